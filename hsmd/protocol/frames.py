@@ -1,0 +1,255 @@
+"""Frames: length-prefixed messages of docs/protocol.md, section 1, and the fixed layouts of sections 2, 3 and 5.
+
+Pure: bytes in, values out. A decoded frame is the plain tuple `(kind, request id, body)`, because a busy daemon handles
+tens of thousands of them a second.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import NamedTuple
+
+from hsmd.errors import MAX_ERROR_TEXT_BYTES, HsmdError, ProtocolError, from_wire
+
+MAX_REQUEST_LENGTH = 65_536
+"""Largest `length` a daemon or agent accepts: room for a TLS 1.2 client transcript with a long certificate chain."""
+MAX_ANSWER_LENGTH = 1_048_576
+"""Largest `length` a client accepts: control results such as audit pages are larger than requests."""
+MAX_DEADLINE_MS = 60_000
+MAX_DATA_BYTES = MAX_REQUEST_LENGTH - 9 - 39
+KEY_DIGEST_BYTES = 32
+
+_HEADER = struct.Struct(">IBQ")
+_ID_AND_KIND_BYTES = 9
+HEADER_BYTES = _HEADER.size
+
+Frame = tuple[int, int, bytes]
+"""(kind, request id, body)"""
+
+
+class Kind(IntEnum):
+    """Frame kinds; 0x80 and above may be skipped by a receiver that does not know them."""
+
+    HELLO = 0x01
+    WELCOME = 0x02
+    PING = 0x03
+    PONG = 0x04
+    KEY_OPERATION = 0x10
+    RESULT = 0x11
+    ERROR = 0x12
+    CANCEL = 0x13
+    CONTROL_REQUEST = 0x20
+    CONTROL_RESULT = 0x21
+    DRAIN = 0x30
+    EVENT = 0x81
+
+
+def encode(kind: int, request_id: int, body: bytes = b"") -> bytes:
+    """One frame as bytes. The caller keeps within the receiver's limit."""
+    return _HEADER.pack(len(body) + _ID_AND_KIND_BYTES, kind, request_id) + body
+
+
+class FrameDecoder:
+    """Cuts a byte stream into frames; holds at most one unfinished frame of `max_length` bytes."""
+
+    def __init__(self, max_length: int) -> None:
+        self._max_length = max_length
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes. Raises ProtocolError for a length outside 9 to the limit.
+
+        The length is checked as soon as its four bytes are there, before the frame's body is kept.
+        """
+        if self._rest:
+            data = self._rest + data
+        frames: list[Frame] = []
+        at, size = 0, len(data)
+        unpack = _HEADER.unpack_from
+        while size - at >= HEADER_BYTES:
+            length, kind, request_id = unpack(data, at)
+            self._check(length)
+            end = at + 4 + length
+            if end > size:
+                break
+            frames.append((kind, request_id, data[at + HEADER_BYTES : end]))
+            at = end
+        if size - at >= 4:
+            self._check(int.from_bytes(data[at : at + 4], "big"))
+        self._rest = data[at:] if at else data
+        return frames
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the unfinished frame held at present."""
+        return len(self._rest)
+
+    def _check(self, length: int) -> None:
+        if not _ID_AND_KIND_BYTES <= length <= self._max_length:
+            raise ProtocolError(f"frame length {length} is not between {_ID_AND_KIND_BYTES} and {self._max_length}")
+
+
+# --- hello and welcome (section 2) ---
+
+MAGIC = b"HSMD"
+VERSION = 1
+
+
+class Capability(IntEnum):
+    """Capability bits of hello and welcome."""
+
+    CONTROL = 1
+    EVENTS = 2
+
+
+class Hello(NamedTuple):
+    """The client's first frame: the versions it speaks and what it can do."""
+
+    version_min: int
+    version_max: int
+    capabilities: int
+
+
+class Welcome(NamedTuple):
+    """The server's first frame: the version chosen, common capabilities, and its limits."""
+
+    version: int
+    capabilities: int
+    max_length: int
+    max_open_requests: int
+
+
+_HELLO = struct.Struct(">4sBBI")
+_WELCOME = struct.Struct(">BIII")
+
+
+def encode_hello(capabilities: int) -> bytes:
+    """The hello frame of this release."""
+    return encode(Kind.HELLO, 0, _HELLO.pack(MAGIC, VERSION, VERSION, capabilities))
+
+
+def decode_hello(body: bytes) -> Hello:
+    """Raises ProtocolError unless `body` is a well-formed hello."""
+    if len(body) != _HELLO.size:
+        raise ProtocolError(f"hello has {len(body)} bytes instead of {_HELLO.size}")
+    magic, low, high, capabilities = _HELLO.unpack(body)
+    if magic != MAGIC:
+        raise ProtocolError("hello does not begin with HSMD")
+    if low > high:
+        raise ProtocolError("hello's lowest version is above its highest")
+    return Hello(low, high, capabilities)
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """The welcome frame."""
+    return encode(Kind.WELCOME, 0, _WELCOME.pack(*welcome))
+
+
+def decode_welcome(body: bytes) -> Welcome:
+    """Raises ProtocolError unless `body` is a well-formed welcome."""
+    if len(body) != _WELCOME.size:
+        raise ProtocolError(f"welcome has {len(body)} bytes instead of {_WELCOME.size}")
+    return Welcome(*_WELCOME.unpack(body))
+
+
+# --- key operation (section 3) ---
+
+_KEY_OPERATION = struct.Struct(">IBH32s")
+_KEY_OPERATION_FRAME = struct.Struct(">IBQIBH32s")
+_KEY_OPERATION_BYTES = _KEY_OPERATION.size
+
+
+class KeyOperation(NamedTuple):
+    """One use of one key; `key` is the SHA-256 of its DER SubjectPublicKeyInfo."""
+
+    deadline_ms: int
+    purpose: int
+    scheme: int
+    key: bytes
+    data: bytes
+
+
+def encode_key_operation(
+    request_id: int, deadline_ms: int, purpose: int, scheme: int, key: bytes, data: bytes
+) -> bytes:
+    """The key operation frame."""
+    length = _ID_AND_KIND_BYTES + _KEY_OPERATION_BYTES + len(data)
+    head = _KEY_OPERATION_FRAME.pack(length, Kind.KEY_OPERATION, request_id, deadline_ms, purpose, scheme, key)
+    return head + data
+
+
+def decode_key_operation(body: bytes) -> KeyOperation:
+    """Raises ProtocolError if `body` is too short or the deadline outside 1 to 60,000 ms."""
+    if len(body) < _KEY_OPERATION_BYTES:
+        raise ProtocolError(f"key operation has {len(body)} bytes, at least {_KEY_OPERATION_BYTES} are needed")
+    deadline_ms, purpose, scheme, key = _KEY_OPERATION.unpack_from(body)
+    check_deadline(deadline_ms)
+    return KeyOperation(deadline_ms, purpose, scheme, key, body[_KEY_OPERATION_BYTES:])
+
+
+def check_deadline(deadline_ms: int) -> None:
+    """Raises ProtocolError unless the deadline is one to 60,000 milliseconds."""
+    if not 1 <= deadline_ms <= MAX_DEADLINE_MS:
+        raise ProtocolError(f"deadline of {deadline_ms} ms is not between 1 and {MAX_DEADLINE_MS}")
+
+
+# --- control requests (section 4) ---
+
+
+def encode_control_request(request_id: int, deadline_ms: int, document: bytes) -> bytes:
+    """A control request frame around a JSON document."""
+    return encode(Kind.CONTROL_REQUEST, request_id, deadline_ms.to_bytes(4, "big") + document)
+
+
+def decode_control_request(body: bytes) -> tuple[int, bytes]:
+    """(deadline in ms, JSON document). Raises ProtocolError for a short body or a deadline out of range."""
+    if len(body) < 4:
+        raise ProtocolError("control request without a deadline")
+    deadline_ms = int.from_bytes(body[:4], "big")
+    check_deadline(deadline_ms)
+    return deadline_ms, body[4:]
+
+
+# --- drain ---
+
+
+def encode_drain(grace_ms: int) -> bytes:
+    """A drain notice."""
+    return encode(Kind.DRAIN, 0, grace_ms.to_bytes(4, "big"))
+
+
+def decode_drain(body: bytes) -> int:
+    """Grace in milliseconds. Raises ProtocolError unless the body has four bytes."""
+    if len(body) != 4:
+        raise ProtocolError(f"drain has {len(body)} bytes instead of 4")
+    return int.from_bytes(body, "big")
+
+
+# --- error (section 5) ---
+
+_ERROR = struct.Struct(">HI")
+
+
+def encode_error(request_id: int, error: HsmdError) -> bytes:
+    """The error frame for `error`; a text that is too long is cut at a character's border."""
+    text = error.text.encode("utf-8", "replace")[:MAX_ERROR_TEXT_BYTES].decode("utf-8", "ignore").encode()
+    return encode(Kind.ERROR, request_id, _ERROR.pack(int(error.code), error.retry_after_ms) + text)
+
+
+def decode_error(body: bytes) -> HsmdError:
+    """The error a peer sent. Raises ProtocolError if the body is malformed."""
+    if not _ERROR.size <= len(body) <= _ERROR.size + MAX_ERROR_TEXT_BYTES:
+        raise ProtocolError(f"error has {len(body)} bytes, {_ERROR.size} to {_ERROR.size + MAX_ERROR_TEXT_BYTES} are allowed")
+    code, retry_after_ms = _ERROR.unpack_from(body)
+    try:
+        text = body[_ERROR.size :].decode("utf-8")
+    except UnicodeDecodeError:
+        raise ProtocolError("the text of an error is not UTF-8") from None
+    return from_wire(code, text, retry_after_ms)
+
+
+def join(frames: Iterable[bytes]) -> bytes:
+    """Frames that became ready together, as the one piece they are written in."""
+    return b"".join(frames)
