@@ -37,6 +37,7 @@ _CLIENT_RECEIVES = frozenset(
 _OPTIONAL_FROM = 0x80
 _WITHOUT_REQUEST = frozenset({Kind.ERROR, Kind.DRAIN, Kind.EVENT})
 """Kinds that may carry request id 0: an `error` with id 0 speaks of the channel itself."""
+_NEVER_OF_A_REQUEST = _WITHOUT_REQUEST - {Kind.ERROR}
 
 
 class _Channel:
@@ -59,15 +60,20 @@ class _Channel:
             return []
         try:
             frames = self._decoder.feed(data)
-            if self.state is State.GREETING and frames:
-                self._greet(frames[0])
-                self._check(frames[1:])
-            else:
-                self._check(frames)
+            greeted = 0
+            while self.state is State.GREETING and greeted < len(frames):
+                self._greet(frames[greeted])
+                greeted += 1
+            self._check(frames[greeted:] if greeted else frames)
         except (ProtocolError, VersionMismatch):
             self.close()
             raise
         return [frame for frame in frames if frame[0] < _OPTIONAL_FROM or frame[0] in self._receives]
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the peer owes the rest of a frame, or its greeting."""
+        return self.state is State.GREETING or self._decoder.buffered > 0
 
     def close(self) -> None:
         """Nothing more is taken from this channel."""
@@ -93,8 +99,11 @@ class _Channel:
                 if kind >= _OPTIONAL_FROM:
                     continue
                 raise ProtocolError(f"a frame of kind 0x{kind:02x} is not allowed here")
-            if request_id == 0 and kind not in _WITHOUT_REQUEST:
-                raise ProtocolError(f"a frame of kind 0x{kind:02x} needs a request id other than 0")
+            if request_id == 0:
+                if kind not in _WITHOUT_REQUEST:
+                    raise ProtocolError(f"a frame of kind 0x{kind:02x} needs a request id other than 0")
+            elif kind in _NEVER_OF_A_REQUEST:
+                raise ProtocolError(f"a frame of kind 0x{kind:02x} must have request id 0")
 
 
 class ServerChannel(_Channel):

@@ -381,11 +381,14 @@ def encode_request(request: Request) -> bytes:
 def decode_request(document: bytes) -> Request:
     """Raises BadRequest naming the member at fault."""
     try:
-        return _request_decoder.decode(document)
+        request: Request = _request_decoder.decode(document)
     except msgspec.MsgspecError as error:
         raise BadRequest(f"control request: {error}") from None
+    except UnicodeDecodeError:  # msgspec lets it through, and it carries the bytes of the peer
+        raise BadRequest("control request: a string is not UTF-8") from None
     except RecursionError:
         raise BadRequest("control request: nested too deeply") from None
+    return request
 
 
 def encode_result(result: Struct) -> bytes:
@@ -400,5 +403,7 @@ def decode_result(document: bytes, result_type: type[R]) -> R:
     """Raises ProtocolError if the server's answer is not of the type the request announces."""
     try:
         return msgspec.json.decode(document, type=result_type)
+    except UnicodeDecodeError:
+        raise ProtocolError("control result: a string is not UTF-8") from None
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ProtocolError(f"control result: {error}") from None

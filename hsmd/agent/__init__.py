@@ -1,0 +1,38 @@
+"""The process on a front end: serves local users over a Unix socket with keys that a daemon holds. It stores no private key.
+
+`main` is the process; the other files are its parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from pathlib import Path
+
+from hsmd import observe
+from hsmd.agent.agent import Agent, run
+
+__all__ = ["Agent", "main", "run"]
+
+
+def main(config_path: Path, *, log_level: str = "info") -> int:
+    """Run the agent with the configuration in `config_path` until it is told to stop; the exit code.
+
+    Raises ConfigurationError (everything that is wrong with the file) or Conflict (an agent is running there).
+    """
+    observe.configure("agent", log_level)
+    with contextlib.suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run(config_path))
+    return 0
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop

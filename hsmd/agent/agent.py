@@ -1,0 +1,243 @@
+"""The agent itself: configuration, cache, upstream and local sessions put together, and its life from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hsmd import observe
+from hsmd.agent import cache as caches
+from hsmd.agent import config as configs
+from hsmd.agent.config import AgentConfig
+from hsmd.agent.listener import Listener, inherited, listen
+from hsmd.agent.notify import notify
+from hsmd.agent.session import Session, Sessions
+from hsmd.agent.upstream import Cancellable, Upstream
+from hsmd.client.connection import Connection
+from hsmd.client.link import Answered
+from hsmd.errors import HsmdError, NotFound, Refused, Unavailable
+from hsmd.protocol import messages
+
+REFRESH_S = 60.0
+"""How often the cache is compared with the daemon when nothing else calls for it."""
+REFRESH_AT_MOST_EVERY_S = 1.0
+FETCH_S = 10.0
+CHECK_S = 1.0
+DRAIN_S = 5.0
+
+log = observe.logger()
+
+
+class Agent:
+    """One agent. `run` is its life; `reload` and `stop` may be called meanwhile."""
+
+    def __init__(self, config_path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config_path = config_path
+        self._config = configs.load(config_path)
+        self._cache = caches.Cache(self._config.state)
+        self._upstream = Upstream(changed=lambda _: self._refresh.set(), event=lambda _: self._refresh.set(), clock=clock)
+        self._sessions = Sessions(self, clock=clock)
+        self._allowed: dict[int, frozenset[bytes]] = {}
+        self._refresh = asyncio.Event()
+        self._refreshed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._listener: Listener | None = None
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # --- life ---
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stop`, then finish what is open. `ready` is called once connections are accepted.
+
+        Raises ConfigurationError or Conflict if it cannot start.
+        """
+        self._cache.load()
+        self._listener = inherited() or listen(self._config.socket)
+        keepers = [asyncio.create_task(self._keep_cache()), asyncio.create_task(self._keep_limits())]
+        try:
+            self._upstream.apply(self._config.daemons)
+            self._server = await self._serve(self._listener)
+            log.info("agent.ready", path=str(self._config.socket.path), count=len(self._cache.names()))
+            ready()
+            await self._stopping.wait()
+            await self._drain()
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+            self._sessions.close()
+            await self._upstream.close()
+            await asyncio.gather(*keepers, *self._tasks, return_exceptions=True)
+            self._listener.close()
+            log.info("agent.stopped", client=self._config.client)
+
+    def stop(self) -> None:
+        """Take nothing new, finish what is open, and end."""
+        self._stopping.set()
+
+    async def reload(self) -> None:
+        """Read the configuration again. Whatever is wrong with it is logged, and everything stays as it was.
+
+        `agent.state`, and a socket that systemd passed, change only when the agent is started anew.
+        """
+        try:
+            config = configs.load(self._config_path)
+            if config.socket != self._config.socket and self._listener is not None and self._listener.path is not None:
+                await self._move(config)
+        except HsmdError as error:
+            log.error("agent.reload_refused", error=error.text)
+            return
+        self._config = config
+        self._allowed.clear()
+        for unwanted in self._upstream.apply(config.daemons):
+            self._spawn(self._close_later(unwanted))
+        self._refresh.set()
+        log.info("agent.reloaded", path=str(self._config_path))
+
+    async def _move(self, config: AgentConfig) -> None:
+        """Take over the socket's settings; at a new path the new socket is there before the old one goes."""
+        assert self._listener is not None
+        assert self._server is not None
+        if config.socket.path == self._listener.path:
+            self._listener.protect(config.socket)
+            return
+        old_listener, old_server = self._listener, self._server
+        self._listener = listen(config.socket)
+        self._server = await self._serve(self._listener)
+        old_server.close()
+        old_listener.close()
+
+    async def _serve(self, listener: Listener) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        return await loop.create_unix_server(lambda: Session(self._sessions), sock=listener.socket)
+
+    async def _drain(self) -> None:
+        assert self._server is not None
+        assert self._listener is not None
+        self._server.close()
+        self._listener.close()
+        self._sessions.drain(round(DRAIN_S * 1000))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await self._sessions.drained.wait()
+
+    async def _close_later(self, connection: Connection) -> None:
+        """A daemon that is no longer listed answers what it was asked."""
+        await asyncio.sleep(DRAIN_S)
+        await connection.close()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- keepers ---
+
+    async def _keep_limits(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            self._sessions.check()
+
+    async def _keep_cache(self) -> None:
+        """Compare the cache with a daemon when a connection comes up, at events, for unknown keys, and now and then."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await self._refresh.wait()
+            self._refresh.clear()
+            await self._fetch()
+            self._refreshed.set()
+            await asyncio.sleep(REFRESH_AT_MOST_EVERY_S)
+
+    async def _fetch(self) -> None:
+        connection = self._upstream.available
+        if connection is None:
+            return
+        try:
+            if self._cache.replace(await caches.fetch(connection, timeout_s=FETCH_S)):
+                self._allowed.clear()
+                log.info("cache.changed", count=len(self._cache.names()))
+        except HsmdError as error:
+            log.warning("cache.not_fetched", error=error.text)
+
+    # --- what sessions ask for ---
+
+    def keys_for(self, uid: int) -> frozenset[bytes]:
+        allowed = self._allowed.get(uid)
+        if allowed is None:
+            allowed = self._allowed[uid] = self._config.rules.keys_for(uid, self._cache.digests())
+        return allowed
+
+    def missed(self) -> None:
+        self._refresh.set()
+
+    def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Cancellable:
+        return self._upstream.forward(body, deadline_ms, answered)
+
+    async def control(self, uid: int, request: messages.Request) -> Any:
+        """Answers from the cache; the daemon is asked only for names that are not in it. Raises HsmdError."""
+        if isinstance(request, messages.WhoAmI):
+            return self._identity(uid)
+        if isinstance(request, messages.KeyList):
+            return self._key_page(uid, request)
+        if isinstance(request, messages.KeyShow):
+            return (await self._visible(uid, request.name)).info
+        if isinstance(request, messages.CertificateExport):
+            key = await self._visible(uid, request.key)
+            if not key.chain:
+                raise NotFound(f"key {request.key} has no certificate; `hsmd cert import` on the key host stores one")
+            return messages.PemDocument(key.chain)
+        raise Refused(detail="the agent does not answer such requests")
+
+    def _identity(self, uid: int) -> messages.Identity:
+        connection = self._upstream.available
+        daemon = "" if connection is None else str(connection.endpoint)
+        return messages.Identity(self._config.client, "agent", f"uid:{uid}", daemon)
+
+    def _key_page(self, uid: int, request: messages.KeyList) -> messages.KeyPage:
+        names = [name for name in self._cache.names() if name > request.after and self._may_see(uid, name)]
+        keys = [key.info for name in names[: request.limit] if (key := self._cache.get(name)) is not None]
+        return messages.KeyPage(keys, len(names) > request.limit)
+
+    async def _visible(self, uid: int, name: str) -> caches.CachedKey:
+        if self._cache.get(name) is None and self._upstream.available is not None:
+            self._refreshed.clear()
+            self._refresh.set()
+            await self._refreshed.wait()
+        key = self._cache.get(name)
+        if key is not None and self._may_see(uid, name):
+            return key
+        if key is None and not self._cache.complete:
+            raise Unavailable("no daemon could be asked yet which keys there are")
+        raise Refused
+
+    def _may_see(self, uid: int, name: str) -> bool:
+        """Public material is for users of the key, and for those who administer the agent."""
+        return uid in (0, os.geteuid()) or self._config.rules.allow(uid, name)
+
+
+async def run(config_path: Path) -> None:
+    """Run an agent until SIGTERM or SIGINT; SIGHUP reloads. Raises ConfigurationError or Conflict."""
+    agent = Agent(config_path)
+    loop = asyncio.get_running_loop()
+
+    def reload() -> None:
+        agent._spawn(_reload(agent))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    await agent.run(ready=lambda: notify("READY=1"))
+    notify("STOPPING=1")
+
+
+async def _reload(agent: Agent) -> None:
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    await agent.reload()
+    notify("READY=1")

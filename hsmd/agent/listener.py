@@ -1,0 +1,172 @@
+"""The agent's listening socket: made where nobody else can put one, complete before it appears under its name.
+
+Only sockets with a path: the name of an abstract socket belongs to whoever is first (DESIGN, decision 9).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsmd.agent.config import SocketConfig
+from hsmd.errors import ConfigurationError, Conflict
+
+BACKLOG = 1024
+_PROBE_S = 1.0
+_FIRST_PASSED_DESCRIPTOR = 3
+"""SD_LISTEN_FDS_START of systemd's socket activation protocol."""
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(slots=True)
+class Listener:
+    """A listening socket. `close` takes its name away again if it is still ours."""
+
+    socket: socket.socket
+    path: Path | None
+    _inode: int = 0
+    _lock: int = -1
+
+    def protect(self, config: SocketConfig) -> None:
+        """Who may connect from now on. Raises ConfigurationError."""
+        assert self.path is not None
+        try:
+            _protect(self.path, config)
+        except OSError as error:
+            raise _failed(config.path, error) from None
+
+    def close(self) -> None:
+        """Stop listening; may be called again."""
+        self.socket.close()
+        path, self.path = self.path, None
+        if path is not None:
+            with contextlib.suppress(OSError):
+                if path.lstat().st_ino == self._inode:
+                    path.unlink()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+
+def listen(config: SocketConfig) -> Listener:
+    """Listen as `config` says, taking the place of a socket that nobody answers on.
+
+    Raises ConfigurationError (the place is not safe, or not ours to write) or Conflict (an agent is running there).
+    """
+    with contextlib.suppress(OSError):
+        config.path.parent.mkdir(mode=0o755)
+    _check_directory(config.path.parent)
+    lock = _lock(config.path)
+    try:
+        _check_nobody_answers(config.path)
+        return _bind(config, lock)
+    except BaseException as error:
+        os.close(lock)
+        if isinstance(error, OSError):
+            raise _failed(config.path, error) from None
+        raise
+
+
+def inherited() -> Listener | None:
+    """The socket systemd passed (LISTEN_FDS), if it did. Raises ConfigurationError if it is not what we need."""
+    count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdigit() or count == "0":
+        return None
+    if count != "1":
+        raise ConfigurationError("LISTEN_FDS", [f"{count} sockets were passed; the agent takes one"])
+    passed = socket.socket(fileno=_FIRST_PASSED_DESCRIPTOR)
+    os.set_inheritable(passed.fileno(), False)
+    name = passed.getsockname()
+    if passed.family != socket.AF_UNIX or passed.type != socket.SOCK_STREAM or not isinstance(name, str) or not name:
+        raise ConfigurationError("LISTEN_FDS", ["the socket must be ListenStream= with a path, not abstract"])
+    if not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ConfigurationError("LISTEN_FDS", ["the socket does not listen; set Accept=no"])
+    passed.setblocking(False)
+    return Listener(passed, None)
+
+
+def _check_directory(directory: Path) -> None:
+    """Nobody but root and us may be able to put something in place of the socket, or of a directory above it."""
+    if os.path.realpath(directory) != str(directory):
+        raise _unsafe(directory, f"is reached through a symbolic link; write {os.path.realpath(directory)}")
+    for place in (directory, *directory.parents):
+        try:
+            status = place.lstat()
+        except OSError as error:
+            raise _unsafe(place, error.strerror or "cannot be examined") from None
+        if not stat.S_ISDIR(status.st_mode):
+            raise _unsafe(place, "is not a directory")
+        if status.st_uid not in (0, os.geteuid()):
+            raise _unsafe(place, "belongs to another user")
+        sticky = status.st_mode & stat.S_ISVTX and place != directory
+        if status.st_mode & _WRITABLE_BY_OTHERS and not sticky:
+            raise _unsafe(place, "can be written to by others; run: chmod go-w")
+
+
+def _unsafe(place: Path, why: str) -> ConfigurationError:
+    return ConfigurationError("agent.socket", [f"{place} {why}"])
+
+
+def _lock(path: Path) -> int:
+    """Held for as long as the agent runs, so that two agents that start together cannot both take the place."""
+    name = path.with_name(f".{path.name}.lock")
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _failed(name, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise _running(path) from None
+    return descriptor
+
+
+def _running(path: Path) -> Conflict:
+    return Conflict(f"an agent is running on {path}; stop it first, or choose another agent.socket")
+
+
+def _check_nobody_answers(path: Path) -> None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ConfigurationError("agent.socket", [f"{path} is there and not a socket; remove it or choose another name"])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_S)
+        if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
+            raise _running(path)
+
+
+def _bind(config: SocketConfig, lock: int) -> Listener:
+    temporary = config.path.with_name(f".{config.path.name}.new")
+    temporary.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        listening.bind(str(temporary))
+        _protect(temporary, config)
+        listening.listen(BACKLOG)
+        inode = temporary.lstat().st_ino
+        temporary.replace(config.path)
+    except BaseException:
+        listening.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    return Listener(listening, config.path, inode, lock)
+
+
+def _protect(path: Path, config: SocketConfig) -> None:
+    os.chown(path, config.owner, config.group, follow_symlinks=False)
+    path.chmod(config.mode)
+
+
+def _failed(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError("agent.socket", [f"{path}: {error.strerror}"])

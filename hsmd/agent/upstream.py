@@ -1,0 +1,118 @@
+"""The agent's way to the daemons: a connection to each, and the first that is available serves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from hsmd.client.connection import Connection
+from hsmd.client.endpoint import Endpoint
+from hsmd.client.link import Answered
+from hsmd.errors import ErrorCode, HsmdError, Unavailable
+from hsmd.protocol.frames import Kind
+
+_ELSEWHERE = frozenset({int(ErrorCode.UNAVAILABLE), int(ErrorCode.DRAINING)})
+"""Error codes after which another daemon may well answer."""
+
+
+class Cancellable(Protocol):
+    """A request somebody waits for."""
+
+    def cancel(self) -> None: ...
+
+
+class Upstream:
+    """Connections to the daemons of the configuration, in its order.
+
+    `changed(connection)` is called when a connection became available; `event(document)` with the events of daemons.
+    """
+
+    def __init__(
+        self,
+        *,
+        changed: Callable[[Connection], None],
+        event: Callable[[dict[str, Any]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._changed = changed
+        self._event = event
+        self._clock = clock
+        self._connections: list[Connection] = []
+
+    def apply(self, endpoints: Iterable[Endpoint]) -> list[Connection]:
+        """Connect to new daemons; those that were there already keep their connection. The ones no longer wanted are returned."""
+        present = {connection.endpoint: connection for connection in self._connections}
+        wanted = list(endpoints)
+        self._connections = [present[endpoint] if endpoint in present else self._open(endpoint) for endpoint in wanted]
+        return [connection for connection in present.values() if connection not in self._connections]
+
+    async def close(self) -> None:
+        """End all connections."""
+        connections, self._connections = self._connections, []
+        await asyncio.gather(*(connection.close() for connection in connections))
+
+    @property
+    def available(self) -> Connection | None:
+        """The connection that serves now."""
+        for connection in self._connections:
+            if connection.available:
+                return connection
+        return None
+
+    def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Cancellable:
+        """Send the body of a key operation as it came. `answered` as for `Connection.submit`. Raises HsmdError."""
+        connection = self.available
+        if connection is None:
+            raise Unavailable("no daemon can be reached")
+        if len(self._connections) == 1:
+            return connection.forward(body, deadline_ms, answered)
+        return _Attempt(self, connection, body, self._clock() + deadline_ms / 1000, answered)
+
+    def elsewhere(self, connection: Connection) -> Connection | None:
+        """An available connection that is not this one."""
+        return next((other for other in self._connections if other.available and other is not connection), None)
+
+    def _open(self, endpoint: Endpoint) -> Connection:
+        def on_state(available: bool) -> None:
+            if available:
+                self._changed(connection)
+
+        connection = Connection(endpoint, on_state=on_state, on_event=self._event, clock=self._clock)
+        connection.begin()
+        return connection
+
+
+class _Attempt:
+    """A request that is made once more at another daemon if the first goes away. A signature may be made twice."""
+
+    __slots__ = ("_answered", "_body", "_connection", "_deadline", "_ticket", "_upstream")
+
+    def __init__(
+        self, upstream: Upstream, connection: Connection, body: bytes, deadline: float, answered: Answered
+    ) -> None:
+        self._upstream = upstream
+        self._connection = connection
+        self._body = body
+        self._deadline = deadline
+        self._answered = answered
+        self._ticket = self._send(connection, self._first)
+
+    def cancel(self) -> None:
+        self._ticket.cancel()
+
+    def _send(self, connection: Connection, answered: Answered) -> Cancellable:
+        left_ms = max(1, round((self._deadline - self._upstream._clock()) * 1000))
+        return connection.forward(left_ms.to_bytes(4, "big") + self._body[4:], left_ms, answered)
+
+    def _first(self, kind: int, body: bytes) -> None:
+        if kind == Kind.ERROR and int.from_bytes(body[:2], "big") in _ELSEWHERE:
+            other = self._upstream.elsewhere(self._connection)
+            if other is not None and self._upstream._clock() < self._deadline:
+                try:
+                    self._ticket = self._send(other, self._answered)
+                    return
+                except HsmdError:
+                    pass  # the other cannot take it either: the first answer stands
+        self._answered(kind, body)

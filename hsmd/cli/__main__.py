@@ -1,0 +1,5 @@
+"""`python -m hsmd.cli` is `hsmd`."""
+
+from hsmd.cli import main
+
+main()

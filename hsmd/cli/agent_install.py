@@ -1,0 +1,83 @@
+"""`hsmd agent install`: the files that make a TLS server on this host use the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.files import PUBLIC, replace
+from hsmd.cli.output import Output
+
+OPENSSL_CONFIGURATION = Path("/etc/hsmd/openssl.cnf")
+_UNIT = Path("/etc/systemd/system/nginx.service.d/hsmd.conf")
+_SNIPPETS = Path("/etc/nginx/snippets")
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A file and its content; `path` as the running system sees it."""
+
+    path: Path
+    content: str
+
+
+def openssl_files(socket: Path) -> list[Installed]:
+    """What every TLS server needs. Raises Stop when the provider has not been built or the socket cannot be named."""
+    from hsmd.provider import openssl_configuration
+
+    try:
+        return [Installed(OPENSSL_CONFIGURATION, openssl_configuration(str(socket)))]
+    except FileNotFoundError as error:
+        raise Stop(str(error), "install a wheel of hsmd that has it") from None
+    except ValueError as error:
+        raise Stop(str(error), "choose another --socket", Exit.USAGE) from None
+
+
+def nginx_files(socket: Path, key: str, directory: Path) -> list[Installed]:
+    """The same for nginx: environment of its service, and a snippet for the server block."""
+    unit = (
+        "# nginx has no directive for this: OpenSSL reads its configuration where this variable says.\n"
+        "[Unit]\nWants=hsmd-agent.service\nAfter=hsmd-agent.service\n\n"
+        f"[Service]\nEnvironment=OPENSSL_CONF={OPENSSL_CONFIGURATION}\n"
+    )
+    snippet = (
+        f"# include snippets/hsmd-{key}.conf; in a server block. The .key file holds no private key, only its name.\n"
+        f"ssl_certificate {directory / f'{key}.pem'};\n"
+        f"ssl_certificate_key {directory / f'{key}.key'};\n"
+    )
+    return [*openssl_files(socket), Installed(_UNIT, unit), Installed(_SNIPPETS / f"hsmd-{key}.conf", snippet)]
+
+
+OPENSSL_STEPS = (
+    f"Give it to a service: Environment=OPENSSL_CONF={OPENSSL_CONFIGURATION} in its unit, then restart the service.",
+    f"Try it:               OPENSSL_CONF={OPENSSL_CONFIGURATION} openssl list -providers",
+)
+
+
+def nginx_steps(key: str) -> tuple[str, ...]:
+    """What is left to do by hand."""
+    return (
+        f"In the server block:  include snippets/hsmd-{key}.conf;",
+        "Then:                 systemctl daemon-reload && nginx -t && systemctl restart nginx",
+        "                      (a reload is not enough the first time: the environment is new)",
+        f"Look whether it fits: hsmd agent check {key} --user www-data",
+    )
+
+
+def install(output: Output, files: Sequence[Installed], steps: Sequence[str], root: Path, *, only_print: bool) -> None:
+    """Writes the files below `root`, or prints them, and says what is left to do."""
+    document = {"files": [{"path": str(file.path), "content": file.content} for file in files], "written": not only_print}
+    if not only_print:
+        for file in files:
+            target = root / file.path.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            replace(target, file.content, PUBLIC)
+    output.show(document, lambda: "\n".join(_lines(files, only_print) + ["", "Next:", *(f"  {step}" for step in steps)]))
+
+
+def _lines(files: Sequence[Installed], only_print: bool) -> list[str]:
+    if not only_print:
+        return [f"Wrote {file.path}" for file in files]
+    return [line for file in files for line in (f"# ---- {file.path}", *file.content.splitlines(), "")]

@@ -1,0 +1,73 @@
+"""Where an agent lives on its host, and whom it serves, unless the person who sets it up says otherwise."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from pathlib import Path
+
+from hsmd.cli.agent_toml import Local
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.files import person
+
+SYSTEM_DIRECTORY = Path("/etc/hsmd")
+SYSTEM_STATE = Path("/var/lib/hsmd-agent")
+_SERVER_USERS = ("www-data", "nginx", "haproxy", "apache")
+
+
+def directory() -> Path:
+    """Of the agent's configuration: the system's for root, one's own for others."""
+    return SYSTEM_DIRECTORY if os.geteuid() == 0 else person().configuration
+
+
+def socket_for(config: Path) -> Path:
+    """The socket of an agent with this configuration file."""
+    from hsmd.agent.config import DEFAULT_SOCKET
+
+    return Path(DEFAULT_SOCKET) if config.parent == SYSTEM_DIRECTORY else config.parent / "agent.sock"
+
+
+def choose(config: Path, socket: Path | None, allowed: tuple[str, ...]) -> Local:
+    """Socket, state directory, users and group. Raises Stop for a user that this host does not have."""
+    users = allowed or _default_users()
+    for user in users:
+        if user != "*" and not _exists(user):
+            raise Stop(f"this host has no user {user}", "correct --allow", Exit.USAGE)
+    state = SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
+    return Local((socket or socket_for(config)).absolute(), state, users, _group(users))
+
+
+def give(path: Path, owner: str) -> None:
+    """Makes `path` the property of `owner`; nothing for no owner. Raises Stop for an unknown one."""
+    if not owner:
+        return
+    try:
+        entry = pwd.getpwnam(owner)
+    except KeyError:
+        raise Stop(f"this host has no user {owner}", f"make one: useradd --system {owner}", Exit.USAGE) from None
+    os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+
+
+def _default_users() -> tuple[str, ...]:
+    own = pwd.getpwuid(os.geteuid()).pw_name
+    servers = tuple(user for user in _SERVER_USERS if _exists(user)) if os.geteuid() == 0 else ()
+    return (own, *servers)
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
+
+
+def _group(users: tuple[str, ...]) -> str:
+    """The group that lets the first server user connect; none where only the agent's own user does."""
+    if os.geteuid() != 0:
+        return ""
+    for user in users:
+        if user not in ("*", "root"):
+            return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    return ""

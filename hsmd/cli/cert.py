@@ -1,0 +1,70 @@
+"""`hsmd cert`: the certificate chains that belong to keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hsmd.cli.commands import command
+from hsmd.cli.connection import Session
+from hsmd.cli.files import PUBLIC, replace
+from hsmd.cli.key import describe
+from hsmd.cli.reading import certificate_text
+from hsmd.protocol.messages import CertificateExport, CertificateImport, CertificateSelfSigned, KeyInfo, PemDocument
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Certificates of keys.\n\nThe daemon stores one chain for each key and hands it to the front ends that have a grant.",
+)
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", show_default=False)]
+
+
+@command(app, "import", example="hsmd cert import www fullchain.pem\ncat leaf.pem ca.pem | hsmd cert import www -")
+def import_chain(
+    session: Session,
+    key: Key,
+    chain: Annotated[Path, typer.Argument(metavar="CHAIN", help="PEM file, leaf first; - for standard input.")],
+) -> None:
+    """Store the chain that a certificate authority issued for a key.
+
+    The leaf comes first and must be for exactly this key. A chain that is there is replaced.
+    """
+    info = session.ask(CertificateImport(key=key, chain=certificate_text(chain)), KeyInfo)
+    session.output.show(info, lambda: describe(info))
+
+
+@command(app, "self-signed", example="hsmd cert self-signed www --dns www.example.org --days 30 > www.pem")
+def self_signed(
+    session: Session,
+    key: Key,
+    dns: Annotated[list[str], typer.Option("--dns", metavar="NAME", help="DNS name; may be repeated.")] = [],  # noqa: B006
+    ip: Annotated[list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")] = [],  # noqa: B006
+    days: Annotated[int, typer.Option("--days", min=1, max=3660, help="How long it is valid.")] = 30,
+) -> None:
+    """Make, store and print a self-signed certificate, for tests and first tries.
+
+    The certificate is signed by the key itself, in the token.
+    """
+    request = CertificateSelfSigned(key=key, dns_names=dns, ip_addresses=ip, days=days)
+    session.output.document("pem", session.ask(request, PemDocument).pem)
+
+
+@command(app, "export", example="hsmd cert export www > www.pem\nhsmd cert export www --out /etc/ssl/www.pem")
+def export(
+    session: Session,
+    key: Key,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it there instead of printing it.")
+    ] = None,
+) -> None:
+    """Fetch the chain stored for a key."""
+    pem = session.ask(CertificateExport(key=key), PemDocument).pem
+    if out is None:
+        session.output.document("pem", pem)
+        return
+    replace(out, pem, PUBLIC)
+    session.output.show({"written": str(out)}, lambda: f"Wrote {out}.")

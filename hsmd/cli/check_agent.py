@@ -1,0 +1,116 @@
+"""Checks of the way from a user of this host to a key: socket, agent, daemon, grant."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from hsmd.cli.connection import DEFAULT_TIMEOUT_S
+from hsmd.cli.findings import Finding, bad, good
+from hsmd.errors import ConfigurationError, HsmdError, NotFound, Refused
+from hsmd.protocol.messages import Identity, KeyInfo, KeyShow, WhoAmI
+
+
+def check_agent(socket: Path, key: str, user: str) -> tuple[list[Finding], KeyInfo | None]:
+    """Findings, and the key as the daemon has it if it could be asked."""
+    found = [_socket(socket)]
+    if user:
+        found.append(_reachable_for(socket, user))
+    if not found[0].ok:
+        return found, None
+    upstream, identity = _daemon(socket)
+    found += upstream
+    if identity is None:
+        return found, None
+    grant, info = _grant(socket, identity, key)
+    return [*found, grant], info
+
+
+def _socket(path: Path) -> Finding:
+    start = "start the agent: systemctl start hsmd-agent, or hsmd agent run"
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return bad("socket", f"{path}: {error.strerror}", start)
+    if not stat.S_ISSOCK(mode):
+        return bad("socket", f"{path} is not a socket", "move it away, then " + start)
+    return good("socket", str(path))
+
+
+def _reachable_for(path: Path, user: str) -> Finding:
+    """Whether `user` may pass all directories and write to the socket (unix(7)), judged by mode bits."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return bad("permissions", f"there is no user {user}", "name the user that the TLS server runs as")
+    groups = set(os.getgrouplist(user, entry.pw_gid))
+    for place in [*reversed(path.parents), path]:
+        wanted = stat.S_IWOTH if place == path else stat.S_IXOTH
+        try:
+            status = place.stat()
+        except OSError as error:
+            return bad("permissions", f"{place}: {error.strerror}", "run the check as root")
+        if not _may(status, entry.pw_uid, groups, wanted):
+            mend = f"let {user} in by a group: chgrp it to a group of {user}, or add {user} to its group; see the agent's configuration"
+            return bad("permissions", f"{user} may not {'use' if place == path else 'enter'} {place}", mend)
+    return good("permissions", f"{user} may use {path}")
+
+
+def _may(status: os.stat_result, uid: int, groups: set[int], wanted: int) -> bool:
+    if uid == 0:
+        return True
+    if status.st_uid == uid:
+        return bool(status.st_mode & (wanted << 6))
+    return bool(status.st_mode & (wanted << 3 if status.st_gid in groups else wanted))
+
+
+def _daemon(socket: Path) -> tuple[list[Finding], Identity | None]:
+    """Whether the agent answers, and whether it has a daemon; its client name if it does answer."""
+    try:
+        identity = _ask(socket, WhoAmI())
+    except HsmdError as error:
+        return [bad("agent", error.text, "start it again, and look into its log")], None
+    assert isinstance(identity, Identity)
+    found = [good("agent", f"answers; it is the client {identity.client}")]
+    if identity.daemon:
+        return [*found, good("daemon", f"connected to {identity.daemon}")], identity
+    mend = f"check that the daemon runs, the network, host key and address in agent.toml, and that it knows {identity.client} (hsmd client list)"
+    return [*found, bad("daemon", "the agent is connected to none; its log says why", mend)], identity
+
+
+def _grant(socket: Path, identity: Identity, key: str) -> tuple[Finding, KeyInfo | None]:
+    try:
+        info = _ask(socket, KeyShow(key))
+    except (NotFound, Refused):
+        mend = f"an operator runs: hsmd grant add {identity.client} {key}; and agent.toml must allow you the key"
+        return bad("grant", f"{identity.client} has no grant on a key {key}, or you may not use it", mend), None
+    except HsmdError as error:
+        return bad("grant", error.text, "mend the connection to the daemon first"), None
+    assert isinstance(info, KeyInfo)
+    return good("grant", f"{identity.client} may use {key} ({info.key_type})"), info
+
+
+def check_policy(config: Path, key: str, user: str) -> list[Finding]:
+    """Whether agent.toml lets `user` use the key; nothing if there is no user to check, or no way to read it."""
+    from hsmd.agent.config import load
+
+    if not user or not os.access(config, os.R_OK):
+        return []
+    try:
+        allowed = load(config).rules.allow(pwd.getpwnam(user).pw_uid, key)
+    except KeyError:
+        return []  # `permissions` has said so
+    except ConfigurationError as error:
+        return [bad("agent.toml", "; ".join(error.faults), f"mend {config}")]
+    if not allowed:
+        return [bad("local policy", f"{config} does not let {user} use {key}", f"add {user} to its users, then reload the agent")]
+    return [good("local policy", f"{user} may use {key}")]
+
+
+def _ask(socket: Path, request: WhoAmI | KeyShow) -> object:
+    from hsmd.client import AgentEndpoint, Client
+
+    with Client.connect(AgentEndpoint(socket)) as agent:
+        return agent.control(request, timeout_s=DEFAULT_TIMEOUT_S)

@@ -1,0 +1,77 @@
+"""Checks that OpenSSL, run with a configuration file, loads our provider and still uses its own for everything else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from hsmd.cli.findings import Finding, bad, good
+
+_SUBJECT = "OpenSSL"
+TIMEOUT_S = 10.0
+_PROVIDER = re.compile(r"^  (\S+)$", re.MULTILINE)
+
+
+def check_openssl(configuration: Path, reference: Path | None) -> list[Finding]:
+    """Provider order, an ephemeral P-256 key (it breaks if ours is asked for it), and loading of a reference file."""
+    if not configuration.is_file():
+        mend = "write it: hsmd agent install openssl"
+        return [bad(_SUBJECT, f"there is no {configuration}", mend)]
+    try:
+        findings = [_providers(configuration), _ephemeral(configuration)]
+        if reference is not None and reference.is_file():
+            findings.append(_loads(configuration, reference))
+    except FileNotFoundError:
+        return [bad(_SUBJECT, "there is no `openssl` command", "install the package openssl; the check needs it")]
+    except subprocess.TimeoutExpired:
+        return [bad(_SUBJECT, f"did not answer within {TIMEOUT_S:.0f} s", "run `openssl list -providers` by hand")]
+    return findings
+
+
+def _providers(configuration: Path) -> Finding:
+    mend = f"write {configuration} again (hsmd agent install openssl), and check that its `module` exists"
+    done = _openssl(configuration, "list", "-providers")
+    names = _PROVIDER.findall(done.stdout)
+    if done.returncode != 0:
+        return bad(_SUBJECT, f"does not start with {configuration}: {_last_line(done.stderr)}", mend)
+    if "hsmd" not in names:
+        return bad(_SUBJECT, f"{configuration} does not load the provider; loaded: {', '.join(names) or 'none'}", mend)
+    if "default" not in names:
+        return bad(_SUBJECT, f"{configuration} does not activate the default provider, so nothing else works", mend)
+    return good(_SUBJECT, f"{configuration} loads the providers {', '.join(names)}")
+
+
+def _ephemeral(configuration: Path) -> Finding:
+    done = _openssl(configuration, "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "/dev/null")
+    if done.returncode != 0:
+        mend = f"in {configuration} list `default` before `hsmd`: hsmd agent install openssl writes it so"
+        return bad(_SUBJECT, f"cannot make ephemeral P-256 keys: {_last_line(done.stderr)}", mend)
+    return good(_SUBJECT, "makes ephemeral P-256 keys by itself")
+
+
+def _loads(configuration: Path, reference: Path) -> Finding:
+    done = _openssl(configuration, "pkey", "-in", str(reference), "-pubout", "-out", "/dev/null")
+    if done.returncode != 0:
+        mend = f"write the file again (hsmd agent export NAME), and {configuration} (hsmd agent install openssl)"
+        return bad(_SUBJECT, f"cannot load {reference}: {_last_line(done.stderr)}", mend)
+    return good(_SUBJECT, f"loads {reference}")
+
+
+def _openssl(configuration: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "OPENSSL_CONF": str(configuration)}
+    return subprocess.run(
+        ["openssl", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,175 @@
+"""The frame around every command: common options, the example in its help, and the one place where errors become exit codes.
+
+A command is a function whose first parameter is an `Output` (it works alone) or a `Session` (it talks to a daemon). The
+decorator gives it `--json` and `--debug`, and a session's command the options that say which daemon and who asks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hsmd.cli.failures import Exit, ProblemsFound, Stop, missing_package, stop_for
+from hsmd.cli.output import Output, complain, to_json
+from hsmd.errors import HsmdError
+
+_OUTPUT = "Output"
+_CONNECTION = "Connection"
+
+
+def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:  # noqa: A002
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
+_OUTPUT_OPTIONS: dict[str, tuple[Any, object]] = {
+    "json": (Annotated[bool, _option("--json", help="Print one JSON document.", panel=_OUTPUT)], False),
+    "debug": (Annotated[bool, _option("--debug", help="Show where an error came from.", panel=_OUTPUT)], False),
+}
+_CONNECTION_OPTIONS: dict[str, tuple[Any, object]] = {
+    "profile": (
+        Annotated[
+            Path | None,
+            _option(
+                "--profile",
+                help="Operator profile that `hsmd init` wrote. Default: operator.toml in ~/.config/hsmd.",
+                panel=_CONNECTION,
+                metavar="FILE",
+            ),
+        ],
+        None,
+    ),
+    "daemon": (
+        Annotated[
+            str | None,
+            _option("--daemon", help="Address of the daemon.", panel=_CONNECTION, metavar="ADDRESS:PORT"),
+        ],
+        None,
+    ),
+    "user": (
+        Annotated[
+            str | None, _option("--user", help="Your client name at the daemon.", panel=_CONNECTION, metavar="NAME")
+        ],
+        None,
+    ),
+    "identity": (
+        Annotated[
+            Path | None,
+            _option("--identity", help="Your OpenSSH private key file.", panel=_CONNECTION, metavar="FILE"),
+        ],
+        None,
+    ),
+    "host_key": (
+        Annotated[
+            list[str] | None,
+            _option("--host-key", help="The daemon's host key line; may be repeated.", panel=_CONNECTION, metavar="LINE"),
+        ],
+        None,
+    ),
+    "timeout": (
+        Annotated[
+            float | None,
+            typer.Option(
+                "--timeout", min=0.1, max=60, help="Seconds to wait for the answer.", rich_help_panel=_CONNECTION
+            ),
+        ],
+        None,
+    ),
+}
+
+Function = Callable[..., None]
+
+
+def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Function], Function]:
+    """Registers a function as command `name` of `app`; `example` (one command line per line) ends its help."""
+
+    def register(function: Function) -> Function:
+        lines = "\n\n".join(f"  $ {line}" for line in example.strip().splitlines())
+        app.command(name, help=_reflowed(function), epilog=f"Example:\n\n{lines}")(_framed(function))
+        return function
+
+    return register
+
+
+def _reflowed(function: Function) -> str:
+    """The docstring with each paragraph on one line, for the terminal to fold."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _framed(function: Function) -> Callable[..., None]:
+    signature = inspect.signature(function, eval_str=True)
+    (first, *own) = signature.parameters.values()
+    talks = first.annotation is not Output
+
+    def run(**values: Any) -> None:
+        output = Output(values.pop("json"))
+        debug = values.pop("debug")
+        target = {option: values.pop(option) for option in _CONNECTION_OPTIONS} if talks else {}
+        _guard(lambda: _call(function, output, target, values), output, debug)
+
+    parameters = [
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+        *_parameters(_CONNECTION_OPTIONS if talks else {}),
+        *_parameters(_OUTPUT_OPTIONS),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__ = function.__name__
+    return run
+
+
+def _parameters(options: dict[str, tuple[Any, object]]) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in options.items()
+    ]
+
+
+def _call(function: Function, output: Output, target: dict[str, Any], values: dict[str, Any]) -> None:
+    if not target:
+        function(output, **values)
+        return
+    from hsmd.cli.connection import Session
+
+    with Session(output, **target) as session:
+        function(session, **values)
+
+
+def _guard(work: Callable[[], None], output: Output, debug: bool) -> None:
+    """Runs `work`; whatever goes wrong becomes one line, with --json also a document, and an exit code."""
+    try:
+        work()
+    except typer.Exit:
+        raise
+    except ProblemsFound:
+        raise typer.Exit(int(Exit.PROBLEMS)) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error, file=sys.stderr)
+        _end(_stop_for(error), output)
+
+
+def _stop_for(error: Exception) -> Stop:
+    if isinstance(error, Stop):
+        return error
+    if isinstance(error, HsmdError):
+        return stop_for(error)
+    if isinstance(error, ModuleNotFoundError):
+        return missing_package(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return Stop(f"{where}{error.strerror or error}", "check the path, its permissions and free space")
+    return Stop(f"internal fault: {type(error).__name__}: {error}", "run it again with --debug and report it")
+
+
+def _end(stop: Stop, output: Output) -> None:
+    if output.as_json:
+        print(to_json({"error": {"text": stop.what, "next": stop.next_step, "exit_code": int(stop.code)}}))
+    complain(stop.line)
+    raise typer.Exit(int(stop.code))

@@ -1,0 +1,99 @@
+"""The connection of one command to one daemon: profile, options, the client, and the deadline of each request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from msgspec import Struct
+
+from hsmd.cli import profile as profiles
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.output import Output
+from hsmd.errors import ConfigurationError, HsmdError, ProtocolError
+from hsmd.protocol.messages import Request
+
+if TYPE_CHECKING:
+    from hsmd.client import Client, Endpoint
+
+DEFAULT_TIMEOUT_S = 15.0
+SLOW_TIMEOUT_S = 60.0
+"""For requests that make keys: an RSA-4096 key takes a slow token most of a minute."""
+
+R = TypeVar("R", bound=Struct)
+
+
+class Session:
+    """What a command that talks to a daemon works with; connects with the first request."""
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        profile: Path | None = None,
+        daemon: str | None = None,
+        user: str | None = None,
+        identity: Path | None = None,
+        host_key: list[str] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.output = output
+        self._profile_file = profile
+        self._given = {"daemon": daemon, "user": user, "identity": identity, "host_keys": tuple(host_key or ())}
+        self._timeout_s = timeout
+        self._client: Client | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def ask(self, request: Request, answer: type[R], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> R:
+        """The daemon's answer to `request`. Raises HsmdError or Stop."""
+        if self._client is None:
+            self._client = connect(self.profile())
+        return cast(R, self._client.control(request, timeout_s=self._timeout_s or timeout_s))
+
+    def profile(self) -> profiles.Profile:
+        """Profile file and options together. Raises Stop if that does not say whom to ask, and as whom."""
+        file = self._profile_file or profiles.default_path()
+        stored = profiles.Profile()
+        if self._profile_file is not None or file.exists():
+            stored = profiles.load(file)
+        merged = stored.merged(**self._given)
+        if missing := merged.missing():
+            raise Stop(
+                f"nothing says which daemon to ask: {', '.join(missing)} not given and {file} does not say",
+                "run `hsmd init` on the key host, or give the options",
+                Exit.USAGE,
+            )
+        return merged
+
+
+def connect(profile: profiles.Profile) -> Client:
+    """A connected client. Raises Stop when the daemon cannot be reached or is not the one that is pinned."""
+    from hsmd.client import Client
+
+    try:
+        return Client.connect(endpoint(profile))
+    except ConfigurationError as error:
+        raise Stop("; ".join(error.faults), "correct the profile, or the option", Exit.USAGE) from error
+    except ProtocolError as error:
+        what = f"{profile.daemon} is not the daemon that is pinned, or does not speak our protocol: {error.text}"
+        raise Stop(what, "compare the host key with the one `hsmd init` printed; if it has changed, ask why") from error
+    except HsmdError as error:
+        what = f"cannot connect to {profile.daemon} as {profile.user}: {error.text}"
+        raise Stop(what, "check that the daemon runs, its address, and that it knows your key", Exit.UNREACHABLE) from error
+
+
+def endpoint(profile: profiles.Profile) -> Endpoint:
+    """The client's description of the daemon in a complete profile. Raises BadRequest or ConfigurationError."""
+    from hsmd.client import Endpoint, parse_address
+
+    host, port = parse_address(profile.daemon)
+    return Endpoint(host, port, profile.host_keys, profile.user, Path(profile.identity or ""))

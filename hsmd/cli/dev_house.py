@@ -1,0 +1,273 @@
+"""What `hsmd dev` builds and takes down: directory, token, daemon, keys, and an agent if one is wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hsmd.cli import agent_toml, lifeline, ssh_keys
+from hsmd.cli import profile as profiles
+from hsmd.cli.connection import SLOW_TIMEOUT_S, connect
+from hsmd.cli.daemon_toml import Layout, TokenChoice, render
+from hsmd.cli.export import export_key
+
+from hsmd.cli.files import PRIVATE, PUBLIC, write_new
+from hsmd.cli.output import Output, fields, to_json
+from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from hsmd.client import Client
+
+OPERATOR = "operator"
+FRONT_END = "front-end"
+CERTIFICATE_DAYS = 30
+READY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWish:
+    """A key to make, as typed: NAME:TYPE:PURPOSE,..."""
+
+    name: str
+    key_type: str
+    purposes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyKey:
+    """A key that was made: its digest in hex, and the public files a TLS server loads (`chain` is empty without certificate)."""
+
+    name: str
+    key_type: str
+    digest: str
+    reference: str
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """All that a test needs to know. `operator` and `front_end` are client names, each with an identity file."""
+
+    address: str
+    host_key: str
+    directory: str
+    profile: str
+    operator: str
+    operator_identity: str
+    front_end: str
+    front_end_identity: str
+    agent_socket: str
+    openssl_configuration: str
+    keys: list[ReadyKey]
+
+
+def run(output: Output, wishes: Sequence[KeyWish], *, with_agent: bool, one_line: bool, show_log: bool) -> None:
+    """Builds everything, announces it, waits for the end, and removes everything."""
+    with suppress(lifeline.Told), lifeline.told_by_signals():
+        lifeline.follow_parent()
+        with ExitStack() as house:
+            children: list[subprocess.Popen[bytes]] = []
+            directory = house.enter_context(_directory())
+            log = house.enter_context(_log(directory, show_log))
+            with output.working("preparing a token, a daemon and keys"):
+                ready = _build(house, directory, wishes, children, log, with_agent)
+            _announce(output, ready, one_line)
+            lifeline.wait_for_the_end(children)
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="hsmd-dev-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _log(directory: Path, show: bool) -> Iterator[int]:
+    """Where children write; what is not shown while all is well is shown when it is not."""
+    if show:
+        yield sys.stderr.fileno()
+        return
+    path = directory / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, PRIVATE)
+    try:
+        yield descriptor
+    except Exception:
+        sys.stderr.write(path.read_text(errors="replace"))
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _build(
+    house: ExitStack,
+    directory: Path,
+    wishes: Sequence[KeyWish],
+    children: list[subprocess.Popen[bytes]],
+    log: int,
+    with_agent: bool,
+) -> Ready:
+    layout = Layout(directory / "hsmd.toml", directory)
+    host = _prepare(layout)
+    address = _start_daemon(house, layout, children, log)
+    profile = profiles.Profile(address, OPERATOR, directory / OPERATOR, (host,))
+    profile_file = directory / profiles.PROFILE_NAME
+    write_new(profile_file, profiles.render(profile), PRIVATE)
+    with connect(profile) as client:
+        _wait_for_token(client, children[0])
+        keys = [_make(client, wish, directory) for wish in wishes]
+    socket = _start_agent(house, directory, profile, children, log) if with_agent else ""
+    return Ready(
+        address=address,
+        host_key=host,
+        directory=str(directory),
+        profile=str(profile_file),
+        operator=OPERATOR,
+        operator_identity=str(directory / OPERATOR),
+        front_end=FRONT_END,
+        front_end_identity=str(directory / FRONT_END),
+        agent_socket=socket,
+        openssl_configuration=_openssl(directory, socket) if socket else "",
+        keys=keys,
+    )
+
+
+def _prepare(layout: Layout) -> str:
+    """Token, host key, store with two clients, configuration; gives the host key line."""
+    from hsmd.daemon.store import CredentialRecord, Role, Store
+    from hsmd.daemon.token.softhsm import make_token
+
+    made = make_token(layout.state / "softhsm")
+    host = ssh_keys.make(layout.host_key, "throw-away host key")
+    store = Store(f"sqlite:///{layout.database}")
+    try:
+        store.migrate()
+        for name, role in ((OPERATOR, Role.OPERATOR), (FRONT_END, Role.FRONT_END)):
+            public = ssh_keys.make(layout.state / name, f"throw-away {name}")
+            store.add_client(name, role, datetime.now(UTC), CredentialRecord(public.fingerprint, public.line))
+    finally:
+        store.close()
+    token = TokenChoice(made.module, made.label, made.pin_file, made.environment, name="softhsm")
+    write_new(layout.config, render(layout, ["127.0.0.1:0"], token), PRIVATE)
+    return host.line
+
+
+def _start_daemon(house: ExitStack, layout: Layout, children: list[subprocess.Popen[bytes]], log: int) -> str:
+    """Starts the daemon; gives the address with the port that the system chose."""
+    reader, writer = os.pipe()
+    try:
+        arguments = ["serve", "--config", str(layout.config), "--ready-fd", str(writer)]
+        child = lifeline.start(arguments, pass_fds=[writer], log=log)
+    finally:
+        os.close(writer)
+    house.callback(lifeline.stop, child)
+    children.append(child)
+    os.set_blocking(reader, False)
+    with open(reader, "rb") as pipe:
+        notice = bytearray()
+        lifeline.wait_for(lambda: _has_line(pipe, notice), "the daemon", seconds=READY_S, child=child)
+    return str(json.loads(notice)["addresses"][0])
+
+
+def _has_line(pipe: Any, notice: bytearray) -> bool:
+    notice += pipe.read() or b""
+    return notice.endswith(b"\n")
+
+
+def _wait_for_token(client: Client, child: subprocess.Popen[bytes]) -> None:
+    def ready() -> bool:
+        tokens = client.control(Status(), timeout_s=READY_S).tokens
+        return bool(tokens) and all(worker.state == "ready" for worker in tokens[0].workers) and bool(tokens[0].workers)
+
+    lifeline.wait_for(ready, "the token", seconds=READY_S, child=child)
+
+
+def _make(client: Client, wish: KeyWish, directory: Path) -> ReadyKey:
+    """A key with a self-signed certificate (unless it decrypts), a grant for the front end, and its public files."""
+    request = KeyGenerate(wish.name, wish.key_type, list(wish.purposes))
+    info: KeyInfo = client.control(request, timeout_s=SLOW_TIMEOUT_S)
+    if "x509-self-signed" in info.purposes:
+        names = ["localhost", f"{wish.name}.test"]
+        client.control(
+            CertificateSelfSigned(wish.name, names, ["127.0.0.1", "::1"], CERTIFICATE_DAYS), timeout_s=SLOW_TIMEOUT_S
+        )
+    client.control(GrantAdd(FRONT_END, wish.name, list(wish.purposes)), timeout_s=SLOW_TIMEOUT_S)
+    made = export_key(client, wish.name, directory, timeout_s=SLOW_TIMEOUT_S)
+    return ReadyKey(info.name, info.key_type, info.digest, str(made.reference), str(made.chain or ""))
+
+
+def _start_agent(
+    house: ExitStack, directory: Path, profile: profiles.Profile, children: list[subprocess.Popen[bytes]], log: int
+) -> str:
+    socket = directory / "agent.sock"
+    config = directory / "agent.toml"
+    pinned = agent_toml.Pinned(profile.daemon, profile.host_keys, FRONT_END, directory / FRONT_END)
+    local = agent_toml.Local(socket, directory / "agent", ("*",))
+    write_new(config, agent_toml.render(local, pinned), PRIVATE)
+    child = lifeline.start(["agent", "run", "--config", str(config)], log=log)
+    house.callback(lifeline.stop, child)
+    children.append(child)
+    lifeline.wait_for(lambda: _is_connected(socket), "the agent", seconds=READY_S, child=child)
+    return str(socket)
+
+
+def _is_connected(socket: Path) -> bool:
+    """Whether the agent answers and has a daemon (it knows its name then)."""
+    from hsmd.client import AgentEndpoint, Client
+    from hsmd.errors import HsmdError
+    from hsmd.protocol.messages import WhoAmI
+
+    try:
+        with Client.connect(AgentEndpoint(socket)) as agent:
+            return bool(agent.control(WhoAmI(), timeout_s=5.0).daemon)
+    except HsmdError:
+        return False
+
+
+def _openssl(directory: Path, socket: str) -> str:
+    """The OpenSSL configuration for the agent; empty where the provider module has not been built."""
+    from hsmd.provider import openssl_configuration
+
+    path = directory / "openssl.cnf"
+    try:
+        write_new(path, openssl_configuration(socket), PUBLIC)
+    except FileNotFoundError:
+        return ""
+    return str(path)
+
+
+def _announce(output: Output, ready: Ready, one_line: bool) -> None:
+    if one_line:
+        print(json.dumps(json.loads(to_json(ready)), ensure_ascii=True), flush=True)
+        return
+    output.show(asdict(ready), lambda: _people(ready))
+    sys.stdout.flush()
+
+
+def _people(ready: Ready) -> RenderableType:
+    from hsmd.cli.output import stack
+
+    facts = fields(
+        [
+            ("daemon", ready.address),
+            ("keys", ", ".join(f"{key.name} ({key.key_type})" for key in ready.keys)),
+            ("agent", ready.agent_socket),
+            ("openssl", ready.openssl_configuration and f"OPENSSL_CONF={ready.openssl_configuration}"),
+            ("directory", ready.directory),
+        ]
+    )
+    return stack(facts, f"\nManage it:  hsmd key list --profile {ready.profile}\nStop it:    Ctrl-C; everything in the directory goes with it.")

@@ -1,0 +1,270 @@
+"""`hsmd init`: everything a daemon needs to start, made once."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hsmd.cli import profile as profiles
+from hsmd.cli import ssh_keys
+from hsmd.cli.commands import command
+from hsmd.cli.daemon_toml import Layout, TokenChoice, render
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.files import PRIVATE, SHARED_DIRECTORY, Person, exists, make_directory, person, write_new
+from hsmd.cli.output import Output, fields, stack
+from hsmd.cli.ssh_keys import PublicLine
+from hsmd.errors import ConfigurationError
+
+app = typer.Typer(add_completion=False)
+
+DEFAULT_LISTEN = "127.0.0.1:7440"
+SOFTHSM_LABEL = "hsmd"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """The first operator: the client `name`, its public key, and its profile file where hsmd made the key."""
+
+    name: str
+    key: PublicLine
+    profile: Path | None
+
+
+@command(
+    app,
+    "init",
+    example="hsmd init --softhsm\n"
+    "sudo hsmd init --config /etc/hsmd/hsmd.toml --state /var/lib/hsmd --listen 10.9.0.1:7440 "
+    "--module /usr/lib/vendor/libpkcs11.so --token-label tls --pin-file /etc/hsmd/pin",
+)
+def init(
+    output: Output,
+    config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration file to write.")] = Path("hsmd.toml"),
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="For database and audit log. Default: where the configuration is."),
+    ] = None,
+    listen: Annotated[
+        list[str], typer.Option("--listen", metavar="ADDRESS:PORT", help="Where to listen; may be repeated.")
+    ] = [DEFAULT_LISTEN],  # noqa: B006  read only
+    module: Annotated[Path | None, typer.Option("--module", metavar="FILE", help="PKCS#11 module of your token.")] = None,
+    token_label: Annotated[str, typer.Option("--token-label", metavar="LABEL", help="Label of your token.", show_default=False)] = "",
+    pin_file: Annotated[Path | None, typer.Option("--pin-file", metavar="FILE", help="File that holds the user PIN.")] = None,
+    softhsm: Annotated[bool, typer.Option("--softhsm", help="Make a software token (SoftHSM), for tests.")] = False,
+    front_user: Annotated[
+        str, typer.Option("--front-user", metavar="USER", help="Started as root, the process on the network becomes this user.", show_default=False)
+    ] = "",
+    worker_user: Annotated[
+        str, typer.Option("--worker-user", metavar="USER", help="Started as root, the workers with the PIN become this user.", show_default=False)
+    ] = "",
+    operator: Annotated[str, typer.Option("--operator", metavar="NAME", help="Client name of the first operator. Default: yours.", show_default=False)] = "",
+    operator_key: Annotated[
+        str,
+        typer.Option("--operator-key", metavar="LINE|FILE", help="Their OpenSSH public key; without it one is made for you.", show_default=False),
+    ] = "",
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", metavar="FILE", help="Operator profile to write. Default: operator.toml in ~/.config/hsmd."),
+    ] = None,
+) -> None:
+    """Prepare a daemon: commented configuration, host key, store, and the first operator.
+
+    Nothing that exists is overwritten, and if a step fails what was made before it is removed again. With --softhsm it also
+    makes a software token, so that you can try everything without hardware.
+    """
+    layout = Layout(config.absolute(), (state or config.parent).absolute())
+    users = Users.known(front_user, worker_user)
+    who = person()
+    name = operator or _own_name(who)
+    where = (profile or who.configuration / profiles.PROFILE_NAME).absolute()
+    _refuse_existing(layout, None if operator_key else where)
+    with ExitStack() as undo:
+        make_directory(layout.config.parent, SHARED_DIRECTORY)
+        make_directory(layout.state)
+        token = _softhsm(layout, undo) if softhsm else _hardware(module, token_label, pin_file)
+        text = render(layout, listen, token, front_user, worker_user)
+        address = _first_address(text, layout)
+        host = _kept(undo, layout.host_key, lambda: ssh_keys.make(layout.host_key, "hsmd host key"))
+        first = _operator(undo, who, name, operator_key, where, host, address)
+        _store(undo, layout, first)
+        users.take_over(layout, layout.state / "softhsm" if softhsm else None)
+        write_new(layout.config, text, PRIVATE)  # last: where it exists, everything does
+        users.take(layout.config)
+        undo.pop_all()
+    _report(output, layout, host, first, address)
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Whom files must belong to: the user of the front process and that of the workers; None for whoever runs us."""
+
+    front: pwd.struct_passwd | None
+    workers: pwd.struct_passwd | None
+
+    @classmethod
+    def known(cls, front: str, workers: str) -> Users:
+        """The users of these names, empty for none. Raises Stop for unknown ones."""
+        return cls(_user("--front-user", front), _user("--worker-user", workers))
+
+    def take(self, path: Path) -> None:
+        """A file that the front process reads."""
+        if self.front is not None:
+            os.chown(path, self.front.pw_uid, self.front.pw_gid, follow_symlinks=False)
+
+    def take_over(self, layout: Layout, softhsm: Path | None) -> None:
+        """Everything but the configuration itself: host key and store to the front process, a software token to the workers."""
+        for path in (layout.state, layout.host_key, layout.database):
+            self.take(path)
+        if softhsm is None or self.workers is None:
+            return
+        layout.state.chmod(0o711)  # workers pass through to their token
+        for path in (softhsm, *softhsm.rglob("*")):
+            os.chown(path, self.workers.pw_uid, self.workers.pw_gid, follow_symlinks=False)
+
+
+def _user(option: str, name: str) -> pwd.struct_passwd | None:
+    if not name:
+        return None
+    if os.geteuid() != 0:
+        raise Stop(f"{option} needs root, to give files to {name}", "run it with sudo, or leave the option out", Exit.USAGE)
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise Stop(f"{option}: there is no user {name}", f"make one: useradd --system {name}", Exit.USAGE) from None
+
+
+def _own_name(who: Person) -> str:
+    from hsmd.daemon.store.records import is_name
+
+    return who.name if is_name(who.name) else "operator"
+
+
+def _refuse_existing(layout: Layout, profile: Path | None) -> None:
+    made = [layout.config, layout.host_key, layout.database, layout.audit]
+    if profile is not None:
+        made += [profile, _identity(profile)]
+    for path in made:
+        if path.exists() or path.is_symlink():
+            raise exists(path)
+
+
+def _identity(profile: Path) -> Path:
+    return profile.with_name(f"{profile.stem}_ed25519")
+
+
+def _softhsm(layout: Layout, undo: ExitStack) -> TokenChoice:
+    from hsmd.daemon.token.softhsm import make_token
+
+    directory = layout.state / "softhsm"
+    if directory.exists():
+        raise exists(directory)
+    undo.callback(shutil.rmtree, directory, ignore_errors=True)
+    made = make_token(directory, SOFTHSM_LABEL)
+    return TokenChoice(made.module, made.label, made.pin_file, made.environment, name="softhsm")
+
+
+def _hardware(module: Path | None, label: str, pin_file: Path | None) -> TokenChoice:
+    given = {"--module": module, "--token-label": label, "--pin-file": pin_file}
+    missing = [option for option, value in given.items() if not value]
+    if module is None or pin_file is None or missing:
+        raise Stop(
+            f"nothing says which token to use: {', '.join(missing)} not given",
+            "name your token, or try it with a software token: hsmd init --softhsm",
+            Exit.USAGE,
+        )
+    for option, path in (("--module", module), ("--pin-file", pin_file)):
+        if not path.is_file():
+            raise Stop(f"{option}: there is no file {path}", "correct the path", Exit.USAGE)
+    if pin_file.stat().st_mode & 0o077:
+        raise Stop(f"others can read the PIN in {pin_file}", f"chmod 600 {pin_file}", Exit.USAGE)
+    return TokenChoice(module.absolute(), label, pin_file.absolute())
+
+
+def _first_address(text: str, layout: Layout) -> str:
+    """Where operators connect. Raises Stop for options that make no valid configuration, before anything is written."""
+    from hsmd.daemon.config import parse
+
+    try:
+        return str(parse(text, layout.config).listen.addresses[0])
+    except ConfigurationError as error:
+        raise Stop("; ".join(error.faults), "correct the options; nothing was written", Exit.USAGE) from None
+
+
+def _kept(undo: ExitStack, private_file: Path, make: Callable[[], PublicLine]) -> PublicLine:
+    """A key pair that goes again if a later step fails."""
+    made = make()
+    undo.callback(private_file.unlink, missing_ok=True)
+    undo.callback(ssh_keys.public_file(private_file).unlink, missing_ok=True)
+    return made
+
+
+def _operator(
+    undo: ExitStack, who: Person, name: str, given_key: str, profile: Path, host: PublicLine, address: str
+) -> Operator:
+    if given_key:
+        return Operator(name, ssh_keys.line_or_file(given_key), None)
+    identity = _identity(profile)
+    with who.acting():
+        make_directory(profile.parent)
+        key = _kept(undo, identity, lambda: ssh_keys.make(identity, f"{name}, operator of hsmd"))
+        text = profiles.render(profiles.Profile(address, name, Path(identity.name), (host.line,)))
+        write_new(profile, text, PRIVATE)
+        undo.callback(profile.unlink, missing_ok=True)
+    return Operator(name, key, profile)
+
+
+def _store(undo: ExitStack, layout: Layout, operator: Operator) -> None:
+    from hsmd.daemon.store import CredentialRecord, Role, Store
+
+    for suffix in ("", "-wal", "-shm"):
+        undo.callback(layout.database.with_name(layout.database.name + suffix).unlink, missing_ok=True)
+    store = Store(f"sqlite:///{layout.database}")
+    try:
+        store.migrate()
+        credential = CredentialRecord(operator.key.fingerprint, operator.key.line)
+        store.add_client(operator.name, Role.OPERATOR, datetime.now(UTC), credential)
+    finally:
+        store.close()
+
+
+def _report(output: Output, layout: Layout, host: PublicLine, operator: Operator, address: str) -> None:
+    document = {
+        "config": str(layout.config),
+        "daemon": address,
+        "host_key": host.line,
+        "host_key_fingerprint": host.fingerprint,
+        "operator": operator.name,
+        "operator_key_fingerprint": operator.key.fingerprint,
+        "profile": None if operator.profile is None else str(operator.profile),
+    }
+    made = fields(
+        [
+            ("configuration", str(layout.config)),
+            ("host key", host.fingerprint),
+            ("operator", f"{operator.name}, {operator.key.fingerprint}"),
+            ("profile", "" if operator.profile is None else str(operator.profile)),
+        ]
+    )
+    output.show(document, lambda: stack(made, _next_steps(layout, host, operator, address)))
+
+
+def _next_steps(layout: Layout, host: PublicLine, operator: Operator, address: str) -> str:
+    manage = "hsmd status"
+    if operator.profile is None:
+        manage += f" --daemon {address} --user {operator.name} --identity KEY --host-key '{host.line}'"
+    return f"""
+Next:
+  1. Start it:           hsmd serve --config {layout.config}
+  2. Look at it:         {manage}
+  3. Make a key:         hsmd key generate www && hsmd cert self-signed www --dns localhost
+  4. On each front end:  hsmd agent init --daemon {address} --client NAME --host-key '{host.line}'
+"""

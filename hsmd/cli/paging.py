@@ -1,0 +1,63 @@
+"""Whole lists from a daemon that answers page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from hsmd.cli.connection import Session
+from hsmd.protocol.messages import (
+    MAX_PAGE,
+    ClientInfo,
+    ClientList,
+    ClientPage,
+    GrantInfo,
+    GrantList,
+    GrantPage,
+    KeyInfo,
+    KeyList,
+    KeyPage,
+)
+
+T = TypeVar("T")
+
+
+def keys_of(session: Session) -> list[KeyInfo]:
+    """All keys the caller may see."""
+
+    def page(after: str) -> tuple[list[KeyInfo], bool]:
+        answer = session.ask(KeyList(after=after, limit=MAX_PAGE), KeyPage)
+        return answer.keys, answer.more
+
+    return list(_all(page, lambda key: key.name))
+
+
+def clients_of(session: Session) -> list[ClientInfo]:
+    """All clients."""
+
+    def page(after: str) -> tuple[list[ClientInfo], bool]:
+        answer = session.ask(ClientList(after=after, limit=MAX_PAGE), ClientPage)
+        return answer.clients, answer.more
+
+    return list(_all(page, lambda client: client.name))
+
+
+def grants_of(session: Session, client: str, key: str) -> list[GrantInfo]:
+    """All grants, or those of one client, one key, or both."""
+
+    def page(after: str) -> tuple[list[GrantInfo], bool]:
+        answer = session.ask(GrantList(client=client, key=key, after=after, limit=MAX_PAGE), GrantPage)
+        return answer.grants, answer.more
+
+    return list(_all(page, lambda grant: f"{grant.client}/{grant.key}"))
+
+
+def _all(page: Callable[[str], tuple[list[T], bool]], position: Callable[[T], str]) -> Iterator[T]:
+    """Every item; an empty page that promises more ends it, so that no server can keep a client asking."""
+    after = ""
+    while True:
+        items, more = page(after)
+        yield from items
+        if not more or not items:
+            return
+        after = position(items[-1])

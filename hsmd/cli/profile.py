@@ -1,0 +1,77 @@
+"""operator.toml: which daemon an operator manages, as whom, and the host keys to accept there."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.files import person
+
+PROFILE_NAME = "operator.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How to reach one daemon. `daemon` is ADDRESS:PORT, `host_keys` are OpenSSH lines, `user` the client name there."""
+
+    daemon: str = ""
+    user: str = ""
+    identity: Path | None = None
+    host_keys: tuple[str, ...] = ()
+
+    def merged(self, **given: Any) -> Profile:
+        """This profile with what was given on the command line instead."""
+        return replace(self, **{name: value for name, value in given.items() if value})
+
+    def missing(self) -> list[str]:
+        """Options that would complete it."""
+        names = {"daemon": "--daemon", "user": "--user", "identity": "--identity", "host_keys": "--host-key"}
+        return [names[field.name] for field in fields(self) if not getattr(self, field.name)]
+
+
+def default_path() -> Path:
+    """Where `hsmd init` puts the profile and all commands look for it."""
+    return person().configuration / PROFILE_NAME
+
+
+def load(path: Path) -> Profile:
+    """The profile in `path`; relative files in it are relative to it. Raises Stop for a file that cannot be used."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _wrong(path, f"is not TOML: {error}") from None
+    known = {"daemon": str, "user": str, "identity": str, "host_keys": list}
+    for name, value in values.items():
+        if name not in known:
+            raise _wrong(path, f"{name} is not a setting; there are {', '.join(known)}")
+        if not isinstance(value, known[name]):
+            raise _wrong(path, f"{name} must be a {'list of strings' if known[name] is list else 'string'}")
+    identity = values.get("identity")
+    return Profile(
+        daemon=values.get("daemon", ""),
+        user=values.get("user", ""),
+        identity=path.parent / Path(identity).expanduser() if identity else None,
+        host_keys=tuple(str(line) for line in values.get("host_keys", [])),
+    )
+
+
+def render(profile: Profile) -> str:
+    """The text of a profile file."""
+    from hsmd.cli.toml import quote
+
+    keys = "".join(f"    {quote(line)},\n" for line in profile.host_keys)
+    return (
+        "# How this user's hsmd commands reach the daemon. Options on the command line win.\n"
+        f"daemon = {quote(profile.daemon)}\n"
+        f"user = {quote(profile.user)}\n"
+        f"identity = {quote(str(profile.identity))}\n"
+        "# The only host keys (or, behind `cert-authority`, host CAs) that are accepted.\n"
+        f"host_keys = [\n{keys}]\n"
+    )
+
+
+def _wrong(path: Path, text: str) -> Stop:
+    return Stop(f"{path}: {text}", "mend the file, or name another with --profile", Exit.USAGE)

@@ -1,0 +1,69 @@
+"""OpenSSH Ed25519 keys for hosts, operators and agents: making them, reading public lines, fingerprints."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_public_key,
+)
+
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.files import PRIVATE, PUBLIC, write_new
+
+
+@dataclass(frozen=True, slots=True)
+class PublicLine:
+    """An OpenSSH public key: `line` is type and base64 without a comment, `fingerprint` as ssh-keygen prints it."""
+
+    line: str
+    fingerprint: str
+
+
+def make(private_file: Path, comment: str) -> PublicLine:
+    """Writes a new key pair to `private_file` (0600) and `private_file`.pub. Raises Stop if the file exists."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    public = parse(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode())
+    write_new(private_file, private, PRIVATE)
+    write_new(public_file(private_file), f"{public.line} {comment}\n", PUBLIC)
+    return public
+
+
+def public_file(private_file: Path) -> Path:
+    """Where the public half of a key file stands."""
+    return private_file.with_name(private_file.name + ".pub")
+
+
+def read(path: Path) -> PublicLine:
+    """The public key in `path`, a .pub file. Raises Stop when it is none."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if "PRIVATE KEY" in text:
+        raise Stop(f"{path} is a private key", f"pass the public half, {public_file(path)}", Exit.USAGE)
+    return parse(text, source=str(path))
+
+
+def line_or_file(text: str) -> PublicLine:
+    """The key that `text` is, or that stands in the file it names. Raises Stop when it is none."""
+    if text.lstrip().startswith(("ssh-", "ecdsa-", "sk-")) and " " in text.strip():
+        return parse(text)
+    return read(Path(text))
+
+
+def parse(text: str, *, source: str = "the public key") -> PublicLine:
+    """The key in one OpenSSH public key line. Raises Stop when it is none."""
+    words = text.split()[:2]
+    try:
+        load_ssh_public_key(" ".join(words).encode())
+    except Exception:
+        raise Stop(f"{source} is not an OpenSSH public key", "it looks like: ssh-ed25519 AAAA...", Exit.USAGE) from None
+    digest = hashlib.sha256(base64.b64decode(words[1])).digest()
+    return PublicLine(" ".join(words), "SHA256:" + base64.b64encode(digest).decode().rstrip("="))

@@ -1,0 +1,64 @@
+"""`hsmd status`: how a daemon is, and who it takes the caller for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from hsmd.cli.commands import command
+from hsmd.cli.connection import Session
+from hsmd.cli.output import fields, stack, table, when
+from hsmd.errors import Refused
+from hsmd.protocol.messages import DaemonStatus, Identity, Status, TokenStatus, WhoAmI
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+app = typer.Typer(add_completion=False)
+
+
+@command(app, "status", example="hsmd status\nhsmd status --json | jq .daemon.tokens[0].state")
+def status(session: Session) -> None:
+    """Show how a daemon is: version, tokens and their workers, operations, audit log. And who you are to it.
+
+    A front end may only ask who it is.
+    """
+    identity = session.ask(WhoAmI(), Identity)
+    try:
+        daemon = session.ask(Status(), DaemonStatus)
+    except Refused:
+        daemon = None
+    session.output.show({"identity": identity, "daemon": daemon}, lambda: _people(identity, daemon))
+
+
+def _people(identity: Identity, daemon: DaemonStatus | None) -> RenderableType:
+    you = ("you", f"{identity.client} ({identity.role}), {identity.credential}")
+    if daemon is None:
+        return fields([("daemon", identity.daemon), you, ("state", f"hidden from the role {identity.role}")])
+    return stack(
+        fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
+        _workers(daemon.tokens),
+    )
+
+
+def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
+    audit = f"{daemon.audit_records} records, head {daemon.audit_head[:16]}"
+    return [
+        ("state", "draining" if daemon.draining else "running"),
+        ("since", when(daemon.started_at)),
+        ("connections", str(daemon.connections)),
+        ("store", f"{daemon.keys} keys, {daemon.clients} clients, {daemon.grants} grants"),
+        ("audit", audit if daemon.audit_writable else f"NOT WRITABLE, so nothing is served; {audit}"),
+        ("operations", ", ".join(f"{name} {count}" for name, count in sorted(daemon.operations.items())) or "none yet"),
+    ]
+
+
+def _workers(tokens: list[TokenStatus]) -> RenderableType:
+    rows = [
+        (token.name, token.label, token.state, str(token.queued), str(worker.pid), worker.state, str(worker.in_flight), str(worker.restarts))
+        for token in tokens
+        for worker in token.workers
+    ]
+    rows += [(token.name, token.label, token.state, str(token.queued), "-", "none", "-", "-") for token in tokens if not token.workers]
+    return table(("TOKEN", "LABEL", "STATE", "QUEUED", "WORKER", "STATE", "IN FLIGHT", "RESTARTS"), rows)

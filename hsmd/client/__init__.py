@@ -1,0 +1,13 @@
+"""What programs away from the HSM use: connections to a daemon or an agent, and private-key objects.
+
+`Connection` is for event loops, `Client` for everything else; both take an `Endpoint` (a daemon, pinned) or an
+`AgentEndpoint` (the Unix socket of the agent on this host).
+"""
+
+from hsmd.client.connection import Connection
+from hsmd.client.endpoint import AgentEndpoint, Endpoint, parse_address
+from hsmd.client.face import Client
+from hsmd.client.keyref import KeyReference
+from hsmd.client.private_key import RemotePrivateKey
+
+__all__ = ["AgentEndpoint", "Client", "Connection", "Endpoint", "KeyReference", "RemotePrivateKey", "parse_address"]

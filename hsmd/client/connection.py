@@ -1,0 +1,284 @@
+"""A connection that stays: one multiplexed channel to a server, made again by itself whenever it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from hsmd import observe
+from hsmd.client.endpoint import AgentEndpoint, Endpoint
+from hsmd.client.link import Answered, Link, Ticket
+from hsmd.client.transport import LOGIN_S, open_wire
+from hsmd.errors import BadRequest, DeadlineExceeded, HsmdError, Overloaded, ProtocolError, Unavailable
+from hsmd.protocol.frames import (
+    HEADER_BYTES,
+    KEY_DIGEST_BYTES,
+    MAX_DEADLINE_MS,
+    Kind,
+    decode_error,
+    encode_control_request,
+    encode_key_operation,
+)
+from hsmd.protocol.messages import Request, decode_result, encode_request
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
+"""Back-off between attempts doubles from the first to the longest pause, with full jitter; the longest is short
+enough to be back within two seconds of the daemon."""
+STEADY_S = 1.0
+"""A link that lived this long starts the back-off anew."""
+
+log = observe.logger()
+
+R = TypeVar("R", bound=Struct)
+
+
+class Connection:
+    """One multiplexed connection. Belongs to the event loop it is started on; not thread-safe.
+
+    `available` says whether a request may be sent now: connected, not draining, and heard within 300 ms. Requests made while
+    it is False fail at once with Unavailable; requests open when the connection is lost are answered so too, not repeated.
+
+    `on_state(available)` is called when that changes, `on_event(event)` with each event of the server (a JSON object).
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint | AgentEndpoint,
+        *,
+        on_state: Callable[[bool], None] | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.endpoint = endpoint
+        self.available = False
+        self.problem: HsmdError | None = None
+        self._on_state = on_state
+        self._on_event = on_event
+        self._clock = clock
+        self._link: Link | None = None
+        self._links: set[Link] = set()
+        self._needed = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Connect, and stay connected from then on. Raises HsmdError if the first attempt fails; nothing is left then."""
+        await self._connect()
+        self._keep()
+
+    def begin(self) -> None:
+        """Connect in the background, trying until it works; `problem` says why it does not."""
+        self._needed.set()
+        self._keep()
+
+    async def close(self) -> None:
+        """End the connection; open requests are answered Unavailable."""
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        for link in list(self._links):
+            link.close("closed by the caller")
+
+    async def __aenter__(self) -> Connection:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- requests, hot path ---
+
+    def submit(self, deadline_ms: int, purpose: int, scheme: int, key: bytes, data: bytes, answered: Answered) -> Ticket:
+        """Ask for one use of a key within `deadline_ms` (1 to 60,000).
+
+        `answered(kind, body)` is called exactly once unless the ticket is cancelled, never from within this call:
+        (Kind.RESULT, answer) or (Kind.ERROR, body of an error frame), at the latest 10 ms after the deadline.
+        Raises Unavailable or Overloaded when it cannot be sent now, BadRequest when `data` is too long.
+        """
+        body = encode_key_operation(0, deadline_ms, purpose, scheme, key, data)[HEADER_BYTES:]
+        return self.forward(body, deadline_ms, answered)
+
+    def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Ticket:
+        """`submit` for the body of a key operation frame as it was received; `deadline_ms` is the one in it."""
+        link = self._link
+        if link is None:
+            raise Unavailable(f"{self.endpoint} is not connected")
+        return link.request(Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000, answered)
+
+    @staticmethod
+    def cancel(ticket: Ticket) -> None:
+        """Nobody waits for this answer any more; it will not be delivered. Harmless when it was answered."""
+        ticket.cancel()
+
+    # --- requests, one at a time ---
+
+    async def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float) -> bytes:
+        """The signature (or premaster secret) that `key` (SHA-256 of its SubjectPublicKeyInfo) makes of `data`.
+
+        An overloaded server is asked again after its hint while there is time. Raises HsmdError.
+        """
+        if len(key) != KEY_DIGEST_BYTES:
+            raise BadRequest(f"key: {len(key)} bytes; a key is named by the {KEY_DIGEST_BYTES} bytes of its SHA-256")
+        ends = self._clock() + timeout_s
+        while True:
+            left_s = ends - self._clock()
+            deadline_ms = deadline_in_ms(left_s)
+            try:
+                body = encode_key_operation(0, deadline_ms, purpose, scheme, key, data)[HEADER_BYTES:]
+                return await self._ask(Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000)
+            except Overloaded as error:
+                pause_s = max(error.retry_after_ms, 1) / 1000
+                if self._clock() + pause_s >= ends:
+                    raise
+                await asyncio.sleep(pause_s)
+
+    async def control(self, request: Request, *, timeout_s: float) -> Any:
+        """The result of a control request, of the type `request.Result`. Raises HsmdError."""
+        deadline_ms = deadline_in_ms(timeout_s)
+        document = encode_request(request)
+        body = encode_control_request(0, deadline_ms, document)[HEADER_BYTES:]
+        answer = await self._ask(Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, body, deadline_ms / 1000)
+        return decode_result(answer, request.Result)
+
+    async def _ask(self, kind: int, answer_kind: int, body: bytes, timeout_s: float) -> bytes:
+        link = self._link
+        if link is None:
+            raise self._unavailable()
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def answered(kind: int, body: bytes) -> None:
+            if future.done():
+                return
+            if kind == Kind.ERROR:
+                future.set_exception(_error(body))
+            else:
+                future.set_result(body)
+
+        ticket = link.request(kind, answer_kind, body, timeout_s, answered)
+        try:
+            return await future
+        finally:
+            link.cancel(ticket)
+
+    def _unavailable(self) -> HsmdError:
+        why = f": {self.problem.text}" if self.problem is not None else ""
+        return Unavailable(f"{self.endpoint} is not connected{why}")
+
+    # --- keeping the connection ---
+
+    def _keep(self) -> None:
+        self._keeper = asyncio.get_running_loop().create_task(self._keep_connected())
+
+    async def _keep_connected(self) -> None:
+        attempt = 0
+        began = self._clock()
+        while True:
+            await self._needed.wait()
+            if self._clock() - began > STEADY_S:
+                attempt = 0
+            await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt)))
+            attempt = min(attempt + 1, 16)
+            try:
+                await self._connect()
+            except HsmdError as error:
+                self._note(error)
+            began = self._clock()
+
+    async def _connect(self) -> None:
+        """One attempt. Raises HsmdError."""
+        link = Link(self, clock=self._clock)
+        try:
+            wire = await open_wire(self.endpoint, link)
+            self._links.add(link)
+            async with asyncio.timeout(LOGIN_S):
+                await link.greet(wire)
+        except TimeoutError:
+            link.close("no welcome")
+            raise Unavailable(f"{self.endpoint} did not say welcome within {LOGIN_S:g} s") from None
+        except BaseException:
+            link.close("not connected")
+            raise
+        self._adopt(link)
+
+    def _adopt(self, link: Link) -> None:
+        if link.ended or link.draining:
+            raise Unavailable(f"{self.endpoint} is going away")
+        self._link = link
+        self._needed.clear()
+        self.problem = None
+        log.info("connection.up", daemon=str(self.endpoint))
+        self._judge()
+
+    def _note(self, error: HsmdError) -> None:
+        """Log a failed attempt, once for each reason in a row."""
+        if self.problem is None or self.problem.text != error.text:
+            log.warning("connection.failed", daemon=str(self.endpoint), error=error.text)
+        self.problem = error
+
+    def _judge(self) -> None:
+        available = self._link is not None and self._link.alive
+        if available is not self.available:
+            self.available = available
+            if self._on_state is not None:
+                self._on_state(available)
+
+    def _leave(self, link: Link) -> None:
+        if link is self._link:
+            self._link = None
+            self._needed.set()
+            self._judge()
+
+    # --- what links report ---
+
+    def link_alive(self, link: Link, alive: bool) -> None:
+        self._judge()
+
+    def link_draining(self, link: Link, grace_ms: int) -> None:
+        """Connect anew at once; the old link answers what is open and closes."""
+        log.info("connection.draining", daemon=str(self.endpoint))
+        self._leave(link)
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        self._links.discard(link)
+        if link is self._link and not self._closed:
+            self.problem = Unavailable(f"connection lost: {reason}")
+            log.warning("connection.lost", daemon=str(self.endpoint), error=reason)
+        self._leave(link)
+
+    def link_event(self, document: bytes) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(msgspec.json.decode(document, type=dict[str, Any]))
+        except (msgspec.MsgspecError, RecursionError):
+            raise ProtocolError("an event is not a JSON object") from None
+
+
+def deadline_in_ms(timeout_s: float) -> int:
+    """A time-out as frames carry it. Raises DeadlineExceeded when nothing is left, BadRequest above 60 s."""
+    deadline_ms = round(timeout_s * 1000)
+    if deadline_ms < 1:
+        raise DeadlineExceeded
+    if deadline_ms > MAX_DEADLINE_MS:
+        raise BadRequest(f"timeout_s: {timeout_s:g} is more than {MAX_DEADLINE_MS // 1000} s")
+    return deadline_ms
+
+
+def _error(body: bytes) -> HsmdError:
+    try:
+        return decode_error(body)
+    except ProtocolError as error:
+        return error

@@ -1,0 +1,140 @@
+"""The synchronous face: the same operations for programs without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from hsmd.client import short
+from hsmd.client.connection import Connection, deadline_in_ms
+from hsmd.client.endpoint import AgentEndpoint, Endpoint
+from hsmd.errors import Unavailable
+from hsmd.protocol.frames import HEADER_BYTES, Kind, encode_control_request, encode_key_operation
+from hsmd.protocol.messages import Request, decode_result, encode_request
+
+STOP_S = 5.0
+"""How long closing may take."""
+
+T = TypeVar("T")
+
+
+class Client:
+    """Uses keys and asks control requests; thread-safe. A context manager, made by `Client.connect`."""
+
+    @staticmethod
+    def connect(endpoint: Endpoint | AgentEndpoint) -> Client:
+        """A client of a daemon (connected at once, and again whenever the connection is lost) or of an agent (one short
+        connection for each operation, so there is nothing to connect yet).
+
+        Raises Unavailable, ProtocolError or ConfigurationError.
+        """
+        return _AgentClient(endpoint) if isinstance(endpoint, AgentEndpoint) else _DaemonClient(endpoint)
+
+    def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float = 5.0) -> bytes:
+        """The signature (or premaster secret) that `key` (SHA-256 of its SubjectPublicKeyInfo) makes of `data`.
+
+        Raises HsmdError.
+        """
+        raise NotImplementedError
+
+    def control(self, request: Request, *, timeout_s: float = 15.0) -> Any:
+        """The result of a control request, of the type `request.Result`. Raises HsmdError."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the connection."""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _AgentClient(Client):
+    """Short connections to the agent."""
+
+    def __init__(self, endpoint: AgentEndpoint) -> None:
+        self._path = endpoint.path
+
+    def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float = 5.0) -> bytes:
+        frame = encode_key_operation(0, deadline_in_ms(timeout_s), purpose, scheme, key, data)
+        return self._ask(Kind.KEY_OPERATION, Kind.RESULT, frame, timeout_s)
+
+    def control(self, request: Request, *, timeout_s: float = 15.0) -> Any:
+        frame = encode_control_request(0, deadline_in_ms(timeout_s), encode_request(request))
+        return decode_result(self._ask(Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, frame, timeout_s), request.Result)
+
+    def _ask(self, kind: Kind, answer_kind: Kind, frame: bytes, timeout_s: float) -> bytes:
+        return short.ask(self._path, kind, answer_kind, frame[HEADER_BYTES:], ends=time.monotonic() + timeout_s)
+
+
+class _DaemonClient(Client):
+    """A connection on the event loop of a private thread."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._pid = os.getpid()
+        self._loop = _event_loop()
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, name="hsmd-client", daemon=True)
+        self._thread.start()
+        try:
+            self._connection = self._run(_started(endpoint))
+        except BaseException:
+            self._stop()
+            raise
+
+    def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float = 5.0) -> bytes:
+        return self._run(self._open().use_key(key, purpose, scheme, data, timeout_s=timeout_s))
+
+    def control(self, request: Request, *, timeout_s: float = 15.0) -> Any:
+        return self._run(self._open().control(request, timeout_s=timeout_s))
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and self._pid == os.getpid():
+            self._run(connection.close())
+            self._stop()
+
+    def _open(self) -> Connection:
+        if self._pid != os.getpid():
+            raise Unavailable("this client was connected before a fork; connect again in the child process")
+        if self._connection is None:
+            raise Unavailable("this client is closed")
+        return self._connection
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(STOP_S)
+        if not self._thread.is_alive():
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+
+async def _started(endpoint: Endpoint) -> Connection:
+    connection = Connection(endpoint)
+    await connection.start()
+    return connection
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

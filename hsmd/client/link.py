@@ -1,0 +1,336 @@
+"""One live channel to a server: open requests, batching, deadlines, liveness. It ends when its wire is lost.
+
+Written for the hot path: a request costs one dictionary entry and two list entries, all frames of one turn of the event loop
+leave in one write, and timers belong to the link, not to requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from hsmd.client.transport import Wire
+from hsmd.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    HsmdError,
+    Overloaded,
+    ProtocolError,
+    Unavailable,
+    VersionMismatch,
+)
+from hsmd.protocol.channel import ClientChannel
+from hsmd.protocol.frames import (
+    HEADER_BYTES,
+    Capability,
+    Kind,
+    Welcome,
+    decode_drain,
+    decode_error,
+    encode,
+    encode_error,
+    encode_hello,
+)
+
+BEAT_S = 0.05
+"""How often liveness is judged."""
+PING_AFTER_S = 0.1
+"""Silence after which the server is asked whether it is still there."""
+SILENT_AFTER_S = 0.3
+"""Silence after which the server counts as unavailable; open requests keep waiting."""
+LOST_AFTER_S = 2.0
+"""Silence after which the connection is given up."""
+SWEEP_S = 0.01
+"""Deadlines are looked after at most this often."""
+OWED_S = 60.0
+"""How long a server may owe the answer to a request that nobody waits for any more."""
+FULL_RETRY_MS = 20
+
+Answered = Callable[[int, bytes], None]
+"""Called once with (Kind.RESULT | Kind.CONTROL_RESULT | Kind.ERROR, body of that frame)."""
+
+_HEADER = struct.Struct(">IBQ")
+_LENGTH_WITHOUT_BODY = HEADER_BYTES - 4
+_NEVER = float("inf")
+
+
+def error_body(error: HsmdError) -> bytes:
+    """The body of the error frame that stands for `error`."""
+    return encode_error(0, error)[HEADER_BYTES:]
+
+
+_DEADLINE = error_body(DeadlineExceeded())
+
+
+class Ticket:
+    """An open request. `answered` is None once nobody waits for it."""
+
+    __slots__ = ("answer_kind", "answered", "deadline", "link", "request_id")
+
+    def __init__(self, link: Link, request_id: int, answer_kind: int, deadline: float, answered: Answered) -> None:
+        self.link = link
+        self.request_id = request_id
+        self.answer_kind = answer_kind
+        self.deadline = deadline
+        self.answered: Answered | None = answered
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more; it will not be delivered. Harmless when it was answered."""
+        self.link.cancel(self)
+
+
+class LinkOwner(Protocol):
+    """Who is told what happens to a link."""
+
+    def link_alive(self, link: Link, alive: bool) -> None:
+        """The server fell silent, or speaks again."""
+
+    def link_draining(self, link: Link, grace_ms: int) -> None:
+        """The server is going; the link takes nothing new and closes when nothing is open."""
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """The link ended; open requests have been answered Unavailable."""
+
+    def link_event(self, document: bytes) -> None:
+        """The server sent an event."""
+
+
+class Link:
+    """A channel from its hello to its end. `alive` says whether the server has been heard within 300 ms."""
+
+    def __init__(self, owner: LinkOwner, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._owner = owner
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._channel = ClientChannel()
+        self._open: dict[int, Ticket] = {}
+        self._out: list[bytes] = []
+        self._last_id = 0
+        self._heard = self._beaten = clock()
+        self._wake_at = _NEVER
+        self._waker: asyncio.TimerHandle | None = None
+        self._beater: asyncio.TimerHandle | None = None
+        self._wire: Wire | None = None
+        self._max_open = 0
+        self._max_length = 0
+        self._greeted: asyncio.Future[Welcome] = self._loop.create_future()
+        self.alive = False
+        self.draining = False
+        self.ended = False
+
+    async def greet(self, wire: Wire) -> Welcome:
+        """Say hello over `wire`; the server's welcome. Raises HsmdError if the link ends instead."""
+        self._wire = wire
+        wire.write(encode_hello(Capability.CONTROL | Capability.EVENTS))
+        return await self._greeted
+
+    # --- requests ---
+
+    def request(self, kind: int, answer_kind: int, body: bytes, timeout_s: float, answered: Answered) -> Ticket:
+        """Send a frame of `kind`. `answered` is called exactly once, never from within this call.
+
+        Raises Unavailable, Overloaded (too many requests are open) or BadRequest (too large for the server).
+        """
+        if not self.alive or self.draining:
+            raise Unavailable("the server is draining" if self.draining else "the server does not answer")
+        length = len(body) + _LENGTH_WITHOUT_BODY
+        if len(self._open) >= self._max_open or length > self._max_length:
+            raise self._no_room(length)
+        self._last_id = request_id = self._last_id + 1
+        deadline = self._clock() + timeout_s
+        ticket = Ticket(self, request_id, answer_kind, deadline, answered)
+        self._open[request_id] = ticket
+        out = self._out
+        if not out:
+            self._loop.call_soon(self._flush)
+        out.append(_HEADER.pack(length, kind, request_id))
+        out.append(body)
+        if deadline < self._wake_at:
+            self._wake(deadline, timeout_s)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nobody waits for the answer any more: `answered` will not be called, and the server is told."""
+        if ticket.answered is not None:
+            ticket.answered = None
+            if ticket.request_id in self._open:
+                self._abandon(ticket)
+
+    @property
+    def open_requests(self) -> int:
+        """Requests the server has not answered yet."""
+        return len(self._open)
+
+    def _no_room(self, length: int) -> HsmdError:
+        if length > self._max_length:
+            return BadRequest(f"data: {length - self._max_length} bytes more than the server accepts")
+        return Overloaded("too many requests are open", retry_after_ms=FULL_RETRY_MS)
+
+    def _abandon(self, ticket: Ticket) -> None:
+        """The server still owes an answer, so the request keeps its place among the open ones."""
+        ticket.deadline = self._clock() + OWED_S
+        self._write(encode(Kind.CANCEL, ticket.request_id))
+
+    def _write(self, frame: bytes) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(frame)
+
+    def _flush(self) -> None:
+        if self._out and self._wire is not None and not self.ended:
+            out, self._out = self._out, []
+            try:
+                self._wire.write(b"".join(out))
+            except OSError as error:
+                self._loop.call_soon(self.lost, str(error))
+
+    # --- what the wire calls ---
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the server."""
+        self._heard = self._clock()
+        if not self.alive and self._greeted.done() and not self.ended:
+            self._speaks()
+        try:
+            for kind, request_id, body in self._channel.receive(data):
+                if kind == Kind.RESULT or kind == Kind.CONTROL_RESULT or (kind == Kind.ERROR and request_id):
+                    self._answer(kind, request_id, body)
+                else:
+                    self._notice(kind, request_id, body)
+        except (ProtocolError, VersionMismatch) as error:
+            self._break(error)
+            return
+        if self.draining and not self._open:
+            self.close("drained")
+
+    def lost(self, reason: str) -> None:
+        """The wire is gone."""
+        self._out.clear()
+        self.close(reason)
+
+    def _answer(self, kind: int, request_id: int, body: bytes) -> None:
+        ticket = self._open.pop(request_id, None)
+        if ticket is None or (kind != ticket.answer_kind and kind != Kind.ERROR):
+            raise ProtocolError(f"the server answered request {request_id}, which is not open or of another kind")
+        answered = ticket.answered
+        if answered is not None:
+            ticket.answered = None
+            answered(kind, body)
+
+    def _notice(self, kind: int, request_id: int, body: bytes) -> None:
+        """A frame that answers no request."""
+        if kind == Kind.PING:
+            self._write(encode(Kind.PONG, request_id))
+        elif kind == Kind.WELCOME:
+            self._welcomed()
+        elif kind == Kind.DRAIN:
+            self._drain(decode_drain(body))
+        elif kind == Kind.EVENT:
+            self._owner.link_event(body)
+        elif kind == Kind.ERROR:
+            self._break(decode_error(body))
+
+    def _welcomed(self) -> None:
+        welcome = self._channel.welcome
+        assert welcome is not None
+        self._max_open = welcome.max_open_requests
+        self._max_length = welcome.max_length
+        if not self._greeted.done():
+            self._greeted.set_result(welcome)
+        self._beaten = self._clock()
+        self._beater = self._loop.call_later(BEAT_S, self._beat)
+        self._speaks()
+
+    def _drain(self, grace_ms: int) -> None:
+        if not self.draining:
+            self.draining = True
+            self._owner.link_draining(self, grace_ms)
+
+    # --- time ---
+
+    def _wake(self, at: float, after_s: float) -> None:
+        if self._waker is not None:
+            self._waker.cancel()
+        self._wake_at = at
+        self._waker = self._loop.call_later(after_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Answer the requests whose deadline has passed; the answers the server owes for them are dropped later."""
+        self._waker, self._wake_at = None, _NEVER
+        now = self._clock()
+        earliest = _NEVER
+        for ticket in list(self._open.values()):
+            if ticket.deadline <= now and not self._expire(ticket):
+                return
+            earliest = min(earliest, ticket.deadline)
+        if earliest < self._wake_at and not self.ended:
+            after_s = max(earliest - now, SWEEP_S)
+            self._wake(now + after_s, after_s)
+
+    def _expire(self, ticket: Ticket) -> bool:
+        answered = ticket.answered
+        if answered is None:
+            self._break(ProtocolError("the server owes answers"))
+            return False
+        ticket.answered = None
+        self._abandon(ticket)
+        answered(Kind.ERROR, _DEADLINE)
+        return not self.ended
+
+    def _beat(self) -> None:
+        """Judge by the time of the last byte whether the server is there, and ask it if it has been quiet."""
+        now = self._clock()
+        if now - self._beaten > 4 * BEAT_S:
+            # We were held up ourselves: what the server sent meanwhile is still unread.
+            self._heard = now
+        self._beaten = now
+        silence = now - self._heard
+        if silence >= LOST_AFTER_S:
+            self.close(f"nothing heard for {LOST_AFTER_S:g} s")
+            return
+        if silence >= PING_AFTER_S:
+            self._last_id += 1
+            self._write(encode(Kind.PING, self._last_id))
+        if silence >= SILENT_AFTER_S and self.alive:
+            self.alive = False
+            self._owner.link_alive(self, False)
+        self._beater = self._loop.call_later(BEAT_S, self._beat)
+
+    def _speaks(self) -> None:
+        self.alive = True
+        self._owner.link_alive(self, True)
+
+    # --- the end ---
+
+    def _break(self, error: HsmdError) -> None:
+        if not self._greeted.done():
+            self._greeted.set_exception(error)
+        self.close(error.text)
+
+    def close(self, reason: str) -> None:
+        """End the link: everything open is answered Unavailable."""
+        if self.ended:
+            return
+        self._flush()
+        self.ended, self.alive = True, False
+        self._channel.close()
+        for timer in (self._waker, self._beater):
+            if timer is not None:
+                timer.cancel()
+        if not self._greeted.done():
+            self._greeted.set_exception(Unavailable(f"the connection ended before the welcome: {reason}"))
+        if self._wire is not None:
+            self._wire.close()
+        self._fail_open(reason)
+        self._owner.link_lost(self, reason)
+
+    def _fail_open(self, reason: str) -> None:
+        tickets, self._open = list(self._open.values()), {}
+        body = error_body(Unavailable(f"connection lost: {reason}"))
+        for ticket in tickets:
+            answered, ticket.answered = ticket.answered, None
+            if answered is not None:
+                answered(Kind.ERROR, body)

@@ -1,0 +1,1 @@
+"""The wing next to the HSM: what a front end never installs."""

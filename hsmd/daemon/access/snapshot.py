@@ -1,0 +1,234 @@
+"""The snapshot: everything decisions need, taken from the store at one moment, never changed afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import MAXYEAR, UTC, datetime
+
+from hsmd.algorithms import KeyType
+from hsmd.daemon.access.certificates import broken_rule
+from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.access.roles import ALLOWED, key_named
+from hsmd.daemon.access.rules import Denial, Explanation, Rule
+from hsmd.daemon.store.records import Contents, KeyRecord, Role
+from hsmd.protocol.messages import Request
+from hsmd.purposes import GRANTABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave for one client to use one key for one purpose; services act on nothing less."""
+
+    client: str
+    key_name: str
+    key: bytes
+    purpose: int
+    token: str
+    key_type: KeyType
+
+
+class Snapshot:
+    """Decides from the store's contents as of `version`. Made by `build`; safe to share between threads."""
+
+    __slots__ = (
+        "_certificates",
+        "_grants",
+        "_keys",
+        "_keys_by_name",
+        "_owners",
+        "_roles",
+        "_trusted",
+        "_visible",
+        "client_count",
+        "grant_count",
+        "key_count",
+        "version",
+    )
+
+    def __init__(self, contents: Contents) -> None:
+        self.version = contents.version
+        self.key_count, self.client_count = len(contents.keys), len(contents.clients)
+        self.grant_count = len(contents.grants)
+        self._keys = {key.digest: key for key in contents.keys}
+        self._keys_by_name = {key.name: key for key in contents.keys}
+        self._certificates = {each.key: each.not_after for each in contents.certificates}
+        self._roles = {client.name: client.role for client in contents.clients}
+        self._owners = {
+            each.fingerprint: client.name for client in contents.clients for each in client.credentials
+        }
+        self._trusted = {ca.fingerprint: ca.clients & self._roles.keys() for ca in contents.cas}
+        self._grants = _grants(contents, self._keys, self._roles)
+        self._visible = _visible(self._grants)
+
+    @classmethod
+    def build(cls, contents: Contents) -> Snapshot:
+        """A snapshot of what `Store.load` gave."""
+        return cls(contents)
+
+    # --- who is it ---
+
+    def identify_key(self, user_name: str, fingerprint: str) -> Identity | None:
+        """The client that comes with this public key, if it has the same name as the SSH user."""
+        owner = self._owners.get(fingerprint)
+        if owner is None or owner != user_name:
+            return None
+        return Identity(owner, self._roles[owner], fingerprint)
+
+    def identify_certificate(
+        self,
+        user_name: str,
+        *,
+        ca_fingerprint: str,
+        principals: Sequence[str],
+        critical_options: Mapping[str, object],
+        valid_after: datetime,
+        valid_before: datetime,
+        serial: int,
+        peer_address: str,
+        now: datetime,
+    ) -> Identity | Denial:
+        """The client that comes with this user certificate, whose signature the caller has verified.
+
+        Times are aware UTC; a `valid_before` in the year 9999 stands for no end. The denial is for the log.
+        """
+        trusted = self._trusted.get(ca_fingerprint)
+        if trusted is None:
+            return Denial(Rule.UNKNOWN_CA)
+        rule = broken_rule(
+            user_name, principals=principals, critical_options=critical_options, valid_after=valid_after,
+            valid_before=valid_before, peer_address=peer_address, now=now,
+        )  # fmt: skip
+        if rule is not None:
+            return Denial(rule)
+        if user_name not in self._roles:
+            return Denial(Rule.UNKNOWN_CLIENT)
+        if user_name not in trusted:
+            return Denial(Rule.CA_NOT_FOR_CLIENT)
+        expires_at = None if valid_before.year == MAXYEAR else valid_before.astimezone(UTC)
+        return Identity(user_name, self._roles[user_name], f"cert:{serial} {ca_fingerprint}", expires_at)
+
+    def knows(self, identity: Identity) -> bool:
+        """Whether an identity of an earlier snapshot still stands: client, role, credential."""
+        return self._withdrawn(identity) is None
+
+    # --- may it use a key ---
+
+    def grant(self, client: str, key: bytes, purpose: int) -> Grant | None:
+        """The grant, by digest of key and code of purpose. The hot path: says nothing about the identity."""
+        return self._grants.get((client, key, purpose))
+
+    def decide(self, identity: Identity, key: bytes, purpose: int, now: datetime) -> Grant | Denial:
+        """May this client use the key with this digest for the purpose with this code, now?"""
+        rule = self._unfit(identity, now)
+        if rule is not None:
+            return Denial(rule)
+        grant = self._grants.get((identity.client, key, purpose))
+        return Denial(self._reason(identity.client, self._keys.get(key), purpose)) if grant is None else grant
+
+    def explain(self, client: str, key_name: str, purpose: int) -> Explanation:
+        """What `decide` would say to this client with a good credential, in words."""
+        if client not in self._roles:
+            return Explanation.of(Rule.UNKNOWN_CLIENT)
+        key = self._keys_by_name.get(key_name)
+        if key is not None and (client, key.digest, purpose) in self._grants:
+            return Explanation.of(Rule.GRANTED)
+        return Explanation.of(self._reason(client, key, purpose))
+
+    # --- may it make a control request ---
+
+    def may(self, identity: Identity, request_type: type[Request]) -> bool:
+        """Whether the role allows such requests, and the identity still stands."""
+        return self.knows(identity) and request_type in ALLOWED[identity.role]
+
+    def decide_request(self, identity: Identity, request: Request, now: datetime) -> Denial | None:
+        """May this client make exactly this control request, now? None if it may.
+
+        On top of `may`: the certificate has not ended, and a front end has a grant on the key that it names.
+        """
+        rule = self._unfit(identity, now)
+        if rule is not None:
+            return Denial(rule)
+        if type(request) not in ALLOWED[identity.role]:
+            return Denial(Rule.WRONG_ROLE)
+        name = key_named(request)
+        if name is None or identity.role is not Role.FRONT_END:
+            return None
+        key = self._keys_by_name.get(name)
+        if key is None:
+            return Denial(Rule.UNKNOWN_KEY)
+        return None if key.digest in self.keys_of(identity.client) else Denial(Rule.NO_GRANT)
+
+    # --- what is there ---
+
+    def keys_of(self, client: str) -> frozenset[bytes]:
+        """Digests of the keys that a client has a grant on."""
+        return self._visible.get(client, frozenset())
+
+    def certificate_not_after(self, key_name: str) -> datetime | None:
+        """When the certificate stored for a key ends; None if there is none."""
+        return self._certificates.get(key_name)
+
+    @property
+    def key_count(self) -> int:
+        """How many keys there are."""
+        return len(self._keys)
+
+    @property
+    def client_count(self) -> int:
+        """How many clients there are."""
+        return len(self._roles)
+
+    @property
+    def grant_count(self) -> int:
+        """How many combinations of client, key and purpose are granted."""
+        return len(self._grants)
+
+    # --- steps ---
+
+    def _unfit(self, identity: Identity, now: datetime) -> Rule | None:
+        return Rule.EXPIRED_CERTIFICATE if identity.expired(now) else self._withdrawn(identity)
+
+    def _withdrawn(self, identity: Identity) -> Rule | None:
+        role = self._roles.get(identity.client)
+        if role is None:
+            return Rule.UNKNOWN_CLIENT
+        if identity.credential.startswith("cert:"):
+            trusted = identity.client in self._trusted.get(identity.anchor, ())
+        else:
+            trusted = self._owners.get(identity.credential) == identity.client
+        return None if trusted and role is identity.role else Rule.WITHDRAWN_CREDENTIAL
+
+    def _reason(self, client: str, key: KeyRecord | None, purpose: int) -> Rule:
+        """Why there is no grant; the first rule that stands in the way."""
+        if self._roles[client] is not Role.FRONT_END:
+            return Rule.WRONG_ROLE
+        if key is None:
+            return Rule.UNKNOWN_KEY
+        if purpose not in GRANTABLE:
+            return Rule.PURPOSE_NOT_GRANTABLE
+        if purpose not in key.purposes:
+            return Rule.PURPOSE_OUTSIDE_CEILING
+        return Rule.PURPOSE_NOT_GRANTED if key.digest in self.keys_of(client) else Rule.NO_GRANT
+
+
+def _grants(
+    contents: Contents, keys: Mapping[bytes, KeyRecord], roles: Mapping[str, Role]
+) -> dict[tuple[str, bytes, int], Grant]:
+    """By client, digest and purpose, without what no grant can give (no front end, beyond the ceiling)."""
+    grants: dict[tuple[str, bytes, int], Grant] = {}
+    for record in contents.grants:
+        key = keys.get(record.key_digest)
+        if key is None or roles.get(record.client) is not Role.FRONT_END:
+            continue
+        for purpose in map(int, record.purposes & key.purposes & GRANTABLE):
+            grant = Grant(record.client, key.name, key.digest, purpose, key.token, key.key_type)
+            grants[(record.client, key.digest, purpose)] = grant
+    return grants
+
+
+def _visible(grants: Mapping[tuple[str, bytes, int], Grant]) -> dict[str, frozenset[bytes]]:
+    digests: dict[str, set[bytes]] = {}
+    for client, digest, _ in grants:
+        digests.setdefault(client, set()).add(digest)
+    return {client: frozenset(found) for client, found in digests.items()}

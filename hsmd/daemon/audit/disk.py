@@ -1,0 +1,159 @@
+"""The log's file: its directory, lock and the few operations on it that can fail."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from hsmd.errors import AuditFailure
+
+FILE_NAME = "audit.jsonl"
+
+
+class Disk:
+    """The system calls that change the file; tests put failing ones in their place."""
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """write(2): the number of bytes taken."""
+        return os.write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """ftruncate(2)."""
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        """fdatasync(2)."""
+        os.fdatasync(fd)
+
+
+class LogFile:
+    """The open file. `path` is for messages; everything goes through descriptors, so a renamed parent does no harm.
+
+    Raises OSError for what the system refuses and AuditFailure for a file that is not ours any more.
+    """
+
+    def __init__(self, directory: Path, disk: Disk) -> None:
+        """Make directory (0700) and file (0600) if need be, and take the lock.
+
+        Raises AuditFailure if another process holds it or others may write there.
+        """
+        self.path = directory / FILE_NAME
+        self._disk = disk
+        self._directory_fd = _open_directory(directory)
+        try:
+            self._fd = self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        except BaseException:
+            os.close(self._directory_fd)
+            raise
+        self._identity = _identity(os.fstat(self._fd))
+        os.fsync(self._directory_fd)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file at present."""
+        return os.fstat(self._fd).st_size
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data` at the end; after an OSError a part of it may be there."""
+        written = self._disk.write(self._fd, data)
+        while written < len(data):
+            more = self._disk.write(self._fd, memoryview(data)[written:])
+            if more == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written += more
+
+    def truncate(self, size: int) -> None:
+        """Cut the file off behind `size` bytes."""
+        self._disk.truncate(self._fd, size)
+
+    def sync(self) -> None:
+        """Return when everything written is on disk."""
+        self._disk.sync(self._fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on."""
+        return os.pread(self._fd, length, offset)
+
+    def check(self, size: int) -> None:
+        """Raises AuditFailure unless the file still has a name and exactly `size` bytes: nobody removed, cut or added."""
+        found = os.fstat(self._fd)
+        if found.st_nlink == 0:
+            raise AuditFailure(
+                detail=f"{self.path} was removed while in use; {_RESCUE.format(pid=os.getpid(), fd=self._fd)}"
+            )
+        if found.st_size != size:
+            raise AuditFailure(
+                detail=f"{self.path} has {found.st_size} bytes instead of {size}: something else wrote to it; "
+                "stop the daemon, run `hsmd audit verify` and keep the file as evidence"
+            )
+
+    def check_name(self) -> None:
+        """Raises AuditFailure unless the file's name in the directory still leads to this file."""
+        try:
+            named = os.stat(self.path.name, dir_fd=self._directory_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            raise AuditFailure(
+                detail=f"{self.path} was renamed while in use; move it back (do not rotate it)"
+            ) from None
+        if _identity(named) != self._identity:
+            raise AuditFailure(
+                detail=f"{self.path} was replaced while in use; {_RESCUE.format(pid=os.getpid(), fd=self._fd)}"
+            )
+
+    def reopened(self) -> int:
+        """A second descriptor for reading and writing in place, which O_APPEND does not allow; the caller closes it."""
+        fd = self._open(os.O_RDWR)
+        if _identity(os.fstat(fd)) == self._identity:
+            return fd
+        os.close(fd)
+        raise AuditFailure(detail=f"{self.path} was replaced while in use")
+
+    def rewrite(self, fd: int, offset: int, data: bytes) -> None:
+        """Write `data` at `offset` through a descriptor of `reopened`."""
+        if os.pwrite(fd, data, offset) != len(data):
+            raise OSError(f"{self.path}: short write")
+
+    def sync_descriptor(self, fd: int) -> None:
+        """As `sync`, through a descriptor of `reopened`."""
+        self._disk.sync(fd)
+
+    def close(self) -> None:
+        """Give the file and the lock back."""
+        os.close(self._fd)
+        os.close(self._directory_fd)
+
+    def _open(self, flags: int) -> int:
+        fd = os.open(self.path.name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._directory_fd)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise AuditFailure(f"{self.path} is not a regular file; move it away")
+
+
+_RESCUE = "its records can be saved from /proc/{pid}/fd/{fd}: copy them, stop the daemon, put the copy in its place, start it"
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _open_directory(directory: Path) -> int:
+    """A locked descriptor of the directory; the lock is on the directory because the file may be replaced under us."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_mode & 0o022:
+            raise AuditFailure(f"{directory} may be written by others; run `chmod go-w {directory}`")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise AuditFailure(
+            f"{directory} is in use by another hsmd; each daemon needs an audit directory of its own"
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

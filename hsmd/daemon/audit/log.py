@@ -1,0 +1,349 @@
+"""The audit log: numbers, chains and writes the records of one daemon.
+
+Records are noted in memory and written by `commit` in one write(2). Nothing noted counts before its commit
+has returned. When a commit fails, the file is cut back to the last good record and the log says so
+(`writable`, `fault`); every later commit tries again, so that it recovers by itself. docs/audit.md tells the
+whole story.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from hsmd.daemon.audit.disk import Disk, LogFile
+from hsmd.daemon.audit.paging import offset_of, page
+from hsmd.daemon.audit.recovery import MARK_EVENT, MARK_EVERY, Tail, examine
+from hsmd.daemon.audit.refusals import RefusalMeter
+from hsmd.daemon.audit.syncing import Mark, Syncer
+from hsmd.errors import AuditFailure, InternalFault, ProtocolError
+from hsmd.transparency.chain import extend
+from hsmd.transparency.records import (
+    RESULTS,
+    attempt_stem,
+    attempt_tail,
+    event_tail,
+    format_time,
+    outcome_tail,
+    parse_tail,
+    refusal_tail,
+)
+
+MAX_NOTED = 100_000
+"""Records noted and not committed; more is a fault of the caller."""
+DURABLE_TIMEOUT_S = 10.0
+_NAME_CHECK_S = 0.25
+_MAX_STEMS = 10_000
+COUNTED = -1
+"""What `refusal` returns for a refusal that was counted instead of written."""
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The time, aware."""
+    return datetime.now(UTC)
+
+
+class AuditLog:
+    """One writer on one event loop; not thread-safe."""
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path | str,
+        *,
+        clock: Clock = utc_now,
+        sync: Literal["group", "always"] = "group",
+        monotonic: Callable[[], float] = time.monotonic,
+        disk: Disk | None = None,
+    ) -> AuditLog:
+        """Open or begin the log in `directory`, mend what a crash tore, close the attempts it left open as `unknown`.
+
+        Raises AuditFailure, whose text is for the operator, if another daemon has the log or it was changed.
+        """
+        try:
+            file = LogFile(Path(directory), disk or Disk())
+        except OSError as problem:
+            raise AuditFailure(f"the audit log in {directory} cannot be opened: {problem}") from problem
+        try:
+            tail = examine(file)
+            if tail.torn_bytes:
+                file.truncate(tail.mark.size_bytes)
+            file.sync()
+        except OSError as problem:
+            file.close()
+            raise AuditFailure(
+                f"the audit log in {directory} cannot be read or mended: {problem}"
+            ) from problem
+        except BaseException:
+            file.close()
+            raise
+        return cls(file, tail, clock, monotonic, strict=sync == "always")
+
+    def __init__(
+        self, file: LogFile, tail: Tail, clock: Clock, monotonic: Callable[[], float], *, strict: bool
+    ) -> None:
+        self._file = file
+        self._clock = clock
+        self._monotonic = monotonic
+        self._strict = strict
+        self._mark = tail.mark
+        self._open = tail.open_attempts
+        self._next_log_mark = tail.last_mark + MARK_EVERY
+        self._noted: list[str] = []
+        self._dropped = 0
+        self._overhang = False
+        self._name_check_at = 0.0
+        self._stems: dict[tuple[str, str, str, bytes, str, int], str] = {}
+        self._refusals = RefusalMeter()
+        self._syncer = Syncer(file, tail.mark, monotonic)
+        self.fault = ""
+        self.closed = False
+        self._mend(tail)
+
+    def _mend(self, tail: Tail) -> None:
+        """Record what the last run left behind; a full disk is no reason not to start, only not to serve."""
+        if tail.torn_bytes:
+            self.event("log.torn", "", bytes=tail.torn_bytes, sha256=tail.torn_digest)
+        for attempt in sorted(self._open):
+            self.outcome(attempt, "unknown", None, "the daemon ended before the outcome was known")
+        with contextlib.suppress(AuditFailure):
+            self.commit()
+
+    # --- noting ---
+
+    def attempt(
+        self, client: str, credential: str, key_name: str, key: bytes, purpose: str, scheme: int, asked: bytes
+    ) -> int:
+        """Note the attempt to use a key. Its index.
+
+        `key` is the key's digest, `scheme` a TLS SignatureScheme (0 for decryption), `asked` the bytes, of
+        which only the SHA-256 is kept.
+        """
+        grant = (client, credential, key_name, key, purpose, scheme)
+        stem = self._stems.get(grant)
+        if stem is None:
+            if len(self._stems) >= _MAX_STEMS:
+                self._stems.clear()
+            stem = self._stems[grant] = _made("attempt", lambda: attempt_stem(*grant))
+        index = self._note(attempt_tail(stem, sha256(asked).hexdigest()))
+        self._open.add(index)
+        return index
+
+    def outcome(self, attempt: int, result: str, answer: bytes | None, error: str = "") -> int:
+        """Note how an attempt ended; each attempt has one outcome. Its index.
+
+        `result` is one of `records.RESULTS`; `answer` the bytes returned (only their SHA-256 is kept).
+        Raises InternalFault for an attempt that is not open.
+        """
+        if attempt not in self._open or result not in RESULTS:
+            raise InternalFault(detail=f"audit: outcome {result!r} for attempt {attempt}, which is not open")
+        digest = "" if answer is None else sha256(answer).hexdigest()
+        index = self._note(outcome_tail(attempt, result, digest, error))
+        self._open.discard(attempt)
+        return index
+
+    def refusal(
+        self, client: str, credential: str, key: bytes, purpose: str, scheme: int, asked: bytes, rule: str
+    ) -> int:
+        """Note a refused use of a key: attempt and outcome in one.
+
+        Its index, or `COUNTED` beyond the client's rate.
+        """
+        if not self._refusals.admit(client, self._monotonic()):
+            return COUNTED
+        digest = sha256(asked).hexdigest()
+        tail = _made("refusal", lambda: refusal_tail(client, credential, key, purpose, scheme, digest, rule))
+        return self._note(tail)
+
+    def event(self, name: str, client: str, /, **fields: str | int) -> int:
+        """Note a named event (`key.generate`, `daemon.start`); `client` is who caused it, or empty. Its index.
+
+        Raises InternalFault for names of events or fields that a record cannot have, or more than 16 fields.
+        """
+        return self._note(_made(name, lambda: event_tail(name, client, fields)))
+
+    def _note(self, tail: str) -> int:
+        noted = self._noted
+        if len(noted) >= MAX_NOTED:
+            raise AuditFailure(detail=f"{MAX_NOTED} records noted without a commit")
+        noted.append(tail)
+        return self._mark.head.size + len(noted) - 1
+
+    # --- writing ---
+
+    def commit(self) -> None:
+        """Write what was noted, in one write(2); with `sync="always"` return only when it is on disk.
+
+        Raises AuditFailure if that cannot be: then nothing noted has happened, its indices are given again,
+        and the caller must not act on it. Only outcomes of written attempts are kept and written when the
+        log recovers. With nothing noted, a commit on a log that is not `writable` tries to recover; call it
+        now and then.
+        """
+        if self.writable and not (self._noted or self._refusals.pending):
+            return
+        try:
+            self._require_sound_file()
+            self._add_counted_refusals(self._monotonic())
+            data, head = extend(self._mark.head, format_time(self._clock()), self._noted + self._own_tails())
+            self._write(data)
+        except AuditFailure as failure:
+            self._roll_back(failure.detail)
+            raise
+        self._accept(Mark(self._mark.size_bytes + len(data), head))
+
+    async def commit_durable(self) -> None:
+        """As `commit`, and return when everything is on disk.
+
+        Raises AuditFailure if that fails or takes over 10 s.
+        """
+        self.commit()
+        if not self._strict:
+            await self._syncer.reach(self._mark, DURABLE_TIMEOUT_S)
+
+    def _require_sound_file(self) -> None:
+        """Raises AuditFailure unless what was written so far is in place and syncing works."""
+        if self._syncer.fault:
+            self._syncer.want(self._mark)
+            raise AuditFailure(detail=self._syncer.fault)
+        if self._syncer.stalled:
+            raise AuditFailure(detail=f"syncing {self._file.path} takes too long; is the disk well?")
+        try:
+            self._cut_overhang()
+            self._file.check(self._mark.size_bytes)
+            now = self._monotonic()
+            if now >= self._name_check_at or self.fault:
+                self._file.check_name()
+                self._name_check_at = now + _NAME_CHECK_S
+        except OSError as problem:
+            raise AuditFailure(detail=f"{self._file.path}: {problem}") from problem
+
+    def _add_counted_refusals(self, now: float) -> None:
+        for client, count in self._refusals.due(now).items():
+            self.event("log.refusals", client, count=count)
+
+    def _own_tails(self) -> list[str]:
+        """What the log says about itself behind the records of this commit."""
+        tails: list[str] = []
+        if self._dropped:
+            tails.append(event_tail("log.recovered", "", {"dropped": self._dropped}))
+        index = self._mark.head.size + len(self._noted) + len(tails)
+        if index >= self._next_log_mark:
+            tails.append(event_tail(MARK_EVENT, "", {"oldest_open": min(self._open, default=index)}))
+        return tails
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._overhang = bool(data)
+            self._file.append(data)
+            if self._strict:
+                self._file.sync()
+            self._overhang = False
+        except OSError as problem:
+            raise AuditFailure(detail=f"writing {self._file.path} failed: {problem}") from problem
+
+    def _cut_overhang(self) -> None:
+        """Remove what a failed write left behind the last good record."""
+        if self._overhang:
+            self._file.truncate(self._mark.size_bytes)
+            self._overhang = False
+
+    def _accept(self, mark: Mark) -> None:
+        self._mark = mark
+        self._noted = []
+        self.fault = ""
+        self._dropped = 0
+        if mark.head.size > self._next_log_mark:
+            self._next_log_mark = mark.head.size + MARK_EVERY
+        if not self._strict:
+            self._syncer.want(mark)
+
+    def _roll_back(self, fault: str) -> None:
+        """Forget what was noted, but for what has happened and must still be told."""
+        size = self._mark.head.size
+        kept = [tail for tail in self._noted if _outlives_failure(tail, size)]
+        self._dropped += len(self._noted) - len(kept)
+        self._noted = kept[:MAX_NOTED]
+        self._open = {attempt for attempt in self._open if attempt < size}
+        self.fault = fault
+        with contextlib.suppress(OSError):
+            self._cut_overhang()
+
+    # --- reading ---
+
+    @property
+    def size(self) -> int:
+        """Number of committed records."""
+        return self._mark.head.size
+
+    @property
+    def head(self) -> str:
+        """Leaf hash of the last committed record, in hex; zeros for an empty log."""
+        return self._mark.head.head
+
+    @property
+    def writable(self) -> bool:
+        """Whether the last commit went well and syncing works; `fault` says what is wrong, for the operator."""
+        return not (self.fault or self._syncer.fault)
+
+    @property
+    def open_attempts(self) -> int:
+        """Attempts without an outcome so far."""
+        return len(self._open)
+
+    def position(self, first: int) -> int:
+        """The index that `first` means now: negative ones count from the end."""
+        return max(0, first + self.size) if first < 0 else first
+
+    def read(self, first: int, limit: int) -> list[str]:
+        """At most `limit` committed records from `first` on, as they stand on disk, at most 900 KB as JSON strings.
+
+        A negative `first` counts from the end. May be called from any thread. Raises AuditFailure if the
+        file cannot be read or was changed.
+        """
+        index = self.position(first)
+        end, (size, _) = self._mark
+        if index >= size or limit < 1:
+            return []
+        try:
+            return page(self._file, offset_of(self._file, index, end), limit, end)
+        except OSError as problem:
+            raise AuditFailure(detail=f"reading {self._file.path} failed: {problem}") from problem
+
+    async def close(self) -> None:
+        """Write and sync what is left, give the lock back.
+
+        Raises AuditFailure if records could not be written.
+        """
+        self.closed = True
+        try:
+            self._add_counted_refusals(math.inf)
+            self.commit()
+        finally:
+            if await asyncio.to_thread(self._syncer.close):
+                self._file.close()
+        if self._syncer.fault:
+            raise AuditFailure(detail=self._syncer.fault)
+
+
+def _made(what: str, make: Callable[[], str]) -> str:
+    """A tail; values that no record can hold are a bug of ours, not of a peer."""
+    try:
+        return make()
+    except ProtocolError as problem:
+        raise InternalFault(detail=f"audit record of {what}: {problem.text}") from None
+
+
+def _outlives_failure(tail: str, size: int) -> bool:
+    record = parse_tail(tail)
+    if record.event == "outcome":
+        return record.attempt is not None and record.attempt < size
+    return record.event.startswith("log.")

@@ -1,0 +1,85 @@
+"""Finding records by index: a binary search over the file, because every record says which one it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from hsmd.daemon.audit.disk import LogFile
+from hsmd.errors import AuditFailure
+from hsmd.transparency.records import MAX_LINE_BYTES
+
+MAX_PAGE_BYTES = 900_000
+"""Largest page as JSON strings: a control result may have 1,048,576 bytes (docs/protocol.md, section 1)."""
+_CHUNK_BYTES = 16_384
+_INDEX = re.compile(rb'\{"index":(\d{1,19}),')
+
+
+def offset_of(file: LogFile, index: int, end: int) -> int:
+    """Where record `index` starts within the first `end` bytes. Raises AuditFailure if it is not there."""
+    low, high = 0, end
+    while high - low > _CHUNK_BYTES:
+        start = _next_start(file, (low + high) // 2, high)
+        if start is None:
+            high = (low + high) // 2
+        elif _index_at(file, start) <= index:
+            low = start
+        else:
+            high = start
+    for start, line in lines_from(file, low, end):
+        found = _index_of(line, start)
+        if found == index:
+            return start
+        if found > index:
+            break
+    raise AuditFailure(detail=f"record {index} is missing in {file.path}; run `hsmd audit verify`")
+
+
+def page(file: LogFile, offset: int, limit: int, end: int) -> list[str]:
+    """At most `limit` lines from `offset` on that fit a page."""
+    lines: list[str] = []
+    room = MAX_PAGE_BYTES
+    for _, line in lines_from(file, offset, end):
+        # As a JSON string a line grows by its quotes and backslashes, two more quotes and a comma.
+        room -= len(line) + line.count(b'"') + line.count(b"\\") + 3
+        if len(lines) == limit or (room < 0 and lines):
+            break
+        lines.append(line.decode("ascii", "backslashreplace"))
+    return lines
+
+
+def lines_from(file: LogFile, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, line without line feed) from the start of a line on, up to `end`.
+
+    An unfinished or overlong rest comes last, as one line of at most `MAX_LINE_BYTES` + 1 bytes.
+    """
+    rest, at = b"", offset
+    while chunk := file.read(at + len(rest), min(1 << 20, end - at - len(rest))):
+        data = rest + chunk
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            yield at, line
+            at += len(line) + 1
+        if len(rest) > MAX_LINE_BYTES:
+            break
+    if rest:
+        yield at, rest[: MAX_LINE_BYTES + 1]
+
+
+def _next_start(file: LogFile, offset: int, end: int) -> int | None:
+    """The first start of a line behind `offset` and before `end`."""
+    window = file.read(offset, min(MAX_LINE_BYTES + 1, end - offset))
+    line_feed = window.find(b"\n")
+    start = offset + line_feed + 1
+    return None if line_feed < 0 or start >= end else start
+
+
+def _index_at(file: LogFile, start: int) -> int:
+    return _index_of(file.read(start, 32), start)
+
+
+def _index_of(line: bytes, start: int) -> int:
+    match = _INDEX.match(line)
+    if match is None:
+        raise AuditFailure(detail=f"no record at byte {start}; run `hsmd audit verify`")
+    return int(match.group(1))

@@ -1,0 +1,140 @@
+"""What a log looks like at its end when a daemon starts: where it goes on, what a crash tore, which attempts are open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from hsmd.daemon.audit.disk import LogFile
+from hsmd.daemon.audit.paging import lines_from, offset_of
+from hsmd.daemon.audit.syncing import Mark
+from hsmd.errors import AuditFailure, ProtocolError
+from hsmd.transparency.chain import Follower, Head
+from hsmd.transparency.records import MAX_LINE_BYTES, Record, parse_record
+
+MARK_EVENT = "log.mark"
+"""Written every `MARK_EVERY` records with the oldest open attempt, so that a start reads the end of the log only."""
+MARK_EVERY = 10_000
+_MARK = f'"event":"{MARK_EVENT}"'.encode()
+_BLOCK_BYTES = 1 << 20
+
+
+BEGINNING = Mark(0, Head())
+
+
+@dataclass(slots=True)
+class Tail:
+    """The end of a log. `torn_bytes` behind `mark` belong to no record and have the SHA-256 `torn_digest`."""
+
+    mark: Mark = BEGINNING
+    open_attempts: set[int] = field(default_factory=set)
+    last_mark: int = 0
+    torn_bytes: int = 0
+    torn_digest: str = ""
+
+
+def examine(file: LogFile) -> Tail:
+    """Read the log from the oldest attempt that can be open. Raises AuditFailure if it was changed.
+
+    A rest that a crash explains is torn: an unfinished last line, or zero bytes where a file system had not
+    stored yet what the file's length already counted. A complete line that is not the next record is no such thing.
+    """
+    end = file.size
+    start, marked = _start_of_examination(file, end)
+    tail = Tail()
+    chain: Follower | None = None if start else Follower()
+    at = start
+    for at, line in lines_from(file, start, end):
+        try:
+            chain = chain or _entered(line)
+            if at + len(line) == end:
+                raise ProtocolError("the line is unfinished")
+            _note(tail, chain.follow(line))
+        except ProtocolError as problem:
+            if at < marked:
+                raise _changed(file, at, problem) from None
+            _judge_rest(file, tail, at, end, problem)
+            break
+        at += len(line) + 1
+    tail.mark = Mark(at, chain.position if chain else Head())
+    return tail
+
+
+def _start_of_examination(file: LogFile, end: int) -> tuple[int, int]:
+    """Where the oldest attempt starts that the newest mark knows as open, and where that mark is; 0 without a mark."""
+    found = _newest_mark(file, end)
+    if found is None:
+        return 0, 0
+    offset, record = found
+    oldest = record.fields["oldest_open"]
+    if not isinstance(oldest, int) or oldest > record.index:
+        raise AuditFailure(
+            f"{file.path}: the mark in record {record.index} is wrong; run `hsmd audit verify`"
+        )
+    return offset if oldest == record.index else offset_of(file, oldest, offset), offset
+
+
+def _newest_mark(file: LogFile, end: int) -> tuple[int, Record] | None:
+    """(offset, record) of the newest mark, searched from the end backwards."""
+    high = end
+    while high > 0:
+        low = max(0, high - _BLOCK_BYTES)
+        block = file.read(low, min(end, high + MAX_LINE_BYTES) - low)
+        at = block.rfind(_MARK, 0, high - low + len(_MARK) - 1)
+        while at >= 0:
+            found = _mark_around(file, low + at, end)
+            if found is not None:
+                return found
+            at = block.rfind(_MARK, 0, at)
+        high = low
+    return None
+
+
+def _mark_around(file: LogFile, offset: int, end: int) -> tuple[int, Record] | None:
+    """The mark whose line has `offset` inside, None if that line is something else."""
+    low = max(0, offset - MAX_LINE_BYTES)
+    start = low + file.read(low, offset - low).rfind(b"\n") + 1
+    line, line_feed, _ = file.read(start, min(MAX_LINE_BYTES + 1, end - start)).partition(b"\n")
+    try:
+        record = parse_record(line)
+    except ProtocolError:
+        return None
+    is_mark = bool(line_feed) and record.event == MARK_EVENT and "oldest_open" in record.fields
+    return (start, record) if is_mark else None
+
+
+def _entered(line: bytes) -> Follower:
+    """A follower that takes the first record's word for what came before."""
+    record = parse_record(line)
+    return Follower(Head(record.index, record.previous))
+
+
+def _note(tail: Tail, record: Record) -> None:
+    if record.event == "attempt":
+        tail.open_attempts.add(record.index)
+    elif record.event == "outcome":
+        tail.open_attempts.discard(record.attempt or 0)
+    elif record.event == MARK_EVENT:
+        tail.last_mark = record.index
+
+
+def _judge_rest(file: LogFile, tail: Tail, at: int, end: int, problem: ProtocolError) -> None:
+    """Note a torn rest; raises AuditFailure for one that no crash leaves."""
+    digest = sha256()
+    lines = zeros = 0
+    offset = at
+    while offset < end and (chunk := file.read(offset, min(_BLOCK_BYTES, end - offset))):
+        digest.update(chunk)
+        lines += chunk.count(b"\n")
+        zeros += chunk.count(0)
+        offset += len(chunk)
+    if lines and not zeros:
+        raise _changed(file, at, problem)
+    tail.torn_bytes, tail.torn_digest = end - at, digest.hexdigest()
+
+
+def _changed(file: LogFile, at: int, problem: ProtocolError) -> AuditFailure:
+    return AuditFailure(
+        f"{file.path} was changed at byte {at}: {problem.text}; run `hsmd audit verify`, keep the file as evidence and "
+        "start with a new directory"
+    )

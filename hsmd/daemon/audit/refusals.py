@@ -1,0 +1,44 @@
+"""Refusals beyond a rate are counted, not written one by one: nobody without a grant can fill the disk."""
+
+from __future__ import annotations
+
+BURST = 100
+"""Refusals of one client that are written at once after a quiet time."""
+PER_SECOND = 10.0
+"""Refusals of one client that are written in the long run."""
+SUMMARY_EVERY_S = 1.0
+_MAX_CLIENTS = 10_000
+
+
+class RefusalMeter:
+    """A token bucket for each client, and the number of refusals that found it empty."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._counted: dict[str, int] = {}
+        self._summary_at = 0.0
+
+    def admit(self, client: str, now: float) -> bool:
+        """Whether this refusal gets a record of its own; otherwise it is counted. `now`: monotonic seconds."""
+        if len(self._buckets) > _MAX_CLIENTS:
+            self._buckets.clear()
+        level, at = self._buckets.get(client, (float(BURST), now))
+        level = min(float(BURST), level + (now - at) * PER_SECOND)
+        admitted = level >= 1.0
+        self._buckets[client] = (level - 1.0 if admitted else level, now)
+        if not admitted:
+            self._counted[client] = self._counted.get(client, 0) + 1
+        return admitted
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was counted that no summary has told yet."""
+        return bool(self._counted)
+
+    def due(self, now: float) -> dict[str, int]:
+        """Counts by client, at most once a second; they start at zero again."""
+        if not self._counted or now < self._summary_at:
+            return {}
+        self._summary_at = now + SUMMARY_EVERY_S
+        counted, self._counted = self._counted, {}
+        return counted

@@ -1,0 +1,337 @@
+"""hsmd.toml: from text to frozen values.
+
+Unknown keys are refused and all faults are reported at once, each with the place in the file, so that a reload either
+understands the whole file or changes nothing.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from hsmd.errors import ConfigurationError
+
+DEFAULT_PORT = 7440
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """One address the daemon listens on; a literal IP address, never a name."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """[listen]: where front ends and operators connect, and the host key they pin."""
+
+    addresses: tuple[ListenAddress, ...]
+    host_key: Path
+    host_certificate: Path | None
+    allow_wildcard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenConfig:
+    """[[token]]: one PKCS#11 token. Chosen by label, serial or slot; the PIN is read by its workers only."""
+
+    name: str
+    module: Path
+    label: str
+    serial: str
+    slot: int | None
+    pin_file: Path | None
+    pin_credential: str
+    environment: Mapping[str, str]
+    workers: int
+    stall_ms: int
+    verify: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """[audit]: the directory of the log, and when it is synced."""
+
+    directory: Path
+    sync: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """[limits]: what one peer, and all of them together, may take."""
+
+    startups: int
+    login_s: int
+    auth_tries: int
+    connections: int
+    channels_per_connection: int
+    open_requests: int
+    queue: int
+    drain_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsersConfig:
+    """[users]: whom front process and workers run as when the launcher may change users; empty: no change."""
+
+    front: str
+    workers: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole of hsmd.toml. `name` is what this daemon calls itself in logs and status."""
+
+    path: Path
+    name: str
+    log_level: str
+    listen: ListenConfig
+    store_url: str = field(repr=False)
+    tokens: tuple[TokenConfig, ...]
+    audit: AuditConfig
+    limits: LimitsConfig
+    users: UsersConfig
+
+
+def load(path: Path) -> Config:
+    """The configuration in `path`. Raises ConfigurationError listing every fault.
+
+    Relative paths are relative to the file's directory.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}; create it with `hsmd init`"]) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(str(path), ["is not UTF-8"]) from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """Like `load`, for text that is said to stand in `path`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(str(path), [f"is not TOML: {error}"]) from None
+    faults: list[str] = []
+    config = _config(_Table(document, "", faults, path.parent), path)
+    if faults:
+        raise ConfigurationError(str(path), faults)
+    return config
+
+
+class _Table:
+    """One TOML table being read; notes faults and, at the end, the keys nobody asked for."""
+
+    def __init__(self, values: Mapping[str, Any], where: str, faults: list[str], base: Path) -> None:
+        self._values = dict(values)
+        self._where = where
+        self._base = base
+        self.faults = faults
+
+    def fault(self, key: str, text: str) -> None:
+        self.faults.append(f"{self._where}{key}: {text}")
+
+    def end(self) -> None:
+        for key in self._values:
+            self.fault(key, "is not a setting of this section; remove it or check its spelling")
+
+    def text(self, key: str, default: str | None = "") -> str:
+        return self._take(key, default, "a string", lambda value: isinstance(value, str)) or ""
+
+    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
+        value = self.text(key, default)
+        if value not in choices:
+            self.fault(key, f"must be one of {', '.join(choices)}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        return bool(self._take(key, default, "true or false", lambda value: isinstance(value, bool)))
+
+    def number(self, key: str, default: int, low: int, high: int) -> int:
+        def fits(value: Any) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+        return self._take(key, default, f"a whole number from {low} to {high}", fits)  # type: ignore[no-any-return]
+
+    def file(self, key: str, default: str | None = "") -> Path:
+        return self._base / self.text(key, default)
+
+    def optional_file(self, key: str) -> Path | None:
+        value = self.text(key)
+        return self._base / value if value else None
+
+    def strings(self, key: str) -> list[str]:
+        def fits(value: Any) -> bool:
+            return isinstance(value, list) and value != [] and all(isinstance(item, str) for item in value)
+
+        return self._take(key, None, "a list of strings", fits) or []
+
+    def string_table(self, key: str) -> dict[str, str]:
+        def fits(value: Any) -> bool:
+            return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+        return self._take(key, {}, "a table of strings", fits) or {}
+
+    def table(self, key: str) -> _Table:
+        value = self._take(key, {}, "a table", lambda value: isinstance(value, dict)) or {}
+        return _Table(value, f"{self._where}{key}.", self.faults, self._base)
+
+    def tables(self, key: str) -> list[_Table]:
+        def fits(value: Any) -> bool:
+            return isinstance(value, list) and value != [] and all(isinstance(item, dict) for item in value)
+
+        values = self._take(key, None, "one or more tables", fits) or []
+        return [_Table(value, f"{self._where}{key}[{at}].", self.faults, self._base) for at, value in enumerate(values)]
+
+    def _take(self, key: str, default: Any, wanted: str, fits: Callable[[Any], bool]) -> Any:
+        """The value of `key`; a default of None means that it must be there."""
+        if key not in self._values:
+            if default is None:
+                self.fault(key, f"is missing; it must be {wanted}")
+            return default
+        value = self._values.pop(key)
+        if fits(value):
+            return value
+        self.fault(key, f"must be {wanted}")
+        return default
+
+
+def _config(top: _Table, path: Path) -> Config:
+    config = Config(
+        path=path,
+        name=top.text("name", "hsmd"),
+        log_level=top.choice("log_level", "info", ("debug", "info", "warning", "error")),
+        listen=_listen(top.table("listen")),
+        store_url=_store_url(top.table("store"), path.parent),
+        tokens=_tokens(top),
+        audit=_audit(top.table("audit")),
+        limits=_limits(top.table("limits")),
+        users=_users(top.table("users")),
+    )
+    top.end()
+    return config
+
+
+def _listen(table: _Table) -> ListenConfig:
+    allow_wildcard = table.flag("allow_wildcard", False)
+    addresses = []
+    for text in table.strings("addresses"):
+        try:
+            address = parse_address(text)
+        except ValueError as error:
+            table.fault("addresses", str(error))
+            continue
+        if ip_address(address.host).is_unspecified and not allow_wildcard:
+            table.fault(
+                "addresses",
+                f"{text} would listen on every network; name the dedicated network's address, or set allow_wildcard = true",
+            )
+        addresses.append(address)
+    config = ListenConfig(
+        addresses=tuple(addresses),
+        host_key=table.file("host_key", None),
+        host_certificate=table.optional_file("host_certificate"),
+        allow_wildcard=allow_wildcard,
+    )
+    table.end()
+    return config
+
+
+def parse_address(text: str) -> ListenAddress:
+    """`192.0.2.1:7440`, `[2001:db8::1]:7440`, or without a port. Raises ValueError saying what is wrong."""
+    host, port = text, DEFAULT_PORT
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r} is not an address like [2001:db8::1]:{DEFAULT_PORT}")
+        port_text = rest[1:]
+    elif text.count(":") == 1:
+        host, _, port_text = text.partition(":")
+    else:
+        port_text = ""
+    if port_text:
+        if not port_text.isascii() or not port_text.isdigit() or not 0 <= int(port_text) <= 65_535:
+            raise ValueError(f"{text!r} has no valid port")
+        port = int(port_text)
+    try:
+        ip_address(host)
+    except ValueError:
+        raise ValueError(f"{text!r} must be a literal IP address and port") from None
+    return ListenAddress(host, port)
+
+
+def _store_url(table: _Table, base: Path) -> str:
+    url = table.text("url", None)
+    table.end()
+    if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
+        return f"sqlite:///{(base / url.removeprefix('sqlite:///')).resolve()}"
+    if url and not url.startswith(("sqlite:////", "postgresql+psycopg://")):
+        table.fault("url", "must begin with sqlite:/// or postgresql+psycopg://")
+    return url
+
+
+def _tokens(top: _Table) -> tuple[TokenConfig, ...]:
+    tokens = tuple(_token(table) for table in top.tables("token"))
+    names = [token.name for token in tokens]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        top.fault("token", f"two tokens are called {name!r}; give each a name of its own")
+    return tokens
+
+
+def _token(table: _Table) -> TokenConfig:
+    slot = table.number("slot", -1, 0, 2**32)
+    token = TokenConfig(
+        name=table.text("name", None),
+        module=table.file("module", None),
+        label=table.text("label"),
+        serial=table.text("serial"),
+        slot=None if slot == -1 else slot,
+        pin_file=table.optional_file("pin_file"),
+        pin_credential=table.text("pin_credential"),
+        environment=table.string_table("environment"),
+        workers=table.number("workers", 1, 1, 64),
+        stall_ms=table.number("stall_ms", 2_000, 50, 600_000),
+        verify=table.choice("verify", "rsa", ("rsa", "all")),
+    )
+    if sum([bool(token.label), bool(token.serial), token.slot is not None]) != 1:
+        table.fault("label", "choose the token by exactly one of label, serial and slot")
+    if (token.pin_file is None) == (not token.pin_credential):
+        table.fault("pin_file", "name exactly one of pin_file and pin_credential")
+    table.end()
+    return token
+
+
+def _audit(table: _Table) -> AuditConfig:
+    config = AuditConfig(table.file("directory", None), table.choice("sync", "group", ("group", "always")))
+    table.end()
+    return config
+
+
+def _limits(table: _Table) -> LimitsConfig:
+    config = LimitsConfig(
+        startups=table.number("startups", 32, 1, 10_000),
+        login_s=table.number("login_s", 10, 1, 120),
+        auth_tries=table.number("auth_tries", 6, 1, 100),
+        connections=table.number("connections", 1_000, 1, 100_000),
+        channels_per_connection=table.number("channels_per_connection", 4, 1, 64),
+        open_requests=table.number("open_requests", 512, 1, 65_536),
+        queue=table.number("queue", 4_096, 1, 1_000_000),
+        drain_s=table.number("drain_s", 10, 0, 600),
+    )
+    table.end()
+    return config
+
+
+def _users(table: _Table) -> UsersConfig:
+    config = UsersConfig(table.text("front"), table.text("workers"))
+    table.end()
+    return config

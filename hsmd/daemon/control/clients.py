@@ -1,0 +1,129 @@
+"""Control requests about clients, the CAs they may come with, and their grants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from hsmd.daemon.access.identity import Identity, Role
+from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.listeners.ssh_keys import parse_public_key
+from hsmd.daemon.store import ClientRecord, GrantRecord, Store
+from hsmd.errors import BadRequest, Conflict, NotFound
+from hsmd.protocol import messages
+from hsmd.protocol.messages import Request
+from hsmd.purposes import Purpose, expand, labels, purpose_from_label
+
+
+class ClientDesk:
+    """Adds and removes clients, CAs and grants, and explains decisions."""
+
+    def __init__(self, *, catalogue: Catalogue, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._catalogue = catalogue
+        self._now = now
+
+    def handlers(self) -> dict[type[Request], Handler]:
+        """Which method carries out which request."""
+        return {
+            messages.ClientAdd: self.add,
+            messages.ClientList: self.list,
+            messages.ClientRemove: self.remove,
+            messages.ClientTrustCa: self.trust_ca,
+            messages.GrantAdd: self.grant,
+            messages.GrantList: self.grants,
+            messages.GrantRemove: self.revoke,
+            messages.GrantExplain: self.explain,
+        }
+
+    async def add(self, identity: Identity, request: messages.ClientAdd, deadline: float) -> messages.ClientInfo:
+        role = _role(request.role)
+        credential = parse_public_key("public_key", request.public_key) if request.public_key else None
+        now = self._now()
+
+        def change(store: Store) -> ClientRecord:
+            if not _exists(store, request.name):
+                store.add_client(request.name, role, now, credential)
+            elif credential is None:
+                raise Conflict(f"name: there is a client called {request.name!r} already")
+            else:
+                _check_role(store.client(request.name), role)
+                store.add_credential(request.name, credential.fingerprint, credential.public_key)
+            return store.client(request.name)
+
+        return _client(await self._catalogue.change(change))
+
+    async def list(self, identity: Identity, request: messages.ClientList, deadline: float) -> messages.ClientPage:
+        page = await self._catalogue.read(lambda store: store.list_clients(request.after, request.limit))
+        return messages.ClientPage(clients=[_client(client) for client in page.items], more=page.more)
+
+    async def remove(self, identity: Identity, request: messages.ClientRemove, deadline: float) -> messages.Done:
+        if request.name == identity.client:
+            raise BadRequest("name: you cannot remove the client you are connected as; use another operator")
+        await self._catalogue.change(lambda store: store.remove_client(request.name))
+        return messages.Done()
+
+    async def trust_ca(self, identity: Identity, request: messages.ClientTrustCa, deadline: float) -> messages.Done:
+        if not request.clients:
+            raise BadRequest("clients: name the clients this CA may vouch for; a CA for everybody is not accepted")
+        ca = parse_public_key("public_key", request.public_key)
+        await self._catalogue.change(lambda store: store.trust_ca(ca.fingerprint, ca.public_key, request.clients))
+        return messages.Done()
+
+    async def grant(self, identity: Identity, request: messages.GrantAdd, deadline: float) -> messages.GrantInfo:
+        purposes = expand(request.purposes)
+        grant = await self._catalogue.change(lambda store: store.add_grant(request.client, request.key, purposes))
+        return _grant(grant)
+
+    async def grants(self, identity: Identity, request: messages.GrantList, deadline: float) -> messages.GrantPage:
+        page = await self._catalogue.read(
+            lambda store: store.list_grants(request.client, request.key, request.after, request.limit)
+        )
+        return messages.GrantPage(grants=[_grant(grant) for grant in page.items], more=page.more)
+
+    async def revoke(self, identity: Identity, request: messages.GrantRemove, deadline: float) -> messages.Done:
+        purposes = expand(request.purposes) if request.purposes else frozenset[Purpose]()
+        changed = await self._catalogue.change(
+            lambda store: store.remove_grant(request.client, request.key, purposes)
+        )
+        return messages.Done(changed=changed)
+
+    async def explain(
+        self, identity: Identity, request: messages.GrantExplain, deadline: float
+    ) -> messages.Explanation:
+        purpose = purpose_from_label(request.purpose)
+        explanation = self._catalogue.snapshot.explain(request.client, request.key, purpose)
+        return messages.Explanation(allowed=explanation.allowed, rule=explanation.rule)
+
+
+def _role(name: str) -> Role:
+    try:
+        return Role(name)
+    except ValueError:
+        raise BadRequest(f"role: choose one of {', '.join(role.value for role in Role)}") from None
+
+
+def _exists(store: Store, name: str) -> bool:
+    try:
+        store.client(name)
+    except NotFound:
+        return False
+    return True
+
+
+def _check_role(client: ClientRecord, role: Role) -> None:
+    if client.role is not role:
+        raise Conflict(f"role: {client.name!r} is a client with the role {client.role.value}; a client keeps its role")
+
+
+def _client(client: ClientRecord) -> messages.ClientInfo:
+    return messages.ClientInfo(
+        name=client.name,
+        role=client.role.value,
+        fingerprints=[credential.fingerprint for credential in client.credentials],
+        created_at=client.created_at,
+    )
+
+
+def _grant(grant: GrantRecord) -> messages.GrantInfo:
+    return messages.GrantInfo(client=grant.client, key=grant.key, purposes=labels(grant.purposes))

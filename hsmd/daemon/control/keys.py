@@ -1,0 +1,258 @@
+"""Control requests about keys and their certificates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from secrets import randbits
+
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from hsmd.algorithms import KeyType, SignatureScheme, key_type_of
+from hsmd.daemon import pki
+from hsmd.daemon.access.identity import Identity, Role
+from hsmd.daemon.access.snapshot import Grant
+from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.keys.service import KeyService, Use
+from hsmd.daemon.store.records import KeyRecord
+from hsmd.daemon.token import messages as token_messages
+from hsmd.daemon.token.pool import TokenPool
+from hsmd.errors import BadRequest, HsmdError, NotFound
+from hsmd.protocol import messages
+from hsmd.protocol.messages import Request
+from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
+
+
+class KeyDesk:
+    """Generates, adopts, shows and destroys keys; makes requests and certificates with them."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        service: KeyService,
+        pools: Mapping[str, TokenPool],
+        clock: Callable[[], float],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._catalogue = catalogue
+        self._service = service
+        self._pools = pools
+        self._clock = clock
+        self._now = now
+
+    def handlers(self) -> dict[type[Request], Handler]:
+        """Which method carries out which request."""
+        return {
+            messages.KeyGenerate: self.generate,
+            messages.KeyAdopt: self.adopt,
+            messages.KeyList: self.list,
+            messages.KeyShow: self.show,
+            messages.KeyDestroy: self.destroy,
+            messages.KeyRequest: self.certificate_request,
+            messages.CertificateImport: self.import_certificate,
+            messages.CertificateSelfSigned: self.self_signed,
+            messages.CertificateExport: self.export_certificate,
+        }
+
+    # --- keys ---
+
+    async def generate(self, identity: Identity, request: messages.KeyGenerate, deadline: float) -> messages.KeyInfo:
+        key_type = _key_type(request.key_type)
+        purposes = with_daemon_purposes(expand(request.purposes))
+        check_ceiling(key_type, purposes)
+        await self._name_is_free(request.name)
+        token, pool = self._token(request.token)
+        made = await pool.control(
+            token_messages.Generate(name=request.name, key_type=key_type.value, purposes=labels(purposes)),
+            deadline - self._clock(),
+        )
+        return await self._register(request.name, token, made)
+
+    async def adopt(self, identity: Identity, request: messages.KeyAdopt, deadline: float) -> messages.KeyInfo:
+        purposes = with_daemon_purposes(expand(request.purposes)) if request.purposes else frozenset[Purpose]()
+        if not request.cka_id and not request.cka_label:
+            raise BadRequest("cka_id: name the key by its CKA_ID in hex, or by its CKA_LABEL")
+        await self._name_is_free(request.name)
+        token, pool = self._token(request.token)
+        adopted = await pool.control(
+            token_messages.Adopt(
+                name=request.name,
+                purposes=labels(purposes),
+                cka_id=request.cka_id,
+                cka_label=request.cka_label,
+                certificate=request.certificate,
+                accept_unsafe=request.accept_unsafe,
+            ),
+            deadline - self._clock(),
+        )
+        return await self._register(request.name, token, adopted)
+
+    async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
+        digests = None
+        if identity.role is Role.FRONT_END:
+            digests = self._catalogue.snapshot.keys_of(identity.client)
+        page = await self._catalogue.read(lambda store: store.list_keys(request.after, request.limit, digests))
+        return messages.KeyPage(keys=[self._info(key) for key in page.items], more=page.more)
+
+    async def show(self, identity: Identity, request: messages.KeyShow, deadline: float) -> messages.KeyInfo:
+        return self._info(await self._visible(identity, request.name))
+
+    async def destroy(self, identity: Identity, request: messages.KeyDestroy, deadline: float) -> messages.Done:
+        if request.confirm != request.name:
+            raise BadRequest(f"confirm: repeat the key's name, {request.name!r}, to destroy it for ever")
+        key = await self._catalogue.read(lambda store: store.key(request.name))
+        _, pool = self._token(key.token)
+        await self._catalogue.change(lambda store: store.remove_key(request.name))
+        await pool.control(token_messages.Destroy(key=key.digest.hex()), deadline - self._clock())
+        return messages.Done()
+
+    # --- certificates ---
+
+    async def certificate_request(
+        self, identity: Identity, request: messages.KeyRequest, deadline: float
+    ) -> messages.PemDocument:
+        key = await self._catalogue.read(lambda store: store.key(request.name))
+        info = pki.build_request_info(
+            key.public_key, request.common_name, request.dns_names, request.ip_addresses, request.organization
+        )
+        scheme = pki.default_scheme(key.key_type)
+        signature = await self._sign(identity, key, Purpose.X509_REQUEST, scheme, info, deadline)
+        return messages.PemDocument(pem=pki.assemble_request(info, scheme, signature))
+
+    async def self_signed(
+        self, identity: Identity, request: messages.CertificateSelfSigned, deadline: float
+    ) -> messages.PemDocument:
+        key = await self._catalogue.read(lambda store: store.key(request.key))
+        scheme = pki.default_scheme(key.key_type)
+        not_before = self._now().replace(microsecond=0)
+        tbs = pki.build_self_signed_tbs(
+            key.public_key,
+            request.dns_names,
+            request.ip_addresses,
+            not_before,
+            not_before + timedelta(days=request.days),
+            randbits(159),
+            scheme,
+        )
+        signature = await self._sign(identity, key, Purpose.X509_SELF_SIGNED, scheme, tbs, deadline)
+        chain = pki.assemble_certificate(tbs, scheme, signature)
+        await self._store_chain(key, chain)
+        return messages.PemDocument(pem=chain)
+
+    async def import_certificate(
+        self, identity: Identity, request: messages.CertificateImport, deadline: float
+    ) -> messages.KeyInfo:
+        key = await self._catalogue.read(lambda store: store.key(request.key))
+        warnings = await self._store_chain(key, request.chain)
+        info = self._info(key)
+        info.warnings = [*info.warnings, *warnings]
+        return info
+
+    async def export_certificate(
+        self, identity: Identity, request: messages.CertificateExport, deadline: float
+    ) -> messages.PemDocument:
+        key = await self._visible(identity, request.key)
+        certificate = await self._catalogue.read(lambda store: store.certificate(key.name))
+        return messages.PemDocument(pem=certificate.chain_pem)
+
+    # --- steps ---
+
+    async def _name_is_free(self, name: str) -> None:
+        try:
+            await self._catalogue.read(lambda store: store.key(name))
+        except NotFound:
+            return
+        raise BadRequest(f"name: there is a key called {name!r} already; choose another name")
+
+    async def _register(self, name: str, token: str, made: token_messages.KeyDescription) -> messages.KeyInfo:
+        key_type = key_type_of(load_der_public_key(made.public_key))
+        if key_type is None:
+            raise BadRequest("the key's type is not one that hsmd serves")
+        record = KeyRecord(
+            name=name,
+            key_type=key_type,
+            digest=bytes.fromhex(made.key),
+            public_key=made.public_key,
+            purposes=expand(made.purposes),
+            token=token,
+            created_at=self._now(),
+            warnings=tuple(made.warnings),
+        )
+        await self._catalogue.change(lambda store: store.add_key(record))
+        return self._info(record)
+
+    async def _visible(self, identity: Identity, name: str) -> KeyRecord:
+        """A key the caller may see. To a front end a key without a grant is as unknown as one that does not exist."""
+        key = await self._catalogue.read(lambda store: store.key(name))
+        if identity.role is Role.FRONT_END and key.digest not in self._catalogue.snapshot.keys_of(identity.client):
+            raise NotFound(f"there is no key {name!r}")
+        return key
+
+    async def _store_chain(self, key: KeyRecord, chain: str) -> tuple[str, ...]:
+        public_key = load_der_public_key(key.public_key)
+        facts = await asyncio.to_thread(pki.check_chain, chain, public_key)
+        await self._catalogue.change(lambda store: store.set_certificate(key.name, facts.chain_pem, facts.not_after))
+        return tuple(facts.warnings)
+
+    async def _sign(
+        self, identity: Identity, key: KeyRecord, purpose: Purpose, scheme: SignatureScheme, data: bytes, deadline: float
+    ) -> bytes:
+        if purpose not in key.purposes:
+            raise BadRequest(f"key: the ceiling of {key.name!r} does not hold {purpose.label}")
+        grant = Grant(identity.client, key.name, key.digest, int(purpose), key.token, key.key_type)
+        asker = _DaemonCaller(identity)
+        self._service.use_for_daemon(asker, grant, purpose, int(scheme), data, deadline)
+        return await asker.answer
+
+    def _token(self, name: str) -> tuple[str, TokenPool]:
+        if not name and len(self._pools) == 1:
+            name = next(iter(self._pools))
+        pool = self._pools.get(name)
+        if pool is None:
+            raise BadRequest(f"token: choose one of {', '.join(sorted(self._pools))}")
+        return name, pool
+
+    def _info(self, key: KeyRecord) -> messages.KeyInfo:
+        return messages.KeyInfo(
+            name=key.name,
+            key_type=key.key_type.value,
+            digest=key.digest.hex(),
+            public_key=key.public_key,
+            purposes=labels(key.purposes),
+            token=key.token,
+            created_at=key.created_at,
+            certificate_not_after=self._catalogue.snapshot.certificate_not_after(key.name),
+            warnings=list(key.warnings),
+        )
+
+
+class _DaemonCaller:
+    """The daemon itself as a caller of the key service, on behalf of an operator."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def opened(self, request_id: int, use: Use) -> None:
+        """One request at a time: nothing to remember."""
+
+    def answered(self, request_id: int, answer: bytes) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def failed(self, request_id: int, error: HsmdError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def flush(self) -> None:
+        """The future has woken whoever waits."""
+
+
+def _key_type(name: str) -> KeyType:
+    try:
+        return KeyType(name)
+    except ValueError:
+        raise BadRequest(f"key_type: choose one of {', '.join(kind.value for kind in KeyType)}") from None

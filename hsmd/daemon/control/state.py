@@ -1,0 +1,75 @@
+"""Control requests about the daemon itself: who am I, how are you, what does the audit log say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import hsmd
+from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.token.pool import TokenPool
+from hsmd.protocol import messages
+from hsmd.protocol.messages import Request
+
+
+class StateDesk:
+    """Answers questions; changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        started_at: datetime,
+        catalogue: Catalogue,
+        service: KeyService,
+        pools: Mapping[str, TokenPool],
+        audit: AuditLog,
+        admission: Callable[[], Admission],
+    ) -> None:
+        self._name = name
+        self._started_at = started_at
+        self._catalogue = catalogue
+        self._service = service
+        self._pools = pools
+        self._audit = audit
+        self._admission = admission
+
+    def handlers(self) -> dict[type[Request], Handler]:
+        """Which method carries out which request."""
+        return {
+            messages.WhoAmI: self.who_am_i,
+            messages.Status: self.status,
+            messages.AuditRead: self.read_audit,
+        }
+
+    async def who_am_i(self, identity: Identity, request: messages.WhoAmI, deadline: float) -> messages.Identity:
+        return messages.Identity(
+            client=identity.client, role=identity.role.value, credential=identity.credential, daemon=self._name
+        )
+
+    async def status(self, identity: Identity, request: messages.Status, deadline: float) -> messages.DaemonStatus:
+        snapshot = self._catalogue.snapshot
+        return messages.DaemonStatus(
+            version=hsmd.__version__,
+            started_at=self._started_at,
+            draining=self._service.draining,
+            connections=self._admission().connections,
+            tokens=[pool.status() for pool in self._pools.values()],
+            keys=snapshot.key_count,
+            clients=snapshot.client_count,
+            grants=snapshot.grant_count,
+            audit_records=self._audit.size,
+            audit_head=self._audit.head,
+            audit_writable=self._audit.writable,
+            operations=dict(self._service.counts),
+        )
+
+    async def read_audit(self, identity: Identity, request: messages.AuditRead, deadline: float) -> messages.AuditPage:
+        first = self._audit.position(request.first)
+        lines = self._audit.read(first, request.limit)
+        return messages.AuditPage(first=first, lines=lines, size=self._audit.size)

@@ -1,0 +1,1 @@
+"""The service in the middle: decide, record, use the token, record."""

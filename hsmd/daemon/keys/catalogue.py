@@ -1,0 +1,63 @@
+"""The catalogue: the store's contents as the front process sees them, read again after every change.
+
+The hot path reads an immutable snapshot and never the store. Changes of other daemons that share the store are seen by asking
+for its version, so a grant taken back elsewhere is gone here after `POLL_S` at the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from hsmd import observe
+from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.store import Store
+from hsmd.errors import StoreFailure
+
+POLL_S = 1.0
+
+R = TypeVar("R")
+log = observe.logger()
+
+
+class Catalogue:
+    """Holds the current snapshot; every store call goes through here, in a thread."""
+
+    def __init__(self, store: Store, *, changed: Callable[[], None] = lambda: None) -> None:
+        self._store = store
+        self._changed = changed
+        self._refreshing = asyncio.Lock()
+        self.snapshot = Snapshot.build(store.load())
+
+    async def change(self, action: Callable[[Store], R]) -> R:
+        """Run a change of the store; when this returns, the snapshot shows it."""
+        result = await asyncio.to_thread(action, self._store)
+        await self.refresh()
+        return result
+
+    async def read(self, action: Callable[[Store], R]) -> R:
+        """Run a query of the store."""
+        return await asyncio.to_thread(action, self._store)
+
+    async def refresh(self) -> None:
+        """Read the store's contents again."""
+        async with self._refreshing:
+            contents = await asyncio.to_thread(self._store.load)
+            if contents.version != self.snapshot.version:
+                self.snapshot = Snapshot.build(contents)
+                self._changed()
+
+    async def follow(self) -> None:
+        """Refresh whenever the store's version moves; runs until cancelled. A store that is away leaves the snapshot."""
+        away = False
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                if await asyncio.to_thread(self._store.version) != self.snapshot.version:
+                    await self.refresh()
+                away = False
+            except StoreFailure as error:
+                if not away:
+                    log.error("store.away", error=error.text)
+                away = True

@@ -1,0 +1,298 @@
+"""Key operations from the decision to the answer: decide -> record -> token -> record -> answer.
+
+Work comes in batches, one for each read from a caller or a worker, and each batch costs one write to the audit log. What
+cannot be recorded does not happen: if the attempts cannot be written nothing reaches the token, if the outcomes cannot be
+written no answer leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Protocol
+
+from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.access.rules import Denial
+from hsmd.daemon.access.snapshot import Grant, Snapshot
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.token.pool import Completion, Job, Status, TokenPool
+from hsmd.errors import (
+    AuditFailure,
+    DeadlineExceeded,
+    Draining,
+    HsmdError,
+    ProtocolError,
+    PurposeMismatch,
+    Refused,
+    TokenFailure,
+    Unavailable,
+)
+from hsmd.protocol.frames import KeyOperation, decode_key_operation
+from hsmd.purposes import Purpose
+
+
+class Caller(Protocol):
+    """Whoever asked: a session, or the daemon itself. Answers may come after the caller has gone; it drops them."""
+
+    identity: Identity
+
+    def opened(self, request_id: int, use: Use) -> None:
+        """The request was accepted and will be answered exactly once."""
+
+    def answered(self, request_id: int, answer: bytes) -> None:
+        """The token's answer."""
+
+    def failed(self, request_id: int, error: HsmdError) -> None:
+        """There is no answer, and this is why."""
+
+    def flush(self) -> None:
+        """No more answers in this batch: send what there is in one piece."""
+
+
+class Use:
+    """One accepted key operation on its way: whose it is, and the attempt record that stands for it."""
+
+    __slots__ = ("abandoned", "attempt", "caller", "grant", "job", "replied", "request_id", "retried")
+
+    def __init__(self, caller: Caller, request_id: int, grant: Grant) -> None:
+        self.caller = caller
+        self.request_id = request_id
+        self.grant = grant
+        self.attempt = 0
+        self.job: Job | None = None
+        self.retried = False
+        self.replied = False
+        self.abandoned = False
+
+
+def purpose_label(purpose: int) -> str:
+    """A purpose as the audit log writes it; unknown codes stay visible as numbers."""
+    return _PURPOSES.get(purpose) or f"unknown-{purpose}"
+
+
+_PURPOSES = {int(purpose): purpose.label for purpose in Purpose}
+
+
+class KeyService:
+    """Uses keys on behalf of callers. Lives on the event loop of the front process."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Callable[[], Snapshot],
+        audit: AuditLog,
+        pools: Mapping[str, TokenPool],
+        clock: Callable[[], float],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._snapshot = snapshot
+        self._audit = audit
+        self._pools = pools
+        self._clock = clock
+        self._now = now
+        self.draining = False
+        self.counts: dict[str, int] = {}
+
+    def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> None:
+        """Take one batch of key operation frames, as (request id, body), from a caller.
+
+        Raises ProtocolError for a malformed body; the operations before it in the batch are carried out.
+        """
+        snapshot = self._snapshot()
+        fault: ProtocolError | None = None
+        uses: list[Use] = []
+        for request_id, body in requests:
+            try:
+                operation = decode_key_operation(body)
+            except ProtocolError as error:
+                fault = error
+                break
+            use = self._decide(snapshot, caller, request_id, operation)
+            if use is not None:
+                uses.append(use)
+        self._start(uses)
+        if fault is not None:
+            raise fault
+
+    def use_for_daemon(
+        self, caller: Caller, grant: Grant, purpose: Purpose, scheme: int, data: bytes, deadline: float
+    ) -> None:
+        """One operation that the daemon itself builds from typed fields (certificate requests, ...)."""
+        use = Use(caller, 1, grant)
+        use.job = Job((purpose, scheme, grant.key, data), deadline, False, use)
+        self._record_attempt(use)
+        self._start([use])
+
+    def abandon(self, uses: Iterable[Use]) -> None:
+        """Nobody waits for these any more: what is still queued is not performed."""
+        for use in uses:
+            use.abandoned = True
+            if use.job is not None:
+                self._pools[use.grant.token].abandon(use.job)
+
+    def completed(self, completions: list[Completion]) -> None:
+        """Take what one read from a worker (or one sweep of the deadlines) completed."""
+        again: list[Use] = []
+        replies: list[tuple[Use, bytes | HsmdError]] = []
+        for job, status, answer, error in completions:
+            use: Use = job.context
+            if status is Status.ANSWERED or status is Status.LATE:
+                self._audit.outcome(use.attempt, "performed", answer)
+                if not use.replied:
+                    replies.append((use, answer))
+            elif status is Status.EXPIRED:
+                replies.append((use, DeadlineExceeded()))
+            else:
+                self._unanswered(use, status, error, again, replies)
+        self._deliver(replies)
+        if again:
+            for use in again:
+                self._record_attempt(use)
+            self._start(again)
+
+    # --- deciding ---
+
+    def _decide(self, snapshot: Snapshot, caller: Caller, request_id: int, operation: KeyOperation) -> Use | None:
+        deadline_ms, purpose, scheme, key, data = operation
+        identity = caller.identity
+        grant = snapshot.grant(identity.client, key, purpose)
+        if grant is None or identity.expires_at is not None:
+            decision = snapshot.decide(identity, key, purpose, self._now())
+            if isinstance(decision, Denial):
+                self._refuse(caller, request_id, operation, decision)
+                return None
+            grant = decision
+        if self.draining:
+            caller.failed(request_id, Draining())
+            return None
+        use = Use(caller, request_id, grant)
+        use.job = Job((purpose, scheme, key, data), self._clock() + deadline_ms / 1000, False, use)
+        self._record_attempt(use)
+        caller.opened(request_id, use)
+        return use
+
+    def _refuse(self, caller: Caller, request_id: int, operation: KeyOperation, denial: Denial) -> None:
+        identity = caller.identity
+        self._audit.refusal(
+            identity.client,
+            identity.credential,
+            operation.key,
+            purpose_label(operation.purpose),
+            operation.scheme,
+            operation.data,
+            denial.rule.value,
+        )
+        self._count("refused")
+        caller.failed(request_id, Refused())
+
+    # --- recording and handing on ---
+
+    def _record_attempt(self, use: Use) -> None:
+        assert use.job is not None
+        purpose, scheme, key, data = use.job.body
+        identity = use.caller.identity
+        use.attempt = self._audit.attempt(
+            identity.client,
+            identity.credential,
+            use.grant.key_name,
+            key,
+            purpose_label(purpose),
+            scheme,
+            data,
+        )
+
+    def _start(self, uses: list[Use]) -> None:
+        """Write the attempts, then let the pools have the jobs."""
+        try:
+            self._audit.commit()
+        except AuditFailure as error:
+            self._deliver([(use, error) for use in uses], recorded=False)
+            return
+        by_token: dict[str, list[Job]] = {}
+        for use in uses:
+            by_token.setdefault(use.grant.token, []).append(use.job)  # type: ignore[arg-type]
+        for token, jobs in by_token.items():
+            self._submit(token, jobs)
+
+    def _submit(self, token: str, jobs: list[Job]) -> None:
+        pool = self._pools.get(token)
+        if pool is not None:
+            pool.submit(jobs)
+            return
+        gone = Unavailable(f"the token {token!r} is not configured on this daemon")
+        self.completed([Completion(job, Status.FAILED, b"", gone) for job in jobs])
+
+    # --- outcomes ---
+
+    def _unanswered(
+        self,
+        use: Use,
+        status: Status,
+        error: HsmdError | None,
+        again: list[Use],
+        replies: list[tuple[Use, bytes | HsmdError]],
+    ) -> None:
+        if status is Status.FAILED:
+            refused = isinstance(error, PurposeMismatch | Refused)
+            error = error or TokenFailure()
+            self._audit.outcome(use.attempt, "refused" if refused else "failed", None, _reason(error))
+        else:
+            self._audit.outcome(use.attempt, "unknown" if status is Status.UNKNOWN else "not-performed", None)
+            if self._repeat(use, status):
+                again.append(use)
+                return
+            error = _lost(use, status)
+        if not use.replied:
+            replies.append((use, error))
+
+    def _repeat(self, use: Use, status: Status) -> bool:
+        """Whether a job that its worker lost runs once more; an UNKNOWN one does so once, alone (decision 1)."""
+        if use.replied or use.abandoned or use.job is None or self._clock() >= use.job.deadline:
+            return False
+        alone = status is Status.UNKNOWN or use.job.alone
+        if status is Status.UNKNOWN:
+            if use.retried:
+                return False
+            use.retried = True
+        use.job = Job(use.job.body, use.job.deadline, alone, use)
+        return True
+
+    def _deliver(self, replies: list[tuple[Use, bytes | HsmdError]], *, recorded: bool = True) -> None:
+        failure = self._commit_failure() if recorded else None
+        callers: dict[int, Caller] = {}
+        for use, reply in replies:
+            if failure is not None:
+                reply = failure
+            use.replied = True
+            caller = use.caller
+            callers[id(caller)] = caller
+            if isinstance(reply, bytes):
+                self._count("performed")
+                caller.answered(use.request_id, reply)
+            else:
+                self._count("failed")
+                caller.failed(use.request_id, reply)
+        for caller in callers.values():
+            caller.flush()
+
+    def _commit_failure(self) -> AuditFailure | None:
+        try:
+            self._audit.commit()
+        except AuditFailure as error:
+            return error
+        return None
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _reason(error: HsmdError) -> str:
+    return f"{int(error.code)} {error.text}"
+
+
+def _lost(use: Use, status: Status) -> HsmdError:
+    if use.abandoned:
+        return DeadlineExceeded("cancelled")
+    if status is Status.UNKNOWN:
+        return TokenFailure("the token worker was lost during this operation")
+    return DeadlineExceeded()

@@ -1,0 +1,29 @@
+"""OpenSSH public key lines that operators send: checked, and reduced to key and fingerprint."""
+
+from __future__ import annotations
+
+import asyncssh
+
+from hsmd.daemon.store.records import CredentialRecord
+from hsmd.errors import BadRequest
+
+_ACCEPTED = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
+MIN_RSA_BITS = 2_048
+
+
+def parse_public_key(member: str, line: str) -> CredentialRecord:
+    """The credential of one OpenSSH public key line; comments and options are not kept.
+
+    Raises BadRequest naming `member` and the fix: options before the key are refused, since nobody would enforce them.
+    """
+    text = line.strip()
+    if "\n" in text or not text.startswith(_ACCEPTED):
+        raise BadRequest(f"{member}: give one line of a .pub file, beginning with {', '.join(_ACCEPTED)}")
+    try:
+        key = asyncssh.import_public_key(text)
+    except (asyncssh.KeyImportError, ValueError):
+        raise BadRequest(f"{member}: this is not an OpenSSH public key line") from None
+    if key.get_algorithm() == "ssh-rsa" and key.pyca_key.key_size < MIN_RSA_BITS:
+        raise BadRequest(f"{member}: an RSA key needs at least {MIN_RSA_BITS} bits; better use ssh-ed25519")
+    algorithm, data = key.export_public_key("openssh").decode("ascii").split()[:2]
+    return CredentialRecord(key.get_fingerprint(), f"{algorithm} {data}")

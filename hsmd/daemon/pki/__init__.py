@@ -1,0 +1,16 @@
+"""PKI: requests and self-signed certificates for keys that only sign remotely, and the check of chains."""
+
+from hsmd.daemon.pki.certificates import assemble_certificate, build_self_signed_tbs
+from hsmd.daemon.pki.chains import CertificateFacts, check_chain
+from hsmd.daemon.pki.requests import assemble_request, build_request_info
+from hsmd.daemon.pki.schemes import default_scheme
+
+__all__ = [
+    "CertificateFacts",
+    "assemble_certificate",
+    "assemble_request",
+    "build_request_info",
+    "build_self_signed_tbs",
+    "check_chain",
+    "default_scheme",
+]

@@ -1,0 +1,168 @@
+"""The check of a certificate chain that is to be stored for a key."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hsmd.daemon.pki import der
+from hsmd.errors import BadRequest
+
+MAX_CERTIFICATES = 10
+"""Longer chains than this are rejected by TLS libraries too."""
+MAX_CHAIN_CHARACTERS = 60_000
+_LABEL = "CERTIFICATE"
+_BLOCK = re.compile(
+    r"\s*-----BEGIN (?P<label>[A-Z0-9 ]{1,60})-----\r?\n"
+    r"(?P<body>[A-Za-z0-9+/=\r\n]*)"
+    r"-----END (?P=label)-----[ \t]*(?:\r?\n|\Z)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """When the leaf ends (aware UTC), the chain in clean PEM, and what an operator should know."""
+
+    not_after: datetime
+    chain_pem: str
+    warnings: tuple[str, ...]
+
+
+def check_chain(chain_pem: str, public_key: PublicKeyTypes, now: datetime | None = None) -> CertificateFacts:
+    """Check that a chain is the leaf of this key followed by the issuers, each of the one before.
+
+    Trust is not judged: which root clients trust is their affair. `now` (aware) is for the warnings; without
+    it, the present moment. Raises BadRequest naming the fix.
+    """
+    documents = _documents(chain_pem)
+    chain = [_certificate(position, document) for position, document in enumerate(documents, 1)]
+    _check_leaf(chain, public_key)
+    for position in range(1, len(chain)):
+        _check_issued(chain, position)
+    warnings = _warnings(chain, now or datetime.now(UTC))
+    clean = "".join(der.pem(_LABEL, document) for document in documents)
+    return CertificateFacts(chain[0].not_valid_after_utc, clean, tuple(warnings))
+
+
+def _documents(chain_pem: str) -> list[bytes]:
+    """The DER of each block. Nothing may stand around the blocks: what is handed on is what was checked."""
+    if len(chain_pem) > MAX_CHAIN_CHARACTERS:
+        raise BadRequest(f"chain: at most {MAX_CHAIN_CHARACTERS} characters; leave out what is not the chain")
+    documents: list[bytes] = []
+    position = 0
+    while chain_pem[position:].strip():
+        block = _BLOCK.match(chain_pem, position)
+        if block is None:
+            raise BadRequest(
+                "chain: keep only BEGIN CERTIFICATE to END CERTIFICATE blocks, with nothing around them"
+            )
+        documents.append(_document(block["label"], block["body"]))
+        position = block.end()
+        if len(documents) > MAX_CERTIFICATES:
+            raise BadRequest(
+                f"chain: at most {MAX_CERTIFICATES} certificates; leave out what is not the chain"
+            )
+    if not documents:
+        raise BadRequest("chain: no certificate in it; give PEM, the certificate of the key first")
+    if len(set(documents)) != len(documents):
+        raise BadRequest("chain: a certificate is in it twice; leave one out")
+    return documents
+
+
+def _document(label: str, body: str) -> bytes:
+    if label.endswith("PRIVATE KEY"):
+        raise BadRequest(
+            "chain: there is a private key in it; give certificates only, and consider that key exposed"
+        )
+    if label != _LABEL:
+        raise BadRequest(f"chain: {label} blocks do not belong into it; give certificates only")
+    try:
+        return base64.b64decode(body.replace("\r", "").replace("\n", ""), validate=True)
+    except binascii.Error:
+        raise BadRequest("chain: the base64 of a certificate is damaged; copy the file again") from None
+
+
+def _certificate(position: int, document: bytes) -> x509.Certificate:
+    try:
+        certificate = x509.load_der_x509_certificate(document)
+        _ = certificate.extensions, certificate.subject, certificate.issuer
+    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
+        raise BadRequest(f"chain: certificate {position} is not a well-formed X.509 certificate") from None
+    return certificate
+
+
+def _check_leaf(chain: Sequence[x509.Certificate], public_key: PublicKeyTypes) -> None:
+    ours = [_holds(certificate, public_key) for certificate in chain]
+    if not ours[0]:
+        if any(ours):
+            raise BadRequest(
+                "chain: the certificate of the key is not the first; put the leaf first, then its issuers"
+            )
+        raise BadRequest(
+            "chain: no certificate in it is for this key; make a request with key csr and have it signed"
+        )
+
+
+def _holds(certificate: x509.Certificate, public_key: PublicKeyTypes) -> bool:
+    try:
+        return _spki(certificate.public_key()) == _spki(public_key)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+
+
+def _check_issued(chain: Sequence[x509.Certificate], position: int) -> None:
+    try:
+        chain[position - 1].verify_directly_issued_by(chain[position])
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        raise BadRequest(
+            f"chain: certificate {position + 1} did not issue certificate {position}; put the leaf first"
+            " and behind each certificate its issuer"
+        ) from None
+
+
+def _warnings(chain: Sequence[x509.Certificate], now: datetime) -> list[str]:
+    leaf = chain[0]
+    warnings: list[str] = []
+    for position, certificate in enumerate(chain, 1):
+        warnings += _about_time(certificate, position, now)
+    if any(issuer.not_valid_after_utc < leaf.not_valid_after_utc for issuer in chain[1:]):
+        warnings.append("an issuer's certificate ends before the leaf's")
+    if len(chain) > 1 and chain[-1].issuer == chain[-1].subject:
+        warnings.append("the root is in the chain; clients have it already, leave it out")
+    if _value(leaf, x509.SubjectAlternativeName) is None:
+        warnings.append("the leaf has no subject alternative name; clients ignore the common name")
+    constraints = _value(leaf, x509.BasicConstraints)
+    if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
+        warnings.append("the leaf is a CA certificate")
+    usage = _value(leaf, x509.KeyUsage)
+    if isinstance(usage, x509.KeyUsage) and not (usage.digital_signature or usage.key_encipherment):
+        warnings.append("the leaf's key usage allows no TLS handshake")
+    return warnings
+
+
+def _about_time(certificate: x509.Certificate, position: int, now: datetime) -> list[str]:
+    if now > certificate.not_valid_after_utc:
+        return [f"certificate {position} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"]
+    if now < certificate.not_valid_before_utc:
+        return [f"certificate {position} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} on only"]
+    return []
+
+
+def _value(certificate: x509.Certificate, kind: type[x509.ExtensionType]) -> x509.ExtensionType | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _spki(public_key: PublicKeyTypes) -> bytes:
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,92 @@
+"""Names that go into certificates: strict checks whose errors name the field and the fix."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from hsmd.errors import BadRequest
+
+MAX_NAMES = 100
+"""Subject alternative names in one certificate; common CAs draw the line here."""
+_MAX_ATTRIBUTE = 64
+"""ub-common-name and ub-organization-name (RFC 5280, appendix A.1)."""
+_MAX_DNS_NAME = 253
+_LONGEST_ECHO = 60
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def subject(common_name: str, organization: str) -> x509.Name:
+    """A distinguished name; empty texts are left out. Raises BadRequest."""
+    attributes = []
+    if organization:
+        attributes.append(
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, _attribute("organization", organization))
+        )
+    if common_name:
+        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, _attribute("common_name", common_name)))
+    return x509.Name(attributes)
+
+
+def alternative_names(dns_names: Sequence[str], ip_addresses: Sequence[str]) -> list[x509.GeneralName]:
+    """Subject alternative names (RFC 5280, section 4.2.1.6), DNS names in lower case. Raises BadRequest."""
+    if len(dns_names) + len(ip_addresses) > MAX_NAMES:
+        raise BadRequest(f"dns_names: at most {MAX_NAMES} names and addresses; use a second certificate")
+    names: list[x509.GeneralName] = [x509.DNSName(dns_name(name)) for name in dns_names]
+    names += [x509.IPAddress(ip_address(_address(text))) for text in ip_addresses]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            field = "dns_names" if isinstance(name, x509.DNSName) else "ip_addresses"
+            raise BadRequest(f"{field}: {_echo(str(name.value))} is named twice; name it once")
+    return names
+
+
+def dns_name(name: str) -> str:
+    """A host name (RFC 1123, section 2.1) or a wildcard for its first label (RFC 9525), in lower case.
+
+    Raises BadRequest.
+    """
+    if not name.isascii():
+        raise BadRequest(f"dns_names: {_echo(name)} is not ASCII; write it in its xn-- form")
+    host = name.lower()
+    labels = host.removeprefix("*.").split(".")
+    if host.startswith("*.") and len(labels) < 2:
+        raise BadRequest(f"dns_names: {_echo(name)}: a wildcard needs at least two labels behind it")
+    if len(host) > _MAX_DNS_NAME or not all(_LABEL.fullmatch(label) for label in labels):
+        raise BadRequest(
+            f"dns_names: {_echo(name)} is not a host name; labels are a-z 0-9 - with dots between them"
+        )
+    if labels[-1].isdigit():
+        raise BadRequest(f"dns_names: {_echo(name)} looks like an address; name it in ip_addresses")
+    return host
+
+
+def _address(text: str) -> str:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or "%" in text:
+        raise BadRequest(
+            f"ip_addresses: {_echo(text)} is not an IPv4 or IPv6 address; leave out masks and zones"
+        )
+    return str(address)
+
+
+def _attribute(field: str, text: str) -> str:
+    if len(text) > _MAX_ATTRIBUTE:
+        raise BadRequest(f"{field}: at most {_MAX_ATTRIBUTE} characters")
+    if text != text.strip() or any(
+        unicodedata.category(character).startswith(("C", "Z")) and character != " " for character in text
+    ):
+        raise BadRequest(f"{field}: printable characters only, and no space at its ends")
+    return text
+
+
+def _echo(text: str) -> str:
+    return ascii(text[:_LONGEST_ECHO])

@@ -1,0 +1,12 @@
+"""Which signature scheme a key signs certificates and requests with."""
+
+from __future__ import annotations
+
+from hsmd.algorithms import Family, KeyType, SignatureScheme, schemes_for
+
+
+def default_scheme(key_type: KeyType) -> SignatureScheme:
+    """The scheme every CA understands: PKCS #1 v1.5 with SHA-256 for RSA, the curve's own hash for EC."""
+    if key_type.facts.family is Family.RSA:
+        return SignatureScheme.RSA_PKCS1_SHA256
+    return schemes_for(key_type)[0]

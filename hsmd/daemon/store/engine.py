@@ -1,0 +1,124 @@
+"""Engines for SQLite and PostgreSQL, and the translation of their errors; no password gets into a text."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from hsmd.errors import ConfigurationError, Conflict, StoreFailure
+
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 10
+STATEMENT_TIMEOUT_S = 20
+POOL_SIZE = 4
+_HELP = "use sqlite:////var/lib/hsmd/store.db or postgresql+psycopg://user:password@host/database"
+
+
+def parse_url(text: str) -> URL:
+    """The URL of a store. Raises ConfigurationError without the text: there may be a password in it."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError("store.url", [f"not a database URL; {_HELP}"]) from None
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername == "postgresql+psycopg":
+        return url
+    if url.drivername != "sqlite":
+        raise ConfigurationError("store.url", [f"{url.drivername} is not supported; {_HELP}"])
+    if url.database in (None, "", ":memory:") or url.query:
+        raise ConfigurationError("store.url", [f"SQLite needs the path of a file and nothing else; {_HELP}"])
+    return url
+
+
+def open_engine(url: URL) -> Engine:
+    """An engine for the URL; connects on first use."""
+    return _sqlite(str(url.database)) if url.drivername == "sqlite" else _postgresql(url)
+
+
+def begin_immediately(connection: Connection) -> Connection:
+    """Let the next transaction on SQLite take the write lock at its beginning; PostgreSQL does not care."""
+    return connection.execution_options(hsmd_immediate=True)
+
+
+def _sqlite(path: str) -> Engine:
+    # mode=rw: only migrate() makes the file, with the mode bits it must have.
+    address = f"file:{quote(os.path.abspath(path))}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            address, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    engine = create_engine(
+        "sqlite://", creator=connect, poolclass=QueuePool, pool_size=POOL_SIZE, pool_timeout=LOCK_TIMEOUT_S,
+        hide_parameters=True,
+    )  # fmt: skip
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begin explicitly: sqlite3 would begin before the first write only, and reads would not agree."""
+    immediate = connection.get_execution_options().get("hsmd_immediate", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _postgresql(url: URL) -> Engine:
+    settings: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "hsmd",
+        "tcp_user_timeout": STATEMENT_TIMEOUT_S * 1000,
+        "options": (
+            f"-c lock_timeout={LOCK_TIMEOUT_S}s -c statement_timeout={STATEMENT_TIMEOUT_S}s"
+            f" -c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_S}s"
+        ),
+    }
+    chosen_by_operator = set(url.query)
+    return create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=POOL_SIZE,
+        pool_timeout=LOCK_TIMEOUT_S,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={name: value for name, value in settings.items() if name not in chosen_by_operator},
+    )
+
+
+@contextmanager
+def translated(url: URL, conflict: str = "") -> Iterator[None]:
+    """Turn the database's errors into ours.
+
+    A broken constraint becomes Conflict with the text `conflict`, everything else StoreFailure whose `detail`
+    holds the driver's first line without statement, values or password.
+    """
+    try:
+        yield
+    except IntegrityError as error:
+        if not conflict:
+            raise StoreFailure(detail=_describe(error, url)) from None
+        raise Conflict(conflict) from None
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise StoreFailure(detail=_describe(error, url)) from None
+    except OSError as error:
+        raise StoreFailure(detail=f"{type(error).__name__}: {os.strerror(error.errno or 0)}") from None
+
+
+def _describe(error: Exception, url: URL) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    first_line = str(cause).partition("\n")[0][:200]
+    if url.password:
+        first_line = first_line.replace(str(url.password), "***")
+    return f"{type(cause).__name__}: {first_line}"

@@ -1,0 +1,124 @@
+"""What the store hands over its border: frozen records, and the check of names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Generic, TypeVar
+
+import msgspec
+
+from hsmd.algorithms import KeyType
+from hsmd.errors import BadRequest
+from hsmd.protocol.messages import Name
+from hsmd.purposes import Purpose
+
+T = TypeVar("T")
+
+
+class Role(Enum):
+    """What a client is; the values are what people type. A client keeps its role for life."""
+
+    OPERATOR = "operator"
+    AUDITOR = "auditor"
+    FRONT_END = "front-end"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key of the catalogue.
+
+    `digest` is the SHA-256 (32 bytes) of `public_key` (DER SubjectPublicKeyInfo); `purposes` the ceiling, for
+    ever; `created_at` aware UTC; `warnings` what was unsafe about an adopted key.
+    """
+
+    name: str
+    key_type: KeyType
+    digest: bytes
+    public_key: bytes
+    purposes: frozenset[Purpose]
+    token: str
+    created_at: datetime
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """The chain (PEM, leaf first) stored for a key; `not_after` is the leaf's."""
+
+    key: str
+    chain_pem: str
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRecord:
+    """A public key a client may come with: SHA-256 fingerprint as OpenSSH prints it, and OpenSSH line."""
+
+    fingerprint: str
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRecord:
+    """A client; without credentials (in the order of fingerprints) it comes with certificates only."""
+
+    name: str
+    role: Role
+    credentials: tuple[CredentialRecord, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CaRecord:
+    """An OpenSSH CA key whose user certificates are accepted for the clients named, and for nobody else."""
+
+    fingerprint: str
+    public_key: str
+    clients: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRecord:
+    """One client may use one key for these purposes."""
+
+    client: str
+    key: str
+    key_digest: bytes
+    purposes: frozenset[Purpose]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything that decisions and the catalogue need, from one consistent read, and `version` then."""
+
+    version: int
+    keys: tuple[KeyRecord, ...] = ()
+    certificates: tuple[CertificateRecord, ...] = ()
+    clients: tuple[ClientRecord, ...] = ()
+    cas: tuple[CaRecord, ...] = ()
+    grants: tuple[GrantRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list; `more` says that there are further ones after the last of `items`."""
+
+    items: tuple[T, ...]
+    more: bool
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a key or client (`messages.Name`, the contract of the wire)."""
+    try:
+        msgspec.convert(text, Name)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def check_name(field: str, text: str) -> None:
+    """Raises BadRequest naming the field unless the text can be a name."""
+    if not is_name(text):
+        raise BadRequest(f"{field}: a name is 1 to 64 of a-z A-Z 0-9 . _ - and starts with a letter or digit")

@@ -1,0 +1,241 @@
+"""The store's face: each method is one transaction in the caller's thread and raises errors of hsmd only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, select, update
+
+from hsmd.daemon.store import client_rows, grant_rows, key_rows
+from hsmd.daemon.store.engine import open_engine, parse_url, translated
+from hsmd.daemon.store.migrate import migrate
+from hsmd.daemon.store.records import (
+    CertificateRecord,
+    ClientRecord,
+    Contents,
+    CredentialRecord,
+    GrantRecord,
+    KeyRecord,
+    Page,
+    Role,
+    is_name,
+)
+from hsmd.daemon.store.tables import state
+from hsmd.errors import BadRequest, StoreFailure
+from hsmd.purposes import Purpose
+
+T = TypeVar("T")
+
+_TAKEN = "it was made by somebody else just now; look at it again"
+
+
+class Store:
+    """Keys, certificates, clients, CAs and grants.
+
+    Thread-safe. Unknown names raise NotFound, duplicates Conflict, an unreachable, unmigrated or damaged
+    database StoreFailure. Every write waits for the one before it, also of other daemons.
+    """
+
+    def __init__(self, url: str) -> None:
+        """`url` is `sqlite:////path/of/file` or `postgresql+psycopg://...`. Connects on first use.
+
+        Raises ConfigurationError, which does not repeat the URL.
+        """
+        self._url = parse_url(url)
+        self._engine = open_engine(self._url)
+        postgresql = self._engine.dialect.name == "postgresql"
+        reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if postgresql else {}
+        self._reader = self._engine.execution_options(**reading)
+
+    def __repr__(self) -> str:
+        return f"<Store {self._url.drivername}>"
+
+    def migrate(self) -> None:
+        """Bring the schema up to this release's; does nothing if it is there already."""
+        path = None if self._engine.dialect.name == "postgresql" else Path(str(self._url.database))
+        with translated(self._url):
+            migrate(self._engine, path)
+
+    def close(self) -> None:
+        """Close all connections; the store may be used again, and then reconnects."""
+        self._engine.dispose()
+
+    def version(self) -> int:
+        """A number that changes with every write, also of other daemons."""
+        with self._read() as connection:
+            return _version(connection)
+
+    def load(self) -> Contents:
+        """Everything, from one consistent read."""
+        with self._read() as connection:
+            return Contents(
+                version=_version(connection),
+                keys=tuple(key_rows.load_all(connection)),
+                certificates=tuple(key_rows.load_certificates(connection)),
+                clients=tuple(client_rows.load_all(connection)),
+                cas=tuple(client_rows.load_cas(connection)),
+                grants=tuple(grant_rows.load_all(connection)),
+            )
+
+    # --- keys and certificates ---
+
+    def add_key(self, key: KeyRecord) -> None:
+        """Raises BadRequest for a name or ceiling that no key may have, Conflict if name or key is there."""
+        with self._write() as connection:
+            key_rows.add(connection, key)
+
+    def key(self, name: str) -> KeyRecord:
+        """Raises NotFound."""
+        with self._read() as connection:
+            return key_rows.by_name(connection, _lookup(name))
+
+    def key_by_digest(self, digest: bytes) -> KeyRecord:
+        """Raises NotFound."""
+        with self._read() as connection:
+            return key_rows.by_digest(connection, digest)
+
+    def list_keys(self, after: str, limit: int, digests: Collection[bytes] | None = None) -> Page[KeyRecord]:
+        """Keys in the order of names, behind `after` ("" for the first); all, or those of these digests."""
+        with self._read() as connection:
+            return _page(key_rows.page(connection, _after(after), limit + 1, digests), limit)
+
+    def remove_key(self, name: str) -> None:
+        """Certificate and grants go with it. Raises NotFound."""
+        with self._write() as connection:
+            key_rows.remove(connection, _lookup(name))
+
+    def set_certificate(self, key_name: str, chain_pem: str, not_after: datetime) -> None:
+        """Store the chain of a key in the place of what was there. Raises NotFound."""
+        with self._write() as connection:
+            key_rows.set_certificate(connection, _lookup(key_name), chain_pem, not_after)
+
+    def certificate(self, key_name: str) -> CertificateRecord:
+        """Raises NotFound for an unknown key, and for one without a certificate."""
+        with self._read() as connection:
+            return key_rows.certificate(connection, _lookup(key_name))
+
+    # --- clients and CAs ---
+
+    def add_client(
+        self, name: str, role: Role, now: datetime, credential: CredentialRecord | None = None
+    ) -> None:
+        """A new client, in the same transaction with its first credential if there is one.
+
+        Raises BadRequest for a name that no client may have, Conflict if the name or the credential is taken.
+        """
+        with self._write() as connection:
+            client_rows.add(connection, name, role, now)
+            if credential is not None:
+                client_rows.add_credential(connection, name, credential)
+
+    def add_credential(self, client: str, fingerprint: str, public_key_line: str) -> None:
+        """Raises NotFound, and Conflict if this or another client comes with that key already."""
+        with self._write() as connection:
+            client_rows.add_credential(
+                connection, _lookup(client), CredentialRecord(fingerprint, public_key_line)
+            )
+
+    def client(self, name: str) -> ClientRecord:
+        """Raises NotFound."""
+        with self._read() as connection:
+            return client_rows.record(connection, _lookup(name))
+
+    def list_clients(self, after: str, limit: int) -> Page[ClientRecord]:
+        """Clients in the order of their names, behind `after` ("" for the first)."""
+        with self._read() as connection:
+            return _page(client_rows.page(connection, _after(after), limit + 1), limit)
+
+    def remove_client(self, name: str) -> None:
+        """Credentials, grants and trust in CAs go with it. Raises NotFound."""
+        with self._write() as connection:
+            client_rows.remove(connection, _lookup(name))
+
+    def trust_ca(self, fingerprint: str, public_key_line: str, clients: Iterable[str]) -> None:
+        """Accept certificates of this CA for exactly these clients from now on; an empty list ends the trust.
+
+        Raises NotFound if one of the clients is unknown.
+        """
+        names = frozenset(_lookup(name) for name in clients)
+        with self._write() as connection:
+            client_rows.trust_ca(connection, fingerprint, public_key_line, names)
+
+    # --- grants ---
+
+    def add_grant(self, client: str, key: str, purposes: Iterable[Purpose]) -> GrantRecord:
+        """Grant these purposes too; gives all that the client now has on the key.
+
+        Raises NotFound, BadRequest (no front end; purposes outside the ceiling or not grantable).
+        """
+        with self._write() as connection:
+            return grant_rows.add(connection, _lookup(client), _lookup(key), frozenset(purposes))
+
+    def remove_grant(self, client: str, key: str, purposes: Iterable[Purpose] = ()) -> bool:
+        """Take these purposes back, all if none is named; was there anything to take? Raises NotFound."""
+        with self._write() as connection:
+            return grant_rows.remove(connection, _lookup(client), _lookup(key), frozenset(purposes))
+
+    def list_grants(self, client: str, key: str, after: str, limit: int) -> Page[GrantRecord]:
+        """Grants in the order of client and key, of all or of one client or key ("" for all).
+
+        `after` is "client/key" of the last grant seen, "" for the first page. Raises BadRequest if it is not,
+        NotFound for an unknown client or key.
+        """
+        position = _grant_position(after)
+        with self._read() as connection:
+            if client:
+                client_rows.find_id(connection, _lookup(client))
+            if key:
+                key_rows.find_id(connection, _lookup(key))
+            return _page(grant_rows.page(connection, client, key, position, limit + 1), limit)
+
+    # --- transactions ---
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with translated(self._url), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with translated(self._url, conflict=_TAKEN), self._engine.connect() as connection, connection.begin():
+            _count_up(connection)
+            yield connection
+
+
+def _count_up(connection: Connection) -> None:
+    """First in every write: takes the lock of the only row, so that writes happen one after the other."""
+    if connection.execute(update(state).values(version=state.c.version + 1)).rowcount != 1:
+        raise StoreFailure("the store is damaged", detail="no version row")
+
+
+def _version(connection: Connection) -> int:
+    version: int | None = connection.scalar(select(state.c.version))
+    if version is None:
+        raise StoreFailure("the store is damaged", detail="no version row")
+    return version
+
+
+def _lookup(name: str) -> str:
+    """A name to look for; what cannot be one (NUL, lone surrogates, ...) never reaches a database driver."""
+    return name if is_name(name) else "?"
+
+
+def _after(name: str) -> str:
+    if name and not is_name(name):
+        raise BadRequest("after: must be the last name of the page before, or empty")
+    return name
+
+
+def _grant_position(after: str) -> tuple[str, str]:
+    client, separator, key = after.partition("/")
+    if after and not (separator and is_name(client) and is_name(key)):
+        raise BadRequest("after: must be client/key of the last grant of the page before, or empty")
+    return client, key
+
+
+def _page(items: list[T], limit: int) -> Page[T]:
+    return Page(tuple(items[:limit]), len(items) > limit)

@@ -1,0 +1,151 @@
+"""The tables. What a row must never say, the database refuses; rows of something removed go with it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes; SQLite keeps them without their zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without its zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def text_key(length: int) -> String:
+    """A text that is compared by its bytes on both databases (PostgreSQL would follow the locale)."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+def row_id() -> Column[int]:
+    """A row id; never used again after a removal (see `sqlite_autoincrement` below)."""
+    return Column("id", Integer, primary_key=True, autoincrement=True)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# One row. Every write starts by counting it up and so waits for the write before it: what a write then reads
+# and decides on stays true until it commits.
+state = Table(
+    "state",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    row_id(),
+    Column("name", text_key(64), nullable=False, unique=True),
+    Column("key_type", String(32), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("token", String(256), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("warnings", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+key_purposes = Table(
+    "key_purposes",
+    metadata,
+    Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True),
+    Column("purpose", SmallInteger, primary_key=True, autoincrement=False),
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True),
+    Column("chain_pem", Text, nullable=False),
+    Column("not_after", UtcDateTime, nullable=False),
+)
+
+clients = Table(
+    "clients",
+    metadata,
+    row_id(),
+    Column("name", text_key(64), nullable=False, unique=True),
+    Column(
+        "role",
+        String(16),
+        CheckConstraint("role IN ('operator', 'auditor', 'front-end')", name="known_role"),
+        nullable=False,
+    ),
+    Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# One fingerprint, one client: the primary key says so.
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("fingerprint", text_key(128), primary_key=True),
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("public_key", Text, nullable=False),
+)
+
+cas = Table(
+    "cas",
+    metadata,
+    Column("fingerprint", text_key(128), primary_key=True),
+    Column("public_key", Text, nullable=False),
+)
+
+ca_clients = Table(
+    "ca_clients",
+    metadata,
+    Column("ca_fingerprint", ForeignKey("cas.fingerprint", ondelete="CASCADE"), primary_key=True),
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True, index=True),
+)
+
+# The second foreign key keeps every grant inside the key's ceiling.
+grants = Table(
+    "grants",
+    metadata,
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
+    Column("key_id", Integer, primary_key=True, index=True, autoincrement=False),
+    Column("purpose", SmallInteger, primary_key=True, autoincrement=False),
+    ForeignKeyConstraint(
+        ["key_id", "purpose"], ["key_purposes.key_id", "key_purposes.purpose"], ondelete="CASCADE"
+    ),
+)

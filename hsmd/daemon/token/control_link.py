@@ -1,0 +1,97 @@
+"""Requests to the control worker: one at a time, each with a deadline, across replacements of the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from hsmd.daemon.token.link import WorkerLink
+from hsmd.daemon.token.messages import TokenRequest, encode
+from hsmd.errors import DeadlineExceeded, ProtocolError, TokenFailure
+from hsmd.protocol.frames import MAX_DEADLINE_MS, Frame, Kind, decode_error, encode_control_request
+
+
+class Overdue(DeadlineExceeded):
+    """The control worker was given the request and did not answer in time: it may hang."""
+
+    default_text = "the token did not do it in time; look what is there before asking again"
+
+
+class ControlLink:
+    """The way to whichever control worker there is."""
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self._name = name
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._ready = asyncio.Event()
+        self._next_id = 0
+        self._waiting: tuple[int, asyncio.Future[bytes]] | None = None
+        self.link: WorkerLink | None = None
+
+    async def ask(self, request: TokenRequest, timeout_s: float) -> Any:
+        """The answer to one request. Raises Overdue, DeadlineExceeded, TokenFailure if the worker is lost, or its error."""
+        handed_over = False
+        try:
+            async with asyncio.timeout(max(timeout_s, 0)), self._turn:
+                while not self._ready.is_set():
+                    await self._ready.wait()
+                handed_over = True
+                answer = await self._exchange(request, timeout_s)
+        except TimeoutError:
+            raise Overdue() if handed_over else DeadlineExceeded("no control worker was free in time") from None
+        try:
+            return msgspec.json.decode(answer, type=request.Result)
+        except msgspec.MsgspecError as error:
+            raise TokenFailure(detail=f"control worker: {error}") from None
+
+    def attach(self, link: WorkerLink) -> None:
+        """A control worker was started."""
+        self.link = link
+
+    def wake(self) -> None:
+        """The control worker may have become ready."""
+        if self.link is not None and self.link.ready is not None:
+            self._ready.set()
+
+    def answered(self, frame: Frame) -> None:
+        """Take an answer; one that nobody waits for any more is dropped. Raises ProtocolError."""
+        kind, request_id, body = frame
+        if kind not in (Kind.CONTROL_RESULT, Kind.ERROR):
+            raise ProtocolError(f"a frame of kind 0x{kind:02x} from a control worker")
+        if self._waiting is None or self._waiting[0] != request_id or self._waiting[1].done():
+            return
+        if kind == Kind.ERROR:
+            self._waiting[1].set_exception(decode_error(body))
+        else:
+            self._waiting[1].set_result(body)
+
+    def lost(self, why: str) -> None:
+        """The control worker is gone; whoever waits for its answer learns so."""
+        if self.link is not None:
+            self.link.close()
+            self.link.progress.close()
+            self.link = None
+        self._ready.clear()
+        if self._waiting is not None and not self._waiting[1].done():
+            text = "the token worker was lost during the operation; look what is there before asking again"
+            self._waiting[1].set_exception(TokenFailure(text, detail=why))
+
+    def close(self) -> None:
+        """Give everything up."""
+        self.lost("the daemon stops")
+
+    async def _exchange(self, request: TokenRequest, timeout_s: float) -> bytes:
+        assert self.link is not None
+        self._next_id += 1
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting = (self._next_id, future)
+        deadline_ms = max(1, min(int(timeout_s * 1000), MAX_DEADLINE_MS))
+        self.link.send(encode_control_request(self._next_id, deadline_ms, encode(request)))
+        try:
+            return await future
+        finally:
+            self._waiting = None

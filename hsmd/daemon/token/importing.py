@@ -1,0 +1,110 @@
+"""Importing a private key from a PEM file: the side of `hsmd key import`, which never sees the key itself.
+
+It opens the files and hands their descriptors to a one-shot worker (`local_import`), which reads the PIN and the key.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.token.spawn import WorkerSettings, start_module
+from hsmd.errors import BadRequest, TokenFailure, from_wire
+from hsmd.protocol.messages import Name, PurposeLabel
+from hsmd.purposes import expand, labels, with_daemon_purposes
+
+IMPORT_TIMEOUT_S = 60.0
+
+
+class ImportOrder(msgspec.Struct, frozen=True):
+    """What to call the key, and its ceiling."""
+
+    name: Name
+    purposes: list[PurposeLabel]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why nothing was imported: an error code, its text, and what only an operator may know."""
+
+    code: int
+    text: str
+    detail: str
+
+
+def import_key(
+    settings: WorkerSettings,
+    *,
+    environment: Mapping[str, str],
+    pem: Path,
+    passphrase: Path | None,
+    name: str,
+    purposes: Sequence[str],
+) -> KeyDescription:
+    """Put the private key in `pem` into the token that `settings` choose.
+
+    `purposes` are labels; what the daemon needs for certificates is added. Raises BadRequest naming the fix, Conflict,
+    Unavailable, or TokenFailure.
+    """
+    ceiling = with_daemon_purposes(expand(purposes))
+    order = msgspec.convert({"name": name, "purposes": labels(ceiling)}, type=ImportOrder)
+    descriptors = [_open(pem, "pem")]
+    try:
+        arguments = ["--pem-fd", str(descriptors[0])]
+        if passphrase is not None:
+            descriptors.append(_open(passphrase, "passphrase"))
+            arguments += ["--passphrase-fd", str(descriptors[1])]
+        return _run(settings, order, arguments, environment, descriptors)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+
+
+def _run(
+    settings: WorkerSettings,
+    order: ImportOrder,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
+) -> KeyDescription:
+    process = start_module(
+        "hsmd.daemon.token.local_import",
+        arguments,
+        [settings, order],
+        environment=environment,
+        descriptors=descriptors,
+        user=settings.user,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        output, _ = process.communicate(timeout=IMPORT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise TokenFailure("the token did not take the key in time; look with `hsmd key list` what is there") from None
+    return _result(output)
+
+
+def _result(output: bytes) -> KeyDescription:
+    try:
+        return msgspec.json.decode(output, type=KeyDescription)
+    except msgspec.MsgspecError:
+        pass
+    try:
+        failure = msgspec.json.decode(output, type=Failure)
+    except msgspec.MsgspecError:
+        raise TokenFailure("the import worker died; its standard error says why") from None
+    error = from_wire(failure.code, failure.text)
+    error.detail = failure.detail
+    raise error
+
+
+def _open(path: Path, what: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadRequest(f"{what}: {path} cannot be read: {error.strerror}") from None

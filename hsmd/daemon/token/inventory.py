@@ -1,0 +1,68 @@
+"""The keys a worker serves: resolved once from ceiling objects and private keys, looked up by digest for each use.
+
+A key is resolved by its CKA_ID and its public half together. It is served only if exactly one private key object fits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pkcs11 import Attribute, ObjectClass
+
+from hsmd.daemon.token import ceilings
+from hsmd.daemon.token.ceilings import Ceiling
+from hsmd.daemon.token.operations import OpenKey, open_key
+from hsmd.daemon.token.public_keys import private_fits
+
+RESCAN_INTERVAL_S = 1.0
+"""An unknown digest makes the worker look at the token again, but not more often than this."""
+
+
+class Inventory:
+    """What is in the token, as far as it has a ceiling."""
+
+    def __init__(self, session: Any, *, verify: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._session = session
+        self._verify = verify
+        self._clock = clock
+        self._scanned_at = 0.0
+        self.keys: dict[bytes, OpenKey] = {}
+
+    def scan(self) -> None:
+        """Look at the token. Keys that are unchanged stay open. Raises PKCS11Error."""
+        self._scanned_at = self._clock()
+        privates = private_keys_by_id(self._session)
+        keys: dict[bytes, OpenKey] = {}
+        for digest, ceiling in ceilings.read_all(self._session).items():
+            private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
+            if private is not None:
+                keys[digest] = self._kept(digest, ceiling, private) or open_key(private, ceiling, verify=self._verify)
+        self.keys = keys
+
+    def find(self, digest: bytes) -> OpenKey | None:
+        """The key that was not there the last time we looked, or None. Raises PKCS11Error."""
+        if self._clock() - self._scanned_at >= RESCAN_INTERVAL_S:
+            self.scan()
+        return self.keys.get(digest)
+
+    def _kept(self, digest: bytes, ceiling: Ceiling, private: Any) -> OpenKey | None:
+        known = self.keys.get(digest)
+        if known is not None and known.handle == private.handle and known.ceiling.value == ceiling.value:
+            return known
+        return None
+
+
+def private_keys_by_id(session: Any) -> dict[bytes, list[Any]]:
+    """All private key objects of the token by CKA_ID."""
+    by_id: dict[bytes, list[Any]] = {}
+    for private in list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: True})):
+        by_id.setdefault(private[Attribute.ID], []).append(private)
+    return by_id
+
+
+def the_private_key(candidates: list[Any], ceiling: Ceiling) -> Any | None:
+    """The private key a ceiling speaks of; None if there is none, or more than one that could be it."""
+    fitting = [private for private in candidates if private_fits(private, ceiling.half)]
+    return fitting[0] if len(fitting) == 1 else None

@@ -1,0 +1,86 @@
+"""The one-shot import worker: puts a private key from a PEM file into the token, on the token's own host.
+
+`python -m hsmd.daemon.token.local_import --pem-fd N [--passphrase-fd M]`; on standard input the worker settings, then the
+import order, one JSON line each; on standard output one JSON document, a KeyDescription or {"code", "text"}. The private
+key reaches no other process and no network (DESIGN.md, decision 15).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import msgspec
+
+from hsmd.daemon.token import objects
+from hsmd.daemon.token.control import describe
+from hsmd.daemon.token.faults import name_of
+from hsmd.daemon.token.importing import Failure, ImportOrder
+from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.token.module import open_token
+from hsmd.daemon.token.pem_keys import MAX_PEM_BYTES, read_private_key
+from hsmd.daemon.token.spawn import WorkerSettings
+from hsmd.daemon.token.worker import EXIT_CRASHED, harden, read_settings
+from hsmd.errors import HsmdError, TokenFailure
+from hsmd.purposes import expand
+
+_MAX_ORDER_BYTES = 65_536
+_MAX_PASSPHRASE_BYTES = 1024
+
+
+def main() -> NoReturn:
+    """Run one import; never returns."""
+    status = EXIT_CRASHED
+    try:
+        harden()
+        settings = read_settings()
+        order = msgspec.json.decode(sys.stdin.buffer.readline(_MAX_ORDER_BYTES), type=ImportOrder)
+        status = _report(settings, order)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _report(settings: WorkerSettings, order: ImportOrder) -> int:
+    answer: KeyDescription | Failure
+    try:
+        answer = _import(settings, order)
+    except HsmdError as error:
+        answer = Failure(int(error.code), error.text, error.detail)
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    return 0 if isinstance(answer, KeyDescription) else 1
+
+
+def _import(settings: WorkerSettings, order: ImportOrder) -> KeyDescription:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pem-fd", type=int, required=True)
+    parser.add_argument("--passphrase-fd", type=int, default=-1)
+    arguments = parser.parse_args()
+    passphrase = None
+    if arguments.passphrase_fd >= 0:
+        passphrase = _read(arguments.passphrase_fd, _MAX_PASSPHRASE_BYTES).removesuffix(b"\n").removesuffix(b"\r")
+    half, attributes = read_private_key(_read(arguments.pem_fd, MAX_PEM_BYTES + 1), passphrase)
+    purposes = expand(order.purposes)
+    token = open_token(settings)
+    try:
+        ceiling = objects.import_pair(token.session, order.name, half, attributes, purposes)
+    except HsmdError:
+        raise
+    except Exception as error:
+        raise TokenFailure(f"the token did not take the key: {name_of(error)}") from None
+    return describe(ceiling, order.name, [])
+
+
+def _read(fd: int, limit: int) -> bytes:
+    with os.fdopen(fd, "rb") as file:
+        return file.read(limit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What front and worker say to each other besides key operations: ready notices and control requests.
+
+They travel as JSON in the `event`, `control request` and `control result` frames of docs/protocol.md, on the socket pair
+between one worker and the front. Only the control worker takes control requests.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from hsmd.errors import BadRequest, ProtocolError
+from hsmd.protocol.messages import Done, Name, Pem, PurposeLabel, Text
+
+HexDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+"""SHA-256 of a key's DER SubjectPublicKeyInfo."""
+HexId = Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{2}){0,64}\Z")]
+
+
+# --- events, worker to front ---
+
+
+class Ready(Struct, tag_field="event", tag="ready", frozen=True):
+    """The worker is logged in and serves `keys` keys; `abilities` are the names of mechanisms hsmd can use there."""
+
+    label: str
+    serial: str
+    model: str
+    abilities: list[str]
+    keys: int
+
+
+class Failed(Struct, tag_field="event", tag="failed", frozen=True):
+    """The worker cannot go on and exits. `login_refused`: somebody must mend the PIN before the next try."""
+
+    text: str
+    login_refused: bool = False
+
+
+AnyEvent = Ready | Failed
+
+
+# --- control requests, front to control worker ---
+
+
+class TokenRequest(Struct, tag_field="op", forbid_unknown_fields=True, frozen=True):
+    """Base of all requests to the control worker. `Result` is the type of the answer."""
+
+    Result: ClassVar[type[Struct]]
+
+
+class KeyDescription(Struct, frozen=True):
+    """A key that the token serves; `key` is its digest in hex, `public_key` the DER SubjectPublicKeyInfo."""
+
+    key: str
+    key_type: str
+    public_key: bytes
+    purposes: list[str]
+    cka_id: str
+    cka_label: str
+    warnings: list[str] = []
+
+
+class Generate(TokenRequest, tag="generate", frozen=True):
+    """Generate a key pair in the token; `purposes` become its ceiling for ever."""
+
+    Result: ClassVar = KeyDescription
+    name: Name
+    key_type: Text
+    purposes: list[PurposeLabel]
+
+
+class Adopt(TokenRequest, tag="adopt", frozen=True):
+    """Serve a key that is in the token already, named by exactly one of CKA_ID, CKA_LABEL and digest.
+
+    A key that has a ceiling keeps it: `purposes` must be empty or the same. `certificate` (PEM) gives the public half
+    where the token has none. Unsafe attributes are refused by name unless `accept_unsafe`.
+    """
+
+    Result: ClassVar = KeyDescription
+    name: Name
+    purposes: list[PurposeLabel] = []
+    cka_id: HexId = ""
+    cka_label: Text = ""
+    key: Text = ""
+    certificate: Pem = ""
+    accept_unsafe: bool = False
+
+
+class Destroy(TokenRequest, tag="destroy", frozen=True):
+    """Destroy a served key for ever: private key, public key and ceiling. Done if it is gone already."""
+
+    Result: ClassVar = Done
+    key: HexDigest
+
+
+class KeyDescriptions(Struct, frozen=True):
+    """All keys that have a ceiling."""
+
+    keys: list[KeyDescription]
+
+
+class Describe(TokenRequest, tag="describe", frozen=True):
+    """Look at the token again: which keys does it serve?"""
+
+    Result: ClassVar = KeyDescriptions
+
+
+class Candidate(Struct, frozen=True):
+    """A private key without a ceiling. `key_type` and `key` are empty where the token does not show the public half."""
+
+    cka_id: str
+    cka_label: str
+    key_type: str
+    key: str
+    unsafe: list[str]
+
+
+class CandidateList(Struct, frozen=True):
+    """Private keys that could be adopted."""
+
+    keys: list[Candidate]
+
+
+class Candidates(TokenRequest, tag="candidates", frozen=True):
+    """Which private keys of the token could be adopted, and what is unsafe about them?"""
+
+    Result: ClassVar = CandidateList
+
+
+AnyRequest = Generate | Adopt | Destroy | Describe | Candidates
+
+CHANGES = (Generate, Adopt, Destroy)
+"""Requests after which signing workers look at the token again."""
+
+_encoder = msgspec.json.Encoder()
+_request_decoder = msgspec.json.Decoder(AnyRequest)
+_event_decoder = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(value: Struct) -> bytes:
+    """The JSON document of an event, request or result."""
+    return _encoder.encode(value)
+
+
+def decode_request(document: bytes) -> AnyRequest:
+    """Raises BadRequest naming the member at fault."""
+    try:
+        request: AnyRequest = _request_decoder.decode(document)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadRequest(f"token request: {error}") from None
+    return request
+
+
+def decode_event(document: bytes) -> AnyEvent:
+    """Raises ProtocolError if a worker says something that is not an event."""
+    try:
+        event: AnyEvent = _event_decoder.decode(document)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"worker event: {error}") from None
+    return event

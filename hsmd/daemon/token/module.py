@@ -1,0 +1,130 @@
+"""Opening a token: load the module, choose the token, log in once. Runs in a worker, never in another process.
+
+Steps: 1. take the start lock; 2. initialise the module, trying again while the token is not to be seen; 3. look at the PIN
+flags; 4. open one session and log in, exactly once; 5. remember a refusal. The module is never finalised after a login:
+C_Finalize can hang, and the process ends anyway.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pkcs11
+from pkcs11 import Mechanism, TokenFlag
+
+from hsmd.daemon.token.faults import name_of
+from hsmd.daemon.token.mechanisms import USED
+from hsmd.daemon.token.pin import pin_path, read_pin
+from hsmd.daemon.token.spawn import WorkerSettings
+from hsmd.daemon.token.startlock import StartLock, lock_path
+from hsmd.errors import Unavailable
+
+TRIES = 5
+_PAUSE_S = (0.05, 0.15)
+
+_LOGIN_REFUSALS = (
+    pkcs11.PinIncorrect,
+    pkcs11.PinInvalid,
+    pkcs11.PinLenRange,
+    pkcs11.PinExpired,
+    pkcs11.PinLocked,
+    pkcs11.UserPinNotInitialized,
+)
+_ABOUT_TO_LOCK = TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED
+
+
+class LoginRefused(Unavailable):
+    """The token does not take the PIN. Another try could lock it, so somebody must look first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenToken:
+    """A token with its one logged-in session."""
+
+    label: str
+    serial: str
+    model: str
+    mechanisms: frozenset[Mechanism]
+    session: Any
+
+    @property
+    def abilities(self) -> list[str]:
+        """Names of the mechanisms that hsmd uses and this token has."""
+        return sorted(mechanism.name for mechanism in self.mechanisms & USED)
+
+
+def open_token(settings: WorkerSettings) -> OpenToken:
+    """The token that `settings` choose, logged in; read-write for a control worker.
+
+    Raises LoginRefused, or Unavailable if the token cannot be reached, or ConfigurationError for a bad PIN file.
+    """
+    with StartLock(lock_path(settings)) as lock:
+        token = _find(settings)
+        return _log_in(settings, token, lock)
+
+
+def _find(settings: WorkerSettings) -> Any:
+    """The token. A module that other programs initialise at the same moment may need several tries."""
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(random.uniform(*_PAUSE_S))
+        try:
+            library = pkcs11.lib(settings.module)
+            if attempt:
+                library.reinitialize()
+            return _choose(library, settings)
+        except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
+            failure = name_of(error) if isinstance(error, pkcs11.PKCS11Error) else str(error)
+    raise Unavailable(detail=f"token {settings.token!r} not found with {settings.module}: {failure}")
+
+
+def _choose(library: Any, settings: WorkerSettings) -> Any:
+    """The one token with the label, serial number or slot; the binding's own search cannot look for slots."""
+    found = []
+    for slot in library.get_slots(token_present=True):
+        try:
+            token = slot.get_token()
+        except (pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
+            continue
+        if _fits(token, settings):
+            found.append(token)
+    if not found:
+        raise pkcs11.NoSuchToken
+    if len(found) > 1:
+        raise pkcs11.MultipleTokensReturned
+    return found[0]
+
+
+def _fits(token: Any, settings: WorkerSettings) -> bool:
+    if settings.slot is not None:
+        return bool(token.slot.slot_id == settings.slot)
+    if settings.serial:
+        return bool(token.serial.decode("ascii", "replace") == settings.serial)
+    return bool(token.label == settings.label)
+
+
+def _log_in(settings: WorkerSettings, token: Any, lock: StartLock) -> OpenToken:
+    path = pin_path(settings)
+    pin, version = read_pin(path)
+    if token.flags & _ABOUT_TO_LOCK:
+        raise LoginRefused(detail="the token's user PIN is locked or one try from it; unlock it with the SO PIN")
+    if lock.note == version:
+        raise LoginRefused(detail=f"{path} was refused before and has not changed since; write the right PIN into it")
+    try:
+        session = token.open(rw=settings.control, user_pin=pin)
+    except _LOGIN_REFUSALS as error:
+        lock.write_note(version)
+        raise LoginRefused(detail=f"the token refused the PIN in {path}: {name_of(error)}") from None
+    except pkcs11.PKCS11Error as error:
+        raise Unavailable(detail=f"login failed: {name_of(error)}") from None
+    lock.write_note("")
+    return OpenToken(
+        label=token.label,
+        serial=token.serial.decode("ascii", "replace"),
+        model=token.model,
+        mechanisms=frozenset(found for found in token.slot.get_mechanisms() if isinstance(found, Mechanism)),
+        session=session,
+    )

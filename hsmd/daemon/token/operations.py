@@ -1,0 +1,148 @@
+"""Operations: what a worker can do with one key, as a table (purpose, scheme) -> three ready-made steps.
+
+The table is made when the key is opened and holds nothing beyond the key's ceiling, so that a use that was not foreseen has
+no code to run. The steps are apart because the token's code pushes ours out of the processor's caches: a worker prepares
+a few jobs, uses the token for all of them, then finishes all, which costs half of going through the steps job by job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pkcs11 import Attribute
+
+from hsmd.algorithms import SCHEMES, Family, SignatureScheme, schemes_for
+from hsmd.daemon.token.ceilings import Ceiling
+from hsmd.daemon.token.mechanisms import DIGEST_INFO, HASHES, RAW_RSA, signing
+from hsmd.daemon.token.premaster import Premaster
+from hsmd.daemon.token.public_keys import PublicHalf
+from hsmd.daemon.token.signatures import checked_size, ecdsa_signature, verifier
+from hsmd.daemon.token.templates import may
+from hsmd.errors import PurposeMismatch
+from hsmd.purposes import Purpose, PurposeCheck, is_decryption
+
+DECRYPTION_SCHEME = 0
+_BUFFER_BYTES = 1024
+"""Room for a result of an RSA key of 8192 bits; the binding's default is 8 KiB, allocated for each use."""
+
+
+class Operation(NamedTuple):
+    """The three steps of one use of a key."""
+
+    prepare: Callable[[bytes], Any]
+    """From the bytes that the purpose check has passed to what `use` takes."""
+    use: Callable[[Any], bytes]
+    """The one call to the token. Raises PKCS11Error."""
+    finish: Callable[[Any, bytes], bytes]
+    """From what was prepared and what the token returned to the answer. Raises FaultySignature."""
+
+    def run(self, data: bytes) -> bytes:
+        """All three."""
+        prepared = self.prepare(data)
+        return self.finish(prepared, self.use(prepared))
+
+
+@dataclass(slots=True)
+class OpenKey:
+    """A key that is ready for use. `pace_s` is how long the token takes for one use, as far as is known."""
+
+    ceiling: Ceiling
+    handle: int
+    check: Callable[[int, int, bytes], None]
+    operations: dict[tuple[int, int], Operation]
+    pace_s: float = 1.0
+
+    def refusal(self, purpose: int, scheme: int, data: bytes) -> PurposeMismatch:
+        """Why there is no operation for this purpose and scheme."""
+        try:
+            self.check(purpose, scheme, data)
+        except PurposeMismatch as mismatch:
+            return mismatch
+        return PurposeMismatch("the key's ceiling does not hold this purpose")
+
+
+def open_key(private: Any, ceiling: Ceiling, *, verify: str) -> OpenKey:
+    """Make the table for one private key object. `verify` is "rsa" or "all".
+
+    Raises PKCS11Error if the token fails (a decrypting key is used once, see `premaster`).
+    """
+    half = ceiling.half
+    operations: dict[tuple[int, int], Operation] = {}
+    if any(is_decryption(purpose) for purpose in ceiling.purposes) and may(private, Attribute.DECRYPT):
+        operations[int(Purpose.TLS12_RSA_PREMASTER), DECRYPTION_SCHEME] = _premaster(private, half)
+    signing_purposes = [purpose for purpose in ceiling.purposes if not is_decryption(purpose)]
+    if signing_purposes and may(private, Attribute.SIGN):
+        operations |= _signing_table(private, half, signing_purposes, verify)
+    return OpenKey(ceiling, private.handle, PurposeCheck(half.key_type, half.spki).check, operations)
+
+
+def _premaster(private: Any, half: PublicHalf) -> Operation:
+    # `_decrypt` and `_sign` are what the binding's `decrypt` and `sign` call once they have looked at the type of their
+    # argument; here it is always bytes.
+    decrypt = private._decrypt
+    modulus = half.public_key.public_numbers().n
+    premaster = Premaster(lambda block: decrypt(block, RAW_RSA, None, None, _BUFFER_BYTES), modulus, half.digest)
+    return Operation(premaster.prepare, premaster.use, premaster.finish)
+
+
+def _signing_table(
+    private: Any, half: PublicHalf, purposes: list[Purpose], verify: str
+) -> dict[tuple[int, int], Operation]:
+    table: dict[tuple[int, int], Operation] = {}
+    for scheme in schemes_for(half.key_type):
+        for purpose in purposes:
+            table[int(purpose), int(scheme)] = signing_operation(
+                private, half, scheme, hashed=purpose is Purpose.SIGN_DIGEST, verify=verify
+            )
+    return table
+
+
+def signing_operation(private: Any, half: PublicHalf, scheme: SignatureScheme, *, hashed: bool, verify: str) -> Operation:
+    """Signs with `scheme`; `hashed` says that it is given the digest itself. RSA signatures are always verified."""
+    facts = SCHEMES[scheme]
+    mechanism, parameter = signing(scheme)
+    token_sign = private._sign
+
+    def use(prepared: bytes) -> bytes:
+        signature: bytes = token_sign(prepared, mechanism, parameter, None, _BUFFER_BYTES)
+        return signature
+
+    finish = _finish(half, scheme)
+    if verify == "all" or facts.family is Family.RSA:
+        finish = _verified(finish, half, scheme)
+    return Operation(_prepare(scheme, hashed), use, finish)
+
+
+def _prepare(scheme: SignatureScheme, hashed: bool) -> Callable[[bytes], bytes]:
+    facts = SCHEMES[scheme]
+    prefix = DIGEST_INFO[facts.hash] if signing(scheme)[1] is None and facts.family is Family.RSA else b""
+    if not facts.hash or (hashed and not prefix):
+        return bytes
+    if hashed:
+        return lambda digest: prefix + digest
+    hash_function = HASHES[facts.hash]
+    return lambda data: prefix + hash_function(data).digest()
+
+
+def _finish(half: PublicHalf, scheme: SignatureScheme) -> Callable[[bytes, bytes], bytes]:
+    size = half.key_type.facts.size_bytes
+    if SCHEMES[scheme].family is Family.EC:
+        return lambda prepared, raw: ecdsa_signature(raw, size)
+    expected = 64 if SCHEMES[scheme].family is Family.ED25519 else size
+    return lambda prepared, raw: checked_size(raw, expected)
+
+
+def _verified(
+    finish: Callable[[bytes, bytes], bytes], half: PublicHalf, scheme: SignatureScheme
+) -> Callable[[bytes, bytes], bytes]:
+    check = verifier(half, scheme)
+    digest_bytes = SCHEMES[scheme].hash_bytes
+
+    def verified(prepared: bytes, raw: bytes) -> bytes:
+        signature = finish(prepared, raw)
+        check(signature, prepared[-digest_bytes:] if digest_bytes else prepared)
+        return signature
+
+    return verified

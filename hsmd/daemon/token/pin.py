@@ -1,0 +1,55 @@
+"""Reading the PIN: from a file that only its owner can read, or from a systemd credential."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from hsmd.daemon.token.spawn import WorkerSettings
+from hsmd.errors import ConfigurationError
+
+MAX_PIN_BYTES = 255
+
+
+def pin_path(settings: WorkerSettings) -> Path:
+    """Where the PIN is. Raises ConfigurationError if the settings or systemd name no place."""
+    if settings.pin_file:
+        return Path(settings.pin_file)
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not settings.pin_credential or not directory:
+        raise ConfigurationError(
+            "pin_credential", ["systemd passed no credentials; add LoadCredential= to the unit, or name a pin_file"]
+        )
+    return Path(directory, settings.pin_credential)
+
+
+def read_pin(path: Path) -> tuple[str, str]:
+    """(PIN, what identifies this version of the file).
+
+    One line end is taken off. Raises ConfigurationError saying how to mend the file.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        _check_mode(path, found)
+        content = file.read(MAX_PIN_BYTES + 2)
+    pin = content.removesuffix(b"\n").removesuffix(b"\r")
+    if not 1 <= len(pin) <= MAX_PIN_BYTES or b"\n" in pin or b"\0" in pin:
+        raise ConfigurationError(str(path), [f"must hold the PIN alone, on one line of at most {MAX_PIN_BYTES} bytes"])
+    try:
+        text = pin.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigurationError(str(path), ["the PIN is not UTF-8"]) from None
+    return text, f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def _check_mode(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigurationError(str(path), ["is not a regular file"])
+    if found.st_mode & 0o077:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ConfigurationError(str(path), [f"has mode {mode:04o}; others could read the PIN: chmod 0600 {path}"])

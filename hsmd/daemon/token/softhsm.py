@@ -1,0 +1,96 @@
+"""Throw-away SoftHSM tokens for tests, `hsmd dev` and the first try. The PINs are random and never in an argument list.
+
+softhsm2-util takes PINs only as arguments or from a terminal, so it gets a terminal. No private key of value belongs into
+such a token.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsmd.errors import ConfigurationError
+
+MODULES = (
+    Path("/usr/lib/softhsm/libsofthsm2.so"),
+    Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
+    Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
+    Path("/usr/lib64/pkcs11/libsofthsm2.so"),
+    Path("/usr/local/lib/softhsm/libsofthsm2.so"),
+)
+CONFIGURATION = """\
+directories.tokendir = {directory}
+objectstore.backend = file
+objectstore.umask = 0077
+log.level = ERROR
+slots.removable = false
+slots.mechanisms = ALL
+library.reset_on_fork = true
+"""
+_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class SoftHsmToken:
+    """A token in a directory: what a [[token]] section needs."""
+
+    label: str
+    module: Path
+    pin_file: Path
+    configuration: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the module needs to find the token."""
+        return {"SOFTHSM2_CONF": str(self.configuration)}
+
+
+def make_token(directory: Path, label: str = "hsmd") -> SoftHsmToken:
+    """Make a token below `directory`, which is created if need be.
+
+    Raises ConfigurationError if SoftHSM is not installed, the directory holds a token already, or initialising fails.
+    """
+    token = SoftHsmToken(label, _module(), directory / "pin", directory / "softhsm2.conf")
+    if token.configuration.exists():
+        raise ConfigurationError(str(directory), ["holds a token already; choose another directory"])
+    (directory / "tokens").mkdir(mode=0o700, parents=True)
+    token.configuration.write_text(CONFIGURATION.format(directory=directory.resolve() / "tokens"))
+    pin = secrets.token_hex(16)
+    fd = os.open(token.pin_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(pin + "\n")
+    _initialise(token, so_pin=secrets.token_hex(16), pin=pin)
+    return token
+
+
+def _module() -> Path:
+    for module in MODULES:
+        if module.exists():
+            return module
+    raise ConfigurationError("softhsm", ["SoftHSM is not installed; on Debian: apt install softhsm2"])
+
+
+def _initialise(token: SoftHsmToken, *, so_pin: str, pin: str) -> None:
+    """Run softhsm2-util on a terminal of its own and type both PINs, each twice, as it asks for them."""
+    keyboard, terminal = os.openpty()
+    try:
+        os.write(keyboard, f"{so_pin}\n{so_pin}\n{pin}\n{pin}\n".encode())
+        done = subprocess.run(
+            ["softhsm2-util", "--init-token", "--free", "--label", token.label],
+            stdin=terminal,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **token.environment},
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ConfigurationError("softhsm", ["softhsm2-util is not installed; on Debian: apt install softhsm2"]) from None
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    if done.returncode:
+        raise ConfigurationError("softhsm", [f"softhsm2-util failed: {done.stderr.decode(errors='replace').strip()}"])

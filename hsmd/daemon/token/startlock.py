@@ -1,0 +1,90 @@
+"""The start lock: workers of one token initialise their module one after the other, and remember a refused PIN.
+
+SoftHSM fails about one start in ten when four processes initialise it at once, and a PIN that was refused must not be tried
+by every worker in turn until the token locks. Both need something that all workers on this host share: a file, locked
+with flock. It holds no secret, only which PIN file was refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import random
+import stat
+import time
+from pathlib import Path
+from types import TracebackType
+
+from hsmd.daemon.token.spawn import WorkerSettings
+from hsmd.errors import Unavailable
+
+LOCK_WAIT_S = 15.0
+"""Longest wait for the others: a start takes about 0.1 s, a hanging one is killed by the pool."""
+_POLL_S = (0.005, 0.025)
+_MAX_NOTE_BYTES = 512
+
+
+class StartLock:
+    """Held while a worker initialises the module and logs in."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def __enter__(self) -> StartLock:
+        """Raises Unavailable if the file cannot be opened, or if others hold the lock for too long."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._fd = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise Unavailable(detail=f"start lock {self._path}: {error.strerror}; set lock_file") from None
+        self._wait()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._fd)
+
+    @property
+    def note(self) -> str:
+        """What the last refused login was made with; empty if the last one was not refused."""
+        return os.pread(self._fd, _MAX_NOTE_BYTES, 0).decode("ascii", "replace")
+
+    def write_note(self, note: str) -> None:
+        """Remember, or with an empty string forget, a refused login."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, note.encode("ascii"), 0)
+
+    def _wait(self) -> None:
+        give_up = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    os.close(self._fd)
+                    raise Unavailable(detail=f"another worker holds {self._path} for {LOCK_WAIT_S:.0f} s") from None
+                time.sleep(random.uniform(*_POLL_S))
+
+
+def lock_path(settings: WorkerSettings) -> Path:
+    """Where the lock of the token in `settings` is. Raises Unavailable if there is no safe place for it."""
+    if settings.lock_file:
+        return Path(settings.lock_file)
+    selection = f"{settings.module}\0{settings.label}\0{settings.serial}\0{settings.slot}\0{settings.pin_file}"
+    name = hashlib.sha256(selection.encode()).hexdigest()[:24]
+    return _own_directory() / f"token-{name}.lock"
+
+
+def _own_directory() -> Path:
+    """systemd's run-time directory, the user's, or one of our own in /tmp that nobody else can write to."""
+    for candidate in (os.environ.get("RUNTIME_DIRECTORY", ""), f"/run/user/{os.getuid()}"):
+        if candidate and os.access(candidate, os.W_OK):
+            return Path(candidate)
+    directory = Path(f"/tmp/hsmd-{os.getuid()}")
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise Unavailable(detail=f"{directory} belongs to somebody else; set lock_file")
+    return directory

@@ -1,0 +1,123 @@
+"""A token worker: `python -m hsmd.daemon.token.worker --socket-fd N --progress-fd M`, settings on standard input.
+
+One process, one thread, one PKCS#11 session. It never forks and never finalises the module; it leaves by os._exit. What
+comes in over its socket was checked by the front and is checked here again: the ceiling, the purpose, the bytes.
+
+Steps of its life: 1. make itself hard to look into; 2. open the token; 3. send the ready notice; 4. answer until the front
+closes the socket, the module is in doubt, or the front breaks the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import resource
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from typing import NoReturn
+
+import msgspec
+
+from hsmd.daemon.token import messages
+from hsmd.daemon.token.control import ControlDesk
+from hsmd.daemon.token.inventory import Inventory
+from hsmd.daemon.token.loop import Recycle, WorkerLoop
+from hsmd.daemon.token.module import LoginRefused, OpenToken, open_token
+from hsmd.daemon.token.progress import ProgressPage
+from hsmd.daemon.token.spawn import (
+    EXIT_LOGIN_REFUSED,
+    EXIT_PROTOCOL,
+    EXIT_RECYCLE,
+    EXIT_TOKEN_UNAVAILABLE,
+    WorkerSettings,
+)
+from hsmd.errors import HsmdError, ProtocolError
+from hsmd.protocol import frames
+from hsmd.protocol.frames import Kind
+
+_PR_SET_DUMPABLE = 4
+_MAX_SETTINGS_BYTES = 65_536
+EXIT_CRASHED = 70
+
+
+def main() -> NoReturn:
+    """Run one worker; never returns."""
+    status = EXIT_CRASHED
+    try:
+        harden()
+        arguments = _arguments()
+        settings = read_settings()
+        status = _run(settings, socket.socket(fileno=arguments.socket_fd), ProgressPage(arguments.progress_fd))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def harden() -> None:
+    """No core dumps, and no looking into this process's memory for other processes of the same user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def read_settings() -> WorkerSettings:
+    """The settings: one JSON line on standard input."""
+    return msgspec.json.decode(sys.stdin.buffer.readline(_MAX_SETTINGS_BYTES), type=WorkerSettings)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--socket-fd", type=int, required=True)
+    parser.add_argument("--progress-fd", type=int, required=True)
+    return parser.parse_args()
+
+
+def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage) -> int:
+    """Serve until there is a reason to stop; returns the exit status."""
+    try:
+        token = open_token(settings)
+        loop = _make_loop(settings, token, front, progress)
+    except LoginRefused as error:
+        return _fail(front, error, EXIT_LOGIN_REFUSED)
+    except HsmdError as error:
+        return _fail(front, error, EXIT_TOKEN_UNAVAILABLE)
+    try:
+        loop.run()
+    except Recycle as reason:
+        print(f"hsmd worker {os.getpid()}: recycled: {reason}", file=sys.stderr)
+        return EXIT_RECYCLE
+    except ProtocolError as error:
+        print(f"hsmd worker {os.getpid()}: the front broke the protocol: {error.text}", file=sys.stderr)
+        return EXIT_PROTOCOL
+    except OSError:
+        print(f"hsmd worker {os.getpid()}: the front has gone", file=sys.stderr)
+    return 0
+
+
+def _make_loop(
+    settings: WorkerSettings, token: OpenToken, front: socket.socket, progress: ProgressPage
+) -> WorkerLoop:
+    inventory = Inventory(token.session, verify=settings.verify)
+    if not settings.control:
+        inventory.scan()
+    desk = ControlDesk(token) if settings.control else None
+    ready = messages.Ready(token.label, token.serial, token.model, token.abilities, len(inventory.keys))
+    front.sendall(frames.encode(Kind.EVENT, 0, messages.encode(ready)))
+    return WorkerLoop(front, inventory, progress, token.session, desk)
+
+
+def _fail(front: socket.socket, error: HsmdError, status: int) -> int:
+    text = error.detail or error.text
+    print(f"hsmd worker {os.getpid()}: {text}", file=sys.stderr)
+    event = messages.Failed(text, login_refused=status == EXIT_LOGIN_REFUSED)
+    with suppress(OSError):  # the front has gone: the exit status still tells the launcher
+        front.sendall(frames.encode(Kind.EVENT, 0, messages.encode(event)))
+    return status
+
+
+if __name__ == "__main__":
+    main()

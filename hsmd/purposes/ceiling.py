@@ -1,0 +1,80 @@
+"""Ceilings: which purposes a key may have together, fixed when it is made, imported or adopted.
+
+The rules keep one purpose from being used to fake another: the formats of the TLS purposes exclude each
+other, but nothing separates a free message or a raw digest from them, and a PKCS #1 v1.5 decryption oracle
+yields signatures (Jager, Schwenk, Somorovsky 2015; ROBOT 2017).
+"""
+
+from __future__ import annotations
+
+from hsmd.algorithms import Family, KeyType
+from hsmd.errors import BadRequest
+from hsmd.purposes.names import GRANTABLE, TLS_SIGNING, Purpose, is_decryption, labels
+
+_UNBOUND = frozenset({Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST})
+_DAEMON_FOR_CERTIFIED_KEYS = frozenset({Purpose.X509_REQUEST, Purpose.X509_SELF_SIGNED})
+
+
+def check_ceiling(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
+    """Refuse a ceiling that no key may have.
+
+    Raises BadRequest whose text names the rule and the purposes that break it.
+    """
+    if not purposes:
+        raise BadRequest("purposes: a key needs at least one purpose, for example tls-server")
+    _check_decryption(key_type, purposes)
+    _check_unbound(key_type, purposes)
+
+
+def with_daemon_purposes(purposes: frozenset[Purpose]) -> frozenset[Purpose]:
+    """The ceiling with what the daemon itself needs to get such a key a certificate.
+
+    Keys that sign for TLS or sign messages also sign their certificate request and a self-signed certificate.
+    """
+    if purposes & (TLS_SIGNING | {Purpose.SIGN_MESSAGE}):
+        return purposes | _DAEMON_FOR_CERTIFIED_KEYS
+    return purposes
+
+
+def check_grantable(ceiling: frozenset[Purpose], wanted: frozenset[Purpose]) -> None:
+    """Refuse a grant that goes beyond a key's ceiling, or to purposes that no front end can hold.
+
+    Raises BadRequest naming the purposes at fault.
+    """
+    if not wanted:
+        raise BadRequest("purposes: a grant names at least one purpose")
+    if reserved := wanted - GRANTABLE:
+        raise BadRequest(f"purposes: {_join(reserved)} cannot be granted; the daemon keeps it to itself")
+    if beyond := wanted - ceiling:
+        allowed = _join(ceiling & GRANTABLE) or "none"
+        raise BadRequest(
+            f"purposes: {_join(beyond)} is outside the key's ceiling, which was fixed as {allowed}"
+        )
+
+
+def _check_decryption(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
+    decrypting = frozenset(purpose for purpose in purposes if is_decryption(purpose))
+    if not decrypting:
+        return
+    if signing := purposes - decrypting:
+        raise BadRequest(
+            f"purposes: a key either signs or decrypts; {_join(decrypting)} cannot go with {_join(signing)}, "
+            "use a second key"
+        )
+    if key_type.facts.family is not Family.RSA:
+        raise BadRequest(f"purposes: {_join(decrypting)} needs an RSA key, not {key_type.value}")
+
+
+def _check_unbound(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
+    unbound = purposes & _UNBOUND
+    if unbound and purposes & TLS_SIGNING:
+        raise BadRequest(
+            f"purposes: {_join(unbound)} can sign anything and never goes with the TLS purpose "
+            f"{_join(purposes & TLS_SIGNING)}; use a second key"
+        )
+    if Purpose.SIGN_DIGEST in purposes and key_type is KeyType.ED25519:
+        raise BadRequest("purposes: an ed25519 key cannot sign-digest, it hashes by itself; use sign-message")
+
+
+def _join(purposes: frozenset[Purpose]) -> str:
+    return ", ".join(labels(purposes))

@@ -1,0 +1,90 @@
+"""The names of purposes, on the wire and as people type them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+from hsmd.errors import BadRequest
+
+FIRST_DAEMON_CODE = 0x80
+"""From this code on only the daemon itself asks (docs/protocol.md, section 3)."""
+_LONGEST_ECHO = 40
+
+
+class Purpose(IntEnum):
+    """Purposes and their codes on the wire (docs/protocol.md, section 3)."""
+
+    TLS13_SERVER = 1
+    TLS13_CLIENT = 2
+    TLS12_SERVER = 3
+    TLS12_CLIENT = 4
+    TLS12_RSA_PREMASTER = 5
+    SIGN_MESSAGE = 8
+    SIGN_DIGEST = 9
+    X509_REQUEST = 0x80
+    X509_SELF_SIGNED = 0x81
+
+    @property
+    def label(self) -> str:
+        """The name people type and read, for example `tls13-server`."""
+        return self.name.lower().replace("_", "-")
+
+
+TLS_SIGNING = frozenset(
+    {Purpose.TLS13_SERVER, Purpose.TLS13_CLIENT, Purpose.TLS12_SERVER, Purpose.TLS12_CLIENT}
+)
+"""Purposes whose signatures a TLS handshake carries."""
+
+GRANTABLE = frozenset(purpose for purpose in Purpose if purpose < FIRST_DAEMON_CODE)
+"""Purposes that a front end may be granted."""
+
+GROUPS: dict[str, frozenset[Purpose]] = {
+    "tls-server": frozenset({Purpose.TLS13_SERVER, Purpose.TLS12_SERVER}),
+    "tls-client": frozenset({Purpose.TLS13_CLIENT, Purpose.TLS12_CLIENT}),
+}
+"""Labels that stand for several purposes."""
+
+_BY_LABEL = {purpose.label: purpose for purpose in Purpose}
+_DECRYPTION = frozenset({Purpose.TLS12_RSA_PREMASTER})
+
+
+def is_decryption(purpose: Purpose) -> bool:
+    """Whether the private key decrypts for this purpose instead of signing."""
+    return purpose in _DECRYPTION
+
+
+def purpose_from_label(label: str) -> Purpose:
+    """The purpose that a label names; groups are not purposes.
+
+    Raises BadRequest naming the valid labels.
+    """
+    purpose = _BY_LABEL.get(label)
+    if purpose is None:
+        raise BadRequest(_unknown(label, _BY_LABEL))
+    return purpose
+
+
+def expand(labels: Iterable[str]) -> frozenset[Purpose]:
+    """The purposes that labels of purposes and of groups stand for.
+
+    Raises BadRequest naming the valid labels.
+    """
+    purposes: set[Purpose] = set()
+    for label in labels:
+        if label in GROUPS:
+            purposes |= GROUPS[label]
+        elif label in _BY_LABEL:
+            purposes.add(_BY_LABEL[label])
+        else:
+            raise BadRequest(_unknown(label, [*GROUPS, *_BY_LABEL]))
+    return frozenset(purposes)
+
+
+def labels(purposes: Iterable[Purpose]) -> list[str]:
+    """The labels of purposes, each once, in the order of their codes."""
+    return [purpose.label for purpose in sorted(set(purposes))]
+
+
+def _unknown(label: str, valid: Iterable[str]) -> str:
+    return f"unknown purpose {label[:_LONGEST_ECHO]!r}; valid are {', '.join(valid)}"

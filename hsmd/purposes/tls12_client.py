@@ -1,0 +1,148 @@
+"""What a TLS 1.2 client's CertificateVerify signs: the handshake from ClientHello to ClientKeyExchange.
+
+RFC 5246, section 7.4.8 (7.3 for the order of messages). The transcript must show a server that asked for a
+certificate and for this signature scheme, and a client that sent the certificate of this very key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hsmd.algorithms import SignatureScheme
+from hsmd.purposes.vectors import VectorReader
+from hsmd.purposes.x509 import public_key_of_certificate
+
+_WHAT = "a TLS 1.2 client transcript"
+_TLS12 = 0x0303
+_RANDOM_BYTES = 32
+_MAX_SESSION_ID_BYTES = 32
+_SUPPORTED_VERSIONS = 43
+"""An extension that only a TLS 1.3 ServerHello carries (RFC 8446, section 4.2.1)."""
+_SHORTEST_BYTES = 202
+"""One more than the longest ServerKeyExchange form: no bytes pass as both. Real ones are far longer."""
+
+
+def check_client_transcript(spki: bytes, scheme: SignatureScheme, data: bytes) -> None:
+    """Pass if `data` is a whole TLS 1.2 client transcript in which the key `spki` is to sign with `scheme`.
+
+    `spki` is DER as in RFC 5280, section 4.1. Raises PurposeMismatch.
+    """
+    handshake = VectorReader(data, _WHAT)
+    if len(data) < _SHORTEST_BYTES:
+        raise handshake.mismatch("it is too short")
+    expected = _Expected(spki, scheme)
+    for step in _STEPS:
+        if handshake.next_byte() == step.type:
+            handshake.uint(1)
+            step.check(handshake.vector(3), expected)
+        elif not step.optional:
+            raise handshake.mismatch(f"no {step.name} where one must be")
+    handshake.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What the transcript must show."""
+
+    spki: bytes
+    scheme: SignatureScheme
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One handshake message in its place; `check` gets a reader for its body."""
+
+    name: str
+    type: int
+    check: Callable[[VectorReader, _Expected], None]
+    optional: bool = False
+
+
+def _client_hello(body: VectorReader, _: _Expected) -> None:
+    _hello_head(body)
+    body.vector(2, least=2, multiple_of=2)  # cipher_suites
+    body.vector(1, least=1)  # compression_methods
+    _extensions(body)
+
+
+def _server_hello(body: VectorReader, _: _Expected) -> None:
+    _hello_head(body)
+    body.take(2)  # cipher_suite
+    body.take(1)  # compression_method
+    if _SUPPORTED_VERSIONS in _extensions(body):
+        raise body.mismatch("the server chose another TLS version")
+
+
+def _hello_head(body: VectorReader) -> None:
+    if body.uint(2) != _TLS12:
+        raise body.mismatch("a hello is not of TLS 1.2")
+    body.take(_RANDOM_BYTES)
+    body.vector(1, most=_MAX_SESSION_ID_BYTES)
+
+
+def _extensions(body: VectorReader) -> set[int]:
+    """The types of the extensions, none if there is no extension block (RFC 5246, section 7.4.1.4)."""
+    types: set[int] = set()
+    if body.at_end():
+        return types
+    extensions = body.vector(2)
+    body.finish()
+    while not extensions.at_end():
+        types.add(extensions.uint(2))
+        extensions.vector(2)
+    return types
+
+
+def _server_certificate(body: VectorReader, _: _Expected) -> None:
+    _first_certificate(body)
+
+
+def _client_certificate(body: VectorReader, expected: _Expected) -> None:
+    certificate = _first_certificate(body)
+    if public_key_of_certificate(certificate, _WHAT) != expected.spki:
+        raise body.mismatch("the client's certificate is not of this key")
+
+
+def _first_certificate(body: VectorReader) -> bytes:
+    """The first of a certificate_list<0..2^24-1> that must not be empty here."""
+    certificates = body.vector(3, least=1)
+    body.finish()
+    first = certificates.vector(3, least=1).rest()
+    while not certificates.at_end():
+        certificates.vector(3, least=1)
+    return first
+
+
+def _certificate_request(body: VectorReader, expected: _Expected) -> None:
+    body.vector(1, least=1)  # certificate_types
+    offered = body.vector(2, least=2, multiple_of=2)
+    authorities = body.vector(2)
+    body.finish()
+    while not authorities.at_end():
+        authorities.vector(2, least=1)
+    schemes = offered.rest()
+    if expected.scheme not in {int.from_bytes(schemes[at : at + 2]) for at in range(0, len(schemes), 2)}:
+        raise body.mismatch("the server did not offer this signature scheme")
+
+
+def _empty(body: VectorReader, _: _Expected) -> None:
+    body.finish()
+
+
+def _opaque(body: VectorReader, _: _Expected) -> None:
+    if not body.rest():
+        raise body.mismatch("an empty message")
+
+
+_STEPS = (
+    _Step("ClientHello", 1, _client_hello),
+    _Step("ServerHello", 2, _server_hello),
+    _Step("server Certificate", 11, _server_certificate),
+    _Step("CertificateStatus", 22, _opaque, optional=True),
+    _Step("ServerKeyExchange", 12, _opaque, optional=True),
+    _Step("CertificateRequest", 13, _certificate_request),
+    _Step("ServerHelloDone", 14, _empty),
+    _Step("client Certificate", 11, _client_certificate),
+    _Step("ClientKeyExchange", 16, _opaque),
+)

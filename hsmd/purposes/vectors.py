@@ -1,0 +1,68 @@
+"""A reader for the presentation language of TLS (RFC 5246, section 4): integers and vectors with a length."""
+
+from __future__ import annotations
+
+from hsmd.errors import PurposeMismatch
+
+
+class VectorReader:
+    """Reads one TLS structure from front to back; what does not fit raises PurposeMismatch.
+
+    `what` names the whole in error texts, for example "a TLS 1.2 client transcript".
+    """
+
+    __slots__ = ("_at", "_data", "_end", "_what")
+
+    def __init__(self, data: bytes, what: str, at: int = 0, end: int | None = None) -> None:
+        self._data = data
+        self._at = at
+        self._end = len(data) if end is None else end
+        self._what = what
+
+    def mismatch(self, why: str) -> PurposeMismatch:
+        """The error to raise for a fault found in this structure."""
+        return PurposeMismatch(f"not {self._what}: {why}")
+
+    def at_end(self) -> bool:
+        """Whether nothing is left."""
+        return self._at == self._end
+
+    def next_byte(self) -> int | None:
+        """The next byte without reading it, or None at the end."""
+        return self._data[self._at] if self._at < self._end else None
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes."""
+        begin = self._advance(size)
+        return self._data[begin : self._at]
+
+    def uint(self, size: int) -> int:
+        """An unsigned big-endian integer of `size` bytes."""
+        return int.from_bytes(self.take(size))
+
+    def vector(
+        self, prefix_bytes: int, *, least: int = 0, most: int | None = None, multiple_of: int = 1
+    ) -> VectorReader:
+        """A reader for the content of a vector whose length stands in `prefix_bytes` bytes."""
+        length = self.uint(prefix_bytes)
+        if length < least or (most is not None and length > most) or length % multiple_of:
+            raise self.mismatch(f"a vector of {length} bytes where that cannot be")
+        begin = self._advance(length)
+        return VectorReader(self._data, self._what, begin, self._at)
+
+    def rest(self) -> bytes:
+        """All that is left."""
+        return self.take(self._end - self._at)
+
+    def finish(self) -> None:
+        """Insist that nothing is left."""
+        if self._at != self._end:
+            raise self.mismatch("bytes where none may follow")
+
+    def _advance(self, size: int) -> int:
+        """Move past `size` bytes; where they begin."""
+        begin = self._at
+        if size > self._end - begin:
+            raise self.mismatch("it ends early")
+        self._at = begin + size
+        return begin

@@ -1,0 +1,185 @@
+"""What is fuzzed: each target takes any bytes and must either parse them or raise the declared error, nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import inspect as shapes
+
+from hsmd.algorithms import KeyType
+from hsmd.errors import BadRequest, HsmdError, ProtocolError, PurposeMismatch, VersionMismatch
+from hsmd.protocol import frames, messages
+from hsmd.protocol.channel import ClientChannel, ServerChannel, State
+from hsmd.protocol.frames import MAX_REQUEST_LENGTH, FrameDecoder, Kind, Welcome
+from hsmd.purposes import PurposeCheck
+
+HELLO = frames.encode_hello(3)
+WELCOME = frames.encode_welcome(Welcome(1, 3, MAX_REQUEST_LENGTH, 16))
+_VECTORS = Path(__file__).parents[1] / "vectors" / "protocol.json"
+
+
+def frames_target(data: bytes) -> None:
+    """The first byte says how the rest is cut; cut and whole agree, and no more than one frame is held."""
+    size, wire = (data[0] or 1, data[1:]) if data else (1, b"")
+    cut, whole = FrameDecoder(4_096), FrameDecoder(4_096)
+    seen = []
+    try:
+        for at in range(0, len(wire), size):
+            seen += cut.feed(wire[at : at + size])
+            assert cut.buffered < 4_100
+    except ProtocolError as error:
+        _must_fail_alike(whole, wire, error)
+        return
+    assert whole.feed(wire) == seen
+    rest = wire[len(wire) - cut.buffered :]
+    assert frames.join(frames.encode(*frame) for frame in seen) + rest == wire
+
+
+def _must_fail_alike(decoder: FrameDecoder, wire: bytes, error: ProtocolError) -> None:
+    try:
+        decoder.feed(wire)
+    except ProtocolError as other:
+        assert other.text == error.text
+        return
+    raise AssertionError("cut into pieces the bytes were refused, whole they were not")
+
+
+_BODIES: dict[int, Callable[[bytes], object]] = {
+    Kind.HELLO: frames.decode_hello,
+    Kind.WELCOME: frames.decode_welcome,
+    Kind.KEY_OPERATION: frames.decode_key_operation,
+    Kind.ERROR: frames.decode_error,
+    Kind.CONTROL_REQUEST: frames.decode_control_request,
+    Kind.DRAIN: frames.decode_drain,
+}
+
+
+def channel_target(data: bytes) -> None:
+    """Both ends, before and after the greeting, with the bodies of what they let through."""
+    channel: ServerChannel | ClientChannel = ClientChannel() if data[:1] > b"\x7f" else ServerChannel(3, 16)
+    if data[:1] and data[0] & 1:
+        channel.receive(WELCOME if isinstance(channel, ClientChannel) else HELLO)
+    try:
+        for piece in (data[1:40], data[40:41], data[41:]):
+            for kind, _, body in channel.receive(piece):
+                _body(kind, body)
+    except (ProtocolError, VersionMismatch) as error:
+        assert error.text
+        assert channel.state is State.CLOSED or channel.receive(b"") == []
+
+
+def _body(kind: int, body: bytes) -> None:
+    decode = _BODIES.get(kind)
+    if decode is not None:
+        decode(body)
+    if kind == Kind.CONTROL_REQUEST and len(body) > 4:
+        request_target(body[4:])
+
+
+def bodies_target(data: bytes) -> None:
+    """The fixed layouts; what parses is made again from its parts."""
+    decode = list(_BODIES.values())[data[0] % len(_BODIES)] if data else frames.decode_hello
+    body = data[1:]
+    try:
+        value = decode(body)
+    except ProtocolError as error:
+        assert error.text
+        return
+    if isinstance(value, frames.KeyOperation):
+        assert frames.encode_key_operation(1, *value)[frames.HEADER_BYTES :] == body
+    elif isinstance(value, HsmdError):
+        again = frames.decode_error(frames.encode_error(1, value)[frames.HEADER_BYTES :])
+        assert (type(again), again.code, again.text) == (type(value), value.code, value.text)
+
+
+def request_target(data: bytes) -> None:
+    """Control requests; what parses survives being written and read again."""
+    try:
+        request = messages.decode_request(data)
+    except BadRequest as error:
+        assert error.text.startswith("control request: ")
+        return
+    assert messages.decode_request(messages.encode_request(request)) == request
+
+
+def result_target(data: bytes) -> None:
+    """Control results of every type."""
+    result = messages.REQUESTS[data[0] % len(messages.REQUESTS)].Result if data else messages.Done
+    try:
+        messages.decode_result(data[1:], result)
+    except ProtocolError as error:
+        assert error.text.startswith("control result: ")
+
+
+_SPKI = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+_CHECKS = [
+    PurposeCheck(key_type, _SPKI.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)) for key_type in KeyType
+]
+
+
+def purposes_target(data: bytes) -> None:
+    """The check beside the key: it passes or raises PurposeMismatch."""
+    if len(data) < 4:
+        return
+    check = _CHECKS[data[0] % len(_CHECKS)]
+    try:
+        check.check(data[1], int.from_bytes(data[2:4], "big"), data[4:])
+    except PurposeMismatch as error:
+        assert error.text
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "frames": frames_target,
+    "channel": channel_target,
+    "bodies": bodies_target,
+    "requests": request_target,
+    "results": result_target,
+    "purposes": purposes_target,
+}
+
+
+def seeds(target: str) -> Iterator[bytes]:
+    """Inputs to begin with: the golden vectors, in the shape that a target takes."""
+    order = list(_BODIES)
+    for vector in json.loads(_VECTORS.read_text())["frames"]:
+        wire, body, kind = bytes.fromhex(vector["frame_hex"]), bytes.fromhex(vector["body_hex"]), vector["kind"]
+        if target == "frames":
+            yield b"\x07" + wire
+        elif target == "channel":
+            yield from (bytes([end]) + wire for end in (0x00, 0x01, 0x80, 0x81))
+        elif target == "bodies" and kind in order:
+            yield bytes([order.index(kind)]) + body
+        elif target == "purposes" and kind == Kind.KEY_OPERATION:
+            yield from (bytes([key_type]) + body[4:7] + body[39:] for key_type in range(len(_CHECKS)))
+    for number, request in enumerate(messages.REQUESTS):
+        if target == "requests":
+            yield msgspec.json.encode(sample(shapes.type_info(request)))
+        elif target == "results":
+            yield bytes([number]) + msgspec.json.encode(sample(shapes.type_info(request.Result)))
+
+
+def sample(shape: shapes.Type) -> object:
+    """A value of a message's type, as it stands in JSON: where mutation begins."""
+    match shape:
+        case shapes.StructType(tag_field=tag_field, tag=tag, fields=fields):
+            document = {field.encode_name: sample(field.type) for field in fields}
+            return {tag_field: tag} | document if tag_field else document
+        case shapes.ListType(item_type=item):
+            return [sample(item)]
+        case shapes.DictType(value_type=value):
+            return {"a": sample(value)}
+        case shapes.UnionType(types=types):
+            return sample(types[0])
+        case shapes.IntType():
+            return 1
+        case shapes.BoolType():
+            return True
+        case shapes.DateTimeType():
+            return "2026-01-02T03:04:05Z"
+        case _:
+            return "aaaa"

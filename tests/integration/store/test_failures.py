@@ -1,0 +1,195 @@
+"""What a store says when its database is away, damaged or misnamed; and what it never says."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from hsmd.daemon.store import Role, Store, engine
+from hsmd.errors import ConfigurationError, Conflict, HsmdError, StoreFailure
+from hsmd.purposes import Purpose
+
+SECRET = "hunter2-very-secret"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense",
+        f"postgresql://user:{SECRET}@host:port/database",
+        f"mysql://user:{SECRET}@host/database",
+        f"postgresql+asyncpg://user:{SECRET}@host/database",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:////x.db?mode=memory",
+    ],
+)
+def test_a_wrong_url_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        Store(url)
+    said = "".join(traceback.format_exception(failure.value)) + repr(failure.value)
+    assert "store.url" in failure.value.text
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    "place", ["127.0.0.1:1/database", f"/database?host=/nowhere&application_name={SECRET[:6]}"]
+)
+def test_a_database_that_is_away(
+    place: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    store = Store(f"postgresql+psycopg://user:{SECRET}@{place}")
+    for action in (
+        store.version,
+        store.load,
+        store.migrate,
+        lambda: store.key("a"),
+        lambda: store.remove_key("a"),
+    ):
+        with pytest.raises(StoreFailure) as failure:
+            action()
+        assert failure.value.text == "the store cannot be reached"
+        assert "OperationalError" in failure.value.detail
+        said = "".join(traceback.format_exception(failure.value)) + repr(failure.value) + failure.value.detail
+        assert SECRET not in said
+        assert "SELECT" not in said
+        assert "UPDATE" not in said
+    assert SECRET not in repr(store) + caplog.text + "".join(capfd.readouterr())
+    store.close()
+
+
+def test_a_password_that_the_driver_repeats_is_masked() -> None:
+    url = engine.parse_url(f"postgresql+psycopg://user:{SECRET}@host/database")
+    said = engine._describe(engine.ArgumentError(f"cannot use {SECRET}"), url)
+    assert said == "ArgumentError: cannot use ***"
+
+
+def test_sqlite_is_made_by_migrate_only(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/store.db")
+    with pytest.raises(StoreFailure):
+        store.version()
+    assert list(tmp_path.iterdir()) == []
+    store.close()
+    nowhere = Store(f"sqlite:///{tmp_path}/missing/store.db")
+    with pytest.raises(StoreFailure) as failure:
+        nowhere.migrate()
+    assert "No such file" in failure.value.detail
+    nowhere.close()
+
+
+def test_a_database_without_schema(empty_url: str) -> None:
+    store = Store(empty_url)
+    for action in (store.version, store.load, lambda: store.remove_key("a")):
+        with pytest.raises(StoreFailure) as failure:
+            action()
+        assert "SELECT" not in failure.value.detail + repr(failure.value)
+    store.close()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"not a database" * 1000)
+    store = Store(f"sqlite:///{tmp_path}/store.db")
+    for action in (store.migrate, store.version):
+        with pytest.raises(StoreFailure) as failure:
+            action()
+        assert "not a database" in failure.value.detail
+    store.close()
+
+
+def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: datetime
+) -> None:
+    monkeypatch.setattr(engine, "LOCK_TIMEOUT_S", 0.1)
+    store = Store(f"sqlite:///{tmp_path}/store.db")
+    store.migrate()
+    holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreFailure) as failure:
+        store.add_client("web1", Role.FRONT_END, now)
+    assert "locked" in failure.value.detail
+    assert store.load().clients == ()  # readers do not wait
+    holder.close()
+    store.add_client("web1", Role.FRONT_END, now)
+    store.close()
+
+
+def test_postgresql_lets_go_of_a_writer_that_waits(
+    cluster: object, monkeypatch: pytest.MonkeyPatch, now: datetime
+) -> None:
+    monkeypatch.setattr(engine, "LOCK_TIMEOUT_S", 1)
+    cluster.run("CREATE DATABASE held")  # type: ignore[attr-defined]
+    url = cluster.url("held")  # type: ignore[attr-defined]
+    holder, store = Store(url), Store(url)
+    holder.migrate()
+    with holder._write(), pytest.raises(StoreFailure) as failure:
+        store.add_client("web1", Role.FRONT_END, now)
+    assert "lock timeout" in failure.value.detail
+    store.add_client("web1", Role.FRONT_END, now)
+    holder.close()
+    store.close()
+
+
+def test_a_store_gets_over_lost_connections(cluster: object, now: datetime) -> None:
+    cluster.run("CREATE DATABASE losing")  # type: ignore[attr-defined]
+    store = Store(cluster.url("losing"))  # type: ignore[attr-defined]
+    store.migrate()
+    cluster.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'losing'")  # type: ignore[attr-defined]
+    store.add_client("web1", Role.FRONT_END, now)
+    assert store.client("web1").name == "web1"
+    store.close()
+
+
+def test_the_database_itself_refuses_what_must_not_be(
+    store: Store, make_key: Callable[..., object], now: datetime
+) -> None:
+    """The last line of defence, should a check above it ever be missing."""
+    store.add_key(make_key("site"))  # type: ignore[arg-type]
+    store.add_client("web1", Role.FRONT_END, now)
+    key_id = "(SELECT id FROM keys WHERE name = 'site')"
+    client_id = "(SELECT id FROM clients WHERE name = 'web1')"
+    statements = [
+        f"INSERT INTO grants (client_id, key_id, purpose) VALUES ({client_id}, {key_id}, {int(Purpose.SIGN_MESSAGE)})",
+        f"INSERT INTO grants (client_id, key_id, purpose) VALUES (99, {key_id}, {int(Purpose.TLS13_SERVER)})",
+        "UPDATE clients SET role = 'root'",
+        "INSERT INTO state (id, version) VALUES (2, 1)",
+        f"INSERT INTO credentials (fingerprint, client_id, public_key) VALUES ('x', {client_id} + 7, '')",
+    ]
+    for statement in statements:
+        with pytest.raises(Conflict), store._write() as connection:
+            connection.execute(text(statement))
+
+
+def test_a_row_of_a_newer_release_is_not_served(
+    store: Store, make_key: Callable[..., object], now: datetime
+) -> None:
+    store.add_key(make_key("site"))  # type: ignore[arg-type]
+    store.add_client("web1", Role.FRONT_END, now)
+    store.add_grant("web1", "site", [Purpose.TLS13_SERVER])
+    with store._write() as connection:
+        connection.execute(text("INSERT INTO key_purposes SELECT id, 77 FROM keys"))
+        connection.execute(text("INSERT INTO grants SELECT client_id, key_id, 77 FROM grants"))
+    assert [grant.purposes for grant in store.load().grants] == [{Purpose.TLS13_SERVER}]
+    assert 77 not in store.key("site").purposes
+    with store._write() as connection:
+        connection.execute(text("UPDATE keys SET key_type = 'ml-dsa-65'"))
+    with pytest.raises(StoreFailure, match="newer than this release"):
+        store.load()
+
+
+def test_errors_are_of_hsmd_only(store: Store) -> None:
+    for action in (
+        lambda: store.key_by_digest(b""),
+        lambda: store.list_grants("\x00", "", "", 1),
+        lambda: store.client("\ud800"),
+    ):
+        with pytest.raises(HsmdError):
+            action()

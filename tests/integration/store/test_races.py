@@ -1,0 +1,142 @@
+"""Several threads and several daemons at once on one database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from hsmd.daemon.store import CredentialRecord, KeyRecord, Role, Store
+from hsmd.errors import HsmdError
+from hsmd.purposes import Purpose
+
+ROUNDS = 8
+MakeStore = Callable[[], Store]
+MakeKey = Callable[..., KeyRecord]
+
+
+def race(*actions: Callable[[], object]) -> list[str]:
+    """Run all at once; the class names of the errors, "done" for success, in the order of the actions."""
+    barrier = threading.Barrier(len(actions))
+
+    def run(action: Callable[[], object]) -> str:
+        barrier.wait(10)
+        try:
+            action()
+        except HsmdError as error:
+            return type(error).__name__
+        return "done"
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(run, actions))
+
+
+def test_one_of_two_gets_the_name(make_store: MakeStore, make_key: MakeKey, now: datetime) -> None:
+    one, other = make_store(), make_store()
+    for number in range(ROUNDS):
+        key = f"k{number}"
+        outcome = race(
+            lambda k=key: one.add_key(make_key(k)), lambda k=key: other.add_key(make_key(k, seed=k + "'"))
+        )
+        assert sorted(outcome) == ["Conflict", "done"]
+        client = f"c{number}"
+        outcome = race(*[lambda c=client: one.add_client(c, Role.FRONT_END, now)] * 3)
+        assert sorted(outcome) == ["Conflict", "Conflict", "done"]
+
+
+def test_one_of_two_gets_the_credential(
+    make_store: MakeStore, make_credential: Callable[[str], CredentialRecord], now: datetime
+) -> None:
+    one, other = make_store(), make_store()
+    for number in range(ROUNDS):
+        credential = make_credential(f"f{number}")
+        outcome = race(
+            lambda n=number, c=credential: one.add_client(f"a{n}", Role.FRONT_END, now, c),
+            lambda n=number, c=credential: other.add_client(f"b{n}", Role.FRONT_END, now, c),
+        )
+        assert sorted(outcome) == ["Conflict", "done"]
+    assert len(one.load().clients) == ROUNDS
+
+
+def test_a_grant_never_outlives_a_removal(make_store: MakeStore, make_key: MakeKey, now: datetime) -> None:
+    one, other = make_store(), make_store()
+    for number in range(ROUNDS):
+        client, key = f"c{number}", f"k{number}"
+        one.add_client(client, Role.FRONT_END, now)
+        one.add_key(make_key(key))
+        remove = (
+            (lambda c=client: other.remove_client(c)) if number % 2 else (lambda k=key: other.remove_key(k))
+        )
+        outcome = race(lambda c=client, k=key: one.add_grant(c, k, [Purpose.TLS13_SERVER]), remove)
+        assert outcome[0] in ("done", "NotFound")
+        assert outcome[1] == "done"
+        one.load()
+    assert one.load().grants == ()
+
+
+def test_a_role_is_checked_against_the_client_that_gets_the_grant(
+    make_store: MakeStore, make_key: MakeKey, now: datetime
+) -> None:
+    one, other = make_store(), make_store()
+    one.add_key(make_key("site"))
+
+    def becomes_operator() -> None:
+        other.remove_client("ann")
+        other.add_client("ann", Role.OPERATOR, now)
+
+    for _ in range(ROUNDS):
+        one.add_client("ann", Role.FRONT_END, now)
+        race(lambda: one.add_grant("ann", "site", [Purpose.TLS13_SERVER]), becomes_operator)
+        assert one.client("ann").role is Role.OPERATOR
+        assert one.load().grants == ()
+        one.remove_client("ann")
+
+
+def test_no_write_is_lost_and_each_counts_once(make_store: MakeStore, now: datetime) -> None:
+    stores = [make_store() for _ in range(4)]
+    before = stores[0].version()
+
+    def add(number: int) -> None:
+        for round_ in range(ROUNDS):
+            stores[number].add_client(f"c{number}-{round_}", Role.FRONT_END, now)
+
+    assert race(*[lambda n=number: add(n) for number in range(4)]) == ["done"] * 4
+    assert stores[0].version() == before + 4 * ROUNDS
+    assert len(stores[0].load().clients) == 4 * ROUNDS
+
+
+def test_a_load_sees_one_moment(
+    make_store: MakeStore, make_credential: Callable[[str], CredentialRecord], now: datetime
+) -> None:
+    """The client is there at odd distances from the first version only, and always with its credential and CA trust."""
+    writer, reader = make_store(), make_store()
+    first = writer.version()
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            writer.add_client("web1", Role.FRONT_END, now, make_credential("a"))
+            writer.remove_client("web1")
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            seen = set()
+            while len(seen) < 2 or reader.version() < first + 20:
+                contents = reader.load()
+                present = (contents.version - first) % 2 == 1
+                assert [client.name for client in contents.clients] == ["web1"] * present
+                assert all(len(client.credentials) == 1 for client in contents.clients)
+                seen.add(present)
+        finally:
+            stop.set()
+        writing.result(30)
+
+
+def test_threads_share_one_store(store: Store, make_key: MakeKey) -> None:
+    """More threads than connections in the pool."""
+    keys = [make_key(f"k{number}") for number in range(12)]
+    assert race(*[lambda k=key: store.add_key(k) for key in keys]) == ["done"] * 12
+    assert race(*[lambda k=key: store.key(k.name) for key in keys]) == ["done"] * 12
+    assert race(*[lambda: store.remove_key("k0")] * 2).count("NotFound") == 1

@@ -1,0 +1,131 @@
+"""The chain of audit records: every change of a written log is found, and at the right record."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsmd.transparency import records
+from hsmd.transparency.chain import NO_HEAD, START, Head, extend, leaf_hash, verify
+
+MUTATIONS = 1_500
+TIME = "2026-11-21T02:03:04.567890Z"
+
+
+def tails_of(count: int) -> list[str]:
+    stem = records.attempt_stem("web-1", "SHA256:x", "www", b"k" * 32, "tls13-server", 0x0403)
+    made = []
+    for number in range(count):
+        digest = hashlib.sha256(bytes([number % 256])).hexdigest()
+        if number % 3 == 0:
+            made.append(records.attempt_tail(stem, digest))
+        elif number % 3 == 1:
+            made.append(records.outcome_tail(number - 1, "performed", digest))
+        else:
+            made.append(records.event_tail("key.generate", "ops\n", {"number": number}))
+    return made
+
+
+def log_of(count: int) -> tuple[list[bytes], Head]:
+    data, head = extend(START, TIME, tails_of(count))
+    return data.splitlines(), head
+
+
+LINES, HEAD = log_of(60)
+
+
+def test_leaf_hash_is_that_of_rfc_9162():
+    # The leaf hashes of RFC 6962's well-known test tree: of the empty leaf and of one zero byte.
+    assert leaf_hash(b"").hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
+    assert leaf_hash(b"\x00").hex() == "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7"
+
+
+@given(st.lists(st.sampled_from(tails_of(9)), max_size=20), st.integers(0, 20))
+def test_extending_in_two_steps_is_extending_in_one(tails, cut):
+    first, between = extend(START, TIME, tails[:cut])
+    second, end = extend(between, TIME, tails[cut:])
+    assert (first + second, end) == extend(START, TIME, tails)
+    lines = (first + second).splitlines()
+    for index, line in enumerate(lines):
+        previous = leaf_hash(lines[index - 1]).hex() if index else NO_HEAD
+        assert line == records.line(index, previous, TIME, tails[index])
+
+
+def test_an_intact_log_verifies():
+    verdict = verify(LINES, HEAD)
+    assert (verdict.intact, verdict.count, verdict.head) == (True, 60, HEAD.head)
+    assert verify(line + b"\n" for line in LINES) == verdict
+    assert verify([]) == verify([], START)
+    assert verify(LINES, Head(20, leaf_hash(LINES[19]).hex())).intact
+
+
+def flip(rng: random.Random) -> tuple[list[bytes], int]:
+    """One byte of one record changed."""
+    lines, at = list(LINES), rng.randrange(len(LINES))
+    line = bytearray(lines[at])
+    position = rng.randrange(len(line))
+    line[position] ^= rng.randrange(1, 256)
+    lines[at] = bytes(line)
+    return b"\n".join(lines).split(b"\n"), at
+
+
+def rewrite(rng: random.Random) -> tuple[list[bytes], int]:
+    """One record replaced by another sound one with the same place in the chain."""
+    lines, at = list(LINES), rng.randrange(len(LINES))
+    previous = leaf_hash(LINES[at - 1]).hex() if at else NO_HEAD
+    lines[at] = records.line(
+        at, previous, TIME, records.event_tail("forged", "", {"number": rng.randrange(1 << 40)})
+    )
+    return lines, at
+
+
+def delete(rng: random.Random) -> tuple[list[bytes], int]:
+    lines, at = list(LINES), rng.randrange(len(LINES))
+    del lines[at : at + rng.randrange(1, 4)]
+    return lines, at
+
+
+def swap(rng: random.Random) -> tuple[list[bytes], int]:
+    lines = list(LINES)
+    low, high = sorted(rng.sample(range(len(LINES)), 2))
+    lines[low], lines[high] = lines[high], lines[low]
+    return lines, low
+
+
+def insert(rng: random.Random) -> tuple[list[bytes], int]:
+    lines, at = list(LINES), rng.randrange(1, len(LINES))
+    lines.insert(at, rng.choice(LINES[:at]))
+    return lines, at
+
+
+def cut_off(rng: random.Random) -> tuple[list[bytes], int]:
+    at = rng.randrange(len(LINES))
+    return LINES[:at], at
+
+
+@pytest.mark.parametrize("mutate", [flip, rewrite, delete, swap, insert, cut_off])
+def test_every_mutation_is_located(mutate):
+    rng = random.Random(mutate.__name__)
+    for _ in range(MUTATIONS // 6):
+        lines, index = mutate(rng)
+        verdict = verify(lines, HEAD)
+        assert verdict.first_bad == index, (verdict, index)
+        assert verdict.count <= index
+        assert str(index) in verdict.reason
+
+
+def test_without_a_head_seen_earlier_all_but_the_very_end_is_protected():
+    rng = random.Random(7)
+    for _ in range(200):
+        lines, index = rewrite(rng)
+        verdict = verify(lines)
+        assert verdict.first_bad == (index if index < len(LINES) - 1 else None)
+
+
+def test_an_earlier_head_that_the_log_does_not_contain_is_noticed():
+    verdict = verify(LINES, Head(30, "0" * 64))
+    assert (verdict.first_bad, verdict.count) == (29, 29)

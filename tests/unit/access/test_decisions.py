@@ -1,0 +1,165 @@
+"""May somebody use a key: every rule that says no, the one that says yes, and that explanations agree with decisions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from hsmd.algorithms import KeyType
+from hsmd.daemon.access import Denial, Explanation, Grant, Identity, Role, Rule, Snapshot
+from hsmd.daemon.store.records import Contents
+from hsmd.purposes import Purpose
+
+Digests = dict[str, bytes]
+
+
+@pytest.fixture
+def snapshot(contents: Contents) -> Snapshot:
+    return Snapshot.build(contents)
+
+
+def person(snapshot: Snapshot, name: str, fingerprint: str) -> Identity:
+    identity = snapshot.identify_key(name, fingerprint)
+    assert identity is not None
+    return identity
+
+
+def test_a_grant_says_what_the_worker_needs(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
+    expected = Grant("web1", "site", digests["site"], Purpose.TLS13_SERVER, "main", KeyType.P256)
+    assert snapshot.decide(person(snapshot, "web1", "F1"), digests["site"], 1, now) == expected
+    assert snapshot.grant("web1", digests["site"], 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("who", "key", "purpose", "rule"),
+    [
+        (("web1", "F1"), "unknown", Purpose.TLS13_SERVER, Rule.UNKNOWN_KEY),
+        (("web1", "F1"), "mail", Purpose.TLS13_SERVER, Rule.NO_GRANT),
+        (("web2", "F2"), "mail", Purpose.TLS12_SERVER, Rule.PURPOSE_NOT_GRANTED),
+        (("web1", "F1"), "site", Purpose.TLS13_CLIENT, Rule.PURPOSE_OUTSIDE_CEILING),
+        (("web1", "F1"), "site", Purpose.SIGN_DIGEST, Rule.PURPOSE_OUTSIDE_CEILING),
+        (("web1", "F1"), "mail", Purpose.SIGN_MESSAGE, Rule.PURPOSE_OUTSIDE_CEILING),
+        (("web1", "F1"), "site", Purpose.X509_REQUEST, Rule.PURPOSE_NOT_GRANTABLE),
+        (("web1", "F1"), "site", Purpose.X509_SELF_SIGNED, Rule.PURPOSE_NOT_GRANTABLE),
+        (("web1", "F1"), "site", 0, Rule.PURPOSE_NOT_GRANTABLE),
+        (("web1", "F1"), "site", 6, Rule.PURPOSE_NOT_GRANTABLE),
+        (("web1", "F1"), "site", 255, Rule.PURPOSE_NOT_GRANTABLE),
+        (("ann", "FA"), "site", Purpose.TLS13_SERVER, Rule.WRONG_ROLE),
+        (("ann", "FA"), "site", Purpose.X509_REQUEST, Rule.WRONG_ROLE),
+        (("eve", "FE"), "unknown", Purpose.TLS13_SERVER, Rule.WRONG_ROLE),
+    ],
+)
+def test_what_is_not_granted_is_denied_and_the_rule_named(
+    snapshot: Snapshot,
+    digests: Digests,
+    now: datetime,
+    who: tuple[str, str],
+    key: str,
+    purpose: int,
+    rule: Rule,
+) -> None:
+    assert snapshot.decide(person(snapshot, *who), digests[key], purpose, now) == Denial(rule)
+    assert snapshot.grant(who[0], digests[key], purpose) is None
+
+
+@pytest.mark.parametrize("key", [b"", b"\0" * 31, b"site", b"\xff" * 64])
+def test_what_is_no_digest_is_no_key(snapshot: Snapshot, now: datetime, key: bytes) -> None:
+    assert snapshot.decide(person(snapshot, "web1", "F1"), key, 1, now) == Denial(Rule.UNKNOWN_KEY)
+
+
+def test_a_certificate_is_looked_at_again_with_each_request(
+    snapshot: Snapshot, digests: Digests, now: datetime
+) -> None:
+    ends = now + timedelta(minutes=5)
+    identity = Identity("web1", Role.FRONT_END, "cert:1 CA1", ends)
+    just_before = ends - timedelta(microseconds=1)
+    assert isinstance(snapshot.decide(identity, digests["site"], 1, just_before), Grant)
+    assert snapshot.decide(identity, digests["site"], 1, ends) == Denial(Rule.EXPIRED_CERTIFICATE)
+
+
+def test_an_identity_is_looked_at_again_with_each_request(
+    contents: Contents, digests: Digests, now: datetime
+) -> None:
+    identity = person(Snapshot.build(contents), "web1", "F1")
+
+    def decide(**changes: object) -> Grant | Denial:
+        return Snapshot.build(replace(contents, **changes)).decide(identity, digests["site"], 1, now)  # type: ignore[arg-type]
+
+    others = tuple(client for client in contents.clients if client.name != "web1")
+    web1 = next(client for client in contents.clients if client.name == "web1")
+    assert isinstance(decide(), Grant)
+    assert decide(clients=others) == Denial(Rule.UNKNOWN_CLIENT)
+    assert decide(clients=(*others, replace(web1, credentials=()))) == Denial(Rule.WITHDRAWN_CREDENTIAL)
+    assert decide(clients=(*others, replace(web1, role=Role.OPERATOR))) == Denial(Rule.WITHDRAWN_CREDENTIAL)
+    assert decide(grants=()) == Denial(Rule.NO_GRANT)
+    assert decide(keys=()) == Denial(Rule.UNKNOWN_KEY)
+
+
+def test_rows_that_must_not_be_grant_nothing(contents: Contents, digests: Digests, now: datetime) -> None:
+    """Should the store ever hold a grant that it must not, it has no effect."""
+    (site,) = (grant for grant in contents.grants if grant.client == "web1")
+    bad = (
+        replace(site, client="ann"),
+        replace(site, client="gone"),
+        replace(site, key_digest=digests["unknown"]),
+        replace(site, purposes=frozenset({Purpose.SIGN_MESSAGE, Purpose.X509_REQUEST})),
+        replace(site, key="mail"),  # the digest decides, not the name
+    )
+    snapshot = Snapshot.build(replace(contents, grants=bad))
+    for name in ("ann", "gone"):
+        assert all(
+            snapshot.grant(name, digest, code) is None for digest in digests.values() for code in range(256)
+        )
+    assert [code for code in range(256) if snapshot.grant("web1", digests["site"], code)] == [1, 3]
+    assert snapshot.grant("web1", digests["site"], 1).key_name == "site"  # type: ignore[union-attr]
+    assert not any(snapshot.grant("web1", digests["mail"], code) for code in range(256))
+    assert snapshot.keys_of("web1") == {digests["site"]}
+    assert snapshot.keys_of("ann") == frozenset()
+
+
+def test_explanations_agree_with_decisions(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
+    people = [("web1", "F1"), ("web2", "F2"), ("ann", "FA"), ("eve", "FE")]
+    for name, fingerprint in people:
+        for key, digest in digests.items():
+            for purpose in range(256):
+                decision = snapshot.decide(person(snapshot, name, fingerprint), digest, purpose, now)
+                rule = decision.rule if isinstance(decision, Denial) else Rule.GRANTED
+                explanation = snapshot.explain(name, key, purpose)
+                assert explanation.allowed is isinstance(decision, Grant)
+                assert explanation.rule.partition(": ") == (rule.value, ": ", rule.text)
+
+
+def test_an_unknown_client_is_explained(snapshot: Snapshot) -> None:
+    assert snapshot.explain("nobody", "site", 1) == Explanation.of(Rule.UNKNOWN_CLIENT)
+
+
+def test_every_rule_has_a_short_name_and_a_sentence() -> None:
+    assert len({rule.value for rule in Rule}) == len(Rule)
+    for rule in Rule:
+        assert rule.value == rule.name.lower().replace("_", "-")
+        assert len(rule.text) > 10
+        assert Explanation.of(rule).allowed is (rule is Rule.GRANTED)
+
+
+def test_what_the_catalogue_asks(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
+    assert snapshot.version == 7
+    assert (snapshot.key_count, snapshot.client_count, snapshot.grant_count) == (3, 5, 3)
+    assert snapshot.keys_of("web1") == {digests["site"]}
+    assert snapshot.keys_of("nobody") == frozenset()
+    assert snapshot.certificate_not_after("site") == now
+    assert snapshot.certificate_not_after("mail") is None
+
+
+def test_no_denial_names_anything_in_its_text() -> None:
+    """Rules go to the log, never to the peer; still they carry no names that could be injected there."""
+    assert "{" not in "".join(rule.text for rule in Rule)
+
+
+def test_a_snapshot_does_not_change_with_its_contents(contents: Contents, digests: Digests) -> None:
+    snapshot = Snapshot.build(contents)
+    with pytest.raises(AttributeError):
+        snapshot.extra = 1  # type: ignore[attr-defined]
+    assert Snapshot.build(replace(contents, version=8, grants=())).grant("web1", digests["site"], 1) is None
+    assert snapshot.grant("web1", digests["site"], 1) is not None

@@ -1,0 +1,211 @@
+"""Who somebody is: the matrix of public keys and OpenSSH user certificates that must, and must not, be believed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from hsmd.daemon.access import Denial, Identity, Role, Rule, Snapshot
+from hsmd.daemon.store.records import Contents
+
+HOUR = timedelta(hours=1)
+CYRILLIC_E = "w\u0435b1"
+FULLWIDTH_ONE = "web\uff11"
+
+
+@pytest.fixture
+def snapshot(contents: Contents) -> Snapshot:
+    return Snapshot.build(contents)
+
+
+@pytest.fixture
+def good(now: datetime) -> dict[str, Any]:
+    """A certificate that web1 may come with."""
+    return {
+        "user_name": "web1",
+        "ca_fingerprint": "CA1",
+        "principals": ["web1"],
+        "critical_options": {},
+        "valid_after": now - HOUR,
+        "valid_before": now + HOUR,
+        "serial": 42,
+        "peer_address": "192.0.2.7",
+        "now": now,
+    }
+
+
+def identify(snapshot: Snapshot, certificate: dict[str, Any], **changes: Any) -> Identity | Denial:
+    arguments = certificate | changes
+    return snapshot.identify_certificate(arguments.pop("user_name"), **arguments)
+
+
+# --- public keys ---
+
+
+@pytest.mark.parametrize(
+    ("user", "fingerprint", "role"),
+    [
+        ("web1", "F1", Role.FRONT_END),
+        ("web1", "F1b", Role.FRONT_END),
+        ("ann", "FA", Role.OPERATOR),
+        ("eve", "FE", Role.AUDITOR),
+    ],
+)
+def test_a_key_makes_its_owner(snapshot: Snapshot, user: str, fingerprint: str, role: Role) -> None:
+    assert snapshot.identify_key(user, fingerprint) == Identity(user, role, fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("user", "fingerprint"),
+    [
+        ("web2", "F1"), ("ann", "F1"), ("web1", "F2"), ("web1", "FA"), ("nobody", "F1"), ("", "F1"), ("web1", ""),
+        ("web1", "unknown"), ("WEB1", "F1"), ("Web1", "F1"), ("web1 ", "F1"), ("web1\x00", "F1"), (CYRILLIC_E, "F1"),
+        (FULLWIDTH_ONE, "F1"), ("web1", "CA1"), ("web1", "f1"), ("*", "F1"), ("web3", "F1"),
+    ],
+)  # fmt: skip
+def test_a_key_makes_nobody_else(snapshot: Snapshot, user: str, fingerprint: str) -> None:
+    assert snapshot.identify_key(user, fingerprint) is None
+
+
+# --- certificates ---
+
+
+def test_a_good_certificate_makes_its_principal(
+    snapshot: Snapshot, good: dict[str, Any], now: datetime
+) -> None:
+    assert identify(snapshot, good) == Identity("web1", Role.FRONT_END, "cert:42 CA1", now + HOUR)
+    certified = identify(snapshot, good, user_name="web3", principals=("web3",))
+    assert certified == Identity("web3", Role.FRONT_END, "cert:42 CA1", now + HOUR)
+
+
+def test_a_certificate_without_end_makes_an_identity_without_end(
+    snapshot: Snapshot, good: dict[str, Any]
+) -> None:
+    endless = identify(snapshot, good, valid_before=datetime.max.replace(tzinfo=UTC))
+    assert endless == Identity("web1", Role.FRONT_END, "cert:42 CA1", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"principals": []}, Rule.NOT_ONE_PRINCIPAL),
+        ({"principals": [""]}, Rule.NOT_ONE_PRINCIPAL),
+        ({"principals": [""], "user_name": ""}, Rule.NOT_ONE_PRINCIPAL),
+        ({"principals": ["web1", "web2"]}, Rule.NOT_ONE_PRINCIPAL),
+        ({"principals": ["web1", "web1"]}, Rule.NOT_ONE_PRINCIPAL),
+        ({"principals": ["web2"]}, Rule.PRINCIPAL_MISMATCH),
+        ({"principals": ["*"]}, Rule.PRINCIPAL_MISMATCH),
+        ({"principals": ["web*"]}, Rule.PRINCIPAL_MISMATCH),
+        ({"principals": ["WEB1"]}, Rule.PRINCIPAL_MISMATCH),
+        ({"principals": ["web1 "]}, Rule.PRINCIPAL_MISMATCH),
+        ({"principals": ["web1\x00"]}, Rule.PRINCIPAL_MISMATCH),
+        ({"principals": [CYRILLIC_E]}, Rule.PRINCIPAL_MISMATCH),
+        ({"principals": [FULLWIDTH_ONE]}, Rule.PRINCIPAL_MISMATCH),
+        ({"principals": ["web1,web2"]}, Rule.PRINCIPAL_MISMATCH),
+        ({"user_name": "web2"}, Rule.PRINCIPAL_MISMATCH),
+        ({"user_name": "WEB1"}, Rule.PRINCIPAL_MISMATCH),
+        ({"user_name": "WEB1", "principals": ["WEB1"]}, Rule.UNKNOWN_CLIENT),
+        ({"user_name": CYRILLIC_E, "principals": [CYRILLIC_E]}, Rule.UNKNOWN_CLIENT),
+        ({"user_name": FULLWIDTH_ONE, "principals": [FULLWIDTH_ONE]}, Rule.UNKNOWN_CLIENT),
+        ({"user_name": "nobody", "principals": ["nobody"]}, Rule.UNKNOWN_CLIENT),
+        ({"user_name": "web2", "principals": ["web2"]}, Rule.CA_NOT_FOR_CLIENT),
+        ({"user_name": "eve", "principals": ["eve"]}, Rule.CA_NOT_FOR_CLIENT),
+        ({"ca_fingerprint": "CA2"}, Rule.CA_NOT_FOR_CLIENT),
+        ({"ca_fingerprint": "CA3"}, Rule.UNKNOWN_CA),
+        ({"ca_fingerprint": "F1"}, Rule.UNKNOWN_CA),
+        ({"ca_fingerprint": ""}, Rule.UNKNOWN_CA),
+        ({"critical_options": {"force-command": "hsmd"}}, Rule.UNKNOWN_CRITICAL_OPTION),
+        ({"critical_options": {"verify-required": ""}}, Rule.UNKNOWN_CRITICAL_OPTION),
+        ({"critical_options": {"source-address": "192.0.2.0/24", "x@y": ""}}, Rule.UNKNOWN_CRITICAL_OPTION),
+        ({"critical_options": {"Source-Address": "192.0.2.0/24"}}, Rule.UNKNOWN_CRITICAL_OPTION),
+    ],
+)
+def test_a_bad_certificate_makes_nobody(
+    snapshot: Snapshot, good: dict[str, Any], changes: dict[str, Any], rule: Rule
+) -> None:
+    assert identify(snapshot, good, **changes) == Denial(rule)
+
+
+def test_the_window_is_closed_at_its_beginning_and_open_at_its_end(
+    snapshot: Snapshot, good: dict[str, Any], now: datetime
+) -> None:
+    second = timedelta(seconds=1)
+    assert isinstance(identify(snapshot, good, now=now - HOUR), Identity)
+    assert isinstance(identify(snapshot, good, now=now + HOUR - second), Identity)
+    assert identify(snapshot, good, now=now - HOUR - second) == Denial(Rule.CERTIFICATE_NOT_YET_VALID)
+    assert identify(snapshot, good, now=now + HOUR) == Denial(Rule.EXPIRED_CERTIFICATE)
+
+
+@pytest.mark.parametrize(
+    ("option", "address", "allowed"),
+    [
+        ("192.0.2.0/24", "192.0.2.7", True),
+        ("192.0.2.7", "192.0.2.7", True),
+        ("198.51.100.0/24,192.0.2.0/29", "192.0.2.7", True),
+        ([ip_network("192.0.2.0/24")], "192.0.2.7", True),
+        ("2001:db8::/32", "2001:db8::7", True),
+        ("192.0.2.0/24", "::ffff:192.0.2.7", True),
+        ("fe80::/10", "fe80::1%eth0", True),
+        ("192.0.2.0/29", "192.0.2.8", False),
+        ("2001:db8::/32", "192.0.2.7", False),
+        ("0.0.0.0/0", "2001:db8::7", False),
+        ("", "192.0.2.7", False),
+        ([], "192.0.2.7", False),
+        ("192.0.2.7/24", "192.0.2.7", False),  # bits behind the mask: what was meant is unknown
+        ("192.0.2.0/24,nonsense", "192.0.2.7", False),
+        ("192.0.2.0/24", "", False),
+        ("192.0.2.0/24", "a front end", False),
+        (True, "192.0.2.7", False),
+    ],
+)
+def test_source_addresses(
+    snapshot: Snapshot, good: dict[str, Any], option: object, address: str, allowed: bool
+) -> None:
+    decision = identify(snapshot, good, critical_options={"source-address": option}, peer_address=address)
+    assert isinstance(decision, Identity) is allowed
+    if not allowed:
+        assert decision == Denial(Rule.SOURCE_ADDRESS)
+
+
+# --- identities of connections that are open while the store changes ---
+
+
+def test_an_identity_stands_while_its_credential_does(
+    contents: Contents, good: dict[str, Any], now: datetime
+) -> None:
+    before = Snapshot.build(contents)
+    by_key, by_certificate = before.identify_key("web1", "F1"), identify(before, good)
+    assert isinstance(by_key, Identity)
+    assert isinstance(by_certificate, Identity)
+
+    def stands(identity: Identity, **changes: Any) -> bool:
+        return Snapshot.build(replace(contents, **changes)).knows(identity)
+
+    others = tuple(client for client in contents.clients if client.name != "web1")
+    web1 = next(client for client in contents.clients if client.name == "web1")
+    assert stands(by_key)
+    assert stands(by_key, cas=())
+    assert stands(by_certificate)
+    assert not stands(by_key, clients=others)
+    assert not stands(by_certificate, clients=others)
+    assert not stands(by_certificate, cas=())
+    # the name came back, but not with this credential, or as something else
+    assert not stands(by_key, clients=(*others, replace(web1, credentials=web1.credentials[1:])))
+    assert stands(by_certificate, clients=(*others, replace(web1, credentials=())))
+    for identity in (by_key, by_certificate):
+        assert not stands(identity, clients=(*others, replace(web1, role=Role.OPERATOR)))
+    # the key went to somebody else
+    thief = replace(web1, name="web9")
+    assert not stands(by_key, clients=(*others, thief, replace(web1, credentials=())))
+
+
+def test_the_trust_of_a_ca_does_not_follow_a_name_that_is_gone(
+    contents: Contents, good: dict[str, Any]
+) -> None:
+    others = tuple(client for client in contents.clients if client.name != "web1")
+    snapshot = Snapshot.build(replace(contents, clients=others))
+    assert identify(snapshot, good) == Denial(Rule.UNKNOWN_CLIENT)

@@ -1,0 +1,172 @@
+"""A daemon in memory for tests of commands: every control request over the codec of the wire, no socket, no token."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
+
+from hsmd.errors import Conflict, HsmdError, NotFound
+from hsmd.protocol import messages
+from hsmd.protocol.messages import Request
+from hsmd.transparency.chain import Follower
+from hsmd.transparency.records import event_tail, line, outcome_tail, tail
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+PEM = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
+
+
+class FakeDaemon:
+    """Answers like a daemon; `asked` holds the requests in order, `fail_with` is raised for the next one."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, messages.KeyInfo] = {}
+        self.clients: dict[str, messages.ClientInfo] = {}
+        self.grants: dict[tuple[str, str], set[str]] = {}
+        self.chains: dict[str, str] = {}
+        self.lines: list[bytes] = []
+        self.asked: list[Request] = []
+        self.timeouts: list[float] = []
+        self.fail_with: HsmdError | None = None
+        self.page_size = 2
+        self.role = "operator"
+        self._chain = Follower()
+
+    # --- the face of hsmd.client.Client ---
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def control(self, request: Request, *, timeout_s: float) -> Struct:
+        decoded = messages.decode_request(messages.encode_request(request))
+        self.asked.append(decoded)
+        self.timeouts.append(timeout_s)
+        if self.fail_with is not None:
+            error, self.fail_with = self.fail_with, None
+            raise error
+        answer = getattr(self, "on_" + type(decoded).__name__)(decoded)
+        return messages.decode_result(messages.encode_result(answer), type(decoded).Result)
+
+    # --- the log ---
+
+    def record(self, tail: str) -> int:
+        record = line(self._chain.size, self._chain.head, "2030-01-02T03:04:05.000000Z", tail)
+        self._chain.follow(record)
+        self.lines.append(record)
+        return self._chain.size - 1
+
+    def use(self, client: str, key: str, result: str | None = "performed") -> None:
+        members = {"client": client, "key_name": key, "key": "01" * 32, "purpose": "tls13-server"}
+        index = self.record(tail("attempt", **members, scheme="0403", asked="0" * 64))
+        if result is not None:
+            self.record(outcome_tail(index, result, "1" * 64))
+
+    def event(self, name: str, client: str, **fields: str | int) -> None:
+        self.record(event_tail(name, client, fields))
+
+    # --- requests ---
+
+    def on_WhoAmI(self, _: Any) -> messages.Identity:
+        return messages.Identity("alice", self.role, "SHA256:abc", "hsm-1")
+
+    def on_Status(self, _: Any) -> messages.DaemonStatus:
+        worker = messages.WorkerStatus(4711, "ready", 0, 0)
+        token = messages.TokenStatus("main", "hsmd", "s1", "ready", 0, [worker], ["ecdsa"])
+        counts = (len(self.keys), len(self.clients), len(self.grants))
+        return messages.DaemonStatus(
+            "0.1.0", NOW, False, 1, [token], *counts, len(self.lines), self._chain.head, True, {"performed": 7}
+        )
+
+    def on_KeyGenerate(self, request: messages.KeyGenerate) -> messages.KeyInfo:
+        if request.name in self.keys:
+            raise Conflict(f"name: there is a key called {request.name!r} already")
+        public = ec.generate_private_key(ec.SECP256R1()).public_key()
+        der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        digest = hashlib.sha256(der).hexdigest()
+        info = messages.KeyInfo(
+            request.name, request.key_type, digest, der, request.purposes, request.token or "main", NOW
+        )
+        self.keys[request.name] = info
+        return info
+
+    def on_KeyAdopt(self, request: messages.KeyAdopt) -> messages.KeyInfo:
+        return self.on_KeyGenerate(messages.KeyGenerate(request.name, "p-256", request.purposes, request.token))
+
+    def on_KeyList(self, request: messages.KeyList) -> messages.KeyPage:
+        names = [name for name in sorted(self.keys) if name > request.after]
+        return messages.KeyPage([self.keys[name] for name in names[: self.page_size]], len(names) > self.page_size)
+
+    def on_KeyShow(self, request: messages.KeyShow) -> messages.KeyInfo:
+        if request.name not in self.keys:
+            raise NotFound(f"there is no key {request.name!r}")
+        return self.keys[request.name]
+
+    def on_KeyDestroy(self, request: messages.KeyDestroy) -> messages.Done:
+        self.on_KeyShow(messages.KeyShow(request.name))
+        del self.keys[request.name]
+        return messages.Done()
+
+    def on_KeyRequest(self, request: messages.KeyRequest) -> messages.PemDocument:
+        return messages.PemDocument(PEM.replace("CERTIFICATE", "CERTIFICATE REQUEST"))
+
+    def on_CertificateImport(self, request: messages.CertificateImport) -> messages.KeyInfo:
+        self.chains[request.key] = request.chain
+        return self.on_KeyShow(messages.KeyShow(request.key))
+
+    def on_CertificateSelfSigned(self, request: messages.CertificateSelfSigned) -> messages.PemDocument:
+        self.chains[request.key] = PEM
+        return messages.PemDocument(PEM)
+
+    def on_CertificateExport(self, request: messages.CertificateExport) -> messages.PemDocument:
+        if request.key not in self.chains:
+            raise NotFound(f"key {request.key!r} has no certificate")
+        return messages.PemDocument(self.chains[request.key])
+
+    def on_ClientAdd(self, request: messages.ClientAdd) -> messages.ClientInfo:
+        info = self.clients.setdefault(request.name, messages.ClientInfo(request.name, request.role, [], NOW))
+        info.fingerprints += [f"SHA256:{len(info.fingerprints)}"] if request.public_key else []
+        return info
+
+    def on_ClientList(self, request: messages.ClientList) -> messages.ClientPage:
+        names = [name for name in sorted(self.clients) if name > request.after]
+        page = [self.clients[name] for name in names[: self.page_size]]
+        return messages.ClientPage(page, len(names) > self.page_size)
+
+    def on_ClientRemove(self, request: messages.ClientRemove) -> messages.Done:
+        if self.clients.pop(request.name, None) is None:
+            raise NotFound(f"there is no client {request.name!r}")
+        return messages.Done()
+
+    def on_ClientTrustCa(self, request: messages.ClientTrustCa) -> messages.Done:
+        return messages.Done()
+
+    def on_GrantAdd(self, request: messages.GrantAdd) -> messages.GrantInfo:
+        held = self.grants.setdefault((request.client, request.key), set())
+        held.update(request.purposes)
+        return messages.GrantInfo(request.client, request.key, sorted(held))
+
+    def on_GrantList(self, request: messages.GrantList) -> messages.GrantPage:
+        after = tuple(request.after.split("/")) if request.after else ("", "")
+        pairs = [
+            pair
+            for pair in sorted(self.grants)
+            if pair > after and request.client in ("", pair[0]) and request.key in ("", pair[1])
+        ]
+        page = [messages.GrantInfo(*pair, sorted(self.grants[pair])) for pair in pairs[: self.page_size]]
+        return messages.GrantPage(page, len(pairs) > self.page_size)
+
+    def on_GrantRemove(self, request: messages.GrantRemove) -> messages.Done:
+        return messages.Done(self.grants.pop((request.client, request.key), None) is not None)
+
+    def on_GrantExplain(self, request: messages.GrantExplain) -> messages.Explanation:
+        allowed = request.purpose in self.grants.get((request.client, request.key), set())
+        return messages.Explanation(allowed, "grant" if allowed else "no grant on this key")
+
+    def on_AuditRead(self, request: messages.AuditRead) -> messages.AuditPage:
+        first = request.first if request.first >= 0 else max(0, len(self.lines) + request.first)
+        limit = min(request.limit, self.page_size)
+        return messages.AuditPage(first, [each.decode() for each in self.lines[first : first + limit]], len(self.lines))

@@ -1,0 +1,86 @@
+"""`hsmd audit`: rows for people, and the search for the first bad record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from .conftest import Run
+from .fake_daemon import FakeDaemon
+
+
+@pytest.fixture
+def log(daemon: FakeDaemon) -> FakeDaemon:
+    """Ten uses of two keys by two clients and an event: 21 records."""
+    daemon.event("daemon.started", "")
+    for round_ in range(5):
+        daemon.use("web1", "www", "performed" if round_ else "failed")
+        daemon.use("web2", "shop", None if round_ == 4 else "performed")
+    return daemon
+
+
+def _rows(run: Run, *arguments: str) -> list[dict[str, Any]]:
+    ran = run("audit", "show", *arguments, "--json")
+    assert ran.code == 0, ran.err
+    rows: list[dict[str, Any]] = json.loads(ran.out)["records"]
+    return rows
+
+
+def test_attempt_and_outcome_are_one_row(run: Run, log: FakeDaemon) -> None:
+    rows = _rows(run)
+    assert len(rows) == 11
+    assert [row["index"] for row in rows] == sorted(row["index"] for row in rows)
+    assert rows[1]["outcome"]["result"] == "failed"
+    assert "outcome" not in rows[-1]
+    assert "open" in run("audit", "show").out.splitlines()[-1]
+
+
+def test_filters_and_count(run: Run, log: FakeDaemon) -> None:
+    assert {row["client"] for row in _rows(run, "--client", "web1")} == {"web1"}
+    assert {row["key_name"] for row in _rows(run, "--key", "shop")} == {"shop"}
+    assert [row["index"] for row in _rows(run, "--client", "web1", "--count", "1")] == [17]
+
+
+def test_filter_finds_control_operations_on_a_key(run: Run, log: FakeDaemon) -> None:
+    log.event("control.done", "alice", op="key.generate", target_name="shop")
+    assert _rows(run, "--key", "shop")[-1]["event"] == "control.done"
+
+
+def test_verify_asks_for_every_record(run: Run, log: FakeDaemon) -> None:
+    ran = run("audit", "verify", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["records"] == len(log.lines)
+
+
+@pytest.mark.parametrize("index", [0, 7, 18])
+def test_a_changed_record_is_found_through_the_daemon_and_in_a_file(
+    run: Run, log: FakeDaemon, home: Path, index: int
+) -> None:
+    log.lines[index] = log.lines[index].replace(b"2030-01-02", b"2029-01-02")
+    (home / "log").write_bytes(b"".join(line + b"\n" for line in log.lines))
+    for arguments in (("audit", "verify"), ("audit", "verify", "--log", "log")):
+        ran = run(*arguments, "--json")
+        assert ran.code == 4
+        assert json.loads(ran.out)["first_bad"] == index
+
+
+def test_a_log_cut_off_at_its_end_needs_the_head_noted_earlier(run: Run, log: FakeDaemon) -> None:
+    noted = json.loads(run("audit", "verify", "--json").out)
+    head = f"{noted['records']}:{noted['head']}"
+    assert run("audit", "verify", "--expect", head).code == 0
+    del log.lines[-1]
+    assert run("audit", "verify").code == 0
+    ran = run("audit", "verify", "--expect", head)
+    assert (ran.code, "CHANGED" in ran.out) == (4, True)
+
+
+@pytest.mark.parametrize("head", ["x", "3", "3:abc", "-1:" + "0" * 64, "1:" + "g" * 64])
+def test_expected_head_is_checked(run: Run, log: FakeDaemon, head: str) -> None:
+    assert run("audit", "verify", f"--expect={head}").code == 2
+
+
+def test_a_file_needs_no_daemon_and_no_profile(run: Run, home: Path) -> None:
+    (home / "log").write_bytes(b"not a record\n")
+    assert run("audit", "verify", "--log", "log").code == 4

@@ -1,0 +1,271 @@
+"""Commands that talk to a daemon: what they ask, what they print for programs and people, how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from .conftest import Run
+from .fake_daemon import PEM, FakeDaemon
+
+from hsmd import errors
+from hsmd.protocol import messages
+
+SSH_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
+
+
+def _document(run: Run, *arguments: str, code: int = 0) -> dict[str, object]:
+    ran = run(*arguments, "--json")
+    assert ran.code == code, ran.err
+    document = json.loads(ran.out)
+    assert isinstance(document, dict)
+    return document
+
+
+# --- keys ---
+
+
+def test_generate_asks_for_what_was_typed_and_gives_slow_tokens_time(run: Run, daemon: FakeDaemon) -> None:
+    document = _document(run, "key", "generate", "www", "--type", "rsa-4096", "-p", "tls13-server", "--token", "hsm")
+    assert daemon.asked == [messages.KeyGenerate("www", "rsa-4096", ["tls13-server"], "hsm")]
+    assert daemon.timeouts == [60.0]
+    assert document["name"] == "www"
+    assert document["key_type"] == "rsa-4096"
+
+
+def test_generate_makes_a_tls_server_key_unless_told_otherwise(run: Run, daemon: FakeDaemon) -> None:
+    ran = run("key", "generate", "www")
+    assert daemon.asked == [messages.KeyGenerate("www", "p-256", ["tls-server"])]
+    assert "hsmd grant add CLIENT www" in ran.err
+
+
+def test_generate_refuses_unknown_type_before_asking(run: Run, daemon: FakeDaemon) -> None:
+    assert run("key", "generate", "www", "--type", "rsa-1024").code == 2
+    assert daemon.asked == []
+
+
+def test_adopt_normalises_the_id_and_needs_one(run: Run, daemon: FakeDaemon) -> None:
+    _document(run, "key", "adopt", "www", "--id", "3A:0F", "--accept-unsafe")
+    assert daemon.asked[-1] == messages.KeyAdopt("www", ["tls-server"], cka_id="3a0f", accept_unsafe=True)
+    ran = run("key", "adopt", "www")
+    assert (ran.code, "--id or --label" in ran.err) == (2, True)
+
+
+def test_list_fetches_every_page(run: Run, daemon: FakeDaemon) -> None:
+    for name in "abcde":
+        run("key", "generate", name)
+    keys = _document(run, "key", "list")["keys"]
+    assert isinstance(keys, list)
+    assert [key["name"] for key in keys] == list("abcde")
+    assert len([each for each in daemon.asked if isinstance(each, messages.KeyList)]) == 3
+
+
+def test_list_for_people_is_a_table_that_pipes_do_not_fold(run: Run, daemon: FakeDaemon) -> None:
+    run("key", "generate", "x" * 64)
+    assert "x" * 64 in run("key", "list").out
+
+
+def test_empty_list_says_so(run: Run, daemon: FakeDaemon) -> None:
+    assert run("key", "list").out.strip() == "(none)"
+
+
+@pytest.mark.parametrize("typed", ["", "WWW", "www2"])
+def test_destroy_needs_the_exact_name(run: Run, daemon: FakeDaemon, typed: str) -> None:
+    run("key", "generate", "www")
+    ran = run("key", "destroy", "www", *(["--confirm", typed] if typed else []))
+    assert ran.code == 2
+    assert "www" in daemon.keys
+    assert not any(isinstance(each, messages.KeyDestroy) for each in daemon.asked)
+
+
+def test_destroy(run: Run, daemon: FakeDaemon) -> None:
+    run("key", "generate", "www")
+    assert _document(run, "key", "destroy", "www", "--confirm", "www") == {"destroyed": "www", "changed": True}
+    assert daemon.keys == {}
+
+
+def test_csr_prints_pem_alone(run: Run, daemon: FakeDaemon) -> None:
+    ran = run("key", "csr", "www", "--dns", "a.example", "--ip", "192.0.2.1", "--organization", "Example")
+    assert ran.out.startswith("-----BEGIN CERTIFICATE REQUEST-----\n")
+    expected = messages.KeyRequest("www", "", ["a.example"], ["192.0.2.1"], "Example")
+    assert daemon.asked == [expected]
+
+
+# --- certificates ---
+
+
+def test_certificate_round_trip(run: Run, daemon: FakeDaemon, home: Path) -> None:
+    run("key", "generate", "www")
+    (home / "chain.pem").write_text(PEM)
+    assert _document(run, "cert", "import", "www", "chain.pem")["name"] == "www"
+    assert run("cert", "export", "www").out == PEM
+    assert run("cert", "export", "www", "--out", "out.pem").code == 0
+    assert (home / "out.pem").read_text() == PEM
+
+
+def test_certificate_from_standard_input(run: Run, daemon: FakeDaemon) -> None:
+    run("key", "generate", "www")
+    assert run("cert", "import", "www", "-", stdin=PEM).code == 0
+    assert daemon.chains["www"] == PEM
+
+
+def test_a_private_key_is_never_sent(run: Run, daemon: FakeDaemon, home: Path) -> None:
+    (home / "both.pem").write_text(PEM + "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
+    ran = run("cert", "import", "www", "both.pem")
+    assert (ran.code, daemon.asked) == (2, [])
+    assert "private key" in ran.err
+    assert "c2VjcmV0" not in ran.err
+
+
+def test_self_signed(run: Run, daemon: FakeDaemon) -> None:
+    assert run("cert", "self-signed", "www", "--dns", "a.example", "--days", "7").out == PEM
+    assert daemon.asked == [messages.CertificateSelfSigned("www", ["a.example"], [], 7)]
+
+
+# --- clients and grants ---
+
+
+def test_client_add_takes_a_line_or_a_file(run: Run, daemon: FakeDaemon, home: Path) -> None:
+    (home / "web1.pub").write_text(SSH_LINE + " web1 on host\n")
+    _document(run, "client", "add", "web1", "--key", "web1.pub")
+    _document(run, "client", "add", "alice", "--role", "operator", "--key", SSH_LINE + " comment")
+    assert daemon.asked == [
+        messages.ClientAdd("web1", "front-end", SSH_LINE),
+        messages.ClientAdd("alice", "operator", SSH_LINE),
+    ]
+
+
+@pytest.mark.parametrize("key", ["ssh-ed25519 nonsense", "ssh-rsa AAAA", "missing.pub"])
+def test_client_add_refuses_what_is_no_key(run: Run, daemon: FakeDaemon, key: str) -> None:
+    ran = run("client", "add", "web1", "--key", key)
+    assert ran.code in (1, 2)
+    assert ran.err.count("\n") == 1
+    assert daemon.asked == []
+
+
+def test_client_add_refuses_the_private_half(run: Run, daemon: FakeDaemon, home: Path) -> None:
+    (home / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
+    ran = run("client", "add", "web1", "--key", "id")
+    assert (ran.code, daemon.asked) == (2, [])
+    assert "id.pub" in ran.err
+    assert "c2VjcmV0" not in ran.err
+
+
+def test_clients_listed_and_removed(run: Run, daemon: FakeDaemon) -> None:
+    for name in "abc":
+        run("client", "add", name)
+    clients = _document(run, "client", "list")["clients"]
+    assert isinstance(clients, list)
+    assert [client["name"] for client in clients] == ["a", "b", "c"]
+    assert _document(run, "client", "remove", "a") == {"removed": "a", "changed": True}
+    assert run("client", "remove", "a").code == 1
+
+
+def test_trust_ca_is_never_for_everybody(run: Run, daemon: FakeDaemon) -> None:
+    assert run("client", "trust-ca", SSH_LINE).code == 2
+    assert run("client", "trust-ca", SSH_LINE, "-c", "web1", "-c", "web2").code == 0
+    assert daemon.asked == [messages.ClientTrustCa(SSH_LINE, ["web1", "web2"])]
+
+
+def test_grants(run: Run, daemon: FakeDaemon) -> None:
+    for client in ("web1", "web2", "web3"):
+        run("grant", "add", client, "www", "-p", "tls13-server")
+    grants = _document(run, "grant", "list")["grants"]
+    assert isinstance(grants, list)
+    assert [grant["client"] for grant in grants] == ["web1", "web2", "web3"]
+    assert _document(run, "grant", "list", "--client", "web2")["grants"] == [
+        {"client": "web2", "key": "www", "purposes": ["tls13-server"]}
+    ]
+    assert _document(run, "grant", "remove", "web1", "www")["changed"] is True
+    assert _document(run, "grant", "remove", "web1", "www")["changed"] is False
+
+
+def test_explain_says_why_and_ends_with_4_when_refused(run: Run, daemon: FakeDaemon) -> None:
+    run("grant", "add", "web1", "www", "-p", "tls13-server")
+    assert _document(run, "grant", "explain", "web1", "www", "tls13-server")["allowed"] is True
+    refused = _document(run, "grant", "explain", "web1", "www", "sign-digest", code=4)
+    assert refused == {"allowed": False, "rule": "no grant on this key"}
+
+
+# --- status ---
+
+
+def test_status(run: Run, daemon: FakeDaemon) -> None:
+    document = _document(run, "status")
+    assert document["identity"] == {"client": "alice", "role": "operator", "credential": "SHA256:abc", "daemon": "hsm-1"}
+    people = run("status").out
+    assert "alice (operator)" in people
+    assert "4711" in people
+
+
+def test_status_of_a_front_end_shows_who_it_is(run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise errors.Refused
+
+    daemon.role = "front-end"
+    monkeypatch.setattr(daemon, "on_Status", refuse)
+    assert _document(run, "status")["daemon"] is None
+    assert "hidden from the role front-end" in run("status").out
+
+
+# --- how commands end ---
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.Refused(), 1),
+        (errors.NotFound("there is no key 'www'"), 1),
+        (errors.BadRequest("name: too long"), 1),
+        (errors.Conflict(), 1),
+        (errors.TokenFailure(), 1),
+        (errors.AuditFailure(), 1),
+        (errors.StoreFailure(), 1),
+        (errors.InternalFault(), 1),
+        (errors.ProtocolError(), 1),
+        (errors.PeerError(99, "something new"), 1),
+        (errors.Unavailable(), 3),
+        (errors.Overloaded(), 3),
+        (errors.Draining(), 3),
+        (errors.DeadlineExceeded(), 3),
+    ],
+)
+def test_exit_codes(run: Run, daemon: FakeDaemon, error: errors.HsmdError, code: int) -> None:
+    daemon.fail_with = error
+    ran = run("key", "show", "www", "--json")
+    assert ran.code == code
+    assert json.loads(ran.out)["error"]["exit_code"] == code
+    assert json.loads(ran.out)["error"]["text"] == error.text
+    assert ran.err.startswith(f"hsmd: {error.text} - ")
+    assert ran.err.count("\n") == 1
+
+
+def test_a_bug_is_one_line_too_and_debug_shows_where(
+    run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "on_KeyShow", lambda _: 1 / 0)
+    ran = run("key", "show", "www")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "Traceback" not in ran.err
+    assert "Traceback" in run("key", "show", "www", "--debug").err
+
+
+def test_timeout_option_wins(run: Run, daemon: FakeDaemon) -> None:
+    run("key", "generate", "www", "--timeout", "3.5")
+    assert daemon.timeouts == [3.5]
+
+
+def test_without_a_profile_the_options_that_are_missing_are_named(run: Run) -> None:
+    ran = run("key", "list", "--daemon", "192.0.2.1", "--user", "alice")
+    assert ran.code == 2
+    assert "--identity, --host-key not given" in ran.err
+    assert "hsmd init" in ran.err
+
+
+@pytest.mark.parametrize("content", ["daemon =", 'dæmon = "x"', "daemon = 1", 'host_keys = "x"', 'port = "1"'])
+def test_wrong_profile_is_named(run: Run, home: Path, content: str) -> None:
+    (home / "p.toml").write_text(content)
+    ran = run("key", "list", "--profile", "p.toml")
+    assert ran.code == 2
+    assert ran.err.startswith("hsmd: p.toml: ")

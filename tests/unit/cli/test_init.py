@@ -1,0 +1,161 @@
+"""`hsmd init`: what it makes, with which modes, and that it never harms what is there."""
+
+from __future__ import annotations
+
+import json
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hsmd.cli import ssh_keys
+from hsmd.daemon import config as configuration
+from hsmd.daemon.store import Role, Store
+
+from .conftest import Run
+
+
+@pytest.fixture
+def token(home: Path) -> list[str]:
+    """Options that name a token; init does not talk to it."""
+    (home / "module.so").touch()
+    (home / "pin").write_text("1234\n")
+    (home / "pin").chmod(0o600)
+    return ["--module", "module.so", "--token-label", "tls", "--pin-file", "pin"]
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _tree(home: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
+def test_what_it_writes_is_a_configuration_the_daemon_takes(run: Run, home: Path, token: list[str]) -> None:
+    ran = run("init", "--config", "etc/hsmd.toml", "--state", "var", "--listen", "192.0.2.1:7000", *token)
+    assert ran.code == 0, ran.err
+    config = configuration.load(home / "etc" / "hsmd.toml")
+    assert [str(address) for address in config.listen.addresses] == ["192.0.2.1:7000"]
+    assert config.listen.host_key == home / "etc" / "host_ed25519"
+    assert config.audit.directory == home / "var" / "audit"
+    assert config.tokens[0].label == "tls"
+    assert config.tokens[0].pin_file == home / "pin"
+
+
+def test_commented_settings_are_the_defaults(run: Run, home: Path, token: list[str]) -> None:
+    run("init", *token)
+    text = (home / "hsmd.toml").read_text()
+    shown = configuration.load(home / "hsmd.toml")
+    lines = [line.removeprefix("#") if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines()]
+    skipped = ("pin_credential", "host_certificate", "front =", "workers = \"")
+    everything = "\n".join(line for line in lines if not line.startswith(skipped))
+    assert configuration.parse(everything, shown.path) == shown
+
+
+def test_modes(run: Run, home: Path, token: list[str]) -> None:
+    assert run("init", "--state", "state", *token).code == 0
+    mine = home / ".config" / "hsmd"
+    for path in (home / "hsmd.toml", home / "host_ed25519", mine / "operator_ed25519", mine / "operator.toml"):
+        assert _mode(path) == 0o600, path
+    assert _mode(home / "state" / "hsmd.sqlite") & 0o077 == 0
+    assert _mode(home / "state") == 0o700
+    assert _mode(mine) == 0o700
+
+
+def test_the_first_operator_is_in_the_store_with_the_key_of_the_profile(run: Run, home: Path, token: list[str]) -> None:
+    run("init", "--operator", "alice", *token)
+    profile = tomllib.loads((home / ".config" / "hsmd" / "operator.toml").read_text())
+    assert profile["user"] == "alice"
+    assert profile["host_keys"] == [ssh_keys.read(home / "host_ed25519.pub").line]
+    public = ssh_keys.read(home / ".config" / "hsmd" / f"{profile['identity']}.pub")
+    store = Store(f"sqlite:///{home / 'hsmd.sqlite'}")
+    [client] = store.load().clients
+    store.close()
+    assert (client.name, client.role) == ("alice", Role.OPERATOR)
+    assert [credential.fingerprint for credential in client.credentials] == [public.fingerprint]
+
+
+def test_an_operator_elsewhere_brings_a_public_key(run: Run, home: Path, token: list[str]) -> None:
+    key = ssh_keys.make(home / "id", "alice")
+    ran = run("init", "--operator", "alice", "--operator-key", "id.pub", "--json", *token)
+    document = json.loads(ran.out)
+    assert document["profile"] is None
+    assert document["operator_key_fingerprint"] == key.fingerprint
+    assert not (home / ".config").exists()
+
+
+def test_next_steps_pin_the_host_key(run: Run, home: Path, token: list[str]) -> None:
+    out = run("init", *token).out
+    line = ssh_keys.read(home / "host_ed25519.pub").line
+    assert f"--host-key '{line}'" in out
+    assert "hsmd serve --config" in out
+
+
+@pytest.mark.parametrize("existing", ["hsmd.toml", "host_ed25519", "hsmd.sqlite", "audit", ".config/hsmd/operator.toml", ".config/hsmd/operator_ed25519"])
+def test_nothing_is_overwritten(run: Run, home: Path, token: list[str], existing: str) -> None:
+    (home / existing).parent.mkdir(parents=True, exist_ok=True)
+    (home / existing).write_text("mine")
+    before = _tree(home)
+    ran = run("init", *token)
+    assert ran.code == 1
+    assert existing in ran.err
+    assert _tree(home) == before
+
+
+def test_a_failure_half_way_leaves_nothing(
+    run: Run, home: Path, token: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Store, *_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = _tree(home)
+    monkeypatch.setattr(Store, "add_client", fail)
+    ran = run("init", *token)
+    assert (ran.code, "No space left" in ran.err) == (1, True)
+    assert _tree(home) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--listen", "0.0.0.0:7440"], "every network"),
+        (["--listen", "hsm.example:7440"], "literal IP address"),
+        (["--operator", "no spaces please"], "name"),
+        (["--module", "nowhere.so"], "nowhere.so"),
+        (["--operator-key", "ssh-ed25519 AAAA"], "public key"),
+        (["--front-user", "no-such-user-here"], "no-such-user-here"),
+    ],
+)
+def test_wrong_options_change_nothing(
+    run: Run, home: Path, token: list[str], options: list[str], complaint: str
+) -> None:
+    before = _tree(home)
+    ran = run("init", *token, *options)
+    assert ran.code in (1, 2)
+    assert complaint in ran.err
+    assert ran.err.count("\n") == 1
+    assert _tree(home) == before
+
+
+def test_without_a_token_it_shows_the_way(run: Run) -> None:
+    ran = run("init")
+    assert ran.code == 2
+    assert "hsmd init --softhsm" in ran.err
+
+
+def test_a_pin_that_others_can_read_is_refused(run: Run, home: Path, token: list[str]) -> None:
+    (home / "pin").chmod(0o644)
+    ran = run("init", *token)
+    assert (ran.code, "chmod 600" in ran.err) == (2, True)
+
+
+def test_softhsm_makes_a_token_that_the_configuration_names(run: Run, home: Path) -> None:
+    ran = run("init", "--softhsm", "--json")
+    assert ran.code == 0, ran.err
+    [token] = configuration.load(home / "hsmd.toml").tokens
+    assert token.environment["SOFTHSM2_CONF"] == str(home / "softhsm" / "softhsm2.conf")
+    assert token.pin_file is not None
+    assert _mode(token.pin_file) == 0o600
+    assert run("init", "--softhsm", "--config", "other/hsmd.toml", "--state", ".").code == 1

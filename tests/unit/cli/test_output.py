@@ -1,0 +1,81 @@
+"""Nothing a daemon says reaches the terminal as anything but visible characters."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+from .conftest import Run
+from .fake_daemon import FakeDaemon
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsmd import errors
+from hsmd.cli.output import Output, escape, to_json
+
+HOSTILE = "a\x1b[31m\x1b]0;title\x07\r\n\u202e\u2028\x9b1m[bold]\x7f\udcff"
+
+
+@given(st.text())
+def test_escaped_text_is_printable_and_keeps_what_was(text: str) -> None:
+    shown = escape(text)
+    assert shown.isprintable()
+    assert all(c in shown for c in text if c.isprintable())
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_json_is_printable_ascii_and_reversible(text: str) -> None:
+    document = to_json({"x": text})
+    assert all(c == "\n" or " " <= c <= "~" for c in document)
+    assert json.loads(document) == {"x": text}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("key", "list"), ("key", "show", "k"), ("status",), ("client", "list"), ("grant", "explain", "a", "b", "c"), ("cert", "export", "k")],
+    ids=" ".join,
+)
+def test_hostile_strings_in_every_kind_of_answer(
+    run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    from .fake_daemon import NOW
+
+    from hsmd.protocol import messages
+
+    hostile = HOSTILE.replace("\udcff", "")
+    key = messages.KeyInfo(hostile, hostile, hostile, b"", [hostile], hostile, NOW, None, [hostile])
+    answers = {
+        "on_KeyList": messages.KeyPage([key], False),
+        "on_KeyShow": key,
+        "on_WhoAmI": messages.Identity(hostile, hostile, hostile, hostile),
+        "on_ClientList": messages.ClientPage([messages.ClientInfo(hostile, hostile, [hostile], NOW)], False),
+        "on_GrantExplain": messages.Explanation(True, hostile),
+        "on_CertificateExport": messages.PemDocument(hostile),
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(daemon, name, lambda _, answer=answer: answer)
+    for ran in (run(*arguments), run(*arguments, "--json")):
+        assert ran.code == 0, ran.err
+        assert all(c == "\n" or c.isprintable() for c in ran.out)
+    assert "[bold]" in run(*arguments).out, "markup is text"
+
+
+def test_hostile_error_text_is_one_harmless_line(run: Run, daemon: FakeDaemon) -> None:
+    daemon.fail_with = errors.NotFound("no key " + HOSTILE.replace("\udcff", ""))
+    ran = run("key", "show", "k")
+    assert ran.err.endswith("\n")
+    assert ran.err[:-1].isprintable()
+
+
+def test_spinner_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, expected in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Output(as_json=False).working("making a key"):
+            pass
+        assert ("making a key" in stream.getvalue()) is expected

@@ -1,0 +1,116 @@
+"""Every command of the tree: it explains itself, with an example, and offers --json."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from .conftest import Run
+
+from hsmd.cli.root import ENTRIES, application
+
+
+def _walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    context = typer.Context(group, info_name="hsmd")
+    for name in group.list_commands(context):
+        if name == "bench":  # delegates to a module of its own
+            continue
+        _, command, _ = group.resolve_command(context, [name])
+        if hasattr(command, "list_commands"):
+            yield from _walk(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(_walk(application()))
+
+
+def test_the_tree_has_the_commands_people_are_told_about() -> None:
+    lines = {" ".join(path) for path in COMMANDS}
+    assert lines >= {
+        "init", "serve", "dev", "status",
+        "key generate", "key adopt", "key import", "key list", "key show", "key csr", "key destroy",
+        "cert import", "cert self-signed", "cert export",
+        "client add", "client list", "client remove", "client trust-ca",
+        "grant add", "grant list", "grant remove", "grant explain",
+        "audit show", "audit verify",
+        "agent init", "agent run", "agent export", "agent install", "agent check",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_teaches(run: Run, path: tuple[str, ...]) -> None:
+    ran = run(*path, "--help")
+    assert ran.code == 0
+    assert "Example:" in ran.out
+    assert f"$ hsmd {' '.join(path)}" in ran.out
+    assert "--json" in ran.out
+    explanation = COMMANDS[path].help
+    assert len(explanation.split()) >= 6, "one sentence at least"
+    assert "  " not in explanation
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_has_help(path: tuple[str, ...]) -> None:
+    for parameter in COMMANDS[path].params:
+        assert parameter.help, f"{parameter.name} of {' '.join(path)} has no help"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_wrong_option_is_one_line_and_exit_code_2(run: Run, path: tuple[str, ...]) -> None:
+    ran = run(*path, "--no-such-option")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.count("\n") == 1
+    assert f"see: hsmd {' '.join(path)} --help" in ran.err
+
+
+def test_root_help_lists_every_group_and_imports_none_of_them() -> None:
+    script = (
+        "import sys; from hsmd.cli import run; code = run(['--help'])\n"
+        "loaded = {'hsmd.cli.key', 'hsmd.client', 'asyncssh', 'sqlalchemy', 'pkcs11', 'msgspec', 'cryptography'} & set(sys.modules)\n"
+        "assert not loaded, loaded\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ENTRIES)
+
+
+def test_help_works_without_the_packages_of_the_daemon() -> None:
+    """What a front end installs brings no PKCS#11, no database."""
+    lines = [[*path, "--help"] for path in COMMANDS]
+    script = (
+        "import sys\n"
+        "for name in ('pkcs11', 'sqlalchemy', 'alembic', 'psycopg'): sys.modules[name] = None\n"
+        f"from hsmd.cli import run; sys.exit(sum(run(line) for line in {lines!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_missing_daemon_packages_say_what_to_install(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        "from hsmd.cli import run; sys.exit(run(['init', '--softhsm', '--operator', 'x', '--profile', 'profile']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "pip install 'hsmd[daemon]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_unknown_command_suggests_the_right_one(run: Run) -> None:
+    ran = run("kye", "list")
+    assert ran.code == 2
+    assert "Did you mean 'key'" in ran.err
+
+
+def test_version(run: Run) -> None:
+    from hsmd import __version__
+
+    assert run("--version").out == f"hsmd {__version__}\n"

@@ -1,0 +1,110 @@
+"""hsmd.toml: what is understood, and that every fault is named at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsmd.daemon import config
+from hsmd.errors import ConfigurationError
+
+GOOD = """
+[listen]
+addresses = ["192.0.2.1:7440", "[2001:db8::1]"]
+host_key = "host_key"
+[store]
+url = "sqlite:///hsmd.db"
+[audit]
+directory = "audit"
+[[token]]
+name = "main"
+module = "/usr/lib/softhsm/libsofthsm2.so"
+label = "hsmd"
+pin_file = "pin"
+environment = { SOFTHSM2_CONF = "/etc/softhsm2.conf" }
+workers = 2
+"""
+
+
+def parse(text: str) -> config.Config:
+    return config.parse(text, Path("/etc/hsmd/hsmd.toml"))
+
+
+def faults_of(text: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text)
+    return str(caught.value)
+
+
+def test_relative_paths_are_relative_to_the_file() -> None:
+    good = parse(GOOD)
+    assert good.listen.host_key == Path("/etc/hsmd/host_key")
+    assert good.audit.directory == Path("/etc/hsmd/audit")
+    assert good.store_url == "sqlite:////etc/hsmd/hsmd.db"
+    assert good.tokens[0].pin_file == Path("/etc/hsmd/pin")
+
+
+def test_addresses_have_a_default_port() -> None:
+    assert [str(address) for address in parse(GOOD).listen.addresses] == ["192.0.2.1:7440", "[2001:db8::1]:7440"]
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0:7440", "[::]:7440"])
+def test_wildcard_addresses_are_refused_unless_told_so(wildcard: str) -> None:
+    text = GOOD.replace("192.0.2.1:7440", wildcard)
+    assert "every network" in faults_of(text)
+    parse(text.replace("[listen]", "[listen]\nallow_wildcard = true"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("workers = 2", "workers = 0", "token[0].workers: must be a whole number from 1 to 64"),
+        ("workers = 2", "workers = true", "token[0].workers: must be a whole number"),
+        ("workers = 2", "worker = 2", "token[0].worker: is not a setting"),
+        ('label = "hsmd"', "", "token[0].label: choose the token by exactly one"),
+        ('label = "hsmd"', 'label = "hsmd"\nslot = 3', "token[0].label: choose the token by exactly one"),
+        ('pin_file = "pin"', "", "token[0].pin_file: name exactly one"),
+        ('"192.0.2.1:7440"', '"localhost:7440"', "literal IP address"),
+        ('"192.0.2.1:7440"', '"192.0.2.1:99999"', "no valid port"),
+        ('"192.0.2.1:7440"', '"192.0.2.1:-1"', "no valid port"),
+        ('"[2001:db8::1]"', '"[2001:db8::1"', "is not an address like"),
+        ("sqlite:///hsmd.db", "mysql://x", "store.url: must begin with"),
+        ("[audit]", '[audit]\nsync = "never"', "audit.sync: must be one of group, always"),
+        ('name = "main"', "name = 7", "token[0].name: must be a string"),
+        ('name = "main"', 'name = "main', "is not TOML"),
+    ],
+)
+def test_a_fault_names_its_place_and_the_fix(old: str, new: str, fault: str) -> None:
+    assert fault in faults_of(GOOD.replace(old, new))
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    faults = faults_of('colour = 1\n[listen]\naddresses = ["x"]\n[store]\nurl = "sqlite:///a"\n')
+    for place in ("colour", "listen.addresses", "listen.host_key", "token", "audit.directory"):
+        assert f"hsmd.toml: {place}" in faults
+
+
+def test_two_tokens_need_two_names() -> None:
+    second = GOOD[GOOD.index("[[token]]") :]
+    assert "two tokens are called 'main'" in faults_of(GOOD + second)
+
+
+def test_a_missing_file_says_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match="hsmd init"):
+        config.load(Path("/nonexistent/hsmd.toml"))
+
+
+def test_the_store_url_is_not_shown() -> None:
+    text = GOOD.replace("sqlite:///hsmd.db", "postgresql+psycopg://hsmd:secret@db/hsmd")
+    assert "secret" not in repr(parse(text))
+
+
+@given(st.text(max_size=200))
+def test_no_text_raises_anything_else(text: str) -> None:
+    try:
+        parse(text)
+    except ConfigurationError:
+        pass

@@ -1,0 +1,164 @@
+"""Self-signed certificates, judged by openssl and by the check that runs beside the key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsmd.algorithms import KeyType, SignatureScheme, schemes_for
+from hsmd.daemon.pki import assemble_certificate, build_self_signed_tbs, check_chain, default_scheme, der
+from hsmd.errors import BadRequest, TokenFailure
+from hsmd.purposes.x509 import check_self_signed
+
+MONTH = timedelta(days=30)
+
+
+def made(signer: Any, scheme: SignatureScheme, begin: datetime, end: datetime, **changes: Any) -> str:
+    arguments = {"dns_names": ["site.example"], "ip_addresses": ["::1"], "serial": 1} | changes
+    tbs = build_self_signed_tbs(signer.spki, not_before=begin, not_after=end, scheme=scheme, **arguments)
+    check_self_signed(signer.spki, scheme, tbs)
+    return assemble_certificate(tbs, scheme, signer.sign(scheme, tbs))
+
+
+@pytest.mark.parametrize(
+    ("key_type", "scheme"),
+    [
+        (key_type, scheme)
+        for key_type in KeyType
+        for scheme in {default_scheme(key_type), schemes_for(key_type)[-1]}
+    ],
+)
+def test_openssl_trusts_it(
+    key_type: KeyType, scheme: SignatureScheme, key: Callable[..., Any], openssl: Callable[..., str], tmp_path: Path,
+    now: datetime,
+) -> None:  # fmt: skip
+    (tmp_path / "site.pem").write_text(made(key(key_type), scheme, now, now + MONTH))
+    at = str(int(now.timestamp()) + 60)
+    common = ["-x509_strict", "-check_ss_sig", "-attime", at, "-CAfile", "site.pem", "site.pem"]
+    for purpose in ("sslserver", "sslclient"):
+        assert "site.pem: OK" in openssl(
+            "verify", "-purpose", purpose, "-verify_hostname", "site.example", *common
+        )
+    assert "site.pem: OK" in openssl("verify", "-verify_ip", "::1", *common)
+
+
+def test_what_is_in_it(key: Callable[..., Any], now: datetime, openssl: Callable[..., str]) -> None:
+    pem = made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, now, now + MONTH, serial=2**159 - 1)
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    assert certificate.version is x509.Version.v3
+    assert certificate.serial_number == 2**159 - 1
+    assert (certificate.not_valid_before_utc, certificate.not_valid_after_utc) == (now, now + MONTH)
+    assert certificate.subject == certificate.issuer
+    said = openssl("x509", "-noout", "-text", document=pem)
+    for line in (
+        "CN = site.example",
+        "X509v3 Basic Constraints: critical\n                CA:FALSE",
+        "X509v3 Key Usage: critical\n                Digital Signature\n",
+        "TLS Web Server Authentication, TLS Web Client Authentication",
+        "DNS:site.example, IP Address:0:0:0:0:0:0:0:1",
+    ):
+        assert line in said
+    key_id = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    authority = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert authority.key_identifier == key_id.digest
+    assert openssl("x509", "-outform", "PEM", document=pem) == pem
+
+
+def test_a_name_too_long_for_a_common_name(key: Callable[..., Any], now: datetime) -> None:
+    long = ".".join(["x" * 40] * 4)
+    pem = made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, now, now + MONTH, dns_names=[long])
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    assert certificate.subject.rfc4514_string() == "CN=hsmd self-signed"
+
+
+@pytest.mark.parametrize("year", [2049, 2050, 2099])
+def test_times_around_the_change_of_encodings(
+    year: int, key: Callable[..., Any], openssl: Callable[..., str]
+) -> None:
+    begin = datetime(2049, 12, 31, 23, 59, 59, 999999, tzinfo=timezone(timedelta(hours=2)))
+    end = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
+    pem = made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, begin, end)
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    assert certificate.not_valid_before_utc == datetime(2049, 12, 31, 21, 59, 59, tzinfo=UTC)
+    assert certificate.not_valid_after_utc == end
+    assert f"Dec 31 23:59:59 {year} GMT" in openssl("x509", "-noout", "-enddate", document=pem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"dns_names": [], "ip_addresses": []}, "dns_names"),
+        ({"dns_names": ["*.com"]}, "dns_names"),
+        ({"serial": 0}, "serial"),
+        ({"serial": -1}, "serial"),
+        ({"serial": 2**159}, "serial"),
+        ({"end": timedelta(0)}, "days"),
+        ({"end": -MONTH}, "days"),
+    ],
+)
+def test_errors_name_the_field(
+    key: Callable[..., Any], now: datetime, changes: dict[str, Any], field: str
+) -> None:
+    end = now + changes.pop("end", MONTH)
+    with pytest.raises(BadRequest, match=f"^{field}: "):
+        made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, now, end, **changes)
+
+
+def test_a_wrong_signature_does_not_leave(key: Callable[..., Any], now: datetime) -> None:
+    scheme = SignatureScheme.ECDSA_SHA256
+    tbs = build_self_signed_tbs(key(KeyType.P256).spki, ["a.example"], [], now, now + MONTH, 1, scheme)
+    for signature in (
+        key(KeyType.P256, 1).sign(scheme, tbs),
+        b"",
+        key(KeyType.P256).sign(scheme, tbs + b"x"),
+    ):
+        with pytest.raises(TokenFailure):
+            assemble_certificate(tbs, scheme, signature)
+
+
+def test_it_is_a_chain_of_its_own(key: Callable[..., Any], now: datetime) -> None:
+    pem = made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, now, now + MONTH)
+    facts = check_chain(pem, key(KeyType.P256).public, now)
+    assert (facts.chain_pem, facts.not_after, facts.warnings) == (pem, now + MONTH, ())
+
+
+# --- the DER writer ---
+
+
+@given(st.integers(0, 2**200))
+def test_integers_are_shortest(value: int) -> None:
+    encoded = der.integer(value)
+    assert int.from_bytes(encoded[2:], "big", signed=True) == value
+    assert len(encoded) == 3 or encoded[2] or encoded[3] & 0x80
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 65535, 65536])
+def test_lengths_are_shortest(length: int) -> None:
+    encoded = der.tlv(0x04, b"x" * length)
+    header = encoded[: len(encoded) - length]
+    expected = {
+        0: "0400",
+        1: "0401",
+        127: "047f",
+        128: "048180",
+        255: "0481ff",
+        256: "04820100",
+        65535: "0482ffff",
+    }
+    assert header.hex() == expected.get(length, "0483010000")
+
+
+def test_object_identifiers() -> None:
+    assert (
+        der.object_identifier(x509.ObjectIdentifier("1.2.840.113549.1.9.14")).hex()
+        == "06092a864886f70d01090e"
+    )
+    assert der.object_identifier(x509.ObjectIdentifier("2.5.29.17")).hex() == "0603551d11"
+    assert der.object_identifier(x509.ObjectIdentifier("2.999.128")).hex() == "060488378100"

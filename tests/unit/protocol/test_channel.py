@@ -1,0 +1,154 @@
+"""The channel's state machine, every state with every kind, at both ends (docs/protocol.md, sections 1 and 2)."""
+
+import pytest
+
+from hsmd.errors import ProtocolError, VersionMismatch
+from hsmd.protocol import frames
+from hsmd.protocol.channel import ClientChannel, ServerChannel, State
+from hsmd.protocol.frames import MAX_ANSWER_LENGTH, MAX_REQUEST_LENGTH, Capability, Hello, Kind, Welcome
+
+BOTH = Capability.CONTROL | Capability.EVENTS
+HELLO = frames.encode_hello(BOTH)
+WELCOME = frames.encode_welcome(Welcome(1, BOTH, MAX_REQUEST_LENGTH, 64))
+BODY = {Kind.HELLO: HELLO[13:], Kind.WELCOME: WELCOME[13:]}
+
+SERVER_TAKES = {Kind.PING, Kind.PONG, Kind.KEY_OPERATION, Kind.CANCEL, Kind.CONTROL_REQUEST}
+CLIENT_TAKES = {Kind.PING, Kind.PONG, Kind.RESULT, Kind.ERROR, Kind.CONTROL_RESULT, Kind.DRAIN, Kind.EVENT}
+ID_MUST_BE_ZERO = {Kind.DRAIN, Kind.EVENT}
+
+AnyChannel = ServerChannel | ClientChannel
+
+
+def make(end: str, state: State) -> AnyChannel:
+    """A channel of one end, led to `state` the ordinary way."""
+    channel: AnyChannel = ServerChannel(BOTH, 64) if end == "server" else ClientChannel()
+    if state is not State.GREETING:
+        channel.receive(HELLO if end == "server" else WELCOME)
+    if state is State.CLOSED:
+        channel.close()
+    return channel
+
+
+def legal(end: str, state: State, kind: int, request_id: int) -> str:
+    """What docs/protocol.md says of a frame: taken, skipped, or an error."""
+    if state is State.CLOSED:
+        return "skipped"
+    takes = SERVER_TAKES if end == "server" else CLIENT_TAKES
+    if state is State.GREETING:
+        greeting = {"server": {Kind.HELLO}, "client": {Kind.WELCOME, Kind.ERROR}}[end]
+        return "taken" if kind in greeting and request_id == 0 else "error"
+    if kind not in takes:
+        return "skipped" if kind >= 0x80 else "error"
+    if kind is Kind.ERROR or kind == Kind.ERROR:
+        return "taken"
+    return "taken" if (request_id == 0) == (kind in ID_MUST_BE_ZERO) else "error"
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("end", ["server", "client"])
+def test_every_state_with_every_kind(end: str, state: State) -> None:
+    for kind in range(256):
+        for request_id in (0, 1, 2**64 - 1):
+            channel = make(end, state)
+            body = BODY.get(Kind(kind), b"") if kind in Kind.__members__.values() else b""
+            frame = frames.encode(kind, request_id, body)
+            told = f"{end} {state} kind 0x{kind:02x} id {request_id}"
+            match legal(end, state, kind, request_id):
+                case "taken":
+                    assert channel.receive(frame) == [(kind, request_id, body)], told
+                    assert channel.state is not State.CLOSED, told
+                case "skipped":
+                    assert channel.receive(frame) == [], told
+                    assert channel.state is state, told
+                case "error":
+                    with pytest.raises(ProtocolError):
+                        channel.receive(frame)
+                    assert channel.state is State.CLOSED, told
+
+
+def test_requests_may_follow_the_hello_in_one_write() -> None:
+    channel = make("server", State.GREETING)
+    ping = frames.encode(Kind.PING, 5)
+    assert [frame[0] for frame in channel.receive(HELLO + ping)] == [Kind.HELLO, Kind.PING]
+    assert channel.state is State.OPEN
+    assert isinstance(channel, ServerChannel) and channel.hello == Hello(1, 1, BOTH)
+
+
+def test_answers_may_follow_the_welcome_in_one_write() -> None:
+    channel = make("client", State.GREETING)
+    result = frames.encode(Kind.RESULT, 5, b"x")
+    assert [frame[0] for frame in channel.receive(WELCOME + result)] == [Kind.WELCOME, Kind.RESULT]
+
+
+@pytest.mark.parametrize("pieces", ["together", "apart"])
+def test_a_result_behind_an_error_of_the_channel_is_no_greeting(pieces: str) -> None:
+    channel = make("client", State.GREETING)
+    error = frames.encode_error(0, VersionMismatch())
+    wire = [error, frames.encode(Kind.RESULT, 5, b"x")]
+    with pytest.raises(ProtocolError, match="first frame must be welcome"):
+        for piece in [b"".join(wire)] if pieces == "together" else wire:
+            channel.receive(piece)
+    assert channel.state is State.CLOSED
+
+
+@pytest.mark.parametrize("versions", [(0, 0), (2, 2), (2, 255)])
+def test_versions_that_do_not_meet(versions: tuple[int, int]) -> None:
+    channel = make("server", State.GREETING)
+    with pytest.raises(VersionMismatch):
+        channel.receive(frames.encode(Kind.HELLO, 0, b"HSMD" + bytes(versions) + bytes(4)))
+    assert channel.state is State.CLOSED
+
+
+@pytest.mark.parametrize("versions", [(0, 1), (1, 1), (1, 2), (0, 255)])
+def test_versions_that_meet(versions: tuple[int, int]) -> None:
+    channel = make("server", State.GREETING)
+    channel.receive(frames.encode(Kind.HELLO, 0, b"HSMD" + bytes(versions) + bytes(4)))
+    assert channel.state is State.OPEN
+
+
+def test_a_server_that_chooses_a_version_the_client_does_not_speak() -> None:
+    with pytest.raises(VersionMismatch, match="chose version 2"):
+        make("client", State.GREETING).receive(frames.encode_welcome(Welcome(2, 0, 65_536, 1)))
+
+
+def test_both_ends_use_what_both_can() -> None:
+    server = ServerChannel(BOTH, 64)
+    assert server.capabilities == 0
+    server.receive(frames.encode_hello(Capability.EVENTS | 1 << 31))
+    assert server.capabilities == Capability.EVENTS
+
+
+def test_the_welcome_states_the_limits_the_decoder_enforces() -> None:
+    server = ServerChannel(BOTH, 64)
+    server.receive(HELLO)
+    welcome = server.welcome()
+    assert welcome == Welcome(1, BOTH, MAX_REQUEST_LENGTH, 64)
+    with pytest.raises(ProtocolError, match="frame length 65537"):
+        server.receive((welcome.max_length + 1).to_bytes(4, "big"))
+
+
+def test_a_client_takes_answers_of_a_mebibyte_and_no_more() -> None:
+    client = make("client", State.OPEN)
+    answer = frames.encode(Kind.CONTROL_RESULT, 1, bytes(MAX_ANSWER_LENGTH - 9))
+    assert len(client.receive(answer)) == 1
+    with pytest.raises(ProtocolError):
+        client.receive((MAX_ANSWER_LENGTH + 1).to_bytes(4, "big"))
+
+
+def test_a_closed_channel_holds_nothing_and_takes_nothing() -> None:
+    server = make("server", State.OPEN)
+    server.receive(frames.encode(Kind.KEY_OPERATION, 1, bytes(60_000))[:-1])
+    with pytest.raises(ProtocolError):
+        make("server", State.OPEN).receive(HELLO)
+    server.close()
+    assert server._decoder.buffered == 0
+    assert server.receive(HELLO) == []
+
+
+def test_whether_the_peer_owes_something() -> None:
+    server = make("server", State.GREETING)
+    assert server.unfinished
+    server.receive(HELLO)
+    assert not server.unfinished
+    server.receive(frames.encode(Kind.PING, 1)[:3])
+    assert server.unfinished

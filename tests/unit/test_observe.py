@@ -1,0 +1,179 @@
+"""Logging: one JSON line for each event, allowed fields only, nothing that a terminal or a thief could use."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsmd import observe
+from hsmd.errors import BadRequest, TokenFailure
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SECRET = "4711-correct-horse"
+
+
+@pytest.fixture
+def written():
+    """Configured at level info; call it for the parsed lines."""
+    stream = io.StringIO()
+    before = observe._settings
+    observe._settings = observe._Settings()
+    observe.configure("front", "info", stream, clock=lambda: NOON)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, observe._LibraryHandler)]:
+        root.removeHandler(handler)
+    observe._settings = before
+
+
+log = observe.logger()
+
+
+def test_a_line(written):
+    log.info("worker.ended", token="main", pid=42, elapsed_ms=1.5)
+    assert written() == [
+        {
+            "time": "2026-11-21T12:00:00.000Z", "level": "info", "process": "front", "event": "worker.ended", "token": "main",
+            "pid": 42, "elapsed_ms": 1.5,
+        }
+    ]  # fmt: skip
+
+
+def test_before_configuration_nothing_is_written(capfd):
+    before = observe._settings
+    observe._settings = observe._Settings()
+    try:
+        log.critical("anything", token="main")
+    finally:
+        observe._settings = before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["pin", "password", "data", "answer", "signature", "premaster", "environment", "exc", "time_"]
+)
+@pytest.mark.parametrize("value", [SECRET, SECRET.encode(), [SECRET], {"a": SECRET}, ValueError(SECRET)])
+def test_fields_not_on_the_list_never_appear(written, name, value):
+    log.error("worker.ended", token="main", **{name: value})
+    (line,) = written()
+    assert SECRET not in json.dumps(line)
+    assert (line["token"], line["dropped"]) == ("main", [name])
+
+
+@pytest.mark.parametrize(
+    "value", [SECRET.encode(), bytearray(SECRET.encode()), [SECRET], {"a": SECRET}, ValueError(SECRET)]
+)
+def test_values_that_are_not_plain_never_show_their_content(written, value):
+    log.error("worker.ended", error=value)
+    (line,) = written()
+    assert SECRET not in json.dumps(line)
+
+
+def test_plain_values(written):
+    class Colour(Enum):
+        RED = "red"
+
+    log.info(
+        "x",
+        reason=Colour.RED,
+        path=Path("/etc/hsmd.toml"),
+        count=None,
+        state=True,
+        code=1 << 80,
+        port=1 << 40,
+    )
+    (line,) = written()
+    assert (line["reason"], line["path"], line["count"], line["state"], line["port"]) == (
+        "red", "/etc/hsmd.toml", None, True, 1 << 40,
+    )  # fmt: skip
+    assert line["code"] == "<int>"
+
+
+def test_fields_cannot_pose_as_ours(written):
+    log.info("x", level="critical", time="never", process="launcher")
+    (line,) = written()
+    assert (line["level"], line["process"], line["time"]) == ("info", "front", "2026-11-21T12:00:00.000Z")
+    assert line["dropped"] == ["level", "process", "time"]
+
+
+def test_an_exception_shows_type_and_place_but_not_its_text(written):
+    try:
+        raise TokenFailure(detail=SECRET)
+    except TokenFailure:
+        log.exception("worker.ended", token="main")
+    (line,) = written()
+    assert line["error"].startswith("TokenFailure at test_observe.py:")
+    assert SECRET not in json.dumps(line)
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=()), max_size=700) | st.just("x" * 1_000_000))
+def test_hostile_text_stays_on_one_line_of_printable_ascii(text):
+    line = observe._render(None, "info", observe._keep_allowed(None, "info", {"event": text, "client": text}))
+    assert all(" " <= character <= "~" for character in line)
+    assert len(line) < 15_000
+    shown = json.loads(line)["client"]
+    assert shown == text or (
+        len(shown) == observe.MAX_VALUE_CHARACTERS and shown[:-1] == text[: len(shown) - 1]
+    )
+
+
+def test_levels(written):
+    log.debug("too low")
+    log.info("heard")
+    observe.configure("front", "error", observe._settings.stream)
+    log.warning("too low now")
+    log.error("heard too")
+    log.bind(token="main").critical("heard as well")
+    assert [line["event"] for line in written()] == ["heard", "heard too", "heard as well"]
+    assert written()[-1]["token"] == "main"
+    with pytest.raises(BadRequest, match="debug, info, warning"):
+        observe.configure("front", "loud")
+
+
+def test_libraries_are_heard_from_warning_up_without_bytes_or_tracebacks(written):
+    library = logging.getLogger("asyncssh")
+    library.info("a connection")
+    library.warning("peer sent %r as %s", SECRET.encode(), "name\n\x1b[2J")
+    library.error("%(a)s", {"a": SECRET.encode()})
+    try:
+        raise ValueError(SECRET)
+    except ValueError:
+        library.exception("in a callback")
+    lines = written()
+    assert [line["level"] for line in lines] == ["warning", "error", "error"]
+    assert lines[0]["message"] == "peer sent '<18 bytes>' as name\n\x1b[2J"
+    assert lines[2]["error"].startswith("ValueError at test_observe.py")
+    assert SECRET not in json.dumps(lines)
+    assert {line["library"] for line in lines} == {"asyncssh"}
+
+
+def test_a_message_whose_arguments_do_not_fit_is_given_as_it_is():
+    record = logging.LogRecord("asyncssh", logging.ERROR, "", 1, "bad arguments %d", ("text",), None)
+    assert observe._message(record) == "bad arguments %d"
+
+
+def test_configuring_twice_does_not_write_twice(written):
+    observe.configure("front", "info", observe._settings.stream, clock=lambda: NOON)
+    logging.getLogger("asyncssh").warning("once")
+    assert len(written()) == 1
+
+
+def test_a_log_that_cannot_be_written_stops_nobody():
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    before = observe._settings
+    observe._settings = observe._Settings(process="front", level=0, stream=Closed())
+    try:
+        log.error("x")
+    finally:
+        observe._settings = before

@@ -1,0 +1,173 @@
+"""The rules of single purposes, on forms built here."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hsmd.algorithms import SCHEMES, Family, KeyType, SignatureScheme, schemes_for
+from hsmd.errors import PurposeMismatch
+from hsmd.purposes import Purpose, PurposeCheck
+from hsmd.purposes.asn1 import could_be_signed_structure
+from hsmd.purposes.named_groups import NAMED_GROUPS
+
+SERVER = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + b"h" * 32
+ALLOWED_IN_TLS13 = {
+    "rsa": {0x0804, 0x0805, 0x0806}, "p-256": {0x0403}, "p-384": {0x0503}, "p-521": {0x0603},
+    "ed25519": {0x0807},
+}  # fmt: skip
+GENERATORS = {
+    "secp256r1": ec.SECP256R1, "secp384r1": ec.SECP384R1, "secp521r1": ec.SECP521R1,
+    "x25519": x25519.X25519PrivateKey, "x448": x448.X448PrivateKey,
+}  # fmt: skip
+
+
+def passes(check: PurposeCheck, purpose: int, scheme: int, data: bytes) -> bool:
+    try:
+        check.check(purpose, scheme, data)
+    except PurposeMismatch:
+        return False
+    return True
+
+
+def public_point(group: str) -> bytes:
+    maker = GENERATORS[group]
+    if group.startswith("secp"):
+        return (
+            ec.generate_private_key(maker())
+            .public_key()
+            .public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        )
+    return maker.generate().public_key().public_bytes_raw()
+
+
+# Schemes
+
+
+@pytest.mark.parametrize("key_type", KeyType)
+def test_tls13_takes_the_schemes_of_rfc_8446_only(key_type):
+    check = PurposeCheck(key_type, b"")
+    allowed = ALLOWED_IN_TLS13[
+        key_type.value.split("-")[0] if key_type.value.startswith("rsa") else key_type.value
+    ]
+    assert {
+        scheme for scheme in range(0x10000) if passes(check, Purpose.TLS13_SERVER, scheme, SERVER)
+    } == allowed
+
+
+@pytest.mark.parametrize("key_type", KeyType)
+def test_sign_message_takes_every_scheme_of_the_family_and_any_bytes(key_type):
+    check = PurposeCheck(key_type, b"")
+    for data in (b"", b"\0", SERVER, b"x" * 65_000):
+        taken = {scheme for scheme in SCHEMES if passes(check, Purpose.SIGN_MESSAGE, scheme, data)}
+        assert taken == set(schemes_for(key_type))
+
+
+@pytest.mark.parametrize("key_type", KeyType)
+def test_sign_digest_takes_exactly_one_digest(key_type):
+    check = PurposeCheck(key_type, b"")
+    for scheme in SignatureScheme:
+        taken = [size for size in range(130) if passes(check, Purpose.SIGN_DIGEST, scheme, bytes(size))]
+        fits = scheme in schemes_for(key_type) and key_type is not KeyType.ED25519
+        assert taken == ([SCHEMES[scheme].hash_bytes] if fits else [])
+
+
+@pytest.mark.parametrize("key_type", KeyType)
+def test_a_premaster_is_1_to_1024_bytes_for_rsa_keys_without_scheme(key_type):
+    check = PurposeCheck(key_type, b"")
+    sizes = [size for size in range(1100) if passes(check, Purpose.TLS12_RSA_PREMASTER, 0, bytes(size))]
+    assert sizes == (list(range(1, 1025)) if key_type.facts.family is Family.RSA else [])
+    assert not any(passes(check, Purpose.TLS12_RSA_PREMASTER, scheme, bytes(256)) for scheme in SCHEMES)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "scheme", "text"),
+    [
+        (0, 0x0403, "unknown purpose 0"),
+        (6, 0x0403, "unknown purpose 6"),
+        (7, 0, "unknown purpose 7"),
+        (0x82, 0x0403, "unknown purpose 130"),
+        (255, 0xFFFF, "unknown purpose 255"),
+        (1, 0x0203, "unknown signature scheme 0x0203"),
+        (1, 0x0809, "unknown signature scheme 0x0809"),
+        (1, 0, "0x0000 does not suit tls13-server with a key of type p-256"),
+        (1, 0x0503, "0x0503 does not suit tls13-server"),
+        (3, 0x0401, "0x0401 does not suit tls12-server"),
+        (5, 0, "does not suit tls12-rsa-premaster"),
+    ],
+)
+def test_what_is_not_in_the_table_is_named_in_the_refusal(purpose, scheme, text):
+    with pytest.raises(PurposeMismatch, match=text):
+        PurposeCheck(KeyType.P256, b"").check(purpose, scheme, SERVER)
+
+
+# TLS 1.3
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "64 spaces"),
+        (b" " * 63 + SERVER[64:], "64 spaces"),
+        (SERVER.replace(b"server", b"client"), "context string"),
+        (b" " + SERVER, "context string"),
+        (SERVER.replace(b"\0", b"\1"), "not zero"),
+        (SERVER[:98], "32 or 48"),
+        (SERVER[:-1], "32 or 48"),
+        (SERVER + b"h", "32 or 48"),
+        (SERVER + b"h" * 32, "32 or 48"),
+    ],
+)
+def test_a_tls13_refusal_says_which_rule(data, reason):
+    with pytest.raises(PurposeMismatch, match=f"not a TLS 1.3 server CertificateVerify: .*{reason}"):
+        PurposeCheck(KeyType.P256, b"").check(Purpose.TLS13_SERVER, 0x0403, data)
+
+
+def test_the_transcript_hash_belongs_to_the_suite_and_not_to_the_scheme():
+    for key_type, scheme in ((KeyType.P256, 0x0403), (KeyType.P521, 0x0603), (KeyType.ED25519, 0x0807)):
+        for size in (32, 48):
+            PurposeCheck(key_type, b"").check(Purpose.TLS13_SERVER, scheme, SERVER[:98] + bytes(size))
+
+
+# TLS 1.2 server
+
+
+@pytest.mark.parametrize("group", NAMED_GROUPS, ids=lambda group: group.name)
+def test_honest_points_of_every_group_pass(group):
+    check = PurposeCheck(KeyType.P256, b"")
+    for _ in range(20):
+        check.check(Purpose.TLS12_SERVER, 0x0603, b"r" * 64 + group.prefix + public_point(group.name))
+
+
+def test_a_random_may_begin_like_anything_short():
+    """An honest random may begin with an ASN.1 tag or some spaces; only whole other formats are refused."""
+    check = PurposeCheck(KeyType.P256, b"")
+    point = public_point("x25519")
+    for begin in (
+        b"\x30\x62",
+        b"\x31\x62\x04",
+        b"\x30\x80",
+        b" " * 32,
+        b"SSHSI",
+        b"\x30\x62\x30\x7f",
+        b"\x01\0\0\x20\3\3",
+    ):
+        check.check(Purpose.TLS12_SERVER, 0x0403, begin.ljust(64, b"\x5a") + b"\3\0\x1d\x20" + point)
+
+
+def test_the_look_for_asn1_takes_certificates_and_leaves_noise():
+    assert could_be_signed_structure(bytes.fromhex("30050203010001"))
+    assert could_be_signed_structure(bytes.fromhex("3181053003020100"))
+    assert could_be_signed_structure(bytes.fromhex("30800203010001") + b"\0\0")
+    for noise in (
+        "",
+        "30",
+        "3000",
+        "30050203010001ff",
+        "3005020401000",
+        "3005040301000a",
+        "3003020501",
+        "300530800000ff",
+    ):
+        assert not could_be_signed_structure(bytes.fromhex(noise + "0" * (len(noise) % 2)))

@@ -1,0 +1,151 @@
+"""Names, groups and ceilings of purposes."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from hsmd.algorithms import KeyType
+from hsmd.errors import MAX_ERROR_TEXT_BYTES, BadRequest
+from hsmd.purposes import (
+    GRANTABLE,
+    TLS_SIGNING,
+    Purpose,
+    check_ceiling,
+    check_grantable,
+    expand,
+    is_decryption,
+    labels,
+    purpose_from_label,
+    with_daemon_purposes,
+)
+
+CODES = {
+    "tls13-server": 1, "tls13-client": 2, "tls12-server": 3, "tls12-client": 4, "tls12-rsa-premaster": 5,
+    "sign-message": 8, "sign-digest": 9, "x509-request": 0x80, "x509-self-signed": 0x81,
+}  # fmt: skip
+EC_AND_RSA = [key_type for key_type in KeyType if key_type is not KeyType.ED25519]
+
+
+def test_labels_and_codes_are_those_of_the_protocol():
+    assert {purpose.label: purpose.value for purpose in Purpose} == CODES
+    for label, code in CODES.items():
+        assert purpose_from_label(label) == code
+
+
+def test_only_codes_below_0x80_can_be_granted():
+    assert {purpose.label for purpose in GRANTABLE} == {label for label, code in CODES.items() if code < 0x80}
+
+
+def test_only_the_premaster_purpose_decrypts():
+    assert [purpose for purpose in Purpose if is_decryption(purpose)] == [Purpose.TLS12_RSA_PREMASTER]
+
+
+@pytest.mark.parametrize("label", ["", "tls-server", "TLS13-SERVER", "tls13_server", "sign", "tls13-server "])
+def test_an_unknown_label_is_refused_with_the_valid_ones(label):
+    with pytest.raises(BadRequest) as caught:
+        purpose_from_label(label)
+    assert all(name in caught.value.text for name in CODES)
+
+
+def test_groups_stand_for_both_versions():
+    assert expand(["tls-server"]) == {Purpose.TLS13_SERVER, Purpose.TLS12_SERVER}
+    assert expand(["tls-client", "tls13-client"]) == {Purpose.TLS13_CLIENT, Purpose.TLS12_CLIENT}
+    assert expand(["tls-server", "tls-client"]) == TLS_SIGNING
+    assert expand([]) == frozenset()
+
+
+def test_expand_names_groups_and_purposes_when_it_refuses():
+    with pytest.raises(BadRequest, match=r"'tls'.*tls-server, tls-client, tls13-server"):
+        expand(["tls13-server", "tls"])
+
+
+def test_a_hostile_label_cannot_grow_or_break_the_error_text():
+    with pytest.raises(BadRequest) as caught:
+        expand(["\n\x1b" * 10_000])
+    assert len(caught.value.text.encode()) <= MAX_ERROR_TEXT_BYTES
+    assert caught.value.text.isprintable()
+
+
+def test_labels_come_once_each_in_the_order_of_codes():
+    mixed = [Purpose.X509_REQUEST, Purpose.TLS12_SERVER, Purpose.TLS13_SERVER, Purpose.TLS12_SERVER]
+    assert labels(mixed) == ["tls13-server", "tls12-server", "x509-request"]
+    assert expand(labels(Purpose)) == frozenset(Purpose)
+
+
+@pytest.mark.parametrize("key_type", KeyType)
+def test_a_ceiling_is_never_empty(key_type):
+    with pytest.raises(BadRequest, match="at least one purpose"):
+        check_ceiling(key_type, frozenset())
+
+
+@pytest.mark.parametrize("key_type", KeyType)
+def test_tls_purposes_go_together_on_every_key(key_type):
+    for size in range(1, 5):
+        for purposes in combinations(TLS_SIGNING, size):
+            check_ceiling(key_type, frozenset(purposes))
+            check_ceiling(key_type, with_daemon_purposes(frozenset(purposes)))
+
+
+@pytest.mark.parametrize(
+    "other", [purpose for purpose in Purpose if purpose is not Purpose.TLS12_RSA_PREMASTER]
+)
+def test_a_key_either_signs_or_decrypts(other):
+    with pytest.raises(BadRequest, match="either signs or decrypts"):
+        check_ceiling(KeyType.RSA_2048, frozenset({Purpose.TLS12_RSA_PREMASTER, other}))
+
+
+@pytest.mark.parametrize("key_type", KeyType)
+def test_only_rsa_keys_decrypt(key_type):
+    ceiling = frozenset({Purpose.TLS12_RSA_PREMASTER})
+    if key_type.value.startswith("rsa"):
+        check_ceiling(key_type, ceiling)
+    else:
+        with pytest.raises(BadRequest, match="needs an RSA key"):
+            check_ceiling(key_type, ceiling)
+
+
+@pytest.mark.parametrize("unbound", [Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST])
+@pytest.mark.parametrize("tls", TLS_SIGNING)
+def test_free_signing_never_goes_with_tls(unbound, tls):
+    with pytest.raises(BadRequest, match="never goes with the TLS purpose"):
+        check_ceiling(KeyType.P256, frozenset({unbound, tls}))
+
+
+def test_free_signing_alone_is_a_ceiling():
+    for key_type in EC_AND_RSA:
+        check_ceiling(key_type, frozenset({Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST}))
+    check_ceiling(KeyType.ED25519, frozenset({Purpose.SIGN_MESSAGE}))
+
+
+def test_ed25519_signs_no_digests():
+    with pytest.raises(BadRequest, match="ed25519 key cannot sign-digest"):
+        check_ceiling(KeyType.ED25519, frozenset({Purpose.SIGN_DIGEST, Purpose.SIGN_MESSAGE}))
+
+
+def test_the_daemon_adds_its_purposes_to_keys_that_get_certificates():
+    own = {Purpose.X509_REQUEST, Purpose.X509_SELF_SIGNED}
+    for purpose in [*TLS_SIGNING, Purpose.SIGN_MESSAGE]:
+        assert with_daemon_purposes(frozenset({purpose})) == {purpose, *own}
+    for purpose in (Purpose.TLS12_RSA_PREMASTER, Purpose.SIGN_DIGEST):
+        assert with_daemon_purposes(frozenset({purpose})) == {purpose}
+
+
+def test_a_grant_stays_within_the_ceiling():
+    ceiling = with_daemon_purposes(expand(["tls-server"]))
+    check_grantable(ceiling, expand(["tls13-server"]))
+    check_grantable(ceiling, expand(["tls-server"]))
+    with pytest.raises(BadRequest, match=r"tls13-client is outside.*fixed as tls13-server, tls12-server$"):
+        check_grantable(ceiling, expand(["tls13-server", "tls13-client"]))
+
+
+def test_what_the_daemon_keeps_cannot_be_granted_even_within_the_ceiling():
+    ceiling = with_daemon_purposes(expand(["tls-server"]))
+    with pytest.raises(BadRequest, match="x509-request cannot be granted"):
+        check_grantable(ceiling, frozenset({Purpose.TLS13_SERVER, Purpose.X509_REQUEST}))
+
+
+def test_a_grant_names_something():
+    with pytest.raises(BadRequest, match="at least one purpose"):
+        check_grantable(frozenset(Purpose), frozenset())

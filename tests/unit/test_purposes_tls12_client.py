@@ -1,0 +1,150 @@
+"""Transcripts of a TLS 1.2 client: what may be there, what must be, on a real transcript taken apart."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from hsmd.algorithms import KeyType
+from hsmd.errors import PurposeMismatch
+from hsmd.purposes import Purpose, PurposeCheck
+
+VALID = json.loads(
+    (Path(__file__).resolve().parent.parent / "vectors" / "purposes" / "valid.json").read_text()
+)
+CHECK = PurposeCheck(KeyType.P256, base64.b64decode(VALID["keys"]["p-256"]))
+PARTS = (
+    "hello",
+    "server_hello",
+    "server_certificate",
+    "exchange",
+    "request",
+    "done",
+    "certificate",
+    "key_exchange",
+)
+HELLO_HEAD = b"\3\3" + b"r" * 32 + b"\0"
+
+
+def real_messages() -> dict[str, bytes]:
+    """The messages of a transcript with ServerKeyExchange, by name."""
+    for record in VALID["records"]:
+        if (record["key"], record["purpose"]) == ("p-256", "tls12-client"):
+            data, found = base64.b64decode(record["data"]), []
+            while data:
+                size = 4 + int.from_bytes(data[1:4])
+                found.append(data[:size])
+                data = data[size:]
+            return dict(zip(PARTS, found, strict=True))
+    raise AssertionError("valid.json holds no such transcript")
+
+
+def message(kind: int, body: bytes) -> bytes:
+    return bytes([kind]) + len(body).to_bytes(3) + body
+
+
+def check(**changed: bytes) -> None:
+    """Check the real transcript with some messages changed."""
+    CHECK.check(Purpose.TLS12_CLIENT, 0x0403, b"".join((real_messages() | changed).values()))
+
+
+def certificates(*entries: bytes) -> bytes:
+    listed = b"".join(len(entry).to_bytes(3) + entry for entry in entries)
+    return message(11, len(listed).to_bytes(3) + listed)
+
+
+def test_the_real_transcript_passes():
+    check()
+
+
+def test_messages_that_may_be_there_or_not():
+    real = real_messages()
+    check(exchange=b"")
+    check(server_certificate=real["server_certificate"] + message(22, b"\1\0\0\3abc"))
+
+
+def test_hellos_need_no_extensions():
+    check(hello=message(1, HELLO_HEAD + b"\0\2\xc0\x2b" + b"\1\0"))
+    check(hello=message(1, HELLO_HEAD + b"\0\2\xc0\x2b" + b"\1\0" + b"\0\0"))
+    check(server_hello=message(2, HELLO_HEAD + b"\xc0\x2b\0"))
+
+
+def test_a_session_id_has_at_most_32_bytes():
+    for size in (1, 32):
+        check(hello=message(1, HELLO_HEAD[:-1] + bytes([size]) + bytes(size) + b"\0\2\xc0\x2b\1\0"))
+    with pytest.raises(PurposeMismatch, match="33 bytes"):
+        check(hello=message(1, HELLO_HEAD[:-1] + bytes([33]) + bytes(33) + b"\0\2\xc0\x2b\1\0"))
+
+
+def test_a_chain_may_follow_the_clients_certificate_but_not_precede_it():
+    own, other = real_messages()["certificate"][10:], b"\x30\x03\x02\x01\x00"
+    check(certificate=certificates(own, other))
+    check(server_certificate=certificates(other, own))
+    with pytest.raises(PurposeMismatch, match=r"ends early|tag"):
+        check(certificate=certificates(other, own))
+
+
+def test_the_servers_certificate_does_not_stand_in_for_the_clients():
+    """Both ends of the recording show the same certificate, so here only the client's is another."""
+    key = next(name for name in VALID["keys"] if name != "p-256")
+    spki = base64.b64decode(VALID["keys"][key])
+    with pytest.raises(PurposeMismatch, match="not of this key"):
+        PurposeCheck(KeyType.P256, spki).check(
+            Purpose.TLS12_CLIENT, 0x0403, b"".join(real_messages().values())
+        )
+
+
+@pytest.mark.parametrize(
+    ("part", "body", "reason"),
+    [
+        ("hello", b"\3\2" + HELLO_HEAD[2:] + b"\0\2\xc0\x2b\1\0", "not of TLS 1.2"),
+        ("hello", HELLO_HEAD + b"\0\0\1\0", "vector of 0 bytes"),
+        ("hello", HELLO_HEAD + b"\0\3\xc0\x2b\0\1\0", "vector of 3 bytes"),
+        ("hello", HELLO_HEAD + b"\0\2\xc0\x2b\0", "vector of 0 bytes"),
+        ("hello", HELLO_HEAD + b"\0\2\xc0\x2b\1\0\0\0\0", "none may follow"),
+        ("hello", HELLO_HEAD + b"\0\2\xc0\x2b\1\0\0\5\0\1\0\2a", "ends early"),
+        ("server_hello", b"\3\4" + HELLO_HEAD[2:] + b"\xc0\x2b\0", "not of TLS 1.2"),
+        ("server_hello", HELLO_HEAD + b"\xc0\x2b\0" + b"\0\6\0\x2b\0\2\3\4", "another TLS version"),
+        ("server_certificate", b"\0\0\0", "vector of 0 bytes"),
+        ("server_certificate", b"\0\0\4\0\0\2a", "ends early"),
+        ("server_certificate", b"\0\0\4\0\0\1a\0", "none may follow"),
+        ("certificate", b"\0\0\0", "vector of 0 bytes"),
+        ("certificate", b"\0\0\3\0\0\0", "vector of 0 bytes"),
+        ("request", b"\0\0\2\4\3\0\0", "vector of 0 bytes"),
+        ("request", b"\1\x40\0\0\0\0", "vector of 0 bytes"),
+        ("request", b"\1\x40\0\3\4\3\4\0\0", "vector of 3 bytes"),
+        ("request", b"\1\x40\0\2\4\3\0\2\0\0", "vector of 0 bytes"),
+        ("request", b"\1\x40\0\2\4\3\0\0\0", "none may follow"),
+        ("request", b"\1\x40\0\4\5\3\3\4\0\0", "did not offer"),
+        ("done", b"\0", "none may follow"),
+        ("key_exchange", b"", "empty message"),
+    ],
+)
+def test_a_message_that_is_not_well_formed_is_refused(part, body, reason):
+    kind = real_messages()[part][0]
+    with pytest.raises(PurposeMismatch, match=f"not a TLS 1.2 client transcript: .*{reason}"):
+        check(**{part: message(kind, body)})
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "exchange"])
+def test_no_other_message_may_be_missing(part):
+    with pytest.raises(PurposeMismatch, match="where one must be"):
+        check(**{part: b""})
+
+
+def test_an_element_more_in_the_clients_certificate_is_refused():
+    own = real_messages()["certificate"][10:]
+    size = int.from_bytes(own[2:4])
+    assert own[:2] == b"\x30\x82"
+    with pytest.raises(PurposeMismatch, match="none may follow"):
+        check(certificate=certificates(b"\x30\x82" + (size + 2).to_bytes(2) + own[4:] + b"\5\0"))
+
+
+@pytest.mark.parametrize("size", [100, 124, 133, 165, 201])
+def test_no_bytes_as_long_as_a_server_key_exchange_are_a_transcript(size):
+    """The two formats share free bytes at the front; their lengths keep them apart."""
+    with pytest.raises(PurposeMismatch, match="too short"):
+        CHECK.check(Purpose.TLS12_CLIENT, 0x0403, b"".join(real_messages().values())[:size])
