@@ -57,14 +57,24 @@ class Daemon:
 
     address: str
     host_key: str
+    front_end: str
+    front_end_identity: Path
     directory: Path
     operator_profile: Path
     agent_socket: Path | None
     openssl_configuration: Path | None
     keys: dict[str, Key]
 
-    def __init__(self, keys: Sequence[str] = DEFAULT_KEYS, *, agent: bool = True, timeout_s: float = READY_S) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str] = DEFAULT_KEYS,
+        *,
+        workers: int = 1,
+        agent: bool = True,
+        timeout_s: float = READY_S,
+    ) -> None:
         self._arguments = [word for key in keys for word in ("--key", key)] + (["--agent"] if agent else [])
+        self._arguments += ["--workers", str(workers)]
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
@@ -90,9 +100,23 @@ class Daemon:
     ) -> None:
         self._end()
 
+    @property
+    def pid(self) -> int:
+        """The process everything else descends from."""
+        assert self._process is not None
+        return self._process.pid
+
     def command(self, *arguments: str) -> Any:
         """Runs an `hsmd` command as the daemon's operator; gives its JSON document. Raises AssertionError if it fails."""
-        line = [sys.executable, "-m", "hsmd.cli", *arguments, "--profile", str(self.operator_profile), "--json"]
+        line = [
+            sys.executable,
+            "-m",
+            "hsmd.cli",
+            *arguments,
+            "--profile",
+            str(self.operator_profile),
+            "--json",
+        ]
         done = subprocess.run(line, capture_output=True, text=True, timeout=self._timeout_s, check=False)
         assert done.returncode == 0, f"hsmd {' '.join(arguments)} failed: {done.stderr or done.stdout}"
         return json.loads(done.stdout)
@@ -102,8 +126,8 @@ class Daemon:
         from hsmd.client import Client, Endpoint, parse_address
 
         host, port = parse_address(self.address)
-        identity = Path(self._ready["front_end_identity"])
-        return Client.connect(Endpoint(host, port, (self.host_key,), self._ready["front_end"], identity))
+        endpoint = Endpoint(host, port, (self.host_key,), self.front_end, self.front_end_identity)
+        return Client.connect(endpoint)
 
     def _first_line(self, process: subprocess.Popen[bytes]) -> bytes:
         assert process.stdout is not None
@@ -120,11 +144,14 @@ class Daemon:
     def _complaints(self) -> str:
         assert self._errors is not None
         self._errors.seek(0)
-        return self._errors.read().decode(errors="replace").strip() or f"nothing within {self._timeout_s:.0f} s"
+        return (
+            self._errors.read().decode(errors="replace").strip() or f"nothing within {self._timeout_s:.0f} s"
+        )
 
     def _take(self, ready: dict[str, Any]) -> None:
         self._ready = ready
         self.address, self.host_key = ready["address"], ready["host_key"]
+        self.front_end, self.front_end_identity = ready["front_end"], Path(ready["front_end_identity"])
         self.directory, self.operator_profile = Path(ready["directory"]), Path(ready["profile"])
         self.agent_socket = _path(ready["agent_socket"])
         self.openssl_configuration = _path(ready["openssl_configuration"])

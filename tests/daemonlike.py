@@ -313,3 +313,10 @@ def sign(private: PrivateKeyTypes, operation: KeyOperation) -> bytes:
 def public_line(key: Any) -> str:
     """An asyncssh key as an OpenSSH public key line."""
     return str(key.export_public_key().decode().strip())
+
+
+async def eventually(condition: Callable[[], object], within_s: float = 5.0) -> None:
+    """Wait until `condition()` is true; fail if it does not become so."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)

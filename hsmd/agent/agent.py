@@ -28,6 +28,7 @@ REFRESH_S = 60.0
 """How often the cache is compared with the daemon when nothing else calls for it."""
 REFRESH_AT_MOST_EVERY_S = 1.0
 FETCH_S = 10.0
+ASK_S = 2.0
 CHECK_S = 1.0
 DRAIN_S = 5.0
 
@@ -45,7 +46,6 @@ class Agent:
         self._sessions = Sessions(self, clock=clock)
         self._allowed: dict[int, frozenset[bytes]] = {}
         self._refresh = asyncio.Event()
-        self._refreshed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
@@ -152,7 +152,6 @@ class Agent:
                     await self._refresh.wait()
             self._refresh.clear()
             await self._fetch()
-            self._refreshed.set()
             await asyncio.sleep(REFRESH_AT_MOST_EVERY_S)
 
     async def _fetch(self) -> None:
@@ -181,7 +180,7 @@ class Agent:
         return self._upstream.forward(body, deadline_ms, answered)
 
     async def control(self, uid: int, request: messages.Request) -> Any:
-        """Answers from the cache; the daemon is asked only for names that are not in it. Raises HsmdError."""
+        """Answers what is known of keys, also while no daemon can be reached. Raises HsmdError."""
         if isinstance(request, messages.WhoAmI):
             return self._identity(uid)
         if isinstance(request, messages.KeyList):
@@ -206,16 +205,30 @@ class Agent:
         return messages.KeyPage(keys, len(names) > request.limit)
 
     async def _visible(self, uid: int, name: str) -> caches.CachedKey:
-        if self._cache.get(name) is None and self._upstream.available is not None:
-            self._refreshed.clear()
-            self._refresh.set()
-            await self._refreshed.wait()
+        """The key as the daemon has it now, or as it was when the daemon was last there."""
+        if not self._may_see(uid, name):
+            raise Refused
+        await self._update(name)
         key = self._cache.get(name)
-        if key is not None and self._may_see(uid, name):
+        if key is not None:
             return key
-        if key is None and not self._cache.complete:
+        if not self._cache.complete:
             raise Unavailable("no daemon could be asked yet which keys there are")
         raise Refused
+
+    async def _update(self, name: str) -> None:
+        connection = self._upstream.available
+        if connection is None:
+            return
+        try:
+            changed = self._cache.put(await caches.fetch_one(connection, name, timeout_s=ASK_S))
+        except (NotFound, Refused):
+            changed = self._cache.forget(name)
+        except HsmdError as error:
+            log.warning("cache.not_fetched", error=error.text)
+            return
+        if changed:
+            self._allowed.clear()
 
     def _may_see(self, uid: int, name: str) -> bool:
         """Public material is for users of the key, and for those who administer the agent."""

@@ -16,7 +16,15 @@ import msgspec
 from hsmd import observe
 from hsmd.client.connection import Connection
 from hsmd.errors import ConfigurationError, NotFound, ProtocolError, Refused
-from hsmd.protocol.messages import MAX_PAGE, CertificateExport, KeyInfo, KeyList, KeyPage, PemDocument
+from hsmd.protocol.messages import (
+    MAX_PAGE,
+    CertificateExport,
+    KeyInfo,
+    KeyList,
+    KeyPage,
+    KeyShow,
+    PemDocument,
+)
 
 FILE_NAME = "keys.json"
 MAX_KEYS = 10_000
@@ -46,7 +54,10 @@ class _File(msgspec.Struct):
 
 
 class Cache:
-    """The keys by name, in memory and in the state directory. `complete` says whether a daemon ever told us all of them."""
+    """The keys by name, in memory and in the state directory. `complete` says whether a daemon ever told us all of them.
+
+    A file that cannot be written is logged: what is in memory serves all the same.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -74,19 +85,29 @@ class Cache:
             log.warning("cache.unusable", path=str(path), error=str(error))
 
     def replace(self, keys: Iterable[CachedKey]) -> bool:
-        """Takes over what a daemon says and stores it; whether anything changed. Raises ProtocolError if it makes no sense.
-
-        A file that cannot be written is logged: what is in memory serves all the same.
-        """
+        """Takes over what a daemon says of all keys; whether anything changed. Raises ProtocolError if it makes no sense."""
         fresh = _checked(keys)
         changed = fresh != self._keys or not self.complete
         self._keys, self.complete = fresh, True
         if changed:
-            try:
-                self._store()
-            except OSError as error:
-                log.error("cache.not_stored", path=str(self._directory), error=str(error))
+            self._store()
         return changed
+
+    def put(self, key: CachedKey) -> bool:
+        """Takes over what a daemon says of one key; whether anything changed. Raises ProtocolError."""
+        name = next(iter(_checked([key])))
+        changed = self._keys.get(name) != key
+        if changed:
+            self._keys[name] = key
+            self._store()
+        return changed
+
+    def forget(self, name: str) -> bool:
+        """The daemon does not know this key, or does not let us use it; whether we knew it."""
+        known = self._keys.pop(name, None) is not None
+        if known:
+            self._store()
+        return known
 
     def get(self, name: str) -> CachedKey | None:
         """The key of this name."""
@@ -101,6 +122,12 @@ class Cache:
         return [(name, key.digest) for name, key in self._keys.items()]
 
     def _store(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            log.error("cache.not_stored", path=str(self._directory), error=str(error))
+
+    def _write(self) -> None:
         content = msgspec.json.encode(_File(1, [self._keys[name] for name in self.names()]))
         path = self._directory / FILE_NAME
         temporary = path.with_suffix(".new")
@@ -116,6 +143,12 @@ class Cache:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+async def fetch_one(connection: Connection, name: str, *, timeout_s: float) -> CachedKey:
+    """One key, if the daemon lets this client see it. Raises HsmdError."""
+    info: KeyInfo = await connection.control(KeyShow(name=name), timeout_s=timeout_s)
+    return CachedKey(info, await _chain(connection, info, timeout_s))
 
 
 async def fetch(connection: Connection, *, timeout_s: float) -> list[CachedKey]:

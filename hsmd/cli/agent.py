@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import agent_install, agent_place, agent_toml, check_agent, check_files, check_openssl, findings, ssh_keys
+from hsmd.cli import (
+    agent_install,
+    agent_place,
+    agent_toml,
+    check_agent,
+    check_files,
+    check_openssl,
+    findings,
+    ssh_keys,
+)
 from hsmd.cli.commands import command
 from hsmd.cli.connection import DEFAULT_TIMEOUT_S
 from hsmd.cli.export import export_key
@@ -32,10 +41,16 @@ app = typer.Typer(
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="Configuration. Default: /etc/hsmd/agent.toml, or in ~/.config/hsmd for users."),
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Configuration. Default: /etc/hsmd/agent.toml, or in ~/.config/hsmd for users.",
+    ),
 ]
 Socket = Annotated[
-    Path | None, typer.Option("--socket", metavar="PATH", help="The agent's socket. Default: as its configuration says.")
+    Path | None,
+    typer.Option("--socket", metavar="PATH", help="The agent's socket. Default: as its configuration says."),
 ]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", show_default=False)]
 
@@ -54,16 +69,36 @@ class Server(Enum):
 )
 def init(
     output: Output,
-    daemon: Annotated[str, typer.Option("--daemon", metavar="ADDRESS:PORT", help="The daemon.", show_default=False)],
-    host_key: Annotated[
-        list[str], typer.Option("--host-key", metavar="LINE", help="Its host key, as `hsmd init` printed it; may be repeated.")
+    daemon: Annotated[
+        str, typer.Option("--daemon", metavar="ADDRESS:PORT", help="The daemon.", show_default=False)
     ],
-    client: Annotated[str, typer.Option("--client", metavar="NAME", help="Our client name at the daemon.", show_default=False)],
+    host_key: Annotated[
+        list[str],
+        typer.Option(
+            "--host-key", metavar="LINE", help="Its host key, as `hsmd init` printed it; may be repeated."
+        ),
+    ],
+    client: Annotated[
+        str,
+        typer.Option("--client", metavar="NAME", help="Our client name at the daemon.", show_default=False),
+    ],
     allow: Annotated[
         list[str],
-        typer.Option("--allow", metavar="USER", help="A user of this host that may use the keys; may be repeated. Default: you, and for root also the web servers' users."),
+        typer.Option(
+            "--allow",
+            metavar="USER",
+            help="A user of this host that may use the keys; may be repeated. Default: you, and for root also the web servers' users.",
+        ),
     ] = [],  # noqa: B006  read only
-    owner: Annotated[str, typer.Option("--owner", metavar="USER", help="The user the agent runs as, to own its files.", show_default=False)] = "",
+    owner: Annotated[
+        str,
+        typer.Option(
+            "--owner",
+            metavar="USER",
+            help="The user the agent runs as, to own its files.",
+            show_default=False,
+        ),
+    ] = "",
     config: Config = None,
     socket: Socket = None,
 ) -> None:
@@ -85,7 +120,10 @@ def init(
     text = agent_toml.render(local, pinned)
     parse(text, source=str(file))
     with ExitStack() as undo:
-        make_directory(file.parent, SHARED_DIRECTORY if file.parent == agent_place.SYSTEM_DIRECTORY else PRIVATE_DIRECTORY)
+        make_directory(
+            file.parent,
+            SHARED_DIRECTORY if file.parent == agent_place.SYSTEM_DIRECTORY else PRIVATE_DIRECTORY,
+        )
         undo.callback(identity.unlink, missing_ok=True)
         undo.callback(ssh_keys.public_file(identity).unlink, missing_ok=True)
         key = ssh_keys.make(identity, f"{client}, hsmd agent")
@@ -145,7 +183,12 @@ def export(
     key: Key,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Where to write. Default: `keys` beside the agent's configuration."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Where to write. Default: `keys` beside the agent's configuration.",
+        ),
     ] = None,
     config: Config = None,
     socket: Socket = None,
@@ -161,8 +204,20 @@ def export(
     directory.mkdir(parents=True, exist_ok=True)
     with Client.connect(AgentEndpoint(_socket(socket, config))) as agent:
         made = export_key(agent, key, directory, timeout_s=DEFAULT_TIMEOUT_S)
-    document = {"key": key, "reference": str(made.reference), "chain": None if made.chain is None else str(made.chain)}
-    output.show(document, lambda: fields([("key reference", str(made.reference)), ("certificate chain", str(made.chain or "(none stored)"))]))
+    document = {
+        "key": key,
+        "reference": str(made.reference),
+        "chain": None if made.chain is None else str(made.chain),
+    }
+    output.show(
+        document,
+        lambda: fields(
+            [
+                ("key reference", str(made.reference)),
+                ("certificate chain", str(made.chain or "(none stored)")),
+            ]
+        ),
+    )
     if made.chain is None and not output.as_json:
         note(f"No certificate is stored for {key}: hsmd cert import {key} CHAIN, then export it again")
 
@@ -174,13 +229,24 @@ def export(
 )
 def install(
     output: Output,
-    server: Annotated[Server, typer.Argument(metavar="nginx|openssl", help="For which server.", show_default=False)],
-    key: Annotated[str, typer.Option("--key", metavar="KEY", help="For nginx: the key, exported before.", show_default=False)] = "",
-    keys: Annotated[Path | None, typer.Option("--keys", metavar="DIR", help="Where `agent export` wrote it.")] = None,
+    server: Annotated[
+        Server, typer.Argument(metavar="nginx|openssl", help="For which server.", show_default=False)
+    ],
+    key: Annotated[
+        str,
+        typer.Option("--key", metavar="KEY", help="For nginx: the key, exported before.", show_default=False),
+    ] = "",
+    keys: Annotated[
+        Path | None, typer.Option("--keys", metavar="DIR", help="Where `agent export` wrote it.")
+    ] = None,
     config: Config = None,
     socket: Socket = None,
-    only_print: Annotated[bool, typer.Option("--print", help="Print the files instead of writing them.")] = False,
-    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Write below this directory, for images.")] = Path("/"),
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print the files instead of writing them.")
+    ] = False,
+    root: Annotated[
+        Path, typer.Option("--root", metavar="DIR", help="Write below this directory, for images.")
+    ] = Path("/"),
 ) -> None:
     """Write the OpenSSL configuration that loads hsmd's provider, and for nginx what makes its service use it.
 
@@ -206,10 +272,25 @@ def install(
 def check(
     output: Output,
     key: Key,
-    file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Key reference. Default: where `agent export` writes it.")] = None,
-    certificate: Annotated[Path | None, typer.Option("--certificate", metavar="FILE", help="Chain. Default: beside the key reference.")] = None,
-    openssl: Annotated[Path, typer.Option("--openssl", metavar="FILE", help="OpenSSL configuration of the server.")] = agent_install.OPENSSL_CONFIGURATION,
-    user: Annotated[str, typer.Option("--user", metavar="NAME", help="The user the server runs as, for permissions.", show_default=False)] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", metavar="FILE", help="Key reference. Default: where `agent export` writes it."
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--certificate", metavar="FILE", help="Chain. Default: beside the key reference."),
+    ] = None,
+    openssl: Annotated[
+        Path, typer.Option("--openssl", metavar="FILE", help="OpenSSL configuration of the server.")
+    ] = agent_install.OPENSSL_CONFIGURATION,
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user", metavar="NAME", help="The user the server runs as, for permissions.", show_default=False
+        ),
+    ] = "",
     config: Config = None,
     socket: Socket = None,
 ) -> None:

@@ -47,7 +47,11 @@ def nginx_files(socket: Path, key: str, directory: Path) -> list[Installed]:
         f"ssl_certificate {directory / f'{key}.pem'};\n"
         f"ssl_certificate_key {directory / f'{key}.key'};\n"
     )
-    return [*openssl_files(socket), Installed(_UNIT, unit), Installed(_SNIPPETS / f"hsmd-{key}.conf", snippet)]
+    return [
+        *openssl_files(socket),
+        Installed(_UNIT, unit),
+        Installed(_SNIPPETS / f"hsmd-{key}.conf", snippet),
+    ]
 
 
 OPENSSL_STEPS = (
@@ -66,15 +70,23 @@ def nginx_steps(key: str) -> tuple[str, ...]:
     )
 
 
-def install(output: Output, files: Sequence[Installed], steps: Sequence[str], root: Path, *, only_print: bool) -> None:
+def install(
+    output: Output, files: Sequence[Installed], steps: Sequence[str], root: Path, *, only_print: bool
+) -> None:
     """Writes the files below `root`, or prints them, and says what is left to do."""
-    document = {"files": [{"path": str(file.path), "content": file.content} for file in files], "written": not only_print}
+    document = {
+        "files": [{"path": str(file.path), "content": file.content} for file in files],
+        "written": not only_print,
+    }
     if not only_print:
         for file in files:
             target = root / file.path.relative_to("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             replace(target, file.content, PUBLIC)
-    output.show(document, lambda: "\n".join(_lines(files, only_print) + ["", "Next:", *(f"  {step}" for step in steps)]))
+    output.show(
+        document,
+        lambda: "\n".join(_lines(files, only_print) + ["", "Next:", *(f"  {step}" for step in steps)]),
+    )
 
 
 def _lines(files: Sequence[Installed], only_print: bool) -> list[str]:

@@ -45,7 +45,9 @@ def give(path: Path, owner: str) -> None:
     try:
         entry = pwd.getpwnam(owner)
     except KeyError:
-        raise Stop(f"this host has no user {owner}", f"make one: useradd --system {owner}", Exit.USAGE) from None
+        raise Stop(
+            f"this host has no user {owner}", f"make one: useradd --system {owner}", Exit.USAGE
+        ) from None
     os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
 

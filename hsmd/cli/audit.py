@@ -33,13 +33,21 @@ app = typer.Typer(
 
 
 @command(
-    app, "show", example="hsmd audit show\nhsmd audit show --client web1 --count 200\nhsmd audit show --key www --json"
+    app,
+    "show",
+    example="hsmd audit show\nhsmd audit show --client web1 --count 200\nhsmd audit show --key www --json",
 )
 def show(
     session: Session,
-    client: Annotated[str, typer.Option("--client", metavar="NAME", help="Only of this client.", show_default=False)] = "",
-    key: Annotated[str, typer.Option("--key", metavar="NAME", help="Only about this key.", show_default=False)] = "",
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=100_000, help="How many, counted from the end.")] = 50,
+    client: Annotated[
+        str, typer.Option("--client", metavar="NAME", help="Only of this client.", show_default=False)
+    ] = "",
+    key: Annotated[
+        str, typer.Option("--key", metavar="NAME", help="Only about this key.", show_default=False)
+    ] = "",
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, max=100_000, help="How many, counted from the end.")
+    ] = 50,
 ) -> None:
     """Show the newest records, oldest of them first.
 
@@ -61,11 +69,17 @@ def show(
 def verify(
     session: Session,
     log: Annotated[
-        Path | None, typer.Option("--log", metavar="FILE", help="Check this file instead of asking the daemon.")
+        Path | None,
+        typer.Option("--log", metavar="FILE", help="Check this file instead of asking the daemon."),
     ] = None,
     expect: Annotated[
         str,
-        typer.Option("--expect", metavar="SIZE:HEAD", help="The log must contain this head, noted earlier.", show_default=False),
+        typer.Option(
+            "--expect",
+            metavar="SIZE:HEAD",
+            help="The log must contain this head, noted earlier.",
+            show_default=False,
+        ),
     ] = "",
 ) -> None:
     """Check the hash chain over all records.
@@ -91,15 +105,35 @@ def verify(
 
 def _verdict(verdict: Verdict) -> RenderableType:
     if not verdict.intact:
-        return fields([("audit log", "CHANGED"), ("first bad record", str(verdict.first_bad)), ("reason", verdict.reason)])
-    return fields([("audit log", "intact"), ("records", str(verdict.count)), ("SIZE:HEAD", f"{verdict.count}:{verdict.head}")])
+        return fields(
+            [
+                ("audit log", "CHANGED"),
+                ("first bad record", str(verdict.first_bad)),
+                ("reason", verdict.reason),
+            ]
+        )
+    return fields(
+        [
+            ("audit log", "intact"),
+            ("records", str(verdict.count)),
+            ("SIZE:HEAD", f"{verdict.count}:{verdict.head}"),
+        ]
+    )
 
 
 def _head(text: str) -> Head:
     size, colon, head = text.partition(":")
-    fits = colon and size.isascii() and size.isdigit() and len(head) == len(NO_HEAD) and set(head) <= set("0123456789abcdef")
+    fits = (
+        colon
+        and size.isascii()
+        and size.isdigit()
+        and len(head) == len(NO_HEAD)
+        and set(head) <= set("0123456789abcdef")
+    )
     if not fits:
-        raise Stop(f"{text!r} is not SIZE:HEAD", "give it as an earlier `hsmd audit verify` printed it", Exit.USAGE)
+        raise Stop(
+            f"{text!r} is not SIZE:HEAD", "give it as an earlier `hsmd audit verify` printed it", Exit.USAGE
+        )
     return Head(int(size), head)
 
 

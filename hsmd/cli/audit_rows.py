@@ -1,4 +1,4 @@
-"""Audit records as rows for people: attempt and outcome joined, filtered, read from the end of the log backwards."""
+"""Audit records as rows for people: begin and outcome joined, filtered, read from the end of the log backwards."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from hsmd.protocol.messages import MAX_PAGE, AuditPage
 from hsmd.transparency.records import Record, parse_record
 
 HEADERS = ("INDEX", "TIME", "CLIENT", "WHAT", "KEY", "RESULT")
+
+_BEGUN = "control.begun"
 
 ReadPage = Callable[[int, int], AuditPage]
 """(first index, number of records) -> page"""
@@ -30,7 +32,11 @@ class Filter:
         """Whether the record is about client and key."""
         if self.client and self.client not in (record.client, *record.fields.values()):
             return False
-        return not self.key or self.key in (record.key_name, *record.fields.values()) or self._names_digest(record)
+        return (
+            not self.key
+            or self.key in (record.key_name, *record.fields.values())
+            or self._names_digest(record)
+        )
 
     def _names_digest(self, record: Record) -> bool:
         return bool(self.digest) and record.key == self.digest
@@ -38,7 +44,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record, with the outcome if it is an attempt."""
+    """One record, with its outcome if it is an attempt to use a key or the begin of a control operation."""
 
     record: Record
     outcome: Record | None
@@ -55,16 +61,65 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The row for people, in the order of HEADERS."""
         record = self.record
-        what = f"{record.event} {record.purpose}".strip() if record.event != "attempt" else record.purpose
-        return (str(record.index), record.time, record.client, what, record.key_name or record.key[:16], self._result())
+        return (
+            str(record.index),
+            _to_the_second(record.time),
+            record.client,
+            self._what(),
+            self._key(),
+            self._result(),
+        )
+
+    def _what(self) -> str:
+        record = self.record
+        if record.event in ("attempt", "refusal"):
+            return record.purpose
+        return str(record.fields.get("op", record.event))
+
+    def _key(self) -> str:
+        record = self.record
+        named_by = "target_name" if self._what().startswith("key.") else "target_key"
+        return record.key_name or record.key[:16] or str(record.fields.get(named_by, ""))
 
     def _result(self) -> str:
-        record, outcome = self.record, self.outcome
-        if record.event == "attempt":
-            return "open" if outcome is None else f"{outcome.result} {outcome.error}".strip()
+        record = self.record
         if record.event == "refusal":
-            return record.rule
-        return ", ".join(f"{name}={value}" for name, value in record.fields.items())
+            return f"refused: {record.rule}"
+        if record.event == "attempt":
+            return "open" if self.outcome is None else _text(self.outcome.result, self.outcome.error)
+        if "op" not in record.fields:
+            return ", ".join(f"{name} {value}" for name, value in record.fields.items())
+        end = self.outcome if record.event == _BEGUN else record
+        stage = "open" if end is None else _text(_stage(end), str(end.fields.get("error", "")))
+        return ", ".join([stage, *self._about()])
+
+    def _about(self) -> list[str]:
+        """Whom a control operation was about, unless that is the key."""
+        fields = self.record.fields
+        client = fields.get("target_client") or (
+            "" if self._what().startswith("key.") else fields.get("target_name")
+        )
+        return [f"client {client}"] if client else []
+
+
+def _stage(record: Record) -> str:
+    """`done` of `control.done`."""
+    return record.event.rpartition(".")[2]
+
+
+def _text(result: str, error: str) -> str:
+    return f"{result}: {error}" if error else result
+
+
+def _to_the_second(time: str) -> str:
+    """`2030-01-02 03:04:05Z` of `2030-01-02T03:04:05.678901Z`."""
+    return f"{time[:19].replace('T', ' ')}Z"
+
+
+def _begin_of(record: Record) -> int | None:
+    """The index of the record whose end this one is."""
+    begun = record.attempt if record.event == "outcome" else record.fields.get("begun")
+    return begun if isinstance(begun, int) else None
 
 
 def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
@@ -76,8 +131,9 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
     while end > 0 and len(rows) < count:
         first = max(0, end - MAX_PAGE)
         for record in reversed(_records(read, first, end)):
-            if record.event == "outcome" and record.attempt is not None:
-                outcomes[record.attempt] = record
+            begun = _begin_of(record)
+            if begun is not None:
+                outcomes[begun] = record
             elif wanted.fits(record):
                 rows.append(Row(record, outcomes.pop(record.index, None)))
             else:
@@ -92,7 +148,9 @@ def _records(read: ReadPage, first: int, end: int) -> list[Record]:
     while first < end:
         page = read(first, end - first)
         if page.first != first or not page.lines:
-            raise ProtocolError(f"the daemon has no audit record {first}, although its log has {page.size} records")
+            raise ProtocolError(
+                f"the daemon has no audit record {first}, although its log has {page.size} records"
+            )
         records += [parse_record(line.encode("utf-8", "surrogatepass")) for line in page.lines]
         first += len(page.lines)
     return records

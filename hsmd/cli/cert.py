@@ -12,7 +12,13 @@ from hsmd.cli.connection import Session
 from hsmd.cli.files import PUBLIC, replace
 from hsmd.cli.key import describe
 from hsmd.cli.reading import certificate_text
-from hsmd.protocol.messages import CertificateExport, CertificateImport, CertificateSelfSigned, KeyInfo, PemDocument
+from hsmd.protocol.messages import (
+    CertificateExport,
+    CertificateImport,
+    CertificateSelfSigned,
+    KeyInfo,
+    PemDocument,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,11 +29,15 @@ app = typer.Typer(
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", show_default=False)]
 
 
-@command(app, "import", example="hsmd cert import www fullchain.pem\ncat leaf.pem ca.pem | hsmd cert import www -")
+@command(
+    app, "import", example="hsmd cert import www fullchain.pem\ncat leaf.pem ca.pem | hsmd cert import www -"
+)
 def import_chain(
     session: Session,
     key: Key,
-    chain: Annotated[Path, typer.Argument(metavar="CHAIN", help="PEM file, leaf first; - for standard input.")],
+    chain: Annotated[
+        Path, typer.Argument(metavar="CHAIN", help="PEM file, leaf first; - for standard input.")
+    ],
 ) -> None:
     """Store the chain that a certificate authority issued for a key.
 
@@ -42,7 +52,9 @@ def self_signed(
     session: Session,
     key: Key,
     dns: Annotated[list[str], typer.Option("--dns", metavar="NAME", help="DNS name; may be repeated.")] = [],  # noqa: B006
-    ip: Annotated[list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")] = [],  # noqa: B006
+    ip: Annotated[
+        list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")
+    ] = [],  # noqa: B006
     days: Annotated[int, typer.Option("--days", min=1, max=3660, help="How long it is valid.")] = 30,
 ) -> None:
     """Make, store and print a self-signed certificate, for tests and first tries.
@@ -58,7 +70,8 @@ def export(
     session: Session,
     key: Key,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it there instead of printing it.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write it there instead of printing it."),
     ] = None,
 ) -> None:
     """Fetch the chain stored for a key."""

@@ -84,8 +84,12 @@ def _grant(socket: Path, identity: Identity, key: str) -> tuple[Finding, KeyInfo
     try:
         info = _ask(socket, KeyShow(key))
     except (NotFound, Refused):
-        mend = f"an operator runs: hsmd grant add {identity.client} {key}; and agent.toml must allow you the key"
-        return bad("grant", f"{identity.client} has no grant on a key {key}, or you may not use it", mend), None
+        mend = (
+            f"an operator runs: hsmd grant add {identity.client} {key}; and agent.toml must allow you the key"
+        )
+        return bad(
+            "grant", f"{identity.client} has no grant on a key {key}, or you may not use it", mend
+        ), None
     except HsmdError as error:
         return bad("grant", error.text, "mend the connection to the daemon first"), None
     assert isinstance(info, KeyInfo)
@@ -105,7 +109,13 @@ def check_policy(config: Path, key: str, user: str) -> list[Finding]:
     except ConfigurationError as error:
         return [bad("agent.toml", "; ".join(error.faults), f"mend {config}")]
     if not allowed:
-        return [bad("local policy", f"{config} does not let {user} use {key}", f"add {user} to its users, then reload the agent")]
+        return [
+            bad(
+                "local policy",
+                f"{config} does not let {user} use {key}",
+                f"add {user} to its users, then reload the agent",
+            )
+        ]
     return [good("local policy", f"{user} may use {key}")]
 
 

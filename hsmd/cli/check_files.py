@@ -46,7 +46,9 @@ def check_certificate(path: Path, key: KeyInfo | None, now: datetime) -> list[Fi
     except OSError as error:
         return [bad(_CERTIFICATE, f"{path}: {error.strerror}", "write it again: hsmd agent export NAME")]
     except (ValueError, IndexError):
-        return [bad(_CERTIFICATE, f"{path} holds no PEM certificate", "write it again: hsmd agent export NAME")]
+        return [
+            bad(_CERTIFICATE, f"{path} holds no PEM certificate", "write it again: hsmd agent export NAME")
+        ]
     findings = [_term(path, leaf, now)]
     if key is not None:
         findings.insert(0, _belongs(path, leaf, key))
@@ -65,7 +67,9 @@ def _term(path: Path, leaf: x509.Certificate, now: datetime) -> Finding:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     renew = "get a new one: hsmd key csr NAME, hsmd cert import NAME CHAIN, hsmd agent export NAME, then reload the server"
     if now < begin:
-        return bad(_CERTIFICATE, f"{path} is valid from {begin:%Y-%m-%d %H:%M}Z only", "check this host's clock")
+        return bad(
+            _CERTIFICATE, f"{path} is valid from {begin:%Y-%m-%d %H:%M}Z only", "check this host's clock"
+        )
     if now >= end:
         return bad(_CERTIFICATE, f"{path} has ended on {end:%Y-%m-%d %H:%M}Z", renew)
     if now + SOON >= end:

@@ -23,9 +23,13 @@ def check_openssl(configuration: Path, reference: Path | None) -> list[Finding]:
         if reference is not None and reference.is_file():
             findings.append(_loads(configuration, reference))
     except FileNotFoundError:
-        return [bad(_SUBJECT, "there is no `openssl` command", "install the package openssl; the check needs it")]
+        return [
+            bad(_SUBJECT, "there is no `openssl` command", "install the package openssl; the check needs it")
+        ]
     except subprocess.TimeoutExpired:
-        return [bad(_SUBJECT, f"did not answer within {TIMEOUT_S:.0f} s", "run `openssl list -providers` by hand")]
+        return [
+            bad(_SUBJECT, f"did not answer within {TIMEOUT_S:.0f} s", "run `openssl list -providers` by hand")
+        ]
     return findings
 
 
@@ -36,14 +40,29 @@ def _providers(configuration: Path) -> Finding:
     if done.returncode != 0:
         return bad(_SUBJECT, f"does not start with {configuration}: {_last_line(done.stderr)}", mend)
     if "hsmd" not in names:
-        return bad(_SUBJECT, f"{configuration} does not load the provider; loaded: {', '.join(names) or 'none'}", mend)
+        return bad(
+            _SUBJECT,
+            f"{configuration} does not load the provider; loaded: {', '.join(names) or 'none'}",
+            mend,
+        )
     if "default" not in names:
-        return bad(_SUBJECT, f"{configuration} does not activate the default provider, so nothing else works", mend)
+        return bad(
+            _SUBJECT, f"{configuration} does not activate the default provider, so nothing else works", mend
+        )
     return good(_SUBJECT, f"{configuration} loads the providers {', '.join(names)}")
 
 
 def _ephemeral(configuration: Path) -> Finding:
-    done = _openssl(configuration, "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "/dev/null")
+    done = _openssl(
+        configuration,
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-out",
+        "/dev/null",
+    )
     if done.returncode != 0:
         mend = f"in {configuration} list `default` before `hsmd`: hsmd agent install openssl writes it so"
         return bad(_SUBJECT, f"cannot make ephemeral P-256 keys: {_last_line(done.stderr)}", mend)
@@ -53,7 +72,9 @@ def _ephemeral(configuration: Path) -> Finding:
 def _loads(configuration: Path, reference: Path) -> Finding:
     done = _openssl(configuration, "pkey", "-in", str(reference), "-pubout", "-out", "/dev/null")
     if done.returncode != 0:
-        mend = f"write the file again (hsmd agent export NAME), and {configuration} (hsmd agent install openssl)"
+        mend = (
+            f"write the file again (hsmd agent export NAME), and {configuration} (hsmd agent install openssl)"
+        )
         return bad(_SUBJECT, f"cannot load {reference}: {_last_line(done.stderr)}", mend)
     return good(_SUBJECT, f"loads {reference}")
 

@@ -45,7 +45,8 @@ def add(
     session: Session,
     name: Name,
     key: Annotated[
-        str, typer.Option("--key", "-k", metavar="LINE|FILE", help="Its OpenSSH public key.", show_default=False)
+        str,
+        typer.Option("--key", "-k", metavar="LINE|FILE", help="Its OpenSSH public key.", show_default=False),
     ] = "",
     role: Annotated[Role, typer.Option("--role", help="What it may do.")] = Role.FRONT_END,
 ) -> None:
@@ -62,7 +63,10 @@ def add(
 def list_clients(session: Session) -> None:
     """List the clients with their roles and key fingerprints."""
     clients = clients_of(session)
-    rows = [(client.name, client.role, "\n".join(client.fingerprints), when(client.created_at)) for client in clients]
+    rows = [
+        (client.name, client.role, "\n".join(client.fingerprints), when(client.created_at))
+        for client in clients
+    ]
     session.output.show({"clients": clients}, lambda: table(("NAME", "ROLE", "KEYS", "SINCE"), rows))
 
 
@@ -76,7 +80,9 @@ def remove(session: Session, name: Name) -> None:
 @command(app, "trust-ca", example="hsmd client trust-ca user_ca.pub --client web1 --client web2")
 def trust_ca(
     session: Session,
-    key: Annotated[str, typer.Argument(metavar="LINE|FILE", help="Public key of the CA.", show_default=False)],
+    key: Annotated[
+        str, typer.Argument(metavar="LINE|FILE", help="Public key of the CA.", show_default=False)
+    ],
     client: Annotated[
         list[str], typer.Option("--client", "-c", metavar="NAME", help="For this client; may be repeated.")
     ] = [],  # noqa: B006

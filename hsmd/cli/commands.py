@@ -29,7 +29,10 @@ def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> A
 
 _OUTPUT_OPTIONS: dict[str, tuple[Any, object]] = {
     "json": (Annotated[bool, _option("--json", help="Print one JSON document.", panel=_OUTPUT)], False),
-    "debug": (Annotated[bool, _option("--debug", help="Show where an error came from.", panel=_OUTPUT)], False),
+    "debug": (
+        Annotated[bool, _option("--debug", help="Show where an error came from.", panel=_OUTPUT)],
+        False,
+    ),
 }
 _CONNECTION_OPTIONS: dict[str, tuple[Any, object]] = {
     "profile": (
@@ -53,7 +56,8 @@ _CONNECTION_OPTIONS: dict[str, tuple[Any, object]] = {
     ),
     "user": (
         Annotated[
-            str | None, _option("--user", help="Your client name at the daemon.", panel=_CONNECTION, metavar="NAME")
+            str | None,
+            _option("--user", help="Your client name at the daemon.", panel=_CONNECTION, metavar="NAME"),
         ],
         None,
     ),
@@ -67,7 +71,12 @@ _CONNECTION_OPTIONS: dict[str, tuple[Any, object]] = {
     "host_key": (
         Annotated[
             list[str] | None,
-            _option("--host-key", help="The daemon's host key line; may be repeated.", panel=_CONNECTION, metavar="LINE"),
+            _option(
+                "--host-key",
+                help="The daemon's host key line; may be repeated.",
+                panel=_CONNECTION,
+                metavar="LINE",
+            ),
         ],
         None,
     ),
@@ -75,7 +84,11 @@ _CONNECTION_OPTIONS: dict[str, tuple[Any, object]] = {
         Annotated[
             float | None,
             typer.Option(
-                "--timeout", min=0.1, max=60, help="Seconds to wait for the answer.", rich_help_panel=_CONNECTION
+                "--timeout",
+                min=0.1,
+                max=60,
+                help="Seconds to wait for the answer.",
+                rich_help_panel=_CONNECTION,
             ),
         ],
         None,

@@ -40,7 +40,12 @@ class Session:
     ) -> None:
         self.output = output
         self._profile_file = profile
-        self._given = {"daemon": daemon, "user": user, "identity": identity, "host_keys": tuple(host_key or ())}
+        self._given = {
+            "daemon": daemon,
+            "user": user,
+            "identity": identity,
+            "host_keys": tuple(host_key or ()),
+        }
         self._timeout_s = timeout
         self._client: Client | None = None
 
@@ -57,7 +62,7 @@ class Session:
         """The daemon's answer to `request`. Raises HsmdError or Stop."""
         if self._client is None:
             self._client = connect(self.profile())
-        return cast(R, self._client.control(request, timeout_s=self._timeout_s or timeout_s))
+        return cast("R", self._client.control(request, timeout_s=self._timeout_s or timeout_s))
 
     def profile(self) -> profiles.Profile:
         """Profile file and options together. Raises Stop if that does not say whom to ask, and as whom."""
@@ -84,11 +89,17 @@ def connect(profile: profiles.Profile) -> Client:
     except ConfigurationError as error:
         raise Stop("; ".join(error.faults), "correct the profile, or the option", Exit.USAGE) from error
     except ProtocolError as error:
-        what = f"{profile.daemon} is not the daemon that is pinned, or does not speak our protocol: {error.text}"
-        raise Stop(what, "compare the host key with the one `hsmd init` printed; if it has changed, ask why") from error
+        what = (
+            f"{profile.daemon} is not the daemon that is pinned, or does not speak our protocol: {error.text}"
+        )
+        raise Stop(
+            what, "compare the host key with the one `hsmd init` printed; if it has changed, ask why"
+        ) from error
     except HsmdError as error:
         what = f"cannot connect to {profile.daemon} as {profile.user}: {error.text}"
-        raise Stop(what, "check that the daemon runs, its address, and that it knows your key", Exit.UNREACHABLE) from error
+        raise Stop(
+            what, "check that the daemon runs, its address, and that it knows your key", Exit.UNREACHABLE
+        ) from error
 
 
 def endpoint(profile: profiles.Profile) -> Endpoint:

@@ -18,6 +18,7 @@ class TokenChoice:
     pin_file: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     name: str = "token"
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ class Layout:
         return self.state / "audit"
 
 
-def render(layout: Layout, listen: list[str], token: TokenChoice, front_user: str = "", worker_user: str = "") -> str:
+def render(
+    layout: Layout, listen: list[str], token: TokenChoice, front_user: str = "", worker_user: str = ""
+) -> str:
     """The whole file."""
     addresses = ", ".join(quote(address) for address in listen)
     environment = ", ".join(f"{name} = {quote(value)}" for name, value in token.environment.items())
@@ -82,7 +85,7 @@ pin_file = {quote(str(token.pin_file))}
 # Environment variables that the module needs; set for its workers only.
 environment = {{ {environment} }}
 # One process and one PKCS#11 session each. As many as the token can use at once, at most one for each core with SoftHSM.
-#workers = 1
+workers = {token.workers}
 # A worker that makes no progress for so long is replaced.
 #stall_ms = 2000
 # RSA signatures are always verified before they leave; "all" verifies the others too.

@@ -25,13 +25,23 @@ def dev(
     output: Output,
     key: Annotated[
         list[str],
-        typer.Option("--key", "-k", metavar="NAME[:TYPE[:PURPOSE,...]]", help="A key to make; may be repeated."),
+        typer.Option(
+            "--key", "-k", metavar="NAME[:TYPE[:PURPOSE,...]]", help="A key to make; may be repeated."
+        ),
     ] = ["www:p-256:tls-server"],  # noqa: B006  read only
-    agent: Annotated[bool, typer.Option("--agent", help="Start an agent too, for OpenSSL and other local users.")] = False,
-    json_ready: Annotated[
-        bool, typer.Option("--json-ready", help="Print one line of JSON when everything is ready, nothing else.")
+    agent: Annotated[
+        bool, typer.Option("--agent", help="Start an agent too, for OpenSSL and other local users.")
     ] = False,
-    log: Annotated[bool, typer.Option("--log", help="Show the log of daemon and agent on standard error.")] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, max=64, help="Token workers, one process each.")
+    ] = 1,
+    json_ready: Annotated[
+        bool,
+        typer.Option("--json-ready", help="Print one line of JSON when everything is ready, nothing else."),
+    ] = False,
+    log: Annotated[
+        bool, typer.Option("--log", help="Show the log of daemon and agent on standard error.")
+    ] = False,
 ) -> None:
     """Run a throw-away daemon: temporary directory, SoftHSM token, free port, keys with self-signed certificates.
 
@@ -45,7 +55,9 @@ def dev(
     names = [wish.name for wish in wishes]
     if len(set(names)) < len(names):
         raise Stop("two keys have the same name", "give each --key a name of its own", Exit.USAGE)
-    dev_house.run(output, wishes, with_agent=agent, one_line=json_ready or output.as_json, show_log=log)
+    dev_house.run(
+        output, wishes, workers=workers, with_agent=agent, one_line=json_ready or output.as_json, show_log=log
+    )
 
 
 def _wish(text: str) -> KeyWish:

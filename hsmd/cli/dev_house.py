@@ -20,7 +20,6 @@ from hsmd.cli import profile as profiles
 from hsmd.cli.connection import SLOW_TIMEOUT_S, connect
 from hsmd.cli.daemon_toml import Layout, TokenChoice, render
 from hsmd.cli.export import export_key
-
 from hsmd.cli.files import PRIVATE, PUBLIC, write_new
 from hsmd.cli.output import Output, fields, to_json
 from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status
@@ -73,7 +72,15 @@ class Ready:
     keys: list[ReadyKey]
 
 
-def run(output: Output, wishes: Sequence[KeyWish], *, with_agent: bool, one_line: bool, show_log: bool) -> None:
+def run(
+    output: Output,
+    wishes: Sequence[KeyWish],
+    *,
+    workers: int,
+    with_agent: bool,
+    one_line: bool,
+    show_log: bool,
+) -> None:
     """Builds everything, announces it, waits for the end, and removes everything."""
     with suppress(lifeline.Told), lifeline.told_by_signals():
         lifeline.follow_parent()
@@ -82,7 +89,7 @@ def run(output: Output, wishes: Sequence[KeyWish], *, with_agent: bool, one_line
             directory = house.enter_context(_directory())
             log = house.enter_context(_log(directory, show_log))
             with output.working("preparing a token, a daemon and keys"):
-                ready = _build(house, directory, wishes, children, log, with_agent)
+                ready = _build(house, directory, wishes, workers, children, log, with_agent)
             _announce(output, ready, one_line)
             lifeline.wait_for_the_end(children)
 
@@ -117,12 +124,13 @@ def _build(
     house: ExitStack,
     directory: Path,
     wishes: Sequence[KeyWish],
+    workers: int,
     children: list[subprocess.Popen[bytes]],
     log: int,
     with_agent: bool,
 ) -> Ready:
     layout = Layout(directory / "hsmd.toml", directory)
-    host = _prepare(layout)
+    host = _prepare(layout, workers)
     address = _start_daemon(house, layout, children, log)
     profile = profiles.Profile(address, OPERATOR, directory / OPERATOR, (host,))
     profile_file = directory / profiles.PROFILE_NAME
@@ -146,7 +154,7 @@ def _build(
     )
 
 
-def _prepare(layout: Layout) -> str:
+def _prepare(layout: Layout, workers: int) -> str:
     """Token, host key, store with two clients, configuration; gives the host key line."""
     from hsmd.daemon.store import CredentialRecord, Role, Store
     from hsmd.daemon.token.softhsm import make_token
@@ -161,7 +169,9 @@ def _prepare(layout: Layout) -> str:
             store.add_client(name, role, datetime.now(UTC), CredentialRecord(public.fingerprint, public.line))
     finally:
         store.close()
-    token = TokenChoice(made.module, made.label, made.pin_file, made.environment, name="softhsm")
+    token = TokenChoice(
+        made.module, made.label, made.pin_file, made.environment, name="softhsm", workers=workers
+    )
     write_new(layout.config, render(layout, ["127.0.0.1:0"], token), PRIVATE)
     return host.line
 
@@ -191,7 +201,11 @@ def _has_line(pipe: Any, notice: bytearray) -> bool:
 def _wait_for_token(client: Client, child: subprocess.Popen[bytes]) -> None:
     def ready() -> bool:
         tokens = client.control(Status(), timeout_s=READY_S).tokens
-        return bool(tokens) and all(worker.state == "ready" for worker in tokens[0].workers) and bool(tokens[0].workers)
+        return (
+            bool(tokens)
+            and all(worker.state == "ready" for worker in tokens[0].workers)
+            and bool(tokens[0].workers)
+        )
 
     lifeline.wait_for(ready, "the token", seconds=READY_S, child=child)
 
@@ -203,7 +217,8 @@ def _make(client: Client, wish: KeyWish, directory: Path) -> ReadyKey:
     if "x509-self-signed" in info.purposes:
         names = ["localhost", f"{wish.name}.test"]
         client.control(
-            CertificateSelfSigned(wish.name, names, ["127.0.0.1", "::1"], CERTIFICATE_DAYS), timeout_s=SLOW_TIMEOUT_S
+            CertificateSelfSigned(wish.name, names, ["127.0.0.1", "::1"], CERTIFICATE_DAYS),
+            timeout_s=SLOW_TIMEOUT_S,
         )
     client.control(GrantAdd(FRONT_END, wish.name, list(wish.purposes)), timeout_s=SLOW_TIMEOUT_S)
     made = export_key(client, wish.name, directory, timeout_s=SLOW_TIMEOUT_S)
@@ -211,7 +226,11 @@ def _make(client: Client, wish: KeyWish, directory: Path) -> ReadyKey:
 
 
 def _start_agent(
-    house: ExitStack, directory: Path, profile: profiles.Profile, children: list[subprocess.Popen[bytes]], log: int
+    house: ExitStack,
+    directory: Path,
+    profile: profiles.Profile,
+    children: list[subprocess.Popen[bytes]],
+    log: int,
 ) -> str:
     socket = directory / "agent.sock"
     config = directory / "agent.toml"
@@ -270,4 +289,7 @@ def _people(ready: Ready) -> RenderableType:
             ("directory", ready.directory),
         ]
     )
-    return stack(facts, f"\nManage it:  hsmd key list --profile {ready.profile}\nStop it:    Ctrl-C; everything in the directory goes with it.")
+    return stack(
+        facts,
+        f"\nManage it:  hsmd key list --profile {ready.profile}\nStop it:    Ctrl-C; everything in the directory goes with it.",
+    )

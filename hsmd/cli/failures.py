@@ -58,8 +58,16 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
     (errors.NotFound, "the `list` command of the group shows what there is", Exit.FAILED),
     (errors.BadRequest, "correct it and try again; --help shows an example", Exit.FAILED),
     (errors.Conflict, "choose another name, or remove what is there first", Exit.FAILED),
-    (errors.PurposeMismatch, "the key may not be used that way; `hsmd key show` lists its purposes", Exit.FAILED),
-    (errors.Unavailable, "check that it runs and is reachable (`hsmd status`), then try again", Exit.UNREACHABLE),
+    (
+        errors.PurposeMismatch,
+        "the key may not be used that way; `hsmd key show` lists its purposes",
+        Exit.FAILED,
+    ),
+    (
+        errors.Unavailable,
+        "check that it runs and is reachable (`hsmd status`), then try again",
+        Exit.UNREACHABLE,
+    ),
     (errors.Overloaded, "try again in a moment", Exit.UNREACHABLE),
     (errors.Draining, "the daemon is stopping; try again once it is back", Exit.UNREACHABLE),
     (
@@ -70,8 +78,16 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
     (errors.TokenFailure, "the daemon's log says what the token reported", Exit.FAILED),
     (errors.AuditFailure, "free space or mend the audit directory on the daemon's host", Exit.FAILED),
     (errors.StoreFailure, "check the database on the daemon's host", Exit.FAILED),
-    (errors.VersionMismatch, "bring client and daemon to releases that share a protocol version", Exit.FAILED),
-    (errors.ProtocolError, "is this the address of an hsmd daemon, of a release that fits this one?", Exit.FAILED),
+    (
+        errors.VersionMismatch,
+        "bring client and daemon to releases that share a protocol version",
+        Exit.FAILED,
+    ),
+    (
+        errors.ProtocolError,
+        "is this the address of an hsmd daemon, of a release that fits this one?",
+        Exit.FAILED,
+    ),
 )
 
 

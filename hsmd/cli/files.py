@@ -52,7 +52,9 @@ def _staged(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
 
 def exists(path: Path) -> Stop:
     """The refusal to overwrite."""
-    return Stop(f"{path} exists already and is not overwritten", "move it away first, or choose another place")
+    return Stop(
+        f"{path} exists already and is not overwritten", "move it away first, or choose another place"
+    )
 
 
 def make_directory(path: Path, mode: int = PRIVATE_DIRECTORY) -> None:

@@ -43,7 +43,9 @@ def add(
 @command(app, "list", example="hsmd grant list\nhsmd grant list --client web1")
 def list_grants(
     session: Session,
-    client: Annotated[str, typer.Option("--client", metavar="NAME", help="Of this client.", show_default=False)] = "",
+    client: Annotated[
+        str, typer.Option("--client", metavar="NAME", help="Of this client.", show_default=False)
+    ] = "",
     key: Annotated[str, typer.Option("--key", metavar="NAME", help="On this key.", show_default=False)] = "",
 ) -> None:
     """List grants: all, or those of one client or on one key."""
@@ -52,7 +54,9 @@ def list_grants(
     session.output.show({"grants": grants}, lambda: table(("CLIENT", "KEY", "PURPOSES"), rows))
 
 
-@command(app, "remove", example="hsmd grant remove web1 www\nhsmd grant remove web1 www --purpose tls12-server")
+@command(
+    app, "remove", example="hsmd grant remove web1 www\nhsmd grant remove web1 www --purpose tls12-server"
+)
 def remove(
     session: Session,
     client: Client,
@@ -64,7 +68,9 @@ def remove(
     """Take a grant back: the named purposes, or all of them. Open connections notice at once."""
     done = session.ask(GrantRemove(client=client, key=key, purposes=purpose), Done)
     what = ", ".join(purpose) or "anything"
-    people = f"{client} may not use {key} for {what} any more." if done.changed else "There was no such grant."
+    people = (
+        f"{client} may not use {key} for {what} any more." if done.changed else "There was no such grant."
+    )
     session.output.show({"client": client, "key": key, "changed": done.changed}, lambda: people)
 
 

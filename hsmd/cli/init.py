@@ -48,32 +48,73 @@ class Operator:
 )
 def init(
     output: Output,
-    config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration file to write.")] = Path("hsmd.toml"),
+    config: Annotated[
+        Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration file to write.")
+    ] = Path("hsmd.toml"),
     state: Annotated[
         Path | None,
-        typer.Option("--state", metavar="DIR", help="For database and audit log. Default: where the configuration is."),
+        typer.Option(
+            "--state", metavar="DIR", help="For database and audit log. Default: where the configuration is."
+        ),
     ] = None,
     listen: Annotated[
         list[str], typer.Option("--listen", metavar="ADDRESS:PORT", help="Where to listen; may be repeated.")
     ] = [DEFAULT_LISTEN],  # noqa: B006  read only
-    module: Annotated[Path | None, typer.Option("--module", metavar="FILE", help="PKCS#11 module of your token.")] = None,
-    token_label: Annotated[str, typer.Option("--token-label", metavar="LABEL", help="Label of your token.", show_default=False)] = "",
-    pin_file: Annotated[Path | None, typer.Option("--pin-file", metavar="FILE", help="File that holds the user PIN.")] = None,
-    softhsm: Annotated[bool, typer.Option("--softhsm", help="Make a software token (SoftHSM), for tests.")] = False,
+    module: Annotated[
+        Path | None, typer.Option("--module", metavar="FILE", help="PKCS#11 module of your token.")
+    ] = None,
+    token_label: Annotated[
+        str, typer.Option("--token-label", metavar="LABEL", help="Label of your token.", show_default=False)
+    ] = "",
+    pin_file: Annotated[
+        Path | None, typer.Option("--pin-file", metavar="FILE", help="File that holds the user PIN.")
+    ] = None,
+    softhsm: Annotated[
+        bool, typer.Option("--softhsm", help="Make a software token (SoftHSM), for tests.")
+    ] = False,
     front_user: Annotated[
-        str, typer.Option("--front-user", metavar="USER", help="Started as root, the process on the network becomes this user.", show_default=False)
+        str,
+        typer.Option(
+            "--front-user",
+            metavar="USER",
+            help="Started as root, the process on the network becomes this user.",
+            show_default=False,
+        ),
     ] = "",
     worker_user: Annotated[
-        str, typer.Option("--worker-user", metavar="USER", help="Started as root, the workers with the PIN become this user.", show_default=False)
+        str,
+        typer.Option(
+            "--worker-user",
+            metavar="USER",
+            help="Started as root, the workers with the PIN become this user.",
+            show_default=False,
+        ),
     ] = "",
-    operator: Annotated[str, typer.Option("--operator", metavar="NAME", help="Client name of the first operator. Default: yours.", show_default=False)] = "",
+    operator: Annotated[
+        str,
+        typer.Option(
+            "--operator",
+            metavar="NAME",
+            help="Client name of the first operator. Default: yours.",
+            show_default=False,
+        ),
+    ] = "",
     operator_key: Annotated[
         str,
-        typer.Option("--operator-key", metavar="LINE|FILE", help="Their OpenSSH public key; without it one is made for you.", show_default=False),
+        typer.Option(
+            "--operator-key",
+            metavar="LINE|FILE",
+            help="Their OpenSSH public key; without it one is made for you.",
+            show_default=False,
+        ),
     ] = "",
     profile: Annotated[
         Path | None,
-        typer.Option("--profile", metavar="FILE", help="Operator profile to write. Default: operator.toml in ~/.config/hsmd."),
+        typer.Option(
+            "--profile",
+            metavar="FILE",
+            help="Operator profile to write. Default: operator.toml in ~/.config/hsmd.",
+        ),
     ] = None,
 ) -> None:
     """Prepare a daemon: commented configuration, host key, store, and the first operator.
@@ -135,11 +176,17 @@ def _user(option: str, name: str) -> pwd.struct_passwd | None:
     if not name:
         return None
     if os.geteuid() != 0:
-        raise Stop(f"{option} needs root, to give files to {name}", "run it with sudo, or leave the option out", Exit.USAGE)
+        raise Stop(
+            f"{option} needs root, to give files to {name}",
+            "run it with sudo, or leave the option out",
+            Exit.USAGE,
+        )
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise Stop(f"{option}: there is no user {name}", f"make one: useradd --system {name}", Exit.USAGE) from None
+        raise Stop(
+            f"{option}: there is no user {name}", f"make one: useradd --system {name}", Exit.USAGE
+        ) from None
 
 
 def _own_name(who: Person) -> str:

@@ -15,7 +15,16 @@ from hsmd.cli.failures import Exit, Stop
 from hsmd.cli.output import fields, note, table, when
 from hsmd.cli.paging import keys_of
 from hsmd.cli.reading import certificate_text
-from hsmd.protocol.messages import Done, KeyAdopt, KeyDestroy, KeyGenerate, KeyInfo, KeyRequest, KeyShow, PemDocument
+from hsmd.protocol.messages import (
+    Done,
+    KeyAdopt,
+    KeyDestroy,
+    KeyGenerate,
+    KeyInfo,
+    KeyRequest,
+    KeyShow,
+    PemDocument,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +48,10 @@ Purposes = Annotated[
     ),
 ]
 Token = Annotated[
-    str, typer.Option("--token", metavar="NAME", help="Which token, when the daemon has several.", show_default=False)
+    str,
+    typer.Option(
+        "--token", metavar="NAME", help="Which token, when the daemon has several.", show_default=False
+    ),
 ]
 
 
@@ -65,36 +77,44 @@ def generate(
         info = session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     session.output.show(info, lambda: describe(info))
     if not session.output.as_json:
-        note(f"Next: a certificate (hsmd key csr {name}, or hsmd cert self-signed {name}) and a grant (hsmd grant add CLIENT {name})")
+        note(
+            f"Next: a certificate (hsmd key csr {name}, or hsmd cert self-signed {name}) and a grant (hsmd grant add CLIENT {name})"
+        )
 
 
 @command(
     app,
     "adopt",
-    example="hsmd key adopt www --id 3a0f --purpose tls-server\nhsmd key adopt www --label web-2024 --certificate www.pem",
+    example="hsmd key adopt www --id 3a0f --purpose tls-server\nhsmd key adopt www --label web-2024 -p tls-server --certificate www.pem",
 )
 def adopt(
     session: Session,
     name: Name,
     cka_id: Annotated[str, typer.Option("--id", metavar="HEX", help="Its CKA_ID.", show_default=False)] = "",
-    cka_label: Annotated[str, typer.Option("--label", metavar="TEXT", help="Its CKA_LABEL.", show_default=False)] = "",
+    cka_label: Annotated[
+        str, typer.Option("--label", metavar="TEXT", help="Its CKA_LABEL.", show_default=False)
+    ] = "",
     certificate: Annotated[
         Path | None,
         typer.Option("--certificate", metavar="PEM", help="Gives the public half where the token has none."),
     ] = None,
-    purpose: Purposes = ["tls-server"],  # noqa: B006  read only
+    purpose: Purposes = [],  # noqa: B006  read only
     token: Token = "",
     accept_unsafe: Annotated[
-        bool, typer.Option("--accept-unsafe", help="Serve it although attributes of it are unsafe; they are named.")
+        bool,
+        typer.Option(
+            "--accept-unsafe", help="Serve it although attributes of it are unsafe; they are named."
+        ),
     ] = False,
 ) -> None:
     """Serve a key that is in the token already.
 
-    Say which one by --id or --label. Unsafe attributes (extractable, not sensitive, may sign and decrypt, ...) are named
+    Say which one by --id or --label, and with --purpose what it may ever be used for; a key that hsmd has made, imported or
+    adopted before has its purposes in the token and needs none. Unsafe attributes (extractable, not sensitive, may sign and decrypt, ...) are named
     and the key is refused, unless you accept them knowingly.
     """
-    if not cka_id and not cka_label:
-        raise Stop("nothing says which object of the token is meant", "give --id or --label", Exit.USAGE)
+    if bool(cka_id) == bool(cka_label):
+        raise Stop("the key must be named in exactly one way", "give --id or --label", Exit.USAGE)
     request = KeyAdopt(
         name=name,
         purposes=purpose,
@@ -109,6 +129,45 @@ def adopt(
     session.output.show(info, lambda: describe(info))
 
 
+@command(
+    app,
+    "import",
+    example="sudo hsmd key import www private.pem --config /etc/hsmd/hsmd.toml\nhsmd key import www encrypted.pem --passphrase-file passphrase",
+)
+def import_pem(
+    session: Session,
+    name: Name,
+    pem: Annotated[
+        Path, typer.Argument(metavar="PEM", help="File with the private key.", show_default=False)
+    ],
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", metavar="FILE", help="Holds the passphrase of an encrypted file."),
+    ] = None,
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="The daemon's configuration, for module and PIN."
+        ),
+    ] = Path("hsmd.toml"),
+    purpose: Purposes = ["tls-server"],  # noqa: B006  read only
+    token: Token = "",
+) -> None:
+    """Put a private key from a PEM file into the token.
+
+    Run it on the token's own host, as a user who may read the daemon's configuration and the PIN: the key goes straight into
+    the token and past the network; the daemon is only told to serve it. Destroy the file afterwards: a key that was in a file
+    once is as safe as that file was.
+    """
+    from hsmd.cli.key_import import import_key
+
+    with session.output.working("the token is taking the key"):
+        info = import_key(session, name, pem, passphrase_file, config.absolute(), token, purpose)
+    session.output.show(info, lambda: describe(info))
+    if not session.output.as_json:
+        note(f"Next: destroy the file, for example: shred -u {pem}")
+
+
 @command(app, "list", example="hsmd key list\nhsmd key list --json | jq -r '.keys[].name'")
 def list_keys(session: Session) -> None:
     """List the keys of a daemon.
@@ -116,8 +175,17 @@ def list_keys(session: Session) -> None:
     Operators and auditors see all keys, a front end sees those it has a grant on.
     """
     keys = keys_of(session)
-    rows = [(key.name, key.key_type, ", ".join(key.purposes), key.token, when(key.certificate_not_after)) for key in keys]
-    session.output.show({"keys": keys}, lambda: table(("NAME", "TYPE", "PURPOSES", "TOKEN", "CERTIFICATE UNTIL"), rows))
+    rows = [
+        (key.name, key.key_type, _grantable(key), key.token, when(key.certificate_not_after)) for key in keys
+    ]
+    session.output.show(
+        {"keys": keys}, lambda: table(("NAME", "TYPE", "PURPOSES", "TOKEN", "CERTIFICATE UNTIL"), rows)
+    )
+
+
+def _grantable(key: KeyInfo) -> str:
+    """Its purposes without those that only the daemon itself has."""
+    return ", ".join(purpose for purpose in key.purposes if not purpose.startswith("x509-"))
 
 
 @command(app, "show", example="hsmd key show www")
@@ -136,15 +204,23 @@ def csr(
     session: Session,
     name: Name,
     dns: Annotated[list[str], typer.Option("--dns", metavar="NAME", help="DNS name; may be repeated.")] = [],  # noqa: B006
-    ip: Annotated[list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")] = [],  # noqa: B006
-    common_name: Annotated[str, typer.Option("--common-name", help="Common name of the subject.", show_default=False)] = "",
-    organization: Annotated[str, typer.Option("--organization", help="Organization.", show_default=False)] = "",
+    ip: Annotated[
+        list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")
+    ] = [],  # noqa: B006
+    common_name: Annotated[
+        str, typer.Option("--common-name", help="Common name of the subject.", show_default=False)
+    ] = "",
+    organization: Annotated[
+        str, typer.Option("--organization", help="Organization.", show_default=False)
+    ] = "",
 ) -> None:
     """Make a certificate request (PKCS#10, RFC 2986) signed by the key.
 
     Hand it to a certificate authority, then store what comes back with `hsmd cert import`.
     """
-    request = KeyRequest(name=name, common_name=common_name, dns_names=dns, ip_addresses=ip, organization=organization)
+    request = KeyRequest(
+        name=name, common_name=common_name, dns_names=dns, ip_addresses=ip, organization=organization
+    )
     session.output.document("pem", session.ask(request, PemDocument).pem)
 
 
@@ -153,7 +229,10 @@ def destroy(
     session: Session,
     name: Name,
     confirm: Annotated[
-        str, typer.Option("--confirm", metavar="NAME", help="The name once more, instead of typing it.", show_default=False)
+        str,
+        typer.Option(
+            "--confirm", metavar="NAME", help="The name once more, instead of typing it.", show_default=False
+        ),
     ] = "",
 ) -> None:
     """Destroy a key in the token for ever.
@@ -163,7 +242,11 @@ def destroy(
     if not confirm:
         confirm = _ask_for(name)
     if confirm != name:
-        raise Stop(f"{confirm!r} is not {name!r}: nothing was destroyed", "type the name of the key exactly", Exit.USAGE)
+        raise Stop(
+            f"{confirm!r} is not {name!r}: nothing was destroyed",
+            "type the name of the key exactly",
+            Exit.USAGE,
+        )
     done = session.ask(KeyDestroy(name=name, confirm=confirm), Done, timeout_s=SLOW_TIMEOUT_S)
     session.output.show({"destroyed": name, **_as_dict(done)}, lambda: f"Destroyed {name}.")
 
@@ -171,7 +254,9 @@ def destroy(
 def _ask_for(name: str) -> str:
     if not sys.stdin.isatty():
         raise Stop("nobody can be asked to confirm", f"add --confirm {name}", Exit.USAGE)
-    return str(typer.prompt(f"This destroys {name} in the token for ever. Type its name to confirm", err=True))
+    return str(
+        typer.prompt(f"This destroys {name} in the token for ever. Type its name to confirm", err=True)
+    )
 
 
 def _as_dict(done: Done) -> dict[str, bool]:

@@ -22,7 +22,9 @@ _PIPE_WIDTH = 4_000
 
 def escape(text: str) -> str:
     """`text` with everything that is not a printable character (controls, bidi marks, line separators) made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def when(moment: datetime | None) -> str:
@@ -53,11 +55,13 @@ class Output:
         if isinstance(shown, str):
             print("\n".join(escape(line) for line in shown.splitlines()))
         else:
-            _console(sys.stdout).print(shown)
+            _print(shown)
 
     def document(self, name: str, text: str) -> None:
         """A PEM document: as it is for people and pipes, as member `name` for programs."""
-        print(to_json({name: text}) if self.as_json else "\n".join(escape(line) for line in text.splitlines()))
+        print(
+            to_json({name: text}) if self.as_json else "\n".join(escape(line) for line in text.splitlines())
+        )
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
@@ -99,6 +103,14 @@ def stack(*parts: RenderableType) -> RenderableType:
     from rich.console import Group
 
     return Group(*(_plain_lines(part) if isinstance(part, str) else part for part in parts))
+
+
+def _print(shown: RenderableType) -> None:
+    """Prints without the blanks that pad cells to the right edge."""
+    console = _console(sys.stdout)
+    with console.capture() as captured:
+        console.print(shown)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def complain(line: str) -> None:

@@ -20,9 +20,15 @@ def certificate_text(path: Path) -> str:
         content = source.read(MAX_CERTIFICATE_BYTES + 1)
     text = content.decode("ascii", "replace")
     if "PRIVATE KEY-----" in text:
-        raise Stop(f"{path} holds a private key, nothing was sent", "give a file with certificates only", Exit.USAGE)
+        raise Stop(
+            f"{path} holds a private key, nothing was sent", "give a file with certificates only", Exit.USAGE
+        )
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise Stop(f"{path} holds no PEM certificate", "give the chain as PEM, leaf first", Exit.USAGE)
     if len(content) > MAX_CERTIFICATE_BYTES:
-        raise Stop(f"{path} is larger than {MAX_CERTIFICATE_BYTES} bytes", "leave out what is not in the chain", Exit.USAGE)
+        raise Stop(
+            f"{path} is larger than {MAX_CERTIFICATE_BYTES} bytes",
+            "leave out what is not in the chain",
+            Exit.USAGE,
+        )
     return text

@@ -25,9 +25,13 @@ _WATCH = "Watch and prove"
 _FRONT_END = "On a front end"
 
 ENTRIES: dict[str, Entry] = {
-    "init": Entry("hsmd.cli.init", "Prepare a directory for a daemon: configuration, host key, first operator.", _START),
+    "init": Entry(
+        "hsmd.cli.init", "Prepare a directory for a daemon: configuration, host key, first operator.", _START
+    ),
     "serve": Entry("hsmd.cli.serve", "Run the daemon.", _START),
-    "dev": Entry("hsmd.cli.dev", "Run a throw-away daemon with a temporary token, for laptops and CI.", _START),
+    "dev": Entry(
+        "hsmd.cli.dev", "Run a throw-away daemon with a temporary token, for laptops and CI.", _START
+    ),
     "key": Entry("hsmd.cli.key", "Generate, adopt, import, list and destroy keys.", _MANAGE),
     "cert": Entry("hsmd.cli.cert", "Store, make and fetch certificates.", _MANAGE),
     "client": Entry("hsmd.cli.client", "Say who may connect.", _MANAGE),

@@ -18,10 +18,17 @@ app = typer.Typer(add_completion=False)
 @command(app, "serve", example="hsmd serve --config /etc/hsmd/hsmd.toml")
 def serve(
     output: Output,
-    config: Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration file.")] = Path("hsmd.toml"),
+    config: Annotated[
+        Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration file.")
+    ] = Path("hsmd.toml"),
     ready_fd: Annotated[
         int | None,
-        typer.Option("--ready-fd", min=3, metavar="FD", help="Write the addresses as one JSON line there once it serves."),
+        typer.Option(
+            "--ready-fd",
+            min=3,
+            metavar="FD",
+            help="Write the addresses as one JSON line there once it serves.",
+        ),
     ] = None,
 ) -> None:
     """Run the daemon until it is told to stop.

@@ -64,6 +64,8 @@ def parse(text: str, *, source: str = "the public key") -> PublicLine:
     try:
         load_ssh_public_key(" ".join(words).encode())
     except Exception:
-        raise Stop(f"{source} is not an OpenSSH public key", "it looks like: ssh-ed25519 AAAA...", Exit.USAGE) from None
+        raise Stop(
+            f"{source} is not an OpenSSH public key", "it looks like: ssh-ed25519 AAAA...", Exit.USAGE
+        ) from None
     digest = hashlib.sha256(base64.b64decode(words[1])).digest()
     return PublicLine(" ".join(words), "SHA256:" + base64.b64encode(digest).decode().rstrip("="))

@@ -50,15 +50,31 @@ def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
         ("connections", str(daemon.connections)),
         ("store", f"{daemon.keys} keys, {daemon.clients} clients, {daemon.grants} grants"),
         ("audit", audit if daemon.audit_writable else f"NOT WRITABLE, so nothing is served; {audit}"),
-        ("operations", ", ".join(f"{name} {count}" for name, count in sorted(daemon.operations.items())) or "none yet"),
+        (
+            "operations",
+            ", ".join(f"{name} {count}" for name, count in sorted(daemon.operations.items())) or "none yet",
+        ),
     ]
 
 
 def _workers(tokens: list[TokenStatus]) -> RenderableType:
     rows = [
-        (token.name, token.label, token.state, str(token.queued), str(worker.pid), worker.state, str(worker.in_flight), str(worker.restarts))
+        (
+            token.name,
+            token.label,
+            token.state,
+            str(token.queued),
+            str(worker.pid),
+            worker.state,
+            str(worker.in_flight),
+            str(worker.restarts),
+        )
         for token in tokens
         for worker in token.workers
     ]
-    rows += [(token.name, token.label, token.state, str(token.queued), "-", "none", "-", "-") for token in tokens if not token.workers]
+    rows += [
+        (token.name, token.label, token.state, str(token.queued), "-", "none", "-", "-")
+        for token in tokens
+        if not token.workers
+    ]
     return table(("TOKEN", "LABEL", "STATE", "QUEUED", "WORKER", "STATE", "IN FLIGHT", "RESTARTS"), rows)

@@ -127,10 +127,12 @@ def read_identity(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigurationError("identity", [f"{path}: {error.strerror}"]) from None
-    with open(descriptor, "rb") as file:
+    try:
         if fault := _identity_fault(os.fstat(descriptor)):
             raise ConfigurationError("identity", [f"{path}: {fault}"])
-        return file.read(MAX_IDENTITY_BYTES)
+        return os.read(descriptor, MAX_IDENTITY_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _identity_fault(status: os.stat_result) -> str:

@@ -212,9 +212,10 @@ class Link:
         self.close(reason)
 
     def _answer(self, kind: int, request_id: int, body: bytes) -> None:
-        ticket = self._open.pop(request_id, None)
+        ticket = self._open.get(request_id)
         if ticket is None or (kind != ticket.answer_kind and kind != Kind.ERROR):
             raise ProtocolError(f"the server answered request {request_id}, which is not open or of another kind")
+        del self._open[request_id]
         answered = ticket.answered
         if answered is not None:
             ticket.answered = None

@@ -27,7 +27,9 @@ GUIDED_BY_C = {"requests", "results"}
 def main() -> None:
     """Exit code 0 when time or runs are up, otherwise libFuzzer's."""
     if len(sys.argv) < 3 or sys.argv[1] not in targets.TARGETS:
-        sys.exit("usage: run.py TARGET DIRECTORY [options of libFuzzer]; targets: " + " ".join(targets.TARGETS))
+        sys.exit(
+            "usage: run.py TARGET DIRECTORY [options of libFuzzer]; targets: " + " ".join(targets.TARGETS)
+        )
     name, directory = sys.argv[1], Path(sys.argv[2])
     seeds = list(targets.seeds(name))
     for number, seed in enumerate(seeds):

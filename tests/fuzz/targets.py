@@ -118,7 +118,8 @@ def result_target(data: bytes) -> None:
 
 _SPKI = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
 _CHECKS = [
-    PurposeCheck(key_type, _SPKI.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)) for key_type in KeyType
+    PurposeCheck(key_type, _SPKI.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    for key_type in KeyType
 ]
 
 
@@ -147,7 +148,11 @@ def seeds(target: str) -> Iterator[bytes]:
     """Inputs to begin with: the golden vectors, in the shape that a target takes."""
     order = list(_BODIES)
     for vector in json.loads(_VECTORS.read_text())["frames"]:
-        wire, body, kind = bytes.fromhex(vector["frame_hex"]), bytes.fromhex(vector["body_hex"]), vector["kind"]
+        wire, body, kind = (
+            bytes.fromhex(vector["frame_hex"]),
+            bytes.fromhex(vector["body_hex"]),
+            vector["kind"],
+        )
         if target == "frames":
             yield b"\x07" + wire
         elif target == "channel":

@@ -299,8 +299,7 @@ def test_store_and_snapshot_decide_like_the_model() -> None:
     machine = AccessMachine.TestCase()
     machine.settings = profile
     machine.runTest()
-    print(
-        f"{AccessMachine.steps} changes, {AccessMachine.decisions} decisions, {AccessMachine.allowed} identities allowed, no difference"
-    )
+    counts = (AccessMachine.steps, AccessMachine.decisions, AccessMachine.allowed)
+    print("{} changes, {} decisions, {} of them grants, no difference".format(*counts))
     assert AccessMachine.decisions > 100 * EXAMPLES
     assert AccessMachine.allowed > EXAMPLES

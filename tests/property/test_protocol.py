@@ -156,7 +156,9 @@ def test_a_channel_does_not_care_how_its_bytes_are_cut(
         assert whole == apart == bytewise
 
 
-names = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", fullmatch=True, alphabet=st.characters(max_codepoint=126))
+names = st.from_regex(
+    r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", fullmatch=True, alphabet=st.characters(max_codepoint=126)
+)
 labels = st.lists(st.text(max_size=32), max_size=4)
 requests = st.one_of(
     st.just(messages.WhoAmI()),

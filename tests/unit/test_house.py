@@ -26,7 +26,10 @@ NEXT_TO_THE_HSM = tuple(
 FACES = ("hsmd.cli", "hsmd.testing")
 
 HOMES = {
-    "pkcs11": ("hsmd.daemon.token", "hsmd.cli.bench.raw"),  # the benchmark's yardstick is the library in a bare loop
+    "pkcs11": (
+        "hsmd.daemon.token",
+        "hsmd.cli.bench.raw",
+    ),  # the benchmark's yardstick is the library in a bare loop
     "asn1crypto": ("hsmd.daemon.token",),
     "sqlalchemy": ("hsmd.daemon.store",),
     "alembic": ("hsmd.daemon.store",),
@@ -37,7 +40,18 @@ HOMES = {
     "structlog": ("hsmd.observe",),
     "pytest": ("hsmd.testing",),
 }
-IMPURE = {"asyncio", "socket", "time", "logging", "subprocess", "threading", "select", "random", "secrets", "structlog"}
+IMPURE = {
+    "asyncio",
+    "socket",
+    "time",
+    "logging",
+    "subprocess",
+    "threading",
+    "select",
+    "random",
+    "secrets",
+    "structlog",
+}
 
 
 def module_name(path: Path) -> str:
@@ -91,7 +105,9 @@ def test_every_module_belongs_to_a_room() -> None:
     assert set(strays) <= outside, f"not in the house list of this test: {sorted(set(strays) - outside)}"
 
 
-@pytest.mark.parametrize("order", [AWAY_FROM_THE_HSM, (*SHARED, *NEXT_TO_THE_HSM)], ids=["client wing", "daemon wing"])
+@pytest.mark.parametrize(
+    "order", [AWAY_FROM_THE_HSM, (*SHARED, *NEXT_TO_THE_HSM)], ids=["client wing", "daemon wing"]
+)
 def test_imports_point_up_the_list(order: tuple[str, ...]) -> None:
     faults = []
     for module, imported, place, _ in OWN_IMPORTS:

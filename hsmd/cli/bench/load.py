@@ -1,6 +1,6 @@
 """The load: one client process that keeps a number of requests in flight and notes how long each took.
 
-Run as a process of its own: `python -m hsmd.cli.bench.load`; reads one JSON object from standard input and prints one.
+A process of its own, `python -m hsmd.cli.bench.load`: reads one JSON object from standard input and prints one list.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hsmd.errors import HsmdError
 from hsmd.protocol.frames import Kind
 from hsmd.purposes import Purpose
 
-WARM_UP_S = 0.3
+WARM_UP_S = 0.2
 DEADLINE_MS = 10_000
 TLS13_SERVER = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
 
@@ -38,65 +38,59 @@ class _Load:
         self._open = 0
         self.latencies: list[float] = []
         self.errors = 0
-        self.idle = asyncio.Event()
+        self._idle = asyncio.Event()
 
-    def start(self, in_flight: int, seconds: float) -> None:
-        self.latencies = []
-        self.idle.clear()
+    async def run(self, in_flight: int, seconds: float) -> None:
+        """Returns when the time is over and everything has been answered."""
+        self.latencies, self.errors = [], 0
+        self._idle.clear()
         self._until = time.perf_counter() + seconds
         for _ in range(in_flight):
             self._send()
+        await self._idle.wait()
 
     def _send(self) -> None:
         self._serial += 1
+        self._open += 1
         data = TLS13_SERVER + self._serial.to_bytes(32, "big")
         sent = time.perf_counter()
-        self._open += 1
 
         def answered(kind: int, body: bytes) -> None:
             now = time.perf_counter()
             self.latencies.append(now - sent)
             self._open -= 1
-            if kind != Kind.RESULT:
-                self.errors += 1
+            self.errors += kind != Kind.RESULT
             if now < self._until:
                 self._send()
             elif not self._open:
-                self.idle.set()
+                self._idle.set()
 
         self._connection.submit(DEADLINE_MS, Purpose.TLS13_SERVER, self._scheme, self._key, data, answered)
 
 
-async def _run(order: dict[str, Any]) -> dict[str, Any]:
+async def _run(order: dict[str, Any]) -> list[dict[str, Any]]:
     endpoint = Endpoint(
-        host=order["host"],
-        port=order["port"],
-        host_keys=tuple(order["host_keys"]),
-        user=order["user"],
-        identity_file=Path(order["identity_file"]),
+        order["host"], order["port"], tuple(order["host_keys"]), order["user"], Path(order["identity_file"])
     )
-    connection = Connection(endpoint)
-    await connection.start()
-    try:
+    async with Connection(endpoint) as connection:
         load = _Load(connection, bytes.fromhex(order["key"]), order["scheme"])
-        load.start(order["in_flight"], WARM_UP_S)
-        await load.idle.wait()
+        await load.run(16, WARM_UP_S)
         gc.collect()
         gc.freeze()
-        cpu_before = _cpu_s(order["pids"])
-        started = time.perf_counter()
-        load.start(order["in_flight"], order["seconds"])
-        await load.idle.wait()
-        elapsed = time.perf_counter() - started
-        cpu = _cpu_s(order["pids"]) - cpu_before
-    finally:
-        await connection.close()
+        return [await _measure(load, in_flight, order["seconds"], order["pids"]) for in_flight in order["in_flight"]]
+
+
+async def _measure(load: _Load, in_flight: int, seconds: float, pids: list[int]) -> dict[str, Any]:
+    cpu_before, started = _cpu_s(pids), time.perf_counter()
+    await load.run(in_flight, seconds)
+    elapsed, cpu_s = time.perf_counter() - started, _cpu_s(pids) - cpu_before
     latencies = sorted(load.latencies)
     return {
+        "in_flight": in_flight,
         "per_s": len(latencies) / elapsed,
         "p50_us": latencies[len(latencies) // 2] * 1e6,
         "p99_us": latencies[len(latencies) * 99 // 100] * 1e6,
-        "cpu_us": cpu / len(latencies) * 1e6,
+        "cpu_us": cpu_s / len(latencies) * 1e6,
         "errors": load.errors,
     }
 
@@ -105,17 +99,17 @@ def _cpu_s(pids: list[int]) -> float:
     """CPU seconds that processes have used so far (proc(5), fields utime and stime of stat)."""
     ticks = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
-    """Input: host, port, host_keys, user, identity_file, key, scheme, in_flight, seconds, pids; output: the figures."""
+    """Input: host, port, host_keys, user, identity_file, key, scheme, in_flight (a list), seconds, pids."""
     try:
         json.dump(uvloop.run(_run(json.load(sys.stdin))), sys.stdout)
     except HsmdError as error:
-        print(f"load: {error.text}", file=sys.stderr)
+        print(f"the load could not run: {error.text}", file=sys.stderr)
         return 1
     return 0
 

@@ -40,16 +40,11 @@ class Snapshot:
         "_roles",
         "_trusted",
         "_visible",
-        "client_count",
-        "grant_count",
-        "key_count",
         "version",
     )
 
     def __init__(self, contents: Contents) -> None:
         self.version = contents.version
-        self.key_count, self.client_count = len(contents.keys), len(contents.clients)
-        self.grant_count = len(contents.grants)
         self._keys = {key.digest: key for key in contents.keys}
         self._keys_by_name = {key.name: key for key in contents.keys}
         self._certificates = {each.key: each.not_after for each in contents.certificates}

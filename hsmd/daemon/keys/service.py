@@ -98,7 +98,7 @@ class KeyService:
 
         Raises ProtocolError for a malformed body; the operations before it in the batch are carried out.
         """
-        snapshot = self._snapshot()
+        snapshot, now = self._snapshot(), self._now()
         fault: ProtocolError | None = None
         uses: list[Use] = []
         for request_id, body in requests:
@@ -107,7 +107,7 @@ class KeyService:
             except ProtocolError as error:
                 fault = error
                 break
-            use = self._decide(snapshot, caller, request_id, operation)
+            use = self._decide(snapshot, now, caller, request_id, operation)
             if use is not None:
                 uses.append(use)
         self._start(uses)
@@ -152,16 +152,15 @@ class KeyService:
 
     # --- deciding ---
 
-    def _decide(self, snapshot: Snapshot, caller: Caller, request_id: int, operation: KeyOperation) -> Use | None:
+    def _decide(
+        self, snapshot: Snapshot, now: datetime, caller: Caller, request_id: int, operation: KeyOperation
+    ) -> Use | None:
         deadline_ms, purpose, scheme, key, data = operation
         identity = caller.identity
-        grant = snapshot.grant(identity.client, key, purpose)
-        if grant is None or identity.expires_at is not None:
-            decision = snapshot.decide(identity, key, purpose, self._now())
-            if isinstance(decision, Denial):
-                self._refuse(caller, request_id, operation, decision)
-                return None
-            grant = decision
+        grant = snapshot.decide(identity, key, purpose, now)
+        if isinstance(grant, Denial):
+            self._refuse(caller, request_id, operation, grant)
+            return None
         if self.draining:
             caller.failed(request_id, Draining())
             return None

@@ -115,6 +115,7 @@ class SshListener:
             "host_based_auth": False,
             "gss_host": None,
             "allow_pty": False,
+            "line_editor": False,
             "agent_forwarding": False,
             "x11_forwarding": False,
             "allow_scp": False,

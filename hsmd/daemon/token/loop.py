@@ -117,7 +117,10 @@ class WorkerLoop:
         return number, request_id, key, operation, operation.prepare(data)
 
     def _carry_out(self, group: list[_Prepared]) -> None:
-        """Use the keys one after the other, then finish and send all answers."""
+        """Use the keys one after the other, then finish and send all answers.
+
+        A failure interrupts the group: if the session turns out to be in doubt, the rest has not begun.
+        """
         counters = self._counters
         results: list[bytes | Exception] = []
         begun = monotonic()
@@ -129,15 +132,21 @@ class WorkerLoop:
                 results.append(use(prepared))
             except Exception as error:
                 results.append(error)
-            counters[ProgressPage.FINISHED] = number
-        pace_s = (monotonic() - begun) / len(group)
-        for (_, request_id, key, operation, prepared), result in zip(group, results, strict=True):
+                break
+            finally:
+                counters[ProgressPage.FINISHED] = number
+        self._finish(group, results, (monotonic() - begun) / len(results))
+        if len(results) < len(group):
+            self._carry_out(group[len(results) :])
+
+    def _finish(self, group: list[_Prepared], results: list[bytes | Exception], pace_s: float) -> None:
+        for (_, request_id, key, operation, prepared), result in zip(group, results, strict=False):
             # Quick to believe that a key is fast: a longer time may be the scheduler's, not the token's.
             key.pace_s = pace_s if pace_s < key.pace_s else key.pace_s + (pace_s - key.pace_s) / 32
-            self._answers.append(self._finish(request_id, key, operation, prepared, result))
+            self._answers.append(self._answer(request_id, key, operation, prepared, result))
         self._flush()
 
-    def _finish(
+    def _answer(
         self, request_id: int, key: OpenKey, operation: Operation, prepared: Any, result: bytes | Exception
     ) -> bytes:
         """The answer frame."""

@@ -26,6 +26,7 @@ from hsmd.daemon.token.public_keys import (
     public_attributes,
     read_public_half,
 )
+from hsmd.daemon.token.signatures import FaultySignature
 from hsmd.errors import BadRequest, Conflict, TokenFailure
 from hsmd.purposes import Purpose, check_ceiling, labels
 
@@ -41,7 +42,7 @@ def generate(session: Any, name: str, key_type: KeyType, purposes: frozenset[Pur
         half = read_public_half(public)
         if half is None or half.key_type is not key_type:
             raise TokenFailure(detail="the token generated another kind of key than asked for")
-        _prove_pair(private, half, purposes)
+        _prove_pair(private, half)
         return ceilings.write(session, half, cka_id, purposes)
     except BaseException:
         private.destroy()
@@ -88,7 +89,7 @@ def import_pair(
         }
     )
     try:
-        _prove_pair(private, half, purposes)
+        _prove_pair(private, half)
         public = write_public_key(session, name, half, cka_id, purposes)
     except BaseException:
         private.destroy()
@@ -116,7 +117,7 @@ def write_public_key(
     return session.create_object(templates.checked(template))
 
 
-def _prove_pair(private: Any, half: PublicHalf, purposes: frozenset[Purpose]) -> None:
+def _prove_pair(private: Any, half: PublicHalf) -> None:
     """Raises TokenFailure unless the private key belongs to the public one.
 
     RSA keys show their modulus; others sign something that is a digest of nothing anybody could use.
@@ -154,7 +155,10 @@ def adopt(
     if unsafe and not accept_unsafe:
         raise BadRequest(f"accept_unsafe: the key is {', '.join(unsafe)}; generate a new one, or accept that")
     _check_alone(session, cka_id, half)
-    _prove_pair(private, half, purposes)
+    try:
+        _prove_pair(private, half)
+    except FaultySignature:
+        raise BadRequest("certificate: it is for another key, or the token's public key object is") from None
     return ceilings.write(session, half, cka_id, purposes), unsafe
 
 

@@ -41,7 +41,7 @@ def read_private_key(pem: bytes, passphrase: bytes | None) -> tuple[PublicHalf, 
         if passphrase is not None:
             raise BadRequest("passphrase: it is wrong, or the key is damaged; check it with `openssl pkey -in FILE`") from None
         raise BadRequest("pem: the private key is damaged; check it with `openssl pkey -in FILE -check`") from None
-    half = PublicHalf.of(private.public_key())  # type: ignore[arg-type]
+    half = PublicHalf.of(private.public_key())
     if half is None:
         served = ", ".join(kind.value for kind in KeyType)
         raise BadRequest(f"pem: hsmd does not serve keys of this type or size; it serves {served}")

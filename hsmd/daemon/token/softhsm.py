@@ -6,9 +6,12 @@ such a token.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import secrets
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +56,7 @@ def make_token(directory: Path, label: str = "hsmd") -> SoftHsmToken:
 
     Raises ConfigurationError if SoftHSM is not installed, the directory holds a token already, or initialising fails.
     """
-    token = SoftHsmToken(label, _module(), directory / "pin", directory / "softhsm2.conf")
+    token = SoftHsmToken(label, softhsm_module(), directory / "pin", directory / "softhsm2.conf")
     if token.configuration.exists():
         raise ConfigurationError(str(directory), ["holds a token already; choose another directory"])
     (directory / "tokens").mkdir(mode=0o700, parents=True)
@@ -66,7 +69,7 @@ def make_token(directory: Path, label: str = "hsmd") -> SoftHsmToken:
     return token
 
 
-def _module() -> Path:
+def softhsm_module() -> Path:
     for module in MODULES:
         if module.exists():
             return module
@@ -94,3 +97,34 @@ def _initialise(token: SoftHsmToken, *, so_pin: str, pin: str) -> None:
         os.close(terminal)
     if done.returncode:
         raise ConfigurationError("softhsm", [f"softhsm2-util failed: {done.stderr.decode(errors='replace').strip()}"])
+
+
+def section(token: SoftHsmToken) -> str:
+    """The [[token]] section of hsmd.toml that uses the token."""
+    return (
+        "[[token]]\n"
+        f"name = {json.dumps(token.label)}\n"
+        f"module = {json.dumps(str(token.module))}\n"
+        f"label = {json.dumps(token.label)}\n"
+        f"pin_file = {json.dumps(str(token.pin_file.resolve()))}\n"
+        f"environment = {{ SOFTHSM2_CONF = {json.dumps(str(token.configuration.resolve()))} }}\n"
+    )
+
+
+def main() -> int:
+    """`python -m hsmd.daemon.token.softhsm DIRECTORY [LABEL]`: make a token, print its section."""
+    parser = argparse.ArgumentParser(prog="make-token", description="Makes a throw-away SoftHSM token.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("label", nargs="?", default="hsmd")
+    arguments = parser.parse_args()
+    try:
+        token = make_token(arguments.directory, arguments.label)
+    except ConfigurationError as error:
+        print(error.text, file=sys.stderr)
+        return 1
+    print(section(token), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -48,19 +48,9 @@ def cluster() -> Iterator[Cluster]:
     directory = Path(tempfile.mkdtemp(prefix="hsmd-pg-"))  # a short path: socket names have at most 107 bytes
     as_user = _unprivileged(directory)
     data = directory / "data"
-    initdb = [
-        _binary("initdb"),
-        "-D",
-        data,
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--locale=C.UTF-8",
-        "-N",
-    ]
+    # A collation that does not follow the bytes, as most installations have: "a" before "B".
+    collation = ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US"]
+    initdb = [_binary("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N", *collation]
     subprocess.run([*as_user, *initdb], check=True, capture_output=True, cwd=directory, timeout=60)
     settings = {
         "listen_addresses": "",

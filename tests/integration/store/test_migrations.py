@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,21 @@ def test_four_daemons_at_once(empty_url: str, tmp_path: Path) -> None:
             child.kill()
             child.wait()
     assert results == [("1\n", "")] * 4
+
+
+def test_sqlite_migrations_wait_for_each_other(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/store.db")
+    with ThreadPoolExecutor(1) as pool:
+        other = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        migrating = pool.submit(store.migrate)
+        with pytest.raises(TimeoutError):
+            migrating.result(0.3)
+        assert list(tmp_path.iterdir()) == []
+        os.close(other)
+        migrating.result(30)
+    assert store.version() == 1
+    store.close()
 
 
 def test_the_revisions_make_what_the_tables_say(store: Store, empty_url: str) -> None:

@@ -145,7 +145,7 @@ def test_every_rule_has_a_short_name_and_a_sentence() -> None:
 
 def test_what_the_catalogue_asks(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
     assert snapshot.version == 7
-    assert (snapshot.key_count, snapshot.client_count, snapshot.grant_count) == (3, 5, 3)
+    assert (snapshot.key_count, snapshot.client_count, snapshot.grant_count) == (3, 5, 4)
     assert snapshot.keys_of("web1") == {digests["site"]}
     assert snapshot.keys_of("nobody") == frozenset()
     assert snapshot.certificate_not_after("site") == now

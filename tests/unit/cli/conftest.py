@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from .fake_daemon import FakeDaemon
 
 from hsmd import cli
+
+from .fake_daemon import FakeDaemon
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,8 @@ class FakeDaemon:
         if self.fail_with is not None:
             error, self.fail_with = self.fail_with, None
             raise error
-        answer = getattr(self, "on_" + type(decoded).__name__)(decoded)
+        tag = str(type(decoded).__struct_config__.tag)
+        answer = getattr(self, "on_" + tag.replace(".", "_").replace("-", "_"))(decoded)
         return messages.decode_result(messages.encode_result(answer), type(decoded).Result)
 
     # --- the log ---
@@ -70,18 +71,27 @@ class FakeDaemon:
 
     # --- requests ---
 
-    def on_WhoAmI(self, _: Any) -> messages.Identity:
+    def on_whoami(self, _: Any) -> messages.Identity:
         return messages.Identity("alice", self.role, "SHA256:abc", "hsm-1")
 
-    def on_Status(self, _: Any) -> messages.DaemonStatus:
+    def on_status(self, _: Any) -> messages.DaemonStatus:
         worker = messages.WorkerStatus(4711, "ready", 0, 0)
         token = messages.TokenStatus("main", "hsmd", "s1", "ready", 0, [worker], ["ecdsa"])
         counts = (len(self.keys), len(self.clients), len(self.grants))
         return messages.DaemonStatus(
-            "0.1.0", NOW, False, 1, [token], *counts, len(self.lines), self._chain.head, True, {"performed": 7}
+            "0.1.0",
+            NOW,
+            False,
+            1,
+            [token],
+            *counts,
+            len(self.lines),
+            self._chain.head,
+            True,
+            {"performed": 7},
         )
 
-    def on_KeyGenerate(self, request: messages.KeyGenerate) -> messages.KeyInfo:
+    def on_key_generate(self, request: messages.KeyGenerate) -> messages.KeyInfo:
         if request.name in self.keys:
             raise Conflict(f"name: there is a key called {request.name!r} already")
         public = ec.generate_private_key(ec.SECP256R1()).public_key()
@@ -93,63 +103,67 @@ class FakeDaemon:
         self.keys[request.name] = info
         return info
 
-    def on_KeyAdopt(self, request: messages.KeyAdopt) -> messages.KeyInfo:
-        return self.on_KeyGenerate(messages.KeyGenerate(request.name, "p-256", request.purposes, request.token))
+    def on_key_adopt(self, request: messages.KeyAdopt) -> messages.KeyInfo:
+        return self.on_key_generate(
+            messages.KeyGenerate(request.name, "p-256", request.purposes, request.token)
+        )
 
-    def on_KeyList(self, request: messages.KeyList) -> messages.KeyPage:
+    def on_key_list(self, request: messages.KeyList) -> messages.KeyPage:
         names = [name for name in sorted(self.keys) if name > request.after]
-        return messages.KeyPage([self.keys[name] for name in names[: self.page_size]], len(names) > self.page_size)
+        return messages.KeyPage(
+            [self.keys[name] for name in names[: self.page_size]], len(names) > self.page_size
+        )
 
-    def on_KeyShow(self, request: messages.KeyShow) -> messages.KeyInfo:
+    def on_key_show(self, request: messages.KeyShow) -> messages.KeyInfo:
         if request.name not in self.keys:
             raise NotFound(f"there is no key {request.name!r}")
         return self.keys[request.name]
 
-    def on_KeyDestroy(self, request: messages.KeyDestroy) -> messages.Done:
-        self.on_KeyShow(messages.KeyShow(request.name))
+    def on_key_destroy(self, request: messages.KeyDestroy) -> messages.Done:
+        self.on_key_show(messages.KeyShow(request.name))
         del self.keys[request.name]
         return messages.Done()
 
-    def on_KeyRequest(self, request: messages.KeyRequest) -> messages.PemDocument:
+    def on_key_csr(self, request: messages.KeyRequest) -> messages.PemDocument:
         return messages.PemDocument(PEM.replace("CERTIFICATE", "CERTIFICATE REQUEST"))
 
-    def on_CertificateImport(self, request: messages.CertificateImport) -> messages.KeyInfo:
+    def on_cert_import(self, request: messages.CertificateImport) -> messages.KeyInfo:
         self.chains[request.key] = request.chain
-        return self.on_KeyShow(messages.KeyShow(request.key))
+        return self.on_key_show(messages.KeyShow(request.key))
 
-    def on_CertificateSelfSigned(self, request: messages.CertificateSelfSigned) -> messages.PemDocument:
+    def on_cert_self_signed(self, request: messages.CertificateSelfSigned) -> messages.PemDocument:
         self.chains[request.key] = PEM
         return messages.PemDocument(PEM)
 
-    def on_CertificateExport(self, request: messages.CertificateExport) -> messages.PemDocument:
+    def on_cert_export(self, request: messages.CertificateExport) -> messages.PemDocument:
         if request.key not in self.chains:
             raise NotFound(f"key {request.key!r} has no certificate")
         return messages.PemDocument(self.chains[request.key])
 
-    def on_ClientAdd(self, request: messages.ClientAdd) -> messages.ClientInfo:
+    def on_client_add(self, request: messages.ClientAdd) -> messages.ClientInfo:
         info = self.clients.setdefault(request.name, messages.ClientInfo(request.name, request.role, [], NOW))
         info.fingerprints += [f"SHA256:{len(info.fingerprints)}"] if request.public_key else []
         return info
 
-    def on_ClientList(self, request: messages.ClientList) -> messages.ClientPage:
+    def on_client_list(self, request: messages.ClientList) -> messages.ClientPage:
         names = [name for name in sorted(self.clients) if name > request.after]
         page = [self.clients[name] for name in names[: self.page_size]]
         return messages.ClientPage(page, len(names) > self.page_size)
 
-    def on_ClientRemove(self, request: messages.ClientRemove) -> messages.Done:
+    def on_client_remove(self, request: messages.ClientRemove) -> messages.Done:
         if self.clients.pop(request.name, None) is None:
             raise NotFound(f"there is no client {request.name!r}")
         return messages.Done()
 
-    def on_ClientTrustCa(self, request: messages.ClientTrustCa) -> messages.Done:
+    def on_client_trust_ca(self, request: messages.ClientTrustCa) -> messages.Done:
         return messages.Done()
 
-    def on_GrantAdd(self, request: messages.GrantAdd) -> messages.GrantInfo:
+    def on_grant_add(self, request: messages.GrantAdd) -> messages.GrantInfo:
         held = self.grants.setdefault((request.client, request.key), set())
         held.update(request.purposes)
         return messages.GrantInfo(request.client, request.key, sorted(held))
 
-    def on_GrantList(self, request: messages.GrantList) -> messages.GrantPage:
+    def on_grant_list(self, request: messages.GrantList) -> messages.GrantPage:
         after = tuple(request.after.split("/")) if request.after else ("", "")
         pairs = [
             pair
@@ -159,14 +173,16 @@ class FakeDaemon:
         page = [messages.GrantInfo(*pair, sorted(self.grants[pair])) for pair in pairs[: self.page_size]]
         return messages.GrantPage(page, len(pairs) > self.page_size)
 
-    def on_GrantRemove(self, request: messages.GrantRemove) -> messages.Done:
+    def on_grant_remove(self, request: messages.GrantRemove) -> messages.Done:
         return messages.Done(self.grants.pop((request.client, request.key), None) is not None)
 
-    def on_GrantExplain(self, request: messages.GrantExplain) -> messages.Explanation:
+    def on_grant_explain(self, request: messages.GrantExplain) -> messages.Explanation:
         allowed = request.purpose in self.grants.get((request.client, request.key), set())
         return messages.Explanation(allowed, "grant" if allowed else "no grant on this key")
 
-    def on_AuditRead(self, request: messages.AuditRead) -> messages.AuditPage:
+    def on_audit_read(self, request: messages.AuditRead) -> messages.AuditPage:
         first = request.first if request.first >= 0 else max(0, len(self.lines) + request.first)
         limit = min(request.limit, self.page_size)
-        return messages.AuditPage(first, [each.decode() for each in self.lines[first : first + limit]], len(self.lines))
+        return messages.AuditPage(
+            first, [each.decode() for each in self.lines[first : first + limit]], len(self.lines)
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from .conftest import Run
 from .fake_daemon import FakeDaemon
 

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from .conftest import Run
-from .fake_daemon import PEM, FakeDaemon
 
 from hsmd import errors
 from hsmd.protocol import messages
+
+from .conftest import Run
+from .fake_daemon import PEM, FakeDaemon
 
 SSH_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
 
@@ -27,7 +28,9 @@ def _document(run: Run, *arguments: str, code: int = 0) -> dict[str, object]:
 
 
 def test_generate_asks_for_what_was_typed_and_gives_slow_tokens_time(run: Run, daemon: FakeDaemon) -> None:
-    document = _document(run, "key", "generate", "www", "--type", "rsa-4096", "-p", "tls13-server", "--token", "hsm")
+    document = _document(
+        run, "key", "generate", "www", "--type", "rsa-4096", "-p", "tls13-server", "--token", "hsm"
+    )
     assert daemon.asked == [messages.KeyGenerate("www", "rsa-4096", ["tls13-server"], "hsm")]
     assert daemon.timeouts == [60.0]
     assert document["name"] == "www"
@@ -46,8 +49,8 @@ def test_generate_refuses_unknown_type_before_asking(run: Run, daemon: FakeDaemo
 
 
 def test_adopt_normalises_the_id_and_needs_one(run: Run, daemon: FakeDaemon) -> None:
-    _document(run, "key", "adopt", "www", "--id", "3A:0F", "--accept-unsafe")
-    assert daemon.asked[-1] == messages.KeyAdopt("www", ["tls-server"], cka_id="3a0f", accept_unsafe=True)
+    _document(run, "key", "adopt", "www", "--id", "3A:0F", "--accept-unsafe", "-p", "tls13-server")
+    assert daemon.asked[-1] == messages.KeyAdopt("www", ["tls13-server"], cka_id="3a0f", accept_unsafe=True)
     ran = run("key", "adopt", "www")
     assert (ran.code, "--id or --label" in ran.err) == (2, True)
 
@@ -81,7 +84,10 @@ def test_destroy_needs_the_exact_name(run: Run, daemon: FakeDaemon, typed: str) 
 
 def test_destroy(run: Run, daemon: FakeDaemon) -> None:
     run("key", "generate", "www")
-    assert _document(run, "key", "destroy", "www", "--confirm", "www") == {"destroyed": "www", "changed": True}
+    assert _document(run, "key", "destroy", "www", "--confirm", "www") == {
+        "destroyed": "www",
+        "changed": True,
+    }
     assert daemon.keys == {}
 
 
@@ -193,18 +199,25 @@ def test_explain_says_why_and_ends_with_4_when_refused(run: Run, daemon: FakeDae
 
 def test_status(run: Run, daemon: FakeDaemon) -> None:
     document = _document(run, "status")
-    assert document["identity"] == {"client": "alice", "role": "operator", "credential": "SHA256:abc", "daemon": "hsm-1"}
+    assert document["identity"] == {
+        "client": "alice",
+        "role": "operator",
+        "credential": "SHA256:abc",
+        "daemon": "hsm-1",
+    }
     people = run("status").out
     assert "alice (operator)" in people
     assert "4711" in people
 
 
-def test_status_of_a_front_end_shows_who_it_is(run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_of_a_front_end_shows_who_it_is(
+    run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: object) -> None:
         raise errors.Refused
 
     daemon.role = "front-end"
-    monkeypatch.setattr(daemon, "on_Status", refuse)
+    monkeypatch.setattr(daemon, "on_status", refuse)
     assert _document(run, "status")["daemon"] is None
     assert "hidden from the role front-end" in run("status").out
 
@@ -244,7 +257,7 @@ def test_exit_codes(run: Run, daemon: FakeDaemon, error: errors.HsmdError, code:
 def test_a_bug_is_one_line_too_and_debug_shows_where(
     run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "on_KeyShow", lambda _: 1 / 0)
+    monkeypatch.setattr(daemon, "on_key_show", lambda _: 1 / 0)
     ran = run("key", "show", "www")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "Traceback" not in ran.err
@@ -263,7 +276,9 @@ def test_without_a_profile_the_options_that_are_missing_are_named(run: Run) -> N
     assert "hsmd init" in ran.err
 
 
-@pytest.mark.parametrize("content", ["daemon =", 'dæmon = "x"', "daemon = 1", 'host_keys = "x"', 'port = "1"'])
+@pytest.mark.parametrize(
+    "content", ["daemon =", 'dæmon = "x"', "daemon = 1", 'host_keys = "x"', 'port = "1"']
+)
 def test_wrong_profile_is_named(run: Run, home: Path, content: str) -> None:
     (home / "p.toml").write_text(content)
     ran = run("key", "list", "--profile", "p.toml")

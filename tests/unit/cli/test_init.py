@@ -48,8 +48,11 @@ def test_commented_settings_are_the_defaults(run: Run, home: Path, token: list[s
     run("init", *token)
     text = (home / "hsmd.toml").read_text()
     shown = configuration.load(home / "hsmd.toml")
-    lines = [line.removeprefix("#") if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines()]
-    skipped = ("pin_credential", "host_certificate", "front =", "workers = \"")
+    lines = [
+        line.removeprefix("#") if line.startswith("#") and not line.startswith("# ") else line
+        for line in text.splitlines()
+    ]
+    skipped = ("pin_credential", "host_certificate", "front =", 'workers = "')
     everything = "\n".join(line for line in lines if not line.startswith(skipped))
     assert configuration.parse(everything, shown.path) == shown
 
@@ -57,14 +60,21 @@ def test_commented_settings_are_the_defaults(run: Run, home: Path, token: list[s
 def test_modes(run: Run, home: Path, token: list[str]) -> None:
     assert run("init", "--state", "state", *token).code == 0
     mine = home / ".config" / "hsmd"
-    for path in (home / "hsmd.toml", home / "host_ed25519", mine / "operator_ed25519", mine / "operator.toml"):
+    for path in (
+        home / "hsmd.toml",
+        home / "host_ed25519",
+        mine / "operator_ed25519",
+        mine / "operator.toml",
+    ):
         assert _mode(path) == 0o600, path
     assert _mode(home / "state" / "hsmd.sqlite") & 0o077 == 0
     assert _mode(home / "state") == 0o700
     assert _mode(mine) == 0o700
 
 
-def test_the_first_operator_is_in_the_store_with_the_key_of_the_profile(run: Run, home: Path, token: list[str]) -> None:
+def test_the_first_operator_is_in_the_store_with_the_key_of_the_profile(
+    run: Run, home: Path, token: list[str]
+) -> None:
     run("init", "--operator", "alice", *token)
     profile = tomllib.loads((home / ".config" / "hsmd" / "operator.toml").read_text())
     assert profile["user"] == "alice"
@@ -93,7 +103,17 @@ def test_next_steps_pin_the_host_key(run: Run, home: Path, token: list[str]) -> 
     assert "hsmd serve --config" in out
 
 
-@pytest.mark.parametrize("existing", ["hsmd.toml", "host_ed25519", "hsmd.sqlite", "audit", ".config/hsmd/operator.toml", ".config/hsmd/operator_ed25519"])
+@pytest.mark.parametrize(
+    "existing",
+    [
+        "hsmd.toml",
+        "host_ed25519",
+        "hsmd.sqlite",
+        "audit",
+        ".config/hsmd/operator.toml",
+        ".config/hsmd/operator_ed25519",
+    ],
+)
 def test_nothing_is_overwritten(run: Run, home: Path, token: list[str], existing: str) -> None:
     (home / existing).parent.mkdir(parents=True, exist_ok=True)
     (home / existing).write_text("mine")

@@ -7,13 +7,14 @@ import json
 import sys
 
 import pytest
-from .conftest import Run
-from .fake_daemon import FakeDaemon
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hsmd import errors
 from hsmd.cli.output import Output, escape, to_json
+
+from .conftest import Run
+from .fake_daemon import FakeDaemon
 
 HOSTILE = "a\x1b[31m\x1b]0;title\x07\r\n\u202e\u2028\x9b1m[bold]\x7f\udcff"
 
@@ -34,25 +35,32 @@ def test_json_is_printable_ascii_and_reversible(text: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("key", "list"), ("key", "show", "k"), ("status",), ("client", "list"), ("grant", "explain", "a", "b", "c"), ("cert", "export", "k")],
+    [
+        ("key", "list"),
+        ("key", "show", "k"),
+        ("status",),
+        ("client", "list"),
+        ("grant", "explain", "a", "b", "c"),
+        ("cert", "export", "k"),
+    ],
     ids=" ".join,
 )
 def test_hostile_strings_in_every_kind_of_answer(
     run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    from .fake_daemon import NOW
-
     from hsmd.protocol import messages
+
+    from .fake_daemon import NOW
 
     hostile = HOSTILE.replace("\udcff", "")
     key = messages.KeyInfo(hostile, hostile, hostile, b"", [hostile], hostile, NOW, None, [hostile])
     answers = {
-        "on_KeyList": messages.KeyPage([key], False),
-        "on_KeyShow": key,
-        "on_WhoAmI": messages.Identity(hostile, hostile, hostile, hostile),
-        "on_ClientList": messages.ClientPage([messages.ClientInfo(hostile, hostile, [hostile], NOW)], False),
-        "on_GrantExplain": messages.Explanation(True, hostile),
-        "on_CertificateExport": messages.PemDocument(hostile),
+        "on_key_list": messages.KeyPage([key], False),
+        "on_key_show": key,
+        "on_whoami": messages.Identity(hostile, hostile, hostile, hostile),
+        "on_client_list": messages.ClientPage([messages.ClientInfo(hostile, hostile, [hostile], NOW)], False),
+        "on_grant_explain": messages.Explanation(True, hostile),
+        "on_cert_export": messages.PemDocument(hostile),
     }
     for name, answer in answers.items():
         monkeypatch.setattr(daemon, name, lambda _, answer=answer: answer)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import typer
-from .conftest import Run
 
 from hsmd.cli.root import ENTRIES, application
+
+from .conftest import Run
 
 
 def _walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -97,7 +98,9 @@ def test_missing_daemon_packages_say_what_to_install(tmp_path: Path) -> None:
         "import sys; sys.modules['sqlalchemy'] = None\n"
         "from hsmd.cli import run; sys.exit(run(['init', '--softhsm', '--operator', 'x', '--profile', 'profile']))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, cwd=tmp_path
+    )
     assert done.returncode == 1
     assert "pip install 'hsmd[daemon]'" in done.stderr
     assert "Traceback" not in done.stderr

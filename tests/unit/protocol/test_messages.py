@@ -69,7 +69,7 @@ def test_names_that_are_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".a", "-a", "_a", "a b", "a\n", "a/b", "ä", "a\u0000", "x" * 65, "а", "../a", "a;b", "a'b"]  # noqa: RUF001
+    "name", ["", ".a", "-a", "_a", "a b", "a\n", "a/b", "ä", "a\u0000", "x" * 65, "а", "../a", "a;b", "a'b"]
 )
 def test_names_that_would_need_quoting(name: str) -> None:
     with pytest.raises(BadRequest, match=r"\$\.name"):
@@ -81,7 +81,9 @@ def test_a_result_with_members_of_the_future_is_read() -> None:
     assert messages.decode_result(document, messages.Identity).client == "web1"
 
 
-@pytest.mark.parametrize("document", [b"{}", b"[]", b"", b'{"client":1}', b'{"client":"\xff"}', b"[" * 600_000])
+@pytest.mark.parametrize(
+    "document", [b"{}", b"[]", b"", b'{"client":1}', b'{"client":"\xff"}', b"[" * 600_000]
+)
 def test_a_result_of_another_type(document: bytes) -> None:
     with pytest.raises(ProtocolError, match="control result"):
         messages.decode_result(document, messages.Identity)

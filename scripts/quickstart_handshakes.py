@@ -1,0 +1,157 @@
+"""The handshakes of scripts/quickstart: made by openssl s_client and curl, read off the wire, looked up in the audit log."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from quickstart_house import House, clean_environment
+
+HANDSHAKE_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A handshake to make. `s_client` and `curl` are the options that bring it about."""
+
+    name: str
+    key: str
+    purpose: str
+    s_client: tuple[str, ...]
+    curl: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What came of it. `digest` is what was on the wire; verified means that the audit record `audit_record` holds it too."""
+
+    handshake: str
+    protocol: str
+    cipher: str
+    signature: str | None
+    verified: bool
+    audit_record: int | None
+    digest: str
+
+
+_TLS13 = (("-tls1_3",), ("--tlsv1.3",))
+_TLS12 = (("-tls1_2",), ("--tlsv1.2", "--tls-max", "1.2"))
+_RSA_KX = ((*_TLS12[0], "-cipher", "AES128-GCM-SHA256"), (*_TLS12[1], "--ciphers", "AES128-GCM-SHA256"))
+WANTED = (
+    Wanted("tls13-ecdsa-p256", "p256", "tls13-server", *_TLS13),
+    Wanted("tls13-rsa-pss", "rsa", "tls13-server", *_TLS13),
+    Wanted("tls13-ed25519", "ed25519", "tls13-server", *_TLS13),
+    Wanted("tls12-ecdhe-ecdsa", "p256", "tls12-server", *_TLS12),
+    Wanted("tls12-ecdhe-rsa", "rsa", "tls12-server", *_TLS12),
+    Wanted("tls12-rsa-kx", "rsa-kx", "tls12-rsa-premaster", *_RSA_KX),
+)
+
+SCHEMES = {
+    0x0401: "rsa_pkcs1_sha256", 0x0501: "rsa_pkcs1_sha384", 0x0601: "rsa_pkcs1_sha512",
+    0x0403: "ecdsa_secp256r1_sha256", 0x0503: "ecdsa_secp384r1_sha384", 0x0603: "ecdsa_secp521r1_sha512",
+    0x0804: "rsa_pss_rsae_sha256", 0x0805: "rsa_pss_rsae_sha384", 0x0806: "rsa_pss_rsae_sha512", 0x0807: "ed25519",
+}  # fmt: skip
+"""Names of RFC 8446, section 4.2.3."""
+
+
+def make(house: House, wanted: Wanted) -> Handshake:
+    """One handshake by s_client, then one by curl."""
+    output = _s_client(house, wanted)
+    protocol, cipher = _summary(output)
+    scheme, secret_use = _on_the_wire(output, wanted)
+    digest = hashlib.sha256(secret_use).hexdigest() if secret_use else ""
+    record = _record(house, wanted, digest) if digest else None
+    verified = record is not None and "Verify return code: 0 (ok)" in output and _curl(house, wanted)
+    return Handshake(wanted.name, protocol, cipher, scheme, verified, record, digest)
+
+
+def _s_client(house: House, wanted: Wanted) -> str:
+    """What s_client says, with the handshake messages in hexadecimal; TLS 1.3's decrypted."""
+    command = [
+        "openssl", "s_client", "-connect", f"127.0.0.1:{house.ports[wanted.key]}", "-servername", "localhost",
+        "-CAfile", str(house.ca.file), "-verify_return_error", "-verify_hostname", "localhost", "-msg", "-ign_eof", *wanted.s_client,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command,
+        input=b"GET / HTTP/1.0\r\n\r\n",
+        capture_output=True,
+        timeout=HANDSHAKE_S,
+        check=False,
+        env=clean_environment(),
+    )
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _curl(house: House, wanted: Wanted) -> bool:
+    """Whether curl gets the page, by a handshake of its own."""
+    url = f"https://localhost:{house.ports[wanted.key]}/"
+    command = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--noproxy",
+        "*",
+        "--cacert",
+        str(house.ca.file),
+        *wanted.curl,
+        url,
+    ]
+    done = subprocess.run(
+        command, capture_output=True, timeout=HANDSHAKE_S, check=False, env=clean_environment()
+    )
+    return done.returncode == 0 and wanted.key.encode() in done.stdout
+
+
+def _summary(output: str) -> tuple[str, str]:
+    found = re.search(r"^New, (TLSv[\d.]+), Cipher is (\S+)$", output, re.MULTILINE)
+    return (found[1], found[2]) if found else ("none", "none")
+
+
+def _on_the_wire(output: str, wanted: Wanted) -> tuple[str | None, bytes]:
+    """(name of the signature scheme, the signature), or (None, the encrypted premaster secret) for RSA key exchange."""
+    messages = dict(_messages(output))
+    if wanted.purpose == "tls12-rsa-premaster":  # RFC 5246, section 7.4.7.1: the body is one vector
+        return None, messages.get("ClientKeyExchange", b"")[6:]
+    body = messages.get(
+        "CertificateVerify" if wanted.purpose == "tls13-server" else "ServerKeyExchange", b""
+    )[4:]
+    if (
+        wanted.purpose == "tls12-server"
+    ):  # RFC 8422, section 5.4: curve type, named curve, point, then the signature
+        body = body[4 + body[3] :] if len(body) > 3 else b""
+    scheme, length = int.from_bytes(body[:2], "big"), int.from_bytes(body[2:4], "big")
+    signature = body[4:]
+    if len(signature) != length:
+        return None, b""
+    return SCHEMES.get(scheme, f"0x{scheme:04x}"), signature
+
+
+def _messages(output: str) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes with the four of the header) of each handshake message in a dump of `s_client -msg`."""
+    dump = re.compile(
+        r"^(?:<<<|>>>) TLS [\d.]+, Handshake \[length [0-9a-f]+\], (\w+)\n((?:    (?:[0-9a-f]{2} ?)+\n)+)",
+        re.MULTILINE,
+    )
+    for found in dump.finditer(output):
+        yield found[1], bytes.fromhex(found[2])
+
+
+def _record(house: House, wanted: Wanted, digest: str) -> int | None:
+    """The index of the record that holds the digest: what was asked for RSA key exchange, else what was answered."""
+    records: list[dict[str, Any]] = house.hsmd("audit", "show", "--key", wanted.key, "--count", "20")[
+        "records"
+    ]
+    for attempt in reversed(records):
+        outcome = attempt.get("outcome") or {}
+        if attempt.get("purpose") != wanted.purpose or outcome.get("result") != "performed":
+            continue
+        if wanted.purpose == "tls12-rsa-premaster" and attempt.get("asked") == digest:
+            return int(attempt["index"])
+        if outcome.get("answer") == digest:
+            return int(outcome["index"])
+    return None

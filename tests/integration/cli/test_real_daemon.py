@@ -1,0 +1,364 @@
+"""Commands against a real daemon and agent: what they are for, from an empty token to a checked front end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_public_key,
+)
+from cryptography.x509.oid import NameOID
+
+from hsmd.testing import Daemon
+
+PROVIDER = Path(__file__).resolve().parents[3] / "hsmd" / "provider"
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with Daemon(["www:p-256"]) as running:
+        yield running
+
+
+def hsmd(daemon: Daemon | None, *arguments: str, stdin: str = "") -> tuple[int, Any, str]:
+    """Exit code, JSON document and standard error of a command line."""
+    profile = [] if daemon is None else ["--profile", str(daemon.operator_profile)]
+    line = [sys.executable, "-m", "hsmd.cli", *arguments, *profile, "--json"]
+    done = subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+
+
+def test_life_of_a_key(daemon: Daemon, tmp_path: Path) -> None:
+    made = daemon.command("key", "generate", "life", "--type", "p-384", "--purpose", "tls13-server")
+    assert made["key_type"] == "p-384"
+    request = x509.load_pem_x509_csr(
+        daemon.command("key", "csr", "life", "--dns", "life.example")["pem"].encode()
+    )
+    assert request.is_signature_valid
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(_issue(request).public_bytes(Encoding.PEM))
+    assert daemon.command("cert", "import", "life", str(chain))["certificate_not_after"] is not None
+    assert daemon.command("cert", "export", "life")["pem"].strip() == chain.read_text().strip()
+    daemon.command("grant", "add", "front-end", "life", "--purpose", "tls13-server")
+    assert daemon.command("grant", "explain", "front-end", "life", "tls13-server")["allowed"]
+    code, explanation, _ = hsmd(daemon, "grant", "explain", "front-end", "life", "tls12-server")
+    assert (code, explanation["allowed"]) == (4, False)
+    assert daemon.command("grant", "remove", "front-end", "life")["changed"]
+    assert daemon.command("key", "destroy", "life", "--confirm", "life")["destroyed"] == "life"
+    assert hsmd(daemon, "key", "show", "life")[0] == 1
+
+
+def _issue(request: x509.CertificateSigningRequest) -> x509.Certificate:
+    """A certificate for the request by a CA made up for it."""
+    ca, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        issuer_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")]),
+        subject_name=request.subject,
+        public_key=request.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=now - timedelta(hours=1),
+        not_valid_after=now + timedelta(days=90),
+        extensions=list(request.extensions),
+    )
+    return builder.sign(ca, hashes.SHA256())
+
+
+@pytest.mark.parametrize("passphrase", [b"", b"a passphrase"], ids=["plain", "encrypted"])
+def test_import_goes_past_the_network_and_leaves_no_trace(
+    daemon: Daemon, tmp_path: Path, passphrase: bytes
+) -> None:
+    name = "encrypted" if passphrase else "imported"
+    key = ec.generate_private_key(ec.SECP256R1())
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    pem = tmp_path / "key.pem"
+    pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    (tmp_path / "passphrase").write_bytes(passphrase)
+    options = ["--passphrase-file", str(tmp_path / "passphrase")] if passphrase else []
+    with _Watcher() as watcher:
+        info = daemon.command(
+            "key", "import", name, str(pem), "--config", str(daemon.directory / "hsmd.toml"), *options
+        )
+    assert load_pem_public_key(_public_pem(info)).public_numbers() == key.public_key().public_numbers()  # type: ignore[union-attr]
+    assert daemon.command("cert", "self-signed", name, "--dns", "imported.example")["pem"], "it signs"
+    secrets = [pem.read_bytes().splitlines()[2], (daemon.directory / "softhsm" / "pin").read_bytes().strip()]
+    seen = watcher.seen
+    assert any(b"local_import" in line for line in seen), "the worker was watched"
+    for secret in [*secrets, *([passphrase] if passphrase else [])]:
+        assert not any(secret in line for line in seen)
+
+
+def _public_pem(info: dict[str, Any]) -> bytes:
+    return f"-----BEGIN PUBLIC KEY-----\n{info['public_key']}\n-----END PUBLIC KEY-----\n".encode()
+
+
+class _Watcher:
+    """Collects argument lists and environments of all processes while the block runs."""
+
+    def __init__(self) -> None:
+        self.seen: set[bytes] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> _Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and int(entry.name) != os.getpid():
+                    self._look(entry)
+
+    def _look(self, process: Path) -> None:
+        try:
+            if (arguments := (process / "cmdline").read_bytes()) and b"hsmd" in arguments:
+                self.seen |= {arguments, (process / "environ").read_bytes()}
+        except OSError:
+            pass  # it has ended meanwhile
+
+
+def test_import_refuses_a_name_that_is_taken_before_it_touches_the_token(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    config = str(daemon.directory / "hsmd.toml")
+    code, _, errors = hsmd(daemon, "key", "import", "www", str(tmp_path / "key.pem"), "--config", config)
+    assert (code, "choose another name" in errors) == (1, True)
+    assert hsmd(daemon, "key", "import", "fresh", str(tmp_path / "key.pem"), "--config", config)[0] == 0
+
+
+def test_status_and_audit(daemon: Daemon) -> None:
+    status = daemon.command("status")
+    assert status["identity"]["role"] == "operator"
+    assert {worker["state"] for worker in status["daemon"]["tokens"][0]["workers"]} == {"ready"}
+    verdict = daemon.command("audit", "verify")
+    assert verdict["intact"]
+    assert verdict["records"] >= status["daemon"]["audit_records"]
+    rows = daemon.command("audit", "show", "--key", "www")["records"]
+    assert [row["fields"]["op"] for row in rows if row["event"] == "control.begun"][0] == "key.generate"
+    [row] = [row for row in rows if row["event"] == "attempt"]
+    assert (row["purpose"], row["outcome"]["result"]) == ("x509-self-signed", "performed")
+
+
+def test_the_log_on_disk_verifies_too_and_a_flipped_bit_is_found(daemon: Daemon, tmp_path: Path) -> None:
+    [log] = [
+        path
+        for path in (daemon.directory / "audit").iterdir()
+        if path.stat().st_size and b'"index":0' in path.read_bytes()[:100]
+    ]
+    copy = tmp_path / "log"
+    shutil.copy(log, copy)
+    code, verdict, _ = hsmd(None, "audit", "verify", "--log", str(copy))
+    assert (code, verdict["intact"]) == (0, True)
+    content = bytearray(copy.read_bytes())
+    third = content.splitlines(keepends=True)[:3]
+    content[len(b"".join(third)) - 10] ^= 1
+    copy.write_bytes(content)
+    code, verdict, _ = hsmd(None, "audit", "verify", "--log", str(copy))
+    assert (code, verdict["first_bad"]) == (4, 2)
+
+
+def test_a_front_end_may_only_use_its_keys(daemon: Daemon) -> None:
+    ready = daemon.directory
+    options = [
+        "--daemon",
+        daemon.address,
+        "--user",
+        "front-end",
+        "--identity",
+        str(ready / "front-end"),
+        "--host-key",
+        daemon.host_key,
+    ]
+    code, status, _ = hsmd(None, "status", *options)
+    assert (code, status["identity"]["role"], status["daemon"]) == (0, "front-end", None)
+    for arguments in (["key", "generate", "x"], ["client", "list"], ["grant", "list"], ["audit", "show"]):
+        code, document, errors = hsmd(None, *arguments, *options)
+        assert (code, document["error"]["text"]) == (1, "refused")
+        assert "hsmd status" in errors
+
+
+def test_a_daemon_that_is_not_the_pinned_one_is_not_spoken_to(daemon: Daemon) -> None:
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
+    line = [sys.executable, "-m", "hsmd.cli", "status", "--daemon", daemon.address, "--user", "operator"]
+    line += ["--identity", str(daemon.directory / "operator"), "--host-key", other]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "not the daemon that is pinned" in done.stderr
+
+
+def test_nobody_there_is_exit_code_3(daemon: Daemon) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        code, document, _ = hsmd(daemon, "status", "--daemon", address)
+    assert (code, document["error"]["exit_code"]) == (3, 3)
+
+
+# --- the front end ---
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The OpenSSL provider, built as plainly as can be."""
+    made = tmp_path_factory.mktemp("provider") / "hsmd.so"
+    sources = [str(path) for path in sorted(PROVIDER.glob("*.c"))]
+    subprocess.run(
+        ["cc", "-std=c11", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", *sources, "-o", str(made)],
+        check=True,
+    )
+    return made
+
+
+def test_export_and_check(daemon: Daemon, module: Path, tmp_path: Path) -> None:
+    from hsmd.provider import openssl_configuration
+
+    agent = ["--config", str(daemon.directory / "agent.toml")]
+    code, exported, _ = hsmd(None, "agent", "export", "www", "--out", str(tmp_path), *agent)
+    assert code == 0
+    assert Path(exported["reference"]).read_text() == daemon.keys["www"].reference.read_text()
+    configuration = tmp_path / "openssl.cnf"
+    configuration.write_text(openssl_configuration(str(daemon.agent_socket), module=module))
+    line = ["agent", "check", "www", "--file", exported["reference"], "--openssl", str(configuration), *agent]
+    code, report, _ = hsmd(None, *line)
+    assert [finding["text"] for finding in report["findings"] if not finding["ok"]] == []
+    assert (code, report["ok"]) == (0, True)
+    assert {finding["subject"] for finding in report["findings"]} >= {
+        "socket",
+        "agent",
+        "daemon",
+        "grant",
+        "key reference",
+        "certificate",
+        "OpenSSL",
+    }
+
+
+def test_check_names_each_problem_and_its_cure(daemon: Daemon, module: Path, tmp_path: Path) -> None:
+    from hsmd.provider import openssl_configuration
+
+    agent = ["--config", str(daemon.directory / "agent.toml")]
+    text = openssl_configuration(str(daemon.agent_socket), module=module)
+    wrong_order = text.replace(
+        "default = hsmd_default\nhsmd = hsmd_self", "hsmd = hsmd_self\ndefault = hsmd_default"
+    )
+    assert wrong_order != text
+    cases = {
+        "missing-module": (text.replace(str(module), "/nonexistent/hsmd.so"), "does not load the provider"),
+        "wrong-order": (wrong_order, "ephemeral P-256"),
+        "no-default": (text.replace("[hsmd_default]\nactivate = 1", "[hsmd_default]"), "default"),
+    }
+    for name, (content, complaint) in cases.items():
+        configuration = tmp_path / f"{name}.cnf"
+        configuration.write_text(content)
+        code, report, _ = hsmd(
+            None,
+            "agent",
+            "check",
+            "www",
+            "--openssl",
+            str(configuration),
+            "--file",
+            str(daemon.keys["www"].reference),
+            *agent,
+        )
+        problems = [finding for finding in report["findings"] if not finding["ok"]]
+        assert code == 4, name
+        assert any(
+            finding["subject"] == "OpenSSL" and complaint in finding["text"] for finding in problems
+        ), (name, problems)
+        assert all(finding["mend"] for finding in problems)
+
+
+def test_check_of_a_key_without_grant_and_of_foreign_files(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.command("key", "generate", "ungranted")
+    daemon.command("key", "generate", "second")
+    daemon.command("grant", "add", "front-end", "second")
+    agent = ["--config", str(daemon.directory / "agent.toml")]
+    code, report, _ = hsmd(None, "agent", "check", "ungranted", *agent)
+    assert code == 4
+    assert "hsmd grant add front-end ungranted" in " ".join(finding["mend"] for finding in report["findings"])
+    foreign = str(daemon.keys["www"].reference)
+    code, report, _ = hsmd(None, "agent", "check", "second", "--file", foreign, *agent)
+    texts = [finding["text"] for finding in report["findings"] if not finding["ok"]]
+    assert any("another key" in text for text in texts)
+    assert any("not for the key second" in text for text in texts)
+
+
+def test_agent_from_init_to_export(daemon: Daemon, tmp_path: Path) -> None:
+    """A front end as its administrator and an operator set it up, with the lines that the commands print."""
+    config = tmp_path / "front" / "agent.toml"
+    init = [
+        "agent",
+        "init",
+        "--daemon",
+        daemon.address,
+        "--client",
+        "web9",
+        "--host-key",
+        daemon.host_key,
+        "--config",
+        str(config),
+    ]
+    code, made, _ = hsmd(None, *init)
+    assert code == 0
+    assert config.stat().st_mode & 0o077 == 0
+    assert (config.parent / "agent_ed25519").stat().st_mode & 0o077 == 0
+    assert hsmd(None, *init)[0] == 1, "nothing is overwritten"
+    daemon.command("client", "add", "web9", "--key", made["public_key"])
+    daemon.command("grant", "add", "web9", "www")
+    with subprocess.Popen(
+        [sys.executable, "-m", "hsmd.cli", "agent", "run", "--config", str(config)], stderr=subprocess.DEVNULL
+    ) as agent:
+        try:
+            ends = time.monotonic() + 20
+            while (
+                code := hsmd(None, "agent", "export", "www", "--config", str(config))[0]
+            ) != 0 and time.monotonic() < ends:
+                assert agent.poll() is None
+            assert code == 0
+            exported = config.parent / "keys" / "www.pem"
+            leaf = x509.load_pem_x509_certificate(exported.read_bytes())
+            www = x509.load_pem_x509_certificate(Path(str(daemon.keys["www"].chain)).read_bytes())
+            assert leaf.public_key().public_bytes(
+                Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+            ) == www.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        finally:
+            agent.terminate()
+
+
+def test_agent_down_is_said_so(tmp_path: Path) -> None:
+    code, document, _ = hsmd(
+        None, "agent", "export", "www", "--socket", str(tmp_path / "none.sock"), "--out", str(tmp_path)
+    )
+    assert code == 3
+    assert "is the agent running" in document["error"]["text"]
+    code, report, _ = hsmd(None, "agent", "check", "www", "--socket", str(tmp_path / "none.sock"))
+    assert code == 4
+    assert not report["findings"][0]["ok"]

@@ -1,0 +1,25 @@
+"""Fixtures: a daemon with software keys, and a connection to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.daemonlike import Daemonlike
+
+from hsmd.client import Connection
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[Daemonlike]:
+    daemon = Daemonlike(tmp_path)
+    await daemon.start()
+    yield daemon
+    await daemon.stop()
+
+
+@pytest.fixture
+async def connection(daemon: Daemonlike) -> AsyncIterator[Connection]:
+    async with Connection(daemon.endpoint()) as connection:
+        yield connection

@@ -1,0 +1,150 @@
+"""Importing private keys from PEM files, on the token's own host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from hsmd.algorithms import KeyType, schemes_for
+from hsmd.daemon.token.importing import import_key
+from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.token.softhsm import SoftHsmToken
+from hsmd.errors import BadRequest, Conflict
+from hsmd.purposes import Purpose
+from tests.integration.token.test_signing import verify
+from tests.token_rig import SERVER_KEY_EXCHANGE, in_token, settings_of
+
+PKCS8, TRADITIONAL = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
+
+
+def run(
+    token: SoftHsmToken, directory: Path, pem: bytes, passphrase: bytes | None = None, purposes: tuple[str, ...] = ("tls-server",)
+) -> KeyDescription:
+    (directory / "key.pem").write_bytes(pem)
+    if passphrase is not None:
+        (directory / "passphrase").write_bytes(passphrase)
+    return import_key(
+        settings_of(token, control=True),
+        environment=token.environment,
+        pem=directory / "key.pem",
+        passphrase=None if passphrase is None else directory / "passphrase",
+        name="imported",
+        purposes=list(purposes),
+    )
+
+
+def pem_of(private: Any, form: PrivateFormat = PKCS8, passphrase: bytes | None = None) -> bytes:
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    pem: bytes = private.private_bytes(Encoding.PEM, form, encryption)
+    return pem
+
+
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def test_every_type_and_form(token: SoftHsmToken, start, tmp_path: Path) -> None:
+    cases = [
+        (rsa_key(), TRADITIONAL, None, b""),
+        (rsa_key(), PKCS8, b"sesame", b""),
+        (rsa_key(), TRADITIONAL, b"sesame", b""),
+        (rsa.generate_private_key(65537, 3072), PKCS8, None, b""),
+        (ec.generate_private_key(ec.SECP256R1()), TRADITIONAL, None, b""),
+        (ec.generate_private_key(ec.SECP384R1()), PKCS8, b"sesame", b""),
+        (ec.generate_private_key(ec.SECP521R1()), PKCS8, None, b"-----BEGIN EC PARAMETERS-----\nBg==\n-----END EC PARAMETERS-----\n"),
+        (ed25519.Ed25519PrivateKey.generate(), PKCS8, None, b"Bag Attributes\n  friendlyName: x\n"),
+    ]
+    made = []
+    for private, form, passphrase, before in cases:
+        pem = (before + pem_of(private, form, passphrase)).replace(b"\n", b"\r\n" if before else b"\n")
+        made.append(run(token, tmp_path, pem, passphrase and passphrase + b"\n"))
+        spki = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        assert made[-1].public_key == spki
+    worker = start(token).ready()
+    for key in made:
+        scheme = schemes_for(KeyType(key.key_type))[0]
+        signature = worker.use(Purpose.TLS12_SERVER, scheme, bytes.fromhex(key.key), SERVER_KEY_EXCHANGE)
+        verify(key.public_key, scheme, signature, SERVER_KEY_EXCHANGE)
+
+
+def test_an_imported_key_is_locked_in_and_gets_its_ceiling(fresh_token: SoftHsmToken, tmp_path: Path) -> None:
+    made = run(fresh_token, tmp_path, pem_of(rsa_key()), purposes=("tls12-rsa-premaster",))
+    assert made.purposes == ["tls12-rsa-premaster"]
+    script = """
+key, = list(session.get_objects({A.CLASS: C.PRIVATE_KEY}))
+public, = list(session.get_objects({A.CLASS: C.PUBLIC_KEY}))
+names = ("PRIVATE", "SENSITIVE", "EXTRACTABLE", "MODIFIABLE", "COPYABLE", "SIGN", "DECRYPT", "UNWRAP", "DERIVE")
+hidden = []
+for attribute in (A.PRIVATE_EXPONENT, A.PRIME_1, A.COEFFICIENT):
+    try:
+        key[attribute]
+    except pkcs11.AttributeSensitive:
+        hidden.append(attribute.name)
+show([{name: bool(key[getattr(A, name)]) for name in names}, hidden, bool(public[A.MODIFIABLE])])
+"""
+    attributes, hidden, public_modifiable = in_token(fresh_token, script)
+    assert attributes == {
+        "PRIVATE": True, "SENSITIVE": True, "EXTRACTABLE": False, "MODIFIABLE": False, "COPYABLE": False,
+        "SIGN": False, "DECRYPT": True, "UNWRAP": False, "DERIVE": False,
+    }  # fmt: skip
+    assert hidden == ["PRIVATE_EXPONENT", "PRIME_1", "COEFFICIENT"]
+    assert not public_modifiable
+
+
+def test_a_key_is_imported_once(fresh_token: SoftHsmToken, tmp_path: Path) -> None:
+    pem = pem_of(rsa_key())
+    run(fresh_token, tmp_path, pem)
+    with pytest.raises(Conflict, match="already"):
+        run(fresh_token, tmp_path, pem, purposes=("tls12-rsa-premaster",))
+    count = in_token(fresh_token, "show(len(list(session.get_objects({A.CLASS: C.PRIVATE_KEY}))))")
+    assert count == 1, "the same key twice would get round its ceiling"
+
+
+def bad_pems() -> list[Any]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    good = pem_of(private)
+    lines = good.splitlines(keepends=True)
+    encrypted = pem_of(private, PKCS8, b"sesame")
+    openssh = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    der = private.private_bytes(Encoding.DER, PKCS8, NoEncryption())
+    return [
+        pytest.param(b"", None, "not PEM", id="empty"),
+        pytest.param(b"hello", None, "not PEM", id="text"),
+        pytest.param(der, None, "this is DER", id="der"),
+        pytest.param(public, None, "PUBLIC KEY and no private key", id="public"),
+        pytest.param(openssh, None, "ssh-keygen", id="openssh"),
+        pytest.param(b"-----BEGIN HSMD KEY REFERENCE-----\nMAA=\n-----END HSMD KEY REFERENCE-----\n", None, "nothing to import", id="ref"),
+        pytest.param(good + pem_of(rsa_key()), None, "2 private keys", id="two"),
+        pytest.param(lines[0] + lines[1][::-1] + b"".join(lines[2:]), None, "damaged", id="damaged"),
+        pytest.param(encrypted, None, "name a file that holds its passphrase", id="no passphrase"),
+        pytest.param(encrypted, b"wrong", "it is wrong", id="wrong passphrase"),
+        pytest.param(good, b"sesame", "not encrypted", id="needless passphrase"),
+        pytest.param(pem_of(ec.generate_private_key(ec.SECP256K1())), None, "p-256", id="curve"),
+        pytest.param(pem_of(rsa.generate_private_key(65537, 1024)), None, "rsa-2048", id="short"),
+        pytest.param(pem_of(dsa.generate_private_key(2048)), None, "rsa-2048", id="dsa"),
+        pytest.param(b"x" * 70_000, None, "larger than", id="large"),
+    ]
+
+
+@pytest.mark.parametrize(("pem", "passphrase", "fix"), bad_pems())
+def test_a_bad_file_is_refused_with_the_fix(
+    token: SoftHsmToken, tmp_path: Path, pem: bytes, passphrase: bytes | None, fix: str
+) -> None:
+    with pytest.raises(BadRequest, match=fix):
+        run(token, tmp_path, pem, passphrase)
+
+
+def test_a_ceiling_that_no_key_may_have_is_refused(token: SoftHsmToken, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="signs or decrypts"):
+        run(token, tmp_path, pem_of(rsa_key()), purposes=("tls-server", "tls12-rsa-premaster"))

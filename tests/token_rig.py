@@ -1,0 +1,165 @@
+"""Token workers for tests: real SoftHSM tokens, workers spoken to over their bare socket, and TLS to-be-signed bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hsmd.daemon.token import messages
+from hsmd.daemon.token.messages import KeyDescription, TokenRequest
+from hsmd.daemon.token.progress import ProgressPage
+from hsmd.daemon.token.softhsm import SoftHsmToken
+from hsmd.daemon.token.spawn import SpawnedWorker, WorkerSettings, spawn_worker
+from hsmd.protocol import frames
+from hsmd.protocol.frames import Frame, FrameDecoder, Kind
+
+ROOT = Path(__file__).resolve().parents[1]
+READ_TIMEOUT_S = 20.0
+CERTIFICATE_VERIFY = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(range(32))
+SERVER_KEY_EXCHANGE = bytes(range(64)) + b"\x03\x00\x1d\x20" + bytes(range(32))
+"""Client random, server random, named curve x25519 with its point (RFC 8422, section 5.4)."""
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Poll a condition; AssertionError when it does not come true in time."""
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up, "the condition did not come true in time"
+        time.sleep(0.005)
+
+
+def settings_of(token: SoftHsmToken, **changes: Any) -> WorkerSettings:
+    """Worker settings for a throw-away token; its start lock lives in its own directory."""
+    values: dict[str, Any] = {
+        "token": "test",
+        "module": str(token.module),
+        "label": token.label,
+        "pin_file": str(token.pin_file),
+        "lock_file": str(token.pin_file.with_name("start.lock")),
+    }
+    return WorkerSettings(**{**values, **changes})
+
+
+@dataclass
+class RawWorker:
+    """One worker, spoken to directly: what a front that lies could send it."""
+
+    token: SoftHsmToken
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.spawned: SpawnedWorker = spawn_worker(
+            settings_of(self.token, **self.changes), environment=self.token.environment
+        )
+        self.socket: socket.socket = self.spawned.socket
+        self.socket.settimeout(READ_TIMEOUT_S)
+        self.progress = ProgressPage(self.spawned.progress_fd)
+        self._decoder = FrameDecoder(frames.MAX_ANSWER_LENGTH)
+        self._frames: list[Frame] = []
+        self._next_id = 0
+
+    def event(self) -> messages.AnyEvent:
+        """The first thing a worker says."""
+        kind, request_id, body = self.frame()
+        assert (kind, request_id) == (Kind.EVENT, 0)
+        return messages.decode_event(body)
+
+    def ready(self) -> RawWorker:
+        """Wait for the ready notice."""
+        event = self.event()
+        assert isinstance(event, messages.Ready), event
+        return self
+
+    def frame(self) -> Frame:
+        """The next frame; EOFError when the worker has gone."""
+        while not self._frames:
+            data = self.socket.recv(65_536)
+            if not data:
+                raise EOFError
+            self._frames += self._decoder.feed(data)
+        return self._frames.pop(0)
+
+    def send(self, data: bytes) -> None:
+        """Any bytes."""
+        self.socket.sendall(data)
+
+    def send_use(self, purpose: int, scheme: int, key: bytes, data: bytes, deadline_ms: int = 10_000) -> int:
+        """One key operation; returns its request id."""
+        self._next_id += 1
+        self.send(frames.encode_key_operation(self._next_id, deadline_ms, purpose, scheme, key, data))
+        return self._next_id
+
+    def use(self, purpose: int, scheme: int, key: bytes, data: bytes) -> bytes:
+        """The answer of one key operation. Raises what the worker answers."""
+        request_id = self.send_use(purpose, scheme, key, data)
+        kind, answered, body = self.frame()
+        assert answered == request_id
+        if kind == Kind.ERROR:
+            raise frames.decode_error(body)
+        assert kind == Kind.RESULT
+        return body
+
+    def control(self, request: TokenRequest) -> Any:
+        """The result of a control request. Raises what the worker answers."""
+        self._next_id += 1
+        self.send(frames.encode_control_request(self._next_id, 60_000, messages.encode(request)))
+        kind, _, body = self.frame()
+        if kind == Kind.ERROR:
+            raise frames.decode_error(body)
+        assert kind == Kind.CONTROL_RESULT
+        return msgspec.json.decode(body, type=request.Result)
+
+    def exit_status(self, timeout_s: float = 10.0) -> int:
+        """Wait for the worker to end by itself."""
+        return self.spawned.process.wait(timeout_s)
+
+    def close(self) -> None:
+        """End it, however it stands."""
+        process = self.spawned.process
+        self.socket.close()
+        self.progress.close()
+        os.close(self.spawned.progress_fd)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(10)
+
+
+def generate(control: RawWorker, name: str, key_type: str, purposes: Iterable[str]) -> KeyDescription:
+    """Generate a key through a control worker."""
+    made: KeyDescription = control.control(messages.Generate(name=name, key_type=key_type, purposes=list(purposes)))
+    return made
+
+
+_PRELUDE = """
+import json, os, pkcs11
+from pathlib import Path
+from pkcs11 import Attribute as A, KeyType as K, Mechanism as M, MechanismFlag as F, ObjectClass as C
+session = pkcs11.lib({module!r}).get_token(token_label={label!r}).open(rw=True, user_pin=Path({pin!r}).read_text().strip())
+def show(value): print(json.dumps(value))
+"""
+
+
+def in_token(token: SoftHsmToken, script: str) -> Any:
+    """Run a few lines with a logged-in `session` on the token, as another program would; what they `show` is returned."""
+    prelude = _PRELUDE.format(module=str(token.module), label=token.label, pin=str(token.pin_file))
+    done = subprocess.run(
+        [sys.executable, "-c", f"{prelude}{script}\nimport sys; sys.stdout.flush(); os._exit(0)"],
+        env={**os.environ, **token.environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout) if done.stdout else None
+

@@ -1,0 +1,94 @@
+"""The cache of public material: stored whole or not at all, and never trusted blindly."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.daemonlike import SoftKey
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from hsmd.agent.cache import FILE_NAME, Cache, CachedKey
+from hsmd.errors import ConfigurationError, ProtocolError
+
+KEYS = [CachedKey(SoftKey(name, ed25519.Ed25519PrivateKey.generate()).info, f"chain of {name}") for name in ("b", "a")]
+
+
+def opened(directory: Path) -> Cache:
+    cache = Cache(directory)
+    cache.load()
+    return cache
+
+
+def test_what_is_stored_is_there_again(tmp_path: Path) -> None:
+    cache = opened(tmp_path / "state")
+    assert not cache.complete
+    assert cache.replace(KEYS)
+    again = opened(tmp_path / "state")
+    assert again.complete
+    assert again.names() == ["a", "b"]
+    assert again.get("b") == KEYS[0]
+    assert dict(again.digests())["a"].hex() == KEYS[1].info.digest
+
+
+def test_directory_and_file_are_private(tmp_path: Path) -> None:
+    opened(tmp_path / "state").replace(KEYS)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "state" / FILE_NAME).stat().st_mode) == 0o600
+    assert os.listdir(tmp_path / "state") == [FILE_NAME]
+
+
+def test_changes_are_told(tmp_path: Path) -> None:
+    cache = opened(tmp_path / "state")
+    assert cache.replace([]) and cache.complete
+    assert not cache.replace([])
+    assert cache.put(KEYS[0])
+    assert not cache.put(KEYS[0])
+    assert cache.forget("b")
+    assert not cache.forget("b")
+    assert opened(tmp_path / "state").names() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version":2,"keys":[]}', b"\xff" * 100])
+def test_damaged_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    opened(tmp_path / "state")
+    (tmp_path / "state" / FILE_NAME).write_bytes(content)
+    cache = opened(tmp_path / "state")
+    assert not cache.complete
+    assert cache.replace(KEYS)
+    assert opened(tmp_path / "state").complete
+
+
+def test_digests_must_be_those_of_the_public_keys(tmp_path: Path) -> None:
+    wrong = CachedKey(msgspec.structs.replace(KEYS[0].info, digest="00" * 32))
+    cache = opened(tmp_path / "state")
+    for taken in (lambda: cache.replace([wrong]), lambda: cache.put(wrong)):
+        with pytest.raises(ProtocolError, match="digest"):
+            taken()
+    assert not cache.complete
+    (tmp_path / "state" / FILE_NAME).write_bytes(msgspec.json.encode({"version": 1, "keys": [wrong]}))
+    assert opened(tmp_path / "state").names() == []
+
+
+def test_file_that_cannot_be_written_does_not_stop_the_service(tmp_path: Path) -> None:
+    cache = opened(tmp_path / "state")
+    (tmp_path / "state" / "keys.new").mkdir()
+    assert cache.replace(KEYS)
+    assert cache.names() == ["a", "b"]
+
+
+def test_state_directories_that_will_not_do(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="chmod 700"):
+        opened(shared)
+    (tmp_path / "link").symlink_to(shared)
+    with pytest.raises(ConfigurationError, match="must be a directory"):
+        opened(tmp_path / "link")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError):
+        opened(tmp_path / "file")
