@@ -91,6 +91,15 @@ class Refused(HsmdError):
         super().__init__(detail=detail)
 
 
+class RefusedHere(Refused):
+    """The agent's refusal, which says why: who may ask it may read the log of the TLS server that asked."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.args = (text,)
+
+
 class PurposeMismatch(HsmdError):
     """The bytes are not what the purpose allows, or the signature scheme does not suit."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ def main() -> None:
             say("everything that was started is stopped and removed")
             return
         sys.exit(0 if run(house, given.json) else 1)
-    except Trouble as trouble:
+    except (Trouble, subprocess.TimeoutExpired) as trouble:
         say(f"failed: {trouble}")
         sys.exit(1)
 

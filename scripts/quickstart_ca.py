@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -42,7 +42,7 @@ class Authority:
 
     def _issue(
         self,
-        public_key: CertificateIssuerPublicKeyTypes,
+        public_key: PublicKeyTypes,
         subject: x509.Name,
         names: x509.SubjectAlternativeName,
         usage: x509.KeyUsage,
@@ -69,8 +69,10 @@ class Authority:
         return certificate.public_bytes(Encoding.PEM)
 
     def _builder(
-        self, subject: x509.Name, public_key: CertificateIssuerPublicKeyTypes
+        self, subject: x509.Name, public_key: PublicKeyTypes
     ) -> x509.CertificateBuilder:
+        if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
+            raise TypeError(f"no certificates for {type(public_key).__name__}")
         identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return (

@@ -73,38 +73,25 @@ def _s_client(house: House, wanted: Wanted) -> str:
     """What s_client says, with the handshake messages in hexadecimal; TLS 1.3's decrypted."""
     command = [
         "openssl", "s_client", "-connect", f"127.0.0.1:{house.ports[wanted.key]}", "-servername", "localhost",
-        "-CAfile", str(house.ca.file), "-verify_return_error", "-verify_hostname", "localhost", "-msg", "-ign_eof", *wanted.s_client,
+        "-CAfile", str(house.ca.file), "-verify_return_error", "-verify_hostname", "localhost",
+        "-msg", "-ign_eof", *wanted.s_client,
     ]  # fmt: skip
-    done = subprocess.run(
-        command,
-        input=b"GET / HTTP/1.0\r\n\r\n",
-        capture_output=True,
-        timeout=HANDSHAKE_S,
-        check=False,
-        env=clean_environment(),
-    )
-    return done.stdout.decode("utf-8", "replace")
+    return _run(command, b"GET / HTTP/1.0\r\n\r\n").stdout.decode("utf-8", "replace")
 
 
 def _curl(house: House, wanted: Wanted) -> bool:
     """Whether curl gets the page, by a handshake of its own."""
     url = f"https://localhost:{house.ports[wanted.key]}/"
-    command = [
-        "curl",
-        "--silent",
-        "--show-error",
-        "--fail",
-        "--noproxy",
-        "*",
-        "--cacert",
-        str(house.ca.file),
-        *wanted.curl,
-        url,
-    ]
-    done = subprocess.run(
-        command, capture_output=True, timeout=HANDSHAKE_S, check=False, env=clean_environment()
-    )
+    ours = ["--noproxy", "*", "--cacert", str(house.ca.file)]
+    done = _run(["curl", "--silent", "--show-error", "--fail", *ours, *wanted.curl, url])
     return done.returncode == 0 and wanted.key.encode() in done.stdout
+
+
+def _run(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    environment = clean_environment()
+    return subprocess.run(
+        command, input=given, capture_output=True, timeout=HANDSHAKE_S, check=False, env=environment
+    )
 
 
 def _summary(output: str) -> tuple[str, str]:
@@ -117,12 +104,11 @@ def _on_the_wire(output: str, wanted: Wanted) -> tuple[str | None, bytes]:
     messages = dict(_messages(output))
     if wanted.purpose == "tls12-rsa-premaster":  # RFC 5246, section 7.4.7.1: the body is one vector
         return None, messages.get("ClientKeyExchange", b"")[6:]
-    body = messages.get(
-        "CertificateVerify" if wanted.purpose == "tls13-server" else "ServerKeyExchange", b""
-    )[4:]
+    carrier = "CertificateVerify" if wanted.purpose == "tls13-server" else "ServerKeyExchange"
+    body = messages.get(carrier, b"")[4:]
     if (
-        wanted.purpose == "tls12-server"
-    ):  # RFC 8422, section 5.4: curve type, named curve, point, then the signature
+        carrier == "ServerKeyExchange"
+    ):  # RFC 8422, section 5.4: curve type, named curve, point; then the signature
         body = body[4 + body[3] :] if len(body) > 3 else b""
     scheme, length = int.from_bytes(body[:2], "big"), int.from_bytes(body[2:4], "big")
     signature = body[4:]
@@ -139,6 +125,12 @@ def _messages(output: str) -> Iterator[tuple[str, bytes]]:
     )
     for found in dump.finditer(output):
         yield found[1], bytes.fromhex(found[2])
+
+
+_DUMPED = re.compile(
+    r"^(?:<<<|>>>) TLS [\d.]+, Handshake \[length [0-9a-f]+\], (\w+)\n((?:    (?:[0-9a-f]{2} ?)+\n)+)",
+    re.MULTILINE,
+)
 
 
 def _record(house: House, wanted: Wanted, digest: str) -> int | None:

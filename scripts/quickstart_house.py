@@ -52,7 +52,8 @@ events {{}}
 http {{
   access_log off;
   default_type text/plain;
-  client_body_temp_path tmp/body; proxy_temp_path tmp/proxy; fastcgi_temp_path tmp/fastcgi; uwsgi_temp_path tmp/uwsgi; scgi_temp_path tmp/scgi;
+  client_body_temp_path tmp/body; proxy_temp_path tmp/proxy; fastcgi_temp_path tmp/fastcgi;
+  uwsgi_temp_path tmp/uwsgi; scgi_temp_path tmp/scgi;
   ssl_session_cache off;
   ssl_session_tickets off;
 {servers}
@@ -120,14 +121,8 @@ class House:
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / MARK).touch()
         self.directory.chmod(0o755)
-        for path in (
-            self.keys,
-            self._agent.parent,
-            self._daemon,
-            self._nginx / "logs",
-            self._nginx / "tmp",
-            self._pids,
-        ):
+        nginx = (self._nginx / "logs", self._nginx / "tmp")
+        for path in (self.keys, self._agent.parent, self._daemon, *nginx, self._pids):
             path.mkdir(parents=True)
         closed = [str(path) for path in self.directory.parents if not path.stat().st_mode & 0o001]
         if os.geteuid() == 0 and closed:
@@ -148,7 +143,7 @@ class House:
         os.close(writer)
         with open(reader, "rb") as pipe:
             if not select.select([pipe], [], [], READY_S)[0] or not pipe.readline():
-                raise Trouble(f"the daemon did not start; see {self._log('daemon')}")
+                raise Trouble(f"the daemon did not start; {self._last_words('daemon')}")
         self._until_done(["status"], lambda status: status["daemon"]["tokens"][0]["state"] == "ready")
         return made["daemon"], made["host_key"]
 
@@ -173,7 +168,7 @@ class House:
             self.hsmd("grant", "add", self.CLIENT, key, "--purpose", purpose)
         self._start("agent", [HSMD, "agent", "run", "--config", self._agent])
         for key in KEYS:
-            export = ["agent", "export", key, "--out", self.keys, "--config", self._agent]
+            export: list[str | Path] = ["agent", "export", key, "--out", self.keys, "--config", self._agent]
             self._until_done(export, bool, operator=False)
 
     def _allowed(self) -> list[str]:
@@ -198,17 +193,9 @@ class House:
         program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:
             raise Trouble("there is no nginx: scripts/quickstart installs the package nginx-light")
-        command = [
-            program,
-            "-p",
-            f"{self._nginx}/",
-            "-c",
-            config,
-            "-e",
-            "logs/error.log",
-            "-g",
-            "daemon off;",
-        ]
+        command: list[str | Path] = [
+            program, "-p", f"{self._nginx}/", "-c", config, "-e", "logs/error.log", "-g", "daemon off;"
+        ]  # fmt: skip
         self._start("nginx", command, environment={"OPENSSL_CONF": str(openssl)})
         for port in self.ports.values():
             self._until_open(port)
@@ -217,6 +204,11 @@ class House:
 
     def _log(self, name: str) -> Path:
         return self.directory / f"{name}.log"
+
+    def _last_words(self, name: str) -> str:
+        log = self._log(name)
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return "\n".join([f"the end of {log}:", *lines[-5:]])
 
     def _start(
         self,
@@ -234,8 +226,8 @@ class House:
         (self._pids / name).write_text(f"{child.pid} {started_at(child.pid)}\n")
 
     def _run(self, arguments: Sequence[str | Path], operator: bool) -> subprocess.CompletedProcess[str]:
-        profile = ["--profile", self.profile] if operator else []
-        command = [HSMD, *arguments, *profile, "--json"]
+        profile: list[str | Path] = ["--profile", self.profile] if operator else []
+        command: list[str | Path] = [HSMD, *arguments, *profile, "--json"]
         return subprocess.run(
             command,
             capture_output=True,
@@ -256,8 +248,10 @@ class House:
             if done.returncode == 0 and good(answer := json.loads(done.stdout)):
                 return answer
             if done.returncode not in (0, EXIT_TRY_AGAIN) or time.monotonic() > deadline:
-                logs = f"{self._log('daemon')} and {self._log('agent')}"
-                raise Trouble(f"hsmd {' '.join(map(str, arguments))}: {done.stderr.strip()}; see {logs}")
+                name = "daemon" if operator else "agent"
+                raise Trouble(
+                    f"hsmd {' '.join(map(str, arguments))}: {done.stderr.strip()}; {self._last_words(name)}"
+                )
 
     def _until_open(self, port: int) -> None:
         deadline = time.monotonic() + READY_S

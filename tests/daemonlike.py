@@ -73,7 +73,10 @@ class SoftKey:
     def info(self) -> messages.KeyInfo:
         key_type = key_type_of(self.private.public_key())
         assert key_type is not None
-        return messages.KeyInfo(self.name, key_type.value, self.digest.hex(), self.public_der, self.purposes, "soft", WHEN)
+        expires = WHEN if self.chain else None
+        return messages.KeyInfo(
+            self.name, key_type.value, self.digest.hex(), self.public_der, self.purposes, "soft", WHEN, expires
+        )
 
 
 class Daemonlike:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hsmd import observe
 from hsmd.agent.agent import Agent, run
+from hsmd.process import harden, run_as_batch
 
 __all__ = ["Agent", "main", "run"]
 
@@ -21,6 +22,8 @@ def main(config_path: Path, *, log_level: str = "info") -> int:
 
     Raises ConfigurationError (everything that is wrong with the file) or Conflict (an agent is running there).
     """
+    harden()
+    run_as_batch()
     observe.configure("agent", log_level)
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

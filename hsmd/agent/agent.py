@@ -20,8 +20,9 @@ from hsmd.agent.notify import notify
 from hsmd.agent.session import Session, Sessions
 from hsmd.agent.upstream import Cancellable, Upstream
 from hsmd.client.connection import Connection
+from hsmd.client.endpoint import Endpoint
 from hsmd.client.link import Answered
-from hsmd.errors import HsmdError, NotFound, Refused, Unavailable
+from hsmd.errors import HsmdError, NotFound, Refused, RefusedHere, Unavailable
 from hsmd.protocol import messages
 
 REFRESH_S = 60.0
@@ -173,8 +174,17 @@ class Agent:
             allowed = self._allowed[uid] = self._config.rules.keys_for(uid, self._cache.digests())
         return allowed
 
-    def missed(self) -> None:
+    def missed(self, uid: int, key: bytes) -> HsmdError:
         self._refresh.set()
+        if not self._cache.complete:
+            return self._nothing_known()
+        if any(key == known for _, known in self._cache.digests()):
+            return RefusedHere(f"agent.toml on this host does not let user {uid} use this key")
+        return RefusedHere(f"the daemon grants {self._config.client} no use of this key")
+
+    def refused(self, purpose: str) -> HsmdError:
+        self._refresh.set()
+        return RefusedHere(f"the daemon does not grant {self._config.client} this key for {purpose}")
 
     def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Cancellable:
         return self._upstream.forward(body, deadline_ms, answered)
@@ -195,8 +205,10 @@ class Agent:
         raise Refused(detail="the agent does not answer such requests")
 
     def _identity(self, uid: int) -> messages.Identity:
+        """Role and credential are the agent's own; `daemon` is the address of the one that serves now, empty if none."""
         connection = self._upstream.available
-        daemon = "" if connection is None else str(connection.endpoint)
+        endpoint = None if connection is None else connection.endpoint
+        daemon = endpoint.address if isinstance(endpoint, Endpoint) else ""
         return messages.Identity(self._config.client, "agent", f"uid:{uid}", daemon)
 
     def _key_page(self, uid: int, request: messages.KeyList) -> messages.KeyPage:
@@ -213,8 +225,12 @@ class Agent:
         if key is not None:
             return key
         if not self._cache.complete:
-            raise Unavailable("no daemon could be asked yet which keys there are")
+            raise self._nothing_known()
         raise Refused
+
+    @staticmethod
+    def _nothing_known() -> HsmdError:
+        return Unavailable("no daemon could be asked yet which keys there are")
 
     async def _update(self, name: str) -> None:
         connection = self._upstream.available

@@ -20,11 +20,11 @@ from hsmd.client.link import Answered, error_body
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,
+    ErrorCode,
     HsmdError,
     InternalFault,
     Overloaded,
     ProtocolError,
-    Refused,
     VersionMismatch,
 )
 from hsmd.protocol import messages
@@ -39,7 +39,9 @@ from hsmd.protocol.frames import (
     encode_drain,
     encode_error,
     encode_welcome,
+    join,
 )
+from hsmd.purposes import Purpose
 
 MAX_CONNECTIONS = 8_192
 MAX_CONNECTIONS_OF_USER = 2_048
@@ -54,9 +56,10 @@ IDLE_S = 60.0
 RETRY_MS = 20
 _PEER = struct.Struct("=iII")
 """struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)."""
-_KEY_AT, _DATA_AT = 7, 39
+_PURPOSE_AT, _KEY_AT, _DATA_AT = 4, 7, 39
+_REFUSED = int(ErrorCode.REFUSED).to_bytes(2, "big")
+_PURPOSES = {int(purpose): purpose.label for purpose in Purpose}
 
-_REFUSED = error_body(Refused())
 _OVERLOADED = error_body(Overloaded(retry_after_ms=RETRY_MS))
 _DRAINING = error_body(Draining())
 
@@ -69,8 +72,11 @@ class Service(Protocol):
     def keys_for(self, uid: int) -> frozenset[bytes]:
         """Digests of the keys a user may use."""
 
-    def missed(self) -> None:
-        """A user asked for a key that it may not use or that we do not know."""
+    def missed(self, uid: int, key: bytes) -> HsmdError:
+        """The answer to a user that asked for a key which it may not use, or which we do not know."""
+
+    def refused(self, purpose: str) -> HsmdError:
+        """The answer where the daemon refused, which never says why, to use a key that we know."""
 
     def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Cancellable: ...
 
@@ -146,9 +152,11 @@ class Session(asyncio.Protocol):
         self._channel = ServerChannel(Capability.CONTROL, MAX_OPEN_REQUESTS)
         self._open: dict[int, Cancellable] = {}
         self._control: dict[int, asyncio.Task[None]] = {}
-        self._welcome = b""
+        self._out: list[bytes] = []
+        self._reading = False
         self._heard = sessions.clock()
         self._unread_since: float | None = None
+        self._closed_since: float | None = None
         self._admitted = False
         self._uid = -1
 
@@ -166,18 +174,19 @@ class Session(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self._sessions.clock()
         greeting = self._channel.state is State.GREETING
+        self._reading = True
         try:
             frames = self._channel.receive(data)
             if greeting and self._channel.state is State.OPEN:
-                # Leaves together with the first answer: a peer that pipelined its request wakes up once.
-                self._welcome = encode_welcome(self._channel.welcome())
+                self._out.append(encode_welcome(self._channel.welcome()))
                 del frames[0]
             self._handle(frames)
         except (ProtocolError, VersionMismatch) as error:
             self._break(error)
-            return
-        if self._welcome and not self._open and not self._control:
-            self._write(b"")
+        self._reading = False
+        # A welcome leaves together with the first answer: a peer that pipelined its request wakes up once.
+        if not greeting or len(self._out) > 1 or not (self._open or self._control):
+            self._flush()
 
     def pause_writing(self) -> None:
         self._unread_since = self._sessions.clock()
@@ -219,20 +228,23 @@ class Session(asyncio.Protocol):
             raise ProtocolError(f"key operation has {len(body)} bytes, at least {_DATA_AT} are needed")
         deadline_ms = int.from_bytes(body[:4], "big")
         check_deadline(deadline_ms)
-        if body[_KEY_AT:_DATA_AT] not in self._service.keys_for(self._uid):
-            self._service.missed()
-            self._write(encode(Kind.ERROR, request_id, _REFUSED))
+        key = body[_KEY_AT:_DATA_AT]
+        if key not in self._service.keys_for(self._uid):
+            self._write(encode_error(request_id, self._service.missed(self._uid, key)))
             return
         try:
-            self._open[request_id] = self._service.forward(body, deadline_ms, partial(self._answered, request_id))
+            answered = partial(self._answered, request_id, body[_PURPOSE_AT])
+            self._open[request_id] = self._service.forward(body, deadline_ms, answered)
         except HsmdError as error:
             self._write(encode_error(request_id, error))
         else:
             self._sessions.count(self._uid, 1)
 
-    def _answered(self, request_id: int, kind: int, body: bytes) -> None:
+    def _answered(self, request_id: int, purpose: int, kind: int, body: bytes) -> None:
         del self._open[request_id]
         self._sessions.count(self._uid, -1)
+        if kind == Kind.ERROR and body[:2] == _REFUSED:
+            body = error_body(self._service.refused(_PURPOSES.get(purpose, f"purpose {purpose}")))
         self._write(encode(kind, request_id, body))
 
     def _has_room(self, request_id: int) -> bool:
@@ -298,13 +310,16 @@ class Session(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Drop a peer that holds half a frame, leaves answers unread, or does nothing for too long."""
         quiet_s = now - self._heard
-        if self._unread_since is not None and now - self._unread_since > UNREAD_S:
+        since = self._closed_since or self._unread_since
+        if since is not None and now - since > UNREAD_S:
             log.warning("session.unread", uid=self._uid)
             self._transport.abort()
+        elif self._closed_since is not None:
+            return
         elif self._channel.unfinished and quiet_s > HALF_FRAME_S:
             self._break(ProtocolError("a frame, or the hello, was left unfinished for too long"))
         elif quiet_s > IDLE_S and not self._open and not self._control:
-            self._transport.close()
+            self.close()
 
     def drain(self, grace_ms: int) -> None:
         """Tell the peer that the agent goes."""
@@ -312,16 +327,24 @@ class Session(asyncio.Protocol):
             self._write(encode_drain(grace_ms))
 
     def close(self) -> None:
-        """End the connection once what was written has left."""
+        """End the connection once what was written has left; a peer that does not read it is dropped later."""
+        self._closed_since = self._sessions.clock()
         self._transport.close()
 
     def _write(self, frame: bytes) -> None:
-        if self._welcome:
-            frame, self._welcome = self._welcome + frame, b""
-        self._transport.write(frame)
+        """What the frames of one read are answered with at once leaves in one piece."""
+        self._out.append(frame)
+        if not self._reading:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, []
+            self._transport.write(join(out))
 
     def _break(self, error: HsmdError) -> None:
         log.warning("session.broken", uid=self._uid, error=error.text)
         self._channel.close()
-        self._write(encode_error(0, error))
-        self._transport.close()
+        self._out.append(encode_error(0, error))
+        self._flush()
+        self.close()

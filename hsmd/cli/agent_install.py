@@ -35,8 +35,8 @@ def openssl_files(socket: Path) -> list[Installed]:
         raise Stop(str(error), "choose another --socket", Exit.USAGE) from None
 
 
-def nginx_files(socket: Path, key: str, directory: Path) -> list[Installed]:
-    """The same for nginx: environment of its service, and a snippet for the server block."""
+def nginx_files(key: str, directory: Path) -> list[Installed]:
+    """What nginx needs besides: environment of its service, and a snippet for the server block."""
     unit = (
         "# nginx has no directive for this: OpenSSL reads its configuration where this variable says.\n"
         "[Unit]\nWants=hsmd-agent.service\nAfter=hsmd-agent.service\n\n"
@@ -48,13 +48,12 @@ def nginx_files(socket: Path, key: str, directory: Path) -> list[Installed]:
         f"ssl_certificate_key {directory / f'{key}.key'};\n"
     )
     return [
-        *openssl_files(socket),
         Installed(_UNIT, unit),
         Installed(_SNIPPETS / f"hsmd-{key}.conf", snippet),
     ]
 
 
-OPENSSL_STEPS = (
+OPENSSL_STEPS: tuple[str, ...] = (
     f"Give it to a service: Environment=OPENSSL_CONF={OPENSSL_CONFIGURATION} in its unit, then restart the service.",
     f"Try it:               OPENSSL_CONF={OPENSSL_CONFIGURATION} openssl list -providers",
 )
@@ -85,7 +84,7 @@ def install(
             replace(target, file.content, PUBLIC)
     output.show(
         document,
-        lambda: "\n".join(_lines(files, only_print) + ["", "Next:", *(f"  {step}" for step in steps)]),
+        lambda: "\n".join([*_lines(files, only_print), "", "Next:", *(f"  {step}" for step in steps)]),
     )
 
 

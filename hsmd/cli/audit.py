@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.cli import audit_rows
-from hsmd.cli.commands import command
+from hsmd.cli.commands import command, group
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, ProblemsFound, Stop
 from hsmd.cli.output import fields, table
@@ -24,11 +24,11 @@ from hsmd.transparency.records import MAX_LINE_BYTES
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="The audit log.\n\nEvery use of a key is recorded before and after it happens, with who asked, and every control operation. Each record "
-    "holds the hash of the one before it, so that a change, a gap or a swap shows.",
+app = group(
+    """The audit log.
+
+    Every use of a key is recorded before and after it happens, with who asked, and every control operation. Each record holds
+    the hash of the one before it, so that a change, a gap or a swap shows."""
 )
 
 
@@ -64,7 +64,9 @@ def show(
 @command(
     app,
     "verify",
-    example="hsmd audit verify\nhsmd audit verify --expect 1041:5c0f...e2\nhsmd audit verify --log /var/lib/hsmd/audit/log",
+    example="hsmd audit verify\n"
+    "hsmd audit verify --expect 1041:5c0f...e2\n"
+    "hsmd audit verify --log /var/lib/hsmd/audit/audit.jsonl",
 )
 def verify(
     session: Session,

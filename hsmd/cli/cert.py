@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.commands import command
+from hsmd.cli.commands import command, group
 from hsmd.cli.connection import Session
 from hsmd.cli.files import PUBLIC, replace
 from hsmd.cli.key import describe
+from hsmd.cli.names import KeyName
 from hsmd.cli.reading import certificate_text
 from hsmd.protocol.messages import (
     CertificateExport,
@@ -20,13 +21,11 @@ from hsmd.protocol.messages import (
     PemDocument,
 )
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Certificates of keys.\n\nThe daemon stores one chain for each key and hands it to the front ends that have a grant.",
-)
+app = group(
+    """Certificates of keys.
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", show_default=False)]
+    The daemon stores one chain for each key and hands it to the front ends that have a grant."""
+)
 
 
 @command(
@@ -34,7 +33,7 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", show
 )
 def import_chain(
     session: Session,
-    key: Key,
+    key: KeyName,
     chain: Annotated[
         Path, typer.Argument(metavar="CHAIN", help="PEM file, leaf first; - for standard input.")
     ],
@@ -50,7 +49,7 @@ def import_chain(
 @command(app, "self-signed", example="hsmd cert self-signed www --dns www.example.org --days 30 > www.pem")
 def self_signed(
     session: Session,
-    key: Key,
+    key: KeyName,
     dns: Annotated[list[str], typer.Option("--dns", metavar="NAME", help="DNS name; may be repeated.")] = [],  # noqa: B006
     ip: Annotated[
         list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")
@@ -68,7 +67,7 @@ def self_signed(
 @command(app, "export", example="hsmd cert export www > www.pem\nhsmd cert export www --out /etc/ssl/www.pem")
 def export(
     session: Session,
-    key: Key,
+    key: KeyName,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write it there instead of printing it."),

@@ -53,7 +53,7 @@ def _reachable_for(path: Path, user: str) -> Finding:
         except OSError as error:
             return bad("permissions", f"{place}: {error.strerror}", "run the check as root")
         if not _may(status, entry.pw_uid, groups, wanted):
-            mend = f"let {user} in by a group: chgrp it to a group of {user}, or add {user} to its group; see the agent's configuration"
+            mend = f"give it to a group of {user} (for the socket: `group` in agent.toml), or add {user} to its group"
             return bad("permissions", f"{user} may not {'use' if place == path else 'enter'} {place}", mend)
     return good("permissions", f"{user} may use {path}")
 
@@ -76,7 +76,7 @@ def _daemon(socket: Path) -> tuple[list[Finding], Identity | None]:
     found = [good("agent", f"answers; it is the client {identity.client}")]
     if identity.daemon:
         return [*found, good("daemon", f"connected to {identity.daemon}")], identity
-    mend = f"check that the daemon runs, the network, host key and address in agent.toml, and that it knows {identity.client} (hsmd client list)"
+    mend = f"check network, address and host key in agent.toml, and that the daemon knows {identity.client} (hsmd client list)"
     return [*found, bad("daemon", "the agent is connected to none; its log says why", mend)], identity
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.cli import ssh_keys
-from hsmd.cli.commands import command
+from hsmd.cli.commands import command, group
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.names import ClientName
 from hsmd.cli.output import fields, table, when
 from hsmd.cli.paging import clients_of
 from hsmd.protocol.messages import ClientAdd, ClientInfo, ClientRemove, ClientTrustCa, Done
@@ -18,14 +19,12 @@ from hsmd.protocol.messages import ClientAdd, ClientInfo, ClientRemove, ClientTr
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Who may connect.\n\nA client is a name with OpenSSH keys, or with certificates of a trusted user CA. Its role says what it may do: "
-    "front ends use keys they have a grant on, operators manage, auditors read.",
-)
+app = group(
+    """Who may connect.
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.", show_default=False)]
+    A client is a name with OpenSSH keys, or with certificates of a trusted user CA. Its role says what it may do: front ends
+    use keys they have a grant on, operators manage, auditors read."""
+)
 
 
 class Role(Enum):
@@ -43,7 +42,7 @@ class Role(Enum):
 )
 def add(
     session: Session,
-    name: Name,
+    name: ClientName,
     key: Annotated[
         str,
         typer.Option("--key", "-k", metavar="LINE|FILE", help="Its OpenSSH public key.", show_default=False),
@@ -71,7 +70,7 @@ def list_clients(session: Session) -> None:
 
 
 @command(app, "remove", example="hsmd client remove web1")
-def remove(session: Session, name: Name) -> None:
+def remove(session: Session, name: ClientName) -> None:
     """Remove a client with its keys and grants; its open connections are closed."""
     done = session.ask(ClientRemove(name=name), Done)
     session.output.show({"removed": name, "changed": done.changed}, lambda: f"Removed {name}.")

@@ -98,21 +98,27 @@ _CONNECTION_OPTIONS: dict[str, tuple[Any, object]] = {
 Function = Callable[..., None]
 
 
+def group(explanation: str) -> typer.Typer:
+    """The app of a command group; its help is `explanation`, whose first paragraph is its title."""
+    return typer.Typer(no_args_is_help=True, add_completion=False, help=_reflowed(explanation))
+
+
 def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Function], Function]:
     """Registers a function as command `name` of `app`; `example` (one command line per line) ends its help."""
 
     def register(function: Function) -> Function:
         lines = "\n\n".join(f"  $ {line}" for line in example.strip().splitlines())
-        app.command(name, help=_reflowed(function), epilog=f"Example:\n\n{lines}")(_framed(function))
+        app.command(name, help=_reflowed(inspect.getdoc(function) or ""), epilog=f"Example:\n\n{lines}")(
+            _framed(function)
+        )
         return function
 
     return register
 
 
-def _reflowed(function: Function) -> str:
-    """The docstring with each paragraph on one line, for the terminal to fold."""
-    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+def _reflowed(text: str) -> str:
+    """Each paragraph on one line, for the terminal to fold."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
 
 
 def _framed(function: Function) -> Callable[..., None]:

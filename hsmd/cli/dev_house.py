@@ -25,8 +25,7 @@ from hsmd.cli.output import Output, fields, to_json
 from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+    from hsmd.cli.output import People
     from hsmd.client import Client
 
 OPERATOR = "operator"
@@ -277,9 +276,7 @@ def _announce(output: Output, ready: Ready, one_line: bool) -> None:
     sys.stdout.flush()
 
 
-def _people(ready: Ready) -> RenderableType:
-    from hsmd.cli.output import stack
-
+def _people(ready: Ready) -> People:
     facts = fields(
         [
             ("daemon", ready.address),
@@ -289,7 +286,7 @@ def _people(ready: Ready) -> RenderableType:
             ("directory", ready.directory),
         ]
     )
-    return stack(
+    return (
         facts,
         f"\nManage it:  hsmd key list --profile {ready.profile}\nStop it:    Ctrl-C; everything in the directory goes with it.",
     )

@@ -6,7 +6,7 @@
 | 1 | failed, or the daemon refused |
 | 2 | wrong use: arguments, options, or a configuration file |
 | 3 | no daemon or agent could be reached, or it cannot take the request right now: try again later |
-| 4 | a check was carried out and found problems (`agent check`, `audit verify`) |
+| 4 | a check was carried out and its answer is no (`agent check`, `audit verify`, `grant explain`) |
 | 130 | interrupted |
 """
 
@@ -65,7 +65,7 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
     ),
     (
         errors.Unavailable,
-        "check that it runs and is reachable (`hsmd status`), then try again",
+        "check that it runs and can be reached, then try again",
         Exit.UNREACHABLE,
     ),
     (errors.Overloaded, "try again in a moment", Exit.UNREACHABLE),

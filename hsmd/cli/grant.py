@@ -6,21 +6,19 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.commands import command
+from hsmd.cli.commands import command, group
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import ProblemsFound
+from hsmd.cli.names import ClientName, KeyName
 from hsmd.cli.output import table
 from hsmd.cli.paging import grants_of
 from hsmd.protocol.messages import Done, Explanation, GrantAdd, GrantExplain, GrantInfo, GrantRemove
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Who may use which key for what.\n\nA grant names a client, a key and purposes. It never goes beyond the purposes that the key was made for.",
-)
+app = group(
+    """Who may use which key for what.
 
-Client = Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the client.", show_default=False)]
-Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", show_default=False)]
+    A grant names a client, a key and purposes. It never goes beyond the purposes that the key was made for."""
+)
 
 
 @command(
@@ -28,8 +26,8 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", show
 )
 def add(
     session: Session,
-    client: Client,
-    key: Key,
+    client: ClientName,
+    key: KeyName,
     purpose: Annotated[
         list[str], typer.Option("--purpose", "-p", metavar="PURPOSE", help="For this; may be repeated.")
     ] = ["tls-server"],  # noqa: B006  read only
@@ -59,8 +57,8 @@ def list_grants(
 )
 def remove(
     session: Session,
-    client: Client,
-    key: Key,
+    client: ClientName,
+    key: KeyName,
     purpose: Annotated[
         list[str], typer.Option("--purpose", "-p", metavar="PURPOSE", help="Only this; may be repeated.")
     ] = [],  # noqa: B006  read only
@@ -77,8 +75,8 @@ def remove(
 @command(app, "explain", example="hsmd grant explain web1 www tls13-server")
 def explain(
     session: Session,
-    client: Client,
-    key: Key,
+    client: ClientName,
+    key: KeyName,
     purpose: Annotated[str, typer.Argument(metavar="PURPOSE", help="For what.", show_default=False)],
 ) -> None:
     """Say whether a client may use a key for a purpose, and which rule decides.

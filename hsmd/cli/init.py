@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,9 +16,10 @@ from hsmd.cli import profile as profiles
 from hsmd.cli import ssh_keys
 from hsmd.cli.commands import command
 from hsmd.cli.daemon_toml import Layout, TokenChoice, render
+from hsmd.cli.daemon_users import Users
 from hsmd.cli.failures import Exit, Stop
 from hsmd.cli.files import PRIVATE, SHARED_DIRECTORY, Person, exists, make_directory, person, write_new
-from hsmd.cli.output import Output, fields, stack
+from hsmd.cli.output import Output, fields
 from hsmd.cli.ssh_keys import PublicLine
 from hsmd.errors import ConfigurationError
 
@@ -144,51 +143,6 @@ def init(
     _report(output, layout, host, first, address)
 
 
-@dataclass(frozen=True, slots=True)
-class Users:
-    """Whom files must belong to: the user of the front process and that of the workers; None for whoever runs us."""
-
-    front: pwd.struct_passwd | None
-    workers: pwd.struct_passwd | None
-
-    @classmethod
-    def known(cls, front: str, workers: str) -> Users:
-        """The users of these names, empty for none. Raises Stop for unknown ones."""
-        return cls(_user("--front-user", front), _user("--worker-user", workers))
-
-    def take(self, path: Path) -> None:
-        """A file that the front process reads."""
-        if self.front is not None:
-            os.chown(path, self.front.pw_uid, self.front.pw_gid, follow_symlinks=False)
-
-    def take_over(self, layout: Layout, softhsm: Path | None) -> None:
-        """Everything but the configuration itself: host key and store to the front process, a software token to the workers."""
-        for path in (layout.state, layout.host_key, layout.database):
-            self.take(path)
-        if softhsm is None or self.workers is None:
-            return
-        layout.state.chmod(0o711)  # workers pass through to their token
-        for path in (softhsm, *softhsm.rglob("*")):
-            os.chown(path, self.workers.pw_uid, self.workers.pw_gid, follow_symlinks=False)
-
-
-def _user(option: str, name: str) -> pwd.struct_passwd | None:
-    if not name:
-        return None
-    if os.geteuid() != 0:
-        raise Stop(
-            f"{option} needs root, to give files to {name}",
-            "run it with sudo, or leave the option out",
-            Exit.USAGE,
-        )
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise Stop(
-            f"{option}: there is no user {name}", f"make one: useradd --system {name}", Exit.USAGE
-        ) from None
-
-
 def _own_name(who: Person) -> str:
     from hsmd.daemon.store.records import is_name
 
@@ -301,7 +255,7 @@ def _report(output: Output, layout: Layout, host: PublicLine, operator: Operator
             ("profile", "" if operator.profile is None else str(operator.profile)),
         ]
     )
-    output.show(document, lambda: stack(made, _next_steps(layout, host, operator, address)))
+    output.show(document, lambda: (made, _next_steps(layout, host, operator, address)))
 
 
 def _next_steps(layout: Layout, host: PublicLine, operator: Operator, address: str) -> str:

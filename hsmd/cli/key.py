@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.algorithms import KeyType
-from hsmd.cli.commands import command
+from hsmd.cli.commands import command, group
 from hsmd.cli.connection import SLOW_TIMEOUT_S, Session
 from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.names import KeyName
 from hsmd.cli.output import fields, note, table, when
 from hsmd.cli.paging import keys_of
 from hsmd.cli.reading import certificate_text
 from hsmd.protocol.messages import (
     Done,
     KeyAdopt,
+    KeyCandidateList,
+    KeyCandidates,
     KeyDestroy,
     KeyGenerate,
     KeyInfo,
@@ -29,14 +32,13 @@ from hsmd.protocol.messages import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Keys in the token.\n\nA key is made in the token (generate), was there before (adopt) or comes from a file on the token's own host "
-    "(import). What it may ever be used for is fixed at that moment and kept beside it in the token.",
+app = group(
+    """Keys in the token.
+
+    A key is made in the token (generate), was there before (adopt) or comes from a file on the token's own host (import). What
+    it may ever be used for is fixed at that moment and kept beside it in the token."""
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key.", show_default=False)]
 Purposes = Annotated[
     list[str],
     typer.Option(
@@ -62,7 +64,7 @@ Token = Annotated[
 )
 def generate(
     session: Session,
-    name: Name,
+    name: KeyName,
     key_type: Annotated[KeyType, typer.Option("--type", "-t", help="Type of the key.")] = KeyType.P256,
     purpose: Purposes = ["tls-server"],  # noqa: B006  read only
     token: Token = "",
@@ -73,23 +75,36 @@ def generate(
     more. A key either signs or decrypts.
     """
     request = KeyGenerate(name=name, key_type=key_type.value, purposes=purpose, token=token)
-    with session.output.working(f"the token is generating an {key_type.value} key"):
+    with session.output.working(f"the token is generating a key of type {key_type.value}"):
         info = session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     session.output.show(info, lambda: describe(info))
     if not session.output.as_json:
         note(
-            f"Next: a certificate (hsmd key csr {name}, or hsmd cert self-signed {name}) and a grant (hsmd grant add CLIENT {name})"
+            f"Next: a certificate (hsmd key csr {name} or hsmd cert self-signed {name}), "
+            f"and a grant (hsmd grant add CLIENT {name})"
         )
+
+
+@command(app, "candidates", example="hsmd key candidates")
+def candidates(session: Session, token: Token = "") -> None:
+    """List the private keys in the token that could be adopted, and what is unsafe about each.
+
+    These are keys that something else made there. hsmd serves none of them until you adopt it.
+    """
+    found = session.ask(KeyCandidates(token=token), KeyCandidateList)
+    rows = [(key.cka_id, key.cka_label, key.key_type or "?", ", ".join(key.unsafe)) for key in found.keys]
+    session.output.show(found, lambda: table(("CKA_ID", "CKA_LABEL", "TYPE", "UNSAFE"), rows))
 
 
 @command(
     app,
     "adopt",
-    example="hsmd key adopt www --id 3a0f --purpose tls-server\nhsmd key adopt www --label web-2024 -p tls-server --certificate www.pem",
+    example="hsmd key adopt www --id 3a0f --purpose tls-server\n"
+    "hsmd key adopt www --label web-2024 --purpose tls-server --certificate www.pem",
 )
 def adopt(
     session: Session,
-    name: Name,
+    name: KeyName,
     cka_id: Annotated[str, typer.Option("--id", metavar="HEX", help="Its CKA_ID.", show_default=False)] = "",
     cka_label: Annotated[
         str, typer.Option("--label", metavar="TEXT", help="Its CKA_LABEL.", show_default=False)
@@ -110,8 +125,8 @@ def adopt(
     """Serve a key that is in the token already.
 
     Say which one by --id or --label, and with --purpose what it may ever be used for; a key that hsmd has made, imported or
-    adopted before has its purposes in the token and needs none. Unsafe attributes (extractable, not sensitive, may sign and decrypt, ...) are named
-    and the key is refused, unless you accept them knowingly.
+    adopted before has its purposes in the token and needs none. Unsafe attributes (extractable, not sensitive, may sign and
+    decrypt, ...) are named and the key is refused, unless you accept them knowingly.
     """
     if bool(cka_id) == bool(cka_label):
         raise Stop("the key must be named in exactly one way", "give --id or --label", Exit.USAGE)
@@ -132,11 +147,12 @@ def adopt(
 @command(
     app,
     "import",
-    example="sudo hsmd key import www private.pem --config /etc/hsmd/hsmd.toml\nhsmd key import www encrypted.pem --passphrase-file passphrase",
+    example="sudo hsmd key import www private.pem --config /etc/hsmd/hsmd.toml\n"
+    "hsmd key import www encrypted.pem --passphrase-file passphrase",
 )
 def import_pem(
     session: Session,
-    name: Name,
+    name: KeyName,
     pem: Annotated[
         Path, typer.Argument(metavar="PEM", help="File with the private key.", show_default=False)
     ],
@@ -189,7 +205,7 @@ def _grantable(key: KeyInfo) -> str:
 
 
 @command(app, "show", example="hsmd key show www")
-def show(session: Session, name: Name) -> None:
+def show(session: Session, name: KeyName) -> None:
     """Show one key: type, purposes, digest of the public key, certificate's end, warnings."""
     info = session.ask(KeyShow(name=name), KeyInfo)
     session.output.show(info, lambda: describe(info))
@@ -202,7 +218,7 @@ def show(session: Session, name: Name) -> None:
 )
 def csr(
     session: Session,
-    name: Name,
+    name: KeyName,
     dns: Annotated[list[str], typer.Option("--dns", metavar="NAME", help="DNS name; may be repeated.")] = [],  # noqa: B006
     ip: Annotated[
         list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")
@@ -227,7 +243,7 @@ def csr(
 @command(app, "destroy", example="hsmd key destroy old-www\nhsmd key destroy old-www --confirm old-www")
 def destroy(
     session: Session,
-    name: Name,
+    name: KeyName,
     confirm: Annotated[
         str,
         typer.Option(
@@ -240,6 +256,7 @@ def destroy(
     There is no way back. You type the key's name once more to confirm, or give it with --confirm in a script.
     """
     if not confirm:
+        session.ask(KeyShow(name=name), KeyInfo)  # nobody is asked about a key that is not there
         confirm = _ask_for(name)
     if confirm != name:
         raise Stop(

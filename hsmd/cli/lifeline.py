@@ -41,7 +41,10 @@ def follow_parent() -> None:
 
 @contextmanager
 def told_by_signals() -> Iterator[None]:
-    """SIGTERM, SIGINT and SIGHUP raise Told inside the block; after the first the others are ignored, so that cleaning up is not interrupted."""
+    """SIGTERM, SIGINT and SIGHUP raise Told inside the block.
+
+    After the first of them the others are ignored, so that cleaning up is not interrupted.
+    """
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def tell(number: int, frame: FrameType | None) -> None:

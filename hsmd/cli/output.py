@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    People = RenderableType | str | tuple[RenderableType | str, ...]
+    """What people get: tables, texts (whose lines are never folded, so that they can be copied), or several of these."""
+
 _PIPE_WIDTH = 4_000
 """Columns when nobody looks: a table in a pipe is never folded, so that grep sees whole rows."""
 
@@ -46,16 +49,17 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
-    def show(self, document: object, people: Callable[[], RenderableType | str]) -> None:
+    def show(self, document: object, people: Callable[[], People]) -> None:
         """The command's answer: the document for programs, what `people()` makes of it for people."""
         if self.as_json:
             print(to_json(document))
             return
         shown = people()
-        if isinstance(shown, str):
-            print("\n".join(escape(line) for line in shown.splitlines()))
-        else:
-            _print(shown)
+        for part in shown if isinstance(shown, tuple) else (shown,):
+            if isinstance(part, str):
+                print("\n".join(escape(line) for line in part.splitlines()))
+            else:
+                _print(part)
 
     def document(self, name: str, text: str) -> None:
         """A PEM document: as it is for people and pipes, as member `name` for programs."""
@@ -98,13 +102,6 @@ def fields(pairs: Iterable[tuple[str, str]]) -> RenderableType:
     return made
 
 
-def stack(*parts: RenderableType) -> RenderableType:
-    """Parts below each other; plain strings are escaped line by line."""
-    from rich.console import Group
-
-    return Group(*(_plain_lines(part) if isinstance(part, str) else part for part in parts))
-
-
 def _print(shown: RenderableType) -> None:
     """Prints without the blanks that pad cells to the right edge."""
     console = _console(sys.stdout)
@@ -127,12 +124,6 @@ def _plain(text: str) -> Any:
     from rich.text import Text
 
     return Text(escape(text))
-
-
-def _plain_lines(text: str) -> Any:
-    from rich.text import Text
-
-    return Text("\n".join(escape(line) for line in text.splitlines()))
 
 
 def _console(stream: Any) -> Console:

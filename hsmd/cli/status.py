@@ -8,12 +8,14 @@ import typer
 
 from hsmd.cli.commands import command
 from hsmd.cli.connection import Session
-from hsmd.cli.output import fields, stack, table, when
+from hsmd.cli.output import fields, table, when
 from hsmd.errors import Refused
 from hsmd.protocol.messages import DaemonStatus, Identity, Status, TokenStatus, WhoAmI
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from hsmd.cli.output import People
 
 app = typer.Typer(add_completion=False)
 
@@ -32,11 +34,11 @@ def status(session: Session) -> None:
     session.output.show({"identity": identity, "daemon": daemon}, lambda: _people(identity, daemon))
 
 
-def _people(identity: Identity, daemon: DaemonStatus | None) -> RenderableType:
+def _people(identity: Identity, daemon: DaemonStatus | None) -> People:
     you = ("you", f"{identity.client} ({identity.role}), {identity.credential}")
     if daemon is None:
         return fields([("daemon", identity.daemon), you, ("state", f"hidden from the role {identity.role}")])
-    return stack(
+    return (
         fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
         _workers(daemon.tokens),
     )

@@ -323,6 +323,7 @@ class Link:
                 timer.cancel()
         if not self._greeted.done():
             self._greeted.set_exception(Unavailable(f"the connection ended before the welcome: {reason}"))
+            self._greeted.exception()  # nobody waits for it when it was the wire that could not be opened
         if self._wire is not None:
             self._wire.close()
         self._fail_open(reason)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hsmd.errors import ConfigurationError
 
@@ -61,7 +61,7 @@ class AuditConfig:
     """[audit]: the directory of the log, and when it is synced."""
 
     directory: Path
-    sync: str
+    sync: Literal["group", "always"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,13 @@ class _Table:
             self.fault(key, "is not a setting of this section; remove it or check its spelling")
 
     def text(self, key: str, default: str | None = "") -> str:
-        return self._take(key, default, "a string", lambda value: isinstance(value, str)) or ""
+        """A string; one that must be there (`default` None) must say something too."""
+        wanted = "a string" if default is not None else "a string that is not empty"
+
+        def fits(value: Any) -> bool:
+            return _is_text(value) and (value != "" or default is not None)
+
+        return self._take(key, default, wanted, fits) or ""
 
     def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
         value = self.text(key, default)
@@ -171,13 +177,13 @@ class _Table:
 
     def strings(self, key: str) -> list[str]:
         def fits(value: Any) -> bool:
-            return isinstance(value, list) and value != [] and all(isinstance(item, str) for item in value)
+            return isinstance(value, list) and value != [] and all(_is_text(item) for item in value)
 
         return self._take(key, None, "a list of strings", fits) or []
 
     def string_table(self, key: str) -> dict[str, str]:
         def fits(value: Any) -> bool:
-            return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+            return isinstance(value, dict) and all(_is_text(item) for pair in value.items() for item in pair)
 
         return self._take(key, {}, "a table of strings", fits) or {}
 
@@ -205,6 +211,11 @@ class _Table:
         return default
 
 
+def _is_text(value: Any) -> bool:
+    """A string that can be a path, an argument or an environment variable."""
+    return isinstance(value, str) and "\0" not in value
+
+
 def _config(top: _Table, path: Path) -> Config:
     config = Config(
         path=path,
@@ -223,7 +234,7 @@ def _config(top: _Table, path: Path) -> Config:
 
 def _listen(table: _Table) -> ListenConfig:
     allow_wildcard = table.flag("allow_wildcard", False)
-    addresses = []
+    addresses: list[ListenAddress] = []
     for text in table.strings("addresses"):
         try:
             address = parse_address(text)
@@ -235,6 +246,8 @@ def _listen(table: _Table) -> ListenConfig:
                 "addresses",
                 f"{text} would listen on every network; name the dedicated network's address, or set allow_wildcard = true",
             )
+        if address in addresses:
+            table.fault("addresses", f"{text} is there twice; name each address once")
         addresses.append(address)
     config = ListenConfig(
         addresses=tuple(addresses),
@@ -311,9 +324,10 @@ def _token(table: _Table) -> TokenConfig:
 
 
 def _audit(table: _Table) -> AuditConfig:
-    config = AuditConfig(table.file("directory", None), table.choice("sync", "group", ("group", "always")))
+    directory = table.file("directory", None)
+    always = table.choice("sync", "group", ("group", "always")) == "always"
     table.end()
-    return config
+    return AuditConfig(directory, "always" if always else "group")
 
 
 def _limits(table: _Table) -> LimitsConfig:

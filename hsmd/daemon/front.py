@@ -12,6 +12,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,21 @@ from hsmd.daemon.control.keys import KeyDesk
 from hsmd.daemon.control.state import StateDesk
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.keys.tokens import Tokens
 from hsmd.daemon.launcher import MAX_PACKET_BYTES
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.session import Session, Transport
 from hsmd.daemon.listeners.ssh import SshListener
-from hsmd.daemon.process import harden, tune_garbage_collection
 from hsmd.daemon.store import Store
-from hsmd.daemon.token.pool import Completion, TokenPool
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError
+from hsmd.process import harden, run_as_batch, tune_garbage_collection
 
 CHECK_S = 1.0
-"""How often sessions are checked for peers that hold frames or answers."""
-WORKER_WINDOW = 32
-"""Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
+"""How often sessions are checked for peers that hold frames or answers, connections for certificates that have ended."""
+ORPHANED_S = 1.0
+"""Time for open requests when the launcher has died: its successor wants the addresses and the audit log."""
+EXIT_FAULT = 70
+"""EX_SOFTWARE of sysexits.h: something of ours broke; the launcher starts another front."""
 EXIT_CANNOT_START = 78
 """EX_CONFIG of sysexits.h: starting again will not help until somebody mends the configuration."""
 
@@ -57,15 +60,24 @@ class Front:
         self._link = link
         self._sessions: set[Session] = set()
         self._stopping = asyncio.Event()
+        self._grace_s = 0.0
+        self._exit_status = 0
+        self._chores: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
         self._store = Store(config.store_url)
         self._store.migrate()
         self._catalogue = Catalogue(self._store, changed=self._catalogue_changed)
         self._audit = AuditLog.open(config.audit.directory, sync=config.audit.sync)
-        self._pools: dict[str, TokenPool] = {}
-        self._service = KeyService(
-            snapshot=self._snapshot, audit=self._audit, pools=self._pools, clock=time.monotonic
+        self._audit_fault = ""
+        self._tokens = Tokens(
+            max_queue=config.limits.queue,
+            request_replacement=self._request_replacement,
+            completed=lambda completions: self._service.completed(completions),
         )
-        self._make_pools()
+        self._service = KeyService(
+            snapshot=self._snapshot, audit=self._audit, pools=self._tokens.pools, clock=time.monotonic
+        )
+        self._tokens.apply(config.tokens)
         self._admission = Admission(config.limits)
         self._desk = self._make_desk()
         self._listener = SshListener(
@@ -74,47 +86,76 @@ class Front:
 
     # --- life ---
 
-    async def run(self) -> None:
-        """Serve until the launcher says drain or goes away."""
-        loop = asyncio.get_running_loop()
-        self._audit.event("daemon.started", "", name=self._config.name)
-        await self._audit.commit_durable()
-        await self._listener.apply(self._config.listen)
-        loop.add_reader(self._link, self._read_link)
+    async def run(self) -> int:
+        """Serve until the launcher says drain or goes away; returns the exit status."""
+        await self._record("daemon.started")
+        await self._listener.apply(self._config.listen, self._config.limits)
+        asyncio.get_running_loop().add_reader(self._link, self._read_link)
         self._tell_launcher({"ready": self._ready_notice()})
         log.info("front.ready", address=", ".join(str(address) for address in self._listener.ports))
-        chores = [asyncio.create_task(self._check_sessions()), asyncio.create_task(self._catalogue.follow())]
+        self._start_chore(self._check_regularly())
+        self._start_chore(self._catalogue.follow())
+        self._start_chore(self._tokens.follow())
         await self._stopping.wait()
         await self._drain()
-        for chore in chores:
-            chore.cancel()
-        loop.remove_reader(self._link)
         await self._close()
+        return self._exit_status
 
     async def _drain(self) -> None:
         """Answer what is open, take nothing new, and let peers go elsewhere."""
-        grace_s = self._config.limits.drain_s
         log.info("front.draining")
         self._service.draining = True
         self._listener.stop_accepting()
         for session in list(self._sessions):
-            session.drain(grace_s * 1000)
-        deadline = time.monotonic() + grace_s
-        while time.monotonic() < deadline and not all(session.idle for session in self._sessions):
+            session.drain(int(self._grace_s * 1000))
+        deadline = time.monotonic() + self._grace_s
+        while not self._idle() and time.monotonic() < deadline:  # noqa: ASYNC110  several things to wait for, seldom
             await asyncio.sleep(0.02)
 
+    def _idle(self) -> bool:
+        return self._desk.idle and all(session.idle for session in self._sessions)
+
     async def _close(self) -> None:
+        for chore in list(self._chores):
+            chore.cancel()
+        asyncio.get_running_loop().remove_reader(self._link)
         for session in list(self._sessions):
             session.close()
         self._listener.close()
-        for pool in self._pools.values():
-            await pool.close(1.0)
-        self._audit.event("daemon.stopped", "", name=self._config.name)
+        await self._tokens.close(1.0)
+        await asyncio.sleep(0)  # what the pools gave up has been noted then
+        await self._record("daemon.stopped")
         try:
-            await self._audit.commit_durable()
-        finally:
             await self._audit.close()
-            self._store.close()
+        except AuditFailure as error:
+            log.error("audit.not_closed", reason=error.detail)
+        self._store.close()
+
+    async def _record(self, event: str) -> None:
+        """An event of the daemon's own life. A log that cannot be written is no reason not to start or end."""
+        try:
+            self._audit.event(event, "", name=self._config.name)
+            await self._audit.commit_durable()
+        except AuditFailure:
+            self._watch_audit()
+
+    def _start_chore(self, chore: Coroutine[Any, Any, None]) -> None:
+        """Work beside the requests. One that breaks takes the front down, for the launcher to start another."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._chores.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("front.fault", exc_info=error)
+                self._exit_status = EXIT_FAULT
+                self._stop(ORPHANED_S)
+
+        task = asyncio.get_running_loop().create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(done)
+
+    def _stop(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._stopping.set()
 
     # --- the launcher ---
 
@@ -123,40 +164,52 @@ class Front:
             packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 2)
         except BlockingIOError:
             return
-        message = json.loads(packet) if packet else {"drain": True}
-        if "worker" in message:
-            self._attach(message["worker"], descriptors)
-        elif "reload" in message:
-            asyncio.get_running_loop().create_task(self._reload())
-        elif "drain" in message:
+        except OSError:
+            packet, descriptors = b"", []
+        if not packet:
+            log.error("launcher.gone")
             asyncio.get_running_loop().remove_reader(self._link)
-            self._stopping.set()
-
-    def _attach(self, worker: dict[str, Any], descriptors: list[int]) -> None:
-        pool = self._pools.get(worker["token"]) or self._make_pool(worker["token"])
-        stream, progress_fd = descriptors
-        pool.attach(socket.socket(fileno=stream), progress_fd, worker["pid"], worker["control"])
+            self._stop(min(ORPHANED_S, self._config.limits.drain_s))
+            return
+        message = json.loads(packet)
+        if "worker" in message:
+            self._tokens.attach(message["worker"], descriptors)
+        elif "reload" in message:
+            self._start_chore(self._reload())
+        elif "drain" in message:
+            self._stop(self._config.limits.drain_s)
 
     def _tell_launcher(self, message: dict[str, Any]) -> None:
         try:
             self._link.send(json.dumps(message).encode())
         except OSError as error:
-            log.error("launcher.gone", error=str(error.strerror))
+            log.error("launcher.gone", error=error.strerror)
 
     def _request_replacement(self, pid: int) -> None:
         self._tell_launcher({"replace": pid})
 
     async def _reload(self) -> None:
         """Take over what can change while running. A fault leaves everything as it was."""
-        try:
-            config = configuration.load(self._config.path)
-            await self._listener.apply(config.listen)
-        except ConfigurationError as error:
-            for fault in error.faults:
-                log.error("reload.refused", reason=fault)
-            return
+        async with self._reloading:
+            good = not self._stopping.is_set()
+            try:
+                config = configuration.load(self._config.path)
+                if good:
+                    await self._listener.apply(config.listen, config.limits)
+            except ConfigurationError as error:
+                good = False
+                for fault in error.faults:
+                    log.error("reload.refused", reason=fault)
+            if good:
+                self._take_over(config)
+            self._tell_launcher({"reloaded": good})
+
+    def _take_over(self, config: Config) -> None:
+        for setting in _fixed(self._config, config):
+            log.warning("reload.needs_restart", reason=f"{setting} has changed; that counts after a restart")
         self._config = config
         self._admission.limits = config.limits
+        self._tokens.apply(config.tokens)
         observe.configure("front", config.log_level)
         log.info("reload.done", address=", ".join(str(address) for address in self._listener.ports))
 
@@ -168,31 +221,9 @@ class Front:
     def _catalogue_changed(self) -> None:
         self._listener.drop_strangers()
 
-    def _make_pools(self) -> None:
-        for token in self._config.tokens:
-            self._make_pool(token.name)
-
-    def _make_pool(self, name: str) -> TokenPool:
-        stall_ms = next((token.stall_ms for token in self._config.tokens if token.name == name), 2_000)
-        pool = TokenPool(
-            name,
-            window=WORKER_WINDOW,
-            max_queue=self._config.limits.queue,
-            stall_s=stall_ms / 1000,
-            clock=time.monotonic,
-            request_replacement=self._request_replacement,
-            completed=self._completed,
-            log=log,
-        )
-        self._pools[name] = pool
-        return pool
-
-    def _completed(self, completions: list[Completion]) -> None:
-        self._service.completed(completions)
-
     def _make_desk(self) -> Desk:
         keys = KeyDesk(
-            catalogue=self._catalogue, service=self._service, pools=self._pools, clock=time.monotonic
+            catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
         )
         clients = ClientDesk(catalogue=self._catalogue)
         state = StateDesk(
@@ -200,7 +231,7 @@ class Front:
             started_at=datetime.now(UTC),
             catalogue=self._catalogue,
             service=self._service,
-            pools=self._pools,
+            pools=self._tokens.pools,
             audit=self._audit,
             admission=lambda: self._admission,
         )
@@ -220,20 +251,43 @@ class Front:
         self._sessions.add(session)
         return session
 
-    async def _check_sessions(self) -> None:
+    async def _check_regularly(self) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
             now = time.monotonic()
             for session in list(self._sessions):
                 session.check(now)
+            self._listener.check()
             with contextlib.suppress(AuditFailure):  # a log that could not be written recovers in a commit
                 self._audit.commit()
+            self._watch_audit()
+
+    def _watch_audit(self) -> None:
+        """Log when the audit log becomes unwritable, why, and when it is well again."""
+        fault = "" if self._audit.writable else self._audit.fault or "syncing fails"
+        if fault and not self._audit_fault:
+            log.error("audit.unwritable", reason=fault)
+        elif self._audit_fault and not fault:
+            log.info("audit.writable")
+        self._audit_fault = fault
 
     def _ready_notice(self) -> dict[str, Any]:
         return {
             "addresses": [str(address) for address in self._listener.ports],
             "host_key": self._listener.host_key_line,
         }
+
+
+def _fixed(before: Config, after: Config) -> list[str]:
+    """The settings that differ but are read at the start only."""
+    pairs = {
+        "name": (before.name, after.name),
+        "store": (before.store_url, after.store_url),
+        "audit": (before.audit, after.audit),
+        "users": (before.users, after.users),
+        "limits.queue": (before.limits.queue, after.limits.queue),
+    }
+    return [setting for setting, (old, new) in pairs.items() if old != new]
 
 
 def main(arguments: list[str]) -> int:
@@ -243,22 +297,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--launcher-fd", type=int, required=True)
     options = parser.parse_args(arguments)
     harden()
+    run_as_batch()
     try:
         config = configuration.load(options.config)
         observe.configure("front", config.log_level)
         link = socket.socket(fileno=options.launcher_fd)
         link.setblocking(False)
-        uvloop.run(_run(config, link))
+        return uvloop.run(_run(config, link))
     except HsmdError as error:
         log.error("front.cannot_start", error=error.text, reason=error.detail)
         return EXIT_CANNOT_START
-    return 0
 
 
-async def _run(config: Config, link: socket.socket) -> None:
+async def _run(config: Config, link: socket.socket) -> int:
     front = Front(config, link)
     tune_garbage_collection()
-    await front.run()
+    return await front.run()
 
 
 if __name__ == "__main__":

@@ -3,20 +3,23 @@
 It touches neither network nor token. It is the only process that spawns, kills and changes users, and it is kept small for
 that. Launcher and front talk over a SEQPACKET socket pair, one JSON object a packet:
 
-    launcher -> front   {"worker": {"token", "pid", "control"}} with two descriptors: stream socket, progress page
+    launcher -> front   {"worker": {"token", "generation", "pid", "control"}} with two descriptors: stream socket,
+                                              progress page
                         {"reload": true}      read hsmd.toml again; it has been found good here
                         {"drain": true}       answer what is open, then exit
     front -> launcher   {"ready": {"addresses": [...], "host_key": "ssh-ed25519 ..."}}
+                        {"reloaded": true}    the new hsmd.toml holds: change workers where their token changed; false if not
                         {"replace": PID}      this worker is stalled: kill it, start another
 
 A worker that dies is replaced; a front that dies takes its workers along (they see their socket close) and everything is
-started anew.
+started anew. A front that loses its launcher ends as well.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pwd
 import selectors
 import signal
 import socket
@@ -24,39 +27,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hsmd
 from hsmd import observe
 from hsmd.daemon import config as configuration
-from hsmd.daemon.config import Config, TokenConfig
-from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, WorkerSettings, spawn_worker
+from hsmd.daemon.config import Config, UsersConfig
+from hsmd.daemon.places import Places, next_delay
 from hsmd.errors import ConfigurationError
 
 MAX_PACKET_BYTES = 65_536
-FIRST_DELAY_S = 0.05
-LONGEST_DELAY_S = 1.0
-"""Restarts are never further apart than this, so that a token or front that comes back is used within two seconds."""
-HEALTHY_S = 5.0
-"""A process that lived this long starts the next series of restarts without delay."""
 STOP_S = 3.0
 """Time for processes to end after the drain before they are killed."""
 
 log = observe.logger()
-
-
-@dataclass(slots=True)
-class _Place:
-    """One worker that should be running: its token, whether it is the control worker, and how its restarts go."""
-
-    token: TokenConfig
-    control: bool
-    worker: SpawnedWorker | None = None
-    started_at: float = 0.0
-    delay_s: float = 0.0
-    next_start: float = 0.0
-    login_refused: bool = False
 
 
 @dataclass(slots=True)
@@ -66,7 +52,6 @@ class _Front:
     process: subprocess.Popen[bytes]
     link: socket.socket
     started_at: float
-    ready: bool = field(default=False)
 
 
 def serve(config_path: Path, *, ready: Callable[[dict[str, Any]], None] = lambda addresses: None) -> int:
@@ -75,8 +60,10 @@ def serve(config_path: Path, *, ready: Callable[[dict[str, Any]], None] = lambda
     `ready` is called with the front's ready notice when the daemon takes connections for the first time. Raises
     ConfigurationError if the file is wrong.
     """
-    config = configuration.load(config_path)
+    config = _load(config_path)
     observe.configure("launcher", config.log_level)
+    if (config.users.front or config.users.workers) and os.geteuid() != 0:
+        log.warning("users.not_changed", reason="only root can change users; all processes run as this one")
     return _Launcher(config, ready).run()
 
 
@@ -87,8 +74,9 @@ class _Launcher:
         self._front: _Front | None = None
         self._front_delay_s = 0.0
         self._front_next_start = 0.0
-        self._places = _places(config)
+        self._places = Places(config, self._tell_front)
         self._selector = selectors.DefaultSelector()
+        self._reloading: Config | None = None
         self._stopping_until: float | None = None
         self._announced = False
         self._exit_status = 0
@@ -119,13 +107,13 @@ class _Launcher:
         return self._front is None or time.monotonic() >= self._stopping_until
 
     def _wait_s(self) -> float | None:
-        now = time.monotonic()
-        times = [] if self._stopping_until is None else [self._stopping_until]
-        if self._stopping_until is None:
-            if self._front is None:
-                times.append(self._front_next_start)
-            times += [place.next_start for place in self._places if place.worker is None and not place.login_refused]
-        return max(0.0, min(times) - now) if times else None
+        if self._stopping_until is not None:
+            until: float | None = self._stopping_until
+        elif self._front is None:
+            until = self._front_next_start
+        else:
+            until = self._places.next_start()
+        return None if until is None else max(0.0, until - time.monotonic())
 
     def _handle_signals(self, numbers: bytes) -> None:
         for number in numbers:
@@ -142,26 +130,24 @@ class _Launcher:
         self._tell_front({"drain": True})
 
     def _reload(self) -> None:
-        """Read the file again. A fault changes nothing; changed tokens get new workers one after the other."""
+        """Read the file again. A fault changes nothing; otherwise the front goes first, then workers follow."""
         try:
-            config = configuration.load(self._config.path)
+            self._reloading = _load(self._config.path)
         except ConfigurationError as error:
             for fault in error.faults:
                 log.error("reload.refused", reason=fault)
             return
-        before = {(place.token, place.control): place for place in self._places}
-        self._config = config
-        places = []
-        for place in _places(config):
-            kept = before.pop((place.token, place.control), None)
-            if kept is not None:
-                kept.login_refused = False
-            places.append(kept or place)
-        self._tell_front({"reload": True})
-        self._places = places
-        for place in before.values():
-            _kill(place)
-        log.info("reload.done")
+        if self._front is None:
+            self._reloaded(True)
+        else:
+            self._tell_front({"reload": True})
+
+    def _reloaded(self, good: bool) -> None:
+        config, self._reloading = self._reloading, None
+        if config is not None and good:
+            self._config = config
+            observe.configure("launcher", config.log_level)
+            self._places.furnish(config)
 
     # --- starting ---
 
@@ -171,47 +157,35 @@ class _Launcher:
         now = time.monotonic()
         if self._front is None and now >= self._front_next_start:
             self._start_front(now)
-        for place in self._places:
-            if place.worker is None and not place.login_refused and now >= place.next_start:
-                self._start_worker(place, now)
+        if self._front is not None:
+            self._places.start_due(now)
 
     def _start_front(self, now: float) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # -P: the current directory is nobody's module path; a process group of its own: Ctrl-C is for the launcher.
         command = [
-            sys.executable, "-m", "hsmd.daemon.front",
+            sys.executable, "-P", "-m", "hsmd.daemon.front",
             "--config", str(self._config.path), "--launcher-fd", str(theirs.fileno()),
         ]  # fmt: skip
-        user = self._config.users.front or None
-        process = subprocess.Popen(
-            command,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            user=user,
-            group=user,
-            extra_groups=[] if user else None,
-        )
-        theirs.close()
+        try:
+            process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": str(Path(hsmd.__file__).parents[1])},
+                process_group=0,
+                **_as_user(self._config.users.front),
+            )
+        except OSError as error:
+            log.error("front.not_started", error=error.strerror)
+            ours.close()
+            self._postpone_front(now, 0.0)
+            return
+        finally:
+            theirs.close()
         ours.setblocking(False)
         self._selector.register(ours, selectors.EVENT_READ, "front")
         self._front = _Front(process, ours, now)
-        for place in self._places:
-            if place.worker is not None:
-                _kill(place)
-
-    def _start_worker(self, place: _Place, now: float) -> None:
-        if self._front is None:
-            return
-        place.started_at = now
-        try:
-            place.worker = spawn_worker(_settings(self._config, place), environment=dict(place.token.environment))
-        except OSError as error:
-            log.error("worker.not_started", token=place.token.name, error=str(error.strerror))
-            self._postpone(place, now)
-            return
-        packet = {"worker": {"token": place.token.name, "pid": place.worker.pid, "control": place.control}}
-        descriptors = [place.worker.socket.fileno(), place.worker.progress_fd]
-        self._tell_front(packet, descriptors)
-        place.worker.release()
 
     def _tell_front(self, packet: dict[str, Any], descriptors: list[int] | None = None) -> None:
         if self._front is None:
@@ -239,43 +213,19 @@ class _Launcher:
             self._selector.unregister(self._front.link)
             return
         message = json.loads(packet)
-        if "ready" in message:
-            self._front.ready = True
-            if not self._announced:
-                self._announced = True
-                self._on_ready(message["ready"])
-        if "replace" in message:
-            self._replace(message["replace"])
-
-    def _replace(self, pid: int) -> None:
-        for place in self._places:
-            if place.worker is not None and place.worker.pid == pid:
-                log.warning("worker.replaced", token=place.token.name, pid=pid)
-                _kill(place)
+        if "ready" in message and not self._announced:
+            self._announced = True
+            self._on_ready(message["ready"])
+        elif "reloaded" in message:
+            self._reloaded(message["reloaded"])
+        elif "replace" in message:
+            self._places.replace(message["replace"])
 
     def _reap(self) -> None:
         now = time.monotonic()
-        for place in self._places:
-            if place.worker is None or (status := place.worker.process.poll()) is None:
-                continue
-            self._worker_ended(place, status, now)
+        self._places.reap(now, stopping=self._stopping_until is not None)
         if self._front is not None and (status := self._front.process.poll()) is not None:
             self._front_ended(self._front, status, now)
-
-    def _worker_ended(self, place: _Place, status: int, now: float) -> None:
-        pid = place.worker.pid if place.worker is not None else 0
-        place.worker = None
-        if self._stopping_until is None:
-            log.warning("worker.ended", token=place.token.name, pid=pid, code=status)
-        if status == EXIT_LOGIN_REFUSED:
-            log.error("token.login_refused", token=place.token.name, reason="mend the PIN, then send SIGHUP")
-            for other in self._places:
-                other.login_refused = other.login_refused or other.token.name == place.token.name
-        self._postpone(place, now)
-
-    def _postpone(self, place: _Place, now: float) -> None:
-        place.delay_s = _next_delay(place.delay_s, now - place.started_at)
-        place.next_start = now + place.delay_s
 
     def _front_ended(self, front: _Front, status: int, now: float) -> None:
         link = front.link
@@ -283,61 +233,53 @@ class _Launcher:
             self._selector.unregister(link)
         link.close()
         self._front = None
-        for place in self._places:
-            place.delay_s = place.next_start = 0.0
-            if place.worker is not None:
-                _kill(place)
+        self._places.start_over()
         if self._stopping_until is not None:
             return
         log.error("front.ended", pid=front.process.pid, code=status)
         if not self._announced:
-            self._exit_status = status or 1
+            self._exit_status = status if status > 0 else 1
             self._stopping_until = now
             return
-        self._front_delay_s = _next_delay(self._front_delay_s, now - front.started_at)
+        self._reloaded(True)  # its successor reads the new file anyway
+        self._postpone_front(now, now - front.started_at)
+
+    def _postpone_front(self, now: float, lived_s: float) -> None:
+        self._front_delay_s = next_delay(self._front_delay_s, lived_s)
         self._front_next_start = now + self._front_delay_s
 
     def _kill_everything(self) -> None:
-        for place in self._places:
-            _kill(place)
-            if place.worker is not None:
-                place.worker.process.wait()
+        self._places.kill()
         if self._front is not None:
+            log.error("front.killed", pid=self._front.process.pid, reason="it did not end in time")
             self._front.process.kill()
             self._front.process.wait()
+            self._exit_status = 1
 
 
-def _places(config: Config) -> list[_Place]:
-    places = []
-    for token in config.tokens:
-        places += [_Place(token, control=False) for _ in range(token.workers)]
-        places.append(_Place(token, control=True))
-    return places
+def _load(path: Path) -> Config:
+    """The configuration, for users that exist. Raises ConfigurationError."""
+    config = configuration.load(path)
+    faults = [f"users.{role}: there is no user {name!r}" for role, name in _named(config.users) if not _exists(name)]
+    if faults:
+        raise ConfigurationError(str(path), faults)
+    return config
 
 
-def _settings(config: Config, place: _Place) -> WorkerSettings:
-    token = place.token
-    return WorkerSettings(
-        token=token.name,
-        module=str(token.module),
-        label=token.label,
-        serial=token.serial,
-        slot=token.slot,
-        pin_file=str(token.pin_file) if token.pin_file else "",
-        pin_credential=token.pin_credential,
-        verify=token.verify,
-        control=place.control,
-        log_level=config.log_level,
-        user=config.users.workers,
-    )
+def _named(users: UsersConfig) -> list[tuple[str, str]]:
+    return [(role, name) for role, name in (("front", users.front), ("workers", users.workers)) if name]
 
 
-def _kill(place: _Place) -> None:
-    if place.worker is not None:
-        place.worker.process.kill()
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
 
 
-def _next_delay(delay_s: float, lived_s: float) -> float:
-    if lived_s >= HEALTHY_S:
-        return 0.0
-    return min(max(delay_s * 2, FIRST_DELAY_S), LONGEST_DELAY_S)
+def _as_user(name: str) -> dict[str, Any]:
+    """What makes subprocess change to a user and the group that user has; nothing if that is not wanted or not possible."""
+    if not name or os.geteuid() != 0:
+        return {}
+    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}

@@ -133,8 +133,31 @@ class KeyGenerate(Request, tag="key.generate"):
     token: Text = ""
 
 
+class KeyCandidate(Struct):
+    """A private key of the token that hsmd does not serve yet. `key_type` is empty where its public half is unknown."""
+
+    cka_id: str
+    cka_label: str
+    key_type: str
+    unsafe: list[str]
+
+
+class KeyCandidateList(Struct):
+    """The keys of one token that could be adopted."""
+
+    token: str
+    keys: list[KeyCandidate]
+
+
+class KeyCandidates(Request, tag="key.candidates"):
+    """Operator: which private keys of the token could be adopted, and what is unsafe about them?"""
+
+    Result: ClassVar = KeyCandidateList
+    token: Text = ""
+
+
 class KeyAdopt(Request, tag="key.adopt"):
-    """Operator: serve a key that is in the token already; named by its CKA_ID in hex, by CKA_LABEL, or by digest.
+    """Operator: serve a key that is in the token already; named by its CKA_ID in hex, or by CKA_LABEL.
 
     `certificate` (PEM) gives the public half where the token has none. Unsafe attributes (extractable, not sensitive,
     may sign and decrypt, ...) are named, and refused unless `accept_unsafe`.
@@ -353,7 +376,7 @@ class AuditRead(Request, tag="audit.read"):
 
 REQUESTS: tuple[type[Request], ...] = (
     WhoAmI, Status,
-    KeyGenerate, KeyAdopt, KeyList, KeyShow, KeyDestroy, KeyRequest,
+    KeyGenerate, KeyCandidates, KeyAdopt, KeyList, KeyShow, KeyDestroy, KeyRequest,
     CertificateImport, CertificateSelfSigned, CertificateExport,
     ClientAdd, ClientList, ClientRemove, ClientTrustCa,
     GrantAdd, GrantList, GrantRemove, GrantExplain,
@@ -362,7 +385,7 @@ REQUESTS: tuple[type[Request], ...] = (
 
 AnyRequest = (
     WhoAmI | Status
-    | KeyGenerate | KeyAdopt | KeyList | KeyShow | KeyDestroy | KeyRequest
+    | KeyGenerate | KeyCandidates | KeyAdopt | KeyList | KeyShow | KeyDestroy | KeyRequest
     | CertificateImport | CertificateSelfSigned | CertificateExport
     | ClientAdd | ClientList | ClientRemove | ClientTrustCa
     | GrantAdd | GrantList | GrantRemove | GrantExplain

@@ -25,6 +25,7 @@ PACKAGES = {
     "softhsm2-util": "softhsm2",
     "ip": "iproute2",
     "gcc": "gcc",
+    "sudo": "sudo",
 }
 """Debian packages of the programs these tests run."""
 

@@ -14,13 +14,14 @@ SOURCES = sorted((ROOT / "hsmd").rglob("*.py"))
 
 PURE = ("hsmd.errors", "hsmd.algorithms", "hsmd.purposes", "hsmd.protocol", "hsmd.transparency")
 """No I/O, no clock, no logging. Each may import those before it."""
-SHARED = (*PURE, "hsmd.observe")
+SHARED = (*PURE, "hsmd.observe", "hsmd.process")
 AWAY_FROM_THE_HSM = (*SHARED, "hsmd.provider", "hsmd.client", "hsmd.agent")
 """The client wing; never the daemon's."""
 NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
-        "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners", "control", "launcher", "front",
+        "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners",
+        "control", "places", "launcher", "front",
     )
 )  # fmt: skip
 FACES = ("hsmd.cli", "hsmd.testing")
@@ -176,7 +177,8 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 seen = 0
-for wing in ("hsmd.client", "hsmd.agent", "hsmd.provider", "hsmd.protocol", "hsmd.cli"):
+import hsmd.provider
+for wing in ("hsmd.client", "hsmd.agent", "hsmd.protocol", "hsmd.cli"):
     package = importlib.import_module(wing)
     for module in pkgutil.walk_packages(package.__path__, wing + "."):
         if not module.name.endswith("__main__") and module.name != "hsmd.cli.bench.raw":  # a program of its own

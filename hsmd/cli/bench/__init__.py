@@ -19,7 +19,7 @@ import typer
 from hsmd.cli.bench import web
 from hsmd.cli.commands import command
 from hsmd.cli.failures import Stop
-from hsmd.cli.output import Output, stack, table
+from hsmd.cli.output import Output, table
 
 if TYPE_CHECKING:
     from hsmd.testing import Daemon
@@ -71,7 +71,9 @@ class Handshakes:
 @command(app, "bench", example="hsmd bench --quick\nhsmd bench --json > bench.json")
 def bench(
     output: Output,
-    quick: Annotated[bool, typer.Option("--quick", help="Short measurements; all within 50 seconds.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Short measurements; all within 50 seconds.")
+    ] = False,
 ) -> None:
     """Measure this machine: raw token, hsmd over SSH, and nginx with and without hsmd.
 
@@ -83,7 +85,10 @@ def bench(
     measured: list[dict[str, Any]] = []
     handshakes: list[Handshakes] = []
     for workers in WORKERS:
-        with output.working(f"measuring with {workers} worker{'s' if workers > 1 else ''}"), _house(workers) as daemon:
+        with (
+            output.working(f"measuring with {workers} worker{'s' if workers > 1 else ''}"),
+            _house(workers) as daemon,
+        ):
             for name, rate in _raw(daemon, seconds).items():
                 raw[name].append(rate)
             for key in KEYS:
@@ -151,7 +156,9 @@ def _measure(module: str, order: Mapping[str, Any], environment: Mapping[str, st
         check=False,
     )
     if done.returncode != 0:
-        raise Stop(f"measuring failed: {done.stderr.decode(errors='replace').strip()}", "mend that and run it again")
+        raise Stop(
+            f"measuring failed: {done.stderr.decode(errors='replace').strip()}", "mend that and run it again"
+        )
     return json.loads(done.stdout)
 
 
@@ -179,10 +186,13 @@ def _handshakes(daemon: Daemon, seconds: float) -> list[Handshakes]:
         raise Stop("this installation has no OpenSSL provider", "install hsmd from its wheel")
     with tempfile.TemporaryDirectory(prefix="hsmd-bench-") as name:
         directory = Path(name)
-        sites = {(key.name, via): _site(daemon, key, via, directory) for key in KEYS for via in ("pem", "hsmd")}
+        sites = {
+            (key.name, via): _site(daemon, key, via, directory) for key in KEYS for via in ("pem", "hsmd")
+        }
         with web.nginx(directory, list(sites.values()), daemon.openssl_configuration):
             return [
-                Handshakes(key, via, web.handshakes_per_s(site, seconds)) for (key, via), site in sites.items()
+                Handshakes(key, via, web.handshakes_per_s(site, seconds))
+                for (key, via), site in sites.items()
             ]
 
 
@@ -201,15 +211,14 @@ def _software_key(key: Yardstick, directory: Path) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-    if key.key_type == "p-256":
-        private = ec.generate_private_key(ec.SECP256R1())
-    else:
-        private = rsa.generate_private_key(65_537, 2_048)
+    is_ec = key.key_type == "p-256"
+    private = ec.generate_private_key(ec.SECP256R1()) if is_ec else rsa.generate_private_key(65_537, 2_048)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
     certificate = (
-        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        x509.CertificateBuilder(
+            name, name, private.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+        )
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .sign(private, hashes.SHA256())
     )
@@ -224,14 +233,17 @@ def _software_key(key: Yardstick, directory: Path) -> tuple[Path, Path]:
 
 
 def _show(
-    output: Output, rates: Mapping[str, float], operations: Sequence[Operations], handshakes: Sequence[Handshakes]
+    output: Output,
+    rates: Mapping[str, float],
+    operations: Sequence[Operations],
+    handshakes: Sequence[Handshakes],
 ) -> None:
     document = {
         "raw": {name: round(rate, 1) for name, rate in rates.items()},
         "hsmd": [{name: _rounded(value) for name, value in asdict(each).items()} for each in operations],
         "nginx": [{name: _rounded(value) for name, value in asdict(each).items()} for each in handshakes],
     }
-    output.show(document, lambda: stack(*_tables(rates, operations, handshakes)))
+    output.show(document, lambda: tuple(_tables(rates, operations, handshakes)))
 
 
 def _rounded(value: Any) -> Any:

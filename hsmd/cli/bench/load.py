@@ -77,7 +77,10 @@ async def _run(order: dict[str, Any]) -> list[dict[str, Any]]:
         await load.run(16, WARM_UP_S)
         gc.collect()
         gc.freeze()
-        return [await _measure(load, in_flight, order["seconds"], order["pids"]) for in_flight in order["in_flight"]]
+        return [
+            await _measure(load, in_flight, order["seconds"], order["pids"])
+            for in_flight in order["in_flight"]
+        ]
 
 
 async def _measure(load: _Load, in_flight: int, seconds: float, pids: list[int]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pkcs11
 
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 def _rate(session: pkcs11.Session, label: str, seconds: float) -> float:
-    key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=label)
+    key: Any = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=label)
     if key.key_type is pkcs11.KeyType.EC:
         data, mechanism, parameter = hashlib.sha256(b"hsmd").digest(), pkcs11.Mechanism.ECDSA, None
     else:

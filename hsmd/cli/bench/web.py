@@ -111,7 +111,10 @@ def _wait(process: subprocess.Popen[bytes], sites: list[Site]) -> None:
                 time.sleep(0.02)
         else:
             process.kill()
-            raise Stop(f"nginx did not start: {process.communicate()[1].decode(errors='replace').strip()}", "mend that")
+            raise Stop(
+                f"nginx did not start: {process.communicate()[1].decode(errors='replace').strip()}",
+                "mend that",
+            )
 
 
 def _program(name: str, fallback: str = "") -> str:

@@ -1,28 +1,33 @@
 """The desk: takes every control request, asks whether the caller may, records it, and has it carried out.
 
 A request that changes something is on disk before its effect, and its end is recorded after. Read-only requests are not
-recorded, refused ones are.
+recorded; refused ones are, up to a rate.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from hashlib import sha256
+from typing import Any, NoReturn
 
 from msgspec import Struct
 
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.errors import HsmdError, Refused
+from hsmd.daemon.audit.refusals import RefusalMeter
+from hsmd.errors import AuditFailure, HsmdError, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 
 Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
 """Carries out one request for a caller who may make it, until a monotonic deadline."""
 
-_RECORDED_MEMBERS = ("name", "key", "client", "key_type", "token")
+_DOCUMENTS = frozenset({"public_key", "certificate", "chain"})
+"""Members of which the record holds the SHA-256 instead of the text."""
 
 CHANGES: frozenset[type[Request]] = frozenset(
     {
@@ -44,6 +49,7 @@ class Desk:
         audit: AuditLog,
         handlers: Mapping[type[Request], Handler],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         missing = set(messages.REQUESTS) - set(handlers)
         if missing:
@@ -52,41 +58,79 @@ class Desk:
         self._audit = audit
         self._handlers = handlers
         self._now = now
+        self._clock = clock
+        self._refusals = RefusalMeter()
+        self._changes: set[asyncio.Task[Struct]] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no change is under way; one may be although nobody waits for its result any more."""
+        return not self._changes
 
     async def dispatch(self, identity: Identity, request: Request, deadline: float) -> Struct:
         """The result of a request. Raises HsmdError; Refused if the caller's role does not allow it."""
         denial = self._snapshot().decide_request(identity, request, self._now())
         if denial is not None:
-            await self._record("control.refused", identity, request, rule=denial.rule.value)
-            raise Refused(detail=denial.rule.value)
+            self._refuse(identity, request, denial.rule.value)
         handler = self._handlers[type(request)]
         if type(request) not in CHANGES:
             return await handler(identity, request, deadline)
-        return await self._change(handler, identity, request, deadline)
+        # A change that has begun goes on to its end, and to its record, even if the caller goes away.
+        change = asyncio.get_running_loop().create_task(self._change(handler, identity, request, deadline))
+        self._changes.add(change)
+        change.add_done_callback(self._changed)
+        return await asyncio.shield(change)
+
+    def _changed(self, change: asyncio.Task[Struct]) -> None:
+        self._changes.discard(change)
+        if not change.cancelled():
+            change.exception()  # told to the caller if there still is one, and in the audit log
+
+    def _refuse(self, identity: Identity, request: Request, rule: str) -> NoReturn:
+        """Raises Refused. Beyond a rate refusals are not written, so that nobody can fill the disk with them."""
+        if self._refusals.admit(identity.client, self._clock()):
+            self._note("control.refused", identity, request, rule=rule)
+            self._audit.commit()
+        raise Refused(detail=rule)
 
     async def _change(self, handler: Handler, identity: Identity, request: Request, deadline: float) -> Struct:
-        begun = await self._record("control.begun", identity, request)
+        begun = self._note("control.begun", identity, request)
+        await self._audit.commit_durable()
         try:
             result = await handler(identity, request, deadline)
         except HsmdError as error:
-            await self._record("control.failed", identity, request, begun=begun, error=error.text)
+            await self._end("control.failed", identity, request, begun=begun, error=error.text)
             raise
         except BaseException:
-            await self._record("control.unknown", identity, request, begun=begun)
+            await self._end("control.unknown", identity, request, begun=begun)
             raise
-        await self._record("control.done", identity, request, begun=begun)
+        await self._end("control.done", identity, request, begun=begun)
         return result
 
-    async def _record(self, event: str, identity: Identity, request: Request, **more: str | int) -> int:
-        members = {name: str(getattr(request, name)) for name in _RECORDED_MEMBERS if getattr(request, name, "")}
+    async def _end(self, event: str, identity: Identity, request: Request, **more: str | int) -> None:
+        """Record how a change ended. Raises AuditFailure saying that it is over all the same."""
+        self._note(event, identity, request, **more)
+        try:
+            await self._audit.commit_durable()
+        except AuditFailure as error:
+            text = "the change was begun and is over, but how it ended cannot be recorded; look before asking again"
+            raise AuditFailure(text, detail=error.detail) from None
+
+    def _note(self, event: str, identity: Identity, request: Request, **more: str | int) -> int:
         fields: dict[str, str | int] = {"op": _operation(request), "credential": identity.credential}
-        fields |= {f"target_{name}": value for name, value in members.items()}
-        purposes = getattr(request, "purposes", None) or getattr(request, "clients", None)
-        if purposes:
-            fields["target_list"] = ",".join(purposes)
-        index = self._audit.event(event, identity.client, **fields, **more)
-        await self._audit.commit_durable()
-        return index
+        return self._audit.event(event, identity.client, **fields, **_asked(request), **more)
+
+
+def _asked(request: Request) -> dict[str, str]:
+    """What was asked, as the record tells it: every member that says something, text that is long cut by the log."""
+    told = {}
+    for name in request.__struct_fields__:
+        value = getattr(request, name)
+        if name in _DOCUMENTS and value:
+            told[f"target_{name}_sha256"] = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+        elif value:
+            told[f"target_{name}"] = ",".join(value) if isinstance(value, list) else str(value)
+    return told
 
 
 def _operation(request: Request) -> str:

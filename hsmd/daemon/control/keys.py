@@ -19,7 +19,7 @@ from hsmd.daemon.keys.service import KeyService, Use
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.daemon.token import messages as token_messages
 from hsmd.daemon.token.pool import TokenPool
-from hsmd.errors import BadRequest, HsmdError, NotFound
+from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
@@ -42,11 +42,14 @@ class KeyDesk:
         self._pools = pools
         self._clock = clock
         self._now = now
+        self._making = asyncio.Lock()
+        """Names are looked up before keys are made, which takes a while."""
 
     def handlers(self) -> dict[type[Request], Handler]:
         """Which method carries out which request."""
         return {
             messages.KeyGenerate: self.generate,
+            messages.KeyCandidates: self.candidates,
             messages.KeyAdopt: self.adopt,
             messages.KeyList: self.list,
             messages.KeyShow: self.show,
@@ -63,32 +66,44 @@ class KeyDesk:
         key_type = _key_type(request.key_type)
         purposes = with_daemon_purposes(expand(request.purposes))
         check_ceiling(key_type, purposes)
-        await self._name_is_free(request.name)
         token, pool = self._token(request.token)
-        made = await pool.control(
-            token_messages.Generate(name=request.name, key_type=key_type.value, purposes=labels(purposes)),
-            deadline - self._clock(),
-        )
-        return await self._register(request.name, token, made)
+        asked = token_messages.Generate(name=request.name, key_type=key_type.value, purposes=labels(purposes))
+        async with self._making:
+            await self._name_is_free(request.name)
+            made = await pool.control(asked, deadline - self._clock())
+            try:
+                return await self._register(request.name, token, made)
+            except Conflict:  # another daemon took the name meanwhile: nobody has used this key, nobody ever will
+                await pool.control(token_messages.Destroy(key=made.key), deadline - self._clock())
+                raise
+
+    async def candidates(
+        self, identity: Identity, request: messages.KeyCandidates, deadline: float
+    ) -> messages.KeyCandidateList:
+        token, pool = self._token(request.token)
+        found = await pool.control(token_messages.Candidates(), deadline - self._clock())
+        keys = [
+            messages.KeyCandidate(key.cka_id, key.cka_label, key.key_type, list(key.unsafe)) for key in found.keys
+        ]
+        return messages.KeyCandidateList(token=token, keys=keys)
 
     async def adopt(self, identity: Identity, request: messages.KeyAdopt, deadline: float) -> messages.KeyInfo:
         purposes = with_daemon_purposes(expand(request.purposes)) if request.purposes else frozenset[Purpose]()
         if not request.cka_id and not request.cka_label:
             raise BadRequest("cka_id: name the key by its CKA_ID in hex, or by its CKA_LABEL")
-        await self._name_is_free(request.name)
         token, pool = self._token(request.token)
-        adopted = await pool.control(
-            token_messages.Adopt(
-                name=request.name,
-                purposes=labels(purposes),
-                cka_id=request.cka_id,
-                cka_label=request.cka_label,
-                certificate=request.certificate,
-                accept_unsafe=request.accept_unsafe,
-            ),
-            deadline - self._clock(),
+        asked = token_messages.Adopt(
+            name=request.name,
+            purposes=labels(purposes),
+            cka_id=request.cka_id,
+            cka_label=request.cka_label,
+            certificate=request.certificate,
+            accept_unsafe=request.accept_unsafe,
         )
-        return await self._register(request.name, token, adopted)
+        async with self._making:
+            await self._name_is_free(request.name)
+            adopted = await pool.control(asked, deadline - self._clock())
+            return await self._register(request.name, token, adopted)
 
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
         digests = None
@@ -105,8 +120,9 @@ class KeyDesk:
             raise BadRequest(f"confirm: repeat the key's name, {request.name!r}, to destroy it for ever")
         key = await self._catalogue.read(lambda store: store.key(request.name))
         _, pool = self._token(key.token)
-        await self._catalogue.change(lambda store: store.remove_key(request.name))
+        # The token first, where it counts. If only that succeeds the operator can ask again: gone already is done.
         await pool.control(token_messages.Destroy(key=key.digest.hex()), deadline - self._clock())
+        await self._catalogue.change(lambda store: store.remove_key(request.name))
         return messages.Done()
 
     # --- certificates ---
@@ -204,8 +220,11 @@ class KeyDesk:
             raise BadRequest(f"key: the ceiling of {key.name!r} does not hold {purpose.label}")
         grant = Grant(identity.client, key.name, key.digest, int(purpose), key.token, key.key_type)
         asker = _DaemonCaller(identity)
-        self._service.use_for_daemon(asker, grant, purpose, int(scheme), data, deadline)
-        return await asker.answer
+        use = self._service.use_for_daemon(asker, grant, purpose, int(scheme), data, deadline)
+        try:
+            return await asker.answer
+        finally:
+            self._service.abandon([use])
 
     def _token(self, name: str) -> tuple[str, TokenPool]:
         if not name and len(self._pools) == 1:

@@ -31,7 +31,10 @@ class Catalogue:
         self.snapshot = Snapshot.build(store.load())
 
     async def change(self, action: Callable[[Store], R]) -> R:
-        """Run a change of the store; when this returns, the snapshot shows it."""
+        """Run a change of the store; when this returns, the snapshot shows it.
+
+        Raises what `action` raises, and StoreFailure if the store was lost after the change; `follow` catches up then.
+        """
         result = await asyncio.to_thread(action, self._store)
         await self.refresh()
         return result
@@ -43,9 +46,9 @@ class Catalogue:
     async def refresh(self) -> None:
         """Read the store's contents again."""
         async with self._refreshing:
-            contents = await asyncio.to_thread(self._store.load)
-            if contents.version != self.snapshot.version:
-                self.snapshot = Snapshot.build(contents)
+            snapshot = await asyncio.to_thread(lambda: Snapshot.build(self._store.load()))
+            if snapshot.version != self.snapshot.version:
+                self.snapshot = snapshot
                 self._changed()
 
     async def follow(self) -> None:

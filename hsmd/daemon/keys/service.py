@@ -116,19 +116,21 @@ class KeyService:
 
     def use_for_daemon(
         self, caller: Caller, grant: Grant, purpose: Purpose, scheme: int, data: bytes, deadline: float
-    ) -> None:
+    ) -> Use:
         """One operation that the daemon itself builds from typed fields (certificate requests, ...)."""
         use = Use(caller, 1, grant)
         use.job = Job((purpose, scheme, grant.key, data), deadline, False, use)
         self._record_attempt(use)
         self._start([use])
+        return use
 
     def abandon(self, uses: Iterable[Use]) -> None:
         """Nobody waits for these any more: what is still queued is not performed."""
         for use in uses:
             use.abandoned = True
-            if use.job is not None:
-                self._pools[use.grant.token].abandon(use.job)
+            pool = self._pools.get(use.grant.token)
+            if pool is not None and use.job is not None:
+                pool.abandon(use.job)
 
     def completed(self, completions: list[Completion]) -> None:
         """Take what one read from a worker (or one sweep of the deadlines) completed."""
@@ -237,7 +239,7 @@ class KeyService:
             self._audit.outcome(use.attempt, "refused" if refused else "failed", None, _reason(error))
         else:
             self._audit.outcome(use.attempt, "unknown" if status is Status.UNKNOWN else "not-performed", None)
-            if self._repeat(use, status):
+            if not isinstance(error, DeadlineExceeded) and self._repeat(use, status):
                 again.append(use)
                 return
             error = _lost(use, status)

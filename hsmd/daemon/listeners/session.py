@@ -13,10 +13,20 @@ from typing import Any, Protocol
 from hsmd import observe
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.keys.service import KeyService, Use
-from hsmd.errors import DeadlineExceeded, Draining, HsmdError, InternalFault, Overloaded, ProtocolError, VersionMismatch
+from hsmd.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Draining,
+    HsmdError,
+    InternalFault,
+    Overloaded,
+    ProtocolError,
+    VersionMismatch,
+)
 from hsmd.protocol import messages
 from hsmd.protocol.channel import ServerChannel, State
 from hsmd.protocol.frames import (
+    MAX_ANSWER_LENGTH,
     Capability,
     Kind,
     decode_control_request,
@@ -34,6 +44,8 @@ HALF_FRAME_S = 10.0
 UNREAD_S = 10.0
 """How long a peer may leave answers unread before it is dropped."""
 OVERLOAD_RETRY_MS = 50
+MAX_CONTROL_RESULT_BYTES = MAX_ANSWER_LENGTH - 9
+"""The longest document that every client accepts in a frame."""
 
 log = observe.logger()
 
@@ -91,6 +103,8 @@ class Session:
         greeting = self._channel.state is State.GREETING
         try:
             frames = self._channel.receive(data)
+            if frames:
+                self._unfinished_since = None
             if greeting and self._channel.state is State.OPEN:
                 self._out.append(encode_welcome(self._channel.welcome()))
                 del frames[0]
@@ -111,7 +125,8 @@ class Session:
 
     def resume_writing(self) -> None:
         """The peer caught up."""
-        self._unread_since = None
+        if not self._closed:
+            self._unread_since = None
         self._transport.resume_reading()
 
     def lost(self) -> None:
@@ -120,11 +135,7 @@ class Session:
         self._ended(self)
         self._out.clear()
         self._channel.close()
-        uses = [use for use in self._open.values() if use is not None]
-        self._open.clear()
-        for task in self._control.values():
-            task.cancel()
-        self._service.abandon(uses)
+        self._abandon()
 
     # --- what the front process calls ---
 
@@ -134,6 +145,7 @@ class Session:
             self._break(ProtocolError("a frame was left unfinished for too long"))
         elif self._unread_since is not None and now - self._unread_since > UNREAD_S:
             log.warning("session.unread", client=self.identity.client)
+            self._unread_since = None
             self._transport.abort()
 
     def drain(self, grace_ms: int) -> None:
@@ -170,7 +182,11 @@ class Session:
     def flush(self) -> None:
         if self._out and not self._closed:
             out, self._out = self._out, []
-            self._transport.write(join(out))
+            try:
+                self._transport.write(join(out))
+            except OSError:
+                # The channel is closing and `lost` will follow; answers of others that ended with these must go on.
+                self._closed = True
 
     # --- frames ---
 
@@ -234,21 +250,39 @@ class Session:
             async with asyncio.timeout(timeout_s):
                 request = messages.decode_request(document)
                 result = await self._dispatch(self.identity, request, self._clock() + timeout_s)
-                return encode(Kind.CONTROL_RESULT, request_id, messages.encode_result(result))
+                return _control_result(request_id, messages.encode_result(result))
         except TimeoutError:
             return encode_error(request_id, DeadlineExceeded())
         except HsmdError as error:
             if error.detail:
                 log.warning("control.failed", client=self.identity.client, error=error.text, detail=error.detail)
             return encode_error(request_id, error)
-        except Exception as error:  # the supervisor of control requests: a bug ends one request, not the session
-            log.error("control.fault", client=self.identity.client, error=repr(error))
+        except Exception:  # the supervisor of control requests: a bug ends one request, not the session
+            log.exception("control.fault", client=self.identity.client)
             return encode_error(request_id, InternalFault())
 
     def _break(self, error: HsmdError) -> None:
         """Tell the peer what it broke, and end the channel."""
         log.warning("session.broken", client=self.identity.client, error=error.text)
         self._channel.close()
+        self._unfinished_since = None
+        self._unread_since = self._clock()  # a peer that does not close its end either is dropped like one that does not read
+        self._abandon()
         self._out.append(encode_error(0, error))
         self.flush()
+        self._closed = True
         self._transport.close()
+
+    def _abandon(self) -> None:
+        """Nobody waits any more for what is open."""
+        uses = [use for use in self._open.values() if use is not None]
+        self._open.clear()
+        for task in self._control.values():
+            task.cancel()
+        self._service.abandon(uses)
+
+
+def _control_result(request_id: int, document: bytes) -> bytes:
+    if len(document) > MAX_CONTROL_RESULT_BYTES:
+        return encode_error(request_id, BadRequest("limit: the answer would be too long; ask for fewer at a time"))
+    return encode(Kind.CONTROL_RESULT, request_id, document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncssh
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from hsmd.daemon.store.records import CredentialRecord
 from hsmd.errors import BadRequest
@@ -23,7 +24,7 @@ def parse_public_key(member: str, line: str) -> CredentialRecord:
         key = asyncssh.import_public_key(text)
     except (asyncssh.KeyImportError, ValueError):
         raise BadRequest(f"{member}: this is not an OpenSSH public key line") from None
-    if key.get_algorithm() == "ssh-rsa" and key.pyca_key.key_size < MIN_RSA_BITS:
+    if isinstance(key.pyca_key, RSAPublicKey) and key.pyca_key.key_size < MIN_RSA_BITS:
         raise BadRequest(f"{member}: an RSA key needs at least {MIN_RSA_BITS} bits; better use ssh-ed25519")
     algorithm, data = key.export_public_key("openssh").decode("ascii").split()[:2]
     return CredentialRecord(key.get_fingerprint(), f"{algorithm} {data}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, NamedTuple
 
-from hsmd.errors import HsmdError
+from hsmd.errors import ErrorCode, HsmdError, ProtocolError, TokenFailure, Unavailable
+from hsmd.protocol.frames import Kind, decode_error
 
 
 class Status(Enum):
@@ -51,3 +52,22 @@ class Completion(NamedTuple):
     status: Status
     answer: bytes = b""
     error: HsmdError | None = None
+
+
+def completion_of(job: Job, kind: int, body: bytes) -> Completion:
+    """What a worker's answer frame means. Raises ProtocolError for a frame that is no answer."""
+    if kind == Kind.RESULT:
+        return Completion(job, Status.LATE if job.expired else Status.ANSWERED, body, None)
+    if kind != Kind.ERROR:
+        raise ProtocolError(f"a frame of kind 0x{kind:02x} from a worker")
+    error = decode_error(body)
+    # Code 22: the worker skipped it, because by its count the deadline had passed.
+    status = Status.NOT_PERFORMED if error.code == ErrorCode.DEADLINE else Status.FAILED
+    return Completion(job, status, error=error)
+
+
+def completion_of_lost(job: Job, started: int) -> Completion:
+    """What is known about a job of a lost worker; `started` is from its progress page."""
+    if job.number <= started:
+        return Completion(job, Status.UNKNOWN, error=TokenFailure("the token worker was lost during this operation"))
+    return Completion(job, Status.NOT_PERFORMED, error=Unavailable("the token worker was lost"))

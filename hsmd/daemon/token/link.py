@@ -65,6 +65,11 @@ class WorkerLink:
         self.seen = (0, 0)
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
+    @property
+    def has_alone_job(self) -> bool:
+        """Whether it holds a job that wants to be alone."""
+        return any(job.alone for job in self.jobs.values())
+
     def watch(self, readable: Callable[[WorkerLink], None]) -> None:
         """Call `readable` whenever there is something to read."""
         self.loop.add_reader(self.socket.fileno(), readable, self)

@@ -23,8 +23,9 @@ from hsmd.daemon.token.messages import KeyDescription
 from hsmd.daemon.token.module import open_token
 from hsmd.daemon.token.pem_keys import MAX_PEM_BYTES, read_private_key
 from hsmd.daemon.token.spawn import WorkerSettings
-from hsmd.daemon.token.worker import EXIT_CRASHED, harden, read_settings
+from hsmd.daemon.token.worker import EXIT_CRASHED, read_settings
 from hsmd.errors import HsmdError, TokenFailure
+from hsmd.process import harden
 from hsmd.purposes import expand
 
 _MAX_ORDER_BYTES = 65_536

@@ -12,24 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from hsmd.daemon.token.control_link import ControlLink, Overdue
-from hsmd.daemon.token.jobs import Completion, Job, Status
+from hsmd.daemon.token.backlog import Backlog
+from hsmd.daemon.token.control_link import ControlLink
+from hsmd.daemon.token.jobs import Completion, Job, Status, completion_of, completion_of_lost
 from hsmd.daemon.token.link import WorkerLink
 from hsmd.daemon.token.messages import CHANGES, Failed, Ready, TokenRequest, decode_event
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,
-    ErrorCode,
     Overloaded,
     ProtocolError,
-    TokenFailure,
     Unavailable,
 )
-from hsmd.protocol.frames import Frame, Kind, decode_error, encode
+from hsmd.protocol.frames import Frame, Kind, encode
 from hsmd.protocol.messages import TokenStatus, WorkerStatus
 
 __all__ = ["Completion", "Job", "Status", "TokenPool"]
@@ -81,9 +80,8 @@ class TokenPool:
         self._away_s = away_s
         self._links: list[WorkerLink] = []
         self._ready: list[WorkerLink] = []
-        self._control = ControlLink(name, clock)
-        self._queue: deque[Job] = deque()
-        self._alone: deque[Job] = deque()
+        self._control = ControlLink(event=self._event, lost=self._control_lost)
+        self._backlog = Backlog(self._finish_soon)
         self._next_id = 1
         self._done: list[Completion] = []
         self._pumping = self._reporting = False
@@ -93,6 +91,7 @@ class TokenPool:
         self._restarts = 0
         self._login_refused = False
         self._closing = False
+        self._emptied = asyncio.Event()
 
     # --- the service's side ---
 
@@ -110,8 +109,7 @@ class TokenPool:
             self._fail(jobs[kept:], Overloaded(retry_after_ms=RETRY_AFTER_MS))
             jobs = jobs[:kept]
         for job in jobs:
-            job.queued = True
-            (self._alone if job.alone else self._queue).append(job)
+            self._backlog.add(job)
             if job.deadline < self._next_deadline:
                 self._next_deadline = job.deadline
         # An idle worker gets its work at once; a busy one when everything that this turn of the loop brings is there.
@@ -135,12 +133,8 @@ class TokenPool:
         replaced, and what it did then is not known.
         """
         if self._closing:
-            raise Draining()
-        try:
-            result = await self._control.ask(request, timeout_s)
-        except Overdue:
-            self._lose_control("it did not answer in time")
-            raise
+            raise Draining
+        result = await self._control.ask(request, timeout_s)
         if isinstance(request, CHANGES):
             for link in self._ready:
                 link.send(_KEYS_CHANGED)
@@ -155,7 +149,7 @@ class TokenPool:
             label=ready.label if ready else "",
             serial=ready.serial if ready else "",
             state=self._state(),
-            queued=len(self._queue) + len(self._alone),
+            queued=len(self._backlog),
             workers=[WorkerStatus(link.pid, self._worker_state(link), len(link.jobs), self._restarts) for link in links],
             abilities=list(ready.abilities) if ready else [],
         )
@@ -163,16 +157,16 @@ class TokenPool:
     async def close(self, grace_s: float) -> None:
         """Take nothing new, give what is outstanding `grace_s` seconds, then give everything up."""
         self._closing = True
-        give_up = self._clock() + grace_s
-        while self._outstanding() and self._clock() < give_up:
-            await asyncio.sleep(SWEEP_S)
+        if self._outstanding():
+            self._sweep_later(SWEEP_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._emptied.wait()
         for link in list(self._links):
             self._lose(link, "the daemon stops", replace=False)
         self._control.close()
-        queued = [job for job in (*self._queue, *self._alone) if job.queued]
-        self._queue.clear()
-        self._alone.clear()
-        self._deliver([Completion(job, Status.NOT_PERFORMED, error=Draining()) for job in queued])
+        self._backlog.clear(Status.NOT_PERFORMED, Draining())
+        self._report_done()
 
     # --- the launcher's side ---
 
@@ -183,10 +177,7 @@ class TokenPool:
             link.close()
             return
         if control:
-            if self._control.link is not None:
-                self._control.lost("another control worker took its place")
             self._control.attach(link)
-            link.watch(self._control_readable)
         else:
             self._links.append(link)
             link.watch(self._readable)
@@ -200,110 +191,57 @@ class TokenPool:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Give every worker its share of what waits, in one write each."""
         self._pumping = False
-        if self._alone:
-            self._pump_alone()
-        if not self._queue:
-            return
-        now = self._clock()
-        shares: dict[WorkerLink, list[tuple[int, Job]]] = {}
-        dead: list[Completion] = []
-        loads = {link: len(link.jobs) for link in self._ready if not link.alone}
-        while self._queue and loads:
-            link = min(loads, key=loads.__getitem__) if len(loads) > 1 else next(iter(loads))
-            if loads[link] >= self._window:
-                break
-            job = self._queue.popleft()
-            if not self._still_wanted(job, now, dead):
-                continue
-            loads[link] += 1
-            shares.setdefault(link, []).append((self._take_id(), job))
-        for link, share in shares.items():
-            link.send_jobs(share, now)
-        if dead:
-            self._finish_soon(dead)
-
-    def _pump_alone(self) -> None:
-        """A job that wants to be alone waits for the least busy worker to run empty; nothing is added to it meanwhile."""
-        now = self._clock()
-        dead: list[Completion] = []
-        for link in sorted(self._ready, key=lambda link: len(link.jobs)):
-            while self._alone and not self._still_wanted(self._alone[0], now, dead):
-                self._alone.popleft()
-            if not self._alone:
-                break
-            if link.jobs:
-                reserved = any(other.alone and not _has_alone_job(other) for other in self._ready)
-                link.alone = link.alone or not reserved
-                continue
-            link.alone = True
-            link.send_jobs([(self._take_id(), self._alone.popleft())], now)
-        if not self._alone:
-            for link in self._ready:
-                link.alone = _has_alone_job(link)
-        if dead:
-            self._finish_soon(dead)
-
-    def _still_wanted(self, job: Job, now: float, dead: list[Completion]) -> bool:
-        if not job.queued:
-            return False
-        if job.deadline <= now:
-            job.queued = False
-            dead.append(Completion(job, Status.NOT_PERFORMED, error=DeadlineExceeded()))
-            return False
-        return True
+        if self._backlog:
+            self._backlog.hand_out(self._ready, self._window, self._clock(), self._take_id)
 
     def _take_id(self) -> int:
         self._next_id += 1
         return self._next_id
 
     def _outstanding(self) -> int:
-        return len(self._queue) + len(self._alone) + sum(len(link.jobs) for link in self._links)
+        return len(self._backlog) + sum(len(link.jobs) for link in self._links)
 
     # --- taking answers ---
 
     def _readable(self, link: WorkerLink) -> None:
+        done: list[Completion] = []
+        why = ""
         try:
             received = link.receive()
-            done = None if received is None else self._completions(link, received)
+            if received is None:
+                why = "it ended"
+            else:
+                self._take(link, received, done)
         except ProtocolError as error:
-            self._lose(link, f"it broke the protocol: {error.text}")
-            return
-        if done is None:
-            self._lose(link, "it ended")
-            return
+            why = f"it broke the protocol: {error.text}"
         link.moved_at = self._clock()
         if link.alone and not link.jobs:
             link.alone = False
-        if done:
-            self._deliver(done)
-        if self._queue or self._alone:
+        self._deliver(done)
+        if why:
+            self._lose(link, why)
+        elif self._backlog:
             self._pump_soon()
 
-    def _completions(self, link: WorkerLink, received: list[Frame]) -> list[Completion]:
-        """What the frames say. Raises ProtocolError if a worker says what no worker says."""
-        done: list[Completion] = []
+    def _take(self, link: WorkerLink, received: list[Frame], done: list[Completion]) -> None:
+        """Add what the frames say to `done`. Raises ProtocolError if a worker says what no worker says."""
         jobs = link.jobs
         for kind, request_id, body in received:
             if kind == Kind.EVENT:
                 self._event(link, body)
                 continue
-            job = jobs.pop(request_id, None)
+            job = jobs.get(request_id)
             if job is None:
                 raise ProtocolError(f"an answer to request {request_id}, which is not open")
-            job.queued = False
-            if kind == Kind.RESULT:
-                done.append(Completion(job, Status.LATE if job.expired else Status.ANSWERED, body, None))
-            elif kind == Kind.ERROR:
-                done.append(_failed(job, body))
-            else:
-                raise ProtocolError(f"a frame of kind 0x{kind:02x} from a worker")
-        return done
+            done.append(completion_of(job, kind, body))
+            del jobs[request_id]
 
     def _event(self, link: WorkerLink, body: bytes) -> None:
         event = decode_event(body)
         if isinstance(event, Ready):
+            if link.ready is not None:
+                raise ProtocolError("it was ready before")
             link.ready = event
             link.moved_at = self._clock()
             self._login_refused = False
@@ -314,21 +252,6 @@ class TokenPool:
         elif isinstance(event, Failed):
             link.login_refused = self._login_refused = event.login_refused
             self._log.error("worker.failed", token=self._name, pid=link.pid, reason=event.text)
-
-    def _control_readable(self, link: WorkerLink) -> None:
-        try:
-            received = link.receive()
-            for frame in received or []:
-                if frame[0] == Kind.EVENT:
-                    self._event(link, frame[2])
-                    self._control.wake()
-                else:
-                    self._control.answered(frame)
-        except ProtocolError as error:
-            self._lose_control(f"it broke the protocol: {error.text}")
-            return
-        if received is None:
-            self._lose_control("it ended")
 
     # --- reporting ---
 
@@ -368,40 +291,37 @@ class TokenPool:
         """Deadlines, stalls, starts that take too long, and a token that stays away."""
         self._sweeping = None
         if self._closing and not self._outstanding():
+            self._emptied.set()
             return
         now = self._clock()
-        done: list[Completion] = []
         if now >= self._next_deadline:
-            self._expire(now, done)
+            self._expire(now)
         for link in list(self._links):
             self._watch(link, now)
         control = self._control.link
         if control is not None and control.ready is None and now - control.attached_at >= self._start_limit_s:
-            self._lose_control("it did not get ready in time")
+            self._control.lose("it did not get ready in time")
         if not self._ready and now - self._away_since >= self._away_s:
-            self._turn_away(done)
-        self._deliver(done)
+            self._backlog.clear(Status.FAILED, self._unavailable())
         if self._outstanding():
             self._sweep_later(SWEEP_S)
         elif self._links or self._control.link is not None:
             self._sweep_later(IDLE_SWEEP_S)
 
-    def _expire(self, now: float, done: list[Completion]) -> None:
-        self._next_deadline = float("inf")
+    def _expire(self, now: float) -> None:
+        expired: list[Completion] = []
+        earliest = self._backlog.sweep(now)
         for link in self._links:
             for job in link.jobs.values():
                 if job.expired:
                     continue
                 if job.deadline <= now:
                     job.expired = True
-                    done.append(Completion(job, Status.EXPIRED, error=DeadlineExceeded()))
-                else:
-                    self._next_deadline = min(self._next_deadline, job.deadline)
-        for queue in (self._queue, self._alone):
-            kept = [job for job in queue if self._still_wanted(job, now, done)]
-            queue.clear()
-            queue.extend(kept)
-            self._next_deadline = min((job.deadline for job in kept), default=self._next_deadline)
+                    expired.append(Completion(job, Status.EXPIRED, error=DeadlineExceeded()))
+                elif job.deadline < earliest:
+                    earliest = job.deadline
+        self._next_deadline = earliest
+        self._deliver(expired)
 
     def _watch(self, link: WorkerLink, now: float) -> None:
         if link.ready is None:
@@ -411,14 +331,6 @@ class TokenPool:
         link.moved(now)
         if link.jobs and now - link.moved_at >= self._stall_s:
             self._lose(link, f"it made no progress for {self._stall_s} s")
-
-    def _turn_away(self, done: list[Completion]) -> None:
-        for queue in (self._queue, self._alone):
-            for job in queue:
-                if job.queued:
-                    job.queued = False
-                    done.append(Completion(job, Status.FAILED, error=self._unavailable()))
-            queue.clear()
 
     # --- losing workers ---
 
@@ -438,18 +350,14 @@ class TokenPool:
             self._log.warning("worker.lost", token=self._name, pid=link.pid, reason=why, in_flight=len(link.jobs))
             self._restarts += 1
             self._request_replacement(link.pid)
-        done = [_lost(job, started) for job in link.jobs.values()]
+        done = [completion_of_lost(job, started) for job in link.jobs.values()]
         link.jobs.clear()
         link.progress.close()
         self._deliver(done)
-        if self._queue or self._alone:
+        if self._backlog:
             self._pump_soon()
 
-    def _lose_control(self, why: str) -> None:
-        link = self._control.link
-        if link is None:
-            return
-        self._control.lost(why)
+    def _control_lost(self, link: WorkerLink, why: str) -> None:
         self._restarts += 1
         self._log.warning("worker.lost", token=self._name, pid=link.pid, reason=why)
         self._request_replacement(link.pid)
@@ -469,21 +377,3 @@ class TokenPool:
         if not link.jobs:
             return "ready"
         return "stalled" if self._clock() - link.moved_at > self._stall_s / 2 else "busy"
-
-
-def _has_alone_job(link: WorkerLink) -> bool:
-    return any(job.alone for job in link.jobs.values())
-
-
-def _failed(job: Job, body: bytes) -> Completion:
-    error = decode_error(body)
-    if error.code == ErrorCode.DEADLINE:
-        # The worker skipped it: by its count the deadline had passed.
-        return Completion(job, Status.NOT_PERFORMED, error=error)
-    return Completion(job, Status.FAILED, error=error)
-
-
-def _lost(job: Job, started: int) -> Completion:
-    if job.number <= started:
-        return Completion(job, Status.UNKNOWN, error=TokenFailure("the token worker was lost during this operation"))
-    return Completion(job, Status.NOT_PERFORMED, error=Unavailable("the token worker was lost"))

@@ -7,6 +7,7 @@ environment made for the module. The PIN is not among them: the worker reads it 
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def start_module(
         pass_fds=descriptors,
         process_group=0,
         user=user or None,
-        group=user or None,
+        group=pwd.getpwnam(user).pw_gid if user else None,
         extra_groups=[] if user else None,
     )
     assert process.stdin is not None

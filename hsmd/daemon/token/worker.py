@@ -10,9 +10,7 @@ closes the socket, the module is in doubt, or the front breaks the protocol.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import resource
 import socket
 import sys
 import traceback
@@ -35,10 +33,10 @@ from hsmd.daemon.token.spawn import (
     WorkerSettings,
 )
 from hsmd.errors import HsmdError, ProtocolError
+from hsmd.process import harden, run_as_batch
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind
 
-_PR_SET_DUMPABLE = 4
 _MAX_SETTINGS_BYTES = 65_536
 EXIT_CRASHED = 70
 
@@ -48,6 +46,7 @@ def main() -> NoReturn:
     status = EXIT_CRASHED
     try:
         harden()
+        run_as_batch()
         arguments = _arguments()
         settings = read_settings()
         status = _run(settings, socket.socket(fileno=arguments.socket_fd), ProgressPage(arguments.progress_fd))
@@ -56,12 +55,6 @@ def main() -> NoReturn:
     finally:
         sys.stderr.flush()
         os._exit(status)
-
-
-def harden() -> None:
-    """No core dumps, and no looking into this process's memory for other processes of the same user."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def read_settings() -> WorkerSettings:

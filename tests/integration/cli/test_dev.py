@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import hsmd
 from hsmd.testing import Daemon
 
 DEV = [sys.executable, "-m", "hsmd.cli", "dev", "--json-ready", "--key", "www"]
@@ -58,8 +59,8 @@ def dev(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[bytes
     try:
         yield process, ready_line(process)
     finally:
-        process.kill()
-        process.communicate()
+        process.terminate()
+        process.communicate(timeout=END_S)
 
 
 def is_gone(ready: dict[str, Any]) -> bool:
@@ -199,6 +200,7 @@ def test_fixtures_as_a_plugin(tmp_path: Path) -> None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))
     }
+    environment |= {"PYTHONPATH": str(Path(hsmd.__file__).parents[1]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, str(tmp_path)],
         capture_output=True, text=True, timeout=100, check=False, env=environment, cwd=tmp_path,

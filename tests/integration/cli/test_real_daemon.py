@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -29,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+from hsmd import cli
 from hsmd.testing import Daemon
 
 PROVIDER = Path(__file__).resolve().parents[3] / "hsmd" / "provider"
@@ -40,32 +43,39 @@ def daemon() -> Iterator[Daemon]:
         yield running
 
 
-def hsmd(daemon: Daemon | None, *arguments: str, stdin: str = "") -> tuple[int, Any, str]:
-    """Exit code, JSON document and standard error of a command line."""
+def hsmd(daemon: Daemon | None, *arguments: str) -> tuple[int, Any, str]:
+    """Exit code, JSON document and standard error of a command line, run in this process."""
     profile = [] if daemon is None else ["--profile", str(daemon.operator_profile)]
-    line = [sys.executable, "-m", "hsmd.cli", *arguments, *profile, "--json"]
-    done = subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=60, check=False)
-    assert "Traceback" not in done.stderr
-    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = cli.run([*arguments, *profile, "--json"])
+    return code, json.loads(out.getvalue()) if out.getvalue() else None, errors.getvalue()
+
+
+def operate(daemon: Daemon, *arguments: str) -> Any:
+    """The answer to an operator's command that must succeed."""
+    code, document, errors = hsmd(daemon, *arguments)
+    assert code == 0, errors
+    return document
 
 
 def test_life_of_a_key(daemon: Daemon, tmp_path: Path) -> None:
-    made = daemon.command("key", "generate", "life", "--type", "p-384", "--purpose", "tls13-server")
+    made = operate(daemon, "key", "generate", "life", "--type", "p-384", "--purpose", "tls13-server")
     assert made["key_type"] == "p-384"
     request = x509.load_pem_x509_csr(
-        daemon.command("key", "csr", "life", "--dns", "life.example")["pem"].encode()
+        operate(daemon, "key", "csr", "life", "--dns", "life.example")["pem"].encode()
     )
     assert request.is_signature_valid
     chain = tmp_path / "chain.pem"
     chain.write_bytes(_issue(request).public_bytes(Encoding.PEM))
-    assert daemon.command("cert", "import", "life", str(chain))["certificate_not_after"] is not None
-    assert daemon.command("cert", "export", "life")["pem"].strip() == chain.read_text().strip()
-    daemon.command("grant", "add", "front-end", "life", "--purpose", "tls13-server")
-    assert daemon.command("grant", "explain", "front-end", "life", "tls13-server")["allowed"]
+    assert operate(daemon, "cert", "import", "life", str(chain))["certificate_not_after"] is not None
+    assert operate(daemon, "cert", "export", "life")["pem"].strip() == chain.read_text().strip()
+    operate(daemon, "grant", "add", "front-end", "life", "--purpose", "tls13-server")
+    assert operate(daemon, "grant", "explain", "front-end", "life", "tls13-server")["allowed"]
     code, explanation, _ = hsmd(daemon, "grant", "explain", "front-end", "life", "tls12-server")
     assert (code, explanation["allowed"]) == (4, False)
-    assert daemon.command("grant", "remove", "front-end", "life")["changed"]
-    assert daemon.command("key", "destroy", "life", "--confirm", "life")["destroyed"] == "life"
+    assert operate(daemon, "grant", "remove", "front-end", "life")["changed"]
+    assert operate(daemon, "key", "destroy", "life", "--confirm", "life")["destroyed"] == "life"
     assert hsmd(daemon, "key", "show", "life")[0] == 1
 
 
@@ -100,7 +110,7 @@ def test_import_goes_past_the_network_and_leaves_no_trace(
             "key", "import", name, str(pem), "--config", str(daemon.directory / "hsmd.toml"), *options
         )
     assert load_pem_public_key(_public_pem(info)).public_numbers() == key.public_key().public_numbers()  # type: ignore[union-attr]
-    assert daemon.command("cert", "self-signed", name, "--dns", "imported.example")["pem"], "it signs"
+    assert operate(daemon, "cert", "self-signed", name, "--dns", "imported.example")["pem"], "it signs"
     secrets = [pem.read_bytes().splitlines()[2], (daemon.directory / "softhsm" / "pin").read_bytes().strip()]
     seen = watcher.seen
     assert any(b"local_import" in line for line in seen), "the worker was watched"
@@ -154,14 +164,14 @@ def test_import_refuses_a_name_that_is_taken_before_it_touches_the_token(
 
 
 def test_status_and_audit(daemon: Daemon) -> None:
-    status = daemon.command("status")
+    status = operate(daemon, "status")
     assert status["identity"]["role"] == "operator"
     assert {worker["state"] for worker in status["daemon"]["tokens"][0]["workers"]} == {"ready"}
-    verdict = daemon.command("audit", "verify")
+    verdict = operate(daemon, "audit", "verify")
     assert verdict["intact"]
     assert verdict["records"] >= status["daemon"]["audit_records"]
-    rows = daemon.command("audit", "show", "--key", "www")["records"]
-    assert [row["fields"]["op"] for row in rows if row["event"] == "control.begun"][0] == "key.generate"
+    rows = operate(daemon, "audit", "show", "--key", "www")["records"]
+    assert next(row["fields"]["op"] for row in rows if row["event"] == "control.begun") == "key.generate"
     [row] = [row for row in rows if row["event"] == "attempt"]
     assert (row["purpose"], row["outcome"]["result"]) == ("x509-self-signed", "performed")
 
@@ -297,9 +307,9 @@ def test_check_names_each_problem_and_its_cure(daemon: Daemon, module: Path, tmp
 
 
 def test_check_of_a_key_without_grant_and_of_foreign_files(daemon: Daemon, tmp_path: Path) -> None:
-    daemon.command("key", "generate", "ungranted")
-    daemon.command("key", "generate", "second")
-    daemon.command("grant", "add", "front-end", "second")
+    operate(daemon, "key", "generate", "ungranted")
+    operate(daemon, "key", "generate", "second")
+    operate(daemon, "grant", "add", "front-end", "second")
     agent = ["--config", str(daemon.directory / "agent.toml")]
     code, report, _ = hsmd(None, "agent", "check", "ungranted", *agent)
     assert code == 4
@@ -331,8 +341,8 @@ def test_agent_from_init_to_export(daemon: Daemon, tmp_path: Path) -> None:
     assert config.stat().st_mode & 0o077 == 0
     assert (config.parent / "agent_ed25519").stat().st_mode & 0o077 == 0
     assert hsmd(None, *init)[0] == 1, "nothing is overwritten"
-    daemon.command("client", "add", "web9", "--key", made["public_key"])
-    daemon.command("grant", "add", "web9", "www")
+    operate(daemon, "client", "add", "web9", "--key", made["public_key"])
+    operate(daemon, "grant", "add", "web9", "www")
     with subprocess.Popen(
         [sys.executable, "-m", "hsmd.cli", "agent", "run", "--config", str(config)], stderr=subprocess.DEVNULL
     ) as agent:

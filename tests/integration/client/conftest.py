@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.daemonlike import Daemonlike
 
 from hsmd.client import Connection
+from tests.daemonlike import Daemonlike
 
 
 @pytest.fixture

@@ -9,14 +9,23 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.daemonlike import CLIENT, Daemonlike, eventually
 
 from hsmd.client import Connection
 from hsmd.client.link import SILENT_AFTER_S
-from hsmd.errors import BadRequest, DeadlineExceeded, Overloaded, PeerError, ProtocolError, PurposeMismatch, Refused, Unavailable
+from hsmd.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Overloaded,
+    PeerError,
+    ProtocolError,
+    PurposeMismatch,
+    Refused,
+    Unavailable,
+)
 from hsmd.protocol.frames import MAX_DATA_BYTES, Kind, decode_error
 from hsmd.protocol.messages import KeyList, KeyPage, KeyShow, WhoAmI
 from hsmd.purposes import Purpose
+from tests.daemonlike import CLIENT, Daemonlike, eventually
 
 SCHEME = 0x0403
 KEY = b"k" * 32
@@ -37,7 +46,12 @@ async def test_signature_verifies(daemon: Daemonlike, connection: Connection) ->
     assert isinstance(public, ec.EllipticCurvePublicKey)
     public.verify(signature, b"message", ec.ECDSA(hashes.SHA256()))
     operation = daemon.operations[0]
-    assert (operation.purpose, operation.scheme, operation.key, operation.data) == (8, SCHEME, key.digest, b"message")
+    assert (operation.purpose, operation.scheme, operation.key, operation.data) == (
+        8,
+        SCHEME,
+        key.digest,
+        b"message",
+    )
     assert 1900 <= operation.deadline_ms <= 2000
 
 
@@ -67,7 +81,9 @@ async def test_refusals_are_raised_as_what_they_are(daemon: Daemonlike, connecti
 async def test_many_at_once_each_get_their_own_answer(daemon: Daemonlike, connection: Connection) -> None:
     answer_all(daemon)
     texts = [b"%d" % number for number in range(400)]
-    assert await asyncio.gather(*(use(connection, text) for text in texts)) == [b"signed " + text for text in texts]
+    assert await asyncio.gather(*(use(connection, text) for text in texts)) == [
+        b"signed " + text for text in texts
+    ]
 
 
 async def test_frames_of_one_turn_leave_in_one_write(
@@ -114,7 +130,9 @@ async def test_nobody_waits_past_the_deadline(daemon: Daemonlike, connection: Co
     await eventually(lambda: len(daemon.cancelled) == 2)
 
 
-async def test_a_shorter_deadline_behind_longer_ones_is_kept(daemon: Daemonlike, connection: Connection) -> None:
+async def test_a_shorter_deadline_behind_longer_ones_is_kept(
+    daemon: Daemonlike, connection: Connection
+) -> None:
     daemon.faults.hold = True
     long = [asyncio.create_task(use(connection, timeout_s=30)) for _ in range(5)]
     await asyncio.sleep(0)
@@ -132,7 +150,9 @@ async def test_late_answers_are_dropped_and_places_come_free(tmp_path: Path) -> 
     async with Connection(daemon.endpoint()) as connection:
         answer_all(daemon)
         daemon.faults.hold = True
-        results = await asyncio.gather(*(use(connection, timeout_s=0.05) for _ in range(4)), return_exceptions=True)
+        results = await asyncio.gather(
+            *(use(connection, timeout_s=0.05) for _ in range(4)), return_exceptions=True
+        )
         assert [type(result) for result in results] == [DeadlineExceeded] * 4
         daemon.release()
         assert connection._link is not None
@@ -153,7 +173,9 @@ async def test_cancelled_task_tells_the_daemon(daemon: Daemonlike, connection: C
     await eventually(lambda: connection._link is not None and connection._link.open_requests == 0)
 
 
-async def test_cancelling_at_any_moment_leaves_the_connection_sound(daemon: Daemonlike, connection: Connection) -> None:
+async def test_cancelling_at_any_moment_leaves_the_connection_sound(
+    daemon: Daemonlike, connection: Connection
+) -> None:
     answer_all(daemon)
     for turns in range(40):
         tasks = [asyncio.create_task(use(connection)) for _ in range(3)]
@@ -224,7 +246,9 @@ async def test_loss_answers_everything_open_at_once(daemon: Daemonlike, connecti
     assert time.monotonic() - began < 0.5
 
 
-async def test_back_within_two_seconds_of_the_daemons_return(daemon: Daemonlike, connection: Connection) -> None:
+async def test_back_within_two_seconds_of_the_daemons_return(
+    daemon: Daemonlike, connection: Connection
+) -> None:
     answer_all(daemon)
     await daemon.stop()
     await eventually(lambda: not connection.available)
@@ -324,7 +348,9 @@ async def test_our_own_stall_is_not_the_daemons_silence(daemon: Daemonlike, conn
     assert connection.available
 
 
-async def test_connection_to_a_mute_peer_is_given_up_and_made_anew(daemon: Daemonlike, connection: Connection) -> None:
+async def test_connection_to_a_mute_peer_is_given_up_and_made_anew(
+    daemon: Daemonlike, connection: Connection
+) -> None:
     daemon.faults.silent = True
     await eventually(lambda: len(daemon.connections) == 0, within_s=4.0)
     daemon.faults.silent = False
@@ -341,7 +367,9 @@ async def test_half_a_frame_does_not_outlast_the_deadline(daemon: Daemonlike, co
         await use(connection, timeout_s=0.2)
 
 
-async def test_answer_to_a_request_never_made_ends_the_connection(daemon: Daemonlike, connection: Connection) -> None:
+async def test_answer_to_a_request_never_made_ends_the_connection(
+    daemon: Daemonlike, connection: Connection
+) -> None:
     daemon.faults.foreign_answer = True
     with pytest.raises(Unavailable, match="not open"):
         await use(connection)
@@ -368,7 +396,9 @@ async def test_events_are_delivered_and_nonsense_is_not(daemon: Daemonlike) -> N
 # --- drain ---
 
 
-async def test_drain_moves_new_requests_and_old_ones_finish(daemon: Daemonlike, connection: Connection) -> None:
+async def test_drain_moves_new_requests_and_old_ones_finish(
+    daemon: Daemonlike, connection: Connection
+) -> None:
     answer_all(daemon)
     daemon.faults.hold = True
     old = [asyncio.create_task(use(connection, b"old", timeout_s=10)) for _ in range(5)]
@@ -397,7 +427,9 @@ async def test_a_daemon_that_always_drains_is_not_hammered(daemon: Daemonlike) -
 # --- hot path ---
 
 
-async def test_submit_answers_are_never_called_from_within(daemon: Daemonlike, connection: Connection) -> None:
+async def test_submit_answers_are_never_called_from_within(
+    daemon: Daemonlike, connection: Connection
+) -> None:
     daemon.faults.refuse = Refused()
     answers: list[tuple[int, bytes]] = []
     connection.submit(1000, 8, SCHEME, KEY, b"", lambda kind, body: answers.append((kind, body)))
@@ -416,6 +448,8 @@ async def test_no_welcome_is_not_waited_for(daemon: Daemonlike, monkeypatch: pyt
 
 
 async def test_error_instead_of_welcome_is_told(daemon: Daemonlike, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hsmd.client.link.encode_hello", lambda capabilities: b"\x00\x00\x00\x09\x03" + bytes(8))
+    monkeypatch.setattr(
+        "hsmd.client.link.encode_hello", lambda capabilities: b"\x00\x00\x00\x09\x03" + bytes(8)
+    )
     with pytest.raises((ProtocolError, Unavailable)):
         await Connection(daemon.endpoint()).start()

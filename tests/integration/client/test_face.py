@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.daemonlike import CLIENT, Daemonlike
 
 from hsmd.client import AgentEndpoint, Client, Connection
 from hsmd.errors import DeadlineExceeded, ProtocolError, Refused, Unavailable
 from hsmd.protocol.channel import ServerChannel
 from hsmd.protocol.frames import Kind, encode, encode_error, encode_welcome
 from hsmd.protocol.messages import WhoAmI
+from tests.daemonlike import CLIENT, Daemonlike
 
 KEY = b"k" * 32
 
@@ -87,7 +87,9 @@ def test_closed_client_says_so_and_leaves_no_thread(background: Background) -> N
 
 def test_failed_connect_leaves_no_thread(background: Background) -> None:
     with pytest.raises(ProtocolError):
-        Client.connect(background.daemon.endpoint(host_keys=("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN" + "A" * 42,)))
+        Client.connect(
+            background.daemon.endpoint(host_keys=("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN" + "A" * 42,))
+        )
     assert not [thread for thread in threading.enumerate() if thread.name == "hsmd-client"]
 
 
@@ -141,7 +143,11 @@ def answering(peer: socket.socket) -> None:
     frames = channel.receive(peer.recv(65_536))
     kind, request_id, body = frames[1]
     assert kind == Kind.KEY_OPERATION
-    for byte in encode_welcome(channel.welcome()) + encode(Kind.PING, 7) + encode(Kind.RESULT, request_id, b"signed " + body[39:]):
+    for byte in (
+        encode_welcome(channel.welcome())
+        + encode(Kind.PING, 7)
+        + encode(Kind.RESULT, request_id, b"signed " + body[39:])
+    ):
         peer.send(bytes([byte]))
 
 
@@ -175,7 +181,8 @@ def answer_otherwise(peer: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"), [(hang_up, Unavailable), (refuse_the_channel, ProtocolError), (answer_otherwise, ProtocolError)]
+    ("answer", "error"),
+    [(hang_up, Unavailable), (refuse_the_channel, ProtocolError), (answer_otherwise, ProtocolError)],
 )
 def test_agents_that_misbehave(
     agent: Callable[..., AgentEndpoint], answer: Callable[[socket.socket], None], error: type[Exception]
@@ -185,7 +192,10 @@ def test_agents_that_misbehave(
 
 
 def test_no_agent(tmp_path: Path) -> None:
-    with Client.connect(AgentEndpoint(tmp_path / "none.sock")) as client, pytest.raises(Unavailable, match="is the agent running"):
+    with (
+        Client.connect(AgentEndpoint(tmp_path / "none.sock")) as client,
+        pytest.raises(Unavailable, match="is the agent running"),
+    ):
         client.control(WhoAmI())
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import asyncssh
 import pytest
-from tests.daemonlike import CLIENT, Daemonlike, public_line
 
 from hsmd.client import Connection
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError, Unavailable
 from hsmd.protocol.messages import WhoAmI
+from tests.daemonlike import CLIENT, Daemonlike, public_line
 
 CA = asyncssh.generate_private_key("ssh-ed25519")
 OTHER_CA = asyncssh.generate_private_key("ssh-ed25519")
@@ -37,11 +37,23 @@ IMPOSTORS: dict[str, tuple[bool, Callable[[], dict[str, Any]]]] = {
     "certificate of any CA where a key is pinned": (False, with_certificate(lambda: certificate(OTHER_CA))),
     "certificate for another host": (True, with_certificate(lambda: certificate(principals=["127.0.0.2"]))),
     "certificate without principals": (True, with_certificate(lambda: certificate(principals=[]))),
-    "expired certificate": (True, with_certificate(lambda: certificate(valid_after="20200101", valid_before="20200102"))),
-    "certificate not valid yet": (True, with_certificate(lambda: certificate(valid_after="20900101", valid_before="20900102"))),
+    "expired certificate": (
+        True,
+        with_certificate(lambda: certificate(valid_after="20200101", valid_before="20200102")),
+    ),
+    "certificate not valid yet": (
+        True,
+        with_certificate(lambda: certificate(valid_after="20900101", valid_before="20900102")),
+    ),
     "user certificate as host certificate": (True, with_certificate(lambda: certificate(kind="user"))),
-    "RSA host key": (False, lambda: {"server_host_keys": [asyncssh.generate_private_key("ssh-rsa", key_size=2048)]}),
-    "ECDSA host key": (False, lambda: {"server_host_keys": [asyncssh.generate_private_key("ecdsa-sha2-nistp256")]}),
+    "RSA host key": (
+        False,
+        lambda: {"server_host_keys": [asyncssh.generate_private_key("ssh-rsa", key_size=2048)]},
+    ),
+    "ECDSA host key": (
+        False,
+        lambda: {"server_host_keys": [asyncssh.generate_private_key("ecdsa-sha2-nistp256")]},
+    ),
     "old key exchange only": (False, lambda: {"kex_algs": ["diffie-hellman-group14-sha256"]}),
     "no AEAD cipher": (False, lambda: {"encryption_algs": ["aes256-ctr"], "mac_algs": ["hmac-sha2-256"]}),
     "other AEAD cipher": (False, lambda: {"encryption_algs": ["chacha20-poly1305@openssh.com"]}),
@@ -64,7 +76,9 @@ async def test_impostors_are_not_connected_to(name: str, tmp_path: Path) -> None
 async def test_pinned_host_key_connects(tmp_path: Path) -> None:
     daemon = await Daemonlike(tmp_path).start()
     spare = public_line(asyncssh.generate_private_key("ssh-ed25519"))
-    async with Connection(daemon.endpoint(host_keys=(spare, public_line(daemon.host_key) + " comment"))) as connection:
+    async with Connection(
+        daemon.endpoint(host_keys=(spare, public_line(daemon.host_key) + " comment"))
+    ) as connection:
         assert (await connection.control(WhoAmI(), timeout_s=2)).client == CLIENT
     await daemon.stop()
 
@@ -99,7 +113,9 @@ async def test_nothing_is_taken_from_the_environment(tmp_path: Path, monkeypatch
     ssh = home / ".ssh"
     ssh.mkdir(parents=True, mode=0o700)
     (ssh / "known_hosts").write_text(f"* {public_line(daemon.host_key)}\n")
-    (ssh / "config").write_text(f"Host *\n  User somebody\n  Port {daemon.port}\n  StrictHostKeyChecking no\n  ProxyCommand false\n")
+    (ssh / "config").write_text(
+        f"Host *\n  User somebody\n  Port {daemon.port}\n  StrictHostKeyChecking no\n  ProxyCommand false\n"
+    )
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(ssh / "id_ed25519")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "no-agent"))
@@ -135,7 +151,9 @@ async def test_user_certificate_is_offered(tmp_path: Path) -> None:
     made = ca.generate_user_certificate(public, "web-1", principals=[CLIENT])
     made.write_certificate(tmp_path / "id-cert.pub")
     daemon.client_key = ca
-    async with Connection(daemon.endpoint(identity_file=identity, certificate_file=tmp_path / "id-cert.pub")) as connection:
+    async with Connection(
+        daemon.endpoint(identity_file=identity, certificate_file=tmp_path / "id-cert.pub")
+    ) as connection:
         assert connection.available
     await daemon.stop()
 
@@ -172,7 +190,9 @@ def directory(path: Path) -> None:
         (encrypted, "no passphrase"), (ecdsa, "not an Ed25519 key"), (directory, "not a regular file"),
     ],
 )  # fmt: skip
-async def test_identity_files_that_will_not_do(tmp_path: Path, spoil: Callable[[Path], None], says: str) -> None:
+async def test_identity_files_that_will_not_do(
+    tmp_path: Path, spoil: Callable[[Path], None], says: str
+) -> None:
     daemon = await Daemonlike(tmp_path).start()
     spoil(daemon.identity)
     with pytest.raises(ConfigurationError, match=says):
@@ -189,7 +209,9 @@ async def test_a_server_without_the_subsystem(tmp_path: Path, monkeypatch: pytes
     await daemon.stop()
 
 
-async def test_a_server_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_server_that_accepts_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("hsmd.client.transport.LOGIN_S", 0.3)
     connected: list[asyncio.StreamWriter] = []
 

@@ -10,7 +10,6 @@ import pytest
 
 from hsmd.daemon.token.messages import KeyDescription
 from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
-
 from tests.token_rig import RawWorker, generate
 
 Start = Callable[..., RawWorker]

@@ -49,6 +49,10 @@ def pem_of(private: Any, form: PrivateFormat = PKCS8, passphrase: bytes | None =
     return pem
 
 
+def block(label: str) -> bytes:
+    return f"-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n".encode()
+
+
 def rsa_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)
 
@@ -61,7 +65,7 @@ def test_every_type_and_form(token: SoftHsmToken, start, tmp_path: Path) -> None
         (rsa.generate_private_key(65537, 3072), PKCS8, None, b""),
         (ec.generate_private_key(ec.SECP256R1()), TRADITIONAL, None, b""),
         (ec.generate_private_key(ec.SECP384R1()), PKCS8, b"sesame", b""),
-        (ec.generate_private_key(ec.SECP521R1()), PKCS8, None, b"-----BEGIN EC PARAMETERS-----\nBg==\n-----END EC PARAMETERS-----\n"),
+        (ec.generate_private_key(ec.SECP521R1()), PKCS8, None, block("EC PARAMETERS")),
         (ed25519.Ed25519PrivateKey.generate(), PKCS8, None, b"Bag Attributes\n  friendlyName: x\n"),
     ]
     made = []
@@ -124,7 +128,7 @@ def bad_pems() -> list[Any]:
         pytest.param(der, None, "this is DER", id="der"),
         pytest.param(public, None, "PUBLIC KEY and no private key", id="public"),
         pytest.param(openssh, None, "ssh-keygen", id="openssh"),
-        pytest.param(b"-----BEGIN HSMD KEY REFERENCE-----\nMAA=\n-----END HSMD KEY REFERENCE-----\n", None, "nothing to import", id="ref"),
+        pytest.param(block("HSMD KEY REFERENCE"), None, "nothing to import", id="reference"),
         pytest.param(good + pem_of(rsa_key()), None, "2 private keys", id="two"),
         pytest.param(lines[0] + lines[1][::-1] + b"".join(lines[2:]), None, "damaged", id="damaged"),
         pytest.param(encrypted, None, "name a file that holds its passphrase", id="no passphrase"),

@@ -122,7 +122,8 @@ def test_keys_without_a_valid_ceiling_are_not_served(fresh_token: SoftHsmToken, 
 from hashlib import sha256
 def ceiling(label): return [o for o in list(session.get_objects({A.CLASS: C.DATA})) if o[A.LABEL] == label]
 def make(label, value):
-    session.create_object({A.CLASS: C.DATA, A.TOKEN: True, A.PRIVATE: True, A.APPLICATION: "hsmd", A.LABEL: label, A.VALUE: value})
+    common = {A.CLASS: C.DATA, A.TOKEN: True, A.PRIVATE: True, A.APPLICATION: "hsmd"}
+    session.create_object({**common, A.LABEL: label, A.VALUE: value})
 ceiling(%(lost)r)[0].destroy()
 garbled, = ceiling(%(garbled)r)
 value = garbled[A.VALUE]

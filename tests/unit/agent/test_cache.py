@@ -8,13 +8,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.daemonlike import SoftKey
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from hsmd.agent.cache import FILE_NAME, Cache, CachedKey
 from hsmd.errors import ConfigurationError, ProtocolError
+from tests.daemonlike import SoftKey
 
-KEYS = [CachedKey(SoftKey(name, ed25519.Ed25519PrivateKey.generate()).info, f"chain of {name}") for name in ("b", "a")]
+KEYS = [
+    CachedKey(SoftKey(name, ed25519.Ed25519PrivateKey.generate()).info, f"chain of {name}")
+    for name in ("b", "a")
+]
 
 
 def opened(directory: Path) -> Cache:

@@ -107,8 +107,14 @@ user = ["x"]
     [
         (("10.0.0.1:7440", "a b"), "daemon[0].address: 'a b'"),
         ((f'host_keys = ["{HOST_KEY}"]', "host_keys = []"), "daemon[0].host_keys: none given"),
-        ((f'host_keys = ["{HOST_KEY}"]', 'host_keys = "x"'), "daemon[0].host_keys: must be a list of strings"),
-        ((f'host_keys = ["{HOST_KEY}"]', "host_keys = [1]"), "daemon[0].host_keys: must be a list of strings"),
+        (
+            (f'host_keys = ["{HOST_KEY}"]', 'host_keys = "x"'),
+            "daemon[0].host_keys: must be a list of strings",
+        ),
+        (
+            (f'host_keys = ["{HOST_KEY}"]', "host_keys = [1]"),
+            "daemon[0].host_keys: must be a list of strings",
+        ),
         (("ssh-ed25519", "ssh-rsa"), "daemon[0].host_keys: 'ssh-rsa"),
         (("[[daemon]]", "[daemon]"), "daemon: must be written as [[daemon]]"),
         (("web-1", "web 1"), "agent.client: not a client name"),
@@ -117,7 +123,7 @@ user = ["x"]
         (("[agent]", f'[agent]\nsocket = "/{"x" * 110}"'), "agent.socket: longer than"),
         (("[agent]", '[agent]\nsocket = "@abstract"'), "agent.socket: '@abstract' must be an absolute path"),
         (("[agent]", "[agent]\nmode = 660"), "agent.mode: must be a string"),
-        (("[agent]", 'keys = 1\n[agent]'), "keys: must be a table"),
+        (("[agent]", "keys = 1\n[agent]"), "keys: must be a table"),
     ],
 )
 def test_single_faults(change: tuple[str, str], fault: str) -> None:

@@ -195,7 +195,9 @@ def activated(*made: str) -> int:
     try:
         sockets = []
         for path in made:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM if path.endswith("dgram") else socket.SOCK_STREAM)
+            sock = socket.socket(
+                socket.AF_UNIX, socket.SOCK_DGRAM if path.endswith("dgram") else socket.SOCK_STREAM
+            )
             sock.bind(path.removesuffix(":silent"))
             if sock.type == socket.SOCK_STREAM and not path.endswith(":silent"):
                 sock.listen()
@@ -205,7 +207,13 @@ def activated(*made: str) -> int:
             os.dup2(descriptor, 3 + at)
         os.environ |= {"LISTEN_FDS": str(len(made)), "LISTEN_PID": str(os.getpid())}
         listener = inherited()
-        code = 0 if listener is not None and listener.socket.getsockname() == made[0] and "LISTEN_FDS" not in os.environ else 1
+        code = (
+            0
+            if listener is not None
+            and listener.socket.getsockname() == made[0]
+            and "LISTEN_FDS" not in os.environ
+            else 1
+        )
     except ConfigurationError:
         code = 2
     finally:

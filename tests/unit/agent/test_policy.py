@@ -15,13 +15,20 @@ all_keys = st.lists(st.tuples(names, st.binary(min_size=2, max_size=2)), max_siz
 
 @given(default=users, by_key=st.dictionaries(names, users), uid=uids, keys=all_keys)
 def test_a_user_gets_exactly_the_keys_its_rules_name(
-    default: frozenset[int] | None, by_key: dict[str, frozenset[int] | None], uid: int, keys: list[tuple[str, bytes]]
+    default: frozenset[int] | None,
+    by_key: dict[str, frozenset[int] | None],
+    uid: int,
+    keys: list[tuple[str, bytes]],
 ) -> None:
     allowed = Rules(default, by_key).keys_for(uid, keys)
     for name, digest in keys:
-        rule = by_key[name] if name in by_key else default
+        rule = by_key.get(name, default)
         wanted = rule is None or uid in rule
-        others = any(entry != name and Rules(default, by_key).allow(uid, entry) for entry, value in keys if value == digest)
+        others = any(
+            entry != name and Rules(default, by_key).allow(uid, entry)
+            for entry, value in keys
+            if value == digest
+        )
         assert (digest in allowed) == (wanted or others)
     assert allowed <= {digest for _, digest in keys}
 

@@ -98,6 +98,16 @@ def test_csr_prints_pem_alone(run: Run, daemon: FakeDaemon) -> None:
     assert daemon.asked == [expected]
 
 
+@pytest.mark.parametrize("name", ["a b", "", "../x", "-x", "x" * 65, "\x1b[31m"])
+@pytest.mark.parametrize(
+    "line", [["key", "show"], ["client", "remove"], ["cert", "export"], ["agent", "export"]], ids=" ".join
+)
+def test_what_is_no_name_is_refused_here(run: Run, daemon: FakeDaemon, line: list[str], name: str) -> None:
+    ran = run(*line, "--", name)
+    assert (ran.code, daemon.asked) == (2, [])
+    assert ran.err.count("\n") == 1
+
+
 # --- certificates ---
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 
+import hsmd
 from hsmd.cli.root import ENTRIES, application
 
 from .conftest import Run
@@ -73,10 +75,11 @@ def test_wrong_option_is_one_line_and_exit_code_2(run: Run, path: tuple[str, ...
 def test_root_help_lists_every_group_and_imports_none_of_them() -> None:
     script = (
         "import sys; from hsmd.cli import run; code = run(['--help'])\n"
-        "loaded = {'hsmd.cli.key', 'hsmd.client', 'asyncssh', 'sqlalchemy', 'pkcs11', 'msgspec', 'cryptography'} & set(sys.modules)\n"
+        "heavy = {'hsmd.cli.key', 'hsmd.client', 'asyncssh', 'sqlalchemy', 'pkcs11', 'msgspec', 'cryptography'}\n"
+        "loaded = heavy & set(sys.modules)\n"
         "assert not loaded, loaded\nsys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    done = _python(script)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ENTRIES)
 
@@ -89,7 +92,7 @@ def test_help_works_without_the_packages_of_the_daemon() -> None:
         "for name in ('pkcs11', 'sqlalchemy', 'alembic', 'psycopg'): sys.modules[name] = None\n"
         f"from hsmd.cli import run; sys.exit(sum(run(line) for line in {lines!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = _python(script)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -98,13 +101,25 @@ def test_missing_daemon_packages_say_what_to_install(tmp_path: Path) -> None:
         "import sys; sys.modules['sqlalchemy'] = None\n"
         "from hsmd.cli import run; sys.exit(run(['init', '--softhsm', '--operator', 'x', '--profile', 'profile']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, cwd=tmp_path
-    )
+    done = _python(script, tmp_path)
     assert done.returncode == 1
     assert "pip install 'hsmd[daemon]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def _python(script: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a script in an interpreter of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(hsmd.__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=directory,
+        env=environment,
+        check=False,
+    )
 
 
 def test_unknown_command_suggests_the_right_one(run: Run) -> None:

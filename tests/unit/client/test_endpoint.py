@@ -12,15 +12,25 @@ from hsmd.client.endpoint import host_key_fault, read_identity, split_host_key
 from hsmd.errors import BadRequest, ConfigurationError
 
 LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
-GOOD: dict[str, Any] = {"host": "10.0.0.1", "port": 7440, "host_keys": (LINE,), "user": "web-1", "identity_file": Path("/id")}
+GOOD: dict[str, Any] = {
+    "host": "10.0.0.1",
+    "port": 7440,
+    "host_keys": (LINE,),
+    "user": "web-1",
+    "identity_file": Path("/id"),
+}
 
 
-@pytest.mark.parametrize("host", ["10.0.0.1", "::1", "fe80::1%eth0", "hsm.example.net", "hsm-1", "localhost", "a.b."])
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "::1", "fe80::1%eth0", "hsm.example.net", "hsm-1", "localhost", "a.b."]
+)
 def test_hosts_that_are_fine(host: str) -> None:
     Endpoint(**GOOD | {"host": host})
 
 
-@pytest.mark.parametrize("host", ["", " ", "a b", "-a", "a..b", "user@host", "host:22", "a/b", "x" * 254, "ex\n"])
+@pytest.mark.parametrize(
+    "host", ["", " ", "a b", "-a", "a..b", "user@host", "host:22", "a/b", "x" * 254, "ex\n"]
+)
 def test_hosts_that_are_not(host: str) -> None:
     with pytest.raises(ConfigurationError, match="host:"):
         Endpoint(**GOOD | {"host": host})
@@ -34,7 +44,17 @@ def test_all_faults_are_listed_at_once() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "cert-authority", "AAAA", "ssh-rsa AAAAB3NzaC1yc2E", "ssh-ed25519", "ssh-ed25519 %%%", LINE[:-8], LINE + "AAAA", "* " + LINE],
+    [
+        "",
+        "cert-authority",
+        "AAAA",
+        "ssh-rsa AAAAB3NzaC1yc2E",
+        "ssh-ed25519",
+        "ssh-ed25519 %%%",
+        LINE[:-8],
+        LINE + "AAAA",
+        "* " + LINE,
+    ],
 )
 def test_host_keys_that_cannot_be_pinned(line: str) -> None:
     with pytest.raises(ConfigurationError, match="host_keys:"):
@@ -63,7 +83,10 @@ def test_addresses(text: str, host: str, port: int) -> None:
     assert parse_address(text) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["", ":22", "host:", "host:0", "host:65536", "host:x", "[::1", "[::1]22", "[::1]:", "a b", "host:١"])
+@pytest.mark.parametrize(
+    "text",
+    ["", ":22", "host:", "host:0", "host:65536", "host:x", "[::1", "[::1]22", "[::1]:", "a b", "host:١"],
+)
 def test_addresses_that_are_none(text: str) -> None:
     with pytest.raises(BadRequest):
         parse_address(text)

@@ -88,7 +88,13 @@ def test_lengths_must_be_the_shortest() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", pem(b"", LABEL), pem(b"x" * (MAX_DER_BYTES + 1))]
+    "text",
+    [
+        "",
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        pem(b"", LABEL),
+        pem(b"x" * (MAX_DER_BYTES + 1)),
+    ],
 )
 def test_other_files(text: str) -> None:
     with pytest.raises(BadRequest, match="key reference"):

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from hsmd.client.link import OWED_S, Link
 from hsmd.errors import Overloaded, ProtocolError, Unavailable
-from hsmd.protocol.frames import FrameDecoder, Kind, Welcome, decode_error, encode, encode_drain, encode_error, encode_welcome
+from hsmd.protocol.frames import (
+    FrameDecoder,
+    Kind,
+    Welcome,
+    decode_error,
+    encode,
+    encode_drain,
+    encode_error,
+    encode_welcome,
+)
 
 WELCOME = encode_welcome(Welcome(1, 3, 65_536, 4))
 
@@ -53,7 +62,13 @@ class World:
         self.written = b""
 
     def ask(self, timeout_s: float = 1.0) -> object:
-        return self.link.request(Kind.KEY_OPERATION, Kind.RESULT, b"body", timeout_s, lambda kind, body: self.answers.append((kind, body)))
+        return self.link.request(
+            Kind.KEY_OPERATION,
+            Kind.RESULT,
+            b"body",
+            timeout_s,
+            lambda kind, body: self.answers.append((kind, body)),
+        )
 
     async def frames(self) -> list[tuple[int, int, bytes]]:
         await asyncio.sleep(0)
@@ -225,7 +240,13 @@ async def test_unanswerable_wire_counts_as_lost(world: World, monkeypatch: pytes
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(pieces=st.lists(st.binary(max_size=40) | st.builds(encode, st.integers(0, 255), st.integers(0, 6), st.binary(max_size=12)), max_size=12))
+@given(
+    pieces=st.lists(
+        st.binary(max_size=40)
+        | st.builds(encode, st.integers(0, 255), st.integers(0, 6), st.binary(max_size=12)),
+        max_size=12,
+    )
+)
 def test_whatever_a_server_sends_every_request_is_answered_at_most_once(pieces: list[bytes]) -> None:
     async def run() -> None:
         world = World()
@@ -236,12 +257,12 @@ def test_whatever_a_server_sends_every_request_is_answered_at_most_once(pieces: 
             answers[number] += 1
 
         for number in answers:
-            world.link.request(Kind.KEY_OPERATION, Kind.RESULT, b"", 1, lambda kind, body, number=number: answered(number))
+            world.link.request(
+                Kind.KEY_OPERATION, Kind.RESULT, b"", 1, lambda kind, body, number=number: answered(number)
+            )
         for piece in pieces:
             world.link.received(piece)
         world.link.close("end")
         assert set(answers.values()) == {1}
 
     asyncio.run(run())
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import datetime
+import datetime as dt
 import hashlib
 import pickle
 from typing import Any
@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
-from tests.daemonlike import sign
 
 from hsmd.client import RemotePrivateKey
 from hsmd.errors import BadRequest, Refused
 from hsmd.protocol.frames import KeyOperation
 from hsmd.purposes import Purpose
+from tests.daemonlike import sign
 
 SOFT: dict[str, Any] = {
     "rsa": rsa.generate_private_key(65537, 2048),
@@ -66,13 +66,15 @@ def test_certificate_request(kind: str) -> None:
     request = x509.CertificateSigningRequestBuilder().subject_name(NAME).sign(key, hash_for(kind))
     assert request.is_signature_valid
     assert request.public_key() == SOFT[kind].public_key()
-    assert [(asked.purpose, asked.key) for asked in user.asked] == [(8, hashlib.sha256(der(SOFT[kind])).digest())]
+    assert [(asked.purpose, asked.key) for asked in user.asked] == [
+        (8, hashlib.sha256(der(SOFT[kind])).digest())
+    ]
 
 
 @pytest.mark.parametrize("kind", SOFT)
 def test_certificate_and_revocation_list(kind: str) -> None:
     key, _ = remote(kind)
-    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(NAME)
@@ -80,17 +82,25 @@ def test_certificate_and_revocation_list(kind: str) -> None:
         .public_key(key.public_key())
         .serial_number(7)
         .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .sign(key, hash_for(kind))
     )
     certificate.verify_directly_issued_by(certificate)
-    revoked = x509.CertificateRevocationListBuilder().issuer_name(NAME).last_update(now).next_update(now).sign(key, hash_for(kind))
+    revoked = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(NAME)
+        .last_update(now)
+        .next_update(now)
+        .sign(key, hash_for(kind))
+    )
     assert revoked.is_signature_valid(SOFT[kind].public_key())
 
 
 def test_certificate_request_with_pss() -> None:
     key, _ = remote("rsa")
-    request = x509.CertificateSigningRequestBuilder().subject_name(NAME).sign(key, hashes.SHA256(), rsa_padding=PSS)
+    request = (
+        x509.CertificateSigningRequestBuilder().subject_name(NAME).sign(key, hashes.SHA256(), rsa_padding=PSS)
+    )
     assert request.is_signature_valid
 
 
@@ -131,7 +141,9 @@ def test_digests_made_by_the_caller_go_as_sign_digest() -> None:
 
 def test_with_the_purpose_sign_digest_this_side_hashes() -> None:
     key, user = remote("p-384", purpose=Purpose.SIGN_DIGEST)
-    key.public_key().verify(key.sign(b"message", ec.ECDSA(hashes.SHA384())), b"message", ec.ECDSA(hashes.SHA384()))
+    key.public_key().verify(
+        key.sign(b"message", ec.ECDSA(hashes.SHA384())), b"message", ec.ECDSA(hashes.SHA384())
+    )
     assert user.asked[0].data == hashlib.sha384(b"message").digest()
     ed, _ = remote("ed25519", purpose=Purpose.SIGN_DIGEST)
     with pytest.raises(UnsupportedAlgorithm, match="sign-message"):
@@ -155,7 +167,7 @@ def test_premaster_secret() -> None:
 @pytest.mark.parametrize(
     ("pad", "algorithm"),
     [
-        (padding.PKCS1v15(), hashes.SHA1()),  # noqa: S303
+        (padding.PKCS1v15(), hashes.SHA1()),
         (padding.PKCS1v15(), hashes.SHA224()),
         (padding.PKCS1v15(), hashes.SHA3_256()),
         (padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH), hashes.SHA256()),
@@ -200,7 +212,11 @@ def test_what_would_need_the_private_key_here_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "interface"),
-    [("rsa", rsa.RSAPrivateKey), ("p-521", ec.EllipticCurvePrivateKey), ("ed25519", ed25519.Ed25519PrivateKey)],
+    [
+        ("rsa", rsa.RSAPrivateKey),
+        ("p-521", ec.EllipticCurvePrivateKey),
+        ("ed25519", ed25519.Ed25519PrivateKey),
+    ],
 )
 def test_they_are_what_libraries_look_for(kind: str, interface: type) -> None:
     key, _ = remote(kind)
@@ -220,7 +236,15 @@ def test_deterministic_ecdsa_is_not_made() -> None:
         key.sign(b"message", ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
 
 
-@pytest.mark.parametrize("public", [b"", b"garbage", der(ec.generate_private_key(ec.SECP256K1())), der(rsa.generate_private_key(65537, 1024))])
+@pytest.mark.parametrize(
+    "public",
+    [
+        b"",
+        b"garbage",
+        der(ec.generate_private_key(ec.SECP256K1())),
+        der(rsa.generate_private_key(65537, 1024)),
+    ],
+)
 def test_keys_that_are_not_served(public: bytes) -> None:
     with pytest.raises(BadRequest, match="public_key"):
         RemotePrivateKey.for_key(User(None), public)

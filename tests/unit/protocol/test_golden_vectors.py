@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from hsmd.client import keyref
+from hsmd.errors import BadRequest
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind
 
 _FILE = Path(__file__).parents[2] / "vectors" / "protocol.json"
 VECTORS: list[dict[str, Any]] = json.loads(_FILE.read_text())["frames"]
+REFERENCES: list[dict[str, Any]] = json.loads(_FILE.read_text())["references"]
 
 
 def _hello(body: bytes) -> dict[str, Any]:
@@ -99,3 +102,22 @@ def test_the_decoder_reads_what_the_vector_says(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_the_encoder_makes_the_same_bytes(vector: dict[str, Any]) -> None:
     assert _encode(vector["kind"], vector["id"], vector["fields"]).hex() == vector["frame_hex"]
+
+
+WRITERS_ONLY = {"X25519 key", "curve secp256k1", "RSA key of 1024 bits", "base64 that is not canonical"}
+"""What the provider refuses and this reader need not: no daemon serves such keys, and DER decides, not its wrapping."""
+
+
+@pytest.mark.parametrize("vector", REFERENCES, ids=lambda vector: vector["name"])
+def test_key_reference_files_are_read_alike(vector: dict[str, Any]) -> None:
+    if vector["ok"] or vector["name"] in WRITERS_ONLY:
+        reference = keyref.decode(vector["pem"])
+        made = keyref.encode(reference)
+        assert keyref.decode(made) == reference
+    else:
+        with pytest.raises(BadRequest, match="key reference"):
+            keyref.decode(vector["pem"])
+    if vector["ok"]:
+        fields = vector["fields"]
+        assert (reference.name, reference.public_key.hex()) == (fields["name"], fields["public_key_hex"])
+        assert made == vector["pem"].replace("\r\n", "\n")

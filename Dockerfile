@@ -1,0 +1,40 @@
+# The daemon, as a user without rights. Build it where the HSM is used, with the vendor's PKCS#11 module mounted:
+#
+#   docker build -t hsmd .
+#   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
+#     -v /etc/hsmd:/etc/hsmd:ro -v hsmd-state:/var/lib/hsmd -v /opt/vendor:/opt/vendor:ro -p 10.9.0.1:7440:7440 hsmd
+#
+# With --build-arg PACKAGES=softhsm2 there is a software token, for tests.
+
+FROM debian:12-slim AS build
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3 python3-venv gcc libc6-dev libssl-dev ca-certificates
+WORKDIR /src
+COPY requirements.lock ./
+# Every file is checked against the lock as it comes in; from here on nothing else is installed.
+RUN python3 -m venv /build \
+ && /build/bin/pip download --require-hashes --only-binary :all: --dest /wheels --requirement requirements.lock \
+ && /build/bin/pip install --no-index --find-links /wheels scikit-build-core cmake ninja
+COPY pyproject.toml CMakeLists.txt LICENSE README.md ./
+COPY hsmd ./hsmd
+# Into an environment of its own goes what is needed to run; compilers and test tools stay behind.
+RUN PATH=/build/bin:$PATH pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
+ && python3 -m venv /opt/hsmd \
+ && /opt/hsmd/bin/pip install --no-index --find-links /wheels "hsmd[daemon,postgresql]"
+
+FROM debian:12-slim
+ARG PACKAGES=""
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3 $PACKAGES \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --system --home-dir /var/lib/hsmd --shell /usr/sbin/nologin hsmd \
+ && install --directory --owner hsmd --group hsmd --mode 0700 /var/lib/hsmd
+COPY --from=build /opt/hsmd /opt/hsmd
+ENV PATH=/opt/hsmd/bin:/usr/bin:/bin
+USER hsmd
+WORKDIR /var/lib/hsmd
+VOLUME /var/lib/hsmd
+EXPOSE 7440
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["hsmd"]
+CMD ["serve", "--config", "/etc/hsmd/hsmd.toml"]

@@ -1,0 +1,134 @@
+"""The pools of all tokens, and their change-over when the settings of one have changed.
+
+A token whose settings changed gets workers of a new generation. They gather in a pool of their own; once one of them is ready,
+that pool takes over, and the old one answers what it has. Until then, and for ever if the new settings turn out to be
+wrong, the old workers go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hsmd import observe
+from hsmd.daemon.config import TokenConfig
+from hsmd.daemon.token.pool import Completion, TokenPool
+
+WORKER_WINDOW = 32
+"""Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
+LOOK_S = 0.05
+"""How often a new generation is asked whether it is ready."""
+HANDED_OVER_S = 60.0
+"""Time for what the old generation has: the longest deadline there is."""
+
+log = observe.logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    """A pool and the number of the settings its workers have; 0 before the first of them came."""
+
+    number: int
+    pool: TokenPool
+
+
+class Tokens:
+    """Makes, replaces and closes pools; lives on the event loop. `pools` holds the ones to use, by name of the token."""
+
+    def __init__(
+        self,
+        *,
+        max_queue: int,
+        request_replacement: Callable[[int], None],
+        completed: Callable[[list[Completion]], None],
+    ) -> None:
+        self._max_queue = max_queue
+        self._request_replacement = request_replacement
+        self._completed = completed
+        self._settings: dict[str, TokenConfig] = {}
+        self._current: dict[str, _Generation] = {}
+        self._coming: dict[str, _Generation] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.pools: dict[str, TokenPool] = {}
+
+    def apply(self, tokens: Sequence[TokenConfig]) -> None:
+        """Serve these tokens. Pools of new ones wait for their workers, those of others are closed."""
+        self._settings = {token.name: token for token in tokens}
+        for name in self._settings.keys() - self._current.keys():
+            self._use(name, _Generation(0, self._pool(name)))
+        for name in self._current.keys() - self._settings.keys():
+            self._close_later(self._current.pop(name).pool, HANDED_OVER_S)
+            del self.pools[name]
+            self._drop_coming(name)
+
+    def attach(self, worker: dict[str, Any], descriptors: Sequence[int]) -> None:
+        """Take over a worker that the launcher has started: `worker` is its notice."""
+        name, number = worker["token"], worker["generation"]
+        stream, progress_fd = descriptors
+        current = self._current.get(name)
+        if current is not None and current.number == 0:
+            self._current[name] = current = _Generation(number, current.pool)
+        if current is None or number < current.number:
+            os.close(stream)
+            os.close(progress_fd)
+            return
+        pool = current.pool if number == current.number else self._coming_pool(name, number)
+        pool.attach(socket.socket(fileno=stream), progress_fd, worker["pid"], worker["control"])
+
+    async def follow(self) -> None:
+        """Let new generations take over as soon as they are ready; runs until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for name, coming in list(self._coming.items()):
+                if coming.pool.status().state == "ready":
+                    del self._coming[name]
+                    before = self._current[name].pool
+                    self._use(name, coming)
+                    self._close_later(before, HANDED_OVER_S)
+                    log.info("token.taken_over", token=name, count=coming.number)
+
+    async def close(self, grace_s: float) -> None:
+        """Close all pools."""
+        for task in self._closing:
+            task.cancel()
+        pools = [each.pool for each in (*self._current.values(), *self._coming.values())]
+        await asyncio.gather(*(pool.close(grace_s) for pool in pools), *self._closing, return_exceptions=True)
+
+    def _pool(self, name: str) -> TokenPool:
+        return TokenPool(
+            name,
+            window=WORKER_WINDOW,
+            max_queue=self._max_queue,
+            stall_s=self._settings[name].stall_ms / 1000,
+            clock=time.monotonic,
+            request_replacement=self._request_replacement,
+            completed=self._completed,
+            log=log,
+        )
+
+    def _use(self, name: str, generation: _Generation) -> None:
+        self._current[name] = generation
+        self.pools[name] = generation.pool
+
+    def _coming_pool(self, name: str, number: int) -> TokenPool:
+        """The pool of a generation that is yet to take over. It replaces one that never got ready."""
+        coming = self._coming.get(name)
+        if coming is None or coming.number < number:
+            self._drop_coming(name)
+            coming = self._coming[name] = _Generation(number, self._pool(name))
+        return coming.pool
+
+    def _drop_coming(self, name: str) -> None:
+        coming = self._coming.pop(name, None)
+        if coming is not None:
+            self._close_later(coming.pool, 0.0)
+
+    def _close_later(self, pool: TokenPool, grace_s: float) -> None:
+        task = asyncio.get_running_loop().create_task(pool.close(grace_s))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

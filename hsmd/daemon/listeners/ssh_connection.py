@@ -1,0 +1,283 @@
+"""One SSH connection: who is it, and up to so many session channels with the subsystem `hsmd` and nothing else.
+
+asyncssh checks a certificate's CA, validity and principals only loosely: it takes an empty principal list for any user, and
+tells the application neither principals nor serial. So we decode what the peer shows ourselves, put it before the snapshot,
+and only then let asyncssh check certificate and signature. The private methods hooked for that are looked up when a
+connection is made: if asyncssh renames one, nobody gets in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncssh
+from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
+
+from hsmd import observe
+from hsmd.client.ssh_profile import SUBSYSTEM, without_ignore_packets
+from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.listeners.session import UNREAD_S, Session, Transport
+
+log = observe.logger()
+
+MakeSession = Callable[[Identity, Transport], Session]
+
+
+class SshConnection(asyncssh.SSHServer):
+    """Authentication, admission and channels of one connection; asyncssh calls most of it."""
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        admission: Admission,
+        make_session: MakeSession,
+        connections: set[SshConnection],
+    ) -> None:
+        self._snapshot = snapshot
+        self._admission = admission
+        self._make_session = make_session
+        self._connections = connections
+        self._identity: Identity | None = None
+        self._proven: Identity | None = None
+        self._tries = 0
+        self._refused = ""
+        self._unread_since: float | None = None
+        self.peer = ""
+        self.channels: set[SshChannel] = set()
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conn = conn
+        self.peer = str((conn.get_extra_info("peername") or ("",))[0])  # nobody, if the peer has gone already
+        without_ignore_packets(conn)
+        self._guard_login(conn)
+        self._guard_writing(conn)
+        if not self._admission.may_start(self):
+            log.warning("connection.turned_away", address=self.peer)
+            conn.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not isinstance(exc, asyncssh.Error | OSError):
+            log.error("connection.fault", address=self.peer, exc_info=exc)
+        if self._identity is not None:
+            self._admission.ended(self._identity.client)
+            self._connections.discard(self)
+            log.info("connection.closed", client=self._identity.client, address=self.peer)
+            return
+        self._admission.stopped(self)
+        if self._refused:
+            client = str(self._conn._username)[:64]
+            log.warning("connection.refused", address=self.peer, client=client, reason=self._refused)
+
+    # --- what the listener calls ---
+
+    def disconnect(self, reason: str) -> None:
+        """Say why, and close."""
+        self._conn.disconnect(asyncssh.DISC_BY_APPLICATION, reason)
+
+    def drop(self, reason: str) -> None:
+        """Close at once, whatever the peer has not read yet."""
+        log.warning("connection.dropped", address=self.peer, reason=reason)
+        self._conn.abort()
+
+    def recheck(self) -> None:
+        """Close if the snapshot no longer knows the client by the credential it came with."""
+        if self._identity is not None and not self._snapshot().knows(self._identity):
+            self.disconnect("credential withdrawn")
+
+    def check(self, now: float) -> None:
+        """Close if the certificate has ended, or if the peer leaves too much unread for too long (`now`: monotonic)."""
+        if self._unread_since is not None and now - self._unread_since > UNREAD_S:
+            self.drop("answers were left unread for too long")
+        elif self._identity is not None and self._identity.expired(datetime.now(UTC)):
+            self.disconnect("the certificate has ended")
+
+    # --- authentication ---
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """Yes, as far as asyncssh is concerned: `_guard_login` has asked the snapshot before."""
+        return True
+
+    def validate_ca_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """As `validate_public_key`; asyncssh goes on to check the certificate's type and validity itself."""
+        return True
+
+    def auth_completed(self) -> None:
+        """asyncssh let somebody in; believe it only for an identity that was proven by a signature, for this user name."""
+        identity = self._proven
+        if identity is None or identity.client != self._conn.get_extra_info("username"):
+            self._refused = self._refused or "not proven"
+        elif not self._snapshot().knows(identity):
+            self._refused = "credential withdrawn"
+        elif not self._admission.started(self, identity.client):
+            self._refused = "too many connections"
+        else:
+            self._identity = identity
+            self._connections.add(self)
+            log.info("connection.opened", client=identity.client, address=self.peer, fingerprint=identity.credential)
+            return
+        self._conn.abort()
+
+    def _guard_login(self, conn: Any) -> None:
+        """Count every request to log in, and have whatever is shown put before the snapshot first."""
+        finish_request, validate_key = conn._finish_userauth, conn.validate_public_key
+
+        async def finish_counted(*request: Any) -> None:
+            self._tries += 1
+            if self._tries > self._admission.limits.auth_tries:
+                self._refused = "too many tries to log in"
+                conn.abort()
+                return
+            await finish_request(*request)
+
+        async def validate_known(username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
+            self._proven = None
+            identity = self._identify(username, key_data)
+            if identity is None or not await validate_key(username, key_data, message, signature):
+                return False
+            if message:  # without one it was only asked whether the key would do
+                self._proven = identity
+            return True
+
+        conn._finish_userauth = finish_counted
+        conn.validate_public_key = validate_known
+
+    def _identify(self, username: str, key_data: bytes) -> Identity | None:
+        """Whom the key or certificate stands for if the peer can sign with it."""
+        try:
+            return self._identify_certificate(username, decode_ssh_certificate(key_data))
+        except asyncssh.KeyImportError:  # also for a plain key, which is looked at next
+            self._refused = "unreadable certificate, or one with an unknown critical option"
+        try:
+            key = decode_ssh_public_key(key_data)
+        except asyncssh.KeyImportError:
+            return None
+        identity = self._snapshot().identify_key(username, key.get_fingerprint())
+        self._refused = "no such client with this key" if identity is None else ""
+        return identity
+
+    def _identify_certificate(self, username: str, certificate: Any) -> Identity | None:
+        if certificate.is_x509_chain:
+            self._refused = "X.509 certificate"
+            return None
+        decision = self._snapshot().identify_certificate(
+            username,
+            ca_fingerprint=certificate.signing_key.get_fingerprint(),
+            principals=tuple(certificate.principals),
+            critical_options={name: value for name, value in certificate.options.items() if name in _CRITICAL},
+            valid_after=_moment(certificate._valid_after),
+            valid_before=_moment(certificate._valid_before),
+            serial=certificate._serial,
+            peer_address=self.peer,
+            now=datetime.now(UTC),
+        )
+        if isinstance(decision, Identity):
+            self._refused = ""
+            return decision
+        self._refused = decision.rule.value
+        return None
+
+    # --- flow ---
+
+    def _guard_writing(self, conn: Any) -> None:
+        """Take nothing from a peer that does not read: asyncssh would buffer its answers without bound."""
+        transport = conn._transport
+
+        def pause() -> None:
+            self._unread_since = time.monotonic()
+            if not transport.is_closing():
+                transport.pause_reading()
+
+        def resume() -> None:
+            self._unread_since = None
+            if not transport.is_closing():
+                transport.resume_reading()
+
+        conn.pause_writing, conn.resume_writing = pause, resume
+
+    # --- channels ---
+
+    def session_requested(self) -> asyncssh.SSHServerSession[bytes] | bool:
+        if self._identity is None or len(self.channels) >= self._admission.limits.channels_per_connection:
+            return False
+        channel = SshChannel(self)
+        self.channels.add(channel)
+        return channel
+
+    def open_session(self, transport: Transport) -> Session:
+        """The session of a channel that asked for our subsystem."""
+        assert self._identity is not None
+        return self._make_session(self._identity, transport)
+
+
+_CRITICAL = frozenset({"force-command", "source-address"})
+"""What asyncssh knows as critical options; a certificate with any other it does not even decode."""
+_FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
+def _moment(seconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return _FOREVER
+
+
+class SshChannel(asyncssh.SSHServerSession[bytes]):
+    """One session channel; it becomes a `Session` when the subsystem is asked for, and accepts nothing else.
+
+    It is that session's `Transport` as well.
+    """
+
+    def __init__(self, connection: SshConnection) -> None:
+        self._connection = connection
+        self._session: Session | None = None
+
+    def connection_made(self, chan: Any) -> None:
+        self.write = chan.write
+        self.pause_reading = chan.pause_reading
+        self.resume_reading = chan.resume_reading
+        self.close = chan.close
+        # asyncssh keeps every variable a peer sends, without bound.
+        chan._process_env_request = _refuse
+
+    def abort(self) -> None:
+        """A channel closes when its peer agrees; one that must be dropped takes the connection along."""
+        self._connection.drop("a session was dropped")
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return subsystem == SUBSYSTEM
+
+    def session_started(self) -> None:
+        self._session = self._connection.open_session(self)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if self._session is not None and datatype is None:
+            self._session.received(data)
+
+    def eof_received(self) -> bool:
+        """Stay open for answers: a peer that has asked everything may say so."""
+        return True
+
+    def pause_writing(self) -> None:
+        if self._session is not None:
+            self._session.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._session is not None:
+            self._session.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.channels.discard(self)
+        if self._session is not None:
+            self._session.lost()
+
+
+def _refuse(packet: Any) -> bool:
+    return False

@@ -1,0 +1,176 @@
+"""Places: the token workers that should be running, when to start which, and what the end of one means.
+
+The launcher's part that knows about tokens. It starts workers and watches their processes; whether one is ready, stalled or
+still has work is for the front to know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hsmd import observe
+from hsmd.daemon.config import Config, TokenConfig
+from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, WorkerSettings, spawn_worker
+
+FIRST_DELAY_S = 0.05
+LONGEST_DELAY_S = 1.0
+"""Restarts are never further apart than this, so that a token or front that comes back is used within two seconds."""
+HEALTHY_S = 5.0
+"""A process that lived this long starts the next series of restarts without delay."""
+
+log = observe.logger()
+
+HandOver = Callable[[dict[str, Any], list[int]], None]
+"""Gives a packet with descriptors to the front."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One worker that should be running, and how its restarts go.
+
+    `generation` grows whenever the settings of the token change: the front serves with one generation at a time.
+    """
+
+    token: TokenConfig
+    control: bool
+    generation: int
+    worker: SpawnedWorker | None = None
+    started_at: float = 0.0
+    delay_s: float = 0.0
+    next_start: float = 0.0
+    login_refused: bool = False
+
+
+class Places:
+    """The workers of all tokens. Times are monotonic."""
+
+    def __init__(self, config: Config, hand_over: HandOver) -> None:
+        self._config = config
+        self._hand_over = hand_over
+        self._generation = 0
+        self._places: list[Place] = []
+        self._retired: list[Place] = []
+        self.furnish(config)
+
+    def furnish(self, config: Config) -> None:
+        """Have the workers that `config` wants. A token that did not change keeps its own, and is tried again if its PIN was
+        refused; another gets new ones beside the old, which the front sends away as soon as the new ones are ready."""
+        self._config = config
+        self._generation += 1
+        places: list[Place] = []
+        for token in config.tokens:
+            kept = [place for place in self._places if place.token == token]
+            for place in kept:
+                place.login_refused, place.delay_s, place.next_start = False, 0.0, 0.0
+            places += kept or _places_of(token, self._generation)
+        self._retired += [place for place in self._places if place not in places]
+        self._places = places
+
+    def start_due(self, now: float) -> None:
+        """Start every worker whose time has come."""
+        for place in self._places:
+            if place.worker is None and not place.login_refused and now >= place.next_start:
+                self._start(place, now)
+
+    def next_start(self) -> float | None:
+        """When `start_due` has something to do again; None if nothing is waiting."""
+        waiting = [place.next_start for place in self._places if place.worker is None and not place.login_refused]
+        return min(waiting, default=None)
+
+    def replace(self, pid: int) -> None:
+        """Kill a worker that the front has given up; `reap` sees it end."""
+        for place in self._with_worker():
+            if place.worker is not None and place.worker.pid == pid:
+                log.warning("worker.replaced", token=place.token.name, pid=pid)
+                place.worker.process.kill()
+
+    def reap(self, now: float, *, stopping: bool) -> None:
+        """Note which workers have ended."""
+        for place in self._with_worker():
+            if place.worker is not None and (status := place.worker.process.poll()) is not None:
+                self._ended(place, status, now, stopping)
+        self._retired = [place for place in self._retired if place.worker is not None]
+
+    def start_over(self) -> None:
+        """The front has gone: nobody needs the workers it had, and its successor gets new ones at once."""
+        self.kill()
+        for place in self._places:
+            if place.worker is not None:
+                self._retired.append(replace(place))
+            place.worker, place.delay_s, place.next_start = None, 0.0, 0.0
+
+    def kill(self) -> None:
+        """Kill all workers. One that hangs in the kernel ends later; nobody waits for it."""
+        for place in self._with_worker():
+            if place.worker is not None:
+                place.worker.process.kill()
+
+    def _with_worker(self) -> list[Place]:
+        return [place for place in (*self._places, *self._retired) if place.worker is not None]
+
+    def _start(self, place: Place, now: float) -> None:
+        place.started_at = now
+        try:
+            worker = spawn_worker(_settings(self._config, place), environment=dict(place.token.environment))
+        except OSError as error:
+            log.error("worker.not_started", token=place.token.name, error=error.strerror)
+            _postpone(place, now)
+            return
+        place.worker = worker
+        notice = {
+            "token": place.token.name,
+            "generation": place.generation,
+            "pid": worker.pid,
+            "control": place.control,
+        }
+        self._hand_over({"worker": notice}, [worker.socket.fileno(), worker.progress_fd])
+        worker.release()
+
+    def _ended(self, place: Place, status: int, now: float, stopping: bool) -> None:
+        assert place.worker is not None
+        pid, place.worker = place.worker.pid, None
+        if not stopping and place not in self._retired:
+            log.warning("worker.ended", token=place.token.name, pid=pid, code=status)
+        if status == EXIT_LOGIN_REFUSED:
+            log.error("token.login_refused", token=place.token.name, reason="mend the PIN, then send SIGHUP")
+            for other in self._places:
+                if other.generation == place.generation and other.token.name == place.token.name:
+                    other.login_refused = True
+        _postpone(place, now)
+
+
+def next_delay(delay_s: float, lived_s: float) -> float:
+    """How long to wait before the next start of a process that ended after `lived_s`, having waited `delay_s` before."""
+    if lived_s >= HEALTHY_S:
+        return 0.0
+    return min(max(delay_s * 2, FIRST_DELAY_S), LONGEST_DELAY_S)
+
+
+def _postpone(place: Place, now: float) -> None:
+    place.delay_s = next_delay(place.delay_s, now - place.started_at)
+    place.next_start = now + place.delay_s
+
+
+def _places_of(token: TokenConfig, generation: int) -> list[Place]:
+    signing = [Place(token, control=False, generation=generation) for _ in range(token.workers)]
+    return [*signing, Place(token, control=True, generation=generation)]
+
+
+def _settings(config: Config, place: Place) -> WorkerSettings:
+    token = place.token
+    return WorkerSettings(
+        token=token.name,
+        module=str(token.module),
+        label=token.label,
+        serial=token.serial,
+        slot=token.slot,
+        pin_file=str(token.pin_file) if token.pin_file else "",
+        pin_credential=token.pin_credential,
+        verify=token.verify,
+        control=place.control,
+        log_level=config.log_level,
+        user=config.users.workers if os.geteuid() == 0 else "",
+    )

@@ -1,0 +1,204 @@
+"""A real daemon on a SoftHSM token of its own, as `hsmd init` and `hsmd serve` make it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hsmd.cli import profile as profiles
+from hsmd.client import Client, Endpoint, parse_address
+from hsmd.errors import HsmdError
+from hsmd.protocol.messages import Request, Status
+from tests.e2e.network import Network
+from tests.e2e.processes import Process, children, command_line, hsmd, program, run, wait_until
+
+OPERATOR = "operator"
+READY_S = 30.0
+ASK_S = 30.0
+_FRONT, _WORKER = "hsmd.daemon.front", "hsmd.daemon.token."
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An attempt in the audit log with its outcome; `result` is empty while there is none."""
+
+    index: int
+    client: str
+    key_name: str
+    purpose: str
+    scheme: str
+    asked: str
+    result: str
+    answer: str
+
+
+class Daemon:
+    """The daemon's host: token, store, audit log, and the processes while it runs."""
+
+    def __init__(self, directory: Path, network: Network) -> None:
+        program("softhsm2-util")
+        self.directory = directory
+        self.network = network
+        self.config = directory / "hsmd.toml"
+        self.profile = directory / "operator.toml"
+        self._process: Process | None = None
+        self._client: Client | None = None
+        made = run(hsmd("init", "--softhsm", "--config", self.config, "--listen", network.listen,
+                        "--operator", OPERATOR, "--profile", self.profile, "--json"))  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        self.host_key: str = json.loads(made.stdout)["host_key"]
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Start it; returns when it takes connections."""
+        reader, writer = os.pipe()
+        try:
+            command = [*self.network.daemon_prefix, *hsmd("serve", "--config", self.config, "--ready-fd", str(writer))]
+            self._process = Process(command, self.directory / "log", pass_fds=[writer])
+        finally:
+            os.close(writer)
+        os.set_blocking(reader, False)
+        try:
+            wait_until(lambda: self._announced(reader), "the daemon says that it is ready", READY_S)
+        finally:
+            os.close(reader)
+
+    def _announced(self, reader: int) -> bool:
+        self.process.check("hsmd serve")
+        with suppress(BlockingIOError):
+            return b"\n" in os.read(reader, 4096)
+        return False
+
+    def stop(self) -> None:
+        """End it in good order."""
+        if self._process is not None:
+            for pid in (*self.fronts(), *self.workers()):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            self._process.stop()
+            self._process = None
+
+    def close(self) -> None:
+        """End it, and our connection to it."""
+        if self._client is not None:
+            self._client.close()
+        self.stop()
+
+    @property
+    def process(self) -> Process:
+        """The launcher."""
+        assert self._process is not None, "the daemon does not run"
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        """Has it been started, and not stopped?"""
+        return self._process is not None and self._process.running
+
+    def fronts(self) -> list[int]:
+        """The front process."""
+        return [pid for pid in children(self.process.pid) if _FRONT in command_line(pid)]
+
+    def workers(self) -> list[int]:
+        """The token workers."""
+        return [pid for pid in children(self.process.pid) if _WORKER in command_line(pid)]
+
+    def wait_for_token(self) -> None:
+        """Returns when all workers are ready."""
+
+        problem: list[object] = []
+
+        def ready() -> bool:
+            try:
+                tokens = self.ask(Status()).tokens
+            except HsmdError as error:
+                problem[:] = [error]
+                return False
+            problem[:] = [tokens]
+            return bool(tokens and tokens[0].workers) and all(worker.state == "ready" for worker in tokens[0].workers)
+
+        try:
+            wait_until(ready, "the token's workers are ready", READY_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {problem}\n{self.process.log.read_text()[-4000:]}") from None
+
+    # --- asking ---
+
+    def endpoint(self, user: str, identity: Path) -> Endpoint:
+        """How a client reaches it."""
+        return Endpoint(*parse_address(self.network.address), (self.host_key,), user, identity)
+
+    def ask(self, request: Request, *, timeout_s: float = ASK_S) -> Any:
+        """A control request as the operator. Raises HsmdError."""
+        if self._client is None:
+            identity = profiles.load(self.profile).identity
+            assert identity is not None
+            self._client = Client.connect(self.endpoint(OPERATOR, identity))
+        return self._client.control(request, timeout_s=timeout_s)
+
+    def command(self, *arguments: str | Path) -> Any:
+        """An `hsmd` command as the operator; its JSON document. AssertionError if it fails."""
+        done = run(hsmd(*arguments, "--profile", self.profile, "--daemon", self.network.address, "--json"))
+        assert done.returncode == 0, f"hsmd {arguments}: {done.stderr}{done.stdout}"
+        return json.loads(done.stdout)
+
+    # --- the audit log ---
+
+    @property
+    def log_size(self) -> int:
+        """Bytes in the audit log now: where `uses` may begin to read later."""
+        return self._audit_file.stat().st_size
+
+    @property
+    def _audit_file(self) -> Path:
+        return self.directory / "audit" / "audit.jsonl"
+
+    def records(self, since: int = 0) -> list[dict[str, Any]]:
+        """The records behind byte `since` of the audit log. A line that is just being written is left out."""
+        with self._audit_file.open("rb") as file:
+            file.seek(since)
+            lines = file.read().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def uses(self, since: int = 0) -> list[Use]:
+        """The attempts behind byte `since` with their outcomes."""
+        records = self.records(since)
+        outcomes = {record["attempt"]: record for record in records if record["event"] == "outcome"}
+        return [_use(record, outcomes.get(record["index"], {})) for record in records if record["event"] == "attempt"]
+
+    def wait_for_use(self, since: int, wanted: Callable[[Use], bool]) -> Use:
+        """The first closed use behind byte `since` that is wanted; AssertionError if there is none soon."""
+        deadline = time.monotonic() + 5
+        while True:
+            uses = self.uses(since)
+            for use in uses:
+                if use.result and wanted(use):
+                    return use
+            assert time.monotonic() < deadline, f"no such use among {uses}"
+            time.sleep(0.02)
+
+    def verify(self) -> None:
+        """The whole chain of the log is intact, says `hsmd audit verify`."""
+        done = run(hsmd("audit", "verify", "--log", self._audit_file, "--json"))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _use(attempt: dict[str, Any], outcome: dict[str, Any]) -> Use:
+    return Use(
+        attempt["index"],
+        attempt["client"],
+        attempt["key_name"],
+        attempt["purpose"],
+        attempt["scheme"],
+        attempt["asked"],
+        outcome.get("result", ""),
+        outcome.get("answer", ""),
+    )

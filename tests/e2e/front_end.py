@@ -1,0 +1,219 @@
+"""What runs on a front end: a real agent, and nginx with the provider."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsmd.client import AgentEndpoint, Client
+from hsmd.errors import HsmdError
+from hsmd.protocol.messages import ClientAdd, WhoAmI
+from hsmd.provider import openssl_configuration
+from tests.e2e.daemon import Daemon
+from tests.e2e.network import free_port
+from tests.e2e.processes import Process, children, hsmd, program, run, wait_until
+
+HOST = "127.0.0.1"
+TIMEOUT_MS = 500
+"""The provider's deadline, as shipped."""
+WORKERS = 4
+
+
+def own_user() -> str:
+    """Whom this test runs as."""
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def server_user() -> str:
+    """Whom nginx's workers run as."""
+    return "www-data" if os.geteuid() == 0 else own_user()
+
+
+class Agent:
+    """An agent that is a client of its own name at the daemon, set up with `hsmd agent init`."""
+
+    def __init__(self, directory: Path, daemon: Daemon, client: str) -> None:
+        self.directory, self.client = directory, client
+        self.config, self.socket, self.keys = (directory / name for name in ("agent.toml", "agent.sock", "keys"))
+        self.log = directory / "agent.log"
+        self._process: Process | None = None
+        directory.mkdir(mode=0o755)
+        allowed = [word for user in sorted({own_user(), server_user()}) for word in ("--allow", user)]
+        made = run(hsmd("agent", "init", "--daemon", daemon.network.address, "--host-key", daemon.host_key, "--client", client,
+                        "--config", self.config, "--socket", self.socket, *allowed, "--json"))  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        directory.chmod(0o755)
+        if server_user() != own_user():
+            self._let_in(server_user())
+        daemon.ask(ClientAdd(client, "front-end", json.loads(made.stdout)["public_key"]))
+
+    def _let_in(self, user: str) -> None:
+        """The group of nginx's workers may use the socket."""
+        lines = [line for line in self.config.read_text().splitlines() if not line.lstrip("#").startswith("group =")]
+        place = next(at for at, line in enumerate(lines) if line.startswith("mode ="))
+        lines.insert(place + 1, f'group = "{user}"')
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def start(self, *, connected: bool = True) -> None:
+        """Start it; returns when it listens, and, if so asked, has its daemon."""
+        self._process = Process(hsmd("agent", "run", "--config", self.config), self.log)
+        wait_until(self._ready if connected else self._listens, f"agent {self.client} is ready", 20)
+
+    def _ready(self) -> bool:
+        self.process.check("hsmd agent run")
+        return self.connected
+
+    def _listens(self) -> bool:
+        self.process.check("hsmd agent run")
+        return self.answer() is not None
+
+    @property
+    def process(self) -> Process:
+        """The agent's process."""
+        assert self._process is not None, "the agent does not run"
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        """Has it been started, and not stopped?"""
+        return self._process is not None and self._process.running
+
+    @property
+    def connected(self) -> bool:
+        """Does it answer, and has it a daemon?"""
+        return bool(self.answer())
+
+    def answer(self) -> str | None:
+        """The daemon it says it is connected to, empty for none; None if it does not answer."""
+        with suppress(HsmdError), Client.connect(AgentEndpoint(self.socket)) as agent:
+            return str(agent.control(WhoAmI(), timeout_s=5.0).daemon)
+        return None
+
+    def stop(self) -> None:
+        """End it in good order."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def reload(self) -> None:
+        """Let it read its configuration again."""
+        self.process.signal(signal.SIGHUP)
+
+    def export(self, key: str) -> tuple[Path, Path]:
+        """Certificate chain and key reference of a key, written by `hsmd agent export`."""
+        done = run(hsmd("agent", "export", key, "--config", self.config, "--out", self.keys, "--json"))
+        assert done.returncode == 0, done.stderr
+        self.keys.chmod(0o755)
+        return self.keys / f"{key}.pem", self.keys / f"{key}.key"
+
+    def openssl(self, module: Path, timeout_ms: int = TIMEOUT_MS) -> Path:
+        """The OpenSSL configuration of servers that use this agent."""
+        path = self.directory / f"openssl-{timeout_ms}.cnf"
+        path.write_text(openssl_configuration(str(self.socket), timeout_ms, module))
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A name that nginx serves: certificate and what it loads as the key."""
+
+    name: str
+    chain: Path
+    key: Path
+
+
+class Nginx:
+    """nginx, all names on one port; `extra` goes into each server block."""
+
+    def __init__(
+        self, directory: Path, openssl: Path, served: Iterable[Served], *, workers: int = WORKERS, host: str = HOST, extra: str = ""
+    ) -> None:
+        directory.mkdir(mode=0o755, exist_ok=True)
+        self.directory, self.openssl, self.host = directory, openssl, host
+        self.port = free_port(host)
+        self.log = directory / "error.log"
+        self.configuration = directory / "nginx.conf"
+        self.workers = workers
+        self.configuration.write_text(self._text(list(served), extra))
+        self._process: Process | None = None
+
+    @property
+    def command(self) -> list[str | Path]:
+        """nginx with this configuration, and this log from the start."""
+        return [program("nginx"), "-p", self.directory, "-c", self.configuration, "-e", self.log]
+
+    def _text(self, served: Sequence[Served], extra: str) -> str:
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "".join(f"  {kind}_temp_path {self.directory}/{kind};\n" for kind in kinds)
+        servers = "".join(
+            f"  server {{ listen {self.host}:{self.port} ssl; server_name {each.name}; ssl_certificate {each.chain};"
+            f" ssl_certificate_key {each.key}; {extra} location / {{ return 200 {each.name}; }} }}\n"
+            for each in served
+        )
+        return (
+            f"user {server_user()};\nworker_processes {self.workers};\npid {self.directory}/nginx.pid;\ndaemon off;\n"
+            f"error_log {self.log} info;\nevents {{ worker_connections 512; }}\nhttp {{\n  access_log off;\n{paths}"
+            "  ssl_protocols TLSv1.2 TLSv1.3;\n  ssl_ciphers DEFAULT;\n  ssl_session_tickets off;\n"
+            f"  ssl_session_cache off;\n{servers}}}\n"
+        )
+
+    def start(self) -> None:
+        """Start it; returns when all workers are there and connections are accepted."""
+        self._process = Process(self.command, self.directory / "output", variables={"OPENSSL_CONF": str(self.openssl)})
+        wait_until(self._serves, "nginx serves")
+
+    def _serves(self) -> bool:
+        assert self._process is not None
+        assert self._process.running, self.log.read_text() + (self.directory / "output").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex((self.host, self.port)) == 0 and len(self.pids()) == self.workers + 1
+
+    @property
+    def running(self) -> bool:
+        """Has it been started, and not stopped?"""
+        return self._process is not None and self._process.running
+
+    def pids(self) -> list[int]:
+        """Master and workers."""
+        assert self._process is not None
+        return [self._process.pid, *children(self._process.pid)]
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def reload(self) -> None:
+        """Let it read certificates and keys again; returns when all workers are new."""
+        assert self._process is not None
+        old = set(children(self._process.pid))
+        self._process.signal(signal.SIGHUP)
+        wait_until(lambda: self._serves() and not old & set(self.pids()), "nginx has reloaded")
+
+    def check(self) -> tuple[int, str]:
+        """`nginx -t`: exit status and what it says."""
+        done = run([program("nginx"), "-t", "-p", self.directory, "-c", self.configuration, "-e", "stderr"], OPENSSL_CONF=str(self.openssl))
+        return done.returncode, done.stderr
+
+    def wait_for_log(self, text: str, since: int = 0) -> str:
+        """The line of the error log behind byte `since` that has this text; AssertionError with the log if none comes."""
+        found: list[str] = []
+
+        def there() -> bool:
+            lines = self.log.read_bytes()[since:].decode(errors="replace").splitlines()
+            found[:] = [line for line in lines if text in line]
+            return bool(found)
+
+        try:
+            wait_until(there, text, 5)
+        except AssertionError:
+            raise AssertionError(f"{text!r} is not in nginx's log:\n{self.log.read_bytes()[since:].decode()}") from None
+        return found[0]

@@ -1,0 +1,155 @@
+"""A whole installation: token and daemon, agent and nginx, and a certificate for every key."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from hsmd.protocol.messages import CertificateImport, GrantAdd, KeyGenerate, KeyInfo
+from tests.e2e import network as networks
+from tests.e2e.authority import Authority, private_pem
+from tests.e2e.daemon import Daemon
+from tests.e2e.front_end import HOST, Agent, Nginx, Served
+from tests.e2e.processes import wait_until
+from tests.e2e.tls_client import Handshake, client_context, shake_hands
+from tests.integration.provider.provider_build import build_module
+
+CLIENT = "web1"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPlan:
+    """A key of the site."""
+
+    name: str
+    key_type: str
+    purposes: tuple[str, ...]
+    decrypts: bool = False
+
+    @property
+    def host(self) -> str:
+        """The DNS name it serves."""
+        return f"{self.name}.test"
+
+
+KEYS = (
+    KeyPlan("p256", "p-256", ("tls-server",)),
+    KeyPlan("p384", "p-384", ("tls-server",)),
+    KeyPlan("p521", "p-521", ("tls-server",)),
+    KeyPlan("rsa", "rsa-2048", ("tls-server",)),
+    KeyPlan("ed25519", "ed25519", ("tls-server",)),
+    KeyPlan("rsakx", "rsa-2048", ("tls12-rsa-premaster",), decrypts=True),
+)
+PEM_HOST = "pem.test"
+"""Served by the same nginx from a private key in a PEM file."""
+PEM_RSA_HOST = "pem-rsa.test"
+
+
+class Site:
+    """Made once for all tests; `settle` mends what a test has broken."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="hsmd-e2e-"))
+        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.directory.chmod(0o755)
+        self.module = build_module(self.directory / "provider")
+        self.network = networks.make()
+        self._stack.callback(self.network.close)
+        self.authority = Authority(self.directory)
+        self.daemon = Daemon(self._new("daemon"), self.network)
+        self._stack.callback(self.daemon.close)
+        self.daemon.start()
+        self.daemon.wait_for_token()
+        self.agent = Agent(self.directory / "agent", self.daemon, CLIENT)
+        self._stack.callback(self.agent.stop)
+        self.keys: dict[str, KeyInfo] = {plan.name: self.make_key(plan) for plan in KEYS}
+        self.agent.start()
+        self.served = [Served(plan.host, *self.agent.export(plan.name)) for plan in KEYS]
+        self.served += [self.pem_files(PEM_HOST, ec.generate_private_key(ec.SECP256R1())),
+                        self.pem_files(PEM_RSA_HOST, rsa.generate_private_key(65537, 2048))]  # fmt: skip
+        self.openssl = self.agent.openssl(self.module)
+        self.nginx = Nginx(self.directory / "nginx", self.openssl, self.served)
+        self._stack.callback(self.nginx.stop)
+        self.nginx.start()
+
+    def close(self) -> None:
+        """End everything and remove every file."""
+        self._stack.close()
+
+    def _new(self, name: str) -> Path:
+        path = self.directory / name
+        path.mkdir(mode=0o755)
+        return path
+
+    # --- keys and certificates ---
+
+    def make_key(self, plan: KeyPlan, *clients: str) -> KeyInfo:
+        """Generate a key, certify it, and grant it to the clients (by default the site's agent)."""
+        info: KeyInfo = self.daemon.ask(KeyGenerate(plan.name, plan.key_type, list(plan.purposes)))
+        return self.certify(info, plan, *clients)
+
+    def certify(self, info: KeyInfo, plan: KeyPlan, *clients: str) -> KeyInfo:
+        """A certificate from the test authority, and grants."""
+        public_key, client = load_der_public_key(info.public_key), plan.purposes == ("tls-client",)
+        chain = self.authority.issue(public_key, plan.host, decrypts=plan.decrypts, client=client)
+        info = self.daemon.ask(CertificateImport(plan.name, chain))
+        for client in clients or (CLIENT,):
+            self.daemon.ask(GrantAdd(client, plan.name, list(plan.purposes)))
+        return info
+
+    def pem_files(self, host: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> Served:
+        """A name that is served with an ordinary private key."""
+        directory = self.directory / "pem"
+        directory.mkdir(exist_ok=True)
+        chain, private = directory / f"{host}.pem", directory / f"{host}.key"
+        chain.write_text(self.authority.issue(key.public_key(), host))
+        private.touch(mode=0o600)
+        private.write_bytes(private_pem(key))
+        return Served(host, chain, private)
+
+    # --- using it ---
+
+    def handshake(self, host: str, version: str = "", ciphers: str = "", *, nginx: Nginx | None = None, timeout_s: float = 10.0) -> Handshake:
+        """A verified handshake with a name. Raises ssl.SSLError or OSError."""
+        context = client_context(self.authority.file, version, ciphers)
+        return shake_hands((HOST, (nginx or self.nginx).port), host, context, timeout_s)
+
+    def serves(self, host: str = "p256.test") -> bool:
+        """Does a handshake with the name succeed?"""
+        try:
+            self.handshake(host, timeout_s=2.0)
+        except OSError:
+            return False
+        return True
+
+    def settle(self) -> None:
+        """Everything runs, everybody is connected, and a handshake succeeds."""
+        self.network.mend()
+        if not self.daemon.running:
+            self.daemon.start()
+        if not self.agent.running:
+            self.agent.start(connected=False)
+        if not self.nginx.running:
+            self.nginx.start()
+        wait_until(lambda: self.agent.connected, "the agent is connected", 20)
+        wait_until(self.serves, "a handshake succeeds", 20)
+
+
+def is_root() -> bool:
+    """Do the tests run as root?"""
+    return os.geteuid() == 0

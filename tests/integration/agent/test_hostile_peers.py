@@ -1,0 +1,319 @@
+"""Local users who misbehave: what they hold is bounded, and others do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+import tracemalloc
+
+import pytest
+
+from hsmd.agent import session as sessions
+from hsmd.errors import ErrorCode
+from hsmd.protocol.frames import (
+    Capability,
+    Frame,
+    Kind,
+    decode_error,
+    encode,
+    encode_control_request,
+    encode_hello,
+)
+from tests.daemonlike import eventually
+from tests.integration.agent.conftest import House, Peer
+
+
+def code(frame: Frame) -> int:
+    assert frame[0] == Kind.ERROR
+    return int(decode_error(frame[2]).code)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same time limits, in tenths of seconds."""
+    monkeypatch.setattr("hsmd.agent.agent.CHECK_S", 0.02)
+    monkeypatch.setattr(sessions, "HALF_FRAME_S", 0.2)
+    monkeypatch.setattr(sessions, "UNREAD_S", 0.2)
+    monkeypatch.setattr(sessions, "IDLE_S", 0.4)
+
+
+async def others_are_served(house: House) -> None:
+    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
+    assert await house.sign() == b"signed data"
+
+
+# --- broken frames ---
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x00",
+        b"\x00\x01\x00\x01",
+        encode(Kind.PING, 1),
+        encode(Kind.HELLO, 0, b"HSMD\x01\x01"),
+        encode(Kind.HELLO, 0, b"HSMX\x01\x01\0\0\0\0"),
+        encode_hello(0) + encode_hello(0),
+        encode_hello(0) + encode(Kind.RESULT, 1),
+        encode_hello(0) + encode(Kind.PING, 0),
+        encode_hello(0) + encode(0x7F, 1),
+        encode_hello(0) + encode(Kind.KEY_OPERATION, 1, b"short"),
+        encode_hello(0) + encode(Kind.KEY_OPERATION, 1, bytes(39)),
+        encode_hello(0) + encode(Kind.KEY_OPERATION, 1, b"\xff\xff\xff\xff" + bytes(35)),
+        encode_hello(0) + encode(Kind.CONTROL_REQUEST, 1, b"ab"),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_whoever_breaks_the_rules_is_told_and_dropped(house: House, data: bytes) -> None:
+    await house.start()
+    peer = await house.peer(hello=False)
+    peer.send(data)
+    frames = await peer.ended()
+    assert code(frames[-1]) == ErrorCode.PROTOCOL
+    assert frames[-1][1] == 0
+    await peer.close()
+    await others_are_served(house)
+
+
+async def test_no_common_version(house: House) -> None:
+    await house.start()
+    peer = await house.peer(hello=False)
+    peer.send(encode(Kind.HELLO, 0, b"HSMD\x02\x09\0\0\0\0"))
+    assert [code(frame) for frame in await peer.ended()] == [ErrorCode.VERSION]
+    await peer.close()
+
+
+async def test_an_id_that_is_still_open_cannot_be_used_again(house: House) -> None:
+    await house.start()
+    house.daemon.faults.hold = True
+    peer = await house.peer()
+    peer.use(1, house.key.digest)
+    peer.use(1, house.key.digest)
+    assert [code(frame) for frame in await peer.ended()] == [ErrorCode.PROTOCOL]
+    await peer.close()
+    await eventually(lambda: len(house.daemon.cancelled) == 1)
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"{", b'{"op":"whoami","extra":1}', b'{"op":"no.such"}', b"[" * 5000, b"\xff"]
+)
+async def test_control_requests_that_make_no_sense(house: House, document: bytes) -> None:
+    await house.start()
+    peer = await house.peer()
+    peer.send(encode_control_request(1, 1000, document))
+    assert code(await peer.frame()) == ErrorCode.BAD_REQUEST
+    await peer.close()
+
+
+# --- holding things ---
+
+
+async def test_half_a_frame_is_not_held_for_long(house: House, impatient: None) -> None:
+    await house.start()
+    for data in (b"", b"\x00", encode_hello(0)[:-1]):
+        peer = await house.peer(hello=False)
+        peer.send(data)
+        began = time.monotonic()
+        assert [code(frame) for frame in await peer.ended()] == [ErrorCode.PROTOCOL]
+        assert time.monotonic() - began < 1
+        await peer.close()
+    peer = await house.peer()
+    peer.send(b"\x00\x00\x00\x20\x10")
+    assert [code(frame) for frame in await peer.ended()] == [ErrorCode.PROTOCOL]
+    await peer.close()
+    await others_are_served(house)
+
+
+async def test_idle_connections_are_closed_and_pings_keep_them(house: House, impatient: None) -> None:
+    await house.start()
+    idle, busy = await house.peer(), await house.peer()
+    ended = asyncio.create_task(idle.ended())
+    for number in range(1, 100):
+        busy.send(encode(Kind.PING, number))
+        assert (await busy.frame())[:2] == (Kind.PONG, number)
+        if ended.done():
+            break
+        await asyncio.sleep(0.01)
+    assert await ended == []
+    busy.send(encode(Kind.PING, 500))
+    assert (await busy.frame())[:2] == (Kind.PONG, 500)
+    await idle.close()
+    await busy.close()
+
+
+async def test_waiting_for_an_answer_is_not_idle(house: House, impatient: None) -> None:
+    await house.start()
+    house.daemon.faults.hold = True
+    peer = await house.peer()
+    peer.use(1, house.key.digest, deadline_ms=5000)
+    await eventually(lambda: house.daemon.operations)
+    await asyncio.sleep(0.6)
+    house.daemon.release()
+    assert (await peer.frame())[:2] == (Kind.RESULT, 1)
+    await peer.close()
+
+
+async def test_a_reader_that_never_reads_is_stopped_and_dropped(house: House, impatient: None) -> None:
+    agent = await house.start()
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    sock.connect(str(house.socket))
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, encode_hello(0))
+    tracemalloc.start()
+    pings = b"".join(encode(Kind.PING, number) for number in range(1, 5000))
+    sent, ends = 0, time.monotonic() + 5
+    try:
+        while time.monotonic() < ends:
+            try:
+                sent += sock.send(pings)
+            except BlockingIOError:
+                await asyncio.sleep(0.01)
+            assert tracemalloc.get_traced_memory()[0] < 8 << 20
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    finally:
+        tracemalloc.stop()
+        sock.close()
+    assert time.monotonic() < ends, "it was never dropped"
+    await eventually(lambda: len(agent._sessions) == 0)
+    await others_are_served(house)
+
+
+async def test_a_flood_of_tiny_frames_delays_nobody_much(house: House) -> None:
+    await house.start()
+    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
+    flood = await house.peer()
+    answered = asyncio.create_task(count(flood, 100_000))
+    flood.send(encode(Kind.PING, 1) * 100_000)
+    waits = []
+    while not answered.done():
+        began = time.monotonic()
+        assert await house.sign() == b"signed data"
+        waits.append(time.monotonic() - began)
+    assert await answered == 100_000
+    assert max(waits) < 1.0  # client, flood and agent share one thread here
+    await flood.close()
+
+
+async def count(peer: Peer, wanted: int) -> int:
+    seen = 0
+    while seen < wanted:
+        assert (await peer.frame(20))[0] == Kind.PONG
+        seen += 1
+    return seen
+
+
+# --- too much at once ---
+
+
+async def test_open_requests_of_one_connection_are_limited(house: House) -> None:
+    await house.start()
+    house.daemon.faults.hold = True
+    peer = await house.peer()
+    for number in range(1, sessions.MAX_OPEN_REQUESTS + 2):
+        peer.use(number, house.key.digest)
+    frame = await peer.frame()
+    assert (code(frame), frame[1]) == (ErrorCode.OVERLOADED, sessions.MAX_OPEN_REQUESTS + 1)
+    assert decode_error(frame[2]).retry_after_ms > 0
+    await peer.close()
+    await eventually(lambda: len(house.daemon.cancelled) == sessions.MAX_OPEN_REQUESTS)
+
+
+async def test_open_requests_of_one_user_are_limited(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_OPEN_OF_USER", 10)
+    agent = await house.start()
+    house.daemon.faults.hold = True
+    first, second = await house.peer(), await house.peer()
+    for number in range(1, 11):
+        first.use(number, house.key.digest)
+    await eventually(lambda: len(house.daemon.operations) == 10)
+    second.use(1, house.key.digest)
+    assert code(await second.frame()) == ErrorCode.OVERLOADED
+    await first.close()
+    await eventually(lambda: not agent._sessions.open_requests)
+    second.use(2, house.key.digest)
+    await eventually(lambda: len(house.daemon.operations) == 11)
+    await second.close()
+
+
+async def test_connections_of_one_user_are_limited(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_CONNECTIONS_OF_USER", 3)
+    agent = await house.start()
+    peers = [await house.peer() for _ in range(3)]
+    rejected = await house.peer(hello=False)
+    assert [code(frame) for frame in await rejected.ended()] == [ErrorCode.OVERLOADED]
+    await rejected.close()
+    await peers.pop().close()
+    await eventually(lambda: len(agent._sessions) == 2)
+    await others_are_served(house)
+    for peer in peers:
+        await peer.close()
+
+
+async def test_control_requests_at_a_time_are_limited(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = await house.start()
+    held = asyncio.Event()
+
+    async def hold(*_: object) -> None:
+        await held.wait()
+
+    monkeypatch.setattr(agent, "control", hold)
+    peer = await house.peer()
+    for number in range(1, sessions.MAX_CONTROL_REQUESTS + 2):
+        peer.send(encode_control_request(number, 300, b'{"op":"whoami"}'))
+    assert code(await peer.frame()) == ErrorCode.OVERLOADED
+    assert code(await peer.frame()) == ErrorCode.DEADLINE
+    await peer.close()
+
+
+# --- going away ---
+
+
+async def test_a_peer_that_goes_away_takes_its_requests_along(house: House) -> None:
+    agent = await house.start()
+    house.daemon.faults.hold = True
+    peer = await house.peer()
+    for number in range(1, 6):
+        peer.use(number, house.key.digest, deadline_ms=30_000)
+    await eventually(lambda: len(house.daemon.operations) == 5)
+    await peer.close()
+    await eventually(lambda: len(house.daemon.cancelled) == 5)
+    assert not agent._sessions.open_requests
+    await eventually(lambda: len(agent._sessions) == 0)
+
+
+async def test_cancel_is_answered_at_once_and_passed_on(house: House) -> None:
+    await house.start()
+    house.daemon.faults.hold = True
+    peer = await house.peer()
+    peer.use(1, house.key.digest)
+    await eventually(lambda: house.daemon.operations)
+    peer.send(encode(Kind.CANCEL, 1) + encode(Kind.CANCEL, 2))
+    assert code(await peer.frame()) == ErrorCode.DEADLINE
+    await eventually(lambda: len(house.daemon.cancelled) == 1)
+    peer.use(1, house.key.digest)
+    await eventually(lambda: len(house.daemon.operations) == 2)
+    await peer.close()
+
+
+async def test_closing_at_any_moment_does_no_harm(house: House) -> None:
+    agent = await house.start()
+    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
+    whole = encode_hello(Capability.CONTROL) + encode_control_request(2, 1000, b'{"op":"whoami"}')
+    for cut in range(0, len(whole), 3):
+        peer = await house.peer(hello=False)
+        peer.send(whole[:cut])
+        await asyncio.sleep(0 if cut % 2 else 0.001)
+        await peer.close()
+    for turns in range(12):
+        peer = await house.peer()
+        peer.use(1, house.key.digest)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await peer.close()
+    await eventually(lambda: len(agent._sessions) == 0)
+    assert not agent._sessions.open_requests
+    assert await house.sign() == b"signed data"

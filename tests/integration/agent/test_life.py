@@ -1,0 +1,262 @@
+"""The agent's life: start, reload without interruption, drain; and the whole process with its signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hsmd
+from hsmd.agent import agent as agents
+from hsmd.errors import ConfigurationError, ErrorCode, Refused, Unavailable
+from hsmd.protocol.frames import Kind, decode_error
+from hsmd.protocol.messages import WhoAmI
+from tests.daemonlike import Daemonlike, eventually
+from tests.integration.agent.conftest import House
+
+
+@pytest.fixture
+def echo(house: House) -> House:
+    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
+    return house
+
+
+# --- drain ---
+
+
+async def test_drain_answers_what_is_open_and_takes_nothing_new(echo: House) -> None:
+    await echo.start()
+    echo.daemon.faults.hold = True
+    peer = await echo.peer()
+    peer.use(1, echo.key.digest)
+    await eventually(lambda: echo.daemon.operations)
+    stopping = asyncio.create_task(echo.stop())
+    assert (await peer.frame())[0] == Kind.DRAIN
+    peer.use(2, echo.key.digest)
+    frame = await peer.frame()
+    assert (frame[:2], decode_error(frame[2]).code) == ((Kind.ERROR, 2), ErrorCode.DRAINING)
+    with pytest.raises(Unavailable):
+        await echo.sign()
+    echo.daemon.release()
+    assert await peer.frame() == (Kind.RESULT, 1, b"signed data")
+    await stopping
+    assert await peer.ended() == []
+    await peer.close()
+    assert not echo.socket.exists()
+
+
+async def test_drain_ends_even_if_an_answer_never_comes(echo: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "DRAIN_S", 0.2)
+    await echo.start()
+    echo.daemon.faults.hold = True
+    peer = await echo.peer()
+    peer.use(1, echo.key.digest, deadline_ms=60_000)
+    await eventually(lambda: echo.daemon.operations)
+    async with asyncio.timeout(2):
+        await echo.stop()
+    await peer.close()
+
+
+async def test_idle_agent_stops_at_once(echo: House) -> None:
+    await echo.start()
+    async with asyncio.timeout(1):
+        await echo.stop()
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+# --- reload ---
+
+
+async def test_reload_changes_the_policy(echo: House) -> None:
+    agent = await echo.start()
+    assert await echo.sign()
+    echo.users = f'["{os.geteuid() + 1}"]'
+    echo.configure()
+    await agent.reload()
+    with pytest.raises(Refused):
+        await echo.sign()
+
+
+@pytest.mark.parametrize("typo", ["[agent", "", "[agent]\nclient = 1\n", "colour = 'red'\n"])
+async def test_a_typo_changes_nothing(echo: House, typo: str) -> None:
+    agent = await echo.start()
+    echo.config.write_text(typo)
+    await agent.reload()
+    assert await echo.sign() == b"signed data"
+    assert echo.daemon.logins == 1
+
+
+async def test_a_missing_file_changes_nothing(echo: House) -> None:
+    agent = await echo.start()
+    echo.config.unlink()
+    await agent.reload()
+    assert await echo.sign() == b"signed data"
+
+
+async def test_reload_to_another_daemon_keeps_open_requests(
+    echo: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "DRAIN_S", 0.5)
+    agent = await echo.start()
+    first = echo.daemon
+    first.faults.hold = True
+    asked = asyncio.create_task(echo.sign(b"old"))
+    await eventually(lambda: first.operations)
+    second = Daemonlike(echo.root)
+    second.keys, second.faults.answer = first.keys, lambda operation: b"second " + operation.data
+    await second.start()
+    echo.daemon, echo.more_daemons = second, [first]
+    echo.more_daemons = []
+    echo.configure()
+    await agent.reload()
+    await eventually(lambda: agent._upstream.available is not None)
+    assert await echo.sign(b"new") == b"second new"
+    first.release()
+    assert await asked == b"signed old"
+    await eventually(lambda: not first.connections)
+    await first.stop()
+
+
+async def test_reload_with_the_same_daemon_keeps_the_connection(echo: House) -> None:
+    agent = await echo.start()
+    await agent.reload()
+    assert await echo.sign()
+    assert echo.daemon.logins == 1
+
+
+async def test_reload_changes_mode_and_place_of_the_socket(echo: House) -> None:
+    agent = await echo.start()
+    old = echo.socket
+    text = echo.config.read_text()
+    echo.config.write_text(text.replace('mode = "0666"', 'mode = "0600"'))
+    await agent.reload()
+    assert stat.S_IMODE(old.stat().st_mode) == 0o600
+    assert await echo.sign()
+    echo.config.write_text(text.replace("run/agent.sock", "run/new.sock"))
+    await agent.reload()
+    assert not old.exists()
+    with pytest.raises(Unavailable):
+        await echo.sign()
+    old.symlink_to("new.sock")
+    assert await echo.sign()
+
+
+async def test_reload_to_a_place_that_will_not_do_changes_nothing(echo: House) -> None:
+    agent = await echo.start()
+    (echo.root / "open").mkdir()
+    (echo.root / "open").chmod(0o777)
+    echo.users = f'["{os.geteuid() + 1}"]'
+    echo.configure()
+    echo.config.write_text(echo.config.read_text().replace("run/agent.sock", "open/agent.sock"))
+    await agent.reload()
+    assert await echo.sign()
+
+
+# --- start ---
+
+
+async def test_wrong_configuration_stops_the_start(echo: House) -> None:
+    echo.users = '["no-such-user-here"]'
+    with pytest.raises(ConfigurationError, match="no-such-user-here"):
+        await echo.start()
+
+
+async def test_unusable_identity_is_a_problem_that_can_be_mended_while_running(echo: House) -> None:
+    echo.daemon.identity.chmod(0o644)
+    agent = await echo.start(connected=False)
+    connection = agent._upstream._connections[0]
+    await eventually(lambda: connection.problem is not None)
+    assert "chmod 600" in str(connection.problem)
+    echo.daemon.identity.chmod(0o600)
+    await echo.connected()
+    assert await echo.sign()
+
+
+# --- the process ---
+
+
+async def test_the_whole_process(echo: House) -> None:
+    """READY when it serves, SIGHUP with a typo and with a change, SIGTERM; nothing secret in its log."""
+    notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notes.bind(str(echo.root / "notify"))
+    notes.setblocking(False)
+    echo.configure()
+    environment = os.environ | {
+        "NOTIFY_SOCKET": str(echo.root / "notify"),
+        "PYTHONPATH": str(Path(hsmd.__file__).parent.parent),
+    }
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import sys, pathlib, hsmd.agent; sys.exit(hsmd.agent.main(pathlib.Path({str(echo.config)!r})))",
+        ],
+        env=environment,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        await told(notes, "READY=1")
+        await eventually(lambda: echo.daemon.sessions, within_s=10)
+        await eventually_signs(echo)
+        good = echo.config.read_text()
+        echo.config.write_text("[agent")
+        process.send_signal(signal.SIGHUP)
+        assert (await told(notes, "RELOADING=1")).startswith("RELOADING=1\nMONOTONIC_USEC=")
+        await told(notes, "READY=1")
+        assert await echo.sign() == b"signed data"
+        echo.config.write_text(good.replace('["*"]', "[]"))
+        process.send_signal(signal.SIGHUP)
+        await told(notes, "READY=1")
+        with pytest.raises(Refused):
+            await echo.sign()
+        assert (await asyncio.to_thread(os.path.exists, echo.socket)) is True
+        process.send_signal(signal.SIGTERM)
+        await told(notes, "STOPPING=1")
+        _, errors = await asyncio.to_thread(process.communicate, None, 10)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+        notes.close()
+    assert process.returncode == 0
+    events = [json.loads(line) for line in errors.splitlines()]
+    names = [event["event"] for event in events]
+    assert [name for name in names if name.startswith("agent.")] == [
+        "agent.ready", "agent.reload_refused", "agent.reloaded", "agent.stopped",
+    ]  # fmt: skip
+    assert not [event for event in events if "dropped" in event]
+    private = echo.daemon.identity.read_text().splitlines()[1:-1]
+    assert not [line for line in private if line.encode() in errors]
+
+
+async def told(notes: socket.socket, wanted: str) -> str:
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        while True:
+            note = (await loop.sock_recv(notes, 4096)).decode()
+            if note.startswith(wanted):
+                return note
+
+
+async def eventually_signs(house: House) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await house.sign() == b"signed data"
+                return
+            except (Refused, Unavailable):
+                await asyncio.sleep(0.01)
+
+
+async def test_who_am_i_needs_no_daemon(echo: House) -> None:
+    await echo.daemon.stop()
+    await echo.start(connected=False)
+    assert (await echo.control(WhoAmI())).client == "web-1"  # type: ignore[attr-defined]

@@ -1,0 +1,360 @@
+"""Control requests: each carried out for real, hostile ones refused by name, changes recorded before they happen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from hsmd.errors import BadRequest, Conflict, DeadlineExceeded, ErrorCode, HsmdError, NotFound, Refused
+from hsmd.protocol import messages
+from hsmd.protocol.frames import Kind, encode_control_request
+from hsmd.protocol.messages import Request
+from tests.daemon_house import AUDITOR, MAIL, OPERATOR, WEB, House, operation, public_line, ssh, wire
+
+pytestmark = pytest.mark.timeout(60)
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def ask(shared_house: House) -> Ask:
+    return shared_house.ask
+
+
+def refused(ask: Ask, error: type[HsmdError], request: Request, about: str = "") -> None:
+    with pytest.raises(error) as caught:
+        ask(request)
+    assert about in caught.value.text
+
+
+# --- each request once, for real ---
+
+
+def test_a_key_from_birth_to_death(shared_house: House, ask: Ask) -> None:
+    info = ask(messages.KeyGenerate("life", "p-256", ["tls-server"]))
+    public = load_der_public_key(info.public_key)
+    assert (info.key_type, info.token, info.certificate_not_after) == ("p-256", "main", None)
+    assert {"tls12-server", "tls13-server"} <= set(info.purposes)
+    assert ask(messages.KeyShow("life")) == info
+    assert info in ask(messages.KeyList(limit=500)).keys
+
+    request = x509.load_pem_x509_csr(ask(messages.KeyRequest("life", "life.test", ["life.test"], ["192.0.2.1"])).pem.encode())
+    assert request.is_signature_valid
+    assert request.public_key() == public
+    pem = ask(messages.CertificateSelfSigned("life", ["life.test"], days=9)).pem
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    certificate.verify_directly_issued_by(certificate)
+    assert ask(messages.CertificateExport("life")).pem == pem
+    assert ask(messages.KeyShow("life")).certificate_not_after == certificate.not_valid_after_utc
+    assert ask(messages.CertificateImport("life", pem)).name == "life"
+
+    granted = ask(messages.GrantAdd(WEB, "life", ["tls13-server"]))
+    assert granted.purposes == ["tls13-server"]
+    assert granted in ask(messages.GrantList(key="life")).grants
+    assert ask(messages.GrantExplain(WEB, "life", "tls13-server")).allowed
+    explanation = ask(messages.GrantExplain(WEB, "life", "tls12-server"))
+    assert (explanation.allowed, explanation.rule.partition(":")[0]) == (False, "purpose-not-granted")
+    assert ask(messages.GrantRemove(WEB, "life")).changed
+    assert not ask(messages.GrantRemove(WEB, "life")).changed
+
+    assert ask(messages.KeyDestroy("life", "life")).changed
+    refused(ask, NotFound, messages.KeyShow("life"))
+    refused(ask, NotFound, messages.KeyDestroy("life", "life"))
+    ask(messages.KeyGenerate("life", "p-256", ["tls-server"]))
+    assert ask(messages.KeyShow("life")).digest != info.digest
+    ask(messages.KeyDestroy("life", "life"))
+
+
+def test_a_destroyed_key_signs_no_more(shared_house: House) -> None:
+    key = shared_house.add_key("doomed")
+
+    async def use_and_destroy() -> list[int]:
+        async with await ssh(shared_house, WEB) as connection, shared_house.connection(OPERATOR) as operator:
+            channel = await wire(connection)
+            kinds = [(await channel.use(1, key))[0]]
+            await operator.control(messages.KeyDestroy("doomed", "doomed"), timeout_s=10)
+            for number in range(2, 20):
+                channel.write(operation(number, key))
+                kinds.append((await channel.error(number)).code)
+            return kinds
+
+    kinds = asyncio.run(use_and_destroy())
+    assert kinds == [Kind.RESULT] + [ErrorCode.REFUSED] * 18
+
+
+def test_clients_come_and_go(ask: Ask) -> None:
+    first, second = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    made = ask(messages.ClientAdd("guest", "front-end", public_line(first)))
+    assert made.fingerprints == [first.get_fingerprint()]
+    both = ask(messages.ClientAdd("guest", "front-end", public_line(second)))
+    assert sorted(both.fingerprints) == sorted([first.get_fingerprint(), second.get_fingerprint()])
+    refused(ask, Conflict, messages.ClientAdd("guest", "front-end", public_line(second)))
+    refused(ask, Conflict, messages.ClientAdd("other", "front-end", public_line(second)))
+    refused(ask, Conflict, messages.ClientAdd("guest"), "already")
+    refused(ask, Conflict, messages.ClientAdd("guest", "operator", public_line(asyncssh.generate_private_key("ssh-ed25519"))), "role")
+    assert "guest" in [client.name for client in ask(messages.ClientList(limit=500)).clients]
+    ask(messages.ClientRemove("guest"))
+    refused(ask, NotFound, messages.ClientRemove("guest"))
+    refused(ask, BadRequest, messages.ClientRemove(OPERATOR), "connected as")
+
+
+def test_a_request_is_on_disk_before_its_effect(shared_house: House, ask: Ask) -> None:
+    before = len(shared_house.audit())
+    ask(messages.ClientAdd("recorded", "auditor", public_line(asyncssh.generate_private_key("ssh-ed25519"))))
+    refused(ask, NotFound, messages.GrantAdd("recorded", "nothing", ["tls-server"]))
+    ask(messages.ClientRemove("recorded"))
+    events = [(record["event"], record["fields"]) for record in shared_house.audit()[before:]]
+    assert [event for event, _ in events] == [
+        "control.begun", "control.done", "control.begun", "control.failed", "control.begun", "control.done",
+    ]  # fmt: skip
+    assert [fields["op"] for _, fields in events[::2]] == ["client.add", "grant.add", "client.remove"]
+    assert events[0][1]["target_name"] == "recorded"
+    assert events[0][1]["target_role"] == "auditor"
+    assert len(events[0][1]["target_public_key_sha256"]) == 64
+    assert events[1][1]["begun"] == shared_house.audit()[before]["index"]
+
+
+def test_an_adopted_key_is_served(open_house: Callable[..., House]) -> None:
+    """Taken out of the store and back in: what the token says about a key counts."""
+    house = open_house()
+    made = house.ask(messages.KeyGenerate("first", "p-256", ["tls-server"]))
+    refused(house.ask, Conflict, messages.KeyAdopt("second", cka_label="first"), "first")
+    refused(house.ask, BadRequest, messages.KeyAdopt("second"), "cka_id")
+    refused(house.ask, BadRequest, messages.KeyAdopt("first", cka_label="first"), "already")
+    refused(house.ask, HsmdError, messages.KeyAdopt("second", cka_id="zz"))  # type: ignore[type-abstract]
+    refused(house.ask, HsmdError, messages.KeyAdopt("second", cka_id="00" * 20))  # type: ignore[type-abstract]
+    from hsmd.daemon.store import Store
+
+    store = Store(f"sqlite:///{house.directory / 'store.sqlite'}")
+    store.remove_key("first")
+    store.close()
+    adopted = house.ask(messages.KeyAdopt("second", cka_label="first"))
+    assert (adopted.digest, adopted.purposes) == (made.digest, made.purposes)
+
+
+async def test_reading_the_audit_log_in_pages(shared_house: House) -> None:
+    async with shared_house.connection(AUDITOR) as auditor:
+        page = await auditor.control(messages.AuditRead(first=0, limit=3), timeout_s=5)
+        assert (page.first, len(page.lines)) == (0, 3)
+        assert [json.loads(line)["index"] for line in page.lines] == [0, 1, 2]
+        last = await auditor.control(messages.AuditRead(first=-1, limit=500), timeout_s=5)
+        assert json.loads(last.lines[0])["index"] == last.size - 1
+        beyond = await auditor.control(messages.AuditRead(first=2**40), timeout_s=5)
+        assert beyond.lines == []
+
+
+async def test_status_tells_the_truth(shared_house: House) -> None:
+    async with shared_house.connection(AUDITOR) as auditor:
+        status = await auditor.control(messages.Status(), timeout_s=5)
+    assert (status.draining, status.audit_writable) == (False, True)
+    assert status.connections >= 1
+    assert [token.state for token in status.tokens] == ["ready"]
+    assert status.audit_records == len(shared_house.audit())
+
+
+# --- grants never mix what must not be mixed ---
+
+
+@pytest.mark.parametrize(
+    ("key_type", "purposes"),
+    [
+        ("p-256", ["tls-server", "sign-digest"]),
+        ("p-256", ["tls-server", "sign-message"]),
+        ("rsa-2048", ["tls12-rsa-premaster", "tls-server"]),
+        ("rsa-2048", ["tls12-rsa-premaster", "sign-digest"]),
+        ("p-256", ["tls12-rsa-premaster"]),
+        ("p-256", ["x509-certificate"]),
+        ("p-256", ["everything"]),
+        ("p-256", []),
+        ("dsa-1024", ["tls-server"]),
+        ("P-256", ["tls-server"]),
+        ("", ["tls-server"]),
+    ],
+)
+def test_ceilings_that_no_key_may_have(ask: Ask, key_type: str, purposes: list[str]) -> None:
+    refused(ask, BadRequest, messages.KeyGenerate("mixed", key_type, purposes))
+    refused(ask, NotFound, messages.KeyShow("mixed"))
+
+
+@pytest.mark.parametrize("purposes", [["sign-digest"], ["tls13-client"], ["tls13-server", "sign-message"], ["x509-request"], []])
+def test_grants_beyond_the_ceiling(ask: Ask, purposes: list[str]) -> None:
+    refused(ask, BadRequest, messages.GrantAdd(MAIL, "web", purposes))
+    assert not [grant for grant in ask(messages.GrantList(client=MAIL)).grants if grant.key == "web"]
+
+
+def test_only_front_ends_get_grants(ask: Ask) -> None:
+    refused(ask, BadRequest, messages.GrantAdd(OPERATOR, "web", ["tls-server"]))
+    refused(ask, BadRequest, messages.GrantAdd(AUDITOR, "web", ["tls-server"]))
+    refused(ask, NotFound, messages.GrantAdd("nobody", "web", ["tls-server"]))
+
+
+# --- hostile documents ---
+
+NAMES = ["", "a" * 65, "-x", ".x", "a b", "a/b", "a\nb", "a\x00b", "ä", "a\u202eb", "a'--", "\x1b[2J", "../x", "*", "%s"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_bad_names_are_refused_by_member(shared_house: House, name: str) -> None:
+    documents: list[dict[str, Any]] = [
+        {"op": "key.generate", "name": name, "key_type": "p-256", "purposes": ["tls-server"]},
+        {"op": "client.add", "name": name},
+        {"op": "client.trust-ca", "public_key": "x", "clients": [name]},
+        {"op": "grant.add", "client": WEB, "key": name, "purposes": []},
+        {"op": "key.destroy", "name": name, "confirm": name},
+    ]
+    async with await ssh(shared_house, OPERATOR) as connection:
+        channel = await wire(connection)
+        before = len(shared_house.audit())
+        for number, document in enumerate(documents, 1):
+            error = await channel.error_of_control(number, json.dumps(document).encode())
+            assert error.code == ErrorCode.BAD_REQUEST
+            assert "$." in error.text, "names the member"
+        assert len(shared_house.audit()) == before
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"", b"null", b"[]", b"1", b'"x"', b"{", b"{}", b'{"op":1}', b'{"op":"nothing"}', b'{"op":"whoami","x":1}',
+        b'{"op":"status","op":"status"' , b'{"op":"whoami"}{"op":"status"}', b"\xff\xfe", b'{"op":"\xff"}',
+        b"[" * 30_000, b'{"op":' * 9_000, b'{"op":"key.list","limit":0}', b'{"op":"key.list","limit":501}',
+        b'{"op":"key.list","limit":1e400}', b'{"op":"key.list","limit":-1}', b'{"op":"key.list","limit":true}',
+        b'{"op":"audit.read","first":' + b"9" * 5_000 + b"}",
+        b'{"op":"cert.self-signed","key":"web","dns_names":["x"],"days":0}',
+        b'{"op":"key.show","name":null}',
+    ],
+)  # fmt: skip
+async def test_documents_that_are_none(shared_house: House, document: bytes) -> None:
+    async with await ssh(shared_house, OPERATOR) as connection:
+        channel = await wire(connection)
+        assert (await channel.error_of_control(1, document)).code == ErrorCode.BAD_REQUEST
+        assert (await channel.control(2, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
+
+
+async def test_huge_lists_are_answered_and_recorded_briefly(shared_house: House) -> None:
+    many = ["tls-server"] * 4_000
+    async with await ssh(shared_house, OPERATOR) as connection:
+        channel = await wire(connection)
+        kind, _ = await channel.control(1, messages.GrantAdd(WEB, "web", many))
+        assert kind == Kind.CONTROL_RESULT
+        names = [f"nobody-{number}" for number in range(4_000)]
+        error = await channel.error_of_control(2, messages.ClientTrustCa(public_line(shared_house.keys[WEB]), names))
+        assert error.code == ErrorCode.NOT_FOUND
+        dns = [f"host-{number}.example" for number in range(2_500)]
+        kind, _ = await channel.control(3, messages.KeyRequest("web", dns_names=dns))
+        assert kind in (Kind.CONTROL_RESULT, Kind.ERROR)
+        error = await channel.error_of_control(4, messages.KeyRequest("web", dns_names=["a\x00b", "\n"]))
+        assert error.code == ErrorCode.BAD_REQUEST
+    assert max(map(len, shared_house.audit_path.read_text().splitlines())) < 8_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-dss AAAAB3NzaC1kc3M=", "command=\"x\" ssh-ed25519 AAAA",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "-----BEGIN OPENSSH PRIVATE KEY-----", "ssh-ed25519 \u202e",
+    ],
+)  # fmt: skip
+def test_keys_that_are_none(ask: Ask, line: str) -> None:
+    refused(ask, BadRequest, messages.ClientTrustCa(line, [WEB]), "public_key")
+
+
+def test_two_lines_are_not_one_key(shared_house: House, ask: Ask) -> None:
+    two = "\n".join(public_line(asyncssh.generate_private_key("ssh-ed25519")) for _ in range(2))
+    refused(ask, BadRequest, messages.ClientAdd("two", "front-end", two), "one line")
+    private = shared_house.keys[WEB].export_private_key("openssh").decode()
+    refused(ask, BadRequest, messages.ClientAdd("two", "front-end", private))
+    weak = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
+    refused(ask, BadRequest, messages.ClientAdd("two", "front-end", public_line(weak)), "2048")
+
+
+def test_chains_that_do_not_fit(ask: Ask) -> None:
+    other = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    for chain in ("", "x", other.decode(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        refused(ask, BadRequest, messages.CertificateImport("web", chain))
+    pem = ask(messages.CertificateSelfSigned("mail", ["mail.test"])).pem
+    refused(ask, BadRequest, messages.CertificateImport("web", pem))
+    refused(ask, NotFound, messages.CertificateExport("web"))
+
+
+async def test_a_session_has_few_control_requests_at_a_time(shared_house: House) -> None:
+    async with await ssh(shared_house, OPERATOR) as connection:
+        channel = await wire(connection)
+        document = messages.encode_request(messages.ClientList())
+        channel.write(b"".join(encode_control_request(number, 5_000, document) for number in range(1, 21)))
+        answers = [await channel.answer(number) for number in range(1, 21)]
+        assert [kind for kind, _ in answers[:8]] == [Kind.CONTROL_RESULT] * 8
+        assert [kind for kind, _ in answers[8:]] == [Kind.ERROR] * 12
+
+
+# --- at the same time ---
+
+
+async def test_concurrent_changes_leave_one_winner(shared_house: House) -> None:
+    async with shared_house.connection(OPERATOR) as one, shared_house.connection(OPERATOR) as two:
+        for request, winners in (
+            (messages.KeyGenerate("race", "p-256", ["tls-server"]), 1),
+            (messages.ClientAdd("race"), 1),
+            (messages.GrantAdd("race", "race", ["tls-server"]), 4),
+            (messages.ClientRemove("race"), 1),
+            (messages.KeyDestroy("race", "race"), None),
+        ):
+            done = await asyncio.gather(
+                *(each.control(request, timeout_s=20) for each in (one, two, one, two)), return_exceptions=True
+            )
+            good = [each for each in done if not isinstance(each, BaseException)]
+            assert all(isinstance(each, HsmdError) for each in done if isinstance(each, BaseException)), done
+            assert len(good) == winners if winners is not None else good
+        with pytest.raises(NotFound):
+            await one.control(messages.KeyShow("race"), timeout_s=5)
+
+
+async def test_a_change_goes_on_when_its_caller_has_gone(shared_house: House) -> None:
+    """Whoever hangs up in the middle leaves no key that nobody knows."""
+    connection = await ssh(shared_house, OPERATOR)
+    channel = await wire(connection)
+    request = messages.encode_request(messages.KeyGenerate("orphan", "rsa-3072", ["tls-server"]))
+    channel.write(encode_control_request(1, 20_000, request))
+    async with asyncio.timeout(10):
+        while not any(each["fields"].get("target_name") == "orphan" for each in shared_house.audit("control.begun")):
+            await asyncio.sleep(0.005)
+    connection.abort()
+    async with asyncio.timeout(20):
+        while not any(each["fields"].get("target_name") == "orphan" for each in shared_house.audit("control.done")):
+            await asyncio.sleep(0.01)
+    async with shared_house.connection(OPERATOR) as operator:
+        assert (await operator.control(messages.KeyShow("orphan"), timeout_s=5)).key_type == "rsa-3072"
+        await operator.control(messages.KeyDestroy("orphan", "orphan"), timeout_s=10)
+
+
+async def test_a_change_that_outlasts_its_deadline(open_house: Callable[..., House]) -> None:
+    house = open_house()
+    control = house.status().tokens[0].workers[-1].pid
+    os.kill(control, signal.SIGSTOP)
+    async with house.connection(OPERATOR) as operator:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineExceeded):
+            await operator.control(messages.KeyGenerate("late", "p-256", ["tls-server"]), timeout_s=1)
+        assert asyncio.get_running_loop().time() - began < 1.5
+        # The control worker is replaced, and control goes on.
+        made = await operator.control(messages.KeyGenerate("later", "p-256", ["tls-server"]), timeout_s=15)
+    assert made.name == "later"
+    assert [each["event"] for each in house.audit() if each.get("fields", {}).get("target_name") == "late"] == [
+        "control.begun", "control.failed",
+    ]  # fmt: skip
+
+
+async def test_an_auditor_cannot_ask_what_changes(shared_house: House) -> None:
+    async with shared_house.connection(AUDITOR) as auditor:
+        for request in (messages.ClientAdd("x"), messages.GrantRemove(WEB, "web"), messages.KeyRequest("web")):
+            with pytest.raises(Refused):
+                await auditor.control(request, timeout_s=5)

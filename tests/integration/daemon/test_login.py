@@ -1,0 +1,424 @@
+"""Who gets in: certificates of every kind of badness, identity swaps, limits before and after login, what is never offered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.packet import Boolean, String
+
+from hsmd.errors import Unavailable
+from hsmd.protocol import messages
+from hsmd.protocol.frames import Kind
+from tests.daemon_house import (
+    MAIL,
+    MSG_USERAUTH_FAILURE,
+    MSG_USERAUTH_PK_OK,
+    MSG_USERAUTH_SUCCESS,
+    OPERATOR,
+    WEB,
+    House,
+    Stranger,
+    certificate,
+    operation,
+    public_line,
+    ssh,
+    wire,
+)
+
+pytestmark = pytest.mark.timeout(60)
+CERTIFIED = "cert-only"
+
+
+@pytest.fixture(scope="module")
+def ca(shared_house: House) -> Any:
+    """A CA that may vouch for CERTIFIED, and for nobody else."""
+    ca = asyncssh.generate_private_key("ssh-ed25519")
+    shared_house.ask(messages.ClientAdd(CERTIFIED))
+    shared_house.ask(messages.ClientTrustCa(public_line(ca), [CERTIFIED]))
+    return ca
+
+
+async def log_in(house: House, user: str, key: Any, shown: tuple[bytes, bytes] | None = None) -> tuple[int, Any]:
+    """(reply to a signed request, whoami after it)."""
+    stranger = await Stranger.connect(house)
+    try:
+        stranger.sign(user, key, shown=shown)
+        reply = await stranger.reply()
+        return reply, await stranger.whoami() if reply == MSG_USERAUTH_SUCCESS else None
+    finally:
+        stranger.close()
+
+
+# --- certificates ---
+
+
+async def test_a_good_certificate_is_let_in_under_its_principal(shared_house: House, ca: Any) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    reply, identity = await log_in(shared_house, CERTIFIED, key, certificate(ca, key, [CERTIFIED]))
+    assert reply == MSG_USERAUTH_SUCCESS
+    assert (identity.client, identity.role) == (CERTIFIED, "front-end")
+    assert identity.credential == f"cert:7 {ca.get_fingerprint()}"
+
+
+@pytest.mark.parametrize(
+    ("principals", "changes", "rule"),
+    [
+        ([], {}, "not-one-principal"),
+        ([CERTIFIED, WEB], {}, "not-one-principal"),
+        ([CERTIFIED, CERTIFIED], {}, "not-one-principal"),
+        ([""], {}, "not-one-principal"),
+        (["*"], {}, "principal-mismatch"),
+        ([CERTIFIED.upper()], {}, "principal-mismatch"),
+        ([CERTIFIED + " "], {}, "principal-mismatch"),
+        ([WEB], {}, "principal-mismatch"),
+        ([CERTIFIED], {"valid_s": (-600, -1)}, "expired-certificate"),
+        ([CERTIFIED], {"valid_s": (600, 1200)}, "certificate-not-yet-valid"),
+        ([CERTIFIED], {"critical": [(b"force-command", String("true"))]}, "unknown-critical-option"),
+        ([CERTIFIED], {"critical": [(b"verify-required", b"")]}, "unreadable certificate"),
+        ([CERTIFIED], {"critical": [(b"source-address", String("192.0.2.0/24"))]}, "source-address"),
+        ([CERTIFIED], {"kind": 2}, ""),
+    ],
+)  # fmt: skip
+async def test_a_bad_certificate_is_not(
+    shared_house: House, ca: Any, principals: list[str], changes: dict[str, Any], rule: str
+) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    refused = len(shared_house.logged("connection.refused"))
+    reply, _ = await log_in(shared_house, CERTIFIED, key, certificate(ca, key, principals, **changes))
+    assert reply == MSG_USERAUTH_FAILURE
+    if rule:
+        async with asyncio.timeout(5):
+            while len(shared_house.logged("connection.refused")) == refused:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert shared_house.logged("connection.refused")[-1]["reason"].startswith(rule)
+
+
+async def test_source_addresses_are_enforced_both_ways(shared_house: House, ca: Any) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    here = certificate(ca, key, [CERTIFIED], critical=[(b"source-address", String("127.0.0.0/8"))])
+    assert (await log_in(shared_house, CERTIFIED, key, here))[0] == MSG_USERAUTH_SUCCESS
+
+
+async def test_a_ca_vouches_for_its_own_clients_only(shared_house: House, ca: Any) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    foreign = asyncssh.generate_private_key("ssh-ed25519")
+    for user, by in ((WEB, ca), (OPERATOR, ca), (CERTIFIED, foreign), ("nobody", ca)):
+        reply, _ = await log_in(shared_house, user, key, certificate(by, key, [user]))
+        assert reply == MSG_USERAUTH_FAILURE, (user, by is ca)
+
+
+async def test_a_certificate_needs_its_own_key(shared_house: House, ca: Any) -> None:
+    key, other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    assert (await log_in(shared_house, CERTIFIED, other, certificate(ca, key, [CERTIFIED])))[0] == MSG_USERAUTH_FAILURE
+    # The key alone, without its certificate, is nobody's; so is the key of the CA itself.
+    assert (await log_in(shared_house, CERTIFIED, key))[0] == MSG_USERAUTH_FAILURE
+    assert (await log_in(shared_house, CERTIFIED, ca))[0] == MSG_USERAUTH_FAILURE
+
+
+async def test_a_tampered_certificate_is_refused(shared_house: House, ca: Any) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    algorithm, blob = certificate(ca, key, [WEB])
+    forged = blob.replace(String(WEB), String(CERTIFIED)[: len(String(WEB))])
+    assert (await log_in(shared_house, WEB, key, (algorithm, forged)))[0] == MSG_USERAUTH_FAILURE
+
+
+async def test_an_ending_certificate_ends_requests_and_then_the_connection(shared_house: House, ca: Any) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    algorithm, blob = certificate(ca, key, [CERTIFIED], valid_s=(-60, 2))
+    ends = int(time.time() + 2)
+    pair = (key, asyncssh.import_certificate(algorithm + b" " + base64.b64encode(blob)))
+    connection = await ssh(shared_house, CERTIFIED, pair)
+    channel = await wire(connection)
+    request_id = 0
+    while True:  # one request after the other, across the end
+        request_id += 1
+        channel.write(b"")
+        try:
+            kind, _ = await channel.control(request_id, messages.WhoAmI())
+        except (AssertionError, OSError):
+            break  # closed
+        assert kind == Kind.CONTROL_RESULT if time.time() < ends else True
+        if kind == Kind.ERROR:
+            break
+    assert time.time() >= ends
+    async with asyncio.timeout(4):
+        await connection.wait_closed()
+
+
+# --- identity swaps ---
+
+
+async def test_a_key_is_one_clients(shared_house: House) -> None:
+    keys = shared_house.keys
+    assert (await log_in(shared_house, WEB, keys[WEB]))[1].client == WEB
+    for user, key in ((WEB, keys[MAIL]), (OPERATOR, keys[WEB]), ("nobody", keys[WEB]), ("", keys[WEB])):
+        assert (await log_in(shared_house, user, key))[0] in (MSG_USERAUTH_FAILURE, 0)
+
+
+async def test_showing_a_key_proves_nothing(shared_house: House) -> None:
+    keys = shared_house.keys
+    stranger = await Stranger.connect(shared_house)
+    stranger.query(OPERATOR, keys[OPERATOR])
+    assert await stranger.reply() == MSG_USERAUTH_PK_OK
+    # The operator's key was shown and would do; now somebody else signs.
+    stranger.sign(OPERATOR, keys[WEB])
+    assert await stranger.reply() == MSG_USERAUTH_FAILURE
+    stranger.sign(OPERATOR, keys[WEB], shown=(keys[OPERATOR].algorithm, keys[OPERATOR].public_data))
+    assert await stranger.reply() == MSG_USERAUTH_FAILURE
+    stranger.query(OPERATOR, keys[OPERATOR])
+    assert await stranger.reply() == MSG_USERAUTH_PK_OK
+    stranger.sign(WEB, keys[WEB])
+    assert await stranger.reply() == MSG_USERAUTH_SUCCESS
+    identity = await stranger.whoami()
+    assert identity is not None
+    assert (identity.client, identity.credential) == (WEB, keys[WEB].get_fingerprint())
+    stranger.close()
+
+
+async def test_a_certificate_shown_first_does_not_lend_its_identity(shared_house: House, ca: Any) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    algorithm, blob = certificate(ca, key, [CERTIFIED])
+    stranger = await Stranger.connect(shared_house)
+    stranger.send(CERTIFIED, "publickey", Boolean(False), String(algorithm), String(blob))
+    assert await stranger.reply() == MSG_USERAUTH_PK_OK
+    stranger.sign(WEB, shared_house.keys[WEB])
+    assert await stranger.reply() == MSG_USERAUTH_SUCCESS
+    identity = await stranger.whoami()
+    assert identity is not None
+    assert identity.client == WEB
+    stranger.close()
+
+
+async def test_a_signature_is_for_the_user_it_names(shared_house: House) -> None:
+    """Signed as WEB, sent as OPERATOR, and the other way round."""
+    stranger = await Stranger.connect(shared_house)
+    stranger.sign(OPERATOR, shared_house.keys[WEB], signed_user=WEB)
+    assert await stranger.reply() == MSG_USERAUTH_FAILURE
+    stranger.sign(WEB, shared_house.keys[WEB], signed_user=OPERATOR)
+    assert await stranger.reply() == MSG_USERAUTH_FAILURE
+    stranger.close()
+
+
+@pytest.mark.parametrize("order", ["victim last", "victim first"])
+async def test_interleaved_users_get_nobody_in_as_another(shared_house: House, order: str) -> None:
+    """The race of asyncssh 2.24.0: requests for two users in one go, without waiting for an answer."""
+    keys = shared_house.keys
+    for _ in range(10):
+        stranger = await Stranger.connect(shared_house)
+        requests: list[Callable[[], None]] = [
+            lambda s=stranger: s.sign(WEB, keys[WEB]),  # type: ignore[misc]
+            lambda s=stranger: s.query(OPERATOR, keys[OPERATOR]),  # type: ignore[misc]
+        ]
+        for request in requests if order == "victim last" else reversed(requests):
+            request()
+        kinds = [await stranger.reply() for _ in range(1 if order == "victim last" else 2)]
+        if MSG_USERAUTH_SUCCESS in kinds:
+            identity = await stranger.whoami()
+            assert identity is None or identity.client == WEB
+        stranger.close()
+
+
+# --- what is not offered ---
+
+
+@pytest.mark.parametrize("method", ["none", "password", "keyboard-interactive", "hostbased", "gssapi-with-mic"])
+async def test_other_ways_to_log_in_are_not_offered(shared_house: House, method: str) -> None:
+    fields = {"password": (Boolean(False), String("secret")), "keyboard-interactive": (String(""), String(""))}
+    stranger = await Stranger.connect(shared_house)
+    stranger.send(OPERATOR, method, *fields.get(method, ()))
+    assert await stranger.reply() == MSG_USERAUTH_FAILURE
+    stranger.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsystem": None, "command": None},
+        {"subsystem": None, "command": "id"},
+        {"subsystem": "sftp"},
+        {"subsystem": "hsmd2"},
+    ],
+    ids=["shell", "exec", "sftp", "other subsystem"],
+)
+async def test_only_the_subsystem_is_offered(shared_house: House, options: dict[str, Any]) -> None:
+    async with await ssh(shared_house, WEB) as connection:
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await connection.create_session(asyncssh.SSHClientSession, encoding=None, **options)
+
+
+async def test_a_terminal_is_refused(shared_house: House) -> None:
+    async with await ssh(shared_house, WEB) as connection:
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await wire(connection, hello=False, request_pty="force", term_type="xterm")
+
+
+async def test_nothing_is_forwarded(shared_house: House) -> None:
+    async with await ssh(shared_house, WEB) as connection:
+        host, port = shared_house.address
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await connection.open_connection(host, port)
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await connection.open_unix_connection("/run/x")
+        with pytest.raises(asyncssh.ChannelListenError):
+            await connection.forward_remote_port("", 0, "localhost", 9)
+        with pytest.raises(asyncssh.ChannelListenError):
+            await connection.forward_remote_path("/tmp/hsmd-test-forward", "/run/y")
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await connection.open_tun()
+        channel = await wire(connection)
+        request = channel.channel._make_request
+        assert not await request(b"auth-agent-req@openssh.com")
+        assert not await request(b"x11-req", Boolean(False), String("MIT-MAGIC-COOKIE-1"), String("00" * 16), b"\0" * 4)
+        assert not await request(b"shell")
+        assert not await request(b"subsystem", String("hsmd")), "a second session on the same channel"
+        assert (await channel.control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
+
+
+async def test_environment_variables_are_not_kept(shared_house: House) -> None:
+    """asyncssh would keep each of them; 24 MB of them leave no trace."""
+    async with await ssh(shared_house, WEB) as connection:
+        channel = await wire(connection)
+        before = shared_house.front_rss()
+        value = String("x" * 30_000)
+        for number in range(800):
+            channel.channel._send_request(b"env", String(f"V{number}"), value)
+            if number % 100 == 0:
+                assert not await channel.channel._make_request(b"env", String("LAST"), String(""))
+        assert (await channel.control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
+        assert shared_house.front_rss() - before < 10 << 20
+
+
+# --- limits ---
+
+
+async def test_tries_to_log_in_are_counted_whatever_they_are(shared_house: House) -> None:
+    for kinds in (("none",), ("publickey",), ("query",), ("none", "publickey", "query")):
+        stranger = await Stranger.connect(shared_house)
+        tries = 0
+        while not stranger.lost.is_set():
+            kind = kinds[tries % len(kinds)]
+            if kind == "publickey":
+                stranger.sign(OPERATOR, asyncssh.generate_private_key("ssh-ed25519"))
+            elif kind == "query":
+                stranger.query(OPERATOR, shared_house.keys[OPERATOR])
+            else:
+                stranger.send(OPERATOR, "none")
+            if await stranger.reply() == 0:
+                break
+            tries += 1
+            assert tries <= 6, kinds
+        assert tries >= 5  # the client's own first request counts
+        stranger.close()
+
+
+async def test_channels_are_limited(shared_house: House) -> None:
+    async with await ssh(shared_house, WEB) as connection:
+        channels = [await wire(connection) for _ in range(4)]
+        for _ in range(3):
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await wire(connection)
+        channels[0].channel.close()
+        await channels[0].closed.wait()
+        assert (await (await wire(connection)).control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
+
+
+async def test_idle_strangers_do_not_keep_others_from_logging_in(open_house: Callable[..., House]) -> None:
+    house = open_house(limits={"startups": 8, "login_s": 3, "connections": 40})
+    host, port = house.address
+    began = time.monotonic()
+    idle = [await asyncio.open_connection(host, port) for _ in range(60)]
+    turned_away = sum([await _ends(reader, 0.3) for reader, _ in idle[8:]][:20])
+    assert turned_away >= 15, "connections beyond the limit are closed at once"
+    # From the same address nothing makes room, but nobody stays longer than login_s.
+    reader = idle[0][0]
+    async with asyncio.timeout(6):
+        await reader.read()
+    assert 2.0 < time.monotonic() - began < 6.0
+    async with house.connection(WEB) as connection:
+        assert (await connection.control(messages.WhoAmI(), timeout_s=5)).client == WEB
+    for _, writer in idle:
+        writer.close()
+
+
+async def test_connections_of_one_client_are_limited(open_house: Callable[..., House]) -> None:
+    house = open_house(limits={"connections": 20, "startups": 30})
+    held = [await ssh(house, WEB) for _ in range(8)]
+    with pytest.raises((asyncssh.Error, OSError)):
+        async with await ssh(house, WEB) as ninth:
+            await wire(ninth)
+    # Others still find room.
+    async with house.connection(MAIL) as other:
+        assert (await other.control(messages.WhoAmI(), timeout_s=5)).client == MAIL
+    held[0].close()
+    await held[0].wait_closed()
+    async with house.connection(WEB) as again:
+        assert (await again.control(messages.WhoAmI(), timeout_s=5)).client == WEB
+    for connection in held:
+        connection.abort()
+
+
+async def _ends(reader: asyncio.StreamReader, within_s: float) -> bool:
+    try:
+        async with asyncio.timeout(within_s):
+            return b"" == (await reader.read(1 << 16)).replace(b"SSH-2.0-hsmd\r\n", b"")
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+# --- withdrawn ---
+
+
+async def test_a_removed_client_is_out_at_once(shared_house: House) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    async with shared_house.connection(OPERATOR) as operator:
+        await operator.control(messages.ClientAdd("brief", "front-end", public_line(key)), timeout_s=10)
+        await operator.control(messages.GrantAdd("brief", "web", ["tls-server"]), timeout_s=10)
+        connection = await ssh(shared_house, "brief", key)
+        channel = await wire(connection)
+        digest = shared_house.digests["web"]  # type: ignore[attr-defined]
+        assert (await channel.use(1, digest))[0] == Kind.RESULT
+        await operator.control(messages.ClientRemove("brief"), timeout_s=10)
+        # From the moment the removal was confirmed there is no signature for that client.
+        with pytest.raises(OSError):
+            for number in range(2, 1_000):
+                channel.write(operation(number, digest))
+                await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await connection.wait_closed()
+        assert not [frame for frame in channel.frames if frame[0] == Kind.RESULT and frame[1] > 1]
+        with pytest.raises(asyncssh.PermissionDenied):
+            await ssh(shared_house, "brief", key)
+
+
+async def test_a_client_that_lost_its_ca_is_out_at_once(shared_house: House) -> None:
+    ca, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    async with shared_house.connection(OPERATOR) as operator:
+        for name in ("briefly", "other"):
+            await operator.control(messages.ClientAdd(name), timeout_s=10)
+        await operator.control(messages.ClientTrustCa(public_line(ca), ["briefly", "other"]), timeout_s=10)
+        algorithm, blob = certificate(ca, key, ["briefly"])
+        pair = (key, asyncssh.import_certificate(algorithm + b" " + base64.b64encode(blob)))
+        connection = await ssh(shared_house, "briefly", pair)
+        await operator.control(messages.ClientTrustCa(public_line(ca), ["other"]), timeout_s=10)
+        async with asyncio.timeout(5):
+            await connection.wait_closed()
+        with pytest.raises(asyncssh.PermissionDenied):
+            await ssh(shared_house, "briefly", pair)
+
+
+async def test_a_daemon_that_is_full_says_unavailable(open_house: Callable[..., House]) -> None:
+    house = open_house(limits={"connections": 3})
+    held = [await ssh(house, name) for name in (WEB, MAIL, OPERATOR)]
+    connection = house.connection(WEB)
+    with pytest.raises(Unavailable):
+        await connection.start()
+    for each in held:
+        each.abort()

@@ -1,0 +1,253 @@
+"""`hsmd agent` without an agent: set-up files, what is installed for servers, checks of files and permissions."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import socket
+import stat
+import tomllib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from hsmd import provider
+from hsmd.agent import config as agent_config
+from hsmd.cli import agent_toml, check_agent, check_files, ssh_keys
+from hsmd.client.keyref import KeyReference, encode
+from hsmd.protocol.messages import KeyInfo
+
+from .conftest import Run
+from .fake_daemon import NOW
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
+INIT = [
+    "agent",
+    "init",
+    "--daemon",
+    "192.0.2.1:7440",
+    "--client",
+    "web1",
+    "--host-key",
+    HOST_KEY,
+    "--config",
+    "front/agent.toml",
+]
+
+
+# --- init ---
+
+
+def test_init_writes_what_the_agent_takes(run: Run, home: Path) -> None:
+    ran = run(*INIT, "--allow", "root", "--allow", "daemon", "--json")
+    assert ran.code == 0, ran.err
+    config = agent_config.load(home / "front" / "agent.toml")
+    [daemon] = config.daemons
+    assert (daemon.host, daemon.port, daemon.host_keys, daemon.user) == (
+        "192.0.2.1",
+        7440,
+        (HOST_KEY,),
+        "web1",
+    )
+    assert daemon.identity_file == home / "front" / "agent_ed25519"
+    assert config.rules.allow(0, "any")
+    assert config.rules.allow(pwd.getpwnam("daemon").pw_uid, "any")
+    assert not config.rules.allow(pwd.getpwnam("nobody").pw_uid, "any")
+
+
+def test_init_prints_the_line_the_operator_runs(run: Run, home: Path) -> None:
+    out = run(*INIT).out
+    line = ssh_keys.read(home / "front" / "agent_ed25519.pub").line
+    assert f"hsmd client add web1 --key '{line}'" in out
+
+
+def test_init_keeps_the_key_private_and_overwrites_nothing(run: Run, home: Path) -> None:
+    assert run(*INIT).code == 0
+    for name in ("agent.toml", "agent_ed25519"):
+        assert stat.S_IMODE((home / "front" / name).stat().st_mode) == 0o600
+    before = (home / "front" / "agent_ed25519").read_bytes()
+    assert run(*INIT).code == 1
+    (home / "front" / "agent.toml").unlink()
+    assert run(*INIT).code == 1
+    assert (home / "front" / "agent_ed25519").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--daemon", "192.0.2.1:99999"],
+        ["--host-key", "ssh-rsa AAAA"],
+        ["--client", "no spaces"],
+        ["--allow", "no-such-user-here"],
+        ["--owner", "no-such-user-here"],
+        ["--socket", "/" + "x" * 120],
+    ],
+    ids=lambda words: words[0],
+)
+def test_init_refuses_what_no_agent_could_use(run: Run, home: Path, wrong: list[str]) -> None:
+    ran = run(*INIT, *wrong)
+    assert ran.code in (1, 2)
+    assert ran.err.count("\n") == 1
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_hostile_text_stays_inside_its_string() -> None:
+    local = agent_toml.Local(Path('/run/a"\nb/agent.sock'), Path("/var/lib/x"), ('a"]\nroot', "b\x7f"))
+    text = agent_toml.render(local, agent_toml.Pinned("192.0.2.1", (HOST_KEY,), "web1", Path("/id")))
+    document = tomllib.loads(text)
+    assert document["defaults"]["users"] == ['a"]\nroot', "b\x7f"]
+    assert document["agent"]["socket"] == '/run/a"\nb/agent.sock'
+
+
+# --- install ---
+
+
+@pytest.fixture
+def module(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A provider module that has been built."""
+    monkeypatch.setattr(provider, "module_path", lambda: Path("/opt/hsmd/hsmd.so"))
+    return Path("/opt/hsmd/hsmd.so")
+
+
+def test_install_nginx(run: Run, home: Path, module: Path) -> None:
+    ran = run(
+        "agent",
+        "install",
+        "nginx",
+        "--key",
+        "www",
+        "--socket",
+        "/run/a.sock",
+        "--keys",
+        "/etc/hsmd/keys",
+        "--root",
+        "image",
+    )
+    assert ran.code == 0, ran.err
+    openssl = (home / "image/etc/hsmd/openssl.cnf").read_text()
+    assert "socket = /run/a.sock" in openssl
+    assert f"module = {module}" in openssl
+    assert (
+        "OPENSSL_CONF=/etc/hsmd/openssl.cnf"
+        in (home / "image/etc/systemd/system/nginx.service.d/hsmd.conf").read_text()
+    )
+    snippet = (home / "image/etc/nginx/snippets/hsmd-www.conf").read_text()
+    assert "ssl_certificate /etc/hsmd/keys/www.pem;" in snippet
+    assert "ssl_certificate_key /etc/hsmd/keys/www.key;" in snippet
+
+
+def test_install_can_print_instead(run: Run, home: Path, module: Path) -> None:
+    ran = run("agent", "install", "openssl", "--socket", "/run/a.sock", "--print", "--root", "image")
+    assert "[hsmd_self]" in ran.out
+    assert not (home / "image").exists()
+    files = json.loads(
+        run("agent", "install", "openssl", "--socket", "/run/a.sock", "--print", "--json").out
+    )["files"]
+    assert [file["path"] for file in files] == ["/etc/hsmd/openssl.cnf"]
+
+
+def test_install_without_provider_or_key_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Path:
+        raise FileNotFoundError("the OpenSSL provider hsmd.so is in none of: ...")
+
+    monkeypatch.setattr(provider, "module_path", missing)
+    assert run("agent", "install", "nginx", "--socket", "/run/a.sock").code == 2
+    ran = run("agent", "install", "openssl", "--socket", "/run/a.sock")
+    assert (ran.code, "hsmd.so" in ran.err) == (1, True)
+
+
+# --- checks ---
+
+
+@pytest.fixture
+def key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _info(key: ec.EllipticCurvePrivateKey) -> KeyInfo:
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return KeyInfo("www", "p-256", KeyReference("www", der).digest.hex(), der, [], "t", NOW)
+
+
+def _certificate(path: Path, key: ec.EllipticCurvePrivateKey, begin: datetime, days: int) -> Path:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "www")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin + timedelta(days=days)).sign(
+        key, hashes.SHA256()
+    )
+    path.write_bytes(made.public_bytes(Encoding.PEM))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("days", "at", "complaint"),
+    [(90, 1, ""), (90, 77, "ends on"), (90, 91, "has ended"), (90, -1, "only")],
+)
+def test_term_of_the_certificate(
+    home: Path, key: ec.EllipticCurvePrivateKey, days: int, at: int, complaint: str
+) -> None:
+    begin = datetime(2030, 1, 1, tzinfo=UTC)
+    path = _certificate(home / "www.pem", key, begin, days)
+    belongs, term = check_files.check_certificate(path, _info(key), begin + timedelta(days=at))
+    assert belongs.ok
+    assert (term.ok, bool(term.mend)) == (not complaint, bool(complaint))
+    assert complaint in term.text
+
+
+def test_certificate_and_reference_of_another_key(home: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    path = _certificate(home / "www.pem", other, now, 90)
+    assert not check_files.check_certificate(path, _info(key), now)[0].ok
+    reference = home / "www.key"
+    reference.write_text(encode(KeyReference("www", _info(other).public_key)))
+    assert not check_files.check_reference(reference, _info(key))[0].ok
+    assert check_files.check_reference(reference, _info(other))[0].ok
+    assert check_files.check_reference(reference, None)[0].ok
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n", "\0"]
+)
+def test_files_that_are_none(home: Path, key: ec.EllipticCurvePrivateKey, content: str | None) -> None:
+    path = home / "file"
+    if content is not None:
+        path.write_text(content)
+    for found in (
+        check_files.check_reference(path, _info(key)),
+        check_files.check_certificate(path, _info(key), NOW),
+    ):
+        assert [finding.ok for finding in found] == [False]
+        assert found[0].mend
+
+
+def test_permissions_are_judged_for_another_user(home: Path) -> None:
+    inner = home / "run"
+    inner.mkdir(mode=0o755)
+    path = inner / "agent.sock"
+    nobody, me = pwd.getpwnam("nobody"), pwd.getpwuid(os.geteuid()).pw_name
+    assert nobody.pw_uid != os.geteuid()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        for parent in (home, *home.parents[:-1]):
+            if parent.stat().st_uid == os.geteuid() and parent != Path("/tmp"):
+                parent.chmod(parent.stat().st_mode | 0o011)
+        path.chmod(0o600)
+        assert "may not use" in _permission(path, "nobody")
+        path.chmod(0o666)
+        assert "nobody may use" in _permission(path, "nobody")
+        inner.chmod(0o700)
+        assert f"may not enter {inner}" in _permission(path, "nobody")
+        assert f"{me} may use" in _permission(path, me)
+        assert "no user" in _permission(path, "no-such-user-here")
+
+
+def _permission(path: Path, user: str) -> str:
+    found, _ = check_agent.check_agent(path, "www", user)
+    return next(finding.text for finding in found if finding.subject == "permissions")

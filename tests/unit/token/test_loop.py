@@ -1,0 +1,233 @@
+"""The worker's loop with operations that the test makes: which failures recycle a worker, and what has begun by then."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pkcs11
+import pytest
+
+from hsmd.daemon.token import loop
+from hsmd.daemon.token.loop import MAX_UNCLEAR_IN_A_ROW, Recycle, WorkerLoop
+from hsmd.daemon.token.operations import OpenKey, Operation
+from hsmd.daemon.token.progress import ProgressPage
+from hsmd.daemon.token.signatures import FaultySignature
+from hsmd.errors import ErrorCode, ProtocolError
+from hsmd.protocol import frames
+from hsmd.protocol.frames import FrameDecoder, Kind
+
+KEY = bytes(32)
+POISON = [
+    pkcs11.SessionHandleInvalid(),
+    pkcs11.DeviceError(),
+    pkcs11.DeviceRemoved(),
+    pkcs11.OperationActive(),
+    pkcs11.UserNotLoggedIn(),
+    pkcs11.HostMemory(),
+    pkcs11.PKCS11Error("Unmapped error code 0x190"),
+    ValueError("our own mistake"),
+]
+HARMLESS = [pkcs11.DataLenRange(), pkcs11.MechanismInvalid(), pkcs11.PKCS11Error("Unmapped error code 0x68")]
+
+
+class Inventory:
+    """One key; counts scans."""
+
+    def __init__(self, key: OpenKey) -> None:
+        self.keys = {KEY: key}
+        self.scans = 0
+        self.left: dict[bytes, OpenKey] = {}
+        self.error: Exception | None = None
+
+    def scan(self) -> None:
+        self.scans += 1
+        if self.error is not None:
+            raise self.error
+        self.keys = self.left
+
+    def find(self, digest: bytes) -> OpenKey | None:
+        return None
+
+
+class Rig:
+    """A loop over a socket pair; `use` is the token."""
+
+    def __init__(self, use: Callable[[bytes], bytes], finish: Callable[[bytes, bytes], bytes] | None = None) -> None:
+        self.front, worker = socket.socketpair()
+        self.worker = worker
+        self.progress = ProgressPage(ProgressPage.create())
+        operation = Operation(bytes, use, finish or (lambda prepared, raw: raw))
+        ceiling: Any = SimpleNamespace(half=SimpleNamespace(digest=KEY))
+        self.key = OpenKey(ceiling, 1, lambda purpose, scheme, data: None, {(1, 1): operation}, pace_s=100e-6)
+        self.inventory = Inventory(self.key)
+        self.probe_error: Exception | None = None
+        session = SimpleNamespace(generate_random=self._probe)
+        self.loop = WorkerLoop(worker, self.inventory, self.progress, session, None)  # type: ignore[arg-type]
+
+    def _probe(self, bits: int) -> bytes:
+        if self.probe_error is not None:
+            raise self.probe_error
+        return bytes(bits // 8)
+
+    def run(self, *data: bytes) -> list[tuple[int, int, bytes]]:
+        """Let the loop work on one batch of jobs until the socket ends; returns what it answered."""
+        jobs = (frames.encode_key_operation(n, 1000, 1, 1, KEY, item) for n, item in enumerate(data, 1))
+        return self.run_bytes(b"".join(jobs))
+
+    def run_bytes(self, data: bytes) -> list[tuple[int, int, bytes]]:
+        self.front.sendall(data)
+        self.front.shutdown(socket.SHUT_WR)
+        try:
+            self.loop.run()
+        finally:
+            self.worker.close()
+            self.answers = FrameDecoder(1 << 20).feed(self.front.recv(1 << 20))
+        return self.answers
+
+    def errors(self) -> dict[int, int]:
+        return {
+            request_id: int(frames.decode_error(body).code)
+            for kind, request_id, body in self.answers
+            if kind == Kind.ERROR
+        }
+
+    def close(self) -> None:
+        self.front.close()
+        self.worker.close()
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Rig]]:
+    rigs: list[Rig] = []
+
+    def make_rig(*arguments: Any) -> Rig:
+        rigs.append(Rig(*arguments))
+        return rigs[-1]
+
+    yield make_rig
+    for rig in rigs:
+        rig.close()
+
+
+def failing(error: Exception, at: bytes = b"bad") -> Callable[[bytes], bytes]:
+    def use(data: bytes) -> bytes:
+        if data == at:
+            raise error
+        return data
+
+    return use
+
+
+@pytest.mark.parametrize("error", POISON, ids=lambda error: f"{type(error).__name__} {error}")
+def test_a_session_in_doubt_ends_the_worker_and_what_is_behind_has_not_begun(make, error: Exception) -> None:
+    rig = make(failing(error))
+    with pytest.raises(Recycle):
+        rig.run(b"one", b"bad", b"three", b"four", b"five")
+    assert [request_id for _, request_id, _ in rig.answers] == [1, 2]
+    assert rig.errors() == {2: ErrorCode.TOKEN}
+    assert (rig.progress.started, rig.progress.finished) == (2, 2)
+
+
+@pytest.mark.parametrize("error", [*HARMLESS, pkcs11.GeneralError(), pkcs11.FunctionFailed()], ids=lambda error: f"{error!r}")
+def test_what_a_caller_could_provoke_recycles_nobody(make, error: Exception) -> None:
+    rig = make(failing(error))
+    rig.run(b"one", b"bad", b"three", b"bad", b"five")
+    assert {request_id for _, request_id, _ in rig.answers} == {1, 2, 3, 4, 5}
+    assert rig.errors() == {2: ErrorCode.TOKEN, 4: ErrorCode.TOKEN}
+
+
+def test_a_general_error_and_a_failing_probe_recycle(make) -> None:
+    rig = make(failing(pkcs11.GeneralError()))
+    rig.probe_error = pkcs11.GeneralError()
+    with pytest.raises(Recycle):
+        rig.run(b"bad", b"two")
+    assert rig.errors() == {1: ErrorCode.TOKEN}
+
+
+def test_nothing_but_general_errors_recycles(make) -> None:
+    rig = make(failing(pkcs11.GeneralError()))
+    with pytest.raises(Recycle):
+        rig.run(*[b"bad"] * 20)
+    assert len(rig.answers) == MAX_UNCLEAR_IN_A_ROW
+
+
+def test_a_faulty_signature_never_leaves_and_ends_the_worker(make) -> None:
+    def finish(prepared: bytes, raw: bytes) -> bytes:
+        if prepared == b"bad":
+            raise FaultySignature(detail="flipped bit")
+        return raw
+
+    rig = make(lambda data: data, finish)
+    with pytest.raises(Recycle, match="flipped bit"):
+        rig.run(b"one", b"bad")
+    assert rig.errors() == {2: ErrorCode.TOKEN}
+    assert all(b"bad" not in body for _, _, body in rig.answers)
+
+
+def test_a_key_that_is_gone_is_refused(make) -> None:
+    rig = make(failing(pkcs11.ObjectHandleInvalid()))
+    rig.run(b"bad", b"after")
+    assert rig.errors() == {1: ErrorCode.REFUSED} | ({2: ErrorCode.REFUSED} if 2 in rig.errors() else {})
+    assert rig.inventory.scans == 1
+
+
+def test_an_invalid_handle_of_a_key_that_is_there_recycles(make) -> None:
+    rig = make(failing(pkcs11.KeyHandleInvalid()))
+    rig.inventory.left = {KEY: rig.key}
+    with pytest.raises(Recycle):
+        rig.run(b"bad")
+    assert rig.errors() == {1: ErrorCode.TOKEN}
+
+
+def test_a_token_that_cannot_be_searched_recycles(make) -> None:
+    rig = make(failing(pkcs11.KeyHandleInvalid()))
+    rig.inventory.error = pkcs11.DeviceError()
+    with pytest.raises(Recycle):
+        rig.run(b"bad")
+
+
+def test_fast_jobs_go_in_groups_and_slow_ones_alone(make) -> None:
+    """What is sent together shows in how often the worker wrote."""
+    writes: list[int] = []
+    rig = make(lambda data: data)
+
+    class Socket:
+        def sendall(self, data: bytes) -> None:
+            writes.append(len(FrameDecoder(1 << 20).feed(data)))
+
+    rig.loop._front = Socket()  # type: ignore[assignment]
+
+    def groups(count: int, pace_s: float) -> list[int]:
+        writes.clear()
+        body = frames.encode_key_operation(1, 1000, 1, 1, KEY, b"x")[frames.HEADER_BYTES :]
+        rig.key.pace_s = pace_s
+        rig.loop._work([(Kind.KEY_OPERATION, n, body) for n in range(count)], time.monotonic())
+        return writes
+
+    fast = loop.GROUP_S / 1000
+    assert groups(1, fast) == [1]
+    assert groups(2, fast) == [1, 1]
+    assert groups(9, fast) == [5, 4]
+    assert groups(4, 1.0)[0] == 1
+    assert groups(12, loop.GROUP_S / 3.5)[0] == 3
+    assert groups(32, 1.0)[0] == 4
+
+
+@pytest.mark.parametrize("frame", [frames.encode(Kind.RESULT, 1), frames.encode(Kind.KEY_OPERATION, 1, b""), b"\xff" * 20])
+def test_garbage_ends_the_loop(make, frame: bytes) -> None:
+    rig = make(lambda data: data)
+    with pytest.raises(ProtocolError):
+        rig.run_bytes(frame)
+
+
+def test_deadlines_count_from_receipt(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr(loop, "monotonic", lambda: float(next(ticks)))
+    rig = make(lambda data: data)
+    rig.run(b"late")
+    assert rig.errors() == {1: ErrorCode.DEADLINE}
+    assert rig.progress.started == 0

@@ -1,0 +1,532 @@
+"""The pool against workers that the test plays itself: who gets what when, and how each job ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from hsmd.daemon.token import messages
+from hsmd.daemon.token.pool import Completion, Job, Status, TokenPool
+from hsmd.daemon.token.progress import ProgressPage
+from hsmd.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Draining,
+    Overloaded,
+    Refused,
+    TokenFailure,
+    Unavailable,
+)
+from hsmd.protocol import frames
+from hsmd.protocol.frames import Frame, FrameDecoder, Kind
+
+READY = messages.Ready("label", "serial", "model", ["ECDSA"], 1)
+KEY = bytes(range(32))
+
+
+class Log:
+    """Remembers what was logged."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return lambda event, **fields: self.events.append(event)
+
+
+class FakeWorker:
+    """The worker's end of a socket pair, in the hands of the test."""
+
+    def __init__(self, pid: int, control: bool = False) -> None:
+        self.front, self.socket = socket.socketpair()
+        self.socket.setblocking(False)
+        self.pid = pid
+        self.control = control
+        self.progress_fd = ProgressPage.create()
+        self.progress = ProgressPage(self.progress_fd)
+        self.decoder = FrameDecoder(frames.MAX_REQUEST_LENGTH)
+        self.writes = 0
+        """How many times something could be read."""
+
+    def say(self, data: bytes) -> None:
+        self.socket.setblocking(True)
+        self.socket.sendall(data)
+        self.socket.setblocking(False)
+
+    def ready(self) -> None:
+        self.say(frames.encode(Kind.EVENT, 0, messages.encode(READY)))
+
+    def received(self) -> list[Frame]:
+        """What has come so far; no waiting."""
+        found: list[Frame] = []
+        while True:
+            try:
+                data = self.socket.recv(1 << 20)
+            except BlockingIOError:
+                return found
+            if not data:
+                return found
+            self.writes += 1
+            found += self.decoder.feed(data)
+
+    def answer(self, *request_ids: int, answer: bytes = b"signature") -> None:
+        self.say(b"".join(frames.encode(Kind.RESULT, request_id, answer) for request_id in request_ids))
+
+    def begun(self, started: int, finished: int) -> None:
+        self.progress.counters[ProgressPage.STARTED] = started
+        self.progress.counters[ProgressPage.FINISHED] = finished
+
+    def close(self) -> None:
+        self.socket.close()
+        self.progress.close()
+
+
+class Rig:
+    """A pool, and what it said."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.done: list[Completion] = []
+        self.reports = 0
+        self.replaced: list[int] = []
+        self.log = Log()
+        self.workers: list[FakeWorker] = []
+        values: dict[str, Any] = {"window": 4, "max_queue": 8, "stall_s": 5.0, "clock": time.monotonic, **changes}
+        self.pool = TokenPool(
+            "token", request_replacement=self.replaced.append, completed=self._completed, log=self.log, **values
+        )
+
+    def _completed(self, completions: list[Completion]) -> None:
+        self.reports += 1
+        self.done += completions
+
+    async def worker(self, *, ready: bool = True, control: bool = False) -> FakeWorker:
+        worker = FakeWorker(1000 + len(self.workers), control)
+        self.workers.append(worker)
+        self.pool.attach(worker.front, worker.progress_fd, worker.pid, control)
+        if ready:
+            worker.ready()
+            await self.until(lambda: "worker.ready" in self.log.events)
+            self.log.events.remove("worker.ready")
+        return worker
+
+    async def until(self, condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def sent_to(self, worker: FakeWorker, count: int) -> list[Frame]:
+        found: list[Frame] = []
+
+        def complete() -> bool:
+            found.extend(worker.received())
+            return len(found) >= count
+
+        await self.until(complete)
+        return found
+
+    def statuses(self) -> list[Status]:
+        return [completion.status for completion in self.done]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[..., Rig]]:
+    rigs: list[Rig] = []
+
+    def make_rig(**changes: Any) -> Rig:
+        rigs.append(Rig(**changes))
+        return rigs[-1]
+
+    yield make_rig
+    for rig in rigs:
+        await rig.pool.close(0)
+        for worker in rig.workers:
+            worker.close()
+
+
+def job(in_s: float = 10.0, *, alone: bool = False, data: bytes = b"data") -> Job:
+    return Job((1, 0x0403, KEY, data), time.monotonic() + in_s, alone)
+
+
+async def test_a_job_there_and_back(make) -> None:
+    rig = make()
+    worker = await rig.worker()
+    submitted = job()
+    rig.pool.submit([submitted])
+    (kind, request_id, body), = await rig.sent_to(worker, 1)
+    assert kind == Kind.KEY_OPERATION
+    operation = frames.decode_key_operation(body)
+    assert (operation.purpose, operation.scheme, operation.key, operation.data) == (1, 0x0403, KEY, b"data")
+    assert 9_000 < operation.deadline_ms <= 10_001
+    worker.answer(request_id)
+    await rig.until(lambda: rig.done)
+    assert rig.done == [Completion(submitted, Status.ANSWERED, b"signature", None)]
+
+
+async def test_what_one_turn_brings_goes_out_in_one_write(make) -> None:
+    rig = make(window=32)
+    worker = await rig.worker()
+    rig.pool.submit([job()])
+    first, = await rig.sent_to(worker, 1)
+    worker.writes = 0
+    for _ in range(10):
+        rig.pool.submit([job()])
+    sent = await rig.sent_to(worker, 10)
+    assert worker.writes == 1
+    rig.reports = 0
+    worker.answer(first[1], *(frame[1] for frame in sent))
+    await rig.until(lambda: len(rig.done) == 11)
+    assert rig.reports == 1
+
+
+async def test_the_window_and_the_least_busy_worker(make) -> None:
+    rig = make(window=3, max_queue=100)
+    one, two = await rig.worker(), await rig.worker()
+    rig.pool.submit([job() for _ in range(20)])
+    first, second = await rig.sent_to(one, 3), await rig.sent_to(two, 3)
+    await asyncio.sleep(0.02)
+    assert (len(first), len(second), one.received(), two.received()) == (3, 3, [], [])
+    assert rig.pool.status().queued == 14
+    two.answer(second[0][1], second[1][1])
+    assert len(await rig.sent_to(two, 2)) == 2
+    assert one.received() == []
+
+
+async def test_beyond_the_queue_is_overload(make) -> None:
+    rig = make(window=2, max_queue=3)
+    await rig.worker()
+    jobs = [job() for _ in range(9)]
+    rig.pool.submit(jobs)
+    assert rig.done == [], "reported from within the call"
+    await rig.until(lambda: rig.done)
+    assert [completion.job for completion in rig.done] == jobs[5:]
+    for completion in rig.done:
+        assert completion.status is Status.FAILED
+        assert isinstance(completion.error, Overloaded)
+        assert completion.error.retry_after_ms > 0
+
+
+async def test_an_error_is_the_jobs_own(make) -> None:
+    rig = make()
+    worker = await rig.worker()
+    rig.pool.submit([job(), job()])
+    refused, fine = await rig.sent_to(worker, 2)
+    worker.say(frames.encode_error(refused[1], Refused()) + frames.encode(Kind.RESULT, fine[1], b"x"))
+    await rig.until(lambda: len(rig.done) == 2)
+    assert rig.statuses() == [Status.FAILED, Status.ANSWERED]
+    assert isinstance(rig.done[0].error, Refused)
+
+
+async def test_a_job_the_worker_skipped_was_not_performed(make) -> None:
+    rig = make()
+    worker = await rig.worker()
+    rig.pool.submit([job()])
+    (_, request_id, _), = await rig.sent_to(worker, 1)
+    worker.say(frames.encode_error(request_id, DeadlineExceeded()))
+    await rig.until(lambda: rig.done)
+    assert rig.statuses() == [Status.NOT_PERFORMED]
+
+
+# --- deadlines ---
+
+
+async def test_expired_first_and_late_afterwards(make) -> None:
+    rig = make()
+    worker = await rig.worker()
+    submitted = job(0.05)
+    begun = time.monotonic()
+    rig.pool.submit([submitted])
+    (_, request_id, _), = await rig.sent_to(worker, 1)
+    await rig.until(lambda: rig.done)
+    assert 0.05 <= time.monotonic() - begun < 0.05 + 0.15
+    assert rig.statuses() == [Status.EXPIRED]
+    worker.answer(request_id)
+    await rig.until(lambda: len(rig.done) == 2)
+    assert rig.done[1] == Completion(submitted, Status.LATE, b"signature", None)
+
+
+async def test_expired_in_the_queue_was_never_begun(make) -> None:
+    rig = make(window=1)
+    worker = await rig.worker()
+    rig.pool.submit([job()])
+    await rig.sent_to(worker, 1)
+    rig.pool.submit([job(0.03)])
+    await rig.until(lambda: rig.done)
+    assert rig.statuses() == [Status.NOT_PERFORMED]
+    assert isinstance(rig.done[0].error, DeadlineExceeded)
+    assert worker.received() == []
+
+
+async def test_an_early_deadline_is_seen_although_a_late_one_came_first(make) -> None:
+    rig = make(window=8)
+    await rig.worker()
+    await asyncio.sleep(0.3)
+    rig.pool.submit([job(10)])
+    begun = time.monotonic()
+    rig.pool.submit([job(0.05)])
+    await rig.until(lambda: rig.done)
+    assert time.monotonic() - begun < 0.05 + 0.15
+
+
+async def test_abandoned_in_the_queue(make) -> None:
+    rig = make(window=1)
+    worker = await rig.worker()
+    held, dropped, kept = job(), job(), job()
+    rig.pool.submit([held, dropped, kept])
+    (_, request_id, _), = await rig.sent_to(worker, 1)
+    rig.pool.abandon(dropped)
+    rig.pool.abandon(held)
+    await rig.until(lambda: rig.done)
+    assert rig.done == [Completion(dropped, Status.NOT_PERFORMED, b"", None)]
+    worker.answer(request_id)
+    (_, request_id, _), = await rig.sent_to(worker, 1)
+    worker.answer(request_id)
+    await rig.until(lambda: len(rig.done) == 3)
+    assert [completion.job for completion in rig.done] == [dropped, held, kept]
+
+
+# --- alone ---
+
+
+async def test_alone_means_nothing_before_and_nothing_behind(make) -> None:
+    rig = make(window=4, max_queue=50)
+    worker = await rig.worker()
+    rig.pool.submit([job(), job()])
+    before = await rig.sent_to(worker, 2)
+    rig.pool.submit([job(alone=True, data=b"alone"), job(data=b"behind")])
+    worker.answer(before[0][1])
+    await rig.until(lambda: len(rig.done) == 1)
+    await asyncio.sleep(0.02)
+    assert worker.received() == [], "something was added while the worker runs empty"
+    worker.answer(before[1][1])
+    (_, request_id, body), = await rig.sent_to(worker, 1)
+    assert frames.decode_key_operation(body).data == b"alone"
+    rig.pool.submit([job()])
+    await asyncio.sleep(0.02)
+    assert worker.received() == [], "something was put behind it"
+    worker.answer(request_id)
+    behind = await rig.sent_to(worker, 2)
+    assert frames.decode_key_operation(behind[0][2]).data == b"behind"
+
+
+async def test_alone_takes_one_worker_only(make) -> None:
+    rig = make(window=4, max_queue=50)
+    one, two = await rig.worker(), await rig.worker()
+    rig.pool.submit([job() for _ in range(4)])
+    await rig.sent_to(one, 2)
+    await rig.sent_to(two, 2)
+    rig.pool.submit([job(alone=True), *(job() for _ in range(4))])
+    await rig.until(lambda: sum(worker.in_flight for worker in rig.pool.status().workers) == 6)
+    assert sorted(worker.in_flight for worker in rig.pool.status().workers) == [2, 4]
+
+
+# --- losing workers ---
+
+
+async def test_a_lost_workers_jobs_told_apart(make) -> None:
+    """Numbers 1 and 2 were begun, 3 and 4 were not; what was answered before is answered."""
+    rig = make()
+    worker = await rig.worker()
+    jobs = [job() for _ in range(4)]
+    rig.pool.submit(jobs)
+    sent = await rig.sent_to(worker, 4)
+    worker.begun(2, 1)
+    worker.answer(sent[0][1])
+    worker.socket.close()
+    await rig.until(lambda: len(rig.done) == 4)
+    expected = [Status.ANSWERED, Status.UNKNOWN, Status.NOT_PERFORMED, Status.NOT_PERFORMED]
+    assert [(completion.job, completion.status) for completion in rig.done] == list(zip(jobs, expected, strict=True))
+    assert rig.replaced == [worker.pid]
+
+
+async def test_finished_but_not_sent_is_unknown(make) -> None:
+    rig = make()
+    worker = await rig.worker()
+    rig.pool.submit([job()])
+    await rig.sent_to(worker, 1)
+    worker.begun(1, 1)
+    worker.socket.close()
+    await rig.until(lambda: rig.done)
+    assert rig.statuses() == [Status.UNKNOWN]
+
+
+async def test_a_stall_is_no_progress_while_there_are_jobs(make) -> None:
+    rig = make(stall_s=0.15)
+    worker = await rig.worker()
+    await asyncio.sleep(0.4)
+    assert rig.replaced == [], "an idle worker was given up"
+    rig.pool.submit([job(), job()])
+    await rig.sent_to(worker, 2)
+    for count in range(1, 6):
+        worker.begun(count, count)
+        await asyncio.sleep(0.08)
+    assert rig.replaced == [], "a worker that gets on was given up"
+    worker.begun(1, 0)
+    await rig.until(lambda: len(rig.done) == 2)
+    assert rig.replaced == [worker.pid]
+    assert rig.statuses() == [Status.UNKNOWN, Status.NOT_PERFORMED]
+    assert worker.progress.counters[ProgressPage.FENCE] == 1
+
+
+async def test_a_worker_that_never_gets_ready_is_replaced(make) -> None:
+    rig = make(start_limit_s=0.1)
+    worker, control = await rig.worker(ready=False), await rig.worker(ready=False, control=True)
+    await rig.until(lambda: len(rig.replaced) == 2)
+    assert set(rig.replaced) == {worker.pid, control.pid}
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        frames.encode(Kind.RESULT, 999, b"x"),
+        frames.encode(Kind.KEY_OPERATION, 2, b"x"),
+        frames.encode(Kind.EVENT, 0, b"{}"),
+        frames.encode(Kind.ERROR, 2, b""),
+        b"\xff" * 16,
+    ],
+)
+async def test_a_worker_that_talks_nonsense_is_replaced(make, lie: bytes) -> None:
+    rig = make()
+    worker = await rig.worker()
+    rig.pool.submit([job()])
+    await rig.sent_to(worker, 1)
+    worker.say(lie)
+    await rig.until(lambda: rig.replaced == [worker.pid])
+    assert rig.statuses() == [Status.NOT_PERFORMED]
+
+
+async def test_jobs_wait_for_a_worker_and_are_turned_away_when_none_comes(make) -> None:
+    rig = make(away_s=0.2)
+    rig.pool.submit([job()])
+    await asyncio.sleep(0.05)
+    assert rig.done == []
+    await rig.until(lambda: rig.done)
+    assert rig.statuses() == [Status.FAILED]
+    assert isinstance(rig.done[0].error, Unavailable)
+    begun = time.monotonic()
+    rig.pool.submit([job()])
+    await rig.until(lambda: len(rig.done) == 2)
+    assert time.monotonic() - begun < 0.1
+    assert rig.pool.status().state == "away"
+    worker = await rig.worker()
+    rig.pool.submit([job()])
+    assert len(await rig.sent_to(worker, 1)) == 1
+    assert rig.pool.status().state == "ready"
+
+
+async def test_a_slow_reader_gets_everything_in_the_end(make) -> None:
+    """More than a socket's buffer in one window: the pool waits for the worker without blocking."""
+    rig = make(window=32, max_queue=64)
+    worker = await rig.worker()
+    rig.pool.submit([job(data=os.urandom(60_000)) for _ in range(32)])
+    rig.pool.submit([job()])
+    sent = await rig.sent_to(worker, 32)
+    worker.answer(*(frame[1] for frame in sent))
+    await rig.until(lambda: len(rig.done) == 32)
+    assert len(await rig.sent_to(worker, 1)) == 1
+
+
+async def test_closing_gives_a_grace_and_then_says_what_is_known(make) -> None:
+    rig = make(window=1)
+    worker = await rig.worker()
+    begun, queued, late = job(), job(), job()
+    rig.pool.submit([begun, queued])
+    await rig.sent_to(worker, 1)
+    worker.begun(1, 0)
+    closing = asyncio.ensure_future(rig.pool.close(0.1))
+    await asyncio.sleep(0)
+    rig.pool.submit([late])
+    await closing
+    statuses = {completion.job: completion.status for completion in rig.done}
+    assert statuses == {begun: Status.UNKNOWN, queued: Status.NOT_PERFORMED, late: Status.FAILED}
+    assert rig.replaced == []
+    with pytest.raises(Draining):
+        await rig.pool.control(messages.Describe(), 1)
+
+
+# --- control ---
+
+
+async def test_control_requests_one_at_a_time(make) -> None:
+    rig = make()
+    control = await rig.worker(control=True)
+    asked = [asyncio.ensure_future(rig.pool.control(messages.Describe(), 5)) for _ in range(2)]
+    (kind, request_id, body), = await rig.sent_to(control, 1)
+    assert kind == Kind.CONTROL_REQUEST
+    assert messages.decode_request(frames.decode_control_request(body)[1]) == messages.Describe()
+    await asyncio.sleep(0.02)
+    assert control.received() == []
+    control.say(frames.encode(Kind.CONTROL_RESULT, request_id, messages.encode(messages.KeyDescriptions([]))))
+    assert await asked[0] == messages.KeyDescriptions([])
+    (_, request_id, _), = await rig.sent_to(control, 1)
+    control.say(frames.encode_error(request_id, BadRequest("key_type: choose another")))
+    with pytest.raises(BadRequest, match="choose another"):
+        await asked[1]
+
+
+async def test_signing_workers_hear_of_changes(make) -> None:
+    rig = make()
+    worker, control = await rig.worker(), await rig.worker(control=True)
+    asked = asyncio.ensure_future(rig.pool.control(messages.Destroy(key="00" * 32), 5))
+    (_, request_id, _), = await rig.sent_to(control, 1)
+    control.say(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"changed":true}'))
+    await asked
+    (kind, _, body), = await rig.sent_to(worker, 1)
+    assert (kind, body) == (Kind.EVENT, b'{"event":"keys-changed"}')
+
+
+async def test_a_control_worker_that_hangs_is_replaced(make) -> None:
+    rig = make()
+    control = await rig.worker(control=True)
+    with pytest.raises(DeadlineExceeded):
+        await rig.pool.control(messages.Describe(), 0.05)
+    assert rig.replaced == [control.pid]
+    with pytest.raises(DeadlineExceeded):
+        await rig.pool.control(messages.Describe(), 0.05)
+    assert rig.replaced == [control.pid], "waiting for a worker is nobody's fault"
+    fresh = await rig.worker(control=True)
+    asked = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
+    (_, request_id, _), = await rig.sent_to(fresh, 1)
+    fresh.say(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"keys":[]}'))
+    assert await asked == messages.KeyDescriptions([])
+
+
+async def test_a_control_worker_that_dies_fails_its_request(make) -> None:
+    rig = make()
+    control = await rig.worker(control=True)
+    asked = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
+    await rig.sent_to(control, 1)
+    control.socket.close()
+    with pytest.raises(TokenFailure, match="lost"):
+        await asked
+    assert rig.replaced == [control.pid]
+
+
+async def test_a_caller_that_gives_up_leaves_the_control_worker_in_order(make) -> None:
+    rig = make()
+    control = await rig.worker(control=True)
+    first = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
+    (_, first_id, _), = await rig.sent_to(control, 1)
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
+    (_, second_id, _), = await rig.sent_to(control, 1)
+    control.say(frames.encode(Kind.CONTROL_RESULT, first_id, b'{"keys":[{"bad":1}]}'))
+    control.say(frames.encode(Kind.CONTROL_RESULT, second_id, b'{"keys":[]}'))
+    assert await second == messages.KeyDescriptions([])
+    assert rig.replaced == []
+
+
+async def test_a_refused_login_shows_in_the_state(make) -> None:
+    rig = make()
+    worker = await rig.worker(ready=False)
+    assert rig.pool.status().state == "starting"
+    worker.say(frames.encode(Kind.EVENT, 0, messages.encode(messages.Failed("wrong PIN", login_refused=True))))
+    worker.socket.close()
+    await rig.until(lambda: rig.replaced)
+    assert rig.pool.status().state == "login-refused"
