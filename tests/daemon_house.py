@@ -72,6 +72,7 @@ class House:
     stall_ms: int = 2_000
     sync: str = "group"
     addresses: list[str] = field(default_factory=lambda: ["127.0.0.1:0"])
+    python: str = sys.executable
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,7 @@ stall_ms = {self.stall_ms}
         )
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code], cwd=ROOT, stderr=log, stdout=log, stdin=subprocess.DEVNULL,
+                [self.python, "-c", code], cwd=ROOT, stderr=log, stdout=log, stdin=subprocess.DEVNULL,
                 pass_fds=[writer], start_new_session=True,
             )  # fmt: skip
         os.close(writer)

@@ -124,7 +124,7 @@ class Daemonlike:
         self.drop()
         await self._acceptor.wait_closed()
         async with asyncio.timeout(5):
-            while self.connections:  # noqa: ASYNC110
+            while self.connections:
                 await asyncio.sleep(0.001)
 
     def drop(self) -> None:
@@ -321,5 +321,5 @@ def public_line(key: Any) -> str:
 async def eventually(condition: Callable[[], object], within_s: float = 5.0) -> None:
     """Wait until `condition()` is true; fail if it does not become so."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.002)

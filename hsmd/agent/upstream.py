@@ -79,7 +79,7 @@ class Upstream:
             if available:
                 self._changed(connection)
 
-        connection = Connection(endpoint, on_state=on_state, on_event=self._event, clock=self._clock)
+        connection = Connection(endpoint, patient=True, on_state=on_state, on_event=self._event, clock=self._clock)
         connection.begin()
         return connection
 

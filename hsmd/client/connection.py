@@ -46,6 +46,7 @@ class Connection:
     `available` says whether a request may be sent now: connected, not draining, and heard within 300 ms. Requests made while
     it is False fail at once with Unavailable; requests open when the connection is lost are answered so too, not repeated.
 
+    `patient` is for those who pass on other processes' requests: see `Link`.
     `on_state(available)` is called when that changes, `on_event(event)` with each event of the server (a JSON object).
     """
 
@@ -53,6 +54,7 @@ class Connection:
         self,
         endpoint: Endpoint | AgentEndpoint,
         *,
+        patient: bool = False,
         on_state: Callable[[bool], None] | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -60,6 +62,7 @@ class Connection:
         self.endpoint = endpoint
         self.available = False
         self.problem: HsmdError | None = None
+        self._patient = patient
         self._on_state = on_state
         self._on_event = on_event
         self._clock = clock
@@ -199,7 +202,7 @@ class Connection:
 
     async def _connect(self) -> None:
         """One attempt. Raises HsmdError."""
-        link = Link(self, clock=self._clock)
+        link = Link(self, patient=self._patient, clock=self._clock)
         try:
             wire = await open_wire(self.endpoint, link)
             self._links.add(link)

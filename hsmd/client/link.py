@@ -22,6 +22,7 @@ from hsmd.errors import (
     Unavailable,
     VersionMismatch,
 )
+from hsmd.process import let_others_ask
 from hsmd.protocol.channel import ClientChannel
 from hsmd.protocol.frames import (
     HEADER_BYTES,
@@ -101,10 +102,14 @@ class LinkOwner(Protocol):
 class Link:
     """A channel from its hello to its end. `alive` says whether the server has been heard within 300 ms."""
 
-    def __init__(self, owner: LinkOwner, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, owner: LinkOwner, *, patient: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`patient`: before requests leave, let processes run that are ready to; they may have more (hsmd/process.py)."""
         self._owner = owner
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._soon = self._others_first if patient else self._flush
         self._channel = ClientChannel()
         self._open: dict[int, Ticket] = {}
         self._out: list[bytes] = []
@@ -145,7 +150,7 @@ class Link:
         self._open[request_id] = ticket
         out = self._out
         if not out:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._soon)
         out.append(_HEADER.pack(length, kind, request_id))
         out.append(body)
         if deadline < self._wake_at:
@@ -178,6 +183,10 @@ class Link:
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(frame)
+
+    def _others_first(self) -> None:
+        let_others_ask()
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         if self._out and self._wire is not None and not self.ended:

@@ -47,11 +47,12 @@ log = observe.logger()
 
 @dataclass(slots=True)
 class _Front:
-    """The front process and our end of the socket pair."""
+    """The front process and our end of the socket pair; `ending` once it has closed its own."""
 
     process: subprocess.Popen[bytes]
     link: socket.socket
     started_at: float
+    ending: bool = False
 
 
 def serve(config_path: Path, *, ready: Callable[[dict[str, Any]], None] = lambda addresses: None) -> int:
@@ -112,7 +113,7 @@ class _Launcher:
         elif self._front is None:
             until = self._front_next_start
         else:
-            until = self._places.next_start()
+            until = None if self._front.ending else self._places.next_start()
         return None if until is None else max(0.0, until - time.monotonic())
 
     def _handle_signals(self, numbers: bytes) -> None:
@@ -157,7 +158,7 @@ class _Launcher:
         now = time.monotonic()
         if self._front is None and now >= self._front_next_start:
             self._start_front(now)
-        if self._front is not None:
+        if self._front is not None and not self._front.ending:
             self._places.start_due(now)
 
     def _start_front(self, now: float) -> None:
@@ -179,7 +180,7 @@ class _Launcher:
         except OSError as error:
             log.error("front.not_started", error=error.strerror)
             ours.close()
-            self._postpone_front(now, 0.0)
+            self._front_failed(1, now, 0.0)
             return
         finally:
             theirs.close()
@@ -210,6 +211,7 @@ class _Launcher:
         except OSError:
             packet = b""
         if not packet:
+            self._front.ending = True
             self._selector.unregister(self._front.link)
             return
         message = json.loads(packet)
@@ -237,14 +239,15 @@ class _Launcher:
         if self._stopping_until is not None:
             return
         log.error("front.ended", pid=front.process.pid, code=status)
+        self._reloaded(True)  # its successor reads the new file anyway
+        self._front_failed(status if status > 0 else 1, now, now - front.started_at)
+
+    def _front_failed(self, status: int, now: float, lived_s: float) -> None:
+        """Try again later, unless it never worked: then somebody has to mend something."""
         if not self._announced:
-            self._exit_status = status if status > 0 else 1
+            self._exit_status = status
             self._stopping_until = now
             return
-        self._reloaded(True)  # its successor reads the new file anyway
-        self._postpone_front(now, now - front.started_at)
-
-    def _postpone_front(self, now: float, lived_s: float) -> None:
         self._front_delay_s = next_delay(self._front_delay_s, lived_s)
         self._front_next_start = now + self._front_delay_s
 

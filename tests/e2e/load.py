@@ -73,11 +73,17 @@ class Load:
             except subprocess.TimeoutExpired:
                 each.kill()
                 each.wait()
+            if each.stdin is not None:
+                each.stdin.close()
 
     def samples(self) -> list[Sample]:
         """What has been seen so far, in the order of beginning."""
         lines = [line for path in self._results for line in path.read_text().splitlines() if line.endswith("]")]
         return sorted((_sample(json.loads(line)) for line in lines), key=lambda sample: sample.began)
+
+    def during(self, begin: float, end: float) -> list[Sample]:
+        """Handshakes that began between two times."""
+        return [sample for sample in self.samples() if begin <= sample.began < end]
 
     def check(self) -> None:
         """AssertionError if a load generator has died."""

@@ -135,7 +135,7 @@ class RelayNetwork:
         self.daemon_prefix: list[str] = []
         self.listen = f"127.0.0.1:{free_port()}"
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._passes = threading.Event()
         self._passes.set()
         self._open = True

@@ -16,14 +16,19 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.client import AgentEndpoint, Client, Endpoint, parse_address
 from hsmd.errors import ProtocolError, Unavailable
-from hsmd.protocol.messages import CertificateExport, ClientAdd, GrantAdd, KeyList, KeyShow
+from hsmd.protocol.messages import CertificateExport, GrantAdd, KeyList, KeyShow
 from hsmd.purposes import Purpose
 from tests.e2e import network as networks
 from tests.e2e.authority import private_pem
 from tests.e2e.front_end import HOST, Agent, Nginx, Served
-from tests.e2e.processes import Process, hsmd, run, wait_until
+from tests.e2e.processes import hsmd, run, wait_until
 from tests.e2e.site import CLIENT, PEM_HOST, KeyPlan, Site
-from tests.e2e.tls_client import client_context, dumped_messages, dumped_premaster, dumped_signature, sha256, shake_hands
+from tests.e2e.tls_client import (
+    dumped_messages,
+    dumped_premaster,
+    dumped_signature,
+    sha256,
+)
 from tests.e2e.tools import s_client, s_client_try
 
 RSA_KEY_EXCHANGE = "AES128-GCM-SHA256"

@@ -2,7 +2,7 @@
 
 Jobs are carried out in groups, because each write wakes the front and each wake-up costs both sides their caches: one P-256
 signature at a time takes half as much CPU again as sixteen together. Nothing waits for a group to fill: it is taken from the
-jobs at hand, and is at most half of them, so that a single request is answered at once and front and worker keep each
+jobs at hand, and is at most half of them (or four), so that a single request is answered at once and front and worker keep each
 other busy. It is also at most what the token is expected to do in a millisecond or in an eighth of the time that all
 jobs at hand take, judged by how long the key took so far: RSA goes one by one until eight or more wait.
 """
@@ -36,6 +36,8 @@ GROUP_S = 1e-3
 """Expected duration of a group of jobs..."""
 GROUP_SHARE = 1 / 8
 """... or, if that is longer, this share of what all jobs at hand are expected to take."""
+SMALL_GROUP = 4
+"""So few jobs are not split: waking the front twice would cost more than the first answer gains."""
 MAX_UNCLEAR_IN_A_ROW = 8
 """A token that answers nothing but general errors gets a fresh session even though its probe succeeds."""
 
@@ -75,7 +77,7 @@ class WorkerLoop:
     def _work(self, batch: list[frames.Frame], received: float) -> None:
         group: list[_Prepared] = []
         expected_s = 0.0
-        half = (len(batch) + 1) // 2
+        most = max(SMALL_GROUP, (len(batch) + 1) // 2)
         for kind, request_id, body in batch:
             if kind != Kind.KEY_OPERATION or self._desk is not None:
                 self._answers.append(self._other(kind, request_id, body))
@@ -85,7 +87,7 @@ class WorkerLoop:
                 continue
             pace_s = prepared[2].pace_s
             limit_s = max(GROUP_S, pace_s * len(batch) * GROUP_SHARE)
-            if group and (expected_s + pace_s > limit_s or len(group) == half):
+            if group and (expected_s + pace_s > limit_s or len(group) == most):
                 self._carry_out(group)
                 group, expected_s = [], 0.0
             group.append(prepared)

@@ -98,7 +98,7 @@ async def test_a_pinned_connection_does_not_follow_a_changed_host_key(tmp_path: 
     daemon.host_key = asyncssh.generate_private_key("ssh-ed25519")
     await daemon.start()
     async with asyncio.timeout(5):
-        while not isinstance(connection.problem, ProtocolError):  # noqa: ASYNC110
+        while not isinstance(connection.problem, ProtocolError):
             await asyncio.sleep(0.01)
     assert "not the daemon that is pinned" in connection.problem.text
     assert daemon.logins == 1

@@ -260,7 +260,7 @@ async def test_huge_lists_are_answered_and_recorded_briefly(shared_house: House)
 @pytest.mark.parametrize(
     "line",
     [
-        "", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-dss AAAAB3NzaC1kc3M=", "command=\"x\" ssh-ed25519 AAAA",
+        "", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-dss AAAAB3NzaC1kc3M=", 'command="x" ssh-ed25519 AAAA',
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "-----BEGIN OPENSSH PRIVATE KEY-----", "ssh-ed25519 \u202e",
     ],
 )  # fmt: skip

@@ -94,7 +94,7 @@ async def test_a_bad_certificate_is_not(
     assert reply == MSG_USERAUTH_FAILURE
     if rule:
         async with asyncio.timeout(5):
-            while len(shared_house.logged("connection.refused")) == refused:  # noqa: ASYNC110
+            while len(shared_house.logged("connection.refused")) == refused:
                 await asyncio.sleep(0.01)
         assert shared_house.logged("connection.refused")[-1]["reason"].startswith(rule)
 
@@ -366,7 +366,7 @@ async def test_connections_of_one_client_are_limited(open_house: Callable[..., H
 async def _ends(reader: asyncio.StreamReader, within_s: float) -> bool:
     try:
         async with asyncio.timeout(within_s):
-            return b"" == (await reader.read(1 << 16)).replace(b"SSH-2.0-hsmd\r\n", b"")
+            return (await reader.read(1 << 16)).replace(b"SSH-2.0-hsmd\r\n", b"") == b""
     except TimeoutError:
         return False
     except OSError:

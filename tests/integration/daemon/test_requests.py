@@ -19,7 +19,19 @@ from hsmd.errors import ErrorCode, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error, encode, encode_error, encode_hello
 from hsmd.purposes import Purpose
-from tests.daemon_house import AUDITOR, OPERATOR, P256, TLS13, WEB, House, operation, ssh, tls13, vectors, wire
+from tests.daemon_house import (
+    AUDITOR,
+    OPERATOR,
+    P256,
+    TLS13,
+    WEB,
+    House,
+    operation,
+    ssh,
+    tls13,
+    vectors,
+    wire,
+)
 
 pytestmark = pytest.mark.timeout(90)
 TLS_PURPOSES = {

@@ -210,7 +210,8 @@ def test_fast_jobs_go_in_groups_and_slow_ones_alone(make) -> None:
 
     fast = loop.GROUP_S / 1000
     assert groups(1, fast) == [1]
-    assert groups(2, fast) == [1, 1]
+    assert groups(4, fast) == [4]
+    assert groups(6, fast) == [4, 2]
     assert groups(9, fast) == [5, 4]
     assert groups(4, 1.0)[0] == 1
     assert groups(12, loop.GROUP_S / 3.5)[0] == 3

@@ -1,0 +1,182 @@
+"""No private key and no PIN leaves the token's workers: the memory of everybody else is searched, while keys are in use.
+
+A search that finds nothing proves something only if it would find something: it is first let loose on the workers, and on a
+process that has read the PIN.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from tests.e2e.authority import private_pem
+from tests.e2e.front_end import HOST, Nginx, Served
+from tests.e2e.load import Lane, Load
+from tests.e2e.memory import Memory, Needles, ec_needles, find_in, find_in_files, rsa_needles, text_needles
+from tests.e2e.processes import Process, wait_until
+from tests.e2e.saturation import Saturation
+from tests.e2e.site import CLIENT, KeyPlan, Site
+from tests.e2e.test_rows import import_key
+
+SCANS = int(os.environ.get("HSMD_E2E_MEMORY_SCANS", "3"))
+"""How often everything is searched while handshakes go on."""
+PROOF_S = 40.0
+RSA_PLAN = KeyPlan("imported-rsa", "rsa-2048", ("tls-server",))
+EC_PLAN = KeyPlan("imported-ec", "p-256", ("tls-server",))
+HOLDS_A_KEY = """
+import sys
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+pin, *files = sys.argv[1:]
+held = [load_pem_private_key(open(file, "rb").read(), None) for file in files]
+held.append(open(pin).read())
+print("ready", flush=True)
+import time
+time.sleep(600)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The private keys that were imported, and what to look for."""
+
+    rsa: Needles
+    ec: Needles
+    pin: Needles
+
+    @property
+    def all(self) -> Needles:
+        return {**self.rsa, **self.ec, **self.pin}
+
+
+@pytest.fixture(scope="module")
+def keys() -> tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]:
+    return rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture(scope="module")
+def secrets(running_site: Site, keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]) -> Secrets:
+    """Both keys are in the token, and their files are gone."""
+    running_site.settle()
+    for plan, key in zip((RSA_PLAN, EC_PLAN), keys, strict=True):
+        import_key(running_site, plan, private_pem(key))
+    return Secrets(rsa_needles(keys[0]), ec_needles(keys[1]), text_needles("pin", pin_file(running_site).read_text().strip()))
+
+
+@pytest.fixture(scope="module")
+def memory(running_site: Site) -> Memory:
+    return Memory(running_site.directory)
+
+
+@pytest.fixture
+def nginx(site: Site, secrets: Secrets) -> Iterator[Nginx]:
+    """A further nginx, with the imported keys."""
+    served = [Served(plan.host, *site.agent.export(plan.name)) for plan in (RSA_PLAN, EC_PLAN)]
+    server = Nginx(site.directory / "nginx-memory", site.openssl, served, workers=2)
+    server.start()
+    yield server
+    server.stop()
+
+
+def pin_file(site: Site) -> Path:
+    return site.daemon.directory / "softhsm" / "pin"
+
+
+def test_k11_neither_memory_nor_files_of_anybody_but_the_workers_hold_a_secret(
+    site: Site, secrets: Secrets, memory: Memory, nginx: Nginx
+) -> None:
+    """From the import on nobody is restarted; nginx, agent, front process and launcher are searched during and after handshakes."""
+    pids = [*nginx.pids(), *site.nginx.pids(), site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()]
+    hidden = [] if memory.may_look(site.daemon.fronts()[0]) else [site.daemon.process.pid, *site.daemon.fronts()]
+    lanes = [Lane(plan.host, version, interval_s=0.02) for plan in (RSA_PLAN, EC_PLAN) for version in ("1.2", "1.3")]
+    with Load((HOST, nginx.port), site.authority.file, [lanes], site.directory / "load") as load:
+        wait_until(lambda: len(load.samples()) > 100, "handshakes go on")
+        for _ in range(SCANS):
+            assert not any(memory.find(set(pids) - set(hidden), secrets.all).values())
+            load.check()
+    samples = load.samples()
+    assert not [sample for sample in samples if sample.error]
+    assert {sample.host for sample in samples} == {RSA_PLAN.host, EC_PLAN.host}
+    assert not any(memory.find(set(pids) - set(hidden), secrets.all).values())
+    assert pids == [*nginx.pids(), *site.nginx.pids(), site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()]
+    if hidden:  # nobody but root can search these, and so nobody but root can read a secret there
+        assert not any(memory.may_look(pid) for pid in hidden)
+
+
+def test_k11_the_files_of_the_front_end_hold_no_secret(site: Site, secrets: Secrets, nginx: Nginx) -> None:
+    """Nor do the daemon's, the token and its PIN aside. The search is proved on what may hold one."""
+    for directory in (site.agent.directory, nginx.directory, site.nginx.directory):
+        assert find_in_files(directory, secrets.all) == {}
+    daemon = find_in_files(site.daemon.directory, secrets.all)
+    assert daemon == {str(pin_file(site)): {"pin"}}
+
+
+def test_the_files_of_the_front_end_are_public_but_for_its_own_identity(site: Site) -> None:
+    private = {path.name for path in site.agent.directory.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()}
+    assert private == {"agent_ed25519"}
+    for reference in site.agent.keys.glob("*.key"):
+        assert reference.read_text().startswith("-----BEGIN HSMD KEY REFERENCE-----")
+
+
+def test_the_search_finds_keys_in_a_worker_that_uses_them(site: Site, secrets: Secrets, memory: Memory) -> None:
+    """SoftHSM has the key in clear while it signs. Where nobody lets us look into a worker, that is what is shown."""
+    if not memory.may_look(site.daemon.workers()[0]):
+        return
+    endpoint = site.daemon.endpoint(CLIENT, site.agent.directory / "agent_ed25519")
+    for plan, scheme, needles in ((RSA_PLAN, 0x0804, secrets.rsa), (EC_PLAN, 0x0403, secrets.ec)):
+        digest = bytes.fromhex(site.daemon.command("key", "show", plan.name)["digest"])
+        with Saturation(endpoint, digest, scheme) as saturation:
+            found = look_until_found(memory, site.daemon.workers(), needles)
+        assert found, f"{plan.name} was not found in a worker that made {saturation.count} signatures"
+
+
+def look_until_found(memory: Memory, pids: list[int], needles: Needles) -> set[str]:
+    ends = time.monotonic() + PROOF_S
+    while time.monotonic() < ends:
+        found = set[str]().union(*memory.find(pids, needles).values())
+        if found:
+            return found
+    return set()
+
+
+def test_the_search_finds_what_a_process_of_ours_holds(
+    site: Site, secrets: Secrets, memory: Memory, keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey], tmp_path: Path
+) -> None:
+    """A Python that has loaded both keys with OpenSSL, and read the PIN."""
+    files = [tmp_path / "rsa.pem", tmp_path / "ec.pem"]
+    for file, key in zip(files, keys, strict=True):
+        file.write_bytes(private_pem(key))
+    with holder([str(pin_file(site)), *map(str, files)], tmp_path / "log") as pid:
+        found = memory.find([pid], secrets.all)[pid]
+    assert {"pin", "p", "q", "scalar"} <= found
+
+
+@contextmanager
+def holder(arguments: list[str], log: Path) -> Iterator[int]:
+    process = Process([sys.executable, "-c", HOLDS_A_KEY, *arguments], log)
+    try:
+        wait_until(lambda: "ready" in log.read_text(), "the process holds the keys")
+        yield process.pid
+    finally:
+        process.stop()
+
+
+def test_the_search_knows_every_layout(keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]) -> None:
+    """Numbers as they stand in DER, in OpenSSL's limbs, in hexadecimal dumps and in PEM files."""
+    numbers = keys[0].private_numbers()
+    needles = rsa_needles(keys[0])
+    size = keys[0].key_size // 16
+    assert find_in(numbers.p.to_bytes(size, "big"), needles) == {"p"}
+    assert find_in(numbers.q.to_bytes(size, "little"), needles) == {"q"}
+    assert find_in(f"{numbers.p:x}".encode(), needles) == {"p"}
+    assert find_in(f"{numbers.p:X}".encode(), needles) == {"p"}
+    one_line = private_pem(keys[0]).replace(b"\n", b"")
+    assert {"p", "q", "d"} <= find_in(one_line, needles)
+    assert find_in(private_pem(keys[1]).replace(b"\n", b""), ec_needles(keys[1])) == {"scalar"}
