@@ -23,9 +23,9 @@ from tests.e2e.load import Lane, Load, Sample, percentile
 from tests.e2e.processes import wait_until
 from tests.e2e.site import PEM_HOST, Site
 
-QUIET_S = float(os.environ.get("HSMD_E2E_QUIET_S", "5"))
+QUIET_S = float(os.environ.get("HSMD_E2E_QUIET_S", "4"))
 OUTAGE_S = float(os.environ.get("HSMD_E2E_OUTAGE_S", "5"))
-AFTER_S = float(os.environ.get("HSMD_E2E_AFTER_S", "4"))
+AFTER_S = float(os.environ.get("HSMD_E2E_AFTER_S", "5"))
 ROUNDS = 3
 """Times a percentile may be taken: the machine has other things to do as well. Everything else must hold each time."""
 BACK_S = 2.0
@@ -102,8 +102,14 @@ class Round:
 
     @property
     def quiet(self) -> list[Sample]:
-        """Everything before the outage."""
-        return [sample for sample in self.samples if self.quiet_at <= sample.began and sample.ended < self.began]
+        """Everything before the outage, and when it is long over: so a machine that gets busier meanwhile counts on both sides."""
+        before = [sample for sample in self.samples if self.quiet_at <= sample.began and sample.ended < self.began]
+        return before + [sample for sample in self.samples if self.over + BACK_S <= sample.began < self.ended]
+
+    @property
+    def shaken_until(self) -> float:
+        """The outage and the time to come back from it."""
+        return self.over + BACK_S
 
 
 @pytest.mark.timeout(180)
@@ -170,8 +176,11 @@ def every_signature_is_in_the_log(site: Site, since: int, samples: list[Sample])
 
 
 def pem_ratio(seen: Round) -> float:
-    """How the 99th percentile of names with PEM keys compares with the same before; the outage and its aftermath together."""
+    """How the 99th percentile of names with PEM keys, in the outage and while coming back, compares with the quiet value.
+
+    Clients wait for one handshake before they begin the next, as browsers and wrk do: each is held up once, until the agent knows.
+    """
     quiet = [sample for sample in seen.quiet if sample.host == PEM_HOST]
-    shaken = seen.of(PEM, seen.began, seen.ended)
+    shaken = seen.of(PEM, seen.began, seen.shaken_until)
     assert min(len(quiet), len(shaken)) > 100
     return percentile(shaken, 0.99) / max(percentile(quiet, 0.99), FLOOR_S)

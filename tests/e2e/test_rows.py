@@ -318,7 +318,7 @@ def test_k17_the_key_of_a_tls_client_can_be_in_the_token(site: Site, version: st
     pem = next(served for served in site.served if served.name == PEM_HOST)
     nginx = second_nginx(site, f"k17-{version}-{key_type}", [pem], extra=extra)
     try:
-        status, text, _ = s_client_try(nginx.port, PEM_HOST, site.authority.file, version)
+        _, text, _ = s_client_try(nginx.port, PEM_HOST, site.authority.file, version)
         assert f"\n{PEM_HOST}" not in text  # the server does insist
         since = site.daemon.log_size
         shown = s_client(nginx.port, PEM_HOST, site.authority.file, version, "-cert", chain, "-key", key,

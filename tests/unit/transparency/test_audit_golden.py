@@ -11,7 +11,6 @@ TIME = "2026-11-21T02:03:04.567890Z"
 FINGERPRINT = "SHA256:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg"
 KEY = bytes(range(32))
 HEAD = "ff2a7309aa9643196adf54d04b357c686de103ea621f8ddcdabe76a0036f7107"
-# ruff: noqa: E501
 GOLDEN = rb"""
 {"index":0,"previous":"0000000000000000000000000000000000000000000000000000000000000000","time":"2026-11-21T02:03:04.567890Z","event":"daemon.started","fields":{"name":"east"}}
 {"index":1,"previous":"6f96d8a38610838072e283674d03646feadf6c6be452eff631f982292ccf95a4","time":"2026-11-21T02:03:04.567890Z","event":"attempt","client":"web-1","credential":"SHA256:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg","key_name":"www","key":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f","purpose":"tls13-server","scheme":"0403","asked":"c66790da5943c4466dd80634deb63f4e19f07e7f81624f222b86fecf9fff6445"}

@@ -1,0 +1,101 @@
+"""`hsmd agent check` on a front end where all is well, and on one where one thing is wrong: it names that thing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hsmd.protocol.messages import GrantAdd, GrantRemove
+from tests.e2e.front_end import server_user
+from tests.e2e.processes import hsmd, run, wait_until
+from tests.e2e.site import CLIENT, Site
+from tests.e2e.test_error_log import policy
+
+PROBLEMS_FOUND = 4
+
+
+def check(site: Site, key: str = "p256", *options: str | Path, openssl: Path | None = None) -> tuple[int, list[dict[str, Any]]]:
+    """Exit status and findings."""
+    done = run(hsmd("agent", "check", key, "--config", site.agent.config, "--file", site.agent.keys / f"{key}.key",
+                    "--openssl", openssl or site.openssl, "--user", server_user(), *options, "--json"))  # fmt: skip
+    return done.returncode, json.loads(done.stdout)["findings"]
+
+
+def the_problems(site: Site, key: str = "p256", *options: str | Path, openssl: Path | None = None) -> list[dict[str, Any]]:
+    """What is wrong, each with the way to mend it."""
+    status, findings = check(site, key, *options, openssl=openssl)
+    problems = [finding for finding in findings if not finding["ok"]]
+    assert status == PROBLEMS_FOUND and all(problem["mend"] for problem in problems)
+    return problems
+
+
+def test_all_is_well(site: Site) -> None:
+    status, findings = check(site)
+    assert [finding for finding in findings if not finding["ok"]] == []
+    assert status == 0
+    assert {"socket", "permissions", "agent", "daemon", "grant", "local policy", "key reference", "certificate", "OpenSSL"} <= {
+        finding["subject"] for finding in findings
+    }
+
+
+def test_the_certificate_is_for_another_key(site: Site) -> None:
+    (problem,) = the_problems(site, "p256", "--certificate", site.agent.keys / "p384.pem")
+    assert problem["subject"] == "certificate" and "is not for the key p256" in problem["text"]
+
+
+def test_the_certificate_of_a_key_nobody_knows(site: Site, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    other.write_text(site.authority.issue(ec.generate_private_key(ec.SECP256R1()).public_key(), "p256.test"))
+    (problem,) = the_problems(site, "p256", "--certificate", other)
+    assert problem["subject"] == "certificate"
+
+
+def test_there_is_no_grant(site: Site) -> None:
+    site.daemon.ask(GrantRemove(CLIENT, "p521"))
+    try:
+        (problem,) = the_problems(site, "p521")
+        assert problem["subject"] == "grant" and f"hsmd grant add {CLIENT} p521" in problem["mend"]
+    finally:
+        site.daemon.ask(GrantAdd(CLIENT, "p521", ["tls-server"]))
+    wait_until(lambda: site.serves("p521.test"), "the grant is in force again")
+    assert check(site, "p521")[0] == 0
+
+
+def test_the_agent_is_down(site: Site) -> None:
+    site.agent.stop()
+    problems = the_problems(site)
+    assert problems[0]["subject"] in ("socket", "agent") and "start" in problems[0]["mend"]
+    assert {problem["subject"] for problem in problems} <= {"socket", "agent", "permissions"}
+
+
+def test_the_daemon_is_away(site: Site) -> None:
+    site.daemon.stop()
+    (problem,) = the_problems(site)
+    assert problem["subject"] == "daemon"
+
+
+def test_the_user_is_not_allowed(site: Site) -> None:
+    with policy(site, "[keys.p256]\nusers = []\n"):
+        problems = the_problems(site)
+    assert "local policy" in {problem["subject"] for problem in problems}
+
+
+def test_the_providers_are_in_the_wrong_order(site: Site, tmp_path: Path) -> None:
+    text = site.openssl.read_text()
+    wrong = tmp_path / "openssl.cnf"
+    wrong.write_text(text.replace("default = hsmd_default\nhsmd = hsmd_self\n", "hsmd = hsmd_self\ndefault = hsmd_default\n"))
+    assert wrong.read_text() != text
+    problems = the_problems(site, openssl=wrong)
+    assert {problem["subject"] for problem in problems} == {"OpenSSL"}
+    assert "list `default` before `hsmd`" in problems[0]["mend"]
+
+
+def test_the_provider_is_not_loaded(site: Site, tmp_path: Path) -> None:
+    without = tmp_path / "openssl.cnf"
+    without.write_text("")
+    problems = the_problems(site, openssl=without)
+    assert {problem["subject"] for problem in problems} == {"OpenSSL"}
+    assert "does not load the provider" in problems[0]["text"]

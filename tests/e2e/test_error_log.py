@@ -1,0 +1,116 @@
+"""Why a handshake failed stands in nginx's error log: in the line that nginx writes about it anyway, with the key's name."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from hsmd.protocol.messages import GrantAdd, GrantRemove
+from tests.e2e.front_end import server_user
+from tests.e2e.processes import wait_until
+from tests.e2e.site import CLIENT, PEM_HOST, Site
+
+
+def failure(site: Site, host: str, version: str = "") -> int:
+    """Fails to shake hands; where in nginx's log to look."""
+    mark = site.nginx.log.stat().st_size
+    with pytest.raises(ssl.SSLError, match=r"(?i)internal.error"):
+        site.handshake(host, version)
+    return mark
+
+
+def test_the_agent_is_down(site: Site) -> None:
+    site.agent.stop()
+    line = site.nginx.wait_for_log("hsmd::agent unreachable", failure(site, "p256.test"))
+    assert f"key p256: cannot reach agent at {site.agent.socket}: " in line
+    assert "is the agent running?" in line
+
+
+def test_the_daemon_is_away(site: Site) -> None:
+    site.daemon.stop()
+    line = site.nginx.wait_for_log("hsmd::no daemon available", failure(site, "p256.test"))
+    assert "key p256: no daemon can be reached" in line
+
+
+def test_there_is_no_grant(site: Site) -> None:
+    """The daemon never says more than "refused"; what our agent is granted it knows by itself."""
+    site.daemon.ask(GrantRemove(CLIENT, "p384"))
+    try:
+        line = site.nginx.wait_for_log("hsmd::refused", failure(site, "p384.test"))
+        assert f"key p384: the daemon does not grant {CLIENT} this key for " in line
+
+        def known() -> bool:
+            mark = failure(site, "p384.test")
+            return f"key p384: the daemon grants {CLIENT} no use of this key" in site.nginx.wait_for_log("hsmd::", mark)
+
+        wait_until(known, "the agent knows that it has no grant any more")
+    finally:
+        site.daemon.ask(GrantAdd(CLIENT, "p384", ["tls-server"]))
+    wait_until(lambda: site.serves("p384.test"), "the grant is in force again")
+
+
+@pytest.mark.parametrize(("version", "purpose"), [("1.3", "tls13-server"), ("1.2", "tls12-server")])
+def test_the_purpose_is_refused(site: Site, version: str, purpose: str) -> None:
+    """A key for RSA key exchange is asked for a signature."""
+    line = site.nginx.wait_for_log("hsmd::refused", failure(site, "rsakx.test", version))
+    assert f"key rsakx: the daemon does not grant {CLIENT} this key for {purpose}" in line
+
+
+def test_the_local_user_is_not_allowed(site: Site) -> None:
+    """nginx's workers run as somebody whom agent.toml does not list, or not for this key."""
+    with policy(site, "[keys.p256]\nusers = []\n"):
+        line = site.nginx.wait_for_log("hsmd::refused", failure(site, "p256.test"))
+        user = user_id(server_user())
+        assert f"key p256: agent.toml on this host does not let user {user} use this key" in line
+        assert site.serves("rsa.test")
+    assert site.serves("p256.test")
+
+
+def test_the_local_user_may_not_open_the_socket(site: Site) -> None:
+    """Where the socket itself is closed to nginx's workers. Root passes through closed doors, but nginx's workers are not root."""
+    if server_user() != "root":
+        mode = site.agent.socket.stat().st_mode
+        site.agent.socket.chmod(0)
+        try:
+            line = site.nginx.wait_for_log("hsmd::agent unreachable", failure(site, "p256.test"))
+        finally:
+            site.agent.socket.chmod(mode)
+        assert "this user may not use the socket" in line
+    assert site.serves("p256.test")
+
+
+def test_names_with_keys_of_their_own_are_served_all_the_same(site: Site) -> None:
+    site.agent.stop()
+    assert site.serves(PEM_HOST)
+
+
+def user_id(name: str) -> int:
+    import pwd
+
+    return pwd.getpwnam(name).pw_uid
+
+
+@contextmanager
+def policy(site: Site, section: str) -> Iterator[None]:
+    """agent.toml with another section, until the block ends."""
+    before = site.agent.config.read_text()
+    daemon_at = re.search(r"^\[\[daemon\]\]", before, re.MULTILINE)
+    assert daemon_at is not None
+    reloads = site.agent.log.read_text().count("agent.reloaded")
+
+    def take(text: str, expected: int) -> None:
+        site.agent.config.write_text(text)
+        os.chmod(site.agent.config, 0o600)
+        site.agent.reload()
+        wait_until(lambda: site.agent.log.read_text().count("agent.reloaded") >= expected, "the agent has reloaded")
+
+    take(before[: daemon_at.start()] + section + before[daemon_at.start() :], reloads + 1)
+    try:
+        yield
+    finally:
+        take(before, reloads + 2)
