@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ LONGEST_PAUSE_S = 1.0
 enough to be back within two seconds of the daemon."""
 STEADY_S = 1.0
 """A link that lived this long starts the back-off anew."""
+CLOSE_S = 1.0
 
 log = observe.logger()
 
@@ -90,8 +92,12 @@ class Connection:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        for link in list(self._links):
+        links = list(self._links)
+        for link in links:
             link.close("closed by the caller")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*(link.wait_closed() for link in links))
 
     async def __aenter__(self) -> Connection:
         await self.start()
@@ -210,6 +216,7 @@ class Connection:
                 await link.greet(wire)
         except TimeoutError:
             link.close("no welcome")
+            await link.wait_closed()
             raise Unavailable(f"{self.endpoint} did not say welcome within {LOGIN_S:g} s") from None
         except BaseException:
             link.close("not connected")

@@ -338,6 +338,11 @@ class Link:
         self._fail_open(reason)
         self._owner.link_lost(self, reason)
 
+    async def wait_closed(self) -> None:
+        """Until nothing of the wire is left."""
+        if self._wire is not None:
+            await self._wire.wait_closed()
+
     def _fail_open(self, reason: str) -> None:
         tickets, self._open = list(self._open.values()), {}
         body = error_body(Unavailable(f"connection lost: {reason}"))

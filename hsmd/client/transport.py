@@ -7,7 +7,6 @@ trusts are those of the endpoint, and there is nobody who could be asked (DESIGN
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +48,9 @@ class Wire(Protocol):
     def close(self) -> None:
         """Close at once; what was written before still leaves if the peer reads it."""
 
+    async def wait_closed(self) -> None:
+        """Until nothing of it is left."""
+
 
 async def open_wire(endpoint: Endpoint | AgentEndpoint, receiver: Receiver) -> Wire:
     """A channel to `endpoint` whose bytes go to `receiver`.
@@ -69,6 +71,7 @@ class _SocketWire(asyncio.Protocol):
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
+        self._gone = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -79,7 +82,11 @@ class _SocketWire(asyncio.Protocol):
         self._receiver.received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._gone.set()
         self._receiver.lost("the agent closed the connection" if exc is None else str(exc))
+
+    async def wait_closed(self) -> None:
+        await self._gone.wait()
 
 
 async def _open_socket(endpoint: AgentEndpoint, receiver: Receiver) -> Wire:
@@ -118,11 +125,20 @@ class _SshWire(asyncssh.SSHClientSession[bytes]):
     def close(self) -> None:
         self._connection.close()
 
+    async def wait_closed(self) -> None:
+        await self._connection.wait_closed()
+
 
 class _Host(asyncssh.SSHClient):
     """Called by asyncssh while it connects. It inherits "no" to every host key that is not in the list."""
 
+    def __init__(self, limit: asyncio.Timeout) -> None:
+        self._limit = limit
+        self.reached = False
+
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self.reached = True
+        self._limit.reschedule(asyncio.get_running_loop().time() + LOGIN_S)
         without_ignore_packets(conn)
         _demand_principals(conn)
 
@@ -141,52 +157,25 @@ def _demand_principals(connection: Any) -> None:
 
 async def _open_ssh(endpoint: Endpoint, receiver: Receiver) -> Wire:
     options = _options(endpoint)
-    sock = await _reach(endpoint)
-    connection = None
+    connection = host = None
     try:
-        async with asyncio.timeout(LOGIN_S):
-            connection = await asyncssh.connect(endpoint.host, endpoint.port, sock=sock, **options)
+        async with asyncio.timeout(REACH_S) as limit:
+            host = _Host(limit)
+            connection = await asyncssh.connect(endpoint.host, endpoint.port, client_factory=lambda: host, **options)
             wire = _SshWire(connection, receiver)
             await connection.create_session(lambda: wire, subsystem=SUBSYSTEM, encoding=None, window=WINDOW_BYTES)
             return wire
     except BaseException as error:
         if connection is not None:
             connection.abort()
-        sock.close()
         if isinstance(error, (TimeoutError, OSError, ValueError, asyncssh.Error)):
-            raise _explain(endpoint, error) from None
+            raise _explain(endpoint, error, reached=host is not None and host.reached) from None
         raise
-
-
-async def _reach(endpoint: Endpoint) -> socket.socket:
-    """A TCP connection to the first address of the endpoint that accepts one."""
-    loop = asyncio.get_running_loop()
-    problem = "no address"
-    try:
-        async with asyncio.timeout(REACH_S):
-            found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-            for family, kind, protocol, _, address in found:
-                sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
-                try:
-                    await loop.sock_connect(sock, address)
-                    return sock
-                except OSError as error:
-                    sock.close()
-                    problem = error.strerror or str(error)
-                except BaseException:
-                    sock.close()
-                    raise
-    except TimeoutError:
-        problem = f"no answer within {REACH_S:g} s"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    raise Unavailable(f"{endpoint} cannot be reached: {problem}")
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
     """Every option through which asyncssh would otherwise look around in the user's environment is set."""
     return {
-        "client_factory": _Host,
         "config": [],
         "known_hosts": _known_hosts(endpoint),
         "x509_trusted_certs": None,
@@ -247,9 +236,12 @@ def _certificate(path: Path) -> bytes:
         raise ConfigurationError("identity", [f"{path}: {error.strerror}"]) from None
 
 
-def _explain(endpoint: Endpoint, error: Exception) -> HsmdError:
-    """What an exception of asyncssh means to the caller."""
-    reason = getattr(error, "reason", "") or str(error)
+def _explain(endpoint: Endpoint, error: Exception, *, reached: bool) -> HsmdError:
+    """What an exception of asyncssh means to the caller; `reached` says whether TCP got through."""
+    reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
+    if not reached:
+        problem = f"no answer within {REACH_S:g} s" if isinstance(error, TimeoutError) else reason
+        return Unavailable(f"{endpoint} cannot be reached: {problem}")
     match error:
         case asyncssh.HostKeyNotVerifiable():
             return ProtocolError(f"{endpoint} is not the daemon that is pinned: {reason}")

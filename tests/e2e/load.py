@@ -57,7 +57,7 @@ class Load:
         self._programs: list[subprocess.Popen[str]] = []
         results.mkdir(exist_ok=True)
         for number, lanes in enumerate(groups):
-            order = {"address": address, "authority": str(authority), "lanes": [asdict(lane) for lane in lanes]}
+            order: dict[str, object] = {"address": address, "authority": str(authority), "lanes": [asdict(lane) for lane in lanes]}
             self._results.append(results / f"{number}-{time.monotonic_ns()}.jsonl")
             self._programs.append(_start(order, self._results[-1]))
 
@@ -118,10 +118,8 @@ def percentile(samples: Sequence[Sample], share: float) -> float:
 
 
 class _Clients:
-    def __init__(self, order: dict[str, object]) -> None:
-        host, port = order["address"]  # type: ignore[misc]
-        self._address = (str(host), int(port))
-        self._authority = Path(str(order["authority"]))
+    def __init__(self, address: tuple[str, int], authority: Path) -> None:
+        self._address, self._authority = address, authority
         self._stop = threading.Event()
         self._write = threading.Lock()
 
@@ -160,7 +158,8 @@ class _Clients:
 
 def _main() -> None:
     order = json.loads(sys.stdin.readline())
-    clients = _Clients(order)
+    host, port = order["address"]
+    clients = _Clients((host, port), Path(order["authority"]))
     signal.signal(signal.SIGTERM, clients.stop)
     lanes = [Lane(**lane) for lane in order["lanes"]]
     try:

@@ -24,6 +24,7 @@ PACKAGES = {
     "curl": "curl",
     "softhsm2-util": "softhsm2",
     "ip": "iproute2",
+    "ssh-keygen": "openssh-client",
     "gcc": "gcc",
     "sudo": "sudo",
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmd.protocol.messages import CertificateImport, GrantAdd, KeyGenerate, KeyInfo
+from hsmd.protocol.messages import CertificateImport, GrantAdd, KeyGenerate, KeyInfo, KeyShow
 from tests.e2e import network as networks
 from tests.e2e.authority import Authority, private_pem
 from tests.e2e.daemon import Daemon
@@ -105,12 +105,24 @@ class Site:
 
     def certify(self, info: KeyInfo, plan: KeyPlan, *clients: str) -> KeyInfo:
         """A certificate from the test authority, and grants."""
-        public_key, client = load_der_public_key(info.public_key), plan.purposes == ("tls-client",)
-        chain = self.authority.issue(public_key, plan.host, decrypts=plan.decrypts, client=client)
+        public_key, is_client = load_der_public_key(info.public_key), plan.purposes == ("tls-client",)
+        chain = self.authority.issue(public_key, plan.host, decrypts=plan.decrypts, client=is_client)
         info = self.daemon.ask(CertificateImport(plan.name, chain))
         for client in clients or (CLIENT,):
             self.daemon.ask(GrantAdd(client, plan.name, list(plan.purposes)))
         return info
+
+    def import_key(self, plan: KeyPlan, pem: bytes) -> None:
+        """Put a private key into the token with `hsmd key import`, on the token's host, and remove the file; certified and granted."""
+        path = self.daemon.directory / f"{plan.name}.pem"
+        path.touch(mode=0o600)
+        path.write_bytes(pem)
+        purposes = [word for purpose in plan.purposes for word in ("--purpose", purpose)]
+        try:
+            self.daemon.command("key", "import", plan.name, path, "--config", self.daemon.config, *purposes)
+        finally:
+            path.unlink()
+        self.certify(self.daemon.ask(KeyShow(plan.name)), plan)
 
     def pem_files(self, host: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> Served:
         """A name that is served with an ordinary private key."""
@@ -121,6 +133,12 @@ class Site:
         private.touch(mode=0o600)
         private.write_bytes(private_pem(key))
         return Served(host, chain, private)
+
+    def second_nginx(self, name: str, served: list[Served], *, host: str = HOST, extra: str = "") -> Nginx:
+        """A further nginx with one worker, running."""
+        nginx = Nginx(self.directory / f"nginx-{name}", self.openssl, served, workers=1, host=host, extra=extra)
+        nginx.start()
+        return nginx
 
     # --- using it ---
 
@@ -146,6 +164,7 @@ class Site:
             self.agent.start(connected=False)
         if not self.nginx.running:
             self.nginx.start()
+        self.daemon.wait_for_token()
         wait_until(lambda: self.agent.connected, "the agent is connected", 20)
         wait_until(self.serves, "a handshake succeeds", 20)
 

@@ -23,8 +23,7 @@ from tests.e2e.load import Lane, Load
 from tests.e2e.memory import Memory, Needles, ec_needles, find_in, find_in_files, rsa_needles, text_needles
 from tests.e2e.processes import Process, wait_until
 from tests.e2e.saturation import Saturation
-from tests.e2e.site import CLIENT, KeyPlan, Site
-from tests.e2e.test_rows import import_key
+from tests.e2e.site import CLIENT, KeyPlan, Site, is_root
 
 SCANS = int(os.environ.get("HSMD_E2E_MEMORY_SCANS", "3"))
 """How often everything is searched while handshakes go on."""
@@ -66,7 +65,7 @@ def secrets(running_site: Site, keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurveP
     """Both keys are in the token, and their files are gone."""
     running_site.settle()
     for plan, key in zip((RSA_PLAN, EC_PLAN), keys, strict=True):
-        import_key(running_site, plan, private_pem(key))
+        running_site.import_key(plan, private_pem(key))
     return Secrets(rsa_needles(keys[0]), ec_needles(keys[1]), text_needles("pin", pin_file(running_site).read_text().strip()))
 
 
@@ -92,22 +91,30 @@ def pin_file(site: Site) -> Path:
 def test_k11_neither_memory_nor_files_of_anybody_but_the_workers_hold_a_secret(
     site: Site, secrets: Secrets, memory: Memory, nginx: Nginx
 ) -> None:
-    """From the import on nobody is restarted; nginx, agent, front process and launcher are searched during and after handshakes."""
-    pids = [*nginx.pids(), *site.nginx.pids(), site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()]
-    hidden = [] if memory.may_look(site.daemon.fronts()[0]) else [site.daemon.process.pid, *site.daemon.fronts()]
+    """From the import on nobody is restarted; nginx, agent, front process and launcher are searched during and after handshakes.
+
+    Where we are not root and sudo does not help, our own processes let nobody look: then that is what is shown of them.
+    """
+    pids = everybody(site, nginx)
+    hidden = {pid for pid in pids if not memory.may_look(pid)}
+    assert not hidden or not is_root()
+    assert hidden <= {site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()}
     lanes = [Lane(plan.host, version, interval_s=0.02) for plan in (RSA_PLAN, EC_PLAN) for version in ("1.2", "1.3")]
     with Load((HOST, nginx.port), site.authority.file, [lanes], site.directory / "load") as load:
         wait_until(lambda: len(load.samples()) > 100, "handshakes go on")
         for _ in range(SCANS):
-            assert not any(memory.find(set(pids) - set(hidden), secrets.all).values())
+            assert not any(memory.find(set(pids) - hidden, secrets.all).values())
             load.check()
     samples = load.samples()
     assert not [sample for sample in samples if sample.error]
     assert {sample.host for sample in samples} == {RSA_PLAN.host, EC_PLAN.host}
-    assert not any(memory.find(set(pids) - set(hidden), secrets.all).values())
-    assert pids == [*nginx.pids(), *site.nginx.pids(), site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()]
-    if hidden:  # nobody but root can search these, and so nobody but root can read a secret there
-        assert not any(memory.may_look(pid) for pid in hidden)
+    assert not any(memory.find(set(pids) - hidden, secrets.all).values())
+    assert pids == everybody(site, nginx)
+
+
+def everybody(site: Site, nginx: Nginx) -> list[int]:
+    """All processes that have to do with the keys, but for the token's workers."""
+    return [*nginx.pids(), *site.nginx.pids(), site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()]
 
 
 def test_k11_the_files_of_the_front_end_hold_no_secret(site: Site, secrets: Secrets, nginx: Nginx) -> None:

@@ -119,6 +119,8 @@ class SshListener:
             "kbdint_auth": False,
             "host_based_auth": False,
             "gss_host": None,
+            "gss_kex": False,
+            "gss_auth": False,
             "allow_pty": False,
             "agent_forwarding": False,
             "x11_forwarding": False,

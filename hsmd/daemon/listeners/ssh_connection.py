@@ -8,6 +8,7 @@ connection is made: if asyncssh renames one, nobody gets in.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,6 +23,9 @@ from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.session import UNREAD_S, Session, Transport
+
+PACKETS_A_TURN = 32
+"""Packets of one connection that are handled before others are heard. Usually one brings everything a peer has to ask."""
 
 log = observe.logger()
 
@@ -55,7 +59,7 @@ class SshConnection(asyncssh.SSHServer):
         self.peer = str((conn.get_extra_info("peername") or ("",))[0])  # nobody, if the peer has gone already
         without_ignore_packets(conn)
         self._guard_login(conn)
-        self._guard_writing(conn)
+        self._guard_flow(conn)
         if not self._admission.may_start(self):
             log.warning("connection.turned_away", address=self.peer)
             conn.abort()
@@ -186,21 +190,54 @@ class SshConnection(asyncssh.SSHServer):
 
     # --- flow ---
 
-    def _guard_writing(self, conn: Any) -> None:
-        """Take nothing from a peer that does not read: asyncssh would buffer its answers without bound."""
-        transport = conn._transport
+    def _guard_flow(self, conn: Any) -> None:
+        """Take nothing from a peer that does not read, for asyncssh would buffer its answers without bound; and take no
+        more than `PACKETS_A_TURN` before it is the others' turn, for a packet costs us more than it costs the peer."""
+        transport, receive_data, receive_packet = conn._transport, conn._recv_data, conn._recv_packet
+        reasons: set[str] = set()
+        left = PACKETS_A_TURN
+        waiting = False
 
-        def pause() -> None:
-            self._unread_since = time.monotonic()
+        def hold(reason: str) -> None:
+            reasons.add(reason)
             if not transport.is_closing():
                 transport.pause_reading()
 
-        def resume() -> None:
-            self._unread_since = None
-            if not transport.is_closing():
+        def release(reason: str) -> None:
+            reasons.discard(reason)
+            if not reasons and not transport.is_closing():
                 transport.resume_reading()
 
-        conn.pause_writing, conn.resume_writing = pause, resume
+        def pause_writing() -> None:
+            self._unread_since = time.monotonic()
+            hold("unread")
+
+        def resume_writing() -> None:
+            self._unread_since = None
+            release("unread")
+
+        def receive() -> bool:
+            nonlocal left, waiting
+            if left > 0:
+                left -= 1
+                return bool(receive_packet())
+            if not waiting:
+                waiting = True
+                hold("turn")
+                loop.call_soon(next_turn)
+            return False
+
+        def next_turn() -> None:
+            nonlocal left, waiting
+            left, waiting = PACKETS_A_TURN, False
+            if not transport.is_closing():
+                receive_data()
+            if not waiting:
+                release("turn")
+
+        loop = asyncio.get_running_loop()
+        conn._recv_packet = receive
+        conn.pause_writing, conn.resume_writing = pause_writing, resume_writing
 
     # --- channels ---
 

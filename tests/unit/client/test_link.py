@@ -42,6 +42,9 @@ class World:
     def close(self) -> None:
         self.closed += 1
 
+    async def wait_closed(self) -> None:
+        pass
+
     def link_alive(self, link: Link, alive: bool) -> None:
         self.notes.append(("alive", alive))
 

@@ -1,0 +1,106 @@
+"""Admission: limits, and that nobody crowds others out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsmd.daemon.config import LimitsConfig
+from hsmd.daemon.listeners.admission import Admission
+
+LIMITS = LimitsConfig(
+    startups=4, login_s=10, auth_tries=6, connections=40, channels_per_connection=4, open_requests=512, queue=4_096,
+    drain_s=10,
+)  # fmt: skip
+
+
+@dataclass(eq=False)
+class Newcomer:
+    peer: str
+    dropped: str = ""
+
+    def drop(self, reason: str) -> None:
+        self.dropped = reason
+
+
+def test_only_so_many_may_be_logging_in() -> None:
+    admission = Admission(LIMITS)
+    first = [Newcomer("a") for _ in range(4)]
+    assert all(admission.may_start(each) for each in first)
+    assert not admission.may_start(Newcomer("a"))
+    admission.stopped(first[0])
+    assert admission.may_start(Newcomer("a"))
+
+
+def test_an_address_that_has_them_all_makes_room_for_another() -> None:
+    admission = Admission(LIMITS)
+    crowd = [Newcomer("a") for _ in range(4)]
+    for each in crowd:
+        admission.may_start(each)
+    assert admission.may_start(Newcomer("b"))
+    assert [bool(each.dropped) for each in crowd] == [True, False, False, False], "the oldest"
+    admission.stopped(crowd[0])  # asyncssh reports the dropped one later
+    assert admission.starting == 4
+    assert admission.may_start(Newcomer("b"))
+    assert not admission.may_start(Newcomer("b")), "two each is fair"
+    assert not admission.may_start(Newcomer("a"))
+
+
+def test_a_client_has_its_share_of_connections_and_no_more() -> None:
+    admission = Admission(LIMITS)
+
+    def log_in(client: str) -> bool:
+        newcomer = Newcomer("a")
+        return admission.may_start(newcomer) and admission.started(newcomer, client)
+
+    assert sum(log_in("hog") for _ in range(20)) == 10
+    assert sum(log_in("other") for _ in range(5)) == 5
+    assert admission.starting == 0
+    admission.ended("hog")
+    assert log_in("hog")
+    assert admission.connections == 15
+
+
+def test_all_connections_together_are_limited() -> None:
+    admission = Admission(replace(LIMITS, connections=3))
+    newcomers = [Newcomer("a") for _ in range(4)]
+    assert all(admission.may_start(each) for each in newcomers)
+    assert [admission.started(each, f"c{number}") for number, each in enumerate(newcomers)] == [True, True, True, False]
+    assert not admission.may_start(Newcomer("b"))
+    admission.ended("c0")
+    assert admission.may_start(Newcomer("b"))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["start", "stop", "in", "out"])), max_size=200))
+def test_counts_never_go_wrong(steps: list[tuple[str, str]]) -> None:
+    admission = Admission(replace(LIMITS, connections=12))
+    starting: list[Newcomer] = []
+    inside: list[str] = []
+    for peer, step in steps:
+        mine = [each for each in starting if each.peer == peer and not each.dropped]
+        if step == "start":
+            newcomer = Newcomer(peer)
+            if admission.may_start(newcomer):
+                starting.append(newcomer)
+        elif step == "out" and peer in inside:
+            admission.ended(peer)
+            inside.remove(peer)
+        elif step in ("stop", "in") and mine:
+            starting.remove(mine[0])
+            if step == "in" and admission.started(mine[0], peer):
+                inside.append(peer)
+            elif step == "stop":
+                admission.stopped(mine[0])
+        assert admission.starting == sum(not each.dropped for each in starting) <= 4
+        assert admission.connections == len(inside) <= 12
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_end_of_what_was_never_admitted_is_harmless(times: int) -> None:
+    admission = Admission(LIMITS)
+    for _ in range(times):
+        admission.stopped(Newcomer("x"))
+    assert admission.starting == 0

@@ -1,0 +1,254 @@
+"""Canaries: what this project relies on in asyncssh, or guards against. When one dies, read the new release before anything else.
+
+Each test shows asyncssh as it is without our guards, or names the private part that a guard is hooked into.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
+from asyncssh.packet import String
+from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate
+
+from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
+from hsmd.daemon.config import LimitsConfig
+from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.listeners.ssh import SshListener
+from tests.daemon_house import certificate
+
+pytestmark = pytest.mark.timeout(30)
+KEY = asyncssh.generate_private_key("ssh-ed25519")
+CA = asyncssh.generate_private_key("ssh-ed25519")
+
+
+@dataclass
+class Plain:
+    """An asyncssh server that lets asyncssh decide, and notes what it was asked."""
+
+    port: int = 0
+    connections: list[Any] = field(default_factory=list)
+    channels: list[Any] = field(default_factory=list)
+    ca_questions: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+@pytest.fixture
+async def plain() -> AsyncIterator[Plain]:
+    notes = Plain()
+
+    class Session(asyncssh.SSHServerSession[bytes]):
+        def connection_made(self, chan: Any) -> None:
+            notes.channels.append(chan)
+
+        def subsystem_requested(self, subsystem: str) -> bool:
+            return True
+
+    class Server(asyncssh.SSHServer):
+        def connection_made(self, conn: Any) -> None:
+            notes.connections.append(conn)
+
+        def public_key_auth_supported(self) -> bool:
+            return True
+
+        def validate_ca_key(self, *asked: Any) -> bool:
+            notes.ca_questions.append(asked)
+            return True
+
+        def validate_public_key(self, username: str, key: Any) -> bool:
+            return True
+
+        def session_requested(self) -> Any:
+            return Session()
+
+    acceptor = await asyncssh.listen(
+        "127.0.0.1", 0, server_factory=Server, server_host_keys=[KEY], encoding=None, config=[], line_editor=False
+    )
+    notes.port = acceptor.get_port()
+    yield notes
+    acceptor.close()
+    for connection in notes.connections:
+        connection.abort()
+    await acceptor.wait_closed()
+
+
+async def connect(plain: Plain, **options: Any) -> asyncssh.SSHClientConnection:
+    settings: dict[str, Any] = {
+        "known_hosts": None, "username": "somebody", "client_keys": [KEY], "config": [], "agent_path": None,
+        "encryption_algs": CIPHERS, "kex_algs": KEX_ALGORITHMS,
+    }  # fmt: skip
+    return await asyncssh.connect("127.0.0.1", plain.port, **(settings | options))
+
+
+def with_certificate(*arguments: Any, **options: Any) -> tuple[Any, Any]:
+    algorithm, blob = certificate(CA, KEY, *arguments, **options)
+    return KEY, asyncssh.import_certificate(algorithm + b" " + base64.b64encode(blob))
+
+
+# --- what we guard against ---
+
+
+async def test_an_empty_principal_list_is_still_taken_for_anybody(plain: Plain) -> None:
+    async with await connect(plain, client_keys=[with_certificate([])]):
+        assert len(plain.ca_questions) == 1
+
+
+async def test_the_application_still_hears_neither_principals_nor_serial(plain: Plain) -> None:
+    async with await connect(plain, client_keys=[with_certificate(["somebody"])]):
+        (asked,) = plain.ca_questions
+        assert asked == ("somebody", CA.convert_to_public())
+
+
+async def test_an_ignore_packet_still_goes_before_every_packet(plain: Plain) -> None:
+    sent: list[int] = []
+    connection = await connect(plain)
+    send_packet = connection.send_packet
+
+    def send(kind: int, *rest: bytes, **options: Any) -> None:
+        sent.append(kind)
+        send_packet(kind, *rest, **options)
+
+    connection.send_packet = send  # type: ignore[method-assign]
+    channel, _ = await connection.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
+    sent.clear()
+    channel.write(b"x")
+    assert sent.count(2) == 1, "SSH_MSG_IGNORE goes through send_packet, once for a packet"
+    sent.clear()
+    without_ignore_packets(connection)
+    channel.write(b"x")
+    assert 2 not in sent[:1] or sent == [2, 94]
+    connection.abort()
+
+
+async def test_our_guard_takes_all_of_them_away(plain: Plain) -> None:
+    class Client(asyncssh.SSHClient):
+        def connection_made(self, conn: Any) -> None:
+            without_ignore_packets(conn)
+
+    connection = await connect(plain, client_factory=Client)
+    channel, _ = await connection.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
+    before = connection._send_seq  # type: ignore[attr-defined]
+    for _ in range(10):
+        channel.write(b"x")
+    assert connection._send_seq - before == 10  # type: ignore[attr-defined]
+    connection.abort()
+
+
+async def test_environment_variables_are_still_kept_without_bound(plain: Plain) -> None:
+    connection = await connect(plain)
+    channel, _ = await connection.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
+    for number in range(200):
+        channel._send_request(b"env", String(f"V{number}"), String("x"))
+    assert await channel._make_request(b"env", String("LAST"), String(""))
+    assert len(plain.channels[0]._env) >= 200
+    connection.abort()
+
+
+async def test_there_is_still_no_limit_on_tries_or_channels(plain: Plain) -> None:
+    connection = await connect(plain)
+    for _ in range(50):
+        await connection.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
+    assert len(plain.channels) == 50
+    connection.abort()
+
+
+def test_a_full_transport_is_still_ignored() -> None:
+    """What our `_guard_flow` is for."""
+    source = inspect.getsource(asyncssh.connection.SSHConnection.pause_writing)
+    assert "Do nothing" in source
+
+
+# --- what we rely on ---
+
+
+def test_unknown_critical_options_do_not_even_decode() -> None:
+    _, blob = certificate(CA, KEY, ["x"], critical=[(b"no-such-option", b"")])
+    with pytest.raises(asyncssh.KeyImportError):
+        decode_ssh_certificate(blob)
+
+
+def test_known_critical_options_are_the_two_we_look_for() -> None:
+    assert set(asyncssh.public_key.SSHOpenSSHCertificateV01._user_option_decoders) == {b"force-command", b"source-address"}
+
+
+def test_a_certificates_signature_is_checked_when_it_is_decoded() -> None:
+    algorithm, blob = certificate(CA, KEY, ["x"])
+    decode_ssh_certificate(blob)
+    with pytest.raises(asyncssh.KeyImportError):
+        decode_ssh_certificate(blob.replace(b"\x00\x00\x00\x01x", b"\x00\x00\x00\x01y"))
+
+
+def test_what_we_read_of_a_certificate_is_there() -> None:
+    _, blob = certificate(CA, KEY, ["x"], serial=5)
+    made: Any = decode_ssh_certificate(blob)
+    assert isinstance(made, SSHOpenSSHCertificate)
+    assert not made.is_x509_chain
+    assert (made.principals, made._serial, made.signing_key.get_fingerprint()) == (["x"], 5, CA.get_fingerprint())
+    assert made._valid_after < made._valid_before
+
+
+async def test_what_we_hook_into_is_called(plain: Plain) -> None:
+    """`_finish_userauth` for every request to log in, `validate_public_key` for every key, `_recv_packet` and `_recv_data`
+    for every packet; handlers are looked up on the instance."""
+    called: list[str] = []
+    original = SSHServerConnection.__init__
+
+    def init(self: Any, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        for name in ("_finish_userauth", "validate_public_key", "_recv_packet", "send_packet"):
+            inner = getattr(self, name)
+
+            def wrapped(*values: Any, name: str = name, inner: Any = inner, **more: Any) -> Any:
+                called.append(name)
+                return inner(*values, **more)
+
+            setattr(self, name, wrapped)
+
+    SSHServerConnection.__init__ = init  # type: ignore[method-assign]
+    try:
+        async with await connect(plain):
+            pass
+    finally:
+        SSHServerConnection.__init__ = original  # type: ignore[method-assign]
+    assert {"_finish_userauth", "validate_public_key", "_recv_packet", "send_packet"} <= set(called)
+    assert called.count("_finish_userauth") >= 2, "every request, not every user"
+    (connection,) = plain.connections
+    assert callable(connection._recv_data)
+    assert hasattr(connection, "_transport")
+
+
+async def test_nothing_happens_between_the_check_of_a_signature_and_the_login(plain: Plain) -> None:
+    """`auth_completed` is called in the same step as the check, so that no other request can come in between."""
+    source = inspect.getsource(asyncssh.auth._ServerPublicKeyAuth._start)
+    assert source.count("await") == 2, source
+    assert "await self.send_success()" in source
+    assert "await" not in inspect.getsource(asyncssh.connection.SSHConnection.send_userauth_success).split("auth_completed")[0]
+
+
+def test_every_option_of_the_listener_is_one() -> None:
+    limits = LimitsConfig(4, 10, 6, 40, 4, 512, 4_096, 10)
+    listener = SshListener(snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None)  # type: ignore[arg-type,return-value]
+    options = listener._options(KEY, None, limits)
+    known = inspect.signature(SSHServerConnectionOptions.prepare).parameters
+    assert options.keys() <= known.keys()
+    # Whatever is offered unless it is forbidden has to be in our list.
+    assert {name for name in known if name.startswith("allow_") or name.endswith(("_forwarding", "_auth"))} <= options.keys() | {
+        "public_key_auth"
+    }  # fmt: skip
+
+
+async def test_our_options_leave_one_way_to_log_in(plain: Plain) -> None:
+    limits = LimitsConfig(4, 10, 6, 40, 4, 512, 4_096, 10)
+    listener = SshListener(snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None)  # type: ignore[arg-type,return-value]
+    options = listener._options(KEY, None, limits) | {"server_factory": asyncssh.SSHServer}
+    made = await SSHServerConnectionOptions.construct(**options)
+    assert (made.password_auth, made.kbdint_auth, made.host_based_auth, made.gss_auth) == (False, False, False, False)
+    assert (made.allow_pty, made.agent_forwarding, made.x11_forwarding, made.allow_scp) == (False, False, False, False)
+    assert [bytes(name) for name in made.encryption_algs] == [name.encode() for name in CIPHERS]
+    assert [bytes(name) for name in made.kex_algs] == [name.encode() for name in KEX_ALGORITHMS]
+    assert made.compression_algs == [b"none"]

@@ -1,0 +1,178 @@
+"""The desk: order of records and effects, refusals within bounds, changes that outlive their callers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.control.desk import CHANGES, Desk
+from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, Role
+from hsmd.errors import AuditFailure, Conflict, Refused
+from hsmd.protocol import messages
+
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+ANN, WEB = Identity("ann", Role.OPERATOR, "FA"), Identity("web", Role.FRONT_END, "FW")
+
+
+class Office:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.audit = AuditLog.open(directory)
+        self.now = 0.0
+        clients = tuple(
+            ClientRecord(each.client, each.role, (CredentialRecord(each.credential, "line"),), NOON) for each in (ANN, WEB)
+        )
+        snapshot = Snapshot.build(
+            Contents(version=1, keys=(), certificates=(), clients=clients, cas=(), grants=())
+        )
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.error: Exception | None = None
+        self.seen: list[list[str]] = []
+        self.desk = Desk(
+            snapshot=lambda: snapshot, audit=self.audit, now=lambda: NOON, clock=lambda: self.now,
+            handlers=dict.fromkeys(messages.REQUESTS, self._handle),
+        )  # fmt: skip
+
+    async def _handle(self, identity: Identity, request: Any, deadline: float) -> messages.Done:
+        self.seen.append(self.events())
+        await self.go_on.wait()
+        if self.error:
+            raise self.error
+        return messages.Done()
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.directory / "audit.jsonl").read_text().splitlines()]
+
+    def events(self) -> list[str]:
+        return [record["event"] for record in self.records()]
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    made = Office(tmp_path / "audit")
+    yield made
+    await made.audit.close()
+
+
+def test_a_request_without_a_handler_is_noticed_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="WhoAmI"):
+        Desk(snapshot=None, audit=None, handlers={})  # type: ignore[arg-type]
+
+
+async def test_a_change_is_recorded_before_and_after_a_question_not_at_all(office: Office) -> None:
+    await office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0)
+    assert office.seen == [["control.begun"]]
+    assert office.events() == ["control.begun", "control.done"]
+    await office.desk.dispatch(ANN, messages.Status(), 9.0)
+    assert len(office.events()) == 2
+
+
+async def test_every_request_that_changes_something_is_recorded(office: Office) -> None:
+    """A new request must be put into one group or the other."""
+    questions = {
+        messages.WhoAmI, messages.Status, messages.KeyList, messages.KeyShow, messages.CertificateExport,
+        messages.ClientList, messages.GrantList, messages.GrantExplain, messages.AuditRead,
+        messages.KeyCandidates,
+    }  # fmt: skip
+    assert set(messages.REQUESTS) == questions | CHANGES
+    assert not questions & CHANGES
+
+
+async def test_what_was_asked_is_in_the_record_but_for_documents(office: Office) -> None:
+    request = messages.KeyAdopt("site", ["tls-server"], cka_label="old\n\x1b[2Jname", certificate="PEM " * 10, accept_unsafe=True)
+    await office.desk.dispatch(ANN, request, 9.0)
+    fields = office.records()[0]["fields"]
+    assert fields["target_cka_label"] == "old\n\x1b[2Jname"
+    assert (fields["target_accept_unsafe"], fields["target_purposes"]) == ("True", "tls-server")
+    assert len(fields["target_certificate_sha256"]) == 64
+    assert "target_certificate" not in fields
+    text = (office.directory / "audit.jsonl").read_bytes()
+    assert b"\x1b" not in text
+
+
+async def test_every_request_fits_into_a_record(office: Office) -> None:
+    """With every member filled, the ends of a change still have room for theirs."""
+    for request in messages.REQUESTS:
+        values = {name: ["x"] * 3 if "list" in str(kind) else "x" for name, kind in request.__annotations__.items()}
+        values.pop("Result", None)
+        made = request(**values)
+        begun = office.desk._note("control.begun", ANN, made)
+        office.desk._note("control.failed", ANN, made, begun=begun, error="x" * 500)
+    office.audit.commit()
+
+
+async def test_failures_and_faults_are_told_apart(office: Office) -> None:
+    office.error = Conflict("there already")
+    with pytest.raises(Conflict):
+        await office.desk.dispatch(ANN, messages.ClientAdd("x"), 9.0)
+    office.error = ZeroDivisionError("bug")
+    with pytest.raises(ZeroDivisionError):
+        await office.desk.dispatch(ANN, messages.ClientAdd("x"), 9.0)
+    assert office.events() == ["control.begun", "control.failed", "control.begun", "control.unknown"]
+    assert "bug" not in (office.directory / "audit.jsonl").read_text()
+
+
+async def test_a_change_whose_caller_has_gone_ends_and_is_recorded(office: Office) -> None:
+    office.go_on.clear()
+    task = asyncio.create_task(office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0))
+    while not office.seen:  # noqa: ASYNC110
+        await asyncio.sleep(0.002)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not office.desk.idle
+    office.go_on.set()
+    async with asyncio.timeout(5):
+        while not office.desk.idle:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    assert office.events() == ["control.begun", "control.done"]
+
+
+async def test_without_a_record_nothing_changes(office: Office) -> None:
+    path = office.directory / "audit.jsonl"
+    path.rename(path.with_suffix(".away"))
+    with pytest.raises(AuditFailure):
+        await office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0)
+    assert office.seen == []
+    path.with_suffix(".away").rename(path)
+
+
+async def test_a_change_that_cannot_be_recorded_at_its_end_says_so(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = 0
+    durable = office.audit.commit_durable
+
+    async def fail_second() -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 2:
+            raise AuditFailure(detail="no space")
+        await durable()
+
+    monkeypatch.setattr(office.audit, "commit_durable", fail_second)
+    with pytest.raises(AuditFailure, match="is over"):
+        await office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0)
+    assert office.seen, "it was carried out"
+
+
+async def test_refusals_are_recorded_up_to_a_rate(office: Office) -> None:
+    for _ in range(1_000):
+        with pytest.raises(Refused) as caught:
+            await office.desk.dispatch(WEB, messages.Status(), 9.0)
+        assert (caught.value.text, caught.value.detail) == ("refused", "wrong-role")
+    assert office.events() == ["control.refused"] * 100
+    office.now += 1.0
+    for _ in range(50):
+        with pytest.raises(Refused):
+            await office.desk.dispatch(WEB, messages.Status(), 9.0)
+    assert len(office.events()) == 110
+    assert office.seen == []
