@@ -50,7 +50,17 @@ def may_make_namespaces() -> bool:
     if os.geteuid() != 0 or _ip("netns", "add", probe).returncode != 0:
         return False
     _ip("netns", "delete", probe)
+    _remove_leftovers()
     return True
+
+
+def _remove_leftovers() -> None:
+    """Namespaces of test runs that were killed; the link goes with its namespace."""
+    for name in _ip("netns", "list").stdout.split():
+        _, is_ours, rest = name.partition("hsmd-")
+        pid = rest.partition("-")[0]
+        if is_ours and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            _ip("netns", "delete", name)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -27,7 +27,7 @@ MAX_GROWTH = 64 << 20
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("floods") / "daemon", workers=2) as made:
+    with house(tmp_path_factory.mktemp("floods") / "daemon", workers=2, limits={"login_s": 3}) as made:
         made.keys_made = {  # type: ignore[attr-defined]
             client: made.add_key(f"key-{client}", grant_to=(client,)) for client in (WEB, MAIL)
         }
@@ -63,28 +63,35 @@ async def test_lengths_out_of_range_end_the_channel_before_anything_is_kept(buil
         connection.abort()
 
 
-async def test_half_frames_are_not_held_for_ever(built: House) -> None:
-    """All channels a client may have, each with a frame of the largest size but for its last byte, and one without hello."""
+async def test_half_frames_and_closed_windows_are_not_held_for_ever(built: House) -> None:
+    """Two peers at once, because both have ten seconds."""
     async with watched(built):
-        connection = await ssh(built, WEB)
-        channels = [await wire(connection, hello=number != 0) for number in range(4)]
-        for channel in channels[1:]:
-            channel.write((65_536).to_bytes(4, "big") + b"\x10" + b"\0" * 65_534)
-        for channel in channels:
-            assert (await asyncio.wait_for(channel.answer(0, 15), 15))[0] == Kind.ERROR
-            await channel.closed.wait()
-        connection.abort()
+        await asyncio.gather(_hold_half_frames(built), _keep_the_window_closed(built))
 
 
-async def test_a_slow_but_steady_peer_is_not_taken_for_one_that_holds_a_frame(built: House) -> None:
-    """Every read ends in the middle of a frame, for longer than one frame may take."""
-    connection, channel = await raw_wire(built)
-    stream = b"".join(encode(Kind.PING, number) for number in range(1, 300))
-    for at in range(0, 24 * 13, 13):  # the border of each piece is inside of a frame
-        channel.write(stream[at + (5 if at else 0) : at + 13 + 5])
-        await asyncio.sleep(0.5)
-    assert not channel.closed.is_set()
-    assert (await channel.answer(20))[0] == Kind.PONG
+async def _hold_half_frames(built: House) -> None:
+    """All channels a client may have, each with a frame of the largest size but for its last byte, and one without hello."""
+    connection = await ssh(built, WEB)
+    channels = [await wire(connection, hello=number != 0) for number in range(4)]
+    for channel in channels[1:]:
+        channel.write((65_536).to_bytes(4, "big") + b"\x10" + b"\0" * 65_534)
+    for channel in channels:
+        assert (await asyncio.wait_for(channel.answer(0, 15), 15))[0] == Kind.ERROR
+        await channel.closed.wait()
+    connection.abort()
+
+
+async def _keep_the_window_closed(built: House) -> None:
+    """It reads TCP but leaves the channel's window at one byte."""
+    lost = len(built.logged("session.unread"))
+    connection = await ssh(built, WEB)
+    channel = await wire(connection, window=1, max_pktsize=1)
+    channel.channel.pause_reading()  # asyncssh then grants no window
+    block = b"".join(encode(Kind.PING, number) for number in range(1, 2_000))
+    for _ in range(100):
+        channel.write(block)
+        await asyncio.sleep(0)
+    await eventually(lambda: len(built.logged("session.unread")) > lost, 20)
     connection.abort()
 
 
@@ -168,21 +175,6 @@ async def test_many_peers_that_never_read(built: House) -> None:
         for connection, task in zip(connections, tasks, strict=True):
             connection.abort()
             task.cancel()
-
-
-async def test_a_peer_with_a_tiny_window_is_bounded_and_dropped(built: House) -> None:
-    """It reads TCP but leaves the channel's window at one byte, then opens it again and again by little."""
-    lost = len(built.logged("session.unread"))
-    async with watched(built):
-        connection = await ssh(built, WEB)
-        channel = await wire(connection, window=1, max_pktsize=1)
-        channel.channel.pause_reading()  # asyncssh then grants no window
-        block = b"".join(encode(Kind.PING, number) for number in range(1, 2_000))
-        for _ in range(100):
-            channel.write(block)
-            await asyncio.sleep(0)
-        await eventually(lambda: len(built.logged("session.unread")) > lost, 20)
-        connection.abort()
 
 
 async def test_requests_of_ssh_itself_are_bounded(built: House) -> None:

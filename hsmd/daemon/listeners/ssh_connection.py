@@ -8,8 +8,6 @@ connection is made: if asyncssh renames one, nobody gets in.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -22,10 +20,8 @@ from hsmd.client.ssh_profile import SUBSYSTEM, without_ignore_packets
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.listeners.flow import Flow
 from hsmd.daemon.listeners.session import UNREAD_S, Session, Transport
-
-PACKETS_A_TURN = 32
-"""Packets of one connection that are handled before others are heard. Usually one brings everything a peer has to ask."""
 
 log = observe.logger()
 
@@ -50,7 +46,6 @@ class SshConnection(asyncssh.SSHServer):
         self._proven: Identity | None = None
         self._tries = 0
         self._refused = ""
-        self._unread_since: float | None = None
         self.peer = ""
         self.channels: set[SshChannel] = set()
 
@@ -59,7 +54,7 @@ class SshConnection(asyncssh.SSHServer):
         self.peer = str((conn.get_extra_info("peername") or ("",))[0])  # nobody, if the peer has gone already
         without_ignore_packets(conn)
         self._guard_login(conn)
-        self._guard_flow(conn)
+        self._flow = Flow(conn)
         if not self._admission.may_start(self):
             log.warning("connection.turned_away", address=self.peer)
             conn.abort()
@@ -95,7 +90,8 @@ class SshConnection(asyncssh.SSHServer):
 
     def check(self, now: float) -> None:
         """Close if the certificate has ended, or if the peer leaves too much unread for too long (`now`: monotonic)."""
-        if self._unread_since is not None and now - self._unread_since > UNREAD_S:
+        unread_since = self._flow.unread_since
+        if unread_since is not None and now - unread_since > UNREAD_S:
             self.drop("answers were left unread for too long")
         elif self._identity is not None and self._identity.expired(datetime.now(UTC)):
             self.disconnect("the certificate has ended")
@@ -187,57 +183,6 @@ class SshConnection(asyncssh.SSHServer):
             return decision
         self._refused = decision.rule.value
         return None
-
-    # --- flow ---
-
-    def _guard_flow(self, conn: Any) -> None:
-        """Take nothing from a peer that does not read, for asyncssh would buffer its answers without bound; and take no
-        more than `PACKETS_A_TURN` before it is the others' turn, for a packet costs us more than it costs the peer."""
-        transport, receive_data, receive_packet = conn._transport, conn._recv_data, conn._recv_packet
-        reasons: set[str] = set()
-        left = PACKETS_A_TURN
-        waiting = False
-
-        def hold(reason: str) -> None:
-            reasons.add(reason)
-            if not transport.is_closing():
-                transport.pause_reading()
-
-        def release(reason: str) -> None:
-            reasons.discard(reason)
-            if not reasons and not transport.is_closing():
-                transport.resume_reading()
-
-        def pause_writing() -> None:
-            self._unread_since = time.monotonic()
-            hold("unread")
-
-        def resume_writing() -> None:
-            self._unread_since = None
-            release("unread")
-
-        def receive() -> bool:
-            nonlocal left, waiting
-            if left > 0:
-                left -= 1
-                return bool(receive_packet())
-            if not waiting:
-                waiting = True
-                hold("turn")
-                loop.call_soon(next_turn)
-            return False
-
-        def next_turn() -> None:
-            nonlocal left, waiting
-            left, waiting = PACKETS_A_TURN, False
-            if not transport.is_closing():
-                receive_data()
-            if not waiting:
-                release("turn")
-
-        loop = asyncio.get_running_loop()
-        conn._recv_packet = receive
-        conn.pause_writing, conn.resume_writing = pause_writing, resume_writing
 
     # --- channels ---
 

@@ -124,7 +124,9 @@ async def test_a_front_end_controls_nothing(shared_house: House) -> None:
             assert encode(kind, number, body) == encode_error(number, Refused()), request
         kind, body = await channel.control(99, messages.KeyList())
     page = messages.decode_result(body, messages.KeyPage)
-    assert [key.name for key in page.keys] == ["web"], "a front end sees its own keys only"
+    names = {key.name for key in page.keys}
+    assert "web" in names
+    assert "mail" not in names, "a front end sees its own keys only"
     added = shared_house.audit()[before:]
     assert [record["event"] for record in added] == ["control.refused"] * len(requests)
 

@@ -95,13 +95,12 @@ def with_certificate(*arguments: Any, **options: Any) -> tuple[Any, Any]:
 
 async def test_an_empty_principal_list_is_still_taken_for_anybody(plain: Plain) -> None:
     async with await connect(plain, client_keys=[with_certificate([])]):
-        assert len(plain.ca_questions) == 1
+        assert plain.ca_questions
 
 
 async def test_the_application_still_hears_neither_principals_nor_serial(plain: Plain) -> None:
     async with await connect(plain, client_keys=[with_certificate(["somebody"])]):
-        (asked,) = plain.ca_questions
-        assert asked == ("somebody", CA.convert_to_public())
+        assert set(plain.ca_questions) == {("somebody", CA.convert_to_public())}
 
 
 async def test_an_ignore_packet_still_goes_before_every_packet(plain: Plain) -> None:
@@ -118,10 +117,6 @@ async def test_an_ignore_packet_still_goes_before_every_packet(plain: Plain) -> 
     sent.clear()
     channel.write(b"x")
     assert sent.count(2) == 1, "SSH_MSG_IGNORE goes through send_packet, once for a packet"
-    sent.clear()
-    without_ignore_packets(connection)
-    channel.write(b"x")
-    assert 2 not in sent[:1] or sent == [2, 94]
     connection.abort()
 
 
@@ -158,7 +153,7 @@ async def test_there_is_still_no_limit_on_tries_or_channels(plain: Plain) -> Non
 
 
 def test_a_full_transport_is_still_ignored() -> None:
-    """What our `_guard_flow` is for."""
+    """What `Flow` is for."""
     source = inspect.getsource(asyncssh.connection.SSHConnection.pause_writing)
     assert "Do nothing" in source
 
@@ -177,7 +172,7 @@ def test_known_critical_options_are_the_two_we_look_for() -> None:
 
 
 def test_a_certificates_signature_is_checked_when_it_is_decoded() -> None:
-    algorithm, blob = certificate(CA, KEY, ["x"])
+    _, blob = certificate(CA, KEY, ["x"])
     decode_ssh_certificate(blob)
     with pytest.raises(asyncssh.KeyImportError):
         decode_ssh_certificate(blob.replace(b"\x00\x00\x00\x01x", b"\x00\x00\x00\x01y"))

@@ -125,7 +125,7 @@ async def test_failures_and_faults_are_told_apart(office: Office) -> None:
 async def test_a_change_whose_caller_has_gone_ends_and_is_recorded(office: Office) -> None:
     office.go_on.clear()
     task = asyncio.create_task(office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0))
-    while not office.seen:  # noqa: ASYNC110
+    while not office.seen:
         await asyncio.sleep(0.002)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -133,7 +133,7 @@ async def test_a_change_whose_caller_has_gone_ends_and_is_recorded(office: Offic
     assert not office.desk.idle
     office.go_on.set()
     async with asyncio.timeout(5):
-        while not office.desk.idle:  # noqa: ASYNC110
+        while not office.desk.idle:
             await asyncio.sleep(0.002)
     assert office.events() == ["control.begun", "control.done"]
 

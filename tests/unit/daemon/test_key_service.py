@@ -158,7 +158,12 @@ async def test_outcomes_are_written_before_the_answer_leaves(world: World) -> No
     caller = ask(world, 1, 2)
     seen: list[list[str]] = []
     answered = caller.answered
-    caller.answered = lambda number, answer: (seen.append(world.results()), answered(number, answer))  # type: ignore
+
+    def watch(request_id: int, answer: bytes) -> None:
+        seen.append(world.results())
+        answered(request_id, answer)
+
+    caller.answered = watch  # type: ignore[method-assign]
     world.complete((world.pool.jobs[0], Status.ANSWERED, b"one"), (world.pool.jobs[1], Status.ANSWERED, b"two"))
     assert seen == [["performed", "performed"]] * 2
     assert (caller.replies, caller.flushes) == ([(1, b"one"), (2, b"two")], 1)

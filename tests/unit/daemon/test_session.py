@@ -220,7 +220,7 @@ async def test_cancel_reaches_key_operations_and_control_requests(room: Room) ->
 async def test_control_requests_end_with_their_deadline(room: Room) -> None:
     room.session.received(HELLO + ask(1, ms=20))
     async with asyncio.timeout(5):
-        while room.kinds() != [Kind.WELCOME, Kind.ERROR]:  # noqa: ASYNC110
+        while room.kinds() != [Kind.WELCOME, Kind.ERROR]:
             await asyncio.sleep(0.005)
     assert decode_error(room.transport.frames[-1][2]).code == ErrorCode.DEADLINE
 

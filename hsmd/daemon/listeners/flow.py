@@ -1,0 +1,63 @@
+"""Flow: how much of one SSH connection the daemon takes in at a time.
+
+asyncssh ignores a transport that is full, so a peer that never reads would have it buffer answers without bound; and it handles
+all packets of a read before it lets go, so a peer that sends many tiny ones would keep everybody else waiting. Both are
+answered by not reading from the socket for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+PACKETS_A_TURN = 32
+"""Packets of one connection that are handled before others are heard. Usually one brings everything a peer has to ask."""
+
+
+class Flow:
+    """Hooked into one connection of asyncssh. `unread_since` (monotonic) is when the peer stopped reading, None if it reads."""
+
+    def __init__(self, conn: Any) -> None:
+        self.unread_since: float | None = None
+        self._transport = conn._transport
+        self._handle_packets = conn._recv_data
+        self._handle_packet = conn._recv_packet
+        self._loop = asyncio.get_running_loop()
+        self._left = PACKETS_A_TURN
+        self._waiting = False
+        conn._recv_packet = self._packet
+        conn.pause_writing, conn.resume_writing = self._peer_lags, self._peer_reads
+
+    def _packet(self) -> bool:
+        """In place of asyncssh's: one packet, or False for "not now"."""
+        if self._left > 0:
+            self._left -= 1
+            return bool(self._handle_packet())
+        if not self._waiting:
+            self._waiting = True
+            self._apply()
+            self._loop.call_soon(self._next_turn)
+        return False
+
+    def _next_turn(self) -> None:
+        self._left, self._waiting = PACKETS_A_TURN, False
+        if not self._transport.is_closing():
+            self._handle_packets()
+        self._apply()
+
+    def _peer_lags(self) -> None:
+        self.unread_since = time.monotonic()
+        self._apply()
+
+    def _peer_reads(self) -> None:
+        self.unread_since = None
+        self._apply()
+
+    def _apply(self) -> None:
+        if self._transport.is_closing():
+            return
+        if self._waiting or self.unread_since is not None:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()

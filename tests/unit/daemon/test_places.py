@@ -1,0 +1,191 @@
+"""Places: which workers run, when they are started again, and when not."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsmd.daemon import config as configuration
+from hsmd.daemon import places as module
+from hsmd.daemon.config import Config, TokenConfig
+from hsmd.daemon.places import LONGEST_DELAY_S, Places, next_delay
+from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE, WorkerSettings
+from tests.unit.daemon.test_config import GOOD
+
+
+@dataclass
+class Process:
+    status: int | None = None
+    killed: bool = False
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def kill(self) -> None:
+        self.killed = True
+        self.status = -9
+
+
+class Worker:
+    """A spawned worker without a process."""
+
+    def __init__(self, pid: int, settings: WorkerSettings) -> None:
+        self.pid, self.settings, self.process, self.released = pid, settings, Process(), False
+        self.socket, self.progress_fd = self, 99
+
+    def fileno(self) -> int:
+        return 98
+
+    def release(self) -> None:
+        self.released = True
+
+
+class Yard:
+    """Places whose workers are made here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workers: list[Worker] = []
+        self.packets: list[dict[str, Any]] = []
+        self.fail = False
+        monkeypatch.setattr(module, "spawn_worker", self._spawn)
+        self.config: Config = configuration.parse(GOOD, Path("/etc/hsmd/hsmd.toml"))
+        self.places = Places(self.config, lambda packet, fds: self.packets.append(packet["worker"]))
+
+    def _spawn(self, settings: WorkerSettings, *, environment: dict[str, str]) -> Worker:
+        if self.fail:
+            raise OSError(12, "Cannot allocate memory")
+        self.workers.append(Worker(len(self.workers) + 1, settings))
+        return self.workers[-1]
+
+    def with_token(self, **changes: Any) -> Config:
+        token: TokenConfig = replace(self.config.tokens[0], **changes)
+        return replace(self.config, tokens=(token,))
+
+    @property
+    def running(self) -> list[int]:
+        return [worker.pid for worker in self.workers if worker.process.status is None]
+
+
+@pytest.fixture
+def yard(monkeypatch: pytest.MonkeyPatch) -> Yard:
+    return Yard(monkeypatch)
+
+
+def test_each_token_has_its_workers_and_one_for_control(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    assert [packet["control"] for packet in yard.packets] == [False, False, True]
+    assert {packet["generation"] for packet in yard.packets} == {1}
+    assert all(worker.released for worker in yard.workers)
+    assert yard.places.next_start() is None
+
+
+def test_a_worker_that_ended_is_replaced_with_growing_pauses(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    now, pauses = 0.0, []
+    for _ in range(8):
+        yard.workers[-1].process.status = EXIT_RECYCLE
+        yard.places.reap(now, stopping=False)
+        due = yard.places.next_start()
+        assert due is not None
+        pauses.append(round(due - now, 3))
+        yard.places.start_due(due - 0.001)
+        assert len(yard.running) == 2, "not before its time"
+        now = due
+        yard.places.start_due(now)
+        assert len(yard.running) == 3
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
+    yard.workers[-1].process.status = -11
+    yard.places.reap(now + 60, stopping=False)
+    assert yard.places.next_start() == now + 60, "one that lived long is replaced at once"
+
+
+def test_a_refused_pin_stops_the_token_until_a_reload(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    for worker in yard.workers:
+        worker.process.status = EXIT_LOGIN_REFUSED
+    yard.places.reap(1.0, stopping=False)
+    yard.places.start_due(1e9)
+    assert (len(yard.workers), yard.places.next_start()) == (3, None)
+    yard.places.furnish(yard.config)
+    yard.places.start_due(1e9)
+    assert len(yard.running) == 3
+
+
+def test_one_refused_pin_leaves_those_that_are_logged_in(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    yard.workers[0].process.status = EXIT_LOGIN_REFUSED
+    yard.places.reap(1.0, stopping=False)
+    yard.places.start_due(100.0)
+    assert yard.running == [2, 3]
+
+
+def test_an_unchanged_token_keeps_its_workers(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    yard.places.furnish(configuration.parse(GOOD, Path("/etc/hsmd/hsmd.toml")))
+    yard.places.start_due(1.0)
+    assert yard.running == [1, 2, 3]
+    assert len(yard.workers) == 3
+
+
+@pytest.mark.parametrize("changes", [{"workers": 1}, {"verify": "all"}, {"environment": {"X": "1"}}, {"stall_ms": 99}])
+def test_a_changed_token_gets_new_workers_beside_the_old(yard: Yard, changes: dict[str, Any]) -> None:
+    yard.places.start_due(0.0)
+    changed = yard.with_token(**changes)
+    yard.places.furnish(changed)
+    yard.places.start_due(1.0)
+    assert yard.running[:3] == [1, 2, 3], "nobody is killed"
+    assert {packet["generation"] for packet in yard.packets[3:]} == {2}
+    assert len(yard.workers) == 3 + changed.tokens[0].workers + 1
+    yard.workers[0].process.status = 0  # the front sent it away
+    yard.places.reap(2.0, stopping=False)
+    yard.places.start_due(1e9)
+    assert len(yard.workers) == 3 + changed.tokens[0].workers + 1, "retired workers are not replaced"
+
+
+def test_a_wrong_pin_in_new_settings_stops_only_the_new(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    yard.places.furnish(yard.with_token(pin_file=Path("/other")))
+    yard.places.start_due(1.0)
+    for worker in yard.workers[3:]:
+        worker.process.status = EXIT_LOGIN_REFUSED
+    yard.places.reap(2.0, stopping=False)
+    yard.places.start_due(1e9)
+    assert yard.running == [1, 2, 3]
+    yard.places.furnish(yard.config)
+    yard.places.start_due(1e9)
+    assert len(yard.running) == 6, "back to the old settings is a change too"
+
+
+def test_a_front_that_died_starts_everything_over_at_once(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    yard.places.start_over()
+    assert yard.running == []
+    yard.places.reap(0.1, stopping=False)
+    assert yard.places.next_start() == 0.0
+    yard.places.start_due(0.1)
+    assert yard.running == [4, 5, 6]
+
+
+def test_a_stalled_worker_is_killed_and_strangers_are_not(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    yard.places.replace(2)
+    yard.places.replace(os.getpid())
+    assert [worker.process.killed for worker in yard.workers] == [False, True, False]
+
+
+def test_a_start_that_fails_is_tried_again(yard: Yard) -> None:
+    yard.fail = True
+    yard.places.start_due(0.0)
+    assert yard.places.next_start() == 0.05
+    yard.fail = False
+    yard.places.start_due(0.05)
+    assert len(yard.running) == 3
+
+
+def test_delays_are_bounded() -> None:
+    assert next_delay(100.0, 0.0) == LONGEST_DELAY_S
+    assert next_delay(100.0, 1e9) == 0.0
