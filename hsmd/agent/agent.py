@@ -175,12 +175,15 @@ class Agent:
         return allowed
 
     def missed(self, uid: int, key: bytes) -> HsmdError:
+        """One text for an unknown key, a missing grant and the local policy: it must not tell which keys are served here."""
         self._refresh.set()
         if not self._cache.complete:
             return self._nothing_known()
-        if any(key == known for _, known in self._cache.digests()):
-            return RefusedHere(f"agent.toml on this host does not let user {uid} use this key")
-        return RefusedHere(f"the daemon grants {self._config.client} no use of this key")
+        client = self._config.client
+        return RefusedHere(
+            f"agent.toml does not let user {uid} use this key, or the daemon grants {client} no use of it; "
+            "`hsmd agent check` tells which"
+        )
 
     def refused(self, purpose: str) -> HsmdError:
         self._refresh.set()

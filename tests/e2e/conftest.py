@@ -13,6 +13,7 @@ from tests.e2e.site import Site
 def running_site() -> Iterator[Site]:
     """The site, as tests leave it."""
     site = Site()
+    site.daemon.disconnect()  # tests elsewhere look whether connections leave threads
     try:
         yield site
     finally:
@@ -20,7 +21,8 @@ def running_site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(running_site: Site) -> Site:
+def site(running_site: Site) -> Iterator[Site]:
     """The site, with everything running and connected."""
     running_site.settle()
-    return running_site
+    yield running_site
+    running_site.daemon.disconnect()

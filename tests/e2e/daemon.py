@@ -88,9 +88,14 @@ class Daemon:
 
     def close(self) -> None:
         """End it, and our connection to it."""
+        self.disconnect()
+        self.stop()
+
+    def disconnect(self) -> None:
+        """End our connection to it; the next question makes another."""
         if self._client is not None:
             self._client.close()
-        self.stop()
+            self._client = None
 
     @property
     def process(self) -> Process:

@@ -66,6 +66,7 @@ def secrets(running_site: Site, keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurveP
     running_site.settle()
     for plan, key in zip((RSA_PLAN, EC_PLAN), keys, strict=True):
         running_site.import_key(plan, private_pem(key))
+    running_site.daemon.disconnect()
     return Secrets(rsa_needles(keys[0]), ec_needles(keys[1]), text_needles("pin", pin_file(running_site).read_text().strip()))
 
 

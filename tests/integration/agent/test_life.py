@@ -113,8 +113,7 @@ async def test_reload_to_another_daemon_keeps_open_requests(
     second = Daemonlike(echo.root)
     second.keys, second.faults.answer = first.keys, lambda operation: b"second " + operation.data
     await second.start()
-    echo.daemon, echo.more_daemons = second, [first]
-    echo.more_daemons = []
+    echo.daemon = second
     echo.configure()
     await agent.reload()
     await eventually(lambda: agent._upstream.available is not None)
@@ -122,7 +121,8 @@ async def test_reload_to_another_daemon_keeps_open_requests(
     first.release()
     assert await asked == b"signed old"
     await eventually(lambda: not first.connections)
-    await first.stop()
+    await echo.stop()
+    await second.stop()
 
 
 async def test_reload_with_the_same_daemon_keeps_the_connection(echo: House) -> None:

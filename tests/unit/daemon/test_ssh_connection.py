@@ -1,0 +1,154 @@
+"""The second line of defence: what our side does should asyncssh let somebody in whom it should not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncssh
+import pytest
+
+from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.config import LimitsConfig
+from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.listeners.ssh_connection import SshChannel, SshConnection
+from hsmd.daemon.store.records import Role
+
+LIMITS = LimitsConfig(4, 10, 3, 40, 2, 512, 4_096, 10)
+WEB, OPERATOR = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+CLIENTS = {WEB.get_fingerprint(): ("web", Role.FRONT_END), OPERATOR.get_fingerprint(): ("ann", Role.OPERATOR)}
+
+
+class Snapshot:
+    """Knows two clients by their keys, until they are withdrawn."""
+
+    def __init__(self) -> None:
+        self.withdrawn = False
+
+    def identify_key(self, username: str, fingerprint: str) -> Identity | None:
+        client, role = CLIENTS.get(fingerprint, ("", Role.FRONT_END))
+        return Identity(client, role, fingerprint) if client and client == username else None
+
+    def knows(self, identity: Identity) -> bool:
+        return not self.withdrawn
+
+
+class Conn:
+    """asyncssh's side: it says yes to everything."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self.username = "web"
+        self.requests = 0
+        self.send_packet = self._recv_data = self._recv_packet = lambda *_: None
+        self._transport, self._username = None, "web"
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("192.0.2.7", 1) if name == "peername" else self.username
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    async def _finish_userauth(self, *request: Any) -> None:
+        self.requests += 1
+
+    async def validate_public_key(self, *shown: Any) -> bool:
+        return True
+
+
+@pytest.fixture
+async def parts() -> tuple[SshConnection, Any, Snapshot]:
+    conn, snapshot = Conn(), Snapshot()
+    connection = SshConnection(lambda: snapshot, Admission(LIMITS), lambda *_: None, set())  # type: ignore[arg-type,return-value]
+    connection.connection_made(conn)  # type: ignore[arg-type]
+    return connection, conn, snapshot
+
+
+Parts = tuple[SshConnection, Any, Snapshot]
+
+
+async def test_a_signature_lets_its_owner_in(parts: Parts) -> None:
+    connection, conn, _ = parts
+    assert await conn.validate_public_key("web", WEB.public_data, b"message", b"signature")
+    connection.auth_completed()
+    assert not conn.aborted
+    assert isinstance(connection.session_requested(), SshChannel)
+
+
+async def test_a_key_that_was_only_shown_lets_nobody_in(parts: Parts) -> None:
+    connection, conn, _ = parts
+    assert await conn.validate_public_key("web", WEB.public_data, b"", b"")
+    connection.auth_completed()
+    assert conn.aborted
+    assert connection.session_requested() is False
+
+
+async def test_showing_another_key_takes_the_proof_back(parts: Parts) -> None:
+    connection, conn, _ = parts
+    await conn.validate_public_key("web", WEB.public_data, b"message", b"signature")
+    await conn.validate_public_key("ann", OPERATOR.public_data, b"", b"")
+    connection.auth_completed()
+    assert conn.aborted
+
+
+async def test_a_proof_is_for_one_user_name(parts: Parts) -> None:
+    """The race of asyncssh 2.24.0: the name that is let in is not the one that was proven."""
+    connection, conn, _ = parts
+    await conn.validate_public_key("web", WEB.public_data, b"message", b"signature")
+    conn.username = "ann"
+    connection.auth_completed()
+    assert conn.aborted
+
+
+async def test_nothing_at_all_lets_nobody_in(parts: Parts) -> None:
+    connection, conn, _ = parts
+    connection.auth_completed()
+    assert conn.aborted
+
+
+async def test_a_client_removed_between_signature_and_login_stays_out(parts: Parts) -> None:
+    connection, conn, snapshot = parts
+    await conn.validate_public_key("web", WEB.public_data, b"message", b"signature")
+    snapshot.withdrawn = True
+    connection.auth_completed()
+    assert conn.aborted
+
+
+async def test_unknown_keys_are_not_even_checked(parts: Parts) -> None:
+    _, conn, _ = parts
+    assert not await conn.validate_public_key("web", OPERATOR.public_data, b"message", b"signature")
+    assert not await conn.validate_public_key("web", b"rubbish", b"message", b"signature")
+
+
+async def test_every_request_to_log_in_is_a_try(parts: Parts) -> None:
+    _, conn, _ = parts
+    for _ in range(5):
+        await conn._finish_userauth(True, b"none", None)
+    assert (conn.requests, conn.aborted) == (LIMITS.auth_tries, True)
+
+
+@pytest.mark.parametrize("missing", ["_finish_userauth", "validate_public_key", "_recv_packet", "_recv_data", "send_packet"])
+async def test_without_what_we_hook_into_nobody_gets_in(missing: str) -> None:
+    """asyncssh ends a connection whose `connection_made` raises."""
+
+    class Changed(Conn):
+        def __getattribute__(self, name: str) -> Any:
+            if name == missing:
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    connection = SshConnection(Snapshot, Admission(LIMITS), lambda *_: None, set())  # type: ignore[arg-type,return-value]
+    with pytest.raises(AttributeError):
+        connection.connection_made(Changed())  # type: ignore[arg-type]
+    assert connection.session_requested() is False
+
+
+async def test_a_peer_that_has_gone_already_is_nobody() -> None:
+    class Gone(Conn):
+        def get_extra_info(self, name: str) -> Any:
+            return None
+
+    admission = Admission(LIMITS)
+    connection = SshConnection(Snapshot, admission, lambda *_: None, set())  # type: ignore[arg-type,return-value]
+    connection.connection_made(Gone())  # type: ignore[arg-type]
+    connection.connection_lost(None)
+    assert (connection.peer, admission.starting) == ("", 0)
