@@ -93,7 +93,7 @@ def bench(
                 raw[name].append(rate)
             for key in KEYS:
                 measured += _operations(daemon, key, workers, seconds)
-            if workers == WORKERS[-1]:
+            if workers == WORKERS[0]:
                 handshakes = _handshakes(daemon, max(2.0, seconds))
     rates = {name: sum(found) / len(found) for name, found in raw.items()}
     operations = [Operations(ratio=each["per_s"] / rates[each["key"]], **each) for each in measured]
@@ -266,7 +266,7 @@ def _tables(
             for each in operations
         ],
     )  # fmt: skip
-    yield f"\nnginx, {web.WORKERS} workers, {web.CONNECTIONS} connections, full TLS 1.3 handshakes"
+    yield f"\nnginx, {web.WORKERS} workers, {web.CONNECTIONS} connections, full TLS 1.3 handshakes; one token worker"
     by_key = {(each.key, each.via): each.handshakes_per_s for each in handshakes}
     yield table(
         ["key", "PEM file per second", "hsmd per second", "hsmd / PEM"],
