@@ -13,7 +13,6 @@ from hsmd.protocol.messages import KeyAdopt, KeyInfo, KeyShow
 
 if TYPE_CHECKING:
     from hsmd.daemon.config import Config, TokenConfig
-    from hsmd.daemon.token.spawn import WorkerSettings
 
 
 def import_key(
@@ -30,13 +29,14 @@ def import_key(
     The PEM file is opened here and read by the worker alone; what the daemon hears of is a key in its token.
     """
     from hsmd.daemon import config as configuration
+    from hsmd.daemon.places import worker_settings
     from hsmd.daemon.token import importing
 
     config = configuration.load(config_file)
     token = _token(config, token_name)
     _check_name_is_free(session, name)
     described = importing.import_key(
-        _settings(config, token),
+        worker_settings(config, token, control=True),
         environment=dict(token.environment),
         pem=pem,
         passphrase=passphrase,
@@ -68,20 +68,3 @@ def _token(config: Config, name: str) -> TokenConfig:
             return token
     names = ", ".join(token.name for token in config.tokens)
     raise Stop(f"{config.path} has the tokens {names}", "choose one with --token", Exit.USAGE)
-
-
-def _settings(config: Config, token: TokenConfig) -> WorkerSettings:
-    from hsmd.daemon.token.spawn import WorkerSettings
-
-    return WorkerSettings(
-        token=token.name,
-        module=str(token.module),
-        label=token.label,
-        serial=token.serial,
-        slot=token.slot,
-        pin_file=str(token.pin_file) if token.pin_file else "",
-        pin_credential=token.pin_credential,
-        control=True,
-        log_level=config.log_level,
-        user=config.users.workers,
-    )

@@ -114,7 +114,8 @@ class Places:
     def _start(self, place: Place, now: float) -> None:
         place.started_at = now
         try:
-            worker = spawn_worker(_settings(self._config, place), environment=dict(place.token.environment))
+            settings = worker_settings(self._config, place.token, control=place.control)
+            worker = spawn_worker(settings, environment=dict(place.token.environment))
         except OSError as error:
             log.error("worker.not_started", token=place.token.name, error=error.strerror)
             _postpone(place, now)
@@ -159,8 +160,8 @@ def _places_of(token: TokenConfig, generation: int) -> list[Place]:
     return [*signing, Place(token, control=True, generation=generation)]
 
 
-def _settings(config: Config, place: Place) -> WorkerSettings:
-    token = place.token
+def worker_settings(config: Config, token: TokenConfig, *, control: bool) -> WorkerSettings:
+    """What a worker on `token` is told; it changes its user only if we may."""
     return WorkerSettings(
         token=token.name,
         module=str(token.module),
@@ -170,7 +171,7 @@ def _settings(config: Config, place: Place) -> WorkerSettings:
         pin_file=str(token.pin_file) if token.pin_file else "",
         pin_credential=token.pin_credential,
         verify=token.verify,
-        control=place.control,
+        control=control,
         log_level=config.log_level,
         user=config.users.workers if os.geteuid() == 0 else "",
     )
