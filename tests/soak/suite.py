@@ -1,0 +1,80 @@
+"""Scenarios of the test suite with their long counts; the programs of `scripts/soak` that are not fuzzers call it.
+
+    python tests/soak/suite.py ITEM --minutes N --seed N
+
+Counts grow with the minutes; the seed is that of pytest-randomly, and so of Hypothesis and `random`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_FACTOR = 4
+"""A test may take this many times the minutes asked for before it counts as hanging."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Test files, and what each minute buys: environment variable -> count for a number of minutes."""
+
+    files: tuple[str, ...]
+    counts: dict[str, Callable[[float], int]]
+
+
+SCENARIOS = {
+    "workers": Scenario(
+        ("tests/faults/test_daemon_workers.py",), {"HSMD_TEST_WORKER_FAULTS": lambda minutes: int(minutes * 6)}
+    ),
+    "front": Scenario(
+        ("tests/faults/test_daemon_processes.py",), {"HSMD_TEST_FRONT_KILLS": lambda minutes: int(minutes * 10)}
+    ),
+    "floods": Scenario(
+        ("tests/faults/test_daemon_floods.py",), {"HSMD_TEST_TINY_FRAMES": lambda minutes: int(minutes * 500_000)}
+    ),
+    "purposes": Scenario(
+        ("tests/integration/daemon/test_requests.py", "tests/integration/daemon/test_hostile_worker.py"),
+        {"HSMD_TEST_HOSTILE": lambda minutes: int(minutes * 600)},
+    ),
+    "access": Scenario(
+        ("tests/property/test_access_model.py",),
+        {"HSMD_MODEL_EXAMPLES": lambda minutes: int(minutes * 200), "HSMD_MODEL_STEPS": lambda minutes: 100},
+    ),
+    "outages": Scenario(
+        ("tests/e2e/test_outages.py", "tests/e2e/test_restarts.py"),
+        {
+            "HSMD_E2E_QUIET_S": lambda minutes: int(minutes * 6),
+            "HSMD_E2E_OUTAGE_S": lambda minutes: int(minutes * 6),
+            "HSMD_E2E_AFTER_S": lambda minutes: int(minutes * 6),
+            "HSMD_E2E_STEADY_S": lambda minutes: int(minutes * 6),
+        },
+    ),
+}
+
+
+def main() -> None:
+    """Exit code of pytest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("item", choices=SCENARIOS)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    given = parser.parse_args()
+    scenario = SCENARIOS[given.item]
+    counts = {name: str(max(1, count(given.minutes))) for name, count in scenario.counts.items()}
+    print(" ".join(f"{name}={count}" for name, count in counts.items()), flush=True)
+    timeout_s = max(300, int(given.minutes * 60 * TIMEOUT_FACTOR))
+    command = [
+        sys.executable, "-m", "pytest", "-q", *scenario.files,
+        f"--randomly-seed={given.seed}", f"--timeout={timeout_s}",
+    ]  # fmt: skip
+    sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, **counts}, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()
