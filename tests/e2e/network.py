@@ -45,13 +45,14 @@ def make() -> Network:
 
 
 def may_make_namespaces() -> bool:
-    """Do we have CAP_NET_ADMIN and CAP_SYS_ADMIN?"""
+    """Do we have CAP_NET_ADMIN and CAP_SYS_ADMIN, and a root that is a mount point (in a chroot nobody can enter one)?"""
     probe = f"hsmd-probe-{os.getpid()}"
     if os.geteuid() != 0 or _ip("netns", "add", probe).returncode != 0:
         return False
+    enterable = _ip("-netns", probe, "link", "show").returncode == 0
     _ip("netns", "delete", probe)
     _remove_leftovers()
-    return True
+    return enterable
 
 
 def _remove_leftovers() -> None:
