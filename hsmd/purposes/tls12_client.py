@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hsmd.algorithms import SignatureScheme
+from hsmd.purposes.named_groups import NAMED_CURVE, NAMED_GROUPS
 from hsmd.purposes.vectors import VectorReader
 from hsmd.purposes.x509 import public_key_of_certificate
 
@@ -21,6 +22,8 @@ _SUPPORTED_VERSIONS = 43
 """An extension that only a TLS 1.3 ServerHello carries (RFC 8446, section 4.2.1)."""
 _SHORTEST_BYTES = 202
 """One more than the longest ServerKeyExchange form: no bytes pass as both. Real ones are far longer."""
+
+_POINT_BYTES = frozenset(group.point_bytes for group in NAMED_GROUPS)
 
 
 def check_client_transcript(spki: bytes, scheme: SignatureScheme, data: bytes) -> None:
@@ -130,19 +133,42 @@ def _empty(body: VectorReader, _: _Expected) -> None:
     body.finish()
 
 
-def _opaque(body: VectorReader, _: _Expected) -> None:
-    if not body.rest():
-        raise body.mismatch("an empty message")
+def _certificate_status(body: VectorReader, _: _Expected) -> None:
+    """CertificateStatus (RFC 6066, section 8): the type `ocsp` and one response."""
+    body.take(1)
+    body.vector(3, least=1)
+    body.finish()
+
+
+def _server_key_exchange(body: VectorReader, _: _Expected) -> None:
+    """ServerECDHParams (RFC 8422, section 5.4) or ServerDHParams (RFC 5246, section 7.4.3), and a signature."""
+    if body.next_byte() == NAMED_CURVE:
+        body.take(3)  # curve_type, namedcurve
+        body.vector(1, least=1)  # public
+    else:
+        for _number in ("dh_p", "dh_g", "dh_Ys"):
+            body.vector(2, least=1)
+    body.take(2)  # algorithm
+    body.vector(2, least=1)  # signature
+    body.finish()
+
+
+def _client_key_exchange(body: VectorReader, _: _Expected) -> None:
+    """One vector: an EC point (RFC 8422, section 5.7), or dh_Yc or a premaster secret (RFC 5246, section 7.4.7)."""
+    length = body.next_byte()
+    is_point = length in _POINT_BYTES and length == body.left() - 1
+    body.vector(1 if is_point else 2, least=1)
+    body.finish()
 
 
 _STEPS = (
     _Step("ClientHello", 1, _client_hello),
     _Step("ServerHello", 2, _server_hello),
     _Step("server Certificate", 11, _server_certificate),
-    _Step("CertificateStatus", 22, _opaque, optional=True),
-    _Step("ServerKeyExchange", 12, _opaque, optional=True),
+    _Step("CertificateStatus", 22, _certificate_status, optional=True),
+    _Step("ServerKeyExchange", 12, _server_key_exchange, optional=True),
     _Step("CertificateRequest", 13, _certificate_request),
     _Step("ServerHelloDone", 14, _empty),
     _Step("client Certificate", 11, _client_certificate),
-    _Step("ClientKeyExchange", 16, _opaque),
+    _Step("ClientKeyExchange", 16, _client_key_exchange),
 )

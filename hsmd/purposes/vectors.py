@@ -27,6 +27,10 @@ class VectorReader:
         """Whether nothing is left."""
         return self._at == self._end
 
+    def left(self) -> int:
+        """How many bytes are left."""
+        return self._end - self._at
+
     def next_byte(self) -> int | None:
         """The next byte without reading it, or None at the end."""
         return self._data[self._at] if self._at < self._end else None

@@ -22,21 +22,29 @@ TIMEOUT_FACTOR = 4
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Test files, and what each minute buys: environment variable -> count for a number of minutes."""
+    """Test files, what each minute buys (environment variable -> count for a number of minutes), options of pytest."""
 
     files: tuple[str, ...]
     counts: dict[str, Callable[[float], int]]
+    options: tuple[str, ...] = ()
+
+
+NEW_EXAMPLES = ("--hypothesis-profile=search",)
+"""The gate draws the same examples each time; here the seed decides."""
 
 
 SCENARIOS = {
     "workers": Scenario(
-        ("tests/faults/test_daemon_workers.py",), {"HSMD_TEST_WORKER_FAULTS": lambda minutes: int(minutes * 6)}
+        ("tests/faults/test_daemon_workers.py",),
+        {"HSMD_TEST_WORKER_FAULTS": lambda minutes: int(minutes * 6)},
     ),
     "front": Scenario(
-        ("tests/faults/test_daemon_processes.py",), {"HSMD_TEST_FRONT_KILLS": lambda minutes: int(minutes * 10)}
+        ("tests/faults/test_daemon_processes.py",),
+        {"HSMD_TEST_FRONT_KILLS": lambda minutes: int(minutes * 10)},
     ),
     "floods": Scenario(
-        ("tests/faults/test_daemon_floods.py",), {"HSMD_TEST_TINY_FRAMES": lambda minutes: int(minutes * 500_000)}
+        ("tests/faults/test_daemon_floods.py",),
+        {"HSMD_TEST_TINY_FRAMES": lambda minutes: int(minutes * 500_000)},
     ),
     "purposes": Scenario(
         ("tests/integration/daemon/test_requests.py", "tests/integration/daemon/test_hostile_worker.py"),
@@ -45,7 +53,9 @@ SCENARIOS = {
     "access": Scenario(
         ("tests/property/test_access_model.py",),
         {"HSMD_MODEL_EXAMPLES": lambda minutes: int(minutes * 200), "HSMD_MODEL_STEPS": lambda minutes: 100},
+        NEW_EXAMPLES,
     ),
+    "properties": Scenario(("tests/property", "tests/unit"), {}, NEW_EXAMPLES),
     "outages": Scenario(
         ("tests/e2e/test_outages.py", "tests/e2e/test_restarts.py"),
         {
@@ -72,6 +82,7 @@ def main() -> None:
     command = [
         sys.executable, "-m", "pytest", "-q", *scenario.files,
         f"--randomly-seed={given.seed}", f"--timeout={timeout_s}",
+        *scenario.options,
     ]  # fmt: skip
     sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, **counts}, check=False).returncode)
 

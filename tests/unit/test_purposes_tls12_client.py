@@ -64,6 +64,21 @@ def test_messages_that_may_be_there_or_not():
     real = real_messages()
     check(exchange=b"")
     check(server_certificate=real["server_certificate"] + message(22, b"\1\0\0\3abc"))
+    for body in (b"", b"\1\0\0\0", b"\1\0\0\3ab", b"\1\0\0\3abcd"):
+        with pytest.raises(PurposeMismatch):
+            check(server_certificate=real["server_certificate"] + message(22, body))
+
+
+def test_a_key_exchange_may_be_diffie_hellman_over_a_field_or_rsa():
+    check(exchange=message(12, b"\0\1p\0\1g\0\1y" + b"\4\1\0\1s"), key_exchange=message(16, b"\0\3key"))
+
+
+def test_a_length_that_fits_by_chance_does_not_hide_a_missing_byte():
+    """Without its last length byte ClientKeyExchange begins with 0x41, the length of a P-256 point, and ends in time."""
+    point = real_messages()["key_exchange"][4:]
+    assert point[0] == len(point) - 1
+    with pytest.raises(PurposeMismatch):
+        check(key_exchange=b"\x10\0\0" + point)
 
 
 def test_hellos_need_no_extensions():
@@ -120,7 +135,14 @@ def test_the_servers_certificate_does_not_stand_in_for_the_clients():
         ("request", b"\1\x40\0\2\4\3\0\0\0", "none may follow"),
         ("request", b"\1\x40\0\4\5\3\3\4\0\0", "did not offer"),
         ("done", b"\0", "none may follow"),
-        ("key_exchange", b"", "empty message"),
+        ("exchange", b"\3\0\x17\1\4\4\3\0\0", "vector of 0 bytes"),
+        ("exchange", b"\3\0\x17\1\4\4\3\0\1s\0", "none may follow"),
+        ("exchange", b"\0\1p\0\1g\0\0\4\1\0\1s", "vector of 0 bytes"),
+        ("key_exchange", b"", "ends early"),
+        ("key_exchange", b"\0", "ends early"),
+        ("key_exchange", b"\0\0", "vector of 0 bytes"),
+        ("key_exchange", b"\0\2a", "ends early"),
+        ("key_exchange", b"\2a", "ends early"),
     ],
 )
 def test_a_message_that_is_not_well_formed_is_refused(part, body, reason):
