@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hsmd import observe
-from hsmd.agent import cache as caches
-from hsmd.agent import config as configs
+from hsmd.agent import cache as caches, config as configs
 from hsmd.agent.config import AgentConfig
 from hsmd.agent.listener import Listener, inherited, listen
 from hsmd.agent.notify import notify

@@ -17,8 +17,7 @@ from hsmd.cli.failures import Exit, ProblemsFound, Stop
 from hsmd.cli.output import fields, table
 from hsmd.errors import NotFound
 from hsmd.protocol.messages import MAX_PAGE, AuditPage, AuditRead, KeyInfo, KeyShow
-from hsmd.transparency.chain import NO_HEAD, Head, Verdict
-from hsmd.transparency.chain import verify as verify_chain
+from hsmd.transparency.chain import NO_HEAD, Head, Verdict, verify as verify_chain
 from hsmd.transparency.records import MAX_LINE_BYTES
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsmd.cli import agent_toml, lifeline, ssh_keys
-from hsmd.cli import profile as profiles
+from hsmd.cli import agent_toml, lifeline, profile as profiles, ssh_keys
 from hsmd.cli.connection import SLOW_TIMEOUT_S, connect
 from hsmd.cli.daemon_toml import Layout, TokenChoice, render
 from hsmd.cli.export import export_key

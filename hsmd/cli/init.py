@@ -12,8 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli import profile as profiles
-from hsmd.cli import ssh_keys
+from hsmd.cli import profile as profiles, ssh_keys
 from hsmd.cli.commands import command
 from hsmd.cli.daemon_toml import Layout, TokenChoice, render
 from hsmd.cli.daemon_users import Users

@@ -7,12 +7,13 @@ understands the whole file or changes nothing.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from hsmd.daemon.toml_table import TomlTable
 from hsmd.errors import ConfigurationError
 
 DEFAULT_PORT = 7440
@@ -109,7 +110,9 @@ def load(path: Path) -> Config:
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}; create it with `hsmd init`"]) from None
+        raise ConfigurationError(
+            str(path), [f"cannot be read: {error.strerror}; create it with `hsmd init`"]
+        ) from None
     except UnicodeDecodeError:
         raise ConfigurationError(str(path), ["is not UTF-8"]) from None
     return parse(text, path)
@@ -122,101 +125,13 @@ def parse(text: str, path: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(str(path), [f"is not TOML: {error}"]) from None
     faults: list[str] = []
-    config = _config(_Table(document, "", faults, path.parent), path)
+    config = _config(TomlTable(document, "", faults, path.parent), path)
     if faults:
         raise ConfigurationError(str(path), faults)
     return config
 
 
-class _Table:
-    """One TOML table being read; notes faults and, at the end, the keys nobody asked for."""
-
-    def __init__(self, values: Mapping[str, Any], where: str, faults: list[str], base: Path) -> None:
-        self._values = dict(values)
-        self._where = where
-        self._base = base
-        self.faults = faults
-
-    def fault(self, key: str, text: str) -> None:
-        self.faults.append(f"{self._where}{key}: {text}")
-
-    def end(self) -> None:
-        for key in self._values:
-            self.fault(key, "is not a setting of this section; remove it or check its spelling")
-
-    def text(self, key: str, default: str | None = "") -> str:
-        """A string; one that must be there (`default` None) must say something too."""
-        wanted = "a string" if default is not None else "a string that is not empty"
-
-        def fits(value: Any) -> bool:
-            return _is_text(value) and (value != "" or default is not None)
-
-        return self._take(key, default, wanted, fits) or ""
-
-    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
-        value = self.text(key, default)
-        if value not in choices:
-            self.fault(key, f"must be one of {', '.join(choices)}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        return bool(self._take(key, default, "true or false", lambda value: isinstance(value, bool)))
-
-    def number(self, key: str, default: int, low: int, high: int) -> int:
-        def fits(value: Any) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-        return self._take(key, default, f"a whole number from {low} to {high}", fits)  # type: ignore[no-any-return]
-
-    def file(self, key: str, default: str | None = "") -> Path:
-        return self._base / self.text(key, default)
-
-    def optional_file(self, key: str) -> Path | None:
-        value = self.text(key)
-        return self._base / value if value else None
-
-    def strings(self, key: str) -> list[str]:
-        def fits(value: Any) -> bool:
-            return isinstance(value, list) and value != [] and all(_is_text(item) for item in value)
-
-        return self._take(key, None, "a list of strings", fits) or []
-
-    def string_table(self, key: str) -> dict[str, str]:
-        def fits(value: Any) -> bool:
-            return isinstance(value, dict) and all(_is_text(item) for pair in value.items() for item in pair)
-
-        return self._take(key, {}, "a table of strings", fits) or {}
-
-    def table(self, key: str) -> _Table:
-        value = self._take(key, {}, "a table", lambda value: isinstance(value, dict)) or {}
-        return _Table(value, f"{self._where}{key}.", self.faults, self._base)
-
-    def tables(self, key: str) -> list[_Table]:
-        def fits(value: Any) -> bool:
-            return isinstance(value, list) and value != [] and all(isinstance(item, dict) for item in value)
-
-        values = self._take(key, None, "one or more tables", fits) or []
-        return [_Table(value, f"{self._where}{key}[{at}].", self.faults, self._base) for at, value in enumerate(values)]
-
-    def _take(self, key: str, default: Any, wanted: str, fits: Callable[[Any], bool]) -> Any:
-        """The value of `key`; a default of None means that it must be there."""
-        if key not in self._values:
-            if default is None:
-                self.fault(key, f"is missing; it must be {wanted}")
-            return default
-        value = self._values.pop(key)
-        if fits(value):
-            return value
-        self.fault(key, f"must be {wanted}")
-        return default
-
-
-def _is_text(value: Any) -> bool:
-    """A string that can be a path, an argument or an environment variable."""
-    return isinstance(value, str) and "\0" not in value
-
-
-def _config(top: _Table, path: Path) -> Config:
+def _config(top: TomlTable, path: Path) -> Config:
     config = Config(
         path=path,
         name=top.text("name", "hsmd"),
@@ -232,7 +147,7 @@ def _config(top: _Table, path: Path) -> Config:
     return config
 
 
-def _listen(table: _Table) -> ListenConfig:
+def _listen(table: TomlTable) -> ListenConfig:
     allow_wildcard = table.flag("allow_wildcard", False)
     addresses: list[ListenAddress] = []
     for text in table.strings("addresses"):
@@ -282,7 +197,7 @@ def parse_address(text: str) -> ListenAddress:
     return ListenAddress(host, port)
 
 
-def _store_url(table: _Table, base: Path) -> str:
+def _store_url(table: TomlTable, base: Path) -> str:
     url = table.text("url", None)
     table.end()
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
@@ -292,7 +207,7 @@ def _store_url(table: _Table, base: Path) -> str:
     return url
 
 
-def _tokens(top: _Table) -> tuple[TokenConfig, ...]:
+def _tokens(top: TomlTable) -> tuple[TokenConfig, ...]:
     tokens = tuple(_token(table) for table in top.tables("token"))
     names = [token.name for token in tokens]
     for name in sorted({name for name in names if names.count(name) > 1}):
@@ -300,7 +215,7 @@ def _tokens(top: _Table) -> tuple[TokenConfig, ...]:
     return tokens
 
 
-def _token(table: _Table) -> TokenConfig:
+def _token(table: TomlTable) -> TokenConfig:
     slot = table.number("slot", -1, 0, 2**32)
     token = TokenConfig(
         name=table.text("name", None),
@@ -323,14 +238,14 @@ def _token(table: _Table) -> TokenConfig:
     return token
 
 
-def _audit(table: _Table) -> AuditConfig:
+def _audit(table: TomlTable) -> AuditConfig:
     directory = table.file("directory", None)
     always = table.choice("sync", "group", ("group", "always")) == "always"
     table.end()
     return AuditConfig(directory, "always" if always else "group")
 
 
-def _limits(table: _Table) -> LimitsConfig:
+def _limits(table: TomlTable) -> LimitsConfig:
     config = LimitsConfig(
         startups=table.number("startups", 32, 1, 10_000),
         login_s=table.number("login_s", 10, 1, 120),
@@ -345,7 +260,7 @@ def _limits(table: _Table) -> LimitsConfig:
     return config
 
 
-def _users(table: _Table) -> UsersConfig:
+def _users(table: TomlTable) -> UsersConfig:
     config = UsersConfig(table.text("front"), table.text("workers"))
     table.end()
     return config

@@ -6,8 +6,7 @@ import hashlib
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hsmd.transparency import records
 from hsmd.transparency.chain import NO_HEAD, START, Head, extend, leaf_hash, verify

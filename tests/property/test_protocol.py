@@ -1,7 +1,6 @@
 """Properties of the protocol: what is encoded is decoded, whatever the pieces; anything else raises what it should."""
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from hsmd.errors import HsmdError, ProtocolError, from_wire
 from hsmd.protocol import frames, messages

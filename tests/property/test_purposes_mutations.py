@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from hsmd.algorithms import SCHEMES, KeyType, schemes_for
 from hsmd.errors import PurposeMismatch

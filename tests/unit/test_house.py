@@ -20,7 +20,7 @@ AWAY_FROM_THE_HSM = (*SHARED, "hsmd.provider", "hsmd.client", "hsmd.agent")
 NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
-        "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners",
+        "toml_table", "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners",
         "control", "places", "launcher", "front",
     )
 )  # fmt: skip
@@ -40,6 +40,8 @@ HOMES = {
     "rich": ("hsmd.cli",),
     "structlog": ("hsmd.observe",),
     "pytest": ("hsmd.testing",),
+    "prometheus_client": ("hsmd.daemon.metrics",),
+    "pyseccomp": ("hsmd.daemon.token",),
 }
 IMPURE = {
     "asyncio",

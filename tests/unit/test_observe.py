@@ -10,8 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hsmd import observe
 from hsmd.errors import BadRequest, TokenFailure

@@ -10,8 +10,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from pkcs11 import MGF, Mechanism
-from pkcs11 import KeyType as KeyKind
+from pkcs11 import MGF, KeyType as KeyKind, Mechanism
 
 from hsmd.algorithms import SCHEMES, Family, KeyType, Padding, SignatureScheme
 from hsmd.purposes import Purpose, is_decryption

@@ -14,8 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from pkcs11 import Attribute
-from pkcs11 import KeyType as KeyKind
+from pkcs11 import Attribute, KeyType as KeyKind
 
 from hsmd.algorithms import Family, KeyType, key_type_of
 

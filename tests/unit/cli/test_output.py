@@ -7,8 +7,7 @@ import json
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hsmd import errors
 from hsmd.cli.output import Output, escape, to_json

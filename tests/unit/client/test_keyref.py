@@ -7,8 +7,7 @@ import base64
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hsmd.client.keyref import LABEL, MAX_DER_BYTES, KeyReference, decode, encode
 from hsmd.errors import BadRequest

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon import config as configuration
-from hsmd.daemon import places as module
+from hsmd.daemon import config as configuration, places as module
 from hsmd.daemon.config import Config, TokenConfig
 from hsmd.daemon.places import LONGEST_DELAY_S, Places, next_delay
 from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE, WorkerSettings

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hsmd.algorithms import KeyType, SignatureScheme, schemes_for
 from hsmd.daemon.pki import assemble_certificate, build_self_signed_tbs, check_chain, default_scheme, der

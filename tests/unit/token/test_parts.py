@@ -12,8 +12,7 @@ import msgspec
 import pkcs11
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pkcs11 import Attribute
 
 from hsmd.algorithms import KeyType

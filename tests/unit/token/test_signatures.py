@@ -10,8 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 from cryptography.hazmat.primitives.hashes import SHA256
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hsmd.algorithms import SignatureScheme
 from hsmd.daemon.token.public_keys import PublicHalf

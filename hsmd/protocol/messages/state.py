@@ -1,0 +1,72 @@
+"""Control requests about the connection and the daemon: who am I, how is it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar
+
+from msgspec import Struct
+
+from hsmd.protocol.messages.base import Request
+
+
+class Identity(Struct):
+    """Who the daemon takes the caller for."""
+
+    client: str
+    role: str
+    credential: str
+    daemon: str
+
+
+class WhoAmI(Request, tag="whoami"):
+    """Any role: who am I to you?"""
+
+    Result: ClassVar = Identity
+
+
+class WorkerStatus(Struct):
+    """One token worker: `state` is ready, starting, busy or stalled."""
+
+    pid: int
+    state: str
+    in_flight: int
+    restarts: int
+
+
+class TokenStatus(Struct):
+    """One token and the workers on it."""
+
+    name: str
+    label: str
+    serial: str
+    state: str
+    queued: int
+    workers: list[WorkerStatus]
+    abilities: list[str]
+
+
+class DaemonStatus(Struct):
+    """The state of a daemon; counters run since its start."""
+
+    version: str
+    started_at: datetime
+    draining: bool
+    connections: int
+    tokens: list[TokenStatus]
+    keys: int
+    clients: int
+    grants: int
+    audit_records: int
+    audit_head: str
+    audit_writable: bool
+    operations: dict[str, int]
+
+
+class Status(Request, tag="status"):
+    """Operator, auditor: how is the daemon?"""
+
+    Result: ClassVar = DaemonStatus
+
+
+REQUESTS: tuple[type[Request], ...] = (WhoAmI, Status)
