@@ -1,6 +1,7 @@
 """Control messages: refusals that name the member at fault, results that outlive their release."""
 
 import json
+from datetime import datetime
 
 import msgspec
 import pytest
@@ -91,7 +92,7 @@ def test_a_result_of_another_type(document: bytes) -> None:
 
 def test_bytes_travel_as_base64() -> None:
     info = messages.KeyInfo(
-        "a", "p-256", "00", b"\x00\xff", [], "t", messages.datetime.fromisoformat("2026-01-02T03:04:05+00:00")
+        "a", "p-256", "00", b"\x00\xff", [], "t", datetime.fromisoformat("2026-01-02T03:04:05+00:00")
     )
     document = json.loads(messages.encode_result(info))
     assert document["public_key"] == "AP8="
