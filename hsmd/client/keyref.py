@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from hsmd.algorithms import key_type_of
 from hsmd.errors import BadRequest
 
 LABEL = "HSMD KEY REFERENCE"
@@ -66,10 +67,13 @@ def decode(pem: str) -> KeyReference:
     found = _PEM.match(pem, start) if start >= 0 else None
     if found is None:
         raise BadRequest(f"key reference: no PEM block with the label {LABEL}")
+    text = "".join(found[1].split())
     try:
-        der = base64.b64decode("".join(found[1].split()), validate=True)
+        der = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise BadRequest("key reference: not valid base64") from None
+    if base64.b64encode(der).decode() != text:  # stray bits in the last character: RFC 4648, section 3.5
+        raise BadRequest("key reference: base64 that is not canonical")
     if len(der) > MAX_DER_BYTES:
         raise BadRequest(f"key reference: {len(der)} bytes are more than {MAX_DER_BYTES}")
     return _decode_der(der)
@@ -92,7 +96,10 @@ def _decode_der(der: bytes) -> KeyReference:
         reference = KeyReference(name.decode(), public_key)
     except UnicodeDecodeError:
         raise BadRequest("key reference: the name is not UTF-8") from None
-    if reference.load().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public_key:
+    loaded = reference.load()
+    if key_type_of(loaded) is None:
+        raise BadRequest("key reference: hsmd does not serve keys of this type")
+    if loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public_key:
         raise BadRequest("key reference: the public key is not encoded as DER demands")
     return reference
 
