@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, inspect, text
 
-from hsmd.daemon.store.engine import begin_immediately
-from hsmd.errors import StoreFailure
-
-_ADVISORY_LOCK = 0x68736D64
-"""PostgreSQL's name for our migration lock: "hsmd" in ASCII."""
-_LOCK_TIMEOUT_S = 60
-_alembic = threading.Lock()
-"""Alembic keeps the revision it runs in module globals."""
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
@@ -32,39 +19,33 @@ def migrate(engine: Engine, sqlite_path: Path | None) -> None:
     Raises StoreFailure if the schema belongs to a newer release.
     """
     if sqlite_path is None:
-        _upgrade(engine)
+        _upgrade_if_old(engine)
         return
     with _alone(sqlite_path.absolute().parent):
         _prepare_file(sqlite_path)
         _use_write_ahead_log(engine)
-        _upgrade(engine)
+        _upgrade_if_old(engine)
 
 
-def _upgrade(engine: Engine) -> None:
-    with begin_immediately(engine.connect()) as connection, connection.begin():
-        if connection.dialect.name == "postgresql":
-            _lock_postgresql(connection)
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-        _refuse_newer(connection, ScriptDirectory.from_config(config))
-        with _alembic:
-            command.upgrade(config, "head")
+def _upgrade_if_old(engine: Engine) -> None:
+    if _revision(engine) == _newest_revision():
+        return
+    from hsmd.daemon.store.upgrade import upgrade
+
+    upgrade(engine, _SCRIPTS)
 
 
-def _lock_postgresql(connection: Connection) -> None:
-    connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
-    connection.execute(text(f"SET LOCAL statement_timeout = '{2 * _LOCK_TIMEOUT_S}s'"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+def _revision(engine: Engine) -> str | None:
+    """The revision of the schema; None if there is none yet."""
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _refuse_newer(connection: Connection, scripts: ScriptDirectory) -> None:
-    known = {revision.revision for revision in scripts.walk_revisions()}
-    for present in MigrationContext.configure(connection).get_current_heads():
-        if present not in known:
-            raise StoreFailure(
-                "the store was made by a newer release of hsmd; install that release or restore a backup",
-                detail=f"schema revision {present}",
-            )
+def _newest_revision() -> str:
+    """A revision is called like its file, up to the underscore; they are numbered."""
+    return max(path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("[0-9]*.py"))
 
 
 @contextmanager
