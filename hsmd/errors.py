@@ -193,6 +193,14 @@ class StoreFailure(HsmdError):
     default_text = "the store cannot be reached"
 
 
+class ProofInvalid(HsmdError):
+    """A signature or a proof about an audit log is wrong: it is not the log that it was, or not the one it claims to be."""
+
+    code = ErrorCode.PROTOCOL
+    blame = Blame.PEER
+    default_text = "the proof about the audit log is wrong"
+
+
 class InternalFault(HsmdError):
     """A bug of ours."""
 

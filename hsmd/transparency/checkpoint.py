@@ -1,0 +1,70 @@
+"""Checkpoints as C2SP tlog-checkpoint defines them: a note that says how large a log is and what its root is."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from hsmd.errors import ProofInvalid, ProtocolError
+from hsmd.transparency.merkle import HASH_BYTES
+from hsmd.transparency.note import Note, Verifier
+
+_SIZE = re.compile(r"(0|[1-9][0-9]{0,15})\Z", re.ASCII)
+
+
+def origin_of(daemon_name: str) -> str:
+    """The origin of a daemon's log."""
+    return f"hsmd/{daemon_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of a log: `origin` names it, `size` counts its records, `root` is the root of their tree (32 bytes)."""
+
+    origin: str
+    size: int
+    root: bytes
+
+    def text(self) -> str:
+        """The text of the note: three lines."""
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+
+
+def parse(note: str | Note, verifier: Verifier) -> Checkpoint:
+    """The checkpoint that `verifier`'s key signed, under the log's own name.
+
+    Raises ProtocolError for what is no checkpoint, ProofInvalid if the signature is missing or wrong.
+    """
+    if isinstance(note, str):
+        note = Note.parse(note)
+    verifier.verify(note)
+    checkpoint = parse_text(note.text)
+    if checkpoint.origin != verifier.name:
+        raise ProofInvalid(f"a checkpoint of {checkpoint.origin}, signed under the name {verifier.name}")
+    return checkpoint
+
+
+def parse_text(text: str) -> Checkpoint:
+    """The checkpoint in the text of a note. Raises ProtocolError.
+
+    Extension lines, which our logs never write, are refused: nobody could check what they say.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    if len(lines) != 3 or not lines[0] or not _SIZE.match(lines[1]):
+        raise ProtocolError("not a checkpoint: it has three lines, origin, size and root")
+    checkpoint = Checkpoint(lines[0], int(lines[1]), _root(lines[2]))
+    if checkpoint.text() != text:
+        raise ProtocolError("not a checkpoint: its root is not in canonical base64")
+    return checkpoint
+
+
+def _root(encoded: str) -> bytes:
+    try:
+        root = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        root = b""
+    if len(root) != HASH_BYTES:
+        raise ProtocolError(f"not a checkpoint: its root has {HASH_BYTES} bytes, in base64")
+    return root
