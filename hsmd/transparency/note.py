@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -41,6 +42,14 @@ class Signature(NamedTuple):
     name: str
     key_id: bytes
     signature: bytes
+
+    @classmethod
+    def decode(cls, name: str, encoded: str) -> Signature:
+        """The signature from its name and what stands behind it. Raises ProtocolError."""
+        raw = _strict_base64(encoded)
+        if not _is_name(name) or len(raw) <= KEY_ID_BYTES:
+            raise ProtocolError("not a signature: it has a name, and key id and signature in base64")
+        return cls(name, raw[:KEY_ID_BYTES], raw[KEY_ID_BYTES:])
 
     @property
     def encoded(self) -> str:
@@ -178,10 +187,9 @@ def signed(text: str, verifier: Verifier, signatures: Iterable[bytes]) -> Note:
 
 def _parse_signature(line: str) -> Signature:
     name, _, encoded = line.removeprefix(_DASH).partition(" ")
-    raw = _strict_base64(encoded)
-    if not line.startswith(_DASH) or not _is_name(name) or len(raw) <= KEY_ID_BYTES:
+    if not line.startswith(_DASH):
         raise ProtocolError("not a signed note: a line behind the text is not a signature")
-    return Signature(name, raw[:KEY_ID_BYTES], raw[KEY_ID_BYTES:])
+    return Signature.decode(name, encoded)
 
 
 def _strict_base64(text: str) -> bytes:
@@ -209,6 +217,7 @@ def _load(material: bytes) -> object:
     raise ProtocolError("not a verifier key: neither Ed25519 nor ECDSA")
 
 
+@lru_cache(maxsize=16)  # a log has many checkpoints and few keys
 def _load_spki(spki: bytes) -> object:
     try:
         return serialization.load_der_public_key(spki)

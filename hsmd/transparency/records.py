@@ -44,7 +44,7 @@ class Record(Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True
 
     index: _Count
     previous: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    time: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")]
+    time: Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")]
     event: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.-]{0,63}\Z")]
     client: _Text = ""
     credential: _Text = ""

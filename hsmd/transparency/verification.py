@@ -1,0 +1,310 @@
+"""Verification of a whole log: its chain, what its records may say about each other, its tree and its signed checkpoints.
+
+docs/audit.md, section 6, has the rules; `scripts/verify-audit` is a second verifier that shares no code with this one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from hsmd.errors import ProofInvalid, ProtocolError
+from hsmd.transparency.chain import NO_HEAD, leaf_hash
+from hsmd.transparency.checkpoint import Checkpoint, parse
+from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.merkle import Frontier
+from hsmd.transparency.note import Note, Signature
+from hsmd.transparency.records import Record, parse_record
+
+CHECKPOINT_EVENT = "log.checkpoint"
+MARK_EVENT = "log.mark"
+MAX_LAG = 100_000
+"""Records between those that a checkpoint covers and its own record: the log goes on while the token signs."""
+
+_FIELDS = {"origin", "size", "root", "signature"}
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a verification begins: what has to be known about the records before.
+
+    `head` is the leaf hash (hex) of the last of them, `peaks` the frontier of their tree, `open_attempts` the attempts
+    among them without outcome, None if not known. Peaks from an untrusted place are good enough if a checkpoint
+    follows: its signed root proves them.
+    """
+
+    size: int = 0
+    head: str = NO_HEAD
+    peaks: tuple[bytes, ...] = ()
+    open_attempts: frozenset[int] | None = frozenset()
+    covered: int = 0
+
+    def to_json(self) -> str:
+        """For a file that the next verification begins with."""
+        opened = None if self.open_attempts is None else sorted(self.open_attempts)
+        members = {"size": self.size, "head": self.head, "peaks": [peak.hex() for peak in self.peaks]}
+        return json.dumps(members | {"open_attempts": opened, "covered": self.covered})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Start:
+        """What `to_json` wrote. Raises ProtocolError."""
+        try:
+            members = json.loads(text)
+            opened = members["open_attempts"]
+            start = cls(
+                int(members["size"]), str(members["head"]), tuple(bytes.fromhex(peak) for peak in members["peaks"]),
+                None if opened is None else frozenset(map(int, opened)), int(members["covered"]),
+            )  # fmt: skip
+            Frontier(start.size, start.peaks)
+        except (ValueError, TypeError, KeyError) as problem:
+            raise ProtocolError(f"not the state of a verification: {problem}") from None
+        return start
+
+
+BEGINNING = Start()
+"""Nothing before: verify the whole log."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogVerdict:
+    """What a verification found.
+
+    `size` records are in order, the last of them with leaf hash `head`, their tree has the root `root` (hex both).
+    `checkpoints` counts the good ones, `origin` names the log they are of, and the newest covers the first `covered`
+    records. `first_bad` and `last_bad` bound the first wrong or missing record (the same where it is known), None if
+    nothing is wrong; `reason` is for a person. `reached` is where a later verification can go on.
+    """
+
+    size: int
+    head: str
+    root: str
+    checkpoints: int
+    covered: int
+    origin: str
+    open_attempts: int
+    reached: Start
+    first_bad: int | None = None
+    last_bad: int | None = None
+    reason: str = ""
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.first_bad is None
+
+
+class _Bad(Exception):
+    """The first fault: one of the records `first` to `last` is wrong."""
+
+    def __init__(self, first: int, last: int, reason: str) -> None:
+        self.first, self.last, self.reason = first, last, reason
+
+
+def verify_log(
+    lines: Iterable[bytes],
+    keys: KeyRing | None,
+    *,
+    start: Start = BEGINNING,
+    seen: Collection[Checkpoint] = (),
+) -> LogVerdict:
+    """Verify a log, streaming; each line carries its line feed, and none is much longer than a record may be.
+
+    `keys` are those that may have signed checkpoints, None to leave signatures alone. `start`: skip the records
+    before it; `lines` begin with the record `start.size`. `seen`: checkpoints known from elsewhere (their signatures
+    checked), whose trees the log must contain: without one nobody can tell that records behind the last checkpoint
+    were changed or cut off.
+    """
+    walk = _Walk(keys, start, seen)
+    try:
+        walk.take_all(iter(lines))
+    except _Bad as bad:
+        return walk.verdict(bad)
+    return walk.verdict(None)
+
+
+class _Walk:
+    def __init__(self, keys: KeyRing | None, start: Start, seen: Collection[Checkpoint]) -> None:
+        self.size, self.head = start.size, start.head
+        self.covered = start.covered
+        self.checkpoints = 0
+        self.origin = ""
+        self._keys = keys
+        self._newest = start.covered  # what the newest checkpoint in the log covers; `seen` ones may cover more
+        self._begin = start.size
+        self._open = None if start.open_attempts is None else set(start.open_attempts)
+        self._recent: set[int] = set()
+        self._frontier = Frontier(start.size, start.peaks)
+        self._leaves: list[bytes] = []  # of the records behind the frontier
+        self._seen = sorted((one for one in seen if one.size >= start.size), key=lambda one: one.size)
+
+    def verdict(self, bad: _Bad | None) -> LogVerdict:
+        self._fold(self.size)
+        opened = None if self._open is None else frozenset(self._open | self._recent)
+        reached = Start(self.size, self.head, self._frontier.peaks, opened, self.covered)
+        found = (bad.first, bad.last, bad.reason) if bad else (None, None, "")
+        return LogVerdict(
+            self.size, self.head, self._frontier.root().hex(), self.checkpoints, self.covered, self.origin,
+            len(self._open or ()) + len(self._recent), reached, *found,
+        )  # fmt: skip
+
+    def take_all(self, lines: Iterator[bytes]) -> None:
+        self._check_seen()
+        for line in lines:
+            record = self._parse(line)
+            if record.previous != self.head:
+                self._blame(line, next(lines, None))
+            try:
+                self._check_meaning(record)
+            except _Bad as bad:
+                raise self._narrowed(bad, line, next(lines, None)) from None
+            leaf = leaf_hash(line[:-1])
+            self._leaves.append(leaf)
+            self.size += 1
+            self.head = leaf.hex()
+            if len(self._leaves) > 2 * MAX_LAG:
+                self._fold(self.size - MAX_LAG)
+            if self._seen:
+                self._check_seen()
+        if self._seen:
+            once = self._seen[-1].size
+            self._suspect(once - 1, f"the log ends after {self.size} records; it once had {once}")
+
+    def _parse(self, line: bytes) -> Record:
+        if not line.endswith(b"\n"):
+            raise _Bad(self.size, self.size, f"record {self.size}: the line has no end")
+        try:
+            record = parse_record(line[:-1])
+        except ProtocolError as problem:
+            raise _Bad(self.size, self.size, f"record {self.size}: {problem.text}") from None
+        if record.index != self.size:
+            raise _Bad(self.size, self.size, f"record {record.index} stands where record {self.size} belongs")
+        return record
+
+    def _blame(self, line: bytes, following: bytes | None) -> None:
+        """A broken link: which of the two records was changed, as the one behind them knows."""
+        index = self.size
+        reason = f"record {index} does not follow from the one before it"
+        if index == self._begin:
+            raise _Bad(index, index, reason)
+        confirmed = _confirmed(line, following)
+        raise _Bad(index if confirmed is False else index - 1, index - 1 if confirmed else index, reason)
+
+    def _narrowed(self, bad: _Bad, line: bytes, following: bytes | None) -> _Bad:
+        """Where the record behind it does not confirm a record that cannot be, nobody made hashes anew."""
+        if _confirmed(line, following) is False:
+            return _Bad(self.size, self.size, bad.reason)
+        return bad
+
+    def _suspect(self, last: int, reason: str) -> None:
+        """Raises: the chain is sound, so hashes were made anew for some record behind the newest good checkpoint."""
+        raise _Bad(min(self.covered, last), last, reason)
+
+    # --- what records say about each other ---
+
+    def _check_meaning(self, record: Record) -> None:
+        match record.event:
+            case "attempt":
+                self._recent.add(record.index)
+            case "outcome":
+                self._close(record)
+            case "log.mark":
+                self._check_mark(record)
+            case "log.checkpoint":
+                self._check_checkpoint(record)
+
+    def _close(self, record: Record) -> None:
+        assert record.attempt is not None
+        if record.attempt in self._recent:
+            self._recent.discard(record.attempt)
+        elif self._open is not None and record.attempt in self._open:
+            self._open.discard(record.attempt)
+        elif self._open is not None or record.attempt >= self._begin:
+            self._suspect(
+                record.index, f"record {record.index} is the outcome of {record.attempt}, no open attempt"
+            )
+
+    def _check_mark(self, record: Record) -> None:
+        oldest = record.fields.get("oldest_open")
+        still_open = min((*(self._open or ()), *self._recent), default=record.index)
+        if set(record.fields) != {"oldest_open"} or not isinstance(oldest, int) or oldest > still_open:
+            self._suspect(record.index, f"record {record.index} is wrong about the oldest open attempt")
+
+    # --- the tree ---
+
+    def _check_checkpoint(self, record: Record) -> None:
+        checkpoint, signature = self._checkpoint_of(record)
+        size = checkpoint.size
+        if self.origin not in ("", checkpoint.origin):
+            self._suspect(
+                record.index, f"record {record.index} is a checkpoint of {checkpoint.origin}, not {self.origin}"
+            )
+        if self._keys is not None:
+            self._check_signature(self._keys, record, checkpoint, signature)
+        if size >= self._begin:
+            self._fold(size)
+            if self._frontier.root() != checkpoint.root:
+                self._suspect(size - 1, f"the first {size} records are not those that record {record.index} covers")
+        self.origin = checkpoint.origin
+        self._newest = size
+        self.covered = max(self.covered, size)
+        self.checkpoints += 1
+
+    def _checkpoint_of(self, record: Record) -> tuple[Checkpoint, str]:
+        fields = record.fields
+        origin, size, root, signature = (
+            fields.get(name) for name in ("origin", "size", "root", "signature")
+        )
+        if (
+            set(fields) != _FIELDS
+            or not (isinstance(origin, str) and isinstance(size, int))
+            or not origin
+            or not (isinstance(root, str) and isinstance(signature, str) and _is_digest(root))
+        ):
+            self._suspect(record.index, f"record {record.index} is a malformed checkpoint")
+        assert isinstance(origin, str) and isinstance(size, int)
+        assert isinstance(root, str) and isinstance(signature, str)
+        if not max(self._newest + 1, record.index - MAX_LAG) <= size <= record.index:
+            self._suspect(
+                record.index, f"record {record.index} is a checkpoint for {size} records, out of order"
+            )
+        return Checkpoint(origin, size, bytes.fromhex(root)), signature
+
+    def _check_signature(
+        self, keys: KeyRing, record: Record, checkpoint: Checkpoint, signature: str
+    ) -> None:
+        try:
+            note = Note(checkpoint.text(), (Signature.decode(checkpoint.origin, signature),))
+            parse(note, keys.verifier(checkpoint.origin, note.signatures[0].key_id))
+        except (ProofInvalid, ProtocolError) as problem:
+            self._suspect(record.index, f"the checkpoint in record {record.index}: {problem.text}")
+
+    def _check_seen(self) -> None:
+        while self._seen and self._seen[0].size == self.size:
+            checkpoint = self._seen.pop(0)
+            tree = Frontier(self._frontier.size, self._frontier.peaks)
+            tree.append(self._leaves)
+            if tree.root() != checkpoint.root:
+                self._suspect(self.size - 1, f"the first {self.size} records are not those of the checkpoint seen")
+            self.covered = max(self.covered, self.size)
+
+    def _fold(self, size: int) -> None:
+        """Move the frontier up to `size` records."""
+        count = size - self._frontier.size
+        if count > 0:
+            self._frontier.append(self._leaves[:count])
+            del self._leaves[:count]
+
+
+def _confirmed(line: bytes, following: bytes | None) -> bool | None:
+    """Whether the line behind it knows `line` as it is; None if there is none, or one that is no record."""
+    if following is None:
+        return None
+    try:
+        return parse_record(following.removesuffix(b"\n")).previous == leaf_hash(line[:-1]).hex()
+    except ProtocolError:
+        return None
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == len(NO_HEAD) and set(text) <= set("0123456789abcdef")

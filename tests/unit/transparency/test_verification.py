@@ -1,0 +1,251 @@
+"""Verification of whole logs: what a good one yields, how it goes on later, the rules that records must keep, and the second verifier's command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hsmd.errors import ProofInvalid, ProtocolError
+from hsmd.transparency import records, verification
+from hsmd.transparency.chain import leaf_hash
+from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.note import SignatureType
+from hsmd.transparency.verification import Start, verify_log
+from tests.log_maker import ROOT, LogMaker, Signer, checkpoint_tail, second_verifier
+
+SECOND = second_verifier()
+
+
+def a_log() -> LogMaker:
+    log = LogMaker()
+    for _ in range(3):
+        log.use(5)
+        log.record_checkpoint()
+    log.use(2)
+    return log
+
+
+def keys(log: LogMaker) -> KeyRing:
+    return KeyRing([log.signer.verifier])
+
+
+def both(log: LogMaker) -> tuple[int | None, int | None]:
+    """What both verifiers blame, which must be the same."""
+    ours = verify_log(log.lines, keys(log))
+    theirs = SECOND.Verification([SECOND.read_verifier_key(log.signer.verifier.vkey)])
+    try:
+        theirs.run(log.lines)
+        found = (None, None)
+    except SECOND.Bad as bad:
+        found = (bad.first, bad.last)
+    assert found == (ours.first_bad, ours.last_bad), ours.reason
+    return found
+
+
+def test_a_good_log() -> None:
+    log = a_log()
+    verdict = verify_log(log.lines, keys(log))
+    assert verdict.intact and verdict.reason == ""
+    assert (verdict.size, verdict.head, verdict.root) == (37, leaf_hash(log.lines[-1][:-1]).hex(), log.root(37).hex())
+    assert (verdict.checkpoints, verdict.covered, verdict.origin, verdict.open_attempts) == (3, 32, "hsmd/east", 0)
+
+
+def test_an_empty_log_is_good() -> None:
+    verdict = verify_log([], None)
+    assert (verdict.intact, verdict.size, verdict.covered, verdict.head) == (True, 0, 0, "0" * 64)
+
+
+@pytest.mark.parametrize("cut", range(0, 38, 3))
+def test_it_goes_on_where_it_ended(cut: int) -> None:
+    log = a_log()
+    first = verify_log(log.lines[:cut], keys(log))
+    start = Start.from_json(first.reached.to_json())
+    assert start == first.reached
+    rest, whole = verify_log(log.lines[cut:], keys(log), start=start), verify_log(log.lines, keys(log))
+    assert (rest.reached, rest.root, rest.open_attempts) == (whole.reached, whole.root, whole.open_attempts)
+    assert first.checkpoints + rest.checkpoints == whole.checkpoints and rest.intact
+
+
+def test_untrusted_peaks_are_proven_by_the_next_checkpoint() -> None:
+    log = a_log()
+    reached = verify_log(log.lines[:10], keys(log)).reached
+    forged = Start(reached.size, reached.head, (b"\1" * 32, *reached.peaks[1:]), None, 0)
+    verdict = verify_log(log.lines[10:], keys(log), start=forged)
+    assert (verdict.first_bad, verdict.last_bad) == (0, 9)
+    unknown = Start(reached.size, reached.head, reached.peaks, None, 0)
+    assert verify_log(log.lines[10:], keys(log), start=unknown).intact
+
+
+def test_a_start_must_fit_the_first_record() -> None:
+    log = a_log()
+    reached = verify_log(log.lines[:10], keys(log)).reached
+    verdict = verify_log(log.lines[10:], keys(log), start=Start(10, "ab" * 32, reached.peaks))
+    assert verdict.first_bad == verdict.last_bad == 10
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"size": 1, "head": "", "peaks": [], "open_attempts": [], "covered": 0}'])
+def test_what_is_no_state(text: str) -> None:
+    with pytest.raises(ProtocolError):
+        Start.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("tail", "bad"),
+    [
+        (records.outcome_tail(0, "failed", "", "again"), (32, 37)),
+        (records.outcome_tail(36, "failed", "", "of an outcome"), (32, 37)),
+        (records.outcome_tail(99, "failed", "", "of nothing"), (32, 37)),
+        (records.event_tail("log.mark", "", {"oldest_open": 37}), (None, None)),
+        (records.event_tail("log.mark", "", {"oldest_open": 38}), (32, 37)),
+        (records.event_tail("log.mark", "", {"oldest_open": "37"}), (32, 37)),
+        (records.event_tail("log.mark", "", {"oldest_open": 1, "more": 1}), (32, 37)),
+        (records.event_tail("log.checkpoint", "", {"origin": "hsmd/east"}), (32, 37)),
+        (records.event_tail("log.checkpoint", "ops", {"origin": "", "size": 37, "root": "00" * 32, "signature": ""}), (32, 37)),
+    ],
+)  # fmt: skip
+def test_rules_between_records(tail: str, bad: tuple[int | None, int | None]) -> None:
+    log = a_log()
+    log.add(tail)
+    assert both(log) == bad
+
+
+def test_a_mark_may_not_pass_an_open_attempt() -> None:
+    log = a_log()
+    log.add(records.attempt_tail(records.attempt_stem("web-1", "", "www", b"k" * 32, "tls13-server", 0x0403), "00" * 32))
+    log.add(records.event_tail("log.mark", "", {"oldest_open": 37}))
+    assert both(log) == (None, None)
+    log.add(records.event_tail("log.mark", "", {"oldest_open": 38}))
+    assert both(log) == (32, 39)
+
+
+@pytest.mark.parametrize("size", [32, 31, 38, 0])
+def test_checkpoints_out_of_order(size: int) -> None:
+    log = a_log()
+    log.record_checkpoint(min(size, log.size))
+    if size > log.size - 1:  # covers itself
+        log = a_log()
+        text = verification.Checkpoint("hsmd/east", size, log.root(37))
+        log.add(checkpoint_tail(text, log.signer.sign(text.text()).signatures[0].encoded))
+    assert both(log) == (32, 37)
+
+
+def test_a_checkpoint_may_lag_but_not_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "MAX_LAG", 20)
+    monkeypatch.setattr(SECOND, "LARGEST_LAG", 20)
+    log = LogMaker()
+    for _ in range(3):
+        log.use(40)
+        log.record_checkpoint(log.size - 20)
+    assert both(log) == (None, None)
+    log.use(40)
+    log.record_checkpoint(log.size - 21)
+    assert both(log) == (222, log.size - 1)
+
+
+def test_a_broken_record_that_the_next_one_contradicts_is_blamed_alone() -> None:
+    log = a_log()
+    log.lines[5] = log.lines[5].replace(b'"attempt":4', b'"attempt":3')
+    assert both(log) == (5, 5)
+
+
+def test_signatures_need_not_be_checked() -> None:
+    log = a_log()
+    assert verify_log(log.lines, None).covered == 32
+    log.lines[10] = log.lines[10].replace(b'"root":"', b'"root":"0').replace(b'","signature', b'","signature', 1)
+    assert verify_log(log.lines, None).first_bad == 10
+
+
+def test_key_rings() -> None:
+    east, west = Signer(), Signer("hsmd/west", SignatureType.ECDSA)
+    pem = [
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        for key in (east.ed25519, west.p256)
+    ]
+    ring = KeyRing.parse(b"\n".join(pem) + f"\n{west.verifier.vkey}\n".encode())
+    for name in ("hsmd/east", "hsmd/north"):  # a PEM key says nothing of names
+        found = ring.verifier(name, Signer(name).verifier.key_id)
+        assert found == Signer(name).verifier
+    only_named = KeyRing.parse(east.verifier.vkey.encode())
+    assert only_named.verifier("hsmd/east", east.verifier.key_id) == east.verifier
+    with pytest.raises(ProofInvalid, match="not given"):
+        only_named.verifier("hsmd/north", Signer("hsmd/north").verifier.key_id)
+    for nothing in (b"", b"\n", b"ssh-ed25519 AAAA\n"):
+        with pytest.raises(ProtocolError):
+            KeyRing.parse(nothing)
+
+
+# --- the command of the second verifier ---
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    log = a_log()
+    (tmp_path / "audit.jsonl").write_bytes(b"".join(log.lines))
+    (tmp_path / "key").write_text(log.signer.verifier.vkey + "\n")
+    key = log.signer.ed25519.public_key()
+    (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (tmp_path / "seen").write_text(log.note(36))
+    (tmp_path / "forged").write_text(Signer(number=9).sign(log.checkpoint(36).text()).render())
+    return tmp_path
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """As an auditor runs it: nothing of hsmd can be imported."""
+    script = [sys.executable, "-I", str(ROOT / "scripts" / "verify-audit"), *map(str, arguments)]
+    return subprocess.run(script, capture_output=True, text=True, timeout=60, check=False, cwd="/")
+
+
+@pytest.mark.parametrize("key", ["key", "key.pem"])
+def test_the_command_finds_a_log_good(place: Path, key: str) -> None:
+    done = command(place / "audit.jsonl", "--public-key", place / key, "--checkpoint", place / "seen")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0, "intact: 37 records, 36 of them covered by signed checkpoints\n", "",
+    )  # fmt: skip
+
+
+def test_the_command_names_the_first_bad_record(place: Path) -> None:
+    log = place / "audit.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([*lines[:20], *lines[21:]]))
+    done = command(log, "--public-key", place / "key")
+    assert (done.returncode, done.stdout) == (1, "20\n")
+    assert "record 20 is wrong" in done.stderr
+    done = command(log, "--public-key", place / "key", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["first_bad"], found["last_bad"], found["records"]) == (1, 20, 20, 20)
+
+
+def test_the_command_finds_a_cut_tail_by_a_checkpoint_seen_earlier(place: Path) -> None:
+    log = place / "audit.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:34]))
+    assert command(log, "--public-key", place / "key").returncode == 0
+    done = command(log, "--public-key", place / "key", "--checkpoint", place / "seen")
+    assert (done.returncode, done.stdout) == (1, "32\n")
+    assert "there were 36" in done.stderr
+
+
+def test_the_command_reads_a_directory_of_segments(place: Path) -> None:
+    lines = (place / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    (place / "segments").mkdir()
+    (place / "segments" / f"{0:012}.jsonl").write_bytes(b"".join(lines[:9]))
+    (place / "segments" / f"{9:012}.jsonl").write_bytes(b"".join(lines[9:30]))
+    (place / "audit.jsonl").write_bytes(b"".join(lines[30:]))
+    done = command(place, "--public-key", place / "key", "--json")
+    assert (done.returncode, json.loads(done.stdout)["records"]) == (0, 37)
+    (place / "segments" / f"{9:012}.jsonl").unlink()
+    assert command(place, "--public-key", place / "key").stdout == "9\n"
+
+
+def test_the_command_used_wrongly(place: Path) -> None:
+    log = place / "audit.jsonl"
+    assert command(log).returncode == 2
+    assert command(log, "--public-key", place / "nowhere").returncode == 2
+    assert command(log, "--public-key", log).returncode == 2
+    assert command(place / "nowhere", "--public-key", place / "key").returncode == 2
+    done = command(log, "--public-key", place / "key", "--checkpoint", place / "forged")
+    assert done.returncode == 2 and "no good signature" in done.stderr
