@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsmd.cli import agent_toml, lifeline, profile as profiles, ssh_keys
+from hsmd.cli import agent_toml, lifeline, profile as profiles, scratch, ssh_keys
 from hsmd.cli.connection import SLOW_TIMEOUT_S, connect
 from hsmd.cli.daemon_toml import Layout, TokenChoice, render
 from hsmd.cli.export import export_key
@@ -84,21 +82,12 @@ def run(
         lifeline.follow_parent()
         with ExitStack() as house:
             children: list[subprocess.Popen[bytes]] = []
-            directory = house.enter_context(_directory())
+            directory = house.enter_context(scratch.directory())
             log = house.enter_context(_log(directory, show_log))
             with output.working("preparing a token, a daemon and keys"):
                 ready = _build(house, directory, wishes, workers, children, log, with_agent)
             _announce(output, ready, one_line)
             lifeline.wait_for_the_end(children)
-
-
-@contextmanager
-def _directory() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="hsmd-dev-"))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
@@ -179,7 +168,7 @@ def _start_daemon(house: ExitStack, layout: Layout, children: list[subprocess.Po
     reader, writer = os.pipe()
     try:
         arguments = ["serve", "--config", str(layout.config), "--ready-fd", str(writer)]
-        child = lifeline.start(arguments, pass_fds=[writer], log=log)
+        child = lifeline.start(arguments, pass_fds=[writer], log=log, run_time_directory=layout.config.parent)
     finally:
         os.close(writer)
     house.callback(lifeline.stop, child)
@@ -235,7 +224,7 @@ def _start_agent(
     pinned = agent_toml.Pinned(profile.daemon, profile.host_keys, FRONT_END, directory / FRONT_END)
     local = agent_toml.Local(socket, directory / "agent", ("*",))
     write_new(config, agent_toml.render(local, pinned), PRIVATE)
-    child = lifeline.start(["agent", "run", "--config", str(config)], log=log)
+    child = lifeline.start(["agent", "run", "--config", str(config)], log=log, run_time_directory=directory)
     house.callback(lifeline.stop, child)
     children.append(child)
     lifeline.wait_for(lambda: _is_connected(socket), "the agent", seconds=READY_S, child=child)

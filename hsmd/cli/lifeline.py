@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from hsmd.cli.failures import Stop
@@ -60,10 +61,16 @@ def told_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def start(arguments: Sequence[str], *, pass_fds: Sequence[int] = (), log: int) -> subprocess.Popen[bytes]:
-    """An `hsmd` command as a child with a session of its own that ends when we do; its standard error goes to `log`."""
+def start(
+    arguments: Sequence[str], *, pass_fds: Sequence[int] = (), log: int, run_time_directory: Path
+) -> subprocess.Popen[bytes]:
+    """An `hsmd` command as a child with a session of its own that ends when we do.
+
+    Its standard error goes to `log`, its locks into `run_time_directory`, where a service would have RUNTIME_DIRECTORY.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "hsmd.cli", *arguments],
+        env={**os.environ, "RUNTIME_DIRECTORY": str(run_time_directory)},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
