@@ -73,6 +73,7 @@ class House:
     sync: str = "group"
     addresses: list[str] = field(default_factory=lambda: ["127.0.0.1:0"])
     python: str = sys.executable
+    metrics: str = ""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -124,6 +125,8 @@ sync = "{self.sync}"
 [users]
 front = "{self.users[0]}"
 workers = "{self.users[1]}"
+[metrics]
+address = "{self.metrics}"
 [[token]]
 name = "main"
 module = "{token.module}"

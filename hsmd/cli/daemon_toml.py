@@ -107,6 +107,13 @@ directory = {quote(str(layout.audit))}
 # Seconds that open requests have to end when the daemon stops.
 #drain_s = 10
 
+[metrics]
+# Where Prometheus may ask (GET /metrics). Names of clients and keys are shown there: anything but loopback needs allow_network.
+address = "127.0.0.1:9444"
+#allow_network = false
+# Series of operations at most (client, key, purpose, outcome); what comes then is counted as "other".
+#series = 1000
+
 [users]
 # When started as root: the users for the process on the network and for the workers with the PIN.
 {_setting("front", front_user, "hsmd")}

@@ -37,6 +37,7 @@ ENTRIES: dict[str, Entry] = {
     "client": Entry("hsmd.cli.client", "Say who may connect.", _MANAGE),
     "grant": Entry("hsmd.cli.grant", "Say who may use which key for what.", _MANAGE),
     "status": Entry("hsmd.cli.status", "Show how a daemon is and who you are to it.", _WATCH),
+    "top": Entry("hsmd.cli.top", "Watch who uses which keys, how often and how fast.", _WATCH),
     "audit": Entry("hsmd.cli.audit", "Read the audit log and check that nobody changed it.", _WATCH),
     "bench": Entry("hsmd.cli.bench", "Measure operations per second.", _WATCH),
     "agent": Entry("hsmd.cli.agent", "Set up, run and check the agent of a TLS server.", _FRONT_END),

@@ -9,8 +9,9 @@ import typer
 from hsmd.cli.commands import command
 from hsmd.cli.connection import Session
 from hsmd.cli.output import fields, table, when
+from hsmd.cli.rates import UseRate, by_rate, use_rates, use_table
 from hsmd.errors import Refused
-from hsmd.protocol.messages import DaemonStatus, Identity, Status, TokenStatus, WhoAmI
+from hsmd.protocol.messages import DaemonStatus, Identity, Metrics, MetricsRead, TokenStatus, WhoAmI
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,23 +25,27 @@ app = typer.Typer(add_completion=False)
 def status(session: Session) -> None:
     """Show how a daemon is: version, tokens and their workers, operations, audit log. And who you are to it.
 
-    A front end may only ask who it is.
+    Rates are those of the last seconds; `hsmd top` shows them as they change. A front end may only ask who it is.
     """
     identity = session.ask(WhoAmI(), Identity)
     try:
-        daemon = session.ask(Status(), DaemonStatus)
+        metrics = session.ask(MetricsRead(), Metrics)
     except Refused:
-        daemon = None
-    session.output.show({"identity": identity, "daemon": daemon}, lambda: _people(identity, daemon))
+        metrics = None
+    daemon = metrics.status if metrics is not None else None
+    uses = use_rates(metrics, None, 1.0) if metrics is not None else []
+    document = {"identity": identity, "daemon": daemon, "uses": uses}
+    session.output.show(document, lambda: _people(identity, daemon, uses))
 
 
-def _people(identity: Identity, daemon: DaemonStatus | None) -> People:
+def _people(identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate]) -> People:
     you = ("you", f"{identity.client} ({identity.role}), {identity.credential}")
     if daemon is None:
         return fields([("daemon", identity.daemon), you, ("state", f"hidden from the role {identity.role}")])
     return (
         fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
         _workers(daemon.tokens),
+        *(["", use_table(sorted(uses, key=by_rate))] if uses else []),
     )
 
 
@@ -49,7 +54,7 @@ def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
     return [
         ("state", "draining" if daemon.draining else "running"),
         ("since", when(daemon.started_at)),
-        ("connections", str(daemon.connections)),
+        ("connections", f"{daemon.connections} ({daemon.starting} logging in), {daemon.sessions} sessions"),
         ("store", f"{daemon.keys} keys, {daemon.clients} clients, {daemon.grants} grants"),
         ("audit", audit if daemon.audit_writable else f"NOT WRITABLE, so nothing is served; {audit}"),
         (

@@ -17,6 +17,7 @@ from hsmd.daemon.toml_table import TomlTable
 from hsmd.errors import ConfigurationError
 
 DEFAULT_PORT = 7440
+METRICS_PORT = 9444
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,15 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """[metrics]: where Prometheus may ask, None for nowhere, and how many series of operations there are at most."""
+
+    address: ListenAddress | None
+    allow_network: bool
+    series: int
+
+
+@dataclass(frozen=True, slots=True)
 class UsersConfig:
     """[users]: whom front process and workers run as when the launcher may change users; empty: no change."""
 
@@ -100,6 +110,7 @@ class Config:
     audit: AuditConfig
     limits: LimitsConfig
     users: UsersConfig
+    metrics: MetricsConfig
 
 
 def load(path: Path) -> Config:
@@ -142,6 +153,7 @@ def _config(top: TomlTable, path: Path) -> Config:
         audit=_audit(top.table("audit")),
         limits=_limits(top.table("limits")),
         users=_users(top.table("users")),
+        metrics=_metrics(top.table("metrics")),
     )
     top.end()
     return config
@@ -174,13 +186,13 @@ def _listen(table: TomlTable) -> ListenConfig:
     return config
 
 
-def parse_address(text: str) -> ListenAddress:
+def parse_address(text: str, default_port: int = DEFAULT_PORT) -> ListenAddress:
     """`192.0.2.1:7440`, `[2001:db8::1]:7440`, or without a port. Raises ValueError saying what is wrong."""
-    host, port = text, DEFAULT_PORT
+    host, port = text, default_port
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f"{text!r} is not an address like [2001:db8::1]:{DEFAULT_PORT}")
+            raise ValueError(f"{text!r} is not an address like [2001:db8::1]:{default_port}")
         port_text = rest[1:]
     elif text.count(":") == 1:
         host, _, port_text = text.partition(":")
@@ -256,6 +268,24 @@ def _limits(table: TomlTable) -> LimitsConfig:
         queue=table.number("queue", 4_096, 1, 1_000_000),
         drain_s=table.number("drain_s", 10, 0, 600),
     )
+    table.end()
+    return config
+
+
+def _metrics(table: TomlTable) -> MetricsConfig:
+    text = table.text("address")
+    allow_network = table.flag("allow_network", False)
+    address = None
+    try:
+        address = parse_address(text, METRICS_PORT) if text else None
+    except ValueError as error:
+        table.fault("address", str(error))
+    if address is not None and not ip_address(address.host).is_loopback and not allow_network:
+        table.fault(
+            "address",
+            f"{text} would show names of clients and keys to a network; use 127.0.0.1, or set allow_network = true",
+        )
+    config = MetricsConfig(address, allow_network, table.number("series", 1_000, 10, 100_000))
     table.end()
     return config
 

@@ -31,11 +31,13 @@ from hsmd.daemon.control.keys import KeyDesk
 from hsmd.daemon.control.state import StateDesk
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.keys.tallies import Tallies
 from hsmd.daemon.keys.tokens import Tokens
 from hsmd.daemon.launcher import MAX_PACKET_BYTES
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.session import Session, Transport
 from hsmd.daemon.listeners.ssh import SshListener
+from hsmd.daemon.metrics import MetricsEndpoint
 from hsmd.daemon.store import Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError
 from hsmd.process import harden, run_as_batch, tune_garbage_collection
@@ -74,12 +76,17 @@ class Front:
             request_replacement=self._request_replacement,
             completed=lambda completions: self._service.completed(completions),
         )
+        self._tallies = Tallies(config.metrics.series)
+        self._tallies.begin_window(time.monotonic())
         self._service = KeyService(
-            snapshot=self._snapshot, audit=self._audit, pools=self._tokens.pools, clock=time.monotonic
-        )
+            snapshot=self._snapshot, audit=self._audit, pools=self._tokens.pools, clock=time.monotonic,
+            tallies=self._tallies,
+        )  # fmt: skip
         self._tokens.apply(config.tokens)
         self._admission = Admission(config.limits)
+        self._state = self._make_state()
         self._desk = self._make_desk()
+        self._metrics = MetricsEndpoint(lambda: self._state.numbers(time.monotonic()))
         self._listener = SshListener(
             snapshot=self._snapshot, admission=self._admission, make_session=self._make_session
         )
@@ -90,6 +97,7 @@ class Front:
         """Serve until the launcher says drain or goes away; returns the exit status."""
         await self._record("daemon.started")
         await self._listener.apply(self._config.listen, self._config.limits)
+        await self._metrics.apply(self._config.metrics.address)
         asyncio.get_running_loop().add_reader(self._link, self._read_link)
         self._tell_launcher({"ready": self._ready_notice()})
         log.info("front.ready", address=", ".join(str(address) for address in self._listener.ports))
@@ -122,6 +130,7 @@ class Front:
         for session in list(self._sessions):
             session.close()
         self._listener.close()
+        await self._metrics.close()
         await self._tokens.close(1.0)
         await asyncio.sleep(0)  # what the pools gave up has been noted then
         await self._record("daemon.stopped")
@@ -202,6 +211,7 @@ class Front:
                     log.error("reload.refused", reason=fault)
             if good:
                 self._take_over(config)
+                await self._metrics.apply(config.metrics.address)
             self._tell_launcher({"reloaded": good})
 
     def _take_over(self, config: Config) -> None:
@@ -221,12 +231,8 @@ class Front:
     def _catalogue_changed(self) -> None:
         self._listener.drop_strangers()
 
-    def _make_desk(self) -> Desk:
-        keys = KeyDesk(
-            catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
-        )
-        clients = ClientDesk(catalogue=self._catalogue)
-        state = StateDesk(
+    def _make_state(self) -> StateDesk:
+        return StateDesk(
             name=self._config.name,
             started_at=datetime.now(UTC),
             catalogue=self._catalogue,
@@ -234,8 +240,15 @@ class Front:
             pools=self._tokens.pools,
             audit=self._audit,
             admission=lambda: self._admission,
+            sessions=lambda: len(self._sessions),
         )
-        handlers = keys.handlers() | clients.handlers() | state.handlers()
+
+    def _make_desk(self) -> Desk:
+        keys = KeyDesk(
+            catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
+        )
+        clients = ClientDesk(catalogue=self._catalogue)
+        handlers = keys.handlers() | clients.handlers() | self._state.handlers()
         return Desk(snapshot=self._snapshot, audit=self._audit, handlers=handlers)
 
     def _make_session(self, identity: Identity, transport: Transport) -> Session:
@@ -258,6 +271,7 @@ class Front:
             for session in list(self._sessions):
                 session.check(now)
             self._listener.check()
+            self._tallies.tick(now)
             with contextlib.suppress(AuditFailure):  # a log that could not be written recovers in a commit
                 self._audit.commit()
             self._watch_audit()
@@ -286,6 +300,7 @@ def _fixed(before: Config, after: Config) -> list[str]:
         "audit": (before.audit, after.audit),
         "users": (before.users, after.users),
         "limits.queue": (before.limits.queue, after.limits.queue),
+        "metrics.series": (before.metrics.series, after.metrics.series),
     }
     return [setting for setting, (old, new) in pairs.items() if old != new]
 

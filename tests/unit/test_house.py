@@ -21,7 +21,7 @@ NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
         "toml_table", "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners",
-        "control", "places", "launcher", "front",
+        "control", "metrics", "places", "launcher", "front",
     )
 )  # fmt: skip
 FACES = ("hsmd.cli", "hsmd.testing")

@@ -8,7 +8,7 @@ from hsmd.protocol.messages import Request
 
 _AUDITOR: frozenset[type[Request]] = frozenset(
     {
-        messages.WhoAmI, messages.Status,
+        messages.WhoAmI, messages.Status, messages.MetricsRead,
         messages.KeyList, messages.KeyShow, messages.CertificateExport,
         messages.ClientList,
         messages.GrantList, messages.GrantExplain,

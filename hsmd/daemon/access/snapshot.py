@@ -164,6 +164,11 @@ class Snapshot:
         """When the certificate stored for a key ends; None if there is none."""
         return self._certificates.get(key_name)
 
+    def key_name(self, key: bytes) -> str:
+        """The name of the key with this digest; empty if there is none."""
+        record = self._keys.get(key)
+        return "" if record is None else record.name
+
     @property
     def key_count(self) -> int:
         """How many keys there are."""

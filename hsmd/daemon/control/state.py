@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
@@ -11,6 +12,7 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.keys.tallies import BOUNDS_S
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.token.pool import TokenPool
 from hsmd.protocol import messages
@@ -30,6 +32,7 @@ class StateDesk:
         pools: Mapping[str, TokenPool],
         audit: AuditLog,
         admission: Callable[[], Admission],
+        sessions: Callable[[], int],
     ) -> None:
         self._name = name
         self._started_at = started_at
@@ -38,12 +41,14 @@ class StateDesk:
         self._pools = pools
         self._audit = audit
         self._admission = admission
+        self._sessions = sessions
 
     def handlers(self) -> dict[type[Request], Handler]:
         """Which method carries out which request."""
         return {
             messages.WhoAmI: self.who_am_i,
             messages.Status: self.status,
+            messages.MetricsRead: self.metrics,
             messages.AuditRead: self.read_audit,
         }
 
@@ -53,6 +58,13 @@ class StateDesk:
         )
 
     async def status(self, identity: Identity, request: messages.Status, deadline: float) -> messages.DaemonStatus:
+        return self.state()
+
+    async def metrics(self, identity: Identity, request: messages.MetricsRead, deadline: float) -> messages.Metrics:
+        return self.numbers(time.monotonic())
+
+    def state(self) -> messages.DaemonStatus:
+        """How the daemon is now."""
         snapshot = self._catalogue.snapshot
         return messages.DaemonStatus(
             version=hsmd.__version__,
@@ -66,7 +78,25 @@ class StateDesk:
             audit_records=self._audit.size,
             audit_head=self._audit.head,
             audit_writable=self._audit.writable,
-            operations=dict(self._service.counts),
+            operations=self._service.tallies.totals(),
+            sessions=self._sessions(),
+            starting=self._admission().starting,
+        )
+
+    def numbers(self, now: float) -> messages.Metrics:
+        """State and counters at this monotonic time: the one source of `hsmd top`, `hsmd status` and Prometheus."""
+        tallies = self._service.tallies
+        return messages.Metrics(
+            status=self.state(),
+            uses=[
+                messages.UseCount(*series, count, recent, over_s)
+                for series, count, recent, over_s in tallies.recent(now)
+            ],
+            bounds_s=list(BOUNDS_S),
+            latencies=[
+                messages.Latency(purpose, key_type, list(histogram.counts), histogram.total_s)
+                for (purpose, key_type), histogram in tallies.latencies.items()
+            ],
         )
 
     async def read_audit(self, identity: Identity, request: messages.AuditRead, deadline: float) -> messages.AuditPage:

@@ -15,11 +15,13 @@ from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.rules import Denial
 from hsmd.daemon.access.snapshot import Grant, Snapshot
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.keys.tallies import OTHER, PERFORMED, Tallies
 from hsmd.daemon.token.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
     AuditFailure,
     DeadlineExceeded,
     Draining,
+    ErrorCode,
     HsmdError,
     ProtocolError,
     PurposeMismatch,
@@ -52,12 +54,13 @@ class Caller(Protocol):
 class Use:
     """One accepted key operation on its way: whose it is, and the attempt record that stands for it."""
 
-    __slots__ = ("abandoned", "attempt", "caller", "grant", "job", "replied", "request_id", "retried")
+    __slots__ = ("abandoned", "arrived", "attempt", "caller", "grant", "job", "replied", "request_id", "retried")
 
-    def __init__(self, caller: Caller, request_id: int, grant: Grant) -> None:
+    def __init__(self, caller: Caller, request_id: int, grant: Grant, arrived: float) -> None:
         self.caller = caller
         self.request_id = request_id
         self.grant = grant
+        self.arrived = arrived
         self.attempt = 0
         self.job: Job | None = None
         self.retried = False
@@ -71,6 +74,7 @@ def purpose_label(purpose: int) -> str:
 
 
 _PURPOSES = {int(purpose): purpose.label for purpose in Purpose}
+_OUTCOMES = {int(code): code.name.lower().replace("_", "-") for code in ErrorCode}
 
 
 class KeyService:
@@ -84,6 +88,7 @@ class KeyService:
         pools: Mapping[str, TokenPool],
         clock: Callable[[], float],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        tallies: Tallies | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._audit = audit
@@ -91,7 +96,7 @@ class KeyService:
         self._clock = clock
         self._now = now
         self.draining = False
-        self.counts: dict[str, int] = {}
+        self.tallies = tallies or Tallies()
 
     def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> None:
         """Take one batch of key operation frames, as (request id, body), from a caller.
@@ -118,7 +123,7 @@ class KeyService:
         self, caller: Caller, grant: Grant, purpose: Purpose, scheme: int, data: bytes, deadline: float
     ) -> Use:
         """One operation that the daemon itself builds from typed fields (certificate requests, ...)."""
-        use = Use(caller, 1, grant)
+        use = Use(caller, 1, grant, self._clock())
         use.job = Job((purpose, scheme, grant.key, data), deadline, False, use)
         self._record_attempt(use)
         self._start([use])
@@ -161,18 +166,22 @@ class KeyService:
         identity = caller.identity
         grant = snapshot.decide(identity, key, purpose, now)
         if isinstance(grant, Denial):
-            self._refuse(caller, request_id, operation, grant)
+            self._refuse(snapshot, caller, request_id, operation, grant)
             return None
         if self.draining:
+            self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), "draining")
             caller.failed(request_id, Draining())
             return None
-        use = Use(caller, request_id, grant)
-        use.job = Job((purpose, scheme, key, data), self._clock() + deadline_ms / 1000, False, use)
+        arrived = self._clock()
+        use = Use(caller, request_id, grant, arrived)
+        use.job = Job((purpose, scheme, key, data), arrived + deadline_ms / 1000, False, use)
         self._record_attempt(use)
         caller.opened(request_id, use)
         return use
 
-    def _refuse(self, caller: Caller, request_id: int, operation: KeyOperation, denial: Denial) -> None:
+    def _refuse(
+        self, snapshot: Snapshot, caller: Caller, request_id: int, operation: KeyOperation, denial: Denial
+    ) -> None:
         identity = caller.identity
         self._audit.refusal(
             identity.client,
@@ -183,7 +192,8 @@ class KeyService:
             operation.data,
             denial.rule.value,
         )
-        self._count("refused")
+        purpose = _PURPOSES.get(operation.purpose, OTHER)
+        self.tallies.count(identity.client, snapshot.key_name(operation.key) or OTHER, purpose, "refused")
         caller.failed(request_id, Refused())
 
     # --- recording and handing on ---
@@ -261,17 +271,17 @@ class KeyService:
     def _deliver(self, replies: list[tuple[Use, bytes | HsmdError]], *, recorded: bool = True) -> None:
         failure = self._commit_failure() if recorded else None
         callers: dict[int, Caller] = {}
+        now = self._clock()
         for use, reply in replies:
             if failure is not None:
                 reply = failure
             use.replied = True
             caller = use.caller
             callers[id(caller)] = caller
+            self._count(use, reply, now)
             if isinstance(reply, bytes):
-                self._count("performed")
                 caller.answered(use.request_id, reply)
             else:
-                self._count("failed")
                 caller.failed(use.request_id, reply)
         for caller in callers.values():
             caller.flush()
@@ -283,8 +293,15 @@ class KeyService:
             return error
         return None
 
-    def _count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
+    def _count(self, use: Use, reply: bytes | HsmdError, now: float) -> None:
+        grant = use.grant
+        assert use.job is not None
+        purpose = purpose_label(use.job.body[0])
+        if isinstance(reply, bytes):
+            self.tallies.count(grant.client, grant.key_name, purpose, PERFORMED)
+            self.tallies.took(purpose, grant.key_type.value, now - use.arrived)
+        else:
+            self.tallies.count(grant.client, grant.key_name, purpose, _OUTCOMES.get(reply.code, "internal"))
 
 
 def _reason(error: HsmdError) -> str:

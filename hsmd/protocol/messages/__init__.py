@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmd.errors import BadRequest, ProtocolError
-from hsmd.protocol.messages import audit, certificates, clients, grants, keys, state
+from hsmd.protocol.messages import audit, certificates, clients, grants, keys, metrics, state
 from hsmd.protocol.messages.audit import AuditPage as AuditPage, AuditRead as AuditRead
 from hsmd.protocol.messages.base import (
     MAX_PAGE as MAX_PAGE,
@@ -63,6 +63,12 @@ from hsmd.protocol.messages.keys import (
     KeyShow as KeyShow,
     PemDocument as PemDocument,
 )
+from hsmd.protocol.messages.metrics import (
+    Latency as Latency,
+    Metrics as Metrics,
+    MetricsRead as MetricsRead,
+    UseCount as UseCount,
+)
 from hsmd.protocol.messages.state import (
     DaemonStatus as DaemonStatus,
     Identity as Identity,
@@ -74,6 +80,7 @@ from hsmd.protocol.messages.state import (
 
 REQUESTS: tuple[type[Request], ...] = (
     *state.REQUESTS,
+    *metrics.REQUESTS,
     *keys.REQUESTS,
     *certificates.REQUESTS,
     *clients.REQUESTS,

@@ -61,6 +61,9 @@ class DaemonStatus(Struct):
     audit_head: str
     audit_writable: bool
     operations: dict[str, int]
+    sessions: int = 0
+    starting: int = 0
+    """Connections that have not logged in yet."""
 
 
 class Status(Request, tag="status"):

@@ -17,7 +17,8 @@ PEOPLE = {
     Role.FRONT_END: Identity("web1", Role.FRONT_END, "F1"),
 }
 AUDITOR = {
-    "whoami", "status", "key.list", "key.show", "cert.export", "client.list", "grant.list", "grant.explain", "audit.read",
+    "whoami", "status", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "grant.list", "grant.explain",
+    "audit.read",
 }  # fmt: skip
 FRONT_END = {"whoami", "key.list", "key.show", "cert.export"}
 

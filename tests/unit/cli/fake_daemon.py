@@ -34,6 +34,7 @@ class FakeDaemon:
         self.fail_with: HsmdError | None = None
         self.page_size = 2
         self.role = "operator"
+        self.uses = 100
         self._chain = Follower()
 
     # --- the face of hsmd.client.Client ---
@@ -90,6 +91,16 @@ class FakeDaemon:
             True,
             {"performed": 7},
         )
+
+    def on_metrics_read(self, _: Any) -> messages.Metrics:
+        self.uses += 30
+        uses = [
+            messages.UseCount("web1", "www", "tls13-server", "performed", self.uses, 30, 10.0),
+            messages.UseCount("web1", "www", "tls13-server", "deadline", 2, 1, 10.0),
+            messages.UseCount("mail1\x1b[2J", "mx\u202e", "tls12-server", "performed", 5, 0, 10.0),
+        ]
+        latency = messages.Latency("tls13-server", "p-256", [self.uses, 1, 0], 0.1)
+        return messages.Metrics(self.on_status(None), uses, [0.001, 0.01], [latency])
 
     def on_key_generate(self, request: messages.KeyGenerate) -> messages.KeyInfo:
         if request.name in self.keys:

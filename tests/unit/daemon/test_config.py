@@ -106,3 +106,13 @@ def test_the_store_url_is_not_shown() -> None:
 def test_no_text_raises_anything_else(text: str) -> None:
     with contextlib.suppress(ConfigurationError):
         parse(text)
+
+
+def test_metrics_stay_on_loopback_unless_told_so() -> None:
+    assert parse(GOOD).metrics.address is None
+    on_loopback = parse(GOOD + '[metrics]\naddress = "127.0.0.1"\n').metrics
+    assert str(on_loopback.address) == "127.0.0.1:9444"
+    outside = GOOD + '[metrics]\naddress = "192.0.2.1:9444"\n'
+    assert "allow_network" in faults_of(outside)
+    assert parse(outside + "allow_network = true\n").metrics.address is not None
+    assert "literal" in faults_of(GOOD + '[metrics]\naddress = "localhost:9444"\n')

@@ -392,4 +392,10 @@ async def test_counts_add_up(world: World) -> None:
     world.service.use(Caller(), [request(1, key=b"\0" * 32)])
     world.complete((world.pool.jobs[0], Status.ANSWERED, b"x"))
     world.service.completed([Completion(world.pool.jobs[1], Status.FAILED, error=TokenFailure())])
-    assert world.service.counts == {"refused": 1, "performed": 1, "failed": 1}
+    assert world.service.tallies.totals() == {"refused": 1, "performed": 1, "token": 1}
+    assert world.service.tallies.counts == {
+        ("web", "site", "tls13-server", "performed"): 1,
+        ("web", "site", "tls13-server", "token"): 1,
+        ("web", "other", "tls13-server", "refused"): 1,
+    }
+    assert sum(world.service.tallies.latencies["tls13-server", "p-256"].counts) == 1

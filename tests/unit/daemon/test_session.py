@@ -57,7 +57,7 @@ class Service:
     def use(self, session: Session, requests: list[tuple[int, bytes]]) -> None:
         for request_id, _ in requests:
             self.used.append(request_id)
-            session.opened(request_id, Use(session, request_id, None))  # type: ignore[arg-type]
+            session.opened(request_id, Use(session, request_id, None, 0.0))  # type: ignore[arg-type]
         if self.fault:
             raise self.fault
 

@@ -1,0 +1,125 @@
+"""The metrics endpoint: answers GET /metrics over HTTP/1.1 and nothing else.
+
+It runs on the event loop that serves handshakes, so it is stingy: a few connections, short requests, a deadline, one
+request on each connection, and text in pieces with a turn of the loop between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+
+from prometheus_client.core import Metric
+
+from hsmd import observe
+from hsmd.daemon.config import ListenAddress
+from hsmd.daemon.metrics.exposition import CONTENT_TYPE, Process, pieces
+from hsmd.daemon.metrics.families import families
+from hsmd.protocol.messages import Metrics
+
+MAX_CONNECTIONS = 8
+MAX_REQUEST_BYTES = 8_192
+"""Request line and header fields."""
+DEADLINE_S = 5.0
+"""For everything, from the connection to the last byte."""
+
+log = observe.logger()
+
+
+class MetricsEndpoint:
+    """Listens where it is told to. `numbers` gives the state of the moment."""
+
+    def __init__(self, numbers: Callable[[], Metrics], *, deadline_s: float = DEADLINE_S) -> None:
+        self._numbers = numbers
+        self._deadline_s = deadline_s
+        self._process = Process()
+        self._server: asyncio.Server | None = None
+        self._wanted: ListenAddress | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; 0 if it does not."""
+        return self._server.sockets[0].getsockname()[1] if self._server is not None else 0
+
+    async def apply(self, address: ListenAddress | None) -> None:
+        """Listen there, or nowhere. An address that cannot be had is logged: keys are served all the same."""
+        if address == self._wanted and (self._server is not None or address is None):
+            return
+        await self.close()
+        self._wanted = address
+        if address is None:
+            return
+        try:
+            self._server = await asyncio.start_server(
+                self._connected, address.host, address.port, limit=MAX_REQUEST_BYTES
+            )
+        except OSError as error:
+            log.error("metrics.not_listening", address=str(address), error=error.strerror)
+            return
+        log.info("metrics.listening", address=f"{address.host}:{self.port}")
+
+    async def close(self) -> None:
+        """Stop listening and drop who is connected."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._open.add(writer)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._answer(reader, writer)
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # whoever scrapes comes again
+        finally:
+            self._open.discard(writer)
+            with contextlib.suppress(OSError):
+                writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            writer.write(_plain("431 Request Header Fields Too Large", b"a scrape needs no such request\n"))
+            return
+        method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
+        path, _, version = rest.partition(b" ")
+        if not version.startswith(b"HTTP/1."):
+            writer.write(_plain("400 Bad Request", b"HTTP/1.1, please\n"))
+        elif method not in (b"GET", b"HEAD"):
+            writer.write(_plain("405 Method Not Allowed", b"only GET\n", "Allow: GET, HEAD\r\n"))
+        elif path.partition(b"?")[0] != b"/metrics":
+            writer.write(_plain("404 Not Found", b"metrics are at /metrics\n"))
+        else:
+            await self._metrics(writer, body=method == b"GET")
+
+    async def _metrics(self, writer: asyncio.StreamWriter, *, body: bool) -> None:
+        # The end of the connection is the end of the text (RFC 9112, section 6.3): its length is not known beforehand.
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE}\r\nConnection: close\r\n\r\n".encode())
+        if not body:
+            return
+        for piece in pieces(self._families()):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    def _families(self) -> Iterable[Metric]:
+        yield from self._process.families()
+        yield from families(self._numbers())
+
+
+def _plain(status: str, text: bytes, more: str = "") -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n{more}"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + text

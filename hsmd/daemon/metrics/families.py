@@ -1,0 +1,87 @@
+"""Families: the daemon's numbers as Prometheus names them. docs/operations.md lists the names; they are part of our interface."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from hsmd.protocol.messages import DaemonStatus, Metrics, TokenStatus
+
+TOKEN_STATES = ("ready", "starting", "away", "login-refused")
+WORKER_STATES = ("ready", "busy", "starting", "stalled")
+
+
+def families(numbers: Metrics) -> Iterator[Metric]:
+    """All families, those with the most series last."""
+    yield from _daemon(numbers.status)
+    yield from _audit(numbers.status)
+    yield from _tokens(numbers.status.tokens)
+    yield _latencies(numbers)
+    yield _operations(numbers)
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"hsmd_{name}", documentation, value=value)
+
+
+def _daemon(status: DaemonStatus) -> Iterator[Metric]:
+    build = GaugeMetricFamily("hsmd_build_info", "Always 1; the version is a label.", labels=["version"])
+    build.add_metric([status.version], 1)
+    yield build
+    yield _gauge("start_time_seconds", "When the daemon's front process started, Unix time.", status.started_at.timestamp())
+    yield _gauge("draining", "1 while the daemon takes nothing new.", status.draining)
+    connections = GaugeMetricFamily("hsmd_connections", "SSH connections.", labels=["state"])
+    connections.add_metric(["starting"], status.starting)
+    connections.add_metric(["authenticated"], status.connections)
+    yield connections
+    yield _gauge("sessions", "Channels that speak the protocol.", status.sessions)
+    yield _gauge("keys", "Keys in the store.", status.keys)
+    yield _gauge("clients", "Clients in the store.", status.clients)
+    yield _gauge("grants", "Combinations of client, key and purpose that are granted.", status.grants)
+
+
+def _audit(status: DaemonStatus) -> Iterator[Metric]:
+    yield _gauge("audit_writable", "1 if the audit log can be written; no key is used while it is 0.", status.audit_writable)
+    yield _gauge("audit_records", "Records in the audit log.", status.audit_records)
+
+
+def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:
+    state = GaugeMetricFamily("hsmd_token_state", "1 for the state a token is in.", labels=["token", "state"])
+    queue = GaugeMetricFamily("hsmd_token_queue_depth", "Operations waiting for a worker.", labels=["token"])
+    in_flight = GaugeMetricFamily("hsmd_token_in_flight", "Operations that workers have.", labels=["token"])
+    workers = GaugeMetricFamily("hsmd_workers", "Worker processes by state.", labels=["token", "state"])
+    restarts = CounterMetricFamily("hsmd_worker_restarts", "Workers that were lost and replaced.", labels=["token"])
+    for token in tokens:
+        for name in sorted({*TOKEN_STATES, token.state}):
+            state.add_metric([token.name, name], token.state == name)
+        queue.add_metric([token.name], token.queued)
+        in_flight.add_metric([token.name], sum(worker.in_flight for worker in token.workers))
+        found = Counter(worker.state for worker in token.workers)
+        for name in sorted({*WORKER_STATES, *found}):
+            workers.add_metric([token.name, name], found[name])
+        restarts.add_metric([token.name], max((worker.restarts for worker in token.workers), default=0))
+    yield from (state, queue, in_flight, workers, restarts)
+
+
+def _latencies(numbers: Metrics) -> Metric:
+    family = HistogramMetricFamily(
+        "hsmd_operation_seconds", "From arrival to answer, of operations that were performed.",
+        labels=["purpose", "key_type"],
+    )  # fmt: skip
+    bounds = [*map(str, numbers.bounds_s), "+Inf"]
+    for each in numbers.latencies:
+        buckets = list(zip(bounds, accumulate(each.counts), strict=True))
+        family.add_metric([each.purpose, each.key_type], buckets, each.total_s)
+    return family
+
+
+def _operations(numbers: Metrics) -> Metric:
+    family = CounterMetricFamily(
+        "hsmd_operations", "Key operations by how they ended.", labels=["client", "key", "purpose", "outcome"]
+    )
+    for use in numbers.uses:
+        family.add_metric([use.client, use.key, use.purpose, use.outcome], use.count)
+    return family

@@ -1,0 +1,113 @@
+"""Metrics of a real daemon: what was done is what is shown, to Prometheus and over the control channel; others see nothing."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hsmd.errors import HsmdError, Refused
+from hsmd.protocol import messages
+from hsmd.purposes import Purpose
+from tests.daemon_house import AUDITOR, MAIL, P256, WEB, House, house, operation, run_aside, ssh, tls13, wait_until, wire
+
+
+@pytest.fixture
+def observed(tmp_path: Path) -> Iterator[House]:
+    with house(tmp_path / "house", metrics="127.0.0.1:0") as running:
+        yield running
+
+
+def scrape(running: House) -> dict[str, dict[tuple[str, ...], float]]:
+    """Samples by name, then by values of the labels in the order of their names."""
+    port = int(running.logged("metrics.listening")[-1]["address"].rpartition(":")[2])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            values = tuple(value for _, value in sorted(sample.labels.items()))
+            found.setdefault(sample.name, {})[values] = sample.value
+    return found
+
+
+def use(running: House, key: bytes, client: str, count: int, purpose: Purpose = Purpose.TLS13_SERVER) -> list[Any]:
+    async def work() -> list[Any]:
+        ended: list[Any] = []
+        async with running.connection(client) as connection:
+            for number in range(count):
+                try:
+                    ended.append(await connection.use_key(key, purpose, P256, tls13(number), timeout_s=10))
+                except HsmdError as error:
+                    ended.append(error)
+        return ended
+
+    ended: list[Any] = run_aside(work)
+    return ended
+
+
+def test_what_was_done_is_what_is_shown(observed: House) -> None:
+    key = observed.add_key("site")
+    assert all(isinstance(answer, bytes) for answer in use(observed, key, WEB, 5))
+    assert all(isinstance(error, Refused) for error in use(observed, key, MAIL, 3))
+    use(observed, b"\xee" * 32, MAIL, 2)
+
+    found = scrape(observed)
+    operations = found["hsmd_operations_total"]
+    assert operations[WEB, "site", "performed", "tls13-server"] == 5
+    assert operations[MAIL, "site", "refused", "tls13-server"] == 3
+    assert operations[MAIL, "other", "refused", "tls13-server"] == 2
+    assert found["hsmd_operation_seconds_count"]["p-256", "tls13-server"] == 5
+    assert 0 < found["hsmd_operation_seconds_sum"]["p-256", "tls13-server"] < 50
+    assert found["hsmd_token_state"]["ready", "main"] == 1
+    assert found["hsmd_audit_writable"][()] == 1
+    assert found["hsmd_audit_records"][()] == len(observed.audit())
+    assert found["hsmd_keys"][()] == 1
+    assert found["process_resident_memory_bytes"][()] > 1 << 20
+
+    numbers: messages.Metrics = observed.ask(messages.MetricsRead(), AUDITOR)
+    shown = {(use.client, use.key, use.outcome, use.purpose): use.count for use in numbers.uses}
+    assert shown == operations
+    assert numbers.status.sessions == 1
+    with pytest.raises(Refused):
+        observed.ask(messages.MetricsRead(), WEB)
+
+
+def test_codes_a_peer_makes_up_are_one_series(observed: House) -> None:
+    """Unknown purposes of a client that is logged in: one series."""
+    unknown = sorted(set(range(1, 256)) - set(map(int, Purpose)))
+    key = observed.add_key("site")
+
+    async def work() -> None:
+        from tests.daemon_house import operation, ssh, wire
+
+        async with await ssh(observed, WEB) as connection:
+            channel = await wire(connection)
+            for number in unknown:
+                channel.write(operation(number, key, tls13(number), purpose=number))
+            for number in unknown:
+                await channel.answer(number)
+
+    run_aside(work)
+    assert scrape(observed)["hsmd_operations_total"][WEB, "site", "refused", "other"] == len(unknown) > 200
+    assert len(scrape(observed)["hsmd_operations_total"]) <= 2  # the key's own certificate request may be the other
+
+
+def test_a_reload_moves_the_endpoint(observed: House) -> None:
+    scrape(observed)
+    text = observed.config.read_text()
+    observed.config.write_text(re.sub(r'(\[metrics\]\naddress = ")[^"]*', r"\1", text))
+    assert observed.reload() == "done"
+    with pytest.raises(OSError):
+        wait_until(lambda: scrape(observed) is None, 5)
+    observed.config.write_text(text)
+    assert observed.reload() == "done"
+    wait_until(lambda: len(observed.logged("metrics.listening")) == 2)
+    assert scrape(observed)["hsmd_draining"][()] == 0

@@ -1,0 +1,69 @@
+"""`hsmd top`: rates between two looks, what a pipe and a program get, and names that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+
+from hsmd.cli.rates import latency_views, use_rates
+from hsmd.errors import Refused
+
+from .conftest import Run
+from .fake_daemon import FakeDaemon
+
+
+def test_in_a_pipe_it_prints_once_with_recent_rates(run: Run, daemon: FakeDaemon) -> None:
+    ran = run("top")
+    assert ran.code == 0
+    row = next(line for line in ran.out.splitlines() if line.startswith("web1"))
+    assert row.split() == ["web1", "www", "tls13-server", "3.0", "0.1", "130", "2"]
+    assert len(daemon.asked) == 1
+
+
+def test_names_cannot_move_the_cursor(run: Run, daemon: FakeDaemon) -> None:
+    out = run("top").out
+    assert out.isprintable() or set(out) <= {c for c in out if c.isprintable() or c == "\n"}
+    assert "mail1\\x1b[2J" in out
+    assert "mx\\u202e" in out
+
+
+def test_a_program_gets_one_object_for_each_look(run: Run, daemon: FakeDaemon) -> None:
+    ran = run("top", "--json", "--count", "3", "--every", "0.2")
+    assert ran.code == 0
+    looks = [json.loads(line) for line in ran.out.splitlines()]
+    assert len(looks) == 3
+    assert ran.out.isascii()
+    assert looks[0]["status"]["tokens"][0]["state"] == "ready"
+    # 30 more in each look of at least 0.2 s, where the first one has only the daemon's own ten seconds.
+    rates = [use["per_s"] for look in looks for use in look["uses"] if use["client"] == "web1"]
+    assert rates[0] == 3.0
+    assert 0 < rates[1] <= 150
+    assert looks[2]["latencies"] == [{"purpose": "tls13-server", "key_type": "p-256", "p50_ms": 1.0, "p99_ms": 1.0}]
+
+
+def test_the_order_can_be_chosen(run: Run, daemon: FakeDaemon) -> None:
+    def first(order: str) -> str:
+        (line,) = run("top", "--json", "--count", "1", "--sort", order).out.splitlines()
+        return str(json.loads(line)["uses"][0]["client"])
+
+    assert first("rate") == first("failures") == "web1"
+    assert first("name").startswith("mail1")
+    assert run("top", "--sort", "colour").code == 2
+
+
+def test_whoever_may_not_is_told(run: Run, daemon: FakeDaemon) -> None:
+    daemon.fail_with = Refused()
+    assert run("top").code == 1
+
+
+def test_a_daemon_that_was_started_anew_counts_from_zero(daemon: FakeDaemon) -> None:
+    before = daemon.on_metrics_read(None)
+    daemon.uses = 0
+    now = daemon.on_metrics_read(None)
+    assert [use.per_s for use in use_rates(now, before, 1.0) if use.client == "web1"] == [0.0]
+    assert latency_views(now, before)[0].p50_ms == 1.0
+
+
+def test_status_shows_who_uses_what(run: Run, daemon: FakeDaemon) -> None:
+    ran = run("status")
+    assert "web1" in ran.out
+    assert json.loads(run("status", "--json").out)["uses"][0]["client"] == "web1"

@@ -1,0 +1,105 @@
+"""The metrics endpoint: what it answers, and that nobody can keep it busy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hsmd.daemon.config import ListenAddress
+from hsmd.daemon.metrics.endpoint import MAX_CONNECTIONS, MAX_REQUEST_BYTES, MetricsEndpoint
+from tests.unit.metrics.conftest import numbers_of
+
+LOOPBACK = ListenAddress("127.0.0.1", 0)
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[MetricsEndpoint]:
+    made = MetricsEndpoint(lambda: numbers_of(500), deadline_s=0.5)
+    await made.apply(LOOPBACK)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def ask(endpoint: MetricsEndpoint, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
+    try:
+        async with asyncio.timeout(5):
+            writer.write(request)
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_it_answers_get(endpoint: MetricsEndpoint) -> None:
+    answer = await ask(endpoint, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"text/plain; version=0.0.4" in head
+    assert body.count(b"\nhsmd_operations_total{") == 500
+    assert body.count(b"# TYPE hsmd_operations_total counter") == 1
+    assert body.endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
+        (b"GET /metrics\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", b"400"),
+        (b"GET /metrics HTTP/1.1\r\nX: " + b"a" * MAX_REQUEST_BYTES * 2 + b"\r\n\r\n", b"431"),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"200"),
+    ],
+    ids=["path", "method", "no version", "tls", "too long", "head"],
+)
+async def test_everything_else_is_turned_away(endpoint: MetricsEndpoint, request_: bytes, status: bytes) -> None:
+    answer = await ask(endpoint, request_)
+    assert answer.split(b" ")[1] == status
+    assert b"hsmd_operations" not in answer
+
+
+async def test_a_request_that_does_not_end_is_dropped(endpoint: MetricsEndpoint) -> None:
+    assert await ask(endpoint, b"GET /metrics HTTP/1.1\r\nHost: x\r\n") == b""
+
+
+async def test_idle_connections_make_room_for_others_in_time(endpoint: MetricsEndpoint) -> None:
+    idle = [await asyncio.open_connection("127.0.0.1", endpoint.port) for _ in range(MAX_CONNECTIONS * 2)]
+    async with asyncio.timeout(5):
+        for reader, _ in idle:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+    answer = await ask(endpoint, b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert b"hsmd_build_info" in answer
+    for _, writer in idle:
+        writer.close()
+
+
+async def test_a_reader_that_never_reads_is_dropped() -> None:
+    endpoint = MetricsEndpoint(lambda: numbers_of(50_000), deadline_s=0.5)
+    await endpoint.apply(LOOPBACK)
+    _, writer = await asyncio.open_connection("127.0.0.1", endpoint.port, limit=1)
+    writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+    async with asyncio.timeout(10):
+        while not endpoint._open:
+            await asyncio.sleep(0.005)
+        while endpoint._open:
+            await asyncio.sleep(0.005)
+    writer.transport.abort()
+    await endpoint.close()
+
+
+async def test_an_address_that_is_taken_is_no_reason_to_stop(endpoint: MetricsEndpoint) -> None:
+    second = MetricsEndpoint(lambda: numbers_of(1))
+    await second.apply(ListenAddress("127.0.0.1", endpoint.port))
+    assert second.port == 0
+    await second.apply(LOOPBACK)
+    assert second.port != 0
+    await second.apply(None)
+    assert second.port == 0

@@ -1,0 +1,89 @@
+"""The text that Prometheus reads: every number is in it, whatever the names, and no piece of it takes long."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from hypothesis import given, strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from hsmd.daemon.metrics.exposition import Process, pieces
+from hsmd.daemon.metrics.families import families
+from hsmd.protocol.messages import Metrics, UseCount
+from tests.unit.metrics.conftest import numbers_of
+
+
+def read(numbers: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample that the library's own reader finds."""
+    text = b"".join(pieces(families(numbers))).decode()
+    found: dict[Any, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            place = (sample.name, tuple(sorted(sample.labels.items())))
+            assert place not in found, f"{place} is there twice"
+            found[place] = sample.value
+    return found
+
+
+def test_all_numbers_are_there(numbers: Metrics) -> None:
+    found = read(numbers)
+    expected = {
+        ("hsmd_build_info", (("version", "0.1.0"),)): 1,
+        ("hsmd_start_time_seconds", ()): numbers.status.started_at.timestamp(),
+        ("hsmd_draining", ()): 0,
+        ("hsmd_connections", (("state", "starting"),)): 9,
+        ("hsmd_connections", (("state", "authenticated"),)): 7,
+        ("hsmd_sessions", ()): 8,
+        ("hsmd_keys", ()): 1,
+        ("hsmd_clients", ()): 2,
+        ("hsmd_grants", ()): 3,
+        ("hsmd_audit_writable", ()): 1,
+        ("hsmd_audit_records", ()): 44,
+        ("hsmd_token_state", (("state", "ready"), ("token", "main"))): 1,
+        ("hsmd_token_state", (("state", "away"), ("token", "main"))): 0,
+        ("hsmd_token_queue_depth", (("token", "main"),)): 4,
+        ("hsmd_token_in_flight", (("token", "main"),)): 5,
+        ("hsmd_workers", (("state", "busy"), ("token", "main"))): 1,
+        ("hsmd_worker_restarts_total", (("token", "main"),)): 3,
+        ("hsmd_operation_seconds_bucket", (("key_type", "p-256"), ("le", "0.001"), ("purpose", "tls13-server"))): 5,
+        ("hsmd_operation_seconds_bucket", (("key_type", "p-256"), ("le", "+Inf"), ("purpose", "tls13-server"))): 8,
+        ("hsmd_operation_seconds_count", (("key_type", "p-256"), ("purpose", "tls13-server"))): 8,
+        ("hsmd_operation_seconds_sum", (("key_type", "p-256"), ("purpose", "tls13-server"))): 0.5,
+        (
+            "hsmd_operations_total",
+            (("client", "web-1"), ("key", "www"), ("outcome", "performed"), ("purpose", "tls13-server")),
+        ): 1,
+    }
+    assert {place: found.get(place) for place in expected} == expected
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=80))
+def test_no_name_breaks_out_of_its_label(name: str) -> None:
+    """Names are checked where they come in; this room would stand it if they were not."""
+    numbers = numbers_of(0)
+    numbers.uses.append(UseCount(name, name, "tls13-server", "performed", 3, 0, 1.0))
+    text = b"".join(pieces(families(numbers))).decode()
+    lines = [line for line in text.split("\n") if line.startswith("hsmd_operations_total")]
+    assert len(lines) == 1
+    assert lines[0].endswith(" 3.0")
+
+
+def test_a_thousand_series_come_in_short_pieces() -> None:
+    numbers = numbers_of(1_000)
+    assert len([place for place in read(numbers) if place[0] == "hsmd_operations_total"]) == 1_000
+    slowest = []
+    for _ in range(5):
+        steps, made = [], pieces(families(numbers))
+        begun = time.perf_counter()
+        for _ in made:
+            steps.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+        slowest.append(max(steps))
+    assert min(slowest) < 0.02, f"the slowest piece took {min(slowest) * 1e3:.1f} ms"
+
+
+def test_the_process_is_described() -> None:
+    text = b"".join(pieces(Process().families()))
+    assert b"process_resident_memory_bytes" in text
+    assert b"process_open_fds" in text

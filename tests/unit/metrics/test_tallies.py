@@ -1,0 +1,49 @@
+"""Tallies: bounded series, histograms whose buckets add up, and what counts as recent."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given, strategies as st
+
+from hsmd.daemon.keys.tallies import BOUNDS_S, OTHER, WINDOW_S, Histogram, Tallies
+
+
+def test_series_are_bounded_and_nothing_is_lost() -> None:
+    tallies = Tallies(most=10)
+    for number in range(1_000):
+        tallies.count(f"client-{number}", "key", "tls13-server", ("performed", "refused")[number % 2])
+    assert len(tallies.counts) == 12
+    assert tallies.counts[OTHER, OTHER, OTHER, "performed"] == 495
+    assert tallies.totals() == {"performed": 500, "refused": 500}
+
+
+def test_a_series_that_is_there_goes_on_when_there_is_no_room() -> None:
+    tallies = Tallies(most=1)
+    for client in ("a", "b", "a"):
+        tallies.count(client, "key", "tls13-server", "performed")
+    assert tallies.counts["a", "key", "tls13-server", "performed"] == 2
+
+
+@given(st.lists(st.floats(0, 100, allow_nan=False)))
+def test_every_duration_is_in_one_bucket(durations: list[float]) -> None:
+    histogram = Histogram()
+    for duration in durations:
+        histogram.add(duration)
+    assert sum(histogram.counts) == len(durations)
+    for count, (above, bound) in zip(histogram.counts, pairwise((-1.0, *BOUNDS_S, float("inf"))), strict=True):
+        assert count == sum(above < duration <= bound for duration in durations)
+
+
+def test_recent_is_what_came_in_the_last_window_or_two() -> None:
+    tallies = Tallies()
+    tallies.begin_window(0.0)
+    series = ("web", "key", "tls13-server", "performed")
+    for second in range(100):
+        tallies.count(*series)
+        tallies.tick(float(second))
+        (found,) = tallies.recent(float(second))
+        assert found.total == second + 1
+        assert found.over_s < 2 * WINDOW_S + 1
+        if second:
+            assert abs(found.recent / found.over_s - 1.0) <= 1.0 / found.over_s + 0.11
