@@ -14,7 +14,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from hsmd.errors import HsmdError, Refused
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose
-from tests.daemon_house import AUDITOR, MAIL, P256, WEB, House, house, operation, run_aside, ssh, tls13, wait_until, wire
+from tests.daemon_house import (
+    AUDITOR,
+    MAIL,
+    P256,
+    WEB,
+    House,
+    house,
+    operation,
+    run_aside,
+    ssh,
+    tls13,
+    wait_until,
+    wire,
+)
 
 
 @pytest.fixture
@@ -86,8 +99,6 @@ def test_codes_a_peer_makes_up_are_one_series(observed: House) -> None:
     key = observed.add_key("site")
 
     async def work() -> None:
-        from tests.daemon_house import operation, ssh, wire
-
         async with await ssh(observed, WEB) as connection:
             channel = await wire(connection)
             for number in unknown:
