@@ -36,6 +36,7 @@ from hsmd.protocol.frames import (
     encode_welcome,
 )
 from hsmd.purposes import Purpose
+from tests.log_maker import LogMaker
 
 CLIENT = "web-1"
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -99,6 +100,8 @@ class Daemonlike:
         self.operations: list[KeyOperation] = []
         self.requests: list[messages.Request] = []
         self.cancelled: list[int] = []
+        self.log: LogMaker | None = None  # whose checkpoints it shows; None: it has none yet
+        self.discontinuities: list[str] = []
         self.logins = 0
         self.sessions: list[_Session] = []
         self.connections: list[Any] = []
@@ -277,10 +280,19 @@ class _Session(asyncssh.SSHServerSession[bytes]):
     def _control(self, request_id: int, body: bytes) -> bytes:
         try:
             request = messages.decode_request(decode_control_request(body)[1])
+            if isinstance(request, messages.AuditCheckpoint):  # comes with every connection
+                return encode(Kind.CONTROL_RESULT, request_id, messages.encode_result(self._checkpoint(request.since)))
             self._daemon.requests.append(request)
             return encode(Kind.CONTROL_RESULT, request_id, messages.encode_result(self._control_result(request)))
         except HsmdError as error:
             return encode_error(request_id, error)
+
+    def _checkpoint(self, since: int) -> messages.SignedCheckpoint:
+        log = self._daemon.log
+        if log is None:
+            return messages.SignedCheckpoint("", [], "", [])
+        proof = log.proof(since) if since <= log.size else []
+        return messages.SignedCheckpoint(log.note(), proof, log.signer.verifier.vkey, self._daemon.discontinuities)
 
     def _control_result(self, request: messages.Request) -> Any:
         keys = {key.name: key for key in self._daemon.keys.values()}

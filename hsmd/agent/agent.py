@@ -21,6 +21,7 @@ from hsmd.agent.upstream import Cancellable, Upstream
 from hsmd.client.connection import Connection
 from hsmd.client.endpoint import Endpoint
 from hsmd.client.link import Answered
+from hsmd.client.witness import Witness
 from hsmd.errors import HsmdError, NotFound, Refused, RefusedHere, Unavailable
 from hsmd.protocol import messages
 
@@ -30,6 +31,8 @@ REFRESH_AT_MOST_EVERY_S = 1.0
 FETCH_S = 10.0
 ASK_S = 2.0
 CHECK_S = 1.0
+WITNESS_S = 60.0
+"""How often the daemons' audit logs are looked at while connected; each new connection does so, too."""
 DRAIN_S = 5.0
 
 log = observe.logger()
@@ -42,7 +45,10 @@ class Agent:
         self._config_path = config_path
         self._config = configs.load(config_path)
         self._cache = caches.Cache(self._config.state)
-        self._upstream = Upstream(changed=lambda _: self._refresh.set(), event=lambda _: self._refresh.set(), clock=clock)
+        self._witness = _witness(self._config)
+        self._upstream = Upstream(
+            changed=lambda _: self._refresh.set(), event=lambda _: self._refresh.set(), witness=self._witness, clock=clock
+        )
         self._sessions = Sessions(self, clock=clock)
         self._allowed: dict[int, frozenset[bytes]] = {}
         self._refresh = asyncio.Event()
@@ -60,7 +66,7 @@ class Agent:
         """
         self._cache.load()
         self._listener = inherited() or listen(self._config.socket)
-        keepers = [asyncio.create_task(self._keep_cache()), asyncio.create_task(self._keep_limits())]
+        keepers = [asyncio.create_task(keep()) for keep in (self._keep_cache, self._keep_limits, self._keep_watch)]
         try:
             self._upstream.apply(self._config.daemons)
             self._server = await self._serve(self._listener)
@@ -95,6 +101,8 @@ class Agent:
             return
         self._config = config
         self._allowed.clear()
+        self._witness = _witness(config)
+        self._upstream.trust(self._witness)
         for unwanted in self._upstream.apply(config.daemons):
             self._spawn(self._close_later(unwanted))
         self._refresh.set()
@@ -143,6 +151,11 @@ class Agent:
         while True:
             await asyncio.sleep(CHECK_S)
             self._sessions.check()
+
+    async def _keep_watch(self) -> None:
+        while True:
+            await asyncio.sleep(WITNESS_S)
+            await self._upstream.examine()
 
     async def _keep_cache(self) -> None:
         """Compare the cache with a daemon when a connection comes up, at events, for unknown keys, and now and then."""
@@ -211,7 +224,15 @@ class Agent:
         connection = self._upstream.available
         endpoint = None if connection is None else connection.endpoint
         daemon = endpoint.address if isinstance(endpoint, Endpoint) else ""
-        return messages.Identity(self._config.client, "agent", f"uid:{uid}", daemon)
+        return messages.Identity(
+            self._config.client, "agent", f"uid:{uid}", daemon, self._upstream.problems, self._notices()
+        )
+
+    def _notices(self) -> list[str]:
+        """Breaks of logs that were accepted because an operator declared them."""
+        with contextlib.suppress(HsmdError):
+            return [memory.accepted for memory in self._witness.memories.all() if memory.accepted]
+        return []
 
     def _key_page(self, uid: int, request: messages.KeyList) -> messages.KeyPage:
         names = [name for name in self._cache.names() if name > request.after and self._may_see(uid, name)]
@@ -251,6 +272,10 @@ class Agent:
     def _may_see(self, uid: int, name: str) -> bool:
         """Public material is for users of the key, and for those who administer the agent."""
         return uid in (0, os.geteuid()) or self._config.rules.allow(uid, name)
+
+
+def _witness(config: AgentConfig) -> Witness:
+    return Witness(config.state / "witness", config.operators)
 
 
 async def run(config_path: Path) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 
 from hsmd.agent.policy import EVERYONE, Rules, Users
 from hsmd.client.endpoint import Endpoint, parse_address
-from hsmd.errors import BadRequest, ConfigurationError
+from hsmd.errors import BadRequest, ConfigurationError, ProtocolError
+from hsmd.transparency.discontinuity import operator_verifier
+from hsmd.transparency.note import Verifier
 
 MAX_CONFIG_BYTES = 1 << 20
 DEFAULT_SOCKET = "/run/hsmd/agent.sock"
@@ -38,13 +40,15 @@ class SocketConfig:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What agent.toml says. `daemons` are tried in their order; `rules` is the local policy."""
+    """What agent.toml says. `daemons` are tried in their order; `rules` is the local policy; `operators` may
+    declare breaks of audit logs."""
 
     client: str
     socket: SocketConfig
     state: Path
     daemons: tuple[Endpoint, ...]
     rules: Rules
+    operators: tuple[Verifier, ...] = ()
 
 
 def load(path: Path) -> AgentConfig:
@@ -132,6 +136,7 @@ def _read(top: _Table) -> AgentConfig | None:
     socket = _socket(agent)
     state = agent.path("state", DEFAULT_STATE)
     client = agent.text("client")
+    operators = _operators(agent)
     identity = agent.path("identity")
     certificate = agent.path("certificate", "") if "certificate" in agent._values else None
     agent.finish()
@@ -143,7 +148,7 @@ def _read(top: _Table) -> AgentConfig | None:
         top.fault("daemon", f"{address} is listed twice")
     rules = _rules(top)
     top.finish()
-    return AgentConfig(client, socket, state, tuple(daemon for daemon in daemons if daemon is not None), rules)
+    return AgentConfig(client, socket, state, tuple(daemon for daemon in daemons if daemon is not None), rules, operators)
 
 
 def _socket(agent: _Table) -> SocketConfig:
@@ -159,6 +164,16 @@ def _socket(agent: _Table) -> SocketConfig:
     owner = _id(agent, "owner", lambda name: pwd.getpwnam(name).pw_uid)
     group = _id(agent, "group", lambda name: grp.getgrnam(name).gr_gid)
     return SocketConfig(path, int(mode, 8), owner, group)
+
+
+def _operators(agent: _Table) -> tuple[Verifier, ...]:
+    found = []
+    for line in agent.texts("operator_keys", []):
+        try:
+            found.append(operator_verifier(line))
+        except ProtocolError as error:
+            agent.fault("operator_keys", error.text)
+    return tuple(found)
 
 
 def _id(table: _Table, name: str, find: Callable[[str], int]) -> int:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from hsmd.client.connection import Connection
+from hsmd import observe
+from hsmd.client.connection import Ask, Connection
 from hsmd.client.endpoint import Endpoint
 from hsmd.client.link import Answered
-from hsmd.errors import ErrorCode, HsmdError, Unavailable
+from hsmd.client.witness import LogRefused, Witness
+from hsmd.errors import ConfigurationError, ErrorCode, HsmdError, Unavailable
 from hsmd.protocol.frames import Kind
+from hsmd.protocol.messages import Request
+
+log = observe.logger()
 
 _ELSEWHERE = frozenset({int(ErrorCode.UNAVAILABLE), int(ErrorCode.DRAINING)})
 """Error codes after which another daemon may well answer."""
@@ -34,10 +39,12 @@ class Upstream:
         *,
         changed: Callable[[Connection], None],
         event: Callable[[dict[str, Any]], None],
+        witness: Witness,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._changed = changed
         self._event = event
+        self._witness = witness
         self._clock = clock
         self._connections: list[Connection] = []
 
@@ -52,6 +59,34 @@ class Upstream:
         """End all connections."""
         connections, self._connections = self._connections, []
         await asyncio.gather(*(connection.close() for connection in connections))
+
+    def trust(self, witness: Witness) -> None:
+        """Judge the daemons' logs by this witness from now on."""
+        self._witness = witness
+
+    async def examine(self) -> None:
+        """Look at the logs of all daemons again; one that is not the log it was makes its daemon unavailable."""
+        await asyncio.gather(*(self._examine(connection) for connection in self._connections if connection.available))
+
+    async def _examine(self, connection: Connection) -> None:
+        def ask(request: Request, timeout_s: float) -> Awaitable[Any]:
+            return connection.control(request, timeout_s=timeout_s)
+
+        try:
+            await self._witness.examine(_address(connection), ask)
+        except (LogRefused, ConfigurationError) as error:
+            connection.distrust(error)
+        except HsmdError as error:
+            log.warning("witness.not_shown", daemon=str(connection.endpoint), error=error.text)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why daemons are not used, of those whose logs are refused."""
+        return [
+            connection.problem.text
+            for connection in self._connections
+            if isinstance(connection.problem, (LogRefused, ConfigurationError)) and not connection.available
+        ]
 
     @property
     def available(self) -> Connection | None:
@@ -79,9 +114,19 @@ class Upstream:
             if available:
                 self._changed(connection)
 
-        connection = Connection(endpoint, patient=True, on_state=on_state, on_event=self._event, clock=self._clock)
+        async def examine(ask: Ask) -> None:
+            await self._witness.examine(endpoint.address, ask)
+
+        connection = Connection(
+            endpoint, patient=True, examine=examine, on_state=on_state, on_event=self._event, clock=self._clock
+        )
         connection.begin()
         return connection
+
+
+def _address(connection: Connection) -> str:
+    assert isinstance(connection.endpoint, Endpoint)
+    return connection.endpoint.address
 
 
 class _Attempt:

@@ -1,6 +1,6 @@
-"""`hsmd agent`: the group as it is loaded; importing the two files registers their commands."""
+"""`hsmd agent`: the group as it is loaded; importing the files registers their commands."""
 
-from hsmd.cli import agent_setup, agent_use
+from hsmd.cli import agent_setup, agent_use, witness
 from hsmd.cli.agent_options import app
 
-__all__ = ["agent_setup", "agent_use", "app"]
+__all__ = ["agent_setup", "agent_use", "app", "witness"]

@@ -55,6 +55,14 @@ def init(
             show_default=False,
         ),
     ] = "",
+    operator_key: Annotated[
+        list[str],
+        typer.Option(
+            "--operator-key",
+            metavar="KEY",
+            help="An operator's Ed25519 public key, a line or a .pub file: may declare a restored audit log. May be repeated.",
+        ),
+    ] = [],  # noqa: B006  read only
     config: Config = None,
     socket: Socket = None,
 ) -> None:
@@ -70,7 +78,8 @@ def init(
     for path in (file, identity):
         if path.exists() or path.is_symlink():
             raise exists(path)
-    pinned = agent_toml.Pinned(daemon, tuple(host_key), client, identity)
+    operators = tuple(ssh_keys.line_or_file(text).line for text in operator_key)
+    pinned = agent_toml.Pinned(daemon, tuple(host_key), client, identity, operators)
     Endpoint(*parse_address(daemon), pinned.host_keys, client, identity)  # refuses what no agent could use
     local = agent_place.choose(file, socket, tuple(allow))
     text = agent_toml.render(local, pinned)

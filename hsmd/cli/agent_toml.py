@@ -10,12 +10,14 @@ from hsmd.cli.toml import quote
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """The daemon an agent belongs to: its address and host keys, our client name there and our private key file."""
+    """The daemon an agent belongs to: its address and host keys, our client name there and our private key file, and the
+    operators' keys that count."""
 
     address: str
     host_keys: tuple[str, ...]
     client: str
     identity: Path
+    operator_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ mode = "0660"
 {_group(local.group)}
 # Public keys and certificates are kept here, so that servers start while no daemon can be reached.
 state = {quote(str(local.state))}
+# Operators who may declare that a daemon's audit log was restored from a backup (Ed25519, as in their .pub files).
+operator_keys = {_list(daemon.operator_keys)}
 
 [defaults]
 # Users of this host that may use keys, unless the key has a section of its own below. "*" is everybody who may connect.

@@ -12,6 +12,11 @@ from hsmd.cli.findings import Finding, bad, good
 from hsmd.errors import ConfigurationError, HsmdError, NotFound, Refused
 from hsmd.protocol.messages import Identity, KeyInfo, KeyShow, WhoAmI
 
+LOG_REFUSED = (
+    "find out why on the key host (hsmd audit verify): an audit log never shrinks or changes. After a restore from backup an"
+    " operator runs `hsmd audit discontinuity`; without a pinned operator key: hsmd agent witness reset ORIGIN --yes"
+)
+
 
 def check_agent(socket: Path, key: str, user: str) -> tuple[list[Finding], KeyInfo | None]:
     """Findings, and the key as the daemon has it if it could be asked."""
@@ -74,8 +79,11 @@ def _daemon(socket: Path) -> tuple[list[Finding], Identity | None]:
         return [bad("agent", error.text, "start it again, and look into its log")], None
     assert isinstance(identity, Identity)
     found = [good("agent", f"answers; it is the client {identity.client}")]
+    found += [good("audit log", f"a break was accepted: {_one_line(notice)}") for notice in identity.notices]
     if identity.daemon:
+        found += [bad("audit log", problem, LOG_REFUSED) for problem in identity.problems]
         return [*found, good("daemon", f"connected to {identity.daemon}")], identity
+    found += [bad("audit log", problem, LOG_REFUSED) for problem in identity.problems]
     mend = f"check network, address and host key in agent.toml, and that the daemon knows {identity.client} (hsmd client list)"
     return [*found, bad("daemon", "the agent is connected to none; its log says why", mend)], identity
 
@@ -124,3 +132,7 @@ def _ask(socket: Path, request: WhoAmI | KeyShow) -> object:
 
     with Client.connect(AgentEndpoint(socket)) as agent:
         return agent.control(request, timeout_s=DEFAULT_TIMEOUT_S)
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(text.split("\n")[1:-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -16,16 +17,25 @@ from hsmd.protocol.messages import Request
 
 if TYPE_CHECKING:
     from hsmd.client import Client, Endpoint
+    from hsmd.client.witness import Witness
 
 DEFAULT_TIMEOUT_S = 15.0
 SLOW_TIMEOUT_S = 60.0
 """For requests that make keys: an RSA-4096 key takes a slow token most of a minute."""
 
+LOG_REFUSED_ADVICE = (
+    "find out why: an audit log never shrinks or changes. After a restore from backup run `hsmd audit discontinuity`, "
+    "or give up what was seen by removing that file"
+)
+
 R = TypeVar("R", bound=Struct)
 
 
 class Session:
-    """What a command that talks to a daemon works with; connects with the first request."""
+    """What a command that talks to a daemon works with; connects with the first request.
+
+    A daemon whose audit log is not the one seen before is refused, unless `witnessed` is set to False first.
+    """
 
     def __init__(
         self,
@@ -47,6 +57,7 @@ class Session:
             "host_keys": tuple(host_key or ()),
         }
         self._timeout_s = timeout
+        self.witnessed = True
         self._client: Client | None = None
 
     def __enter__(self) -> Session:
@@ -61,8 +72,17 @@ class Session:
     def ask(self, request: Request, answer: type[R], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> R:
         """The daemon's answer to `request`. Raises HsmdError or Stop."""
         if self._client is None:
-            self._client = connect(self.profile())
+            witness = self._witness() if self.witnessed else None
+            self._client = connect(self.profile(), witness)
         return cast("R", self._client.control(request, timeout_s=self._timeout_s or timeout_s))
+
+    def _witness(self) -> Witness:
+        """What this operator has seen of daemons' logs; a break that this operator declared is no surprise."""
+        from hsmd.cli.witness import operator_keys
+        from hsmd.client.witness import Witness
+
+        place = (self._profile_file or profiles.default_path()).absolute().parent / "witness"
+        return Witness(place, operator_keys(self.profile().identity))
 
     def profile(self) -> profiles.Profile:
         """Profile file and options together. Raises Stop if that does not say whom to ask, and as whom."""
@@ -80,12 +100,18 @@ class Session:
         return merged
 
 
-def connect(profile: profiles.Profile) -> Client:
-    """A connected client. Raises Stop when the daemon cannot be reached or is not the one that is pinned."""
+def connect(profile: profiles.Profile, witness: Witness | None = None) -> Client:
+    """A connected client. Raises Stop when the daemon cannot be reached, is not the one that is pinned, or if its audit log
+    is not the one that `witness` has seen."""
     from hsmd.client import Client
+    from hsmd.client.witness import LogRefused
 
     try:
-        return Client.connect(endpoint(profile))
+        daemon = endpoint(profile)
+        examine = partial(witness.examine, daemon.address) if witness else None
+        return Client.connect(daemon, examine=examine)
+    except LogRefused as error:
+        raise Stop(error.text, LOG_REFUSED_ADVICE, Exit.PROBLEMS) from error
     except ConfigurationError as error:
         raise Stop("; ".join(error.faults), "correct the profile, or the option", Exit.USAGE) from error
     except ProtocolError as error:

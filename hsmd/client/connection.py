@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -17,7 +18,15 @@ from hsmd import observe
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
 from hsmd.client.link import Answered, Link, Ticket
 from hsmd.client.transport import LOGIN_S, open_wire
-from hsmd.errors import BadRequest, DeadlineExceeded, HsmdError, Overloaded, ProtocolError, Unavailable
+from hsmd.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    HsmdError,
+    Overloaded,
+    ProofInvalid,
+    ProtocolError,
+    Unavailable,
+)
 from hsmd.protocol.frames import (
     HEADER_BYTES,
     KEY_DIGEST_BYTES,
@@ -41,6 +50,9 @@ log = observe.logger()
 
 R = TypeVar("R", bound=Struct)
 
+Ask = Callable[[Request, float], Awaitable[Any]]
+"""Puts a control request, with a time-out in seconds. Raises HsmdError."""
+
 
 class Connection:
     """One multiplexed connection. Belongs to the event loop it is started on; not thread-safe.
@@ -48,7 +60,8 @@ class Connection:
     `available` says whether a request may be sent now: connected, not draining, and heard within 300 ms. Requests made while
     it is False fail at once with Unavailable; requests open when the connection is lost are answered so too, not repeated.
 
-    `patient` is for those who pass on other processes' requests: see `Link`.
+    `examine`, if given, is awaited with a way to put control requests whenever a connection was made, before it is used; what
+    it raises ends that connection. `patient` is for those who pass on other processes' requests: see `Link`.
     `on_state(available)` is called when that changes, `on_event(event)` with each event of the server (a JSON object).
     """
 
@@ -57,6 +70,7 @@ class Connection:
         endpoint: Endpoint | AgentEndpoint,
         *,
         patient: bool = False,
+        examine: Callable[[Ask], Awaitable[None]] | None = None,
         on_state: Callable[[bool], None] | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -65,6 +79,7 @@ class Connection:
         self.available = False
         self.problem: HsmdError | None = None
         self._patient = patient
+        self._examine = examine
         self._on_state = on_state
         self._on_event = on_event
         self._clock = clock
@@ -147,7 +162,7 @@ class Connection:
             deadline_ms = deadline_in_ms(left_s)
             try:
                 body = encode_key_operation(0, deadline_ms, purpose, scheme, key, data)[HEADER_BYTES:]
-                return await self._ask(Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000)
+                return await _ask(self._connected(), Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000)
             except Overloaded as error:
                 pause_s = max(error.retry_after_ms, 1) / 1000
                 if self._clock() + pause_s >= ends:
@@ -156,31 +171,19 @@ class Connection:
 
     async def control(self, request: Request, *, timeout_s: float) -> Any:
         """The result of a control request, of the type `request.Result`. Raises HsmdError."""
-        deadline_ms = deadline_in_ms(timeout_s)
-        document = encode_request(request)
-        body = encode_control_request(0, deadline_ms, document)[HEADER_BYTES:]
-        answer = await self._ask(Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, body, deadline_ms / 1000)
-        return decode_result(answer, request.Result)
+        return await _control(self._connected(), request, timeout_s)
 
-    async def _ask(self, kind: int, answer_kind: int, body: bytes, timeout_s: float) -> bytes:
+    def distrust(self, error: HsmdError) -> None:
+        """End the connection that is in use now, because of `error`; the next one is examined before it is used."""
         link = self._link
-        if link is None:
+        if link is not None:
+            link.close(error.text)
+            self._note(error)
+
+    def _connected(self) -> Link:
+        if self._link is None:
             raise self._unavailable()
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-        def answered(kind: int, body: bytes) -> None:
-            if future.done():
-                return
-            if kind == Kind.ERROR:
-                future.set_exception(_error(body))
-            else:
-                future.set_result(body)
-
-        ticket = link.request(kind, answer_kind, body, timeout_s, answered)
-        try:
-            return await future
-        finally:
-            link.cancel(ticket)
+        return self._link
 
     def _unavailable(self) -> HsmdError:
         why = f": {self.problem.text}" if self.problem is not None else ""
@@ -214,6 +217,8 @@ class Connection:
             self._links.add(link)
             async with asyncio.timeout(LOGIN_S):
                 await link.greet(wire)
+            if self._examine is not None:
+                await self._examine(partial(_control, link))
         except TimeoutError:
             link.close("no welcome")
             await link.wait_closed()
@@ -235,7 +240,8 @@ class Connection:
     def _note(self, error: HsmdError) -> None:
         """Log a failed attempt, once for each reason in a row."""
         if self.problem is None or self.problem.text != error.text:
-            log.warning("connection.failed", daemon=str(self.endpoint), error=error.text)
+            tell = log.error if isinstance(error, ProofInvalid) else log.warning
+            tell("connection.failed", daemon=str(self.endpoint), error=error.text)
         self.problem = error
 
     def _judge(self) -> None:
@@ -275,6 +281,32 @@ class Connection:
             self._on_event(msgspec.json.decode(document, type=dict[str, Any]))
         except (msgspec.MsgspecError, RecursionError):
             raise ProtocolError("an event is not a JSON object") from None
+
+
+async def _control(link: Link, request: Request, timeout_s: float) -> Any:
+    """The result of a control request on one link. Raises HsmdError."""
+    deadline_ms = deadline_in_ms(timeout_s)
+    body = encode_control_request(0, deadline_ms, encode_request(request))[HEADER_BYTES:]
+    answer = await _ask(link, Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, body, deadline_ms / 1000)
+    return decode_result(answer, request.Result)
+
+
+async def _ask(link: Link, kind: int, answer_kind: int, body: bytes, timeout_s: float) -> bytes:
+    future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def answered(kind: int, body: bytes) -> None:
+        if future.done():
+            return
+        if kind == Kind.ERROR:
+            future.set_exception(_error(body))
+        else:
+            future.set_result(body)
+
+    ticket = link.request(kind, answer_kind, body, timeout_s, answered)
+    try:
+        return await future
+    finally:
+        link.cancel(ticket)
 
 
 def deadline_in_ms(timeout_s: float) -> int:

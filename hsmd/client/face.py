@@ -6,12 +6,12 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
 from hsmd.client import short
-from hsmd.client.connection import Connection, deadline_in_ms
+from hsmd.client.connection import Ask, Connection, deadline_in_ms
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
 from hsmd.errors import Unavailable
 from hsmd.protocol.frames import HEADER_BYTES, Kind, encode_control_request, encode_key_operation
@@ -27,13 +27,15 @@ class Client:
     """Uses keys and asks control requests; thread-safe. A context manager, made by `Client.connect`."""
 
     @staticmethod
-    def connect(endpoint: Endpoint | AgentEndpoint) -> Client:
+    def connect(
+        endpoint: Endpoint | AgentEndpoint, *, examine: Callable[[Ask], Awaitable[None]] | None = None
+    ) -> Client:
         """A client of a daemon (connected at once, and again whenever the connection is lost) or of an agent (one short
-        connection for each operation, so there is nothing to connect yet).
+        connection for each operation, so there is nothing to connect yet). `examine`: see `Connection`; for daemons only.
 
-        Raises Unavailable, ProtocolError or ConfigurationError.
+        Raises Unavailable, ProtocolError or ConfigurationError, or what `examine` raises.
         """
-        return _AgentClient(endpoint) if isinstance(endpoint, AgentEndpoint) else _DaemonClient(endpoint)
+        return _AgentClient(endpoint) if isinstance(endpoint, AgentEndpoint) else _DaemonClient(endpoint, examine)
 
     def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """The signature (or premaster secret) that `key` (SHA-256 of its SubjectPublicKeyInfo) makes of `data`.
@@ -79,14 +81,14 @@ class _AgentClient(Client):
 class _DaemonClient(Client):
     """A connection on the event loop of a private thread."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, examine: Callable[[Ask], Awaitable[None]] | None) -> None:
         self._pid = os.getpid()
         self._loop = _event_loop()
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="hsmd-client", daemon=True)
         self._thread.start()
         try:
-            self._connection = self._run(_started(endpoint))
+            self._connection = self._run(_started(endpoint, examine))
         except BaseException:
             self._stop()
             raise
@@ -126,8 +128,8 @@ class _DaemonClient(Client):
             self._loop.close()
 
 
-async def _started(endpoint: Endpoint) -> Connection:
-    connection = Connection(endpoint)
+async def _started(endpoint: Endpoint, examine: Callable[[Ask], Awaitable[None]] | None) -> Connection:
+    connection = Connection(endpoint, examine=examine)
     await connection.start()
     return connection
 

@@ -166,6 +166,7 @@ requests = st.one_of(
     st.builds(messages.GrantAdd, client=names, key=names, purposes=labels),
     st.builds(messages.ClientAdd, name=names, role=st.text(max_size=20), public_key=st.text(max_size=50)),
     st.builds(messages.AuditRead, first=st.integers(-(2**53), 2**53), limit=st.integers(1, 500)),
+    st.builds(messages.AuditCheckpoint, since=st.integers(0, 2**53 - 1)),
     st.builds(messages.CertificateImport, key=names, chain=st.text(max_size=200)),
 )
 

@@ -12,12 +12,12 @@ _AUDITOR: frozenset[type[Request]] = frozenset(
         messages.KeyList, messages.KeyShow, messages.CertificateExport,
         messages.ClientList,
         messages.GrantList, messages.GrantExplain,
-        messages.AuditRead,
+        messages.AuditRead, messages.AuditCheckpoint,
     }
 )  # fmt: skip
 
 _FRONT_END: frozenset[type[Request]] = frozenset(
-    {messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport}
+    {messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport, messages.AuditCheckpoint}
 )
 
 ALLOWED: dict[Role, frozenset[type[Request]]] = {

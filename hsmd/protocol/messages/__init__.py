@@ -15,7 +15,12 @@ from msgspec import Struct
 
 from hsmd.errors import BadRequest, ProtocolError
 from hsmd.protocol.messages import audit, certificates, clients, grants, keys, metrics, state
-from hsmd.protocol.messages.audit import AuditPage as AuditPage, AuditRead as AuditRead
+from hsmd.protocol.messages.audit import (
+    AuditCheckpoint as AuditCheckpoint,
+    AuditPage as AuditPage,
+    AuditRead as AuditRead,
+    SignedCheckpoint as SignedCheckpoint,
+)
 from hsmd.protocol.messages.base import (
     MAX_PAGE as MAX_PAGE,
     DnsName as DnsName,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hsmd.protocol.messages.base import Page, Request
 
@@ -25,4 +25,23 @@ class AuditRead(Request, tag="audit.read"):
     limit: Page = 100
 
 
-REQUESTS: tuple[type[Request], ...] = (AuditRead,)
+class SignedCheckpoint(Struct):
+    """The newest checkpoint: `note` is its signed note, empty if there is none yet, `verifier_key` the key that signed it.
+
+    `proof` shows that it continues the log of `since` records; `discontinuities` are notes signed by operators, the newest last.
+    """
+
+    note: str
+    proof: list[bytes]
+    verifier_key: str
+    discontinuities: list[str]
+
+
+class AuditCheckpoint(Request, tag="audit.checkpoint"):
+    """Any role: the newest checkpoint of the audit log, and the proof that it continues the log of `since` records."""
+
+    Result: ClassVar = SignedCheckpoint
+    since: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
+
+
+REQUESTS: tuple[type[Request], ...] = (AuditRead, AuditCheckpoint)

@@ -10,13 +10,18 @@ from msgspec import Struct
 from hsmd.protocol.messages.base import Request
 
 
-class Identity(Struct):
-    """Who the daemon takes the caller for."""
+class Identity(Struct, omit_defaults=True):
+    """Who the daemon takes the caller for.
+
+    From an agent also `problems`: why it refuses daemons, and `notices`: breaks of audit logs it accepted.
+    """
 
     client: str
     role: str
     credential: str
     daemon: str
+    problems: list[str] = []
+    notices: list[str] = []
 
 
 class WhoAmI(Request, tag="whoami"):

@@ -32,6 +32,7 @@ class House:
     key: SoftKey
     users: str = '["*"]'
     extra: str = ""
+    settings: str = ""
     more_daemons: list[Daemonlike] = field(default_factory=list)
     agent: Agent | None = None
     task: asyncio.Task[None] | None = None
@@ -60,6 +61,7 @@ mode = "0666"
 state = "{self.root}/state"
 client = "web-1"
 identity = "{self.daemon.identity}"
+{self.settings}
 {daemons}
 [defaults]
 users = {self.users}

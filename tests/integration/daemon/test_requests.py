@@ -368,6 +368,6 @@ def test_the_rule_for_roles_is_complete() -> None:
         messages.ClientList, messages.GrantList, messages.AuditRead, messages.GrantExplain, messages.KeyGenerate,
         messages.KeyAdopt, messages.KeyDestroy, messages.KeyRequest, messages.CertificateSelfSigned,
         messages.CertificateImport, messages.ClientAdd, messages.ClientRemove, messages.ClientTrustCa,
-        messages.GrantAdd, messages.GrantRemove, messages.KeyCandidates,
+        messages.GrantAdd, messages.GrantRemove, messages.KeyCandidates, messages.AuditCheckpoint,
     }  # fmt: skip
     assert asked == set(messages.REQUESTS)

@@ -18,9 +18,9 @@ PEOPLE = {
 }
 AUDITOR = {
     "whoami", "status", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "grant.list", "grant.explain",
-    "audit.read",
+    "audit.read", "audit.checkpoint",
 }  # fmt: skip
-FRONT_END = {"whoami", "key.list", "key.show", "cert.export"}
+FRONT_END = {"whoami", "key.list", "key.show", "cert.export", "audit.checkpoint"}
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_a_request_that_is_not_in_the_table_is_nobodys(snapshot: Snapshot) -> No
         (messages.Status(), Rule.WRONG_ROLE),
         (messages.GrantAdd(client="web1", key="mail", purposes=["tls-server"]), Rule.WRONG_ROLE),
         (messages.AuditRead(), Rule.WRONG_ROLE),
+        (messages.AuditCheckpoint(), None),
     ],
 )
 def test_a_front_end_sees_only_keys_it_has_a_grant_on(

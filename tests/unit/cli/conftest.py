@@ -62,5 +62,5 @@ def daemon(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
         'daemon = "192.0.2.1:7440"\nuser = "alice"\nidentity = "id"\nhost_keys = ["ssh-ed25519 AAAA"]\n'
     )
     made = FakeDaemon()
-    monkeypatch.setattr(connection, "connect", lambda profile: made)
+    monkeypatch.setattr(connection, "connect", lambda profile, witness=None: made)
     return made

@@ -81,7 +81,7 @@ async def test_every_request_that_changes_something_is_recorded(office: Office) 
     """A new request must be put into one group or the other."""
     questions = {
         messages.WhoAmI, messages.Status, messages.KeyList, messages.KeyShow, messages.CertificateExport,
-        messages.ClientList, messages.GrantList, messages.GrantExplain, messages.AuditRead,
+        messages.ClientList, messages.GrantList, messages.GrantExplain, messages.AuditRead, messages.AuditCheckpoint,
         messages.KeyCandidates, messages.MetricsRead,
     }  # fmt: skip
     assert set(messages.REQUESTS) == questions | CHANGES

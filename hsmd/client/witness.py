@@ -1,0 +1,186 @@
+"""The witness: remembers the newest checkpoint of each daemon's log, and refuses a daemon whose log does not continue it.
+
+docs/audit.md, sections 7 and 8, has the rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hsmd import observe
+from hsmd.client.connection import Ask
+from hsmd.client.witness_memory import MAX_ADDRESSES, MAX_ORIGIN_BYTES, Memories, Memory
+from hsmd.errors import BadRequest, NotFound, ProofInvalid, ProtocolError, Refused, Unavailable
+from hsmd.protocol.messages import AuditCheckpoint, SignedCheckpoint
+from hsmd.transparency import discontinuity as discontinuities
+from hsmd.transparency.checkpoint import Checkpoint, parse
+from hsmd.transparency.discontinuity import Discontinuity
+from hsmd.transparency.merkle import verify_consistency
+from hsmd.transparency.note import Verifier
+
+ASK_S = 5.0
+"""How long a daemon may take to show its checkpoint."""
+TRIES = 8
+MAX_NOTES = 100
+"""Declarations looked at, the newest of what a daemon shows."""
+
+log = observe.logger()
+
+
+class LogRefused(ProofInvalid):
+    """A daemon's log is not the one that was seen; `origin` names it as far as known."""
+
+    def __init__(self, address: str, origin: str, reason: str, file: Path | None = None) -> None:
+        self.origin = origin
+        known = f"; what was seen is in {file}" if file else ""
+        super().__init__(f"the audit log of the daemon at {address} is not the one seen before: {reason}{known}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a daemon showed: a checkpoint with a good signature, and the proof that it continues a log of `since` records."""
+
+    checkpoint: Checkpoint
+    since: int
+    proof: list[bytes]
+    verifier: Verifier
+    note: str
+    discontinuities: list[str]
+
+
+class Witness:
+    """One party's memory of the logs it has to do with, in `directory`; `operators` are keys whose declarations count."""
+
+    def __init__(self, directory: Path, operators: Sequence[Verifier] = ()) -> None:
+        self.memories = Memories(directory)
+        self._operators = tuple(operators)
+
+    async def examine(self, address: str, ask: Ask) -> None:
+        """Ask the daemon at `address` for its checkpoint, and remember it if it continues what was seen.
+
+        Raises LogRefused if it does not, ConfigurationError if the memory cannot be used, or what `ask` raises.
+        """
+        for _ in range(TRIES):
+            if await self._examined(address, ask):
+                return
+        raise Unavailable(f"what was seen of the daemon at {address} is changed by others all the time")
+
+    async def _examined(self, address: str, ask: Ask) -> bool:
+        """False if another connection or process saw more of this log meanwhile, so that it must be compared anew."""
+        known = self.memories.of_address(address)
+        shown = await self._shown(address, ask, known.size if known else 0, known)
+        if shown is None:
+            return True
+        known = self._known_of(address, known, shown)
+        if known is not None and shown.since != known.size:
+            shown = await self._shown(address, ask, known.size, known)
+            assert shown is not None
+        fresh = self._fresh(address, known, shown)
+        if known is not None and (reason := _break(known, shown)):
+            fresh = await self._excused(address, ask, known, shown, reason)
+        return fresh == known or await asyncio.to_thread(self.memories.store, fresh, known)
+
+    def _known_of(self, address: str, known: Memory | None, shown: _Shown) -> Memory | None:
+        """What is known of the log shown. Raises LogRefused if the address used to serve another one."""
+        origin = shown.checkpoint.origin
+        if len(origin.encode()) > MAX_ORIGIN_BYTES:
+            raise LogRefused(address, "", f"its origin has more than {MAX_ORIGIN_BYTES} bytes")
+        if known is None:
+            return self.memories.of_origin(origin)
+        if known.origin != origin:
+            raise self._refusal(address, known, f"it is called {origin}, it was {known.origin}")
+        return known
+
+    async def _shown(self, address: str, ask: Ask, since: int, known: Memory | None) -> _Shown | None:
+        """The newest checkpoint, None if there is none and none was seen. Raises LogRefused."""
+        answer = await _ask(ask, since)
+        if answer is None or not answer.note:
+            if known is not None:
+                raise self._refusal(address, known, f"it shows no checkpoint; one of {known.size} records was seen")
+            return None
+        try:
+            verifier = Verifier.from_vkey(answer.verifier_key)
+            checkpoint = parse(answer.note, verifier)
+        except (ProofInvalid, ProtocolError) as problem:
+            raise self._refusal(address, known, problem.text) from None
+        return _Shown(checkpoint, since, answer.proof, verifier, answer.note, answer.discontinuities[-MAX_NOTES:])
+
+    def _refusal(self, address: str, known: Memory | None, reason: str) -> LogRefused:
+        if known is None:
+            return LogRefused(address, "", reason)
+        return LogRefused(address, known.origin, reason, self.memories.path(known.origin))
+
+    # --- what is remembered ---
+
+    def _fresh(self, address: str, known: Memory | None, shown: _Shown, accepted: str = "") -> Memory:
+        checkpoint = shown.checkpoint
+        addresses = list(known.addresses) if known else []
+        if address not in addresses:
+            addresses = [*addresses, address][-MAX_ADDRESSES:]
+        times = [one.time for one in self._declared(shown)]
+        return Memory(
+            origin=checkpoint.origin, addresses=addresses, key=shown.verifier.vkey, size=checkpoint.size,
+            root=checkpoint.root.hex(), note=shown.note,
+            discontinuity=max([*times, known.discontinuity if known else ""]),
+            accepted=accepted or (known.accepted if known else ""),
+        )  # fmt: skip
+
+    def _declared(self, shown: _Shown) -> list[Discontinuity]:
+        """What operators whose keys are pinned here have declared about this log."""
+        found = []
+        for note in shown.discontinuities:
+            try:
+                found.append(discontinuities.verify(note, self._operators))
+            except (ProofInvalid, ProtocolError):
+                continue  # of an operator we do not know, or no declaration at all: it counts for nothing
+        return [one for one in found if one.origin == shown.checkpoint.origin]
+
+    # --- breaks ---
+
+    async def _excused(self, address: str, ask: Ask, known: Memory, shown: _Shown, reason: str) -> Memory:
+        """What to remember after a break that an operator declared. Raises LogRefused for any other."""
+        news = [one for one in self._declared(shown) if one.time > known.discontinuity and one.key == shown.verifier.vkey]
+        if not news:
+            raise self._refusal(address, known, reason)
+        declared = max(news, key=lambda one: one.time)
+        state = msgspec.structs.replace(
+            known, key=declared.key, size=declared.new.size, root=declared.new.root.hex()
+        )
+        since_then = await self._shown(address, ask, declared.new.size, known)
+        assert since_then is not None
+        if broken := _break(state, since_then):
+            raise self._refusal(address, known, f"{broken}, although an operator declared a discontinuity")
+        log.warning(
+            "witness.discontinuity", daemon=address, reason=declared.reason,
+            detail=f"{known.origin}: from {known.size} records seen to {declared.new.size}",
+        )  # fmt: skip
+        return self._fresh(address, known, since_then, accepted=declared.text())
+
+
+async def _ask(ask: Ask, since: int) -> SignedCheckpoint | None:
+    """What the daemon shows; None from one that knows no checkpoints."""
+    try:
+        answer: SignedCheckpoint = await ask(AuditCheckpoint(since=since), ASK_S)
+    except (NotFound, Refused, BadRequest):
+        # Perhaps its log has fewer records than we say; then it can still show what it has.
+        return await _ask(ask, 0) if since else None
+    return answer
+
+
+def _break(known: Memory, shown: _Shown) -> str:
+    """Why what a daemon shows does not continue what is known, empty if it does."""
+    checkpoint = shown.checkpoint
+    if shown.verifier.vkey != known.key:
+        return f"its checkpoints are signed by another key, {shown.verifier.vkey}"
+    if checkpoint.size < known.size:
+        return f"it has {checkpoint.size} records; it had {known.size}"
+    try:
+        verify_consistency(known.size, checkpoint.size, bytes.fromhex(known.root), checkpoint.root, shown.proof)
+    except ProofInvalid as problem:
+        return problem.text
+    return ""

@@ -1,0 +1,166 @@
+"""Discontinuities: notes in which an operator declares that a log does not continue what was seen of it.
+
+docs/audit.md, section 8.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+from hsmd.errors import BadRequest, ProofInvalid, ProtocolError
+from hsmd.transparency.merkle import HASH_BYTES
+from hsmd.transparency.note import Note, Signature, Verifier, signed, to_be_signed
+
+EVENT = "log.discontinuity"
+OPERATOR = "hsmd/operator"
+"""The name operators sign under; the key id tells their keys apart."""
+MAX_REASON_CHARACTERS = 200
+_TITLE = "hsmd discontinuity v1"
+_MEMBERS = ("origin", "old", "new", "key", "time", "reason")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")
+_SIZE = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A log of `size` records whose tree has the root `root` (32 bytes)."""
+
+    size: int
+    root: bytes
+
+    def __str__(self) -> str:
+        return f"{self.size} {base64.b64encode(self.root).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Discontinuity:
+    """A log was given up (`old` is the newest state known of it, None if none is) and goes on from `new`.
+
+    `origin` names the log, `key` is the verifier key of its checkpoints from now on, `time` when it was declared (as records
+    write it), `reason` for people, one line of at most 200 characters. Raises BadRequest for what no note can say.
+    """
+
+    origin: str
+    old: State | None
+    new: State
+    key: str
+    time: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip() or len(self.reason) > MAX_REASON_CHARACTERS or not self.reason.isprintable():
+            raise BadRequest(f"reason: say in one line of at most {MAX_REASON_CHARACTERS} characters why")
+        if not _TIME.match(self.time):
+            raise BadRequest(f"time: {self.time[:40]!r} is not UTC with microseconds")
+        if Verifier.from_vkey(self.key).name != self.origin:
+            raise BadRequest(f"key: not a verifier key of {self.origin[:80]}")
+        if any(len(state.root) != HASH_BYTES for state in (self.old, self.new) if state):
+            raise BadRequest(f"old, new: a root has {HASH_BYTES} bytes")
+
+    def text(self) -> str:
+        """The text of the note."""
+        old = "unknown" if self.old is None else str(self.old)
+        values = (self.origin, old, str(self.new), self.key, self.time, self.reason)
+        return "".join([f"{_TITLE}\n", *(f"{name} {value}\n" for name, value in zip(_MEMBERS, values, strict=True))])
+
+
+def parse_text(text: str) -> Discontinuity:
+    """The discontinuity in the text of a note. Raises ProtocolError."""
+    lines = text.removesuffix("\n").split("\n")
+    pairs = [line.partition(" ")[::2] for line in lines[1:]]
+    if lines[0] != _TITLE or tuple(name for name, _ in pairs) != _MEMBERS:
+        raise ProtocolError(f"not a discontinuity: it begins with {_TITLE!r} and has the lines {', '.join(_MEMBERS)}")
+    values = dict(pairs)
+    old = None if values["old"] == "unknown" else _state(values["old"])
+    try:
+        found = Discontinuity(
+            values["origin"], old, _state(values["new"]), values["key"], values["time"], values["reason"]
+        )
+    except BadRequest as problem:
+        raise ProtocolError(f"not a discontinuity: {problem.text}") from None
+    if found.text() != text:
+        raise ProtocolError("not a discontinuity: not in its only spelling")
+    return found
+
+
+def operator_verifier(public_key_line: str) -> Verifier:
+    """The key of an operator from an OpenSSH public key line. Raises ProtocolError unless it is Ed25519."""
+    try:
+        key = load_ssh_public_key(" ".join(public_key_line.split()[:2]).encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ProtocolError("an operator's key is an OpenSSH Ed25519 public key: ssh-ed25519 AAAA...")
+    return Verifier.from_public_key(OPERATOR, key)
+
+
+def sign(discontinuity: Discontinuity, key: Ed25519PrivateKey) -> Note:
+    """The note, signed by an operator's key."""
+    verifier = Verifier.from_public_key(OPERATOR, key.public_key())
+    text = discontinuity.text()
+    return signed(text, verifier, [key.sign(to_be_signed(text))])
+
+
+def verify(note: str | Note, operators: Iterable[Verifier]) -> Discontinuity:
+    """The discontinuity in a note signed by one of the operators' keys.
+
+    Raises ProtocolError for what is no such note, ProofInvalid if none of the keys signed it.
+    """
+    if isinstance(note, str):
+        note = Note.parse(note)
+    known = {operator.key_id: operator for operator in operators}
+    mine = [known[one.key_id] for one in note.signatures if one.name == OPERATOR and one.key_id in known]
+    if not mine:
+        raise ProofInvalid("the discontinuity is not signed by an operator whose key is pinned here")
+    for operator in mine:
+        operator.verify(note)
+    return parse_text(note.text)
+
+
+def to_fields(note: Note) -> dict[str, str | int]:
+    """The fields of the record `log.discontinuity` for a note with one signature. Raises ProtocolError."""
+    found = parse_text(note.text)
+    if len(note.signatures) != 1:
+        raise ProtocolError("a discontinuity is recorded with one signature")
+    fields: dict[str, str | int] = {
+        "origin": found.origin, "new_size": found.new.size, "new_root": found.new.root.hex(), "key": found.key,
+        "declared": found.time, "reason": found.reason, "signature": note.signatures[0].encoded,
+    }  # fmt: skip
+    if found.old is not None:
+        fields |= {"old_size": found.old.size, "old_root": found.old.root.hex()}
+    return fields
+
+
+def from_fields(fields: Mapping[str, str | int]) -> Note:
+    """The note that a record `log.discontinuity` holds. Raises ProtocolError."""
+    try:
+        old = _recorded_state(fields, "old") if "old_size" in fields else None
+        found = Discontinuity(
+            str(fields["origin"]), old, _recorded_state(fields, "new"), str(fields["key"]), str(fields["declared"]),
+            str(fields["reason"]),
+        )  # fmt: skip
+        return Note(found.text(), (Signature.decode(OPERATOR, str(fields["signature"])),))
+    except (KeyError, ValueError, BadRequest) as problem:
+        raise ProtocolError(f"not the record of a discontinuity: {problem}") from None
+
+
+def _state(text: str) -> State:
+    size, _, root = text.partition(" ")
+    try:
+        raw = base64.b64decode(root, validate=True)
+    except ValueError:
+        raw = b""
+    if not _SIZE.match(size) or len(raw) != HASH_BYTES:
+        raise ProtocolError("not a discontinuity: a state is a size and a root")
+    return State(int(size), raw)
+
+
+def _recorded_state(fields: Mapping[str, str | int], which: str) -> State:
+    return State(int(fields[f"{which}_size"]), bytes.fromhex(str(fields[f"{which}_root"])))

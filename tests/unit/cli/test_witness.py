@@ -1,0 +1,64 @@
+"""Commands as witnesses: where they remember, whose declarations count for them, and how they end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hsmd.cli import connection, ssh_keys, witness
+from hsmd.cli.connection import Session
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.output import Output
+from hsmd.client import Client
+from hsmd.client.witness import LogRefused
+from hsmd.protocol.messages import Identity, WhoAmI
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    line = ssh_keys.make(tmp_path / "operator_ed25519", "me").line
+    file = tmp_path / "operator.toml"
+    file.write_text(
+        f'daemon = "127.0.0.1:7440"\nuser = "me"\nidentity = "operator_ed25519"\nhost_keys = ["{line}"]\n'
+    )
+    return file
+
+
+def test_a_refused_log_ends_a_command_with_exit_code_4(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> Client:
+        raise LogRefused("127.0.0.1:7440", "hsmd/east", "it has 6 records; it had 8", Path("/somewhere"))
+
+    monkeypatch.setattr(Client, "connect", refuse)
+    with pytest.raises(Stop) as stopped, Session(Output(as_json=False), profile=profile) as session:
+        session.ask(WhoAmI(), Identity)
+    assert stopped.value.code == Exit.PROBLEMS
+    assert "it has 6 records" in stopped.value.line and "/somewhere" in stopped.value.line
+    assert "hsmd audit discontinuity" in stopped.value.line
+
+
+@pytest.mark.parametrize("witnessed", [True, False])
+def test_the_memory_is_beside_the_profile(profile: Path, monkeypatch: pytest.MonkeyPatch, witnessed: bool) -> None:
+    seen = []
+
+    def made(_: object, judge: object) -> object:
+        seen.append(judge)
+        raise Stop("enough", "")
+
+    monkeypatch.setattr(connection, "connect", made)
+    session = Session(Output(as_json=False), profile=profile)
+    session.witnessed = witnessed
+    with pytest.raises(Stop):
+        session.ask(WhoAmI(), Identity)
+    (judge,) = seen
+    if not witnessed:
+        assert judge is None
+        return
+    assert judge.memories.directory == profile.parent / "witness"
+    assert judge._operators == tuple(witness.operator_keys(profile.parent / "operator_ed25519")) != ()
+
+
+def test_an_operator_without_an_ed25519_key_beside_the_private_one(tmp_path: Path) -> None:
+    assert witness.operator_keys(None) == witness.operator_keys(tmp_path / "nothing") == []
+    (tmp_path / "id.pub").write_text("ecdsa-sha2-nistp256 AAAA\n")
+    assert witness.operator_keys(tmp_path / "id") == []
