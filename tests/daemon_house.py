@@ -74,13 +74,17 @@ class House:
     addresses: list[str] = field(default_factory=lambda: ["127.0.0.1:0"])
     python: str = sys.executable
     metrics: str = ""
+    before: Callable[[SoftHsmToken], SoftHsmToken] = field(default=lambda token: token)
+    """What stands between the workers and the token: `FaultModule.before`."""
+    token_settings: dict[str, Any] = field(default_factory=dict)
+    """More for the [[token]] section."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config = self.directory / "hsmd.toml"
         self.log_path = self.directory / "log"
         self.audit_path = self.directory / "audit" / "audit.jsonl"
-        self.token: SoftHsmToken = make_token(self.directory / "softhsm")
+        self.token = self.before(make_token(self.directory / "softhsm"))
         self.pin_file = self.token.pin_file
         self.keys = {name: asyncssh.generate_private_key("ssh-ed25519") for name in ROLES}
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
@@ -106,6 +110,8 @@ class House:
         """Write hsmd.toml; `more` are lines for the end of [listen]."""
         token = self.token
         limits = "\n".join(f"{name} = {value}" for name, value in self.limits.items())
+        environment = ", ".join(f"{name} = {json.dumps(value)}" for name, value in token.environment.items())
+        settings = "\n".join(f"{name} = {json.dumps(value)}" for name, value in self.token_settings.items())
         certificate = f'host_certificate = "{self.host_certificate}"' if self.host_certificate else ""
         self.config.write_text(
             f"""\
@@ -132,9 +138,10 @@ name = "main"
 module = "{token.module}"
 label = "{token.label}"
 pin_file = "{self.pin_file}"
-environment = {{ SOFTHSM2_CONF = "{token.configuration}" }}
+environment = {{ {environment} }}
 workers = {self.workers}
 stall_ms = {self.stall_ms}
+{settings}
 """
         )
 

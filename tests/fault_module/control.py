@@ -1,0 +1,310 @@
+"""The fault-injecting PKCS#11 module from Python: build it, stand it before a token, set rules, read its record of calls.
+
+    library = FaultModule.build(directory)                     # once a session: the fixture `fault_library`
+    module = FaultModule(tmp_path, library, watch=audit_path)
+    token = module.before(make_token(tmp_path / "softhsm"))    # a SoftHsmToken like any other
+    rule = module.rule(Function.SIGN, Action.RETURN, CKR.DEVICE_ERROR, skip=10, count=1)
+
+Rules act at once in every process that has the module loaded, and until they are cleared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from hsmd.daemon.token.softhsm import SoftHsmToken, softhsm_module
+
+SOURCE = Path(__file__).with_name("fault_pkcs11.c")
+WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
+
+
+class Function(IntEnum):
+    """Places in the function list of PKCS#11 2.40."""
+
+    INITIALIZE = 0
+    FINALIZE = 1
+    GET_SLOT_LIST = 4
+    GET_SLOT_INFO = 5
+    GET_TOKEN_INFO = 6
+    GET_MECHANISM_LIST = 7
+    OPEN_SESSION = 12
+    CLOSE_SESSION = 13
+    CLOSE_ALL_SESSIONS = 14
+    LOGIN = 18
+    LOGOUT = 19
+    CREATE_OBJECT = 20
+    DESTROY_OBJECT = 22
+    GET_ATTRIBUTE_VALUE = 24
+    FIND_OBJECTS_INIT = 26
+    FIND_OBJECTS = 27
+    FIND_OBJECTS_FINAL = 28
+    DECRYPT_INIT = 33
+    DECRYPT = 34
+    SIGN_INIT = 42
+    SIGN = 43
+    GENERATE_KEY_PAIR = 59
+    GENERATE_RANDOM = 64
+
+
+class Action(IntEnum):
+    """What a rule does; its argument is in the comment."""
+
+    RETURN = 1  # this CK_RV, and the module behind is not asked
+    RETURN_AFTER = 2  # this CK_RV, although the module behind has done it
+    SLEEP = 3  # milliseconds, then as usual
+    HANG = 4
+    ABORT = 5
+    CRASH = 6  # SIGSEGV
+    FLIP = 7  # this bit of the answer of C_Sign or C_Decrypt, counted round; ANY_BIT for one drawn from the seed
+    TRUNCATE = 8  # so many bytes of that answer
+
+
+class CKR(IntEnum):
+    """Return values that tests use."""
+
+    OK = 0x00
+    HOST_MEMORY = 0x02
+    GENERAL_ERROR = 0x05
+    FUNCTION_FAILED = 0x06
+    ARGUMENTS_BAD = 0x07
+    DEVICE_ERROR = 0x30
+    DEVICE_MEMORY = 0x31
+    DEVICE_REMOVED = 0x32
+    FUNCTION_NOT_SUPPORTED = 0x54
+    KEY_HANDLE_INVALID = 0x60
+    MECHANISM_INVALID = 0x70
+    OBJECT_HANDLE_INVALID = 0x82
+    OPERATION_ACTIVE = 0x90
+    PIN_INCORRECT = 0xA0
+    PIN_LOCKED = 0xA4
+    SESSION_COUNT = 0xB1
+    SESSION_HANDLE_INVALID = 0xB3
+    TOKEN_NOT_PRESENT = 0xE0
+    USER_NOT_LOGGED_IN = 0x101
+    CRYPTOKI_NOT_INITIALIZED = 0x190
+
+
+FOR_EVER = ALWAYS = 0xFFFF_FFFF
+ANY_BIT = NONE = 0xFFFF_FFFF_FFFF_FFFF
+_MAGIC = 0x48534D46
+_PAGE = struct.Struct("<IIQ6I8Q")
+_PROCESSES, _HIDDEN, _RULES = 64, 8, 32
+_RULE = struct.Struct("<8I4Q")
+_RULES_AT = _PAGE.size + 8 * _PROCESSES
+_SIZE = _RULES_AT + _RULE.size * _RULES
+_LIFE_AT, _ABSENT_AT, _SESSION_CAP_AT, _PIN_TRIES_AT, _WRONG_TRIES_AT, _WRONG_TOTAL_AT = range(16, 40, 4)
+_HIDDEN_AT = 40
+_RECORD = struct.Struct("<IIQQQQQQQQIIII")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that the module saw. Times are those of time.monotonic().
+
+    `asked` and `answer` are what C_Sign and C_Decrypt took and returned (after any damage); `argument` is their mechanism,
+    `object` their key's handle. `watched_*` describe the watched file when the call began. `rule` is the number of the
+    rule that acted, or None.
+    """
+
+    sequence: int
+    pid: int
+    function: Function
+    rv: int
+    began_s: float
+    ended_s: float
+    argument: int
+    object: int
+    watched_inode: int
+    watched_size: int
+    rule: int | None
+    asked: bytes
+    answer: bytes
+
+    @property
+    def returned_data(self) -> bool:
+        """Whether a private key was used and the caller was given the result."""
+        return self.rv == CKR.OK and bool(self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class FaultyToken(SoftHsmToken):
+    """A token behind the fault module."""
+
+    module_environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SOFTHSM2_CONF": str(self.configuration), **self.module_environment}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule in force."""
+
+    module: FaultModule
+    number: int
+
+    @property
+    def hits(self) -> int:
+        """How often it acted."""
+        hits: int = _RULE.unpack_from(self.module.page, _RULES_AT + self.number * _RULE.size)[-1]
+        return hits
+
+    def clear(self) -> None:
+        """Whoever hangs or sleeps in it goes on doing so."""
+        self.module.put(_RULES_AT + self.number * _RULE.size, 0)
+
+
+class FaultModule:
+    """One token's fault module: its control page and its record of calls, in a directory."""
+
+    def __init__(self, directory: Path, library: Path, *, real_module: Path | None = None, watch: Path | None = None) -> None:
+        """`real_module` is the module behind (SoftHSM if not given); `watch` a file whose size each use of a key notes."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.library = library
+        self.real_module = real_module or softhsm_module()
+        self._watch = watch
+        self._control, self._calls = directory / "fault-control", directory / "fault-calls"
+        self._calls.touch(mode=0o666)
+        fresh = _PAGE.pack(_MAGIC, 0, 0, 1, 0, 0, 0, 0, 0, *[NONE] * _HIDDEN)
+        self._control.write_bytes(fresh.ljust(_SIZE, b"\0"))
+        for path in (self._control, self._calls):
+            path.chmod(0o666)  # workers may run as another user
+        with self._control.open("r+b") as file:
+            self.page = mmap.mmap(file.fileno(), _SIZE)
+
+    @staticmethod
+    def build(directory: Path, compiler: Sequence[str] = ("cc",)) -> Path:
+        """Compile the module; returns the library."""
+        library = directory / "fault_pkcs11.so"
+        command = [*compiler, *WARNINGS, "-O2", "-g", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(library), str(SOURCE), "-ldl"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return library
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process that loads the module needs."""
+        values = {"HSMD_FAULT_MODULE": self.real_module, "HSMD_FAULT_CONTROL": self._control, "HSMD_FAULT_CALLS": self._calls}
+        if self._watch is not None:
+            values["HSMD_FAULT_WATCH"] = self._watch
+        return {name: str(path) for name, path in values.items()}
+
+    def before(self, token: SoftHsmToken) -> FaultyToken:
+        """The same token, reached through this module."""
+        return FaultyToken(token.label, self.library, token.pin_file, token.configuration, self.environment)
+
+    # --- rules ---
+
+    def rule(
+        self, function: Function, action: Action, argument: int = 0, *, skip: int = 0, count: int = FOR_EVER,
+        probability: float = 1.0, seed: int = 0, pid: int = 0,
+    ) -> Rule:  # fmt: skip
+        """Have `action` happen to calls of `function`: not the first `skip`, at most `count` times, with `probability`.
+
+        `pid` restricts it to one process. The same `seed` and order of calls give the same faults.
+        """
+        number = next(number for number in range(_RULES) if not self._get(_RULES_AT + number * _RULE.size))
+        at = _RULES_AT + number * _RULE.size
+        chance = ALWAYS if probability >= 1 else int(probability * ALWAYS)
+        values: tuple[Any, ...] = (0, function, action, pid, chance, skip, count, 0, argument, seed, 0, 0)
+        _RULE.pack_into(self.page, at, *values)
+        self.put(at, 1)
+        return Rule(self, number)
+
+    def clear(self) -> None:
+        """No rules any more."""
+        for number in range(_RULES):
+            Rule(self, number).clear()
+
+    # --- the token's state ---
+
+    def token_away(self) -> None:
+        """Somebody pulls it out: its slot is empty, its sessions are gone for good."""
+        self.put(_ABSENT_AT, 1)
+        self.token_restarts()
+
+    def token_back(self) -> None:
+        """Somebody puts it back."""
+        self.put(_ABSENT_AT, 0)
+
+    def token_restarts(self) -> None:
+        """Every session that is open becomes invalid."""
+        self.put(_LIFE_AT, self._get(_LIFE_AT) + 1)
+
+    def cap_sessions(self, most: int) -> None:
+        """Sessions of all processes together; 0 for no limit."""
+        self.put(_SESSION_CAP_AT, most)
+
+    def lock_pin_after(self, tries: int) -> None:
+        """So many wrong PINs in a row lock the token, and its flags warn before; 0 for as many as anyone likes."""
+        self.put(_PIN_TRIES_AT, tries)
+
+    def reset_pin_tries(self) -> None:
+        """What the security officer does to a locked PIN."""
+        self.put(_WRONG_TRIES_AT, 0)
+
+    @property
+    def wrong_logins(self) -> int:
+        """How many wrong PINs the token has ever seen."""
+        return self._get(_WRONG_TOTAL_AT)
+
+    def hide_mechanisms(self, *mechanisms: int) -> None:
+        """The token does not list these and refuses them."""
+        assert len(mechanisms) <= _HIDDEN
+        struct.pack_into(f"<{_HIDDEN}Q", self.page, _HIDDEN_AT, *mechanisms, *[NONE] * (_HIDDEN - len(mechanisms)))
+
+    # --- the witness ---
+
+    def calls(self, *functions: Function) -> list[Call]:
+        """What it saw so far, in the order of the file; of these functions, or all."""
+        data = self._calls.read_bytes()
+        found, at = [], 0
+        while at + _RECORD.size <= len(data):
+            length, pid, sequence, began, ended, rv, argument, handle, inode, size, function, rule, asked, answer = (
+                _RECORD.unpack_from(data, at)
+            )
+            if not functions or function in functions:
+                begins = at + _RECORD.size
+                found.append(
+                    Call(
+                        sequence, pid, Function(function), rv, began / 1e9, ended / 1e9, argument, handle, inode, size,
+                        rule - 1 if rule else None, data[begins : begins + asked],
+                        data[begins + asked : begins + asked + answer],
+                    )
+                )  # fmt: skip
+            at += length
+        return found
+
+    def uses(self) -> list[Call]:
+        """Every C_Sign and C_Decrypt that returned data."""
+        return [call for call in self.calls(Function.SIGN, Function.DECRYPT) if call.returned_data]
+
+    # --- the page ---
+
+    def put(self, at: int, value: int) -> None:
+        """One 32-bit word, in one store."""
+        struct.pack_into("<I", self.page, at, value)
+
+    def _get(self, at: int) -> int:
+        value: int = struct.unpack_from("<I", self.page, at)[0]
+        return value
+
+    def close(self) -> None:
+        """The page stays mapped in the processes that use it."""
+        self.page.close()
+
+
+def process_sessions(module: FaultModule) -> int:
+    """Sessions that living processes have open, by the module's count."""
+    rows = struct.iter_unpack("<II", module.page[_PAGE.size : _RULES_AT])
+    return sum(sessions for pid, sessions in rows if pid and os.path.exists(f"/proc/{pid}"))

@@ -1,0 +1,697 @@
+/* A PKCS#11 module that stands before another one, breaks it on command and witnesses what it does. For tests only.
+ *
+ * Environment: HSMD_FAULT_MODULE, the module behind; HSMD_FAULT_CONTROL, the control page (made by control.py, mapped by every
+ * process, so that rules come and go while they run); HSMD_FAULT_CALLS, the file that calls are appended to;
+ * HSMD_FAULT_WATCH, optional: a file whose inode and size are noted when C_Sign or C_Decrypt begins, which proves what had been
+ * written to it before the key was used.
+ *
+ * A call goes through these steps: 1. does the token behave (present, session of its present life, same process);
+ * 2. rules; 3. the module behind; 4. damage to the answer; 5. one record in the file of calls, before the caller has
+ * the answer. Functions that could use a private key past this file are refused.
+ *
+ * The layouts of struct page, struct rule and struct record are known to control.py.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* --- as much of PKCS#11 2.40 as is needed here --- */
+
+typedef unsigned long CK_ULONG, CK_RV, CK_FLAGS, CK_SLOT_ID, CK_SESSION_HANDLE, CK_OBJECT_HANDLE;
+typedef unsigned char CK_BYTE;
+
+typedef struct {
+    CK_ULONG mechanism;
+    void *parameter;
+    CK_ULONG parameter_length;
+} CK_MECHANISM;
+
+typedef struct {
+    CK_BYTE description[64], manufacturer[32];
+    CK_FLAGS flags;
+    CK_BYTE versions[4];
+} CK_SLOT_INFO;
+
+typedef struct {
+    CK_BYTE label[32], manufacturer[32], model[16], serial[16];
+    CK_FLAGS flags;
+    CK_ULONG sessions_and_memory[10];
+    CK_BYTE versions[4], utc_time[16];
+} CK_TOKEN_INFO;
+
+#define FUNCTIONS 68
+typedef struct {
+    CK_BYTE version[2];
+    void *functions[FUNCTIONS];
+} CK_FUNCTION_LIST;
+
+enum {
+    CKR_OK = 0x00,
+    CKR_GENERAL_ERROR = 0x05,
+    CKR_DEVICE_REMOVED = 0x32,
+    CKR_FUNCTION_NOT_SUPPORTED = 0x54,
+    CKR_MECHANISM_INVALID = 0x70,
+    CKR_PIN_INCORRECT = 0xa0,
+    CKR_PIN_LOCKED = 0xa4,
+    CKR_SESSION_COUNT = 0xb1,
+    CKR_SESSION_HANDLE_INVALID = 0xb3,
+    CKR_TOKEN_NOT_PRESENT = 0xe0,
+    CKR_CRYPTOKI_NOT_INITIALIZED = 0x190,
+};
+enum { CKF_TOKEN_PRESENT = 0x1 };
+enum { CKF_USER_PIN_COUNT_LOW = 0x10000, CKF_USER_PIN_FINAL_TRY = 0x20000, CKF_USER_PIN_LOCKED = 0x40000 };
+
+/* Places in the function list. */
+enum {
+    INITIALIZE = 0, FINALIZE = 1, GET_SLOT_LIST = 4, GET_SLOT_INFO = 5, GET_TOKEN_INFO = 6, GET_MECHANISM_LIST = 7,
+    OPEN_SESSION = 12, CLOSE_SESSION = 13, CLOSE_ALL_SESSIONS = 14, LOGIN = 18, LOGOUT = 19, CREATE_OBJECT = 20,
+    DESTROY_OBJECT = 22, GET_ATTRIBUTE_VALUE = 24, FIND_OBJECTS_INIT = 26, FIND_OBJECTS = 27, FIND_OBJECTS_FINAL = 28,
+    DECRYPT_INIT = 33, DECRYPT = 34, DECRYPT_UPDATE = 35, DECRYPT_FINAL = 36, SIGN_INIT = 42, SIGN = 43, SIGN_UPDATE = 44,
+    SIGN_FINAL = 45, SIGN_RECOVER_INIT = 46, SIGN_RECOVER = 47, DECRYPT_DIGEST_UPDATE = 55, SIGN_ENCRYPT_UPDATE = 56,
+    DECRYPT_VERIFY_UPDATE = 57, GENERATE_KEY_PAIR = 59, UNWRAP_KEY = 61, DERIVE_KEY = 62, GENERATE_RANDOM = 64,
+};
+
+/* --- the control page --- */
+
+enum { MAGIC = 0x48534d46, RULES = 32, PROCESSES = 64, HIDDEN = 8, OWN_SESSIONS = 256 };
+#define FOR_EVER UINT32_MAX
+#define ALWAYS UINT32_MAX
+#define ANY_BIT UINT64_MAX
+
+enum action { RETURN = 1, RETURN_AFTER, SLEEP, HANG, ABORT, CRASH, FLIP, TRUNCATE };
+
+struct rule {
+    _Atomic uint32_t active;
+    uint32_t function, action, pid; /* pid 0: every process */
+    uint32_t probability;           /* out of UINT32_MAX */
+    _Atomic uint32_t skip, left;
+    uint32_t unused;
+    uint64_t argument; /* a CK_RV, milliseconds, a bit, or a number of bytes */
+    uint64_t seed;
+    _Atomic uint64_t drawn, hits;
+};
+
+struct process {
+    _Atomic uint32_t pid, sessions;
+};
+
+struct page {
+    uint32_t magic, unused;
+    _Atomic uint64_t sequence;
+    _Atomic uint32_t life, absent;             /* sessions of an earlier life of the token are invalid */
+    _Atomic uint32_t session_cap, pin_tries;   /* 0: no limit */
+    _Atomic uint32_t wrong_tries, wrong_total; /* since the last good login, and ever */
+    _Atomic uint64_t hidden[HIDDEN];           /* mechanisms the token does not have; UINT64_MAX: none */
+    struct process processes[PROCESSES];
+    struct rule rules[RULES];
+};
+
+struct record {
+    uint32_t length, pid;
+    uint64_t sequence, began_ns, ended_ns, rv, argument, object, watched_inode, watched_size;
+    uint32_t function, rule, asked_length, answer_length;
+};
+
+_Static_assert(sizeof(struct rule) == 64, "control.py knows the layout");
+_Static_assert(sizeof(struct page) == 104 + 8 * PROCESSES + 64 * RULES, "control.py knows the layout");
+_Static_assert(sizeof(struct record) == 88, "control.py knows the layout");
+
+static CK_FUNCTION_LIST ours;
+static const CK_FUNCTION_LIST *real;
+static struct page *page;
+static int calls = -1;
+static const char *watched;
+static pid_t initialized_in;
+
+/* One handle each; a worker has one session, and this module is for single-threaded processes. */
+static struct {
+    CK_SESSION_HANDLE handle;
+    uint32_t life;
+    bool used;
+    CK_ULONG mechanism, key; /* of the operation that was begun last */
+} sessions[OWN_SESSIONS];
+
+/* --- one call --- */
+
+struct call {
+    uint32_t function, rule;
+    CK_RV rv, rv_after;
+    bool decided; /* by a rule or the state of the token: the module behind is not asked */
+    uint64_t flip, began_ns, argument, object, inode, size;
+    bool flips;
+    uint32_t cut;
+    const void *asked, *answer;
+    CK_ULONG asked_length, answer_length;
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* The n-th number of a rule's own sequence (splitmix64): the same seed and order of calls give the same faults. */
+static uint64_t draw(struct rule *rule)
+{
+    uint64_t z = rule->seed + 0x9e3779b97f4a7c15u * (atomic_fetch_add(&rule->drawn, 1) + 1);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* Take one from a counter that several processes share; false when it is at zero. */
+static bool take_one(_Atomic uint32_t *counter)
+{
+    uint32_t value = atomic_load(counter);
+    while (value != 0)
+        if (atomic_compare_exchange_weak(counter, &value, value - 1))
+            return true;
+    return false;
+}
+
+static bool applies(struct rule *rule, uint32_t function)
+{
+    if (!atomic_load(&rule->active) || rule->function != function)
+        return false;
+    if (rule->pid != 0 && rule->pid != (uint32_t)getpid())
+        return false;
+    if (take_one(&rule->skip))
+        return false;
+    if (rule->probability != ALWAYS && (uint32_t)draw(rule) >= rule->probability)
+        return false;
+    if (atomic_load(&rule->left) != FOR_EVER && !take_one(&rule->left))
+        return false;
+    atomic_fetch_add(&rule->hits, 1);
+    return true;
+}
+
+static void sleep_ms(uint64_t ms)
+{
+    struct timespec left = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+    while (nanosleep(&left, &left) != 0)
+        ;
+}
+
+static void act(struct call *call, struct rule *rule)
+{
+    switch ((enum action)rule->action) {
+    case RETURN:
+        call->rv = rule->argument;
+        call->decided = true;
+        return;
+    case RETURN_AFTER:
+        call->rv_after = rule->argument;
+        return;
+    case SLEEP:
+        sleep_ms(rule->argument);
+        return;
+    case HANG:
+        for (;;)
+            pause();
+    case ABORT:
+        abort();
+    case CRASH:
+        raise(SIGSEGV);
+        return;
+    case FLIP:
+        call->flips = true;
+        call->flip = rule->argument == ANY_BIT ? draw(rule) : rule->argument;
+        return;
+    case TRUNCATE:
+        call->cut = (uint32_t)rule->argument;
+        return;
+    }
+}
+
+/* Steps 1 and 2 for functions that work without a session. */
+static struct call begin(uint32_t function)
+{
+    struct call call = {.function = function, .rv = CKR_OK, .began_ns = now_ns()};
+    if (function != INITIALIZE && initialized_in != getpid()) {
+        call.rv = CKR_CRYPTOKI_NOT_INITIALIZED; /* as hardware does after a fork */
+        call.decided = true;
+        return call;
+    }
+    for (uint32_t n = 0; n < RULES; n++)
+        if (applies(&page->rules[n], function)) {
+            call.rule = n + 1;
+            act(&call, &page->rules[n]);
+        }
+    return call;
+}
+
+static void decide(struct call *call, CK_RV rv)
+{
+    if (!call->decided) {
+        call->rv = rv;
+        call->decided = true;
+    }
+}
+
+static int own_session(CK_SESSION_HANDLE handle)
+{
+    for (int n = 0; n < OWN_SESSIONS; n++)
+        if (sessions[n].used && sessions[n].handle == handle)
+            return n;
+    return -1;
+}
+
+/* Steps 1 and 2 for functions of a session: it lives as long as the token does. */
+static struct call begin_in(uint32_t function, CK_SESSION_HANDLE handle)
+{
+    struct call call = begin(function);
+    int own = own_session(handle);
+    if (atomic_load(&page->absent))
+        decide(&call, CKR_DEVICE_REMOVED);
+    else if (own >= 0 && sessions[own].life != atomic_load(&page->life))
+        decide(&call, CKR_SESSION_HANDLE_INVALID);
+    return call;
+}
+
+/* Step 5. */
+static CK_RV end(struct call *call)
+{
+    if (call->rv == CKR_OK && call->rv_after != CKR_OK)
+        call->rv = call->rv_after;
+    if (call->rv != CKR_OK || call->answer == NULL)
+        call->answer_length = 0;
+    struct record record = {
+        .pid = (uint32_t)getpid(),
+        .sequence = atomic_fetch_add(&page->sequence, 1),
+        .began_ns = call->began_ns,
+        .ended_ns = now_ns(),
+        .rv = call->rv,
+        .argument = call->argument,
+        .object = call->object,
+        .watched_inode = call->inode,
+        .watched_size = call->size,
+        .function = call->function,
+        .rule = call->rule,
+        .asked_length = (uint32_t)call->asked_length,
+        .answer_length = (uint32_t)call->answer_length,
+    };
+    record.length = (uint32_t)(sizeof record + call->asked_length + call->answer_length);
+    struct iovec parts[] = {
+        {&record, sizeof record},
+        {(void *)(uintptr_t)call->asked, call->asked_length},
+        {(void *)(uintptr_t)call->answer, call->answer_length},
+    };
+    if (writev(calls, parts, 3) != (ssize_t)record.length)
+        abort(); /* a witness that cannot write is none */
+    return call->rv;
+}
+
+/* --- functions that need nothing special --- */
+
+#define PASS(call, function, parameters, ...) \
+    do { \
+        if (!(call).decided) \
+            (call).rv = ((CK_RV(*) parameters)real->functions[function])(__VA_ARGS__); \
+    } while (0)
+
+#define IN_SESSION(name, function, parameters, ...) \
+    static CK_RV name parameters \
+    { \
+        struct call call = begin_in(function, session); \
+        PASS(call, function, parameters, __VA_ARGS__); \
+        return end(&call); \
+    }
+
+IN_SESSION(logout, LOGOUT, (CK_SESSION_HANDLE session), session)
+IN_SESSION(create_object, CREATE_OBJECT, (CK_SESSION_HANDLE session, void *values, CK_ULONG count, void *made),
+           session, values, count, made)
+IN_SESSION(destroy_object, DESTROY_OBJECT, (CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object), session, object)
+IN_SESSION(get_attribute_value, GET_ATTRIBUTE_VALUE,
+           (CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object, void *values, CK_ULONG count),
+           session, object, values, count)
+IN_SESSION(find_objects_init, FIND_OBJECTS_INIT, (CK_SESSION_HANDLE session, void *values, CK_ULONG count),
+           session, values, count)
+IN_SESSION(find_objects, FIND_OBJECTS, (CK_SESSION_HANDLE session, void *found, CK_ULONG most, CK_ULONG *count),
+           session, found, most, count)
+IN_SESSION(find_objects_final, FIND_OBJECTS_FINAL, (CK_SESSION_HANDLE session), session)
+IN_SESSION(generate_key_pair, GENERATE_KEY_PAIR,
+           (CK_SESSION_HANDLE session, void *mechanism, void *public, CK_ULONG public_count, void *private,
+            CK_ULONG private_count, void *public_made, void *private_made),
+           session, mechanism, public, public_count, private, private_count, public_made, private_made)
+IN_SESSION(generate_random, GENERATE_RANDOM, (CK_SESSION_HANDLE session, CK_BYTE *bytes, CK_ULONG length),
+           session, bytes, length)
+
+static CK_RV finalize(void *reserved)
+{
+    struct call call = begin(FINALIZE);
+    PASS(call, FINALIZE, (void *), reserved);
+    return end(&call);
+}
+
+static CK_RV initialize(void *arguments)
+{
+    struct call call = begin(INITIALIZE);
+    PASS(call, INITIALIZE, (void *), arguments);
+    if (call.rv == CKR_OK)
+        initialized_in = getpid();
+    return end(&call);
+}
+
+/* --- slot and token --- */
+
+static CK_RV get_slot_list(CK_BYTE token_present, CK_SLOT_ID *slots, CK_ULONG *count)
+{
+    struct call call = begin(GET_SLOT_LIST);
+    if (!call.decided && token_present && atomic_load(&page->absent)) {
+        *count = 0;
+        decide(&call, CKR_OK);
+    }
+    PASS(call, GET_SLOT_LIST, (CK_BYTE, CK_SLOT_ID *, CK_ULONG *), token_present, slots, count);
+    return end(&call);
+}
+
+static CK_RV get_slot_info(CK_SLOT_ID slot, CK_SLOT_INFO *info)
+{
+    struct call call = begin(GET_SLOT_INFO);
+    PASS(call, GET_SLOT_INFO, (CK_SLOT_ID, CK_SLOT_INFO *), slot, info);
+    if (call.rv == CKR_OK && atomic_load(&page->absent))
+        info->flags &= ~(CK_FLAGS)CKF_TOKEN_PRESENT;
+    return end(&call);
+}
+
+static CK_RV get_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO *info)
+{
+    struct call call = begin(GET_TOKEN_INFO);
+    if (atomic_load(&page->absent))
+        decide(&call, CKR_TOKEN_NOT_PRESENT);
+    PASS(call, GET_TOKEN_INFO, (CK_SLOT_ID, CK_TOKEN_INFO *), slot, info);
+    uint32_t tries = atomic_load(&page->pin_tries), wrong = atomic_load(&page->wrong_tries);
+    if (call.rv == CKR_OK && !call.decided && tries != 0) {
+        info->flags &= ~(CK_FLAGS)(CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED);
+        info->flags |= wrong > 0 ? CKF_USER_PIN_COUNT_LOW : 0;
+        info->flags |= wrong + 1 == tries ? CKF_USER_PIN_FINAL_TRY : 0;
+        info->flags |= wrong >= tries ? CKF_USER_PIN_LOCKED : 0;
+    }
+    return end(&call);
+}
+
+static bool hidden(CK_ULONG mechanism)
+{
+    for (int n = 0; n < HIDDEN; n++)
+        if (atomic_load(&page->hidden[n]) == mechanism)
+            return true;
+    return false;
+}
+
+static CK_RV get_mechanism_list(CK_SLOT_ID slot, CK_ULONG *mechanisms, CK_ULONG *count)
+{
+    struct call call = begin(GET_MECHANISM_LIST);
+    if (atomic_load(&page->absent))
+        decide(&call, CKR_TOKEN_NOT_PRESENT);
+    PASS(call, GET_MECHANISM_LIST, (CK_SLOT_ID, CK_ULONG *, CK_ULONG *), slot, mechanisms, count);
+    if (call.rv == CKR_OK && !call.decided && mechanisms != NULL) {
+        CK_ULONG kept = 0;
+        for (CK_ULONG n = 0; n < *count; n++)
+            if (!hidden(mechanisms[n]))
+                mechanisms[kept++] = mechanisms[n];
+        *count = kept;
+    }
+    return end(&call);
+}
+
+/* --- sessions, of all processes together --- */
+
+static struct process *own_process(void)
+{
+    uint32_t self = (uint32_t)getpid();
+    for (int n = 0; n < PROCESSES; n++)
+        if (atomic_load(&page->processes[n].pid) == self)
+            return &page->processes[n];
+    for (int n = 0; n < PROCESSES; n++) {
+        uint32_t found = atomic_load(&page->processes[n].pid);
+        bool vacant = found == 0 || (kill((pid_t)found, 0) != 0);
+        if (vacant && atomic_compare_exchange_strong(&page->processes[n].pid, &found, self)) {
+            atomic_store(&page->processes[n].sessions, 0);
+            return &page->processes[n];
+        }
+    }
+    abort(); /* more than PROCESSES at once: no test does that */
+}
+
+static uint32_t open_sessions(void)
+{
+    uint32_t total = 0;
+    for (int n = 0; n < PROCESSES; n++) {
+        uint32_t pid = atomic_load(&page->processes[n].pid);
+        if (pid != 0 && kill((pid_t)pid, 0) == 0)
+            total += atomic_load(&page->processes[n].sessions);
+    }
+    return total;
+}
+
+static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, void *context, void *notify, CK_SESSION_HANDLE *handle)
+{
+    struct call call = begin(OPEN_SESSION);
+    struct process *process = own_process();
+    uint32_t cap = atomic_load(&page->session_cap), life = atomic_load(&page->life);
+    if (atomic_load(&page->absent))
+        decide(&call, CKR_TOKEN_NOT_PRESENT);
+    else if (cap != 0 && open_sessions() >= cap)
+        decide(&call, CKR_SESSION_COUNT);
+    PASS(call, OPEN_SESSION, (CK_SLOT_ID, CK_FLAGS, void *, void *, CK_SESSION_HANDLE *),
+         slot, flags, context, notify, handle);
+    if (call.rv == CKR_OK && !call.decided) {
+        atomic_fetch_add(&process->sessions, 1);
+        for (int n = 0; n < OWN_SESSIONS; n++)
+            if (!sessions[n].used) {
+                sessions[n].used = true;
+                sessions[n].handle = *handle;
+                sessions[n].life = life;
+                break;
+            }
+    }
+    return end(&call);
+}
+
+static CK_RV close_session(CK_SESSION_HANDLE session)
+{
+    struct call call = begin_in(CLOSE_SESSION, session);
+    PASS(call, CLOSE_SESSION, (CK_SESSION_HANDLE), session);
+    int own = own_session(session);
+    if (call.rv == CKR_OK && own >= 0) {
+        sessions[own].used = false;
+        atomic_fetch_sub(&own_process()->sessions, 1);
+    }
+    return end(&call);
+}
+
+static CK_RV close_all_sessions(CK_SLOT_ID slot)
+{
+    struct call call = begin(CLOSE_ALL_SESSIONS);
+    PASS(call, CLOSE_ALL_SESSIONS, (CK_SLOT_ID), slot);
+    if (call.rv == CKR_OK) {
+        memset(sessions, 0, sizeof sessions);
+        atomic_store(&own_process()->sessions, 0);
+    }
+    return end(&call);
+}
+
+/* A wrong PIN counts, whoever says so: the module behind or a rule. */
+static CK_RV login(CK_SESSION_HANDLE session, CK_ULONG user, CK_BYTE *pin, CK_ULONG length)
+{
+    struct call call = begin_in(LOGIN, session);
+    uint32_t tries = atomic_load(&page->pin_tries);
+    call.argument = user;
+    if (tries != 0 && atomic_load(&page->wrong_tries) >= tries)
+        decide(&call, CKR_PIN_LOCKED);
+    PASS(call, LOGIN, (CK_SESSION_HANDLE, CK_ULONG, CK_BYTE *, CK_ULONG), session, user, pin, length);
+    if (call.rv == CKR_PIN_INCORRECT) {
+        atomic_fetch_add(&page->wrong_tries, 1);
+        atomic_fetch_add(&page->wrong_total, 1);
+    } else if (call.rv == CKR_OK) {
+        atomic_store(&page->wrong_tries, 0);
+    }
+    return end(&call);
+}
+
+/* --- uses of private keys --- */
+
+static CK_RV key_init(uint32_t function, CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key)
+{
+    struct call call = begin_in(function, session);
+    call.argument = mechanism->mechanism;
+    call.object = key;
+    if (hidden(mechanism->mechanism))
+        decide(&call, CKR_MECHANISM_INVALID);
+    PASS(call, function, (CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE), session, mechanism, key);
+    int own = own_session(session);
+    if (own >= 0) {
+        sessions[own].mechanism = mechanism->mechanism;
+        sessions[own].key = key;
+    }
+    return end(&call);
+}
+
+static void damage(struct call *call, CK_BYTE *answer, CK_ULONG *length)
+{
+    if (call->cut != 0)
+        *length -= call->cut < *length ? call->cut : *length;
+    if (call->flips && *length != 0)
+        answer[call->flip / 8 % *length] ^= (CK_BYTE)(1u << call->flip % 8);
+}
+
+/* A query for the size of the answer uses no key: no rule and no record. */
+static CK_RV key_use(uint32_t function, CK_SESSION_HANDLE session, CK_BYTE *asked, CK_ULONG asked_length,
+                     CK_BYTE *answer, CK_ULONG *length)
+{
+    typedef CK_RV (*use)(CK_SESSION_HANDLE, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
+    struct stat status = {0};
+    if (answer == NULL)
+        return ((use)real->functions[function])(session, asked, asked_length, NULL, length);
+    if (watched != NULL)
+        (void)stat(watched, &status);
+    struct call call = begin_in(function, session);
+    int own = own_session(session);
+    if (own >= 0) {
+        call.argument = sessions[own].mechanism;
+        call.object = sessions[own].key;
+    }
+    call.inode = (uint64_t)status.st_ino;
+    call.size = (uint64_t)status.st_size;
+    call.asked = asked;
+    call.asked_length = asked_length;
+    if (!call.decided) {
+        call.rv = ((use)real->functions[function])(session, asked, asked_length, answer, length);
+    } else { /* the operation ends all the same (PKCS#11 2.40, section 5.11); nobody gets its result */
+        CK_BYTE nobodys[2048];
+        CK_ULONG size = sizeof nobodys;
+        (void)((use)real->functions[function])(session, asked, asked_length, nobodys, &size);
+    }
+    if (call.rv == CKR_OK && !call.decided) {
+        damage(&call, answer, length);
+        call.answer = answer;
+        call.answer_length = *length;
+    }
+    return end(&call);
+}
+
+static CK_RV sign_init(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key)
+{
+    return key_init(SIGN_INIT, session, mechanism, key);
+}
+
+static CK_RV decrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key)
+{
+    return key_init(DECRYPT_INIT, session, mechanism, key);
+}
+
+static CK_RV sign(CK_SESSION_HANDLE session, CK_BYTE *data, CK_ULONG length, CK_BYTE *signature, CK_ULONG *size)
+{
+    return key_use(SIGN, session, data, length, signature, size);
+}
+
+static CK_RV decrypt(CK_SESSION_HANDLE session, CK_BYTE *data, CK_ULONG length, CK_BYTE *plain, CK_ULONG *size)
+{
+    return key_use(DECRYPT, session, data, length, plain, size);
+}
+
+static CK_RV refused(void)
+{
+    return CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+/* --- set-up --- */
+
+static const int REFUSED[] = {
+    DECRYPT_UPDATE, DECRYPT_FINAL, SIGN_UPDATE, SIGN_FINAL, SIGN_RECOVER_INIT, SIGN_RECOVER, DECRYPT_DIGEST_UPDATE,
+    SIGN_ENCRYPT_UPDATE, DECRYPT_VERIFY_UPDATE, UNWRAP_KEY, DERIVE_KEY,
+};
+
+static const struct {
+    int place;
+    void *function;
+} OVERRIDDEN[] = {
+    {INITIALIZE, (void *)initialize},
+    {FINALIZE, (void *)finalize},
+    {GET_SLOT_LIST, (void *)get_slot_list},
+    {GET_SLOT_INFO, (void *)get_slot_info},
+    {GET_TOKEN_INFO, (void *)get_token_info},
+    {GET_MECHANISM_LIST, (void *)get_mechanism_list},
+    {OPEN_SESSION, (void *)open_session},
+    {CLOSE_SESSION, (void *)close_session},
+    {CLOSE_ALL_SESSIONS, (void *)close_all_sessions},
+    {LOGIN, (void *)login},
+    {LOGOUT, (void *)logout},
+    {CREATE_OBJECT, (void *)create_object},
+    {DESTROY_OBJECT, (void *)destroy_object},
+    {GET_ATTRIBUTE_VALUE, (void *)get_attribute_value},
+    {FIND_OBJECTS_INIT, (void *)find_objects_init},
+    {FIND_OBJECTS, (void *)find_objects},
+    {FIND_OBJECTS_FINAL, (void *)find_objects_final},
+    {DECRYPT_INIT, (void *)decrypt_init},
+    {DECRYPT, (void *)decrypt},
+    {SIGN_INIT, (void *)sign_init},
+    {SIGN, (void *)sign},
+    {GENERATE_KEY_PAIR, (void *)generate_key_pair},
+    {GENERATE_RANDOM, (void *)generate_random},
+};
+
+static bool map_page(const char *path)
+{
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    if (file < 0)
+        return false;
+    void *mapped = mmap(NULL, sizeof(struct page), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    page = mapped == MAP_FAILED ? NULL : mapped;
+    return page != NULL && page->magic == MAGIC;
+}
+
+static bool load_real(const char *path)
+{
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    CK_RV (*get_function_list)(CK_FUNCTION_LIST **) = NULL;
+    CK_FUNCTION_LIST *found = NULL;
+    if (library != NULL)
+        *(void **)&get_function_list = dlsym(library, "C_GetFunctionList");
+    if (get_function_list == NULL || get_function_list(&found) != CKR_OK)
+        return false;
+    real = found;
+    return true;
+}
+
+static bool set_up(void)
+{
+    const char *module = getenv("HSMD_FAULT_MODULE"), *control = getenv("HSMD_FAULT_CONTROL");
+    const char *path = getenv("HSMD_FAULT_CALLS");
+    watched = getenv("HSMD_FAULT_WATCH");
+    if (module == NULL || control == NULL || path == NULL || !map_page(control) || !load_real(module))
+        return false;
+    calls = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (calls < 0)
+        return false;
+    ours = *real;
+    for (size_t n = 0; n < sizeof REFUSED / sizeof *REFUSED; n++)
+        ours.functions[REFUSED[n]] = (void *)refused;
+    for (size_t n = 0; n < sizeof OVERRIDDEN / sizeof *OVERRIDDEN; n++)
+        ours.functions[OVERRIDDEN[n].place] = OVERRIDDEN[n].function;
+    return true;
+}
+
+__attribute__((visibility("default"))) CK_RV C_GetFunctionList(CK_FUNCTION_LIST **list)
+{
+    if (calls < 0 && !set_up()) {
+        fprintf(stderr, "fault_pkcs11: HSMD_FAULT_MODULE, HSMD_FAULT_CONTROL or HSMD_FAULT_CALLS is missing or wrong\n");
+        return CKR_GENERAL_ERROR;
+    }
+    *list = &ours;
+    return CKR_OK;
+}
