@@ -16,7 +16,15 @@ from hsmd.daemon.token import messages
 from hsmd.daemon.token.messages import KeyDescription
 from hsmd.daemon.token.softhsm import make_token
 from hsmd.errors import HsmdError, TokenFailure
-from tests.fault_module.control import ANY_BIT, CKR, Action, FaultModule, FaultyToken, Function, process_sessions
+from tests.fault_module.control import (
+    ANY_BIT,
+    CKR,
+    Action,
+    FaultModule,
+    FaultyToken,
+    Function,
+    process_sessions,
+)
 from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, in_token, wait_for
 
 TLS13, P256, RSA_PSS = 1, 0x0403, 0x0804
