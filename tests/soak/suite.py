@@ -50,6 +50,11 @@ SCENARIOS = {
         ("tests/integration/daemon/test_requests.py", "tests/integration/daemon/test_hostile_worker.py"),
         {"HSMD_TEST_HOSTILE": lambda minutes: int(minutes * 600)},
     ),
+    "oracle": Scenario(
+        ("tests/attacks/test_premaster_oracle.py",),
+        {"HSMD_TEST_ORACLE_SAMPLES": lambda minutes: int(minutes * 3_400)},
+        ("-s",),
+    ),
     "access": Scenario(
         ("tests/property/test_access_model.py",),
         {"HSMD_MODEL_EXAMPLES": lambda minutes: int(minutes * 200), "HSMD_MODEL_STEPS": lambda minutes: 100},

@@ -1,0 +1,57 @@
+"""Fixtures of the attack tests: a daemon with metrics, and a token with workers spoken to over their bare sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
+from tests.daemon_house import House, house
+from tests.token_rig import RawWorker, generate
+
+
+@pytest.fixture
+def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    """Opens a daemon of one's own, with the metrics endpoint on."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(house(tmp_path / "daemon", metrics="127.0.0.1:0", **options))
+
+
+@pytest.fixture(scope="session")
+def token(tmp_path_factory: pytest.TempPathFactory) -> SoftHsmToken:
+    """A token for all attack tests."""
+    return make_token(tmp_path_factory.mktemp("attacked") / "token", "attacked")
+
+
+@pytest.fixture(scope="session")
+def control(token: SoftHsmToken) -> Iterator[RawWorker]:
+    """A control worker on it."""
+    worker = RawWorker(token, {"control": True}).ready()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="session")
+def keys(control: RawWorker) -> dict[str, KeyDescription]:
+    """Keys by what they are for."""
+    return {
+        "ec": generate(control, "ec", "p-256", ["tls-server", "tls-client"]),
+        "rsa": generate(control, "rsa", "rsa-2048", ["tls-server", "tls-client"]),
+        "ed25519": generate(control, "ed25519", "ed25519", ["tls-server"]),
+        "digest": generate(control, "digest", "p-256", ["sign-digest"]),
+        "rsa-digest": generate(control, "rsa-digest", "rsa-2048", ["sign-digest"]),
+        "message": generate(control, "message", "p-256", ["sign-message"]),
+        "premaster": generate(control, "premaster", "rsa-2048", ["tls12-rsa-premaster"]),
+    }
+
+
+@pytest.fixture(scope="session")
+def worker(token: SoftHsmToken, keys: dict[str, KeyDescription]) -> Iterator[RawWorker]:
+    """A signing worker that knows `keys`."""
+    raw = RawWorker(token).ready()
+    yield raw
+    raw.close()
