@@ -443,14 +443,14 @@ USER = 1
 
 def certificate(
     ca: asyncssh.SSHKey, key: asyncssh.SSHKey, principals: Sequence[str], *, valid_s: tuple[float, float] = (-60, 600),
-    critical: Sequence[tuple[str, bytes]] = (), serial: int = 7, kind: int = USER,
+    critical: Sequence[tuple[str, bytes]] = (), serial: int = 7, kind: int = USER, key_id: bytes = b"id",
 ) -> tuple[bytes, bytes]:  # fmt: skip
     """(algorithm, blob) of an OpenSSH Ed25519 certificate with exactly these members (PROTOCOL.certkeys)."""
     algorithm = b"ssh-ed25519-cert-v01@openssh.com"
     now = time.time()
     public = key.public_data[-32:]
     blob = (
-        String(algorithm) + String(os.urandom(32)) + String(public) + UInt64(serial) + UInt32(kind) + String(b"id")
+        String(algorithm) + String(os.urandom(32)) + String(public) + UInt64(serial) + UInt32(kind) + String(key_id)
         + String(b"".join(String(name) for name in principals))
         + UInt64(int(now + valid_s[0])) + UInt64(int(now + valid_s[1]))
         + String(b"".join(String(name) + String(value) for name, value in critical)) + String(b"") + String(b"")

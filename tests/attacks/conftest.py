@@ -12,6 +12,9 @@ from hsmd.daemon.token.messages import KeyDescription
 from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
 from tests.daemon_house import House, house
 from tests.token_rig import RawWorker, generate
+from tests.unit.cli.conftest import daemon, home, run
+
+__all__ = ["daemon", "home", "run"]
 
 
 @pytest.fixture
@@ -25,6 +28,12 @@ def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
 def token(tmp_path_factory: pytest.TempPathFactory) -> SoftHsmToken:
     """A token for all attack tests."""
     return make_token(tmp_path_factory.mktemp("attacked") / "token", "attacked")
+
+
+@pytest.fixture
+def fresh_token(tmp_path: Path) -> SoftHsmToken:
+    """A token of one's own."""
+    return make_token(tmp_path / "token", "fresh")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,220 @@
+"""A7: whatever a peer calls itself, one event is one line, one record is one line, and no terminal obeys a name.
+
+Records and log lines alone: tests/property/test_audit_records.py and tests/unit/test_observe.py. Here the names come in by
+the doors that a stranger has: banner, user name, certificate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+import pytest
+
+from hsmd.errors import HsmdError
+from hsmd.protocol import messages
+from hsmd.transparency.records import parse_record, to_wire
+from tests.daemon_house import (
+    OPERATOR,
+    WEB,
+    House,
+    Stranger,
+    certificate,
+    operation,
+    public_line,
+    run_aside,
+    ssh,
+    wait_until,
+    wire,
+)
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fake_daemon import FakeDaemon
+
+HOSTILE = [
+    'x"}\n{"time":"2030-01-01T00:00:00.000Z","level":"info","process":"front","event":"connection.opened"}',
+    "a\rb", "\x1b[2J\x1b]0;owned\x07", "line\u2028sep\u2029arator", "\u202egnp.exe\u2066", "\x00\x08\x7f\x85\x9b", '"},{"', "\\",
+    "%s%n{0}", "\U0001f511" * 50, "x" * 5_000,
+]  # fmt: skip
+BANNERS = [
+    b"SSH-2.0-\x1b[2J\x1b]0;x\x07\r\n", b"SSH-2.0-\xff\xfe\x80\xe2\x80\xa8\r\n", b"SSH-2.0-\xe2\x80\xaeevil\r\n", b'SSH-2.0-"},{"\r\n',
+    b"SSH-2.0-" + b"A" * 300 + b"\r\n", b"A" * (1 << 20), b"\r\n\n\n\r\n{}\n", b"\x00" * 1000, b"GET / HTTP/1.1\r\n\r\n",
+]  # fmt: skip
+
+
+def check_log(house: House) -> None:
+    """Every line is one event of ours, in printable ASCII; nothing claims what did not happen."""
+    raw = house.log_path.read_bytes()
+    assert all(0x20 <= byte <= 0x7E or byte == 0x0A for byte in raw), "something a terminal could obey"
+    for line in raw.decode().splitlines():
+        found = json.loads(line)
+        assert json.dumps(found, separators=(",", ":")).replace("\x7f", "\\u007f") == line
+        assert {"time", "level", "process", "event"} <= set(found)
+        assert len(line) < 8_192
+
+
+def check_audit(house: House) -> None:
+    """As many lines as records, each its own canonical form."""
+    raw = house.audit_path.read_bytes()
+    lines = raw.split(b"\n")
+    assert lines.pop() == b""
+    for index, line in enumerate(lines):
+        record = parse_record(line)
+        assert record.index == index
+        assert to_wire(record) == line
+
+
+def test_strangers_cannot_write_our_log(open_house: Callable[..., House]) -> None:
+    """Banners and user names of every kind, none of which gets in."""
+    house = open_house()
+    opened = len(house.logged("connection.opened"))
+    for banner in BANNERS:
+        with socket.create_connection(house.address, timeout=10) as stranger, contextlib.suppress(OSError):
+            stranger.sendall(banner)
+            stranger.settimeout(0.3)
+            while stranger.recv(65_536):
+                pass
+
+    async def log_in() -> None:
+        for name in HOSTILE:
+            stranger = await Stranger.connect(house)
+            with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
+                stranger.sign(name, house.keys[WEB])
+                await stranger.reply()
+            stranger.close()
+
+    run_aside(log_in)
+    assert house.status().version  # it goes on
+    refused = house.logged("connection.refused")
+    wait_until(lambda: len(house.logged("connection.refused")) >= len(refused) > 0, 5)
+    check_log(house)
+    assert all(line["client"] == OPERATOR for line in house.logged("connection.opened")[opened:])
+
+
+def test_names_in_certificates_stay_names(open_house: Callable[..., House]) -> None:
+    """Key ids and principals of a trusted CA: an operator's CA may be careless, the log is not."""
+    house = open_house()
+    ca = asyncssh.generate_private_key("ssh-ed25519")
+    house.ask(messages.ClientTrustCa(public_line(ca), [WEB]))
+
+    async def work() -> list[bool]:
+        let_in = []
+        for name in HOSTILE:
+            for principals in ([WEB], [name]):
+                stranger = await Stranger.connect(house)
+                shown = certificate(ca, house.keys[WEB], principals, key_id=name.encode())
+                stranger.sign(WEB, house.keys[WEB], shown=shown)
+                with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
+                    let_in.append(await stranger.reply() == 52)
+                stranger.close()
+        return let_in
+
+    let_in = run_aside(work)
+    assert len(let_in) == 2 * len(HOSTILE)
+    assert sum(let_in) <= len(HOSTILE), "a certificate for another principal was let in"
+    check_log(house)
+    check_audit(house)
+
+
+def test_what_clients_ask_for_stays_on_its_line(open_house: Callable[..., House]) -> None:
+    """Control requests with hostile members, operations on keys that are not there: refused or recorded, one line each."""
+    house = open_house()
+
+    async def work() -> None:
+        for client in (WEB, OPERATOR):
+            async with await ssh(house, client) as connection:
+                channel = await wire(connection)
+                number = 0
+                for name in HOSTILE:
+                    for request in (
+                        {"op": "client.add", "name": name, "role": "front-end"},
+                        {"op": "client.add", "name": "x", "role": "front-end", "public_key": name},
+                        {"op": "key.adopt", "name": "x", "cka_label": name[:256], "purposes": ["tls-server"]},
+                        {"op": "key.generate", "name": "x", "key_type": name, "purposes": [name[:32]]},
+                        {"op": "grant.explain", "client": WEB, "key": "x", "purpose": name[:32]},
+                        {"op": name},
+                    ):
+                        number += 1
+                        error: HsmdError = await channel.error_of_control(number, json.dumps(request).encode())
+                        assert error.text
+                for at in range(20):
+                    number += 1
+                    channel.write(operation(number, bytes([at]) * 32, b"\n\x1b[2J" * at))
+                    await channel.error(number)
+
+    run_aside(work)
+    house.stop()
+    check_log(house)
+    check_audit(house)
+    assert house.audit("control.begun"), "hostile labels came as far as the log"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("client", "list"), ("key", "list"), ("grant", "list"), ("audit", "show"), ("status",), ("top",),
+        ("grant", "explain", "web", "www", "tls13-server"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_no_terminal_obeys_a_name(run: Run, daemon: FakeDaemon, line: tuple[str, ...], name: str) -> None:
+    """A daemon that was taken over answers with such names: what people see is printable, what programs get is ASCII JSON."""
+    hostile_answers(daemon, name)
+    ran = run(*line)
+    for text in (ran.out, ran.err):
+        assert all(c.isprintable() or c == "\n" for c in text), text
+    document = run(*line, "--json", *(["--count", "1"] if line == ("top",) else [])).out
+    assert document.isascii() and all(c.isprintable() or c == "\n" for c in document)
+    json.loads(document)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_terminal_obeys_an_error(run: Run, daemon: FakeDaemon, name: str) -> None:
+    daemon.fail_with = HsmdError(name)
+    ran = run("client", "list")
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1
+    assert ran.err.rstrip("\n").isprintable()
+
+
+def hostile_answers(daemon: FakeDaemon, name: str) -> None:
+    """A daemon whose every text is `name`."""
+    info = daemon.on_key_generate(messages.KeyGenerate("www", "p-256", ["tls-server"]))
+    info.name = info.token = info.key_type = name
+    info.purposes = info.warnings = [name]
+    daemon.keys = {"www": info}
+    client = daemon.on_client_add(messages.ClientAdd("web", "front-end"))
+    client.name = client.role = name
+    client.fingerprints = [name]
+    daemon.grants = {(name, name): {name}}
+    daemon.use(name[:200], name[:200])
+    daemon.event("key.generate", name[:200], target_name=name[:200])
+    asked: dict[str, Any] = {
+        "status": daemon.on_status,
+        "metrics": daemon.on_metrics_read,
+    }
+    daemon.role = name
+
+    def status(request: Any) -> messages.DaemonStatus:
+        answer: messages.DaemonStatus = asked["status"](request)
+        answer.version = answer.audit_head = name
+        answer.operations = {name: 1}
+        for token in answer.tokens:
+            token.name = token.label = token.state = name
+        return answer
+
+    def metrics(request: Any) -> messages.Metrics:
+        answer: messages.Metrics = asked["metrics"](request)
+        answer.status = status(None)
+        for use in answer.uses:
+            use.client = use.key = use.purpose = use.outcome = name
+        for latency in answer.latencies:
+            latency.purpose = latency.key_type = name
+        return answer
+
+    daemon.on_status, daemon.on_metrics_read = status, metrics  # type: ignore[method-assign]
+    daemon.on_grant_explain = lambda _: messages.Explanation(True, name)  # type: ignore[method-assign]

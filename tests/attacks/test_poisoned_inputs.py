@@ -1,0 +1,157 @@
+"""A13: what a caller makes up never reaches the token, and what it can make fail is nobody's trouble but its own.
+
+SoftHSM signs zero bytes or five thousand with ECDSA without a word, so lengths are checked before. The witness of "never
+reached" is the worker's progress page, which counts before each use of a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hsmd.algorithms import SCHEMES, KeyType, SignatureScheme, schemes_for
+from hsmd.daemon.token import messages as token_messages
+from hsmd.daemon.token.messages import KeyDescription
+from hsmd.errors import BadRequest, ErrorCode, HsmdError
+from hsmd.protocol.frames import Kind, decode_error, encode_control_request
+from hsmd.purposes import Purpose
+from tests.daemon_house import MAIL, OPERATOR, P256, WEB, House, operation, run_aside, ssh, tls13, wire
+from tests.token_rig import CERTIFICATE_VERIFY, RawWorker
+
+LENGTHS = (0, 1, 16, 19, 20, 28, 31, 32, 33, 47, 48, 49, 63, 64, 65, 256, 5_000, 60_000)
+KEY_SCHEMES = {"digest": schemes_for(KeyType.P256), "rsa-digest": schemes_for(KeyType.RSA_2048)}
+
+
+@pytest.mark.parametrize("name", ["digest", "rsa-digest"])
+def test_a_digest_has_the_length_of_its_hash(worker: RawWorker, keys: dict[str, KeyDescription], name: str) -> None:
+    """Every length with every scheme: the key is used for exactly those where both fit."""
+    digest = bytes.fromhex(keys[name].key)
+    for scheme, length in itertools.product(SignatureScheme, LENGTHS):
+        fits = scheme in KEY_SCHEMES[name] and length == SCHEMES[scheme].hash_bytes
+        started = worker.progress.started
+        worker.send_use(Purpose.SIGN_DIGEST, scheme, digest, b"\x5a" * length)
+        kind, _, body = worker.frame()
+        if fits:
+            assert kind == Kind.RESULT, (scheme, length, decode_error(body))
+            continue
+        assert kind == Kind.ERROR and decode_error(body).code == ErrorCode.PURPOSE, (scheme, length)
+        assert worker.progress.started == started, f"{scheme!r} over {length} bytes reached the token"
+
+
+def test_numbers_nobody_knows_reach_no_token(
+    worker: RawWorker, keys: dict[str, KeyDescription], request: pytest.FixtureRequest
+) -> None:
+    """3,000 combinations of any purpose, any scheme, any key and odd lengths."""
+    choose = random.Random(request.config.getoption("randomly_seed", 1))
+    digests = {name: bytes.fromhex(key.key) for name, key in keys.items()}
+    known = {int(scheme) for scheme in SignatureScheme}
+    started, pid = worker.progress.started, worker.spawned.process.pid
+    for _ in range(3_000):
+        name = choose.choice(list(digests))
+        purpose = choose.randrange(256)
+        scheme = choose.choice([0, 1, 0xFFFF, choose.randrange(0x10000)])
+        if scheme in known or (name == "premaster" and purpose == Purpose.TLS12_RSA_PREMASTER and scheme == 0):
+            continue
+        worker.send_use(purpose, scheme, digests[name], choose.randbytes(choose.choice(LENGTHS[:-1])))
+        kind, _, body = worker.frame()
+        assert kind == Kind.ERROR
+        assert decode_error(body).code in (ErrorCode.PURPOSE, ErrorCode.REFUSED)
+    assert worker.progress.started == started
+    assert worker.spawned.process.poll() is None and worker.spawned.process.pid == pid
+    assert worker.use(Purpose.TLS13_SERVER, P256, digests["ec"], CERTIFICATE_VERIFY)
+
+
+POISON = [
+    {"op": "generate", "name": "x" * 60_000, "key_type": "p-256", "purposes": ["tls-server"]},
+    {"op": "generate", "name": "x\0y", "key_type": "p-256", "purposes": ["tls-server"]},
+    {"op": "generate", "name": "x", "key_type": "p-256", "purposes": ["tls-server"], "template": {"EXTRACTABLE": True}},
+    {"op": "generate", "name": "x", "key_type": "rsa-65536", "purposes": ["tls-server"]},
+    {"op": "generate", "name": "x", "key_type": 2048, "purposes": ["tls-server"]},
+    {"op": "generate", "name": "x", "key_type": "p-256", "purposes": ["tls-server", "wrap"]},
+    {"op": "adopt", "name": "x", "cka_id": "ff" * 5_000},
+    {"op": "adopt", "name": "x", "cka_id": "not hex"},
+    {"op": "adopt", "name": "x", "cka_label": "l" * 60_000},
+    {"op": "adopt", "name": "x", "cka_label": "x", "certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"},
+    {"op": "destroy", "key": "*"},
+    {"op": "wrap", "key": "00" * 32},
+    {"op": "set-attribute", "key": "00" * 32, "EXTRACTABLE": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("document", POISON, ids=lambda document: f"{document['op']}")
+def test_what_a_control_worker_is_asked_is_checked_first(control: RawWorker, document: dict[str, Any]) -> None:
+    before = control.control(token_messages.Describe())
+    control.send(encode_control_request(77, 60_000, json.dumps(document).encode()))
+    kind, _, body = control.frame()
+    assert kind == Kind.ERROR
+    assert decode_error(body).code in (ErrorCode.BAD_REQUEST, ErrorCode.NOT_FOUND), decode_error(body)
+    assert control.control(token_messages.Describe()) == before, "something changed in the token"
+
+
+def test_a_poisoner_troubles_nobody_else(open_house: Callable[..., House]) -> None:
+    """2,000 requests that cannot be carried out, from one client, while another's go on: same workers, no failure, ready token."""
+    house = open_house()
+    site = house.add_key("site", grant_to=(WEB,))
+    own = house.add_key("own", "rsa-2048", "sign-digest", grant_to=(MAIL,))
+    workers = house.worker_pids()
+    choose = random.Random(5)
+
+    async def poison() -> set[int]:
+        codes = set()
+        async with await ssh(house, MAIL) as connection:
+            channel = await wire(connection)
+            for burst in range(20):
+                ids = range(1 + burst * 100, 101 + burst * 100)
+                for number in ids:
+                    scheme = choose.choice([0x0804, 0x0805, 0x0806, 0x0401, 0x0403, 0, 0xFFFF])
+                    data = choose.randbytes(choose.choice([0, 1, 31, 33, 5_000]))
+                    channel.write(operation(number, own, data, purpose=Purpose.SIGN_DIGEST, scheme=scheme))
+                codes |= {(await channel.error(number)).code for number in ids}
+        return codes
+
+    async def honest() -> list[int]:
+        async with await ssh(house, WEB) as connection:
+            channel = await wire(connection)
+            return [(await channel.use(number, site, tls13(number)))[0] for number in range(1, 301)]
+
+    async def both() -> tuple[set[int], list[int]]:
+        codes, kinds = await asyncio.gather(poison(), honest())
+        return codes, kinds
+
+    codes, kinds = run_aside(both)
+    assert codes == {ErrorCode.PURPOSE}
+    assert set(kinds) == {Kind.RESULT}
+    status = house.status().tokens[0]
+    assert status.state == "ready"
+    assert {worker.restarts for worker in status.workers} == {0}
+    assert house.worker_pids() == workers
+
+
+def test_names_are_checked_where_they_come_in(open_house: Callable[..., House]) -> None:
+    """Control requests of an operator: no name, label or purpose beyond its bounds comes as far as the token."""
+    house = open_house()
+    bad = [
+        {"op": "key.generate", "name": name, "key_type": "p-256", "purposes": ["tls-server"]}
+        for name in ("", "x" * 65, "a\nb", "\x1b[2J", "\u202ex", "a/b", "*")
+    ] + [
+        {"op": "key.adopt", "name": "x", "cka_label": "l" * 257},
+        {"op": "client.add", "name": "x\ny", "role": "front-end"},
+        {"op": "grant.add", "client": "web-1", "key": "*", "purposes": ["tls-server"]},
+    ]
+
+    async def work() -> None:
+        async with await ssh(house, OPERATOR) as connection:
+            channel = await wire(connection)
+            for number, document in enumerate(bad, 1):
+                error: HsmdError = await channel.error_of_control(number, json.dumps(document).encode())
+                assert error.code in (ErrorCode.BAD_REQUEST, ErrorCode.NOT_FOUND), document
+                assert isinstance(error, BadRequest) or error.code == ErrorCode.NOT_FOUND
+
+    run_aside(work)
+    assert not house.audit("control.begun")

@@ -1,0 +1,134 @@
+"""A3: what was captured once is worth nothing on another connection, to another client, or after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from hsmd.client import Connection
+from hsmd.errors import ErrorCode
+from hsmd.protocol.frames import Kind
+from hsmd.purposes import Purpose
+from tests.daemon_house import MAIL, P256, TLS13, WEB, House, operation, run_aside, ssh, tls13, wire
+
+
+def attempts(house: House) -> list[dict[str, Any]]:
+    return [record for record in house.audit("attempt") if record["client"] in (WEB, MAIL)]
+
+
+def test_a_captured_connection_cannot_be_played_again(open_house: Callable[..., House]) -> None:
+    """All bytes that a front end sent, sent again: on a new connection, on several at once, and to the daemon's next life."""
+    house = open_house()
+    key = house.add_key("site")
+    captured = run_aside(lambda: capture(house, key))
+    assert len(attempts(house)) == 3
+    for _ in range(2):
+        for times in (1, 4):
+            run_aside(lambda times=times: play(house, captured, times))  # type: ignore[misc]
+        assert len(attempts(house)) == 3, "a played connection used a key"
+        assert house.stop() == 0
+        house.start()
+
+
+async def capture(house: House, key: bytes) -> bytes:
+    """What a client sends while it has three things signed."""
+    sent = bytearray()
+    ended = asyncio.Event()
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, note: bytearray) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                note += data
+                sink.write(data)
+                await sink.drain()
+            sink.write_eof()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection(*house.address)
+        await asyncio.gather(copy(reader, upstream_writer, sent), copy(upstream_reader, writer, bytearray()))
+        for each in (writer, upstream_writer):
+            each.close()
+            with suppress(OSError):
+                await each.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    endpoint = house.endpoint(WEB, port=server.sockets[0].getsockname()[1])
+    async with Connection(endpoint) as client:
+        for number in range(3):
+            assert await client.use_key(key, Purpose.TLS13_SERVER, P256, tls13(number), timeout_s=10)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    server.close()
+    return bytes(sent)
+
+
+async def play(house: House, captured: bytes, times: int) -> None:
+    """Send it, and wait until the daemon has closed each connection or stopped answering."""
+
+    async def once() -> None:
+        reader, writer = await asyncio.open_connection(*house.address)
+        with suppress(OSError):
+            writer.write(captured)
+            writer.write_eof()
+            async with asyncio.timeout(15):
+                while await reader.read(65_536):
+                    pass
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    await asyncio.gather(*(once() for _ in range(times)))
+
+
+def test_a_frame_is_worth_what_its_connection_is(open_house: Callable[..., House]) -> None:
+    """The same frame from another client is refused; from the same client it is another request, with its own record."""
+    house = open_house()
+    key = house.add_key("site", grant_to=(WEB,))
+    frame = operation(7, key, TLS13)
+
+    async def work() -> None:
+        async with await ssh(house, WEB) as own, await ssh(house, MAIL) as other:
+            first, second, foreign = await wire(own), await wire(own), await wire(other)
+            for channel in (first, second):  # ids count for one channel
+                channel.write(frame)
+                assert (await channel.answer(7))[0] == Kind.RESULT
+            foreign.write(frame)
+            assert (await foreign.error(7)).code == ErrorCode.REFUSED
+            # Answered: the id may be used again, for a request of its own.
+            before = len(first.frames)
+            first.write(frame)
+            while len(first.frames) == before:
+                await asyncio.sleep(0.005)
+            assert first.frames[-1][:2] == (Kind.RESULT, 7)
+
+    run_aside(work)
+    used = attempts(house)
+    assert [record["client"] for record in used] == [WEB] * 3
+    outcomes = [record for record in house.audit("outcome") if record["attempt"] in {each["index"] for each in used}]
+    assert len(outcomes) == len({record["attempt"] for record in outcomes}) == 3
+    assert {record["result"] for record in outcomes} == {"performed"}
+    assert [record["client"] for record in house.audit("refusal")] == [MAIL]
+
+
+def test_an_open_id_is_not_used_twice(open_house: Callable[..., House]) -> None:
+    """Twice the same frame in one write ends the channel; at most the first one counts."""
+    house = open_house()
+    key = house.add_key("site")
+
+    async def work() -> None:
+        async with await ssh(house, WEB) as connection:
+            for _ in range(20):
+                channel = await wire(connection)
+                channel.write(operation(5, key, TLS13) * 2)
+                assert (await channel.error(0)).code == ErrorCode.PROTOCOL
+                await channel.closed.wait()
+
+    run_aside(work)
+    used = attempts(house)
+    assert len(used) <= 20
+    house.stop()
+    outcomes = [record["attempt"] for record in house.audit("outcome")]
+    assert sorted(outcomes) == sorted(record["index"] for record in house.audit("attempt"))
