@@ -114,7 +114,7 @@ async def test_a_front_end_controls_nothing(shared_house: House) -> None:
         messages.ClientAdd("mine"), messages.ClientRemove(OPERATOR), messages.ClientTrustCa("ssh-ed25519 x", [WEB]),
         messages.GrantAdd(WEB, "mail", ["tls-server"]), messages.GrantRemove(WEB, "web"),
         messages.KeyShow("mail"), messages.KeyShow("nothing"), messages.CertificateExport("mail"),
-        messages.CertificateExport("nothing"), messages.KeyCandidates(),
+        messages.CertificateExport("nothing"), messages.KeyCandidates(), messages.MetricsRead(),
     ]  # fmt: skip
     before = len(shared_house.audit())
     async with await ssh(shared_house, WEB) as connection:
@@ -368,6 +368,6 @@ def test_the_rule_for_roles_is_complete() -> None:
         messages.ClientList, messages.GrantList, messages.AuditRead, messages.GrantExplain, messages.KeyGenerate,
         messages.KeyAdopt, messages.KeyDestroy, messages.KeyRequest, messages.CertificateSelfSigned,
         messages.CertificateImport, messages.ClientAdd, messages.ClientRemove, messages.ClientTrustCa,
-        messages.GrantAdd, messages.GrantRemove, messages.KeyCandidates, messages.AuditCheckpoint,
+        messages.GrantAdd, messages.GrantRemove, messages.KeyCandidates, messages.AuditCheckpoint, messages.MetricsRead,
     }  # fmt: skip
     assert asked == set(messages.REQUESTS)

@@ -1,0 +1,105 @@
+"""Reading logs from disk: files, segments, a daemon that writes and seals meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from hsmd.cli.log_files import log_lines
+from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.verification import verify_log
+from tests.log_maker import LogMaker
+
+
+@pytest.fixture
+def log() -> LogMaker:
+    log = LogMaker()
+    for _ in range(3):
+        log.use(5)
+        log.record_checkpoint()
+    return log
+
+
+@pytest.fixture
+def directory(tmp_path: Path, log: LogMaker) -> Path:
+    """Segments of 10 and 15 records, and a live file."""
+    (tmp_path / "segments").mkdir()
+    for first, end in ((0, 10), (10, 25)):
+        (tmp_path / "segments" / f"{first:012}.jsonl").write_bytes(b"".join(log.lines[first:end]))
+    (tmp_path / "segments" / "note.txt").write_text("not a segment")
+    (tmp_path / "audit.jsonl").write_bytes(b"".join(log.lines[25:]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("first", [0, 1, 9, 10, 11, 24, 25, 30, 32, 33, 99])
+def test_a_directory_from_any_record_on(directory: Path, log: LogMaker, first: int) -> None:
+    assert list(log_lines(directory, first)) == log.lines[first:]
+
+
+def test_a_file(directory: Path, log: LogMaker) -> None:
+    assert list(log_lines(directory / "audit.jsonl")) == log.lines[25:]
+    assert list(log_lines(directory / "audit.jsonl", 27)) == log.lines[27:]
+
+
+def test_only_the_segments_that_are_needed_are_read(directory: Path, log: LogMaker) -> None:
+    """Archived ones may be gone."""
+    (directory / "segments" / f"{0:012}.jsonl").unlink()
+    assert list(log_lines(directory, 12)) == log.lines[12:]
+
+
+def test_a_verification_goes_on_behind_archived_segments(directory: Path, log: LogMaker) -> None:
+    keys = KeyRing([log.signer.verifier])
+    reached = verify_log(log.lines[:25], keys).reached
+    (directory / "segments" / f"{0:012}.jsonl").unlink()
+    verdict = verify_log(log_lines(directory, reached.size), keys, start=reached)
+    assert verdict.intact and verdict.root == log.root(33).hex()
+
+
+def test_a_file_that_is_sealed_while_it_is_read(directory: Path, log: LogMaker) -> None:
+    reading = log_lines(directory)
+    assert next(reading) == log.lines[0]
+    (directory / "audit.jsonl").rename(directory / "segments" / f"{25:012}.jsonl")
+    (directory / "audit.jsonl").write_bytes(b"")
+    assert list(reading) == log.lines[1:]
+    assert list(log_lines(directory)) == log.lines
+
+
+def test_a_file_that_was_sealed_between_opening_and_listing(directory: Path, log: LogMaker) -> None:
+    (directory / "segments" / f"{25:012}.jsonl").hardlink_to(directory / "audit.jsonl")
+    assert list(log_lines(directory)) == log.lines
+
+
+def test_a_line_that_is_being_written(directory: Path, log: LogMaker) -> None:
+    live = directory / "audit.jsonl"
+    whole = live.read_bytes()
+    live.write_bytes(whole[:-20])
+
+    def finish() -> None:
+        with live.open("ab") as file:
+            file.write(whole[-20:])
+
+    timer = threading.Timer(0.05, finish)
+    timer.start()
+    try:
+        assert list(log_lines(directory)) == log.lines
+    finally:
+        timer.join()
+
+
+def test_a_line_that_was_never_finished(directory: Path, log: LogMaker) -> None:
+    live = directory / "audit.jsonl"
+    live.write_bytes(live.read_bytes()[:-1])
+    times = iter([0.0, 0.5, 2.0])
+    lines = list(log_lines(directory, clock=lambda: next(times)))
+    assert lines == [*log.lines[:-1], log.lines[-1][:-1]]
+    assert verify_log(lines, None).first_bad == 32
+
+
+def test_an_endless_line_comes_in_pieces(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"x" * 400_000)
+    times = iter(range(1000))
+    pieces = list(log_lines(tmp_path / "log", clock=lambda: next(times)))
+    assert max(map(len, pieces)) <= 2 * 65_536
+    assert verify_log(pieces, None).first_bad == 0
