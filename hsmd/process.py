@@ -1,4 +1,4 @@
-"""What our long-running processes do when they start: no dumps, no tracing by others, calm garbage collection, batches."""
+"""What our long-running processes do when they start: no dumps, no tracing, no new rights, calm garbage collection."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import os
 import resource
 
 _PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
 _YOUNG_OBJECTS = 50_000
 """Allocations between collections of the youngest generation; batches of requests live and die well within that."""
 
 
 def harden() -> None:
-    """No core dump, and no ptrace or /proc/PID/mem by processes of the same user (prctl(2), PR_SET_DUMPABLE)."""
+    """No core dump, no ptrace or /proc/PID/mem by processes of the same user, no rights by set-user-ID programs (prctl(2))."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    for name, option, value in (("DUMPABLE", _PR_SET_DUMPABLE, 0), ("NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), f"prctl(PR_SET_{name})")
 
 
 def run_as_batch() -> None:

@@ -90,6 +90,12 @@ workers = {token.workers}
 #stall_ms = 2000
 # RSA signatures are always verified before they leave; "all" verifies the others too.
 #verify = "rsa"
+# Workers cannot open connections; a module that talks to its HSM over the network needs true.
+#network = false
+# System calls that no module needs are refused to workers (seccomp); "off" where libseccomp is not to be had.
+#sandbox = "on"
+# Workers' memory is kept out of the swap if the system lets them; "always" insists, "never" does not try.
+#lock_memory = "auto"
 
 [audit]
 directory = {quote(str(layout.audit))}

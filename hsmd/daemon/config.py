@@ -55,6 +55,9 @@ class TokenConfig:
     environment: Mapping[str, str]
     workers: int
     stall_ms: int
+    sandbox: str
+    network: bool
+    lock_memory: str
     verify: str
 
 
@@ -240,6 +243,9 @@ def _token(table: TomlTable) -> TokenConfig:
         environment=table.string_table("environment"),
         workers=table.number("workers", 1, 1, 64),
         stall_ms=table.number("stall_ms", 2_000, 50, 600_000),
+        sandbox=table.choice("sandbox", "on", ("on", "off")),
+        network=table.flag("network", False),
+        lock_memory=table.choice("lock_memory", "auto", ("auto", "always", "never")),
         verify=table.choice("verify", "rsa", ("rsa", "all")),
     )
     if sum([bool(token.label), bool(token.serial), token.slot is not None]) != 1:

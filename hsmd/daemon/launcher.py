@@ -17,9 +17,11 @@ started anew. A front that loses its launcher ends as well.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import resource
 import selectors
 import signal
 import socket
@@ -36,7 +38,9 @@ from hsmd import observe
 from hsmd.daemon import config as configuration
 from hsmd.daemon.config import Config, UsersConfig
 from hsmd.daemon.places import Places, next_delay
+from hsmd.daemon.token import sandbox
 from hsmd.errors import ConfigurationError
+from hsmd.process import harden
 
 MAX_PACKET_BYTES = 65_536
 STOP_S = 3.0
@@ -62,6 +66,8 @@ def serve(config_path: Path, *, ready: Callable[[dict[str, Any]], None] = lambda
     ConfigurationError if the file is wrong.
     """
     config = _load(config_path)
+    harden()
+    _let_workers_lock_memory()
     observe.configure("launcher", config.log_level)
     if (config.users.front or config.users.workers) and os.geteuid() != 0:
         log.warning("users.not_changed", reason="only root can change users; all processes run as this one")
@@ -260,10 +266,18 @@ class _Launcher:
             self._exit_status = 1
 
 
+def _let_workers_lock_memory() -> None:
+    """The limit is inherited, and only root may raise it; workers say so in the log where it stays low."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def _load(path: Path) -> Config:
-    """The configuration, for users that exist. Raises ConfigurationError."""
+    """The configuration, for users that exist and with a sandbox where one is wanted. Raises ConfigurationError."""
     config = configuration.load(path)
     faults = [f"users.{role}: there is no user {name!r}" for role, name in _named(config.users) if not _exists(name)]
+    if any(token.sandbox == "on" for token in config.tokens) and (reason := sandbox.missing()):
+        faults.append(f"token.sandbox: {reason}")
     if faults:
         raise ConfigurationError(str(path), faults)
     return config

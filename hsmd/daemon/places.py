@@ -174,4 +174,7 @@ def worker_settings(config: Config, token: TokenConfig, *, control: bool) -> Wor
         control=control,
         log_level=config.log_level,
         user=config.users.workers if os.geteuid() == 0 else "",
+        sandbox=token.sandbox,
+        network=token.network,
+        lock_memory=token.lock_memory,
     )

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import msgspec
 
-from hsmd.daemon.token import objects
+from hsmd.daemon.token import objects, sandbox
 from hsmd.daemon.token.control import describe
 from hsmd.daemon.token.faults import name_of
 from hsmd.daemon.token.importing import Failure, ImportOrder
@@ -68,7 +68,10 @@ def _import(settings: WorkerSettings, order: ImportOrder) -> KeyDescription:
         passphrase = _read(arguments.passphrase_fd, _MAX_PASSPHRASE_BYTES).removesuffix(b"\n").removesuffix(b"\r")
     half, attributes = read_private_key(_read(arguments.pem_fd, MAX_PEM_BYTES + 1), passphrase)
     purposes = expand(order.purposes)
+    sandbox.lock_memory(settings)
+    enclose = sandbox.prepare(settings)
     token = open_token(settings)
+    enclose()
     try:
         ceiling = objects.import_pair(token.session, order.name, half, attributes, purposes)
     except HsmdError:

@@ -39,6 +39,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     The token is chosen by exactly one of `label`, `serial` and `slot`. The PIN comes from `pin_file` or from the systemd
     credential `pin_credential`. `verify` is "rsa" or "all". A `control` worker makes and destroys keys and uses none.
     `user` is whom the process runs as, empty for no change. `lock_file` serialises starts; empty for one of our own.
+    `sandbox` ("on" or "off"), `network` and `lock_memory` ("auto", "always" or "never") are what sandbox.py does to it.
     """
 
     token: str = ""
@@ -53,6 +54,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     user: str = ""
     lock_file: str = ""
+    sandbox: str = "on"
+    network: bool = False
+    lock_memory: str = "auto"
 
 
 @dataclass(slots=True)

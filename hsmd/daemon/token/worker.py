@@ -3,8 +3,9 @@
 One process, one thread, one PKCS#11 session. It never forks and never finalises the module; it leaves by os._exit. What
 comes in over its socket was checked by the front and is checked here again: the ceiling, the purpose, the bytes.
 
-Steps of its life: 1. make itself hard to look into; 2. open the token; 3. send the ready notice; 4. answer until the front
-closes the socket, the module is in doubt, or the front breaks the protocol.
+Steps of its life: 1. make itself hard to look into; 2. open the token; 3. give up what the module does not need
+(sandbox.py); 4. send the ready notice; 5. answer until the front closes the socket, the module is in doubt, or the front
+breaks the protocol.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import NoReturn
 
 import msgspec
 
-from hsmd.daemon.token import messages
+from hsmd.daemon.token import messages, sandbox
 from hsmd.daemon.token.control import ControlDesk
 from hsmd.daemon.token.inventory import Inventory
 from hsmd.daemon.token.loop import Recycle, WorkerLoop
@@ -72,7 +73,11 @@ def _arguments() -> argparse.Namespace:
 def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage) -> int:
     """Serve until there is a reason to stop; returns the exit status."""
     try:
+        if reason := sandbox.lock_memory(settings):
+            print(f"hsmd worker {os.getpid()}: memory may be swapped: {reason}", file=sys.stderr)
+        enclose = sandbox.prepare(settings)
         token = open_token(settings)
+        enclose()
         loop = _make_loop(settings, token, front, progress)
     except LoginRefused as error:
         return _fail(front, error, EXIT_LOGIN_REFUSED)
