@@ -71,6 +71,7 @@ class House:
     users: tuple[str, str] = ("", "")
     stall_ms: int = 2_000
     sync: str = "group"
+    checkpoint_s: int = 3600
     addresses: list[str] = field(default_factory=lambda: ["127.0.0.1:0"])
     python: str = sys.executable
     metrics: str = ""
@@ -126,6 +127,7 @@ url = "sqlite:///store.sqlite"
 [audit]
 directory = "audit"
 sync = "{self.sync}"
+checkpoint_s = {self.checkpoint_s}
 [limits]
 {limits}
 [users]

@@ -11,6 +11,7 @@ import msgspec
 from hsmd.errors import ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditPage
 from hsmd.transparency.records import Record, parse_record
+from hsmd.transparency.verification import CHECKPOINT_EVENT
 
 HEADERS = ("INDEX", "TIME", "CLIENT", "WHAT", "KEY", "RESULT")
 
@@ -87,6 +88,8 @@ class Row:
             return f"refused: {record.rule}"
         if record.event == "attempt":
             return "open" if self.outcome is None else _text(self.outcome.result, self.outcome.error)
+        if record.event == CHECKPOINT_EVENT:
+            return f"covers the first {record.fields.get('size')} records"
         if "op" not in record.fields:
             return ", ".join(f"{name} {value}" for name, value in record.fields.items())
         end = self.outcome if record.event == _BEGUN else record
@@ -140,6 +143,16 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
                 outcomes.pop(record.index, None)
         end = first
     return rows[:count][::-1], size
+
+
+def one_line(line: str) -> str:
+    """A record, shortened to one line for people; control characters cannot be in it (docs/audit.md, section 1)."""
+    record = parse_record(line.encode("utf-8", "surrogatepass"))
+    if record.event == "outcome":
+        return f"{_to_the_second(record.time)}  {record.index}  outcome of {record.attempt}: {_text(record.result, record.error)}"
+    row = Row(record, None)
+    told = [row.record.client or "-", record.event, row.cells[3], row.cells[4], "" if record.event == "attempt" else row.cells[5]]
+    return "  ".join([_to_the_second(record.time), str(record.index), *(part for part in told if part)])
 
 
 def _records(read: ReadPage, first: int, end: int) -> list[Record]:

@@ -63,10 +63,11 @@ class TokenConfig:
 
 @dataclass(frozen=True, slots=True)
 class AuditConfig:
-    """[audit]: the directory of the log, and when it is synced."""
+    """[audit]: the directory of the log, when it is synced, and how often its state is signed."""
 
     directory: Path
     sync: Literal["group", "always"]
+    checkpoint_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +260,9 @@ def _token(table: TomlTable) -> TokenConfig:
 def _audit(table: TomlTable) -> AuditConfig:
     directory = table.file("directory", None)
     always = table.choice("sync", "group", ("group", "always")) == "always"
+    checkpoint_s = table.number("checkpoint_s", 5, 1, 3600)
     table.end()
-    return AuditConfig(directory, "always" if always else "group")
+    return AuditConfig(directory, "always" if always else "group", checkpoint_s)
 
 
 def _limits(table: TomlTable) -> LimitsConfig:

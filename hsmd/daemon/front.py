@@ -25,11 +25,13 @@ from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.config import Config
+from hsmd.daemon.control.audit import AuditDesk
 from hsmd.daemon.control.clients import ClientDesk
 from hsmd.daemon.control.desk import Desk
 from hsmd.daemon.control.keys import KeyDesk
 from hsmd.daemon.control.state import StateDesk
 from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.tallies import Tallies
 from hsmd.daemon.keys.tokens import Tokens
@@ -41,6 +43,7 @@ from hsmd.daemon.metrics import MetricsEndpoint
 from hsmd.daemon.store import Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError
 from hsmd.process import harden, run_as_batch, tune_garbage_collection
+from hsmd.transparency.checkpoint import origin_of
 
 CHECK_S = 1.0
 """How often sessions are checked for peers that hold frames or answers, connections for certificates that have ended."""
@@ -84,6 +87,18 @@ class Front:
         )  # fmt: skip
         self._tokens.apply(config.tokens)
         self._admission = Admission(config.limits)
+        self._tree = self._audit.tree()
+        self._keys = KeyDesk(
+            catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
+        )
+        self._checkpointer = Checkpointer(
+            origin=origin_of(config.name),
+            audit=self._audit,
+            tree=self._tree,
+            service=self._service,
+            snapshot=self._snapshot,
+            make_key=self._keys.generate_checkpoint_key,
+        )
         self._state = self._make_state()
         self._desk = self._make_desk()
         self._metrics = MetricsEndpoint(lambda: self._state.numbers(time.monotonic()))
@@ -104,6 +119,7 @@ class Front:
         self._start_chore(self._check_regularly())
         self._start_chore(self._catalogue.follow())
         self._start_chore(self._tokens.follow())
+        self._start_chore(self._checkpointer.follow(self._config.audit.checkpoint_s))
         await self._stopping.wait()
         await self._drain()
         await self._close()
@@ -131,6 +147,7 @@ class Front:
             session.close()
         self._listener.close()
         await self._metrics.close()
+        await self._checkpointer.try_checkpoint(with_new_key=False)
         await self._tokens.close(1.0)
         await asyncio.sleep(0)  # what the pools gave up has been noted then
         await self._record("daemon.stopped")
@@ -138,6 +155,7 @@ class Front:
             await self._audit.close()
         except AuditFailure as error:
             log.error("audit.not_closed", reason=error.detail)
+        self._tree.close()
         self._store.close()
 
     async def _record(self, event: str) -> None:
@@ -239,16 +257,15 @@ class Front:
             service=self._service,
             pools=self._tokens.pools,
             audit=self._audit,
+            checkpointer=self._checkpointer,
             admission=lambda: self._admission,
             sessions=lambda: len(self._sessions),
         )
 
     def _make_desk(self) -> Desk:
-        keys = KeyDesk(
-            catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
-        )
         clients = ClientDesk(catalogue=self._catalogue)
-        handlers = keys.handlers() | clients.handlers() | self._state.handlers()
+        audit = AuditDesk(audit=self._audit, checkpointer=self._checkpointer)
+        handlers = self._keys.handlers() | clients.handlers() | self._state.handlers() | audit.handlers()
         return Desk(snapshot=self._snapshot, audit=self._audit, handlers=handlers)
 
     def _make_session(self, identity: Identity, transport: Transport) -> Session:

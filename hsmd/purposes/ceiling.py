@@ -22,6 +22,7 @@ def check_ceiling(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
     """
     if not purposes:
         raise BadRequest("purposes: a key needs at least one purpose, for example tls-server")
+    _check_checkpoint(key_type, purposes)
     _check_decryption(key_type, purposes)
     _check_unbound(key_type, purposes)
 
@@ -50,6 +51,16 @@ def check_grantable(ceiling: frozenset[Purpose], wanted: frozenset[Purpose]) -> 
         raise BadRequest(
             f"purposes: {_join(beyond)} is outside the key's ceiling, which was fixed as {allowed}"
         )
+
+
+def _check_checkpoint(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
+    """What is signed for an auditor must not be in reach of whoever is audited: such a key has no other purpose."""
+    if Purpose.CHECKPOINT not in purposes:
+        return
+    if others := purposes - {Purpose.CHECKPOINT}:
+        raise BadRequest(f"purposes: a key that signs checkpoints does nothing else, so not {_join(others)}")
+    if key_type not in (KeyType.ED25519, KeyType.P256):
+        raise BadRequest(f"purposes: checkpoints are signed by an ed25519 or p-256 key, not {key_type.value}")
 
 
 def _check_decryption(key_type: KeyType, purposes: frozenset[Purpose]) -> None:

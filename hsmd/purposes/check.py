@@ -11,6 +11,7 @@ from functools import partial
 
 from hsmd.algorithms import SCHEMES, Family, KeyType, SignatureScheme, schemes_for
 from hsmd.errors import PurposeMismatch
+from hsmd.purposes.checkpoint import check_checkpoint
 from hsmd.purposes.names import Purpose
 from hsmd.purposes.tls12_client import check_client_transcript
 from hsmd.purposes.tls12_server import check_server_key_exchange
@@ -22,6 +23,8 @@ Rule = Callable[[bytes], None]
 DECRYPTION_SCHEME = 0
 """What stands in the scheme field of a decryption (docs/protocol.md, section 3)."""
 MAX_CIPHERTEXT_BYTES = 1024
+NOTE_SCHEMES = frozenset({SignatureScheme.ED25519, SignatureScheme.ECDSA_SHA256})
+"""What C2SP signed-note has signature types for."""
 
 _TLS13_SERVER = certificate_verify_rule("server")
 _TLS13_CLIENT = certificate_verify_rule("client")
@@ -67,6 +70,8 @@ def _signing_rules(key_type: KeyType, scheme: SignatureScheme, spki: bytes) -> d
         Purpose.X509_REQUEST: partial(check_request, spki),
         Purpose.X509_SELF_SIGNED: partial(check_self_signed, spki, scheme),
     }
+    if scheme in NOTE_SCHEMES:
+        rules[Purpose.CHECKPOINT] = check_checkpoint
     if allowed_in_tls13(key_type, scheme):
         rules |= {Purpose.TLS13_SERVER: _TLS13_SERVER, Purpose.TLS13_CLIENT: _TLS13_CLIENT}
     if scheme.facts.hash_bytes:

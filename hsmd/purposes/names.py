@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     SIGN_DIGEST = 9
     X509_REQUEST = 0x80
     X509_SELF_SIGNED = 0x81
+    CHECKPOINT = 0x82
 
     @property
     def label(self) -> str:

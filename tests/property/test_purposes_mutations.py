@@ -149,7 +149,7 @@ def test_what_names_a_key_passes_only_with_the_key_in_it(choose, record):
 @given(st.one_of(st.binary(max_size=300), near_valid()), st.sampled_from(sorted(CHECKS)))
 @settings(max_examples=EXTRA, deadline=None)
 def test_no_bytes_pass_under_two_purposes_that_bind_them(data, key):
-    bound = [*TLS_SIGNING, Purpose.X509_REQUEST, Purpose.X509_SELF_SIGNED]
+    bound = [*TLS_SIGNING, Purpose.X509_REQUEST, Purpose.X509_SELF_SIGNED, Purpose.CHECKPOINT]
     schemes = schemes_for(KeyType(key))
     accepting = {
         purpose for purpose in bound if any(passes(key, purpose, scheme, data) for scheme in schemes)

@@ -87,7 +87,7 @@ def test_a_premaster_is_1_to_1024_bytes_for_rsa_keys_without_scheme(key_type):
         (0, 0x0403, "unknown purpose 0"),
         (6, 0x0403, "unknown purpose 6"),
         (7, 0, "unknown purpose 7"),
-        (0x82, 0x0403, "unknown purpose 130"),
+        (0x83, 0x0403, "unknown purpose 131"),
         (255, 0xFFFF, "unknown purpose 255"),
         (1, 0x0203, "unknown signature scheme 0x0203"),
         (1, 0x0809, "unknown signature scheme 0x0809"),

@@ -23,7 +23,7 @@ from hsmd.purposes import (
 
 CODES = {
     "tls13-server": 1, "tls13-client": 2, "tls12-server": 3, "tls12-client": 4, "tls12-rsa-premaster": 5,
-    "sign-message": 8, "sign-digest": 9, "x509-request": 0x80, "x509-self-signed": 0x81,
+    "sign-message": 8, "sign-digest": 9, "x509-request": 0x80, "x509-self-signed": 0x81, "checkpoint": 0x82,
 }  # fmt: skip
 EC_AND_RSA = [key_type for key_type in KeyType if key_type is not KeyType.ED25519]
 
@@ -89,11 +89,26 @@ def test_tls_purposes_go_together_on_every_key(key_type):
 
 
 @pytest.mark.parametrize(
-    "other", [purpose for purpose in Purpose if purpose is not Purpose.TLS12_RSA_PREMASTER]
+    "other",
+    [purpose for purpose in Purpose if purpose not in (Purpose.TLS12_RSA_PREMASTER, Purpose.CHECKPOINT)],
 )
 def test_a_key_either_signs_or_decrypts(other):
     with pytest.raises(BadRequest, match="either signs or decrypts"):
         check_ceiling(KeyType.RSA_2048, frozenset({Purpose.TLS12_RSA_PREMASTER, other}))
+
+
+@pytest.mark.parametrize("other", [purpose for purpose in Purpose if purpose is not Purpose.CHECKPOINT])
+def test_a_checkpoint_key_does_nothing_else(other):
+    check_ceiling(KeyType.P256, frozenset({Purpose.CHECKPOINT}))
+    check_ceiling(KeyType.ED25519, frozenset({Purpose.CHECKPOINT}))
+    with pytest.raises(BadRequest, match="does nothing else"):
+        check_ceiling(KeyType.RSA_2048, frozenset({Purpose.CHECKPOINT, other}))
+
+
+@pytest.mark.parametrize("key_type", set(KeyType) - {KeyType.P256, KeyType.ED25519})
+def test_checkpoints_need_a_key_that_notes_know(key_type):
+    with pytest.raises(BadRequest, match="ed25519 or p-256"):
+        check_ceiling(key_type, frozenset({Purpose.CHECKPOINT}))
 
 
 @pytest.mark.parametrize("key_type", KeyType)

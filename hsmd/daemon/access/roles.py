@@ -12,13 +12,16 @@ _AUDITOR: frozenset[type[Request]] = frozenset(
         messages.KeyList, messages.KeyShow, messages.CertificateExport,
         messages.ClientList,
         messages.GrantList, messages.GrantExplain,
-        messages.AuditRead, messages.AuditCheckpoint,
+        messages.AuditRead, messages.AuditCheckpoint, messages.AuditProve,
     }
 )  # fmt: skip
 
 _FRONT_END: frozenset[type[Request]] = frozenset(
-    {messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport, messages.AuditCheckpoint}
-)
+    {
+        messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport,
+        messages.AuditCheckpoint,
+    }
+)  # fmt: skip
 
 ALLOWED: dict[Role, frozenset[type[Request]]] = {
     Role.OPERATOR: frozenset(messages.REQUESTS),

@@ -13,7 +13,7 @@ from hsmd.daemon.access.roles import ALLOWED, key_named
 from hsmd.daemon.access.rules import Denial, Explanation, Rule
 from hsmd.daemon.store.records import Contents, KeyRecord, Role
 from hsmd.protocol.messages import Request
-from hsmd.purposes import GRANTABLE
+from hsmd.purposes import GRANTABLE, Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +168,12 @@ class Snapshot:
         """The name of the key with this digest; empty if there is none."""
         record = self._keys.get(key)
         return "" if record is None else record.name
+
+    @property
+    def checkpoint_keys(self) -> list[KeyRecord]:
+        """The keys that sign checkpoints of the audit log, the one to use first."""
+        found = [key for key in self._keys.values() if Purpose.CHECKPOINT in key.purposes]
+        return sorted(found, key=lambda key: (key.created_at, key.name), reverse=True)
 
     @property
     def key_count(self) -> int:

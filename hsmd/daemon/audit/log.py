@@ -23,6 +23,7 @@ from hsmd.daemon.audit.paging import offset_of, page
 from hsmd.daemon.audit.recovery import MARK_EVENT, MARK_EVERY, Tail, examine
 from hsmd.daemon.audit.refusals import RefusalMeter
 from hsmd.daemon.audit.syncing import Mark, Syncer
+from hsmd.daemon.audit.tree import LogTree
 from hsmd.errors import AuditFailure, InternalFault, ProtocolError
 from hsmd.transparency.chain import extend
 from hsmd.transparency.records import (
@@ -288,6 +289,13 @@ class AuditLog:
     def head(self) -> str:
         """Leaf hash of the last committed record, in hex; zeros for an empty log."""
         return self._mark.head.head
+
+    def tree(self) -> LogTree:
+        """The tree of this log, from the files beside it. Raises AuditFailure if they cannot be read or written."""
+        try:
+            return LogTree(self._file.path.parent / "tree", self._file, lambda: self._mark)
+        except OSError as problem:
+            raise AuditFailure(f"the tree of {self._file.path} cannot be opened: {problem}") from problem
 
     @property
     def writable(self) -> bool:

@@ -15,7 +15,6 @@ from hsmd.transparency.records import MAX_LINE_BYTES, Record, parse_record
 MARK_EVENT = "log.mark"
 """Written every `MARK_EVERY` records with the oldest open attempt, so that a start reads the end of the log only."""
 MARK_EVERY = 10_000
-_MARK = f'"event":"{MARK_EVENT}"'.encode()
 _BLOCK_BYTES = 1 << 20
 
 
@@ -62,11 +61,11 @@ def examine(file: LogFile) -> Tail:
 
 def _start_of_examination(file: LogFile, end: int) -> tuple[int, int]:
     """Where the oldest attempt starts that the newest mark knows as open, and where that mark is; 0 without a mark."""
-    found = _newest_mark(file, end)
+    found = newest_event(file, end, MARK_EVENT)
     if found is None:
         return 0, 0
     offset, record = found
-    oldest = record.fields["oldest_open"]
+    oldest = record.fields.get("oldest_open")
     if not isinstance(oldest, int) or oldest > record.index:
         raise AuditFailure(
             f"{file.path}: the mark in record {record.index} is wrong; run `hsmd audit verify`"
@@ -74,24 +73,25 @@ def _start_of_examination(file: LogFile, end: int) -> tuple[int, int]:
     return offset if oldest == record.index else offset_of(file, oldest, offset), offset
 
 
-def _newest_mark(file: LogFile, end: int) -> tuple[int, Record] | None:
-    """(offset, record) of the newest mark, searched from the end backwards."""
+def newest_event(file: LogFile, end: int, event: str) -> tuple[int, Record] | None:
+    """(offset, record) of the newest record of this event, searched from the end backwards."""
+    wanted = f'"event":"{event}"'.encode()
     high = end
     while high > 0:
         low = max(0, high - _BLOCK_BYTES)
         block = file.read(low, min(end, high + MAX_LINE_BYTES) - low)
-        at = block.rfind(_MARK, 0, high - low + len(_MARK) - 1)
+        at = block.rfind(wanted, 0, high - low + len(wanted) - 1)
         while at >= 0:
-            found = _mark_around(file, low + at, end)
+            found = _record_around(file, low + at, end, event)
             if found is not None:
                 return found
-            at = block.rfind(_MARK, 0, at)
+            at = block.rfind(wanted, 0, at)
         high = low
     return None
 
 
-def _mark_around(file: LogFile, offset: int, end: int) -> tuple[int, Record] | None:
-    """The mark whose line has `offset` inside, None if that line is something else."""
+def _record_around(file: LogFile, offset: int, end: int, event: str) -> tuple[int, Record] | None:
+    """The record of this event whose line has `offset` inside, None if that line is something else."""
     low = max(0, offset - MAX_LINE_BYTES)
     start = low + file.read(low, offset - low).rfind(b"\n") + 1
     line, line_feed, _ = file.read(start, min(MAX_LINE_BYTES + 1, end - start)).partition(b"\n")
@@ -99,8 +99,7 @@ def _mark_around(file: LogFile, offset: int, end: int) -> tuple[int, Record] | N
         record = parse_record(line)
     except ProtocolError:
         return None
-    is_mark = bool(line_feed) and record.event == MARK_EVENT and "oldest_open" in record.fields
-    return (start, record) if is_mark else None
+    return (start, record) if line_feed and record.event == event else None
 
 
 def _entered(line: bytes) -> Follower:

@@ -12,17 +12,22 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hsmd.algorithms import KeyType, SignatureScheme, key_type_of
 from hsmd.daemon import pki
 from hsmd.daemon.access.identity import Identity, Role
-from hsmd.daemon.access.snapshot import Grant
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.keys.catalogue import Catalogue
-from hsmd.daemon.keys.service import KeyService, Use
+from hsmd.daemon.keys.own_use import sign_as_daemon
+from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.daemon.token import messages as token_messages
 from hsmd.daemon.token.pool import TokenPool
-from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound
+from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
+
+CHECKPOINT_KEY = "hsmd-checkpoint"
+"""Name of the key that the daemons of one store sign checkpoints with."""
+_EDWARDS = {"EDDSA", "EC_EDWARDS_KEY_PAIR_GEN"}
+"""Mechanisms that a token needs for Ed25519 (PKCS #11 3.0, section 6.3.15)."""
 
 
 class KeyDesk:
@@ -62,7 +67,9 @@ class KeyDesk:
 
     # --- keys ---
 
-    async def generate(self, identity: Identity, request: messages.KeyGenerate, deadline: float) -> messages.KeyInfo:
+    async def generate(
+        self, identity: Identity, request: messages.KeyGenerate, deadline: float
+    ) -> messages.KeyInfo:
         key_type = _key_type(request.key_type)
         purposes = with_daemon_purposes(expand(request.purposes))
         check_ceiling(key_type, purposes)
@@ -73,9 +80,21 @@ class KeyDesk:
             made = await pool.control(asked, deadline - self._clock())
             try:
                 return await self._register(request.name, token, made)
-            except Conflict:  # another daemon took the name meanwhile: nobody has used this key, nobody ever will
+            except (
+                Conflict
+            ):  # another daemon took the name meanwhile: nobody has used this key, nobody ever will
                 await pool.control(token_messages.Destroy(key=made.key), deadline - self._clock())
                 raise
+
+    async def generate_checkpoint_key(self, deadline: float) -> None:
+        """Make the key that signs checkpoints of the audit log, in the first token, if no daemon has done so yet."""
+        token = next(iter(self._pools))
+        abilities = self._pools[token].status().abilities
+        key_type = KeyType.ED25519 if set(abilities) >= _EDWARDS else KeyType.P256
+        asked = messages.KeyGenerate(
+            name=CHECKPOINT_KEY, key_type=key_type.value, purposes=[Purpose.CHECKPOINT.label], token=token
+        )
+        await self.generate(Identity("", Role.OPERATOR, ""), asked, deadline)
 
     async def candidates(
         self, identity: Identity, request: messages.KeyCandidates, deadline: float
@@ -83,12 +102,17 @@ class KeyDesk:
         token, pool = self._token(request.token)
         found = await pool.control(token_messages.Candidates(), deadline - self._clock())
         keys = [
-            messages.KeyCandidate(key.cka_id, key.cka_label, key.key_type, list(key.unsafe)) for key in found.keys
+            messages.KeyCandidate(key.cka_id, key.cka_label, key.key_type, list(key.unsafe))
+            for key in found.keys
         ]
         return messages.KeyCandidateList(token=token, keys=keys)
 
-    async def adopt(self, identity: Identity, request: messages.KeyAdopt, deadline: float) -> messages.KeyInfo:
-        purposes = with_daemon_purposes(expand(request.purposes)) if request.purposes else frozenset[Purpose]()
+    async def adopt(
+        self, identity: Identity, request: messages.KeyAdopt, deadline: float
+    ) -> messages.KeyInfo:
+        purposes = (
+            with_daemon_purposes(expand(request.purposes)) if request.purposes else frozenset[Purpose]()
+        )
         if not request.cka_id and not request.cka_label:
             raise BadRequest("cka_id: name the key by its CKA_ID in hex, or by its CKA_LABEL")
         token, pool = self._token(request.token)
@@ -109,13 +133,17 @@ class KeyDesk:
         digests = None
         if identity.role is Role.FRONT_END:
             digests = self._catalogue.snapshot.keys_of(identity.client)
-        page = await self._catalogue.read(lambda store: store.list_keys(request.after, request.limit, digests))
+        page = await self._catalogue.read(
+            lambda store: store.list_keys(request.after, request.limit, digests)
+        )
         return messages.KeyPage(keys=[self._info(key) for key in page.items], more=page.more)
 
     async def show(self, identity: Identity, request: messages.KeyShow, deadline: float) -> messages.KeyInfo:
         return self._info(await self._visible(identity, request.name))
 
-    async def destroy(self, identity: Identity, request: messages.KeyDestroy, deadline: float) -> messages.Done:
+    async def destroy(
+        self, identity: Identity, request: messages.KeyDestroy, deadline: float
+    ) -> messages.Done:
         if request.confirm != request.name:
             raise BadRequest(f"confirm: repeat the key's name, {request.name!r}, to destroy it for ever")
         key = await self._catalogue.read(lambda store: store.key(request.name))
@@ -203,28 +231,32 @@ class KeyDesk:
     async def _visible(self, identity: Identity, name: str) -> KeyRecord:
         """A key the caller may see. To a front end a key without a grant is as unknown as one that does not exist."""
         key = await self._catalogue.read(lambda store: store.key(name))
-        if identity.role is Role.FRONT_END and key.digest not in self._catalogue.snapshot.keys_of(identity.client):
+        if identity.role is Role.FRONT_END and key.digest not in self._catalogue.snapshot.keys_of(
+            identity.client
+        ):
             raise NotFound(f"there is no key {name!r}")
         return key
 
     async def _store_chain(self, key: KeyRecord, chain: str) -> tuple[str, ...]:
         public_key = load_der_public_key(key.public_key)
         facts = await asyncio.to_thread(pki.check_chain, chain, public_key)
-        await self._catalogue.change(lambda store: store.set_certificate(key.name, facts.chain_pem, facts.not_after))
+        await self._catalogue.change(
+            lambda store: store.set_certificate(key.name, facts.chain_pem, facts.not_after)
+        )
         return tuple(facts.warnings)
 
     async def _sign(
-        self, identity: Identity, key: KeyRecord, purpose: Purpose, scheme: SignatureScheme, data: bytes, deadline: float
+        self,
+        identity: Identity,
+        key: KeyRecord,
+        purpose: Purpose,
+        scheme: SignatureScheme,
+        data: bytes,
+        deadline: float,
     ) -> bytes:
         if purpose not in key.purposes:
             raise BadRequest(f"key: the ceiling of {key.name!r} does not hold {purpose.label}")
-        grant = Grant(identity.client, key.name, key.digest, int(purpose), key.token, key.key_type)
-        asker = _DaemonCaller(identity)
-        use = self._service.use_for_daemon(asker, grant, purpose, int(scheme), data, deadline)
-        try:
-            return await asker.answer
-        finally:
-            self._service.abandon([use])
+        return await sign_as_daemon(self._service, identity, key, purpose, scheme, data, deadline)
 
     def _token(self, name: str) -> tuple[str, TokenPool]:
         if not name and len(self._pools) == 1:
@@ -246,28 +278,6 @@ class KeyDesk:
             certificate_not_after=self._catalogue.snapshot.certificate_not_after(key.name),
             warnings=list(key.warnings),
         )
-
-
-class _DaemonCaller:
-    """The daemon itself as a caller of the key service, on behalf of an operator."""
-
-    def __init__(self, identity: Identity) -> None:
-        self.identity = identity
-        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def opened(self, request_id: int, use: Use) -> None:
-        """One request at a time: nothing to remember."""
-
-    def answered(self, request_id: int, answer: bytes) -> None:
-        if not self.answer.done():
-            self.answer.set_result(answer)
-
-    def failed(self, request_id: int, error: HsmdError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-    def flush(self) -> None:
-        """The future has woken whoever waits."""
 
 
 def _key_type(name: str) -> KeyType:

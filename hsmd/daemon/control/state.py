@@ -1,4 +1,4 @@
-"""Control requests about the daemon itself: who am I, how are you, what does the audit log say."""
+"""Control requests about the daemon itself: who am I, how are you."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.tallies import BOUNDS_S
 from hsmd.daemon.listeners.admission import Admission
@@ -31,6 +32,7 @@ class StateDesk:
         service: KeyService,
         pools: Mapping[str, TokenPool],
         audit: AuditLog,
+        checkpointer: Checkpointer,
         admission: Callable[[], Admission],
         sessions: Callable[[], int],
     ) -> None:
@@ -40,6 +42,7 @@ class StateDesk:
         self._service = service
         self._pools = pools
         self._audit = audit
+        self._checkpointer = checkpointer
         self._admission = admission
         self._sessions = sessions
 
@@ -49,13 +52,16 @@ class StateDesk:
             messages.WhoAmI: self.who_am_i,
             messages.Status: self.status,
             messages.MetricsRead: self.metrics,
-            messages.AuditRead: self.read_audit,
-            messages.AuditCheckpoint: self.show_checkpoint,
         }
 
-    async def who_am_i(self, identity: Identity, request: messages.WhoAmI, deadline: float) -> messages.Identity:
+    async def who_am_i(
+        self, identity: Identity, request: messages.WhoAmI, deadline: float
+    ) -> messages.Identity:
         return messages.Identity(
-            client=identity.client, role=identity.role.value, credential=identity.credential, daemon=self._name
+            client=identity.client,
+            role=identity.role.value,
+            credential=identity.credential,
+            daemon=self._name,
         )
 
     async def status(self, identity: Identity, request: messages.Status, deadline: float) -> messages.DaemonStatus:
@@ -66,7 +72,7 @@ class StateDesk:
 
     def state(self) -> messages.DaemonStatus:
         """How the daemon is now."""
-        snapshot = self._catalogue.snapshot
+        snapshot, newest = self._catalogue.snapshot, self._checkpointer.newest
         return messages.DaemonStatus(
             version=hsmd.__version__,
             started_at=self._started_at,
@@ -80,6 +86,8 @@ class StateDesk:
             audit_head=self._audit.head,
             audit_writable=self._audit.writable,
             operations=self._service.tallies.totals(),
+            audit_covered=newest.checkpoint.size if newest else 0,
+            audit_uncovered_s=round(self._checkpointer.age_s),
             sessions=self._sessions(),
             starting=self._admission().starting,
         )
@@ -99,13 +107,3 @@ class StateDesk:
                 for (purpose, key_type), histogram in tallies.latencies.items()
             ],
         )
-
-    async def read_audit(self, identity: Identity, request: messages.AuditRead, deadline: float) -> messages.AuditPage:
-        first = self._audit.position(request.first)
-        lines = self._audit.read(first, request.limit)
-        return messages.AuditPage(first=first, lines=lines, size=self._audit.size)
-
-    async def show_checkpoint(
-        self, identity: Identity, request: messages.AuditCheckpoint, deadline: float
-    ) -> messages.SignedCheckpoint:
-        return messages.SignedCheckpoint(note="", proof=[], verifier_key="", discontinuities=[])

@@ -18,7 +18,9 @@ from hsmd.protocol.messages import audit, certificates, clients, grants, keys, m
 from hsmd.protocol.messages.audit import (
     AuditCheckpoint as AuditCheckpoint,
     AuditPage as AuditPage,
+    AuditProve as AuditProve,
     AuditRead as AuditRead,
+    InclusionProof as InclusionProof,
     SignedCheckpoint as SignedCheckpoint,
 )
 from hsmd.protocol.messages.base import (

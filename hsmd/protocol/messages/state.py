@@ -52,7 +52,10 @@ class TokenStatus(Struct):
 
 
 class DaemonStatus(Struct):
-    """The state of a daemon; counters run since its start."""
+    """The state of a daemon; counters run since its start.
+
+    The newest checkpoint covers `audit_covered` records; there have been others for `audit_uncovered_s` seconds.
+    """
 
     version: str
     started_at: datetime
@@ -69,6 +72,8 @@ class DaemonStatus(Struct):
     sessions: int = 0
     starting: int = 0
     """Connections that have not logged in yet."""
+    audit_covered: int = 0
+    audit_uncovered_s: int = 0
 
 
 class Status(Request, tag="status"):

@@ -177,11 +177,7 @@ def test_status_and_audit(daemon: Daemon) -> None:
 
 
 def test_the_log_on_disk_verifies_too_and_a_flipped_bit_is_found(daemon: Daemon, tmp_path: Path) -> None:
-    [log] = [
-        path
-        for path in (daemon.directory / "audit").iterdir()
-        if path.stat().st_size and b'"index":0' in path.read_bytes()[:100]
-    ]
+    log = daemon.directory / "audit" / "audit.jsonl"
     copy = tmp_path / "log"
     shutil.copy(log, copy)
     code, verdict, _ = hsmd(None, "audit", "verify", "--log", str(copy))
@@ -192,6 +188,29 @@ def test_the_log_on_disk_verifies_too_and_a_flipped_bit_is_found(daemon: Daemon,
     copy.write_bytes(content)
     code, verdict, _ = hsmd(None, "audit", "verify", "--log", str(copy))
     assert (code, verdict["first_bad"]) == (4, 2)
+
+
+def test_checkpoints_and_proofs_on_the_command_line(daemon: Daemon, tmp_path: Path) -> None:
+    ends = time.monotonic() + 20.0
+    while operate(daemon, "status")["daemon"]["audit_covered"] == 0:
+        assert time.monotonic() < ends, "no checkpoint"
+    public_key, seen = tmp_path / "audit-key", tmp_path / "seen"
+    public_key.write_text(operate(daemon, "audit", "key")["verifier_key"] + "\n")
+    checkpoint = operate(daemon, "audit", "checkpoint", "--out", str(seen))
+    assert seen.read_text() == checkpoint["note"]
+    checks = ("--public-key", str(public_key), "--checkpoint", str(seen))
+    verdict = operate(daemon, "audit", "verify", *checks)
+    assert (verdict["intact"], verdict["signatures_checked"]) == (True, True)
+    assert verdict["covered"] >= checkpoint["size"] > 0
+    proven = operate(daemon, "audit", "prove", "1", "--public-key", str(public_key))
+    assert json.loads(proven["record"])["index"] == 1
+
+    copy = tmp_path / "log"
+    lines = (daemon.directory / "audit" / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    copy.write_bytes(b"".join(lines[: checkpoint["size"] - 1]))
+    code, verdict, _ = hsmd(None, "audit", "verify", "--log", str(copy), *checks)
+    assert (code, verdict["intact"]) == (4, False)
+    assert "once had" in verdict["reason"]
 
 
 def test_a_front_end_may_only_use_its_keys(daemon: Daemon) -> None:

@@ -18,7 +18,7 @@ PEOPLE = {
 }
 AUDITOR = {
     "whoami", "status", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "grant.list", "grant.explain",
-    "audit.read", "audit.checkpoint",
+    "audit.read", "audit.checkpoint", "audit.prove",
 }  # fmt: skip
 FRONT_END = {"whoami", "key.list", "key.show", "cert.export", "audit.checkpoint"}
 

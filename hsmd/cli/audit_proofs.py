@@ -1,0 +1,263 @@
+"""`hsmd audit verify`, `checkpoint`, `key` and `prove`: checking that nobody changed the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hsmd.cli.audit_options import app, read_page
+from hsmd.cli.commands import command
+from hsmd.cli.connection import Session
+from hsmd.cli.failures import Exit, ProblemsFound, Stop
+from hsmd.cli.files import PUBLIC, write_new
+from hsmd.cli.log_files import log_lines
+from hsmd.cli.output import fields
+from hsmd.errors import ProofInvalid, ProtocolError
+from hsmd.protocol.messages import MAX_PAGE, AuditCheckpoint, AuditProve, InclusionProof, SignedCheckpoint
+from hsmd.transparency import checkpoint as checkpoints
+from hsmd.transparency.chain import NO_HEAD, Head, leaf_hash
+from hsmd.transparency.checkpoint import Checkpoint
+from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.merkle import verify_inclusion
+from hsmd.transparency.note import Note, Verifier
+from hsmd.transparency.verification import LogVerdict, verify_log
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--public-key", metavar="FILE", help="Who may have signed checkpoints: PEM, or what `hsmd audit key` printed earlier."
+    ),
+]
+
+
+@command(
+    app,
+    "verify",
+    example="hsmd audit verify --public-key audit-key\n"
+    "hsmd audit verify --checkpoint seen-on-monday --public-key audit-key\n"
+    "hsmd audit verify --log /var/lib/hsmd/audit --public-key audit-key",
+)
+def verify(
+    session: Session,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", metavar="PATH", help="Check this file or directory instead of asking the daemon."),
+    ] = None,
+    public_key: PublicKey = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", metavar="FILE", help="A checkpoint seen earlier, which the log must contain."),
+    ] = None,
+    expect: Annotated[
+        str,
+        typer.Option("--expect", metavar="SIZE:HEAD", help="The log must contain this head, noted earlier.", show_default=False),
+    ] = "",
+) -> None:
+    """Check every record: the chain, the attempts and outcomes, the tree, and the signatures of the checkpoints.
+
+    Give the public key that you noted when the daemon was new: without it, signatures are not checked. Whether the log was
+    changed or cut off behind its newest checkpoint, only somebody can tell who saw more: note what this prints, and give it the
+    next time (--checkpoint, --expect). Exit code 4 means that something is wrong; the answer names the first bad record.
+    """
+    keys = KeyRing.parse(_content(public_key)) if public_key else None
+    seen = [_seen(path, keys) for path in checkpoint or []]
+    watch = _HeadWatch(_head(expect) if expect else None)
+    with _lines(session, log) as lines, session.output.working("checking every record"):
+        verdict = watch.judge(verify_log(watch.over(lines), keys, seen=seen))
+    document = {
+        "intact": verdict.intact,
+        "records": verdict.size,
+        "head": verdict.head,
+        "root": verdict.root,
+        "checkpoints": verdict.checkpoints,
+        "covered": verdict.covered,
+        "signatures_checked": keys is not None,
+        "open_attempts": verdict.open_attempts,
+        "first_bad": verdict.first_bad,
+        "last_bad": verdict.last_bad,
+        "reason": verdict.reason,
+    }
+    session.output.show(document, lambda: _verdict(verdict, keys is not None))
+    if not verdict.intact:
+        raise ProblemsFound
+
+
+@command(app, "checkpoint", example="hsmd audit checkpoint --out seen-on-monday")
+def checkpoint_(
+    session: Session,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the note there.")] = None,
+) -> None:
+    """Fetch the newest signed checkpoint, check it, and print or keep it.
+
+    Kept somewhere else it proves later what the log was now: see `hsmd audit verify --checkpoint`.
+    """
+    answer, found = _newest(session)
+    if out is not None:
+        write_new(out, answer.note, PUBLIC)
+    document = {"origin": found.origin, "size": found.size, "root": found.root.hex(), "note": answer.note}
+    session.output.show(document, lambda: answer.note.rstrip("\n"))
+
+
+@command(app, "key", example="hsmd audit key > audit-key")
+def key(session: Session) -> None:
+    """Print the public key that signs checkpoints, as a C2SP verifier key line.
+
+    Note it when the daemon is new, and give it to whoever is to check the log: with `hsmd audit verify --public-key`.
+    """
+    answer, _ = _newest(session)
+    session.output.show({"verifier_key": answer.verifier_key}, lambda: answer.verifier_key)
+
+
+@command(app, "prove", example="hsmd audit prove 1041 --public-key audit-key --json > proof.json")
+def prove(
+    session: Session,
+    index: Annotated[int, typer.Argument(metavar="INDEX", help="The record's number.", min=0)],
+    public_key: PublicKey = None,
+) -> None:
+    """Show one record with the proof that the newest checkpoint covers it, and check that proof.
+
+    The answer with --json is all that a third party needs: record, path (RFC 9162, section 2.1.3) and signed checkpoint.
+    """
+    proven = session.ask(AuditProve(index=index), InclusionProof)
+    if public_key is not None:
+        found = _checked(proven.note, KeyRing.parse(_content(public_key)))
+    else:
+        found = checkpoints.parse(proven.note, Verifier.from_vkey(_newest(session)[0].verifier_key))
+    if (proven.index, proven.size) != (index, found.size):
+        raise ProofInvalid("the daemon proves another record than it was asked for")
+    verify_inclusion(index, found.size, leaf_hash(proven.line.encode()), proven.proof, found.root)
+    document = {
+        "index": index, "size": found.size, "record": proven.line, "proof": [step.hex() for step in proven.proof],
+        "note": proven.note,
+    }  # fmt: skip
+    session.output.show(
+        document,
+        lambda: fields(
+            [("record", proven.line), ("is among the first", f"{found.size} of {found.origin}"), ("root", found.root.hex())]
+        ),
+    )
+
+
+# --- checkpoints ---
+
+
+def _newest(session: Session) -> tuple[SignedCheckpoint, Checkpoint]:
+    answer = session.ask(AuditCheckpoint(), SignedCheckpoint)
+    if not answer.note:
+        raise Stop("the daemon has made no checkpoint yet", "it does a few seconds after the first record; try again")
+    return answer, checkpoints.parse(answer.note, Verifier.from_vkey(answer.verifier_key))
+
+
+def _checked(text: str, keys: KeyRing) -> Checkpoint:
+    """A checkpoint signed by one of `keys`, whatever its origin. Raises ProofInvalid or ProtocolError."""
+    note = Note.parse(text)
+    signature = note.signatures[0]
+    return checkpoints.parse(note, keys.verifier(signature.name, signature.key_id))
+
+
+def _seen(path: Path, keys: KeyRing | None) -> Checkpoint:
+    text = _content(path).decode("utf-8", "replace")
+    try:
+        return _checked(text, keys) if keys else checkpoints.parse_text(Note.parse(text).text)
+    except (ProofInvalid, ProtocolError) as problem:
+        raise Stop(f"{path}: {problem.text}", "give a file that `hsmd audit checkpoint --out` wrote", Exit.USAGE) from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise Stop(f"{path} cannot be read: {problem.strerror}", "name a file that can be read", Exit.USAGE) from None
+
+
+# --- heads noted earlier ---
+
+
+class _HeadWatch:
+    """Looks for a head seen earlier among the records that pass by."""
+
+    def __init__(self, expected: Head | None) -> None:
+        self._expected = expected
+        self._found = NO_HEAD
+
+    def over(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        if self._expected is None:
+            yield from lines
+            return
+        for number, line in enumerate(lines, 1):
+            if number == self._expected.size:
+                self._found = leaf_hash(line.removesuffix(b"\n")).hex()
+            yield line
+
+    def judge(self, verdict: LogVerdict) -> LogVerdict:
+        expected = self._expected
+        if expected is None or not verdict.intact or self._found == expected.head:
+            return verdict
+        if verdict.size < expected.size:
+            bad, reason = verdict.size, f"the log ends here; it once had {expected.size} records"
+        else:
+            bad, reason = expected.size - 1, "the record is not the one whose head was seen earlier"
+        return replace(verdict, first_bad=bad, last_bad=bad, reason=f"record {bad}: {reason}")
+
+
+def _head(text: str) -> Head:
+    size, colon, head = text.partition(":")
+    fits = (
+        colon and size.isascii() and size.isdigit() and len(head) == len(NO_HEAD) and set(head) <= set("0123456789abcdef")
+    )
+    if not fits:
+        raise Stop(f"{text!r} is not SIZE:HEAD", "give it as an earlier `hsmd audit verify` printed it", Exit.USAGE)
+    return Head(int(size), head)
+
+
+def _verdict(verdict: LogVerdict, signatures: bool) -> RenderableType:
+    if not verdict.intact:
+        first, last = verdict.first_bad, verdict.last_bad
+        bad = str(first) if first == last else f"one of {first} to {last}"
+        return fields([("audit log", "CHANGED"), ("first bad record", bad), ("reason", verdict.reason)])
+    covered = f"{verdict.checkpoints}, the newest covers the first {verdict.covered} records"
+    return fields(
+        [
+            ("audit log", "intact"),
+            ("records", str(verdict.size)),
+            ("checkpoints", covered if verdict.checkpoints else "none yet"),
+            ("signatures", "checked" if signatures else "NOT checked: give --public-key"),
+            ("open attempts", str(verdict.open_attempts)),
+            ("SIZE:HEAD", f"{verdict.size}:{verdict.head}"),
+        ]
+    )
+
+
+# --- records ---
+
+
+@contextmanager
+def _lines(session: Session, log: Path | None) -> Iterator[Iterator[bytes]]:
+    if log is None:
+        yield _remote_lines(session)
+        return
+    try:
+        yield log_lines(log)
+    except OSError as problem:
+        raise Stop(f"{log} cannot be read: {problem.strerror}", "name the log or its directory", Exit.USAGE) from None
+
+
+def _remote_lines(session: Session) -> Iterator[bytes]:
+    """All records of the daemon, up to the size the log had at the first answer."""
+    first, size = 0, 1
+    while first < size:
+        page = read_page(session, first, MAX_PAGE)
+        size = page.size if first == 0 else size
+        if page.first != first or not page.lines:
+            return
+        for line in page.lines[: size - first]:
+            yield line.encode("utf-8", "surrogatepass") + b"\n"
+        first += len(page.lines)

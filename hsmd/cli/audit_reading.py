@@ -1,0 +1,82 @@
+"""`hsmd audit show` and `tail`: reading the audit log."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from hsmd.cli import audit_rows
+from hsmd.cli.audit_options import app, read_page
+from hsmd.cli.commands import command
+from hsmd.cli.connection import Session
+from hsmd.cli.output import table
+from hsmd.errors import NotFound
+from hsmd.protocol.messages import MAX_PAGE, KeyInfo, KeyShow
+
+LOOK_S = 0.5
+"""How often `tail` asks for more."""
+
+@command(
+    app,
+    "show",
+    example="hsmd audit show\nhsmd audit show --client web1 --count 200\nhsmd audit show --key www --json",
+)
+def show(
+    session: Session,
+    client: Annotated[
+        str, typer.Option("--client", metavar="NAME", help="Only of this client.", show_default=False)
+    ] = "",
+    key: Annotated[
+        str, typer.Option("--key", metavar="NAME", help="Only about this key.", show_default=False)
+    ] = "",
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, max=100_000, help="How many, counted from the end.")
+    ] = 50,
+) -> None:
+    """Show the newest records, oldest of them first.
+
+    An attempt and its outcome are one row. The result "open" means that no outcome has been recorded (yet).
+    """
+    wanted = audit_rows.Filter(client, key, _digest_of(session, key) if key else "")
+    rows, size = audit_rows.newest(partial(read_page, session), wanted, count)
+    session.output.show(
+        {"size": size, "records": [row.document for row in rows]},
+        lambda: table(audit_rows.HEADERS, [row.cells for row in rows]),
+    )
+
+
+@command(
+    app,
+    "tail",
+    example="hsmd audit tail\nhsmd audit tail --count 0 --json | jq .event",
+)
+def tail(
+    session: Session,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, max=500, help="Begin with so many old ones.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until interrupted.")] = True,
+) -> None:
+    """Print records as they are written, a line each.
+
+    With --json each line is the record as it stands in the log; otherwise it is shortened for people.
+    """
+    first = max(0, read_page(session, -1, 1).size - count)
+    while True:
+        page = read_page(session, first, MAX_PAGE)
+        for line in page.lines:
+            print(line if session.output.as_json else audit_rows.one_line(line), flush=True)
+        first += len(page.lines)
+        if not follow and first >= page.size:
+            return
+        if not page.lines:
+            time.sleep(LOOK_S)
+
+
+def _digest_of(session: Session, key: str) -> str:
+    """The key's digest, by which refusals name it; empty for a key that is gone."""
+    try:
+        return session.ask(KeyShow(name=key), KeyInfo).digest
+    except NotFound:
+        return ""

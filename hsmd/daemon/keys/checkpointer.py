@@ -1,0 +1,176 @@
+"""Signs the state of the audit log with a key in the token, so that nobody who gets hold of the log later can rewrite it.
+
+A checkpoint is a record of the log too. It covers what was on disk when it was made, never itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from hsmd import observe
+from hsmd.algorithms import KeyType, SignatureScheme
+from hsmd.daemon.access.identity import Identity, Role
+from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.audit.tree import LogTree
+from hsmd.daemon.keys.own_use import sign_as_daemon
+from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.store.records import KeyRecord
+from hsmd.errors import HsmdError, NotFound
+from hsmd.purposes import Purpose
+from hsmd.transparency.checkpoint import Checkpoint
+from hsmd.transparency.note import Note, Verifier, signed
+from hsmd.transparency.verification import CHECKPOINT_EVENT
+
+SIGN_S = 5.0
+"""Time for one checkpoint; the next one makes up for one that failed."""
+OWN_RECORDS = 3
+"""A checkpoint's attempt, its outcome and itself: they alone are no reason for another one."""
+DAEMON = Identity("", Role.OPERATOR, "")
+
+log = observe.logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The newest checkpoint: what it says, the signed note, and the key to check it with."""
+
+    checkpoint: Checkpoint
+    note: str
+    verifier_key: str
+
+
+class Checkpointer:
+    """Makes checkpoints and proofs about them. Lives on the event loop; the tree is read and grown in a thread."""
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        audit: AuditLog,
+        tree: LogTree,
+        service: KeyService,
+        snapshot: Callable[[], Snapshot],
+        make_key: Callable[[float], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`make_key(deadline)` makes a key of the purpose `checkpoint` in a token; the snapshot shows it afterwards."""
+        self._origin = origin
+        self._audit = audit
+        self._tree = tree
+        self._service = service
+        self._snapshot = snapshot
+        self._make_key = make_key
+        self._clock = clock
+        self._busy = asyncio.Lock()
+        self._made_at = clock()
+        self._fault = ""
+        self.newest = self._recalled()
+
+    async def follow(self, interval_s: float) -> None:
+        """A checkpoint every `interval_s` seconds in which something was recorded; runs until cancelled."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self.try_checkpoint()
+
+    async def try_checkpoint(self, *, with_new_key: bool = True) -> None:
+        """As `checkpoint`; a failure is logged, once until it is over, and mended by the next one."""
+        fault = ""
+        try:
+            await self.checkpoint(with_new_key=with_new_key)
+        except (HsmdError, OSError) as error:
+            fault = (
+                f"{error}: {error.detail}" if isinstance(error, HsmdError) and error.detail else str(error)
+            )
+        if fault and not self._fault:
+            log.error("checkpoint.failed", reason=fault)
+        elif self._fault and not fault:
+            log.info("checkpoint.well_again")
+        self._fault = fault
+
+    async def checkpoint(self, *, with_new_key: bool = True) -> None:
+        """Sign what is on disk, if there is anything new. Raises HsmdError or OSError.
+
+        Without a key nothing is signed unless one may be made.
+        """
+        async with self._busy:
+            if not self._due():
+                return
+            deadline = self._clock() + SIGN_S
+            key = self._key()
+            if key is None and not with_new_key:
+                return
+            key = key or await self._made_key(deadline)
+            await self._audit.commit_durable()
+            await asyncio.to_thread(self._tree.grow)
+            await self._publish(Checkpoint(self._origin, self._tree.size, self._tree.root()), key, deadline)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since everything that was recorded then was covered."""
+        return self._clock() - self._made_at if self._due() else 0.0
+
+    async def consistency(self, first: int, second: int) -> list[bytes]:
+        """The proof that the first `second` records begin with the first `first`; both at most what is covered."""
+        async with self._busy:
+            return await asyncio.to_thread(self._tree.consistency, first, second)
+
+    async def inclusion(self, index: int, size: int) -> list[bytes]:
+        """The proof that record `index` is among the first `size`, which are at most what is covered."""
+        async with self._busy:
+            return await asyncio.to_thread(self._tree.inclusion, index, size)
+
+    def _due(self) -> bool:
+        covered = self.newest.checkpoint.size if self.newest else 0
+        return self._audit.size - covered > (OWN_RECORDS if self.newest else 0)
+
+    async def _publish(self, checkpoint: Checkpoint, key: KeyRecord, deadline: float) -> None:
+        verifier = Verifier.from_spki(self._origin, key.public_key)
+        scheme = SignatureScheme.ED25519 if key.key_type is KeyType.ED25519 else SignatureScheme.ECDSA_SHA256
+        text = checkpoint.text()
+        signature = await sign_as_daemon(
+            self._service, DAEMON, key, Purpose.CHECKPOINT, scheme, text.encode(), deadline
+        )
+        note = signed(text, verifier, [signature])
+        verifier.verify(note)
+        self._audit.event(
+            CHECKPOINT_EVENT, "", origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex(),
+            signature=note.signatures[0].encoded,
+        )  # fmt: skip
+        await self._audit.commit_durable()
+        self.newest = Published(checkpoint, note.render(), verifier.vkey)
+        self._made_at = self._clock()
+
+    async def _made_key(self, deadline: float) -> KeyRecord:
+        begun = self._audit.event("control.begun", "", op="key.generate", target_purposes=Purpose.CHECKPOINT.label)
+        await self._audit.commit_durable()
+        try:
+            await self._make_key(deadline)
+        except HsmdError as error:
+            self._audit.event("control.failed", "", op="key.generate", begun=begun, error=error.text)
+            raise
+        key = self._key()
+        if key is None:
+            raise NotFound("there is no key of the purpose checkpoint")
+        self._audit.event(
+            "control.done", "", op="key.generate", begun=begun, target_name=key.name, key=key.digest.hex()
+        )
+        return key
+
+    def _key(self) -> KeyRecord | None:
+        return next(iter(self._snapshot().checkpoint_keys), None)
+
+    def _recalled(self) -> Published | None:
+        """The newest checkpoint that the log holds; None if there is none or its key is gone."""
+        recalled = self._tree.newest_checkpoint()
+        if recalled is None or recalled[0].origin != self._origin:
+            return None
+        checkpoint, signature = recalled
+        for key in self._snapshot().checkpoint_keys:
+            verifier = Verifier.from_spki(self._origin, key.public_key)
+            if verifier.key_id == signature.key_id:
+                return Published(checkpoint, Note(checkpoint.text(), (signature,)).render(), verifier.vkey)
+        return None

@@ -1,0 +1,75 @@
+"""Checkpoints of a real daemon: signed in the token, provable, recalled after a restart, and nothing that feeds on itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from hsmd.errors import NotFound, Refused
+from hsmd.protocol import messages
+from hsmd.transparency import checkpoint
+from hsmd.transparency.chain import leaf_hash
+from hsmd.transparency.checkpoint import Checkpoint
+from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.merkle import verify_consistency, verify_inclusion
+from hsmd.transparency.note import Verifier
+from hsmd.transparency.verification import verify_log
+from tests.daemon_house import AUDITOR, OPERATOR, WEB, House, house, wait_until
+
+
+def newest(daemon: House, since: int = 0) -> tuple[Checkpoint, messages.SignedCheckpoint]:
+    answer = daemon.ask(messages.AuditCheckpoint(since=since), WEB)
+    return checkpoint.parse(answer.note, Verifier.from_vkey(answer.verifier_key)), answer
+
+
+def covered(daemon: House) -> int:
+    return int(daemon.status().audit_covered)
+
+
+def test_from_the_first_checkpoint_to_the_one_after_a_restart(tmp_path: Path) -> None:
+    with house(tmp_path, checkpoint_s=1) as daemon:
+        wait_until(lambda: covered(daemon), what="the first checkpoint")
+        first, _ = newest(daemon)
+        assert first.origin == "hsmd/house"
+        daemon.add_key("site", "p-256", "tls-server")
+        wait_until(lambda: covered(daemon) > first.size, what="a checkpoint of what happened since")
+        second, answer = newest(daemon, first.size)
+        verify_consistency(first.size, second.size, first.root, second.root, answer.proof)
+        _prove_some_records(daemon, second)
+        assert daemon.ask(messages.AuditCheckpoint(since=second.size + 1)).proof == []
+
+        daemon.stop()
+        daemon.start()
+        again, answer = newest(daemon, second.size)
+        verify_consistency(second.size, again.size, second.root, again.root, answer.proof)
+        assert again.size > second.size, "the last checkpoint is made when the daemon stops"
+        assert len([key for key in daemon.ask(messages.KeyList()).keys if key.purposes == ["checkpoint"]]) == 1
+        daemon.stop()
+        with daemon.audit_path.open("rb") as lines:
+            verdict = verify_log(lines, KeyRing([Verifier.from_vkey(answer.verifier_key)]), seen=[first, second, again])
+        assert verdict.intact, verdict.reason
+        assert verdict.checkpoints >= 3
+
+
+def _prove_some_records(daemon: House, at: Checkpoint) -> None:
+    for index in (0, at.size // 2, at.size - 1):
+        proven = daemon.ask(messages.AuditProve(index=index), AUDITOR)
+        assert proven.size >= at.size
+        if proven.size == at.size:
+            verify_inclusion(index, at.size, leaf_hash(proven.line.encode()), proven.proof, at.root)
+    with pytest.raises(NotFound, match="covers the first"):
+        daemon.ask(messages.AuditProve(index=10**9))
+    with pytest.raises(Refused):
+        daemon.ask(messages.AuditProve(index=0), WEB)
+
+
+def test_a_quiet_daemon_signs_nothing(tmp_path: Path) -> None:
+    with house(tmp_path, checkpoint_s=1) as daemon:
+        wait_until(lambda: covered(daemon), what="the first checkpoint")
+        wait_until(lambda: daemon.ask(messages.Status(), OPERATOR).audit_uncovered_s == 0, what="nothing left to cover")
+        quiet = [record["index"] for record in daemon.audit("log.checkpoint")]
+        two_intervals_later = time.monotonic() + 2.2
+        wait_until(lambda: time.monotonic() > two_intervals_later)
+        assert [record["index"] for record in daemon.audit("log.checkpoint")] == quiet
