@@ -209,6 +209,25 @@ async def test_a_damaged_memory_is_no_excuse(witness: Witness) -> None:
         await witness.examine(EAST, daemon.ask)
 
 
+async def test_what_another_process_saw_meanwhile_counts(tmp_path: Path) -> None:
+    """Between the answer of the daemon and the memory's update somebody else sees another history."""
+    one, other = Daemon(a_log(5)), Daemon(a_log(4))
+    assert other.log is not None
+    somebody = Witness(tmp_path)
+    await somebody.examine(EAST, other.ask)
+    other.log.add(',"event":"another-history"}')
+
+    async def ask(request: Any, timeout_s: float) -> SignedCheckpoint:
+        answer = await one.ask(request, timeout_s)
+        await somebody.examine(WEST, other.ask)
+        return answer
+
+    with pytest.raises(LogRefused):
+        await Witness(tmp_path).examine(EAST, ask)
+    (known,) = somebody.memories.all()
+    assert known.size == 9
+
+
 async def test_witnesses_at_the_same_time_remember_one_history(tmp_path: Path) -> None:
     """However they interleave: of two histories one is accepted, by everybody."""
     one, other = Daemon(a_log(4)), Daemon(a_log(4))
@@ -302,6 +321,18 @@ async def test_a_new_key_is_accepted_if_it_was_declared(trusting: Witness) -> No
     await trusting.examine(EAST, daemon.ask)
     (known,) = trusting.memories.all()
     assert known.key == daemon.log.signer.verifier.vkey
+
+
+async def test_declarations_about_other_logs_and_keys_are_passed_over(trusting: Witness) -> None:
+    daemon = await restored(trusting)
+    assert daemon.log is not None
+    west, other = Signer("hsmd/west").verifier.vkey, Signer("hsmd/east", SignatureType.ECDSA).verifier.vkey
+    daemon.notes = [
+        declared(daemon.log, 5), declared(daemon.log, 6, key=other), declared(daemon.log, 9, origin="hsmd/west", key=west),
+    ]  # fmt: skip
+    await trusting.examine(EAST, daemon.ask)
+    (known,) = trusting.memories.all()
+    assert known.discontinuity == TIME.format(6)
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,20 @@ def test_a_broken_record_that_the_next_one_contradicts_is_blamed_alone() -> None
     assert both(log) == (5, 5)
 
 
+def test_a_log_has_one_origin() -> None:
+    """A PEM key signs under any name, but only one name in one log."""
+    log, other = a_log(), Signer("hsmd/north")
+    checkpoint = verification.Checkpoint("hsmd/north", 37, log.root(37))
+    log.add(checkpoint_tail(checkpoint, other.sign(checkpoint.text()).signatures[0].encoded))
+    public = log.signer.ed25519.public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    ours, theirs = verify_log(log.lines, KeyRing.parse(pem)), SECOND.Verification([SECOND.PublicKey(public)])
+    assert (ours.first_bad, ours.last_bad) == (32, 37)
+    with pytest.raises(SECOND.Bad) as bad:
+        theirs.run(log.lines)
+    assert (bad.value.first, bad.value.last) == (32, 37)
+
+
 def test_signatures_need_not_be_checked() -> None:
     log = a_log()
     assert verify_log(log.lines, None).covered == 32
