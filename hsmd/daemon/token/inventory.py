@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pkcs11 import Attribute, ObjectClass
+from pkcs11 import Attribute, KeyHandleInvalid, ObjectClass, ObjectHandleInvalid
 
 from hsmd.daemon.token import ceilings
 from hsmd.daemon.token.ceilings import Ceiling
 from hsmd.daemon.token.operations import OpenKey, open_key
 from hsmd.daemon.token.public_keys import private_fits
+from hsmd.errors import TokenFailure
 
 RESCAN_INTERVAL_S = 1.0
 """An unknown digest makes the worker look at the token again, but not more often than this."""
@@ -28,6 +29,7 @@ class Inventory:
         self._verify = verify
         self._clock = clock
         self._scanned_at = 0.0
+        self._witness: Any = None
         self.keys: dict[bytes, OpenKey] = {}
 
     def scan(self) -> None:
@@ -35,11 +37,25 @@ class Inventory:
         self._scanned_at = self._clock()
         privates = private_keys_by_id(self._session)
         keys: dict[bytes, OpenKey] = {}
+        witness = None
         for digest, ceiling in ceilings.read_all(self._session).items():
             private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
             if private is not None:
                 keys[digest] = self._kept(digest, ceiling, private) or open_key(private, ceiling, verify=self._verify)
+                witness = private
         self.keys = keys
+        self._witness = witness
+
+    def check(self) -> None:
+        """Read an attribute of one key, as a probe of the token. Raises PKCS11Error, TokenFailure if all keys have gone."""
+        if self._witness is None:
+            return
+        try:
+            _ = self._witness[Attribute.ID]
+        except (KeyHandleInvalid, ObjectHandleInvalid):  # this one may have been destroyed
+            self.scan()
+            if not self.keys:
+                raise TokenFailure("none of its keys is there any more") from None
 
     def find(self, digest: bytes) -> OpenKey | None:
         """The key that was not there the last time we looked, or None. Raises PKCS11Error."""

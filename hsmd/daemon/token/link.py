@@ -27,12 +27,14 @@ class WorkerLink:
         "attached_at",
         "control",
         "decoder",
+        "failed",
         "jobs",
-        "login_refused",
         "loop",
         "lost",
         "moved_at",
         "pid",
+        "probed_at",
+        "probing",
         "progress",
         "ready",
         "seen",
@@ -57,11 +59,14 @@ class WorkerLink:
         self.sent = 0
         self.unsent = b""
         self.ready: Ready | None = None
-        self.login_refused = False
+        self.failed = False
+        """It has said, or shown, that it cannot get ready."""
         self.lost = False
         self.alone = False
         """A job that wants to be alone is, or shall be, the only one here."""
-        self.attached_at = self.moved_at = now
+        self.attached_at = self.moved_at = self.probed_at = now
+        self.probing = False
+        """It was asked to probe the token and has not answered."""
         self.seen = (0, 0)
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
@@ -110,7 +115,7 @@ class WorkerLink:
     def moved(self, now: float) -> None:
         """Note whether the worker got on since the last look."""
         seen = (self.progress.started, self.progress.finished)
-        if seen != self.seen or not self.jobs:
+        if seen != self.seen or not (self.jobs or self.probing):
             self.seen = seen
             self.moved_at = now
 

@@ -220,10 +220,23 @@ class WorkerLoop:
             return False
         return True
 
+    def _probe(self) -> bytes:
+        """Ask the token something of our own, of each part that signing needs: slot, session, object of a key."""
+        fault = ""
+        try:
+            self._session.token.slot.get_token()
+            self._session.generate_random(64)
+            self._inventory.check()
+        except Exception as error:
+            fault = self._recycle = f"a probe of the token failed: {name_of(error)}"
+        return encode(Kind.EVENT, 0, messages.encode(messages.Probed(fault)))
+
     # --- everything else ---
 
     def _other(self, kind: int, request_id: int, body: bytes) -> bytes:
         if kind == Kind.EVENT:
+            if body == messages.PROBE:
+                return self._probe()
             # The front says that keys came or went; which ones is for the token to tell.
             self._look_again()
             return b""

@@ -19,6 +19,9 @@ HexDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 HexId = Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{2}){0,64}\Z")]
 
 
+PROBE = b'{"event":"probe"}'
+"""What the front says when it wants to know how the token is; the answer is `Probed`."""
+
 # --- events, worker to front ---
 
 
@@ -39,7 +42,13 @@ class Failed(Struct, tag_field="event", tag="failed", frozen=True):
     login_refused: bool = False
 
 
-AnyEvent = Ready | Failed
+class Probed(Struct, tag_field="event", tag="probed", frozen=True):
+    """How the token answered a probe; `fault` says what went wrong, and then the worker ends."""
+
+    fault: str = ""
+
+
+AnyEvent = Ready | Failed | Probed
 
 
 # --- control requests, front to control worker ---

@@ -18,9 +18,10 @@ from typing import Any
 
 from hsmd.daemon.token.backlog import Backlog
 from hsmd.daemon.token.control_link import ControlLink
+from hsmd.daemon.token.health import HealthListener, Nobody, TokenHealth
 from hsmd.daemon.token.jobs import Completion, Job, Status, completion_of, completion_of_lost
 from hsmd.daemon.token.link import WorkerLink
-from hsmd.daemon.token.messages import CHANGES, Failed, Ready, TokenRequest, decode_event
+from hsmd.daemon.token.messages import CHANGES, Failed, Probed, Ready, TokenRequest, decode_event
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,
@@ -41,6 +42,8 @@ START_LIMIT_S = 20.0
 AWAY_S = 2.0
 """Without any worker for this long, jobs are turned away at once instead of waiting for one."""
 RETRY_AFTER_MS = 100
+PROBE_S = 20.0
+"""An idle worker probes the token this often, unless told otherwise."""
 
 
 _KEYS_CHANGED = encode(Kind.EVENT, 0, b'{"event":"keys-changed"}')
@@ -62,11 +65,13 @@ class TokenPool:
         log: Any,
         start_limit_s: float = START_LIMIT_S,
         away_s: float = AWAY_S,
+        probe_s: float = PROBE_S,
+        listener: HealthListener | None = None,
     ) -> None:
         """`window` is how many jobs a worker holds, `max_queue` how many wait here beyond that. `clock` is monotonic.
 
         `request_replacement(pid)` asks the launcher for another worker in place of a lost one. `completed` takes what
-        one read or one sweep completed; it may submit again.
+        one read or one sweep completed; it may submit again. `listener` hears how the token is, see `health`.
         """
         self._name = name
         self._window = window
@@ -89,8 +94,8 @@ class TokenPool:
         self._next_deadline = float("inf")
         self._away_since = clock()
         self._restarts = 0
-        self._login_refused = False
         self._closing = False
+        self._health = TokenHealth(name, probe_s=probe_s, listener=listener or Nobody(), log=log)
         self._emptied = asyncio.Event()
 
     # --- the service's side ---
@@ -100,7 +105,7 @@ class TokenPool:
         if self._closing:
             self._fail(jobs, Draining())
             return
-        if not self._ready and self._clock() - self._away_since >= self._away_s:
+        if not self._ready and self._away():
             self._fail(jobs, self._unavailable())
             return
         room = self._max_queue + len(self._ready) * self._window - self._outstanding()
@@ -152,6 +157,8 @@ class TokenPool:
             queued=len(self._backlog),
             workers=[WorkerStatus(link.pid, self._worker_state(link), len(link.jobs), self._restarts) for link in links],
             abilities=list(ready.abilities) if ready else [],
+            breaker=self._health.state.value,
+            reason=self._health.reason,
         )
 
     async def close(self, grace_s: float) -> None:
@@ -181,6 +188,7 @@ class TokenPool:
         else:
             self._links.append(link)
             link.watch(self._readable)
+        self._health.starting()
         self._sweep_later(IDLE_SWEEP_S)
 
     # --- handing out ---
@@ -244,14 +252,28 @@ class TokenPool:
                 raise ProtocolError("it was ready before")
             link.ready = event
             link.moved_at = self._clock()
-            self._login_refused = False
             if not link.control:
                 self._ready.append(link)
                 self._pump_soon()
             self._log.info("worker.ready", token=self._name, pid=link.pid)
+            self._health.ready()
         elif isinstance(event, Failed):
-            link.login_refused = self._login_refused = event.login_refused
+            link.failed = True
             self._log.error("worker.failed", token=self._name, pid=link.pid, reason=event.text)
+            if event.login_refused:
+                self._health.login_refused(event.text)
+            else:
+                self._health.not_started(event.text, others=bool(self._ready))
+                self._doubt()
+        elif isinstance(event, Probed):
+            if not link.probing:
+                raise ProtocolError("it was not asked to probe the token")
+            if event.fault and link in self._ready:
+                self._ready.remove(link)  # it ends by itself, once it has sent what it has
+                self._note_away()
+            self._health.answered(link, event, others=bool(self._ready))
+            if event.fault:
+                self._doubt()
 
     # --- reporting ---
 
@@ -275,7 +297,7 @@ class TokenPool:
         self._finish_soon([Completion(job, Status.FAILED, error=error) for job in jobs])
 
     def _unavailable(self) -> Unavailable:
-        return Unavailable("the token is away", retry_after_ms=int(self._away_s * 500))
+        return Unavailable("the token is away", retry_after_ms=int(self._away_s * 500), detail=self._health.reason)
 
     # --- watching the time ---
 
@@ -298,10 +320,11 @@ class TokenPool:
             self._expire(now)
         for link in list(self._links):
             self._watch(link, now)
+        self._health.ask_idle(self._ready, now)
         control = self._control.link
         if control is not None and control.ready is None and now - control.attached_at >= self._start_limit_s:
             self._control.lose("it did not get ready in time")
-        if not self._ready and now - self._away_since >= self._away_s:
+        if not self._ready and self._away():
             self._backlog.clear(Status.FAILED, self._unavailable())
         if self._outstanding():
             self._sweep_later(SWEEP_S)
@@ -326,11 +349,16 @@ class TokenPool:
     def _watch(self, link: WorkerLink, now: float) -> None:
         if link.ready is None:
             if now - link.attached_at >= self._start_limit_s:
+                link.failed = True
                 self._lose(link, "it did not get ready in time")
+                self._health.not_started("a worker did not get ready in time", others=bool(self._ready))
             return
         link.moved(now)
-        if link.jobs and now - link.moved_at >= self._stall_s:
+        if (link.jobs or link.probing) and now - link.moved_at >= self._stall_s:
+            probed = link.probing and not link.jobs
             self._lose(link, f"it made no progress for {self._stall_s} s")
+            if probed:
+                self._health.stalled(others=bool(self._ready))
 
     # --- losing workers ---
 
@@ -342,20 +370,35 @@ class TokenPool:
         self._links.remove(link)
         if link in self._ready:
             self._ready.remove(link)
-            if not self._ready:
-                self._away_since = self._clock()
+            self._note_away()
         # Read after the fence was set in close(): what has not begun by now never will.
         started = link.progress.started
         if replace:
             self._log.warning("worker.lost", token=self._name, pid=link.pid, reason=why, in_flight=len(link.jobs))
             self._restarts += 1
             self._request_replacement(link.pid)
+            if link.ready is not None:
+                self._doubt()
+            elif not link.failed:
+                self._health.ended_silently(others=bool(self._ready))
         done = [completion_of_lost(job, started) for job in link.jobs.values()]
         link.jobs.clear()
         link.progress.close()
         self._deliver(done)
         if self._backlog:
             self._pump_soon()
+
+    def _doubt(self) -> None:
+        """Something went wrong with a worker: how is the token?"""
+        self._health.ask(self._ready, self._clock())
+
+    def _note_away(self) -> None:
+        if not self._ready:
+            self._away_since = self._clock()
+
+    def _away(self) -> bool:
+        """There is no worker: is there reason to think that there will be none soon?"""
+        return self._health.refusing or self._clock() - self._away_since >= self._away_s
 
     def _control_lost(self, link: WorkerLink, why: str) -> None:
         self._restarts += 1
@@ -367,9 +410,9 @@ class TokenPool:
     def _state(self) -> str:
         if self._ready:
             return "ready"
-        if self._login_refused:
+        if self._health.refusal:
             return "login-refused"
-        return "starting" if self._clock() - self._away_since < self._away_s else "away"
+        return "away" if self._away() else "starting"
 
     def _worker_state(self, link: WorkerLink) -> str:
         if link.ready is None:

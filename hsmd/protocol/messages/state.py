@@ -31,7 +31,7 @@ class WhoAmI(Request, tag="whoami"):
 
 
 class WorkerStatus(Struct):
-    """One token worker: `state` is ready, starting, busy or stalled."""
+    """One token worker: `state` is ready, spare, starting, busy or stalled."""
 
     pid: int
     state: str
@@ -40,7 +40,10 @@ class WorkerStatus(Struct):
 
 
 class TokenStatus(Struct):
-    """One token and the workers on it."""
+    """One token and the workers on it.
+
+    `state` is ready, starting, away or login-refused; `breaker` closed, open or probing; `reason` says why requests fail.
+    """
 
     name: str
     label: str
@@ -49,6 +52,8 @@ class TokenStatus(Struct):
     queued: int
     workers: list[WorkerStatus]
     abilities: list[str]
+    breaker: str = "closed"
+    reason: str = ""
 
 
 class DaemonStatus(Struct):
