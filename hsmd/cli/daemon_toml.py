@@ -88,6 +88,7 @@ environment = {{ {environment} }}
 workers = {token.workers}
 # A worker that makes no progress for so long is replaced.
 #stall_ms = 2000
+#probe_s = 20
 # RSA signatures are always verified before they leave; "all" verifies the others too.
 #verify = "rsa"
 # Workers cannot open connections; a module that talks to its HSM over the network needs true.

@@ -36,6 +36,7 @@ ENTRIES: dict[str, Entry] = {
     "cert": Entry("hsmd.cli.cert", "Store, make and fetch certificates.", _MANAGE),
     "client": Entry("hsmd.cli.client", "Say who may connect.", _MANAGE),
     "grant": Entry("hsmd.cli.grant", "Say who may use which key for what.", _MANAGE),
+    "token": Entry("hsmd.cli.token", "Show tokens; let daemons log in again after a refused PIN.", _MANAGE),
     "status": Entry("hsmd.cli.status", "Show how a daemon is and who you are to it.", _WATCH),
     "top": Entry("hsmd.cli.top", "Watch who uses which keys, how often and how fast.", _WATCH),
     "audit": Entry("hsmd.cli.audit", "Read the audit log and check that nobody changed it.", _WATCH),

@@ -58,6 +58,7 @@ class TokenConfig:
     sandbox: str
     network: bool
     lock_memory: str
+    probe_s: int
     verify: str
 
 
@@ -247,6 +248,7 @@ def _token(table: TomlTable) -> TokenConfig:
         sandbox=table.choice("sandbox", "on", ("on", "off")),
         network=table.flag("network", False),
         lock_memory=table.choice("lock_memory", "auto", ("auto", "always", "never")),
+        probe_s=table.number("probe_s", 20, 1, 3_600),
         verify=table.choice("verify", "rsa", ("rsa", "all")),
     )
     if sum([bool(token.label), bool(token.serial), token.slot is not None]) != 1:

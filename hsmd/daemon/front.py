@@ -30,8 +30,10 @@ from hsmd.daemon.control.clients import ClientDesk
 from hsmd.daemon.control.desk import Desk
 from hsmd.daemon.control.keys import KeyDesk
 from hsmd.daemon.control.state import StateDesk
+from hsmd.daemon.control.tokens import TokenDesk
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.checkpointer import Checkpointer
+from hsmd.daemon.keys.logins import Starts, TokenLogins
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.tallies import Tallies
 from hsmd.daemon.keys.tokens import Tokens
@@ -40,7 +42,7 @@ from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.session import Session, Transport
 from hsmd.daemon.listeners.ssh import SshListener
 from hsmd.daemon.metrics import MetricsEndpoint
-from hsmd.daemon.store import Store
+from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError
 from hsmd.process import harden, run_as_batch, tune_garbage_collection
 from hsmd.transparency.checkpoint import origin_of
@@ -74,10 +76,19 @@ class Front:
         self._catalogue = Catalogue(self._store, changed=self._catalogue_changed)
         self._audit = AuditLog.open(config.audit.directory, sync=config.audit.sync)
         self._audit_fault = ""
+        self._logins = TokenLogins(
+            self._store,
+            holder=f"{socket.gethostname()}:{config.path}",
+            by=f"{config.name} on {socket.gethostname()}",
+            tell=self._tell_starts,
+            hold=lambda token, reason: self._tokens.hold(token, reason),
+            record=self._record_stop,
+        )
         self._tokens = Tokens(
             max_queue=config.limits.queue,
             request_replacement=self._request_replacement,
             completed=lambda completions: self._service.completed(completions),
+            listener=self._logins,
         )
         self._tallies = Tallies(config.metrics.series)
         self._tallies.begin_window(time.monotonic())
@@ -85,7 +96,7 @@ class Front:
             snapshot=self._snapshot, audit=self._audit, pools=self._tokens.pools, clock=time.monotonic,
             tallies=self._tallies,
         )  # fmt: skip
-        self._tokens.apply(config.tokens)
+        self._apply_tokens(config)
         self._admission = Admission(config.limits)
         self._tree = self._audit.tree()
         self._keys = KeyDesk(
@@ -111,6 +122,7 @@ class Front:
     async def run(self) -> int:
         """Serve until the launcher says drain or goes away; returns the exit status."""
         await self._record("daemon.started")
+        self._start_chore(self._logins.follow())
         await self._listener.apply(self._config.listen, self._config.limits)
         await self._metrics.apply(self._config.metrics.address)
         asyncio.get_running_loop().add_reader(self._link, self._read_link)
@@ -215,6 +227,19 @@ class Front:
     def _request_replacement(self, pid: int) -> None:
         self._tell_launcher({"replace": pid})
 
+    def _tell_starts(self, token: str, starts: Starts, cleared: bool) -> None:
+        self._tell_launcher({"token": {"name": token, "starts": starts.value, "cleared": cleared}})
+
+    def _record_stop(self, stop: LoginStop) -> None:
+        """A refused PIN is an event of the log. What cannot be written now is in the store all the same."""
+        with contextlib.suppress(AuditFailure):
+            self._audit.event("token.logins-stopped", "", token=stop.token, reason=stop.reason)
+            self._audit.commit()
+
+    def _apply_tokens(self, config: Config) -> None:
+        self._tokens.apply(config.tokens)
+        self._logins.apply(token.name for token in config.tokens)
+
     async def _reload(self) -> None:
         """Take over what can change while running. A fault leaves everything as it was."""
         async with self._reloading:
@@ -237,7 +262,7 @@ class Front:
             log.warning("reload.needs_restart", reason=f"{setting} has changed; that counts after a restart")
         self._config = config
         self._admission.limits = config.limits
-        self._tokens.apply(config.tokens)
+        self._apply_tokens(config)
         observe.configure("front", config.log_level)
         log.info("reload.done", address=", ".join(str(address) for address in self._listener.ports))
 
@@ -248,6 +273,7 @@ class Front:
 
     def _catalogue_changed(self) -> None:
         self._listener.drop_strangers()
+        self._logins.look()
 
     def _make_state(self) -> StateDesk:
         return StateDesk(
@@ -265,7 +291,8 @@ class Front:
     def _make_desk(self) -> Desk:
         clients = ClientDesk(catalogue=self._catalogue)
         audit = AuditDesk(audit=self._audit, checkpointer=self._checkpointer)
-        handlers = self._keys.handlers() | clients.handlers() | self._state.handlers() | audit.handlers()
+        tokens = TokenDesk(catalogue=self._catalogue, logins=self._logins, pools=self._tokens.pools)
+        handlers = tokens.handlers() | self._keys.handlers() | clients.handlers() | self._state.handlers() | audit.handlers()
         return Desk(snapshot=self._snapshot, audit=self._audit, handlers=handlers)
 
     def _make_session(self, identity: Identity, transport: Transport) -> Session:

@@ -10,6 +10,8 @@ that. Launcher and front talk over a SEQPACKET socket pair, one JSON object a pa
     front -> launcher   {"ready": {"addresses": [...], "host_key": "ssh-ed25519 ..."}}
                         {"reloaded": true}    the new hsmd.toml holds: change workers where their token changed; false if not
                         {"replace": PID}      this worker is stalled: kill it, start another
+                        {"token": {"name", "starts": "none"|"one"|"all", "cleared"}}
+                                              how many workers may be started for it (`places.Leave`); none before this
 
 A worker that dies is replaced; a front that dies takes its workers along (they see their socket close) and everything is
 started anew. A front that loses its launcher ends as well.
@@ -228,6 +230,9 @@ class _Launcher:
             self._reloaded(message["reloaded"])
         elif "replace" in message:
             self._places.replace(message["replace"])
+        elif "token" in message:
+            leave = message["token"]
+            self._places.allow(leave["name"], leave["starts"], cleared=leave["cleared"])
 
     def _reap(self) -> None:
         now = time.monotonic()

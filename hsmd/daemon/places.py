@@ -41,11 +41,24 @@ class Place:
     started_at: float = 0.0
     delay_s: float = 0.0
     next_start: float = 0.0
-    login_refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """What may be started for a token: "none", "one" (the token's first place) or "all", as the front says.
+
+    `cleared`: the next start may try the PIN in spite of the token's warnings; an operator has looked.
+    """
+
+    starts: str = "none"
+    cleared: bool = False
 
 
 class Places:
-    """The workers of all tokens. Times are monotonic."""
+    """The workers of all tokens. Times are monotonic.
+
+    Nothing is started for a token before the front gives leave: it asks the store whether its PIN was refused.
+    """
 
     def __init__(self, config: Config, hand_over: HandOver) -> None:
         self._config = config
@@ -53,32 +66,41 @@ class Places:
         self._generation = 0
         self._places: list[Place] = []
         self._retired: list[Place] = []
+        self._leave: dict[str, Leave] = {}
         self.furnish(config)
 
     def furnish(self, config: Config) -> None:
-        """Have the workers that `config` wants. A token that did not change keeps its own, and is tried again if its PIN was
-        refused; another gets new ones beside the old, which the front sends away as soon as the new ones are ready."""
+        """Have the workers that `config` wants. A token that did not change keeps its own; another gets new ones beside the
+        old, which the front sends away as soon as the new ones are ready."""
         self._config = config
         self._generation += 1
         places: list[Place] = []
         for token in config.tokens:
             kept = [place for place in self._places if place.token == token]
             for place in kept:
-                place.login_refused, place.delay_s, place.next_start = False, 0.0, 0.0
+                place.delay_s, place.next_start = 0.0, 0.0
             places += kept or _places_of(token, self._generation)
         self._retired += [place for place in self._places if place not in places]
         self._places = places
 
+    def allow(self, token: str, starts: str, *, cleared: bool) -> None:
+        """The front's leave for a token, until the next one. With more leave than before nothing waits any longer."""
+        before = self._leave.get(token, Leave())
+        self._leave[token] = Leave(starts, cleared)
+        if starts == "all" and before.starts != "all":
+            for place in self._places:
+                if place.token.name == token and place.worker is None:
+                    place.delay_s, place.next_start = 0.0, 0.0
+
     def start_due(self, now: float) -> None:
         """Start every worker whose time has come."""
-        for place in self._places:
-            if place.worker is None and not place.login_refused and now >= place.next_start:
+        for place in self._waiting():
+            if now >= place.next_start:
                 self._start(place, now)
 
     def next_start(self) -> float | None:
         """When `start_due` has something to do again; None if nothing is waiting."""
-        waiting = [place.next_start for place in self._places if place.worker is None and not place.login_refused]
-        return min(waiting, default=None)
+        return min((place.next_start for place in self._waiting()), default=None)
 
     def replace(self, pid: int) -> None:
         """Kill a worker that the front has given up; `reap` sees it end."""
@@ -95,8 +117,9 @@ class Places:
         self._retired = [place for place in self._retired if place.worker is not None]
 
     def start_over(self) -> None:
-        """The front has gone: nobody needs the workers it had, and its successor gets new ones at once."""
+        """The front has gone: nobody needs the workers it had. Its successor gets new ones as soon as it gives leave."""
         self.kill()
+        self._leave.clear()
         for place in self._places:
             if place.worker is not None:
                 self._retired.append(replace(place))
@@ -108,13 +131,27 @@ class Places:
             if place.worker is not None:
                 place.worker.process.kill()
 
+    def _waiting(self) -> list[Place]:
+        """The places that lack a worker and have leave to get one."""
+        first: dict[str, Place] = {}
+        for place in self._places:
+            first.setdefault(place.token.name, place)
+        waiting = []
+        for place in self._places:
+            starts = self._leave.get(place.token.name, Leave()).starts
+            if place.worker is None and (starts == "all" or (starts == "one" and first[place.token.name] is place)):
+                waiting.append(place)
+        return waiting
+
     def _with_worker(self) -> list[Place]:
         return [place for place in (*self._places, *self._retired) if place.worker is not None]
 
     def _start(self, place: Place, now: float) -> None:
         place.started_at = now
+        leave = self._leave.get(place.token.name, Leave())
+        self._leave[place.token.name] = replace(leave, cleared=False)
         try:
-            settings = worker_settings(self._config, place.token, control=place.control)
+            settings = worker_settings(self._config, place.token, control=place.control, cleared=leave.cleared)
             worker = spawn_worker(settings, environment=dict(place.token.environment))
         except OSError as error:
             log.error("worker.not_started", token=place.token.name, error=error.strerror)
@@ -136,10 +173,9 @@ class Places:
         if not stopping and place not in self._retired:
             log.warning("worker.ended", token=place.token.name, pid=pid, code=status)
         if status == EXIT_LOGIN_REFUSED:
-            log.error("token.login_refused", token=place.token.name, reason="mend the PIN, then send SIGHUP")
-            for other in self._places:
-                if other.generation == place.generation and other.token.name == place.token.name:
-                    other.login_refused = True
+            name = place.token.name
+            log.error("token.login_refused", token=name, reason=f"mend the PIN, then hsmd token clear {name}")
+            self._leave[name] = Leave()
         _postpone(place, now)
 
 
@@ -160,7 +196,7 @@ def _places_of(token: TokenConfig, generation: int) -> list[Place]:
     return [*signing, Place(token, control=True, generation=generation)]
 
 
-def worker_settings(config: Config, token: TokenConfig, *, control: bool) -> WorkerSettings:
+def worker_settings(config: Config, token: TokenConfig, *, control: bool, cleared: bool = False) -> WorkerSettings:
     """What a worker on `token` is told; it changes its user only if we may."""
     return WorkerSettings(
         token=token.name,
@@ -172,6 +208,7 @@ def worker_settings(config: Config, token: TokenConfig, *, control: bool) -> Wor
         pin_credential=token.pin_credential,
         verify=token.verify,
         control=control,
+        cleared=cleared,
         log_level=config.log_level,
         user=config.users.workers if os.geteuid() == 0 else "",
         sandbox=token.sandbox,

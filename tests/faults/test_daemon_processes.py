@@ -114,7 +114,7 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_house: Callable[..., Hou
     built.begin()
     wait_until(lambda: built.logged("token.login_refused"), 20)
     wait_until(lambda: not built.worker_pids(), 20, "no worker is left")
-    wait_until(lambda: len(built.logged("worker.failed")) == 3, 10, "the front has heard of all three")
+    wait_until(lambda: built.logged("token.logins_stopped"), 10, "the front has heard of it")
     refusals = [line for line in built.logged("worker.failed") if "refused the PIN" in line.get("reason", "")]
     assert len(refusals) == 1, "one login was tried"
     assert built.ask(messages.Status()).tokens[0].state == "login-refused"
@@ -127,12 +127,25 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_house: Callable[..., Hou
 
     assert asyncio.run(use()) == ErrorCode.REFUSED
     built.stop()
-    built.begin()  # a whole new daemon does not try it again either
-    wait_until(lambda: len(built.logged("worker.failed")) == 6, 20)
-    refusals = [line for line in built.logged("worker.failed") if "refused the PIN" in line.get("reason", "")]
-    assert len(refusals) == 1
+    for _ in range(3):
+        stops = len(built.logged("token.logins_stopped"))
+        built.begin()  # a whole new daemon does not even start a worker
+        wait_until(lambda stops=stops: len(built.logged("token.logins_stopped")) > stops, 20)
+        assert built.reload() == "done"
+        assert built.worker_pids() == []
+        assert built.ask(messages.Status()).tokens[0].state == "login-refused"
+        built.stop()
+    assert len(built.logged("worker.failed")) == 1
+    built.begin()
+    [token] = built.ask(messages.TokenList()).tokens
+    assert token.stopped_at is not None
+    assert token.stopped_by.startswith("house on ")
+    assert "refused the PIN" in token.stop_reason
+    built.ask(messages.TokenClear(name="main"))  # but the PIN is still wrong: one more try, and everything stops again
+    wait_until(lambda: len(built.logged("worker.failed")) == 2, 20)
+    wait_until(lambda: built.ask(messages.TokenList()).tokens[0].stopped_at not in (None, token.stopped_at), 20)
     built.pin_file.write_text(right)
-    assert built.reload() == "done"
+    built.ask(messages.TokenClear(name="main"))
     built.wait_for_workers()
 
 

@@ -35,6 +35,7 @@ CHANGES: frozenset[type[Request]] = frozenset(
         messages.CertificateImport, messages.CertificateSelfSigned,
         messages.ClientAdd, messages.ClientRemove, messages.ClientTrustCa,
         messages.GrantAdd, messages.GrantRemove,
+        messages.TokenClear,
     }
 )  # fmt: skip
 

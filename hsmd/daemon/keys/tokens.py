@@ -17,6 +17,7 @@ from typing import Any
 
 from hsmd import observe
 from hsmd.daemon.config import TokenConfig
+from hsmd.daemon.token.health import HealthListener
 from hsmd.daemon.token.pool import Completion, TokenPool
 
 WORKER_WINDOW = 32
@@ -46,10 +47,12 @@ class Tokens:
         max_queue: int,
         request_replacement: Callable[[int], None],
         completed: Callable[[list[Completion]], None],
+        listener: HealthListener | None = None,
     ) -> None:
         self._max_queue = max_queue
         self._request_replacement = request_replacement
         self._completed = completed
+        self._listener = listener
         self._settings: dict[str, TokenConfig] = {}
         self._current: dict[str, _Generation] = {}
         self._coming: dict[str, _Generation] = {}
@@ -80,6 +83,12 @@ class Tokens:
         pool = current.pool if number == current.number else self._coming_pool(name, number)
         pool.attach(socket.socket(fileno=stream), progress_fd, worker["pid"], worker["control"])
 
+    def hold(self, name: str, reason: str) -> None:
+        """Logins to this token are stopped, for this reason; empty when they are not any more."""
+        for generations in (self._current, self._coming):
+            if name in generations:
+                generations[name].pool.hold(reason)
+
     async def follow(self) -> None:
         """Let new generations take over as soon as they are ready; runs until cancelled."""
         while True:
@@ -109,6 +118,8 @@ class Tokens:
             request_replacement=self._request_replacement,
             completed=self._completed,
             log=log,
+            probe_s=self._settings[name].probe_s,
+            listener=self._listener,
         )
 
     def _use(self, name: str, generation: _Generation) -> None:

@@ -8,6 +8,8 @@ from hsmd.daemon.store.records import (
     CredentialRecord,
     GrantRecord,
     KeyRecord,
+    LoginClaim,
+    LoginStop,
     Page,
     Role,
 )
@@ -21,6 +23,8 @@ __all__ = [
     "CredentialRecord",
     "GrantRecord",
     "KeyRecord",
+    "LoginClaim",
+    "LoginStop",
     "Page",
     "Role",
     "Store",

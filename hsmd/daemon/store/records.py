@@ -90,6 +90,28 @@ class GrantRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginStop:
+    """No daemon of the fleet logs in to this token until an operator clears it. `token` is its name in hsmd.toml."""
+
+    token: str
+    at: datetime
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoginClaim:
+    """Whether a daemon may log in to a token now, and no other daemon meanwhile; if logins are stopped, why.
+
+    `cleared`: an operator has cleared a stop; this one login may be tried although the token's flags warn.
+    """
+
+    granted: bool
+    cleared: bool = False
+    stop: LoginStop | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """Everything that decisions and the catalogue need, from one consistent read, and `version` then."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, select, update
 
-from hsmd.daemon.store import client_rows, grant_rows, key_rows
+from hsmd.daemon.store import client_rows, grant_rows, key_rows, login_rows
 from hsmd.daemon.store.engine import open_engine, parse_url, translated
 from hsmd.daemon.store.migrate import migrate
 from hsmd.daemon.store.records import (
@@ -20,6 +20,8 @@ from hsmd.daemon.store.records import (
     CredentialRecord,
     GrantRecord,
     KeyRecord,
+    LoginClaim,
+    LoginStop,
     Page,
     Role,
     is_name,
@@ -191,6 +193,40 @@ class Store:
             if key:
                 key_rows.find_id(connection, _lookup(key))
             return _page(grant_rows.page(connection, client, key, position, limit + 1), limit)
+
+    # --- logins to tokens ---
+
+    def login_stops(self) -> list[LoginStop]:
+        """The tokens to which nobody may log in."""
+        with self._read() as connection:
+            return login_rows.stops(connection)
+
+    def claim_login(self, token: str, holder: str, now: datetime, hold: timedelta) -> LoginClaim:
+        """Ask for the turn to log in to a token; for `hold` no other holder gets it, unless `release_login` ends it.
+
+        A claim that is not granted writes nothing, so that waiting for one's turn does not move the version.
+        """
+        with self._read() as connection:
+            found = login_rows.look(connection, token, holder, now)
+        if not found.granted:
+            return found
+        with self._write() as connection:
+            return login_rows.claim(connection, token, holder, now, hold)
+
+    def release_login(self, token: str, holder: str, *, cleared: bool = False) -> None:
+        """The turn is over. `cleared` gives an operator's leave back that was not used up."""
+        with self._write() as connection:
+            login_rows.release(connection, token, holder, cleared=cleared)
+
+    def stop_logins(self, stop: LoginStop) -> None:
+        """Nobody may log in any more until `clear_logins`; ends any claim."""
+        with self._write() as connection:
+            login_rows.stop(connection, stop)
+
+    def clear_logins(self, token: str) -> None:
+        """Logins may be tried again; the next one in spite of the token's warnings. Raises NotFound if none are stopped."""
+        with self._write() as connection:
+            login_rows.clear(connection, token)
 
     # --- transactions ---
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -148,4 +149,17 @@ grants = Table(
     ForeignKeyConstraint(
         ["key_id", "purpose"], ["key_purposes.key_id", "key_purposes.purpose"], ondelete="CASCADE"
     ),
+)
+
+# Names are those of hsmd.toml: the daemons of a fleet call the same token the same. Nothing here tells anything of a PIN.
+token_logins = Table(
+    "token_logins",
+    metadata,
+    Column("token", text_key(256), primary_key=True),
+    Column("stopped_at", UtcDateTime, nullable=True),
+    Column("stopped_by", String(256), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("cleared", Boolean, nullable=False),
+    Column("holder", String(512), nullable=False),
+    Column("held_until", UtcDateTime, nullable=True),
 )

@@ -1,9 +1,9 @@
 """Token health: a circuit breaker for each token, and the probes that alone may move it.
 
 A probe is something the daemon asks of the token by itself: the start of a worker (find the token, log in, read the keys), or a
-question to a worker that is ready (C_GetTokenInfo, C_GenerateRandom and C_GetAttributeValue of one key, see `loop`). It is never a
-signature: every C_Sign that returns data has its attempt record. What a job of a caller does to a worker never
-moves the breaker; it only makes the pool ask sooner.
+question to a worker that is ready (C_GetTokenInfo, C_GenerateRandom and C_GetAttributeValue of one key, see `loop`). It is
+never a signature: every C_Sign that returns data has its attempt record. What a job of a caller does to a worker never moves the
+breaker; it only makes the pool ask sooner.
 
     closed --failed, no worker left that passes--> open --a worker is started--> probing --failed--> open
     closed <--------------------------------- passed, in any state --------------------------------
@@ -78,10 +78,10 @@ class HealthListener(Protocol):
 class Nobody:
     """A listener that does nothing."""
 
-    def logged_in(self, token: str) -> None: ...  # noqa: D102
-    def login_refused(self, token: str, reason: str) -> None: ...  # noqa: D102
-    def start_failed(self, token: str) -> None: ...  # noqa: D102
-    def breaker_moved(self, token: str, closed: bool) -> None: ...  # noqa: D102
+    def logged_in(self, token: str) -> None: ...
+    def login_refused(self, token: str, reason: str) -> None: ...
+    def start_failed(self, token: str) -> None: ...
+    def breaker_moved(self, token: str, closed: bool) -> None: ...
 
 
 class TokenHealth:

@@ -33,7 +33,6 @@ _LOGIN_REFUSALS = (
     pkcs11.PinLocked,
     pkcs11.UserPinNotInitialized,
 )
-_ABOUT_TO_LOCK = TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED
 
 
 class LoginRefused(Unavailable):
@@ -106,12 +105,22 @@ def _fits(token: Any, settings: WorkerSettings) -> bool:
     return bool(token.label == settings.label)
 
 
+def _check_flags(token: Any, *, cleared: bool) -> None:
+    """Raises LoginRefused if the token says that a PIN was refused since the last good login. Whoever tried it, the next try
+    could be one too many, or wrong as well: another daemon may have the same PIN as this one."""
+    if token.flags & TokenFlag.USER_PIN_LOCKED:
+        raise LoginRefused(detail="the token's user PIN is locked; unlock it with the SO PIN")
+    if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
+        raise LoginRefused(detail="the token's user PIN is one try from being locked; log in with another program or reset it")
+    if token.flags & TokenFlag.USER_PIN_COUNT_LOW and not cleared:
+        raise LoginRefused(detail="the token reports a wrong PIN since the last good login; check the PIN")
+
+
 def _log_in(settings: WorkerSettings, token: Any, lock: StartLock) -> OpenToken:
     path = pin_path(settings)
     pin, version = read_pin(path)
-    if token.flags & _ABOUT_TO_LOCK:
-        raise LoginRefused(detail="the token's user PIN is locked or one try from it; unlock it with the SO PIN")
-    if lock.note == version:
+    _check_flags(token, cleared=settings.cleared)
+    if lock.note == version and not settings.cleared:
         raise LoginRefused(detail=f"{path} was refused before and has not changed since; write the right PIN into it")
     try:
         session = token.open(rw=settings.control, user_pin=pin)

@@ -161,6 +161,10 @@ class TokenPool:
             reason=self._health.reason,
         )
 
+    def hold(self, reason: str) -> None:
+        """Nobody may log in to the token, for this reason; empty when they may again. Workers that are ready go on."""
+        self._health.refusal = reason
+
     async def close(self, grace_s: float) -> None:
         """Take nothing new, give what is outstanding `grace_s` seconds, then give everything up."""
         self._closing = True

@@ -38,6 +38,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     The token is chosen by exactly one of `label`, `serial` and `slot`. The PIN comes from `pin_file` or from the systemd
     credential `pin_credential`. `verify` is "rsa" or "all". A `control` worker makes and destroys keys and uses none.
+    `cleared`: an operator has mended the PIN; it is tried although it was refused before or the token's flags warn.
     `user` is whom the process runs as, empty for no change. `lock_file` serialises starts; empty for one of our own.
     `sandbox` ("on" or "off"), `network` and `lock_memory` ("auto", "always" or "never") are what sandbox.py does to it.
     """
@@ -51,6 +52,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     pin_credential: str = ""
     verify: str = "rsa"
     control: bool = False
+    cleared: bool = False
     log_level: str = "info"
     user: str = ""
     lock_file: str = ""

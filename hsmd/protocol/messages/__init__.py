@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmd.errors import BadRequest, ProtocolError
-from hsmd.protocol.messages import audit, certificates, clients, grants, keys, metrics, state
+from hsmd.protocol.messages import audit, certificates, clients, grants, keys, metrics, state, tokens
 from hsmd.protocol.messages.audit import (
     AuditCheckpoint as AuditCheckpoint,
     AuditPage as AuditPage,
@@ -84,6 +84,12 @@ from hsmd.protocol.messages.state import (
     WhoAmI as WhoAmI,
     WorkerStatus as WorkerStatus,
 )
+from hsmd.protocol.messages.tokens import (
+    TokenClear as TokenClear,
+    TokenInfo as TokenInfo,
+    TokenInfoList as TokenInfoList,
+    TokenList as TokenList,
+)
 
 REQUESTS: tuple[type[Request], ...] = (
     *state.REQUESTS,
@@ -92,6 +98,7 @@ REQUESTS: tuple[type[Request], ...] = (
     *certificates.REQUESTS,
     *clients.REQUESTS,
     *grants.REQUESTS,
+    *tokens.REQUESTS,
     *audit.REQUESTS,
 )
 

@@ -214,6 +214,8 @@ async def test_wrong_token_settings_leave_the_old_workers_serving(open_house: Op
     built.pin_file = built.token.pin_file
     built.write()
     assert built.reload() == "done"
+    await eventually(lambda: built.logged("token.logins_stopped"), 20)
+    await asyncio.to_thread(built.ask, messages.TokenClear(name="main"))
     await eventually(lambda: not any(alive(pid) for pid in old), 20)
     async with await ssh(built, WEB) as connection:
         assert (await (await wire(connection)).use(1, key))[0] == Kind.RESULT

@@ -166,6 +166,10 @@ def test_one_wrong_pin_stops_all_workers(start, fresh_token: SoftHsmToken) -> No
     assert sum("the token refused the PIN" in text for text in texts) == 1, "more than one login was tried"
     assert tries(fresh_token)
     fresh_token.pin_file.write_text(right)
+    warned = start(fresh_token).event()
+    assert isinstance(warned, messages.Failed)
+    assert warned.login_refused, "the token's flag stops everybody, also who has another PIN"
+    start(fresh_token, cleared=True).ready()
     start(fresh_token).ready()
 
 

@@ -17,7 +17,8 @@ PEOPLE = {
     Role.FRONT_END: Identity("web1", Role.FRONT_END, "F1"),
 }
 AUDITOR = {
-    "whoami", "status", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "grant.list", "grant.explain",
+    "whoami", "status", "token.list", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "grant.list",
+    "grant.explain",
     "audit.read", "audit.checkpoint", "audit.prove",
 }  # fmt: skip
 FRONT_END = {"whoami", "key.list", "key.show", "cert.export", "audit.checkpoint"}

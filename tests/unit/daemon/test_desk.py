@@ -80,7 +80,7 @@ async def test_a_change_is_recorded_before_and_after_a_question_not_at_all(offic
 async def test_every_request_that_changes_something_is_recorded(office: Office) -> None:
     """A new request must be put into one group or the other."""
     questions = {
-        messages.WhoAmI, messages.Status, messages.KeyList, messages.KeyShow, messages.CertificateExport,
+        messages.TokenList, messages.WhoAmI, messages.Status, messages.KeyList, messages.KeyShow, messages.CertificateExport,
         messages.ClientList, messages.GrantList, messages.GrantExplain, messages.AuditRead, messages.AuditCheckpoint,
         messages.AuditProve,
         messages.KeyCandidates, messages.MetricsRead,

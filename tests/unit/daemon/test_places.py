@@ -53,6 +53,11 @@ class Yard:
         monkeypatch.setattr(module, "spawn_worker", self._spawn)
         self.config: Config = configuration.parse(GOOD, Path("/etc/hsmd/hsmd.toml"))
         self.places = Places(self.config, lambda packet, fds: self.packets.append(packet["worker"]))
+        self.name = self.config.tokens[0].name
+        self.allow("all")
+
+    def allow(self, starts: str, *, cleared: bool = False) -> None:
+        self.places.allow(self.name, starts, cleared=cleared)
 
     def _spawn(self, settings: WorkerSettings, *, environment: dict[str, str]) -> Worker:
         if self.fail:
@@ -102,7 +107,7 @@ def test_a_worker_that_ended_is_replaced_with_growing_pauses(yard: Yard) -> None
     assert yard.places.next_start() == now + 60, "one that lived long is replaced at once"
 
 
-def test_a_refused_pin_stops_the_token_until_a_reload(yard: Yard) -> None:
+def test_a_refused_pin_stops_the_token_until_the_front_gives_leave(yard: Yard) -> None:
     yard.places.start_due(0.0)
     for worker in yard.workers:
         worker.process.status = EXIT_LOGIN_REFUSED
@@ -111,7 +116,47 @@ def test_a_refused_pin_stops_the_token_until_a_reload(yard: Yard) -> None:
     assert (len(yard.workers), yard.places.next_start()) == (3, None)
     yard.places.furnish(yard.config)
     yard.places.start_due(1e9)
+    assert yard.running == [], "a reload is no leave"
+    yard.allow("one", cleared=True)
+    yard.places.start_due(1e9)
+    assert [worker.settings.cleared for worker in yard.workers[3:]] == [True]
+    yard.allow("all")
+    yard.places.start_due(1e9)
+    assert [worker.settings.cleared for worker in yard.workers[3:]] == [True, False, False]
+
+
+def test_an_operators_leave_is_good_for_one_start(yard: Yard) -> None:
+    yard.allow("one", cleared=True)
+    yard.places.start_due(0.0)
+    yard.workers[0].process.status = EXIT_RECYCLE
+    yard.places.reap(0.0, stopping=False)
+    yard.places.start_due(1e9)
+    assert [worker.settings.cleared for worker in yard.workers] == [True, False]
+
+
+def test_a_token_that_is_away_gets_one_worker_at_a_time_and_all_when_it_is_back(yard: Yard) -> None:
+    yard.allow("one")
+    yard.places.start_due(0.0)
+    assert [packet["control"] for packet in yard.packets] == [False]
+    now = 0.0
+    for _ in range(8):
+        yard.workers[-1].process.status = 4
+        yard.places.reap(now, stopping=False)
+        due = yard.places.next_start()
+        assert due is not None
+        assert due - now <= LONGEST_DELAY_S
+        now = due
+        yard.places.start_due(now)
+        assert len(yard.running) == 1
+    yard.allow("all")
+    yard.places.start_due(now)
     assert len(yard.running) == 3
+
+
+def test_nothing_is_started_without_leave(yard: Yard) -> None:
+    yard.allow("none")
+    yard.places.start_due(1e9)
+    assert (yard.running, yard.places.next_start()) == ([], None)
 
 
 def test_one_refused_pin_leaves_those_that_are_logged_in(yard: Yard) -> None:
@@ -145,7 +190,7 @@ def test_a_changed_token_gets_new_workers_beside_the_old(yard: Yard, changes: di
     assert len(yard.workers) == 3 + changed.tokens[0].workers + 1, "retired workers are not replaced"
 
 
-def test_a_wrong_pin_in_new_settings_stops_only_the_new(yard: Yard) -> None:
+def test_a_wrong_pin_in_new_settings_leaves_the_old_running(yard: Yard) -> None:
     yard.places.start_due(0.0)
     yard.places.furnish(yard.with_token(pin_file=Path("/other")))
     yard.places.start_due(1.0)
@@ -155,6 +200,7 @@ def test_a_wrong_pin_in_new_settings_stops_only_the_new(yard: Yard) -> None:
     yard.places.start_due(1e9)
     assert yard.running == [1, 2, 3]
     yard.places.furnish(yard.config)
+    yard.allow("all")
     yard.places.start_due(1e9)
     assert len(yard.running) == 6, "back to the old settings is a change too"
 
@@ -164,6 +210,8 @@ def test_a_front_that_died_starts_everything_over_at_once(yard: Yard) -> None:
     yard.places.start_over()
     assert yard.running == []
     yard.places.reap(0.1, stopping=False)
+    assert yard.places.next_start() is None, "its successor has not given leave"
+    yard.allow("all")
     assert yard.places.next_start() == 0.0
     yard.places.start_due(0.1)
     assert yard.running == [4, 5, 6]

@@ -530,3 +530,51 @@ async def test_a_refused_login_shows_in_the_state(make) -> None:
     worker.socket.close()
     await rig.until(lambda: rig.replaced)
     assert rig.pool.status().state == "login-refused"
+
+
+# --- the health of the token ---
+
+
+async def test_jobs_fail_at_once_while_the_breaker_is_open(make) -> None:
+    rig = make(away_s=1000.0)
+    worker = await rig.worker(ready=False)
+    rig.pool.submit([job()])
+    worker.say(frames.encode(Kind.EVENT, 0, messages.encode(messages.Failed("NoSuchToken"))))
+    await rig.until(lambda: rig.pool.status().breaker == "open")
+    await rig.until(lambda: rig.done)
+    assert isinstance(rig.done[0].error, Unavailable)
+    assert rig.done[0].error.retry_after_ms > 0
+    assert rig.pool.status().reason == "NoSuchToken"
+    await rig.worker(ready=False)
+    assert rig.pool.status().breaker == "probing"
+    await rig.worker()
+    assert (rig.pool.status().breaker, rig.pool.status().state) == ("closed", "ready")
+
+
+async def test_a_lost_worker_makes_the_others_probe_the_token(make) -> None:
+    rig = make()
+    first, second = await rig.worker(), await rig.worker()
+    first.socket.close()
+    await rig.until(lambda: rig.replaced)
+    asked: list[Frame] = []
+    await rig.until(lambda: asked.extend(second.received()) or asked)
+    assert asked[0][2] == messages.PROBE
+    second.say(frames.encode(Kind.EVENT, 0, messages.encode(messages.Probed("DeviceRemoved"))))
+    await rig.until(lambda: rig.pool.status().breaker == "open")
+    assert rig.pool.status().state == "away"
+
+
+@pytest.mark.parametrize("code", ["token", "unknown"])
+async def test_what_a_caller_does_never_opens_the_breaker(make, code: str) -> None:
+    """Errors of jobs and workers that die over them: the token is asked, and only its answer counts."""
+    rig = make()
+    for number in range(10):
+        worker = await rig.worker()
+        rig.pool.submit([job()])
+        (_, request_id, _), = await rig.sent_to(worker, 1)
+        if code == "token":
+            worker.say(frames.encode_error(request_id, TokenFailure()))
+        worker.begun(1, 0)
+        worker.socket.close()
+        await rig.until(lambda number=number: len(rig.replaced) == number + 1)
+        assert rig.pool.status().breaker == "closed"

@@ -1,0 +1,46 @@
+"""Control requests about tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.keys.logins import TokenLogins
+from hsmd.daemon.token.pool import TokenPool
+from hsmd.protocol import messages
+from hsmd.protocol.messages import Done, Request
+
+
+class TokenDesk:
+    """Shows tokens, and lets daemons log in again."""
+
+    def __init__(
+        self, *, catalogue: Catalogue, logins: TokenLogins, pools: Mapping[str, TokenPool]
+    ) -> None:
+        self._catalogue = catalogue
+        self._logins = logins
+        self._pools = pools
+
+    def handlers(self) -> dict[type[Request], Handler]:
+        """Which method carries out which request."""
+        return {messages.TokenList: self.list_tokens, messages.TokenClear: self.clear}
+
+    async def list_tokens(
+        self, identity: Identity, request: messages.TokenList, deadline: float
+    ) -> messages.TokenInfoList:
+        return messages.TokenInfoList([self._info(pool) for pool in self._pools.values()])
+
+    async def clear(self, identity: Identity, request: messages.TokenClear, deadline: float) -> Done:
+        await self._catalogue.change(lambda store: store.clear_logins(request.name))
+        self._logins.look()
+        return Done()
+
+    def _info(self, pool: TokenPool) -> messages.TokenInfo:
+        status = pool.status()
+        info = messages.TokenInfo(status.name, status.state, status.breaker, status.reason)
+        stop = self._logins.stop_of(status.name)
+        if stop is not None:
+            info.stopped_at, info.stopped_by, info.stop_reason = stop.at, stop.by, stop.reason
+        return info
