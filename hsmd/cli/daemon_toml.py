@@ -88,6 +88,7 @@ environment = {{ {environment} }}
 workers = {token.workers}
 # A worker that makes no progress for so long is replaced.
 #stall_ms = 2000
+# A worker that is idle asks the token something this often (s): less than what a firewall on the way to it forgets.
 #probe_s = 20
 # RSA signatures are always verified before they leave; "all" verifies the others too.
 #verify = "rsa"
