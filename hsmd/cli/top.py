@@ -195,7 +195,7 @@ def _facts(reading: Reading) -> tuple[RenderableType, ...]:
 
 def _daemon(status: DaemonStatus) -> list[tuple[str, str]]:
     state = "draining" if status.draining else "running"
-    audit = f"{status.audit_records} records"
+    audit = f"{status.audit_records} records, {status.audit_covered} of them under a signed checkpoint"
     return [
         ("daemon", f"{state}, {status.connections} connections ({status.starting} logging in), {status.sessions} sessions"),
         ("audit", audit if status.audit_writable else f"NOT WRITABLE, so no key is used; {audit}"),

@@ -46,6 +46,8 @@ def _daemon(status: DaemonStatus) -> Iterator[Metric]:
 def _audit(status: DaemonStatus) -> Iterator[Metric]:
     yield _gauge("audit_writable", "1 if the audit log can be written; no key is used while it is 0.", status.audit_writable)
     yield _gauge("audit_records", "Records in the audit log.", status.audit_records)
+    yield _gauge("audit_records_covered", "Records that the newest signed checkpoint covers.", status.audit_covered)
+    yield _gauge("audit_uncovered_seconds", "Age of the oldest records without a checkpoint.", status.audit_uncovered_s)
 
 
 def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:

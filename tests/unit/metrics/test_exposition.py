@@ -40,6 +40,8 @@ def test_all_numbers_are_there(numbers: Metrics) -> None:
         ("hsmd_grants", ()): 3,
         ("hsmd_audit_writable", ()): 1,
         ("hsmd_audit_records", ()): 44,
+        ("hsmd_audit_records_covered", ()): 40,
+        ("hsmd_audit_uncovered_seconds", ()): 6,
         ("hsmd_token_state", (("state", "ready"), ("token", "main"))): 1,
         ("hsmd_token_state", (("state", "away"), ("token", "main"))): 0,
         ("hsmd_token_queue_depth", (("token", "main"),)): 4,
