@@ -11,6 +11,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +19,15 @@ import pytest
 from hsmd.algorithms import SCHEMES, KeyType, SignatureScheme, schemes_for
 from hsmd.daemon.token import messages as token_messages
 from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.token.softhsm import make_token
 from hsmd.errors import BadRequest, ErrorCode, HsmdError
 from hsmd.protocol.frames import Kind, decode_error, encode_control_request
 from hsmd.purposes import Purpose
 from tests.daemon_house import MAIL, OPERATOR, P256, WEB, House, operation, run_aside, ssh, tls13, wire
-from tests.token_rig import CERTIFICATE_VERIFY, RawWorker
+from tests.fault_module.control import CKR, FaultModule, Function
+from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate
+
+CKM_ECDSA = 0x1041
 
 LENGTHS = (0, 1, 16, 19, 20, 28, 31, 32, 33, 47, 48, 49, 63, 64, 65, 256, 5_000, 60_000)
 KEY_SCHEMES = {"digest": schemes_for(KeyType.P256), "rsa-digest": schemes_for(KeyType.RSA_2048)}
@@ -155,3 +160,39 @@ def test_names_are_checked_where_they_come_in(open_house: Callable[..., House]) 
 
     run_aside(work)
     assert not house.audit("control.begun")
+
+
+FORBIDDEN = {Function.CREATE_OBJECT, Function.DESTROY_OBJECT, Function.GENERATE_KEY_PAIR}
+"""What a signing worker never calls, whatever it is asked."""
+
+
+def test_the_module_itself_saw_nothing_forbidden(fault_module: FaultModule, tmp_path: Path) -> None:
+    """An independent witness inside the module: 2,000 poisoned requests among good ones, and what reached C_Sign."""
+    token = fault_module.before(make_token(tmp_path / "softhsm", "witness"))
+    control = RawWorker(token, {"control": True}).ready()
+    tls = generate(control, "tls", "p-256", ["tls-server"])
+    raw = generate(control, "raw", "p-256", ["sign-digest"])
+    control.close()
+    worker = RawWorker(token).ready()
+    before = len(fault_module.calls())
+    choose = random.Random(11)
+    performed = 0
+    try:
+        for number in range(2_000):
+            if number % 20 == 0:
+                assert worker.use(Purpose.TLS13_SERVER, P256, bytes.fromhex(tls.key), CERTIFICATE_VERIFY)
+                performed += 1
+            key, purpose = choose.choice([(tls, choose.randrange(256)), (raw, Purpose.SIGN_DIGEST)])
+            data = choose.randbytes(choose.choice([0, 1, 31, 33, 47, 5_000]))
+            worker.send_use(purpose, choose.choice([P256, 0x0503, 0x0804, 0, 0xFFFF]), bytes.fromhex(key.key), data)
+            kind, _, body = worker.frame()
+            assert kind == Kind.ERROR
+            assert decode_error(body).code in (ErrorCode.PURPOSE, ErrorCode.REFUSED)
+    finally:
+        worker.close()
+    calls = fault_module.calls()[before:]
+    signed = [call for call in calls if call.function == Function.SIGN]
+    assert len(signed) == performed, "one C_Sign for each good request, none for a bad one"
+    assert {(call.argument, len(call.asked), call.rv) for call in signed} == {(CKM_ECDSA, 32, CKR.OK)}
+    assert not {call.function for call in calls} & FORBIDDEN
+    assert not [call for call in calls if call.function == Function.DECRYPT]

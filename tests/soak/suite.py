@@ -33,6 +33,9 @@ NEW_EXAMPLES = ("--hypothesis-profile=search",)
 """The gate draws the same examples each time; here the seed decides."""
 
 
+SHOW_FIGURES = ("--capture=no",)
+"""What the scenario prints: progress, and times to error and to recovery."""
+
 SCENARIOS = {
     "workers": Scenario(
         ("tests/faults/test_daemon_workers.py",),
@@ -41,6 +44,15 @@ SCENARIOS = {
     "front": Scenario(
         ("tests/faults/test_daemon_processes.py",),
         {"HSMD_TEST_FRONT_KILLS": lambda minutes: int(minutes * 10)},
+    ),
+    "evidence": Scenario(
+        ("tests/faults/test_evidence.py",),
+        {
+            "HSMD_TEST_EVIDENCE_FRONT_KILLS": lambda minutes: int(minutes * 12),
+            "HSMD_TEST_EVIDENCE_WORKER_KILLS": lambda minutes: int(minutes * 40),
+            "HSMD_TEST_EVIDENCE_FLIPS": lambda minutes: int(minutes * 4),
+        },
+        SHOW_FIGURES,
     ),
     "floods": Scenario(
         ("tests/faults/test_daemon_floods.py",),
