@@ -79,6 +79,8 @@ class House:
     """What stands between the workers and the token: `FaultModule.before`."""
     token_settings: dict[str, Any] = field(default_factory=dict)
     """More for the [[token]] section."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """More for the processes' environment."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,7 @@ stall_ms = {self.stall_ms}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [self.python, "-c", code], cwd=ROOT, stderr=log, stdout=log, stdin=subprocess.DEVNULL,
-                pass_fds=[writer], start_new_session=True,
+                pass_fds=[writer], start_new_session=True, env={**os.environ, **self.environment},
             )  # fmt: skip
         os.close(writer)
         os.set_blocking(reader, False)

@@ -15,11 +15,13 @@ import os
 import random
 import signal
 import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -221,18 +223,16 @@ class Figures:
 def figures(faults: list[float], clients: list[Client]) -> Figures:
     """What clients noticed of faults at these times."""
     done = sorted((each for client in clients for each in client.done), key=lambda each: each.ended_s)
-    to_error, to_recovery, at = [], [], 0
+    ended = [each.ended_s for each in done]
+    to_error, to_recovery = [], []
     for fault, following in zip(faults, [*faults[1:], float("inf")], strict=True):
-        while at < len(done) and done[at].ended_s < fault:
-            at += 1
-        failed = False
-        for each in done[at:]:
-            if each.error is not None and not failed and each.ended_s < following:
-                to_error.append(each.ended_s - fault)
-                failed = True
-            if each.answer and each.began_s >= fault:
-                to_recovery.append(each.ended_s - fault)
-                break
+        after = done[bisect_left(ended, fault) :]
+        error = next((each for each in takewhile(lambda each: each.ended_s < following, after) if each.error), None)
+        if error is not None:
+            to_error.append(error.ended_s - fault)
+        good = next((each for each in after if each.answer and each.began_s >= fault), None)
+        if good is not None:
+            to_recovery.append(good.ended_s - fault)
     return Figures(to_error, to_recovery)
 
 

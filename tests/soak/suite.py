@@ -54,6 +54,15 @@ SCENARIOS = {
         },
         SHOW_FIGURES,
     ),
+    "token-faults": Scenario(
+        ("tests/faults/test_token_away.py",),
+        {
+            "HSMD_TEST_AWAY": lambda minutes: int(minutes * 5),
+            "HSMD_TEST_STALLS": lambda minutes: int(minutes * 20),
+            "HSMD_TEST_DISK_FAULTS": lambda minutes: int(minutes * 5),
+        },
+        SHOW_FIGURES,
+    ),
     "floods": Scenario(
         ("tests/faults/test_daemon_floods.py",),
         {"HSMD_TEST_TINY_FRAMES": lambda minutes: int(minutes * 500_000)},

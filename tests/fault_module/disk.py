@@ -1,0 +1,34 @@
+"""A disk that fails on command under the audit log of a running daemon (failing_disk.c, preloaded)."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+
+from tests.fault_module.control import compile_library
+
+SOURCE = Path(__file__).with_name("failing_disk.c")
+
+
+class FailingDisk:
+    """What the front process's writes to `audit.jsonl` meet. `environment` is for the daemon."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        library = compile_library(SOURCE, directory / "failing_disk.so")
+        control = directory / "disk-control"
+        control.write_bytes(bytes(8))
+        with control.open("r+b") as file:
+            self._page = mmap.mmap(file.fileno(), 8)
+        self.environment = {
+            "LD_PRELOAD": str(library), "HSMD_DISK_CONTROL": str(control), "HSMD_DISK_FILE": "/audit.jsonl",
+        }  # fmt: skip
+
+    def fail(self, *, write: int = 0, sync: int = 0) -> None:
+        """Have writes or syncs fail with this errno; 0: as usual."""
+        struct.pack_into("<II", self._page, 0, write, sync)
+
+    def mend(self) -> None:
+        """All as usual."""
+        self.fail()
