@@ -131,7 +131,7 @@ async def test_calls_that_never_return(open_house: Callable[..., House], fault_m
         async with built.connection(OPERATOR) as operator:
             await all_ready(built, operator)
     assert len(built.pids()) == processes and all(alive(pid) for pid in built.pids()), "a worker is left behind"
-    assert len([line for line in built.logged("worker.lost")]) >= STALLS
+    assert len(built.logged("worker.lost")) >= STALLS
     check_story(built, fault_module, clients)
     slowest = max(done.ended_s - done.began_s for client in clients for done in client.done)
     print(f"calls stalled: {figures(stalls, clients)}; slowest request {slowest * 1e3:.0f} ms")
