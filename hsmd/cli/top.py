@@ -206,8 +206,9 @@ def _token(token: TokenStatus) -> tuple[str, str]:
     in_flight = sum(worker.in_flight for worker in token.workers)
     restarts = max((worker.restarts for worker in token.workers), default=0)
     ready = sum(worker.state in ("ready", "busy") for worker in token.workers)
-    work = f"{token.queued} queued, {in_flight} in flight"
-    return "token", f"{token.name} {token.state}, {ready} of {len(token.workers)} workers up, {work}, {restarts} restarts"
+    work = f"{token.queued} queued, {in_flight} in flight, {restarts} restarts"
+    breaker = "" if token.breaker == "closed" else f" (breaker {token.breaker}: {token.reason or 'no reason given'})"
+    return "token", f"{token.name} {token.state}{breaker}, {ready} of {len(token.workers)} workers up, {work}"
 
 
 def _latency(view: LatencyView) -> tuple[str, str]:

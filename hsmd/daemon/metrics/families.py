@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from hsmd.protocol.messages import DaemonStatus, Metrics, TokenStatus
 
 TOKEN_STATES = ("ready", "starting", "away", "login-refused")
+BREAKER_STATES = ("closed", "open", "probing")
 WORKER_STATES = ("ready", "busy", "starting", "stalled")
 
 
@@ -52,6 +53,7 @@ def _audit(status: DaemonStatus) -> Iterator[Metric]:
 
 def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:
     state = GaugeMetricFamily("hsmd_token_state", "1 for the state a token is in.", labels=["token", "state"])
+    breaker = GaugeMetricFamily("hsmd_token_breaker", "1 for the state of a token's breaker.", labels=["token", "state"])
     queue = GaugeMetricFamily("hsmd_token_queue_depth", "Operations waiting for a worker.", labels=["token"])
     in_flight = GaugeMetricFamily("hsmd_token_in_flight", "Operations that workers have.", labels=["token"])
     workers = GaugeMetricFamily("hsmd_workers", "Worker processes by state.", labels=["token", "state"])
@@ -59,13 +61,15 @@ def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:
     for token in tokens:
         for name in sorted({*TOKEN_STATES, token.state}):
             state.add_metric([token.name, name], token.state == name)
+        for name in sorted({*BREAKER_STATES, token.breaker}):
+            breaker.add_metric([token.name, name], token.breaker == name)
         queue.add_metric([token.name], token.queued)
         in_flight.add_metric([token.name], sum(worker.in_flight for worker in token.workers))
         found = Counter(worker.state for worker in token.workers)
         for name in sorted({*WORKER_STATES, *found}):
             workers.add_metric([token.name, name], found[name])
         restarts.add_metric([token.name], max((worker.restarts for worker in token.workers), default=0))
-    yield from (state, queue, in_flight, workers, restarts)
+    yield from (state, breaker, queue, in_flight, workers, restarts)
 
 
 def _latencies(numbers: Metrics) -> Metric:

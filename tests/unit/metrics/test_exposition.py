@@ -44,6 +44,8 @@ def test_all_numbers_are_there(numbers: Metrics) -> None:
         ("hsmd_audit_uncovered_seconds", ()): 6,
         ("hsmd_token_state", (("state", "ready"), ("token", "main"))): 1,
         ("hsmd_token_state", (("state", "away"), ("token", "main"))): 0,
+        ("hsmd_token_breaker", (("state", "closed"), ("token", "main"))): 1,
+        ("hsmd_token_breaker", (("state", "open"), ("token", "main"))): 0,
         ("hsmd_token_queue_depth", (("token", "main"),)): 4,
         ("hsmd_token_in_flight", (("token", "main"),)): 5,
         ("hsmd_workers", (("state", "busy"), ("token", "main"))): 1,
