@@ -11,10 +11,19 @@ from hsmd.cli import ssh_keys
 from hsmd.cli.commands import command, group
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.names import ClientName
+from hsmd.cli.names import ClientName, NewName
 from hsmd.cli.output import fields, table, when
-from hsmd.cli.paging import clients_of
-from hsmd.protocol.messages import ClientAdd, ClientInfo, ClientRemove, ClientTrustCa, Done
+from hsmd.cli.paging import clients_of, revocations_of
+from hsmd.protocol.messages import (
+    ClientAdd,
+    ClientDistrustCa,
+    ClientInfo,
+    ClientRemove,
+    ClientRename,
+    ClientRevoke,
+    ClientTrustCa,
+    Done,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -76,6 +85,67 @@ def remove(session: Session, name: ClientName) -> None:
     session.output.show({"removed": name, "changed": done.changed}, lambda: f"Removed {name}.")
 
 
+@command(app, "rename", example="hsmd client rename web1 web-fra-1")
+def rename(session: Session, name: ClientName, new_name: NewName) -> None:
+    """Give a client another name. Keys and grants stay with it; its open connections are closed.
+
+    Its agent connects again once `client` in its agent.toml is the new name.
+    """
+    session.ask(ClientRename(name=name, new_name=new_name), Done)
+    session.output.show({"renamed": name, "name": new_name}, lambda: f"{name} is called {new_name} now.")
+
+
+@command(app, "distrust-ca", example="hsmd client distrust-ca user_ca.pub")
+def distrust_ca(
+    session: Session,
+    key: Annotated[
+        str, typer.Argument(metavar="LINE|FILE", help="Public key of the CA.", show_default=False)
+    ],
+) -> None:
+    """Accept no certificates of a CA any more. Connections made with them are closed at once.
+
+    To keep it out even if somebody trusts it again, revoke its key as well: hsmd client revoke --key FILE.
+    """
+    line = ssh_keys.line_or_file(key)
+    session.ask(ClientDistrustCa(public_key=line.line), Done)
+    session.output.show({"distrusted": line.fingerprint}, lambda: f"{line.fingerprint} is trusted no more.")
+
+
+@command(
+    app,
+    "revoke",
+    example="hsmd client revoke --ca user_ca.pub --serial 17\n"
+    "hsmd client revoke --ca user_ca.pub --key-id alice-laptop\nhsmd client revoke --key stolen.pub",
+)
+def revoke(
+    session: Session,
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key", "-k", metavar="LINE|FILE|SHA256:...", help="A public key, certified or not, or a CA's."
+        ),
+    ] = "",
+    ca: Annotated[
+        str, typer.Option("--ca", metavar="LINE|FILE|SHA256:...", help="The CA that issued the certificate.")
+    ] = "",
+    serial: Annotated[str, typer.Option("--serial", metavar="NUMBER", help="Certificates with it.")] = "",
+    key_id: Annotated[str, typer.Option("--key-id", metavar="TEXT", help="Certificates with it.")] = "",
+) -> None:
+    """Refuse a key or certificates from now on, for ever. Connections made with them are closed at once."""
+    request = ClientRevoke(fingerprint=_fingerprint(key), ca=_fingerprint(ca), serial=serial, key_id=key_id)
+    done = session.ask(request, Done)
+    said = "Revoked." if done.changed else "It was revoked already."
+    session.output.show({"changed": done.changed}, lambda: said)
+
+
+@command(app, "revoked", example="hsmd client revoked")
+def revoked(session: Session) -> None:
+    """List the keys and certificates that are refused."""
+    found = revocations_of(session)
+    rows = [(each.kind, each.value, each.ca, when(each.created_at)) for each in found]
+    session.output.show({"revocations": found}, lambda: table(("KIND", "VALUE", "CA", "SINCE"), rows))
+
+
 @command(app, "trust-ca", example="hsmd client trust-ca user_ca.pub --client web1 --client web2")
 def trust_ca(
     session: Session,
@@ -85,16 +155,33 @@ def trust_ca(
     client: Annotated[
         list[str], typer.Option("--client", "-c", metavar="NAME", help="For this client; may be repeated.")
     ] = [],  # noqa: B006
+    max_hours: Annotated[
+        int,
+        typer.Option(
+            "--max-hours", min=0, max=10 * 366 * 24, help="Refuse certificates valid for longer; 0 for any."
+        ),
+    ] = 24,
 ) -> None:
     """Accept OpenSSH user certificates of a CA, for the named clients only.
 
-    A certificate must name exactly one principal, which is user name and client name at once.
+    A certificate must name exactly one principal, which is user name and client name at once, and be valid for a day at
+    most unless --max-hours says otherwise.
     """
     if not client:
         raise Stop("no client is named", "add --client NAME; a CA is never trusted for everybody", Exit.USAGE)
-    done = session.ask(ClientTrustCa(public_key=ssh_keys.line_or_file(key).line, clients=client), Done)
+    done = session.ask(
+        ClientTrustCa(
+            public_key=ssh_keys.line_or_file(key).line, clients=client, max_lifetime_s=max_hours * 3_600
+        ),
+        Done,
+    )
     people = f"Certificates of this CA are accepted for {', '.join(client)}."
     session.output.show({"clients": client, "changed": done.changed}, lambda: people)
+
+
+def _fingerprint(text: str) -> str:
+    """Of a public key line or file; a fingerprint is taken as it is."""
+    return ssh_keys.line_or_file(text).fingerprint if text and not text.startswith("SHA256:") else text
 
 
 def _describe(info: ClientInfo) -> RenderableType:

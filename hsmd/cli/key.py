@@ -12,7 +12,7 @@ from hsmd.algorithms import KeyType
 from hsmd.cli.commands import command, group
 from hsmd.cli.connection import SLOW_TIMEOUT_S, Session
 from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.names import KeyName
+from hsmd.cli.names import KeyName, NewName
 from hsmd.cli.output import fields, note, table, when
 from hsmd.cli.paging import keys_of
 from hsmd.cli.reading import certificate_text
@@ -24,6 +24,7 @@ from hsmd.protocol.messages import (
     KeyDestroy,
     KeyGenerate,
     KeyInfo,
+    KeyRename,
     KeyRequest,
     KeyShow,
     PemDocument,
@@ -238,6 +239,16 @@ def csr(
         name=name, common_name=common_name, dns_names=dns, ip_addresses=ip, organization=organization
     )
     session.output.document("pem", session.ask(request, PemDocument).pem)
+
+
+@command(app, "rename", example="hsmd key rename www www-2026")
+def rename(session: Session, name: KeyName, new_name: NewName) -> None:
+    """Give a key another name. Grants and certificate stay with it.
+
+    Key files that were exported name the key as it was called then: export them again.
+    """
+    session.ask(KeyRename(name=name, new_name=new_name), Done)
+    session.output.show({"renamed": name, "name": new_name}, lambda: f"{name} is called {new_name} now.")
 
 
 @command(app, "destroy", example="hsmd key destroy old-www\nhsmd key destroy old-www --confirm old-www")

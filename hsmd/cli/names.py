@@ -23,6 +23,9 @@ def check(name: str) -> str:
 KeyName = Annotated[
     str, typer.Argument(metavar="KEY", help="Name of the key.", show_default=False, callback=check)
 ]
+NewName = Annotated[
+    str, typer.Argument(metavar="NEW-NAME", help="Its name from now on.", show_default=False, callback=check)
+]
 ClientName = Annotated[
     str, typer.Argument(metavar="CLIENT", help="Name of the client.", show_default=False, callback=check)
 ]

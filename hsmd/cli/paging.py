@@ -11,12 +11,15 @@ from hsmd.protocol.messages import (
     ClientInfo,
     ClientList,
     ClientPage,
+    ClientRevoked,
     GrantInfo,
     GrantList,
     GrantPage,
     KeyInfo,
     KeyList,
     KeyPage,
+    Revocation,
+    RevocationPage,
 )
 
 T = TypeVar("T")
@@ -40,6 +43,16 @@ def clients_of(session: Session) -> list[ClientInfo]:
         return answer.clients, answer.more
 
     return list(_all(page, lambda client: client.name))
+
+
+def revocations_of(session: Session) -> list[Revocation]:
+    """All revoked credentials."""
+    found: list[Revocation] = []
+    while True:
+        answer = session.ask(ClientRevoked(after=len(found), limit=MAX_PAGE), RevocationPage)
+        found += answer.revocations
+        if not answer.more or not answer.revocations:
+            return found
 
 
 def grants_of(session: Session, client: str, key: str) -> list[GrantInfo]:

@@ -261,7 +261,7 @@ class AccessMachine(RuleBasedStateMachine):
             for principals in ([other], [user, other], []):
                 decision = self.snapshot.identify_certificate(
                     user, ca_fingerprint=ca, principals=principals, critical_options={}, valid_after=NOW,
-                    valid_before=NOW + timedelta(hours=1), serial=1, peer_address="192.0.2.1", now=NOW,
+                    valid_before=NOW + timedelta(hours=1), serial=1, key_id="id", key_fingerprint="K", peer_address="192.0.2.1", now=NOW,
                 )  # fmt: skip
                 identity = decision if isinstance(decision, Identity) else None
                 self.compare_identity(identity, self.model.by_certificate(user, ca, principals), user, ca)

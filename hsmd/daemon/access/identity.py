@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from hsmd.daemon.store.records import Role
@@ -22,6 +22,8 @@ class Identity:
     role: Role
     credential: str
     expires_at: datetime | None = None
+    marks: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """What a revocation could name: see `RevocationRecord.mark`."""
 
     @property
     def anchor(self) -> str:

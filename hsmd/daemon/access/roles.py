@@ -10,7 +10,7 @@ _AUDITOR: frozenset[type[Request]] = frozenset(
     {
         messages.WhoAmI, messages.Status, messages.MetricsRead,
         messages.KeyList, messages.KeyShow, messages.CertificateExport,
-        messages.ClientList, messages.TokenList,
+        messages.ClientList, messages.ClientRevoked, messages.TokenList,
         messages.GrantList, messages.GrantExplain,
         messages.AuditRead, messages.AuditCheckpoint, messages.AuditProve,
     }

@@ -19,6 +19,8 @@ class Rule(StrEnum):
     PRINCIPAL_MISMATCH = "principal-mismatch"
     CERTIFICATE_NOT_YET_VALID = "certificate-not-yet-valid"
     EXPIRED_CERTIFICATE = "expired-certificate"
+    LIFETIME_TOO_LONG = "lifetime-too-long"
+    REVOKED = "revoked"
     UNKNOWN_CRITICAL_OPTION = "unknown-critical-option"
     SOURCE_ADDRESS = "source-address"
     # may you
@@ -45,6 +47,8 @@ _TEXTS: dict[Rule, str] = {
     Rule.PRINCIPAL_MISMATCH: "the principal is not the SSH user name letter for letter",
     Rule.CERTIFICATE_NOT_YET_VALID: "the certificate is not valid yet; check the clocks of CA and daemon",
     Rule.EXPIRED_CERTIFICATE: "the certificate has ended; issue a new one",
+    Rule.LIFETIME_TOO_LONG: "the certificate is valid for longer than this CA may make them; see client trust-ca",
+    Rule.REVOKED: "the key or certificate was revoked, which is for ever; make a new one",
     Rule.UNKNOWN_CRITICAL_OPTION: "it has a critical option other than source-address; issue it without",
     Rule.SOURCE_ADDRESS: "its critical option source-address does not allow this address",
     Rule.WRONG_ROLE: "the role does not allow it; only front ends use keys, only operators change things",

@@ -36,7 +36,9 @@ class Snapshot:
         "_grants",
         "_keys",
         "_keys_by_name",
+        "_lifetimes",
         "_owners",
+        "_revoked",
         "_roles",
         "_trusted",
         "_visible",
@@ -53,6 +55,8 @@ class Snapshot:
             each.fingerprint: client.name for client in contents.clients for each in client.credentials
         }
         self._trusted = {ca.fingerprint: ca.clients & self._roles.keys() for ca in contents.cas}
+        self._lifetimes = {ca.fingerprint: ca.max_lifetime_s for ca in contents.cas}
+        self._revoked = frozenset(revocation.mark for revocation in contents.revocations)
         self._grants = _grants(contents, self._keys, self._roles)
         self._visible = _visible(self._grants)
 
@@ -68,7 +72,8 @@ class Snapshot:
         owner = self._owners.get(fingerprint)
         if owner is None or owner != user_name:
             return None
-        return Identity(owner, self._roles[owner], fingerprint)
+        identity = Identity(owner, self._roles[owner], fingerprint, marks=frozenset({f"key  {fingerprint}"}))
+        return None if self._is_revoked(identity) else identity
 
     def identify_certificate(
         self,
@@ -80,12 +85,15 @@ class Snapshot:
         valid_after: datetime,
         valid_before: datetime,
         serial: int,
+        key_id: str,
+        key_fingerprint: str,
         peer_address: str,
         now: datetime,
     ) -> Identity | Denial:
         """The client that comes with this user certificate, whose signature the caller has verified.
 
-        Times are aware UTC; a `valid_before` in the year 9999 stands for no end. The denial is for the log.
+        `key_fingerprint` is the certified key's. Times are aware UTC; a `valid_before` in the year 9999 stands for no
+        end. The denial is for the log.
         """
         trusted = self._trusted.get(ca_fingerprint)
         if trusted is None:
@@ -100,8 +108,15 @@ class Snapshot:
             return Denial(Rule.UNKNOWN_CLIENT)
         if user_name not in trusted:
             return Denial(Rule.CA_NOT_FOR_CLIENT)
+        longest = self._lifetimes[ca_fingerprint]
+        if longest and (valid_before - valid_after).total_seconds() > longest:
+            return Denial(Rule.LIFETIME_TOO_LONG)
         expires_at = None if valid_before.year == MAXYEAR else valid_before.astimezone(UTC)
-        return Identity(user_name, self._roles[user_name], f"cert:{serial} {ca_fingerprint}", expires_at)
+        identity = Identity(
+            user_name, self._roles[user_name], f"cert:{serial} {ca_fingerprint}", expires_at,
+            _marks(ca_fingerprint, serial, key_id, key_fingerprint),
+        )  # fmt: skip
+        return Denial(Rule.REVOKED) if self._is_revoked(identity) else identity
 
     def knows(self, identity: Identity) -> bool:
         """Whether an identity of an earlier snapshot still stands: client, role, credential."""
@@ -195,7 +210,12 @@ class Snapshot:
     def _unfit(self, identity: Identity, now: datetime) -> Rule | None:
         return Rule.EXPIRED_CERTIFICATE if identity.expired(now) else self._withdrawn(identity)
 
+    def _is_revoked(self, identity: Identity) -> bool:
+        return not self._revoked.isdisjoint(identity.marks)
+
     def _withdrawn(self, identity: Identity) -> Rule | None:
+        if self._is_revoked(identity):
+            return Rule.REVOKED
         role = self._roles.get(identity.client)
         if role is None:
             return Rule.UNKNOWN_CLIENT
@@ -216,6 +236,16 @@ class Snapshot:
         if purpose not in key.purposes:
             return Rule.PURPOSE_OUTSIDE_CEILING
         return Rule.PURPOSE_NOT_GRANTED if key.digest in self.keys_of(client) else Rule.NO_GRANT
+
+
+def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) -> frozenset[str]:
+    """Everything of a certificate that a revocation could name; its CA's key is as good as its own."""
+    return frozenset(
+        {
+            f"serial {ca_fingerprint} {serial}", f"key-id {ca_fingerprint} {key_id}",
+            f"key  {key_fingerprint}", f"key  {ca_fingerprint}",
+        }
+    )  # fmt: skip
 
 
 def _grants(

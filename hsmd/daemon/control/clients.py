@@ -9,7 +9,7 @@ from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.listeners.ssh_keys import parse_public_key
-from hsmd.daemon.store import ClientRecord, GrantRecord, Store
+from hsmd.daemon.store import ClientRecord, GrantRecord, RevocationRecord, Store
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
@@ -29,7 +29,11 @@ class ClientDesk:
             messages.ClientAdd: self.add,
             messages.ClientList: self.list,
             messages.ClientRemove: self.remove,
+            messages.ClientRename: self.rename,
             messages.ClientTrustCa: self.trust_ca,
+            messages.ClientDistrustCa: self.distrust_ca,
+            messages.ClientRevoke: self.revoke_credential,
+            messages.ClientRevoked: self.revoked,
             messages.GrantAdd: self.grant,
             messages.GrantList: self.grants,
             messages.GrantRemove: self.revoke,
@@ -67,8 +71,39 @@ class ClientDesk:
         if not request.clients:
             raise BadRequest("clients: name the clients this CA may vouch for; a CA for everybody is not accepted")
         ca = parse_public_key("public_key", request.public_key)
-        await self._catalogue.change(lambda store: store.trust_ca(ca.fingerprint, ca.public_key, request.clients))
+        await self._catalogue.change(
+            lambda store: store.trust_ca(ca.fingerprint, ca.public_key, request.clients, request.max_lifetime_s)
+        )
         return messages.Done()
+
+    async def distrust_ca(
+        self, identity: Identity, request: messages.ClientDistrustCa, deadline: float
+    ) -> messages.Done:
+        ca = parse_public_key("public_key", request.public_key)
+        await self._catalogue.change(lambda store: store.distrust_ca(ca.fingerprint))
+        return messages.Done()
+
+    async def rename(self, identity: Identity, request: messages.ClientRename, deadline: float) -> messages.Done:
+        await self._catalogue.change(lambda store: store.rename_client(request.name, request.new_name))
+        return messages.Done()
+
+    async def revoke_credential(
+        self, identity: Identity, request: messages.ClientRevoke, deadline: float
+    ) -> messages.Done:
+        revocation = _revocation(request, self._now())
+        if revocation.mark in identity.marks:
+            raise BadRequest("you cannot revoke what you are connected with; use another operator")
+        return messages.Done(changed=await self._catalogue.change(lambda store: store.revoke(revocation)))
+
+    async def revoked(
+        self, identity: Identity, request: messages.ClientRevoked, deadline: float
+    ) -> messages.RevocationPage:
+        found = (await self._catalogue.read(lambda store: store.list_revocations()))[request.after :]
+        page = [
+            messages.Revocation(each.kind, each.ca_fingerprint, each.value, each.created_at)
+            for each in found[: request.limit]
+        ]
+        return messages.RevocationPage(revocations=page, more=len(found) > request.limit)
 
     async def grant(self, identity: Identity, request: messages.GrantAdd, deadline: float) -> messages.GrantInfo:
         purposes = expand(request.purposes)
@@ -101,6 +136,17 @@ def _role(name: str) -> Role:
         return Role(name)
     except ValueError:
         raise BadRequest(f"role: choose one of {', '.join(role.value for role in Role)}") from None
+
+
+def _revocation(request: messages.ClientRevoke, now: datetime) -> RevocationRecord:
+    named = {"key": request.fingerprint, "serial": request.serial, "key-id": request.key_id}
+    given = [(kind, value) for kind, value in named.items() if value]
+    if len(given) != 1:
+        raise BadRequest("give exactly one of fingerprint, serial and key_id")
+    (kind, value) = given[0]
+    if (kind == "key") == bool(request.ca):
+        raise BadRequest("ca: the fingerprint of the CA goes with serial and key_id, and with nothing else")
+    return RevocationRecord(kind, request.ca, value, now)
 
 
 def _exists(store: Store, name: str) -> bool:

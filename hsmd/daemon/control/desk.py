@@ -33,7 +33,8 @@ CHANGES: frozenset[type[Request]] = frozenset(
     {
         messages.KeyGenerate, messages.KeyAdopt, messages.KeyDestroy, messages.KeyRequest,
         messages.CertificateImport, messages.CertificateSelfSigned,
-        messages.ClientAdd, messages.ClientRemove, messages.ClientTrustCa,
+        messages.ClientAdd, messages.ClientRemove, messages.ClientRename,
+        messages.ClientTrustCa, messages.ClientDistrustCa, messages.ClientRevoke, messages.KeyRename,
         messages.GrantAdd, messages.GrantRemove,
         messages.TokenClear,
     }

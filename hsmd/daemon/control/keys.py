@@ -59,6 +59,7 @@ class KeyDesk:
             messages.KeyList: self.list,
             messages.KeyShow: self.show,
             messages.KeyDestroy: self.destroy,
+            messages.KeyRename: self.rename,
             messages.KeyRequest: self.certificate_request,
             messages.CertificateImport: self.import_certificate,
             messages.CertificateSelfSigned: self.self_signed,
@@ -151,6 +152,10 @@ class KeyDesk:
         # The token first, where it counts. If only that succeeds the operator can ask again: gone already is done.
         await pool.control(token_messages.Destroy(key=key.digest.hex()), deadline - self._clock())
         await self._catalogue.change(lambda store: store.remove_key(request.name))
+        return messages.Done()
+
+    async def rename(self, identity: Identity, request: messages.KeyRename, deadline: float) -> messages.Done:
+        await self._catalogue.change(lambda store: store.rename_key(request.name, request.new_name))
         return messages.Done()
 
     # --- certificates ---

@@ -175,6 +175,8 @@ class SshConnection(asyncssh.SSHServer):
             valid_after=_moment(certificate._valid_after),
             valid_before=_moment(certificate._valid_before),
             serial=certificate._serial,
+            key_id=certificate._key_id,
+            key_fingerprint=certificate.key.get_fingerprint(),
             peer_address=self.peer,
             now=datetime.now(UTC),
         )

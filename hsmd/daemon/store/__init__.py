@@ -6,11 +6,13 @@ from hsmd.daemon.store.records import (
     ClientRecord,
     Contents,
     CredentialRecord,
+    EnrolmentRecord,
     GrantRecord,
     KeyRecord,
     LoginClaim,
     LoginStop,
     Page,
+    RevocationRecord,
     Role,
 )
 from hsmd.daemon.store.store import Store
@@ -21,11 +23,13 @@ __all__ = [
     "ClientRecord",
     "Contents",
     "CredentialRecord",
+    "EnrolmentRecord",
     "GrantRecord",
     "KeyRecord",
     "LoginClaim",
     "LoginStop",
     "Page",
+    "RevocationRecord",
     "Role",
     "Store",
 ]

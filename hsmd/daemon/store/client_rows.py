@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, select
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from hsmd.daemon.store.records import CaRecord, ClientRecord, CredentialRecord, Role, check_name
 from hsmd.daemon.store.tables import ca_clients, cas, clients, credentials
@@ -76,13 +76,32 @@ def remove(connection: Connection, name: str) -> None:
     connection.execute(delete(cas).where(cas.c.fingerprint.not_in(select(ca_clients.c.ca_fingerprint))))
 
 
-def trust_ca(connection: Connection, fingerprint: str, public_key: str, names: Collection[str]) -> None:
+def rename(connection: Connection, name: str, new_name: str) -> None:
+    """Credentials, grants and trust in CAs stay. Raises NotFound, BadRequest, Conflict if the new name is taken."""
+    client_id = find_id(connection, name)
+    check_name("new_name", new_name)
+    if connection.scalar(select(clients.c.id).where(clients.c.name == new_name)) is not None:
+        raise Conflict(f"a client named {new_name} exists already; choose another name")
+    connection.execute(update(clients).where(clients.c.id == client_id).values(name=new_name))
+
+
+def distrust_ca(connection: Connection, fingerprint: str) -> None:
+    """Raises NotFound."""
+    if connection.execute(delete(cas).where(cas.c.fingerprint == fingerprint)).rowcount == 0:
+        raise NotFound("no CA with that key is trusted")
+
+
+def trust_ca(
+    connection: Connection, fingerprint: str, public_key: str, names: Collection[str], max_lifetime_s: int
+) -> None:
     """Trust the CA for exactly these clients from now on; for none means not at all. Raises NotFound."""
     check_fingerprint(fingerprint)
     client_ids = [_known_id(connection, name) for name in sorted(set(names))]
     connection.execute(delete(cas).where(cas.c.fingerprint == fingerprint))
     if client_ids:
-        connection.execute(insert(cas).values(fingerprint=fingerprint, public_key=public_key))
+        connection.execute(
+            insert(cas).values(fingerprint=fingerprint, public_key=public_key, max_lifetime_s=max_lifetime_s)
+        )
         rows = [{"ca_fingerprint": fingerprint, "client_id": client_id} for client_id in client_ids]
         connection.execute(insert(ca_clients), rows)
 
@@ -97,7 +116,10 @@ def load_cas(connection: Connection) -> list[CaRecord]:
         trusted[fingerprint].add(name)
     rows = connection.execute(select(cas).order_by(cas.c.fingerprint))
     return [
-        CaRecord(each.fingerprint, each.public_key, frozenset(trusted[each.fingerprint])) for each in rows
+        CaRecord(
+            each.fingerprint, each.public_key, frozenset(trusted[each.fingerprint]), each.max_lifetime_s
+        )
+        for each in rows
     ]
 
 

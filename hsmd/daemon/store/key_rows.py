@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, delete, insert, select
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.store.records import CertificateRecord, KeyRecord, check_name
@@ -77,6 +77,15 @@ def remove(connection: Connection, name: str) -> None:
     """Certificate and grants go with the key. Raises NotFound."""
     if connection.execute(delete(keys).where(keys.c.name == name)).rowcount == 0:
         raise NotFound("no key of that name")
+
+
+def rename(connection: Connection, name: str, new_name: str) -> None:
+    """Certificate and grants stay. Raises NotFound, BadRequest, Conflict if the new name is taken."""
+    key_id = find_id(connection, name)
+    check_name("new_name", new_name)
+    if connection.scalar(select(keys.c.id).where(keys.c.name == new_name)) is not None:
+        raise Conflict(f"a key named {new_name} exists already; choose another name")
+    connection.execute(update(keys).where(keys.c.id == key_id).values(name=new_name))
 
 
 def set_certificate(connection: Connection, key_name: str, chain_pem: str, not_after: datetime) -> None:

@@ -70,13 +70,49 @@ class ClientRecord:
     created_at: datetime
 
 
+DAY_S = 86_400
+
+
 @dataclass(frozen=True, slots=True)
 class CaRecord:
-    """An OpenSSH CA key whose user certificates are accepted for the clients named, and for nobody else."""
+    """An OpenSSH CA key whose user certificates are accepted for the clients named, and for nobody else.
+
+    `max_lifetime_s` is the longest time one of its certificates may be valid in all; 0 for any.
+    """
 
     fingerprint: str
     public_key: str
     clients: frozenset[str]
+    max_lifetime_s: int = DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRecord:
+    """A credential that is refused whoever vouches for it.
+
+    `kind` is `key` (value: fingerprint of a public key, certified or not, or of a CA), or `serial` or `key-id` of
+    certificates of the CA with `ca_fingerprint` (empty for keys).
+    """
+
+    kind: str
+    ca_fingerprint: str
+    value: str
+    created_at: datetime
+
+    @property
+    def mark(self) -> str:
+        """What an identity that this revokes has among its marks."""
+        return f"{self.kind} {self.ca_fingerprint} {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentRecord:
+    """A one-time token as the store knows it: by its id and the SHA-256 of its secret; `expires_at` aware UTC."""
+
+    id: str
+    client: str
+    secret_sha256: bytes
+    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +157,7 @@ class Contents:
     clients: tuple[ClientRecord, ...] = ()
     cas: tuple[CaRecord, ...] = ()
     grants: tuple[GrantRecord, ...] = ()
+    revocations: tuple[RevocationRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

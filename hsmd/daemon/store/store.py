@@ -10,24 +10,27 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, select, update
 
-from hsmd.daemon.store import client_rows, grant_rows, key_rows, login_rows
-from hsmd.daemon.store.engine import open_engine, parse_url, translated
+from hsmd.daemon.store import client_rows, enrolment_rows, grant_rows, key_rows, login_rows, revocation_rows
+from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, translated
 from hsmd.daemon.store.migrate import migrate
 from hsmd.daemon.store.records import (
+    DAY_S,
     CertificateRecord,
     ClientRecord,
     Contents,
     CredentialRecord,
+    EnrolmentRecord,
     GrantRecord,
     KeyRecord,
     LoginClaim,
     LoginStop,
     Page,
+    RevocationRecord,
     Role,
     is_name,
 )
 from hsmd.daemon.store.tables import state
-from hsmd.errors import BadRequest, StoreFailure
+from hsmd.errors import BadRequest, NotFound, StoreFailure
 from hsmd.purposes import Purpose
 
 T = TypeVar("T")
@@ -81,6 +84,7 @@ class Store:
                 clients=tuple(client_rows.load_all(connection)),
                 cas=tuple(client_rows.load_cas(connection)),
                 grants=tuple(grant_rows.load_all(connection)),
+                revocations=tuple(revocation_rows.load_all(connection)),
             )
 
     # --- keys and certificates ---
@@ -109,6 +113,11 @@ class Store:
         """Certificate and grants go with it. Raises NotFound."""
         with self._write() as connection:
             key_rows.remove(connection, _lookup(name))
+
+    def rename_key(self, name: str, new_name: str) -> None:
+        """Certificate and grants stay with the key. Raises NotFound, BadRequest, Conflict if the name is taken."""
+        with self._write() as connection:
+            key_rows.rename(connection, _lookup(name), new_name)
 
     def set_certificate(self, key_name: str, chain_pem: str, not_after: datetime) -> None:
         """Store the chain of a key in the place of what was there. Raises NotFound."""
@@ -156,14 +165,70 @@ class Store:
         with self._write() as connection:
             client_rows.remove(connection, _lookup(name))
 
-    def trust_ca(self, fingerprint: str, public_key_line: str, clients: Iterable[str]) -> None:
+    def rename_client(self, name: str, new_name: str) -> None:
+        """Credentials, grants and trust in CAs stay with the client.
+
+        Raises NotFound, BadRequest, Conflict if the new name is taken.
+        """
+        with self._write() as connection:
+            client_rows.rename(connection, _lookup(name), new_name)
+
+    def trust_ca(
+        self, fingerprint: str, public_key_line: str, clients: Iterable[str], max_lifetime_s: int = DAY_S
+    ) -> None:
         """Accept certificates of this CA for exactly these clients from now on; an empty list ends the trust.
 
+        A certificate that is valid for more than `max_lifetime_s` in all is refused, unless that is 0.
         Raises NotFound if one of the clients is unknown.
         """
         names = frozenset(_lookup(name) for name in clients)
         with self._write() as connection:
-            client_rows.trust_ca(connection, fingerprint, public_key_line, names)
+            client_rows.trust_ca(connection, fingerprint, public_key_line, names, max_lifetime_s)
+
+    def distrust_ca(self, fingerprint: str) -> None:
+        """Accept no certificates of this CA any more. Raises NotFound."""
+        with self._write() as connection:
+            client_rows.distrust_ca(connection, fingerprint)
+
+    def revoke(self, revocation: RevocationRecord) -> bool:
+        """Refuse a credential from now on, for ever; whether that is new. Raises BadRequest."""
+        with self._write() as connection:
+            return revocation_rows.add(connection, revocation)
+
+    def list_revocations(self) -> list[RevocationRecord]:
+        """All of them, in the order of kind, CA and value."""
+        with self._read() as connection:
+            return revocation_rows.load_all(connection)
+
+    # --- enrolment ---
+
+    def add_enrolment(self, enrolment: EnrolmentRecord, now: datetime) -> None:
+        """A one-time token for a client, in the place of any that it had. Raises NotFound."""
+        with self._write() as connection:
+            enrolment_rows.add(connection, enrolment, now)
+
+    def check_enrolment(self, enrolment_id: str, secret_sha256: bytes, now: datetime) -> bool:
+        """Whether a token may be used now; each call is one of its tries.
+
+        Strangers cause these calls: they do not count as a change of the contents.
+        """
+        with self._unnoticed() as connection:
+            return enrolment_rows.check(connection, enrolment_id, secret_sha256, now)
+
+    def enrol(
+        self, enrolment_id: str, secret_sha256: bytes, credential: CredentialRecord, now: datetime
+    ) -> ClientRecord:
+        """Use a token up: its client comes with this key too from now on.
+
+        Raises NotFound if it cannot be used (any more), Conflict if a client comes with that key already; the
+        token is still good then.
+        """
+        with self._write() as connection:
+            client = enrolment_rows.spend(connection, enrolment_id, secret_sha256, now)
+            if client is None:
+                raise NotFound("no such enrolment")
+            client_rows.add_credential(connection, client, credential)
+            return client_rows.record(connection, client)
 
     # --- grants ---
 
@@ -239,6 +304,13 @@ class Store:
     def _write(self) -> Iterator[Connection]:
         with translated(self._url, conflict=_TAKEN), self._engine.connect() as connection, connection.begin():
             _count_up(connection)
+            yield connection
+
+
+    @contextmanager
+    def _unnoticed(self) -> Iterator[Connection]:
+        """A write of something that is not among the contents."""
+        with translated(self._url), self._engine.connect() as connection, begin_immediately(connection).begin():
             yield connection
 
 

@@ -123,6 +123,7 @@ credentials = Table(
     Column("fingerprint", text_key(128), primary_key=True),
     Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("public_key", Text, nullable=False),
+    Column("successor_of", text_key(128), nullable=True),
 )
 
 cas = Table(
@@ -130,6 +131,7 @@ cas = Table(
     metadata,
     Column("fingerprint", text_key(128), primary_key=True),
     Column("public_key", Text, nullable=False),
+    Column("max_lifetime_s", BigInteger, nullable=False, server_default="86400"),
 )
 
 ca_clients = Table(
@@ -162,4 +164,30 @@ token_logins = Table(
     Column("cleared", Boolean, nullable=False),
     Column("holder", String(512), nullable=False),
     Column("held_until", UtcDateTime, nullable=True),
+)
+
+# What must not be believed any more, whoever vouches for it; the CA is empty for keys.
+revocations = Table(
+    "revocations",
+    metadata,
+    Column(
+        "kind",
+        String(16),
+        CheckConstraint("kind IN ('key', 'serial', 'key-id')", name="known_kind"),
+        primary_key=True,
+    ),
+    Column("ca_fingerprint", text_key(128), primary_key=True),
+    Column("value", text_key(256), primary_key=True),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+# One-time tokens that have not been used: a row is deleted by the statement that uses it.
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("id", text_key(32), primary_key=True),
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("secret_sha256", LargeBinary(32), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("tries", Integer, nullable=False),
 )

@@ -41,11 +41,17 @@ from hsmd.protocol.messages.certificates import (
 )
 from hsmd.protocol.messages.clients import (
     ClientAdd as ClientAdd,
+    ClientDistrustCa as ClientDistrustCa,
     ClientInfo as ClientInfo,
     ClientList as ClientList,
     ClientPage as ClientPage,
     ClientRemove as ClientRemove,
+    ClientRename as ClientRename,
+    ClientRevoke as ClientRevoke,
+    ClientRevoked as ClientRevoked,
     ClientTrustCa as ClientTrustCa,
+    Revocation as Revocation,
+    RevocationPage as RevocationPage,
 )
 from hsmd.protocol.messages.grants import (
     Explanation as Explanation,
@@ -66,6 +72,7 @@ from hsmd.protocol.messages.keys import (
     KeyInfo as KeyInfo,
     KeyList as KeyList,
     KeyPage as KeyPage,
+    KeyRename as KeyRename,
     KeyRequest as KeyRequest,
     KeyShow as KeyShow,
     PemDocument as PemDocument,

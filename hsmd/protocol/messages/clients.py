@@ -51,12 +51,67 @@ class ClientRemove(Request, tag="client.remove"):
     name: Name
 
 
+class ClientRename(Request, tag="client.rename"):
+    """Operator: give a client another name; credentials and grants stay, its open connections are closed."""
+
+    Result: ClassVar = Done
+    name: Name
+    new_name: Name
+
+
 class ClientTrustCa(Request, tag="client.trust-ca"):
-    """Operator: accept user certificates of this OpenSSH CA key for the named clients only."""
+    """Operator: accept user certificates of this OpenSSH CA key for the named clients only. Certificates valid for more
+    than `max_lifetime_s` in all are refused; 0 for any lifetime."""
 
     Result: ClassVar = Done
     public_key: Annotated[str, Meta(max_length=2_000)]
     clients: list[Name]
+    max_lifetime_s: Annotated[int, Meta(ge=0, le=10 * 366 * 86_400)] = 86_400
 
 
-REQUESTS: tuple[type[Request], ...] = (ClientAdd, ClientList, ClientRemove, ClientTrustCa)
+class ClientDistrustCa(Request, tag="client.distrust-ca"):
+    """Operator: accept no certificates of this CA any more; connections made with them are closed."""
+
+    Result: ClassVar = Done
+    public_key: Annotated[str, Meta(max_length=2_000)]
+
+
+class ClientRevoke(Request, tag="client.revoke"):
+    """Operator: refuse a credential from now on, for ever, and close the connections made with it. Give exactly one of
+    `fingerprint` (of a public key, certified or not, or of a CA), `serial` (decimal) and `key_id`; the last two with
+    `ca`, the fingerprint of the CA that issued the certificate. `changed` is false if it was revoked already."""
+
+    Result: ClassVar = Done
+    fingerprint: Text = ""
+    ca: Text = ""
+    serial: Text = ""
+    key_id: Text = ""
+
+
+class Revocation(Struct):
+    """A revoked credential: `kind` is `key`, `serial` or `key-id`."""
+
+    kind: str
+    ca: str
+    value: str
+    created_at: datetime
+
+
+class RevocationPage(Struct):
+    """Revoked credentials in the order of kind, CA and value."""
+
+    revocations: list[Revocation]
+    more: bool
+
+
+class ClientRevoked(Request, tag="client.revoked"):
+    """Operator, auditor: the revoked credentials behind position `after`."""
+
+    Result: ClassVar = RevocationPage
+    after: Annotated[int, Meta(ge=0)] = 0
+    limit: Page = 100
+
+
+REQUESTS: tuple[type[Request], ...] = (
+    ClientAdd, ClientList, ClientRemove, ClientRename, ClientTrustCa, ClientDistrustCa, ClientRevoke, ClientRevoked,
+)  # fmt: skip

@@ -104,6 +104,14 @@ class KeyDestroy(Request, tag="key.destroy"):
     confirm: Text
 
 
+class KeyRename(Request, tag="key.rename"):
+    """Operator: give a key another name; grants and certificate stay."""
+
+    Result: ClassVar = Done
+    name: Name
+    new_name: Name
+
+
 class PemDocument(Struct):
     """A PEM document."""
 
@@ -128,5 +136,6 @@ REQUESTS: tuple[type[Request], ...] = (
     KeyList,
     KeyShow,
     KeyDestroy,
+    KeyRename,
     KeyRequest,
 )

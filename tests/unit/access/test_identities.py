@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.access import Denial, Identity, Role, Rule, Snapshot
-from hsmd.daemon.store.records import Contents
+from hsmd.daemon.store.records import Contents, RevocationRecord
 
 HOUR = timedelta(hours=1)
 CYRILLIC_E = "w\u0435b1"
@@ -33,6 +33,8 @@ def good(now: datetime) -> dict[str, Any]:
         "valid_after": now - HOUR,
         "valid_before": now + HOUR,
         "serial": 42,
+        "key_id": "laptop",
+        "key_fingerprint": "K1",
         "peer_address": "192.0.2.7",
         "now": now,
     }
@@ -41,6 +43,10 @@ def good(now: datetime) -> dict[str, Any]:
 def identify(snapshot: Snapshot, certificate: dict[str, Any], **changes: Any) -> Identity | Denial:
     arguments = certificate | changes
     return snapshot.identify_certificate(arguments.pop("user_name"), **arguments)
+
+
+def any_lifetime(contents: Contents) -> Contents:
+    return replace(contents, cas=tuple(replace(ca, max_lifetime_s=0) for ca in contents.cas))
 
 
 # --- public keys ---
@@ -83,8 +89,9 @@ def test_a_good_certificate_makes_its_principal(
 
 
 def test_a_certificate_without_end_makes_an_identity_without_end(
-    snapshot: Snapshot, good: dict[str, Any]
+    contents: Contents, good: dict[str, Any]
 ) -> None:
+    snapshot = Snapshot.build(any_lifetime(contents))
     endless = identify(snapshot, good, valid_before=datetime.max.replace(tzinfo=UTC))
     assert endless == Identity("web1", Role.FRONT_END, "cert:42 CA1", None)
 
@@ -209,3 +216,42 @@ def test_the_trust_of_a_ca_does_not_follow_a_name_that_is_gone(
     others = tuple(client for client in contents.clients if client.name != "web1")
     snapshot = Snapshot.build(replace(contents, clients=others))
     assert identify(snapshot, good) == Denial(Rule.UNKNOWN_CLIENT)
+
+
+# --- lifetimes and revocation ---
+
+
+@pytest.mark.parametrize(("longest_s", "believed"), [(7_200, True), (7_199, False), (0, True), (1, False)])
+def test_a_ca_may_not_make_longer_certificates_than_said(
+    contents: Contents, good: dict[str, Any], longest_s: int, believed: bool
+) -> None:
+    cas = tuple(replace(ca, max_lifetime_s=longest_s) for ca in contents.cas)
+    decision = identify(Snapshot.build(replace(contents, cas=cas)), good)
+    assert decision == Denial(Rule.LIFETIME_TOO_LONG) if not believed else isinstance(decision, Identity)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ca", "value", "hit"),
+    [
+        ("serial", "CA1", "42", True), ("key-id", "CA1", "laptop", True), ("key", "", "K1", True), ("key", "", "CA1", True),
+        ("serial", "CA2", "42", False), ("serial", "CA1", "43", False), ("key-id", "CA1", "42", False),
+        ("key-id", "CA1", "Laptop", False), ("key", "", "F1", False), ("serial", "CA1", "laptop", False),
+    ],
+)  # fmt: skip
+def test_a_revocation_hits_what_it_names(
+    contents: Contents, good: dict[str, Any], now: datetime, kind: str, ca: str, value: str, hit: bool
+) -> None:
+    before = identify(Snapshot.build(contents), good)
+    assert isinstance(before, Identity)
+    after = Snapshot.build(replace(contents, revocations=(RevocationRecord(kind, ca, value, now),)))
+    assert after.knows(before) is not hit
+    assert identify(after, good) == (Denial(Rule.REVOKED) if hit else before)
+
+
+def test_a_revoked_key_is_nobodys_although_its_client_has_it(contents: Contents, now: datetime) -> None:
+    before = Snapshot.build(contents).identify_key("web1", "F1")
+    assert before is not None
+    after = Snapshot.build(replace(contents, revocations=(RevocationRecord("key", "", "F1", now),)))
+    assert after.identify_key("web1", "F1") is None
+    assert not after.knows(before)
+    assert after.identify_key("web1", "F1b") is not None

@@ -17,7 +17,7 @@ PEOPLE = {
     Role.FRONT_END: Identity("web1", Role.FRONT_END, "F1"),
 }
 AUDITOR = {
-    "whoami", "status", "token.list", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "grant.list",
+    "whoami", "status", "token.list", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "client.revoked", "grant.list",
     "grant.explain",
     "audit.read", "audit.checkpoint", "audit.prove",
 }  # fmt: skip

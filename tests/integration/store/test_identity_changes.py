@@ -1,0 +1,190 @@
+"""Renames, revocations, CAs no longer trusted and one-time tokens in the store, on both databases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+import pytest
+
+from hsmd.daemon.store import CredentialRecord, EnrolmentRecord, KeyRecord, RevocationRecord, Role, Store
+from hsmd.daemon.store.enrolment_rows import MAX_TRIES
+from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound
+from hsmd.purposes import Purpose
+
+MakeCredential = Callable[[str], CredentialRecord]
+MakeKey = Callable[..., KeyRecord]
+MakeStore = Callable[[], Store]
+CA = "SHA256:" + "C" * 43
+SECRET = sha256(b"secret").digest()
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def token(now: datetime) -> EnrolmentRecord:
+    return EnrolmentRecord("t1", "web1", SECRET, now + 15 * MINUTE)
+
+
+# --- renames ---
+
+
+def test_grants_and_credentials_follow_a_rename_and_names_come_back_empty(
+    store: Store, make_credential: MakeCredential, make_key: MakeKey, now: datetime
+) -> None:
+    store.add_client("web1", Role.FRONT_END, now, make_credential("a"))
+    store.add_key(make_key("www"))
+    store.add_grant("web1", "www", [Purpose.TLS13_SERVER])
+    store.trust_ca(CA, "line", ["web1"])
+    store.rename_client("web1", "web2")
+    store.rename_key("www", "old")
+    store.add_client("web1", Role.FRONT_END, now)
+    contents = store.load()
+    assert [(grant.client, grant.key) for grant in contents.grants] == [("web2", "old")]
+    assert contents.cas[0].clients == {"web2"}
+    assert store.client("web1").credentials == ()
+    assert len(store.client("web2").credentials) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "new_name", "error"),
+    [("nobody", "x", NotFound), ("web1", "web2", Conflict), ("web1", "web1", Conflict), ("web1", "w*", BadRequest)],
+)
+def test_renames_that_are_refused(
+    store: Store, make_key: MakeKey, now: datetime, name: str, new_name: str, error: type[HsmdError]
+) -> None:
+    for each in ("web1", "web2"):
+        store.add_client(each, Role.FRONT_END, now)
+        store.add_key(make_key(each))
+    for rename in (store.rename_client, store.rename_key):
+        with pytest.raises(error):
+            rename(name, new_name)
+    assert [client.name for client in store.load().clients] == ["web1", "web2"]
+
+
+# --- revocations ---
+
+
+def test_revocations_are_kept_once_and_for_ever(store: Store, now: datetime) -> None:
+    wanted = [
+        RevocationRecord("key", "", CA, now),
+        RevocationRecord("key-id", CA, "ann's laptop", now),
+        RevocationRecord("serial", CA, str(2**64 - 1), now),
+    ]
+    for revocation in wanted:
+        assert store.revoke(revocation)
+        assert not store.revoke(revocation)
+    assert store.list_revocations() == wanted
+    assert store.load().revocations == tuple(wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ca", "value"),
+    [
+        ("key", "", "MD5:aa"), ("key", "", ""), ("serial", CA, "0x10"), ("serial", CA, "01"), ("serial", CA, str(2**64)),
+        ("serial", CA, "\u0661"), ("serial", "", "1"), ("key-id", CA, ""), ("key-id", CA, "x" * 257), ("key-id", CA, "a\0"),
+    ],
+)  # fmt: skip
+def test_a_revocation_that_could_never_match_is_refused(store: Store, now: datetime, kind: str, ca: str, value: str) -> None:
+    with pytest.raises(BadRequest):
+        store.revoke(RevocationRecord(kind, ca, value, now))
+
+
+def test_a_ca_is_distrusted(store: Store, now: datetime) -> None:
+    store.add_client("web1", Role.FRONT_END, now)
+    store.trust_ca(CA, "line", ["web1"], 3_600)
+    assert store.load().cas[0].max_lifetime_s == 3_600
+    store.distrust_ca(CA)
+    assert store.load().cas == ()
+    with pytest.raises(NotFound):
+        store.distrust_ca(CA)
+
+
+# --- enrolment ---
+
+
+def test_a_token_is_used_once(
+    store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
+) -> None:
+    store.add_client("web1", Role.FRONT_END, now)
+    store.add_enrolment(token, now)
+    version = store.version()
+    assert store.check_enrolment("t1", SECRET, now)
+    assert store.version() == version
+    store.rename_client("web1", "web2")
+    assert store.enrol("t1", SECRET, make_credential("a"), now).name == "web2"
+    assert not store.check_enrolment("t1", SECRET, now)
+    with pytest.raises(NotFound):
+        store.enrol("t1", SECRET, make_credential("b"), now)
+    assert len(store.client("web2").credentials) == 1
+
+
+def test_tries_are_counted_right_or_wrong(store: Store, token: EnrolmentRecord, now: datetime) -> None:
+    store.add_client("web1", Role.FRONT_END, now)
+    store.add_enrolment(token, now)
+    for _ in range(MAX_TRIES - 1):
+        assert not store.check_enrolment("t1", sha256(b"guess").digest(), now)
+        assert not store.check_enrolment("t2", SECRET, now)
+    assert store.check_enrolment("t1", SECRET, now)
+    assert not store.check_enrolment("t1", SECRET, now)
+
+
+def test_a_token_ends(store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime) -> None:
+    store.add_client("web1", Role.FRONT_END, now)
+    store.add_enrolment(token, now)
+    late = now + 15 * MINUTE
+    assert not store.check_enrolment("t1", SECRET, late)
+    with pytest.raises(NotFound):
+        store.enrol("t1", SECRET, make_credential("a"), late)
+    assert store.check_enrolment("t1", SECRET, late - timedelta(seconds=1))
+
+
+def test_a_new_token_takes_the_place_of_the_old_and_goes_with_its_client(
+    store: Store, token: EnrolmentRecord, now: datetime
+) -> None:
+    store.add_client("web1", Role.FRONT_END, now)
+    store.add_enrolment(token, now)
+    store.add_enrolment(EnrolmentRecord("t2", "web1", SECRET, token.expires_at), now)
+    assert not store.check_enrolment("t1", SECRET, now)
+    store.remove_client("web1")
+    store.add_client("web1", Role.FRONT_END, now)
+    assert not store.check_enrolment("t2", SECRET, now)
+
+
+def test_a_key_that_is_somebodys_does_not_use_the_token_up(
+    store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
+) -> None:
+    store.add_client("ann", Role.OPERATOR, now, make_credential("a"))
+    store.add_client("web1", Role.FRONT_END, now)
+    store.add_enrolment(token, now)
+    with pytest.raises(Conflict):
+        store.enrol("t1", SECRET, make_credential("a"), now)
+    assert store.enrol("t1", SECRET, make_credential("b"), now).name == "web1"
+
+
+def test_of_two_racing_enrolments_one_wins(
+    make_store: MakeStore, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
+) -> None:
+    stores = [make_store() for _ in range(4)]
+    stores[0].add_client("web1", Role.FRONT_END, now)
+    for round_ in range(5):
+        stores[0].add_enrolment(token, now)
+        outcomes: list[str] = []
+        line_up = threading.Barrier(len(stores))
+
+        def enrol(number: int, round_: int = round_) -> None:
+            line_up.wait()
+            try:
+                stores[number].enrol("t1", SECRET, make_credential("abcdefghijklmnopqrst"[4 * round_ + number]), now)
+                outcomes.append("done")
+            except NotFound:
+                outcomes.append("refused")
+
+        threads = [threading.Thread(target=enrol, args=(number,)) for number in range(len(stores))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == ["done", "refused", "refused", "refused"]
+    assert len(stores[0].client("web1").credentials) == 5
