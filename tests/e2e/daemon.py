@@ -174,10 +174,11 @@ class Daemon:
         return [json.loads(line) for line in lines]
 
     def uses(self, since: int = 0) -> list[Use]:
-        """The attempts behind byte `since` with their outcomes."""
+        """The attempts of clients behind byte `since` with their outcomes; the daemon's own probes name no client."""
         records = self.records(since)
         outcomes = {record["attempt"]: record for record in records if record["event"] == "outcome"}
-        return [_use(record, outcomes.get(record["index"], {})) for record in records if record["event"] == "attempt"]
+        attempts = [record for record in records if record["event"] == "attempt" and "client" in record]
+        return [_use(attempt, outcomes.get(attempt["index"], {})) for attempt in attempts]
 
     def wait_for_use(self, since: int, wanted: Callable[[Use], bool]) -> Use:
         """The first closed use behind byte `since` that is wanted; AssertionError if there is none soon."""
