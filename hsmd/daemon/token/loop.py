@@ -158,13 +158,21 @@ class WorkerLoop:
     def _answer(
         self, request_id: int, key: OpenKey, operation: Operation, prepared: Any, result: bytes | Exception
     ) -> bytes:
-        """The answer frame."""
+        """The answer frame; empty if the session is in doubt.
+
+        Then this worker ends without an answer: whether the token finished is unknown, and the front has the operation
+        done once more by another worker. A faulty signature is answered: nobody asks such a token again unseen.
+        """
         try:
             if isinstance(result, Exception):
                 raise result
             answer = operation.finish(prepared, result)
+        except FaultySignature as error:
+            self._recycle = error.detail
+            return encode_error(request_id, TokenFailure("the token made a faulty signature"))
         except Exception as error:
-            return encode_error(request_id, self._failure(error, key.ceiling.half.digest))
+            failure = self._failure(error, key.ceiling.half.digest)
+            return b"" if self._recycle else encode_error(request_id, failure)
         self._unclear = 0
         return encode(Kind.RESULT, request_id, answer)
 
@@ -187,9 +195,6 @@ class WorkerLoop:
 
     def _failure(self, error: Exception, digest: bytes) -> HsmdError:
         """What the caller hears of a failed use; decides too whether the worker goes on."""
-        if isinstance(error, FaultySignature):
-            self._recycle = error.detail
-            return TokenFailure("the token made a faulty signature")
         fault = classify(error)
         if fault is Fault.KEY_GONE:
             return self._key_gone(digest)
