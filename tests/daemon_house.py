@@ -70,6 +70,7 @@ class House:
     limits: dict[str, int] = field(default_factory=dict)
     users: tuple[str, str] = ("", "")
     stall_ms: int = 2_000
+    spare: bool = False
     sync: str = "group"
     checkpoint_s: int = 3600
     addresses: list[str] = field(default_factory=lambda: ["127.0.0.1:0"])
@@ -145,6 +146,7 @@ pin_file = "{self.pin_file}"
 environment = {{ {environment} }}
 workers = {self.workers}
 stall_ms = {self.stall_ms}
+spare = {json.dumps(self.spare)}
 {settings}
 """
         )
@@ -189,7 +191,7 @@ stall_ms = {self.stall_ms}
         def ready() -> bool:
             status = self.status()
             states = [worker.state for worker in status.tokens[0].workers]
-            return len(states) == self.workers + 1 and set(states) == {"ready"}
+            return len(states) == self.workers + 1 + self.spare and set(states) <= {"ready", "spare"}
 
         wait_until(ready, READY_S, "all workers are ready")
 

@@ -90,6 +90,11 @@ workers = {token.workers}
 #stall_ms = 2000
 # A worker that is idle asks the token something this often (s): less than what a firewall on the way to it forgets.
 #probe_s = 20
+# One more worker that is logged in and waits: it takes over at once when another one is lost.
+#spare = true
+# Workers are replaced by fresh ones, one at a time and without a failed request, after so many operations or seconds; 0: never.
+#recycle_after_operations = 5000000
+#recycle_after_s = 86400
 # RSA signatures are always verified before they leave; "all" verifies the others too.
 #verify = "rsa"
 # Workers cannot open connections; a module that talks to its HSM over the network needs true.

@@ -190,7 +190,7 @@ def _wait_for_token(client: Client, child: subprocess.Popen[bytes]) -> None:
         tokens = client.control(Status(), timeout_s=READY_S).tokens
         return (
             bool(tokens)
-            and all(worker.state == "ready" for worker in tokens[0].workers)
+            and all(worker.state in ("ready", "spare") for worker in tokens[0].workers)
             and bool(tokens[0].workers)
         )
 

@@ -205,7 +205,7 @@ def _daemon(status: DaemonStatus) -> list[tuple[str, str]]:
 def _token(token: TokenStatus) -> tuple[str, str]:
     in_flight = sum(worker.in_flight for worker in token.workers)
     restarts = max((worker.restarts for worker in token.workers), default=0)
-    ready = sum(worker.state in ("ready", "busy") for worker in token.workers)
+    ready = sum(worker.state in ("ready", "busy", "spare") for worker in token.workers)
     work = f"{token.queued} queued, {in_flight} in flight, {restarts} restarts"
     breaker = "" if token.breaker == "closed" else f" (breaker {token.breaker}: {token.reason or 'no reason given'})"
     return "token", f"{token.name} {token.state}{breaker}, {ready} of {len(token.workers)} workers up, {work}"

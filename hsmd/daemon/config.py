@@ -59,6 +59,9 @@ class TokenConfig:
     network: bool
     lock_memory: str
     probe_s: int
+    spare: bool
+    recycle_after_operations: int
+    recycle_after_s: int
     verify: str
 
 
@@ -249,6 +252,9 @@ def _token(table: TomlTable) -> TokenConfig:
         network=table.flag("network", False),
         lock_memory=table.choice("lock_memory", "auto", ("auto", "always", "never")),
         probe_s=table.number("probe_s", 20, 1, 3_600),
+        spare=table.flag("spare", True),
+        recycle_after_operations=table.number("recycle_after_operations", 5_000_000, 0, 2**53),
+        recycle_after_s=table.number("recycle_after_s", 86_400, 0, 31_536_000),
         verify=table.choice("verify", "rsa", ("rsa", "all")),
     )
     if sum([bool(token.label), bool(token.serial), token.slot is not None]) != 1:

@@ -192,7 +192,7 @@ def _postpone(place: Place, now: float) -> None:
 
 
 def _places_of(token: TokenConfig, generation: int) -> list[Place]:
-    signing = [Place(token, control=False, generation=generation) for _ in range(token.workers)]
+    signing = [Place(token, control=False, generation=generation) for _ in range(token.workers + token.spare)]
     return [*signing, Place(token, control=True, generation=generation)]
 
 

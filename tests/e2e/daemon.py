@@ -128,7 +128,9 @@ class Daemon:
                 problem[:] = [error]
                 return False
             problem[:] = [tokens]
-            return bool(tokens and tokens[0].workers) and all(worker.state == "ready" for worker in tokens[0].workers)
+            return bool(tokens and tokens[0].workers) and all(
+                worker.state in ("ready", "spare") for worker in tokens[0].workers
+            )
 
         try:
             wait_until(ready, "the token's workers are ready", READY_S)

@@ -109,16 +109,21 @@ class Tokens:
         await asyncio.gather(*(pool.close(grace_s) for pool in pools), *self._closing, return_exceptions=True)
 
     def _pool(self, name: str) -> TokenPool:
+        settings = self._settings[name]
         return TokenPool(
             name,
             window=WORKER_WINDOW,
             max_queue=self._max_queue,
-            stall_s=self._settings[name].stall_ms / 1000,
+            stall_s=settings.stall_ms / 1000,
             clock=time.monotonic,
             request_replacement=self._request_replacement,
             completed=self._completed,
             log=log,
-            probe_s=self._settings[name].probe_s,
+            probe_s=settings.probe_s,
+            workers=settings.workers,
+            spare=settings.spare,
+            recycle_after_operations=settings.recycle_after_operations,
+            recycle_after_s=settings.recycle_after_s,
             listener=self._listener,
         )
 

@@ -12,7 +12,7 @@ from hsmd.protocol.messages import DaemonStatus, Metrics, TokenStatus
 
 TOKEN_STATES = ("ready", "starting", "away", "login-refused")
 BREAKER_STATES = ("closed", "open", "probing")
-WORKER_STATES = ("ready", "busy", "starting", "stalled")
+WORKER_STATES = ("ready", "busy", "spare", "starting", "stalled")
 
 
 def families(numbers: Metrics) -> Iterator[Metric]:

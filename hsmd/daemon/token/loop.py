@@ -214,6 +214,10 @@ class WorkerLoop:
         if digest in self._inventory.keys:
             self._recycle = "a handle became invalid, but its key is there"
             return TokenFailure()
+        if not self._inventory.keys:
+            # Destroyed keys are announced; all of them gone at once looks like a token that went away. A fresh start will tell.
+            self._recycle = "the token shows none of its keys any more"
+            return TokenFailure()
         return Refused(detail="the key is gone")
 
     def _session_works(self) -> bool:

@@ -11,6 +11,7 @@ have not (NOT_PERFORMED), and the fence in the page keeps it so.
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any
 
 from hsmd.daemon.token.backlog import Backlog
 from hsmd.daemon.token.control_link import ControlLink
+from hsmd.daemon.token.crew import UNBOUNDED, Crew
 from hsmd.daemon.token.health import HealthListener, Nobody, TokenHealth
 from hsmd.daemon.token.jobs import Completion, Job, Status, completion_of, completion_of_lost
 from hsmd.daemon.token.link import WorkerLink
@@ -67,11 +69,16 @@ class TokenPool:
         away_s: float = AWAY_S,
         probe_s: float = PROBE_S,
         listener: HealthListener | None = None,
+        workers: int = UNBOUNDED,
+        spare: bool = False,
+        recycle_after_operations: int = 0,
+        recycle_after_s: float = 0.0,
     ) -> None:
         """`window` is how many jobs a worker holds, `max_queue` how many wait here beyond that. `clock` is monotonic.
 
         `request_replacement(pid)` asks the launcher for another worker in place of a lost one. `completed` takes what
         one read or one sweep completed; it may submit again. `listener` hears how the token is, see `health`.
+        `workers` of those that are ready work, one more is a spare; when they leave, and why, says `crew`.
         """
         self._name = name
         self._window = window
@@ -84,7 +91,10 @@ class TokenPool:
         self._start_limit_s = start_limit_s
         self._away_s = away_s
         self._links: list[WorkerLink] = []
-        self._ready: list[WorkerLink] = []
+        self._crew = Crew(
+            workers, spare=spare, operations=recycle_after_operations, age_s=recycle_after_s, chance=random.Random()
+        )
+        self._ready = self._crew.working
         self._control = ControlLink(event=self._event, lost=self._control_lost)
         self._backlog = Backlog(self._finish_soon)
         self._next_id = 1
@@ -141,7 +151,7 @@ class TokenPool:
             raise Draining
         result = await self._control.ask(request, timeout_s)
         if isinstance(request, CHANGES):
-            for link in self._ready:
+            for link in self._crew.ready:
                 link.send(_KEYS_CHANGED)
         return result
 
@@ -257,7 +267,7 @@ class TokenPool:
             link.ready = event
             link.moved_at = self._clock()
             if not link.control:
-                self._ready.append(link)
+                self._crew.enlist(link, link.moved_at)
                 self._pump_soon()
             self._log.info("worker.ready", token=self._name, pid=link.pid)
             self._health.ready()
@@ -267,15 +277,14 @@ class TokenPool:
             if event.login_refused:
                 self._health.login_refused(event.text)
             else:
-                self._health.not_started(event.text, others=bool(self._ready))
+                self._health.not_started(event.text, others=bool(self._crew.ready))
                 self._doubt()
         elif isinstance(event, Probed):
             if not link.probing:
                 raise ProtocolError("it was not asked to probe the token")
-            if event.fault and link in self._ready:
-                self._ready.remove(link)  # it ends by itself, once it has sent what it has
+            if event.fault and self._crew.dismiss(link):  # it ends by itself, once it has sent what it has
                 self._note_away()
-            self._health.answered(link, event, others=bool(self._ready))
+            self._health.answered(link, event, others=bool(self._crew.ready))
             if event.fault:
                 self._doubt()
 
@@ -324,7 +333,8 @@ class TokenPool:
             self._expire(now)
         for link in list(self._links):
             self._watch(link, now)
-        self._health.ask_idle(self._ready, now)
+        self._health.ask_idle(self._crew.ready, now)
+        self._relieve(now)
         control = self._control.link
         if control is not None and control.ready is None and now - control.attached_at >= self._start_limit_s:
             self._control.lose("it did not get ready in time")
@@ -355,14 +365,27 @@ class TokenPool:
             if now - link.attached_at >= self._start_limit_s:
                 link.failed = True
                 self._lose(link, "it did not get ready in time")
-                self._health.not_started("a worker did not get ready in time", others=bool(self._ready))
+                self._health.not_started("a worker did not get ready in time", others=bool(self._crew.ready))
             return
         link.moved(now)
         if (link.jobs or link.probing) and now - link.moved_at >= self._stall_s:
             probed = link.probing and not link.jobs
             self._lose(link, f"it made no progress for {self._stall_s} s")
             if probed:
-                self._health.stalled(others=bool(self._ready))
+                self._health.stalled(others=bool(self._crew.ready))
+
+    def _relieve(self, now: float) -> None:
+        """Let workers go that have done their share."""
+        self._crew.relieve(now)
+        if self._crew.leaving:
+            self._note_away()
+        for link in self._crew.left():
+            link.close()
+            self._links.remove(link)
+            self._crew.dismiss(link)
+            link.progress.close()
+            self._log.info("worker.recycled", token=self._name, pid=link.pid, count=link.sent)
+            self._request_replacement(link.pid)
 
     # --- losing workers ---
 
@@ -372,8 +395,7 @@ class TokenPool:
             return
         link.close()
         self._links.remove(link)
-        if link in self._ready:
-            self._ready.remove(link)
+        if self._crew.dismiss(link):
             self._note_away()
         # Read after the fence was set in close(): what has not begun by now never will.
         started = link.progress.started
@@ -384,7 +406,7 @@ class TokenPool:
             if link.ready is not None:
                 self._doubt()
             elif not link.failed:
-                self._health.ended_silently(others=bool(self._ready))
+                self._health.ended_silently(others=bool(self._crew.ready))
         done = [completion_of_lost(job, started) for job in link.jobs.values()]
         link.jobs.clear()
         link.progress.close()
@@ -394,7 +416,7 @@ class TokenPool:
 
     def _doubt(self) -> None:
         """Something went wrong with a worker: how is the token?"""
-        self._health.ask(self._ready, self._clock())
+        self._health.ask(self._crew.ready, self._clock())
 
     def _note_away(self) -> None:
         if not self._ready:
@@ -421,6 +443,8 @@ class TokenPool:
     def _worker_state(self, link: WorkerLink) -> str:
         if link.ready is None:
             return "starting"
+        if link in self._crew.spares:
+            return "spare"
         if not link.jobs:
             return "ready"
         return "stalled" if self._clock() - link.moved_at > self._stall_s / 2 else "busy"

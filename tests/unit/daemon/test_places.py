@@ -51,7 +51,7 @@ class Yard:
         self.packets: list[dict[str, Any]] = []
         self.fail = False
         monkeypatch.setattr(module, "spawn_worker", self._spawn)
-        self.config: Config = configuration.parse(GOOD, Path("/etc/hsmd/hsmd.toml"))
+        self.config: Config = configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml"))
         self.places = Places(self.config, lambda packet, fds: self.packets.append(packet["worker"]))
         self.name = self.config.tokens[0].name
         self.allow("all")
@@ -85,6 +85,12 @@ def test_each_token_has_its_workers_and_one_for_control(yard: Yard) -> None:
     assert {packet["generation"] for packet in yard.packets} == {1}
     assert all(worker.released for worker in yard.workers)
     assert yard.places.next_start() is None
+
+
+def test_a_spare_is_one_more(yard: Yard) -> None:
+    yard.places.furnish(yard.with_token(spare=True))
+    yard.places.start_due(0.0)
+    assert [packet["control"] for packet in yard.packets] == [False, False, False, True]
 
 
 def test_a_worker_that_ended_is_replaced_with_growing_pauses(yard: Yard) -> None:
@@ -169,7 +175,7 @@ def test_one_refused_pin_leaves_those_that_are_logged_in(yard: Yard) -> None:
 
 def test_an_unchanged_token_keeps_its_workers(yard: Yard) -> None:
     yard.places.start_due(0.0)
-    yard.places.furnish(configuration.parse(GOOD, Path("/etc/hsmd/hsmd.toml")))
+    yard.places.furnish(configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml")))
     yard.places.start_due(1.0)
     assert yard.running == [1, 2, 3]
     assert len(yard.workers) == 3
