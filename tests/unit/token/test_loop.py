@@ -170,9 +170,18 @@ def test_a_faulty_signature_never_leaves_and_ends_the_worker(make) -> None:
 
 def test_a_key_that_is_gone_is_refused(make) -> None:
     rig = make(failing(pkcs11.ObjectHandleInvalid()))
+    rig.inventory.left = {b"\1" * 32: rig.key}
     rig.run(b"bad", b"after")
     assert rig.errors() == {1: ErrorCode.REFUSED} | ({2: ErrorCode.REFUSED} if 2 in rig.errors() else {})
     assert rig.inventory.scans == 1
+
+
+def test_a_token_that_has_lost_all_its_keys_is_looked_at_afresh(make) -> None:
+    """SoftHSM, when its files are moved away, says nothing but that handles are invalid."""
+    rig = make(failing(pkcs11.ObjectHandleInvalid()))
+    with pytest.raises(Recycle):
+        rig.run(b"bad")
+    assert rig.errors() == {1: ErrorCode.TOKEN}
 
 
 def test_an_invalid_handle_of_a_key_that_is_there_recycles(make) -> None:
