@@ -181,7 +181,7 @@ def test_a_token_that_has_lost_all_its_keys_is_looked_at_afresh(make) -> None:
     rig = make(failing(pkcs11.ObjectHandleInvalid()))
     with pytest.raises(Recycle):
         rig.run(b"bad")
-    assert rig.errors() == {1: ErrorCode.TOKEN}
+    assert rig.errors() == {}, "another worker does it"
 
 
 def test_an_invalid_handle_of_a_key_that_is_there_recycles(make) -> None:
