@@ -59,7 +59,8 @@ def make_token(directory: Path, label: str = "hsmd") -> SoftHsmToken:
     token = SoftHsmToken(label, softhsm_module(), directory / "pin", directory / "softhsm2.conf")
     if token.configuration.exists():
         raise ConfigurationError(str(directory), ["holds a token already; choose another directory"])
-    (directory / "tokens").mkdir(mode=0o700, parents=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / "tokens").mkdir(mode=0o700)
     token.configuration.write_text(CONFIGURATION.format(directory=directory.resolve() / "tokens"))
     pin = secrets.token_hex(16)
     fd = os.open(token.pin_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

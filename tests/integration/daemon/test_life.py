@@ -9,11 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import asyncssh
@@ -35,6 +33,7 @@ from tests.daemon_house import (
     wait_until,
     wire,
 )
+from tests.daemon_users import can_read, hand_out, user_of
 from tests.daemonlike import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -279,61 +278,22 @@ async def test_front_and_workers_run_as_different_users(open_directory: Path) ->
             assert built.logged("users.not_changed"), "only root can change users; others are told so"
             return
         front, workers = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
-        _hand_out(built, directory, front, workers)
+        hand_out(built, directory, front, workers)
         built.start()
         key = built.add_key("web")
         async with await ssh(built, WEB) as connection:
             assert (await (await wire(connection)).use(1, key))[0] == Kind.RESULT
-        assert _user_of(built.front_pid) == (front.pw_uid, front.pw_gid)
-        assert {_user_of(pid) for pid in built.worker_pids()} == {(workers.pw_uid, workers.pw_gid)}
+        assert user_of(built.front_pid) == (front.pw_uid, front.pw_gid)
+        assert {user_of(pid) for pid in built.worker_pids()} == {(workers.pw_uid, workers.pw_gid)}
         for pid in built.pids():
             groups = Path(f"/proc/{pid}/status").read_text().partition("Groups:")[2].splitlines()[0].split()
             assert set(groups) <= {str(front.pw_gid), str(workers.pw_gid)}
-        assert not _can_read(front.pw_uid, built.pin_file)
-        assert not _can_read(workers.pw_uid, built.directory / "host_key")
-        assert not _can_read(workers.pw_uid, built.audit_path)
+        assert not can_read(front.pw_uid, built.pin_file)
+        assert not can_read(workers.pw_uid, built.directory / "host_key")
+        assert not can_read(workers.pw_uid, built.audit_path)
         assert built.stop() == 0
     finally:
         built.end()
-
-
-def _hand_out(built: House, directory: Path, front: pwd.struct_passwd, workers: pwd.struct_passwd) -> None:
-    """Ownership as docs/operations.md asks for it."""
-    built.directory.chmod(0o711)
-    built.config.chmod(0o644)
-    audit = built.directory / "audit"
-    audit.mkdir(mode=0o700)
-    # SQLite keeps its journal beside the database.
-    _give(front, built.directory, built.directory / "host_key", audit, built.directory / "store.sqlite")
-    for each in (built.directory / "softhsm", *(built.directory / "softhsm").rglob("*")):
-        _give(workers, each)
-    built.python = _interpreter_for_all(directory, front.pw_uid)
-
-
-def _interpreter_for_all(directory: Path, uid: int) -> str:
-    """An interpreter that other users can run: ours, or the system's of the same version with our packages."""
-    with suppress(PermissionError):
-        if subprocess.run([sys.executable, "-c", ""], user=uid, capture_output=True, check=False).returncode == 0:
-            return sys.executable
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    subprocess.run([f"/usr/bin/{version}", "-m", "venv", "--without-pip", directory / "venv"], check=True)
-    packages = directory / "venv" / "lib" / version / "site-packages"
-    (packages / "ours.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    return str(directory / "venv" / "bin" / "python")
-
-
-def _give(user: pwd.struct_passwd, *paths: Path) -> None:
-    for path in paths:
-        os.chown(path, user.pw_uid, user.pw_gid)
-
-
-def _user_of(pid: int) -> tuple[int, int]:
-    fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
-    return int(fields["Uid"].split()[0]), int(fields["Gid"].split()[0])
-
-
-def _can_read(uid: int, path: Path) -> bool:
-    return subprocess.run(["cat", str(path)], user=uid, extra_groups=[], capture_output=True, check=False).returncode == 0
 
 
 def test_the_launcher_outlives_a_terminal_interrupt_of_its_children(tmp_path: Path) -> None:

@@ -1,0 +1,434 @@
+"""Looking into our processes, and breaking out of one (A10): other users, the same user, cores, argument lists, a hostile module."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hsmd.daemon.token import sandbox
+from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
+from hsmd.errors import Unavailable
+from hsmd.protocol import messages
+from tests.daemon_house import OPERATOR, ROOT, WEB, House, wait_until
+from tests.daemon_users import can_read, hand_out, interpreter_for_all, user_of
+from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, settings_of
+
+IS_ROOT = os.geteuid() == 0
+STRANGER = 54_321
+"""A user id that nothing belongs to."""
+
+LOOK = """
+import ctypes, json, os, sys
+pid = int(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+worked = []
+def attempt(name, step):
+    try:
+        step()
+        worked.append(name)
+    except OSError:
+        pass
+def called(number):
+    if number < 0:
+        raise OSError(ctypes.get_errno(), "")
+def attach():
+    called(libc.ptrace(16, pid, 0, 0))
+    os.waitpid(pid, 0x40000000)
+    libc.ptrace(17, pid, 0, 0)
+def first_mapping():
+    with open(f"/proc/{pid}/maps") as file:
+        return int(file.readline().split("-")[0], 16)
+def memory():
+    with open(f"/proc/{pid}/mem", "rb", 0) as file:
+        file.read(0)
+class Piece(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+def across():
+    here = ctypes.create_string_buffer(8)
+    local, remote = Piece(ctypes.addressof(here), 8), Piece(int(sys.argv[2]), 8)
+    called(libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0))
+attempt("ptrace", attach)
+attempt("maps", first_mapping)
+attempt("mem", memory)
+attempt("process_vm_readv", across)
+attempt("environ", lambda: open(f"/proc/{pid}/environ", "rb").read())
+attempt("fd", lambda: os.listdir(f"/proc/{pid}/fd"))
+print(json.dumps(worked))
+"""
+EVERYTHING = {"ptrace", "maps", "mem", "process_vm_readv", "environ", "fd"}
+VICTIM = "import ctypes, time; ctypes.CDLL(None).prctl(0x59616D61, -1, 0, 0, 0); print('up', flush=True); time.sleep(60)"
+"""An ordinary process; it lets itself be traced where Yama would not."""
+
+
+@dataclass
+class Scene:
+    """A daemon whose processes run as users of their own where we may arrange that, and its agent."""
+
+    house: House
+    agent: subprocess.Popen[bytes]
+    agent_log: Path
+    python: str
+
+    def processes(self) -> dict[str, int]:
+        """One of each kind, by name."""
+        assert self.house.process is not None
+        return {
+            "launcher": self.house.process.pid, "front": self.house.front_pid,
+            "worker": self.house.signing_pids()[0], "control worker": self.house.worker_pids()[-1],
+            "agent": self.agent.pid,
+        }  # fmt: skip
+
+    def look(self, pid: int, uid: int, place: int = 0) -> set[str]:
+        """What a user learns about a process."""
+        identity = {"user": uid, "group": uid, "extra_groups": []} if IS_ROOT else {}
+        done = subprocess.run(
+            [self.python, "-c", LOOK, str(pid), str(place or first_mapping(pid))],
+            capture_output=True, text=True, timeout=30, check=True, cwd="/", **identity,
+        )  # fmt: skip
+        return set(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    with tempfile.TemporaryDirectory(prefix="hsmd-") as name:
+        directory = Path(name)
+        directory.chmod(0o711)
+        built = House(directory / "daemon", users=("nobody", "daemon") if IS_ROOT else ("", ""))
+        python = sys.executable
+        if IS_ROOT:
+            hand_out(built, directory, pwd.getpwnam("nobody"), pwd.getpwnam("daemon"))
+            python = interpreter_for_all(directory, STRANGER)
+        agent: subprocess.Popen[bytes] | None = None
+        try:
+            built.start()
+            built.add_key("www")
+            agent = start_agent(built, directory)
+            yield Scene(built, agent, directory / "agent.log", python)
+        finally:
+            if agent is not None:
+                agent.kill()
+                agent.wait()
+            built.end()
+
+
+def start_agent(built: House, directory: Path) -> subprocess.Popen[bytes]:
+    config, place = directory / "agent.toml", directory / "run"
+    place.mkdir(mode=0o755)
+    host, port = built.address
+    config.write_text(f"""
+[agent]
+client = "{WEB}"
+identity = "{built.directory / WEB}"
+socket = "{place}/agent.sock"
+mode = "0666"
+state = "{directory}/agent-state"
+[defaults]
+users = ["*"]
+[[daemon]]
+address = "{host}:{port}"
+host_keys = ["{built.notice["host_key"]}"]
+""")
+    with (directory / "agent.log").open("wb") as log:
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "hsmd.cli", "agent", "run", "--config", str(config)],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
+        )  # fmt: skip
+    wait_until(lambda: "cache.changed" in (directory / "agent.log").read_text(), 20, "the agent knows the keys")
+    return agent
+
+
+def first_mapping(pid: int) -> int:
+    """An address that is mapped; a guess where not even we may look."""
+    try:
+        return int(Path(f"/proc/{pid}/maps").read_text().partition("-")[0] or "400000", 16)
+    except PermissionError:
+        return 0x400000
+
+
+# --- looking in ---
+
+
+def test_the_same_user_learns_nothing_of_a_process(scene: Scene) -> None:
+    """PR_SET_DUMPABLE: whoever gets to run code as front, worker or agent sees no other process of that user."""
+    for name, pid in scene.processes().items():
+        uid = user_of(pid)[0]
+        if uid != 0 or not IS_ROOT:  # root may look wherever it wants
+            assert scene.look(pid, uid) == set(), name
+
+
+@pytest.mark.parametrize("who", ["front", "workers", "stranger"])
+def test_other_users_learn_nothing_of_a_process(scene: Scene, who: str) -> None:
+    """The front cannot trace a worker, nor a worker the front; and both are users of their own where root started them."""
+    uids = {"front": user_of(scene.house.front_pid)[0], "workers": user_of(scene.house.signing_pids()[0])[0], "stranger": STRANGER}
+    if IS_ROOT:
+        assert 0 not in uids.values()
+        assert len(set(uids.values())) == 3
+    for name, pid in scene.processes().items():
+        assert scene.look(pid, uids[who]) == set(), name
+
+
+def test_the_look_would_find_something(scene: Scene) -> None:
+    """The same program, on a process that is not protected."""
+    identity = {"user": STRANGER, "group": STRANGER, "extra_groups": []} if IS_ROOT else {}
+    victim = subprocess.Popen([scene.python, "-c", VICTIM], stdout=subprocess.PIPE, cwd="/", **identity)
+    try:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == b"up\n"
+        assert scene.look(victim.pid, STRANGER) == EVERYTHING
+    finally:
+        victim.kill()
+        victim.communicate()
+
+
+def test_files_are_for_those_who_need_them(scene: Scene) -> None:
+    """The front reads neither PIN nor token; workers neither store nor log nor host key; strangers nothing at all."""
+    if not IS_ROOT:
+        assert scene.house.pin_file.stat().st_mode & 0o077 == 0
+        return
+    built = scene.house
+    front, workers = user_of(built.front_pid)[0], user_of(built.signing_pids()[0])[0]
+    secret_of_workers = [built.pin_file, built.pin_file.parent, built.pin_file.parent / "tokens"]
+    secret_of_front = [built.directory / "store.sqlite", built.directory / "audit", built.audit_path, built.directory / "host_key"]
+    assert [path for path in secret_of_workers if can_read(front, path)] == []
+    assert [path for path in secret_of_front if can_read(workers, path)] == []
+    assert [path for path in (*secret_of_workers, *secret_of_front) if can_read(STRANGER, path)] == []
+    assert all(can_read(workers, path) for path in secret_of_workers)
+    assert all(can_read(front, path) for path in secret_of_front)
+
+
+def test_the_pin_is_in_no_argument_list_environment_or_log(scene: Scene) -> None:
+    """Nor is what hsmd.toml and agent.toml are told; the workers read the PIN file, and nobody else gets it."""
+    pin = scene.house.pin_file.read_bytes().strip()
+    assert len(pin) >= 4
+    everybody = {**scene.processes(), **{f"child {pid}": pid for pid in scene.house.pids()}}
+    for name, pid in everybody.items():
+        if IS_ROOT:
+            assert pin not in Path(f"/proc/{pid}/environ").read_bytes(), name
+        assert pin not in Path(f"/proc/{pid}/cmdline").read_bytes(), name
+    scene.house.ask(messages.Status(), OPERATOR)
+    for path in (scene.house.log_path, scene.agent_log, scene.house.audit_path, scene.house.config):
+        assert pin not in path.read_bytes(), path
+
+
+def test_no_process_can_gain_rights_or_dump(scene: Scene) -> None:
+    for name, pid in scene.processes().items():
+        assert field(pid, "status", "NoNewPrivs:") == "1", name
+        assert Path(f"/proc/{pid}/limits").read_text().partition("Max core file size")[2].split()[:2] == ["0", "0"], name
+
+
+def test_workers_are_enclosed_and_their_memory_is_locked_or_the_log_says_why_not(scene: Scene) -> None:
+    for pid in scene.house.worker_pids():
+        assert field(pid, "status", "Seccomp:") == "2"
+        said = f"hsmd worker {pid}: memory may be swapped" in scene.house.log_path.read_text()
+        assert said == (int(field(pid, "status", "VmLck:")) < 1024)
+
+
+def test_memory_that_must_be_locked_and_cannot_be_stops_the_worker(
+    token: SoftHsmToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox.resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
+    monkeypatch.setattr(sandbox.os, "geteuid", lambda: 1000)
+    assert "LimitMEMLOCK=infinity" in sandbox.lock_memory(settings_of(token))
+    assert sandbox.lock_memory(settings_of(token, lock_memory="never")) == ""
+    with pytest.raises(Unavailable) as refused:
+        sandbox.lock_memory(settings_of(token, lock_memory="always"))
+    assert "the limit is 1024 KiB" in refused.value.detail
+
+
+def field(pid: int, file: str, name: str) -> str:
+    return Path(f"/proc/{pid}/{file}").read_text().partition(name)[2].split()[0]
+
+
+def test_an_abort_leaves_no_core(tmp_path: Path) -> None:
+    """Every kind of process, aborted where it stands; and one that has the limit raised again, which still does not dump."""
+    built = House(tmp_path / "daemon")
+    places = {ROOT, built.directory}
+    before = {path for place in places for path in place.glob("*core*")}
+    try:
+        built.start()
+        for pid in (built.signing_pids()[0], built.worker_pids()[-1], built.front_pid):
+            os.kill(pid, signal.SIGABRT)
+            wait_until(lambda pid=pid: pid not in built.pids(), 10)
+        wait_until(lambda: len(built.logged("front.ready")) == 2, 20)
+        assert built.process is not None
+        left = built.pids()
+        built.process.send_signal(signal.SIGABRT)
+        assert built.process.wait(10) == -signal.SIGABRT
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), 10)
+    finally:
+        built.end()
+    assert {path for place in places for path in place.glob("*core*")} == before
+    child = os.fork()
+    if child == 0:
+        abort_hardened(tmp_path)
+    assert not os.WCOREDUMP(os.waitpid(child, 0)[1])
+    assert not list(tmp_path.glob("*core*"))
+
+
+def abort_hardened(directory: Path) -> None:
+    from hsmd.process import harden
+
+    os.chdir(directory)
+    harden()
+    with suppress(ValueError):  # root with all its rights may
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    os.kill(os.getpid(), signal.SIGABRT)
+    os._exit(0)
+
+
+# --- breaking out ---
+
+BREAK_OUT = """
+import ctypes, errno, json, os, socket, sys, threading
+import msgspec
+from hsmd.daemon.token import sandbox
+from hsmd.daemon.token.module import open_token
+from hsmd.daemon.token.spawn import WorkerSettings
+from hsmd.process import harden
+
+harden()
+settings = msgspec.json.decode(sys.argv[1], type=WorkerSettings)
+libc = ctypes.CDLL(None, use_errno=True)
+earlier, go = [], threading.Event()
+def of_the_module():
+    go.wait()
+    earlier.append(attempt(lambda: os.execv("/bin/true", ["true"])))
+def attempt(step):
+    try:
+        step()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+def call(name, *arguments):
+    number = pyseccomp.resolve_syscall(0, name)
+    def step():
+        if libc.syscall(ctypes.c_long(number), *[ctypes.c_long(value) for value in arguments]) < 0:
+            raise OSError(ctypes.get_errno(), name)
+    return attempt(step)
+thread = threading.Thread(target=of_the_module)
+thread.start()
+enclose = sandbox.prepare(settings)
+token = open_token(settings)
+enclose()
+import pyseccomp
+results = {
+    "execve": attempt(lambda: os.execv("/bin/true", ["true"])),
+    "fork": attempt(os.fork),
+    "posix_spawn": attempt(lambda: os.posix_spawn("/bin/true", ["true"], {})),
+    "ptrace": call("ptrace", 0, 0, 0, 0),
+    "process_vm_readv": call("process_vm_readv", os.getppid(), 0, 0, 0, 0, 0),
+    "pidfd_getfd": call("pidfd_getfd", 0, 0, 0),
+    "keyctl": call("keyctl", 0, 0, 0),
+    "bpf": call("bpf", 0, 0, 0),
+    "mount": call("mount", 0, 0, 0, 0, 0),
+    "unshare": call("unshare", 0x10000000),
+    "setns": call("setns", 0, 0),
+    "perf_event_open": call("perf_event_open", 0, 0, 0, 0, 0),
+    "userfaultfd": call("userfaultfd", 0),
+    "io_uring_setup": call("io_uring_setup", 1, 0),
+    "init_module": call("init_module", 0, 0, 0),
+    "clone of a process": call("clone", 17, 0, 0, 0, 0),
+    "clone3": call("clone3", 0, 0),
+    "inet": attempt(lambda: socket.socket(socket.AF_INET).close()),
+    "inet6": attempt(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()),
+    "packet": attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()),
+    "alg": attempt(lambda: socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET).close()),
+    "unix": attempt(lambda: socket.socket(socket.AF_UNIX).close()),
+}
+go.set()
+thread.join()
+results["execve in an older thread"] = earlier[0]
+after = threading.Thread(target=lambda: results.__setitem__("thread", "done"))
+after.start()
+after.join()
+list(token.session.get_objects())
+results["token"] = "done"
+print(json.dumps(results), flush=True)
+os._exit(0)
+"""
+
+
+def break_out(token: SoftHsmToken, **changes: object) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", BREAK_OUT, msgspec.json.encode(settings_of(token, **changes)).decode()],
+        env={**os.environ, **token.environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def test_code_in_a_worker_starts_nothing_reaches_nobody_and_goes_nowhere(token: SoftHsmToken) -> None:
+    """A probe with a worker's sandbox on a real token, threads of the module included; what a module needs still works."""
+    found = break_out(token)
+    works = {"unix", "thread", "token"}
+    assert {name for name, result in found.items() if result == "done"} == works
+    assert found.pop("clone3") == "ENOSYS"
+    assert {result for name, result in found.items() if name not in works} == {"EPERM"}
+
+
+def test_a_module_that_needs_the_network_gets_ip_and_nothing_else(token: SoftHsmToken) -> None:
+    found = break_out(token, network=True)
+    assert {name for name, result in found.items() if result == "done"} == {"unix", "thread", "token", "inet", "inet6"}
+
+
+def test_without_a_sandbox_the_probe_gets_out(token: SoftHsmToken) -> None:
+    """So that the test above shows the sandbox and not the machine: this probe ends as another program."""
+    with pytest.raises((AssertionError, json.JSONDecodeError)):
+        break_out(token, sandbox="off")
+
+
+def test_a_worker_that_should_be_enclosed_does_not_run_without(tmp_path: Path) -> None:
+    """No libseccomp: neither worker nor daemon starts, and both say what to do."""
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    (fake / "pyseccomp.py").write_text("raise RuntimeError('Unable to find libseccomp')")
+    token = make_token(tmp_path / "token")
+    environment = {"PYTHONPATH": f"{fake}:{ROOT}", **token.environment, "PATH": os.environ["PATH"]}
+    settings = settings_of(token)
+    code = (
+        "import sys, msgspec\nfrom hsmd.daemon.token import sandbox\nfrom hsmd.daemon.token.spawn import WorkerSettings\n"
+        "from hsmd.errors import Unavailable\nsettings = msgspec.json.decode(sys.argv[1], type=WorkerSettings)\n"
+        "try:\n    sandbox.prepare(settings)\nexcept Unavailable as error:\n    print(error.detail)\n"
+        "sandbox.prepare(msgspec.structs.replace(settings, sandbox='off'))()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, msgspec.json.encode(settings).decode()],
+        env=environment, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert "install libseccomp" in done.stdout
+    assert 'sandbox = "off"' in done.stdout
+    built = House(tmp_path / "daemon")
+    start = f"from pathlib import Path\nfrom hsmd.daemon import launcher\nlauncher.serve(Path({str(built.config)!r}))"
+    refused = subprocess.run(
+        [sys.executable, "-c", start], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert refused.returncode != 0
+    assert "token.sandbox" in refused.stderr
+
+
+def test_an_enclosed_worker_signs_makes_and_destroys_keys(fresh_token: SoftHsmToken) -> None:
+    """SoftHSM creates, locks and removes files for this: all of that stays allowed."""
+    control = RawWorker(fresh_token, {"control": True}).ready()
+    made = generate(control, "www", "p-256", ["tls-server"])
+    worker = RawWorker(fresh_token).ready()
+    try:
+        assert field(worker.spawned.pid, "status", "Seccomp:") == "2"
+        assert worker.use(1, 0x0403, bytes.fromhex(made.key), CERTIFICATE_VERIFY)
+    finally:
+        worker.close()
+        control.close()
