@@ -29,7 +29,8 @@ def run_as_batch() -> None:
     asked gives the CPU up by itself: by then others have asked too, and one packet and one audit write serve them all. On
     an idle machine this has no effect.
     """
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if os.sched_getscheduler(0) != os.SCHED_BATCH:  # a unit with CPUSchedulingPolicy=batch lets nobody change it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 let_others_ask = os.sched_yield

@@ -15,7 +15,6 @@ from hsmd import observe
 from hsmd.agent import cache as caches, config as configs
 from hsmd.agent.config import AgentConfig
 from hsmd.agent.listener import Listener, inherited, listen
-from hsmd.agent.notify import notify
 from hsmd.agent.session import Session, Sessions
 from hsmd.agent.upstream import Cancellable, Upstream
 from hsmd.client.connection import Connection
@@ -23,6 +22,7 @@ from hsmd.client.endpoint import Endpoint
 from hsmd.client.link import Answered
 from hsmd.client.witness import Witness
 from hsmd.errors import HsmdError, NotFound, Refused, RefusedHere, Unavailable
+from hsmd.notify import notify
 from hsmd.protocol import messages
 
 REFRESH_S = 60.0

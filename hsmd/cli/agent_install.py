@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsmd.cli import agent_place, systemd
 from hsmd.cli.failures import Exit, Stop
 from hsmd.cli.files import PUBLIC, replace
 from hsmd.cli.output import Output
 
 OPENSSL_CONFIGURATION = Path("/etc/hsmd/openssl.cnf")
 _UNIT = Path("/etc/systemd/system/nginx.service.d/hsmd.conf")
+_AGENT_UNIT = Path("/etc/systemd/system") / systemd.AGENT_UNIT
 _SNIPPETS = Path("/etc/nginx/snippets")
 
 
@@ -57,6 +59,21 @@ OPENSSL_STEPS: tuple[str, ...] = (
     f"Give it to a service: Environment=OPENSSL_CONF={OPENSSL_CONFIGURATION} in its unit, then restart the service.",
     f"Try it:               OPENSSL_CONF={OPENSSL_CONFIGURATION} openssl list -providers",
 )
+
+
+SYSTEMD_STEPS: tuple[str, ...] = (
+    "Then:                 systemctl daemon-reload && systemctl enable --now hsmd-agent",
+    "Look at it:           systemd-analyze security hsmd-agent",
+)
+
+
+def systemd_files(config: Path, user: str) -> list[Installed]:
+    """The agent's own service. Raises Stop if there is no such user; ConfigurationError for a wrong agent.toml."""
+    from hsmd.agent.config import KEEP, load
+
+    group = load(config).socket.group
+    agent_place.known(user)
+    return [Installed(_AGENT_UNIT, systemd.agent_unit(config, user, "" if group == KEEP else str(group)))]
 
 
 def nginx_steps(key: str) -> tuple[str, ...]:

@@ -42,13 +42,16 @@ def give(path: Path, owner: str) -> None:
     """Makes `path` the property of `owner`; nothing for no owner. Raises Stop for an unknown one."""
     if not owner:
         return
-    try:
-        entry = pwd.getpwnam(owner)
-    except KeyError:
-        raise Stop(
-            f"this host has no user {owner}", f"make one: useradd --system {owner}", Exit.USAGE
-        ) from None
+    entry = known(owner)
     os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+
+
+def known(user: str) -> pwd.struct_passwd:
+    """The user of this name. Raises Stop for an unknown one."""
+    try:
+        return pwd.getpwnam(user)
+    except KeyError:
+        raise Stop(f"this host has no user {user}", f"make one: useradd --system {user}", Exit.USAGE) from None
 
 
 def _default_users() -> tuple[str, ...]:

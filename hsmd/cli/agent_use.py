@@ -24,6 +24,7 @@ class Server(Enum):
 
     NGINX = "nginx"
     OPENSSL = "openssl"
+    SYSTEMD = "systemd"
 
 
 @command(app, "export", example="hsmd agent export www --out /etc/hsmd/keys")
@@ -74,12 +75,18 @@ def export(
 @command(
     app,
     "install",
-    example="hsmd agent install nginx --key www\nhsmd agent install nginx --key www --print\nhsmd agent install openssl",
+    example="hsmd agent install nginx --key www\nhsmd agent install nginx --key www --print\n"
+    "hsmd agent install openssl\nhsmd agent install systemd --user hsmd-agent",
 )
 def install(
     output: Output,
     server: Annotated[
-        Server, typer.Argument(metavar="nginx|openssl", help="For which server.", show_default=False)
+        Server,
+        typer.Argument(
+            metavar="nginx|openssl|systemd",
+            help="For which server, or for the agent itself.",
+            show_default=False,
+        ),
     ],
     key: Annotated[
         str,
@@ -88,6 +95,9 @@ def install(
     keys: Annotated[
         Path | None, typer.Option("--keys", metavar="DIR", help="Where `agent export` wrote it.")
     ] = None,
+    user: Annotated[
+        str, typer.Option("--user", metavar="NAME", help="For systemd: the user the agent runs as.")
+    ] = "hsmd-agent",
     config: Config = None,
     socket: Socket = None,
     only_print: Annotated[
@@ -100,8 +110,13 @@ def install(
     """Write the OpenSSL configuration that loads hsmd's provider, and for nginx what makes its service use it.
 
     For nginx: a systemd drop-in with OPENSSL_CONF, and a snippet with certificate and key for your server block. For anything
-    else that uses OpenSSL 3 (HAProxy, Apache, Python, ...): the configuration alone, to be given by OPENSSL_CONF.
+    else that uses OpenSSL 3 (HAProxy, Apache, Python, ...): the configuration alone, to be given by OPENSSL_CONF. For systemd:
+    the service that runs the agent, with everything closed that it does not need.
     """
+    if server is Server.SYSTEMD:
+        unit = agent_install.systemd_files((config or default_config()).absolute(), user)
+        agent_install.install(output, unit, agent_install.SYSTEMD_STEPS, root, only_print=only_print)
+        return
     listen = socket_of(socket, config)
     if server is Server.NGINX and not key:
         raise Stop("nothing says which key nginx shall use", "add --key KEY", Exit.USAGE)

@@ -19,6 +19,8 @@ class TokenChoice:
     environment: Mapping[str, str] = field(default_factory=dict)
     name: str = "token"
     workers: int = 1
+    credential: str = ""
+    """The systemd credential that the PIN file becomes; empty where workers read the file themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,7 @@ name = {quote(token.name)}
 module = {quote(str(token.module))}
 # The token is chosen by exactly one of label, serial and slot.
 label = {quote(token.label)}
-# The file holds the user PIN and nothing else. With systemd's LoadCredential= name the credential instead:
-#pin_credential = "hsm-pin"
-pin_file = {quote(str(token.pin_file))}
+{_pin(token)}
 # Environment variables that the module needs; set for its workers only.
 environment = {{ {environment} }}
 # One process and one PKCS#11 session each. As many as the token can use at once, at most one for each core with SoftHSM.
@@ -132,6 +132,17 @@ address = "127.0.0.1:9444"
 {_setting("front", front_user, "hsmd")}
 {_setting("workers", worker_user, "hsmd-token")}
 """
+
+
+def _pin(token: TokenChoice) -> str:
+    if token.credential:
+        return f"""\
+# The systemd credential with the user PIN and nothing else (LoadCredential= of the unit); outside of systemd: pin_file.
+pin_credential = {quote(token.credential)}"""
+    return f"""\
+# The file holds the user PIN and nothing else. With systemd's LoadCredential= name the credential instead:
+#pin_credential = "pin"
+pin_file = {quote(str(token.pin_file))}"""
 
 
 def _setting(name: str, value: str, example: str) -> str:

@@ -28,6 +28,12 @@ class Users:
         if self.front is not None:
             os.chown(path, self.front.pw_uid, self.front.pw_gid, follow_symlinks=False)
 
+    def let_read(self, path: Path) -> None:
+        """A file that the front process reads and nobody but root changes."""
+        if self.front is not None:
+            os.chown(path, 0, self.front.pw_gid, follow_symlinks=False)
+            path.chmod(0o640)
+
     def take_over(self, layout: Layout, softhsm: Path | None) -> None:
         """Everything but the configuration itself: host key and store to the front process, a software token to the workers."""
         for path in (layout.state, layout.host_key, layout.database):

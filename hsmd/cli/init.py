@@ -5,19 +5,28 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hsmd.cli import profile as profiles, ssh_keys
+from hsmd.cli import profile as profiles, ssh_keys, systemd
 from hsmd.cli.commands import command
 from hsmd.cli.daemon_toml import Layout, TokenChoice, render
 from hsmd.cli.daemon_users import Users
 from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import PRIVATE, SHARED_DIRECTORY, Person, exists, make_directory, person, write_new
+from hsmd.cli.files import (
+    PRIVATE,
+    PUBLIC,
+    SHARED_DIRECTORY,
+    Person,
+    exists,
+    make_directory,
+    person,
+    write_new,
+)
 from hsmd.cli.output import Output, fields
 from hsmd.cli.ssh_keys import PublicLine
 from hsmd.errors import ConfigurationError
@@ -88,6 +97,14 @@ def init(
             show_default=False,
         ),
     ] = "",
+    unit: Annotated[
+        Path | None,
+        typer.Option(
+            "--systemd",
+            metavar="DIR",
+            help="Write hsmd.service there too, usually /etc/systemd/system; the PIN file becomes a credential.",
+        ),
+    ] = None,
     operator: Annotated[
         str,
         typer.Option(
@@ -125,19 +142,26 @@ def init(
     who = person()
     name = operator or _own_name(who)
     where = (profile or who.configuration / profiles.PROFILE_NAME).absolute()
-    _refuse_existing(layout, None if operator_key else where)
+    service = None if unit is None else (unit / systemd.DAEMON_UNIT).absolute()
+    _refuse_existing(layout, None if operator_key else where, service)
     with ExitStack() as undo:
         make_directory(layout.config.parent, SHARED_DIRECTORY)
         make_directory(layout.state)
         token = _softhsm(layout, undo) if softhsm else _hardware(module, token_label, pin_file)
+        if service is not None and not softhsm:
+            token = replace(token, credential=token.pin_file.name)
         text = render(layout, listen, token, front_user, worker_user)
         address = _first_address(text, layout)
         host = _kept(undo, layout.host_key, lambda: ssh_keys.make(layout.host_key, "hsmd host key"))
         first = _operator(undo, who, name, operator_key, where, host, address)
         _store(undo, layout, first)
         users.take_over(layout, layout.state / "softhsm" if softhsm else None)
+        if service is not None:
+            pin_as_credential = token.pin_file if token.credential else None
+            write_new(service, systemd.daemon_unit(layout.config, layout.state, pin_as_credential), PUBLIC)
+            undo.callback(service.unlink, missing_ok=True)
         write_new(layout.config, text, PRIVATE)  # last: where it exists, everything does
-        users.take(layout.config)
+        users.let_read(layout.config)
         undo.pop_all()
     _report(output, layout, host, first, address)
 
@@ -148,8 +172,10 @@ def _own_name(who: Person) -> str:
     return who.name if is_name(who.name) else "operator"
 
 
-def _refuse_existing(layout: Layout, profile: Path | None) -> None:
+def _refuse_existing(layout: Layout, profile: Path | None, service: Path | None) -> None:
     made = [layout.config, layout.host_key, layout.database, layout.audit]
+    if service is not None:
+        made.append(service)
     if profile is not None:
         made += [profile, _identity(profile)]
     for path in made:

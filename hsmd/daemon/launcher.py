@@ -42,6 +42,7 @@ from hsmd.daemon.config import Config, UsersConfig
 from hsmd.daemon.places import Places, next_delay
 from hsmd.daemon.token import sandbox
 from hsmd.errors import ConfigurationError
+from hsmd.notify import notify
 from hsmd.process import harden
 
 MAX_PACKET_BYTES = 65_536
@@ -135,6 +136,7 @@ class _Launcher:
         if self._stopping_until is not None:
             return
         log.info("launcher.draining")
+        notify("STOPPING=1")
         self._stopping_until = time.monotonic() + self._config.limits.drain_s + STOP_S
         self._tell_front({"drain": True})
 
@@ -225,6 +227,7 @@ class _Launcher:
         message = json.loads(packet)
         if "ready" in message and not self._announced:
             self._announced = True
+            notify("READY=1")
             self._on_ready(message["ready"])
         elif "reloaded" in message:
             self._reloaded(message["reloaded"])

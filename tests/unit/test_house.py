@@ -14,7 +14,7 @@ SOURCES = sorted((ROOT / "hsmd").rglob("*.py"))
 
 PURE = ("hsmd.errors", "hsmd.algorithms", "hsmd.purposes", "hsmd.protocol", "hsmd.transparency")
 """No I/O, no clock, no logging. Each may import those before it."""
-SHARED = (*PURE, "hsmd.observe", "hsmd.process")
+SHARED = (*PURE, "hsmd.observe", "hsmd.process", "hsmd.notify")
 AWAY_FROM_THE_HSM = (*SHARED, "hsmd.provider", "hsmd.client", "hsmd.agent")
 """The client wing; never the daemon's."""
 NEXT_TO_THE_HSM = tuple(

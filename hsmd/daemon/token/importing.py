@@ -74,10 +74,10 @@ def _run(
     process = start_module(
         "hsmd.daemon.token.local_import",
         arguments,
-        [settings, order],
+        settings,
+        order,
         environment=environment,
         descriptors=descriptors,
-        user=settings.user,
         stdout=subprocess.PIPE,
     )
     try:

@@ -118,7 +118,7 @@ def _check_flags(token: Any, *, cleared: bool) -> None:
 
 def _log_in(settings: WorkerSettings, token: Any, lock: StartLock) -> OpenToken:
     path = pin_path(settings)
-    pin, version = read_pin(path)
+    pin, version = read_pin(path, settings.pin_fd)
     _check_flags(token, cleared=settings.cleared)
     if lock.note == version and not settings.cleared:
         raise LoginRefused(detail=f"{path} was refused before and has not changed since; write the right PIN into it")

@@ -24,13 +24,13 @@ def pin_path(settings: WorkerSettings) -> Path:
     return Path(directory, settings.pin_credential)
 
 
-def read_pin(path: Path) -> tuple[str, str]:
-    """(PIN, what identifies this version of the file).
+def read_pin(path: Path, opened: int = -1) -> tuple[str, str]:
+    """(PIN, what identifies this version of the file). `opened` is a descriptor of it if we were given one; it is closed.
 
     One line end is taken off. Raises ConfigurationError saying how to mend the file.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = opened if opened >= 0 else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
     with os.fdopen(fd, "rb") as file:

@@ -11,8 +11,8 @@ import pwd
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +37,11 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What one worker needs to know.
 
     The token is chosen by exactly one of `label`, `serial` and `slot`. The PIN comes from `pin_file` or from the systemd
-    credential `pin_credential`. `verify` is "rsa" or "all". A `control` worker makes and destroys keys and uses none.
-    `cleared`: an operator has mended the PIN; it is tried although it was refused before or the token's flags warn.
-    `user` is whom the process runs as, empty for no change. `lock_file` serialises starts; empty for one of our own.
-    `sandbox` ("on" or "off"), `network` and `lock_memory` ("auto", "always" or "never") are what sandbox.py does to it.
+    credential `pin_credential`, which is open as `pin_fd` where only root may open it. `verify` is "rsa" or "all". A
+    `control` worker makes and destroys keys and uses none. `cleared`: an operator has mended the PIN; it is tried although
+    it was refused before or the token's flags warn. `user` is whom the process runs as, empty for no change.
+    `lock_file` serialises starts; empty for one of our own. `sandbox` ("on" or "off"), `network` and `lock_memory` ("auto",
+    "always" or "never") are what sandbox.py does to it.
     """
 
     token: str = ""
@@ -56,6 +57,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     user: str = ""
     lock_file: str = ""
+    pin_fd: int = -1
     sandbox: str = "on"
     network: bool = False
     lock_memory: str = "auto"
@@ -90,10 +92,9 @@ def spawn_worker(settings: WorkerSettings, *, environment: Mapping[str, str]) ->
         process = start_module(
             "hsmd.daemon.token.worker",
             arguments,
-            [settings],
+            settings,
             environment=environment,
             descriptors=descriptors,
-            user=settings.user,
         )
     except OSError:
         ours.close()
@@ -107,20 +108,53 @@ def spawn_worker(settings: WorkerSettings, *, environment: Mapping[str, str]) ->
 def start_module(
     module: str,
     arguments: Sequence[str],
-    documents: Sequence[msgspec.Struct],
-    *,
+    settings: WorkerSettings,
+    *more: msgspec.Struct,
     environment: Mapping[str, str],
     descriptors: Sequence[int],
-    user: str = "",
     stdout: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m module` in a process group of its own, with `documents` as JSON lines on its standard input.
+    """Start `python -m module` in a process group of its own, with settings and `more` as JSON lines on its standard input.
 
     Raises OSError.
     """
-    process = subprocess.Popen(
+    with _open_credential(settings) as (settings, credential):
+        process = _start([module, *arguments], environment, [*descriptors, *credential], settings.user, stdout)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it died already: whoever watches the process sees that
+        process.stdin.write(b"".join(msgspec.json.encode(document) + b"\n" for document in (settings, *more)))
+        process.stdin.close()
+    process.stdin = None
+    return process
+
+
+@contextmanager
+def _open_credential(settings: WorkerSettings) -> Iterator[tuple[WorkerSettings, list[int]]]:
+    """The PIN's credential, opened for a worker that changes its user: systemd lets only the unit's user read it.
+
+    Nobody reads it here. One that is not there is for the worker to complain of.
+    """
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not (settings.user and settings.pin_credential and directory):
+        yield settings, []
+        return
+    try:
+        descriptor = os.open(Path(directory, settings.pin_credential), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield settings, []
+        return
+    try:
+        yield msgspec.structs.replace(settings, pin_fd=descriptor), [descriptor]
+    finally:
+        os.close(descriptor)
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int], user: str, stdout: int | None
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         # -P: the current directory is nobody's module path in a process that reads the PIN.
-        [sys.executable, "-P", "-m", module, *arguments],
+        [sys.executable, "-P", "-m", *command],
         stdin=subprocess.PIPE,
         stdout=stdout,
         env=_environment(environment),
@@ -130,12 +164,6 @@ def start_module(
         group=pwd.getpwnam(user).pw_gid if user else None,
         extra_groups=[] if user else None,
     )
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it died already: whoever watches the process sees that
-        process.stdin.write(b"".join(msgspec.json.encode(document) + b"\n" for document in documents))
-        process.stdin.close()
-    process.stdin = None
-    return process
 
 
 def _environment(module_environment: Mapping[str, str]) -> dict[str, str]:

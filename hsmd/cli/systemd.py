@@ -1,0 +1,46 @@
+"""The systemd units of daemon and agent: the files in `units/`, filled in for this host."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from hsmd.cli.failures import Exit, Stop
+
+DAEMON_UNIT = "hsmd.service"
+AGENT_UNIT = "hsmd-agent.service"
+
+
+def daemon_unit(config: Path, state: Path, pin_file: Path | None) -> str:
+    """The unit of the daemon; with `pin_file` its PIN comes as a credential that is called like the file."""
+    credential = f"LoadCredential={pin_file.name}:{_plain(pin_file)}" if pin_file else "# The PIN is where hsmd.toml says."
+    return _template(DAEMON_UNIT).format(
+        program=_program(), config=_plain(config), state=_plain(state), credential=credential
+    )
+
+
+def agent_unit(config: Path, user: str, group: str) -> str:
+    """The unit of the agent, which runs as `user`; `group` owns its socket, empty for the user's own."""
+    groups = f"SupplementaryGroups={group}" if group else "# The socket belongs to the user's own group."
+    return _template(AGENT_UNIT).format(program=_program(), config=_plain(config), user=user, groups=groups)
+
+
+def _template(name: str) -> str:
+    return (files("hsmd.cli") / "units" / name).read_text("utf-8")
+
+
+def _program() -> str:
+    """How this host calls us: the command beside this interpreter, or the one on the path, or the module."""
+    beside = Path(sys.executable).with_name("hsmd")
+    found = str(beside) if beside.is_file() else shutil.which("hsmd")
+    return found or f"{sys.executable} -m hsmd.cli"
+
+
+def _plain(path: Path) -> str:
+    """A path as units can hold it. Raises Stop for one with spaces, quotes, or systemd's specifiers in it."""
+    text = str(path)
+    if not text.isprintable() or any(character in text for character in " \t'\"\\%$:"):
+        raise Stop(f"{text!r} cannot stand in a systemd unit", "choose a path of letters, digits, . _ - and /", Exit.USAGE)
+    return text

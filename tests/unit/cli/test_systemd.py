@@ -1,0 +1,95 @@
+"""The units for systemd: filled in for this host, understood by systemd, and closed as far as `systemd-analyze security` can tell."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hsmd.cli import systemd
+from hsmd.cli.failures import Stop
+
+from .conftest import Run
+
+MOST = 2.0
+"""The exposure that docs/operations.md promises (0 is closed, 10 is open)."""
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("systemd-analyze")
+    assert program is not None, "systemd-analyze is not installed; on Debian: apt install systemd"
+    return subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": ":", "SYSTEMD_COLORS": "0"},
+    )  # fmt: skip
+
+
+def exposure(unit: Path) -> float:
+    done = analyze("security", "--offline=true", "--no-pager", unit)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    return float(found[1])
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> list[Path]:
+    """Both, with what a real installation would have in them; the program is one that is there."""
+    daemon = systemd.daemon_unit(Path("/etc/hsmd/hsmd.toml"), Path("/var/lib/hsmd"), Path("/etc/hsmd/pin"))
+    agent = systemd.agent_unit(Path("/etc/hsmd/agent.toml"), "daemon", "www-data")
+    made = []
+    for name, text in ((systemd.DAEMON_UNIT, daemon), (systemd.AGENT_UNIT, agent)):
+        path = tmp_path / name
+        path.write_text(text)
+        made.append(path)
+    return made
+
+
+def test_exposure(units: list[Path]) -> None:
+    assert {path.name: exposure(path) <= MOST for path in units} == {path.name: True for path in units}
+
+
+def test_an_open_unit_would_be_noticed(units: list[Path], tmp_path: Path) -> None:
+    text = units[0].read_text().replace("SystemCallFilter", "#SystemCallFilter").replace("ProtectSystem", "#ProtectSystem")
+    (tmp_path / "open.service").write_text(text)
+    assert exposure(tmp_path / "open.service") > MOST
+
+
+def test_systemd_finds_nothing_to_complain_of(units: list[Path]) -> None:
+    for unit in units:
+        done = analyze("verify", "--man=no", unit)
+        ours = [line for line in (done.stdout + done.stderr).splitlines() if unit.name in line]
+        assert ours == []
+
+
+def test_paths_that_a_unit_cannot_hold_are_refused() -> None:
+    for path in ("/etc/a b", "/etc/%i", "/etc/$x", "/etc/a\nExecStart=/bin/sh", "/etc/a:b", '/etc/"'):
+        with pytest.raises(Stop):
+            systemd.daemon_unit(Path(path), Path("/var/lib/hsmd"), None)
+
+
+def test_init_writes_a_unit_and_takes_the_pin_as_a_credential(run: Run, tmp_path: Path) -> None:
+    pin, module = tmp_path / "pin", tmp_path / "module.so"
+    pin.write_text("1234\n")
+    pin.chmod(0o600)
+    module.touch()
+    config = tmp_path / "etc" / "hsmd.toml"
+    place = tmp_path / "system"
+    place.mkdir()
+    arguments = ("init", "--config", str(config), "--module", str(module), "--token-label", "t", "--pin-file", str(pin))
+    users = ("--front-user", "nobody", "--worker-user", "daemon") if os.geteuid() == 0 else ()
+    ran = run(*arguments, *users, "--profile", str(tmp_path / "operator.toml"), "--systemd", str(place))
+    assert ran.code == 0, ran.err
+    unit = (place / "hsmd.service").read_text()
+    assert f"LoadCredential=pin:{pin}" in unit
+    assert f"serve --config {config}" in unit
+    assert 'pin_credential = "pin"' in config.read_text()
+    assert "1234" not in unit + config.read_text()
+    if users:
+        found = config.stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, pwd.getpwnam("nobody").pw_gid, 0o640)
