@@ -8,6 +8,7 @@ import os
 import stat
 from pathlib import Path
 
+from hsmd.daemon.audit.view import LogView, SegmentDirectory, segment_name
 from hsmd.errors import AuditFailure
 
 FILE_NAME = "audit.jsonl"
@@ -28,6 +29,9 @@ class Disk:
         """fdatasync(2)."""
         os.fdatasync(fd)
 
+    def reached(self, point: str) -> None:
+        """A named point in the sealing of a segment has been reached."""
+
 
 class LogFile:
     """The open file. `path` is for messages; everything goes through descriptors, so a renamed parent does no harm.
@@ -44,6 +48,7 @@ class LogFile:
         self._disk = disk
         self._directory_fd = _open_directory(directory)
         try:
+            self.segments = SegmentDirectory(self._directory_fd, directory)
             self._fd = self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT)
         except BaseException:
             os.close(self._directory_fd)
@@ -73,9 +78,39 @@ class LogFile:
         """Return when everything written is on disk."""
         self._disk.sync(self._fd)
 
-    def read(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset` on."""
-        return os.pread(self._fd, length, offset)
+    def view(self, size: int) -> LogView:
+        """The segments and the first `size` bytes of this file; the caller closes it."""
+        return LogView(self.path, self.segments, self.segments.list(), self._fd, size)
+
+    def free_bytes(self) -> int:
+        """Room on the file system for those who are not root."""
+        status = os.fstatvfs(self._directory_fd)
+        return status.f_bavail * status.f_frsize
+
+    def seal(self, first: int) -> None:
+        """Put the file, whose first record is `first` and which is on disk, among the segments, and begin another one.
+
+        A crash at any point leaves either the file in its place or none, which a start takes as a new one. Raises OSError;
+        then all is as it was.
+        """
+        name = segment_name(first)
+        if name in os.listdir(self.segments.fd):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        self._disk.reached("synced")
+        os.rename(self.path.name, name, src_dir_fd=self._directory_fd, dst_dir_fd=self.segments.fd)
+        self._disk.reached("renamed")
+        try:
+            os.fsync(self.segments.fd)
+            fd = self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        except OSError:
+            os.rename(name, self.path.name, src_dir_fd=self.segments.fd, dst_dir_fd=self._directory_fd)
+            raise
+        self._disk.reached("begun")
+        os.fsync(self._directory_fd)
+        os.close(self._fd)
+        self._fd = fd
+        self._identity = _identity(os.fstat(fd))
+        self._disk.reached("sealed")
 
     def check(self, size: int) -> None:
         """Raises AuditFailure unless the file still has a name and exactly `size` bytes: nobody removed, cut or added."""
@@ -123,6 +158,7 @@ class LogFile:
     def close(self) -> None:
         """Give the file and the lock back."""
         os.close(self._fd)
+        self.segments.close()
         os.close(self._directory_fd)
 
     def _open(self, flags: int) -> int:

@@ -24,8 +24,9 @@ from hsmd.daemon.audit.recovery import MARK_EVENT, MARK_EVERY, Tail, examine
 from hsmd.daemon.audit.refusals import RefusalMeter
 from hsmd.daemon.audit.syncing import Mark, Syncer
 from hsmd.daemon.audit.tree import LogTree
+from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, InternalFault, ProtocolError
-from hsmd.transparency.chain import extend
+from hsmd.transparency.chain import Head, extend
 from hsmd.transparency.records import (
     RESULTS,
     attempt_stem,
@@ -65,6 +66,7 @@ class AuditLog:
         sync: Literal["group", "always"] = "group",
         monotonic: Callable[[], float] = time.monotonic,
         disk: Disk | None = None,
+        segment_bytes: int = 256 << 20,
     ) -> AuditLog:
         """Open or begin the log in `directory`, mend what a crash tore, close the attempts it left open as `unknown`.
 
@@ -75,7 +77,8 @@ class AuditLog:
         except OSError as problem:
             raise AuditFailure(f"the audit log in {directory} cannot be opened: {problem}") from problem
         try:
-            tail = examine(file)
+            with file.view(file.size) as view:
+                tail = examine(view)
             if tail.torn_bytes:
                 file.truncate(tail.mark.size_bytes)
             file.sync()
@@ -87,7 +90,9 @@ class AuditLog:
         except BaseException:
             file.close()
             raise
-        return cls(file, tail, clock, monotonic, strict=sync == "always")
+        log = cls(file, tail, clock, monotonic, strict=sync == "always")
+        log._segment_bytes = segment_bytes
+        return log
 
     def __init__(
         self, file: LogFile, tail: Tail, clock: Clock, monotonic: Callable[[], float], *, strict: bool
@@ -97,6 +102,7 @@ class AuditLog:
         self._monotonic = monotonic
         self._strict = strict
         self._mark = tail.mark
+        self._segment_bytes = 0
         self._open = tail.open_attempts
         self._next_log_mark = tail.last_mark + MARK_EVERY
         self._noted: list[str] = []
@@ -293,7 +299,7 @@ class AuditLog:
     def tree(self) -> LogTree:
         """The tree of this log, from the files beside it. Raises AuditFailure if they cannot be read or written."""
         try:
-            return LogTree(self._file.path.parent / "tree", self._file, lambda: self._mark)
+            return LogTree(self._file.path.parent / "tree", self.view, lambda: self._mark.head)
         except OSError as problem:
             raise AuditFailure(f"the tree of {self._file.path} cannot be opened: {problem}") from problem
 
@@ -314,17 +320,65 @@ class AuditLog:
     def read(self, first: int, limit: int) -> list[str]:
         """At most `limit` committed records from `first` on, as they stand on disk, at most 900 KB as JSON strings.
 
-        A negative `first` counts from the end. May be called from any thread. Raises AuditFailure if the
-        file cannot be read or was changed.
+        A negative `first` counts from the end. Raises AuditFailure if a file cannot be read or was changed, NotFound for
+        records that have been archived.
         """
         index = self.position(first)
-        end, (size, _) = self._mark
-        if index >= size or limit < 1:
+        if index >= self.size or limit < 1:
             return []
         try:
-            return page(self._file, offset_of(self._file, index, end), limit, end)
+            with self.view() as view:
+                return page(view, offset_of(view, index, view.size), limit, view.size)
         except OSError as problem:
             raise AuditFailure(detail=f"reading {self._file.path} failed: {problem}") from problem
+
+    def view(self) -> LogView:
+        """All committed records that are here; it may be read in any thread, and must be closed."""
+        return self._file.view(self._mark.size_bytes)
+
+    @property
+    def position_now(self) -> Head:
+        """Size and head, for those who read a view in a thread."""
+        return self._mark.head
+
+    @property
+    def free_bytes(self) -> int:
+        """Room on the log's file system."""
+        return self._file.free_bytes()
+
+    # --- segments ---
+
+    @property
+    def seal_due(self) -> bool:
+        """Whether the live file has reached the size at which it is sealed."""
+        return self._mark.size_bytes >= self._segment_bytes
+
+    async def seal(self) -> int:
+        """Put the live file among the sealed segments and go on in a new one. The index of the new one's first record.
+
+        Raises AuditFailure if that cannot be; then the log goes on in the file it has.
+        """
+        if not self._mark.size_bytes:
+            return self.size
+        await self.commit_durable()  # what is left to sync below is what came meanwhile
+        self.commit()
+        self._require_sound_file()
+        if not self._syncer.close() or self._syncer.fault:
+            self._syncer = self._syncer.restarted()
+            raise AuditFailure(detail=f"{self._file.path} is not sealed: its records are not on disk")
+        try:
+            self._file.sync()
+            with self.view() as view:
+                first = view.first_live
+            self._file.seal(first)
+        except OSError as problem:
+            self._syncer = self._syncer.restarted()
+            raise AuditFailure(detail=f"{self._file.path} cannot be sealed: {problem}") from problem
+        self._mark = Mark(0, self._mark.head)
+        self._syncer = Syncer(self._file, self._mark, self._monotonic)
+        self.event("log.segment", "", first=self.size)
+        self.commit()
+        return self._mark.head.size - 1
 
     async def close(self) -> None:
         """Write and sync what is left, give the lock back.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hsmd.daemon.audit.disk import LogFile
-from hsmd.errors import AuditFailure
+from hsmd.daemon.audit.archive import archived_to
+from hsmd.daemon.audit.view import SEGMENTS, LogView
+from hsmd.errors import AuditFailure, NotFound
 from hsmd.transparency.records import MAX_LINE_BYTES
 
 MAX_PAGE_BYTES = 900_000
@@ -15,8 +16,11 @@ _CHUNK_BYTES = 16_384
 _INDEX = re.compile(rb'\{"index":(\d{1,19}),')
 
 
-def offset_of(file: LogFile, index: int, end: int) -> int:
+def offset_of(file: LogView, index: int, end: int) -> int:
     """Where record `index` starts within the first `end` bytes. Raises AuditFailure if it is not there."""
+    if index < file.first:
+        where = archived_to(file.path.parent / SEGMENTS, index)
+        raise NotFound(f"record {index} was archived{where}; records from {file.first} on are here")
     low, high = 0, end
     while high - low > _CHUNK_BYTES:
         start = _next_start(file, (low + high) // 2, high)
@@ -35,7 +39,7 @@ def offset_of(file: LogFile, index: int, end: int) -> int:
     raise AuditFailure(detail=f"record {index} is missing in {file.path}; run `hsmd audit verify`")
 
 
-def page(file: LogFile, offset: int, limit: int, end: int) -> list[str]:
+def page(file: LogView, offset: int, limit: int, end: int) -> list[str]:
     """At most `limit` lines from `offset` on that fit a page."""
     lines: list[str] = []
     room = MAX_PAGE_BYTES
@@ -48,7 +52,7 @@ def page(file: LogFile, offset: int, limit: int, end: int) -> list[str]:
     return lines
 
 
-def lines_from(file: LogFile, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+def lines_from(file: LogView, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
     """(offset, line without line feed) from the start of a line on, up to `end`.
 
     An unfinished or overlong rest comes last, as one line of at most `MAX_LINE_BYTES` + 1 bytes.
@@ -66,7 +70,7 @@ def lines_from(file: LogFile, offset: int, end: int) -> Iterator[tuple[int, byte
         yield at, rest[: MAX_LINE_BYTES + 1]
 
 
-def _next_start(file: LogFile, offset: int, end: int) -> int | None:
+def _next_start(file: LogView, offset: int, end: int) -> int | None:
     """The first start of a line behind `offset` and before `end`."""
     window = file.read(offset, min(MAX_LINE_BYTES + 1, end - offset))
     line_feed = window.find(b"\n")
@@ -74,7 +78,7 @@ def _next_start(file: LogFile, offset: int, end: int) -> int | None:
     return None if line_feed < 0 or start >= end else start
 
 
-def _index_at(file: LogFile, start: int) -> int:
+def _index_at(file: LogView, start: int) -> int:
     return _index_of(file.read(start, 32), start)
 
 

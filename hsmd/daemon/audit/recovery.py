@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from hsmd.daemon.audit.disk import LogFile
 from hsmd.daemon.audit.paging import lines_from, offset_of
 from hsmd.daemon.audit.syncing import Mark
+from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
 from hsmd.transparency.chain import Follower, Head
 from hsmd.transparency.records import MAX_LINE_BYTES, Record, parse_record
@@ -23,7 +23,7 @@ BEGINNING = Mark(0, Head())
 
 @dataclass(slots=True)
 class Tail:
-    """The end of a log. `torn_bytes` behind `mark` belong to no record and have the SHA-256 `torn_digest`."""
+    """The end of a log. `mark` counts bytes of the live file; the `torn_bytes` behind it have the SHA-256 `torn_digest`."""
 
     mark: Mark = BEGINNING
     open_attempts: set[int] = field(default_factory=set)
@@ -32,7 +32,7 @@ class Tail:
     torn_digest: str = ""
 
 
-def examine(file: LogFile) -> Tail:
+def examine(file: LogView) -> Tail:
     """Read the log from the oldest attempt that can be open. Raises AuditFailure if it was changed.
 
     A rest that a crash explains is torn: an unfinished last line, or zero bytes where a file system had not
@@ -41,7 +41,7 @@ def examine(file: LogFile) -> Tail:
     end = file.size
     start, marked = _start_of_examination(file, end)
     tail = Tail()
-    chain: Follower | None = None if start else Follower()
+    chain: Follower | None = None if start or file.first else Follower()
     at = start
     for at, line in lines_from(file, start, end):
         try:
@@ -50,16 +50,16 @@ def examine(file: LogFile) -> Tail:
                 raise ProtocolError("the line is unfinished")
             _note(tail, chain.follow(line))
         except ProtocolError as problem:
-            if at < marked:
+            if at < max(marked, file.base):
                 raise _changed(file, at, problem) from None
             _judge_rest(file, tail, at, end, problem)
             break
         at += len(line) + 1
-    tail.mark = Mark(at, chain.position if chain else Head())
+    tail.mark = Mark(at - file.base, chain.position if chain else Head())
     return tail
 
 
-def _start_of_examination(file: LogFile, end: int) -> tuple[int, int]:
+def _start_of_examination(file: LogView, end: int) -> tuple[int, int]:
     """Where the oldest attempt starts that the newest mark knows as open, and where that mark is; 0 without a mark."""
     found = newest_event(file, end, MARK_EVENT)
     if found is None:
@@ -73,7 +73,7 @@ def _start_of_examination(file: LogFile, end: int) -> tuple[int, int]:
     return offset if oldest == record.index else offset_of(file, oldest, offset), offset
 
 
-def newest_event(file: LogFile, end: int, event: str) -> tuple[int, Record] | None:
+def newest_event(file: LogView, end: int, event: str) -> tuple[int, Record] | None:
     """(offset, record) of the newest record of this event, searched from the end backwards."""
     wanted = f'"event":"{event}"'.encode()
     high = end
@@ -90,7 +90,7 @@ def newest_event(file: LogFile, end: int, event: str) -> tuple[int, Record] | No
     return None
 
 
-def _record_around(file: LogFile, offset: int, end: int, event: str) -> tuple[int, Record] | None:
+def _record_around(file: LogView, offset: int, end: int, event: str) -> tuple[int, Record] | None:
     """The record of this event whose line has `offset` inside, None if that line is something else."""
     low = max(0, offset - MAX_LINE_BYTES)
     start = low + file.read(low, offset - low).rfind(b"\n") + 1
@@ -117,7 +117,7 @@ def _note(tail: Tail, record: Record) -> None:
         tail.last_mark = record.index
 
 
-def _judge_rest(file: LogFile, tail: Tail, at: int, end: int, problem: ProtocolError) -> None:
+def _judge_rest(file: LogView, tail: Tail, at: int, end: int, problem: ProtocolError) -> None:
     """Note a torn rest; raises AuditFailure for one that no crash leaves."""
     digest = sha256()
     lines = zeros = 0
@@ -132,7 +132,7 @@ def _judge_rest(file: LogFile, tail: Tail, at: int, end: int, problem: ProtocolE
     tail.torn_bytes, tail.torn_digest = end - at, digest.hexdigest()
 
 
-def _changed(file: LogFile, at: int, problem: ProtocolError) -> AuditFailure:
+def _changed(file: LogView, at: int, problem: ProtocolError) -> AuditFailure:
     return AuditFailure(
         f"{file.path} was changed at byte {at}: {problem.text}; run `hsmd audit verify`, keep the file as evidence and "
         "start with a new directory"

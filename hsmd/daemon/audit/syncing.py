@@ -92,6 +92,15 @@ class Syncer:
         self._thread.join(timeout=STALL_S)
         return not self._thread.is_alive()
 
+    def restarted(self) -> Syncer:
+        """A syncer that goes on after this one was closed: with its fault, and with those who wait."""
+        successor = Syncer(self._file, self._durable, self._monotonic)
+        with self._lock:
+            successor._waiters, self._waiters = self._waiters, []
+        successor.fault = self.fault
+        successor.want(self._wanted)
+        return successor
+
     def _run(self) -> None:
         while not self._closing:
             self._dirty.wait()

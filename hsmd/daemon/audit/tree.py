@@ -1,23 +1,23 @@
 """The Merkle tree beside the log: hashes in files, appended in batches, so that any proof needs a few short reads.
 
 File `L` of the directory holds, one behind the other, the hashes of the complete subtrees of 2**L leaves, for every eighth level.
-They follow from the records, so they are neither synced nor trusted: at a start they are held against the newest
-checkpoint and the records themselves, and made anew where they do not fit.
+They follow from the records, so they are not trusted: at a start they are cut back to the newest checkpoint in the log and
+must have its root; otherwise they are made anew.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from hsmd.daemon.audit.disk import LogFile
 from hsmd.daemon.audit.paging import lines_from, offset_of
 from hsmd.daemon.audit.recovery import newest_event
-from hsmd.daemon.audit.syncing import Mark
+from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
-from hsmd.transparency.chain import leaf_hash
+from hsmd.transparency.chain import NO_HEAD, Head
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.merkle import HASH_BYTES, Frontier, consistency_proof, inclusion_proof, root_at
 from hsmd.transparency.note import Signature
@@ -26,7 +26,9 @@ from hsmd.transparency.verification import CHECKPOINT_EVENT
 STEP = 8
 """Levels between two files: a hash that is in none is made of at most 2**STEP - 1 that are."""
 _LEVELS = range(0, 48, STEP)
-_BATCH = 4096
+_BATCH = 256
+_PAUSE_S = 0.0005
+"""Between two batches, so that the event loop gets the interpreter after half a millisecond."""
 
 
 class TreeFiles:
@@ -90,6 +92,11 @@ class TreeFiles:
         tree.append(self._read(stored, position * count, count))
         return tree.root()
 
+    def sync(self) -> None:
+        """Return when all of it is on disk. Raises OSError."""
+        for descriptor in self._files.values():
+            os.fdatasync(descriptor)
+
     def close(self) -> None:
         """Close the files."""
         for descriptor in self._files.values():
@@ -148,15 +155,20 @@ class TreeFiles:
 class LogTree:
     """The tree of a log on disk. Everything here reads files: call it from a thread, one call at a time."""
 
-    def __init__(self, directory: Path, file: LogFile, mark: Callable[[], Mark]) -> None:
-        """`mark` tells how far the log goes at the moment. Raises OSError, or AuditFailure for a changed log."""
-        self._file = file
-        self._mark = mark
+    def __init__(self, directory: Path, view: Callable[[], LogView], head: Callable[[], Head]) -> None:
+        """`head` tells how far the log goes at the moment, `view` shows at least that much.
+
+        Raises OSError, or AuditFailure for a changed log, or for a tree that is lost after records were archived.
+        """
+        self._view = view
+        self._head = head
         self._files = TreeFiles(directory)
-        end, (size, _) = mark()
-        if not self._fits(size, end):
+        known = self.newest_checkpoint()
+        if not self._fits(known[0] if known else None):
             self._files.reset(0)
-        self._offset = self._offset_of(self._files.size, size, end)
+            self._require_all()
+        elif known is not None:
+            self._files.reset(known[0].size)  # what is behind it was not synced, and is quickly made again
 
     @property
     def size(self) -> int:
@@ -164,22 +176,31 @@ class LogTree:
         return self._files.size
 
     def grow(self) -> None:
-        """Take in what the log has gained. Raises OSError or AuditFailure."""
-        end, _ = self._mark()
-        batch: list[bytes] = []
-        for offset, line in lines_from(self._file, self._offset, end):
-            batch.append(leaf_hash(line))
-            if len(batch) == _BATCH:
-                self._take(batch, offset + len(line) + 1)
-        self._take(batch, end)
+        """Take in what the log has gained, and have it on disk. Raises OSError or AuditFailure.
+
+        The leaf hash of a record is what the record behind it gives as `previous`, and the last one is known, so nothing
+        is hashed twice, and a record changed on disk since it was written does not become a leaf.
+        """
+        head = self._head()
+        with self._view() as view:
+            last = self._files.leaf(self.size - 1).hex() if self.size else NO_HEAD
+            for leaves in _leaves(view, self.size, head, last):
+                self._files.append(leaves)
+                time.sleep(_PAUSE_S)
+        self._files.sync()
 
     def root(self) -> bytes:
         """The root of the tree as it is."""
         return self._files.root()
 
+    def root_at(self, size: int) -> bytes:
+        """The root that the tree had with `size` leaves."""
+        return self._files.root_at(size)
+
     def newest_checkpoint(self) -> tuple[Checkpoint, Signature] | None:
         """The newest checkpoint that is a record of the log, with its signature. Raises AuditFailure if it is malformed."""
-        found = newest_event(self._file, self._mark().size_bytes, CHECKPOINT_EVENT)
+        with self._view() as view:
+            found = newest_event(view, view.size, CHECKPOINT_EVENT)
         if found is None:
             return None
         fields = found[1].fields
@@ -206,22 +227,50 @@ class LogTree:
         """Close the files."""
         self._files.close()
 
-    def _take(self, batch: list[bytes], offset: int) -> None:
-        self._files.append(batch)
-        self._offset = offset
-        batch.clear()
-
-    def _fits(self, size: int, end: int) -> bool:
-        """Whether the files are of this log: their last leaf, and the root that the newest checkpoint was signed for."""
+    def _fits(self, known: Checkpoint | None) -> bool:
+        """Whether the files are of this log: they hold the tree that the newest checkpoint was signed for."""
         mine = self._files.size
-        if mine > size or (mine and self._files.leaf(mine - 1) != self._leaf_in_log(mine - 1, end)):
+        if known is None or mine > self._head().size or known.size > mine:
             return False
-        known = self.newest_checkpoint()
-        return known is None or known[0].size > mine or self._files.root_at(known[0].size) == known[0].root
+        return self._files.root_at(known.size) == known.root
 
-    def _leaf_in_log(self, index: int, end: int) -> bytes:
-        _, line = next(iter(lines_from(self._file, offset_of(self._file, index, end), end)))
-        return leaf_hash(line)
+    def _require_all(self) -> None:
+        with self._view() as view:
+            first = view.first
+        if first:
+            raise AuditFailure(
+                f"the tree of {view.path} is lost, and the records before {first} are archived; put their segments back"
+            )
 
-    def _offset_of(self, index: int, size: int, end: int) -> int:
-        return end if index == size else offset_of(self._file, index, end)
+
+def _leaves(view: LogView, first: int, head: Head, last: str) -> Iterator[list[bytes]]:
+    """Leaf hashes of the records from `first` up to `head`, in blocks; `last` is that of the record before (hex)."""
+    if first >= head.size:
+        return
+    gathered: list[str] = []
+    index = first
+    for _, line in lines_from(view, offset_of(view, first, view.size), view.size):
+        start = f'{{"index":{index},"previous":"'.encode()
+        if not line.startswith(start):
+            raise AuditFailure(detail=f"{view.path}: record {index} is not where it belongs; run `hsmd audit verify`")
+        previous = line[len(start) : len(start) + len(NO_HEAD)].decode()
+        if index > first:
+            gathered.append(previous)
+        elif previous != last:
+            raise AuditFailure(detail=f"{view.path}: record {index} does not follow from the one before it")
+        index += 1
+        if len(gathered) == _BATCH:
+            yield _decoded(view, gathered)
+            gathered = []
+        if index == head.size:
+            break
+    if index != head.size:
+        raise AuditFailure(detail=f"{view.path}: records from {index} on are missing; run `hsmd audit verify`")
+    yield _decoded(view, [*gathered, head.head])
+
+
+def _decoded(view: LogView, digests: list[str]) -> list[bytes]:
+    try:
+        return [bytes.fromhex(digest) for digest in digests]
+    except ValueError:
+        raise AuditFailure(detail=f"{view.path}: a record has no hash of the one before it") from None

@@ -1,0 +1,42 @@
+"""Where archived segments went: a small file beside the segments, which `hsmd audit archive` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FILE_NAME = "archived.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A sealed segment with the records `first` up to `end` that was copied to the directory `to`."""
+
+    first: int
+    end: int
+    sha256: str
+    to: str
+
+
+def archived(segments: Path) -> list[Archived]:
+    """What has been archived from this directory of segments, oldest first."""
+    try:
+        return [Archived(**entry) for entry in json.loads((segments / FILE_NAME).read_text())]
+    except FileNotFoundError:
+        return []
+
+
+def to_json(entries: Iterable[Archived]) -> str:
+    """The file's text."""
+    return json.dumps([asdict(entry) for entry in sorted(entries, key=lambda entry: entry.first)], indent=1) + "\n"
+
+
+def archived_to(segments: Path, index: int) -> str:
+    """` to DIRECTORY` for a record, empty if nobody noted where it went."""
+    try:
+        found = [entry.to for entry in archived(segments) if entry.first <= index < entry.end]
+    except (OSError, ValueError, TypeError):
+        found = []
+    return f" to {found[-1]}" if found else ""
