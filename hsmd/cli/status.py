@@ -56,6 +56,7 @@ def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
         ("since", when(daemon.started_at)),
         ("connections", f"{daemon.connections} ({daemon.starting} logging in), {daemon.sessions} sessions"),
         ("store", f"{daemon.keys} keys, {daemon.clients} clients, {daemon.grants} grants"),
+        ("audit warning", daemon.audit_warning),
         ("audit", audit if daemon.audit_writable else f"NOT WRITABLE, so nothing is served; {audit}"),
         (
             "operations",

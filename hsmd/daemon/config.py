@@ -67,11 +67,17 @@ class TokenConfig:
 
 @dataclass(frozen=True, slots=True)
 class AuditConfig:
-    """[audit]: the directory of the log, when it is synced, and how often its state is signed."""
+    """[audit]: the directory of the log, when it is synced, signed and sealed, and how much room it needs.
+
+    No key is used with less than `reserve_mib` free: outcomes and control operations still have to be recorded.
+    """
 
     directory: Path
     sync: Literal["group", "always"]
     checkpoint_s: int
+    segment_mib: int
+    warn_free_mib: int
+    reserve_mib: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +274,18 @@ def _token(table: TomlTable) -> TokenConfig:
 def _audit(table: TomlTable) -> AuditConfig:
     directory = table.file("directory", None)
     always = table.choice("sync", "group", ("group", "always")) == "always"
-    checkpoint_s = table.number("checkpoint_s", 5, 1, 3600)
+    config = AuditConfig(
+        directory,
+        "always" if always else "group",
+        checkpoint_s=table.number("checkpoint_s", 5, 1, 3600),
+        segment_mib=table.number("segment_mib", 256, 1, 65_536),
+        warn_free_mib=table.number("warn_free_mib", 512, 0, 1 << 30),
+        reserve_mib=table.number("reserve_mib", 16, 0, 1 << 30),
+    )
+    if config.warn_free_mib < config.reserve_mib:
+        table.fault("warn_free_mib", "is below reserve_mib, so the warning would come too late")
     table.end()
-    return AuditConfig(directory, "always" if always else "group", checkpoint_s)
+    return config
 
 
 def _limits(table: TomlTable) -> LimitsConfig:

@@ -29,6 +29,7 @@ from hsmd.daemon.control.audit import AuditDesk
 from hsmd.daemon.control.clients import ClientDesk
 from hsmd.daemon.control.desk import Desk
 from hsmd.daemon.control.keys import KeyDesk
+from hsmd.daemon.control.log_keeper import LogKeeper
 from hsmd.daemon.control.state import StateDesk
 from hsmd.daemon.control.tokens import TokenDesk
 from hsmd.daemon.keys.catalogue import Catalogue
@@ -74,7 +75,9 @@ class Front:
         self._store = Store(config.store_url)
         self._store.migrate()
         self._catalogue = Catalogue(self._store, changed=self._catalogue_changed)
-        self._audit = AuditLog.open(config.audit.directory, sync=config.audit.sync)
+        self._audit = AuditLog.open(
+            config.audit.directory, sync=config.audit.sync, segment_bytes=config.audit.segment_mib << 20
+        )
         self._audit_fault = ""
         self._logins = TokenLogins(
             self._store,
@@ -102,13 +105,20 @@ class Front:
         self._keys = KeyDesk(
             catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
         )
-        self._checkpointer = Checkpointer(
-            origin=origin_of(config.name),
+        origin = origin_of(config.name)
+        self._keeper = LogKeeper(
+            config.audit, origin, audit=self._audit, catalogue=self._catalogue, service=self._service,
+            remembered=self._store.audit_head(origin), discontinuities=self._store.discontinuities(origin),
+        )  # fmt: skip
+        self._keeper.checkpointer = self._checkpointer = Checkpointer(
+            origin=origin,
             audit=self._audit,
             tree=self._tree,
             service=self._service,
             snapshot=self._snapshot,
             make_key=self._keys.generate_checkpoint_key,
+            continues=self._keeper.continues,
+            published=self._keeper.published,
         )
         self._state = self._make_state()
         self._desk = self._make_desk()
@@ -131,6 +141,7 @@ class Front:
         self._start_chore(self._check_regularly())
         self._start_chore(self._catalogue.follow())
         self._start_chore(self._tokens.follow())
+        self._start_chore(self._keeper.follow())
         self._start_chore(self._checkpointer.follow(self._config.audit.checkpoint_s))
         await self._stopping.wait()
         await self._drain()
@@ -284,13 +295,16 @@ class Front:
             pools=self._tokens.pools,
             audit=self._audit,
             checkpointer=self._checkpointer,
+            keeper=self._keeper,
             admission=lambda: self._admission,
             sessions=lambda: len(self._sessions),
         )
 
     def _make_desk(self) -> Desk:
         clients = ClientDesk(catalogue=self._catalogue)
-        audit = AuditDesk(audit=self._audit, checkpointer=self._checkpointer)
+        audit = AuditDesk(
+            audit=self._audit, checkpointer=self._checkpointer, keeper=self._keeper, catalogue=self._catalogue
+        )
         tokens = TokenDesk(catalogue=self._catalogue, logins=self._logins, pools=self._tokens.pools)
         handlers = tokens.handlers() | self._keys.handlers() | clients.handlers() | self._state.handlers() | audit.handlers()
         return Desk(snapshot=self._snapshot, audit=self._audit, handlers=handlers)

@@ -12,14 +12,15 @@ _AUDITOR: frozenset[type[Request]] = frozenset(
         messages.KeyList, messages.KeyShow, messages.CertificateExport,
         messages.ClientList, messages.ClientRevoked, messages.TokenList,
         messages.GrantList, messages.GrantExplain,
-        messages.AuditRead, messages.AuditCheckpoint, messages.AuditProve,
+        messages.AuditRead, messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout, messages.AuditStand,
+        messages.KeyOwnerList,
     }
 )  # fmt: skip
 
 _FRONT_END: frozenset[type[Request]] = frozenset(
     {
         messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport,
-        messages.AuditCheckpoint,
+        messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout,
     }
 )  # fmt: skip
 

@@ -37,6 +37,7 @@ class Snapshot:
         "_keys",
         "_keys_by_name",
         "_lifetimes",
+        "_owned",
         "_owners",
         "_revoked",
         "_roles",
@@ -59,6 +60,9 @@ class Snapshot:
         self._revoked = frozenset(revocation.mark for revocation in contents.revocations)
         self._grants = _grants(contents, self._keys, self._roles)
         self._visible = _visible(self._grants)
+        self._owned: dict[str, dict[str, str]] = {}
+        for owner in contents.owners:
+            self._owned.setdefault(owner.client, {})[owner.key_digest.hex()] = owner.key
 
     @classmethod
     def build(cls, contents: Contents) -> Snapshot:
@@ -174,6 +178,10 @@ class Snapshot:
     def keys_of(self, client: str) -> frozenset[bytes]:
         """Digests of the keys that a client has a grant on."""
         return self._visible.get(client, frozenset())
+
+    def keys_owned_by(self, client: str) -> Mapping[str, str]:
+        """Names of the keys about which a client may read all records, by their digests in hex."""
+        return self._owned.get(client, {})
 
     def certificate_not_after(self, key_name: str) -> datetime | None:
         """When the certificate stored for a key ends; None if there is none."""

@@ -365,7 +365,7 @@ class AuditLog:
         self._require_sound_file()
         if not self._syncer.close() or self._syncer.fault:
             self._syncer = self._syncer.restarted()
-            raise AuditFailure(detail=f"{self._file.path} is not sealed: its records are not on disk")
+            raise AuditFailure(f"{self._file.path} cannot be sealed: its records are not on disk")
         try:
             self._file.sync()
             with self.view() as view:
@@ -373,7 +373,7 @@ class AuditLog:
             self._file.seal(first)
         except OSError as problem:
             self._syncer = self._syncer.restarted()
-            raise AuditFailure(detail=f"{self._file.path} cannot be sealed: {problem}") from problem
+            raise AuditFailure(f"{self._file.path} cannot be sealed: {problem}") from problem
         self._mark = Mark(0, self._mark.head)
         self._syncer = Syncer(self._file, self._mark, self._monotonic)
         self.event("log.segment", "", first=self.size)

@@ -1,22 +1,41 @@
-"""Control requests about the audit log: its records, its newest checkpoint, and proofs that the one covers the other."""
+"""Control requests about the audit log: records, checkpoints, proofs, segments, discontinuities."""
 
 from __future__ import annotations
 
+import asyncio
+
 from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.audit.readers import Reader, about, may_read
+from hsmd.daemon.audit.view import LogView
 from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.control.log_keeper import LogKeeper
+from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.checkpointer import Checkpointer
-from hsmd.errors import NotFound
+from hsmd.daemon.store.records import Role
+from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
+from hsmd.transparency.discontinuity import operator_verifier, verify
+from hsmd.transparency.note import Note, Verifier
+
+MAX_NOTES = 100
+SCANS = 2
+"""Searches for records at a time: they cost the interpreter's time, which key operations want."""
 
 
 class AuditDesk:
-    """Shows what was recorded; changes nothing."""
+    """Shows the log to those who may see it, and what it proves."""
 
-    def __init__(self, *, audit: AuditLog, checkpointer: Checkpointer) -> None:
+    def __init__(
+        self, *, audit: AuditLog, checkpointer: Checkpointer, keeper: LogKeeper, catalogue: Catalogue
+    ) -> None:
         self._audit = audit
         self._checkpointer = checkpointer
+        self._keeper = keeper
+        self._catalogue = catalogue
+        self._scans = asyncio.Semaphore(SCANS)
 
     def handlers(self) -> dict[type[Request], Handler]:
         """Which method carries out which request."""
@@ -24,6 +43,10 @@ class AuditDesk:
             messages.AuditRead: self.read,
             messages.AuditCheckpoint: self.checkpoint,
             messages.AuditProve: self.prove,
+            messages.AuditAbout: self.about,
+            messages.AuditStand: self.stand,
+            messages.AuditDiscontinuity: self.discontinuity,
+            messages.AuditSeal: self.seal,
         }
 
     async def read(
@@ -42,7 +65,8 @@ class AuditDesk:
         proof: list[bytes] = []
         if request.since <= newest.checkpoint.size:
             proof = await self._checkpointer.consistency(request.since, newest.checkpoint.size)
-        return messages.SignedCheckpoint(newest.note, proof, newest.verifier_key)
+        notes = self._keeper.discontinuities[-MAX_NOTES:]
+        return messages.SignedCheckpoint(newest.note, proof, newest.verifier_key, notes)
 
     async def prove(
         self, identity: Identity, request: messages.AuditProve, deadline: float
@@ -55,4 +79,72 @@ class AuditDesk:
             )
         proof = await self._checkpointer.inclusion(request.index, size)
         line = self._audit.read(request.index, 1)[0]
+        with self._audit.view() as view:
+            if not may_read(view, line.encode(), _reader(identity, self._catalogue.snapshot)):
+                raise NotFound(f"index: there is no record {request.index} about you or your keys")
         return messages.InclusionProof(request.index, size, line, proof, newest.note)
+
+    async def about(self, identity: Identity, request: messages.AuditAbout, deadline: float) -> messages.AuditLines:
+        reader = _reader(identity, self._catalogue.snapshot)
+        async with self._scans:
+            size, view = self._audit.size, self._audit.view()
+            lines, following = await asyncio.to_thread(_about, view, size, request, reader)
+        return messages.AuditLines(lines=lines, next=following, size=size)
+
+    # --- the log's life ---
+
+    async def stand(
+        self, identity: Identity, request: messages.AuditStand, deadline: float
+    ) -> messages.AuditStanding:
+        state, known = await self._checkpointer.standing(), self._keeper.remembered
+        return messages.AuditStanding(
+            origin=state.origin,
+            verifier_key=self._checkpointer.verifier_key,
+            size=state.size,
+            root=state.root,
+            remembered_size=known.size if known else -1,
+            remembered_root=known.root if known else b"",
+            held=self._keeper.held,
+        )
+
+    async def discontinuity(
+        self, identity: Identity, request: messages.AuditDiscontinuity, deadline: float
+    ) -> messages.Done:
+        try:
+            note = Note.parse(request.note)
+            found = verify(note, await self._keys_of(identity))
+        except (ProtocolError, ProofInvalid) as problem:
+            raise BadRequest(f"note: {problem.text}") from None
+        await self._keeper.declare(identity.client, found, note)
+        return messages.Done()
+
+    async def seal(
+        self, identity: Identity, request: messages.AuditSeal, deadline: float
+    ) -> messages.AuditSealed:
+        return messages.AuditSealed(first=await self._keeper.seal())
+
+    async def _keys_of(self, identity: Identity) -> list[Verifier]:
+        """The keys that this operator comes with, as far as they can sign a note."""
+        record = await self._catalogue.read(lambda store: store.client(identity.client))
+        found = []
+        for credential in record.credentials:
+            try:
+                found.append(operator_verifier(credential.public_key))
+            except ProtocolError:
+                continue
+        return found
+
+
+def _reader(identity: Identity, snapshot: Snapshot) -> Reader:
+    everything = identity.role is not Role.FRONT_END
+    return Reader(identity.client, everything, snapshot.keys_owned_by(identity.client))
+
+
+def _about(
+    view: LogView, size: int, request: messages.AuditAbout, reader: Reader
+) -> tuple[list[str], int]:
+    with view:
+        try:
+            return about(view, size, request.first, request.limit, reader)
+        except OSError as problem:
+            raise AuditFailure(detail=f"reading the audit log failed: {problem}") from problem

@@ -26,7 +26,7 @@ from hsmd.protocol.messages import Request
 Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
 """Carries out one request for a caller who may make it, until a monotonic deadline."""
 
-_DOCUMENTS = frozenset({"public_key", "certificate", "chain"})
+_DOCUMENTS = frozenset({"public_key", "certificate", "chain", "note"})
 """Members of which the record holds the SHA-256 instead of the text."""
 
 CHANGES: frozenset[type[Request]] = frozenset(
@@ -37,6 +37,7 @@ CHANGES: frozenset[type[Request]] = frozenset(
         messages.ClientTrustCa, messages.ClientDistrustCa, messages.ClientRevoke, messages.KeyRename,
         messages.GrantAdd, messages.GrantRemove,
         messages.TokenClear,
+        messages.KeyOwnerAdd, messages.KeyOwnerRemove, messages.AuditDiscontinuity, messages.AuditSeal,
     }
 )  # fmt: skip
 

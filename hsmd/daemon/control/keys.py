@@ -64,6 +64,9 @@ class KeyDesk:
             messages.CertificateImport: self.import_certificate,
             messages.CertificateSelfSigned: self.self_signed,
             messages.CertificateExport: self.export_certificate,
+            messages.KeyOwnerAdd: self.add_owner,
+            messages.KeyOwnerRemove: self.remove_owner,
+            messages.KeyOwnerList: self.list_owners,
         }
 
     # --- keys ---
@@ -157,6 +160,22 @@ class KeyDesk:
     async def rename(self, identity: Identity, request: messages.KeyRename, deadline: float) -> messages.Done:
         await self._catalogue.change(lambda store: store.rename_key(request.name, request.new_name))
         return messages.Done()
+
+    async def add_owner(self, identity: Identity, request: messages.KeyOwnerAdd, deadline: float) -> messages.Done:
+        changed = await self._catalogue.change(lambda store: store.add_key_owner(request.key, request.client))
+        return messages.Done(changed)
+
+    async def remove_owner(
+        self, identity: Identity, request: messages.KeyOwnerRemove, deadline: float
+    ) -> messages.Done:
+        changed = await self._catalogue.change(lambda store: store.remove_key_owner(request.key, request.client))
+        return messages.Done(changed)
+
+    async def list_owners(
+        self, identity: Identity, request: messages.KeyOwnerList, deadline: float
+    ) -> messages.KeyOwners:
+        owners = await self._catalogue.read(lambda store: store.key_owners())
+        return messages.KeyOwners([messages.KeyOwner(each.key, each.client) for each in owners])
 
     # --- certificates ---
 

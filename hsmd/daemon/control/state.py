@@ -10,6 +10,7 @@ import hsmd
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.control.log_keeper import LogKeeper
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.daemon.keys.service import KeyService
@@ -33,6 +34,7 @@ class StateDesk:
         pools: Mapping[str, TokenPool],
         audit: AuditLog,
         checkpointer: Checkpointer,
+        keeper: LogKeeper,
         admission: Callable[[], Admission],
         sessions: Callable[[], int],
     ) -> None:
@@ -43,6 +45,7 @@ class StateDesk:
         self._pools = pools
         self._audit = audit
         self._checkpointer = checkpointer
+        self._keeper = keeper
         self._admission = admission
         self._sessions = sessions
 
@@ -88,6 +91,8 @@ class StateDesk:
             operations=self._service.tallies.totals(),
             audit_covered=newest.checkpoint.size if newest else 0,
             audit_uncovered_s=round(self._checkpointer.age_s),
+            audit_free_bytes=self._keeper.free_bytes,
+            audit_warning=self._keeper.held or self._keeper.warning,
             sessions=self._sessions(),
             starting=self._admission().starting,
         )

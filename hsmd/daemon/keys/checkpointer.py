@@ -19,7 +19,7 @@ from hsmd.daemon.audit.tree import LogTree
 from hsmd.daemon.keys.own_use import sign_as_daemon
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.store.records import KeyRecord
-from hsmd.errors import HsmdError, NotFound
+from hsmd.errors import AuditFailure, HsmdError, NotFound
 from hsmd.purposes import Purpose
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.note import Note, Verifier, signed
@@ -43,6 +43,14 @@ class Published:
     verifier_key: str
 
 
+async def _always() -> bool:
+    return True
+
+
+async def _ignored(published: Published) -> None:
+    """Nobody wants to know."""
+
+
 class Checkpointer:
     """Makes checkpoints and proofs about them. Lives on the event loop; the tree is read and grown in a thread."""
 
@@ -55,15 +63,22 @@ class Checkpointer:
         service: KeyService,
         snapshot: Callable[[], Snapshot],
         make_key: Callable[[float], Awaitable[None]],
+        continues: Callable[[], Awaitable[bool]] = _always,
+        published: Callable[[Published], Awaitable[None]] = _ignored,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`make_key(deadline)` makes a key of the purpose `checkpoint` in a token; the snapshot shows it afterwards."""
+        """`make_key(deadline)` makes a key of the purpose `checkpoint` in a token; the snapshot shows it afterwards.
+
+        `continues` says whether the log, whose tree is there, is the one it was: otherwise nothing is signed.
+        """
         self._origin = origin
         self._audit = audit
         self._tree = tree
         self._service = service
         self._snapshot = snapshot
         self._make_key = make_key
+        self._continues = continues
+        self._published = published
         self._clock = clock
         self._busy = asyncio.Lock()
         self._made_at = clock()
@@ -104,9 +119,41 @@ class Checkpointer:
             if key is None and not with_new_key:
                 return
             key = key or await self._made_key(deadline)
-            await self._audit.commit_durable()
-            await asyncio.to_thread(self._tree.grow)
+            await self._grow()
+            if not await self._continues():
+                return
             await self._publish(Checkpoint(self._origin, self._tree.size, self._tree.root()), key, deadline)
+
+    async def standing(self) -> Checkpoint:
+        """What a checkpoint of everything recorded so far would say. Raises HsmdError or OSError."""
+        async with self._busy:
+            await self._grow()
+            await self._continues()
+            return Checkpoint(self._origin, self._tree.size, self._tree.root())
+
+    async def root_at(self, size: int) -> bytes:
+        """The root of the first `size` records, which the tree has."""
+        return await asyncio.to_thread(self._tree.root_at, size)
+
+    async def seal(self) -> int:
+        """A checkpoint if the token is there, then the live file becomes a segment. The first index behind it.
+
+        Raises AuditFailure.
+        """
+        await self.try_checkpoint()
+        async with self._busy:  # the tree does not read the live file meanwhile
+            return await self._audit.seal()
+
+    @property
+    def origin(self) -> str:
+        """The name of the log."""
+        return self._origin
+
+    @property
+    def verifier_key(self) -> str:
+        """The verifier key line of the key that signs; empty if there is none yet."""
+        key = self._key()
+        return "" if key is None else Verifier.from_spki(self._origin, key.public_key).vkey
 
     @property
     def age_s(self) -> float:
@@ -122,6 +169,13 @@ class Checkpointer:
         """The proof that record `index` is among the first `size`, which are at most what is covered."""
         async with self._busy:
             return await asyncio.to_thread(self._tree.inclusion, index, size)
+
+    async def _grow(self) -> None:
+        await self._audit.commit_durable()
+        try:
+            await asyncio.to_thread(self._tree.grow)
+        except OSError as problem:
+            raise AuditFailure(detail=f"the tree of the audit log: {problem}") from problem
 
     def _due(self) -> bool:
         covered = self.newest.checkpoint.size if self.newest else 0
@@ -143,6 +197,7 @@ class Checkpointer:
         await self._audit.commit_durable()
         self.newest = Published(checkpoint, note.render(), verifier.vkey)
         self._made_at = self._clock()
+        await self._published(self.newest)
 
     async def _made_key(self, deadline: float) -> KeyRecord:
         begun = self._audit.event("control.begun", "", op="key.generate", target_purposes=Purpose.CHECKPOINT.label)

@@ -96,6 +96,8 @@ class KeyService:
         self._clock = clock
         self._now = now
         self.draining = False
+        self.held: AuditFailure | None = None
+        """Why no key is used at present, although the log can be written: no room to spare, or not the log it was."""
         self.tallies = tallies or Tallies()
 
     def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> None:
@@ -122,7 +124,12 @@ class KeyService:
     def use_for_daemon(
         self, caller: Caller, grant: Grant, purpose: Purpose, scheme: int, data: bytes, deadline: float
     ) -> Use:
-        """One operation that the daemon itself builds from typed fields (certificate requests, ...)."""
+        """One operation that the daemon itself builds from typed fields (certificate requests, ...).
+
+        Raises AuditFailure while keys are `held`; checkpoints are signed even then.
+        """
+        if self.held is not None and purpose is not Purpose.CHECKPOINT:
+            raise self.held
         use = Use(caller, 1, grant, self._clock())
         use.job = Job((purpose, scheme, grant.key, data), deadline, False, use)
         self._record_attempt(use)
@@ -167,6 +174,10 @@ class KeyService:
         grant = snapshot.decide(identity, key, purpose, now)
         if isinstance(grant, Denial):
             self._refuse(snapshot, caller, request_id, operation, grant)
+            return None
+        if self.held is not None:
+            self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), _OUTCOMES[int(self.held.code)])
+            caller.failed(request_id, self.held)
             return None
         if self.draining:
             self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), "draining")

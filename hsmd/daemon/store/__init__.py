@@ -1,6 +1,7 @@
 """The store: keys, certificates, clients, CAs and grants in SQLite or PostgreSQL (SQLAlchemy, Alembic)."""
 
 from hsmd.daemon.store.records import (
+    AuditHead,
     CaRecord,
     CertificateRecord,
     ClientRecord,
@@ -11,6 +12,7 @@ from hsmd.daemon.store.records import (
     KeyRecord,
     LoginClaim,
     LoginStop,
+    OwnerRecord,
     Page,
     RevocationRecord,
     Role,
@@ -18,6 +20,7 @@ from hsmd.daemon.store.records import (
 from hsmd.daemon.store.store import Store
 
 __all__ = [
+    "AuditHead",
     "CaRecord",
     "CertificateRecord",
     "ClientRecord",
@@ -28,6 +31,7 @@ __all__ = [
     "KeyRecord",
     "LoginClaim",
     "LoginStop",
+    "OwnerRecord",
     "Page",
     "RevocationRecord",
     "Role",

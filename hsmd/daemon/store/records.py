@@ -148,6 +148,25 @@ class LoginClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerRecord:
+    """A client that may read all records about a key."""
+
+    key: str
+    key_digest: bytes
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """The newest checkpoint known of the log `origin`: its size, root (32 bytes) and verifier key."""
+
+    origin: str
+    size: int
+    root: bytes
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """Everything that decisions and the catalogue need, from one consistent read, and `version` then."""
 
@@ -158,6 +177,7 @@ class Contents:
     cas: tuple[CaRecord, ...] = ()
     grants: tuple[GrantRecord, ...] = ()
     revocations: tuple[RevocationRecord, ...] = ()
+    owners: tuple[OwnerRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

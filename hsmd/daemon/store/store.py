@@ -10,11 +10,20 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, select, update
 
-from hsmd.daemon.store import client_rows, enrolment_rows, grant_rows, key_rows, login_rows, revocation_rows
+from hsmd.daemon.store import (
+    audit_rows,
+    client_rows,
+    enrolment_rows,
+    grant_rows,
+    key_rows,
+    login_rows,
+    revocation_rows,
+)
 from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, translated
 from hsmd.daemon.store.migrate import migrate
 from hsmd.daemon.store.records import (
     DAY_S,
+    AuditHead,
     CertificateRecord,
     ClientRecord,
     Contents,
@@ -24,6 +33,7 @@ from hsmd.daemon.store.records import (
     KeyRecord,
     LoginClaim,
     LoginStop,
+    OwnerRecord,
     Page,
     RevocationRecord,
     Role,
@@ -84,6 +94,7 @@ class Store:
                 clients=tuple(client_rows.load_all(connection)),
                 cas=tuple(client_rows.load_cas(connection)),
                 grants=tuple(grant_rows.load_all(connection)),
+                owners=tuple(audit_rows.load_owners(connection)),
                 revocations=tuple(revocation_rows.load_all(connection)),
             )
 
@@ -292,6 +303,43 @@ class Store:
         """Logins may be tried again; the next one in spite of the token's warnings. Raises NotFound if none are stopped."""
         with self._write() as connection:
             login_rows.clear(connection, token)
+
+    # --- audit logs and their readers ---
+
+    def audit_head(self, origin: str) -> AuditHead | None:
+        """The newest state known of the log of this origin, None if none is."""
+        with self._read() as connection:
+            return audit_rows.head(connection, origin)
+
+    def advance_audit_head(self, head: AuditHead) -> None:
+        """Remember a newer state of a log; an older one changes nothing. Not a change that `version` counts."""
+        with translated(self._url, conflict=_TAKEN), self._engine.begin() as connection:
+            audit_rows.advance_head(connection, head)
+
+    def declare_discontinuity(self, head: AuditHead, declared: str, note: str) -> None:
+        """Remember this state in place of whatever was known, and the operator's note. Raises Conflict for an old note."""
+        with self._write() as connection:
+            audit_rows.add_discontinuity(connection, head, declared, note)
+
+    def discontinuities(self, origin: str) -> list[str]:
+        """The notes about the log of this origin, the newest last."""
+        with self._read() as connection:
+            return audit_rows.discontinuities(connection, origin)
+
+    def add_key_owner(self, key: str, client: str) -> bool:
+        """Let a client read all records about a key; was that new? Raises NotFound."""
+        with self._write() as connection:
+            return audit_rows.add_owner(connection, _lookup(key), _lookup(client))
+
+    def remove_key_owner(self, key: str, client: str) -> bool:
+        """Take that back; was there anything to take? Raises NotFound."""
+        with self._write() as connection:
+            return audit_rows.remove_owner(connection, _lookup(key), _lookup(client))
+
+    def key_owners(self) -> tuple[OwnerRecord, ...]:
+        """All owners in the order of keys and clients."""
+        with self._read() as connection:
+            return tuple(audit_rows.load_owners(connection))
 
     # --- transactions ---
 

@@ -191,3 +191,29 @@ enrolments = Table(
     Column("expires_at", UtcDateTime, nullable=False),
     Column("tries", Integer, nullable=False),
 )
+
+# The newest checkpoint of each daemon's log, so that a log that was set back is noticed at the start.
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("origin", text_key(128), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary(32), nullable=False),
+    Column("key", Text, nullable=False),
+)
+
+audit_discontinuities = Table(
+    "audit_discontinuities",
+    metadata,
+    Column("origin", text_key(128), primary_key=True),
+    Column("declared", text_key(32), primary_key=True),
+    Column("note", Text, nullable=False),
+)
+
+# Clients that may read all records about a key, whoever used it.
+key_owners = Table(
+    "key_owners",
+    metadata,
+    Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True),
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True, index=True),
+)

@@ -16,10 +16,17 @@ from msgspec import Struct
 from hsmd.errors import BadRequest, ProtocolError
 from hsmd.protocol.messages import audit, certificates, clients, grants, keys, metrics, state, tokens
 from hsmd.protocol.messages.audit import (
+    AuditAbout as AuditAbout,
     AuditCheckpoint as AuditCheckpoint,
+    AuditDiscontinuity as AuditDiscontinuity,
+    AuditLines as AuditLines,
     AuditPage as AuditPage,
     AuditProve as AuditProve,
     AuditRead as AuditRead,
+    AuditSeal as AuditSeal,
+    AuditSealed as AuditSealed,
+    AuditStand as AuditStand,
+    AuditStanding as AuditStanding,
     InclusionProof as InclusionProof,
     SignedCheckpoint as SignedCheckpoint,
 )
@@ -71,6 +78,11 @@ from hsmd.protocol.messages.keys import (
     KeyGenerate as KeyGenerate,
     KeyInfo as KeyInfo,
     KeyList as KeyList,
+    KeyOwner as KeyOwner,
+    KeyOwnerAdd as KeyOwnerAdd,
+    KeyOwnerList as KeyOwnerList,
+    KeyOwnerRemove as KeyOwnerRemove,
+    KeyOwners as KeyOwners,
     KeyPage as KeyPage,
     KeyRename as KeyRename,
     KeyRequest as KeyRequest,

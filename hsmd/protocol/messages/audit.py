@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
-from hsmd.protocol.messages.base import Page, Request
+from hsmd.protocol.messages.base import Done, Page, Request
+
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
 class AuditPage(Struct):
@@ -43,7 +45,7 @@ class AuditCheckpoint(Request, tag="audit.checkpoint"):
     """Any role: the newest signed checkpoint, and the proof that it extends that of the first `since` records."""
 
     Result: ClassVar = SignedCheckpoint
-    since: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
+    since: Count = 0
 
 
 class InclusionProof(Struct):
@@ -60,10 +62,71 @@ class InclusionProof(Struct):
 
 
 class AuditProve(Request, tag="audit.prove"):
-    """Operator, auditor: one record, with the proof that the newest checkpoint covers it."""
+    """Any role, about records it may read: one record, with the proof that the newest checkpoint covers it."""
 
     Result: ClassVar = InclusionProof
-    index: Annotated[int, Meta(ge=0, lt=1 << 53)]
+    index: Count
 
 
-REQUESTS: tuple[type[Request], ...] = (AuditRead, AuditCheckpoint, AuditProve)
+class AuditLines(Struct):
+    """Records the caller may read, in the order of their indices; nothing else up to `next`, where to go on, is his.
+
+    `size` is the log's size: at `next` = `size` there is no more at present.
+    """
+
+    lines: list[str]
+    next: int
+    size: int
+
+
+class AuditAbout(Request, tag="audit.about"):
+    """Any role: records about oneself, and about keys one owns, from the index `first` on. An answer may be empty and go on."""
+
+    Result: ClassVar = AuditLines
+    first: Count = 0
+    limit: Page = 100
+
+
+class AuditStanding(Struct):
+    """Where the log stands: `size` and `root` of its tree now, and of the newest checkpoint known outside of it.
+
+    `held` says why keys are not used, empty if they are; `remembered_size` is -1 if nothing is known.
+    """
+
+    origin: str
+    verifier_key: str
+    size: int
+    root: bytes
+    remembered_size: int
+    remembered_root: bytes
+    held: str
+
+
+class AuditStand(Request, tag="audit.stand"):
+    """Operator, auditor: how does the log stand to what was known of it?"""
+
+    Result: ClassVar = AuditStanding
+
+
+class AuditDiscontinuity(Request, tag="audit.discontinuity"):
+    """Operator: declare, in a note signed with one's own SSH key, that the log does not continue what was seen of it."""
+
+    Result: ClassVar = Done
+    note: Annotated[str, Meta(max_length=4_096)]
+
+
+class AuditSealed(Struct):
+    """A segment was sealed; `first` is the index of the first record behind it."""
+
+    first: int
+
+
+class AuditSeal(Request, tag="audit.seal"):
+    """Operator: put the live file among the sealed segments, and go on in a new one."""
+
+    Result: ClassVar = AuditSealed
+
+
+REQUESTS: tuple[type[Request], ...] = (
+    AuditRead, AuditCheckpoint, AuditProve, AuditAbout, AuditStand, AuditDiscontinuity, AuditSeal,
+)  # fmt: skip

@@ -129,6 +129,41 @@ class KeyRequest(Request, tag="key.csr"):
     organization: Text = ""
 
 
+class KeyOwner(Struct):
+    """A client that may read all audit records about a key."""
+
+    key: str
+    client: str
+
+
+class KeyOwners(Struct):
+    """Owners in the order of keys and clients."""
+
+    owners: list[KeyOwner]
+
+
+class KeyOwnerAdd(Request, tag="key.owner.add"):
+    """Operator: let a client read all audit records about a key, whoever used it."""
+
+    Result: ClassVar = Done
+    key: Name
+    client: Name
+
+
+class KeyOwnerRemove(Request, tag="key.owner.remove"):
+    """Operator: take that back."""
+
+    Result: ClassVar = Done
+    key: Name
+    client: Name
+
+
+class KeyOwnerList(Request, tag="key.owner.list"):
+    """Operator, auditor: who may read all audit records about which key?"""
+
+    Result: ClassVar = KeyOwners
+
+
 REQUESTS: tuple[type[Request], ...] = (
     KeyGenerate,
     KeyCandidates,
@@ -138,4 +173,7 @@ REQUESTS: tuple[type[Request], ...] = (
     KeyDestroy,
     KeyRename,
     KeyRequest,
+    KeyOwnerAdd,
+    KeyOwnerRemove,
+    KeyOwnerList,
 )

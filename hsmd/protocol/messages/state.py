@@ -79,6 +79,9 @@ class DaemonStatus(Struct):
     """Connections that have not logged in yet."""
     audit_covered: int = 0
     audit_uncovered_s: int = 0
+    audit_free_bytes: int = 0
+    audit_warning: str = ""
+    """Little room for the log, or why keys are not used although the log can be written."""
 
 
 class Status(Request, tag="status"):

@@ -115,6 +115,8 @@ async def test_a_front_end_controls_nothing(shared_house: House) -> None:
         messages.GrantAdd(WEB, "mail", ["tls-server"]), messages.GrantRemove(WEB, "web"),
         messages.KeyShow("mail"), messages.KeyShow("nothing"), messages.CertificateExport("mail"),
         messages.CertificateExport("nothing"), messages.KeyCandidates(), messages.MetricsRead(),
+        messages.AuditStand(), messages.AuditSeal(), messages.AuditDiscontinuity("x"),
+        messages.KeyOwnerAdd("web", WEB), messages.KeyOwnerRemove("web", WEB), messages.KeyOwnerList(),
     ]  # fmt: skip
     before = len(shared_house.audit())
     async with await ssh(shared_house, WEB) as connection:
@@ -369,5 +371,9 @@ def test_the_rule_for_roles_is_complete() -> None:
         messages.KeyAdopt, messages.KeyDestroy, messages.KeyRequest, messages.CertificateSelfSigned,
         messages.CertificateImport, messages.ClientAdd, messages.ClientRemove, messages.ClientTrustCa,
         messages.GrantAdd, messages.GrantRemove, messages.KeyCandidates, messages.AuditCheckpoint, messages.MetricsRead,
+        messages.AuditProve, messages.AuditAbout, messages.AuditStand, messages.AuditSeal, messages.AuditDiscontinuity,
+        messages.KeyOwnerAdd, messages.KeyOwnerRemove, messages.KeyOwnerList,
+        messages.TokenList, messages.TokenClear, messages.KeyRename, messages.ClientRename, messages.ClientDistrustCa,
+        messages.ClientRevoke, messages.ClientRevoked,
     }  # fmt: skip
     assert asked == set(messages.REQUESTS)

@@ -19,9 +19,9 @@ PEOPLE = {
 AUDITOR = {
     "whoami", "status", "token.list", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "client.revoked", "grant.list",
     "grant.explain",
-    "audit.read", "audit.checkpoint", "audit.prove",
+    "audit.read", "audit.checkpoint", "audit.prove", "audit.about", "audit.stand", "key.owner.list",
 }  # fmt: skip
-FRONT_END = {"whoami", "key.list", "key.show", "cert.export", "audit.checkpoint"}
+FRONT_END = {"whoami", "key.list", "key.show", "cert.export", "audit.checkpoint", "audit.prove", "audit.about"}
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ async def test_every_request_that_changes_something_is_recorded(office: Office) 
     questions = {
         messages.TokenList, messages.WhoAmI, messages.Status, messages.KeyList, messages.KeyShow, messages.CertificateExport,
         messages.ClientList, messages.GrantList, messages.GrantExplain, messages.AuditRead, messages.AuditCheckpoint,
-        messages.AuditProve, messages.ClientRevoked,
+        messages.AuditProve, messages.ClientRevoked, messages.AuditAbout, messages.AuditStand, messages.KeyOwnerList,
         messages.KeyCandidates, messages.MetricsRead,
     }  # fmt: skip
     assert set(messages.REQUESTS) == questions | CHANGES

@@ -1,0 +1,116 @@
+"""Who may read which records: auditors and operators all; a client those about itself and about the keys it owns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from hsmd.daemon.audit.paging import MAX_PAGE_BYTES, lines_from, offset_of
+from hsmd.daemon.audit.view import LogView
+from hsmd.errors import AuditFailure, NotFound
+from hsmd.transparency.records import Record
+
+MAX_SCANNED = 5_000
+"""Records looked at for one answer."""
+MAX_LOOKED_UP = 200
+"""Attempts looked up for one answer, of outcomes that stand far behind them."""
+_PAUSE_EVERY = 100
+
+_decoder = msgspec.json.Decoder(Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What one client may read. `owned`: names of the keys it owns, by their digests in hex."""
+
+    client: str
+    everything: bool = False
+    owned: Mapping[str, str] = field(default_factory=dict)
+
+    def may_read(self, record: Record) -> bool:
+        """Whether a record is for this reader; for an outcome ask about its attempt."""
+        if self.everything:
+            return True
+        if record.event in ("attempt", "refusal"):
+            return record.client == self.client or record.key in self.owned
+        return record.client == self.client or self._concerned(record)
+
+    def _concerned(self, record: Record) -> bool:
+        """Whether a control operation was about this client, or a key of its."""
+        fields = record.fields
+        subject = str(fields.get("op", "")).partition(".")[0]
+        named = {"client": ("target_client", "target_name")}.get(subject, ("target_client",))
+        if any(fields.get(name) == self.client for name in named):
+            return True
+        keys = ("target_key", "target_name") if subject == "key" else ("target_key",)
+        return any(fields.get(name) in self.owned.values() for name in keys if fields.get(name))
+
+
+def about(view: LogView, size: int, first: int, limit: int, reader: Reader) -> tuple[list[str], int]:
+    """At most `limit` records for a reader from `first` on, and the index to go on from; reads in a bounded time.
+
+    Raises AuditFailure for a log that was changed. Records that have been archived are passed over.
+    """
+    first = max(first, view.first)
+    if first >= size:
+        return [], size
+    scan = _Scan(view, reader)
+    lines: list[str] = []
+    room = MAX_PAGE_BYTES
+    index = first
+    for _, line in lines_from(view, offset_of(view, first, view.size), view.size):
+        if index - first >= MAX_SCANNED or len(lines) == limit or room < 0 or scan.looked_up >= MAX_LOOKED_UP:
+            return lines, index
+        if scan.wants(index, line):
+            lines.append(line.decode("ascii", "backslashreplace"))
+            room -= len(line) + line.count(b'"') + line.count(b"\\") + 3
+        index += 1
+        if index % _PAUSE_EVERY == 0:
+            time.sleep(0)  # the event loop wants the interpreter, too
+    return lines, index
+
+
+def may_read(view: LogView, line: bytes, reader: Reader) -> bool:
+    """Whether one record is for a reader."""
+    return _Scan(view, reader).wants(_record(line).index, line)
+
+
+class _Scan:
+    def __init__(self, view: LogView, reader: Reader) -> None:
+        self._view = view
+        self._reader = reader
+        self._attempts: dict[int, bool] = {}
+        self.looked_up = 0
+
+    def wants(self, index: int, line: bytes) -> bool:
+        record = _record(line)
+        if record.index != index:
+            raise AuditFailure(detail=f"record {record.index} stands where record {index} belongs; run `hsmd audit verify`")
+        if record.event == "outcome":
+            return self._reader.everything or self._wants_attempt(record.attempt or 0)
+        wanted = self._reader.may_read(record)
+        if record.event == "attempt":
+            self._attempts[index] = wanted
+        return wanted
+
+    def _wants_attempt(self, index: int) -> bool:
+        known = self._attempts.pop(index, None)
+        if known is not None:
+            return known
+        self.looked_up += 1
+        try:
+            start = offset_of(self._view, index, self._view.size)
+        except NotFound:  # archived, and the outcome with it but for a few
+            return False
+        _, line = next(lines_from(self._view, start, self._view.size))
+        return self._reader.may_read(_record(line))
+
+
+def _record(line: bytes) -> Record:
+    try:
+        return _decoder.decode(line)
+    except msgspec.DecodeError:
+        raise AuditFailure(detail="a line of the log is no record; run `hsmd audit verify`") from None
