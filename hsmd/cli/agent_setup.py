@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import agent_place, agent_toml, ssh_keys
+from hsmd.cli import agent_place, agent_toml, enroll as enrolment, ssh_keys
 from hsmd.cli.agent_options import Config, Socket, app, default_config
 from hsmd.cli.commands import command
+from hsmd.cli.failures import Exit, Stop
 from hsmd.cli.files import PRIVATE, PRIVATE_DIRECTORY, SHARED_DIRECTORY, exists, make_directory, write_new
 from hsmd.cli.output import Output, fields
 
 if TYPE_CHECKING:
     from hsmd.cli.ssh_keys import PublicLine
+    from hsmd.protocol.enrolment import EnrolmentToken
 
 
 @command(
@@ -27,17 +29,26 @@ def init(
     output: Output,
     daemon: Annotated[
         str, typer.Option("--daemon", metavar="ADDRESS:PORT", help="The daemon.", show_default=False)
-    ],
+    ] = "",
     host_key: Annotated[
         list[str],
         typer.Option(
             "--host-key", metavar="LINE", help="Its host key, as `hsmd init` printed it; may be repeated."
         ),
-    ],
+    ] = [],  # noqa: B006  read only
     client: Annotated[
         str,
         typer.Option("--client", metavar="NAME", help="Our client name at the daemon.", show_default=False),
-    ],
+    ] = "",
+    enroll: Annotated[
+        str,
+        typer.Option(
+            "--enroll",
+            metavar="FILE",
+            help="File with a token of `hsmd client enroll`, - to paste it: says all of the above.",
+            show_default=False,
+        ),
+    ] = "",
     allow: Annotated[
         list[str],
         typer.Option(
@@ -68,39 +79,75 @@ def init(
 ) -> None:
     """Make the agent's own key and its configuration, with the daemon's host key pinned.
 
-    It prints the line that an operator runs to let this agent in. Nothing that exists is overwritten.
+    With --enroll it lets itself in; without, it prints the line that an operator runs to let this agent in. Nothing that
+    exists is overwritten.
     """
-    from hsmd.agent.config import parse
-    from hsmd.client import Endpoint, parse_address
-
     file = (config or default_config()).absolute()
     identity = file.parent / "agent_ed25519"
     for path in (file, identity):
         if path.exists() or path.is_symlink():
             raise exists(path)
     operators = tuple(ssh_keys.line_or_file(text).line for text in operator_key)
-    pinned = agent_toml.Pinned(daemon, tuple(host_key), client, identity, operators)
-    Endpoint(*parse_address(daemon), pinned.host_keys, client, identity)  # refuses what no agent could use
     local = agent_place.choose(file, socket, tuple(allow))
-    text = agent_toml.render(local, pinned)
-    parse(text, source=str(file))
+    token = _token(enroll, daemon, client, host_key)
     with ExitStack() as undo:
-        make_directory(
-            file.parent,
-            SHARED_DIRECTORY if file.parent == agent_place.SYSTEM_DIRECTORY else PRIVATE_DIRECTORY,
-        )
-        undo.callback(identity.unlink, missing_ok=True)
-        undo.callback(ssh_keys.public_file(identity).unlink, missing_ok=True)
-        key = ssh_keys.make(identity, f"{client}, hsmd agent")
+        if token is None:
+            pinned = agent_toml.Pinned(daemon, tuple(host_key), client, identity, operators)
+            text = _checked(local, pinned, file)
+            _make_directory(file)
+            undo.callback(identity.unlink, missing_ok=True)
+            undo.callback(ssh_keys.public_file(identity).unlink, missing_ok=True)
+            ssh_keys.make(identity, f"{client}, hsmd agent")
+        else:
+            _make_directory(file)
+            answer = enrolment.register(token, identity, undo)
+            keys = operators or tuple(answer.operator_keys)
+            pinned = agent_toml.Pinned(token.address, tuple(answer.host_keys), answer.client, identity, keys)
+            text = _checked(local, pinned, file)
         agent_place.give(identity, owner)
         undo.callback(file.unlink, missing_ok=True)
         write_new(file, text, PRIVATE)
         agent_place.give(file, owner)
         undo.pop_all()
-    _report_init(output, file, local, client, key)
+    key = ssh_keys.read(ssh_keys.public_file(identity))
+    _report_init(output, file, local, pinned.client, key, enrolled=token is not None)
 
 
-def _report_init(output: Output, file: Path, local: agent_toml.Local, client: str, key: PublicLine) -> None:
+def _token(source: str, daemon: str, client: str, host_key: list[str]) -> EnrolmentToken | None:
+    """The token, if there is to be one. Raises Stop for too much or too little."""
+    given = {"--daemon": daemon, "--client": client, "--host-key": host_key}
+    if source:
+        if told := [option for option, value in given.items() if value]:
+            raise Stop(f"{', '.join(told)}: the token says that already", "leave it out", Exit.USAGE)
+        return enrolment.read_token(source)
+    if missing := [option for option, value in given.items() if not value]:
+        raise Stop(
+            f"nothing says which daemon this agent belongs to: {', '.join(missing)} not given",
+            "give them, or a token of `hsmd client enroll` with --enroll -",
+            Exit.USAGE,
+        )
+    return None
+
+
+def _checked(local: agent_toml.Local, pinned: agent_toml.Pinned, file: Path) -> str:
+    """The text of agent.toml. Raises what no agent could use."""
+    from hsmd.agent.config import parse
+    from hsmd.client import Endpoint, parse_address
+
+    Endpoint(*parse_address(pinned.address), pinned.host_keys, pinned.client, pinned.identity)
+    text = agent_toml.render(local, pinned)
+    parse(text, source=str(file))
+    return text
+
+
+def _make_directory(file: Path) -> None:
+    system = file.parent == agent_place.SYSTEM_DIRECTORY
+    make_directory(file.parent, SHARED_DIRECTORY if system else PRIVATE_DIRECTORY)
+
+
+def _report_init(
+    output: Output, file: Path, local: agent_toml.Local, client: str, key: PublicLine, *, enrolled: bool
+) -> None:
     line = f"hsmd client add {client} --key '{key.line}'"
     document = {
         "config": str(file),
@@ -108,7 +155,7 @@ def _report_init(output: Output, file: Path, local: agent_toml.Local, client: st
         "users": local.users,
         "client": client,
         "public_key": key.line,
-        "operator_runs": line,
+        "operator_runs": None if enrolled else line,
     }
     made = fields(
         [
@@ -119,8 +166,9 @@ def _report_init(output: Output, file: Path, local: agent_toml.Local, client: st
         ]
     )
     steps = (
-        f"\nNext:\n  1. An operator runs:  {line}\n"
-        f"                        hsmd grant add {client} KEY\n"
+        "\nNext:\n"
+        + ("" if enrolled else f"  1. An operator runs:  {line}\n")
+        + f"{'  1. An operator runs:  ' if enrolled else '                        '}hsmd grant add {client} KEY\n"
         f"  2. Start it here:     hsmd agent run --config {file}\n"
         "  3. For each key:      hsmd agent export KEY\n"
         "  4. For the server:    hsmd agent install nginx --key KEY\n"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import ssh_keys
+from hsmd.cli import names, ssh_keys
 from hsmd.cli.commands import command, group
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, Stop
@@ -17,12 +17,15 @@ from hsmd.cli.paging import clients_of, revocations_of
 from hsmd.protocol.messages import (
     ClientAdd,
     ClientDistrustCa,
+    ClientEnroll,
     ClientInfo,
     ClientRemove,
     ClientRename,
     ClientRevoke,
     ClientTrustCa,
     Done,
+    EnrolmentTicket,
+    WantedGrant,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +86,44 @@ def remove(session: Session, name: ClientName) -> None:
     """Remove a client with its keys and grants; its open connections are closed."""
     done = session.ask(ClientRemove(name=name), Done)
     session.output.show({"removed": name, "changed": done.changed}, lambda: f"Removed {name}.")
+
+
+@command(
+    app,
+    "enroll",
+    example="hsmd client enroll web1 --grant www\n"
+    "hsmd client enroll web1 --grant www:tls13-server,tls12-server --address 10.9.0.1:7440\n"
+    "hsmd client enroll bob --role operator",
+)
+def enroll(
+    session: Session,
+    name: ClientName,
+    role: Annotated[Role, typer.Option("--role", help="What it may do.")] = Role.FRONT_END,
+    grant: Annotated[
+        list[str],
+        typer.Option(
+            "--grant",
+            metavar="KEY[:PURPOSE,...]",
+            help="A key it may use, for tls-server unless said; may be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    address: Annotated[
+        str, typer.Option("--address", metavar="ADDRESS:PORT", help="Where it finds the daemon.")
+    ] = "",
+) -> None:
+    """Make a one-time token with which a new front end, or an operator's laptop, lets itself in.
+
+    The token is printed once, is good for 15 minutes and one use, and tells whoever has it how to reach this daemon and how
+    to recognise it: hand it over as you would a password. On the other host: hsmd agent init --enroll -
+    """
+    ticket = session.ask(
+        ClientEnroll(name=name, role=role.value, grants=[_wanted(text) for text in grant], address=address),
+        EnrolmentTicket,
+    )
+    there = "hsmd agent init --enroll -" if role is Role.FRONT_END else "hsmd enroll -"
+    session.output.show(
+        ticket, lambda: f"{ticket.token}\n\nWithin 15 minutes, on the other host:  {there}\nand paste the line there."
+    )
 
 
 @command(app, "rename", example="hsmd client rename web1 web-fra-1")
@@ -182,6 +223,11 @@ def trust_ca(
 def _fingerprint(text: str) -> str:
     """Of a public key line or file; a fingerprint is taken as it is."""
     return ssh_keys.line_or_file(text).fingerprint if text and not text.startswith("SHA256:") else text
+
+
+def _wanted(text: str) -> WantedGrant:
+    key, _, purposes = text.partition(":")
+    return WantedGrant(key=names.check(key), purposes=(purposes or "tls-server").split(","))
 
 
 def _describe(info: ClientInfo) -> RenderableType:

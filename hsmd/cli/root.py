@@ -32,6 +32,7 @@ ENTRIES: dict[str, Entry] = {
     "dev": Entry(
         "hsmd.cli.dev", "Run a throw-away daemon with a temporary token, for laptops and CI.", _START
     ),
+    "enroll": Entry("hsmd.cli.enroll", "Become an operator or auditor with a one-time token.", _START),
     "key": Entry("hsmd.cli.key", "Generate, adopt, import, list and destroy keys.", _MANAGE),
     "cert": Entry("hsmd.cli.cert", "Store, make and fetch certificates.", _MANAGE),
     "client": Entry("hsmd.cli.client", "Say who may connect.", _MANAGE),

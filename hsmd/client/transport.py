@@ -140,10 +140,10 @@ class _Host(asyncssh.SSHClient):
         self.reached = True
         self._limit.reschedule(asyncio.get_running_loop().time() + LOGIN_S)
         without_ignore_packets(conn)
-        _demand_principals(conn)
+        demand_principals(conn)
 
 
-def _demand_principals(connection: Any) -> None:
+def demand_principals(connection: Any) -> None:
     """Refuse host certificates without principals, which asyncssh takes for any host (OpenSSH refuses them)."""
     inner = connection._validate_openssh_host_certificate
 

@@ -28,6 +28,7 @@ from hsmd.daemon.config import Config
 from hsmd.daemon.control.audit import AuditDesk
 from hsmd.daemon.control.clients import ClientDesk
 from hsmd.daemon.control.desk import Desk
+from hsmd.daemon.control.enrolment import EnrolmentDesk
 from hsmd.daemon.control.keys import KeyDesk
 from hsmd.daemon.control.log_keeper import LogKeeper
 from hsmd.daemon.control.state import StateDesk
@@ -121,11 +122,13 @@ class Front:
             published=self._keeper.published,
         )
         self._state = self._make_state()
+        self._enrolments = EnrolmentDesk(catalogue=self._catalogue, audit=self._audit, pins=self._pins)
         self._desk = self._make_desk()
         self._metrics = MetricsEndpoint(lambda: self._state.numbers(time.monotonic()))
         self._listener = SshListener(
-            snapshot=self._snapshot, admission=self._admission, make_session=self._make_session
-        )
+            snapshot=self._snapshot, admission=self._admission, make_session=self._make_session,
+            enrolments=self._enrolments,
+        )  # fmt: skip
 
     # --- life ---
 
@@ -300,13 +303,17 @@ class Front:
             sessions=lambda: len(self._sessions),
         )
 
+    def _pins(self) -> tuple[list[str], list[str]]:
+        return [str(address) for address in self._listener.ports], self._listener.pins
+
     def _make_desk(self) -> Desk:
         clients = ClientDesk(catalogue=self._catalogue)
         audit = AuditDesk(
             audit=self._audit, checkpointer=self._checkpointer, keeper=self._keeper, catalogue=self._catalogue
         )
         tokens = TokenDesk(catalogue=self._catalogue, logins=self._logins, pools=self._tokens.pools)
-        handlers = tokens.handlers() | self._keys.handlers() | clients.handlers() | self._state.handlers() | audit.handlers()
+        desks = (tokens, self._keys, clients, self._enrolments, self._state, audit)
+        handlers = {request: handler for desk in desks for request, handler in desk.handlers().items()}
         return Desk(snapshot=self._snapshot, audit=self._audit, handlers=handlers)
 
     def _make_session(self, identity: Identity, transport: Transport) -> Session:

@@ -34,7 +34,7 @@ CHANGES: frozenset[type[Request]] = frozenset(
         messages.KeyGenerate, messages.KeyAdopt, messages.KeyDestroy, messages.KeyRequest,
         messages.CertificateImport, messages.CertificateSelfSigned,
         messages.ClientAdd, messages.ClientRemove, messages.ClientRename,
-        messages.ClientTrustCa, messages.ClientDistrustCa, messages.ClientRevoke, messages.KeyRename,
+        messages.ClientTrustCa, messages.ClientDistrustCa, messages.ClientEnroll, messages.ClientRevoke, messages.KeyRename,
         messages.GrantAdd, messages.GrantRemove,
         messages.TokenClear,
         messages.KeyOwnerAdd, messages.KeyOwnerRemove, messages.AuditDiscontinuity, messages.AuditSeal,
@@ -132,7 +132,7 @@ def _asked(request: Request) -> dict[str, str]:
         if name in _DOCUMENTS and value:
             told[f"target_{name}_sha256"] = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
         elif value:
-            told[f"target_{name}"] = ",".join(value) if isinstance(value, list) else str(value)
+            told[f"target_{name}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return told
 
 

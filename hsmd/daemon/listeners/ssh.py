@@ -16,6 +16,7 @@ from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WIND
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.config import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.listeners.enrolment import Enrolments
 from hsmd.daemon.listeners.ssh_connection import MakeSession, SshConnection
 from hsmd.errors import ConfigurationError
 
@@ -32,15 +33,18 @@ class SshListener:
     """Accepts SSH connections, and closes those that may no longer be."""
 
     def __init__(
-        self, *, snapshot: Callable[[], Snapshot], admission: Admission, make_session: MakeSession
+        self, *, snapshot: Callable[[], Snapshot], admission: Admission, make_session: MakeSession,
+        enrolments: Enrolments | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._admission = admission
         self._make_session = make_session
+        self._enrolments = enrolments
         self._acceptors: dict[ListenAddress, asyncssh.SSHAcceptor] = {}
         self._ports: dict[ListenAddress, int] = {}
         self._connections: set[SshConnection] = set()
         self._host_key_line = ""
+        self._host_ca_line = ""
 
     @property
     def ports(self) -> list[ListenAddress]:
@@ -51,6 +55,11 @@ class SshListener:
     def host_key_line(self) -> str:
         """The public host key, as an OpenSSH line: what peers pin."""
         return self._host_key_line
+
+    @property
+    def pins(self) -> list[str]:
+        """What peers pin: the host CA if there is a host certificate, the host key if not."""
+        return [f"cert-authority {self._host_ca_line}"] if self._host_ca_line else [self._host_key_line]
 
     async def apply(self, config: ListenConfig, limits: LimitsConfig) -> None:
         """Listen as `config` says, for new connections from now on; those that there are stay.
@@ -66,7 +75,8 @@ class SshListener:
             acceptor.update(**options)
         self._acceptors |= opened
         self._ports |= {address: acceptor.get_port() for address, acceptor in opened.items()}
-        self._host_key_line = " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
+        self._host_key_line = _line(key)
+        self._host_ca_line = "" if certificate is None else _line(certificate.signing_key)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections stay."""
@@ -106,7 +116,7 @@ class SshListener:
         """Everything that asyncssh would otherwise offer, look for in the environment, or do at another pace."""
         return {
             "server_factory": lambda: SshConnection(
-                self._snapshot, self._admission, self._make_session, self._connections
+                self._snapshot, self._admission, self._make_session, self._connections, self._enrolments
             ),
             "server_host_keys": [key if certificate is None else (key, certificate)],
             "server_version": "hsmd",
@@ -115,7 +125,8 @@ class SshListener:
             "encryption_algs": CIPHERS,
             "compression_algs": ["none"],
             "signature_algs": SIGNATURE_ALGORITHMS,
-            "password_auth": False,
+            # For tokens of new clients only: see `SshConnection.password_auth_supported`.
+            "password_auth": self._enrolments is not None,
             "kbdint_auth": False,
             "host_based_auth": False,
             "gss_host": None,
@@ -133,6 +144,11 @@ class SshListener:
             "rekey_seconds": REKEY_SECONDS,
             "window": WINDOW_BYTES,
         }
+
+
+def _line(key: Any) -> str:
+    """The public key as an OpenSSH line without a comment."""
+    return " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
 
 
 def _host_key(config: ListenConfig) -> tuple[Any, Any]:

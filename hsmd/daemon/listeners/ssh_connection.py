@@ -8,6 +8,7 @@ connection is made: if asyncssh renames one, nobody gets in.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -20,8 +21,10 @@ from hsmd.client.ssh_profile import SUBSYSTEM, without_ignore_packets
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.listeners.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments
 from hsmd.daemon.listeners.flow import Flow
 from hsmd.daemon.listeners.session import UNREAD_S, Session, Transport
+from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 
 log = observe.logger()
 
@@ -37,13 +40,18 @@ class SshConnection(asyncssh.SSHServer):
         admission: Admission,
         make_session: MakeSession,
         connections: set[SshConnection],
+        enrolments: Enrolments | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._admission = admission
         self._make_session = make_session
         self._connections = connections
+        self._enrolments = enrolments
+        self._password = ""
+        self._admitted_as = ""
         self._identity: Identity | None = None
         self._proven: Identity | None = None
+        self._asked = False
         self._tries = 0
         self._refused = ""
         self.peer = ""
@@ -62,10 +70,10 @@ class SshConnection(asyncssh.SSHServer):
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and not isinstance(exc, asyncssh.Error | OSError):
             log.error("connection.fault", address=self.peer, exc_info=exc)
-        if self._identity is not None:
-            self._admission.ended(self._identity.client)
+        if self._admitted_as:
+            self._admission.ended(self._admitted_as)
             self._connections.discard(self)
-            log.info("connection.closed", client=self._identity.client, address=self.peer)
+            log.info("connection.closed", client=self._admitted_as, address=self.peer)
             return
         self._admission.stopped(self)
         if self._refused:
@@ -112,6 +120,9 @@ class SshConnection(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         """asyncssh let somebody in; believe it only for an identity that was proven by a signature, for this user name."""
         identity = self._proven
+        if self._password:
+            self._begin_enrolment()
+            return
         if identity is None or identity.client != self._conn.get_extra_info("username"):
             self._refused = self._refused or "not proven"
         elif not self._snapshot().knows(identity):
@@ -120,10 +131,50 @@ class SshConnection(asyncssh.SSHServer):
             self._refused = "too many connections"
         else:
             self._identity = identity
+            self._admitted_as = identity.client
             self._connections.add(self)
             log.info("connection.opened", client=identity.client, address=self.peer, fingerprint=identity.credential)
             return
         self._conn.abort()
+
+    # --- enrolment (docs/protocol.md, section 8): a token instead of a key, and one question instead of sessions ---
+
+    def begin_auth(self, username: str) -> bool:
+        self._password = ""
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return self._enrolments is not None and self._conn._username == ENROLMENT_USER
+
+    async def validate_password(self, username: str, password: str) -> bool:
+        if self._enrolments is None or username != ENROLMENT_USER:
+            return False
+        good = await self._enrolments.admit(password, self.peer)
+        self._password = password if good and self._conn._username == ENROLMENT_USER else ""
+        self._refused = "" if self._password else "no such enrolment"
+        return bool(self._password)
+
+    def _begin_enrolment(self) -> None:
+        others = sum(bool(connection._password) for connection in self._connections)
+        if self._conn.get_extra_info("username") != ENROLMENT_USER or others >= MAX_AT_ONCE:
+            self._refused = "too many enrolments at once"
+        elif not self._admission.started(self, ENROLMENT_USER):
+            self._refused = "too many connections"
+        else:
+            self._admitted_as = ENROLMENT_USER
+            self._connections.add(self)
+            log.info("connection.opened", client=ENROLMENT_USER, address=self.peer)
+            asyncio.get_running_loop().call_later(TALK_S, self._conn.abort)
+            return
+        self._conn.abort()
+
+    def _enrolment_channel(self) -> EnrolmentChannel | bool:
+        """One, once."""
+        enrolments, password = self._enrolments, self._password
+        if enrolments is None or self._asked:
+            return False
+        self._asked = True
+        return EnrolmentChannel(lambda line: enrolments.answer(password, line, self.peer))
 
     def _guard_login(self, conn: Any) -> None:
         """Count every request to log in, and have whatever is shown put before the snapshot first."""
@@ -189,6 +240,8 @@ class SshConnection(asyncssh.SSHServer):
     # --- channels ---
 
     def session_requested(self) -> asyncssh.SSHServerSession[bytes] | bool:
+        if self._password:
+            return self._enrolment_channel()
         if self._identity is None or len(self.channels) >= self._admission.limits.channels_per_connection:
             return False
         channel = SshChannel(self)

@@ -12,11 +12,12 @@ from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 from hsmd.daemon.store.records import CaRecord, ClientRecord, CredentialRecord, Role, check_name
 from hsmd.daemon.store.tables import ca_clients, cas, clients, credentials
 from hsmd.errors import BadRequest, Conflict, NotFound
+from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 
 
 def add(connection: Connection, name: str, role: Role, now: datetime) -> None:
     """Raises BadRequest for a name that no client may have, Conflict if it is taken."""
-    check_name("name", name)
+    _check_name("name", name)
     if connection.scalar(select(clients.c.id).where(clients.c.name == name)) is not None:
         raise Conflict(f"a client named {name} exists already; choose another name")
     connection.execute(insert(clients).values(name=name, role=role.value, created_at=now))
@@ -79,7 +80,7 @@ def remove(connection: Connection, name: str) -> None:
 def rename(connection: Connection, name: str, new_name: str) -> None:
     """Credentials, grants and trust in CAs stay. Raises NotFound, BadRequest, Conflict if the new name is taken."""
     client_id = find_id(connection, name)
-    check_name("new_name", new_name)
+    _check_name("new_name", new_name)
     if connection.scalar(select(clients.c.id).where(clients.c.name == new_name)) is not None:
         raise Conflict(f"a client named {new_name} exists already; choose another name")
     connection.execute(update(clients).where(clients.c.id == client_id).values(name=new_name))
@@ -121,6 +122,12 @@ def load_cas(connection: Connection) -> list[CaRecord]:
         )
         for each in rows
     ]
+
+
+def _check_name(field: str, name: str) -> None:
+    check_name(field, name)
+    if name == ENROLMENT_USER:
+        raise BadRequest(f"{field}: as {name} come those who are no clients yet; choose another name")
 
 
 def check_fingerprint(fingerprint: str) -> None:

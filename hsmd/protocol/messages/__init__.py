@@ -49,6 +49,7 @@ from hsmd.protocol.messages.certificates import (
 from hsmd.protocol.messages.clients import (
     ClientAdd as ClientAdd,
     ClientDistrustCa as ClientDistrustCa,
+    ClientEnroll as ClientEnroll,
     ClientInfo as ClientInfo,
     ClientList as ClientList,
     ClientPage as ClientPage,
@@ -57,8 +58,10 @@ from hsmd.protocol.messages.clients import (
     ClientRevoke as ClientRevoke,
     ClientRevoked as ClientRevoked,
     ClientTrustCa as ClientTrustCa,
+    EnrolmentTicket as EnrolmentTicket,
     Revocation as Revocation,
     RevocationPage as RevocationPage,
+    WantedGrant as WantedGrant,
 )
 from hsmd.protocol.messages.grants import (
     Explanation as Explanation,

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
-from hsmd.protocol.messages.base import Done, Name, Page, Request, Text
+from hsmd.protocol.messages.base import Done, Name, Page, PurposeLabel, Request, Text
 
 
 class ClientInfo(Struct):
@@ -112,6 +112,36 @@ class ClientRevoked(Request, tag="client.revoked"):
     limit: Page = 100
 
 
+class WantedGrant(Struct, forbid_unknown_fields=True):
+    """A key, and the purposes a new client is to have on it."""
+
+    key: Name
+    purposes: list[PurposeLabel]
+
+    def __str__(self) -> str:
+        return f"{self.key}:{'+'.join(self.purposes)}"
+
+
+class EnrolmentTicket(Struct):
+    """`token` is a secret: whoever has it can become the client once, until `expires_at`. It pins the daemon's host key
+    and says at which `address` to find it."""
+
+    token: str
+    address: str
+    expires_at: datetime
+
+
+class ClientEnroll(Request, tag="client.enroll"):
+    """Operator: a one-time token for a client, made if there is none of that name, with these grants. An earlier token of
+    that client is void. `address` is where the new client finds the daemon, if not at its first listening address."""
+
+    Result: ClassVar = EnrolmentTicket
+    name: Name
+    role: Text = "front-end"
+    grants: Annotated[list[WantedGrant], Meta(max_length=100)] = []
+    address: Annotated[str, Meta(max_length=270)] = ""
+
+
 REQUESTS: tuple[type[Request], ...] = (
-    ClientAdd, ClientList, ClientRemove, ClientRename, ClientTrustCa, ClientDistrustCa, ClientRevoke, ClientRevoked,
+    ClientAdd, ClientEnroll, ClientList, ClientRemove, ClientRename, ClientTrustCa, ClientDistrustCa, ClientRevoke, ClientRevoked,
 )  # fmt: skip

@@ -1,0 +1,140 @@
+"""Enrolment from the new client's side: compare the daemon's host key with the token, prove the token, register a key.
+
+The token's secret leaves only after the key exchange has shown that the peer holds the host key, or a host certificate of the
+CA, whose SHA-256 stands in the token; nobody is asked anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from hashlib import sha256
+from typing import Any
+
+import asyncssh
+
+from hsmd.client.endpoint import host_key_fault, parse_address, split_host_key
+from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
+from hsmd.client.transport import IDENTITY_ALGORITHM, demand_principals
+from hsmd.errors import HsmdError, ProtocolError, RefusedHere, Unavailable
+from hsmd.protocol.enrolment import (
+    MAX_DOCUMENT_BYTES,
+    SUBSYSTEM,
+    USER,
+    EnrolmentAnswer,
+    EnrolmentQuestion,
+    EnrolmentToken,
+    decode_answer,
+    encode,
+)
+
+LIMIT_S = 15.0
+"""Time for everything."""
+
+
+async def enrol(token: EnrolmentToken, public_key: str) -> EnrolmentAnswer:
+    """Have `public_key` (an OpenSSH line) registered for the client that the token was made for.
+
+    Raises Unavailable (nobody there), ProtocolError (not the daemon of the token), Refused (token wrong, used or too
+    old: the daemon does not say which), BadRequest.
+    """
+    host, port = parse_address(token.address)
+    connection = None
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            connection = await asyncssh.connect(host, port, client_factory=lambda: _Host(token), **_options(token))
+            line = await _ask(connection, encode(EnrolmentQuestion(public_key)))
+    except (TimeoutError, OSError, ValueError, asyncssh.Error) as error:
+        raise _explain(token, error) from None
+    finally:
+        if connection is not None:
+            connection.abort()
+    return _believable(token, decode_answer(line))
+
+
+class _Host(asyncssh.SSHClient):
+    """Called by asyncssh: the only host key, or host CA, that will do is the token's."""
+
+    def __init__(self, token: EnrolmentToken) -> None:
+        self._token = token
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        without_ignore_packets(conn)
+        demand_principals(conn)
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        return not self._token.pins_ca and sha256(key.public_data).digest() == self._token.pin
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        return self._token.pins_ca and sha256(key.public_data).digest() == self._token.pin
+
+
+def _options(token: EnrolmentToken) -> dict[str, Any]:
+    """As for every connection (transport.py), but with the token instead of a key."""
+    return {
+        "config": [],
+        "known_hosts": ([], [], []),
+        "x509_trusted_certs": None,
+        "x509_trusted_cert_paths": [],
+        "username": USER,
+        "password": token.password,
+        "client_keys": None,
+        "client_certs": (),
+        "agent_path": None,
+        "pkcs11_provider": None,
+        "preferred_auth": "password",
+        "gss_host": None,
+        "gss_kex": False,
+        "gss_auth": False,
+        "disable_trivial_auth": True,
+        "send_env": [],
+        "kex_algs": KEX_ALGORITHMS,
+        "encryption_algs": CIPHERS,
+        "compression_algs": ["none"],
+        "signature_algs": [IDENTITY_ALGORITHM],
+        "server_host_key_algs": ["ssh-ed25519-cert-v01@openssh.com" if token.pins_ca else "ssh-ed25519"],
+        "login_timeout": LIMIT_S,
+        "keepalive_interval": 0,
+        "client_version": "hsmd",
+    }
+
+
+async def _ask(connection: asyncssh.SSHClientConnection, question: bytes) -> bytes:
+    writer, reader, _ = await connection.open_session(subsystem=SUBSYSTEM, encoding=None)
+    writer.write(question)
+    received = b""
+    while not received.endswith(b"\n") and len(received) <= MAX_DOCUMENT_BYTES:
+        data = await reader.read(MAX_DOCUMENT_BYTES)
+        if not data:
+            break
+        received += data
+    if not received.endswith(b"\n"):
+        raise ValueError("the daemon gave no answer")
+    return received
+
+
+def _believable(token: EnrolmentToken, answer: EnrolmentAnswer) -> EnrolmentAnswer:
+    """The answer, if its first host key is the one that the token names and all can be pinned."""
+    if answer.error:
+        raise RefusedHere(f"the daemon at {token.address} did not enrol us: {answer.error}")
+    if not answer.host_keys or any(host_key_fault(line) for line in answer.host_keys):
+        raise ProtocolError("enrolment: the daemon's answer has no host keys that could be pinned")
+    is_ca, line = split_host_key(answer.host_keys[0])
+    if is_ca != token.pins_ca or sha256(base64.b64decode(line.split()[1])).digest() != token.pin:
+        raise ProtocolError("enrolment: the daemon names another host key than the token")
+    return answer
+
+
+def _explain(token: EnrolmentToken, error: Exception) -> HsmdError:
+    where = f"daemon at {token.address}"
+    reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
+    match error:
+        case asyncssh.HostKeyNotVerifiable():
+            return ProtocolError(f"{where} is not the one that made the token: {reason}")
+        case asyncssh.KeyExchangeFailed():
+            return ProtocolError(f"{where} has no algorithm of ours: {reason}")
+        case asyncssh.PermissionDenied():
+            return RefusedHere(f"{where} does not take the token: it is wrong, used, or older than 15 minutes")
+        case TimeoutError():
+            return Unavailable(f"{where} did not answer within {LIMIT_S:g} s")
+    return Unavailable(f"{where} cannot be asked: {reason}")

@@ -1,0 +1,167 @@
+"""Enrolment: one-time tokens made for operators, and their use by whoever they were handed to.
+
+Whoever tries a token has proven nothing yet: every no looks the same and takes the same time, few are looked at per
+second, and only the first ones of a minute are recorded one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+from hsmd import observe
+from hsmd.daemon.access.identity import Identity, Role
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.audit.refusals import RefusalMeter
+from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.listeners.ssh_keys import parse_public_key
+from hsmd.daemon.store import EnrolmentRecord, Store
+from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound
+from hsmd.protocol import messages
+from hsmd.protocol.enrolment import (
+    ID_BYTES,
+    SECRET_BYTES,
+    USER,
+    EnrolmentAnswer,
+    EnrolmentToken,
+    decode_question,
+    encode,
+    parse_password,
+)
+from hsmd.protocol.messages import Request
+from hsmd.purposes import expand
+
+LIFETIME = timedelta(minutes=15)
+TRY_S = 0.25
+"""How long a try takes, right or wrong, and how long the next one waits for it."""
+
+log = observe.logger()
+Pins = Callable[[], tuple[Sequence[str], Sequence[str]]]
+"""(addresses to connect to, host key lines to pin there; behind `cert-authority ` a host CA)."""
+
+
+class EnrolmentDesk:
+    """Makes tokens and takes them."""
+
+    def __init__(
+        self, *, catalogue: Catalogue, audit: AuditLog, pins: Pins,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:  # fmt: skip
+        self._catalogue = catalogue
+        self._audit = audit
+        self._pins = pins
+        self._now = now
+        self._one_at_a_time = asyncio.Lock()
+        self._refusals = RefusalMeter()
+
+    def handlers(self) -> dict[type[Request], Handler]:
+        """Which method carries out which request."""
+        return {messages.ClientEnroll: self.issue}
+
+    # --- for operators ---
+
+    async def issue(
+        self, identity: Identity, request: messages.ClientEnroll, deadline: float
+    ) -> messages.EnrolmentTicket:
+        """A token for a client, which is made if there is none of that name, with the grants asked for."""
+        role = _role(request.role)
+        grants = [(grant.key, expand(grant.purposes)) for grant in request.grants]
+        now = self._now()
+        token = self._token(request.address)
+        record = EnrolmentRecord(token.id.hex(), request.name, sha256(token.secret).digest(), now + LIFETIME)
+
+        def change(store: Store) -> None:
+            try:
+                if store.client(request.name).role is not role:
+                    raise Conflict(f"role: {request.name!r} is a client with another role; a client keeps its role")
+            except NotFound:
+                store.add_client(request.name, role, now)
+            for key, purposes in grants:
+                store.add_grant(request.name, key, purposes)
+            store.add_enrolment(record, now)
+
+        await self._catalogue.change(change)
+        return messages.EnrolmentTicket(token=token.text(), address=token.address, expires_at=record.expires_at)
+
+    def _token(self, address: str) -> EnrolmentToken:
+        addresses, keys = self._pins()
+        chosen = address or addresses[0]
+        if not address and chosen.startswith(("0.0.0.0:", "[::]:")):
+            raise BadRequest("address: the daemon listens on every network; say where the new client finds it")
+        prefix, _, blob = keys[0].rpartition(" ")
+        return EnrolmentToken(
+            secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES), _pin(blob),
+            prefix.startswith("cert-authority"), chosen,
+        )  # fmt: skip
+
+    # --- for holders of tokens ---
+
+    async def admit(self, password: str, address: str) -> bool:
+        """Whether this proves a token that may be used now."""
+        async with self._one_at_a_time:
+            ends = time.monotonic() + TRY_S
+            good = await self._check(password)
+            await asyncio.sleep(max(0.0, ends - time.monotonic()))
+        if not good and self._refusals.admit(USER, time.monotonic()):
+            self._audit.event("enrolment.refused", "", address=address)
+            self._audit.commit()
+        return good
+
+    async def _check(self, password: str) -> bool:
+        proof = parse_password(password)
+        if proof is None:
+            return False
+        try:
+            return await self._catalogue.read(lambda store: store.check_enrolment(*proof, self._now()))
+        except HsmdError as error:
+            log.error("enrolment.not_checked", reason=error.detail or error.text)
+            return False
+
+    async def answer(self, password: str, line: bytes, address: str) -> bytes:
+        """Registers the key that the holder of a token asks for."""
+        try:
+            proof = parse_password(password)
+            assert proof is not None, "nobody is admitted without a proof"
+            credential = parse_public_key("public_key", decode_question(line).public_key)
+            self._audit.event("enrolment.begun", "", address=address, fingerprint=credential.fingerprint)
+            await self._audit.commit_durable()
+            client = await self._catalogue.change(lambda store: store.enrol(*proof, credential, self._now()))
+            self._audit.event("enrolment.done", client.name, address=address, fingerprint=credential.fingerprint)
+            await self._audit.commit_durable()
+            operators = await self._catalogue.read(_operator_keys)
+        except NotFound:
+            return encode(EnrolmentAnswer(error="the token cannot be used any more"))
+        except HsmdError as error:
+            log.warning("enrolment.failed", address=address, reason=error.text)
+            return encode(EnrolmentAnswer(error=error.text))
+        log.info("enrolment.done", client=client.name, address=address, fingerprint=credential.fingerprint)
+        host_keys = list(self._pins()[1])
+        return encode(EnrolmentAnswer(client.name, client.role.value, host_keys, operators))
+
+
+def _operator_keys(store: Store) -> list[str]:
+    """What operators come with, as far as it is Ed25519: such keys may sign declarations about the audit log."""
+    return [
+        credential.public_key
+        for client in store.load().clients
+        if client.role is Role.OPERATOR
+        for credential in client.credentials
+        if credential.public_key.startswith("ssh-ed25519 ")
+    ]
+
+
+def _pin(blob: str) -> bytes:
+    return sha256(base64.b64decode(blob)).digest()
+
+
+def _role(name: str) -> Role:
+    try:
+        return Role(name)
+    except ValueError:
+        raise BadRequest(f"role: choose one of {', '.join(role.value for role in Role)}") from None

@@ -1,0 +1,65 @@
+"""The only channel that the holder of an enrolment token gets: one question, one answer, and it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import asyncssh
+
+from hsmd.protocol.enrolment import MAX_DOCUMENT_BYTES, SUBSYSTEM
+
+TALK_S = 10.0
+"""Time from the login to the end of the connection."""
+MAX_AT_ONCE = 4
+"""Holders of tokens that are connected."""
+
+
+class Enrolments(Protocol):
+    """Who knows the tokens."""
+
+    async def admit(self, password: str, address: str) -> bool:
+        """Whether this proves a token that may be used now. Takes equally long for every no."""
+
+    async def answer(self, password: str, line: bytes, address: str) -> bytes:
+        """The answer to the question of somebody who was admitted; empty if there is none to give."""
+
+
+class EnrolmentChannel(asyncssh.SSHServerSession[bytes]):
+    """One session channel with the subsystem `hsmd-enroll`."""
+
+    def __init__(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self._answer = answer
+        self._received = bytearray()
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, chan: Any) -> None:
+        self._channel = chan
+        chan._process_env_request = _refuse  # asyncssh would keep each variable
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return subsystem == SUBSYSTEM
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if self._task is not None or datatype is not None:
+            return
+        self._received += data
+        line, newline, _ = self._received.partition(b"\n")
+        if newline:
+            self._task = asyncio.get_running_loop().create_task(self._reply(bytes(line)))
+        elif len(self._received) > MAX_DOCUMENT_BYTES:
+            self._channel.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A question that was asked is carried out to its end: the token is used up either way."""
+
+    async def _reply(self, line: bytes) -> None:
+        answer = await self._answer(line)
+        if not self._channel.is_closing():
+            self._channel.write(answer)
+            self._channel.exit(0)
+
+
+def _refuse(packet: Any) -> bool:
+    return False

@@ -1,0 +1,208 @@
+"""Enrolment from the outside: one token, one use, few tries, nothing else behind its door, and every no alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.packet import Boolean, String
+
+from hsmd.client import Connection, Endpoint
+from hsmd.client.enrolment import enrol
+from hsmd.client.ssh_profile import SUBSYSTEM
+from hsmd.errors import HsmdError, ProtocolError, RefusedHere
+from hsmd.protocol import messages
+from hsmd.protocol.enrolment import SUBSYSTEM as ENROLMENT, USER, EnrolmentQuestion, EnrolmentToken, encode
+from tests.daemon_house import (
+    MSG_USERAUTH_FAILURE,
+    MSG_USERAUTH_SUCCESS,
+    OPERATOR,
+    WEB,
+    House,
+    Stranger,
+    public_line,
+    run_aside,
+    ssh,
+)
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from tests.daemon_house import house as open_one
+
+    with open_one(tmp_path_factory.mktemp("enrolment") / "daemon") as built:
+        built.add_key("site", grant_to=())
+        yield built
+
+
+def ticket(house: House, name: str, **more: Any) -> EnrolmentToken:
+    return EnrolmentToken.parse(house.ask(messages.ClientEnroll(name, **more)).token)
+
+
+def fresh() -> Any:
+    return asyncssh.generate_private_key("ssh-ed25519")
+
+
+async def send(house: House, *tries: tuple[str, str]) -> list[int]:
+    """Replies to (user, password) one after the other on one connection."""
+    stranger = await Stranger.connect(house)
+    try:
+        replies = []
+        for user, password in tries:
+            stranger.send(user, "password", Boolean(False), String(password))
+            replies.append(await stranger.reply())
+        return replies
+    finally:
+        stranger.close()
+
+
+async def test_a_token_makes_a_client_with_its_grants(house: House, tmp_path: Any) -> None:
+    token = ticket(house, "new-1", grants=[messages.WantedGrant("site", ["tls-server"])])
+    key = fresh()
+    answer = await enrol(token, public_line(key))
+    assert (answer.client, answer.role) == ("new-1", "front-end")
+    assert answer.host_keys == [house.notice["host_key"]]
+    assert answer.operator_keys == [public_line(house.keys[OPERATOR])]
+    path = tmp_path / "key"
+    path.touch(mode=0o600)
+    key.write_private_key(path)
+    endpoint = Endpoint(*house.address, tuple(answer.host_keys), answer.client, path)
+    async with Connection(endpoint) as connection:
+        identity = await connection.control(messages.WhoAmI(), timeout_s=5)
+        assert identity.client == "new-1"
+        assert [each.name for each in (await connection.control(messages.KeyList(), timeout_s=5)).keys] == ["site"]
+    events = [record["event"] for record in house.audit() if record["event"].startswith("enrolment.")]
+    assert events[-2:] == ["enrolment.begun", "enrolment.done"]
+    written = house.audit_path.read_text() + house.log_path.read_text()
+    assert token.secret.hex() not in written
+    assert token.text() not in written
+
+
+async def test_a_token_is_used_once_and_by_one_of_two(house: House) -> None:
+    token = ticket(house, "new-2")
+    keys = [fresh(), fresh()]
+    outcomes = await asyncio.gather(*(enrol(token, public_line(key)) for key in keys), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in outcomes) == ["EnrolmentAnswer", "RefusedHere"]
+    with pytest.raises(RefusedHere):
+        await enrol(token, public_line(fresh()))
+    clients = {client.name: client for client in house.ask(messages.ClientList()).clients}
+    assert len(clients["new-2"].fingerprints) == 1
+
+
+async def test_wrong_used_and_unknown_tokens_look_alike(house: House) -> None:
+    used, open_ = ticket(house, "new-3"), ticket(house, "new-4")
+    await enrol(used, public_line(fresh()))
+    unknown = EnrolmentToken(b"\0" * 8, open_.secret, open_.pin, False, open_.address)
+    wrong = EnrolmentToken(open_.id, b"\0" * 16, open_.pin, False, open_.address)
+    times: dict[str, float] = {}
+    for name, password in {
+        "used": used.password, "unknown": unknown.password, "wrong": wrong.password, "nonsense": "x", "empty": "",
+    }.items():  # fmt: skip
+        began = time.monotonic()
+        assert await send(house, (USER, password)) == [MSG_USERAUTH_FAILURE], name
+        times[name] = time.monotonic() - began
+    assert min(times.values()) >= 0.25, times
+    assert len({line["reason"] for line in house.logged("connection.refused")[-5:]}) == 1
+
+
+async def test_tries_are_few(house: House) -> None:
+    token = ticket(house, "new-5")
+    wrong = EnrolmentToken(token.id, b"\0" * 16, token.pin, False, token.address)
+    replies = await send(house, *[(USER, wrong.password)] * 5)
+    assert set(replies) <= {MSG_USERAUTH_FAILURE, 0}
+    while replies.count(MSG_USERAUTH_FAILURE) < 5:
+        replies += await send(house, (USER, wrong.password))
+    with pytest.raises(RefusedHere):
+        await enrol(token, public_line(fresh()))
+
+
+@pytest.mark.parametrize("user", [WEB, OPERATOR, "new-6", "ENROLL", ""])
+async def test_a_token_is_for_the_user_enroll_only(house: House, user: str) -> None:
+    token = ticket(house, "new-6")
+    assert (await send(house, (user, token.password)))[0] in (MSG_USERAUTH_FAILURE, 0)
+    stranger = await Stranger.connect(house)
+    # A token in one hand, somebody else's name in the other.
+    stranger.send(USER, "password", Boolean(False), String(token.password))
+    stranger.query(OPERATOR, house.keys[OPERATOR])
+    stranger.sign(OPERATOR, fresh())
+    replies = [await stranger.reply() for _ in range(2)]
+    if MSG_USERAUTH_SUCCESS in replies:
+        assert await stranger.whoami() is None
+    stranger.close()
+
+
+@pytest.mark.parametrize("asked", [{"subsystem": SUBSYSTEM}, {"subsystem": "sftp"}, {"command": "id"}, {}])
+async def test_nothing_else_is_behind_the_door(house: House, asked: dict[str, str]) -> None:
+    token = ticket(house, "new-7")
+    options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
+    async with await ssh(house, USER, house.keys[WEB], **options) as connection:
+        with pytest.raises((asyncssh.ChannelOpenError, asyncssh.ConnectionLost)):
+            await connection.create_session(asyncssh.SSHClientSession, encoding=None, **asked)
+        with pytest.raises((asyncssh.ChannelOpenError, asyncssh.ConnectionLost)):
+            await connection.open_session(subsystem=ENROLMENT, encoding=None)
+        with pytest.raises((asyncssh.ChannelOpenError, asyncssh.ConnectionLost)):
+            await connection.open_connection("127.0.0.1", 22)
+    async with await ssh(house, USER, house.keys[WEB], **options) as connection:
+        writer, reader, _ = await connection.open_session(subsystem=ENROLMENT, encoding=None)
+        writer.write(b'{"public_key":"ssh-rsa AAAA","role":"operator"}\n')
+        assert b'"error":"' in await reader.read()
+
+
+async def test_an_open_door_closes_by_itself(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = ticket(house, "new-8")
+    began = time.monotonic()
+    options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
+    connection = await ssh(house, USER, house.keys[WEB], **options)
+    async with asyncio.timeout(14):
+        await connection.wait_closed()
+    assert time.monotonic() - began < 13
+
+
+async def test_a_key_of_somebody_else_is_refused_and_the_token_stays_good(house: House) -> None:
+    token = ticket(house, "new-9")
+    with pytest.raises(RefusedHere, match="comes with this key already"):
+        await enrol(token, public_line(house.keys[WEB]))
+    assert (await enrol(token, public_line(fresh()))).client == "new-9"
+
+
+def test_only_operators_make_tokens_and_nobody_is_called_enroll(house: House) -> None:
+    for request, client in ((messages.ClientEnroll("x"), WEB), (messages.ClientEnroll(USER), OPERATOR),
+                            (messages.ClientAdd(USER), OPERATOR), (messages.ClientRename(WEB, USER), OPERATOR),
+                            (messages.ClientEnroll(WEB, role="operator"), OPERATOR)):  # fmt: skip
+        with pytest.raises(HsmdError):
+            house.ask(request, client)
+
+
+def test_the_daemon_must_be_the_tokens(house: House) -> None:
+    token = ticket(house, "new-10")
+    for pins_ca, pin in ((False, b"\0" * 32), (True, token.pin)):
+        elsewhere = EnrolmentToken(token.id, token.secret, pin, pins_ca, token.address)
+        with pytest.raises(ProtocolError):
+            run_aside(lambda e=elsewhere: enrol(e, public_line(fresh())))  # type: ignore[misc]
+    assert run_aside(lambda: enrol(token, public_line(fresh()))).client == "new-10"
+
+
+def test_frames_of_a_question_are_bounded(open_house: Callable[..., House]) -> None:
+    house = open_house()
+    token = ticket(house, "new-11")
+
+    async def flood() -> bytes:
+        options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
+        async with await ssh(house, USER, house.keys[WEB], **options) as connection:
+            writer, reader, _ = await connection.open_session(subsystem=ENROLMENT, encoding=None)
+            try:
+                for _ in range(64):
+                    writer.write(b"x" * 16_384)
+                    await writer.drain()
+                writer.write(encode(EnrolmentQuestion(public_line(fresh()))))
+                return await reader.read()
+            except (asyncssh.Error, OSError):
+                return b""
+
+    assert run_aside(flood) == b""

@@ -1,0 +1,97 @@
+"""`hsmd client enroll`, `hsmd agent init --enroll` and `hsmd enroll` against a real daemon, as people run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hsmd.agent.config import load
+from tests.daemon_house import OPERATOR, House, house, public_line
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("enroll") / "daemon") as built:
+        built.add_key("site", grant_to=())
+        yield built
+
+
+def hsmd(daemon: House, *arguments: str, given: str = "", manage: bool = False) -> subprocess.CompletedProcess[str]:
+    target = (
+        ["--daemon", ":".join(map(str, daemon.address)), "--user", OPERATOR, "--identity", str(daemon.directory / OPERATOR),
+         "--host-key", daemon.notice["host_key"], "--profile", str(profile(daemon))] if manage else []
+    )  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "hsmd.cli", *arguments, *target],
+        input=given, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def profile(daemon: House) -> Path:
+    path = daemon.directory / "profile" / "operator.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    return path
+
+
+def token(daemon: House, *arguments: str) -> str:
+    made = hsmd(daemon, "client", "enroll", *arguments, "--json", manage=True)
+    assert made.returncode == 0, made.stderr
+    return str(json.loads(made.stdout)["token"])
+
+
+def test_a_front_end_lets_itself_in(daemon: House, tmp_path: Path) -> None:
+    line = token(daemon, "web-9", "--grant", "site")
+    config = tmp_path / "agent" / "agent.toml"
+    options = ("--config", str(config), "--socket", str(tmp_path / "agent.sock"))
+    made = hsmd(daemon, "agent", "init", "--enroll", "-", *options, "--json", given=line + "\n")
+    assert made.returncode == 0, made.stderr
+    assert line not in made.stdout + made.stderr
+    load(config)
+    text = tomllib.loads(config.read_text())
+    assert text["agent"]["client"] == "web-9"
+    assert text["daemon"][0]["host_keys"] == [daemon.notice["host_key"]]
+    assert public_line(daemon.keys[OPERATOR]) in text["agent"]["operator_keys"]
+    again = hsmd(daemon, "agent", "init", "--enroll", "-", "--config", str(tmp_path / "b" / "agent.toml"), given=line)
+    assert again.returncode == 1
+    assert "wrong, used, or older" in again.stderr
+    assert not list((tmp_path / "b").iterdir()), "nothing is left of a try that failed"
+
+
+def test_an_operator_lets_herself_in(daemon: House, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(token(daemon, "bob", "--role", "operator"))
+    written = tmp_path / "conf" / "operator.toml"
+    made = hsmd(daemon, "enroll", str(file), "--profile", str(written))
+    assert made.returncode == 0, made.stderr
+    listed = hsmd(daemon, "client", "list", "--profile", str(written), "--json")
+    assert listed.returncode == 0, listed.stderr
+    assert "bob" in [client["name"] for client in json.loads(listed.stdout)["clients"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "says"),
+    [
+        (("--enroll", "hsmd-enroll:v1:AAAA"), "", "other users of this host can see"),
+        (("--enroll", "-"), "hsmd-enroll:v1:AAAA", "copy the whole line"),
+        (("--enroll", "-"), "", "begins with"),
+        (("--enroll", "-", "--client", "x"), "", "the token says that already"),
+        ((), "", "--daemon, --client, --host-key not given"),
+    ],
+)
+def test_wrong_use_is_explained(
+    daemon: House, tmp_path: Path, arguments: tuple[str, ...], given: str, says: str
+) -> None:
+    made = hsmd(daemon, "agent", "init", "--config", str(tmp_path / "agent.toml"), *arguments, given=given)
+    assert made.returncode == 2, made.stderr
+    assert says in made.stderr
+    assert list(tmp_path.iterdir()) == []
