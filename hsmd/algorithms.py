@@ -41,23 +41,25 @@ class KeyType(Enum):
 class KeyFacts:
     """What a key type fixes.
 
-    `size_bytes` is the modulus length (RSA) or the length of a field element (EC, Ed25519: of a key).
+    `size_bytes` is the modulus length (RSA) or the length of a field element (EC, Ed25519: of a key). `work` is about what a
+    use of the private key costs in software, a P-256 signature being 1: for sharing a token, where only proportions count.
     """
 
     family: Family
     bits: int
     size_bytes: int
+    work: float
     curve: str = ""
 
 
 KEY_TYPES: dict[KeyType, KeyFacts] = {
-    KeyType.RSA_2048: KeyFacts(Family.RSA, 2048, 256),
-    KeyType.RSA_3072: KeyFacts(Family.RSA, 3072, 384),
-    KeyType.RSA_4096: KeyFacts(Family.RSA, 4096, 512),
-    KeyType.P256: KeyFacts(Family.EC, 256, 32, "secp256r1"),
-    KeyType.P384: KeyFacts(Family.EC, 384, 48, "secp384r1"),
-    KeyType.P521: KeyFacts(Family.EC, 521, 66, "secp521r1"),
-    KeyType.ED25519: KeyFacts(Family.ED25519, 256, 32),
+    KeyType.RSA_2048: KeyFacts(Family.RSA, 2048, 256, 9.0),
+    KeyType.RSA_3072: KeyFacts(Family.RSA, 3072, 384, 26.0),
+    KeyType.RSA_4096: KeyFacts(Family.RSA, 4096, 512, 55.0),
+    KeyType.P256: KeyFacts(Family.EC, 256, 32, 1.0, "secp256r1"),
+    KeyType.P384: KeyFacts(Family.EC, 384, 48, 8.0, "secp384r1"),
+    KeyType.P521: KeyFacts(Family.EC, 521, 66, 14.0, "secp521r1"),
+    KeyType.ED25519: KeyFacts(Family.ED25519, 256, 32, 1.2),
 }
 
 

@@ -90,6 +90,8 @@ class LimitsConfig:
     connections: int
     channels_per_connection: int
     open_requests: int
+    client_rate: int
+    client_open: int
     queue: int
     drain_s: int
 
@@ -296,6 +298,8 @@ def _limits(table: TomlTable) -> LimitsConfig:
         connections=table.number("connections", 1_000, 1, 100_000),
         channels_per_connection=table.number("channels_per_connection", 4, 1, 64),
         open_requests=table.number("open_requests", 512, 1, 65_536),
+        client_rate=table.number("client_rate", 20_000, 1, 1_000_000),
+        client_open=table.number("client_open", 1_024, 1, 65_536),
         queue=table.number("queue", 4_096, 1, 1_000_000),
         drain_s=table.number("drain_s", 10, 0, 600),
     )

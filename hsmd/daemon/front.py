@@ -37,6 +37,7 @@ from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.daemon.keys.logins import Starts, TokenLogins
 from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.keys.shares import ShareLimits, Shares
 from hsmd.daemon.keys.tallies import Tallies
 from hsmd.daemon.keys.tokens import Tokens
 from hsmd.daemon.launcher import MAX_PACKET_BYTES
@@ -96,9 +97,10 @@ class Front:
         )
         self._tallies = Tallies(config.metrics.series)
         self._tallies.begin_window(time.monotonic())
+        self._shares = Shares(_share_limits(config))
         self._service = KeyService(
             snapshot=self._snapshot, audit=self._audit, pools=self._tokens.pools, clock=time.monotonic,
-            tallies=self._tallies,
+            tallies=self._tallies, shares=self._shares,
         )  # fmt: skip
         self._apply_tokens(config)
         self._admission = Admission(config.limits)
@@ -276,6 +278,7 @@ class Front:
             log.warning("reload.needs_restart", reason=f"{setting} has changed; that counts after a restart")
         self._config = config
         self._admission.limits = config.limits
+        self._shares.limits = _share_limits(config)
         self._apply_tokens(config)
         observe.configure("front", config.log_level)
         log.info("reload.done", address=", ".join(str(address) for address in self._listener.ports))
@@ -355,6 +358,10 @@ class Front:
             "addresses": [str(address) for address in self._listener.ports],
             "host_key": self._listener.host_key_line,
         }
+
+
+def _share_limits(config: Config) -> ShareLimits:
+    return ShareLimits(rate=config.limits.client_rate, open_operations=config.limits.client_open)
 
 
 def _fixed(before: Config, after: Config) -> list[str]:

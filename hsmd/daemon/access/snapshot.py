@@ -26,6 +26,8 @@ class Grant:
     purpose: int
     token: str
     key_type: KeyType
+    cost: float
+    """What one use takes of the client's turn at the token (KeyFacts.work)."""
 
 
 class Snapshot:
@@ -266,7 +268,9 @@ def _grants(
         if key is None or roles.get(record.client) is not Role.FRONT_END:
             continue
         for purpose in map(int, record.purposes & key.purposes & GRANTABLE):
-            grant = Grant(record.client, key.name, key.digest, purpose, key.token, key.key_type)
+            grant = Grant(
+                record.client, key.name, key.digest, purpose, key.token, key.key_type, key.key_type.facts.work
+            )
             grants[(record.client, key.digest, purpose)] = grant
     return grants
 

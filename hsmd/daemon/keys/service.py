@@ -15,6 +15,7 @@ from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.rules import Denial
 from hsmd.daemon.access.snapshot import Grant, Snapshot
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.keys.shares import Share, ShareLimits, Shares
 from hsmd.daemon.keys.tallies import OTHER, PERFORMED, Tallies
 from hsmd.daemon.token.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
@@ -23,6 +24,7 @@ from hsmd.errors import (
     Draining,
     ErrorCode,
     HsmdError,
+    Overloaded,
     ProtocolError,
     PurposeMismatch,
     Refused,
@@ -54,10 +56,24 @@ class Caller(Protocol):
 class Use:
     """One accepted key operation on its way: whose it is, and the attempt record that stands for it."""
 
-    __slots__ = ("abandoned", "arrived", "attempt", "caller", "grant", "job", "replied", "request_id", "retried")
+    __slots__ = (
+        "abandoned",
+        "arrived",
+        "attempt",
+        "caller",
+        "grant",
+        "job",
+        "replied",
+        "request_id",
+        "retried",
+        "share",
+    )
 
-    def __init__(self, caller: Caller, request_id: int, grant: Grant, arrived: float) -> None:
+    def __init__(
+        self, caller: Caller, request_id: int, grant: Grant, arrived: float, share: Share | None = None
+    ) -> None:
         self.caller = caller
+        self.share = share
         self.request_id = request_id
         self.grant = grant
         self.arrived = arrived
@@ -89,12 +105,14 @@ class KeyService:
         clock: Callable[[], float],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         tallies: Tallies | None = None,
+        shares: Shares | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._audit = audit
         self._pools = pools
         self._clock = clock
         self._now = now
+        self._shares = shares or Shares(ShareLimits(1_000_000, 1_000_000))
         self.draining = False
         self.held: AuditFailure | None = None
         """Why no key is used at present, although the log can be written: no room to spare, or not the log it was."""
@@ -105,7 +123,8 @@ class KeyService:
 
         Raises ProtocolError for a malformed body; the operations before it in the batch are carried out.
         """
-        snapshot, now = self._snapshot(), self._now()
+        snapshot, now, arrived = self._snapshot(), self._now(), self._clock()
+        share = self._shares.of(caller.identity.client, arrived)
         fault: ProtocolError | None = None
         uses: list[Use] = []
         for request_id, body in requests:
@@ -114,9 +133,13 @@ class KeyService:
             except ProtocolError as error:
                 fault = error
                 break
-            use = self._decide(snapshot, now, caller, request_id, operation)
+            use = self._decide(snapshot, now, caller, request_id, operation, arrived, share)
             if use is not None:
                 uses.append(use)
+        uses = self._not_turned_away(uses)
+        for use in uses:
+            self._record_attempt(use)
+            caller.opened(use.request_id, use)
         self._start(uses)
         if fault is not None:
             raise fault
@@ -131,7 +154,7 @@ class KeyService:
         if self.held is not None and purpose is not Purpose.CHECKPOINT:
             raise self.held
         use = Use(caller, 1, grant, self._clock())
-        use.job = Job((purpose, scheme, grant.key, data), deadline, False, use)
+        use.job = Job((purpose, scheme, grant.key, data), deadline, False, use, grant.client, grant.cost)
         self._record_attempt(use)
         self._start([use])
         return use
@@ -167,7 +190,14 @@ class KeyService:
     # --- deciding ---
 
     def _decide(
-        self, snapshot: Snapshot, now: datetime, caller: Caller, request_id: int, operation: KeyOperation
+        self,
+        snapshot: Snapshot,
+        now: datetime,
+        caller: Caller,
+        request_id: int,
+        operation: KeyOperation,
+        arrived: float,
+        share: Share,
     ) -> Use | None:
         deadline_ms, purpose, scheme, key, data = operation
         identity = caller.identity
@@ -183,12 +213,37 @@ class KeyService:
             self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), "draining")
             caller.failed(request_id, Draining())
             return None
-        arrived = self._clock()
-        use = Use(caller, request_id, grant, arrived)
-        use.job = Job((purpose, scheme, key, data), arrived + deadline_ms / 1000, False, use)
-        self._record_attempt(use)
-        caller.opened(request_id, use)
+        if retry_after_ms := share.take(self._shares.limits):
+            self._turn_away(caller, request_id, grant, purpose, Overloaded(retry_after_ms=retry_after_ms))
+            return None
+        use = Use(caller, request_id, grant, arrived, share)
+        use.job = Job(
+            (purpose, scheme, key, data), arrived + deadline_ms / 1000, False, use, grant.client, grant.cost
+        )
         return use
+
+    def _not_turned_away(self, uses: list[Use]) -> list[Use]:
+        """Those that their tokens have room for, and time; nothing is recorded about the others, which touch no key."""
+        by_token: dict[str, list[Job]] = {}
+        for use in uses:
+            by_token.setdefault(use.grant.token, []).append(use.job)  # type: ignore[arg-type]
+        refused: dict[Use, HsmdError] = {}
+        for token, jobs in by_token.items():
+            pool = self._pools.get(token)
+            if pool is not None:
+                refused |= {job.context: error for job, error in pool.turned_away(jobs)}
+        for use, error in refused.items():
+            if use.share is not None and use.job is not None:
+                use.share.give_back()
+                self._turn_away(use.caller, use.request_id, use.grant, use.job.body[0], error)
+        return [use for use in uses if use not in refused] if refused else uses
+
+    def _turn_away(
+        self, caller: Caller, request_id: int, grant: Grant, purpose: int, error: HsmdError
+    ) -> None:
+        outcome = _OUTCOMES.get(error.code, "internal")
+        self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), outcome)
+        caller.failed(request_id, error)
 
     def _refuse(
         self, snapshot: Snapshot, caller: Caller, request_id: int, operation: KeyOperation, denial: Denial
@@ -276,7 +331,7 @@ class KeyService:
             if use.retried:
                 return False
             use.retried = True
-        use.job = Job(use.job.body, use.job.deadline, alone, use)
+        use.job = Job(use.job.body, use.job.deadline, alone, use, use.job.client, use.job.cost)
         return True
 
     def _deliver(self, replies: list[tuple[Use, bytes | HsmdError]], *, recorded: bool = True) -> None:
@@ -286,6 +341,8 @@ class KeyService:
         for use, reply in replies:
             if failure is not None:
                 reply = failure
+            if use.share is not None and not use.replied:
+                use.share.give_back()
             use.replied = True
             caller = use.caller
             callers[id(caller)] = caller

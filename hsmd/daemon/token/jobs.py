@@ -28,16 +28,27 @@ class Status(Enum):
 class Job:
     """One use of one key. `body` is (purpose, scheme, key digest, data); `deadline` is on the pool's clock.
 
-    `alone`: nothing else may be in the worker's hands meanwhile. `context` is the submitter's. The rest is the pool's.
+    `alone`: nothing else may be in the worker's hands meanwhile. `context` is the submitter's. `client` is whose turn
+    it takes, and `cost` what it takes of it (1: a P-256 signature). The rest is the pool's.
     """
 
-    __slots__ = ("abandoned", "alone", "body", "context", "deadline", "expired", "number", "queued")
+    __slots__ = ("abandoned", "alone", "body", "client", "context", "cost", "deadline", "expired", "number", "queued")
 
-    def __init__(self, body: tuple[int, int, bytes, bytes], deadline: float, alone: bool = False, context: Any = None) -> None:
+    def __init__(
+        self,
+        body: tuple[int, int, bytes, bytes],
+        deadline: float,
+        alone: bool = False,
+        context: Any = None,
+        client: str = "",
+        cost: float = 1.0,
+    ) -> None:
         self.body = body
         self.deadline = deadline
         self.alone = alone
         self.context = context
+        self.client = client
+        self.cost = cost
         self.number = 0
         """Which key operation it is on its worker's socket, see `progress`."""
         self.queued = False

@@ -36,6 +36,7 @@ class WorkerLink:
         "probed_at",
         "probing",
         "progress",
+        "read_at",
         "ready",
         "seen",
         "sent",
@@ -64,7 +65,7 @@ class WorkerLink:
         self.lost = False
         self.alone = False
         """A job that wants to be alone is, or shall be, the only one here."""
-        self.attached_at = self.moved_at = self.probed_at = now
+        self.attached_at = self.moved_at = self.probed_at = self.read_at = now
         self.probing = False
         """It was asked to probe the token and has not answered."""
         self.seen = (0, 0)
@@ -92,7 +93,7 @@ class WorkerLink:
     def send_jobs(self, jobs: Iterable[tuple[int, Job]], now: float) -> None:
         """Hand over (request id, job) pairs in one write."""
         if not self.jobs:
-            self.moved_at = now
+            self.moved_at = self.read_at = now
         out = []
         for request_id, job in jobs:
             self.sent += 1

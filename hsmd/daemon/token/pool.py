@@ -20,6 +20,7 @@ from typing import Any
 from hsmd.daemon.token.backlog import Backlog
 from hsmd.daemon.token.control_link import ControlLink
 from hsmd.daemon.token.crew import UNBOUNDED, Crew
+from hsmd.daemon.token.entrance import SHARED_WINDOW, Entrance, Load
 from hsmd.daemon.token.health import HealthListener, Nobody, TokenHealth
 from hsmd.daemon.token.jobs import Completion, Job, Status, completion_of, completion_of_lost
 from hsmd.daemon.token.link import WorkerLink
@@ -27,7 +28,7 @@ from hsmd.daemon.token.messages import CHANGES, Failed, Probed, Ready, TokenRequ
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,
-    Overloaded,
+    HsmdError,
     ProtocolError,
     Unavailable,
 )
@@ -43,7 +44,7 @@ START_LIMIT_S = 20.0
 """A worker that is not ready by then is replaced: it may wait for others' starts, each takes about 0.3 s."""
 AWAY_S = 2.0
 """Without any worker for this long, jobs are turned away at once instead of waiting for one."""
-RETRY_AFTER_MS = 100
+_NEVER = float("inf")
 PROBE_S = 20.0
 """An idle worker probes the token this often, unless told otherwise."""
 
@@ -97,11 +98,12 @@ class TokenPool:
         self._ready = self._crew.working
         self._control = ControlLink(event=self._event, lost=self._control_lost)
         self._backlog = Backlog(self._finish_soon)
+        self._entrance = Entrance()
         self._next_id = 1
         self._done: list[Completion] = []
         self._pumping = self._reporting = False
         self._sweeping: asyncio.TimerHandle | None = None
-        self._next_deadline = float("inf")
+        self._next_deadline = _NEVER
         self._away_since = clock()
         self._restarts = 0
         self._closing = False
@@ -110,23 +112,27 @@ class TokenPool:
 
     # --- the service's side ---
 
+    def turned_away(self, jobs: list[Job]) -> list[tuple[Job, HsmdError]]:
+        """Those of `jobs` that must not be submitted now, and why; to be asked before anything is recorded about them."""
+        if self._closing:
+            return [(job, Draining()) for job in jobs]
+        if not self._ready and self._away():
+            return [(job, self._unavailable()) for job in jobs]
+        workers = len(self._ready)
+        load = Load(self._in_hand(), self._max_queue + workers * self._window, workers)
+        return self._entrance.turned_away(jobs, self._backlog, load, self._clock())
+
     def submit(self, jobs: list[Job]) -> None:
-        """Take jobs. Those that cannot be taken come back as FAILED completions, soon, never as exceptions."""
+        """Take jobs that were not turned away. If the token is lost they come back as FAILED completions, never as exceptions."""
         if self._closing:
             self._fail(jobs, Draining())
             return
         if not self._ready and self._away():
             self._fail(jobs, self._unavailable())
             return
-        room = self._max_queue + len(self._ready) * self._window - self._outstanding()
-        if len(jobs) > room:
-            kept = max(room, 0)
-            self._fail(jobs[kept:], Overloaded(retry_after_ms=RETRY_AFTER_MS))
-            jobs = jobs[:kept]
         for job in jobs:
             self._backlog.add(job)
-            if job.deadline < self._next_deadline:
-                self._next_deadline = job.deadline
+        self._next_deadline = min(self._next_deadline, min([job.deadline for job in jobs], default=_NEVER))
         # An idle worker gets its work at once; a busy one when everything that this turn of the loop brings is there.
         if any(not link.jobs for link in self._ready):
             self._pump()
@@ -215,14 +221,19 @@ class TokenPool:
     def _pump(self) -> None:
         self._pumping = False
         if self._backlog:
-            self._backlog.hand_out(self._ready, self._window, self._clock(), self._take_id)
+            now = self._clock()
+            window = min(self._window, SHARED_WINDOW) if self._entrance.shared(now) else self._window
+            self._backlog.hand_out(self._ready, window, now, self._take_id)
 
     def _take_id(self) -> int:
         self._next_id += 1
         return self._next_id
 
     def _outstanding(self) -> int:
-        return len(self._backlog) + sum(len(link.jobs) for link in self._links)
+        return len(self._backlog) + self._in_hand()
+
+    def _in_hand(self) -> int:
+        return sum([len(link.jobs) for link in self._links])
 
     # --- taking answers ---
 
@@ -237,7 +248,10 @@ class TokenPool:
                 self._take(link, received, done)
         except ProtocolError as error:
             why = f"it broke the protocol: {error.text}"
-        link.moved_at = self._clock()
+        now = link.moved_at = self._clock()
+        if done:
+            self._entrance.served([completion.job for completion in done], now - link.read_at)
+            link.read_at = now
         if link.alone and not link.jobs:
             link.alone = False
         self._deliver(done)

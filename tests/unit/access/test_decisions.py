@@ -27,7 +27,7 @@ def person(snapshot: Snapshot, name: str, fingerprint: str) -> Identity:
 
 
 def test_a_grant_says_what_the_worker_needs(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
-    expected = Grant("web1", "site", digests["site"], Purpose.TLS13_SERVER, "main", KeyType.P256)
+    expected = Grant("web1", "site", digests["site"], Purpose.TLS13_SERVER, "main", KeyType.P256, 1.0)
     assert snapshot.decide(person(snapshot, "web1", "F1"), digests["site"], 1, now) == expected
     assert snapshot.grant("web1", digests["site"], 1) == expected
 

@@ -11,7 +11,7 @@ from hsmd.daemon.config import LimitsConfig
 from hsmd.daemon.listeners.admission import Admission
 
 LIMITS = LimitsConfig(
-    startups=4, login_s=10, auth_tries=6, connections=40, channels_per_connection=4, open_requests=512, queue=4_096,
+    startups=4, login_s=10, auth_tries=6, connections=40, channels_per_connection=4, open_requests=512, client_rate=20_000, client_open=1_024, queue=4_096,
     drain_s=10,
 )  # fmt: skip
 

@@ -226,7 +226,7 @@ async def test_nothing_happens_between_the_check_of_a_signature_and_the_login(pl
 
 
 def test_every_option_of_the_listener_is_one() -> None:
-    limits = LimitsConfig(4, 10, 6, 40, 4, 512, 4_096, 10)
+    limits = LimitsConfig(4, 10, 6, 40, 4, 512, 20_000, 1_024, 4_096, 10)
     listener = SshListener(snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None)  # type: ignore[arg-type,return-value]
     options = listener._options(KEY, None, limits)
     known = inspect.signature(SSHServerConnectionOptions.prepare).parameters
@@ -238,7 +238,7 @@ def test_every_option_of_the_listener_is_one() -> None:
 
 
 async def test_our_options_leave_one_way_to_log_in(plain: Plain) -> None:
-    limits = LimitsConfig(4, 10, 6, 40, 4, 512, 4_096, 10)
+    limits = LimitsConfig(4, 10, 6, 40, 4, 512, 20_000, 1_024, 4_096, 10)
     listener = SshListener(snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None)  # type: ignore[arg-type,return-value]
     options = listener._options(KEY, None, limits) | {"server_factory": asyncssh.SSHServer}
     made = await SSHServerConnectionOptions.construct(**options)

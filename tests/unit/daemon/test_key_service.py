@@ -46,6 +46,11 @@ class Pool:
         self.batches: list[int] = []
         self.abandoned: list[Job] = []
 
+        self.full: HsmdError | None = None
+
+    def turned_away(self, jobs: list[Job]) -> list[tuple[Job, HsmdError]]:
+        return [(job, self.full) for job in jobs] if self.full else []
+
     def submit(self, jobs: list[Job]) -> None:
         self.jobs += jobs
         self.batches.append(len(jobs))
@@ -378,7 +383,7 @@ async def test_a_repetition_that_cannot_be_recorded_is_not_made(world: World) ->
 
 async def test_the_daemon_signs_on_behalf_of_an_operator_with_a_record(world: World) -> None:
     operator = Caller(Identity("ann", Role.OPERATOR, "FA"))
-    grant = Grant("ann", "site", KEY, int(Purpose.X509_REQUEST), "main", KeyType.P256)
+    grant = Grant("ann", "site", KEY, int(Purpose.X509_REQUEST), "main", KeyType.P256, 1.0)
     use = world.service.use_for_daemon(operator, grant, Purpose.X509_REQUEST, 0x0403, b"info", 105.0)
     world.complete((world.pool.jobs[0], Status.ANSWERED, b"signature"))
     assert operator.reply(1) == b"signature"

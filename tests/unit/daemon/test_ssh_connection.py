@@ -13,7 +13,7 @@ from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.ssh_connection import SshChannel, SshConnection
 from hsmd.daemon.store.records import Role
 
-LIMITS = LimitsConfig(4, 10, 3, 40, 2, 512, 4_096, 10)
+LIMITS = LimitsConfig(4, 10, 3, 40, 2, 512, 20_000, 1_024, 4_096, 10)
 WEB, OPERATOR = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
 CLIENTS = {WEB.get_fingerprint(): ("web", Role.FRONT_END), OPERATOR.get_fingerprint(): ("ann", Role.OPERATOR)}
 

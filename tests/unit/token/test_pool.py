@@ -201,14 +201,11 @@ async def test_beyond_the_queue_is_overload(make) -> None:
     rig = make(window=2, max_queue=3)
     await rig.worker()
     jobs = [job() for _ in range(9)]
-    rig.pool.submit(jobs)
-    assert rig.done == [], "reported from within the call"
-    await rig.until(lambda: rig.done)
-    assert [completion.job for completion in rig.done] == jobs[5:]
-    for completion in rig.done:
-        assert completion.status is Status.FAILED
-        assert isinstance(completion.error, Overloaded)
-        assert completion.error.retry_after_ms > 0
+    refused = rig.pool.turned_away(jobs)
+    assert [job for job, _ in refused] == jobs[5:]
+    for _, error in refused:
+        assert isinstance(error, Overloaded)
+        assert error.retry_after_ms > 0
 
 
 async def test_an_error_is_the_jobs_own(make) -> None:

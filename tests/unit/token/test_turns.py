@@ -1,0 +1,222 @@
+"""Fair turns: clients and keys share a token, nothing is lost, nobody starves, and a flood holds up only itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import count
+from typing import Any
+
+from hypothesis import given, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from hsmd.daemon.token.backlog import Backlog
+from hsmd.daemon.token.entrance import ACTIVE_S, LEAST_SHARE, Entrance, Load
+from hsmd.daemon.token.jobs import Completion, Job, Status
+from hsmd.daemon.token.turns import Turns
+from hsmd.errors import Overloaded, Unavailable
+
+CLIENTS, KEYS = ("ann", "bob", "eve"), (b"k1", b"k2", b"k3")
+
+
+class Link:
+    """A worker's link as far as the backlog looks."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.alone = False
+        self.sent: list[Job] = []
+
+    @property
+    def has_alone_job(self) -> bool:
+        return any(job.alone for job in self.jobs.values())
+
+    def send_jobs(self, jobs: Any, now: float) -> None:
+        for request_id, job in jobs:
+            job.queued = False
+            self.jobs[request_id] = job
+            self.sent.append(job)
+
+
+def job(client: str = "ann", key: bytes = b"k1", cost: float = 1.0, deadline: float = 1e9) -> Job:
+    return Job((1, 0x0403, key, b""), deadline, False, None, client, cost)
+
+
+def served(backlog: Backlog, how_many: int) -> list[Job]:
+    link, ids = Link(), count(1)
+    backlog.hand_out([link], how_many, 0.0, lambda: next(ids))  # type: ignore[list-item]
+    return link.sent
+
+
+def test_a_flood_holds_up_only_itself() -> None:
+    backlog = Backlog(lambda done: None)
+    for _ in range(1_000):
+        backlog.add(job("eve"))
+    served(backlog, 10)
+    late = job("ann")
+    backlog.add(late)
+    assert late in served(backlog, 2)
+
+
+def test_turns_are_as_long_as_what_they_cost() -> None:
+    """One client with a key that is nine times as slow gets a ninth of the operations, not nine tenths of the token."""
+    backlog = Backlog(lambda done: None)
+    for _ in range(900):
+        backlog.add(job("ann", cost=1.0))
+        backlog.add(job("bob", cost=9.0))
+    shares = Counter(each.client for each in served(backlog, 500))
+    assert 8 <= shares["ann"] / shares["bob"] <= 10
+
+
+def test_the_keys_of_a_client_take_turns_too() -> None:
+    backlog = Backlog(lambda done: None)
+    for key in (b"k1", b"k1", b"k1", b"k1", b"k2", b"k2"):
+        backlog.add(job("ann", key))
+    assert [each.body[2] for each in served(backlog, 4)] == [b"k1", b"k2", b"k1", b"k2"]
+
+
+def test_who_comes_back_gets_no_credit_for_his_absence() -> None:
+    turns: Turns[str] = Turns()
+    turns.enter("ann")
+    for _ in range(100):
+        turns.served(1.0, more=True)
+    turns.enter("bob")
+    order = []
+    for _ in range(6):
+        order.append(turns.next())
+        turns.served(1.0, more=True)
+    assert Counter(order) == {"ann": 3, "bob": 3}
+
+
+def test_jobs_given_up_use_up_no_turn() -> None:
+    backlog = Backlog(lambda done: None)
+    dead = [job("ann") for _ in range(50)]
+    for each in dead:
+        backlog.add(each)
+        each.queued = False
+    backlog.add(job("ann"))
+    for _ in range(20):
+        backlog.add(job("bob"))
+    assert Counter(each.client for each in served(backlog, 4))["ann"] == 1
+
+
+class Fairness(RuleBasedStateMachine):
+    """The backlog against the plainest model: what was put in comes out once, expired, cleared or handed out, in turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.done: list[Completion] = []
+        self.backlog = Backlog(self.done.extend)
+        self.link = Link()
+        self.ids = count(1)
+        self.inside: dict[int, Job] = {}
+        self.handed_out = 0
+
+    @rule(client=st.sampled_from(CLIENTS), key=st.sampled_from(KEYS), cost=st.sampled_from([1.0, 9.0]),
+          lives=st.floats(0.1, 5.0), alone=st.booleans())  # fmt: skip
+    def add(self, client: str, key: bytes, cost: float, lives: float, alone: bool) -> None:
+        new = job(client, key, cost, self.now + lives)
+        new.alone = alone and cost > 1.0
+        self.backlog.add(new)
+        self.inside[id(new)] = new
+
+    @rule(window=st.integers(1, 6))
+    def hand_out(self, window: int) -> None:
+        before = len(self.link.sent)
+        self.backlog.hand_out([self.link], window, self.now, lambda: next(self.ids))  # type: ignore[list-item]
+        for sent in self.link.sent[before:]:
+            del self.inside[id(sent)]
+            assert sent.deadline > self.now
+
+    @rule()
+    def answer(self) -> None:
+        self.link.jobs.clear()
+        self.link.alone = False
+
+    @rule(seconds=st.floats(0.0, 2.0))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.backlog.sweep(self.now)
+
+    @rule(which=st.integers(0, 50))
+    def abandon(self, which: int) -> None:
+        queued = [each for each in self.inside.values() if each.queued]
+        if queued:
+            given_up = queued[which % len(queued)]
+            given_up.queued = False
+            del self.inside[id(given_up)]
+
+    @rule()
+    def clear(self) -> None:
+        self.backlog.clear(Status.FAILED, Unavailable("away"))
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        for completion in self.done:
+            del self.inside[id(completion.job)]
+        self.done.clear()
+        assert all(each.queued for each in self.inside.values())
+        assert len(self.inside) <= len(self.backlog)
+
+    @invariant()
+    def an_empty_model_empties_the_backlog(self) -> None:
+        if not self.inside:
+            self.link.jobs.clear()
+            self.link.alone = False
+            before = len(self.link.sent)
+            while len(self.backlog):
+                self.backlog.hand_out([self.link], 10**6, self.now, lambda: next(self.ids))  # type: ignore[list-item]
+            assert len(self.link.sent) == before
+
+
+TestFairness = Fairness.TestCase
+
+
+@given(st.lists(st.tuples(st.sampled_from(CLIENTS), st.sampled_from([1.0, 8.0])), min_size=1, max_size=200), st.integers(1, 40))
+def test_nobody_waits_longer_than_his_turns(asked: list[tuple[str, float]], taken: int) -> None:
+    """A client with waiting jobs is never behind another that waits as well by more than one job's cost of each."""
+    backlog = Backlog(lambda done: None)
+    for client, cost in asked:
+        backlog.add(job(client, cost=cost))
+    got: Counter[str] = Counter()
+    for each in served(backlog, taken):
+        got[each.client] += int(each.cost)
+    for client in {client for client, _ in asked}:
+        if backlog.waiting(client)[0]:
+            assert all(got[other] <= got[client] + 16 for other in CLIENTS)
+
+
+# --- the entrance ---
+
+LOAD = Load(in_hand=0, capacity=400, workers=1)
+
+
+def test_alone_a_client_may_fill_the_queue_together_they_share_it() -> None:
+    backlog, entrance = Backlog(lambda done: None), Entrance()
+    jobs = [job("ann") for _ in range(500)]
+    refused = entrance.turned_away(jobs, backlog, LOAD, now=0.0)
+    assert [each for each, _ in refused] == jobs[400:]
+    entrance.turned_away([job("bob")], backlog, LOAD, now=0.1)
+    refused = entrance.turned_away([job("ann") for _ in range(500)], backlog, LOAD, now=0.2)
+    assert len(refused) == 300
+    refused = entrance.turned_away([job("ann") for _ in range(500)], backlog, LOAD, now=0.3 + 2 * ACTIVE_S)
+    assert len(refused) == 100, "bob has gone"
+
+
+def test_many_clients_keep_a_least_share() -> None:
+    backlog, entrance = Backlog(lambda done: None), Entrance()
+    for number in range(100):
+        entrance.turned_away([job(str(number))], backlog, LOAD, now=0.0)
+    assert len(entrance.turned_away([job("ann") for _ in range(100)], backlog, LOAD, now=0.0)) == 100 - LEAST_SHARE
+
+
+def test_what_cannot_be_in_time_is_told_when_to_come_back() -> None:
+    backlog, entrance = Backlog(lambda done: None), Entrance()
+    entrance.served([job()], took_s=0.010)
+    jobs = [job(deadline=1.0) for _ in range(200)]
+    refused = entrance.turned_away(jobs, backlog, LOAD, now=0.0)
+    assert 95 <= len(refused) <= 105
+    for _, error in refused:
+        assert isinstance(error, Overloaded)
+        assert 950 <= error.retry_after_ms <= 1_050
+    assert not entrance.turned_away([job(deadline=0.001)], backlog, LOAD, now=0.0), "an idle token serves the shortest deadline"
