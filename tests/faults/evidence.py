@@ -187,7 +187,10 @@ async def kill_at_random(
     kills: list[Kill] = []
     began = time.monotonic()
     for what in order:
-        await next_good(clients)
+        try:
+            await next_good(clients)
+        except TimeoutError:
+            raise AssertionError(f"not back after {len(kills)} kills:\n{recent(house)}") from None
         await asyncio.sleep(draw.random() * 0.1)
         kills.append(await _kill(house, what, draw))
         if progress_every and len(kills) % progress_every == 0:
@@ -195,6 +198,12 @@ async def kill_at_random(
             print(f"{len(kills)}/{len(order)} kills, {asked} requests, {time.monotonic() - began:.0f} s", flush=True)
     await next_good(clients)
     return kills
+
+
+def recent(house: House) -> str:
+    """What the daemon logged last, but for connections."""
+    lines = house.log_path.read_text().splitlines()
+    return "\n".join([line for line in lines if '"connection.' not in line][-60:])
 
 
 async def _kill(house: House, what: str, draw: random.Random) -> Kill:
