@@ -82,6 +82,8 @@ class House:
     """More for the [[token]] section."""
     environment: dict[str, str] = field(default_factory=dict)
     """More for the processes' environment."""
+    store_url: str = ""
+    """SQLite in the directory, if not given."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,8 @@ class House:
         self._write_key("host_key", self.host_key)
         for name, key in self.keys.items():
             self._write_key(name, key)
-        store = Store(f"sqlite:///{self.directory / 'store.sqlite'}")
+        self.store_url = self.store_url or f"sqlite:///{self.directory / 'store.sqlite'}"
+        store = Store(self.store_url)
         store.migrate()
         for name, role in ROLES.items():
             store.add_client(name, role, datetime.now(UTC), credential(self.keys[name]))
@@ -126,7 +129,7 @@ host_key = "host_key"
 {certificate}
 {os.linesep.join(more)}
 [store]
-url = "sqlite:///store.sqlite"
+url = "{self.store_url}"
 [audit]
 directory = "audit"
 sync = "{self.sync}"
