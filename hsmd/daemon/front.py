@@ -36,6 +36,7 @@ from hsmd.daemon.control.tokens import TokenDesk
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.daemon.keys.logins import Starts, TokenLogins
+from hsmd.daemon.keys.reconcile import Reconciler
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.shares import ShareLimits, Shares
 from hsmd.daemon.keys.tallies import Tallies
@@ -94,6 +95,7 @@ class Front:
             request_replacement=self._request_replacement,
             completed=lambda completions: self._service.completed(completions),
             listener=self._logins,
+            crashed=lambda job: self._service.crashed(job),
         )
         self._tallies = Tallies(config.metrics.series)
         self._tallies.begin_window(time.monotonic())
@@ -123,6 +125,7 @@ class Front:
             continues=self._keeper.continues,
             published=self._keeper.published,
         )
+        self._reconciler = Reconciler(pools=self._tokens.pools, snapshot=self._snapshot)
         self._state = self._make_state()
         self._enrolments = EnrolmentDesk(catalogue=self._catalogue, audit=self._audit, pins=self._pins)
         self._desk = self._make_desk()
@@ -147,6 +150,7 @@ class Front:
         self._start_chore(self._catalogue.follow())
         self._start_chore(self._tokens.follow())
         self._start_chore(self._keeper.follow())
+        self._start_chore(self._reconciler.follow())
         self._start_chore(self._checkpointer.follow(self._config.audit.checkpoint_s))
         await self._stopping.wait()
         await self._drain()
@@ -229,6 +233,8 @@ class Front:
         message = json.loads(packet)
         if "worker" in message:
             self._tokens.attach(message["worker"], descriptors)
+        elif "ended" in message:
+            self._tokens.ended(message["ended"]["token"], message["ended"]["pid"], message["ended"]["signal"])
         elif "reload" in message:
             self._start_chore(self._reload())
         elif "drain" in message:
@@ -314,7 +320,12 @@ class Front:
         audit = AuditDesk(
             audit=self._audit, checkpointer=self._checkpointer, keeper=self._keeper, catalogue=self._catalogue
         )
-        tokens = TokenDesk(catalogue=self._catalogue, logins=self._logins, pools=self._tokens.pools)
+        tokens = TokenDesk(
+            catalogue=self._catalogue,
+            logins=self._logins,
+            pools=self._tokens.pools,
+            differences=self._reconciler.found,
+        )
         desks = (tokens, self._keys, clients, self._enrolments, self._state, audit)
         handlers = {request: handler for desk in desks for request, handler in desk.handlers().items()}
         return Desk(snapshot=self._snapshot, audit=self._audit, handlers=handlers)

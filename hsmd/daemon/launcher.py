@@ -5,6 +5,7 @@ that. Launcher and front talk over a SEQPACKET socket pair, one JSON object a pa
 
     launcher -> front   {"worker": {"token", "generation", "pid", "control"}} with two descriptors: stream socket,
                                               progress page
+                        {"ended": {"token", "pid", "signal"}}    a worker has ended, by this signal or by itself (0)
                         {"reload": true}      read hsmd.toml again; it has been found good here
                         {"drain": true}       answer what is open, then exit
     front -> launcher   {"ready": {"addresses": [...], "host_key": "ssh-ed25519 ..."}}

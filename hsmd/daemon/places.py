@@ -170,6 +170,7 @@ class Places:
     def _ended(self, place: Place, status: int, now: float, stopping: bool) -> None:
         assert place.worker is not None
         pid, place.worker = place.worker.pid, None
+        self._hand_over({"ended": {"token": place.token.name, "pid": pid, "signal": max(-status, 0)}}, [])
         if not stopping and place not in self._retired:
             log.warning("worker.ended", token=place.token.name, pid=pid, code=status)
         if status == EXIT_LOGIN_REFUSED:

@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 
+from hsmd.daemon.store import Store
 from hsmd.errors import ErrorCode
+from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error
-from tests.daemon_house import WEB, House, operation, ssh, tls13, wait_until, wire
+from tests.daemon_house import MAIL, WEB, House, house, operation, ssh, tls13, wait_until, wire
+from tests.fault_module.control import Action, FaultModule, Function
+from tests.token_rig import in_token
 
 TIMES = int(os.environ.get("HSMD_SOAK_TOKEN_AWAY", "3"))
 BACK_S = 2.0
@@ -31,8 +35,8 @@ def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
         return houses[-1].start()
 
     yield make
-    for house in houses:
-        house.end()
+    for each in houses:
+        each.end()
 
 
 async def _answer(channel: Any, number: int, key: bytes) -> tuple[int, int, float]:
@@ -115,3 +119,73 @@ async def test_a_spare_takes_over_at_once(open_house: Callable[..., House]) -> N
             await asyncio.to_thread(built.wait_for_workers)
     print(f"first answer after the loss of the only worker: {sorted(times)[2] * 1000:.1f} ms (median of 5)")
     assert min(times) < 0.15, "a start takes 0.3 s"
+
+
+async def test_a_client_that_crashes_workers_is_refused_and_others_are_not(
+    tmp_path: Path, fault_module: FaultModule
+) -> None:
+    """F9, A13: the first request costs two workers, its client's later ones none; the same key serves others."""
+    with house(tmp_path / "daemon", before=fault_module.before, workers=1, spare=True) as built:
+        key = built.add_key("web", grant_to=(WEB, MAIL))
+        async with await ssh(built, WEB) as first, await ssh(built, MAIL) as second:
+            web, mail = await wire(first), await wire(second)
+            assert (await _answer(web, 1, key))[0] == Kind.RESULT
+            fault_module.rule(Function.SIGN, Action.CRASH, count=2)
+            assert (await _answer(web, 2, key))[1] == ErrorCode.TOKEN
+            wait_until(lambda: len(built.audit("worker.crashed")) == 2, 10, "both crashes are recorded")
+            for number in range(3, 9):
+                assert (await _answer(web, number, key))[1] == ErrorCode.TOKEN
+                kind, _, _ = await _answer(mail, number, key)
+                assert kind == Kind.RESULT
+        assert len(built.audit("worker.crashed")) == 2
+        refused = [record for record in built.audit("refusal") if record["rule"] == "penalised"]
+        assert len(refused) == 6
+        assert all(record["client"] == WEB for record in refused)
+        assert built.status().tokens[0].breaker == "closed", "nothing a caller does moves it"
+
+
+def test_half_written_objects_are_passed_over_shown_and_kept(open_house: Callable[..., House]) -> None:
+    """What a kill -9 in the middle of a generation leaves: files without content, a key without a ceiling, a ceiling without a key."""
+    built = open_house()
+    directory = next((built.directory / "softhsm" / "tokens").iterdir())
+    kept = built.add_key("kept")
+    first = set(directory.glob("*.object"))
+    broken = built.add_key("broken")
+    built.stop()
+    before = {path.name for path in directory.glob("*.object")}
+    emptied = set(directory.glob("*.object")) - first
+    assert len(emptied) >= 3, "private key, public key and ceiling"
+    for path in emptied:
+        path.write_bytes(b"")
+    (directory / "00000000-0000-0000-0000-000000000000.object").write_bytes(b"")
+    built.start()
+    wait_until(lambda: built.ask(messages.TokenList()).tokens[0].compared_at is not None, 20)
+
+    async def use(key: bytes) -> int:
+        async with await ssh(built, WEB) as connection:
+            return (await _answer(await wire(connection), 1, key))[1]
+
+    assert asyncio.run(use(kept)) == 0
+    [token] = built.ask(messages.TokenList()).tokens
+    assert token.missing == ["broken"]
+    assert asyncio.run(use(broken)) == ErrorCode.REFUSED
+    assert before <= {path.name for path in directory.glob("*.object")}, "nothing was deleted"
+
+
+def test_differences_are_shown(open_house: Callable[..., House]) -> None:
+    built = open_house()
+    built.add_key("forgotten")
+    digest = built.add_key("lost")
+    store = Store(f"sqlite:///{built.directory / 'store.sqlite'}")
+    store.remove_key("forgotten")
+    store.close()
+    in_token(built.token, f"""
+for found in list(session.get_objects({{A.LABEL: {digest.hex()!r}}})): found.destroy()
+""")
+    built.stop()
+    built.start()
+    wait_until(lambda: built.ask(messages.TokenList()).tokens[0].compared_at is not None, 20)
+    [token] = built.ask(messages.TokenList()).tokens
+    assert token.missing == ["lost"]
+    assert len(token.unknown) == 1
+    assert built.logged("token.differs")

@@ -30,6 +30,8 @@ class Rule(StrEnum):
     PURPOSE_NOT_GRANTABLE = "purpose-not-grantable"
     PURPOSE_OUTSIDE_CEILING = "purpose-outside-ceiling"
     PURPOSE_NOT_GRANTED = "purpose-not-granted"
+    # not now
+    PENALISED = "penalised"
 
     @property
     def text(self) -> str:
@@ -57,6 +59,7 @@ _TEXTS: dict[Rule, str] = {
     Rule.PURPOSE_NOT_GRANTABLE: "no front end can hold this purpose; the daemon keeps it to itself",
     Rule.PURPOSE_OUTSIDE_CEILING: "the key's ceiling, fixed when it was made, does not hold this purpose",
     Rule.PURPOSE_NOT_GRANTED: "the grant on this key does not hold this purpose; add it with grant add",
+    Rule.PENALISED: "the client's uses of this key have crashed token workers; it is refused for a while",
 }
 
 

@@ -194,6 +194,10 @@ class Snapshot:
         record = self._keys.get(key)
         return "" if record is None else record.name
 
+    def keys_in(self, token: str) -> dict[bytes, str]:
+        """Names of the keys that the store says are in this token, by digest."""
+        return {digest: key.name for digest, key in self._keys.items() if key.token == token}
+
     @property
     def checkpoint_keys(self) -> list[KeyRecord]:
         """The keys that sign checkpoints of the audit log, the one to use first."""

@@ -8,6 +8,7 @@ from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.logins import TokenLogins
+from hsmd.daemon.keys.reconcile import Differences
 from hsmd.daemon.token.pool import TokenPool
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Done, Request
@@ -17,11 +18,17 @@ class TokenDesk:
     """Shows tokens, and lets daemons log in again."""
 
     def __init__(
-        self, *, catalogue: Catalogue, logins: TokenLogins, pools: Mapping[str, TokenPool]
+        self,
+        *,
+        catalogue: Catalogue,
+        logins: TokenLogins,
+        pools: Mapping[str, TokenPool],
+        differences: Mapping[str, Differences],
     ) -> None:
         self._catalogue = catalogue
         self._logins = logins
         self._pools = pools
+        self._differences = differences
 
     def handlers(self) -> dict[type[Request], Handler]:
         """Which method carries out which request."""
@@ -43,4 +50,7 @@ class TokenDesk:
         stop = self._logins.stop_of(status.name)
         if stop is not None:
             info.stopped_at, info.stopped_by, info.stop_reason = stop.at, stop.by, stop.reason
+        found = self._differences.get(status.name)
+        if found is not None:
+            info.missing, info.unknown, info.compared_at = list(found.missing), list(found.unknown), found.at
         return info

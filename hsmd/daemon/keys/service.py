@@ -8,13 +8,15 @@ written no answer leaves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
 from hsmd.daemon.access.identity import Identity
-from hsmd.daemon.access.rules import Denial
+from hsmd.daemon.access.rules import Denial, Rule
 from hsmd.daemon.access.snapshot import Grant, Snapshot
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.keys.penalties import Penalties
 from hsmd.daemon.keys.shares import Share, ShareLimits, Shares
 from hsmd.daemon.keys.tallies import OTHER, PERFORMED, Tallies
 from hsmd.daemon.token.pool import Completion, Job, Status, TokenPool
@@ -111,6 +113,7 @@ class KeyService:
         self._audit = audit
         self._pools = pools
         self._clock = clock
+        self._penalties = Penalties(clock)
         self._now = now
         self._shares = shares or Shares(ShareLimits(1_000_000, 1_000_000))
         self.draining = False
@@ -187,6 +190,16 @@ class KeyService:
                 self._record_attempt(use)
             self._start(again)
 
+    def crashed(self, job: Job) -> None:
+        """A worker crashed during this job; a client that does so again with the same key is refused for a while."""
+        use: Use = job.context
+        lasts_s = self._penalties.crashed(use.grant.client, use.grant.key)
+        with suppress(AuditFailure):  # the attempt has its record; this one says why later ones are refused
+            self._audit.event(
+                "worker.crashed", use.grant.client, key=use.grant.key.hex(), attempt=use.attempt, penalty_s=int(lasts_s)
+            )
+            self._audit.commit()
+
     # --- deciding ---
 
     def _decide(
@@ -208,6 +221,9 @@ class KeyService:
         if self.held is not None:
             self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), _OUTCOMES[int(self.held.code)])
             caller.failed(request_id, self.held)
+            return None
+        if self._penalties.pairs and self._penalties.refuses(grant.client, key):
+            self._refuse_penalised(caller, request_id, operation, grant)
             return None
         if self.draining:
             self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), "draining")
@@ -261,6 +277,21 @@ class KeyService:
         purpose = _PURPOSES.get(operation.purpose, OTHER)
         self.tallies.count(identity.client, snapshot.key_name(operation.key) or OTHER, purpose, "refused")
         caller.failed(request_id, Refused())
+
+    def _refuse_penalised(self, caller: Caller, request_id: int, operation: KeyOperation, grant: Grant) -> None:
+        """Looks to the caller like a token that fails, as it did before."""
+        purpose = purpose_label(operation.purpose)
+        self._audit.refusal(
+            grant.client,
+            caller.identity.credential,
+            operation.key,
+            purpose,
+            operation.scheme,
+            operation.data,
+            Rule.PENALISED.value,
+        )
+        self.tallies.count(grant.client, grant.key_name, purpose, "refused")
+        caller.failed(request_id, TokenFailure())
 
     # --- recording and handing on ---
 
@@ -318,13 +349,15 @@ class KeyService:
             if not isinstance(error, DeadlineExceeded) and self._repeat(use, status):
                 again.append(use)
                 return
-            error = _lost(use, status)
+            error = TokenFailure() if self._penalised(use) else _lost(use, status)
         if not use.replied:
             replies.append((use, error))
 
     def _repeat(self, use: Use, status: Status) -> bool:
         """Whether a job that its worker lost runs once more; an UNKNOWN one does so once, alone (decision 1)."""
         if use.replied or use.abandoned or use.job is None or self._clock() >= use.job.deadline:
+            return False
+        if self._penalised(use):
             return False
         alone = status is Status.UNKNOWN or use.job.alone
         if status is Status.UNKNOWN:
@@ -333,6 +366,9 @@ class KeyService:
             use.retried = True
         use.job = Job(use.job.body, use.job.deadline, alone, use, use.job.client, use.job.cost)
         return True
+
+    def _penalised(self, use: Use) -> bool:
+        return bool(self._penalties.pairs) and self._penalties.refuses(use.grant.client, use.grant.key)
 
     def _deliver(self, replies: list[tuple[Use, bytes | HsmdError]], *, recorded: bool = True) -> None:
         failure = self._commit_failure() if recorded else None

@@ -18,7 +18,7 @@ from typing import Any
 from hsmd import observe
 from hsmd.daemon.config import TokenConfig
 from hsmd.daemon.token.health import HealthListener
-from hsmd.daemon.token.pool import Completion, TokenPool
+from hsmd.daemon.token.pool import Completion, Job, TokenPool
 
 WORKER_WINDOW = 32
 """Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
@@ -48,11 +48,13 @@ class Tokens:
         request_replacement: Callable[[int], None],
         completed: Callable[[list[Completion]], None],
         listener: HealthListener | None = None,
+        crashed: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self._max_queue = max_queue
         self._request_replacement = request_replacement
         self._completed = completed
         self._listener = listener
+        self._crashed = crashed
         self._settings: dict[str, TokenConfig] = {}
         self._current: dict[str, _Generation] = {}
         self._coming: dict[str, _Generation] = {}
@@ -82,6 +84,12 @@ class Tokens:
             return
         pool = current.pool if number == current.number else self._coming_pool(name, number)
         pool.attach(socket.socket(fileno=stream), progress_fd, worker["pid"], worker["control"])
+
+    def ended(self, name: str, pid: int, by_signal: int) -> None:
+        """A worker of this token has ended, by a signal or by itself (0)."""
+        for generations in (self._current, self._coming):
+            if name in generations:
+                generations[name].pool.ended(pid, by_signal)
 
     def hold(self, name: str, reason: str) -> None:
         """Logins to this token are stopped, for this reason; empty when they are not any more."""
@@ -125,6 +133,7 @@ class Tokens:
             recycle_after_operations=settings.recycle_after_operations,
             recycle_after_s=settings.recycle_after_s,
             listener=self._listener,
+            crashed=self._crashed,
         )
 
     def _use(self, name: str, generation: _Generation) -> None:

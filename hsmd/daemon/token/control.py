@@ -71,7 +71,7 @@ class ControlDesk:
             ceiling = found[digest]
             private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
             if private is None:
-                described.append(describe(ceiling, "", ["the private key is not in the token"]))
+                described.append(describe(ceiling, "", [messages.NO_PRIVATE_KEY]))
             else:
                 described.append(describe(ceiling, private[Attribute.LABEL], templates.unsafe_attributes(private)))
         return messages.KeyDescriptions(described)

@@ -9,7 +9,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pkcs11 import Attribute, KeyHandleInvalid, ObjectClass, ObjectHandleInvalid
+from pkcs11 import (
+    Attribute,
+    AttributeSensitive,
+    AttributeTypeInvalid,
+    AttributeValueInvalid,
+    FunctionFailed,
+    GeneralError,
+    KeyHandleInvalid,
+    ObjectClass,
+    ObjectHandleInvalid,
+)
 
 from hsmd.daemon.token import ceilings
 from hsmd.daemon.token.ceilings import Ceiling
@@ -17,6 +27,10 @@ from hsmd.daemon.token.operations import OpenKey, open_key
 from hsmd.daemon.token.public_keys import private_fits
 from hsmd.errors import TokenFailure
 
+HALF_WRITTEN = (
+    AttributeTypeInvalid, AttributeSensitive, AttributeValueInvalid, FunctionFailed, GeneralError, ObjectHandleInvalid,
+)  # fmt: skip
+"""What reading an object answers that was left half-written when somebody died, or that has just gone: it is passed over."""
 RESCAN_INTERVAL_S = 1.0
 """An unknown digest makes the worker look at the token again, but not more often than this."""
 
@@ -71,10 +85,21 @@ class Inventory:
 
 
 def private_keys_by_id(session: Any) -> dict[bytes, list[Any]]:
-    """All private key objects of the token by CKA_ID."""
+    """All private key objects of the token by CKA_ID.
+
+    Half-written ones are passed over. Raises PKCS11Error; also if none can be read, which says more about the token.
+    """
     by_id: dict[bytes, list[Any]] = {}
+    unclear: Exception | None = None
     for private in list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: True})):
-        by_id.setdefault(private[Attribute.ID], []).append(private)
+        try:
+            cka_id = private[Attribute.ID]
+        except HALF_WRITTEN as error:
+            unclear = error if isinstance(error, GeneralError | FunctionFailed) else unclear
+            continue
+        by_id.setdefault(cka_id, []).append(private)
+    if unclear is not None and not by_id:
+        raise unclear
     return by_id
 
 

@@ -105,6 +105,10 @@ class Destroy(TokenRequest, tag="destroy", frozen=True):
     key: HexDigest
 
 
+NO_PRIVATE_KEY = "the private key is not in the token"
+"""A warning in the description of a ceiling whose key is not there."""
+
+
 class KeyDescriptions(Struct, frozen=True):
     """All keys that have a ceiling."""
 

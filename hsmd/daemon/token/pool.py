@@ -20,6 +20,7 @@ from typing import Any
 from hsmd.daemon.token.backlog import Backlog
 from hsmd.daemon.token.control_link import ControlLink
 from hsmd.daemon.token.crew import UNBOUNDED, Crew
+from hsmd.daemon.token.culprits import Culprits
 from hsmd.daemon.token.entrance import SHARED_WINDOW, Entrance, Load
 from hsmd.daemon.token.health import HealthListener, Nobody, TokenHealth
 from hsmd.daemon.token.jobs import Completion, Job, Status, completion_of, completion_of_lost
@@ -74,11 +75,13 @@ class TokenPool:
         spare: bool = False,
         recycle_after_operations: int = 0,
         recycle_after_s: float = 0.0,
+        crashed: Callable[[Job], None] = lambda job: None,
     ) -> None:
         """`window` is how many jobs a worker holds, `max_queue` how many wait here beyond that. `clock` is monotonic.
 
         `request_replacement(pid)` asks the launcher for another worker in place of a lost one. `completed` takes what
         one read or one sweep completed; it may submit again. `listener` hears how the token is, see `health`.
+        `crashed` hears of jobs during which a worker crashed.
         `workers` of those that are ready work, one more is a spare; when they leave, and why, says `crew`.
         """
         self._name = name
@@ -96,6 +99,7 @@ class TokenPool:
             workers, spare=spare, operations=recycle_after_operations, age_s=recycle_after_s, chance=random.Random()
         )
         self._ready = self._crew.working
+        self._culprits = Culprits(crashed)
         self._control = ControlLink(event=self._event, lost=self._control_lost)
         self._backlog = Backlog(self._finish_soon)
         self._entrance = Entrance()
@@ -176,6 +180,10 @@ class TokenPool:
             breaker=self._health.state.value,
             reason=self._health.reason,
         )
+
+    def ended(self, pid: int, by_signal: int) -> None:
+        """The launcher has seen a worker end, by a signal or by itself (0)."""
+        self._culprits.ended(pid, by_signal)
 
     def hold(self, reason: str) -> None:
         """Nobody may log in to the token, for this reason; empty when they may again. Workers that are ready go on."""
@@ -413,6 +421,8 @@ class TokenPool:
             self._note_away()
         # Read after the fence was set in close(): what has not begun by now never will.
         started = link.progress.started
+        if link.ready is not None and started > link.progress.finished:
+            self._culprits.lost(link.pid, next((job for job in link.jobs.values() if job.number == started), None))
         if replace:
             self._log.warning("worker.lost", token=self._name, pid=link.pid, reason=why, in_flight=len(link.jobs))
             self._restarts += 1

@@ -50,11 +50,18 @@ class Yard:
         self.workers: list[Worker] = []
         self.packets: list[dict[str, Any]] = []
         self.fail = False
+        self.ended: list[dict[str, Any]] = []
         monkeypatch.setattr(module, "spawn_worker", self._spawn)
         self.config: Config = configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml"))
-        self.places = Places(self.config, lambda packet, fds: self.packets.append(packet["worker"]))
+        self.places = Places(self.config, lambda packet, fds: self._note(packet))
         self.name = self.config.tokens[0].name
         self.allow("all")
+
+    def _note(self, packet: dict[str, Any]) -> None:
+        if "worker" in packet:
+            self.packets.append(packet["worker"])
+        else:
+            self.ended.append(packet["ended"])
 
     def allow(self, starts: str, *, cleared: bool = False) -> None:
         self.places.allow(self.name, starts, cleared=cleared)
@@ -237,6 +244,13 @@ def test_a_start_that_fails_is_tried_again(yard: Yard) -> None:
     yard.fail = False
     yard.places.start_due(0.05)
     assert len(yard.running) == 3
+
+
+def test_the_front_hears_how_workers_end(yard: Yard) -> None:
+    yard.places.start_due(0.0)
+    yard.workers[0].process.status, yard.workers[1].process.status = -11, EXIT_RECYCLE
+    yard.places.reap(1.0, stopping=False)
+    assert [(each["pid"], each["signal"]) for each in yard.ended] == [(1, 11), (2, 0)]
 
 
 def test_delays_are_bounded() -> None:

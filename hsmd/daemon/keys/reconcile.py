@@ -1,0 +1,74 @@
+"""Reconciliation: what the store says is in a token, compared with what the token serves. It changes neither.
+
+A daemon that died while it made or destroyed a key, another program on the token, or a store from a backup leave differences.
+They are shown (`hsmd token list`, the log) for a person to decide: a key that is in the token without a record may be the last
+copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hsmd import observe
+from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.token.messages import NO_PRIVATE_KEY, Describe, KeyDescription, KeyDescriptions
+from hsmd.daemon.token.pool import TokenPool
+from hsmd.errors import HsmdError
+
+INTERVAL_S = 300.0
+RETRY_S = 5.0
+"""How soon a token is asked again that could not be."""
+TIMEOUT_S = 60.0
+
+log = observe.logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """`missing`: names of keys that the store has and the token does not serve; `unknown`: digests, the other way round."""
+
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    at: datetime
+
+
+def compare(stored: Mapping[bytes, str], described: Iterable[KeyDescription], at: datetime) -> Differences:
+    """`stored` are the names of the store's keys in this token by digest."""
+    served = {bytes.fromhex(key.key) for key in described if NO_PRIVATE_KEY not in key.warnings}
+    missing = sorted(name for digest, name in stored.items() if digest not in served)
+    return Differences(tuple(missing), tuple(sorted(digest.hex() for digest in served - stored.keys())), at)
+
+
+class Reconciler:
+    """Asks each token's control worker now and then; lives on the event loop."""
+
+    def __init__(self, *, pools: Mapping[str, TokenPool], snapshot: Callable[[], Snapshot]) -> None:
+        self._pools = pools
+        self._snapshot = snapshot
+        self.found: dict[str, Differences] = {}
+
+    async def follow(self) -> None:
+        """Compare at the start and every `INTERVAL_S`; runs until cancelled."""
+        while True:
+            done = [await self._look(name, pool) for name, pool in list(self._pools.items())]
+            for name in self.found.keys() - self._pools.keys():
+                del self.found[name]
+            await asyncio.sleep(INTERVAL_S if all(done) else RETRY_S)
+
+    async def _look(self, name: str, pool: TokenPool) -> bool:
+        """Compare one token; whether it could be asked."""
+        try:
+            answer: KeyDescriptions = await pool.control(Describe(), TIMEOUT_S)
+        except HsmdError:
+            return False
+        found = compare(self._snapshot().keys_in(name), answer.keys, datetime.now(UTC))
+        before = self.found.get(name)
+        if (found.missing, found.unknown) != ((before.missing, before.unknown) if before else ((), ())):
+            log.warning(
+                "token.differs", token=name, reason=f"{len(found.missing)} missing, {len(found.unknown)} unknown"
+            )
+        self.found[name] = found
+        return True

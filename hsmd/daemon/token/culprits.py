@@ -1,0 +1,54 @@
+"""Culprits: which job was in a worker's hands when it crashed.
+
+The front sees a socket close and, in the progress page, which job had begun and not ended; the launcher sees how the process
+ended. Only both together say that a job crashed a worker, and they come in either order.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+from hsmd.daemon.token.jobs import Job
+
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS})
+"""What a module does to itself. SIGKILL and SIGTERM come from elsewhere."""
+MAX_WAITING = 64
+"""Workers of which only one half is known."""
+
+
+class Culprits:
+    """Brings the two halves together."""
+
+    def __init__(self, crashed: Callable[[Job], None]) -> None:
+        """`crashed` is called for each job during which a worker crashed."""
+        self._crashed = crashed
+        self._jobs: dict[int, Job] = {}
+        self._crashes: dict[int, None] = {}
+
+    def lost(self, pid: int, job: Job | None) -> None:
+        """The front has lost a worker that was at this job."""
+        if job is None:
+            return
+        if pid in self._crashes:
+            del self._crashes[pid]
+            self._crashed(job)
+            return
+        _make_room(self._jobs)
+        self._jobs[pid] = job
+
+    def ended(self, pid: int, by_signal: int) -> None:
+        """The launcher has seen a worker end, by a signal or by itself (0)."""
+        job = self._jobs.pop(pid, None)
+        if by_signal not in CRASHES:
+            return
+        if job is not None:
+            self._crashed(job)
+            return
+        _make_room(self._crashes)
+        self._crashes[pid] = None
+
+
+def _make_room(waiting: dict[int, Job] | dict[int, None]) -> None:
+    while len(waiting) >= MAX_WAITING:
+        del waiting[next(iter(waiting))]

@@ -1,0 +1,100 @@
+"""Penalties, the search for the culprit, and the comparison of store and token."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from hsmd.daemon.keys.penalties import CRASHES, FIRST_S, LONGEST_S, MAX_PAIRS, MEMORY_S, Penalties
+from hsmd.daemon.keys.reconcile import compare
+from hsmd.daemon.token.culprits import MAX_WAITING, Culprits
+from hsmd.daemon.token.jobs import Job
+from hsmd.daemon.token.messages import NO_PRIVATE_KEY, KeyDescription
+
+KEY, OTHER = b"\1" * 32, b"\2" * 32
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_two_crashes_and_only_this_pair_is_refused(clock: Clock) -> None:
+    penalties = Penalties(clock)
+    for _ in range(CRASHES):
+        assert not penalties.refuses("web", KEY)
+        penalties.crashed("web", KEY)
+    assert penalties.refuses("web", KEY)
+    assert not penalties.refuses("web", OTHER)
+    assert not penalties.refuses("mail", KEY)
+    clock.now += FIRST_S
+    assert not penalties.refuses("web", KEY)
+
+
+def test_each_further_crash_doubles_it_up_to_a_limit_and_time_heals(clock: Clock) -> None:
+    penalties = Penalties(clock)
+    lasts = [penalties.crashed("web", KEY) for _ in range(30)]
+    assert lasts[:4] == [0.0, FIRST_S, FIRST_S * 2, FIRST_S * 4]
+    assert lasts[-1] == LONGEST_S
+    clock.now += LONGEST_S + MEMORY_S
+    assert penalties.crashed("web", KEY) == 0.0
+
+
+def test_memory_is_bounded(clock: Clock) -> None:
+    penalties = Penalties(clock)
+    for number in range(3 * MAX_PAIRS):
+        penalties.crashed(f"client-{number}", KEY)
+    assert len(penalties.pairs) == MAX_PAIRS
+
+
+@pytest.mark.parametrize("order", [("lost", "ended"), ("ended", "lost")])
+@pytest.mark.parametrize("by", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM, 0])
+def test_a_crash_is_known_from_both_halves_in_any_order(order: tuple[str, str], by: int) -> None:
+    found: list[Job] = []
+    culprits = Culprits(found.append)
+    job: Any = object()
+    for half in order:
+        assert found == []
+        if half == "lost":
+            culprits.lost(7, job)
+        else:
+            culprits.ended(7, by)
+    assert found == ([job] if by in (signal.SIGSEGV, signal.SIGABRT) else [])
+    culprits.ended(7, signal.SIGSEGV)
+    assert len(found) <= 1, "a pid that is used again is another worker"
+
+
+def test_halves_that_stay_alone_are_forgotten() -> None:
+    culprits = Culprits(lambda job: None)
+    job: Any = object()
+    for pid in range(3 * MAX_WAITING):
+        culprits.lost(pid, job)
+        culprits.ended(pid + 10_000, signal.SIGSEGV)
+    assert len(culprits._jobs) <= MAX_WAITING
+    assert len(culprits._crashes) <= MAX_WAITING
+
+
+def test_differences_between_store_and_token() -> None:
+    def described(digest: bytes, *warnings: str) -> KeyDescription:
+        return KeyDescription(digest.hex(), "p-256", b"", ["tls-server"], "01", "", list(warnings))
+
+    at = datetime.now(UTC)
+    there, empty, foreign = b"\3" * 32, b"\4" * 32, b"\5" * 32
+    found = compare(
+        {KEY: "gone", there: "there", empty: "empty"},
+        [described(there, "extractable"), described(empty, NO_PRIVATE_KEY), described(foreign)],
+        at,
+    )
+    assert found.missing == ("empty", "gone")
+    assert found.unknown == (foreign.hex(),)
+    assert found.at == at
