@@ -1,0 +1,51 @@
+"""F19: clocks that jump. Order on the log is the index, deadlines are monotonic, and only what has a date depends on the date."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hsmd.daemon.audit import AuditLog
+from hsmd.transparency.chain import verify
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+GRANT = ("web-1", "SHA256:abc", "www", bytes(32), "tls13-server", 0x0403)
+YEAR = timedelta(days=365)
+
+
+class Clock:
+    """A wall clock that somebody sets."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.mark.parametrize("jump", [-YEAR, YEAR, -timedelta(milliseconds=1)], ids=["back", "forward", "a little back"])
+async def test_a_log_goes_on_whatever_the_clock_says(tmp_path: Path, jump: timedelta) -> None:
+    clock = Clock()
+    log = AuditLog.open(tmp_path / "audit", clock=clock)
+    before = log.attempt(*GRANT, b"before")
+    log.commit()
+    clock.now += jump
+    log.outcome(before, "performed", b"answer")
+    left_open = log.attempt(*GRANT, b"after")
+    log.commit()
+    # Syncing in the background keeps to monotonic time: it happens now, not in a year.
+    began = time.monotonic()
+    async with asyncio.timeout(5):
+        await log.commit_durable()
+    assert time.monotonic() - began < 5
+    await log.close()
+    clock.now -= 2 * jump
+    again = AuditLog.open(tmp_path / "audit", clock=clock)
+    await again.close()
+    lines = (tmp_path / "audit" / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    assert verify(lines).intact
+    assert f'"attempt":{left_open},"result":"unknown"'.encode() in b"".join(lines)
