@@ -1,20 +1,23 @@
-"""Store and snapshot against a model of sixty lines that knows neither: same grants, same identities, same decisions.
+"""Store and snapshot against a model that knows neither: same grants, same identities, same decisions.
 
-Hypothesis drives clients, credentials, CAs, keys and grants in any order, with names that come back after a removal and
-names that only look alike. After every change all identities seen so far, old ones too, ask for every key and purpose.
-`HSMD_MODEL_EXAMPLES` and `HSMD_MODEL_STEPS` raise the count.
+Clients, credentials, CAs, keys, grants, renames and revocations in any order, with names that come back after a removal or a
+rename and names that only look alike. Hypothesis drives few long runs: after every change all identities seen so far,
+old ones too, ask for every key and purpose. A seeded generator drives many short ones, which ask for some.
+`HSMD_MODEL_EXAMPLES`, `HSMD_MODEL_STEPS` and `HSMD_MODEL_SEQUENCES` raise the counts.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings, strategies as st
@@ -22,163 +25,60 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.access import Grant, Identity, Role, Snapshot
-from hsmd.daemon.store import CredentialRecord, KeyRecord, Store
+from hsmd.daemon.store import CredentialRecord, KeyRecord, RevocationRecord, Store
 from hsmd.errors import HsmdError
+from hsmd.protocol.messages import ClientRemove, KeyShow
 from hsmd.purposes import Purpose
+from tests.access_model import (
+    CAS,
+    CEILINGS,
+    CERTIFICATES,
+    CODES,
+    DIGESTS,
+    FINGERPRINTS,
+    GOOD_NAMES,
+    LIFETIME_S,
+    NAMES,
+    PAIRS,
+    REVOCATIONS,
+    Made,
+    Model,
+)
 
-EXAMPLES = int(os.environ.get("HSMD_MODEL_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("HSMD_MODEL_EXAMPLES", "8"))
 STEPS = int(os.environ.get("HSMD_MODEL_STEPS", "50"))
+SEQUENCES = int(os.environ.get("HSMD_MODEL_SEQUENCES", "300"))
+CHANGES = 8
+"""In one of many sequences, after a beginning that has something to lose."""
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where a sync costs nothing."""
-
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-NAMES = ("web", "Web", "web.1", "w\u0435b", "*", "")
-"""The last three are not names: a Cyrillic letter, a wildcard, nothing."""
-FINGERPRINTS = tuple("SHA256:" + letter * 43 for letter in "abc")
-CAS = tuple("SHA256:" + letter * 43 for letter in "yz")
-PAIRS = (b"pair 0", b"pair 1", b"pair 2")
-DIGESTS = {pair: sha256(pair).digest() for pair in PAIRS}
-CEILINGS = (
-    frozenset({Purpose.TLS13_SERVER, Purpose.TLS12_SERVER, Purpose.X509_REQUEST}),
-    frozenset({Purpose.SIGN_DIGEST, Purpose.SIGN_MESSAGE}),
-    frozenset({Purpose.TLS12_RSA_PREMASTER}),
-)
-CODES = (1, 3, 5, 8, 9, 0x80, 2, 6, 255)
+CERTIFICATE_END = timedelta(seconds=LIFETIME_S)
 
-names = st.sampled_from(NAMES[:3] * 3 + NAMES[3:])
-good_names = st.sampled_from(NAMES[:3])
+names = st.sampled_from(GOOD_NAMES * 3 + NAMES[3:])
+good_names = st.sampled_from(GOOD_NAMES)
 some_purposes = st.frozensets(st.sampled_from([Purpose(code) for code in CODES[:7]]), max_size=3)
 
 
-class Model:
-    """What must hold, said a second time. A client or key is a number that never comes back; names only point at it."""
+class Pair:
+    """A store on SQLite and the model: every change is made to both, and both must say the same of it."""
 
     def __init__(self) -> None:
-        self.numbers = itertools.count()
-        self.clients: dict[str, int] = {}
-        self.keys: dict[str, int] = {}
-        self.role: dict[int, Role] = {}
-        self.credential: dict[str, int] = {}
-        self.trust: set[tuple[str, int]] = set()
-        self.pair: dict[int, bytes] = {}
-        self.ceiling: dict[int, frozenset[Purpose]] = {}
-        self.grants: set[tuple[int, int, int]] = set()
-
-    def add_client(self, name: str, role: Role, fingerprint: str | None) -> str:
-        if name not in NAMES[:3]:
-            return "BadRequest"
-        if name in self.clients or fingerprint in self.credential:
-            return "Conflict"
-        self.clients[name] = number = next(self.numbers)
-        self.role[number] = role
-        if fingerprint is not None:
-            self.credential[fingerprint] = number
-        return "done"
-
-    def add_credential(self, name: str, fingerprint: str) -> str:
-        if name not in self.clients:
-            return "NotFound"
-        if fingerprint in self.credential:
-            return "Conflict"
-        self.credential[fingerprint] = self.clients[name]
-        return "done"
-
-    def remove_client(self, name: str) -> str:
-        if name not in self.clients:
-            return "NotFound"
-        gone = self.clients.pop(name)
-        self.credential = {
-            fingerprint: owner for fingerprint, owner in self.credential.items() if owner != gone
-        }
-        return "done"
-
-    def trust_ca(self, ca: str, clients: Iterable[str]) -> str:
-        if not set(clients) <= self.clients.keys():
-            return "NotFound"
-        self.trust = {(other, client) for other, client in self.trust if other != ca}
-        self.trust |= {(ca, self.clients[name]) for name in clients}
-        return "done"
-
-    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose]) -> str:
-        if name not in NAMES[:3]:
-            return "BadRequest"
-        if name in self.keys or pair in (self.pair[number] for number in self.keys.values()):
-            return "Conflict"
-        self.keys[name] = number = next(self.numbers)
-        self.pair[number], self.ceiling[number] = pair, ceiling
-        return "done"
-
-    def remove_key(self, name: str) -> str:
-        return "NotFound" if self.keys.pop(name, None) is None else "done"
-
-    def add_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> str:
-        if client not in self.clients or key not in self.keys:
-            return "NotFound"
-        who, what = self.clients[client], self.keys[key]
-        fine = (
-            bool(purposes) and purposes <= self.ceiling[what] and all(purpose < 0x80 for purpose in purposes)
-        )
-        if self.role[who] is not Role.FRONT_END or not fine:
-            return "BadRequest"
-        self.grants |= {(who, what, int(purpose)) for purpose in purposes}
-        return "done"
-
-    def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> str:
-        if client not in self.clients or key not in self.keys:
-            return "NotFound"
-        who, what = self.clients[client], self.keys[key]
-        self.grants -= {(who, what, code) for code in (purposes or range(256))}
-        return "done"
-
-    def by_key(self, user: str, fingerprint: str) -> int | None:
-        owner = self.credential.get(fingerprint)
-        return owner if owner is not None and self.clients.get(user) == owner else None
-
-    def by_certificate(self, user: str, ca: str, principals: list[str]) -> int | None:
-        who = self.clients.get(user)
-        return who if who is not None and principals == [user] and (ca, who) in self.trust else None
-
-    def stands(self, user: str, anchor: str, role: Role) -> bool:
-        """Could somebody come as `user` with what `anchor` vouches for now, in this role?"""
-        who = (
-            self.by_key(user, anchor) if anchor in FINGERPRINTS else self.by_certificate(user, anchor, [user])
-        )
-        return who is not None and self.role[who] is role
-
-    def may_use(self, user: str, anchor: str, role: Role, pair: bytes, code: int) -> bool:
-        if not self.stands(user, anchor, role):
-            return False
-        who = self.clients[user]
-        return any(
-            self.pair[what] == pair and (who, what, code) in self.grants for what in self.keys.values()
-        )
-
-
-class AccessMachine(RuleBasedStateMachine):
-    """Does everything twice: to a store on SQLite, and to the model."""
-
-    steps = 0
-    decisions = 0
-    allowed = 0
-
-    @initialize(pair=st.sampled_from(PAIRS))
-    def begin(self, pair: bytes) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="hsmd-model-", dir=MEMORY))
         self.store = Store(f"sqlite:///{self.directory}/store.db")
         self.store.migrate()
-        self.model = Model()
-        self.identities: dict[Identity, str] = {}
-        self.snapshot = Snapshot.build(self.store.load())
-        self.checked = -1
-        self.add_front_end("web", FINGERPRINTS[0])
-        self.add_key("web", pair, CEILINGS[0])
-        self.add_grant_of_all("web", "web")
-        self.trust_ca(CAS[0], ["web"])
+        self.steps = self.decisions = self.allowed = 0
+        self.begin()
 
-    def teardown(self) -> None:
-        if hasattr(self, "store"):
-            self.store.close()
-            shutil.rmtree(self.directory)
+    def begin(self) -> None:
+        """A new model for what the store holds: nothing."""
+        self.model = Model()
+        self.identities: dict[Identity, tuple[str, Made | None]] = {}
+        self.snapshot = Snapshot.build(self.store.load())
+
+    def close(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.directory)
 
     def both(self, expected: str, action: Callable[[], object]) -> None:
         try:
@@ -188,101 +88,200 @@ class AccessMachine(RuleBasedStateMachine):
             outcome = type(error).__name__
         assert outcome == expected
         self.snapshot = Snapshot.build(self.store.load())
-        type(self).steps += 1
+        self.steps += 1
 
     # --- changes ---
 
-    @rule(name=names, role=st.sampled_from(Role), fingerprint=st.none() | st.sampled_from(FINGERPRINTS))
     def add_client(self, name: str, role: Role, fingerprint: str | None) -> None:
         credential = None if fingerprint is None else CredentialRecord(fingerprint, "line")
         expected = self.model.add_client(name, role, fingerprint)
         self.both(expected, lambda: self.store.add_client(name, role, NOW, credential))
 
-    @rule(name=good_names, fingerprint=st.sampled_from(FINGERPRINTS))
-    def add_front_end(self, name: str, fingerprint: str) -> None:
-        self.add_client(name, Role.FRONT_END, fingerprint)
-
-    @rule(name=names, fingerprint=st.sampled_from(FINGERPRINTS))
     def add_credential(self, name: str, fingerprint: str) -> None:
         expected = self.model.add_credential(name, fingerprint)
         self.both(expected, lambda: self.store.add_credential(name, fingerprint, "line"))
 
-    @rule(name=names)
     def remove_client(self, name: str) -> None:
         self.both(self.model.remove_client(name), lambda: self.store.remove_client(name))
 
-    @rule(ca=st.sampled_from(CAS), clients=st.lists(good_names, max_size=3))
-    def trust_ca(self, ca: str, clients: list[str]) -> None:
-        self.both(self.model.trust_ca(ca, clients), lambda: self.store.trust_ca(ca, "line", clients))
+    def rename_client(self, name: str, new_name: str) -> None:
+        expected = self.model.rename(self.model.clients, name, new_name)
+        self.both(expected, lambda: self.store.rename_client(name, new_name))
 
-    @rule(name=names, pair=st.sampled_from(PAIRS), ceiling=st.sampled_from(CEILINGS))
+    def trust_ca(self, ca: str, clients: list[str], lifetime: int) -> None:
+        expected = self.model.trust_ca(ca, clients, lifetime)
+        self.both(expected, lambda: self.store.trust_ca(ca, "line", clients, lifetime))
+
+    def distrust_ca(self, ca: str) -> None:
+        self.both(self.model.distrust_ca(ca), lambda: self.store.distrust_ca(ca))
+
+    def revoke(self, revoked: tuple[str, str, str]) -> None:
+        self.both(self.model.revoke(*revoked), lambda: self.store.revoke(RevocationRecord(*revoked, NOW)))
+
     def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose]) -> None:
         key = KeyRecord(name, KeyType.RSA_2048, DIGESTS[pair], pair, ceiling, "main", NOW)
         self.both(self.model.add_key(name, pair, ceiling), lambda: self.store.add_key(key))
 
-    @rule(name=names)
     def remove_key(self, name: str) -> None:
         self.both(self.model.remove_key(name), lambda: self.store.remove_key(name))
 
-    @rule(client=names, key=names, purposes=some_purposes)
+    def rename_key(self, name: str, new_name: str) -> None:
+        expected = self.model.rename(self.model.keys, name, new_name)
+        self.both(expected, lambda: self.store.rename_key(name, new_name))
+
     def add_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> None:
         expected = self.model.add_grant(client, key, purposes)
         self.both(expected, lambda: self.store.add_grant(client, key, purposes))
 
-    @rule(client=good_names, key=good_names)
     def add_grant_of_all(self, client: str, key: str) -> None:
         number = self.model.keys.get(key)
         ceiling = CEILINGS[0] if number is None else self.model.ceiling[number]
         self.add_grant(client, key, frozenset(purpose for purpose in ceiling if purpose < 0x80))
 
-    @rule(client=names, key=names, purposes=some_purposes)
     def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> None:
         expected = self.model.remove_grant(client, key, purposes)
         self.both(expected, lambda: self.store.remove_grant(client, key, purposes))
 
-    # --- what must agree after every change ---
+    # --- what must agree ---
+
+    def connect_with_key(self, user: str, fingerprint: str) -> None:
+        identity = self.snapshot.identify_key(user, fingerprint)
+        self.compare(identity, self.model.by_key(user, fingerprint), user, fingerprint, None)
+
+    def connect_with_certificate(self, user: str, ca: str, principals: list[str], made: Made) -> None:
+        decision = self.snapshot.identify_certificate(
+            user, ca_fingerprint=ca, principals=principals, critical_options={}, valid_after=NOW,
+            valid_before=NOW + CERTIFICATE_END, serial=made.serial, key_id=made.key_id, key_fingerprint=made.key,
+            peer_address="192.0.2.1", now=NOW,
+        )  # fmt: skip
+        identity = decision if isinstance(decision, Identity) else None
+        self.compare(identity, self.model.by_certificate(user, ca, principals, made), user, ca, made)
+
+    def compare(
+        self, identity: Identity | None, number: int | None, user: str, anchor: str, made: Made | None
+    ) -> None:
+        assert (identity is None) == (number is None), (user, anchor, made)
+        self.decisions += 1
+        if identity is not None and number is not None:
+            assert (identity.client, identity.role) == (user, self.model.role[number])
+            self.identities[identity] = (anchor, made)
+
+    def ask(self, identity: Identity, pair: bytes, code: int) -> None:
+        anchor, made = self.identities[identity]
+        decision = self.snapshot.decide(identity, DIGESTS[pair], code, NOW)
+        expected = self.model.may_use(identity.client, anchor, made, identity.role, pair, code)
+        assert isinstance(decision, Grant) is expected, (identity, pair, code, decision)
+        late = self.snapshot.decide(identity, DIGESTS[pair], code, NOW + CERTIFICATE_END)
+        assert isinstance(late, Grant) is (expected and identity.expires_at is None)
+        self.decisions += 2
+        self.allowed += expected
+
+    def ask_for_control(self, identity: Identity, name: str) -> None:
+        anchor, made = self.identities[identity]
+        stands = self.model.stands(identity.client, anchor, made, identity.role)
+        assert self.snapshot.knows(identity) is stands
+        denial = self.snapshot.decide_request(identity, KeyShow(name), NOW)
+        assert (denial is None) is self.model.may_see(identity.client, anchor, made, identity.role, name)
+        denial = self.snapshot.decide_request(identity, ClientRemove(name), NOW)
+        assert (denial is None) is (stands and identity.role is Role.OPERATOR)
+        self.decisions += 3
+
+
+class AccessMachine(RuleBasedStateMachine):
+    """Few long runs, which ask for everything."""
+
+    steps = decisions = allowed = 0
+
+    @initialize(pair=st.sampled_from(PAIRS))
+    def begin(self, pair: bytes) -> None:
+        self.pair = Pair()
+        self.checked = -1
+        begin_with_something(self.pair, pair)
+
+    def teardown(self) -> None:
+        if hasattr(self, "pair"):
+            self.pair.close()
+            for count in ("steps", "decisions", "allowed"):
+                setattr(AccessMachine, count, getattr(AccessMachine, count) + getattr(self.pair, count))
+
+    @rule(name=names, role=st.sampled_from(Role), fingerprint=st.none() | st.sampled_from(FINGERPRINTS))
+    def add_client(self, name: str, role: Role, fingerprint: str | None) -> None:
+        self.pair.add_client(name, role, fingerprint)
+
+    @rule(name=good_names, fingerprint=st.sampled_from(FINGERPRINTS))
+    def add_front_end(self, name: str, fingerprint: str) -> None:
+        self.pair.add_client(name, Role.FRONT_END, fingerprint)
+
+    @rule(name=names, fingerprint=st.sampled_from(FINGERPRINTS))
+    def add_credential(self, name: str, fingerprint: str) -> None:
+        self.pair.add_credential(name, fingerprint)
+
+    @rule(name=names)
+    def remove_client(self, name: str) -> None:
+        self.pair.remove_client(name)
+
+    @rule(name=names, new_name=names)
+    def rename_client(self, name: str, new_name: str) -> None:
+        self.pair.rename_client(name, new_name)
+
+    @rule(ca=st.sampled_from(CAS), clients=st.lists(good_names, max_size=3), lifetime=st.sampled_from([0, 60, 3_600]))
+    def trust_ca(self, ca: str, clients: list[str], lifetime: int) -> None:
+        self.pair.trust_ca(ca, clients, lifetime)
+
+    @rule(ca=st.sampled_from(CAS))
+    def distrust_ca(self, ca: str) -> None:
+        self.pair.distrust_ca(ca)
+
+    @rule(revoked=st.sampled_from(REVOCATIONS))
+    def revoke(self, revoked: tuple[str, str, str]) -> None:
+        self.pair.revoke(revoked)
+
+    @rule(name=names, pair=st.sampled_from(PAIRS), ceiling=st.sampled_from(CEILINGS))
+    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose]) -> None:
+        self.pair.add_key(name, pair, ceiling)
+
+    @rule(name=names)
+    def remove_key(self, name: str) -> None:
+        self.pair.remove_key(name)
+
+    @rule(name=names, new_name=names)
+    def rename_key(self, name: str, new_name: str) -> None:
+        self.pair.rename_key(name, new_name)
+
+    @rule(client=names, key=names, purposes=some_purposes)
+    def add_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> None:
+        self.pair.add_grant(client, key, purposes)
+
+    @rule(client=good_names, key=good_names)
+    def add_grant_of_all(self, client: str, key: str) -> None:
+        self.pair.add_grant_of_all(client, key)
+
+    @rule(client=names, key=names, purposes=some_purposes)
+    def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> None:
+        self.pair.remove_grant(client, key, purposes)
 
     @invariant()
     def everything_agrees(self) -> None:
-        if not hasattr(self, "snapshot") or self.checked == self.snapshot.version:
+        if not hasattr(self, "pair") or self.checked == self.pair.snapshot.version:
             return
-        self.checked = self.snapshot.version
-        self.connect_with_keys()
-        self.connect_with_certificates()
-        self.ask_for_keys()
-
-    def connect_with_keys(self) -> None:
+        self.checked = self.pair.snapshot.version
         for user, fingerprint in itertools.product(NAMES, FINGERPRINTS + CAS):
-            identity = self.snapshot.identify_key(user, fingerprint)
-            self.compare_identity(identity, self.model.by_key(user, fingerprint), user, fingerprint)
+            self.pair.connect_with_key(user, fingerprint)
+        for user, ca, other in itertools.product(NAMES, CAS + FINGERPRINTS[:1], NAMES):
+            for principals, made in itertools.product(([other], [user, other], []), CERTIFICATES):
+                self.pair.connect_with_certificate(user, ca, principals, made)
+        for identity, pair, code in itertools.product(self.pair.identities, PAIRS, CODES):
+            self.pair.ask(identity, pair, code)
+        for identity, name in itertools.product(self.pair.identities, NAMES[:4]):
+            self.pair.ask_for_control(identity, name)
 
-    def connect_with_certificates(self) -> None:
-        for user, ca, other in itertools.product(NAMES, CAS + FINGERPRINTS, NAMES):
-            for principals in ([other], [user, other], []):
-                decision = self.snapshot.identify_certificate(
-                    user, ca_fingerprint=ca, principals=principals, critical_options={}, valid_after=NOW,
-                    valid_before=NOW + timedelta(hours=1), serial=1, key_id="id", key_fingerprint="K", peer_address="192.0.2.1", now=NOW,
-                )  # fmt: skip
-                identity = decision if isinstance(decision, Identity) else None
-                self.compare_identity(identity, self.model.by_certificate(user, ca, principals), user, ca)
 
-    def compare_identity(self, identity: Identity | None, number: int | None, user: str, anchor: str) -> None:
-        assert (identity is None) == (number is None), (user, anchor)
-        if identity is not None and number is not None:
-            assert (identity.client, identity.role) == (user, self.model.role[number])
-            self.identities[identity] = anchor
-
-    def ask_for_keys(self) -> None:
-        for identity, anchor in self.identities.items():
-            assert self.snapshot.knows(identity) is self.model.stands(identity.client, anchor, identity.role)
-        for (identity, anchor), pair, code in itertools.product(self.identities.items(), PAIRS, CODES):
-            decision = self.snapshot.decide(identity, DIGESTS[pair], code, NOW)
-            expected = self.model.may_use(identity.client, anchor, identity.role, pair, code)
-            assert isinstance(decision, Grant) is expected, (identity, pair, code, decision)
-            late = self.snapshot.decide(identity, DIGESTS[pair], code, NOW + timedelta(hours=1))
-            assert isinstance(late, Grant) is (expected and identity.expires_at is None)
-            type(self).decisions += 2
-            type(self).allowed += expected
+def begin_with_something(both: Pair, pair: bytes) -> None:
+    """A front end with a grant, which comes with a key or a certificate."""
+    both.add_client("web", Role.FRONT_END, FINGERPRINTS[0])
+    both.add_key("web", pair, CEILINGS[0])
+    both.add_grant_of_all("web", "web")
+    both.trust_ca(CAS[0], ["web"], 86_400)
 
 
 @pytest.mark.timeout(900)  # a counterexample takes minutes to shrink
@@ -302,3 +301,104 @@ def test_store_and_snapshot_decide_like_the_model() -> None:
     print("{} changes, {} decisions, {} of them grants, no difference".format(*counts))
     assert AccessMachine.decisions > 100 * EXAMPLES
     assert AccessMachine.allowed > EXAMPLES
+
+
+# --- many short sequences ---
+
+
+class Sequences:
+    """Draws changes and requests from a seeded generator."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = random.Random(seed)
+        self.both = Pair()
+
+    def run(self, count: int) -> tuple[int, int, int]:
+        """(changes, decisions, grants among them) of so many sequences."""
+        try:
+            for _ in range(count):
+                self.sequence()
+            return self.both.steps, self.both.decisions, self.both.allowed
+        finally:
+            self.both.close()
+
+    def sequence(self) -> None:
+        """From an empty store on: something to lose, changes, and requests after each."""
+        empty(self.both.store)
+        self.both.begin()
+        begin_with_something(self.both, self.draw.choice(PAIRS))
+        self.requests()
+        for _ in range(CHANGES):
+            self.change()
+            self.requests()
+
+    def change(self) -> None:
+        both, pick, name = self.both, self.draw.choice, self.name
+        self.draw.choice(
+            (
+                lambda: both.add_client(name(), pick(list(Role)), pick((None, *FINGERPRINTS))),
+                lambda: both.add_client(pick(GOOD_NAMES), Role.FRONT_END, pick(FINGERPRINTS)),
+                lambda: both.add_credential(name(), pick(FINGERPRINTS)),
+                lambda: both.remove_client(name()),
+                lambda: both.rename_client(name(), name()),
+                lambda: both.rename_client("web", pick(GOOD_NAMES)),
+                lambda: both.trust_ca(pick(CAS), self.draw.sample(GOOD_NAMES, pick((0, 1, 2))), pick((0, 60, 3_600))),
+                lambda: both.distrust_ca(pick(CAS)),
+                lambda: both.revoke(pick(REVOCATIONS)),
+                lambda: both.add_key(name(), pick(PAIRS), pick(CEILINGS)),
+                lambda: both.remove_key(name()),
+                lambda: both.rename_key(name(), name()),
+                lambda: both.add_grant(name(), name(), self.purposes()),
+                lambda: both.add_grant_of_all(name(), name()),
+                lambda: both.remove_grant(name(), name(), self.purposes()),
+            )
+        )()
+
+    def requests(self) -> None:
+        both, pick = self.both, self.draw.choice
+        for user in (*GOOD_NAMES, pick(NAMES)):
+            both.connect_with_key(user, pick(FINGERPRINTS + CAS))
+            other = pick((user, user, pick(NAMES)))
+            principals: Any = pick(([other], [other], [user, other], []))
+            both.connect_with_certificate(user, pick(CAS), principals, pick(CERTIFICATES))
+        for identity in both.identities:
+            both.ask(identity, pick(PAIRS), pick(CODES))
+            both.ask(identity, pick(PAIRS), pick(CODES[:2]))
+            both.ask_for_control(identity, self.name())
+
+    def name(self) -> str:
+        return self.draw.choice(GOOD_NAMES * 3 + NAMES[3:])
+
+    def purposes(self) -> frozenset[Purpose]:
+        return frozenset(Purpose(code) for code in self.draw.sample(CODES[:7], self.draw.choice((0, 1, 2))))
+
+
+def empty(store: Store) -> None:
+    """Take everything away; rows are gone, but the numbers they had never come back."""
+    contents = store.load()
+    for client in contents.clients:
+        store.remove_client(client.name)
+    for key in contents.keys:
+        store.remove_key(key.name)
+    if contents.revocations:  # there is no way to take one back but in the database
+        with store._engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM revocations")
+
+
+def run_sequences(chunk: tuple[int, int]) -> tuple[int, int, int]:
+    seed, count = chunk
+    try:
+        return Sequences(seed).run(count)
+    except AssertionError as error:
+        raise AssertionError(f"sequences of seed {seed}: {error}") from error
+
+
+@pytest.mark.timeout(0)
+def test_many_short_sequences_decide_like_the_model() -> None:
+    seed, size = random.getrandbits(32), max(50, min(500, SEQUENCES // 8))
+    chunks = [(seed + at, min(size, SEQUENCES - at)) for at in range(0, SEQUENCES, size)]
+    with ProcessPoolExecutor(os.cpu_count()) as processes:
+        counts = [sum(column) for column in zip(*processes.map(run_sequences, chunks), strict=True)]
+    print(f"seed {seed}: {SEQUENCES} sequences, {counts[0]} changes, {counts[1]} decisions, {counts[2]} of them grants")
+    assert counts[0] >= SEQUENCES * CHANGES
+    assert counts[2] > SEQUENCES

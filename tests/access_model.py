@@ -1,0 +1,192 @@
+"""What access must decide, said a second time in a hundred lines that know neither store nor snapshot."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import NamedTuple
+
+from hsmd.daemon.access import Role
+from hsmd.purposes import Purpose
+
+GOOD_NAMES = ("web", "Web", "web.1")
+NAMES = (*GOOD_NAMES, "w\u0435b", "*", "")
+"""The last three are not names: a Cyrillic letter, a wildcard, nothing."""
+FINGERPRINTS = tuple("SHA256:" + letter * 43 for letter in "abc")
+CAS = tuple("SHA256:" + letter * 43 for letter in "yz")
+PAIRS = (b"pair 0", b"pair 1", b"pair 2")
+DIGESTS = {pair: sha256(pair).digest() for pair in PAIRS}
+CEILINGS = (
+    frozenset({Purpose.TLS13_SERVER, Purpose.TLS12_SERVER, Purpose.X509_REQUEST}),
+    frozenset({Purpose.SIGN_DIGEST, Purpose.SIGN_MESSAGE}),
+    frozenset({Purpose.TLS12_RSA_PREMASTER}),
+)
+CODES = (1, 3, 5, 8, 9, 0x80, 2, 6, 255)
+LIFETIME_S = 3_600
+"""Of every certificate here."""
+
+
+class Made(NamedTuple):
+    """What tells one certificate of a CA from another."""
+
+    serial: int
+    key_id: str
+    key: str
+
+
+CERTIFICATES = (Made(1, "a", "SHA256:" + "k" * 43), Made(2, "a", FINGERPRINTS[0]), Made(3, "1", "SHA256:" + "k" * 43))
+REVOCATIONS = (
+    *(("key", "", each) for each in (*FINGERPRINTS, *CAS, CERTIFICATES[0].key)),
+    *(("serial", ca, str(number)) for ca in CAS for number in (1, 2)),
+    *(("key-id", ca, text) for ca in CAS for text in ("a", "1")),
+)
+
+
+class Model:
+    """What must hold, said a second time. A client or key is a number that never comes back; names only point at it."""
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count()
+        self.clients: dict[str, int] = {}
+        self.keys: dict[str, int] = {}
+        self.role: dict[int, Role] = {}
+        self.credential: dict[str, int] = {}
+        self.trust: set[tuple[str, int]] = set()
+        self.lifetime: dict[str, int] = {}
+        self.revoked: set[tuple[str, str, str]] = set()
+        self.pair: dict[int, bytes] = {}
+        self.ceiling: dict[int, frozenset[Purpose]] = {}
+        self.grants: set[tuple[int, int, int]] = set()
+
+    def add_client(self, name: str, role: Role, fingerprint: str | None) -> str:
+        if name not in GOOD_NAMES:
+            return "BadRequest"
+        if name in self.clients or fingerprint in self.credential:
+            return "Conflict"
+        self.clients[name] = number = next(self.numbers)
+        self.role[number] = role
+        if fingerprint is not None:
+            self.credential[fingerprint] = number
+        return "done"
+
+    def add_credential(self, name: str, fingerprint: str) -> str:
+        if name not in self.clients:
+            return "NotFound"
+        if fingerprint in self.credential:
+            return "Conflict"
+        self.credential[fingerprint] = self.clients[name]
+        return "done"
+
+    def remove_client(self, name: str) -> str:
+        if name not in self.clients:
+            return "NotFound"
+        gone = self.clients.pop(name)
+        self.trust = {(ca, client) for ca, client in self.trust if client != gone}
+        self.lifetime = {ca: span for ca, span in self.lifetime.items() if ca in {other for other, _ in self.trust}}
+        self.credential = {
+            fingerprint: owner for fingerprint, owner in self.credential.items() if owner != gone
+        }
+        return "done"
+
+    def rename(self, things: dict[str, int], name: str, new_name: str) -> str:
+        """Of clients or keys: only the name points elsewhere."""
+        if name not in things:
+            return "NotFound"
+        if new_name not in GOOD_NAMES:
+            return "BadRequest"
+        if new_name in things:
+            return "Conflict"
+        things[new_name] = things.pop(name)
+        return "done"
+
+    def revoke(self, kind: str, ca: str, value: str) -> str:
+        self.revoked.add((kind, ca, value))
+        return "done"
+
+    def distrust_ca(self, ca: str) -> str:
+        self.trust = {(other, client) for other, client in self.trust if other != ca}
+        return "NotFound" if self.lifetime.pop(ca, None) is None else "done"
+
+    def trust_ca(self, ca: str, clients: Iterable[str], lifetime: int = 86_400) -> str:
+        if not set(clients) <= self.clients.keys():
+            return "NotFound"
+        self.lifetime.pop(ca, None)
+        if clients:
+            self.lifetime[ca] = lifetime
+        self.trust = {(other, client) for other, client in self.trust if other != ca}
+        self.trust |= {(ca, self.clients[name]) for name in clients}
+        return "done"
+
+    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose]) -> str:
+        if name not in GOOD_NAMES:
+            return "BadRequest"
+        if name in self.keys or pair in (self.pair[number] for number in self.keys.values()):
+            return "Conflict"
+        self.keys[name] = number = next(self.numbers)
+        self.pair[number], self.ceiling[number] = pair, ceiling
+        return "done"
+
+    def remove_key(self, name: str) -> str:
+        return "NotFound" if self.keys.pop(name, None) is None else "done"
+
+    def add_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> str:
+        if client not in self.clients or key not in self.keys:
+            return "NotFound"
+        who, what = self.clients[client], self.keys[key]
+        fine = (
+            bool(purposes) and purposes <= self.ceiling[what] and all(purpose < 0x80 for purpose in purposes)
+        )
+        if self.role[who] is not Role.FRONT_END or not fine:
+            return "BadRequest"
+        self.grants |= {(who, what, int(purpose)) for purpose in purposes}
+        return "done"
+
+    def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> str:
+        if client not in self.clients or key not in self.keys:
+            return "NotFound"
+        who, what = self.clients[client], self.keys[key]
+        self.grants -= {(who, what, code) for code in (purposes or range(256))}
+        return "done"
+
+    def by_key(self, user: str, fingerprint: str) -> int | None:
+        owner = self.credential.get(fingerprint)
+        if ("key", "", fingerprint) in self.revoked:
+            return None
+        return owner if owner is not None and self.clients.get(user) == owner else None
+
+    def by_certificate(self, user: str, ca: str, principals: list[str], made: Made) -> int | None:
+        who = self.clients.get(user)
+        if self.denied(ca, made) or 0 < self.lifetime.get(ca, 0) < LIFETIME_S:
+            return None
+        return who if who is not None and principals == [user] and (ca, who) in self.trust else None
+
+    def denied(self, ca: str, made: Made) -> bool:
+        named = {("serial", ca, str(made.serial)), ("key-id", ca, made.key_id), ("key", "", made.key), ("key", "", ca)}
+        return bool(named & self.revoked)
+
+    def stands(self, user: str, anchor: str, made: Made | None, role: Role) -> bool:
+        """Could somebody still be `user` with what `anchor` vouched for, in this role? A CA's longest lifetime is for new
+        connections."""
+        if made is None:
+            who = self.by_key(user, anchor)
+        else:
+            who = self.clients.get(user)
+            if self.denied(anchor, made) or (anchor, who) not in self.trust:
+                who = None
+        return who is not None and self.role[who] is role
+
+    def may_use(self, user: str, anchor: str, made: Made | None, role: Role, pair: bytes, code: int) -> bool:
+        if not self.stands(user, anchor, made, role):
+            return False
+        who = self.clients[user]
+        return any(
+            self.pair[what] == pair and (who, what, code) in self.grants for what in self.keys.values()
+        )
+
+    def may_see(self, user: str, anchor: str, made: Made | None, role: Role, key: str) -> bool:
+        """May it ask for this key by name? Operators and auditors may ask for any, front ends if they hold a grant."""
+        if not self.stands(user, anchor, made, role):
+            return False
+        who, what = self.clients[user], self.keys.get(key)
+        return role is not Role.FRONT_END or any((who, what, code) in self.grants for code in range(256))
