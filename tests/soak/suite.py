@@ -78,7 +78,10 @@ SCENARIOS = {
     ),
     "access": Scenario(
         ("tests/property/test_access_model.py",),
-        {"HSMD_MODEL_EXAMPLES": lambda minutes: int(minutes * 200), "HSMD_MODEL_STEPS": lambda minutes: 100},
+        {
+            "HSMD_MODEL_SEQUENCES": lambda minutes: int(minutes * 3_334),
+            "HSMD_MODEL_EXAMPLES": lambda minutes: int(minutes * 5),
+        },
         NEW_EXAMPLES,
     ),
     "properties": Scenario(("tests/property", "tests/unit"), {}, NEW_EXAMPLES),
