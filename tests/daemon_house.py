@@ -20,6 +20,8 @@ from typing import Any
 
 import asyncssh
 from asyncssh.packet import Boolean, String, UInt32, UInt64
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from hsmd.client import Connection, Endpoint
 from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
@@ -39,6 +41,8 @@ from hsmd.protocol.frames import (
 )
 from hsmd.protocol.messages import Request, encode_request
 from hsmd.purposes import Purpose
+from hsmd.transparency import discontinuity
+from hsmd.transparency.records import format_time
 
 ROOT = Path(__file__).parents[1]
 READY_S = 20.0
@@ -304,6 +308,22 @@ spare = {json.dumps(self.spare)}
                 return await connection.control(request, timeout_s=timeout_s)
 
         return run_aside(ask)
+
+    def declare_discontinuity(self, reason: str) -> str:
+        """What `hsmd audit discontinuity` does; the note."""
+        standing: messages.AuditStanding = self.ask(messages.AuditStand())
+        old = None
+        if standing.remembered_size >= 0:
+            old = discontinuity.State(standing.remembered_size, standing.remembered_root)
+        declared = discontinuity.Discontinuity(
+            standing.origin, old, discontinuity.State(standing.size, standing.root), standing.verifier_key,
+            format_time(datetime.now(UTC)), reason,
+        )  # fmt: skip
+        private = load_ssh_private_key((self.directory / OPERATOR).read_bytes(), None)
+        assert isinstance(private, Ed25519PrivateKey)
+        note = discontinuity.sign(declared, private).render()
+        self.ask(messages.AuditDiscontinuity(note=note))
+        return note
 
     def status(self) -> messages.DaemonStatus:
         status: messages.DaemonStatus = self.ask(messages.Status())

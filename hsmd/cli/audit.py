@@ -1,6 +1,6 @@
-"""`hsmd audit`: the group as it is loaded; importing the two files registers their commands."""
+"""`hsmd audit`: the group as it is loaded; importing these files registers their commands."""
 
-from hsmd.cli import audit_proofs, audit_reading
+from hsmd.cli import audit_export, audit_life, audit_proofs, audit_reading
 from hsmd.cli.audit_options import app
 
-__all__ = ["app", "audit_proofs", "audit_reading"]
+__all__ = ["app", "audit_export", "audit_life", "audit_proofs", "audit_reading"]

@@ -12,7 +12,7 @@ from hsmd.cli import audit_rows
 from hsmd.cli.audit_options import app, read_page
 from hsmd.cli.commands import command
 from hsmd.cli.connection import Session
-from hsmd.cli.output import table
+from hsmd.cli.output import escape, table
 from hsmd.errors import NotFound
 from hsmd.protocol.messages import MAX_PAGE, KeyInfo, KeyShow
 
@@ -66,7 +66,7 @@ def tail(
     while True:
         page = read_page(session, first, MAX_PAGE)
         for line in page.lines:
-            print(line if session.output.as_json else audit_rows.one_line(line), flush=True)
+            print(line if session.output.as_json else escape(audit_rows.one_line(line)), flush=True)
         first += len(page.lines)
         if not follow and first >= page.size:
             return

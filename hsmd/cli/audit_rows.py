@@ -146,7 +146,7 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
 
 
 def one_line(line: str) -> str:
-    """A record, shortened to one line for people; control characters cannot be in it (docs/audit.md, section 1)."""
+    """A record, shortened to one line for people; to be escaped, because parsed texts hold what somebody typed."""
     record = parse_record(line.encode("utf-8", "surrogatepass"))
     if record.event == "outcome":
         return f"{_to_the_second(record.time)}  {record.index}  outcome of {record.attempt}: {_text(record.result, record.error)}"

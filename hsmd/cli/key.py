@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.algorithms import KeyType
+from hsmd.cli import key_owner
 from hsmd.cli.commands import command, group
 from hsmd.cli.connection import SLOW_TIMEOUT_S, Session
 from hsmd.cli.failures import Exit, Stop
@@ -39,6 +40,8 @@ app = group(
     A key is made in the token (generate), was there before (adopt) or comes from a file on the token's own host (import). What
     it may ever be used for is fixed at that moment and kept beside it in the token."""
 )
+
+app.add_typer(key_owner.app, name="owner")
 
 Purposes = Annotated[
     list[str],

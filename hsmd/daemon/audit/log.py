@@ -376,9 +376,11 @@ class AuditLog:
             raise AuditFailure(f"{self._file.path} cannot be sealed: {problem}") from problem
         self._mark = Mark(0, self._mark.head)
         self._syncer = Syncer(self._file, self._mark, self._monotonic)
+        first_behind = self.size
+        self._next_log_mark = 0  # what no attempt is open in may be archived
         self.event("log.segment", "", first=self.size)
         self.commit()
-        return self._mark.head.size - 1
+        return first_behind
 
     async def close(self) -> None:
         """Write and sync what is left, give the lock back.

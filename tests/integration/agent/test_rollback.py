@@ -13,10 +13,10 @@ import pytest
 from hsmd.agent import Agent
 from hsmd.client import AgentEndpoint, Client
 from hsmd.client.witness import LogRefused, Witness
-from hsmd.errors import Unavailable
+from hsmd.errors import AuditFailure, Unavailable
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose
-from tests.daemon_house import OPERATOR, TLS13, WEB, House, house
+from tests.daemon_house import OPERATOR, TLS13, WEB, House, house, run_aside, wait_until
 from tests.daemonlike import eventually
 
 START_S = 30.0
@@ -35,6 +35,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[House]:
     running = await asyncio.to_thread(built.__enter__)
     try:
         await asyncio.to_thread(running.add_key, "www")
+        await asyncio.to_thread(wait_until, lambda: running.status().audit_covered)
         await asyncio.to_thread(running.stop)
         yield running
     finally:
@@ -62,6 +63,16 @@ users = ["*"]
 async def sign(agent: Path, key: bytes) -> bytes:
     client = Client.connect(AgentEndpoint(agent))
     return await asyncio.to_thread(client.use_key, key, Purpose.TLS13_SERVER, 0x0403, TLS13, timeout_s=5)
+
+
+def use_once(daemon: House, key: bytes) -> None:
+    """One operation over a connection that asks nothing about the log."""
+
+    async def use() -> None:
+        async with daemon.connection(WEB) as connection:
+            await connection.use_key(key, Purpose.TLS13_SERVER, 0x0403, TLS13, timeout_s=5)
+
+    run_aside(use)
 
 
 async def test_a_rolled_back_log_is_refused_by_those_who_saw_more(daemon: House, tmp_path: Path) -> None:
@@ -99,6 +110,12 @@ async def test_a_rolled_back_log_is_refused_by_those_who_saw_more(daemon: House,
         with pytest.raises(LogRefused, match="it had"):
             await asyncio.to_thread(command)
 
+        status = await asyncio.to_thread(daemon.status)
+        assert "it had" in status.audit_warning
+        with pytest.raises(AuditFailure):  # the daemon knows of the newer log, too, from its store
+            await asyncio.to_thread(use_once, daemon, key)
+        await asyncio.to_thread(daemon.declare_discontinuity, "restored")
+        await asyncio.to_thread(use_once, daemon, key)
         agent._witness.memories.forget("hsmd/house")  # by hand: `hsmd agent witness reset`
         await eventually(lambda: agent._upstream.available, START_S)
         assert await sign(tmp_path / "agent" / "agent.sock", key)

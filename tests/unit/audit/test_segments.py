@@ -102,6 +102,7 @@ async def test_an_empty_log_is_not_sealed(open_log, path: Path) -> None:
 @pytest.mark.parametrize("change", [b"\x00", b"x"])
 async def test_a_changed_segment_is_noticed_at_a_start_that_reads_it(open_log, path: Path, change: bytes) -> None:
     log = open_log()
+    log.attempt(*GRANT, b"")  # stays open, so that a start reads from here on
     write(log, 5)
     await log.seal()
     await log.close()

@@ -1,0 +1,116 @@
+"""`hsmd audit seal`, `archive` and `discontinuity`: segments of the log, and the log after a restore."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hsmd.cli.audit_options import app
+from hsmd.cli.commands import command
+from hsmd.cli.connection import SLOW_TIMEOUT_S, Session
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.output import Output, fields
+from hsmd.protocol.messages import AuditDiscontinuity, AuditSeal, AuditSealed, AuditStand, AuditStanding, Done
+
+
+@command(app, "seal", example="hsmd audit seal")
+def seal(session: Session) -> None:
+    """Put the live file of the log among the sealed segments, and have the daemon go on in a new one.
+
+    The daemon does so by itself at `audit.segment_mib`. Sealed segments never change again and can be archived.
+    """
+    answer = session.ask(AuditSeal(), AuditSealed, timeout_s=SLOW_TIMEOUT_S)
+    session.output.show(answer, lambda: f"sealed; the live file begins with record {answer.first}")
+
+
+@command(
+    app,
+    "archive",
+    example="sudo -u hsmd hsmd audit archive --log /var/lib/hsmd/audit --to /srv/archive/east\n"
+    "sudo -u hsmd hsmd audit archive --log /var/lib/hsmd/audit --to /srv/archive/east --remove",
+)
+def archive(
+    output: Output,
+    log: Annotated[Path, typer.Option("--log", metavar="DIRECTORY", help="The log's directory.", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", metavar="DIRECTORY", help="Where to copy to.", show_default=False)],
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove copied segments here, as far as a checkpoint covers them.")
+    ] = False,
+) -> None:
+    """Copy sealed segments of the log, on the key host itself; the daemon may be running.
+
+    Each segment is checked record by record while it is copied, and on disk before anything is removed. The daemon then says of
+    an old record where it went; proofs about it still work. An archive with all segments and the live file verifies
+    like the log it came from.
+    """
+    from hsmd.daemon.audit.archiving import archive as archive_segments
+
+    with output.working("copying segments"):
+        report = archive_segments(log, to, remove=remove)
+    document = {
+        "copied": [{"first": each.first, "end": each.end, "sha256": each.sha256} for each in report.copied],
+        "removed": report.removed,
+        "kept": report.kept,
+    }
+    output.show(
+        document,
+        lambda: fields(
+            [
+                ("copied", f"{len(report.copied)} segments to {to}"),
+                ("removed here", f"{len(report.removed)} segments" if remove else ""),
+                ("kept here", report.kept),
+            ]
+        ),
+    )
+
+
+@command(app, "discontinuity", example='hsmd audit discontinuity --reason "restored from the backup of Friday"')
+def discontinuity(
+    session: Session,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, in one line.", show_default=False)],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even if the daemon finds nothing wrong, because witnesses do.")
+    ] = False,
+) -> None:
+    """Declare that the daemon's log does not continue what was seen of it, after a restore from backup.
+
+    The declaration is signed with your SSH key (Ed25519), recorded, and handed to the agents; those with your key among their
+    `operator_keys` accept the break and report it. First find out that it is the restore, and nothing else, that made the log
+    what it is: this is the last time anybody will be warned.
+    """
+    session.witnessed = False  # it is just the log that is not the one seen
+    standing = session.ask(AuditStand(), AuditStanding)
+    if not standing.held and not anyway:
+        raise Stop(
+            f"the daemon knows no more of {standing.origin} than the {standing.size} records it has",
+            "if agents refuse it all the same, add --anyway",
+            Exit.USAGE,
+        )
+    note = _signed(standing, reason, session.profile().identity)
+    session.ask(AuditDiscontinuity(note=note), Done)
+    document = {"origin": standing.origin, "size": standing.size, "root": standing.root.hex(), "note": note}
+    session.output.show(document, lambda: note.rstrip("\n"))
+
+
+def _signed(standing: AuditStanding, reason: str, identity: Path | None) -> str:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    from hsmd.transparency.discontinuity import Discontinuity, State, sign
+    from hsmd.transparency.records import format_time
+
+    if not standing.verifier_key:
+        raise Stop("the daemon has no key for checkpoints yet", "nobody can have seen one; nothing to declare")
+    try:
+        key = load_ssh_private_key(identity.read_bytes() if identity else b"", password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Stop(f"{identity} is not an Ed25519 SSH key without passphrase", "declare it with such a key", Exit.USAGE)
+    old = State(standing.remembered_size, standing.remembered_root) if standing.remembered_size >= 0 else None
+    new = State(standing.size, standing.root)
+    found = Discontinuity(standing.origin, old, new, standing.verifier_key, format_time(datetime.now(UTC)), reason)
+    return sign(found, key).render()
