@@ -29,7 +29,7 @@ def seal(session: Session) -> None:
 @command(
     app,
     "archive",
-    example="sudo -u hsmd hsmd audit archive --log /var/lib/hsmd/audit --to /srv/archive/east\n"
+    example="hsmd audit archive --log /var/lib/hsmd/audit --to /srv/archive/east\n"
     "sudo -u hsmd hsmd audit archive --log /var/lib/hsmd/audit --to /srv/archive/east --remove",
 )
 def archive(

@@ -32,7 +32,7 @@ def add(session: Session, name: KeyName, client: Client) -> None:
 
 @command(app, "remove", example="hsmd key owner remove www web-team")
 def remove(session: Session, name: KeyName, client: Client) -> None:
-    """Take that back."""
+    """Let a client no longer read all records about a key; those about itself it still may."""
     done = session.ask(KeyOwnerRemove(key=name, client=client), Done)
     told = "no longer owns" if done.changed else "did not own"
     session.output.show(done, lambda: f"{client} {told} {name}")
