@@ -21,7 +21,7 @@ NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
         "toml_table", "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners",
-        "control", "metrics", "places", "launcher", "front",
+        "control", "backup", "metrics", "places", "launcher", "front",
     )
 )  # fmt: skip
 FACES = ("hsmd.cli", "hsmd.testing")

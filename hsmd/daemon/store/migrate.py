@@ -8,43 +8,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
-def migrate(engine: Engine, sqlite_path: Path | None) -> None:
-    """Run all revisions that are missing, in one transaction: all or nothing.
+def migrate(engine: Engine, sqlite_path: Path | None, target: str = "") -> None:
+    """Run all revisions that are missing, up to `target` or the newest, in one transaction: all or nothing.
 
     Raises StoreFailure if the schema belongs to a newer release.
     """
     if sqlite_path is None:
-        _upgrade_if_old(engine)
+        _upgrade_if_old(engine, target)
         return
     with _alone(sqlite_path.absolute().parent):
         _prepare_file(sqlite_path)
         _use_write_ahead_log(engine)
-        _upgrade_if_old(engine)
+        _upgrade_if_old(engine, target)
 
 
-def _upgrade_if_old(engine: Engine) -> None:
-    if _revision(engine) == _newest_revision():
+def _upgrade_if_old(engine: Engine, target: str) -> None:
+    if _revision(engine) == (target or newest_revision()):
         return
     from hsmd.daemon.store.upgrade import upgrade
 
-    upgrade(engine, _SCRIPTS)
+    upgrade(engine, _SCRIPTS, target or "head")
 
 
 def _revision(engine: Engine) -> str | None:
-    """The revision of the schema; None if there is none yet."""
     with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return revision_of(connection)
 
 
-def _newest_revision() -> str:
-    """A revision is called like its file, up to the underscore; they are numbered."""
+def revision_of(connection: Connection) -> str | None:
+    """The revision of the schema; None if there is none yet."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def newest_revision() -> str:
+    """What this release brings a database to. A revision is called like its file, up to the underscore; they are numbered."""
     return max(path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("[0-9]*.py"))
 
 

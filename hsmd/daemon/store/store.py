@@ -17,10 +17,11 @@ from hsmd.daemon.store import (
     grant_rows,
     key_rows,
     login_rows,
+    portable,
     revocation_rows,
 )
 from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, translated
-from hsmd.daemon.store.migrate import migrate
+from hsmd.daemon.store.migrate import migrate, newest_revision, revision_of
 from hsmd.daemon.store.records import (
     DAY_S,
     AuditHead,
@@ -40,7 +41,7 @@ from hsmd.daemon.store.records import (
     is_name,
 )
 from hsmd.daemon.store.tables import state
-from hsmd.errors import BadRequest, NotFound, StoreFailure
+from hsmd.errors import BadRequest, Conflict, NotFound, StoreFailure
 from hsmd.purposes import Purpose
 
 T = TypeVar("T")
@@ -71,9 +72,12 @@ class Store:
 
     def migrate(self) -> None:
         """Bring the schema up to this release's; does nothing if it is there already."""
-        path = None if self._engine.dialect.name == "postgresql" else Path(str(self._url.database))
         with translated(self._url):
-            migrate(self._engine, path)
+            migrate(self._engine, self._path)
+
+    @property
+    def _path(self) -> Path | None:
+        return None if self._engine.dialect.name == "postgresql" else Path(str(self._url.database))
 
     def close(self) -> None:
         """Close all connections; the store may be used again, and then reconnects."""
@@ -340,6 +344,29 @@ class Store:
         """All owners in the order of keys and clients."""
         with self._read() as connection:
             return tuple(audit_rows.load_owners(connection))
+
+    # --- backup ---
+
+    def export(self) -> bytes:
+        """Every row, from one consistent read, in a form that either database can be filled from (portable.py)."""
+        with self._read() as connection:
+            return portable.export(connection, revision_of(connection) or "")
+
+    def restore(self, document: bytes) -> None:
+        """Fill a database that has no store yet, and bring it up to this release.
+
+        Raises StoreFailure for a damaged document or one of a newer release, Conflict if there is a store already.
+        """
+        content = portable.decode(document)
+        if content.revision > newest_revision():
+            raise StoreFailure("the backup was made by a newer release of hsmd; install that release")
+        with translated(self._url):
+            migrate(self._engine, self._path, content.revision)
+            with self._engine.connect() as connection, connection.begin():
+                if revision_of(connection) != content.revision:
+                    raise Conflict("the store is in use; restore into an empty database")
+                portable.fill(connection, content)
+        self.migrate()
 
     # --- transactions ---
 

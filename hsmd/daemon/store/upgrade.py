@@ -21,8 +21,8 @@ _alembic = threading.Lock()
 """Alembic keeps the revision it runs in module globals."""
 
 
-def upgrade(engine: Engine, scripts: Path) -> None:
-    """Run all revisions in `scripts` that are missing, in one transaction: all or nothing.
+def upgrade(engine: Engine, scripts: Path, target: str = "head") -> None:
+    """Run all revisions in `scripts` up to `target` that are missing, in one transaction: all or nothing.
 
     Raises StoreFailure if the schema belongs to a newer release.
     """
@@ -33,7 +33,7 @@ def upgrade(engine: Engine, scripts: Path) -> None:
         config.set_main_option("script_location", str(scripts).replace("%", "%%"))
         _refuse_newer(connection, ScriptDirectory.from_config(config))
         with _alembic:
-            command.upgrade(config, "head")
+            command.upgrade(config, target)
 
 
 def _lock_postgresql(connection: Connection) -> None:

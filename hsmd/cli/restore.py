@@ -1,0 +1,135 @@
+"""`hsmd restore`: what `hsmd backup` wrote, put back where there is no daemon."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hsmd.cli import backup
+from hsmd.cli.commands import command
+from hsmd.cli.daemon_users import Users
+from hsmd.cli.files import PRIVATE, SHARED_DIRECTORY, exists, make_directory, write_new
+from hsmd.cli.output import Output, fields
+
+if TYPE_CHECKING:
+    from hsmd.daemon.backup.archive import Archive
+    from hsmd.daemon.config import Config
+
+app = typer.Typer(add_completion=False)
+
+
+@command(app, "restore", example="hsmd restore /root/hsmd-2026-03-01.tar --config /etc/hsmd/hsmd.toml")
+def restore(
+    output: Output,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of `hsmd backup`.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="Where hsmd.toml goes. One that is there stays, and says where the rest goes."
+        ),
+    ] = Path("hsmd.toml"),
+) -> None:
+    """Put a backup back where there is no daemon: every byte is checked first, and nothing is overwritten.
+
+    The store goes where hsmd.toml says, SQLite or PostgreSQL, whichever it came from. The token must be there already.
+    """
+    from hsmd.daemon.backup.archive import Archive
+
+    archive = Archive(file)
+    place = config.absolute()
+    with ExitStack() as undo:
+        loaded = _configuration(archive, place, undo)
+        users = Users.known(*((loaded.users.front, loaded.users.workers) if os.geteuid() == 0 else ("", "")))
+        _host_key(archive, loaded, users, undo)
+        count = _audit(archive, loaded, users, undo)
+        _store(archive, loaded, users, undo)
+        undo.pop_all()
+    steps = _steps(loaded, count)
+    described = {**backup.document(file, archive.manifest), "config": str(place), "audit_files": count, "next": steps}
+    lines = "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))
+    output.show(described, lambda: (fields(backup.rows(place, archive.manifest)), f"\nNext:\n{lines}\n"))
+
+
+def _configuration(archive: Archive, place: Path, undo: ExitStack) -> Config:
+    from hsmd.daemon.backup.archive import CONFIGURATION
+    from hsmd.daemon.config import load, parse
+
+    if place.exists():
+        return load(place)
+    text = archive.read(CONFIGURATION).decode("utf-8")
+    loaded = parse(text, place)
+    make_directory(place.parent, SHARED_DIRECTORY)
+    write_new(place, text, PRIVATE)
+    undo.callback(place.unlink, missing_ok=True)
+    if os.geteuid() == 0:
+        Users.known(loaded.users.front, loaded.users.workers).let_read(place)
+    return loaded
+
+
+def _host_key(archive: Archive, config: Config, users: Users, undo: ExitStack) -> None:
+    from hsmd.daemon.backup.archive import HOST_KEY
+
+    if HOST_KEY not in archive.names():
+        return
+    path = config.listen.host_key
+    make_directory(path.parent, SHARED_DIRECTORY)
+    write_new(path, archive.read(HOST_KEY), PRIVATE)
+    undo.callback(path.unlink, missing_ok=True)
+    users.take(path)
+
+
+def _audit(archive: Archive, config: Config, users: Users, undo: ExitStack) -> int:
+    directory = config.audit.directory
+    if not any(name.startswith("audit/") for name in archive.names()):
+        return 0
+    if directory.exists() and any(directory.iterdir()):
+        raise exists(directory)
+    undo.callback(shutil.rmtree, directory, ignore_errors=True)
+    count = archive.extract_audit(directory)
+    directory.chmod(0o700)
+    for path in (directory, *directory.rglob("*")):
+        users.take(path)
+    return count
+
+
+def _store(archive: Archive, config: Config, users: Users, undo: ExitStack) -> None:
+    from hsmd.daemon.backup.archive import STORE
+    from hsmd.daemon.store import Store
+
+    rows = archive.read(STORE)
+    database = _sqlite_path(config.store_url)
+    if database is not None:
+        if database.exists():
+            raise exists(database)
+        make_directory(database.parent)
+        for suffix in ("", "-wal", "-shm"):
+            undo.callback(database.with_name(database.name + suffix).unlink, missing_ok=True)
+    store = Store(config.store_url)
+    try:
+        store.restore(rows)
+    finally:
+        store.close()
+    if database is not None:
+        for path in (database.parent, database):
+            users.take(path)
+
+
+def _sqlite_path(url: str) -> Path | None:
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
+def _steps(config: Config, audit_files: int) -> list[str]:
+    """What is left to do by hand."""
+    steps = [f"See that the token and its PIN are there: {', '.join(token.name for token in config.tokens)}"]
+    if not config.listen.host_key.exists():
+        steps.append(f"Put the SSH host key at {config.listen.host_key}: the archive has none, and front ends pin it")
+    steps.append(f"Start it: hsmd serve --config {config.path}")
+    began = "ends earlier than the one" if audit_files else "begins anew where there was one"
+    steps.append(f"Declare that the log {began} that agents have seen: hsmd audit discontinuity --help")
+    steps.append("Compare: hsmd status, hsmd key list, hsmd client list")
+    return steps

@@ -1,0 +1,196 @@
+"""The file that `hsmd backup` writes and `hsmd restore` reads: a tar archive that begins with a list of its members' hashes.
+
+    manifest.json    {"format", "release", "daemon", "created_at", "revision", "files": [{"name", "size", "sha256"}]}
+    store.json       all rows of the store (store/portable.py)
+    hsmd.toml        the configuration
+    host_key         the SSH host key, if asked for
+    checkpoint.json  the newest checkpoint record of the audit log, if there is one
+    audit/...        the log itself, if asked for
+
+Nothing of the token is in it, and no PIN. Reading trusts no name, size or hash that is not in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from hsmd.errors import BadRequest, Conflict
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STORE, CONFIGURATION, HOST_KEY, CHECKPOINT = "store.json", "hsmd.toml", "host_key", "checkpoint.json"
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_DOCUMENT_BYTES = 1 << 30
+_PIECE = 1 << 20
+_AUDIT_NAME = re.compile(r"audit/(audit\.jsonl|segments/[0-9]{12}\.jsonl)\Z")
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """A member and what it must be."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What an archive holds. `revision` is the store's schema; `daemon` the name it had in its configuration."""
+
+    format: int
+    release: str
+    daemon: str
+    created_at: datetime
+    revision: str
+    files: list[FileEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Something to be stored: bytes, or the first `size` bytes of a file that may grow meanwhile."""
+
+    name: str
+    content: bytes | Path
+    size: int
+
+    @classmethod
+    def of(cls, name: str, content: bytes | Path) -> Source:
+        """All of it, as it is now."""
+        return cls(name, content, len(content) if isinstance(content, bytes) else content.stat().st_size)
+
+    def open(self) -> IO[bytes]:
+        """The content from its beginning."""
+        return io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb")
+
+    def entry(self) -> FileEntry:
+        """Reads it once, for its hash."""
+        with self.open() as file:
+            return FileEntry(self.name, self.size, _sha256(file, self.size))
+
+
+def write(target: IO[bytes], sources: Sequence[Source], describe: Manifest) -> Manifest:
+    """Write an archive; `describe.files` is filled in. Raises OSError, and BadRequest if a file became shorter meanwhile."""
+    manifest = msgspec.structs.replace(describe, files=[source.entry() for source in sources])
+    with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        _add(tar, Source.of(MANIFEST, msgspec.json.encode(manifest)), manifest)
+        for source in sources:
+            _add(tar, source, manifest)
+    return manifest
+
+
+def _add(tar: tarfile.TarFile, source: Source, manifest: Manifest) -> None:
+    member = tarfile.TarInfo(source.name)
+    member.size, member.mode, member.mtime = source.size, 0o600, int(manifest.created_at.timestamp())
+    with source.open() as file:
+        tar.addfile(member, file)
+
+
+class Archive:
+    """An archive whose every byte has been checked against its manifest."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BadRequest for a file that is damaged, incomplete, or of a newer format; OSError."""
+        self._path = path
+        try:
+            self.manifest = self._verify()
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise BadRequest(f"{path} is not a backup of hsmd, or damaged: {error}") from None
+
+    def names(self) -> set[str]:
+        """The members, without the manifest."""
+        return {entry.name for entry in self.manifest.files}
+
+    def read(self, name: str) -> bytes:
+        """A member that fits into memory."""
+        for found, file in self._members():
+            if found == name:
+                return file.read(MAX_DOCUMENT_BYTES)
+        raise BadRequest(f"{self._path} holds no {name}")
+
+    def extract_audit(self, directory: Path) -> int:
+        """Write the log's files into `directory`, which must not hold any; how many there were. Raises Conflict, OSError."""
+        count = 0
+        for name, file in self._members():
+            if _AUDIT_NAME.match(name):
+                target = directory / name.removeprefix("audit/")
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _write_new(target, file)
+                count += 1
+        return count
+
+    def _verify(self) -> Manifest:
+        manifest: Manifest | None = None
+        seen: list[FileEntry] = []
+        for name, file in self._members():
+            if manifest is None:
+                manifest = _manifest(name, file)
+                continue
+            seen.append(_measured(name, file))
+        if manifest is None or seen != manifest.files:
+            raise BadRequest(f"{self._path} is damaged: what it holds is not what its manifest says")
+        return manifest
+
+    def _members(self) -> Iterator[tuple[str, IO[bytes]]]:
+        with tarfile.open(self._path, "r:") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is None or not _is_ours(member.name):
+                    raise BadRequest(f"{self._path} is damaged: a member that no backup has")
+                yield member.name, file
+
+
+def _is_ours(name: str) -> bool:
+    return name in (MANIFEST, STORE, CONFIGURATION, HOST_KEY, CHECKPOINT) or _AUDIT_NAME.match(name) is not None
+
+
+def _manifest(name: str, file: IO[bytes]) -> Manifest:
+    try:
+        manifest = msgspec.json.decode(file.read(MAX_MANIFEST_BYTES), type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise BadRequest("the backup is damaged: its manifest cannot be read") from None
+    if name != MANIFEST:
+        raise BadRequest("not a backup of hsmd: it does not begin with a manifest")
+    if manifest.format > FORMAT:
+        raise BadRequest(f"the backup has format {manifest.format}; install hsmd {manifest.release} or newer to restore it")
+    return manifest
+
+
+def _measured(name: str, file: IO[bytes]) -> FileEntry:
+    digest, size = hashlib.sha256(), 0
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+        size += len(piece)
+    return FileEntry(name, size, digest.hexdigest())
+
+
+def _sha256(file: IO[bytes], size: int) -> str:
+    digest = hashlib.sha256()
+    while size:
+        piece = file.read(min(size, _PIECE))
+        if not piece:
+            raise BadRequest("a file became shorter while it was backed up; try again")
+        digest.update(piece)
+        size -= len(piece)
+    return digest.hexdigest()
+
+
+def _write_new(target: Path, source: IO[bytes]) -> None:
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise Conflict(f"{target} exists already and is not overwritten") from None
+    with os.fdopen(descriptor, "wb") as file:
+        while piece := source.read(_PIECE):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,107 @@
+"""All rows of a store as one JSON document that either database can be filled from: what a backup holds.
+
+Tables are taken as they are in the database, not as this release knows them: a document of an older release goes into a
+schema of its own revision first, and is then brought up to date like any other store.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, MetaData, Table, func, select, text
+
+from hsmd.errors import Conflict, StoreFailure
+
+_REVISION_TABLE = "alembic_version"
+_BYTES, _TIME = "bytes", "time"
+_ONE_ROW_TABLES = ("state",)
+"""Made with their row by the first revision."""
+
+
+class Document(msgspec.Struct, frozen=True):
+    """The schema's revision, and the rows by table; bytes and times are objects of one member that names the type."""
+
+    revision: str
+    tables: dict[str, list[dict[str, Any]]]
+
+
+def export(connection: Connection, revision: str) -> bytes:
+    """Every row, as this transaction sees them."""
+    tables = {
+        table.name: [
+            {name: _portable(value) for name, value in row.items()}
+            for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()
+        ]
+        for table in _tables(connection)
+    }
+    return msgspec.json.encode(Document(revision, tables))
+
+
+def decode(document: bytes) -> Document:
+    """Raises StoreFailure if that is not what `export` makes."""
+    try:
+        return msgspec.json.decode(document, type=Document)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreFailure("the backup of the store is damaged", detail=str(error)) from None
+
+
+def fill(connection: Connection, document: Document) -> None:
+    """Put the rows into an empty schema of the same revision. Raises Conflict if it holds any."""
+    tables = _tables(connection)
+    for table in tables:
+        held = connection.scalar(select(func.count()).select_from(table))
+        if held and table.name not in _ONE_ROW_TABLES:
+            raise Conflict("the store is in use; restore into an empty database")
+    unknown = document.tables.keys() - {table.name for table in tables}
+    if unknown:
+        raise StoreFailure("the backup of the store is damaged", detail=f"unknown tables {sorted(unknown)}")
+    for table in tables:
+        rows = [{name: _native(connection, value) for name, value in row.items()} for row in document.tables.get(table.name, [])]
+        if rows:
+            connection.execute(table.delete())
+            connection.execute(table.insert(), rows)
+        _count_on(connection, table)
+
+
+def _tables(connection: Connection) -> list[Table]:
+    """Those of the store, in an order in which rows can be inserted."""
+    found = MetaData()
+    found.reflect(connection)
+    return [table for table in found.sorted_tables if table.name not in (_REVISION_TABLE, "sqlite_sequence")]
+
+
+def _count_on(connection: Connection, table: Table) -> None:
+    """Let PostgreSQL give new ids behind those that are there; SQLite does so by itself."""
+    if connection.dialect.name != "postgresql" or "id" not in table.c:
+        return
+    sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": table.name})
+    highest = connection.scalar(select(func.max(table.c.id)))
+    if sequence and highest:
+        connection.execute(select(func.setval(sequence, highest)))
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, bytes | memoryview):
+        return {_BYTES: base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return {_TIME: aware.isoformat()}
+    return value
+
+
+def _native(connection: Connection, value: Any) -> Any:
+    """SQLite keeps UTC times without their zone (tables.UtcDateTime)."""
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        if _BYTES in value:
+            return base64.b64decode(value[_BYTES], validate=True)
+        moment = datetime.fromisoformat(value[_TIME])
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise StoreFailure("the backup of the store is damaged", detail="a value is malformed") from None
+    return moment.replace(tzinfo=None) if connection.dialect.name == "sqlite" else moment

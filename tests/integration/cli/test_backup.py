@@ -1,0 +1,265 @@
+"""Backup and restore with the drill: a daemon is lost but for its token, and another one takes its place."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import random
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hsmd import cli
+from hsmd.daemon.backup.archive import FORMAT, Archive
+from hsmd.daemon.store import Store, portable
+from hsmd.daemon.store.migrate import newest_revision
+from hsmd.errors import BadRequest, Conflict, StoreFailure
+from hsmd.protocol.frames import Kind
+from tests.daemon_house import WEB, House, run_aside, ssh, wire
+from tests.integration.store.conftest import Cluster, cluster, empty_url
+
+__all__ = ["cluster", "empty_url"]
+
+
+def hsmd(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, object]:
+    """A command that works, and its JSON."""
+    capsys.readouterr()
+    code = cli.run([*map(str, arguments), "--json"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.out + printed.err
+    found: dict[str, object] = json.loads(printed.out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    capsys.readouterr()
+    assert cli.run([*map(str, arguments)]) != 0
+    return capsys.readouterr().err
+
+
+def moved(built: House, directory: Path) -> House:
+    """The same token and clients, and nothing else of the daemon that was lost."""
+    directory.mkdir()
+    for name in built.keys:
+        shutil.copy2(built.directory / name, directory / name)
+    other = copy.copy(built)
+    other.directory, other.config = directory, directory / "hsmd.toml"
+    other.log_path, other.audit_path = directory / "log", directory / "audit" / "audit.jsonl"
+    other.process, other.notice = None, {}
+    return other
+
+
+def serves(built: House, key: bytes) -> bool:
+    """The front end that has the grant gets a signature, another one does not."""
+
+    async def use(client: str) -> int:
+        async with await ssh(built, client) as connection:
+            return (await (await wire(connection)).use(1, key))[0]
+
+    return run_aside(lambda: use(WEB)) == Kind.RESULT and run_aside(lambda: use("mail-1")) == Kind.ERROR
+
+
+def exported(url: str) -> portable.Document:
+    store = Store(url)
+    try:
+        return portable.decode(store.export())
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "first")
+    yield made
+    made.end()
+
+
+def test_drill(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Backup while it runs; everything but the token is destroyed; restored elsewhere it serves with the host key it had."""
+    archive = tmp_path / "backup.tar"
+    built.start()
+    key = built.add_key("www")
+    assert serves(built, key)
+    host_key = built.notice["host_key"]
+    made = hsmd(capsys, "backup", archive, "--config", built.config, "--host-key", "--audit")
+    names = {entry["name"] for entry in made["files"]}  # type: ignore[attr-defined]
+    assert {"store.json", "hsmd.toml", "host_key", "audit/audit.jsonl"} <= names
+    assert archive.stat().st_mode & 0o777 == 0o600
+    assert built.pin_file.read_bytes().strip() not in archive.read_bytes()
+    assert built.stop() == 0
+    other = moved(built, tmp_path / "second")
+    for path in built.directory.iterdir():
+        if path.name != "softhsm":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    restored = hsmd(capsys, "restore", archive, "--config", other.config)
+    assert "discontinuity" in json.dumps(restored["next"])
+    try:
+        other.start()
+        assert other.notice["host_key"] == host_key
+        assert serves(other, key)
+        assert other.audit("attempt")[0]["key"] == key.hex()
+        assert other.stop() == 0
+    finally:
+        other.end()
+    assert cli.run(["audit", "verify", "--log", str(other.audit_path)]) == 0
+
+
+def test_drill_with_postgresql(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster: Cluster) -> None:
+    """From SQLite into PostgreSQL, where the daemon goes on; from there, with what was added, into SQLite again."""
+    cluster.run("CREATE DATABASE drill")
+    built.start()
+    key = built.add_key("www")
+    hsmd(capsys, "backup", tmp_path / "one.tar", "--config", built.config, "--host-key")
+    assert built.stop() == 0
+    before = exported(f"sqlite:///{built.directory / 'store.sqlite'}")
+    second = moved(built, tmp_path / "second")
+    # A prepared configuration stays as it is.
+    second.config.write_text(re.sub(r'url = ".*"', f'url = "{cluster.url("drill")}"', built.config.read_text()))
+    hsmd(capsys, "restore", tmp_path / "one.tar", "--config", second.config)
+    assert exported(cluster.url("drill")) == before
+    try:
+        second.start()
+        assert serves(second, key)
+        added = second.add_key("shop", grant_to=("mail-1",))  # ids go on behind those that were restored
+        assert second.stop() == 0
+    finally:
+        second.end()
+    hsmd(capsys, "backup", tmp_path / "two.tar", "--config", second.config)
+    third = tmp_path / "third" / "hsmd.toml"
+    third.parent.mkdir()
+    third.write_text(built.config.read_text())
+    hsmd(capsys, "restore", tmp_path / "two.tar", "--config", third)
+    store = Store(f"sqlite:///{third.parent / 'store.sqlite'}")
+    assert {record.name: record.digest for record in store.load().keys} == {"www": key, "shop": added}
+    store.close()
+    assert exported(f"sqlite:///{third.parent / 'store.sqlite'}") == exported(cluster.url("drill"))
+
+
+def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
+    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "backup.tar"
+    hsmd(capsys, "backup", archive, "--config", built.config, "--host-key")
+    assert "not overwritten" in refused(capsys, "backup", archive, "--config", built.config)
+    before = {path: path.read_bytes() for path in built.directory.rglob("*") if path.is_file()}
+    assert "not overwritten" in refused(capsys, "restore", archive, "--config", built.config)
+    assert {path: path.read_bytes() for path in built.directory.rglob("*") if path.is_file()} == before
+    place = tmp_path / "new"
+    place.mkdir()
+    (place / "store.sqlite").write_text("somebody's")
+    assert "not overwritten" in refused(capsys, "restore", archive, "--config", place / "hsmd.toml")
+    assert [path.name for path in place.iterdir()] == ["store.sqlite"]
+    assert (place / "store.sqlite").read_text() == "somebody's"
+
+
+def test_secrets_are_in_it_only_if_asked_for(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    private = (built.directory / "host_key").read_bytes()
+    hsmd(capsys, "backup", tmp_path / "without.tar", "--config", built.config)
+    hsmd(capsys, "backup", tmp_path / "with.tar", "--config", built.config, "--host-key")
+    assert private not in (tmp_path / "without.tar").read_bytes()
+    assert private in (tmp_path / "with.tar").read_bytes()
+    for archive in ("without.tar", "with.tar"):
+        assert built.pin_file.read_bytes().strip() not in (tmp_path / archive).read_bytes()
+    restored = hsmd(capsys, "restore", tmp_path / "without.tar", "--config", tmp_path / "new" / "hsmd.toml")
+    assert "the archive has none" in json.dumps(restored["next"])
+
+
+def content(archive: Archive) -> dict[str, bytes]:
+    return {name: archive.read(name) for name in archive.names()}
+
+
+def test_damage_is_found(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bits flipped, the end cut off: it is refused, or (in the padding of tar) holds what it held."""
+    path, damaged = tmp_path / "backup.tar", tmp_path / "damaged.tar"
+    hsmd(capsys, "backup", path, "--config", built.config, "--host-key")
+    good, whole = content(Archive(path)), path.read_bytes()
+    draw = random.Random(41)
+    found = 0
+    for _ in range(400):
+        at = draw.randrange(len(whole))
+        damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :])
+        try:
+            assert content(Archive(damaged)) == good, at
+        except BadRequest:
+            found += 1
+    assert found > 100
+    used = whole.rstrip(b"\0")
+    for at in [draw.randrange(len(used)) for _ in range(50)]:
+        damaged.write_bytes(whole[:at])
+        with pytest.raises(BadRequest):
+            Archive(damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../../etc/passwd", tarfile.REGTYPE), ("/etc/passwd", tarfile.REGTYPE), ("audit/../x", tarfile.REGTYPE),
+     ("hsmd.toml", tarfile.SYMTYPE), ("store.json", tarfile.LNKTYPE), ("audit/segments/1.jsonl", tarfile.REGTYPE)],
+)  # fmt: skip
+def test_members_that_no_backup_has_are_refused(
+    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, kind: bytes
+) -> None:
+    path = tmp_path / "backup.tar"
+    hsmd(capsys, "backup", path, "--config", built.config)
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(BadRequest):
+        Archive(path)
+
+
+def rewritten(path: Path, **changes: object) -> None:
+    """The archive with another manifest."""
+    archive = Archive(path)
+    manifest = msgspec.structs.replace(archive.manifest, **changes)
+    held = content(archive)
+    with tarfile.open(path, "w") as tar:
+        for name, data in {"manifest.json": msgspec.json.encode(manifest), **held}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_newer_archives_are_refused(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "backup.tar"
+    hsmd(capsys, "backup", path, "--config", built.config)
+    assert Archive(path).manifest.revision == newest_revision()
+    rewritten(path, format=FORMAT + 1)
+    with pytest.raises(BadRequest, match="newer"):
+        Archive(path)
+
+
+def test_a_store_of_a_newer_release_is_refused(empty_url: str) -> None:
+    rows = portable.Document("9999", {})
+    with pytest.raises(StoreFailure, match="newer release"):
+        Store(empty_url).restore(msgspec.json.encode(rows))
+
+
+def test_a_store_in_use_is_not_filled(built: House, empty_url: str) -> None:
+    rows = Store(f"sqlite:///{built.directory / 'store.sqlite'}").export()
+    store = Store(empty_url)
+    store.restore(rows)
+    with pytest.raises(Conflict, match="in use"):
+        store.restore(rows)
+    assert store.export() == rows
+    store.close()
+
+
+def test_an_older_store_is_brought_up_to_date(built: House, empty_url: str) -> None:
+    """Rows of the first release, into the schema of this one."""
+    now = portable.decode(Store(f"sqlite:///{built.directory / 'store.sqlite'}").export())
+    first = {"keys", "key_purposes", "certificates", "clients", "credentials", "cas", "ca_clients", "grants", "state"}
+    old = portable.Document("0001", {name: rows for name, rows in now.tables.items() if name in first})
+    store = Store(empty_url)
+    store.restore(msgspec.json.encode(old))
+    assert portable.decode(store.export()).revision == newest_revision()
+    assert {client.name for client in store.load().clients} == set(built.keys)
+    store.close()
+
+
