@@ -44,9 +44,17 @@ def _people(identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate]
         return fields([("daemon", identity.daemon), you, ("state", f"hidden from the role {identity.role}")])
     return (
         fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
+        *(f"token {token.name}: {_trouble(token)}" for token in daemon.tokens if _trouble(token)),
         _workers(daemon.tokens),
         *(["", use_table(sorted(uses, key=by_rate))] if uses else []),
     )
+
+
+def _trouble(token: TokenStatus) -> str:
+    """Why requests for a token's keys fail, or would; empty if they do not."""
+    if token.breaker == "closed" and not token.reason:
+        return ""
+    return f"breaker {token.breaker}: {token.reason or 'no reason given'}; see hsmd token list"
 
 
 def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from tests.daemon_house import MAIL, WEB, House, house, operation, ssh, tls13, w
 from tests.fault_module.control import Action, FaultModule, Function
 from tests.token_rig import in_token
 
-TIMES = int(os.environ.get("HSMD_SOAK_TOKEN_AWAY", "3"))
+TIMES = 3
 BACK_S = 2.0
 ERROR_S = 2.5
 """A request hears of a token that is away within this: a start that fails, and one in five tries, takes about a second."""

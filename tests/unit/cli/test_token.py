@@ -1,0 +1,31 @@
+"""What `hsmd token` and `hsmd status` say about a token in trouble."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from hsmd.cli.status import _trouble
+from hsmd.cli.token import _facts
+from hsmd.protocol.messages import TokenInfo, TokenStatus
+
+
+def test_a_stopped_token_says_who_stopped_it_why_and_what_to_do() -> None:
+    at = datetime(2026, 3, 4, tzinfo=UTC)
+    info = TokenInfo("main", "login-refused", "closed", "wrong", at, "a on host", "the token refused the PIN", ["www"], ["ab" * 32])
+    facts = dict(_facts(info))
+    assert "a on host: the token refused the PIN" in facts["logins"]
+    assert facts["to do"] == "mend the PIN, then hsmd token clear main"
+    assert "www" in facts["missing"]
+    assert "ab" * 32 in facts["unknown"]
+
+
+def test_a_healthy_token_says_little() -> None:
+    facts = dict(_facts(TokenInfo("main", "ready", "closed", "")))
+    assert facts == {"token": "main", "state": "ready", "breaker": "closed", "logins": "allowed"}
+
+
+def test_status_names_an_open_breaker_and_its_reason() -> None:
+    healthy = TokenStatus("main", "hsmd", "s1", "ready", 0, [], [])
+    assert _trouble(healthy) == ""
+    away = TokenStatus("main", "hsmd", "s1", "away", 0, [], [], breaker="open", reason="NoSuchToken")
+    assert _trouble(away) == "breaker open: NoSuchToken; see hsmd token list"
