@@ -169,7 +169,9 @@ class WorkerLoop:
             answer = operation.finish(prepared, result)
         except FaultySignature as error:
             self._recycle = error.detail
-            return encode_error(request_id, TokenFailure("the token made a faulty signature"))
+            alarm = messages.encode(messages.Faulty(key.ceiling.half.digest.hex(), error.detail))
+            answer = encode_error(request_id, TokenFailure("the token made a faulty signature"))
+            return encode(Kind.EVENT, 0, alarm) + answer
         except Exception as error:
             failure = self._failure(error, key.ceiling.half.digest)
             return b"" if self._recycle else encode_error(request_id, failure)

@@ -48,7 +48,14 @@ class Probed(Struct, tag_field="event", tag="probed", frozen=True):
     fault: str = ""
 
 
-AnyEvent = Ready | Failed | Probed
+class Faulty(Struct, tag_field="event", tag="faulty", frozen=True):
+    """The token made something that is no signature by the key (digest in hex): it was kept back, and the worker ends."""
+
+    key: str
+    text: str
+
+
+AnyEvent = Ready | Failed | Probed | Faulty
 
 
 # --- control requests, front to control worker ---

@@ -25,7 +25,7 @@ from hsmd.daemon.token.entrance import SHARED_WINDOW, Entrance, Load
 from hsmd.daemon.token.health import HealthListener, Nobody, TokenHealth
 from hsmd.daemon.token.jobs import Completion, Job, Status, completion_of, completion_of_lost
 from hsmd.daemon.token.link import WorkerLink
-from hsmd.daemon.token.messages import CHANGES, Failed, Probed, Ready, TokenRequest, decode_event
+from hsmd.daemon.token.messages import CHANGES, Failed, Faulty, Probed, Ready, TokenRequest, decode_event
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,
@@ -301,6 +301,8 @@ class TokenPool:
             else:
                 self._health.not_started(event.text, others=bool(self._crew.ready))
                 self._doubt()
+        elif isinstance(event, Faulty):
+            self._log.critical("token.faulty_signature", token=self._name, pid=link.pid, key=event.key, reason=event.text)
         elif isinstance(event, Probed):
             if not link.probing:
                 raise ProtocolError("it was not asked to probe the token")

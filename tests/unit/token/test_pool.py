@@ -575,3 +575,10 @@ async def test_what_a_caller_does_never_opens_the_breaker(make, code: str) -> No
         worker.socket.close()
         await rig.until(lambda number=number: len(rig.replaced) == number + 1)
         assert rig.pool.status().breaker == "closed"
+
+
+async def test_a_faulty_signature_is_an_alarm(make) -> None:
+    rig = make()
+    worker = await rig.worker()
+    worker.say(frames.encode(Kind.EVENT, 0, messages.encode(messages.Faulty("ab" * 32, "does not verify"))))
+    await rig.until(lambda: "token.faulty_signature" in rig.log.events)
