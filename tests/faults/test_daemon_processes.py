@@ -112,7 +112,7 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_house: Callable[..., Hou
     right = built.pin_file.read_text()
     built.pin_file.write_text("wrong\n")
     built.begin()
-    wait_until(lambda: built.logged("token.login_refused"), 20)
+    wait_until(lambda: built.logged("token.logins_stopped"), 20)
     wait_until(lambda: not built.worker_pids(), 20, "no worker is left")
     wait_until(lambda: built.logged("token.logins_stopped"), 10, "the front has heard of it")
     refusals = [line for line in built.logged("worker.failed") if "refused the PIN" in line.get("reason", "")]

@@ -206,7 +206,7 @@ async def test_wrong_token_settings_leave_the_old_workers_serving(open_house: Op
     built.pin_file.chmod(0o600)
     built.write()
     assert built.reload() == "done"
-    await eventually(lambda: built.logged("token.login_refused"), 20)
+    await eventually(lambda: built.logged("token.logins_stopped"), 20)
     assert all(alive(pid) for pid in old)
     async with await ssh(built, WEB) as connection:
         assert (await (await wire(connection)).use(1, key))[0] == Kind.RESULT
