@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.errors import NotFound
+from hsmd.errors import NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.transparency import checkpoint
 from hsmd.transparency.chain import leaf_hash
@@ -63,6 +63,8 @@ def _prove_some_records(daemon: House, at: Checkpoint) -> None:
         daemon.ask(messages.AuditProve(index=10**9))
     with pytest.raises(NotFound, match="about you"):
         daemon.ask(messages.AuditProve(index=0), WEB)
+    with pytest.raises(Refused):
+        daemon.ask(messages.AuditStand(), WEB)
 
 
 def test_a_quiet_daemon_signs_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""The keeper of the audit log: when no key may be used, and when it may be again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.config import AuditConfig
+from hsmd.daemon.control.log_keeper import LogKeeper
+from hsmd.daemon.store.records import AuditHead
+from hsmd.errors import AuditFailure
+
+MIB = 1 << 20
+
+
+class Room:
+    """A log with some records, and a keeper of it; `free` is the room on its disk, `root` that of every tree."""
+
+    def __init__(self, directory: Path) -> None:
+        self.config = AuditConfig(directory, "group", 5, 1, warn_free_mib=100, reserve_mib=10)
+        self.log = AuditLog.open(directory)
+        for number in range(8):
+            self.log.event("test.event", "", number=number)
+        self.log.commit()
+        self.service: Any = SimpleNamespace(held=None)
+        self.root = b"\1" * 32
+
+    def keeper(self, remembered: AuditHead | None = None) -> LogKeeper:
+        async def root_at(size: int) -> bytes:
+            return self.root
+
+        made = LogKeeper(
+            self.config, "hsmd/east", audit=self.log, catalogue=SimpleNamespace(),  # type: ignore[arg-type]
+            service=self.service, remembered=remembered, discontinuities=[],
+        )  # fmt: skip
+        made.checkpointer = SimpleNamespace(root_at=root_at)  # type: ignore[assignment]
+        return made
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    made = Room(tmp_path / "audit")
+    yield made
+    await made.log.close()
+
+
+async def test_little_room_is_a_warning_too_little_stops_and_room_again_resumes(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = room.keeper()
+    seen = []
+    for free in (500, 99, 10, 9, 0, 10, 500):
+        monkeypatch.setattr(AuditLog, "free_bytes", free * MIB)
+        await keeper._look_at_disk()
+        seen.append((bool(keeper.warning), room.service.held is not None))
+    assert seen == [
+        (False, False), (True, False), (True, False), (True, True), (True, True), (True, False), (False, False),
+    ]  # fmt: skip
+
+
+async def test_a_log_shorter_than_remembered_stops_at_once(room: Room) -> None:
+    keeper = room.keeper(AuditHead("hsmd/east", 9, bytes(32), "key"))
+    assert isinstance(room.service.held, AuditFailure)
+    assert "it has 8 records; it had 9" in keeper.held
+    assert "hsmd audit discontinuity" in keeper.held
+    assert not await keeper.continues()
+
+
+async def test_a_log_with_another_past_stops_when_its_tree_is_there(room: Room) -> None:
+    other = room.keeper(AuditHead("hsmd/east", 8, b"\2" * 32, "key"))
+    assert room.service.held is None
+    assert not await other.continues()
+    assert room.service.held is not None
+    assert "its first 8 records" in other.held
+
+
+async def test_the_log_that_is_remembered_is_no_trouble(room: Room) -> None:
+    for size in (0, 3, 8):
+        assert await room.keeper(AuditHead("hsmd/east", size, room.root, "key")).continues()
+    assert await room.keeper().continues()
+    assert room.service.held is None
+
+
+async def test_room_again_does_not_excuse_a_log_that_was_set_back(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = room.keeper(AuditHead("hsmd/east", 9, bytes(32), "key"))
+    for free in (0, 500):
+        monkeypatch.setattr(AuditLog, "free_bytes", free * MIB)
+        await keeper._look_at_disk()
+    assert "it had 9" in room.service.held.detail
