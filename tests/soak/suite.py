@@ -84,6 +84,15 @@ SCENARIOS = {
         },
         NEW_EXAMPLES,
     ),
+    "shares": Scenario(
+        ("tests/faults/test_shares.py",),
+        {
+            "HSMD_FLOOD_S": lambda minutes: int(minutes * 20),
+            "HSMD_FLOOD_IDLE": lambda minutes: 2_000,
+            "HSMD_FLOOD_RATIO": lambda minutes: 2,
+        },
+        ("-s",),
+    ),
     "properties": Scenario(("tests/property", "tests/unit"), {}, NEW_EXAMPLES),
     "log-edits": Scenario(
         ("tests/faults/test_log_edits.py",),

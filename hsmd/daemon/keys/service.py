@@ -121,10 +121,10 @@ class KeyService:
         """Why no key is used at present, although the log can be written: no room to spare, or not the log it was."""
         self.tallies = tallies or Tallies()
 
-    def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> None:
+    def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> bool:
         """Take one batch of key operation frames, as (request id, body), from a caller.
 
-        Raises ProtocolError for a malformed body; the operations before it in the batch are carried out.
+        False if the caller's client is beyond its share: it should not be listened to for a moment. Raises ProtocolError for a malformed body; the operations before it in the batch are carried out.
         """
         snapshot, now, arrived = self._snapshot(), self._now(), self._clock()
         share = self._shares.of(caller.identity.client, arrived)
@@ -146,6 +146,7 @@ class KeyService:
         self._start(uses)
         if fault is not None:
             raise fault
+        return not share.spent
 
     def use_for_daemon(
         self, caller: Caller, grant: Grant, purpose: Purpose, scheme: int, data: bytes, deadline: float

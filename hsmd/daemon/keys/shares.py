@@ -23,10 +23,12 @@ class ShareLimits:
 class Share:
     """What one client has used of its share."""
 
-    __slots__ = ("_allowance", "_filled_at", "open")
+    __slots__ = ("_allowance", "_filled_at", "open", "spent")
 
     def __init__(self, allowance: float, now: float) -> None:
         self.open = 0
+        self.spent = False
+        """Whether something was turned away since it was filled up."""
         self._allowance = allowance
         self._filled_at = now
 
@@ -34,12 +36,15 @@ class Share:
         """Add what has become available since the last time; once for each batch."""
         self._allowance = min(float(limits.rate), self._allowance + (now - self._filled_at) * limits.rate)
         self._filled_at = now
+        self.spent = False
 
     def take(self, limits: ShareLimits) -> int:
         """Start one operation: 0, or in how many milliseconds to try again."""
         if self.open >= limits.open_operations:
+            self.spent = True
             return RETRY_OPEN_MS
         if self._allowance < 1.0:
+            self.spent = True
             return max(1, round((1.0 - self._allowance) / limits.rate * 1000))
         self._allowance -= 1.0
         self.open += 1

@@ -44,6 +44,8 @@ HALF_FRAME_S = 10.0
 UNREAD_S = 10.0
 """How long a peer may leave answers unread before it is dropped."""
 OVERLOAD_RETRY_MS = 50
+REST_S = 0.1
+"""How long a peer is not read whose client is beyond its share: turning requests away takes time that others need."""
 MAX_CONTROL_RESULT_BYTES = MAX_ANSWER_LENGTH - 9
 """The longest document that every client accepts in a frame."""
 
@@ -94,6 +96,7 @@ class Session:
         self._out: list[bytes] = []
         self._unfinished_since: float | None = clock()
         self._unread_since: float | None = None
+        self._resting = False
         self._closed = False
 
     # --- what the transport calls ---
@@ -127,7 +130,8 @@ class Session:
         """The peer caught up."""
         if not self._closed:
             self._unread_since = None
-        self._transport.resume_reading()
+        if not self._resting:
+            self._transport.resume_reading()
 
     def lost(self) -> None:
         """The transport is gone: nobody waits for the open requests any more."""
@@ -203,8 +207,20 @@ class Session:
                 self._control_request(request_id, body)
             elif kind == Kind.CANCEL:
                 self._cancel(request_id)
-        if operations:
-            self._service.use(self, operations)
+        if operations and not self._service.use(self, operations):
+            self._rest()
+
+    def _rest(self) -> None:
+        """Stop reading for a moment."""
+        if not self._resting:
+            self._resting = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(REST_S, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if not self._closed and self._unread_since is None:
+            self._transport.resume_reading()
 
     def _admit(self, request_id: int) -> bool:
         if request_id in self._open or request_id in self._control:

@@ -51,15 +51,17 @@ class Service:
     def __init__(self) -> None:
         self.draining = False
         self.used: list[int] = []
+        self.spent = False
         self.abandoned: list[Use] = []
         self.fault: ProtocolError | None = None
 
-    def use(self, session: Session, requests: list[tuple[int, bytes]]) -> None:
+    def use(self, session: Session, requests: list[tuple[int, bytes]]) -> bool:
         for request_id, _ in requests:
             self.used.append(request_id)
             session.opened(request_id, Use(session, request_id, None, 0.0))  # type: ignore[arg-type]
         if self.fault:
             raise self.fault
+        return not self.spent
 
     def abandon(self, uses: list[Use]) -> None:
         self.abandoned += uses
@@ -270,3 +272,17 @@ async def test_a_lost_peer_cancels_its_control_requests(room: Room) -> None:
     assert room.session.idle
     assert room.transport.written == written
     assert [use.request_id for use in room.service.abandoned] == [2]
+
+
+async def test_a_client_beyond_its_share_is_not_read_for_a_moment(room: Room) -> None:
+    room.service.spent = True
+    room.session.received(HELLO)
+    room.session.received(op(1))
+    room.session.received(op(2))
+    assert room.transport.told == ["pause_reading"], "once, however many batches"
+    room.session.pause_writing()
+    room.session.resume_writing()
+    assert "resume_reading" not in room.transport.told, "its rest is not over yet"
+    async with asyncio.timeout(5):
+        while room.transport.told[-1] != "resume_reading":
+            await asyncio.sleep(0.005)

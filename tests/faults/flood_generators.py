@@ -1,0 +1,163 @@
+"""Generators of a flood, each a process of its own: one client at many times its share, and idle connections that never log in.
+
+    python flood_generators.py ops HOST PORT IDENTITY USER KEY_HEX SECONDS IN_FLIGHT
+    python flood_generators.py idle HOST PORT COUNT SECONDS
+    python flood_generators.py sink              a server that takes the same connections and frames and throws them away
+
+The sink stands in for the daemon where a test asks what the generators cost everybody on the same cores by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+from typing import Any
+
+import asyncssh
+
+from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
+from hsmd.protocol.frames import Capability, FrameDecoder, Kind, Welcome, encode, encode_hello, encode_key_operation, encode_welcome
+
+P256, TLS13_SERVER = 0x0403, 1
+DATA = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)
+
+
+class _Flooder(asyncssh.SSHClientSession[bytes]):
+    """Sends as fast as the channel takes it, whatever comes back: up to `in_flight` unanswered at a time."""
+
+    def __init__(self, key: bytes, in_flight: int) -> None:
+        self._key, self._in_flight = key, in_flight
+        self._decoder = FrameDecoder(1 << 20)
+        self._next, self.sent, self.answered, self.refused = 1, 0, 0, 0
+
+    def connection_made(self, chan: Any) -> None:
+        self._channel = chan
+
+    def session_started(self) -> None:
+        self._channel.write(encode_hello(Capability.EVENTS))
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        for kind, _, _ in self._decoder.feed(data):
+            self.answered += kind == Kind.RESULT
+            self.refused += kind == Kind.ERROR
+        self.ask()
+
+    def ask(self) -> None:
+        frames = []
+        while self.sent - self.answered - self.refused < self._in_flight:
+            frames.append(encode_key_operation(self._next, 500, TLS13_SERVER, P256, self._key, DATA))
+            self._next += 1
+            self.sent += 1
+        if frames:
+            self._channel.write(b"".join(frames))
+
+
+async def operations(host: str, port: int, identity: str, user: str, key: bytes, seconds: float, in_flight: int) -> None:
+    """Flood one daemon, or a sink, on four channels; prints what came back."""
+    connection = await asyncssh.connect(
+        host, port, username=user, client_keys=[identity], known_hosts=None, config=None, agent_path=None,
+        kex_algs=KEX_ALGORITHMS, encryption_algs=CIPHERS, compression_algs=["none"],
+    )  # fmt: skip
+    flooders = []
+    for _ in range(4):
+        _, flooder = await connection.create_session(
+            lambda: _Flooder(key, in_flight // 4), subsystem=SUBSYSTEM, encoding=None
+        )
+        flooders.append(flooder)
+    print("ready", flush=True)
+    await asyncio.sleep(seconds)
+    print(sum(each.answered for each in flooders), sum(each.refused for each in flooders), flush=True)
+    connection.abort()
+
+
+def idle(host: str, port: int, count: int, seconds: float) -> None:
+    """Keep `count` connections open that never say a word; what is closed is opened again. They come from another address."""
+    ends = time.monotonic() + seconds
+    held: list[socket.socket] = []
+    told = False
+    while time.monotonic() < ends:
+        while len(held) < count and time.monotonic() < ends:
+            try:
+                one = socket.create_connection((host, port), timeout=1, source_address=("127.0.0.2", 0))
+            except OSError:
+                break
+            one.setblocking(False)
+            held.append(one)
+        if not told:
+            print("ready", flush=True)
+            told = True
+        time.sleep(0.2)
+        held = [one for one in held if _open(one)]
+
+
+def _open(one: socket.socket) -> bool:
+    try:
+        if one.recv(4096):
+            return True
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    one.close()
+    return False
+
+
+class _Discard(asyncssh.SSHServerSession[bytes]):
+    """Greets, then answers every operation with the same bytes: no grant, no record, no token."""
+
+    def __init__(self) -> None:
+        self._decoder = FrameDecoder(1 << 20)
+        self._greeted = False
+
+    def connection_made(self, chan: Any) -> None:
+        self._channel = chan
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return True
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        frames = self._decoder.feed(data)
+        out = []
+        for kind, request_id, _ in frames:
+            if kind == Kind.HELLO:
+                out.append(encode_welcome(Welcome(1, Capability.EVENTS, 1 << 16, 1 << 16)))
+            elif kind == Kind.KEY_OPERATION:
+                out.append(encode(Kind.RESULT, request_id, bytes(72)))
+        if out:
+            self._channel.write(b"".join(out))
+
+
+class _Anybody(asyncssh.SSHServer):
+    def begin_auth(self, username: str) -> bool:
+        return False
+
+    def session_requested(self) -> _Discard:
+        return _Discard()
+
+
+async def sink() -> None:
+    """Serve until the input closes; prints the port."""
+    server = await asyncssh.listen(
+        "127.0.0.1", 0, server_factory=_Anybody, server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+        kex_algs=KEX_ALGORITHMS, encryption_algs=CIPHERS, encoding=None, line_editor=False, login_timeout=3,
+    )  # fmt: skip
+    print(server.get_port(), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case ["ops", host, port, identity, user, key, seconds, in_flight]:
+            asyncio.run(
+                operations(host, int(port), identity, user, bytes.fromhex(key), float(seconds), int(in_flight))
+            )
+        case ["idle", host, port, count, seconds]:
+            idle(host, int(port), int(count), float(seconds))
+        case ["sink"]:
+            asyncio.run(sink())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,95 @@
+"""One client's flood and a crowd that never logs in: another client's answers come nearly as if they were aimed elsewhere.
+
+`HSMD_FLOOD_S` seconds for each half, `HSMD_FLOOD_IDLE` idle connections, `HSMD_FLOOD_RATIO` how much slower the 99th percentile may be.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.daemon_house import MAIL, WEB, House, house
+from tests.daemon_load import Load
+from tests.daemonlike import eventually
+
+SECONDS = float(os.environ.get("HSMD_FLOOD_S", "4"))
+IDLE = int(os.environ.get("HSMD_FLOOD_IDLE", "300"))
+RATIO = float(os.environ.get("HSMD_FLOOD_RATIO", "4"))
+"""The promise is 2, and `scripts/soak shares` holds it to that; a few seconds beside other tests need some slack."""
+IN_FLIGHT = 512
+GENERATORS = Path(__file__).parent / "flood_generators.py"
+SHARE = 1_000
+MAX_GROWTH = 64 << 20
+pytestmark = pytest.mark.timeout(int(SECONDS * 8 + 120))
+
+
+@contextmanager
+def generator(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A generator that is at work."""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, str(GENERATORS), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
+    assert line, "the generator ended"
+    return line
+
+
+async def percentile_99(built: House, key: bytes, seconds: float) -> tuple[float, int]:
+    """(99th percentile in seconds, operations) of a client that asks for one thing after the other."""
+    async with Load(built, MAIL, key, parallel=1, timeout_s=5.0) as load:
+        await eventually(lambda: sum(done.took_s for done in load.done) >= seconds, seconds * 3 + 20)
+    assert not load.failures, load.failures[:3]
+    took = sorted(done.took_s for done in load.done)
+    return took[int(len(took) * 0.99)], len(took)
+
+
+async def under(built: House, key: bytes, target: tuple[str, int], flooded: bytes) -> tuple[float, int, str]:
+    """The percentile while both generators are aimed at `target`; and what the flood got back, if it ended in time."""
+    host, port = target
+    with ExitStack() as both:
+        flood = both.enter_context(
+            generator("ops", host, port, built.directory / WEB, WEB, flooded.hex(), 1_000, IN_FLIGHT)
+        )
+        crowd = both.enter_context(generator("idle", host, port, IDLE, 1_000))
+        assert first_line(flood) == first_line(crowd) == "ready"
+        took, count = await percentile_99(built, key, SECONDS)
+        assert flood.poll() is None
+        assert crowd.poll() is None
+    return took, count, ""
+
+
+async def test_a_flood_is_felt_by_nobody_else(tmp_path: Path) -> None:
+    limits = {"client_rate": SHARE, "login_s": 3, "startups": 64}
+    with house(tmp_path / "daemon", workers=1, limits=limits) as built:
+        mine, flooded = built.add_key("mail", grant_to=(MAIL,)), built.add_key("web", grant_to=(WEB,))
+        with generator("sink") as sink:
+            beside, count, _ = await under(built, mine, ("127.0.0.1", int(first_line(sink))), flooded)
+        memory, log_bytes = built.front_rss(), built.audit_path.stat().st_size
+        through, served, _ = await under(built, mine, built.address, flooded)
+        growth = built.front_rss() - memory
+        written = built.audit_path.stat().st_size - log_bytes
+    print(
+        f"p99 {beside * 1e3:.2f} ms beside the flood ({count} operations), {through * 1e3:.2f} ms through it ({served}): "
+        f"{through / beside:.2f} times; memory {growth / 2**20:+.1f} MiB, log {written / 2**20:.1f} MiB"
+    )
+    assert through <= RATIO * beside, f"{through * 1e3:.1f} ms against {beside * 1e3:.1f} ms"
+    assert growth < MAX_GROWTH
+    # What the flood was granted and the victim's own operations are recorded, two records each; what was turned away is not.
+    assert written < (SHARE * (SECONDS * 3 + 30) + served) * 1_000
