@@ -18,7 +18,16 @@ from typing import Any
 import asyncssh
 
 from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
-from hsmd.protocol.frames import Capability, FrameDecoder, Kind, Welcome, encode, encode_hello, encode_key_operation, encode_welcome
+from hsmd.protocol.frames import (
+    Capability,
+    FrameDecoder,
+    Kind,
+    Welcome,
+    encode,
+    encode_hello,
+    encode_key_operation,
+    encode_welcome,
+)
 
 P256, TLS13_SERVER = 0x0403, 1
 DATA = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)
