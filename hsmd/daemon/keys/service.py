@@ -124,7 +124,8 @@ class KeyService:
     def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> bool:
         """Take one batch of key operation frames, as (request id, body), from a caller.
 
-        False if the caller's client is beyond its share: it should not be listened to for a moment. Raises ProtocolError for a malformed body; the operations before it in the batch are carried out.
+        False if the caller's client is beyond its share: it should not be listened to for a moment. Raises ProtocolError for a
+        malformed body; the operations before it in the batch are carried out.
         """
         snapshot, now, arrived = self._snapshot(), self._now(), self._clock()
         share = self._shares.of(caller.identity.client, arrived)
