@@ -4,7 +4,8 @@
 #   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
 #     -v /etc/hsmd:/etc/hsmd:ro -v hsmd-state:/var/lib/hsmd -v /opt/vendor:/opt/vendor:ro -p 10.9.0.1:7440:7440 hsmd
 #
-# With --build-arg PACKAGES=softhsm2 there is a software token, for tests.
+# One user for all processes here: front and workers are apart by seccomp and by not being dumpable, not by user. To lock
+# the workers' memory: --ulimit memlock=-1. With --build-arg PACKAGES=softhsm2 there is a software token, for tests.
 
 FROM debian:12-slim AS build
 RUN apt-get update \
@@ -25,7 +26,7 @@ RUN PATH=/build/bin:$PATH pip wheel --no-build-isolation --no-deps --wheel-dir /
 FROM debian:12-slim
 ARG PACKAGES=""
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3 $PACKAGES \
+ && apt-get install --yes --no-install-recommends python3 libseccomp2 $PACKAGES \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --home-dir /var/lib/hsmd --shell /usr/sbin/nologin hsmd \
  && install --directory --owner hsmd --group hsmd --mode 0700 /var/lib/hsmd

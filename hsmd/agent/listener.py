@@ -164,8 +164,15 @@ def _bind(config: SocketConfig, lock: int) -> Listener:
 
 
 def _protect(path: Path, config: SocketConfig) -> None:
-    os.chown(path, config.owner, config.group, follow_symlinks=False)
-    path.chmod(config.mode)
+    """By way of a descriptor, so that owner and mode are of what was looked at, whatever takes its name meanwhile."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+        os.chown(f"/proc/self/fd/{descriptor}", config.owner, config.group)
+        os.chmod(f"/proc/self/fd/{descriptor}", config.mode)
+    finally:
+        os.close(descriptor)
 
 
 def _failed(path: Path, error: OSError) -> ConfigurationError:
