@@ -7,7 +7,7 @@ understands the whole file or changes nothing.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,12 +33,17 @@ class ListenAddress:
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:
-    """[listen]: where front ends and operators connect, and the host key they pin."""
+    """[listen]: where front ends and operators connect, and the host key they pin.
+
+    With `operator_addresses` operators and auditors are accepted there and nowhere else, front ends at `addresses` only.
+    """
 
     addresses: tuple[ListenAddress, ...]
     host_key: Path
     host_certificate: Path | None
     allow_wildcard: bool
+    operator_addresses: tuple[ListenAddress, ...] = ()
+    client_key_rotation: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,29 +182,42 @@ def _config(top: TomlTable, path: Path) -> Config:
 
 def _listen(table: TomlTable) -> ListenConfig:
     allow_wildcard = table.flag("allow_wildcard", False)
-    addresses: list[ListenAddress] = []
-    for text in table.strings("addresses"):
-        try:
-            address = parse_address(text)
-        except ValueError as error:
-            table.fault("addresses", str(error))
-            continue
-        if ip_address(address.host).is_unspecified and not allow_wildcard:
-            table.fault(
-                "addresses",
-                f"{text} would listen on every network; name the dedicated network's address, or set allow_wildcard = true",
-            )
+    addresses = _addresses(table, "addresses", table.strings("addresses"), allow_wildcard)
+    for_operators = _addresses(
+        table, "operator_addresses", table.strings("operator_addresses", needed=False), allow_wildcard
+    )
+    for address in for_operators:
         if address in addresses:
-            table.fault("addresses", f"{text} is there twice; name each address once")
-        addresses.append(address)
+            table.fault("operator_addresses", f"{address} is in addresses too; it can be for one of them only")
     config = ListenConfig(
         addresses=tuple(addresses),
         host_key=table.file("host_key", None),
         host_certificate=table.optional_file("host_certificate"),
         allow_wildcard=allow_wildcard,
+        operator_addresses=tuple(for_operators),
+        client_key_rotation=table.flag("client_key_rotation", True),
     )
     table.end()
     return config
+
+
+def _addresses(table: TomlTable, name: str, texts: Iterable[str], allow_wildcard: bool) -> list[ListenAddress]:
+    addresses: list[ListenAddress] = []
+    for text in texts:
+        try:
+            address = parse_address(text)
+        except ValueError as error:
+            table.fault(name, str(error))
+            continue
+        if ip_address(address.host).is_unspecified and not allow_wildcard:
+            table.fault(
+                name,
+                f"{text} would listen on every network; name the dedicated network's address, or set allow_wildcard = true",
+            )
+        if address in addresses:
+            table.fault(name, f"{text} is there twice; name each address once")
+        addresses.append(address)
+    return addresses
 
 
 def parse_address(text: str, default_port: int = DEFAULT_PORT) -> ListenAddress:

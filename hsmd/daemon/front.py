@@ -21,7 +21,7 @@ import uvloop
 
 from hsmd import observe
 from hsmd.daemon import config as configuration
-from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.config import Config
@@ -312,11 +312,14 @@ class Front:
             sessions=lambda: len(self._sessions),
         )
 
-    def _pins(self) -> tuple[list[str], list[str]]:
-        return [str(address) for address in self._listener.ports], self._listener.pins
+    def _pins(self, role: Role) -> tuple[list[str], list[str]]:
+        ports = self._listener.ports if role is Role.FRONT_END else self._listener.operator_ports
+        return [str(address) for address in ports], self._listener.pins
 
     def _make_desk(self) -> Desk:
-        clients = ClientDesk(catalogue=self._catalogue)
+        clients = ClientDesk(
+            catalogue=self._catalogue, may_rotate=lambda: self._config.listen.client_key_rotation
+        )
         audit = AuditDesk(
             audit=self._audit, checkpointer=self._checkpointer, keeper=self._keeper, catalogue=self._catalogue
         )

@@ -54,11 +54,11 @@ class TomlTable:
         value = self.text(key)
         return self._base / value if value else None
 
-    def strings(self, key: str) -> list[str]:
+    def strings(self, key: str, *, needed: bool = True) -> list[str]:
         def fits(value: Any) -> bool:
             return isinstance(value, list) and value != [] and all(_is_text(item) for item in value)
 
-        return self._take(key, None, "a list of strings", fits) or []
+        return self._take(key, None if needed else [], "a list of strings", fits) or []
 
     def string_table(self, key: str) -> dict[str, str]:
         def fits(value: Any) -> bool:

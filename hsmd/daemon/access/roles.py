@@ -10,7 +10,7 @@ _AUDITOR: frozenset[type[Request]] = frozenset(
     {
         messages.WhoAmI, messages.Status, messages.MetricsRead,
         messages.KeyList, messages.KeyShow, messages.CertificateExport,
-        messages.ClientList, messages.ClientRevoked, messages.TokenList,
+        messages.ClientList, messages.ClientRotateKey, messages.ClientRevoked, messages.TokenList,
         messages.GrantList, messages.GrantExplain,
         messages.AuditRead, messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout, messages.AuditStand,
         messages.KeyOwnerList,
@@ -19,7 +19,7 @@ _AUDITOR: frozenset[type[Request]] = frozenset(
 
 _FRONT_END: frozenset[type[Request]] = frozenset(
     {
-        messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport,
+        messages.WhoAmI, messages.ClientRotateKey, messages.KeyList, messages.KeyShow, messages.CertificateExport,
         messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout,
     }
 )  # fmt: skip

@@ -10,7 +10,7 @@ from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.listeners.ssh_keys import parse_public_key
 from hsmd.daemon.store import ClientRecord, GrantRecord, RevocationRecord, Store
-from hsmd.errors import BadRequest, Conflict, NotFound
+from hsmd.errors import BadRequest, Conflict, NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import Purpose, expand, labels, purpose_from_label
@@ -19,7 +19,11 @@ from hsmd.purposes import Purpose, expand, labels, purpose_from_label
 class ClientDesk:
     """Adds and removes clients, CAs and grants, and explains decisions."""
 
-    def __init__(self, *, catalogue: Catalogue, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, *, catalogue: Catalogue, now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        may_rotate: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
+        self._may_rotate = may_rotate
         self._catalogue = catalogue
         self._now = now
 
@@ -30,6 +34,7 @@ class ClientDesk:
             messages.ClientList: self.list,
             messages.ClientRemove: self.remove,
             messages.ClientRename: self.rename,
+            messages.ClientRotateKey: self.rotate_key,
             messages.ClientTrustCa: self.trust_ca,
             messages.ClientDistrustCa: self.distrust_ca,
             messages.ClientRevoke: self.revoke_credential,
@@ -86,6 +91,20 @@ class ClientDesk:
     async def rename(self, identity: Identity, request: messages.ClientRename, deadline: float) -> messages.Done:
         await self._catalogue.change(lambda store: store.rename_client(request.name, request.new_name))
         return messages.Done()
+
+    async def rotate_key(
+        self, identity: Identity, request: messages.ClientRotateKey, deadline: float
+    ) -> messages.Done:
+        if not self._may_rotate():
+            raise Refused(detail="listen.client_key_rotation is off")
+        if identity.credential.startswith("cert:"):
+            raise BadRequest("you come with a certificate; have the CA issue one for the next key")
+        me, current = identity.client, identity.credential
+        if not request.public_key:
+            return messages.Done(changed=await self._catalogue.change(lambda store: store.finish_rotation(me, current)))
+        successor = parse_public_key("public_key", request.public_key)
+        changed = await self._catalogue.change(lambda store: store.begin_rotation(me, current, successor))
+        return messages.Done(changed=changed)
 
     async def revoke_credential(
         self, identity: Identity, request: messages.ClientRevoke, deadline: float

@@ -42,8 +42,8 @@ TRY_S = 0.25
 """How long a try takes, right or wrong, and how long the next one waits for it."""
 
 log = observe.logger()
-Pins = Callable[[], tuple[Sequence[str], Sequence[str]]]
-"""(addresses to connect to, host key lines to pin there; behind `cert-authority ` a host CA)."""
+Pins = Callable[[Role], tuple[Sequence[str], Sequence[str]]]
+"""For a role: (addresses to connect to, host key lines to pin there; behind `cert-authority ` a host CA)."""
 
 
 class EnrolmentDesk:
@@ -73,7 +73,7 @@ class EnrolmentDesk:
         role = _role(request.role)
         grants = [(grant.key, expand(grant.purposes)) for grant in request.grants]
         now = self._now()
-        token = self._token(request.address)
+        token = self._token(request.address, role)
         record = EnrolmentRecord(token.id.hex(), request.name, sha256(token.secret).digest(), now + LIFETIME)
 
         def change(store: Store) -> None:
@@ -89,8 +89,8 @@ class EnrolmentDesk:
         await self._catalogue.change(change)
         return messages.EnrolmentTicket(token=token.text(), address=token.address, expires_at=record.expires_at)
 
-    def _token(self, address: str) -> EnrolmentToken:
-        addresses, keys = self._pins()
+    def _token(self, address: str, role: Role) -> EnrolmentToken:
+        addresses, keys = self._pins(role)
         chosen = address or addresses[0]
         if not address and chosen.startswith(("0.0.0.0:", "[::]:")):
             raise BadRequest("address: the daemon listens on every network; say where the new client finds it")
@@ -141,7 +141,7 @@ class EnrolmentDesk:
             log.warning("enrolment.failed", address=address, reason=error.text)
             return encode(EnrolmentAnswer(error=error.text))
         log.info("enrolment.done", client=client.name, address=address, fingerprint=credential.fingerprint)
-        host_keys = list(self._pins()[1])
+        host_keys = list(self._pins(client.role)[1])
         return encode(EnrolmentAnswer(client.name, client.role.value, host_keys, operators))
 
 

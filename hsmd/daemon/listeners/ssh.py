@@ -13,6 +13,7 @@ import asyncssh
 
 from hsmd import observe
 from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
+from hsmd.daemon.access.identity import Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.config import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.daemon.listeners.admission import Admission
@@ -43,6 +44,7 @@ class SshListener:
         self._acceptors: dict[ListenAddress, asyncssh.SSHAcceptor] = {}
         self._ports: dict[ListenAddress, int] = {}
         self._connections: set[SshConnection] = set()
+        self._for_operators: tuple[ListenAddress, ...] = ()
         self._host_key_line = ""
         self._host_ca_line = ""
 
@@ -50,6 +52,12 @@ class SshListener:
     def ports(self) -> list[ListenAddress]:
         """The addresses bound, with the ports the system chose where 0 was asked for."""
         return [ListenAddress(address.host, self._ports[address]) for address in self._acceptors]
+
+    @property
+    def operator_ports(self) -> list[ListenAddress]:
+        """Those of `ports` that are for operators and auditors; all if none are set apart."""
+        apart = [ListenAddress(address.host, self._ports[address]) for address in self._for_operators]
+        return apart or self.ports
 
     @property
     def host_key_line(self) -> str:
@@ -67,12 +75,15 @@ class SshListener:
         Raises ConfigurationError before anything changes if a host key cannot be used or an address not be bound.
         """
         key, certificate = _host_key(config)
-        options = self._options(key, certificate, limits)
-        opened = await self._open([each for each in config.addresses if each not in self._acceptors], options)
-        for address in [address for address in self._acceptors if address not in config.addresses]:
+        wanted = {
+            address: self._options(key, certificate, limits, roles) for address, roles in _roles(config).items()
+        }
+        opened = await self._open({each: wanted[each] for each in wanted if each not in self._acceptors})
+        for address in [address for address in self._acceptors if address not in wanted]:
             self._acceptors.pop(address).close()
-        for acceptor in self._acceptors.values():
-            acceptor.update(**options)
+        for address, acceptor in self._acceptors.items():
+            acceptor.update(**wanted[address])
+        self._for_operators = config.operator_addresses
         self._acceptors |= opened
         self._ports |= {address: acceptor.get_port() for address, acceptor in opened.items()}
         self._host_key_line = _line(key)
@@ -99,10 +110,10 @@ class SshListener:
         for connection in list(self._connections):
             connection.check(now)
 
-    async def _open(self, addresses: list[ListenAddress], options: dict[str, Any]) -> dict[ListenAddress, Any]:
+    async def _open(self, wanted: dict[ListenAddress, dict[str, Any]]) -> dict[ListenAddress, Any]:
         """Acceptors on these addresses, or none at all."""
         opened: dict[ListenAddress, Any] = {}
-        for address in addresses:
+        for address, options in wanted.items():
             try:
                 opened[address] = await asyncssh.listen(address.host, address.port, reuse_address=True, **options)
             except OSError as error:
@@ -112,11 +123,13 @@ class SshListener:
                 raise ConfigurationError("hsmd.toml", [fault]) from None
         return opened
 
-    def _options(self, key: Any, certificate: Any, limits: LimitsConfig) -> dict[str, Any]:
+    def _options(
+        self, key: Any, certificate: Any, limits: LimitsConfig, roles: frozenset[Role] = frozenset(Role)
+    ) -> dict[str, Any]:
         """Everything that asyncssh would otherwise offer, look for in the environment, or do at another pace."""
         return {
             "server_factory": lambda: SshConnection(
-                self._snapshot, self._admission, self._make_session, self._connections, self._enrolments
+                self._snapshot, self._admission, self._make_session, self._connections, self._enrolments, roles
             ),
             "server_host_keys": [key if certificate is None else (key, certificate)],
             "server_version": "hsmd",
@@ -144,6 +157,16 @@ class SshListener:
             "rekey_seconds": REKEY_SECONDS,
             "window": WINDOW_BYTES,
         }
+
+
+def _roles(config: ListenConfig) -> dict[ListenAddress, frozenset[Role]]:
+    """Who is accepted at which address."""
+    if not config.operator_addresses:
+        return dict.fromkeys(config.addresses, frozenset(Role))
+    front_ends = frozenset({Role.FRONT_END})
+    return dict.fromkeys(config.addresses, front_ends) | dict.fromkeys(
+        config.operator_addresses, frozenset(Role) - front_ends
+    )
 
 
 def _line(key: Any) -> str:

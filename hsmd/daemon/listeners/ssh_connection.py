@@ -18,7 +18,7 @@ from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
 
 from hsmd import observe
 from hsmd.client.ssh_profile import SUBSYSTEM, without_ignore_packets
-from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments
@@ -41,12 +41,14 @@ class SshConnection(asyncssh.SSHServer):
         make_session: MakeSession,
         connections: set[SshConnection],
         enrolments: Enrolments | None = None,
+        roles: frozenset[Role] = frozenset(Role),
     ) -> None:
         self._snapshot = snapshot
         self._admission = admission
         self._make_session = make_session
         self._connections = connections
         self._enrolments = enrolments
+        self._roles = roles
         self._password = ""
         self._admitted_as = ""
         self._identity: Identity | None = None
@@ -191,6 +193,8 @@ class SshConnection(asyncssh.SSHServer):
         async def validate_known(username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
             self._proven = None
             identity = self._identify(username, key_data)
+            if identity is not None and identity.role not in self._roles:
+                self._refused, identity = "not at this address with this role", None
             if identity is None or not await validate_key(username, key_data, message, signature):
                 return False
             if message:  # without one it was only asked whether the key would do

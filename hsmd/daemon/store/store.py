@@ -19,6 +19,7 @@ from hsmd.daemon.store import (
     login_rows,
     portable,
     revocation_rows,
+    rotation_rows,
 )
 from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, translated
 from hsmd.daemon.store.migrate import migrate, newest_revision, revision_of
@@ -214,6 +215,19 @@ class Store:
         """All of them, in the order of kind, CA and value."""
         with self._read() as connection:
             return revocation_rows.load_all(connection)
+
+    def begin_rotation(self, client: str, current: str, successor: CredentialRecord) -> bool:
+        """A client that comes with the key `current` (fingerprint) will come with another; whether that is new.
+
+        Raises NotFound, Conflict if there is another successor already or the key is somebody's.
+        """
+        with self._write() as connection:
+            return rotation_rows.begin(connection, _lookup(client), current, successor)
+
+    def finish_rotation(self, client: str, current: str) -> bool:
+        """Take away the key that `current` is the successor of; was there any? Raises NotFound."""
+        with self._write() as connection:
+            return rotation_rows.finish(connection, _lookup(client), current)
 
     # --- enrolment ---
 

@@ -57,6 +57,7 @@ from hsmd.protocol.messages.clients import (
     ClientRename as ClientRename,
     ClientRevoke as ClientRevoke,
     ClientRevoked as ClientRevoked,
+    ClientRotateKey as ClientRotateKey,
     ClientTrustCa as ClientTrustCa,
     EnrolmentTicket as EnrolmentTicket,
     Revocation as Revocation,

@@ -112,6 +112,14 @@ class ClientRevoked(Request, tag="client.revoked"):
     limit: Page = 100
 
 
+class ClientRotateKey(Request, tag="client.rotate-key"):
+    """Anybody who comes with a key: `public_key` will be my next key; one only, beside the one I come with now. Empty, over a
+    connection made with that next key: take away the one before. `changed` is false if it was so already."""
+
+    Result: ClassVar = Done
+    public_key: Annotated[str, Meta(max_length=2_000)] = ""
+
+
 class WantedGrant(Struct, forbid_unknown_fields=True):
     """A key, and the purposes a new client is to have on it."""
 
@@ -143,5 +151,6 @@ class ClientEnroll(Request, tag="client.enroll"):
 
 
 REQUESTS: tuple[type[Request], ...] = (
-    ClientAdd, ClientEnroll, ClientList, ClientRemove, ClientRename, ClientTrustCa, ClientDistrustCa, ClientRevoke, ClientRevoked,
+    ClientAdd, ClientEnroll, ClientList, ClientRemove, ClientRename, ClientRotateKey,
+    ClientTrustCa, ClientDistrustCa, ClientRevoke, ClientRevoked,
 )  # fmt: skip

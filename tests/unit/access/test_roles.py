@@ -17,11 +17,11 @@ PEOPLE = {
     Role.FRONT_END: Identity("web1", Role.FRONT_END, "F1"),
 }
 AUDITOR = {
-    "whoami", "status", "token.list", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "client.revoked", "grant.list",
+    "whoami", "status", "token.list", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "client.rotate-key", "client.revoked", "grant.list",
     "grant.explain",
     "audit.read", "audit.checkpoint", "audit.prove", "audit.about", "audit.stand", "key.owner.list",
 }  # fmt: skip
-FRONT_END = {"whoami", "key.list", "key.show", "cert.export", "audit.checkpoint", "audit.prove", "audit.about"}
+FRONT_END = {"whoami", "client.rotate-key", "key.list", "key.show", "cert.export", "audit.checkpoint", "audit.prove", "audit.about"}
 
 
 @pytest.fixture

@@ -1,0 +1,89 @@
+"""`hsmd agent rotate-key`: a new key for the agent, registered by the old one. It can be run again after a crash at any step.
+
+The next key waits in a file beside the one in use. Every daemon accepts it before it takes the place of the old one, and the old
+one is given up only over connections made with the new.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+from hsmd.cli import ssh_keys
+from hsmd.cli.agent_options import Config, app, default_config
+from hsmd.cli.commands import command
+from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.files import PUBLIC, replace as replace_file
+from hsmd.cli.output import Output
+from hsmd.protocol.messages import ClientRotateKey, WhoAmI
+
+if TYPE_CHECKING:
+    from hsmd.client import Endpoint
+
+ASK_S = 15.0
+
+
+@command(app, "rotate-key", example="hsmd agent rotate-key --config /etc/hsmd/agent.toml")
+def rotate_key(output: Output, config: Config = None) -> None:
+    """Give the agent a new key in the place of the one it has.
+
+    Every daemon of the configuration must be up. The agent goes on running; its connections are made anew with the new key.
+    Run it again if it was interrupted.
+    """
+    from hsmd.agent.config import load
+    from hsmd.errors import HsmdError
+
+    daemons = load((config or default_config()).absolute()).daemons
+    if daemons[0].certificate_file is not None:
+        raise Stop("this agent comes with a certificate", "have the CA issue one for a new key", Exit.USAGE)
+    identity = daemons[0].identity_file
+    following = identity.with_name(identity.name + ".next")
+    try:
+        _rotate(daemons, identity, following)
+    except HsmdError as error:
+        raise Stop(error.text, "when that is mended run it again: it goes on where it stopped") from None
+    key = ssh_keys.read(ssh_keys.public_file(identity))
+    output.show({"public_key": key.line}, lambda: f"The agent's key is {key.fingerprint} now.")
+
+
+def _rotate(daemons: tuple[Endpoint, ...], identity: Path, following: Path) -> None:
+    if not following.exists():
+        for daemon in daemons:
+            _ask(daemon, ClientRotateKey())  # what an interrupted run left to be done
+        ssh_keys.public_file(following).unlink(missing_ok=True)
+        ssh_keys.make(following, "hsmd agent")
+    _own_like(identity, following)
+    line = _public_line(following)
+    for daemon in daemons:
+        _ask(daemon, ClientRotateKey(public_key=line))
+    for daemon in daemons:
+        _ask(replace(daemon, identity_file=following), WhoAmI())
+    os.replace(following, identity)
+    replace_file(ssh_keys.public_file(identity), f"{line} hsmd agent\n", PUBLIC)
+    ssh_keys.public_file(following).unlink(missing_ok=True)
+    for daemon in daemons:
+        _ask(daemon, ClientRotateKey())
+
+
+def _ask(daemon: Endpoint, request: ClientRotateKey | WhoAmI) -> None:
+    from hsmd.client import Client
+
+    with Client.connect(daemon) as client:
+        client.control(request, timeout_s=ASK_S)
+
+
+def _public_line(private_file: Path) -> str:
+    """From the private key: after a crash its .pub file may not be there."""
+    key = load_ssh_private_key(private_file.read_bytes(), password=None)
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _own_like(old: Path, new: Path) -> None:
+    """The new key is the agent's as the old one is."""
+    status = old.stat()
+    if os.geteuid() == 0:
+        os.chown(new, status.st_uid, status.st_gid)
