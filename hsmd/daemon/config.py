@@ -127,6 +127,7 @@ class Config:
     log_level: str
     listen: ListenConfig
     store_url: str = field(repr=False)
+    store_fresh_s: int
     tokens: tuple[TokenConfig, ...]
     audit: AuditConfig
     limits: LimitsConfig
@@ -169,7 +170,8 @@ def _config(top: TomlTable, path: Path) -> Config:
         name=top.text("name", "hsmd"),
         log_level=top.choice("log_level", "info", ("debug", "info", "warning", "error")),
         listen=_listen(top.table("listen")),
-        store_url=_store_url(top.table("store"), path.parent),
+        store_url=_store_url(store := top.table("store"), path.parent),
+        store_fresh_s=_store_fresh_s(store),
         tokens=_tokens(top),
         audit=_audit(top.table("audit")),
         limits=_limits(top.table("limits")),
@@ -245,12 +247,18 @@ def parse_address(text: str, default_port: int = DEFAULT_PORT) -> ListenAddress:
 
 def _store_url(table: TomlTable, base: Path) -> str:
     url = table.text("url", None)
-    table.end()
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
         return f"sqlite:///{(base / url.removeprefix('sqlite:///')).resolve()}"
     if url and not url.startswith(("sqlite:////", "postgresql+psycopg://")):
         table.fault("url", "must begin with sqlite:/// or postgresql+psycopg://")
     return url
+
+
+def _store_fresh_s(table: TomlTable) -> int:
+    """How long grants count that could not be compared with the store."""
+    fresh_s = table.number("fresh_s", 3_600, 10, 604_800)
+    table.end()
+    return fresh_s
 
 
 def _tokens(top: TomlTable) -> tuple[TokenConfig, ...]:

@@ -47,7 +47,7 @@ from hsmd.daemon.listeners.session import Session, Transport
 from hsmd.daemon.listeners.ssh import SshListener
 from hsmd.daemon.metrics import MetricsEndpoint
 from hsmd.daemon.store import LoginStop, Store
-from hsmd.errors import AuditFailure, ConfigurationError, HsmdError
+from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
 from hsmd.process import harden, run_as_batch, tune_garbage_collection
 from hsmd.transparency.checkpoint import origin_of
 
@@ -357,6 +357,14 @@ class Front:
             with contextlib.suppress(AuditFailure):  # a log that could not be written recovers in a commit
                 self._audit.commit()
             self._watch_audit()
+            self._watch_store()
+
+    def _watch_store(self) -> None:
+        """Use no key on grants that may have been taken back long ago."""
+        stale = self._catalogue.age_s > self._config.store_fresh_s
+        if stale != (self._service.stale is not None):
+            self._service.stale = StoreFailure("the store has been away for too long") if stale else None
+            log.error("store.stale") if stale else log.info("store.fresh")
 
     def _watch_audit(self) -> None:
         """Log when the audit log becomes unwritable, why, and when it is well again."""

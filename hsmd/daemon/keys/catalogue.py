@@ -7,6 +7,7 @@ for its version, so a grant taken back elsewhere is gone here after `POLL_S` at 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,10 +25,18 @@ log = observe.logger()
 class Catalogue:
     """Holds the current snapshot; every store call goes through here, in a thread."""
 
-    def __init__(self, store: Store, *, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._changed = changed
         self._refreshing = asyncio.Lock()
+        self._clock = clock
+        self._seen_at = clock()
         self.snapshot = Snapshot.build(store.load())
 
     async def change(self, action: Callable[[Store], R]) -> R:
@@ -42,6 +51,11 @@ class Catalogue:
     async def read(self, action: Callable[[Store], R]) -> R:
         """Run a query of the store."""
         return await asyncio.to_thread(action, self._store)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the snapshot was known to be what the store says."""
+        return self._clock() - self._seen_at
 
     async def refresh(self) -> None:
         """Read the store's contents again."""
@@ -59,6 +73,7 @@ class Catalogue:
             try:
                 if await asyncio.to_thread(self._store.version) != self.snapshot.version:
                     await self.refresh()
+                self._seen_at = self._clock()
                 away = False
             except StoreFailure as error:
                 if not away:

@@ -30,6 +30,7 @@ from hsmd.errors import (
     ProtocolError,
     PurposeMismatch,
     Refused,
+    StoreFailure,
     TokenFailure,
     Unavailable,
 )
@@ -119,6 +120,8 @@ class KeyService:
         self.draining = False
         self.held: AuditFailure | None = None
         """Why no key is used at present, although the log can be written: no room to spare, or not the log it was."""
+        self.stale: StoreFailure | None = None
+        """Set while the grants are too old: the store could not be asked for so long that they may have been taken back."""
         self.tallies = tallies or Tallies()
 
     def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> bool:
@@ -156,8 +159,9 @@ class KeyService:
 
         Raises AuditFailure while keys are `held`; checkpoints are signed even then.
         """
-        if self.held is not None and purpose is not Purpose.CHECKPOINT:
-            raise self.held
+        hold = self.held or self.stale
+        if hold is not None and purpose is not Purpose.CHECKPOINT:
+            raise hold
         use = Use(caller, 1, grant, self._clock())
         use.job = Job((purpose, scheme, grant.key, data), deadline, False, use, grant.client, grant.cost)
         self._record_attempt(use)
@@ -220,9 +224,10 @@ class KeyService:
         if isinstance(grant, Denial):
             self._refuse(snapshot, caller, request_id, operation, grant)
             return None
-        if self.held is not None:
-            self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), _OUTCOMES[int(self.held.code)])
-            caller.failed(request_id, self.held)
+        hold = self.held or self.stale
+        if hold is not None:
+            self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), _OUTCOMES[int(hold.code)])
+            caller.failed(request_id, hold)
             return None
         if self._penalties.pairs and self._penalties.refuses(grant.client, key):
             self._refuse_penalised(caller, request_id, operation, grant)

@@ -24,9 +24,11 @@ from hsmd.errors import (
     DeadlineExceeded,
     Draining,
     HsmdError,
+    Overloaded,
     ProtocolError,
     PurposeMismatch,
     Refused,
+    StoreFailure,
     TokenFailure,
     Unavailable,
 )
@@ -404,3 +406,30 @@ async def test_counts_add_up(world: World) -> None:
         ("web", "other", "tls13-server", "refused"): 1,
     }
     assert sum(world.service.tallies.latencies["tls13-server", "p-256"].counts) == 1
+
+
+# --- holds ---
+
+
+@pytest.mark.parametrize("why", [AuditFailure(), StoreFailure()], ids=["log", "store"])
+async def test_while_keys_are_held_nothing_is_tried_or_recorded(world: World, why: Any) -> None:
+    if isinstance(why, AuditFailure):
+        world.service.held = why
+    else:
+        world.service.stale = why
+    caller = ask(world, 1)
+    assert caller.replies == [(1, why)]
+    assert not world.pool.jobs
+    assert not world.records()
+    world.service.held = world.service.stale = None
+    ask(world, 2)
+    assert len(world.pool.jobs) == 1
+
+
+async def test_a_full_token_costs_no_record_and_no_share(world: World) -> None:
+    world.pool.full = Overloaded(retry_after_ms=7)
+    caller = ask(world, 1, 2, 3)
+    assert [error for _, error in caller.replies] == [world.pool.full] * 3
+    assert not world.records()
+    assert world.service._shares.of("ann", world.now).open == 0
+

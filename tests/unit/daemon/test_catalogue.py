@@ -1,0 +1,54 @@
+"""The catalogue knows how old its snapshot is: a store that cannot be asked makes it older, one that answers does not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsmd.daemon.keys import catalogue
+from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.store import Store
+from hsmd.errors import StoreFailure
+from tests.daemonlike import eventually
+
+
+async def test_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "POLL_S", 0.001)
+    now, looks, away = 0.0, 0, False
+    store = Store(f"sqlite:///{tmp_path / 'store'}")
+    store.migrate()
+    version = store.version
+
+    def look() -> int:
+        nonlocal looks
+        looks += 1
+        if away:
+            raise StoreFailure
+        return version()
+
+    monkeypatch.setattr(store, "version", look)
+    seen: Any = Catalogue(store, clock=lambda: now)
+    following = asyncio.create_task(seen.follow())
+
+    async def some_looks() -> None:
+        before = looks
+        await eventually(lambda: looks > before + 2)
+
+    await some_looks()
+    now = 100.0
+    await some_looks()
+    assert seen.age_s == 0.0
+    away = True
+    await some_looks()
+    now = 300.0
+    await some_looks()
+    assert seen.age_s == 200.0
+    away = False
+    await some_looks()
+    assert seen.age_s == 0.0
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    store.close()
