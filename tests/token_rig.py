@@ -104,6 +104,8 @@ class RawWorker:
         """The answer of one key operation. Raises what the worker answers."""
         request_id = self.send_use(purpose, scheme, key, data)
         kind, answered, body = self.frame()
+        while kind == Kind.EVENT:
+            kind, answered, body = self.frame()
         assert answered == request_id
         if kind == Kind.ERROR:
             raise frames.decode_error(body)

@@ -62,6 +62,9 @@ IMPOSTORS: dict[str, tuple[bool, Callable[[], dict[str, Any]]]] = {
 }  # fmt: skip
 """name: (is the CA pinned instead of the daemon's key, what the impostor has)"""
 
+HANGS_UP = {"RSA with SHA-1 only", "weak key exchange only", "no AES-GCM"}
+"""Who finds no common algorithm first ends the connection; when that is the impostor, somebody has just gone away."""
+
 
 def instead_of(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     assert len(old) == len(new)
@@ -220,7 +223,7 @@ async def test_an_impostor_is_told_nothing(daemon: House, token: EnrolmentToken,
         token = replace(token, pins_ca=True, pin=sha256(CA.public_data).digest())
     async with impostor(options()) as (port, logins):
         endpoint = daemon.endpoint(WEB, port=port, host_keys=(pin,))
-        with pytest.raises(ProtocolError):
+        with pytest.raises((ProtocolError, Unavailable) if name in HANGS_UP else ProtocolError):
             await CALLERS[caller](endpoint, replace(token, address=f"{HERE}:{port}"))
         assert logins == []
 

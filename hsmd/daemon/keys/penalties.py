@@ -2,7 +2,8 @@
 
 A request that crashes the worker is tried once more, alone (decision 1); so one bad request can cost two workers, and a caller
 who sends them on purpose could keep everybody from the token. Only ends by a signal that means a crash count, of a worker that
-was using the key at that moment: somebody who kills workers, or a token that hangs, makes nobody guilty.
+was using the key at that moment: somebody who kills workers, or a token that hangs, makes nobody guilty. Nor does a module that
+crashes now and then by itself: a request that is answered when it is tried again is acquitted.
 """
 
 from __future__ import annotations
@@ -52,6 +53,17 @@ class Penalties:
             del self.pairs[next(iter(self.pairs))]
         self.pairs[client, key] = pair
         return lasts_s
+
+    def acquitted(self, client: str, key: bytes) -> None:
+        """One of the crashes that were counted was not this client's doing."""
+        pair = self.pairs.get((client, key))
+        if pair is None:
+            return
+        pair.crashes -= 1
+        if pair.crashes < CRASHES:
+            pair.until = 0.0
+        if not pair.crashes:
+            del self.pairs[client, key]
 
     def refuses(self, client: str, key: bytes) -> bool:
         """Whether this client must do without this key for now."""

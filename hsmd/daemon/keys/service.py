@@ -61,6 +61,8 @@ class Use:
 
     __slots__ = (
         "abandoned",
+        "accused",
+        "acquitted",
         "arrived",
         "attempt",
         "caller",
@@ -83,6 +85,11 @@ class Use:
         self.attempt = 0
         self.job: Job | None = None
         self.retried = False
+        """Its worker was lost, and it was handed to another one."""
+        self.accused = False
+        """A worker crashed during it, and that counts against its client ..."""
+        self.acquitted = False
+        """... or does not, because another worker did the same without harm."""
         self.replied = False
         self.abandoned = False
 
@@ -184,6 +191,8 @@ class KeyService:
             use: Use = job.context
             if status is Status.ANSWERED or status is Status.LATE:
                 self._audit.outcome(use.attempt, "performed", answer)
+                if use.retried:
+                    self._acquit(use)
                 if not use.replied:
                     replies.append((use, answer))
             elif status is Status.EXPIRED:
@@ -197,14 +206,25 @@ class KeyService:
             self._start(again)
 
     def crashed(self, job: Job) -> None:
-        """A worker crashed during this job; a client that does so again with the same key is refused for a while."""
+        """A worker crashed during this job; a client that does so again with the same key is refused for a while.
+
+        It does not count if the operation was answered when it was done once more, which may be known first.
+        """
         use: Use = job.context
-        lasts_s = self._penalties.crashed(use.grant.client, use.grant.key)
+        lasts_s = 0.0
+        if not use.acquitted:
+            use.accused = True
+            lasts_s = self._penalties.crashed(use.grant.client, use.grant.key)
         with suppress(AuditFailure):  # the attempt has its record; this one says why later ones are refused
             self._audit.event(
                 "worker.crashed", use.grant.client, key=use.grant.key.hex(), attempt=use.attempt, penalty_s=int(lasts_s)
             )
             self._audit.commit()
+
+    def _acquit(self, use: Use) -> None:
+        use.acquitted = True
+        if use.accused:
+            self._penalties.acquitted(use.grant.client, use.grant.key)
 
     # --- deciding ---
 

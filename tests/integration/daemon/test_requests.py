@@ -371,5 +371,6 @@ def test_the_rule_for_roles_is_complete() -> None:
     """Every request is in the list above or is one of those that front ends may make about themselves."""
     asked = {type(request) for request in FORBIDDEN}
     asked |= {messages.WhoAmI, messages.KeyList, messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout}
+    asked |= {messages.ClientRotateKey}
     asked |= {messages.ClientEnroll}  # asked by nobody who is known: the restricted user may
     assert asked == set(messages.REQUESTS)

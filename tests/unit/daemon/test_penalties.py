@@ -50,6 +50,18 @@ def test_each_further_crash_doubles_it_up_to_a_limit_and_time_heals(clock: Clock
     assert penalties.crashed("web", KEY) == 0.0
 
 
+def test_who_is_acquitted_is_as_before(clock: Clock) -> None:
+    penalties = Penalties(clock)
+    penalties.crashed("web", KEY)
+    penalties.crashed("web", KEY)
+    penalties.acquitted("web", KEY)
+    assert not penalties.refuses("web", KEY)
+    penalties.acquitted("web", KEY)
+    penalties.acquitted("web", KEY)
+    assert not penalties.pairs
+    assert penalties.crashed("web", KEY) == 0.0
+
+
 def test_memory_is_bounded(clock: Clock) -> None:
     penalties = Penalties(clock)
     for number in range(3 * MAX_PAIRS):
