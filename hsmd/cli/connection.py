@@ -76,28 +76,40 @@ class Session:
             self._client = connect(self.profile(), witness)
         return cast("R", self._client.control(request, timeout_s=self._timeout_s or timeout_s))
 
-    def _witness(self) -> Witness:
-        """What this operator has seen of daemons' logs; a break that this operator declared is no surprise."""
+    def _witness(self) -> Witness | None:
+        """What this operator has seen of the log of the daemon in his profile; a break that he declared is no surprise.
+
+        None for a daemon that only the options name: nothing says that the one of tomorrow at this address is the same.
+        """
         from hsmd.cli.witness import operator_keys
         from hsmd.client.witness import Witness
 
-        place = (self._profile_file or profiles.default_path()).absolute().parent / "witness"
-        return Witness(place, operator_keys(self.profile().identity))
+        profile = self.profile()
+        if profile.daemon != self._stored().daemon:
+            return None
+        place = self._file.absolute().parent / "witness"
+        return Witness(place, operator_keys(profile.identity))
 
     def profile(self) -> profiles.Profile:
         """Profile file and options together. Raises Stop if that does not say whom to ask, and as whom."""
-        file = self._profile_file or profiles.default_path()
-        stored = profiles.Profile()
-        if self._profile_file is not None or file.exists():
-            stored = profiles.load(file)
-        merged = stored.merged(**self._given)
+        merged = self._stored().merged(**self._given)
         if missing := merged.missing():
             raise Stop(
-                f"nothing says which daemon to ask: {', '.join(missing)} not given and {file} does not say",
+                f"nothing says which daemon to ask: {', '.join(missing)} not given and {self._file} does not say",
                 "run `hsmd init` on the key host, or give the options",
                 Exit.USAGE,
             )
         return merged
+
+    @property
+    def _file(self) -> Path:
+        return self._profile_file or profiles.default_path()
+
+    def _stored(self) -> profiles.Profile:
+        """What the profile file says; nothing, if there is none where one need not be."""
+        if self._profile_file is None and not self._file.exists():
+            return profiles.Profile()
+        return profiles.load(self._file)
 
 
 def connect(profile: profiles.Profile, witness: Witness | None = None) -> Client:

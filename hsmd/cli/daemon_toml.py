@@ -47,17 +47,17 @@ class Layout:
 
 
 def render(
-    layout: Layout, listen: list[str], token: TokenChoice, front_user: str = "", worker_user: str = ""
+    name: str, layout: Layout, listen: list[str], token: TokenChoice, front_user: str = "", worker_user: str = ""
 ) -> str:
     """The whole file."""
     addresses = ", ".join(quote(address) for address in listen)
-    environment = ", ".join(f"{name} = {quote(value)}" for name, value in token.environment.items())
+    environment = ", ".join(f"{key} = {quote(value)}" for key, value in token.environment.items())
     return f"""\
 # Configuration of an hsmd daemon. Paths that are not absolute are relative to this file's directory.
 # What may be done with which key is not here: `hsmd key`, `hsmd client` and `hsmd grant` keep it in the store.
 
-# What this daemon calls itself in logs and status.
-#name = "hsmd"
+# What this daemon calls itself in logs and status, and its audit log in checkpoints: no two daemons of a fleet may share it.
+name = {quote(name)}
 # debug, info, warning or error.
 #log_level = "info"
 

@@ -159,7 +159,7 @@ def _prepare(layout: Layout, workers: int) -> str:
     token = TokenChoice(
         made.module, made.label, made.pin_file, made.environment, name="softhsm", workers=workers
     )
-    write_new(layout.config, render(layout, ["127.0.0.1:0"], token), PRIVATE)
+    write_new(layout.config, render("dev", layout, ["127.0.0.1:0"], token), PRIVATE)
     return host.line
 
 

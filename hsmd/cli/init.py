@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -105,6 +106,15 @@ def init(
             help="Write hsmd.service there too, usually /etc/systemd/system; the PIN file becomes a credential.",
         ),
     ] = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="What the daemon and its audit log are called, unlike any other of the fleet. Default: this host's name.",
+            show_default=False,
+        ),
+    ] = "",
     operator: Annotated[
         str,
         typer.Option(
@@ -140,7 +150,7 @@ def init(
     layout = Layout(config.absolute(), (state or config.parent).absolute())
     users = Users.known(front_user, worker_user)
     who = person()
-    name = operator or _own_name(who)
+    operator = operator or _own_name(who)
     where = (profile or who.configuration / profiles.PROFILE_NAME).absolute()
     service = None if unit is None else (unit / systemd.DAEMON_UNIT).absolute()
     _refuse_existing(layout, None if operator_key else where, service)
@@ -150,10 +160,10 @@ def init(
         token = _softhsm(layout, undo) if softhsm else _hardware(module, token_label, pin_file)
         if service is not None and not softhsm:
             token = replace(token, credential=token.pin_file.name)
-        text = render(layout, listen, token, front_user, worker_user)
+        text = render(name or _host_name(), layout, listen, token, front_user, worker_user)
         address = _first_address(text, layout)
         host = _kept(undo, layout.host_key, lambda: ssh_keys.make(layout.host_key, "hsmd host key"))
-        first = _operator(undo, who, name, operator_key, where, host, address)
+        first = _operator(undo, who, operator, operator_key, where, host, address)
         _store(undo, layout, first)
         users.take_over(layout, layout.state / "softhsm" if softhsm else None)
         if service is not None:
@@ -170,6 +180,14 @@ def _own_name(who: Person) -> str:
     from hsmd.daemon.store.records import is_name
 
     return who.name if is_name(who.name) else "operator"
+
+
+def _host_name() -> str:
+    """This host's name as a daemon's; "hsmd" where it has none that would do."""
+    from hsmd.daemon.config import NAME
+
+    name = socket.gethostname()
+    return name if NAME.fullmatch(name) else "hsmd"
 
 
 def _refuse_existing(layout: Layout, profile: Path | None, service: Path | None) -> None:

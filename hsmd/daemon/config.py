@@ -6,6 +6,7 @@ understands the whole file or changes nothing.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from hsmd.errors import ConfigurationError
 
 DEFAULT_PORT = 7440
 METRICS_PORT = 9444
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def parse(text: str, path: Path) -> Config:
 def _config(top: TomlTable, path: Path) -> Config:
     config = Config(
         path=path,
-        name=top.text("name", "hsmd"),
+        name=_name(top),
         log_level=top.choice("log_level", "info", ("debug", "info", "warning", "error")),
         listen=_listen(top.table("listen")),
         store_url=_store_url(store := top.table("store"), path.parent),
@@ -180,6 +182,13 @@ def _config(top: TomlTable, path: Path) -> Config:
     )
     top.end()
     return config
+
+
+def _name(top: TomlTable) -> str:
+    name = top.text("name", "hsmd")
+    if not NAME.fullmatch(name):
+        top.fault("name", "must be 1 to 64 letters, digits, dots, hyphens or underscores: it is part of a signer's name")
+    return name
 
 
 def _listen(table: TomlTable) -> ListenConfig:
