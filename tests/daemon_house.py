@@ -71,7 +71,7 @@ class House:
 
     directory: Path
     workers: int = 1
-    limits: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
     users: tuple[str, str] = ("", "")
     stall_ms: int = 2_000
     spare: bool = False

@@ -113,6 +113,8 @@ directory = {quote(str(layout.audit))}
 # Connections that have not logged in yet, and the seconds they have for it.
 #startups = 32
 #login_s = 10
+# Networks whose failed logins are not held against them: relays that many come through.
+#penalty_exempt = ["127.0.0.0/8", "::1/128"]
 # Connections in all, requests one connection may have open, requests waiting for a token.
 #connections = 1000
 #open_requests = 512

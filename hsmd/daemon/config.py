@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,8 @@ from hsmd.errors import ConfigurationError
 DEFAULT_PORT = 7440
 METRICS_PORT = 9444
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
+Network = IPv4Network | IPv6Network
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class LimitsConfig:
     client_open: int
     queue: int
     drain_s: int
+    penalty_exempt: tuple[Network, ...] = tuple(map(ip_network, LOOPBACK))
+    """Networks that are never refused for failed logins: whoever relays others' connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,7 @@ def _listen(table: TomlTable) -> ListenConfig:
     allow_wildcard = table.flag("allow_wildcard", False)
     addresses = _addresses(table, "addresses", table.strings("addresses"), allow_wildcard)
     for_operators = _addresses(
-        table, "operator_addresses", table.strings("operator_addresses", needed=False), allow_wildcard
+        table, "operator_addresses", table.strings("operator_addresses", ()), allow_wildcard
     )
     for address in for_operators:
         if address in addresses:
@@ -337,9 +341,20 @@ def _limits(table: TomlTable) -> LimitsConfig:
         client_open=table.number("client_open", 1_024, 1, 65_536),
         queue=table.number("queue", 4_096, 1, 1_000_000),
         drain_s=table.number("drain_s", 10, 0, 600),
+        penalty_exempt=_networks(table, "penalty_exempt", LOOPBACK),
     )
     table.end()
     return config
+
+
+def _networks(table: TomlTable, key: str, default: tuple[str, ...]) -> tuple[Network, ...]:
+    networks: list[Network] = []
+    for text in table.strings(key, default):
+        try:
+            networks.append(ip_network(text))
+        except ValueError:
+            table.fault(key, f"{text!r} must be a network like 192.0.2.0/24 or 2001:db8::/64, or an address")
+    return tuple(networks)
 
 
 def _metrics(table: TomlTable) -> MetricsConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,14 @@ class TomlTable:
         value = self.text(key)
         return self._base / value if value else None
 
-    def strings(self, key: str, *, needed: bool = True) -> list[str]:
-        def fits(value: Any) -> bool:
-            return isinstance(value, list) and value != [] and all(_is_text(item) for item in value)
+    def strings(self, key: str, default: Iterable[str] | None = None) -> list[str]:
+        """Without a default there must be one at least."""
 
-        return self._take(key, None if needed else [], "a list of strings", fits) or []
+        def fits(value: Any) -> bool:
+            filled = value != [] or default is not None
+            return isinstance(value, list) and filled and all(_is_text(item) for item in value)
+
+        return list(self._take(key, default, "a list of strings", fits) or [])
 
     def string_table(self, key: str) -> dict[str, str]:
         def fits(value: Any) -> bool:

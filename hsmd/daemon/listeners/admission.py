@@ -1,15 +1,20 @@
 """Admission: how many peers may be in which state, decided before they can cost anything.
 
 asyncssh has no limit on unauthenticated connections, authentication tries or channels; these are ours. Where there is not
-room for all, nobody may crowd the others out: addresses share the room for logins, clients that for connections.
+room for all, nobody may crowd the others out: addresses share the room for logins, clients that for connections. Sources that
+misbehave before they log in are not heard for a while (`sources.py`).
 """
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from hsmd.daemon.config import LimitsConfig
+from hsmd.daemon.listeners.sources import Sources
 
 CLIENT_SHARE = 4
 """One client may hold at most one connection in so many of all that are allowed ..."""
@@ -27,10 +32,20 @@ class Starting(Protocol):
 
 
 class Admission:
-    """Counts connections by state and says yes or no."""
+    """Counts connections by state and says yes or no. `draw(n)` is a random number below n; `clock` is monotonic."""
 
-    def __init__(self, limits: LimitsConfig) -> None:
+    def __init__(
+        self,
+        limits: LimitsConfig,
+        *,
+        draw: Callable[[int], int] = secrets.randbelow,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limits = limits
+        self.turned_away = 0
+        """New connections that were closed at once."""
+        self._draw = draw
+        self._sources = Sources(clock)
         self.starting = 0
         self.connections = 0
         self._starting: dict[str, dict[Starting, None]] = {}
@@ -40,15 +55,18 @@ class Admission:
         """A new connection, not authenticated yet. If admitted, `started` or `stopped` ends that.
 
         When there is no room, the oldest one of the address that has most of them makes place, unless
-        that is the newcomer's own.
+        that is the newcomer's own. Where all are equal, chance decides: idle strangers from many addresses keep nobody out.
         """
-        if self.connections >= self.limits.connections:
-            return False
-        if self.starting >= self.limits.startups and not self._make_room(newcomer.peer):
+        if not self._finds_room(newcomer.peer):
+            self.turned_away += 1
             return False
         self._starting.setdefault(newcomer.peer, {})[newcomer] = None
         self.starting += 1
         return True
+
+    def offended(self, connection: Starting, seconds: float) -> bool:
+        """A connection ended before it was authenticated, by its peer's fault; True if that source is refused from now on."""
+        return self._sources.offended(connection.peer, seconds)
 
     def stopped(self, connection: Starting) -> None:
         """A connection ended before it was authenticated; harmless for one that was not admitted."""
@@ -67,19 +85,34 @@ class Admission:
             return False
         self.connections += 1
         self._per_client[client] += 1
+        self._sources.let_in(connection.peer)
         return True
 
-    def ended(self, client: str) -> None:
-        """An authenticated connection ended."""
+    def ended(self, client: str, peer: str) -> None:
+        """An authenticated connection from the address `peer` ended."""
+        self._sources.let_in(peer)
         self.connections -= 1
         self._per_client[client] -= 1
         if not self._per_client[client]:
             del self._per_client[client]
 
-    def _make_room(self, peer: str) -> bool:
-        crowd = max(self._starting.values(), key=len)
-        if len(crowd) <= len(self._starting.get(peer, ())) + 1:
+    def _finds_room(self, peer: str) -> bool:
+        if self.connections >= self.limits.connections:
             return False
+        if self._sources.refuses(peer, self.limits.penalty_exempt):
+            return False
+        return self.starting < self.limits.startups or self._make_room(peer)
+
+    def _make_room(self, peer: str) -> bool:
+        most = max(len(crowd) for crowd in self._starting.values())
+        crowds = [crowd for crowd in self._starting.values() if len(crowd) == most]
+        then_mine = len(self._starting.get(peer, ())) + 1
+        if most < then_mine:
+            return False
+        chosen = self._draw(len(crowds) + (most == then_mine))
+        if chosen == len(crowds):
+            return False
+        crowd = crowds[chosen]
         oldest = next(iter(crowd))
         self.stopped(oldest)
         oldest.drop("others want to log in")

@@ -2,23 +2,28 @@
 
 asyncssh ignores a transport that is full, so a peer that never reads would have it buffer answers without bound; and it handles
 all packets of a read before it lets go, so a peer that sends many tiny ones would keep everybody else waiting. Both are
-answered by not reading from the socket for a while.
+answered by not reading from the socket for a while. A peer that keeps exchanging keys is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 PACKETS_A_TURN = 32
 """Packets of one connection that are handled before others are heard. Usually one brings everything a peer has to ask."""
+KEY_EXCHANGES = 10
+KEY_EXCHANGES_S = 60.0
+"""So many key exchanges a peer may have in so many seconds: each costs a signature and two agreements. Peers that follow their
+own limits need one every few minutes."""
 
 
 class Flow:
     """Hooked into one connection of asyncssh. `unread_since` (monotonic) is when the peer stopped reading, None if it reads."""
 
-    def __init__(self, conn: Any) -> None:
+    def __init__(self, conn: Any, drop: Callable[[str], None]) -> None:
         self.unread_since: float | None = None
         self._transport = conn._transport
         self._handle_packets = conn._recv_data
@@ -26,7 +31,11 @@ class Flow:
         self._loop = asyncio.get_running_loop()
         self._left = PACKETS_A_TURN
         self._waiting = False
+        self._answer_kexinit = conn._send_kexinit
+        self._drop = drop
+        self._exchanges, self._exchanges_since = 0, time.monotonic()
         conn._recv_packet = self._packet
+        conn._send_kexinit = self._kexinit
         conn.pause_writing, conn.resume_writing = self._peer_lags, self._peer_reads
 
     def _packet(self) -> bool:
@@ -39,6 +48,17 @@ class Flow:
             self._apply()
             self._loop.call_soon(self._next_turn)
         return False
+
+    def _kexinit(self) -> None:
+        """In place of asyncssh's: begin a key exchange, or take part in one that the peer begins (RFC 4253, section 9)."""
+        now = time.monotonic()
+        if now - self._exchanges_since > KEY_EXCHANGES_S:
+            self._exchanges, self._exchanges_since = 0, now
+        self._exchanges += 1
+        if self._exchanges > KEY_EXCHANGES:
+            self._drop("too many key exchanges")
+            return
+        self._answer_kexinit()
 
     def _next_turn(self) -> None:
         self._left, self._waiting = PACKETS_A_TURN, False

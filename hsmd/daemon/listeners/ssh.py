@@ -5,6 +5,7 @@ What happens on a connection is in `ssh_connection.py`.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ SIGNATURE_ALGORITHMS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp3
 HOST_KEY_ALGORITHM = "ssh-ed25519"
 KEEPALIVE_S = 1.0
 KEEPALIVE_MISSES = 3
+OTHER_FILES = 256
+"""Open files that are not connections: log, store, workers, what is on its way out."""
 
 log = observe.logger()
 
@@ -45,6 +48,7 @@ class SshListener:
         self._ports: dict[ListenAddress, int] = {}
         self._connections: set[SshConnection] = set()
         self._for_operators: tuple[ListenAddress, ...] = ()
+        self._turned_away = 0
         self._host_key_line = ""
         self._host_ca_line = ""
 
@@ -72,8 +76,10 @@ class SshListener:
     async def apply(self, config: ListenConfig, limits: LimitsConfig) -> None:
         """Listen as `config` says, for new connections from now on; those that there are stay.
 
-        Raises ConfigurationError before anything changes if a host key cannot be used or an address not be bound.
+        Raises ConfigurationError before anything changes if a host key cannot be used, an address not be bound, or fewer files be
+        open than there may be connections.
         """
+        _allow_files(limits)
         key, certificate = _host_key(config)
         wanted = {
             address: self._options(key, certificate, limits, roles) for address, roles in _roles(config).items()
@@ -107,6 +113,10 @@ class SshListener:
     def check(self) -> None:
         """Close connections whose certificate has ended or whose peer does not read; to be called every second or so."""
         now = time.monotonic()
+        turned_away = self._admission.turned_away - self._turned_away
+        if turned_away:  # one line for all: strangers must not fill the disk
+            self._turned_away += turned_away
+            log.warning("connection.turned_away", count=turned_away)
         for connection in list(self._connections):
             connection.check(now)
 
@@ -167,6 +177,21 @@ def _roles(config: ListenConfig) -> dict[ListenAddress, frozenset[Role]]:
     return dict.fromkeys(config.addresses, front_ends) | dict.fromkeys(
         config.operator_addresses, frozenset(Role) - front_ends
     )
+
+
+def _allow_files(limits: LimitsConfig) -> None:
+    """Let the process open as many files as the limits ask for (setrlimit(2), RLIMIT_NOFILE)."""
+    needed = limits.connections + limits.startups + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        fault = (
+            f"limits.connections: {limits.connections} connections need {needed} open files and the system allows {hard}; "
+            "raise LimitNOFILE= in the unit, or lower the limit"
+        )
+        raise ConfigurationError("hsmd.toml", [fault])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _line(key: Any) -> str:

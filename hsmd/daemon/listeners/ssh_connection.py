@@ -9,6 +9,7 @@ connection is made: if asyncssh renames one, nobody gets in.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,7 @@ from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments
 from hsmd.daemon.listeners.flow import Flow
 from hsmd.daemon.listeners.session import UNREAD_S, Session, Transport
+from hsmd.daemon.listeners.sources import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 
 log = observe.logger()
@@ -55,6 +57,8 @@ class SshConnection(asyncssh.SSHServer):
         self._proven: Identity | None = None
         self._asked = False
         self._tries = 0
+        self._may_start = False
+        self._began = time.monotonic()
         self._refused = ""
         self.peer = ""
         self.channels: set[SshChannel] = set()
@@ -64,23 +68,35 @@ class SshConnection(asyncssh.SSHServer):
         self.peer = str((conn.get_extra_info("peername") or ("",))[0])  # nobody, if the peer has gone already
         without_ignore_packets(conn)
         self._guard_login(conn)
-        self._flow = Flow(conn)
-        if not self._admission.may_start(self):
-            log.warning("connection.turned_away", address=self.peer)
+        self._flow = Flow(conn, self.drop)
+        self._may_start = self._admission.may_start(self)
+        if not self._may_start:
             conn.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and not isinstance(exc, asyncssh.Error | OSError):
             log.error("connection.fault", address=self.peer, exc_info=exc)
         if self._admitted_as:
-            self._admission.ended(self._admitted_as)
+            self._admission.ended(self._admitted_as, self.peer)
             self._connections.discard(self)
             log.info("connection.closed", client=self._admitted_as, address=self.peer)
             return
         self._admission.stopped(self)
+        if self._may_start and self._proven is None:
+            self._count_offence()
         if self._refused:
             client = str(self._conn._username)[:64]
             log.warning("connection.refused", address=self.peer, client=client, reason=self._refused)
+
+    def _count_offence(self) -> None:
+        """The peer did not log in: it failed, had no time left, or went away."""
+        seconds = LEFT_S
+        if self._refused:
+            seconds = LOGIN_FAILED_S
+        elif time.monotonic() - self._began > self._admission.limits.login_s - 0.5:
+            seconds = LOGIN_TIMED_OUT_S
+        if self._admission.offended(self, seconds):
+            log.warning("source.penalised", address=self.peer, reason="failed or unfinished logins")
 
     # --- what the listener calls ---
 
@@ -90,6 +106,7 @@ class SshConnection(asyncssh.SSHServer):
 
     def drop(self, reason: str) -> None:
         """Close at once, whatever the peer has not read yet."""
+        self._may_start = False
         log.warning("connection.dropped", address=self.peer, reason=reason)
         self._conn.abort()
 
@@ -195,7 +212,10 @@ class SshConnection(asyncssh.SSHServer):
             identity = self._identify(username, key_data)
             if identity is not None and identity.role not in self._roles:
                 self._refused, identity = "not at this address with this role", None
-            if identity is None or not await validate_key(username, key_data, message, signature):
+            if identity is None:
+                return False
+            if not await validate_key(username, key_data, message, signature):
+                self._refused = "the signature does not verify" if message else self._refused
                 return False
             if message:  # without one it was only asked whether the key would do
                 self._proven = identity

@@ -58,7 +58,7 @@ def test_a_client_has_its_share_of_connections_and_no_more() -> None:
     assert sum(log_in("hog") for _ in range(20)) == 10
     assert sum(log_in("other") for _ in range(5)) == 5
     assert admission.starting == 0
-    admission.ended("hog")
+    admission.ended("hog", "a")
     assert log_in("hog")
     assert admission.connections == 15
 
@@ -69,7 +69,7 @@ def test_all_connections_together_are_limited() -> None:
     assert all(admission.may_start(each) for each in newcomers)
     assert [admission.started(each, f"c{number}") for number, each in enumerate(newcomers)] == [True, True, True, False]
     assert not admission.may_start(Newcomer("b"))
-    admission.ended("c0")
+    admission.ended("c0", "a")
     assert admission.may_start(Newcomer("b"))
 
 
@@ -85,7 +85,7 @@ def test_counts_never_go_wrong(steps: list[tuple[str, str]]) -> None:
             if admission.may_start(newcomer):
                 starting.append(newcomer)
         elif step == "out" and peer in inside:
-            admission.ended(peer)
+            admission.ended(peer, "a")
             inside.remove(peer)
         elif step in ("stop", "in") and mine:
             starting.remove(mine[0])
@@ -103,3 +103,42 @@ def test_the_end_of_what_was_never_admitted_is_harmless(times: int) -> None:
     for _ in range(times):
         admission.stopped(Newcomer("x"))
     assert admission.starting == 0
+
+
+def test_idle_strangers_from_many_addresses_keep_nobody_out() -> None:
+    """Where all have equally many, chance decides between them and the newcomer."""
+    drawn: list[int] = []
+
+    def draw(below: int) -> int:
+        drawn.append(below)
+        return (len(drawn) * 3) % below
+
+    admission = Admission(LIMITS, draw=draw)
+    crowd = [Newcomer(f"10.0.0.{number}") for number in range(4)]
+    assert all(admission.may_start(each) for each in crowd)
+    assert admission.may_start(Newcomer("10.0.1.1")), "the fourth of five"
+    assert drawn == [5]
+    assert [bool(each.dropped) for each in crowd] == [False, False, False, True]
+    assert admission.starting == 4
+
+
+def test_chance_may_also_turn_the_newcomer_away() -> None:
+    admission = Admission(LIMITS, draw=lambda below: below - 1)
+    crowd = [Newcomer(f"10.0.0.{number}") for number in range(4)]
+    assert all(admission.may_start(each) for each in crowd)
+    assert not admission.may_start(Newcomer("10.0.1.1"))
+    assert not any(each.dropped for each in crowd)
+    assert admission.turned_away == 1
+
+
+def test_who_keeps_failing_is_turned_away_at_once() -> None:
+    admission = Admission(LIMITS, clock=lambda: 0.0)
+    told = []
+    for _ in range(5):
+        newcomer = Newcomer("192.0.2.1")
+        if admission.may_start(newcomer):
+            admission.stopped(newcomer)
+            told.append(admission.offended(newcomer, 5.0))
+    assert told == [False, False, False, True]
+    assert admission.turned_away == 1
+    assert admission.may_start(Newcomer("192.0.2.2"))

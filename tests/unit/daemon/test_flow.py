@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hsmd.daemon.listeners.flow import PACKETS_A_TURN, Flow
+from hsmd.daemon.listeners.flow import KEY_EXCHANGES, PACKETS_A_TURN, Flow
 
 
 class Connection:
@@ -33,6 +33,9 @@ class Connection:
         self.handled += 1
         return True
 
+    def _send_kexinit(self) -> None:
+        self.told.append("key exchange")
+
     def _recv_data(self) -> None:
         while self._recv_packet():
             pass
@@ -40,7 +43,7 @@ class Connection:
 
 async def test_many_packets_are_handled_in_turns() -> None:
     connection = Connection(PACKETS_A_TURN * 3 + 1)
-    Flow(connection)
+    Flow(connection, connection.told.append)
     connection._recv_data()
     assert (connection.handled, connection.told) == (PACKETS_A_TURN, ["pause"])
     connection._recv_data()
@@ -53,7 +56,7 @@ async def test_many_packets_are_handled_in_turns() -> None:
 
 async def test_a_peer_that_does_not_read_is_not_read_from() -> None:
     connection: Any = Connection(PACKETS_A_TURN * 2)
-    flow = Flow(connection)
+    flow = Flow(connection, connection.told.append)
     connection.pause_writing()
     assert flow.unread_since is not None
     connection._recv_data()
@@ -66,10 +69,20 @@ async def test_a_peer_that_does_not_read_is_not_read_from() -> None:
 
 async def test_a_closed_connection_is_left_alone() -> None:
     connection: Any = Connection(PACKETS_A_TURN * 2)
-    Flow(connection)
+    Flow(connection, connection.told.append)
     connection._recv_data()
     connection.closing = True
     told = list(connection.told)
     await asyncio.sleep(0)
     connection.resume_writing()
     assert (connection.handled, connection.told) == (PACKETS_A_TURN, told)
+
+
+async def test_who_keeps_exchanging_keys_is_dropped() -> None:
+    connection: Any = Connection(0)
+    Flow(connection, connection.told.append)
+    for _ in range(KEY_EXCHANGES):
+        connection._send_kexinit()
+    assert connection.told == ["key exchange"] * KEY_EXCHANGES
+    connection._send_kexinit()
+    assert connection.told[KEY_EXCHANGES:] == ["too many key exchanges"]

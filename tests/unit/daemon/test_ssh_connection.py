@@ -39,7 +39,7 @@ class Conn:
         self.aborted = False
         self.username = "web"
         self.requests = 0
-        self.send_packet = self._recv_data = self._recv_packet = lambda *_: None
+        self.send_packet = self._send_kexinit = self._recv_data = self._recv_packet = lambda *_: None
         self._transport, self._username = None, "web"
 
     def get_extra_info(self, name: str) -> Any:
