@@ -15,7 +15,7 @@ from hsmd.cli.commands import command
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, ProblemsFound, Stop
 from hsmd.cli.files import PUBLIC, write_new
-from hsmd.cli.log_files import log_lines
+from hsmd.cli.log_files import SEGMENTS, log_lines
 from hsmd.cli.output import fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditCheckpoint, AuditProve, InclusionProof, SignedCheckpoint
@@ -29,6 +29,8 @@ from hsmd.transparency.verification import LogVerdict, verify_log
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+_ARCHIVED = "segments of this log were archived: put them into segments/ of a copy, and verify that"
 
 PublicKey = Annotated[
     Path | None,
@@ -72,6 +74,8 @@ def verify(
     watch = _HeadWatch(_head(expect) if expect else None)
     with _lines(session, log) as lines, session.output.working("checking every record"):
         verdict = watch.judge(verify_log(watch.over(lines), keys, seen=seen))
+    if log is not None and verdict.first_bad == 0 and (log / SEGMENTS / "archived.json").exists():
+        verdict = replace(verdict, reason=f"{verdict.reason}; {_ARCHIVED}")
     document = {
         "intact": verdict.intact,
         "records": verdict.size,

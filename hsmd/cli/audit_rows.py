@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from hsmd.errors import ProtocolError
+from hsmd.errors import NotFound, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditPage
 from hsmd.transparency.records import Record, parse_record
 from hsmd.transparency.verification import CHECKPOINT_EVENT
@@ -130,10 +130,15 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
     size = read(-1, 1).size
     rows: list[Row] = []
     outcomes: dict[int, Record] = {}
-    end = size
-    while end > 0 and len(rows) < count:
-        first = max(0, end - MAX_PAGE)
-        for record in reversed(_records(read, first, end)):
+    end, step = size, MAX_PAGE
+    while end > 0 and len(rows) < count and step:
+        first = max(0, end - step)
+        try:
+            records = _records(read, first, end)
+        except NotFound:  # older ones were archived; show what is there
+            step //= 2
+            continue
+        for record in reversed(records):
             begun = _begin_of(record)
             if begun is not None:
                 outcomes[begun] = record

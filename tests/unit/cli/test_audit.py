@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from hsmd.errors import NotFound
+from hsmd.protocol import messages
+
 from .conftest import Run
 from .fake_daemon import FakeDaemon
 
@@ -85,3 +88,15 @@ def test_expected_head_is_checked(run: Run, log: FakeDaemon, head: str) -> None:
 def test_a_file_needs_no_daemon_and_no_profile(run: Run, home: Path) -> None:
     (home / "log").write_bytes(b"not a record\n")
     assert run("audit", "verify", "--log", "log").code == 4
+
+
+def test_records_up_to_the_archived_ones_are_shown(run: Run, log: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = log.on_audit_read
+
+    def without_the_oldest(request: messages.AuditRead) -> messages.AuditPage:
+        if 0 <= request.first < 9:
+            raise NotFound("record 8 was archived")
+        return read(request)
+
+    monkeypatch.setattr(log, "on_audit_read", without_the_oldest)
+    assert [row["index"] for row in _rows(run)] == [9, 11, 13, 15, 17, 19]
