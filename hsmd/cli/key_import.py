@@ -12,7 +12,7 @@ from hsmd.errors import HsmdError, NotFound
 from hsmd.protocol.messages import KeyAdopt, KeyInfo, KeyShow
 
 if TYPE_CHECKING:
-    from hsmd.daemon.config import Config, TokenConfig
+    from hsmd.daemon.settings import Config, TokenConfig
 
 
 def import_key(

@@ -18,7 +18,7 @@ from hsmd.cli.output import Output, fields
 
 if TYPE_CHECKING:
     from hsmd.daemon.backup.archive import Archive
-    from hsmd.daemon.config import Config
+    from hsmd.daemon.settings import Config
 
 app = typer.Typer(add_completion=False)
 

@@ -24,7 +24,6 @@ from hsmd.daemon import config as configuration
 from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.config import Config
 from hsmd.daemon.control.audit import AuditDesk
 from hsmd.daemon.control.clients import ClientDesk
 from hsmd.daemon.control.desk import Desk
@@ -46,6 +45,7 @@ from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.session import Session, Transport
 from hsmd.daemon.listeners.ssh import SshListener
 from hsmd.daemon.metrics import MetricsEndpoint
+from hsmd.daemon.settings import Config
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
 from hsmd.process import harden, run_as_batch, tune_garbage_collection

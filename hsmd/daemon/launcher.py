@@ -39,8 +39,8 @@ from typing import Any
 import hsmd
 from hsmd import observe
 from hsmd.daemon import config as configuration
-from hsmd.daemon.config import Config, UsersConfig
 from hsmd.daemon.places import Places, next_delay
+from hsmd.daemon.settings import Config, UsersConfig
 from hsmd.daemon.token import sandbox
 from hsmd.errors import ConfigurationError
 from hsmd.notify import notify

@@ -20,7 +20,7 @@ AWAY_FROM_THE_HSM = (*SHARED, "hsmd.provider", "hsmd.client", "hsmd.agent")
 NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
-        "toml_table", "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners",
+        "settings", "toml_table", "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners",
         "control", "backup", "metrics", "places", "launcher", "front",
     )
 )  # fmt: skip

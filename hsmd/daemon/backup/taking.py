@@ -19,7 +19,7 @@ from hsmd.daemon.backup.archive import (
     Source,
     write,
 )
-from hsmd.daemon.config import Config
+from hsmd.daemon.settings import Config
 from hsmd.daemon.store import Store
 
 _CHECKPOINT_RECORD = b'"event":"log.checkpoint"'

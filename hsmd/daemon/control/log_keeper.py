@@ -6,10 +6,10 @@ import asyncio
 
 from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.config import AuditConfig
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.checkpointer import Checkpointer, Published
 from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.settings import AuditConfig
 from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure, BadRequest, HsmdError
 from hsmd.transparency.discontinuity import EVENT as DISCONTINUITY_EVENT, Discontinuity, to_fields

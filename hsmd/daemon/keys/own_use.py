@@ -7,7 +7,8 @@ import asyncio
 from hsmd.algorithms import SignatureScheme
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Grant
-from hsmd.daemon.keys.service import KeyService, Use
+from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.keys.use import Use
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import HsmdError
 from hsmd.purposes import Purpose

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Protocol
 
-from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.rules import Denial, Rule
 from hsmd.daemon.access.snapshot import Grant, Snapshot
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.keys.penalties import Penalties
 from hsmd.daemon.keys.shares import Share, ShareLimits, Shares
 from hsmd.daemon.keys.tallies import OTHER, PERFORMED, Tallies
+from hsmd.daemon.keys.use import Caller, Use
 from hsmd.daemon.token.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
     AuditFailure,
@@ -36,62 +35,6 @@ from hsmd.errors import (
 )
 from hsmd.protocol.frames import KeyOperation, decode_key_operation
 from hsmd.purposes import Purpose
-
-
-class Caller(Protocol):
-    """Whoever asked: a session, or the daemon itself. Answers may come after the caller has gone; it drops them."""
-
-    identity: Identity
-
-    def opened(self, request_id: int, use: Use) -> None:
-        """The request was accepted and will be answered exactly once."""
-
-    def answered(self, request_id: int, answer: bytes) -> None:
-        """The token's answer."""
-
-    def failed(self, request_id: int, error: HsmdError) -> None:
-        """There is no answer, and this is why."""
-
-    def flush(self) -> None:
-        """No more answers in this batch: send what there is in one piece."""
-
-
-class Use:
-    """One accepted key operation on its way: whose it is, and the attempt record that stands for it."""
-
-    __slots__ = (
-        "abandoned",
-        "accused",
-        "acquitted",
-        "arrived",
-        "attempt",
-        "caller",
-        "grant",
-        "job",
-        "replied",
-        "request_id",
-        "retried",
-        "share",
-    )
-
-    def __init__(
-        self, caller: Caller, request_id: int, grant: Grant, arrived: float, share: Share | None = None
-    ) -> None:
-        self.caller = caller
-        self.share = share
-        self.request_id = request_id
-        self.grant = grant
-        self.arrived = arrived
-        self.attempt = 0
-        self.job: Job | None = None
-        self.retried = False
-        """Its worker was lost, and it was handed to another one."""
-        self.accused = False
-        """A worker crashed during it, and that counts against its client ..."""
-        self.acquitted = False
-        """... or does not, because another worker did the same without harm."""
-        self.replied = False
-        self.abandoned = False
 
 
 def purpose_label(purpose: int) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from hsmd import observe
 from hsmd.daemon.access.identity import Identity
-from hsmd.daemon.keys.service import KeyService, Use
+from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.keys.use import Use
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,

@@ -16,10 +16,10 @@ from hsmd import observe
 from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 from hsmd.daemon.access.identity import Role
 from hsmd.daemon.access.snapshot import Snapshot
-from hsmd.daemon.config import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.enrolment import Enrolments
 from hsmd.daemon.listeners.ssh_connection import MakeSession, SshConnection
+from hsmd.daemon.settings import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.errors import ConfigurationError
 
 SIGNATURE_ALGORITHMS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given, strategies as st
 
-from hsmd.daemon.config import LimitsConfig
 from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.settings import LimitsConfig
 
 LIMITS = LimitsConfig(
     startups=4, login_s=10, auth_tries=6, connections=40, channels_per_connection=4, open_requests=512, client_rate=20_000, client_open=1_024, queue=4_096,

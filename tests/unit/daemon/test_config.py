@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hsmd.daemon import config
+from hsmd.daemon.settings import Config
 from hsmd.errors import ConfigurationError
 
 GOOD = """
@@ -29,7 +30,7 @@ workers = 2
 """
 
 
-def parse(text: str) -> config.Config:
+def parse(text: str) -> Config:
     return config.parse(text, Path("/etc/hsmd/hsmd.toml"))
 
 

@@ -16,7 +16,8 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Grant, Snapshot
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.keys.service import KeyService, Use
+from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.keys.use import Use
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, GrantRecord, KeyRecord, Role
 from hsmd.daemon.token.jobs import Completion, Job, Status
 from hsmd.errors import (

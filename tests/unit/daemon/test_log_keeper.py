@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.config import AuditConfig
 from hsmd.daemon.control.log_keeper import LogKeeper
+from hsmd.daemon.settings import AuditConfig
 from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure
 
