@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hsmd.cli import audit_rows
-from hsmd.cli.audit_options import app, read_page
+from hsmd.cli.audit_options import app, key_ring, read_page
 from hsmd.cli.commands import command
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, ProblemsFound, Stop
@@ -70,7 +70,7 @@ def verify_export(
     ],
 ) -> None:
     """Check exported records against the checkpoint that came with them. Exit code 4 means that something is wrong."""
-    keys = KeyRing.parse(public_key.read_bytes())
+    keys = key_ring(public_key)
     source = sys.stdin.buffer if str(file) == "-" else file.open("rb")
     with source:
         try:

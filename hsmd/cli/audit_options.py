@@ -1,10 +1,15 @@
-"""What the commands of `hsmd audit` share: their group, and reading a page of records."""
+"""What the commands of `hsmd audit` share: their group, pages of records, and files that they are given."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hsmd.cli.commands import group
 from hsmd.cli.connection import Session
+from hsmd.cli.failures import Exit, Stop
+from hsmd.errors import ProtocolError
 from hsmd.protocol.messages import AuditPage, AuditRead
+from hsmd.transparency.keyring import KeyRing
 
 app = group(
     """The audit log.
@@ -17,3 +22,19 @@ app = group(
 def read_page(session: Session, first: int, limit: int) -> AuditPage:
     """Records from `first` on, at most `limit`."""
     return session.ask(AuditRead(first=first, limit=limit), AuditPage)
+
+
+def content(path: Path) -> bytes:
+    """What is in a file that an option names. Raises Stop."""
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise Stop(f"{path} cannot be read: {problem.strerror}", "name a file that can be read", Exit.USAGE) from None
+
+
+def key_ring(path: Path) -> KeyRing:
+    """The keys in a file that --public-key names. Raises Stop."""
+    try:
+        return KeyRing.parse(content(path))
+    except ProtocolError as problem:
+        raise Stop(f"{path}: {problem.text}", "`hsmd audit key` prints the line of a daemon's key", Exit.USAGE) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.audit_options import app, read_page
+from hsmd.cli.audit_options import app, content, key_ring, read_page
 from hsmd.cli.commands import command
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, ProblemsFound, Stop
@@ -69,7 +69,7 @@ def verify(
     changed or cut off behind its newest checkpoint, only somebody can tell who saw more: note what this prints, and give it the
     next time (--checkpoint, --expect). Exit code 4 means that something is wrong; the answer names the first bad record.
     """
-    keys = KeyRing.parse(_content(public_key)) if public_key else None
+    keys = key_ring(public_key) if public_key else None
     seen = [_seen(path, keys) for path in checkpoint or []]
     watch = _HeadWatch(_head(expect) if expect else None)
     with _lines(session, log) as lines, session.output.working("checking every record"):
@@ -132,7 +132,7 @@ def prove(
     """
     proven = session.ask(AuditProve(index=index), InclusionProof)
     if public_key is not None:
-        found = _checked(proven.note, KeyRing.parse(_content(public_key)))
+        found = _checked(proven.note, key_ring(public_key))
     else:
         found = checkpoints.parse(proven.note, Verifier.from_vkey(_newest(session)[0].verifier_key))
     if (proven.index, proven.size) != (index, found.size):
@@ -168,18 +168,11 @@ def _checked(text: str, keys: KeyRing) -> Checkpoint:
 
 
 def _seen(path: Path, keys: KeyRing | None) -> Checkpoint:
-    text = _content(path).decode("utf-8", "replace")
+    text = content(path).decode("utf-8", "replace")
     try:
         return _checked(text, keys) if keys else checkpoints.parse_text(Note.parse(text).text)
     except (ProofInvalid, ProtocolError) as problem:
         raise Stop(f"{path}: {problem.text}", "give a file that `hsmd audit checkpoint --out` wrote", Exit.USAGE) from None
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise Stop(f"{path} cannot be read: {problem.strerror}", "name a file that can be read", Exit.USAGE) from None
 
 
 # --- heads noted earlier ---

@@ -100,3 +100,14 @@ def test_records_up_to_the_archived_ones_are_shown(run: Run, log: FakeDaemon, mo
 
     monkeypatch.setattr(log, "on_audit_read", without_the_oldest)
     assert [row["index"] for row in _rows(run)] == [9, 11, 13, 15, 17, 19]
+
+
+@pytest.mark.parametrize("command", ["verify", "verify-export"])
+def test_a_file_without_a_key_is_named_with_the_command_that_prints_one(run: Run, home: Path, command: str) -> None:
+    (home / "log").write_bytes(b"")
+    (home / "empty.key").write_bytes(b"")
+    arguments = ["--log", "log"] if command == "verify" else ["log"]
+    for key, hint in (("empty.key", "hsmd audit key"), ("none.key", "can be read")):
+        ran = run("audit", command, *arguments, "--public-key", key)
+        assert ran.code == 2
+        assert key in ran.err and hint in ran.err
