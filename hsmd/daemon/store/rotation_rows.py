@@ -9,13 +9,21 @@ from sqlalchemy import Connection, delete, select, update
 
 from hsmd.daemon.store import client_rows
 from hsmd.daemon.store.records import CredentialRecord
-from hsmd.daemon.store.tables import credentials
-from hsmd.errors import Conflict
+from hsmd.daemon.store.tables import credentials, revocations
+from hsmd.errors import BadRequest, Conflict, Refused
 
 
 def begin(connection: Connection, client: str, current: str, successor: CredentialRecord) -> bool:
-    """Whether the successor is new. Raises NotFound, Conflict if another one is there or the key is somebody's."""
+    """Whether the successor is new. Raises NotFound, Conflict if another one is there or the key is somebody's.
+
+    The caller decided on a snapshot that may be older than the end of `current`; a key that was taken away or revoked in
+    between (Refused) must not leave another one behind.
+    """
     client_id = client_rows.find_id(connection, client)
+    if not _is_mine(connection, client_id, current) or _is_revoked(connection, current):
+        raise Refused(detail="the key that the client came with has ended meanwhile")
+    if _is_revoked(connection, successor.fingerprint):
+        raise BadRequest("public_key: this key was revoked, which is for ever; make a new one")
     under_way = select(credentials).where(
         credentials.c.client_id == client_id, credentials.c.successor_of.is_not(None)
     )
@@ -40,3 +48,23 @@ def finish(connection: Connection, client: str, current: str) -> bool:
     gone = (credentials.c.fingerprint == before) & (credentials.c.client_id == client_id)
     connection.execute(delete(credentials).where(gone))
     return True
+
+
+def revoked(connection: Connection, fingerprint: str) -> None:
+    """A key was revoked: end the rotation that it has a part in, as the old key or as the next one.
+
+    What a stolen key named as its successor is the thief's; and a next key that nobody can come with would be in the way of
+    every other.
+    """
+    part = (credentials.c.fingerprint == fingerprint) | (credentials.c.successor_of == fingerprint)
+    connection.execute(delete(credentials).where(part, credentials.c.successor_of.is_not(None)))
+
+
+def _is_mine(connection: Connection, client_id: int, fingerprint: str) -> bool:
+    mine = (credentials.c.fingerprint == fingerprint) & (credentials.c.client_id == client_id)
+    return connection.execute(select(credentials.c.fingerprint).where(mine)).first() is not None
+
+
+def _is_revoked(connection: Connection, fingerprint: str) -> bool:
+    found = (revocations.c.kind == "key") & (revocations.c.value == fingerprint)
+    return connection.execute(select(revocations.c.value).where(found)).first() is not None

@@ -207,8 +207,13 @@ class Store:
             client_rows.distrust_ca(connection, fingerprint)
 
     def revoke(self, revocation: RevocationRecord) -> bool:
-        """Refuse a credential from now on, for ever; whether that is new. Raises BadRequest."""
+        """Refuse a credential from now on, for ever; whether that is new. A key takes the next one it named along.
+
+        Raises BadRequest.
+        """
         with self._write() as connection:
+            if revocation.kind == "key":
+                rotation_rows.revoked(connection, revocation.value)
             return revocation_rows.add(connection, revocation)
 
     def list_revocations(self) -> list[RevocationRecord]:
@@ -219,7 +224,8 @@ class Store:
     def begin_rotation(self, client: str, current: str, successor: CredentialRecord) -> bool:
         """A client that comes with the key `current` (fingerprint) will come with another; whether that is new.
 
-        Raises NotFound, Conflict if there is another successor already or the key is somebody's.
+        Raises NotFound, Refused if the client has `current` no more, BadRequest for a successor that was revoked, Conflict if
+        there is another successor already or the key is somebody's.
         """
         with self._write() as connection:
             return rotation_rows.begin(connection, _lookup(client), current, successor)
@@ -394,7 +400,6 @@ class Store:
         with translated(self._url, conflict=_TAKEN), self._engine.connect() as connection, connection.begin():
             _count_up(connection)
             yield connection
-
 
     @contextmanager
     def _unnoticed(self) -> Iterator[Connection]:

@@ -11,7 +11,7 @@ import pytest
 
 from hsmd.daemon.store import CredentialRecord, EnrolmentRecord, KeyRecord, RevocationRecord, Role, Store
 from hsmd.daemon.store.enrolment_rows import MAX_TRIES
-from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound
+from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound, Refused
 from hsmd.purposes import Purpose
 
 MakeCredential = Callable[[str], CredentialRecord]
@@ -99,6 +99,74 @@ def test_a_ca_is_distrusted(store: Store, now: datetime) -> None:
     assert store.load().cas == ()
     with pytest.raises(NotFound):
         store.distrust_ca(CA)
+
+
+# --- a client's next key ---
+
+
+def of_key(credential: CredentialRecord, now: datetime) -> RevocationRecord:
+    return RevocationRecord("key", "", credential.fingerprint, now)
+
+
+def fingerprints(store: Store, client: str) -> set[str]:
+    return {each.fingerprint for each in store.client(client).credentials}
+
+
+def test_a_key_that_was_taken_away_names_no_successor(
+    store: Store, make_credential: MakeCredential, now: datetime
+) -> None:
+    """Another daemon may believe in the old key for a moment more: its holder must not stay by way of one more key."""
+    first, second, third = (make_credential(each) for each in "abc")
+    store.add_client("web1", Role.FRONT_END, now, first)
+    store.begin_rotation("web1", first.fingerprint, second)
+    assert store.finish_rotation("web1", second.fingerprint)
+    with pytest.raises(Refused):
+        store.begin_rotation("web1", first.fingerprint, third)
+    assert fingerprints(store, "web1") == {second.fingerprint}
+
+
+def test_a_revoked_key_names_no_successor_and_is_none(
+    store: Store, make_credential: MakeCredential, now: datetime
+) -> None:
+    first, second, third = (make_credential(each) for each in "abc")
+    store.add_client("web1", Role.FRONT_END, now, first)
+    store.revoke(of_key(second, now))
+    with pytest.raises(BadRequest):
+        store.begin_rotation("web1", first.fingerprint, second)
+    store.revoke(of_key(first, now))
+    with pytest.raises(Refused):
+        store.begin_rotation("web1", first.fingerprint, third)
+
+
+def test_a_client_that_got_the_name_of_another_gets_no_key_of_it(
+    store: Store, make_credential: MakeCredential, now: datetime
+) -> None:
+    first, second = make_credential("a"), make_credential("b")
+    store.add_client("web1", Role.FRONT_END, now, first)
+    store.rename_client("web1", "web2")
+    store.add_client("web1", Role.FRONT_END, now)
+    with pytest.raises(Refused):
+        store.begin_rotation("web1", first.fingerprint, second)
+
+
+def test_what_a_stolen_key_named_goes_with_it(store: Store, make_credential: MakeCredential, now: datetime) -> None:
+    stolen, thiefs, other = (make_credential(each) for each in "abc")
+    store.add_client("web1", Role.FRONT_END, now, stolen)
+    store.add_credential("web1", other.fingerprint, other.public_key)
+    store.begin_rotation("web1", stolen.fingerprint, thiefs)
+    store.revoke(of_key(stolen, now))
+    assert thiefs.fingerprint not in fingerprints(store, "web1")
+    assert other.fingerprint in fingerprints(store, "web1")
+
+
+def test_a_revoked_successor_is_in_nobodys_way(store: Store, make_credential: MakeCredential, now: datetime) -> None:
+    first, lost, third = (make_credential(each) for each in "abc")
+    store.add_client("web1", Role.FRONT_END, now, first)
+    store.begin_rotation("web1", first.fingerprint, lost)
+    store.revoke(of_key(lost, now))
+    assert store.begin_rotation("web1", first.fingerprint, third)
+    assert store.finish_rotation("web1", third.fingerprint)
+    assert fingerprints(store, "web1") == {third.fingerprint}
 
 
 # --- enrolment ---
