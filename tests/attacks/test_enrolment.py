@@ -84,6 +84,17 @@ async def test_a_token_makes_a_client_with_its_grants(house: House, tmp_path: An
     assert token.text() not in written
 
 
+def test_keys_of_operators_that_were_revoked_are_not_vouched_for(house: House) -> None:
+    """Whoever stole one could declare a log that was set back to be in order, to every agent that is new."""
+    stolen = fresh()
+    house.ask(messages.ClientAdd("careless", "operator", public_line(stolen)))
+    house.ask(messages.ClientRevoke(fingerprint=stolen.get_fingerprint()))
+    token = ticket(house, "new-after-theft")
+    answer = run_aside(lambda: enrol(token, public_line(fresh())))
+    assert answer.operator_keys == [public_line(house.keys[OPERATOR])]
+    house.ask(messages.ClientRemove("careless"))
+
+
 async def test_a_token_is_used_once_and_by_one_of_two(house: House) -> None:
     token = ticket(house, "new-2")
     keys = [fresh(), fresh()]

@@ -147,12 +147,14 @@ class EnrolmentDesk:
 
 def _operator_keys(store: Store) -> list[str]:
     """What operators come with, as far as it is Ed25519: such keys may sign declarations about the audit log."""
+    contents = store.load()
+    revoked = {revocation.value for revocation in contents.revocations if revocation.kind == "key"}
     return [
         credential.public_key
-        for client in store.load().clients
+        for client in contents.clients
         if client.role is Role.OPERATOR
         for credential in client.credentials
-        if credential.public_key.startswith("ssh-ed25519 ")
+        if credential.public_key.startswith("ssh-ed25519 ") and credential.fingerprint not in revoked
     ]
 
 
