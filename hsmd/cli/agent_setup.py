@@ -165,10 +165,11 @@ def _report_init(
             ("key", key.fingerprint),
         ]
     )
+    grant = f"hsmd grant add {client} KEY"
+    asked = f"{grant}   (unless the token came with the grants)" if enrolled else f"{line}\n{' ' * 24}{grant}"
     steps = (
         "\nNext:\n"
-        + ("" if enrolled else f"  1. An operator runs:  {line}\n")
-        + f"{'  1. An operator runs:  ' if enrolled else '                        '}hsmd grant add {client} KEY\n"
+        f"  1. An operator runs:  {asked}\n"
         f"  2. Start it here:     hsmd agent run --config {file}\n"
         "  3. For each key:      hsmd agent export KEY\n"
         "  4. For the server:    hsmd agent install nginx --key KEY\n"

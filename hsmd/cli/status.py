@@ -63,7 +63,7 @@ def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
         ("state", "draining" if daemon.draining else "running"),
         ("since", when(daemon.started_at)),
         ("connections", f"{daemon.connections} ({daemon.starting} logging in), {daemon.sessions} sessions"),
-        ("store", f"{daemon.keys} keys, {daemon.clients} clients, {daemon.grants} grants"),
+        ("store", f"keys {daemon.keys}, clients {daemon.clients}, grants {daemon.grants}"),
         ("audit warning", daemon.audit_warning),
         ("audit", audit if daemon.audit_writable else f"NOT WRITABLE, so nothing is served; {audit}"),
         (
