@@ -1,4 +1,4 @@
-"""nginx and HAProxy as they come from the distribution, with key reference files in place of private keys."""
+"""nginx, HAProxy and Apache as they come from the distribution, with key reference files in place of private keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from .conftest import Environment, Identity, wait_until
 from .provider_agent import Agent, Fault
 
 HOST = "127.0.0.1"
-NGINX, HAPROXY = "/usr/sbin/nginx", "/usr/sbin/haproxy"
+NGINX, HAPROXY, APACHE = "/usr/sbin/nginx", "/usr/sbin/haproxy", "/usr/sbin/apache2"
+APACHE_MODULES = "/usr/lib/apache2/modules"
 RELOADS = 3
 RSS_SLACK_KB = 512
 
@@ -273,3 +274,57 @@ def test_haproxy_with_reload_and_hot_swap(
     assert "Success" in command(directory, f"commit ssl cert {certificate}\n")
     handshake(port, p256)
     assert [request.purpose for request in agent.requests] == [1, 5, 1, 1]
+
+
+def apache_configuration(directory: Path, ports: dict[str, int], identities: dict[str, Identity]) -> Path:
+    """One host for each identity, threads, an empty page."""
+    (directory / "pages").mkdir()
+    (directory / "pages" / "index.html").write_text("yes")
+    modules = "".join(
+        f"LoadModule {name}_module {APACHE_MODULES}/mod_{name}.so\n"
+        for name in ("mpm_event", "authz_core", "dir", "socache_shmcb", "ssl")
+    )
+    hosts = "".join(
+        f"Listen {HOST}:{port}\n<VirtualHost {HOST}:{port}>\n  SSLEngine on\n"
+        f"  SSLCertificateFile {identities[name].certificate}\n  SSLCertificateKeyFile {identities[name].reference}\n"
+        f"</VirtualHost>\n"
+        for name, port in ports.items()
+    )
+    path = directory / "apache.conf"
+    path.write_text(
+        f"ServerName localhost\nServerRoot {directory}\nPidFile {directory}/apache.pid\nErrorLog {directory}/error.log\n"
+        f"{modules}DefaultRuntimeDir {directory}\nDocumentRoot {directory}/pages\nStartServers 1\n"
+        f"SSLSessionTickets off\nSSLSessionCache none\nSSLCipherSuite DEFAULT\nUser nobody\n{hosts}"
+    )
+    return path
+
+
+def let_in(socket_file: Path, base: Path) -> None:
+    """Apache's workers are never root's: when the test is, they need a way through pytest's directories to the agent."""
+    socket_file.chmod(0o666)
+    for directory in [base.parent, base, *socket_file.relative_to(base).parents]:
+        made = base / directory
+        made.chmod(made.stat().st_mode | 0o011)
+
+
+def test_apache_with_a_graceful_restart(
+    environment: Environment,
+    agent: Agent,
+    identities: dict[str, Identity],
+    start: Start,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Apache loads and unloads its TLS module before it serves, and again with each restart."""
+    ports = {name: free_port() for name in ("rsa", "p256", "ed25519")}
+    configuration = apache_configuration(environment.directory, ports, identities)
+    let_in(environment.socket, tmp_path_factory.getbasetemp())
+    process = start([APACHE, "-DFOREGROUND", "-f", configuration])
+    wait_until(lambda: all(is_listening(port) for port in ports.values()))
+    for _ in range(2):
+        for name, port in ports.items():
+            handshake(port, identities[name])
+            handshake(port, identities[name], ssl.TLSVersion.TLSv1_2)
+        old = children(process.pid)
+        process.send_signal(signal.SIGUSR1)
+        wait_until(lambda old=old: bool(children(process.pid)) and not old & children(process.pid))
+    assert sorted(request.purpose for request in agent.requests) == [1] * 6 + [3] * 6
