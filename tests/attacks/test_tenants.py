@@ -6,14 +6,17 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import asyncssh
 import pytest
 
+from hsmd.client.enrolment import enrol
 from hsmd.daemon.control.desk import CHANGES
-from hsmd.errors import Refused
+from hsmd.errors import Refused, RefusedHere
 from hsmd.protocol import messages
+from hsmd.protocol.enrolment import EnrolmentToken
 from hsmd.protocol.frames import Kind
 from hsmd.protocol.messages import Request
 from tests.daemon_house import (
@@ -205,6 +208,13 @@ def test_roles_are_kept_to_their_addresses(open_house: Callable[..., House]) -> 
             run_aside(lambda c=client, p=place: who(c, **p))  # type: ignore[misc]
     ticket = run_aside(lambda: _ticket(house, there))
     assert ticket.address == f"127.0.0.2:{apart}"
+    token = EnrolmentToken.parse(ticket.token)
+    host, port = house.address
+    elsewhere = replace(token, address=f"{host}:{port}")
+    mine = public_line(asyncssh.generate_private_key("ssh-ed25519"))
+    with pytest.raises(RefusedHere):  # a token for an operator is of no use in the front ends' network either
+        run_aside(lambda: enrol(elsewhere, mine))
+    assert run_aside(lambda: enrol(token, mine)).client == "ann"
     house.write()
     assert house.reload() == "done"
     assert run_aside(lambda: who(OPERATOR)) == OPERATOR

@@ -13,7 +13,8 @@ _MAX_CLIENTS = 10_000
 class RefusalMeter:
     """A token bucket for each client, and the number of refusals that found it empty."""
 
-    def __init__(self) -> None:
+    def __init__(self, burst: int = BURST, per_second: float = PER_SECOND) -> None:
+        self._burst, self._per_second = float(burst), per_second
         self._buckets: dict[str, tuple[float, float]] = {}
         self._counted: dict[str, int] = {}
         self._summary_at = 0.0
@@ -22,8 +23,8 @@ class RefusalMeter:
         """Whether this refusal gets a record of its own; otherwise it is counted. `now`: monotonic seconds."""
         if len(self._buckets) > _MAX_CLIENTS:
             self._buckets.clear()
-        level, at = self._buckets.get(client, (float(BURST), now))
-        level = min(float(BURST), level + (now - at) * PER_SECOND)
+        level, at = self._buckets.get(client, (self._burst, now))
+        level = min(self._burst, level + (now - at) * self._per_second)
         admitted = level >= 1.0
         self._buckets[client] = (level - 1.0 if admitted else level, now)
         if not admitted:

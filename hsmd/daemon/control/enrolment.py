@@ -1,16 +1,17 @@
 """Enrolment: one-time tokens made for operators, and their use by whoever they were handed to.
 
 Whoever tries a token has proven nothing yet: every no looks the same and takes the same time, few are looked at per
-second, and only the first ones of a minute are recorded one by one.
+second, and beyond a rate that strangers cannot fill a disk with they are counted instead of recorded one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -22,7 +23,7 @@ from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.listeners.ssh_keys import parse_public_key
 from hsmd.daemon.store import EnrolmentRecord, Store
-from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound
+from hsmd.errors import AuditFailure, BadRequest, Conflict, HsmdError, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import (
     ID_BYTES,
@@ -40,6 +41,9 @@ from hsmd.purposes import expand
 LIFETIME = timedelta(minutes=15)
 TRY_S = 0.25
 """How long a try takes, right or wrong, and how long the next one waits for it."""
+REFUSALS_AT_ONCE = 20
+REFUSALS_PER_S = 0.1
+"""Refusals that get a record of their own, at once and in the long run, whoever they are of."""
 
 log = observe.logger()
 Pins = Callable[[Role], tuple[Sequence[str], Sequence[str]]]
@@ -58,7 +62,7 @@ class EnrolmentDesk:
         self._pins = pins
         self._now = now
         self._one_at_a_time = asyncio.Lock()
-        self._refusals = RefusalMeter()
+        self._refusals = RefusalMeter(REFUSALS_AT_ONCE, REFUSALS_PER_S)
 
     def handlers(self) -> dict[type[Request], Handler]:
         """Which method carries out which request."""
@@ -102,23 +106,31 @@ class EnrolmentDesk:
 
     # --- for holders of tokens ---
 
-    async def admit(self, password: str, address: str) -> bool:
-        """Whether this proves a token that may be used now."""
+    async def admit(self, password: str, address: str, roles: Collection[Role]) -> bool:
+        """Whether this proves a token for one of these roles that may be used now."""
         async with self._one_at_a_time:
             ends = time.monotonic() + TRY_S
-            good = await self._check(password)
+            good = await self._check(password, roles)
             await asyncio.sleep(max(0.0, ends - time.monotonic()))
-        if not good and self._refusals.admit(USER, time.monotonic()):
-            self._audit.event("enrolment.refused", "", address=address)
-            self._audit.commit()
+        if not good:
+            self._note_refusal(address, time.monotonic())
         return good
 
-    async def _check(self, password: str) -> bool:
+    def _note_refusal(self, address: str, now: float) -> None:
+        if not self._refusals.admit(USER, now):
+            return
+        with contextlib.suppress(AuditFailure):  # the answer is no all the same, and the front says that the log is ill
+            for count in self._refusals.due(now).values():
+                self._audit.event("log.refusals", USER, count=count)
+            self._audit.event("enrolment.refused", "", address=address)
+            self._audit.commit()
+
+    async def _check(self, password: str, roles: Collection[Role]) -> bool:
         proof = parse_password(password)
         if proof is None:
             return False
         try:
-            return await self._catalogue.read(lambda store: store.check_enrolment(*proof, self._now()))
+            return await self._catalogue.read(lambda store: store.check_enrolment(*proof, self._now(), roles))
         except HsmdError as error:
             log.error("enrolment.not_checked", reason=error.detail or error.text)
             return False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 import asyncssh
 
+from hsmd.daemon.access.identity import Role
 from hsmd.protocol.enrolment import MAX_DOCUMENT_BYTES, SUBSYSTEM
 
 TALK_S = 10.0
@@ -19,8 +20,8 @@ MAX_AT_ONCE = 4
 class Enrolments(Protocol):
     """Who knows the tokens."""
 
-    async def admit(self, password: str, address: str) -> bool:
-        """Whether this proves a token that may be used now. Takes equally long for every no."""
+    async def admit(self, password: str, address: str, roles: Collection[Role]) -> bool:
+        """Whether this proves a token for one of these roles that may be used now. Takes equally long for every no."""
 
     async def answer(self, password: str, line: bytes, address: str) -> bytes:
         """The answer to the question of somebody who was admitted; empty if there is none to give."""
@@ -50,6 +51,10 @@ class EnrolmentChannel(asyncssh.SSHServerSession[bytes]):
             self._task = asyncio.get_running_loop().create_task(self._reply(bytes(line)))
         elif len(self._received) > MAX_DOCUMENT_BYTES:
             self._channel.close()
+
+    def eof_received(self) -> bool:
+        """Stay open for the answer: the token is used up, and whoever has said everything may say so."""
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A question that was asked is carried out to its end: the token is used up either way."""

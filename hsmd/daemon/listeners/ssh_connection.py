@@ -168,7 +168,7 @@ class SshConnection(asyncssh.SSHServer):
     async def validate_password(self, username: str, password: str) -> bool:
         if self._enrolments is None or username != ENROLMENT_USER:
             return False
-        good = await self._enrolments.admit(password, self.peer)
+        good = await self._enrolments.admit(password, self.peer, self._roles)
         self._password = password if good and self._conn._username == ENROLMENT_USER else ""
         self._refused = "" if self._password else "no such enrolment"
         return bool(self._password)

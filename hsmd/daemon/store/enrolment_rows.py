@@ -5,13 +5,14 @@ A token is looked for by its id, which is random too: nobody can spend the tries
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from hmac import compare_digest
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from hsmd.daemon.store import client_rows
-from hsmd.daemon.store.records import EnrolmentRecord
+from hsmd.daemon.store.records import EnrolmentRecord, Role
 from hsmd.daemon.store.tables import clients, enrolments
 
 MAX_TRIES = 5
@@ -33,16 +34,23 @@ def add(connection: Connection, enrolment: EnrolmentRecord, now: datetime) -> No
     )
 
 
-def check(connection: Connection, enrolment_id: str, secret_sha256: bytes, now: datetime) -> bool:
-    """Whether a token may be used now. Each call is one of its tries, counted by the statement that looks it up."""
+def check(
+    connection: Connection, enrolment_id: str, secret_sha256: bytes, now: datetime, roles: Collection[Role]
+) -> bool:
+    """Whether a token for a client of one of these roles may be used now.
+
+    Each call is one of its tries, counted by the statement that looks it up.
+    """
     statement = (
         update(enrolments)
         .where(enrolments.c.id == enrolment_id, enrolments.c.tries < MAX_TRIES, enrolments.c.expires_at > now)
         .values(tries=enrolments.c.tries + 1)
-        .returning(enrolments.c.secret_sha256)
+        .returning(enrolments.c.secret_sha256, enrolments.c.client_id)
     )
-    found = connection.execute(statement).scalar_one_or_none()
-    return compare_digest(bytes(found or bytes(32)), secret_sha256)
+    found = connection.execute(statement).one_or_none()
+    if found is None or not compare_digest(bytes(found.secret_sha256), secret_sha256):
+        return False
+    return connection.scalar(select(clients.c.role).where(clients.c.id == found.client_id)) in [each.value for each in roles]
 
 
 def spend(connection: Connection, enrolment_id: str, secret_sha256: bytes, now: datetime) -> str | None:

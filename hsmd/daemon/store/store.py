@@ -242,13 +242,15 @@ class Store:
         with self._write() as connection:
             enrolment_rows.add(connection, enrolment, now)
 
-    def check_enrolment(self, enrolment_id: str, secret_sha256: bytes, now: datetime) -> bool:
-        """Whether a token may be used now; each call is one of its tries.
+    def check_enrolment(
+        self, enrolment_id: str, secret_sha256: bytes, now: datetime, roles: Collection[Role] = frozenset(Role)
+    ) -> bool:
+        """Whether a token may be used now by a client of one of these roles; each call is one of its tries.
 
         Strangers cause these calls: they do not count as a change of the contents.
         """
         with self._unnoticed() as connection:
-            return enrolment_rows.check(connection, enrolment_id, secret_sha256, now)
+            return enrolment_rows.check(connection, enrolment_id, secret_sha256, now, roles)
 
     def enrol(
         self, enrolment_id: str, secret_sha256: bytes, credential: CredentialRecord, now: datetime

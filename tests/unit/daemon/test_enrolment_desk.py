@@ -1,0 +1,73 @@
+"""The enrolment desk and strangers: what they try leaves few records, and is answered whatever state the log is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hsmd.daemon.control import enrolment
+from hsmd.daemon.control.enrolment import REFUSALS_AT_ONCE, REFUSALS_PER_S, EnrolmentDesk
+from hsmd.errors import AuditFailure
+from tests.daemon_house import ROLES
+
+GUESS = f"{'0' * 16}.{'0' * 32}"
+
+
+class Catalogue:
+    """No token is known here."""
+
+    async def read(self, action: Callable[[Any], Any]) -> bool:
+        return False
+
+
+class Log:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.ill = False
+
+    def event(self, name: str, client: str, **fields: Any) -> None:
+        self.events.append((name, fields))
+
+    def commit(self) -> None:
+        if self.ill:
+            raise AuditFailure(detail="no space left")
+
+
+@pytest.fixture
+def audit() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def desk(audit: Log, monkeypatch: pytest.MonkeyPatch) -> EnrolmentDesk:
+    monkeypatch.setattr(enrolment, "TRY_S", 0.0)
+    return EnrolmentDesk(catalogue=Catalogue(), audit=audit, pins=lambda role: ((), ()))  # type: ignore[arg-type]
+
+
+async def tried(desk: EnrolmentDesk) -> bool:
+    return await desk.admit(GUESS, "192.0.2.7", frozenset(ROLES.values()))
+
+
+async def test_no_is_the_answer_also_while_the_log_cannot_be_written(desk: EnrolmentDesk, audit: Log) -> None:
+    audit.ill = True
+    assert not await tried(desk)
+
+
+async def test_strangers_do_not_fill_the_disk(
+    desk: EnrolmentDesk, audit: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four a second for a minute, which is what the desk looks at; what is not recorded is counted."""
+    now = [0.0]
+    monkeypatch.setattr(enrolment, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for _ in range(240):
+        now[0] += 0.25
+        assert not await tried(desk)
+    one_by_one = [name for name, _ in audit.events if name == "enrolment.refused"]
+    assert REFUSALS_AT_ONCE <= len(one_by_one) <= REFUSALS_AT_ONCE + 60 * REFUSALS_PER_S + 1
+    now[0] += 60
+    await tried(desk)
+    counted = sum(fields["count"] for name, fields in audit.events if name == "log.refusals")
+    assert counted + len([name for name, _ in audit.events if name == "enrolment.refused"]) == 241
