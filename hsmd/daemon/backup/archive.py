@@ -143,7 +143,8 @@ class Archive:
     def _members(self) -> Iterator[tuple[str, IO[bytes]]]:
         with tarfile.open(self._path, "r:") as tar:
             for member in tar:
-                file = tar.extractfile(member) if member.isreg() else None
+                # A hole in a sparse member would have a small archive fill any disk.
+                file = tar.extractfile(member) if member.isreg() and not member.issparse() else None
                 if file is None or not _is_ours(member.name):
                     raise BadRequest(f"{self._path} is damaged: a member that no backup has")
                 yield member.name, file

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 import hsmd
+from hsmd.daemon.audit.disk import FILE_NAME as LIVE_NAME
+from hsmd.daemon.audit.view import SEGMENTS
 from hsmd.daemon.backup.archive import (
     CHECKPOINT,
     CONFIGURATION,
@@ -36,12 +40,14 @@ def take(config: Config, target: IO[bytes], now: datetime, *, host_key: bool, au
     sources = [Source.of(STORE, rows), Source.of(CONFIGURATION, config.path)]
     if host_key:
         sources.append(Source.of(HOST_KEY, config.listen.host_key))
-    if (record := newest_checkpoint(config.audit.directory)) is not None:
-        sources.append(Source.of(CHECKPOINT, record))
-    if audit:
-        sources += _log(config.audit.directory)
-    describe = Manifest(FORMAT, hsmd.__version__, config.name, now, revision_of(rows), [])
-    return write(target, sources, describe)
+    with ExitStack() as opened:
+        log = _files(config.audit.directory, opened)
+        if (record := _newest_checkpoint(log)) is not None:
+            sources.append(Source.of(CHECKPOINT, record))
+        if audit:
+            sources += [Source.of(f"audit/{name}", path) for name, path in log]
+        describe = Manifest(FORMAT, hsmd.__version__, config.name, now, revision_of(rows), [])
+        return write(target, sources, describe)
 
 
 def revision_of(rows: bytes) -> str:
@@ -51,9 +57,9 @@ def revision_of(rows: bytes) -> str:
     return decode(rows).revision
 
 
-def newest_checkpoint(directory: Path) -> bytes | None:
+def _newest_checkpoint(log: Sequence[tuple[str, Path]]) -> bytes | None:
     """The record of the log's newest checkpoint, from whichever file has it; None if there is none."""
-    for path in reversed(list(_files(directory))):
+    for _, path in reversed(log):
         newest = None
         with path.open("rb") as file:
             for line in file:
@@ -64,15 +70,21 @@ def newest_checkpoint(directory: Path) -> bytes | None:
     return None
 
 
-def _log(directory: Path) -> list[Source]:
-    return [Source.of(f"audit/{path.relative_to(directory)}", path) for path in _files(directory)]
+def _files(directory: Path, opened: ExitStack) -> list[tuple[str, Path]]:
+    """Sealed segments in their order, then the live file: what each is called, and where it can be read.
+
+    The live file is opened before looking for segments, and read as what was opened: it may be sealed meanwhile, and another
+    one have its name.
+    """
+    try:
+        live = opened.enter_context((directory / LIVE_NAME).open("rb")).fileno()
+    except FileNotFoundError:
+        return _segments(directory)
+    sealed = [each for each in _segments(directory) if not os.path.samestat(each[1].stat(), os.fstat(live))]
+    return [*sealed, (LIVE_NAME, Path(f"/proc/self/fd/{live}"))]
 
 
-def _files(directory: Path) -> Iterator[Path]:
-    """Sealed segments in their order, then the live one."""
-    segments = directory / "segments"
-    if segments.is_dir():
-        yield from sorted(path for path in segments.iterdir() if _SEGMENT.match(path.name))
-    live = directory / "audit.jsonl"
-    if live.is_file():
-        yield live
+def _segments(directory: Path) -> list[tuple[str, Path]]:
+    place = directory / SEGMENTS
+    found = sorted(path for path in place.iterdir() if _SEGMENT.match(path.name)) if place.is_dir() else []
+    return [(f"{SEGMENTS}/{path.name}", path) for path in found]

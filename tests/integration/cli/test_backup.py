@@ -8,19 +8,25 @@ import json
 import random
 import re
 import shutil
+import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from hsmd import cli
+from hsmd.cli.log_files import log_lines
+from hsmd.daemon.backup import archive as archiving, taking
 from hsmd.daemon.backup.archive import FORMAT, Archive
 from hsmd.daemon.store import Store, portable
 from hsmd.daemon.store.migrate import newest_revision
 from hsmd.errors import BadRequest, Conflict, StoreFailure
+from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
+from hsmd.transparency.verification import verify_log
 from tests.daemon_house import WEB, House, run_aside, ssh, wire
 from tests.integration.store.conftest import Cluster, cluster, empty_url
 
@@ -172,6 +178,35 @@ def test_secrets_are_in_it_only_if_asked_for(built: House, tmp_path: Path, capsy
     assert "the archive has none" in json.dumps(restored["next"])
 
 
+@pytest.mark.parametrize("moment", ["before reading", "between hash and copy"])
+def test_a_log_that_is_sealed_meanwhile_is_whole(
+    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The live file gets a name among the segments, and another one, soon as long, has its name."""
+    built.start()
+    built.ask(messages.AuditSeal())
+
+    def sealing(inner: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            monkeypatch.undo()
+            built.ask(messages.AuditSeal())
+            for number in range(20):
+                built.ask(messages.ClientAdd(f"client-{number}"))
+            return inner(*arguments, **more)
+
+        return call
+
+    if moment == "before reading":
+        monkeypatch.setattr(taking, "write", sealing(taking.write))
+    else:
+        monkeypatch.setattr(archiving, "_add", sealing(archiving._add))
+    hsmd(capsys, "backup", tmp_path / "backup.tar", "--config", built.config, "--audit")
+    Archive(tmp_path / "backup.tar").extract_audit(tmp_path / "log")
+    verdict = verify_log(log_lines(tmp_path / "log"), None)
+    assert verdict.intact
+    assert verdict.size > 4
+
+
 def content(archive: Archive) -> dict[str, bytes]:
     return {name: archive.read(name) for name in archive.names()}
 
@@ -214,6 +249,22 @@ def test_members_that_no_backup_has_are_refused(
         tar.addfile(member)
     with pytest.raises(BadRequest):
         Archive(path)
+
+
+@pytest.mark.timeout(20)
+def test_a_small_archive_is_not_a_large_log(tmp_path: Path) -> None:
+    """A member with a hole of a tebibyte."""
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "manifest.json").write_bytes(
+        b'{"format":1,"release":"1","daemon":"d","created_at":"2026-01-01T00:00:00Z","revision":"1","files":[]}'
+    )
+    with (tmp_path / "audit" / "audit.jsonl").open("wb") as file:
+        file.truncate(1 << 40)
+    members = ["manifest.json", "audit/audit.jsonl"]
+    subprocess.run(["tar", "--sparse", "--format=gnu", "-cf", "small.tar", *members], cwd=tmp_path, check=True)
+    assert (tmp_path / "small.tar").stat().st_size < 100_000
+    with pytest.raises(BadRequest):
+        Archive(tmp_path / "small.tar")
 
 
 def rewritten(path: Path, **changes: object) -> None:
