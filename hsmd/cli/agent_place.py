@@ -46,6 +46,15 @@ def give(path: Path, owner: str) -> None:
     os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
 
+def check_owner(owner: str) -> None:
+    """Raises Stop if `give` would."""
+    if not owner:
+        return
+    entry = known(owner)
+    if os.geteuid() not in (0, entry.pw_uid):
+        raise Stop(f"--owner needs root, to give files to {owner}", "run it with sudo, or leave the option out", Exit.USAGE)
+
+
 def known(user: str) -> pwd.struct_passwd:
     """The user of this name. Raises Stop for an unknown one."""
     try:

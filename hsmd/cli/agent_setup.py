@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hsmd.cli.ssh_keys import PublicLine
     from hsmd.protocol.enrolment import EnrolmentToken
 
+_ANY_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
+"""In the place of the one that the daemon will tell."""
+
 
 @command(
     app,
@@ -89,16 +92,17 @@ def init(
             raise exists(path)
     operators = tuple(ssh_keys.line_or_file(text).line for text in operator_key)
     local = agent_place.choose(file, socket, tuple(allow))
+    agent_place.check_owner(owner)
     token = _token(enroll, daemon, client, host_key)
     with ExitStack() as undo:
         if token is None:
             pinned = agent_toml.Pinned(daemon, tuple(host_key), client, identity, operators)
             text = _checked(local, pinned, file)
             _make_directory(file)
-            undo.callback(identity.unlink, missing_ok=True)
-            undo.callback(ssh_keys.public_file(identity).unlink, missing_ok=True)
-            ssh_keys.make(identity, f"{client}, hsmd agent")
+            ssh_keys.make_for_now(undo, identity, f"{client}, hsmd agent")
         else:
+            # Everything of ours is checked while the token is still good.
+            _checked(local, agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity, operators), file)
             _make_directory(file)
             answer = enrolment.register(token, identity, undo)
             keys = operators or tuple(answer.operator_keys)

@@ -93,9 +93,7 @@ def register(token: EnrolmentToken, identity: Path, undo: ExitStack) -> Enrolmen
     """
     from hsmd.client.enrolment import enrol
 
-    undo.callback(identity.unlink, missing_ok=True)
-    undo.callback(ssh_keys.public_file(identity).unlink, missing_ok=True)
-    key = ssh_keys.make(identity, "hsmd, enrolled")
+    key = ssh_keys.make_for_now(undo, identity, "hsmd, enrolled")
     try:
         return asyncio.run(enrol(token, key.line))
     except ProtocolError as error:

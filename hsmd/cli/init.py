@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -162,7 +161,7 @@ def init(
             token = replace(token, credential=token.pin_file.name)
         text = render(name or _host_name(), layout, listen, token, front_user, worker_user)
         address = _first_address(text, layout)
-        host = _kept(undo, layout.host_key, lambda: ssh_keys.make(layout.host_key, "hsmd host key"))
+        host = ssh_keys.make_for_now(undo, layout.host_key, "hsmd host key")
         first = _operator(undo, who, operator, operator_key, where, host, address)
         _store(undo, layout, first)
         users.take_over(layout, layout.state / "softhsm" if softhsm else None)
@@ -243,14 +242,6 @@ def _first_address(text: str, layout: Layout) -> str:
         raise Stop("; ".join(error.faults), "correct the options; nothing was written", Exit.USAGE) from None
 
 
-def _kept(undo: ExitStack, private_file: Path, make: Callable[[], PublicLine]) -> PublicLine:
-    """A key pair that goes again if a later step fails."""
-    made = make()
-    undo.callback(private_file.unlink, missing_ok=True)
-    undo.callback(ssh_keys.public_file(private_file).unlink, missing_ok=True)
-    return made
-
-
 def _operator(
     undo: ExitStack, who: Person, name: str, given_key: str, profile: Path, host: PublicLine, address: str
 ) -> Operator:
@@ -259,7 +250,7 @@ def _operator(
     identity = _identity(profile)
     with who.acting():
         make_directory(profile.parent)
-        key = _kept(undo, identity, lambda: ssh_keys.make(identity, f"{name}, operator of hsmd"))
+        key = ssh_keys.make_for_now(undo, identity, f"{name}, operator of hsmd")
         text = profiles.render(profiles.Profile(address, name, Path(identity.name), (host.line,)))
         write_new(profile, text, PRIVATE)
         undo.callback(profile.unlink, missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +30,28 @@ class PublicLine:
 
 
 def make(private_file: Path, comment: str) -> PublicLine:
-    """Writes a new key pair to `private_file` (0600) and `private_file`.pub. Raises Stop if the file exists."""
+    """Writes a new key pair to `private_file` (0600) and `private_file`.pub, or nothing.
+
+    Raises Stop if one of them exists.
+    """
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = parse(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode())
     write_new(private_file, private, PRIVATE)
-    write_new(public_file(private_file), f"{public.line} {comment}\n", PUBLIC)
+    try:
+        write_new(public_file(private_file), f"{public.line} {comment}\n", PUBLIC)
+    except BaseException:
+        private_file.unlink(missing_ok=True)
+        raise
     return public
+
+
+def make_for_now(undo: ExitStack, private_file: Path, comment: str) -> PublicLine:
+    """As `make`; `undo` takes the pair away again, but nothing that somebody else made."""
+    made = make(private_file, comment)
+    undo.callback(private_file.unlink, missing_ok=True)
+    undo.callback(public_file(private_file).unlink, missing_ok=True)
+    return made
 
 
 def public_file(private_file: Path) -> Path:

@@ -8,11 +8,16 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from hsmd.agent.config import load
+from hsmd.cli import ssh_keys
+from hsmd.cli.enroll import register
+from hsmd.cli.failures import Stop
+from hsmd.protocol.enrolment import EnrolmentToken
 from tests.daemon_house import OPERATOR, House, house, public_line
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,6 +70,26 @@ def test_a_front_end_lets_itself_in(daemon: House, tmp_path: Path) -> None:
     assert again.returncode == 1
     assert "wrong, used, or older" in again.stderr
     assert not list((tmp_path / "b").iterdir()), "nothing is left of a try that failed"
+
+
+@pytest.mark.parametrize("wrong", [["--owner", "no-such-user-here"], ["--socket", "/" + "x" * 120]], ids=lambda each: each[0])
+def test_a_mistake_on_the_command_line_does_not_cost_the_token(daemon: House, tmp_path: Path, wrong: list[str]) -> None:
+    line = token(daemon, "web-10")
+    options = ("agent", "init", "--enroll", "-", "--config", str(tmp_path / "agent" / "agent.toml"))
+    assert hsmd(daemon, *options, *wrong, given=line + "\n").returncode in (1, 2)
+    made = hsmd(daemon, *options, "--socket", str(tmp_path / "agent.sock"), given=line + "\n")
+    assert made.returncode == 0, made.stderr
+
+
+def test_of_two_who_enrol_at_once_none_loses_a_key(tmp_path: Path) -> None:
+    """The second one finds the file of the first when it makes its own."""
+    identity = tmp_path / "agent_ed25519"
+    ssh_keys.make(identity, "the first one's")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    nowhere = EnrolmentToken(b"i" * 8, b"s" * 16, b"p" * 32, False, "127.0.0.1:1")
+    with pytest.raises(Stop), ExitStack() as undo:
+        register(nowhere, identity, undo)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_operator_lets_herself_in(daemon: House, tmp_path: Path) -> None:
