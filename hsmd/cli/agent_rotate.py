@@ -6,7 +6,9 @@ one is given up only over connections made with the new.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from hsmd.cli import ssh_keys
 from hsmd.cli.agent_options import Config, app, default_config
 from hsmd.cli.commands import command
 from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import PUBLIC, replace as replace_file
+from hsmd.cli.files import PUBLIC, replace as replace_file, sync_directory
 from hsmd.cli.output import Output
 from hsmd.protocol.messages import ClientRotateKey, WhoAmI
 
@@ -51,11 +53,12 @@ def rotate_key(output: Output, config: Config = None) -> None:
 
 
 def _rotate(daemons: tuple[Endpoint, ...], identity: Path, following: Path) -> None:
-    if not following.exists():
+    if not os.path.lexists(following):
         for daemon in daemons:
             _ask(daemon, ClientRotateKey())  # what an interrupted run left to be done
         ssh_keys.public_file(following).unlink(missing_ok=True)
         ssh_keys.make(following, "hsmd agent")
+        sync_directory(following.parent)  # a key that the daemon knows and we have no more would be in the way of every other
     _own_like(identity, following)
     line = _public_line(following)
     for daemon in daemons:
@@ -63,6 +66,7 @@ def _rotate(daemons: tuple[Endpoint, ...], identity: Path, following: Path) -> N
     for daemon in daemons:
         _ask(replace(daemon, identity_file=following), WhoAmI())
     os.replace(following, identity)
+    sync_directory(identity.parent)  # before the old one is given up: after a power failure it must not be the one we have
     replace_file(ssh_keys.public_file(identity), f"{line} hsmd agent\n", PUBLIC)
     ssh_keys.public_file(following).unlink(missing_ok=True)
     for daemon in daemons:
@@ -83,7 +87,24 @@ def _public_line(private_file: Path) -> str:
 
 
 def _own_like(old: Path, new: Path) -> None:
-    """The new key is the agent's as the old one is."""
+    """The new key is the agent's as the old one is. Raises Stop for what is no file of its own.
+
+    The directory may be the agent's too: a link that it put there must not have root give away what the link leads to.
+    """
     status = old.stat()
-    if os.geteuid() == 0:
-        os.chown(new, status.st_uid, status.st_gid)
+    try:
+        descriptor = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _not_a_key(new) if error.errno == errno.ELOOP else error from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise _not_a_key(new)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+    finally:
+        os.close(descriptor)
+
+
+def _not_a_key(path: Path) -> Stop:
+    return Stop(f"{path} is a link, or no file", "find out who put it there, remove it, and run this again")

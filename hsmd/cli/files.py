@@ -34,6 +34,15 @@ def replace(path: Path, content: str | bytes, mode: int) -> None:
         os.replace(staged, path)
 
 
+def sync_directory(path: Path) -> None:
+    """Has the names in a directory survive a power failure from now on."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _staged(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
     """A finished, synced file beside `path`, gone when the block ends."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import asyncssh
 import pytest
 
 from hsmd.cli import agent_rotate, ssh_keys
+from hsmd.cli.failures import Stop
 from hsmd.client import Endpoint
 from hsmd.errors import BadRequest, Conflict, HsmdError, Refused, Unavailable
 from hsmd.protocol import messages
@@ -97,6 +100,52 @@ def test_one_further_key_and_only_to_itself(daemon: House) -> None:
     assert not daemon.ask(messages.ClientRotateKey(), WEB).changed, "the old key cannot finish it"
     assert len(keys_of(daemon, WEB)) == 2
     assert [record for record in daemon.audit("control.done") if "client.rotate-key" in json.dumps(record)]
+
+
+def test_files_are_on_disk_before_the_daemon_acts_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power failure a key that is registered exists, and the old one is not back after it was given up."""
+    identity = tmp_path / "agent_ed25519"
+    ssh_keys.make(identity, "first")
+    done: list[str] = []
+    fsync, put = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            done.append("sync")
+
+    def replaced(old: Path, new: Path) -> None:
+        put(old, new)
+        if new == identity:
+            done.append("replace")
+
+    def asked(daemon: Endpoint, request: Any) -> None:
+        done.append("who" if isinstance(request, messages.WhoAmI) else "register" if request.public_key else "give up")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(agent_rotate, "_ask", asked)
+    daemon = Endpoint("192.0.2.1", 7440, (ssh_keys.read(ssh_keys.public_file(identity)).line,), "web", identity)
+    agent_rotate._rotate((daemon,), identity, identity.with_name("agent_ed25519.next"))
+    assert done == ["give up", "sync", "register", "who", "replace", "sync", "give up"]
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_root_gives_nothing_away_that_a_link_leads_to(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    """Who runs as the agent may write in its directory; root runs this command."""
+    if os.geteuid() != 0:
+        pytest.skip("for root")
+    secret, directory = tmp_path / "shadow", tmp_path / "agent"
+    secret.write_text("root's")
+    directory.mkdir()
+    identity = directory / "agent_ed25519"
+    ssh_keys.make(identity, "first")
+    for path in (directory, identity):
+        os.chown(path, 4_242, 4_242)
+    link(secret, directory / "agent_ed25519.next")
+    with pytest.raises(Stop):
+        agent_rotate._rotate((), identity, directory / "agent_ed25519.next")
+    assert (secret.stat().st_uid, secret.read_text()) == (0, "root's")
 
 
 def test_it_can_be_forbidden(daemon: House, agent: Endpoint) -> None:
