@@ -41,6 +41,8 @@ def archive(directory: Path, to: Path, *, remove: bool, progress: Callable[[int]
     to.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _view(directory) as (view, sealed):
         settled, why = _settled(view)
+    if to.samefile(directory / SEGMENTS):  # the copy would be the original, and removed as such
+        raise AuditFailure(f"{to} is where the segments are; archive them to another directory")
     known = {entry.first: entry for entry in archived(directory / SEGMENTS) if Path(entry.to) == to.absolute()}
     copied, removed = [], []
     for segment in sealed:

@@ -65,6 +65,18 @@ async def test_nothing_is_removed_without_a_checkpoint(open_log, path: Path, tmp
     assert (again.size, again.open_attempts) == (log.size, 0)
 
 
+async def test_segments_are_not_archived_to_where_they_are(open_log, path: Path, tmp_path: Path) -> None:
+    log = open_log()
+    await sealed(log)
+    checkpoint(log)
+    link = tmp_path / "archive"
+    link.symlink_to(path.parent / "segments")
+    for to in (path.parent / "segments", link):
+        with pytest.raises(AuditFailure, match="another directory"):
+            archive(path.parent, to, remove=True)
+    assert len(here(path.parent)) == 3
+
+
 async def test_segments_with_an_open_attempt_stay(open_log, path: Path, tmp_path: Path) -> None:
     log = open_log()
     await sealed(log, 1)
