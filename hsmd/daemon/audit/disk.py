@@ -101,16 +101,25 @@ class LogFile:
         self._disk.reached("renamed")
         try:
             os.fsync(self.segments.fd)
-            fd = self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
-        except OSError:
+            fd = self._begun()
+        except OSError:  # the old file takes the place of the new one, if there is one
             os.rename(name, self.path.name, src_dir_fd=self.segments.fd, dst_dir_fd=self._directory_fd)
             raise
-        self._disk.reached("begun")
-        os.fsync(self._directory_fd)
         os.close(self._fd)
         self._fd = fd
         self._identity = _identity(os.fstat(fd))
         self._disk.reached("sealed")
+
+    def _begun(self) -> int:
+        """A descriptor of a new file whose name is on disk."""
+        fd = self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        self._disk.reached("begun")
+        try:
+            os.fsync(self._directory_fd)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def check(self, size: int) -> None:
         """Raises AuditFailure unless the file still has a name and exactly `size` bytes: nobody removed, cut or added."""

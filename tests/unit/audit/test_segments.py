@@ -153,6 +153,27 @@ async def test_a_disk_that_fails_while_sealing_leaves_the_log_as_it_was(path: Pa
     await log.close()
 
 
+async def test_a_directory_that_cannot_be_synced_while_sealing_leaves_the_log_as_it_was(
+    open_log, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log()
+    write(log, 5)
+
+    def failing(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), path.parent.stat()):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(AuditFailure, match="cannot be sealed"):
+        await log.seal()
+    monkeypatch.undo()
+    assert [entry.name for entry in (path.parent / "segments").iterdir()] == []
+    write(log, 1)
+    assert log.writable
+    assert await log.seal() > 0
+    assert_intact(path.parent, log)
+
+
 async def test_archived_records_are_named_with_their_place(open_log, path: Path) -> None:
     log = open_log()
     write(log, 10)
