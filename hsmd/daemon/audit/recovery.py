@@ -11,6 +11,7 @@ from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
 from hsmd.transparency.chain import Follower, Head
 from hsmd.transparency.records import MAX_LINE_BYTES, Record, parse_record
+from hsmd.transparency.verification import CHECKPOINT_EVENT
 
 MARK_EVENT = "log.mark"
 """Written every `MARK_EVERY` records with the oldest open attempt, so that a start reads the end of the log only."""
@@ -36,7 +37,8 @@ def examine(file: LogView) -> Tail:
     """Read the log from the oldest attempt that can be open. Raises AuditFailure if it was changed.
 
     A rest that a crash explains is torn: an unfinished last line, or zero bytes where a file system had not
-    stored yet what the file's length already counted. A complete line that is not the next record is no such thing.
+    stored yet what the file's length already counted. A complete line that is not the next record is no such thing, and
+    nothing that a checkpoint covers is torn: it was on disk before the checkpoint was signed.
     """
     end = file.size
     start, marked = _start_of_examination(file, end)
@@ -50,7 +52,7 @@ def examine(file: LogView) -> Tail:
                 raise ProtocolError("the line is unfinished")
             _note(tail, chain.follow(line))
         except ProtocolError as problem:
-            if at < max(marked, file.base):
+            if at < max(marked, file.base) or (chain.size if chain else file.first) < _covered(file, end):
                 raise _changed(file, at, problem) from None
             _judge_rest(file, tail, at, end, problem)
             break
@@ -71,6 +73,13 @@ def _start_of_examination(file: LogView, end: int) -> tuple[int, int]:
             f"{file.path}: the mark in record {record.index} is wrong; run `hsmd audit verify`"
         )
     return offset if oldest == record.index else offset_of(file, oldest, offset), offset
+
+
+def _covered(file: LogView, end: int) -> int:
+    """How many records the newest checkpoint in the log covers."""
+    found = newest_event(file, end, CHECKPOINT_EVENT)
+    size = found[1].fields.get("size") if found else 0
+    return size if isinstance(size, int) else 0
 
 
 def newest_event(file: LogView, end: int, event: str) -> tuple[int, Record] | None:

@@ -175,13 +175,13 @@ class LogTree:
         """The records that the tree holds."""
         return self._files.size
 
-    def grow(self) -> None:
-        """Take in what the log has gained, and have it on disk. Raises OSError or AuditFailure.
+    def grow(self, head: Head | None = None) -> None:
+        """Take in what the log has gained, up to `head`, and have the tree on disk. Raises OSError or AuditFailure.
 
         The leaf hash of a record is what the record behind it gives as `previous`, and the last one is known, so nothing
         is hashed twice, and a record changed on disk since it was written does not become a leaf.
         """
-        head = self._head()
+        head = head or self._head()
         with self._view() as view:
             last = self._files.leaf(self.size - 1).hex() if self.size else NO_HEAD
             for leaves in _leaves(view, self.size, head, last):

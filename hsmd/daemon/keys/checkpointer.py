@@ -171,9 +171,11 @@ class Checkpointer:
             return await asyncio.to_thread(self._tree.inclusion, index, size)
 
     async def _grow(self) -> None:
+        self._audit.commit()
+        head = self._audit.position_now  # what is recorded from now on may not be on disk when the checkpoint is signed
         await self._audit.commit_durable()
         try:
-            await asyncio.to_thread(self._tree.grow)
+            await asyncio.to_thread(self._tree.grow, head)
         except OSError as problem:
             raise AuditFailure(detail=f"the tree of the audit log: {problem}") from problem
 

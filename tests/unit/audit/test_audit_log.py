@@ -189,6 +189,22 @@ async def test_a_torn_end_is_cut_off_and_told(open_log, path, torn):
     assert verdict_of(path, log).intact
 
 
+@pytest.mark.parametrize("damaged", [0, 4, 9])
+async def test_what_a_checkpoint_covers_is_never_torn(open_log, path, damaged):
+    log = open_log()
+    for number in range(10):
+        log.event("key.generate", "ops", number=number)
+    log.commit()
+    log.event("log.checkpoint", "", origin="hsmd/x", size=10, root="0" * 64, signature="AAAAAAE=")
+    await log.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[damaged] = lines[damaged].replace(b"generate", b"gene\0ate")
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(AuditFailure, match="was changed at byte"):
+        open_log()
+    assert path.read_bytes() == b"".join(lines)
+
+
 async def test_a_last_record_without_its_line_feed_is_torn(open_log, path):
     log = open_log()
     log.event("daemon.started", "")
