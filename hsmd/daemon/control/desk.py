@@ -19,12 +19,16 @@ from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import RefusalMeter
-from hsmd.errors import AuditFailure, HsmdError, Refused
+from hsmd.errors import AuditFailure, HsmdError, Overloaded, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 
 Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
 """Carries out one request for a caller who may make it, until a monotonic deadline."""
+
+MAX_CHANGES = 16
+"""Changes of one client that may be under way: everybody may ask for some, and each is on record and waits for the store."""
+RETRY_MS = 100
 
 _DOCUMENTS = frozenset({"public_key", "certificate", "chain", "note"})
 """Members of which the record holds the SHA-256 instead of the text."""
@@ -64,7 +68,8 @@ class Desk:
         self._now = now
         self._clock = clock
         self._refusals = RefusalMeter()
-        self._changes: set[asyncio.Task[Struct]] = set()
+        self._changes: dict[asyncio.Task[Struct], str] = {}
+        """What is under way, with the client that asked for it."""
 
     @property
     def idle(self) -> bool:
@@ -79,14 +84,17 @@ class Desk:
         handler = self._handlers[type(request)]
         if type(request) not in CHANGES:
             return await handler(identity, request, deadline)
-        # A change that has begun goes on to its end, and to its record, even if the caller goes away.
+        # A change that has begun goes on to its end, and to its record, even if the caller goes away; so what a session may have
+        # open is no bound on them.
+        if list(self._changes.values()).count(identity.client) >= MAX_CHANGES:
+            raise Overloaded(retry_after_ms=RETRY_MS)
         change = asyncio.get_running_loop().create_task(self._change(handler, identity, request, deadline))
-        self._changes.add(change)
+        self._changes[change] = identity.client
         change.add_done_callback(self._changed)
         return await asyncio.shield(change)
 
     def _changed(self, change: asyncio.Task[Struct]) -> None:
-        self._changes.discard(change)
+        del self._changes[change]
         if not change.cancelled():
             change.exception()  # told to the caller if there still is one, and in the audit log
 

@@ -14,9 +14,9 @@ import pytest
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.control.desk import CHANGES, Desk
+from hsmd.daemon.control.desk import CHANGES, MAX_CHANGES, Desk
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, Role
-from hsmd.errors import AuditFailure, Conflict, Refused
+from hsmd.errors import AuditFailure, Conflict, Overloaded, Refused
 from hsmd.protocol import messages
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -137,6 +137,33 @@ async def test_a_change_whose_caller_has_gone_ends_and_is_recorded(office: Offic
         while not office.desk.idle:
             await asyncio.sleep(0.002)
     assert office.events() == ["control.begun", "control.done"]
+
+
+async def test_going_away_again_and_again_leaves_few_changes_under_way(office: Office) -> None:
+    """A front end that asks for its next key, cancels, and asks again."""
+    office.go_on.clear()
+    refused = 0
+    for _ in range(200):
+        asked = asyncio.create_task(office.desk.dispatch(WEB, messages.ClientRotateKey("x"), 9.0))
+        ends = asyncio.get_running_loop().time() + 5
+        begun = len(office.seen)
+        while not asked.done() and len(office.seen) == begun:
+            assert asyncio.get_running_loop().time() < ends
+            await asyncio.sleep(0.001)
+        asked.cancel()
+        try:
+            await asked
+        except Overloaded:
+            refused += 1
+        except asyncio.CancelledError:
+            pass
+    assert (len(office.seen), refused) == (MAX_CHANGES, 200 - MAX_CHANGES)
+    removal = asyncio.create_task(office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0))  # others can
+    office.go_on.set()
+    await removal
+    await asyncio.sleep(0.1)
+    assert office.desk.idle
+    await office.desk.dispatch(WEB, messages.ClientRotateKey("x"), 9.0)
 
 
 async def test_without_a_record_nothing_changes(office: Office) -> None:
