@@ -473,6 +473,7 @@ USER = 1
 def certificate(
     ca: asyncssh.SSHKey, key: asyncssh.SSHKey, principals: Sequence[str], *, valid_s: tuple[float, float] = (-60, 600),
     critical: Sequence[tuple[str, bytes]] = (), serial: int = 7, kind: int = USER, key_id: bytes = b"id",
+    signed_with: bytes = b"ssh-ed25519",
 ) -> tuple[bytes, bytes]:  # fmt: skip
     """(algorithm, blob) of an OpenSSH Ed25519 certificate with exactly these members (PROTOCOL.certkeys)."""
     algorithm = b"ssh-ed25519-cert-v01@openssh.com"
@@ -485,7 +486,7 @@ def certificate(
         + String(b"".join(String(name) + String(value) for name, value in critical)) + String(b"") + String(b"")
         + String(ca.public_data)
     )  # fmt: skip
-    return algorithm, blob + String(ca.sign(blob, b"ssh-ed25519"))
+    return algorithm, blob + String(ca.sign(blob, signed_with))
 
 
 # --- authentication by hand ---
@@ -564,7 +565,8 @@ class Stranger(asyncssh.SSHClient):
         self.send(user, "publickey", Boolean(False), String(key.algorithm), String(key.public_data))
 
     def sign(
-        self, user: str, key: asyncssh.SSHKey, *, shown: tuple[bytes, bytes] | None = None, signed_user: str = ""
+        self, user: str, key: asyncssh.SSHKey, *, shown: tuple[bytes, bytes] | None = None, signed_user: str = "",
+        signed_with: bytes = b"ssh-ed25519",
     ) -> None:
         """Log in with a signature of `key`, showing another key or a certificate if told so."""
         algorithm, blob = shown or (key.algorithm, key.public_data)
@@ -573,7 +575,7 @@ class Stranger(asyncssh.SSHClient):
             bytes([MSG_USERAUTH_REQUEST]) + String(signed_user or user) + String("ssh-connection") + String("publickey")
             + b"".join(fields)
         )  # fmt: skip
-        signature = key.sign(String(self.conn._session_id) + request, b"ssh-ed25519")
+        signature = key.sign(String(self.conn._session_id) + request, signed_with)
         self.send(user, "publickey", *fields, String(signature))
 
     async def reply(self, within_s: float = 5.0) -> int:

@@ -18,12 +18,10 @@ from hsmd.daemon.access.identity import Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.enrolment import Enrolments
-from hsmd.daemon.listeners.ssh_connection import MakeSession, SshConnection
+from hsmd.daemon.listeners.ssh_connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
 from hsmd.daemon.settings import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.errors import ConfigurationError
 
-SIGNATURE_ALGORITHMS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
-                        "rsa-sha2-256", "rsa-sha2-512")  # fmt: skip
 HOST_KEY_ALGORITHM = "ssh-ed25519"
 KEEPALIVE_S = 1.0
 KEEPALIVE_MISSES = 3

@@ -1,9 +1,9 @@
 """One SSH connection: who is it, and up to so many session channels with the subsystem `hsmd` and nothing else.
 
-asyncssh checks a certificate's CA, validity and principals only loosely: it takes an empty principal list for any user, and
-tells the application neither principals nor serial. So we decode what the peer shows ourselves, put it before the snapshot,
-and only then let asyncssh check certificate and signature. The private methods hooked for that are looked up when a
-connection is made: if asyncssh renames one, nobody gets in.
+asyncssh checks a certificate's CA, validity and principals only loosely: it takes an empty principal list for any user, tells
+the application neither principals nor serial, and verifies signatures with SHA-1 whatever it announces. So we decode what the
+peer shows ourselves, put it before the snapshot, and only then let asyncssh check certificate and signature. The private
+methods hooked for that are looked up when a connection is made: if asyncssh renames one, nobody gets in.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import asyncssh
+from asyncssh.packet import String
 from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
 
 from hsmd import observe
@@ -29,6 +30,13 @@ from hsmd.daemon.listeners.sources import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OU
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 
 log = observe.logger()
+
+SIGNATURE_ALGORITHMS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
+                        "rsa-sha2-256", "rsa-sha2-512")  # fmt: skip
+"""What we announce."""
+_ACCEPTED = frozenset(SIGNATURE_ALGORITHMS) | {"sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"}
+"""And what may be under a request to log in, or a certificate: certified keys can be in a hardware token of their own."""
+_WEAK = "signed with an algorithm that is not accepted"
 
 MakeSession = Callable[[Identity, Transport], Session]
 
@@ -212,6 +220,8 @@ class SshConnection(asyncssh.SSHServer):
             identity = self._identify(username, key_data)
             if identity is not None and identity.role not in self._roles:
                 self._refused, identity = "not at this address with this role", None
+            if identity is not None and message and _signed_with(signature) not in _ACCEPTED:
+                self._refused, identity = _WEAK, None
             if identity is None:
                 return False
             if not await validate_key(username, key_data, message, signature):
@@ -227,7 +237,7 @@ class SshConnection(asyncssh.SSHServer):
     def _identify(self, username: str, key_data: bytes) -> Identity | None:
         """Whom the key or certificate stands for if the peer can sign with it."""
         try:
-            return self._identify_certificate(username, decode_ssh_certificate(key_data))
+            return self._identify_certificate(username, decode_ssh_certificate(key_data), key_data)
         except asyncssh.KeyImportError:  # also for a plain key, which is looked at next
             self._refused = "unreadable certificate, or one with an unknown critical option"
         try:
@@ -238,9 +248,12 @@ class SshConnection(asyncssh.SSHServer):
         self._refused = "no such client with this key" if identity is None else ""
         return identity
 
-    def _identify_certificate(self, username: str, certificate: Any) -> Identity | None:
+    def _identify_certificate(self, username: str, certificate: Any, blob: bytes) -> Identity | None:
         if certificate.is_x509_chain:
             self._refused = "X.509 certificate"
+            return None
+        if _signed_with(_signature_of(certificate, blob)) not in _ACCEPTED:
+            self._refused = _WEAK
             return None
         decision = self._snapshot().identify_certificate(
             username,
@@ -281,6 +294,22 @@ class SshConnection(asyncssh.SSHServer):
 _CRITICAL = frozenset({"force-command", "source-address"})
 """What asyncssh knows as critical options; a certificate with any other it does not even decode."""
 _FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
+def _signature_of(certificate: Any, blob: bytes) -> bytes:
+    """What stands behind the CA's key, at the end of a certificate whose signature has been verified."""
+    return _string(blob.rpartition(String(certificate.signing_key.public_data))[2])
+
+
+def _signed_with(signature: bytes) -> str:
+    """The algorithm that a signature names; empty for what is none."""
+    return _string(signature).decode("ascii", "replace")
+
+
+def _string(data: bytes) -> bytes:
+    """The string that begins here (RFC 4251, section 5); empty if it is not complete."""
+    end = 4 + int.from_bytes(data[:4])
+    return data[4:end] if end <= len(data) else b""
 
 
 def _moment(seconds: int) -> datetime:

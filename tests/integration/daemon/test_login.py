@@ -121,6 +121,36 @@ async def test_a_certificate_needs_its_own_key(shared_house: House, ca: Any) -> 
     assert (await log_in(shared_house, CERTIFIED, ca))[0] == MSG_USERAUTH_FAILURE
 
 
+RSA_ALGORITHMS = [(b"rsa-sha2-256", True), (b"rsa-sha2-512", True), (b"ssh-rsa", False), (b"ssh-rsa-sha224@ssh.com", False)]
+
+
+@pytest.fixture(scope="module")
+def rsa(shared_house: House) -> Any:
+    """An RSA key that is a client's, and a CA for CERTIFIED."""
+    key = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
+    shared_house.ask(messages.ClientAdd("with-rsa", "front-end", public_line(key)))
+    return key
+
+
+@pytest.mark.parametrize(("algorithm", "good"), RSA_ALGORITHMS)
+async def test_signatures_with_sha1_prove_nothing(shared_house: House, rsa: Any, algorithm: bytes, good: bool) -> None:
+    stranger = await Stranger.connect(shared_house)
+    stranger.sign("with-rsa", rsa, signed_with=algorithm)
+    assert await stranger.reply() == (MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE)
+    stranger.close()
+
+
+@pytest.mark.parametrize(("algorithm", "good"), RSA_ALGORITHMS)
+async def test_certificates_signed_with_sha1_prove_nothing(
+    shared_house: House, ca: Any, rsa: Any, algorithm: bytes, good: bool
+) -> None:
+    """Two texts with one SHA-1 can be made: what the CA has seen would not be what it certifies."""
+    shared_house.ask(messages.ClientTrustCa(public_line(rsa), [CERTIFIED]))
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    shown = certificate(rsa, key, [CERTIFIED], signed_with=algorithm)
+    assert (await log_in(shared_house, CERTIFIED, key, shown))[0] == (MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE)
+
+
 async def test_a_tampered_certificate_is_refused(shared_house: House, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     algorithm, blob = certificate(ca, key, [WEB])

@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncssh
 import pytest
+from asyncssh.packet import String
 
 from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.listeners.admission import Admission
@@ -14,6 +15,7 @@ from hsmd.daemon.settings import LimitsConfig
 from hsmd.daemon.store.records import Role
 
 LIMITS = LimitsConfig(4, 10, 3, 40, 2, 512, 20_000, 1_024, 4_096, 10)
+SIGNATURE = String("ssh-ed25519") + String("signature")
 WEB, OPERATOR = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
 CLIENTS = {WEB.get_fingerprint(): ("web", Role.FRONT_END), OPERATOR.get_fingerprint(): ("ann", Role.OPERATOR)}
 
@@ -68,7 +70,7 @@ Parts = tuple[SshConnection, Any, Snapshot]
 
 async def test_a_signature_lets_its_owner_in(parts: Parts) -> None:
     connection, conn, _ = parts
-    assert await conn.validate_public_key("web", WEB.public_data, b"message", b"signature")
+    assert await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     connection.auth_completed()
     assert not conn.aborted
     assert isinstance(connection.session_requested(), SshChannel)
@@ -84,7 +86,7 @@ async def test_a_key_that_was_only_shown_lets_nobody_in(parts: Parts) -> None:
 
 async def test_showing_another_key_takes_the_proof_back(parts: Parts) -> None:
     connection, conn, _ = parts
-    await conn.validate_public_key("web", WEB.public_data, b"message", b"signature")
+    await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     await conn.validate_public_key("ann", OPERATOR.public_data, b"", b"")
     connection.auth_completed()
     assert conn.aborted
@@ -93,7 +95,7 @@ async def test_showing_another_key_takes_the_proof_back(parts: Parts) -> None:
 async def test_a_proof_is_for_one_user_name(parts: Parts) -> None:
     """The race of asyncssh 2.24.0: the name that is let in is not the one that was proven."""
     connection, conn, _ = parts
-    await conn.validate_public_key("web", WEB.public_data, b"message", b"signature")
+    await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     conn.username = "ann"
     connection.auth_completed()
     assert conn.aborted
@@ -107,7 +109,7 @@ async def test_nothing_at_all_lets_nobody_in(parts: Parts) -> None:
 
 async def test_a_client_removed_between_signature_and_login_stays_out(parts: Parts) -> None:
     connection, conn, snapshot = parts
-    await conn.validate_public_key("web", WEB.public_data, b"message", b"signature")
+    await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     snapshot.withdrawn = True
     connection.auth_completed()
     assert conn.aborted
@@ -115,8 +117,8 @@ async def test_a_client_removed_between_signature_and_login_stays_out(parts: Par
 
 async def test_unknown_keys_are_not_even_checked(parts: Parts) -> None:
     _, conn, _ = parts
-    assert not await conn.validate_public_key("web", OPERATOR.public_data, b"message", b"signature")
-    assert not await conn.validate_public_key("web", b"rubbish", b"message", b"signature")
+    assert not await conn.validate_public_key("web", OPERATOR.public_data, b"message", SIGNATURE)
+    assert not await conn.validate_public_key("web", b"rubbish", b"message", SIGNATURE)
 
 
 async def test_every_request_to_log_in_is_a_try(parts: Parts) -> None:
