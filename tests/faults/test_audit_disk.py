@@ -20,6 +20,8 @@ import pytest
 
 from hsmd.daemon.audit import AuditLog
 from hsmd.daemon.audit.disk import Disk
+from hsmd.daemon.audit.log import COUNTED
+from hsmd.daemon.audit.refusals import BURST
 from hsmd.errors import AuditFailure
 from hsmd.transparency.chain import Head, verify
 from hsmd.transparency.records import parse_record
@@ -162,6 +164,29 @@ async def test_outcomes_are_kept_over_many_failures_once(bad, path):
     outcomes = [record.attempt for record in records_of(path) if record.event == "outcome"]
     assert outcomes == attempts
     assert_intact(path, log)
+
+
+async def test_counted_refusals_of_a_long_outage_are_told_once(path):
+    now = [0.0]
+    disk = BadDisk()
+    log = AuditLog.open(path.parent, disk=disk, monotonic=lambda: now[0])
+    refused = 0
+    disk.take = 0
+    for _ in range(50):
+        now[0] += 1.5
+        for _ in range(2 * BURST):
+            refused += log.refusal("noisy", "SHA256:n", bytes(32), "tls13-server", 0x0403, b"", "no grant") == COUNTED
+        with pytest.raises(AuditFailure):
+            log.commit()
+    disk.take = None
+    now[0] += 1.5
+    log.commit()
+    told = [record for record in records_of(path) if record.event == "log.refusals"]
+    assert [(record.client, record.fields) for record in told] == [("noisy", {"count": refused})]
+    dropped = next(record.fields["dropped"] for record in records_of(path) if record.event == "log.recovered")
+    assert dropped + refused == 50 * 2 * BURST
+    assert_intact(path, log)
+    await log.close()
 
 
 async def test_a_strict_log_counts_a_failed_sync_as_a_failed_write(path):

@@ -43,6 +43,8 @@ MAX_NOTED = 100_000
 DURABLE_TIMEOUT_S = 10.0
 _NAME_CHECK_S = 0.25
 _MAX_STEMS = 10_000
+_REFUSALS_EVENT = "log.refusals"
+_REFUSALS_TAIL = f',"event":"{_REFUSALS_EVENT}",'
 COUNTED = -1
 """What `refusal` returns for a refusal that was counted instead of written."""
 
@@ -111,6 +113,7 @@ class AuditLog:
         self._name_check_at = 0.0
         self._stems: dict[tuple[str, str, str, bytes, str, int], str] = {}
         self._refusals = RefusalMeter()
+        self._telling: dict[str, int] = {}
         self._syncer = Syncer(file, tail.mark, monotonic)
         self.fault = ""
         self.closed = False
@@ -234,8 +237,10 @@ class AuditLog:
             raise AuditFailure(detail=f"{self._file.path}: {problem}") from problem
 
     def _add_counted_refusals(self, now: float) -> None:
-        for client, count in self._refusals.due(now).items():
-            self.event("log.refusals", client, count=count)
+        due = self._refusals.due(now)
+        self._telling |= due
+        for client, count in due.items():
+            self.event(_REFUSALS_EVENT, client, count=count)
 
     def _own_tails(self) -> list[str]:
         """What the log says about itself behind the records of this commit."""
@@ -266,6 +271,7 @@ class AuditLog:
     def _accept(self, mark: Mark) -> None:
         self._mark = mark
         self._noted = []
+        self._telling = {}
         self.fault = ""
         self._dropped = 0
         if mark.head.size > self._next_log_mark:
@@ -276,8 +282,11 @@ class AuditLog:
     def _roll_back(self, fault: str) -> None:
         """Forget what was noted, but for what has happened and must still be told."""
         size = self._mark.head.size
-        kept = [tail for tail in self._noted if _outlives_failure(tail, size)]
-        self._dropped += len(self._noted) - len(kept)
+        self._refusals.take_back(self._telling)  # one sum, however long this lasts
+        self._telling = {}
+        noted = [tail for tail in self._noted if not tail.startswith(_REFUSALS_TAIL)]
+        kept = [tail for tail in noted if _outlives_failure(tail, size)]
+        self._dropped += len(noted) - len(kept)
         self._noted = kept[:MAX_NOTED]
         self._open = {attempt for attempt in self._open if attempt < size}
         self.fault = fault

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 BURST = 100
 """Refusals of one client that are written at once after a quiet time."""
 PER_SECOND = 10.0
@@ -43,3 +45,8 @@ class RefusalMeter:
         self._summary_at = now + SUMMARY_EVERY_S
         counted, self._counted = self._counted, {}
         return counted
+
+    def take_back(self, counts: Mapping[str, int]) -> None:
+        """These could not be told: add them to what is."""
+        for client, count in counts.items():
+            self._counted[client] = self._counted.get(client, 0) + count
