@@ -23,7 +23,7 @@ from hsmd.errors import AuditFailure, HsmdError, NotFound
 from hsmd.purposes import Purpose
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.note import Note, Verifier, signed
-from hsmd.transparency.verification import CHECKPOINT_EVENT
+from hsmd.transparency.verification import CHECKPOINT_EVENT, MAX_LAG
 
 SIGN_S = 5.0
 """Time for one checkpoint; the next one makes up for one that failed."""
@@ -192,6 +192,9 @@ class Checkpointer:
         )
         note = signed(text, verifier, [signature])
         verifier.verify(note)
+        self._audit.commit()
+        if self._audit.size - checkpoint.size > MAX_LAG:  # no verifier would take it, nor this log ever again
+            raise AuditFailure(detail=f"more than {MAX_LAG} records came while a checkpoint was signed")
         self._audit.event(
             CHECKPOINT_EVENT, "", origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex(),
             signature=note.signatures[0].encoded,
