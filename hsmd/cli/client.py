@@ -116,6 +116,10 @@ def enroll(
     The token is printed once, is good for 15 minutes and one use, and tells whoever has it how to reach this daemon and how
     to recognise it: hand it over as you would a password. On the other host: hsmd agent init --enroll -
     """
+    from hsmd.client import parse_address
+
+    if address:
+        parse_address(address)  # or the other host would find out, with the token in its hands
     ticket = session.ask(
         ClientEnroll(name=name, role=role.value, grants=[_wanted(text) for text in grant], address=address),
         EnrolmentTicket,

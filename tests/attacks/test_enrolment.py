@@ -203,6 +203,13 @@ def test_only_operators_make_tokens_and_nobody_is_called_enroll(house: House) ->
             house.ask(request, client)
 
 
+def test_a_mistake_in_a_grant_leaves_neither_client_nor_grant(house: House) -> None:
+    wanted = [messages.WantedGrant("site", ["tls-server"]), messages.WantedGrant("no-such-key", ["tls-server"])]
+    with pytest.raises(HsmdError):
+        ticket(house, "half-made", grants=wanted)
+    assert "half-made" not in [client.name for client in house.ask(messages.ClientList()).clients]
+
+
 def test_the_daemon_must_be_the_tokens(house: House) -> None:
     token = ticket(house, "new-10")
     for pins_ca, pin in ((False, b"\0" * 32), (True, token.pin)):

@@ -46,7 +46,7 @@ class ClientDesk:
         }
 
     async def add(self, identity: Identity, request: messages.ClientAdd, deadline: float) -> messages.ClientInfo:
-        role = _role(request.role)
+        role = role_named(request.role)
         credential = parse_public_key("public_key", request.public_key) if request.public_key else None
         now = self._now()
 
@@ -150,7 +150,8 @@ class ClientDesk:
         return messages.Explanation(allowed=explanation.allowed, rule=explanation.rule)
 
 
-def _role(name: str) -> Role:
+def role_named(name: str) -> Role:
+    """Raises BadRequest."""
     try:
         return Role(name)
     except ValueError:

@@ -19,11 +19,12 @@ from hsmd import observe
 from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import RefusalMeter
+from hsmd.daemon.control.clients import role_named
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.listeners.ssh_keys import parse_public_key
 from hsmd.daemon.store import EnrolmentRecord, Store
-from hsmd.errors import AuditFailure, BadRequest, Conflict, HsmdError, NotFound
+from hsmd.errors import AuditFailure, BadRequest, HsmdError, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import (
     ID_BYTES,
@@ -74,23 +75,12 @@ class EnrolmentDesk:
         self, identity: Identity, request: messages.ClientEnroll, deadline: float
     ) -> messages.EnrolmentTicket:
         """A token for a client, which is made if there is none of that name, with the grants asked for."""
-        role = _role(request.role)
+        role = role_named(request.role)
         grants = [(grant.key, expand(grant.purposes)) for grant in request.grants]
         now = self._now()
         token = self._token(request.address, role)
         record = EnrolmentRecord(token.id.hex(), request.name, sha256(token.secret).digest(), now + LIFETIME)
-
-        def change(store: Store) -> None:
-            try:
-                if store.client(request.name).role is not role:
-                    raise Conflict(f"role: {request.name!r} is a client with another role; a client keeps its role")
-            except NotFound:
-                store.add_client(request.name, role, now)
-            for key, purposes in grants:
-                store.add_grant(request.name, key, purposes)
-            store.add_enrolment(record, now)
-
-        await self._catalogue.change(change)
+        await self._catalogue.change(lambda store: store.invite(record, role, grants, now))
         return messages.EnrolmentTicket(token=token.text(), address=token.address, expires_at=record.expires_at)
 
     def _token(self, address: str, role: Role) -> EnrolmentToken:
@@ -172,10 +162,3 @@ def _operator_keys(store: Store) -> list[str]:
 
 def _pin(blob: str) -> bytes:
     return sha256(base64.b64decode(blob)).digest()
-
-
-def _role(name: str) -> Role:
-    try:
-        return Role(name)
-    except ValueError:
-        raise BadRequest(f"role: choose one of {', '.join(role.value for role in Role)}") from None

@@ -37,7 +37,7 @@ class EnrolmentChannel(asyncssh.SSHServerSession[bytes]):
 
     def connection_made(self, chan: Any) -> None:
         self._channel = chan
-        chan._process_env_request = _refuse  # asyncssh would keep each variable
+        chan._process_env_request = refuse  # asyncssh would keep each variable
 
     def subsystem_requested(self, subsystem: str) -> bool:
         return subsystem == SUBSYSTEM
@@ -66,5 +66,6 @@ class EnrolmentChannel(asyncssh.SSHServerSession[bytes]):
             self._channel.exit(0)
 
 
-def _refuse(packet: Any) -> bool:
+def refuse(packet: Any) -> bool:
+    """In place of a handler of asyncssh's for a request of the peer."""
     return False

@@ -23,7 +23,7 @@ from hsmd.client.ssh_profile import SUBSYSTEM, without_ignore_packets
 from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
-from hsmd.daemon.listeners.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments
+from hsmd.daemon.listeners.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments, refuse
 from hsmd.daemon.listeners.flow import Flow
 from hsmd.daemon.listeners.session import UNREAD_S, Session, Transport
 from hsmd.daemon.listeners.sources import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
@@ -335,7 +335,7 @@ class SshChannel(asyncssh.SSHServerSession[bytes]):
         self.resume_reading = chan.resume_reading
         self.close = chan.close
         # asyncssh keeps every variable a peer sends, without bound.
-        chan._process_env_request = _refuse
+        chan._process_env_request = refuse
 
     def abort(self) -> None:
         """A channel closes when its peer agrees; one that must be dropped takes the connection along."""
@@ -367,7 +367,3 @@ class SshChannel(asyncssh.SSHServerSession[bytes]):
         self._connection.channels.discard(self)
         if self._session is not None:
             self._session.lost()
-
-
-def _refuse(packet: Any) -> bool:
-    return False

@@ -23,6 +23,15 @@ def add(connection: Connection, name: str, role: Role, now: datetime) -> None:
     connection.execute(insert(clients).values(name=name, role=role.value, created_at=now))
 
 
+def add_unless_there(connection: Connection, name: str, role: Role, now: datetime) -> None:
+    """Raises BadRequest for a name that no client may have, Conflict if the client has another role."""
+    found = connection.scalar(select(clients.c.role).where(clients.c.name == name))
+    if found is None:
+        add(connection, name, role, now)
+    elif found != role.value:
+        raise Conflict(f"role: {name!r} is a client with the role {found}; a client keeps its role")
+
+
 def add_credential(connection: Connection, client: str, credential: CredentialRecord) -> None:
     """Raises NotFound for an unknown client, Conflict if a client comes with this key already."""
     check_fingerprint(credential.fingerprint)

@@ -242,6 +242,19 @@ class Store:
         with self._write() as connection:
             enrolment_rows.add(connection, enrolment, now)
 
+    def invite(
+        self, enrolment: EnrolmentRecord, role: Role, grants: Iterable[tuple[str, frozenset[Purpose]]], now: datetime
+    ) -> None:
+        """As `add_enrolment`, with the client if there is none of that name, and with grants (key, purposes); or nothing of it.
+
+        Raises Conflict if the client has another role, and what `add_client` and `add_grant` raise.
+        """
+        with self._write() as connection:
+            client_rows.add_unless_there(connection, enrolment.client, role, now)
+            for key, purposes in grants:
+                grant_rows.add(connection, enrolment.client, _lookup(key), purposes)
+            enrolment_rows.add(connection, enrolment, now)
+
     def check_enrolment(
         self, enrolment_id: str, secret_sha256: bytes, now: datetime, roles: Collection[Role] = frozenset(Role)
     ) -> bool:

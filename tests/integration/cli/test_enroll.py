@@ -81,6 +81,14 @@ def test_a_mistake_on_the_command_line_does_not_cost_the_token(daemon: House, tm
     assert made.returncode == 0, made.stderr
 
 
+@pytest.mark.parametrize("address", ["10.9.0.1:99999", "not an address", "10.9.0.1:"])
+def test_a_token_leads_to_an_address(daemon: House, address: str) -> None:
+    made = hsmd(daemon, "client", "enroll", "web-11", "--address", address, "--json", manage=True)
+    assert made.returncode != 0
+    assert "is not an address" in made.stderr
+    assert "hsmd-enroll:" not in made.stdout
+
+
 def test_of_two_who_enrol_at_once_none_loses_a_key(tmp_path: Path) -> None:
     """The second one finds the file of the first when it makes its own."""
     identity = tmp_path / "agent_ed25519"
