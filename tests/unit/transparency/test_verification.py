@@ -255,6 +255,20 @@ def test_the_command_reads_a_directory_of_segments(place: Path) -> None:
     assert command(place, "--public-key", place / "key").stdout == "9\n"
 
 
+def test_a_daemon_that_seals_while_the_second_verifier_reads_is_not_accused(place: Path) -> None:
+    live, segments = place / "audit.jsonl", place / "segments"
+    lines = live.read_bytes().splitlines(keepends=True)
+    segments.mkdir()
+    (segments / f"{0:012}.jsonl").write_bytes(b"".join(lines[:9]))
+    live.write_bytes(b"".join(lines[9:30]))
+    reading = SECOND.read_log(place)
+    read = [next(reading)]
+    live.rename(segments / f"{9:012}.jsonl")
+    live.write_bytes(b"".join(lines[30:]))
+    assert [*read, *reading] == lines[:30]
+    assert list(SECOND.read_log(place)) == lines
+
+
 def test_the_command_used_wrongly(place: Path) -> None:
     log = place / "audit.jsonl"
     assert command(log).returncode == 2
