@@ -6,8 +6,9 @@ docs/audit.md, sections 7 and 8, has the rules.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,8 @@ from hsmd.transparency import discontinuity as discontinuities
 from hsmd.transparency.checkpoint import Checkpoint, parse
 from hsmd.transparency.discontinuity import Discontinuity
 from hsmd.transparency.merkle import verify_consistency
-from hsmd.transparency.note import Verifier
+from hsmd.transparency.note import Note, Verifier
+from hsmd.transparency.records import format_time
 
 ASK_S = 5.0
 """How long a daemon may take to show its checkpoint."""
@@ -56,9 +58,16 @@ class _Shown:
 class Witness:
     """One party's memory of the logs it has to do with, in `directory`; `operators` are keys whose declarations count."""
 
-    def __init__(self, directory: Path, operators: Sequence[Verifier] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        operators: Sequence[Verifier] = (),
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.memories = Memories(directory)
         self._operators = tuple(operators)
+        self._now = now
 
     async def examine(self, address: str, ask: Ask) -> None:
         """Ask the daemon at `address` for its checkpoint, and remember it if it continues what was seen.
@@ -122,7 +131,7 @@ class Witness:
         addresses = list(known.addresses) if known else []
         if address not in addresses:
             addresses = [*addresses, address][-MAX_ADDRESSES:]
-        times = [one.time for one in self._declared(shown)]
+        times = [one.time for one in self._declared(shown)] + self._times_by_anybody(shown)
         return Memory(
             origin=checkpoint.origin, addresses=addresses, key=shown.verifier.vkey, size=checkpoint.size,
             root=checkpoint.root.hex(), note=shown.note,
@@ -139,6 +148,20 @@ class Witness:
             except (ProofInvalid, ProtocolError):
                 continue  # of an operator we do not know, or no declaration at all: it counts for nothing
         return [one for one in found if one.origin == shown.checkpoint.origin]
+
+    def _times_by_anybody(self, shown: _Shown) -> list[str]:
+        """When declarations about this log were made, whoever signed them: pinning a key does not make old ones good again.
+
+        What is dated in the future does not count, so that a stranger's note cannot be in the way of a later one.
+        """
+        now = format_time(self._now())
+        found = []
+        for note in shown.discontinuities:
+            try:
+                found.append(discontinuities.parse_text(Note.parse(note).text))
+            except ProtocolError:
+                continue
+        return [one.time for one in found if one.origin == shown.checkpoint.origin and one.time <= now]
 
     # --- breaks ---
 

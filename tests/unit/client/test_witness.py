@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +383,21 @@ async def test_a_declaration_from_before_the_first_contact_is_used_up(trusting: 
     await trusting.examine(EAST, daemon.ask)
     daemon.log = backup
     await refused(trusting, daemon, "it had 10")
+
+
+async def test_a_declaration_shown_before_its_operator_was_pinned_is_used_up(witness: Witness, tmp_path: Path) -> None:
+    daemon = Daemon(a_log())
+    assert daemon.log is not None
+    backup = daemon.log.copy()
+    daemon.notes = [declared(backup), declared(backup, by=Ed25519PrivateKey.generate(), time="2999-01-01T00:00:00.000000Z")]
+    daemon.log.use(1)
+    noon = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    await Witness(tmp_path / "witness", now=lambda: noon).examine(EAST, daemon.ask)
+    daemon.log = backup
+    pinned = Witness(tmp_path / "witness", OPERATORS, now=lambda: noon)
+    await refused(pinned, daemon, "it had 10")
+    daemon.notes.append(declared(backup, 2))  # what a stranger dates in the future is in nobody's way
+    await pinned.examine(EAST, daemon.ask)
 
 
 async def test_what_was_seen_can_be_given_up_by_hand(witness: Witness) -> None:
