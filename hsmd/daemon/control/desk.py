@@ -99,8 +99,12 @@ class Desk:
             change.exception()  # told to the caller if there still is one, and in the audit log
 
     def _refuse(self, identity: Identity, request: Request, rule: str) -> NoReturn:
-        """Raises Refused. Beyond a rate refusals are not written, so that nobody can fill the disk with them."""
-        if self._refusals.admit(identity.client, self._clock()):
+        """Raises Refused. Beyond a rate refusals are counted, so that nobody can fill the disk with them; the next one that is
+        written brings the sums."""
+        now = self._clock()
+        if self._refusals.admit(identity.client, now):
+            for client, count in self._refusals.due(now).items():
+                self._audit.event("log.refusals", client, count=count)
             self._note("control.refused", identity, request, rule=rule)
             self._audit.commit()
         raise Refused(detail=rule)
