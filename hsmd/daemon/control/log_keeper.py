@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from hsmd import observe
-from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.audit.log import AuditLog, utc_now
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.checkpointer import Checkpointer, Published
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.settings import AuditConfig
 from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure, BadRequest, HsmdError
-from hsmd.transparency.discontinuity import EVENT as DISCONTINUITY_EVENT, Discontinuity, to_fields
+from hsmd.transparency.discontinuity import EVENT as DISCONTINUITY_EVENT, Discontinuity, parse_text, to_fields
 from hsmd.transparency.note import Note
+from hsmd.transparency.records import format_time
 
 LOOK_S = 1.0
 """How often the disk is looked at, and whether a segment is full."""
+CLOCKS_APART = timedelta(minutes=5)
+"""How far the clock of an operator's host may be ahead of ours."""
 _MIB = 1 << 20
 
 log = observe.logger()
@@ -94,8 +98,6 @@ class LogKeeper:
         """
         await self._check(found)
         text = note.render()
-        if text in self.discontinuities:
-            raise BadRequest("note: this has been declared already")
         self._audit.event(DISCONTINUITY_EVENT, client, **to_fields(note))
         await self._audit.commit_durable()
         head = AuditHead(found.origin, found.new.size, found.new.root, found.key)
@@ -110,11 +112,20 @@ class LogKeeper:
     async def _check(self, found: Discontinuity) -> None:
         if found.origin != self._origin or found.key != self.checkpointer.verifier_key:
             raise BadRequest(f"note: this log is {self._origin}, and its key {self.checkpointer.verifier_key}")
+        self._check_time(found.time)
         state = await self.checkpointer.standing()
         if not 0 < found.new.size <= state.size:
             raise BadRequest(f"note: new: the log has {state.size} records")
         if await self.checkpointer.root_at(found.new.size) != found.new.root:
             raise BadRequest(f"note: new: that is not the root of the first {found.new.size} records")
+
+    def _check_time(self, declared: str) -> None:
+        """Each declaration is newer than the one before, so one from the far future would be the last."""
+        if declared > format_time(utc_now() + CLOCKS_APART):
+            raise BadRequest(f"note: time: {declared} is in the future here; compare the clocks of both hosts")
+        before = max((parse_text(Note.parse(text).text).time for text in self.discontinuities), default="")
+        if declared <= before:
+            raise BadRequest(f"note: time: one was declared at {before}; sign one that is newer")
 
     def _note_behind(self, reason: str) -> None:
         self._behind = (

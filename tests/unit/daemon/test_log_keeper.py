@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.audit.log import AuditLog, utc_now
 from hsmd.daemon.control.log_keeper import LogKeeper
 from hsmd.daemon.settings import AuditConfig
 from hsmd.daemon.store.records import AuditHead
-from hsmd.errors import AuditFailure
+from hsmd.errors import AuditFailure, BadRequest
+from hsmd.transparency import discontinuity
+from hsmd.transparency.discontinuity import Discontinuity, State
+from hsmd.transparency.note import Verifier
+from hsmd.transparency.records import format_time
 
 MIB = 1 << 20
 
@@ -92,3 +98,28 @@ async def test_room_again_does_not_excuse_a_log_that_was_set_back(room: Room, mo
         monkeypatch.setattr(AuditLog, "free_bytes", free * MIB)
         await keeper._look_at_disk()
     assert "it had 9" in room.service.held.detail
+
+
+async def test_a_declaration_that_would_bar_all_later_ones_is_refused_and_not_recorded(room: Room) -> None:
+    private = Ed25519PrivateKey.generate()
+    vkey = Verifier.from_public_key("hsmd/east", private.public_key()).vkey
+    keeper = room.keeper(AuditHead("hsmd/east", 9, bytes(32), vkey))
+
+    async def standing() -> Any:
+        return SimpleNamespace(size=8)
+
+    async def root_at(size: int) -> bytes:
+        return room.root
+
+    keeper.checkpointer = SimpleNamespace(standing=standing, root_at=root_at, verifier_key=vkey)  # type: ignore[assignment]
+
+    def declaration(after: timedelta) -> Discontinuity:
+        return Discontinuity("hsmd/east", None, State(8, room.root), vkey, format_time(utc_now() + after), "restored")
+
+    for after, match in ((timedelta(days=1), "future"), (timedelta(days=-1), "newer")):
+        keeper.discontinuities = [discontinuity.sign(declaration(timedelta()), private).render()]
+        found = declaration(after)
+        with pytest.raises(BadRequest, match=match):
+            await keeper.declare("ops", found, discontinuity.sign(found, private))
+        assert (room.log.size, bool(keeper.held)) == (8, True)
+    await keeper._check(declaration(timedelta(seconds=30)))
