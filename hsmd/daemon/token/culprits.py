@@ -26,6 +26,11 @@ class Culprits:
         self._jobs: dict[int, Job] = {}
         self._crashes: dict[int, None] = {}
 
+    def begun(self, pid: int) -> None:
+        """A worker was started: what is known of this process id is of another one, which had no job or nobody lost."""
+        self._jobs.pop(pid, None)
+        self._crashes.pop(pid, None)
+
     def lost(self, pid: int, job: Job | None) -> None:
         """The front has lost a worker that was at this job."""
         if job is None:

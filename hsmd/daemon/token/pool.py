@@ -208,6 +208,7 @@ class TokenPool:
     def attach(self, worker_socket: socket.socket, progress_fd: int, pid: int, control: bool) -> None:
         """A worker was started; the pool owns both descriptors from now on."""
         link = WorkerLink(worker_socket, progress_fd, pid, control, self._clock())
+        self._culprits.begun(pid)
         if self._closing:
             link.close()
             return

@@ -86,6 +86,18 @@ def test_a_crash_is_known_from_both_halves_in_any_order(order: tuple[str, str], 
     assert len(found) <= 1, "a pid that is used again is another worker"
 
 
+def test_a_worker_is_not_blamed_for_one_that_had_its_process_id_before() -> None:
+    found: list[Job] = []
+    culprits = Culprits(found.append)
+    job: Any = object()
+    culprits.begun(7)
+    culprits.ended(7, signal.SIGSEGV)  # it was idle
+    culprits.begun(7)
+    culprits.lost(7, job)
+    culprits.ended(7, signal.SIGKILL)
+    assert found == []
+
+
 def test_halves_that_stay_alone_are_forgotten() -> None:
     culprits = Culprits(lambda job: None)
     job: Any = object()

@@ -248,6 +248,7 @@ def test_the_command_reads_a_directory_of_segments(place: Path) -> None:
     (place / "segments").mkdir()
     (place / "segments" / f"{0:012}.jsonl").write_bytes(b"".join(lines[:9]))
     (place / "segments" / f"{9:012}.jsonl").write_bytes(b"".join(lines[9:30]))
+    (place / "segments" / "copy of 000000000009.jsonl").write_bytes(b"".join(lines[9:30]))
     (place / "audit.jsonl").write_bytes(b"".join(lines[30:]))
     done = command(place, "--public-key", place / "key", "--json")
     assert (done.returncode, json.loads(done.stdout)["records"]) == (0, 37)
