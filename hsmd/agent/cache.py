@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hsmd import observe
+from hsmd.client import durable
 from hsmd.client.connection import Connection
 from hsmd.errors import ConfigurationError, NotFound, ProtocolError, Refused
 from hsmd.protocol.messages import (
@@ -29,7 +30,7 @@ from hsmd.protocol.messages import (
 FILE_NAME = "keys.json"
 MAX_KEYS = 10_000
 MAX_FILE_BYTES = 64 << 20
-_PRIVATE_DIRECTORY, _PRIVATE_FILE = 0o700, 0o600
+_PRIVATE_DIRECTORY = 0o700
 
 log = observe.logger()
 
@@ -122,27 +123,11 @@ class Cache:
         return [(name, key.digest) for name, key in self._keys.items()]
 
     def _store(self) -> None:
+        content = msgspec.json.encode(_File(1, [self._keys[name] for name in self.names()]))
         try:
-            self._write()
+            durable.replace(self._directory / FILE_NAME, content)
         except OSError as error:
             log.error("cache.not_stored", path=str(self._directory), error=str(error))
-
-    def _write(self) -> None:
-        content = msgspec.json.encode(_File(1, [self._keys[name] for name in self.names()]))
-        path = self._directory / FILE_NAME
-        temporary = path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE_FILE)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        temporary.replace(path)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 async def fetch_one(connection: Connection, name: str, *, timeout_s: float) -> CachedKey:

@@ -14,8 +14,8 @@ from typing import Any
 import asyncssh
 
 from hsmd.client.endpoint import host_key_fault, parse_address, split_host_key
-from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
-from hsmd.client.transport import IDENTITY_ALGORITHM, demand_principals
+from hsmd.client.ssh_profile import CLOSED, without_ignore_packets
+from hsmd.client.transport import demand_principals
 from hsmd.errors import HsmdError, ProtocolError, RefusedHere, Unavailable
 from hsmd.protocol.enrolment import (
     MAX_DOCUMENT_BYTES,
@@ -70,32 +70,15 @@ class _Host(asyncssh.SSHClient):
 
 
 def _options(token: EnrolmentToken) -> dict[str, Any]:
-    """As for every connection (transport.py), but with the token instead of a key."""
+    """As for every connection, but with the token instead of a key."""
     return {
-        "config": [],
+        **CLOSED,
         "known_hosts": ([], [], []),
-        "x509_trusted_certs": None,
-        "x509_trusted_cert_paths": [],
         "username": USER,
         "password": token.password,
-        "client_keys": None,
-        "client_certs": (),
-        "agent_path": None,
-        "pkcs11_provider": None,
         "preferred_auth": "password",
-        "gss_host": None,
-        "gss_kex": False,
-        "gss_auth": False,
-        "disable_trivial_auth": True,
-        "send_env": [],
-        "kex_algs": KEX_ALGORITHMS,
-        "encryption_algs": CIPHERS,
-        "compression_algs": ["none"],
-        "signature_algs": [IDENTITY_ALGORITHM],
         "server_host_key_algs": ["ssh-ed25519-cert-v01@openssh.com" if token.pins_ca else "ssh-ed25519"],
         "login_timeout": LIMIT_S,
-        "keepalive_interval": 0,
-        "client_version": "hsmd",
     }
 
 

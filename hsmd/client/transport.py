@@ -14,9 +14,9 @@ import asyncssh
 
 from hsmd.client.endpoint import AgentEndpoint, Endpoint, read_identity, split_host_key
 from hsmd.client.ssh_profile import (
-    CIPHERS,
+    CLOSED,
     HOST_KEY_ALGORITHMS,
-    KEX_ALGORITHMS,
+    IDENTITY_ALGORITHM,
     REKEY_SECONDS,
     SUBSYSTEM,
     WINDOW_BYTES,
@@ -28,7 +28,6 @@ REACH_S = 1.0
 """Time for TCP to reach the host. Short, because a SYN that got lost is better sent anew than waited for."""
 LOGIN_S = 5.0
 """Time for key exchange, authentication and opening the channel."""
-IDENTITY_ALGORITHM = "ssh-ed25519"
 
 
 class Receiver(Protocol):
@@ -174,33 +173,16 @@ async def _open_ssh(endpoint: Endpoint, receiver: Receiver) -> Wire:
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
-    """Every option through which asyncssh would otherwise look around in the user's environment is set."""
+    """Frames that keep the channel alive are ours (see link.py); they also notice a daemon that no longer answers."""
     return {
-        "config": [],
+        **CLOSED,
         "known_hosts": _known_hosts(endpoint),
-        "x509_trusted_certs": None,
-        "x509_trusted_cert_paths": [],
         "username": endpoint.user,
         "client_keys": [_identity(endpoint)],
-        "client_certs": (),
-        "agent_path": None,
-        "pkcs11_provider": None,
         "preferred_auth": "publickey",
-        "gss_host": None,
-        "gss_kex": False,
-        "gss_auth": False,
-        "disable_trivial_auth": True,
-        "send_env": [],
-        "kex_algs": KEX_ALGORITHMS,
-        "encryption_algs": CIPHERS,
-        "compression_algs": ["none"],
-        "signature_algs": [IDENTITY_ALGORITHM],
         "server_host_key_algs": HOST_KEY_ALGORITHMS,
         "login_timeout": LOGIN_S,
-        # Frames that keep the channel alive are ours (see link.py); they also notice a daemon that no longer answers.
-        "keepalive_interval": 0,
         "rekey_seconds": REKEY_SECONDS,
-        "client_version": "hsmd",
     }
 
 

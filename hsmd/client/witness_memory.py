@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from hsmd.client import durable
 from hsmd.errors import ConfigurationError
 
 MAX_FILE_BYTES = 1 << 20
@@ -67,7 +68,7 @@ class Memories:
             with self._locked():
                 if self.of_origin(memory.origin) != known:
                     return False
-                self._write(self.path(memory.origin), msgspec.json.encode(memory))
+                durable.replace(self.path(memory.origin), msgspec.json.encode(memory))
                 return True
         except OSError as error:
             raise ConfigurationError("witness", [f"{self.directory}: {error.strerror}"]) from None
@@ -106,18 +107,3 @@ class Memories:
             yield
         finally:
             os.close(descriptor)
-
-    def _write(self, path: Path, content: bytes) -> None:
-        temporary = path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE_FILE)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        temporary.replace(path)
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
