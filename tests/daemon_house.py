@@ -465,6 +465,22 @@ async def wire(connection: asyncssh.SSHClientConnection, *, hello: bool = True, 
     return made
 
 
+async def has_no_more(connection: asyncssh.SSHClientConnection, channel: Wire, key: bytes) -> None:
+    """Whose first use was answered gets no further answer, however often it asks, and its connection is closed."""
+    refused = False
+    for number in range(2, 1_000):
+        try:
+            channel.write(operation(number, key))
+        except OSError:
+            refused = True
+            break
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await connection.wait_closed()
+    assert refused, "the channel was open all the time"
+    assert not [frame for frame in channel.frames if frame[0] == Kind.RESULT and frame[1] > 1]
+
+
 # --- user certificates, good and bad ---
 
 USER = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from tests.daemon_house import (
     WEB,
     House,
     certificate,
-    operation,
+    has_no_more,
     public_line,
     ssh,
     wire,
@@ -139,13 +138,7 @@ async def withdrawn(house: House, user: str, proven: Any, how: Request) -> None:
         digest = house.digests["web"]  # type: ignore[attr-defined]
         assert (await channel.use(1, digest))[0] == Kind.RESULT
         await operator.control(how, timeout_s=10)
-        with pytest.raises(OSError):
-            for number in range(2, 1_000):
-                channel.write(operation(number, digest))
-                await asyncio.sleep(0)
-        async with asyncio.timeout(5):
-            await connection.wait_closed()
-        assert not [frame for frame in channel.frames if frame[0] == Kind.RESULT and frame[1] > 1]
+        await has_no_more(connection, channel, digest)
         with pytest.raises(asyncssh.PermissionDenied):
             await ssh(house, user, proven)
 
