@@ -23,12 +23,40 @@ from hsmd.errors import BadRequest
 
 FIELDS = frozenset(
     {
-        "address", "attempt", "client", "code", "count", "daemon", "detail", "elapsed_ms", "error",
-        "fingerprint", "host", "in_flight", "key", "key_name", "library", "listener", "message", "op",
-        "path", "pid", "port", "purpose", "reason", "role", "rule", "scheme", "signal", "state", "token",
-        "uid", "version", "worker",
+        "address",
+        "attempt",
+        "client",
+        "code",
+        "count",
+        "daemon",
+        "detail",
+        "elapsed_ms",
+        "error",
+        "fingerprint",
+        "host",
+        "in_flight",
+        "key",
+        "key_name",
+        "library",
+        "listener",
+        "message",
+        "op",
+        "path",
+        "pid",
+        "port",
+        "purpose",
+        "reason",
+        "role",
+        "rule",
+        "scheme",
+        "signal",
+        "state",
+        "token",
+        "uid",
+        "version",
+        "worker",
     }
-)  # fmt: skip
+)
 """The fields a log line may have besides time, level, process and event; of others only the name appears, in `dropped`."""
 
 MAX_VALUE_CHARACTERS = 512

@@ -29,7 +29,9 @@ def run_as_batch() -> None:
     asked gives the CPU up by itself: by then others have asked too, and one packet and one audit write serve them all. On
     an idle machine this has no effect.
     """
-    if os.sched_getscheduler(0) != os.SCHED_BATCH:  # a unit with CPUSchedulingPolicy=batch lets nobody change it
+    if (
+        os.sched_getscheduler(0) != os.SCHED_BATCH
+    ):  # a unit with CPUSchedulingPolicy=batch lets nobody change it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

@@ -68,10 +68,10 @@ class Authority:
         )
         return certificate.public_bytes(Encoding.PEM)
 
-    def _builder(
-        self, subject: x509.Name, public_key: PublicKeyTypes
-    ) -> x509.CertificateBuilder:
-        if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
+    def _builder(self, subject: x509.Name, public_key: PublicKeyTypes) -> x509.CertificateBuilder:
+        if not isinstance(
+            public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+        ):
             raise TypeError(f"no certificates for {type(public_key).__name__}")
         identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
@@ -94,7 +94,14 @@ def _name(common_name: str) -> x509.Name:
 
 def _usage(**wanted: bool) -> x509.KeyUsage:
     all_of_them = (
-        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
-    )  # fmt: skip
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
     return x509.KeyUsage(**dict.fromkeys(all_of_them, False) | wanted)

@@ -133,9 +133,20 @@ class House:
     def _start_daemon(self) -> tuple[str, str]:
         config = self._daemon / "hsmd.toml"
         made = self.hsmd(
-            "init", "--softhsm", "--config", config, "--state", self._daemon, "--listen", f"127.0.0.1:{free_port()}",
-            "--operator", "operator", "--profile", self.profile, operator=False,
-        )  # fmt: skip
+            "init",
+            "--softhsm",
+            "--config",
+            config,
+            "--state",
+            self._daemon,
+            "--listen",
+            f"127.0.0.1:{free_port()}",
+            "--operator",
+            "operator",
+            "--profile",
+            self.profile,
+            operator=False,
+        )
         reader, writer = os.pipe()
         self._start(
             "daemon", [HSMD, "serve", "--config", config, "--ready-fd", str(writer)], pass_fds=[writer]
@@ -160,9 +171,21 @@ class House:
 
     def _start_agent(self, address: str, host_key: str) -> None:
         made = self.hsmd(
-            "agent", "init", "--config", self._agent, "--socket", self._socket, "--daemon", address,
-            "--host-key", host_key, "--client", self.CLIENT, *self._allowed(), operator=False,
-        )  # fmt: skip
+            "agent",
+            "init",
+            "--config",
+            self._agent,
+            "--socket",
+            self._socket,
+            "--daemon",
+            address,
+            "--host-key",
+            host_key,
+            "--client",
+            self.CLIENT,
+            *self._allowed(),
+            operator=False,
+        )
         self.hsmd("client", "add", self.CLIENT, "--key", made["public_key"])
         for key, (_, purpose) in KEYS.items():
             self.hsmd("grant", "add", self.CLIENT, key, "--purpose", purpose)
@@ -220,9 +243,15 @@ class House:
         """A process in a session of its own, which outlives this script; `stop` finds it again."""
         with self._log(name).open("ab") as log:
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds, start_new_session=True,
-                cwd=self.directory, env=clean_environment() | (environment or {}),
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=pass_fds,
+                start_new_session=True,
+                cwd=self.directory,
+                env=clean_environment() | (environment or {}),
+            )
         (self._pids / name).write_text(f"{child.pid} {started_at(child.pid)}\n")
 
     def _run(self, arguments: Sequence[str | Path], operator: bool) -> subprocess.CompletedProcess[str]:

@@ -35,7 +35,11 @@ class Made(NamedTuple):
     key: str
 
 
-CERTIFICATES = (Made(1, "a", "SHA256:" + "k" * 43), Made(2, "a", FINGERPRINTS[0]), Made(3, "1", "SHA256:" + "k" * 43))
+CERTIFICATES = (
+    Made(1, "a", "SHA256:" + "k" * 43),
+    Made(2, "a", FINGERPRINTS[0]),
+    Made(3, "1", "SHA256:" + "k" * 43),
+)
 REVOCATIONS = (
     *(("key", "", each) for each in (*FINGERPRINTS, *CAS, CERTIFICATES[0].key)),
     *(("serial", ca, str(number)) for ca in CAS for number in (1, 2)),
@@ -83,7 +87,9 @@ class Model:
             return "NotFound"
         gone = self.clients.pop(name)
         self.trust = {(ca, client) for ca, client in self.trust if client != gone}
-        self.lifetime = {ca: span for ca, span in self.lifetime.items() if ca in {other for other, _ in self.trust}}
+        self.lifetime = {
+            ca: span for ca, span in self.lifetime.items() if ca in {other for other, _ in self.trust}
+        }
         self.credential = {
             fingerprint: owner for fingerprint, owner in self.credential.items() if owner != gone
         }
@@ -162,7 +168,12 @@ class Model:
         return who if who is not None and principals == [user] and (ca, who) in self.trust else None
 
     def denied(self, ca: str, made: Made) -> bool:
-        named = {("serial", ca, str(made.serial)), ("key-id", ca, made.key_id), ("key", "", made.key), ("key", "", ca)}
+        named = {
+            ("serial", ca, str(made.serial)),
+            ("key-id", ca, made.key_id),
+            ("key", "", made.key),
+            ("key", "", ca),
+        }
         return bool(named & self.revoked)
 
     def stands(self, user: str, anchor: str, made: Made | None, role: Role) -> bool:

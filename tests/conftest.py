@@ -27,6 +27,8 @@ def fault_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fault_module(tmp_path: Path, fault_library: Path) -> Iterator[FaultModule]:
     """A module for this test; watches the audit log of a House in `tmp_path / "daemon"`."""
-    module = FaultModule(tmp_path / "faults", fault_library, watch=tmp_path / "daemon" / "audit" / "audit.jsonl")
+    module = FaultModule(
+        tmp_path / "faults", fault_library, watch=tmp_path / "daemon" / "audit" / "audit.jsonl"
+    )
     yield module
     module.close()

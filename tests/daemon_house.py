@@ -176,9 +176,15 @@ spare = {json.dumps(self.spare)}
         )
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [self.python, "-c", code], cwd=ROOT, stderr=log, stdout=log, stdin=subprocess.DEVNULL,
-                pass_fds=[writer], start_new_session=True, env={**os.environ, **self.environment},
-            )  # fmt: skip
+                [self.python, "-c", code],
+                cwd=ROOT,
+                stderr=log,
+                stdout=log,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[writer],
+                start_new_session=True,
+                env={**os.environ, **self.environment},
+            )
         os.close(writer)
         os.set_blocking(reader, False)
         with open(reader, "rb") as pipe:
@@ -230,7 +236,9 @@ spare = {json.dumps(self.spare)}
         assert self.process is not None
         self.process.send_signal(signal.SIGHUP)
         wait_until(
-            lambda: len(self.logged("reload.done")) + len(self.logged("reload.refused")) > before, 10, "a reload"
+            lambda: len(self.logged("reload.done")) + len(self.logged("reload.refused")) > before,
+            10,
+            "a reload",
         )
         last = [line for line in self.log() if line["event"] in ("reload.done", "reload.refused")][-1]
         return str(last["event"]).removeprefix("reload.")
@@ -316,9 +324,13 @@ spare = {json.dumps(self.spare)}
         if standing.remembered_size >= 0:
             old = discontinuity.State(standing.remembered_size, standing.remembered_root)
         declared = discontinuity.Discontinuity(
-            standing.origin, old, discontinuity.State(standing.size, standing.root), standing.verifier_key,
-            format_time(datetime.now(UTC)), reason,
-        )  # fmt: skip
+            standing.origin,
+            old,
+            discontinuity.State(standing.size, standing.root),
+            standing.verifier_key,
+            format_time(datetime.now(UTC)),
+            reason,
+        )
         private = load_ssh_private_key((self.directory / OPERATOR).read_bytes(), None)
         assert isinstance(private, Ed25519PrivateKey)
         note = discontinuity.sign(declared, private).render()
@@ -329,7 +341,9 @@ spare = {json.dumps(self.spare)}
         status: messages.DaemonStatus = self.ask(messages.Status())
         return status
 
-    def add_key(self, name: str, key_type: str = "p-256", *purposes: str, grant_to: Iterable[str] = (WEB,)) -> bytes:
+    def add_key(
+        self, name: str, key_type: str = "p-256", *purposes: str, grant_to: Iterable[str] = (WEB,)
+    ) -> bytes:
         """Generate a key and grant it; its digest."""
         wanted = list(purposes) or ["tls-server"]
 
@@ -409,13 +423,20 @@ class Wire(asyncssh.SSHClientSession[bytes]):
         async with asyncio.timeout(within_s):
             while True:
                 for kind, found, body in self.frames:
-                    if found == request_id and kind in (Kind.RESULT, Kind.ERROR, Kind.CONTROL_RESULT, Kind.PONG):
+                    if found == request_id and kind in (
+                        Kind.RESULT,
+                        Kind.ERROR,
+                        Kind.CONTROL_RESULT,
+                        Kind.PONG,
+                    ):
                         return kind, body
                 assert not self.closed.is_set(), f"the channel was closed; frames: {self.frames}"
                 self._came.clear()
                 await self._came.wait()
 
-    async def use(self, request_id: int, key: bytes, data: bytes = TLS13, **changes: int) -> tuple[int, bytes]:
+    async def use(
+        self, request_id: int, key: bytes, data: bytes = TLS13, **changes: int
+    ) -> tuple[int, bytes]:
         self.write(operation(request_id, key, data, **changes))
         return await self.answer(request_id)
 
@@ -437,9 +458,14 @@ class Wire(asyncssh.SSHClientSession[bytes]):
 
 
 def operation(
-    request_id: int, key: bytes, data: bytes = TLS13, *, purpose: int = Purpose.TLS13_SERVER, scheme: int = P256,
+    request_id: int,
+    key: bytes,
+    data: bytes = TLS13,
+    *,
+    purpose: int = Purpose.TLS13_SERVER,
+    scheme: int = P256,
     deadline_ms: int = 5_000,
-) -> bytes:  # fmt: skip
+) -> bytes:
     return encode_key_operation(request_id, deadline_ms, purpose, scheme, key, data)
 
 
@@ -487,21 +513,36 @@ USER = 1
 
 
 def certificate(
-    ca: asyncssh.SSHKey, key: asyncssh.SSHKey, principals: Sequence[str], *, valid_s: tuple[float, float] = (-60, 600),
-    critical: Sequence[tuple[str, bytes]] = (), serial: int = 7, kind: int = USER, key_id: bytes = b"id",
+    ca: asyncssh.SSHKey,
+    key: asyncssh.SSHKey,
+    principals: Sequence[str],
+    *,
+    valid_s: tuple[float, float] = (-60, 600),
+    critical: Sequence[tuple[str, bytes]] = (),
+    serial: int = 7,
+    kind: int = USER,
+    key_id: bytes = b"id",
     signed_with: bytes = b"ssh-ed25519",
-) -> tuple[bytes, bytes]:  # fmt: skip
+) -> tuple[bytes, bytes]:
     """(algorithm, blob) of an OpenSSH Ed25519 certificate with exactly these members (PROTOCOL.certkeys)."""
     algorithm = b"ssh-ed25519-cert-v01@openssh.com"
     now = time.time()
     public = key.public_data[-32:]
     blob = (
-        String(algorithm) + String(os.urandom(32)) + String(public) + UInt64(serial) + UInt32(kind) + String(key_id)
+        String(algorithm)
+        + String(os.urandom(32))
+        + String(public)
+        + UInt64(serial)
+        + UInt32(kind)
+        + String(key_id)
         + String(b"".join(String(name) for name in principals))
-        + UInt64(int(now + valid_s[0])) + UInt64(int(now + valid_s[1]))
-        + String(b"".join(String(name) + String(value) for name, value in critical)) + String(b"") + String(b"")
+        + UInt64(int(now + valid_s[0]))
+        + UInt64(int(now + valid_s[1]))
+        + String(b"".join(String(name) + String(value) for name, value in critical))
+        + String(b"")
+        + String(b"")
         + String(ca.public_data)
-    )  # fmt: skip
+    )
     return algorithm, blob + String(ca.sign(blob, signed_with))
 
 
@@ -540,7 +581,14 @@ class Stranger(asyncssh.SSHClient):
             return made[-1]
 
         task = asyncio.ensure_future(
-            ssh(house, "nobody", house.keys[WEB], client_factory=factory, preferred_auth="publickey", client_keys=None)
+            ssh(
+                house,
+                "nobody",
+                house.keys[WEB],
+                client_factory=factory,
+                preferred_auth="publickey",
+                client_keys=None,
+            )
         )
         async with asyncio.timeout(10):
             while not made or not made[0]._asked.is_set():
@@ -581,16 +629,24 @@ class Stranger(asyncssh.SSHClient):
         self.send(user, "publickey", Boolean(False), String(key.algorithm), String(key.public_data))
 
     def sign(
-        self, user: str, key: asyncssh.SSHKey, *, shown: tuple[bytes, bytes] | None = None, signed_user: str = "",
+        self,
+        user: str,
+        key: asyncssh.SSHKey,
+        *,
+        shown: tuple[bytes, bytes] | None = None,
+        signed_user: str = "",
         signed_with: bytes = b"ssh-ed25519",
     ) -> None:
         """Log in with a signature of `key`, showing another key or a certificate if told so."""
         algorithm, blob = shown or (key.algorithm, key.public_data)
         fields = (Boolean(True), String(algorithm), String(blob))
         request = (
-            bytes([MSG_USERAUTH_REQUEST]) + String(signed_user or user) + String("ssh-connection") + String("publickey")
+            bytes([MSG_USERAUTH_REQUEST])
+            + String(signed_user or user)
+            + String("ssh-connection")
+            + String("publickey")
             + b"".join(fields)
-        )  # fmt: skip
+        )
         signature = key.sign(String(self.conn._session_id) + request, signed_with)
         self.send(user, "publickey", *fields, String(signature))
 

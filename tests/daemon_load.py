@@ -108,14 +108,18 @@ class Load:
             elif record["event"] == "outcome":
                 assert record["attempt"] not in outcomes, "an attempt has one outcome"
                 outcomes[record["attempt"]] = record
-        assert {index for each in attempts.values() for index in each} == outcomes.keys(), "an attempt was left open"
+        assert {index for each in attempts.values() for index in each} == outcomes.keys(), (
+            "an attempt was left open"
+        )
         for done in self.done:
             if not done.answer:
                 continue
             public.verify(done.answer, done.data, ec.ECDSA(hashes.SHA256()))
             answer = hashlib.sha256(done.answer).hexdigest()
             closed = [outcomes[index] for index in attempts[hashlib.sha256(done.data).hexdigest()]]
-            assert [each for each in closed if each.get("answer") == answer and each["index"] > each["attempt"]]
+            assert [
+                each for each in closed if each.get("answer") == answer and each["index"] > each["attempt"]
+            ]
 
     def _keys(self) -> list[messages.KeyInfo]:
         page: messages.KeyPage = self.house.ask(messages.KeyList(limit=500))

@@ -29,7 +29,10 @@ def hand_out(built: House, directory: Path, front: pwd.struct_passwd, workers: p
 def interpreter_for_all(directory: Path, uid: int) -> str:
     """An interpreter that other users can run: ours, or the system's of the same version with our packages."""
     with suppress(PermissionError):
-        if subprocess.run([sys.executable, "-c", ""], user=uid, capture_output=True, check=False).returncode == 0:
+        if (
+            subprocess.run([sys.executable, "-c", ""], user=uid, capture_output=True, check=False).returncode
+            == 0
+        ):
             return sys.executable
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     subprocess.run([f"/usr/bin/{version}", "-m", "venv", "--without-pip", directory / "venv"], check=True)
@@ -45,11 +48,18 @@ def give(user: pwd.struct_passwd, *paths: Path) -> None:
 
 def user_of(pid: int) -> tuple[int, int]:
     """(uid, gid) a process runs as."""
-    fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    fields = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
     return int(fields["Uid"].split()[0]), int(fields["Gid"].split()[0])
 
 
 def can_read(uid: int, path: Path) -> bool:
     """Whether a user can read a file, or list a directory."""
     command = ["ls" if path.is_dir() else "cat", str(path)]
-    return subprocess.run(command, user=uid, group=uid, extra_groups=[], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(
+            command, user=uid, group=uid, extra_groups=[], capture_output=True, check=False
+        ).returncode
+        == 0
+    )

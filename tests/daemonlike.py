@@ -76,7 +76,14 @@ class SoftKey:
         assert key_type is not None
         expires = WHEN if self.chain else None
         return messages.KeyInfo(
-            self.name, key_type.value, self.digest.hex(), self.public_der, self.purposes, "soft", WHEN, expires
+            self.name,
+            key_type.value,
+            self.digest.hex(),
+            self.public_der,
+            self.purposes,
+            "soft",
+            WHEN,
+            expires,
         )
 
 
@@ -116,7 +123,13 @@ class Daemonlike:
             "compression_algs": ["none"],
         } | self._listen
         self._acceptor = await asyncssh.listen(
-            "127.0.0.1", self.port, server_factory=lambda: _Server(self), encoding=None, config=[], reuse_address=True, **options
+            "127.0.0.1",
+            self.port,
+            server_factory=lambda: _Server(self),
+            encoding=None,
+            config=[],
+            reuse_address=True,
+            **options,
         )
         self.port = self._acceptor.get_port()
         return self
@@ -281,9 +294,13 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         try:
             request = messages.decode_request(decode_control_request(body)[1])
             if isinstance(request, messages.AuditCheckpoint):  # comes with every connection
-                return encode(Kind.CONTROL_RESULT, request_id, messages.encode_result(self._checkpoint(request.since)))
+                return encode(
+                    Kind.CONTROL_RESULT, request_id, messages.encode_result(self._checkpoint(request.since))
+                )
             self._daemon.requests.append(request)
-            return encode(Kind.CONTROL_RESULT, request_id, messages.encode_result(self._control_result(request)))
+            return encode(
+                Kind.CONTROL_RESULT, request_id, messages.encode_result(self._control_result(request))
+            )
         except HsmdError as error:
             return encode_error(request_id, error)
 
@@ -292,7 +309,9 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         if log is None:
             return messages.SignedCheckpoint("", [], "", [])
         proof = log.proof(since) if since <= log.size else []
-        return messages.SignedCheckpoint(log.note(), proof, log.signer.verifier.vkey, self._daemon.discontinuities)
+        return messages.SignedCheckpoint(
+            log.note(), proof, log.signer.verifier.vkey, self._daemon.discontinuities
+        )
 
     def _control_result(self, request: messages.Request) -> Any:
         keys = {key.name: key for key in self._daemon.keys.values()}
@@ -300,10 +319,16 @@ class _Session(asyncssh.SSHServerSession[bytes]):
             return messages.Identity(CLIENT, "front-end", "SHA256:test", "daemonlike")
         if isinstance(request, messages.KeyList):
             names = sorted(name for name in keys if name > request.after)
-            return messages.KeyPage([keys[name].info for name in names[: request.limit]], len(names) > request.limit)
+            return messages.KeyPage(
+                [keys[name].info for name in names[: request.limit]], len(names) > request.limit
+            )
         if isinstance(request, messages.KeyShow) and request.name in keys:
             return keys[request.name].info
-        if isinstance(request, messages.CertificateExport) and request.key in keys and keys[request.key].chain:
+        if (
+            isinstance(request, messages.CertificateExport)
+            and request.key in keys
+            and keys[request.key].chain
+        ):
             return messages.PemDocument(keys[request.key].chain)
         raise Refused
 

@@ -27,7 +27,9 @@ TIME = "2026-11-21T02:03:04.567890Z"
 class Signer:
     """A key that signs checkpoints."""
 
-    def __init__(self, name: str = "hsmd/east", kind: SignatureType = SignatureType.ED25519, number: int = 7) -> None:
+    def __init__(
+        self, name: str = "hsmd/east", kind: SignatureType = SignatureType.ED25519, number: int = 7
+    ) -> None:
         self.ed25519 = ed25519.Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))
         self.p256 = ec.derive_private_key(number, ec.SECP256R1())
         key = self.ed25519 if kind == SignatureType.ED25519 else self.p256
@@ -75,7 +77,9 @@ class LogMaker:
             self.add(records.outcome_tail(self._last_attempt(), "performed", asked))
 
     def _last_attempt(self) -> int:
-        return max(at for at in range(max(0, self.size - 3), self.size) if b'"event":"attempt"' in self.lines[at])
+        return max(
+            at for at in range(max(0, self.size - 3), self.size) if b'"event":"attempt"' in self.lines[at]
+        )
 
     def root(self, size: int) -> bytes:
         tree = Frontier()

@@ -139,7 +139,9 @@ class RawWorker:
 
 def generate(control: RawWorker, name: str, key_type: str, purposes: Iterable[str]) -> KeyDescription:
     """Generate a key through a control worker."""
-    made: KeyDescription = control.control(messages.Generate(name=name, key_type=key_type, purposes=list(purposes)))
+    made: KeyDescription = control.control(
+        messages.Generate(name=name, key_type=key_type, purposes=list(purposes))
+    )
     return made
 
 
@@ -164,4 +166,3 @@ def in_token(token: SoftHsmToken, script: str) -> Any:
     )
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout) if done.stdout else None
-

@@ -47,7 +47,10 @@ class Agent:
         self._cache = caches.Cache(self._config.state)
         self._witness = _witness(self._config)
         self._upstream = Upstream(
-            changed=lambda _: self._refresh.set(), event=lambda _: self._refresh.set(), witness=self._witness, clock=clock
+            changed=lambda _: self._refresh.set(),
+            event=lambda _: self._refresh.set(),
+            witness=self._witness,
+            clock=clock,
         )
         self._sessions = Sessions(self, clock=clock)
         self._allowed: dict[int, frozenset[bytes]] = {}
@@ -66,7 +69,9 @@ class Agent:
         """
         self._cache.load()
         self._listener = inherited() or listen(self._config.socket)
-        keepers = [asyncio.create_task(keep()) for keep in (self._keep_cache, self._keep_limits, self._keep_watch)]
+        keepers = [
+            asyncio.create_task(keep()) for keep in (self._keep_cache, self._keep_limits, self._keep_watch)
+        ]
         try:
             self._upstream.apply(self._config.daemons)
             self._server = await self._serve(self._listener)
@@ -94,7 +99,11 @@ class Agent:
         """
         try:
             config = configs.load(self._config_path)
-            if config.socket != self._config.socket and self._listener is not None and self._listener.path is not None:
+            if (
+                config.socket != self._config.socket
+                and self._listener is not None
+                and self._listener.path is not None
+            ):
                 await self._move(config)
         except HsmdError as error:
             log.error("agent.reload_refused", error=error.text)
@@ -215,7 +224,9 @@ class Agent:
         if isinstance(request, messages.CertificateExport):
             key = await self._visible(uid, request.key)
             if not key.chain:
-                raise NotFound(f"key {request.key} has no certificate; `hsmd cert import` on the key host stores one")
+                raise NotFound(
+                    f"key {request.key} has no certificate; `hsmd cert import` on the key host stores one"
+                )
             return messages.PemDocument(key.chain)
         raise Refused(detail="the agent does not answer such requests")
 

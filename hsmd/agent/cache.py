@@ -153,7 +153,9 @@ async def _chain(connection: Connection, info: KeyInfo, timeout_s: float) -> str
     if info.certificate_not_after is None:
         return ""
     try:
-        document: PemDocument = await connection.control(CertificateExport(key=info.name), timeout_s=timeout_s)
+        document: PemDocument = await connection.control(
+            CertificateExport(key=info.name), timeout_s=timeout_s
+        )
     except (NotFound, Refused):
         return ""
     return document.pem
@@ -174,8 +176,10 @@ def _prepare(directory: Path) -> None:
     except OSError as error:
         raise ConfigurationError("agent.state", [f"{directory}: {error.strerror}"]) from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise ConfigurationError("agent.state", [f"{directory} must be a directory of the user the agent runs as"])
+        raise ConfigurationError(
+            "agent.state", [f"{directory} must be a directory of the user the agent runs as"]
+        )
     if status.st_mode & 0o022:
-        raise ConfigurationError("agent.state", [f"others may write to {directory}; run: chmod 700 {directory}"])
-
-
+        raise ConfigurationError(
+            "agent.state", [f"others may write to {directory}; run: chmod 700 {directory}"]
+        )

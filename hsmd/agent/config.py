@@ -148,7 +148,9 @@ def _read(top: _Table) -> AgentConfig | None:
         top.fault("daemon", f"{address} is listed twice")
     rules = _rules(top)
     top.finish()
-    return AgentConfig(client, socket, state, tuple(daemon for daemon in daemons if daemon is not None), rules, operators)
+    return AgentConfig(
+        client, socket, state, tuple(daemon for daemon in daemons if daemon is not None), rules, operators
+    )
 
 
 def _socket(agent: _Table) -> SocketConfig:
@@ -209,8 +211,13 @@ def _daemon(table: _Table, client: str, identity: Path, certificate: Path | None
     except BadRequest as error:
         table.fault("address", error.text)
     except ConfigurationError as error:
-        table.faults.extend(f"{table.where(fault)}" for fault in error.faults if not fault.startswith("user:"))
-        if any(fault.startswith("user:") for fault in error.faults) and f"agent.client: {_BAD_CLIENT}" not in table.faults:
+        table.faults.extend(
+            f"{table.where(fault)}" for fault in error.faults if not fault.startswith("user:")
+        )
+        if (
+            any(fault.startswith("user:") for fault in error.faults)
+            and f"agent.client: {_BAD_CLIENT}" not in table.faults
+        ):
             table.faults.append(f"agent.client: {_BAD_CLIENT}")
     return None
 

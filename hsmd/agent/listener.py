@@ -84,7 +84,12 @@ def inherited() -> Listener | None:
     passed = socket.socket(fileno=_FIRST_PASSED_DESCRIPTOR)
     os.set_inheritable(passed.fileno(), False)
     name = passed.getsockname()
-    if passed.family != socket.AF_UNIX or passed.type != socket.SOCK_STREAM or not isinstance(name, str) or not name:
+    if (
+        passed.family != socket.AF_UNIX
+        or passed.type != socket.SOCK_STREAM
+        or not isinstance(name, str)
+        or not name
+    ):
         raise ConfigurationError("LISTEN_FDS", ["the socket must be ListenStream= with a path, not abstract"])
     if not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ConfigurationError("LISTEN_FDS", ["the socket does not listen; set Accept=no"])
@@ -139,7 +144,9 @@ def _check_nobody_answers(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise ConfigurationError("agent.socket", [f"{path} is there and not a socket; remove it or choose another name"])
+        raise ConfigurationError(
+            "agent.socket", [f"{path} is there and not a socket; remove it or choose another name"]
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_S)
         if probe.connect_ex(str(path)) != errno.ECONNREFUSED:

@@ -165,7 +165,9 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
         # The credentials of whoever called connect(2); passing the descriptor on does not change them.
-        peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        peer = transport.get_extra_info("socket").getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
+        )
         self._uid = _PEER.unpack(peer)[1]
         self._admitted = self._sessions.admit(self, self._uid)
         if not self._admitted:
@@ -253,7 +255,10 @@ class Session(asyncio.Protocol):
             raise ProtocolError(f"request id {request_id} is still open")
         if self._sessions.draining:
             self._write(encode(Kind.ERROR, request_id, _DRAINING))
-        elif len(self._open) >= MAX_OPEN_REQUESTS or self._sessions.open_requests[self._uid] >= MAX_OPEN_OF_USER:
+        elif (
+            len(self._open) >= MAX_OPEN_REQUESTS
+            or self._sessions.open_requests[self._uid] >= MAX_OPEN_OF_USER
+        ):
             self._write(encode(Kind.ERROR, request_id, _OVERLOADED))
         else:
             return True
@@ -301,7 +306,9 @@ class Session(asyncio.Protocol):
             return encode_error(request_id, DeadlineExceeded())
         except HsmdError as error:
             return encode_error(request_id, error)
-        except Exception as error:  # the supervisor of control requests: a bug ends one request, not the agent
+        except (
+            Exception
+        ) as error:  # the supervisor of control requests: a bug ends one request, not the agent
             log.error("control.fault", uid=self._uid, exc_info=error)
             return encode_error(request_id, InternalFault())
 

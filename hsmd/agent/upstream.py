@@ -52,7 +52,9 @@ class Upstream:
         """Connect to new daemons; those that were there already keep their connection. The ones no longer wanted are returned."""
         present = {connection.endpoint: connection for connection in self._connections}
         wanted = list(endpoints)
-        self._connections = [present[endpoint] if endpoint in present else self._open(endpoint) for endpoint in wanted]
+        self._connections = [
+            present[endpoint] if endpoint in present else self._open(endpoint) for endpoint in wanted
+        ]
         return [connection for connection in present.values() if connection not in self._connections]
 
     async def close(self) -> None:
@@ -66,7 +68,9 @@ class Upstream:
 
     async def examine(self) -> None:
         """Look at the logs of all daemons again; one that is not the log it was makes its daemon unavailable."""
-        await asyncio.gather(*(self._examine(connection) for connection in self._connections if connection.available))
+        await asyncio.gather(
+            *(self._examine(connection) for connection in self._connections if connection.available)
+        )
 
     async def _examine(self, connection: Connection) -> None:
         def ask(request: Request, timeout_s: float) -> Awaitable[Any]:
@@ -107,7 +111,9 @@ class Upstream:
 
     def elsewhere(self, connection: Connection) -> Connection | None:
         """An available connection that is not this one."""
-        return next((other for other in self._connections if other.available and other is not connection), None)
+        return next(
+            (other for other in self._connections if other.available and other is not connection), None
+        )
 
     def _open(self, endpoint: Endpoint) -> Connection:
         def on_state(available: bool) -> None:
@@ -118,7 +124,12 @@ class Upstream:
             await self._witness.examine(endpoint.address, ask)
 
         connection = Connection(
-            endpoint, patient=True, examine=examine, on_state=on_state, on_event=self._event, clock=self._clock
+            endpoint,
+            patient=True,
+            examine=examine,
+            on_state=on_state,
+            on_event=self._event,
+            clock=self._clock,
         )
         connection.begin()
         return connection

@@ -52,7 +52,11 @@ def check_owner(owner: str) -> None:
         return
     entry = known(owner)
     if os.geteuid() not in (0, entry.pw_uid):
-        raise Stop(f"--owner needs root, to give files to {owner}", "run it with sudo, or leave the option out", Exit.USAGE)
+        raise Stop(
+            f"--owner needs root, to give files to {owner}",
+            "run it with sudo, or leave the option out",
+            Exit.USAGE,
+        )
 
 
 def known(user: str) -> pwd.struct_passwd:
@@ -60,7 +64,9 @@ def known(user: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(user)
     except KeyError:
-        raise Stop(f"this host has no user {user}", f"make one: useradd --system {user}", Exit.USAGE) from None
+        raise Stop(
+            f"this host has no user {user}", f"make one: useradd --system {user}", Exit.USAGE
+        ) from None
 
 
 def _default_users() -> tuple[str, ...]:

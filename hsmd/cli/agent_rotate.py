@@ -58,7 +58,9 @@ def _rotate(daemons: tuple[Endpoint, ...], identity: Path, following: Path) -> N
             _ask(daemon, ClientRotateKey())  # what an interrupted run left to be done
         ssh_keys.public_file(following).unlink(missing_ok=True)
         ssh_keys.make(following, "hsmd agent")
-        sync_directory(following.parent)  # a key that the daemon knows and we have no more would be in the way of every other
+        sync_directory(
+            following.parent
+        )  # a key that the daemon knows and we have no more would be in the way of every other
     _own_like(identity, following)
     line = _public_line(following)
     for daemon in daemons:
@@ -66,7 +68,9 @@ def _rotate(daemons: tuple[Endpoint, ...], identity: Path, following: Path) -> N
     for daemon in daemons:
         _ask(replace(daemon, identity_file=following), WhoAmI())
     os.replace(following, identity)
-    sync_directory(identity.parent)  # before the old one is given up: after a power failure it must not be the one we have
+    sync_directory(
+        identity.parent
+    )  # before the old one is given up: after a power failure it must not be the one we have
     replace_file(ssh_keys.public_file(identity), f"{line} hsmd agent\n", PUBLIC)
     ssh_keys.public_file(following).unlink(missing_ok=True)
     for daemon in daemons:

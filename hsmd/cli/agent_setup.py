@@ -102,7 +102,9 @@ def init(
             ssh_keys.make_for_now(undo, identity, f"{client}, hsmd agent")
         else:
             # Everything of ours is checked while the token is still good.
-            _checked(local, agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity, operators), file)
+            _checked(
+                local, agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity, operators), file
+            )
             _make_directory(file)
             answer = enrolment.register(token, identity, undo)
             keys = operators or tuple(answer.operator_keys)

@@ -45,7 +45,9 @@ def export(
     they stand in the log; each holds the hash of the one before it, so the last one proves them all.
     """
     if last < first:
-        raise Stop(f"record {last} stands before record {first}", "give --first and --last in order", Exit.USAGE)
+        raise Stop(
+            f"record {last} stands before record {first}", "give --first and --last in order", Exit.USAGE
+        )
     proven = session.ask(AuditProve(index=last), InclusionProof)
     head = {
         "format": FORMAT, "first": first, "last": last, "note": proven.note,
@@ -64,9 +66,14 @@ def export(
 @command(app, "verify-export", example="hsmd audit verify-export records --public-key audit-key")
 def verify_export(
     output: Output,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `hsmd audit export` printed; - for standard input.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What `hsmd audit export` printed; - for standard input.")
+    ],
     public_key: Annotated[
-        Path, typer.Option("--public-key", metavar="FILE", help="Who signs the log's checkpoints.", show_default=False)
+        Path,
+        typer.Option(
+            "--public-key", metavar="FILE", help="Who signs the log's checkpoints.", show_default=False
+        ),
     ],
 ) -> None:
     """Check exported records against the checkpoint that came with them. Exit code 4 means that something is wrong."""
@@ -85,7 +92,9 @@ def verify_export(
 @command(app, "about", example="hsmd audit about\nhsmd audit about --first 20000 --json")
 def about(
     session: Session,
-    first: Annotated[int, typer.Option("--first", metavar="INDEX", min=0, help="Begin with this record.")] = 0,
+    first: Annotated[
+        int, typer.Option("--first", metavar="INDEX", min=0, help="Begin with this record.")
+    ] = 0,
 ) -> None:
     """Print the records that you may read: those about you, and about the keys you own.
 
@@ -117,7 +126,13 @@ def _verified(lines: Iterator[bytes], keys: KeyRing) -> dict[str, Any]:
         raise ProofInvalid(f"record {index} is missing")
     proof = [bytes.fromhex(step) for step in head["proof"]]
     verify_inclusion(last, found.size, bytes.fromhex(before), proof, found.root)
-    return {"intact": True, "origin": found.origin, "first": head["first"], "last": last, "checkpoint": found.size}
+    return {
+        "intact": True,
+        "origin": found.origin,
+        "first": head["first"],
+        "last": last,
+        "checkpoint": found.size,
+    }
 
 
 def _head(line: bytes) -> dict[str, Any]:

@@ -34,10 +34,15 @@ def seal(session: Session) -> None:
 )
 def archive(
     output: Output,
-    log: Annotated[Path, typer.Option("--log", metavar="DIRECTORY", help="The log's directory.", show_default=False)],
-    to: Annotated[Path, typer.Option("--to", metavar="DIRECTORY", help="Where to copy to.", show_default=False)],
+    log: Annotated[
+        Path, typer.Option("--log", metavar="DIRECTORY", help="The log's directory.", show_default=False)
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIRECTORY", help="Where to copy to.", show_default=False)
+    ],
     remove: Annotated[
-        bool, typer.Option("--remove", help="Remove copied segments here, as far as a checkpoint covers them.")
+        bool,
+        typer.Option("--remove", help="Remove copied segments here, as far as a checkpoint covers them."),
     ] = False,
 ) -> None:
     """Copy sealed segments of the log, on the key host itself; the daemon may be running.
@@ -67,10 +72,14 @@ def archive(
     )
 
 
-@command(app, "discontinuity", example='hsmd audit discontinuity --reason "restored from the backup of Friday"')
+@command(
+    app, "discontinuity", example='hsmd audit discontinuity --reason "restored from the backup of Friday"'
+)
 def discontinuity(
     session: Session,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, in one line.", show_default=False)],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why, in one line.", show_default=False)
+    ],
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Even if the daemon finds nothing wrong, because witnesses do.")
     ] = False,
@@ -103,14 +112,22 @@ def _signed(standing: AuditStanding, reason: str, identity: Path | None) -> str:
     from hsmd.transparency.records import format_time
 
     if not standing.verifier_key:
-        raise Stop("the daemon has no key for checkpoints yet", "nobody can have seen one; nothing to declare")
+        raise Stop(
+            "the daemon has no key for checkpoints yet", "nobody can have seen one; nothing to declare"
+        )
     try:
         key = load_ssh_private_key(identity.read_bytes() if identity else b"", password=None)
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise Stop(f"{identity} is not an Ed25519 SSH key without passphrase", "declare it with such a key", Exit.USAGE)
+        raise Stop(
+            f"{identity} is not an Ed25519 SSH key without passphrase",
+            "declare it with such a key",
+            Exit.USAGE,
+        )
     old = State(standing.remembered_size, standing.remembered_root) if standing.remembered_size >= 0 else None
     new = State(standing.size, standing.root)
-    found = Discontinuity(standing.origin, old, new, standing.verifier_key, format_time(datetime.now(UTC)), reason)
+    found = Discontinuity(
+        standing.origin, old, new, standing.verifier_key, format_time(datetime.now(UTC)), reason
+    )
     return sign(found, key).render()

@@ -29,7 +29,9 @@ def content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as problem:
-        raise Stop(f"{path} cannot be read: {problem.strerror}", "name a file that can be read", Exit.USAGE) from None
+        raise Stop(
+            f"{path} cannot be read: {problem.strerror}", "name a file that can be read", Exit.USAGE
+        ) from None
 
 
 def key_ring(path: Path) -> KeyRing:
@@ -37,4 +39,6 @@ def key_ring(path: Path) -> KeyRing:
     try:
         return KeyRing.parse(content(path))
     except ProtocolError as problem:
-        raise Stop(f"{path}: {problem.text}", "`hsmd audit key` prints the line of a daemon's key", Exit.USAGE) from None
+        raise Stop(
+            f"{path}: {problem.text}", "`hsmd audit key` prints the line of a daemon's key", Exit.USAGE
+        ) from None

@@ -35,7 +35,9 @@ _ARCHIVED = "segments of this log were archived: put them into segments/ of a co
 PublicKey = Annotated[
     Path | None,
     typer.Option(
-        "--public-key", metavar="FILE", help="Who may have signed checkpoints: PEM, or what `hsmd audit key` printed earlier."
+        "--public-key",
+        metavar="FILE",
+        help="Who may have signed checkpoints: PEM, or what `hsmd audit key` printed earlier.",
     ),
 ]
 
@@ -51,16 +53,25 @@ def verify(
     session: Session,
     log: Annotated[
         Path | None,
-        typer.Option("--log", metavar="PATH", help="Check this file or directory instead of asking the daemon."),
+        typer.Option(
+            "--log", metavar="PATH", help="Check this file or directory instead of asking the daemon."
+        ),
     ] = None,
     public_key: PublicKey = None,
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option("--checkpoint", metavar="FILE", help="A checkpoint seen earlier, which the log must contain."),
+        typer.Option(
+            "--checkpoint", metavar="FILE", help="A checkpoint seen earlier, which the log must contain."
+        ),
     ] = None,
     expect: Annotated[
         str,
-        typer.Option("--expect", metavar="SIZE:HEAD", help="The log must contain this head, noted earlier.", show_default=False),
+        typer.Option(
+            "--expect",
+            metavar="SIZE:HEAD",
+            help="The log must contain this head, noted earlier.",
+            show_default=False,
+        ),
     ] = "",
 ) -> None:
     """Check every record: the chain, the attempts and outcomes, the tree, and the signatures of the checkpoints.
@@ -145,7 +156,11 @@ def prove(
     session.output.show(
         document,
         lambda: fields(
-            [("record", proven.line), ("is among the first", f"{found.size} of {found.origin}"), ("root", found.root.hex())]
+            [
+                ("record", proven.line),
+                ("is among the first", f"{found.size} of {found.origin}"),
+                ("root", found.root.hex()),
+            ]
         ),
     )
 
@@ -156,7 +171,9 @@ def prove(
 def _newest(session: Session) -> tuple[SignedCheckpoint, Checkpoint]:
     answer = session.ask(AuditCheckpoint(), SignedCheckpoint)
     if not answer.note:
-        raise Stop("the daemon has made no checkpoint yet", "it does a few seconds after the first record; try again")
+        raise Stop(
+            "the daemon has made no checkpoint yet", "it does a few seconds after the first record; try again"
+        )
     return answer, checkpoints.parse(answer.note, Verifier.from_vkey(answer.verifier_key))
 
 
@@ -172,7 +189,9 @@ def _seen(path: Path, keys: KeyRing | None) -> Checkpoint:
     try:
         return _checked(text, keys) if keys else checkpoints.parse_text(Note.parse(text).text)
     except (ProofInvalid, ProtocolError) as problem:
-        raise Stop(f"{path}: {problem.text}", "give a file that `hsmd audit checkpoint --out` wrote", Exit.USAGE) from None
+        raise Stop(
+            f"{path}: {problem.text}", "give a file that `hsmd audit checkpoint --out` wrote", Exit.USAGE
+        ) from None
 
 
 # --- heads noted earlier ---
@@ -208,10 +227,16 @@ class _HeadWatch:
 def _head(text: str) -> Head:
     size, colon, head = text.partition(":")
     fits = (
-        colon and size.isascii() and size.isdigit() and len(head) == len(NO_HEAD) and set(head) <= set("0123456789abcdef")
+        colon
+        and size.isascii()
+        and size.isdigit()
+        and len(head) == len(NO_HEAD)
+        and set(head) <= set("0123456789abcdef")
     )
     if not fits:
-        raise Stop(f"{text!r} is not SIZE:HEAD", "give it as an earlier `hsmd audit verify` printed it", Exit.USAGE)
+        raise Stop(
+            f"{text!r} is not SIZE:HEAD", "give it as an earlier `hsmd audit verify` printed it", Exit.USAGE
+        )
     return Head(int(size), head)
 
 
@@ -244,7 +269,9 @@ def _lines(session: Session, log: Path | None) -> Iterator[Iterator[bytes]]:
     try:
         yield log_lines(log)
     except OSError as problem:
-        raise Stop(f"{log} cannot be read: {problem.strerror}", "name the log or its directory", Exit.USAGE) from None
+        raise Stop(
+            f"{log} cannot be read: {problem.strerror}", "name the log or its directory", Exit.USAGE
+        ) from None
 
 
 def _remote_lines(session: Session) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from hsmd.protocol.messages import MAX_PAGE, KeyInfo, KeyShow
 LOOK_S = 0.5
 """How often `tail` asks for more."""
 
+
 @command(
     app,
     "show",
@@ -55,7 +56,9 @@ def show(
 )
 def tail(
     session: Session,
-    count: Annotated[int, typer.Option("--count", "-n", min=0, max=500, help="Begin with so many old ones.")] = 10,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=0, max=500, help="Begin with so many old ones.")
+    ] = 10,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until interrupted.")] = True,
 ) -> None:
     """Print records as they are written, a line each.

@@ -156,7 +156,13 @@ def one_line(line: str) -> str:
     if record.event == "outcome":
         return f"{_to_the_second(record.time)}  {record.index}  outcome of {record.attempt}: {_text(record.result, record.error)}"
     row = Row(record, None)
-    told = [row.record.client or "-", record.event, row.cells[3], row.cells[4], "" if record.event == "attempt" else row.cells[5]]
+    told = [
+        row.record.client or "-",
+        record.event,
+        row.cells[3],
+        row.cells[4],
+        "" if record.event == "attempt" else row.cells[5],
+    ]
     return "  ".join([_to_the_second(record.time), str(record.index), *(part for part in told if part)])
 
 

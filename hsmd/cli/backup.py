@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration file of the daemon.")]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="Configuration file of the daemon.")
+]
 
 
-@command(app, "backup", example="hsmd backup /root/hsmd-2026-03-01.tar --config /etc/hsmd/hsmd.toml --host-key")
+@command(
+    app, "backup", example="hsmd backup /root/hsmd-2026-03-01.tar --config /etc/hsmd/hsmd.toml --host-key"
+)
 def backup(
     output: Output,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write.", show_default=False)],
@@ -69,7 +73,9 @@ def document(file: Path, manifest: Manifest) -> dict[str, object]:
         "release": manifest.release,
         "created_at": manifest.created_at.isoformat(),
         "revision": manifest.revision,
-        "files": [{"name": entry.name, "size": entry.size, "sha256": entry.sha256} for entry in manifest.files],
+        "files": [
+            {"name": entry.name, "size": entry.size, "sha256": entry.sha256} for entry in manifest.files
+        ],
     }
 
 

@@ -126,7 +126,10 @@ def enroll(
     )
     there = "hsmd agent init --enroll -" if role is Role.FRONT_END else "hsmd enroll -"
     session.output.show(
-        ticket, lambda: f"{ticket.token}\n\nWithin 15 minutes, on the other host:  {there}\nand paste the line there."
+        ticket,
+        lambda: (
+            f"{ticket.token}\n\nWithin 15 minutes, on the other host:  {there}\nand paste the line there."
+        ),
     )
 
 

@@ -47,7 +47,12 @@ class Layout:
 
 
 def render(
-    name: str, layout: Layout, listen: list[str], token: TokenChoice, front_user: str = "", worker_user: str = ""
+    name: str,
+    layout: Layout,
+    listen: list[str],
+    token: TokenChoice,
+    front_user: str = "",
+    worker_user: str = "",
 ) -> str:
     """The whole file."""
     addresses = ", ".join(quote(address) for address in listen)

@@ -26,7 +26,9 @@ MAX_LINE = 1_000
 
 TokenFile = Annotated[
     str,
-    typer.Argument(metavar="FILE", help="File with the token; - to paste it, or to pipe it in.", show_default=False),
+    typer.Argument(
+        metavar="FILE", help="File with the token; - to paste it, or to pipe it in.", show_default=False
+    ),
 ]
 
 
@@ -35,7 +37,8 @@ def enroll(
     output: Output,
     file: TokenFile,
     profile: Annotated[
-        Path | None, typer.Option("--profile", metavar="FILE", help="Profile to write. Default: operator.toml.")
+        Path | None,
+        typer.Option("--profile", metavar="FILE", help="Profile to write. Default: operator.toml."),
     ] = None,
 ) -> None:
     """Become the operator or auditor that a token of `hsmd client enroll` was made for.
@@ -56,7 +59,9 @@ def enroll(
         write_new(path, profiles.render(pinned), PRIVATE)
         undo.pop_all()
     document = {"profile": str(path), "daemon": token.address, "client": answer.client, "role": answer.role}
-    told = fields([("profile", str(path)), ("daemon", token.address), ("client", answer.client), ("role", answer.role)])
+    told = fields(
+        [("profile", str(path)), ("daemon", token.address), ("client", answer.client), ("role", answer.role)]
+    )
     output.show(document, lambda: told)
 
 
@@ -73,7 +78,9 @@ def read_token(source: str) -> EnrolmentToken:
     try:
         return EnrolmentToken.parse(_read(source))
     except BadRequest as error:
-        raise Stop(error.text, "ask the operator for a new token if the line cannot be copied", Exit.USAGE) from None
+        raise Stop(
+            error.text, "ask the operator for a new token if the line cannot be copied", Exit.USAGE
+        ) from None
 
 
 def _read(source: str) -> str:
@@ -101,4 +108,6 @@ def register(token: EnrolmentToken, identity: Path, undo: ExitStack) -> Enrolmen
     except Refused as error:
         raise Stop(error.text, "ask the operator for a new token") from None
     except HsmdError as error:
-        raise Stop(error.text, "check that the daemon runs and can be reached from here", Exit.UNREACHABLE) from None
+        raise Stop(
+            error.text, "check that the daemon runs and can be reached from here", Exit.UNREACHABLE
+        ) from None

@@ -42,4 +42,6 @@ def remove(session: Session, name: KeyName, client: Client) -> None:
 def list_owners(session: Session) -> None:
     """List the owners of all keys."""
     found = session.ask(KeyOwnerList(), KeyOwners)
-    session.output.show(found, lambda: table(("KEY", "OWNER"), [(each.key, each.client) for each in found.owners]))
+    session.output.show(
+        found, lambda: table(("KEY", "OWNER"), [(each.key, each.client) for each in found.owners])
+    )

@@ -44,7 +44,11 @@ def _files(path: Path, first: int, opened: contextlib.ExitStack) -> list[BinaryI
     status = os.fstat(live.fileno())
     segments = sorted(entry for entry in (path / SEGMENTS).glob("*.jsonl") if _SEGMENT.match(entry.name))
     starts = [int(segment.stem) for segment in segments]
-    needed = [segment for segment, end in zip(segments, [*starts[1:], None], strict=False) if end is None or end > first]
+    needed = [
+        segment
+        for segment, end in zip(segments, [*starts[1:], None], strict=False)
+        if end is None or end > first
+    ]
     files = [opened.enter_context(segment.open("rb")) for segment in needed]
     return [*(file for file in files if not os.path.samestat(os.fstat(file.fileno()), status)), live]
 

@@ -26,11 +26,16 @@ app = typer.Typer(add_completion=False)
 @command(app, "restore", example="hsmd restore /root/hsmd-2026-03-01.tar --config /etc/hsmd/hsmd.toml")
 def restore(
     output: Output,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of `hsmd backup`.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An archive of `hsmd backup`.", show_default=False)
+    ],
     config: Annotated[
         Path,
         typer.Option(
-            "--config", "-c", metavar="FILE", help="Where hsmd.toml goes. One that is there stays, and says where the rest goes."
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="Where hsmd.toml goes. One that is there stays, and says where the rest goes.",
         ),
     ] = Path("hsmd.toml"),
 ) -> None:
@@ -50,7 +55,12 @@ def restore(
         _store(archive, loaded, users, undo)
         undo.pop_all()
     steps = _steps(loaded, count)
-    described = {**backup.document(file, archive.manifest), "config": str(place), "audit_files": count, "next": steps}
+    described = {
+        **backup.document(file, archive.manifest),
+        "config": str(place),
+        "audit_files": count,
+        "next": steps,
+    }
     lines = "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))
     output.show(described, lambda: (fields(backup.rows(place, archive.manifest)), f"\nNext:\n{lines}\n"))
 
@@ -127,7 +137,9 @@ def _steps(config: Config, audit_files: int) -> list[str]:
     """What is left to do by hand."""
     steps = [f"See that the token and its PIN are there: {', '.join(token.name for token in config.tokens)}"]
     if not config.listen.host_key.exists():
-        steps.append(f"Put the SSH host key at {config.listen.host_key}: the archive has none, and front ends pin it")
+        steps.append(
+            f"Put the SSH host key at {config.listen.host_key}: the archive has none, and front ends pin it"
+        )
     steps.append(f"Start it: hsmd serve --config {config.path}")
     began = "ends earlier than the one" if audit_files else "begins anew where there was one"
     steps.append(f"Declare that the log {began} that agents have seen: hsmd audit discontinuity --help")

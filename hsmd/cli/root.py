@@ -29,9 +29,7 @@ ENTRIES: dict[str, Entry] = {
         "hsmd.cli.init", "Prepare a directory for a daemon: configuration, host key, first operator.", _START
     ),
     "serve": Entry("hsmd.cli.serve", "Run the daemon.", _START),
-    "backup": Entry(
-        "hsmd.cli.backup", "Write store, configuration and checkpoint into one archive.", _START
-    ),
+    "backup": Entry("hsmd.cli.backup", "Write store, configuration and checkpoint into one archive.", _START),
     "restore": Entry("hsmd.cli.restore", "Put a backup back where there is no daemon.", _START),
     "dev": Entry(
         "hsmd.cli.dev", "Run a throw-away daemon with a temporary token, for laptops and CI.", _START

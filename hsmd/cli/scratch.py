@@ -21,7 +21,9 @@ def directory() -> Iterator[Path]:
     new = Path(tempfile.mkdtemp(prefix="hsmd-new-"))
     (new / _LOCK).touch(mode=0o600)
     lock = _lock(new / _LOCK)
-    path = new.rename(new.with_name(new.name.replace("hsmd-new-", _PREFIX)))  # nobody sees it without its lock
+    path = new.rename(
+        new.with_name(new.name.replace("hsmd-new-", _PREFIX))
+    )  # nobody sees it without its lock
     try:
         yield path
     finally:

@@ -15,7 +15,11 @@ AGENT_UNIT = "hsmd-agent.service"
 
 def daemon_unit(config: Path, state: Path, pin_file: Path | None) -> str:
     """The unit of the daemon; with `pin_file` its PIN comes as a credential that is called like the file."""
-    credential = f"LoadCredential={pin_file.name}:{_plain(pin_file)}" if pin_file else "# The PIN is where hsmd.toml says."
+    credential = (
+        f"LoadCredential={pin_file.name}:{_plain(pin_file)}"
+        if pin_file
+        else "# The PIN is where hsmd.toml says."
+    )
     return _template(DAEMON_UNIT).format(
         program=_program(), config=_plain(config), state=_plain(state), credential=credential
     )
@@ -42,5 +46,9 @@ def _plain(path: Path) -> str:
     """A path as units can hold it. Raises Stop for one with spaces, quotes, or systemd's specifiers in it."""
     text = str(path)
     if not text.isprintable() or any(character in text for character in " \t'\"\\%$:"):
-        raise Stop(f"{text!r} cannot stand in a systemd unit", "choose a path of letters, digits, . _ - and /", Exit.USAGE)
+        raise Stop(
+            f"{text!r} cannot stand in a systemd unit",
+            "choose a path of letters, digits, . _ - and /",
+            Exit.USAGE,
+        )
     return text

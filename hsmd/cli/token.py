@@ -28,7 +28,9 @@ def list_tokens(session: Session) -> None:
 @command(app, "clear", example="hsmd token clear main")
 def clear(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="TOKEN", help="The token's name in hsmd.toml.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="The token's name in hsmd.toml.", show_default=False)
+    ],
 ) -> None:
     """Let daemons log in again after a PIN was refused. Mend the PIN first.
 
@@ -36,7 +38,8 @@ def clear(
     """
     done = session.ask(TokenClear(name=name), Done)
     session.output.show(
-        {"token": name, "changed": done.changed}, lambda: f"Daemons may log in to {name} again. See: hsmd token list"
+        {"token": name, "changed": done.changed},
+        lambda: f"Daemons may log in to {name} again. See: hsmd token list",
     )
 
 

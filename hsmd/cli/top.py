@@ -78,7 +78,9 @@ class Reading:
 @command(app, "top", example="hsmd top\nhsmd top --sort failures\nhsmd top --json --count 3 | jq .uses")
 def top(
     session: Session,
-    every: Annotated[float, typer.Option("--every", min=0.2, max=3600, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[
+        float, typer.Option("--every", min=0.2, max=3600, help="Seconds between two looks.")
+    ] = 1.0,
     count: Annotated[
         int, typer.Option("--count", "-n", min=0, help="Look so many times, then end; 0: until interrupted.")
     ] = 0,
@@ -107,7 +109,9 @@ def _stream(reading: Reading, every: float, count: int, sort: str) -> None:
     """Objects on lines; ASCII, so that no name can break one."""
     printed = 0
     while True:
-        document = json.dumps(reading.document(sort), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        document = json.dumps(
+            reading.document(sort), separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        )
         print(document.replace("\x7f", "\\u007f"), flush=True)
         printed += 1
         if printed == count:
@@ -181,7 +185,9 @@ def _screen(reading: Reading, sort: str, trouble: str, height: int) -> Renderabl
     left = f"; {len(uses) - room} more rows below" if len(uses) > room else ""
     foot = f"q quit, s sort (by {sort}){left}"
     if trouble:
-        return Group(*facts, use_table(uses[:room]), Text(f"NO ANSWER: {escape(trouble)}; trying on", style="bold red"))
+        return Group(
+            *facts, use_table(uses[:room]), Text(f"NO ANSWER: {escape(trouble)}; trying on", style="bold red")
+        )
     return Group(*facts, use_table(uses[:room]), Text(foot, style="dim"))
 
 
@@ -197,7 +203,10 @@ def _daemon(status: DaemonStatus) -> list[tuple[str, str]]:
     state = "draining" if status.draining else "running"
     audit = f"{status.audit_records} records, {status.audit_covered} of them under a signed checkpoint"
     return [
-        ("daemon", f"{state}, {status.connections} connections ({status.starting} logging in), {status.sessions} sessions"),
+        (
+            "daemon",
+            f"{state}, {status.connections} connections ({status.starting} logging in), {status.sessions} sessions",
+        ),
         ("audit", audit if status.audit_writable else f"NOT WRITABLE, so no key is used; {audit}"),
     ]
 
@@ -207,12 +216,19 @@ def _token(token: TokenStatus) -> tuple[str, str]:
     restarts = max((worker.restarts for worker in token.workers), default=0)
     ready = sum(worker.state in ("ready", "busy", "spare") for worker in token.workers)
     work = f"{token.queued} queued, {in_flight} in flight, {restarts} restarts"
-    breaker = "" if token.breaker == "closed" else f" (breaker {token.breaker}: {token.reason or 'no reason given'})"
+    breaker = (
+        ""
+        if token.breaker == "closed"
+        else f" (breaker {token.breaker}: {token.reason or 'no reason given'})"
+    )
     return "token", f"{token.name} {token.state}{breaker}, {ready} of {len(token.workers)} workers up, {work}"
 
 
 def _latency(view: LatencyView) -> tuple[str, str]:
-    return "latency", f"{view.purpose} {view.key_type}: half {_bound(view.p50_ms)}, 99 of 100 {_bound(view.p99_ms)}"
+    return (
+        "latency",
+        f"{view.purpose} {view.key_type}: half {_bound(view.p50_ms)}, 99 of 100 {_bound(view.p99_ms)}",
+    )
 
 
 def _bound(bound_ms: float | None) -> str:

@@ -39,8 +39,12 @@ def show(output: Output, config: Config = None) -> None:
 @command(witness, "reset", example="hsmd agent witness reset hsmd/east --yes")
 def reset(
     output: Output,
-    origin: Annotated[str, typer.Argument(metavar="ORIGIN", help="The log, as `list` calls it.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", help="You know why the log is not the one seen before.")] = False,
+    origin: Annotated[
+        str, typer.Argument(metavar="ORIGIN", help="The log, as `list` calls it.", show_default=False)
+    ],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="You know why the log is not the one seen before.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Forget what was seen of a log, so that the agent takes whatever its daemon shows next.
@@ -51,12 +55,16 @@ def reset(
     memories = _memories(config)
     known = memories.of_origin(origin)
     if known is None:
-        raise Stop(f"nothing was seen of a log {origin}", "`hsmd agent witness list` shows what was seen", Exit.USAGE)
+        raise Stop(
+            f"nothing was seen of a log {origin}", "`hsmd agent witness list` shows what was seen", Exit.USAGE
+        )
     if not yes:
         raise Stop(f"{known.size} records of {origin} were seen", "add --yes to forget that", Exit.USAGE)
     memories.forget(origin)
     document = {"origin": origin, "records": known.size, "root": known.root, "note": known.note}
-    output.show(document, lambda: fields([("forgotten", origin), ("records", str(known.size)), ("root", known.root)]))
+    output.show(
+        document, lambda: fields([("forgotten", origin), ("records", str(known.size)), ("root", known.root)])
+    )
 
 
 def operator_keys(identity: Path | None) -> list[Verifier]:

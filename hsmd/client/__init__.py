@@ -10,4 +10,12 @@ from hsmd.client.face import Client
 from hsmd.client.keyref import KeyReference
 from hsmd.client.private_key import RemotePrivateKey
 
-__all__ = ["AgentEndpoint", "Client", "Connection", "Endpoint", "KeyReference", "RemotePrivateKey", "parse_address"]
+__all__ = [
+    "AgentEndpoint",
+    "Client",
+    "Connection",
+    "Endpoint",
+    "KeyReference",
+    "RemotePrivateKey",
+    "parse_address",
+]

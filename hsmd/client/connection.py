@@ -125,7 +125,9 @@ class Connection:
 
     # --- requests, hot path ---
 
-    def submit(self, deadline_ms: int, purpose: int, scheme: int, key: bytes, data: bytes, answered: Answered) -> Ticket:
+    def submit(
+        self, deadline_ms: int, purpose: int, scheme: int, key: bytes, data: bytes, answered: Answered
+    ) -> Ticket:
         """Ask for one use of a key within `deadline_ms` (1 to 60,000).
 
         `answered(kind, body)` is called exactly once unless the ticket is cancelled, never from within this call:
@@ -155,14 +157,18 @@ class Connection:
         An overloaded server is asked again after its hint while there is time. Raises HsmdError.
         """
         if len(key) != KEY_DIGEST_BYTES:
-            raise BadRequest(f"key: {len(key)} bytes; a key is named by the {KEY_DIGEST_BYTES} bytes of its SHA-256")
+            raise BadRequest(
+                f"key: {len(key)} bytes; a key is named by the {KEY_DIGEST_BYTES} bytes of its SHA-256"
+            )
         ends = self._clock() + timeout_s
         while True:
             left_s = ends - self._clock()
             deadline_ms = deadline_in_ms(left_s)
             try:
                 body = encode_key_operation(0, deadline_ms, purpose, scheme, key, data)[HEADER_BYTES:]
-                return await _ask(self._connected(), Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000)
+                return await _ask(
+                    self._connected(), Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000
+                )
             except Overloaded as error:
                 pause_s = max(error.retry_after_ms, 1) / 1000
                 if self._clock() + pause_s >= ends:

@@ -63,9 +63,13 @@ class Endpoint:
         if not 0 < self.port < 65_536:
             faults.append(f"port: {self.port} is not between 1 and 65535")
         if not _NAME.match(self.user):
-            faults.append(f"user: {self.user[:80]!r} is not a client name (letters, digits, . _ -; at most 64)")
+            faults.append(
+                f"user: {self.user[:80]!r} is not a client name (letters, digits, . _ -; at most 64)"
+            )
         if not self.host_keys:
-            faults.append("host_keys: none given; pin the daemon's host key (`hsmd init` prints it) or its host CA")
+            faults.append(
+                "host_keys: none given; pin the daemon's host key (`hsmd init` prints it) or its host CA"
+            )
         faults.extend(f"host_keys: {fault}" for line in self.host_keys if (fault := host_key_fault(line)))
         return faults
 
@@ -91,9 +95,13 @@ def parse_address(text: str) -> tuple[str, int]:
         if text.count(":") == 1:
             host, _, port = text.partition(":")
         well_formed = not text.endswith(":")
-    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else DEFAULT_PORT if not port else 0
+    number = (
+        int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else DEFAULT_PORT if not port else 0
+    )
     if not well_formed or not _is_host(host) or not 0 < number < 65_536:
-        raise BadRequest(f"{text[:80]!r} is not an address; write it like 192.0.2.1:7440 or [2001:db8::1]:7440")
+        raise BadRequest(
+            f"{text[:80]!r} is not an address; write it like 192.0.2.1:7440 or [2001:db8::1]:7440"
+        )
     return host, number
 
 

@@ -42,7 +42,9 @@ async def enrol(token: EnrolmentToken, public_key: str) -> EnrolmentAnswer:
     connection = None
     try:
         async with asyncio.timeout(LIMIT_S):
-            connection = await asyncssh.connect(host, port, client_factory=lambda: _Host(token), **_options(token))
+            connection = await asyncssh.connect(
+                host, port, client_factory=lambda: _Host(token), **_options(token)
+            )
             line = await _ask(connection, encode(EnrolmentQuestion(public_key)))
     except (TimeoutError, OSError, ValueError, asyncssh.Error) as error:
         raise _explain(token, error) from None
@@ -117,7 +119,9 @@ def _explain(token: EnrolmentToken, error: Exception) -> HsmdError:
         case asyncssh.KeyExchangeFailed():
             return ProtocolError(f"{where} has no algorithm of ours: {reason}")
         case asyncssh.PermissionDenied():
-            return RefusedHere(f"{where} does not take the token: it is wrong, used, or older than 15 minutes")
+            return RefusedHere(
+                f"{where} does not take the token: it is wrong, used, or older than 15 minutes"
+            )
         case TimeoutError():
             return Unavailable(f"{where} did not answer within {LIMIT_S:g} s")
     return Unavailable(f"{where} cannot be asked: {reason}")

@@ -35,7 +35,11 @@ class Client:
 
         Raises Unavailable, ProtocolError or ConfigurationError, or what `examine` raises.
         """
-        return _AgentClient(endpoint) if isinstance(endpoint, AgentEndpoint) else _DaemonClient(endpoint, examine)
+        return (
+            _AgentClient(endpoint)
+            if isinstance(endpoint, AgentEndpoint)
+            else _DaemonClient(endpoint, examine)
+        )
 
     def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """The signature (or premaster secret) that `key` (SHA-256 of its SubjectPublicKeyInfo) makes of `data`.
@@ -72,10 +76,14 @@ class _AgentClient(Client):
 
     def control(self, request: Request, *, timeout_s: float = 15.0) -> Any:
         frame = encode_control_request(0, deadline_in_ms(timeout_s), encode_request(request))
-        return decode_result(self._ask(Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, frame, timeout_s), request.Result)
+        return decode_result(
+            self._ask(Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, frame, timeout_s), request.Result
+        )
 
     def _ask(self, kind: Kind, answer_kind: Kind, frame: bytes, timeout_s: float) -> bytes:
-        return short.ask(self._path, kind, answer_kind, frame[HEADER_BYTES:], ends=time.monotonic() + timeout_s)
+        return short.ask(
+            self._path, kind, answer_kind, frame[HEADER_BYTES:], ends=time.monotonic() + timeout_s
+        )
 
 
 class _DaemonClient(Client):

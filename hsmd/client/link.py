@@ -71,7 +71,9 @@ class Ticket:
 
     __slots__ = ("answer_kind", "answered", "deadline", "link", "request_id")
 
-    def __init__(self, link: Link, request_id: int, answer_kind: int, deadline: float, answered: Answered) -> None:
+    def __init__(
+        self, link: Link, request_id: int, answer_kind: int, deadline: float, answered: Answered
+    ) -> None:
         self.link = link
         self.request_id = request_id
         self.answer_kind = answer_kind
@@ -134,7 +136,9 @@ class Link:
 
     # --- requests ---
 
-    def request(self, kind: int, answer_kind: int, body: bytes, timeout_s: float, answered: Answered) -> Ticket:
+    def request(
+        self, kind: int, answer_kind: int, body: bytes, timeout_s: float, answered: Answered
+    ) -> Ticket:
         """Send a frame of `kind`. `answered` is called exactly once, never from within this call.
 
         Raises Unavailable, Overloaded (too many requests are open) or BadRequest (too large for the server).
@@ -223,7 +227,9 @@ class Link:
     def _answer(self, kind: int, request_id: int, body: bytes) -> None:
         ticket = self._open.get(request_id)
         if ticket is None or (kind != ticket.answer_kind and kind != Kind.ERROR):
-            raise ProtocolError(f"the server answered request {request_id}, which is not open or of another kind")
+            raise ProtocolError(
+                f"the server answered request {request_id}, which is not open or of another kind"
+            )
         del self._open[request_id]
         answered = ticket.answered
         if answered is not None:

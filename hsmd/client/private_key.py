@@ -33,7 +33,9 @@ class KeyUser(Protocol):
 class RemotePrivateKey:
     """What the three kinds of remote keys have in common; make them with `for_key`."""
 
-    def __init__(self, user: KeyUser, name: str, public: PublicKeyTypes, purpose: Purpose, timeout_s: float) -> None:
+    def __init__(
+        self, user: KeyUser, name: str, public: PublicKeyTypes, purpose: Purpose, timeout_s: float
+    ) -> None:
         der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self._user = user
         self._name = name
@@ -88,14 +90,19 @@ class RemotePrivateKey:
             raise TypeError("the algorithm must be a hash, or Prehashed with one")
         scheme = _SCHEME_OF.get((family, pad, inner.name))
         if scheme is None:
-            _never(f"signatures with {inner.name} are not made; use SHA-256, SHA-384 or SHA-512", _Reasons.UNSUPPORTED_HASH)
+            _never(
+                f"signatures with {inner.name} are not made; use SHA-256, SHA-384 or SHA-512",
+                _Reasons.UNSUPPORTED_HASH,
+            )
         if prehashed or self._purpose is Purpose.SIGN_DIGEST:
             return self._sign_digest(scheme, data if prehashed else hashlib.new(inner.name, data).digest())
         return self._use(self._purpose, scheme, data)
 
     def _sign_digest(self, scheme: SignatureScheme, digest: bytes) -> bytes:
         if self._purpose not in (Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST):
-            _never(f"a digest cannot be signed for the purpose {self._purpose.label}", _Reasons.UNSUPPORTED_HASH)
+            _never(
+                f"a digest cannot be signed for the purpose {self._purpose.label}", _Reasons.UNSUPPORTED_HASH
+            )
         if len(digest) != scheme.facts.hash_bytes:
             raise ValueError(f"the digest has {len(digest)} bytes instead of {scheme.facts.hash_bytes}")
         return self._use(Purpose.SIGN_DIGEST, scheme, digest)
@@ -164,7 +171,10 @@ class RemoteECPrivateKey(RemotePrivateKey, ec.EllipticCurvePrivateKey):
         if not isinstance(signature_algorithm, ec.ECDSA):
             raise TypeError("the signature algorithm must be ec.ECDSA")
         if signature_algorithm.deterministic_signing:
-            _never("the token draws its own nonces; deterministic ECDSA is not made", _Reasons.UNSUPPORTED_PUBLIC_KEY_ALGORITHM)
+            _never(
+                "the token draws its own nonces; deterministic ECDSA is not made",
+                _Reasons.UNSUPPORTED_PUBLIC_KEY_ALGORITHM,
+            )
         return self._sign_hashed(Family.EC, Padding.NONE, data, signature_algorithm.algorithm)
 
     def exchange(self, algorithm: object, peer_public_key: object) -> NoReturn:
@@ -192,7 +202,9 @@ class RemoteEd25519PrivateKey(RemotePrivateKey, ed25519.Ed25519PrivateKey):
     def sign(self, data: bytes) -> bytes:  # type: ignore[override]
         """A signature. Raises HsmdError when it cannot be made."""
         if self._purpose is Purpose.SIGN_DIGEST:
-            _never("Ed25519 signs messages, not digests; the key needs sign-message", _Reasons.UNSUPPORTED_HASH)
+            _never(
+                "Ed25519 signs messages, not digests; the key needs sign-message", _Reasons.UNSUPPORTED_HASH
+            )
         return self._use(self._purpose, SignatureScheme.ED25519, data)
 
     def private_bytes_raw(self) -> NoReturn:
@@ -221,7 +233,9 @@ def _padding_of(given: object, algorithm: object) -> Padding:
     inner = algorithm._algorithm if isinstance(algorithm, Prehashed) else algorithm
     digest_bytes = getattr(inner, "digest_size", None)
     if given._salt_length is not padding.PSS.DIGEST_LENGTH and given._salt_length != digest_bytes:
-        _never("PSS salts must be as long as the digest; pass PSS.DIGEST_LENGTH", _Reasons.UNSUPPORTED_PADDING)
+        _never(
+            "PSS salts must be as long as the digest; pass PSS.DIGEST_LENGTH", _Reasons.UNSUPPORTED_PADDING
+        )
     if getattr(given._mgf._algorithm, "name", None) != getattr(inner, "name", None):
         _never("MGF1 must use the hash of the signature", _Reasons.UNSUPPORTED_MGF)
     return Padding.PSS

@@ -160,9 +160,13 @@ async def _open_ssh(endpoint: Endpoint, receiver: Receiver) -> Wire:
     try:
         async with asyncio.timeout(REACH_S) as limit:
             host = _Host(limit)
-            connection = await asyncssh.connect(endpoint.host, endpoint.port, client_factory=lambda: host, **options)
+            connection = await asyncssh.connect(
+                endpoint.host, endpoint.port, client_factory=lambda: host, **options
+            )
             wire = _SshWire(connection, receiver)
-            await connection.create_session(lambda: wire, subsystem=SUBSYSTEM, encoding=None, window=WINDOW_BYTES)
+            await connection.create_session(
+                lambda: wire, subsystem=SUBSYSTEM, encoding=None, window=WINDOW_BYTES
+            )
             return wire
     except BaseException as error:
         if connection is not None:
@@ -201,7 +205,9 @@ def _identity(endpoint: Endpoint) -> Any:
     try:
         key = asyncssh.import_private_key(read_identity(path))
         if key.get_algorithm() != IDENTITY_ALGORITHM:
-            raise ConfigurationError("identity", [f"{path}: not an Ed25519 key; make one: ssh-keygen -t ed25519"])
+            raise ConfigurationError(
+                "identity", [f"{path}: not an Ed25519 key; make one: ssh-keygen -t ed25519"]
+            )
         if endpoint.certificate_file is None:
             return key
         path = endpoint.certificate_file

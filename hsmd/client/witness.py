@@ -40,7 +40,9 @@ class LogRefused(ProofInvalid):
     def __init__(self, address: str, origin: str, reason: str, file: Path | None = None) -> None:
         self.origin = origin
         known = f"; what was seen is in {file}" if file else ""
-        super().__init__(f"the audit log of the daemon at {address} is not the one seen before: {reason}{known}")
+        super().__init__(
+            f"the audit log of the daemon at {address} is not the one seen before: {reason}{known}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +112,18 @@ class Witness:
         answer = await _ask(ask, since)
         if answer is None or not answer.note:
             if known is not None:
-                raise self._refusal(address, known, f"it shows no checkpoint; one of {known.size} records was seen")
+                raise self._refusal(
+                    address, known, f"it shows no checkpoint; one of {known.size} records was seen"
+                )
             return None
         try:
             verifier = Verifier.from_vkey(answer.verifier_key)
             checkpoint = parse(answer.note, verifier)
         except (ProofInvalid, ProtocolError) as problem:
             raise self._refusal(address, known, problem.text) from None
-        return _Shown(checkpoint, since, answer.proof, verifier, answer.note, answer.discontinuities[-MAX_NOTES:])
+        return _Shown(
+            checkpoint, since, answer.proof, verifier, answer.note, answer.discontinuities[-MAX_NOTES:]
+        )
 
     def _refusal(self, address: str, known: Memory | None, reason: str) -> LogRefused:
         if known is None:
@@ -133,11 +139,15 @@ class Witness:
             addresses = [*addresses, address][-MAX_ADDRESSES:]
         times = [one.time for one in self._declared(shown)] + self._times_by_anybody(shown)
         return Memory(
-            origin=checkpoint.origin, addresses=addresses, key=shown.verifier.vkey, size=checkpoint.size,
-            root=checkpoint.root.hex(), note=shown.note,
+            origin=checkpoint.origin,
+            addresses=addresses,
+            key=shown.verifier.vkey,
+            size=checkpoint.size,
+            root=checkpoint.root.hex(),
+            note=shown.note,
             discontinuity=max([*times, known.discontinuity if known else ""]),
             accepted=accepted or (known.accepted if known else ""),
-        )  # fmt: skip
+        )
 
     def _declared(self, shown: _Shown) -> list[Discontinuity]:
         """What operators whose keys are pinned here have declared about this log."""
@@ -167,7 +177,11 @@ class Witness:
 
     async def _excused(self, address: str, ask: Ask, known: Memory, shown: _Shown, reason: str) -> Memory:
         """What to remember after a break that an operator declared. Raises LogRefused for any other."""
-        news = [one for one in self._declared(shown) if one.time > known.discontinuity and one.key == shown.verifier.vkey]
+        news = [
+            one
+            for one in self._declared(shown)
+            if one.time > known.discontinuity and one.key == shown.verifier.vkey
+        ]
         if not news:
             raise self._refusal(address, known, reason)
         declared = max(news, key=lambda one: one.time)
@@ -179,9 +193,11 @@ class Witness:
         if broken := _break(state, since_then):
             raise self._refusal(address, known, f"{broken}, although an operator declared a discontinuity")
         log.warning(
-            "witness.discontinuity", daemon=address, reason=declared.reason,
+            "witness.discontinuity",
+            daemon=address,
+            reason=declared.reason,
             detail=f"{known.origin}: from {known.size} records seen to {declared.new.size}",
-        )  # fmt: skip
+        )
         return self._fresh(address, known, since_then, accepted=declared.text())
 
 
@@ -203,7 +219,9 @@ def _break(known: Memory, shown: _Shown) -> str:
     if checkpoint.size < known.size:
         return f"it has {checkpoint.size} records; it had {known.size}"
     try:
-        verify_consistency(known.size, checkpoint.size, bytes.fromhex(known.root), checkpoint.root, shown.proof)
+        verify_consistency(
+            known.size, checkpoint.size, bytes.fromhex(known.root), checkpoint.root, shown.proof
+        )
     except ProofInvalid as problem:
         return problem.text
     return ""

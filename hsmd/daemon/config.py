@@ -82,7 +82,10 @@ def _config(top: TomlTable, path: Path) -> Config:
 def _name(top: TomlTable) -> str:
     name = top.text("name", "hsmd")
     if not NAME.fullmatch(name):
-        top.fault("name", "must be 1 to 64 letters, digits, dots, hyphens or underscores: it is part of a signer's name")
+        top.fault(
+            "name",
+            "must be 1 to 64 letters, digits, dots, hyphens or underscores: it is part of a signer's name",
+        )
     return name
 
 
@@ -94,7 +97,9 @@ def _listen(table: TomlTable) -> ListenConfig:
     )
     for address in for_operators:
         if address in addresses:
-            table.fault("operator_addresses", f"{address} is in addresses too; it can be for one of them only")
+            table.fault(
+                "operator_addresses", f"{address} is in addresses too; it can be for one of them only"
+            )
     config = ListenConfig(
         addresses=tuple(addresses),
         host_key=table.file("host_key", None),
@@ -107,7 +112,9 @@ def _listen(table: TomlTable) -> ListenConfig:
     return config
 
 
-def _addresses(table: TomlTable, name: str, texts: Iterable[str], allow_wildcard: bool) -> list[ListenAddress]:
+def _addresses(
+    table: TomlTable, name: str, texts: Iterable[str], allow_wildcard: bool
+) -> list[ListenAddress]:
     addresses: list[ListenAddress] = []
     for text in texts:
         try:

@@ -101,9 +101,13 @@ class Front:
         self._tallies.begin_window(time.monotonic())
         self._shares = Shares(_share_limits(config))
         self._service = KeyService(
-            snapshot=self._snapshot, audit=self._audit, pools=self._tokens.pools, clock=time.monotonic,
-            tallies=self._tallies, shares=self._shares,
-        )  # fmt: skip
+            snapshot=self._snapshot,
+            audit=self._audit,
+            pools=self._tokens.pools,
+            clock=time.monotonic,
+            tallies=self._tallies,
+            shares=self._shares,
+        )
         self._apply_tokens(config)
         self._admission = Admission(config.limits)
         self._tree = self._audit.tree()
@@ -112,9 +116,14 @@ class Front:
         )
         origin = origin_of(config.name)
         self._keeper = LogKeeper(
-            config.audit, origin, audit=self._audit, catalogue=self._catalogue, service=self._service,
-            remembered=self._store.audit_head(origin), discontinuities=self._store.discontinuities(origin),
-        )  # fmt: skip
+            config.audit,
+            origin,
+            audit=self._audit,
+            catalogue=self._catalogue,
+            service=self._service,
+            remembered=self._store.audit_head(origin),
+            discontinuities=self._store.discontinuities(origin),
+        )
         self._keeper.checkpointer = self._checkpointer = Checkpointer(
             origin=origin,
             audit=self._audit,
@@ -131,9 +140,11 @@ class Front:
         self._desk = self._make_desk()
         self._metrics = MetricsEndpoint(lambda: self._state.numbers(time.monotonic()))
         self._listener = SshListener(
-            snapshot=self._snapshot, admission=self._admission, make_session=self._make_session,
+            snapshot=self._snapshot,
+            admission=self._admission,
+            make_session=self._make_session,
             enrolments=self._enrolments,
-        )  # fmt: skip
+        )
 
     # --- life ---
 

@@ -284,7 +284,9 @@ def _let_workers_lock_memory() -> None:
 def _load(path: Path) -> Config:
     """The configuration, for users that exist and with a sandbox where one is wanted. Raises ConfigurationError."""
     config = configuration.load(path)
-    faults = [f"users.{role}: there is no user {name!r}" for role, name in _named(config.users) if not _exists(name)]
+    faults = [
+        f"users.{role}: there is no user {name!r}" for role, name in _named(config.users) if not _exists(name)
+    ]
     if any(token.sandbox == "on" for token in config.tokens) and (reason := sandbox.missing()):
         faults.append(f"token.sandbox: {reason}")
     if faults:

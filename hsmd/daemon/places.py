@@ -139,7 +139,9 @@ class Places:
         waiting = []
         for place in self._places:
             starts = self._leave.get(place.token.name, Leave()).starts
-            if place.worker is None and (starts == "all" or (starts == "one" and first[place.token.name] is place)):
+            if place.worker is None and (
+                starts == "all" or (starts == "one" and first[place.token.name] is place)
+            ):
                 waiting.append(place)
         return waiting
 
@@ -151,7 +153,9 @@ class Places:
         leave = self._leave.get(place.token.name, Leave())
         self._leave[place.token.name] = replace(leave, cleared=False)
         try:
-            settings = worker_settings(self._config, place.token, control=place.control, cleared=leave.cleared)
+            settings = worker_settings(
+                self._config, place.token, control=place.control, cleared=leave.cleared
+            )
             worker = spawn_worker(settings, environment=dict(place.token.environment))
         except OSError as error:
             log.error("worker.not_started", token=place.token.name, error=error.strerror)
@@ -197,7 +201,9 @@ def _places_of(token: TokenConfig, generation: int) -> list[Place]:
     return [*signing, Place(token, control=True, generation=generation)]
 
 
-def worker_settings(config: Config, token: TokenConfig, *, control: bool, cleared: bool = False) -> WorkerSettings:
+def worker_settings(
+    config: Config, token: TokenConfig, *, control: bool, cleared: bool = False
+) -> WorkerSettings:
     """What a worker on `token` is told; it changes its user only if we may."""
     return WorkerSettings(
         token=token.name,

@@ -66,7 +66,11 @@ class EnrolmentToken:
         if flags not in (0, 1) or not address.isascii():
             raise BadRequest("enrolment token: made by a newer hsmd; use the same release here")
         return cls(
-            rest[:secret_at], rest[secret_at:pin_at], rest[pin_at : pin_at + PIN_BYTES], bool(flags), address.decode()
+            rest[:secret_at],
+            rest[secret_at:pin_at],
+            rest[pin_at : pin_at + PIN_BYTES],
+            bool(flags),
+            address.decode(),
         )
 
 

@@ -88,7 +88,9 @@ class FrameDecoder:
 
     def _check(self, length: int) -> None:
         if not _ID_AND_KIND_BYTES <= length <= self._max_length:
-            raise ProtocolError(f"frame length {length} is not between {_ID_AND_KIND_BYTES} and {self._max_length}")
+            raise ProtocolError(
+                f"frame length {length} is not between {_ID_AND_KIND_BYTES} and {self._max_length}"
+            )
 
 
 # --- hello and welcome (section 2) ---
@@ -176,14 +178,18 @@ def encode_key_operation(
 ) -> bytes:
     """The key operation frame."""
     length = _ID_AND_KIND_BYTES + _KEY_OPERATION_BYTES + len(data)
-    head = _KEY_OPERATION_FRAME.pack(length, Kind.KEY_OPERATION, request_id, deadline_ms, purpose, scheme, key)
+    head = _KEY_OPERATION_FRAME.pack(
+        length, Kind.KEY_OPERATION, request_id, deadline_ms, purpose, scheme, key
+    )
     return head + data
 
 
 def decode_key_operation(body: bytes) -> KeyOperation:
     """Raises ProtocolError if `body` is too short or the deadline outside 1 to 60,000 ms."""
     if len(body) < _KEY_OPERATION_BYTES:
-        raise ProtocolError(f"key operation has {len(body)} bytes, at least {_KEY_OPERATION_BYTES} are needed")
+        raise ProtocolError(
+            f"key operation has {len(body)} bytes, at least {_KEY_OPERATION_BYTES} are needed"
+        )
     deadline_ms, purpose, scheme, key = _KEY_OPERATION.unpack_from(body)
     check_deadline(deadline_ms)
     return KeyOperation(deadline_ms, purpose, scheme, key, body[_KEY_OPERATION_BYTES:])
@@ -241,7 +247,9 @@ def encode_error(request_id: int, error: HsmdError) -> bytes:
 def decode_error(body: bytes) -> HsmdError:
     """The error a peer sent. Raises ProtocolError if the body is malformed."""
     if not _ERROR.size <= len(body) <= _ERROR.size + MAX_ERROR_TEXT_BYTES:
-        raise ProtocolError(f"error has {len(body)} bytes, {_ERROR.size} to {_ERROR.size + MAX_ERROR_TEXT_BYTES} are allowed")
+        raise ProtocolError(
+            f"error has {len(body)} bytes, {_ERROR.size} to {_ERROR.size + MAX_ERROR_TEXT_BYTES} are allowed"
+        )
     code, retry_after_ms = _ERROR.unpack_from(body)
     try:
         text = body[_ERROR.size :].decode("utf-8")

@@ -63,19 +63,27 @@ def _group(name: str, code: int, point_bytes: int, fault: Callable[[bytes], str]
 
 NAMED_GROUPS = (
     _weierstrass(
-        "secp256r1", 23, 2**256 - 2**224 + 2**192 + 2**96 - 1,
+        "secp256r1",
+        23,
+        2**256 - 2**224 + 2**192 + 2**96 - 1,
         0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B,
     ),
     _weierstrass(
-        "secp384r1", 24, 2**384 - 2**128 - 2**96 + 2**32 - 1,
+        "secp384r1",
+        24,
+        2**384 - 2**128 - 2**96 + 2**32 - 1,
         0xB3312FA7E23EE7E4988E056BE3F82D19181D9C6EFE8141120314088F5013875AC656398D8A2ED19D2A85C8EDD3EC2AEF,
     ),
     _weierstrass(
-        "secp521r1", 25, 2**521 - 1,
+        "secp521r1",
+        25,
+        2**521 - 1,
         0x51953EB9618E1C9A1F929A21A0B68540EEA2DA725B99B315F3B8B489918EF109E156193951EC7E937B1652C0BD3BB1BF073573DF883D2C34F1EF451FD46B503F00,
     ),
     _montgomery(
-        "x25519", 29, 2**255 - 19,
+        "x25519",
+        29,
+        2**255 - 19,
         # The two u-coordinates of order 8.
         (
             325606250916557431795983626356110631294008115727848805560023387167927233504,
@@ -83,5 +91,5 @@ NAMED_GROUPS = (
         ),
     ),
     _montgomery("x448", 30, 2**448 - 2**224 - 1),
-)  # fmt: skip
+)
 """secp256r1, secp384r1, secp521r1, x25519, x448. Finite-field groups are not among them."""

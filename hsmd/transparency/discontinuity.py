@@ -55,7 +55,11 @@ class Discontinuity:
     reason: str
 
     def __post_init__(self) -> None:
-        if not self.reason.strip() or len(self.reason) > MAX_REASON_CHARACTERS or not self.reason.isprintable():
+        if (
+            not self.reason.strip()
+            or len(self.reason) > MAX_REASON_CHARACTERS
+            or not self.reason.isprintable()
+        ):
             raise BadRequest(f"reason: say in one line of at most {MAX_REASON_CHARACTERS} characters why")
         if not _TIME.match(self.time):
             raise BadRequest(f"time: {self.time[:40]!r} is not UTC with microseconds")
@@ -68,7 +72,9 @@ class Discontinuity:
         """The text of the note."""
         old = "unknown" if self.old is None else str(self.old)
         values = (self.origin, old, str(self.new), self.key, self.time, self.reason)
-        return "".join([f"{_TITLE}\n", *(f"{name} {value}\n" for name, value in zip(_MEMBERS, values, strict=True))])
+        return "".join(
+            [f"{_TITLE}\n", *(f"{name} {value}\n" for name, value in zip(_MEMBERS, values, strict=True))]
+        )
 
 
 def parse_text(text: str) -> Discontinuity:
@@ -76,7 +82,9 @@ def parse_text(text: str) -> Discontinuity:
     lines = text.removesuffix("\n").split("\n")
     pairs = [line.partition(" ")[::2] for line in lines[1:]]
     if lines[0] != _TITLE or tuple(name for name, _ in pairs) != _MEMBERS:
-        raise ProtocolError(f"not a discontinuity: it begins with {_TITLE!r} and has the lines {', '.join(_MEMBERS)}")
+        raise ProtocolError(
+            f"not a discontinuity: it begins with {_TITLE!r} and has the lines {', '.join(_MEMBERS)}"
+        )
     values = dict(pairs)
     old = None if values["old"] == "unknown" else _state(values["old"])
     try:
@@ -143,9 +151,13 @@ def from_fields(fields: Mapping[str, str | int]) -> Note:
     try:
         old = _recorded_state(fields, "old") if "old_size" in fields else None
         found = Discontinuity(
-            str(fields["origin"]), old, _recorded_state(fields, "new"), str(fields["key"]), str(fields["declared"]),
+            str(fields["origin"]),
+            old,
+            _recorded_state(fields, "new"),
+            str(fields["key"]),
+            str(fields["declared"]),
             str(fields["reason"]),
-        )  # fmt: skip
+        )
         return Note(found.text(), (Signature.decode(OPERATOR, str(fields["signature"])),))
     except (KeyError, ValueError, BadRequest) as problem:
         raise ProtocolError(f"not the record of a discontinuity: {problem}") from None

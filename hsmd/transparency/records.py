@@ -155,9 +155,15 @@ def attempt_stem(client: str, credential: str, key_name: str, key: bytes, purpos
     `scheme`: a TLS SignatureScheme, 0 for decryption. Raises ProtocolError for what no record can hold.
     """
     made = tail(
-        "attempt", client=bounded(client), credential=bounded(credential), key_name=bounded(key_name), key=key.hex(),
-        purpose=bounded(purpose), scheme=f"{scheme:04x}", asked=_NO_DIGEST,
-    )  # fmt: skip
+        "attempt",
+        client=bounded(client),
+        credential=bounded(credential),
+        key_name=bounded(key_name),
+        key=key.hex(),
+        purpose=bounded(purpose),
+        scheme=f"{scheme:04x}",
+        asked=_NO_DIGEST,
+    )
     parse_tail(made)
     return made.removesuffix(f'{_NO_DIGEST}"}}')
 
@@ -182,9 +188,15 @@ def refusal_tail(
     Raises ProtocolError for what no record can hold.
     """
     made = tail(
-        "refusal", client=bounded(client), credential=bounded(credential), key=key.hex(), purpose=bounded(purpose),
-        scheme=f"{scheme:04x}", asked=asked, rule=bounded(rule),
-    )  # fmt: skip
+        "refusal",
+        client=bounded(client),
+        credential=bounded(credential),
+        key=key.hex(),
+        purpose=bounded(purpose),
+        scheme=f"{scheme:04x}",
+        asked=asked,
+        rule=bounded(rule),
+    )
     parse_tail(made)
     return made
 

@@ -53,9 +53,12 @@ class Start:
             members = json.loads(text)
             opened = members["open_attempts"]
             start = cls(
-                int(members["size"]), str(members["head"]), tuple(bytes.fromhex(peak) for peak in members["peaks"]),
-                None if opened is None else frozenset(map(int, opened)), int(members["covered"]),
-            )  # fmt: skip
+                int(members["size"]),
+                str(members["head"]),
+                tuple(bytes.fromhex(peak) for peak in members["peaks"]),
+                None if opened is None else frozenset(map(int, opened)),
+                int(members["covered"]),
+            )
             Frontier(start.size, start.peaks)
         except (ValueError, TypeError, KeyError) as problem:
             raise ProtocolError(f"not the state of a verification: {problem}") from None
@@ -130,7 +133,9 @@ class _Walk:
         self.checkpoints = 0
         self.origin = ""
         self._keys = keys
-        self._newest = start.covered  # what the newest checkpoint in the log covers; `seen` ones may cover more
+        self._newest = (
+            start.covered
+        )  # what the newest checkpoint in the log covers; `seen` ones may cover more
         self._begin = start.size
         self._open = None if start.open_attempts is None else set(start.open_attempts)
         self._recent: set[int] = set()
@@ -144,9 +149,16 @@ class _Walk:
         reached = Start(self.size, self.head, self._frontier.peaks, opened, self.covered)
         found = (bad.first, bad.last, bad.reason) if bad else (None, None, "")
         return LogVerdict(
-            self.size, self.head, self._frontier.root().hex(), self.checkpoints, self.covered, self.origin,
-            len(self._open or ()) + len(self._recent), reached, *found,
-        )  # fmt: skip
+            self.size,
+            self.head,
+            self._frontier.root().hex(),
+            self.checkpoints,
+            self.covered,
+            self.origin,
+            len(self._open or ()) + len(self._recent),
+            reached,
+            *found,
+        )
 
     def take_all(self, lines: Iterator[bytes]) -> None:
         self._check_seen()
@@ -237,14 +249,17 @@ class _Walk:
         size = checkpoint.size
         if self.origin not in ("", checkpoint.origin):
             self._suspect(
-                record.index, f"record {record.index} is a checkpoint of {checkpoint.origin}, not {self.origin}"
+                record.index,
+                f"record {record.index} is a checkpoint of {checkpoint.origin}, not {self.origin}",
             )
         if self._keys is not None:
             self._check_signature(self._keys, record, checkpoint, signature)
         if size >= self._begin:
             self._fold(size)
             if self._frontier.root() != checkpoint.root:
-                self._suspect(size - 1, f"the first {size} records are not those that record {record.index} covers")
+                self._suspect(
+                    size - 1, f"the first {size} records are not those that record {record.index} covers"
+                )
         self.origin = checkpoint.origin
         self._newest = size
         self.covered = max(self.covered, size)
@@ -252,9 +267,7 @@ class _Walk:
 
     def _checkpoint_of(self, record: Record) -> tuple[Checkpoint, str]:
         fields = record.fields
-        origin, size, root, signature = (
-            fields.get(name) for name in ("origin", "size", "root", "signature")
-        )
+        origin, size, root, signature = (fields.get(name) for name in ("origin", "size", "root", "signature"))
         if (
             set(fields) != _FIELDS
             or not (isinstance(origin, str) and isinstance(size, int))
@@ -270,9 +283,7 @@ class _Walk:
             )
         return Checkpoint(origin, size, bytes.fromhex(root)), signature
 
-    def _check_signature(
-        self, keys: KeyRing, record: Record, checkpoint: Checkpoint, signature: str
-    ) -> None:
+    def _check_signature(self, keys: KeyRing, record: Record, checkpoint: Checkpoint, signature: str) -> None:
         try:
             note = Note(checkpoint.text(), (Signature.decode(checkpoint.origin, signature),))
             parse(note, keys.verifier(checkpoint.origin, note.signatures[0].key_id))
@@ -285,7 +296,9 @@ class _Walk:
             tree = Frontier(self._frontier.size, self._frontier.peaks)
             tree.append(self._leaves)
             if tree.root() != checkpoint.root:
-                self._suspect(self.size - 1, f"the first {self.size} records are not those of the checkpoint seen")
+                self._suspect(
+                    self.size - 1, f"the first {self.size} records are not those of the checkpoint seen"
+                )
             self.covered = max(self.covered, self.size)
 
     def _fold(self, size: int) -> None:

@@ -21,7 +21,9 @@ __all__ = ["daemon", "home", "run"]
 def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
     """Opens a daemon of one's own, with the metrics endpoint on."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(house(tmp_path / "daemon", metrics="127.0.0.1:0", **options))
+        yield lambda **options: stack.enter_context(
+            house(tmp_path / "daemon", metrics="127.0.0.1:0", **options)
+        )
 
 
 @pytest.fixture(scope="session")

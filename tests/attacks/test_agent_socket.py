@@ -45,7 +45,11 @@ async def test_each_user_gets_the_keys_that_agent_toml_gives_him(house: House, a
     house.users = "[]"
     house.extra = f'[keys.www]\nusers = ["{users[0]}"]\n[keys.mail]\nusers = ["{users[-1]}", "{users[min(1, len(users) - 1)]}"]\n'
     await house.start()
-    allowed = {(users[0], house.key.digest), (users[-1], mail.digest), (users[min(1, len(users) - 1)], mail.digest)}
+    allowed = {
+        (users[0], house.key.digest),
+        (users[-1], mail.digest),
+        (users[min(1, len(users) - 1)], mail.digest),
+    }
     for uid in users:
         for key in (house.key.digest, mail.digest, bytes(32)):
             expected = Kind.RESULT if (uid, key) in allowed else Kind.ERROR
@@ -71,7 +75,9 @@ async def test_a_descriptor_that_was_handed_on_speaks_for_who_connected(house: H
         return
     house.users = f'["{DAEMON}"]'
     await house.start()
-    talk = "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\ns.sendall(sys.stdin.buffer.read())\n"
+    talk = (
+        "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\ns.sendall(sys.stdin.buffer.read())\n"
+    )
     talk += "s.settimeout(1)\ntry:\n    while d := s.recv(65536): sys.stdout.buffer.write(d)\nexcept TimeoutError: pass\n"
 
     def connected_as(uid: int) -> bytes:
@@ -84,9 +90,16 @@ async def test_a_descriptor_that_was_handed_on_speaks_for_who_connected(house: H
             finally:
                 os.seteuid(0)
             return subprocess.run(
-                ["/usr/bin/python3", "-c", talk, str(sock.fileno())], input=use(house.key.digest), pass_fds=[sock.fileno()],
-                user=DAEMON if uid == NOBODY else NOBODY, extra_groups=[], capture_output=True, check=True, cwd="/", timeout=20,
-            ).stdout  # fmt: skip
+                ["/usr/bin/python3", "-c", talk, str(sock.fileno())],
+                input=use(house.key.digest),
+                pass_fds=[sock.fileno()],
+                user=DAEMON if uid == NOBODY else NOBODY,
+                extra_groups=[],
+                capture_output=True,
+                check=True,
+                cwd="/",
+                timeout=20,
+            ).stdout
 
     house.socket.chmod(0o666)
     assert kinds(await asyncio.to_thread(connected_as, DAEMON)) == [Kind.RESULT]
@@ -98,11 +111,16 @@ UIDS = st.sampled_from([0, 1, 1000, 65534, 2**32 - 1])
 
 
 @given(
-    default=st.none() | st.frozensets(UIDS), by_key=st.dictionaries(NAMES, st.none() | st.frozensets(UIDS)), uid=UIDS,
+    default=st.none() | st.frozensets(UIDS),
+    by_key=st.dictionaries(NAMES, st.none() | st.frozensets(UIDS)),
+    uid=UIDS,
     present=st.lists(st.tuples(NAMES, st.binary(min_size=1, max_size=2))),
-)  # fmt: skip
+)
 def test_pairs_of_user_and_key(
-    default: frozenset[int] | None, by_key: dict[str, frozenset[int] | None], uid: int, present: list[tuple[str, bytes]]
+    default: frozenset[int] | None,
+    by_key: dict[str, frozenset[int] | None],
+    uid: int,
+    present: list[tuple[str, bytes]],
 ) -> None:
     """A key's own entry counts and no other; names are compared as they are; root has no privilege of its own."""
     rules = Rules(default, by_key)
@@ -145,7 +163,9 @@ def config(path: Path) -> SocketConfig:
     return SocketConfig(path, 0o660, KEEP, KEEP)
 
 
-@pytest.mark.parametrize("name", ["@hsmd", "\\u0000hsmd", "agent.sock", "./agent.sock", "/run/../tmp/agent.sock"])
+@pytest.mark.parametrize(
+    "name", ["@hsmd", "\\u0000hsmd", "agent.sock", "./agent.sock", "/run/../tmp/agent.sock"]
+)
 def test_abstract_and_relative_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"agent\.socket"):
         configs.parse(f'[agent]\nsocket = "{name}"\nclient = "web"\nidentity = "/k"\n')
@@ -162,7 +182,9 @@ def test_of_many_agents_that_start_together_one_serves(place: Path) -> None:
         lost: list[Exception] = []
         together = threading.Barrier(8)
 
-        def start(won: list[Listener] = won, lost: list[Exception] = lost, gate: threading.Barrier = together) -> None:
+        def start(
+            won: list[Listener] = won, lost: list[Exception] = lost, gate: threading.Barrier = together
+        ) -> None:
             gate.wait(10)
             try:
                 won.append(listen(config(place)))

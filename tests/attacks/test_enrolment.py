@@ -77,7 +77,9 @@ async def test_a_token_makes_a_client_with_its_grants(house: House, tmp_path: An
     async with Connection(endpoint) as connection:
         identity = await connection.control(messages.WhoAmI(), timeout_s=5)
         assert identity.client == "new-1"
-        assert [each.name for each in (await connection.control(messages.KeyList(), timeout_s=5)).keys] == ["site"]
+        assert [each.name for each in (await connection.control(messages.KeyList(), timeout_s=5)).keys] == [
+            "site"
+        ]
     events = [record["event"] for record in house.audit() if record["event"].startswith("enrolment.")]
     assert events[-2:] == ["enrolment.begun", "enrolment.done"]
     written = house.audit_path.read_text() + house.log_path.read_text()
@@ -115,8 +117,12 @@ async def test_wrong_used_and_unknown_tokens_look_alike(house: House) -> None:
     times: dict[str, float] = {}
     before = len(house.logged("connection.refused"))
     for name, password in {
-        "used": used.password, "unknown": unknown.password, "wrong": wrong.password, "nonsense": "x", "empty": "",
-    }.items():  # fmt: skip
+        "used": used.password,
+        "unknown": unknown.password,
+        "wrong": wrong.password,
+        "nonsense": "x",
+        "empty": "",
+    }.items():
         began = time.monotonic()
         assert await send(house, (USER, password)) == [MSG_USERAUTH_FAILURE], name
         times[name] = time.monotonic() - began
@@ -196,15 +202,22 @@ async def test_a_key_of_somebody_else_is_refused_and_the_token_stays_good(house:
 
 
 def test_only_operators_make_tokens_and_nobody_is_called_enroll(house: House) -> None:
-    for request, client in ((messages.ClientEnroll("x"), WEB), (messages.ClientEnroll(USER), OPERATOR),
-                            (messages.ClientAdd(USER), OPERATOR), (messages.ClientRename(WEB, USER), OPERATOR),
-                            (messages.ClientEnroll(WEB, role="operator"), OPERATOR)):  # fmt: skip
+    for request, client in (
+        (messages.ClientEnroll("x"), WEB),
+        (messages.ClientEnroll(USER), OPERATOR),
+        (messages.ClientAdd(USER), OPERATOR),
+        (messages.ClientRename(WEB, USER), OPERATOR),
+        (messages.ClientEnroll(WEB, role="operator"), OPERATOR),
+    ):
         with pytest.raises(HsmdError):
             house.ask(request, client)
 
 
 def test_a_mistake_in_a_grant_leaves_neither_client_nor_grant(house: House) -> None:
-    wanted = [messages.WantedGrant("site", ["tls-server"]), messages.WantedGrant("no-such-key", ["tls-server"])]
+    wanted = [
+        messages.WantedGrant("site", ["tls-server"]),
+        messages.WantedGrant("no-such-key", ["tls-server"]),
+    ]
     with pytest.raises(HsmdError):
         ticket(house, "half-made", grants=wanted)
     assert "half-made" not in [client.name for client in house.ask(messages.ClientList()).clients]

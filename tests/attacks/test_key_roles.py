@@ -67,13 +67,25 @@ def test_no_request_has_a_place_for_a_mechanism_or_an_attribute() -> None:
     }  # fmt: skip
     for request in AnyRequest.__args__:
         assert set(request.__struct_fields__) <= allowed, request
-    words = ("mechanism", "template", "attribute", "wrap", "extract", "sensitive", "handle", "slot", "session")
+    words = (
+        "mechanism",
+        "template",
+        "attribute",
+        "wrap",
+        "extract",
+        "sensitive",
+        "handle",
+        "slot",
+        "session",
+    )
     for struct in messages.REQUESTS:
         for field in struct.__struct_fields__:
             assert not any(word in field for word in words), f"{struct.__name__}.{field}"
 
 
-def test_random_requests_leave_only_safe_keys(fresh_token: SoftHsmToken, request: pytest.FixtureRequest) -> None:
+def test_random_requests_leave_only_safe_keys(
+    fresh_token: SoftHsmToken, request: pytest.FixtureRequest
+) -> None:
     """200 requests in a row, good ones and bad ones, of every type with every purpose; then the token itself is asked."""
     choose = random.Random(request.config.getoption("randomly_seed", 1))
     control = RawWorker(fresh_token, {"control": True}).ready()
@@ -83,13 +95,21 @@ def test_random_requests_leave_only_safe_keys(fresh_token: SoftHsmToken, request
         for number in range(200):
             made_name = f"key-{number}"
             purposes = choose.sample(names, choose.choice([1, 1, 1, 2, 3]))
-            ask: Any = choose.choice([
-                token_messages.Generate(made_name, choose.choice(["p-256", "ed25519", "p-384"]), purposes),
-                token_messages.Generate(made_name, choose.choice(list(KeyType)).value, ["tls-server", "unwrap"]),
-                token_messages.Adopt(made_name, purposes, key=choose.choice([*alive, "00" * 32]), accept_unsafe=True),
-                token_messages.Destroy(choose.choice([*alive[:1], "11" * 32, "22" * 32])),
-                token_messages.Candidates(),
-            ])  # fmt: skip
+            ask: Any = choose.choice(
+                [
+                    token_messages.Generate(
+                        made_name, choose.choice(["p-256", "ed25519", "p-384"]), purposes
+                    ),
+                    token_messages.Generate(
+                        made_name, choose.choice(list(KeyType)).value, ["tls-server", "unwrap"]
+                    ),
+                    token_messages.Adopt(
+                        made_name, purposes, key=choose.choice([*alive, "00" * 32]), accept_unsafe=True
+                    ),
+                    token_messages.Destroy(choose.choice([*alive[:1], "11" * 32, "22" * 32])),
+                    token_messages.Candidates(),
+                ]
+            )
             try:
                 result = control.control(ask)
             except HsmdError:

@@ -138,7 +138,9 @@ def test_what_clients_ask_for_stays_on_its_line(open_house: Callable[..., House]
                         {"op": name},
                     ):
                         number += 1
-                        error: HsmdError = await channel.error_of_control(number, json.dumps(request).encode())
+                        error: HsmdError = await channel.error_of_control(
+                            number, json.dumps(request).encode()
+                        )
                         assert error.text
                 for at in range(20):
                     number += 1
@@ -156,11 +158,16 @@ def test_what_clients_ask_for_stays_on_its_line(open_house: Callable[..., House]
 @pytest.mark.parametrize(
     "line",
     [
-        ("client", "list"), ("key", "list"), ("grant", "list"), ("audit", "show"), ("status",), ("top",),
+        ("client", "list"),
+        ("key", "list"),
+        ("grant", "list"),
+        ("audit", "show"),
+        ("status",),
+        ("top",),
         ("grant", "explain", "web", "www", "tls13-server"),
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_no_terminal_obeys_a_name(run: Run, daemon: FakeDaemon, line: tuple[str, ...], name: str) -> None:
     """A daemon that was taken over answers with such names: what people see is printable, what programs get is ASCII JSON."""
     hostile_answers(daemon, name)

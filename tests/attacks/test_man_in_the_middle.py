@@ -80,7 +80,9 @@ def with_ignore(data: bytes) -> bytes:
 
 
 RELAYS: dict[str, Callable[[bytes], bytes]] = {
-    "strict key exchange stripped": instead_of(b"kex-strict-s-v00@openssh.com", b"kex-strict-x-v00@openssh.com"),
+    "strict key exchange stripped": instead_of(
+        b"kex-strict-s-v00@openssh.com", b"kex-strict-x-v00@openssh.com"
+    ),
     "stronger key exchange stripped": instead_of(b"mlkem768x25519-sha256", b"mlkem768x25519-sha255"),
     "protocol version lowered": instead_of(b"SSH-2.0-hsmd", b"SSH-1.9-hsmd"),
     "banner changed": instead_of(b"SSH-2.0-hsmd", b"SSH-2.0-hsmD"),
@@ -145,7 +147,9 @@ class Middle:
 
 
 @asynccontextmanager
-async def middle(target: tuple[str, int], edit: Callable[[bytes], bytes] = bytes) -> AsyncIterator[tuple[int, Middle]]:
+async def middle(
+    target: tuple[str, int], edit: Callable[[bytes], bytes] = bytes
+) -> AsyncIterator[tuple[int, Middle]]:
     made = Middle(target, edit)
     server = await asyncio.start_server(made.accept, HERE, 0)
     try:
@@ -216,7 +220,9 @@ def token(daemon: House) -> EnrolmentToken:
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("name", IMPOSTORS)
-async def test_an_impostor_is_told_nothing(daemon: House, token: EnrolmentToken, name: str, caller: str) -> None:
+async def test_an_impostor_is_told_nothing(
+    daemon: House, token: EnrolmentToken, name: str, caller: str
+) -> None:
     pins_ca, options = IMPOSTORS[name]
     pin = f"cert-authority {public_line(CA)}" if pins_ca else daemon.notice["host_key"]
     if pins_ca:
@@ -255,7 +261,10 @@ async def test_an_honest_relay_is_no_obstacle(daemon: House, token: EnrolmentTok
 
 async def test_a_changed_host_key_ends_a_connection_that_was_good_for_ever(daemon: House) -> None:
     """First the real daemon, then somebody else at the same address."""
-    async with impostor({"server_host_keys": [ED25519]}) as (false, logins), middle(daemon.address) as (port, between):
+    async with (
+        impostor({"server_host_keys": [ED25519]}) as (false, logins),
+        middle(daemon.address) as (port, between),
+    ):
         connection = Connection(daemon.endpoint(WEB, port=port))
         await connection.start()
         between.target = (HERE, false)
@@ -286,7 +295,9 @@ def test_a_recorded_handshake_is_worth_nothing(daemon: House, token: EnrolmentTo
             left = iter(played)
             async with middle(daemon.address, lambda data, left=left: next(left, b"")) as (port, _):  # type: ignore[misc]
                 with pytest.raises(HsmdError):
-                    await caller(daemon.endpoint(OPERATOR, port=port), replace(token, address=f"{HERE}:{port}"))
+                    await caller(
+                        daemon.endpoint(OPERATOR, port=port), replace(token, address=f"{HERE}:{port}")
+                    )
 
     run_aside(attack)
     assert b"SSH-2.0-hsmd" in sent

@@ -34,7 +34,9 @@ KEY_SCHEMES = {"digest": schemes_for(KeyType.P256), "rsa-digest": schemes_for(Ke
 
 
 @pytest.mark.parametrize("name", ["digest", "rsa-digest"])
-def test_a_digest_has_the_length_of_its_hash(worker: RawWorker, keys: dict[str, KeyDescription], name: str) -> None:
+def test_a_digest_has_the_length_of_its_hash(
+    worker: RawWorker, keys: dict[str, KeyDescription], name: str
+) -> None:
     """Every length with every scheme: the key is used for exactly those where both fit."""
     digest = bytes.fromhex(keys[name].key)
     for scheme, length in itertools.product(SignatureScheme, LENGTHS):
@@ -61,7 +63,9 @@ def test_numbers_nobody_knows_reach_no_token(
         name = choose.choice(list(digests))
         purpose = choose.randrange(256)
         scheme = choose.choice([0, 1, 0xFFFF, choose.randrange(0x10000)])
-        if scheme in known or (name == "premaster" and purpose == Purpose.TLS12_RSA_PREMASTER and scheme == 0):
+        if scheme in known or (
+            name == "premaster" and purpose == Purpose.TLS12_RSA_PREMASTER and scheme == 0
+        ):
             continue
         worker.send_use(purpose, scheme, digests[name], choose.randbytes(choose.choice(LENGTHS[:-1])))
         kind, _, body = worker.frame()
@@ -90,7 +94,9 @@ POISON = [
 
 
 @pytest.mark.parametrize("document", POISON, ids=lambda document: f"{document['op']}")
-def test_what_a_control_worker_is_asked_is_checked_first(control: RawWorker, document: dict[str, Any]) -> None:
+def test_what_a_control_worker_is_asked_is_checked_first(
+    control: RawWorker, document: dict[str, Any]
+) -> None:
     before = control.control(token_messages.Describe())
     control.send(encode_control_request(77, 60_000, json.dumps(document).encode()))
     kind, _, body = control.frame()
@@ -184,7 +190,9 @@ def test_the_module_itself_saw_nothing_forbidden(fault_module: FaultModule, tmp_
                 performed += 1
             key, purpose = choose.choice([(tls, choose.randrange(256)), (raw, Purpose.SIGN_DIGEST)])
             data = choose.randbytes(choose.choice([0, 1, 31, 33, 47, 5_000]))
-            worker.send_use(purpose, choose.choice([P256, 0x0503, 0x0804, 0, 0xFFFF]), bytes.fromhex(key.key), data)
+            worker.send_use(
+                purpose, choose.choice([P256, 0x0503, 0x0804, 0, 0xFFFF]), bytes.fromhex(key.key), data
+            )
             kind, _, body = worker.frame()
             assert kind == Kind.ERROR
             assert decode_error(body).code in (ErrorCode.PURPOSE, ErrorCode.REFUSED)

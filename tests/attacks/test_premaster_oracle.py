@@ -73,7 +73,9 @@ class Target:
     def ciphertexts(self, noise: random.Random) -> dict[str, bytes]:
         """One of each class."""
         n, e = self._numbers.n, self._numbers.e
-        return {name: pow(int.from_bytes(plain), e, n).to_bytes(SIZE) for name, plain in blocks(noise).items()}
+        return {
+            name: pow(int.from_bytes(plain), e, n).to_bytes(SIZE) for name, plain in blocks(noise).items()
+        }
 
 
 def test_answers_records_and_numbers_are_alike(open_house: Callable[..., House]) -> None:
@@ -90,14 +92,20 @@ def test_answers_records_and_numbers_are_alike(open_house: Callable[..., House])
         async with await ssh(house, WEB) as connection:
             channel = await wire(connection)
             for number, (_, data) in enumerate(cases, 1):
-                kind, answer = await channel.use(number, key, data, purpose=Purpose.TLS12_RSA_PREMASTER, scheme=0)
+                kind, answer = await channel.use(
+                    number, key, data, purpose=Purpose.TLS12_RSA_PREMASTER, scheme=0
+                )
                 shapes.append((kind, len(answer), answer[:2]))
         return shapes
 
     assert set(run_aside(open_all)) == {(Kind.RESULT, 48, b"\3\3")}
     assert {line["event"] for line in house.log()[before:]} <= {"connection.opened", "connection.closed"}
     for event in ("attempt", "outcome"):
-        records = [record for record in house.audit(event) if record.get("purpose", "") in ("", "tls12-rsa-premaster")]
+        records = [
+            record
+            for record in house.audit(event)
+            if record.get("purpose", "") in ("", "tls12-rsa-premaster")
+        ]
         shapes = {(*record, record.get("result"), record.get("error")) for record in records}
         assert len(shapes) == 1, shapes
     port = int(house.logged("metrics.listening")[-1]["address"].rpartition(":")[2])
@@ -105,7 +113,11 @@ def test_answers_records_and_numbers_are_alike(open_house: Callable[..., House])
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()
-    series = [line for line in text.splitlines() if line.startswith("hsmd_operations_total{") and "premaster" in line]
+    series = [
+        line
+        for line in text.splitlines()
+        if line.startswith("hsmd_operations_total{") and "premaster" in line
+    ]
     assert len(series) == 1
     assert series[0].endswith(f" {len(cases)}.0")
 
@@ -120,7 +132,9 @@ def test_good_and_bad_take_the_same_time(
     for _ in range(TRIES):
         p, apart = measured(worker, keys["premaster"], noise)
         name, (apart_s, error_s) = max(apart.items(), key=lambda item: abs(item[1][0]) - ERRORS * item[1][1])
-        found.append(f"p = {p:.2g}; {name}: {apart_s * 1e9:.0f} ns from the good one, standard error {error_s * 1e9:.0f}")
+        found.append(
+            f"p = {p:.2g}; {name}: {apart_s * 1e9:.0f} ns from the good one, standard error {error_s * 1e9:.0f}"
+        )
         if p > LOWEST_P and abs(apart_s) < BOUND_S + ERRORS * error_s:
             break
     else:

@@ -96,8 +96,13 @@ class Scene:
         identity = {"user": uid, "group": uid, "extra_groups": []} if IS_ROOT else {}
         done = subprocess.run(
             [self.python, "-c", LOOK, str(pid), str(place or first_mapping(pid))],
-            capture_output=True, text=True, timeout=30, check=True, cwd="/", **identity,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+            cwd="/",
+            **identity,
+        )
         return set(json.loads(done.stdout))
 
 
@@ -144,9 +149,14 @@ host_keys = ["{built.notice["host_key"]}"]
     with (directory / "agent.log").open("wb") as log:
         agent = subprocess.Popen(
             [sys.executable, "-m", "hsmd.cli", "agent", "run", "--config", str(config)],
-            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
-        )  # fmt: skip
-    wait_until(lambda: "cache.changed" in (directory / "agent.log").read_text(), 20, "the agent knows the keys")
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
+        )
+    wait_until(
+        lambda: "cache.changed" in (directory / "agent.log").read_text(), 20, "the agent knows the keys"
+    )
     return agent
 
 
@@ -172,7 +182,11 @@ def test_the_same_user_learns_nothing_of_a_process(scene: Scene) -> None:
 @pytest.mark.parametrize("who", ["front", "workers", "stranger"])
 def test_other_users_learn_nothing_of_a_process(scene: Scene, who: str) -> None:
     """The front cannot trace a worker, nor a worker the front; and both are users of their own where root started them."""
-    uids = {"front": user_of(scene.house.front_pid)[0], "workers": user_of(scene.house.signing_pids()[0])[0], "stranger": STRANGER}
+    uids = {
+        "front": user_of(scene.house.front_pid)[0],
+        "workers": user_of(scene.house.signing_pids()[0])[0],
+        "stranger": STRANGER,
+    }
     if IS_ROOT:
         assert 0 not in uids.values()
         assert len(set(uids.values())) == 3
@@ -201,7 +215,12 @@ def test_files_are_for_those_who_need_them(scene: Scene) -> None:
     built = scene.house
     front, workers = user_of(built.front_pid)[0], user_of(built.signing_pids()[0])[0]
     secret_of_workers = [built.pin_file, built.pin_file.parent, built.pin_file.parent / "tokens"]
-    secret_of_front = [built.directory / "store.sqlite", built.directory / "audit", built.audit_path, built.directory / "host_key"]
+    secret_of_front = [
+        built.directory / "store.sqlite",
+        built.directory / "audit",
+        built.audit_path,
+        built.directory / "host_key",
+    ]
     assert [path for path in secret_of_workers if can_read(front, path)] == []
     assert [path for path in secret_of_front if can_read(workers, path)] == []
     assert [path for path in (*secret_of_workers, *secret_of_front) if can_read(STRANGER, path)] == []
@@ -226,7 +245,10 @@ def test_the_pin_is_in_no_argument_list_environment_or_log(scene: Scene) -> None
 def test_no_process_can_gain_rights_or_dump(scene: Scene) -> None:
     for name, pid in scene.processes().items():
         assert field(pid, "status", "NoNewPrivs:") == "1", name
-        assert Path(f"/proc/{pid}/limits").read_text().partition("Max core file size")[2].split()[:2] == ["0", "0"], name
+        assert Path(f"/proc/{pid}/limits").read_text().partition("Max core file size")[2].split()[:2] == [
+            "0",
+            "0",
+        ], name
 
 
 def test_workers_are_enclosed_and_their_memory_is_locked_or_the_log_says_why_not(scene: Scene) -> None:
@@ -365,8 +387,11 @@ def break_out(token: SoftHsmToken, **changes: object) -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, "-c", BREAK_OUT, msgspec.json.encode(settings_of(token, **changes)).decode()],
         env={**os.environ, **token.environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
     return found
@@ -383,7 +408,13 @@ def test_code_in_a_worker_starts_nothing_reaches_nobody_and_goes_nowhere(token: 
 
 def test_a_module_that_needs_the_network_gets_ip_and_nothing_else(token: SoftHsmToken) -> None:
     found = break_out(token, network=True)
-    assert {name for name, result in found.items() if result == "done"} == {"unix", "thread", "token", "inet", "inet6"}
+    assert {name for name, result in found.items() if result == "done"} == {
+        "unix",
+        "thread",
+        "token",
+        "inet",
+        "inet6",
+    }
 
 
 def test_without_a_sandbox_the_probe_gets_out(token: SoftHsmToken) -> None:
@@ -408,14 +439,23 @@ def test_a_worker_that_should_be_enclosed_does_not_run_without(tmp_path: Path) -
     )
     done = subprocess.run(
         [sys.executable, "-c", code, msgspec.json.encode(settings).decode()],
-        env=environment, capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
     assert "install libseccomp" in done.stdout
     assert 'sandbox = "off"' in done.stdout
     built = House(tmp_path / "daemon")
     start = f"from pathlib import Path\nfrom hsmd.daemon import launcher\nlauncher.serve(Path({str(built.config)!r}))"
     refused = subprocess.run(
-        [sys.executable, "-c", start], env=environment, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", start],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert refused.returncode != 0
     assert "token.sandbox" in refused.stderr

@@ -26,7 +26,9 @@ def used(module: FaultModule) -> int:
     return sum(call.asked in digests for call in module.uses())
 
 
-def test_a_captured_connection_cannot_be_played_again(open_house: Callable[..., House], fault_module: FaultModule) -> None:
+def test_a_captured_connection_cannot_be_played_again(
+    open_house: Callable[..., House], fault_module: FaultModule
+) -> None:
     """All bytes that a front end sent, sent again: on a new connection, on several at once, and to the daemon's next life."""
     house = open_house(before=fault_module.before)
     key = house.add_key("site")
@@ -91,7 +93,9 @@ async def play(house: House, captured: bytes, times: int) -> None:
     await asyncio.gather(*(once() for _ in range(times)))
 
 
-def test_a_frame_is_worth_what_its_connection_is(open_house: Callable[..., House], fault_module: FaultModule) -> None:
+def test_a_frame_is_worth_what_its_connection_is(
+    open_house: Callable[..., House], fault_module: FaultModule
+) -> None:
     """The same frame from another client is refused; from the same client it is another request, with its own record."""
     house = open_house(before=fault_module.before)
     key = house.add_key("site", grant_to=(WEB,))
@@ -116,7 +120,9 @@ def test_a_frame_is_worth_what_its_connection_is(open_house: Callable[..., House
     found = attempts(house)
     assert [record["client"] for record in found] == [WEB] * 3
     assert used(fault_module) == 3, "each C_Sign has one attempt, each attempt one C_Sign"
-    outcomes = [record for record in house.audit("outcome") if record["attempt"] in {each["index"] for each in found}]
+    outcomes = [
+        record for record in house.audit("outcome") if record["attempt"] in {each["index"] for each in found}
+    ]
     assert len(outcomes) == len({record["attempt"] for record in outcomes}) == 3
     assert {record["result"] for record in outcomes} == {"performed"}
     assert [record["client"] for record in house.audit("refusal")] == [MAIL]

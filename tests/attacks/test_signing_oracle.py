@@ -70,8 +70,13 @@ def test_no_operator_gives_a_tls_key_another_use(open_house: Callable[..., House
                 with pytest.raises(HsmdError):
                     await operator.control(messages.GrantAdd(WEB, "site", [purpose]), timeout_s=10)
                 with pytest.raises(HsmdError):
-                    await operator.control(messages.KeyAdopt("again", [purpose], cka_label="site"), timeout_s=10)
+                    await operator.control(
+                        messages.KeyAdopt("again", [purpose], cka_label="site"), timeout_s=10
+                    )
             grants = await operator.control(messages.GrantList(), timeout_s=10)
-        assert {purpose for grant in grants.grants for purpose in grant.purposes} == {"tls13-server", "tls12-server"}
+        assert {purpose for grant in grants.grants for purpose in grant.purposes} == {
+            "tls13-server",
+            "tls12-server",
+        }
 
     run_aside(work)

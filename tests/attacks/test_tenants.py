@@ -51,7 +51,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Any:
             built.ask(messages.ClientAdd(CERTIFIED[tenant]))
             built.ask(messages.ClientTrustCa(public_line(built.cas[tenant]), [CERTIFIED[tenant]]))
         built.digests = {
-            tenant: built.add_key(f"key-of-{tenant}", grant_to=(tenant, CERTIFIED[tenant])) for tenant in (VICTIM, THIEF)
+            tenant: built.add_key(f"key-of-{tenant}", grant_to=(tenant, CERTIFIED[tenant]))
+            for tenant in (VICTIM, THIEF)
         }
         yield built
 
@@ -119,7 +120,9 @@ def test_changes_are_for_operators(house: House, request_type: type[Request], cl
         "ca": "", "serial": "", "fingerprint": house.keys[THIEF].get_fingerprint(), "role": "front-end", "chain": "x",
         "dns_names": ["x"], "subject": "CN=x", "token": "main", "note": "x", "days": 1, "dns": ["x"], "common_name": "x",
     }  # fmt: skip
-    request = request_type(**{name: values[name] for name in request_type.__struct_fields__ if name in values})
+    request = request_type(
+        **{name: values[name] for name in request_type.__struct_fields__ if name in values}
+    )
     house.keys.setdefault(client, house.keys[VICTIM])
     (house.directory / VICTIM).touch(mode=0o600)
     house.keys[VICTIM].write_private_key(house.directory / VICTIM)

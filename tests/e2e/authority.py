@@ -19,7 +19,9 @@ class Authority:
     def __init__(self, directory: Path) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("hsmd test authority")
-        self.certificate = self._build(self._name, self._key.public_key(), dt.timedelta(days=90), [_is_ca(True), *_usage(ca=True)])
+        self.certificate = self._build(
+            self._name, self._key.public_key(), dt.timedelta(days=90), [_is_ca(True), *_usage(ca=True)]
+        )
         self.file = directory / "authority.pem"
         self.file.write_bytes(self.certificate.public_bytes(Encoding.PEM))
         self.file.chmod(0o644)
@@ -38,7 +40,11 @@ class Authority:
         return made.public_bytes(Encoding.PEM).decode()
 
     def _build(
-        self, subject: x509.Name, public_key: Any, term: dt.timedelta, extensions: list[tuple[x509.ExtensionType, bool]]
+        self,
+        subject: x509.Name,
+        public_key: Any,
+        term: dt.timedelta,
+        extensions: list[tuple[x509.ExtensionType, bool]],
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
         builder = (
@@ -49,7 +55,9 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(hours=1))
             .not_valid_after(now + term)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
         )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)

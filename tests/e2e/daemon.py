@@ -50,8 +50,21 @@ class Daemon:
         self.profile = directory / "operator.toml"
         self._process: Process | None = None
         self._client: Client | None = None
-        made = run(hsmd("init", "--softhsm", "--config", self.config, "--listen", network.listen,
-                        "--operator", OPERATOR, "--profile", self.profile, "--json"))  # fmt: skip
+        made = run(
+            hsmd(
+                "init",
+                "--softhsm",
+                "--config",
+                self.config,
+                "--listen",
+                network.listen,
+                "--operator",
+                OPERATOR,
+                "--profile",
+                self.profile,
+                "--json",
+            )
+        )
         assert made.returncode == 0, made.stderr
         self.host_key: str = json.loads(made.stdout)["host_key"]
 
@@ -61,7 +74,10 @@ class Daemon:
         """Start it; returns when it takes connections."""
         reader, writer = os.pipe()
         try:
-            command = [*self.network.daemon_prefix, *hsmd("serve", "--config", self.config, "--ready-fd", str(writer))]
+            command = [
+                *self.network.daemon_prefix,
+                *hsmd("serve", "--config", self.config, "--ready-fd", str(writer)),
+            ]
             self._process = Process(command, self.directory / "log", pass_fds=[writer])
         finally:
             os.close(writer)

@@ -41,13 +41,31 @@ class Agent:
 
     def __init__(self, directory: Path, daemon: Daemon, client: str) -> None:
         self.directory, self.client = directory, client
-        self.config, self.socket, self.keys = (directory / name for name in ("agent.toml", "agent.sock", "keys"))
+        self.config, self.socket, self.keys = (
+            directory / name for name in ("agent.toml", "agent.sock", "keys")
+        )
         self.log = directory / "agent.log"
         self._process: Process | None = None
         directory.mkdir(mode=0o755)
         allowed = [word for user in sorted({own_user(), server_user()}) for word in ("--allow", user)]
-        made = run(hsmd("agent", "init", "--daemon", daemon.network.address, "--host-key", daemon.host_key, "--client", client,
-                        "--config", self.config, "--socket", self.socket, *allowed, "--json"))  # fmt: skip
+        made = run(
+            hsmd(
+                "agent",
+                "init",
+                "--daemon",
+                daemon.network.address,
+                "--host-key",
+                daemon.host_key,
+                "--client",
+                client,
+                "--config",
+                self.config,
+                "--socket",
+                self.socket,
+                *allowed,
+                "--json",
+            )
+        )
         assert made.returncode == 0, made.stderr
         directory.chmod(0o755)
         if server_user() != own_user():
@@ -56,7 +74,11 @@ class Agent:
 
     def _let_in(self, user: str) -> None:
         """The group of nginx's workers may use the socket."""
-        lines = [line for line in self.config.read_text().splitlines() if not line.lstrip("#").startswith("group =")]
+        lines = [
+            line
+            for line in self.config.read_text().splitlines()
+            if not line.lstrip("#").startswith("group =")
+        ]
         place = next(at for at, line in enumerate(lines) if line.startswith("mode ="))
         lines.insert(place + 1, f'group = "{user}"')
         self.config.write_text("\n".join(lines) + "\n")
@@ -133,7 +155,14 @@ class Nginx:
     """nginx, all names on one port; `extra` goes into each server block."""
 
     def __init__(
-        self, directory: Path, openssl: Path, served: Iterable[Served], *, workers: int = WORKERS, host: str = HOST, extra: str = ""
+        self,
+        directory: Path,
+        openssl: Path,
+        served: Iterable[Served],
+        *,
+        workers: int = WORKERS,
+        host: str = HOST,
+        extra: str = "",
     ) -> None:
         directory.mkdir(mode=0o755, exist_ok=True)
         self.directory, self.openssl, self.host = directory, openssl, host
@@ -166,7 +195,9 @@ class Nginx:
 
     def start(self) -> None:
         """Start it; returns when all workers are there and connections are accepted."""
-        self._process = Process(self.command, self.directory / "output", variables={"OPENSSL_CONF": str(self.openssl)})
+        self._process = Process(
+            self.command, self.directory / "output", variables={"OPENSSL_CONF": str(self.openssl)}
+        )
         wait_until(self._serves, "nginx serves")
 
     def _serves(self) -> bool:
@@ -200,7 +231,10 @@ class Nginx:
 
     def check(self) -> tuple[int, str]:
         """`nginx -t`: exit status and what it says."""
-        done = run([program("nginx"), "-t", "-p", self.directory, "-c", self.configuration, "-e", "stderr"], OPENSSL_CONF=str(self.openssl))
+        done = run(
+            [program("nginx"), "-t", "-p", self.directory, "-c", self.configuration, "-e", "stderr"],
+            OPENSSL_CONF=str(self.openssl),
+        )
         return done.returncode, done.stderr
 
     def wait_for_log(self, text: str, since: int = 0) -> str:
@@ -215,5 +249,7 @@ class Nginx:
         try:
             wait_until(there, text, 5)
         except AssertionError:
-            raise AssertionError(f"{text!r} is not in nginx's log:\n{self.log.read_bytes()[since:].decode()}") from None
+            raise AssertionError(
+                f"{text!r} is not in nginx's log:\n{self.log.read_bytes()[since:].decode()}"
+            ) from None
         return found[0]

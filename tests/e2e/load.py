@@ -52,12 +52,18 @@ class Sample(NamedTuple):
 class Load:
     """Running clients; one process for each group of lanes. A context manager that ends them."""
 
-    def __init__(self, address: tuple[str, int], authority: Path, groups: Iterable[Sequence[Lane]], results: Path) -> None:
+    def __init__(
+        self, address: tuple[str, int], authority: Path, groups: Iterable[Sequence[Lane]], results: Path
+    ) -> None:
         self._results: list[Path] = []
         self._programs: list[subprocess.Popen[str]] = []
         results.mkdir(exist_ok=True)
         for number, lanes in enumerate(groups):
-            order: dict[str, object] = {"address": address, "authority": str(authority), "lanes": [asdict(lane) for lane in lanes]}
+            order: dict[str, object] = {
+                "address": address,
+                "authority": str(authority),
+                "lanes": [asdict(lane) for lane in lanes],
+            }
             self._results.append(results / f"{number}-{time.monotonic_ns()}.jsonl")
             self._programs.append(_start(order, self._results[-1]))
 
@@ -78,7 +84,9 @@ class Load:
 
     def samples(self) -> list[Sample]:
         """What has been seen so far, in the order of beginning."""
-        lines = [line for path in self._results for line in path.read_text().splitlines() if line.endswith("]")]
+        lines = [
+            line for path in self._results for line in path.read_text().splitlines() if line.endswith("]")
+        ]
         return sorted((_sample(json.loads(line)) for line in lines), key=lambda sample: sample.began)
 
     def during(self, begin: float, end: float) -> list[Sample]:
@@ -93,7 +101,12 @@ class Load:
 def _start(order: dict[str, object], results: Path) -> subprocess.Popen[str]:
     with results.open("w") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.load"], stdin=subprocess.PIPE, stdout=output, text=True, env=environment(), cwd=ROOT
+            [sys.executable, "-m", "tests.e2e.load"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
         )
     assert child.stdin is not None
     child.stdin.write(json.dumps(order) + "\n")
@@ -149,7 +162,9 @@ class _Clients:
                 proof = shake_hands(self._address, lane.host, context).proof
             except OSError as problem:
                 error = f"{type(problem).__name__}: {problem}"
-            line = json.dumps([lane.host, began, time.monotonic() - began, error, proof and [proof.asked, proof.answer]])
+            line = json.dumps(
+                [lane.host, began, time.monotonic() - began, error, proof and [proof.asked, proof.answer]]
+            )
             with self._write:
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()

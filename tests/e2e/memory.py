@@ -25,8 +25,16 @@ def rsa_needles(key: rsa.RSAPrivateKey) -> Needles:
     """Primes and exponents: each of them gives the key away."""
     numbers = key.private_numbers()
     size = key.key_size // 16
-    secrets = {"p": numbers.p, "q": numbers.q, "dmp1": numbers.dmp1, "dmq1": numbers.dmq1, "iqmp": numbers.iqmp}
-    return {name: integer_layouts(value, size) for name, value in secrets.items()} | {"d": integer_layouts(numbers.d, 2 * size)}
+    secrets = {
+        "p": numbers.p,
+        "q": numbers.q,
+        "dmp1": numbers.dmp1,
+        "dmq1": numbers.dmq1,
+        "iqmp": numbers.iqmp,
+    }
+    return {name: integer_layouts(value, size) for name, value in secrets.items()} | {
+        "d": integer_layouts(numbers.d, 2 * size)
+    }
 
 
 def ec_needles(key: ec.EllipticCurvePrivateKey) -> Needles:
@@ -85,7 +93,9 @@ def find_in(data: bytes, needles: Needles) -> set[str]:
 
 def find_in_files(directory: Path, needles: Needles) -> dict[str, set[str]]:
     """What is in the files below a directory, by path; sockets and such aside."""
-    found = {str(path): find_in(path.read_bytes(), needles) for path in directory.rglob("*") if path.is_file()}
+    found = {
+        str(path): find_in(path.read_bytes(), needles) for path in directory.rglob("*") if path.is_file()
+    }
     return {path: names for path, names in found.items() if names}
 
 
@@ -109,7 +119,9 @@ class Memory:
             if rest[0] != "read":
                 found[int(pid)].add(names[int(rest[0])])
             else:
-                assert int(rest[1]) > _LITTLE_MEMORY, f"hardly any memory of process {pid} could be read: {rest[1]} bytes"
+                assert int(rest[1]) > _LITTLE_MEMORY, (
+                    f"hardly any memory of process {pid} could be read: {rest[1]} bytes"
+                )
         return found
 
     def _run(self, pids: list[int], text: str) -> str:
@@ -118,7 +130,9 @@ class Memory:
         if done.returncode == 1:
             done = _as_root(command, text)
         if done.returncode != 0:
-            raise PermissionError(f"the memory of {pids} cannot be read; run this as root, or let sudo work: {done.stderr}")
+            raise PermissionError(
+                f"the memory of {pids} cannot be read; run this as root, or let sudo work: {done.stderr}"
+            )
         return done.stdout
 
     def may_look(self, pid: int) -> bool:

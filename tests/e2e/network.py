@@ -104,7 +104,11 @@ class Namespace:
         _ip_or_fail("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         _ip_or_fail("address", "add", f"{self.outer}/30", "dev", self.link)
         _ip_or_fail("link", "set", self.link, "up")
-        for words in (["address", "add", f"{self.inner}/30", "dev", "eth0"], ["link", "set", "eth0", "up"], ["link", "set", "lo", "up"]):
+        for words in (
+            ["address", "add", f"{self.inner}/30", "dev", "eth0"],
+            ["link", "set", "eth0", "up"],
+            ["link", "set", "lo", "up"],
+        ):
             _ip_or_fail("-netns", self.name, *words)
 
     @property
@@ -176,7 +180,12 @@ class RelayNetwork:
 
     def _relay(self, near: socket.socket, daemon: tuple[str, int]) -> None:
         self._passes.wait()
-        with near, suppress(OSError), socket.create_connection(daemon, timeout=5) as far, selectors.DefaultSelector() as ready:
+        with (
+            near,
+            suppress(OSError),
+            socket.create_connection(daemon, timeout=5) as far,
+            selectors.DefaultSelector() as ready,
+        ):
             far.settimeout(None)
             pair = {near: far, far: near}
             self._sockets |= set(pair)

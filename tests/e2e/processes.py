@@ -49,7 +49,9 @@ def hsmd(*arguments: str | Path) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """Our environment, with hsmd importable, for a child."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENSSL_", "SOFTHSM2_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OPENSSL_", "SOFTHSM2_"))
+    }
     return {**kept, "PYTHONPATH": path, **more}
 
 

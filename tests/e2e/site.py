@@ -80,8 +80,10 @@ class Site:
         self.keys: dict[str, KeyInfo] = {plan.name: self.make_key(plan) for plan in KEYS}
         self.agent.start()
         self.served = [Served(plan.host, *self.agent.export(plan.name)) for plan in KEYS]
-        self.served += [self.pem_files(PEM_HOST, ec.generate_private_key(ec.SECP256R1())),
-                        self.pem_files(PEM_RSA_HOST, rsa.generate_private_key(65537, 2048))]  # fmt: skip
+        self.served += [
+            self.pem_files(PEM_HOST, ec.generate_private_key(ec.SECP256R1())),
+            self.pem_files(PEM_RSA_HOST, rsa.generate_private_key(65537, 2048)),
+        ]
         self.openssl = self.agent.openssl(self.module)
         self.nginx = Nginx(self.directory / "nginx", self.openssl, self.served)
         self._stack.callback(self.nginx.stop)
@@ -136,13 +138,23 @@ class Site:
 
     def second_nginx(self, name: str, served: list[Served], *, host: str = HOST, extra: str = "") -> Nginx:
         """A further nginx with one worker, running."""
-        nginx = Nginx(self.directory / f"nginx-{name}", self.openssl, served, workers=1, host=host, extra=extra)
+        nginx = Nginx(
+            self.directory / f"nginx-{name}", self.openssl, served, workers=1, host=host, extra=extra
+        )
         nginx.start()
         return nginx
 
     # --- using it ---
 
-    def handshake(self, host: str, version: str = "", ciphers: str = "", *, nginx: Nginx | None = None, timeout_s: float = 10.0) -> Handshake:
+    def handshake(
+        self,
+        host: str,
+        version: str = "",
+        ciphers: str = "",
+        *,
+        nginx: Nginx | None = None,
+        timeout_s: float = 10.0,
+    ) -> Handshake:
         """A verified handshake with a name. Raises ssl.SSLError or OSError."""
         context = client_context(self.authority.file, version, ciphers)
         return shake_hands((HOST, (nginx or self.nginx).port), host, context, timeout_s)

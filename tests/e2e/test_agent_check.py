@@ -17,14 +17,33 @@ from tests.e2e.test_error_log import policy
 PROBLEMS_FOUND = 4
 
 
-def check(site: Site, key: str = "p256", *options: str | Path, openssl: Path | None = None) -> tuple[int, list[dict[str, Any]]]:
+def check(
+    site: Site, key: str = "p256", *options: str | Path, openssl: Path | None = None
+) -> tuple[int, list[dict[str, Any]]]:
     """Exit status and findings."""
-    done = run(hsmd("agent", "check", key, "--config", site.agent.config, "--file", site.agent.keys / f"{key}.key",
-                    "--openssl", openssl or site.openssl, "--user", server_user(), *options, "--json"))  # fmt: skip
+    done = run(
+        hsmd(
+            "agent",
+            "check",
+            key,
+            "--config",
+            site.agent.config,
+            "--file",
+            site.agent.keys / f"{key}.key",
+            "--openssl",
+            openssl or site.openssl,
+            "--user",
+            server_user(),
+            *options,
+            "--json",
+        )
+    )
     return done.returncode, json.loads(done.stdout)["findings"]
 
 
-def the_problems(site: Site, key: str = "p256", *options: str | Path, openssl: Path | None = None) -> list[dict[str, Any]]:
+def the_problems(
+    site: Site, key: str = "p256", *options: str | Path, openssl: Path | None = None
+) -> list[dict[str, Any]]:
     """What is wrong, each with the way to mend it."""
     status, findings = check(site, key, *options, openssl=openssl)
     problems = [finding for finding in findings if not finding["ok"]]
@@ -36,9 +55,17 @@ def test_all_is_well(site: Site) -> None:
     status, findings = check(site)
     assert [finding for finding in findings if not finding["ok"]] == []
     assert status == 0
-    assert {"socket", "permissions", "agent", "daemon", "grant", "local policy", "key reference", "certificate", "OpenSSL"} <= {
-        finding["subject"] for finding in findings
-    }
+    assert {
+        "socket",
+        "permissions",
+        "agent",
+        "daemon",
+        "grant",
+        "local policy",
+        "key reference",
+        "certificate",
+        "OpenSSL",
+    } <= {finding["subject"] for finding in findings}
 
 
 def test_the_certificate_is_for_another_key(site: Site) -> None:
@@ -86,7 +113,11 @@ def test_the_user_is_not_allowed(site: Site) -> None:
 def test_the_providers_are_in_the_wrong_order(site: Site, tmp_path: Path) -> None:
     text = site.openssl.read_text()
     wrong = tmp_path / "openssl.cnf"
-    wrong.write_text(text.replace("default = hsmd_default\nhsmd = hsmd_self\n", "hsmd = hsmd_self\ndefault = hsmd_default\n"))
+    wrong.write_text(
+        text.replace(
+            "default = hsmd_default\nhsmd = hsmd_self\n", "hsmd = hsmd_self\ndefault = hsmd_default\n"
+        )
+    )
     assert wrong.read_text() != text
     problems = the_problems(site, openssl=wrong)
     assert {problem["subject"] for problem in problems} == {"OpenSSL"}

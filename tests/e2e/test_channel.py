@@ -46,7 +46,9 @@ def test_k4_the_daemon_listens_on_its_named_address_only(site: Site) -> None:
         "    with socket.socket() as probe:\n"
         "        print(probe.connect_ex((host, int(sys.argv[1]))))\n"
     )
-    done = run([*site.network.daemon_prefix, sys.executable, "-c", probe, port, host, "127.0.0.2", "127.0.0.3"])
+    done = run(
+        [*site.network.daemon_prefix, sys.executable, "-c", probe, port, host, "127.0.0.2", "127.0.0.3"]
+    )
     named, *others = (int(line) for line in done.stdout.split())
     assert named == 0
     assert 0 not in others and len(others) == 2
@@ -69,9 +71,18 @@ def test_k4_tls_clients_reach_nginx_but_not_the_daemon(site: Site) -> None:
             reached = run([*prefix, sys.executable, "-c", client, address, str(nginx.port)])
             assert reached.stdout.strip() == "0", reached
             handshake = run(
-                [*prefix, program("curl"), "--silent", "--show-error", "--cacert", site.authority.file,
-                 "--resolve", f"p256.test:{nginx.port}:{address}", f"https://p256.test:{nginx.port}/"]
-            )  # fmt: skip
+                [
+                    *prefix,
+                    program("curl"),
+                    "--silent",
+                    "--show-error",
+                    "--cacert",
+                    site.authority.file,
+                    "--resolve",
+                    f"p256.test:{nginx.port}:{address}",
+                    f"https://p256.test:{nginx.port}/",
+                ]
+            )
             assert handshake.stdout == "p256.test", handshake
             daemon, _, daemon_port = site.network.listen.rpartition(":")
             for unreachable in [address, daemon] if prefix else [address]:
@@ -115,7 +126,9 @@ def test_k5_what_passes_between_front_end_and_daemon_is_encrypted(site: Site) ->
 
 
 def test_k5_a_front_end_refuses_a_daemon_with_another_host_key(site: Site) -> None:
-    other = run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(site.directory / "stranger_host")])
+    other = run(
+        [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(site.directory / "stranger_host")]
+    )
     assert other.returncode == 0, other.stderr
     line = " ".join((site.directory / "stranger_host.pub").read_text().split()[:2])
     host, port = parse_address(site.network.address)

@@ -107,7 +107,9 @@ def policy(site: Site, section: str) -> Iterator[None]:
         site.agent.config.write_text(text)
         os.chmod(site.agent.config, 0o600)
         site.agent.reload()
-        wait_until(lambda: site.agent.log.read_text().count("agent.reloaded") >= expected, "the agent has reloaded")
+        wait_until(
+            lambda: site.agent.log.read_text().count("agent.reloaded") >= expected, "the agent has reloaded"
+        )
 
     take(before[: daemon_at.start()] + section + before[daemon_at.start() :], reloads + 1)
     try:

@@ -45,14 +45,23 @@ def the_only_use(site: Site, since: int, kind: Kind) -> Use:
     """The one attempt behind `since`, which is of this kind and was performed for our front end."""
     use = site.daemon.wait_for_use(since, lambda use: use.key_name == kind.key)
     assert len(site.daemon.uses(since)) == 1
-    assert (use.client, use.purpose, use.scheme, use.result) == (CLIENT, kind.purpose, kind.scheme, "performed")
+    assert (use.client, use.purpose, use.scheme, use.result) == (
+        CLIENT,
+        kind.purpose,
+        kind.scheme,
+        "performed",
+    )
     return use
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_s_client_completes_the_handshake_and_the_log_has_what_was_on_the_wire(site: Site, kind: Kind) -> None:
+def test_s_client_completes_the_handshake_and_the_log_has_what_was_on_the_wire(
+    site: Site, kind: Kind
+) -> None:
     since = site.daemon.log_size
-    shown = s_client(site.nginx.port, f"{kind.key}.test", site.authority.file, kind.version, *cipher_options(kind))
+    shown = s_client(
+        site.nginx.port, f"{kind.key}.test", site.authority.file, kind.version, *cipher_options(kind)
+    )
     assert shown.version == f"TLSv{kind.version}"
     assert not kind.ciphers or shown.cipher == kind.ciphers
     use = the_only_use(site, since, kind)
@@ -67,7 +76,10 @@ def test_s_client_completes_the_handshake_and_the_log_has_what_was_on_the_wire(s
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_curl_gets_the_page(site: Site, kind: Kind) -> None:
     since = site.daemon.log_size
-    assert curl(site.nginx.port, f"{kind.key}.test", site.authority.file, kind.version, kind.ciphers) == f"{kind.key}.test"
+    assert (
+        curl(site.nginx.port, f"{kind.key}.test", site.authority.file, kind.version, kind.ciphers)
+        == f"{kind.key}.test"
+    )
     the_only_use(site, since, kind)
 
 

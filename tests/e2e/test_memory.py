@@ -67,7 +67,11 @@ def secrets(running_site: Site, keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurveP
     for plan, key in zip((RSA_PLAN, EC_PLAN), keys, strict=True):
         running_site.import_key(plan, private_pem(key))
     running_site.daemon.disconnect()
-    return Secrets(rsa_needles(keys[0]), ec_needles(keys[1]), text_needles("pin", pin_file(running_site).read_text().strip()))
+    return Secrets(
+        rsa_needles(keys[0]),
+        ec_needles(keys[1]),
+        text_needles("pin", pin_file(running_site).read_text().strip()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,11 @@ def test_k11_neither_memory_nor_files_of_anybody_but_the_workers_hold_a_secret(
     hidden = {pid for pid in pids if not memory.may_look(pid)}
     assert not hidden or not is_root()
     assert hidden <= {site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()}
-    lanes = [Lane(plan.host, version, interval_s=0.02) for plan in (RSA_PLAN, EC_PLAN) for version in ("1.2", "1.3")]
+    lanes = [
+        Lane(plan.host, version, interval_s=0.02)
+        for plan in (RSA_PLAN, EC_PLAN)
+        for version in ("1.2", "1.3")
+    ]
     with Load((HOST, nginx.port), site.authority.file, [lanes], site.directory / "load") as load:
         wait_until(lambda: len(load.samples()) > 100, "handshakes go on")
         for _ in range(SCANS):
@@ -115,7 +123,13 @@ def test_k11_neither_memory_nor_files_of_anybody_but_the_workers_hold_a_secret(
 
 def everybody(site: Site, nginx: Nginx) -> list[int]:
     """All processes that have to do with the keys, but for the token's workers."""
-    return [*nginx.pids(), *site.nginx.pids(), site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()]
+    return [
+        *nginx.pids(),
+        *site.nginx.pids(),
+        site.agent.process.pid,
+        site.daemon.process.pid,
+        *site.daemon.fronts(),
+    ]
 
 
 def test_k11_the_files_of_the_front_end_hold_no_secret(site: Site, secrets: Secrets, nginx: Nginx) -> None:
@@ -127,13 +141,19 @@ def test_k11_the_files_of_the_front_end_hold_no_secret(site: Site, secrets: Secr
 
 
 def test_the_files_of_the_front_end_are_public_but_for_its_own_identity(site: Site) -> None:
-    private = {path.name for path in site.agent.directory.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()}
+    private = {
+        path.name
+        for path in site.agent.directory.rglob("*")
+        if path.is_file() and b"PRIVATE KEY" in path.read_bytes()
+    }
     assert private == {"agent_ed25519"}
     for reference in site.agent.keys.glob("*.key"):
         assert reference.read_text().startswith("-----BEGIN HSMD KEY REFERENCE-----")
 
 
-def test_the_search_finds_keys_in_a_worker_that_uses_them(site: Site, secrets: Secrets, memory: Memory) -> None:
+def test_the_search_finds_keys_in_a_worker_that_uses_them(
+    site: Site, secrets: Secrets, memory: Memory
+) -> None:
     """SoftHSM has the key in clear while it signs. Where nobody lets us look into a worker, that is what is shown."""
     if not memory.may_look(site.daemon.workers()[0]):
         return
@@ -155,7 +175,11 @@ def look_until_found(memory: Memory, pids: list[int], needles: Needles) -> set[s
 
 
 def test_the_search_finds_what_a_process_of_ours_holds(
-    site: Site, secrets: Secrets, memory: Memory, keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey], tmp_path: Path
+    site: Site,
+    secrets: Secrets,
+    memory: Memory,
+    keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey],
+    tmp_path: Path,
 ) -> None:
     """A Python that has loaded both keys with OpenSSL, and read the PIN."""
     files = [tmp_path / "rsa.pem", tmp_path / "ec.pem"]

@@ -103,7 +103,9 @@ class Round:
     @property
     def quiet(self) -> list[Sample]:
         """Everything before the outage, and when it is long over: so a machine that gets busier meanwhile counts on both sides."""
-        before = [sample for sample in self.samples if self.quiet_at <= sample.began and sample.ended < self.began]
+        before = [
+            sample for sample in self.samples if self.quiet_at <= sample.began and sample.ended < self.began
+        ]
         return before + [sample for sample in self.samples if self.over + BACK_S <= sample.began < self.ended]
 
     @property
@@ -127,12 +129,17 @@ def test_an_outage_of_the_daemon(site: Site, outage: Outage) -> None:
         ratios.append(pem_ratio(seen))
         if ratios[-1] <= 2:
             return
-    raise AssertionError(f"handshakes with PEM keys took {ratios} times as long at the 99th percentile as before the outage")
+    raise AssertionError(
+        f"handshakes with PEM keys took {ratios} times as long at the 99th percentile as before the outage"
+    )
 
 
 def run_round(site: Site, outage: Outage) -> Round:
     with Load((HOST, site.nginx.port), site.authority.file, [KEYED, PEM], site.directory / "load") as load:
-        wait_until(lambda: {sample.host for sample in load.samples()} >= {lane.host for lane in KEYED + PEM}, "all lanes go")
+        wait_until(
+            lambda: {sample.host for sample in load.samples()} >= {lane.host for lane in KEYED + PEM},
+            "all lanes go",
+        )
         quiet_at = time.monotonic()
         time.sleep(QUIET_S)
         began = time.monotonic()

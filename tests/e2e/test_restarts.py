@@ -16,7 +16,11 @@ from tests.e2e.site import PEM_HOST, Site
 from tests.e2e.test_outages import BACK_S, every_signature_is_in_the_log
 
 STEADY_S = float(os.environ.get("HSMD_E2E_STEADY_S", "3"))
-LANES = (Lane("p256.test", "1.2", interval_s=0.06), Lane("rsa.test", "1.2", interval_s=0.06), Lane(PEM_HOST, "1.3", interval_s=0.06))
+LANES = (
+    Lane("p256.test", "1.2", interval_s=0.06),
+    Lane("rsa.test", "1.2", interval_s=0.06),
+    Lane(PEM_HOST, "1.3", interval_s=0.06),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,10 @@ def test_only_handshakes_in_flight_fail_when_something_is_restarted(site: Site, 
     """Before it is stopped nothing fails, and nothing once it is back; names with PEM keys never do. nginx stays as it is."""
     servers, since = site.nginx.pids(), site.daemon.log_size
     with Load((HOST, site.nginx.port), site.authority.file, [LANES], site.directory / "load") as load:
-        wait_until(lambda: {sample.host for sample in load.samples()} >= {lane.host for lane in LANES}, "all lanes go")
+        wait_until(
+            lambda: {sample.host for sample in load.samples()} >= {lane.host for lane in LANES},
+            "all lanes go",
+        )
         time.sleep(STEADY_S)
         stopped = time.monotonic()
         restart.stop(site)

@@ -43,7 +43,11 @@ def test_k1_the_premaster_secret_is_decrypted_in_the_token(site: Site) -> None:
     premaster = private.decrypt(encrypted, padding.PKCS1v15())
     assert len(premaster) == 48
     use = site.daemon.wait_for_use(since, lambda use: use.key_name == plan.name)
-    assert (use.purpose, use.asked, use.answer) == ("tls12-rsa-premaster", sha256(encrypted), sha256(premaster))
+    assert (use.purpose, use.asked, use.answer) == (
+        "tls12-rsa-premaster",
+        sha256(encrypted),
+        sha256(premaster),
+    )
 
 
 # --- K3: signatures ---
@@ -69,7 +73,9 @@ def test_k1_the_premaster_secret_is_decrypted_in_the_token(site: Site) -> None:
         ("ed25519", "1.3", "ed25519", "0807"),
     ],
 )
-def test_k3_signatures_are_made_in_the_token(site: Site, key: str, version: str, sigalgs: str, scheme: str) -> None:
+def test_k3_signatures_are_made_in_the_token(
+    site: Site, key: str, version: str, sigalgs: str, scheme: str
+) -> None:
     """Every scheme, in both versions it exists in; the authority's own signature algorithm is offered too."""
     since = site.daemon.log_size
     offered = sigalgs if "ECDSA+SHA256" in sigalgs else f"{sigalgs}:ECDSA+SHA256"
@@ -96,7 +102,9 @@ def test_k9_the_certificate_is_stored_on_the_front_end(site: Site) -> None:
         own.write_text(site.authority.issue(load_der_public_key(site.keys["p256"].public_key), "p256.test"))
         renewed = x509.load_pem_x509_certificate(own.read_bytes())
         nginx.reload()
-        wait_until(lambda: served_serial(site, nginx) == renewed.serial_number, "the renewed certificate is served")
+        wait_until(
+            lambda: served_serial(site, nginx) == renewed.serial_number, "the renewed certificate is served"
+        )
         assert site.handshake("p256.test", nginx=nginx).seconds < 5
         stored = site.daemon.ask(CertificateExport("p256")).pem
         assert x509.load_pem_x509_certificate(stored.encode()).serial_number == before.serial_number
@@ -125,7 +133,10 @@ def test_k12_one_key_serves_two_front_ends(site: Site) -> None:
         nginx = Nginx(site.directory / "nginx-web2", other.openssl(site.module), [served], workers=1)
         nginx.start()
         since = site.daemon.log_size
-        proofs = [site.handshake("p256.test", "1.2").proof, site.handshake("p256.test", "1.2", nginx=nginx).proof]
+        proofs = [
+            site.handshake("p256.test", "1.2").proof,
+            site.handshake("p256.test", "1.2", nginx=nginx).proof,
+        ]
         for client, proof in zip((CLIENT, "web2"), proofs, strict=True):
             assert proof is not None
             use = site.daemon.wait_for_use(since, lambda use, client=client: use.client == client)  # type: ignore[misc]
@@ -157,8 +168,17 @@ def test_k17_the_key_of_a_tls_client_can_be_in_the_token(site: Site, version: st
         _, text, _ = s_client_try(nginx.port, PEM_HOST, site.authority.file, version)
         assert f"\n{PEM_HOST}" not in text  # the server does insist
         since = site.daemon.log_size
-        shown = s_client(nginx.port, PEM_HOST, site.authority.file, version, "-cert", chain, "-key", key,
-                         OPENSSL_CONF=str(site.openssl))  # fmt: skip
+        shown = s_client(
+            nginx.port,
+            PEM_HOST,
+            site.authority.file,
+            version,
+            "-cert",
+            chain,
+            "-key",
+            key,
+            OPENSSL_CONF=str(site.openssl),
+        )
     finally:
         nginx.stop()
     use = site.daemon.wait_for_use(since, lambda use: use.key_name == plan.name)

@@ -14,7 +14,13 @@ from pathlib import Path
 TIMEOUT_S = 10.0
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _HANDSHAKE = 22
-_CLIENT_HELLO, _SERVER_HELLO, _SERVER_KEY_EXCHANGE, _CLIENT_KEY_EXCHANGE, _CERTIFICATE_VERIFY = 1, 2, 12, 16, 15
+_CLIENT_HELLO, _SERVER_HELLO, _SERVER_KEY_EXCHANGE, _CLIENT_KEY_EXCHANGE, _CERTIFICATE_VERIFY = (
+    1,
+    2,
+    12,
+    16,
+    15,
+)
 _NAMED_CURVE = 3
 
 
@@ -52,7 +58,9 @@ def client_context(authority: Path, version: str = "", ciphers: str = "") -> ssl
     return context
 
 
-def shake_hands(address: tuple[str, int], name: str, context: ssl.SSLContext, timeout_s: float = TIMEOUT_S) -> Handshake:
+def shake_hands(
+    address: tuple[str, int], name: str, context: ssl.SSLContext, timeout_s: float = TIMEOUT_S
+) -> Handshake:
     """One full handshake. Raises ssl.SSLError or OSError (TimeoutError after `timeout_s` without a byte)."""
     began = time.monotonic()
     with socket.create_connection(address, timeout=timeout_s) as raw:
@@ -65,7 +73,9 @@ def shake_hands(address: tuple[str, int], name: str, context: ssl.SSLContext, ti
     return Handshake(tls.version() or "", chosen[0], time.monotonic() - began, _proof(sent, received))
 
 
-def _carry(raw: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> tuple[bytes, bytes]:
+def _carry(
+    raw: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+) -> tuple[bytes, bytes]:
     sent, received = bytearray(), bytearray()
     while True:
         try:
@@ -130,7 +140,9 @@ def _vector(data: bytes) -> bytes:
     return data[2:]
 
 
-_DUMPED = re.compile(r"^[<>]{3} [^\n]*Handshake \[length [0-9a-f]+\], (\w+)\n((?:    [0-9a-f ]+\n)+)", re.MULTILINE)
+_DUMPED = re.compile(
+    r"^[<>]{3} [^\n]*Handshake \[length [0-9a-f]+\], (\w+)\n((?:    [0-9a-f ]+\n)+)", re.MULTILINE
+)
 
 
 def dumped_messages(dump: str) -> dict[str, bytes]:

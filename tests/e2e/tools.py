@@ -23,10 +23,18 @@ class Shown:
 
 
 def s_client(
-    port: int, host: str, authority: Path, version: str, *options: str | Path, host_address: str = HOST, **variables: str
+    port: int,
+    host: str,
+    authority: Path,
+    version: str,
+    *options: str | Path,
+    host_address: str = HOST,
+    **variables: str,
 ) -> Shown:
     """A handshake whose certificate is verified against the authority, and a page. AssertionError if anything fails."""
-    status, text, errors = s_client_try(port, host, authority, version, *options, host_address=host_address, **variables)
+    status, text, errors = s_client_try(
+        port, host, authority, version, *options, host_address=host_address, **variables
+    )
     session = _SESSION.search(text)
     assert status == 0 and session is not None and "Verification: OK" in text, errors + text[-400:]
     assert f"\r\n\r\n{host}" in text or f"\n\n{host}" in text, errors + text[-400:]
@@ -34,7 +42,13 @@ def s_client(
 
 
 def s_client_try(
-    port: int, host: str, authority: Path, version: str, *options: str | Path, host_address: str = HOST, **variables: str
+    port: int,
+    host: str,
+    authority: Path,
+    version: str,
+    *options: str | Path,
+    host_address: str = HOST,
+    **variables: str,
 ) -> tuple[int, str, str]:
     """The same, whatever comes of it: exit status, standard output, standard error."""
     command: list[str | Path] = [

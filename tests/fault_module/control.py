@@ -64,7 +64,9 @@ class Action(IntEnum):
     HANG = 4
     ABORT = 5
     CRASH = 6  # SIGSEGV
-    FLIP = 7  # this bit of the answer of C_Sign or C_Decrypt, counted round; ANY_BIT for one drawn from the seed
+    FLIP = (
+        7  # this bit of the answer of C_Sign or C_Decrypt, counted round; ANY_BIT for one drawn from the seed
+    )
     TRUNCATE = 8  # so many bytes of that answer
 
 
@@ -166,7 +168,19 @@ class Rule:
 
 def compile_library(source: Path, library: Path, compiler: Sequence[str] = ("cc",)) -> Path:
     """A shared library from one C file, without a warning."""
-    command = [*compiler, *WARNINGS, "-O2", "-g", "-shared", "-fPIC", "-fvisibility=default", "-o", str(library), str(source), "-ldl"]
+    command = [
+        *compiler,
+        *WARNINGS,
+        "-O2",
+        "-g",
+        "-shared",
+        "-fPIC",
+        "-fvisibility=default",
+        "-o",
+        str(library),
+        str(source),
+        "-ldl",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return library
@@ -175,7 +189,9 @@ def compile_library(source: Path, library: Path, compiler: Sequence[str] = ("cc"
 class FaultModule:
     """One token's fault module: its control page and its record of calls, in a directory."""
 
-    def __init__(self, directory: Path, library: Path, *, real_module: Path | None = None, watch: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, library: Path, *, real_module: Path | None = None, watch: Path | None = None
+    ) -> None:
         """`real_module` is the module behind (SoftHSM if not given); `watch` a file whose size each use of a key notes."""
         directory.mkdir(parents=True, exist_ok=True)
         self.library = library
@@ -198,7 +214,11 @@ class FaultModule:
     @property
     def environment(self) -> dict[str, str]:
         """What a process that loads the module needs."""
-        values = {"HSMD_FAULT_MODULE": self.real_module, "HSMD_FAULT_CONTROL": self._control, "HSMD_FAULT_CALLS": self._calls}
+        values = {
+            "HSMD_FAULT_MODULE": self.real_module,
+            "HSMD_FAULT_CONTROL": self._control,
+            "HSMD_FAULT_CALLS": self._calls,
+        }
         if self._watch is not None:
             values["HSMD_FAULT_WATCH"] = self._watch
         return {name: str(path) for name, path in values.items()}
@@ -210,9 +230,17 @@ class FaultModule:
     # --- rules ---
 
     def rule(
-        self, function: Function, action: Action, argument: int = 0, *, skip: int = 0, count: int = FOR_EVER,
-        probability: float = 1.0, seed: int = 0, pid: int = 0,
-    ) -> Rule:  # fmt: skip
+        self,
+        function: Function,
+        action: Action,
+        argument: int = 0,
+        *,
+        skip: int = 0,
+        count: int = FOR_EVER,
+        probability: float = 1.0,
+        seed: int = 0,
+        pid: int = 0,
+    ) -> Rule:
         """Have `action` happen to calls of `function`: not the first `skip`, at most `count` times, with `probability`.
 
         `pid` restricts it to one process. The same `seed` and order of calls give the same faults.
@@ -265,7 +293,9 @@ class FaultModule:
     def hide_mechanisms(self, *mechanisms: int) -> None:
         """The token does not list these and refuses them."""
         assert len(mechanisms) <= _HIDDEN
-        struct.pack_into(f"<{_HIDDEN}Q", self.page, _HIDDEN_AT, *mechanisms, *[NONE] * (_HIDDEN - len(mechanisms)))
+        struct.pack_into(
+            f"<{_HIDDEN}Q", self.page, _HIDDEN_AT, *mechanisms, *[NONE] * (_HIDDEN - len(mechanisms))
+        )
 
     # --- the witness ---
 
@@ -274,18 +304,41 @@ class FaultModule:
         data = self._calls.read_bytes()
         found, at = [], 0
         while at + _RECORD.size <= len(data):
-            length, pid, sequence, began, ended, rv, argument, handle, inode, size, function, rule, asked, answer = (
-                _RECORD.unpack_from(data, at)
-            )
+            (
+                length,
+                pid,
+                sequence,
+                began,
+                ended,
+                rv,
+                argument,
+                handle,
+                inode,
+                size,
+                function,
+                rule,
+                asked,
+                answer,
+            ) = _RECORD.unpack_from(data, at)
             if not functions or function in functions:
                 begins = at + _RECORD.size
                 found.append(
                     Call(
-                        sequence, pid, Function(function), rv, began / 1e9, ended / 1e9, argument, handle, inode, size,
-                        rule - 1 if rule else None, data[begins : begins + asked],
+                        sequence,
+                        pid,
+                        Function(function),
+                        rv,
+                        began / 1e9,
+                        ended / 1e9,
+                        argument,
+                        handle,
+                        inode,
+                        size,
+                        rule - 1 if rule else None,
+                        data[begins : begins + asked],
                         data[begins + asked : begins + asked + answer],
                     )
-                )  # fmt: skip
+                )
             at += length
         return found
 

@@ -66,7 +66,7 @@ def test_the_witness_has_each_use_with_what_went_in_and_out(
 ) -> None:
     before = len(fault_module.uses())
     answer = sign(worker, keys["p-256"])
-    call, = fault_module.uses()[before:]
+    (call,) = fault_module.uses()[before:]
     digest = hashes.Hash(hashes.SHA256())
     digest.update(CERTIFICATE_VERIFY)
     assert call.asked == digest.finalize()
@@ -77,7 +77,9 @@ def test_the_witness_has_each_use_with_what_went_in_and_out(
     assert sorted(sequence) == list(range(len(sequence))), "no call is missing, none is there twice"
 
 
-def test_rules_count_skip_and_end(worker: RawWorker, keys: dict[str, KeyDescription], fault_module: FaultModule) -> None:
+def test_rules_count_skip_and_end(
+    worker: RawWorker, keys: dict[str, KeyDescription], fault_module: FaultModule
+) -> None:
     rule = fault_module.rule(Function.SIGN, Action.RETURN, CKR.ARGUMENTS_BAD, skip=2, count=1)
     for number in range(5):
         if number == 2:
@@ -100,7 +102,9 @@ def test_rules_count_skip_and_end(worker: RawWorker, keys: dict[str, KeyDescript
 
 def test_the_same_seed_gives_the_same_faults(token: FaultyToken, fault_module: FaultModule) -> None:
     def pattern(seed: int) -> list[bool]:
-        rule = fault_module.rule(Function.GENERATE_RANDOM, Action.RETURN, CKR.FUNCTION_FAILED, probability=0.3, seed=seed)
+        rule = fault_module.rule(
+            Function.GENERATE_RANDOM, Action.RETURN, CKR.FUNCTION_FAILED, probability=0.3, seed=seed
+        )
         drawn: list[bool] = in_token(
             token,
             "import pkcs11\nresult = []\nfor _ in range(100):\n"
@@ -134,7 +138,9 @@ def test_answers_are_damaged_and_the_worker_notices(
     assert len(fault_module.uses()[-1].answer) == 61
 
 
-@pytest.mark.parametrize(("action", "number"), [(Action.ABORT, signal.SIGABRT), (Action.CRASH, signal.SIGSEGV)])
+@pytest.mark.parametrize(
+    ("action", "number"), [(Action.ABORT, signal.SIGABRT), (Action.CRASH, signal.SIGSEGV)]
+)
 def test_the_process_dies(
     worker: RawWorker, keys: dict[str, KeyDescription], fault_module: FaultModule, action: Action, number: int
 ) -> None:
@@ -144,7 +150,9 @@ def test_the_process_dies(
     assert worker.exit_status() == -number
 
 
-def test_the_process_sleeps_and_hangs(worker: RawWorker, keys: dict[str, KeyDescription], fault_module: FaultModule) -> None:
+def test_the_process_sleeps_and_hangs(
+    worker: RawWorker, keys: dict[str, KeyDescription], fault_module: FaultModule
+) -> None:
     fault_module.rule(Function.SIGN, Action.SLEEP, 50, count=1)
     sign(worker, keys["p-256"])
     call = fault_module.uses()[-1]
@@ -169,8 +177,16 @@ def test_a_token_that_was_away_knows_no_old_session(token: FaultyToken, fault_mo
         "result.append(attempt(use)); put(20, 1); put(16, 2)\n"
         "result += [attempt(use), attempt(slot.get_token), attempt(lambda: session.token.open())]\n"
         "put(20, 0); result += [attempt(use), attempt(slot.get_token), attempt(lambda: session.token.open())]\nshow(result)",
-    )  # fmt: skip
-    assert outcome == ["OK", "DeviceRemoved", "TokenNotPresent", "TokenNotPresent", "SessionHandleInvalid", "OK", "OK"]
+    )
+    assert outcome == [
+        "OK",
+        "DeviceRemoved",
+        "TokenNotPresent",
+        "TokenNotPresent",
+        "SessionHandleInvalid",
+        "OK",
+        "OK",
+    ]
 
 
 def test_sessions_are_capped_over_all_processes(
@@ -230,7 +246,7 @@ def test_a_forked_child_may_not_use_it(token: FaultyToken) -> None:
         "    except pkcs11.PKCS11Error as error: os._exit(7 if 'not initialized' in str(error) else 8)\n"
         "    os._exit(9)\n"
         "show(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
-    )  # fmt: skip
+    )
     assert result == 7
 
 

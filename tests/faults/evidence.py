@@ -77,7 +77,10 @@ class Key:
 
 def make_keys(house: House, *, decrypting: bool = True) -> dict[str, Key]:
     """P-256 and RSA for TLS 1.3, and one for RSA premaster secrets; granted to both clients."""
-    wanted = {"p-256": ("p-256", "tls-server", Purpose.TLS13_SERVER, P256), "rsa": ("rsa-2048", "tls-server", Purpose.TLS13_SERVER, RSA_PSS)}
+    wanted = {
+        "p-256": ("p-256", "tls-server", Purpose.TLS13_SERVER, P256),
+        "rsa": ("rsa-2048", "tls-server", Purpose.TLS13_SERVER, RSA_PSS),
+    }
     if decrypting:
         wanted["premaster"] = ("rsa-2048", "tls12-rsa-premaster", Purpose.TLS12_RSA_PREMASTER, 0)
     made = {}
@@ -163,7 +166,9 @@ async def next_good(clients: list[Client], within_s: float = 20.0) -> None:
     now, seen = time.monotonic(), [len(client.done) for client in clients]
     async with asyncio.timeout(within_s):
         while not any(
-            done.answer and done.began_s >= now for client, at in zip(clients, seen, strict=True) for done in client.done[at:]
+            done.answer and done.began_s >= now
+            for client, at in zip(clients, seen, strict=True)
+            for done in client.done[at:]
         ):
             await asyncio.sleep(0.005)
 
@@ -219,13 +224,18 @@ async def kill_at_random(
             await _kill_once(house, clients, what, draw, kills)
             if progress_every and len(kills) % progress_every == 0:
                 asked = sum(len(client.done) for client in clients)
-                print(f"{len(kills)}/{len(order)} kills, {asked} requests, {time.monotonic() - began:.0f} s", flush=True)
+                print(
+                    f"{len(kills)}/{len(order)} kills, {asked} requests, {time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
         await next_good(clients)
     print(f"SoftHSM's token file was torn {token_file.mended} times")
     return kills
 
 
-async def _kill_once(house: House, clients: list[Client], what: str, draw: random.Random, kills: list[Kill]) -> None:
+async def _kill_once(
+    house: House, clients: list[Client], what: str, draw: random.Random, kills: list[Kill]
+) -> None:
     try:
         await next_good(clients)
     except TimeoutError:
@@ -270,7 +280,9 @@ def figures(faults: list[float], clients: list[Client]) -> Figures:
     to_error, to_recovery = [], []
     for fault, following in zip(faults, [*faults[1:], float("inf")], strict=True):
         after = done[bisect_left(ended, fault) :]
-        error = next((each for each in takewhile(lambda each: each.ended_s < following, after) if each.error), None)
+        error = next(
+            (each for each in takewhile(lambda each: each.ended_s < following, after) if each.error), None
+        )
         if error is not None:
             to_error.append(error.ended_s - fault)
         good = next((each for each in after if each.answer and each.began_s >= fault), None)
@@ -419,7 +431,9 @@ def _each_use_has_its_attempt(log: LogRead, uses: dict[str, list[Call]]) -> None
         for number, call in enumerate(sorted(calls, key=lambda call: call.began_s)):
             seen = (log.inodes[call.watched_inode], call.watched_size)
             assert number < len(attempts), f"more uses than attempts for {digest}"
-            assert attempts[number] <= seen, f"the key was used before attempt {digest} was in the log: {call}"
+            assert attempts[number] <= seen, (
+                f"the key was used before attempt {digest} was in the log: {call}"
+            )
         usable = [each for each in log.by_asked[digest] if each.result not in ("not-performed", "refused")]
         assert len(calls) <= len(usable), f"a key was used for {digest}, and the log says it was not"
 

@@ -63,12 +63,22 @@ class _Flooder(asyncssh.SSHClientSession[bytes]):
             self._channel.write(b"".join(frames))
 
 
-async def operations(host: str, port: int, identity: str, user: str, key: bytes, seconds: float, in_flight: int) -> None:
+async def operations(
+    host: str, port: int, identity: str, user: str, key: bytes, seconds: float, in_flight: int
+) -> None:
     """Flood one daemon, or a sink, on four channels; prints what came back."""
     connection = await asyncssh.connect(
-        host, port, username=user, client_keys=[identity], known_hosts=None, config=None, agent_path=None,
-        kex_algs=KEX_ALGORITHMS, encryption_algs=CIPHERS, compression_algs=["none"],
-    )  # fmt: skip
+        host,
+        port,
+        username=user,
+        client_keys=[identity],
+        known_hosts=None,
+        config=None,
+        agent_path=None,
+        kex_algs=KEX_ALGORITHMS,
+        encryption_algs=CIPHERS,
+        compression_algs=["none"],
+    )
     flooders = []
     for _ in range(4):
         _, flooder = await connection.create_session(
@@ -149,9 +159,16 @@ class _Anybody(asyncssh.SSHServer):
 async def sink() -> None:
     """Serve until the input closes; prints the port."""
     server = await asyncssh.listen(
-        "127.0.0.1", 0, server_factory=_Anybody, server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
-        kex_algs=KEX_ALGORITHMS, encryption_algs=CIPHERS, encoding=None, line_editor=False, login_timeout=3,
-    )  # fmt: skip
+        "127.0.0.1",
+        0,
+        server_factory=_Anybody,
+        server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+        kex_algs=KEX_ALGORITHMS,
+        encryption_algs=CIPHERS,
+        encoding=None,
+        line_editor=False,
+        login_timeout=3,
+    )
     print(server.get_port(), flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
@@ -160,7 +177,9 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["ops", host, port, identity, user, key, seconds, in_flight]:
             asyncio.run(
-                operations(host, int(port), identity, user, bytes.fromhex(key), float(seconds), int(in_flight))
+                operations(
+                    host, int(port), identity, user, bytes.fromhex(key), float(seconds), int(in_flight)
+                )
             )
         case ["idle", host, port, count, seconds]:
             idle(host, int(port), int(count), float(seconds))

@@ -175,7 +175,10 @@ async def test_counted_refusals_of_a_long_outage_are_told_once(path):
     for _ in range(50):
         now[0] += 1.5
         for _ in range(2 * BURST):
-            refused += log.refusal("noisy", "SHA256:n", bytes(32), "tls13-server", 0x0403, b"", "no grant") == COUNTED
+            refused += (
+                log.refusal("noisy", "SHA256:n", bytes(32), "tls13-server", 0x0403, b"", "no grant")
+                == COUNTED
+            )
         with pytest.raises(AuditFailure):
             log.commit()
     disk.take = None

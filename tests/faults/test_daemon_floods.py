@@ -54,7 +54,9 @@ async def raw_wire(built: House) -> tuple[asyncssh.SSHClientConnection, Wire]:
 
 
 @pytest.mark.parametrize("length", [0, 8, 65_537, 2**31, 2**32 - 1])
-async def test_lengths_out_of_range_end_the_channel_before_anything_is_kept(built: House, length: int) -> None:
+async def test_lengths_out_of_range_end_the_channel_before_anything_is_kept(
+    built: House, length: int
+) -> None:
     async with watched(built):
         connection, channel = await raw_wire(built)
         channel.write(length.to_bytes(4, "big"))
@@ -195,7 +197,12 @@ async def test_requests_of_ssh_itself_are_bounded(built: House) -> None:
 async def test_bytes_that_are_not_ssh(built: House) -> None:
     async with watched(built):
         host, port = built.address
-        for sent in (b"\0" * 100_000, b"SSH-2.0-x\r\n" + b"\xff" * 100_000, b"A" * 1_000_000, encode_hello(3)):
+        for sent in (
+            b"\0" * 100_000,
+            b"SSH-2.0-x\r\n" + b"\xff" * 100_000,
+            b"A" * 1_000_000,
+            encode_hello(3),
+        ):
             with socket.create_connection((host, port)) as peer:
                 peer.settimeout(15)
                 try:

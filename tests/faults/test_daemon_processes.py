@@ -41,7 +41,9 @@ def verified(built: House) -> int:
     return verdict.count
 
 
-async def test_a_killed_front_is_back_and_its_open_attempts_are_closed(open_house: Callable[..., House]) -> None:
+async def test_a_killed_front_is_back_and_its_open_attempts_are_closed(
+    open_house: Callable[..., House],
+) -> None:
     built = open_house(workers=2, addresses=[f"127.0.0.1:{_free_port()}"])
     key = built.add_key("web")
     for _ in range(FRONT_ROUNDS):
@@ -74,7 +76,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_killed_launcher_takes_everything_along_and_can_start_again(open_house: Callable[..., House]) -> None:
+def test_a_killed_launcher_takes_everything_along_and_can_start_again(
+    open_house: Callable[..., House],
+) -> None:
     built = open_house(workers=2)
     pids = built.pids()
     assert built.process is not None
@@ -141,15 +145,21 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_house: Callable[..., Hou
     assert token.stopped_at is not None
     assert token.stopped_by.startswith("house on ")
     assert "refused the PIN" in token.stop_reason
-    built.ask(messages.TokenClear(name="main"))  # but the PIN is still wrong: one more try, and everything stops again
+    built.ask(
+        messages.TokenClear(name="main")
+    )  # but the PIN is still wrong: one more try, and everything stops again
     wait_until(lambda: len(built.logged("worker.failed")) == 2, 20)
-    wait_until(lambda: built.ask(messages.TokenList()).tokens[0].stopped_at not in (None, token.stopped_at), 20)
+    wait_until(
+        lambda: built.ask(messages.TokenList()).tokens[0].stopped_at not in (None, token.stopped_at), 20
+    )
     built.pin_file.write_text(right)
     built.ask(messages.TokenClear(name="main"))
     built.wait_for_workers()
 
 
-async def test_an_audit_log_that_cannot_be_written_stops_uses_and_recovers(open_house: Callable[..., House]) -> None:
+async def test_an_audit_log_that_cannot_be_written_stops_uses_and_recovers(
+    open_house: Callable[..., House],
+) -> None:
     built = open_house()
     key = built.add_key("web")
     async with await ssh(built, WEB) as connection, built.connection(OPERATOR) as operator:

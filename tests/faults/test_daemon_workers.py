@@ -19,7 +19,9 @@ ROUNDS = int(os.environ.get("HSMD_TEST_WORKER_FAULTS", "3"))
 """How often each fault happens; the soak raises it."""
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP], ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP], ids=lambda fault: fault.name
+)
 async def test_a_lost_worker_costs_nobody_an_answer(tmp_path: Path, fault: signal.Signals) -> None:
     with house(tmp_path / "daemon", workers=2, stall_ms=400) as built:
         keys = {client: built.add_key(f"key-{client}", grant_to=(client,)) for client in (WEB, MAIL)}

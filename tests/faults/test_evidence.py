@@ -81,7 +81,9 @@ async def test_no_wrong_signature_leaves(
     )
     async with clients[0], clients[1]:
         async with asyncio.timeout(7_000 if LONG else 60):
-            while rule.hits < FLIPS or sum(bool(client.wrong("p-256")) for client in clients) < (verified == "rsa"):
+            while rule.hits < FLIPS or sum(bool(client.wrong("p-256")) for client in clients) < (
+                verified == "rsa"
+            ):
                 await asyncio.sleep(0.1)
         rule.clear()
     built.stop()

@@ -56,15 +56,20 @@ def verdicts(lines: list[bytes], log: LogMaker, witness: int | None) -> Found:
         found = Found(bad.first, bad.last)
     assert (ours.first_bad, ours.last_bad) == (found.first, found.last), ours.reason
     assert (ours.size, ours.head, ours.covered, ours.checkpoints) == (
-        theirs.count, theirs.head, theirs.covered, theirs.checkpoints,
-    )  # fmt: skip
+        theirs.count,
+        theirs.head,
+        theirs.covered,
+        theirs.checkpoints,
+    )
     assert ours.root == theirs.current_root().hex() and ours.open_attempts == len(theirs.open)
     return found
 
 
 def checkpoints_of(lines: list[bytes]) -> list[tuple[int, int]]:
     """(index of the record, size it covers) of the checkpoints in a log."""
-    sizes = ((at, re.search(rb'"size":(\d+)', line)) for at, line in enumerate(lines) if b"log.checkpoint" in line)
+    sizes = (
+        (at, re.search(rb'"size":(\d+)', line)) for at, line in enumerate(lines) if b"log.checkpoint" in line
+    )
     return [(at, int(match[1])) for at, match in sizes if match]
 
 
@@ -91,7 +96,9 @@ def edit_value(lines: list[bytes], random: Random) -> int:
     lines[at] = (
         lines[at][: place.start()] + other + lines[at][place.end() :]
         if other
-        else lines[at][:digit] + (b"0" if lines[at][digit : digit + 1] != b"0" else b"1") + lines[at][digit + 1 :]
+        else lines[at][:digit]
+        + (b"0" if lines[at][digit : digit + 1] != b"0" else b"1")
+        + lines[at][digit + 1 :]
     )
     return at
 
@@ -165,7 +172,9 @@ def test_naive_edits_are_located_to_the_record(signer: Signer) -> None:
         alone, witnessed = verdicts(lines, log, None), verdicts(lines, log, log.size)
         what = f"{edit.__name__} at {at} of {log.size}"
         assert witnessed.first is not None, what
-        if alone.first is None:  # a clean cut, or the last record, or one more behind it: nothing in the file contradicts
+        if (
+            alone.first is None
+        ):  # a clean cut, or the last record, or one more behind it: nothing in the file contradicts
             whole = [line for line in lines if line in log.lines]
             assert at >= len(whole) - 1 and len(lines) in (at, at + 1), what
             assert witnessed.first <= at <= (witnessed.last or 0) or len(lines) > log.size, what
@@ -177,7 +186,9 @@ def test_naive_edits_are_located_to_the_record(signer: Signer) -> None:
 
 
 @pytest.mark.parametrize("dropped", ["none", "next", "all behind"])
-def test_edits_with_all_hashes_made_anew_are_located_between_checkpoints(signer: Signer, dropped: str) -> None:
+def test_edits_with_all_hashes_made_anew_are_located_between_checkpoints(
+    signer: Signer, dropped: str
+) -> None:
     random = Random(f"patient {dropped} {random_seed()}")
     log = a_log(signer, random)
     for number in range(EDITS):
@@ -250,7 +261,10 @@ def test_a_tail_cut_behind_the_last_checkpoint_is_found_by_a_witness(signer: Sig
 
 def test_a_checkpoint_by_another_key_or_of_another_log_is_no_checkpoint(signer: Signer) -> None:
     honest = a_log(signer, Random(random_seed()))
-    for forger in (Signer(signer.verifier.name, signer.verifier.kind, 9), Signer("hsmd/north", signer.verifier.kind)):
+    for forger in (
+        Signer(signer.verifier.name, signer.verifier.kind, 9),
+        Signer("hsmd/north", signer.verifier.kind),
+    ):
         forged = LogMaker(forger)
         for line in honest.lines:
             if b"log.checkpoint" in line:

@@ -34,9 +34,12 @@ def generator(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A generator that is at work."""
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, str(GENERATORS), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, str(GENERATORS), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(root)},
-    )  # fmt: skip
+    )
     try:
         yield process
     finally:

@@ -27,7 +27,9 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("jump", [-YEAR, YEAR, -timedelta(milliseconds=1)], ids=["back", "forward", "a little back"])
+@pytest.mark.parametrize(
+    "jump", [-YEAR, YEAR, -timedelta(milliseconds=1)], ids=["back", "forward", "a little back"]
+)
 async def test_a_log_goes_on_whatever_the_clock_says(tmp_path: Path, jump: timedelta) -> None:
     clock = Clock()
     log = AuditLog.open(tmp_path / "audit", clock=clock)

@@ -51,7 +51,9 @@ async def first_error(clients: list[Client], within_s: float = 10.0) -> None:
     """Until a request that is still to end fails."""
     seen = [len(client.done) for client in clients]
     async with asyncio.timeout(within_s):
-        while not any(done.error for client, at in zip(clients, seen, strict=True) for done in client.done[at:]):
+        while not any(
+            done.error for client, at in zip(clients, seen, strict=True) for done in client.done[at:]
+        ):
             await asyncio.sleep(0.005)
 
 
@@ -88,7 +90,9 @@ async def test_a_token_that_goes_and_comes_back_is_used_again(
     errors = {type(each.error) for client in clients for each in client.done if each.error}
     assert errors <= {TokenFailure, Unavailable, DeadlineExceeded}, errors
     recovery = figures(back, clients).to_recovery
-    print(f"token away: time to error {quantiles(figures(gone, clients).to_error)}; back: {quantiles(recovery)}")
+    print(
+        f"token away: time to error {quantiles(figures(gone, clients).to_error)}; back: {quantiles(recovery)}"
+    )
     assert len(recovery) == AWAY
     assert max(recovery) < BACK_S
 
@@ -130,7 +134,9 @@ async def test_calls_that_never_return(open_house: Callable[..., House], fault_m
             await next_good(clients)
         async with built.connection(OPERATOR) as operator:
             await all_ready(built, operator)
-    assert len(built.pids()) == processes and all(alive(pid) for pid in built.pids()), "a worker is left behind"
+    assert len(built.pids()) == processes and all(alive(pid) for pid in built.pids()), (
+        "a worker is left behind"
+    )
     assert len(built.logged("worker.lost")) >= STALLS
     check_story(built, fault_module, clients)
     slowest = max(done.ended_s - done.began_s for client in clients for done in client.done)
@@ -148,7 +154,10 @@ async def test_a_pin_changed_under_the_daemon_is_tried_once(
     new = old[::-1] + "7"
     async with clients[0], clients[1]:
         await next_good(clients)
-        in_token(built.token, f"session.close(); s = session.token.open(rw=True, user_pin={old!r}); s.set_pin({old!r}, {new!r})")
+        in_token(
+            built.token,
+            f"session.close(); s = session.token.open(rw=True, user_pin={old!r}); s.set_pin({old!r}, {new!r})",
+        )
         await next_good(clients)
         for pid in built.worker_pids():
             os.kill(pid, signal.SIGKILL)
@@ -168,7 +177,9 @@ async def test_a_pin_changed_under_the_daemon_is_tried_once(
 
 
 @pytest.mark.parametrize(
-    "fault", [{"write": errno.ENOSPC}, {"write": errno.EIO}, {"sync": errno.EIO}], ids=["full", "write-error", "sync-error"]
+    "fault",
+    [{"write": errno.ENOSPC}, {"write": errno.EIO}, {"sync": errno.EIO}],
+    ids=["full", "write-error", "sync-error"],
 )
 async def test_a_failing_disk_under_the_log_stops_uses_and_no_more(
     tmp_path: Path, open_house: Callable[..., House], fault_module: FaultModule, fault: dict[str, int]
@@ -193,7 +204,9 @@ async def test_a_failing_disk_under_the_log_stops_uses_and_no_more(
             await asyncio.sleep(0.3)
             # Those whose attempts were on the log before may end.
             recorded = sum(client.parallel for client in clients)
-            assert len(fault_module.uses()) <= used + recorded, "keys are used although nothing can be recorded"
+            assert len(fault_module.uses()) <= used + recorded, (
+                "keys are used although nothing can be recorded"
+            )
             mended.append(time.monotonic())
             disk.mend()
             await next_good(clients)
@@ -201,11 +214,15 @@ async def test_a_failing_disk_under_the_log_stops_uses_and_no_more(
     assert codes == {AuditFailure}, codes
     wait_until(lambda: built.status().audit_writable)
     check_story(built, fault_module, clients)
-    print(f"disk {fault}: time to error {quantiles(figures(failed, clients).to_error)}; mended: {quantiles(figures(mended, clients).to_recovery)}")
+    print(
+        f"disk {fault}: time to error {quantiles(figures(failed, clients).to_error)}; mended: {quantiles(figures(mended, clients).to_recovery)}"
+    )
 
 
 @pytest.mark.parametrize(
-    "rv", [CKR.HOST_MEMORY, CKR.DEVICE_MEMORY, CKR.OPERATION_ACTIVE, CKR.USER_NOT_LOGGED_IN, CKR.DEVICE_ERROR], ids=lambda rv: rv.name
+    "rv",
+    [CKR.HOST_MEMORY, CKR.DEVICE_MEMORY, CKR.OPERATION_ACTIVE, CKR.USER_NOT_LOGGED_IN, CKR.DEVICE_ERROR],
+    ids=lambda rv: rv.name,
 )
 async def test_a_session_in_doubt_is_never_used_again(
     open_house: Callable[..., House], fault_module: FaultModule, rv: CKR

@@ -89,7 +89,9 @@ def test_f6_with_too_few_sessions_the_daemon_serves_with_those_it_has(
     fault_module.cap_sessions(2)
     built.begin()
     try:
-        wait_until(lambda: "SessionCount" in built.log_path.read_text(), 20, "one worker is refused a session")
+        wait_until(
+            lambda: "SessionCount" in built.log_path.read_text(), 20, "one worker is refused a session"
+        )
         wait_until(lambda: process_sessions(fault_module) == 2, 20)
         fault_module.cap_sessions(0)
         built.wait_for_workers()
@@ -167,7 +169,9 @@ async def test_f13_a_slow_token_is_no_reason_to_wait_beyond_the_deadline(
     check_story(built, fault_module, clients)
 
 
-@pytest.mark.parametrize("function", [Function.GENERATE_KEY_PAIR, Function.CREATE_OBJECT], ids=lambda function: function.name)
+@pytest.mark.parametrize(
+    "function", [Function.GENERATE_KEY_PAIR, Function.CREATE_OBJECT], ids=lambda function: function.name
+)
 def test_f14_what_a_crash_left_half_made_stays_and_disturbs_nobody(
     open_house: Callable[..., House], fault_module: FaultModule, function: Function
 ) -> None:

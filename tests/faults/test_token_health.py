@@ -79,7 +79,9 @@ async def test_a_token_away_and_back(open_house: Callable[..., House]) -> None:
                 assert time.monotonic() - back < BACK_S
                 await asyncio.sleep(0.01)
             to_recovery.append(time.monotonic() - back)
-    print(f"to error: {max(to_error):.2f} s at most; to recovery: {max(to_recovery):.2f} s at most, {TIMES} times")
+    print(
+        f"to error: {max(to_error):.2f} s at most; to recovery: {max(to_recovery):.2f} s at most, {TIMES} times"
+    )
 
 
 def built_status(status: Any) -> str:
@@ -179,9 +181,12 @@ def test_differences_are_shown(open_house: Callable[..., House]) -> None:
     store = Store(f"sqlite:///{built.directory / 'store.sqlite'}")
     store.remove_key("forgotten")
     store.close()
-    in_token(built.token, f"""
+    in_token(
+        built.token,
+        f"""
 for found in list(session.get_objects({{A.LABEL: {digest.hex()!r}}})): found.destroy()
-""")
+""",
+    )
     built.stop()
     built.start()
     wait_until(lambda: built.ask(messages.TokenList()).tokens[0].compared_at is not None, 20)

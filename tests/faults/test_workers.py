@@ -153,7 +153,9 @@ def check(key: KeyDescription, answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
-async def test_losing_a_worker_under_load_fails_nobody(fleet, key: KeyDescription, number: signal.Signals) -> None:
+async def test_losing_a_worker_under_load_fails_nobody(
+    fleet, key: KeyDescription, number: signal.Signals
+) -> None:
     """Two workers, 48 callers; one worker after the other is hit, and every request is answered in time."""
     flock: Fleet = await fleet(2, stall_s=0.25)
     digest = bytes.fromhex(key.key)
@@ -192,12 +194,15 @@ async def test_losing_a_worker_under_load_fails_nobody(fleet, key: KeyDescriptio
 async def test_only_what_was_begun_is_in_doubt_and_the_rest_stays_unbegun(fleet, key: KeyDescription) -> None:
     """A stopped worker that is not killed at once wakes up with a batch in hand, and must not touch it."""
     flock: Fleet = await fleet(1, stall_s=0.2, replace=False)
-    victim, = flock.ready()
+    (victim,) = flock.ready()
     digest = bytes.fromhex(key.key)
     os.kill(victim, signal.SIGSTOP)
     page = flock.pages[victim]
     before = page.started
-    jobs = [Job((1, 0x0403, digest, CERTIFICATE_VERIFY), time.monotonic() + 5, False, asyncio.Future()) for _ in range(10)]
+    jobs = [
+        Job((1, 0x0403, digest, CERTIFICATE_VERIFY), time.monotonic() + 5, False, asyncio.Future())
+        for _ in range(10)
+    ]
     flock.pool.submit(jobs)
     await flock.until(lambda: len(flock.seen) == 10)
     assert {completion.status for completion in flock.seen} == {Status.NOT_PERFORMED}
@@ -227,7 +232,10 @@ async def test_deadlines_hold_while_every_worker_is_stopped(fleet, key: KeyDescr
         os.kill(pid, signal.SIGCONT)
     # What the workers had in hand comes back late or skipped, once for each job, and the pool is in order again.
     await flock.until(lambda: sum(worker.in_flight for worker in flock.pool.status().workers) == 0)
-    assert flock.statuses[Status.EXPIRED] == flock.statuses[Status.LATE] + flock.statuses[Status.NOT_PERFORMED] - 8
+    assert (
+        flock.statuses[Status.EXPIRED]
+        == flock.statuses[Status.LATE] + flock.statuses[Status.NOT_PERFORMED] - 8
+    )
     status, answer = await flock.sign(bytes.fromhex(key.key))
     assert status is Status.ANSWERED
     check(key, answer)

@@ -39,8 +39,11 @@ def fuzz(target: str, seed: int, seconds: int) -> bool:
         code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
     text = log.read_text()
     runs = re.search(r"Done (\d+) runs", text)
-    print(f"{target}: {'held' if code == 0 else 'BROKE'}, {runs.group(1) if runs else '?'} inputs in "
-          f"{time.monotonic() - started:.0f} s; log {log}, corpus {directory}", flush=True)  # fmt: skip
+    print(
+        f"{target}: {'held' if code == 0 else 'BROKE'}, {runs.group(1) if runs else '?'} inputs in "
+        f"{time.monotonic() - started:.0f} s; log {log}, corpus {directory}",
+        flush=True,
+    )
     if code != 0:
         print(text[-4_000:], file=sys.stderr)
     return code == 0

@@ -27,8 +27,11 @@ def test_nothing_but_declared_errors(target: str, tmp_path: Path) -> None:
     options = [f"-seed={seed}", f"-max_total_time={SECONDS_EACH}"]
     done = subprocess.run(
         [sys.executable, RUN, target, tmp_path, *options],
-        capture_output=True, text=True, timeout=SECONDS_EACH + 60, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_EACH + 60,
+        check=False,
+    )
     told = f"reproduce with: python tests/fuzz/run.py {target} DIRECTORY {' '.join(options)}\n{done.stdout}{done.stderr}"
     assert done.returncode == 0, told
     assert f"files found in {tmp_path}" in done.stderr, told

@@ -150,10 +150,18 @@ class Pair:
 
     def connect_with_certificate(self, user: str, ca: str, principals: list[str], made: Made) -> None:
         decision = self.snapshot.identify_certificate(
-            user, ca_fingerprint=ca, principals=principals, critical_options={}, valid_after=NOW,
-            valid_before=NOW + CERTIFICATE_END, serial=made.serial, key_id=made.key_id, key_fingerprint=made.key,
-            peer_address="192.0.2.1", now=NOW,
-        )  # fmt: skip
+            user,
+            ca_fingerprint=ca,
+            principals=principals,
+            critical_options={},
+            valid_after=NOW,
+            valid_before=NOW + CERTIFICATE_END,
+            serial=made.serial,
+            key_id=made.key_id,
+            key_fingerprint=made.key,
+            peer_address="192.0.2.1",
+            now=NOW,
+        )
         identity = decision if isinstance(decision, Identity) else None
         self.compare(identity, self.model.by_certificate(user, ca, principals, made), user, ca, made)
 
@@ -224,7 +232,11 @@ class AccessMachine(RuleBasedStateMachine):
     def rename_client(self, name: str, new_name: str) -> None:
         self.pair.rename_client(name, new_name)
 
-    @rule(ca=st.sampled_from(CAS), clients=st.lists(good_names, max_size=3), lifetime=st.sampled_from([0, 60, 3_600]))
+    @rule(
+        ca=st.sampled_from(CAS),
+        clients=st.lists(good_names, max_size=3),
+        lifetime=st.sampled_from([0, 60, 3_600]),
+    )
     def trust_ca(self, ca: str, clients: list[str], lifetime: int) -> None:
         self.pair.trust_ca(ca, clients, lifetime)
 
@@ -342,7 +354,9 @@ class Sequences:
                 lambda: both.remove_client(name()),
                 lambda: both.rename_client(name(), name()),
                 lambda: both.rename_client("web", pick(GOOD_NAMES)),
-                lambda: both.trust_ca(pick(CAS), self.draw.sample(GOOD_NAMES, pick((0, 1, 2))), pick((0, 60, 3_600))),
+                lambda: both.trust_ca(
+                    pick(CAS), self.draw.sample(GOOD_NAMES, pick((0, 1, 2))), pick((0, 60, 3_600))
+                ),
                 lambda: both.distrust_ca(pick(CAS)),
                 lambda: both.revoke(pick(REVOCATIONS)),
                 lambda: both.add_key(name(), pick(PAIRS), pick(CEILINGS)),
@@ -399,6 +413,8 @@ def test_many_short_sequences_decide_like_the_model() -> None:
     chunks = [(seed + at, min(size, SEQUENCES - at)) for at in range(0, SEQUENCES, size)]
     with ProcessPoolExecutor(os.cpu_count()) as processes:
         counts = [sum(column) for column in zip(*processes.map(run_sequences, chunks), strict=True)]
-    print(f"seed {seed}: {SEQUENCES} sequences, {counts[0]} changes, {counts[1]} decisions, {counts[2]} of them grants")
+    print(
+        f"seed {seed}: {SEQUENCES} sequences, {counts[0]} changes, {counts[1]} decisions, {counts[2]} of them grants"
+    )
     assert counts[0] >= SEQUENCES * CHANGES
     assert counts[2] > SEQUENCES

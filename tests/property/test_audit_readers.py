@@ -26,9 +26,11 @@ steps = st.one_of(
     st.tuples(st.just("own"), st.just(""), st.just("")),
 )
 readers_of = st.builds(
-    Reader, client=clients, everything=st.booleans(),
+    Reader,
+    client=clients,
+    everything=st.booleans(),
     owned=st.sets(keys).map(lambda names: {KEYS[name].hex(): name for name in names}),
-)  # fmt: skip
+)
 
 
 def write(log: AuditLog, made: list[Any]) -> None:
@@ -83,7 +85,9 @@ def for_reader(lines: list[str], reader: Reader) -> list[str]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(steps, max_size=40), readers_of, st.integers(1, 7), st.integers(1, 9), st.integers(1, 3))
-def test_exactly_the_right_records_come(made: list[Any], reader: Reader, limit: int, scanned: int, looked_up: int) -> None:
+def test_exactly_the_right_records_come(
+    made: list[Any], reader: Reader, limit: int, scanned: int, looked_up: int
+) -> None:
     async def check() -> None:
         with tempfile.TemporaryDirectory() as directory:
             log = AuditLog.open(directory)

@@ -46,9 +46,16 @@ def test_quick_attempt_is_the_canonical_encoding(client, credential, key_name, k
     stem = records.attempt_stem(client, credential, key_name, key, purpose, scheme)
     line = one_line(records.attempt_tail(stem, asked.hex()))
     expected = Record(
-        *HEAD, "attempt", client=bounded(client), credential=bounded(credential), key_name=bounded(key_name),
-        key=key.hex(), purpose=bounded(purpose), scheme=f"{scheme:04x}", asked=asked.hex(),
-    )  # fmt: skip
+        *HEAD,
+        "attempt",
+        client=bounded(client),
+        credential=bounded(credential),
+        key_name=bounded(key_name),
+        key=key.hex(),
+        purpose=bounded(purpose),
+        scheme=f"{scheme:04x}",
+        asked=asked.hex(),
+    )
     assert line == to_wire(expected)
     assert parse_record(line) == expected
 
@@ -170,11 +177,16 @@ def test_other_spellings_of_a_record_are_refused(line):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("attempt", {}), ("outcome", {}), ("Bad", {}), ("a b", {}), ("x", {"Field": 1}), ("x", {"n": 1 << 53}),
+        ("attempt", {}),
+        ("outcome", {}),
+        ("Bad", {}),
+        ("a b", {}),
+        ("x", {"Field": 1}),
+        ("x", {"n": 1 << 53}),
         ("x", {"n": 1 << 80}),
         ("x", {f"f{number}": 1 for number in range(17)}),
     ],
-)  # fmt: skip
+)
 def test_events_that_no_record_can_hold_are_refused(name, values):
     with pytest.raises(ProtocolError):
         records.event_tail(name, "", values)

@@ -26,7 +26,16 @@ SIZES = 70
 LEAVES = [leaf_hash(b"%d" % number) for number in range(SIZES)]
 
 # Inputs and roots that the Certificate Transparency projects test with.
-CT_INPUTS = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
+CT_INPUTS = [
+    "",
+    "00",
+    "10",
+    "2021",
+    "3031",
+    "40414243",
+    "5051525354555657",
+    "606162636465666768696a6b6c6d6e6f",
+]
 CT_ROOTS = [
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -145,7 +154,10 @@ def test_consistency_proofs_are_those_of_the_definition_and_no_other_passes(seco
         wrong = [(first, second, *roots, mutated) for mutated in mutations(proof)]
         wrong += [(first, second, sha256(b"x").digest(), roots[1], proof)]
         if first:
-            wrong += [(first, second, roots[0], sha256(b"x").digest(), proof), (second + 1, second, *roots, proof)]
+            wrong += [
+                (first, second, roots[0], sha256(b"x").digest(), proof),
+                (second + 1, second, *roots, proof),
+            ]
             wrong += [(first - 1, second, *roots, proof)]
         for arguments in wrong:
             with pytest.raises(ProofInvalid):
@@ -161,7 +173,9 @@ def test_a_rewritten_leaf_is_never_consistent(first: int, second: int, changed: 
     forged = Frontier()
     forged.append([*LEAVES[:changed], leaf_hash(b"forged"), *LEAVES[changed + 1 : second]])
     with pytest.raises(ProofInvalid):
-        verify_consistency(first, second, mth(0, first), forged.root(), consistency_proof(first, second, nodes))
+        verify_consistency(
+            first, second, mth(0, first), forged.root(), consistency_proof(first, second, nodes)
+        )
 
 
 @given(st.lists(st.integers(0, 20), max_size=12))

@@ -101,9 +101,13 @@ def test_control_requests_round_trip(deadline_ms: int, document: bytes) -> None:
 
 
 BODY_DECODERS = (
-    frames.decode_hello, frames.decode_welcome, frames.decode_key_operation, frames.decode_control_request,
-    frames.decode_drain, frames.decode_error,
-)  # fmt: skip
+    frames.decode_hello,
+    frames.decode_welcome,
+    frames.decode_key_operation,
+    frames.decode_control_request,
+    frames.decode_drain,
+    frames.decode_error,
+)
 
 
 @given(st.sampled_from(BODY_DECODERS), st.binary(max_size=600))

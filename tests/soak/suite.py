@@ -96,7 +96,9 @@ SCENARIOS = {
     "properties": Scenario(("tests/property", "tests/unit"), {}, NEW_EXAMPLES),
     "log-edits": Scenario(
         ("tests/faults/test_log_edits.py",),
-        {"HSMD_TEST_LOG_EDITS": lambda minutes: int(minutes * 320)},  # for each of two keys and four attackers
+        {
+            "HSMD_TEST_LOG_EDITS": lambda minutes: int(minutes * 320)
+        },  # for each of two keys and four attackers
     ),
     "outages": Scenario(
         ("tests/e2e/test_outages.py", "tests/e2e/test_restarts.py"),

@@ -20,10 +20,25 @@ AWAY_FROM_THE_HSM = (*SHARED, "hsmd.provider", "hsmd.client", "hsmd.agent")
 NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
-        "settings", "toml_table", "config", "process", "token", "store", "audit", "access", "pki", "keys", "listeners",
-        "control", "backup", "metrics", "places", "launcher", "front",
+        "settings",
+        "toml_table",
+        "config",
+        "process",
+        "token",
+        "store",
+        "audit",
+        "access",
+        "pki",
+        "keys",
+        "listeners",
+        "control",
+        "backup",
+        "metrics",
+        "places",
+        "launcher",
+        "front",
     )
-)  # fmt: skip
+)
 FACES = ("hsmd.cli", "hsmd.testing")
 
 HOMES = {
@@ -196,7 +211,11 @@ print("imported", seen)
 def test_a_front_end_works_without_the_daemons_packages() -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(WITHOUT_DAEMON_PACKAGES)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "imported" in done.stdout

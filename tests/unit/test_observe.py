@@ -91,8 +91,12 @@ def test_plain_values(written):
     )
     (line,) = written()
     assert (line["reason"], line["path"], line["count"], line["state"], line["port"]) == (
-        "red", "/etc/hsmd.toml", None, True, 1 << 40,
-    )  # fmt: skip
+        "red",
+        "/etc/hsmd.toml",
+        None,
+        True,
+        1 << 40,
+    )
     assert line["code"] == "<int>"
 
 

@@ -20,7 +20,11 @@ def passes(data: bytes) -> bool:
     return True
 
 
-@given(st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", fullmatch=True), st.integers(0, 10**15), st.binary(min_size=32, max_size=32))
+@given(
+    st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", fullmatch=True),
+    st.integers(0, 10**15),
+    st.binary(min_size=32, max_size=32),
+)
 def test_every_checkpoint_of_a_daemon_passes(name: str, size: int, root: bytes) -> None:
     check_checkpoint(Checkpoint(origin_of(name), size, root).text().encode())
 
@@ -36,11 +40,20 @@ def test_what_passes_is_a_checkpoint(at: int, byte: int, how: str) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", GOOD[:-1], GOOD + b"\n", GOOD + b"extension\n", GOOD.replace(b"hsmd/", b"other/"), GOOD.replace(b"42", b"042"),
-        GOOD.replace(b"house-1", b""), GOOD.replace(b"house-1", b"a b"), GOOD.replace(b"house-1", b"a+b"), GOOD.replace(b"=", b""),
-        GOOD.replace(b"\n", b"\r\n"), b" " * 64 + GOOD,
+        b"",
+        GOOD[:-1],
+        GOOD + b"\n",
+        GOOD + b"extension\n",
+        GOOD.replace(b"hsmd/", b"other/"),
+        GOOD.replace(b"42", b"042"),
+        GOOD.replace(b"house-1", b""),
+        GOOD.replace(b"house-1", b"a b"),
+        GOOD.replace(b"house-1", b"a+b"),
+        GOOD.replace(b"=", b""),
+        GOOD.replace(b"\n", b"\r\n"),
+        b" " * 64 + GOOD,
     ],
-)  # fmt: skip
+)
 def test_near_misses(data: bytes) -> None:
     assert not passes(data)
 

@@ -31,7 +31,9 @@ def named() -> dict[str, set[str]]:
 def test_every_test_named_exists() -> None:
     assert len(named()) > 20
     for path, names in named().items():
-        assert names <= functions_of(ROOT / path), f"{path}: no {', '.join(sorted(names - functions_of(ROOT / path)))}"
+        assert names <= functions_of(ROOT / path), (
+            f"{path}: no {', '.join(sorted(names - functions_of(ROOT / path)))}"
+        )
 
 
 def test_every_reference_is_well_formed() -> None:
@@ -46,7 +48,9 @@ def test_every_file_named_exists() -> None:
 def test_every_threat_names_its_test() -> None:
     """Each row below "What is done against what" ends with a test."""
     section = TEXT.partition("## What is done against what")[2].partition("## What is not protected")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| threat")]
+    rows = [
+        line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| threat")
+    ]
     assert len(rows) > 30
     for row in rows:
         threat, mitigation, tests = (cell.strip() for cell in row.strip("|").split(" | "))

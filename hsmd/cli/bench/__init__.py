@@ -260,20 +260,30 @@ def _tables(
         ["key", "workers", "in flight", "per second", "of raw", "median us", "p99 us", "daemon CPU us"],
         [
             [
-                each.key, str(each.workers), str(each.in_flight), f"{each.per_s:,.0f}", f"{each.ratio:.2f}",
-                f"{each.p50_us:,.0f}", f"{each.p99_us:,.0f}", f"{each.cpu_us:,.0f}",
+                each.key,
+                str(each.workers),
+                str(each.in_flight),
+                f"{each.per_s:,.0f}",
+                f"{each.ratio:.2f}",
+                f"{each.p50_us:,.0f}",
+                f"{each.p99_us:,.0f}",
+                f"{each.cpu_us:,.0f}",
             ]
             for each in operations
         ],
-    )  # fmt: skip
+    )
     yield f"\nnginx, {web.WORKERS} workers, {web.CONNECTIONS} connections, full TLS 1.3 handshakes; one token worker"
     by_key = {(each.key, each.via): each.handshakes_per_s for each in handshakes}
     yield table(
         ["key", "PEM file per second", "hsmd per second", "hsmd / PEM"],
         [
-            [key.name, f"{by_key[key.name, 'pem']:,.0f}", f"{by_key[key.name, 'hsmd']:,.0f}",
-             f"{by_key[key.name, 'hsmd'] / by_key[key.name, 'pem']:.2f}"]
+            [
+                key.name,
+                f"{by_key[key.name, 'pem']:,.0f}",
+                f"{by_key[key.name, 'hsmd']:,.0f}",
+                f"{by_key[key.name, 'hsmd'] / by_key[key.name, 'pem']:.2f}",
+            ]
             for key in KEYS
             if (key.name, "pem") in by_key
         ],
-    )  # fmt: skip
+    )

@@ -8,21 +8,39 @@ from hsmd.protocol.messages import Request
 
 _AUDITOR: frozenset[type[Request]] = frozenset(
     {
-        messages.WhoAmI, messages.Status, messages.MetricsRead,
-        messages.KeyList, messages.KeyShow, messages.CertificateExport,
-        messages.ClientList, messages.ClientRotateKey, messages.ClientRevoked, messages.TokenList,
-        messages.GrantList, messages.GrantExplain,
-        messages.AuditRead, messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout, messages.AuditStand,
+        messages.WhoAmI,
+        messages.Status,
+        messages.MetricsRead,
+        messages.KeyList,
+        messages.KeyShow,
+        messages.CertificateExport,
+        messages.ClientList,
+        messages.ClientRotateKey,
+        messages.ClientRevoked,
+        messages.TokenList,
+        messages.GrantList,
+        messages.GrantExplain,
+        messages.AuditRead,
+        messages.AuditCheckpoint,
+        messages.AuditProve,
+        messages.AuditAbout,
+        messages.AuditStand,
         messages.KeyOwnerList,
     }
-)  # fmt: skip
+)
 
 _FRONT_END: frozenset[type[Request]] = frozenset(
     {
-        messages.WhoAmI, messages.ClientRotateKey, messages.KeyList, messages.KeyShow, messages.CertificateExport,
-        messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout,
+        messages.WhoAmI,
+        messages.ClientRotateKey,
+        messages.KeyList,
+        messages.KeyShow,
+        messages.CertificateExport,
+        messages.AuditCheckpoint,
+        messages.AuditProve,
+        messages.AuditAbout,
     }
-)  # fmt: skip
+)
 
 ALLOWED: dict[Role, frozenset[type[Request]]] = {
     Role.OPERATOR: frozenset(messages.REQUESTS),

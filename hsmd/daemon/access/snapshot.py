@@ -105,9 +105,14 @@ class Snapshot:
         if trusted is None:
             return Denial(Rule.UNKNOWN_CA)
         rule = broken_rule(
-            user_name, principals=principals, critical_options=critical_options, valid_after=valid_after,
-            valid_before=valid_before, peer_address=peer_address, now=now,
-        )  # fmt: skip
+            user_name,
+            principals=principals,
+            critical_options=critical_options,
+            valid_after=valid_after,
+            valid_before=valid_before,
+            peer_address=peer_address,
+            now=now,
+        )
         if rule is not None:
             return Denial(rule)
         if user_name not in self._roles:
@@ -119,9 +124,12 @@ class Snapshot:
             return Denial(Rule.LIFETIME_TOO_LONG)
         expires_at = None if valid_before.year == MAXYEAR else valid_before.astimezone(UTC)
         identity = Identity(
-            user_name, self._roles[user_name], f"cert:{serial} {ca_fingerprint}", expires_at,
+            user_name,
+            self._roles[user_name],
+            f"cert:{serial} {ca_fingerprint}",
+            expires_at,
             _marks(ca_fingerprint, serial, key_id, key_fingerprint),
-        )  # fmt: skip
+        )
         return Denial(Rule.REVOKED) if self._is_revoked(identity) else identity
 
     def knows(self, identity: Identity) -> bool:
@@ -256,10 +264,12 @@ def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) 
     """Everything of a certificate that a revocation could name; its CA's key is as good as its own."""
     return frozenset(
         {
-            f"serial {ca_fingerprint} {serial}", f"key-id {ca_fingerprint} {key_id}",
-            f"key  {key_fingerprint}", f"key  {ca_fingerprint}",
+            f"serial {ca_fingerprint} {serial}",
+            f"key-id {ca_fingerprint} {key_id}",
+            f"key  {key_fingerprint}",
+            f"key  {ca_fingerprint}",
         }
-    )  # fmt: skip
+    )
 
 
 def _grants(

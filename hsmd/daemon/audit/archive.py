@@ -30,7 +30,10 @@ def archived(segments: Path) -> list[Archived]:
 
 def to_json(entries: Iterable[Archived]) -> str:
     """The file's text."""
-    return json.dumps([asdict(entry) for entry in sorted(entries, key=lambda entry: entry.first)], indent=1) + "\n"
+    return (
+        json.dumps([asdict(entry) for entry in sorted(entries, key=lambda entry: entry.first)], indent=1)
+        + "\n"
+    )
 
 
 def archived_to(segments: Path, index: int) -> str:

@@ -32,7 +32,9 @@ class Report:
     kept: str
 
 
-def archive(directory: Path, to: Path, *, remove: bool, progress: Callable[[int], None] = lambda count: None) -> Report:
+def archive(
+    directory: Path, to: Path, *, remove: bool, progress: Callable[[int], None] = lambda count: None
+) -> Report:
     """Copy every sealed segment of the log in `directory` that is not in `to` yet, verified and on disk.
 
     `progress` hears of bytes as they are copied. Raises AuditFailure for a segment that was changed, OSError as the system
@@ -43,7 +45,9 @@ def archive(directory: Path, to: Path, *, remove: bool, progress: Callable[[int]
         settled, why = _settled(view)
     if to.samefile(directory / SEGMENTS):  # the copy would be the original, and removed as such
         raise AuditFailure(f"{to} is where the segments are; archive them to another directory")
-    known = {entry.first: entry for entry in archived(directory / SEGMENTS) if Path(entry.to) == to.absolute()}
+    known = {
+        entry.first: entry for entry in archived(directory / SEGMENTS) if Path(entry.to) == to.absolute()
+    }
     copied, removed = [], []
     for segment in sealed:
         path = directory / SEGMENTS / segment_name(segment.first)
@@ -64,7 +68,9 @@ def _view(directory: Path) -> Iterator[tuple[LogView, list[Segment]]]:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     segments = SegmentDirectory(fd, directory)
     try:
-        live = os.open(LIVE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=fd)  # before looking for segments
+        live = os.open(
+            LIVE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=fd
+        )  # before looking for segments
         try:
             sealed = [each for each in segments.list() if not _is_same(segments, each, live)]
             with LogView(directory / LIVE_NAME, segments, sealed, live, os.fstat(live).st_size) as view:

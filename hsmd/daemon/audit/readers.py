@@ -88,7 +88,9 @@ class _Scan:
     def wants(self, index: int, line: bytes) -> bool:
         record = _record(line)
         if record.index != index:
-            raise AuditFailure(detail=f"record {record.index} stands where record {index} belongs; run `hsmd audit verify`")
+            raise AuditFailure(
+                detail=f"record {record.index} stands where record {index} belongs; run `hsmd audit verify`"
+            )
         if record.event == "outcome":
             return self._reader.everything or self._wants_attempt(record.attempt or 0)
         wanted = self._reader.may_read(record)

@@ -252,7 +252,9 @@ def _leaves(view: LogView, first: int, head: Head, last: str) -> Iterator[list[b
     for _, line in lines_from(view, offset_of(view, first, view.size), view.size):
         start = f'{{"index":{index},"previous":"'.encode()
         if not line.startswith(start):
-            raise AuditFailure(detail=f"{view.path}: record {index} is not where it belongs; run `hsmd audit verify`")
+            raise AuditFailure(
+                detail=f"{view.path}: record {index} is not where it belongs; run `hsmd audit verify`"
+            )
         previous = line[len(start) : len(start) + len(NO_HEAD)].decode()
         if index > first:
             gathered.append(previous)
@@ -265,7 +267,9 @@ def _leaves(view: LogView, first: int, head: Head, last: str) -> Iterator[list[b
         if index == head.size:
             break
     if index != head.size:
-        raise AuditFailure(detail=f"{view.path}: records from {index} on are missing; run `hsmd audit verify`")
+        raise AuditFailure(
+            detail=f"{view.path}: records from {index} on are missing; run `hsmd audit verify`"
+        )
     yield _decoded(view, [*gathered, head.head])
 
 

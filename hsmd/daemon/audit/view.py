@@ -69,7 +69,12 @@ class LogView:
     """
 
     def __init__(
-        self, path: Path, directory: SegmentDirectory, sealed: Sequence[Segment], live_fd: int, live_bytes: int
+        self,
+        path: Path,
+        directory: SegmentDirectory,
+        sealed: Sequence[Segment],
+        live_fd: int,
+        live_bytes: int,
     ) -> None:
         """`live_fd` is duplicated, `path` is for messages."""
         self.path = path
@@ -121,5 +126,7 @@ class LogView:
             os.close(fd)
         if len(data) != length:
             name = segment_name(segment.first)
-            raise AuditFailure(detail=f"{self.directory.path / SEGMENTS / name} is shorter than it was; was it changed?")
+            raise AuditFailure(
+                detail=f"{self.directory.path / SEGMENTS / name} is shorter than it was; was it changed?"
+            )
         return data

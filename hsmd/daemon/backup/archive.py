@@ -151,7 +151,9 @@ class Archive:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (MANIFEST, STORE, CONFIGURATION, HOST_KEY, CHECKPOINT) or _AUDIT_NAME.match(name) is not None
+    return (
+        name in (MANIFEST, STORE, CONFIGURATION, HOST_KEY, CHECKPOINT) or _AUDIT_NAME.match(name) is not None
+    )
 
 
 def _manifest(name: str, file: IO[bytes]) -> Manifest:
@@ -162,7 +164,9 @@ def _manifest(name: str, file: IO[bytes]) -> Manifest:
     if name != MANIFEST:
         raise BadRequest("not a backup of hsmd: it does not begin with a manifest")
     if manifest.format > FORMAT:
-        raise BadRequest(f"the backup has format {manifest.format}; install hsmd {manifest.release} or newer to restore it")
+        raise BadRequest(
+            f"the backup has format {manifest.format}; install hsmd {manifest.release} or newer to restore it"
+        )
     return manifest
 
 
@@ -187,7 +191,9 @@ def _sha256(file: IO[bytes], size: int) -> str:
 
 def _write_new(target: Path, source: IO[bytes]) -> None:
     try:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
     except FileExistsError:
         raise Conflict(f"{target} exists already and is not overwritten") from None
     with os.fdopen(descriptor, "wb") as file:

@@ -84,7 +84,9 @@ class AuditDesk:
                 raise NotFound(f"index: there is no record {request.index} about you or your keys")
         return messages.InclusionProof(request.index, size, line, proof, newest.note)
 
-    async def about(self, identity: Identity, request: messages.AuditAbout, deadline: float) -> messages.AuditLines:
+    async def about(
+        self, identity: Identity, request: messages.AuditAbout, deadline: float
+    ) -> messages.AuditLines:
         reader = _reader(identity, self._catalogue.snapshot)
         async with self._scans:
             size, view = self._audit.size, self._audit.view()
@@ -140,9 +142,7 @@ def _reader(identity: Identity, snapshot: Snapshot) -> Reader:
     return Reader(identity.client, everything, snapshot.keys_owned_by(identity.client))
 
 
-def _about(
-    view: LogView, size: int, request: messages.AuditAbout, reader: Reader
-) -> tuple[list[str], int]:
+def _about(view: LogView, size: int, request: messages.AuditAbout, reader: Reader) -> tuple[list[str], int]:
     with view:
         try:
             return about(view, size, request.first, request.limit, reader)

@@ -20,9 +20,12 @@ class ClientDesk:
     """Adds and removes clients, CAs and grants, and explains decisions."""
 
     def __init__(
-        self, *, catalogue: Catalogue, now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        self,
+        *,
+        catalogue: Catalogue,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         may_rotate: Callable[[], bool] = lambda: True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._may_rotate = may_rotate
         self._catalogue = catalogue
         self._now = now
@@ -45,7 +48,9 @@ class ClientDesk:
             messages.GrantExplain: self.explain,
         }
 
-    async def add(self, identity: Identity, request: messages.ClientAdd, deadline: float) -> messages.ClientInfo:
+    async def add(
+        self, identity: Identity, request: messages.ClientAdd, deadline: float
+    ) -> messages.ClientInfo:
         role = role_named(request.role)
         credential = parse_public_key("public_key", request.public_key) if request.public_key else None
         now = self._now()
@@ -62,22 +67,32 @@ class ClientDesk:
 
         return _client(await self._catalogue.change(change))
 
-    async def list(self, identity: Identity, request: messages.ClientList, deadline: float) -> messages.ClientPage:
+    async def list(
+        self, identity: Identity, request: messages.ClientList, deadline: float
+    ) -> messages.ClientPage:
         page = await self._catalogue.read(lambda store: store.list_clients(request.after, request.limit))
         return messages.ClientPage(clients=[_client(client) for client in page.items], more=page.more)
 
-    async def remove(self, identity: Identity, request: messages.ClientRemove, deadline: float) -> messages.Done:
+    async def remove(
+        self, identity: Identity, request: messages.ClientRemove, deadline: float
+    ) -> messages.Done:
         if request.name == identity.client:
             raise BadRequest("name: you cannot remove the client you are connected as; use another operator")
         await self._catalogue.change(lambda store: store.remove_client(request.name))
         return messages.Done()
 
-    async def trust_ca(self, identity: Identity, request: messages.ClientTrustCa, deadline: float) -> messages.Done:
+    async def trust_ca(
+        self, identity: Identity, request: messages.ClientTrustCa, deadline: float
+    ) -> messages.Done:
         if not request.clients:
-            raise BadRequest("clients: name the clients this CA may vouch for; a CA for everybody is not accepted")
+            raise BadRequest(
+                "clients: name the clients this CA may vouch for; a CA for everybody is not accepted"
+            )
         ca = parse_public_key("public_key", request.public_key)
         await self._catalogue.change(
-            lambda store: store.trust_ca(ca.fingerprint, ca.public_key, request.clients, request.max_lifetime_s)
+            lambda store: store.trust_ca(
+                ca.fingerprint, ca.public_key, request.clients, request.max_lifetime_s
+            )
         )
         return messages.Done()
 
@@ -88,7 +103,9 @@ class ClientDesk:
         await self._catalogue.change(lambda store: store.distrust_ca(ca.fingerprint))
         return messages.Done()
 
-    async def rename(self, identity: Identity, request: messages.ClientRename, deadline: float) -> messages.Done:
+    async def rename(
+        self, identity: Identity, request: messages.ClientRename, deadline: float
+    ) -> messages.Done:
         await self._catalogue.change(lambda store: store.rename_client(request.name, request.new_name))
         return messages.Done()
 
@@ -101,7 +118,9 @@ class ClientDesk:
             raise BadRequest("you come with a certificate; have the CA issue one for the next key")
         me, current = identity.client, identity.credential
         if not request.public_key:
-            return messages.Done(changed=await self._catalogue.change(lambda store: store.finish_rotation(me, current)))
+            return messages.Done(
+                changed=await self._catalogue.change(lambda store: store.finish_rotation(me, current))
+            )
         successor = parse_public_key("public_key", request.public_key)
         changed = await self._catalogue.change(lambda store: store.begin_rotation(me, current, successor))
         return messages.Done(changed=changed)
@@ -124,18 +143,26 @@ class ClientDesk:
         ]
         return messages.RevocationPage(revocations=page, more=len(found) > request.limit)
 
-    async def grant(self, identity: Identity, request: messages.GrantAdd, deadline: float) -> messages.GrantInfo:
+    async def grant(
+        self, identity: Identity, request: messages.GrantAdd, deadline: float
+    ) -> messages.GrantInfo:
         purposes = expand(request.purposes)
-        grant = await self._catalogue.change(lambda store: store.add_grant(request.client, request.key, purposes))
+        grant = await self._catalogue.change(
+            lambda store: store.add_grant(request.client, request.key, purposes)
+        )
         return _grant(grant)
 
-    async def grants(self, identity: Identity, request: messages.GrantList, deadline: float) -> messages.GrantPage:
+    async def grants(
+        self, identity: Identity, request: messages.GrantList, deadline: float
+    ) -> messages.GrantPage:
         page = await self._catalogue.read(
             lambda store: store.list_grants(request.client, request.key, request.after, request.limit)
         )
         return messages.GrantPage(grants=[_grant(grant) for grant in page.items], more=page.more)
 
-    async def revoke(self, identity: Identity, request: messages.GrantRemove, deadline: float) -> messages.Done:
+    async def revoke(
+        self, identity: Identity, request: messages.GrantRemove, deadline: float
+    ) -> messages.Done:
         purposes = expand(request.purposes) if request.purposes else frozenset[Purpose]()
         changed = await self._catalogue.change(
             lambda store: store.remove_grant(request.client, request.key, purposes)
@@ -179,7 +206,9 @@ def _exists(store: Store, name: str) -> bool:
 
 def _check_role(client: ClientRecord, role: Role) -> None:
     if client.role is not role:
-        raise Conflict(f"role: {client.name!r} is a client with the role {client.role.value}; a client keeps its role")
+        raise Conflict(
+            f"role: {client.name!r} is a client with the role {client.role.value}; a client keeps its role"
+        )
 
 
 def _client(client: ClientRecord) -> messages.ClientInfo:

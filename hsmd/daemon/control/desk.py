@@ -35,16 +35,30 @@ _DOCUMENTS = frozenset({"public_key", "certificate", "chain", "note"})
 
 CHANGES: frozenset[type[Request]] = frozenset(
     {
-        messages.KeyGenerate, messages.KeyAdopt, messages.KeyDestroy, messages.KeyRequest,
-        messages.CertificateImport, messages.CertificateSelfSigned,
-        messages.ClientAdd, messages.ClientRemove, messages.ClientRename,
-        messages.ClientTrustCa, messages.ClientDistrustCa, messages.ClientEnroll, messages.ClientRotateKey,
-        messages.ClientRevoke, messages.KeyRename,
-        messages.GrantAdd, messages.GrantRemove,
+        messages.KeyGenerate,
+        messages.KeyAdopt,
+        messages.KeyDestroy,
+        messages.KeyRequest,
+        messages.CertificateImport,
+        messages.CertificateSelfSigned,
+        messages.ClientAdd,
+        messages.ClientRemove,
+        messages.ClientRename,
+        messages.ClientTrustCa,
+        messages.ClientDistrustCa,
+        messages.ClientEnroll,
+        messages.ClientRotateKey,
+        messages.ClientRevoke,
+        messages.KeyRename,
+        messages.GrantAdd,
+        messages.GrantRemove,
         messages.TokenClear,
-        messages.KeyOwnerAdd, messages.KeyOwnerRemove, messages.AuditDiscontinuity, messages.AuditSeal,
+        messages.KeyOwnerAdd,
+        messages.KeyOwnerRemove,
+        messages.AuditDiscontinuity,
+        messages.AuditSeal,
     }
-)  # fmt: skip
+)
 
 
 class Desk:
@@ -109,7 +123,9 @@ class Desk:
             self._audit.commit()
         raise Refused(detail=rule)
 
-    async def _change(self, handler: Handler, identity: Identity, request: Request, deadline: float) -> Struct:
+    async def _change(
+        self, handler: Handler, identity: Identity, request: Request, deadline: float
+    ) -> Struct:
         begun = self._note("control.begun", identity, request)
         await self._audit.commit_durable()
         try:

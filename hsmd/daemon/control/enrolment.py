@@ -55,9 +55,13 @@ class EnrolmentDesk:
     """Makes tokens and takes them."""
 
     def __init__(
-        self, *, catalogue: Catalogue, audit: AuditLog, pins: Pins,
+        self,
+        *,
+        catalogue: Catalogue,
+        audit: AuditLog,
+        pins: Pins,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._catalogue = catalogue
         self._audit = audit
         self._pins = pins
@@ -81,18 +85,25 @@ class EnrolmentDesk:
         token = self._token(request.address, role)
         record = EnrolmentRecord(token.id.hex(), request.name, sha256(token.secret).digest(), now + LIFETIME)
         await self._catalogue.change(lambda store: store.invite(record, role, grants, now))
-        return messages.EnrolmentTicket(token=token.text(), address=token.address, expires_at=record.expires_at)
+        return messages.EnrolmentTicket(
+            token=token.text(), address=token.address, expires_at=record.expires_at
+        )
 
     def _token(self, address: str, role: Role) -> EnrolmentToken:
         addresses, keys = self._pins(role)
         chosen = address or addresses[0]
         if not address and chosen.startswith(("0.0.0.0:", "[::]:")):
-            raise BadRequest("address: the daemon listens on every network; say where the new client finds it")
+            raise BadRequest(
+                "address: the daemon listens on every network; say where the new client finds it"
+            )
         prefix, _, blob = keys[0].rpartition(" ")
         return EnrolmentToken(
-            secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES), _pin(blob),
-            prefix.startswith("cert-authority"), chosen,
-        )  # fmt: skip
+            secrets.token_bytes(ID_BYTES),
+            secrets.token_bytes(SECRET_BYTES),
+            _pin(blob),
+            prefix.startswith("cert-authority"),
+            chosen,
+        )
 
     # --- for holders of tokens ---
 
@@ -109,7 +120,9 @@ class EnrolmentDesk:
     def _note_refusal(self, address: str, now: float) -> None:
         if not self._refusals.admit(USER, now):
             return
-        with contextlib.suppress(AuditFailure):  # the answer is no all the same, and the front says that the log is ill
+        with contextlib.suppress(
+            AuditFailure
+        ):  # the answer is no all the same, and the front says that the log is ill
             for count in self._refusals.due(now).values():
                 self._audit.event("log.refusals", USER, count=count)
             self._audit.event("enrolment.refused", "", address=address)
@@ -134,7 +147,9 @@ class EnrolmentDesk:
             self._audit.event("enrolment.begun", "", address=address, fingerprint=credential.fingerprint)
             await self._audit.commit_durable()
             client = await self._catalogue.change(lambda store: store.enrol(*proof, credential, self._now()))
-            self._audit.event("enrolment.done", client.name, address=address, fingerprint=credential.fingerprint)
+            self._audit.event(
+                "enrolment.done", client.name, address=address, fingerprint=credential.fingerprint
+            )
             await self._audit.commit_durable()
             operators = await self._catalogue.read(_operator_keys)
         except NotFound:

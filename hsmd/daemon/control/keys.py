@@ -161,14 +161,18 @@ class KeyDesk:
         await self._catalogue.change(lambda store: store.rename_key(request.name, request.new_name))
         return messages.Done()
 
-    async def add_owner(self, identity: Identity, request: messages.KeyOwnerAdd, deadline: float) -> messages.Done:
+    async def add_owner(
+        self, identity: Identity, request: messages.KeyOwnerAdd, deadline: float
+    ) -> messages.Done:
         changed = await self._catalogue.change(lambda store: store.add_key_owner(request.key, request.client))
         return messages.Done(changed)
 
     async def remove_owner(
         self, identity: Identity, request: messages.KeyOwnerRemove, deadline: float
     ) -> messages.Done:
-        changed = await self._catalogue.change(lambda store: store.remove_key_owner(request.key, request.client))
+        changed = await self._catalogue.change(
+            lambda store: store.remove_key_owner(request.key, request.client)
+        )
         return messages.Done(changed)
 
     async def list_owners(

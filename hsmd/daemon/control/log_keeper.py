@@ -111,7 +111,9 @@ class LogKeeper:
 
     async def _check(self, found: Discontinuity) -> None:
         if found.origin != self._origin or found.key != self.checkpointer.verifier_key:
-            raise BadRequest(f"note: this log is {self._origin}, and its key {self.checkpointer.verifier_key}")
+            raise BadRequest(
+                f"note: this log is {self._origin}, and its key {self.checkpointer.verifier_key}"
+            )
         self._check_time(found.time)
         state = await self.checkpointer.standing()
         if not 0 < found.new.size <= state.size:
@@ -122,7 +124,9 @@ class LogKeeper:
     def _check_time(self, declared: str) -> None:
         """Each declaration is newer than the one before, so one from the far future would be the last."""
         if declared > format_time(utc_now() + CLOCKS_APART):
-            raise BadRequest(f"note: time: {declared} is in the future here; compare the clocks of both hosts")
+            raise BadRequest(
+                f"note: time: {declared} is in the future here; compare the clocks of both hosts"
+            )
         before = max((parse_text(Note.parse(text).text).time for text in self.discontinuities), default="")
         if declared <= before:
             raise BadRequest(f"note: time: one was declared at {before}; sign one that is newer")
@@ -160,7 +164,9 @@ class LogKeeper:
             log.error("audit.disk", reason=str(problem))
             return
         free = f"{self.free_bytes // _MIB} MiB are free for the audit log"
-        warning = f"{free}; archive sealed segments or make room" if self._below(self._config.warn_free_mib) else ""
+        warning = (
+            f"{free}; archive sealed segments or make room" if self._below(self._config.warn_free_mib) else ""
+        )
         if warning and not self.warning:
             log.warning("audit.disk_low", reason=warning)
         self.warning = warning

@@ -67,10 +67,14 @@ class StateDesk:
             daemon=self._name,
         )
 
-    async def status(self, identity: Identity, request: messages.Status, deadline: float) -> messages.DaemonStatus:
+    async def status(
+        self, identity: Identity, request: messages.Status, deadline: float
+    ) -> messages.DaemonStatus:
         return self.state()
 
-    async def metrics(self, identity: Identity, request: messages.MetricsRead, deadline: float) -> messages.Metrics:
+    async def metrics(
+        self, identity: Identity, request: messages.MetricsRead, deadline: float
+    ) -> messages.Metrics:
         return self.numbers(time.monotonic())
 
     def state(self) -> messages.DaemonStatus:

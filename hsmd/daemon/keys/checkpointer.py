@@ -172,7 +172,9 @@ class Checkpointer:
 
     async def _grow(self) -> None:
         self._audit.commit()
-        head = self._audit.position_now  # what is recorded from now on may not be on disk when the checkpoint is signed
+        head = (
+            self._audit.position_now
+        )  # what is recorded from now on may not be on disk when the checkpoint is signed
         await self._audit.commit_durable()
         try:
             await asyncio.to_thread(self._tree.grow, head)
@@ -196,16 +198,22 @@ class Checkpointer:
         if self._audit.size - checkpoint.size > MAX_LAG:  # no verifier would take it, nor this log ever again
             raise AuditFailure(detail=f"more than {MAX_LAG} records came while a checkpoint was signed")
         self._audit.event(
-            CHECKPOINT_EVENT, "", origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root.hex(),
+            CHECKPOINT_EVENT,
+            "",
+            origin=checkpoint.origin,
+            size=checkpoint.size,
+            root=checkpoint.root.hex(),
             signature=note.signatures[0].encoded,
-        )  # fmt: skip
+        )
         await self._audit.commit_durable()
         self.newest = Published(checkpoint, note.render(), verifier.vkey)
         self._made_at = self._clock()
         await self._published(self.newest)
 
     async def _made_key(self, deadline: float) -> KeyRecord:
-        begun = self._audit.event("control.begun", "", op="key.generate", target_purposes=Purpose.CHECKPOINT.label)
+        begun = self._audit.event(
+            "control.begun", "", op="key.generate", target_purposes=Purpose.CHECKPOINT.label
+        )
         await self._audit.commit_durable()
         try:
             await self._make_key(deadline)

@@ -112,7 +112,10 @@ class TokenLogins:
                 await self._step()
             except StoreFailure as error:
                 log.warning("token.logins_wait", error=error.text)
-            with_work = any(token.phase is Phase.WAITING or token.unwritten or token.held for token in self._tokens.values())
+            with_work = any(
+                token.phase is Phase.WAITING or token.unwritten or token.held
+                for token in self._tokens.values()
+            )
             try:
                 async with asyncio.timeout(ASK_S if with_work or self._look else None):
                     await self._wake.wait()
@@ -199,7 +202,9 @@ class TokenLogins:
 
     def _stop(self, name: str, token: _Token, stop: LoginStop) -> None:
         token.phase, token.stop, token.cleared = Phase.STOPPED, stop, False
-        log.error("token.logins_stopped", token=name, reason=f"{stop.reason}; mend it, then hsmd token clear {name}")
+        log.error(
+            "token.logins_stopped", token=name, reason=f"{stop.reason}; mend it, then hsmd token clear {name}"
+        )
         self._tell_starts(name, token)
         self._hold(name, stop.reason)
 

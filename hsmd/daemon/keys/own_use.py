@@ -27,7 +27,9 @@ async def sign_as_daemon(
 
     `deadline` is monotonic. Raises the HsmdError that the use ended with.
     """
-    grant = Grant(identity.client, key.name, key.digest, int(purpose), key.token, key.key_type, key.key_type.facts.work)
+    grant = Grant(
+        identity.client, key.name, key.digest, int(purpose), key.token, key.key_type, key.key_type.facts.work
+    )
     asker = _DaemonCaller(identity)
     use = service.use_for_daemon(asker, grant, purpose, int(scheme), data, deadline)
     try:

@@ -68,7 +68,9 @@ class Reconciler:
         before = self.found.get(name)
         if (found.missing, found.unknown) != ((before.missing, before.unknown) if before else ((), ())):
             log.warning(
-                "token.differs", token=name, reason=f"{len(found.missing)} missing, {len(found.unknown)} unknown"
+                "token.differs",
+                token=name,
+                reason=f"{len(found.missing)} missing, {len(found.unknown)} unknown",
             )
         self.found[name] = found
         return True

@@ -160,7 +160,11 @@ class KeyService:
             lasts_s = self._penalties.crashed(use.grant.client, use.grant.key)
         with suppress(AuditFailure):  # the attempt has its record; this one says why later ones are refused
             self._audit.event(
-                "worker.crashed", use.grant.client, key=use.grant.key.hex(), attempt=use.attempt, penalty_s=int(lasts_s)
+                "worker.crashed",
+                use.grant.client,
+                key=use.grant.key.hex(),
+                attempt=use.attempt,
+                penalty_s=int(lasts_s),
             )
             self._audit.commit()
 
@@ -189,7 +193,9 @@ class KeyService:
             return None
         hold = self.held or self.stale
         if hold is not None:
-            self.tallies.count(grant.client, grant.key_name, purpose_label(purpose), _OUTCOMES[int(hold.code)])
+            self.tallies.count(
+                grant.client, grant.key_name, purpose_label(purpose), _OUTCOMES[int(hold.code)]
+            )
             caller.failed(request_id, hold)
             return None
         if self._penalties.pairs and self._penalties.refuses(grant.client, key):
@@ -248,7 +254,9 @@ class KeyService:
         self.tallies.count(identity.client, snapshot.key_name(operation.key) or OTHER, purpose, "refused")
         caller.failed(request_id, Refused())
 
-    def _refuse_penalised(self, caller: Caller, request_id: int, operation: KeyOperation, grant: Grant) -> None:
+    def _refuse_penalised(
+        self, caller: Caller, request_id: int, operation: KeyOperation, grant: Grant
+    ) -> None:
         """Looks to the caller like a token that fails, as it did before."""
         purpose = purpose_label(operation.purpose)
         self._audit.refusal(

@@ -11,7 +11,23 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-BOUNDS_S = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 10.0)
+BOUNDS_S = (
+    0.00025,
+    0.0005,
+    0.001,
+    0.002,
+    0.004,
+    0.008,
+    0.016,
+    0.032,
+    0.064,
+    0.125,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
 """Upper bounds of the latency buckets; one more bucket holds what took longer."""
 OTHER = "other"
 """Stands for every client, key and purpose that there is no series for."""

@@ -272,7 +272,9 @@ class Session:
             return encode_error(request_id, DeadlineExceeded())
         except HsmdError as error:
             if error.detail:
-                log.warning("control.failed", client=self.identity.client, error=error.text, detail=error.detail)
+                log.warning(
+                    "control.failed", client=self.identity.client, error=error.text, detail=error.detail
+                )
             return encode_error(request_id, error)
         except Exception:  # the supervisor of control requests: a bug ends one request, not the session
             log.exception("control.fault", client=self.identity.client)
@@ -283,7 +285,9 @@ class Session:
         log.warning("session.broken", client=self.identity.client, error=error.text)
         self._channel.close()
         self._unfinished_since = None
-        self._unread_since = self._clock()  # a peer that does not close its end either is dropped like one that does not read
+        self._unread_since = (
+            self._clock()
+        )  # a peer that does not close its end either is dropped like one that does not read
         self._abandon()
         self._out.append(encode_error(0, error))
         self.flush()
@@ -301,5 +305,7 @@ class Session:
 
 def _control_result(request_id: int, document: bytes) -> bytes:
     if len(document) > MAX_CONTROL_RESULT_BYTES:
-        return encode_error(request_id, BadRequest("limit: the answer would be too long; ask for fewer at a time"))
+        return encode_error(
+            request_id, BadRequest("limit: the answer would be too long; ask for fewer at a time")
+        )
     return encode(Kind.CONTROL_RESULT, request_id, document)

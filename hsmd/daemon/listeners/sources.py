@@ -78,6 +78,8 @@ def _within(peer: str, networks: Sequence[Network]) -> bool:
 
 def _remember(table: dict[str, float], source: str, ends: float, now: float) -> None:
     if source not in table and len(table) >= MANY:
-        for over in [name for name, end in table.items() if end <= now] or [min(table, key=table.__getitem__)]:
+        for over in [name for name, end in table.items() if end <= now] or [
+            min(table, key=table.__getitem__)
+        ]:
             del table[over]
     table[source] = ends

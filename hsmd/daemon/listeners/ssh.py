@@ -35,7 +35,11 @@ class SshListener:
     """Accepts SSH connections, and closes those that may no longer be."""
 
     def __init__(
-        self, *, snapshot: Callable[[], Snapshot], admission: Admission, make_session: MakeSession,
+        self,
+        *,
+        snapshot: Callable[[], Snapshot],
+        admission: Admission,
+        make_session: MakeSession,
         enrolments: Enrolments | None = None,
     ) -> None:
         self._snapshot = snapshot
@@ -80,7 +84,8 @@ class SshListener:
         _allow_files(limits)
         key, certificate = _host_key(config)
         wanted = {
-            address: self._options(key, certificate, limits, roles) for address, roles in _roles(config).items()
+            address: self._options(key, certificate, limits, roles)
+            for address, roles in _roles(config).items()
         }
         opened = await self._open({each: wanted[each] for each in wanted if each not in self._acceptors})
         for address in [address for address in self._acceptors if address not in wanted]:
@@ -123,7 +128,9 @@ class SshListener:
         opened: dict[ListenAddress, Any] = {}
         for address, options in wanted.items():
             try:
-                opened[address] = await asyncssh.listen(address.host, address.port, reuse_address=True, **options)
+                opened[address] = await asyncssh.listen(
+                    address.host, address.port, reuse_address=True, **options
+                )
             except OSError as error:
                 for acceptor in opened.values():
                     acceptor.close()
@@ -137,7 +144,12 @@ class SshListener:
         """Everything that asyncssh would otherwise offer, look for in the environment, or do at another pace."""
         return {
             "server_factory": lambda: SshConnection(
-                self._snapshot, self._admission, self._make_session, self._connections, self._enrolments, roles
+                self._snapshot,
+                self._admission,
+                self._make_session,
+                self._connections,
+                self._enrolments,
+                roles,
             ),
             "server_host_keys": [key if certificate is None else (key, certificate)],
             "server_version": "hsmd",

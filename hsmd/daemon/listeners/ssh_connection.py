@@ -31,10 +31,19 @@ from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 
 log = observe.logger()
 
-SIGNATURE_ALGORITHMS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
-                        "rsa-sha2-256", "rsa-sha2-512")  # fmt: skip
+SIGNATURE_ALGORITHMS = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-256",
+    "rsa-sha2-512",
+)
 """What we announce."""
-_ACCEPTED = frozenset(SIGNATURE_ALGORITHMS) | {"sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"}
+_ACCEPTED = frozenset(SIGNATURE_ALGORITHMS) | {
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+}
 """And what may be under a request to log in, or a certificate: certified keys can be in a hardware token of their own."""
 _WEAK = "signed with an algorithm that is not accepted"
 
@@ -160,7 +169,12 @@ class SshConnection(asyncssh.SSHServer):
             self._identity = identity
             self._admitted_as = identity.client
             self._connections.add(self)
-            log.info("connection.opened", client=identity.client, address=self.peer, fingerprint=identity.credential)
+            log.info(
+                "connection.opened",
+                client=identity.client,
+                address=self.peer,
+                fingerprint=identity.credential,
+            )
             return
         self._conn.abort()
 
@@ -259,7 +273,9 @@ class SshConnection(asyncssh.SSHServer):
             username,
             ca_fingerprint=certificate.signing_key.get_fingerprint(),
             principals=tuple(certificate.principals),
-            critical_options={name: value for name, value in certificate.options.items() if name in _CRITICAL},
+            critical_options={
+                name: value for name, value in certificate.options.items() if name in _CRITICAL
+            },
             valid_after=_moment(certificate._valid_after),
             valid_before=_moment(certificate._valid_before),
             serial=certificate._serial,

@@ -32,7 +32,11 @@ def _daemon(status: DaemonStatus) -> Iterator[Metric]:
     build = GaugeMetricFamily("hsmd_build_info", "Always 1; the version is a label.", labels=["version"])
     build.add_metric([status.version], 1)
     yield build
-    yield _gauge("start_time_seconds", "When the daemon's front process started, Unix time.", status.started_at.timestamp())
+    yield _gauge(
+        "start_time_seconds",
+        "When the daemon's front process started, Unix time.",
+        status.started_at.timestamp(),
+    )
     yield _gauge("draining", "1 while the daemon takes nothing new.", status.draining)
     connections = GaugeMetricFamily("hsmd_connections", "SSH connections.", labels=["state"])
     connections.add_metric(["starting"], status.starting)
@@ -45,19 +49,31 @@ def _daemon(status: DaemonStatus) -> Iterator[Metric]:
 
 
 def _audit(status: DaemonStatus) -> Iterator[Metric]:
-    yield _gauge("audit_writable", "1 if the audit log can be written; no key is used while it is 0.", status.audit_writable)
+    yield _gauge(
+        "audit_writable",
+        "1 if the audit log can be written; no key is used while it is 0.",
+        status.audit_writable,
+    )
     yield _gauge("audit_records", "Records in the audit log.", status.audit_records)
-    yield _gauge("audit_records_covered", "Records that the newest signed checkpoint covers.", status.audit_covered)
-    yield _gauge("audit_uncovered_seconds", "Age of the oldest records without a checkpoint.", status.audit_uncovered_s)
+    yield _gauge(
+        "audit_records_covered", "Records that the newest signed checkpoint covers.", status.audit_covered
+    )
+    yield _gauge(
+        "audit_uncovered_seconds", "Age of the oldest records without a checkpoint.", status.audit_uncovered_s
+    )
 
 
 def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:
     state = GaugeMetricFamily("hsmd_token_state", "1 for the state a token is in.", labels=["token", "state"])
-    breaker = GaugeMetricFamily("hsmd_token_breaker", "1 for the state of a token's breaker.", labels=["token", "state"])
+    breaker = GaugeMetricFamily(
+        "hsmd_token_breaker", "1 for the state of a token's breaker.", labels=["token", "state"]
+    )
     queue = GaugeMetricFamily("hsmd_token_queue_depth", "Operations waiting for a worker.", labels=["token"])
     in_flight = GaugeMetricFamily("hsmd_token_in_flight", "Operations that workers have.", labels=["token"])
     workers = GaugeMetricFamily("hsmd_workers", "Worker processes by state.", labels=["token", "state"])
-    restarts = CounterMetricFamily("hsmd_worker_restarts", "Workers that were lost and replaced.", labels=["token"])
+    restarts = CounterMetricFamily(
+        "hsmd_worker_restarts", "Workers that were lost and replaced.", labels=["token"]
+    )
     for token in tokens:
         for name in sorted({*TOKEN_STATES, token.state}):
             state.add_metric([token.name, name], token.state == name)
@@ -74,9 +90,10 @@ def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:
 
 def _latencies(numbers: Metrics) -> Metric:
     family = HistogramMetricFamily(
-        "hsmd_operation_seconds", "From arrival to answer, of operations that were performed.",
+        "hsmd_operation_seconds",
+        "From arrival to answer, of operations that were performed.",
         labels=["purpose", "key_type"],
-    )  # fmt: skip
+    )
     bounds = [*map(str, numbers.bounds_s), "+Inf"]
     for each in numbers.latencies:
         buckets = list(zip(bounds, accumulate(each.counts), strict=True))

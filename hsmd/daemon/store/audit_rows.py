@@ -30,7 +30,9 @@ def add_discontinuity(connection: Connection, new: AuditHead, declared: str, not
         audit_discontinuities.c.origin == new.origin, audit_discontinuities.c.declared >= declared
     )
     if connection.scalar(known.limit(1)) is not None:
-        raise Conflict("time: a discontinuity of this log was declared at that time, or later; sign a new one")
+        raise Conflict(
+            "time: a discontinuity of this log was declared at that time, or later; sign a new one"
+        )
     connection.execute(delete(audit_heads).where(audit_heads.c.origin == new.origin))
     advance_head(connection, new)
     connection.execute(insert(audit_discontinuities).values(origin=new.origin, declared=declared, note=note))

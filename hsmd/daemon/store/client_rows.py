@@ -126,9 +126,7 @@ def load_cas(connection: Connection) -> list[CaRecord]:
         trusted[fingerprint].add(name)
     rows = connection.execute(select(cas).order_by(cas.c.fingerprint))
     return [
-        CaRecord(
-            each.fingerprint, each.public_key, frozenset(trusted[each.fingerprint]), each.max_lifetime_s
-        )
+        CaRecord(each.fingerprint, each.public_key, frozenset(trusted[each.fingerprint]), each.max_lifetime_s)
         for each in rows
     ]
 

@@ -62,9 +62,13 @@ def _sqlite(path: str) -> Engine:
         return connection
 
     engine = create_engine(
-        "sqlite://", creator=connect, poolclass=QueuePool, pool_size=POOL_SIZE, pool_timeout=LOCK_TIMEOUT_S,
+        "sqlite://",
+        creator=connect,
+        poolclass=QueuePool,
+        pool_size=POOL_SIZE,
+        pool_timeout=LOCK_TIMEOUT_S,
         hide_parameters=True,
-    )  # fmt: skip
+    )
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 

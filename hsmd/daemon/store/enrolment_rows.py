@@ -50,7 +50,9 @@ def check(
     found = connection.execute(statement).one_or_none()
     if found is None or not compare_digest(bytes(found.secret_sha256), secret_sha256):
         return False
-    return connection.scalar(select(clients.c.role).where(clients.c.id == found.client_id)) in [each.value for each in roles]
+    return connection.scalar(select(clients.c.role).where(clients.c.id == found.client_id)) in [
+        each.value for each in roles
+    ]
 
 
 def spend(connection: Connection, enrolment_id: str, secret_sha256: bytes, now: datetime) -> str | None:

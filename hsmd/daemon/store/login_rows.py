@@ -18,7 +18,9 @@ _BLANK: dict[str, Any] = {
 
 def stops(connection: Connection) -> list[LoginStop]:
     """The tokens whose logins are stopped, by name."""
-    statement = select(token_logins).where(token_logins.c.stopped_at.is_not(None)).order_by(token_logins.c.token)
+    statement = (
+        select(token_logins).where(token_logins.c.stopped_at.is_not(None)).order_by(token_logins.c.token)
+    )
     return [_stop(row) for row in connection.execute(statement).mappings()]
 
 
@@ -53,9 +55,15 @@ def stop(connection: Connection, record: LoginStop) -> None:
     row = _row(connection, record.token)
     if row is None or row["stopped_at"] is None:
         _put(
-            connection, record.token, stopped_at=record.at, stopped_by=record.by, reason=record.reason, cleared=False,
-            holder="", held_until=None,
-        )  # fmt: skip
+            connection,
+            record.token,
+            stopped_at=record.at,
+            stopped_by=record.by,
+            reason=record.reason,
+            cleared=False,
+            holder="",
+            held_until=None,
+        )
 
 
 def clear(connection: Connection, token: str) -> None:

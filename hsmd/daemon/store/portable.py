@@ -61,7 +61,10 @@ def fill(connection: Connection, document: Document) -> None:
     if unknown:
         raise StoreFailure("the backup of the store is damaged", detail=f"unknown tables {sorted(unknown)}")
     for table in tables:
-        rows = [{name: _native(connection, value) for name, value in row.items()} for row in document.tables.get(table.name, [])]
+        rows = [
+            {name: _native(connection, value) for name, value in row.items()}
+            for row in document.tables.get(table.name, [])
+        ]
         if rows:
             connection.execute(table.delete())
             connection.execute(table.insert(), rows)

@@ -44,7 +44,9 @@ def _check(revocation: RevocationRecord) -> None:
     check_fingerprint(revocation.ca_fingerprint)
     if revocation.kind == "serial":
         digits = revocation.value
-        if not (digits.isascii() and digits.isdigit() and str(int(digits)) == digits and int(digits) <= MAX_SERIAL):
+        if not (
+            digits.isascii() and digits.isdigit() and str(int(digits)) == digits and int(digits) <= MAX_SERIAL
+        ):
             raise BadRequest("serial: a decimal number below 2^64, as ssh-keygen -L prints it")
     elif not 0 < len(revocation.value) <= MAX_KEY_ID or "\0" in revocation.value:
         raise BadRequest(f"key_id: 1 to {MAX_KEY_ID} characters, as ssh-keygen -L prints it")

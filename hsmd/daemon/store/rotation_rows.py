@@ -30,7 +30,9 @@ def begin(connection: Connection, client: str, current: str, successor: Credenti
     for row in connection.execute(under_way):
         if (row.fingerprint, row.successor_of) == (successor.fingerprint, current):
             return False
-        raise Conflict("this client has a next key already; finish with that one, or have an operator revoke it")
+        raise Conflict(
+            "this client has a next key already; finish with that one, or have an operator revoke it"
+        )
     client_rows.add_credential(connection, client, successor)
     mine = credentials.c.fingerprint == successor.fingerprint
     connection.execute(update(credentials).where(mine).values(successor_of=current))

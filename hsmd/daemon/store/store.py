@@ -243,7 +243,11 @@ class Store:
             enrolment_rows.add(connection, enrolment, now)
 
     def invite(
-        self, enrolment: EnrolmentRecord, role: Role, grants: Iterable[tuple[str, frozenset[Purpose]]], now: datetime
+        self,
+        enrolment: EnrolmentRecord,
+        role: Role,
+        grants: Iterable[tuple[str, frozenset[Purpose]]],
+        now: datetime,
     ) -> None:
         """As `add_enrolment`, with the client if there is none of that name, and with grants (key, purposes); or nothing of it.
 
@@ -256,7 +260,11 @@ class Store:
             enrolment_rows.add(connection, enrolment, now)
 
     def check_enrolment(
-        self, enrolment_id: str, secret_sha256: bytes, now: datetime, roles: Collection[Role] = frozenset(Role)
+        self,
+        enrolment_id: str,
+        secret_sha256: bytes,
+        now: datetime,
+        roles: Collection[Role] = frozenset(Role),
     ) -> bool:
         """Whether a token may be used now by a client of one of these roles; each call is one of its tries.
 
@@ -419,7 +427,11 @@ class Store:
     @contextmanager
     def _unnoticed(self) -> Iterator[Connection]:
         """A write of something that is not among the contents."""
-        with translated(self._url), self._engine.connect() as connection, begin_immediately(connection).begin():
+        with (
+            translated(self._url),
+            self._engine.connect() as connection,
+            begin_immediately(connection).begin(),
+        ):
             yield connection
 
 

@@ -49,9 +49,7 @@ class Ceiling:
 def write(session: Any, half: PublicHalf, cka_id: bytes, purposes: frozenset[Purpose]) -> Ceiling:
     """Make the ceiling of a key. Raises BadRequest if no key may have it, PKCS11Error if the token fails."""
     check_ceiling(half.key_type, purposes)
-    value = msgspec.json.encode(
-        _Value(VERSION, half.digest.hex(), cka_id.hex(), labels(purposes), half.spki)
-    )
+    value = msgspec.json.encode(_Value(VERSION, half.digest.hex(), cka_id.hex(), labels(purposes), half.spki))
     template = {
         Attribute.CLASS: ObjectClass.DATA,
         Attribute.TOKEN: True,
@@ -93,7 +91,12 @@ def _read(data_object: Any) -> Ceiling | None:
     try:
         value: bytes = data_object[Attribute.VALUE]
         private = data_object[Attribute.PRIVATE]
-    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed, pkcs11.ObjectHandleInvalid):
+    except (
+        pkcs11.AttributeTypeInvalid,
+        pkcs11.AttributeSensitive,
+        pkcs11.FunctionFailed,
+        pkcs11.ObjectHandleInvalid,
+    ):
         return None
     if not private or len(value) > MAX_VALUE_BYTES:
         return None

@@ -73,7 +73,9 @@ class ControlDesk:
             if private is None:
                 described.append(describe(ceiling, "", [messages.NO_PRIVATE_KEY]))
             else:
-                described.append(describe(ceiling, private[Attribute.LABEL], templates.unsafe_attributes(private)))
+                described.append(
+                    describe(ceiling, private[Attribute.LABEL], templates.unsafe_attributes(private))
+                )
         return messages.KeyDescriptions(described)
 
     def _candidates(self) -> messages.CandidateList:

@@ -45,7 +45,9 @@ class ControlLink:
             if not handed_over:
                 raise DeadlineExceeded("no control worker was free in time") from None
             self.lose("it did not answer in time")
-            raise DeadlineExceeded("the token did not do it in time; look what is there before asking again") from None
+            raise DeadlineExceeded(
+                "the token did not do it in time; look what is there before asking again"
+            ) from None
         try:
             return msgspec.json.decode(answer, type=request.Result)
         except msgspec.MsgspecError as error:

@@ -19,7 +19,9 @@ UNBOUNDED = 1 << 30
 class Crew:
     """The ready workers of one token. Times are monotonic seconds."""
 
-    def __init__(self, size: int, *, spare: bool, operations: int, age_s: float, chance: random.Random) -> None:
+    def __init__(
+        self, size: int, *, spare: bool, operations: int, age_s: float, chance: random.Random
+    ) -> None:
         """`size` of them work. They leave after so many operations or seconds; 0 means never.
 
         With a `spare` nobody leaves before there is one; without, the others or a moment without work must do.

@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 from hsmd.daemon.token.jobs import Job
 
-CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS})
+CRASHES = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS}
+)
 """What a module does to itself. SIGKILL and SIGTERM come from elsewhere."""
 MAX_WAITING = 64
 """Workers of which only one half is known."""

@@ -63,7 +63,9 @@ class Entrance:
             per_cost_s = self._unit_s * max(1, backlog.clients) / max(1, load.workers)
             for job in mine:
                 if room <= 0 or waiting >= share:
-                    refused.append((job, Overloaded(retry_after_ms=max(RETRY_AFTER_MS, _milliseconds(ahead_s)))))
+                    refused.append(
+                        (job, Overloaded(retry_after_ms=max(RETRY_AFTER_MS, _milliseconds(ahead_s))))
+                    )
                 elif now + ahead_s > job.deadline:
                     refused.append((job, Overloaded(retry_after_ms=_milliseconds(ahead_s))))
                 else:

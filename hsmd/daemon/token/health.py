@@ -158,7 +158,14 @@ class TokenHealth:
 
     def ask_idle(self, links: Iterable[WorkerLink], now: float) -> None:
         """Have those probe the token that have been idle for long."""
-        self.ask((link for link in links if now - max(link.moved_at if link.jobs else 0.0, link.probed_at) >= self._probe_s), now)
+        self.ask(
+            (
+                link
+                for link in links
+                if now - max(link.moved_at if link.jobs else 0.0, link.probed_at) >= self._probe_s
+            ),
+            now,
+        )
 
     def answered(self, link: WorkerLink, event: Probed, *, others: bool) -> None:
         """A worker's answer; one that failed is given up by the pool before this is called."""

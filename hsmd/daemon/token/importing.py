@@ -85,7 +85,9 @@ def _run(
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise TokenFailure("the token did not take the key in time; look with `hsmd key list` what is there") from None
+        raise TokenFailure(
+            "the token did not take the key in time; look with `hsmd key list` what is there"
+        ) from None
     return _result(output)
 
 

@@ -28,8 +28,13 @@ from hsmd.daemon.token.public_keys import private_fits
 from hsmd.errors import TokenFailure
 
 HALF_WRITTEN = (
-    AttributeTypeInvalid, AttributeSensitive, AttributeValueInvalid, FunctionFailed, GeneralError, ObjectHandleInvalid,
-)  # fmt: skip
+    AttributeTypeInvalid,
+    AttributeSensitive,
+    AttributeValueInvalid,
+    FunctionFailed,
+    GeneralError,
+    ObjectHandleInvalid,
+)
 """What reading an object answers that was left half-written when somebody died, or that has just gone: it is passed over."""
 RESCAN_INTERVAL_S = 1.0
 """An unknown digest makes the worker look at the token again, but not more often than this."""
@@ -55,7 +60,9 @@ class Inventory:
         for digest, ceiling in ceilings.read_all(self._session).items():
             private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
             if private is not None:
-                keys[digest] = self._kept(digest, ceiling, private) or open_key(private, ceiling, verify=self._verify)
+                keys[digest] = self._kept(digest, ceiling, private) or open_key(
+                    private, ceiling, verify=self._verify
+                )
                 witness = private
         self.keys = keys
         self._witness = witness
@@ -91,7 +98,9 @@ def private_keys_by_id(session: Any) -> dict[bytes, list[Any]]:
     """
     by_id: dict[bytes, list[Any]] = {}
     unclear: Exception | None = None
-    for private in list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: True})):
+    for private in list(
+        session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: True})
+    ):
         try:
             cka_id = private[Attribute.ID]
         except HALF_WRITTEN as error:

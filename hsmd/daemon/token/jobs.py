@@ -32,7 +32,18 @@ class Job:
     it takes, and `cost` what it takes of it (1: a P-256 signature). The rest is the pool's.
     """
 
-    __slots__ = ("abandoned", "alone", "body", "client", "context", "cost", "deadline", "expired", "number", "queued")
+    __slots__ = (
+        "abandoned",
+        "alone",
+        "body",
+        "client",
+        "context",
+        "cost",
+        "deadline",
+        "expired",
+        "number",
+        "queued",
+    )
 
     def __init__(
         self,
@@ -80,5 +91,7 @@ def completion_of(job: Job, kind: int, body: bytes) -> Completion:
 def completion_of_lost(job: Job, started: int) -> Completion:
     """What is known about a job of a lost worker; `started` is from its progress page."""
     if job.number <= started:
-        return Completion(job, Status.UNKNOWN, error=TokenFailure("the token worker was lost during this operation"))
+        return Completion(
+            job, Status.UNKNOWN, error=TokenFailure("the token worker was lost during this operation")
+        )
     return Completion(job, Status.NOT_PERFORMED, error=Unavailable("the token worker was lost"))

@@ -44,7 +44,9 @@ class WorkerLink:
         "unsent",
     )
 
-    def __init__(self, worker_socket: socket.socket, progress_fd: int, pid: int, control: bool, now: float) -> None:
+    def __init__(
+        self, worker_socket: socket.socket, progress_fd: int, pid: int, control: bool, now: float
+    ) -> None:
         """Takes over the socket and closes `progress_fd`. Raises OSError or ValueError for a page that is none."""
         try:
             self.progress = ProgressPage(progress_fd)

@@ -65,7 +65,9 @@ def _import(settings: WorkerSettings, order: ImportOrder) -> KeyDescription:
     arguments = parser.parse_args()
     passphrase = None
     if arguments.passphrase_fd >= 0:
-        passphrase = _read(arguments.passphrase_fd, _MAX_PASSPHRASE_BYTES).removesuffix(b"\n").removesuffix(b"\r")
+        passphrase = (
+            _read(arguments.passphrase_fd, _MAX_PASSPHRASE_BYTES).removesuffix(b"\n").removesuffix(b"\r")
+        )
     half, attributes = read_private_key(_read(arguments.pem_fd, MAX_PEM_BYTES + 1), passphrase)
     purposes = expand(order.purposes)
     sandbox.lock_memory(settings)

@@ -54,7 +54,12 @@ class WorkerLoop:
     """Serves one socket. `desk` is there in a control worker, which answers control requests and uses no key."""
 
     def __init__(
-        self, front: socket.socket, inventory: Inventory, progress: ProgressPage, session: Any, desk: ControlDesk | None
+        self,
+        front: socket.socket,
+        inventory: Inventory,
+        progress: ProgressPage,
+        session: Any,
+        desk: ControlDesk | None,
     ) -> None:
         self._front = front
         self._inventory = inventory

@@ -40,7 +40,9 @@ KIND_OF_FAMILY = {Family.RSA: KeyKind.RSA, Family.EC: KeyKind.EC, Family.ED25519
 RAW_RSA = Mechanism.RSA_X_509
 """For premaster secrets: the padding is taken off in hsmd, alike for good and bad (DESIGN.md, decision 4)."""
 
-USED = frozenset({*_SIGNING.values(), *_GENERATION.values(), Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_PSS, RAW_RSA})
+USED = frozenset(
+    {*_SIGNING.values(), *_GENERATION.values(), Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_PSS, RAW_RSA}
+)
 
 
 def signing(scheme: SignatureScheme) -> tuple[Mechanism, tuple[Any, ...] | None]:

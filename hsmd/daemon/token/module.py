@@ -111,7 +111,9 @@ def _check_flags(token: Any, *, cleared: bool) -> None:
     if token.flags & TokenFlag.USER_PIN_LOCKED:
         raise LoginRefused(detail="the token's user PIN is locked; unlock it with the SO PIN")
     if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
-        raise LoginRefused(detail="the token's user PIN is one try from being locked; log in with another program or reset it")
+        raise LoginRefused(
+            detail="the token's user PIN is one try from being locked; log in with another program or reset it"
+        )
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW and not cleared:
         raise LoginRefused(detail="the token reports a wrong PIN since the last good login; check the PIN")
 
@@ -121,7 +123,9 @@ def _log_in(settings: WorkerSettings, token: Any, lock: StartLock) -> OpenToken:
     pin, version = read_pin(path, settings.pin_fd)
     _check_flags(token, cleared=settings.cleared)
     if lock.note == version and not settings.cleared:
-        raise LoginRefused(detail=f"{path} was refused before and has not changed since; write the right PIN into it")
+        raise LoginRefused(
+            detail=f"{path} was refused before and has not changed since; write the right PIN into it"
+        )
     try:
         session = token.open(rw=settings.control, user_pin=pin)
     except _LOGIN_REFUSALS as error:

@@ -74,7 +74,11 @@ def _generate_pair(
 
 
 def import_pair(
-    session: Any, name: str, half: PublicHalf, private_attributes: templates.Template, purposes: frozenset[Purpose]
+    session: Any,
+    name: str,
+    half: PublicHalf,
+    private_attributes: templates.Template,
+    purposes: frozenset[Purpose],
 ) -> Ceiling:
     """Put a key pair into the token. Raises BadRequest, Conflict, TokenFailure, PKCS11Error."""
     check_ceiling(half.key_type, purposes)
@@ -136,7 +140,12 @@ def _prove_pair(private: Any, half: PublicHalf) -> None:
 
 
 def adopt(
-    session: Any, private: Any, certified: PublicHalf | None, purposes: frozenset[Purpose], *, accept_unsafe: bool
+    session: Any,
+    private: Any,
+    certified: PublicHalf | None,
+    purposes: frozenset[Purpose],
+    *,
+    accept_unsafe: bool,
 ) -> tuple[Ceiling, list[str]]:
     """Give an existing private key a ceiling, or find the one it has; returns it with what is unsafe about the key.
 
@@ -149,7 +158,9 @@ def adopt(
     if existing is not None:
         return _same_ceiling(existing, purposes), unsafe
     if not purposes:
-        raise BadRequest("purposes: the key has no ceiling yet; name what it may be used for, for example tls-server")
+        raise BadRequest(
+            "purposes: the key has no ceiling yet; name what it may be used for, for example tls-server"
+        )
     check_ceiling(half.key_type, purposes)
     _check_capability(private, purposes)
     if unsafe and not accept_unsafe:
@@ -175,7 +186,9 @@ def find_private(session: Any, *, cka_id: bytes, cka_label: str, digest: bytes) 
     else:
         found = [key for key in everything if _has_digest(session, key, digest)]
     if not found:
-        raise BadRequest("the token has no such private key; `hsmd key candidates` lists those that can be adopted")
+        raise BadRequest(
+            "the token has no such private key; `hsmd key candidates` lists those that can be adopted"
+        )
     if len(found) > 1:
         raise BadRequest(f"{len(found)} private keys fit; name the key by a CKA_ID that only one has")
     return found[0]
@@ -191,7 +204,9 @@ def public_half_of(session: Any, private: Any, certified: PublicHalf | None) -> 
         raise BadRequest("certificate: it is for another key")
     half = shown or certified
     if half is None:
-        raise BadRequest("certificate: the token does not show the public key, or its type is not served; give a certificate")
+        raise BadRequest(
+            "certificate: the token does not show the public key, or its type is not served; give a certificate"
+        )
     if not private_fits(private, half):
         raise BadRequest("certificate: it is for another type of key")
     return half
@@ -223,7 +238,9 @@ def _has_digest(session: Any, private: Any, digest: bytes) -> bool:
 def _same_ceiling(existing: Ceiling, purposes: frozenset[Purpose]) -> Ceiling:
     if purposes and purposes != existing.purposes:
         fixed = ", ".join(labels(existing.purposes))
-        raise Conflict(f"purposes: the key's ceiling was fixed as {fixed}; leave purposes out, or use another key")
+        raise Conflict(
+            f"purposes: the key's ceiling was fixed as {fixed}; leave purposes out, or use another key"
+        )
     return existing
 
 
@@ -237,7 +254,9 @@ def _check_alone(session: Any, cka_id: bytes, half: PublicHalf) -> None:
     """A key that shares CKA_ID and type with another could not be told from it later."""
     fitting = [key for key in private_keys_by_id(session).get(cka_id, []) if private_fits(key, half)]
     if len(fitting) != 1:
-        raise BadRequest(f"cka_id: {len(fitting)} private keys of this type share it; give the key a CKA_ID of its own")
+        raise BadRequest(
+            f"cka_id: {len(fitting)} private keys of this type share it; give the key a CKA_ID of its own"
+        )
 
 
 # --- destroying ---
@@ -262,4 +281,3 @@ def destroy(session: Any, digest: bytes) -> bool:
         data_object.destroy()
         changed = True
     return changed
-

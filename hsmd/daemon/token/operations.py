@@ -83,7 +83,9 @@ def _premaster(private: Any, half: PublicHalf) -> Operation:
     # argument; here it is always bytes.
     decrypt = private._decrypt
     modulus = half.public_key.public_numbers().n
-    premaster = Premaster(lambda block: decrypt(block, RAW_RSA, None, None, _BUFFER_BYTES), modulus, half.digest)
+    premaster = Premaster(
+        lambda block: decrypt(block, RAW_RSA, None, None, _BUFFER_BYTES), modulus, half.digest
+    )
     return Operation(premaster.prepare, premaster.use, premaster.finish)
 
 
@@ -99,7 +101,9 @@ def _signing_table(
     return table
 
 
-def signing_operation(private: Any, half: PublicHalf, scheme: SignatureScheme, *, hashed: bool, verify: str) -> Operation:
+def signing_operation(
+    private: Any, half: PublicHalf, scheme: SignatureScheme, *, hashed: bool, verify: str
+) -> Operation:
     """Signs with `scheme`; `hashed` says that it is given the digest itself. RSA signatures are always verified."""
     facts = SCHEMES[scheme]
     mechanism, parameter = signing(scheme)

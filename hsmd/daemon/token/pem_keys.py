@@ -39,8 +39,12 @@ def read_private_key(pem: bytes, passphrase: bytes | None) -> tuple[PublicHalf, 
         raise BadRequest(_passphrase_advice(passphrase)) from None
     except (ValueError, UnsupportedAlgorithm):
         if passphrase is not None:
-            raise BadRequest("passphrase: it is wrong, or the key is damaged; check it with `openssl pkey -in FILE`") from None
-        raise BadRequest("pem: the private key is damaged; check it with `openssl pkey -in FILE -check`") from None
+            raise BadRequest(
+                "passphrase: it is wrong, or the key is damaged; check it with `openssl pkey -in FILE`"
+            ) from None
+        raise BadRequest(
+            "pem: the private key is damaged; check it with `openssl pkey -in FILE -check`"
+        ) from None
     half = PublicHalf.of(private.public_key())
     if half is None:
         served = ", ".join(kind.value for kind in KeyType)
@@ -50,7 +54,9 @@ def read_private_key(pem: bytes, passphrase: bytes | None) -> tuple[PublicHalf, 
 
 def _the_block(pem: bytes) -> bytes:
     if len(pem) > MAX_PEM_BYTES:
-        raise BadRequest(f"pem: the file is larger than {MAX_PEM_BYTES} bytes; give one with the private key alone")
+        raise BadRequest(
+            f"pem: the file is larger than {MAX_PEM_BYTES} bytes; give one with the private key alone"
+        )
     found = {match[1]: match[0] for match in _BLOCK.finditer(pem) if match[1] in _READABLE}
     count = sum(match[1] in _READABLE for match in _BLOCK.finditer(pem))
     if count == 1:

@@ -19,7 +19,8 @@ def pin_path(settings: WorkerSettings) -> Path:
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if not settings.pin_credential or not directory:
         raise ConfigurationError(
-            "pin_credential", ["systemd passed no credentials; add LoadCredential= to the unit, or name a pin_file"]
+            "pin_credential",
+            ["systemd passed no credentials; add LoadCredential= to the unit, or name a pin_file"],
         )
     return Path(directory, settings.pin_credential)
 
@@ -39,7 +40,9 @@ def read_pin(path: Path, opened: int = -1) -> tuple[str, str]:
         content = file.read(MAX_PIN_BYTES + 2)
     pin = content.removesuffix(b"\n").removesuffix(b"\r")
     if not 1 <= len(pin) <= MAX_PIN_BYTES or b"\n" in pin or b"\0" in pin:
-        raise ConfigurationError(str(path), [f"must hold the PIN alone, on one line of at most {MAX_PIN_BYTES} bytes"])
+        raise ConfigurationError(
+            str(path), [f"must hold the PIN alone, on one line of at most {MAX_PIN_BYTES} bytes"]
+        )
     try:
         text = pin.decode("utf-8")
     except UnicodeDecodeError:
@@ -52,4 +55,6 @@ def _check_mode(path: Path, found: os.stat_result) -> None:
         raise ConfigurationError(str(path), ["is not a regular file"])
     if found.st_mode & 0o077:
         mode = stat.S_IMODE(found.st_mode)
-        raise ConfigurationError(str(path), [f"has mode {mode:04o}; others could read the PIN: chmod 0600 {path}"])
+        raise ConfigurationError(
+            str(path), [f"has mode {mode:04o}; others could read the PIN: chmod 0600 {path}"]
+        )

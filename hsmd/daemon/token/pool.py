@@ -96,7 +96,11 @@ class TokenPool:
         self._away_s = away_s
         self._links: list[WorkerLink] = []
         self._crew = Crew(
-            workers, spare=spare, operations=recycle_after_operations, age_s=recycle_after_s, chance=random.Random()
+            workers,
+            spare=spare,
+            operations=recycle_after_operations,
+            age_s=recycle_after_s,
+            chance=random.Random(),
         )
         self._ready = self._crew.working
         self._culprits = Culprits(crashed)
@@ -175,7 +179,10 @@ class TokenPool:
             serial=ready.serial if ready else "",
             state=self._state(),
             queued=len(self._backlog),
-            workers=[WorkerStatus(link.pid, self._worker_state(link), len(link.jobs), self._restarts) for link in links],
+            workers=[
+                WorkerStatus(link.pid, self._worker_state(link), len(link.jobs), self._restarts)
+                for link in links
+            ],
             abilities=list(ready.abilities) if ready else [],
             breaker=self._health.state.value,
             reason=self._health.reason,
@@ -303,7 +310,9 @@ class TokenPool:
                 self._health.not_started(event.text, others=bool(self._crew.ready))
                 self._doubt()
         elif isinstance(event, Faulty):
-            self._log.critical("token.faulty_signature", token=self._name, pid=link.pid, key=event.key, reason=event.text)
+            self._log.critical(
+                "token.faulty_signature", token=self._name, pid=link.pid, key=event.key, reason=event.text
+            )
         elif isinstance(event, Probed):
             if not link.probing:
                 raise ProtocolError("it was not asked to probe the token")
@@ -335,7 +344,9 @@ class TokenPool:
         self._finish_soon([Completion(job, Status.FAILED, error=error) for job in jobs])
 
     def _unavailable(self) -> Unavailable:
-        return Unavailable("the token is away", retry_after_ms=int(self._away_s * 500), detail=self._health.reason)
+        return Unavailable(
+            "the token is away", retry_after_ms=int(self._away_s * 500), detail=self._health.reason
+        )
 
     # --- watching the time ---
 
@@ -425,9 +436,13 @@ class TokenPool:
         # Read after the fence was set in close(): what has not begun by now never will.
         started = link.progress.started
         if link.ready is not None and started > link.progress.finished:
-            self._culprits.lost(link.pid, next((job for job in link.jobs.values() if job.number == started), None))
+            self._culprits.lost(
+                link.pid, next((job for job in link.jobs.values() if job.number == started), None)
+            )
         if replace:
-            self._log.warning("worker.lost", token=self._name, pid=link.pid, reason=why, in_flight=len(link.jobs))
+            self._log.warning(
+                "worker.lost", token=self._name, pid=link.pid, reason=why, in_flight=len(link.jobs)
+            )
             self._restarts += 1
             self._request_replacement(link.pid)
             if link.ready is not None:

@@ -71,7 +71,13 @@ def read_public_half(key_object: Any) -> PublicHalf | None:
     """
     try:
         public_key = _read(key_object)
-    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed, ValueError, KeyError):
+    except (
+        pkcs11.AttributeTypeInvalid,
+        pkcs11.AttributeSensitive,
+        pkcs11.FunctionFailed,
+        ValueError,
+        KeyError,
+    ):
         return None
     return None if public_key is None else PublicHalf.of(public_key)
 
@@ -89,7 +95,13 @@ def private_fits(private: Any, half: PublicHalf) -> bool:
                 and private[Attribute.EC_PARAMS] == CURVE_OIDS[half.key_type.facts.curve]
             )
         return private[Attribute.KEY_TYPE] is KeyKind.EC_EDWARDS
-    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed, ValueError, KeyError):
+    except (
+        pkcs11.AttributeTypeInvalid,
+        pkcs11.AttributeSensitive,
+        pkcs11.FunctionFailed,
+        ValueError,
+        KeyError,
+    ):
         return False
 
 
@@ -106,7 +118,11 @@ def public_attributes(half: PublicHalf) -> dict[Attribute, Any]:
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         point = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         params = CURVE_OIDS[half.key_type.facts.curve]
-        return {Attribute.KEY_TYPE: KeyKind.EC, Attribute.EC_PARAMS: params, Attribute.EC_POINT: _octet_string(point)}
+        return {
+            Attribute.KEY_TYPE: KeyKind.EC,
+            Attribute.EC_PARAMS: params,
+            Attribute.EC_POINT: _octet_string(point),
+        }
     point = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return {
         Attribute.KEY_TYPE: KeyKind.EC_EDWARDS,

@@ -19,16 +19,51 @@ from hsmd.daemon.token.spawn import WorkerSettings
 from hsmd.errors import Unavailable
 
 OTHER_PROGRAMS = ("execve", "execveat", "fork", "vfork")
-OTHER_PROCESSES = ("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_getfd")
+OTHER_PROCESSES = (
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "process_madvise",
+    "kcmp",
+    "pidfd_getfd",
+)
 KEYRINGS = ("keyctl", "add_key", "request_key")
 KERNEL = (
-    "bpf", "perf_event_open", "userfaultfd", "init_module", "finit_module", "delete_module", "kexec_load",
-    "kexec_file_load", "reboot", "swapon", "swapoff", "acct", "iopl", "ioperm", "settimeofday", "clock_settime",
-)  # fmt: skip
+    "bpf",
+    "perf_event_open",
+    "userfaultfd",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kexec_load",
+    "kexec_file_load",
+    "reboot",
+    "swapon",
+    "swapoff",
+    "acct",
+    "iopl",
+    "ioperm",
+    "settimeofday",
+    "clock_settime",
+)
 NAMESPACES = (
-    "mount", "umount2", "pivot_root", "chroot", "setns", "unshare", "open_tree", "move_mount", "fsopen", "fsconfig",
-    "fsmount", "fspick", "mount_setattr", "open_by_handle_at", "fanotify_init", "quotactl",
-)  # fmt: skip
+    "mount",
+    "umount2",
+    "pivot_root",
+    "chroot",
+    "setns",
+    "unshare",
+    "open_tree",
+    "move_mount",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "fspick",
+    "mount_setattr",
+    "open_by_handle_at",
+    "fanotify_init",
+    "quotactl",
+)
 UNFILTERED = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 """Their requests would reach the kernel past every filter."""
 DENIED = (*OTHER_PROGRAMS, *OTHER_PROCESSES, *KEYRINGS, *KERNEL, *NAMESPACES, *UNFILTERED)
@@ -67,7 +102,9 @@ def _refusing(step: Callable[[], Any]) -> Any:
     try:
         return step()
     except OSError as error:
-        raise Unavailable(detail=f'no sandbox: seccomp: {error.strerror}; to do without, set sandbox = "off"') from None
+        raise Unavailable(
+            detail=f'no sandbox: seccomp: {error.strerror}; to do without, set sandbox = "off"'
+        ) from None
 
 
 def lock_memory(settings: WorkerSettings) -> str:
@@ -123,7 +160,9 @@ def _lock() -> str:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
     if hard != resource.RLIM_INFINITY and os.geteuid() != 0:
         # With a finite limit a later allocation could fail in the middle of a signature.
-        return f"the limit is {hard // 1024} KiB; start the daemon with LimitMEMLOCK=infinity, as its unit does"
+        return (
+            f"the limit is {hard // 1024} KiB; start the daemon with LimitMEMLOCK=infinity, as its unit does"
+        )
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         return os.strerror(ctypes.get_errno())

@@ -35,7 +35,9 @@ def ecdsa_signature(raw: bytes, size: int) -> bytes:
     r = raw[:size].lstrip(b"\0")
     s = raw[size:].lstrip(b"\0")
     if len(raw) != 2 * size or not r or not s:
-        raise FaultySignature(detail=f"an ECDSA signature of {len(raw)} bytes instead of {2 * size}, or with a zero in it")
+        raise FaultySignature(
+            detail=f"an ECDSA signature of {len(raw)} bytes instead of {2 * size}, or with a zero in it"
+        )
     if r[0] & 0x80:
         r = b"\0" + r
     if s[0] & 0x80:
@@ -65,7 +67,9 @@ def verifier(half: PublicHalf, scheme: SignatureScheme) -> Verify:
         try:
             verify(signature, signed, *arguments)
         except InvalidSignature:
-            raise FaultySignature(detail="the token's signature does not verify with the public key") from None
+            raise FaultySignature(
+                detail="the token's signature does not verify with the public key"
+            ) from None
 
     return check
 

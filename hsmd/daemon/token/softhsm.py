@@ -92,12 +92,16 @@ def _initialise(token: SoftHsmToken, *, so_pin: str, pin: str) -> None:
             check=False,
         )
     except FileNotFoundError:
-        raise ConfigurationError("softhsm", ["softhsm2-util is not installed; on Debian: apt install softhsm2"]) from None
+        raise ConfigurationError(
+            "softhsm", ["softhsm2-util is not installed; on Debian: apt install softhsm2"]
+        ) from None
     finally:
         os.close(keyboard)
         os.close(terminal)
     if done.returncode:
-        raise ConfigurationError("softhsm", [f"softhsm2-util failed: {done.stderr.decode(errors='replace').strip()}"])
+        raise ConfigurationError(
+            "softhsm", [f"softhsm2-util failed: {done.stderr.decode(errors='replace').strip()}"]
+        )
 
 
 def section(token: SoftHsmToken) -> str:

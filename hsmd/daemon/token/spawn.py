@@ -119,7 +119,9 @@ def start_module(
     Raises OSError.
     """
     with _open_credential(settings) as (settings, credential):
-        process = _start([module, *arguments], environment, [*descriptors, *credential], settings.user, stdout)
+        process = _start(
+            [module, *arguments], environment, [*descriptors, *credential], settings.user, stdout
+        )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died already: whoever watches the process sees that
         process.stdin.write(b"".join(msgspec.json.encode(document) + b"\n" for document in (settings, *more)))
@@ -150,7 +152,11 @@ def _open_credential(settings: WorkerSettings) -> Iterator[tuple[WorkerSettings,
 
 
 def _start(
-    command: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int], user: str, stdout: int | None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
+    user: str,
+    stdout: int | None,
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         # -P: the current directory is nobody's module path in a process that reads the PIN.

@@ -42,7 +42,9 @@ class StartLock:
         self._wait()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self._fd)
 
     @property
@@ -64,7 +66,9 @@ class StartLock:
             except BlockingIOError:
                 if time.monotonic() >= give_up:
                     os.close(self._fd)
-                    raise Unavailable(detail=f"another worker holds {self._path} for {LOCK_WAIT_S:.0f} s") from None
+                    raise Unavailable(
+                        detail=f"another worker holds {self._path} for {LOCK_WAIT_S:.0f} s"
+                    ) from None
                 time.sleep(random.uniform(*_POLL_S))
 
 
@@ -72,7 +76,9 @@ def lock_path(settings: WorkerSettings) -> Path:
     """Where the lock of the token in `settings` is. Raises Unavailable if there is no safe place for it."""
     if settings.lock_file:
         return Path(settings.lock_file)
-    selection = f"{settings.module}\0{settings.label}\0{settings.serial}\0{settings.slot}\0{settings.pin_file}"
+    selection = (
+        f"{settings.module}\0{settings.label}\0{settings.serial}\0{settings.slot}\0{settings.pin_file}"
+    )
     name = hashlib.sha256(selection.encode()).hexdigest()[:24]
     return _own_directory() / f"token-{name}.lock"
 

@@ -50,7 +50,9 @@ def main() -> NoReturn:
         run_as_batch()
         arguments = _arguments()
         settings = read_settings()
-        status = _run(settings, socket.socket(fileno=arguments.socket_fd), ProgressPage(arguments.progress_fd))
+        status = _run(
+            settings, socket.socket(fileno=arguments.socket_fd), ProgressPage(arguments.progress_fd)
+        )
     except BaseException:
         traceback.print_exc()
     finally:

@@ -128,5 +128,11 @@ class AuditSeal(Request, tag="audit.seal"):
 
 
 REQUESTS: tuple[type[Request], ...] = (
-    AuditRead, AuditCheckpoint, AuditProve, AuditAbout, AuditStand, AuditDiscontinuity, AuditSeal,
-)  # fmt: skip
+    AuditRead,
+    AuditCheckpoint,
+    AuditProve,
+    AuditAbout,
+    AuditStand,
+    AuditDiscontinuity,
+    AuditSeal,
+)

@@ -151,6 +151,14 @@ class ClientEnroll(Request, tag="client.enroll"):
 
 
 REQUESTS: tuple[type[Request], ...] = (
-    ClientAdd, ClientEnroll, ClientList, ClientRemove, ClientRename, ClientRotateKey,
-    ClientTrustCa, ClientDistrustCa, ClientRevoke, ClientRevoked,
-)  # fmt: skip
+    ClientAdd,
+    ClientEnroll,
+    ClientList,
+    ClientRemove,
+    ClientRename,
+    ClientRotateKey,
+    ClientTrustCa,
+    ClientDistrustCa,
+    ClientRevoke,
+    ClientRevoked,
+)

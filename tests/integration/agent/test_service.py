@@ -105,7 +105,9 @@ async def test_root_has_no_keys_unless_listed(house: House, as_user: Talk) -> No
     assert [kind for kind, _, _ in received] == [Kind.WELCOME, Kind.ERROR]
 
 
-async def test_a_key_that_may_not_be_used_looks_like_one_that_does_not_exist(house: House, as_user: Talk) -> None:
+async def test_a_key_that_may_not_be_used_looks_like_one_that_does_not_exist(
+    house: House, as_user: Talk
+) -> None:
     house.users = f'["{OTHER_USER + 1}"]'
     await house.start()
     refused = await as_user(OTHER_USER, house.socket, operation(house.key.digest))

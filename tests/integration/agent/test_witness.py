@@ -108,15 +108,21 @@ async def test_a_change_under_a_living_connection_is_found(
     assert await house.sign()
 
 
-async def test_a_declared_restore_is_accepted_where_the_operator_is_pinned(house: House, log: LogMaker) -> None:
+async def test_a_declared_restore_is_accepted_where_the_operator_is_pinned(
+    house: House, log: LogMaker
+) -> None:
     house.settings = f'operator_keys = ["{OPERATOR_LINE}"]'
     await house.start()
     older = await roll_back(house, log)
     await eventually(lambda: problems(house))
     note = Discontinuity(
-        "hsmd/east", State(8, log.root(8)), State(6, older.root(6)), older.signer.verifier.vkey,
-        "2026-11-21T02:03:04.000000Z", "restored",
-    )  # fmt: skip
+        "hsmd/east",
+        State(8, log.root(8)),
+        State(6, older.root(6)),
+        older.signer.verifier.vkey,
+        "2026-11-21T02:03:04.000000Z",
+        "restored",
+    )
     house.daemon.discontinuities = [discontinuities.sign(note, OPERATOR).render()]
     await house.connected()
     assert await house.sign()

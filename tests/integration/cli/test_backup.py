@@ -82,7 +82,9 @@ def exported(url: str) -> portable.Document:
 @pytest.fixture
 def built(tmp_path: Path) -> Iterator[House]:
     made = House(tmp_path / "first")
-    text = re.sub(r'url = ".*"', 'url = "sqlite:///store.sqlite"', made.config.read_text())  # beside it, wherever that is
+    text = re.sub(
+        r'url = ".*"', 'url = "sqlite:///store.sqlite"', made.config.read_text()
+    )  # beside it, wherever that is
     made.config.write_text(text)
     yield made
     made.end()
@@ -118,7 +120,9 @@ def test_drill(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.run(["audit", "verify", "--log", str(other.audit_path)]) == 0
 
 
-def test_drill_with_postgresql(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster: Cluster) -> None:
+def test_drill_with_postgresql(
+    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster: Cluster
+) -> None:
     """From SQLite into PostgreSQL, where the daemon goes on; from there, with what was added, into SQLite again."""
     cluster.run("CREATE DATABASE drill")
     built.start()
@@ -128,7 +132,9 @@ def test_drill_with_postgresql(built: House, tmp_path: Path, capsys: pytest.Capt
     before = exported(f"sqlite:///{built.directory / 'store.sqlite'}")
     second = moved(built, tmp_path / "second")
     # A prepared configuration stays as it is.
-    second.config.write_text(re.sub(r'url = ".*"', f'url = "{cluster.url("drill")}"', built.config.read_text()))
+    second.config.write_text(
+        re.sub(r'url = ".*"', f'url = "{cluster.url("drill")}"', built.config.read_text())
+    )
     hsmd(capsys, "restore", tmp_path / "one.tar", "--config", second.config)
     assert exported(cluster.url("drill")) == before
     try:
@@ -166,7 +172,9 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
     assert (place / "store.sqlite").read_text() == "somebody's"
 
 
-def test_secrets_are_in_it_only_if_asked_for(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_are_in_it_only_if_asked_for(
+    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     private = (built.directory / "host_key").read_bytes()
     hsmd(capsys, "backup", tmp_path / "without.tar", "--config", built.config)
     hsmd(capsys, "backup", tmp_path / "with.tar", "--config", built.config, "--host-key")
@@ -180,7 +188,11 @@ def test_secrets_are_in_it_only_if_asked_for(built: House, tmp_path: Path, capsy
 
 @pytest.mark.parametrize("moment", ["before reading", "between hash and copy"])
 def test_a_log_that_is_sealed_meanwhile_is_whole(
-    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, moment: str
+    built: House,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
 ) -> None:
     """The live file gets a name among the segments, and another one, soon as long, has its name."""
     built.start()
@@ -235,9 +247,15 @@ def test_damage_is_found(built: House, tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("../../etc/passwd", tarfile.REGTYPE), ("/etc/passwd", tarfile.REGTYPE), ("audit/../x", tarfile.REGTYPE),
-     ("hsmd.toml", tarfile.SYMTYPE), ("store.json", tarfile.LNKTYPE), ("audit/segments/1.jsonl", tarfile.REGTYPE)],
-)  # fmt: skip
+    [
+        ("../../etc/passwd", tarfile.REGTYPE),
+        ("/etc/passwd", tarfile.REGTYPE),
+        ("audit/../x", tarfile.REGTYPE),
+        ("hsmd.toml", tarfile.SYMTYPE),
+        ("store.json", tarfile.LNKTYPE),
+        ("audit/segments/1.jsonl", tarfile.REGTYPE),
+    ],
+)
 def test_members_that_no_backup_has_are_refused(
     built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, kind: bytes
 ) -> None:
@@ -261,7 +279,9 @@ def test_a_small_archive_is_not_a_large_log(tmp_path: Path) -> None:
     with (tmp_path / "audit" / "audit.jsonl").open("wb") as file:
         file.truncate(1 << 40)
     members = ["manifest.json", "audit/audit.jsonl"]
-    subprocess.run(["tar", "--sparse", "--format=gnu", "-cf", "small.tar", *members], cwd=tmp_path, check=True)
+    subprocess.run(
+        ["tar", "--sparse", "--format=gnu", "-cf", "small.tar", *members], cwd=tmp_path, check=True
+    )
     assert (tmp_path / "small.tar").stat().st_size < 100_000
     with pytest.raises(BadRequest):
         Archive(tmp_path / "small.tar")
@@ -307,12 +327,20 @@ def test_a_store_in_use_is_not_filled(built: House, empty_url: str) -> None:
 def test_an_older_store_is_brought_up_to_date(built: House, empty_url: str) -> None:
     """Rows of the first release, into the schema of this one."""
     now = portable.decode(Store(f"sqlite:///{built.directory / 'store.sqlite'}").export())
-    first = {"keys", "key_purposes", "certificates", "clients", "credentials", "cas", "ca_clients", "grants", "state"}
+    first = {
+        "keys",
+        "key_purposes",
+        "certificates",
+        "clients",
+        "credentials",
+        "cas",
+        "ca_clients",
+        "grants",
+        "state",
+    }
     old = portable.Document("0001", {name: rows for name, rows in now.tables.items() if name in first})
     store = Store(empty_url)
     store.restore(msgspec.json.encode(old))
     assert portable.decode(store.export()).revision == newest_revision()
     assert {client.name for client in store.load().clients} == set(built.keys)
     store.close()
-
-

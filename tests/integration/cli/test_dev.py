@@ -206,8 +206,13 @@ def test_fixtures_as_a_plugin(tmp_path: Path) -> None:
     environment |= {"PYTHONPATH": str(Path(hsmd.__file__).parents[1]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, str(tmp_path)],
-        capture_output=True, text=True, timeout=100, check=False, env=environment, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=environment,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     addresses = {
         word for line in done.stdout.splitlines() for word in line.split() if word.startswith("127.0.0.1:")

@@ -30,15 +30,34 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield built
 
 
-def hsmd(daemon: House, *arguments: str, given: str = "", manage: bool = False) -> subprocess.CompletedProcess[str]:
+def hsmd(
+    daemon: House, *arguments: str, given: str = "", manage: bool = False
+) -> subprocess.CompletedProcess[str]:
     target = (
-        ["--daemon", ":".join(map(str, daemon.address)), "--user", OPERATOR, "--identity", str(daemon.directory / OPERATOR),
-         "--host-key", daemon.notice["host_key"], "--profile", str(profile(daemon))] if manage else []
-    )  # fmt: skip
+        [
+            "--daemon",
+            ":".join(map(str, daemon.address)),
+            "--user",
+            OPERATOR,
+            "--identity",
+            str(daemon.directory / OPERATOR),
+            "--host-key",
+            daemon.notice["host_key"],
+            "--profile",
+            str(profile(daemon)),
+        ]
+        if manage
+        else []
+    )
     return subprocess.run(
         [sys.executable, "-m", "hsmd.cli", *arguments, *target],
-        input=given, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "200"},
+    )
 
 
 def profile(daemon: House) -> Path:
@@ -66,14 +85,20 @@ def test_a_front_end_lets_itself_in(daemon: House, tmp_path: Path) -> None:
     assert text["agent"]["client"] == "web-9"
     assert text["daemon"][0]["host_keys"] == [daemon.notice["host_key"]]
     assert public_line(daemon.keys[OPERATOR]) in text["agent"]["operator_keys"]
-    again = hsmd(daemon, "agent", "init", "--enroll", "-", "--config", str(tmp_path / "b" / "agent.toml"), given=line)
+    again = hsmd(
+        daemon, "agent", "init", "--enroll", "-", "--config", str(tmp_path / "b" / "agent.toml"), given=line
+    )
     assert again.returncode == 1
     assert "wrong, used, or older" in again.stderr
     assert not list((tmp_path / "b").iterdir()), "nothing is left of a try that failed"
 
 
-@pytest.mark.parametrize("wrong", [["--owner", "no-such-user-here"], ["--socket", "/" + "x" * 120]], ids=lambda each: each[0])
-def test_a_mistake_on_the_command_line_does_not_cost_the_token(daemon: House, tmp_path: Path, wrong: list[str]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [["--owner", "no-such-user-here"], ["--socket", "/" + "x" * 120]], ids=lambda each: each[0]
+)
+def test_a_mistake_on_the_command_line_does_not_cost_the_token(
+    daemon: House, tmp_path: Path, wrong: list[str]
+) -> None:
     line = token(daemon, "web-10")
     options = ("agent", "init", "--enroll", "-", "--config", str(tmp_path / "agent" / "agent.toml"))
     assert hsmd(daemon, *options, *wrong, given=line + "\n").returncode in (1, 2)

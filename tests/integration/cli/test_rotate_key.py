@@ -102,7 +102,9 @@ def test_one_further_key_and_only_to_itself(daemon: House) -> None:
     assert [record for record in daemon.audit("control.done") if "client.rotate-key" in json.dumps(record)]
 
 
-def test_files_are_on_disk_before_the_daemon_acts_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_on_disk_before_the_daemon_acts_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a power failure a key that is registered exists, and the old one is not back after it was given up."""
     identity = tmp_path / "agent_ed25519"
     ssh_keys.make(identity, "first")
@@ -120,18 +122,24 @@ def test_files_are_on_disk_before_the_daemon_acts_on_them(tmp_path: Path, monkey
             done.append("replace")
 
     def asked(daemon: Endpoint, request: Any) -> None:
-        done.append("who" if isinstance(request, messages.WhoAmI) else "register" if request.public_key else "give up")
+        done.append(
+            "who" if isinstance(request, messages.WhoAmI) else "register" if request.public_key else "give up"
+        )
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
     monkeypatch.setattr(agent_rotate, "_ask", asked)
-    daemon = Endpoint("192.0.2.1", 7440, (ssh_keys.read(ssh_keys.public_file(identity)).line,), "web", identity)
+    daemon = Endpoint(
+        "192.0.2.1", 7440, (ssh_keys.read(ssh_keys.public_file(identity)).line,), "web", identity
+    )
     agent_rotate._rotate((daemon,), identity, identity.with_name("agent_ed25519.next"))
     assert done == ["give up", "sync", "register", "who", "replace", "sync", "give up"]
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_root_gives_nothing_away_that_a_link_leads_to(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+def test_root_gives_nothing_away_that_a_link_leads_to(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
     """Who runs as the agent may write in its directory; root runs this command, and refuses like everybody else."""
     secret, directory = tmp_path / "shadow", tmp_path / "agent"
     secret.write_text("root's")

@@ -186,10 +186,14 @@ def directory(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (exposed, "chmod 600"), (absent, "No such file"), (garbage, "not a readable"),
-        (encrypted, "no passphrase"), (ecdsa, "not an Ed25519 key"), (directory, "not a regular file"),
+        (exposed, "chmod 600"),
+        (absent, "No such file"),
+        (garbage, "not a readable"),
+        (encrypted, "no passphrase"),
+        (ecdsa, "not an Ed25519 key"),
+        (directory, "not a regular file"),
     ],
-)  # fmt: skip
+)
 async def test_identity_files_that_will_not_do(
     tmp_path: Path, spoil: Callable[[Path], None], says: str
 ) -> None:

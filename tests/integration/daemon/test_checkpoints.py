@@ -45,10 +45,14 @@ def test_from_the_first_checkpoint_to_the_one_after_a_restart(tmp_path: Path) ->
         again, answer = newest(daemon, second.size)
         verify_consistency(second.size, again.size, second.root, again.root, answer.proof)
         assert again.size > second.size, "the last checkpoint is made when the daemon stops"
-        assert len([key for key in daemon.ask(messages.KeyList()).keys if key.purposes == ["checkpoint"]]) == 1
+        assert (
+            len([key for key in daemon.ask(messages.KeyList()).keys if key.purposes == ["checkpoint"]]) == 1
+        )
         daemon.stop()
         with daemon.audit_path.open("rb") as lines:
-            verdict = verify_log(lines, KeyRing([Verifier.from_vkey(answer.verifier_key)]), seen=[first, second, again])
+            verdict = verify_log(
+                lines, KeyRing([Verifier.from_vkey(answer.verifier_key)]), seen=[first, second, again]
+            )
         assert verdict.intact, verdict.reason
         assert verdict.checkpoints >= 3
 
@@ -70,7 +74,10 @@ def _prove_some_records(daemon: House, at: Checkpoint) -> None:
 def test_a_quiet_daemon_signs_nothing(tmp_path: Path) -> None:
     with house(tmp_path, checkpoint_s=1) as daemon:
         wait_until(lambda: covered(daemon), what="the first checkpoint")
-        wait_until(lambda: daemon.ask(messages.Status(), OPERATOR).audit_uncovered_s == 0, what="nothing left to cover")
+        wait_until(
+            lambda: daemon.ask(messages.Status(), OPERATOR).audit_uncovered_s == 0,
+            what="nothing left to cover",
+        )
         quiet = [record["index"] for record in daemon.audit("log.checkpoint")]
         two_intervals_later = time.monotonic() + 2.2
         wait_until(lambda: time.monotonic() > two_intervals_later)

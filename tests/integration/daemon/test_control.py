@@ -47,7 +47,9 @@ def test_a_key_from_birth_to_death(shared_house: House, ask: Ask) -> None:
     assert ask(messages.KeyShow("life")) == info
     assert info in ask(messages.KeyList(limit=500)).keys
 
-    request = x509.load_pem_x509_csr(ask(messages.KeyRequest("life", "life.test", ["life.test"], ["192.0.2.1"])).pem.encode())
+    request = x509.load_pem_x509_csr(
+        ask(messages.KeyRequest("life", "life.test", ["life.test"], ["192.0.2.1"])).pem.encode()
+    )
     assert request.is_signature_valid
     assert request.public_key() == public
     pem = ask(messages.CertificateSelfSigned("life", ["life.test"], days=9)).pem
@@ -100,7 +102,12 @@ def test_clients_come_and_go(ask: Ask) -> None:
     refused(ask, Conflict, messages.ClientAdd("guest", "front-end", public_line(second)))
     refused(ask, Conflict, messages.ClientAdd("other", "front-end", public_line(second)))
     refused(ask, Conflict, messages.ClientAdd("guest"), "already")
-    refused(ask, Conflict, messages.ClientAdd("guest", "operator", public_line(asyncssh.generate_private_key("ssh-ed25519"))), "role")
+    refused(
+        ask,
+        Conflict,
+        messages.ClientAdd("guest", "operator", public_line(asyncssh.generate_private_key("ssh-ed25519"))),
+        "role",
+    )
     assert "guest" in [client.name for client in ask(messages.ClientList(limit=500)).clients]
     ask(messages.ClientRemove("guest"))
     refused(ask, NotFound, messages.ClientRemove("guest"))
@@ -185,7 +192,9 @@ def test_ceilings_that_no_key_may_have(ask: Ask, key_type: str, purposes: list[s
     refused(ask, NotFound, messages.KeyShow("mixed"))
 
 
-@pytest.mark.parametrize("purposes", [["sign-digest"], ["tls13-client"], ["tls13-server", "sign-message"], ["x509-request"], []])
+@pytest.mark.parametrize(
+    "purposes", [["sign-digest"], ["tls13-client"], ["tls13-server", "sign-message"], ["x509-request"], []]
+)
 def test_grants_beyond_the_ceiling(ask: Ask, purposes: list[str]) -> None:
     refused(ask, BadRequest, messages.GrantAdd(MAIL, "web", purposes))
     assert not [grant for grant in ask(messages.GrantList(client=MAIL)).grants if grant.key == "web"]
@@ -199,7 +208,23 @@ def test_only_front_ends_get_grants(ask: Ask) -> None:
 
 # --- hostile documents ---
 
-NAMES = ["", "a" * 65, "-x", ".x", "a b", "a/b", "a\nb", "a\x00b", "ä", "a\u202eb", "a'--", "\x1b[2J", "../x", "*", "%s"]
+NAMES = [
+    "",
+    "a" * 65,
+    "-x",
+    ".x",
+    "a b",
+    "a/b",
+    "a\nb",
+    "a\x00b",
+    "ä",
+    "a\u202eb",
+    "a'--",
+    "\x1b[2J",
+    "../x",
+    "*",
+    "%s",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -224,15 +249,32 @@ async def test_bad_names_are_refused_by_member(shared_house: House, name: str) -
 @pytest.mark.parametrize(
     "document",
     [
-        b"", b"null", b"[]", b"1", b'"x"', b"{", b"{}", b'{"op":1}', b'{"op":"nothing"}', b'{"op":"whoami","x":1}',
-        b'{"op":"status","op":"status"' , b'{"op":"whoami"}{"op":"status"}', b"\xff\xfe", b'{"op":"\xff"}',
-        b"[" * 30_000, b'{"op":' * 9_000, b'{"op":"key.list","limit":0}', b'{"op":"key.list","limit":501}',
-        b'{"op":"key.list","limit":1e400}', b'{"op":"key.list","limit":-1}', b'{"op":"key.list","limit":true}',
+        b"",
+        b"null",
+        b"[]",
+        b"1",
+        b'"x"',
+        b"{",
+        b"{}",
+        b'{"op":1}',
+        b'{"op":"nothing"}',
+        b'{"op":"whoami","x":1}',
+        b'{"op":"status","op":"status"',
+        b'{"op":"whoami"}{"op":"status"}',
+        b"\xff\xfe",
+        b'{"op":"\xff"}',
+        b"[" * 30_000,
+        b'{"op":' * 9_000,
+        b'{"op":"key.list","limit":0}',
+        b'{"op":"key.list","limit":501}',
+        b'{"op":"key.list","limit":1e400}',
+        b'{"op":"key.list","limit":-1}',
+        b'{"op":"key.list","limit":true}',
         b'{"op":"audit.read","first":' + b"9" * 5_000 + b"}",
         b'{"op":"cert.self-signed","key":"web","dns_names":["x"],"days":0}',
         b'{"op":"key.show","name":null}',
     ],
-)  # fmt: skip
+)
 async def test_documents_that_are_none(shared_house: House, document: bytes) -> None:
     async with await ssh(shared_house, OPERATOR) as connection:
         channel = await wire(connection)
@@ -247,7 +289,9 @@ async def test_huge_lists_are_answered_and_recorded_briefly(shared_house: House)
         kind, _ = await channel.control(1, messages.GrantAdd(WEB, "web", many))
         assert kind == Kind.CONTROL_RESULT
         names = [f"nobody-{number}" for number in range(4_000)]
-        error = await channel.error_of_control(2, messages.ClientTrustCa(public_line(shared_house.keys[WEB]), names))
+        error = await channel.error_of_control(
+            2, messages.ClientTrustCa(public_line(shared_house.keys[WEB]), names)
+        )
         assert error.code == ErrorCode.NOT_FOUND
         dns = [f"host-{number}.example" for number in range(2_500)]
         kind, _ = await channel.control(3, messages.KeyRequest("web", dns_names=dns))
@@ -260,10 +304,16 @@ async def test_huge_lists_are_answered_and_recorded_briefly(shared_house: House)
 @pytest.mark.parametrize(
     "line",
     [
-        "", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-dss AAAAB3NzaC1kc3M=", 'command="x" ssh-ed25519 AAAA',
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==", "-----BEGIN OPENSSH PRIVATE KEY-----", "ssh-ed25519 \u202e",
+        "",
+        "ssh-ed25519",
+        "ssh-ed25519 AAAA",
+        "ssh-dss AAAAB3NzaC1kc3M=",
+        'command="x" ssh-ed25519 AAAA',
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==",
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "ssh-ed25519 \u202e",
     ],
-)  # fmt: skip
+)
 def test_keys_that_are_none(ask: Ask, line: str) -> None:
     refused(ask, BadRequest, messages.ClientTrustCa(line, [WEB]), "public_key")
 
@@ -278,7 +328,11 @@ def test_two_lines_are_not_one_key(shared_house: House, ask: Ask) -> None:
 
 
 def test_chains_that_do_not_fit(ask: Ask) -> None:
-    other = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    other = (
+        ec.generate_private_key(ec.SECP256R1())
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     for chain in ("", "x", other.decode(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         refused(ask, BadRequest, messages.CertificateImport("web", chain))
     pem = ask(messages.CertificateSelfSigned("mail", ["mail.test"])).pem
@@ -309,7 +363,8 @@ async def test_concurrent_changes_leave_one_winner(shared_house: House) -> None:
             (messages.KeyDestroy("race", "race"), None),
         ):
             done = await asyncio.gather(
-                *(each.control(request, timeout_s=20) for each in (one, two, one, two)), return_exceptions=True
+                *(each.control(request, timeout_s=20) for each in (one, two, one, two)),
+                return_exceptions=True,
             )
             good = [each for each in done if not isinstance(each, BaseException)]
             assert all(isinstance(each, HsmdError) for each in done if isinstance(each, BaseException)), done
@@ -325,11 +380,15 @@ async def test_a_change_goes_on_when_its_caller_has_gone(shared_house: House) ->
     request = messages.encode_request(messages.KeyGenerate("orphan", "rsa-3072", ["tls-server"]))
     channel.write(encode_control_request(1, 20_000, request))
     async with asyncio.timeout(10):
-        while not any(each["fields"].get("target_name") == "orphan" for each in shared_house.audit("control.begun")):
+        while not any(
+            each["fields"].get("target_name") == "orphan" for each in shared_house.audit("control.begun")
+        ):
             await asyncio.sleep(0.005)
     connection.abort()
     async with asyncio.timeout(20):
-        while not any(each["fields"].get("target_name") == "orphan" for each in shared_house.audit("control.done")):
+        while not any(
+            each["fields"].get("target_name") == "orphan" for each in shared_house.audit("control.done")
+        ):
             await asyncio.sleep(0.01)
     async with shared_house.connection(OPERATOR) as operator:
         assert (await operator.control(messages.KeyShow("orphan"), timeout_s=5)).key_type == "rsa-3072"
@@ -355,6 +414,10 @@ async def test_a_change_that_outlasts_its_deadline(open_house: Callable[..., Hou
 
 async def test_an_auditor_cannot_ask_what_changes(shared_house: House) -> None:
     async with shared_house.connection(AUDITOR) as auditor:
-        for request in (messages.ClientAdd("x"), messages.GrantRemove(WEB, "web"), messages.KeyRequest("web")):
+        for request in (
+            messages.ClientAdd("x"),
+            messages.GrantRemove(WEB, "web"),
+            messages.KeyRequest("web"),
+        ):
             with pytest.raises(Refused):
                 await auditor.control(request, timeout_s=5)

@@ -102,13 +102,20 @@ async def test_a_typo_changes_nothing(open_house: Open) -> None:
     built = open_house()
     key = built.add_key("web")
     good, pids = built.config.read_text(), built.pids()
-    for broken in (good.replace("[listen]", "[lisen]"), good.replace("stall_ms = 2000", "stall_ms = 1"), good[:200], ""):
+    for broken in (
+        good.replace("[listen]", "[lisen]"),
+        good.replace("stall_ms = 2000", "stall_ms = 1"),
+        good[:200],
+        "",
+    ):
         built.config.write_text(broken)
         assert built.reload() == "refused"
     built.config.write_text(good.replace('host_key = "host_key"', 'host_key = "web-1.pub"'))
     assert built.reload() == "refused"
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        built.config.write_text(good.replace('["127.0.0.1:0"]', f'["127.0.0.1:0", "127.0.0.1:{taken.getsockname()[1]}"]'))
+        built.config.write_text(
+            good.replace('["127.0.0.1:0"]', f'["127.0.0.1:0", "127.0.0.1:{taken.getsockname()[1]}"]')
+        )
         assert built.reload() == "refused"
     assert built.pids() == pids
     async with await ssh(built, WEB) as connection:
@@ -153,7 +160,9 @@ async def test_host_keys_that_clients_would_refuse_are_refused(open_house: Open,
     ca = asyncssh.generate_private_key("ssh-ed25519")
     other = asyncssh.generate_private_key("ssh-ed25519")
     if fault == "RSA key":
-        (built.directory / "host_key").write_bytes(asyncssh.generate_private_key("ssh-rsa").export_private_key())
+        (built.directory / "host_key").write_bytes(
+            asyncssh.generate_private_key("ssh-rsa").export_private_key()
+        )
     else:
         make = ca.generate_user_certificate if fault == "user certificate" else ca.generate_host_certificate
         principals = [] if fault == "no principal" else ["127.0.0.1"]
@@ -178,7 +187,9 @@ async def test_new_token_settings_replace_workers_without_a_failed_request(open_
             nonlocal sent
             while not stop.is_set():
                 first, sent = sent + 1, sent + 16
-                channel.write(b"".join(operation(number, key, tls13(number)) for number in range(first, sent + 1)))
+                channel.write(
+                    b"".join(operation(number, key, tls13(number)) for number in range(first, sent + 1))
+                )
                 for number in range(first, sent + 1):
                     assert (await channel.answer(number))[0] == Kind.RESULT
                 channel.frames.clear()
@@ -250,8 +261,12 @@ def test_a_daemon_that_cannot_start_says_why_and_ends(tmp_path: Path, fault: str
     code = f"from pathlib import Path; import sys; from hsmd.daemon import launcher; sys.exit(launcher.serve(Path({str(built.config)!r})))"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        capture_output=True, text=True, timeout=30, check=False, cwd=Path(__file__).parents[3],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
     assert done.returncode != 0
     wanted = {"host key": "host_key", "store": "store", "user": "no-such-user-here", "audit": "audit"}[fault]
     assert wanted in done.stderr

@@ -44,7 +44,9 @@ def ca(shared_house: House) -> Any:
     return ca
 
 
-async def log_in(house: House, user: str, key: Any, shown: tuple[bytes, bytes] | None = None) -> tuple[int, Any]:
+async def log_in(
+    house: House, user: str, key: Any, shown: tuple[bytes, bytes] | None = None
+) -> tuple[int, Any]:
     """(reply to a signed request, whoami after it)."""
     stranger = await Stranger.connect(house)
     try:
@@ -84,7 +86,7 @@ async def test_a_good_certificate_is_let_in_under_its_principal(shared_house: Ho
         ([CERTIFIED], {"critical": [(b"source-address", String("192.0.2.0/24"))]}, "source-address"),
         ([CERTIFIED], {"kind": 2}, ""),
     ],
-)  # fmt: skip
+)
 async def test_a_bad_certificate_is_not(
     shared_house: House, ca: Any, principals: list[str], changes: dict[str, Any], rule: str
 ) -> None:
@@ -115,13 +117,20 @@ async def test_a_ca_vouches_for_its_own_clients_only(shared_house: House, ca: An
 
 async def test_a_certificate_needs_its_own_key(shared_house: House, ca: Any) -> None:
     key, other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-    assert (await log_in(shared_house, CERTIFIED, other, certificate(ca, key, [CERTIFIED])))[0] == MSG_USERAUTH_FAILURE
+    assert (await log_in(shared_house, CERTIFIED, other, certificate(ca, key, [CERTIFIED])))[
+        0
+    ] == MSG_USERAUTH_FAILURE
     # The key alone, without its certificate, is nobody's; so is the key of the CA itself.
     assert (await log_in(shared_house, CERTIFIED, key))[0] == MSG_USERAUTH_FAILURE
     assert (await log_in(shared_house, CERTIFIED, ca))[0] == MSG_USERAUTH_FAILURE
 
 
-RSA_ALGORITHMS = [(b"rsa-sha2-256", True), (b"rsa-sha2-512", True), (b"ssh-rsa", False), (b"ssh-rsa-sha224@ssh.com", False)]
+RSA_ALGORITHMS = [
+    (b"rsa-sha2-256", True),
+    (b"rsa-sha2-512", True),
+    (b"ssh-rsa", False),
+    (b"ssh-rsa-sha224@ssh.com", False),
+]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +142,9 @@ def rsa(shared_house: House) -> Any:
 
 
 @pytest.mark.parametrize(("algorithm", "good"), RSA_ALGORITHMS)
-async def test_signatures_with_sha1_prove_nothing(shared_house: House, rsa: Any, algorithm: bytes, good: bool) -> None:
+async def test_signatures_with_sha1_prove_nothing(
+    shared_house: House, rsa: Any, algorithm: bytes, good: bool
+) -> None:
     stranger = await Stranger.connect(shared_house)
     stranger.sign("with-rsa", rsa, signed_with=algorithm)
     assert await stranger.reply() == (MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE)
@@ -148,7 +159,9 @@ async def test_certificates_signed_with_sha1_prove_nothing(
     shared_house.ask(messages.ClientTrustCa(public_line(rsa), [CERTIFIED]))
     key = asyncssh.generate_private_key("ssh-ed25519")
     shown = certificate(rsa, key, [CERTIFIED], signed_with=algorithm)
-    assert (await log_in(shared_house, CERTIFIED, key, shown))[0] == (MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE)
+    assert (await log_in(shared_house, CERTIFIED, key, shown))[0] == (
+        MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE
+    )
 
 
 async def test_a_tampered_certificate_is_refused(shared_house: House, ca: Any) -> None:
@@ -158,7 +171,9 @@ async def test_a_tampered_certificate_is_refused(shared_house: House, ca: Any) -
     assert (await log_in(shared_house, WEB, key, (algorithm, forged)))[0] == MSG_USERAUTH_FAILURE
 
 
-async def test_an_ending_certificate_ends_requests_and_then_the_connection(shared_house: House, ca: Any) -> None:
+async def test_an_ending_certificate_ends_requests_and_then_the_connection(
+    shared_house: House, ca: Any
+) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     algorithm, blob = certificate(ca, key, [CERTIFIED], valid_s=(-60, 2))
     ends = int(time.time() + 2)
@@ -257,9 +272,14 @@ async def test_interleaved_users_get_nobody_in_as_another(shared_house: House, o
 # --- what is not offered ---
 
 
-@pytest.mark.parametrize("method", ["none", "password", "keyboard-interactive", "hostbased", "gssapi-with-mic"])
+@pytest.mark.parametrize(
+    "method", ["none", "password", "keyboard-interactive", "hostbased", "gssapi-with-mic"]
+)
 async def test_other_ways_to_log_in_are_not_offered(shared_house: House, method: str) -> None:
-    fields = {"password": (Boolean(False), String("secret")), "keyboard-interactive": (String(""), String(""))}
+    fields = {
+        "password": (Boolean(False), String("secret")),
+        "keyboard-interactive": (String(""), String("")),
+    }
     stranger = await Stranger.connect(shared_house)
     stranger.send(OPERATOR, method, *fields.get(method, ()))
     assert await stranger.reply() == MSG_USERAUTH_FAILURE
@@ -304,7 +324,9 @@ async def test_nothing_is_forwarded(shared_house: House) -> None:
         channel = await wire(connection)
         request = channel.channel._make_request
         assert not await request(b"auth-agent-req@openssh.com")
-        assert not await request(b"x11-req", Boolean(False), String("MIT-MAGIC-COOKIE-1"), String("00" * 16), b"\0" * 4)
+        assert not await request(
+            b"x11-req", Boolean(False), String("MIT-MAGIC-COOKIE-1"), String("00" * 16), b"\0" * 4
+        )
         assert not await request(b"shell")
         assert not await request(b"subsystem", String("hsmd")), "a second session on the same channel"
         assert (await channel.control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT

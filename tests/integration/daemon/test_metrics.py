@@ -51,7 +51,9 @@ def scrape(running: House) -> dict[str, dict[tuple[str, ...], float]]:
     return found
 
 
-def use(running: House, key: bytes, client: str, count: int, purpose: Purpose = Purpose.TLS13_SERVER) -> list[Any]:
+def use(
+    running: House, key: bytes, client: str, count: int, purpose: Purpose = Purpose.TLS13_SERVER
+) -> list[Any]:
     async def work() -> list[Any]:
         ended: list[Any] = []
         async with running.connection(client) as connection:
@@ -108,7 +110,9 @@ def test_codes_a_peer_makes_up_are_one_series(observed: House) -> None:
 
     run_aside(work)
     assert scrape(observed)["hsmd_operations_total"][WEB, "site", "refused", "other"] == len(unknown) > 200
-    assert len(scrape(observed)["hsmd_operations_total"]) <= 2  # the key's own certificate request may be the other
+    assert (
+        len(scrape(observed)["hsmd_operations_total"]) <= 2
+    )  # the key's own certificate request may be the other
 
 
 def test_a_reload_moves_the_endpoint(observed: House) -> None:

@@ -58,15 +58,24 @@ async def test_a_granted_use_is_a_good_signature_with_a_complete_record(shared_h
     assert kind == Kind.RESULT
     public.verify(signature, data, ec.ECDSA(hashes.SHA256()))
     attempt = next(
-        record for record in shared_house.audit("attempt") if record["asked"] == hashlib.sha256(data).hexdigest()
+        record
+        for record in shared_house.audit("attempt")
+        if record["asked"] == hashlib.sha256(data).hexdigest()
     )
-    outcome = next(record for record in shared_house.audit("outcome") if record["attempt"] == attempt["index"])
+    outcome = next(
+        record for record in shared_house.audit("outcome") if record["attempt"] == attempt["index"]
+    )
     assert attempt["index"] < outcome["index"]
     assert (attempt["client"], attempt["key"], attempt["purpose"]) == (WEB, key.hex(), "tls13-server")
     assert attempt["credential"] == shared_house.keys[WEB].get_fingerprint()
     assert (outcome["result"], outcome["answer"]) == ("performed", hashlib.sha256(signature).hexdigest())
     text = shared_house.audit_path.read_text() + shared_house.log_path.read_text()
-    for secret in (data.hex(), signature.hex(), base64.b64encode(data).decode(), base64.b64encode(signature).decode()):
+    for secret in (
+        data.hex(),
+        signature.hex(),
+        base64.b64encode(data).decode(),
+        base64.b64encode(signature).decode(),
+    ):
         assert secret not in text
 
 
@@ -94,7 +103,9 @@ async def test_unknown_missing_and_wrong_role_look_the_same(shared_house: House)
         assert record["asked"] == hashlib.sha256(data).hexdigest()
         shapes.add(tuple(record))
     assert len(shapes) == 1
-    assert not [each for each in shared_house.audit("attempt") if each["key"] == mail.hex() and each["client"] == WEB]
+    assert not [
+        each for each in shared_house.audit("attempt") if each["key"] == mail.hex() and each["client"] == WEB
+    ]
 
 
 @pytest.mark.parametrize("purpose", [0, 6, 7, 10, 0x7F, 0x80, 0x81, 0x90, 0xFF])
@@ -235,7 +246,8 @@ def _malformed(public: RSAPublicKey) -> dict[str, bytes]:
         "good": good,
     }
     return {
-        name: pow(int.from_bytes(plain), numbers.e, numbers.n).to_bytes(size) for name, plain in plains.items()
+        name: pow(int.from_bytes(plain), numbers.e, numbers.n).to_bytes(size)
+        for name, plain in plains.items()
     } | {"too large": b"\xff" * size, "short": b"\x05"}
 
 
@@ -274,7 +286,8 @@ async def test_malformed_premaster_secrets_are_alike_from_outside(open_house: Ca
     volatile = {"index", "previous", "time", "asked", "attempt", "answer"}
     attempt_shapes = {tuple((k, None if k in volatile else v) for k, v in each.items()) for each in attempts}
     outcome_shapes = {
-        tuple((k, None if k in volatile else v) for k, v in outcomes[each["index"]].items()) for each in attempts
+        tuple((k, None if k in volatile else v) for k, v in outcomes[each["index"]].items())
+        for each in attempts
     }
     assert (len(attempt_shapes), len(outcome_shapes)) == (1, 1)
     assert house.stop() == 0
@@ -328,7 +341,9 @@ async def test_optional_frames_are_skipped_and_pings_answered(shared_house: Hous
         assert await channel.answer(8) == (Kind.PONG, b"")
 
 
-async def test_more_open_requests_than_welcome_allows_are_turned_away(open_house: Callable[..., House]) -> None:
+async def test_more_open_requests_than_welcome_allows_are_turned_away(
+    open_house: Callable[..., House],
+) -> None:
     house = open_house(limits={"open_requests": 4})
     key = house.add_key("web")
     async with await ssh(house, WEB) as connection:
@@ -370,7 +385,13 @@ async def test_a_channel_that_vanishes_takes_no_answers_of_others_along(shared_h
 def test_the_rule_for_roles_is_complete() -> None:
     """Every request is in the list above or is one of those that front ends may make about themselves."""
     asked = {type(request) for request in FORBIDDEN}
-    asked |= {messages.WhoAmI, messages.KeyList, messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout}
+    asked |= {
+        messages.WhoAmI,
+        messages.KeyList,
+        messages.AuditCheckpoint,
+        messages.AuditProve,
+        messages.AuditAbout,
+    }
     asked |= {messages.ClientRotateKey}
     asked |= {messages.ClientEnroll}  # asked by nobody who is known: the restricted user may
     assert asked == set(messages.REQUESTS)

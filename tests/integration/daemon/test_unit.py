@@ -43,7 +43,9 @@ CAPABILITIES = {"CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
 
 def members(group: str) -> set[str]:
     """The system calls of a group like @system-service."""
-    done = subprocess.run(["systemd-analyze", "syscall-filter", "--no-pager", group], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["systemd-analyze", "syscall-filter", "--no-pager", group], capture_output=True, text=True, check=True
+    )
     found: set[str] = set()
     for line in done.stdout.splitlines()[1:]:
         name = line.strip()

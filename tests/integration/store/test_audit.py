@@ -65,9 +65,14 @@ def test_owners_come_and_go_with_key_and_client(
     assert not store.add_key_owner("site", "team")
     assert store.add_key_owner("mail", "other")
     assert store.version() > version
-    assert store.load().owners == store.key_owners() == (
-        OwnerRecord("mail", mail.digest, "other"), OwnerRecord("site", site.digest, "team"),
-    )  # fmt: skip
+    assert (
+        store.load().owners
+        == store.key_owners()
+        == (
+            OwnerRecord("mail", mail.digest, "other"),
+            OwnerRecord("site", site.digest, "team"),
+        )
+    )
     for key, client in (("nothing", "team"), ("site", "nobody"), ("\0", "team")):
         with pytest.raises(NotFound):
             store.add_key_owner(key, client)

@@ -49,7 +49,12 @@ def test_grants_and_credentials_follow_a_rename_and_names_come_back_empty(
 
 @pytest.mark.parametrize(
     ("name", "new_name", "error"),
-    [("nobody", "x", NotFound), ("web1", "web2", Conflict), ("web1", "web1", Conflict), ("web1", "w*", BadRequest)],
+    [
+        ("nobody", "x", NotFound),
+        ("web1", "web2", Conflict),
+        ("web1", "web1", Conflict),
+        ("web1", "w*", BadRequest),
+    ],
 )
 def test_renames_that_are_refused(
     store: Store, make_key: MakeKey, now: datetime, name: str, new_name: str, error: type[HsmdError]
@@ -82,11 +87,21 @@ def test_revocations_are_kept_once_and_for_ever(store: Store, now: datetime) -> 
 @pytest.mark.parametrize(
     ("kind", "ca", "value"),
     [
-        ("key", "", "MD5:aa"), ("key", "", ""), ("serial", CA, "0x10"), ("serial", CA, "01"), ("serial", CA, str(2**64)),
-        ("serial", CA, "\u0661"), ("serial", "", "1"), ("key-id", CA, ""), ("key-id", CA, "x" * 257), ("key-id", CA, "a\0"),
+        ("key", "", "MD5:aa"),
+        ("key", "", ""),
+        ("serial", CA, "0x10"),
+        ("serial", CA, "01"),
+        ("serial", CA, str(2**64)),
+        ("serial", CA, "\u0661"),
+        ("serial", "", "1"),
+        ("key-id", CA, ""),
+        ("key-id", CA, "x" * 257),
+        ("key-id", CA, "a\0"),
     ],
-)  # fmt: skip
-def test_a_revocation_that_could_never_match_is_refused(store: Store, now: datetime, kind: str, ca: str, value: str) -> None:
+)
+def test_a_revocation_that_could_never_match_is_refused(
+    store: Store, now: datetime, kind: str, ca: str, value: str
+) -> None:
     with pytest.raises(BadRequest):
         store.revoke(RevocationRecord(kind, ca, value, now))
 
@@ -149,7 +164,9 @@ def test_a_client_that_got_the_name_of_another_gets_no_key_of_it(
         store.begin_rotation("web1", first.fingerprint, second)
 
 
-def test_what_a_stolen_key_named_goes_with_it(store: Store, make_credential: MakeCredential, now: datetime) -> None:
+def test_what_a_stolen_key_named_goes_with_it(
+    store: Store, make_credential: MakeCredential, now: datetime
+) -> None:
     stolen, thiefs, other = (make_credential(each) for each in "abc")
     store.add_client("web1", Role.FRONT_END, now, stolen)
     store.add_credential("web1", other.fingerprint, other.public_key)
@@ -159,7 +176,9 @@ def test_what_a_stolen_key_named_goes_with_it(store: Store, make_credential: Mak
     assert other.fingerprint in fingerprints(store, "web1")
 
 
-def test_a_revoked_successor_is_in_nobodys_way(store: Store, make_credential: MakeCredential, now: datetime) -> None:
+def test_a_revoked_successor_is_in_nobodys_way(
+    store: Store, make_credential: MakeCredential, now: datetime
+) -> None:
     first, lost, third = (make_credential(each) for each in "abc")
     store.add_client("web1", Role.FRONT_END, now, first)
     store.begin_rotation("web1", first.fingerprint, lost)
@@ -198,7 +217,9 @@ def test_tries_are_counted_right_or_wrong(store: Store, token: EnrolmentRecord, 
     assert not store.check_enrolment("t1", SECRET, now)
 
 
-def test_a_token_ends(store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime) -> None:
+def test_a_token_ends(
+    store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
+) -> None:
     store.add_client("web1", Role.FRONT_END, now)
     store.add_enrolment(token, now)
     late = now + 15 * MINUTE
@@ -244,7 +265,9 @@ def test_of_two_racing_enrolments_one_wins(
         def enrol(number: int, round_: int = round_) -> None:
             line_up.wait()
             try:
-                stores[number].enrol("t1", SECRET, make_credential("abcdefghijklmnopqrst"[4 * round_ + number]), now)
+                stores[number].enrol(
+                    "t1", SECRET, make_credential("abcdefghijklmnopqrst"[4 * round_ + number]), now
+                )
                 outcomes.append("done")
             except NotFound:
                 outcomes.append("refused")

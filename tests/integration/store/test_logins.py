@@ -25,7 +25,9 @@ def test_one_holder_at_a_time(store: Store) -> None:
     version = store.version()
     assert not store.claim_login(TOKEN, "b", NOW, HOLD).granted
     assert store.version() == version, "waiting writes nothing"
-    assert store.claim_login(TOKEN, "a", NOW, HOLD).granted, "a front that was started again has its turn still"
+    assert store.claim_login(TOKEN, "a", NOW, HOLD).granted, (
+        "a front that was started again has its turn still"
+    )
     store.release_login(TOKEN, "b")
     assert not store.claim_login(TOKEN, "b", NOW, HOLD).granted, "only the holder gives it back"
     assert store.claim_login(TOKEN, "b", NOW + HOLD, HOLD).granted, "a turn ends by itself"
@@ -65,9 +67,13 @@ class Daemon:
     def start(self) -> None:
         self.starts = Starts.NONE
         self.logins = TokenLogins(
-            self.store, holder=self.name, by=self.name, tell=self._tell, hold=lambda token, reason: None,
+            self.store,
+            holder=self.name,
+            by=self.name,
+            tell=self._tell,
+            hold=lambda token, reason: None,
             record=lambda stop: None,
-        )  # fmt: skip
+        )
         self.logins.apply([TOKEN])
         self.task = asyncio.create_task(self.logins.follow())
         self.workers = asyncio.create_task(self._work())

@@ -176,6 +176,11 @@ def test_a_schema_that_is_current_needs_no_migration_machinery(empty_url: str, t
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(hsmd.__file__).parents[1])}
     found = subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert found.stdout == "False\n"

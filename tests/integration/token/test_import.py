@@ -28,7 +28,11 @@ PKCS8, TRADITIONAL = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
 
 
 def run(
-    token: SoftHsmToken, directory: Path, pem: bytes, passphrase: bytes | None = None, purposes: tuple[str, ...] = ("tls-server",)
+    token: SoftHsmToken,
+    directory: Path,
+    pem: bytes,
+    passphrase: bytes | None = None,
+    purposes: tuple[str, ...] = ("tls-server",),
 ) -> KeyDescription:
     (directory / "key.pem").write_bytes(pem)
     if passphrase is not None:

@@ -54,10 +54,21 @@ def test_generated_keys_are_locked_in(fresh_token: SoftHsmToken, start) -> None:
     for label, values in found.items():
         decrypts = label == "premaster"
         assert values == {
-            "TOKEN": True, "PRIVATE": True, "SENSITIVE": True, "ALWAYS_SENSITIVE": True, "EXTRACTABLE": False,
-            "NEVER_EXTRACTABLE": True, "MODIFIABLE": False, "COPYABLE": False, "SIGN": not decrypts, "DECRYPT": decrypts,
-            "SIGN_RECOVER": False, "UNWRAP": False, "DERIVE": False, "changed": [],
-        }, label  # fmt: skip
+            "TOKEN": True,
+            "PRIVATE": True,
+            "SENSITIVE": True,
+            "ALWAYS_SENSITIVE": True,
+            "EXTRACTABLE": False,
+            "NEVER_EXTRACTABLE": True,
+            "MODIFIABLE": False,
+            "COPYABLE": False,
+            "SIGN": not decrypts,
+            "DECRYPT": decrypts,
+            "SIGN_RECOVER": False,
+            "UNWRAP": False,
+            "DERIVE": False,
+            "changed": [],
+        }, label
 
 
 def test_a_ceiling_cannot_be_changed(fresh_token: SoftHsmToken, start) -> None:
@@ -117,7 +128,10 @@ def test_a_new_key_is_served_soon_and_a_destroyed_one_no_more(
 
 def test_keys_without_a_valid_ceiling_are_not_served(fresh_token: SoftHsmToken, start) -> None:
     control = start(fresh_token, control=True).ready()
-    made = {name: generate(control, name, "p-256", ["tls-server"]) for name in ("lost", "garbled", "doubled", "kept")}
+    made = {
+        name: generate(control, name, "p-256", ["tls-server"])
+        for name in ("lost", "garbled", "doubled", "kept")
+    }
     script = """
 from hashlib import sha256
 def ceiling(label): return [o for o in list(session.get_objects({A.CLASS: C.DATA})) if o[A.LABEL] == label]
@@ -136,10 +150,17 @@ make(%(doubled)r, doubled[A.VALUE].replace(b"tls13-server", b"tls13-client"))
     worker = start(fresh_token).ready()
     for name, key in made.items():
         if name == "kept":
-            worker.use(Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(key.key), CERTIFICATE_VERIFY)
+            worker.use(
+                Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(key.key), CERTIFICATE_VERIFY
+            )
         else:
             with pytest.raises(Refused):
-                worker.use(Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(key.key), CERTIFICATE_VERIFY)
+                worker.use(
+                    Purpose.TLS13_SERVER,
+                    SignatureScheme.ECDSA_SHA256,
+                    bytes.fromhex(key.key),
+                    CERTIFICATE_VERIFY,
+                )
 
 
 FOREIGN = """
@@ -155,13 +176,20 @@ def ec_pair(label, cka_id, **private):
 def test_a_safe_key_is_adopted(fresh_token: SoftHsmToken, start) -> None:
     in_token(fresh_token, FOREIGN + 'ec_pair("web-2024", b"\\x3a\\x0f")')
     control = start(fresh_token, control=True).ready()
-    candidate, = control.control(messages.Candidates()).keys
-    assert (candidate.cka_id, candidate.cka_label, candidate.key_type, candidate.unsafe) == ("3a0f", "web-2024", "p-256", [])
+    (candidate,) = control.control(messages.Candidates()).keys
+    assert (candidate.cka_id, candidate.cka_label, candidate.key_type, candidate.unsafe) == (
+        "3a0f",
+        "web-2024",
+        "p-256",
+        [],
+    )
     adopted = control.control(Adopt(name="www", cka_id="3A0F", purposes=["tls-server"]))
     assert (adopted.key, adopted.warnings) == (candidate.key, [])
     assert control.control(messages.Candidates()).keys == []
     worker = start(fresh_token).ready()
-    worker.use(Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(adopted.key), CERTIFICATE_VERIFY)
+    worker.use(
+        Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(adopted.key), CERTIFICATE_VERIFY
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,7 +212,9 @@ def test_unsafe_attributes_are_named_and_refused_unless_accepted(
     with pytest.raises(BadRequest, match=words):
         control.control(Adopt(name="www", cka_label="unsafe", purposes=["tls-server"]))
     assert control.control(messages.Describe()).keys == []
-    adopted = control.control(Adopt(name="www", cka_label="unsafe", purposes=["tls-server"], accept_unsafe=True))
+    adopted = control.control(
+        Adopt(name="www", cka_label="unsafe", purposes=["tls-server"], accept_unsafe=True)
+    )
     assert adopted.warnings == [words]
 
 
@@ -223,13 +253,16 @@ def certificate_for(public_key: object) -> str:
 
 
 def test_a_certificate_stands_in_for_a_missing_public_key(fresh_token: SoftHsmToken, start) -> None:
-    script = FOREIGN + """
+    script = (
+        FOREIGN
+        + """
 from pkcs11.util.ec import encode_ec_public_key
 public, private = ec_pair("bare", b"7")
 spki = encode_ec_public_key(public)
 public.destroy()
 show(spki.hex())
 """
+    )
     spki = bytes.fromhex(in_token(fresh_token, script))
     control = start(fresh_token, control=True).ready()
     with pytest.raises(BadRequest, match="certificate"):
@@ -242,7 +275,9 @@ show(spki.hex())
     adopted = control.control(Adopt(name="www", cka_label="bare", purposes=["tls-server"], certificate=right))
     assert adopted.public_key == spki
     worker = start(fresh_token).ready()
-    worker.use(Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(adopted.key), CERTIFICATE_VERIFY)
+    worker.use(
+        Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(adopted.key), CERTIFICATE_VERIFY
+    )
 
 
 def test_keys_that_cannot_be_told_apart_are_not_adopted(fresh_token: SoftHsmToken, start) -> None:

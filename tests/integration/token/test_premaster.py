@@ -107,7 +107,9 @@ def test_malformed_ones_answer_alike(worker: RawWorker, key: KeyDescription) -> 
     assert len(set(answers.values())) == len(cases), "two ciphertexts got the same secret"
 
 
-def test_asking_again_teaches_nothing(start, token: SoftHsmToken, worker: RawWorker, key: KeyDescription) -> None:
+def test_asking_again_teaches_nothing(
+    start, token: SoftHsmToken, worker: RawWorker, key: KeyDescription
+) -> None:
     """The same answer again, from another worker, and after a restart: as a valid ciphertext would have it."""
     cases = malformed(key)
     first = {name: open_with(worker, key, ciphertext) for name, ciphertext in cases.items()}

@@ -34,7 +34,9 @@ def verify(spki: bytes, scheme: SignatureScheme, signature: bytes, message: byte
             public_key.verify(signature, message, padding.PKCS1v15(), algorithm)
         else:
             # The salt is as long as the hash (RFC 8446, section 4.2.3).
-            public_key.verify(signature, message, padding.PSS(padding.MGF1(algorithm), facts.hash_bytes), algorithm)
+            public_key.verify(
+                signature, message, padding.PSS(padding.MGF1(algorithm), facts.hash_bytes), algorithm
+            )
 
 
 ALL = [(kind, scheme) for kind in KeyType for scheme in schemes_for(kind)]
@@ -73,7 +75,9 @@ def test_signs_a_digest_as_given(worker: RawWorker, keys: dict[str, KeyDescripti
 def test_signs_messages_of_any_length(worker: RawWorker, keys: dict[str, KeyDescription]) -> None:
     key = keys["message"]
     for message in (b"", b"x", bytes(65_000)):
-        signature = worker.use(Purpose.SIGN_MESSAGE, SignatureScheme.ECDSA_SHA256, bytes.fromhex(key.key), message)
+        signature = worker.use(
+            Purpose.SIGN_MESSAGE, SignatureScheme.ECDSA_SHA256, bytes.fromhex(key.key), message
+        )
         verify(key.public_key, SignatureScheme.ECDSA_SHA256, signature, message)
 
 
@@ -135,10 +139,23 @@ def test_an_unknown_key_is_refused(worker: RawWorker) -> None:
 def test_answers_of_a_batch_all_come(worker: RawWorker, keys: dict[str, KeyDescription]) -> None:
     """Slow and fast keys and refusals in one write: each request is answered once, under its own id."""
     expected = {}
-    names = ["p-256", "rsa-2048", "p-256", "message", "p-256", "ed25519", "p-256", "p-256", "p-256", "rsa-2048"]
+    names = [
+        "p-256",
+        "rsa-2048",
+        "p-256",
+        "message",
+        "p-256",
+        "ed25519",
+        "p-256",
+        "p-256",
+        "p-256",
+        "rsa-2048",
+    ]
     for name in names:
         scheme = schemes_for(KeyType(keys[name].key_type))[0]
-        request_id = worker.send_use(Purpose.TLS12_SERVER, scheme, bytes.fromhex(keys[name].key), SERVER_KEY_EXCHANGE)
+        request_id = worker.send_use(
+            Purpose.TLS12_SERVER, scheme, bytes.fromhex(keys[name].key), SERVER_KEY_EXCHANGE
+        )
         expected[request_id] = (name, scheme)
     for _ in names:
         kind, request_id, body = worker.frame()

@@ -85,10 +85,14 @@ def test_a_fenced_worker_begins_nothing(start, token: SoftHsmToken, keys: dict[s
     assert worker.progress.finished == 0
 
 
-def test_a_job_whose_deadline_has_passed_is_skipped(worker: RawWorker, keys: dict[str, KeyDescription]) -> None:
+def test_a_job_whose_deadline_has_passed_is_skipped(
+    worker: RawWorker, keys: dict[str, KeyDescription]
+) -> None:
     """Forty RSA-4096 signatures take longer than the millisecond that the last one has."""
     slow, fast = bytes.fromhex(keys["rsa-4096"].key), bytes.fromhex(keys["p-256"].key)
-    batch = [frames.encode_key_operation(1000 + n, 60_000, 1, 0x0804, slow, CERTIFICATE_VERIFY) for n in range(40)]
+    batch = [
+        frames.encode_key_operation(1000 + n, 60_000, 1, 0x0804, slow, CERTIFICATE_VERIFY) for n in range(40)
+    ]
     batch.append(frames.encode_key_operation(2000, 1, 1, ECDSA, fast, CERTIFICATE_VERIFY))
     worker.send(b"".join(batch))
     answers = {request_id: (kind, body) for kind, request_id, body in (worker.frame() for _ in batch)}
@@ -146,7 +150,10 @@ token = pkcs11.lib({str(token.module)!r}).get_token(token_label={token.label!r})
 print(bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, **token.environment}, capture_output=True, check=True
+        [sys.executable, "-c", script],
+        env={**os.environ, **token.environment},
+        capture_output=True,
+        check=True,
     )
     return done.stdout.strip() == b"True"
 
@@ -214,7 +221,15 @@ def test_the_pin_stays_in_the_worker(start, fresh_token: SoftHsmToken) -> None:
         assert pin not in (process / name).read_bytes()
     inherited = (process / "environ").read_bytes().split(b"\0")
     names = {entry.split(b"=")[0].decode() for entry in inherited if entry}
-    assert names <= {"PATH", "LANG", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONPATH", "SOFTHSM2_CONF", "RUNTIME_DIRECTORY"}
+    assert names <= {
+        "PATH",
+        "LANG",
+        "LC_CTYPE",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "SOFTHSM2_CONF",
+        "RUNTIME_DIRECTORY",
+    }
 
 
 SPAWNING = """
@@ -243,7 +258,13 @@ sys.exit(10 if found else 0)
 def test_the_pin_is_not_in_the_fronts_memory(fresh_token: SoftHsmToken) -> None:
     """The PIN is handed over masked, so that looking for it does not put it there."""
     masked = bytes(byte ^ 0x55 for byte in fresh_token.pin_file.read_bytes().strip())
-    arguments = [fresh_token.label, fresh_token.module, fresh_token.pin_file, fresh_token.configuration, masked.hex()]
+    arguments = [
+        fresh_token.label,
+        fresh_token.module,
+        fresh_token.pin_file,
+        fresh_token.configuration,
+        masked.hex(),
+    ]
     done = subprocess.run(
         [sys.executable, "-c", SPAWNING, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -261,7 +282,9 @@ def test_a_worker_cannot_be_looked_into(start, token: SoftHsmToken) -> None:
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert core.split()[4:6] == ["0", "0"]
     script = "import ctypes; from hsmd.daemon.token.worker import harden; harden(); exit(ctypes.CDLL(None).prctl(3,0,0,0,0))"
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+    )
     assert done.returncode == 0
 
 
@@ -279,8 +302,12 @@ def test_a_throw_away_token(tmp_path: Path) -> None:
 def test_the_script_makes_a_token(tmp_path: Path, start) -> None:
     done = subprocess.run(
         [str(ROOT / "softhsm" / "make-token"), str(tmp_path / "scripted"), "scripted"],
-        env={**os.environ, "PYTHON": sys.executable}, capture_output=True, timeout=60, check=True, text=True,
-    )  # fmt: skip
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        timeout=60,
+        check=True,
+        text=True,
+    )
     directory = tmp_path / "scripted"
     pin = (directory / "pin").read_text().strip()
     assert pin not in done.stdout + done.stderr

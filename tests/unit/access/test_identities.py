@@ -68,11 +68,26 @@ def test_a_key_makes_its_owner(snapshot: Snapshot, user: str, fingerprint: str, 
 @pytest.mark.parametrize(
     ("user", "fingerprint"),
     [
-        ("web2", "F1"), ("ann", "F1"), ("web1", "F2"), ("web1", "FA"), ("nobody", "F1"), ("", "F1"), ("web1", ""),
-        ("web1", "unknown"), ("WEB1", "F1"), ("Web1", "F1"), ("web1 ", "F1"), ("web1\x00", "F1"), (CYRILLIC_E, "F1"),
-        (FULLWIDTH_ONE, "F1"), ("web1", "CA1"), ("web1", "f1"), ("*", "F1"), ("web3", "F1"),
+        ("web2", "F1"),
+        ("ann", "F1"),
+        ("web1", "F2"),
+        ("web1", "FA"),
+        ("nobody", "F1"),
+        ("", "F1"),
+        ("web1", ""),
+        ("web1", "unknown"),
+        ("WEB1", "F1"),
+        ("Web1", "F1"),
+        ("web1 ", "F1"),
+        ("web1\x00", "F1"),
+        (CYRILLIC_E, "F1"),
+        (FULLWIDTH_ONE, "F1"),
+        ("web1", "CA1"),
+        ("web1", "f1"),
+        ("*", "F1"),
+        ("web3", "F1"),
     ],
-)  # fmt: skip
+)
 def test_a_key_makes_nobody_else(snapshot: Snapshot, user: str, fingerprint: str) -> None:
     assert snapshot.identify_key(user, fingerprint) is None
 
@@ -233,11 +248,18 @@ def test_a_ca_may_not_make_longer_certificates_than_said(
 @pytest.mark.parametrize(
     ("kind", "ca", "value", "hit"),
     [
-        ("serial", "CA1", "42", True), ("key-id", "CA1", "laptop", True), ("key", "", "K1", True), ("key", "", "CA1", True),
-        ("serial", "CA2", "42", False), ("serial", "CA1", "43", False), ("key-id", "CA1", "42", False),
-        ("key-id", "CA1", "Laptop", False), ("key", "", "F1", False), ("serial", "CA1", "laptop", False),
+        ("serial", "CA1", "42", True),
+        ("key-id", "CA1", "laptop", True),
+        ("key", "", "K1", True),
+        ("key", "", "CA1", True),
+        ("serial", "CA2", "42", False),
+        ("serial", "CA1", "43", False),
+        ("key-id", "CA1", "42", False),
+        ("key-id", "CA1", "Laptop", False),
+        ("key", "", "F1", False),
+        ("serial", "CA1", "laptop", False),
     ],
-)  # fmt: skip
+)
 def test_a_revocation_hits_what_it_names(
     contents: Contents, good: dict[str, Any], now: datetime, kind: str, ca: str, value: str, hit: bool
 ) -> None:

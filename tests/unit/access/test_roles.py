@@ -21,7 +21,16 @@ AUDITOR = {
     "grant.explain",
     "audit.read", "audit.checkpoint", "audit.prove", "audit.about", "audit.stand", "key.owner.list",
 }  # fmt: skip
-FRONT_END = {"whoami", "client.rotate-key", "key.list", "key.show", "cert.export", "audit.checkpoint", "audit.prove", "audit.about"}
+FRONT_END = {
+    "whoami",
+    "client.rotate-key",
+    "key.list",
+    "key.show",
+    "cert.export",
+    "audit.checkpoint",
+    "audit.prove",
+    "audit.about",
+}
 
 
 @pytest.fixture

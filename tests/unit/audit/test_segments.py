@@ -59,7 +59,9 @@ async def test_the_chain_goes_on_over_files_and_restarts(open_log, path: Path) -
     assert_intact(path.parent, again)
 
 
-async def test_an_attempt_left_open_in_a_sealed_segment_is_closed_at_the_next_start(open_log, path: Path) -> None:
+async def test_an_attempt_left_open_in_a_sealed_segment_is_closed_at_the_next_start(
+    open_log, path: Path
+) -> None:
     log = open_log()
     attempt = log.attempt(*GRANT, b"")
     log.commit()
@@ -100,7 +102,9 @@ async def test_an_empty_log_is_not_sealed(open_log, path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [b"\x00", b"x"])
-async def test_a_changed_segment_is_noticed_at_a_start_that_reads_it(open_log, path: Path, change: bytes) -> None:
+async def test_a_changed_segment_is_noticed_at_a_start_that_reads_it(
+    open_log, path: Path, change: bytes
+) -> None:
     log = open_log()
     log.attempt(*GRANT, b"")  # stays open, so that a start reads from here on
     write(log, 5)
@@ -249,9 +253,13 @@ async def test_a_kill_while_sealing_loses_nothing(tmp_path: Path, point: str) ->
     told: list[Head] = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(directory), point], stdout=subprocess.PIPE, text=True, env=environment,
-            timeout=60, check=False,
-        )  # fmt: skip
+            [sys.executable, "-c", KILLED, str(directory), point],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == (0 if point == "never" else -signal.SIGKILL)
         told += [Head(int(size), head) for size, head in map(str.split, done.stdout.splitlines())]
     log = AuditLog.open(directory)

@@ -105,11 +105,15 @@ async def test_it_follows_the_log(log: AuditLog) -> None:
     await log.close()
 
 
-@pytest.mark.parametrize("damage", ["last leaf", "a leaf that a checkpoint covers", "files of a longer log", "no files"])
+@pytest.mark.parametrize(
+    "damage", ["last leaf", "a leaf that a checkpoint covers", "files of a longer log", "no files"]
+)
 async def test_files_that_do_not_fit_are_made_anew(log: AuditLog, tmp_path: Path, damage: str) -> None:
     write(log, 400)
     tree = grown(log)
-    log.event("log.checkpoint", "", origin="hsmd/x", size=tree.size, root=tree.root().hex(), signature="AAAAAAE=")
+    log.event(
+        "log.checkpoint", "", origin="hsmd/x", size=tree.size, root=tree.root().hex(), signature="AAAAAAE="
+    )
     log.commit()
     tree.grow()
     tree.close()

@@ -90,7 +90,9 @@ def test_a_file_needs_no_daemon_and_no_profile(run: Run, home: Path) -> None:
     assert run("audit", "verify", "--log", "log").code == 4
 
 
-def test_records_up_to_the_archived_ones_are_shown(run: Run, log: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_up_to_the_archived_ones_are_shown(
+    run: Run, log: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = log.on_audit_read
 
     def without_the_oldest(request: messages.AuditRead) -> messages.AuditPage:
@@ -103,7 +105,9 @@ def test_records_up_to_the_archived_ones_are_shown(run: Run, log: FakeDaemon, mo
 
 
 @pytest.mark.parametrize("command", ["verify", "verify-export"])
-def test_a_file_without_a_key_is_named_with_the_command_that_prints_one(run: Run, home: Path, command: str) -> None:
+def test_a_file_without_a_key_is_named_with_the_command_that_prints_one(
+    run: Run, home: Path, command: str
+) -> None:
     (home / "log").write_bytes(b"")
     (home / "empty.key").write_bytes(b"")
     arguments = ["--log", "log"] if command == "verify" else ["log"]

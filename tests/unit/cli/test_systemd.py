@@ -25,9 +25,13 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     assert program is not None, "systemd-analyze is not installed; on Debian: apt install systemd"
     return subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False,
+        [program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
         env={**os.environ, "PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": ":", "SYSTEMD_COLORS": "0"},
-    )  # fmt: skip
+    )
 
 
 def exposure(unit: Path) -> float:
@@ -55,7 +59,12 @@ def test_exposure(units: list[Path]) -> None:
 
 
 def test_an_open_unit_would_be_noticed(units: list[Path], tmp_path: Path) -> None:
-    text = units[0].read_text().replace("SystemCallFilter", "#SystemCallFilter").replace("ProtectSystem", "#ProtectSystem")
+    text = (
+        units[0]
+        .read_text()
+        .replace("SystemCallFilter", "#SystemCallFilter")
+        .replace("ProtectSystem", "#ProtectSystem")
+    )
     (tmp_path / "open.service").write_text(text)
     assert exposure(tmp_path / "open.service") > MOST
 
@@ -81,7 +90,17 @@ def test_init_writes_a_unit_and_takes_the_pin_as_a_credential(run: Run, tmp_path
     config = tmp_path / "etc" / "hsmd.toml"
     place = tmp_path / "system"
     place.mkdir()
-    arguments = ("init", "--config", str(config), "--module", str(module), "--token-label", "t", "--pin-file", str(pin))
+    arguments = (
+        "init",
+        "--config",
+        str(config),
+        "--module",
+        str(module),
+        "--token-label",
+        "t",
+        "--pin-file",
+        str(pin),
+    )
     users = ("--front-user", "nobody", "--worker-user", "daemon") if os.geteuid() == 0 else ()
     ran = run(*arguments, *users, "--profile", str(tmp_path / "operator.toml"), "--systemd", str(place))
     assert ran.code == 0, ran.err
@@ -92,4 +111,8 @@ def test_init_writes_a_unit_and_takes_the_pin_as_a_credential(run: Run, tmp_path
     assert "1234" not in unit + config.read_text()
     if users:
         found = config.stat()
-        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, pwd.getpwnam("nobody").pw_gid, 0o640)
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (
+            0,
+            pwd.getpwnam("nobody").pw_gid,
+            0o640,
+        )

@@ -11,7 +11,17 @@ from hsmd.protocol.messages import TokenInfo, TokenStatus
 
 def test_a_stopped_token_says_who_stopped_it_why_and_what_to_do() -> None:
     at = datetime(2026, 3, 4, tzinfo=UTC)
-    info = TokenInfo("main", "login-refused", "closed", "wrong", at, "a on host", "the token refused the PIN", ["www"], ["ab" * 32])
+    info = TokenInfo(
+        "main",
+        "login-refused",
+        "closed",
+        "wrong",
+        at,
+        "a on host",
+        "the token refused the PIN",
+        ["www"],
+        ["ab" * 32],
+    )
     facts = dict(_facts(info))
     assert "a on host: the token refused the PIN" in facts["logins"]
     assert facts["to do"] == "mend the PIN, then hsmd token clear main"

@@ -37,7 +37,9 @@ def test_a_program_gets_one_object_for_each_look(run: Run, daemon: FakeDaemon) -
     rates = [use["per_s"] for look in looks for use in look["uses"] if use["client"] == "web1"]
     assert rates[0] == 3.0
     assert 0 < rates[1] <= 150
-    assert looks[2]["latencies"] == [{"purpose": "tls13-server", "key_type": "p-256", "p50_ms": 1.0, "p99_ms": 1.0}]
+    assert looks[2]["latencies"] == [
+        {"purpose": "tls13-server", "key_type": "p-256", "p50_ms": 1.0, "p99_ms": 1.0}
+    ]
 
 
 def test_the_order_can_be_chosen(run: Run, daemon: FakeDaemon) -> None:

@@ -25,7 +25,9 @@ def profile(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_refused_log_ends_a_command_with_exit_code_4(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_log_ends_a_command_with_exit_code_4(
+    profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> Client:
         raise LogRefused("127.0.0.1:7440", "hsmd/east", "it has 6 records; it had 8", Path("/somewhere"))
 
@@ -38,7 +40,9 @@ def test_a_refused_log_ends_a_command_with_exit_code_4(profile: Path, monkeypatc
 
 
 @pytest.mark.parametrize("witnessed", [True, False])
-def test_the_memory_is_beside_the_profile(profile: Path, monkeypatch: pytest.MonkeyPatch, witnessed: bool) -> None:
+def test_the_memory_is_beside_the_profile(
+    profile: Path, monkeypatch: pytest.MonkeyPatch, witnessed: bool
+) -> None:
     seen = []
 
     def made(_: object, judge: object) -> object:

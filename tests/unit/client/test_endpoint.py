@@ -75,10 +75,14 @@ def test_address_is_written_so_that_it_can_be_read_again() -> None:
 @pytest.mark.parametrize(
     ("text", "host", "port"),
     [
-        ("10.0.0.1", "10.0.0.1", 7440), ("10.0.0.1:22", "10.0.0.1", 22), ("hsm:65535", "hsm", 65535),
-        ("[::1]", "::1", 7440), ("[::1]:1", "::1", 1), ("2001:db8::1", "2001:db8::1", 7440),
+        ("10.0.0.1", "10.0.0.1", 7440),
+        ("10.0.0.1:22", "10.0.0.1", 22),
+        ("hsm:65535", "hsm", 65535),
+        ("[::1]", "::1", 7440),
+        ("[::1]:1", "::1", 1),
+        ("2001:db8::1", "2001:db8::1", 7440),
     ],
-)  # fmt: skip
+)
 def test_addresses(text: str, host: str, port: int) -> None:
     assert parse_address(text) == (host, port)
 

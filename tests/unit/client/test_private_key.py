@@ -199,9 +199,11 @@ def test_what_would_need_the_private_key_here_is_refused(kind: str) -> None:
     with pytest.raises(UnsupportedAlgorithm, match="cannot be exported"):
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     for name, arguments in (
-        ("private_numbers", ()), ("private_bytes_raw", ()),
-        ("decrypt", (b"", padding.PKCS1v15())), ("exchange", (ec.ECDH(), key.public_key())),
-    ):  # fmt: skip
+        ("private_numbers", ()),
+        ("private_bytes_raw", ()),
+        ("decrypt", (b"", padding.PKCS1v15())),
+        ("exchange", (ec.ECDH(), key.public_key())),
+    ):
         if hasattr(key, name):
             with pytest.raises(UnsupportedAlgorithm):
                 getattr(key, name)(*arguments)

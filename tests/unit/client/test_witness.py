@@ -192,7 +192,12 @@ async def test_bad_signatures_are_refused(witness: Witness) -> None:
     log = a_log()
     good = SignedCheckpoint(log.note(), [], log.signer.verifier.vkey, [])
     forged = Signer(number=9).sign(log.checkpoint().text()).render()
-    for note, key in ((forged, good.verifier_key), (good.note, "nonsense"), (good.note, Signer("hsmd/x").verifier.vkey), ("x", good.verifier_key)):
+    for note, key in (
+        (forged, good.verifier_key),
+        (good.note, "nonsense"),
+        (good.note, Signer("hsmd/x").verifier.vkey),
+        ("x", good.verifier_key),
+    ):
 
         async def ask(request: Any, timeout_s: float, note: str = note, key: str = key) -> Any:
             return SignedCheckpoint(note, [], key, [])
@@ -236,7 +241,8 @@ async def test_witnesses_at_the_same_time_remember_one_history(tmp_path: Path) -
     other.log.add(',"event":"another-history"}')
     witnesses = [Witness(tmp_path) for _ in range(8)]
     results = await asyncio.gather(
-        *(witness.examine(EAST, (one, other)[at % 2].ask) for at, witness in enumerate(witnesses)), return_exceptions=True
+        *(witness.examine(EAST, (one, other)[at % 2].ask) for at, witness in enumerate(witnesses)),
+        return_exceptions=True,
     )
     assert len(Witness(tmp_path).memories.all()) == 1
     assert all(result is None or isinstance(result, (LogRefused, Unavailable)) for result in results)
@@ -245,13 +251,20 @@ async def test_witnesses_at_the_same_time_remember_one_history(tmp_path: Path) -
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=12))
-def test_no_sequence_of_rollbacks_and_growth_is_accepted_unless_it_only_grows(steps: list[tuple[int, int]]) -> None:
+def test_no_sequence_of_rollbacks_and_growth_is_accepted_unless_it_only_grows(
+    steps: list[tuple[int, int]],
+) -> None:
     """A model: the witness accepts exactly the states that continue the largest one it accepted."""
     import tempfile
 
     histories = [LogMaker() for _ in range(3)]
     for number, history in enumerate(histories):
-        history.add(*[f',"event":"shared-{at}"}}' if at < 4 else f',"event":"own-{number}-{at}"}}' for at in range(13)])
+        history.add(
+            *[
+                f',"event":"shared-{at}"}}' if at < 4 else f',"event":"own-{number}-{at}"}}'
+                for at in range(13)
+            ]
+        )
 
     async def run() -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -277,9 +290,13 @@ def test_no_sequence_of_rollbacks_and_growth_is_accepted_unless_it_only_grows(st
 
 def declared(log: LogMaker, second: int = 1, by: Ed25519PrivateKey = OPERATOR_KEY, **changes: Any) -> str:
     values: dict[str, Any] = {
-        "origin": "hsmd/east", "old": None, "new": State(log.size, log.root(log.size)),
-        "key": log.signer.verifier.vkey, "time": TIME.format(second), "reason": "restored from the backup of Friday",
-    } | changes  # fmt: skip
+        "origin": "hsmd/east",
+        "old": None,
+        "new": State(log.size, log.root(log.size)),
+        "key": log.signer.verifier.vkey,
+        "time": TIME.format(second),
+        "reason": "restored from the backup of Friday",
+    } | changes
     return discontinuities.sign(Discontinuity(**values), by).render()
 
 
@@ -339,10 +356,13 @@ async def test_declarations_about_other_logs_and_keys_are_passed_over(trusting: 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"origin": "hsmd/west", "key": Signer("hsmd/west").verifier.vkey}, {"new": State(8, b"\1" * 32)}, {"new": State(9, b"\1" * 32)},
-        {"key": Signer("hsmd/east", SignatureType.ECDSA).verifier.vkey}, {"new": State(7, b"\1" * 32)},
+        {"origin": "hsmd/west", "key": Signer("hsmd/west").verifier.vkey},
+        {"new": State(8, b"\1" * 32)},
+        {"new": State(9, b"\1" * 32)},
+        {"key": Signer("hsmd/east", SignatureType.ECDSA).verifier.vkey},
+        {"new": State(7, b"\1" * 32)},
     ],
-)  # fmt: skip
+)
 async def test_a_declaration_of_something_else_is_none(trusting: Witness, changes: dict[str, Any]) -> None:
     daemon = await restored(trusting)
     assert daemon.log is not None
@@ -385,11 +405,16 @@ async def test_a_declaration_from_before_the_first_contact_is_used_up(trusting: 
     await refused(trusting, daemon, "it had 10")
 
 
-async def test_a_declaration_shown_before_its_operator_was_pinned_is_used_up(witness: Witness, tmp_path: Path) -> None:
+async def test_a_declaration_shown_before_its_operator_was_pinned_is_used_up(
+    witness: Witness, tmp_path: Path
+) -> None:
     daemon = Daemon(a_log())
     assert daemon.log is not None
     backup = daemon.log.copy()
-    daemon.notes = [declared(backup), declared(backup, by=Ed25519PrivateKey.generate(), time="2999-01-01T00:00:00.000000Z")]
+    daemon.notes = [
+        declared(backup),
+        declared(backup, by=Ed25519PrivateKey.generate(), time="2999-01-01T00:00:00.000000Z"),
+    ]
     daemon.log.use(1)
     noon = datetime(2026, 11, 21, 12, tzinfo=UTC)
     await Witness(tmp_path / "witness", now=lambda: noon).examine(EAST, daemon.ask)
@@ -409,8 +434,15 @@ async def test_what_was_seen_can_be_given_up_by_hand(witness: Witness) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"reason": ""}, {"reason": "two\nlines"}, {"reason": "x" * 201}, {"time": "now"}, {"key": Signer("hsmd/x").verifier.vkey}, {"new": State(1, b"")}],
-)  # fmt: skip
+    [
+        {"reason": ""},
+        {"reason": "two\nlines"},
+        {"reason": "x" * 201},
+        {"time": "now"},
+        {"key": Signer("hsmd/x").verifier.vkey},
+        {"new": State(1, b"")},
+    ],
+)
 def test_what_no_declaration_can_say(changes: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         declared(a_log(), **changes)
@@ -427,7 +459,10 @@ def test_a_declaration_survives_its_record(old: State | None) -> None:
         discontinuities.verify(discontinuities.from_fields(fields | {"reason": "another"}), OPERATORS)
     for name in fields:
         with pytest.raises((ProtocolError, ProofInvalid)):
-            discontinuities.verify(discontinuities.from_fields({key: value for key, value in fields.items() if key != name}), OPERATORS)
+            discontinuities.verify(
+                discontinuities.from_fields({key: value for key, value in fields.items() if key != name}),
+                OPERATORS,
+            )
 
 
 def discontinuities_tail(fields: dict[str, str | int]) -> str:
@@ -447,7 +482,14 @@ def test_changed_declarations_are_refused(put: str, at: int) -> None:
 
 
 def test_the_golden_declaration() -> None:
-    text = Discontinuity("hsmd/east", State(10, b"\0" * 32), State(8, b"\1" * 32), Signer().verifier.vkey, TIME.format(4), "backup").text()
+    text = Discontinuity(
+        "hsmd/east",
+        State(10, b"\0" * 32),
+        State(8, b"\1" * 32),
+        Signer().verifier.vkey,
+        TIME.format(4),
+        "backup",
+    ).text()
     assert text == (
         "hsmd discontinuity v1\norigin hsmd/east\nold 10 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"
         "new 8 AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\nkey hsmd/east+bdffbf3d+AepKbGPinFIKvvVQexMuxfmVR3auvr57kkIe6mkURtIs\n"

@@ -11,9 +11,17 @@ from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.settings import LimitsConfig
 
 LIMITS = LimitsConfig(
-    startups=4, login_s=10, auth_tries=6, connections=40, channels_per_connection=4, open_requests=512, client_rate=20_000, client_open=1_024, queue=4_096,
+    startups=4,
+    login_s=10,
+    auth_tries=6,
+    connections=40,
+    channels_per_connection=4,
+    open_requests=512,
+    client_rate=20_000,
+    client_open=1_024,
+    queue=4_096,
     drain_s=10,
-)  # fmt: skip
+)
 
 
 @dataclass(eq=False)
@@ -67,13 +75,20 @@ def test_all_connections_together_are_limited() -> None:
     admission = Admission(replace(LIMITS, connections=3))
     newcomers = [Newcomer("a") for _ in range(4)]
     assert all(admission.may_start(each) for each in newcomers)
-    assert [admission.started(each, f"c{number}") for number, each in enumerate(newcomers)] == [True, True, True, False]
+    assert [admission.started(each, f"c{number}") for number, each in enumerate(newcomers)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert not admission.may_start(Newcomer("b"))
     admission.ended("c0", "a")
     assert admission.may_start(Newcomer("b"))
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["start", "stop", "in", "out"])), max_size=200))
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["start", "stop", "in", "out"])), max_size=200)
+)
 def test_counts_never_go_wrong(steps: list[tuple[str, str]]) -> None:
     admission = Admission(replace(LIMITS, connections=12))
     starting: list[Newcomer] = []

@@ -67,7 +67,13 @@ async def plain() -> AsyncIterator[Plain]:
             return Session()
 
     acceptor = await asyncssh.listen(
-        "127.0.0.1", 0, server_factory=Server, server_host_keys=[KEY], encoding=None, config=[], line_editor=False
+        "127.0.0.1",
+        0,
+        server_factory=Server,
+        server_host_keys=[KEY],
+        encoding=None,
+        config=[],
+        line_editor=False,
     )
     notes.port = acceptor.get_port()
     yield notes
@@ -168,7 +174,10 @@ def test_unknown_critical_options_do_not_even_decode() -> None:
 
 
 def test_known_critical_options_are_the_two_we_look_for() -> None:
-    assert set(asyncssh.public_key.SSHOpenSSHCertificateV01._user_option_decoders) == {b"force-command", b"source-address"}
+    assert set(asyncssh.public_key.SSHOpenSSHCertificateV01._user_option_decoders) == {
+        b"force-command",
+        b"source-address",
+    }
 
 
 def test_a_certificates_signature_is_checked_when_it_is_decoded() -> None:
@@ -183,7 +192,11 @@ def test_what_we_read_of_a_certificate_is_there() -> None:
     made: Any = decode_ssh_certificate(blob)
     assert isinstance(made, SSHOpenSSHCertificate)
     assert not made.is_x509_chain
-    assert (made.principals, made._serial, made.signing_key.get_fingerprint()) == (["x"], 5, CA.get_fingerprint())
+    assert (made.principals, made._serial, made.signing_key.get_fingerprint()) == (
+        ["x"],
+        5,
+        CA.get_fingerprint(),
+    )
     assert made._valid_after < made._valid_before
 
 
@@ -222,7 +235,12 @@ async def test_nothing_happens_between_the_check_of_a_signature_and_the_login(pl
     source = inspect.getsource(asyncssh.auth._ServerPublicKeyAuth._start)
     assert source.count("await") == 2, source
     assert "await self.send_success()" in source
-    assert "await" not in inspect.getsource(asyncssh.connection.SSHConnection.send_userauth_success).split("auth_completed")[0]
+    assert (
+        "await"
+        not in inspect.getsource(asyncssh.connection.SSHConnection.send_userauth_success).split(
+            "auth_completed"
+        )[0]
+    )
 
 
 def test_every_option_of_the_listener_is_one() -> None:
@@ -242,8 +260,18 @@ async def test_our_options_leave_one_way_to_log_in(plain: Plain) -> None:
     listener = SshListener(snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None)  # type: ignore[arg-type,return-value]
     options = listener._options(KEY, None, limits) | {"server_factory": asyncssh.SSHServer}
     made = await SSHServerConnectionOptions.construct(**options)
-    assert (made.password_auth, made.kbdint_auth, made.host_based_auth, made.gss_auth) == (False, False, False, False)
-    assert (made.allow_pty, made.agent_forwarding, made.x11_forwarding, made.allow_scp) == (False, False, False, False)
+    assert (made.password_auth, made.kbdint_auth, made.host_based_auth, made.gss_auth) == (
+        False,
+        False,
+        False,
+        False,
+    )
+    assert (made.allow_pty, made.agent_forwarding, made.x11_forwarding, made.allow_scp) == (
+        False,
+        False,
+        False,
+        False,
+    )
     assert [bytes(name) for name in made.encryption_algs] == [name.encode() for name in CIPHERS]
     assert [bytes(name) for name in made.kex_algs] == [name.encode() for name in KEX_ALGORITHMS]
     assert made.compression_algs == [b"none"]

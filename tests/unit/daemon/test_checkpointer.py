@@ -23,14 +23,18 @@ from hsmd.transparency.note import Verifier
 LAG = 50
 
 
-async def test_a_checkpoint_that_the_log_has_outrun_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_checkpoint_that_the_log_has_outrun_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     audit = AuditLog.open(tmp_path / "audit")
     tree = audit.tree()
     meanwhile = LAG + 1
 
-    async def sign(_service: Any, _identity: Any, _key: Any, _purpose: Any, _scheme: Any, data: bytes, _deadline: float) -> bytes:
+    async def sign(
+        _service: Any, _identity: Any, _key: Any, _purpose: Any, _scheme: Any, data: bytes, _deadline: float
+    ) -> bytes:
         for number in range(meanwhile):
             audit.event("test.event", "", number=number)
         return private.sign(data)
@@ -56,5 +60,7 @@ async def test_a_checkpoint_that_the_log_has_outrun_is_not_recorded(tmp_path: Pa
     assert made.newest is not None
     tree.close()
     await audit.close()
-    verdict = verification.verify_log(log_lines(tmp_path / "audit"), KeyRing([Verifier.from_spki("hsmd/x", public)]))
+    verdict = verification.verify_log(
+        log_lines(tmp_path / "audit"), KeyRing([Verifier.from_spki("hsmd/x", public)])
+    )
     assert (verdict.intact, verdict.reason, verdict.checkpoints) == (True, "", 1)

@@ -49,7 +49,10 @@ def test_relative_paths_are_relative_to_the_file() -> None:
 
 
 def test_addresses_have_a_default_port() -> None:
-    assert [str(address) for address in parse(GOOD).listen.addresses] == ["192.0.2.1:7440", "[2001:db8::1]:7440"]
+    assert [str(address) for address in parse(GOOD).listen.addresses] == [
+        "192.0.2.1:7440",
+        "[2001:db8::1]:7440",
+    ]
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0:7440", "[::]:7440"])

@@ -29,7 +29,8 @@ class Office:
         self.audit = AuditLog.open(directory)
         self.now = 0.0
         clients = tuple(
-            ClientRecord(each.client, each.role, (CredentialRecord(each.credential, "line"),), NOON) for each in (ANN, WEB)
+            ClientRecord(each.client, each.role, (CredentialRecord(each.credential, "line"),), NOON)
+            for each in (ANN, WEB)
         )
         snapshot = Snapshot.build(
             Contents(version=1, keys=(), certificates=(), clients=clients, cas=(), grants=())
@@ -39,9 +40,12 @@ class Office:
         self.error: Exception | None = None
         self.seen: list[list[str]] = []
         self.desk = Desk(
-            snapshot=lambda: snapshot, audit=self.audit, now=lambda: NOON, clock=lambda: self.now,
+            snapshot=lambda: snapshot,
+            audit=self.audit,
+            now=lambda: NOON,
+            clock=lambda: self.now,
             handlers=dict.fromkeys(messages.REQUESTS, self._handle),
-        )  # fmt: skip
+        )
 
     async def _handle(self, identity: Identity, request: Any, deadline: float) -> messages.Done:
         self.seen.append(self.events())
@@ -90,7 +94,9 @@ async def test_every_request_that_changes_something_is_recorded(office: Office) 
 
 
 async def test_what_was_asked_is_in_the_record_but_for_documents(office: Office) -> None:
-    request = messages.KeyAdopt("site", ["tls-server"], cka_label="old\n\x1b[2Jname", certificate="PEM " * 10, accept_unsafe=True)
+    request = messages.KeyAdopt(
+        "site", ["tls-server"], cka_label="old\n\x1b[2Jname", certificate="PEM " * 10, accept_unsafe=True
+    )
     await office.desk.dispatch(ANN, request, 9.0)
     fields = office.records()[0]["fields"]
     assert fields["target_cka_label"] == "old\n\x1b[2Jname"
@@ -104,7 +110,9 @@ async def test_what_was_asked_is_in_the_record_but_for_documents(office: Office)
 async def test_every_request_fits_into_a_record(office: Office) -> None:
     """With every member filled, the ends of a change still have room for theirs."""
     for request in messages.REQUESTS:
-        values = {name: ["x"] * 3 if "list" in str(kind) else "x" for name, kind in request.__annotations__.items()}
+        values = {
+            name: ["x"] * 3 if "list" in str(kind) else "x" for name, kind in request.__annotations__.items()
+        }
         values.pop("Result", None)
         made = request(**values)
         begun = office.desk._note("control.begun", ANN, made)
@@ -175,7 +183,9 @@ async def test_without_a_record_nothing_changes(office: Office) -> None:
     path.with_suffix(".away").rename(path)
 
 
-async def test_a_change_that_cannot_be_recorded_at_its_end_says_so(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_that_cannot_be_recorded_at_its_end_says_so(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commits = 0
     durable = office.audit.commit_durable
 

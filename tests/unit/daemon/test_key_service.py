@@ -96,16 +96,21 @@ class World:
         self.audit = AuditLog.open(directory, monotonic=lambda: self.now)
         self.pool = Pool()
         self.now = 100.0
-        key = KeyRecord("site", KeyType.P256, KEY, b"", with_daemon_purposes(expand(["tls-server"])), "main", NOON)
+        key = KeyRecord(
+            "site", KeyType.P256, KEY, b"", with_daemon_purposes(expand(["tls-server"])), "main", NOON
+        )
         client = ClientRecord("web", Role.FRONT_END, (CredentialRecord("F1", "line"),), NOON)
         grant = GrantRecord("web", "site", KEY, frozenset({Purpose.TLS13_SERVER}))
         self.snapshot = Snapshot.build(
             Contents(version=1, keys=(key,), certificates=(), clients=(client,), cas=(), grants=(grant,))
         )
         self.service = KeyService(
-            snapshot=lambda: self.snapshot, audit=self.audit, pools={"main": self.pool},  # type: ignore[dict-item]
-            clock=lambda: self.now, now=lambda: NOON,
-        )  # fmt: skip
+            snapshot=lambda: self.snapshot,
+            audit=self.audit,
+            pools={"main": self.pool},  # type: ignore[dict-item]
+            clock=lambda: self.now,
+            now=lambda: NOON,
+        )
 
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.directory / "audit.jsonl").read_text().splitlines()]
@@ -135,8 +140,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await made.audit.close()
 
 
-def request(request_id: int, *, key: bytes = KEY, purpose: int = Purpose.TLS13_SERVER, ms: int = 1_000) -> tuple[int, bytes]:
-    return request_id, encode_key_operation(request_id, ms, purpose, 0x0403, key, b"data %d" % request_id)[HEADER_BYTES:]
+def request(
+    request_id: int, *, key: bytes = KEY, purpose: int = Purpose.TLS13_SERVER, ms: int = 1_000
+) -> tuple[int, bytes]:
+    return request_id, encode_key_operation(request_id, ms, purpose, 0x0403, key, b"data %d" % request_id)[
+        HEADER_BYTES:
+    ]
 
 
 def ask(world: World, *ids: int, caller: Caller | None = None) -> Caller:
@@ -172,7 +181,9 @@ async def test_outcomes_are_written_before_the_answer_leaves(world: World) -> No
         answered(request_id, answer)
 
     caller.answered = watch  # type: ignore[method-assign]
-    world.complete((world.pool.jobs[0], Status.ANSWERED, b"one"), (world.pool.jobs[1], Status.ANSWERED, b"two"))
+    world.complete(
+        (world.pool.jobs[0], Status.ANSWERED, b"one"), (world.pool.jobs[1], Status.ANSWERED, b"two")
+    )
     assert seen == [["performed", "performed"]] * 2
     assert (caller.replies, caller.flushes) == ([(1, b"one"), (2, b"two")], 1)
 
@@ -201,7 +212,9 @@ async def test_a_malformed_operation_ends_the_batch_behind_it(world: World) -> N
         ({"purpose": Purpose.SIGN_DIGEST}, "purpose-outside-ceiling"),
     ],
 )
-async def test_refusals_reach_neither_pool_nor_peer_with_their_rule(world: World, changes: Any, rule: str) -> None:
+async def test_refusals_reach_neither_pool_nor_peer_with_their_rule(
+    world: World, changes: Any, rule: str
+) -> None:
     caller = Caller()
     world.service.use(caller, [request(1, **changes)])
     reply = caller.reply(1)
@@ -302,8 +315,12 @@ async def test_an_expired_job_is_answered_once_and_closed_when_its_answer_comes(
     assert "answer" in outcome
 
 
-@pytest.mark.parametrize(("status", "result"), [(Status.UNKNOWN, "unknown"), (Status.NOT_PERFORMED, "not-performed")])
-async def test_an_expired_job_of_a_lost_worker_is_not_tried_again(world: World, status: Status, result: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "result"), [(Status.UNKNOWN, "unknown"), (Status.NOT_PERFORMED, "not-performed")]
+)
+async def test_an_expired_job_of_a_lost_worker_is_not_tried_again(
+    world: World, status: Status, result: str
+) -> None:
     caller = ask(world, 1)
     world.complete((world.pool.jobs[0], Status.EXPIRED))
     world.complete((world.pool.jobs[0], status))
@@ -314,9 +331,16 @@ async def test_an_expired_job_of_a_lost_worker_is_not_tried_again(world: World, 
 
 @pytest.mark.parametrize(
     ("error", "result"),
-    [(PurposeMismatch("not TLS"), "refused"), (Refused(), "refused"), (TokenFailure(), "failed"), (None, "failed")],
+    [
+        (PurposeMismatch("not TLS"), "refused"),
+        (Refused(), "refused"),
+        (TokenFailure(), "failed"),
+        (None, "failed"),
+    ],
 )
-async def test_failures_of_the_worker_are_passed_on(world: World, error: HsmdError | None, result: str) -> None:
+async def test_failures_of_the_worker_are_passed_on(
+    world: World, error: HsmdError | None, result: str
+) -> None:
     caller = ask(world, 1)
     world.service.completed([Completion(world.pool.jobs[0], Status.FAILED, error=error)])
     reply = caller.reply(1)
@@ -433,4 +457,3 @@ async def test_a_full_token_costs_no_record_and_no_share(world: World) -> None:
     assert [error for _, error in caller.replies] == [world.pool.full] * 3
     assert not world.records()
     assert world.service._shares.of("ann", world.now).open == 0
-

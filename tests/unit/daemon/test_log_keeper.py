@@ -41,9 +41,14 @@ class Room:
             return self.root
 
         made = LogKeeper(
-            self.config, "hsmd/east", audit=self.log, catalogue=SimpleNamespace(),  # type: ignore[arg-type]
-            service=self.service, remembered=remembered, discontinuities=[],
-        )  # fmt: skip
+            self.config,
+            "hsmd/east",
+            audit=self.log,
+            catalogue=SimpleNamespace(),  # type: ignore[arg-type]
+            service=self.service,
+            remembered=remembered,
+            discontinuities=[],
+        )
         made.checkpointer = SimpleNamespace(root_at=root_at)  # type: ignore[assignment]
         return made
 
@@ -92,7 +97,9 @@ async def test_the_log_that_is_remembered_is_no_trouble(room: Room) -> None:
     assert room.service.held is None
 
 
-async def test_room_again_does_not_excuse_a_log_that_was_set_back(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_room_again_does_not_excuse_a_log_that_was_set_back(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keeper = room.keeper(AuditHead("hsmd/east", 9, bytes(32), "key"))
     for free in (0, 500):
         monkeypatch.setattr(AuditLog, "free_bytes", free * MIB)
@@ -114,7 +121,9 @@ async def test_a_declaration_that_would_bar_all_later_ones_is_refused_and_not_re
     keeper.checkpointer = SimpleNamespace(standing=standing, root_at=root_at, verifier_key=vkey)  # type: ignore[assignment]
 
     def declaration(after: timedelta) -> Discontinuity:
-        return Discontinuity("hsmd/east", None, State(8, room.root), vkey, format_time(utc_now() + after), "restored")
+        return Discontinuity(
+            "hsmd/east", None, State(8, room.root), vkey, format_time(utc_now() + after), "restored"
+        )
 
     for after, match in ((timedelta(days=1), "future"), (timedelta(days=-1), "newer")):
         keeper.discontinuities = [discontinuity.sign(declaration(timedelta()), private).render()]

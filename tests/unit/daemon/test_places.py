@@ -188,7 +188,9 @@ def test_an_unchanged_token_keeps_its_workers(yard: Yard) -> None:
     assert len(yard.workers) == 3
 
 
-@pytest.mark.parametrize("changes", [{"workers": 1}, {"verify": "all"}, {"environment": {"X": "1"}}, {"stall_ms": 99}])
+@pytest.mark.parametrize(
+    "changes", [{"workers": 1}, {"verify": "all"}, {"environment": {"X": "1"}}, {"stall_ms": 99}]
+)
 def test_a_changed_token_gets_new_workers_beside_the_old(yard: Yard, changes: dict[str, Any]) -> None:
     yard.places.start_due(0.0)
     changed = yard.with_token(**changes)

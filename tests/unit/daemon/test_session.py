@@ -76,9 +76,14 @@ class Room:
         self.ended: list[Session] = []
         self.answer: Coroutine[Any, Any, Any] | None = None
         self.session = Session(
-            Identity("web", Role.FRONT_END, "F"), self.transport, service=self.service,  # type: ignore[arg-type]
-            dispatch=self._dispatch, max_open_requests=3, clock=lambda: self.now, ended=self.ended.append,
-        )  # fmt: skip
+            Identity("web", Role.FRONT_END, "F"),
+            self.transport,
+            service=self.service,  # type: ignore[arg-type]
+            dispatch=self._dispatch,
+            max_open_requests=3,
+            clock=lambda: self.now,
+            ended=self.ended.append,
+        )
         self.wait = asyncio.Event()
         self.result: Any = messages.Done()
 
@@ -110,7 +115,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_comes_in_one_read_goes_to_the_service_as_one_batch_and_answers_in_one_piece(room: Room) -> None:
+async def test_what_comes_in_one_read_goes_to_the_service_as_one_batch_and_answers_in_one_piece(
+    room: Room,
+) -> None:
     room.session.received(HELLO + op(1) + op(2) + encode(Kind.PING, 9))
     assert room.service.used == [1, 2]
     room.transport.written = b""
@@ -231,7 +238,9 @@ async def test_control_requests_end_with_their_deadline(room: Room) -> None:
     ("result", "code"),
     [(NotFound("no such thing"), ErrorCode.NOT_FOUND), (ZeroDivisionError("secret"), ErrorCode.INTERNAL)],
 )
-async def test_faults_end_one_request_and_say_no_more_than_they_should(room: Room, result: Any, code: int) -> None:
+async def test_faults_end_one_request_and_say_no_more_than_they_should(
+    room: Room, result: Any, code: int
+) -> None:
     room.wait.set()
     room.result = result
     room.session.received(HELLO + ask(1))

@@ -128,7 +128,9 @@ async def test_every_request_to_log_in_is_a_try(parts: Parts) -> None:
     assert (conn.requests, conn.aborted) == (LIMITS.auth_tries, True)
 
 
-@pytest.mark.parametrize("missing", ["_finish_userauth", "validate_public_key", "_recv_packet", "_recv_data", "send_packet"])
+@pytest.mark.parametrize(
+    "missing", ["_finish_userauth", "validate_public_key", "_recv_packet", "_recv_data", "send_packet"]
+)
 async def test_without_what_we_hook_into_nobody_gets_in(missing: str) -> None:
     """asyncssh ends a connection whose `connection_made` raises."""
 

@@ -59,7 +59,9 @@ async def test_it_answers_get(endpoint: MetricsEndpoint) -> None:
     ],
     ids=["path", "method", "no version", "tls", "too long", "head"],
 )
-async def test_everything_else_is_turned_away(endpoint: MetricsEndpoint, request_: bytes, status: bytes) -> None:
+async def test_everything_else_is_turned_away(
+    endpoint: MetricsEndpoint, request_: bytes, status: bytes
+) -> None:
     answer = await ask(endpoint, request_)
     assert answer.split(b" ")[1] == status
     assert b"hsmd_operations" not in answer

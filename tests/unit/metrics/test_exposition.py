@@ -50,8 +50,14 @@ def test_all_numbers_are_there(numbers: Metrics) -> None:
         ("hsmd_token_in_flight", (("token", "main"),)): 5,
         ("hsmd_workers", (("state", "busy"), ("token", "main"))): 1,
         ("hsmd_worker_restarts_total", (("token", "main"),)): 3,
-        ("hsmd_operation_seconds_bucket", (("key_type", "p-256"), ("le", "0.001"), ("purpose", "tls13-server"))): 5,
-        ("hsmd_operation_seconds_bucket", (("key_type", "p-256"), ("le", "+Inf"), ("purpose", "tls13-server"))): 8,
+        (
+            "hsmd_operation_seconds_bucket",
+            (("key_type", "p-256"), ("le", "0.001"), ("purpose", "tls13-server")),
+        ): 5,
+        (
+            "hsmd_operation_seconds_bucket",
+            (("key_type", "p-256"), ("le", "+Inf"), ("purpose", "tls13-server")),
+        ): 8,
         ("hsmd_operation_seconds_count", (("key_type", "p-256"), ("purpose", "tls13-server"))): 8,
         ("hsmd_operation_seconds_sum", (("key_type", "p-256"), ("purpose", "tls13-server"))): 0.5,
         (

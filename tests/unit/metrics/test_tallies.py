@@ -31,7 +31,9 @@ def test_every_duration_is_in_one_bucket(durations: list[float]) -> None:
     for duration in durations:
         histogram.add(duration)
     assert sum(histogram.counts) == len(durations)
-    for count, (above, bound) in zip(histogram.counts, pairwise((-1.0, *BOUNDS_S, float("inf"))), strict=True):
+    for count, (above, bound) in zip(
+        histogram.counts, pairwise((-1.0, *BOUNDS_S, float("inf"))), strict=True
+    ):
         assert count == sum(above < duration <= bound for duration in durations)
 
 

@@ -35,9 +35,13 @@ def made(signer: Any, scheme: SignatureScheme, begin: datetime, end: datetime, *
     ],
 )
 def test_openssl_trusts_it(
-    key_type: KeyType, scheme: SignatureScheme, key: Callable[..., Any], openssl: Callable[..., str], tmp_path: Path,
+    key_type: KeyType,
+    scheme: SignatureScheme,
+    key: Callable[..., Any],
+    openssl: Callable[..., str],
+    tmp_path: Path,
     now: datetime,
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "site.pem").write_text(made(key(key_type), scheme, now, now + MONTH))
     at = str(int(now.timestamp()) + 60)
     common = ["-x509_strict", "-check_ss_sig", "-attime", at, "-CAfile", "site.pem", "site.pem"]

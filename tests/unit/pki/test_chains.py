@@ -28,9 +28,18 @@ class Authority:
         self.leaf = self.issue("leaf", 0, "intermediate", 2)
 
     def issue(
-        self, name: str, number: int, issuer: str, by: int, *, ca: bool = False, days: int = 90, begin: int = 1,
-        dns: str = "site.example", usage: dict[str, bool] | None = None,
-    ) -> str:  # fmt: skip
+        self,
+        name: str,
+        number: int,
+        issuer: str,
+        by: int,
+        *,
+        ca: bool = False,
+        days: int = 90,
+        begin: int = 1,
+        dns: str = "site.example",
+        usage: dict[str, bool] | None = None,
+    ) -> str:
         """A certificate of the key `number`, signed by the key `by`."""
         builder = (
             x509.CertificateBuilder()
@@ -56,9 +65,16 @@ def _name(text: str) -> x509.Name:
 
 def _usage(**chosen: bool) -> x509.KeyUsage:
     names = (
-        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
-    )  # fmt: skip
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
     return x509.KeyUsage(**(dict.fromkeys(names, False) | chosen))
 
 

@@ -9,9 +9,13 @@ from hsmd.errors import BadRequest
 from hsmd.protocol.enrolment import PREFIX, EnrolmentToken, decode_answer, decode_question, parse_password
 
 tokens = st.builds(
-    EnrolmentToken, st.binary(min_size=8, max_size=8), st.binary(min_size=16, max_size=16),
-    st.binary(min_size=32, max_size=32), st.booleans(), st.from_regex(r"[a-z0-9.]{1,60}:[0-9]{1,5}", fullmatch=True),
-)  # fmt: skip
+    EnrolmentToken,
+    st.binary(min_size=8, max_size=8),
+    st.binary(min_size=16, max_size=16),
+    st.binary(min_size=32, max_size=32),
+    st.booleans(),
+    st.from_regex(r"[a-z0-9.]{1,60}:[0-9]{1,5}", fullmatch=True),
+)
 TOKEN = EnrolmentToken(b"i" * 8, b"s" * 16, b"p" * 32, False, "10.9.0.1:7440")
 
 
@@ -25,7 +29,9 @@ def test_a_token_comes_back(token: EnrolmentToken) -> None:
 def test_a_mistyped_token_does_not(token: EnrolmentToken, data: st.DataObject) -> None:
     text = token.text()
     place = data.draw(st.integers(len(PREFIX), len(text) - 2))  # the last character may have unused bits
-    other = data.draw(st.sampled_from("abcXYZ019-_ \u00e9").filter(lambda character: character != text[place]))
+    other = data.draw(
+        st.sampled_from("abcXYZ019-_ \u00e9").filter(lambda character: character != text[place])
+    )
     for spoilt in (text[:place] + other + text[place + 1 :], text[:place] + text[place + 1 :], text[:place]):
         with pytest.raises(BadRequest) as caught:
             EnrolmentToken.parse(spoilt)

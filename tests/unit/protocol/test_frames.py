@@ -31,9 +31,15 @@ KEY = bytes(range(32))
 def test_layout_of_a_key_operation() -> None:
     frame = frames.encode_key_operation(0x0102030405060708, 500, 1, 0x0403, KEY, b"data")
     assert frame == (
-        (9 + 39 + 4).to_bytes(4, "big") + b"\x10" + bytes([1, 2, 3, 4, 5, 6, 7, 8])
-        + b"\x00\x00\x01\xf4" + b"\x01" + b"\x04\x03" + KEY + b"data"
-    )  # fmt: skip
+        (9 + 39 + 4).to_bytes(4, "big")
+        + b"\x10"
+        + bytes([1, 2, 3, 4, 5, 6, 7, 8])
+        + b"\x00\x00\x01\xf4"
+        + b"\x01"
+        + b"\x04\x03"
+        + KEY
+        + b"data"
+    )
 
 
 def test_the_largest_key_operation_has_exactly_the_largest_length() -> None:

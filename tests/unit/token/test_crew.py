@@ -89,7 +89,9 @@ class CrewsWithoutSpare(Crews):
 
 
 TestCrews, TestCrewsWithoutSpare = Crews.TestCase, CrewsWithoutSpare.TestCase
-TestCrews.settings = TestCrewsWithoutSpare.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCrews.settings = TestCrewsWithoutSpare.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None
+)
 
 
 def test_those_that_began_together_do_not_leave_together() -> None:

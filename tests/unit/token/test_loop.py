@@ -56,7 +56,9 @@ class Inventory:
 class Rig:
     """A loop over a socket pair; `use` is the token."""
 
-    def __init__(self, use: Callable[[bytes], bytes], finish: Callable[[bytes, bytes], bytes] | None = None) -> None:
+    def __init__(
+        self, use: Callable[[bytes], bytes], finish: Callable[[bytes, bytes], bytes] | None = None
+    ) -> None:
         self.front, worker = socket.socketpair()
         self.worker = worker
         self.progress = ProgressPage(ProgressPage.create())
@@ -132,7 +134,9 @@ def test_a_session_in_doubt_ends_the_worker_and_what_is_behind_has_not_begun(mak
     assert (rig.progress.started, rig.progress.finished) == (2, 2)
 
 
-@pytest.mark.parametrize("error", [*HARMLESS, pkcs11.GeneralError(), pkcs11.FunctionFailed()], ids=lambda error: f"{error!r}")
+@pytest.mark.parametrize(
+    "error", [*HARMLESS, pkcs11.GeneralError(), pkcs11.FunctionFailed()], ids=lambda error: f"{error!r}"
+)
 def test_what_a_caller_could_provoke_recycles_nobody(make, error: Exception) -> None:
     rig = make(failing(error))
     rig.run(b"one", b"bad", b"three", b"bad", b"five")
@@ -227,7 +231,9 @@ def test_fast_jobs_go_in_groups_and_slow_ones_alone(make) -> None:
     assert groups(32, 1.0)[0] == 4
 
 
-@pytest.mark.parametrize("frame", [frames.encode(Kind.RESULT, 1), frames.encode(Kind.KEY_OPERATION, 1, b""), b"\xff" * 20])
+@pytest.mark.parametrize(
+    "frame", [frames.encode(Kind.RESULT, 1), frames.encode(Kind.KEY_OPERATION, 1, b""), b"\xff" * 20]
+)
 def test_garbage_ends_the_loop(make, frame: bytes) -> None:
     rig = make(lambda data: data)
     with pytest.raises(ProtocolError):

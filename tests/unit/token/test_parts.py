@@ -53,7 +53,11 @@ def document(**changes: object) -> bytes:
 def test_a_ceiling_is_read() -> None:
     ceiling = ceilings.parse(document())
     assert ceiling is not None
-    assert (ceiling.half.digest, ceiling.cka_id, ceiling.purposes) == (P256.digest, b"\x3a\x0f", {Purpose.TLS13_SERVER})
+    assert (ceiling.half.digest, ceiling.cka_id, ceiling.purposes) == (
+        P256.digest,
+        b"\x3a\x0f",
+        {Purpose.TLS13_SERVER},
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,9 @@ def test_public_halves_survive_the_token(half: PublicHalf) -> None:
     assert PublicHalf.from_spki(half.spki + b"\0") is None
 
 
-@pytest.mark.parametrize("private", [ec.generate_private_key(ec.SECP256K1()), rsa.generate_private_key(65537, 1024)])
+@pytest.mark.parametrize(
+    "private", [ec.generate_private_key(ec.SECP256K1()), rsa.generate_private_key(65537, 1024)]
+)
 def test_other_keys_have_no_half(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
     assert PublicHalf.of(private.public_key()) is None
 

@@ -96,9 +96,19 @@ class Rig:
         self.replaced: list[int] = []
         self.log = Log()
         self.workers: list[FakeWorker] = []
-        values: dict[str, Any] = {"window": 4, "max_queue": 8, "stall_s": 5.0, "clock": time.monotonic, **changes}
+        values: dict[str, Any] = {
+            "window": 4,
+            "max_queue": 8,
+            "stall_s": 5.0,
+            "clock": time.monotonic,
+            **changes,
+        }
         self.pool = TokenPool(
-            "token", request_replacement=self.replaced.append, completed=self._completed, log=self.log, **values
+            "token",
+            request_replacement=self.replaced.append,
+            completed=self._completed,
+            log=self.log,
+            **values,
         )
 
     def _completed(self, completions: list[Completion]) -> None:
@@ -158,7 +168,7 @@ async def test_a_job_there_and_back(make) -> None:
     worker = await rig.worker()
     submitted = job()
     rig.pool.submit([submitted])
-    (kind, request_id, body), = await rig.sent_to(worker, 1)
+    ((kind, request_id, body),) = await rig.sent_to(worker, 1)
     assert kind == Kind.KEY_OPERATION
     operation = frames.decode_key_operation(body)
     assert (operation.purpose, operation.scheme, operation.key, operation.data) == (1, 0x0403, KEY, b"data")
@@ -172,7 +182,7 @@ async def test_what_one_turn_brings_goes_out_in_one_write(make) -> None:
     rig = make(window=32)
     worker = await rig.worker()
     rig.pool.submit([job()])
-    first, = await rig.sent_to(worker, 1)
+    (first,) = await rig.sent_to(worker, 1)
     worker.writes = 0
     for _ in range(10):
         rig.pool.submit([job()])
@@ -223,7 +233,7 @@ async def test_a_job_the_worker_skipped_was_not_performed(make) -> None:
     rig = make()
     worker = await rig.worker()
     rig.pool.submit([job()])
-    (_, request_id, _), = await rig.sent_to(worker, 1)
+    ((_, request_id, _),) = await rig.sent_to(worker, 1)
     worker.say(frames.encode_error(request_id, DeadlineExceeded()))
     await rig.until(lambda: rig.done)
     assert rig.statuses() == [Status.NOT_PERFORMED]
@@ -238,7 +248,7 @@ async def test_expired_first_and_late_afterwards(make) -> None:
     submitted = job(0.05)
     begun = time.monotonic()
     rig.pool.submit([submitted])
-    (_, request_id, _), = await rig.sent_to(worker, 1)
+    ((_, request_id, _),) = await rig.sent_to(worker, 1)
     await rig.until(lambda: rig.done)
     assert 0.05 <= time.monotonic() - begun < 0.05 + 0.15
     assert rig.statuses() == [Status.EXPIRED]
@@ -275,13 +285,13 @@ async def test_abandoned_in_the_queue(make) -> None:
     worker = await rig.worker()
     held, dropped, kept = job(), job(), job()
     rig.pool.submit([held, dropped, kept])
-    (_, request_id, _), = await rig.sent_to(worker, 1)
+    ((_, request_id, _),) = await rig.sent_to(worker, 1)
     rig.pool.abandon(dropped)
     rig.pool.abandon(held)
     await rig.until(lambda: rig.done)
     assert rig.done == [Completion(dropped, Status.NOT_PERFORMED, b"", None)]
     worker.answer(request_id)
-    (_, request_id, _), = await rig.sent_to(worker, 1)
+    ((_, request_id, _),) = await rig.sent_to(worker, 1)
     worker.answer(request_id)
     await rig.until(lambda: len(rig.done) == 3)
     assert [completion.job for completion in rig.done] == [dropped, held, kept]
@@ -301,7 +311,7 @@ async def test_alone_means_nothing_before_and_nothing_behind(make) -> None:
     await asyncio.sleep(0.02)
     assert worker.received() == [], "something was added while the worker runs empty"
     worker.answer(before[1][1])
-    (_, request_id, body), = await rig.sent_to(worker, 1)
+    ((_, request_id, body),) = await rig.sent_to(worker, 1)
     assert frames.decode_key_operation(body).data == b"alone"
     rig.pool.submit([job()])
     await asyncio.sleep(0.02)
@@ -337,7 +347,9 @@ async def test_a_lost_workers_jobs_told_apart(make) -> None:
     worker.socket.close()
     await rig.until(lambda: len(rig.done) == 4)
     expected = [Status.ANSWERED, Status.UNKNOWN, Status.NOT_PERFORMED, Status.NOT_PERFORMED]
-    assert [(completion.job, completion.status) for completion in rig.done] == list(zip(jobs, expected, strict=True))
+    assert [(completion.job, completion.status) for completion in rig.done] == list(
+        zip(jobs, expected, strict=True)
+    )
     assert rig.replaced == [worker.pid]
 
 
@@ -453,14 +465,14 @@ async def test_control_requests_one_at_a_time(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
     asked = [asyncio.ensure_future(rig.pool.control(messages.Describe(), 5)) for _ in range(2)]
-    (kind, request_id, body), = await rig.sent_to(control, 1)
+    ((kind, request_id, body),) = await rig.sent_to(control, 1)
     assert kind == Kind.CONTROL_REQUEST
     assert messages.decode_request(frames.decode_control_request(body)[1]) == messages.Describe()
     await asyncio.sleep(0.02)
     assert control.received() == []
     control.say(frames.encode(Kind.CONTROL_RESULT, request_id, messages.encode(messages.KeyDescriptions([]))))
     assert await asked[0] == messages.KeyDescriptions([])
-    (_, request_id, _), = await rig.sent_to(control, 1)
+    ((_, request_id, _),) = await rig.sent_to(control, 1)
     control.say(frames.encode_error(request_id, BadRequest("key_type: choose another")))
     with pytest.raises(BadRequest, match="choose another"):
         await asked[1]
@@ -470,10 +482,10 @@ async def test_signing_workers_hear_of_changes(make) -> None:
     rig = make()
     worker, control = await rig.worker(), await rig.worker(control=True)
     asked = asyncio.ensure_future(rig.pool.control(messages.Destroy(key="00" * 32), 5))
-    (_, request_id, _), = await rig.sent_to(control, 1)
+    ((_, request_id, _),) = await rig.sent_to(control, 1)
     control.say(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"changed":true}'))
     await asked
-    (kind, _, body), = await rig.sent_to(worker, 1)
+    ((kind, _, body),) = await rig.sent_to(worker, 1)
     assert (kind, body) == (Kind.EVENT, b'{"event":"keys-changed"}')
 
 
@@ -488,7 +500,7 @@ async def test_a_control_worker_that_hangs_is_replaced(make) -> None:
     assert rig.replaced == [control.pid], "waiting for a worker is nobody's fault"
     fresh = await rig.worker(control=True)
     asked = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
-    (_, request_id, _), = await rig.sent_to(fresh, 1)
+    ((_, request_id, _),) = await rig.sent_to(fresh, 1)
     fresh.say(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"keys":[]}'))
     assert await asked == messages.KeyDescriptions([])
 
@@ -508,11 +520,11 @@ async def test_a_caller_that_gives_up_leaves_the_control_worker_in_order(make) -
     rig = make()
     control = await rig.worker(control=True)
     first = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
-    (_, first_id, _), = await rig.sent_to(control, 1)
+    ((_, first_id, _),) = await rig.sent_to(control, 1)
     first.cancel()
     await asyncio.wait([first])
     second = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
-    (_, second_id, _), = await rig.sent_to(control, 1)
+    ((_, second_id, _),) = await rig.sent_to(control, 1)
     control.say(frames.encode(Kind.CONTROL_RESULT, first_id, b'{"keys":[{"bad":1}]}'))
     control.say(frames.encode(Kind.CONTROL_RESULT, second_id, b'{"keys":[]}'))
     assert await second == messages.KeyDescriptions([])
@@ -523,7 +535,9 @@ async def test_a_refused_login_shows_in_the_state(make) -> None:
     rig = make()
     worker = await rig.worker(ready=False)
     assert rig.pool.status().state == "starting"
-    worker.say(frames.encode(Kind.EVENT, 0, messages.encode(messages.Failed("wrong PIN", login_refused=True))))
+    worker.say(
+        frames.encode(Kind.EVENT, 0, messages.encode(messages.Failed("wrong PIN", login_refused=True)))
+    )
     worker.socket.close()
     await rig.until(lambda: rig.replaced)
     assert rig.pool.status().state == "login-refused"
@@ -568,7 +582,7 @@ async def test_what_a_caller_does_never_opens_the_breaker(make, code: str) -> No
     for number in range(10):
         worker = await rig.worker()
         rig.pool.submit([job()])
-        (_, request_id, _), = await rig.sent_to(worker, 1)
+        ((_, request_id, _),) = await rig.sent_to(worker, 1)
         if code == "token":
             worker.say(frames.encode_error(request_id, TokenFailure()))
         worker.begun(1, 0)

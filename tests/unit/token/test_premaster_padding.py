@@ -69,7 +69,14 @@ def test_any_plaintext(plain: bytes) -> None:
 
 @pytest.mark.parametrize(
     "ciphertext",
-    [b"\x11", b"\x11" * (SIZE - 1), b"\0" + b"\x11" * SIZE, MODULUS.to_bytes(SIZE, "big"), b"\xff" * SIZE, b"\xff" * 1024],
+    [
+        b"\x11",
+        b"\x11" * (SIZE - 1),
+        b"\0" + b"\x11" * SIZE,
+        MODULUS.to_bytes(SIZE, "big"),
+        b"\xff" * SIZE,
+        b"\xff" * 1024,
+    ],
 )
 def test_what_is_no_ciphertext_for_the_key_never_gets_the_plaintext(ciphertext: bytes) -> None:
     answer = opened(GOOD, ciphertext)

@@ -60,7 +60,11 @@ def test_a_flipped_bit_is_found() -> None:
     ec_key = ec.generate_private_key(ec.SECP256R1())
     ed_key = ed25519.Ed25519PrivateKey.generate()
     cases = [
-        (rsa_key, SignatureScheme.RSA_PKCS1_SHA256, rsa_key.sign(digest, padding.PKCS1v15(), Prehashed(SHA256()))),
+        (
+            rsa_key,
+            SignatureScheme.RSA_PKCS1_SHA256,
+            rsa_key.sign(digest, padding.PKCS1v15(), Prehashed(SHA256())),
+        ),
         (rsa_key, SignatureScheme.RSA_PSS_SHA256, rsa_key.sign(digest, pss, Prehashed(SHA256()))),
         (ec_key, SignatureScheme.ECDSA_SHA256, ec_key.sign(digest, ec.ECDSA(Prehashed(SHA256())))),
         (ed_key, SignatureScheme.ED25519, ed_key.sign(digest)),

@@ -112,8 +112,13 @@ class Fairness(RuleBasedStateMachine):
         self.inside: dict[int, Job] = {}
         self.handed_out = 0
 
-    @rule(client=st.sampled_from(CLIENTS), key=st.sampled_from(KEYS), cost=st.sampled_from([1.0, 9.0]),
-          lives=st.floats(0.1, 5.0), alone=st.booleans())  # fmt: skip
+    @rule(
+        client=st.sampled_from(CLIENTS),
+        key=st.sampled_from(KEYS),
+        cost=st.sampled_from([1.0, 9.0]),
+        lives=st.floats(0.1, 5.0),
+        alone=st.booleans(),
+    )
     def add(self, client: str, key: bytes, cost: float, lives: float, alone: bool) -> None:
         new = job(client, key, cost, self.now + lives)
         new.alone = alone and cost > 1.0
@@ -172,7 +177,10 @@ class Fairness(RuleBasedStateMachine):
 TestFairness = Fairness.TestCase
 
 
-@given(st.lists(st.tuples(st.sampled_from(CLIENTS), st.sampled_from([1.0, 8.0])), min_size=1, max_size=200), st.integers(1, 40))
+@given(
+    st.lists(st.tuples(st.sampled_from(CLIENTS), st.sampled_from([1.0, 8.0])), min_size=1, max_size=200),
+    st.integers(1, 40),
+)
 def test_nobody_waits_longer_than_his_turns(asked: list[tuple[str, float]], taken: int) -> None:
     """A client with waiting jobs is never behind another that waits as well by more than one job's cost of each."""
     backlog = Backlog(lambda done: None)
@@ -207,7 +215,10 @@ def test_many_clients_keep_a_least_share() -> None:
     backlog, entrance = Backlog(lambda done: None), Entrance()
     for number in range(100):
         entrance.turned_away([job(str(number))], backlog, LOAD, now=0.0)
-    assert len(entrance.turned_away([job("ann") for _ in range(100)], backlog, LOAD, now=0.0)) == 100 - LEAST_SHARE
+    assert (
+        len(entrance.turned_away([job("ann") for _ in range(100)], backlog, LOAD, now=0.0))
+        == 100 - LEAST_SHARE
+    )
 
 
 def test_what_cannot_be_in_time_is_told_when_to_come_back() -> None:
@@ -219,4 +230,6 @@ def test_what_cannot_be_in_time_is_told_when_to_come_back() -> None:
     for _, error in refused:
         assert isinstance(error, Overloaded)
         assert 950 <= error.retry_after_ms <= 1_050
-    assert not entrance.turned_away([job(deadline=0.001)], backlog, LOAD, now=0.0), "an idle token serves the shortest deadline"
+    assert not entrance.turned_away([job(deadline=0.001)], backlog, LOAD, now=0.0), (
+        "an idle token serves the shortest deadline"
+    )

@@ -50,7 +50,9 @@ def sign(verifier: Verifier, text: str) -> Note:
     return signed(text, verifier, [P256_KEY.sign(data, ec.ECDSA(hashes.SHA256()))])
 
 
-def spki(key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey, pem: bool = False) -> bytes:
+def spki(
+    key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey, pem: bool = False
+) -> bytes:
     encoding = serialization.Encoding.PEM if pem else serialization.Encoding.DER
     return key.public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -66,9 +68,13 @@ def test_the_published_example_verifies() -> None:
 def test_our_golden_note_verifies_and_is_what_we_write() -> None:
     made = sign(EAST, Checkpoint("hsmd/east", 42, EMPTY_ROOT).text())
     assert (EAST.vkey, made.render()) == (ED25519_VKEY, ED25519_NOTE)
-    assert checkpoints.parse(ED25519_NOTE, Verifier.from_vkey(ED25519_VKEY)) == Checkpoint("hsmd/east", 42, EMPTY_ROOT)
+    assert checkpoints.parse(ED25519_NOTE, Verifier.from_vkey(ED25519_VKEY)) == Checkpoint(
+        "hsmd/east", 42, EMPTY_ROOT
+    )
     assert WEST.vkey == P256_VKEY
-    assert checkpoints.parse(P256_NOTE, Verifier.from_vkey(P256_VKEY)) == Checkpoint("hsmd/west", 42, EMPTY_ROOT)
+    assert checkpoints.parse(P256_NOTE, Verifier.from_vkey(P256_VKEY)) == Checkpoint(
+        "hsmd/west", 42, EMPTY_ROOT
+    )
 
 
 def test_key_ids_are_those_of_the_specification() -> None:
@@ -121,11 +127,19 @@ def test_a_checkpoint_of_another_log_is_refused() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "hsmd/east\n3\n", "hsmd/east\n03\n{root}\n", "hsmd/east\n-3\n{root}\n", "hsmd/east\n\u0663\n{root}\n", "\n3\n{root}\n",
-        "hsmd/east\n3\n{root}\nmore\n", "hsmd/east\n3\nAAAA\n", "hsmd/east\n3\n{loose}\n", "hsmd/east\n3\n{root}\n\n",
-        "hsmd/east\n1" + "0" * 30 + "\n{root}\n", "hsmd/east\n3\n?\n",
+        "hsmd/east\n3\n",
+        "hsmd/east\n03\n{root}\n",
+        "hsmd/east\n-3\n{root}\n",
+        "hsmd/east\n\u0663\n{root}\n",
+        "\n3\n{root}\n",
+        "hsmd/east\n3\n{root}\nmore\n",
+        "hsmd/east\n3\nAAAA\n",
+        "hsmd/east\n3\n{loose}\n",
+        "hsmd/east\n3\n{root}\n\n",
+        "hsmd/east\n1" + "0" * 30 + "\n{root}\n",
+        "hsmd/east\n3\n?\n",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_checkpoint(text: str) -> None:
     root = base64.b64encode(EMPTY_ROOT).decode()
     loose = root[:-2] + "V="  # the same bytes with bits set that nobody reads
@@ -137,12 +151,24 @@ def test_what_is_no_checkpoint(text: str) -> None:
 @pytest.mark.parametrize(
     "note",
     [
-        "", "text\n", "text\n\n", "text\n\n— a AAAAAAA=", "text\n\na AAAAAAA=\n", "text\n\n— AAAAAAA=\n", "text\n\n— a AAAA\n",
-        "text\n\n— a AAAAAAB=\n", "te\rxt\n\n— a AAAAAAA=\n", "text\n\n— a+b AAAAAAA=\n", "text\n\n— a\u2028b AAAAAAA=\n",
-        "text\n\n— a AAAAAAA=\n" + "— a AAAAAAA=\n" * 32, "t" * 70_000 + "\n\n— a AAAAAAA=\n", "\ud800\n\n— a AAAAAAA=\n",
-        "text\n\n— a AAAA AAA=\n", "text\n\n- a AAAAAAA=\n",
+        "",
+        "text\n",
+        "text\n\n",
+        "text\n\n— a AAAAAAA=",
+        "text\n\na AAAAAAA=\n",
+        "text\n\n— AAAAAAA=\n",
+        "text\n\n— a AAAA\n",
+        "text\n\n— a AAAAAAB=\n",
+        "te\rxt\n\n— a AAAAAAA=\n",
+        "text\n\n— a+b AAAAAAA=\n",
+        "text\n\n— a\u2028b AAAAAAA=\n",
+        "text\n\n— a AAAAAAA=\n" + "— a AAAAAAA=\n" * 32,
+        "t" * 70_000 + "\n\n— a AAAAAAA=\n",
+        "\ud800\n\n— a AAAAAAA=\n",
+        "text\n\n— a AAAA AAA=\n",
+        "text\n\n- a AAAAAAA=\n",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_note(note: str) -> None:
     assert Note.parse("text\n\n— a AAAAAAA=\n").signatures[0].signature == b"\0"
     with pytest.raises(ProtocolError):
@@ -158,10 +184,17 @@ def test_what_cannot_be_signed(text: str) -> None:
 @pytest.mark.parametrize(
     "vkey",
     [
-        "", "hsmd/east", ED25519_VKEY.replace("bd", "be"), ED25519_VKEY.replace("east", "west"), ED25519_VKEY[:-1] + "t",
-        ED25519_VKEY.replace("+Ae", "+Be"), "a b+" + ED25519_VKEY.partition("+")[2], ED25519_VKEY + "\nmore", ED25519_VKEY[:-4],
+        "",
+        "hsmd/east",
+        ED25519_VKEY.replace("bd", "be"),
+        ED25519_VKEY.replace("east", "west"),
+        ED25519_VKEY[:-1] + "t",
+        ED25519_VKEY.replace("+Ae", "+Be"),
+        "a b+" + ED25519_VKEY.partition("+")[2],
+        ED25519_VKEY + "\nmore",
+        ED25519_VKEY[:-4],
     ],
-)  # fmt: skip
+)
 def test_what_is_no_verifier_key(vkey: str) -> None:
     with pytest.raises(ProtocolError):
         Verifier.from_vkey(vkey)
@@ -178,7 +211,10 @@ def test_other_kinds_of_keys_sign_no_notes() -> None:
         Verifier.from_public_key("hsmd east", ED25519_KEY.public_key())
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=200), st.lists(st.binary(min_size=1), min_size=1, max_size=5))
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=200),
+    st.lists(st.binary(min_size=1), min_size=1, max_size=5),
+)
 def test_what_is_written_is_read(text: str, signatures: list[bytes]) -> None:
     note = signed(text + "\n", EAST, signatures)
     assert Note.parse(note.render()) == note

@@ -51,8 +51,17 @@ def test_a_good_log() -> None:
     log = a_log()
     verdict = verify_log(log.lines, keys(log))
     assert verdict.intact and verdict.reason == ""
-    assert (verdict.size, verdict.head, verdict.root) == (37, leaf_hash(log.lines[-1][:-1]).hex(), log.root(37).hex())
-    assert (verdict.checkpoints, verdict.covered, verdict.origin, verdict.open_attempts) == (3, 32, "hsmd/east", 0)
+    assert (verdict.size, verdict.head, verdict.root) == (
+        37,
+        leaf_hash(log.lines[-1][:-1]).hex(),
+        log.root(37).hex(),
+    )
+    assert (verdict.checkpoints, verdict.covered, verdict.origin, verdict.open_attempts) == (
+        3,
+        32,
+        "hsmd/east",
+        0,
+    )
 
 
 def test_an_empty_log_is_good() -> None:
@@ -88,7 +97,9 @@ def test_a_start_must_fit_the_first_record() -> None:
     assert verdict.first_bad == verdict.last_bad == 10
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"size": 1, "head": "", "peaks": [], "open_attempts": [], "covered": 0}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"size": 1, "head": "", "peaks": [], "open_attempts": [], "covered": 0}']
+)
 def test_what_is_no_state(text: str) -> None:
     with pytest.raises(ProtocolError):
         Start.from_json(text)
@@ -105,9 +116,14 @@ def test_what_is_no_state(text: str) -> None:
         (records.event_tail("log.mark", "", {"oldest_open": "37"}), (32, 37)),
         (records.event_tail("log.mark", "", {"oldest_open": 1, "more": 1}), (32, 37)),
         (records.event_tail("log.checkpoint", "", {"origin": "hsmd/east"}), (32, 37)),
-        (records.event_tail("log.checkpoint", "ops", {"origin": "", "size": 37, "root": "00" * 32, "signature": ""}), (32, 37)),
+        (
+            records.event_tail(
+                "log.checkpoint", "ops", {"origin": "", "size": 37, "root": "00" * 32, "signature": ""}
+            ),
+            (32, 37),
+        ),
     ],
-)  # fmt: skip
+)
 def test_rules_between_records(tail: str, bad: tuple[int | None, int | None]) -> None:
     log = a_log()
     log.add(tail)
@@ -116,7 +132,11 @@ def test_rules_between_records(tail: str, bad: tuple[int | None, int | None]) ->
 
 def test_a_mark_may_not_pass_an_open_attempt() -> None:
     log = a_log()
-    log.add(records.attempt_tail(records.attempt_stem("web-1", "", "www", b"k" * 32, "tls13-server", 0x0403), "00" * 32))
+    log.add(
+        records.attempt_tail(
+            records.attempt_stem("web-1", "", "www", b"k" * 32, "tls13-server", 0x0403), "00" * 32
+        )
+    )
     log.add(records.event_tail("log.mark", "", {"oldest_open": 37}))
     assert both(log) == (None, None)
     log.add(records.event_tail("log.mark", "", {"oldest_open": 38}))
@@ -170,7 +190,9 @@ def test_a_log_has_one_origin() -> None:
 def test_signatures_need_not_be_checked() -> None:
     log = a_log()
     assert verify_log(log.lines, None).covered == 32
-    log.lines[10] = log.lines[10].replace(b'"root":"', b'"root":"0').replace(b'","signature', b'","signature', 1)
+    log.lines[10] = (
+        log.lines[10].replace(b'"root":"', b'"root":"0').replace(b'","signature', b'","signature', 1)
+    )
     assert verify_log(log.lines, None).first_bad == 10
 
 
@@ -218,8 +240,10 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command_finds_a_log_good(place: Path, key: str) -> None:
     done = command(place / "audit.jsonl", "--public-key", place / key, "--checkpoint", place / "seen")
     assert (done.returncode, done.stdout, done.stderr) == (
-        0, "intact: 37 records, 36 of them covered by signed checkpoints\n", "",
-    )  # fmt: skip
+        0,
+        "intact: 37 records, 36 of them covered by signed checkpoints\n",
+        "",
+    )
 
 
 def test_the_command_names_the_first_bad_record(place: Path) -> None:

@@ -40,8 +40,13 @@ SHA256_RSA = bytes.fromhex("300d06092a864886f70d01010b0500")
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 ED25519 = bytes.fromhex("300506032b6570")
 TIMES = (der(0x17, b"250101000000Z"), der(0x17, b"350101000000Z"))
-CERT_ID = der(0x30, bytes.fromhex("300906052b0e03021a0500"), der(0x04, noise("issuer", 20)),
-              der(0x04, noise("issuer key", 20)), der(0x02, b"\x11\x22"))  # fmt: skip
+CERT_ID = der(
+    0x30,
+    bytes.fromhex("300906052b0e03021a0500"),
+    der(0x04, noise("issuer", 20)),
+    der(0x04, noise("issuer key", 20)),
+    der(0x02, b"\x11\x22"),
+)
 
 
 def other_formats() -> Iterator[Payload]:
@@ -103,8 +108,17 @@ def cms() -> Iterator[Payload]:
         )
     yield "content without attributes", b"Content-Type: text/plain\r\n\r\nI owe you 100.\r\n"
     imprint = der(0x30, bytes.fromhex("300b0609608648016503040201"), der(0x04, noise("stamped", 32)))
-    yield "TSTInfo", der(0x30, b"\x02\x01\x01", bytes.fromhex("06032a0304"), imprint, b"\x02\x01\x05",
-                         der(0x18, b"20250101000000Z"))  # fmt: skip
+    yield (
+        "TSTInfo",
+        der(
+            0x30,
+            b"\x02\x01\x01",
+            bytes.fromhex("06032a0304"),
+            imprint,
+            b"\x02\x01\x05",
+            der(0x18, b"20250101000000Z"),
+        ),
+    )
 
 
 def ssh() -> Iterator[Payload]:
@@ -238,11 +252,16 @@ def tls_relatives() -> Iterator[Payload]:
                 SPACES + context + b"\0" + noise("h", size),
             )
     for context in (
-        b"Exported Authenticator", b"TLS 1.3, server Finished", b"TLS 1.4, server CertificateVerify",
-        b"DTLS 1.3, server CertificateVerify", b"TLS 1.3, Server CertificateVerify",
-        b"TLS 1.3, server certificateVerify", b"TLS 1.3, peer CertificateVerify",
-        b"TLS 1.3, client CertificateVerif", b"TLS 1.3,  server CertificateVerify",
-    ):  # fmt: skip
+        b"Exported Authenticator",
+        b"TLS 1.3, server Finished",
+        b"TLS 1.4, server CertificateVerify",
+        b"DTLS 1.3, server CertificateVerify",
+        b"TLS 1.3, Server CertificateVerify",
+        b"TLS 1.3, server certificateVerify",
+        b"TLS 1.3, peer CertificateVerify",
+        b"TLS 1.3, client CertificateVerif",
+        b"TLS 1.3,  server CertificateVerify",
+    ):
         yield f"context {context.decode()!r}", SPACES + context + b"\0" + noise("hash", 32)
     yield (
         "QUIC crypto server config",

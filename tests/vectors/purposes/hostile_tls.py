@@ -26,12 +26,23 @@ CURVES = {
 }  # fmt: skip
 """named curve, bytes of a coordinate, prime, b"""
 X25519_SMALL = (
-    "00" * 32, "01" + "00" * 31, "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
-    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157", "ec" + "ff" * 30 + "7f",
-    "ed" + "ff" * 30 + "7f", "ee" + "ff" * 30 + "7f", "00" * 31 + "80", "ec" + "ff" * 31,
-)  # fmt: skip
-X448_SMALL = ("00" * 56, "01" + "00" * 55, "fe" + "ff" * 27 + "fe" + "ff" * 27, "ff" * 28 + "fe" + "ff" * 27,
-              "00" * 28 + "ff" * 28)  # fmt: skip
+    "00" * 32,
+    "01" + "00" * 31,
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ec" + "ff" * 30 + "7f",
+    "ed" + "ff" * 30 + "7f",
+    "ee" + "ff" * 30 + "7f",
+    "00" * 31 + "80",
+    "ec" + "ff" * 31,
+)
+X448_SMALL = (
+    "00" * 56,
+    "01" + "00" * 55,
+    "fe" + "ff" * 27 + "fe" + "ff" * 27,
+    "ff" * 28 + "fe" + "ff" * 27,
+    "00" * 28 + "ff" * 28,
+)
 
 
 def tls13(server: bytes, client: bytes) -> Iterator[Payload]:

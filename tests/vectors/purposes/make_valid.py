@@ -156,13 +156,34 @@ def premasters(keys):
 
 def openssl(key: Key, version: str, scheme: int, group: str, client=(), both=()) -> Recording:
     curve = {"p-256": ":P-256", "p-384": ":P-384", "p-521": ":P-521"}.get(key.name, "")
-    common = ["-cert", key.certificate_file, "-key", key.key_file, "-sigalgs", TLS_NAMES[scheme],
-              "-groups", group + (curve if not curve.endswith(group) else ""), version, *both]  # fmt: skip
+    common = [
+        "-cert",
+        key.certificate_file,
+        "-key",
+        key.key_file,
+        "-sigalgs",
+        TLS_NAMES[scheme],
+        "-groups",
+        group + (curve if not curve.endswith(group) else ""),
+        version,
+        *both,
+    ]
     return record_handshake(
-        lambda port: ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-Verify", "1", "-naccept", "1",
-                      "-client_sigalgs", TLS_NAMES[scheme], *common],
+        lambda port: [
+            "openssl",
+            "s_server",
+            "-accept",
+            f"127.0.0.1:{port}",
+            "-Verify",
+            "1",
+            "-naccept",
+            "1",
+            "-client_sigalgs",
+            TLS_NAMES[scheme],
+            *common,
+        ],
         lambda port: ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", *common, *client],
-    )  # fmt: skip
+    )
 
 
 def gnutls(keys):
@@ -187,7 +208,7 @@ def gnutls_handshake(key: Key, priority: str, log: str | None) -> Recording:
         lambda port: ["gnutls-serv", "--echo", "-q", "--port", str(port), "--require-client-cert", *common],
         lambda port: ["gnutls-cli", "--insecure", "-p", str(port), "127.0.0.1", *common],
         {"SSLKEYLOGFILE": log} if log else {},
-    )  # fmt: skip
+    )
 
 
 def record_handshake(server, client, environment=None) -> Recording:
@@ -197,14 +218,20 @@ def record_handshake(server, client, environment=None) -> Recording:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     serving = subprocess.Popen([str(part) for part in server(server_port)], stdin=subprocess.PIPE, **quiet)
     upstream = connect(server_port)
-    calling = subprocess.Popen([str(part) for part in client(proxy_port)], stdin=subprocess.DEVNULL,
-                               env={**os.environ, **(environment or {})}, **quiet)  # fmt: skip
+    calling = subprocess.Popen(
+        [str(part) for part in client(proxy_port)],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **(environment or {})},
+        **quiet,
+    )
     try:
         listener.settimeout(WAIT_SECONDS)
         downstream, _ = listener.accept()
         sent, received = bytearray(), bytearray()
-        pumps = [threading.Thread(target=pump, args=ends) for ends in
-                 ((downstream, upstream, sent), (upstream, downstream, received))]  # fmt: skip
+        pumps = [
+            threading.Thread(target=pump, args=ends)
+            for ends in ((downstream, upstream, sent), (upstream, downstream, received))
+        ]
         for thread in pumps:
             thread.start()
         calling.wait(WAIT_SECONDS)
@@ -265,9 +292,22 @@ def openssl_req(key: Key, scheme: int, purpose: str, options: list[str]) -> dict
         if 0x0804 <= scheme <= 0x0806
         else []
     )
-    command = ["openssl", "req", "-new", "-key", key.key_file, "-subj", "/C=CH/O=Example/CN=www.example",
-               "-addext", "subjectAltName=DNS:www.example", "-outform", "DER",
-               digest[scheme >> 8], *pss, *options]  # fmt: skip
+    command = [
+        "openssl",
+        "req",
+        "-new",
+        "-key",
+        key.key_file,
+        "-subj",
+        "/C=CH/O=Example/CN=www.example",
+        "-addext",
+        "subjectAltName=DNS:www.example",
+        "-outform",
+        "DER",
+        digest[scheme >> 8],
+        *pss,
+        *options,
+    ]
     der = subprocess.run([str(part) for part in command], check=True, capture_output=True).stdout
     if options:
         certificate = x509.load_der_x509_certificate(der)

@@ -31,7 +31,9 @@ def upgrade() -> None:
         sa.Column("key_id", sa.Integer, autoincrement=False),
         sa.Column("client_id", sa.Integer, autoincrement=False),
         sa.PrimaryKeyConstraint("key_id", "client_id", name="pk_key_owners"),
-        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name="fk_key_owners_key_id_keys", ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["key_id"], ["keys.id"], name="fk_key_owners_key_id_keys", ondelete="CASCADE"
+        ),
         sa.ForeignKeyConstraint(
             ["client_id"], ["clients.id"], name="fk_key_owners_client_id_clients", ondelete="CASCADE"
         ),
