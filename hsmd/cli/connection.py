@@ -81,7 +81,7 @@ class Session:
 
         None for a daemon that only the options name: nothing says that the one of tomorrow at this address is the same.
         """
-        from hsmd.cli.witness import operator_keys
+        from hsmd.cli.ssh_keys import operator_keys
         from hsmd.client.witness import Witness
 
         profile = self.profile()

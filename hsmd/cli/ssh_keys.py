@@ -7,6 +7,7 @@ import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -19,6 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from hsmd.cli.failures import Exit, Stop
 from hsmd.cli.files import PRIVATE, PUBLIC, write_new
+from hsmd.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from hsmd.transparency.note import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,18 @@ def make_for_now(undo: ExitStack, private_file: Path, comment: str) -> PublicLin
 def public_file(private_file: Path) -> Path:
     """Where the public half of a key file stands."""
     return private_file.with_name(private_file.name + ".pub")
+
+
+def operator_keys(identity: Path | None) -> list[Verifier]:
+    """The operator's own key, from the public half beside the private one; none if it is not there or not Ed25519."""
+    from hsmd.transparency.discontinuity import operator_verifier
+
+    if identity is None:
+        return []
+    try:
+        return [operator_verifier(public_file(identity).read_text(encoding="utf-8", errors="replace"))]
+    except (OSError, ProtocolError):
+        return []
 
 
 def read(path: Path) -> PublicLine:

@@ -11,11 +11,9 @@ from hsmd.cli.agent_options import Config, app, default_config
 from hsmd.cli.commands import command, group
 from hsmd.cli.failures import Exit, Stop
 from hsmd.cli.output import Output, fields, table
-from hsmd.errors import ProtocolError
 
 if TYPE_CHECKING:
     from hsmd.client.witness_memory import Memories
-    from hsmd.transparency.note import Verifier
 
 witness = group(
     """What the agent has seen of the daemons' audit logs.
@@ -65,19 +63,6 @@ def reset(
     output.show(
         document, lambda: fields([("forgotten", origin), ("records", str(known.size)), ("root", known.root)])
     )
-
-
-def operator_keys(identity: Path | None) -> list[Verifier]:
-    """The operator's own key, from the public half beside the private one; none if it is not there or not Ed25519."""
-    from hsmd.cli.ssh_keys import public_file
-    from hsmd.transparency.discontinuity import operator_verifier
-
-    if identity is None:
-        return []
-    try:
-        return [operator_verifier(public_file(identity).read_text(encoding="utf-8", errors="replace"))]
-    except (OSError, ProtocolError):
-        return []
 
 
 def _memories(config: Path | None) -> Memories:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli import connection, ssh_keys, witness
+from hsmd.cli import connection, ssh_keys
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, Stop
 from hsmd.cli.output import Output
@@ -59,10 +59,10 @@ def test_the_memory_is_beside_the_profile(
         assert judge is None
         return
     assert judge.memories.directory == profile.parent / "witness"
-    assert judge._operators == tuple(witness.operator_keys(profile.parent / "operator_ed25519")) != ()
+    assert judge._operators == tuple(ssh_keys.operator_keys(profile.parent / "operator_ed25519")) != ()
 
 
 def test_an_operator_without_an_ed25519_key_beside_the_private_one(tmp_path: Path) -> None:
-    assert witness.operator_keys(None) == witness.operator_keys(tmp_path / "nothing") == []
+    assert ssh_keys.operator_keys(None) == ssh_keys.operator_keys(tmp_path / "nothing") == []
     (tmp_path / "id.pub").write_text("ecdsa-sha2-nistp256 AAAA\n")
-    assert witness.operator_keys(tmp_path / "id") == []
+    assert ssh_keys.operator_keys(tmp_path / "id") == []
