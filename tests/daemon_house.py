@@ -255,7 +255,7 @@ spare = {json.dumps(self.spare)}
 
     @property
     def front_pid(self) -> int:
-        return self._pids_of(b"hsmd.daemon.front")[0]
+        return self._pids_of(b"hsmd.daemon.front.app")[0]
 
     def worker_pids(self) -> list[int]:
         """All workers', the control worker's among them."""

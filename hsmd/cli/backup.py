@@ -44,7 +44,7 @@ def backup(
     in it, nor its PIN: back those up as the vendor says.
     """
     from hsmd.daemon.backup.taking import take
-    from hsmd.daemon.config import load
+    from hsmd.daemon.config.reader import load
 
     loaded = load(config.absolute())
     with ExitStack() as undo:

@@ -183,7 +183,7 @@ def _own_name(who: Person) -> str:
 
 def _host_name() -> str:
     """This host's name as a daemon's; "hsmd" where it has none that would do."""
-    from hsmd.daemon.config import NAME
+    from hsmd.daemon.config.reader import NAME
 
     name = socket.gethostname()
     return name if NAME.fullmatch(name) else "hsmd"
@@ -234,7 +234,7 @@ def _hardware(module: Path | None, label: str, pin_file: Path | None) -> TokenCh
 
 def _first_address(text: str, layout: Layout) -> str:
     """Where operators connect. Raises Stop for options that make no valid configuration, before anything is written."""
-    from hsmd.daemon.config import parse
+    from hsmd.daemon.config.reader import parse
 
     try:
         return str(parse(text, layout.config).listen.addresses[0])

@@ -12,7 +12,7 @@ from hsmd.errors import HsmdError, NotFound
 from hsmd.protocol.messages import KeyAdopt, KeyInfo, KeyShow
 
 if TYPE_CHECKING:
-    from hsmd.daemon.settings import Config, TokenConfig
+    from hsmd.daemon.config.settings import Config, TokenConfig
 
 
 def import_key(
@@ -28,8 +28,8 @@ def import_key(
 
     The PEM file is opened here and read by the worker alone; what the daemon hears of is a key in its token.
     """
-    from hsmd.daemon import config as configuration
-    from hsmd.daemon.places import worker_settings
+    from hsmd.daemon.config import reader as configuration
+    from hsmd.daemon.launcher.places import worker_settings
     from hsmd.daemon.token import importing
 
     config = configuration.load(config_file)

@@ -18,7 +18,7 @@ from hsmd.cli.output import Output, fields
 
 if TYPE_CHECKING:
     from hsmd.daemon.backup.archive import Archive
-    from hsmd.daemon.settings import Config
+    from hsmd.daemon.config.settings import Config
 
 app = typer.Typer(add_completion=False)
 
@@ -67,7 +67,7 @@ def restore(
 
 def _configuration(archive: Archive, place: Path, undo: ExitStack) -> Config:
     from hsmd.daemon.backup.archive import CONFIGURATION
-    from hsmd.daemon.config import load, parse
+    from hsmd.daemon.config.reader import load, parse
 
     if place.exists():
         return load(place)

@@ -36,7 +36,7 @@ def serve(
     SIGTERM and SIGINT let open requests end first, SIGHUP reads the configuration again. The log goes to standard error, one
     JSON object per line. `hsmd init` makes the configuration.
     """
-    from hsmd.daemon import launcher
+    from hsmd.daemon.launcher import launcher
 
     def ready(notice: dict[str, Any]) -> None:
         if ready_fd is not None:

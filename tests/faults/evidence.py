@@ -254,7 +254,7 @@ async def _kill(house: House, what: str, draw: random.Random) -> Kill:
     """One of the processes that there are; waits until there is one."""
     async with asyncio.timeout(20):
         while True:
-            victims = house.worker_pids() if what == "worker" else house._pids_of(b"hsmd.daemon.front")
+            victims = house.worker_pids() if what == "worker" else house._pids_of(b"hsmd.daemon.front.app")
             with suppress(ProcessLookupError, IndexError):
                 os.kill(draw.choice(victims), signal.SIGKILL)
                 return Kill(what, time.monotonic())

@@ -20,7 +20,6 @@ AWAY_FROM_THE_HSM = (*SHARED, "hsmd.provider", "hsmd.client", "hsmd.agent")
 NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
-        "settings",
         "toml_table",
         "config",
         "process",
@@ -34,7 +33,6 @@ NEXT_TO_THE_HSM = tuple(
         "control",
         "backup",
         "metrics",
-        "places",
         "launcher",
         "front",
     )

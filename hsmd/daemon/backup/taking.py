@@ -23,7 +23,7 @@ from hsmd.daemon.backup.archive import (
     Source,
     write,
 )
-from hsmd.daemon.settings import Config
+from hsmd.daemon.config.settings import Config
 from hsmd.daemon.store import Store
 
 _CHECKPOINT_RECORD = b'"event":"log.checkpoint"'

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hsmd import observe
-from hsmd.daemon.settings import TokenConfig
+from hsmd.daemon.config.settings import TokenConfig
 from hsmd.daemon.token.health import HealthListener
 from hsmd.daemon.token.pool import Completion, Job, TokenPool
 

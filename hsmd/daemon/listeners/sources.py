@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, IPv6Network, ip_address
 
-from hsmd.daemon.settings import Network
+from hsmd.daemon.config.settings import Network
 
 LOGIN_FAILED_S = 5.0
 """Somebody showed keys, certificates or tokens, and none of them would do."""

@@ -16,10 +16,10 @@ from hsmd import observe
 from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 from hsmd.daemon.access.identity import Role
 from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.enrolment import Enrolments
 from hsmd.daemon.listeners.ssh_connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
-from hsmd.daemon.settings import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.errors import ConfigurationError
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 
 from hsmd import observe
+from hsmd.daemon.config.settings import ListenAddress
 from hsmd.daemon.metrics.exposition import CONTENT_TYPE, Process, pieces
 from hsmd.daemon.metrics.families import families
-from hsmd.daemon.settings import ListenAddress
 from hsmd.protocol.messages import Metrics
 
 MAX_CONNECTIONS = 8

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hsmd.cli import ssh_keys
-from hsmd.daemon import config as configuration
+from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.store import Role, Store
 
 from .conftest import Run

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given, strategies as st
 
+from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.listeners.admission import Admission
-from hsmd.daemon.settings import LimitsConfig
 
 LIMITS = LimitsConfig(
     startups=4,

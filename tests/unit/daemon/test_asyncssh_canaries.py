@@ -18,9 +18,9 @@ from asyncssh.packet import String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate
 
 from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
+from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.ssh import SshListener
-from hsmd.daemon.settings import LimitsConfig
 from tests.daemon_house import certificate
 
 pytestmark = pytest.mark.timeout(30)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from hsmd.daemon import config
-from hsmd.daemon.settings import Config
+from hsmd.daemon.config import reader
+from hsmd.daemon.config.settings import Config
 from hsmd.errors import ConfigurationError
 
 GOOD = """
@@ -31,7 +31,7 @@ workers = 2
 
 
 def parse(text: str) -> Config:
-    return config.parse(text, Path("/etc/hsmd/hsmd.toml"))
+    return reader.parse(text, Path("/etc/hsmd/hsmd.toml"))
 
 
 def faults_of(text: str) -> str:
@@ -98,7 +98,7 @@ def test_two_tokens_need_two_names() -> None:
 
 def test_a_missing_file_says_what_to_do() -> None:
     with pytest.raises(ConfigurationError, match="hsmd init"):
-        config.load(Path("/nonexistent/hsmd.toml"))
+        reader.load(Path("/nonexistent/hsmd.toml"))
 
 
 def test_the_store_url_is_not_shown() -> None:

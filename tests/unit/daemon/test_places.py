@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon import config as configuration, places as module
-from hsmd.daemon.places import LONGEST_DELAY_S, Places, next_delay
-from hsmd.daemon.settings import Config, TokenConfig
+from hsmd.daemon.config import reader as configuration
+from hsmd.daemon.config.settings import Config, TokenConfig
+from hsmd.daemon.launcher import places as module
+from hsmd.daemon.launcher.places import LONGEST_DELAY_S, Places, next_delay
 from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE, WorkerSettings
 from tests.unit.daemon.test_config import GOOD
 

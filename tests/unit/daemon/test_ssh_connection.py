@@ -9,9 +9,9 @@ import pytest
 from asyncssh.packet import String
 
 from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.ssh_connection import SshChannel, SshConnection
-from hsmd.daemon.settings import LimitsConfig
 from hsmd.daemon.store.records import Role
 
 LIMITS = LimitsConfig(4, 10, 3, 40, 2, 512, 20_000, 1_024, 4_096, 10)

@@ -38,9 +38,9 @@ from typing import Any
 
 import hsmd
 from hsmd import observe
-from hsmd.daemon import config as configuration
-from hsmd.daemon.places import Places, next_delay
-from hsmd.daemon.settings import Config, UsersConfig
+from hsmd.daemon.config import reader as configuration
+from hsmd.daemon.config.settings import Config, UsersConfig
+from hsmd.daemon.launcher.places import Places, next_delay
 from hsmd.daemon.token import sandbox
 from hsmd.errors import ConfigurationError
 from hsmd.notify import notify
@@ -176,7 +176,7 @@ class _Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # -P: the current directory is nobody's module path; a process group of its own: Ctrl-C is for the launcher.
         command = [
-            sys.executable, "-P", "-m", "hsmd.daemon.front",
+            sys.executable, "-P", "-m", "hsmd.daemon.front.app",
             "--config", str(self._config.path), "--launcher-fd", str(theirs.fileno()),
         ]  # fmt: skip
         try:

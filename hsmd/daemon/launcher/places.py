@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hsmd import observe
-from hsmd.daemon.settings import Config, TokenConfig
+from hsmd.daemon.config.settings import Config, TokenConfig
 from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, WorkerSettings, spawn_worker
 
 FIRST_DELAY_S = 0.05

@@ -20,10 +20,11 @@ from typing import Any
 import uvloop
 
 from hsmd import observe
-from hsmd.daemon import config as configuration
 from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.config import reader as configuration
+from hsmd.daemon.config.settings import Config
 from hsmd.daemon.control.audit import AuditDesk
 from hsmd.daemon.control.clients import ClientDesk
 from hsmd.daemon.control.desk import Desk
@@ -40,12 +41,11 @@ from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.shares import ShareLimits, Shares
 from hsmd.daemon.keys.tallies import Tallies
 from hsmd.daemon.keys.tokens import Tokens
-from hsmd.daemon.launcher import MAX_PACKET_BYTES
+from hsmd.daemon.launcher.launcher import MAX_PACKET_BYTES
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.session import Session, Transport
 from hsmd.daemon.listeners.ssh import SshListener
 from hsmd.daemon.metrics import MetricsEndpoint
-from hsmd.daemon.settings import Config
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
 from hsmd.process import harden, run_as_batch, tune_garbage_collection
@@ -412,7 +412,7 @@ def _fixed(before: Config, after: Config) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Entry point of the process; the launcher calls it."""
-    parser = argparse.ArgumentParser(prog="hsmd.daemon.front")
+    parser = argparse.ArgumentParser(prog="hsmd.daemon.front.app")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--launcher-fd", type=int, required=True)
     options = parser.parse_args(arguments)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from hsmd.daemon.settings import (
+from hsmd.daemon.config.settings import (
     LOOPBACK,
     AuditConfig,
     Config,

@@ -1,0 +1,1 @@
+"""The configuration of a daemon: hsmd.toml as frozen values."""

@@ -1,0 +1,1 @@
+"""The launcher: starts, watches and replaces the other processes; touches neither network nor token."""
