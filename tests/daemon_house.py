@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from hsmd.client import Connection, Endpoint
-from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
 from hsmd.daemon.store import CredentialRecord, Role, Store
 from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
 from hsmd.errors import HsmdError
@@ -41,6 +40,7 @@ from hsmd.protocol.frames import (
 )
 from hsmd.protocol.messages import Request, encode_request
 from hsmd.purposes import Purpose
+from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
 from hsmd.transparency import discontinuity
 from hsmd.transparency.records import format_time
 

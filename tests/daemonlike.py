@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.algorithms import Family, Padding, SignatureScheme, key_type_of
 from hsmd.client.endpoint import Endpoint
-from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
 from hsmd.errors import Draining, HsmdError, NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.channel import ServerChannel, State
@@ -36,6 +35,7 @@ from hsmd.protocol.frames import (
     encode_welcome,
 )
 from hsmd.purposes import Purpose
+from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
 from tests.log_maker import LogMaker
 
 CLIENT = "web-1"

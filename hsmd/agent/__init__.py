@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hsmd import observe
 from hsmd.agent.agent import Agent, run
-from hsmd.process import harden, run_as_batch
+from hsmd.system.process import harden, run_as_batch
 
 __all__ = ["Agent", "main", "run"]
 

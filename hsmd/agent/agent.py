@@ -22,8 +22,8 @@ from hsmd.client.endpoint import Endpoint
 from hsmd.client.link import Answered
 from hsmd.client.witness import Witness
 from hsmd.errors import HsmdError, NotFound, Refused, RefusedHere, Unavailable
-from hsmd.notify import notify
 from hsmd.protocol import messages
+from hsmd.system.notify import notify
 
 REFRESH_S = 60.0
 """How often the cache is compared with the daemon when nothing else calls for it."""

@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 
 from hsmd import observe
-from hsmd.client import durable
 from hsmd.client.connection import Connection
 from hsmd.errors import ConfigurationError, NotFound, ProtocolError, Refused
 from hsmd.protocol.messages import (
@@ -26,6 +25,7 @@ from hsmd.protocol.messages import (
     KeyShow,
     PemDocument,
 )
+from hsmd.system import durable
 
 FILE_NAME = "keys.json"
 MAX_KEYS = 10_000

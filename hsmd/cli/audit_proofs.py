@@ -15,10 +15,10 @@ from hsmd.cli.commands import command
 from hsmd.cli.connection import Session
 from hsmd.cli.failures import Exit, ProblemsFound, Stop
 from hsmd.cli.files import PUBLIC, write_new
-from hsmd.cli.log_files import SEGMENTS, log_lines
 from hsmd.cli.output import fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditCheckpoint, AuditProve, InclusionProof, SignedCheckpoint
+from hsmd.system.log_files import SEGMENTS, log_lines
 from hsmd.transparency import checkpoint as checkpoints
 from hsmd.transparency.chain import NO_HEAD, Head, leaf_hash
 from hsmd.transparency.checkpoint import Checkpoint

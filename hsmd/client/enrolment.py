@@ -14,7 +14,6 @@ from typing import Any
 import asyncssh
 
 from hsmd.client.endpoint import host_key_fault, parse_address, split_host_key
-from hsmd.client.ssh_profile import CLOSED, without_ignore_packets
 from hsmd.client.transport import demand_principals
 from hsmd.errors import HsmdError, ProtocolError, RefusedHere, Unavailable
 from hsmd.protocol.enrolment import (
@@ -27,6 +26,7 @@ from hsmd.protocol.enrolment import (
     decode_answer,
     encode,
 )
+from hsmd.system.ssh_profile import CLOSED, without_ignore_packets
 
 LIMIT_S = 15.0
 """Time for everything."""

@@ -22,7 +22,6 @@ from hsmd.errors import (
     Unavailable,
     VersionMismatch,
 )
-from hsmd.process import let_others_ask
 from hsmd.protocol.channel import ClientChannel
 from hsmd.protocol.frames import (
     HEADER_BYTES,
@@ -35,6 +34,7 @@ from hsmd.protocol.frames import (
     encode_error,
     encode_hello,
 )
+from hsmd.system.process import let_others_ask
 
 BEAT_S = 0.05
 """How often liveness is judged."""
@@ -107,7 +107,7 @@ class Link:
     def __init__(
         self, owner: LinkOwner, *, patient: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`patient`: before requests leave, let processes run that are ready to; they may have more (hsmd/process.py)."""
+        """`patient`: before requests leave, let processes run that are ready to; they may have more (hsmd/system/process.py)."""
         self._owner = owner
         self._clock = clock
         self._loop = asyncio.get_running_loop()

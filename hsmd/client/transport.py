@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import asyncssh
 
 from hsmd.client.endpoint import AgentEndpoint, Endpoint, read_identity, split_host_key
-from hsmd.client.ssh_profile import (
+from hsmd.errors import ConfigurationError, HsmdError, ProtocolError, Unavailable
+from hsmd.system.ssh_profile import (
     CLOSED,
     HOST_KEY_ALGORITHMS,
     IDENTITY_ALGORITHM,
@@ -22,7 +23,6 @@ from hsmd.client.ssh_profile import (
     WINDOW_BYTES,
     without_ignore_packets,
 )
-from hsmd.errors import ConfigurationError, HsmdError, ProtocolError, Unavailable
 
 REACH_S = 1.0
 """Time for TCP to reach the host. Short, because a SYN that got lost is better sent anew than waited for."""

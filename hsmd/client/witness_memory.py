@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from hsmd.client import durable
 from hsmd.errors import ConfigurationError
+from hsmd.system import durable
 
 MAX_FILE_BYTES = 1 << 20
 MAX_ORIGIN_BYTES = 150

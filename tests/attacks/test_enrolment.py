@@ -13,10 +13,10 @@ from asyncssh.packet import Boolean, String
 
 from hsmd.client import Connection, Endpoint
 from hsmd.client.enrolment import enrol
-from hsmd.client.ssh_profile import SUBSYSTEM
 from hsmd.errors import HsmdError, ProtocolError, RefusedHere
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import SUBSYSTEM as ENROLMENT, USER, EnrolmentQuestion, EnrolmentToken, encode
+from hsmd.system.ssh_profile import SUBSYSTEM
 from tests.daemon_house import (
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_SUCCESS,

@@ -301,7 +301,7 @@ def test_an_abort_leaves_no_core(tmp_path: Path) -> None:
 
 
 def abort_hardened(directory: Path) -> None:
-    from hsmd.process import harden
+    from hsmd.system.process import harden
 
     os.chdir(directory)
     harden()
@@ -319,7 +319,7 @@ import msgspec
 from hsmd.daemon.token import sandbox
 from hsmd.daemon.token.module import open_token
 from hsmd.daemon.token.spawn import WorkerSettings
-from hsmd.process import harden
+from hsmd.system.process import harden
 
 harden()
 settings = msgspec.json.decode(sys.argv[1], type=WorkerSettings)

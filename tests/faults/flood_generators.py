@@ -17,7 +17,6 @@ from typing import Any
 
 import asyncssh
 
-from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
 from hsmd.protocol.frames import (
     Capability,
     FrameDecoder,
@@ -28,6 +27,7 @@ from hsmd.protocol.frames import (
     encode_key_operation,
     encode_welcome,
 )
+from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
 
 P256, TLS13_SERVER = 0x0403, 1
 DATA = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)

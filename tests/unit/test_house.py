@@ -14,15 +14,13 @@ SOURCES = sorted((ROOT / "hsmd").rglob("*.py"))
 
 PURE = ("hsmd.errors", "hsmd.algorithms", "hsmd.purposes", "hsmd.protocol", "hsmd.transparency")
 """No I/O, no clock, no logging. Each may import those before it."""
-SHARED = (*PURE, "hsmd.observe", "hsmd.process", "hsmd.notify")
+SHARED = (*PURE, "hsmd.observe", "hsmd.system")
 AWAY_FROM_THE_HSM = (*SHARED, "hsmd.provider", "hsmd.client", "hsmd.agent")
 """The client wing; never the daemon's."""
 NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
-        "toml_table",
         "config",
-        "process",
         "token",
         "store",
         "audit",
@@ -48,7 +46,7 @@ HOMES = {
     "sqlalchemy": ("hsmd.daemon.store",),
     "alembic": ("hsmd.daemon.store",),
     "psycopg": ("hsmd.daemon.store",),
-    "asyncssh": ("hsmd.client", "hsmd.daemon.listeners"),
+    "asyncssh": ("hsmd.client", "hsmd.system", "hsmd.daemon.listeners"),
     "typer": ("hsmd.cli",),
     "rich": ("hsmd.cli",),
     "structlog": ("hsmd.observe",),
@@ -142,14 +140,12 @@ def test_the_client_wing_never_imports_the_daemon_wing_or_a_face() -> None:
     assert not faults, "\n".join(faults)
 
 
-def test_the_daemon_wing_takes_from_the_client_wing_only_the_ssh_profile() -> None:
-    """Algorithms and sizes of the SSH side are one table for both ends."""
+def test_the_daemon_wing_takes_nothing_from_the_client_wing() -> None:
     faults = [
         f"{place}: {module} imports {imported}"
         for module, imported, place, _ in OWN_IMPORTS
         if inside(module, "hsmd.daemon")
         and inside(imported, "hsmd.client", "hsmd.agent", "hsmd.provider", *FACES)
-        and not imported.startswith("hsmd.client.ssh_profile")
     ]
     assert not faults, "\n".join(faults)
 

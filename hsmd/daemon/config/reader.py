@@ -24,8 +24,8 @@ from hsmd.daemon.config.settings import (
     TokenConfig,
     UsersConfig,
 )
-from hsmd.daemon.toml_table import TomlTable
 from hsmd.errors import ConfigurationError
+from hsmd.system.toml_table import TomlTable
 
 DEFAULT_PORT = 7440
 METRICS_PORT = 9444

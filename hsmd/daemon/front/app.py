@@ -48,7 +48,7 @@ from hsmd.daemon.listeners.ssh import SshListener
 from hsmd.daemon.metrics import MetricsEndpoint
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
-from hsmd.process import harden, run_as_batch, tune_garbage_collection
+from hsmd.system.process import harden, run_as_batch, tune_garbage_collection
 from hsmd.transparency.checkpoint import origin_of
 
 CHECK_S = 1.0

@@ -43,8 +43,8 @@ from hsmd.daemon.config.settings import Config, UsersConfig
 from hsmd.daemon.launcher.places import Places, next_delay
 from hsmd.daemon.token import sandbox
 from hsmd.errors import ConfigurationError
-from hsmd.notify import notify
-from hsmd.process import harden
+from hsmd.system.notify import notify
+from hsmd.system.process import harden
 
 MAX_PACKET_BYTES = 65_536
 STOP_S = 3.0

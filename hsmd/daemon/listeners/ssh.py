@@ -13,7 +13,6 @@ from typing import Any
 import asyncssh
 
 from hsmd import observe
-from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 from hsmd.daemon.access.identity import Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfig
@@ -21,6 +20,7 @@ from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.enrolment import Enrolments
 from hsmd.daemon.listeners.ssh_connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
 from hsmd.errors import ConfigurationError
+from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
 KEEPALIVE_S = 1.0

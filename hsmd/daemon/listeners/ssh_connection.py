@@ -19,7 +19,6 @@ from asyncssh.packet import String
 from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
 
 from hsmd import observe
-from hsmd.client.ssh_profile import SUBSYSTEM, without_ignore_packets
 from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
@@ -28,6 +27,7 @@ from hsmd.daemon.listeners.flow import Flow
 from hsmd.daemon.listeners.session import UNREAD_S, Session, Transport
 from hsmd.daemon.listeners.sources import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
+from hsmd.system.ssh_profile import SUBSYSTEM, without_ignore_packets
 
 log = observe.logger()
 

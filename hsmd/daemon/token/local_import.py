@@ -25,8 +25,8 @@ from hsmd.daemon.token.pem_keys import MAX_PEM_BYTES, read_private_key
 from hsmd.daemon.token.spawn import WorkerSettings
 from hsmd.daemon.token.worker import EXIT_CRASHED, read_settings
 from hsmd.errors import HsmdError, TokenFailure
-from hsmd.process import harden
 from hsmd.purposes import expand
+from hsmd.system.process import harden
 
 _MAX_ORDER_BYTES = 65_536
 _MAX_PASSPHRASE_BYTES = 1024

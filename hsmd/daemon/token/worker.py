@@ -34,9 +34,9 @@ from hsmd.daemon.token.spawn import (
     WorkerSettings,
 )
 from hsmd.errors import HsmdError, ProtocolError
-from hsmd.process import harden, run_as_batch
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind
+from hsmd.system.process import harden, run_as_batch
 
 _MAX_SETTINGS_BYTES = 65_536
 EXIT_CRASHED = 70

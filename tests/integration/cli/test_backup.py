@@ -18,7 +18,6 @@ import msgspec
 import pytest
 
 from hsmd import cli
-from hsmd.cli.log_files import log_lines
 from hsmd.daemon.backup import archive as archiving, taking
 from hsmd.daemon.backup.archive import FORMAT, Archive
 from hsmd.daemon.store import Store, portable
@@ -26,6 +25,7 @@ from hsmd.daemon.store.migrate import newest_revision
 from hsmd.errors import BadRequest, Conflict, StoreFailure
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
+from hsmd.system.log_files import log_lines
 from hsmd.transparency.verification import verify_log
 from tests.daemon_house import WEB, House, run_aside, ssh, wire
 from tests.integration.store.conftest import Cluster, cluster, empty_url

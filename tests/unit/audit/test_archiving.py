@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli.log_files import log_lines
 from hsmd.daemon.audit import AuditLog
 from hsmd.daemon.audit.archiving import archive
 from hsmd.errors import AuditFailure, NotFound
+from hsmd.system.log_files import log_lines
 from hsmd.transparency.chain import Head, verify
 
 GRANT = ("web-1", "SHA256:abc", "www", bytes(32), "tls13-server", 0x0403)

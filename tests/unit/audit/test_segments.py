@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli.log_files import log_lines
 from hsmd.daemon.audit import AuditLog
 from hsmd.daemon.audit.archive import Archived, to_json
 from hsmd.daemon.audit.disk import Disk
 from hsmd.errors import AuditFailure, NotFound
+from hsmd.system.log_files import log_lines
 from hsmd.transparency.chain import Head, leaf_hash, verify
 from hsmd.transparency.records import parse_record
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli.log_files import log_lines
+from hsmd.system.log_files import log_lines
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.verification import verify_log
 from tests.log_maker import LogMaker

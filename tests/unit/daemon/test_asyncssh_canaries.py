@@ -17,10 +17,10 @@ from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
 from asyncssh.packet import String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate
 
-from hsmd.client.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
 from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.ssh import SshListener
+from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
 from tests.daemon_house import certificate
 
 pytestmark = pytest.mark.timeout(30)

@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.algorithms import KeyType
-from hsmd.cli.log_files import log_lines
 from hsmd.daemon.audit import AuditLog
 from hsmd.daemon.keys import checkpointer
 from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.errors import AuditFailure
+from hsmd.system.log_files import log_lines
 from hsmd.transparency import verification
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.note import Verifier
