@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from hsmd.daemon.token import messages
-from hsmd.daemon.token.messages import KeyDescription, TokenRequest
-from hsmd.daemon.token.progress import ProgressPage
+from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc.messages import KeyDescription, TokenRequest
+from hsmd.daemon.ipc.progress import ProgressPage
+from hsmd.daemon.ipc.spawn import SpawnedWorker, WorkerSettings, spawn_worker
 from hsmd.daemon.token.softhsm import SoftHsmToken
-from hsmd.daemon.token.spawn import SpawnedWorker, WorkerSettings, spawn_worker
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Frame, FrameDecoder, Kind
 

@@ -29,8 +29,8 @@ def import_key(
     The PEM file is opened here and read by the worker alone; what the daemon hears of is a key in its token.
     """
     from hsmd.daemon.config import reader as configuration
+    from hsmd.daemon.ipc import importing
     from hsmd.daemon.launcher.places import worker_settings
-    from hsmd.daemon.token import importing
 
     config = configuration.load(config_file)
     token = _token(config, token_name)

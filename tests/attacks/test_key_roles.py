@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.token import messages as token_messages
-from hsmd.daemon.token.messages import AnyRequest
+from hsmd.daemon.ipc import messages as token_messages
+from hsmd.daemon.ipc.messages import AnyRequest
 from hsmd.daemon.token.softhsm import SoftHsmToken
 from hsmd.errors import HsmdError
 from hsmd.protocol import messages

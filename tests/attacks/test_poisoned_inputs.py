@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from hsmd.algorithms import SCHEMES, KeyType, SignatureScheme, schemes_for
-from hsmd.daemon.token import messages as token_messages
-from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.ipc import messages as token_messages
+from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.token.softhsm import make_token
 from hsmd.errors import BadRequest, ErrorCode, HsmdError
 from hsmd.protocol.frames import Kind, decode_error, encode_control_request

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hsmd.daemon.token import sandbox
+from hsmd.daemon.ipc import sandbox
 from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
 from hsmd.errors import Unavailable
 from hsmd.protocol import messages
@@ -318,7 +318,7 @@ import ctypes, errno, json, os, socket, sys, threading
 import msgspec
 from hsmd.daemon.token import sandbox
 from hsmd.daemon.token.module import open_token
-from hsmd.daemon.token.spawn import WorkerSettings
+from hsmd.daemon.ipc.spawn import WorkerSettings
 from hsmd.system.process import harden
 
 harden()
@@ -432,7 +432,7 @@ def test_a_worker_that_should_be_enclosed_does_not_run_without(tmp_path: Path) -
     environment = {"PYTHONPATH": f"{fake}:{ROOT}", **token.environment, "PATH": os.environ["PATH"]}
     settings = settings_of(token)
     code = (
-        "import sys, msgspec\nfrom hsmd.daemon.token import sandbox\nfrom hsmd.daemon.token.spawn import WorkerSettings\n"
+        "import sys, msgspec\nfrom hsmd.daemon.token import sandbox\nfrom hsmd.daemon.ipc.spawn import WorkerSettings\n"
         "from hsmd.errors import Unavailable\nsettings = msgspec.json.decode(sys.argv[1], type=WorkerSettings)\n"
         "try:\n    sandbox.prepare(settings)\nexcept Unavailable as error:\n    print(error.detail)\n"
         "sandbox.prepare(msgspec.structs.replace(settings, sandbox='off'))()\n"

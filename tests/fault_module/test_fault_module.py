@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmd.daemon.token import messages
-from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.token.softhsm import make_token
 from hsmd.errors import HsmdError, TokenFailure
 from tests.fault_module.control import (

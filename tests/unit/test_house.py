@@ -21,7 +21,9 @@ NEXT_TO_THE_HSM = tuple(
     f"hsmd.daemon.{room}"
     for room in (
         "config",
+        "ipc",
         "token",
+        "worker",
         "store",
         "audit",
         "access",
@@ -40,9 +42,10 @@ FACES = ("hsmd.cli", "hsmd.testing")
 HOMES = {
     "pkcs11": (
         "hsmd.daemon.token",
+        "hsmd.daemon.worker",
         "hsmd.cli.bench.raw",
     ),  # the benchmark's yardstick is the library in a bare loop
-    "asn1crypto": ("hsmd.daemon.token",),
+    "asn1crypto": ("hsmd.daemon.token", "hsmd.daemon.worker"),
     "sqlalchemy": ("hsmd.daemon.store",),
     "alembic": ("hsmd.daemon.store",),
     "psycopg": ("hsmd.daemon.store",),
@@ -52,7 +55,7 @@ HOMES = {
     "structlog": ("hsmd.observe",),
     "pytest": ("hsmd.testing",),
     "prometheus_client": ("hsmd.daemon.metrics",),
-    "pyseccomp": ("hsmd.daemon.token",),
+    "pyseccomp": ("hsmd.daemon.ipc",),
 }
 IMPURE = {
     "asyncio",

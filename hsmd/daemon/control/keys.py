@@ -13,11 +13,11 @@ from hsmd.algorithms import KeyType, SignatureScheme, key_type_of
 from hsmd.daemon import pki
 from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.ipc import messages as token_messages
 from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.own_use import sign_as_daemon
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.store.records import KeyRecord
-from hsmd.daemon.token import messages as token_messages
 from hsmd.daemon.token.pool import TokenPool
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from hsmd import observe
 from hsmd.daemon.access.snapshot import Snapshot
-from hsmd.daemon.token.messages import NO_PRIVATE_KEY, Describe, KeyDescription, KeyDescriptions
+from hsmd.daemon.ipc.messages import NO_PRIVATE_KEY, Describe, KeyDescription, KeyDescriptions
 from hsmd.daemon.token.pool import TokenPool
 from hsmd.errors import HsmdError
 

@@ -40,8 +40,8 @@ import hsmd
 from hsmd import observe
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, UsersConfig
+from hsmd.daemon.ipc import sandbox
 from hsmd.daemon.launcher.places import Places, next_delay
-from hsmd.daemon.token import sandbox
 from hsmd.errors import ConfigurationError
 from hsmd.system.notify import notify
 from hsmd.system.process import harden

@@ -13,7 +13,7 @@ from typing import Any
 
 from hsmd import observe
 from hsmd.daemon.config.settings import Config, TokenConfig
-from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, WorkerSettings, spawn_worker
+from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, WorkerSettings, spawn_worker
 
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 1.0

@@ -7,10 +7,11 @@ from cryptography.x509 import load_pem_x509_certificate
 from pkcs11 import Attribute
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.token import ceilings, mechanisms, messages, objects, templates
+from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc.messages import AnyRequest, KeyDescription
+from hsmd.daemon.token import ceilings, mechanisms, objects, templates
 from hsmd.daemon.token.ceilings import Ceiling
 from hsmd.daemon.token.inventory import private_keys_by_id, the_private_key
-from hsmd.daemon.token.messages import AnyRequest, KeyDescription
 from hsmd.daemon.token.module import OpenToken
 from hsmd.daemon.token.public_keys import PublicHalf
 from hsmd.errors import BadRequest

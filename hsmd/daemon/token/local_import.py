@@ -15,14 +15,15 @@ from typing import NoReturn
 
 import msgspec
 
-from hsmd.daemon.token import objects, sandbox
+from hsmd.daemon.ipc import sandbox
+from hsmd.daemon.ipc.importing import Failure, ImportOrder
+from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.spawn import WorkerSettings
+from hsmd.daemon.token import objects
 from hsmd.daemon.token.control import describe
 from hsmd.daemon.token.faults import name_of
-from hsmd.daemon.token.importing import Failure, ImportOrder
-from hsmd.daemon.token.messages import KeyDescription
 from hsmd.daemon.token.module import open_token
 from hsmd.daemon.token.pem_keys import MAX_PEM_BYTES, read_private_key
-from hsmd.daemon.token.spawn import WorkerSettings
 from hsmd.daemon.token.worker import EXIT_CRASHED, read_settings
 from hsmd.errors import HsmdError, TokenFailure
 from hsmd.purposes import expand

@@ -13,12 +13,12 @@ import socket
 from time import monotonic
 from typing import Any
 
-from hsmd.daemon.token import messages
+from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.token.control import ControlDesk
 from hsmd.daemon.token.faults import Fault, classify, name_of
 from hsmd.daemon.token.inventory import Inventory
 from hsmd.daemon.token.operations import OpenKey, Operation
-from hsmd.daemon.token.progress import ProgressPage
 from hsmd.daemon.token.signatures import FaultySignature
 from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, PurposeMismatch, Refused, TokenFailure
 from hsmd.protocol import frames

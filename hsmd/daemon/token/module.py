@@ -15,10 +15,10 @@ from typing import Any
 import pkcs11
 from pkcs11 import Mechanism, TokenFlag
 
+from hsmd.daemon.ipc.spawn import WorkerSettings
 from hsmd.daemon.token.faults import name_of
 from hsmd.daemon.token.mechanisms import USED
 from hsmd.daemon.token.pin import pin_path, read_pin
-from hsmd.daemon.token.spawn import WorkerSettings
 from hsmd.daemon.token.startlock import StartLock, lock_path
 from hsmd.errors import Unavailable
 

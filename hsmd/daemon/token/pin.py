@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from hsmd.daemon.token.spawn import WorkerSettings
+from hsmd.daemon.ipc.spawn import WorkerSettings
 from hsmd.errors import ConfigurationError
 
 MAX_PIN_BYTES = 255

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from hsmd.daemon.token.spawn import WorkerSettings
+from hsmd.daemon.ipc.spawn import WorkerSettings
 from hsmd.errors import Unavailable
 
 LOCK_WAIT_S = 15.0

@@ -20,19 +20,19 @@ from typing import NoReturn
 
 import msgspec
 
-from hsmd.daemon.token import messages, sandbox
-from hsmd.daemon.token.control import ControlDesk
-from hsmd.daemon.token.inventory import Inventory
-from hsmd.daemon.token.loop import Recycle, WorkerLoop
-from hsmd.daemon.token.module import LoginRefused, OpenToken, open_token
-from hsmd.daemon.token.progress import ProgressPage
-from hsmd.daemon.token.spawn import (
+from hsmd.daemon.ipc import messages, sandbox
+from hsmd.daemon.ipc.progress import ProgressPage
+from hsmd.daemon.ipc.spawn import (
     EXIT_LOGIN_REFUSED,
     EXIT_PROTOCOL,
     EXIT_RECYCLE,
     EXIT_TOKEN_UNAVAILABLE,
     WorkerSettings,
 )
+from hsmd.daemon.token.control import ControlDesk
+from hsmd.daemon.token.inventory import Inventory
+from hsmd.daemon.token.loop import Recycle, WorkerLoop
+from hsmd.daemon.token.module import LoginRefused, OpenToken, open_token
 from hsmd.errors import HsmdError, ProtocolError
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind

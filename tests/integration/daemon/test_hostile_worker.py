@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.token.softhsm import make_token
 from hsmd.errors import PurposeMismatch, Refused
 from hsmd.purposes import Purpose

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hsmd.algorithms import KeyType, schemes_for
-from hsmd.daemon.token.importing import import_key
-from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.ipc.importing import import_key
+from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.token.softhsm import SoftHsmToken
 from hsmd.errors import BadRequest, Conflict
 from hsmd.purposes import Purpose

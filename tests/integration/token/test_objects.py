@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from cryptography.x509.oid import NameOID
 
 from hsmd.algorithms import KeyType, SignatureScheme
-from hsmd.daemon.token import messages
-from hsmd.daemon.token.messages import Adopt, KeyDescription
+from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc.messages import Adopt, KeyDescription
 from hsmd.daemon.token.softhsm import SoftHsmToken
 from hsmd.errors import BadRequest, Conflict, Refused
 from hsmd.purposes import Purpose

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.token.softhsm import SoftHsmToken
 from hsmd.errors import PurposeMismatch
 from hsmd.purposes import Purpose

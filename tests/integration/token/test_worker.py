@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from hsmd.algorithms import SignatureScheme
-from hsmd.daemon.token import messages
-from hsmd.daemon.token.messages import KeyDescription
+from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_PROTOCOL, EXIT_RECYCLE, EXIT_TOKEN_UNAVAILABLE
 from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
-from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, EXIT_PROTOCOL, EXIT_RECYCLE, EXIT_TOKEN_UNAVAILABLE
 from hsmd.errors import ConfigurationError, ErrorCode
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind

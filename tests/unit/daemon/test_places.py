@@ -11,9 +11,9 @@ import pytest
 
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, TokenConfig
+from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE, WorkerSettings
 from hsmd.daemon.launcher import places as module
 from hsmd.daemon.launcher.places import LONGEST_DELAY_S, Places, next_delay
-from hsmd.daemon.token.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE, WorkerSettings
 from tests.unit.daemon.test_config import GOOD
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.token import messages
+from hsmd.daemon.ipc import messages
 from hsmd.daemon.token.health import SILENT_STARTS, Breaker, BreakerState, TokenHealth
 
 EVENTS = ("begin", "passed", "failed-alone", "failed-among-others")

@@ -11,10 +11,10 @@ from typing import Any
 import pkcs11
 import pytest
 
+from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.token import loop
 from hsmd.daemon.token.loop import MAX_UNCLEAR_IN_A_ROW, Recycle, WorkerLoop
 from hsmd.daemon.token.operations import OpenKey, Operation
-from hsmd.daemon.token.progress import ProgressPage
 from hsmd.daemon.token.signatures import FaultySignature
 from hsmd.errors import ErrorCode, ProtocolError
 from hsmd.protocol import frames

@@ -16,12 +16,13 @@ from hypothesis import given, strategies as st
 from pkcs11 import Attribute
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.token import ceilings, faults, inventory, mechanisms, messages, templates
+from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc.progress import ProgressPage
+from hsmd.daemon.ipc.spawn import WorkerSettings
+from hsmd.daemon.token import ceilings, faults, inventory, mechanisms, templates
 from hsmd.daemon.token.faults import Fault
-from hsmd.daemon.token.progress import ProgressPage
 from hsmd.daemon.token.public_keys import PublicHalf, public_attributes, read_public_half
 from hsmd.daemon.token.softhsm import CONFIGURATION
-from hsmd.daemon.token.spawn import WorkerSettings
 from hsmd.daemon.token.startlock import StartLock, lock_path
 from hsmd.errors import BadRequest, ProtocolError, Unavailable
 from hsmd.purposes import Purpose

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from hsmd.daemon.token.messages import KeyDescription
-from hsmd.daemon.token.spawn import WorkerSettings, start_module
+from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.spawn import WorkerSettings, start_module
 from hsmd.errors import BadRequest, TokenFailure, from_wire
 from hsmd.protocol.messages import Name, PurposeLabel
 from hsmd.purposes import expand, labels, with_daemon_purposes

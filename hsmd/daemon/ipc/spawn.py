@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 import hsmd
-from hsmd.daemon.token.progress import ProgressPage
+from hsmd.daemon.ipc.progress import ProgressPage
 
 EXIT_LOGIN_REFUSED = 3
 """The token did not take the PIN, or is about to lock it. Starting again would use up tries: do not."""
