@@ -259,7 +259,7 @@ spare = {json.dumps(self.spare)}
 
     def worker_pids(self) -> list[int]:
         """All workers', the control worker's among them."""
-        return self._pids_of(b"hsmd.daemon.token.worker")
+        return self._pids_of(b"hsmd.daemon.worker.main")
 
     def signing_pids(self) -> list[int]:
         """Those of the workers that use keys: the control worker is the last one."""

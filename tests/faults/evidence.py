@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.client import Connection
-from hsmd.daemon.token.premaster import full_domain_constant
+from hsmd.daemon.worker.premaster import full_domain_constant
 from hsmd.errors import HsmdError
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose

@@ -72,7 +72,7 @@ def _run(
     descriptors: Sequence[int],
 ) -> KeyDescription:
     process = start_module(
-        "hsmd.daemon.token.local_import",
+        "hsmd.daemon.worker.local_import",
         arguments,
         settings,
         order,

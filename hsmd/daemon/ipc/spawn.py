@@ -90,7 +90,7 @@ def spawn_worker(settings: WorkerSettings, *, environment: Mapping[str, str]) ->
     arguments = ["--socket-fd", str(theirs.fileno()), "--progress-fd", str(progress_fd)]
     try:
         process = start_module(
-            "hsmd.daemon.token.worker",
+            "hsmd.daemon.worker.main",
             arguments,
             settings,
             environment=environment,

@@ -281,7 +281,7 @@ def test_a_worker_cannot_be_looked_into(start, token: SoftHsmToken) -> None:
     limits = Path("/proc", str(worker.spawned.pid), "limits").read_text()
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert core.split()[4:6] == ["0", "0"]
-    script = "import ctypes; from hsmd.daemon.token.worker import harden; harden(); exit(ctypes.CDLL(None).prctl(3,0,0,0,0))"
+    script = "import ctypes; from hsmd.daemon.worker.main import harden; harden(); exit(ctypes.CDLL(None).prctl(3,0,0,0,0))"
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
     )

@@ -12,10 +12,10 @@ import pkcs11
 import pytest
 
 from hsmd.daemon.ipc.progress import ProgressPage
-from hsmd.daemon.token import loop
-from hsmd.daemon.token.loop import MAX_UNCLEAR_IN_A_ROW, Recycle, WorkerLoop
-from hsmd.daemon.token.operations import OpenKey, Operation
-from hsmd.daemon.token.signatures import FaultySignature
+from hsmd.daemon.worker import loop
+from hsmd.daemon.worker.loop import MAX_UNCLEAR_IN_A_ROW, Recycle, WorkerLoop
+from hsmd.daemon.worker.operations import OpenKey, Operation
+from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import ErrorCode, ProtocolError
 from hsmd.protocol import frames
 from hsmd.protocol.frames import FrameDecoder, Kind

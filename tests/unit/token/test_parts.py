@@ -19,11 +19,12 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.spawn import WorkerSettings
-from hsmd.daemon.token import ceilings, faults, inventory, mechanisms, templates
+from hsmd.daemon.token import faults, mechanisms, templates
 from hsmd.daemon.token.faults import Fault
 from hsmd.daemon.token.public_keys import PublicHalf, public_attributes, read_public_half
 from hsmd.daemon.token.softhsm import CONFIGURATION
 from hsmd.daemon.token.startlock import StartLock, lock_path
+from hsmd.daemon.worker import ceilings, inventory
 from hsmd.errors import BadRequest, ProtocolError, Unavailable
 from hsmd.purposes import Purpose
 

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, strategies as st
 
-from hsmd.daemon.token.premaster import PREMASTER_BYTES, Premaster, full_domain_constant
+from hsmd.daemon.worker.premaster import PREMASTER_BYTES, Premaster, full_domain_constant
 
 SIZE = 256
 DIGEST = bytes(range(32))

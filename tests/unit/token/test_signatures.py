@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 
 from hsmd.algorithms import SignatureScheme
 from hsmd.daemon.token.public_keys import PublicHalf
-from hsmd.daemon.token.signatures import FaultySignature, checked_size, ecdsa_signature, verifier
+from hsmd.daemon.worker.signatures import FaultySignature, checked_size, ecdsa_signature, verifier
 
 SIZES = st.sampled_from([32, 48, 66])
 

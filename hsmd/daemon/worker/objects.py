@@ -13,11 +13,8 @@ from typing import Any
 from pkcs11 import Attribute, ObjectClass
 
 from hsmd.algorithms import Family, KeyType, schemes_for
-from hsmd.daemon.token import ceilings, templates
-from hsmd.daemon.token.ceilings import Ceiling
-from hsmd.daemon.token.inventory import private_keys_by_id, the_private_key
+from hsmd.daemon.token import templates
 from hsmd.daemon.token.mechanisms import KIND_OF_FAMILY, generation
-from hsmd.daemon.token.operations import signing_operation
 from hsmd.daemon.token.public_keys import (
     CURVE_OIDS,
     ED25519_PARAMS,
@@ -26,7 +23,11 @@ from hsmd.daemon.token.public_keys import (
     public_attributes,
     read_public_half,
 )
-from hsmd.daemon.token.signatures import FaultySignature
+from hsmd.daemon.worker import ceilings
+from hsmd.daemon.worker.ceilings import Ceiling
+from hsmd.daemon.worker.inventory import private_keys_by_id, the_private_key
+from hsmd.daemon.worker.operations import signing_operation
+from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import BadRequest, Conflict, TokenFailure
 from hsmd.purposes import Purpose, check_ceiling, labels
 

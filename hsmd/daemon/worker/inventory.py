@@ -21,10 +21,10 @@ from pkcs11 import (
     ObjectHandleInvalid,
 )
 
-from hsmd.daemon.token import ceilings
-from hsmd.daemon.token.ceilings import Ceiling
-from hsmd.daemon.token.operations import OpenKey, open_key
 from hsmd.daemon.token.public_keys import private_fits
+from hsmd.daemon.worker import ceilings
+from hsmd.daemon.worker.ceilings import Ceiling
+from hsmd.daemon.worker.operations import OpenKey, open_key
 from hsmd.errors import TokenFailure
 
 HALF_WRITTEN = (

@@ -1,4 +1,4 @@
-"""A token worker: `python -m hsmd.daemon.token.worker --socket-fd N --progress-fd M`, settings on standard input.
+"""A token worker: `python -m hsmd.daemon.worker.main --socket-fd N --progress-fd M`, settings on standard input.
 
 One process, one thread, one PKCS#11 session. It never forks and never finalises the module; it leaves by os._exit. What
 comes in over its socket was checked by the front and is checked here again: the ceiling, the purpose, the bytes.
@@ -29,10 +29,10 @@ from hsmd.daemon.ipc.spawn import (
     EXIT_TOKEN_UNAVAILABLE,
     WorkerSettings,
 )
-from hsmd.daemon.token.control import ControlDesk
-from hsmd.daemon.token.inventory import Inventory
-from hsmd.daemon.token.loop import Recycle, WorkerLoop
 from hsmd.daemon.token.module import LoginRefused, OpenToken, open_token
+from hsmd.daemon.worker.control import ControlDesk
+from hsmd.daemon.worker.inventory import Inventory
+from hsmd.daemon.worker.loop import Recycle, WorkerLoop
 from hsmd.errors import HsmdError, ProtocolError
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind

@@ -1,6 +1,6 @@
 """The one-shot import worker: puts a private key from a PEM file into the token, on the token's own host.
 
-`python -m hsmd.daemon.token.local_import --pem-fd N [--passphrase-fd M]`; on standard input the worker settings, then the
+`python -m hsmd.daemon.worker.local_import --pem-fd N [--passphrase-fd M]`; on standard input the worker settings, then the
 import order, one JSON line each; on standard output one JSON document, a KeyDescription or {"code", "text"}. The private
 key reaches no other process and no network (DESIGN.md, decision 15).
 """
@@ -19,12 +19,12 @@ from hsmd.daemon.ipc import sandbox
 from hsmd.daemon.ipc.importing import Failure, ImportOrder
 from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.ipc.spawn import WorkerSettings
-from hsmd.daemon.token import objects
-from hsmd.daemon.token.control import describe
 from hsmd.daemon.token.faults import name_of
 from hsmd.daemon.token.module import open_token
-from hsmd.daemon.token.pem_keys import MAX_PEM_BYTES, read_private_key
-from hsmd.daemon.token.worker import EXIT_CRASHED, read_settings
+from hsmd.daemon.worker import objects
+from hsmd.daemon.worker.control import describe
+from hsmd.daemon.worker.main import EXIT_CRASHED, read_settings
+from hsmd.daemon.worker.pem_keys import MAX_PEM_BYTES, read_private_key
 from hsmd.errors import HsmdError, TokenFailure
 from hsmd.purposes import expand
 from hsmd.system.process import harden
