@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from hsmd.daemon.access.identity import Identity
-from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.readers import Reader, about, may_read
 from hsmd.daemon.audit.view import LogView
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.control.log_keeper import LogKeeper
-from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.front.access.catalogue import Catalogue
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.daemon.store.records import Role
 from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 
 from msgspec import Struct
 
-from hsmd.daemon.access.identity import Identity
-from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import RefusalMeter
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.errors import AuditFailure, HsmdError, Overloaded, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request

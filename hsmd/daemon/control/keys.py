@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.algorithms import KeyType, SignatureScheme, key_type_of
 from hsmd.daemon import pki
-from hsmd.daemon.access.identity import Identity, Role
 from hsmd.daemon.control.desk import Handler
+from hsmd.daemon.front.access.catalogue import Catalogue
+from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.ipc import messages as token_messages
-from hsmd.daemon.keys.catalogue import Catalogue
 from hsmd.daemon.keys.own_use import sign_as_daemon
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.store.records import KeyRecord

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import hsmd
-from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.control.log_keeper import LogKeeper
-from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.front.access.catalogue import Catalogue
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.tallies import BOUNDS_S

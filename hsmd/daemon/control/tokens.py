@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.control.desk import Handler
-from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.front.access.catalogue import Catalogue
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.keys.logins import TokenLogins
 from hsmd.daemon.keys.reconcile import Differences
 from hsmd.daemon.token.pool import TokenPool

@@ -20,8 +20,6 @@ from typing import Any
 import uvloop
 
 from hsmd import observe
-from hsmd.daemon.access.identity import Identity, Role
-from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config
@@ -33,7 +31,9 @@ from hsmd.daemon.control.keys import KeyDesk
 from hsmd.daemon.control.log_keeper import LogKeeper
 from hsmd.daemon.control.state import StateDesk
 from hsmd.daemon.control.tokens import TokenDesk
-from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.front.access.catalogue import Catalogue
+from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.keys.checkpointer import Checkpointer
 from hsmd.daemon.keys.logins import Starts, TokenLogins
 from hsmd.daemon.keys.reconcile import Reconciler

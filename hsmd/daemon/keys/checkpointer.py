@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from hsmd import observe
 from hsmd.algorithms import KeyType, SignatureScheme
-from hsmd.daemon.access.identity import Identity, Role
-from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.tree import LogTree
+from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.keys.own_use import sign_as_daemon
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.store.records import KeyRecord

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from hsmd.algorithms import SignatureScheme
-from hsmd.daemon.access.identity import Identity
-from hsmd.daemon.access.snapshot import Grant
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.use import Use
 from hsmd.daemon.store.records import KeyRecord

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hsmd import observe
-from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.ipc.messages import NO_PRIVATE_KEY, Describe, KeyDescription, KeyDescriptions
 from hsmd.daemon.token.pool import TokenPool
 from hsmd.errors import HsmdError

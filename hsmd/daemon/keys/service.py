@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from hsmd.daemon.access.rules import Denial, Rule
-from hsmd.daemon.access.snapshot import Grant, Snapshot
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.front.access.rules import Denial, Rule
+from hsmd.daemon.front.access.snapshot import Grant, Snapshot
 from hsmd.daemon.keys.penalties import Penalties
 from hsmd.daemon.keys.shares import Share, ShareLimits, Shares
 from hsmd.daemon.keys.tallies import OTHER, PERFORMED, Tallies

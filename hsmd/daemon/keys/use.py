@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hsmd.daemon.access.identity import Identity
-from hsmd.daemon.access.snapshot import Grant
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.keys.shares import Share
 from hsmd.daemon.token.jobs import Job
 from hsmd.errors import HsmdError

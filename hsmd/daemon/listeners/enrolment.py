@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import asyncssh
 
-from hsmd.daemon.access.identity import Role
+from hsmd.daemon.front.access.identity import Role
 from hsmd.protocol.enrolment import MAX_DOCUMENT_BYTES, SUBSYSTEM
 
 TALK_S = 10.0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from hsmd import observe
-from hsmd.daemon.access.identity import Identity
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.use import Use
 from hsmd.errors import (

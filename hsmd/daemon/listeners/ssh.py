@@ -13,9 +13,9 @@ from typing import Any
 import asyncssh
 
 from hsmd import observe
-from hsmd.daemon.access.identity import Role
-from hsmd.daemon.access.snapshot import Snapshot
 from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfig
+from hsmd.daemon.front.access.identity import Role
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.enrolment import Enrolments
 from hsmd.daemon.listeners.ssh_connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection

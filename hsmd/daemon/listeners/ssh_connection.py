@@ -19,8 +19,8 @@ from asyncssh.packet import String
 from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
 
 from hsmd import observe
-from hsmd.daemon.access.identity import Identity, Role
-from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments, refuse
 from hsmd.daemon.listeners.flow import Flow

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.access import Denial, Explanation, Grant, Identity, Role, Rule, Snapshot
+from hsmd.daemon.front.access import Denial, Explanation, Grant, Identity, Role, Rule, Snapshot
 from hsmd.daemon.store.records import Contents
 from hsmd.purposes import Purpose
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.access import Denial, Identity, Role, Rule, Snapshot
+from hsmd.daemon.front.access import Denial, Identity, Role, Rule, Snapshot
 from hsmd.daemon.store.records import Contents, RevocationRecord
 
 HOUR = timedelta(hours=1)

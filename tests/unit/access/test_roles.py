@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from hsmd.daemon.access import Denial, Identity, Role, Rule, Snapshot
+from hsmd.daemon.front.access import Denial, Identity, Role, Rule, Snapshot
 from hsmd.daemon.store.records import Contents
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.keys import catalogue
-from hsmd.daemon.keys.catalogue import Catalogue
+from hsmd.daemon.front.access import catalogue
+from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.store import Store
 from hsmd.errors import StoreFailure
 from tests.daemonlike import eventually

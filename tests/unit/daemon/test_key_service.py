@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.access.identity import Identity
-from hsmd.daemon.access.snapshot import Grant, Snapshot
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot import Grant, Snapshot
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.use import Use
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, GrantRecord, KeyRecord, Role

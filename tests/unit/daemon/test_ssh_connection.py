@@ -8,8 +8,8 @@ import asyncssh
 import pytest
 from asyncssh.packet import String
 
-from hsmd.daemon.access.identity import Identity
 from hsmd.daemon.config.settings import LimitsConfig
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.ssh_connection import SshChannel, SshConnection
 from hsmd.daemon.store.records import Role

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hsmd import observe
-from hsmd.daemon.access.snapshot import Snapshot
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.store import Store
 from hsmd.errors import StoreFailure
 

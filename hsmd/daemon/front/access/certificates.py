@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from hsmd.daemon.access.rules import Rule
+from hsmd.daemon.front.access.rules import Rule
 
 SOURCE_ADDRESS = "source-address"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.access.certificates import broken_rule
-from hsmd.daemon.access.identity import Identity
-from hsmd.daemon.access.roles import ALLOWED, key_named
-from hsmd.daemon.access.rules import Denial, Explanation, Rule
+from hsmd.daemon.front.access.certificates import broken_rule
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.roles import ALLOWED, key_named
+from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
 from hsmd.daemon.store.records import Contents, KeyRecord, Role
 from hsmd.protocol.messages import Request
 from hsmd.purposes import GRANTABLE, Purpose
