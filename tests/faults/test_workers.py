@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.spawn import SpawnedWorker, spawn_worker
-from hsmd.daemon.token.pool import Completion, Job, Status, TokenPool
 from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
 from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, settings_of
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.keys.logins import TokenLogins
-from hsmd.daemon.keys.reconcile import Differences
-from hsmd.daemon.token.pool import TokenPool
+from hsmd.daemon.front.tokens.logins import TokenLogins
+from hsmd.daemon.front.tokens.pool import TokenPool
+from hsmd.daemon.front.tokens.reconcile import Differences
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Done, Request
 

@@ -10,8 +10,8 @@ from datetime import timedelta
 
 import pytest
 
-from hsmd.daemon.keys import logins as module
-from hsmd.daemon.keys.logins import Starts, TokenLogins
+from hsmd.daemon.front.tokens import logins as module
+from hsmd.daemon.front.tokens.logins import Starts, TokenLogins
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import NotFound
 from tests.integration.store.conftest import NOW

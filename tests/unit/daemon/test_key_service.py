@@ -16,10 +16,10 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant, Snapshot
+from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.keys.use import Use
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, GrantRecord, KeyRecord, Role
-from hsmd.daemon.token.jobs import Completion, Job, Status
 from hsmd.errors import (
     AuditFailure,
     DeadlineExceeded,

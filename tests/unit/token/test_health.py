@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from hsmd.daemon.front.tokens.health import SILENT_STARTS, Breaker, BreakerState, TokenHealth
 from hsmd.daemon.ipc import messages
-from hsmd.daemon.token.health import SILENT_STARTS, Breaker, BreakerState, TokenHealth
 
 EVENTS = ("begin", "passed", "failed-alone", "failed-among-others")
 CLOSED, OPEN, PROBING = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.PROBING

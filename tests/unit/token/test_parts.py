@@ -283,7 +283,8 @@ def test_the_template_beside_the_script_is_the_one_in_use() -> None:
 
 def test_nobody_waits_for_the_clock() -> None:
     """The pool's times are ordered: sweeps well below stalls, the start limit above what all others' starts take."""
-    from hsmd.daemon.token import pool, startlock
+    from hsmd.daemon.front.tokens import pool
+    from hsmd.daemon.token import startlock
 
     assert pool.SWEEP_S <= 0.02
     assert startlock.LOCK_WAIT_S < pool.START_LIMIT_S

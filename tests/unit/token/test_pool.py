@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.progress import ProgressPage
-from hsmd.daemon.token.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from hsmd.daemon.token.jobs import Completion, Job, Status
-from hsmd.daemon.token.link import WorkerLink
-from hsmd.daemon.token.turns import Turns
+from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
+from hsmd.daemon.front.tokens.link import WorkerLink
+from hsmd.daemon.front.tokens.turns import Turns
 from hsmd.errors import DeadlineExceeded, HsmdError
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hsmd.daemon.token.backlog import Backlog
-from hsmd.daemon.token.jobs import Job
+from hsmd.daemon.front.tokens.backlog import Backlog
+from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.errors import HsmdError, Overloaded
 
 ACTIVE_S = 1.0

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from hsmd.daemon.front.tokens.link import WorkerLink
 from hsmd.daemon.ipc.messages import TokenRequest, encode
-from hsmd.daemon.token.link import WorkerLink
 from hsmd.errors import DeadlineExceeded, ProtocolError, TokenFailure
 from hsmd.protocol.frames import MAX_DEADLINE_MS, Frame, Kind, decode_error, encode_control_request
 

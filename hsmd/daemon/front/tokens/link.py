@@ -11,9 +11,9 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 
+from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.daemon.ipc.messages import Ready
 from hsmd.daemon.ipc.progress import ProgressPage
-from hsmd.daemon.token.jobs import Job
 from hsmd.protocol.frames import MAX_ANSWER_LENGTH, Frame, FrameDecoder, encode_key_operation
 
 READ_BYTES = 262_144

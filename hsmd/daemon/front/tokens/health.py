@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Protocol
 
+from hsmd.daemon.front.tokens.link import WorkerLink
 from hsmd.daemon.ipc.messages import PROBE, Probed
-from hsmd.daemon.token.link import WorkerLink
 from hsmd.protocol.frames import Kind, encode
 
 SILENT_STARTS = 3

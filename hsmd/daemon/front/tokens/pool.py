@@ -17,15 +17,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from hsmd.daemon.front.tokens.backlog import Backlog
+from hsmd.daemon.front.tokens.control_link import ControlLink
+from hsmd.daemon.front.tokens.crew import UNBOUNDED, Crew
+from hsmd.daemon.front.tokens.culprits import Culprits
+from hsmd.daemon.front.tokens.entrance import SHARED_WINDOW, Entrance, Load
+from hsmd.daemon.front.tokens.health import HealthListener, Nobody, TokenHealth
+from hsmd.daemon.front.tokens.jobs import Completion, Job, Status, completion_of, completion_of_lost
+from hsmd.daemon.front.tokens.link import WorkerLink
 from hsmd.daemon.ipc.messages import CHANGES, Failed, Faulty, Probed, Ready, TokenRequest, decode_event
-from hsmd.daemon.token.backlog import Backlog
-from hsmd.daemon.token.control_link import ControlLink
-from hsmd.daemon.token.crew import UNBOUNDED, Crew
-from hsmd.daemon.token.culprits import Culprits
-from hsmd.daemon.token.entrance import SHARED_WINDOW, Entrance, Load
-from hsmd.daemon.token.health import HealthListener, Nobody, TokenHealth
-from hsmd.daemon.token.jobs import Completion, Job, Status, completion_of, completion_of_lost
-from hsmd.daemon.token.link import WorkerLink
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,

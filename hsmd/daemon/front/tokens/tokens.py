@@ -17,8 +17,8 @@ from typing import Any
 
 from hsmd import observe
 from hsmd.daemon.config.settings import TokenConfig
-from hsmd.daemon.token.health import HealthListener
-from hsmd.daemon.token.pool import Completion, Job, TokenPool
+from hsmd.daemon.front.tokens.health import HealthListener
+from hsmd.daemon.front.tokens.pool import Completion, Job, TokenPool
 
 WORKER_WINDOW = 32
 """Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
