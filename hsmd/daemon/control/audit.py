@@ -12,7 +12,7 @@ from hsmd.daemon.control.log_keeper import LogKeeper
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.keys.checkpointer import Checkpointer
+from hsmd.daemon.front.signing.checkpointer import Checkpointer
 from hsmd.daemon.store.records import Role
 from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError
 from hsmd.protocol import messages

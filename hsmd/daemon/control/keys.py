@@ -14,10 +14,10 @@ from hsmd.daemon import pki
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.signing.own_use import sign_as_daemon
+from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.daemon.ipc import messages as token_messages
-from hsmd.daemon.keys.own_use import sign_as_daemon
-from hsmd.daemon.keys.service import KeyService
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages

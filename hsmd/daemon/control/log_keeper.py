@@ -9,8 +9,8 @@ from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog, utc_now
 from hsmd.daemon.config.settings import AuditConfig
 from hsmd.daemon.front.access.catalogue import Catalogue
-from hsmd.daemon.keys.checkpointer import Checkpointer, Published
-from hsmd.daemon.keys.service import KeyService
+from hsmd.daemon.front.signing.checkpointer import Checkpointer, Published
+from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure, BadRequest, HsmdError
 from hsmd.transparency.discontinuity import EVENT as DISCONTINUITY_EVENT, Discontinuity, parse_text, to_fields

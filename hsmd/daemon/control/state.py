@@ -12,10 +12,10 @@ from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.control.log_keeper import LogKeeper
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.signing.checkpointer import Checkpointer
+from hsmd.daemon.front.signing.service import KeyService
+from hsmd.daemon.front.signing.tallies import BOUNDS_S
 from hsmd.daemon.front.tokens.pool import TokenPool
-from hsmd.daemon.keys.checkpointer import Checkpointer
-from hsmd.daemon.keys.service import KeyService
-from hsmd.daemon.keys.tallies import BOUNDS_S
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request

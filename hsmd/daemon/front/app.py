@@ -34,13 +34,13 @@ from hsmd.daemon.control.tokens import TokenDesk
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.daemon.front.signing.checkpointer import Checkpointer
+from hsmd.daemon.front.signing.service import KeyService
+from hsmd.daemon.front.signing.shares import ShareLimits, Shares
+from hsmd.daemon.front.signing.tallies import Tallies
 from hsmd.daemon.front.tokens.logins import Starts, TokenLogins
 from hsmd.daemon.front.tokens.reconcile import Reconciler
 from hsmd.daemon.front.tokens.tokens import Tokens
-from hsmd.daemon.keys.checkpointer import Checkpointer
-from hsmd.daemon.keys.service import KeyService
-from hsmd.daemon.keys.shares import ShareLimits, Shares
-from hsmd.daemon.keys.tallies import Tallies
 from hsmd.daemon.launcher.launcher import MAX_PACKET_BYTES
 from hsmd.daemon.listeners.admission import Admission
 from hsmd.daemon.listeners.session import Session, Transport

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.keys.service import KeyService
-from hsmd.daemon.keys.use import Use
+from hsmd.daemon.front.signing.service import KeyService
+from hsmd.daemon.front.signing.use import Use
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from hsmd.daemon.front.signing.penalties import CRASHES, FIRST_S, LONGEST_S, MAX_PAIRS, MEMORY_S, Penalties
 from hsmd.daemon.front.tokens.culprits import MAX_WAITING, Culprits
 from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.daemon.front.tokens.reconcile import compare
 from hsmd.daemon.ipc.messages import NO_PRIVATE_KEY, KeyDescription
-from hsmd.daemon.keys.penalties import CRASHES, FIRST_S, LONGEST_S, MAX_PAIRS, MEMORY_S, Penalties
 
 KEY, OTHER = b"\1" * 32, b"\2" * 32
 

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
+from hsmd.daemon.front.signing.shares import Share
 from hsmd.daemon.front.tokens.jobs import Job
-from hsmd.daemon.keys.shares import Share
 from hsmd.errors import HsmdError
 
 
