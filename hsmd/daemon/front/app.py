@@ -28,13 +28,13 @@ from hsmd.daemon.control.clients import ClientDesk
 from hsmd.daemon.control.desk import Desk
 from hsmd.daemon.control.enrolment import EnrolmentDesk
 from hsmd.daemon.control.keys import KeyDesk
-from hsmd.daemon.control.log_keeper import LogKeeper
 from hsmd.daemon.control.state import StateDesk
 from hsmd.daemon.control.tokens import TokenDesk
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.front.signing.checkpointer import Checkpointer
+from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
+from hsmd.daemon.front.checkpoints.log_keeper import LogKeeper
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.shares import ShareLimits, Shares
 from hsmd.daemon.front.signing.tallies import Tallies

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.audit import AuditLog
-from hsmd.daemon.front.signing import checkpointer
-from hsmd.daemon.front.signing.checkpointer import Checkpointer
+from hsmd.daemon.front.checkpoints import checkpointer
+from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.errors import AuditFailure
 from hsmd.system.log_files import log_lines
 from hsmd.transparency import verification

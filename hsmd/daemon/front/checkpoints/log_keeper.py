@@ -9,7 +9,7 @@ from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog, utc_now
 from hsmd.daemon.config.settings import AuditConfig
 from hsmd.daemon.front.access.catalogue import Catalogue
-from hsmd.daemon.front.signing.checkpointer import Checkpointer, Published
+from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer, Published
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure, BadRequest, HsmdError
