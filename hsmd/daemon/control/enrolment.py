@@ -22,7 +22,7 @@ from hsmd.daemon.control.clients import role_named
 from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
-from hsmd.daemon.listeners.ssh_keys import parse_public_key
+from hsmd.daemon.front.ssh.ssh_keys import parse_public_key
 from hsmd.daemon.store import EnrolmentRecord, Store
 from hsmd.errors import AuditFailure, BadRequest, HsmdError, NotFound
 from hsmd.protocol import messages

@@ -15,8 +15,8 @@ from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.log_keeper import LogKeeper
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.tallies import BOUNDS_S
+from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.tokens.pool import TokenPool
-from hsmd.daemon.listeners.admission import Admission
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 

@@ -38,13 +38,13 @@ from hsmd.daemon.front.checkpoints.log_keeper import LogKeeper
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.shares import ShareLimits, Shares
 from hsmd.daemon.front.signing.tallies import Tallies
+from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.session import Session, Transport
+from hsmd.daemon.front.ssh.ssh import SshListener
 from hsmd.daemon.front.tokens.logins import Starts, TokenLogins
 from hsmd.daemon.front.tokens.reconcile import Reconciler
 from hsmd.daemon.front.tokens.tokens import Tokens
 from hsmd.daemon.launcher.launcher import MAX_PACKET_BYTES
-from hsmd.daemon.listeners.admission import Admission
-from hsmd.daemon.listeners.session import Session, Transport
-from hsmd.daemon.listeners.ssh import SshListener
 from hsmd.daemon.metrics import MetricsEndpoint
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hsmd.daemon.config.settings import LimitsConfig
-from hsmd.daemon.listeners.admission import Admission
+from hsmd.daemon.front.ssh.admission import Admission
 
 LIMITS = LimitsConfig(
     startups=4,

@@ -18,8 +18,8 @@ from asyncssh.packet import String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate
 
 from hsmd.daemon.config.settings import LimitsConfig
-from hsmd.daemon.listeners.admission import Admission
-from hsmd.daemon.listeners.ssh import SshListener
+from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.ssh import SshListener
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
 from tests.daemon_house import certificate
 

@@ -10,7 +10,7 @@ import pytest
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.use import Use
-from hsmd.daemon.listeners.session import HALF_FRAME_S, UNREAD_S, Session
+from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
 from hsmd.daemon.store.records import Role
 from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, ProtocolError
 from hsmd.protocol import messages

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from hsmd.daemon.listeners.sources import (
+from hsmd.daemon.front.ssh.sources import (
     KNOWN_S,
     LOGIN_FAILED_S,
     MANY,

@@ -16,9 +16,9 @@ from hsmd import observe
 from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.daemon.front.access.identity import Role
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.listeners.admission import Admission
-from hsmd.daemon.listeners.enrolment import Enrolments
-from hsmd.daemon.listeners.ssh_connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
+from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.enrolment import Enrolments
+from hsmd.daemon.front.ssh.ssh_connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
 from hsmd.errors import ConfigurationError
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 

@@ -21,11 +21,11 @@ from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
 from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.listeners.admission import Admission
-from hsmd.daemon.listeners.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments, refuse
-from hsmd.daemon.listeners.flow import Flow
-from hsmd.daemon.listeners.session import UNREAD_S, Session, Transport
-from hsmd.daemon.listeners.sources import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
+from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments, refuse
+from hsmd.daemon.front.ssh.flow import Flow
+from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
+from hsmd.daemon.front.ssh.sources import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.system.ssh_profile import SUBSYSTEM, without_ignore_packets
 
