@@ -31,12 +31,10 @@ NEXT_TO_THE_HSM = tuple(
         "front.tokens",
         "front.signing",
         "front.checkpoints",
+        "front.ssh",
         "front.control",
         "front.metrics",
-        "front.ssh",
-        "control",
         "backup",
-        "metrics",
         "launcher",
         "front",
     )
@@ -58,7 +56,7 @@ HOMES = {
     "rich": ("hsmd.cli",),
     "structlog": ("hsmd.observe",),
     "pytest": ("hsmd.testing",),
-    "prometheus_client": ("hsmd.daemon.metrics",),
+    "prometheus_client": ("hsmd.daemon.front.metrics",),
     "pyseccomp": ("hsmd.daemon.ipc",),
 }
 IMPURE = {

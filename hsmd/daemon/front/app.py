@@ -23,18 +23,19 @@ from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config
-from hsmd.daemon.control.audit import AuditDesk
-from hsmd.daemon.control.clients import ClientDesk
-from hsmd.daemon.control.desk import Desk
-from hsmd.daemon.control.enrolment import EnrolmentDesk
-from hsmd.daemon.control.keys import KeyDesk
-from hsmd.daemon.control.state import StateDesk
-from hsmd.daemon.control.tokens import TokenDesk
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.log_keeper import LogKeeper
+from hsmd.daemon.front.control.audit import AuditDesk
+from hsmd.daemon.front.control.clients import ClientDesk
+from hsmd.daemon.front.control.desk import Desk
+from hsmd.daemon.front.control.enrolment import EnrolmentDesk
+from hsmd.daemon.front.control.keys import KeyDesk
+from hsmd.daemon.front.control.state import StateDesk
+from hsmd.daemon.front.control.tokens import TokenDesk
+from hsmd.daemon.front.metrics import MetricsEndpoint
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.shares import ShareLimits, Shares
 from hsmd.daemon.front.signing.tallies import Tallies
@@ -45,7 +46,6 @@ from hsmd.daemon.front.tokens.logins import Starts, TokenLogins
 from hsmd.daemon.front.tokens.reconcile import Reconciler
 from hsmd.daemon.front.tokens.tokens import Tokens
 from hsmd.daemon.launcher.launcher import MAX_PACKET_BYTES
-from hsmd.daemon.metrics import MetricsEndpoint
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
 from hsmd.system.process import harden, run_as_batch, tune_garbage_collection

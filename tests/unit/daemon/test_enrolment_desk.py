@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.control import enrolment
-from hsmd.daemon.control.enrolment import REFUSALS_AT_ONCE, REFUSALS_PER_S, EnrolmentDesk
+from hsmd.daemon.front.control import enrolment
+from hsmd.daemon.front.control.enrolment import REFUSALS_AT_ONCE, REFUSALS_PER_S, EnrolmentDesk
 from hsmd.errors import AuditFailure
 from tests.daemon_house import ROLES
 

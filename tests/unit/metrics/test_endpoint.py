@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hsmd.daemon.config.settings import ListenAddress
-from hsmd.daemon.metrics.endpoint import MAX_CONNECTIONS, MAX_REQUEST_BYTES, MetricsEndpoint
+from hsmd.daemon.front.metrics.endpoint import MAX_CONNECTIONS, MAX_REQUEST_BYTES, MetricsEndpoint
 from tests.unit.metrics.conftest import numbers_of
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)

@@ -3,6 +3,6 @@
 Other rooms count in plain integers and do not know of this one. Nothing is computed before somebody asks.
 """
 
-from hsmd.daemon.metrics.endpoint import MetricsEndpoint
+from hsmd.daemon.front.metrics.endpoint import MetricsEndpoint
 
 __all__ = ["MetricsEndpoint"]

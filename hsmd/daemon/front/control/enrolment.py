@@ -18,10 +18,10 @@ from hashlib import sha256
 from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import RefusalMeter
-from hsmd.daemon.control.clients import role_named
-from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.control.clients import role_named
+from hsmd.daemon.front.control.desk import Handler
 from hsmd.daemon.front.ssh.ssh_keys import parse_public_key
 from hsmd.daemon.store import EnrolmentRecord, Store
 from hsmd.errors import AuditFailure, BadRequest, HsmdError, NotFound

@@ -14,8 +14,8 @@ from prometheus_client.core import Metric
 
 from hsmd import observe
 from hsmd.daemon.config.settings import ListenAddress
-from hsmd.daemon.metrics.exposition import CONTENT_TYPE, Process, pieces
-from hsmd.daemon.metrics.families import families
+from hsmd.daemon.front.metrics.exposition import CONTENT_TYPE, Process, pieces
+from hsmd.daemon.front.metrics.families import families
 from hsmd.protocol.messages import Metrics
 
 MAX_CONNECTIONS = 8

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.control.desk import Handler
 from hsmd.daemon.front.tokens.logins import TokenLogins
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.daemon.front.tokens.reconcile import Differences

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from hsmd.daemon.control.desk import Handler
 from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.control.desk import Handler
 from hsmd.daemon.front.ssh.ssh_keys import parse_public_key
 from hsmd.daemon.store import ClientRecord, GrantRecord, RevocationRecord, Store
 from hsmd.errors import BadRequest, Conflict, NotFound, Refused
