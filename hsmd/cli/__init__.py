@@ -19,8 +19,8 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command line; returns its exit code. Never raises and never prints a traceback unless asked to."""
     import typer
 
-    from hsmd.cli.failures import Exit
-    from hsmd.cli.output import complain
+    from hsmd.cli.base.failures import Exit
+    from hsmd.cli.base.output import complain
     from hsmd.cli.root import application
 
     try:

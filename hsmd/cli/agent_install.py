@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.cli import agent_place, systemd
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import PUBLIC, replace
-from hsmd.cli.output import Output
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.files import PUBLIC, replace
+from hsmd.cli.base.output import Output
 
 OPENSSL_CONFIGURATION = Path("/etc/hsmd/openssl.cnf")
 _UNIT = Path("/etc/systemd/system/nginx.service.d/hsmd.conf")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hsmd.cli import agent_place
-from hsmd.cli.commands import group
+from hsmd.cli.base.commands import group
 
 app = group(
     """The agent of a front end.

@@ -8,8 +8,8 @@ import pwd
 from pathlib import Path
 
 from hsmd.cli.agent_toml import Local
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import person
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.files import person
 
 SYSTEM_DIRECTORY = Path("/etc/hsmd")
 SYSTEM_STATE = Path("/var/lib/hsmd-agent")

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from hsmd.cli import ssh_keys
 from hsmd.cli.agent_options import Config, app, default_config
-from hsmd.cli.commands import command
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import PUBLIC, replace as replace_file, sync_directory
-from hsmd.cli.output import Output
+from hsmd.cli.base import ssh_keys
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.files import PUBLIC, replace as replace_file, sync_directory
+from hsmd.cli.base.output import Output
 from hsmd.protocol.messages import ClientRotateKey, WhoAmI
 
 if TYPE_CHECKING:

@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import agent_place, agent_toml, enroll as enrolment, ssh_keys
+from hsmd.cli import agent_place, agent_toml, enroll as enrolment
 from hsmd.cli.agent_options import Config, Socket, app, default_config
-from hsmd.cli.commands import command
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import PRIVATE, PRIVATE_DIRECTORY, SHARED_DIRECTORY, exists, make_directory, write_new
-from hsmd.cli.output import Output, fields
+from hsmd.cli.base import ssh_keys
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.files import (
+    PRIVATE,
+    PRIVATE_DIRECTORY,
+    SHARED_DIRECTORY,
+    exists,
+    make_directory,
+    write_new,
+)
+from hsmd.cli.base.output import Output, fields
 
 if TYPE_CHECKING:
-    from hsmd.cli.ssh_keys import PublicLine
+    from hsmd.cli.base.ssh_keys import PublicLine
     from hsmd.protocol.enrolment import EnrolmentToken
 
 _ANY_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli.toml import quote
+from hsmd.cli.base.toml import quote
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ import typer
 
 from hsmd.cli import agent_install, check_agent, check_files, check_openssl, findings
 from hsmd.cli.agent_options import Config, Socket, app, default_config, default_keys, socket_of
-from hsmd.cli.commands import command
-from hsmd.cli.connection import DEFAULT_TIMEOUT_S
-from hsmd.cli.export import export_key
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.names import KeyName
-from hsmd.cli.output import Output, fields, note
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
+from hsmd.cli.base.export import export_key
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.names import KeyName
+from hsmd.cli.base.output import Output, fields, note
 
 
 class Server(Enum):

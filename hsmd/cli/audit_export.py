@@ -13,10 +13,10 @@ import typer
 
 from hsmd.cli import audit_rows
 from hsmd.cli.audit_options import app, key_ring, read_page
-from hsmd.cli.commands import command
-from hsmd.cli.connection import Session
-from hsmd.cli.failures import Exit, ProblemsFound, Stop
-from hsmd.cli.output import Output, escape, fields
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.failures import Exit, ProblemsFound, Stop
+from hsmd.cli.base.output import Output, escape, fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditAbout, AuditLines, AuditProve, InclusionProof
 from hsmd.transparency import checkpoint as checkpoints

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from hsmd.cli.audit_options import app
-from hsmd.cli.commands import command
-from hsmd.cli.connection import SLOW_TIMEOUT_S, Session
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.output import Output, fields
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.output import Output, fields
 from hsmd.protocol.messages import AuditDiscontinuity, AuditSeal, AuditSealed, AuditStand, AuditStanding, Done
 
 

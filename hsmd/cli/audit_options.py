@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hsmd.cli.commands import group
-from hsmd.cli.connection import Session
-from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.base.commands import group
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.failures import Exit, Stop
 from hsmd.errors import ProtocolError
 from hsmd.protocol.messages import AuditPage, AuditRead
 from hsmd.transparency.keyring import KeyRing

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.cli.audit_options import app, content, key_ring, read_page
-from hsmd.cli.commands import command
-from hsmd.cli.connection import Session
-from hsmd.cli.failures import Exit, ProblemsFound, Stop
-from hsmd.cli.files import PUBLIC, write_new
-from hsmd.cli.output import fields
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.failures import Exit, ProblemsFound, Stop
+from hsmd.cli.base.files import PUBLIC, write_new
+from hsmd.cli.base.output import fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditCheckpoint, AuditProve, InclusionProof, SignedCheckpoint
 from hsmd.system.log_files import SEGMENTS, log_lines

@@ -10,9 +10,9 @@ import typer
 
 from hsmd.cli import audit_rows
 from hsmd.cli.audit_options import app, read_page
-from hsmd.cli.commands import command
-from hsmd.cli.connection import Session
-from hsmd.cli.output import escape, table
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.output import escape, table
 from hsmd.errors import NotFound
 from hsmd.protocol.messages import MAX_PAGE, KeyInfo, KeyShow
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.commands import command
-from hsmd.cli.files import PRIVATE, exists
-from hsmd.cli.output import Output, fields
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.files import PRIVATE, exists
+from hsmd.cli.base.output import Output, fields
 
 if TYPE_CHECKING:
     from hsmd.daemon.backup.archive import Manifest

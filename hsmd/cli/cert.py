@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.commands import command, group
-from hsmd.cli.connection import Session
-from hsmd.cli.files import PUBLIC, replace
+from hsmd.cli.base.commands import command, group
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.files import PUBLIC, replace
+from hsmd.cli.base.names import KeyName
+from hsmd.cli.base.reading import certificate_text
 from hsmd.cli.key import describe
-from hsmd.cli.names import KeyName
-from hsmd.cli.reading import certificate_text
 from hsmd.protocol.messages import (
     CertificateExport,
     CertificateImport,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import names, ssh_keys
-from hsmd.cli.commands import command, group
-from hsmd.cli.connection import Session
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.names import ClientName, NewName
-from hsmd.cli.output import fields, table, when
-from hsmd.cli.paging import clients_of, revocations_of
+from hsmd.cli.base import names, ssh_keys
+from hsmd.cli.base.commands import command, group
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.names import ClientName, NewName
+from hsmd.cli.base.output import fields, table, when
+from hsmd.cli.base.paging import clients_of, revocations_of
 from hsmd.protocol.messages import (
     ClientAdd,
     ClientDistrustCa,

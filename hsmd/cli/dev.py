@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.commands import command
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.output import Output
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.output import Output
 
 if TYPE_CHECKING:
     from hsmd.cli.dev_house import KeyWish

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import profile as profiles, ssh_keys
-from hsmd.cli.commands import command
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import PRIVATE, exists, make_directory, person, write_new
-from hsmd.cli.output import Output, fields
+from hsmd.cli.base import profile as profiles, ssh_keys
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.files import PRIVATE, exists, make_directory, person, write_new
+from hsmd.cli.base.output import Output, fields
 from hsmd.errors import BadRequest, HsmdError, ProtocolError, Refused
 
 if TYPE_CHECKING:

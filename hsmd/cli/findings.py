@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hsmd.cli.failures import ProblemsFound
-from hsmd.cli.output import Output
+from hsmd.cli.base.failures import ProblemsFound
+from hsmd.cli.base.output import Output
 
 
 @dataclass(frozen=True, slots=True)

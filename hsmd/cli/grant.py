@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.commands import command, group
-from hsmd.cli.connection import Session
-from hsmd.cli.failures import ProblemsFound
-from hsmd.cli.names import ClientName, KeyName
-from hsmd.cli.output import table
-from hsmd.cli.paging import grants_of
+from hsmd.cli.base.commands import command, group
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.failures import ProblemsFound
+from hsmd.cli.base.names import ClientName, KeyName
+from hsmd.cli.base.output import table
+from hsmd.cli.base.paging import grants_of
 from hsmd.protocol.messages import Done, Explanation, GrantAdd, GrantExplain, GrantInfo, GrantRemove
 
 app = group(

@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli import profile as profiles, ssh_keys, systemd
-from hsmd.cli.commands import command
-from hsmd.cli.daemon_toml import Layout, TokenChoice, render
-from hsmd.cli.daemon_users import Users
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import (
+from hsmd.cli import systemd
+from hsmd.cli.base import profile as profiles, ssh_keys
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.daemon_toml import Layout, TokenChoice, render
+from hsmd.cli.base.daemon_users import Users
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.files import (
     PRIVATE,
     PUBLIC,
     SHARED_DIRECTORY,
@@ -27,8 +28,8 @@ from hsmd.cli.files import (
     person,
     write_new,
 )
-from hsmd.cli.output import Output, fields
-from hsmd.cli.ssh_keys import PublicLine
+from hsmd.cli.base.output import Output, fields
+from hsmd.cli.base.ssh_keys import PublicLine
 from hsmd.errors import ConfigurationError
 
 app = typer.Typer(add_completion=False)

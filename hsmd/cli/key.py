@@ -10,13 +10,13 @@ import typer
 
 from hsmd.algorithms import KeyType
 from hsmd.cli import key_owner
-from hsmd.cli.commands import command, group
-from hsmd.cli.connection import SLOW_TIMEOUT_S, Session
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.names import KeyName, NewName
-from hsmd.cli.output import fields, note, table, when
-from hsmd.cli.paging import keys_of
-from hsmd.cli.reading import certificate_text
+from hsmd.cli.base.commands import command, group
+from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.names import KeyName, NewName
+from hsmd.cli.base.output import fields, note, table, when
+from hsmd.cli.base.paging import keys_of
+from hsmd.cli.base.reading import certificate_text
 from hsmd.protocol.messages import (
     Done,
     KeyAdopt,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hsmd.cli.connection import SLOW_TIMEOUT_S, Session
-from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
+from hsmd.cli.base.failures import Exit, Stop
 from hsmd.errors import HsmdError, NotFound
 from hsmd.protocol.messages import KeyAdopt, KeyInfo, KeyShow
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.commands import command, group
-from hsmd.cli.connection import Session
-from hsmd.cli.names import KeyName
-from hsmd.cli.output import table
+from hsmd.cli.base.commands import command, group
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.names import KeyName
+from hsmd.cli.base.output import table
 from hsmd.protocol.messages import Done, KeyOwnerAdd, KeyOwnerList, KeyOwnerRemove, KeyOwners
 
 app = group(

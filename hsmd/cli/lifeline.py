@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from hsmd.cli.failures import Stop
+from hsmd.cli.base.failures import Stop
 
 _PR_SET_PDEATHSIG = 1
 STOP_S = 8.0

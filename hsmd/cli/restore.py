@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.cli import backup
-from hsmd.cli.commands import command
-from hsmd.cli.daemon_users import Users
-from hsmd.cli.files import PRIVATE, SHARED_DIRECTORY, exists, make_directory, write_new
-from hsmd.cli.output import Output, fields
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.daemon_users import Users
+from hsmd.cli.base.files import PRIVATE, SHARED_DIRECTORY, exists, make_directory, write_new
+from hsmd.cli.base.output import Output, fields
 
 if TYPE_CHECKING:
     from hsmd.daemon.backup.archive import Archive

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hsmd.cli.commands import command
-from hsmd.cli.output import Output
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.output import Output
 
 app = typer.Typer(add_completion=False)
 

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hsmd.cli.commands import command
-from hsmd.cli.connection import Session
-from hsmd.cli.output import fields, table, when
-from hsmd.cli.rates import UseRate, by_rate, use_rates, use_table
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.output import fields, table, when
+from hsmd.cli.base.rates import UseRate, by_rate, use_rates, use_table
 from hsmd.errors import Refused
 from hsmd.protocol.messages import DaemonStatus, Identity, Metrics, MetricsRead, TokenStatus, WhoAmI
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hsmd.cli.output import People
+    from hsmd.cli.base.output import People
 
 app = typer.Typer(add_completion=False)
 

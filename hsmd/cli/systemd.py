@@ -7,7 +7,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.base.failures import Exit, Stop
 
 DAEMON_UNIT = "hsmd.service"
 AGENT_UNIT = "hsmd-agent.service"

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.commands import command, group
-from hsmd.cli.connection import Session
-from hsmd.cli.output import fields, when
+from hsmd.cli.base.commands import command, group
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.output import fields, when
 from hsmd.protocol.messages import Done, TokenClear, TokenInfo, TokenInfoList, TokenList
 
 app = group(

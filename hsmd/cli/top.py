@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from hsmd.cli.commands import command
-from hsmd.cli.connection import Session
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.output import escape, fields
-from hsmd.cli.rates import LatencyView, UseRate, by_rate, latency_views, use_rates, use_table
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.output import escape, fields
+from hsmd.cli.base.rates import LatencyView, UseRate, by_rate, latency_views, use_rates, use_table
 from hsmd.errors import ErrorCode, HsmdError
 from hsmd.protocol.messages import DaemonStatus, Metrics, MetricsRead, TokenStatus
 

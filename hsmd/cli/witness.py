@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.cli.agent_options import Config, app, default_config
-from hsmd.cli.commands import command, group
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.output import Output, fields, table
+from hsmd.cli.base.commands import command, group
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.output import Output, fields, table
 
 if TYPE_CHECKING:
     from hsmd.client.witness_memory import Memories

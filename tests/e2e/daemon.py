@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hsmd.cli import profile as profiles
+from hsmd.cli.base import profile as profiles
 from hsmd.client import Client, Endpoint, parse_address
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import Request, Status

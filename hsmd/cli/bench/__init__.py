@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.failures import Stop
+from hsmd.cli.base.output import Output, table
 from hsmd.cli.bench import web
-from hsmd.cli.commands import command
-from hsmd.cli.failures import Stop
-from hsmd.cli.output import Output, table
 
 if TYPE_CHECKING:
     from hsmd.testing import Daemon

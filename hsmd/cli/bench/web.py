@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli.failures import Stop
+from hsmd.cli.base.failures import Stop
 
 WORKERS = 16
 CONNECTIONS = 64

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from hsmd.agent.config import load
-from hsmd.cli import ssh_keys
+from hsmd.cli.base import ssh_keys
+from hsmd.cli.base.failures import Stop
 from hsmd.cli.enroll import register
-from hsmd.cli.failures import Stop
 from hsmd.protocol.enrolment import EnrolmentToken
 from tests.daemon_house import OPERATOR, House, house, public_line
 

@@ -12,8 +12,9 @@ from typing import Any
 import asyncssh
 import pytest
 
-from hsmd.cli import agent_rotate, ssh_keys
-from hsmd.cli.failures import Stop
+from hsmd.cli import agent_rotate
+from hsmd.cli.base import ssh_keys
+from hsmd.cli.base.failures import Stop
 from hsmd.client import Endpoint
 from hsmd.errors import BadRequest, Conflict, HsmdError, Refused, Unavailable
 from hsmd.protocol import messages

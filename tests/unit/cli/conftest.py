@@ -54,7 +54,7 @@ def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 @pytest.fixture
 def daemon(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
     """A daemon that every command reaches, by an operator profile in the home directory."""
-    from hsmd.cli import connection
+    from hsmd.cli.base import connection
 
     configuration = home / ".config" / "hsmd"
     configuration.mkdir(parents=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli import ssh_keys
+from hsmd.cli.base import ssh_keys
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.store import Role, Store
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hsmd import errors
-from hsmd.cli.output import Output, escape, to_json
+from hsmd.cli.base.output import Output, escape, to_json
 
 from .conftest import Run
 from .fake_daemon import FakeDaemon

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hsmd.cli import systemd
-from hsmd.cli.failures import Stop
+from hsmd.cli.base.failures import Stop
 
 from .conftest import Run
 

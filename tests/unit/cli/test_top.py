@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hsmd.cli.rates import latency_views, use_rates
+from hsmd.cli.base.rates import latency_views, use_rates
 from hsmd.errors import Refused
 
 from .conftest import Run

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli import connection, ssh_keys
-from hsmd.cli.connection import Session
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.output import Output
+from hsmd.cli.base import connection, ssh_keys
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.output import Output
 from hsmd.client import Client
 from hsmd.client.witness import LogRefused
 from hsmd.protocol.messages import Identity, WhoAmI

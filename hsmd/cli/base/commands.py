@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hsmd.cli.failures import Exit, ProblemsFound, Stop, missing_package, stop_for
-from hsmd.cli.output import Output, complain, to_json
+from hsmd.cli.base.failures import Exit, ProblemsFound, Stop, missing_package, stop_for
+from hsmd.cli.base.output import Output, complain, to_json
 from hsmd.errors import HsmdError
 
 _OUTPUT = "Output"
@@ -154,7 +154,7 @@ def _call(function: Function, output: Output, target: dict[str, Any], values: di
     if not target:
         function(output, **values)
         return
-    from hsmd.cli.connection import Session
+    from hsmd.cli.base.connection import Session
 
     with Session(output, **target) as session:
         function(session, **values)

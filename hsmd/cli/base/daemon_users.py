@@ -7,8 +7,8 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli.daemon_toml import Layout
-from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.base.daemon_toml import Layout
+from hsmd.cli.base.failures import Exit, Stop
 
 
 @dataclass(frozen=True, slots=True)

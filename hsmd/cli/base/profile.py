@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import person
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.files import person
 
 PROFILE_NAME = "operator.toml"
 
@@ -60,7 +60,7 @@ def load(path: Path) -> Profile:
 
 def render(profile: Profile) -> str:
     """The text of a profile file."""
-    from hsmd.cli.toml import quote
+    from hsmd.cli.base.toml import quote
 
     keys = "".join(f"    {quote(line)},\n" for line in profile.host_keys)
     return (

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli.failures import Stop
+from hsmd.cli.base.failures import Stop
 
 PRIVATE = 0o600
 PUBLIC = 0o644

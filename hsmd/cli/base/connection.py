@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from msgspec import Struct
 
-from hsmd.cli import profile as profiles
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.output import Output
+from hsmd.cli.base import profile as profiles
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.output import Output
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError
 from hsmd.protocol.messages import Request
 
@@ -81,7 +81,7 @@ class Session:
 
         None for a daemon that only the options name: nothing says that the one of tomorrow at this address is the same.
         """
-        from hsmd.cli.ssh_keys import operator_keys
+        from hsmd.cli.base.ssh_keys import operator_keys
         from hsmd.client.witness import Witness
 
         profile = self.profile()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hsmd.cli.toml import quote
+from hsmd.cli.base.toml import quote
 
 
 @dataclass(frozen=True, slots=True)

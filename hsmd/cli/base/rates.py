@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hsmd.cli.output import table
+from hsmd.cli.base.output import table
 from hsmd.protocol.messages import Latency, Metrics
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hsmd.cli.failures import Exit, Stop
+from hsmd.cli.base.failures import Exit, Stop
 
 MAX_CERTIFICATE_BYTES = 60_000
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsmd.cli.files import PUBLIC, replace
+from hsmd.cli.base.files import PUBLIC, replace
 from hsmd.errors import NotFound, ProtocolError
 from hsmd.protocol.messages import CertificateExport, KeyInfo, KeyShow
 

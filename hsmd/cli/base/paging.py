@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from hsmd.cli.connection import Session
+from hsmd.cli.base.connection import Session
 from hsmd.protocol.messages import (
     MAX_PAGE,
     ClientInfo,

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from hsmd.cli.failures import Exit, Stop
-from hsmd.cli.files import PRIVATE, PUBLIC, write_new
+from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
 from hsmd.errors import ProtocolError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What commands share: their frame, the connection to a daemon, output, files and names."""
