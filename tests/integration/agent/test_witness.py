@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.agent import agent as agents
-from hsmd.cli import check_agent, run
+from hsmd.cli import run
+from hsmd.cli.agent import check_agent
 from hsmd.client import Client
 from hsmd.client.witness import LogRefused, Witness
 from hsmd.errors import Unavailable

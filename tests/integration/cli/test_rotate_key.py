@@ -12,7 +12,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from hsmd.cli import agent_rotate
+from hsmd.cli.agent import rotate_key
 from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.failures import Stop
 from hsmd.client import Endpoint
@@ -45,7 +45,7 @@ def keys_of(daemon: House, name: str) -> list[str]:
 
 
 def rotate(agent: Endpoint) -> str:
-    agent_rotate._rotate((agent,), agent.identity_file, agent.identity_file.with_name("agent_ed25519.next"))
+    rotate_key._rotate((agent,), agent.identity_file, agent.identity_file.with_name("agent_ed25519.next"))
     return ssh_keys.read(ssh_keys.public_file(agent.identity_file)).fingerprint
 
 
@@ -74,18 +74,18 @@ def test_it_goes_on_after_a_crash(
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(agent_rotate, "_ask", crashing(agent_rotate._ask))
-        patched.setattr(agent_rotate.os, "replace", crashing(agent_rotate.os.replace))
+        patched.setattr(rotate_key, "_ask", crashing(rotate_key._ask))
+        patched.setattr(rotate_key.os, "replace", crashing(rotate_key.os.replace))
         patched.setattr(ssh_keys, "make", crashing(ssh_keys.make))
         if step < 7:
             with pytest.raises(KeyboardInterrupt):
                 rotate(agent)
         else:
             rotate(agent)
-    agent_rotate._ask(agent, messages.WhoAmI())
+    rotate_key._ask(agent, messages.WhoAmI())
     after = rotate(agent)
     assert keys_of(daemon, agent.user) == [after]
-    agent_rotate._ask(agent, messages.WhoAmI())
+    rotate_key._ask(agent, messages.WhoAmI())
 
 
 def test_one_further_key_and_only_to_itself(daemon: House) -> None:
@@ -129,11 +129,11 @@ def test_files_are_on_disk_before_the_daemon_acts_on_them(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
-    monkeypatch.setattr(agent_rotate, "_ask", asked)
+    monkeypatch.setattr(rotate_key, "_ask", asked)
     daemon = Endpoint(
         "192.0.2.1", 7440, (ssh_keys.read(ssh_keys.public_file(identity)).line,), "web", identity
     )
-    agent_rotate._rotate((daemon,), identity, identity.with_name("agent_ed25519.next"))
+    rotate_key._rotate((daemon,), identity, identity.with_name("agent_ed25519.next"))
     assert done == ["give up", "sync", "register", "who", "replace", "sync", "give up"]
 
 
@@ -152,7 +152,7 @@ def test_root_gives_nothing_away_that_a_link_leads_to(
             os.chown(path, 4_242, 4_242)
     link(secret, directory / "agent_ed25519.next")
     with pytest.raises(Stop):
-        agent_rotate._rotate((), identity, directory / "agent_ed25519.next")
+        rotate_key._rotate((), identity, directory / "agent_ed25519.next")
     assert (secret.stat().st_uid, secret.read_text()) == (os.geteuid(), "root's")
 
 

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from hsmd import provider
 from hsmd.agent import config as agent_config
-from hsmd.cli import agent_toml, check_agent, check_files
+from hsmd.cli.agent import agent_toml, check_agent, check_files
 from hsmd.cli.base import ssh_keys
 from hsmd.client.keyref import KeyReference, encode
 from hsmd.protocol.messages import KeyInfo

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli import agent_install, check_agent, check_files, check_openssl, findings
-from hsmd.cli.agent_options import Config, Socket, app, default_config, default_keys, socket_of
+from hsmd.cli.agent import check_agent, check_files, check_openssl, findings, server_files
+from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.cli.base.export import export_key
@@ -114,17 +114,17 @@ def install(
     the service that runs the agent, with everything closed that it does not need.
     """
     if server is Server.SYSTEMD:
-        unit = agent_install.systemd_files((config or default_config()).absolute(), user)
-        agent_install.install(output, unit, agent_install.SYSTEMD_STEPS, root, only_print=only_print)
+        unit = server_files.systemd_files((config or default_config()).absolute(), user)
+        server_files.install(output, unit, server_files.SYSTEMD_STEPS, root, only_print=only_print)
         return
     listen = socket_of(socket, config)
     if server is Server.NGINX and not key:
         raise Stop("nothing says which key nginx shall use", "add --key KEY", Exit.USAGE)
-    files, steps = agent_install.openssl_files(listen), agent_install.OPENSSL_STEPS
+    files, steps = server_files.openssl_files(listen), server_files.OPENSSL_STEPS
     if server is Server.NGINX:
-        files += agent_install.nginx_files(key, (keys or default_keys(config)).absolute())
-        steps = agent_install.nginx_steps(key)
-    agent_install.install(output, files, steps, root, only_print=only_print)
+        files += server_files.nginx_files(key, (keys or default_keys(config)).absolute())
+        steps = server_files.nginx_steps(key)
+    server_files.install(output, files, steps, root, only_print=only_print)
 
 
 @command(
@@ -147,7 +147,7 @@ def check(
     ] = None,
     openssl: Annotated[
         Path, typer.Option("--openssl", metavar="FILE", help="OpenSSL configuration of the server.")
-    ] = agent_install.OPENSSL_CONFIGURATION,
+    ] = server_files.OPENSSL_CONFIGURATION,
     user: Annotated[
         str,
         typer.Option(

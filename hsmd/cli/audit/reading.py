@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli import audit_rows
-from hsmd.cli.audit_options import app, read_page
+from hsmd.cli.audit import rows
+from hsmd.cli.audit.options import app, read_page
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.output import escape, table
@@ -41,11 +41,11 @@ def show(
 
     An attempt and its outcome are one row. The result "open" means that no outcome has been recorded (yet).
     """
-    wanted = audit_rows.Filter(client, key, _digest_of(session, key) if key else "")
-    rows, size = audit_rows.newest(partial(read_page, session), wanted, count)
+    wanted = rows.Filter(client, key, _digest_of(session, key) if key else "")
+    found, size = rows.newest(partial(read_page, session), wanted, count)
     session.output.show(
-        {"size": size, "records": [row.document for row in rows]},
-        lambda: table(audit_rows.HEADERS, [row.cells for row in rows]),
+        {"size": size, "records": [row.document for row in found]},
+        lambda: table(rows.HEADERS, [row.cells for row in found]),
     )
 
 
@@ -69,7 +69,7 @@ def tail(
     while True:
         page = read_page(session, first, MAX_PAGE)
         for line in page.lines:
-            print(line if session.output.as_json else escape(audit_rows.one_line(line)), flush=True)
+            print(line if session.output.as_json else escape(rows.one_line(line)), flush=True)
         first += len(page.lines)
         if not follow and first >= page.size:
             return

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli import agent_place, systemd
+from hsmd.cli import systemd
+from hsmd.cli.agent import place
 from hsmd.cli.base.failures import Exit, Stop
 from hsmd.cli.base.files import PUBLIC, replace
 from hsmd.cli.base.output import Output
@@ -72,7 +73,7 @@ def systemd_files(config: Path, user: str) -> list[Installed]:
     from hsmd.agent.config import KEEP, load
 
     group = load(config).socket.group
-    agent_place.known(user)
+    place.known(user)
     return [Installed(_AGENT_UNIT, systemd.agent_unit(config, user, "" if group == KEEP else str(group)))]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.audit_options import app, content, key_ring, read_page
+from hsmd.cli.audit.options import app, content, key_ring, read_page
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.failures import Exit, ProblemsFound, Stop

@@ -7,8 +7,8 @@ import pwd
 import stat
 from pathlib import Path
 
+from hsmd.cli.agent.findings import Finding, bad, good
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
-from hsmd.cli.findings import Finding, bad, good
 from hsmd.errors import ConfigurationError, HsmdError, NotFound, Refused
 from hsmd.protocol.messages import Identity, KeyInfo, KeyShow, WhoAmI
 

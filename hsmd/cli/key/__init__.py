@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.algorithms import KeyType
-from hsmd.cli import key_owner
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
 from hsmd.cli.base.failures import Exit, Stop
@@ -17,6 +16,7 @@ from hsmd.cli.base.names import KeyName, NewName
 from hsmd.cli.base.output import fields, note, table, when
 from hsmd.cli.base.paging import keys_of
 from hsmd.cli.base.reading import certificate_text
+from hsmd.cli.key import owner
 from hsmd.protocol.messages import (
     Done,
     KeyAdopt,
@@ -41,7 +41,7 @@ app = group(
     it may ever be used for is fixed at that moment and kept beside it in the token."""
 )
 
-app.add_typer(key_owner.app, name="owner")
+app.add_typer(owner.app, name="owner")
 
 Purposes = Annotated[
     list[str],
@@ -179,7 +179,7 @@ def import_pem(
     the token and past the network; the daemon is only told to serve it. Destroy the file afterwards: a key that was in a file
     once is as safe as that file was.
     """
-    from hsmd.cli.key_import import import_key
+    from hsmd.cli.key.import_ import import_key
 
     with session.output.working("the token is taking the key"):
         info = import_key(session, name, pem, passphrase_file, config.absolute(), token, purpose)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.agent_options import Config, app, default_config
+from hsmd.cli.agent.options import Config, app, default_config
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.failures import Exit, Stop
 from hsmd.cli.base.output import Output, fields, table

@@ -11,7 +11,7 @@ from hsmd.cli.base.failures import Exit, Stop
 from hsmd.cli.base.output import Output
 
 if TYPE_CHECKING:
-    from hsmd.cli.dev_house import KeyWish
+    from hsmd.cli.dev.dev_house import KeyWish
 
 app = typer.Typer(add_completion=False)
 
@@ -49,7 +49,7 @@ def dev(
     until SIGINT or SIGTERM, until its parent dies, or until its standard input (if that is a pipe) is closed. Then it
     removes everything it made.
     """
-    from hsmd.cli import dev_house
+    from hsmd.cli.dev import dev_house
 
     wishes = [_wish(text) for text in key]
     names = [wish.name for wish in wishes]
@@ -61,7 +61,7 @@ def dev(
 
 
 def _wish(text: str) -> KeyWish:
-    from hsmd.cli.dev_house import KeyWish
+    from hsmd.cli.dev.dev_house import KeyWish
 
     name, _, rest = text.partition(":")
     key_type, _, purposes = rest.partition(":")

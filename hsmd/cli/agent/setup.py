@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import agent_place, agent_toml, enroll as enrolment
-from hsmd.cli.agent_options import Config, Socket, app, default_config
+from hsmd.cli import enroll as enrolment
+from hsmd.cli.agent import agent_toml, place
+from hsmd.cli.agent.options import Config, Socket, app, default_config
 from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.failures import Exit, Stop
@@ -99,8 +100,8 @@ def init(
         if path.exists() or path.is_symlink():
             raise exists(path)
     operators = tuple(ssh_keys.line_or_file(text).line for text in operator_key)
-    local = agent_place.choose(file, socket, tuple(allow))
-    agent_place.check_owner(owner)
+    local = place.choose(file, socket, tuple(allow))
+    place.check_owner(owner)
     token = _token(enroll, daemon, client, host_key)
     with ExitStack() as undo:
         if token is None:
@@ -118,10 +119,10 @@ def init(
             keys = operators or tuple(answer.operator_keys)
             pinned = agent_toml.Pinned(token.address, tuple(answer.host_keys), answer.client, identity, keys)
             text = _checked(local, pinned, file)
-        agent_place.give(identity, owner)
+        place.give(identity, owner)
         undo.callback(file.unlink, missing_ok=True)
         write_new(file, text, PRIVATE)
-        agent_place.give(file, owner)
+        place.give(file, owner)
         undo.pop_all()
     key = ssh_keys.read(ssh_keys.public_file(identity))
     _report_init(output, file, local, pinned.client, key, enrolled=token is not None)
@@ -155,7 +156,7 @@ def _checked(local: agent_toml.Local, pinned: agent_toml.Pinned, file: Path) -> 
 
 
 def _make_directory(file: Path) -> None:
-    system = file.parent == agent_place.SYSTEM_DIRECTORY
+    system = file.parent == place.SYSTEM_DIRECTORY
     make_directory(file.parent, SHARED_DIRECTORY if system else PRIVATE_DIRECTORY)
 
 

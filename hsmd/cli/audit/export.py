@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hsmd.cli import audit_rows
-from hsmd.cli.audit_options import app, key_ring, read_page
+from hsmd.cli.audit import rows
+from hsmd.cli.audit.options import app, key_ring, read_page
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.failures import Exit, ProblemsFound, Stop
@@ -103,7 +103,7 @@ def about(
     while True:
         page = session.ask(AuditAbout(first=first, limit=MAX_PAGE), AuditLines)
         for line in page.lines:
-            print(line if session.output.as_json else escape(audit_rows.one_line(line)), flush=True)
+            print(line if session.output.as_json else escape(rows.one_line(line)), flush=True)
         if page.next >= page.size or page.next <= first:
             return
         first = page.next

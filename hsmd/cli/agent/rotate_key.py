@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from hsmd.cli.agent_options import Config, app, default_config
+from hsmd.cli.agent.options import Config, app, default_config
 from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.failures import Exit, Stop

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.audit_options import app
+from hsmd.cli.audit.options import app
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
 from hsmd.cli.base.failures import Exit, Stop

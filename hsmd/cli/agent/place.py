@@ -7,7 +7,7 @@ import os
 import pwd
 from pathlib import Path
 
-from hsmd.cli.agent_toml import Local
+from hsmd.cli.agent.agent_toml import Local
 from hsmd.cli.base.failures import Exit, Stop
 from hsmd.cli.base.files import person
 
