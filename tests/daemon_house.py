@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from hsmd.client import Connection, Endpoint
 from hsmd.daemon.store import CredentialRecord, Role, Store
-from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
 from hsmd.errors import HsmdError
+from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import messages
 from hsmd.protocol.frames import (
     MAX_ANSWER_LENGTH,

@@ -19,8 +19,10 @@ import msgspec
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.messages import KeyDescription, TokenRequest
 from hsmd.daemon.ipc.progress import ProgressPage
-from hsmd.daemon.ipc.spawn import SpawnedWorker, WorkerSettings, spawn_worker
-from hsmd.daemon.token.softhsm import SoftHsmToken
+from hsmd.daemon.ipc.spawn import SpawnedWorker, spawn_worker
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
+from hsmd.pkcs11.settings import TokenSettings
+from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Frame, FrameDecoder, Kind
 
@@ -42,13 +44,15 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 def settings_of(token: SoftHsmToken, **changes: Any) -> WorkerSettings:
     """Worker settings for a throw-away token; its start lock lives in its own directory."""
     values: dict[str, Any] = {
-        "token": "test",
+        "name": "test",
         "module": str(token.module),
         "label": token.label,
         "pin_file": str(token.pin_file),
         "lock_file": str(token.pin_file.with_name("start.lock")),
+        "read_write": changes.get("control", False),
     }
-    return WorkerSettings(**{**values, **changes})
+    values |= {name: changes.pop(name) for name in TokenSettings.__struct_fields__ if name in changes}
+    return WorkerSettings(token=TokenSettings(**values), **changes)
 
 
 @dataclass

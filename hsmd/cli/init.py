@@ -206,7 +206,7 @@ def _identity(profile: Path) -> Path:
 
 
 def _softhsm(layout: Layout, undo: ExitStack) -> TokenChoice:
-    from hsmd.daemon.token.softhsm import make_token
+    from hsmd.pkcs11.softhsm import make_token
 
     directory = layout.state / "softhsm"
     if directory.exists():

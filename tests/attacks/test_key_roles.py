@@ -15,8 +15,8 @@ import pytest
 from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import messages as token_messages
 from hsmd.daemon.ipc.messages import AnyRequest
-from hsmd.daemon.token.softhsm import SoftHsmToken
 from hsmd.errors import HsmdError
+from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose
 from tests.token_rig import RawWorker, in_token

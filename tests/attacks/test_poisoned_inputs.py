@@ -19,8 +19,8 @@ import pytest
 from hsmd.algorithms import SCHEMES, KeyType, SignatureScheme, schemes_for
 from hsmd.daemon.ipc import messages as token_messages
 from hsmd.daemon.ipc.messages import KeyDescription
-from hsmd.daemon.token.softhsm import make_token
 from hsmd.errors import BadRequest, ErrorCode, HsmdError
+from hsmd.pkcs11.softhsm import make_token
 from hsmd.protocol.frames import Kind, decode_error, encode_control_request
 from hsmd.purposes import Purpose
 from tests.daemon_house import MAIL, OPERATOR, P256, WEB, House, operation, run_aside, ssh, tls13, wire

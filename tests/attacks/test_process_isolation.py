@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 from hsmd.daemon.ipc import sandbox
-from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
 from hsmd.errors import Unavailable
+from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import messages
 from tests.daemon_house import OPERATOR, ROOT, WEB, House, wait_until
 from tests.daemon_users import can_read, hand_out, interpreter_for_all, user_of
@@ -316,9 +316,9 @@ def abort_hardened(directory: Path) -> None:
 BREAK_OUT = """
 import ctypes, errno, json, os, socket, sys, threading
 import msgspec
-from hsmd.daemon.token import sandbox
-from hsmd.daemon.token.module import open_token
-from hsmd.daemon.ipc.spawn import WorkerSettings
+from hsmd.daemon.ipc import sandbox
+from hsmd.pkcs11.session import open_token
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.system.process import harden
 
 harden()
@@ -343,7 +343,7 @@ def call(name, *arguments):
 thread = threading.Thread(target=of_the_module)
 thread.start()
 enclose = sandbox.prepare(settings)
-token = open_token(settings)
+token = open_token(settings.token)
 enclose()
 import pyseccomp
 results = {
@@ -432,7 +432,7 @@ def test_a_worker_that_should_be_enclosed_does_not_run_without(tmp_path: Path) -
     environment = {"PYTHONPATH": f"{fake}:{ROOT}", **token.environment, "PATH": os.environ["PATH"]}
     settings = settings_of(token)
     code = (
-        "import sys, msgspec\nfrom hsmd.daemon.token import sandbox\nfrom hsmd.daemon.ipc.spawn import WorkerSettings\n"
+        "import sys, msgspec\nfrom hsmd.daemon.ipc import sandbox\nfrom hsmd.daemon.ipc.worker_settings import WorkerSettings\n"
         "from hsmd.errors import Unavailable\nsettings = msgspec.json.decode(sys.argv[1], type=WorkerSettings)\n"
         "try:\n    sandbox.prepare(settings)\nexcept Unavailable as error:\n    print(error.detail)\n"
         "sandbox.prepare(msgspec.structs.replace(settings, sandbox='off'))()\n"

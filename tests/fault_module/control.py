@@ -21,7 +21,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from hsmd.daemon.token.softhsm import SoftHsmToken, softhsm_module
+from hsmd.pkcs11.softhsm import SoftHsmToken, softhsm_module
 
 SOURCE = Path(__file__).with_name("fault_pkcs11.c")
 WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.messages import KeyDescription
-from hsmd.daemon.token.softhsm import make_token
 from hsmd.errors import HsmdError, TokenFailure
+from hsmd.pkcs11.softhsm import make_token
 from tests.fault_module.control import (
     ANY_BIT,
     CKR,

@@ -24,7 +24,7 @@ from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.spawn import SpawnedWorker, spawn_worker
-from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
+from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, settings_of
 
 CALLERS = 48

@@ -14,7 +14,7 @@ SOURCES = sorted((ROOT / "hsmd").rglob("*.py"))
 
 PURE = ("hsmd.errors", "hsmd.algorithms", "hsmd.purposes", "hsmd.protocol", "hsmd.transparency")
 """No I/O, no clock, no logging. Each may import those before it."""
-SHARED = (*PURE, "hsmd.observe", "hsmd.system")
+SHARED = (*PURE, "hsmd.observe", "hsmd.system", "hsmd.pkcs11")
 AWAY_FROM_THE_HSM = (*SHARED, "hsmd.provider", "hsmd.client", "hsmd.agent")
 """The client wing; never the daemon's."""
 NEXT_TO_THE_HSM = tuple(
@@ -22,7 +22,6 @@ NEXT_TO_THE_HSM = tuple(
     for room in (
         "config",
         "ipc",
-        "token",
         "worker",
         "store",
         "audit",
@@ -43,11 +42,11 @@ FACES = ("hsmd.cli", "hsmd.testing")
 
 HOMES = {
     "pkcs11": (
-        "hsmd.daemon.token",
+        "hsmd.pkcs11",
         "hsmd.daemon.worker",
         "hsmd.cli.bench.raw",
     ),  # the benchmark's yardstick is the library in a bare loop
-    "asn1crypto": ("hsmd.daemon.token", "hsmd.daemon.worker"),
+    "asn1crypto": ("hsmd.pkcs11", "hsmd.daemon.worker"),
     "sqlalchemy": ("hsmd.daemon.store",),
     "alembic": ("hsmd.daemon.store",),
     "psycopg": ("hsmd.daemon.store",),

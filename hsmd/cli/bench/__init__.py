@@ -112,7 +112,7 @@ def _house(workers: int) -> Iterator[Daemon]:
 
 
 def _raw(daemon: Daemon, seconds: float) -> dict[str, float]:
-    from hsmd.daemon.token.softhsm import softhsm_module
+    from hsmd.pkcs11.softhsm import softhsm_module
 
     token = daemon.directory / "softhsm"
     order = {

@@ -146,7 +146,7 @@ def _build(
 def _prepare(layout: Layout, workers: int) -> str:
     """Token, host key, store with two clients, configuration; gives the host key line."""
     from hsmd.daemon.store import CredentialRecord, Role, Store
-    from hsmd.daemon.token.softhsm import make_token
+    from hsmd.pkcs11.softhsm import make_token
 
     made = make_token(layout.state / "softhsm")
     host = ssh_keys.make(layout.host_key, "throw-away host key")

@@ -30,7 +30,7 @@ def import_key(
     """
     from hsmd.daemon.config import reader as configuration
     from hsmd.daemon.ipc import importing
-    from hsmd.daemon.launcher.places import worker_settings
+    from hsmd.daemon.ipc.worker_settings import worker_settings
 
     config = configuration.load(config_file)
     token = _token(config, token_name)

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from hsmd.daemon.ipc.messages import KeyDescription
-from hsmd.daemon.ipc.spawn import WorkerSettings, start_module
+from hsmd.daemon.ipc.spawn import start_module
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.errors import BadRequest, TokenFailure, from_wire
 from hsmd.protocol.messages import Name, PurposeLabel
 from hsmd.purposes import expand, labels, with_daemon_purposes

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from hsmd.daemon.ipc.spawn import WorkerSettings
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.errors import Unavailable
 
 OTHER_PROGRAMS = ("execve", "execveat", "fork", "vfork")

@@ -20,6 +20,7 @@ import msgspec
 
 import hsmd
 from hsmd.daemon.ipc.progress import ProgressPage
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
 
 EXIT_LOGIN_REFUSED = 3
 """The token did not take the PIN, or is about to lock it. Starting again would use up tries: do not."""
@@ -31,36 +32,6 @@ EXIT_PROTOCOL = 6
 """The front sent something that is not the protocol."""
 
 _INHERITED = ("CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY", "PATH", "LANG", "LD_LIBRARY_PATH")
-
-
-class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker needs to know.
-
-    The token is chosen by exactly one of `label`, `serial` and `slot`. The PIN comes from `pin_file` or from the systemd
-    credential `pin_credential`, which is open as `pin_fd` where only root may open it. `verify` is "rsa" or "all". A
-    `control` worker makes and destroys keys and uses none. `cleared`: an operator has mended the PIN; it is tried although
-    it was refused before or the token's flags warn. `user` is whom the process runs as, empty for no change.
-    `lock_file` serialises starts; empty for one of our own. `sandbox` ("on" or "off"), `network` and `lock_memory` ("auto",
-    "always" or "never") are what sandbox.py does to it.
-    """
-
-    token: str = ""
-    module: str
-    label: str = ""
-    serial: str = ""
-    slot: int | None = None
-    pin_file: str = ""
-    pin_credential: str = ""
-    verify: str = "rsa"
-    control: bool = False
-    cleared: bool = False
-    log_level: str = "info"
-    user: str = ""
-    lock_file: str = ""
-    pin_fd: int = -1
-    sandbox: str = "on"
-    network: bool = False
-    lock_memory: str = "auto"
 
 
 @dataclass(slots=True)
@@ -137,16 +108,17 @@ def _open_credential(settings: WorkerSettings) -> Iterator[tuple[WorkerSettings,
     Nobody reads it here. One that is not there is for the worker to complain of.
     """
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if not (settings.user and settings.pin_credential and directory):
+    if not (settings.user and settings.token.pin_credential and directory):
         yield settings, []
         return
     try:
-        descriptor = os.open(Path(directory, settings.pin_credential), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(Path(directory, settings.token.pin_credential), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield settings, []
         return
     try:
-        yield msgspec.structs.replace(settings, pin_fd=descriptor), [descriptor]
+        token = msgspec.structs.replace(settings.token, pin_fd=descriptor)
+        yield msgspec.structs.replace(settings, token=token), [descriptor]
     finally:
         os.close(descriptor)
 

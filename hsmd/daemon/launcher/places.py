@@ -6,14 +6,14 @@ still has work is for the front to know.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hsmd import observe
 from hsmd.daemon.config.settings import Config, TokenConfig
-from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, WorkerSettings, spawn_worker
+from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, spawn_worker
+from hsmd.daemon.ipc.worker_settings import worker_settings
 
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 1.0
@@ -199,26 +199,3 @@ def _postpone(place: Place, now: float) -> None:
 def _places_of(token: TokenConfig, generation: int) -> list[Place]:
     signing = [Place(token, control=False, generation=generation) for _ in range(token.workers + token.spare)]
     return [*signing, Place(token, control=True, generation=generation)]
-
-
-def worker_settings(
-    config: Config, token: TokenConfig, *, control: bool, cleared: bool = False
-) -> WorkerSettings:
-    """What a worker on `token` is told; it changes its user only if we may."""
-    return WorkerSettings(
-        token=token.name,
-        module=str(token.module),
-        label=token.label,
-        serial=token.serial,
-        slot=token.slot,
-        pin_file=str(token.pin_file) if token.pin_file else "",
-        pin_credential=token.pin_credential,
-        verify=token.verify,
-        control=control,
-        cleared=cleared,
-        log_level=config.log_level,
-        user=config.users.workers if os.geteuid() == 0 else "",
-        sandbox=token.sandbox,
-        network=token.network,
-        lock_memory=token.lock_memory,
-    )

@@ -15,9 +15,9 @@ import msgspec
 import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
-from hsmd.daemon.token.public_keys import PublicHalf
-from hsmd.daemon.token.templates import checked
 from hsmd.errors import BadRequest
+from hsmd.pkcs11.public_keys import PublicHalf
+from hsmd.pkcs11.templates import checked
 from hsmd.purposes import Purpose, check_ceiling, expand, labels
 
 APPLICATION = "hsmd"

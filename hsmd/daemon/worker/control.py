@@ -9,13 +9,13 @@ from pkcs11 import Attribute
 from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.messages import AnyRequest, KeyDescription
-from hsmd.daemon.token import mechanisms, templates
-from hsmd.daemon.token.module import OpenToken
-from hsmd.daemon.token.public_keys import PublicHalf
 from hsmd.daemon.worker import ceilings, objects
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.inventory import private_keys_by_id, the_private_key
 from hsmd.errors import BadRequest
+from hsmd.pkcs11 import mechanisms, templates
+from hsmd.pkcs11.public_keys import PublicHalf
+from hsmd.pkcs11.session import OpenToken
 from hsmd.protocol.messages import Done
 from hsmd.purposes import Purpose, expand, labels
 

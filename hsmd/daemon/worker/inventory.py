@@ -21,11 +21,11 @@ from pkcs11 import (
     ObjectHandleInvalid,
 )
 
-from hsmd.daemon.token.public_keys import private_fits
 from hsmd.daemon.worker import ceilings
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.operations import OpenKey, open_key
 from hsmd.errors import TokenFailure
+from hsmd.pkcs11.public_keys import private_fits
 
 HALF_WRITTEN = (
     AttributeTypeInvalid,

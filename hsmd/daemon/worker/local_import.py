@@ -18,14 +18,14 @@ import msgspec
 from hsmd.daemon.ipc import sandbox
 from hsmd.daemon.ipc.importing import Failure, ImportOrder
 from hsmd.daemon.ipc.messages import KeyDescription
-from hsmd.daemon.ipc.spawn import WorkerSettings
-from hsmd.daemon.token.faults import name_of
-from hsmd.daemon.token.module import open_token
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.worker import objects
 from hsmd.daemon.worker.control import describe
 from hsmd.daemon.worker.main import EXIT_CRASHED, read_settings
 from hsmd.daemon.worker.pem_keys import MAX_PEM_BYTES, read_private_key
 from hsmd.errors import HsmdError, TokenFailure
+from hsmd.pkcs11.errors import name_of
+from hsmd.pkcs11.session import open_token
 from hsmd.purposes import expand
 from hsmd.system.process import harden
 
@@ -73,7 +73,7 @@ def _import(settings: WorkerSettings, order: ImportOrder) -> KeyDescription:
     purposes = expand(order.purposes)
     sandbox.lock_memory(settings)
     enclose = sandbox.prepare(settings)
-    token = open_token(settings)
+    token = open_token(settings.token)
     enclose()
     try:
         ceiling = objects.import_pair(token.session, order.name, half, attributes, purposes)

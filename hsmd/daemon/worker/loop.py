@@ -15,12 +15,12 @@ from typing import Any
 
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.progress import ProgressPage
-from hsmd.daemon.token.faults import Fault, classify, name_of
 from hsmd.daemon.worker.control import ControlDesk
 from hsmd.daemon.worker.inventory import Inventory
 from hsmd.daemon.worker.operations import OpenKey, Operation
 from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, PurposeMismatch, Refused, TokenFailure
+from hsmd.pkcs11.errors import Fault, classify, name_of
 from hsmd.protocol import frames
 from hsmd.protocol.frames import (
     MAX_REQUEST_LENGTH,

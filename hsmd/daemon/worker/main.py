@@ -27,13 +27,13 @@ from hsmd.daemon.ipc.spawn import (
     EXIT_PROTOCOL,
     EXIT_RECYCLE,
     EXIT_TOKEN_UNAVAILABLE,
-    WorkerSettings,
 )
-from hsmd.daemon.token.module import LoginRefused, OpenToken, open_token
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.worker.control import ControlDesk
 from hsmd.daemon.worker.inventory import Inventory
 from hsmd.daemon.worker.loop import Recycle, WorkerLoop
 from hsmd.errors import HsmdError, ProtocolError
+from hsmd.pkcs11.session import LoginRefused, OpenToken, open_token
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind
 from hsmd.system.process import harden, run_as_batch
@@ -78,7 +78,7 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
         if reason := sandbox.lock_memory(settings):
             print(f"hsmd worker {os.getpid()}: memory may be swapped: {reason}", file=sys.stderr)
         enclose = sandbox.prepare(settings)
-        token = open_token(settings)
+        token = open_token(settings.token)
         enclose()
         loop = _make_loop(settings, token, front, progress)
     except LoginRefused as error:

@@ -13,9 +13,15 @@ from typing import Any
 from pkcs11 import Attribute, ObjectClass
 
 from hsmd.algorithms import Family, KeyType, schemes_for
-from hsmd.daemon.token import templates
-from hsmd.daemon.token.mechanisms import KIND_OF_FAMILY, generation
-from hsmd.daemon.token.public_keys import (
+from hsmd.daemon.worker import ceilings
+from hsmd.daemon.worker.ceilings import Ceiling
+from hsmd.daemon.worker.inventory import private_keys_by_id, the_private_key
+from hsmd.daemon.worker.operations import signing_operation
+from hsmd.daemon.worker.signatures import FaultySignature
+from hsmd.errors import BadRequest, Conflict, TokenFailure
+from hsmd.pkcs11 import templates
+from hsmd.pkcs11.mechanisms import KIND_OF_FAMILY, generation
+from hsmd.pkcs11.public_keys import (
     CURVE_OIDS,
     ED25519_PARAMS,
     PublicHalf,
@@ -23,12 +29,6 @@ from hsmd.daemon.token.public_keys import (
     public_attributes,
     read_public_half,
 )
-from hsmd.daemon.worker import ceilings
-from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.inventory import private_keys_by_id, the_private_key
-from hsmd.daemon.worker.operations import signing_operation
-from hsmd.daemon.worker.signatures import FaultySignature
-from hsmd.errors import BadRequest, Conflict, TokenFailure
 from hsmd.purposes import Purpose, check_ceiling, labels
 
 CKA_ID_BYTES = 16

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from pkcs11 import Attribute
 
 from hsmd.algorithms import SCHEMES, Family, SignatureScheme, schemes_for
-from hsmd.daemon.token.mechanisms import DIGEST_INFO, HASHES, RAW_RSA, signing
-from hsmd.daemon.token.public_keys import PublicHalf
-from hsmd.daemon.token.templates import may
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.premaster import Premaster
 from hsmd.daemon.worker.signatures import checked_size, ecdsa_signature, verifier
 from hsmd.errors import PurposeMismatch
+from hsmd.pkcs11.mechanisms import DIGEST_INFO, HASHES, RAW_RSA, signing
+from hsmd.pkcs11.public_keys import PublicHalf
+from hsmd.pkcs11.templates import may
 from hsmd.purposes import Purpose, PurposeCheck, is_decryption
 
 DECRYPTION_SCHEME = 0

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 from pkcs11 import Attribute
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.token.public_keys import PublicHalf, big_integer, public_attributes
 from hsmd.errors import BadRequest
+from hsmd.pkcs11.public_keys import PublicHalf, big_integer, public_attributes
 
 MAX_PEM_BYTES = 65_536
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----\r?\n.*?-----END \1-----", re.DOTALL)

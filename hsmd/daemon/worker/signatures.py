@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from hsmd.algorithms import SCHEMES, Family, Padding, SignatureScheme
-from hsmd.daemon.token.public_keys import PublicHalf
 from hsmd.errors import TokenFailure
+from hsmd.pkcs11.public_keys import PublicHalf
 
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),

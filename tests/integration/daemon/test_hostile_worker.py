@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hsmd.daemon.ipc.messages import KeyDescription
-from hsmd.daemon.token.softhsm import make_token
 from hsmd.errors import PurposeMismatch, Refused
+from hsmd.pkcs11.softhsm import make_token
 from hsmd.purposes import Purpose
 from tests.daemon_house import P256, TLS13, vectors
 from tests.token_rig import RawWorker, generate

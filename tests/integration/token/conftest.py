@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.ipc.messages import KeyDescription
-from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
+from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from tests.token_rig import RawWorker, generate
 
 Start = Callable[..., RawWorker]

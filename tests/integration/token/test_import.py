@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 from hsmd.algorithms import KeyType, schemes_for
 from hsmd.daemon.ipc.importing import import_key
 from hsmd.daemon.ipc.messages import KeyDescription
-from hsmd.daemon.token.softhsm import SoftHsmToken
 from hsmd.errors import BadRequest, Conflict
+from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
 from tests.integration.token.test_signing import verify
 from tests.token_rig import SERVER_KEY_EXCHANGE, in_token, settings_of

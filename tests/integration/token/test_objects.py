@@ -14,8 +14,8 @@ from cryptography.x509.oid import NameOID
 from hsmd.algorithms import KeyType, SignatureScheme
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.messages import Adopt, KeyDescription
-from hsmd.daemon.token.softhsm import SoftHsmToken
 from hsmd.errors import BadRequest, Conflict, Refused
+from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
 from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, in_token
 

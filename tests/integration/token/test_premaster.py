@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.daemon.ipc.messages import KeyDescription
-from hsmd.daemon.token.softhsm import SoftHsmToken
 from hsmd.errors import PurposeMismatch
+from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
 from tests.token_rig import RawWorker, generate
 

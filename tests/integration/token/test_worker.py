@@ -15,8 +15,8 @@ from hsmd.algorithms import SignatureScheme
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_PROTOCOL, EXIT_RECYCLE, EXIT_TOKEN_UNAVAILABLE
-from hsmd.daemon.token.softhsm import SoftHsmToken, make_token
 from hsmd.errors import ConfigurationError, ErrorCode
+from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind
 from hsmd.purposes import Purpose
@@ -236,7 +236,7 @@ SPAWNING = """
 import sys, re
 from pathlib import Path
 from tests.token_rig import RawWorker
-from hsmd.daemon.token.softhsm import SoftHsmToken
+from hsmd.pkcs11.softhsm import SoftHsmToken
 token = SoftHsmToken(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
 worker = RawWorker(token).ready()
 assert not [name for name in sys.modules if name.split(".")[0] == "pkcs11"], "the front loaded the binding"

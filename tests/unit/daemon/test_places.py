@@ -11,7 +11,8 @@ import pytest
 
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, TokenConfig
-from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE, WorkerSettings
+from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.launcher import places as module
 from hsmd.daemon.launcher.places import LONGEST_DELAY_S, Places, next_delay
 from tests.unit.daemon.test_config import GOOD
@@ -133,10 +134,10 @@ def test_a_refused_pin_stops_the_token_until_the_front_gives_leave(yard: Yard) -
     assert yard.running == [], "a reload is no leave"
     yard.allow("one", cleared=True)
     yard.places.start_due(1e9)
-    assert [worker.settings.cleared for worker in yard.workers[3:]] == [True]
+    assert [worker.settings.token.cleared for worker in yard.workers[3:]] == [True]
     yard.allow("all")
     yard.places.start_due(1e9)
-    assert [worker.settings.cleared for worker in yard.workers[3:]] == [True, False, False]
+    assert [worker.settings.token.cleared for worker in yard.workers[3:]] == [True, False, False]
 
 
 def test_an_operators_leave_is_good_for_one_start(yard: Yard) -> None:
@@ -145,7 +146,7 @@ def test_an_operators_leave_is_good_for_one_start(yard: Yard) -> None:
     yard.workers[0].process.status = EXIT_RECYCLE
     yard.places.reap(0.0, stopping=False)
     yard.places.start_due(1e9)
-    assert [worker.settings.cleared for worker in yard.workers] == [True, False]
+    assert [worker.settings.token.cleared for worker in yard.workers] == [True, False]
 
 
 def test_a_token_that_is_away_gets_one_worker_at_a_time_and_all_when_it_is_back(yard: Yard) -> None:

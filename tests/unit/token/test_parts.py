@@ -18,14 +18,15 @@ from pkcs11 import Attribute
 from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import messages
 from hsmd.daemon.ipc.progress import ProgressPage
-from hsmd.daemon.ipc.spawn import WorkerSettings
-from hsmd.daemon.token import faults, mechanisms, templates
-from hsmd.daemon.token.faults import Fault
-from hsmd.daemon.token.public_keys import PublicHalf, public_attributes, read_public_half
-from hsmd.daemon.token.softhsm import CONFIGURATION
-from hsmd.daemon.token.startlock import StartLock, lock_path
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.worker import ceilings, inventory
 from hsmd.errors import BadRequest, ProtocolError, Unavailable
+from hsmd.pkcs11 import errors, mechanisms, start_lock, templates
+from hsmd.pkcs11.errors import Fault
+from hsmd.pkcs11.public_keys import PublicHalf, public_attributes, read_public_half
+from hsmd.pkcs11.settings import TokenSettings
+from hsmd.pkcs11.softhsm import CONFIGURATION
+from hsmd.pkcs11.start_lock import StartLock, lock_path
 from hsmd.purposes import Purpose
 
 PRIVATES = [
@@ -157,14 +158,14 @@ def test_needed_mechanisms_are_used_ones() -> None:
 
 
 def test_faults_are_told_apart() -> None:
-    assert faults.classify(pkcs11.KeyHandleInvalid()) is Fault.KEY_GONE
-    assert faults.classify(pkcs11.DataLenRange()) is Fault.OPERATION
-    assert faults.classify(pkcs11.GeneralError()) is Fault.UNCLEAR
-    assert faults.classify(pkcs11.DeviceRemoved()) is Fault.POISONED
-    assert faults.classify(pkcs11.PKCS11Error("Unmapped error code 0x68")) is Fault.OPERATION
-    assert faults.classify(pkcs11.PKCS11Error("Unmapped error code 0x54321")) is Fault.POISONED
-    assert faults.classify(RuntimeError("Unmapped error code 0x68")) is Fault.POISONED
-    assert faults.name_of(pkcs11.PKCS11Error("Unmapped error code 0x68")) == "CKR 0x68"
+    assert errors.classify(pkcs11.KeyHandleInvalid()) is Fault.KEY_GONE
+    assert errors.classify(pkcs11.DataLenRange()) is Fault.OPERATION
+    assert errors.classify(pkcs11.GeneralError()) is Fault.UNCLEAR
+    assert errors.classify(pkcs11.DeviceRemoved()) is Fault.POISONED
+    assert errors.classify(pkcs11.PKCS11Error("Unmapped error code 0x68")) is Fault.OPERATION
+    assert errors.classify(pkcs11.PKCS11Error("Unmapped error code 0x54321")) is Fault.POISONED
+    assert errors.classify(RuntimeError("Unmapped error code 0x68")) is Fault.POISONED
+    assert errors.name_of(pkcs11.PKCS11Error("Unmapped error code 0x68")) == "CKR 0x68"
 
 
 # --- inventory ---
@@ -206,7 +207,6 @@ def hold(path: str, held: object, let_go: object) -> None:
 
 
 def test_the_start_lock_keeps_processes_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hsmd.daemon.token import startlock
 
     context = multiprocessing.get_context("spawn")
     held, let_go = context.Event(), context.Event()
@@ -214,7 +214,7 @@ def test_the_start_lock_keeps_processes_apart(tmp_path: Path, monkeypatch: pytes
     other = context.Process(target=hold, args=(str(path), held, let_go))
     other.start()
     assert held.wait(20)
-    monkeypatch.setattr(startlock, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(start_lock, "LOCK_WAIT_S", 0.1)
     with pytest.raises(Unavailable), StartLock(path):
         pass
     let_go.set()
@@ -237,10 +237,10 @@ def test_the_start_lock_follows_no_link(tmp_path: Path) -> None:
 
 def test_one_lock_for_each_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
-    one = lock_path(WorkerSettings(module="m", label="one"))
+    one = lock_path(TokenSettings(module="m", label="one"))
     assert one.parent == tmp_path
-    assert one == lock_path(WorkerSettings(module="m", label="one", control=True, verify="all"))
-    assert one != lock_path(WorkerSettings(module="m", label="two"))
+    assert one == lock_path(TokenSettings(module="m", label="one", read_write=True, cleared=True))
+    assert one != lock_path(TokenSettings(module="m", label="two"))
 
 
 # --- progress page ---
@@ -272,7 +272,9 @@ def test_any_document_is_a_request_or_refused(value: bytes) -> None:
 
 
 def test_settings_travel() -> None:
-    settings = WorkerSettings(module="/m.so", serial="01", pin_credential="pin", verify="all", control=True)
+    settings = WorkerSettings(
+        token=TokenSettings(module="/m.so", serial="01", pin_credential="pin"), verify="all", control=True
+    )
     assert msgspec.json.decode(msgspec.json.encode(settings), type=WorkerSettings) == settings
 
 
@@ -284,8 +286,8 @@ def test_the_template_beside_the_script_is_the_one_in_use() -> None:
 def test_nobody_waits_for_the_clock() -> None:
     """The pool's times are ordered: sweeps well below stalls, the start limit above what all others' starts take."""
     from hsmd.daemon.front.tokens import pool
-    from hsmd.daemon.token import startlock
+    from hsmd.pkcs11 import start_lock
 
     assert pool.SWEEP_S <= 0.02
-    assert startlock.LOCK_WAIT_S < pool.START_LIMIT_S
+    assert start_lock.LOCK_WAIT_S < pool.START_LIMIT_S
     assert time.get_clock_info("monotonic").monotonic

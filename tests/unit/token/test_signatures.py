@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import given, strategies as st
 
 from hsmd.algorithms import SignatureScheme
-from hsmd.daemon.token.public_keys import PublicHalf
 from hsmd.daemon.worker.signatures import FaultySignature, checked_size, ecdsa_signature, verifier
+from hsmd.pkcs11.public_keys import PublicHalf
 
 SIZES = st.sampled_from([32, 48, 66])
 

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from hsmd.daemon.ipc.spawn import WorkerSettings
 from hsmd.errors import Unavailable
+from hsmd.pkcs11.settings import TokenSettings
 
 LOCK_WAIT_S = 15.0
 """Longest wait for the others: a start takes about 0.1 s, a hanging one is killed by the pool."""
@@ -72,7 +72,7 @@ class StartLock:
                 time.sleep(random.uniform(*_POLL_S))
 
 
-def lock_path(settings: WorkerSettings) -> Path:
+def lock_path(settings: TokenSettings) -> Path:
     """Where the lock of the token in `settings` is. Raises Unavailable if there is no safe place for it."""
     if settings.lock_file:
         return Path(settings.lock_file)

@@ -15,12 +15,12 @@ from typing import Any
 import pkcs11
 from pkcs11 import Mechanism, TokenFlag
 
-from hsmd.daemon.ipc.spawn import WorkerSettings
-from hsmd.daemon.token.faults import name_of
-from hsmd.daemon.token.mechanisms import USED
-from hsmd.daemon.token.pin import pin_path, read_pin
-from hsmd.daemon.token.startlock import StartLock, lock_path
 from hsmd.errors import Unavailable
+from hsmd.pkcs11.errors import name_of
+from hsmd.pkcs11.mechanisms import USED
+from hsmd.pkcs11.pin import pin_path, read_pin
+from hsmd.pkcs11.settings import TokenSettings
+from hsmd.pkcs11.start_lock import StartLock, lock_path
 
 TRIES = 5
 _PAUSE_S = (0.05, 0.15)
@@ -55,8 +55,8 @@ class OpenToken:
         return sorted(mechanism.name for mechanism in self.mechanisms & USED)
 
 
-def open_token(settings: WorkerSettings) -> OpenToken:
-    """The token that `settings` choose, logged in; read-write for a control worker.
+def open_token(settings: TokenSettings) -> OpenToken:
+    """The token that `settings` choose, logged in; in a read-write session if they say so.
 
     Raises LoginRefused, or Unavailable if the token cannot be reached, or ConfigurationError for a bad PIN file.
     """
@@ -65,7 +65,7 @@ def open_token(settings: WorkerSettings) -> OpenToken:
         return _log_in(settings, token, lock)
 
 
-def _find(settings: WorkerSettings) -> Any:
+def _find(settings: TokenSettings) -> Any:
     """The token. A module that other programs initialise at the same moment may need several tries."""
     for attempt in range(TRIES):
         if attempt:
@@ -77,10 +77,10 @@ def _find(settings: WorkerSettings) -> Any:
             return _choose(library, settings)
         except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
             failure = name_of(error) if isinstance(error, pkcs11.PKCS11Error) else str(error)
-    raise Unavailable(detail=f"token {settings.token!r} not found with {settings.module}: {failure}")
+    raise Unavailable(detail=f"token {settings.name!r} not found with {settings.module}: {failure}")
 
 
-def _choose(library: Any, settings: WorkerSettings) -> Any:
+def _choose(library: Any, settings: TokenSettings) -> Any:
     """The one token with the label, serial number or slot; the binding's own search cannot look for slots."""
     found = []
     for slot in library.get_slots(token_present=True):
@@ -97,7 +97,7 @@ def _choose(library: Any, settings: WorkerSettings) -> Any:
     return found[0]
 
 
-def _fits(token: Any, settings: WorkerSettings) -> bool:
+def _fits(token: Any, settings: TokenSettings) -> bool:
     if settings.slot is not None:
         return bool(token.slot.slot_id == settings.slot)
     if settings.serial:
@@ -118,7 +118,7 @@ def _check_flags(token: Any, *, cleared: bool) -> None:
         raise LoginRefused(detail="the token reports a wrong PIN since the last good login; check the PIN")
 
 
-def _log_in(settings: WorkerSettings, token: Any, lock: StartLock) -> OpenToken:
+def _log_in(settings: TokenSettings, token: Any, lock: StartLock) -> OpenToken:
     path = pin_path(settings)
     pin, version = read_pin(path, settings.pin_fd)
     _check_flags(token, cleared=settings.cleared)
@@ -127,7 +127,7 @@ def _log_in(settings: WorkerSettings, token: Any, lock: StartLock) -> OpenToken:
             detail=f"{path} was refused before and has not changed since; write the right PIN into it"
         )
     try:
-        session = token.open(rw=settings.control, user_pin=pin)
+        session = token.open(rw=settings.read_write, user_pin=pin)
     except _LOGIN_REFUSALS as error:
         lock.write_note(version)
         raise LoginRefused(detail=f"the token refused the PIN in {path}: {name_of(error)}") from None

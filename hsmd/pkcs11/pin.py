@@ -6,13 +6,13 @@ import os
 import stat
 from pathlib import Path
 
-from hsmd.daemon.ipc.spawn import WorkerSettings
 from hsmd.errors import ConfigurationError
+from hsmd.pkcs11.settings import TokenSettings
 
 MAX_PIN_BYTES = 255
 
 
-def pin_path(settings: WorkerSettings) -> Path:
+def pin_path(settings: TokenSettings) -> Path:
     """Where the PIN is. Raises ConfigurationError if the settings or systemd name no place."""
     if settings.pin_file:
         return Path(settings.pin_file)

@@ -117,7 +117,7 @@ def section(token: SoftHsmToken) -> str:
 
 
 def main() -> int:
-    """`python -m hsmd.daemon.token.softhsm DIRECTORY [LABEL]`: make a token, print its section."""
+    """`python -m hsmd.pkcs11.softhsm DIRECTORY [LABEL]`: make a token, print its section."""
     parser = argparse.ArgumentParser(prog="make-token", description="Makes a throw-away SoftHSM token.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("label", nargs="?", default="hsmd")

@@ -1,0 +1,54 @@
+"""What a token worker is told when it starts."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from hsmd.daemon.config.settings import Config, TokenConfig
+from hsmd.pkcs11.settings import TokenSettings
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one worker.
+
+    `verify` is "rsa" or "all": which signatures are verified before they leave. A `control` worker makes and destroys keys
+    and uses none. `user` is the user the process runs as, empty for no change. `sandbox` ("on" or "off"), `network` and
+    `lock_memory` ("auto", "always" or "never") say how far sandbox.py closes it.
+    """
+
+    token: TokenSettings
+    verify: str = "rsa"
+    control: bool = False
+    log_level: str = "info"
+    user: str = ""
+    sandbox: str = "on"
+    network: bool = False
+    lock_memory: str = "auto"
+
+
+def worker_settings(
+    config: Config, token: TokenConfig, *, control: bool, cleared: bool = False
+) -> WorkerSettings:
+    """The settings of a worker on `token`; it changes its user only if this process may change users."""
+    return WorkerSettings(
+        token=TokenSettings(
+            name=token.name,
+            module=str(token.module),
+            label=token.label,
+            serial=token.serial,
+            slot=token.slot,
+            pin_file=str(token.pin_file) if token.pin_file else "",
+            pin_credential=token.pin_credential,
+            read_write=control,
+            cleared=cleared,
+        ),
+        verify=token.verify,
+        control=control,
+        log_level=config.log_level,
+        user=config.users.workers if os.geteuid() == 0 else "",
+        sandbox=token.sandbox,
+        network=token.network,
+        lock_memory=token.lock_memory,
+    )
