@@ -12,7 +12,7 @@ import asyncssh
 import pytest
 
 from hsmd.client.enrolment import enrol
-from hsmd.daemon.front.control.desk import CHANGES
+from hsmd.daemon.front.control.dispatcher import CHANGES
 from hsmd.errors import Refused, RefusedHere
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import EnrolmentToken

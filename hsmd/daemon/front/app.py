@@ -23,28 +23,28 @@ from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config
-from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
-from hsmd.daemon.front.checkpoints.log_keeper import LogKeeper
+from hsmd.daemon.front.checkpoints.log_guard import LogKeeper
 from hsmd.daemon.front.control.audit import AuditDesk
 from hsmd.daemon.front.control.clients import ClientDesk
-from hsmd.daemon.front.control.desk import Desk
+from hsmd.daemon.front.control.dispatcher import Desk
 from hsmd.daemon.front.control.enrolment import EnrolmentDesk
 from hsmd.daemon.front.control.keys import KeyDesk
-from hsmd.daemon.front.control.state import StateDesk
+from hsmd.daemon.front.control.status import StateDesk
 from hsmd.daemon.front.control.tokens import TokenDesk
 from hsmd.daemon.front.metrics import MetricsEndpoint
+from hsmd.daemon.front.signing.counters import Tallies
+from hsmd.daemon.front.signing.rate_limits import ShareLimits, Shares
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.signing.shares import ShareLimits, Shares
-from hsmd.daemon.front.signing.tallies import Tallies
 from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.daemon.front.ssh.session import Session, Transport
-from hsmd.daemon.front.ssh.ssh import SshListener
-from hsmd.daemon.front.tokens.logins import Starts, TokenLogins
-from hsmd.daemon.front.tokens.reconcile import Reconciler
-from hsmd.daemon.front.tokens.tokens import Tokens
+from hsmd.daemon.front.tokens.login_guard import Starts, TokenLogins
+from hsmd.daemon.front.tokens.pools import Tokens
+from hsmd.daemon.front.tokens.reconciliation import Reconciler
 from hsmd.daemon.launcher.launcher import MAX_PACKET_BYTES
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure

@@ -10,8 +10,8 @@ from datetime import timedelta
 
 import pytest
 
-from hsmd.daemon.front.tokens import logins as module
-from hsmd.daemon.front.tokens.logins import Starts, TokenLogins
+from hsmd.daemon.front.tokens import login_guard as module
+from hsmd.daemon.front.tokens.login_guard import Starts, TokenLogins
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import NotFound
 from tests.integration.store.conftest import NOW

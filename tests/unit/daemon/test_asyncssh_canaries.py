@@ -19,7 +19,7 @@ from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate
 
 from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.front.ssh.admission import Admission
-from hsmd.daemon.front.ssh.ssh import SshListener
+from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
 from tests.daemon_house import certificate
 

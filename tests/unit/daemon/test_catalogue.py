@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.front.access import catalogue
-from hsmd.daemon.front.access.catalogue import Catalogue
+from hsmd.daemon.front.access import snapshot_cache
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
 from hsmd.daemon.store import Store
 from hsmd.errors import StoreFailure
 from tests.daemonlike import eventually
 
 
 async def test_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "POLL_S", 0.001)
+    monkeypatch.setattr(snapshot_cache, "POLL_S", 0.001)
     now, looks, away = 0.0, 0, False
     store = Store(f"sqlite:///{tmp_path / 'store'}")
     store.migrate()

@@ -14,7 +14,7 @@ import pytest
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.front.control.desk import CHANGES, MAX_CHANGES, Desk
+from hsmd.daemon.front.control.dispatcher import CHANGES, MAX_CHANGES, Desk
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, Role
 from hsmd.errors import AuditFailure, Conflict, Overloaded, Refused
 from hsmd.protocol import messages

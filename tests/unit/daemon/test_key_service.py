@@ -17,7 +17,7 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant, Snapshot
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.signing.use import Use
+from hsmd.daemon.front.signing.signing_request import Use
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, GrantRecord, KeyRecord, Role
 from hsmd.errors import (

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hsmd.daemon.audit.log import AuditLog, utc_now
 from hsmd.daemon.config.settings import AuditConfig
-from hsmd.daemon.front.checkpoints.log_keeper import LogKeeper
+from hsmd.daemon.front.checkpoints.log_guard import LogKeeper
 from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure, BadRequest
 from hsmd.transparency import discontinuity

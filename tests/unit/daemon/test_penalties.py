@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.front.signing.penalties import CRASHES, FIRST_S, LONGEST_S, MAX_PAIRS, MEMORY_S, Penalties
-from hsmd.daemon.front.tokens.culprits import MAX_WAITING, Culprits
+from hsmd.daemon.front.signing.crash_penalties import (
+    CRASHES,
+    FIRST_S,
+    LONGEST_S,
+    MAX_PAIRS,
+    MEMORY_S,
+    Penalties,
+)
+from hsmd.daemon.front.tokens.crash_attribution import MAX_WAITING, Culprits
 from hsmd.daemon.front.tokens.jobs import Job
-from hsmd.daemon.front.tokens.reconcile import compare
+from hsmd.daemon.front.tokens.reconciliation import compare
 from hsmd.daemon.ipc.messages import NO_PRIVATE_KEY, KeyDescription
 
 KEY, OTHER = b"\1" * 32, b"\2" * 32

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.signing.use import Use
+from hsmd.daemon.front.signing.signing_request import Use
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
 from hsmd.daemon.store.records import Role
 from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, ProtocolError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from hsmd.daemon.front.signing.shares import RETRY_OPEN_MS, ShareLimits, Shares
+from hsmd.daemon.front.signing.rate_limits import RETRY_OPEN_MS, ShareLimits, Shares
 
 LIMITS = ShareLimits(rate=10, open_operations=4)
 

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from hsmd.daemon.front.ssh.sources import (
+from hsmd.daemon.front.ssh.source_penalties import (
     KNOWN_S,
     LOGIN_FAILED_S,
     MANY,

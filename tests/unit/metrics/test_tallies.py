@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from hypothesis import given, strategies as st
 
-from hsmd.daemon.front.signing.tallies import BOUNDS_S, OTHER, WINDOW_S, Histogram, Tallies
+from hsmd.daemon.front.signing.counters import BOUNDS_S, OTHER, WINDOW_S, Histogram, Tallies
 
 
 def test_series_are_bounded_and_nothing_is_lost() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hsmd.daemon.front.tokens.crew import Crew
+from hsmd.daemon.front.tokens.worker_rotation import Crew
 
 SIZE, OPERATIONS, AGE_S = 2, 10, 100.0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.front.tokens.health import SILENT_STARTS, Breaker, BreakerState, TokenHealth
+from hsmd.daemon.front.tokens.circuit_breaker import SILENT_STARTS, Breaker, BreakerState, TokenHealth
 from hsmd.daemon.ipc import messages
 
 EVENTS = ("begin", "passed", "failed-alone", "failed-among-others")

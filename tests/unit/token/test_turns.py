@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from hsmd.daemon.front.tokens.backlog import Backlog
-from hsmd.daemon.front.tokens.entrance import ACTIVE_S, LEAST_SHARE, Entrance, Load
+from hsmd.daemon.front.tokens.fair_queue import Turns
+from hsmd.daemon.front.tokens.job_queue import Backlog
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
-from hsmd.daemon.front.tokens.turns import Turns
+from hsmd.daemon.front.tokens.load_shedding import ACTIVE_S, LEAST_SHARE, Entrance, Load
 from hsmd.errors import Overloaded, Unavailable
 
 CLIENTS, KEYS = ("ann", "bob", "eve"), (b"k1", b"k2", b"k3")

@@ -16,7 +16,7 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.tree import LogTree
 from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.front.signing.own_use import sign_as_daemon
+from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import AuditFailure, HsmdError, NotFound

@@ -7,12 +7,12 @@ import asyncio
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.readers import Reader, about, may_read
 from hsmd.daemon.audit.view import LogView
-from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
-from hsmd.daemon.front.checkpoints.log_keeper import LogKeeper
-from hsmd.daemon.front.control.desk import Handler
+from hsmd.daemon.front.checkpoints.log_guard import LogKeeper
+from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.store.records import Role
 from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError
 from hsmd.protocol import messages

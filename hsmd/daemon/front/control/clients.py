@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
-from hsmd.daemon.front.control.desk import Handler
-from hsmd.daemon.front.ssh.ssh_keys import parse_public_key
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
 from hsmd.daemon.store import ClientRecord, GrantRecord, RevocationRecord, Store
 from hsmd.errors import BadRequest, Conflict, NotFound, Refused
 from hsmd.protocol import messages

@@ -18,11 +18,11 @@ from hashlib import sha256
 from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import RefusalMeter
-from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
 from hsmd.daemon.front.control.clients import role_named
-from hsmd.daemon.front.control.desk import Handler
-from hsmd.daemon.front.ssh.ssh_keys import parse_public_key
+from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
 from hsmd.daemon.store import EnrolmentRecord, Store
 from hsmd.errors import AuditFailure, BadRequest, HsmdError, NotFound
 from hsmd.protocol import messages

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.algorithms import KeyType, SignatureScheme, key_type_of
 from hsmd.daemon import pki
-from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity, Role
-from hsmd.daemon.front.control.desk import Handler
-from hsmd.daemon.front.signing.own_use import sign_as_daemon
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.daemon.ipc import messages as token_messages

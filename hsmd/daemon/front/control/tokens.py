@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.control.desk import Handler
-from hsmd.daemon.front.tokens.logins import TokenLogins
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.tokens.login_guard import TokenLogins
 from hsmd.daemon.front.tokens.pool import TokenPool
-from hsmd.daemon.front.tokens.reconcile import Differences
+from hsmd.daemon.front.tokens.reconciliation import Differences
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Done, Request
 

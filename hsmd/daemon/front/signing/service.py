@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.rules import Denial, Rule
 from hsmd.daemon.front.access.snapshot import Grant, Snapshot
-from hsmd.daemon.front.signing.penalties import Penalties
-from hsmd.daemon.front.signing.shares import Share, ShareLimits, Shares
-from hsmd.daemon.front.signing.tallies import OTHER, PERFORMED, Tallies
-from hsmd.daemon.front.signing.use import Caller, Use
+from hsmd.daemon.front.signing.counters import OTHER, PERFORMED, Tallies
+from hsmd.daemon.front.signing.crash_penalties import Penalties
+from hsmd.daemon.front.signing.rate_limits import Share, ShareLimits, Shares
+from hsmd.daemon.front.signing.signing_request import Caller, Use
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
     AuditFailure,

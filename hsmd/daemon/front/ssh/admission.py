@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hsmd.daemon.config.settings import LimitsConfig
-from hsmd.daemon.front.ssh.sources import Sources
+from hsmd.daemon.front.ssh.source_penalties import Sources
 
 CLIENT_SHARE = 4
 """One client may hold at most one connection in so many of all that are allowed ..."""

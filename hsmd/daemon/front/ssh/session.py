@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.signing.use import Use
+from hsmd.daemon.front.signing.signing_request import Use
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,

@@ -17,14 +17,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from hsmd.daemon.front.tokens.backlog import Backlog
-from hsmd.daemon.front.tokens.control_link import ControlLink
-from hsmd.daemon.front.tokens.crew import UNBOUNDED, Crew
-from hsmd.daemon.front.tokens.culprits import Culprits
-from hsmd.daemon.front.tokens.entrance import SHARED_WINDOW, Entrance, Load
-from hsmd.daemon.front.tokens.health import HealthListener, Nobody, TokenHealth
+from hsmd.daemon.front.tokens.circuit_breaker import HealthListener, Nobody, TokenHealth
+from hsmd.daemon.front.tokens.control_channel import ControlLink
+from hsmd.daemon.front.tokens.crash_attribution import Culprits
+from hsmd.daemon.front.tokens.job_queue import Backlog
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status, completion_of, completion_of_lost
-from hsmd.daemon.front.tokens.link import WorkerLink
+from hsmd.daemon.front.tokens.load_shedding import SHARED_WINDOW, Entrance, Load
+from hsmd.daemon.front.tokens.worker_channel import WorkerLink
+from hsmd.daemon.front.tokens.worker_rotation import UNBOUNDED, Crew
 from hsmd.daemon.ipc.messages import CHANGES, Failed, Faulty, Probed, Ready, TokenRequest, decode_event
 from hsmd.errors import (
     DeadlineExceeded,

@@ -8,13 +8,13 @@ from datetime import datetime
 
 import hsmd
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.front.access.catalogue import Catalogue
 from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
-from hsmd.daemon.front.checkpoints.log_keeper import LogKeeper
-from hsmd.daemon.front.control.desk import Handler
+from hsmd.daemon.front.checkpoints.log_guard import LogKeeper
+from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.signing.counters import BOUNDS_S
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.signing.tallies import BOUNDS_S
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.protocol import messages

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from hsmd.daemon.front.tokens.fair_queue import Turns
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
-from hsmd.daemon.front.tokens.link import WorkerLink
-from hsmd.daemon.front.tokens.turns import Turns
+from hsmd.daemon.front.tokens.worker_channel import WorkerLink
 from hsmd.errors import DeadlineExceeded, HsmdError
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from hsmd.daemon.front.tokens.link import WorkerLink
+from hsmd.daemon.front.tokens.worker_channel import WorkerLink
 
 JITTER = 0.2
 """Workers that were started together leave up to this share of their time earlier."""

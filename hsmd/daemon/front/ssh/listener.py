@@ -17,8 +17,8 @@ from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfi
 from hsmd.daemon.front.access.identity import Role
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
 from hsmd.daemon.front.ssh.enrolment import Enrolments
-from hsmd.daemon.front.ssh.ssh_connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
 from hsmd.errors import ConfigurationError
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 

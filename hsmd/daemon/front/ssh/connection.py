@@ -25,7 +25,7 @@ from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments, refuse
 from hsmd.daemon.front.ssh.flow import Flow
 from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
-from hsmd.daemon.front.ssh.sources import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
+from hsmd.daemon.front.ssh.source_penalties import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.system.ssh_profile import SUBSYSTEM, without_ignore_packets
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Protocol
 
-from hsmd.daemon.front.tokens.link import WorkerLink
+from hsmd.daemon.front.tokens.worker_channel import WorkerLink
 from hsmd.daemon.ipc.messages import PROBE, Probed
 from hsmd.protocol.frames import Kind, encode
 

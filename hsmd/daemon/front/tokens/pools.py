@@ -17,7 +17,7 @@ from typing import Any
 
 from hsmd import observe
 from hsmd.daemon.config.settings import TokenConfig
-from hsmd.daemon.front.tokens.health import HealthListener
+from hsmd.daemon.front.tokens.circuit_breaker import HealthListener
 from hsmd.daemon.front.tokens.pool import Completion, Job, TokenPool
 
 WORKER_WINDOW = 32

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hsmd.daemon.front.tokens.backlog import Backlog
+from hsmd.daemon.front.tokens.job_queue import Backlog
 from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.errors import HsmdError, Overloaded
 

@@ -8,7 +8,7 @@ from hsmd.algorithms import SignatureScheme
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.signing.use import Use
+from hsmd.daemon.front.signing.signing_request import Use
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import HsmdError
 from hsmd.purposes import Purpose

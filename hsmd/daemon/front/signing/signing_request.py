@@ -6,7 +6,7 @@ from typing import Protocol
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
-from hsmd.daemon.front.signing.shares import Share
+from hsmd.daemon.front.signing.rate_limits import Share
 from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.errors import HsmdError
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog, utc_now
 from hsmd.daemon.config.settings import AuditConfig
-from hsmd.daemon.front.access.catalogue import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import Catalogue
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer, Published
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import AuditHead
