@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from hsmd.daemon.ipc import messages
-from hsmd.daemon.ipc.messages import KeyDescription, TokenRequest
+from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.spawn import SpawnedWorker, spawn_worker
+from hsmd.daemon.ipc.worker_messages import KeyDescription, TokenRequest
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.pkcs11.settings import TokenSettings
 from hsmd.pkcs11.softhsm import SoftHsmToken
@@ -73,16 +73,16 @@ class RawWorker:
         self._frames: list[Frame] = []
         self._next_id = 0
 
-    def event(self) -> messages.AnyEvent:
+    def event(self) -> worker_messages.AnyEvent:
         """The first thing a worker says."""
         kind, request_id, body = self.frame()
         assert (kind, request_id) == (Kind.EVENT, 0)
-        return messages.decode_event(body)
+        return worker_messages.decode_event(body)
 
     def ready(self) -> RawWorker:
         """Wait for the ready notice."""
         event = self.event()
-        assert isinstance(event, messages.Ready), event
+        assert isinstance(event, worker_messages.Ready), event
         return self
 
     def frame(self) -> Frame:
@@ -119,7 +119,7 @@ class RawWorker:
     def control(self, request: TokenRequest) -> Any:
         """The result of a control request. Raises what the worker answers."""
         self._next_id += 1
-        self.send(frames.encode_control_request(self._next_id, 60_000, messages.encode(request)))
+        self.send(frames.encode_control_request(self._next_id, 60_000, worker_messages.encode(request)))
         kind, _, body = self.frame()
         if kind == Kind.ERROR:
             raise frames.decode_error(body)
@@ -144,7 +144,7 @@ class RawWorker:
 def generate(control: RawWorker, name: str, key_type: str, purposes: Iterable[str]) -> KeyDescription:
     """Generate a key through a control worker."""
     made: KeyDescription = control.control(
-        messages.Generate(name=name, key_type=key_type, purposes=list(purposes))
+        worker_messages.Generate(name=name, key_type=key_type, purposes=list(purposes))
     )
     return made
 

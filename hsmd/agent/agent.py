@@ -17,13 +17,13 @@ from hsmd.agent.config import AgentConfig
 from hsmd.agent.listener import Listener, inherited, listen
 from hsmd.agent.session import Session, Sessions
 from hsmd.agent.upstream import Cancellable, Upstream
+from hsmd.client.channel import Answered
 from hsmd.client.connection import Connection
 from hsmd.client.endpoint import Endpoint
-from hsmd.client.link import Answered
 from hsmd.client.witness import Witness
 from hsmd.errors import HsmdError, NotFound, Refused, RefusedHere, Unavailable
 from hsmd.protocol import messages
-from hsmd.system.notify import notify
+from hsmd.system.sd_notify import notify
 
 REFRESH_S = 60.0
 """How often the cache is compared with the daemon when nothing else calls for it."""

@@ -25,7 +25,7 @@ from hsmd.protocol.messages import (
     KeyShow,
     PemDocument,
 )
-from hsmd.system import durable
+from hsmd.system import atomic_file
 
 FILE_NAME = "keys.json"
 MAX_KEYS = 10_000
@@ -125,7 +125,7 @@ class Cache:
     def _store(self) -> None:
         content = msgspec.json.encode(_File(1, [self._keys[name] for name in self.names()]))
         try:
-            durable.replace(self._directory / FILE_NAME, content)
+            atomic_file.replace(self._directory / FILE_NAME, content)
         except OSError as error:
             log.error("cache.not_stored", path=str(self._directory), error=str(error))
 

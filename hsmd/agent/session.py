@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from hsmd import observe
 from hsmd.agent.upstream import Cancellable
-from hsmd.client.link import Answered, error_body
+from hsmd.client.channel import Answered, error_body
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from hsmd import observe
+from hsmd.client.channel import Answered
 from hsmd.client.connection import Ask, Connection
 from hsmd.client.endpoint import Endpoint
-from hsmd.client.link import Answered
 from hsmd.client.witness import LogRefused, Witness
 from hsmd.errors import ConfigurationError, ErrorCode, HsmdError, Unavailable
 from hsmd.protocol.frames import Kind

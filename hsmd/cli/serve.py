@@ -36,13 +36,13 @@ def serve(
     SIGTERM and SIGINT let open requests end first, SIGHUP reads the configuration again. The log goes to standard error, one
     JSON object per line. `hsmd init` makes the configuration.
     """
-    from hsmd.daemon.launcher import launcher
+    from hsmd.daemon.launcher.app import serve as run_daemon
 
     def ready(notice: dict[str, Any]) -> None:
         if ready_fd is not None:
             os.write(ready_fd, json.dumps(notice).encode() + b"\n")
             os.close(ready_fd)
 
-    code = launcher.serve(config.absolute(), ready=ready)
+    code = run_daemon(config.absolute(), ready=ready)
     if code != 0:
         raise typer.Exit(code)

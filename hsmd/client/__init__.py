@@ -6,9 +6,9 @@
 
 from hsmd.client.connection import Connection
 from hsmd.client.endpoint import AgentEndpoint, Endpoint, parse_address
-from hsmd.client.face import Client
 from hsmd.client.keyref import KeyReference
 from hsmd.client.private_key import RemotePrivateKey
+from hsmd.client.sync_client import Client
 
 __all__ = [
     "AgentEndpoint",

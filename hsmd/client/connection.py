@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Struct
 
 from hsmd import observe
+from hsmd.client.channel import Answered, Link, Ticket
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
-from hsmd.client.link import Answered, Link, Ticket
 from hsmd.client.transport import LOGIN_S, open_wire
 from hsmd.errors import (
     BadRequest,

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from hsmd.errors import ConfigurationError
-from hsmd.system import durable
+from hsmd.system import atomic_file
 
 MAX_FILE_BYTES = 1 << 20
 MAX_ORIGIN_BYTES = 150
@@ -68,7 +68,7 @@ class Memories:
             with self._locked():
                 if self.of_origin(memory.origin) != known:
                     return False
-                durable.replace(self.path(memory.origin), msgspec.json.encode(memory))
+                atomic_file.replace(self.path(memory.origin), msgspec.json.encode(memory))
                 return True
         except OSError as error:
             raise ConfigurationError("witness", [f"{self.directory}: {error.strerror}"]) from None

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.ipc import messages as token_messages
-from hsmd.daemon.ipc.messages import AnyRequest
+from hsmd.daemon.ipc import worker_messages as token_messages
+from hsmd.daemon.ipc.worker_messages import AnyRequest
 from hsmd.errors import HsmdError
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.protocol import messages

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from hsmd.algorithms import SCHEMES, KeyType, SignatureScheme, schemes_for
-from hsmd.daemon.ipc import messages as token_messages
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc import worker_messages as token_messages
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import BadRequest, ErrorCode, HsmdError
 from hsmd.pkcs11.softhsm import make_token
 from hsmd.protocol.frames import Kind, decode_error, encode_control_request

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, encode_key_operation
 from hsmd.purposes import Purpose

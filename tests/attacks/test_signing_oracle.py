@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hsmd.daemon.ipc import messages as token_messages
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc import worker_messages as token_messages
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import BadRequest, ErrorCode, HsmdError
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmd.daemon.ipc import messages
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc import worker_messages
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import HsmdError, TokenFailure
 from hsmd.pkcs11.softhsm import make_token
 from tests.fault_module.control import (
@@ -196,7 +196,7 @@ def test_sessions_are_capped_over_all_processes(
     fault_module.cap_sessions(1)
     refused = RawWorker(token)
     event = refused.event()
-    assert isinstance(event, messages.Failed) and "SessionCount" in event.text
+    assert isinstance(event, worker_messages.Failed) and "SessionCount" in event.text
     refused.close()
     worker.spawned.process.kill()
     worker.exit_status()

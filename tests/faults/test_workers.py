@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
-from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.spawn import SpawnedWorker, spawn_worker
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, settings_of
 

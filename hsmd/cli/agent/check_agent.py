@@ -7,7 +7,7 @@ import pwd
 import stat
 from pathlib import Path
 
-from hsmd.cli.agent.findings import Finding, bad, good
+from hsmd.cli.agent.check_results import Finding, bad, good
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.errors import ConfigurationError, HsmdError, NotFound, Refused
 from hsmd.protocol.messages import Identity, KeyInfo, KeyShow, WhoAmI

@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsmd.cli.agent.findings import Finding, bad, good
+from hsmd.cli.agent.check_results import Finding, bad, good
 from hsmd.client.keyref import KeyReference, decode
 from hsmd.errors import BadRequest
 from hsmd.protocol.messages import KeyInfo

@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from hsmd.cli.agent.findings import Finding, bad, good
+from hsmd.cli.agent.check_results import Finding, bad, good
 
 _SUBJECT = "OpenSSL"
 TIMEOUT_S = 10.0

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.agent import check_agent, check_files, check_openssl, findings, server_files
+from hsmd.cli.agent import check_agent, check_files, check_openssl, check_results, server_files
 from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
@@ -170,4 +170,4 @@ def check(
     found += check_files.check_reference(reference, info)
     found += check_files.check_certificate(chain, info, datetime.now(UTC))
     found += check_openssl.check_openssl(openssl, reference)
-    findings.report(output, found)
+    check_results.report(output, found)

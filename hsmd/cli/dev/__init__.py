@@ -11,7 +11,7 @@ from hsmd.cli.base.failures import Exit, Stop
 from hsmd.cli.base.output import Output
 
 if TYPE_CHECKING:
-    from hsmd.cli.dev.dev_house import KeyWish
+    from hsmd.cli.dev.environment import KeyWish
 
 app = typer.Typer(add_completion=False)
 
@@ -49,19 +49,19 @@ def dev(
     until SIGINT or SIGTERM, until its parent dies, or until its standard input (if that is a pipe) is closed. Then it
     removes everything it made.
     """
-    from hsmd.cli.dev import dev_house
+    from hsmd.cli.dev import environment
 
     wishes = [_wish(text) for text in key]
     names = [wish.name for wish in wishes]
     if len(set(names)) < len(names):
         raise Stop("two keys have the same name", "give each --key a name of its own", Exit.USAGE)
-    dev_house.run(
+    environment.run(
         output, wishes, workers=workers, with_agent=agent, one_line=json_ready or output.as_json, show_log=log
     )
 
 
 def _wish(text: str) -> KeyWish:
-    from hsmd.cli.dev.dev_house import KeyWish
+    from hsmd.cli.dev.environment import KeyWish
 
     name, _, rest = text.partition(":")
     key_type, _, purposes = rest.partition(":")

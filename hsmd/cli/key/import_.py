@@ -29,13 +29,13 @@ def import_key(
     The PEM file is opened here and read by the worker alone; what the daemon hears of is a key in its token.
     """
     from hsmd.daemon.config import reader as configuration
-    from hsmd.daemon.ipc import importing
+    from hsmd.daemon.ipc import key_import
     from hsmd.daemon.ipc.worker_settings import worker_settings
 
     config = configuration.load(config_file)
     token = _token(config, token_name)
     _check_name_is_free(session, name)
-    described = importing.import_key(
+    described = key_import.import_key(
         worker_settings(config, token, control=True),
         environment=dict(token.environment),
         pem=pem,

@@ -45,7 +45,7 @@ from hsmd.daemon.front.ssh.session import Session, Transport
 from hsmd.daemon.front.tokens.login_guard import Starts, TokenLogins
 from hsmd.daemon.front.tokens.pools import Tokens
 from hsmd.daemon.front.tokens.reconciliation import Reconciler
-from hsmd.daemon.launcher.launcher import MAX_PACKET_BYTES
+from hsmd.daemon.launcher.app import MAX_PACKET_BYTES
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
 from hsmd.system.process import harden, run_as_batch, tune_garbage_collection

@@ -7,11 +7,11 @@ from cryptography.x509 import load_pem_x509_certificate
 from pkcs11 import Attribute
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.ipc import messages
-from hsmd.daemon.ipc.messages import AnyRequest, KeyDescription
-from hsmd.daemon.worker import ceilings, objects
+from hsmd.daemon.ipc import worker_messages
+from hsmd.daemon.ipc.worker_messages import AnyRequest, KeyDescription
+from hsmd.daemon.worker import ceilings, key_objects
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.inventory import private_keys_by_id, the_private_key
+from hsmd.daemon.worker.key_index import private_keys_by_id, the_private_key
 from hsmd.errors import BadRequest
 from hsmd.pkcs11 import mechanisms, templates
 from hsmd.pkcs11.public_keys import PublicHalf
@@ -30,29 +30,29 @@ class ControlDesk:
     def handle(self, request: AnyRequest) -> object:
         """The result of a request."""
         match request:
-            case messages.Generate():
+            case worker_messages.Generate():
                 return self._generate(request)
-            case messages.Adopt():
+            case worker_messages.Adopt():
                 return self._adopt(request)
-            case messages.Destroy():
-                return Done(changed=objects.destroy(self._session, bytes.fromhex(request.key)))
-            case messages.Describe():
+            case worker_messages.Destroy():
+                return Done(changed=key_objects.destroy(self._session, bytes.fromhex(request.key)))
+            case worker_messages.Describe():
                 return self._describe()
-            case messages.Candidates():
+            case worker_messages.Candidates():
                 return self._candidates()
 
-    def _generate(self, request: messages.Generate) -> KeyDescription:
+    def _generate(self, request: worker_messages.Generate) -> KeyDescription:
         try:
             key_type = KeyType(request.key_type)
         except ValueError:
             raise BadRequest(f"key_type: choose one of {', '.join(kind.value for kind in KeyType)}") from None
         purposes = expand(request.purposes)
         self._check_ability(key_type, purposes)
-        ceiling = objects.generate(self._session, request.name, key_type, purposes)
+        ceiling = key_objects.generate(self._session, request.name, key_type, purposes)
         return describe(ceiling, request.name, [])
 
-    def _adopt(self, request: messages.Adopt) -> KeyDescription:
-        private = objects.find_private(
+    def _adopt(self, request: worker_messages.Adopt) -> KeyDescription:
+        private = key_objects.find_private(
             self._session,
             cka_id=bytes.fromhex(request.cka_id),
             cka_label=request.cka_label,
@@ -60,12 +60,12 @@ class ControlDesk:
         )
         purposes = expand(request.purposes)
         certified = _certified(request.certificate) if request.certificate else None
-        ceiling, unsafe = objects.adopt(
+        ceiling, unsafe = key_objects.adopt(
             self._session, private, certified, purposes, accept_unsafe=request.accept_unsafe
         )
         return describe(ceiling, private[Attribute.LABEL], unsafe)
 
-    def _describe(self) -> messages.KeyDescriptions:
+    def _describe(self) -> worker_messages.KeyDescriptions:
         found = ceilings.read_all(self._session)
         privates = private_keys_by_id(self._session)
         described = []
@@ -73,23 +73,23 @@ class ControlDesk:
             ceiling = found[digest]
             private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
             if private is None:
-                described.append(describe(ceiling, "", [messages.NO_PRIVATE_KEY]))
+                described.append(describe(ceiling, "", [worker_messages.NO_PRIVATE_KEY]))
             else:
                 described.append(
                     describe(ceiling, private[Attribute.LABEL], templates.unsafe_attributes(private))
                 )
-        return messages.KeyDescriptions(described)
+        return worker_messages.KeyDescriptions(described)
 
-    def _candidates(self) -> messages.CandidateList:
+    def _candidates(self) -> worker_messages.CandidateList:
         served = ceilings.read_all(self._session)
         found = []
         for cka_id, privates in sorted(private_keys_by_id(self._session).items()):
             for private in privates:
-                half = objects.shown_half(self._session, private)
+                half = key_objects.shown_half(self._session, private)
                 if half is not None and half.digest in served:
                     continue
                 found.append(
-                    messages.Candidate(
+                    worker_messages.Candidate(
                         cka_id=cka_id.hex(),
                         cka_label=private[Attribute.LABEL],
                         key_type=half.key_type.value if half else "",
@@ -97,7 +97,7 @@ class ControlDesk:
                         unsafe=templates.unsafe_attributes(private),
                     )
                 )
-        return messages.CandidateList(found)
+        return worker_messages.CandidateList(found)
 
     def _check_ability(self, key_type: KeyType, purposes: frozenset[Purpose]) -> None:
         needed = mechanisms.needed(key_type, purposes) | {mechanisms.generation(key_type)}
@@ -120,7 +120,7 @@ def describe(ceiling: Ceiling, cka_label: str, warnings: list[str]) -> KeyDescri
     )
 
 
-def _digest(request: messages.Adopt) -> bytes:
+def _digest(request: worker_messages.Adopt) -> bytes:
     if sum([bool(request.cka_id), bool(request.cka_label), bool(request.key)]) != 1:
         raise BadRequest("cka_id: name the key by exactly one of cka_id, cka_label and key")
     try:

@@ -13,10 +13,10 @@ import socket
 from time import monotonic
 from typing import Any
 
-from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.worker.control import ControlDesk
-from hsmd.daemon.worker.inventory import Inventory
+from hsmd.daemon.worker.key_index import Inventory
 from hsmd.daemon.worker.operations import OpenKey, Operation
 from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, PurposeMismatch, Refused, TokenFailure
@@ -174,7 +174,9 @@ class WorkerLoop:
             answer = operation.finish(prepared, result)
         except FaultySignature as error:
             self._recycle = error.detail
-            alarm = messages.encode(messages.Faulty(key.ceiling.half.digest.hex(), error.detail))
+            alarm = worker_messages.encode(
+                worker_messages.Faulty(key.ceiling.half.digest.hex(), error.detail)
+            )
             answer = encode_error(request_id, TokenFailure("the token made a faulty signature"))
             return encode(Kind.EVENT, 0, alarm) + answer
         except Exception as error:
@@ -245,13 +247,13 @@ class WorkerLoop:
             self._inventory.check()
         except Exception as error:
             fault = self._recycle = f"a probe of the token failed: {name_of(error)}"
-        return encode(Kind.EVENT, 0, messages.encode(messages.Probed(fault)))
+        return encode(Kind.EVENT, 0, worker_messages.encode(worker_messages.Probed(fault)))
 
     # --- everything else ---
 
     def _other(self, kind: int, request_id: int, body: bytes) -> bytes:
         if kind == Kind.EVENT:
-            if body == messages.PROBE:
+            if body == worker_messages.PROBE:
                 return self._probe()
             # The front says that keys came or went; which ones is for the token to tell.
             self._look_again()
@@ -263,7 +265,7 @@ class WorkerLoop:
     def _control(self, desk: ControlDesk, request_id: int, body: bytes) -> bytes:
         _, document = frames.decode_control_request(body)
         try:
-            result = desk.handle(messages.decode_request(document))
+            result = desk.handle(worker_messages.decode_request(document))
         except HsmdError as error:
             return encode_error(request_id, error)
         except Exception as error:
@@ -271,4 +273,4 @@ class WorkerLoop:
             if fault is Fault.POISONED or (fault is Fault.UNCLEAR and not self._session_works()):
                 self._recycle = name_of(error)
             return encode_error(request_id, TokenFailure(f"the token refused: {name_of(error)}"))
-        return encode(Kind.CONTROL_RESULT, request_id, messages.encode(result))  # type: ignore[arg-type]
+        return encode(Kind.CONTROL_RESULT, request_id, worker_messages.encode(result))  # type: ignore[arg-type]

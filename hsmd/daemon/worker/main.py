@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import msgspec
 
-from hsmd.daemon.ipc import messages, sandbox
+from hsmd.daemon.ipc import sandbox, worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.spawn import (
     EXIT_LOGIN_REFUSED,
@@ -30,7 +30,7 @@ from hsmd.daemon.ipc.spawn import (
 )
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.worker.control import ControlDesk
-from hsmd.daemon.worker.inventory import Inventory
+from hsmd.daemon.worker.key_index import Inventory
 from hsmd.daemon.worker.loop import Recycle, WorkerLoop
 from hsmd.errors import HsmdError, ProtocolError
 from hsmd.pkcs11.session import LoginRefused, OpenToken, open_token
@@ -105,17 +105,19 @@ def _make_loop(
     if not settings.control:
         inventory.scan()
     desk = ControlDesk(token) if settings.control else None
-    ready = messages.Ready(token.label, token.serial, token.model, token.abilities, len(inventory.keys))
-    front.sendall(frames.encode(Kind.EVENT, 0, messages.encode(ready)))
+    ready = worker_messages.Ready(
+        token.label, token.serial, token.model, token.abilities, len(inventory.keys)
+    )
+    front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(ready)))
     return WorkerLoop(front, inventory, progress, token.session, desk)
 
 
 def _fail(front: socket.socket, error: HsmdError, status: int) -> int:
     text = error.detail or error.text
     print(f"hsmd worker {os.getpid()}: {text}", file=sys.stderr)
-    event = messages.Failed(text, login_refused=status == EXIT_LOGIN_REFUSED)
+    event = worker_messages.Failed(text, login_refused=status == EXIT_LOGIN_REFUSED)
     with suppress(OSError):  # the front has gone: the exit status still tells the launcher
-        front.sendall(frames.encode(Kind.EVENT, 0, messages.encode(event)))
+        front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(event)))
     return status
 
 

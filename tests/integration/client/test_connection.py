@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hsmd.client import Connection
-from hsmd.client.link import SILENT_AFTER_S
+from hsmd.client.channel import SILENT_AFTER_S
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -449,7 +449,7 @@ async def test_no_welcome_is_not_waited_for(daemon: Daemonlike, monkeypatch: pyt
 
 async def test_error_instead_of_welcome_is_told(daemon: Daemonlike, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "hsmd.client.link.encode_hello", lambda capabilities: b"\x00\x00\x00\x09\x03" + bytes(8)
+        "hsmd.client.channel.encode_hello", lambda capabilities: b"\x00\x00\x00\x09\x03" + bytes(8)
     )
     with pytest.raises((ProtocolError, Unavailable)):
         await Connection(daemon.endpoint()).start()

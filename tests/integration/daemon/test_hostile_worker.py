@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import PurposeMismatch, Refused
 from hsmd.pkcs11.softhsm import make_token
 from hsmd.purposes import Purpose

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from tests.token_rig import RawWorker, generate
 

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hsmd.algorithms import KeyType, schemes_for
-from hsmd.daemon.ipc.importing import import_key
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.key_import import import_key
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import BadRequest, Conflict
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from cryptography.x509.oid import NameOID
 
 from hsmd.algorithms import KeyType, SignatureScheme
-from hsmd.daemon.ipc import messages
-from hsmd.daemon.ipc.messages import Adopt, KeyDescription
+from hsmd.daemon.ipc import worker_messages
+from hsmd.daemon.ipc.worker_messages import Adopt, KeyDescription
 from hsmd.errors import BadRequest, Conflict, Refused
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
@@ -108,7 +108,7 @@ def test_what_no_key_may_be_is_not_generated(
 @pytest.mark.parametrize("name", ["", "x" * 65, "a b", "\u00e9", "../x"])
 def test_no_text_of_a_caller_reaches_a_template_unchecked(control: RawWorker, name: str) -> None:
     with pytest.raises(BadRequest, match="name"):
-        control.control(messages.Generate(name=name, key_type="p-256", purposes=["tls-server"]))
+        control.control(worker_messages.Generate(name=name, key_type="p-256", purposes=["tls-server"]))
 
 
 def test_a_new_key_is_served_soon_and_a_destroyed_one_no_more(
@@ -118,10 +118,10 @@ def test_a_new_key_is_served_soon_and_a_destroyed_one_no_more(
     digest = bytes.fromhex(made.key)
     worker.send(b"\x00\x00\x00\x21\x81" + bytes(8) + b'{"event":"keys-changed"}')
     worker.use(Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, digest, CERTIFICATE_VERIFY)
-    assert control.control(messages.Destroy(key=made.key)).changed
+    assert control.control(worker_messages.Destroy(key=made.key)).changed
     with pytest.raises(Refused):
         worker.use(Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, digest, CERTIFICATE_VERIFY)
-    assert not control.control(messages.Destroy(key=made.key)).changed
+    assert not control.control(worker_messages.Destroy(key=made.key)).changed
     left = in_token(token, 'show([key.label for key in list(session.get_objects({A.LABEL: "passing"}))])')
     assert left == []
 
@@ -176,7 +176,7 @@ def ec_pair(label, cka_id, **private):
 def test_a_safe_key_is_adopted(fresh_token: SoftHsmToken, start) -> None:
     in_token(fresh_token, FOREIGN + 'ec_pair("web-2024", b"\\x3a\\x0f")')
     control = start(fresh_token, control=True).ready()
-    (candidate,) = control.control(messages.Candidates()).keys
+    (candidate,) = control.control(worker_messages.Candidates()).keys
     assert (candidate.cka_id, candidate.cka_label, candidate.key_type, candidate.unsafe) == (
         "3a0f",
         "web-2024",
@@ -185,7 +185,7 @@ def test_a_safe_key_is_adopted(fresh_token: SoftHsmToken, start) -> None:
     )
     adopted = control.control(Adopt(name="www", cka_id="3A0F", purposes=["tls-server"]))
     assert (adopted.key, adopted.warnings) == (candidate.key, [])
-    assert control.control(messages.Candidates()).keys == []
+    assert control.control(worker_messages.Candidates()).keys == []
     worker = start(fresh_token).ready()
     worker.use(
         Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(adopted.key), CERTIFICATE_VERIFY
@@ -211,7 +211,7 @@ def test_unsafe_attributes_are_named_and_refused_unless_accepted(
     control = start(fresh_token, control=True).ready()
     with pytest.raises(BadRequest, match=words):
         control.control(Adopt(name="www", cka_label="unsafe", purposes=["tls-server"]))
-    assert control.control(messages.Describe()).keys == []
+    assert control.control(worker_messages.Describe()).keys == []
     adopted = control.control(
         Adopt(name="www", cka_label="unsafe", purposes=["tls-server"], accept_unsafe=True)
     )
@@ -270,7 +270,7 @@ show(spki.hex())
     other = certificate_for(ec.generate_private_key(ec.SECP256R1()).public_key())
     with pytest.raises(BadRequest, match="another key"):
         control.control(Adopt(name="www", cka_label="bare", purposes=["tls-server"], certificate=other))
-    assert control.control(messages.Describe()).keys == []
+    assert control.control(worker_messages.Describe()).keys == []
     right = certificate_for(load_der_public_key(spki))
     adopted = control.control(Adopt(name="www", cka_label="bare", purposes=["tls-server"], certificate=right))
     assert adopted.public_key == spki

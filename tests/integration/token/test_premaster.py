@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import PurposeMismatch
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.algorithms import SCHEMES, KeyType, Padding, SignatureScheme, schemes_for
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import PurposeMismatch, Refused
 from hsmd.purposes import Purpose
 from tests.token_rig import CERTIFICATE_VERIFY, SERVER_KEY_EXCHANGE, RawWorker

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from hsmd.algorithms import SignatureScheme
-from hsmd.daemon.ipc import messages
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_PROTOCOL, EXIT_RECYCLE, EXIT_TOKEN_UNAVAILABLE
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import ConfigurationError, ErrorCode
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import frames
@@ -118,14 +118,14 @@ def test_workers_start_together(start, token: SoftHsmToken, control: RawWorker) 
 def test_a_token_that_is_not_there(start, token: SoftHsmToken) -> None:
     worker = start(token, label="another")
     event = worker.event()
-    assert isinstance(event, messages.Failed)
+    assert isinstance(event, worker_messages.Failed)
     assert not event.login_refused
     assert worker.exit_status() == EXIT_TOKEN_UNAVAILABLE
 
 
 def test_a_module_that_is_not_there(start, token: SoftHsmToken) -> None:
     worker = start(token, module="/nonexistent/module.so")
-    assert isinstance(worker.event(), messages.Failed)
+    assert isinstance(worker.event(), worker_messages.Failed)
     assert worker.exit_status() == EXIT_TOKEN_UNAVAILABLE
 
 
@@ -134,7 +134,7 @@ def test_choosing_by_serial_and_slot(start, token: SoftHsmToken) -> None:
     serial, slot = in_token(token, script)
     for choice in ({"label": "", "serial": serial}, {"label": "", "slot": slot}):
         event = start(token, **choice).event()
-        assert isinstance(event, messages.Ready)
+        assert isinstance(event, worker_messages.Ready)
         assert event.serial == serial
 
 
@@ -165,7 +165,7 @@ def test_one_wrong_pin_stops_all_workers(start, fresh_token: SoftHsmToken) -> No
     texts = []
     for worker in together:
         event = worker.event()
-        assert isinstance(event, messages.Failed)
+        assert isinstance(event, worker_messages.Failed)
         assert event.login_refused
         assert "wrong-pin" not in event.text
         texts.append(event.text)
@@ -174,7 +174,7 @@ def test_one_wrong_pin_stops_all_workers(start, fresh_token: SoftHsmToken) -> No
     assert tries(fresh_token)
     fresh_token.pin_file.write_text(right)
     warned = start(fresh_token).event()
-    assert isinstance(warned, messages.Failed)
+    assert isinstance(warned, worker_messages.Failed)
     assert warned.login_refused, "the token's flag stops everybody, also who has another PIN"
     start(fresh_token, cleared=True).ready()
     start(fresh_token).ready()
@@ -198,7 +198,7 @@ def test_a_bad_pin_file_is_named_and_no_login_is_tried(
     fresh_token.pin_file.chmod(mode)
     worker = start(fresh_token)
     event = worker.event()
-    assert isinstance(event, messages.Failed)
+    assert isinstance(event, worker_messages.Failed)
     assert fix in event.text
     assert worker.exit_status() == EXIT_TOKEN_UNAVAILABLE
     assert not tries(fresh_token)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from hsmd.client.link import OWED_S, Link
+from hsmd.client.channel import OWED_S, Link
 from hsmd.errors import Overloaded, ProtocolError, Unavailable
 from hsmd.protocol.frames import (
     FrameDecoder,

@@ -19,7 +19,7 @@ from hsmd.daemon.front.signing.crash_penalties import (
 from hsmd.daemon.front.tokens.crash_attribution import MAX_WAITING, Culprits
 from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.daemon.front.tokens.reconciliation import compare
-from hsmd.daemon.ipc.messages import NO_PRIVATE_KEY, KeyDescription
+from hsmd.daemon.ipc.worker_messages import NO_PRIVATE_KEY, KeyDescription
 
 KEY, OTHER = b"\1" * 32, b"\2" * 32
 

@@ -13,8 +13,8 @@ from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, TokenConfig
 from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
-from hsmd.daemon.launcher import places as module
-from hsmd.daemon.launcher.places import LONGEST_DELAY_S, Places, next_delay
+from hsmd.daemon.launcher import supervisor as module
+from hsmd.daemon.launcher.supervisor import LONGEST_DELAY_S, Places, next_delay
 from tests.unit.daemon.test_config import GOOD
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.front.tokens.circuit_breaker import SILENT_STARTS, Breaker, BreakerState, TokenHealth
-from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc import worker_messages
 
 EVENTS = ("begin", "passed", "failed-alone", "failed-among-others")
 CLOSED, OPEN, PROBING = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.PROBING
@@ -109,7 +109,7 @@ class Link:
         self.probing, self.probed_at, self.moved_at, self.sent = False, 0.0, 0.0, 0
 
     def send(self, data: bytes) -> None:
-        assert messages.PROBE in data
+        assert worker_messages.PROBE in data
         self.sent += 1
 
 
@@ -121,7 +121,7 @@ def test_idle_workers_are_asked_at_the_interval_and_once_at_a_time(health: Token
         if link.sent > len(asked):
             asked.append(second)
         if second % 7 == 0 and link.probing:
-            health.answered(link, messages.Probed(), others=False)
+            health.answered(link, worker_messages.Probed(), others=False)
     assert asked == [20, 40, 60, 80]
 
 
@@ -136,8 +136,8 @@ def test_busy_workers_are_not_asked(health: TokenHealth) -> None:
 
 def test_one_failed_answer_among_workers_that_pass_moves_nothing(health: TokenHealth, heard: Heard) -> None:
     link: Any = Link()
-    health.answered(link, messages.Probed("SessionHandleInvalid"), others=True)
+    health.answered(link, worker_messages.Probed("SessionHandleInvalid"), others=True)
     assert not health.refusing
-    health.answered(link, messages.Probed("DeviceRemoved"), others=False)
+    health.answered(link, worker_messages.Probed("DeviceRemoved"), others=False)
     assert health.refusing
     assert heard.moves() == [False]

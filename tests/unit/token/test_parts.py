@@ -16,10 +16,10 @@ from hypothesis import given, strategies as st
 from pkcs11 import Attribute
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
-from hsmd.daemon.worker import ceilings, inventory
+from hsmd.daemon.worker import ceilings, key_index
 from hsmd.errors import BadRequest, ProtocolError, Unavailable
 from hsmd.pkcs11 import errors, mechanisms, start_lock, templates
 from hsmd.pkcs11.errors import Fault
@@ -185,7 +185,7 @@ class EmptySession:
 def test_unknown_keys_cause_at_most_one_look_a_second() -> None:
     now = [100.0]
     session = EmptySession()
-    keys = inventory.Inventory(session, verify="rsa", clock=lambda: now[0])
+    keys = key_index.Inventory(session, verify="rsa", clock=lambda: now[0])
     keys.scan()
     searches = session.searches
     for _ in range(50):
@@ -266,9 +266,9 @@ def test_both_ends_see_the_same_page() -> None:
 @given(st.binary(max_size=200))
 def test_any_document_is_a_request_or_refused(value: bytes) -> None:
     with pytest.raises(BadRequest):
-        messages.decode_request(value)
+        worker_messages.decode_request(value)
     with pytest.raises(ProtocolError):
-        messages.decode_event(value)
+        worker_messages.decode_event(value)
 
 
 def test_settings_travel() -> None:

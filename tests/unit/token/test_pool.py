@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
-from hsmd.daemon.ipc import messages
+from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.errors import (
     BadRequest,
@@ -26,7 +26,7 @@ from hsmd.errors import (
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Frame, FrameDecoder, Kind
 
-READY = messages.Ready("label", "serial", "model", ["ECDSA"], 1)
+READY = worker_messages.Ready("label", "serial", "model", ["ECDSA"], 1)
 KEY = bytes(range(32))
 
 
@@ -60,7 +60,7 @@ class FakeWorker:
         self.socket.setblocking(False)
 
     def ready(self) -> None:
-        self.say(frames.encode(Kind.EVENT, 0, messages.encode(READY)))
+        self.say(frames.encode(Kind.EVENT, 0, worker_messages.encode(READY)))
 
     def received(self) -> list[Frame]:
         """What has come so far; no waiting."""
@@ -455,7 +455,7 @@ async def test_closing_gives_a_grace_and_then_says_what_is_known(make) -> None:
     assert statuses == {begun: Status.UNKNOWN, queued: Status.NOT_PERFORMED, late: Status.FAILED}
     assert rig.replaced == []
     with pytest.raises(Draining):
-        await rig.pool.control(messages.Describe(), 1)
+        await rig.pool.control(worker_messages.Describe(), 1)
 
 
 # --- control ---
@@ -464,14 +464,20 @@ async def test_closing_gives_a_grace_and_then_says_what_is_known(make) -> None:
 async def test_control_requests_one_at_a_time(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
-    asked = [asyncio.ensure_future(rig.pool.control(messages.Describe(), 5)) for _ in range(2)]
+    asked = [asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5)) for _ in range(2)]
     ((kind, request_id, body),) = await rig.sent_to(control, 1)
     assert kind == Kind.CONTROL_REQUEST
-    assert messages.decode_request(frames.decode_control_request(body)[1]) == messages.Describe()
+    assert (
+        worker_messages.decode_request(frames.decode_control_request(body)[1]) == worker_messages.Describe()
+    )
     await asyncio.sleep(0.02)
     assert control.received() == []
-    control.say(frames.encode(Kind.CONTROL_RESULT, request_id, messages.encode(messages.KeyDescriptions([]))))
-    assert await asked[0] == messages.KeyDescriptions([])
+    control.say(
+        frames.encode(
+            Kind.CONTROL_RESULT, request_id, worker_messages.encode(worker_messages.KeyDescriptions([]))
+        )
+    )
+    assert await asked[0] == worker_messages.KeyDescriptions([])
     ((_, request_id, _),) = await rig.sent_to(control, 1)
     control.say(frames.encode_error(request_id, BadRequest("key_type: choose another")))
     with pytest.raises(BadRequest, match="choose another"):
@@ -481,7 +487,7 @@ async def test_control_requests_one_at_a_time(make) -> None:
 async def test_signing_workers_hear_of_changes(make) -> None:
     rig = make()
     worker, control = await rig.worker(), await rig.worker(control=True)
-    asked = asyncio.ensure_future(rig.pool.control(messages.Destroy(key="00" * 32), 5))
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Destroy(key="00" * 32), 5))
     ((_, request_id, _),) = await rig.sent_to(control, 1)
     control.say(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"changed":true}'))
     await asked
@@ -493,22 +499,22 @@ async def test_a_control_worker_that_hangs_is_replaced(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
     with pytest.raises(DeadlineExceeded):
-        await rig.pool.control(messages.Describe(), 0.05)
+        await rig.pool.control(worker_messages.Describe(), 0.05)
     assert rig.replaced == [control.pid]
     with pytest.raises(DeadlineExceeded):
-        await rig.pool.control(messages.Describe(), 0.05)
+        await rig.pool.control(worker_messages.Describe(), 0.05)
     assert rig.replaced == [control.pid], "waiting for a worker is nobody's fault"
     fresh = await rig.worker(control=True)
-    asked = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
     ((_, request_id, _),) = await rig.sent_to(fresh, 1)
     fresh.say(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"keys":[]}'))
-    assert await asked == messages.KeyDescriptions([])
+    assert await asked == worker_messages.KeyDescriptions([])
 
 
 async def test_a_control_worker_that_dies_fails_its_request(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
-    asked = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
     await rig.sent_to(control, 1)
     control.socket.close()
     with pytest.raises(TokenFailure, match="lost"):
@@ -519,15 +525,15 @@ async def test_a_control_worker_that_dies_fails_its_request(make) -> None:
 async def test_a_caller_that_gives_up_leaves_the_control_worker_in_order(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
-    first = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
+    first = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
     ((_, first_id, _),) = await rig.sent_to(control, 1)
     first.cancel()
     await asyncio.wait([first])
-    second = asyncio.ensure_future(rig.pool.control(messages.Describe(), 5))
+    second = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
     ((_, second_id, _),) = await rig.sent_to(control, 1)
     control.say(frames.encode(Kind.CONTROL_RESULT, first_id, b'{"keys":[{"bad":1}]}'))
     control.say(frames.encode(Kind.CONTROL_RESULT, second_id, b'{"keys":[]}'))
-    assert await second == messages.KeyDescriptions([])
+    assert await second == worker_messages.KeyDescriptions([])
     assert rig.replaced == []
 
 
@@ -536,7 +542,9 @@ async def test_a_refused_login_shows_in_the_state(make) -> None:
     worker = await rig.worker(ready=False)
     assert rig.pool.status().state == "starting"
     worker.say(
-        frames.encode(Kind.EVENT, 0, messages.encode(messages.Failed("wrong PIN", login_refused=True)))
+        frames.encode(
+            Kind.EVENT, 0, worker_messages.encode(worker_messages.Failed("wrong PIN", login_refused=True))
+        )
     )
     worker.socket.close()
     await rig.until(lambda: rig.replaced)
@@ -550,7 +558,7 @@ async def test_jobs_fail_at_once_while_the_breaker_is_open(make) -> None:
     rig = make(away_s=1000.0)
     worker = await rig.worker(ready=False)
     rig.pool.submit([job()])
-    worker.say(frames.encode(Kind.EVENT, 0, messages.encode(messages.Failed("NoSuchToken"))))
+    worker.say(frames.encode(Kind.EVENT, 0, worker_messages.encode(worker_messages.Failed("NoSuchToken"))))
     await rig.until(lambda: rig.pool.status().breaker == "open")
     await rig.until(lambda: rig.done)
     assert isinstance(rig.done[0].error, Unavailable)
@@ -569,8 +577,8 @@ async def test_a_lost_worker_makes_the_others_probe_the_token(make) -> None:
     await rig.until(lambda: rig.replaced)
     asked: list[Frame] = []
     await rig.until(lambda: asked.extend(second.received()) or asked)
-    assert asked[0][2] == messages.PROBE
-    second.say(frames.encode(Kind.EVENT, 0, messages.encode(messages.Probed("DeviceRemoved"))))
+    assert asked[0][2] == worker_messages.PROBE
+    second.say(frames.encode(Kind.EVENT, 0, worker_messages.encode(worker_messages.Probed("DeviceRemoved"))))
     await rig.until(lambda: rig.pool.status().breaker == "open")
     assert rig.pool.status().state == "away"
 
@@ -594,5 +602,9 @@ async def test_what_a_caller_does_never_opens_the_breaker(make, code: str) -> No
 async def test_a_faulty_signature_is_an_alarm(make) -> None:
     rig = make()
     worker = await rig.worker()
-    worker.say(frames.encode(Kind.EVENT, 0, messages.encode(messages.Faulty("ab" * 32, "does not verify"))))
+    worker.say(
+        frames.encode(
+            Kind.EVENT, 0, worker_messages.encode(worker_messages.Faulty("ab" * 32, "does not verify"))
+        )
+    )
     await rig.until(lambda: "token.faulty_signature" in rig.log.events)

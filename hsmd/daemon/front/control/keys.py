@@ -17,7 +17,7 @@ from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.tokens.pool import TokenPool
-from hsmd.daemon.ipc import messages as token_messages
+from hsmd.daemon.ipc import worker_messages as token_messages
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages

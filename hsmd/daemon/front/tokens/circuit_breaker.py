@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from hsmd.daemon.front.tokens.worker_channel import WorkerLink
-from hsmd.daemon.ipc.messages import PROBE, Probed
+from hsmd.daemon.ipc.worker_messages import PROBE, Probed
 from hsmd.protocol.frames import Kind, encode
 
 SILENT_STARTS = 3

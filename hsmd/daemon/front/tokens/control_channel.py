@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from hsmd.daemon.front.tokens.worker_channel import WorkerLink
-from hsmd.daemon.ipc.messages import TokenRequest, encode
+from hsmd.daemon.ipc.worker_messages import TokenRequest, encode
 from hsmd.errors import DeadlineExceeded, ProtocolError, TokenFailure
 from hsmd.protocol.frames import MAX_DEADLINE_MS, Frame, Kind, decode_error, encode_control_request
 

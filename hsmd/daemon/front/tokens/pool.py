@@ -25,7 +25,7 @@ from hsmd.daemon.front.tokens.jobs import Completion, Job, Status, completion_of
 from hsmd.daemon.front.tokens.load_shedding import SHARED_WINDOW, Entrance, Load
 from hsmd.daemon.front.tokens.worker_channel import WorkerLink
 from hsmd.daemon.front.tokens.worker_rotation import UNBOUNDED, Crew
-from hsmd.daemon.ipc.messages import CHANGES, Failed, Faulty, Probed, Ready, TokenRequest, decode_event
+from hsmd.daemon.ipc.worker_messages import CHANGES, Failed, Faulty, Probed, Ready, TokenRequest, decode_event
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,

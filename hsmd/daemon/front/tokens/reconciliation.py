@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from hsmd import observe
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.tokens.pool import TokenPool
-from hsmd.daemon.ipc.messages import NO_PRIVATE_KEY, Describe, KeyDescription, KeyDescriptions
+from hsmd.daemon.ipc.worker_messages import NO_PRIVATE_KEY, Describe, KeyDescription, KeyDescriptions
 from hsmd.errors import HsmdError
 
 INTERVAL_S = 300.0

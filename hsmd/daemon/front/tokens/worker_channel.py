@@ -12,8 +12,8 @@ import socket
 from collections.abc import Callable, Iterable
 
 from hsmd.daemon.front.tokens.jobs import Job
-from hsmd.daemon.ipc.messages import Ready
 from hsmd.daemon.ipc.progress import ProgressPage
+from hsmd.daemon.ipc.worker_messages import Ready
 from hsmd.protocol.frames import MAX_ANSWER_LENGTH, Frame, FrameDecoder, encode_key_operation
 
 READ_BYTES = 262_144

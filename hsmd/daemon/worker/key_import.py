@@ -1,6 +1,6 @@
 """The one-shot import worker: puts a private key from a PEM file into the token, on the token's own host.
 
-`python -m hsmd.daemon.worker.local_import --pem-fd N [--passphrase-fd M]`; on standard input the worker settings, then the
+`python -m hsmd.daemon.worker.key_import --pem-fd N [--passphrase-fd M]`; on standard input the worker settings, then the
 import order, one JSON line each; on standard output one JSON document, a KeyDescription or {"code", "text"}. The private
 key reaches no other process and no network (DESIGN.md, decision 15).
 """
@@ -16,10 +16,10 @@ from typing import NoReturn
 import msgspec
 
 from hsmd.daemon.ipc import sandbox
-from hsmd.daemon.ipc.importing import Failure, ImportOrder
-from hsmd.daemon.ipc.messages import KeyDescription
+from hsmd.daemon.ipc.key_import import Failure, ImportOrder
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
-from hsmd.daemon.worker import objects
+from hsmd.daemon.worker import key_objects
 from hsmd.daemon.worker.control import describe
 from hsmd.daemon.worker.main import EXIT_CRASHED, read_settings
 from hsmd.daemon.worker.pem_keys import MAX_PEM_BYTES, read_private_key
@@ -76,7 +76,7 @@ def _import(settings: WorkerSettings, order: ImportOrder) -> KeyDescription:
     token = open_token(settings.token)
     enclose()
     try:
-        ceiling = objects.import_pair(token.session, order.name, half, attributes, purposes)
+        ceiling = key_objects.import_pair(token.session, order.name, half, attributes, purposes)
     except HsmdError:
         raise
     except Exception as error:

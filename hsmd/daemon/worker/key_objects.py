@@ -15,7 +15,7 @@ from pkcs11 import Attribute, ObjectClass
 from hsmd.algorithms import Family, KeyType, schemes_for
 from hsmd.daemon.worker import ceilings
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.inventory import private_keys_by_id, the_private_key
+from hsmd.daemon.worker.key_index import private_keys_by_id, the_private_key
 from hsmd.daemon.worker.operations import signing_operation
 from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import BadRequest, Conflict, TokenFailure

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from hsmd.daemon.ipc.messages import KeyDescription
 from hsmd.daemon.ipc.spawn import start_module
+from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.errors import BadRequest, TokenFailure, from_wire
 from hsmd.protocol.messages import Name, PurposeLabel
@@ -73,7 +73,7 @@ def _run(
     descriptors: Sequence[int],
 ) -> KeyDescription:
     process = start_module(
-        "hsmd.daemon.worker.local_import",
+        "hsmd.daemon.worker.key_import",
         arguments,
         settings,
         order,

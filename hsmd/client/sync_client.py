@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
-from hsmd.client import short
+from hsmd.client import agent_call
 from hsmd.client.connection import Ask, Connection, deadline_in_ms
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
 from hsmd.errors import Unavailable
@@ -81,7 +81,7 @@ class _AgentClient(Client):
         )
 
     def _ask(self, kind: Kind, answer_kind: Kind, frame: bytes, timeout_s: float) -> bytes:
-        return short.ask(
+        return agent_call.ask(
             self._path, kind, answer_kind, frame[HEADER_BYTES:], ends=time.monotonic() + timeout_s
         )
 

@@ -41,10 +41,10 @@ from hsmd import observe
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, UsersConfig
 from hsmd.daemon.ipc import sandbox
-from hsmd.daemon.launcher.places import Places, next_delay
+from hsmd.daemon.launcher.supervisor import Places, next_delay
 from hsmd.errors import ConfigurationError
-from hsmd.system.notify import notify
 from hsmd.system.process import harden
+from hsmd.system.sd_notify import notify
 
 MAX_PACKET_BYTES = 65_536
 STOP_S = 3.0

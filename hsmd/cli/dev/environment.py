@@ -20,7 +20,7 @@ from hsmd.cli.base.daemon_toml import Layout, TokenChoice, render
 from hsmd.cli.base.export import export_key
 from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
 from hsmd.cli.base.output import Output, fields, to_json
-from hsmd.cli.dev import lifeline, scratch
+from hsmd.cli.dev import child_processes, temporary_directory
 from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status
 
 if TYPE_CHECKING:
@@ -80,16 +80,16 @@ def run(
     show_log: bool,
 ) -> None:
     """Builds everything, announces it, waits for the end, and removes everything."""
-    with suppress(lifeline.Told), lifeline.told_by_signals():
-        lifeline.follow_parent()
+    with suppress(child_processes.Told), child_processes.told_by_signals():
+        child_processes.follow_parent()
         with ExitStack() as house:
             children: list[subprocess.Popen[bytes]] = []
-            directory = house.enter_context(scratch.directory())
+            directory = house.enter_context(temporary_directory.directory())
             log = house.enter_context(_log(directory, show_log))
             with output.working("preparing a token, a daemon and keys"):
                 ready = _build(house, directory, wishes, workers, children, log, with_agent)
             _announce(output, ready, one_line)
-            lifeline.wait_for_the_end(children)
+            child_processes.wait_for_the_end(children)
 
 
 @contextmanager
@@ -170,15 +170,17 @@ def _start_daemon(house: ExitStack, layout: Layout, children: list[subprocess.Po
     reader, writer = os.pipe()
     try:
         arguments = ["serve", "--config", str(layout.config), "--ready-fd", str(writer)]
-        child = lifeline.start(arguments, pass_fds=[writer], log=log, run_time_directory=layout.config.parent)
+        child = child_processes.start(
+            arguments, pass_fds=[writer], log=log, run_time_directory=layout.config.parent
+        )
     finally:
         os.close(writer)
-    house.callback(lifeline.stop, child)
+    house.callback(child_processes.stop, child)
     children.append(child)
     os.set_blocking(reader, False)
     with open(reader, "rb") as pipe:
         notice = bytearray()
-        lifeline.wait_for(lambda: _has_line(pipe, notice), "the daemon", seconds=READY_S, child=child)
+        child_processes.wait_for(lambda: _has_line(pipe, notice), "the daemon", seconds=READY_S, child=child)
     return str(json.loads(notice)["addresses"][0])
 
 
@@ -196,7 +198,7 @@ def _wait_for_token(client: Client, child: subprocess.Popen[bytes]) -> None:
             and bool(tokens[0].workers)
         )
 
-    lifeline.wait_for(ready, "the token", seconds=READY_S, child=child)
+    child_processes.wait_for(ready, "the token", seconds=READY_S, child=child)
 
 
 def _make(client: Client, wish: KeyWish, directory: Path) -> ReadyKey:
@@ -226,10 +228,12 @@ def _start_agent(
     pinned = agent_toml.Pinned(profile.daemon, profile.host_keys, FRONT_END, directory / FRONT_END)
     local = agent_toml.Local(socket, directory / "agent", ("*",))
     write_new(config, agent_toml.render(local, pinned), PRIVATE)
-    child = lifeline.start(["agent", "run", "--config", str(config)], log=log, run_time_directory=directory)
-    house.callback(lifeline.stop, child)
+    child = child_processes.start(
+        ["agent", "run", "--config", str(config)], log=log, run_time_directory=directory
+    )
+    house.callback(child_processes.stop, child)
     children.append(child)
-    lifeline.wait_for(lambda: _is_connected(socket), "the agent", seconds=READY_S, child=child)
+    child_processes.wait_for(lambda: _is_connected(socket), "the agent", seconds=READY_S, child=child)
     return str(socket)
 
 
