@@ -72,7 +72,7 @@ class Ticket:
     __slots__ = ("answer_kind", "answered", "deadline", "link", "request_id")
 
     def __init__(
-        self, link: Link, request_id: int, answer_kind: int, deadline: float, answered: Answered
+        self, link: Channel, request_id: int, answer_kind: int, deadline: float, answered: Answered
     ) -> None:
         self.link = link
         self.request_id = request_id
@@ -85,27 +85,27 @@ class Ticket:
         self.link.cancel(self)
 
 
-class LinkOwner(Protocol):
+class ChannelOwner(Protocol):
     """Who is told what happens to a link."""
 
-    def link_alive(self, link: Link, alive: bool) -> None:
+    def link_alive(self, link: Channel, alive: bool) -> None:
         """The server fell silent, or speaks again."""
 
-    def link_draining(self, link: Link, grace_ms: int) -> None:
+    def link_draining(self, link: Channel, grace_ms: int) -> None:
         """The server is going; the link takes nothing new and closes when nothing is open."""
 
-    def link_lost(self, link: Link, reason: str) -> None:
+    def link_lost(self, link: Channel, reason: str) -> None:
         """The link ended; open requests have been answered Unavailable."""
 
     def link_event(self, document: bytes) -> None:
         """The server sent an event."""
 
 
-class Link:
+class Channel:
     """A channel from its hello to its end. `alive` says whether the server has been heard within 300 ms."""
 
     def __init__(
-        self, owner: LinkOwner, *, patient: bool = False, clock: Callable[[], float] = time.monotonic
+        self, owner: ChannelOwner, *, patient: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`patient`: before requests leave, let processes run that are ready to; they may have more (hsmd/system/process.py)."""
         self._owner = owner

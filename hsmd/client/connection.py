@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from hsmd import observe
-from hsmd.client.channel import Answered, Link, Ticket
+from hsmd.client.channel import Answered, Channel, Ticket
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
 from hsmd.client.transport import LOGIN_S, open_wire
 from hsmd.errors import (
@@ -61,7 +61,7 @@ class Connection:
     it is False fail at once with Unavailable; requests open when the connection is lost are answered so too, not repeated.
 
     `examine`, if given, is awaited with a way to put control requests whenever a connection was made, before it is used; what
-    it raises ends that connection. `patient` is for those who pass on other processes' requests: see `Link`.
+    it raises ends that connection. `patient` is for those who pass on other processes' requests: see `Channel`.
     `on_state(available)` is called when that changes, `on_event(event)` with each event of the server (a JSON object).
     """
 
@@ -83,8 +83,8 @@ class Connection:
         self._on_state = on_state
         self._on_event = on_event
         self._clock = clock
-        self._link: Link | None = None
-        self._links: set[Link] = set()
+        self._link: Channel | None = None
+        self._links: set[Channel] = set()
         self._needed = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
@@ -186,7 +186,7 @@ class Connection:
             link.close(error.text)
             self._note(error)
 
-    def _connected(self) -> Link:
+    def _connected(self) -> Channel:
         if self._link is None:
             raise self._unavailable()
         return self._link
@@ -217,7 +217,7 @@ class Connection:
 
     async def _connect(self) -> None:
         """One attempt. Raises HsmdError."""
-        link = Link(self, patient=self._patient, clock=self._clock)
+        link = Channel(self, patient=self._patient, clock=self._clock)
         try:
             wire = await open_wire(self.endpoint, link)
             self._links.add(link)
@@ -234,7 +234,7 @@ class Connection:
             raise
         self._adopt(link)
 
-    def _adopt(self, link: Link) -> None:
+    def _adopt(self, link: Channel) -> None:
         if link.ended or link.draining:
             raise Unavailable(f"{self.endpoint} is going away")
         self._link = link
@@ -257,7 +257,7 @@ class Connection:
             if self._on_state is not None:
                 self._on_state(available)
 
-    def _leave(self, link: Link) -> None:
+    def _leave(self, link: Channel) -> None:
         if link is self._link:
             self._link = None
             self._needed.set()
@@ -265,15 +265,15 @@ class Connection:
 
     # --- what links report ---
 
-    def link_alive(self, link: Link, alive: bool) -> None:
+    def link_alive(self, link: Channel, alive: bool) -> None:
         self._judge()
 
-    def link_draining(self, link: Link, grace_ms: int) -> None:
+    def link_draining(self, link: Channel, grace_ms: int) -> None:
         """Connect anew at once; the old link answers what is open and closes."""
         log.info("connection.draining", daemon=str(self.endpoint))
         self._leave(link)
 
-    def link_lost(self, link: Link, reason: str) -> None:
+    def link_lost(self, link: Channel, reason: str) -> None:
         self._links.discard(link)
         if link is self._link and not self._closed:
             self.problem = Unavailable(f"connection lost: {reason}")
@@ -289,7 +289,7 @@ class Connection:
             raise ProtocolError("an event is not a JSON object") from None
 
 
-async def _control(link: Link, request: Request, timeout_s: float) -> Any:
+async def _control(link: Channel, request: Request, timeout_s: float) -> Any:
     """The result of a control request on one link. Raises HsmdError."""
     deadline_ms = deadline_in_ms(timeout_s)
     body = encode_control_request(0, deadline_ms, encode_request(request))[HEADER_BYTES:]
@@ -297,7 +297,7 @@ async def _control(link: Link, request: Request, timeout_s: float) -> Any:
     return decode_result(answer, request.Result)
 
 
-async def _ask(link: Link, kind: int, answer_kind: int, body: bytes, timeout_s: float) -> bytes:
+async def _ask(link: Channel, kind: int, answer_kind: int, body: bytes, timeout_s: float) -> bytes:
     future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def answered(kind: int, body: bytes) -> None:

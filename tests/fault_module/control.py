@@ -28,7 +28,7 @@ WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 
 
 class Function(IntEnum):
-    """Places in the function list of PKCS#11 2.40."""
+    """Supervisor in the function list of PKCS#11 2.40."""
 
     INITIALIZE = 0
     FINALIZE = 1

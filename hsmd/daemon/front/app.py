@@ -25,25 +25,25 @@ from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config
 from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
-from hsmd.daemon.front.checkpoints.log_guard import LogKeeper
-from hsmd.daemon.front.control.audit import AuditDesk
-from hsmd.daemon.front.control.clients import ClientDesk
-from hsmd.daemon.front.control.dispatcher import Desk
-from hsmd.daemon.front.control.enrolment import EnrolmentDesk
-from hsmd.daemon.front.control.keys import KeyDesk
-from hsmd.daemon.front.control.status import StateDesk
-from hsmd.daemon.front.control.tokens import TokenDesk
+from hsmd.daemon.front.checkpoints.log_guard import LogGuard
+from hsmd.daemon.front.control.audit import AuditHandlers
+from hsmd.daemon.front.control.clients import ClientHandlers
+from hsmd.daemon.front.control.dispatcher import Dispatcher
+from hsmd.daemon.front.control.enrolment import EnrolmentHandlers
+from hsmd.daemon.front.control.keys import KeyHandlers
+from hsmd.daemon.front.control.status import StatusHandlers
+from hsmd.daemon.front.control.tokens import TokenHandlers
 from hsmd.daemon.front.metrics import MetricsEndpoint
-from hsmd.daemon.front.signing.counters import Tallies
-from hsmd.daemon.front.signing.rate_limits import ShareLimits, Shares
+from hsmd.daemon.front.signing.counters import Counters
+from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.daemon.front.ssh.session import Session, Transport
-from hsmd.daemon.front.tokens.login_guard import Starts, TokenLogins
-from hsmd.daemon.front.tokens.pools import Tokens
+from hsmd.daemon.front.tokens.login_guard import LoginGuard, Starts
+from hsmd.daemon.front.tokens.pools import TokenPools
 from hsmd.daemon.front.tokens.reconciliation import Reconciler
 from hsmd.daemon.launcher.app import MAX_PACKET_BYTES
 from hsmd.daemon.store import LoginStop, Store
@@ -77,12 +77,12 @@ class Front:
         self._reloading = asyncio.Lock()
         self._store = Store(config.store_url)
         self._store.migrate()
-        self._catalogue = Catalogue(self._store, changed=self._catalogue_changed)
+        self._catalogue = SnapshotCache(self._store, changed=self._catalogue_changed)
         self._audit = AuditLog.open(
             config.audit.directory, sync=config.audit.sync, segment_bytes=config.audit.segment_mib << 20
         )
         self._audit_fault = ""
-        self._logins = TokenLogins(
+        self._logins = LoginGuard(
             self._store,
             holder=f"{socket.gethostname()}:{config.path}",
             by=f"{config.name} on {socket.gethostname()}",
@@ -90,16 +90,16 @@ class Front:
             hold=lambda token, reason: self._tokens.hold(token, reason),
             record=self._record_stop,
         )
-        self._tokens = Tokens(
+        self._tokens = TokenPools(
             max_queue=config.limits.queue,
             request_replacement=self._request_replacement,
             completed=lambda completions: self._service.completed(completions),
             listener=self._logins,
             crashed=lambda job: self._service.crashed(job),
         )
-        self._tallies = Tallies(config.metrics.series)
+        self._tallies = Counters(config.metrics.series)
         self._tallies.begin_window(time.monotonic())
-        self._shares = Shares(_share_limits(config))
+        self._shares = RateLimits(_share_limits(config))
         self._service = KeyService(
             snapshot=self._snapshot,
             audit=self._audit,
@@ -111,11 +111,11 @@ class Front:
         self._apply_tokens(config)
         self._admission = Admission(config.limits)
         self._tree = self._audit.tree()
-        self._keys = KeyDesk(
+        self._keys = KeyHandlers(
             catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
         )
         origin = origin_of(config.name)
-        self._keeper = LogKeeper(
+        self._keeper = LogGuard(
             config.audit,
             origin,
             audit=self._audit,
@@ -136,7 +136,7 @@ class Front:
         )
         self._reconciler = Reconciler(pools=self._tokens.pools, snapshot=self._snapshot)
         self._state = self._make_state()
-        self._enrolments = EnrolmentDesk(catalogue=self._catalogue, audit=self._audit, pins=self._pins)
+        self._enrolments = EnrolmentHandlers(catalogue=self._catalogue, audit=self._audit, pins=self._pins)
         self._desk = self._make_desk()
         self._metrics = MetricsEndpoint(lambda: self._state.numbers(time.monotonic()))
         self._listener = SshListener(
@@ -309,8 +309,8 @@ class Front:
         self._listener.drop_strangers()
         self._logins.look()
 
-    def _make_state(self) -> StateDesk:
-        return StateDesk(
+    def _make_state(self) -> StatusHandlers:
+        return StatusHandlers(
             name=self._config.name,
             started_at=datetime.now(UTC),
             catalogue=self._catalogue,
@@ -327,14 +327,14 @@ class Front:
         ports = self._listener.ports if role is Role.FRONT_END else self._listener.operator_ports
         return [str(address) for address in ports], self._listener.pins
 
-    def _make_desk(self) -> Desk:
-        clients = ClientDesk(
+    def _make_desk(self) -> Dispatcher:
+        clients = ClientHandlers(
             catalogue=self._catalogue, may_rotate=lambda: self._config.listen.client_key_rotation
         )
-        audit = AuditDesk(
+        audit = AuditHandlers(
             audit=self._audit, checkpointer=self._checkpointer, keeper=self._keeper, catalogue=self._catalogue
         )
-        tokens = TokenDesk(
+        tokens = TokenHandlers(
             catalogue=self._catalogue,
             logins=self._logins,
             pools=self._tokens.pools,
@@ -342,7 +342,7 @@ class Front:
         )
         desks = (tokens, self._keys, clients, self._enrolments, self._state, audit)
         handlers = {request: handler for desk in desks for request, handler in desk.handlers().items()}
-        return Desk(snapshot=self._snapshot, audit=self._audit, handlers=handlers)
+        return Dispatcher(snapshot=self._snapshot, audit=self._audit, handlers=handlers)
 
     def _make_session(self, identity: Identity, transport: Transport) -> Session:
         session = Session(
@@ -393,8 +393,8 @@ class Front:
         }
 
 
-def _share_limits(config: Config) -> ShareLimits:
-    return ShareLimits(rate=config.limits.client_rate, open_operations=config.limits.client_open)
+def _share_limits(config: Config) -> RateLimit:
+    return RateLimit(rate=config.limits.client_rate, open_operations=config.limits.client_open)
 
 
 def _fixed(before: Config, after: Config) -> list[str]:

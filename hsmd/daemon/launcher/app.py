@@ -12,7 +12,7 @@ that. Launcher and front talk over a SEQPACKET socket pair, one JSON object a pa
                         {"reloaded": true}    the new hsmd.toml holds: change workers where their token changed; false if not
                         {"replace": PID}      this worker is stalled: kill it, start another
                         {"token": {"name", "starts": "none"|"one"|"all", "cleared"}}
-                                              how many workers may be started for it (`places.Leave`); none before this
+                                              how many workers may be started for it (`places.StartPermission`); none before this
 
 A worker that dies is replaced; a front that dies takes its workers along (they see their socket close) and everything is
 started anew. A front that loses its launcher ends as well.
@@ -41,7 +41,7 @@ from hsmd import observe
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, UsersConfig
 from hsmd.daemon.ipc import sandbox
-from hsmd.daemon.launcher.supervisor import Places, next_delay
+from hsmd.daemon.launcher.supervisor import Supervisor, next_delay
 from hsmd.errors import ConfigurationError
 from hsmd.system.process import harden
 from hsmd.system.sd_notify import notify
@@ -85,7 +85,7 @@ class _Launcher:
         self._front: _Front | None = None
         self._front_delay_s = 0.0
         self._front_next_start = 0.0
-        self._places = Places(config, self._tell_front)
+        self._places = Supervisor(config, self._tell_front)
         self._selector = selectors.DefaultSelector()
         self._reloading: Config | None = None
         self._stopping_until: float | None = None
@@ -159,7 +159,7 @@ class _Launcher:
         if config is not None and good:
             self._config = config
             observe.configure("launcher", config.log_level)
-            self._places.furnish(config)
+            self._places.apply(config)
 
     # --- starting ---
 

@@ -1,4 +1,4 @@
-"""Places: the token workers that should be running, when to start which, and what the end of one means.
+"""Supervisor: the token workers that should be running, when to start which, and what the end of one means.
 
 The launcher's part that knows about tokens. It starts workers and watches their processes; whether one is ready, stalled or
 still has work is for the front to know.
@@ -28,7 +28,7 @@ HandOver = Callable[[dict[str, Any], list[int]], None]
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class WorkerSlot:
     """One worker that should be running, and how its restarts go.
 
     `generation` grows whenever the settings of the token change: the front serves with one generation at a time.
@@ -44,7 +44,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class StartPermission:
     """What may be started for a token: "none", "one" (the token's first place) or "all", as the front says.
 
     `cleared`: the next start may try the PIN in spite of the token's warnings; an operator has looked.
@@ -54,7 +54,7 @@ class Leave:
     cleared: bool = False
 
 
-class Places:
+class Supervisor:
     """The workers of all tokens. Times are monotonic.
 
     Nothing is started for a token before the front gives leave: it asks the store whether its PIN was refused.
@@ -64,17 +64,17 @@ class Places:
         self._config = config
         self._hand_over = hand_over
         self._generation = 0
-        self._places: list[Place] = []
-        self._retired: list[Place] = []
-        self._leave: dict[str, Leave] = {}
-        self.furnish(config)
+        self._places: list[WorkerSlot] = []
+        self._retired: list[WorkerSlot] = []
+        self._leave: dict[str, StartPermission] = {}
+        self.apply(config)
 
-    def furnish(self, config: Config) -> None:
+    def apply(self, config: Config) -> None:
         """Have the workers that `config` wants. A token that did not change keeps its own; another gets new ones beside the
         old, which the front sends away as soon as the new ones are ready."""
         self._config = config
         self._generation += 1
-        places: list[Place] = []
+        places: list[WorkerSlot] = []
         for token in config.tokens:
             kept = [place for place in self._places if place.token == token]
             for place in kept:
@@ -85,8 +85,8 @@ class Places:
 
     def allow(self, token: str, starts: str, *, cleared: bool) -> None:
         """The front's leave for a token, until the next one. With more leave than before nothing waits any longer."""
-        before = self._leave.get(token, Leave())
-        self._leave[token] = Leave(starts, cleared)
+        before = self._leave.get(token, StartPermission())
+        self._leave[token] = StartPermission(starts, cleared)
         if starts == "all" and before.starts != "all":
             for place in self._places:
                 if place.token.name == token and place.worker is None:
@@ -131,26 +131,26 @@ class Places:
             if place.worker is not None:
                 place.worker.process.kill()
 
-    def _waiting(self) -> list[Place]:
+    def _waiting(self) -> list[WorkerSlot]:
         """The places that lack a worker and have leave to get one."""
-        first: dict[str, Place] = {}
+        first: dict[str, WorkerSlot] = {}
         for place in self._places:
             first.setdefault(place.token.name, place)
         waiting = []
         for place in self._places:
-            starts = self._leave.get(place.token.name, Leave()).starts
+            starts = self._leave.get(place.token.name, StartPermission()).starts
             if place.worker is None and (
                 starts == "all" or (starts == "one" and first[place.token.name] is place)
             ):
                 waiting.append(place)
         return waiting
 
-    def _with_worker(self) -> list[Place]:
+    def _with_worker(self) -> list[WorkerSlot]:
         return [place for place in (*self._places, *self._retired) if place.worker is not None]
 
-    def _start(self, place: Place, now: float) -> None:
+    def _start(self, place: WorkerSlot, now: float) -> None:
         place.started_at = now
-        leave = self._leave.get(place.token.name, Leave())
+        leave = self._leave.get(place.token.name, StartPermission())
         self._leave[place.token.name] = replace(leave, cleared=False)
         try:
             settings = worker_settings(
@@ -171,7 +171,7 @@ class Places:
         self._hand_over({"worker": notice}, [worker.socket.fileno(), worker.progress_fd])
         worker.release()
 
-    def _ended(self, place: Place, status: int, now: float, stopping: bool) -> None:
+    def _ended(self, place: WorkerSlot, status: int, now: float, stopping: bool) -> None:
         assert place.worker is not None
         pid, place.worker = place.worker.pid, None
         self._hand_over({"ended": {"token": place.token.name, "pid": pid, "signal": max(-status, 0)}}, [])
@@ -180,7 +180,7 @@ class Places:
         if status == EXIT_LOGIN_REFUSED:
             name = place.token.name
             log.error("token.login_refused", token=name, reason=f"mend the PIN, then hsmd token clear {name}")
-            self._leave[name] = Leave()
+            self._leave[name] = StartPermission()
         _postpone(place, now)
 
 
@@ -191,11 +191,13 @@ def next_delay(delay_s: float, lived_s: float) -> float:
     return min(max(delay_s * 2, FIRST_DELAY_S), LONGEST_DELAY_S)
 
 
-def _postpone(place: Place, now: float) -> None:
+def _postpone(place: WorkerSlot, now: float) -> None:
     place.delay_s = next_delay(place.delay_s, now - place.started_at)
     place.next_start = now + place.delay_s
 
 
-def _places_of(token: TokenConfig, generation: int) -> list[Place]:
-    signing = [Place(token, control=False, generation=generation) for _ in range(token.workers + token.spare)]
-    return [*signing, Place(token, control=True, generation=generation)]
+def _places_of(token: TokenConfig, generation: int) -> list[WorkerSlot]:
+    signing = [
+        WorkerSlot(token, control=False, generation=generation) for _ in range(token.workers + token.spare)
+    ]
+    return [*signing, WorkerSlot(token, control=True, generation=generation)]

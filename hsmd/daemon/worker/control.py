@@ -20,7 +20,7 @@ from hsmd.protocol.messages import Done
 from hsmd.purposes import Purpose, expand, labels
 
 
-class ControlDesk:
+class ControlOperations:
     """Carries out one request after the other on a read-write session. Raises HsmdError and PKCS11Error."""
 
     def __init__(self, token: OpenToken) -> None:

@@ -40,7 +40,7 @@ RESCAN_INTERVAL_S = 1.0
 """An unknown digest makes the worker look at the token again, but not more often than this."""
 
 
-class Inventory:
+class KeyIndex:
     """What is in the token, as far as it has a ceiling."""
 
     def __init__(self, session: Any, *, verify: str, clock: Callable[[], float] = time.monotonic) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
-from hsmd.daemon.worker.control import ControlDesk
-from hsmd.daemon.worker.key_index import Inventory
+from hsmd.daemon.worker.control import ControlOperations
+from hsmd.daemon.worker.key_index import KeyIndex
 from hsmd.daemon.worker.operations import OpenKey, Operation
 from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, PurposeMismatch, Refused, TokenFailure
@@ -56,10 +56,10 @@ class WorkerLoop:
     def __init__(
         self,
         front: socket.socket,
-        inventory: Inventory,
+        inventory: KeyIndex,
         progress: ProgressPage,
         session: Any,
-        desk: ControlDesk | None,
+        desk: ControlOperations | None,
     ) -> None:
         self._front = front
         self._inventory = inventory
@@ -262,7 +262,7 @@ class WorkerLoop:
             return self._control(self._desk, request_id, body)
         raise ProtocolError(f"a frame of kind 0x{kind:02x} is not for this worker")
 
-    def _control(self, desk: ControlDesk, request_id: int, body: bytes) -> bytes:
+    def _control(self, desk: ControlOperations, request_id: int, body: bytes) -> bytes:
         _, document = frames.decode_control_request(body)
         try:
             result = desk.handle(worker_messages.decode_request(document))

@@ -29,8 +29,8 @@ from hsmd.daemon.ipc.spawn import (
     EXIT_TOKEN_UNAVAILABLE,
 )
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
-from hsmd.daemon.worker.control import ControlDesk
-from hsmd.daemon.worker.key_index import Inventory
+from hsmd.daemon.worker.control import ControlOperations
+from hsmd.daemon.worker.key_index import KeyIndex
 from hsmd.daemon.worker.loop import Recycle, WorkerLoop
 from hsmd.errors import HsmdError, ProtocolError
 from hsmd.pkcs11.session import LoginRefused, OpenToken, open_token
@@ -101,10 +101,10 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
 def _make_loop(
     settings: WorkerSettings, token: OpenToken, front: socket.socket, progress: ProgressPage
 ) -> WorkerLoop:
-    inventory = Inventory(token.session, verify=settings.verify)
+    inventory = KeyIndex(token.session, verify=settings.verify)
     if not settings.control:
         inventory.scan()
-    desk = ControlDesk(token) if settings.control else None
+    desk = ControlOperations(token) if settings.control else None
     ready = worker_messages.Ready(
         token.label, token.serial, token.model, token.abilities, len(inventory.keys)
     )

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from hsmd.daemon.front.tokens import login_guard as module
-from hsmd.daemon.front.tokens.login_guard import Starts, TokenLogins
+from hsmd.daemon.front.tokens.login_guard import LoginGuard, Starts
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import NotFound
 from tests.integration.store.conftest import NOW
@@ -66,7 +66,7 @@ class Daemon:
 
     def start(self) -> None:
         self.starts = Starts.NONE
-        self.logins = TokenLogins(
+        self.logins = LoginGuard(
             self.store,
             holder=self.name,
             by=self.name,

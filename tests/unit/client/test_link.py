@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from hsmd.client.channel import OWED_S, Link
+from hsmd.client.channel import OWED_S, Channel
 from hsmd.errors import Overloaded, ProtocolError, Unavailable
 from hsmd.protocol.frames import (
     FrameDecoder,
@@ -33,7 +33,7 @@ class World:
         self.closed = 0
         self.notes: list[tuple[object, ...]] = []
         self.answers: list[tuple[int, bytes]] = []
-        self.link = Link(self, clock=lambda: self.now)
+        self.link = Channel(self, clock=lambda: self.now)
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -44,13 +44,13 @@ class World:
     async def wait_closed(self) -> None:
         pass
 
-    def link_alive(self, link: Link, alive: bool) -> None:
+    def link_alive(self, link: Channel, alive: bool) -> None:
         self.notes.append(("alive", alive))
 
-    def link_draining(self, link: Link, grace_ms: int) -> None:
+    def link_draining(self, link: Channel, grace_ms: int) -> None:
         self.notes.append(("draining", grace_ms))
 
-    def link_lost(self, link: Link, reason: str) -> None:
+    def link_lost(self, link: Channel, reason: str) -> None:
         self.notes.append(("lost", reason))
 
     def link_event(self, document: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.front.access import snapshot_cache
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.store import Store
 from hsmd.errors import StoreFailure
 from tests.daemonlike import eventually
@@ -30,7 +30,7 @@ async def test_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return version()
 
     monkeypatch.setattr(store, "version", look)
-    seen: Any = Catalogue(store, clock=lambda: now)
+    seen: Any = SnapshotCache(store, clock=lambda: now)
     following = asyncio.create_task(seen.follow())
 
     async def some_looks() -> None:

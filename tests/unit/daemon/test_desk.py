@@ -14,7 +14,7 @@ import pytest
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.front.control.dispatcher import CHANGES, MAX_CHANGES, Desk
+from hsmd.daemon.front.control.dispatcher import CHANGES, MAX_CHANGES, Dispatcher
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, Role
 from hsmd.errors import AuditFailure, Conflict, Overloaded, Refused
 from hsmd.protocol import messages
@@ -39,7 +39,7 @@ class Office:
         self.go_on.set()
         self.error: Exception | None = None
         self.seen: list[list[str]] = []
-        self.desk = Desk(
+        self.desk = Dispatcher(
             snapshot=lambda: snapshot,
             audit=self.audit,
             now=lambda: NOON,
@@ -70,7 +70,7 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
 
 def test_a_request_without_a_handler_is_noticed_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="WhoAmI"):
-        Desk(snapshot=None, audit=None, handlers={})  # type: ignore[arg-type]
+        Dispatcher(snapshot=None, audit=None, handlers={})  # type: ignore[arg-type]
 
 
 async def test_a_change_is_recorded_before_and_after_a_question_not_at_all(office: Office) -> None:

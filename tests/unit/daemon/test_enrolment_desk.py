@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.front.control import enrolment
-from hsmd.daemon.front.control.enrolment import REFUSALS_AT_ONCE, REFUSALS_PER_S, EnrolmentDesk
+from hsmd.daemon.front.control.enrolment import REFUSALS_AT_ONCE, REFUSALS_PER_S, EnrolmentHandlers
 from hsmd.errors import AuditFailure
 from tests.daemon_house import ROLES
 
 GUESS = f"{'0' * 16}.{'0' * 32}"
 
 
-class Catalogue:
+class SnapshotCache:
     """No token is known here."""
 
     async def read(self, action: Callable[[Any], Any]) -> bool:
@@ -42,22 +42,24 @@ def audit() -> Log:
 
 
 @pytest.fixture
-def desk(audit: Log, monkeypatch: pytest.MonkeyPatch) -> EnrolmentDesk:
+def desk(audit: Log, monkeypatch: pytest.MonkeyPatch) -> EnrolmentHandlers:
     monkeypatch.setattr(enrolment, "TRY_S", 0.0)
-    return EnrolmentDesk(catalogue=Catalogue(), audit=audit, pins=lambda role: ((), ()))  # type: ignore[arg-type]
+    return EnrolmentHandlers(catalogue=SnapshotCache(), audit=audit, pins=lambda role: ((), ()))  # type: ignore[arg-type]
 
 
-async def tried(desk: EnrolmentDesk) -> bool:
+async def tried(desk: EnrolmentHandlers) -> bool:
     return await desk.admit(GUESS, "192.0.2.7", frozenset(ROLES.values()))
 
 
-async def test_no_is_the_answer_also_while_the_log_cannot_be_written(desk: EnrolmentDesk, audit: Log) -> None:
+async def test_no_is_the_answer_also_while_the_log_cannot_be_written(
+    desk: EnrolmentHandlers, audit: Log
+) -> None:
     audit.ill = True
     assert not await tried(desk)
 
 
 async def test_strangers_do_not_fill_the_disk(
-    desk: EnrolmentDesk, audit: Log, monkeypatch: pytest.MonkeyPatch
+    desk: EnrolmentHandlers, audit: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four a second for a minute, which is what the desk looks at; what is not recorded is counted."""
     now = [0.0]

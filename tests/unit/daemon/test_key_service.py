@@ -17,7 +17,7 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant, Snapshot
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.signing.signing_request import Use
+from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, GrantRecord, KeyRecord, Role
 from hsmd.errors import (
@@ -67,11 +67,11 @@ class Caller:
     """Notes what it is told."""
 
     identity: Identity = CLIENT
-    uses: dict[int, Use] = field(default_factory=dict)
+    uses: dict[int, SigningRequest] = field(default_factory=dict)
     replies: list[tuple[int, bytes | HsmdError]] = field(default_factory=list)
     flushes: int = 0
 
-    def opened(self, request_id: int, use: Use) -> None:
+    def opened(self, request_id: int, use: SigningRequest) -> None:
         self.uses[request_id] = use
 
     def answered(self, request_id: int, answer: bytes) -> None:

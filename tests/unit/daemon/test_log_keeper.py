@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hsmd.daemon.audit.log import AuditLog, utc_now
 from hsmd.daemon.config.settings import AuditConfig
-from hsmd.daemon.front.checkpoints.log_guard import LogKeeper
+from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure, BadRequest
 from hsmd.transparency import discontinuity
@@ -36,11 +36,11 @@ class Room:
         self.service: Any = SimpleNamespace(held=None)
         self.root = b"\1" * 32
 
-    def keeper(self, remembered: AuditHead | None = None) -> LogKeeper:
+    def keeper(self, remembered: AuditHead | None = None) -> LogGuard:
         async def root_at(size: int) -> bytes:
             return self.root
 
-        made = LogKeeper(
+        made = LogGuard(
             self.config,
             "hsmd/east",
             audit=self.log,

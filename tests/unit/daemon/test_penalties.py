@@ -1,4 +1,4 @@
-"""Penalties, the search for the culprit, and the comparison of store and token."""
+"""Crash penalties, the search for the culprit, and the comparison of store and token."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hsmd.daemon.front.signing.crash_penalties import (
     LONGEST_S,
     MAX_PAIRS,
     MEMORY_S,
-    Penalties,
+    CrashPenalties,
 )
-from hsmd.daemon.front.tokens.crash_attribution import MAX_WAITING, Culprits
+from hsmd.daemon.front.tokens.crash_attribution import MAX_WAITING, CrashAttribution
 from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.daemon.front.tokens.reconciliation import compare
 from hsmd.daemon.ipc.worker_messages import NO_PRIVATE_KEY, KeyDescription
@@ -37,7 +37,7 @@ def clock() -> Clock:
 
 
 def test_two_crashes_and_only_this_pair_is_refused(clock: Clock) -> None:
-    penalties = Penalties(clock)
+    penalties = CrashPenalties(clock)
     for _ in range(CRASHES):
         assert not penalties.refuses("web", KEY)
         penalties.crashed("web", KEY)
@@ -49,7 +49,7 @@ def test_two_crashes_and_only_this_pair_is_refused(clock: Clock) -> None:
 
 
 def test_each_further_crash_doubles_it_up_to_a_limit_and_time_heals(clock: Clock) -> None:
-    penalties = Penalties(clock)
+    penalties = CrashPenalties(clock)
     lasts = [penalties.crashed("web", KEY) for _ in range(30)]
     assert lasts[:4] == [0.0, FIRST_S, FIRST_S * 2, FIRST_S * 4]
     assert lasts[-1] == LONGEST_S
@@ -58,7 +58,7 @@ def test_each_further_crash_doubles_it_up_to_a_limit_and_time_heals(clock: Clock
 
 
 def test_who_is_acquitted_is_as_before(clock: Clock) -> None:
-    penalties = Penalties(clock)
+    penalties = CrashPenalties(clock)
     penalties.crashed("web", KEY)
     penalties.crashed("web", KEY)
     penalties.acquitted("web", KEY)
@@ -70,7 +70,7 @@ def test_who_is_acquitted_is_as_before(clock: Clock) -> None:
 
 
 def test_memory_is_bounded(clock: Clock) -> None:
-    penalties = Penalties(clock)
+    penalties = CrashPenalties(clock)
     for number in range(3 * MAX_PAIRS):
         penalties.crashed(f"client-{number}", KEY)
     assert len(penalties.pairs) == MAX_PAIRS
@@ -80,7 +80,7 @@ def test_memory_is_bounded(clock: Clock) -> None:
 @pytest.mark.parametrize("by", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM, 0])
 def test_a_crash_is_known_from_both_halves_in_any_order(order: tuple[str, str], by: int) -> None:
     found: list[Job] = []
-    culprits = Culprits(found.append)
+    culprits = CrashAttribution(found.append)
     job: Any = object()
     for half in order:
         assert found == []
@@ -95,7 +95,7 @@ def test_a_crash_is_known_from_both_halves_in_any_order(order: tuple[str, str], 
 
 def test_a_worker_is_not_blamed_for_one_that_had_its_process_id_before() -> None:
     found: list[Job] = []
-    culprits = Culprits(found.append)
+    culprits = CrashAttribution(found.append)
     job: Any = object()
     culprits.begun(7)
     culprits.ended(7, signal.SIGSEGV)  # it was idle
@@ -106,7 +106,7 @@ def test_a_worker_is_not_blamed_for_one_that_had_its_process_id_before() -> None
 
 
 def test_halves_that_stay_alone_are_forgotten() -> None:
-    culprits = Culprits(lambda job: None)
+    culprits = CrashAttribution(lambda job: None)
     job: Any = object()
     for pid in range(3 * MAX_WAITING):
         culprits.lost(pid, job)

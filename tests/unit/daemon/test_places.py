@@ -1,4 +1,4 @@
-"""Places: which workers run, when they are started again, and when not."""
+"""Supervisor: which workers run, when they are started again, and when not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hsmd.daemon.config.settings import Config, TokenConfig
 from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.launcher import supervisor as module
-from hsmd.daemon.launcher.supervisor import LONGEST_DELAY_S, Places, next_delay
+from hsmd.daemon.launcher.supervisor import LONGEST_DELAY_S, Supervisor, next_delay
 from tests.unit.daemon.test_config import GOOD
 
 
@@ -46,7 +46,7 @@ class Worker:
 
 
 class Yard:
-    """Places whose workers are made here."""
+    """Supervisor whose workers are made here."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.workers: list[Worker] = []
@@ -55,7 +55,7 @@ class Yard:
         self.ended: list[dict[str, Any]] = []
         monkeypatch.setattr(module, "spawn_worker", self._spawn)
         self.config: Config = configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml"))
-        self.places = Places(self.config, lambda packet, fds: self._note(packet))
+        self.places = Supervisor(self.config, lambda packet, fds: self._note(packet))
         self.name = self.config.tokens[0].name
         self.allow("all")
 
@@ -97,7 +97,7 @@ def test_each_token_has_its_workers_and_one_for_control(yard: Yard) -> None:
 
 
 def test_a_spare_is_one_more(yard: Yard) -> None:
-    yard.places.furnish(yard.with_token(spare=True))
+    yard.places.apply(yard.with_token(spare=True))
     yard.places.start_due(0.0)
     assert [packet["control"] for packet in yard.packets] == [False, False, False, True]
 
@@ -129,7 +129,7 @@ def test_a_refused_pin_stops_the_token_until_the_front_gives_leave(yard: Yard) -
     yard.places.reap(1.0, stopping=False)
     yard.places.start_due(1e9)
     assert (len(yard.workers), yard.places.next_start()) == (3, None)
-    yard.places.furnish(yard.config)
+    yard.places.apply(yard.config)
     yard.places.start_due(1e9)
     assert yard.running == [], "a reload is no leave"
     yard.allow("one", cleared=True)
@@ -184,7 +184,7 @@ def test_one_refused_pin_leaves_those_that_are_logged_in(yard: Yard) -> None:
 
 def test_an_unchanged_token_keeps_its_workers(yard: Yard) -> None:
     yard.places.start_due(0.0)
-    yard.places.furnish(configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml")))
+    yard.places.apply(configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml")))
     yard.places.start_due(1.0)
     assert yard.running == [1, 2, 3]
     assert len(yard.workers) == 3
@@ -196,7 +196,7 @@ def test_an_unchanged_token_keeps_its_workers(yard: Yard) -> None:
 def test_a_changed_token_gets_new_workers_beside_the_old(yard: Yard, changes: dict[str, Any]) -> None:
     yard.places.start_due(0.0)
     changed = yard.with_token(**changes)
-    yard.places.furnish(changed)
+    yard.places.apply(changed)
     yard.places.start_due(1.0)
     assert yard.running[:3] == [1, 2, 3], "nobody is killed"
     assert {packet["generation"] for packet in yard.packets[3:]} == {2}
@@ -209,14 +209,14 @@ def test_a_changed_token_gets_new_workers_beside_the_old(yard: Yard, changes: di
 
 def test_a_wrong_pin_in_new_settings_leaves_the_old_running(yard: Yard) -> None:
     yard.places.start_due(0.0)
-    yard.places.furnish(yard.with_token(pin_file=Path("/other")))
+    yard.places.apply(yard.with_token(pin_file=Path("/other")))
     yard.places.start_due(1.0)
     for worker in yard.workers[3:]:
         worker.process.status = EXIT_LOGIN_REFUSED
     yard.places.reap(2.0, stopping=False)
     yard.places.start_due(1e9)
     assert yard.running == [1, 2, 3]
-    yard.places.furnish(yard.config)
+    yard.places.apply(yard.config)
     yard.allow("all")
     yard.places.start_due(1e9)
     assert len(yard.running) == 6, "back to the old settings is a change too"

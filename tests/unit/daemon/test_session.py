@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.signing.signing_request import Use
+from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
 from hsmd.daemon.store.records import Role
 from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, ProtocolError
@@ -52,18 +52,18 @@ class Service:
         self.draining = False
         self.used: list[int] = []
         self.spent = False
-        self.abandoned: list[Use] = []
+        self.abandoned: list[SigningRequest] = []
         self.fault: ProtocolError | None = None
 
     def use(self, session: Session, requests: list[tuple[int, bytes]]) -> bool:
         for request_id, _ in requests:
             self.used.append(request_id)
-            session.opened(request_id, Use(session, request_id, None, 0.0))  # type: ignore[arg-type]
+            session.opened(request_id, SigningRequest(session, request_id, None, 0.0))  # type: ignore[arg-type]
         if self.fault:
             raise self.fault
         return not self.spent
 
-    def abandon(self, uses: list[Use]) -> None:
+    def abandon(self, uses: list[SigningRequest]) -> None:
         self.abandoned += uses
 
 

@@ -1,16 +1,16 @@
-"""Shares of clients: a rate with a second's worth at once, and so many open at a time."""
+"""Rate limits of clients: a rate with a second's worth at once, and so many open at a time."""
 
 from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from hsmd.daemon.front.signing.rate_limits import RETRY_OPEN_MS, ShareLimits, Shares
+from hsmd.daemon.front.signing.rate_limits import RETRY_OPEN_MS, RateLimit, RateLimits
 
-LIMITS = ShareLimits(rate=10, open_operations=4)
+LIMITS = RateLimit(rate=10, open_operations=4)
 
 
 def test_a_rate_with_a_seconds_worth_at_once() -> None:
-    shares = Shares(LIMITS)
+    shares = RateLimits(LIMITS)
     taken = 0
     for tenth in range(100):
         share = shares.of("ann", tenth / 10)
@@ -21,7 +21,7 @@ def test_a_rate_with_a_seconds_worth_at_once() -> None:
 
 
 def test_the_hint_is_when_there_is_room_again() -> None:
-    shares = Shares(LIMITS)
+    shares = RateLimits(LIMITS)
     share = shares.of("ann", 0.0)
     for _ in range(10):
         assert share.take(LIMITS) == 0
@@ -32,7 +32,7 @@ def test_the_hint_is_when_there_is_room_again() -> None:
 
 
 def test_so_many_open_at_a_time_over_all_connections() -> None:
-    shares = Shares(LIMITS)
+    shares = RateLimits(LIMITS)
     for _ in range(4):
         assert shares.of("ann", 0.0).take(LIMITS) == 0
     assert shares.of("ann", 0.0).take(LIMITS) == RETRY_OPEN_MS
@@ -43,7 +43,7 @@ def test_so_many_open_at_a_time_over_all_connections() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 0.5), st.booleans()), max_size=300))
 def test_never_more_than_the_rate_and_the_burst(steps: list[tuple[float, bool]]) -> None:
-    shares, now, taken = Shares(LIMITS), 0.0, 0
+    shares, now, taken = RateLimits(LIMITS), 0.0, 0
     for pause, _ in steps:
         now += pause
         share = shares.of("ann", now)
@@ -54,7 +54,7 @@ def test_never_more_than_the_rate_and_the_burst(steps: list[tuple[float, bool]])
 
 
 def test_clients_that_are_gone_are_forgotten() -> None:
-    shares = Shares(LIMITS)
+    shares = RateLimits(LIMITS)
     shares.of("stays", 0.0).take(LIMITS)
     for number in range(5_000):
         shares.of(str(number), 1.0)

@@ -12,7 +12,7 @@ from hsmd.daemon.front.ssh.source_penalties import (
     MANY,
     MOST_S,
     TOLERATED_S,
-    Sources,
+    SourcePenalties,
     source_of,
 )
 
@@ -29,7 +29,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def tries_let_through(sources: Sources, clock: Clock, seconds: int, peer: str = "192.0.2.1") -> int:
+def tries_let_through(sources: SourcePenalties, clock: Clock, seconds: int, peer: str = "192.0.2.1") -> int:
     let_through = 0
     for _ in range(seconds * 10):
         clock.now += 0.1
@@ -40,7 +40,7 @@ def tries_let_through(sources: Sources, clock: Clock, seconds: int, peer: str = 
 
 
 def test_a_few_mistakes_are_free_and_then_one_try_each_time_an_offence_has_run_off(clock: Clock) -> None:
-    sources = Sources(clock)
+    sources = SourcePenalties(clock)
     assert [sources.offended("192.0.2.1", LOGIN_FAILED_S) for _ in range(4)] == [False, False, False, True]
     assert sources.refuses("192.0.2.1", ())
     assert not sources.refuses("192.0.2.2", ())
@@ -48,7 +48,7 @@ def test_a_few_mistakes_are_free_and_then_one_try_each_time_an_offence_has_run_o
 
 
 def test_penalties_run_off_and_have_a_top(clock: Clock) -> None:
-    sources = Sources(clock)
+    sources = SourcePenalties(clock)
     for _ in range(1_000):
         sources.offended("192.0.2.1", LOGIN_FAILED_S)
     clock.now += MOST_S - TOLERATED_S - 1
@@ -58,7 +58,7 @@ def test_penalties_run_off_and_have_a_top(clock: Clock) -> None:
 
 
 def test_where_a_client_logged_in_nobody_is_refused_for_a_while(clock: Clock) -> None:
-    sources = Sources(clock)
+    sources = SourcePenalties(clock)
     sources.let_in("192.0.2.1")
     assert not any(sources.offended("192.0.2.1", LOGIN_FAILED_S) for _ in range(20))
     assert not sources.refuses("192.0.2.1", ())
@@ -73,7 +73,7 @@ def test_where_a_client_logged_in_nobody_is_refused_for_a_while(clock: Clock) ->
     [("192.0.2.1", "192.0.2.0/24"), ("::ffff:192.0.2.1", "192.0.2.0/24"), ("2001:db8::1", "2001:db8::/32")],
 )
 def test_exempt_networks_are_never_refused(clock: Clock, peer: str, network: str) -> None:
-    sources = Sources(clock)
+    sources = SourcePenalties(clock)
     for _ in range(10):
         sources.offended(peer, LOGIN_FAILED_S)
     assert sources.refuses(peer, ())
@@ -96,7 +96,7 @@ def test_a_host_cannot_hide_in_its_own_network(peer: str, source: str) -> None:
 
 
 def test_what_is_remembered_is_bounded_and_the_worst_stay(clock: Clock) -> None:
-    sources = Sources(clock)
+    sources = SourcePenalties(clock)
     for _ in range(20):
         sources.offended("192.0.2.1", LOGIN_FAILED_S)
     for number in range(MANY + 500):

@@ -1,4 +1,4 @@
-"""Tallies: bounded series, histograms whose buckets add up, and what counts as recent."""
+"""Counters: bounded series, histograms whose buckets add up, and what counts as recent."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from itertools import pairwise
 
 from hypothesis import given, strategies as st
 
-from hsmd.daemon.front.signing.counters import BOUNDS_S, OTHER, WINDOW_S, Histogram, Tallies
+from hsmd.daemon.front.signing.counters import BOUNDS_S, OTHER, WINDOW_S, Counters, Histogram
 
 
 def test_series_are_bounded_and_nothing_is_lost() -> None:
-    tallies = Tallies(most=10)
+    tallies = Counters(most=10)
     for number in range(1_000):
         tallies.count(f"client-{number}", "key", "tls13-server", ("performed", "refused")[number % 2])
     assert len(tallies.counts) == 12
@@ -19,7 +19,7 @@ def test_series_are_bounded_and_nothing_is_lost() -> None:
 
 
 def test_a_series_that_is_there_goes_on_when_there_is_no_room() -> None:
-    tallies = Tallies(most=1)
+    tallies = Counters(most=1)
     for client in ("a", "b", "a"):
         tallies.count(client, "key", "tls13-server", "performed")
     assert tallies.counts["a", "key", "tls13-server", "performed"] == 2
@@ -38,7 +38,7 @@ def test_every_duration_is_in_one_bucket(durations: list[float]) -> None:
 
 
 def test_recent_is_what_came_in_the_last_window_or_two() -> None:
-    tallies = Tallies()
+    tallies = Counters()
     tallies.begin_window(0.0)
     series = ("web", "key", "tls13-server", "performed")
     for second in range(100):

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hsmd.daemon.front.tokens.worker_rotation import Crew
+from hsmd.daemon.front.tokens.worker_rotation import WorkerRotation
 
 SIZE, OPERATIONS, AGE_S = 2, 10, 100.0
 
@@ -30,7 +30,9 @@ class Crews(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.crew = Crew(SIZE, spare=self.spare, operations=OPERATIONS, age_s=AGE_S, chance=random.Random(1))
+        self.crew = WorkerRotation(
+            SIZE, spare=self.spare, operations=OPERATIONS, age_s=AGE_S, chance=random.Random(1)
+        )
         self.alive: list[Any] = []
 
     @precondition(lambda self: len(self.alive) < SIZE + 2)
@@ -95,7 +97,7 @@ TestCrews.settings = TestCrewsWithoutSpare.settings = settings(
 
 
 def test_those_that_began_together_do_not_leave_together() -> None:
-    crew = Crew(8, spare=True, operations=0, age_s=1000.0, chance=random.Random(3))
+    crew = WorkerRotation(8, spare=True, operations=0, age_s=1000.0, chance=random.Random(3))
     for _ in range(9):
         crew.enlist(Link(), 0.0)  # type: ignore[arg-type]
     left: dict[int, int] = {}
@@ -111,7 +113,7 @@ def test_those_that_began_together_do_not_leave_together() -> None:
 
 
 def test_zero_means_never() -> None:
-    crew = Crew(1, spare=True, operations=0, age_s=0, chance=random.Random(3))
+    crew = WorkerRotation(1, spare=True, operations=0, age_s=0, chance=random.Random(3))
     link: Any = Link()
     crew.enlist(link, 0.0)
     crew.enlist(Link(), 0.0)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.front.tokens.circuit_breaker import SILENT_STARTS, Breaker, BreakerState, TokenHealth
+from hsmd.daemon.front.tokens.circuit_breaker import SILENT_STARTS, BreakerState, CircuitBreaker, TokenHealth
 from hsmd.daemon.ipc import worker_messages
 
 EVENTS = ("begin", "passed", "failed-alone", "failed-among-others")
@@ -21,7 +21,7 @@ TABLE = {
 }  # fmt: skip
 
 
-def happen(breaker: Breaker, event: str) -> None:
+def happen(breaker: CircuitBreaker, event: str) -> None:
     if event == "begin":
         breaker.begin()
     elif event == "passed":
@@ -33,7 +33,7 @@ def happen(breaker: Breaker, event: str) -> None:
 @pytest.mark.parametrize("length", [1, 3, 6])
 def test_all_sequences(length: int) -> None:
     for events in itertools.product(EVENTS, repeat=length):
-        breaker = Breaker()
+        breaker = CircuitBreaker()
         for event in events:
             expected = TABLE[breaker.state, event]
             happen(breaker, event)

@@ -34,7 +34,7 @@ POISON = [
 HARMLESS = [pkcs11.DataLenRange(), pkcs11.MechanismInvalid(), pkcs11.PKCS11Error("Unmapped error code 0x68")]
 
 
-class Inventory:
+class KeyIndex:
     """One key; counts scans."""
 
     def __init__(self, key: OpenKey) -> None:
@@ -65,7 +65,7 @@ class Rig:
         operation = Operation(bytes, use, finish or (lambda prepared, raw: raw))
         ceiling: Any = SimpleNamespace(half=SimpleNamespace(digest=KEY))
         self.key = OpenKey(ceiling, 1, lambda purpose, scheme, data: None, {(1, 1): operation}, pace_s=100e-6)
-        self.inventory = Inventory(self.key)
+        self.inventory = KeyIndex(self.key)
         self.probe_error: Exception | None = None
         session = SimpleNamespace(generate_random=self._probe)
         self.loop = WorkerLoop(worker, self.inventory, self.progress, session, None)  # type: ignore[arg-type]

@@ -185,7 +185,7 @@ class EmptySession:
 def test_unknown_keys_cause_at_most_one_look_a_second() -> None:
     now = [100.0]
     session = EmptySession()
-    keys = key_index.Inventory(session, verify="rsa", clock=lambda: now[0])
+    keys = key_index.KeyIndex(session, verify="rsa", clock=lambda: now[0])
     keys.scan()
     searches = session.searches
     for _ in range(50):

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from hsmd.daemon.front.tokens.fair_queue import Turns
-from hsmd.daemon.front.tokens.job_queue import Backlog
+from hsmd.daemon.front.tokens.fair_queue import FairQueue
+from hsmd.daemon.front.tokens.job_queue import JobQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
-from hsmd.daemon.front.tokens.load_shedding import ACTIVE_S, LEAST_SHARE, Entrance, Load
+from hsmd.daemon.front.tokens.load_shedding import ACTIVE_S, LEAST_SHARE, Load, LoadShedder
 from hsmd.errors import Overloaded, Unavailable
 
 CLIENTS, KEYS = ("ann", "bob", "eve"), (b"k1", b"k2", b"k3")
@@ -41,14 +41,14 @@ def job(client: str = "ann", key: bytes = b"k1", cost: float = 1.0, deadline: fl
     return Job((1, 0x0403, key, b""), deadline, False, None, client, cost)
 
 
-def served(backlog: Backlog, how_many: int) -> list[Job]:
+def served(backlog: JobQueue, how_many: int) -> list[Job]:
     link, ids = Link(), count(1)
     backlog.hand_out([link], how_many, 0.0, lambda: next(ids))  # type: ignore[list-item]
     return link.sent
 
 
 def test_a_flood_holds_up_only_itself() -> None:
-    backlog = Backlog(lambda done: None)
+    backlog = JobQueue(lambda done: None)
     for _ in range(1_000):
         backlog.add(job("eve"))
     served(backlog, 10)
@@ -59,7 +59,7 @@ def test_a_flood_holds_up_only_itself() -> None:
 
 def test_turns_are_as_long_as_what_they_cost() -> None:
     """One client with a key that is nine times as slow gets a ninth of the operations, not nine tenths of the token."""
-    backlog = Backlog(lambda done: None)
+    backlog = JobQueue(lambda done: None)
     for _ in range(900):
         backlog.add(job("ann", cost=1.0))
         backlog.add(job("bob", cost=9.0))
@@ -68,14 +68,14 @@ def test_turns_are_as_long_as_what_they_cost() -> None:
 
 
 def test_the_keys_of_a_client_take_turns_too() -> None:
-    backlog = Backlog(lambda done: None)
+    backlog = JobQueue(lambda done: None)
     for key in (b"k1", b"k1", b"k1", b"k1", b"k2", b"k2"):
         backlog.add(job("ann", key))
     assert [each.body[2] for each in served(backlog, 4)] == [b"k1", b"k2", b"k1", b"k2"]
 
 
 def test_who_comes_back_gets_no_credit_for_his_absence() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     turns.enter("ann")
     for _ in range(100):
         turns.served(1.0, more=True)
@@ -88,7 +88,7 @@ def test_who_comes_back_gets_no_credit_for_his_absence() -> None:
 
 
 def test_jobs_given_up_use_up_no_turn() -> None:
-    backlog = Backlog(lambda done: None)
+    backlog = JobQueue(lambda done: None)
     dead = [job("ann") for _ in range(50)]
     for each in dead:
         backlog.add(each)
@@ -106,7 +106,7 @@ class Fairness(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.done: list[Completion] = []
-        self.backlog = Backlog(self.done.extend)
+        self.backlog = JobQueue(self.done.extend)
         self.link = Link()
         self.ids = count(1)
         self.inside: dict[int, Job] = {}
@@ -183,7 +183,7 @@ TestFairness = Fairness.TestCase
 )
 def test_nobody_waits_longer_than_his_turns(asked: list[tuple[str, float]], taken: int) -> None:
     """A client with waiting jobs is never behind another that waits as well by more than one job's cost of each."""
-    backlog = Backlog(lambda done: None)
+    backlog = JobQueue(lambda done: None)
     for client, cost in asked:
         backlog.add(job(client, cost=cost))
     got: Counter[str] = Counter()
@@ -200,7 +200,7 @@ LOAD = Load(in_hand=0, capacity=400, workers=1)
 
 
 def test_alone_a_client_may_fill_the_queue_together_they_share_it() -> None:
-    backlog, entrance = Backlog(lambda done: None), Entrance()
+    backlog, entrance = JobQueue(lambda done: None), LoadShedder()
     jobs = [job("ann") for _ in range(500)]
     refused = entrance.turned_away(jobs, backlog, LOAD, now=0.0)
     assert [each for each, _ in refused] == jobs[400:]
@@ -212,7 +212,7 @@ def test_alone_a_client_may_fill_the_queue_together_they_share_it() -> None:
 
 
 def test_many_clients_keep_a_least_share() -> None:
-    backlog, entrance = Backlog(lambda done: None), Entrance()
+    backlog, entrance = JobQueue(lambda done: None), LoadShedder()
     for number in range(100):
         entrance.turned_away([job(str(number))], backlog, LOAD, now=0.0)
     assert (
@@ -222,7 +222,7 @@ def test_many_clients_keep_a_least_share() -> None:
 
 
 def test_what_cannot_be_in_time_is_told_when_to_come_back() -> None:
-    backlog, entrance = Backlog(lambda done: None), Entrance()
+    backlog, entrance = JobQueue(lambda done: None), LoadShedder()
     entrance.served([job()], took_s=0.010)
     jobs = [job(deadline=1.0) for _ in range(200)]
     refused = entrance.turned_away(jobs, backlog, LOAD, now=0.0)

@@ -22,7 +22,7 @@ R = TypeVar("R")
 log = observe.logger()
 
 
-class Catalogue:
+class SnapshotCache:
     """Holds the current snapshot; every store call goes through here, in a thread."""
 
     def __init__(

@@ -8,7 +8,7 @@ from datetime import timedelta
 from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog, utc_now
 from hsmd.daemon.config.settings import AuditConfig
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer, Published
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import AuditHead
@@ -26,7 +26,7 @@ _MIB = 1 << 20
 log = observe.logger()
 
 
-class LogKeeper:
+class LogGuard:
     """One for each daemon, on its event loop. Says in `KeyService.held` why no key may be used, if so."""
 
     checkpointer: Checkpointer
@@ -38,7 +38,7 @@ class LogKeeper:
         origin: str,
         *,
         audit: AuditLog,
-        catalogue: Catalogue,
+        catalogue: SnapshotCache,
         service: KeyService,
         remembered: AuditHead | None,
         discontinuities: list[str],

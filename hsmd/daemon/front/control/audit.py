@@ -9,9 +9,9 @@ from hsmd.daemon.audit.readers import Reader, about, may_read
 from hsmd.daemon.audit.view import LogView
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
-from hsmd.daemon.front.checkpoints.log_guard import LogKeeper
+from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.store.records import Role
 from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError
@@ -25,11 +25,11 @@ SCANS = 2
 """Searches for records at a time: they cost the interpreter's time, which key operations want."""
 
 
-class AuditDesk:
+class AuditHandlers:
     """Shows the log to those who may see it, and what it proves."""
 
     def __init__(
-        self, *, audit: AuditLog, checkpointer: Checkpointer, keeper: LogKeeper, catalogue: Catalogue
+        self, *, audit: AuditLog, checkpointer: Checkpointer, keeper: LogGuard, catalogue: SnapshotCache
     ) -> None:
         self._audit = audit
         self._checkpointer = checkpointer

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from hsmd.daemon.front.access.identity import Identity, Role
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
 from hsmd.daemon.store import ClientRecord, GrantRecord, RevocationRecord, Store
@@ -16,13 +16,13 @@ from hsmd.protocol.messages import Request
 from hsmd.purposes import Purpose, expand, labels, purpose_from_label
 
 
-class ClientDesk:
+class ClientHandlers:
     """Adds and removes clients, CAs and grants, and explains decisions."""
 
     def __init__(
         self,
         *,
-        catalogue: Catalogue,
+        catalogue: SnapshotCache,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         may_rotate: Callable[[], bool] = lambda: True,
     ) -> None:

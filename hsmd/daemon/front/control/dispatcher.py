@@ -61,7 +61,7 @@ CHANGES: frozenset[type[Request]] = frozenset(
 )
 
 
-class Desk:
+class Dispatcher:
     """Dispatches control requests. `handlers` names one handler for each type of request."""
 
     def __init__(

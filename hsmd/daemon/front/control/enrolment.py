@@ -19,7 +19,7 @@ from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import RefusalMeter
 from hsmd.daemon.front.access.identity import Identity, Role
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.clients import role_named
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
@@ -51,13 +51,13 @@ Pins = Callable[[Role], tuple[Sequence[str], Sequence[str]]]
 """For a role: (addresses to connect to, host key lines to pin there; behind `cert-authority ` a host CA)."""
 
 
-class EnrolmentDesk:
+class EnrolmentHandlers:
     """Makes tokens and takes them."""
 
     def __init__(
         self,
         *,
-        catalogue: Catalogue,
+        catalogue: SnapshotCache,
         audit: AuditLog,
         pins: Pins,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

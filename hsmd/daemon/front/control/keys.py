@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hsmd.algorithms import KeyType, SignatureScheme, key_type_of
 from hsmd.daemon import pki
 from hsmd.daemon.front.access.identity import Identity, Role
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
@@ -30,13 +30,13 @@ _EDWARDS = {"EDDSA", "EC_EDWARDS_KEY_PAIR_GEN"}
 """Mechanisms that a token needs for Ed25519 (PKCS #11 3.0, section 6.3.15)."""
 
 
-class KeyDesk:
+class KeyHandlers:
     """Generates, adopts, shows and destroys keys; makes requests and certificates with them."""
 
     def __init__(
         self,
         *,
-        catalogue: Catalogue,
+        catalogue: SnapshotCache,
         service: KeyService,
         pools: Mapping[str, TokenPool],
         clock: Callable[[], float],

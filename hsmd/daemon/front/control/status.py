@@ -9,9 +9,9 @@ from datetime import datetime
 import hsmd
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
-from hsmd.daemon.front.checkpoints.log_guard import LogKeeper
+from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.signing.counters import BOUNDS_S
 from hsmd.daemon.front.signing.service import KeyService
@@ -21,7 +21,7 @@ from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 
 
-class StateDesk:
+class StatusHandlers:
     """Answers questions; changes nothing."""
 
     def __init__(
@@ -29,12 +29,12 @@ class StateDesk:
         *,
         name: str,
         started_at: datetime,
-        catalogue: Catalogue,
+        catalogue: SnapshotCache,
         service: KeyService,
         pools: Mapping[str, TokenPool],
         audit: AuditLog,
         checkpointer: Checkpointer,
-        keeper: LogKeeper,
+        keeper: LogGuard,
         admission: Callable[[], Admission],
         sessions: Callable[[], int],
     ) -> None:

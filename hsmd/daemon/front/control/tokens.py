@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.access.snapshot_cache import Catalogue
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
-from hsmd.daemon.front.tokens.login_guard import TokenLogins
+from hsmd.daemon.front.tokens.login_guard import LoginGuard
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.daemon.front.tokens.reconciliation import Differences
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Done, Request
 
 
-class TokenDesk:
+class TokenHandlers:
     """Shows tokens, and lets daemons log in again."""
 
     def __init__(
         self,
         *,
-        catalogue: Catalogue,
-        logins: TokenLogins,
+        catalogue: SnapshotCache,
+        logins: LoginGuard,
         pools: Mapping[str, TokenPool],
         differences: Mapping[str, Differences],
     ) -> None:

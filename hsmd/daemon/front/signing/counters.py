@@ -1,4 +1,4 @@
-"""Tallies: what was asked of which key by whom, how it ended and how long it took, as plain integers.
+"""Counters: what was asked of which key by whom, how it ended and how long it took, as plain integers.
 
 Every key operation costs one look-up and one addition here, and a place in a histogram if it reached a token. What
 is shown to people and to Prometheus is read from these numbers when somebody asks. A name gets in here only once the client has
@@ -63,7 +63,7 @@ class Histogram:
         self.total_s += seconds
 
 
-class Tallies:
+class Counters:
     """The counters of one front process; lives on its event loop."""
 
     def __init__(self, most: int = 1_000) -> None:

@@ -1,4 +1,4 @@
-"""Penalties: a client whose uses of a key crash token workers may not use that key for a while.
+"""Crash penalties: a client whose uses of a key crash token workers may not use that key for a while.
 
 A request that crashes the worker is tried once more, alone (decision 1); so one bad request can cost two workers, and a caller
 who sends them on purpose could keep everybody from the token. Only ends by a signal that means a crash count, of a worker that
@@ -29,7 +29,7 @@ class _Pair:
     last: float = 0.0
 
 
-class Penalties:
+class CrashPenalties:
     """Which (client, key digest) pairs are refused. Times are monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

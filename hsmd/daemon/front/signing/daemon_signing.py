@@ -8,7 +8,7 @@ from hsmd.algorithms import SignatureScheme
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.signing.signing_request import Use
+from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import HsmdError
 from hsmd.purposes import Purpose
@@ -45,7 +45,7 @@ class _DaemonCaller:
         self.identity = identity
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def opened(self, request_id: int, use: Use) -> None:
+    def opened(self, request_id: int, use: SigningRequest) -> None:
         """One request at a time: nothing to remember."""
 
     def answered(self, request_id: int, answer: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Shares: how many operations a client may start in a second, and have open at a time, over all its connections.
+"""Rate limits: how many operations a client may start in a second, and have open at a time, over all its connections.
 
 Pure but for the clock, which is given. A client beyond its share is told when to come back; nobody else notices.
 """
@@ -13,14 +13,14 @@ _MANY = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class ShareLimits:
+class RateLimit:
     """`rate`: operations a second, with a second's worth at once; `open_operations`: at a time."""
 
     rate: int
     open_operations: int
 
 
-class Share:
+class Allowance:
     """What one client has used of its share."""
 
     __slots__ = ("_allowance", "_filled_at", "open", "spent")
@@ -32,13 +32,13 @@ class Share:
         self._allowance = allowance
         self._filled_at = now
 
-    def fill(self, limits: ShareLimits, now: float) -> None:
+    def fill(self, limits: RateLimit, now: float) -> None:
         """Add what has become available since the last time; once for each batch."""
         self._allowance = min(float(limits.rate), self._allowance + (now - self._filled_at) * limits.rate)
         self._filled_at = now
         self.spent = False
 
-    def take(self, limits: ShareLimits) -> int:
+    def take(self, limits: RateLimit) -> int:
         """Start one operation: 0, or in how many milliseconds to try again."""
         if self.open >= limits.open_operations:
             self.spent = True
@@ -55,19 +55,19 @@ class Share:
         self.open -= 1
 
 
-class Shares:
+class RateLimits:
     """The shares of all clients. `limits` may change at any time."""
 
-    def __init__(self, limits: ShareLimits) -> None:
+    def __init__(self, limits: RateLimit) -> None:
         self.limits = limits
-        self._shares: dict[str, Share] = {}
+        self._shares: dict[str, Allowance] = {}
 
-    def of(self, client: str, now: float) -> Share:
+    def of(self, client: str, now: float) -> Allowance:
         """The share of a client, filled up to `now`."""
         share = self._shares.get(client)
         if share is None:
             if len(self._shares) >= _MANY:
                 self._shares = {name: each for name, each in self._shares.items() if each.open}
-            share = self._shares[client] = Share(float(self.limits.rate), now)
+            share = self._shares[client] = Allowance(float(self.limits.rate), now)
         share.fill(self.limits, now)
         return share

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.rules import Denial, Rule
 from hsmd.daemon.front.access.snapshot import Grant, Snapshot
-from hsmd.daemon.front.signing.counters import OTHER, PERFORMED, Tallies
-from hsmd.daemon.front.signing.crash_penalties import Penalties
-from hsmd.daemon.front.signing.rate_limits import Share, ShareLimits, Shares
-from hsmd.daemon.front.signing.signing_request import Caller, Use
+from hsmd.daemon.front.signing.counters import OTHER, PERFORMED, Counters
+from hsmd.daemon.front.signing.crash_penalties import CrashPenalties
+from hsmd.daemon.front.signing.rate_limits import Allowance, RateLimit, RateLimits
+from hsmd.daemon.front.signing.signing_request import Caller, SigningRequest
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
     AuditFailure,
@@ -57,22 +57,22 @@ class KeyService:
         pools: Mapping[str, TokenPool],
         clock: Callable[[], float],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        tallies: Tallies | None = None,
-        shares: Shares | None = None,
+        tallies: Counters | None = None,
+        shares: RateLimits | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._audit = audit
         self._pools = pools
         self._clock = clock
-        self._penalties = Penalties(clock)
+        self._penalties = CrashPenalties(clock)
         self._now = now
-        self._shares = shares or Shares(ShareLimits(1_000_000, 1_000_000))
+        self._shares = shares or RateLimits(RateLimit(1_000_000, 1_000_000))
         self.draining = False
         self.held: AuditFailure | None = None
         """Why no key is used at present, although the log can be written: no room to spare, or not the log it was."""
         self.stale: StoreFailure | None = None
         """Set while the grants are too old: the store could not be asked for so long that they may have been taken back."""
-        self.tallies = tallies or Tallies()
+        self.tallies = tallies or Counters()
 
     def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> bool:
         """Take one batch of key operation frames, as (request id, body), from a caller.
@@ -83,7 +83,7 @@ class KeyService:
         snapshot, now, arrived = self._snapshot(), self._now(), self._clock()
         share = self._shares.of(caller.identity.client, arrived)
         fault: ProtocolError | None = None
-        uses: list[Use] = []
+        uses: list[SigningRequest] = []
         for request_id, body in requests:
             try:
                 operation = decode_key_operation(body)
@@ -104,7 +104,7 @@ class KeyService:
 
     def use_for_daemon(
         self, caller: Caller, grant: Grant, purpose: Purpose, scheme: int, data: bytes, deadline: float
-    ) -> Use:
+    ) -> SigningRequest:
         """One operation that the daemon itself builds from typed fields (certificate requests, ...).
 
         Raises AuditFailure while keys are `held`; checkpoints are signed even then.
@@ -112,13 +112,13 @@ class KeyService:
         hold = self.held or self.stale
         if hold is not None and purpose is not Purpose.CHECKPOINT:
             raise hold
-        use = Use(caller, 1, grant, self._clock())
+        use = SigningRequest(caller, 1, grant, self._clock())
         use.job = Job((purpose, scheme, grant.key, data), deadline, False, use, grant.client, grant.cost)
         self._record_attempt(use)
         self._start([use])
         return use
 
-    def abandon(self, uses: Iterable[Use]) -> None:
+    def abandon(self, uses: Iterable[SigningRequest]) -> None:
         """Nobody waits for these any more: what is still queued is not performed."""
         for use in uses:
             use.abandoned = True
@@ -128,10 +128,10 @@ class KeyService:
 
     def completed(self, completions: list[Completion]) -> None:
         """Take what one read from a worker (or one sweep of the deadlines) completed."""
-        again: list[Use] = []
-        replies: list[tuple[Use, bytes | HsmdError]] = []
+        again: list[SigningRequest] = []
+        replies: list[tuple[SigningRequest, bytes | HsmdError]] = []
         for job, status, answer, error in completions:
-            use: Use = job.context
+            use: SigningRequest = job.context
             if status is Status.ANSWERED or status is Status.LATE:
                 self._audit.outcome(use.attempt, "performed", answer)
                 if use.retried:
@@ -153,7 +153,7 @@ class KeyService:
 
         It does not count if the operation was answered when it was done once more, which may be known first.
         """
-        use: Use = job.context
+        use: SigningRequest = job.context
         lasts_s = 0.0
         if not use.acquitted:
             use.accused = True
@@ -168,7 +168,7 @@ class KeyService:
             )
             self._audit.commit()
 
-    def _acquit(self, use: Use) -> None:
+    def _acquit(self, use: SigningRequest) -> None:
         use.acquitted = True
         if use.accused:
             self._penalties.acquitted(use.grant.client, use.grant.key)
@@ -183,8 +183,8 @@ class KeyService:
         request_id: int,
         operation: KeyOperation,
         arrived: float,
-        share: Share,
-    ) -> Use | None:
+        share: Allowance,
+    ) -> SigningRequest | None:
         deadline_ms, purpose, scheme, key, data = operation
         identity = caller.identity
         grant = snapshot.decide(identity, key, purpose, now)
@@ -208,18 +208,18 @@ class KeyService:
         if retry_after_ms := share.take(self._shares.limits):
             self._turn_away(caller, request_id, grant, purpose, Overloaded(retry_after_ms=retry_after_ms))
             return None
-        use = Use(caller, request_id, grant, arrived, share)
+        use = SigningRequest(caller, request_id, grant, arrived, share)
         use.job = Job(
             (purpose, scheme, key, data), arrived + deadline_ms / 1000, False, use, grant.client, grant.cost
         )
         return use
 
-    def _not_turned_away(self, uses: list[Use]) -> list[Use]:
+    def _not_turned_away(self, uses: list[SigningRequest]) -> list[SigningRequest]:
         """Those that their tokens have room for, and time; nothing is recorded about the others, which touch no key."""
         by_token: dict[str, list[Job]] = {}
         for use in uses:
             by_token.setdefault(use.grant.token, []).append(use.job)  # type: ignore[arg-type]
-        refused: dict[Use, HsmdError] = {}
+        refused: dict[SigningRequest, HsmdError] = {}
         for token, jobs in by_token.items():
             pool = self._pools.get(token)
             if pool is not None:
@@ -273,7 +273,7 @@ class KeyService:
 
     # --- recording and handing on ---
 
-    def _record_attempt(self, use: Use) -> None:
+    def _record_attempt(self, use: SigningRequest) -> None:
         assert use.job is not None
         purpose, scheme, key, data = use.job.body
         identity = use.caller.identity
@@ -287,7 +287,7 @@ class KeyService:
             data,
         )
 
-    def _start(self, uses: list[Use]) -> None:
+    def _start(self, uses: list[SigningRequest]) -> None:
         """Write the attempts, then let the pools have the jobs."""
         try:
             self._audit.commit()
@@ -312,11 +312,11 @@ class KeyService:
 
     def _unanswered(
         self,
-        use: Use,
+        use: SigningRequest,
         status: Status,
         error: HsmdError | None,
-        again: list[Use],
-        replies: list[tuple[Use, bytes | HsmdError]],
+        again: list[SigningRequest],
+        replies: list[tuple[SigningRequest, bytes | HsmdError]],
     ) -> None:
         if status is Status.FAILED:
             refused = isinstance(error, PurposeMismatch | Refused)
@@ -331,7 +331,7 @@ class KeyService:
         if not use.replied:
             replies.append((use, error))
 
-    def _repeat(self, use: Use, status: Status) -> bool:
+    def _repeat(self, use: SigningRequest, status: Status) -> bool:
         """Whether a job that its worker lost runs once more; an UNKNOWN one does so once, alone (decision 1)."""
         if use.replied or use.abandoned or use.job is None or self._clock() >= use.job.deadline:
             return False
@@ -345,10 +345,12 @@ class KeyService:
         use.job = Job(use.job.body, use.job.deadline, alone, use, use.job.client, use.job.cost)
         return True
 
-    def _penalised(self, use: Use) -> bool:
+    def _penalised(self, use: SigningRequest) -> bool:
         return bool(self._penalties.pairs) and self._penalties.refuses(use.grant.client, use.grant.key)
 
-    def _deliver(self, replies: list[tuple[Use, bytes | HsmdError]], *, recorded: bool = True) -> None:
+    def _deliver(
+        self, replies: list[tuple[SigningRequest, bytes | HsmdError]], *, recorded: bool = True
+    ) -> None:
         failure = self._commit_failure() if recorded else None
         callers: dict[int, Caller] = {}
         now = self._clock()
@@ -375,7 +377,7 @@ class KeyService:
             return error
         return None
 
-    def _count(self, use: Use, reply: bytes | HsmdError, now: float) -> None:
+    def _count(self, use: SigningRequest, reply: bytes | HsmdError, now: float) -> None:
         grant = use.grant
         assert use.job is not None
         purpose = purpose_label(use.job.body[0])
@@ -390,7 +392,7 @@ def _reason(error: HsmdError) -> str:
     return f"{int(error.code)} {error.text}"
 
 
-def _lost(use: Use, status: Status) -> HsmdError:
+def _lost(use: SigningRequest, status: Status) -> HsmdError:
     if use.abandoned:
         return DeadlineExceeded("cancelled")
     if status is Status.UNKNOWN:

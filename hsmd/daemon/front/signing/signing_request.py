@@ -6,7 +6,7 @@ from typing import Protocol
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
-from hsmd.daemon.front.signing.rate_limits import Share
+from hsmd.daemon.front.signing.rate_limits import Allowance
 from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.errors import HsmdError
 
@@ -16,7 +16,7 @@ class Caller(Protocol):
 
     identity: Identity
 
-    def opened(self, request_id: int, use: Use) -> None:
+    def opened(self, request_id: int, use: SigningRequest) -> None:
         """The request was accepted and will be answered exactly once."""
 
     def answered(self, request_id: int, answer: bytes) -> None:
@@ -29,7 +29,7 @@ class Caller(Protocol):
         """No more answers in this batch: send what there is in one piece."""
 
 
-class Use:
+class SigningRequest:
     """One accepted key operation on its way: whose it is, and the attempt record that stands for it."""
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Use:
     )
 
     def __init__(
-        self, caller: Caller, request_id: int, grant: Grant, arrived: float, share: Share | None = None
+        self, caller: Caller, request_id: int, grant: Grant, arrived: float, share: Allowance | None = None
     ) -> None:
         self.caller = caller
         self.share = share

@@ -2,7 +2,7 @@
 
 asyncssh has no limit on unauthenticated connections, authentication tries or channels; these are ours. Where there is not
 room for all, nobody may crowd the others out: addresses share the room for logins, clients that for connections. Sources that
-misbehave before they log in are not heard for a while (`sources.py`).
+misbehave before they log in are not heard for a while (`source_penalties.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hsmd.daemon.config.settings import LimitsConfig
-from hsmd.daemon.front.ssh.source_penalties import Sources
+from hsmd.daemon.front.ssh.source_penalties import SourcePenalties
 
 CLIENT_SHARE = 4
 """One client may hold at most one connection in so many of all that are allowed ..."""
@@ -45,7 +45,7 @@ class Admission:
         self.turned_away = 0
         """New connections that were closed at once."""
         self._draw = draw
-        self._sources = Sources(clock)
+        self._sources = SourcePenalties(clock)
         self.starting = 0
         self.connections = 0
         self._starting: dict[str, dict[Starting, None]] = {}

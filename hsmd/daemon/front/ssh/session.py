@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.signing.signing_request import Use
+from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -92,7 +92,7 @@ class Session:
         self._max_open_requests = max_open_requests
         self._clock = clock
         self._channel = ServerChannel(Capability.CONTROL | Capability.EVENTS, max_open_requests)
-        self._open: dict[int, Use | None] = {}
+        self._open: dict[int, SigningRequest | None] = {}
         self._control: dict[int, asyncio.Task[None]] = {}
         self._out: list[bytes] = []
         self._unfinished_since: float | None = clock()
@@ -171,7 +171,7 @@ class Session:
 
     # --- what the service calls ---
 
-    def opened(self, request_id: int, use: Use) -> None:
+    def opened(self, request_id: int, use: SigningRequest) -> None:
         self._open[request_id] = use
 
     def answered(self, request_id: int, answer: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Sources: the addresses that peers come from, and for how long those that misbehave before they log in are not heard.
+"""Source penalties: the addresses that peers come from, and for how long those that misbehave before they log in are not heard.
 
 Pure but for the clock. Each offence adds seconds to a source's penalty, which run off by themselves. A source is refused while
 more than `TOLERATED_S` are left: a few mistakes are free, and who goes on gets one try each time an offence has run off.
@@ -25,7 +25,7 @@ MANY = 4_096
 """Sources that are remembered; beyond that, those that are over soonest are forgotten."""
 
 
-class Sources:
+class SourcePenalties:
     """Penalties by source: an IPv4 address, or the /64 network of an IPv6 address, because a host has all of that."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Protocol
 
-from hsmd.daemon.front.tokens.worker_channel import WorkerLink
+from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.daemon.ipc.worker_messages import PROBE, Probed
 from hsmd.protocol.frames import Kind, encode
 
@@ -35,7 +35,7 @@ class BreakerState(Enum):
     PROBING = "probing"
 
 
-class Breaker:
+class CircuitBreaker:
     """The state machine. `reason` says why it is not closed."""
 
     __slots__ = ("reason", "state")
@@ -93,7 +93,7 @@ class TokenHealth:
         self._probe_s = probe_s
         self._listener = listener
         self._log = log
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker()
         self._silent = 0
         self.refusal = ""
         """Why the last login was refused; empty if it was not."""
@@ -146,7 +146,7 @@ class TokenHealth:
 
     # --- questions ---
 
-    def ask(self, links: Iterable[WorkerLink], now: float) -> None:
+    def ask(self, links: Iterable[WorkerChannel], now: float) -> None:
         """Have these workers probe the token, unless they are at it."""
         for link in links:
             if not link.probing:
@@ -156,7 +156,7 @@ class TokenHealth:
                     link.moved_at = now
                 link.send(_PROBE_FRAME)
 
-    def ask_idle(self, links: Iterable[WorkerLink], now: float) -> None:
+    def ask_idle(self, links: Iterable[WorkerChannel], now: float) -> None:
         """Have those probe the token that have been idle for long."""
         self.ask(
             (
@@ -167,7 +167,7 @@ class TokenHealth:
             now,
         )
 
-    def answered(self, link: WorkerLink, event: Probed, *, others: bool) -> None:
+    def answered(self, link: WorkerChannel, event: Probed, *, others: bool) -> None:
         """A worker's answer; one that failed is given up by the pool before this is called."""
         link.probing = False
         if event.fault:

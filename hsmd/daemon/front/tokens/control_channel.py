@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
-from hsmd.daemon.front.tokens.worker_channel import WorkerLink
+from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.daemon.ipc.worker_messages import TokenRequest, encode
 from hsmd.errors import DeadlineExceeded, ProtocolError, TokenFailure
 from hsmd.protocol.frames import MAX_DEADLINE_MS, Frame, Kind, decode_error, encode_control_request
 
 
-class ControlLink:
+class ControlChannel:
     """The way to whichever control worker there is."""
 
     def __init__(
-        self, *, event: Callable[[WorkerLink, bytes], None], lost: Callable[[WorkerLink, str], None]
+        self, *, event: Callable[[WorkerChannel, bytes], None], lost: Callable[[WorkerChannel, str], None]
     ) -> None:
         """`event` takes what the worker says by itself; `lost` is told when and why a replacement is wanted."""
         self._event = event
@@ -27,7 +27,7 @@ class ControlLink:
         self._ready = asyncio.Event()
         self._next_id = 0
         self._waiting: tuple[int, asyncio.Future[bytes]] | None = None
-        self.link: WorkerLink | None = None
+        self.link: WorkerChannel | None = None
 
     async def ask(self, request: TokenRequest, timeout_s: float) -> Any:
         """The answer to one request. Raises DeadlineExceeded, TokenFailure if the worker is lost, or its error.
@@ -53,7 +53,7 @@ class ControlLink:
         except msgspec.MsgspecError as error:
             raise TokenFailure(detail=f"control worker: {error}") from None
 
-    def attach(self, link: WorkerLink) -> None:
+    def attach(self, link: WorkerChannel) -> None:
         """A control worker was started; it takes the place of one that is still there."""
         self._give_up("another control worker took its place")
         self.link = link
@@ -70,7 +70,7 @@ class ControlLink:
         """Give everything up."""
         self._give_up("the daemon stops")
 
-    def _readable(self, link: WorkerLink) -> None:
+    def _readable(self, link: WorkerChannel) -> None:
         try:
             received = link.receive()
             for frame in received or []:
@@ -81,7 +81,7 @@ class ControlLink:
         if received is None:
             self.lose("it ended")
 
-    def _take(self, link: WorkerLink, frame: Frame) -> None:
+    def _take(self, link: WorkerChannel, frame: Frame) -> None:
         """An event, or an answer; an answer that nobody waits for any more is dropped. Raises ProtocolError."""
         kind, request_id, body = frame
         if kind == Kind.EVENT:

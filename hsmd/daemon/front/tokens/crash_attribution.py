@@ -1,4 +1,4 @@
-"""Culprits: which job was in a worker's hands when it crashed.
+"""CrashAttribution: which job was in a worker's hands when it crashed.
 
 The front sees a socket close and, in the progress page, which job had begun and not ended; the launcher sees how the process
 ended. Only both together say that a job crashed a worker, and they come in either order.
@@ -19,7 +19,7 @@ MAX_WAITING = 64
 """Workers of which only one half is known."""
 
 
-class Culprits:
+class CrashAttribution:
     """Brings the two halves together."""
 
     def __init__(self, crashed: Callable[[Job], None]) -> None:

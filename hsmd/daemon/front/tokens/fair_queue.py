@@ -1,4 +1,4 @@
-"""Turns: who is next among several that wait, so that each gets the same share of what it costs to serve them.
+"""The fair queue: which is next among several that wait, so that each gets the same share of what it costs to serve them.
 
 Start-time fair queueing (Goyal, Vin, Cheng 1996): serving somebody moves his next turn back by the cost. Who comes back after a
 pause gets no credit for it, and whoever floods waits behind nobody but himself.
@@ -16,7 +16,7 @@ _MANY = 1_000
 """Names that are remembered at most while they do not wait."""
 
 
-class Turns(Generic[T]):
+class FairQueue(Generic[T]):
     """Those that wait, by name."""
 
     __slots__ = ("_clock", "_heap", "_next_start", "_order")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from hsmd.daemon.front.tokens.fair_queue import Turns
+from hsmd.daemon.front.tokens.fair_queue import FairQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
-from hsmd.daemon.front.tokens.worker_channel import WorkerLink
+from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.errors import DeadlineExceeded, HsmdError
 
 
@@ -21,7 +21,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.queues: dict[bytes, deque[Job]] = {}
-        self.turns: Turns[bytes] = Turns()
+        self.turns: FairQueue[bytes] = FairQueue()
         self.count = 0
         self.cost = 0.0
 
@@ -63,13 +63,13 @@ class _Lane:
         return before - self.count
 
 
-class Backlog:
+class JobQueue:
     """A fair queue that knows deadlines. `report` takes completions of jobs that left it without reaching a worker."""
 
     def __init__(self, report: Callable[[list[Completion]], None]) -> None:
         self._report = report
         self._lanes: dict[str, _Lane] = {}
-        self._turns: Turns[str] = Turns()
+        self._turns: FairQueue[str] = FairQueue()
         self._count = 0
         self._alone: deque[Job] = deque()
 
@@ -100,11 +100,13 @@ class Backlog:
         lane.add(job)
         self._count += 1
 
-    def hand_out(self, links: list[WorkerLink], window: int, now: float, take_id: Callable[[], int]) -> None:
+    def hand_out(
+        self, links: list[WorkerChannel], window: int, now: float, take_id: Callable[[], int]
+    ) -> None:
         """Give every worker its share of what waits, in one write each; the least busy one first."""
         if self._alone:
             self._hand_out_alone(links, now, take_id)
-        shares: dict[WorkerLink, list[tuple[int, Job]]] = {}
+        shares: dict[WorkerChannel, list[tuple[int, Job]]] = {}
         loads = {link: len(link.jobs) for link in links if not link.alone}
         while self._count and loads:
             link = min(loads, key=loads.__getitem__) if len(loads) > 1 else next(iter(loads))
@@ -129,7 +131,7 @@ class Backlog:
             self._count -= 1
         return job
 
-    def _hand_out_alone(self, links: list[WorkerLink], now: float, take_id: Callable[[], int]) -> None:
+    def _hand_out_alone(self, links: list[WorkerChannel], now: float, take_id: Callable[[], int]) -> None:
         """Such a job waits until the least busy worker has run empty; nothing is added to that worker meanwhile."""
         for link in sorted(links, key=lambda link: len(link.jobs)):
             if link.jobs:
@@ -159,7 +161,7 @@ class Backlog:
         """Give up everything that waits."""
         waiting = [job for job in self._all() if job.queued]
         self._lanes.clear()
-        self._turns = Turns()
+        self._turns = FairQueue()
         self._count = 0
         self._alone.clear()
         for job in waiting:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hsmd.daemon.front.tokens.job_queue import Backlog
+from hsmd.daemon.front.tokens.job_queue import JobQueue
 from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.errors import HsmdError, Overloaded
 
@@ -32,7 +32,7 @@ class Load:
     workers: int
 
 
-class Entrance:
+class LoadShedder:
     """Decides, batch by batch; learns from the answers how fast the token is."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Entrance:
         return len(self._seen) > 1
 
     def turned_away(
-        self, jobs: list[Job], backlog: Backlog, load: Load, now: float
+        self, jobs: list[Job], backlog: JobQueue, load: Load, now: float
     ) -> list[tuple[Job, HsmdError]]:
         """Those of `jobs` that find no room, or would not be served in time, and why; the others may be queued."""
         refused: list[tuple[Job, HsmdError]] = []

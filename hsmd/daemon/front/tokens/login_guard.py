@@ -61,7 +61,7 @@ class _Token:
     held: bool = False
 
 
-class TokenLogins:
+class LoginGuard:
     """Says what may be started; hears from the pools (it is their `HealthListener`). Lives on the event loop."""
 
     def __init__(

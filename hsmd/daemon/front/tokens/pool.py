@@ -18,13 +18,13 @@ from contextlib import suppress
 from typing import Any
 
 from hsmd.daemon.front.tokens.circuit_breaker import HealthListener, Nobody, TokenHealth
-from hsmd.daemon.front.tokens.control_channel import ControlLink
-from hsmd.daemon.front.tokens.crash_attribution import Culprits
-from hsmd.daemon.front.tokens.job_queue import Backlog
+from hsmd.daemon.front.tokens.control_channel import ControlChannel
+from hsmd.daemon.front.tokens.crash_attribution import CrashAttribution
+from hsmd.daemon.front.tokens.job_queue import JobQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status, completion_of, completion_of_lost
-from hsmd.daemon.front.tokens.load_shedding import SHARED_WINDOW, Entrance, Load
-from hsmd.daemon.front.tokens.worker_channel import WorkerLink
-from hsmd.daemon.front.tokens.worker_rotation import UNBOUNDED, Crew
+from hsmd.daemon.front.tokens.load_shedding import SHARED_WINDOW, Load, LoadShedder
+from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
+from hsmd.daemon.front.tokens.worker_rotation import UNBOUNDED, WorkerRotation
 from hsmd.daemon.ipc.worker_messages import CHANGES, Failed, Faulty, Probed, Ready, TokenRequest, decode_event
 from hsmd.errors import (
     DeadlineExceeded,
@@ -94,8 +94,8 @@ class TokenPool:
         self._log = log
         self._start_limit_s = start_limit_s
         self._away_s = away_s
-        self._links: list[WorkerLink] = []
-        self._crew = Crew(
+        self._links: list[WorkerChannel] = []
+        self._crew = WorkerRotation(
             workers,
             spare=spare,
             operations=recycle_after_operations,
@@ -103,10 +103,10 @@ class TokenPool:
             chance=random.Random(),
         )
         self._ready = self._crew.working
-        self._culprits = Culprits(crashed)
-        self._control = ControlLink(event=self._event, lost=self._control_lost)
-        self._backlog = Backlog(self._finish_soon)
-        self._entrance = Entrance()
+        self._culprits = CrashAttribution(crashed)
+        self._control = ControlChannel(event=self._event, lost=self._control_lost)
+        self._backlog = JobQueue(self._finish_soon)
+        self._entrance = LoadShedder()
         self._next_id = 1
         self._done: list[Completion] = []
         self._pumping = self._reporting = False
@@ -214,7 +214,7 @@ class TokenPool:
 
     def attach(self, worker_socket: socket.socket, progress_fd: int, pid: int, control: bool) -> None:
         """A worker was started; the pool owns both descriptors from now on."""
-        link = WorkerLink(worker_socket, progress_fd, pid, control, self._clock())
+        link = WorkerChannel(worker_socket, progress_fd, pid, control, self._clock())
         self._culprits.begun(pid)
         if self._closing:
             link.close()
@@ -253,7 +253,7 @@ class TokenPool:
 
     # --- taking answers ---
 
-    def _readable(self, link: WorkerLink) -> None:
+    def _readable(self, link: WorkerChannel) -> None:
         done: list[Completion] = []
         why = ""
         try:
@@ -276,7 +276,7 @@ class TokenPool:
         elif self._backlog:
             self._pump_soon()
 
-    def _take(self, link: WorkerLink, received: list[Frame], done: list[Completion]) -> None:
+    def _take(self, link: WorkerChannel, received: list[Frame], done: list[Completion]) -> None:
         """Add what the frames say to `done`. Raises ProtocolError if a worker says what no worker says."""
         jobs = link.jobs
         for kind, request_id, body in received:
@@ -289,7 +289,7 @@ class TokenPool:
             done.append(completion_of(job, kind, body))
             del jobs[request_id]
 
-    def _event(self, link: WorkerLink, body: bytes) -> None:
+    def _event(self, link: WorkerChannel, body: bytes) -> None:
         event = decode_event(body)
         if isinstance(event, Ready):
             if link.ready is not None:
@@ -396,7 +396,7 @@ class TokenPool:
         self._next_deadline = earliest
         self._deliver(expired)
 
-    def _watch(self, link: WorkerLink, now: float) -> None:
+    def _watch(self, link: WorkerChannel, now: float) -> None:
         if link.ready is None:
             if now - link.attached_at >= self._start_limit_s:
                 link.failed = True
@@ -425,7 +425,7 @@ class TokenPool:
 
     # --- losing workers ---
 
-    def _lose(self, link: WorkerLink, why: str, *, replace: bool = True) -> None:
+    def _lose(self, link: WorkerChannel, why: str, *, replace: bool = True) -> None:
         """Give a worker up and say of each of its jobs what is known."""
         if link.lost:
             return
@@ -468,7 +468,7 @@ class TokenPool:
         """There is no worker: is there reason to think that there will be none soon?"""
         return self._health.refusing or self._clock() - self._away_since >= self._away_s
 
-    def _control_lost(self, link: WorkerLink, why: str) -> None:
+    def _control_lost(self, link: WorkerChannel, why: str) -> None:
         self._restarts += 1
         self._log.warning("worker.lost", token=self._name, pid=link.pid, reason=why)
         self._request_replacement(link.pid)
@@ -482,7 +482,7 @@ class TokenPool:
             return "login-refused"
         return "away" if self._away() else "starting"
 
-    def _worker_state(self, link: WorkerLink) -> str:
+    def _worker_state(self, link: WorkerChannel) -> str:
         if link.ready is None:
             return "starting"
         if link in self._crew.spares:

@@ -38,7 +38,7 @@ class _Generation:
     pool: TokenPool
 
 
-class Tokens:
+class TokenPools:
     """Makes, replaces and closes pools; lives on the event loop. `pools` holds the ones to use, by name of the token."""
 
     def __init__(

@@ -19,7 +19,7 @@ from hsmd.protocol.frames import MAX_ANSWER_LENGTH, Frame, FrameDecoder, encode_
 READ_BYTES = 262_144
 
 
-class WorkerLink:
+class WorkerChannel:
     """One worker as the front sees it."""
 
     __slots__ = (
@@ -78,7 +78,7 @@ class WorkerLink:
         """Whether it holds a job that wants to be alone."""
         return any(job.alone for job in self.jobs.values())
 
-    def watch(self, readable: Callable[[WorkerLink], None]) -> None:
+    def watch(self, readable: Callable[[WorkerChannel], None]) -> None:
         """Call `readable` whenever there is something to read."""
         self.loop.add_reader(self.socket.fileno(), readable, self)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import random
 
-from hsmd.daemon.front.tokens.worker_channel import WorkerLink
+from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 
 JITTER = 0.2
 """Workers that were started together leave up to this share of their time earlier."""
 UNBOUNDED = 1 << 30
 
 
-class Crew:
+class WorkerRotation:
     """The ready workers of one token. Times are monotonic seconds."""
 
     def __init__(
@@ -31,17 +31,17 @@ class Crew:
         self._operations = operations
         self._age_s = age_s
         self._chance = chance
-        self._ends: dict[WorkerLink, tuple[float, float]] = {}
-        self.working: list[WorkerLink] = []
-        self.spares: list[WorkerLink] = []
-        self.leaving: list[WorkerLink] = []
+        self._ends: dict[WorkerChannel, tuple[float, float]] = {}
+        self.working: list[WorkerChannel] = []
+        self.spares: list[WorkerChannel] = []
+        self.leaving: list[WorkerChannel] = []
 
     @property
-    def ready(self) -> list[WorkerLink]:
+    def ready(self) -> list[WorkerChannel]:
         """Those that work or could."""
         return [*self.working, *self.spares]
 
-    def enlist(self, link: WorkerLink, now: float) -> None:
+    def enlist(self, link: WorkerChannel, now: float) -> None:
         """A worker is ready."""
         share = 1 - JITTER * self._chance.random()
         operations = self._operations * share if self._operations else float("inf")
@@ -49,7 +49,7 @@ class Crew:
         self.spares.append(link)
         self._promote()
 
-    def dismiss(self, link: WorkerLink) -> bool:
+    def dismiss(self, link: WorkerChannel) -> bool:
         """It is lost, or fit for nothing any more. Was it at work?"""
         self._ends.pop(link, None)
         for group in (self.spares, self.leaving):
@@ -74,7 +74,7 @@ class Crew:
                 self._promote()
                 return
 
-    def left(self) -> list[WorkerLink]:
+    def left(self) -> list[WorkerChannel]:
         """Those that leave and have nothing left to do."""
         return [link for link in self.leaving if not (link.jobs or link.unsent)]
 
