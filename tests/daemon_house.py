@@ -170,9 +170,9 @@ spare = {json.dumps(self.spare)}
         """Start, and wait until it takes connections."""
         reader, writer = os.pipe()
         code = (
-            "import sys, os, json\nfrom pathlib import Path\nfrom hsmd.daemon import launcher\n"
+            "import sys, os, json\nfrom pathlib import Path\nfrom hsmd.daemon.launcher.app import serve\n"
             f"def ready(n): os.write({writer}, json.dumps(n).encode()); os.close({writer})\n"
-            f"sys.exit(launcher.serve(Path({str(self.config)!r}), ready=ready))"
+            f"sys.exit(serve(Path({str(self.config)!r}), ready=ready))"
         )
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(

@@ -448,7 +448,7 @@ def test_a_worker_that_should_be_enclosed_does_not_run_without(tmp_path: Path) -
     assert "install libseccomp" in done.stdout
     assert 'sandbox = "off"' in done.stdout
     built = House(tmp_path / "daemon")
-    start = f"from pathlib import Path\nfrom hsmd.daemon import launcher\nlauncher.serve(Path({str(built.config)!r}))"
+    start = f"from pathlib import Path\nfrom hsmd.daemon.launcher.app import serve\nserve(Path({str(built.config)!r}))"
     refused = subprocess.run(
         [sys.executable, "-c", start],
         env=environment,

@@ -22,7 +22,7 @@ from tests.e2e.processes import Process, children, command_line, hsmd, program, 
 OPERATOR = "operator"
 READY_S = 30.0
 ASK_S = 30.0
-_FRONT, _WORKER = "hsmd.daemon.front.app", "hsmd.daemon.token."
+_FRONT, _WORKER = "hsmd.daemon.front.app", "hsmd.daemon.worker.main"
 
 
 @dataclass(frozen=True, slots=True)

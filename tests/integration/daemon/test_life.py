@@ -258,7 +258,7 @@ def test_a_daemon_that_cannot_start_says_why_and_ends(tmp_path: Path, fault: str
     else:
         built.users = ("no-such-user-here", "")
         built.write()
-    code = f"from pathlib import Path; import sys; from hsmd.daemon import launcher; sys.exit(launcher.serve(Path({str(built.config)!r})))"
+    code = f"from pathlib import Path; import sys; from hsmd.daemon.launcher.app import serve; sys.exit(serve(Path({str(built.config)!r})))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
