@@ -14,7 +14,6 @@ from typing import Any
 import asyncssh
 
 from hsmd.client.endpoint import host_key_fault, parse_address, split_host_key
-from hsmd.client.transport import demand_principals
 from hsmd.errors import HsmdError, ProtocolError, RefusedHere, Unavailable
 from hsmd.protocol.enrolment import (
     MAX_DOCUMENT_BYTES,
@@ -26,7 +25,7 @@ from hsmd.protocol.enrolment import (
     decode_answer,
     encode,
 )
-from hsmd.system.ssh_profile import CLOSED, without_ignore_packets
+from hsmd.system.ssh_profile import CLOSED, require_host_principals, without_ignore_packets
 
 LIMIT_S = 15.0
 """Time for everything."""
@@ -62,7 +61,7 @@ class _Host(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         without_ignore_packets(conn)
-        demand_principals(conn)
+        require_host_principals(conn)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         return not self._token.pins_ca and sha256(key.public_data).digest() == self._token.pin

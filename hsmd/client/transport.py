@@ -21,6 +21,7 @@ from hsmd.system.ssh_profile import (
     REKEY_SECONDS,
     SUBSYSTEM,
     WINDOW_BYTES,
+    require_host_principals,
     without_ignore_packets,
 )
 
@@ -139,19 +140,7 @@ class _Host(asyncssh.SSHClient):
         self.reached = True
         self._limit.reschedule(asyncio.get_running_loop().time() + LOGIN_S)
         without_ignore_packets(conn)
-        demand_principals(conn)
-
-
-def demand_principals(connection: Any) -> None:
-    """Refuse host certificates without principals, which asyncssh takes for any host (OpenSSH refuses them)."""
-    inner = connection._validate_openssh_host_certificate
-
-    def validate(host: str, addr: str, port: int, certificate: Any) -> Any:
-        if not certificate.principals:
-            raise ValueError("Host certificate names no principal")
-        return inner(host, addr, port, certificate)
-
-    connection._validate_openssh_host_certificate = validate
+        require_host_principals(conn)
 
 
 async def _open_ssh(endpoint: Endpoint, receiver: Receiver) -> Wire:

@@ -1,13 +1,15 @@
-"""What both ends of an SSH connection fix: algorithms, names, and packets that are not needed.
+"""The SSH profile of hsmd: algorithms, names and sizes for both ends, and every access to a private part of asyncssh.
 
-Used by the client's transport and by the daemon's listener, so that the two cannot drift apart (DESIGN, decision 12).
+The client's transport and the daemon's listener share it, so that the two ends cannot drift apart. The functions read or
+replace what asyncssh does not offer as an interface; `tests/unit/daemon/test_asyncssh_canaries.py` fails if a release of
+asyncssh changes one of these parts. This module does not import asyncssh itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 SUBSYSTEM = "hsmd"
 KEX_ALGORITHMS = ("mlkem768x25519-sha256", "curve25519-sha256")
@@ -39,17 +41,20 @@ CLOSED: Mapping[str, Any] = MappingProxyType(
         "client_version": "hsmd",
     }
 )
-"""Options of every connection that we make: all through which asyncssh would otherwise look around in the user's environment."""
+"""Options of every outgoing connection: each disables a source that asyncssh would otherwise read from the user's environment."""
 
 _MSG_IGNORE = 2
 """SSH_MSG_IGNORE (RFC 4253, section 11.2)."""
 
 
-def without_ignore_packets(connection: Any) -> None:
-    """Stop asyncssh from sending an SSH_MSG_IGNORE before every packet of this connection.
+# --- both ends ---
 
-    They answer an attack on chained initialisation vectors of CBC ciphers (RFC 4251, section 9.3.1); with AES-GCM, the
-    only cipher we negotiate, they only double the number of packets. A canary test fails if asyncssh changes here.
+
+def without_ignore_packets(connection: Any) -> None:
+    """Stop asyncssh from sending an SSH_MSG_IGNORE before every packet of this connection (replaces `send_packet`).
+
+    These packets counter an attack on chained initialisation vectors of CBC ciphers (RFC 4251, section 9.3.1); with
+    AES-GCM, the only cipher we negotiate, they only double the number of packets.
     """
     send_packet = connection.send_packet
 
@@ -58,3 +63,114 @@ def without_ignore_packets(connection: Any) -> None:
             send_packet(packet_type, *payload, **options)
 
     connection.send_packet = send
+
+
+# --- clients ---
+
+
+def require_host_principals(connection: Any) -> None:
+    """Refuse host certificates without principals (wraps `_validate_openssh_host_certificate`).
+
+    asyncssh accepts such a certificate for any host; OpenSSH refuses it.
+    """
+    inner = connection._validate_openssh_host_certificate
+
+    def validate(host: str, addr: str, port: int, certificate: Any) -> Any:
+        if not certificate.principals:
+            raise ValueError("Host certificate names no principal")
+        return inner(host, addr, port, certificate)
+
+    connection._validate_openssh_host_certificate = validate
+
+
+# --- servers ---
+
+ValidateKey = Callable[[str, bytes, bytes, bytes], Awaitable[bool]]
+"""(user name, key or certificate blob, signed message, signature): whether the key is accepted. Without a message, the client
+only asks whether the key would be accepted."""
+
+
+def guard_login(
+    connection: Any, *, admit_try: Callable[[], bool], validate_with: Callable[[ValidateKey], ValidateKey]
+) -> None:
+    """Call `admit_try` before each authentication request, and replace key validation by `validate_with(asyncssh's own)`.
+
+    asyncssh neither limits the number of requests nor passes the application the blob and the signature. Wraps
+    `_finish_userauth`, which runs once for each request that `admit_try` accepts, and `validate_public_key` of the connection.
+    The attributes are read at once: if asyncssh renames one, every login fails.
+    """
+    finish_request = connection._finish_userauth
+
+    async def finish_admitted(*request: Any) -> None:
+        if admit_try():
+            await finish_request(*request)
+
+    connection._finish_userauth = finish_admitted
+    connection.validate_public_key = validate_with(connection.validate_public_key)
+
+
+def requested_user(connection: Any) -> str:
+    """The user name of the newest authentication request (`_username`); public only after the login has succeeded."""
+    return str(connection._username)
+
+
+class CertificateTerms(NamedTuple):
+    """What a certificate says of itself; the times are in seconds since 1970."""
+
+    serial: int
+    key_id: str
+    valid_after: int
+    valid_before: int
+
+
+def certificate_terms(certificate: Any) -> CertificateTerms:
+    """Serial number, key id and validity of an asyncssh certificate, which keeps them in private attributes."""
+    return CertificateTerms(
+        certificate._serial, certificate._key_id, certificate._valid_after, certificate._valid_before
+    )
+
+
+def refuse_environment(channel: Any) -> None:
+    """Refuse all environment variables on this channel; asyncssh would store them without limit (`_process_env_request`)."""
+    channel._process_env_request = _refuse
+
+
+def _refuse(packet: Any) -> bool:
+    return False
+
+
+class PacketHandling(NamedTuple):
+    """The parts of an asyncssh connection that handle received bytes."""
+
+    transport: Any
+    """The TCP transport; asyncssh offers no way to pause reading (`_transport`)."""
+    handle_received: Callable[[], object]
+    """Handle the packets in the receive buffer until none is complete or one is deferred (`_recv_data`)."""
+    handle_packet: Callable[[], object]
+    """Handle one packet; false if none is complete (`_recv_packet`)."""
+    exchange_keys: Callable[[], object]
+    """Start a key exchange, or answer one that the peer started (`_send_kexinit`)."""
+
+
+def packet_handling(connection: Any) -> PacketHandling:
+    """The parts as they are now. asyncssh looks them up on the connection each time, so they can be replaced."""
+    return PacketHandling(
+        connection._transport, connection._recv_data, connection._recv_packet, connection._send_kexinit
+    )
+
+
+def replace_packet_handling(
+    connection: Any,
+    *,
+    handle_packet: Callable[[], bool],
+    exchange_keys: Callable[[], None],
+    pause_writing: Callable[[], None],
+    resume_writing: Callable[[], None],
+) -> None:
+    """Put own functions in the place of `_recv_packet`, `_send_kexinit`, `pause_writing` and `resume_writing`.
+
+    asyncssh ignores a transport that is full, handles all packets of a read at once, and does not limit key exchanges.
+    """
+    connection._recv_packet = handle_packet
+    connection._send_kexinit = exchange_keys
+    connection.pause_writing, connection.resume_writing = pause_writing, resume_writing

@@ -5,10 +5,13 @@ Each test shows asyncssh as it is without our guards, or names the private part 
 
 from __future__ import annotations
 
+import ast
 import base64
 import inspect
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -20,6 +23,7 @@ from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate
 from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.listener import SshListener
+from hsmd.system import ssh_profile as asyncssh_profile
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
 from tests.daemon_house import certificate
 
@@ -94,6 +98,34 @@ async def connect(plain: Plain, **options: Any) -> asyncssh.SSHClientConnection:
 def with_certificate(*arguments: Any, **options: Any) -> tuple[Any, Any]:
     algorithm, blob = certificate(CA, KEY, *arguments, **options)
     return KEY, asyncssh.import_certificate(algorithm + b" " + base64.b64encode(blob))
+
+
+# --- where we touch it ---
+
+SOURCES = Path(asyncssh_profile.__file__).parents[1]
+
+
+def test_private_parts_of_asyncssh_are_touched_in_one_file() -> None:
+    """`x._name` with a name that the class around it does not set itself, in the packages that may import asyncssh."""
+    private = re.compile(r"_[a-z]\w*")
+    faults = []
+    for package in ("client", "cli", "agent", "daemon/front/ssh", "system"):
+        for path in (SOURCES / package).rglob("*.py"):
+            if path == Path(asyncssh_profile.__file__) or "asyncssh" not in path.read_text():
+                continue
+            attributes = [
+                node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+            ]
+            own = {node.attr for node in attributes if ast.unparse(node.value) == "self"}
+            faults += [
+                f"{path.relative_to(SOURCES)}:{node.lineno}: {ast.unparse(node)}"
+                for node in attributes
+                if private.fullmatch(node.attr)
+                and node.attr not in own
+                and ast.unparse(node.value).split(".")[-1]
+                not in ("algorithm", "given", "_mgf")  # of cryptography
+            ]
+    assert not faults, faults
 
 
 # --- what we guard against ---

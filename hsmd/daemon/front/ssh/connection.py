@@ -22,12 +22,20 @@ from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity, Role
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
-from hsmd.daemon.front.ssh.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments, refuse
+from hsmd.daemon.front.ssh.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments
 from hsmd.daemon.front.ssh.flow import Flow
 from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
 from hsmd.daemon.front.ssh.source_penalties import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
-from hsmd.system.ssh_profile import SUBSYSTEM, without_ignore_packets
+from hsmd.system.ssh_profile import (
+    SUBSYSTEM,
+    ValidateKey,
+    certificate_terms,
+    guard_login,
+    refuse_environment,
+    requested_user,
+    without_ignore_packets,
+)
 
 log = observe.logger()
 
@@ -84,7 +92,7 @@ class SshConnection(asyncssh.SSHServer):
         self._conn = conn
         self.peer = str((conn.get_extra_info("peername") or ("",))[0])  # nobody, if the peer has gone already
         without_ignore_packets(conn)
-        self._guard_login(conn)
+        guard_login(conn, admit_try=self._admit_try, validate_with=self._validate_with)
         self._flow = Flow(conn, self.drop)
         self._may_start = self._admission.may_start(self)
         if not self._may_start:
@@ -102,7 +110,7 @@ class SshConnection(asyncssh.SSHServer):
         if self._may_start and self._proven is None:
             self._count_offence()
         if self._refused:
-            client = str(self._conn._username)[:64]
+            client = requested_user(self._conn)[:64]
             log.warning("connection.refused", address=self.peer, client=client, reason=self._refused)
 
     def _count_offence(self) -> None:
@@ -146,7 +154,7 @@ class SshConnection(asyncssh.SSHServer):
         return True
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Yes, as far as asyncssh is concerned: `_guard_login` has asked the snapshot before."""
+        """Yes, as far as asyncssh is concerned: `_validate_with` has asked the snapshot before."""
         return True
 
     def validate_ca_key(self, username: str, key: asyncssh.SSHKey) -> bool:
@@ -185,13 +193,13 @@ class SshConnection(asyncssh.SSHServer):
         return True
 
     def password_auth_supported(self) -> bool:
-        return self._enrolments is not None and self._conn._username == ENROLMENT_USER
+        return self._enrolments is not None and requested_user(self._conn) == ENROLMENT_USER
 
     async def validate_password(self, username: str, password: str) -> bool:
         if self._enrolments is None or username != ENROLMENT_USER:
             return False
         good = await self._enrolments.admit(password, self.peer, self._roles)
-        self._password = password if good and self._conn._username == ENROLMENT_USER else ""
+        self._password = password if good and requested_user(self._conn) == ENROLMENT_USER else ""
         self._refused = "" if self._password else "no such enrolment"
         return bool(self._password)
 
@@ -217,17 +225,17 @@ class SshConnection(asyncssh.SSHServer):
         self._asked = True
         return EnrolmentChannel(lambda line: enrolments.answer(password, line, self.peer))
 
-    def _guard_login(self, conn: Any) -> None:
-        """Count every request to log in, and have whatever is shown put before the snapshot first."""
-        finish_request, validate_key = conn._finish_userauth, conn.validate_public_key
+    def _admit_try(self) -> bool:
+        """Count a request to log in; close the connection when there were too many."""
+        self._tries += 1
+        if self._tries <= self._admission.limits.auth_tries:
+            return True
+        self._refused = "too many tries to log in"
+        self._conn.abort()
+        return False
 
-        async def finish_counted(*request: Any) -> None:
-            self._tries += 1
-            if self._tries > self._admission.limits.auth_tries:
-                self._refused = "too many tries to log in"
-                conn.abort()
-                return
-            await finish_request(*request)
+    def _validate_with(self, validate_key: ValidateKey) -> ValidateKey:
+        """Key validation that checks key or certificate against the snapshot before asyncssh does its part."""
 
         async def validate_known(username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
             self._proven = None
@@ -245,8 +253,7 @@ class SshConnection(asyncssh.SSHServer):
                 self._proven = identity
             return True
 
-        conn._finish_userauth = finish_counted
-        conn.validate_public_key = validate_known
+        return validate_known
 
     def _identify(self, username: str, key_data: bytes) -> Identity | None:
         """Whom the key or certificate stands for if the peer can sign with it."""
@@ -269,6 +276,7 @@ class SshConnection(asyncssh.SSHServer):
         if _signed_with(_signature_of(certificate, blob)) not in _ACCEPTED:
             self._refused = _WEAK
             return None
+        terms = certificate_terms(certificate)
         decision = self._snapshot().identify_certificate(
             username,
             ca_fingerprint=certificate.signing_key.get_fingerprint(),
@@ -276,10 +284,10 @@ class SshConnection(asyncssh.SSHServer):
             critical_options={
                 name: value for name, value in certificate.options.items() if name in _CRITICAL
             },
-            valid_after=_moment(certificate._valid_after),
-            valid_before=_moment(certificate._valid_before),
-            serial=certificate._serial,
-            key_id=certificate._key_id,
+            valid_after=_moment(terms.valid_after),
+            valid_before=_moment(terms.valid_before),
+            serial=terms.serial,
+            key_id=terms.key_id,
             key_fingerprint=certificate.key.get_fingerprint(),
             peer_address=self.peer,
             now=datetime.now(UTC),
@@ -350,8 +358,7 @@ class SshChannel(asyncssh.SSHServerSession[bytes]):
         self.pause_reading = chan.pause_reading
         self.resume_reading = chan.resume_reading
         self.close = chan.close
-        # asyncssh keeps every variable a peer sends, without bound.
-        chan._process_env_request = refuse
+        refuse_environment(chan)
 
     def abort(self) -> None:
         """A channel closes when its peer agrees; one that must be dropped takes the connection along."""

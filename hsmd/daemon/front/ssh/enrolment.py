@@ -10,6 +10,7 @@ import asyncssh
 
 from hsmd.daemon.front.access.identity import Role
 from hsmd.protocol.enrolment import MAX_DOCUMENT_BYTES, SUBSYSTEM
+from hsmd.system.ssh_profile import refuse_environment
 
 TALK_S = 10.0
 """Time from the login to the end of the connection."""
@@ -37,7 +38,7 @@ class EnrolmentChannel(asyncssh.SSHServerSession[bytes]):
 
     def connection_made(self, chan: Any) -> None:
         self._channel = chan
-        chan._process_env_request = refuse  # asyncssh would keep each variable
+        refuse_environment(chan)
 
     def subsystem_requested(self, subsystem: str) -> bool:
         return subsystem == SUBSYSTEM
@@ -64,8 +65,3 @@ class EnrolmentChannel(asyncssh.SSHServerSession[bytes]):
         if not self._channel.is_closing():
             self._channel.write(answer)
             self._channel.exit(0)
-
-
-def refuse(packet: Any) -> bool:
-    """In place of a handler of asyncssh's for a request of the peer."""
-    return False

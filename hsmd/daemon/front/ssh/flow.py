@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hsmd.system.ssh_profile import packet_handling, replace_packet_handling
+
 PACKETS_A_TURN = 32
 """Packets of one connection that are handled before others are heard. Usually one brings everything a peer has to ask."""
 KEY_EXCHANGES = 10
@@ -25,18 +27,23 @@ class Flow:
 
     def __init__(self, conn: Any, drop: Callable[[str], None]) -> None:
         self.unread_since: float | None = None
-        self._transport = conn._transport
-        self._handle_packets = conn._recv_data
-        self._handle_packet = conn._recv_packet
+        asyncssh = packet_handling(conn)
+        self._transport = asyncssh.transport
+        self._handle_packets = asyncssh.handle_received
+        self._handle_packet = asyncssh.handle_packet
         self._loop = asyncio.get_running_loop()
         self._left = PACKETS_A_TURN
         self._waiting = False
-        self._answer_kexinit = conn._send_kexinit
+        self._answer_kexinit = asyncssh.exchange_keys
         self._drop = drop
         self._exchanges, self._exchanges_since = 0, time.monotonic()
-        conn._recv_packet = self._packet
-        conn._send_kexinit = self._kexinit
-        conn.pause_writing, conn.resume_writing = self._peer_lags, self._peer_reads
+        replace_packet_handling(
+            conn,
+            handle_packet=self._packet,
+            exchange_keys=self._kexinit,
+            pause_writing=self._peer_lags,
+            resume_writing=self._peer_reads,
+        )
 
     def _packet(self) -> bool:
         """In place of asyncssh's: one packet, or False for "not now"."""
