@@ -42,7 +42,7 @@ from hsmd.protocol.messages import Request, encode_request
 from hsmd.purposes import Purpose
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
 from hsmd.transparency import discontinuity
-from hsmd.transparency.records import format_time
+from hsmd.transparency.lines import format_time
 
 ROOT = Path(__file__).parents[1]
 READY_S = 20.0

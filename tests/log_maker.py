@@ -14,9 +14,16 @@ from types import ModuleType
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from hsmd.transparency import records
-from hsmd.transparency.chain import Head, extend, leaf_hash
 from hsmd.transparency.checkpoint import Checkpoint
+from hsmd.transparency.lines import (
+    Head,
+    attempt_stem,
+    attempt_tail,
+    event_tail,
+    extend,
+    leaf_hash,
+    outcome_tail,
+)
 from hsmd.transparency.merkle import Frontier, consistency_proof
 from hsmd.transparency.note import Note, SignatureType, Verifier, signed, to_be_signed
 
@@ -68,13 +75,13 @@ class LogMaker:
 
     def use(self, count: int, random: Random | None = None) -> None:
         """So many uses of a key, each an attempt and its outcome, and now and then something else."""
-        stem = records.attempt_stem("web-1", "SHA256:x", "www", b"k" * 32, "tls13-server", 0x0403)
+        stem = attempt_stem("web-1", "SHA256:x", "www", b"k" * 32, "tls13-server", 0x0403)
         for number in range(count):
             asked = sha256(b"%d" % number).hexdigest()
-            self.add(records.attempt_tail(stem, asked))
+            self.add(attempt_tail(stem, asked))
             if random and random.random() < 0.2:
-                self.add(records.event_tail("key.generate", "ops", {"number": number}))
-            self.add(records.outcome_tail(self._last_attempt(), "performed", asked))
+                self.add(event_tail("key.generate", "ops", {"number": number}))
+            self.add(outcome_tail(self._last_attempt(), "performed", asked))
 
     def _last_attempt(self) -> int:
         return max(
@@ -111,7 +118,7 @@ def checkpoint_tail(checkpoint: Checkpoint, signature: str) -> str:
     fields = {
         "origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex(), "signature": signature,
     }  # fmt: skip
-    return records.event_tail("log.checkpoint", "", fields)
+    return event_tail("log.checkpoint", "", fields)
 
 
 def rechained(tails: Iterable[str]) -> list[bytes]:

@@ -21,9 +21,9 @@ from hsmd.protocol.messages import AuditCheckpoint, SignedCheckpoint
 from hsmd.transparency import discontinuity as discontinuities
 from hsmd.transparency.checkpoint import Checkpoint, parse
 from hsmd.transparency.discontinuity import Discontinuity
+from hsmd.transparency.lines import format_time
 from hsmd.transparency.merkle import verify_consistency
 from hsmd.transparency.note import Note, Verifier
-from hsmd.transparency.records import format_time
 
 ASK_S = 5.0
 """How long a daemon may take to show its checkpoint."""

@@ -1,52 +1,16 @@
-"""The hash chain of audit records and its verification, as anyone can do it who has the lines.
+"""Following and verifying the hash chain of audit records, which needs nothing but their lines.
 
 A record's leaf hash is that of RFC 9162, section 2.1.1, so that the same lines are the leaves of a Merkle tree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import NamedTuple
 
 from hsmd.errors import ProtocolError
+from hsmd.transparency.lines import START, Head, leaf_hash
 from hsmd.transparency.records import Record, parse_record
-
-NO_HEAD = "0" * 64
-"""`previous` of the first record, and the head of an empty log."""
-
-
-def leaf_hash(line: bytes) -> bytes:
-    """SHA-256(0x00 || line), 32 bytes; `line` without its line feed (RFC 9162, section 2.1.1)."""
-    return sha256(b"\0" + line).digest()
-
-
-class Head(NamedTuple):
-    """How far a log goes: the number of its records and the leaf hash (hex) of the last one."""
-
-    size: int = 0
-    head: str = NO_HEAD
-
-
-START = Head()
-"""The head of an empty log."""
-
-
-def extend(start: Head, time: str, tails: Sequence[str]) -> tuple[bytes, Head]:
-    """The lines, each with its line feed, that continue a chain with records written at `time`; and the head behind them.
-
-    On the path of every key operation, so `records.line` and `leaf_hash` are written out here.
-    """
-    size, head = start
-    lines = []
-    for tail in tails:
-        line = f'{{"index":{size},"previous":"{head}","time":"{time}"{tail}'.encode()
-        head = sha256(b"\0" + line).hexdigest()
-        size += 1
-        lines.append(line)
-    lines.append(b"")
-    return b"\n".join(lines), Head(size, head)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,13 @@
 
 A line is canonical JSON in printable ASCII: members in the order of `Record`, empty members left out, no
 spaces, every character outside 0x20 to 0x7e written as an escape. So no name, however hostile, can end a
-line, move a cursor or look like another record (facts: log injection), and the bytes of a record follow from
+line, move a cursor or look like another record, and the bytes of a record follow from
 its values alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -62,7 +60,7 @@ class Record(Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True
 
 
 _USE = frozenset({"client", "credential", "key", "purpose", "scheme", "asked"})
-_SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+SHAPES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "attempt": (frozenset({"key", "purpose", "scheme", "asked"}), _USE | {"key_name"}),
     "outcome": (frozenset({"attempt", "result"}), frozenset({"attempt", "result", "answer", "error"})),
     "refusal": (frozenset({"key", "purpose", "scheme", "asked", "rule"}), _USE | {"rule"}),
@@ -76,7 +74,6 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(Record)
 
 _NOT_PRINTABLE_ASCII = re.compile(r"[^\x20-\x7e]")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def to_wire(record: Record) -> bytes:
@@ -105,7 +102,7 @@ def parse_record(line: bytes) -> Record:
 
 
 def _check_shape(record: Record) -> None:
-    required, allowed = _SHAPES.get(record.event, _EVENT_SHAPE)
+    required, allowed = SHAPES.get(record.event, _EVENT_SHAPE)
     present = {name for name in _BODY_MEMBERS if getattr(record, name) not in ("", None, {})}
     if not required <= present <= allowed:
         wrong = ", ".join(sorted((required - present) | (present - allowed)))
@@ -118,107 +115,3 @@ def _escape(match: re.Match[str]) -> str:
     """A character as JSON escapes: one \\uXXXX, or two for what lies beyond the basic plane (RFC 8259, section 7)."""
     units = match.group().encode("utf-16-be").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
-
-
-def bounded(text: str) -> str:
-    """`text` as a record holds it: lone surrogates become U+FFFD, and what is longer than the cap is cut."""
-    if len(text) > MAX_TEXT_CHARACTERS:
-        text = text[: MAX_TEXT_CHARACTERS - 1] + "\u2026"
-    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
-
-
-def format_time(moment: datetime) -> str:
-    """An aware time as records write it: UTC, microseconds, `Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
-
-
-# --- building lines quickly ---
-#
-# A line is `head` (index, previous, time: known only when it is written) and `tail` (everything after).
-# Tails are made when something happens; the text of an attempt's tail before its `asked` differs only by
-# grant and is kept by the caller.
-
-_NO_DIGEST = "0" * 64
-_PLACEHOLDER = {"index": 0, "previous": "", "time": ""}
-_PLACEHOLDER_LENGTH = len('{"index":0,"previous":"","time":""')
-
-
-def tail(event: str, **members: object) -> str:
-    """The line of a record from `event` on, for `line`. Texts must be `bounded`."""
-    record = Record(**_PLACEHOLDER, event=event, **members)  # type: ignore[arg-type]
-    return to_wire(record)[_PLACEHOLDER_LENGTH:].decode()
-
-
-def attempt_stem(client: str, credential: str, key_name: str, key: bytes, purpose: str, scheme: int) -> str:
-    """The tail of an attempt up to the value of `asked`; `attempt_tail` completes it.
-
-    `scheme`: a TLS SignatureScheme, 0 for decryption. Raises ProtocolError for what no record can hold.
-    """
-    made = tail(
-        "attempt",
-        client=bounded(client),
-        credential=bounded(credential),
-        key_name=bounded(key_name),
-        key=key.hex(),
-        purpose=bounded(purpose),
-        scheme=f"{scheme:04x}",
-        asked=_NO_DIGEST,
-    )
-    parse_tail(made)
-    return made.removesuffix(f'{_NO_DIGEST}"}}')
-
-
-def attempt_tail(stem: str, asked: str) -> str:
-    """The tail of an attempt; `asked` is a SHA-256 in hex."""
-    return f'{stem}{asked}"}}'
-
-
-def outcome_tail(attempt: int, result: str, answer: str, error: str = "") -> str:
-    """The tail of an outcome; `answer` is a SHA-256 in hex or empty."""
-    if answer and not error:
-        return f',"event":"outcome","attempt":{attempt},"result":"{result}","answer":"{answer}"}}'
-    return tail("outcome", attempt=attempt, result=result, answer=answer, error=bounded(error))
-
-
-def refusal_tail(
-    client: str, credential: str, key: bytes, purpose: str, scheme: int, asked: str, rule: str
-) -> str:
-    """The tail of a refusal; `asked` is a SHA-256 in hex.
-
-    Raises ProtocolError for what no record can hold.
-    """
-    made = tail(
-        "refusal",
-        client=bounded(client),
-        credential=bounded(credential),
-        key=key.hex(),
-        purpose=bounded(purpose),
-        scheme=f"{scheme:04x}",
-        asked=asked,
-        rule=bounded(rule),
-    )
-    parse_tail(made)
-    return made
-
-
-def event_tail(name: str, client: str, fields: Mapping[str, str | int]) -> str:
-    """The tail of a named event. Raises ProtocolError for a name or field that no record can have."""
-    if name in _SHAPES:
-        raise ProtocolError(f"{name} is not the name of an event")
-    texts = {key: value if type(value) is int else bounded(str(value)) for key, value in fields.items()}
-    try:
-        made = tail(name, client=bounded(client), fields=texts)
-    except OverflowError:
-        raise ProtocolError(f"a number of the event {name} is too large; give it as text") from None
-    parse_tail(made)
-    return made
-
-
-def line(index: int, previous: str, time: str, tail: str) -> bytes:
-    """The line of a record, without line feed, from its changing head and its tail."""
-    return f'{{"index":{index},"previous":"{previous}","time":"{time}"{tail}'.encode()
-
-
-def parse_tail(tail: str) -> Record:
-    """What a tail says, with placeholders for the head. Raises ProtocolError as `parse_record`."""
-    return parse_record(line(0, _NO_DIGEST, "2000-01-01T00:00:00.000000Z", tail))

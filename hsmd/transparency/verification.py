@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from hsmd.errors import ProofInvalid, ProtocolError
-from hsmd.transparency.chain import NO_HEAD, leaf_hash
 from hsmd.transparency.checkpoint import Checkpoint, parse
 from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.lines import NO_HEAD, leaf_hash
 from hsmd.transparency.merkle import Frontier
 from hsmd.transparency.note import Note, Signature
 from hsmd.transparency.records import Record, parse_record

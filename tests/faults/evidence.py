@@ -35,7 +35,8 @@ from hsmd.daemon.worker.premaster import full_domain_constant
 from hsmd.errors import HsmdError
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose
-from hsmd.transparency.chain import leaf_hash, verify
+from hsmd.transparency.chain import verify
+from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import Frontier
 from tests.daemon_house import MAIL, WEB, House, tls13
 from tests.fault_module.control import Call, FaultModule, Function

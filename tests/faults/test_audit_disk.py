@@ -23,7 +23,8 @@ from hsmd.daemon.audit.disk import Disk
 from hsmd.daemon.audit.log import COUNTED
 from hsmd.daemon.audit.refusals import BURST
 from hsmd.errors import AuditFailure
-from hsmd.transparency.chain import Head, verify
+from hsmd.transparency.chain import verify
+from hsmd.transparency.lines import Head
 from hsmd.transparency.records import parse_record
 
 GRANT = ("web-1", "SHA256:abc", "www", bytes(32), "tls13-server", 0x0403)

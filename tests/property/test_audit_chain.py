@@ -8,24 +8,35 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from hsmd.transparency import records
-from hsmd.transparency.chain import NO_HEAD, START, Head, extend, leaf_hash, verify
+from hsmd.transparency.chain import verify
+from hsmd.transparency.lines import (
+    NO_HEAD,
+    START,
+    Head,
+    attempt_stem,
+    attempt_tail,
+    event_tail,
+    extend,
+    leaf_hash,
+    outcome_tail,
+    record_line,
+)
 
 MUTATIONS = 1_500
 TIME = "2026-11-21T02:03:04.567890Z"
 
 
 def tails_of(count: int) -> list[str]:
-    stem = records.attempt_stem("web-1", "SHA256:x", "www", b"k" * 32, "tls13-server", 0x0403)
+    stem = attempt_stem("web-1", "SHA256:x", "www", b"k" * 32, "tls13-server", 0x0403)
     made = []
     for number in range(count):
         digest = hashlib.sha256(bytes([number % 256])).hexdigest()
         if number % 3 == 0:
-            made.append(records.attempt_tail(stem, digest))
+            made.append(attempt_tail(stem, digest))
         elif number % 3 == 1:
-            made.append(records.outcome_tail(number - 1, "performed", digest))
+            made.append(outcome_tail(number - 1, "performed", digest))
         else:
-            made.append(records.event_tail("key.generate", "ops\n", {"number": number}))
+            made.append(event_tail("key.generate", "ops\n", {"number": number}))
     return made
 
 
@@ -51,7 +62,7 @@ def test_extending_in_two_steps_is_extending_in_one(tails, cut):
     lines = (first + second).splitlines()
     for index, line in enumerate(lines):
         previous = leaf_hash(lines[index - 1]).hex() if index else NO_HEAD
-        assert line == records.line(index, previous, TIME, tails[index])
+        assert line == record_line(index, previous, TIME, tails[index])
 
 
 def test_an_intact_log_verifies():
@@ -76,9 +87,7 @@ def rewrite(rng: random.Random) -> tuple[list[bytes], int]:
     """One record replaced by another sound one with the same place in the chain."""
     lines, at = list(LINES), rng.randrange(len(LINES))
     previous = leaf_hash(LINES[at - 1]).hex() if at else NO_HEAD
-    lines[at] = records.line(
-        at, previous, TIME, records.event_tail("forged", "", {"number": rng.randrange(1 << 40)})
-    )
+    lines[at] = record_line(at, previous, TIME, event_tail("forged", "", {"number": rng.randrange(1 << 40)}))
     return lines, at
 
 

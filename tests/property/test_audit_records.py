@@ -9,7 +9,16 @@ from hypothesis import example, given, settings, strategies as st
 
 from hsmd.errors import ProtocolError
 from hsmd.transparency import records
-from hsmd.transparency.records import Record, bounded, parse_record, to_wire
+from hsmd.transparency.lines import (
+    attempt_stem,
+    attempt_tail,
+    bounded,
+    event_tail,
+    outcome_tail,
+    record_line,
+    refusal_tail,
+)
+from hsmd.transparency.records import Record, parse_record, to_wire
 
 HOSTILE = [
     "", 'web-1\n{"index":1}', "a\rb", "\x1b[2J\x1b]0;title\x07", "a\u2028b\u2029c", "\u202eevil\u2066", "\x85", "\x00", "\x7f",
@@ -33,7 +42,7 @@ HEAD = (7, "ab" * 32, "2026-11-21T02:03:04.567890Z")
 
 def one_line(tail: str) -> bytes:
     """The line of a tail, which must be printable ASCII, of bounded length, and read back as itself."""
-    line = records.line(*HEAD, tail)
+    line = record_line(*HEAD, tail)
     assert all(0x20 <= byte <= 0x7E for byte in line)
     assert len(line) <= records.MAX_LINE_BYTES
     assert len(line.decode().splitlines()) == 1
@@ -43,8 +52,8 @@ def one_line(tail: str) -> bytes:
 
 @given(texts, texts, texts, digests, nonempty, schemes, digests)
 def test_quick_attempt_is_the_canonical_encoding(client, credential, key_name, key, purpose, scheme, asked):
-    stem = records.attempt_stem(client, credential, key_name, key, purpose, scheme)
-    line = one_line(records.attempt_tail(stem, asked.hex()))
+    stem = attempt_stem(client, credential, key_name, key, purpose, scheme)
+    line = one_line(attempt_tail(stem, asked.hex()))
     expected = Record(
         *HEAD,
         "attempt",
@@ -63,7 +72,7 @@ def test_quick_attempt_is_the_canonical_encoding(client, credential, key_name, k
 @given(indices, st.sampled_from(sorted(records.RESULTS)), digests | st.none(), texts)
 def test_quick_outcome_is_the_canonical_encoding(attempt, result, answer, error):
     digest = answer.hex() if answer else ""
-    line = one_line(records.outcome_tail(attempt, result, digest, error))
+    line = one_line(outcome_tail(attempt, result, digest, error))
     expected = Record(*HEAD, "outcome", attempt=attempt, result=result, answer=digest, error=bounded(error))
     assert line == to_wire(expected)
     assert parse_record(line) == expected
@@ -71,7 +80,7 @@ def test_quick_outcome_is_the_canonical_encoding(attempt, result, answer, error)
 
 @given(texts, texts, digests, nonempty, schemes, digests, nonempty)
 def test_refusal_reads_back(client, credential, key, purpose, scheme, asked, rule):
-    line = one_line(records.refusal_tail(client, credential, key, purpose, scheme, asked.hex(), rule))
+    line = one_line(refusal_tail(client, credential, key, purpose, scheme, asked.hex(), rule))
     record = parse_record(line)
     assert (record.client, record.credential, record.rule) == (
         bounded(client),
@@ -82,7 +91,7 @@ def test_refusal_reads_back(client, credential, key, purpose, scheme, asked, rul
 
 @given(texts, fields)
 def test_event_reads_back_and_any_json_reader_sees_the_same(client, values):
-    line = one_line(records.event_tail("key.generate", client, values))
+    line = one_line(event_tail("key.generate", client, values))
     record = parse_record(line)
     assert record.fields == {
         name: value if type(value) is int else bounded(value) for name, value in values.items()
@@ -101,12 +110,12 @@ def test_bounded_text_differs_only_where_it_must(text):
 
 
 SAMPLES = [
-    records.line(
+    record_line(
         *HEAD,
-        records.attempt_stem("web-1", "SHA256:x", "www", b"k" * 32, "tls13-server", 0x0403) + "0" * 64 + '"}',
+        attempt_stem("web-1", "SHA256:x", "www", b"k" * 32, "tls13-server", 0x0403) + "0" * 64 + '"}',
     ),
-    records.line(*HEAD, records.outcome_tail(5, "performed", "1" * 64)),
-    records.line(*HEAD, records.event_tail("key.generate", "al\u00e9", {"name": "www", "bits": 256})),
+    record_line(*HEAD, outcome_tail(5, "performed", "1" * 64)),
+    record_line(*HEAD, event_tail("key.generate", "al\u00e9", {"name": "www", "bits": 256})),
 ]
 
 
@@ -189,4 +198,4 @@ def test_other_spellings_of_a_record_are_refused(line):
 )
 def test_events_that_no_record_can_hold_are_refused(name, values):
     with pytest.raises(ProtocolError):
-        records.event_tail(name, "", values)
+        event_tail(name, "", values)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hsmd.errors import ProofInvalid
-from hsmd.transparency.chain import leaf_hash
+from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import (
     EMPTY_ROOT,
     Frontier,

@@ -20,8 +20,8 @@ from hsmd.cli.base.output import Output, escape, fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditAbout, AuditLines, AuditProve, InclusionProof
 from hsmd.transparency import checkpoint as checkpoints
-from hsmd.transparency.chain import leaf_hash
 from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import verify_inclusion
 from hsmd.transparency.note import Note
 from hsmd.transparency.records import MAX_LINE_BYTES, parse_record

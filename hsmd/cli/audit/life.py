@@ -109,7 +109,7 @@ def _signed(standing: AuditStanding, reason: str, identity: Path | None) -> str:
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
     from hsmd.transparency.discontinuity import Discontinuity, State, sign
-    from hsmd.transparency.records import format_time
+    from hsmd.transparency.lines import format_time
 
     if not standing.verifier_key:
         raise Stop(

@@ -20,9 +20,9 @@ from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditCheckpoint, AuditProve, InclusionProof, SignedCheckpoint
 from hsmd.system.log_files import SEGMENTS, log_lines
 from hsmd.transparency import checkpoint as checkpoints
-from hsmd.transparency.chain import NO_HEAD, Head, leaf_hash
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.lines import NO_HEAD, Head, leaf_hash
 from hsmd.transparency.merkle import verify_inclusion
 from hsmd.transparency.note import Note, Verifier
 from hsmd.transparency.verification import LogVerdict, verify_log

@@ -18,7 +18,8 @@ from hsmd.daemon.audit.disk import FILE_NAME as LIVE_NAME
 from hsmd.daemon.audit.recovery import MARK_EVENT, newest_event
 from hsmd.daemon.audit.view import SEGMENTS, LogView, Segment, SegmentDirectory, segment_name
 from hsmd.errors import AuditFailure, ProtocolError
-from hsmd.transparency.chain import Follower, Head
+from hsmd.transparency.chain import Follower
+from hsmd.transparency.lines import Head
 from hsmd.transparency.records import MAX_LINE_BYTES, parse_record
 from hsmd.transparency.verification import CHECKPOINT_EVENT
 

@@ -26,17 +26,18 @@ from hsmd.daemon.audit.syncing import Mark, Syncer
 from hsmd.daemon.audit.tree import LogTree
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, InternalFault, ProtocolError
-from hsmd.transparency.chain import Head, extend
-from hsmd.transparency.records import (
-    RESULTS,
+from hsmd.transparency.lines import (
+    Head,
     attempt_stem,
     attempt_tail,
     event_tail,
+    extend,
     format_time,
     outcome_tail,
     parse_tail,
     refusal_tail,
 )
+from hsmd.transparency.records import RESULTS
 
 MAX_NOTED = 100_000
 """Records noted and not committed; more is a fault of the caller."""

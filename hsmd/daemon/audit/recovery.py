@@ -9,7 +9,8 @@ from hsmd.daemon.audit.paging import lines_from, offset_of
 from hsmd.daemon.audit.syncing import Mark
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
-from hsmd.transparency.chain import Follower, Head
+from hsmd.transparency.chain import Follower
+from hsmd.transparency.lines import Head
 from hsmd.transparency.records import MAX_LINE_BYTES, Record, parse_record
 from hsmd.transparency.verification import CHECKPOINT_EVENT
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from hsmd.daemon.audit.disk import LogFile
 from hsmd.errors import AuditFailure, ProtocolError
-from hsmd.transparency.chain import Follower, Head
+from hsmd.transparency.chain import Follower
+from hsmd.transparency.lines import Head
 from hsmd.transparency.records import MAX_LINE_BYTES
 
 INTERVAL_S = 0.05

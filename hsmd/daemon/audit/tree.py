@@ -17,8 +17,8 @@ from hsmd.daemon.audit.paging import lines_from, offset_of
 from hsmd.daemon.audit.recovery import newest_event
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
-from hsmd.transparency.chain import NO_HEAD, Head
 from hsmd.transparency.checkpoint import Checkpoint
+from hsmd.transparency.lines import NO_HEAD, Head
 from hsmd.transparency.merkle import HASH_BYTES, Frontier, consistency_proof, inclusion_proof, root_at
 from hsmd.transparency.note import Signature
 from hsmd.transparency.verification import CHECKPOINT_EVENT

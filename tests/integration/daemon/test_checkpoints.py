@@ -10,9 +10,9 @@ import pytest
 from hsmd.errors import NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.transparency import checkpoint
-from hsmd.transparency.chain import leaf_hash
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import verify_consistency, verify_inclusion
 from hsmd.transparency.note import Verifier
 from hsmd.transparency.verification import verify_log

@@ -11,7 +11,8 @@ from hsmd.daemon.audit import AuditLog
 from hsmd.daemon.audit.archiving import archive
 from hsmd.errors import AuditFailure, NotFound
 from hsmd.system.log_files import log_lines
-from hsmd.transparency.chain import Head, verify
+from hsmd.transparency.chain import verify
+from hsmd.transparency.lines import Head
 
 GRANT = ("web-1", "SHA256:abc", "www", bytes(32), "tls13-server", 0x0403)
 

@@ -16,7 +16,8 @@ from hsmd.daemon.audit.log import COUNTED
 from hsmd.daemon.audit.paging import MAX_PAGE_BYTES
 from hsmd.daemon.audit.refusals import BURST, RefusalMeter
 from hsmd.errors import AuditFailure, InternalFault
-from hsmd.transparency.chain import NO_HEAD, Head, leaf_hash, verify
+from hsmd.transparency.chain import verify
+from hsmd.transparency.lines import NO_HEAD, Head, leaf_hash
 from hsmd.transparency.records import parse_record
 
 KEY = bytes(range(32))

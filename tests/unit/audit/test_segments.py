@@ -16,7 +16,8 @@ from hsmd.daemon.audit.archive import Archived, to_json
 from hsmd.daemon.audit.disk import Disk
 from hsmd.errors import AuditFailure, NotFound
 from hsmd.system.log_files import log_lines
-from hsmd.transparency.chain import Head, leaf_hash, verify
+from hsmd.transparency.chain import verify
+from hsmd.transparency.lines import Head, leaf_hash
 from hsmd.transparency.records import parse_record
 
 GRANT = ("web-1", "SHA256:abc", "www", bytes(32), "tls13-server", 0x0403)

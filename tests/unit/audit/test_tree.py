@@ -12,7 +12,7 @@ import pytest
 
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.tree import LogTree, TreeFiles
-from hsmd.transparency.chain import leaf_hash
+from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import HASH_BYTES, Frontier, verify_consistency, verify_inclusion
 
 LEAVES = [sha256(str(number).encode()).digest() for number in range(70_000)]

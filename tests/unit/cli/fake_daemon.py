@@ -14,7 +14,7 @@ from hsmd.errors import Conflict, HsmdError, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.transparency.chain import Follower
-from hsmd.transparency.records import event_tail, line, outcome_tail, tail
+from hsmd.transparency.lines import event_tail, outcome_tail, record_line, tail
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 PEM = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
@@ -56,7 +56,7 @@ class FakeDaemon:
     # --- the log ---
 
     def record(self, tail: str) -> int:
-        record = line(self._chain.size, self._chain.head, "2030-01-02T03:04:05.000000Z", tail)
+        record = record_line(self._chain.size, self._chain.head, "2030-01-02T03:04:05.000000Z", tail)
         self._chain.follow(record)
         self.lines.append(record)
         return self._chain.size - 1

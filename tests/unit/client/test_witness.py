@@ -466,7 +466,7 @@ def test_a_declaration_survives_its_record(old: State | None) -> None:
 
 
 def discontinuities_tail(fields: dict[str, str | int]) -> str:
-    from hsmd.transparency.records import event_tail
+    from hsmd.transparency.lines import event_tail
 
     return event_tail("log.discontinuity", "ops", fields)
 

@@ -18,8 +18,8 @@ from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure, BadRequest
 from hsmd.transparency import discontinuity
 from hsmd.transparency.discontinuity import Discontinuity, State
+from hsmd.transparency.lines import format_time
 from hsmd.transparency.note import Verifier
-from hsmd.transparency.records import format_time
 
 MIB = 1 << 20
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from hsmd.transparency import records
-from hsmd.transparency.chain import START, Head, extend, verify
+from hsmd.transparency.chain import verify
+from hsmd.transparency.lines import (
+    START,
+    Head,
+    attempt_stem,
+    attempt_tail,
+    event_tail,
+    extend,
+    outcome_tail,
+    refusal_tail,
+)
 
 TIME = "2026-11-21T02:03:04.567890Z"
 FINGERPRINT = "SHA256:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg"
@@ -28,14 +37,14 @@ def test_golden_records_verify():
 
 def test_golden_records_are_what_we_write():
     asked = sha256(b"asked").hexdigest()
-    stem = records.attempt_stem("web-1", FINGERPRINT, "www", KEY, "tls13-server", 0x0403)
+    stem = attempt_stem("web-1", FINGERPRINT, "www", KEY, "tls13-server", 0x0403)
     tails = [
-        records.event_tail("daemon.started", "", {"name": "east"}),
-        records.attempt_tail(stem, asked),
-        records.outcome_tail(1, "performed", sha256(b"answer").hexdigest()),
-        records.refusal_tail("web-2", FINGERPRINT, KEY, "sign-digest", 0x0403, asked, "no grant"),
-        records.outcome_tail(1, "failed", "", "30 the token failed"),
-        records.event_tail("client.add", "al\u00e9\n\u202e\U0001f511\x7f", {"role": "front-end", "count": 2}),
+        event_tail("daemon.started", "", {"name": "east"}),
+        attempt_tail(stem, asked),
+        outcome_tail(1, "performed", sha256(b"answer").hexdigest()),
+        refusal_tail("web-2", FINGERPRINT, KEY, "sign-digest", 0x0403, asked, "no grant"),
+        outcome_tail(1, "failed", "", "30 the token failed"),
+        event_tail("client.add", "al\u00e9\n\u202e\U0001f511\x7f", {"role": "front-end", "count": 2}),
     ]
     assert extend(START, TIME, tails) == (GOLDEN.lstrip(), Head(len(tails), HEAD))
 

@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.errors import ProofInvalid, ProtocolError
-from hsmd.transparency import records, verification
-from hsmd.transparency.chain import leaf_hash
+from hsmd.transparency import verification
 from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.lines import attempt_stem, attempt_tail, event_tail, leaf_hash, outcome_tail
 from hsmd.transparency.note import SignatureType
 from hsmd.transparency.verification import Start, verify_log
 from tests.log_maker import ROOT, LogMaker, Signer, checkpoint_tail, second_verifier
@@ -108,16 +108,16 @@ def test_what_is_no_state(text: str) -> None:
 @pytest.mark.parametrize(
     ("tail", "bad"),
     [
-        (records.outcome_tail(0, "failed", "", "again"), (32, 37)),
-        (records.outcome_tail(36, "failed", "", "of an outcome"), (32, 37)),
-        (records.outcome_tail(99, "failed", "", "of nothing"), (32, 37)),
-        (records.event_tail("log.mark", "", {"oldest_open": 37}), (None, None)),
-        (records.event_tail("log.mark", "", {"oldest_open": 38}), (32, 37)),
-        (records.event_tail("log.mark", "", {"oldest_open": "37"}), (32, 37)),
-        (records.event_tail("log.mark", "", {"oldest_open": 1, "more": 1}), (32, 37)),
-        (records.event_tail("log.checkpoint", "", {"origin": "hsmd/east"}), (32, 37)),
+        (outcome_tail(0, "failed", "", "again"), (32, 37)),
+        (outcome_tail(36, "failed", "", "of an outcome"), (32, 37)),
+        (outcome_tail(99, "failed", "", "of nothing"), (32, 37)),
+        (event_tail("log.mark", "", {"oldest_open": 37}), (None, None)),
+        (event_tail("log.mark", "", {"oldest_open": 38}), (32, 37)),
+        (event_tail("log.mark", "", {"oldest_open": "37"}), (32, 37)),
+        (event_tail("log.mark", "", {"oldest_open": 1, "more": 1}), (32, 37)),
+        (event_tail("log.checkpoint", "", {"origin": "hsmd/east"}), (32, 37)),
         (
-            records.event_tail(
+            event_tail(
                 "log.checkpoint", "ops", {"origin": "", "size": 37, "root": "00" * 32, "signature": ""}
             ),
             (32, 37),
@@ -132,14 +132,10 @@ def test_rules_between_records(tail: str, bad: tuple[int | None, int | None]) ->
 
 def test_a_mark_may_not_pass_an_open_attempt() -> None:
     log = a_log()
-    log.add(
-        records.attempt_tail(
-            records.attempt_stem("web-1", "", "www", b"k" * 32, "tls13-server", 0x0403), "00" * 32
-        )
-    )
-    log.add(records.event_tail("log.mark", "", {"oldest_open": 37}))
+    log.add(attempt_tail(attempt_stem("web-1", "", "www", b"k" * 32, "tls13-server", 0x0403), "00" * 32))
+    log.add(event_tail("log.mark", "", {"oldest_open": 37}))
     assert both(log) == (None, None)
-    log.add(records.event_tail("log.mark", "", {"oldest_open": 38}))
+    log.add(event_tail("log.mark", "", {"oldest_open": 38}))
     assert both(log) == (32, 39)
 
 

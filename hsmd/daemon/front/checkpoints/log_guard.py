@@ -14,8 +14,8 @@ from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import AuditHead
 from hsmd.errors import AuditFailure, BadRequest, HsmdError
 from hsmd.transparency.discontinuity import EVENT as DISCONTINUITY_EVENT, Discontinuity, parse_text, to_fields
+from hsmd.transparency.lines import format_time
 from hsmd.transparency.note import Note
-from hsmd.transparency.records import format_time
 
 LOOK_S = 1.0
 """How often the disk is looked at, and whether a segment is full."""
