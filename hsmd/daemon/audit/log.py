@@ -14,15 +14,15 @@ import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from hsmd.daemon.audit.disk import Disk, LogFile
+from hsmd.daemon.audit.disk import Disk, LogFile, Mark, Syncer
 from hsmd.daemon.audit.paging import offset_of, page
 from hsmd.daemon.audit.recovery import MARK_EVENT, MARK_EVERY, Tail, examine
 from hsmd.daemon.audit.refusals import RefusalMeter
-from hsmd.daemon.audit.syncing import Mark, Syncer
 from hsmd.daemon.audit.tree import LogTree
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, InternalFault, ProtocolError
@@ -52,9 +52,8 @@ COUNTED = -1
 Clock = Callable[[], datetime]
 
 
-def utc_now() -> datetime:
-    """The time, aware."""
-    return datetime.now(UTC)
+utc_now: Clock = partial(datetime.now, UTC)
+"""The current time, aware; a partial, because each commit calls it."""
 
 
 class AuditLog:
@@ -199,17 +198,18 @@ class AuditLog:
         log recovers. With nothing noted, a commit on a log that is not `writable` tries to recover; call it
         now and then.
         """
-        if self.writable and not (self._noted or self._refusals.pending):
+        if not (self._noted or self._refusals.counted) and self.writable:
             return
         try:
             self._require_sound_file()
-            self._add_counted_refusals(self._monotonic())
-            data, head = extend(self._mark.head, format_time(self._clock()), self._noted + self._own_tails())
-            self._write(data)
+            if self._refusals.counted:
+                self._add_counted_refusals(self._monotonic())
+            tails = self._noted + self._own_tails()
+            mark = self._write(*extend(self._mark.head, format_time(self._clock()), tails))
         except AuditFailure as failure:
             self._roll_back(failure.detail)
             raise
-        self._accept(Mark(self._mark.size_bytes + len(data), head))
+        self._accept(mark)
 
     async def commit_durable(self) -> None:
         """As `commit`, and return when everything is on disk.
@@ -228,7 +228,8 @@ class AuditLog:
         if self._syncer.stalled:
             raise AuditFailure(detail=f"syncing {self._file.path} takes too long; is the disk well?")
         try:
-            self._cut_overhang()
+            if self._overhang:
+                self._cut_overhang()
             self._file.check(self._mark.size_bytes)
             now = self._monotonic()
             if now >= self._name_check_at or self.fault:
@@ -253,21 +254,24 @@ class AuditLog:
             tails.append(event_tail(MARK_EVENT, "", {"oldest_open": min(self._open, default=index)}))
         return tails
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, head: Head) -> Mark:
+        mark = Mark(self._mark.size_bytes + len(data), head)
         try:
             self._overhang = bool(data)
             self._file.append(data)
             if self._strict:
                 self._file.sync()
+            else:
+                self._syncer.want(mark)
             self._overhang = False
         except OSError as problem:
             raise AuditFailure(detail=f"writing {self._file.path} failed: {problem}") from problem
+        return mark
 
     def _cut_overhang(self) -> None:
         """Remove what a failed write left behind the last good record."""
-        if self._overhang:
-            self._file.truncate(self._mark.size_bytes)
-            self._overhang = False
+        self._file.truncate(self._mark.size_bytes)
+        self._overhang = False
 
     def _accept(self, mark: Mark) -> None:
         self._mark = mark
@@ -277,8 +281,6 @@ class AuditLog:
         self._dropped = 0
         if mark.head.size > self._next_log_mark:
             self._next_log_mark = mark.head.size + MARK_EVERY
-        if not self._strict:
-            self._syncer.want(mark)
 
     def _roll_back(self, fault: str) -> None:
         """Forget what was noted, but for what has happened and must still be told."""
@@ -291,8 +293,9 @@ class AuditLog:
         self._noted = kept[:MAX_NOTED]
         self._open = {attempt for attempt in self._open if attempt < size}
         self.fault = fault
-        with contextlib.suppress(OSError):
-            self._cut_overhang()
+        if self._overhang:
+            with contextlib.suppress(OSError):
+                self._cut_overhang()
 
     # --- reading ---
 

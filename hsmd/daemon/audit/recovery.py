@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from hsmd.daemon.audit.disk import Mark
 from hsmd.daemon.audit.paging import lines_from, offset_of
-from hsmd.daemon.audit.syncing import Mark
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
 from hsmd.transparency.chain import Follower

@@ -18,7 +18,8 @@ class RefusalMeter:
     def __init__(self, burst: int = BURST, per_second: float = PER_SECOND) -> None:
         self._burst, self._per_second = float(burst), per_second
         self._buckets: dict[str, tuple[float, float]] = {}
-        self._counted: dict[str, int] = {}
+        self.counted: dict[str, int] = {}
+        """Refusals by client that no summary has reported yet."""
         self._summary_at = 0.0
 
     def admit(self, client: str, now: float) -> bool:
@@ -30,23 +31,18 @@ class RefusalMeter:
         admitted = level >= 1.0
         self._buckets[client] = (level - 1.0 if admitted else level, now)
         if not admitted:
-            self._counted[client] = self._counted.get(client, 0) + 1
+            self.counted[client] = self.counted.get(client, 0) + 1
         return admitted
-
-    @property
-    def pending(self) -> bool:
-        """Whether something was counted that no summary has told yet."""
-        return bool(self._counted)
 
     def due(self, now: float) -> dict[str, int]:
         """Counts by client, at most once a second; they start at zero again."""
-        if not self._counted or now < self._summary_at:
+        if not self.counted or now < self._summary_at:
             return {}
         self._summary_at = now + SUMMARY_EVERY_S
-        counted, self._counted = self._counted, {}
+        counted, self.counted = self.counted, {}
         return counted
 
     def take_back(self, counts: Mapping[str, int]) -> None:
         """These could not be told: add them to what is."""
         for client, count in counts.items():
-            self._counted[client] = self._counted.get(client, 0) + count
+            self.counted[client] = self.counted.get(client, 0) + count
