@@ -10,9 +10,9 @@ import typer
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.files import PUBLIC, replace
+from hsmd.cli.base.key_details import describe
 from hsmd.cli.base.names import KeyName
 from hsmd.cli.base.reading import certificate_text
-from hsmd.cli.key import describe
 from hsmd.protocol.messages import (
     CertificateExport,
     CertificateImport,

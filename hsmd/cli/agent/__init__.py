@@ -1,6 +1,8 @@
-"""`hsmd agent`: the group as it is loaded; importing the files registers their commands."""
+"""`hsmd agent`: importing a file of the group registers its command, in the order of `hsmd agent --help`."""
 
-from hsmd.cli.agent import rotate_key, setup, use, witness
+# isort: off
 from hsmd.cli.agent.options import app
+from hsmd.cli.agent import init, run, export, install, check, rotate_key, witness
+# isort: on
 
-__all__ = ["app", "rotate_key", "setup", "use", "witness"]
+__all__ = ["app", "check", "export", "init", "install", "rotate_key", "run", "witness"]

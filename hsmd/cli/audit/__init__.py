@@ -1,6 +1,23 @@
-"""`hsmd audit`: the group as it is loaded; importing these files registers their commands."""
+"""`hsmd audit`: importing a file of the group registers its command, in the order of `hsmd audit --help`."""
 
-from hsmd.cli.audit import export, life, proofs, reading
+# isort: off
 from hsmd.cli.audit.options import app
+from hsmd.cli.audit import show, tail, about, verify, key, checkpoint, prove
+from hsmd.cli.audit import export, verify_export, seal, archive, discontinuity
+# isort: on
 
-__all__ = ["app", "export", "life", "proofs", "reading"]
+__all__ = [
+    "about",
+    "app",
+    "archive",
+    "checkpoint",
+    "discontinuity",
+    "export",
+    "key",
+    "prove",
+    "seal",
+    "show",
+    "tail",
+    "verify",
+    "verify_export",
+]

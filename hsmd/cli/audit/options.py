@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from hsmd.cli.base.commands import group
 from hsmd.cli.base.connection import Session
@@ -17,6 +20,18 @@ app = group(
     Every use of a key is recorded before and after it happens, with who asked, and every control operation. Each record holds
     the hash of the one before it, so that a change, a gap or a swap shows."""
 )
+
+EXPORT_FORMAT = "hsmd audit export v1"
+"""First member of what `hsmd audit export` prints."""
+
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--public-key",
+        metavar="FILE",
+        help="Who may have signed checkpoints: PEM, or what `hsmd audit key` printed earlier.",
+    ),
+]
 
 
 def read_page(session: Session, first: int, limit: int) -> AuditPage:

@@ -1,18 +1,67 @@
-"""`hsmd key import`: a private key from a PEM file into the token, on the token's own host and past the network."""
+"""`hsmd key import`: put a private key from a PEM file into the token, on the token's own host."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
 from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.key_details import describe
+from hsmd.cli.base.names import KeyName
+from hsmd.cli.base.output import note
+from hsmd.cli.key.options import Purposes, Token, app
 from hsmd.errors import HsmdError, NotFound
-from hsmd.protocol.messages import KeyAdopt, KeyInfo, KeyShow
+from hsmd.protocol.messages import (
+    KeyAdopt,
+    KeyInfo,
+    KeyShow,
+)
 
 if TYPE_CHECKING:
     from hsmd.daemon.config.settings import Config, TokenConfig
+
+
+@command(
+    app,
+    "import",
+    example="sudo hsmd key import www private.pem --config /etc/hsmd/hsmd.toml\n"
+    "hsmd key import www encrypted.pem --passphrase-file passphrase",
+)
+def import_pem(
+    session: Session,
+    name: KeyName,
+    pem: Annotated[
+        Path, typer.Argument(metavar="PEM", help="File with the private key.", show_default=False)
+    ],
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", metavar="FILE", help="Holds the passphrase of an encrypted file."),
+    ] = None,
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="The daemon's configuration, for module and PIN."
+        ),
+    ] = Path("hsmd.toml"),
+    purpose: Purposes = ["tls-server"],  # noqa: B006  read only
+    token: Token = "",
+) -> None:
+    """Put a private key from a PEM file into the token.
+
+    Run it on the token's own host, as a user who may read the daemon's configuration and the PIN: the key goes straight into
+    the token and past the network; the daemon is only told to serve it. Destroy the file afterwards: a key that was in a file
+    once is as safe as that file was.
+    """
+    with session.output.working("the token is taking the key"):
+        info = import_key(session, name, pem, passphrase_file, config.absolute(), token, purpose)
+    session.output.show(info, lambda: describe(info))
+    if not session.output.as_json:
+        note(f"Next: destroy the file, for example: shred -u {pem}")
 
 
 def import_key(

@@ -1,8 +1,7 @@
-"""`hsmd audit show` and `tail`: reading the audit log."""
+"""`hsmd audit show`: the newest records as a table."""
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Annotated
 
@@ -12,12 +11,9 @@ from hsmd.cli.audit import rows
 from hsmd.cli.audit.options import app, read_page
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.output import escape, table
+from hsmd.cli.base.output import table
 from hsmd.errors import NotFound
-from hsmd.protocol.messages import MAX_PAGE, KeyInfo, KeyShow
-
-LOOK_S = 0.5
-"""How often `tail` asks for more."""
+from hsmd.protocol.messages import KeyInfo, KeyShow
 
 
 @command(
@@ -47,34 +43,6 @@ def show(
         {"size": size, "records": [row.document for row in found]},
         lambda: table(rows.HEADERS, [row.cells for row in found]),
     )
-
-
-@command(
-    app,
-    "tail",
-    example="hsmd audit tail\nhsmd audit tail --count 0 --json | jq .event",
-)
-def tail(
-    session: Session,
-    count: Annotated[
-        int, typer.Option("--count", "-n", min=0, max=500, help="Begin with so many old ones.")
-    ] = 10,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until interrupted.")] = True,
-) -> None:
-    """Print records as they are written, a line each.
-
-    With --json each line is the record as it stands in the log; otherwise it is shortened for people.
-    """
-    first = max(0, read_page(session, -1, 1).size - count)
-    while True:
-        page = read_page(session, first, MAX_PAGE)
-        for line in page.lines:
-            print(line if session.output.as_json else escape(rows.one_line(line)), flush=True)
-        first += len(page.lines)
-        if not follow and first >= page.size:
-            return
-        if not page.lines:
-            time.sleep(LOOK_S)
 
 
 def _digest_of(session: Session, key: str) -> str:

@@ -1,4 +1,4 @@
-"""`hsmd audit seal`, `archive` and `discontinuity`: segments of the log, and the log after a restore."""
+"""`hsmd audit discontinuity`: declare a break in the audit log after a restore."""
 
 from __future__ import annotations
 
@@ -10,66 +10,9 @@ import typer
 
 from hsmd.cli.audit.options import app
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
+from hsmd.cli.base.connection import Session
 from hsmd.cli.base.failures import Exit, Stop
-from hsmd.cli.base.output import Output, fields
-from hsmd.protocol.messages import AuditDiscontinuity, AuditSeal, AuditSealed, AuditStand, AuditStanding, Done
-
-
-@command(app, "seal", example="hsmd audit seal")
-def seal(session: Session) -> None:
-    """Put the live file of the log among the sealed segments, and have the daemon go on in a new one.
-
-    The daemon does so by itself at `audit.segment_mib`. Sealed segments never change again and can be archived.
-    """
-    answer = session.ask(AuditSeal(), AuditSealed, timeout_s=SLOW_TIMEOUT_S)
-    session.output.show(answer, lambda: f"sealed; the live file begins with record {answer.first}")
-
-
-@command(
-    app,
-    "archive",
-    example="hsmd audit archive --log /var/lib/hsmd/audit --to /srv/archive/east\n"
-    "sudo -u hsmd hsmd audit archive --log /var/lib/hsmd/audit --to /srv/archive/east --remove",
-)
-def archive(
-    output: Output,
-    log: Annotated[
-        Path, typer.Option("--log", metavar="DIRECTORY", help="The log's directory.", show_default=False)
-    ],
-    to: Annotated[
-        Path, typer.Option("--to", metavar="DIRECTORY", help="Where to copy to.", show_default=False)
-    ],
-    remove: Annotated[
-        bool,
-        typer.Option("--remove", help="Remove copied segments here, as far as a checkpoint covers them."),
-    ] = False,
-) -> None:
-    """Copy sealed segments of the log, on the key host itself; the daemon may be running.
-
-    Each segment is checked record by record while it is copied, and on disk before anything is removed. The daemon then says of
-    an old record where it went; proofs about it still work. An archive with all segments and the live file verifies
-    like the log it came from.
-    """
-    from hsmd.daemon.audit.archiving import archive as archive_segments
-
-    with output.working("copying segments"):
-        report = archive_segments(log, to, remove=remove)
-    document = {
-        "copied": [{"first": each.first, "end": each.end, "sha256": each.sha256} for each in report.copied],
-        "removed": report.removed,
-        "kept": report.kept,
-    }
-    output.show(
-        document,
-        lambda: fields(
-            [
-                ("copied", f"{len(report.copied)} segments to {to}"),
-                ("removed here", f"{len(report.removed)} segments" if remove else ""),
-                ("kept here", report.kept),
-            ]
-        ),
-    )
+from hsmd.protocol.messages import AuditDiscontinuity, AuditStand, AuditStanding, Done
 
 
 @command(

@@ -1,4 +1,4 @@
-"""`hsmd audit verify`, `checkpoint`, `key` and `prove`: checking that nobody changed the audit log."""
+"""`hsmd audit verify`: check every record of the audit log."""
 
 from __future__ import annotations
 
@@ -10,36 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.audit.options import app, content, key_ring, read_page
+from hsmd.cli.audit.options import PublicKey, app, content, key_ring, read_page
+from hsmd.cli.audit.signed_checkpoints import signed_checkpoint
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.failures import Exit, ProblemsFound, Stop
-from hsmd.cli.base.files import PUBLIC, write_new
 from hsmd.cli.base.output import fields
 from hsmd.errors import ProofInvalid, ProtocolError
-from hsmd.protocol.messages import MAX_PAGE, AuditCheckpoint, AuditProve, InclusionProof, SignedCheckpoint
+from hsmd.protocol.messages import MAX_PAGE
 from hsmd.system.log_files import SEGMENTS, log_lines
 from hsmd.transparency import checkpoint as checkpoints
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.lines import NO_HEAD, Head, leaf_hash
-from hsmd.transparency.merkle import verify_inclusion
-from hsmd.transparency.note import Note, Verifier
+from hsmd.transparency.note import Note
 from hsmd.transparency.verification import LogVerdict, verify_log
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_ARCHIVED = "segments of this log were archived: put them into segments/ of a copy, and verify that"
 
-PublicKey = Annotated[
-    Path | None,
-    typer.Option(
-        "--public-key",
-        metavar="FILE",
-        help="Who may have signed checkpoints: PEM, or what `hsmd audit key` printed earlier.",
-    ),
-]
+_ARCHIVED = "segments of this log were archived: put them into segments/ of a copy, and verify that"
 
 
 @command(
@@ -105,96 +96,14 @@ def verify(
         raise ProblemsFound
 
 
-@command(app, "checkpoint", example="hsmd audit checkpoint --out seen-on-monday")
-def checkpoint_(
-    session: Session,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the note there.")] = None,
-) -> None:
-    """Fetch the newest signed checkpoint, check it, and print or keep it.
-
-    Kept somewhere else it proves later what the log was now: see `hsmd audit verify --checkpoint`.
-    """
-    answer, found = _newest(session)
-    if out is not None:
-        write_new(out, answer.note, PUBLIC)
-    document = {"origin": found.origin, "size": found.size, "root": found.root.hex(), "note": answer.note}
-    session.output.show(document, lambda: answer.note.rstrip("\n"))
-
-
-@command(app, "key", example="hsmd audit key > audit-key")
-def key(session: Session) -> None:
-    """Print the public key that signs checkpoints, as a C2SP verifier key line.
-
-    Note it when the daemon is new, and give it to whoever is to check the log: with `hsmd audit verify --public-key`.
-    """
-    answer, _ = _newest(session)
-    session.output.show({"verifier_key": answer.verifier_key}, lambda: answer.verifier_key)
-
-
-@command(app, "prove", example="hsmd audit prove 1041 --public-key audit-key --json > proof.json")
-def prove(
-    session: Session,
-    index: Annotated[int, typer.Argument(metavar="INDEX", help="The record's number.", min=0)],
-    public_key: PublicKey = None,
-) -> None:
-    """Show one record with the proof that the newest checkpoint covers it, and check that proof.
-
-    The answer with --json is all that a third party needs: record, path (RFC 9162, section 2.1.3) and signed checkpoint.
-    """
-    proven = session.ask(AuditProve(index=index), InclusionProof)
-    if public_key is not None:
-        found = _checked(proven.note, key_ring(public_key))
-    else:
-        found = checkpoints.parse(proven.note, Verifier.from_vkey(_newest(session)[0].verifier_key))
-    if (proven.index, proven.size) != (index, found.size):
-        raise ProofInvalid("the daemon proves another record than it was asked for")
-    verify_inclusion(index, found.size, leaf_hash(proven.line.encode()), proven.proof, found.root)
-    document = {
-        "index": index, "size": found.size, "record": proven.line, "proof": [step.hex() for step in proven.proof],
-        "note": proven.note,
-    }  # fmt: skip
-    session.output.show(
-        document,
-        lambda: fields(
-            [
-                ("record", proven.line),
-                ("is among the first", f"{found.size} of {found.origin}"),
-                ("root", found.root.hex()),
-            ]
-        ),
-    )
-
-
-# --- checkpoints ---
-
-
-def _newest(session: Session) -> tuple[SignedCheckpoint, Checkpoint]:
-    answer = session.ask(AuditCheckpoint(), SignedCheckpoint)
-    if not answer.note:
-        raise Stop(
-            "the daemon has made no checkpoint yet", "it does a few seconds after the first record; try again"
-        )
-    return answer, checkpoints.parse(answer.note, Verifier.from_vkey(answer.verifier_key))
-
-
-def _checked(text: str, keys: KeyRing) -> Checkpoint:
-    """A checkpoint signed by one of `keys`, whatever its origin. Raises ProofInvalid or ProtocolError."""
-    note = Note.parse(text)
-    signature = note.signatures[0]
-    return checkpoints.parse(note, keys.verifier(signature.name, signature.key_id))
-
-
 def _seen(path: Path, keys: KeyRing | None) -> Checkpoint:
     text = content(path).decode("utf-8", "replace")
     try:
-        return _checked(text, keys) if keys else checkpoints.parse_text(Note.parse(text).text)
+        return signed_checkpoint(text, keys) if keys else checkpoints.parse_text(Note.parse(text).text)
     except (ProofInvalid, ProtocolError) as problem:
         raise Stop(
             f"{path}: {problem.text}", "give a file that `hsmd audit checkpoint --out` wrote", Exit.USAGE
         ) from None
-
-
-# --- heads noted earlier ---
 
 
 class _HeadWatch:
@@ -256,9 +165,6 @@ def _verdict(verdict: LogVerdict, signatures: bool) -> RenderableType:
             ("SIZE:HEAD", f"{verdict.size}:{verdict.head}"),
         ]
     )
-
-
-# --- records ---
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`hsmd agent init` and `hsmd agent run`: the process on a front end that TLS servers ask for signatures."""
+"""`hsmd agent init`: the agent's own key and its configuration, with the daemon's host key pinned."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from hsmd.cli.base.output import Output, fields
 if TYPE_CHECKING:
     from hsmd.cli.base.ssh_keys import PublicLine
     from hsmd.protocol.enrolment import EnrolmentToken
+
 
 _ANY_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
 """In the place of the one that the daemon will tell."""
@@ -190,17 +191,3 @@ def _report_init(
         "  4. For the server:    hsmd agent install nginx --key KEY\n"
     )
     output.show(document, lambda: (made, steps))
-
-
-@command(app, "run", example="hsmd agent run --config /etc/hsmd/agent.toml")
-def run(output: Output, config: Config = None) -> None:
-    """Run the agent until it is told to stop.
-
-    It starts and stays without the daemon, answers "unavailable" at once meanwhile, and connects again by itself. The log goes
-    to standard error, one JSON object per line.
-    """
-    from hsmd import agent
-
-    code = agent.main((config or default_config()).absolute())
-    if code:
-        raise typer.Exit(code)

@@ -1,0 +1,61 @@
+"""`hsmd agent check`: check everything between a TLS server and its key."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hsmd.cli.agent import check_agent, check_files, check_openssl, check_results, server_files
+from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.names import KeyName
+from hsmd.cli.base.output import Output
+
+
+@command(
+    app,
+    "check",
+    example="hsmd agent check www\nhsmd agent check www --user www-data --file /etc/hsmd/keys/www.key",
+)
+def check(
+    output: Output,
+    key: KeyName,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", metavar="FILE", help="Key reference. Default: where `agent export` writes it."
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--certificate", metavar="FILE", help="Chain. Default: beside the key reference."),
+    ] = None,
+    openssl: Annotated[
+        Path, typer.Option("--openssl", metavar="FILE", help="OpenSSL configuration of the server.")
+    ] = server_files.OPENSSL_CONFIGURATION,
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user", metavar="NAME", help="The user the server runs as, for permissions.", show_default=False
+        ),
+    ] = "",
+    config: Config = None,
+    socket: Socket = None,
+) -> None:
+    """Look at everything between a TLS server and its key, and say how to mend what is wrong.
+
+    Socket and permissions, agent, daemon, grant, key reference, certificate and its end, OpenSSL and its providers. Exit code 4
+    means that there is a problem.
+    """
+    path = socket_of(socket, config)
+    reference = file or default_keys(config) / f"{key}.key"
+    chain = certificate or reference.with_suffix(".pem")
+    found, info = check_agent.check_agent(path, key, user)
+    found += check_agent.check_policy(config or default_config(), key, user)
+    found += check_files.check_reference(reference, info)
+    found += check_files.check_certificate(chain, info, datetime.now(UTC))
+    found += check_openssl.check_openssl(openssl, reference)
+    check_results.report(output, found)

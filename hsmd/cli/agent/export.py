@@ -1,0 +1,60 @@
+"""`hsmd agent export`: write the key reference and the certificate chain that a TLS server loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hsmd.cli.agent.options import Config, Socket, app, default_keys, socket_of
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
+from hsmd.cli.base.export import export_key
+from hsmd.cli.base.names import KeyName
+from hsmd.cli.base.output import Output, fields, note
+
+
+@command(app, "export", example="hsmd agent export www --out /etc/hsmd/keys")
+def export(
+    output: Output,
+    key: KeyName,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Where to write. Default: `keys` beside the agent's configuration.",
+        ),
+    ] = None,
+    config: Config = None,
+    socket: Socket = None,
+) -> None:
+    """Write what a TLS server loads: KEY.pem, the certificate chain, and KEY.key, which stands for the private key.
+
+    Both are fetched through the agent. Neither is secret: KEY.key names the key and holds its public half. Files that are
+    there are replaced. Run it again, and reload the server, when the certificate has been renewed.
+    """
+    from hsmd.client import AgentEndpoint, Client
+
+    directory = (out or default_keys(config)).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    with Client.connect(AgentEndpoint(socket_of(socket, config))) as agent:
+        made = export_key(agent, key, directory, timeout_s=DEFAULT_TIMEOUT_S)
+    document = {
+        "key": key,
+        "reference": str(made.reference),
+        "chain": None if made.chain is None else str(made.chain),
+    }
+    output.show(
+        document,
+        lambda: fields(
+            [
+                ("key reference", str(made.reference)),
+                ("certificate chain", str(made.chain or "(none stored)")),
+            ]
+        ),
+    )
+    if made.chain is None and not output.as_json:
+        note(f"No certificate is stored for {key}: hsmd cert import {key} CHAIN, then export it again")

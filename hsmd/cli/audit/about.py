@@ -1,0 +1,34 @@
+"""`hsmd audit about`: print the records that the caller may read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hsmd.cli.audit import rows
+from hsmd.cli.audit.options import app
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.output import escape
+from hsmd.protocol.messages import MAX_PAGE, AuditAbout, AuditLines
+
+
+@command(app, "about", example="hsmd audit about\nhsmd audit about --first 20000 --json")
+def about(
+    session: Session,
+    first: Annotated[
+        int, typer.Option("--first", metavar="INDEX", min=0, help="Begin with this record.")
+    ] = 0,
+) -> None:
+    """Print the records that you may read: those about you, and about the keys you own.
+
+    With --json each line is the record as it stands in the log. An auditor or operator sees all records.
+    """
+    while True:
+        page = session.ask(AuditAbout(first=first, limit=MAX_PAGE), AuditLines)
+        for line in page.lines:
+            print(line if session.output.as_json else escape(rows.one_line(line)), flush=True)
+        if page.next >= page.size or page.next <= first:
+            return
+        first = page.next

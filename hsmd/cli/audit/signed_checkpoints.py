@@ -1,0 +1,27 @@
+"""Signed checkpoints: the newest of a daemon, and one whose signature is to be checked."""
+
+from __future__ import annotations
+
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.failures import Stop
+from hsmd.protocol.messages import AuditCheckpoint, SignedCheckpoint
+from hsmd.transparency import checkpoint as checkpoints
+from hsmd.transparency.checkpoint import Checkpoint
+from hsmd.transparency.keyring import KeyRing
+from hsmd.transparency.note import Note, Verifier
+
+
+def newest_checkpoint(session: Session) -> tuple[SignedCheckpoint, Checkpoint]:
+    answer = session.ask(AuditCheckpoint(), SignedCheckpoint)
+    if not answer.note:
+        raise Stop(
+            "the daemon has made no checkpoint yet", "it does a few seconds after the first record; try again"
+        )
+    return answer, checkpoints.parse(answer.note, Verifier.from_vkey(answer.verifier_key))
+
+
+def signed_checkpoint(text: str, keys: KeyRing) -> Checkpoint:
+    """A checkpoint signed by one of `keys`, whatever its origin. Raises ProofInvalid or ProtocolError."""
+    note = Note.parse(text)
+    signature = note.signatures[0]
+    return checkpoints.parse(note, keys.verifier(signature.name, signature.key_id))

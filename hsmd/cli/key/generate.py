@@ -1,0 +1,47 @@
+"""`hsmd key generate`: make a key in the token."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hsmd.algorithms import KeyType
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
+from hsmd.cli.base.key_details import describe
+from hsmd.cli.base.names import KeyName
+from hsmd.cli.base.output import note
+from hsmd.cli.key.options import Purposes, Token, app
+from hsmd.protocol.messages import (
+    KeyGenerate,
+    KeyInfo,
+)
+
+
+@command(
+    app,
+    "generate",
+    example="hsmd key generate www --type p-256\nhsmd key generate shop --type rsa-2048 --purpose tls-server",
+)
+def generate(
+    session: Session,
+    name: KeyName,
+    key_type: Annotated[KeyType, typer.Option("--type", "-t", help="Type of the key.")] = KeyType.P256,
+    purpose: Purposes = ["tls-server"],  # noqa: B006  read only
+    token: Token = "",
+) -> None:
+    """Generate a key in the token.
+
+    The private half never leaves the token. The purposes are the key's ceiling for ever: a grant can allow less, never
+    more. A key either signs or decrypts.
+    """
+    request = KeyGenerate(name=name, key_type=key_type.value, purposes=purpose, token=token)
+    with session.output.working(f"the token is generating a key of type {key_type.value}"):
+        info = session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
+    session.output.show(info, lambda: describe(info))
+    if not session.output.as_json:
+        note(
+            f"Next: a certificate (hsmd key csr {name} or hsmd cert self-signed {name}), "
+            f"and a grant (hsmd grant add CLIENT {name})"
+        )

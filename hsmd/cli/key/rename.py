@@ -1,0 +1,22 @@
+"""`hsmd key rename`: give a key another name."""
+
+from __future__ import annotations
+
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import Session
+from hsmd.cli.base.names import KeyName, NewName
+from hsmd.cli.key.options import app
+from hsmd.protocol.messages import (
+    Done,
+    KeyRename,
+)
+
+
+@command(app, "rename", example="hsmd key rename www www-2026")
+def rename(session: Session, name: KeyName, new_name: NewName) -> None:
+    """Give a key another name. Grants and certificate stay with it.
+
+    Key files that were exported name the key as it was called then: export them again.
+    """
+    session.ask(KeyRename(name=name, new_name=new_name), Done)
+    session.output.show({"renamed": name, "name": new_name}, lambda: f"{name} is called {new_name} now.")
