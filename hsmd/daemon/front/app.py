@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import socket
 import sys
 import time
@@ -35,6 +34,7 @@ from hsmd.daemon.front.control.enrolment import EnrolmentHandlers
 from hsmd.daemon.front.control.keys import KeyHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
 from hsmd.daemon.front.control.tokens import TokenHandlers
+from hsmd.daemon.front.launcher_link import LauncherLink
 from hsmd.daemon.front.metrics import MetricsEndpoint
 from hsmd.daemon.front.signing.counters import Counters
 from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
@@ -42,10 +42,21 @@ from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.daemon.front.ssh.session import Session, Transport
-from hsmd.daemon.front.tokens.login_guard import LoginGuard, Starts
+from hsmd.daemon.front.tokens.login_guard import LoginGuard
 from hsmd.daemon.front.tokens.pools import TokenPools
 from hsmd.daemon.front.tokens.reconciliation import Reconciler
-from hsmd.daemon.launcher.app import MAX_PACKET_BYTES
+from hsmd.daemon.ipc.launcher_messages import (
+    AnyToFront,
+    Drain,
+    FrontReady,
+    PermitStarts,
+    Reload,
+    Reloaded,
+    ReplaceWorker,
+    Starts,
+    WorkerEnded,
+    WorkerStarted,
+)
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
 from hsmd.system.process import harden, run_as_batch, tune_garbage_collection
@@ -68,7 +79,7 @@ class Front:
 
     def __init__(self, config: Config, link: socket.socket) -> None:
         self._config = config
-        self._link = link
+        self._launcher = LauncherLink(link)
         self._sessions: set[Session] = set()
         self._stopping = asyncio.Event()
         self._grace_s = 0.0
@@ -154,8 +165,8 @@ class Front:
         self._start_chore(self._logins.follow())
         await self._listener.apply(self._config.listen, self._config.limits)
         await self._metrics.apply(self._config.metrics.address)
-        asyncio.get_running_loop().add_reader(self._link, self._read_link)
-        self._tell_launcher({"ready": self._ready_notice()})
+        self._launcher.listen(self._handle_launcher, self._launcher_ended)
+        self._launcher.send(self._ready_notice())
         log.info("front.ready", address=", ".join(str(address) for address in self._listener.ports))
         self._start_chore(self._check_regularly())
         self._start_chore(self._catalogue.follow())
@@ -185,7 +196,7 @@ class Front:
     async def _close(self) -> None:
         for chore in list(self._chores):
             chore.cancel()
-        asyncio.get_running_loop().remove_reader(self._link)
+        self._launcher.close()
         for session in list(self._sessions):
             session.close()
         self._listener.close()
@@ -229,39 +240,28 @@ class Front:
 
     # --- the launcher ---
 
-    def _read_link(self) -> None:
-        try:
-            packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 2)
-        except BlockingIOError:
-            return
-        except OSError:
-            packet, descriptors = b"", []
-        if not packet:
-            log.error("launcher.gone")
-            asyncio.get_running_loop().remove_reader(self._link)
-            self._stop(min(ORPHANED_S, self._config.limits.drain_s))
-            return
-        message = json.loads(packet)
-        if "worker" in message:
-            self._tokens.attach(message["worker"], descriptors)
-        elif "ended" in message:
-            self._tokens.ended(message["ended"]["token"], message["ended"]["pid"], message["ended"]["signal"])
-        elif "reload" in message:
-            self._start_chore(self._reload())
-        elif "drain" in message:
-            self._stop(self._config.limits.drain_s)
+    def _handle_launcher(self, message: AnyToFront, descriptors: list[int]) -> None:
+        match message:
+            case WorkerStarted():
+                self._tokens.attach(message, descriptors)
+            case WorkerEnded():
+                self._tokens.ended(message)
+            case Reload():
+                self._start_chore(self._reload())
+            case Drain():
+                self._stop(self._config.limits.drain_s)
 
-    def _tell_launcher(self, message: dict[str, Any]) -> None:
-        try:
-            self._link.send(json.dumps(message).encode())
-        except OSError as error:
-            log.error("launcher.gone", error=error.strerror)
+    def _launcher_ended(self, broken: bool) -> None:
+        """Stop: the launcher is gone, or so broken that only a new one can help."""
+        if broken:
+            self._exit_status = EXIT_FAULT
+        self._stop(min(ORPHANED_S, self._config.limits.drain_s))
 
     def _request_replacement(self, pid: int) -> None:
-        self._tell_launcher({"replace": pid})
+        self._launcher.send(ReplaceWorker(pid))
 
     def _tell_starts(self, token: str, starts: Starts, cleared: bool) -> None:
-        self._tell_launcher({"token": {"name": token, "starts": starts.value, "cleared": cleared}})
+        self._launcher.send(PermitStarts(token, starts, cleared))
 
     def _record_stop(self, stop: LoginStop) -> None:
         """A refused PIN is an event of the log. What cannot be written now is in the store all the same."""
@@ -288,7 +288,7 @@ class Front:
             if good:
                 self._take_over(config)
                 await self._metrics.apply(config.metrics.address)
-            self._tell_launcher({"reloaded": good})
+            self._launcher.send(Reloaded(applied=good))
 
     def _take_over(self, config: Config) -> None:
         for setting in _fixed(self._config, config):
@@ -386,11 +386,8 @@ class Front:
             log.info("audit.writable")
         self._audit_fault = fault
 
-    def _ready_notice(self) -> dict[str, Any]:
-        return {
-            "addresses": [str(address) for address in self._listener.ports],
-            "host_key": self._listener.host_key_line,
-        }
+    def _ready_notice(self) -> FrontReady:
+        return FrontReady([str(address) for address in self._listener.ports], self._listener.host_key_line)
 
 
 def _share_limits(config: Config) -> RateLimit:

@@ -1,18 +1,7 @@
 """The launcher behind `hsmd serve`: starts front process and token workers, watches them, hands out sockets.
 
-It touches neither network nor token. It is the only process that spawns, kills and changes users, and it is kept small for
-that. Launcher and front talk over a SEQPACKET socket pair, one JSON object a packet:
-
-    launcher -> front   {"worker": {"token", "generation", "pid", "control"}} with two descriptors: stream socket,
-                                              progress page
-                        {"ended": {"token", "pid", "signal"}}    a worker has ended, by this signal or by itself (0)
-                        {"reload": true}      read hsmd.toml again; it has been found good here
-                        {"drain": true}       answer what is open, then exit
-    front -> launcher   {"ready": {"addresses": [...], "host_key": "ssh-ed25519 ..."}}
-                        {"reloaded": true}    the new hsmd.toml holds: change workers where their token changed; false if not
-                        {"replace": PID}      this worker is stalled: kill it, start another
-                        {"token": {"name", "starts": "none"|"one"|"all", "cleared"}}
-                                              how many workers may be started for it (`places.StartPermission`); none before this
+It touches neither network nor token. It is the only process that starts and kills processes and changes users, and it is kept
+small for that. It exchanges the messages of `hsmd.daemon.ipc.launcher_messages` with the front.
 
 A worker that dies is replaced; a front that dies takes its workers along (they see their socket close) and everything is
 started anew. A front that loses its launcher ends as well.
@@ -21,7 +10,6 @@ started anew. A front that loses its launcher ends as well.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pwd
 import resource
@@ -31,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +29,23 @@ from hsmd import observe
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, UsersConfig
 from hsmd.daemon.ipc import sandbox
+from hsmd.daemon.ipc.launcher_messages import (
+    MAX_PACKET_BYTES,
+    AnyToFront,
+    Drain,
+    FrontReady,
+    PermitStarts,
+    Reload,
+    Reloaded,
+    ReplaceWorker,
+    decode_for_launcher,
+    encode,
+)
 from hsmd.daemon.launcher.supervisor import Supervisor, next_delay
-from hsmd.errors import ConfigurationError
+from hsmd.errors import ConfigurationError, ProtocolError
 from hsmd.system.process import harden
 from hsmd.system.sd_notify import notify
 
-MAX_PACKET_BYTES = 65_536
 STOP_S = 3.0
 """Time for processes to end after the drain before they are killed."""
 
@@ -139,7 +138,7 @@ class _Launcher:
         log.info("launcher.draining")
         notify("STOPPING=1")
         self._stopping_until = time.monotonic() + self._config.limits.drain_s + STOP_S
-        self._tell_front({"drain": True})
+        self._tell_front(Drain())
 
     def _reload(self) -> None:
         """Read the file again. A fault changes nothing; otherwise the front goes first, then workers follow."""
@@ -152,7 +151,7 @@ class _Launcher:
         if self._front is None:
             self._reloaded(True)
         else:
-            self._tell_front({"reload": True})
+            self._tell_front(Reload())
 
     def _reloaded(self, good: bool) -> None:
         config, self._reloading = self._reloading, None
@@ -174,18 +173,13 @@ class _Launcher:
 
     def _start_front(self, now: float) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # -P: the current directory is nobody's module path; a process group of its own: Ctrl-C is for the launcher.
-        command = [
-            sys.executable, "-P", "-m", "hsmd.daemon.front.app",
-            "--config", str(self._config.path), "--launcher-fd", str(theirs.fileno()),
-        ]  # fmt: skip
         try:
             process = subprocess.Popen(
-                command,
+                front_command(self._config.path, theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": str(Path(hsmd.__file__).parents[1])},
-                process_group=0,
+                process_group=0,  # Ctrl-C is for the launcher only
                 **_as_user(self._config.users.front),
             )
         except OSError as error:
@@ -199,11 +193,11 @@ class _Launcher:
         self._selector.register(ours, selectors.EVENT_READ, "front")
         self._front = _Front(process, ours, now)
 
-    def _tell_front(self, packet: dict[str, Any], descriptors: list[int] | None = None) -> None:
+    def _tell_front(self, message: AnyToFront, descriptors: Sequence[int] = ()) -> None:
         if self._front is None:
             return
         try:
-            socket.send_fds(self._front.link, [json.dumps(packet).encode()], descriptors or [])
+            socket.send_fds(self._front.link, [encode(message)], descriptors)
         except BlockingIOError:
             log.error("front.deaf", pid=self._front.process.pid)
             self._front.process.kill()
@@ -222,21 +216,35 @@ class _Launcher:
         except OSError:
             packet = b""
         if not packet:
-            self._front.ending = True
-            self._selector.unregister(self._front.link)
+            self._front_closed(self._front)
             return
-        message = json.loads(packet)
-        if "ready" in message and not self._announced:
+        try:
+            message = decode_for_launcher(packet)
+        except ProtocolError as error:
+            log.error("front.malformed", pid=self._front.process.pid, reason=error.text)
+            self._front.process.kill()
+            self._front_closed(self._front)
+            return
+        match message:
+            case FrontReady():
+                self._front_ready(message)
+            case Reloaded(applied):
+                self._reloaded(applied)
+            case ReplaceWorker(pid):
+                self._places.replace(pid)
+            case PermitStarts(token, starts, cleared):
+                self._places.allow(token, starts, cleared=cleared)
+
+    def _front_ready(self, message: FrontReady) -> None:
+        if not self._announced:
             self._announced = True
             notify("READY=1")
-            self._on_ready(message["ready"])
-        elif "reloaded" in message:
-            self._reloaded(message["reloaded"])
-        elif "replace" in message:
-            self._places.replace(message["replace"])
-        elif "token" in message:
-            leave = message["token"]
-            self._places.allow(leave["name"], leave["starts"], cleared=leave["cleared"])
+            self._on_ready({"addresses": message.addresses, "host_key": message.host_key})
+
+    def _front_closed(self, front: _Front) -> None:
+        """Receive nothing more from a front that has closed its socket or was killed."""
+        front.ending = True
+        self._selector.unregister(front.link)
 
     def _reap(self) -> None:
         now = time.monotonic()
@@ -273,6 +281,20 @@ class _Launcher:
             self._front.process.kill()
             self._front.process.wait()
             self._exit_status = 1
+
+
+def front_command(config_path: Path, descriptor: int) -> list[str]:
+    """The command line of a front process with this socket to the launcher."""
+    return [
+        sys.executable,
+        "-P",  # do not import modules from the current directory
+        "-m",
+        "hsmd.daemon.front.app",
+        "--config",
+        str(config_path),
+        "--launcher-fd",
+        str(descriptor),
+    ]
 
 
 def _let_workers_lock_memory() -> None:

@@ -6,12 +6,12 @@ still has work is for the front to know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from hsmd import observe
 from hsmd.daemon.config.settings import Config, TokenConfig
+from hsmd.daemon.ipc.launcher_messages import AnyToFront, Starts, WorkerEnded, WorkerStarted
 from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, spawn_worker
 from hsmd.daemon.ipc.worker_settings import worker_settings
 
@@ -23,8 +23,8 @@ HEALTHY_S = 5.0
 
 log = observe.logger()
 
-HandOver = Callable[[dict[str, Any], list[int]], None]
-"""Gives a packet with descriptors to the front."""
+TellFront = Callable[[AnyToFront, Sequence[int]], None]
+"""Sends a message with descriptors to the front."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,12 +45,12 @@ class WorkerSlot:
 
 @dataclass(frozen=True, slots=True)
 class StartPermission:
-    """What may be started for a token: "none", "one" (the token's first place) or "all", as the front says.
+    """How many workers may be started for a token, as the front says.
 
     `cleared`: the next start may try the PIN in spite of the token's warnings; an operator has looked.
     """
 
-    starts: str = "none"
+    starts: Starts = Starts.NONE
     cleared: bool = False
 
 
@@ -60,9 +60,9 @@ class Supervisor:
     Nothing is started for a token before the front gives leave: it asks the store whether its PIN was refused.
     """
 
-    def __init__(self, config: Config, hand_over: HandOver) -> None:
+    def __init__(self, config: Config, tell_front: TellFront) -> None:
         self._config = config
-        self._hand_over = hand_over
+        self._tell_front = tell_front
         self._generation = 0
         self._places: list[WorkerSlot] = []
         self._retired: list[WorkerSlot] = []
@@ -83,11 +83,11 @@ class Supervisor:
         self._retired += [place for place in self._places if place not in places]
         self._places = places
 
-    def allow(self, token: str, starts: str, *, cleared: bool) -> None:
+    def allow(self, token: str, starts: Starts, *, cleared: bool) -> None:
         """The front's leave for a token, until the next one. With more leave than before nothing waits any longer."""
         before = self._leave.get(token, StartPermission())
         self._leave[token] = StartPermission(starts, cleared)
-        if starts == "all" and before.starts != "all":
+        if starts is Starts.ALL and before.starts is not Starts.ALL:
             for place in self._places:
                 if place.token.name == token and place.worker is None:
                     place.delay_s, place.next_start = 0.0, 0.0
@@ -140,7 +140,7 @@ class Supervisor:
         for place in self._places:
             starts = self._leave.get(place.token.name, StartPermission()).starts
             if place.worker is None and (
-                starts == "all" or (starts == "one" and first[place.token.name] is place)
+                starts is Starts.ALL or (starts is Starts.ONE and first[place.token.name] is place)
             ):
                 waiting.append(place)
         return waiting
@@ -162,19 +162,16 @@ class Supervisor:
             _postpone(place, now)
             return
         place.worker = worker
-        notice = {
-            "token": place.token.name,
-            "generation": place.generation,
-            "pid": worker.pid,
-            "control": place.control,
-        }
-        self._hand_over({"worker": notice}, [worker.socket.fileno(), worker.progress_fd])
+        self._tell_front(
+            WorkerStarted(place.token.name, place.generation, worker.pid, place.control),
+            [worker.socket.fileno(), worker.progress_fd],
+        )
         worker.release()
 
     def _ended(self, place: WorkerSlot, status: int, now: float, stopping: bool) -> None:
         assert place.worker is not None
         pid, place.worker = place.worker.pid, None
-        self._hand_over({"ended": {"token": place.token.name, "pid": pid, "signal": max(-status, 0)}}, [])
+        self._tell_front(WorkerEnded(place.token.name, pid, signal=max(-status, 0)), [])
         if not stopping and place not in self._retired:
             log.warning("worker.ended", token=place.token.name, pid=pid, code=status)
         if status == EXIT_LOGIN_REFUSED:

@@ -11,7 +11,8 @@ from datetime import timedelta
 import pytest
 
 from hsmd.daemon.front.tokens import login_guard as module
-from hsmd.daemon.front.tokens.login_guard import LoginGuard, Starts
+from hsmd.daemon.front.tokens.login_guard import LoginGuard
+from hsmd.daemon.ipc.launcher_messages import Starts
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import NotFound
 from tests.integration.store.conftest import NOW

@@ -11,6 +11,7 @@ import pytest
 
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, TokenConfig
+from hsmd.daemon.ipc.launcher_messages import AnyToFront, Starts, WorkerEnded, WorkerStarted
 from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.launcher import supervisor as module
@@ -50,23 +51,23 @@ class Yard:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.workers: list[Worker] = []
-        self.packets: list[dict[str, Any]] = []
+        self.started: list[WorkerStarted] = []
         self.fail = False
-        self.ended: list[dict[str, Any]] = []
+        self.ended: list[WorkerEnded] = []
         monkeypatch.setattr(module, "spawn_worker", self._spawn)
         self.config: Config = configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml"))
-        self.places = Supervisor(self.config, lambda packet, fds: self._note(packet))
+        self.places = Supervisor(self.config, lambda message, fds: self._note(message))
         self.name = self.config.tokens[0].name
         self.allow("all")
 
-    def _note(self, packet: dict[str, Any]) -> None:
-        if "worker" in packet:
-            self.packets.append(packet["worker"])
-        else:
-            self.ended.append(packet["ended"])
+    def _note(self, message: AnyToFront) -> None:
+        if isinstance(message, WorkerStarted):
+            self.started.append(message)
+        elif isinstance(message, WorkerEnded):
+            self.ended.append(message)
 
     def allow(self, starts: str, *, cleared: bool = False) -> None:
-        self.places.allow(self.name, starts, cleared=cleared)
+        self.places.allow(self.name, Starts(starts), cleared=cleared)
 
     def _spawn(self, settings: WorkerSettings, *, environment: dict[str, str]) -> Worker:
         if self.fail:
@@ -90,8 +91,8 @@ def yard(monkeypatch: pytest.MonkeyPatch) -> Yard:
 
 def test_each_token_has_its_workers_and_one_for_control(yard: Yard) -> None:
     yard.places.start_due(0.0)
-    assert [packet["control"] for packet in yard.packets] == [False, False, True]
-    assert {packet["generation"] for packet in yard.packets} == {1}
+    assert [each.control for each in yard.started] == [False, False, True]
+    assert {each.generation for each in yard.started} == {1}
     assert all(worker.released for worker in yard.workers)
     assert yard.places.next_start() is None
 
@@ -99,7 +100,7 @@ def test_each_token_has_its_workers_and_one_for_control(yard: Yard) -> None:
 def test_a_spare_is_one_more(yard: Yard) -> None:
     yard.places.apply(yard.with_token(spare=True))
     yard.places.start_due(0.0)
-    assert [packet["control"] for packet in yard.packets] == [False, False, False, True]
+    assert [each.control for each in yard.started] == [False, False, False, True]
 
 
 def test_a_worker_that_ended_is_replaced_with_growing_pauses(yard: Yard) -> None:
@@ -152,7 +153,7 @@ def test_an_operators_leave_is_good_for_one_start(yard: Yard) -> None:
 def test_a_token_that_is_away_gets_one_worker_at_a_time_and_all_when_it_is_back(yard: Yard) -> None:
     yard.allow("one")
     yard.places.start_due(0.0)
-    assert [packet["control"] for packet in yard.packets] == [False]
+    assert [each.control for each in yard.started] == [False]
     now = 0.0
     for _ in range(8):
         yard.workers[-1].process.status = 4
@@ -199,7 +200,7 @@ def test_a_changed_token_gets_new_workers_beside_the_old(yard: Yard, changes: di
     yard.places.apply(changed)
     yard.places.start_due(1.0)
     assert yard.running[:3] == [1, 2, 3], "nobody is killed"
-    assert {packet["generation"] for packet in yard.packets[3:]} == {2}
+    assert {each.generation for each in yard.started[3:]} == {2}
     assert len(yard.workers) == 3 + changed.tokens[0].workers + 1
     yard.workers[0].process.status = 0  # the front sent it away
     yard.places.reap(2.0, stopping=False)
@@ -254,7 +255,7 @@ def test_the_front_hears_how_workers_end(yard: Yard) -> None:
     yard.places.start_due(0.0)
     yard.workers[0].process.status, yard.workers[1].process.status = -11, EXIT_RECYCLE
     yard.places.reap(1.0, stopping=False)
-    assert [(each["pid"], each["signal"]) for each in yard.ended] == [(1, 11), (2, 0)]
+    assert [(each.pid, each.signal) for each in yard.ended] == [(1, 11), (2, 0)]
 
 
 def test_delays_are_bounded() -> None:

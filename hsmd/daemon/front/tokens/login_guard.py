@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from hsmd import observe
+from hsmd.daemon.ipc.launcher_messages import Starts
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import StoreFailure
 
@@ -39,15 +40,6 @@ class Phase(Enum):
     FIRST = "first"
     GOING = "going"
     STOPPED = "stopped"
-
-
-class Starts(Enum):
-    """What the launcher may start for a token."""
-
-    NONE = "none"
-    ONE = "one"
-    """One signing worker; no other as long as that says."""
-    ALL = "all"
 
 
 @dataclass(slots=True)

@@ -13,12 +13,12 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hsmd import observe
 from hsmd.daemon.config.settings import TokenConfig
 from hsmd.daemon.front.tokens.circuit_breaker import HealthListener
 from hsmd.daemon.front.tokens.pool import Completion, Job, TokenPool
+from hsmd.daemon.ipc.launcher_messages import WorkerEnded, WorkerStarted
 
 WORKER_WINDOW = 32
 """Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
@@ -71,9 +71,9 @@ class TokenPools:
             del self.pools[name]
             self._drop_coming(name)
 
-    def attach(self, worker: dict[str, Any], descriptors: Sequence[int]) -> None:
-        """Take over a worker that the launcher has started: `worker` is its notice."""
-        name, number = worker["token"], worker["generation"]
+    def attach(self, worker: WorkerStarted, descriptors: Sequence[int]) -> None:
+        """Take over a worker that the launcher has started, with its stream socket and progress page."""
+        name, number = worker.token, worker.generation
         stream, progress_fd = descriptors
         current = self._current.get(name)
         if current is not None and current.number == 0:
@@ -83,13 +83,13 @@ class TokenPools:
             os.close(progress_fd)
             return
         pool = current.pool if number == current.number else self._coming_pool(name, number)
-        pool.attach(socket.socket(fileno=stream), progress_fd, worker["pid"], worker["control"])
+        pool.attach(socket.socket(fileno=stream), progress_fd, worker.pid, worker.control)
 
-    def ended(self, name: str, pid: int, by_signal: int) -> None:
-        """A worker of this token has ended, by a signal or by itself (0)."""
+    def ended(self, worker: WorkerEnded) -> None:
+        """Tell the token's pools that a worker has ended."""
         for generations in (self._current, self._coming):
-            if name in generations:
-                generations[name].pool.ended(pid, by_signal)
+            if worker.token in generations:
+                generations[worker.token].pool.ended(worker.pid, worker.signal)
 
     def hold(self, name: str, reason: str) -> None:
         """Logins to this token are stopped, for this reason; empty when they are not any more."""
