@@ -1,0 +1,86 @@
+"""The audit records of control requests are exactly those that earlier releases wrote: `control_records.json` keeps them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import inspect as shapes
+
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.daemon.front.control.dispatcher import Dispatcher
+from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, Role
+from hsmd.errors import Refused
+from hsmd.protocol import messages
+
+KEPT = Path(__file__).with_name("control_records.json")
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+ANN, STRANGER = Identity("ann", Role.OPERATOR, "FA"), Identity("stranger", Role.OPERATOR, "FS")
+
+
+def filled(shape: shapes.StructType) -> Any:
+    """The struct with a value for every member, made from the member's name."""
+    return shape.cls(**{field.name: value(field.type, field.name) for field in shape.fields})
+
+
+def value(shape: shapes.Type, name: str) -> Any:
+    match shape:
+        case shapes.Metadata(type=inner):
+            return value(inner, name)
+        case shapes.StrType():
+            return f"{name} \u00e9\n\udc80"
+        case shapes.BoolType():
+            return True
+        case shapes.IntType():
+            return len(name)
+        case shapes.ListType(item_type=item):
+            return [value(item, f"{name}-1"), value(item, f"{name}-2")]
+        case shapes.StructType():
+            return filled(shape)
+    raise TypeError(f"no value for {shape}")
+
+
+def requests() -> list[messages.Request]:
+    """Every request with every member filled, one with what is left out, one that is too long for a record."""
+    kinds = sorted(messages.REQUESTS, key=lambda each: str(each.__struct_config__.tag))
+    return [
+        *(filled(shapes.type_info(each)) for each in kinds),  # type: ignore[arg-type]
+        messages.KeyAdopt("bare"),
+        messages.ClientRotateKey(),
+        messages.CertificateSelfSigned("k" * 3_000, ["d" * 200] * 100),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(requests())), ids=lambda number: type(requests()[number]).__name__)
+async def test_the_record_of_a_request(number: int, tmp_path: Path) -> None:
+    assert await recorded(requests()[number], tmp_path) == json.loads(KEPT.read_text())[number]
+
+
+async def recorded(request: messages.Request, directory: Path) -> list[Any]:
+    """(event, client, fields in their order) of a refused request, and of one that is carried out."""
+    audit = AuditLog.open(directory)
+    client = ClientRecord("ann", Role.OPERATOR, (CredentialRecord("FA", "line"),), NOON)
+    snapshot = Snapshot.build(
+        Contents(version=1, keys=(), certificates=(), clients=(client,), cas=(), grants=())
+    )
+
+    async def handle(identity: Identity, request: Any, deadline: float) -> messages.Done:
+        return messages.Done()
+
+    dispatcher = Dispatcher(
+        snapshot=lambda: snapshot,
+        audit=audit,
+        now=lambda: NOON,
+        handlers=dict.fromkeys(messages.REQUESTS, handle),
+    )
+    with pytest.raises(Refused):
+        await dispatcher.dispatch(STRANGER, request, 9.0)
+    await dispatcher.dispatch(ANN, request, 9.0)
+    await audit.close()
+    records = [json.loads(line) for line in (directory / "audit.jsonl").read_text().splitlines()]
+    return [[each["event"], each["client"], list(map(list, each["fields"].items()))] for each in records]
