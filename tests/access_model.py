@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
-from hsmd.daemon.front.access import Role
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
 GOOD_NAMES = ("web", "Web", "web.1")

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from hsmd.client import Connection, Endpoint
-from hsmd.daemon.store import CredentialRecord, Role, Store
+from hsmd.daemon.store import CredentialRecord, Store
 from hsmd.errors import HsmdError
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import messages
@@ -39,6 +39,7 @@ from hsmd.protocol.frames import (
     encode_key_operation,
 )
 from hsmd.protocol.messages import Request, encode_request
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
 from hsmd.transparency import discontinuity

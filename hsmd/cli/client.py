@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +26,7 @@ from hsmd.protocol.messages import (
     EnrolmentTicket,
     WantedGrant,
 )
+from hsmd.protocol.roles import Role
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,14 +37,6 @@ app = group(
     A client is a name with OpenSSH keys, or with certificates of a trusted user CA. Its role says what it may do: front ends
     use keys they have a grant on, operators manage, auditors read."""
 )
-
-
-class Role(Enum):
-    """Roles of clients."""
-
-    FRONT_END = "front-end"
-    OPERATOR = "operator"
-    AUDITOR = "auditor"
 
 
 @command(

@@ -259,7 +259,8 @@ def _operator(
 
 
 def _store(undo: ExitStack, layout: Layout, operator: Operator) -> None:
-    from hsmd.daemon.store import CredentialRecord, Role, Store
+    from hsmd.daemon.store import CredentialRecord, Store
+    from hsmd.protocol.roles import Role
 
     for suffix in ("", "-wal", "-shm"):
         undo.callback(layout.database.with_name(layout.database.name + suffix).unlink, missing_ok=True)

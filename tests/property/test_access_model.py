@@ -24,10 +24,11 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.front.access import Grant, Identity, Role, Snapshot
+from hsmd.daemon.front.access import Grant, Identity, Snapshot
 from hsmd.daemon.store import CredentialRecord, KeyRecord, RevocationRecord, Store
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import ClientRemove, KeyShow
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 from tests.access_model import (
     CAS,

@@ -145,8 +145,9 @@ def _build(
 
 def _prepare(layout: Layout, workers: int) -> str:
     """Token, host key, store with two clients, configuration; gives the host key line."""
-    from hsmd.daemon.store import CredentialRecord, Role, Store
+    from hsmd.daemon.store import CredentialRecord, Store
     from hsmd.pkcs11.softhsm import make_token
+    from hsmd.protocol.roles import Role
 
     made = make_token(layout.state / "softhsm")
     host = ssh_keys.make(layout.host_key, "throw-away host key")

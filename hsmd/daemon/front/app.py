@@ -22,7 +22,7 @@ from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config
-from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
@@ -59,6 +59,7 @@ from hsmd.daemon.ipc.launcher_messages import (
 )
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
+from hsmd.protocol.roles import Role
 from hsmd.system.process import harden, run_as_batch, tune_garbage_collection
 from hsmd.transparency.checkpoint import origin_of
 

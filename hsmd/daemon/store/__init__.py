@@ -15,7 +15,6 @@ from hsmd.daemon.store.records import (
     OwnerRecord,
     Page,
     RevocationRecord,
-    Role,
 )
 from hsmd.daemon.store.store import Store
 
@@ -34,6 +33,5 @@ __all__ = [
     "OwnerRecord",
     "Page",
     "RevocationRecord",
-    "Role",
     "Store",
 ]

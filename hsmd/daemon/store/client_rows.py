@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
-from hsmd.daemon.store.records import CaRecord, ClientRecord, CredentialRecord, Role, check_name
+from hsmd.daemon.store.records import CaRecord, ClientRecord, CredentialRecord, check_name
 from hsmd.daemon.store.tables import ca_clients, cas, clients, credentials
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
+from hsmd.protocol.roles import Role
 
 
 def add(connection: Connection, name: str, role: Role, now: datetime) -> None:

@@ -12,8 +12,9 @@ from hmac import compare_digest
 from sqlalchemy import Connection, delete, insert, select, update
 
 from hsmd.daemon.store import client_rows
-from hsmd.daemon.store.records import EnrolmentRecord, Role
+from hsmd.daemon.store.records import EnrolmentRecord
 from hsmd.daemon.store.tables import clients, enrolments
+from hsmd.protocol.roles import Role
 
 MAX_TRIES = 5
 

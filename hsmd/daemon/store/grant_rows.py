@@ -9,9 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, insert, select, tuple_
 
 from hsmd.daemon.store import client_rows, key_rows
-from hsmd.daemon.store.records import GrantRecord, Role
+from hsmd.daemon.store.records import GrantRecord
 from hsmd.daemon.store.tables import clients, grants, keys
 from hsmd.errors import BadRequest
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, check_grantable
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Generic, TypeVar
 
 import msgspec
@@ -12,17 +11,10 @@ import msgspec
 from hsmd.algorithms import KeyType
 from hsmd.errors import BadRequest
 from hsmd.protocol.messages import Name
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
 T = TypeVar("T")
-
-
-class Role(Enum):
-    """What a client is; the values are what people type. A client keeps its role for life."""
-
-    OPERATOR = "operator"
-    AUDITOR = "auditor"
-    FRONT_END = "front-end"
 
 
 @dataclass(frozen=True, slots=True)

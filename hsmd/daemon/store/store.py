@@ -38,11 +38,11 @@ from hsmd.daemon.store.records import (
     OwnerRecord,
     Page,
     RevocationRecord,
-    Role,
     is_name,
 )
 from hsmd.daemon.store.tables import state
 from hsmd.errors import BadRequest, Conflict, NotFound, StoreFailure
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
 T = TypeVar("T")

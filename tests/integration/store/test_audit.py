@@ -8,8 +8,9 @@ from threading import Thread
 
 import pytest
 
-from hsmd.daemon.store import AuditHead, KeyRecord, OwnerRecord, Role, Store
+from hsmd.daemon.store import AuditHead, KeyRecord, OwnerRecord, Store
 from hsmd.errors import Conflict, NotFound
+from hsmd.protocol.roles import Role
 
 EAST = "hsmd/east"
 

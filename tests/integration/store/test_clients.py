@@ -7,8 +7,9 @@ from datetime import datetime
 
 import pytest
 
-from hsmd.daemon.store import CaRecord, ClientRecord, CredentialRecord, Role, Store
+from hsmd.daemon.store import CaRecord, ClientRecord, CredentialRecord, Store
 from hsmd.errors import BadRequest, Conflict, NotFound
+from hsmd.protocol.roles import Role
 
 MakeCredential = Callable[[str], CredentialRecord]
 CA = "SHA256:" + "C" * 43

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from hsmd.daemon.store import Role, Store, engine
+from hsmd.daemon.store import Store, engine
 from hsmd.errors import ConfigurationError, Conflict, HsmdError, StoreFailure
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
 SECRET = "hunter2-very-secret"

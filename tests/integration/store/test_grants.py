@@ -8,8 +8,9 @@ from datetime import datetime
 import pytest
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.store import GrantRecord, KeyRecord, Role, Store
+from hsmd.daemon.store import GrantRecord, KeyRecord, Store
 from hsmd.errors import BadRequest, NotFound
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, expand
 
 TLS13, TLS12 = Purpose.TLS13_SERVER, Purpose.TLS12_SERVER

@@ -9,9 +9,10 @@ from hashlib import sha256
 
 import pytest
 
-from hsmd.daemon.store import CredentialRecord, EnrolmentRecord, KeyRecord, RevocationRecord, Role, Store
+from hsmd.daemon.store import CredentialRecord, EnrolmentRecord, KeyRecord, RevocationRecord, Store
 from hsmd.daemon.store.enrolment_rows import MAX_TRIES
 from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound, Refused
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
 MakeCredential = Callable[[str], CredentialRecord]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-from hsmd.daemon.store import CredentialRecord, KeyRecord, Role, Store
+from hsmd.daemon.store import CredentialRecord, KeyRecord, Store
 from hsmd.errors import HsmdError
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
 ROUNDS = 8

@@ -16,8 +16,8 @@ from hsmd.daemon.store.records import (
     CredentialRecord,
     GrantRecord,
     KeyRecord,
-    Role,
 )
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, expand, with_daemon_purposes
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

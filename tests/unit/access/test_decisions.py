@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.front.access import Denial, Explanation, Grant, Identity, Role, Rule, Snapshot
+from hsmd.daemon.front.access import Denial, Explanation, Grant, Identity, Rule, Snapshot
 from hsmd.daemon.store.records import Contents
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
 Digests = dict[str, bytes]

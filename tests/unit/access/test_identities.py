@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.front.access import Denial, Identity, Role, Rule, Snapshot
+from hsmd.daemon.front.access import Denial, Identity, Rule, Snapshot
 from hsmd.daemon.store.records import Contents, RevocationRecord
+from hsmd.protocol.roles import Role
 
 HOUR = timedelta(hours=1)
 CYRILLIC_E = "w\u0435b1"

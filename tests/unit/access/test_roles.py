@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from hsmd.daemon.front.access import Denial, Identity, Role, Rule, Snapshot
+from hsmd.daemon.front.access import Denial, Identity, Rule, Snapshot
 from hsmd.daemon.store.records import Contents
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 
 PEOPLE = {
     Role.OPERATOR: Identity("ann", Role.OPERATOR, "FA"),

@@ -11,7 +11,8 @@ import pytest
 
 from hsmd.cli.base import ssh_keys
 from hsmd.daemon.config import reader as configuration
-from hsmd.daemon.store import Role, Store
+from hsmd.daemon.store import Store
+from hsmd.protocol.roles import Role
 
 from .conftest import Run
 

@@ -14,9 +14,10 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import Dispatcher
-from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, Role
+from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord
 from hsmd.errors import Refused
 from hsmd.protocol import messages
+from hsmd.protocol.roles import Role
 
 KEPT = Path(__file__).with_name("control_records.json")
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -56,7 +57,9 @@ def requests() -> list[messages.Request]:
     ]
 
 
-@pytest.mark.parametrize("number", range(len(requests())), ids=lambda number: type(requests()[number]).__name__)
+@pytest.mark.parametrize(
+    "number", range(len(requests())), ids=lambda number: type(requests()[number]).__name__
+)
 async def test_the_record_of_a_request(number: int, tmp_path: Path) -> None:
     assert await recorded(requests()[number], tmp_path) == json.loads(KEPT.read_text())[number]
 

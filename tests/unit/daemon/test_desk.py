@@ -15,9 +15,10 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import CHANGES, MAX_CHANGES, Dispatcher
-from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, Role
+from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord
 from hsmd.errors import AuditFailure, Conflict, Overloaded, Refused
 from hsmd.protocol import messages
+from hsmd.protocol.roles import Role
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 ANN, WEB = Identity("ann", Role.OPERATOR, "FA"), Identity("web", Role.FRONT_END, "FW")

@@ -19,7 +19,7 @@ from hsmd.daemon.front.access.snapshot import Grant, Snapshot
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
-from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, GrantRecord, KeyRecord, Role
+from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, GrantRecord, KeyRecord
 from hsmd.errors import (
     AuditFailure,
     DeadlineExceeded,
@@ -34,6 +34,7 @@ from hsmd.errors import (
     Unavailable,
 )
 from hsmd.protocol.frames import HEADER_BYTES, encode_key_operation
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, expand, with_daemon_purposes
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)

@@ -11,7 +11,6 @@ import pytest
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
-from hsmd.daemon.store.records import Role
 from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.frames import (
@@ -24,6 +23,7 @@ from hsmd.protocol.frames import (
     encode_hello,
     encode_key_operation,
 )
+from hsmd.protocol.roles import Role
 
 HELLO = encode_hello(3)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from hsmd.daemon.store.records import Role
-
-__all__ = ["Identity", "Role"]
+from hsmd.protocol.roles import Role
 
 
 @dataclass(frozen=True, slots=True)

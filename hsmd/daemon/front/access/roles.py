@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hsmd.daemon.store.records import Role
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 
 _AUDITOR: frozenset[type[Request]] = frozenset(
     {

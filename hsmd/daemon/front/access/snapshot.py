@@ -11,8 +11,9 @@ from hsmd.daemon.front.access.certificates import broken_rule
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.roles import ALLOWED, key_named
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
-from hsmd.daemon.store.records import Contents, KeyRecord, Role
+from hsmd.daemon.store.records import Contents, KeyRecord
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 from hsmd.purposes import GRANTABLE, Purpose
 
 

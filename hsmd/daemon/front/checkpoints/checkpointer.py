@@ -14,12 +14,13 @@ from hsmd import observe
 from hsmd.algorithms import KeyType, SignatureScheme
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.tree import LogTree
-from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import AuditFailure, HsmdError, NotFound
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.note import Note, Verifier, signed

@@ -13,10 +13,10 @@ from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.front.control.dispatcher import Handler
-from hsmd.daemon.store.records import Role
 from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 from hsmd.transparency.discontinuity import operator_verifier, verify
 from hsmd.transparency.note import Note, Verifier
 

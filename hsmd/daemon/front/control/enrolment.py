@@ -18,7 +18,7 @@ from hashlib import sha256
 from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import RefusalMeter
-from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.clients import role_named
 from hsmd.daemon.front.control.dispatcher import Handler
@@ -37,6 +37,7 @@ from hsmd.protocol.enrolment import (
     parse_password,
 )
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 from hsmd.purposes import expand
 
 LIFETIME = timedelta(minutes=15)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.algorithms import KeyType, SignatureScheme, key_type_of
 from hsmd.daemon import pki
-from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
@@ -22,6 +22,7 @@ from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
 
 CHECKPOINT_KEY = "hsmd-checkpoint"

@@ -19,7 +19,7 @@ from asyncssh.packet import String
 from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
 
 from hsmd import observe
-from hsmd.daemon.front.access.identity import Identity, Role
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments
@@ -27,6 +27,7 @@ from hsmd.daemon.front.ssh.flow import Flow
 from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
 from hsmd.daemon.front.ssh.source_penalties import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
+from hsmd.protocol.roles import Role
 from hsmd.system.ssh_profile import (
     SUBSYSTEM,
     ValidateKey,

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import asyncssh
 
-from hsmd.daemon.front.access.identity import Role
 from hsmd.protocol.enrolment import MAX_DOCUMENT_BYTES, SUBSYSTEM
+from hsmd.protocol.roles import Role
 from hsmd.system.ssh_profile import refuse_environment
 
 TALK_S = 10.0

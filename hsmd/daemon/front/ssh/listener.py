@@ -14,12 +14,12 @@ import asyncssh
 
 from hsmd import observe
 from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfig
-from hsmd.daemon.front.access.identity import Role
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
 from hsmd.daemon.front.ssh.enrolment import Enrolments
 from hsmd.errors import ConfigurationError
+from hsmd.protocol.roles import Role
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
