@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import os
 import re
 import stat
@@ -15,15 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.errors import BadRequest, ConfigurationError
+from hsmd.system.addresses import is_host, join_address, split_address
 
-DEFAULT_PORT = 7440
 MAX_IDENTITY_BYTES = 64 * 1024
 _HOST_KEY_TYPE = b"ssh-ed25519"
 _ED25519_BLOB_BYTES = 4 + len(_HOST_KEY_TYPE) + 4 + 32
 _CA_PREFIX = "cert-authority"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}\Z")
-_LABEL = r"[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9])?"
-_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +48,14 @@ class Endpoint:
     @property
     def address(self) -> str:
         """`host:port`, IPv6 addresses in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_address(self.host, self.port)
 
     def __str__(self) -> str:
         return f"daemon at {self.address}"
 
     def _faults(self) -> list[str]:
         faults = []
-        if not _is_host(self.host):
+        if not is_host(self.host):
             faults.append(f"host: {self.host[:80]!r} is neither an IP address nor a host name")
         if not 0 < self.port < 65_536:
             faults.append(f"port: {self.port} is not between 1 and 65535")
@@ -86,23 +83,15 @@ class AgentEndpoint:
 
 def parse_address(text: str) -> tuple[str, int]:
     """Host and port of `host`, `host:port` or `[v6]:port`; the port is 7440 unless given. Raises BadRequest."""
-    host, port = text, ""
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-        well_formed = bool(closed) and (not rest or (rest.startswith(":") and bool(port)))
-    else:
-        if text.count(":") == 1:
-            host, _, port = text.partition(":")
-        well_formed = not text.endswith(":")
-    number = (
-        int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else DEFAULT_PORT if not port else 0
-    )
-    if not well_formed or not _is_host(host) or not 0 < number < 65_536:
+    try:
+        host, port = split_address(text)
+    except ValueError:
+        host, port = "", 0
+    if text.endswith(":") or not is_host(host) or port == 0:
         raise BadRequest(
             f"{text[:80]!r} is not an address; write it like 192.0.2.1:7440 or [2001:db8::1]:7440"
         )
-    return host, number
+    return host, port
 
 
 def split_host_key(line: str) -> tuple[bool, str]:
@@ -151,11 +140,3 @@ def _identity_fault(status: os.stat_result) -> str:
     if status.st_mode & 0o077:
         return f"others may access it (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600"
     return ""
-
-
-def _is_host(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return _HOST_NAME.match(text) is not None
-    return True

@@ -25,9 +25,9 @@ from hsmd.daemon.config.settings import (
     UsersConfig,
 )
 from hsmd.errors import ConfigurationError
+from hsmd.system.addresses import DEFAULT_PORT, split_address
 from hsmd.system.toml_table import TomlTable
 
-DEFAULT_PORT = 7440
 METRICS_PORT = 9444
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -135,20 +135,7 @@ def _addresses(
 
 def parse_address(text: str, default_port: int = DEFAULT_PORT) -> ListenAddress:
     """`192.0.2.1:7440`, `[2001:db8::1]:7440`, or without a port. Raises ValueError saying what is wrong."""
-    host, port = text, default_port
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f"{text!r} is not an address like [2001:db8::1]:{default_port}")
-        port_text = rest[1:]
-    elif text.count(":") == 1:
-        host, _, port_text = text.partition(":")
-    else:
-        port_text = ""
-    if port_text:
-        if not port_text.isascii() or not port_text.isdigit() or not 0 <= int(port_text) <= 65_535:
-            raise ValueError(f"{text!r} has no valid port")
-        port = int(port_text)
+    host, port = split_address(text, default_port)
     try:
         ip_address(host)
     except ValueError:
