@@ -9,7 +9,7 @@ import typer
 
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.files import PUBLIC, replace
+from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.key_details import describe
 from hsmd.cli.base.names import KeyName
 from hsmd.cli.base.reading import certificate_text
@@ -20,6 +20,7 @@ from hsmd.protocol.messages import (
     KeyInfo,
     PemDocument,
 )
+from hsmd.system import atomic_file
 
 app = group(
     """Certificates of keys.
@@ -78,5 +79,5 @@ def export(
     if out is None:
         session.output.document("pem", pem)
         return
-    replace(out, pem, PUBLIC)
+    atomic_file.replace(out, pem, PUBLIC)
     session.output.show({"written": str(out)}, lambda: f"Wrote {out}.")

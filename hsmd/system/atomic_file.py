@@ -1,25 +1,50 @@
-"""Files that must survive a power failure whole: replaced in one step, content and name on disk before it counts."""
+"""Files written all or nothing: a reader or a power failure sees the old file or the new one, never a part."""
 
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-_PRIVATE = 0o600
+PRIVATE = 0o600
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Put `content` in the place of what is at `path`, readable by its owner only. Raises OSError."""
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def replace(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
+    """Replace the file at `path`, if any, and sync it to disk. Raises OSError."""
+    with _staged(path, content, mode) as staged:
+        staged.replace(path)
+    sync_directory(path.parent)
+
+
+def create(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
+    """Create `path` and sync it to disk. Raises FileExistsError if the name is taken, or OSError."""
+    with _staged(path, content, mode) as staged:
+        os.link(staged, path)  # unlike a rename, a link refuses to replace
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Write the names in a directory to disk, so that they survive a power failure. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+@contextmanager
+def _staged(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
+    """A complete, synced file beside `path`, removed when the block ends; readable by its owner only until complete."""
+    staged = path.with_name(f".{secrets.token_hex(8)}.new")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        yield staged
+    finally:
+        staged.unlink(missing_ok=True)

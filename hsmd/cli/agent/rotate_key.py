@@ -19,9 +19,10 @@ from hsmd.cli.agent.options import Config, app, default_config
 from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.failures import Exit, Stop
-from hsmd.cli.base.files import PUBLIC, replace as replace_file, sync_directory
+from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
 from hsmd.protocol.messages import ClientRotateKey, WhoAmI
+from hsmd.system import atomic_file
 
 if TYPE_CHECKING:
     from hsmd.client import Endpoint
@@ -58,7 +59,7 @@ def _rotate(daemons: tuple[Endpoint, ...], identity: Path, following: Path) -> N
             _ask(daemon, ClientRotateKey())  # what an interrupted run left to be done
         ssh_keys.public_file(following).unlink(missing_ok=True)
         ssh_keys.make(following, "hsmd agent")
-        sync_directory(
+        atomic_file.sync_directory(
             following.parent
         )  # a key that the daemon knows and we have no more would be in the way of every other
     _own_like(identity, following)
@@ -68,10 +69,10 @@ def _rotate(daemons: tuple[Endpoint, ...], identity: Path, following: Path) -> N
     for daemon in daemons:
         _ask(replace(daemon, identity_file=following), WhoAmI())
     os.replace(following, identity)
-    sync_directory(
+    atomic_file.sync_directory(
         identity.parent
     )  # before the old one is given up: after a power failure it must not be the one we have
-    replace_file(ssh_keys.public_file(identity), f"{line} hsmd agent\n", PUBLIC)
+    atomic_file.replace(ssh_keys.public_file(identity), f"{line} hsmd agent\n", PUBLIC)
     ssh_keys.public_file(following).unlink(missing_ok=True)
     for daemon in daemons:
         _ask(daemon, ClientRotateKey())

@@ -9,8 +9,9 @@ from pathlib import Path
 from hsmd.cli import systemd
 from hsmd.cli.agent import place
 from hsmd.cli.base.failures import Exit, Stop
-from hsmd.cli.base.files import PUBLIC, replace
+from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
+from hsmd.system import atomic_file
 
 OPENSSL_CONFIGURATION = Path("/etc/hsmd/openssl.cnf")
 _UNIT = Path("/etc/systemd/system/nginx.service.d/hsmd.conf")
@@ -99,7 +100,7 @@ def install(
         for file in files:
             target = root / file.path.relative_to("/")
             target.parent.mkdir(parents=True, exist_ok=True)
-            replace(target, file.content, PUBLIC)
+            atomic_file.replace(target, file.content, PUBLIC)
     output.show(
         document,
         lambda: "\n".join([*_lines(files, only_print), "", "Next:", *(f"  {step}" for step in steps)]),

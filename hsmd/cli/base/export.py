@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsmd.cli.base.files import PUBLIC, replace
+from hsmd.cli.base.files import PUBLIC
 from hsmd.errors import NotFound, ProtocolError
 from hsmd.protocol.messages import CertificateExport, KeyInfo, KeyShow
+from hsmd.system import atomic_file
 
 if TYPE_CHECKING:
     from hsmd.client import Client
@@ -41,8 +42,8 @@ def export_key(source: Client, name: str, directory: Path, *, timeout_s: float) 
     reference = directory / f"{name}.key"
     chain_file = directory / f"{name}.pem" if chain else None
     if chain_file is not None:
-        replace(chain_file, chain, PUBLIC)
-    replace(reference, encode(KeyReference(name, info.public_key)), PUBLIC)
+        atomic_file.replace(chain_file, chain, PUBLIC)
+    atomic_file.replace(reference, encode(KeyReference(name, info.public_key)), PUBLIC)
     return Exported(name, reference, chain_file)
 
 

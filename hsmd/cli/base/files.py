@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.cli.base.failures import Stop
+from hsmd.system import atomic_file
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -20,43 +20,11 @@ SHARED_DIRECTORY = 0o755
 
 
 def write_new(path: Path, content: str | bytes, mode: int) -> None:
-    """Creates `path` with all of `content` or not at all. Raises Stop if it exists."""
-    with _staged(path, content, mode) as staged:
-        try:
-            os.link(staged, path)  # unlike a rename, a link refuses to replace
-        except FileExistsError:
-            raise exists(path) from None
-
-
-def replace(path: Path, content: str | bytes, mode: int) -> None:
-    """Puts `content` in the place of what `path` held; a reader sees the old or the new, never half."""
-    with _staged(path, content, mode) as staged:
-        os.replace(staged, path)
-
-
-def sync_directory(path: Path) -> None:
-    """Has the names in a directory survive a power failure from now on."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Create `path` with all of `content` or not at all. Raises Stop if it exists."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _staged(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
-    """A finished, synced file beside `path`, gone when the block ends."""
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        yield staged
-    finally:
-        staged.unlink(missing_ok=True)
+        atomic_file.create(path, content, mode)
+    except FileExistsError:
+        raise exists(path) from None
 
 
 def exists(path: Path) -> Stop:

@@ -18,6 +18,7 @@ from hsmd.daemon.audit.disk import FILE_NAME as LIVE_NAME
 from hsmd.daemon.audit.recovery import MARK_EVENT, newest_event
 from hsmd.daemon.audit.view import SEGMENTS, LogView, Segment, SegmentDirectory, segment_name
 from hsmd.errors import AuditFailure, ProtocolError
+from hsmd.system import atomic_file
 from hsmd.transparency.chain import Follower
 from hsmd.transparency.lines import Head
 from hsmd.transparency.records import MAX_LINE_BYTES, parse_record
@@ -60,7 +61,7 @@ def archive(
         if remove and entry.end <= settled:
             path.unlink()
             removed.append(segment.first)
-    _sync_directory(directory / SEGMENTS)
+    atomic_file.sync_directory(directory / SEGMENTS)
     return Report(copied, removed, why if remove and len(removed) < len(sealed) else "")
 
 
@@ -123,7 +124,7 @@ def _copy(path: Path, to: Path, progress: Callable[[int], None]) -> Archived:
     if chain is None:
         raise AuditFailure(f"{path} is empty; it was not archived")
     part.rename(to / path.name)
-    _sync_directory(to)
+    atomic_file.sync_directory(to)
     return Archived(first, chain.size, digest.hexdigest(), str(to.absolute()))
 
 
@@ -147,18 +148,4 @@ def _is_there(copy: Path, entry: Archived) -> bool:
 
 def _note(segments: Path, entry: Archived) -> None:
     others = [each for each in archived(segments) if (each.first, each.to) != (entry.first, entry.to)]
-    staged = segments / f".{FILE_NAME}.part"
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "w") as file:
-        file.write(to_json([*others, entry]))
-        file.flush()
-        os.fsync(file.fileno())
-    staged.rename(segments / FILE_NAME)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    atomic_file.replace(segments / FILE_NAME, to_json([*others, entry]), 0o644)
