@@ -308,7 +308,7 @@ class Front:
 
     def _catalogue_changed(self) -> None:
         self._listener.drop_strangers()
-        self._logins.look()
+        self._logins.store_changed()
 
     def _make_state(self) -> StatusHandlers:
         return StatusHandlers(

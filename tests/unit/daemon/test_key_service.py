@@ -52,7 +52,7 @@ class Pool:
 
         self.full: HsmdError | None = None
 
-    def turned_away(self, jobs: list[Job]) -> list[tuple[Job, HsmdError]]:
+    def refused(self, jobs: list[Job]) -> list[tuple[Job, HsmdError]]:
         return [(job, self.full) for job in jobs] if self.full else []
 
     def submit(self, jobs: list[Job]) -> None:

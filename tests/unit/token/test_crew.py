@@ -40,7 +40,7 @@ class Crews(RuleBasedStateMachine):
     def one_gets_ready(self) -> None:
         link: Any = Link()
         self.alive.append(link)
-        self.crew.enlist(link, self.now)
+        self.crew.add(link, self.now)
 
     @precondition(lambda self: self.crew.working)
     @rule(which=st.integers(0, SIZE - 1), jobs=st.integers(1, 12))
@@ -59,13 +59,13 @@ class Crews(RuleBasedStateMachine):
     def one_is_lost(self, which: int) -> None:
         link = self.alive.pop(which % len(self.alive))
         at_work = link in self.crew.working
-        assert self.crew.dismiss(link) is at_work
+        assert self.crew.remove(link) is at_work
 
     @rule(seconds=st.integers(0, 60))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
         before = list(self.crew.working)
-        self.crew.relieve(self.now)
+        self.crew.retire_due(self.now)
         for link in before:
             if link not in self.crew.working:
                 assert self.crew.working or not (link.jobs or self.spare), "requests would wait for a start"
@@ -75,7 +75,7 @@ class Crews(RuleBasedStateMachine):
     def those_that_are_done_leave(self) -> None:
         for link in self.crew.left():
             assert not link.jobs
-            self.crew.dismiss(link)
+            self.crew.remove(link)
             self.alive.remove(link)
 
     @invariant()
@@ -99,13 +99,13 @@ TestCrews.settings = TestCrewsWithoutSpare.settings = settings(
 def test_those_that_began_together_do_not_leave_together() -> None:
     crew = WorkerRotation(8, spare=True, operations=0, age_s=1000.0, chance=random.Random(3))
     for _ in range(9):
-        crew.enlist(Link(), 0.0)  # type: ignore[arg-type]
+        crew.add(Link(), 0.0)  # type: ignore[arg-type]
     left: dict[int, int] = {}
     for now in range(0, 1001, 10):
-        crew.relieve(float(now))
+        crew.retire_due(float(now))
         for link in crew.left():
-            crew.dismiss(link)
-            crew.enlist(Link(), 1e9)  # type: ignore[arg-type]
+            crew.remove(link)
+            crew.add(Link(), 1e9)  # type: ignore[arg-type]
             left[now] = left.get(now, 0) + 1
     assert sum(left.values()) >= 8
     assert min(left) >= 800
@@ -115,8 +115,8 @@ def test_those_that_began_together_do_not_leave_together() -> None:
 def test_zero_means_never() -> None:
     crew = WorkerRotation(1, spare=True, operations=0, age_s=0, chance=random.Random(3))
     link: Any = Link()
-    crew.enlist(link, 0.0)
-    crew.enlist(Link(), 0.0)  # type: ignore[arg-type]
+    crew.add(link, 0.0)
+    crew.add(Link(), 0.0)  # type: ignore[arg-type]
     link.sent = 1 << 50
-    crew.relieve(1e12)
+    crew.retire_due(1e12)
     assert crew.working == [link]

@@ -211,7 +211,7 @@ async def test_beyond_the_queue_is_overload(make) -> None:
     rig = make(window=2, max_queue=3)
     await rig.worker()
     jobs = [job() for _ in range(9)]
-    refused = rig.pool.turned_away(jobs)
+    refused = rig.pool.refused(jobs)
     assert [job for job, _ in refused] == jobs[5:]
     for _, error in refused:
         assert isinstance(error, Overloaded)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 from typing import Any
 
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from hsmd.daemon.front.tokens.fair_queue import FairQueue
-from hsmd.daemon.front.tokens.job_queue import JobQueue
+from hsmd.daemon.front.tokens.job_queue import ACTIVE_S, FairQueue, JobQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
-from hsmd.daemon.front.tokens.load_shedding import ACTIVE_S, LEAST_SHARE, Load, LoadShedder
+from hsmd.daemon.front.tokens.load_shedding import LEAST_SHARE, Load, LoadShedder
 from hsmd.errors import Overloaded, Unavailable
 
 CLIENTS, KEYS = ("ann", "bob", "eve"), (b"k1", b"k2", b"k3")
 
 
 class Link:
-    """A worker's link as far as the backlog looks."""
+    """What the queue uses of a worker's channel."""
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
@@ -42,8 +40,8 @@ def job(client: str = "ann", key: bytes = b"k1", cost: float = 1.0, deadline: fl
 
 
 def served(backlog: JobQueue, how_many: int) -> list[Job]:
-    link, ids = Link(), count(1)
-    backlog.hand_out([link], how_many, 0.0, lambda: next(ids))  # type: ignore[list-item]
+    link = Link()
+    backlog.hand_out([link], how_many, 0.0)  # type: ignore[list-item]
     return link.sent
 
 
@@ -108,7 +106,6 @@ class Fairness(RuleBasedStateMachine):
         self.done: list[Completion] = []
         self.backlog = JobQueue(self.done.extend)
         self.link = Link()
-        self.ids = count(1)
         self.inside: dict[int, Job] = {}
         self.handed_out = 0
 
@@ -128,7 +125,7 @@ class Fairness(RuleBasedStateMachine):
     @rule(window=st.integers(1, 6))
     def hand_out(self, window: int) -> None:
         before = len(self.link.sent)
-        self.backlog.hand_out([self.link], window, self.now, lambda: next(self.ids))  # type: ignore[list-item]
+        self.backlog.hand_out([self.link], window, self.now)  # type: ignore[list-item]
         for sent in self.link.sent[before:]:
             del self.inside[id(sent)]
             assert sent.deadline > self.now
@@ -161,7 +158,7 @@ class Fairness(RuleBasedStateMachine):
             del self.inside[id(completion.job)]
         self.done.clear()
         assert all(each.queued for each in self.inside.values())
-        assert len(self.inside) <= len(self.backlog)
+        assert len(self.inside) <= self.backlog.size
 
     @invariant()
     def an_empty_model_empties_the_backlog(self) -> None:
@@ -169,8 +166,8 @@ class Fairness(RuleBasedStateMachine):
             self.link.jobs.clear()
             self.link.alone = False
             before = len(self.link.sent)
-            while len(self.backlog):
-                self.backlog.hand_out([self.link], 10**6, self.now, lambda: next(self.ids))  # type: ignore[list-item]
+            while self.backlog.size:
+                self.backlog.hand_out([self.link], 10**6, self.now)  # type: ignore[list-item]
             assert len(self.link.sent) == before
 
 
@@ -194,42 +191,39 @@ def test_nobody_waits_longer_than_his_turns(asked: list[tuple[str, float]], take
             assert all(got[other] <= got[client] + 16 for other in CLIENTS)
 
 
-# --- the entrance ---
+# --- load shedding ---
 
 LOAD = Load(in_hand=0, capacity=400, workers=1)
 
 
 def test_alone_a_client_may_fill_the_queue_together_they_share_it() -> None:
-    backlog, entrance = JobQueue(lambda done: None), LoadShedder()
+    backlog, shedder = JobQueue(lambda done: None), LoadShedder()
     jobs = [job("ann") for _ in range(500)]
-    refused = entrance.turned_away(jobs, backlog, LOAD, now=0.0)
+    refused = shedder.refused(jobs, backlog, LOAD, now=0.0)
     assert [each for each, _ in refused] == jobs[400:]
-    entrance.turned_away([job("bob")], backlog, LOAD, now=0.1)
-    refused = entrance.turned_away([job("ann") for _ in range(500)], backlog, LOAD, now=0.2)
+    shedder.refused([job("bob")], backlog, LOAD, now=0.1)
+    refused = shedder.refused([job("ann") for _ in range(500)], backlog, LOAD, now=0.2)
     assert len(refused) == 300
-    refused = entrance.turned_away([job("ann") for _ in range(500)], backlog, LOAD, now=0.3 + 2 * ACTIVE_S)
+    refused = shedder.refused([job("ann") for _ in range(500)], backlog, LOAD, now=0.3 + 2 * ACTIVE_S)
     assert len(refused) == 100, "bob has gone"
 
 
 def test_many_clients_keep_a_least_share() -> None:
-    backlog, entrance = JobQueue(lambda done: None), LoadShedder()
+    backlog, shedder = JobQueue(lambda done: None), LoadShedder()
     for number in range(100):
-        entrance.turned_away([job(str(number))], backlog, LOAD, now=0.0)
-    assert (
-        len(entrance.turned_away([job("ann") for _ in range(100)], backlog, LOAD, now=0.0))
-        == 100 - LEAST_SHARE
-    )
+        shedder.refused([job(str(number))], backlog, LOAD, now=0.0)
+    assert len(shedder.refused([job("ann") for _ in range(100)], backlog, LOAD, now=0.0)) == 100 - LEAST_SHARE
 
 
 def test_what_cannot_be_in_time_is_told_when_to_come_back() -> None:
-    backlog, entrance = JobQueue(lambda done: None), LoadShedder()
-    entrance.served([job()], took_s=0.010)
+    backlog, shedder = JobQueue(lambda done: None), LoadShedder()
+    shedder.served([job()], took_s=0.010)
     jobs = [job(deadline=1.0) for _ in range(200)]
-    refused = entrance.turned_away(jobs, backlog, LOAD, now=0.0)
+    refused = shedder.refused(jobs, backlog, LOAD, now=0.0)
     assert 95 <= len(refused) <= 105
     for _, error in refused:
         assert isinstance(error, Overloaded)
         assert 950 <= error.retry_after_ms <= 1_050
-    assert not entrance.turned_away([job(deadline=0.001)], backlog, LOAD, now=0.0), (
+    assert not shedder.refused([job(deadline=0.001)], backlog, LOAD, now=0.0), (
         "an idle token serves the shortest deadline"
     )

@@ -41,7 +41,7 @@ class TokenHandlers:
 
     async def clear(self, identity: Identity, request: messages.TokenClear, deadline: float) -> Done:
         await self._catalogue.change(lambda store: store.clear_logins(request.name))
-        self._logins.look()
+        self._logins.store_changed()
         return Done()
 
     def _info(self, pool: TokenPool) -> messages.TokenInfo:

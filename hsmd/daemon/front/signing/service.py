@@ -223,7 +223,7 @@ class KeyService:
         for token, jobs in by_token.items():
             pool = self._pools.get(token)
             if pool is not None:
-                refused |= {job.context: error for job, error in pool.turned_away(jobs)}
+                refused |= {job.context: error for job, error in pool.refused(jobs)}
         for use, error in refused.items():
             if use.share is not None and use.job is not None:
                 use.share.give_back()

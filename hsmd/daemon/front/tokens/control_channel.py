@@ -1,4 +1,4 @@
-"""Requests to the control worker: one at a time, each with a deadline, across replacements of the worker."""
+"""Requests to a token's control worker: one at a time, each with a deadline, across replacements of the worker."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from hsmd.protocol.frames import MAX_DEADLINE_MS, Frame, Kind, decode_error, enc
 
 
 class ControlChannel:
-    """The way to whichever control worker there is."""
+    """Sends requests to the control worker that there is at the time."""
 
     def __init__(
         self, *, event: Callable[[WorkerChannel, bytes], None], lost: Callable[[WorkerChannel, str], None]
     ) -> None:
-        """`event` takes what the worker says by itself; `lost` is told when and why a replacement is wanted."""
+        """`event` takes what the worker reports by itself; `lost` is called with a worker to replace, and why."""
         self._event = event
         self._lost = lost
         self._turn = asyncio.Lock()
         self._ready = asyncio.Event()
         self._next_id = 0
         self._waiting: tuple[int, asyncio.Future[bytes]] | None = None
-        self.link: WorkerChannel | None = None
+        self.worker: WorkerChannel | None = None
 
     async def ask(self, request: TokenRequest, timeout_s: float) -> Any:
         """The answer to one request. Raises DeadlineExceeded, TokenFailure if the worker is lost, or its error.
 
-        A worker that was given the request and does not answer in time is replaced: it may hang.
+        A worker that has been sent the request and does not answer in time is replaced, because it may hang.
         """
         handed_over = False
         try:
@@ -46,47 +46,47 @@ class ControlChannel:
                 raise DeadlineExceeded("no control worker was free in time") from None
             self.lose("it did not answer in time")
             raise DeadlineExceeded(
-                "the token did not do it in time; look what is there before asking again"
+                "the token did not do it in time; check what is there before asking again"
             ) from None
         try:
             return msgspec.json.decode(answer, type=request.Result)
         except msgspec.MsgspecError as error:
             raise TokenFailure(detail=f"control worker: {error}") from None
 
-    def attach(self, link: WorkerChannel) -> None:
-        """A control worker was started; it takes the place of one that is still there."""
-        self._give_up("another control worker took its place")
-        self.link = link
-        link.watch(self._readable)
+    def attach(self, worker: WorkerChannel) -> None:
+        """Use a control worker that was started, in place of the one before it if there is one."""
+        self._give_up("another control worker replaces it")
+        self.worker = worker
+        worker.watch(self._readable)
 
     def lose(self, why: str) -> None:
-        """Give the control worker up and ask for another one."""
-        link = self.link
-        if link is not None:
+        """Give the control worker up, and report it as lost."""
+        worker = self.worker
+        if worker is not None:
             self._give_up(why)
-            self._lost(link, why)
+            self._lost(worker, why)
 
     def close(self) -> None:
         """Give everything up."""
         self._give_up("the daemon stops")
 
-    def _readable(self, link: WorkerChannel) -> None:
+    def _readable(self, worker: WorkerChannel) -> None:
         try:
-            received = link.receive()
+            received = worker.receive()
             for frame in received or []:
-                self._take(link, frame)
+                self._take(worker, frame)
         except ProtocolError as error:
             self.lose(f"it broke the protocol: {error.text}")
             return
         if received is None:
             self.lose("it ended")
 
-    def _take(self, link: WorkerChannel, frame: Frame) -> None:
-        """An event, or an answer; an answer that nobody waits for any more is dropped. Raises ProtocolError."""
+    def _take(self, worker: WorkerChannel, frame: Frame) -> None:
+        """Handle an event or an answer; an answer that is no longer waited for is dropped. Raises ProtocolError."""
         kind, request_id, body = frame
         if kind == Kind.EVENT:
-            self._event(link, body)
-            if link.ready is not None:
+            self._event(worker, body)
+            if worker.ready is not None:
                 self._ready.set()
             return
         if kind not in (Kind.CONTROL_RESULT, Kind.ERROR):
@@ -99,23 +99,23 @@ class ControlChannel:
             self._waiting[1].set_result(body)
 
     def _give_up(self, why: str) -> None:
-        """Whoever waits for its answer learns that the worker is gone."""
-        if self.link is not None:
-            self.link.close()
-            self.link.progress.close()
-            self.link = None
+        """Close the worker, and fail the request that waits for its answer."""
+        if self.worker is not None:
+            self.worker.close()
+            self.worker.progress.close()
+            self.worker = None
         self._ready.clear()
         if self._waiting is not None and not self._waiting[1].done():
-            text = "the token worker was lost during the operation; look what is there before asking again"
+            text = "the token worker was lost during the operation; check what is there before asking again"
             self._waiting[1].set_exception(TokenFailure(text, detail=why))
 
     async def _exchange(self, request: TokenRequest, timeout_s: float) -> bytes:
-        assert self.link is not None
+        assert self.worker is not None
         self._next_id += 1
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting = (self._next_id, future)
         deadline_ms = max(1, min(int(timeout_s * 1000), MAX_DEADLINE_MS))
-        self.link.send(encode_control_request(self._next_id, deadline_ms, encode(request)))
+        self.worker.send(encode_control_request(self._next_id, deadline_ms, encode(request)))
         try:
             return await future
         finally:

@@ -1,7 +1,7 @@
-"""CrashAttribution: which job was in a worker's hands when it crashed.
+"""Crash attribution: which job a worker was carrying out when it crashed.
 
 The front sees a socket close and, in the progress page, which job had begun and not ended; the launcher sees how the process
-ended. Only both together say that a job crashed a worker, and they come in either order.
+ended. It takes both to conclude that a job crashed a worker, and they arrive in either order.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from hsmd.daemon.front.tokens.jobs import Job
 CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS}
 )
-"""What a module does to itself. SIGKILL and SIGTERM come from elsewhere."""
+"""Signals that a faulty module raises. SIGKILL and SIGTERM come from outside."""
 MAX_WAITING = 64
-"""Workers of which only one half is known."""
+"""Workers of which only one of the two is known, at most."""
 
 
 class CrashAttribution:
-    """Brings the two halves together."""
+    """Matches lost jobs with crashed processes, by process id."""
 
     def __init__(self, crashed: Callable[[Job], None]) -> None:
         """`crashed` is called for each job during which a worker crashed."""
@@ -29,12 +29,12 @@ class CrashAttribution:
         self._crashes: dict[int, None] = {}
 
     def begun(self, pid: int) -> None:
-        """A worker was started: what is known of this process id is of another one, which had no job or nobody lost."""
+        """A worker was started: forget an earlier process with the same id."""
         self._jobs.pop(pid, None)
         self._crashes.pop(pid, None)
 
     def lost(self, pid: int, job: Job | None) -> None:
-        """The front has lost a worker that was at this job."""
+        """The front has lost a worker that was carrying out this job, or none."""
         if job is None:
             return
         if pid in self._crashes:
@@ -45,7 +45,7 @@ class CrashAttribution:
         self._jobs[pid] = job
 
     def ended(self, pid: int, by_signal: int) -> None:
-        """The launcher has seen a worker end, by a signal or by itself (0)."""
+        """A worker's process ended, by a signal or by itself (0), as the launcher reports."""
         job = self._jobs.pop(pid, None)
         if by_signal not in CRASHES:
             return

@@ -1,21 +1,73 @@
-"""The backlog: jobs that wait for a worker. Clients take turns, and so do the keys of each client; no flood holds up another.
+"""The queue of one token: jobs that wait for a worker, handed out fairly between clients, and between each client's keys.
 
-Jobs that want to be alone wait apart from the others, in order.
+Fair means start-time fair queueing (Goyal, Vin, Cheng 1996): serving a client moves its next turn back by the cost of what was
+served. A client that comes back after a pause gets no credit for the pause, and a flood delays only the client that sends it.
+Jobs that must have a worker to themselves (`Job.alone`) wait in a queue of their own, in order.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
 
-from hsmd.daemon.front.tokens.fair_queue import FairQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.errors import DeadlineExceeded, HsmdError
 
+ACTIVE_S = 1.0
+"""A client counts as active for this long after its last job."""
+SHARED_WINDOW = 8
+"""Jobs that a worker holds while several clients are active: what waits behind them is still handed out fairly."""
+_MANY = 1_000
+"""Names whose next turn is remembered at most while they do not wait."""
 
-class _Lane:
-    """What one client waits for: a queue for each key."""
+T = TypeVar("T", bound=Hashable)
+
+
+class FairQueue(Generic[T]):
+    """Names that wait for a turn, each at most once."""
+
+    __slots__ = ("_clock", "_heap", "_next_start", "_order")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, T]] = []
+        self._next_start: dict[T, float] = {}  # of names that do not wait at the moment
+        self._clock = 0.0
+        self._order = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def enter(self, name: T) -> None:
+        """Add a name that does not wait yet."""
+        start = self._next_start.get(name, 0.0)
+        if start < self._clock:
+            start = self._clock
+        self._order += 1
+        heapq.heappush(self._heap, (start, self._order, name))
+
+    def next(self) -> T:
+        """The name whose turn it is. The queue must not be empty."""
+        return self._heap[0][2]
+
+    def served(self, cost: float, *, more: bool) -> None:
+        """Charge `cost` to the next name and end its turn; with `more` it waits for another one."""
+        start, _, name = self._heap[0]
+        self._clock = start
+        if more:
+            self._order += 1
+            heapq.heapreplace(self._heap, (start + cost, self._order, name))
+            return
+        heapq.heappop(self._heap)
+        if len(self._next_start) >= _MANY:
+            self._next_start = {each: when for each, when in self._next_start.items() if when > start}
+        self._next_start[name] = start + cost
+
+
+class _ClientQueue:
+    """The jobs of one client: a queue for each key, taken in fair turns."""
 
     __slots__ = ("cost", "count", "queues", "turns")
 
@@ -36,7 +88,7 @@ class _Lane:
         self.cost += job.cost
 
     def take(self) -> Job | None:
-        """The job whose turn it is; None if there is none left. Those given up meanwhile use up no turn."""
+        """The job whose turn it is; None if there is none left. Jobs that were given up are not charged a turn."""
         while self.turns:
             key = self.turns.next()
             queue = self.queues[key]
@@ -51,7 +103,7 @@ class _Lane:
         return None
 
     def keep(self, wanted: Callable[[Job], bool]) -> int:
-        """Drop the jobs that are not wanted any more; how many those were. An empty queue is gone at its next turn."""
+        """Drop the jobs that are not wanted; returns how many. `take` removes a queue that this leaves empty."""
         before = self.count
         for queue in self.queues.values():
             kept = [job for job in queue if wanted(job)]
@@ -64,118 +116,138 @@ class _Lane:
 
 
 class JobQueue:
-    """A fair queue that knows deadlines. `report` takes completions of jobs that left it without reaching a worker."""
+    """All jobs of one token that wait. `report` takes completions of jobs that left the queue without reaching a worker."""
 
     def __init__(self, report: Callable[[list[Completion]], None]) -> None:
+        self.size = 0
+        """Jobs that wait; a job that was given up counts until its turn comes."""
         self._report = report
-        self._lanes: dict[str, _Lane] = {}
+        self._clients: dict[str, _ClientQueue] = {}
         self._turns: FairQueue[str] = FairQueue()
-        self._count = 0
         self._alone: deque[Job] = deque()
+        self._last_id = 1
+        self._active: dict[str, float] = {}
+        self._pruned_at = 0.0
 
-    def __len__(self) -> int:
-        """How many wait; those given up meanwhile count until their turn comes."""
-        return self._count + len(self._alone)
+    # --- clients ---
 
-    @property
-    def clients(self) -> int:
-        """How many clients wait."""
-        return len(self._lanes)
+    def note_active(self, client: str, now: float) -> int:
+        """Note that a client has asked for something; returns how many clients are active."""
+        self._active[client] = now
+        return len(self._active) if self._shared(now) else 1
 
-    def waiting(self, client: str) -> tuple[int, float]:
-        """How many jobs of a client wait, and what they cost together."""
-        lane = self._lanes.get(client)
-        return (lane.count, lane.cost) if lane is not None else (0, 0.0)
+    def _shared(self, now: float) -> bool:
+        """Whether more than one client is active."""
+        if len(self._active) > 1 and now - self._pruned_at > ACTIVE_S / 4:
+            self._pruned_at = now
+            self._active = {client: seen for client, seen in self._active.items() if now - seen <= ACTIVE_S}
+        return len(self._active) > 1
+
+    def waiting(self, client: str) -> tuple[int, float, int]:
+        """How many jobs of a client wait, what they cost together, and how many clients wait."""
+        queue = self._clients.get(client)
+        clients = len(self._clients)
+        return (queue.count, queue.cost, clients) if queue is not None else (0, 0.0, clients)
+
+    # --- jobs in and out ---
 
     def add(self, job: Job) -> None:
         """Queue a job."""
         job.queued = True
+        self.size += 1
         if job.alone:
             self._alone.append(job)
             return
-        lane = self._lanes.get(job.client)
-        if lane is None:
-            lane = self._lanes[job.client] = _Lane()
+        queue = self._clients.get(job.client)
+        if queue is None:
+            queue = self._clients[job.client] = _ClientQueue()
             self._turns.enter(job.client)
-        lane.add(job)
-        self._count += 1
+        queue.add(job)
 
-    def hand_out(
-        self, links: list[WorkerChannel], window: int, now: float, take_id: Callable[[], int]
-    ) -> None:
-        """Give every worker its share of what waits, in one write each; the least busy one first."""
+    def hand_out(self, workers: list[WorkerChannel], window: int, now: float) -> None:
+        """Fill the workers up to `window` jobs each, the least busy one first, with one write to each."""
+        if self._shared(now):
+            window = min(window, SHARED_WINDOW)
         if self._alone:
-            self._hand_out_alone(links, now, take_id)
-        shares: dict[WorkerChannel, list[tuple[int, Job]]] = {}
-        loads = {link: len(link.jobs) for link in links if not link.alone}
-        while self._count and loads:
-            link = min(loads, key=loads.__getitem__) if len(loads) > 1 else next(iter(loads))
-            if loads[link] >= window:
+            self._hand_out_alone(workers, now)
+        batches: dict[WorkerChannel, list[tuple[int, Job]]] = {}
+        loads = {worker: len(worker.jobs) for worker in workers if not worker.alone}
+        while self.size > len(self._alone) and loads:
+            worker = min(loads, key=loads.__getitem__) if len(loads) > 1 else next(iter(loads))
+            if loads[worker] >= window:
                 break
             job = self._take()
             if job is not None and self._wanted(job, now):
-                loads[link] += 1
-                shares.setdefault(link, []).append((take_id(), job))
-        for link, share in shares.items():
-            link.send_jobs(share, now)
+                loads[worker] += 1
+                self._last_id += 1
+                batches.setdefault(worker, []).append((self._last_id, job))
+        for worker, batch in batches.items():
+            worker.send_jobs(batch, now)
 
     def _take(self) -> Job | None:
-        """The job of the client whose turn it is; None if nothing of his was left."""
+        """The job of the client whose turn it is; None if that client has none left."""
         client = self._turns.next()
-        lane = self._lanes[client]
-        job = lane.take()
-        if not lane.count:
-            del self._lanes[client]
-        self._turns.served(job.cost if job is not None and job.queued else 0.0, more=lane.count > 0)
+        queue = self._clients[client]
+        job = queue.take()
+        if not queue.count:
+            del self._clients[client]
+        self._turns.served(job.cost if job is not None and job.queued else 0.0, more=queue.count > 0)
         if job is not None:
-            self._count -= 1
+            self.size -= 1
         return job
 
-    def _hand_out_alone(self, links: list[WorkerChannel], now: float, take_id: Callable[[], int]) -> None:
-        """Such a job waits until the least busy worker has run empty; nothing is added to that worker meanwhile."""
-        for link in sorted(links, key=lambda link: len(link.jobs)):
-            if link.jobs:
-                reserved = any(other.alone and not other.has_alone_job for other in links)
-                link.alone = link.alone or not reserved
+    def _hand_out_alone(self, workers: list[WorkerChannel], now: float) -> None:
+        """Give a job to each idle worker; if none is idle, reserve the least busy one, which gets nothing else until then."""
+        for worker in sorted(workers, key=lambda worker: len(worker.jobs)):
+            if worker.jobs:
+                reserved = any(other.alone and not other.has_alone_job for other in workers)
+                worker.alone = worker.alone or not reserved
                 continue
             job = None
             while self._alone and job is None:
                 first = self._alone.popleft()
+                self.size -= 1
                 job = first if self._wanted(first, now) else None
             if job is None:
                 break
-            link.alone = True
-            link.send_jobs([(take_id(), job)], now)
+            worker.alone = True
+            self._last_id += 1
+            worker.send_jobs([(self._last_id, job)], now)
         if not self._alone:
-            for link in links:
-                link.alone = link.has_alone_job
+            for worker in workers:
+                worker.alone = worker.has_alone_job
+
+    # --- jobs that are given up ---
 
     def sweep(self, now: float) -> float:
-        """Drop what has expired; returns the earliest deadline left."""
-        for lane in self._lanes.values():
-            self._count -= lane.keep(lambda job: self._wanted(job, now))
-        self._alone = deque(job for job in self._alone if self._wanted(job, now))
+        """Drop what has expired; returns the earliest deadline left, infinity if there is none."""
+        for queue in self._clients.values():
+            self.size -= queue.keep(lambda job: self._wanted(job, now))
+        kept = deque(job for job in self._alone if self._wanted(job, now))
+        self.size -= len(self._alone) - len(kept)
+        self._alone = kept
         return min((job.deadline for job in self._all()), default=float("inf"))
 
     def clear(self, status: Status, error: HsmdError) -> None:
-        """Give up everything that waits."""
+        """Complete everything that waits with this status and error."""
         waiting = [job for job in self._all() if job.queued]
-        self._lanes.clear()
+        self._clients.clear()
         self._turns = FairQueue()
-        self._count = 0
         self._alone.clear()
+        self.size = 0
         for job in waiting:
             job.queued = False
         if waiting:
             self._report([Completion(job, status, error=error) for job in waiting])
 
     def _all(self) -> Iterator[Job]:
-        for lane in self._lanes.values():
-            for queue in lane.queues.values():
+        for client in self._clients.values():
+            for queue in client.queues.values():
                 yield from queue
         yield from self._alone
 
     def _wanted(self, job: Job, now: float) -> bool:
+        """Whether a job may still be handed out; one that has expired is reported."""
         if job.queued and job.deadline <= now:
             job.queued = False
             self._report([Completion(job, Status.NOT_PERFORMED, error=DeadlineExceeded())])

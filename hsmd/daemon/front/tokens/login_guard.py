@@ -1,15 +1,15 @@
 """Logins to tokens, across the fleet: one daemon at a time tries the first one, and a refused PIN stops all of them.
 
-A token locks its PIN after a few wrong tries, and each worker of each daemon that shares it logs in. So a daemon asks the
-store for its turn before its first login to a token, and starts one worker alone; the others follow when that one is ready.
-If the PIN is refused, a row in the store stops the token's logins everywhere until an operator clears it (`hsmd token clear`).
-Workers that are logged in go on.
+A token locks its PIN after a few wrong tries, and each worker of each daemon that shares it logs in. So a daemon claims a turn in
+the store before its first login to a token, and starts a single worker; the others are started when that one is ready. If the PIN
+is refused, a row in the store stops the token's logins everywhere until an operator clears it (`hsmd token clear`). Workers that
+are logged in go on.
 
     waiting --turn granted--> first --ready--> going
     first --worker failed--> waiting            any --PIN refused, here or elsewhere--> stopped --cleared--> waiting
 
-While a token is `going` its workers are replaced without asking the store, which may be away. What then keeps two daemons from
-trying the same wrong PIN is the token: its workers do not log in when its flags say that a try has failed (see `module`).
+While a token is `going` its workers are replaced without asking the store, which may be away. The token's flags then keep two
+daemons from trying the same wrong PIN: a worker does not log in when they show a failed try (see `hsmd.pkcs11.session`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import StoreFailure
 
 ASK_S = 0.5
-"""How often the store is asked while something waits for it."""
+"""How often the store is asked while a token waits for it."""
 HOLD = timedelta(seconds=15)
-"""A turn that nobody gives back ends by itself; a worker start takes 0.3 s."""
+"""A turn that is not given back ends after this time; a worker starts in 0.3 s."""
 
 log = observe.logger()
 
 
 class Phase(Enum):
-    """Where a token is on its way to logins."""
+    """How far a token is with its logins."""
 
     WAITING = "waiting"
     FIRST = "first"
@@ -49,12 +49,12 @@ class _Token:
     closed: bool = True
     stop: LoginStop | None = None
     unwritten: bool = False
-    """The stop is yet to be written to the store."""
+    """The stop has not been written to the store yet."""
     held: bool = False
 
 
 class LoginGuard:
-    """Says what may be started; hears from the pools (it is their `HealthListener`). Lives on the event loop."""
+    """Decides which workers may be started, by the store and by what the pools report (it is their `HealthListener`)."""
 
     def __init__(
         self,
@@ -67,8 +67,9 @@ class LoginGuard:
         record: Callable[[LoginStop], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`holder` identifies this daemon in the store, `by` names it for people. `tell(token, starts, cleared)` instructs the
-        launcher, `hold(token, reason)` the token's pool ("" when logins go on); `record` writes a new stop to the audit log."""
+        """`holder` identifies this daemon in the store, `by` names it for operators. `tell(token, starts, cleared)` instructs the
+        launcher, `hold(token, reason)` the token's pool ("" when logins are allowed); `record` writes a stop to the audit log.
+        """
         self._store = store
         self._holder = holder
         self._by = by
@@ -78,26 +79,26 @@ class LoginGuard:
         self._now = now
         self._tokens: dict[str, _Token] = {}
         self._wake = asyncio.Event()
-        self._look = True
+        self._stops_due = True
 
     def apply(self, names: Iterable[str]) -> None:
-        """Serve these tokens; one that is new waits for its turn."""
+        """Serve these tokens; a new one waits for its turn."""
         wanted = list(names)
         self._tokens = {name: self._tokens.get(name) or _Token() for name in wanted}
-        self.look()
+        self.store_changed()
 
-    def look(self) -> None:
-        """Something in the store has changed: look at it soon."""
-        self._look = True
+    def store_changed(self) -> None:
+        """Something in the store has changed: read the stops again soon."""
+        self._stops_due = True
         self._wake.set()
 
     def stop_of(self, name: str) -> LoginStop | None:
-        """Why nobody logs in to this token; None if they do."""
+        """Why logins to this token are stopped; None if they are not."""
         token = self._tokens.get(name)
         return token.stop if token else None
 
     async def follow(self) -> None:
-        """Keep to what the store says; runs until cancelled. A store that is away stops nothing that goes, and starts nothing."""
+        """Follow the store; runs until cancelled. While the store is away, tokens in use stay so, and no other becomes so."""
         while True:
             self._wake.clear()
             try:
@@ -109,15 +110,15 @@ class LoginGuard:
                 for token in self._tokens.values()
             )
             try:
-                async with asyncio.timeout(ASK_S if with_work or self._look else None):
+                async with asyncio.timeout(ASK_S if with_work or self._stops_due else None):
                     await self._wake.wait()
             except TimeoutError:
                 pass
 
-    # --- what the pools say ---
+    # --- called by the pools ---
 
     def logged_in(self, token: str) -> None:
-        """The PIN is right: all workers may start."""
+        """The PIN was accepted: all workers may start."""
         found = self._tokens.get(token)
         if found is not None and found.phase is Phase.FIRST:
             found.phase, found.cleared = Phase.GOING, False
@@ -125,7 +126,7 @@ class LoginGuard:
             self._wake.set()
 
     def login_refused(self, token: str, reason: str) -> None:
-        """Nobody tries it again, here or elsewhere."""
+        """The PIN was refused: stop logins here, and at every daemon that shares the store."""
         found = self._tokens.get(token)
         if found is None or found.phase is Phase.STOPPED:
             return
@@ -136,14 +137,14 @@ class LoginGuard:
         self._wake.set()
 
     def start_failed(self, token: str) -> None:
-        """The first worker did not get as far as the PIN: the turn goes to whoever is next."""
+        """The first worker did not get as far as the PIN: give the turn back, for the next daemon that asks."""
         found = self._tokens.get(token)
         if found is not None and found.phase is Phase.FIRST:
             found.phase = Phase.WAITING
             self._tell_starts(token, found)
 
     def breaker_moved(self, token: str, closed: bool) -> None:
-        """A token that is away is tried by one worker at a time."""
+        """While the breaker is not closed, the token is tried by one worker at a time."""
         found = self._tokens.get(token)
         if found is not None:
             found.closed = closed
@@ -157,12 +158,12 @@ class LoginGuard:
             if token.unwritten and token.stop is not None:
                 await asyncio.to_thread(self._store.stop_logins, token.stop)
                 token.unwritten = token.held = False
-        if self._look:
-            self._look = False
+        if self._stops_due:
+            self._stops_due = False
             try:
                 self._compare(await asyncio.to_thread(self._store.login_stops))
             except StoreFailure:
-                self._look = True
+                self._stops_due = True
                 raise
         for name, token in list(self._tokens.items()):
             if token.held and token.phase is not Phase.FIRST:
@@ -195,7 +196,9 @@ class LoginGuard:
     def _stop(self, name: str, token: _Token, stop: LoginStop) -> None:
         token.phase, token.stop, token.cleared = Phase.STOPPED, stop, False
         log.error(
-            "token.logins_stopped", token=name, reason=f"{stop.reason}; mend it, then hsmd token clear {name}"
+            "token.logins_stopped",
+            token=name,
+            reason=f"{stop.reason}; fix that, then run hsmd token clear {name}",
         )
         self._tell_starts(name, token)
         self._hold(name, stop.reason)
@@ -205,7 +208,7 @@ class LoginGuard:
 
 
 def starts_of(phase: Phase, *, closed: bool) -> Starts:
-    """What may be started in a phase, with the token's breaker closed or not."""
+    """The workers that may be started in a phase, with the token's breaker closed or not."""
     if phase is Phase.FIRST:
         return Starts.ONE
     if phase is Phase.GOING:

@@ -1,8 +1,7 @@
-"""The pools of all tokens, and their change-over when the settings of one have changed.
+"""The pools of all tokens, and the change-over to new workers when a token's settings have changed.
 
-A token whose settings changed gets workers of a new generation. They gather in a pool of their own; once one of them is ready,
-that pool takes over, and the old one answers what it has. Until then, and for ever if the new settings turn out to be
-wrong, the old workers go on.
+A token whose settings changed gets workers of a new generation, in their own pool. Once one of them is ready, that pool takes
+over, and the old one completes the jobs it has. Until then the old workers go on; permanently, if the new settings are wrong.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ from hsmd.daemon.ipc.launcher_messages import WorkerEnded, WorkerStarted
 WORKER_WINDOW = 32
 """Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
 LOOK_S = 0.05
-"""How often a new generation is asked whether it is ready."""
+"""How often the pool of a new generation is checked."""
 HANDED_OVER_S = 60.0
-"""Time for what the old generation has: the longest deadline there is."""
+"""Time for the jobs of the old generation: the longest deadline there is."""
 
 log = observe.logger()
 
 
 @dataclass(frozen=True, slots=True)
 class _Generation:
-    """A pool and the number of the settings its workers have; 0 before the first of them came."""
+    """A pool and the number of its workers' settings; 0 before the first of them was attached."""
 
     number: int
     pool: TokenPool
 
 
 class TokenPools:
-    """Makes, replaces and closes pools; lives on the event loop. `pools` holds the ones to use, by name of the token."""
+    """Makes, replaces and closes pools. `pools` holds those to use, by name of the token."""
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class TokenPools:
         self.pools: dict[str, TokenPool] = {}
 
     def apply(self, tokens: Sequence[TokenConfig]) -> None:
-        """Serve these tokens. Pools of new ones wait for their workers, those of others are closed."""
+        """Serve these tokens: make pools for new ones, and close those of tokens that are not among them."""
         self._settings = {token.name: token for token in tokens}
         for name in self._settings.keys() - self._current.keys():
             self._use(name, _Generation(0, self._pool(name)))
@@ -92,13 +91,13 @@ class TokenPools:
                 generations[worker.token].pool.ended(worker.pid, worker.signal)
 
     def hold(self, name: str, reason: str) -> None:
-        """Logins to this token are stopped, for this reason; empty when they are not any more."""
+        """Logins to this token are stopped for this reason; empty when they are allowed again."""
         for generations in (self._current, self._coming):
             if name in generations:
                 generations[name].pool.hold(reason)
 
     async def follow(self) -> None:
-        """Let new generations take over as soon as they are ready; runs until cancelled."""
+        """Let each new generation take over as soon as it is ready; runs until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
             for name, coming in list(self._coming.items()):
@@ -141,7 +140,7 @@ class TokenPools:
         self.pools[name] = generation.pool
 
     def _coming_pool(self, name: str, number: int) -> TokenPool:
-        """The pool of a generation that is yet to take over. It replaces one that never got ready."""
+        """The pool of a generation that has not taken over yet. A newer one replaces one that never got ready."""
         coming = self._coming.get(name)
         if coming is None or coming.number < number:
             self._drop_coming(name)

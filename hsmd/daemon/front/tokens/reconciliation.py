@@ -1,8 +1,8 @@
-"""Reconciliation: what the store says is in a token, compared with what the token serves. It changes neither.
+"""Reconciliation: compares the keys that the store lists for a token with those that the token serves. It changes neither.
 
-A daemon that died while it made or destroyed a key, another program on the token, or a store from a backup leave differences.
-They are shown (`hsmd token list`, the log) for a person to decide: a key that is in the token without a record may be the last
-copy.
+Differences come from a daemon that ended while it made or destroyed a key, another program that uses the token, or a store that
+was restored. They are shown (`hsmd token list`, the log) and left to an operator: a key that is in the token without a record may
+be the last copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hsmd.errors import HsmdError
 
 INTERVAL_S = 300.0
 RETRY_S = 5.0
-"""How soon a token is asked again that could not be."""
+"""How soon a token that could not be asked is asked again."""
 TIMEOUT_S = 60.0
 
 log = observe.logger()
@@ -28,7 +28,7 @@ log = observe.logger()
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """`missing`: names of keys that the store has and the token does not serve; `unknown`: digests, the other way round."""
+    """`missing`: names of keys in the store that the token does not serve; `unknown`: digests of served keys not in the store."""
 
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -36,14 +36,14 @@ class Differences:
 
 
 def compare(stored: Mapping[bytes, str], described: Iterable[KeyDescription], at: datetime) -> Differences:
-    """`stored` are the names of the store's keys in this token by digest."""
+    """`stored`: names, by digest, of the keys that the store lists for the token."""
     served = {bytes.fromhex(key.key) for key in described if NO_PRIVATE_KEY not in key.warnings}
     missing = sorted(name for digest, name in stored.items() if digest not in served)
     return Differences(tuple(missing), tuple(sorted(digest.hex() for digest in served - stored.keys())), at)
 
 
 class Reconciler:
-    """Asks each token's control worker now and then; lives on the event loop."""
+    """Compares each token regularly, by its control worker. `found` holds the latest differences by token."""
 
     def __init__(self, *, pools: Mapping[str, TokenPool], snapshot: Callable[[], Snapshot]) -> None:
         self._pools = pools
@@ -53,13 +53,13 @@ class Reconciler:
     async def follow(self) -> None:
         """Compare at the start and every `INTERVAL_S`; runs until cancelled."""
         while True:
-            done = [await self._look(name, pool) for name, pool in list(self._pools.items())]
+            done = [await self._compare(name, pool) for name, pool in list(self._pools.items())]
             for name in self.found.keys() - self._pools.keys():
                 del self.found[name]
             await asyncio.sleep(INTERVAL_S if all(done) else RETRY_S)
 
-    async def _look(self, name: str, pool: TokenPool) -> bool:
-        """Compare one token; whether it could be asked."""
+    async def _compare(self, name: str, pool: TokenPool) -> bool:
+        """Compare one token; return whether it could be asked."""
         try:
             answer: KeyDescriptions = await pool.control(Describe(), TIMEOUT_S)
         except HsmdError:

@@ -1,7 +1,6 @@
-"""The front's end of one worker's socket: what was sent, what is outstanding, and how far the worker got.
+"""The front's end of one worker's socket: jobs out, their completions in, and how far the worker has got.
 
-A link does no waiting and takes no decision; the pool does. It writes without blocking and holds what the socket does not take,
-which is bounded by the pool's window.
+It never waits, and leaves every decision to the pool. What the socket does not take is buffered; the pool's window bounds it.
 """
 
 from __future__ import annotations
@@ -11,10 +10,18 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 
-from hsmd.daemon.front.tokens.jobs import Job
+from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.worker_messages import Ready
-from hsmd.protocol.frames import MAX_ANSWER_LENGTH, Frame, FrameDecoder, encode_key_operation
+from hsmd.errors import ErrorCode, ProtocolError, TokenFailure, Unavailable
+from hsmd.protocol.frames import (
+    MAX_ANSWER_LENGTH,
+    Frame,
+    FrameDecoder,
+    Kind,
+    decode_error,
+    encode_key_operation,
+)
 
 READ_BYTES = 262_144
 
@@ -47,7 +54,7 @@ class WorkerChannel:
     def __init__(
         self, worker_socket: socket.socket, progress_fd: int, pid: int, control: bool, now: float
     ) -> None:
-        """Takes over the socket and closes `progress_fd`. Raises OSError or ValueError for a page that is none."""
+        """Take over the socket and close `progress_fd`. Raises OSError or ValueError if that is no progress page."""
         try:
             self.progress = ProgressPage(progress_fd)
         finally:
@@ -63,27 +70,27 @@ class WorkerChannel:
         self.unsent = b""
         self.ready: Ready | None = None
         self.failed = False
-        """It has said, or shown, that it cannot get ready."""
+        """It reported that it cannot get ready, or took too long."""
         self.lost = False
         self.alone = False
-        """A job that wants to be alone is, or shall be, the only one here."""
+        """It has, or is reserved for, a job that must have a worker to itself."""
         self.attached_at = self.moved_at = self.probed_at = self.read_at = now
         self.probing = False
-        """It was asked to probe the token and has not answered."""
+        """It was asked to probe the token and has not answered yet."""
         self.seen = (0, 0)
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
     @property
     def has_alone_job(self) -> bool:
-        """Whether it holds a job that wants to be alone."""
+        """Whether it has a job that must have a worker to itself."""
         return any(job.alone for job in self.jobs.values())
 
     def watch(self, readable: Callable[[WorkerChannel], None]) -> None:
-        """Call `readable` whenever there is something to read."""
+        """Call `readable(self)` whenever there is something to read."""
         self.loop.add_reader(self.socket.fileno(), readable, self)
 
     def receive(self) -> list[Frame] | None:
-        """The frames at hand; None when the worker has gone. Raises ProtocolError."""
+        """The frames that have arrived; None if the worker has gone. Raises ProtocolError."""
         try:
             data = self.socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -92,8 +99,31 @@ class WorkerChannel:
             return None
         return self.decoder.feed(data) if data else None
 
+    def take_answers(
+        self, frames: Iterable[Frame], done: list[Completion], event: Callable[[WorkerChannel, bytes], None]
+    ) -> None:
+        """Add the completions that answer frames bring to `done`, and pass events on.
+
+        Raises ProtocolError for a frame that no worker sends; what came before it is in `done`.
+        """
+        for kind, request_id, body in frames:
+            if kind == Kind.EVENT:
+                event(self, body)
+                continue
+            job = self.jobs.get(request_id)
+            if job is None:
+                raise ProtocolError(f"an answer to request {request_id}, which is not open")
+            done.append(_completion_of(job, kind, body))
+            del self.jobs[request_id]
+
+    def give_up_jobs(self, started: int) -> list[Completion]:
+        """Completions of the jobs of a worker that was lost; it has begun those up to number `started`."""
+        done = [_completion_of_lost(job, started) for job in self.jobs.values()]
+        self.jobs.clear()
+        return done
+
     def send_jobs(self, jobs: Iterable[tuple[int, Job]], now: float) -> None:
-        """Hand over (request id, job) pairs in one write."""
+        """Send (request id, job) pairs in one write."""
         if not self.jobs:
             self.moved_at = self.read_at = now
         out = []
@@ -108,7 +138,7 @@ class WorkerChannel:
         self.send(b"".join(out))
 
     def send(self, data: bytes) -> None:
-        """Write, or keep what the socket does not take for when it does."""
+        """Write; what the socket does not take now is written when it does."""
         if self.unsent:
             self.unsent += data
             return
@@ -116,14 +146,14 @@ class WorkerChannel:
         self._write()
 
     def moved(self, now: float) -> None:
-        """Note whether the worker got on since the last look."""
+        """Note whether the worker has made progress since the last call."""
         seen = (self.progress.started, self.progress.finished)
         if seen != self.seen or not (self.jobs or self.probing):
             self.seen = seen
             self.moved_at = now
 
     def close(self) -> None:
-        """Give the worker up: it begins nothing more, and ends when it sees the socket close."""
+        """Give the worker up: it begins no further job, and ends when it sees the socket close."""
         self.lost = True
         self.progress.fence()
         self.loop.remove_reader(self.socket.fileno())
@@ -136,7 +166,7 @@ class WorkerChannel:
         except (BlockingIOError, InterruptedError):
             taken = 0
         except OSError:
-            self.unsent = b""  # reading will tell that the worker has gone
+            self.unsent = b""  # the next read reports that the worker has gone
             return
         rest = self.unsent[taken:]
         if rest and not self.lost:
@@ -144,3 +174,23 @@ class WorkerChannel:
         elif not rest:
             self.loop.remove_writer(self.socket.fileno())
         self.unsent = rest
+
+
+def _completion_of(job: Job, kind: int, body: bytes) -> Completion:
+    """What a worker's answer frame means. Raises ProtocolError for a frame that is no answer."""
+    if kind == Kind.RESULT:
+        return Completion(job, Status.LATE if job.expired else Status.ANSWERED, body, None)
+    if kind != Kind.ERROR:
+        raise ProtocolError(f"a frame of kind 0x{kind:02x} from a worker")
+    error = decode_error(body)
+    # With this code the worker skipped the job: by its own clock the deadline had passed.
+    status = Status.NOT_PERFORMED if error.code == ErrorCode.DEADLINE else Status.FAILED
+    return Completion(job, status, error=error)
+
+
+def _completion_of_lost(job: Job, started: int) -> Completion:
+    if job.number <= started:
+        return Completion(
+            job, Status.UNKNOWN, error=TokenFailure("the token worker was lost during this operation")
+        )
+    return Completion(job, Status.NOT_PERFORMED, error=Unavailable("the token worker was lost"))

@@ -1,8 +1,8 @@
-"""The crew: which of a token's ready workers work, which one is the spare, and which leave because they have done their share.
+"""Worker rotation: which of a token's ready workers are given jobs, which one is the spare, and which are retired.
 
-A spare is logged in and knows the keys; it takes the place of a worker that is lost, or that leaves, in the same turn of the
-loop. Workers leave after a number of operations or a time, so that what a module leaks or forgets ends with the process. One
-leaves at a time; it finishes what it has, and its successor is at work before.
+A spare is logged in and knows the keys; it replaces a worker that is lost or retired in the same turn of the loop. Workers are
+retired after a number of operations or a time, so that what a module leaks or forgets ends with the process. They are retired one
+at a time, and not before a successor is working; a retired worker finishes what it has.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 
 JITTER = 0.2
-"""Workers that were started together leave up to this share of their time earlier."""
+"""Each worker is retired up to this share of its time earlier, so that those started together are not retired together."""
 UNBOUNDED = 1 << 30
 
 
@@ -22,9 +22,9 @@ class WorkerRotation:
     def __init__(
         self, size: int, *, spare: bool, operations: int, age_s: float, chance: random.Random
     ) -> None:
-        """`size` of them work. They leave after so many operations or seconds; 0 means never.
+        """`size` of them are given jobs. They are retired after so many operations or seconds; 0 means never.
 
-        With a `spare` nobody leaves before there is one; without, the others or a moment without work must do.
+        With `spare` a worker is retired only when there is a spare; without, when there is another worker or it is idle.
         """
         self._size = size
         self._spare = spare
@@ -38,45 +38,45 @@ class WorkerRotation:
 
     @property
     def ready(self) -> list[WorkerChannel]:
-        """Those that work or could."""
+        """The working ones and the spares."""
         return [*self.working, *self.spares]
 
-    def enlist(self, link: WorkerChannel, now: float) -> None:
-        """A worker is ready."""
+    def add(self, worker: WorkerChannel, now: float) -> None:
+        """Add a worker that is ready."""
         share = 1 - JITTER * self._chance.random()
         operations = self._operations * share if self._operations else float("inf")
-        self._ends[link] = (operations, now + self._age_s * share if self._age_s else float("inf"))
-        self.spares.append(link)
+        self._ends[worker] = (operations, now + self._age_s * share if self._age_s else float("inf"))
+        self.spares.append(worker)
         self._promote()
 
-    def dismiss(self, link: WorkerChannel) -> bool:
-        """It is lost, or fit for nothing any more. Was it at work?"""
-        self._ends.pop(link, None)
+    def remove(self, worker: WorkerChannel) -> bool:
+        """Remove a worker, and return whether it was working."""
+        self._ends.pop(worker, None)
         for group in (self.spares, self.leaving):
-            if link in group:
-                group.remove(link)
-        if link not in self.working:
+            if worker in group:
+                group.remove(worker)
+        if worker not in self.working:
             return False
-        self.working.remove(link)
+        self.working.remove(worker)
         self._promote()
         return True
 
-    def relieve(self, now: float) -> None:
-        """Have one leave whose time has come, if another can take over or nobody needs it right now."""
+    def retire_due(self, now: float) -> None:
+        """Retire one worker that has served its time, if another can replace it or it is idle."""
         if self.leaving:
             return
-        for link in self.working:
-            operations, time = self._ends[link]
-            due = link.sent >= operations or now >= time
-            if due and (self.spares if self._spare else len(self.working) > 1 or not link.jobs):
-                self.working.remove(link)
-                self.leaving.append(link)
+        for worker in self.working:
+            operations, time = self._ends[worker]
+            due = worker.sent >= operations or now >= time
+            if due and (self.spares if self._spare else len(self.working) > 1 or not worker.jobs):
+                self.working.remove(worker)
+                self.leaving.append(worker)
                 self._promote()
                 return
 
     def left(self) -> list[WorkerChannel]:
-        """Those that leave and have nothing left to do."""
-        return [link for link in self.leaving if not (link.jobs or link.unsent)]
+        """Retired workers that have nothing left to do."""
+        return [worker for worker in self.leaving if not (worker.jobs or worker.unsent)]
 
     def _promote(self) -> None:
         while self.spares and len(self.working) < self._size:
