@@ -1,7 +1,7 @@
 """The `hsmd` command. One module per command group, imported when its command is called, never before.
 
 `hsmd --help` therefore costs nothing, and a front end without PKCS#11 and database packages has every command that makes
-sense there. Exit codes are in `failures.py`.
+sense there. Exit codes are in `base/errors.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command line; returns its exit code. Never raises and never prints a traceback unless asked to."""
     import typer
 
-    from hsmd.cli.base.failures import Exit
+    from hsmd.cli.base.errors import Exit
     from hsmd.cli.base.output import complain
     from hsmd.cli.root import application
 

@@ -6,16 +6,14 @@ import os
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from hsmd.cli.base.archive_report import document, rows
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.files import PRIVATE, exists
 from hsmd.cli.base.output import Output, fields
-
-if TYPE_CHECKING:
-    from hsmd.daemon.backup.archive import Manifest
 
 app = typer.Typer(add_completion=False)
 
@@ -63,27 +61,3 @@ def _create(path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
     except FileExistsError:
         raise exists(path) from None
-
-
-def document(file: Path, manifest: Manifest) -> dict[str, object]:
-    """What --json says of an archive."""
-    return {
-        "file": str(file),
-        "daemon": manifest.daemon,
-        "release": manifest.release,
-        "created_at": manifest.created_at.isoformat(),
-        "revision": manifest.revision,
-        "files": [
-            {"name": entry.name, "size": entry.size, "sha256": entry.sha256} for entry in manifest.files
-        ],
-    }
-
-
-def rows(file: Path, manifest: Manifest) -> list[tuple[str, str]]:
-    """The same for a person; `file` is what was made."""
-    return [
-        ("file", str(file)),
-        ("daemon", manifest.daemon),
-        ("made", manifest.created_at.isoformat(timespec="seconds")),
-        ("holds", ", ".join(entry.name for entry in manifest.files)),
-    ]

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from hsmd.cli.base.certificate_files import certificate_text
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.key_details import describe
 from hsmd.cli.base.names import KeyName
-from hsmd.cli.base.reading import certificate_text
 from hsmd.protocol.messages import (
     CertificateExport,
     CertificateImport,

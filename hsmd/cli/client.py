@@ -9,7 +9,7 @@ import typer
 from hsmd.cli.base import names, ssh_keys
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.names import ClientName, NewName
 from hsmd.cli.base.output import fields, table, when
 from hsmd.cli.base.paging import clients_of, revocations_of
@@ -208,7 +208,9 @@ def trust_ca(
     most unless --max-hours says otherwise.
     """
     if not client:
-        raise Stop("no client is named", "add --client NAME; a CA is never trusted for everybody", Exit.USAGE)
+        raise CommandError(
+            "no client is named", "add --client NAME; a CA is never trusted for everybody", Exit.USAGE
+        )
     done = session.ask(
         ClientTrustCa(
             public_key=ssh_keys.line_or_file(key).line, clients=client, max_lifetime_s=max_hours * 3_600

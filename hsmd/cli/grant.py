@@ -8,7 +8,7 @@ import typer
 
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import ProblemsFound
+from hsmd.cli.base.errors import CheckFailed
 from hsmd.cli.base.names import ClientName, KeyName
 from hsmd.cli.base.output import table
 from hsmd.cli.base.paging import grants_of
@@ -87,4 +87,4 @@ def explain(
     verdict = "allowed" if explanation.allowed else "refused"
     session.output.show(explanation, lambda: f"{verdict}: {explanation.rule}")
     if not explanation.allowed:
-        raise ProblemsFound
+        raise CheckFailed

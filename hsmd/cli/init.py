@@ -12,22 +12,20 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli import systemd
-from hsmd.cli.base import profile as profiles, ssh_keys
+from hsmd.cli.base import profile as profiles, ssh_keys, systemd
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.daemon_toml import Layout, TokenChoice, render
 from hsmd.cli.base.daemon_users import Users
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import (
     PRIVATE,
     PUBLIC,
     SHARED_DIRECTORY,
-    Person,
     exists,
     make_directory,
-    person,
     write_new,
 )
+from hsmd.cli.base.invoking_user import InvokingUser, invoking_user
 from hsmd.cli.base.output import Output, fields
 from hsmd.cli.base.ssh_keys import PublicLine
 from hsmd.errors import ConfigurationError
@@ -149,7 +147,7 @@ def init(
     """
     layout = Layout(config.absolute(), (state or config.parent).absolute())
     users = Users.known(front_user, worker_user)
-    who = person()
+    who = invoking_user()
     operator = operator or _own_name(who)
     where = (profile or who.configuration / profiles.PROFILE_NAME).absolute()
     service = None if unit is None else (unit / systemd.DAEMON_UNIT).absolute()
@@ -176,7 +174,7 @@ def init(
     _report(output, layout, host, first, address)
 
 
-def _own_name(who: Person) -> str:
+def _own_name(who: InvokingUser) -> str:
     from hsmd.daemon.store.records import is_name
 
     return who.name if is_name(who.name) else "operator"
@@ -220,31 +218,39 @@ def _hardware(module: Path | None, label: str, pin_file: Path | None) -> TokenCh
     given = {"--module": module, "--token-label": label, "--pin-file": pin_file}
     missing = [option for option, value in given.items() if not value]
     if module is None or pin_file is None or missing:
-        raise Stop(
+        raise CommandError(
             f"nothing says which token to use: {', '.join(missing)} not given",
             "name your token, or try it with a software token: hsmd init --softhsm",
             Exit.USAGE,
         )
     for option, path in (("--module", module), ("--pin-file", pin_file)):
         if not path.is_file():
-            raise Stop(f"{option}: there is no file {path}", "correct the path", Exit.USAGE)
+            raise CommandError(f"{option}: there is no file {path}", "correct the path", Exit.USAGE)
     if pin_file.stat().st_mode & 0o077:
-        raise Stop(f"others can read the PIN in {pin_file}", f"chmod 600 {pin_file}", Exit.USAGE)
+        raise CommandError(f"others can read the PIN in {pin_file}", f"chmod 600 {pin_file}", Exit.USAGE)
     return TokenChoice(module.absolute(), label, pin_file.absolute())
 
 
 def _first_address(text: str, layout: Layout) -> str:
-    """Where operators connect. Raises Stop for options that make no valid configuration, before anything is written."""
+    """Where operators connect. Raises CommandError for options that make no valid configuration, before anything is written."""
     from hsmd.daemon.config.reader import parse
 
     try:
         return str(parse(text, layout.config).listen.addresses[0])
     except ConfigurationError as error:
-        raise Stop("; ".join(error.faults), "correct the options; nothing was written", Exit.USAGE) from None
+        raise CommandError(
+            "; ".join(error.faults), "correct the options; nothing was written", Exit.USAGE
+        ) from None
 
 
 def _operator(
-    undo: ExitStack, who: Person, name: str, given_key: str, profile: Path, host: PublicLine, address: str
+    undo: ExitStack,
+    who: InvokingUser,
+    name: str,
+    given_key: str,
+    profile: Path,
+    host: PublicLine,
+    address: str,
 ) -> Operator:
     if given_key:
         return Operator(name, ssh_keys.line_or_file(given_key), None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import backup
+from hsmd.cli.base import archive_report
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.daemon_users import Users
 from hsmd.cli.base.files import PRIVATE, SHARED_DIRECTORY, exists, make_directory, write_new
@@ -56,13 +56,15 @@ def restore(
         undo.pop_all()
     steps = _steps(loaded, count)
     described = {
-        **backup.document(file, archive.manifest),
+        **archive_report.document(file, archive.manifest),
         "config": str(place),
         "audit_files": count,
         "next": steps,
     }
     lines = "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))
-    output.show(described, lambda: (fields(backup.rows(place, archive.manifest)), f"\nNext:\n{lines}\n"))
+    output.show(
+        described, lambda: (fields(archive_report.rows(place, archive.manifest)), f"\nNext:\n{lines}\n")
+    )
 
 
 def _configuration(archive: Archive, place: Path, undo: ExitStack) -> Config:

@@ -15,7 +15,7 @@ import typer
 
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import escape, fields
 from hsmd.cli.base.rates import LatencyView, UseRate, by_rate, latency_views, use_rates, use_table
 from hsmd.errors import ErrorCode, HsmdError
@@ -49,7 +49,7 @@ class Reading:
         self.elapsed_s = 1.0
 
     def take(self) -> Metrics:
-        """Ask the daemon. Raises HsmdError or Stop."""
+        """Ask the daemon. Raises HsmdError or CommandError."""
         taken = self._session.ask(MetricsRead(), Metrics)
         at = time.monotonic()
         restarted = self.now is not None and self.now.status.started_at != taken.status.started_at
@@ -94,7 +94,7 @@ def top(
     prints one object for each look, one on a line.
     """
     if sort not in SORTS:
-        raise Stop(f"{sort!r} is no order of rows", f"give one of {', '.join(SORTS)}", Exit.USAGE)
+        raise CommandError(f"{sort!r} is no order of rows", f"give one of {', '.join(SORTS)}", Exit.USAGE)
     reading = Reading(session)
     reading.take()
     if session.output.as_json:

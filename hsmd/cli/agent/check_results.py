@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hsmd.cli.base.failures import ProblemsFound
+from hsmd.cli.base.errors import CheckFailed
 from hsmd.cli.base.output import Output
 
 
@@ -30,11 +30,11 @@ def bad(subject: str, text: str, mend: str) -> Finding:
 
 
 def report(output: Output, findings: Sequence[Finding]) -> None:
-    """Prints all findings; raises ProblemsFound (exit code 4) if there is a problem among them."""
+    """Prints all findings; raises CheckFailed (exit code 4) if there is a problem among them."""
     ok = all(finding.ok for finding in findings)
     output.show({"ok": ok, "findings": findings}, lambda: "\n".join(_line(finding) for finding in findings))
     if not ok:
-        raise ProblemsFound
+        raise CheckFailed
 
 
 def _line(finding: Finding) -> str:

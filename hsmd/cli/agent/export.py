@@ -10,7 +10,7 @@ import typer
 from hsmd.cli.agent.options import Config, Socket, app, default_keys, socket_of
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
-from hsmd.cli.base.export import export_key
+from hsmd.cli.base.key_files import export_key
 from hsmd.cli.base.names import KeyName
 from hsmd.cli.base.output import Output, fields, note
 

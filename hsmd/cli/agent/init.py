@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli import enroll as enrolment
-from hsmd.cli.agent import agent_toml, place
+from hsmd.cli.agent import defaults
 from hsmd.cli.agent.options import Config, Socket, app, default_config
-from hsmd.cli.base import ssh_keys
+from hsmd.cli.base import agent_toml, enrolment, ssh_keys
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import (
     PRIVATE,
     PRIVATE_DIRECTORY,
@@ -101,8 +100,8 @@ def init(
         if path.exists() or path.is_symlink():
             raise exists(path)
     operators = tuple(ssh_keys.line_or_file(text).line for text in operator_key)
-    local = place.choose(file, socket, tuple(allow))
-    place.check_owner(owner)
+    local = defaults.choose(file, socket, tuple(allow))
+    defaults.check_owner(owner)
     token = _token(enroll, daemon, client, host_key)
     with ExitStack() as undo:
         if token is None:
@@ -120,24 +119,24 @@ def init(
             keys = operators or tuple(answer.operator_keys)
             pinned = agent_toml.Pinned(token.address, tuple(answer.host_keys), answer.client, identity, keys)
             text = _checked(local, pinned, file)
-        place.give(identity, owner)
+        defaults.give(identity, owner)
         undo.callback(file.unlink, missing_ok=True)
         write_new(file, text, PRIVATE)
-        place.give(file, owner)
+        defaults.give(file, owner)
         undo.pop_all()
     key = ssh_keys.read(ssh_keys.public_file(identity))
     _report_init(output, file, local, pinned.client, key, enrolled=token is not None)
 
 
 def _token(source: str, daemon: str, client: str, host_key: list[str]) -> EnrolmentToken | None:
-    """The token, if there is to be one. Raises Stop for too much or too little."""
+    """The token, if there is to be one. Raises CommandError for too much or too little."""
     given = {"--daemon": daemon, "--client": client, "--host-key": host_key}
     if source:
         if told := [option for option, value in given.items() if value]:
-            raise Stop(f"{', '.join(told)}: the token says that already", "leave it out", Exit.USAGE)
+            raise CommandError(f"{', '.join(told)}: the token says that already", "leave it out", Exit.USAGE)
         return enrolment.read_token(source)
     if missing := [option for option, value in given.items() if not value]:
-        raise Stop(
+        raise CommandError(
             f"nothing says which daemon this agent belongs to: {', '.join(missing)} not given",
             "give them, or a token of `hsmd client enroll` with --enroll -",
             Exit.USAGE,
@@ -157,7 +156,7 @@ def _checked(local: agent_toml.Local, pinned: agent_toml.Pinned, file: Path) -> 
 
 
 def _make_directory(file: Path) -> None:
-    system = file.parent == place.SYSTEM_DIRECTORY
+    system = file.parent == defaults.SYSTEM_DIRECTORY
     make_directory(file.parent, SHARED_DIRECTORY if system else PRIVATE_DIRECTORY)
 
 

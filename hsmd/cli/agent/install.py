@@ -11,7 +11,7 @@ import typer
 from hsmd.cli.agent import server_files
 from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
 
 
@@ -70,7 +70,7 @@ def install(
         return
     listen = socket_of(socket, config)
     if server is Server.NGINX and not key:
-        raise Stop("nothing says which key nginx shall use", "add --key KEY", Exit.USAGE)
+        raise CommandError("nothing says which key nginx shall use", "add --key KEY", Exit.USAGE)
     files, steps = server_files.openssl_files(listen), server_files.OPENSSL_STEPS
     if server is Server.NGINX:
         files += server_files.nginx_files(key, (keys or default_keys(config)).absolute())

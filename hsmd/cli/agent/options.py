@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.agent import place
+from hsmd.cli.agent import defaults
 from hsmd.cli.base.commands import group
 
 app = group(
@@ -37,11 +37,11 @@ Socket = Annotated[
 
 
 def default_config() -> Path:
-    return place.directory() / "agent.toml"
+    return defaults.directory() / "agent.toml"
 
 
 def default_keys(config: Path | None) -> Path:
-    return (config.absolute().parent if config else place.directory()) / "keys"
+    return (config.absolute().parent if config else defaults.directory()) / "keys"
 
 
 def socket_of(given: Path | None, config: Path | None) -> Path:
@@ -52,5 +52,5 @@ def socket_of(given: Path | None, config: Path | None) -> Path:
         return given.absolute()
     file = (config or default_config()).absolute()
     if config is None and not os.access(file, os.R_OK):
-        return place.socket_for(file)
+        return defaults.socket_for(file)
     return load(file).socket.path

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from hsmd.cli.agent.options import Config, app, default_config
 from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
 from hsmd.protocol.messages import ClientRotateKey, WhoAmI
@@ -42,13 +42,17 @@ def rotate_key(output: Output, config: Config = None) -> None:
 
     daemons = load((config or default_config()).absolute()).daemons
     if daemons[0].certificate_file is not None:
-        raise Stop("this agent comes with a certificate", "have the CA issue one for a new key", Exit.USAGE)
+        raise CommandError(
+            "this agent comes with a certificate", "have the CA issue one for a new key", Exit.USAGE
+        )
     identity = daemons[0].identity_file
     following = identity.with_name(identity.name + ".next")
     try:
         _rotate(daemons, identity, following)
     except HsmdError as error:
-        raise Stop(error.text, "when that is mended run it again: it goes on where it stopped") from None
+        raise CommandError(
+            error.text, "when that is mended run it again: it goes on where it stopped"
+        ) from None
     key = ssh_keys.read(ssh_keys.public_file(identity))
     output.show({"public_key": key.line}, lambda: f"The agent's key is {key.fingerprint} now.")
 
@@ -92,7 +96,7 @@ def _public_line(private_file: Path) -> str:
 
 
 def _own_like(old: Path, new: Path) -> None:
-    """The new key is the agent's as the old one is. Raises Stop for what is no file of its own.
+    """The new key is the agent's as the old one is. Raises CommandError for what is no file of its own.
 
     The directory may be the agent's too: a link that it put there must not have root give away what the link leads to.
     """
@@ -111,5 +115,7 @@ def _own_like(old: Path, new: Path) -> None:
         os.close(descriptor)
 
 
-def _not_a_key(path: Path) -> Stop:
-    return Stop(f"{path} is a link, or no file", "find out who put it there, remove it, and run this again")
+def _not_a_key(path: Path) -> CommandError:
+    return CommandError(
+        f"{path} is a link, or no file", "find out who put it there, remove it, and run this again"
+    )

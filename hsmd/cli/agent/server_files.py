@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli import systemd
-from hsmd.cli.agent import place
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.agent import defaults
+from hsmd.cli.base import systemd
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
 from hsmd.system import atomic_file
@@ -28,15 +28,15 @@ class Installed:
 
 
 def openssl_files(socket: Path) -> list[Installed]:
-    """What every TLS server needs. Raises Stop when the provider has not been built or the socket cannot be named."""
+    """What every TLS server needs. Raises CommandError when the provider has not been built or the socket cannot be named."""
     from hsmd.provider import openssl_configuration
 
     try:
         return [Installed(OPENSSL_CONFIGURATION, openssl_configuration(str(socket)))]
     except FileNotFoundError as error:
-        raise Stop(str(error), "install a wheel of hsmd that has it") from None
+        raise CommandError(str(error), "install a wheel of hsmd that has it") from None
     except ValueError as error:
-        raise Stop(str(error), "choose another --socket", Exit.USAGE) from None
+        raise CommandError(str(error), "choose another --socket", Exit.USAGE) from None
 
 
 def nginx_files(key: str, directory: Path) -> list[Installed]:
@@ -70,11 +70,11 @@ SYSTEMD_STEPS: tuple[str, ...] = (
 
 
 def systemd_files(config: Path, user: str) -> list[Installed]:
-    """The agent's own service. Raises Stop if there is no such user; ConfigurationError for a wrong agent.toml."""
+    """The agent's own service. Raises CommandError if there is no such user; ConfigurationError for a wrong agent.toml."""
     from hsmd.agent.config import KEEP, load
 
     group = load(config).socket.group
-    place.known(user)
+    defaults.known(user)
     return [Installed(_AGENT_UNIT, systemd.agent_unit(config, user, "" if group == KEEP else str(group)))]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from hsmd.cli.agent.options import Config, app, default_config
 from hsmd.cli.base.commands import command, group
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output, fields, table
 
 if TYPE_CHECKING:
@@ -53,11 +53,13 @@ def reset(
     memories = _memories(config)
     known = memories.of_origin(origin)
     if known is None:
-        raise Stop(
+        raise CommandError(
             f"nothing was seen of a log {origin}", "`hsmd agent witness list` shows what was seen", Exit.USAGE
         )
     if not yes:
-        raise Stop(f"{known.size} records of {origin} were seen", "add --yes to forget that", Exit.USAGE)
+        raise CommandError(
+            f"{known.size} records of {origin} were seen", "add --yes to forget that", Exit.USAGE
+        )
     memories.forget(origin)
     document = {"origin": origin, "records": known.size, "root": known.root, "note": known.note}
     output.show(

@@ -11,7 +11,7 @@ import typer
 from hsmd.cli.audit.options import app
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.protocol.messages import AuditDiscontinuity, AuditStand, AuditStanding, Done
 
 
@@ -36,7 +36,7 @@ def discontinuity(
     session.witnessed = False  # it is just the log that is not the one seen
     standing = session.ask(AuditStand(), AuditStanding)
     if not standing.held and not anyway:
-        raise Stop(
+        raise CommandError(
             f"the daemon knows no more of {standing.origin} than the {standing.size} records it has",
             "if agents refuse it all the same, add --anyway",
             Exit.USAGE,
@@ -55,7 +55,7 @@ def _signed(standing: AuditStanding, reason: str, identity: Path | None) -> str:
     from hsmd.transparency.lines import format_time
 
     if not standing.verifier_key:
-        raise Stop(
+        raise CommandError(
             "the daemon has no key for checkpoints yet", "nobody can have seen one; nothing to declare"
         )
     try:
@@ -63,7 +63,7 @@ def _signed(standing: AuditStanding, reason: str, identity: Path | None) -> str:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise Stop(
+        raise CommandError(
             f"{identity} is not an Ed25519 SSH key without passphrase",
             "declare it with such a key",
             Exit.USAGE,

@@ -10,7 +10,7 @@ import typer
 from hsmd.cli.audit.options import EXPORT_FORMAT, app, read_page
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.errors import ProtocolError
 from hsmd.protocol.messages import MAX_PAGE, AuditProve, InclusionProof
 
@@ -31,7 +31,7 @@ def export(
     they stand in the log; each holds the hash of the one before it, so the last one proves them all.
     """
     if last < first:
-        raise Stop(
+        raise CommandError(
             f"record {last} stands before record {first}", "give --first and --last in order", Exit.USAGE
         )
     proven = session.ask(AuditProve(index=last), InclusionProof)

@@ -9,7 +9,7 @@ import typer
 
 from hsmd.cli.base.commands import group
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.errors import ProtocolError
 from hsmd.protocol.messages import AuditPage, AuditRead
 from hsmd.transparency.keyring import KeyRing
@@ -40,20 +40,20 @@ def read_page(session: Session, first: int, limit: int) -> AuditPage:
 
 
 def content(path: Path) -> bytes:
-    """What is in a file that an option names. Raises Stop."""
+    """What is in a file that an option names. Raises CommandError."""
     try:
         return path.read_bytes()
     except OSError as problem:
-        raise Stop(
+        raise CommandError(
             f"{path} cannot be read: {problem.strerror}", "name a file that can be read", Exit.USAGE
         ) from None
 
 
 def key_ring(path: Path) -> KeyRing:
-    """The keys in a file that --public-key names. Raises Stop."""
+    """The keys in a file that --public-key names. Raises CommandError."""
     try:
         return KeyRing.parse(content(path))
     except ProtocolError as problem:
-        raise Stop(
+        raise CommandError(
             f"{path}: {problem.text}", "`hsmd audit key` prints the line of a daemon's key", Exit.USAGE
         ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import Stop
+from hsmd.cli.base.errors import CommandError
 from hsmd.protocol.messages import AuditCheckpoint, SignedCheckpoint
 from hsmd.transparency import checkpoint as checkpoints
 from hsmd.transparency.checkpoint import Checkpoint
@@ -14,7 +14,7 @@ from hsmd.transparency.note import Note, Verifier
 def newest_checkpoint(session: Session) -> tuple[SignedCheckpoint, Checkpoint]:
     answer = session.ask(AuditCheckpoint(), SignedCheckpoint)
     if not answer.note:
-        raise Stop(
+        raise CommandError(
             "the daemon has made no checkpoint yet", "it does a few seconds after the first record; try again"
         )
     return answer, checkpoints.parse(answer.note, Verifier.from_vkey(answer.verifier_key))

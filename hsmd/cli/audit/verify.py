@@ -14,7 +14,7 @@ from hsmd.cli.audit.options import PublicKey, app, content, key_ring, read_page
 from hsmd.cli.audit.signed_checkpoints import signed_checkpoint
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import Exit, ProblemsFound, Stop
+from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
 from hsmd.cli.base.output import fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE
@@ -93,7 +93,7 @@ def verify(
     }
     session.output.show(document, lambda: _verdict(verdict, keys is not None))
     if not verdict.intact:
-        raise ProblemsFound
+        raise CheckFailed
 
 
 def _seen(path: Path, keys: KeyRing | None) -> Checkpoint:
@@ -101,7 +101,7 @@ def _seen(path: Path, keys: KeyRing | None) -> Checkpoint:
     try:
         return signed_checkpoint(text, keys) if keys else checkpoints.parse_text(Note.parse(text).text)
     except (ProofInvalid, ProtocolError) as problem:
-        raise Stop(
+        raise CommandError(
             f"{path}: {problem.text}", "give a file that `hsmd audit checkpoint --out` wrote", Exit.USAGE
         ) from None
 
@@ -143,7 +143,7 @@ def _head(text: str) -> Head:
         and set(head) <= set("0123456789abcdef")
     )
     if not fits:
-        raise Stop(
+        raise CommandError(
             f"{text!r} is not SIZE:HEAD", "give it as an earlier `hsmd audit verify` printed it", Exit.USAGE
         )
     return Head(int(size), head)
@@ -175,7 +175,7 @@ def _lines(session: Session, log: Path | None) -> Iterator[Iterator[bytes]]:
     try:
         yield log_lines(log)
     except OSError as problem:
-        raise Stop(
+        raise CommandError(
             f"{log} cannot be read: {problem.strerror}", "name the log or its directory", Exit.USAGE
         ) from None
 

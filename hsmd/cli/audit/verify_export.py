@@ -14,7 +14,7 @@ import typer
 from hsmd.cli.audit.options import EXPORT_FORMAT, app, key_ring
 from hsmd.cli.audit.signed_checkpoints import signed_checkpoint
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.failures import ProblemsFound
+from hsmd.cli.base.errors import CheckFailed
 from hsmd.cli.base.output import Output, fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.transparency.keyring import KeyRing
@@ -46,7 +46,7 @@ def verify_export(
             document = {"intact": False, "reason": problem.text}
     output.show(document, lambda: fields([(name, str(value)) for name, value in document.items()]))
     if not document["intact"]:
-        raise ProblemsFound
+        raise CheckFailed
 
 
 def _verified(lines: Iterator[bytes], keys: KeyRing) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hsmd.cli.base.failures import Exit, ProblemsFound, Stop, missing_package, stop_for
+from hsmd.cli.base.errors import CheckFailed, CommandError, Exit, command_error, missing_package
 from hsmd.cli.base.output import Output, complain, to_json
 from hsmd.errors import HsmdError
 
@@ -166,29 +166,33 @@ def _guard(work: Callable[[], None], output: Output, debug: bool) -> None:
         work()
     except typer.Exit:
         raise
-    except ProblemsFound:
+    except CheckFailed:
         raise typer.Exit(int(Exit.PROBLEMS)) from None
     except Exception as error:
         if debug:
             traceback.print_exception(error, file=sys.stderr)
-        _end(_stop_for(error), output)
+        _end(_command_error(error), output)
 
 
-def _stop_for(error: Exception) -> Stop:
-    if isinstance(error, Stop):
+def _command_error(error: Exception) -> CommandError:
+    if isinstance(error, CommandError):
         return error
     if isinstance(error, HsmdError):
-        return stop_for(error)
+        return command_error(error)
     if isinstance(error, ModuleNotFoundError):
         return missing_package(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return Stop(f"{where}{error.strerror or error}", "check the path, its permissions and free space")
-    return Stop(f"internal fault: {type(error).__name__}: {error}", "run it again with --debug and report it")
+        return CommandError(
+            f"{where}{error.strerror or error}", "check the path, its permissions and free space"
+        )
+    return CommandError(
+        f"internal fault: {type(error).__name__}: {error}", "run it again with --debug and report it"
+    )
 
 
-def _end(stop: Stop, output: Output) -> None:
+def _end(error: CommandError, output: Output) -> None:
     if output.as_json:
-        print(to_json({"error": {"text": stop.what, "next": stop.next_step, "exit_code": int(stop.code)}}))
-    complain(stop.line)
-    raise typer.Exit(int(stop.code))
+        print(to_json({"error": {"text": error.what, "next": error.next_step, "exit_code": int(error.code)}}))
+    complain(error.line)
+    raise typer.Exit(int(error.code))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from msgspec import Struct
 
 from hsmd.cli.base import profile as profiles
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError
 from hsmd.protocol.messages import Request
@@ -70,7 +70,7 @@ class Session:
             self._client.close()
 
     def ask(self, request: Request, answer: type[R], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> R:
-        """The daemon's answer to `request`. Raises HsmdError or Stop."""
+        """The daemon's answer to `request`. Raises HsmdError or CommandError."""
         if self._client is None:
             witness = self._witness() if self.witnessed else None
             self._client = connect(self.profile(), witness)
@@ -91,10 +91,10 @@ class Session:
         return Witness(place, operator_keys(profile.identity))
 
     def profile(self) -> profiles.Profile:
-        """Profile file and options together. Raises Stop if that does not say whom to ask, and as whom."""
+        """Profile file and options together. Raises CommandError if that does not say whom to ask, and as whom."""
         merged = self._stored().merged(**self._given)
         if missing := merged.missing():
-            raise Stop(
+            raise CommandError(
                 f"nothing says which daemon to ask: {', '.join(missing)} not given and {self._file} does not say",
                 "run `hsmd init` on the key host, or give the options",
                 Exit.USAGE,
@@ -113,8 +113,11 @@ class Session:
 
 
 def connect(profile: profiles.Profile, witness: Witness | None = None) -> Client:
-    """A connected client. Raises Stop when the daemon cannot be reached, is not the one that is pinned, or if its audit log
-    is not the one that `witness` has seen."""
+    """A connected client.
+
+    Raises CommandError if the daemon cannot be reached, has another host key than the pinned one, or shows an audit log that
+    does not continue the one that `witness` has seen.
+    """
     from hsmd.client import Client
     from hsmd.client.witness import LogRefused
 
@@ -123,19 +126,21 @@ def connect(profile: profiles.Profile, witness: Witness | None = None) -> Client
         examine = partial(witness.examine, daemon.address) if witness else None
         return Client.connect(daemon, examine=examine)
     except LogRefused as error:
-        raise Stop(error.text, LOG_REFUSED_ADVICE, Exit.PROBLEMS) from error
+        raise CommandError(error.text, LOG_REFUSED_ADVICE, Exit.PROBLEMS) from error
     except ConfigurationError as error:
-        raise Stop("; ".join(error.faults), "correct the profile, or the option", Exit.USAGE) from error
+        raise CommandError(
+            "; ".join(error.faults), "correct the profile, or the option", Exit.USAGE
+        ) from error
     except ProtocolError as error:
         what = (
             f"{profile.daemon} is not the daemon that is pinned, or does not speak our protocol: {error.text}"
         )
-        raise Stop(
+        raise CommandError(
             what, "compare the host key with the one `hsmd init` printed; if it has changed, ask why"
         ) from error
     except HsmdError as error:
         what = f"cannot connect to {profile.daemon} as {profile.user}: {error.text}"
-        raise Stop(
+        raise CommandError(
             what, "check that the daemon runs, its address, and that it knows your key", Exit.UNREACHABLE
         ) from error
 

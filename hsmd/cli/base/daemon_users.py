@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.cli.base.daemon_toml import Layout
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Users:
 
     @classmethod
     def known(cls, front: str, workers: str) -> Users:
-        """The users of these names, empty for none. Raises Stop for unknown ones."""
+        """The users of these names, empty for none. Raises CommandError for unknown ones."""
         return cls(_user("--front-user", front), _user("--worker-user", workers))
 
     def take(self, path: Path) -> None:
@@ -49,7 +49,7 @@ def _user(option: str, name: str) -> pwd.struct_passwd | None:
     if not name:
         return None
     if os.geteuid() != 0:
-        raise Stop(
+        raise CommandError(
             f"{option} needs root, to give files to {name}",
             "run it with sudo, or leave the option out",
             Exit.USAGE,
@@ -57,6 +57,6 @@ def _user(option: str, name: str) -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise Stop(
+        raise CommandError(
             f"{option}: there is no user {name}", f"make one: useradd --system {name}", Exit.USAGE
         ) from None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hsmd.cli.base.failures import Exit, Stop
-from hsmd.cli.base.files import person
+from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.invoking_user import invoking_user
 
 PROFILE_NAME = "operator.toml"
 
@@ -34,11 +34,11 @@ class Profile:
 
 def default_path() -> Path:
     """Where `hsmd init` puts the profile and all commands look for it."""
-    return person().configuration / PROFILE_NAME
+    return invoking_user().configuration / PROFILE_NAME
 
 
 def load(path: Path) -> Profile:
-    """The profile in `path`; relative files in it are relative to it. Raises Stop for a file that cannot be used."""
+    """The profile in `path`; relative files in it are relative to it. Raises CommandError for a file that cannot be used."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -73,5 +73,5 @@ def render(profile: Profile) -> str:
     )
 
 
-def _wrong(path: Path, text: str) -> Stop:
-    return Stop(f"{path}: {text}", "mend the file, or name another with --profile", Exit.USAGE)
+def _wrong(path: Path, text: str) -> CommandError:
+    return CommandError(f"{path}: {text}", "mend the file, or name another with --profile", Exit.USAGE)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
 from hsmd.errors import ProtocolError
 
@@ -37,7 +37,7 @@ class PublicLine:
 def make(private_file: Path, comment: str) -> PublicLine:
     """Writes a new key pair to `private_file` (0600) and `private_file`.pub, or nothing.
 
-    Raises Stop if one of them exists.
+    Raises CommandError if one of them exists.
     """
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
@@ -77,27 +77,29 @@ def operator_keys(identity: Path | None) -> list[Verifier]:
 
 
 def read(path: Path) -> PublicLine:
-    """The public key in `path`, a .pub file. Raises Stop when it is none."""
+    """The public key in `path`, a .pub file. Raises CommandError when it is none."""
     text = path.read_text(encoding="utf-8", errors="replace")
     if "PRIVATE KEY" in text:
-        raise Stop(f"{path} is a private key", f"pass the public half, {public_file(path)}", Exit.USAGE)
+        raise CommandError(
+            f"{path} is a private key", f"pass the public half, {public_file(path)}", Exit.USAGE
+        )
     return parse(text, source=str(path))
 
 
 def line_or_file(text: str) -> PublicLine:
-    """The key that `text` is, or that stands in the file it names. Raises Stop when it is none."""
+    """The key that `text` is, or that stands in the file it names. Raises CommandError when it is none."""
     if text.lstrip().startswith(("ssh-", "ecdsa-", "sk-")) and " " in text.strip():
         return parse(text)
     return read(Path(text))
 
 
 def parse(text: str, *, source: str = "the public key") -> PublicLine:
-    """The key in one OpenSSH public key line. Raises Stop when it is none."""
+    """The key in one OpenSSH public key line. Raises CommandError when it is none."""
     words = text.split()[:2]
     try:
         load_ssh_public_key(" ".join(words).encode())
     except Exception:
-        raise Stop(
+        raise CommandError(
             f"{source} is not an OpenSSH public key", "it looks like: ssh-ed25519 AAAA...", Exit.USAGE
         ) from None
     digest = hashlib.sha256(base64.b64decode(words[1])).digest()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.failures import Stop
+from hsmd.cli.base.errors import CommandError
 from hsmd.cli.base.output import Output, table
 from hsmd.cli.bench import web
 
@@ -141,7 +141,7 @@ def _operations(daemon: Daemon, key: Yardstick, workers: int, seconds: float) ->
     }
     found = _measure("load", order, {})
     if errors := sum(each.pop("errors") for each in found):
-        raise Stop(f"{errors} requests failed", "look at the daemon's log: hsmd dev --log")
+        raise CommandError(f"{errors} requests failed", "look at the daemon's log: hsmd dev --log")
     return [{"key": key.name, "workers": workers, **each} for each in found]
 
 
@@ -156,7 +156,7 @@ def _measure(module: str, order: Mapping[str, Any], environment: Mapping[str, st
         check=False,
     )
     if done.returncode != 0:
-        raise Stop(
+        raise CommandError(
             f"measuring failed: {done.stderr.decode(errors='replace').strip()}", "mend that and run it again"
         )
     return json.loads(done.stdout)
@@ -183,7 +183,7 @@ def _processes(daemon: Daemon) -> list[int]:
 
 def _handshakes(daemon: Daemon, seconds: float) -> list[Handshakes]:
     if daemon.openssl_configuration is None:
-        raise Stop("this installation has no OpenSSL provider", "install hsmd from its wheel")
+        raise CommandError("this installation has no OpenSSL provider", "install hsmd from its wheel")
     with tempfile.TemporaryDirectory(prefix="hsmd-bench-") as name:
         directory = Path(name)
         sites = {

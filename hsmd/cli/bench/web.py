@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli.base.failures import Stop
+from hsmd.cli.base.errors import CommandError
 
 WORKERS = 16
 CONNECTIONS = 64
@@ -66,7 +66,7 @@ def free_port() -> int:
 
 @contextmanager
 def nginx(directory: Path, sites: list[Site], openssl_configuration: Path) -> Iterator[None]:
-    """nginx with these servers for the duration of the block. Raises Stop if it does not start."""
+    """nginx with these servers for the duration of the block. Raises CommandError if it does not start."""
     servers = "".join(_SERVER.format(port=site.port, chain=site.chain, key=site.key) for site in sites)
     configuration = directory / "nginx.conf"
     text = _CONFIGURATION.format(workers=WORKERS, directory=directory, servers=servers)
@@ -86,7 +86,7 @@ def nginx(directory: Path, sites: list[Site], openssl_configuration: Path) -> It
 
 
 def handshakes_per_s(site: Site, seconds: float) -> float:
-    """What wrk counts: every request is on a connection of its own. Raises Stop if any failed."""
+    """What wrk counts: every request is on a connection of its own. Raises CommandError if any failed."""
     address = f"https://127.0.0.1:{site.port}/"
     threads = os.cpu_count() or 1
     command = [
@@ -96,7 +96,7 @@ def handshakes_per_s(site: Site, seconds: float) -> float:
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
     found = re.search(r"Requests/sec:\s+([0-9.]+)", done.stdout)
     if found is None or "Non-2xx" in done.stdout:
-        raise Stop(f"wrk failed: {done.stdout.strip()}", "look at nginx's error log")
+        raise CommandError(f"wrk failed: {done.stdout.strip()}", "look at nginx's error log")
     return float(found[1])
 
 
@@ -111,7 +111,7 @@ def _wait(process: subprocess.Popen[bytes], sites: list[Site]) -> None:
                 time.sleep(0.02)
         else:
             process.kill()
-            raise Stop(
+            raise CommandError(
                 f"nginx did not start: {process.communicate()[1].decode(errors='replace').strip()}",
                 "mend that",
             )
@@ -120,5 +120,5 @@ def _wait(process: subprocess.Popen[bytes], sites: list[Site]) -> None:
 def _program(name: str, fallback: str = "") -> str:
     found = shutil.which(name) or (fallback if Path(fallback).exists() else None)
     if found is None:
-        raise Stop(f"there is no {name} on this machine", f"install it: apt-get install {name}")
+        raise CommandError(f"there is no {name} on this machine", f"install it: apt-get install {name}")
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def dev(
     wishes = [_wish(text) for text in key]
     names = [wish.name for wish in wishes]
     if len(set(names)) < len(names):
-        raise Stop("two keys have the same name", "give each --key a name of its own", Exit.USAGE)
+        raise CommandError("two keys have the same name", "give each --key a name of its own", Exit.USAGE)
     environment.run(
         output, wishes, workers=workers, with_agent=agent, one_line=json_ready or output.as_json, show_log=log
     )

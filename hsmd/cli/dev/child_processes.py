@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from hsmd.cli.base.failures import Stop
+from hsmd.cli.base.errors import CommandError
 
 _PR_SET_PDEATHSIG = 1
 STOP_S = 8.0
@@ -91,13 +91,13 @@ def stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for(done: Callable[[], bool], what: str, *, seconds: float, child: subprocess.Popen[bytes]) -> None:
-    """Polls until `done`; raises Stop when the child ends or time is up before that."""
+    """Polls until `done`; raises CommandError when the child ends or time is up before that."""
     ends = time.monotonic() + seconds
     while not done():
         if child.poll() is not None:
-            raise Stop(f"{what} ended at once with code {child.returncode}", "its log above says why")
+            raise CommandError(f"{what} ended at once with code {child.returncode}", "its log above says why")
         if time.monotonic() >= ends:
-            raise Stop(f"{what} was not ready after {seconds:.0f} s", "its log above says why")
+            raise CommandError(f"{what} was not ready after {seconds:.0f} s", "its log above says why")
         time.sleep(0.02)
 
 

@@ -13,12 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsmd.cli.agent import agent_toml
-from hsmd.cli.base import profile as profiles, ssh_keys
+from hsmd.cli.base import agent_toml, profile as profiles, ssh_keys
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, connect
 from hsmd.cli.base.daemon_toml import Layout, TokenChoice, render
-from hsmd.cli.base.export import export_key
 from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
+from hsmd.cli.base.key_files import export_key
 from hsmd.cli.base.output import Output, fields, to_json
 from hsmd.cli.dev import child_processes, temporary_directory
 from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status

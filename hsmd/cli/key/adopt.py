@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from hsmd.cli.base.certificate_files import certificate_text
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.key_details import describe
 from hsmd.cli.base.names import KeyName
-from hsmd.cli.base.reading import certificate_text
 from hsmd.cli.key.options import Purposes, Token, app
 from hsmd.protocol.messages import (
     KeyAdopt,
@@ -53,7 +53,7 @@ def adopt(
     decrypt, ...) are named and the key is refused, unless you accept them knowingly.
     """
     if bool(cka_id) == bool(cka_label):
-        raise Stop("the key must be named in exactly one way", "give --id or --label", Exit.USAGE)
+        raise CommandError("the key must be named in exactly one way", "give --id or --label", Exit.USAGE)
     request = KeyAdopt(
         name=name,
         purposes=purpose,

@@ -9,7 +9,7 @@ import typer
 
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.names import KeyName
 from hsmd.cli.key.options import app
 from hsmd.protocol.messages import (
@@ -39,7 +39,7 @@ def destroy(
         session.ask(KeyShow(name=name), KeyInfo)  # nobody is asked about a key that is not there
         confirm = _ask_for(name)
     if confirm != name:
-        raise Stop(
+        raise CommandError(
             f"{confirm!r} is not {name!r}: nothing was destroyed",
             "type the name of the key exactly",
             Exit.USAGE,
@@ -50,7 +50,7 @@ def destroy(
 
 def _ask_for(name: str) -> str:
     if not sys.stdin.isatty():
-        raise Stop("nobody can be asked to confirm", f"add --confirm {name}", Exit.USAGE)
+        raise CommandError("nobody can be asked to confirm", f"add --confirm {name}", Exit.USAGE)
     return str(
         typer.prompt(f"This destroys {name} in the token for ever. Type its name to confirm", err=True)
     )

@@ -10,7 +10,7 @@ import typer
 
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.key_details import describe
 from hsmd.cli.base.names import KeyName
 from hsmd.cli.base.output import note
@@ -73,7 +73,7 @@ def import_key(
     token_name: str,
     purposes: Sequence[str],
 ) -> KeyInfo:
-    """Puts the key into the token with a worker of our own, then has the daemon serve it. Raises HsmdError or Stop.
+    """Puts the key into the token with a worker of our own, then has the daemon serve it. Raises HsmdError or CommandError.
 
     The PEM file is opened here and read by the worker alone; what the daemon hears of is a key in its token.
     """
@@ -97,7 +97,7 @@ def import_key(
         return session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     except HsmdError as error:
         what = f"the key is in the token, but the daemon does not serve it yet: {error.text}"
-        raise Stop(what, f"mend that, then: hsmd key adopt {name} --id {described.cka_id}") from error
+        raise CommandError(what, f"mend that, then: hsmd key adopt {name} --id {described.cka_id}") from error
 
 
 def _check_name_is_free(session: Session, name: str) -> None:
@@ -106,7 +106,7 @@ def _check_name_is_free(session: Session, name: str) -> None:
         session.ask(KeyShow(name), KeyInfo)
     except NotFound:
         return
-    raise Stop(f"there is a key called {name} already", "choose another name")
+    raise CommandError(f"there is a key called {name} already", "choose another name")
 
 
 def _token(config: Config, name: str) -> TokenConfig:
@@ -116,4 +116,4 @@ def _token(config: Config, name: str) -> TokenConfig:
         if token.name == name:
             return token
     names = ", ".join(token.name for token in config.tokens)
-    raise Stop(f"{config.path} has the tokens {names}", "choose one with --token", Exit.USAGE)
+    raise CommandError(f"{config.path} has the tokens {names}", "choose one with --token", Exit.USAGE)

@@ -15,8 +15,8 @@ import pytest
 
 from hsmd.agent.config import load
 from hsmd.cli.base import ssh_keys
-from hsmd.cli.base.failures import Stop
-from hsmd.cli.enroll import register
+from hsmd.cli.base.enrolment import register
+from hsmd.cli.base.errors import CommandError
 from hsmd.protocol.enrolment import EnrolmentToken
 from tests.daemon_house import OPERATOR, House, house, public_line
 
@@ -120,7 +120,7 @@ def test_of_two_who_enrol_at_once_none_loses_a_key(tmp_path: Path) -> None:
     ssh_keys.make(identity, "the first one's")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     nowhere = EnrolmentToken(b"i" * 8, b"s" * 16, b"p" * 32, False, "127.0.0.1:1")
-    with pytest.raises(Stop), ExitStack() as undo:
+    with pytest.raises(CommandError), ExitStack() as undo:
         register(nowhere, identity, undo)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -14,7 +14,7 @@ import pytest
 
 from hsmd.cli.agent import rotate_key
 from hsmd.cli.base import ssh_keys
-from hsmd.cli.base.failures import Stop
+from hsmd.cli.base.errors import CommandError
 from hsmd.client import Endpoint
 from hsmd.errors import BadRequest, Conflict, HsmdError, Refused, Unavailable
 from hsmd.protocol import messages
@@ -151,7 +151,7 @@ def test_root_gives_nothing_away_that_a_link_leads_to(
         for path in (directory, identity):
             os.chown(path, 4_242, 4_242)
     link(secret, directory / "agent_ed25519.next")
-    with pytest.raises(Stop):
+    with pytest.raises(CommandError):
         rotate_key._rotate((), identity, directory / "agent_ed25519.next")
     assert (secret.stat().st_uid, secret.read_text()) == (os.geteuid(), "root's")
 

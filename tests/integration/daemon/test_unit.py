@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli import systemd
+from hsmd.cli.base import systemd
 from hsmd.protocol.frames import Kind
 from tests.daemon_house import WEB, House, ssh, wire
 from tests.daemon_users import hand_out

@@ -20,8 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from hsmd import provider
 from hsmd.agent import config as agent_config
-from hsmd.cli.agent import agent_toml, check_agent, check_files
-from hsmd.cli.base import ssh_keys
+from hsmd.cli.agent import check_agent, check_files
+from hsmd.cli.base import agent_toml, ssh_keys
 from hsmd.client.keyref import KeyReference, encode
 from hsmd.protocol.messages import KeyInfo
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli import systemd
-from hsmd.cli.base.failures import Stop
+from hsmd.cli.base import systemd
+from hsmd.cli.base.errors import CommandError
 
 from .conftest import Run
 
@@ -78,7 +78,7 @@ def test_systemd_finds_nothing_to_complain_of(units: list[Path]) -> None:
 
 def test_paths_that_a_unit_cannot_hold_are_refused() -> None:
     for path in ("/etc/a b", "/etc/%i", "/etc/$x", "/etc/a\nExecStart=/bin/sh", "/etc/a:b", '/etc/"'):
-        with pytest.raises(Stop):
+        with pytest.raises(CommandError):
             systemd.daemon_unit(Path(path), Path("/var/lib/hsmd"), None)
 
 

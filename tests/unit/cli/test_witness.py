@@ -8,7 +8,7 @@ import pytest
 
 from hsmd.cli.base import connection, ssh_keys
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
 from hsmd.client import Client
 from hsmd.client.witness import LogRefused
@@ -32,7 +32,7 @@ def test_a_refused_log_ends_a_command_with_exit_code_4(
         raise LogRefused("127.0.0.1:7440", "hsmd/east", "it has 6 records; it had 8", Path("/somewhere"))
 
     monkeypatch.setattr(Client, "connect", refuse)
-    with pytest.raises(Stop) as stopped, Session(Output(as_json=False), profile=profile) as session:
+    with pytest.raises(CommandError) as stopped, Session(Output(as_json=False), profile=profile) as session:
         session.ask(WhoAmI(), Identity)
     assert stopped.value.code == Exit.PROBLEMS
     assert "it has 6 records" in stopped.value.line and "/somewhere" in stopped.value.line
@@ -47,12 +47,12 @@ def test_the_memory_is_beside_the_profile(
 
     def made(_: object, judge: object) -> object:
         seen.append(judge)
-        raise Stop("enough", "")
+        raise CommandError("enough", "")
 
     monkeypatch.setattr(connection, "connect", made)
     session = Session(Output(as_json=False), profile=profile)
     session.witnessed = witnessed
-    with pytest.raises(Stop):
+    with pytest.raises(CommandError):
         session.ask(WhoAmI(), Identity)
     (judge,) = seen
     if not witnessed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 
 MAX_CERTIFICATE_BYTES = 60_000
 
@@ -13,20 +13,22 @@ MAX_CERTIFICATE_BYTES = 60_000
 def certificate_text(path: Path) -> str:
     """The PEM certificates in `path`, `-` for standard input.
 
-    Raises Stop when it holds a private key, no certificate, or more than a control request can carry.
+    Raises CommandError when it holds a private key, no certificate, or more than a control request can carry.
     """
     source = sys.stdin.buffer if str(path) == "-" else path.open("rb")
     with source:
         content = source.read(MAX_CERTIFICATE_BYTES + 1)
     text = content.decode("ascii", "replace")
     if "PRIVATE KEY-----" in text:
-        raise Stop(
+        raise CommandError(
             f"{path} holds a private key, nothing was sent", "give a file with certificates only", Exit.USAGE
         )
     if "-----BEGIN CERTIFICATE-----" not in text:
-        raise Stop(f"{path} holds no PEM certificate", "give the chain as PEM, leaf first", Exit.USAGE)
+        raise CommandError(
+            f"{path} holds no PEM certificate", "give the chain as PEM, leaf first", Exit.USAGE
+        )
     if len(content) > MAX_CERTIFICATE_BYTES:
-        raise Stop(
+        raise CommandError(
             f"{path} is larger than {MAX_CERTIFICATE_BYTES} bytes",
             "leave out what is not in the chain",
             Exit.USAGE,

@@ -7,7 +7,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from hsmd.cli.base.failures import Exit, Stop
+from hsmd.cli.base.errors import CommandError, Exit
 
 DAEMON_UNIT = "hsmd.service"
 AGENT_UNIT = "hsmd-agent.service"
@@ -43,10 +43,10 @@ def _program() -> str:
 
 
 def _plain(path: Path) -> str:
-    """A path as units can hold it. Raises Stop for one with spaces, quotes, or systemd's specifiers in it."""
+    """A path as units can hold it. Raises CommandError for one with spaces, quotes, or systemd's specifiers in it."""
     text = str(path)
     if not text.isprintable() or any(character in text for character in " \t'\"\\%$:"):
-        raise Stop(
+        raise CommandError(
             f"{text!r} cannot stand in a systemd unit",
             "choose a path of letters, digits, . _ - and /",
             Exit.USAGE,

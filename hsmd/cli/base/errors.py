@@ -29,7 +29,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-class Stop(Exception):
+class CommandError(Exception):
     """A command ends here: `what` happened, `next_step` mends it, `code` is the exit code."""
 
     def __init__(self, what: str, next_step: str, code: Exit = Exit.FAILED) -> None:
@@ -44,7 +44,7 @@ class Stop(Exception):
         return f"hsmd: {self.what} - {self.next_step}" if self.next_step else f"hsmd: {self.what}"
 
 
-class ProblemsFound(Exception):
+class CheckFailed(Exception):
     """The answer is printed already and says what is wrong; the exit code is 4."""
 
 
@@ -91,17 +91,17 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
 )
 
 
-def stop_for(error: HsmdError) -> Stop:
+def command_error(error: HsmdError) -> CommandError:
     """The end of a command that met `error`."""
     for kind, next_step, code in _ADVICE:
         if isinstance(error, kind):
-            return Stop(_one_line(error), next_step, code)
-    return Stop(_one_line(error), "run it again with --debug and report it", Exit.FAILED)
+            return CommandError(_one_line(error), next_step, code)
+    return CommandError(_one_line(error), "run it again with --debug and report it", Exit.FAILED)
 
 
-def missing_package(error: ModuleNotFoundError) -> Stop:
+def missing_package(error: ModuleNotFoundError) -> CommandError:
     """The end of a command that needs a package this installation does not have."""
-    return Stop(
+    return CommandError(
         f"this command needs the package {error.name}, which is not installed",
         "run: pip install 'hsmd[daemon]'",
     )

@@ -7,9 +7,9 @@ import os
 import pwd
 from pathlib import Path
 
-from hsmd.cli.agent.agent_toml import Local
-from hsmd.cli.base.failures import Exit, Stop
-from hsmd.cli.base.files import person
+from hsmd.cli.base.agent_toml import Local
+from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.invoking_user import invoking_user
 
 SYSTEM_DIRECTORY = Path("/etc/hsmd")
 SYSTEM_STATE = Path("/var/lib/hsmd-agent")
@@ -18,7 +18,7 @@ _SERVER_USERS = ("www-data", "nginx", "haproxy", "apache")
 
 def directory() -> Path:
     """Of the agent's configuration: the system's for root, one's own for others."""
-    return SYSTEM_DIRECTORY if os.geteuid() == 0 else person().configuration
+    return SYSTEM_DIRECTORY if os.geteuid() == 0 else invoking_user().configuration
 
 
 def socket_for(config: Path) -> Path:
@@ -29,17 +29,17 @@ def socket_for(config: Path) -> Path:
 
 
 def choose(config: Path, socket: Path | None, allowed: tuple[str, ...]) -> Local:
-    """Socket, state directory, users and group. Raises Stop for a user that this host does not have."""
+    """Socket, state directory, users and group. Raises CommandError for a user that this host does not have."""
     users = allowed or _default_users()
     for user in users:
         if user != "*" and not _exists(user):
-            raise Stop(f"this host has no user {user}", "correct --allow", Exit.USAGE)
+            raise CommandError(f"this host has no user {user}", "correct --allow", Exit.USAGE)
     state = SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
     return Local((socket or socket_for(config)).absolute(), state, users, _group(users))
 
 
 def give(path: Path, owner: str) -> None:
-    """Makes `path` the property of `owner`; nothing for no owner. Raises Stop for an unknown one."""
+    """Makes `path` the property of `owner`; nothing for no owner. Raises CommandError for an unknown one."""
     if not owner:
         return
     entry = known(owner)
@@ -47,12 +47,12 @@ def give(path: Path, owner: str) -> None:
 
 
 def check_owner(owner: str) -> None:
-    """Raises Stop if `give` would."""
+    """Raises CommandError if `give` would."""
     if not owner:
         return
     entry = known(owner)
     if os.geteuid() not in (0, entry.pw_uid):
-        raise Stop(
+        raise CommandError(
             f"--owner needs root, to give files to {owner}",
             "run it with sudo, or leave the option out",
             Exit.USAGE,
@@ -60,11 +60,11 @@ def check_owner(owner: str) -> None:
 
 
 def known(user: str) -> pwd.struct_passwd:
-    """The user of this name. Raises Stop for an unknown one."""
+    """The user of this name. Raises CommandError for an unknown one."""
     try:
         return pwd.getpwnam(user)
     except KeyError:
-        raise Stop(
+        raise CommandError(
             f"this host has no user {user}", f"make one: useradd --system {user}", Exit.USAGE
         ) from None
 
