@@ -140,6 +140,7 @@ def _framed(function: Function) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__name__ = function.__name__
+    run.__wrapped__ = function  # type: ignore[attr-defined]
     return run
 
 

@@ -21,8 +21,6 @@ from .conftest import Run
 def _walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     context = typer.Context(group, info_name="hsmd")
     for name in group.list_commands(context):
-        if name == "bench":  # delegates to a module of its own
-            continue
         _, command, _ = group.resolve_command(context, [name])
         if hasattr(command, "list_commands"):
             yield from _walk(command, (*path, name))
