@@ -10,19 +10,16 @@ import pytest
 
 from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
-from tests.daemon_house import House, house
-from tests.token_rig import RawWorker, generate
-from tests.unit.cli.conftest import daemon, home, run
-
-__all__ = ["daemon", "home", "run"]
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.token import RawWorker, generate
 
 
 @pytest.fixture
-def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+def open_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Opens a daemon of one's own, with the metrics endpoint on."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(
-            house(tmp_path / "daemon", metrics="127.0.0.1:0", **options)
+            running_daemon(tmp_path / "daemon", metrics="127.0.0.1:0", **options)
         )
 
 

@@ -18,10 +18,9 @@ from hsmd.agent.listener import Listener, listen
 from hsmd.agent.policy import Rules
 from hsmd.errors import ConfigurationError, Conflict, ErrorCode
 from hsmd.protocol.frames import Capability, FrameDecoder, Kind, encode_hello, encode_key_operation
-from tests.daemon_house import MAIL, WEB, House as DaemonHouse, run_aside, ssh, wire
-from tests.integration.agent.conftest import SCHEME, House, as_user, house, root
-
-__all__ = ["as_user", "house", "root"]
+from tests.support.agent_site import SCHEME, AgentSite
+from tests.support.daemon import MAIL, WEB, Daemon, run_aside
+from tests.support.ssh_peer import ssh, wire
 
 Talk = Callable[[int, Path, bytes], Awaitable[bytes]]
 NOBODY, DAEMON, BIN = 65534, 1, 2
@@ -38,43 +37,45 @@ def kinds(answer: bytes) -> list[int]:
 # --- who is who ---
 
 
-async def test_each_user_gets_the_keys_that_agent_toml_gives_him(house: House, as_user: Talk) -> None:
+async def test_each_user_gets_the_keys_that_agent_toml_gives_him(
+    agent_site: AgentSite, as_user: Talk
+) -> None:
     """Real users on the real socket; who is nobody's friend gets the same refusal for every key."""
-    mail = house.daemon.add_key("mail")
+    mail = agent_site.daemon.add_key("mail")
     users = [NOBODY, DAEMON, BIN] if os.geteuid() == 0 else [os.geteuid()]
-    house.users = "[]"
-    house.extra = f'[keys.www]\nusers = ["{users[0]}"]\n[keys.mail]\nusers = ["{users[-1]}", "{users[min(1, len(users) - 1)]}"]\n'
-    await house.start()
+    agent_site.users = "[]"
+    agent_site.extra = f'[keys.www]\nusers = ["{users[0]}"]\n[keys.mail]\nusers = ["{users[-1]}", "{users[min(1, len(users) - 1)]}"]\n'
+    await agent_site.start()
     allowed = {
-        (users[0], house.key.digest),
+        (users[0], agent_site.key.digest),
         (users[-1], mail.digest),
         (users[min(1, len(users) - 1)], mail.digest),
     }
     for uid in users:
-        for key in (house.key.digest, mail.digest, bytes(32)):
+        for key in (agent_site.key.digest, mail.digest, bytes(32)):
             expected = Kind.RESULT if (uid, key) in allowed else Kind.ERROR
-            assert kinds(await as_user(uid, house.socket, use(key))) == [expected], (uid, key.hex()[:8])
+            assert kinds(await as_user(uid, agent_site.socket, use(key))) == [expected], (uid, key.hex()[:8])
 
 
-async def test_who_cannot_open_the_socket_cannot_ask(house: House, as_user: Talk) -> None:
+async def test_who_cannot_open_the_socket_cannot_ask(agent_site: AgentSite, as_user: Talk) -> None:
     """Mode and group are the first check, the user's number the second."""
-    await house.start()
-    house.socket.chmod(0o600)
+    await agent_site.start()
+    agent_site.socket.chmod(0o600)
     if os.geteuid() != 0:
-        assert house.socket.stat().st_mode & 0o077 == 0
+        assert agent_site.socket.stat().st_mode & 0o077 == 0
         return
-    assert await as_user(NOBODY, house.socket, use(house.key.digest)) == b""
-    house.socket.chmod(0o666)
-    assert kinds(await as_user(NOBODY, house.socket, use(house.key.digest))) == [Kind.RESULT]
+    assert await as_user(NOBODY, agent_site.socket, use(agent_site.key.digest)) == b""
+    agent_site.socket.chmod(0o666)
+    assert kinds(await as_user(NOBODY, agent_site.socket, use(agent_site.key.digest))) == [Kind.RESULT]
 
 
-async def test_a_descriptor_that_was_handed_on_speaks_for_who_connected(house: House) -> None:
+async def test_a_descriptor_that_was_handed_on_speaks_for_who_connected(agent_site: AgentSite) -> None:
     """SO_PEERCRED is of connect(2): a process id that is used again, or another process with the socket, changes nothing."""
     if os.geteuid() != 0:
-        assert await house.start()
+        assert await agent_site.start()
         return
-    house.users = f'["{DAEMON}"]'
-    await house.start()
+    agent_site.users = f'["{DAEMON}"]'
+    await agent_site.start()
     talk = (
         "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\ns.sendall(sys.stdin.buffer.read())\n"
     )
@@ -86,12 +87,12 @@ async def test_a_descriptor_that_was_handed_on_speaks_for_who_connected(house: H
         with socket.socket(socket.AF_UNIX) as sock:
             os.seteuid(uid)
             try:
-                sock.connect(str(house.socket))
+                sock.connect(str(agent_site.socket))
             finally:
                 os.seteuid(0)
             return subprocess.run(
                 ["/usr/bin/python3", "-c", talk, str(sock.fileno())],
-                input=use(house.key.digest),
+                input=use(agent_site.key.digest),
                 pass_fds=[sock.fileno()],
                 user=DAEMON if uid == NOBODY else NOBODY,
                 extra_groups=[],
@@ -101,7 +102,7 @@ async def test_a_descriptor_that_was_handed_on_speaks_for_who_connected(house: H
                 timeout=20,
             ).stdout
 
-    house.socket.chmod(0o666)
+    agent_site.socket.chmod(0o666)
     assert kinds(await asyncio.to_thread(connected_as, DAEMON)) == [Kind.RESULT]
     assert kinds(await asyncio.to_thread(connected_as, NOBODY)) == [Kind.ERROR]
 
@@ -134,7 +135,7 @@ def test_pairs_of_user_and_key(
 
 def test_a_front_end_that_asks_for_anothers_key_is_refused_by_the_daemon(tmp_path: Path) -> None:
     """An agent can be told anything by root of its host: the daemon decides again, and puts it on record."""
-    built = DaemonHouse(tmp_path / "daemon").start()
+    built = Daemon(tmp_path / "daemon").start()
     try:
         own, other = built.add_key("www", grant_to=(WEB,)), built.add_key("mail", grant_to=(MAIL,))
 

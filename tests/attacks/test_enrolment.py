@@ -17,42 +17,33 @@ from hsmd.errors import HsmdError, ProtocolError, RefusedHere
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import SUBSYSTEM as ENROLMENT, USER, EnrolmentQuestion, EnrolmentToken, encode
 from hsmd.system.ssh_profile import SUBSYSTEM
-from tests.daemon_house import (
-    MSG_USERAUTH_FAILURE,
-    MSG_USERAUTH_SUCCESS,
-    OPERATOR,
-    WEB,
-    House,
-    Stranger,
-    public_line,
-    run_aside,
-    ssh,
-    wait_until,
-)
+from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, run_aside
+from tests.support.polling import wait_until
+from tests.support.ssh_peer import MSG_USERAUTH_FAILURE, MSG_USERAUTH_SUCCESS, Stranger, ssh
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from tests.daemon_house import house as open_one
+def running_daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from tests.support.daemon import running_daemon
 
-    with open_one(tmp_path_factory.mktemp("enrolment") / "daemon") as built:
+    with running_daemon(tmp_path_factory.mktemp("enrolment") / "daemon") as built:
         built.add_key("site", grant_to=())
         yield built
 
 
-def ticket(house: House, name: str, **more: Any) -> EnrolmentToken:
-    return EnrolmentToken.parse(house.ask(messages.ClientEnroll(name, **more)).token)
+def ticket(daemon: Daemon, name: str, **more: Any) -> EnrolmentToken:
+    return EnrolmentToken.parse(daemon.ask(messages.ClientEnroll(name, **more)).token)
 
 
 def fresh() -> Any:
     return asyncssh.generate_private_key("ssh-ed25519")
 
 
-async def send(house: House, *tries: tuple[str, str]) -> list[int]:
+async def send(daemon: Daemon, *tries: tuple[str, str]) -> list[int]:
     """Replies to (user, password) one after the other on one connection."""
-    stranger = await Stranger.connect(house)
+    stranger = await Stranger.connect(daemon)
     try:
         replies = []
         for user, password in tries:
@@ -63,59 +54,59 @@ async def send(house: House, *tries: tuple[str, str]) -> list[int]:
         stranger.close()
 
 
-async def test_a_token_makes_a_client_with_its_grants(house: House, tmp_path: Any) -> None:
-    token = ticket(house, "new-1", grants=[messages.WantedGrant("site", ["tls-server"])])
+async def test_a_token_makes_a_client_with_its_grants(daemon: Daemon, tmp_path: Any) -> None:
+    token = ticket(daemon, "new-1", grants=[messages.WantedGrant("site", ["tls-server"])])
     key = fresh()
     answer = await enrol(token, public_line(key))
     assert (answer.client, answer.role) == ("new-1", "front-end")
-    assert answer.host_keys == [house.notice["host_key"]]
-    assert answer.operator_keys == [public_line(house.keys[OPERATOR])]
+    assert answer.host_keys == [daemon.notice["host_key"]]
+    assert answer.operator_keys == [public_line(daemon.keys[OPERATOR])]
     path = tmp_path / "key"
     path.touch(mode=0o600)
     key.write_private_key(path)
-    endpoint = Endpoint(*house.address, tuple(answer.host_keys), answer.client, path)
+    endpoint = Endpoint(*daemon.address, tuple(answer.host_keys), answer.client, path)
     async with Connection(endpoint) as connection:
         identity = await connection.control(messages.WhoAmI(), timeout_s=5)
         assert identity.client == "new-1"
         assert [each.name for each in (await connection.control(messages.KeyList(), timeout_s=5)).keys] == [
             "site"
         ]
-    events = [record["event"] for record in house.audit() if record["event"].startswith("enrolment.")]
+    events = [record["event"] for record in daemon.audit() if record["event"].startswith("enrolment.")]
     assert events[-2:] == ["enrolment.begun", "enrolment.done"]
-    written = house.audit_path.read_text() + house.log_path.read_text()
+    written = daemon.audit_path.read_text() + daemon.log_path.read_text()
     assert token.secret.hex() not in written
     assert token.text() not in written
 
 
-def test_keys_of_operators_that_were_revoked_are_not_vouched_for(house: House) -> None:
+def test_keys_of_operators_that_were_revoked_are_not_vouched_for(daemon: Daemon) -> None:
     """Whoever stole one could declare a log that was set back to be in order, to every agent that is new."""
     stolen = fresh()
-    house.ask(messages.ClientAdd("careless", "operator", public_line(stolen)))
-    house.ask(messages.ClientRevoke(fingerprint=stolen.get_fingerprint()))
-    token = ticket(house, "new-after-theft")
+    daemon.ask(messages.ClientAdd("careless", "operator", public_line(stolen)))
+    daemon.ask(messages.ClientRevoke(fingerprint=stolen.get_fingerprint()))
+    token = ticket(daemon, "new-after-theft")
     answer = run_aside(lambda: enrol(token, public_line(fresh())))
-    assert answer.operator_keys == [public_line(house.keys[OPERATOR])]
-    house.ask(messages.ClientRemove("careless"))
+    assert answer.operator_keys == [public_line(daemon.keys[OPERATOR])]
+    daemon.ask(messages.ClientRemove("careless"))
 
 
-async def test_a_token_is_used_once_and_by_one_of_two(house: House) -> None:
-    token = ticket(house, "new-2")
+async def test_a_token_is_used_once_and_by_one_of_two(daemon: Daemon) -> None:
+    token = ticket(daemon, "new-2")
     keys = [fresh(), fresh()]
     outcomes = await asyncio.gather(*(enrol(token, public_line(key)) for key in keys), return_exceptions=True)
     assert sorted(type(each).__name__ for each in outcomes) == ["EnrolmentAnswer", "RefusedHere"]
     with pytest.raises(RefusedHere):
         await enrol(token, public_line(fresh()))
-    clients = {client.name: client for client in house.ask(messages.ClientList()).clients}
+    clients = {client.name: client for client in daemon.ask(messages.ClientList()).clients}
     assert len(clients["new-2"].fingerprints) == 1
 
 
-async def test_wrong_used_and_unknown_tokens_look_alike(house: House) -> None:
-    used, open_ = ticket(house, "new-3"), ticket(house, "new-4")
+async def test_wrong_used_and_unknown_tokens_look_alike(daemon: Daemon) -> None:
+    used, open_ = ticket(daemon, "new-3"), ticket(daemon, "new-4")
     await enrol(used, public_line(fresh()))
     unknown = EnrolmentToken(b"\0" * 8, open_.secret, open_.pin, False, open_.address)
     wrong = EnrolmentToken(open_.id, b"\0" * 16, open_.pin, False, open_.address)
     times: dict[str, float] = {}
-    before = len(house.logged("connection.refused"))
+    before = len(daemon.logged("connection.refused"))
     for name, password in {
         "used": used.password,
         "unknown": unknown.password,
@@ -124,32 +115,32 @@ async def test_wrong_used_and_unknown_tokens_look_alike(house: House) -> None:
         "empty": "",
     }.items():
         began = time.monotonic()
-        assert await send(house, (USER, password)) == [MSG_USERAUTH_FAILURE], name
+        assert await send(daemon, (USER, password)) == [MSG_USERAUTH_FAILURE], name
         times[name] = time.monotonic() - began
     assert min(times.values()) >= 0.25, times
-    await asyncio.to_thread(wait_until, lambda: len(house.logged("connection.refused")) >= before + 5)
-    assert {line["reason"] for line in house.logged("connection.refused")[before:]} == {"no such enrolment"}
+    await asyncio.to_thread(wait_until, lambda: len(daemon.logged("connection.refused")) >= before + 5)
+    assert {line["reason"] for line in daemon.logged("connection.refused")[before:]} == {"no such enrolment"}
 
 
-async def test_tries_are_few(house: House) -> None:
-    token = ticket(house, "new-5")
+async def test_tries_are_few(daemon: Daemon) -> None:
+    token = ticket(daemon, "new-5")
     wrong = EnrolmentToken(token.id, b"\0" * 16, token.pin, False, token.address)
-    replies = await send(house, *[(USER, wrong.password)] * 5)
+    replies = await send(daemon, *[(USER, wrong.password)] * 5)
     assert set(replies) <= {MSG_USERAUTH_FAILURE, 0}
     while replies.count(MSG_USERAUTH_FAILURE) < 5:
-        replies += await send(house, (USER, wrong.password))
+        replies += await send(daemon, (USER, wrong.password))
     with pytest.raises(RefusedHere):
         await enrol(token, public_line(fresh()))
 
 
 @pytest.mark.parametrize("user", [WEB, OPERATOR, "new-6", "ENROLL", ""])
-async def test_a_token_is_for_the_user_enroll_only(house: House, user: str) -> None:
-    token = ticket(house, "new-6")
-    assert (await send(house, (user, token.password)))[0] in (MSG_USERAUTH_FAILURE, 0)
-    stranger = await Stranger.connect(house)
+async def test_a_token_is_for_the_user_enroll_only(daemon: Daemon, user: str) -> None:
+    token = ticket(daemon, "new-6")
+    assert (await send(daemon, (user, token.password)))[0] in (MSG_USERAUTH_FAILURE, 0)
+    stranger = await Stranger.connect(daemon)
     # A token in one hand, somebody else's name in the other.
     stranger.send(USER, "password", Boolean(False), String(token.password))
-    stranger.query(OPERATOR, house.keys[OPERATOR])
+    stranger.query(OPERATOR, daemon.keys[OPERATOR])
     stranger.sign(OPERATOR, fresh())
     replies = [await stranger.reply() for _ in range(2)]
     if MSG_USERAUTH_SUCCESS in replies:
@@ -158,50 +149,50 @@ async def test_a_token_is_for_the_user_enroll_only(house: House, user: str) -> N
 
 
 @pytest.mark.parametrize("asked", [{"subsystem": SUBSYSTEM}, {"subsystem": "sftp"}, {"command": "id"}, {}])
-async def test_nothing_else_is_behind_the_door(house: House, asked: dict[str, str]) -> None:
-    token = ticket(house, "new-7")
+async def test_nothing_else_is_behind_the_door(daemon: Daemon, asked: dict[str, str]) -> None:
+    token = ticket(daemon, "new-7")
     options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
-    async with await ssh(house, USER, house.keys[WEB], **options) as connection:
+    async with await ssh(daemon, USER, daemon.keys[WEB], **options) as connection:
         with pytest.raises((asyncssh.ChannelOpenError, asyncssh.ConnectionLost)):
             await connection.create_session(asyncssh.SSHClientSession, encoding=None, **asked)
         with pytest.raises((asyncssh.ChannelOpenError, asyncssh.ConnectionLost)):
             await connection.open_session(subsystem=ENROLMENT, encoding=None)
         with pytest.raises((asyncssh.ChannelOpenError, asyncssh.ConnectionLost)):
             await connection.open_connection("127.0.0.1", 22)
-    async with await ssh(house, USER, house.keys[WEB], **options) as connection:
+    async with await ssh(daemon, USER, daemon.keys[WEB], **options) as connection:
         writer, reader, _ = await connection.open_session(subsystem=ENROLMENT, encoding=None)
         writer.write(b'{"public_key":"ssh-rsa AAAA","role":"operator"}\n')
         assert b'"error":"' in await reader.read()
 
 
-async def test_who_says_that_he_has_said_everything_is_answered(house: House) -> None:
-    token = ticket(house, "new-eof")
+async def test_who_says_that_he_has_said_everything_is_answered(daemon: Daemon) -> None:
+    token = ticket(daemon, "new-eof")
     options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
-    async with await ssh(house, USER, house.keys[WEB], **options) as connection:
+    async with await ssh(daemon, USER, daemon.keys[WEB], **options) as connection:
         writer, reader, _ = await connection.open_session(subsystem=ENROLMENT, encoding=None)
         writer.write(encode(EnrolmentQuestion(public_line(fresh()))))
         writer.write_eof()
         assert b'"client":"new-eof"' in await reader.read()
 
 
-async def test_an_open_door_closes_by_itself(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = ticket(house, "new-8")
+async def test_an_open_door_closes_by_itself(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = ticket(daemon, "new-8")
     began = time.monotonic()
     options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
-    connection = await ssh(house, USER, house.keys[WEB], **options)
+    connection = await ssh(daemon, USER, daemon.keys[WEB], **options)
     async with asyncio.timeout(14):
         await connection.wait_closed()
     assert time.monotonic() - began < 13
 
 
-async def test_a_key_of_somebody_else_is_refused_and_the_token_stays_good(house: House) -> None:
-    token = ticket(house, "new-9")
+async def test_a_key_of_somebody_else_is_refused_and_the_token_stays_good(daemon: Daemon) -> None:
+    token = ticket(daemon, "new-9")
     with pytest.raises(RefusedHere, match="comes with this key already"):
-        await enrol(token, public_line(house.keys[WEB]))
+        await enrol(token, public_line(daemon.keys[WEB]))
     assert (await enrol(token, public_line(fresh()))).client == "new-9"
 
 
-def test_only_operators_make_tokens_and_nobody_is_called_enroll(house: House) -> None:
+def test_only_operators_make_tokens_and_nobody_is_called_enroll(daemon: Daemon) -> None:
     for request, client in (
         (messages.ClientEnroll("x"), WEB),
         (messages.ClientEnroll(USER), OPERATOR),
@@ -210,21 +201,21 @@ def test_only_operators_make_tokens_and_nobody_is_called_enroll(house: House) ->
         (messages.ClientEnroll(WEB, role="operator"), OPERATOR),
     ):
         with pytest.raises(HsmdError):
-            house.ask(request, client)
+            daemon.ask(request, client)
 
 
-def test_a_mistake_in_a_grant_leaves_neither_client_nor_grant(house: House) -> None:
+def test_a_mistake_in_a_grant_leaves_neither_client_nor_grant(daemon: Daemon) -> None:
     wanted = [
         messages.WantedGrant("site", ["tls-server"]),
         messages.WantedGrant("no-such-key", ["tls-server"]),
     ]
     with pytest.raises(HsmdError):
-        ticket(house, "half-made", grants=wanted)
-    assert "half-made" not in [client.name for client in house.ask(messages.ClientList()).clients]
+        ticket(daemon, "half-made", grants=wanted)
+    assert "half-made" not in [client.name for client in daemon.ask(messages.ClientList()).clients]
 
 
-def test_the_daemon_must_be_the_tokens(house: House) -> None:
-    token = ticket(house, "new-10")
+def test_the_daemon_must_be_the_tokens(daemon: Daemon) -> None:
+    token = ticket(daemon, "new-10")
     for pins_ca, pin in ((False, b"\0" * 32), (True, token.pin)):
         elsewhere = EnrolmentToken(token.id, token.secret, pin, pins_ca, token.address)
         with pytest.raises(ProtocolError):
@@ -232,13 +223,13 @@ def test_the_daemon_must_be_the_tokens(house: House) -> None:
     assert run_aside(lambda: enrol(token, public_line(fresh()))).client == "new-10"
 
 
-def test_frames_of_a_question_are_bounded(open_house: Callable[..., House]) -> None:
-    house = open_house()
-    token = ticket(house, "new-11")
+def test_frames_of_a_question_are_bounded(open_daemon: Callable[..., Daemon]) -> None:
+    daemon = open_daemon()
+    token = ticket(daemon, "new-11")
 
     async def flood() -> bytes:
         options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
-        async with await ssh(house, USER, house.keys[WEB], **options) as connection:
+        async with await ssh(daemon, USER, daemon.keys[WEB], **options) as connection:
             writer, reader, _ = await connection.open_session(subsystem=ENROLMENT, encoding=None)
             try:
                 for _ in range(64):

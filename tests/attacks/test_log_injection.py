@@ -18,21 +18,11 @@ import pytest
 from hsmd.errors import HsmdError
 from hsmd.protocol import messages
 from hsmd.transparency.records import parse_record, to_wire
-from tests.daemon_house import (
-    OPERATOR,
-    WEB,
-    House,
-    Stranger,
-    certificate,
-    operation,
-    public_line,
-    run_aside,
-    ssh,
-    wait_until,
-    wire,
-)
-from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_daemon import FakeDaemon
+from tests.support.cli import Run
+from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, run_aside
+from tests.support.fake_control import FakeDaemon
+from tests.support.polling import wait_until
+from tests.support.ssh_peer import Stranger, certificate, operation, ssh, wire
 
 HOSTILE = [
     'x"}\n{"time":"2030-01-01T00:00:00.000Z","level":"info","process":"front","event":"connection.opened"}',
@@ -45,9 +35,9 @@ BANNERS = [
 ]  # fmt: skip
 
 
-def check_log(house: House) -> None:
+def check_log(daemon: Daemon) -> None:
     """Every line is one event of ours, in printable ASCII; nothing claims what did not happen."""
-    raw = house.log_path.read_bytes()
+    raw = daemon.log_path.read_bytes()
     assert all(0x20 <= byte <= 0x7E or byte == 0x0A for byte in raw), "something a terminal could obey"
     for line in raw.decode().splitlines():
         found = json.loads(line)
@@ -56,9 +46,9 @@ def check_log(house: House) -> None:
         assert len(line) < 8_192
 
 
-def check_audit(house: House) -> None:
+def check_audit(daemon: Daemon) -> None:
     """As many lines as records, each its own canonical form."""
-    raw = house.audit_path.read_bytes()
+    raw = daemon.audit_path.read_bytes()
     lines = raw.split(b"\n")
     assert lines.pop() == b""
     for index, line in enumerate(lines):
@@ -67,12 +57,12 @@ def check_audit(house: House) -> None:
         assert to_wire(record) == line
 
 
-def test_strangers_cannot_write_our_log(open_house: Callable[..., House]) -> None:
+def test_strangers_cannot_write_our_log(open_daemon: Callable[..., Daemon]) -> None:
     """Banners and user names of every kind, none of which gets in."""
-    house = open_house()
-    opened = len(house.logged("connection.opened"))
+    daemon = open_daemon()
+    opened = len(daemon.logged("connection.opened"))
     for banner in BANNERS:
-        with socket.create_connection(house.address, timeout=10) as stranger, contextlib.suppress(OSError):
+        with socket.create_connection(daemon.address, timeout=10) as stranger, contextlib.suppress(OSError):
             stranger.sendall(banner)
             stranger.settimeout(0.3)
             while stranger.recv(65_536):
@@ -80,33 +70,33 @@ def test_strangers_cannot_write_our_log(open_house: Callable[..., House]) -> Non
 
     async def log_in() -> None:
         for name in HOSTILE:
-            stranger = await Stranger.connect(house)
+            stranger = await Stranger.connect(daemon)
             with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
-                stranger.sign(name, house.keys[WEB])
+                stranger.sign(name, daemon.keys[WEB])
                 await stranger.reply()
             stranger.close()
 
     run_aside(log_in)
-    assert house.status().version  # it goes on
-    refused = house.logged("connection.refused")
-    wait_until(lambda: len(house.logged("connection.refused")) >= len(refused) > 0, 5)
-    check_log(house)
-    assert all(line["client"] == OPERATOR for line in house.logged("connection.opened")[opened:])
+    assert daemon.status().version  # it goes on
+    refused = daemon.logged("connection.refused")
+    wait_until(lambda: len(daemon.logged("connection.refused")) >= len(refused) > 0, within_s=5)
+    check_log(daemon)
+    assert all(line["client"] == OPERATOR for line in daemon.logged("connection.opened")[opened:])
 
 
-def test_names_in_certificates_stay_names(open_house: Callable[..., House]) -> None:
+def test_names_in_certificates_stay_names(open_daemon: Callable[..., Daemon]) -> None:
     """Key ids and principals of a trusted CA: an operator's CA may be careless, the log is not."""
-    house = open_house()
+    daemon = open_daemon()
     ca = asyncssh.generate_private_key("ssh-ed25519")
-    house.ask(messages.ClientTrustCa(public_line(ca), [WEB]))
+    daemon.ask(messages.ClientTrustCa(public_line(ca), [WEB]))
 
     async def work() -> list[bool]:
         let_in = []
         for name in HOSTILE:
             for principals in ([WEB], [name]):
-                stranger = await Stranger.connect(house)
-                shown = certificate(ca, house.keys[WEB], principals, key_id=name.encode())
-                stranger.sign(WEB, house.keys[WEB], shown=shown)
+                stranger = await Stranger.connect(daemon)
+                shown = certificate(ca, daemon.keys[WEB], principals, key_id=name.encode())
+                stranger.sign(WEB, daemon.keys[WEB], shown=shown)
                 with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
                     let_in.append(await stranger.reply() == 52)
                 stranger.close()
@@ -115,17 +105,17 @@ def test_names_in_certificates_stay_names(open_house: Callable[..., House]) -> N
     let_in = run_aside(work)
     assert len(let_in) == 2 * len(HOSTILE)
     assert sum(let_in) <= len(HOSTILE), "a certificate for another principal was let in"
-    check_log(house)
-    check_audit(house)
+    check_log(daemon)
+    check_audit(daemon)
 
 
-def test_what_clients_ask_for_stays_on_its_line(open_house: Callable[..., House]) -> None:
+def test_what_clients_ask_for_stays_on_its_line(open_daemon: Callable[..., Daemon]) -> None:
     """Control requests with hostile members, operations on keys that are not there: refused or recorded, one line each."""
-    house = open_house()
+    daemon = open_daemon()
 
     async def work() -> None:
         for client in (WEB, OPERATOR):
-            async with await ssh(house, client) as connection:
+            async with await ssh(daemon, client) as connection:
                 channel = await wire(connection)
                 number = 0
                 for name in HOSTILE:
@@ -148,10 +138,10 @@ def test_what_clients_ask_for_stays_on_its_line(open_house: Callable[..., House]
                     await channel.error(number)
 
     run_aside(work)
-    house.stop()
-    check_log(house)
-    check_audit(house)
-    assert house.audit("control.begun"), "hostile labels came as far as the log"
+    daemon.stop()
+    check_log(daemon)
+    check_audit(daemon)
+    assert daemon.audit("control.begun"), "hostile labels came as far as the log"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -168,9 +158,11 @@ def test_what_clients_ask_for_stays_on_its_line(open_house: Callable[..., House]
     ],
     ids=" ".join,
 )
-def test_no_terminal_obeys_a_name(run: Run, daemon: FakeDaemon, line: tuple[str, ...], name: str) -> None:
+def test_no_terminal_obeys_a_name(
+    run: Run, fake_daemon: FakeDaemon, line: tuple[str, ...], name: str
+) -> None:
     """A daemon that was taken over answers with such names: what people see is printable, what programs get is ASCII JSON."""
-    hostile_answers(daemon, name)
+    hostile_answers(fake_daemon, name)
     ran = run(*line)
     for text in (ran.out, ran.err):
         assert all(c.isprintable() or c == "\n" for c in text), text
@@ -180,31 +172,31 @@ def test_no_terminal_obeys_a_name(run: Run, daemon: FakeDaemon, line: tuple[str,
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_terminal_obeys_an_error(run: Run, daemon: FakeDaemon, name: str) -> None:
-    daemon.fail_with = HsmdError(name)
+def test_no_terminal_obeys_an_error(run: Run, fake_daemon: FakeDaemon, name: str) -> None:
+    fake_daemon.fail_with = HsmdError(name)
     ran = run("client", "list")
     assert ran.code == 1
     assert len(ran.err.splitlines()) == 1
     assert ran.err.rstrip("\n").isprintable()
 
 
-def hostile_answers(daemon: FakeDaemon, name: str) -> None:
+def hostile_answers(fake_daemon: FakeDaemon, name: str) -> None:
     """A daemon whose every text is `name`."""
-    info = daemon.on_key_generate(messages.KeyGenerate("www", "p-256", ["tls-server"]))
+    info = fake_daemon.on_key_generate(messages.KeyGenerate("www", "p-256", ["tls-server"]))
     info.name = info.token = info.key_type = name
     info.purposes = info.warnings = [name]
-    daemon.keys = {"www": info}
-    client = daemon.on_client_add(messages.ClientAdd("web", "front-end"))
+    fake_daemon.keys = {"www": info}
+    client = fake_daemon.on_client_add(messages.ClientAdd("web", "front-end"))
     client.name = client.role = name
     client.fingerprints = [name]
-    daemon.grants = {(name, name): {name}}
-    daemon.use(name[:200], name[:200])
-    daemon.event("key.generate", name[:200], target_name=name[:200])
+    fake_daemon.grants = {(name, name): {name}}
+    fake_daemon.use(name[:200], name[:200])
+    fake_daemon.event("key.generate", name[:200], target_name=name[:200])
     asked: dict[str, Any] = {
-        "status": daemon.on_status,
-        "metrics": daemon.on_metrics_read,
+        "status": fake_daemon.on_status,
+        "metrics": fake_daemon.on_metrics_read,
     }
-    daemon.role = name
+    fake_daemon.role = name
 
     def status(request: Any) -> messages.DaemonStatus:
         answer: messages.DaemonStatus = asked["status"](request)
@@ -223,5 +215,5 @@ def hostile_answers(daemon: FakeDaemon, name: str) -> None:
             latency.purpose = latency.key_type = name
         return answer
 
-    daemon.on_status, daemon.on_metrics_read = status, metrics  # type: ignore[method-assign]
-    daemon.on_grant_explain = lambda _: messages.Explanation(True, name)  # type: ignore[method-assign]
+    fake_daemon.on_status, fake_daemon.on_metrics_read = status, metrics  # type: ignore[method-assign]
+    fake_daemon.on_grant_explain = lambda _: messages.Explanation(True, name)  # type: ignore[method-assign]

@@ -26,7 +26,7 @@ from hsmd.client.enrolment import enrol
 from hsmd.errors import HsmdError, ProtocolError, Unavailable
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import EnrolmentToken
-from tests.daemon_house import OPERATOR, WEB, House, public_line, run_aside
+from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, run_aside
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -207,21 +207,21 @@ def nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from tests.daemon_house import house
+    from tests.support.daemon import running_daemon
 
-    with house(tmp_path_factory.mktemp("middle") / "daemon") as built:
+    with running_daemon(tmp_path_factory.mktemp("middle") / "daemon") as built:
         yield built
 
 
 @pytest.fixture
-def token(daemon: House) -> EnrolmentToken:
+def token(daemon: Daemon) -> EnrolmentToken:
     return EnrolmentToken.parse(daemon.ask(messages.ClientEnroll("new")).token)
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("name", IMPOSTORS)
 async def test_an_impostor_is_told_nothing(
-    daemon: House, token: EnrolmentToken, name: str, caller: str
+    daemon: Daemon, token: EnrolmentToken, name: str, caller: str
 ) -> None:
     pins_ca, options = IMPOSTORS[name]
     pin = f"cert-authority {public_line(CA)}" if pins_ca else daemon.notice["host_key"]
@@ -237,7 +237,7 @@ async def test_an_impostor_is_told_nothing(
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("name", RELAYS)
 async def test_a_changed_handshake_ends_before_the_login(
-    daemon: House, token: EnrolmentToken, name: str, caller: str
+    daemon: Daemon, token: EnrolmentToken, name: str, caller: str
 ) -> None:
     opened = len(daemon.logged("connection.opened"))
     async with middle(daemon.address, RELAYS[name]) as (port, _):
@@ -248,7 +248,7 @@ async def test_a_changed_handshake_ends_before_the_login(
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-async def test_an_honest_relay_is_no_obstacle(daemon: House, token: EnrolmentToken, caller: str) -> None:
+async def test_an_honest_relay_is_no_obstacle(daemon: Daemon, token: EnrolmentToken, caller: str) -> None:
     """The same relay that changes nothing: so it was the change that ended the others."""
     async with middle(daemon.address) as (port, _):
         endpoint = daemon.endpoint(WEB, port=port)
@@ -259,7 +259,7 @@ async def test_an_honest_relay_is_no_obstacle(daemon: House, token: EnrolmentTok
             await CALLERS[caller](endpoint, replace(token, address=f"{HERE}:{port}"))
 
 
-async def test_a_changed_host_key_ends_a_connection_that_was_good_for_ever(daemon: House) -> None:
+async def test_a_changed_host_key_ends_a_connection_that_was_good_for_ever(daemon: Daemon) -> None:
     """First the real daemon, then somebody else at the same address."""
     async with (
         impostor({"server_host_keys": [ED25519]}) as (false, logins),
@@ -276,7 +276,7 @@ async def test_a_changed_host_key_ends_a_connection_that_was_good_for_ever(daemo
         await connection.close()
 
 
-def test_a_recorded_handshake_is_worth_nothing(daemon: House, token: EnrolmentToken) -> None:
+def test_a_recorded_handshake_is_worth_nothing(daemon: Daemon, token: EnrolmentToken) -> None:
     """All that the daemon once sent, played to a new connection: its signature is over another exchange."""
     sent = bytearray()
 
@@ -303,7 +303,7 @@ def test_a_recorded_handshake_is_worth_nothing(daemon: House, token: EnrolmentTo
     assert b"SSH-2.0-hsmd" in sent
 
 
-def test_a_name_is_not_asked_of_anybody(daemon: House, tmp_path: Path) -> None:
+def test_a_name_is_not_asked_of_anybody(daemon: Daemon, tmp_path: Path) -> None:
     """An address where nothing listens: an error, at once."""
     with socket.socket() as free:
         free.bind((HERE, 0))

@@ -23,9 +23,11 @@ from hsmd.errors import BadRequest, ErrorCode, HsmdError
 from hsmd.pkcs11.softhsm import make_token
 from hsmd.protocol.frames import Kind, decode_error, encode_control_request
 from hsmd.purposes import Purpose
-from tests.daemon_house import MAIL, OPERATOR, P256, WEB, House, operation, run_aside, ssh, tls13, wire
-from tests.fault_module.control import CKR, FaultModule, Function
-from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate
+from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, run_aside
+from tests.support.fault_module.control import CKR, FaultModule, Function
+from tests.support.ssh_peer import operation, ssh, wire
+from tests.support.tls_bytes import CERTIFICATE_VERIFY, P256, tls13
+from tests.support.token import RawWorker, generate
 
 CKM_ECDSA = 0x1041
 
@@ -105,17 +107,17 @@ def test_what_a_control_worker_is_asked_is_checked_first(
     assert control.control(token_messages.Describe()) == before, "something changed in the token"
 
 
-def test_a_poisoner_troubles_nobody_else(open_house: Callable[..., House]) -> None:
+def test_a_poisoner_troubles_nobody_else(open_daemon: Callable[..., Daemon]) -> None:
     """2,000 requests that cannot be carried out, from one client, while another's go on: same workers, no failure, ready token."""
-    house = open_house()
-    site = house.add_key("site", grant_to=(WEB,))
-    own = house.add_key("own", "rsa-2048", "sign-digest", grant_to=(MAIL,))
-    workers = house.worker_pids()
+    daemon = open_daemon()
+    site = daemon.add_key("site", grant_to=(WEB,))
+    own = daemon.add_key("own", "rsa-2048", "sign-digest", grant_to=(MAIL,))
+    workers = daemon.worker_pids()
     choose = random.Random(5)
 
     async def poison() -> set[int]:
         codes = set()
-        async with await ssh(house, MAIL) as connection:
+        async with await ssh(daemon, MAIL) as connection:
             channel = await wire(connection)
             for burst in range(20):
                 ids = range(1 + burst * 100, 101 + burst * 100)
@@ -127,7 +129,7 @@ def test_a_poisoner_troubles_nobody_else(open_house: Callable[..., House]) -> No
         return codes
 
     async def honest() -> list[int]:
-        async with await ssh(house, WEB) as connection:
+        async with await ssh(daemon, WEB) as connection:
             channel = await wire(connection)
             return [(await channel.use(number, site, tls13(number)))[0] for number in range(1, 301)]
 
@@ -138,15 +140,15 @@ def test_a_poisoner_troubles_nobody_else(open_house: Callable[..., House]) -> No
     codes, kinds = run_aside(both)
     assert codes == {ErrorCode.PURPOSE}
     assert set(kinds) == {Kind.RESULT}
-    status = house.status().tokens[0]
+    status = daemon.status().tokens[0]
     assert status.state == "ready"
     assert {worker.restarts for worker in status.workers} == {0}
-    assert house.worker_pids() == workers
+    assert daemon.worker_pids() == workers
 
 
-def test_names_are_checked_where_they_come_in(open_house: Callable[..., House]) -> None:
+def test_names_are_checked_where_they_come_in(open_daemon: Callable[..., Daemon]) -> None:
     """Control requests of an operator: no name, label or purpose beyond its bounds comes as far as the token."""
-    house = open_house()
+    daemon = open_daemon()
     bad = [
         {"op": "key.generate", "name": name, "key_type": "p-256", "purposes": ["tls-server"]}
         for name in ("", "x" * 65, "a\nb", "\x1b[2J", "\u202ex", "a/b", "*")
@@ -157,7 +159,7 @@ def test_names_are_checked_where_they_come_in(open_house: Callable[..., House]) 
     ]
 
     async def work() -> None:
-        async with await ssh(house, OPERATOR) as connection:
+        async with await ssh(daemon, OPERATOR) as connection:
             channel = await wire(connection)
             for number, document in enumerate(bad, 1):
                 error: HsmdError = await channel.error_of_control(number, json.dumps(document).encode())
@@ -165,7 +167,7 @@ def test_names_are_checked_where_they_come_in(open_house: Callable[..., House]) 
                 assert isinstance(error, BadRequest) or error.code == ErrorCode.NOT_FOUND
 
     run_aside(work)
-    assert not house.audit("control.begun")
+    assert not daemon.audit("control.begun")
 
 
 FORBIDDEN = {Function.CREATE_OBJECT, Function.DESTROY_OBJECT, Function.GENERATE_KEY_PAIR}

@@ -17,9 +17,10 @@ from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, encode_key_operation
 from hsmd.purposes import Purpose
-from tests.attacks.statistics_of_time import chi_square_tail, friedman, ranks
-from tests.daemon_house import WEB, House, run_aside, ssh, wire
-from tests.token_rig import RawWorker
+from tests.support.daemon import WEB, Daemon, run_aside
+from tests.support.ssh_peer import ssh, wire
+from tests.support.statistics_of_time import chi_square_tail, friedman, ranks
+from tests.support.token import RawWorker
 
 SIZE = 256
 SAMPLES = int(os.environ.get("HSMD_TEST_ORACLE_SAMPLES", "400"))
@@ -78,18 +79,18 @@ class Target:
         }
 
 
-def test_answers_records_and_numbers_are_alike(open_house: Callable[..., House]) -> None:
+def test_answers_records_and_numbers_are_alike(open_daemon: Callable[..., Daemon]) -> None:
     """Through a whole daemon: one shape of answers, one of records, no log line, one series of the metrics."""
-    house = open_house()
-    key = house.add_key("old", "rsa-2048", "tls12-rsa-premaster")
-    target = Target(house.ask(messages.KeyShow("old")).public_key)
+    daemon = open_daemon()
+    key = daemon.add_key("old", "rsa-2048", "tls12-rsa-premaster")
+    target = Target(daemon.ask(messages.KeyShow("old")).public_key)
     noise = random.Random(1)
     cases = [(name, data) for _ in range(5) for name, data in target.ciphertexts(noise).items()]
-    before = len(house.log())
+    before = len(daemon.log())
 
     async def open_all() -> list[tuple[int, int, bytes]]:
         shapes = []
-        async with await ssh(house, WEB) as connection:
+        async with await ssh(daemon, WEB) as connection:
             channel = await wire(connection)
             for number, (_, data) in enumerate(cases, 1):
                 kind, answer = await channel.use(
@@ -99,16 +100,16 @@ def test_answers_records_and_numbers_are_alike(open_house: Callable[..., House])
         return shapes
 
     assert set(run_aside(open_all)) == {(Kind.RESULT, 48, b"\3\3")}
-    assert {line["event"] for line in house.log()[before:]} <= {"connection.opened", "connection.closed"}
+    assert {line["event"] for line in daemon.log()[before:]} <= {"connection.opened", "connection.closed"}
     for event in ("attempt", "outcome"):
         records = [
             record
-            for record in house.audit(event)
+            for record in daemon.audit(event)
             if record.get("purpose", "") in ("", "tls12-rsa-premaster")
         ]
         shapes = {(*record, record.get("result"), record.get("error")) for record in records}
         assert len(shapes) == 1, shapes
-    port = int(house.logged("metrics.listening")[-1]["address"].rpartition(":")[2])
+    port = int(daemon.logged("metrics.listening")[-1]["address"].rpartition(":")[2])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()

@@ -22,9 +22,11 @@ from hsmd.daemon.ipc import sandbox
 from hsmd.errors import Unavailable
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import messages
-from tests.daemon_house import OPERATOR, ROOT, WEB, House, wait_until
-from tests.daemon_users import can_read, hand_out, interpreter_for_all, user_of
-from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, settings_of
+from tests.support.daemon import OPERATOR, ROOT, WEB, Daemon
+from tests.support.polling import wait_until
+from tests.support.tls_bytes import CERTIFICATE_VERIFY
+from tests.support.token import RawWorker, generate, settings_of
+from tests.support.users import can_read, hand_out, interpreter_for_all, user_of
 
 IS_ROOT = os.geteuid() == 0
 STRANGER = 54_321
@@ -77,17 +79,17 @@ VICTIM = "import ctypes, time; ctypes.CDLL(None).prctl(0x59616D61, -1, 0, 0, 0);
 class Scene:
     """A daemon whose processes run as users of their own where we may arrange that, and its agent."""
 
-    house: House
+    daemon: Daemon
     agent: subprocess.Popen[bytes]
     agent_log: Path
     python: str
 
     def processes(self) -> dict[str, int]:
         """One of each kind, by name."""
-        assert self.house.process is not None
+        assert self.daemon.process is not None
         return {
-            "launcher": self.house.process.pid, "front": self.house.front_pid,
-            "worker": self.house.signing_pids()[0], "control worker": self.house.worker_pids()[-1],
+            "launcher": self.daemon.process.pid, "front": self.daemon.front_pid,
+            "worker": self.daemon.signing_pids()[0], "control worker": self.daemon.worker_pids()[-1],
             "agent": self.agent.pid,
         }  # fmt: skip
 
@@ -111,7 +113,7 @@ def scene() -> Iterator[Scene]:
     with tempfile.TemporaryDirectory(prefix="hsmd-") as name:
         directory = Path(name)
         directory.chmod(0o711)
-        built = House(directory / "daemon", users=("nobody", "daemon") if IS_ROOT else ("", ""))
+        built = Daemon(directory / "daemon", users=("nobody", "daemon") if IS_ROOT else ("", ""))
         python = sys.executable
         if IS_ROOT:
             hand_out(built, directory, pwd.getpwnam("nobody"), pwd.getpwnam("daemon"))
@@ -129,7 +131,7 @@ def scene() -> Iterator[Scene]:
             built.end()
 
 
-def start_agent(built: House, directory: Path) -> subprocess.Popen[bytes]:
+def start_agent(built: Daemon, directory: Path) -> subprocess.Popen[bytes]:
     config, place = directory / "agent.toml", directory / "run"
     place.mkdir(mode=0o755)
     host, port = built.address
@@ -155,7 +157,7 @@ host_keys = ["{built.notice["host_key"]}"]
             stderr=log,
         )
     wait_until(
-        lambda: "cache.changed" in (directory / "agent.log").read_text(), 20, "the agent knows the keys"
+        lambda: "cache.changed" in (directory / "agent.log").read_text(), "the agent knows the keys", 20
     )
     return agent
 
@@ -183,8 +185,8 @@ def test_the_same_user_learns_nothing_of_a_process(scene: Scene) -> None:
 def test_other_users_learn_nothing_of_a_process(scene: Scene, who: str) -> None:
     """The front cannot trace a worker, nor a worker the front; and both are users of their own where root started them."""
     uids = {
-        "front": user_of(scene.house.front_pid)[0],
-        "workers": user_of(scene.house.signing_pids()[0])[0],
+        "front": user_of(scene.daemon.front_pid)[0],
+        "workers": user_of(scene.daemon.signing_pids()[0])[0],
         "stranger": STRANGER,
     }
     if IS_ROOT:
@@ -210,9 +212,9 @@ def test_the_look_would_find_something(scene: Scene) -> None:
 def test_files_are_for_those_who_need_them(scene: Scene) -> None:
     """The front reads neither PIN nor token; workers neither store nor log nor host key; strangers nothing at all."""
     if not IS_ROOT:
-        assert scene.house.pin_file.stat().st_mode & 0o077 == 0
+        assert scene.daemon.pin_file.stat().st_mode & 0o077 == 0
         return
-    built = scene.house
+    built = scene.daemon
     front, workers = user_of(built.front_pid)[0], user_of(built.signing_pids()[0])[0]
     secret_of_workers = [built.pin_file, built.pin_file.parent, built.pin_file.parent / "tokens"]
     secret_of_front = [
@@ -230,15 +232,15 @@ def test_files_are_for_those_who_need_them(scene: Scene) -> None:
 
 def test_the_pin_is_in_no_argument_list_environment_or_log(scene: Scene) -> None:
     """Nor is what hsmd.toml and agent.toml are told; the workers read the PIN file, and nobody else gets it."""
-    pin = scene.house.pin_file.read_bytes().strip()
+    pin = scene.daemon.pin_file.read_bytes().strip()
     assert len(pin) >= 4
-    everybody = {**scene.processes(), **{f"child {pid}": pid for pid in scene.house.pids()}}
+    everybody = {**scene.processes(), **{f"child {pid}": pid for pid in scene.daemon.pids()}}
     for name, pid in everybody.items():
         if IS_ROOT:
             assert pin not in Path(f"/proc/{pid}/environ").read_bytes(), name
         assert pin not in Path(f"/proc/{pid}/cmdline").read_bytes(), name
-    scene.house.ask(messages.Status(), OPERATOR)
-    for path in (scene.house.log_path, scene.agent_log, scene.house.audit_path, scene.house.config):
+    scene.daemon.ask(messages.Status(), OPERATOR)
+    for path in (scene.daemon.log_path, scene.agent_log, scene.daemon.audit_path, scene.daemon.config):
         assert pin not in path.read_bytes(), path
 
 
@@ -252,9 +254,9 @@ def test_no_process_can_gain_rights_or_dump(scene: Scene) -> None:
 
 
 def test_workers_are_enclosed_and_their_memory_is_locked_or_the_log_says_why_not(scene: Scene) -> None:
-    for pid in scene.house.worker_pids():
+    for pid in scene.daemon.worker_pids():
         assert field(pid, "status", "Seccomp:") == "2"
-        said = f"hsmd worker {pid}: memory may be swapped" in scene.house.log_path.read_text()
+        said = f"hsmd worker {pid}: memory may be swapped" in scene.daemon.log_path.read_text()
         assert said == (int(field(pid, "status", "VmLck:")) < 1024)
 
 
@@ -276,20 +278,20 @@ def field(pid: int, file: str, name: str) -> str:
 
 def test_an_abort_leaves_no_core(tmp_path: Path) -> None:
     """Every kind of process, aborted where it stands; and one that has the limit raised again, which still does not dump."""
-    built = House(tmp_path / "daemon")
+    built = Daemon(tmp_path / "daemon")
     places = {ROOT, built.directory}
     before = {path for place in places for path in place.glob("*core*")}
     try:
         built.start()
         for pid in (built.signing_pids()[0], built.worker_pids()[-1], built.front_pid):
             os.kill(pid, signal.SIGABRT)
-            wait_until(lambda pid=pid: pid not in built.pids(), 10)
-        wait_until(lambda: len(built.logged("front.ready")) == 2, 20)
+            wait_until(lambda pid=pid: pid not in built.pids(), within_s=10)
+        wait_until(lambda: len(built.logged("front.ready")) == 2, within_s=20)
         assert built.process is not None
         left = built.pids()
         built.process.send_signal(signal.SIGABRT)
         assert built.process.wait(10) == -signal.SIGABRT
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), 10)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), within_s=10)
     finally:
         built.end()
     assert {path for place in places for path in place.glob("*core*")} == before
@@ -447,7 +449,7 @@ def test_a_worker_that_should_be_enclosed_does_not_run_without(tmp_path: Path) -
     )
     assert "install libseccomp" in done.stdout
     assert 'sandbox = "off"' in done.stdout
-    built = House(tmp_path / "daemon")
+    built = Daemon(tmp_path / "daemon")
     start = f"from pathlib import Path\nfrom hsmd.daemon.launcher.app import serve\nserve(Path({str(built.config)!r}))"
     refused = subprocess.run(
         [sys.executable, "-c", start],

@@ -12,12 +12,14 @@ from hsmd.client import Connection
 from hsmd.errors import ErrorCode
 from hsmd.protocol.frames import Kind
 from hsmd.purposes import Purpose
-from tests.daemon_house import MAIL, P256, TLS13, WEB, House, operation, run_aside, ssh, tls13, wire
-from tests.fault_module.control import FaultModule
+from tests.support.daemon import MAIL, WEB, Daemon, run_aside
+from tests.support.fault_module.control import FaultModule
+from tests.support.ssh_peer import operation, ssh, wire
+from tests.support.tls_bytes import P256, TLS13, tls13
 
 
-def attempts(house: House) -> list[dict[str, Any]]:
-    return [record for record in house.audit("attempt") if record["client"] in (WEB, MAIL)]
+def attempts(daemon: Daemon) -> list[dict[str, Any]]:
+    return [record for record in daemon.audit("attempt") if record["client"] in (WEB, MAIL)]
 
 
 def used(module: FaultModule) -> int:
@@ -27,22 +29,22 @@ def used(module: FaultModule) -> int:
 
 
 def test_a_captured_connection_cannot_be_played_again(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     """All bytes that a front end sent, sent again: on a new connection, on several at once, and to the daemon's next life."""
-    house = open_house(before=fault_module.before)
-    key = house.add_key("site")
-    captured = run_aside(lambda: capture(house, key))
-    assert len(attempts(house)) == used(fault_module) == 3
+    daemon = open_daemon(before=fault_module.before)
+    key = daemon.add_key("site")
+    captured = run_aside(lambda: capture(daemon, key))
+    assert len(attempts(daemon)) == used(fault_module) == 3
     for _ in range(2):
         for times in (1, 4):
-            run_aside(lambda times=times: play(house, captured, times))  # type: ignore[misc]
-        assert len(attempts(house)) == used(fault_module) == 3, "a played connection used a key"
-        assert house.stop() == 0
-        house.start()
+            run_aside(lambda times=times: play(daemon, captured, times))  # type: ignore[misc]
+        assert len(attempts(daemon)) == used(fault_module) == 3, "a played connection used a key"
+        assert daemon.stop() == 0
+        daemon.start()
 
 
-async def capture(house: House, key: bytes) -> bytes:
+async def capture(daemon: Daemon, key: bytes) -> bytes:
     """What a client sends while it has three things signed."""
     sent = bytearray()
     ended = asyncio.Event()
@@ -56,7 +58,7 @@ async def capture(house: House, key: bytes) -> bytes:
             sink.write_eof()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_connection(*house.address)
+        upstream_reader, upstream_writer = await asyncio.open_connection(*daemon.address)
         await asyncio.gather(copy(reader, upstream_writer, sent), copy(upstream_reader, writer, bytearray()))
         for each in (writer, upstream_writer):
             each.close()
@@ -65,7 +67,7 @@ async def capture(house: House, key: bytes) -> bytes:
         ended.set()
 
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
-    endpoint = house.endpoint(WEB, port=server.sockets[0].getsockname()[1])
+    endpoint = daemon.endpoint(WEB, port=server.sockets[0].getsockname()[1])
     async with Connection(endpoint) as client:
         for number in range(3):
             assert await client.use_key(key, Purpose.TLS13_SERVER, P256, tls13(number), timeout_s=10)
@@ -75,11 +77,11 @@ async def capture(house: House, key: bytes) -> bytes:
     return bytes(sent)
 
 
-async def play(house: House, captured: bytes, times: int) -> None:
+async def play(daemon: Daemon, captured: bytes, times: int) -> None:
     """Send it, and wait until the daemon has closed each connection or stopped answering."""
 
     async def once() -> None:
-        reader, writer = await asyncio.open_connection(*house.address)
+        reader, writer = await asyncio.open_connection(*daemon.address)
         with suppress(OSError):
             writer.write(captured)
             writer.write_eof()
@@ -94,15 +96,15 @@ async def play(house: House, captured: bytes, times: int) -> None:
 
 
 def test_a_frame_is_worth_what_its_connection_is(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     """The same frame from another client is refused; from the same client it is another request, with its own record."""
-    house = open_house(before=fault_module.before)
-    key = house.add_key("site", grant_to=(WEB,))
+    daemon = open_daemon(before=fault_module.before)
+    key = daemon.add_key("site", grant_to=(WEB,))
     frame = operation(7, key, TLS13)
 
     async def work() -> None:
-        async with await ssh(house, WEB) as own, await ssh(house, MAIL) as other:
+        async with await ssh(daemon, WEB) as own, await ssh(daemon, MAIL) as other:
             first, second, foreign = await wire(own), await wire(own), await wire(other)
             for channel in (first, second):  # ids count for one channel
                 channel.write(frame)
@@ -117,24 +119,24 @@ def test_a_frame_is_worth_what_its_connection_is(
             assert first.frames[-1][:2] == (Kind.RESULT, 7)
 
     run_aside(work)
-    found = attempts(house)
+    found = attempts(daemon)
     assert [record["client"] for record in found] == [WEB] * 3
     assert used(fault_module) == 3, "each C_Sign has one attempt, each attempt one C_Sign"
     outcomes = [
-        record for record in house.audit("outcome") if record["attempt"] in {each["index"] for each in found}
+        record for record in daemon.audit("outcome") if record["attempt"] in {each["index"] for each in found}
     ]
     assert len(outcomes) == len({record["attempt"] for record in outcomes}) == 3
     assert {record["result"] for record in outcomes} == {"performed"}
-    assert [record["client"] for record in house.audit("refusal")] == [MAIL]
+    assert [record["client"] for record in daemon.audit("refusal")] == [MAIL]
 
 
-def test_an_open_id_is_not_used_twice(open_house: Callable[..., House], fault_module: FaultModule) -> None:
+def test_an_open_id_is_not_used_twice(open_daemon: Callable[..., Daemon], fault_module: FaultModule) -> None:
     """Twice the same frame in one write ends the channel; at most the first one counts."""
-    house = open_house(before=fault_module.before)
-    key = house.add_key("site")
+    daemon = open_daemon(before=fault_module.before)
+    key = daemon.add_key("site")
 
     async def work() -> None:
-        async with await ssh(house, WEB) as connection:
+        async with await ssh(daemon, WEB) as connection:
             for _ in range(20):
                 channel = await wire(connection)
                 channel.write(operation(5, key, TLS13) * 2)
@@ -142,8 +144,8 @@ def test_an_open_id_is_not_used_twice(open_house: Callable[..., House], fault_mo
                 await channel.closed.wait()
 
     run_aside(work)
-    found = attempts(house)
+    found = attempts(daemon)
     assert used(fault_module) <= len(found) <= 20
-    house.stop()
-    outcomes = [record["attempt"] for record in house.audit("outcome")]
-    assert sorted(outcomes) == sorted(record["index"] for record in house.audit("attempt"))
+    daemon.stop()
+    outcomes = [record["attempt"] for record in daemon.audit("outcome")]
+    assert sorted(outcomes) == sorted(record["index"] for record in daemon.audit("attempt"))

@@ -16,8 +16,10 @@ from hsmd.errors import BadRequest, ErrorCode, HsmdError
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error
 from hsmd.purposes import Purpose
-from tests.daemon_house import OPERATOR, WEB, House, run_aside, unbase64, vectors
-from tests.token_rig import CERTIFICATE_VERIFY, RawWorker
+from tests.support.daemon import OPERATOR, WEB, Daemon, run_aside
+from tests.support.tls_bytes import CERTIFICATE_VERIFY
+from tests.support.token import RawWorker
+from tests.support.vectors import unbase64, vectors
 
 TLS_PURPOSES = (Purpose.TLS13_SERVER, Purpose.TLS13_CLIENT, Purpose.TLS12_SERVER, Purpose.TLS12_CLIENT)
 SCHEMES = {"p-256": 0x0403, "rsa-2048": 0x0804}
@@ -58,14 +60,14 @@ def test_no_key_is_made_for_tls_and_something_unbound(control: RawWorker, purpos
         control.control(token_messages.Generate(name="mixed", key_type="rsa-2048", purposes=purposes))
 
 
-def test_no_operator_gives_a_tls_key_another_use(open_house: Callable[..., House]) -> None:
+def test_no_operator_gives_a_tls_key_another_use(open_daemon: Callable[..., Daemon]) -> None:
     """By grant, by adopting it again under another name, with daemon purposes: the ceiling in the token holds."""
-    house = open_house()
-    house.add_key("site", "p-256", "tls-server")
+    daemon = open_daemon()
+    daemon.add_key("site", "p-256", "tls-server")
     other = [*UNBOUND, "tls-client", "x509-certificate", "checkpoint", "x509-request"]
 
     async def work() -> None:
-        async with house.connection(OPERATOR) as operator:
+        async with daemon.connection(OPERATOR) as operator:
             for purpose in other:
                 with pytest.raises(HsmdError):
                     await operator.control(messages.GrantAdd(WEB, "site", [purpose]), timeout_s=10)

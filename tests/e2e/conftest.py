@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.site import Site
+from tests.support.site import Site
 
 
 @pytest.fixture(scope="session")

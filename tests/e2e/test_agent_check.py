@@ -9,10 +9,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hsmd.protocol.messages import GrantAdd, GrantRemove
-from tests.e2e.front_end import server_user
-from tests.e2e.processes import hsmd, run, wait_until
-from tests.e2e.site import CLIENT, Site
 from tests.e2e.test_error_log import policy
+from tests.support.front_end import server_user
+from tests.support.polling import wait_until
+from tests.support.processes import hsmd, run
+from tests.support.site import CLIENT, Site
 
 PROBLEMS_FOUND = 4
 

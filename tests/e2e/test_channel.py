@@ -15,9 +15,9 @@ from hsmd.client import Client, Endpoint, parse_address
 from hsmd.errors import ProtocolError, Unavailable
 from hsmd.protocol.messages import KeyShow
 from hsmd.purposes import Purpose
-from tests.e2e import network as networks
-from tests.e2e.processes import hsmd, program, run
-from tests.e2e.site import CLIENT, Site
+from tests.support import network as networks
+from tests.support.processes import hsmd, program, run
+from tests.support.site import CLIENT, Site
 
 # --- K4: the dedicated network ---
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from hsmd.protocol.messages import GrantAdd, GrantRemove
-from tests.e2e.front_end import server_user
-from tests.e2e.processes import wait_until
-from tests.e2e.site import CLIENT, PEM_HOST, Site
+from tests.support.front_end import server_user
+from tests.support.polling import wait_until
+from tests.support.site import CLIENT, PEM_HOST, Site
 
 
 def failure(site: Site, host: str, version: str = "") -> int:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.daemon import Use
-from tests.e2e.site import CLIENT, Site
-from tests.e2e.tls_client import dumped_messages, dumped_premaster, dumped_signature, sha256
-from tests.e2e.tools import curl, s_client
+from tests.support.installed_daemon import Use
+from tests.support.site import CLIENT, Site
+from tests.support.tls_client import dumped_messages, dumped_premaster, dumped_signature, sha256
+from tests.support.tls_tools import curl, s_client
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,22 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.e2e.authority import private_pem
-from tests.e2e.front_end import HOST, Nginx, Served
-from tests.e2e.load import Lane, Load
-from tests.e2e.memory import Memory, Needles, ec_needles, find_in, find_in_files, rsa_needles, text_needles
-from tests.e2e.processes import Process, wait_until
-from tests.e2e.saturation import Saturation
-from tests.e2e.site import CLIENT, KeyPlan, Site, is_root
+from tests.support.authority import private_pem
+from tests.support.front_end import HOST, Nginx, Served
+from tests.support.memory import (
+    Memory,
+    Needles,
+    ec_needles,
+    find_in,
+    find_in_files,
+    rsa_needles,
+    text_needles,
+)
+from tests.support.polling import wait_until
+from tests.support.processes import Process
+from tests.support.saturation import Saturation
+from tests.support.site import CLIENT, KeyPlan, Site, is_root
+from tests.support.tls_load import Lane, Load
 
 SCANS = int(os.environ.get("HSMD_E2E_MEMORY_SCANS", "3"))
 """How often everything is searched while handshakes go on."""

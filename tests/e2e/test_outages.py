@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from hsmd.client import parse_address
-from tests.e2e.front_end import HOST, TIMEOUT_MS
-from tests.e2e.load import Lane, Load, Sample, percentile
-from tests.e2e.processes import wait_until
-from tests.e2e.site import PEM_HOST, Site
+from tests.support.front_end import HOST, TIMEOUT_MS
+from tests.support.polling import wait_until
+from tests.support.site import PEM_HOST, Site
+from tests.support.tls_load import Lane, Load, Sample, percentile
 
 QUIET_S = float(os.environ.get("HSMD_E2E_QUIET_S", "4"))
 OUTAGE_S = float(os.environ.get("HSMD_E2E_OUTAGE_S", "5"))

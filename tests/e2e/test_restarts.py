@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.front_end import HOST, TIMEOUT_MS
-from tests.e2e.load import Lane, Load
-from tests.e2e.processes import wait_until
-from tests.e2e.site import PEM_HOST, Site
 from tests.e2e.test_outages import BACK_S, every_signature_is_in_the_log
+from tests.support.front_end import HOST, TIMEOUT_MS
+from tests.support.polling import wait_until
+from tests.support.site import PEM_HOST, Site
+from tests.support.tls_load import Lane, Load
 
 STEADY_S = float(os.environ.get("HSMD_E2E_STEADY_S", "3"))
 LANES = (

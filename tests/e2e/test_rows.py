@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.client import AgentEndpoint, Client
 from hsmd.protocol.messages import CertificateExport, GrantAdd, KeyList
-from tests.e2e.authority import private_pem
-from tests.e2e.front_end import Agent, Nginx, Served
-from tests.e2e.processes import wait_until
-from tests.e2e.site import CLIENT, PEM_HOST, KeyPlan, Site
-from tests.e2e.tls_client import dumped_messages, dumped_premaster, dumped_signature, sha256
-from tests.e2e.tools import s_client, s_client_try
+from tests.support.authority import private_pem
+from tests.support.front_end import Agent, Nginx, Served
+from tests.support.polling import wait_until
+from tests.support.site import CLIENT, PEM_HOST, KeyPlan, Site
+from tests.support.tls_client import dumped_messages, dumped_premaster, dumped_signature, sha256
+from tests.support.tls_tools import s_client, s_client_try
 
 RSA_KEY_EXCHANGE = "AES128-GCM-SHA256"
 

@@ -15,9 +15,10 @@ import pytest
 
 from hsmd.errors import ErrorCode
 from hsmd.protocol.frames import Kind, encode, encode_hello
-from tests.daemon_house import MAIL, WEB, House, Wire, house, operation, ssh, wire
-from tests.daemon_load import Load
-from tests.daemonlike import eventually
+from tests.support.daemon import MAIL, WEB, Daemon, running_daemon
+from tests.support.load import Load
+from tests.support.polling import eventually
+from tests.support.ssh_peer import Wire, operation, ssh, wire
 
 pytestmark = pytest.mark.timeout(120)
 TINY_FRAMES = int(os.environ.get("HSMD_TEST_TINY_FRAMES", "100000"))
@@ -26,8 +27,10 @@ MAX_GROWTH = 64 << 20
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("floods") / "daemon", workers=2, limits={"login_s": 3}) as made:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with running_daemon(
+        tmp_path_factory.mktemp("floods") / "daemon", workers=2, limits={"login_s": 3}
+    ) as made:
         made.keys_made = {  # type: ignore[attr-defined]
             client: made.add_key(f"key-{client}", grant_to=(client,)) for client in (WEB, MAIL)
         }
@@ -35,7 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 @asynccontextmanager
-async def watched(built: House) -> AsyncIterator[Load]:
+async def watched(built: Daemon) -> AsyncIterator[Load]:
     """Somebody else works meanwhile, undisturbed, and the front does not swell."""
     before = built.front_rss()
     async with Load(built, MAIL, built.keys_made[MAIL], parallel=4, timeout_s=5) as other:  # type: ignore[attr-defined]
@@ -48,14 +51,14 @@ async def watched(built: House) -> AsyncIterator[Load]:
     assert growth < MAX_GROWTH, f"{growth >> 20} MiB"
 
 
-async def raw_wire(built: House) -> tuple[asyncssh.SSHClientConnection, Wire]:
+async def raw_wire(built: Daemon) -> tuple[asyncssh.SSHClientConnection, Wire]:
     connection = await ssh(built, WEB)
     return connection, await wire(connection)
 
 
 @pytest.mark.parametrize("length", [0, 8, 65_537, 2**31, 2**32 - 1])
 async def test_lengths_out_of_range_end_the_channel_before_anything_is_kept(
-    built: House, length: int
+    built: Daemon, length: int
 ) -> None:
     async with watched(built):
         connection, channel = await raw_wire(built)
@@ -65,13 +68,13 @@ async def test_lengths_out_of_range_end_the_channel_before_anything_is_kept(
         connection.abort()
 
 
-async def test_half_frames_and_closed_windows_are_not_held_for_ever(built: House) -> None:
+async def test_half_frames_and_closed_windows_are_not_held_for_ever(built: Daemon) -> None:
     """Two peers at once, because both have ten seconds."""
     async with watched(built):
         await asyncio.gather(_hold_half_frames(built), _keep_the_window_closed(built))
 
 
-async def _hold_half_frames(built: House) -> None:
+async def _hold_half_frames(built: Daemon) -> None:
     """All channels a client may have, each with a frame of the largest size but for its last byte, and one without hello."""
     connection = await ssh(built, WEB)
     channels = [await wire(connection, hello=number != 0) for number in range(4)]
@@ -83,7 +86,7 @@ async def _hold_half_frames(built: House) -> None:
     connection.abort()
 
 
-async def _keep_the_window_closed(built: House) -> None:
+async def _keep_the_window_closed(built: Daemon) -> None:
     """It reads TCP but leaves the channel's window at one byte."""
     lost = len(built.logged("session.unread"))
     connection = await ssh(built, WEB)
@@ -97,7 +100,7 @@ async def _keep_the_window_closed(built: House) -> None:
     connection.abort()
 
 
-async def test_a_flood_of_tiny_frames(built: House) -> None:
+async def test_a_flood_of_tiny_frames(built: Daemon) -> None:
     async with watched(built):
         connection, channel = await raw_wire(built)
         block = b"".join(encode(Kind.PING, number) for number in range(1, 1_001))
@@ -111,7 +114,7 @@ async def test_a_flood_of_tiny_frames(built: House) -> None:
         connection.abort()
 
 
-async def test_a_flood_of_cancels_errors_and_unknown_keys(built: House) -> None:
+async def test_a_flood_of_cancels_errors_and_unknown_keys(built: Daemon) -> None:
     async with watched(built):
         connection, channel = await raw_wire(built)
         block = b"".join(
@@ -151,7 +154,7 @@ class Deaf:
         return times
 
 
-async def test_a_peer_that_never_reads_is_dropped(built: House) -> None:
+async def test_a_peer_that_never_reads_is_dropped(built: Daemon) -> None:
     """It asks for far more answers than any buffer holds."""
     lost = len(built.logged("connection.closed"))
     async with watched(built):
@@ -165,7 +168,7 @@ async def test_a_peer_that_never_reads_is_dropped(built: House) -> None:
         sending.cancel()
 
 
-async def test_many_peers_that_never_read(built: House) -> None:
+async def test_many_peers_that_never_read(built: Daemon) -> None:
     async with watched(built):
         connections = [await ssh(built, WEB) for _ in range(8)]
         tasks = []
@@ -179,7 +182,7 @@ async def test_many_peers_that_never_read(built: House) -> None:
             task.cancel()
 
 
-async def test_requests_of_ssh_itself_are_bounded(built: House) -> None:
+async def test_requests_of_ssh_itself_are_bounded(built: Daemon) -> None:
     """Channel and global requests that want replies, from a peer that reads none of them."""
     async with watched(built):
         connection, _ = await raw_wire(built)
@@ -194,7 +197,7 @@ async def test_requests_of_ssh_itself_are_bounded(built: House) -> None:
         connection.abort()
 
 
-async def test_bytes_that_are_not_ssh(built: House) -> None:
+async def test_bytes_that_are_not_ssh(built: Daemon) -> None:
     async with watched(built):
         host, port = built.address
         for sent in (
@@ -213,7 +216,7 @@ async def test_bytes_that_are_not_ssh(built: House) -> None:
                     pass
 
 
-def test_the_log_of_a_flood_stays_short(built: House, tmp_path: Path) -> None:
+def test_the_log_of_a_flood_stays_short(built: Daemon, tmp_path: Path) -> None:
     """After all of the above: nobody could write without bound to log and audit log."""
     assert built.log_path.stat().st_size < 2 << 20
     assert len(built.audit("refusal")) < 1_500

@@ -18,9 +18,11 @@ from hsmd.errors import AuditFailure, ErrorCode
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
 from hsmd.transparency.chain import verify
-from tests.daemon_house import OPERATOR, WEB, House, alive, house, operation, ssh, tls13, wait_until, wire
-from tests.daemon_load import Load, all_ready
-from tests.daemonlike import eventually
+from tests.support.daemon import OPERATOR, WEB, Daemon, alive, running_daemon
+from tests.support.load import Load, all_ready
+from tests.support.polling import eventually, wait_until
+from tests.support.ssh_peer import operation, ssh, wire
+from tests.support.tls_bytes import tls13
 
 pytestmark = pytest.mark.timeout(120)
 FRONT_ROUNDS = int(os.environ.get("HSMD_TEST_FRONT_KILLS", "2"))
@@ -29,12 +31,12 @@ BACK_S = float(os.environ.get("HSMD_TEST_BACK_S", "6"))
 
 
 @pytest.fixture
-def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+def open_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(house(tmp_path / "daemon", **options))
+        yield lambda **options: stack.enter_context(running_daemon(tmp_path / "daemon", **options))
 
 
-def verified(built: House) -> int:
+def verified(built: Daemon) -> int:
     """The log is one unbroken chain; its length."""
     verdict = verify(built.audit_path.read_bytes().splitlines(keepends=True))
     assert verdict.intact, verdict
@@ -42,9 +44,9 @@ def verified(built: House) -> int:
 
 
 async def test_a_killed_front_is_back_and_its_open_attempts_are_closed(
-    open_house: Callable[..., House],
+    open_daemon: Callable[..., Daemon],
 ) -> None:
-    built = open_house(workers=2, addresses=[f"127.0.0.1:{_free_port()}"])
+    built = open_daemon(workers=2, addresses=[f"127.0.0.1:{_free_port()}"])
     key = built.add_key("web")
     for _ in range(FRONT_ROUNDS):
         async with Load(built, WEB, key, parallel=16) as load:
@@ -77,14 +79,14 @@ def _free_port() -> int:
 
 
 def test_a_killed_launcher_takes_everything_along_and_can_start_again(
-    open_house: Callable[..., House],
+    open_daemon: Callable[..., Daemon],
 ) -> None:
-    built = open_house(workers=2)
+    built = open_daemon(workers=2)
     pids = built.pids()
     assert built.process is not None
     built.process.kill()
     built.process.wait()
-    wait_until(lambda: not any(alive(pid) for pid in pids), 8, "front and workers have ended")
+    wait_until(lambda: not any(alive(pid) for pid in pids), "front and workers have ended", 8)
     assert built.logged("launcher.gone")
     assert built.audit()[-1]["event"] == "daemon.stopped"
     built.process = None
@@ -92,8 +94,8 @@ def test_a_killed_launcher_takes_everything_along_and_can_start_again(
     assert built.stop() == 0
 
 
-async def test_a_killed_launcher_lets_open_requests_end(open_house: Callable[..., House]) -> None:
-    built = open_house()
+async def test_a_killed_launcher_lets_open_requests_end(open_daemon: Callable[..., Daemon]) -> None:
+    built = open_daemon()
     key = built.add_key("web")
     async with await ssh(built, WEB) as connection:
         channel = await wire(connection)
@@ -109,16 +111,16 @@ async def test_a_killed_launcher_lets_open_requests_end(open_house: Callable[...
     await eventually(lambda: not any(alive(pid) for pid in pids), 8)
 
 
-def test_a_wrong_pin_is_tried_once_and_never_again(open_house: Callable[..., House]) -> None:
+def test_a_wrong_pin_is_tried_once_and_never_again(open_daemon: Callable[..., Daemon]) -> None:
     """Whatever restarts: the token's counter of wrong tries does not move any more."""
-    built = open_house(workers=2)
+    built = open_daemon(workers=2)
     built.stop()
     right = built.pin_file.read_text()
     built.pin_file.write_text("wrong\n")
     built.begin()
-    wait_until(lambda: built.logged("token.logins_stopped"), 20)
-    wait_until(lambda: not built.worker_pids(), 20, "no worker is left")
-    wait_until(lambda: built.logged("token.logins_stopped"), 10, "the front has heard of it")
+    wait_until(lambda: built.logged("token.logins_stopped"), within_s=20)
+    wait_until(lambda: not built.worker_pids(), "no worker is left", 20)
+    wait_until(lambda: built.logged("token.logins_stopped"), "the front has heard of it", 10)
     refusals = [line for line in built.logged("worker.failed") if "refused the PIN" in line.get("reason", "")]
     assert len(refusals) == 1, "one login was tried"
     assert built.ask(messages.Status()).tokens[0].state == "login-refused"
@@ -134,7 +136,7 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_house: Callable[..., Hou
     for _ in range(3):
         stops = len(built.logged("token.logins_stopped"))
         built.begin()  # a whole new daemon does not even start a worker
-        wait_until(lambda stops=stops: len(built.logged("token.logins_stopped")) > stops, 20)
+        wait_until(lambda stops=stops: len(built.logged("token.logins_stopped")) > stops, within_s=20)
         assert built.reload() == "done"
         assert built.worker_pids() == []
         assert built.ask(messages.Status()).tokens[0].state == "login-refused"
@@ -148,9 +150,10 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_house: Callable[..., Hou
     built.ask(
         messages.TokenClear(name="main")
     )  # but the PIN is still wrong: one more try, and everything stops again
-    wait_until(lambda: len(built.logged("worker.failed")) == 2, 20)
+    wait_until(lambda: len(built.logged("worker.failed")) == 2, within_s=20)
     wait_until(
-        lambda: built.ask(messages.TokenList()).tokens[0].stopped_at not in (None, token.stopped_at), 20
+        lambda: built.ask(messages.TokenList()).tokens[0].stopped_at not in (None, token.stopped_at),
+        within_s=20,
     )
     built.pin_file.write_text(right)
     built.ask(messages.TokenClear(name="main"))
@@ -158,9 +161,9 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_house: Callable[..., Hou
 
 
 async def test_an_audit_log_that_cannot_be_written_stops_uses_and_recovers(
-    open_house: Callable[..., House],
+    open_daemon: Callable[..., Daemon],
 ) -> None:
-    built = open_house()
+    built = open_daemon()
     key = built.add_key("web")
     async with await ssh(built, WEB) as connection, built.connection(OPERATOR) as operator:
         channel = await wire(connection)
@@ -193,7 +196,7 @@ async def test_an_audit_log_that_cannot_be_written_stops_uses_and_recovers(
 
 def test_a_daemon_starts_on_a_full_disk_and_serves_when_there_is_room(tmp_path: Path) -> None:
     """A full disk is no reason not to start, only not to use keys. Without the right to mount one this is an ordinary start."""
-    built = House(tmp_path / "daemon")
+    built = Daemon(tmp_path / "daemon")
     directory = tmp_path / "daemon" / "audit"
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(directory)]
@@ -210,7 +213,7 @@ def test_a_daemon_starts_on_a_full_disk_and_serves_when_there_is_room(tmp_path: 
             with pytest.raises(AuditFailure):
                 built.ask(messages.ClientAdd("too-early"))
             filler.unlink()
-        wait_until(lambda: built.ask(messages.Status()).audit_writable, 10)
+        wait_until(lambda: built.ask(messages.Status()).audit_writable, within_s=10)
         built.wait_for_workers()
         built.add_key("web")
         assert built.stop() == 0

@@ -11,8 +11,10 @@ import pytest
 
 from hsmd.errors import DeadlineExceeded
 from hsmd.protocol.frames import Kind
-from tests.daemon_house import MAIL, OPERATOR, WEB, house, operation, ssh, tls13, wire
-from tests.daemon_load import Load, all_ready
+from tests.support.daemon import MAIL, OPERATOR, WEB, running_daemon
+from tests.support.load import Load, all_ready
+from tests.support.ssh_peer import operation, ssh, wire
+from tests.support.tls_bytes import tls13
 
 pytestmark = pytest.mark.timeout(120)
 ROUNDS = int(os.environ.get("HSMD_TEST_WORKER_FAULTS", "3"))
@@ -23,7 +25,7 @@ ROUNDS = int(os.environ.get("HSMD_TEST_WORKER_FAULTS", "3"))
     "fault", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP], ids=lambda fault: fault.name
 )
 async def test_a_lost_worker_costs_nobody_an_answer(tmp_path: Path, fault: signal.Signals) -> None:
-    with house(tmp_path / "daemon", workers=2, stall_ms=400) as built:
+    with running_daemon(tmp_path / "daemon", workers=2, stall_ms=400) as built:
         keys = {client: built.add_key(f"key-{client}", grant_to=(client,)) for client in (WEB, MAIL)}
         loads = [Load(built, client, key) for client, key in keys.items()]
         async with built.connection(OPERATOR) as operator, loads[0], loads[1]:
@@ -42,7 +44,7 @@ async def test_a_lost_worker_costs_nobody_an_answer(tmp_path: Path, fault: signa
 
 async def test_without_any_worker_callers_hear_so_in_time(tmp_path: Path) -> None:
     """Both workers hang, and nobody comes to replace them: each caller waits until its deadline and no longer."""
-    with house(tmp_path / "daemon", workers=2, stall_ms=600_000) as built:
+    with running_daemon(tmp_path / "daemon", workers=2, stall_ms=600_000) as built:
         key = built.add_key("web")
         workers = built.signing_pids()
         for pid in workers:
@@ -60,7 +62,7 @@ async def test_without_any_worker_callers_hear_so_in_time(tmp_path: Path) -> Non
 async def test_only_the_request_at_work_is_in_doubt(tmp_path: Path) -> None:
     """A worker killed in the middle of long operations: one of its jobs is unknown, those behind it never began, and every
     caller gets an answer all the same."""
-    with house(tmp_path / "daemon", workers=1) as built:
+    with running_daemon(tmp_path / "daemon", workers=1) as built:
         key = built.add_key("slow", "rsa-4096")
         async with await ssh(built, WEB) as connection, built.connection(OPERATOR) as operator:
             channel = await wire(connection)

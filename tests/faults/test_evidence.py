@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_house import MAIL, OPERATOR, WEB, House, house
-from tests.daemon_load import all_ready
-from tests.fault_module.control import ANY_BIT, Action, FaultModule, Function
-from tests.faults.evidence import Client, LogRead, compare, figures, kill_at_random, make_keys
+from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, running_daemon
+from tests.support.evidence import Client, LogRead, compare, figures, kill_at_random, make_keys
+from tests.support.fault_module.control import ANY_BIT, Action, FaultModule, Function
+from tests.support.load import all_ready
 
 FRONT_KILLS = int(os.environ.get("HSMD_TEST_EVIDENCE_FRONT_KILLS", "3"))
 WORKER_KILLS = int(os.environ.get("HSMD_TEST_EVIDENCE_WORKER_KILLS", "10"))
@@ -27,10 +27,12 @@ pytestmark = pytest.mark.timeout(7_200 if LONG else 120)
 
 
 @pytest.fixture
-def open_house(tmp_path: Path, fault_module: FaultModule) -> Iterator[Callable[..., House]]:
+def open_daemon(tmp_path: Path, fault_module: FaultModule) -> Iterator[Callable[..., Daemon]]:
     with ExitStack() as stack:
         settings = {"before": fault_module.before, "addresses": [f"127.0.0.1:{free_port()}"], "workers": 2}
-        yield lambda **options: stack.enter_context(house(tmp_path / "daemon", **settings, **options))
+        yield lambda **options: stack.enter_context(
+            running_daemon(tmp_path / "daemon", **settings, **options)
+        )
 
 
 def free_port() -> int:
@@ -39,15 +41,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def clients_of(built: House, **options: bool) -> list[Client]:
+def clients_of(built: Daemon, **options: bool) -> list[Client]:
     keys = make_keys(built, **options)
     return [Client(built, name, keys) for name in (WEB, MAIL)]
 
 
 async def test_every_use_of_a_key_is_on_the_log_before_it_whoever_is_killed(
-    open_house: Callable[..., House], fault_module: FaultModule, tmp_path: Path
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule, tmp_path: Path
 ) -> None:
-    built = open_house()
+    built = open_daemon()
     clients = clients_of(built)
     seed = random.getrandbits(31)
     print(f"seed {seed}")
@@ -70,11 +72,11 @@ async def test_every_use_of_a_key_is_on_the_log_before_it_whoever_is_killed(
 
 @pytest.mark.parametrize("verified", ["rsa", "all"])
 async def test_no_wrong_signature_leaves(
-    open_house: Callable[..., House], fault_module: FaultModule, verified: str
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule, verified: str
 ) -> None:
     """Bits flip in what C_Sign returns. RSA is always verified, everything with verify = "all"; otherwise wrong ones of P-256
     do leave, which shows that this test would see them."""
-    built = open_house(token_settings={"verify": verified})
+    built = open_daemon(token_settings={"verify": verified})
     clients = clients_of(built, decrypting=False)
     rule = fault_module.rule(
         Function.SIGN, Action.FLIP, ANY_BIT, probability=FLIP_SHARE, seed=random.getrandbits(31)

@@ -15,7 +15,7 @@ import pytest
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.note import SignatureType
 from hsmd.transparency.verification import verify_log
-from tests.log_maker import LogMaker, Signer, rechained, second_verifier, tail_of
+from tests.support.audit_logs import LogMaker, Signer, rechained, second_verifier, tail_of
 
 EDITS = int(os.environ.get("HSMD_TEST_LOG_EDITS", "150"))
 SECOND = second_verifier()

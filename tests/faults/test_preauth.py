@@ -16,9 +16,10 @@ import pytest
 
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, encode
-from tests.daemon_house import MAIL, WEB, House, Stranger, certificate, house, ssh, wire
-from tests.daemon_load import Load
-from tests.daemonlike import eventually
+from tests.support.daemon import MAIL, WEB, Daemon, running_daemon
+from tests.support.load import Load
+from tests.support.polling import eventually
+from tests.support.ssh_peer import Stranger, certificate, ssh, wire
 
 pytestmark = pytest.mark.timeout(120)
 IDLE = int(os.environ.get("HSMD_TEST_IDLE_STRANGERS", "600"))
@@ -29,14 +30,14 @@ MAX_GROWTH = 64 << 20
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     limits = {"startups": STARTUPS, "login_s": LOGIN_S, "connections": 64}
-    with house(tmp_path_factory.mktemp("preauth") / "daemon", limits=limits) as made:
+    with running_daemon(tmp_path_factory.mktemp("preauth") / "daemon", limits=limits) as made:
         yield made
 
 
 @asynccontextmanager
-async def undisturbed(built: House) -> AsyncIterator[None]:
+async def undisturbed(built: Daemon) -> AsyncIterator[None]:
     """A client that is logged in goes on working, and the front does not swell."""
     key = built.add_key(f"key-{time.monotonic_ns()}", grant_to=(MAIL,))
     before = built.front_rss()
@@ -49,7 +50,7 @@ async def undisturbed(built: House) -> AsyncIterator[None]:
     assert growth < MAX_GROWTH, f"{growth >> 20} MiB"
 
 
-def open_files(built: House) -> int:
+def open_files(built: Daemon) -> int:
     return len(os.listdir(f"/proc/{built.front_pid}/fd"))
 
 
@@ -60,7 +61,7 @@ async def closed_within(reader: asyncio.StreamReader, seconds: float) -> None:
                 pass
 
 
-async def test_idle_strangers_cost_neither_files_nor_memory(built: House) -> None:
+async def test_idle_strangers_cost_neither_files_nor_memory(built: Daemon) -> None:
     files = open_files(built)
     async with undisturbed(built):
         host, port = built.address
@@ -80,7 +81,7 @@ async def test_idle_strangers_cost_neither_files_nor_memory(built: House) -> Non
 
 
 @pytest.mark.parametrize("speaks", ["banner", "key exchange"])
-async def test_slow_speakers_have_login_s(built: House, speaks: str) -> None:
+async def test_slow_speakers_have_login_s(built: Daemon, speaks: str) -> None:
     """A byte at a time, for ever: the version line, or the first packet of the key exchange (RFC 4253, 4.2 and 7.1)."""
     async with undisturbed(built):
         reader, writer = await asyncio.open_connection(*built.address)
@@ -97,7 +98,7 @@ async def test_slow_speakers_have_login_s(built: House, speaks: str) -> None:
         writer.close()
 
 
-async def test_long_names_and_many_principals_are_only_refused(built: House) -> None:
+async def test_long_names_and_many_principals_are_only_refused(built: Daemon) -> None:
     ca, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     built.ask(messages.ClientAdd("many"))
     built.ask(messages.ClientTrustCa(ca.export_public_key("openssh").decode().strip(), ["many"]))
@@ -113,7 +114,7 @@ async def test_long_names_and_many_principals_are_only_refused(built: House) -> 
         stranger.close()
 
 
-async def test_thousands_of_channels_are_refused(built: House) -> None:
+async def test_thousands_of_channels_are_refused(built: Daemon) -> None:
     async with undisturbed(built), await ssh(built, WEB) as connection:
         held = [await wire(connection) for _ in range(4)]
         for _ in range(CHANNELS // 100):
@@ -122,7 +123,7 @@ async def test_thousands_of_channels_are_refused(built: House) -> None:
         assert len(held) == 4
 
 
-async def test_who_keeps_exchanging_keys_is_dropped(built: House) -> None:
+async def test_who_keeps_exchanging_keys_is_dropped(built: Daemon) -> None:
     dropped = len(built.logged("connection.dropped"))
     async with undisturbed(built):
         connection = await ssh(built, WEB, rekey_bytes=2_000)
@@ -138,7 +139,7 @@ async def test_who_keeps_exchanging_keys_is_dropped(built: House) -> None:
         connection.abort()
 
 
-def test_strangers_write_little_to_the_log(built: House) -> None:
+def test_strangers_write_little_to_the_log(built: Daemon) -> None:
     """After all of the above: those that were turned away were counted."""
     assert built.log_path.stat().st_size < 1 << 20
     assert len(built.logged("connection.turned_away")) < 120
@@ -148,13 +149,13 @@ def test_strangers_write_little_to_the_log(built: House) -> None:
 
 
 @pytest.fixture
-def strict(tmp_path: Path) -> Iterator[House]:
+def strict(tmp_path: Path) -> Iterator[Daemon]:
     """Loopback is exempt unless told otherwise; here it is told otherwise."""
-    with house(tmp_path / "daemon", limits={"penalty_exempt": []}) as made:
+    with running_daemon(tmp_path / "daemon", limits={"penalty_exempt": []}) as made:
         yield made
 
 
-async def test_a_source_that_keeps_failing_is_not_heard_for_a_while(strict: House) -> None:
+async def test_a_source_that_keeps_failing_is_not_heard_for_a_while(strict: Daemon) -> None:
     """From an address of its own: the one of everybody else here is known already."""
     strange, source = asyncssh.generate_private_key("ssh-ed25519"), ("127.0.0.2", 0)
     for _ in range(4):

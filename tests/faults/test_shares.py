@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_house import MAIL, WEB, House, house
-from tests.daemon_load import Load
-from tests.daemonlike import eventually
+from tests.support.daemon import MAIL, WEB, Daemon, running_daemon
+from tests.support.load import Load
+from tests.support.polling import eventually
 
 SECONDS = float(os.environ.get("HSMD_FLOOD_S", "4"))
 IDLE = int(os.environ.get("HSMD_FLOOD_IDLE", "300"))
@@ -54,7 +54,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return line
 
 
-async def percentile_99(built: House, key: bytes, seconds: float) -> tuple[float, int]:
+async def percentile_99(built: Daemon, key: bytes, seconds: float) -> tuple[float, int]:
     """(99th percentile in seconds, operations) of a client that asks for one thing after the other."""
     async with Load(built, MAIL, key, parallel=1, timeout_s=5.0) as load:
         await eventually(lambda: sum(done.took_s for done in load.done) >= seconds, seconds * 3 + 20)
@@ -63,7 +63,7 @@ async def percentile_99(built: House, key: bytes, seconds: float) -> tuple[float
     return took[int(len(took) * 0.99)], len(took)
 
 
-async def under(built: House, key: bytes, target: tuple[str, int], flooded: bytes) -> tuple[float, int, str]:
+async def under(built: Daemon, key: bytes, target: tuple[str, int], flooded: bytes) -> tuple[float, int, str]:
     """The percentile while both generators are aimed at `target`; and what the flood got back, if it ended in time."""
     host, port = target
     with ExitStack() as both:
@@ -80,7 +80,7 @@ async def under(built: House, key: bytes, target: tuple[str, int], flooded: byte
 
 async def test_a_flood_is_felt_by_nobody_else(tmp_path: Path) -> None:
     limits = {"client_rate": SHARE, "login_s": 3, "startups": 64}
-    with house(tmp_path / "daemon", workers=1, limits=limits) as built:
+    with running_daemon(tmp_path / "daemon", workers=1, limits=limits) as built:
         mine, flooded = built.add_key("mail", grant_to=(MAIL,)), built.add_key("web", grant_to=(WEB,))
         with generator("sink") as sink:
             beside, count, _ = await under(built, mine, ("127.0.0.1", int(first_line(sink))), flooded)

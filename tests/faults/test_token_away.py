@@ -17,12 +17,13 @@ import pytest
 
 from hsmd.errors import AuditFailure, DeadlineExceeded, TokenFailure, Unavailable
 from hsmd.protocol import messages
-from tests.daemon_house import MAIL, OPERATOR, WEB, House, alive, house, wait_until
-from tests.daemon_load import all_ready
-from tests.fault_module.control import CKR, Action, FaultModule, Function
-from tests.fault_module.disk import FailingDisk
-from tests.faults.evidence import Client, LogRead, compare, figures, make_keys, next_good, quantiles
-from tests.token_rig import in_token
+from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, alive, running_daemon
+from tests.support.evidence import Client, LogRead, compare, figures, make_keys, next_good, quantiles
+from tests.support.fault_module.control import CKR, Action, FaultModule, Function
+from tests.support.fault_module.disk import FailingDisk
+from tests.support.load import all_ready
+from tests.support.polling import wait_until
+from tests.support.token import in_token
 
 AWAY = int(os.environ.get("HSMD_TEST_AWAY", "5"))
 STALLS = int(os.environ.get("HSMD_TEST_STALLS", "6"))
@@ -36,13 +37,15 @@ pytestmark = pytest.mark.timeout(3_600 if AWAY > 20 else 120)
 
 
 @pytest.fixture
-def open_house(tmp_path: Path, fault_module: FaultModule) -> Iterator[Callable[..., House]]:
+def open_daemon(tmp_path: Path, fault_module: FaultModule) -> Iterator[Callable[..., Daemon]]:
     with ExitStack() as stack:
         settings = {"before": fault_module.before, "workers": 2}
-        yield lambda **options: stack.enter_context(house(tmp_path / "daemon", **settings, **options))
+        yield lambda **options: stack.enter_context(
+            running_daemon(tmp_path / "daemon", **settings, **options)
+        )
 
 
-def clients_of(built: House, **options: float) -> list[Client]:
+def clients_of(built: Daemon, **options: float) -> list[Client]:
     keys = make_keys(built)
     return [Client(built, name, keys, timeout_s=TIMEOUT_S, **options) for name in (WEB, MAIL)]
 
@@ -57,7 +60,7 @@ async def first_error(clients: list[Client], within_s: float = 10.0) -> None:
             await asyncio.sleep(0.005)
 
 
-def check_story(built: House, module: FaultModule, clients: list[Client]) -> None:
+def check_story(built: Daemon, module: FaultModule, clients: list[Client]) -> None:
     """Nobody waited beyond the deadline, no answer is wrong, and the log has it all."""
     built.stop()
     for client in clients:
@@ -67,10 +70,10 @@ def check_story(built: House, module: FaultModule, clients: list[Client]) -> Non
 
 
 async def test_a_token_that_goes_and_comes_back_is_used_again(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     """F1, F2: nobody but the token has to do anything."""
-    built = open_house()
+    built = open_daemon()
     clients = clients_of(built)
     draw = random.Random(random.getrandbits(31))
     gone, back = [], []
@@ -98,10 +101,10 @@ async def test_a_token_that_goes_and_comes_back_is_used_again(
 
 
 async def test_a_token_that_restarts_costs_no_answer_for_long(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     """F1: all sessions are invalid at once, the token is there."""
-    built = open_house()
+    built = open_daemon()
     clients = clients_of(built)
     restarts = []
     async with clients[0], clients[1]:
@@ -116,9 +119,9 @@ async def test_a_token_that_restarts_costs_no_answer_for_long(
     assert max(found.to_recovery) < BACK_S
 
 
-async def test_calls_that_never_return(open_house: Callable[..., House], fault_module: FaultModule) -> None:
+async def test_calls_that_never_return(open_daemon: Callable[..., Daemon], fault_module: FaultModule) -> None:
     """F3: the worker is killed and replaced, each caller hears by its deadline, and nothing is left behind."""
-    built = open_house(stall_ms=300)
+    built = open_daemon(stall_ms=300)
     clients = clients_of(built)
     processes = len(built.pids())
     stalls = []
@@ -144,10 +147,10 @@ async def test_calls_that_never_return(open_house: Callable[..., House], fault_m
 
 
 async def test_a_pin_changed_under_the_daemon_is_tried_once(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     """F7: whoever is logged in goes on; the first login with the old PIN is the last until an operator clears it."""
-    built = open_house()
+    built = open_daemon()
     fault_module.lock_pin_after(3)
     clients = clients_of(built)
     old = built.pin_file.read_text().strip()
@@ -165,7 +168,7 @@ async def test_a_pin_changed_under_the_daemon_is_tried_once(
         async with asyncio.timeout(20):
             while built.ask(messages.Status()).tokens[0].state != "login-refused":
                 await asyncio.sleep(0.05)
-        wait_until(lambda: not built.worker_pids(), 20, "all have given up")
+        wait_until(lambda: not built.worker_pids(), "all have given up", 20)
         assert fault_module.wrong_logins == 1
         built.pin_file.write_text(new + "\n")
         back = time.monotonic()
@@ -182,11 +185,11 @@ async def test_a_pin_changed_under_the_daemon_is_tried_once(
     ids=["full", "write-error", "sync-error"],
 )
 async def test_a_failing_disk_under_the_log_stops_uses_and_no_more(
-    tmp_path: Path, open_house: Callable[..., House], fault_module: FaultModule, fault: dict[str, int]
+    tmp_path: Path, open_daemon: Callable[..., Daemon], fault_module: FaultModule, fault: dict[str, int]
 ) -> None:
     """F18: no key is used while it cannot be recorded; operators are heard; uses go on by themselves."""
     disk = FailingDisk(tmp_path / "disk")
-    built = open_house(environment=disk.environment)
+    built = open_daemon(environment=disk.environment)
     clients = clients_of(built)
     failed, mended = [], []
     async with clients[0], clients[1], built.connection(OPERATOR) as operator:
@@ -225,10 +228,10 @@ async def test_a_failing_disk_under_the_log_stops_uses_and_no_more(
     ids=lambda rv: rv.name,
 )
 async def test_a_session_in_doubt_is_never_used_again(
-    open_house: Callable[..., House], fault_module: FaultModule, rv: CKR
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule, rv: CKR
 ) -> None:
     """F1, F5, F11: the worker that saw it ends, another one does what it was at, and no caller notices."""
-    built = open_house()
+    built = open_daemon()
     clients = clients_of(built)
     async with clients[0], clients[1]:
         await next_good(clients)

@@ -16,12 +16,13 @@ import pytest
 from hsmd.client import Connection
 from hsmd.errors import BadRequest, DeadlineExceeded, HsmdError, Overloaded, StoreFailure
 from hsmd.protocol import messages
-from tests.daemon_house import MAIL, OPERATOR, WEB, House, house, wait_until
-from tests.daemon_load import all_ready
-from tests.fault_module.control import CKR, Action, FaultModule, Function, process_sessions
-from tests.faults.evidence import Client, LogRead, compare, make_keys, next_good
-from tests.integration.store.conftest import Cluster
-from tests.token_rig import in_token
+from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, running_daemon
+from tests.support.evidence import Client, LogRead, compare, make_keys, next_good
+from tests.support.fault_module.control import CKR, Action, FaultModule, Function, process_sessions
+from tests.support.load import all_ready
+from tests.support.polling import wait_until
+from tests.support.postgresql import Cluster
+from tests.support.token import in_token
 
 pytestmark = pytest.mark.timeout(120)
 CKM_ECDSA, CKM_EC_KEY_PAIR_GEN = 0x1041, 0x1040
@@ -29,13 +30,15 @@ OBJECTS = "show(sum(1 for _ in session.get_objects({A.TOKEN: True})))"
 
 
 @pytest.fixture
-def open_house(tmp_path: Path, fault_module: FaultModule) -> Iterator[Callable[..., House]]:
+def open_daemon(tmp_path: Path, fault_module: FaultModule) -> Iterator[Callable[..., Daemon]]:
     with ExitStack() as stack:
         settings = {"before": fault_module.before, "workers": 2}
-        yield lambda **options: stack.enter_context(house(tmp_path / "daemon", **(settings | options)))
+        yield lambda **options: stack.enter_context(
+            running_daemon(tmp_path / "daemon", **(settings | options))
+        )
 
 
-def clients_of(built: House, **options: float) -> list[Client]:
+def clients_of(built: Daemon, **options: float) -> list[Client]:
     keys = make_keys(built)
     return [Client(built, name, keys, **options) for name in (WEB, MAIL)]
 
@@ -44,16 +47,16 @@ def errors_of(clients: list[Client]) -> list[HsmdError]:
     return [done.error for client in clients for done in client.done if done.error]
 
 
-def check_story(built: House, module: FaultModule, clients: list[Client]) -> None:
+def check_story(built: Daemon, module: FaultModule, clients: list[Client]) -> None:
     built.stop()
     assert not any(client.wrong() for client in clients)
     compare(LogRead(built.audit_path.parent), module, clients)
 
 
 async def test_f4_an_idle_token_is_asked_so_that_nothing_forgets_the_connection(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    open_house(token_settings={"probe_s": 1})
+    open_daemon(token_settings={"probe_s": 1})
     before = len(fault_module.calls(Function.GENERATE_RANDOM))
     pids = {call.pid for call in fault_module.calls(Function.LOGIN)}
     async with asyncio.timeout(15):
@@ -65,9 +68,9 @@ async def test_f4_an_idle_token_is_asked_so_that_nothing_forgets_the_connection(
 
 
 async def test_f6_requests_open_no_sessions_and_a_full_token_starts_no_more(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    built = open_house()
+    built = open_daemon()
     clients = clients_of(built)
     assert process_sessions(fault_module) == 3, "one for each worker"
     fault_module.cap_sessions(3)
@@ -81,18 +84,18 @@ async def test_f6_requests_open_no_sessions_and_a_full_token_starts_no_more(
 
 
 def test_f6_with_too_few_sessions_the_daemon_serves_with_those_it_has(
-    open_house: Callable[..., House], fault_module: FaultModule, tmp_path: Path
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule, tmp_path: Path
 ) -> None:
-    built = open_house()
+    built = open_daemon()
     key = built.add_key("web")
     built.stop()
     fault_module.cap_sessions(2)
     built.begin()
     try:
         wait_until(
-            lambda: "SessionCount" in built.log_path.read_text(), 20, "one worker is refused a session"
+            lambda: "SessionCount" in built.log_path.read_text(), "one worker is refused a session", 20
         )
-        wait_until(lambda: process_sessions(fault_module) == 2, 20)
+        wait_until(lambda: process_sessions(fault_module) == 2, within_s=20)
         fault_module.cap_sessions(0)
         built.wait_for_workers()
         assert built.ask(messages.KeyShow("web")).digest == key.hex()
@@ -101,10 +104,10 @@ def test_f6_with_too_few_sessions_the_daemon_serves_with_those_it_has(
 
 
 async def test_f8_every_process_has_a_life_of_its_own_in_the_module(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     """One initialisation, one login, one session each; nobody finalises (F16) or uses the module after a fork."""
-    built = open_house()
+    built = open_daemon()
     clients = clients_of(built)
     async with clients[0], clients[1]:
         await next_good(clients)
@@ -118,9 +121,9 @@ async def test_f8_every_process_has_a_life_of_its_own_in_the_module(
 
 @pytest.mark.parametrize("action", [Action.ABORT, Action.CRASH], ids=lambda action: action.name)
 async def test_f9_a_module_that_crashes_costs_nobody_an_answer(
-    open_house: Callable[..., House], fault_module: FaultModule, action: Action
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule, action: Action
 ) -> None:
-    built = open_house()
+    built = open_daemon()
     clients = clients_of(built)
     async with clients[0], clients[1], built.connection(OPERATOR) as operator:
         for crash in range(1, 4):
@@ -138,9 +141,9 @@ async def test_f9_a_module_that_crashes_costs_nobody_an_answer(
 
 
 def test_f12_a_key_that_the_token_cannot_use_is_refused_when_it_is_made(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    built = open_house()
+    built = open_daemon()
     built.stop()
     fault_module.hide_mechanisms(CKM_ECDSA)
     built.start()
@@ -151,10 +154,10 @@ def test_f12_a_key_that_the_token_cannot_use_is_refused_when_it_is_made(
 
 
 async def test_f13_a_slow_token_is_no_reason_to_wait_beyond_the_deadline(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     """The queue is bounded, what cannot be done in time is not begun, and all is well when the token is fast again."""
-    built = open_house(limits={"queue": 100})
+    built = open_daemon(limits={"queue": 100})
     clients = clients_of(built, parallel=20, timeout_s=0.5)
     async with clients[0], clients[1]:
         await next_good(clients)
@@ -173,9 +176,9 @@ async def test_f13_a_slow_token_is_no_reason_to_wait_beyond_the_deadline(
     "function", [Function.GENERATE_KEY_PAIR, Function.CREATE_OBJECT], ids=lambda function: function.name
 )
 def test_f14_what_a_crash_left_half_made_stays_and_disturbs_nobody(
-    open_house: Callable[..., House], fault_module: FaultModule, function: Function
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule, function: Function
 ) -> None:
-    built = open_house()
+    built = open_daemon()
     built.add_key("before")
     after_pair = fault_module.rule(function, Action.ABORT, count=1)
     with pytest.raises(HsmdError):
@@ -191,11 +194,11 @@ def test_f14_what_a_crash_left_half_made_stays_and_disturbs_nobody(
 
 
 def test_f15_a_token_that_cannot_be_seen_at_once_is_looked_for_again(
-    open_house: Callable[..., House], fault_module: FaultModule
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     """The start lock keeps workers apart; a token that answers nonsense at first gets a few more tries."""
     rule = fault_module.rule(Function.GET_SLOT_LIST, Action.RETURN, CKR.GENERAL_ERROR, count=2)
-    built = open_house()
+    built = open_daemon()
     assert rule.hits == 2
     assert not built.logged("worker.failed")
     starts: dict[int, list[float]] = {}
@@ -207,11 +210,11 @@ def test_f15_a_token_that_cannot_be_seen_at_once_is_looked_for_again(
 
 
 async def test_f17_without_the_store_keys_are_used_and_nothing_is_changed(
-    open_house: Callable[..., House], fault_module: FaultModule, cluster: Cluster
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule, cluster: Cluster
 ) -> None:
     """A worker that is lost meanwhile is replaced too: the store is asked before a daemon's first login only."""
     cluster.run("CREATE DATABASE gone")
-    built = open_house(store_url=cluster.url("gone"))
+    built = open_daemon(store_url=cluster.url("gone"))
     clients = clients_of(built)
     async with clients[0], clients[1], built.connection(OPERATOR) as operator:
         await next_good(clients)

@@ -16,9 +16,12 @@ from hsmd.daemon.store import Store
 from hsmd.errors import ErrorCode
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error
-from tests.daemon_house import MAIL, WEB, House, house, operation, ssh, tls13, wait_until, wire
-from tests.fault_module.control import Action, FaultModule, Function
-from tests.token_rig import in_token
+from tests.support.daemon import MAIL, WEB, Daemon, running_daemon
+from tests.support.fault_module.control import Action, FaultModule, Function
+from tests.support.polling import wait_until
+from tests.support.ssh_peer import operation, ssh, wire
+from tests.support.tls_bytes import tls13
+from tests.support.token import in_token
 
 TIMES = 3
 BACK_S = 2.0
@@ -27,11 +30,11 @@ ERROR_S = 2.5
 
 
 @pytest.fixture
-def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
-    houses: list[House] = []
+def open_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    houses: list[Daemon] = []
 
-    def make(**values: Any) -> House:
-        houses.append(House(tmp_path / f"house-{len(houses)}", **values))
+    def make(**values: Any) -> Daemon:
+        houses.append(Daemon(tmp_path / f"house-{len(houses)}", **values))
         return houses[-1].start()
 
     yield make
@@ -48,9 +51,9 @@ async def _answer(channel: Any, number: int, key: bytes) -> tuple[int, int, floa
     return kind, code, time.monotonic() - begun
 
 
-async def test_a_token_away_and_back(open_house: Callable[..., House]) -> None:
+async def test_a_token_away_and_back(open_daemon: Callable[..., Daemon]) -> None:
     """Its files vanish, each request fails soon and later at once; it is used again within two seconds, without an operator."""
-    built = open_house(workers=2, spare=True)
+    built = open_daemon(workers=2, spare=True)
     key = built.add_key("web")
     tokens = built.directory / "softhsm" / "tokens"
     assert tokens.is_dir()
@@ -88,8 +91,8 @@ def built_status(status: Any) -> str:
     return str(status.tokens[0].breaker)
 
 
-async def test_workers_grow_old_and_no_request_fails(open_house: Callable[..., House]) -> None:
-    built = open_house(workers=2, spare=True, token_settings={"recycle_after_operations": 150})
+async def test_workers_grow_old_and_no_request_fails(open_daemon: Callable[..., Daemon]) -> None:
+    built = open_daemon(workers=2, spare=True, token_settings={"recycle_after_operations": 150})
     key = built.add_key("web")
     old = set(built.signing_pids())
     async with await ssh(built, WEB) as connection:
@@ -98,14 +101,14 @@ async def test_workers_grow_old_and_no_request_fails(open_house: Callable[..., H
             channel.write(b"".join(operation(first + i, key, tls13(first + i)) for i in range(1, 51)))
             answers = [await channel.answer(first + i) for i in range(1, 51)]
             assert [decode_error(body) for kind, body in answers if kind == Kind.ERROR] == []
-    wait_until(lambda: len(built.logged("worker.recycled")) >= 3, 10, "workers leave")
+    wait_until(lambda: len(built.logged("worker.recycled")) >= 3, "workers leave", 10)
     built.wait_for_workers()
     assert len(old & set(built.signing_pids())) < len(old)
     assert not built.logged("worker.lost")
 
 
-async def test_a_spare_takes_over_at_once(open_house: Callable[..., House]) -> None:
-    built = open_house(workers=1, spare=True)
+async def test_a_spare_takes_over_at_once(open_daemon: Callable[..., Daemon]) -> None:
+    built = open_daemon(workers=1, spare=True)
     key = built.add_key("web")
     async with await ssh(built, WEB) as connection:
         channel = await wire(connection)
@@ -127,14 +130,14 @@ async def test_a_client_that_crashes_workers_is_refused_and_others_are_not(
     tmp_path: Path, fault_module: FaultModule
 ) -> None:
     """F9, A13: the first request costs two workers, its client's later ones none; the same key serves others."""
-    with house(tmp_path / "daemon", before=fault_module.before, workers=1, spare=True) as built:
+    with running_daemon(tmp_path / "daemon", before=fault_module.before, workers=1, spare=True) as built:
         key = built.add_key("web", grant_to=(WEB, MAIL))
         async with await ssh(built, WEB) as first, await ssh(built, MAIL) as second:
             web, mail = await wire(first), await wire(second)
             assert (await _answer(web, 1, key))[0] == Kind.RESULT
             fault_module.rule(Function.SIGN, Action.CRASH, count=2)
             assert (await _answer(web, 2, key))[1] == ErrorCode.TOKEN
-            wait_until(lambda: len(built.audit("worker.crashed")) == 2, 10, "both crashes are recorded")
+            wait_until(lambda: len(built.audit("worker.crashed")) == 2, "both crashes are recorded", 10)
             for number in range(3, 9):
                 assert (await _answer(web, number, key))[1] == ErrorCode.TOKEN
                 kind, _, _ = await _answer(mail, number, key)
@@ -146,9 +149,9 @@ async def test_a_client_that_crashes_workers_is_refused_and_others_are_not(
         assert built.status().tokens[0].breaker == "closed", "nothing a caller does moves it"
 
 
-def test_half_written_objects_are_passed_over_shown_and_kept(open_house: Callable[..., House]) -> None:
+def test_half_written_objects_are_passed_over_shown_and_kept(open_daemon: Callable[..., Daemon]) -> None:
     """What a kill -9 in the middle of a generation leaves: files without content, a key without a ceiling, a ceiling without a key."""
-    built = open_house()
+    built = open_daemon()
     directory = next((built.directory / "softhsm" / "tokens").iterdir())
     kept = built.add_key("kept")
     first = set(directory.glob("*.object"))
@@ -161,7 +164,7 @@ def test_half_written_objects_are_passed_over_shown_and_kept(open_house: Callabl
         path.write_bytes(b"")
     (directory / "00000000-0000-0000-0000-000000000000.object").write_bytes(b"")
     built.start()
-    wait_until(lambda: built.ask(messages.TokenList()).tokens[0].compared_at is not None, 20)
+    wait_until(lambda: built.ask(messages.TokenList()).tokens[0].compared_at is not None, within_s=20)
 
     async def use(key: bytes) -> int:
         async with await ssh(built, WEB) as connection:
@@ -174,8 +177,8 @@ def test_half_written_objects_are_passed_over_shown_and_kept(open_house: Callabl
     assert before <= {path.name for path in directory.glob("*.object")}, "nothing was deleted"
 
 
-def test_differences_are_shown(open_house: Callable[..., House]) -> None:
-    built = open_house()
+def test_differences_are_shown(open_daemon: Callable[..., Daemon]) -> None:
+    built = open_daemon()
     built.add_key("forgotten")
     digest = built.add_key("lost")
     store = Store(f"sqlite:///{built.directory / 'store.sqlite'}")
@@ -189,7 +192,7 @@ for found in list(session.get_objects({{A.LABEL: {digest.hex()!r}}})): found.des
     )
     built.stop()
     built.start()
-    wait_until(lambda: built.ask(messages.TokenList()).tokens[0].compared_at is not None, 20)
+    wait_until(lambda: built.ask(messages.TokenList()).tokens[0].compared_at is not None, within_s=20)
     [token] = built.ask(messages.TokenList()).tokens
     assert token.missing == ["lost"]
     assert len(token.unknown) == 1

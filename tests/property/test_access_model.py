@@ -30,7 +30,7 @@ from hsmd.errors import HsmdError
 from hsmd.protocol.messages import ClientRemove, KeyShow
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
-from tests.access_model import (
+from tests.support.access_model import (
     CAS,
     CEILINGS,
     CERTIFICATES,

@@ -20,8 +20,8 @@ from hsmd.protocol.frames import (
     encode_control_request,
     encode_hello,
 )
-from tests.daemonlike import eventually
-from tests.integration.agent.conftest import House
+from tests.support.agent_site import AgentSite
+from tests.support.polling import eventually
 
 
 def code(frame: Frame) -> int:
@@ -38,9 +38,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "IDLE_S", 0.4)
 
 
-async def others_are_served(house: House) -> None:
-    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
-    assert await house.sign() == b"signed data"
+async def others_are_served(agent_site: AgentSite) -> None:
+    agent_site.daemon.faults.answer = lambda operation: b"signed " + operation.data
+    assert await agent_site.sign() == b"signed data"
 
 
 # --- broken frames ---
@@ -66,42 +66,42 @@ async def others_are_served(house: House) -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
-async def test_whoever_breaks_the_rules_is_told_and_dropped(house: House, data: bytes) -> None:
-    await house.start()
-    peer = await house.peer(hello=False)
+async def test_whoever_breaks_the_rules_is_told_and_dropped(agent_site: AgentSite, data: bytes) -> None:
+    await agent_site.start()
+    peer = await agent_site.peer(hello=False)
     peer.send(data)
     frames = await peer.ended()
     assert code(frames[-1]) == ErrorCode.PROTOCOL
     assert frames[-1][1] == 0
     await peer.close()
-    await others_are_served(house)
+    await others_are_served(agent_site)
 
 
-async def test_no_common_version(house: House) -> None:
-    await house.start()
-    peer = await house.peer(hello=False)
+async def test_no_common_version(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    peer = await agent_site.peer(hello=False)
     peer.send(encode(Kind.HELLO, 0, b"HSMD\x02\x09\0\0\0\0"))
     assert [code(frame) for frame in await peer.ended()] == [ErrorCode.VERSION]
     await peer.close()
 
 
-async def test_an_id_that_is_still_open_cannot_be_used_again(house: House) -> None:
-    await house.start()
-    house.daemon.faults.hold = True
-    peer = await house.peer()
-    peer.use(1, house.key.digest)
-    peer.use(1, house.key.digest)
+async def test_an_id_that_is_still_open_cannot_be_used_again(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.hold = True
+    peer = await agent_site.peer()
+    peer.use(1, agent_site.key.digest)
+    peer.use(1, agent_site.key.digest)
     assert [code(frame) for frame in await peer.ended()] == [ErrorCode.PROTOCOL]
     await peer.close()
-    await eventually(lambda: len(house.daemon.cancelled) == 1)
+    await eventually(lambda: len(agent_site.daemon.cancelled) == 1)
 
 
 @pytest.mark.parametrize(
     "document", [b"", b"{", b'{"op":"whoami","extra":1}', b'{"op":"no.such"}', b"[" * 5000, b"\xff"]
 )
-async def test_control_requests_that_make_no_sense(house: House, document: bytes) -> None:
-    await house.start()
-    peer = await house.peer()
+async def test_control_requests_that_make_no_sense(agent_site: AgentSite, document: bytes) -> None:
+    await agent_site.start()
+    peer = await agent_site.peer()
     peer.send(encode_control_request(1, 1000, document))
     assert code(await peer.frame()) == ErrorCode.BAD_REQUEST
     await peer.close()
@@ -110,25 +110,27 @@ async def test_control_requests_that_make_no_sense(house: House, document: bytes
 # --- holding things ---
 
 
-async def test_half_a_frame_is_not_held_for_long(house: House, impatient: None) -> None:
-    await house.start()
+async def test_half_a_frame_is_not_held_for_long(agent_site: AgentSite, impatient: None) -> None:
+    await agent_site.start()
     for data in (b"", b"\x00", encode_hello(0)[:-1]):
-        peer = await house.peer(hello=False)
+        peer = await agent_site.peer(hello=False)
         peer.send(data)
         began = time.monotonic()
         assert [code(frame) for frame in await peer.ended()] == [ErrorCode.PROTOCOL]
         assert time.monotonic() - began < 1
         await peer.close()
-    peer = await house.peer()
+    peer = await agent_site.peer()
     peer.send(b"\x00\x00\x00\x20\x10")
     assert [code(frame) for frame in await peer.ended()] == [ErrorCode.PROTOCOL]
     await peer.close()
-    await others_are_served(house)
+    await others_are_served(agent_site)
 
 
-async def test_idle_connections_are_closed_and_pings_keep_them(house: House, impatient: None) -> None:
-    await house.start()
-    idle, busy = await house.peer(), await house.peer()
+async def test_idle_connections_are_closed_and_pings_keep_them(
+    agent_site: AgentSite, impatient: None
+) -> None:
+    await agent_site.start()
+    idle, busy = await agent_site.peer(), await agent_site.peer()
     ended = asyncio.create_task(idle.ended())
     for number in range(1, 100):
         busy.send(encode(Kind.PING, number))
@@ -143,23 +145,25 @@ async def test_idle_connections_are_closed_and_pings_keep_them(house: House, imp
     await busy.close()
 
 
-async def test_waiting_for_an_answer_is_not_idle(house: House, impatient: None) -> None:
-    await house.start()
-    house.daemon.faults.hold = True
-    peer = await house.peer()
-    peer.use(1, house.key.digest, deadline_ms=5000)
-    await eventually(lambda: house.daemon.operations)
+async def test_waiting_for_an_answer_is_not_idle(agent_site: AgentSite, impatient: None) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.hold = True
+    peer = await agent_site.peer()
+    peer.use(1, agent_site.key.digest, deadline_ms=5000)
+    await eventually(lambda: agent_site.daemon.operations)
     await asyncio.sleep(0.6)
-    house.daemon.release()
+    agent_site.daemon.release()
     assert (await peer.frame())[:2] == (Kind.RESULT, 1)
     await peer.close()
 
 
-async def test_a_reader_that_never_reads_is_stopped_and_dropped(house: House, impatient: None) -> None:
-    agent = await house.start()
+async def test_a_reader_that_never_reads_is_stopped_and_dropped(
+    agent_site: AgentSite, impatient: None
+) -> None:
+    agent = await agent_site.start()
     sock = socket.socket(socket.AF_UNIX)
     sock.setblocking(False)
-    sock.connect(str(house.socket))
+    sock.connect(str(agent_site.socket))
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, encode_hello(0))
     pings = b"".join(encode(Kind.PING, number) for number in range(1, 5000))
@@ -178,17 +182,17 @@ async def test_a_reader_that_never_reads_is_stopped_and_dropped(house: House, im
         sock.close()
     assert time.monotonic() < ends, "it was never dropped"
     await eventually(lambda: len(agent._sessions) == 0)
-    await others_are_served(house)
+    await others_are_served(agent_site)
 
 
-async def test_a_flood_of_tiny_frames_delays_nobody_much(house: House) -> None:
-    await house.start()
-    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
-    flooding = asyncio.create_task(asyncio.to_thread(flood, str(house.socket), 100_000))
+async def test_a_flood_of_tiny_frames_delays_nobody_much(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.answer = lambda operation: b"signed " + operation.data
+    flooding = asyncio.create_task(asyncio.to_thread(flood, str(agent_site.socket), 100_000))
     waits = []
     while not flooding.done():
         began = time.monotonic()
-        assert await house.sign() == b"signed data"
+        assert await agent_site.sign() == b"signed data"
         waits.append(time.monotonic() - began)
     assert await flooding == 100_000 * len(encode(Kind.PONG, 1))
     assert max(waits) < 1.0
@@ -212,59 +216,65 @@ def flood(path: str, count: int) -> int:
 # --- too much at once ---
 
 
-async def test_open_requests_of_one_connection_are_limited(house: House) -> None:
-    await house.start()
-    house.daemon.faults.hold = True
-    peer = await house.peer()
+async def test_open_requests_of_one_connection_are_limited(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.hold = True
+    peer = await agent_site.peer()
     for number in range(1, sessions.MAX_OPEN_REQUESTS + 2):
-        peer.use(number, house.key.digest)
+        peer.use(number, agent_site.key.digest)
     frame = await peer.frame()
     assert (code(frame), frame[1]) == (ErrorCode.OVERLOADED, sessions.MAX_OPEN_REQUESTS + 1)
     assert decode_error(frame[2]).retry_after_ms > 0
     await peer.close()
-    await eventually(lambda: len(house.daemon.cancelled) == sessions.MAX_OPEN_REQUESTS)
+    await eventually(lambda: len(agent_site.daemon.cancelled) == sessions.MAX_OPEN_REQUESTS)
 
 
-async def test_open_requests_of_one_user_are_limited(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_open_requests_of_one_user_are_limited(
+    agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sessions, "MAX_OPEN_OF_USER", 10)
-    agent = await house.start()
-    house.daemon.faults.hold = True
-    first, second = await house.peer(), await house.peer()
+    agent = await agent_site.start()
+    agent_site.daemon.faults.hold = True
+    first, second = await agent_site.peer(), await agent_site.peer()
     for number in range(1, 11):
-        first.use(number, house.key.digest)
-    await eventually(lambda: len(house.daemon.operations) == 10)
-    second.use(1, house.key.digest)
+        first.use(number, agent_site.key.digest)
+    await eventually(lambda: len(agent_site.daemon.operations) == 10)
+    second.use(1, agent_site.key.digest)
     assert code(await second.frame()) == ErrorCode.OVERLOADED
     await first.close()
     await eventually(lambda: not agent._sessions.open_requests)
-    second.use(2, house.key.digest)
-    await eventually(lambda: len(house.daemon.operations) == 11)
+    second.use(2, agent_site.key.digest)
+    await eventually(lambda: len(agent_site.daemon.operations) == 11)
     await second.close()
 
 
-async def test_connections_of_one_user_are_limited(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_of_one_user_are_limited(
+    agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sessions, "MAX_CONNECTIONS_OF_USER", 3)
-    agent = await house.start()
-    peers = [await house.peer() for _ in range(3)]
-    rejected = await house.peer(hello=False)
+    agent = await agent_site.start()
+    peers = [await agent_site.peer() for _ in range(3)]
+    rejected = await agent_site.peer(hello=False)
     assert [code(frame) for frame in await rejected.ended()] == [ErrorCode.OVERLOADED]
     await rejected.close()
     await peers.pop().close()
     await eventually(lambda: len(agent._sessions) == 2)
-    await others_are_served(house)
+    await others_are_served(agent_site)
     for peer in peers:
         await peer.close()
 
 
-async def test_control_requests_at_a_time_are_limited(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = await house.start()
+async def test_control_requests_at_a_time_are_limited(
+    agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await agent_site.start()
     held = asyncio.Event()
 
     async def hold(*_: object) -> None:
         await held.wait()
 
     monkeypatch.setattr(agent, "control", hold)
-    peer = await house.peer()
+    peer = await agent_site.peer()
     for number in range(1, sessions.MAX_CONTROL_REQUESTS + 2):
         peer.send(encode_control_request(number, 300, b'{"op":"whoami"}'))
     assert code(await peer.frame()) == ErrorCode.OVERLOADED
@@ -275,48 +285,48 @@ async def test_control_requests_at_a_time_are_limited(house: House, monkeypatch:
 # --- going away ---
 
 
-async def test_a_peer_that_goes_away_takes_its_requests_along(house: House) -> None:
-    agent = await house.start()
-    house.daemon.faults.hold = True
-    peer = await house.peer()
+async def test_a_peer_that_goes_away_takes_its_requests_along(agent_site: AgentSite) -> None:
+    agent = await agent_site.start()
+    agent_site.daemon.faults.hold = True
+    peer = await agent_site.peer()
     for number in range(1, 6):
-        peer.use(number, house.key.digest, deadline_ms=30_000)
-    await eventually(lambda: len(house.daemon.operations) == 5)
+        peer.use(number, agent_site.key.digest, deadline_ms=30_000)
+    await eventually(lambda: len(agent_site.daemon.operations) == 5)
     await peer.close()
-    await eventually(lambda: len(house.daemon.cancelled) == 5)
+    await eventually(lambda: len(agent_site.daemon.cancelled) == 5)
     assert not agent._sessions.open_requests
     await eventually(lambda: len(agent._sessions) == 0)
 
 
-async def test_cancel_is_answered_at_once_and_passed_on(house: House) -> None:
-    await house.start()
-    house.daemon.faults.hold = True
-    peer = await house.peer()
-    peer.use(1, house.key.digest)
-    await eventually(lambda: house.daemon.operations)
+async def test_cancel_is_answered_at_once_and_passed_on(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.hold = True
+    peer = await agent_site.peer()
+    peer.use(1, agent_site.key.digest)
+    await eventually(lambda: agent_site.daemon.operations)
     peer.send(encode(Kind.CANCEL, 1) + encode(Kind.CANCEL, 2))
     assert code(await peer.frame()) == ErrorCode.DEADLINE
-    await eventually(lambda: len(house.daemon.cancelled) == 1)
-    peer.use(1, house.key.digest)
-    await eventually(lambda: len(house.daemon.operations) == 2)
+    await eventually(lambda: len(agent_site.daemon.cancelled) == 1)
+    peer.use(1, agent_site.key.digest)
+    await eventually(lambda: len(agent_site.daemon.operations) == 2)
     await peer.close()
 
 
-async def test_closing_at_any_moment_does_no_harm(house: House) -> None:
-    agent = await house.start()
-    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
+async def test_closing_at_any_moment_does_no_harm(agent_site: AgentSite) -> None:
+    agent = await agent_site.start()
+    agent_site.daemon.faults.answer = lambda operation: b"signed " + operation.data
     whole = encode_hello(Capability.CONTROL) + encode_control_request(2, 1000, b'{"op":"whoami"}')
     for cut in range(0, len(whole), 3):
-        peer = await house.peer(hello=False)
+        peer = await agent_site.peer(hello=False)
         peer.send(whole[:cut])
         await asyncio.sleep(0 if cut % 2 else 0.001)
         await peer.close()
     for turns in range(12):
-        peer = await house.peer()
-        peer.use(1, house.key.digest)
+        peer = await agent_site.peer()
+        peer.use(1, agent_site.key.digest)
         for _ in range(turns):
             await asyncio.sleep(0)
         await peer.close()
     await eventually(lambda: len(agent._sessions) == 0)
     assert not agent._sessions.open_requests
-    assert await house.sign() == b"signed data"
+    assert await agent_site.sign() == b"signed data"

@@ -19,20 +19,21 @@ from hsmd.agent import agent as agents
 from hsmd.errors import ConfigurationError, ErrorCode, Refused, Unavailable
 from hsmd.protocol.frames import Kind, decode_error
 from hsmd.protocol.messages import WhoAmI
-from tests.daemonlike import Daemonlike, eventually
-from tests.integration.agent.conftest import House
+from tests.support.agent_site import AgentSite
+from tests.support.fake_daemon import Daemonlike
+from tests.support.polling import eventually
 
 
 @pytest.fixture
-def echo(house: House) -> House:
-    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
-    return house
+def echo(agent_site: AgentSite) -> AgentSite:
+    agent_site.daemon.faults.answer = lambda operation: b"signed " + operation.data
+    return agent_site
 
 
 # --- drain ---
 
 
-async def test_drain_answers_what_is_open_and_takes_nothing_new(echo: House) -> None:
+async def test_drain_answers_what_is_open_and_takes_nothing_new(echo: AgentSite) -> None:
     await echo.start()
     echo.daemon.faults.hold = True
     peer = await echo.peer()
@@ -53,7 +54,9 @@ async def test_drain_answers_what_is_open_and_takes_nothing_new(echo: House) -> 
     assert not echo.socket.exists()
 
 
-async def test_drain_ends_even_if_an_answer_never_comes(echo: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_drain_ends_even_if_an_answer_never_comes(
+    echo: AgentSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(agents, "DRAIN_S", 0.2)
     await echo.start()
     echo.daemon.faults.hold = True
@@ -65,7 +68,7 @@ async def test_drain_ends_even_if_an_answer_never_comes(echo: House, monkeypatch
     await peer.close()
 
 
-async def test_idle_agent_stops_at_once(echo: House) -> None:
+async def test_idle_agent_stops_at_once(echo: AgentSite) -> None:
     await echo.start()
     async with asyncio.timeout(1):
         await echo.stop()
@@ -75,7 +78,7 @@ async def test_idle_agent_stops_at_once(echo: House) -> None:
 # --- reload ---
 
 
-async def test_reload_changes_the_policy(echo: House) -> None:
+async def test_reload_changes_the_policy(echo: AgentSite) -> None:
     agent = await echo.start()
     assert await echo.sign()
     echo.users = f'["{os.geteuid() + 1}"]'
@@ -86,7 +89,7 @@ async def test_reload_changes_the_policy(echo: House) -> None:
 
 
 @pytest.mark.parametrize("typo", ["[agent", "", "[agent]\nclient = 1\n", "colour = 'red'\n"])
-async def test_a_typo_changes_nothing(echo: House, typo: str) -> None:
+async def test_a_typo_changes_nothing(echo: AgentSite, typo: str) -> None:
     agent = await echo.start()
     echo.config.write_text(typo)
     await agent.reload()
@@ -94,7 +97,7 @@ async def test_a_typo_changes_nothing(echo: House, typo: str) -> None:
     assert echo.daemon.logins == 1
 
 
-async def test_a_missing_file_changes_nothing(echo: House) -> None:
+async def test_a_missing_file_changes_nothing(echo: AgentSite) -> None:
     agent = await echo.start()
     echo.config.unlink()
     await agent.reload()
@@ -102,7 +105,7 @@ async def test_a_missing_file_changes_nothing(echo: House) -> None:
 
 
 async def test_reload_to_another_daemon_keeps_open_requests(
-    echo: House, monkeypatch: pytest.MonkeyPatch
+    echo: AgentSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents, "DRAIN_S", 0.5)
     agent = await echo.start()
@@ -125,14 +128,14 @@ async def test_reload_to_another_daemon_keeps_open_requests(
     await second.stop()
 
 
-async def test_reload_with_the_same_daemon_keeps_the_connection(echo: House) -> None:
+async def test_reload_with_the_same_daemon_keeps_the_connection(echo: AgentSite) -> None:
     agent = await echo.start()
     await agent.reload()
     assert await echo.sign()
     assert echo.daemon.logins == 1
 
 
-async def test_reload_changes_mode_and_place_of_the_socket(echo: House) -> None:
+async def test_reload_changes_mode_and_place_of_the_socket(echo: AgentSite) -> None:
     agent = await echo.start()
     old = echo.socket
     text = echo.config.read_text()
@@ -149,7 +152,7 @@ async def test_reload_changes_mode_and_place_of_the_socket(echo: House) -> None:
     assert await echo.sign()
 
 
-async def test_reload_to_a_place_that_will_not_do_changes_nothing(echo: House) -> None:
+async def test_reload_to_a_place_that_will_not_do_changes_nothing(echo: AgentSite) -> None:
     agent = await echo.start()
     (echo.root / "open").mkdir()
     (echo.root / "open").chmod(0o777)
@@ -163,13 +166,13 @@ async def test_reload_to_a_place_that_will_not_do_changes_nothing(echo: House) -
 # --- start ---
 
 
-async def test_wrong_configuration_stops_the_start(echo: House) -> None:
+async def test_wrong_configuration_stops_the_start(echo: AgentSite) -> None:
     echo.users = '["no-such-user-here"]'
     with pytest.raises(ConfigurationError, match="no-such-user-here"):
         await echo.start()
 
 
-async def test_unusable_identity_is_a_problem_that_can_be_mended_while_running(echo: House) -> None:
+async def test_unusable_identity_is_a_problem_that_can_be_mended_while_running(echo: AgentSite) -> None:
     echo.daemon.identity.chmod(0o644)
     agent = await echo.start(connected=False)
     connection = agent._upstream._connections[0]
@@ -183,7 +186,7 @@ async def test_unusable_identity_is_a_problem_that_can_be_mended_while_running(e
 # --- the process ---
 
 
-async def test_the_whole_process(echo: House) -> None:
+async def test_the_whole_process(echo: AgentSite) -> None:
     """READY when it serves, SIGHUP with a typo and with a change, SIGTERM; nothing secret in its log."""
     notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notes.bind(str(echo.root / "notify"))
@@ -246,17 +249,17 @@ async def told(notes: socket.socket, wanted: str) -> str:
                 return note
 
 
-async def eventually_signs(house: House) -> None:
+async def eventually_signs(agent_site: AgentSite) -> None:
     async with asyncio.timeout(10):
         while True:
             try:
-                assert await house.sign() == b"signed data"
+                assert await agent_site.sign() == b"signed data"
                 return
             except (Refused, Unavailable):
                 await asyncio.sleep(0.01)
 
 
-async def test_who_am_i_needs_no_daemon(echo: House) -> None:
+async def test_who_am_i_needs_no_daemon(echo: AgentSite) -> None:
     await echo.daemon.stop()
     await echo.start(connected=False)
     assert (await echo.control(WhoAmI())).client == "web-1"  # type: ignore[attr-defined]

@@ -16,8 +16,9 @@ from hsmd.client.witness import LogRefused, Witness
 from hsmd.errors import AuditFailure, Unavailable
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose
-from tests.daemon_house import OPERATOR, TLS13, WEB, House, house, run_aside, wait_until
-from tests.daemonlike import eventually
+from tests.support.daemon import OPERATOR, WEB, Daemon, run_aside, running_daemon
+from tests.support.polling import eventually, wait_until
+from tests.support.tls_bytes import TLS13
 
 START_S = 30.0
 
@@ -29,9 +30,9 @@ def free_port() -> int:
 
 
 @pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[House]:
+async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
     """Stopped; its first run made a key and a checkpoint."""
-    built = house(tmp_path / "daemon", addresses=[f"127.0.0.1:{free_port()}"], checkpoint_s=1)
+    built = running_daemon(tmp_path / "daemon", addresses=[f"127.0.0.1:{free_port()}"], checkpoint_s=1)
     running = await asyncio.to_thread(built.__enter__)
     try:
         await asyncio.to_thread(running.add_key, "www")
@@ -42,7 +43,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[House]:
         await asyncio.to_thread(built.__exit__, None, None, None)
 
 
-def agent_of(daemon: House, root: Path) -> Agent:
+def agent_of(daemon: Daemon, root: Path) -> Agent:
     root.mkdir(exist_ok=True)
     config = root / "agent.toml"
     config.write_text(f"""
@@ -65,7 +66,7 @@ async def sign(agent: Path, key: bytes) -> bytes:
     return await asyncio.to_thread(client.use_key, key, Purpose.TLS13_SERVER, 0x0403, TLS13, timeout_s=5)
 
 
-def use_once(daemon: House, key: bytes) -> None:
+def use_once(daemon: Daemon, key: bytes) -> None:
     """One operation over a connection that asks nothing about the log."""
 
     async def use() -> None:
@@ -75,7 +76,7 @@ def use_once(daemon: House, key: bytes) -> None:
     run_aside(use)
 
 
-async def test_a_rolled_back_log_is_refused_by_those_who_saw_more(daemon: House, tmp_path: Path) -> None:
+async def test_a_rolled_back_log_is_refused_by_those_who_saw_more(daemon: Daemon, tmp_path: Path) -> None:
     older = tmp_path / "older"
     shutil.copytree(daemon.audit_path.parent, older)  # the log and its tree files
     operator = Witness(tmp_path / "operator")

@@ -27,52 +27,53 @@ from hsmd.protocol.messages import (
     Status,
     WhoAmI,
 )
-from tests.daemonlike import Daemonlike, eventually
-from tests.integration.agent.conftest import SCHEME, House
+from tests.support.agent_site import SCHEME, AgentSite
+from tests.support.fake_daemon import Daemonlike
+from tests.support.polling import eventually
 
 Talk = Callable[[int, Path, bytes], Awaitable[bytes]]
 OTHER_USER = 54321 if os.geteuid() == 0 else os.geteuid()
 
 
-async def test_a_signature_through_the_agent(house: House) -> None:
-    await house.start()
-    signature = await house.sign(b"message")
-    public = house.key.private.public_key()
+async def test_a_signature_through_the_agent(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    signature = await agent_site.sign(b"message")
+    public = agent_site.key.private.public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
     public.verify(signature, b"message", ec.ECDSA(hashes.SHA256()))
-    operation = house.daemon.operations[0]
+    operation = agent_site.daemon.operations[0]
     assert (operation.purpose, operation.scheme, operation.key, operation.data) == (
         8,
         SCHEME,
-        house.key.digest,
+        agent_site.key.digest,
         b"message",
     )
     assert 1900 <= operation.deadline_ms <= 2000
 
 
-async def test_hello_and_request_in_one_go(house: House) -> None:
-    await house.start()
-    peer = await house.peer(hello=False)
-    peer.send(encode_hello(0) + encode_key_operation(7, 500, 8, SCHEME, house.key.digest, b"data"))
+async def test_hello_and_request_in_one_go(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    peer = await agent_site.peer(hello=False)
+    peer.send(encode_hello(0) + encode_key_operation(7, 500, 8, SCHEME, agent_site.key.digest, b"data"))
     assert (await peer.frame())[0] == Kind.WELCOME
     assert (await peer.frame())[:2] == (Kind.RESULT, 7)
     await peer.close()
 
 
-async def test_many_operations_on_one_connection(house: House) -> None:
-    house.daemon.faults.answer = lambda operation: b"signed " + operation.data
-    await house.start()
-    async with Connection(house.endpoint) as connection:
+async def test_many_operations_on_one_connection(agent_site: AgentSite) -> None:
+    agent_site.daemon.faults.answer = lambda operation: b"signed " + operation.data
+    await agent_site.start()
+    async with Connection(agent_site.endpoint) as connection:
         texts = [b"%d" % number for number in range(60)]
-        asked = [connection.use_key(house.key.digest, 8, SCHEME, text, timeout_s=2) for text in texts]
+        asked = [connection.use_key(agent_site.key.digest, 8, SCHEME, text, timeout_s=2) for text in texts]
         assert await asyncio.gather(*asked) == [b"signed " + text for text in texts]
 
 
-async def test_the_daemon_s_errors_pass_through(house: House) -> None:
-    await house.start()
-    house.daemon.faults.refuse = PurposeMismatch("64 spaces are missing")
+async def test_the_daemon_s_errors_pass_through(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.refuse = PurposeMismatch("64 spaces are missing")
     with pytest.raises(PurposeMismatch, match="64 spaces"):
-        await house.sign()
+        await agent_site.sign()
 
 
 # --- policy ---
@@ -82,224 +83,232 @@ def operation(key: bytes) -> bytes:
     return encode_hello(0) + encode_key_operation(1, 1000, 8, SCHEME, key, b"data")
 
 
-async def test_users_may_use_what_the_policy_says(house: House, as_user: Talk) -> None:
-    other_key = house.daemon.add_key("other")
-    house.users = "[]"
-    house.extra = f'[keys.www]\nusers = ["{OTHER_USER}"]\n[keys.other]\nusers = ["{OTHER_USER + 1}"]\n'
-    await house.start()
+async def test_users_may_use_what_the_policy_says(agent_site: AgentSite, as_user: Talk) -> None:
+    other_key = agent_site.daemon.add_key("other")
+    agent_site.users = "[]"
+    agent_site.extra = f'[keys.www]\nusers = ["{OTHER_USER}"]\n[keys.other]\nusers = ["{OTHER_USER + 1}"]\n'
+    await agent_site.start()
     answers = {
-        key.name: FrameDecoder(65_536).feed(await as_user(OTHER_USER, house.socket, operation(key.digest)))
-        for key in (house.key, other_key)
+        key.name: FrameDecoder(65_536).feed(
+            await as_user(OTHER_USER, agent_site.socket, operation(key.digest))
+        )
+        for key in (agent_site.key, other_key)
     }
     assert [kind for kind, _, _ in answers["www"]] == [Kind.WELCOME, Kind.RESULT]
     assert [kind for kind, _, _ in answers["other"]] == [Kind.WELCOME, Kind.ERROR]
-    assert [asked.key for asked in house.daemon.operations] == [house.key.digest]
+    assert [asked.key for asked in agent_site.daemon.operations] == [agent_site.key.digest]
 
 
-async def test_root_has_no_keys_unless_listed(house: House, as_user: Talk) -> None:
-    house.users = f'["{os.geteuid() + 1}"]'
-    await house.start()
+async def test_root_has_no_keys_unless_listed(agent_site: AgentSite, as_user: Talk) -> None:
+    agent_site.users = f'["{os.geteuid() + 1}"]'
+    await agent_site.start()
     received = FrameDecoder(65_536).feed(
-        await as_user(os.geteuid(), house.socket, operation(house.key.digest))
+        await as_user(os.geteuid(), agent_site.socket, operation(agent_site.key.digest))
     )
     assert [kind for kind, _, _ in received] == [Kind.WELCOME, Kind.ERROR]
 
 
 async def test_a_key_that_may_not_be_used_looks_like_one_that_does_not_exist(
-    house: House, as_user: Talk
+    agent_site: AgentSite, as_user: Talk
 ) -> None:
-    house.users = f'["{OTHER_USER + 1}"]'
-    await house.start()
-    refused = await as_user(OTHER_USER, house.socket, operation(house.key.digest))
-    unknown = await as_user(OTHER_USER, house.socket, operation(b"u" * 32))
+    agent_site.users = f'["{OTHER_USER + 1}"]'
+    await agent_site.start()
+    refused = await as_user(OTHER_USER, agent_site.socket, operation(agent_site.key.digest))
+    unknown = await as_user(OTHER_USER, agent_site.socket, operation(b"u" * 32))
     assert refused == unknown
     assert f"agent.toml does not let user {OTHER_USER} use this key, or the daemon grants".encode() in refused
     assert b"www" not in refused
-    assert house.daemon.operations == []
+    assert agent_site.daemon.operations == []
 
 
-async def test_metadata_is_for_users_of_the_key_and_for_administrators(house: House, as_user: Talk) -> None:
+async def test_metadata_is_for_users_of_the_key_and_for_administrators(
+    agent_site: AgentSite, as_user: Talk
+) -> None:
     from hsmd.protocol.frames import encode_control_request
     from hsmd.protocol.messages import encode_request
 
-    house.users = f'["{OTHER_USER + 1}"]'
-    await house.start()
-    assert isinstance(await house.control(KeyShow(name="www")), KeyInfo)
+    agent_site.users = f'["{OTHER_USER + 1}"]'
+    await agent_site.start()
+    assert isinstance(await agent_site.control(KeyShow(name="www")), KeyInfo)
     if os.geteuid() != OTHER_USER:
         asked = encode_hello(1) + encode_control_request(1, 1000, encode_request(KeyShow(name="www")))
-        received = FrameDecoder(1 << 20).feed(await as_user(OTHER_USER, house.socket, asked))
+        received = FrameDecoder(1 << 20).feed(await as_user(OTHER_USER, agent_site.socket, asked))
         assert [kind for kind, _, _ in received] == [Kind.WELCOME, Kind.ERROR]
 
 
-async def test_a_fresh_grant_is_found_after_a_refusal(house: House) -> None:
-    await house.start()
-    fresh = house.daemon.add_key("fresh")
+async def test_a_fresh_grant_is_found_after_a_refusal(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    fresh = agent_site.daemon.add_key("fresh")
     with pytest.raises(Refused):
-        await house.sign(key=fresh.digest)
-    agent = house.agent
+        await agent_site.sign(key=fresh.digest)
+    agent = agent_site.agent
     assert agent is not None
     await eventually(lambda: agent._cache.get("fresh") is not None)
-    assert await house.sign(key=fresh.digest)
+    assert await agent_site.sign(key=fresh.digest)
 
 
 # --- the daemon is away ---
 
 
-async def test_unavailable_at_once_while_the_daemon_is_away_and_back_soon_after(house: House) -> None:
-    await house.start()
-    await house.daemon.stop()
-    agent = house.agent
+async def test_unavailable_at_once_while_the_daemon_is_away_and_back_soon_after(
+    agent_site: AgentSite,
+) -> None:
+    await agent_site.start()
+    await agent_site.daemon.stop()
+    agent = agent_site.agent
     assert agent is not None
     await eventually(lambda: agent._upstream.available is None)
     began = time.monotonic()
     with pytest.raises(Unavailable):
-        await house.sign(timeout_s=30)
+        await agent_site.sign(timeout_s=30)
     assert time.monotonic() - began < 0.2
-    await house.daemon.start()
+    await agent_site.daemon.start()
     await eventually(lambda: agent._upstream.available is not None, within_s=2.0)
-    assert await house.sign()
+    assert await agent_site.sign()
 
 
-async def test_unavailable_at_once_when_the_daemon_no_longer_answers(house: House) -> None:
-    await house.start()
-    house.daemon.faults.silent = True
-    agent = house.agent
+async def test_unavailable_at_once_when_the_daemon_no_longer_answers(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.silent = True
+    agent = agent_site.agent
     assert agent is not None
     await eventually(lambda: agent._upstream.available is None, within_s=0.8)
     began = time.monotonic()
     with pytest.raises(Unavailable):
-        await house.sign(timeout_s=30)
+        await agent_site.sign(timeout_s=30)
     assert time.monotonic() - began < 0.2
 
 
-async def test_loss_in_the_middle_is_answered_at_once(house: House) -> None:
-    await house.start()
-    house.daemon.faults.hold = True
-    asked = asyncio.create_task(house.sign(timeout_s=30))
-    await eventually(lambda: house.daemon.operations)
-    house.daemon.drop()
+async def test_loss_in_the_middle_is_answered_at_once(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.hold = True
+    asked = asyncio.create_task(agent_site.sign(timeout_s=30))
+    await eventually(lambda: agent_site.daemon.operations)
+    agent_site.daemon.drop()
     began = time.monotonic()
     with pytest.raises(Unavailable):
         await asked
     assert time.monotonic() - began < 0.5
 
 
-async def test_deadline_is_kept_for_a_daemon_that_holds_the_request(house: House) -> None:
-    await house.start()
-    house.daemon.faults.hold = True
-    peer = await house.peer()
-    peer.use(1, house.key.digest, deadline_ms=100)
+async def test_deadline_is_kept_for_a_daemon_that_holds_the_request(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.faults.hold = True
+    peer = await agent_site.peer()
+    peer.use(1, agent_site.key.digest, deadline_ms=100)
     began = time.monotonic()
     kind, _, body = await peer.frame()
     assert kind == Kind.ERROR
     assert int.from_bytes(body[:2], "big") == DeadlineExceeded.code
     assert 0.09 < time.monotonic() - began < 0.3
     await peer.close()
-    await eventually(lambda: len(house.daemon.cancelled) == 1)
+    await eventually(lambda: len(agent_site.daemon.cancelled) == 1)
 
 
-async def test_a_server_starts_while_the_daemon_is_away(house: House) -> None:
+async def test_a_server_starts_while_the_daemon_is_away(agent_site: AgentSite) -> None:
     """What `hsmd agent export` and `hsmd agent check` need comes from the cache of an earlier run."""
-    house.key.chain = "-----BEGIN CERTIFICATE-----"
-    await house.start()
-    await house.control(KeyShow(name="www"))
-    await house.stop()
-    await house.daemon.stop()
-    await house.start(connected=False)
-    info = await house.control(KeyShow(name="www"))
+    agent_site.key.chain = "-----BEGIN CERTIFICATE-----"
+    await agent_site.start()
+    await agent_site.control(KeyShow(name="www"))
+    await agent_site.stop()
+    await agent_site.daemon.stop()
+    await agent_site.start(connected=False)
+    info = await agent_site.control(KeyShow(name="www"))
     assert isinstance(info, KeyInfo)
     assert "HSMD KEY REFERENCE" in encode(KeyReference(info.name, info.public_key))
-    page = await house.control(KeyList())
+    page = await agent_site.control(KeyList())
     assert isinstance(page, KeyPage)
     assert [key.name for key in page.keys] == ["www"]
     with pytest.raises(Unavailable):
-        await house.sign()
+        await agent_site.sign()
     with pytest.raises(Refused):
-        await house.control(KeyShow(name="unknown"))
-    await house.daemon.start()
-    await house.connected()
-    assert await house.sign()
+        await agent_site.control(KeyShow(name="unknown"))
+    await agent_site.daemon.start()
+    await agent_site.connected()
+    assert await agent_site.sign()
 
 
-async def test_first_start_without_a_daemon_knows_nothing_and_says_so(house: House) -> None:
-    await house.daemon.stop()
-    await house.start(connected=False)
+async def test_first_start_without_a_daemon_knows_nothing_and_says_so(agent_site: AgentSite) -> None:
+    await agent_site.daemon.stop()
+    await agent_site.start(connected=False)
     with pytest.raises(Unavailable):
-        await house.control(KeyShow(name="www"))
+        await agent_site.control(KeyShow(name="www"))
     with pytest.raises(Unavailable, match="which keys there are"):
-        await house.sign()
-    await house.daemon.start()
-    await house.connected()
-    assert isinstance(await house.control(KeyShow(name="www")), KeyInfo)
+        await agent_site.sign()
+    await agent_site.daemon.start()
+    await agent_site.connected()
+    assert isinstance(await agent_site.control(KeyShow(name="www")), KeyInfo)
 
 
-async def test_restart_of_the_agent_is_nothing_to_clients_of_short_connections(house: House) -> None:
-    await house.start()
-    assert await house.sign()
-    await house.stop()
+async def test_restart_of_the_agent_is_nothing_to_clients_of_short_connections(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    assert await agent_site.sign()
+    await agent_site.stop()
     with pytest.raises(Unavailable):
-        await house.sign()
-    await house.start()
-    assert await house.sign()
+        await agent_site.sign()
+    await agent_site.start()
+    assert await agent_site.sign()
 
 
 # --- metadata ---
 
 
 async def test_certificates_are_as_fresh_as_the_daemon_s(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await house.start()
+    await agent_site.start()
     with pytest.raises(NotFound, match="no certificate"):
-        await house.control(CertificateExport(key="www"))
-    house.key.chain = "-----BEGIN CERTIFICATE-----"
-    answer = await house.control(CertificateExport(key="www"))
+        await agent_site.control(CertificateExport(key="www"))
+    agent_site.key.chain = "-----BEGIN CERTIFICATE-----"
+    answer = await agent_site.control(CertificateExport(key="www"))
     assert isinstance(answer, PemDocument)
-    assert answer.pem == house.key.chain
-    await house.daemon.stop()
-    answer = await house.control(CertificateExport(key="www"))
+    assert answer.pem == agent_site.key.chain
+    await agent_site.daemon.stop()
+    answer = await agent_site.control(CertificateExport(key="www"))
     assert isinstance(answer, PemDocument)
-    assert answer.pem == house.key.chain
+    assert answer.pem == agent_site.key.chain
 
 
-async def test_a_grant_taken_back_is_forgotten(house: House) -> None:
-    await house.start()
-    house.daemon.keys.clear()
+async def test_a_grant_taken_back_is_forgotten(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    agent_site.daemon.keys.clear()
     with pytest.raises(Refused):
-        await house.control(KeyShow(name="www"))
-    await house.daemon.stop()
+        await agent_site.control(KeyShow(name="www"))
+    await agent_site.daemon.stop()
     with pytest.raises(Refused):
-        await house.control(KeyShow(name="www"))
+        await agent_site.control(KeyShow(name="www"))
 
 
-async def test_who_am_i(house: House) -> None:
-    await house.start()
-    identity = await house.control(WhoAmI())
-    assert identity == Identity("web-1", "agent", f"uid:{os.geteuid()}", f"127.0.0.1:{house.daemon.port}")
-    await house.daemon.stop()
-    agent = house.agent
+async def test_who_am_i(agent_site: AgentSite) -> None:
+    await agent_site.start()
+    identity = await agent_site.control(WhoAmI())
+    assert identity == Identity(
+        "web-1", "agent", f"uid:{os.geteuid()}", f"127.0.0.1:{agent_site.daemon.port}"
+    )
+    await agent_site.daemon.stop()
+    agent = agent_site.agent
     assert agent is not None
     await eventually(lambda: agent._upstream.available is None)
-    identity = await house.control(WhoAmI())
+    identity = await agent_site.control(WhoAmI())
     assert isinstance(identity, Identity)
     assert identity.daemon == ""
 
 
-async def test_other_requests_are_refused_and_not_passed_on(house: House) -> None:
-    await house.start()
+async def test_other_requests_are_refused_and_not_passed_on(agent_site: AgentSite) -> None:
+    await agent_site.start()
     with pytest.raises(Refused):
-        await house.control(Status())
-    assert not [request for request in house.daemon.requests if isinstance(request, Status)]
+        await agent_site.control(Status())
+    assert not [request for request in agent_site.daemon.requests if isinstance(request, Status)]
 
 
-async def test_pages_of_keys(house: House) -> None:
+async def test_pages_of_keys(agent_site: AgentSite) -> None:
     for number in range(5):
-        house.daemon.add_key(f"key-{number}")
-    await house.start()
-    page = await house.control(KeyList(after="key-1", limit=2))
+        agent_site.daemon.add_key(f"key-{number}")
+    await agent_site.start()
+    page = await agent_site.control(KeyList(after="key-1", limit=2))
     assert isinstance(page, KeyPage)
     assert ([key.name for key in page.keys], page.more) == (["key-2", "key-3"], True)
-    page = await house.control(KeyList(after="key-3", limit=2))
+    page = await agent_site.control(KeyList(after="key-3", limit=2))
     assert isinstance(page, KeyPage)
     assert ([key.name for key in page.keys], page.more) == (["key-4", "www"], False)
 
@@ -307,46 +316,46 @@ async def test_pages_of_keys(house: House) -> None:
 # --- several daemons, one place ---
 
 
-async def second_daemon(house: House) -> Daemonlike:
-    second = Daemonlike(house.root)
-    second.keys[house.key.digest] = house.key
+async def second_daemon(agent_site: AgentSite) -> Daemonlike:
+    second = Daemonlike(agent_site.root)
+    second.keys[agent_site.key.digest] = agent_site.key
     await second.start()
-    house.more_daemons.append(second)
+    agent_site.more_daemons.append(second)
     return second
 
 
-async def test_the_first_available_daemon_serves(house: House) -> None:
-    second = await second_daemon(house)
-    agent = await house.start()
+async def test_the_first_available_daemon_serves(agent_site: AgentSite) -> None:
+    second = await second_daemon(agent_site)
+    agent = await agent_site.start()
     await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
-    await house.sign()
-    assert (len(house.daemon.operations), len(second.operations)) == (1, 0)
-    await house.daemon.stop()
+    await agent_site.sign()
+    assert (len(agent_site.daemon.operations), len(second.operations)) == (1, 0)
+    await agent_site.daemon.stop()
     await eventually(lambda: not agent._upstream._connections[0].available)
-    await house.sign()
+    await agent_site.sign()
     assert len(second.operations) == 1
-    await house.daemon.start()
+    await agent_site.daemon.start()
     await eventually(lambda: agent._upstream._connections[0].available)
-    await house.sign()
-    assert len(house.daemon.operations) == 2
+    await agent_site.sign()
+    assert len(agent_site.daemon.operations) == 2
 
 
-async def test_a_request_in_flight_moves_to_the_other_daemon(house: House) -> None:
-    second = await second_daemon(house)
-    agent = await house.start()
+async def test_a_request_in_flight_moves_to_the_other_daemon(agent_site: AgentSite) -> None:
+    second = await second_daemon(agent_site)
+    agent = await agent_site.start()
     await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
-    house.daemon.faults.hold = True
-    asked = asyncio.create_task(house.sign())
-    await eventually(lambda: house.daemon.operations)
-    house.daemon.drop()
+    agent_site.daemon.faults.hold = True
+    asked = asyncio.create_task(agent_site.sign())
+    await eventually(lambda: agent_site.daemon.operations)
+    agent_site.daemon.drop()
     assert await asked
-    assert second.operations[0].deadline_ms <= house.daemon.operations[0].deadline_ms
+    assert second.operations[0].deadline_ms <= agent_site.daemon.operations[0].deadline_ms
 
 
-async def test_a_second_agent_is_refused_and_the_first_goes_on(house: House) -> None:
-    await house.start()
+async def test_a_second_agent_is_refused_and_the_first_goes_on(agent_site: AgentSite) -> None:
+    await agent_site.start()
     from hsmd.agent import Agent
 
     with pytest.raises(Conflict, match="an agent is running"):
-        await Agent(house.config).run()
-    assert await house.sign()
+        await Agent(agent_site.config).run()
+    assert await agent_site.sign()

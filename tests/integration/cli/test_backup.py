@@ -27,10 +27,9 @@ from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
 from hsmd.system.log_files import log_lines
 from hsmd.transparency.verification import verify_log
-from tests.daemon_house import WEB, House, run_aside, ssh, wire
-from tests.integration.store.conftest import Cluster, cluster, empty_url
-
-__all__ = ["cluster", "empty_url"]
+from tests.support.daemon import WEB, Daemon, run_aside
+from tests.support.postgresql import Cluster
+from tests.support.ssh_peer import ssh, wire
 
 
 def hsmd(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, object]:
@@ -49,7 +48,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return capsys.readouterr().err
 
 
-def moved(built: House, directory: Path) -> House:
+def moved(built: Daemon, directory: Path) -> Daemon:
     """The same token and clients, and nothing else of the daemon that was lost."""
     directory.mkdir()
     for name in built.keys:
@@ -61,7 +60,7 @@ def moved(built: House, directory: Path) -> House:
     return other
 
 
-def serves(built: House, key: bytes) -> bool:
+def serves(built: Daemon, key: bytes) -> bool:
     """The front end that has the grant gets a signature, another one does not."""
 
     async def use(client: str) -> int:
@@ -80,8 +79,8 @@ def exported(url: str) -> portable.Document:
 
 
 @pytest.fixture
-def built(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path / "first")
+def built(tmp_path: Path) -> Iterator[Daemon]:
+    made = Daemon(tmp_path / "first")
     text = re.sub(
         r'url = ".*"', 'url = "sqlite:///store.sqlite"', made.config.read_text()
     )  # beside it, wherever that is
@@ -90,7 +89,7 @@ def built(tmp_path: Path) -> Iterator[House]:
     made.end()
 
 
-def test_drill(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_drill(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Backup while it runs; everything but the token is destroyed; restored elsewhere it serves with the host key it had."""
     archive = tmp_path / "backup.tar"
     built.start()
@@ -121,7 +120,7 @@ def test_drill(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_drill_with_postgresql(
-    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster: Cluster
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster: Cluster
 ) -> None:
     """From SQLite into PostgreSQL, where the daemon goes on; from there, with what was added, into SQLite again."""
     cluster.run("CREATE DATABASE drill")
@@ -156,7 +155,7 @@ def test_drill_with_postgresql(
 
 
 def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
-    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = tmp_path / "backup.tar"
     hsmd(capsys, "backup", archive, "--config", built.config, "--host-key")
@@ -173,7 +172,7 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
 
 
 def test_secrets_are_in_it_only_if_asked_for(
-    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     private = (built.directory / "host_key").read_bytes()
     hsmd(capsys, "backup", tmp_path / "without.tar", "--config", built.config)
@@ -188,7 +187,7 @@ def test_secrets_are_in_it_only_if_asked_for(
 
 @pytest.mark.parametrize("moment", ["before reading", "between hash and copy"])
 def test_a_log_that_is_sealed_meanwhile_is_whole(
-    built: House,
+    built: Daemon,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -223,7 +222,7 @@ def content(archive: Archive) -> dict[str, bytes]:
     return {name: archive.read(name) for name in archive.names()}
 
 
-def test_damage_is_found(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_found(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Bits flipped, the end cut off: it is refused, or (in the padding of tar) holds what it held."""
     path, damaged = tmp_path / "backup.tar", tmp_path / "damaged.tar"
     hsmd(capsys, "backup", path, "--config", built.config, "--host-key")
@@ -257,7 +256,7 @@ def test_damage_is_found(built: House, tmp_path: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_members_that_no_backup_has_are_refused(
-    built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, kind: bytes
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, kind: bytes
 ) -> None:
     path = tmp_path / "backup.tar"
     hsmd(capsys, "backup", path, "--config", built.config)
@@ -299,7 +298,9 @@ def rewritten(path: Path, **changes: object) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
-def test_newer_archives_are_refused(built: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_newer_archives_are_refused(
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "backup.tar"
     hsmd(capsys, "backup", path, "--config", built.config)
     assert Archive(path).manifest.revision == newest_revision()
@@ -314,7 +315,7 @@ def test_a_store_of_a_newer_release_is_refused(empty_url: str) -> None:
         Store(empty_url).restore(msgspec.json.encode(rows))
 
 
-def test_a_store_in_use_is_not_filled(built: House, empty_url: str) -> None:
+def test_a_store_in_use_is_not_filled(built: Daemon, empty_url: str) -> None:
     rows = Store(f"sqlite:///{built.directory / 'store.sqlite'}").export()
     store = Store(empty_url)
     store.restore(rows)
@@ -324,7 +325,7 @@ def test_a_store_in_use_is_not_filled(built: House, empty_url: str) -> None:
     store.close()
 
 
-def test_an_older_store_is_brought_up_to_date(built: House, empty_url: str) -> None:
+def test_an_older_store_is_brought_up_to_date(built: Daemon, empty_url: str) -> None:
     """Rows of the first release, into the schema of this one."""
     now = portable.decode(Store(f"sqlite:///{built.directory / 'store.sqlite'}").export())
     first = {

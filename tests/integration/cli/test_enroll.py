@@ -18,20 +18,20 @@ from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.enrolment import register
 from hsmd.cli.base.errors import CommandError
 from hsmd.protocol.enrolment import EnrolmentToken
-from tests.daemon_house import OPERATOR, House, house, public_line
+from tests.support.daemon import OPERATOR, Daemon, public_line, running_daemon
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("enroll") / "daemon") as built:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with running_daemon(tmp_path_factory.mktemp("enroll") / "daemon") as built:
         built.add_key("site", grant_to=())
         yield built
 
 
 def hsmd(
-    daemon: House, *arguments: str, given: str = "", manage: bool = False
+    daemon: Daemon, *arguments: str, given: str = "", manage: bool = False
 ) -> subprocess.CompletedProcess[str]:
     target = (
         [
@@ -60,20 +60,20 @@ def hsmd(
     )
 
 
-def profile(daemon: House) -> Path:
+def profile(daemon: Daemon) -> Path:
     path = daemon.directory / "profile" / "operator.toml"
     path.parent.mkdir(exist_ok=True)
     path.touch()
     return path
 
 
-def token(daemon: House, *arguments: str) -> str:
+def token(daemon: Daemon, *arguments: str) -> str:
     made = hsmd(daemon, "client", "enroll", *arguments, "--json", manage=True)
     assert made.returncode == 0, made.stderr
     return str(json.loads(made.stdout)["token"])
 
 
-def test_a_front_end_lets_itself_in(daemon: House, tmp_path: Path) -> None:
+def test_a_front_end_lets_itself_in(daemon: Daemon, tmp_path: Path) -> None:
     line = token(daemon, "web-9", "--grant", "site")
     config = tmp_path / "agent" / "agent.toml"
     options = ("--config", str(config), "--socket", str(tmp_path / "agent.sock"))
@@ -97,7 +97,7 @@ def test_a_front_end_lets_itself_in(daemon: House, tmp_path: Path) -> None:
     "wrong", [["--owner", "no-such-user-here"], ["--socket", "/" + "x" * 120]], ids=lambda each: each[0]
 )
 def test_a_mistake_on_the_command_line_does_not_cost_the_token(
-    daemon: House, tmp_path: Path, wrong: list[str]
+    daemon: Daemon, tmp_path: Path, wrong: list[str]
 ) -> None:
     line = token(daemon, "web-10")
     options = ("agent", "init", "--enroll", "-", "--config", str(tmp_path / "agent" / "agent.toml"))
@@ -107,7 +107,7 @@ def test_a_mistake_on_the_command_line_does_not_cost_the_token(
 
 
 @pytest.mark.parametrize("address", ["10.9.0.1:99999", "not an address", "10.9.0.1:"])
-def test_a_token_leads_to_an_address(daemon: House, address: str) -> None:
+def test_a_token_leads_to_an_address(daemon: Daemon, address: str) -> None:
     made = hsmd(daemon, "client", "enroll", "web-11", "--address", address, "--json", manage=True)
     assert made.returncode != 0
     assert "is not an address" in made.stderr
@@ -125,7 +125,7 @@ def test_of_two_who_enrol_at_once_none_loses_a_key(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_an_operator_lets_herself_in(daemon: House, tmp_path: Path) -> None:
+def test_an_operator_lets_herself_in(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(token(daemon, "bob", "--role", "operator"))
     written = tmp_path / "conf" / "operator.toml"
@@ -147,7 +147,7 @@ def test_an_operator_lets_herself_in(daemon: House, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use_is_explained(
-    daemon: House, tmp_path: Path, arguments: tuple[str, ...], given: str, says: str
+    daemon: Daemon, tmp_path: Path, arguments: tuple[str, ...], given: str, says: str
 ) -> None:
     made = hsmd(daemon, "agent", "init", "--config", str(tmp_path / "agent.toml"), *arguments, given=given)
     assert made.returncode == 2, made.stderr

@@ -18,19 +18,19 @@ from hsmd.cli.base.errors import CommandError
 from hsmd.client import Endpoint
 from hsmd.errors import BadRequest, Conflict, HsmdError, Refused, Unavailable
 from hsmd.protocol import messages
-from tests.daemon_house import OPERATOR, WEB, House, house, public_line
+from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, running_daemon
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with house(tmp_path_factory.mktemp("rotate") / "daemon") as built:
+    with running_daemon(tmp_path_factory.mktemp("rotate") / "daemon") as built:
         yield built
 
 
 @pytest.fixture
-def agent(daemon: House, tmp_path: Path, request: pytest.FixtureRequest) -> Endpoint:
+def agent(daemon: Daemon, tmp_path: Path, request: pytest.FixtureRequest) -> Endpoint:
     """A client with a key of its own."""
     name = f"agent-{abs(hash(request.node.name)) % 10**8}"
     identity = tmp_path / "agent_ed25519"
@@ -39,7 +39,7 @@ def agent(daemon: House, tmp_path: Path, request: pytest.FixtureRequest) -> Endp
     return daemon.endpoint(name, identity_file=identity)
 
 
-def keys_of(daemon: House, name: str) -> list[str]:
+def keys_of(daemon: Daemon, name: str) -> list[str]:
     clients = daemon.ask(messages.ClientList()).clients
     return next(client.fingerprints for client in clients if client.name == name)
 
@@ -49,7 +49,7 @@ def rotate(agent: Endpoint) -> str:
     return ssh_keys.read(ssh_keys.public_file(agent.identity_file)).fingerprint
 
 
-def test_the_new_key_takes_the_place_of_the_old(daemon: House, agent: Endpoint) -> None:
+def test_the_new_key_takes_the_place_of_the_old(daemon: Daemon, agent: Endpoint) -> None:
     before = keys_of(daemon, agent.user)
     after = rotate(agent)
     assert keys_of(daemon, agent.user) == [after] != before
@@ -59,7 +59,7 @@ def test_the_new_key_takes_the_place_of_the_old(daemon: House, agent: Endpoint) 
 
 @pytest.mark.parametrize("step", range(8))
 def test_it_goes_on_after_a_crash(
-    daemon: House, agent: Endpoint, step: int, monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, agent: Endpoint, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each request, before and after it is carried out, and each change of a file is a place to crash."""
     left = [step]
@@ -88,7 +88,7 @@ def test_it_goes_on_after_a_crash(
     rotate_key._ask(agent, messages.WhoAmI())
 
 
-def test_one_further_key_and_only_to_itself(daemon: House) -> None:
+def test_one_further_key_and_only_to_itself(daemon: Daemon) -> None:
     first, second = (public_line(asyncssh.generate_private_key("ssh-ed25519")) for _ in range(2))
     assert daemon.ask(messages.ClientRotateKey(first), WEB).changed
     assert not daemon.ask(messages.ClientRotateKey(first), WEB).changed
@@ -156,7 +156,7 @@ def test_root_gives_nothing_away_that_a_link_leads_to(
     assert (secret.stat().st_uid, secret.read_text()) == (os.geteuid(), "root's")
 
 
-def test_it_can_be_forbidden(daemon: House, agent: Endpoint) -> None:
+def test_it_can_be_forbidden(daemon: Daemon, agent: Endpoint) -> None:
     daemon.write("client_key_rotation = false")
     assert daemon.reload() == "done"
     with pytest.raises((Refused, Unavailable)):

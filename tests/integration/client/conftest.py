@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hsmd.client import Connection
-from tests.daemonlike import Daemonlike
+from tests.support.fake_daemon import Daemonlike
 
 
 @pytest.fixture

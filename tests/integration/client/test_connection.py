@@ -25,7 +25,8 @@ from hsmd.errors import (
 from hsmd.protocol.frames import MAX_DATA_BYTES, Kind, decode_error
 from hsmd.protocol.messages import KeyList, KeyPage, KeyShow, WhoAmI
 from hsmd.purposes import Purpose
-from tests.daemonlike import CLIENT, Daemonlike, eventually
+from tests.support.fake_daemon import CLIENT, Daemonlike
+from tests.support.polling import eventually
 
 SCHEME = 0x0403
 KEY = b"k" * 32

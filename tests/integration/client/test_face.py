@@ -18,7 +18,7 @@ from hsmd.errors import DeadlineExceeded, ProtocolError, Refused, Unavailable
 from hsmd.protocol.channel import ServerChannel
 from hsmd.protocol.frames import Kind, encode, encode_error, encode_welcome
 from hsmd.protocol.messages import WhoAmI
-from tests.daemonlike import CLIENT, Daemonlike
+from tests.support.fake_daemon import CLIENT, Daemonlike
 
 KEY = b"k" * 32
 

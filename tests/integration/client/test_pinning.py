@@ -13,7 +13,7 @@ import pytest
 from hsmd.client import Connection
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError, Unavailable
 from hsmd.protocol.messages import WhoAmI
-from tests.daemonlike import CLIENT, Daemonlike, public_line
+from tests.support.fake_daemon import CLIENT, Daemonlike, public_line
 
 CA = asyncssh.generate_private_key("ssh-ed25519")
 OTHER_CA = asyncssh.generate_private_key("ssh-ed25519")

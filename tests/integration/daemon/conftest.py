@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_house import MAIL, WEB, House, house
+from tests.support.daemon import MAIL, WEB, Daemon, running_daemon
 
 
 @pytest.fixture(scope="session")
-def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with two keys: `web` granted to WEB, `mail` to MAIL. Tests do not take away what others rely on."""
-    with house(tmp_path_factory.mktemp("house") / "daemon", workers=2) as built:
+    with running_daemon(tmp_path_factory.mktemp("house") / "daemon", workers=2) as built:
         built.digests = {  # type: ignore[attr-defined]
             "web": built.add_key("web", grant_to=(WEB,)),
             "mail": built.add_key("mail", grant_to=(MAIL,)),
@@ -23,7 +23,7 @@ def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 @pytest.fixture
-def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+def open_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Opens a daemon of one's own."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(house(tmp_path / "daemon", **options))
+        yield lambda **options: stack.enter_context(running_daemon(tmp_path / "daemon", **options))

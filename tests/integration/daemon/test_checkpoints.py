@@ -16,20 +16,21 @@ from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import verify_consistency, verify_inclusion
 from hsmd.transparency.note import Verifier
 from hsmd.transparency.verification import verify_log
-from tests.daemon_house import AUDITOR, OPERATOR, WEB, House, house, wait_until
+from tests.support.daemon import AUDITOR, OPERATOR, WEB, Daemon, running_daemon
+from tests.support.polling import wait_until
 
 
-def newest(daemon: House, since: int = 0) -> tuple[Checkpoint, messages.SignedCheckpoint]:
+def newest(daemon: Daemon, since: int = 0) -> tuple[Checkpoint, messages.SignedCheckpoint]:
     answer = daemon.ask(messages.AuditCheckpoint(since=since), WEB)
     return checkpoint.parse(answer.note, Verifier.from_vkey(answer.verifier_key)), answer
 
 
-def covered(daemon: House) -> int:
+def covered(daemon: Daemon) -> int:
     return int(daemon.status().audit_covered)
 
 
 def test_from_the_first_checkpoint_to_the_one_after_a_restart(tmp_path: Path) -> None:
-    with house(tmp_path, checkpoint_s=1) as daemon:
+    with running_daemon(tmp_path, checkpoint_s=1) as daemon:
         wait_until(lambda: covered(daemon), what="the first checkpoint")
         first, _ = newest(daemon)
         assert first.origin == "hsmd/house"
@@ -57,7 +58,7 @@ def test_from_the_first_checkpoint_to_the_one_after_a_restart(tmp_path: Path) ->
         assert verdict.checkpoints >= 3
 
 
-def _prove_some_records(daemon: House, at: Checkpoint) -> None:
+def _prove_some_records(daemon: Daemon, at: Checkpoint) -> None:
     for index in (0, at.size // 2, at.size - 1):
         proven = daemon.ask(messages.AuditProve(index=index), AUDITOR)
         assert proven.size >= at.size
@@ -72,7 +73,7 @@ def _prove_some_records(daemon: House, at: Checkpoint) -> None:
 
 
 def test_a_quiet_daemon_signs_nothing(tmp_path: Path) -> None:
-    with house(tmp_path, checkpoint_s=1) as daemon:
+    with running_daemon(tmp_path, checkpoint_s=1) as daemon:
         wait_until(lambda: covered(daemon), what="the first checkpoint")
         wait_until(
             lambda: daemon.ask(messages.Status(), OPERATOR).audit_uncovered_s == 0,

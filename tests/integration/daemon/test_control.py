@@ -19,15 +19,16 @@ from hsmd.errors import BadRequest, Conflict, DeadlineExceeded, ErrorCode, HsmdE
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, encode_control_request
 from hsmd.protocol.messages import Request
-from tests.daemon_house import AUDITOR, MAIL, OPERATOR, WEB, House, operation, public_line, ssh, wire
+from tests.support.daemon import AUDITOR, MAIL, OPERATOR, WEB, Daemon, public_line
+from tests.support.ssh_peer import operation, ssh, wire
 
 pytestmark = pytest.mark.timeout(60)
 Ask = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def ask(shared_house: House) -> Ask:
-    return shared_house.ask
+def ask(shared_daemon: Daemon) -> Ask:
+    return shared_daemon.ask
 
 
 def refused(ask: Ask, error: type[HsmdError], request: Request, about: str = "") -> None:
@@ -39,7 +40,7 @@ def refused(ask: Ask, error: type[HsmdError], request: Request, about: str = "")
 # --- each request once, for real ---
 
 
-def test_a_key_from_birth_to_death(shared_house: House, ask: Ask) -> None:
+def test_a_key_from_birth_to_death(shared_daemon: Daemon, ask: Ask) -> None:
     info = ask(messages.KeyGenerate("life", "p-256", ["tls-server"]))
     public = load_der_public_key(info.public_key)
     assert (info.key_type, info.token, info.certificate_not_after) == ("p-256", "main", None)
@@ -76,11 +77,14 @@ def test_a_key_from_birth_to_death(shared_house: House, ask: Ask) -> None:
     ask(messages.KeyDestroy("life", "life"))
 
 
-def test_a_destroyed_key_signs_no_more(shared_house: House) -> None:
-    key = shared_house.add_key("doomed")
+def test_a_destroyed_key_signs_no_more(shared_daemon: Daemon) -> None:
+    key = shared_daemon.add_key("doomed")
 
     async def use_and_destroy() -> list[int]:
-        async with await ssh(shared_house, WEB) as connection, shared_house.connection(OPERATOR) as operator:
+        async with (
+            await ssh(shared_daemon, WEB) as connection,
+            shared_daemon.connection(OPERATOR) as operator,
+        ):
             channel = await wire(connection)
             kinds = [(await channel.use(1, key))[0]]
             await operator.control(messages.KeyDestroy("doomed", "doomed"), timeout_s=10)
@@ -114,12 +118,12 @@ def test_clients_come_and_go(ask: Ask) -> None:
     refused(ask, BadRequest, messages.ClientRemove(OPERATOR), "connected as")
 
 
-def test_a_request_is_on_disk_before_its_effect(shared_house: House, ask: Ask) -> None:
-    before = len(shared_house.audit())
+def test_a_request_is_on_disk_before_its_effect(shared_daemon: Daemon, ask: Ask) -> None:
+    before = len(shared_daemon.audit())
     ask(messages.ClientAdd("recorded", "auditor", public_line(asyncssh.generate_private_key("ssh-ed25519"))))
     refused(ask, NotFound, messages.GrantAdd("recorded", "nothing", ["tls-server"]))
     ask(messages.ClientRemove("recorded"))
-    events = [(record["event"], record["fields"]) for record in shared_house.audit()[before:]]
+    events = [(record["event"], record["fields"]) for record in shared_daemon.audit()[before:]]
     assert [event for event, _ in events] == [
         "control.begun", "control.done", "control.begun", "control.failed", "control.begun", "control.done",
     ]  # fmt: skip
@@ -127,29 +131,29 @@ def test_a_request_is_on_disk_before_its_effect(shared_house: House, ask: Ask) -
     assert events[0][1]["target_name"] == "recorded"
     assert events[0][1]["target_role"] == "auditor"
     assert len(events[0][1]["target_public_key_sha256"]) == 64
-    assert events[1][1]["begun"] == shared_house.audit()[before]["index"]
+    assert events[1][1]["begun"] == shared_daemon.audit()[before]["index"]
 
 
-def test_an_adopted_key_is_served(open_house: Callable[..., House]) -> None:
+def test_an_adopted_key_is_served(open_daemon: Callable[..., Daemon]) -> None:
     """Taken out of the store and back in: what the token says about a key counts."""
-    house = open_house()
-    made = house.ask(messages.KeyGenerate("first", "p-256", ["tls-server"]))
-    refused(house.ask, Conflict, messages.KeyAdopt("second", cka_label="first"), "first")
-    refused(house.ask, BadRequest, messages.KeyAdopt("second"), "cka_id")
-    refused(house.ask, BadRequest, messages.KeyAdopt("first", cka_label="first"), "already")
-    refused(house.ask, HsmdError, messages.KeyAdopt("second", cka_id="zz"))  # type: ignore[type-abstract]
-    refused(house.ask, HsmdError, messages.KeyAdopt("second", cka_id="00" * 20))  # type: ignore[type-abstract]
+    daemon = open_daemon()
+    made = daemon.ask(messages.KeyGenerate("first", "p-256", ["tls-server"]))
+    refused(daemon.ask, Conflict, messages.KeyAdopt("second", cka_label="first"), "first")
+    refused(daemon.ask, BadRequest, messages.KeyAdopt("second"), "cka_id")
+    refused(daemon.ask, BadRequest, messages.KeyAdopt("first", cka_label="first"), "already")
+    refused(daemon.ask, HsmdError, messages.KeyAdopt("second", cka_id="zz"))  # type: ignore[type-abstract]
+    refused(daemon.ask, HsmdError, messages.KeyAdopt("second", cka_id="00" * 20))  # type: ignore[type-abstract]
     from hsmd.daemon.store import Store
 
-    store = Store(f"sqlite:///{house.directory / 'store.sqlite'}")
+    store = Store(f"sqlite:///{daemon.directory / 'store.sqlite'}")
     store.remove_key("first")
     store.close()
-    adopted = house.ask(messages.KeyAdopt("second", cka_label="first"))
+    adopted = daemon.ask(messages.KeyAdopt("second", cka_label="first"))
     assert (adopted.digest, adopted.purposes) == (made.digest, made.purposes)
 
 
-async def test_reading_the_audit_log_in_pages(shared_house: House) -> None:
-    async with shared_house.connection(AUDITOR) as auditor:
+async def test_reading_the_audit_log_in_pages(shared_daemon: Daemon) -> None:
+    async with shared_daemon.connection(AUDITOR) as auditor:
         page = await auditor.control(messages.AuditRead(first=0, limit=3), timeout_s=5)
         assert (page.first, len(page.lines)) == (0, 3)
         assert [json.loads(line)["index"] for line in page.lines] == [0, 1, 2]
@@ -159,13 +163,13 @@ async def test_reading_the_audit_log_in_pages(shared_house: House) -> None:
         assert beyond.lines == []
 
 
-async def test_status_tells_the_truth(shared_house: House) -> None:
-    async with shared_house.connection(AUDITOR) as auditor:
+async def test_status_tells_the_truth(shared_daemon: Daemon) -> None:
+    async with shared_daemon.connection(AUDITOR) as auditor:
         status = await auditor.control(messages.Status(), timeout_s=5)
     assert (status.draining, status.audit_writable) == (False, True)
     assert status.connections >= 1
     assert [token.state for token in status.tokens] == ["ready"]
-    assert status.audit_records == len(shared_house.audit())
+    assert status.audit_records == len(shared_daemon.audit())
 
 
 # --- grants never mix what must not be mixed ---
@@ -228,7 +232,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_bad_names_are_refused_by_member(shared_house: House, name: str) -> None:
+async def test_bad_names_are_refused_by_member(shared_daemon: Daemon, name: str) -> None:
     documents: list[dict[str, Any]] = [
         {"op": "key.generate", "name": name, "key_type": "p-256", "purposes": ["tls-server"]},
         {"op": "client.add", "name": name},
@@ -236,14 +240,14 @@ async def test_bad_names_are_refused_by_member(shared_house: House, name: str) -
         {"op": "grant.add", "client": WEB, "key": name, "purposes": []},
         {"op": "key.destroy", "name": name, "confirm": name},
     ]
-    async with await ssh(shared_house, OPERATOR) as connection:
+    async with await ssh(shared_daemon, OPERATOR) as connection:
         channel = await wire(connection)
-        before = len(shared_house.audit())
+        before = len(shared_daemon.audit())
         for number, document in enumerate(documents, 1):
             error = await channel.error_of_control(number, json.dumps(document).encode())
             assert error.code == ErrorCode.BAD_REQUEST
             assert "$." in error.text, "names the member"
-        assert len(shared_house.audit()) == before
+        assert len(shared_daemon.audit()) == before
 
 
 @pytest.mark.parametrize(
@@ -275,22 +279,22 @@ async def test_bad_names_are_refused_by_member(shared_house: House, name: str) -
         b'{"op":"key.show","name":null}',
     ],
 )
-async def test_documents_that_are_none(shared_house: House, document: bytes) -> None:
-    async with await ssh(shared_house, OPERATOR) as connection:
+async def test_documents_that_are_none(shared_daemon: Daemon, document: bytes) -> None:
+    async with await ssh(shared_daemon, OPERATOR) as connection:
         channel = await wire(connection)
         assert (await channel.error_of_control(1, document)).code == ErrorCode.BAD_REQUEST
         assert (await channel.control(2, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
 
 
-async def test_huge_lists_are_answered_and_recorded_briefly(shared_house: House) -> None:
+async def test_huge_lists_are_answered_and_recorded_briefly(shared_daemon: Daemon) -> None:
     many = ["tls-server"] * 4_000
-    async with await ssh(shared_house, OPERATOR) as connection:
+    async with await ssh(shared_daemon, OPERATOR) as connection:
         channel = await wire(connection)
         kind, _ = await channel.control(1, messages.GrantAdd(WEB, "web", many))
         assert kind == Kind.CONTROL_RESULT
         names = [f"nobody-{number}" for number in range(4_000)]
         error = await channel.error_of_control(
-            2, messages.ClientTrustCa(public_line(shared_house.keys[WEB]), names)
+            2, messages.ClientTrustCa(public_line(shared_daemon.keys[WEB]), names)
         )
         assert error.code == ErrorCode.NOT_FOUND
         dns = [f"host-{number}.example" for number in range(2_500)]
@@ -298,7 +302,7 @@ async def test_huge_lists_are_answered_and_recorded_briefly(shared_house: House)
         assert kind in (Kind.CONTROL_RESULT, Kind.ERROR)
         error = await channel.error_of_control(4, messages.KeyRequest("web", dns_names=["a\x00b", "\n"]))
         assert error.code == ErrorCode.BAD_REQUEST
-    assert max(map(len, shared_house.audit_path.read_text().splitlines())) < 8_000
+    assert max(map(len, shared_daemon.audit_path.read_text().splitlines())) < 8_000
 
 
 @pytest.mark.parametrize(
@@ -318,10 +322,10 @@ def test_keys_that_are_none(ask: Ask, line: str) -> None:
     refused(ask, BadRequest, messages.ClientTrustCa(line, [WEB]), "public_key")
 
 
-def test_two_lines_are_not_one_key(shared_house: House, ask: Ask) -> None:
+def test_two_lines_are_not_one_key(shared_daemon: Daemon, ask: Ask) -> None:
     two = "\n".join(public_line(asyncssh.generate_private_key("ssh-ed25519")) for _ in range(2))
     refused(ask, BadRequest, messages.ClientAdd("two", "front-end", two), "one line")
-    private = shared_house.keys[WEB].export_private_key("openssh").decode()
+    private = shared_daemon.keys[WEB].export_private_key("openssh").decode()
     refused(ask, BadRequest, messages.ClientAdd("two", "front-end", private))
     weak = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
     refused(ask, BadRequest, messages.ClientAdd("two", "front-end", public_line(weak)), "2048")
@@ -340,8 +344,8 @@ def test_chains_that_do_not_fit(ask: Ask) -> None:
     refused(ask, NotFound, messages.CertificateExport("web"))
 
 
-async def test_a_session_has_few_control_requests_at_a_time(shared_house: House) -> None:
-    async with await ssh(shared_house, OPERATOR) as connection:
+async def test_a_session_has_few_control_requests_at_a_time(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, OPERATOR) as connection:
         channel = await wire(connection)
         document = messages.encode_request(messages.ClientList())
         channel.write(b"".join(encode_control_request(number, 5_000, document) for number in range(1, 21)))
@@ -353,8 +357,8 @@ async def test_a_session_has_few_control_requests_at_a_time(shared_house: House)
 # --- at the same time ---
 
 
-async def test_concurrent_changes_leave_one_winner(shared_house: House) -> None:
-    async with shared_house.connection(OPERATOR) as one, shared_house.connection(OPERATOR) as two:
+async def test_concurrent_changes_leave_one_winner(shared_daemon: Daemon) -> None:
+    async with shared_daemon.connection(OPERATOR) as one, shared_daemon.connection(OPERATOR) as two:
         for request, winners in (
             (messages.KeyGenerate("race", "p-256", ["tls-server"]), 1),
             (messages.ClientAdd("race"), 1),
@@ -373,33 +377,33 @@ async def test_concurrent_changes_leave_one_winner(shared_house: House) -> None:
             await one.control(messages.KeyShow("race"), timeout_s=5)
 
 
-async def test_a_change_goes_on_when_its_caller_has_gone(shared_house: House) -> None:
+async def test_a_change_goes_on_when_its_caller_has_gone(shared_daemon: Daemon) -> None:
     """Whoever hangs up in the middle leaves no key that nobody knows."""
-    connection = await ssh(shared_house, OPERATOR)
+    connection = await ssh(shared_daemon, OPERATOR)
     channel = await wire(connection)
     request = messages.encode_request(messages.KeyGenerate("orphan", "rsa-3072", ["tls-server"]))
     channel.write(encode_control_request(1, 20_000, request))
     async with asyncio.timeout(10):
         while not any(
-            each["fields"].get("target_name") == "orphan" for each in shared_house.audit("control.begun")
+            each["fields"].get("target_name") == "orphan" for each in shared_daemon.audit("control.begun")
         ):
             await asyncio.sleep(0.005)
     connection.abort()
     async with asyncio.timeout(20):
         while not any(
-            each["fields"].get("target_name") == "orphan" for each in shared_house.audit("control.done")
+            each["fields"].get("target_name") == "orphan" for each in shared_daemon.audit("control.done")
         ):
             await asyncio.sleep(0.01)
-    async with shared_house.connection(OPERATOR) as operator:
+    async with shared_daemon.connection(OPERATOR) as operator:
         assert (await operator.control(messages.KeyShow("orphan"), timeout_s=5)).key_type == "rsa-3072"
         await operator.control(messages.KeyDestroy("orphan", "orphan"), timeout_s=10)
 
 
-async def test_a_change_that_outlasts_its_deadline(open_house: Callable[..., House]) -> None:
-    house = open_house()
-    control = house.status().tokens[0].workers[-1].pid
+async def test_a_change_that_outlasts_its_deadline(open_daemon: Callable[..., Daemon]) -> None:
+    daemon = open_daemon()
+    control = daemon.status().tokens[0].workers[-1].pid
     os.kill(control, signal.SIGSTOP)
-    async with house.connection(OPERATOR) as operator:
+    async with daemon.connection(OPERATOR) as operator:
         began = asyncio.get_running_loop().time()
         with pytest.raises(DeadlineExceeded):
             await operator.control(messages.KeyGenerate("late", "p-256", ["tls-server"]), timeout_s=1)
@@ -407,13 +411,13 @@ async def test_a_change_that_outlasts_its_deadline(open_house: Callable[..., Hou
         # The control worker is replaced, and control goes on.
         made = await operator.control(messages.KeyGenerate("later", "p-256", ["tls-server"]), timeout_s=15)
     assert made.name == "later"
-    assert [each["event"] for each in house.audit() if each.get("fields", {}).get("target_name") == "late"] == [
+    assert [each["event"] for each in daemon.audit() if each.get("fields", {}).get("target_name") == "late"] == [
         "control.begun", "control.failed",
     ]  # fmt: skip
 
 
-async def test_an_auditor_cannot_ask_what_changes(shared_house: House) -> None:
-    async with shared_house.connection(AUDITOR) as auditor:
+async def test_an_auditor_cannot_ask_what_changes(shared_daemon: Daemon) -> None:
+    async with shared_daemon.connection(AUDITOR) as auditor:
         for request in (
             messages.ClientAdd("x"),
             messages.GrantRemove(WEB, "web"),

@@ -13,8 +13,9 @@ from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import PurposeMismatch, Refused
 from hsmd.pkcs11.softhsm import make_token
 from hsmd.purposes import Purpose
-from tests.daemon_house import P256, TLS13, vectors
-from tests.token_rig import RawWorker, generate
+from tests.support.tls_bytes import P256, TLS13
+from tests.support.token import RawWorker, generate
+from tests.support.vectors import vectors
 
 pytestmark = pytest.mark.timeout(60)
 SAMPLE = int(os.environ.get("HSMD_TEST_HOSTILE", "150"))

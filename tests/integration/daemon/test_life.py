@@ -20,31 +20,21 @@ import pytest
 from hsmd.errors import ErrorCode
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_drain
-from tests.daemon_house import (
-    OPERATOR,
-    WEB,
-    House,
-    alive,
-    house,
-    operation,
-    public_line,
-    ssh,
-    tls13,
-    wait_until,
-    wire,
-)
-from tests.daemon_users import can_read, hand_out, user_of
-from tests.daemonlike import eventually
+from tests.support.daemon import OPERATOR, WEB, Daemon, alive, public_line, running_daemon
+from tests.support.polling import eventually, wait_until
+from tests.support.ssh_peer import operation, ssh, wire
+from tests.support.tls_bytes import tls13
+from tests.support.users import can_read, hand_out, user_of
 
 pytestmark = pytest.mark.timeout(90)
-Open = Callable[..., House]
+Open = Callable[..., Daemon]
 
 
 # --- stopping ---
 
 
-async def test_a_drain_answers_what_is_open_and_tells_clients(open_house: Open) -> None:
-    built = open_house(stall_ms=60_000, limits={"drain_s": 10})
+async def test_a_drain_answers_what_is_open_and_tells_clients(open_daemon: Open) -> None:
+    built = open_daemon(stall_ms=60_000, limits={"drain_s": 10})
     key = built.add_key("web")
     worker = built.signing_pids()[0]
     async with await ssh(built, WEB) as connection:
@@ -71,8 +61,8 @@ async def test_a_drain_answers_what_is_open_and_tells_clients(open_house: Open) 
     assert built.audit()[-1]["event"] == "daemon.stopped"
 
 
-async def test_a_drain_has_an_end(open_house: Open) -> None:
-    built = open_house(stall_ms=60_000, limits={"drain_s": 1})
+async def test_a_drain_has_an_end(open_daemon: Open) -> None:
+    built = open_daemon(stall_ms=60_000, limits={"drain_s": 1})
     key = built.add_key("web")
     os.kill(built.signing_pids()[0], signal.SIGSTOP)
     async with await ssh(built, WEB) as connection:
@@ -87,8 +77,8 @@ async def test_a_drain_has_an_end(open_house: Open) -> None:
     }
 
 
-def test_nothing_is_left_after_a_stop(open_house: Open) -> None:
-    built = open_house(workers=2)
+def test_nothing_is_left_after_a_stop(open_daemon: Open) -> None:
+    built = open_daemon(workers=2)
     pids = built.pids()
     assert len(pids) == 4
     assert built.stop() == 0
@@ -98,8 +88,8 @@ def test_nothing_is_left_after_a_stop(open_house: Open) -> None:
 # --- reloading ---
 
 
-async def test_a_typo_changes_nothing(open_house: Open) -> None:
-    built = open_house()
+async def test_a_typo_changes_nothing(open_daemon: Open) -> None:
+    built = open_daemon()
     key = built.add_key("web")
     good, pids = built.config.read_text(), built.pids()
     for broken in (
@@ -125,8 +115,8 @@ async def test_a_typo_changes_nothing(open_house: Open) -> None:
     assert built.pids() == pids
 
 
-async def test_addresses_and_host_keys_change_without_losing_connections(open_house: Open) -> None:
-    built = open_house()
+async def test_addresses_and_host_keys_change_without_losing_connections(open_daemon: Open) -> None:
+    built = open_daemon()
     key = built.add_key("web")
     before = public_line(built.host_key)
     async with await ssh(built, WEB) as connection:
@@ -155,8 +145,8 @@ async def test_addresses_and_host_keys_change_without_losing_connections(open_ho
 
 
 @pytest.mark.parametrize("fault", ["other key", "user certificate", "no principal", "RSA key"])
-async def test_host_keys_that_clients_would_refuse_are_refused(open_house: Open, fault: str) -> None:
-    built = open_house()
+async def test_host_keys_that_clients_would_refuse_are_refused(open_daemon: Open, fault: str) -> None:
+    built = open_daemon()
     ca = asyncssh.generate_private_key("ssh-ed25519")
     other = asyncssh.generate_private_key("ssh-ed25519")
     if fault == "RSA key":
@@ -175,8 +165,8 @@ async def test_host_keys_that_clients_would_refuse_are_refused(open_house: Open,
     assert reason.startswith("listen.host_"), reason
 
 
-async def test_new_token_settings_replace_workers_without_a_failed_request(open_house: Open) -> None:
-    built = open_house(workers=1)
+async def test_new_token_settings_replace_workers_without_a_failed_request(open_daemon: Open) -> None:
+    built = open_daemon(workers=1)
     key = built.add_key("web")
     old = built.worker_pids()
     async with await ssh(built, WEB) as connection:
@@ -208,8 +198,8 @@ async def test_new_token_settings_replace_workers_without_a_failed_request(open_
     assert results == ["performed"] * sent
 
 
-async def test_wrong_token_settings_leave_the_old_workers_serving(open_house: Open) -> None:
-    built = open_house()
+async def test_wrong_token_settings_leave_the_old_workers_serving(open_daemon: Open) -> None:
+    built = open_daemon()
     key = built.add_key("web")
     old = built.worker_pids()
     built.pin_file = built.directory / "wrong-pin"
@@ -231,8 +221,8 @@ async def test_wrong_token_settings_leave_the_old_workers_serving(open_house: Op
         assert (await (await wire(connection)).use(1, key))[0] == Kind.RESULT
 
 
-async def test_limits_change_for_what_comes_after(open_house: Open) -> None:
-    built = open_house()
+async def test_limits_change_for_what_comes_after(open_daemon: Open) -> None:
+    built = open_daemon()
     built.limits = {"channels_per_connection": 1, "open_requests": 1, "queue": 7}
     built.write()
     assert built.reload() == "done"
@@ -248,7 +238,7 @@ async def test_limits_change_for_what_comes_after(open_house: Open) -> None:
 
 @pytest.mark.parametrize("fault", ["host key", "store", "user", "audit"])
 def test_a_daemon_that_cannot_start_says_why_and_ends(tmp_path: Path, fault: str) -> None:
-    built = House(tmp_path / "daemon")
+    built = Daemon(tmp_path / "daemon")
     if fault == "host key":
         (built.directory / "host_key").write_text("nonsense")
     elif fault == "store":
@@ -286,7 +276,7 @@ def open_directory() -> Iterator[Path]:
 async def test_front_and_workers_run_as_different_users(open_directory: Path) -> None:
     """The front cannot read the PIN or the token, the workers neither host key nor store nor audit log."""
     directory = open_directory
-    built = House(directory / "daemon", users=("nobody", "daemon"))
+    built = Daemon(directory / "daemon", users=("nobody", "daemon"))
     try:
         if os.geteuid() != 0:
             built.start()
@@ -313,7 +303,7 @@ async def test_front_and_workers_run_as_different_users(open_directory: Path) ->
 
 def test_the_launcher_outlives_a_terminal_interrupt_of_its_children(tmp_path: Path) -> None:
     """Ctrl-C reaches the whole foreground group; front and workers have groups of their own and drain in good order."""
-    with house(tmp_path / "daemon") as built:
+    with running_daemon(tmp_path / "daemon") as built:
         assert built.process is not None
         os.killpg(built.process.pid, signal.SIGINT)
         assert built.process.wait(10) == 0
@@ -322,7 +312,7 @@ def test_the_launcher_outlives_a_terminal_interrupt_of_its_children(tmp_path: Pa
 
 
 def test_an_idle_daemon_notices_that_its_audit_log_is_gone_when_it_is_used(tmp_path: Path) -> None:
-    with house(tmp_path / "daemon") as built:
+    with running_daemon(tmp_path / "daemon") as built:
         key = built.add_key("web")
 
         async def use() -> int:
@@ -334,11 +324,11 @@ def test_an_idle_daemon_notices_that_its_audit_log_is_gone_when_it_is_used(tmp_p
 
         moved = built.audit_path.with_suffix(".moved")
         built.audit_path.rename(moved)
-        wait_until(lambda: asyncio.run(use()) == ErrorCode.AUDIT, 10)
-        wait_until(lambda: built.logged("audit.unwritable"), 5)
+        wait_until(lambda: asyncio.run(use()) == ErrorCode.AUDIT, within_s=10)
+        wait_until(lambda: built.logged("audit.unwritable"), within_s=5)
         with pytest.raises(Exception, match="audit"):
             built.ask(messages.ClientAdd("x"), OPERATOR)
         assert built.ask(messages.Status(), OPERATOR).audit_writable is False
         moved.rename(built.audit_path)
-        wait_until(lambda: built.logged("audit.writable"), 5)
+        wait_until(lambda: built.logged("audit.writable"), within_s=5)
         assert asyncio.run(use()) == Kind.RESULT

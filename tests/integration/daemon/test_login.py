@@ -15,18 +15,14 @@ from asyncssh.packet import Boolean, String
 from hsmd.errors import Unavailable
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
-from tests.daemon_house import (
-    MAIL,
+from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, public_line
+from tests.support.ssh_peer import (
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_PK_OK,
     MSG_USERAUTH_SUCCESS,
-    OPERATOR,
-    WEB,
-    House,
     Stranger,
     certificate,
     has_no_more,
-    public_line,
     ssh,
     wire,
 )
@@ -36,19 +32,19 @@ CERTIFIED = "cert-only"
 
 
 @pytest.fixture(scope="module")
-def ca(shared_house: House) -> Any:
+def ca(shared_daemon: Daemon) -> Any:
     """A CA that may vouch for CERTIFIED, and for nobody else."""
     ca = asyncssh.generate_private_key("ssh-ed25519")
-    shared_house.ask(messages.ClientAdd(CERTIFIED))
-    shared_house.ask(messages.ClientTrustCa(public_line(ca), [CERTIFIED]))
+    shared_daemon.ask(messages.ClientAdd(CERTIFIED))
+    shared_daemon.ask(messages.ClientTrustCa(public_line(ca), [CERTIFIED]))
     return ca
 
 
 async def log_in(
-    house: House, user: str, key: Any, shown: tuple[bytes, bytes] | None = None
+    daemon: Daemon, user: str, key: Any, shown: tuple[bytes, bytes] | None = None
 ) -> tuple[int, Any]:
     """(reply to a signed request, whoami after it)."""
-    stranger = await Stranger.connect(house)
+    stranger = await Stranger.connect(daemon)
     try:
         stranger.sign(user, key, shown=shown)
         reply = await stranger.reply()
@@ -60,9 +56,9 @@ async def log_in(
 # --- certificates ---
 
 
-async def test_a_good_certificate_is_let_in_under_its_principal(shared_house: House, ca: Any) -> None:
+async def test_a_good_certificate_is_let_in_under_its_principal(shared_daemon: Daemon, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
-    reply, identity = await log_in(shared_house, CERTIFIED, key, certificate(ca, key, [CERTIFIED]))
+    reply, identity = await log_in(shared_daemon, CERTIFIED, key, certificate(ca, key, [CERTIFIED]))
     assert reply == MSG_USERAUTH_SUCCESS
     assert (identity.client, identity.role) == (CERTIFIED, "front-end")
     assert identity.credential == f"cert:7 {ca.get_fingerprint()}"
@@ -88,41 +84,41 @@ async def test_a_good_certificate_is_let_in_under_its_principal(shared_house: Ho
     ],
 )
 async def test_a_bad_certificate_is_not(
-    shared_house: House, ca: Any, principals: list[str], changes: dict[str, Any], rule: str
+    shared_daemon: Daemon, ca: Any, principals: list[str], changes: dict[str, Any], rule: str
 ) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
-    refused = len(shared_house.logged("connection.refused"))
-    reply, _ = await log_in(shared_house, CERTIFIED, key, certificate(ca, key, principals, **changes))
+    refused = len(shared_daemon.logged("connection.refused"))
+    reply, _ = await log_in(shared_daemon, CERTIFIED, key, certificate(ca, key, principals, **changes))
     assert reply == MSG_USERAUTH_FAILURE
     if rule:
         async with asyncio.timeout(5):
-            while len(shared_house.logged("connection.refused")) == refused:
+            while len(shared_daemon.logged("connection.refused")) == refused:
                 await asyncio.sleep(0.01)
-        assert shared_house.logged("connection.refused")[-1]["reason"].startswith(rule)
+        assert shared_daemon.logged("connection.refused")[-1]["reason"].startswith(rule)
 
 
-async def test_source_addresses_are_enforced_both_ways(shared_house: House, ca: Any) -> None:
+async def test_source_addresses_are_enforced_both_ways(shared_daemon: Daemon, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     here = certificate(ca, key, [CERTIFIED], critical=[(b"source-address", String("127.0.0.0/8"))])
-    assert (await log_in(shared_house, CERTIFIED, key, here))[0] == MSG_USERAUTH_SUCCESS
+    assert (await log_in(shared_daemon, CERTIFIED, key, here))[0] == MSG_USERAUTH_SUCCESS
 
 
-async def test_a_ca_vouches_for_its_own_clients_only(shared_house: House, ca: Any) -> None:
+async def test_a_ca_vouches_for_its_own_clients_only(shared_daemon: Daemon, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     foreign = asyncssh.generate_private_key("ssh-ed25519")
     for user, by in ((WEB, ca), (OPERATOR, ca), (CERTIFIED, foreign), ("nobody", ca)):
-        reply, _ = await log_in(shared_house, user, key, certificate(by, key, [user]))
+        reply, _ = await log_in(shared_daemon, user, key, certificate(by, key, [user]))
         assert reply == MSG_USERAUTH_FAILURE, (user, by is ca)
 
 
-async def test_a_certificate_needs_its_own_key(shared_house: House, ca: Any) -> None:
+async def test_a_certificate_needs_its_own_key(shared_daemon: Daemon, ca: Any) -> None:
     key, other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-    assert (await log_in(shared_house, CERTIFIED, other, certificate(ca, key, [CERTIFIED])))[
+    assert (await log_in(shared_daemon, CERTIFIED, other, certificate(ca, key, [CERTIFIED])))[
         0
     ] == MSG_USERAUTH_FAILURE
     # The key alone, without its certificate, is nobody's; so is the key of the CA itself.
-    assert (await log_in(shared_house, CERTIFIED, key))[0] == MSG_USERAUTH_FAILURE
-    assert (await log_in(shared_house, CERTIFIED, ca))[0] == MSG_USERAUTH_FAILURE
+    assert (await log_in(shared_daemon, CERTIFIED, key))[0] == MSG_USERAUTH_FAILURE
+    assert (await log_in(shared_daemon, CERTIFIED, ca))[0] == MSG_USERAUTH_FAILURE
 
 
 RSA_ALGORITHMS = [
@@ -134,18 +130,18 @@ RSA_ALGORITHMS = [
 
 
 @pytest.fixture(scope="module")
-def rsa(shared_house: House) -> Any:
+def rsa(shared_daemon: Daemon) -> Any:
     """An RSA key that is a client's, and a CA for CERTIFIED."""
     key = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
-    shared_house.ask(messages.ClientAdd("with-rsa", "front-end", public_line(key)))
+    shared_daemon.ask(messages.ClientAdd("with-rsa", "front-end", public_line(key)))
     return key
 
 
 @pytest.mark.parametrize(("algorithm", "good"), RSA_ALGORITHMS)
 async def test_signatures_with_sha1_prove_nothing(
-    shared_house: House, rsa: Any, algorithm: bytes, good: bool
+    shared_daemon: Daemon, rsa: Any, algorithm: bytes, good: bool
 ) -> None:
-    stranger = await Stranger.connect(shared_house)
+    stranger = await Stranger.connect(shared_daemon)
     stranger.sign("with-rsa", rsa, signed_with=algorithm)
     assert await stranger.reply() == (MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE)
     stranger.close()
@@ -153,32 +149,32 @@ async def test_signatures_with_sha1_prove_nothing(
 
 @pytest.mark.parametrize(("algorithm", "good"), RSA_ALGORITHMS)
 async def test_certificates_signed_with_sha1_prove_nothing(
-    shared_house: House, ca: Any, rsa: Any, algorithm: bytes, good: bool
+    shared_daemon: Daemon, ca: Any, rsa: Any, algorithm: bytes, good: bool
 ) -> None:
     """Two texts with one SHA-1 can be made: what the CA has seen would not be what it certifies."""
-    shared_house.ask(messages.ClientTrustCa(public_line(rsa), [CERTIFIED]))
+    shared_daemon.ask(messages.ClientTrustCa(public_line(rsa), [CERTIFIED]))
     key = asyncssh.generate_private_key("ssh-ed25519")
     shown = certificate(rsa, key, [CERTIFIED], signed_with=algorithm)
-    assert (await log_in(shared_house, CERTIFIED, key, shown))[0] == (
+    assert (await log_in(shared_daemon, CERTIFIED, key, shown))[0] == (
         MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE
     )
 
 
-async def test_a_tampered_certificate_is_refused(shared_house: House, ca: Any) -> None:
+async def test_a_tampered_certificate_is_refused(shared_daemon: Daemon, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     algorithm, blob = certificate(ca, key, [WEB])
     forged = blob.replace(String(WEB), String(CERTIFIED)[: len(String(WEB))])
-    assert (await log_in(shared_house, WEB, key, (algorithm, forged)))[0] == MSG_USERAUTH_FAILURE
+    assert (await log_in(shared_daemon, WEB, key, (algorithm, forged)))[0] == MSG_USERAUTH_FAILURE
 
 
 async def test_an_ending_certificate_ends_requests_and_then_the_connection(
-    shared_house: House, ca: Any
+    shared_daemon: Daemon, ca: Any
 ) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     algorithm, blob = certificate(ca, key, [CERTIFIED], valid_s=(-60, 2))
     ends = int(time.time() + 2)
     pair = (key, asyncssh.import_certificate(algorithm + b" " + base64.b64encode(blob)))
-    connection = await ssh(shared_house, CERTIFIED, pair)
+    connection = await ssh(shared_daemon, CERTIFIED, pair)
     channel = await wire(connection)
     request_id = 0
     while True:  # one request after the other, across the end
@@ -199,16 +195,16 @@ async def test_an_ending_certificate_ends_requests_and_then_the_connection(
 # --- identity swaps ---
 
 
-async def test_a_key_is_one_clients(shared_house: House) -> None:
-    keys = shared_house.keys
-    assert (await log_in(shared_house, WEB, keys[WEB]))[1].client == WEB
+async def test_a_key_is_one_clients(shared_daemon: Daemon) -> None:
+    keys = shared_daemon.keys
+    assert (await log_in(shared_daemon, WEB, keys[WEB]))[1].client == WEB
     for user, key in ((WEB, keys[MAIL]), (OPERATOR, keys[WEB]), ("nobody", keys[WEB]), ("", keys[WEB])):
-        assert (await log_in(shared_house, user, key))[0] in (MSG_USERAUTH_FAILURE, 0)
+        assert (await log_in(shared_daemon, user, key))[0] in (MSG_USERAUTH_FAILURE, 0)
 
 
-async def test_showing_a_key_proves_nothing(shared_house: House) -> None:
-    keys = shared_house.keys
-    stranger = await Stranger.connect(shared_house)
+async def test_showing_a_key_proves_nothing(shared_daemon: Daemon) -> None:
+    keys = shared_daemon.keys
+    stranger = await Stranger.connect(shared_daemon)
     stranger.query(OPERATOR, keys[OPERATOR])
     assert await stranger.reply() == MSG_USERAUTH_PK_OK
     # The operator's key was shown and would do; now somebody else signs.
@@ -226,13 +222,13 @@ async def test_showing_a_key_proves_nothing(shared_house: House) -> None:
     stranger.close()
 
 
-async def test_a_certificate_shown_first_does_not_lend_its_identity(shared_house: House, ca: Any) -> None:
+async def test_a_certificate_shown_first_does_not_lend_its_identity(shared_daemon: Daemon, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     algorithm, blob = certificate(ca, key, [CERTIFIED])
-    stranger = await Stranger.connect(shared_house)
+    stranger = await Stranger.connect(shared_daemon)
     stranger.send(CERTIFIED, "publickey", Boolean(False), String(algorithm), String(blob))
     assert await stranger.reply() == MSG_USERAUTH_PK_OK
-    stranger.sign(WEB, shared_house.keys[WEB])
+    stranger.sign(WEB, shared_daemon.keys[WEB])
     assert await stranger.reply() == MSG_USERAUTH_SUCCESS
     identity = await stranger.whoami()
     assert identity is not None
@@ -240,22 +236,22 @@ async def test_a_certificate_shown_first_does_not_lend_its_identity(shared_house
     stranger.close()
 
 
-async def test_a_signature_is_for_the_user_it_names(shared_house: House) -> None:
+async def test_a_signature_is_for_the_user_it_names(shared_daemon: Daemon) -> None:
     """Signed as WEB, sent as OPERATOR, and the other way round."""
-    stranger = await Stranger.connect(shared_house)
-    stranger.sign(OPERATOR, shared_house.keys[WEB], signed_user=WEB)
+    stranger = await Stranger.connect(shared_daemon)
+    stranger.sign(OPERATOR, shared_daemon.keys[WEB], signed_user=WEB)
     assert await stranger.reply() == MSG_USERAUTH_FAILURE
-    stranger.sign(WEB, shared_house.keys[WEB], signed_user=OPERATOR)
+    stranger.sign(WEB, shared_daemon.keys[WEB], signed_user=OPERATOR)
     assert await stranger.reply() == MSG_USERAUTH_FAILURE
     stranger.close()
 
 
 @pytest.mark.parametrize("order", ["victim last", "victim first"])
-async def test_interleaved_users_get_nobody_in_as_another(shared_house: House, order: str) -> None:
+async def test_interleaved_users_get_nobody_in_as_another(shared_daemon: Daemon, order: str) -> None:
     """The race of asyncssh 2.24.0: requests for two users in one go, without waiting for an answer."""
-    keys = shared_house.keys
+    keys = shared_daemon.keys
     for _ in range(10):
-        stranger = await Stranger.connect(shared_house)
+        stranger = await Stranger.connect(shared_daemon)
         requests: list[Callable[[], None]] = [
             lambda s=stranger: s.sign(WEB, keys[WEB]),  # type: ignore[misc]
             lambda s=stranger: s.query(OPERATOR, keys[OPERATOR]),  # type: ignore[misc]
@@ -275,12 +271,12 @@ async def test_interleaved_users_get_nobody_in_as_another(shared_house: House, o
 @pytest.mark.parametrize(
     "method", ["none", "password", "keyboard-interactive", "hostbased", "gssapi-with-mic"]
 )
-async def test_other_ways_to_log_in_are_not_offered(shared_house: House, method: str) -> None:
+async def test_other_ways_to_log_in_are_not_offered(shared_daemon: Daemon, method: str) -> None:
     fields = {
         "password": (Boolean(False), String("secret")),
         "keyboard-interactive": (String(""), String("")),
     }
-    stranger = await Stranger.connect(shared_house)
+    stranger = await Stranger.connect(shared_daemon)
     stranger.send(OPERATOR, method, *fields.get(method, ()))
     assert await stranger.reply() == MSG_USERAUTH_FAILURE
     stranger.close()
@@ -296,21 +292,21 @@ async def test_other_ways_to_log_in_are_not_offered(shared_house: House, method:
     ],
     ids=["shell", "exec", "sftp", "other subsystem"],
 )
-async def test_only_the_subsystem_is_offered(shared_house: House, options: dict[str, Any]) -> None:
-    async with await ssh(shared_house, WEB) as connection:
+async def test_only_the_subsystem_is_offered(shared_daemon: Daemon, options: dict[str, Any]) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
         with pytest.raises(asyncssh.ChannelOpenError):
             await connection.create_session(asyncssh.SSHClientSession, encoding=None, **options)
 
 
-async def test_a_terminal_is_refused(shared_house: House) -> None:
-    async with await ssh(shared_house, WEB) as connection:
+async def test_a_terminal_is_refused(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
         with pytest.raises(asyncssh.ChannelOpenError):
             await wire(connection, hello=False, request_pty="force", term_type="xterm")
 
 
-async def test_nothing_is_forwarded(shared_house: House) -> None:
-    async with await ssh(shared_house, WEB) as connection:
-        host, port = shared_house.address
+async def test_nothing_is_forwarded(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
+        host, port = shared_daemon.address
         with pytest.raises(asyncssh.ChannelOpenError):
             await connection.open_connection(host, port)
         with pytest.raises(asyncssh.ChannelOpenError):
@@ -332,33 +328,33 @@ async def test_nothing_is_forwarded(shared_house: House) -> None:
         assert (await channel.control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
 
 
-async def test_environment_variables_are_not_kept(shared_house: House) -> None:
+async def test_environment_variables_are_not_kept(shared_daemon: Daemon) -> None:
     """asyncssh would keep each of them; 24 MB of them leave no trace."""
-    async with await ssh(shared_house, WEB) as connection:
+    async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
-        before = shared_house.front_rss()
+        before = shared_daemon.front_rss()
         value = String("x" * 30_000)
         for number in range(800):
             channel.channel._send_request(b"env", String(f"V{number}"), value)
             if number % 100 == 0:
                 assert not await channel.channel._make_request(b"env", String("LAST"), String(""))
         assert (await channel.control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
-        assert shared_house.front_rss() - before < 10 << 20
+        assert shared_daemon.front_rss() - before < 10 << 20
 
 
 # --- limits ---
 
 
-async def test_tries_to_log_in_are_counted_whatever_they_are(shared_house: House) -> None:
+async def test_tries_to_log_in_are_counted_whatever_they_are(shared_daemon: Daemon) -> None:
     for kinds in (("none",), ("publickey",), ("query",), ("none", "publickey", "query")):
-        stranger = await Stranger.connect(shared_house)
+        stranger = await Stranger.connect(shared_daemon)
         tries = 0
         while not stranger.lost.is_set():
             kind = kinds[tries % len(kinds)]
             if kind == "publickey":
                 stranger.sign(OPERATOR, asyncssh.generate_private_key("ssh-ed25519"))
             elif kind == "query":
-                stranger.query(OPERATOR, shared_house.keys[OPERATOR])
+                stranger.query(OPERATOR, shared_daemon.keys[OPERATOR])
             else:
                 stranger.send(OPERATOR, "none")
             if await stranger.reply() == 0:
@@ -369,8 +365,8 @@ async def test_tries_to_log_in_are_counted_whatever_they_are(shared_house: House
         stranger.close()
 
 
-async def test_channels_are_limited(shared_house: House) -> None:
-    async with await ssh(shared_house, WEB) as connection:
+async def test_channels_are_limited(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
         channels = [await wire(connection) for _ in range(4)]
         for _ in range(3):
             with pytest.raises(asyncssh.ChannelOpenError):
@@ -380,9 +376,9 @@ async def test_channels_are_limited(shared_house: House) -> None:
         assert (await (await wire(connection)).control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
 
 
-async def test_idle_strangers_do_not_keep_others_from_logging_in(open_house: Callable[..., House]) -> None:
-    house = open_house(limits={"startups": 8, "login_s": 3, "connections": 40})
-    host, port = house.address
+async def test_idle_strangers_do_not_keep_others_from_logging_in(open_daemon: Callable[..., Daemon]) -> None:
+    daemon = open_daemon(limits={"startups": 8, "login_s": 3, "connections": 40})
+    host, port = daemon.address
     began = time.monotonic()
     idle = [await asyncio.open_connection(host, port) for _ in range(60)]
     turned_away = sum([await _ends(reader, 0.3) for reader, _ in idle[8:]][:20])
@@ -392,24 +388,24 @@ async def test_idle_strangers_do_not_keep_others_from_logging_in(open_house: Cal
     async with asyncio.timeout(6):
         await reader.read()
     assert 2.0 < time.monotonic() - began < 6.0
-    async with house.connection(WEB) as connection:
+    async with daemon.connection(WEB) as connection:
         assert (await connection.control(messages.WhoAmI(), timeout_s=5)).client == WEB
     for _, writer in idle:
         writer.close()
 
 
-async def test_connections_of_one_client_are_limited(open_house: Callable[..., House]) -> None:
-    house = open_house(limits={"connections": 20, "startups": 30})
-    held = [await ssh(house, WEB) for _ in range(8)]
+async def test_connections_of_one_client_are_limited(open_daemon: Callable[..., Daemon]) -> None:
+    daemon = open_daemon(limits={"connections": 20, "startups": 30})
+    held = [await ssh(daemon, WEB) for _ in range(8)]
     with pytest.raises((asyncssh.Error, OSError)):
-        async with await ssh(house, WEB) as ninth:
+        async with await ssh(daemon, WEB) as ninth:
             await wire(ninth)
     # Others still find room.
-    async with house.connection(MAIL) as other:
+    async with daemon.connection(MAIL) as other:
         assert (await other.control(messages.WhoAmI(), timeout_s=5)).client == MAIL
     held[0].close()
     await held[0].wait_closed()
-    async with house.connection(WEB) as again:
+    async with daemon.connection(WEB) as again:
         assert (await again.control(messages.WhoAmI(), timeout_s=5)).client == WEB
     for connection in held:
         connection.abort()
@@ -428,42 +424,42 @@ async def _ends(reader: asyncio.StreamReader, within_s: float) -> bool:
 # --- withdrawn ---
 
 
-async def test_a_removed_client_is_out_at_once(shared_house: House) -> None:
+async def test_a_removed_client_is_out_at_once(shared_daemon: Daemon) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
-    async with shared_house.connection(OPERATOR) as operator:
+    async with shared_daemon.connection(OPERATOR) as operator:
         await operator.control(messages.ClientAdd("brief", "front-end", public_line(key)), timeout_s=10)
         await operator.control(messages.GrantAdd("brief", "web", ["tls-server"]), timeout_s=10)
-        connection = await ssh(shared_house, "brief", key)
+        connection = await ssh(shared_daemon, "brief", key)
         channel = await wire(connection)
-        digest = shared_house.digests["web"]  # type: ignore[attr-defined]
+        digest = shared_daemon.digests["web"]  # type: ignore[attr-defined]
         assert (await channel.use(1, digest))[0] == Kind.RESULT
         await operator.control(messages.ClientRemove("brief"), timeout_s=10)
         # From the moment the removal was confirmed there is no signature for that client.
         await has_no_more(connection, channel, digest)
         with pytest.raises(asyncssh.PermissionDenied):
-            await ssh(shared_house, "brief", key)
+            await ssh(shared_daemon, "brief", key)
 
 
-async def test_a_client_that_lost_its_ca_is_out_at_once(shared_house: House) -> None:
+async def test_a_client_that_lost_its_ca_is_out_at_once(shared_daemon: Daemon) -> None:
     ca, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-    async with shared_house.connection(OPERATOR) as operator:
+    async with shared_daemon.connection(OPERATOR) as operator:
         for name in ("briefly", "other"):
             await operator.control(messages.ClientAdd(name), timeout_s=10)
         await operator.control(messages.ClientTrustCa(public_line(ca), ["briefly", "other"]), timeout_s=10)
         algorithm, blob = certificate(ca, key, ["briefly"])
         pair = (key, asyncssh.import_certificate(algorithm + b" " + base64.b64encode(blob)))
-        connection = await ssh(shared_house, "briefly", pair)
+        connection = await ssh(shared_daemon, "briefly", pair)
         await operator.control(messages.ClientTrustCa(public_line(ca), ["other"]), timeout_s=10)
         async with asyncio.timeout(5):
             await connection.wait_closed()
         with pytest.raises(asyncssh.PermissionDenied):
-            await ssh(shared_house, "briefly", pair)
+            await ssh(shared_daemon, "briefly", pair)
 
 
-async def test_a_daemon_that_is_full_says_unavailable(open_house: Callable[..., House]) -> None:
-    house = open_house(limits={"connections": 3})
-    held = [await ssh(house, name) for name in (WEB, MAIL, OPERATOR)]
-    connection = house.connection(WEB)
+async def test_a_daemon_that_is_full_says_unavailable(open_daemon: Callable[..., Daemon]) -> None:
+    daemon = open_daemon(limits={"connections": 3})
+    held = [await ssh(daemon, name) for name in (WEB, MAIL, OPERATOR)]
+    connection = daemon.connection(WEB)
     with pytest.raises(Unavailable):
         await connection.start()
     for each in held:

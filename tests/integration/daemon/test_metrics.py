@@ -14,29 +14,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from hsmd.errors import HsmdError, Refused
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose
-from tests.daemon_house import (
-    AUDITOR,
-    MAIL,
-    P256,
-    WEB,
-    House,
-    house,
-    operation,
-    run_aside,
-    ssh,
-    tls13,
-    wait_until,
-    wire,
-)
+from tests.support.daemon import AUDITOR, MAIL, WEB, Daemon, run_aside, running_daemon
+from tests.support.polling import wait_until
+from tests.support.ssh_peer import operation, ssh, wire
+from tests.support.tls_bytes import P256, tls13
 
 
 @pytest.fixture
-def observed(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path / "house", metrics="127.0.0.1:0") as running:
+def observed(tmp_path: Path) -> Iterator[Daemon]:
+    with running_daemon(tmp_path / "house", metrics="127.0.0.1:0") as running:
         yield running
 
 
-def scrape(running: House) -> dict[str, dict[tuple[str, ...], float]]:
+def scrape(running: Daemon) -> dict[str, dict[tuple[str, ...], float]]:
     """Samples by name, then by values of the labels in the order of their names."""
     port = int(running.logged("metrics.listening")[-1]["address"].rpartition(":")[2])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -52,7 +42,7 @@ def scrape(running: House) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def use(
-    running: House, key: bytes, client: str, count: int, purpose: Purpose = Purpose.TLS13_SERVER
+    running: Daemon, key: bytes, client: str, count: int, purpose: Purpose = Purpose.TLS13_SERVER
 ) -> list[Any]:
     async def work() -> list[Any]:
         ended: list[Any] = []
@@ -68,7 +58,7 @@ def use(
     return ended
 
 
-def test_what_was_done_is_what_is_shown(observed: House) -> None:
+def test_what_was_done_is_what_is_shown(observed: Daemon) -> None:
     key = observed.add_key("site")
     assert all(isinstance(answer, bytes) for answer in use(observed, key, WEB, 5))
     assert all(isinstance(error, Refused) for error in use(observed, key, MAIL, 3))
@@ -95,7 +85,7 @@ def test_what_was_done_is_what_is_shown(observed: House) -> None:
         observed.ask(messages.MetricsRead(), WEB)
 
 
-def test_codes_a_peer_makes_up_are_one_series(observed: House) -> None:
+def test_codes_a_peer_makes_up_are_one_series(observed: Daemon) -> None:
     """Unknown purposes of a client that is logged in: one series."""
     unknown = sorted(set(range(1, 256)) - set(map(int, Purpose)))
     key = observed.add_key("site")
@@ -115,13 +105,13 @@ def test_codes_a_peer_makes_up_are_one_series(observed: House) -> None:
     )  # the key's own certificate request may be the other
 
 
-def test_a_reload_moves_the_endpoint(observed: House) -> None:
+def test_a_reload_moves_the_endpoint(observed: Daemon) -> None:
     scrape(observed)
     text = observed.config.read_text()
     observed.config.write_text(re.sub(r'(\[metrics\]\naddress = ")[^"]*', r"\1", text))
     assert observed.reload() == "done"
     with pytest.raises(OSError):
-        wait_until(lambda: scrape(observed) is None, 5)
+        wait_until(lambda: scrape(observed) is None, within_s=5)
     observed.config.write_text(text)
     assert observed.reload() == "done"
     wait_until(lambda: len(observed.logged("metrics.listening")) == 2)

@@ -18,19 +18,10 @@ from hsmd.errors import ErrorCode, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error, encode, encode_error, encode_hello
 from hsmd.purposes import Purpose
-from tests.daemon_house import (
-    AUDITOR,
-    OPERATOR,
-    P256,
-    TLS13,
-    WEB,
-    House,
-    operation,
-    ssh,
-    tls13,
-    vectors,
-    wire,
-)
+from tests.support.daemon import AUDITOR, OPERATOR, WEB, Daemon
+from tests.support.ssh_peer import operation, ssh, wire
+from tests.support.tls_bytes import P256, TLS13, tls13
+from tests.support.vectors import vectors
 
 pytestmark = pytest.mark.timeout(90)
 TLS_PURPOSES = {
@@ -43,33 +34,33 @@ HOSTILE_SAMPLE = int(os.environ.get("HSMD_TEST_HOSTILE", "150"))
 """How many of the hostile inputs are tried under each purpose; the soak raises it to all."""
 
 
-def digest_of(house: House, name: str) -> bytes:
-    digest: bytes = house.digests[name]  # type: ignore[attr-defined]
+def digest_of(daemon: Daemon, name: str) -> bytes:
+    digest: bytes = daemon.digests[name]  # type: ignore[attr-defined]
     return digest
 
 
-async def test_a_granted_use_is_a_good_signature_with_a_complete_record(shared_house: House) -> None:
-    key = digest_of(shared_house, "web")
-    public = load_der_public_key(shared_house.ask(messages.KeyShow("web")).public_key)
+async def test_a_granted_use_is_a_good_signature_with_a_complete_record(shared_daemon: Daemon) -> None:
+    key = digest_of(shared_daemon, "web")
+    public = load_der_public_key(shared_daemon.ask(messages.KeyShow("web")).public_key)
     assert isinstance(public, ec.EllipticCurvePublicKey)
     data = tls13(71)
-    async with await ssh(shared_house, WEB) as connection:
+    async with await ssh(shared_daemon, WEB) as connection:
         kind, signature = await (await wire(connection)).use(1, key, data)
     assert kind == Kind.RESULT
     public.verify(signature, data, ec.ECDSA(hashes.SHA256()))
     attempt = next(
         record
-        for record in shared_house.audit("attempt")
+        for record in shared_daemon.audit("attempt")
         if record["asked"] == hashlib.sha256(data).hexdigest()
     )
     outcome = next(
-        record for record in shared_house.audit("outcome") if record["attempt"] == attempt["index"]
+        record for record in shared_daemon.audit("outcome") if record["attempt"] == attempt["index"]
     )
     assert attempt["index"] < outcome["index"]
     assert (attempt["client"], attempt["key"], attempt["purpose"]) == (WEB, key.hex(), "tls13-server")
-    assert attempt["credential"] == shared_house.keys[WEB].get_fingerprint()
+    assert attempt["credential"] == shared_daemon.keys[WEB].get_fingerprint()
     assert (outcome["result"], outcome["answer"]) == ("performed", hashlib.sha256(signature).hexdigest())
-    text = shared_house.audit_path.read_text() + shared_house.log_path.read_text()
+    text = shared_daemon.audit_path.read_text() + shared_daemon.log_path.read_text()
     for secret in (
         data.hex(),
         signature.hex(),
@@ -79,9 +70,9 @@ async def test_a_granted_use_is_a_good_signature_with_a_complete_record(shared_h
         assert secret not in text
 
 
-async def test_unknown_missing_and_wrong_role_look_the_same(shared_house: House) -> None:
+async def test_unknown_missing_and_wrong_role_look_the_same(shared_daemon: Daemon) -> None:
     """Byte for byte on the wire; in the audit log they differ in the rule alone."""
-    web, mail = digest_of(shared_house, "web"), digest_of(shared_house, "mail")
+    web, mail = digest_of(shared_daemon, "web"), digest_of(shared_daemon, "mail")
     expected = encode_error(9, Refused())
     cases = {
         "unknown-key": (WEB, b"\x07" * 32, Purpose.TLS13_SERVER),
@@ -93,25 +84,25 @@ async def test_unknown_missing_and_wrong_role_look_the_same(shared_house: House)
     shapes = set()
     for rule, (client, key, purpose) in cases.items():
         data = TLS13[:-1] + os.urandom(1)
-        async with await ssh(shared_house, client) as connection:
+        async with await ssh(shared_daemon, client) as connection:
             channel = await wire(connection, hello=False)
             channel.hello(operation(9, key, data, purpose=purpose))
             await channel.answer(9)
             assert bytes(channel.raw).endswith(expected), rule
-        record = shared_house.audit("refusal")[-1]
+        record = shared_daemon.audit("refusal")[-1]
         assert record["rule"] == rule
         assert record["asked"] == hashlib.sha256(data).hexdigest()
         shapes.add(tuple(record))
     assert len(shapes) == 1
     assert not [
-        each for each in shared_house.audit("attempt") if each["key"] == mail.hex() and each["client"] == WEB
+        each for each in shared_daemon.audit("attempt") if each["key"] == mail.hex() and each["client"] == WEB
     ]
 
 
 @pytest.mark.parametrize("purpose", [0, 6, 7, 10, 0x7F, 0x80, 0x81, 0x90, 0xFF])
-async def test_purposes_nobody_holds_are_refused(shared_house: House, purpose: int) -> None:
-    async with await ssh(shared_house, WEB) as connection:
-        kind, body = await (await wire(connection)).use(1, digest_of(shared_house, "web"), purpose=purpose)
+async def test_purposes_nobody_holds_are_refused(shared_daemon: Daemon, purpose: int) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
+        kind, body = await (await wire(connection)).use(1, digest_of(shared_daemon, "web"), purpose=purpose)
     assert (kind, decode_error(body).code) == (Kind.ERROR, ErrorCode.REFUSED)
 
 
@@ -132,9 +123,9 @@ FORBIDDEN: list[messages.Request] = [
 ]  # fmt: skip
 
 
-async def test_a_front_end_controls_nothing(shared_house: House) -> None:
-    before = len(shared_house.audit())
-    async with await ssh(shared_house, WEB) as connection:
+async def test_a_front_end_controls_nothing(shared_daemon: Daemon) -> None:
+    before = len(shared_daemon.audit())
+    async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
         for number, request in enumerate(FORBIDDEN, 1):
             kind, body = await channel.control(number, request)
@@ -144,45 +135,45 @@ async def test_a_front_end_controls_nothing(shared_house: House) -> None:
     names = {key.name for key in page.keys}
     assert "web" in names
     assert "mail" not in names, "a front end sees its own keys only"
-    added = shared_house.audit()[before:]
+    added = shared_daemon.audit()[before:]
     assert [record["event"] for record in added] == ["control.refused"] * len(FORBIDDEN)
 
 
-async def test_an_auditor_reads_and_changes_nothing(shared_house: House) -> None:
-    async with await ssh(shared_house, AUDITOR) as connection:
+async def test_an_auditor_reads_and_changes_nothing(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, AUDITOR) as connection:
         channel = await wire(connection)
         for number, request in enumerate((messages.Status(), messages.ClientList(), messages.AuditRead()), 1):
             assert (await channel.control(number, request))[0] == Kind.CONTROL_RESULT
         for number, change in enumerate((messages.ClientAdd("x"), messages.KeyDestroy("web", "web")), 10):
             assert (await channel.error_of_control(number, change)).code == ErrorCode.REFUSED
-        assert (await channel.use(30, digest_of(shared_house, "web")))[0] == Kind.ERROR
+        assert (await channel.use(30, digest_of(shared_daemon, "web")))[0] == Kind.ERROR
 
 
-async def test_refusals_beyond_a_rate_are_counted(open_house: Callable[..., House]) -> None:
+async def test_refusals_beyond_a_rate_are_counted(open_daemon: Callable[..., Daemon]) -> None:
     """Neither forbidden uses nor forbidden control requests fill the disk."""
-    house = open_house()
-    async with await ssh(house, WEB) as connection:
+    daemon = open_daemon()
+    async with await ssh(daemon, WEB) as connection:
         channel = await wire(connection)
         for burst in range(10):
             channel.write(b"".join(operation(1 + burst * 300 + each, b"\x07" * 32) for each in range(300)))
             await channel.answer(burst * 300 + 300)
-        assert len(house.audit("refusal")) < 200
+        assert len(daemon.audit("refusal")) < 200
         for number in range(4_000, 4_300):
             await channel.error_of_control(number, messages.Status())
-    assert len(house.audit("control.refused")) < 200
-    assert house.ask(messages.Status()).operations["refused"] == 3_000
+    assert len(daemon.audit("control.refused")) < 200
+    assert daemon.ask(messages.Status()).operations["refused"] == 3_000
 
 
 # --- what no purpose lets through (decision 3) ---
 
 
-async def test_hostile_bytes_are_not_signed(shared_house: House) -> None:
+async def test_hostile_bytes_are_not_signed(shared_daemon: Daemon) -> None:
     """A key with every TLS purpose, every kind of bytes that some other protocol would take a signature of."""
-    key = _key(shared_house, "every-tls", "p-256", "tls-server", "tls-client")
+    key = _key(shared_daemon, "every-tls", "p-256", "tls-server", "tls-client")
     corpus = [entry for entry in vectors("purposes/hostile.json") if "p-256" in entry["keys"]]
     sample = corpus[:: max(1, len(corpus) // HOSTILE_SAMPLE)]
     assert len(sample) >= min(HOSTILE_SAMPLE, 100)
-    async with await ssh(shared_house, WEB) as connection:
+    async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
         number = 0
         for entry in sample:
@@ -196,17 +187,17 @@ async def test_hostile_bytes_are_not_signed(shared_house: House) -> None:
                 error = await channel.error(each)
                 assert error.code == ErrorCode.PURPOSE, (entry["name"], error)
         assert (await channel.use(number + 1, key))[0] == Kind.RESULT, "the key works"
-    attempts = [record for record in shared_house.audit("attempt") if record["key"] == key.hex()]
-    outcomes = {record["attempt"]: record for record in shared_house.audit("outcome")}
+    attempts = [record for record in shared_daemon.audit("attempt") if record["key"] == key.hex()]
+    outcomes = {record["attempt"]: record for record in shared_daemon.audit("outcome")}
     assert len(attempts) == number + 1
     assert [outcomes[each["index"]]["result"] for each in attempts] == ["refused"] * number + ["performed"]
     assert not any("answer" in outcomes[each["index"]] for each in attempts[:-1])
 
 
-async def test_schemes_of_other_keys_are_refused(shared_house: House) -> None:
-    async with await ssh(shared_house, WEB) as connection:
+async def test_schemes_of_other_keys_are_refused(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
-        key = digest_of(shared_house, "web")
+        key = digest_of(shared_daemon, "web")
         schemes = [0, 0x0201, 0x0203, 0x0401, 0x0503, 0x0603, 0x0804, 0x0805, 0x0806, 0x0807, 0x0809, 0xFFFF]
         for number, scheme in enumerate(schemes, 1):
             channel.write(operation(number, key, scheme=scheme))
@@ -214,8 +205,8 @@ async def test_schemes_of_other_keys_are_refused(shared_house: House) -> None:
         assert (await channel.use(100, key, scheme=P256))[0] == Kind.RESULT
 
 
-def _key(house: House, name: str, key_type: str, *purposes: str) -> bytes:
-    return house.add_key(name, key_type, *purposes)
+def _key(daemon: Daemon, name: str, key_type: str, *purposes: str) -> bytes:
+    return daemon.add_key(name, key_type, *purposes)
 
 
 # --- RSA premaster secrets (decision 4) ---
@@ -251,19 +242,19 @@ def _malformed(public: RSAPublicKey) -> dict[str, bytes]:
     } | {"too large": b"\xff" * size, "short": b"\x05"}
 
 
-async def test_malformed_premaster_secrets_are_alike_from_outside(open_house: Callable[..., House]) -> None:
+async def test_malformed_premaster_secrets_are_alike_from_outside(open_daemon: Callable[..., Daemon]) -> None:
     """Status, size, audit record and log of each are those of a good one, and asking again says nothing new: not on
     another worker, not after a restart."""
-    house = open_house(workers=2)
-    key = house.add_key("old", "rsa-2048", "tls12-rsa-premaster")
-    public = load_der_public_key(house.ask(messages.KeyShow("old")).public_key)
+    daemon = open_daemon(workers=2)
+    key = daemon.add_key("old", "rsa-2048", "tls12-rsa-premaster")
+    public = load_der_public_key(daemon.ask(messages.KeyShow("old")).public_key)
     assert isinstance(public, RSAPublicKey)
     cases = _malformed(public)
     assert len(cases) >= 13
 
     async def open_all() -> dict[str, bytes]:
         answers = {}
-        async with await ssh(house, WEB) as connection:
+        async with await ssh(daemon, WEB) as connection:
             channel = await wire(connection)
             for number, (name, ciphertext) in enumerate(cases.items(), 1):
                 kind, answer = await channel.use(
@@ -273,16 +264,16 @@ async def test_malformed_premaster_secrets_are_alike_from_outside(open_house: Ca
                 answers[name] = answer
         return answers
 
-    lines = len(house.log())
+    lines = len(daemon.log())
     first = await open_all()
     assert first["good"] == b"\x03\x03" + bytes(range(1, 47))
     assert len(set(first.values())) == len(cases)
-    assert {line["event"] for line in house.log()[lines:]} <= {"connection.opened", "connection.closed"}
-    for number in house.signing_pids()[:1]:  # the other worker, and the successor of this one
+    assert {line["event"] for line in daemon.log()[lines:]} <= {"connection.opened", "connection.closed"}
+    for number in daemon.signing_pids()[:1]:  # the other worker, and the successor of this one
         os.kill(number, signal.SIGKILL)
         assert await open_all() == first
-    attempts = house.audit("attempt")
-    outcomes = {record["attempt"]: record for record in house.audit("outcome")}
+    attempts = daemon.audit("attempt")
+    outcomes = {record["attempt"]: record for record in daemon.audit("outcome")}
     volatile = {"index", "previous", "time", "asked", "attempt", "answer"}
     attempt_shapes = {tuple((k, None if k in volatile else v) for k, v in each.items()) for each in attempts}
     outcome_shapes = {
@@ -290,8 +281,8 @@ async def test_malformed_premaster_secrets_are_alike_from_outside(open_house: Ca
         for each in attempts
     }
     assert (len(attempt_shapes), len(outcome_shapes)) == (1, 1)
-    assert house.stop() == 0
-    house.start()
+    assert daemon.stop() == 0
+    daemon.start()
     assert await open_all() == first
 
 
@@ -316,39 +307,39 @@ async def test_malformed_premaster_secrets_are_alike_from_outside(open_house: Ca
     ],
 )
 async def test_a_broken_rule_ends_the_channel_and_nothing_else(
-    shared_house: House, sent: bytes, code: ErrorCode
+    shared_daemon: Daemon, sent: bytes, code: ErrorCode
 ) -> None:
-    async with await ssh(shared_house, WEB) as connection:
+    async with await ssh(shared_daemon, WEB) as connection:
         good, bad = await wire(connection), await wire(connection, hello=False)
         bad.write(sent)
         assert (await bad.error(0)).code == code
         await bad.closed.wait()
-        assert (await good.use(1, digest_of(shared_house, "web")))[0] == Kind.RESULT
+        assert (await good.use(1, digest_of(shared_daemon, "web")))[0] == Kind.RESULT
 
 
-async def test_an_id_that_is_open_cannot_be_used_again(shared_house: House) -> None:
-    async with await ssh(shared_house, WEB) as connection:
+async def test_an_id_that_is_open_cannot_be_used_again(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
-        key = digest_of(shared_house, "web")
+        key = digest_of(shared_daemon, "web")
         channel.write(operation(5, key) + operation(5, key))
         assert (await channel.error(0)).code == ErrorCode.PROTOCOL
 
 
-async def test_optional_frames_are_skipped_and_pings_answered(shared_house: House) -> None:
-    async with await ssh(shared_house, WEB) as connection:
+async def test_optional_frames_are_skipped_and_pings_answered(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
         channel.write(encode(0x99, 77, b"x" * 100) + encode(Kind.PING, 8) + encode(Kind.CANCEL, 12345))
         assert await channel.answer(8) == (Kind.PONG, b"")
 
 
 async def test_more_open_requests_than_welcome_allows_are_turned_away(
-    open_house: Callable[..., House],
+    open_daemon: Callable[..., Daemon],
 ) -> None:
-    house = open_house(limits={"open_requests": 4})
-    key = house.add_key("web")
-    async with await ssh(house, WEB) as connection:
+    daemon = open_daemon(limits={"open_requests": 4})
+    key = daemon.add_key("web")
+    async with await ssh(daemon, WEB) as connection:
         channel = await wire(connection)
-        os.kill(house.signing_pids()[0], signal.SIGSTOP)
+        os.kill(daemon.signing_pids()[0], signal.SIGSTOP)
         channel.write(b"".join(operation(number, key) for number in range(1, 8)))
         for number in (5, 6, 7):
             error = await channel.error(number)
@@ -357,19 +348,19 @@ async def test_more_open_requests_than_welcome_allows_are_turned_away(
             assert (await channel.answer(number))[0] == Kind.RESULT
 
 
-async def test_a_half_closed_channel_still_gets_its_answers(shared_house: House) -> None:
-    async with await ssh(shared_house, WEB) as connection:
+async def test_a_half_closed_channel_still_gets_its_answers(shared_daemon: Daemon) -> None:
+    async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
-        channel.write(b"".join(operation(number, digest_of(shared_house, "web")) for number in range(1, 20)))
+        channel.write(b"".join(operation(number, digest_of(shared_daemon, "web")) for number in range(1, 20)))
         channel.channel.write_eof()
         for number in range(1, 20):
             assert (await channel.answer(number))[0] == Kind.RESULT
 
 
-async def test_a_channel_that_vanishes_takes_no_answers_of_others_along(shared_house: House) -> None:
+async def test_a_channel_that_vanishes_takes_no_answers_of_others_along(shared_daemon: Daemon) -> None:
     """Answers of several callers come in one batch; that one of them has gone is nobody else's affair."""
-    key = digest_of(shared_house, "web")
-    async with await ssh(shared_house, WEB) as one, await ssh(shared_house, WEB) as other:
+    key = digest_of(shared_daemon, "web")
+    async with await ssh(shared_daemon, WEB) as one, await ssh(shared_daemon, WEB) as other:
         for _ in range(20):
             staying, going = await wire(one), await wire(other)
             going.write(b"".join(operation(number, key) for number in range(1, 30)))

@@ -15,8 +15,9 @@ import pytest
 
 from hsmd.cli.base import systemd
 from hsmd.protocol.frames import Kind
-from tests.daemon_house import WEB, House, ssh, wire
-from tests.daemon_users import hand_out
+from tests.support.daemon import WEB, Daemon
+from tests.support.ssh_peer import ssh, wire
+from tests.support.users import hand_out
 
 RESTRICT = """#!{python} -P
 import ctypes, errno, json, os, sys
@@ -75,7 +76,7 @@ def directory() -> Iterator[Path]:
 async def test_the_daemon_lives_within_its_unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = systemd.daemon_unit(Path("/etc/hsmd/hsmd.toml"), Path("/var/lib/hsmd"), Path("/etc/hsmd/pin"))
     is_root = os.geteuid() == 0
-    built = House(directory / "daemon", users=("nobody", "daemon") if is_root else ("", ""))
+    built = Daemon(directory / "daemon", users=("nobody", "daemon") if is_root else ("", ""))
     if is_root:
         hand_out(built, directory, pwd.getpwnam("nobody"), pwd.getpwnam("daemon"))
     credentials = directory / "credentials"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Environment, Identity
-from .provider_agent import Agent, Fault
+from tests.support.fake_agent import Agent, Fault
+from tests.support.provider import Environment, Identity
 
 TIMEOUT_MS = 300
 ONE_BY_ONE = """

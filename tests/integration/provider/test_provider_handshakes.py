@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import Environment, Identity
-from .provider_agent import Agent, handshake_types
-from .provider_reference import key_digest
+from tests.support.fake_agent import Agent, handshake_types
+from tests.support.provider import Environment, Identity
+from tests.support.provider_reference import key_digest
 
 SCHEMES = {
     "rsa_pss_rsae_sha256": 0x0804,

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from .conftest import Environment, Identity
-from .provider_agent import ECDSA, ED25519, RSA_PKCS1, RSA_PSS, Agent
-from .provider_reference import LABEL, pem, reference_der, subject_public_key_info
+from tests.support.fake_agent import ECDSA, ED25519, RSA_PKCS1, RSA_PSS, Agent
+from tests.support.provider import Environment, Identity
+from tests.support.provider_reference import LABEL, pem, reference_der, subject_public_key_info
 
 KINDS = {"rsa": (6, 2048, 256), "p256": (408, 256, 72), "p384": (408, 384, 104), "p521": (408, 521, 139)}
 KINDS["ed25519"] = (1087, 256, 64)

@@ -11,10 +11,10 @@ import pytest
 
 import hsmd.provider
 from hsmd.provider import module_path, openssl_configuration
-
-from .conftest import Environment, Identity, wait_until
-from .provider_agent import Agent, Fault
-from .provider_build import build_module
+from tests.support.fake_agent import Agent, Fault
+from tests.support.polling import wait_until
+from tests.support.provider import Environment, Identity
+from tests.support.provider_build import build_module
 
 SOCKET = "/run/hsmd/agent.sock"
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Environment, Identity, wait_until
-from .provider_agent import Agent, Fault
+from tests.support.fake_agent import Agent, Fault
+from tests.support.polling import wait_until
+from tests.support.provider import Environment, Identity
 
 HOST = "127.0.0.1"
 NGINX, HAPROXY, APACHE = "/usr/sbin/nginx", "/usr/sbin/haproxy", "/usr/sbin/apache2"

@@ -14,8 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
-from .provider_agent import ERROR, WELCOME_BODY, error_body, frame
-from .provider_reference import pem, reference_der, tlv
+from tests.support.fake_agent import ERROR, WELCOME_BODY, error_body, frame
+from tests.support.provider_reference import pem, reference_der, tlv
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "vectors" / "protocol.json").read_text())
 FRAMES = {vector["name"]: vector for vector in VECTORS["frames"]}

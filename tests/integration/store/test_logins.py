@@ -15,7 +15,7 @@ from hsmd.daemon.front.tokens.login_guard import LoginGuard
 from hsmd.daemon.ipc.launcher_messages import Starts
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import NotFound
-from tests.integration.store.conftest import NOW
+from tests.support.store import NOW
 
 TOKEN = "main"
 HOLD = timedelta(seconds=15)

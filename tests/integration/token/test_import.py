@@ -22,7 +22,8 @@ from hsmd.errors import BadRequest, Conflict
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
 from tests.integration.token.test_signing import verify
-from tests.token_rig import SERVER_KEY_EXCHANGE, in_token, settings_of
+from tests.support.tls_bytes import SERVER_KEY_EXCHANGE
+from tests.support.token import in_token, settings_of
 
 PKCS8, TRADITIONAL = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
 

@@ -17,7 +17,8 @@ from hsmd.daemon.ipc.worker_messages import Adopt, KeyDescription
 from hsmd.errors import BadRequest, Conflict, Refused
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
-from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, in_token
+from tests.support.tls_bytes import CERTIFICATE_VERIFY
+from tests.support.token import RawWorker, generate, in_token
 
 READ_BACK = """
 wanted = [A.TOKEN, A.PRIVATE, A.SENSITIVE, A.ALWAYS_SENSITIVE, A.EXTRACTABLE, A.NEVER_EXTRACTABLE, A.MODIFIABLE, A.COPYABLE,

@@ -14,7 +14,8 @@ from hsmd.algorithms import SCHEMES, KeyType, Padding, SignatureScheme, schemes_
 from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import PurposeMismatch, Refused
 from hsmd.purposes import Purpose
-from tests.token_rig import CERTIFICATE_VERIFY, SERVER_KEY_EXCHANGE, RawWorker
+from tests.support.tls_bytes import CERTIFICATE_VERIFY, SERVER_KEY_EXCHANGE
+from tests.support.token import RawWorker
 
 HASHES = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
 

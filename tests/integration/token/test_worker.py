@@ -20,7 +20,9 @@ from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind
 from hsmd.purposes import Purpose
-from tests.token_rig import CERTIFICATE_VERIFY, ROOT, RawWorker, generate, in_token, wait_for
+from tests.support.polling import wait_until
+from tests.support.tls_bytes import CERTIFICATE_VERIFY
+from tests.support.token import ROOT, RawWorker, generate, in_token
 
 ECDSA = SignatureScheme.ECDSA_SHA256
 
@@ -235,7 +237,7 @@ def test_the_pin_stays_in_the_worker(start, fresh_token: SoftHsmToken) -> None:
 SPAWNING = """
 import sys, re
 from pathlib import Path
-from tests.token_rig import RawWorker
+from tests.support.token import RawWorker
 from hsmd.pkcs11.softhsm import SoftHsmToken
 token = SoftHsmToken(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
 worker = RawWorker(token).ready()
@@ -327,4 +329,4 @@ def test_two_daemons_see_each_others_keys(start, token: SoftHsmToken, control: R
         assert answered == request_id
         return kind == Kind.RESULT
 
-    wait_for(served, 3.0)
+    wait_until(served, within_s=3.0)

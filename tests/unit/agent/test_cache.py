@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from hsmd.agent.cache import FILE_NAME, Cache, CachedKey
 from hsmd.errors import ConfigurationError, ProtocolError
-from tests.daemonlike import SoftKey
+from tests.support.fake_daemon import SoftKey
 
 KEYS = [
     CachedKey(SoftKey(name, ed25519.Ed25519PrivateKey.generate()).info, f"chain of {name}")

@@ -24,9 +24,8 @@ from hsmd.cli.agent import check_agent, check_files
 from hsmd.cli.base import agent_toml, ssh_keys
 from hsmd.client.keyref import KeyReference, encode
 from hsmd.protocol.messages import KeyInfo
-
-from .conftest import Run
-from .fake_daemon import NOW
+from tests.support.cli import Run
+from tests.support.fake_control import NOW
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
 INIT = [

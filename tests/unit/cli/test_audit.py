@@ -10,9 +10,8 @@ import pytest
 
 from hsmd.errors import NotFound
 from hsmd.protocol import messages
-
-from .conftest import Run
-from .fake_daemon import FakeDaemon
+from tests.support.cli import Run
+from tests.support.fake_control import FakeDaemon
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import pytest
 
 from hsmd import errors
 from hsmd.protocol import messages
-
-from .conftest import Run
-from .fake_daemon import PEM, FakeDaemon
+from tests.support.cli import Run
+from tests.support.fake_control import PEM, FakeDaemon
 
 SSH_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
 

@@ -13,8 +13,7 @@ from hsmd.cli.base import ssh_keys
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.store import Store
 from hsmd.protocol.roles import Role
-
-from .conftest import Run
+from tests.support.cli import Run
 
 
 @pytest.fixture

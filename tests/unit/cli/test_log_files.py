@@ -10,7 +10,7 @@ import pytest
 from hsmd.system.log_files import log_lines
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.verification import verify_log
-from tests.log_maker import LogMaker
+from tests.support.audit_logs import LogMaker
 
 
 @pytest.fixture

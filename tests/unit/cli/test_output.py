@@ -11,9 +11,8 @@ from hypothesis import given, strategies as st
 
 from hsmd import errors
 from hsmd.cli.base.output import Output, escape, to_json
-
-from .conftest import Run
-from .fake_daemon import FakeDaemon
+from tests.support.cli import Run
+from tests.support.fake_control import FakeDaemon
 
 HOSTILE = "a\x1b[31m\x1b]0;title\x07\r\n\u202e\u2028\x9b1m[bold]\x7f\udcff"
 
@@ -48,8 +47,7 @@ def test_hostile_strings_in_every_kind_of_answer(
     run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     from hsmd.protocol import messages
-
-    from .fake_daemon import NOW
+    from tests.support.fake_control import NOW
 
     hostile = HOSTILE.replace("\udcff", "")
     key = messages.KeyInfo(hostile, hostile, hostile, b"", [hostile], hostile, NOW, None, [hostile])

@@ -14,8 +14,7 @@ import pytest
 
 from hsmd.cli.base import systemd
 from hsmd.cli.base.errors import CommandError
-
-from .conftest import Run
+from tests.support.cli import Run
 
 MOST = 2.0
 """The exposure that docs/operations.md promises (0 is closed, 10 is open)."""

@@ -6,9 +6,8 @@ import json
 
 from hsmd.cli.base.rates import latency_views, use_rates
 from hsmd.errors import Refused
-
-from .conftest import Run
-from .fake_daemon import FakeDaemon
+from tests.support.cli import Run
+from tests.support.fake_control import FakeDaemon
 
 
 def test_in_a_pipe_it_prints_once_with_recent_rates(run: Run, daemon: FakeDaemon) -> None:

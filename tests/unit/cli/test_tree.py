@@ -14,8 +14,7 @@ import typer
 
 import hsmd
 from hsmd.cli.root import ENTRIES, application
-
-from .conftest import Run
+from tests.support.cli import Run
 
 
 def _walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -21,7 +21,7 @@ from hsmd.client import RemotePrivateKey
 from hsmd.errors import BadRequest, Refused
 from hsmd.protocol.frames import KeyOperation
 from hsmd.purposes import Purpose
-from tests.daemonlike import sign
+from tests.support.fake_daemon import sign
 
 SOFT: dict[str, Any] = {
     "rsa": rsa.generate_private_key(65537, 2048),

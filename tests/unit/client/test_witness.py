@@ -19,7 +19,7 @@ from hsmd.protocol.messages import AuditCheckpoint, SignedCheckpoint
 from hsmd.transparency import discontinuity as discontinuities
 from hsmd.transparency.discontinuity import OPERATOR, Discontinuity, State
 from hsmd.transparency.note import SignatureType, Verifier
-from tests.log_maker import LogMaker, Signer
+from tests.support.audit_logs import LogMaker, Signer
 
 EAST, WEST = "10.0.0.1:7440", "10.0.0.2:7440"
 OPERATOR_KEY = Ed25519PrivateKey.from_private_bytes(bytes([3] * 32))

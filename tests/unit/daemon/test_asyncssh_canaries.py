@@ -25,7 +25,7 @@ from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.system import ssh_profile as asyncssh_profile
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
-from tests.daemon_house import certificate
+from tests.support.ssh_peer import certificate
 
 pytestmark = pytest.mark.timeout(30)
 KEY = asyncssh.generate_private_key("ssh-ed25519")

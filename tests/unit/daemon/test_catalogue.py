@@ -12,7 +12,7 @@ from hsmd.daemon.front.access import snapshot_cache
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.store import Store
 from hsmd.errors import StoreFailure
-from tests.daemonlike import eventually
+from tests.support.polling import eventually
 
 
 async def test_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

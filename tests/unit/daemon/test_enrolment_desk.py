@@ -11,7 +11,7 @@ import pytest
 from hsmd.daemon.front.control import enrolment
 from hsmd.daemon.front.control.enrolment import REFUSALS_AT_ONCE, REFUSALS_PER_S, EnrolmentHandlers
 from hsmd.errors import AuditFailure
-from tests.daemon_house import ROLES
+from tests.support.daemon import ROLES
 
 GUESS = f"{'0' * 16}.{'0' * 32}"
 

@@ -10,7 +10,7 @@ import pytest
 
 from hsmd.daemon.config.settings import ListenAddress
 from hsmd.daemon.front.metrics.endpoint import MAX_CONNECTIONS, MAX_REQUEST_BYTES, MetricsEndpoint
-from tests.unit.metrics.conftest import numbers_of
+from tests.support.metrics import numbers_of
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)
 

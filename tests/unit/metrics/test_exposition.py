@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hsmd.daemon.front.metrics.exposition import Process, pieces
 from hsmd.daemon.front.metrics.families import families
 from hsmd.protocol.messages import Metrics, UseCount
-from tests.unit.metrics.conftest import numbers_of
+from tests.support.metrics import numbers_of
 
 
 def read(numbers: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

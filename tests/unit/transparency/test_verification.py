@@ -16,7 +16,7 @@ from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.lines import attempt_stem, attempt_tail, event_tail, leaf_hash, outcome_tail
 from hsmd.transparency.note import SignatureType
 from hsmd.transparency.verification import Start, verify_log
-from tests.log_maker import ROOT, LogMaker, Signer, checkpoint_tail, second_verifier
+from tests.support.audit_logs import ROOT, LogMaker, Signer, checkpoint_tail, second_verifier
 
 SECOND = second_verifier()
 

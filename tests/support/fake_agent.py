@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-from .provider_reference import key_digest
+from tests.support.provider_reference import key_digest
 
 HEADER = struct.Struct(">IBQ")
 HELLO, WELCOME, PING, PONG, KEY_OPERATION, RESULT, ERROR, DRAIN, EVENT = (

@@ -10,10 +10,10 @@ import sysconfig
 from contextlib import suppress
 from pathlib import Path
 
-from tests.daemon_house import House
+from tests.support.daemon import Daemon
 
 
-def hand_out(built: House, directory: Path, front: pwd.struct_passwd, workers: pwd.struct_passwd) -> None:
+def hand_out(built: Daemon, directory: Path, front: pwd.struct_passwd, workers: pwd.struct_passwd) -> None:
     """Ownership as docs/operations.md asks for it; `directory` is one that other users can pass through."""
     built.directory.chmod(0o711)
     built.config.chmod(0o644)

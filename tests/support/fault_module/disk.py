@@ -6,7 +6,7 @@ import mmap
 import struct
 from pathlib import Path
 
-from tests.fault_module.control import compile_library
+from tests.support.fault_module.control import compile_library
 
 SOURCE = Path(__file__).with_name("failing_disk.c")
 

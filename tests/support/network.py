@@ -14,7 +14,7 @@ import threading
 from contextlib import suppress
 from typing import Protocol
 
-from tests.e2e.processes import program
+from tests.support.processes import program
 
 PORT = 7440
 _CHUNK = 65_536

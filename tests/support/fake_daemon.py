@@ -36,7 +36,7 @@ from hsmd.protocol.frames import (
 )
 from hsmd.purposes import Purpose
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
-from tests.log_maker import LogMaker
+from tests.support.audit_logs import LogMaker
 
 CLIENT = "web-1"
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -353,10 +353,3 @@ def sign(private: PrivateKeyTypes, operation: KeyOperation) -> bytes:
 def public_line(key: Any) -> str:
     """An asyncssh key as an OpenSSH public key line."""
     return str(key.export_public_key().decode().strip())
-
-
-async def eventually(condition: Callable[[], object], within_s: float = 5.0) -> None:
-    """Wait until `condition()` is true; fail if it does not become so."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.002)

@@ -16,7 +16,7 @@ from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import HsmdError, TokenFailure
 from hsmd.pkcs11.softhsm import make_token
-from tests.fault_module.control import (
+from tests.support.fault_module.control import (
     ANY_BIT,
     CKR,
     Action,
@@ -25,7 +25,9 @@ from tests.fault_module.control import (
     Function,
     process_sessions,
 )
-from tests.token_rig import CERTIFICATE_VERIFY, RawWorker, generate, in_token, wait_for
+from tests.support.polling import wait_until
+from tests.support.tls_bytes import CERTIFICATE_VERIFY
+from tests.support.token import RawWorker, generate, in_token
 
 TLS13, P256, RSA_PSS = 1, 0x0403, 0x0804
 CKM_ECDSA = 0x1041
@@ -159,7 +161,7 @@ def test_the_process_sleeps_and_hangs(
     assert call.ended_s - call.began_s >= 0.05
     rule = fault_module.rule(Function.SIGN, Action.HANG)
     worker.send_use(TLS13, P256, bytes.fromhex(keys["p-256"].key), CERTIFICATE_VERIFY)
-    wait_for(lambda: rule.hits == 1)
+    wait_until(lambda: rule.hits == 1)
     assert worker.progress.started == worker.progress.finished + 1
     assert worker.spawned.process.poll() is None
 

@@ -16,7 +16,8 @@ from hsmd.client import Connection
 from hsmd.errors import HsmdError, Unavailable
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose
-from tests.daemon_house import P256, TLS13, House
+from tests.support.daemon import Daemon
+from tests.support.tls_bytes import P256, TLS13
 
 GRACE_S = 0.050
 """How far beyond its deadline a caller may wait."""
@@ -36,7 +37,7 @@ class Done:
 class Load:
     """A client that keeps `parallel` requests for a P-256 key open; each has bytes of its own."""
 
-    house: House
+    daemon: Daemon
     client: str
     key: bytes
     parallel: int = 8
@@ -47,7 +48,7 @@ class Load:
     _number: int = 0
 
     async def __aenter__(self) -> Load:
-        self._connection = Connection(self.house.endpoint(self.client))
+        self._connection = Connection(self.daemon.endpoint(self.client))
         await self._connection.start()
         self._tasks = [asyncio.create_task(self._ask_on()) for _ in range(self.parallel)]
         self._tasks.append(asyncio.create_task(self._measure_lag()))
@@ -102,7 +103,7 @@ class Load:
         assert isinstance(public, ec.EllipticCurvePublicKey)
         attempts: dict[str, list[int]] = {}
         outcomes: dict[int, dict[str, Any]] = {}
-        for record in self.house.audit():
+        for record in self.daemon.audit():
             if record["event"] == "attempt":
                 attempts.setdefault(record["asked"], []).append(record["index"])
             elif record["event"] == "outcome":
@@ -122,16 +123,16 @@ class Load:
             ]
 
     def _keys(self) -> list[messages.KeyInfo]:
-        page: messages.KeyPage = self.house.ask(messages.KeyList(limit=500))
+        page: messages.KeyPage = self.daemon.ask(messages.KeyList(limit=500))
         return page.keys
 
 
-async def all_ready(house: House, operator: Connection, within_s: float = 15.0) -> None:
+async def all_ready(daemon: Daemon, operator: Connection, within_s: float = 15.0) -> None:
     """Until every worker is there and ready."""
     async with asyncio.timeout(within_s):
         while True:
             status = await operator.control(messages.Status(), timeout_s=5)
             states = [worker.state for worker in status.tokens[0].workers]
-            if len(states) == house.workers + 1 and set(states) <= {"ready", "busy"}:
+            if len(states) == daemon.workers + 1 and set(states) <= {"ready", "busy"}:
                 return
             await asyncio.sleep(0.02)

@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.protocol.messages import CertificateImport, GrantAdd, KeyGenerate, KeyInfo, KeyShow
-from tests.e2e import network as networks
-from tests.e2e.authority import Authority, private_pem
-from tests.e2e.daemon import Daemon
-from tests.e2e.front_end import HOST, Agent, Nginx, Served
-from tests.e2e.processes import wait_until
-from tests.e2e.tls_client import Handshake, client_context, shake_hands
-from tests.integration.provider.provider_build import build_module
+from tests.support import network as networks
+from tests.support.authority import Authority, private_pem
+from tests.support.front_end import HOST, Agent, Nginx, Served
+from tests.support.installed_daemon import Daemon
+from tests.support.polling import wait_until
+from tests.support.provider_build import build_module
+from tests.support.tls_client import Handshake, client_context, shake_hands
 
 CLIENT = "web1"
 

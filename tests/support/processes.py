@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,16 +69,6 @@ def run(
         cwd=ROOT,
         check=False,
     )
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> float:
-    """Poll until the condition holds; the seconds it took. AssertionError, saying what did not happen, after that time."""
-    began = time.monotonic()
-    while not condition():
-        waited = time.monotonic() - began
-        assert waited < seconds, f"not within {seconds:g} s: {what}"
-        time.sleep(POLL_S)
-    return time.monotonic() - began
 
 
 class Process:

@@ -16,9 +16,10 @@ from hsmd.client import AgentEndpoint, Client
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import ClientAdd, WhoAmI
 from hsmd.provider import openssl_configuration
-from tests.e2e.daemon import Daemon
-from tests.e2e.network import free_port
-from tests.e2e.processes import Process, children, hsmd, program, run, wait_until
+from tests.support.installed_daemon import Daemon
+from tests.support.network import free_port
+from tests.support.polling import wait_until
+from tests.support.processes import Process, children, hsmd, program, run
 
 HOST = "127.0.0.1"
 TIMEOUT_MS = 500

@@ -38,8 +38,9 @@ from hsmd.purposes import Purpose
 from hsmd.transparency.chain import verify
 from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import Frontier
-from tests.daemon_house import MAIL, WEB, House, tls13
-from tests.fault_module.control import Call, FaultModule, Function
+from tests.support.daemon import MAIL, WEB, Daemon
+from tests.support.fault_module.control import Call, FaultModule, Function
+from tests.support.tls_bytes import tls13
 
 P256, RSA_PSS = 0x0403, 0x0804
 PAUSE_S = 0.02
@@ -47,7 +48,7 @@ PAUSE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of the house, and what it is asked for."""
+    """A key of the daemon, and what it is asked for."""
 
     digest: bytes
     public: Any
@@ -76,7 +77,7 @@ class Key:
         return True
 
 
-def make_keys(house: House, *, decrypting: bool = True) -> dict[str, Key]:
+def make_keys(daemon: Daemon, *, decrypting: bool = True) -> dict[str, Key]:
     """P-256 and RSA for TLS 1.3, and one for RSA premaster secrets; granted to both clients."""
     wanted = {
         "p-256": ("p-256", "tls-server", Purpose.TLS13_SERVER, P256),
@@ -86,8 +87,8 @@ def make_keys(house: House, *, decrypting: bool = True) -> dict[str, Key]:
         wanted["premaster"] = ("rsa-2048", "tls12-rsa-premaster", Purpose.TLS12_RSA_PREMASTER, 0)
     made = {}
     for name, (key_type, ceiling, purpose, scheme) in wanted.items():
-        digest = house.add_key(name, key_type, ceiling, grant_to=(WEB, MAIL))
-        public = load_der_public_key(house.ask(messages.KeyShow(name)).public_key)
+        digest = daemon.add_key(name, key_type, ceiling, grant_to=(WEB, MAIL))
+        public = load_der_public_key(daemon.ask(messages.KeyShow(name)).public_key)
         made[name] = Key(digest, public, purpose, scheme)
     return made
 
@@ -109,7 +110,7 @@ class Done:
 class Client:
     """A client that asks all keys in turn, `parallel` requests at a time, through whatever happens."""
 
-    house: House
+    daemon: Daemon
     name: str
     keys: dict[str, Key]
     parallel: int = 6
@@ -120,9 +121,9 @@ class Client:
     _number: int = 0
 
     async def __aenter__(self) -> Client:
-        self._connection = Connection(self.house.endpoint(self.name))
+        self._connection = Connection(self.daemon.endpoint(self.name))
         await self._connection.start()
-        # The two clients' questions differ, and so do those of two runs on one house.
+        # The two clients' questions differ, and so do those of two runs on one daemon.
         self._number = random.getrandbits(64) << 64
         self._tasks = [asyncio.create_task(self._ask_on()) for _ in range(self.parallel)]
         return self
@@ -183,8 +184,8 @@ class TokenFile:
 
     CHECK_S = 0.25
 
-    def __init__(self, house: House) -> None:
-        self._path = next((house.directory / "softhsm" / "tokens").glob("*/token.object"))
+    def __init__(self, daemon: Daemon) -> None:
+        self._path = next((daemon.directory / "softhsm" / "tokens").glob("*/token.object"))
         self._good = self._path.read_bytes()
         self.mended = 0
 
@@ -212,7 +213,7 @@ class Kill:
 
 
 async def kill_at_random(
-    house: House, clients: list[Client], seed: int, *, fronts: int, workers: int, progress_every: int = 0
+    daemon: Daemon, clients: list[Client], seed: int, *, fronts: int, workers: int, progress_every: int = 0
 ) -> list[Kill]:
     """SIGKILL the front process and workers so many times, in an order and at moments that the seed gives."""
     draw = random.Random(seed)
@@ -220,9 +221,9 @@ async def kill_at_random(
     draw.shuffle(order)
     kills: list[Kill] = []
     began = time.monotonic()
-    async with TokenFile(house) as token_file:
+    async with TokenFile(daemon) as token_file:
         for what in order:
-            await _kill_once(house, clients, what, draw, kills)
+            await _kill_once(daemon, clients, what, draw, kills)
             if progress_every and len(kills) % progress_every == 0:
                 asked = sum(len(client.done) for client in clients)
                 print(
@@ -235,27 +236,27 @@ async def kill_at_random(
 
 
 async def _kill_once(
-    house: House, clients: list[Client], what: str, draw: random.Random, kills: list[Kill]
+    daemon: Daemon, clients: list[Client], what: str, draw: random.Random, kills: list[Kill]
 ) -> None:
     try:
         await next_good(clients)
     except TimeoutError:
-        raise AssertionError(f"not back after {len(kills)} kills:\n{recent(house)}") from None
+        raise AssertionError(f"not back after {len(kills)} kills:\n{recent(daemon)}") from None
     await asyncio.sleep(draw.random() * 0.1)
-    kills.append(await _kill(house, what, draw))
+    kills.append(await _kill(daemon, what, draw))
 
 
-def recent(house: House) -> str:
+def recent(daemon: Daemon) -> str:
     """What the daemon logged last, but for connections."""
-    lines = house.log_path.read_text().splitlines()
+    lines = daemon.log_path.read_text().splitlines()
     return "\n".join([line for line in lines if '"connection.' not in line][-60:])
 
 
-async def _kill(house: House, what: str, draw: random.Random) -> Kill:
+async def _kill(daemon: Daemon, what: str, draw: random.Random) -> Kill:
     """One of the processes that there are; waits until there is one."""
     async with asyncio.timeout(20):
         while True:
-            victims = house.worker_pids() if what == "worker" else house._pids_of(b"hsmd.daemon.front.app")
+            victims = daemon.worker_pids() if what == "worker" else daemon._pids_of(b"hsmd.daemon.front.app")
             with suppress(ProcessLookupError, IndexError):
                 os.kill(draw.choice(victims), signal.SIGKILL)
                 return Kill(what, time.monotonic())

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[3] / "hsmd" / "provider"
+SOURCES = Path(__file__).resolve().parents[2] / "hsmd" / "provider"
 DRIVERS = Path(__file__).resolve().parent
 PURE = ("agent", "der", "pem", "purpose", "scheme", "stream")
 """Files of the provider that know nothing of OpenSSL."""

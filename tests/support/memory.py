@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.e2e.processes import program, run
+from tests.support.processes import program, run
 
 WINDOW = 16
 """Bytes of a secret that are looked for: enough to be no accident, few enough to survive what a freed block loses."""

@@ -1,6 +1,6 @@
 """TLS clients in processes of their own that open connections at a steady pace, and what became of each handshake.
 
-Run as a program (`python -m tests.e2e.load`) it reads its order from standard input, as JSON, and writes one line for each handshake
+Run as a program (`python -m tests.support.tls_load`) it reads its order from standard input, as JSON, and writes one line for each handshake
 until it gets SIGTERM. Times are of CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.e2e.processes import ROOT, environment
-from tests.e2e.tls_client import Proof, client_context, shake_hands
+from tests.support.processes import ROOT, environment
+from tests.support.tls_client import Proof, client_context, shake_hands
 
 END_S = 15.0
 
@@ -101,7 +101,7 @@ class Load:
 def _start(order: dict[str, object], results: Path) -> subprocess.Popen[str]:
     with results.open("w") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.load"],
+            [sys.executable, "-m", "tests.support.tls_load"],
             stdin=subprocess.PIPE,
             stdout=output,
             text=True,

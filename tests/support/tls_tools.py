@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.front_end import HOST
-from tests.e2e.processes import program, run
+from tests.support.front_end import HOST
+from tests.support.processes import program, run
 
 _SESSION = re.compile(r"^New, (\S+), Cipher is (\S+)$", re.MULTILINE)
 VERSION_OPTIONS = {"1.2": "-tls1_2", "1.3": "-tls1_3"}

@@ -27,7 +27,7 @@ from hsmd.transparency.lines import (
 from hsmd.transparency.merkle import Frontier, consistency_proof
 from hsmd.transparency.note import Note, SignatureType, Verifier, signed, to_be_signed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIME = "2026-11-21T02:03:04.567890Z"
 
 

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,8 @@ from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Frame, FrameDecoder, Kind
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 READ_TIMEOUT_S = 20.0
-CERTIFICATE_VERIFY = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(range(32))
-SERVER_KEY_EXCHANGE = bytes(range(64)) + b"\x03\x00\x1d\x20" + bytes(range(32))
-"""Client random, server random, named curve x25519 with its point (RFC 8422, section 5.4)."""
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Poll a condition; AssertionError when it does not come true in time."""
-    give_up = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 def settings_of(token: SoftHsmToken, **changes: Any) -> WorkerSettings:

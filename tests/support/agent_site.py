@@ -1,30 +1,26 @@
-"""Fixtures: a daemon with software keys, and an agent in front of it; helpers that speak to the agent byte by byte."""
+"""An agent in front of a daemon with software keys, and peers that speak to its socket byte by byte."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pytest
 
 from hsmd.agent import Agent
 from hsmd.client import AgentEndpoint, Client
 from hsmd.protocol.channel import ClientChannel
 from hsmd.protocol.frames import Capability, Frame, encode_hello, encode_key_operation
-from tests.daemonlike import Daemonlike, SoftKey, eventually, public_line
+from tests.support.fake_daemon import Daemonlike, SoftKey, public_line
+from tests.support.polling import eventually
 
 SCHEME = 0x0403
 
 
 @dataclass
-class House:
+class AgentSite:
     """A daemon, and an agent that can be started and stopped."""
 
     root: Path
@@ -154,44 +150,13 @@ class Peer:
             await self._writer.wait_closed()
 
 
-@pytest.fixture
-def root() -> Iterator[Path]:
-    """A directory that every user of the host can enter, unlike tmp_path."""
-    root = Path(tempfile.mkdtemp(prefix="hsmd-"))
-    root.chmod(0o755)
-    yield root
-    shutil.rmtree(root)
-
-
-@pytest.fixture
-async def house(root: Path) -> AsyncIterator[House]:
-    daemon = Daemonlike(root)
-    key = daemon.add_key("www")
-    await daemon.start()
-    house = House(root, daemon, key)
-    yield house
-    await house.stop()
-    for listening in (daemon, *house.more_daemons):
-        await listening.stop()
-
-
-@pytest.fixture
-def as_user() -> Callable[[int, Path, bytes], Awaitable[bytes]]:
-    """Sends bytes to the agent's socket as another user; what came back until the agent closed or 0.3 s passed."""
-
-    async def talk(uid: int, path: Path, data: bytes) -> bytes:
-        return await asyncio.to_thread(_talk, uid, path, data)
-
-    return talk
-
-
-def _talk(uid: int, path: Path, data: bytes) -> bytes:
+def talk_as(uid: int, path: Path, data: bytes) -> bytes:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         try:
-            os.write(writing, _talk_here(uid, path, data))
+            os.write(writing, _talk(uid, path, data))
         finally:
             os._exit(0)
     os.close(writing)
@@ -201,7 +166,7 @@ def _talk(uid: int, path: Path, data: bytes) -> bytes:
     return received
 
 
-def _talk_here(uid: int, path: Path, data: bytes) -> bytes:
+def _talk(uid: int, path: Path, data: bytes) -> bytes:
     if uid != os.geteuid():
         os.setgroups([])
         os.setgid(uid)

@@ -16,8 +16,9 @@ from hsmd.cli.base import profile as profiles
 from hsmd.client import Client, Endpoint, parse_address
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import Request, Status
-from tests.e2e.network import Network
-from tests.e2e.processes import Process, children, command_line, hsmd, program, run, wait_until
+from tests.support.network import Network
+from tests.support.polling import wait_until
+from tests.support.processes import Process, children, command_line, hsmd, program, run
 
 OPERATOR = "operator"
 READY_S = 30.0
