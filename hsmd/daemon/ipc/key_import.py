@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from hsmd.daemon.ipc.spawn import start_module
+from hsmd.daemon.ipc.spawn import start_worker_module
 from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.errors import BadRequest, TokenFailure, from_wire
@@ -72,7 +72,7 @@ def _run(
     environment: Mapping[str, str],
     descriptors: Sequence[int],
 ) -> KeyDescription:
-    process = start_module(
+    process = start_worker_module(
         "hsmd.daemon.worker.key_import",
         arguments,
         settings,

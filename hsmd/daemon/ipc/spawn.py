@@ -1,7 +1,7 @@
-"""Starting token workers: the settings they get, and how their process is made. Knows no PKCS#11 itself.
+"""Starting the other processes: front, token workers and one-shot import workers. Loads no PKCS#11 module itself.
 
 A worker gets its socket and progress page as inherited descriptors, its settings as one JSON line on standard input, and an
-environment made for the module. The PIN is not among them: the worker reads it itself from where the settings say.
+environment made for the module. The PIN is not among them: the worker reads it from the source that the settings name.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 
 EXIT_LOGIN_REFUSED = 3
-"""The token did not take the PIN, or is about to lock it. Starting again would use up tries: do not."""
+"""The token refused the PIN, or has few tries left. Do not start another worker: it would use up tries."""
 EXIT_TOKEN_UNAVAILABLE = 4
 """The token could not be reached; try again later."""
 EXIT_RECYCLE = 5
-"""The session or the module is in doubt; a fresh worker is wanted at once."""
+"""The session or the module may be faulty; start a fresh worker at once."""
 EXIT_PROTOCOL = 6
-"""The front sent something that is not the protocol."""
+"""The front broke the protocol."""
 
 _INHERITED = ("CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY", "PATH", "LANG", "LD_LIBRARY_PATH")
 
@@ -48,7 +48,7 @@ class SpawnedWorker:
         return self.process.pid
 
     def release(self) -> None:
-        """Close our copies of socket and progress page, once somebody else has theirs."""
+        """Close our copies of socket and progress page, once the front has its own."""
         self.socket.close()
         os.close(self.progress_fd)
 
@@ -57,15 +57,13 @@ def spawn_worker(settings: WorkerSettings, *, environment: Mapping[str, str]) ->
     """Start one worker. `environment` is what the module needs, for example SOFTHSM2_CONF. Raises OSError."""
     ours, theirs = socket.socketpair()
     progress_fd = ProgressPage.create()
-    descriptors = [theirs.fileno(), progress_fd]
-    arguments = ["--socket-fd", str(theirs.fileno()), "--progress-fd", str(progress_fd)]
     try:
-        process = start_module(
+        process = start_worker_module(
             "hsmd.daemon.worker.main",
-            arguments,
+            ["--socket-fd", str(theirs.fileno()), "--progress-fd", str(progress_fd)],
             settings,
             environment=environment,
-            descriptors=descriptors,
+            descriptors=[theirs.fileno(), progress_fd],
         )
     except OSError:
         ours.close()
@@ -76,7 +74,7 @@ def spawn_worker(settings: WorkerSettings, *, environment: Mapping[str, str]) ->
     return SpawnedWorker(process, ours, progress_fd)
 
 
-def start_module(
+def start_worker_module(
     module: str,
     arguments: Sequence[str],
     settings: WorkerSettings,
@@ -85,27 +83,63 @@ def start_module(
     descriptors: Sequence[int],
     stdout: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m module` in a process group of its own, with settings and `more` as JSON lines on its standard input.
+    """Start `python -m module` with `settings` and `more` as JSON lines on standard input. Raises OSError.
 
-    Raises OSError.
+    Of this process's environment it inherits only what a module may need besides `environment`.
     """
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     with _open_credential(settings) as (settings, credential):
-        process = _start(
-            [module, *arguments], environment, [*descriptors, *credential], settings.user, stdout
+        process = start_python(
+            module,
+            arguments,
+            environment={**inherited, **environment},
+            descriptors=[*descriptors, *credential],
+            user=settings.user,
+            stdin=subprocess.PIPE,
+            stdout=stdout,
         )
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it died already: whoever watches the process sees that
+    with suppress(
+        BrokenPipeError
+    ):  # it has ended already: the caller sees that when it waits for the process
         process.stdin.write(b"".join(msgspec.json.encode(document) + b"\n" for document in (settings, *more)))
         process.stdin.close()
     process.stdin = None
     return process
 
 
+def start_python(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    descriptors: Sequence[int],
+    user: str = "",
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start `python -m module` in a process group of its own, so that Ctrl-C reaches only this process.
+
+    It runs as `user` with that user's group, or as this process's user if empty. Raises OSError.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],  # -P: import nothing from the current directory
+        stdin=stdin,
+        stdout=stdout,
+        env={**environment, "PYTHONPATH": str(Path(hsmd.__file__).parents[1])},
+        pass_fds=descriptors,
+        process_group=0,
+        user=user or None,
+        group=pwd.getpwnam(user).pw_gid if user else None,
+        extra_groups=[] if user else None,
+    )
+
+
 @contextmanager
 def _open_credential(settings: WorkerSettings) -> Iterator[tuple[WorkerSettings, list[int]]]:
-    """The PIN's credential, opened for a worker that changes its user: systemd lets only the unit's user read it.
+    """Open the PIN's credential for a worker that changes its user: systemd lets only the unit's user read it.
 
-    Nobody reads it here. One that is not there is for the worker to complain of.
+    It is not read here. If it is missing, the worker reports that.
     """
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if not (settings.user and settings.token.pin_credential and directory):
@@ -121,29 +155,3 @@ def _open_credential(settings: WorkerSettings) -> Iterator[tuple[WorkerSettings,
         yield msgspec.structs.replace(settings, token=token), [descriptor]
     finally:
         os.close(descriptor)
-
-
-def _start(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    descriptors: Sequence[int],
-    user: str,
-    stdout: int | None,
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        # -P: the current directory is nobody's module path in a process that reads the PIN.
-        [sys.executable, "-P", "-m", *command],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        env=_environment(environment),
-        pass_fds=descriptors,
-        process_group=0,
-        user=user or None,
-        group=pwd.getpwnam(user).pw_gid if user else None,
-        extra_groups=[] if user else None,
-    )
-
-
-def _environment(module_environment: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {**inherited, **module_environment, "PYTHONPATH": str(Path(hsmd.__file__).parents[1])}

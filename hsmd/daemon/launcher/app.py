@@ -1,48 +1,41 @@
-"""The launcher behind `hsmd serve`: starts front process and token workers, watches them, hands out sockets.
+"""The launcher behind `hsmd serve`: starts the front process and the token workers, and restarts those that end.
 
 It touches neither network nor token. It is the only process that starts and kills processes and changes users, and it is kept
 small for that. It exchanges the messages of `hsmd.daemon.ipc.launcher_messages` with the front.
 
-A worker that dies is replaced; a front that dies takes its workers along (they see their socket close) and everything is
-started anew. A front that loses its launcher ends as well.
+A worker that ends is replaced. When the front ends, its workers end too (their sockets are closed), and all are started
+again. When the launcher ends, so does the front.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import resource
 import selectors
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hsmd
 from hsmd import observe
-from hsmd.daemon.config import reader as configuration
-from hsmd.daemon.config.settings import Config, UsersConfig
-from hsmd.daemon.ipc import sandbox
+from hsmd.daemon.config.settings import Config
 from hsmd.daemon.ipc.launcher_messages import (
-    MAX_PACKET_BYTES,
     AnyToFront,
+    AnyToLauncher,
     Drain,
     FrontReady,
     PermitStarts,
     Reload,
     Reloaded,
     ReplaceWorker,
-    decode_for_launcher,
-    encode,
 )
-from hsmd.daemon.launcher.supervisor import Supervisor, next_delay
-from hsmd.errors import ConfigurationError, ProtocolError
+from hsmd.daemon.launcher import config_check
+from hsmd.daemon.launcher.backoff import Backoff
+from hsmd.daemon.launcher.front_process import FrontProcess
+from hsmd.daemon.launcher.supervisor import Supervisor
+from hsmd.errors import ConfigurationError
 from hsmd.system.process import harden
 from hsmd.system.sd_notify import notify
 
@@ -52,25 +45,15 @@ STOP_S = 3.0
 log = observe.logger()
 
 
-@dataclass(slots=True)
-class _Front:
-    """The front process and our end of the socket pair; `ending` once it has closed its own."""
-
-    process: subprocess.Popen[bytes]
-    link: socket.socket
-    started_at: float
-    ending: bool = False
-
-
-def serve(config_path: Path, *, ready: Callable[[dict[str, Any]], None] = lambda addresses: None) -> int:
+def serve(config_path: Path, *, ready: Callable[[dict[str, Any]], None] = lambda notice: None) -> int:
     """Run a daemon until SIGTERM or SIGINT; returns its exit status.
 
-    `ready` is called with the front's ready notice when the daemon takes connections for the first time. Raises
+    `ready` is called once, with `addresses` and `host_key`, when the daemon first accepts connections. Raises
     ConfigurationError if the file is wrong.
     """
-    config = _load(config_path)
+    config = config_check.load(config_path)
     harden()
-    _let_workers_lock_memory()
+    _raise_memory_lock_limit()
     observe.configure("launcher", config.log_level)
     if (config.users.front or config.users.workers) and os.geteuid() != 0:
         log.warning("users.not_changed", reason="only root can change users; all processes run as this one")
@@ -81,17 +64,16 @@ class _Launcher:
     def __init__(self, config: Config, ready: Callable[[dict[str, Any]], None]) -> None:
         self._config = config
         self._on_ready = ready
-        self._front: _Front | None = None
-        self._front_delay_s = 0.0
-        self._front_next_start = 0.0
-        self._places = Supervisor(config, self._tell_front)
+        self._front: FrontProcess | None = None
+        self._backoff = Backoff()
+        self._supervisor = Supervisor(config, self._send)
         self._selector = selectors.DefaultSelector()
         self._reloading: Config | None = None
         self._stopping_until: float | None = None
         self._announced = False
         self._exit_status = 0
 
-    # --- life ---
+    # --- life cycle ---
 
     def run(self) -> int:
         wake, signals = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -101,11 +83,11 @@ class _Launcher:
         self._selector.register(wake, selectors.EVENT_READ, "signals")
         self._start_due()
         while not self._finished():
-            for key, _ in self._selector.select(self._wait_s()):
+            for key, _ in self._selector.select(self._timeout_s()):
                 if key.data == "signals":
                     self._handle_signals(os.read(wake, 1024))
                 else:
-                    self._handle_front()
+                    self._receive()
             self._reap()
             self._start_due()
         self._kill_everything()
@@ -116,13 +98,13 @@ class _Launcher:
             return False
         return self._front is None or time.monotonic() >= self._stopping_until
 
-    def _wait_s(self) -> float | None:
+    def _timeout_s(self) -> float | None:
         if self._stopping_until is not None:
             until: float | None = self._stopping_until
         elif self._front is None:
-            until = self._front_next_start
+            until = self._backoff.next_start
         else:
-            until = None if self._front.ending else self._places.next_start()
+            until = None if self._front.closed else self._supervisor.next_start()
         return None if until is None else max(0.0, until - time.monotonic())
 
     def _handle_signals(self, numbers: bytes) -> None:
@@ -138,12 +120,12 @@ class _Launcher:
         log.info("launcher.draining")
         notify("STOPPING=1")
         self._stopping_until = time.monotonic() + self._config.limits.drain_s + STOP_S
-        self._tell_front(Drain())
+        self._send(Drain())
 
     def _reload(self) -> None:
-        """Read the file again. A fault changes nothing; otherwise the front goes first, then workers follow."""
+        """Read the file again. A faulty file changes nothing; a good one is applied by the front first, then here."""
         try:
-            self._reloading = _load(self._config.path)
+            self._reloading = config_check.load(self._config.path)
         except ConfigurationError as error:
             for fault in error.faults:
                 log.error("reload.refused", reason=fault)
@@ -151,185 +133,104 @@ class _Launcher:
         if self._front is None:
             self._reloaded(True)
         else:
-            self._tell_front(Reload())
+            self._send(Reload())
 
-    def _reloaded(self, good: bool) -> None:
+    def _reloaded(self, applied: bool) -> None:
         config, self._reloading = self._reloading, None
-        if config is not None and good:
+        if config is not None and applied:
             self._config = config
             observe.configure("launcher", config.log_level)
-            self._places.apply(config)
+            self._supervisor.apply(config)
 
-    # --- starting ---
+    # --- processes ---
 
     def _start_due(self) -> None:
         if self._stopping_until is not None:
             return
         now = time.monotonic()
-        if self._front is None and now >= self._front_next_start:
+        if self._front is None and now >= self._backoff.next_start:
             self._start_front(now)
-        if self._front is not None and not self._front.ending:
-            self._places.start_due(now)
+        if self._front is not None and not self._front.closed:
+            self._supervisor.start_due(now)
 
     def _start_front(self, now: float) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._backoff.started(now)
         try:
-            process = subprocess.Popen(
-                front_command(self._config.path, theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": str(Path(hsmd.__file__).parents[1])},
-                process_group=0,  # Ctrl-C is for the launcher only
-                **_as_user(self._config.users.front),
-            )
+            self._front = FrontProcess.start(self._config)
         except OSError as error:
             log.error("front.not_started", error=error.strerror)
-            ours.close()
-            self._front_failed(1, now, 0.0)
+            self._retry_front(1, now)
             return
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        self._selector.register(ours, selectors.EVENT_READ, "front")
-        self._front = _Front(process, ours, now)
-
-    def _tell_front(self, message: AnyToFront, descriptors: Sequence[int] = ()) -> None:
-        if self._front is None:
-            return
-        try:
-            socket.send_fds(self._front.link, [encode(message)], descriptors)
-        except BlockingIOError:
-            log.error("front.deaf", pid=self._front.process.pid)
-            self._front.process.kill()
-        except OSError:
-            log.warning("front.gone", pid=self._front.process.pid)
-
-    # --- watching ---
-
-    def _handle_front(self) -> None:
-        if self._front is None:
-            return
-        try:
-            packet = self._front.link.recv(MAX_PACKET_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            packet = b""
-        if not packet:
-            self._front_closed(self._front)
-            return
-        try:
-            message = decode_for_launcher(packet)
-        except ProtocolError as error:
-            log.error("front.malformed", pid=self._front.process.pid, reason=error.text)
-            self._front.process.kill()
-            self._front_closed(self._front)
-            return
-        match message:
-            case FrontReady():
-                self._front_ready(message)
-            case Reloaded(applied):
-                self._reloaded(applied)
-            case ReplaceWorker(pid):
-                self._places.replace(pid)
-            case PermitStarts(token, starts, cleared):
-                self._places.allow(token, starts, cleared=cleared)
-
-    def _front_ready(self, message: FrontReady) -> None:
-        if not self._announced:
-            self._announced = True
-            notify("READY=1")
-            self._on_ready({"addresses": message.addresses, "host_key": message.host_key})
-
-    def _front_closed(self, front: _Front) -> None:
-        """Receive nothing more from a front that has closed its socket or was killed."""
-        front.ending = True
-        self._selector.unregister(front.link)
+        self._selector.register(self._front.link, selectors.EVENT_READ, "front")
 
     def _reap(self) -> None:
         now = time.monotonic()
-        self._places.reap(now, stopping=self._stopping_until is not None)
+        self._supervisor.reap(now, stopping=self._stopping_until is not None)
         if self._front is not None and (status := self._front.process.poll()) is not None:
             self._front_ended(self._front, status, now)
 
-    def _front_ended(self, front: _Front, status: int, now: float) -> None:
-        link = front.link
-        if link.fileno() in self._selector.get_map():
-            self._selector.unregister(link)
-        link.close()
+    def _front_ended(self, front: FrontProcess, status: int, now: float) -> None:
+        if not front.closed:
+            self._selector.unregister(front.link)
+        front.link.close()
         self._front = None
-        self._places.start_over()
+        self._supervisor.start_over()
         if self._stopping_until is not None:
             return
-        log.error("front.ended", pid=front.process.pid, code=status)
-        self._reloaded(True)  # its successor reads the new file anyway
-        self._front_failed(status if status > 0 else 1, now, now - front.started_at)
+        log.error("front.ended", pid=front.pid, code=status)
+        self._reloaded(True)  # the next front reads the new file anyway
+        self._retry_front(status if status > 0 else 1, now)
 
-    def _front_failed(self, status: int, now: float, lived_s: float) -> None:
-        """Try again later, unless it never worked: then somebody has to mend something."""
+    def _retry_front(self, status: int, now: float) -> None:
+        """Start the front again later. If it never was ready, exit instead: an operator has to fix something."""
         if not self._announced:
             self._exit_status = status
             self._stopping_until = now
             return
-        self._front_delay_s = next_delay(self._front_delay_s, lived_s)
-        self._front_next_start = now + self._front_delay_s
+        self._backoff.ended(now)
 
     def _kill_everything(self) -> None:
-        self._places.kill()
+        self._supervisor.kill()
         if self._front is not None:
-            log.error("front.killed", pid=self._front.process.pid, reason="it did not end in time")
+            log.error("front.killed", pid=self._front.pid, reason="it did not end in time")
             self._front.process.kill()
             self._front.process.wait()
             self._exit_status = 1
 
+    # --- messages ---
 
-def front_command(config_path: Path, descriptor: int) -> list[str]:
-    """The command line of a front process with this socket to the launcher."""
-    return [
-        sys.executable,
-        "-P",  # do not import modules from the current directory
-        "-m",
-        "hsmd.daemon.front.app",
-        "--config",
-        str(config_path),
-        "--launcher-fd",
-        str(descriptor),
-    ]
+    def _send(self, message: AnyToFront, descriptors: Sequence[int] = ()) -> None:
+        if self._front is not None:
+            self._front.send(message, descriptors)
+
+    def _receive(self) -> None:
+        if self._front is None:
+            return
+        message = self._front.receive()
+        if message is not None:
+            self._handle(message)
+        elif self._front.closed:
+            self._selector.unregister(self._front.link)
+
+    def _handle(self, message: AnyToLauncher) -> None:
+        match message:
+            case FrontReady():
+                self._announce(message)
+            case Reloaded(applied):
+                self._reloaded(applied)
+            case ReplaceWorker(pid):
+                self._supervisor.replace(pid)
+            case PermitStarts(token, starts, cleared):
+                self._supervisor.permit(token, starts, cleared=cleared)
+
+    def _announce(self, front: FrontReady) -> None:
+        if not self._announced:
+            self._announced = True
+            notify("READY=1")
+            self._on_ready({"addresses": front.addresses, "host_key": front.host_key})
 
 
-def _let_workers_lock_memory() -> None:
-    """The limit is inherited, and only root may raise it; workers say so in the log where it stays low."""
+def _raise_memory_lock_limit() -> None:
+    """Let workers lock memory: they inherit the limit, which only root may raise. They log a limit that is too low."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
-def _load(path: Path) -> Config:
-    """The configuration, for users that exist and with a sandbox where one is wanted. Raises ConfigurationError."""
-    config = configuration.load(path)
-    faults = [
-        f"users.{role}: there is no user {name!r}" for role, name in _named(config.users) if not _exists(name)
-    ]
-    if any(token.sandbox == "on" for token in config.tokens) and (reason := sandbox.missing()):
-        faults.append(f"token.sandbox: {reason}")
-    if faults:
-        raise ConfigurationError(str(path), faults)
-    return config
-
-
-def _named(users: UsersConfig) -> list[tuple[str, str]]:
-    return [(role, name) for role, name in (("front", users.front), ("workers", users.workers)) if name]
-
-
-def _exists(user: str) -> bool:
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        return False
-    return True
-
-
-def _as_user(name: str) -> dict[str, Any]:
-    """What makes subprocess change to a user and the group that user has; nothing if that is not wanted or not possible."""
-    if not name or os.geteuid() != 0:
-        return {}
-    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}

@@ -27,13 +27,15 @@ decode_for_front(link.recv(65536), 0)
 """
 
 LAUNCHER = """
-import sys
+import subprocess, sys
 from pathlib import Path
-from hsmd.daemon.launcher import app
+from hsmd.daemon.launcher import app, front_process
 
-app.front_command = lambda config, descriptor: [
-    sys.executable, "-c", Path(sys.argv[2]).read_text(), str(descriptor), sys.argv[3]
-]
+def start_python(module, arguments, *, environment, descriptors, user):
+    command = [sys.executable, "-c", Path(sys.argv[2]).read_text(), str(descriptors[0]), sys.argv[3]]
+    return subprocess.Popen(command, pass_fds=descriptors)
+
+front_process.start_python = start_python
 notices = []
 status = app.serve(Path(sys.argv[1]), ready=notices.append)
 print(notices)

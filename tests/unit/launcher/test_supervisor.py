@@ -1,0 +1,266 @@
+"""Supervisor: which workers run, when they are started again, and when not."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsmd.daemon.config import reader as configuration
+from hsmd.daemon.config.settings import Config, TokenConfig
+from hsmd.daemon.ipc.launcher_messages import AnyToFront, Starts, WorkerEnded, WorkerStarted
+from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE
+from hsmd.daemon.ipc.worker_settings import WorkerSettings
+from hsmd.daemon.launcher import supervisor as module
+from hsmd.daemon.launcher.backoff import LONGEST_DELAY_S, next_delay
+from hsmd.daemon.launcher.supervisor import Supervisor
+from tests.unit.daemon.test_config import GOOD
+
+
+@dataclass
+class Process:
+    status: int | None = None
+    killed: bool = False
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def kill(self) -> None:
+        self.killed = True
+        self.status = -9
+
+
+class Worker:
+    """A spawned worker without a process."""
+
+    def __init__(self, pid: int, settings: WorkerSettings) -> None:
+        self.pid, self.settings, self.process, self.released = pid, settings, Process(), False
+        self.socket, self.progress_fd = self, 99
+
+    def fileno(self) -> int:
+        return 98
+
+    def release(self) -> None:
+        self.released = True
+
+
+class Harness:
+    """Supervisor whose workers are made here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workers: list[Worker] = []
+        self.started: list[WorkerStarted] = []
+        self.fail = False
+        self.ended: list[WorkerEnded] = []
+        monkeypatch.setattr(module, "spawn_worker", self._spawn)
+        self.config: Config = configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml"))
+        self.supervisor = Supervisor(self.config, lambda message, fds: self._note(message))
+        self.name = self.config.tokens[0].name
+        self.permit("all")
+
+    def _note(self, message: AnyToFront) -> None:
+        if isinstance(message, WorkerStarted):
+            self.started.append(message)
+        elif isinstance(message, WorkerEnded):
+            self.ended.append(message)
+
+    def permit(self, starts: str, *, cleared: bool = False) -> None:
+        self.supervisor.permit(self.name, Starts(starts), cleared=cleared)
+
+    def _spawn(self, settings: WorkerSettings, *, environment: dict[str, str]) -> Worker:
+        if self.fail:
+            raise OSError(12, "Cannot allocate memory")
+        self.workers.append(Worker(len(self.workers) + 1, settings))
+        return self.workers[-1]
+
+    def with_token(self, **changes: Any) -> Config:
+        token: TokenConfig = replace(self.config.tokens[0], **changes)
+        return replace(self.config, tokens=(token,))
+
+    @property
+    def running(self) -> list[int]:
+        return [worker.pid for worker in self.workers if worker.process.status is None]
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
+    return Harness(monkeypatch)
+
+
+def test_each_token_has_its_workers_and_one_for_control(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    assert [each.control for each in harness.started] == [False, False, True]
+    assert {each.generation for each in harness.started} == {1}
+    assert all(worker.released for worker in harness.workers)
+    assert harness.supervisor.next_start() is None
+
+
+def test_a_spare_is_one_more(harness: Harness) -> None:
+    harness.supervisor.apply(harness.with_token(spare=True))
+    harness.supervisor.start_due(0.0)
+    assert [each.control for each in harness.started] == [False, False, False, True]
+
+
+def test_a_worker_that_ended_is_replaced_with_growing_pauses(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    now, pauses = 0.0, []
+    for _ in range(8):
+        harness.workers[-1].process.status = EXIT_RECYCLE
+        harness.supervisor.reap(now, stopping=False)
+        due = harness.supervisor.next_start()
+        assert due is not None
+        pauses.append(round(due - now, 3))
+        harness.supervisor.start_due(due - 0.001)
+        assert len(harness.running) == 2, "not before its time"
+        now = due
+        harness.supervisor.start_due(now)
+        assert len(harness.running) == 3
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
+    harness.workers[-1].process.status = -11
+    harness.supervisor.reap(now + 60, stopping=False)
+    assert harness.supervisor.next_start() == now + 60, "one that lived long is replaced at once"
+
+
+def test_a_refused_pin_stops_the_token_until_the_front_permits_starts(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    for worker in harness.workers:
+        worker.process.status = EXIT_LOGIN_REFUSED
+    harness.supervisor.reap(1.0, stopping=False)
+    harness.supervisor.start_due(1e9)
+    assert (len(harness.workers), harness.supervisor.next_start()) == (3, None)
+    harness.supervisor.apply(harness.config)
+    harness.supervisor.start_due(1e9)
+    assert harness.running == [], "a reload is no permission"
+    harness.permit("one", cleared=True)
+    harness.supervisor.start_due(1e9)
+    assert [worker.settings.token.cleared for worker in harness.workers[3:]] == [True]
+    harness.permit("all")
+    harness.supervisor.start_due(1e9)
+    assert [worker.settings.token.cleared for worker in harness.workers[3:]] == [True, False, False]
+
+
+def test_an_operators_clearance_holds_for_one_start(harness: Harness) -> None:
+    harness.permit("one", cleared=True)
+    harness.supervisor.start_due(0.0)
+    harness.workers[0].process.status = EXIT_RECYCLE
+    harness.supervisor.reap(0.0, stopping=False)
+    harness.supervisor.start_due(1e9)
+    assert [worker.settings.token.cleared for worker in harness.workers] == [True, False]
+
+
+def test_a_token_that_is_unreachable_gets_one_worker_at_a_time_and_all_when_it_is_back(
+    harness: Harness,
+) -> None:
+    harness.permit("one")
+    harness.supervisor.start_due(0.0)
+    assert [each.control for each in harness.started] == [False]
+    now = 0.0
+    for _ in range(8):
+        harness.workers[-1].process.status = 4
+        harness.supervisor.reap(now, stopping=False)
+        due = harness.supervisor.next_start()
+        assert due is not None
+        assert due - now <= LONGEST_DELAY_S
+        now = due
+        harness.supervisor.start_due(now)
+        assert len(harness.running) == 1
+    harness.permit("all")
+    harness.supervisor.start_due(now)
+    assert len(harness.running) == 3
+
+
+def test_nothing_is_started_without_permission(harness: Harness) -> None:
+    harness.permit("none")
+    harness.supervisor.start_due(1e9)
+    assert (harness.running, harness.supervisor.next_start()) == ([], None)
+
+
+def test_one_refused_pin_leaves_those_that_are_logged_in(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    harness.workers[0].process.status = EXIT_LOGIN_REFUSED
+    harness.supervisor.reap(1.0, stopping=False)
+    harness.supervisor.start_due(100.0)
+    assert harness.running == [2, 3]
+
+
+def test_an_unchanged_token_keeps_its_workers(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    harness.supervisor.apply(configuration.parse(f"{GOOD}\nspare = false", Path("/etc/hsmd/hsmd.toml")))
+    harness.supervisor.start_due(1.0)
+    assert harness.running == [1, 2, 3]
+    assert len(harness.workers) == 3
+
+
+@pytest.mark.parametrize(
+    "changes", [{"workers": 1}, {"verify": "all"}, {"environment": {"X": "1"}}, {"stall_ms": 99}]
+)
+def test_a_changed_token_gets_new_workers_beside_the_old(harness: Harness, changes: dict[str, Any]) -> None:
+    harness.supervisor.start_due(0.0)
+    changed = harness.with_token(**changes)
+    harness.supervisor.apply(changed)
+    harness.supervisor.start_due(1.0)
+    assert harness.running[:3] == [1, 2, 3], "no worker is killed"
+    assert {each.generation for each in harness.started[3:]} == {2}
+    assert len(harness.workers) == 3 + changed.tokens[0].workers + 1
+    harness.workers[0].process.status = 0  # the front closed its socket
+    harness.supervisor.reap(2.0, stopping=False)
+    harness.supervisor.start_due(1e9)
+    assert len(harness.workers) == 3 + changed.tokens[0].workers + 1, "retired workers are not replaced"
+
+
+def test_a_wrong_pin_in_new_settings_leaves_the_old_running(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    harness.supervisor.apply(harness.with_token(pin_file=Path("/other")))
+    harness.supervisor.start_due(1.0)
+    for worker in harness.workers[3:]:
+        worker.process.status = EXIT_LOGIN_REFUSED
+    harness.supervisor.reap(2.0, stopping=False)
+    harness.supervisor.start_due(1e9)
+    assert harness.running == [1, 2, 3]
+    harness.supervisor.apply(harness.config)
+    harness.permit("all")
+    harness.supervisor.start_due(1e9)
+    assert len(harness.running) == 6, "back to the old settings is a change too"
+
+
+def test_a_front_that_died_starts_everything_over_at_once(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    harness.supervisor.start_over()
+    assert harness.running == []
+    harness.supervisor.reap(0.1, stopping=False)
+    assert harness.supervisor.next_start() is None, "the next front has not permitted any"
+    harness.permit("all")
+    assert harness.supervisor.next_start() == 0.0
+    harness.supervisor.start_due(0.1)
+    assert harness.running == [4, 5, 6]
+
+
+def test_a_stalled_worker_is_killed_and_other_processes_are_not(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    harness.supervisor.replace(2)
+    harness.supervisor.replace(os.getpid())
+    assert [worker.process.killed for worker in harness.workers] == [False, True, False]
+
+
+def test_a_start_that_fails_is_tried_again(harness: Harness) -> None:
+    harness.fail = True
+    harness.supervisor.start_due(0.0)
+    assert harness.supervisor.next_start() == 0.05
+    harness.fail = False
+    harness.supervisor.start_due(0.05)
+    assert len(harness.running) == 3
+
+
+def test_the_front_is_told_how_workers_end(harness: Harness) -> None:
+    harness.supervisor.start_due(0.0)
+    harness.workers[0].process.status, harness.workers[1].process.status = -11, EXIT_RECYCLE
+    harness.supervisor.reap(1.0, stopping=False)
+    assert [(each.pid, each.signal) for each in harness.ended] == [(1, 11), (2, 0)]
+
+
+def test_delays_are_bounded() -> None:
+    assert next_delay(100.0, 0.0) == LONGEST_DELAY_S
+    assert next_delay(100.0, 1e9) == 0.0
