@@ -26,6 +26,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
+from hsmd.daemon.front.checkpoints.continuity import Continuity
 from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.front.control.audit import AuditHandlers
 from hsmd.daemon.front.control.clients import ClientHandlers
@@ -37,6 +38,7 @@ from hsmd.daemon.front.control.tokens import TokenHandlers
 from hsmd.daemon.front.launcher_link import LauncherLink
 from hsmd.daemon.front.metrics import MetricsEndpoint
 from hsmd.daemon.front.signing.counters import Counters
+from hsmd.daemon.front.signing.hold import KeyHold, Reason
 from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.ssh.admission import Admission
@@ -112,6 +114,7 @@ class Front:
         self._tallies = Counters(config.metrics.series)
         self._tallies.begin_window(time.monotonic())
         self._shares = RateLimits(_share_limits(config))
+        self._hold = KeyHold()
         self._service = KeyService(
             snapshot=self._snapshot,
             audit=self._audit,
@@ -119,6 +122,7 @@ class Front:
             clock=time.monotonic,
             tallies=self._tallies,
             shares=self._shares,
+            hold=self._hold,
         )
         self._apply_tokens(config)
         self._admission = Admission(config.limits)
@@ -127,24 +131,29 @@ class Front:
             catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
         )
         origin = origin_of(config.name)
-        self._keeper = LogGuard(
-            config.audit,
+        continuity = Continuity(
             origin,
             audit=self._audit,
-            catalogue=self._catalogue,
-            service=self._service,
+            cache=self._catalogue,
+            hold=self._hold,
             remembered=self._store.audit_head(origin),
             discontinuities=self._store.discontinuities(origin),
         )
-        self._keeper.checkpointer = self._checkpointer = Checkpointer(
+        self._checkpointer = Checkpointer(
             origin=origin,
             audit=self._audit,
             tree=self._tree,
             service=self._service,
             snapshot=self._snapshot,
+            continuity=continuity,
             make_key=self._keys.generate_checkpoint_key,
-            continues=self._keeper.continues,
-            published=self._keeper.published,
+        )
+        self._keeper = LogGuard(
+            config.audit,
+            audit=self._audit,
+            checkpointer=self._checkpointer,
+            continuity=continuity,
+            hold=self._hold,
         )
         self._reconciler = Reconciler(pools=self._tokens.pools, snapshot=self._snapshot)
         self._state = self._make_state()
@@ -374,8 +383,8 @@ class Front:
     def _watch_store(self) -> None:
         """Use no key on grants that may have been taken back long ago."""
         stale = self._catalogue.age_s > self._config.store_fresh_s
-        if stale != (self._service.stale is not None):
-            self._service.stale = StoreFailure("the store has been away for too long") if stale else None
+        error = StoreFailure("the store has been away for too long") if stale else None
+        if self._hold.set(Reason.STORE, error):
             log.error("store.stale") if stale else log.info("store.fresh")
 
     def _watch_audit(self) -> None:

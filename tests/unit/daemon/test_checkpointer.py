@@ -14,6 +14,8 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.audit import AuditLog
 from hsmd.daemon.front.checkpoints import checkpointer
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
+from hsmd.daemon.front.checkpoints.continuity import Continuity
+from hsmd.daemon.front.signing.hold import KeyHold
 from hsmd.errors import AuditFailure
 from hsmd.system.log_files import log_lines
 from hsmd.transparency import verification
@@ -42,14 +44,27 @@ async def test_a_checkpoint_that_the_log_has_outrun_is_not_recorded(
     async def no_key(_deadline: float) -> None:
         raise AssertionError("there is one")
 
+    async def remember(_action: Any) -> None:
+        """The store takes every checkpoint."""
+
     for module in (checkpointer, verification):
         monkeypatch.setattr(module, "MAX_LAG", LAG, raising=False)
     monkeypatch.setattr(checkpointer, "sign_as_daemon", sign)
     key: Any = SimpleNamespace(public_key=public, key_type=KeyType.ED25519)
     snapshot: Any = SimpleNamespace(checkpoint_keys=[key])
     service: Any = None
+    cache: Any = SimpleNamespace(read=remember)
+    continuity = Continuity(
+        "hsmd/x", audit=audit, cache=cache, hold=KeyHold(), remembered=None, discontinuities=[]
+    )
     made = Checkpointer(
-        origin="hsmd/x", audit=audit, tree=tree, service=service, snapshot=lambda: snapshot, make_key=no_key
+        origin="hsmd/x",
+        audit=audit,
+        tree=tree,
+        service=service,
+        snapshot=lambda: snapshot,
+        continuity=continuity,
+        make_key=no_key,
     )
     audit.event("daemon.started", "")
     audit.commit()

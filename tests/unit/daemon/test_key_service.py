@@ -16,6 +16,7 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant, Snapshot
+from hsmd.daemon.front.signing.hold import KeyHold, Reason
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
@@ -105,12 +106,14 @@ class World:
         self.snapshot = Snapshot.build(
             Contents(version=1, keys=(key,), certificates=(), clients=(client,), cas=(), grants=(grant,))
         )
+        self.hold = KeyHold()
         self.service = KeyService(
             snapshot=lambda: self.snapshot,
             audit=self.audit,
             pools={"main": self.pool},  # type: ignore[dict-item]
             clock=lambda: self.now,
             now=lambda: NOON,
+            hold=self.hold,
         )
 
     def records(self) -> list[dict[str, Any]]:
@@ -437,19 +440,30 @@ async def test_counts_add_up(world: World) -> None:
 # --- holds ---
 
 
-@pytest.mark.parametrize("why", [AuditFailure(), StoreFailure()], ids=["log", "store"])
-async def test_while_keys_are_held_nothing_is_tried_or_recorded(world: World, why: Any) -> None:
-    if isinstance(why, AuditFailure):
-        world.service.held = why
-    else:
-        world.service.stale = why
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [(Reason.CONTINUITY, AuditFailure()), (Reason.DISK, AuditFailure()), (Reason.STORE, StoreFailure())],
+    ids=["log", "disk", "store"],
+)
+async def test_while_keys_are_held_nothing_is_tried_or_recorded(
+    world: World, reason: Reason, why: HsmdError
+) -> None:
+    world.hold.set(reason, why)
     caller = ask(world, 1)
     assert caller.replies == [(1, why)]
     assert not world.pool.jobs
     assert not world.records()
-    world.service.held = world.service.stale = None
+    world.hold.set(reason, None)
     ask(world, 2)
     assert len(world.pool.jobs) == 1
+
+
+def test_the_log_is_named_before_the_store_and_a_reason_begins_and_ends_once() -> None:
+    hold, log, store = KeyHold(), AuditFailure(), StoreFailure()
+    assert [hold.set(Reason.STORE, error) for error in (None, store, store)] == [False, True, False]
+    assert (hold.set(Reason.DISK, log), hold.error) == (True, log)
+    assert (hold.set(Reason.DISK, None), hold.error) == (True, store)
+    assert (hold.set(Reason.STORE, None), hold.error) == (True, None)
 
 
 async def test_a_full_token_costs_no_record_and_no_share(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Signs the state of the audit log with a key in the token, so that nobody who gets hold of the log later can rewrite it.
+"""Signs the state of the audit log with a key in the token, so that a later change of the log can be proved.
 
 A checkpoint is a record of the log too. It covers what was on disk when it was made, never itself.
 """
@@ -16,9 +16,10 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.tree import LogTree
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.daemon.front.checkpoints.continuity import Continuity
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.store.records import KeyRecord
+from hsmd.daemon.store.records import AuditHead, KeyRecord
 from hsmd.errors import AuditFailure, HsmdError, NotFound
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
@@ -27,9 +28,9 @@ from hsmd.transparency.note import Note, Verifier, signed
 from hsmd.transparency.verification import CHECKPOINT_EVENT, MAX_LAG
 
 SIGN_S = 5.0
-"""Time for one checkpoint; the next one makes up for one that failed."""
+"""Time for one checkpoint. One that failed is not repeated: the next one covers its records too."""
 OWN_RECORDS = 3
-"""A checkpoint's attempt, its outcome and itself: they alone are no reason for another one."""
+"""A checkpoint's attempt, its outcome and itself; further records make another checkpoint due."""
 DAEMON = Identity("", Role.OPERATOR, "")
 
 log = observe.logger()
@@ -37,23 +38,15 @@ log = observe.logger()
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The newest checkpoint: what it says, the signed note, and the key to check it with."""
+    """A checkpoint: its content, the signed note, and the verifier key line to check it with."""
 
     checkpoint: Checkpoint
     note: str
     verifier_key: str
 
 
-async def _always() -> bool:
-    return True
-
-
-async def _ignored(published: Published) -> None:
-    """Nobody wants to know."""
-
-
 class Checkpointer:
-    """Makes checkpoints and proofs about them. Lives on the event loop; the tree is read and grown in a thread."""
+    """Makes checkpoints and proofs, on the event loop; the tree is read and extended in a thread."""
 
     def __init__(
         self,
@@ -63,23 +56,18 @@ class Checkpointer:
         tree: LogTree,
         service: KeyService,
         snapshot: Callable[[], Snapshot],
+        continuity: Continuity,
         make_key: Callable[[float], Awaitable[None]],
-        continues: Callable[[], Awaitable[bool]] = _always,
-        published: Callable[[Published], Awaitable[None]] = _ignored,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`make_key(deadline)` makes a key of the purpose `checkpoint` in a token; the snapshot shows it afterwards.
-
-        `continues` says whether the log, whose tree is there, is the one it was: otherwise nothing is signed.
-        """
+        """`make_key(deadline)` makes a key of the purpose `checkpoint` in a token; the snapshot shows it afterwards."""
         self._origin = origin
         self._audit = audit
         self._tree = tree
         self._service = service
         self._snapshot = snapshot
         self._make_key = make_key
-        self._continues = continues
-        self._published = published
+        self._continuity = continuity
         self._clock = clock
         self._busy = asyncio.Lock()
         self._made_at = clock()
@@ -87,13 +75,13 @@ class Checkpointer:
         self.newest = self._recalled()
 
     async def follow(self, interval_s: float) -> None:
-        """A checkpoint every `interval_s` seconds in which something was recorded; runs until cancelled."""
+        """Make a checkpoint every `interval_s` seconds if one is due; runs until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             await self.try_checkpoint()
 
     async def try_checkpoint(self, *, with_new_key: bool = True) -> None:
-        """As `checkpoint`; a failure is logged, once until it is over, and mended by the next one."""
+        """As `checkpoint`, but log a failure: its beginning and its end."""
         fault = ""
         try:
             await self.checkpoint(with_new_key=with_new_key)
@@ -110,7 +98,7 @@ class Checkpointer:
     async def checkpoint(self, *, with_new_key: bool = True) -> None:
         """Sign what is on disk, if there is anything new. Raises HsmdError or OSError.
 
-        Without a key nothing is signed unless one may be made.
+        Nothing is signed if the log does not continue what is remembered of it, or if there is no key and none may be made.
         """
         async with self._busy:
             if not self._due():
@@ -121,15 +109,15 @@ class Checkpointer:
                 return
             key = key or await self._made_key(deadline)
             await self._grow()
-            if not await self._continues():
+            if not await self._continuity.holds(self.root_at):
                 return
             await self._publish(Checkpoint(self._origin, self._tree.size, self._tree.root()), key, deadline)
 
     async def standing(self) -> Checkpoint:
-        """What a checkpoint of everything recorded so far would say. Raises HsmdError or OSError."""
+        """The checkpoint that would cover everything recorded so far. Raises HsmdError or OSError."""
         async with self._busy:
             await self._grow()
-            await self._continues()
+            await self._continuity.holds(self.root_at)
             return Checkpoint(self._origin, self._tree.size, self._tree.root())
 
     async def root_at(self, size: int) -> bytes:
@@ -137,12 +125,12 @@ class Checkpointer:
         return await asyncio.to_thread(self._tree.root_at, size)
 
     async def seal(self) -> int:
-        """A checkpoint if the token is there, then the live file becomes a segment. The first index behind it.
+        """Make a checkpoint if possible, then make the live file a segment. Return the index of the first record after it.
 
         Raises AuditFailure.
         """
         await self.try_checkpoint()
-        async with self._busy:  # the tree does not read the live file meanwhile
+        async with self._busy:  # so that the tree does not read the live file meanwhile
             return await self._audit.seal()
 
     @property
@@ -152,30 +140,28 @@ class Checkpointer:
 
     @property
     def verifier_key(self) -> str:
-        """The verifier key line of the key that signs; empty if there is none yet."""
+        """The verifier key line of the signing key; empty if there is no key yet."""
         key = self._key()
         return "" if key is None else Verifier.from_spki(self._origin, key.public_key).vkey
 
     @property
     def age_s(self) -> float:
-        """Seconds since everything that was recorded then was covered."""
+        """Seconds since the newest checkpoint if another one is due, else 0."""
         return self._clock() - self._made_at if self._due() else 0.0
 
     async def consistency(self, first: int, second: int) -> list[bytes]:
-        """The proof that the first `second` records begin with the first `first`; both at most what is covered."""
+        """The proof that the first `second` records begin with the first `first`; both are covered by a checkpoint."""
         async with self._busy:
             return await asyncio.to_thread(self._tree.consistency, first, second)
 
     async def inclusion(self, index: int, size: int) -> list[bytes]:
-        """The proof that record `index` is among the first `size`, which are at most what is covered."""
+        """The proof that record `index` is among the first `size`, which are covered by a checkpoint."""
         async with self._busy:
             return await asyncio.to_thread(self._tree.inclusion, index, size)
 
     async def _grow(self) -> None:
         self._audit.commit()
-        head = (
-            self._audit.position_now
-        )  # what is recorded from now on may not be on disk when the checkpoint is signed
+        head = self._audit.position_now  # later records may not be on disk when the checkpoint is signed
         await self._audit.commit_durable()
         try:
             await asyncio.to_thread(self._tree.grow, head)
@@ -196,8 +182,10 @@ class Checkpointer:
         note = signed(text, verifier, [signature])
         verifier.verify(note)
         self._audit.commit()
-        if self._audit.size - checkpoint.size > MAX_LAG:  # no verifier would take it, nor this log ever again
-            raise AuditFailure(detail=f"more than {MAX_LAG} records came while a checkpoint was signed")
+        if self._audit.size - checkpoint.size > MAX_LAG:  # no verifier would accept it, nor the log after it
+            raise AuditFailure(
+                detail=f"more than {MAX_LAG} records were written while a checkpoint was signed"
+            )
         self._audit.event(
             CHECKPOINT_EVENT,
             "",
@@ -209,7 +197,9 @@ class Checkpointer:
         await self._audit.commit_durable()
         self.newest = Published(checkpoint, note.render(), verifier.vkey)
         self._made_at = self._clock()
-        await self._published(self.newest)
+        await self._continuity.remember(
+            AuditHead(checkpoint.origin, checkpoint.size, checkpoint.root, verifier.vkey)
+        )
 
     async def _made_key(self, deadline: float) -> KeyRecord:
         begun = self._audit.event(
@@ -233,7 +223,7 @@ class Checkpointer:
         return next(iter(self._snapshot().checkpoint_keys), None)
 
     def _recalled(self) -> Published | None:
-        """The newest checkpoint that the log holds; None if there is none or its key is gone."""
+        """The newest checkpoint in the log; None if there is none or its key no longer exists."""
         recalled = self._tree.newest_checkpoint()
         if recalled is None or recalled[0].origin != self._origin:
             return None

@@ -65,7 +65,7 @@ class AuditHandlers:
         proof: list[bytes] = []
         if request.since <= newest.checkpoint.size:
             proof = await self._checkpointer.consistency(request.since, newest.checkpoint.size)
-        notes = self._keeper.discontinuities[-MAX_NOTES:]
+        notes = self._keeper.continuity.discontinuities[-MAX_NOTES:]
         return messages.SignedCheckpoint(newest.note, proof, newest.verifier_key, notes)
 
     async def prove(
@@ -98,7 +98,7 @@ class AuditHandlers:
     async def stand(
         self, identity: Identity, request: messages.AuditStand, deadline: float
     ) -> messages.AuditStanding:
-        state, known = await self._checkpointer.standing(), self._keeper.remembered
+        state, known = await self._checkpointer.standing(), self._keeper.continuity.remembered
         return messages.AuditStanding(
             origin=state.origin,
             verifier_key=self._checkpointer.verifier_key,

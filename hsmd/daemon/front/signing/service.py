@@ -16,6 +16,7 @@ from hsmd.daemon.front.access.rules import Denial, Rule
 from hsmd.daemon.front.access.snapshot import Grant, Snapshot
 from hsmd.daemon.front.signing.counters import OTHER, PERFORMED, Counters
 from hsmd.daemon.front.signing.crash_penalties import CrashPenalties
+from hsmd.daemon.front.signing.hold import KeyHold
 from hsmd.daemon.front.signing.rate_limits import Allowance, RateLimit, RateLimits
 from hsmd.daemon.front.signing.signing_request import Caller, SigningRequest
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
@@ -29,7 +30,6 @@ from hsmd.errors import (
     ProtocolError,
     PurposeMismatch,
     Refused,
-    StoreFailure,
     TokenFailure,
     Unavailable,
 )
@@ -59,6 +59,7 @@ class KeyService:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         tallies: Counters | None = None,
         shares: RateLimits | None = None,
+        hold: KeyHold | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._audit = audit
@@ -67,11 +68,8 @@ class KeyService:
         self._penalties = CrashPenalties(clock)
         self._now = now
         self._shares = shares or RateLimits(RateLimit(1_000_000, 1_000_000))
+        self._hold = hold or KeyHold()
         self.draining = False
-        self.held: AuditFailure | None = None
-        """Why no key is used at present, although the log can be written: no room to spare, or not the log it was."""
-        self.stale: StoreFailure | None = None
-        """Set while the grants are too old: the store could not be asked for so long that they may have been taken back."""
         self.tallies = tallies or Counters()
 
     def use(self, caller: Caller, requests: Iterable[tuple[int, bytes]]) -> bool:
@@ -107,9 +105,9 @@ class KeyService:
     ) -> SigningRequest:
         """One operation that the daemon itself builds from typed fields (certificate requests, ...).
 
-        Raises AuditFailure while keys are `held`; checkpoints are signed even then.
+        Raises the error of the hold while there is one; checkpoints are signed even then.
         """
-        hold = self.held or self.stale
+        hold = self._hold.error
         if hold is not None and purpose is not Purpose.CHECKPOINT:
             raise hold
         use = SigningRequest(caller, 1, grant, self._clock())
@@ -191,7 +189,7 @@ class KeyService:
         if isinstance(grant, Denial):
             self._refuse(snapshot, caller, request_id, operation, grant)
             return None
-        hold = self.held or self.stale
+        hold = self._hold.error
         if hold is not None:
             self.tallies.count(
                 grant.client, grant.key_name, purpose_label(purpose), _OUTCOMES[int(hold.code)]
