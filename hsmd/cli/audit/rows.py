@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from hsmd.errors import NotFound, ProtocolError
+from hsmd.protocol.audit_fields import subject_of
 from hsmd.protocol.messages import MAX_PAGE, AuditPage
 from hsmd.transparency.records import Record, parse_record
 from hsmd.transparency.verification import CHECKPOINT_EVENT
@@ -79,8 +80,7 @@ class Row:
 
     def _key(self) -> str:
         record = self.record
-        named_by = "target_name" if self._what().startswith("key.") else "target_key"
-        return record.key_name or record.key[:16] or str(record.fields.get(named_by, ""))
+        return record.key_name or record.key[:16] or subject_of(record.fields).key
 
     def _result(self) -> str:
         record = self.record
@@ -97,11 +97,8 @@ class Row:
         return ", ".join([stage, *self._about()])
 
     def _about(self) -> list[str]:
-        """Whom a control operation was about, unless that is the key."""
-        fields = self.record.fields
-        client = fields.get("target_client") or (
-            "" if self._what().startswith("key.") else fields.get("target_name")
-        )
+        """The client that a control operation was about; its key has a column of its own."""
+        client = subject_of(self.record.fields).client
         return [f"client {client}"] if client else []
 
 

@@ -11,6 +11,7 @@ import msgspec
 from hsmd.daemon.audit.paging import MAX_PAGE_BYTES, lines_from, offset_of
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, NotFound
+from hsmd.protocol.audit_fields import subject_of
 from hsmd.transparency.records import Record
 
 MAX_SCANNED = 5_000
@@ -36,17 +37,10 @@ class Reader:
             return True
         if record.event in ("attempt", "refusal"):
             return record.client == self.client or record.key in self.owned
-        return record.client == self.client or self._concerned(record)
-
-    def _concerned(self, record: Record) -> bool:
-        """Whether a control operation was about this client, or a key of its."""
-        fields = record.fields
-        subject = str(fields.get("op", "")).partition(".")[0]
-        named = {"client": ("target_client", "target_name")}.get(subject, ("target_client",))
-        if any(fields.get(name) == self.client for name in named):
+        if record.client == self.client:
             return True
-        keys = ("target_key", "target_name") if subject == "key" else ("target_key",)
-        return any(fields.get(name) in self.owned.values() for name in keys if fields.get(name))
+        subject = subject_of(record.fields)
+        return subject.client == self.client or (bool(subject.key) and subject.key in self.owned.values())
 
 
 def about(view: LogView, size: int, first: int, limit: int, reader: Reader) -> tuple[list[str], int]:

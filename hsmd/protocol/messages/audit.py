@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from hsmd.protocol.messages.base import Done, Page, Request
+from hsmd.protocol.messages.base import (
+    ANY_ROLE,
+    AUDITOR,
+    NO_SUBJECT,
+    OPERATOR,
+    Done,
+    Page,
+    Request,
+)
+
+__all__ = [
+    "AuditAbout",
+    "AuditCheckpoint",
+    "AuditDiscontinuity",
+    "AuditLines",
+    "AuditPage",
+    "AuditProve",
+    "AuditRead",
+    "AuditSeal",
+    "AuditSealed",
+    "AuditStand",
+    "AuditStanding",
+    "InclusionProof",
+    "SignedCheckpoint",
+]
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
@@ -22,7 +46,11 @@ class AuditPage(Struct):
 class AuditRead(Request, tag="audit.read"):
     """Operator, auditor: records from an index on; a negative index counts from the end."""
 
-    Result: ClassVar = AuditPage
+    Result = AuditPage
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = NO_SUBJECT
+
     first: int = -100
     limit: Page = 100
 
@@ -44,7 +72,11 @@ class SignedCheckpoint(Struct):
 class AuditCheckpoint(Request, tag="audit.checkpoint"):
     """Any role: the newest signed checkpoint, and the proof that it extends that of the first `since` records."""
 
-    Result: ClassVar = SignedCheckpoint
+    Result = SignedCheckpoint
+    roles = ANY_ROLE
+    changes = False
+    subject = NO_SUBJECT
+
     since: Count = 0
 
 
@@ -64,7 +96,11 @@ class InclusionProof(Struct):
 class AuditProve(Request, tag="audit.prove"):
     """Any role, about records it may read: one record, with the proof that the newest checkpoint covers it."""
 
-    Result: ClassVar = InclusionProof
+    Result = InclusionProof
+    roles = ANY_ROLE
+    changes = False
+    subject = NO_SUBJECT
+
     index: Count
 
 
@@ -82,7 +118,11 @@ class AuditLines(Struct):
 class AuditAbout(Request, tag="audit.about"):
     """Any role: records about oneself, and about keys one owns, from the index `first` on. An answer may be empty and go on."""
 
-    Result: ClassVar = AuditLines
+    Result = AuditLines
+    roles = ANY_ROLE
+    changes = False
+    subject = NO_SUBJECT
+
     first: Count = 0
     limit: Page = 100
 
@@ -105,13 +145,21 @@ class AuditStanding(Struct):
 class AuditStand(Request, tag="audit.stand"):
     """Operator, auditor: how does the log stand to what was known of it?"""
 
-    Result: ClassVar = AuditStanding
+    Result = AuditStanding
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = NO_SUBJECT
 
 
 class AuditDiscontinuity(Request, tag="audit.discontinuity"):
     """Operator: declare, in a note signed with one's own SSH key, that the log does not continue what was seen of it."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = NO_SUBJECT
+    hashed = frozenset({"note"})
+
     note: Annotated[str, Meta(max_length=4_096)]
 
 
@@ -124,15 +172,7 @@ class AuditSealed(Struct):
 class AuditSeal(Request, tag="audit.seal"):
     """Operator: put the live file among the sealed segments, and go on in a new one."""
 
-    Result: ClassVar = AuditSealed
-
-
-REQUESTS: tuple[type[Request], ...] = (
-    AuditRead,
-    AuditCheckpoint,
-    AuditProve,
-    AuditAbout,
-    AuditStand,
-    AuditDiscontinuity,
-    AuditSeal,
-)
+    Result = AuditSealed
+    roles = OPERATOR
+    changes = True
+    subject = NO_SUBJECT

@@ -1,10 +1,26 @@
-"""What all control requests have in common: their base, and the shapes of names, texts and pages."""
+"""What all control requests share: their base class, what they declare, and the types of names, texts and pages."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
+
+from hsmd.protocol.roles import Role
+
+__all__ = [
+    "MAX_PAGE",
+    "DnsName",
+    "Done",
+    "Name",
+    "Page",
+    "Pem",
+    "PurposeLabel",
+    "Request",
+    "Subject",
+    "Text",
+]
 
 MAX_PAGE = 500
 
@@ -16,14 +32,63 @@ Pem = Annotated[str, Meta(max_length=60_000)]
 DnsName = Annotated[str, Meta(max_length=253)]
 Page = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 
+OPERATOR = frozenset({Role.OPERATOR})
+AUDITOR = frozenset({Role.AUDITOR})
+FRONT_END = frozenset({Role.FRONT_END})
+ANY_ROLE = frozenset(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The members of a request that name the key and the client it is about; empty where there is none.
+
+    A front end needs a grant on that key. The client, and the owners of the key, may read the request's audit records.
+    """
+
+    key: str = ""
+    client: str = ""
+
+
+NO_SUBJECT = Subject()
+
 
 class Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=True):
-    """Base of all control requests. `Result` is the type of the answer."""
+    """Base of all control requests. A request class declares here all that the daemon's rules need to know of it.
+
+    A class that declares too little cannot be defined: TypeError.
+    """
 
     Result: ClassVar[type[Struct]]
+    """The type of the answer."""
+    roles: ClassVar[frozenset[Role]]
+    """The roles of clients that may make the request."""
+    changes: ClassVar[bool]
+    """Whether it changes something; changes are recorded in the audit log before and after they take effect."""
+    subject: ClassVar[Subject]
+    hashed: ClassVar[frozenset[str]] = frozenset()
+    """String members of which audit records hold the SHA-256 only, as they always do of members of type bytes."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for declared in ("Result", "roles", "changes", "subject"):
+            if not hasattr(cls, declared):
+                raise TypeError(f"control request {cls.__name__} does not declare `{declared}`")
+        if not cls.roles:
+            raise TypeError(f"control request {cls.__name__}: `roles` is empty")
+        for member in {*cls.hashed, cls.subject.key, cls.subject.client} - {""}:
+            if member not in cls.__annotations__:
+                raise TypeError(
+                    f"control request {cls.__name__}: `hashed` or `subject` names {member!r}, not a member"
+                )
+
+    @classmethod
+    def op(cls) -> str:
+        """The name of the operation, the value of the member `op`."""
+        return str(cls.__struct_config__.tag)
 
 
 class Done(Struct):
     """The answer to a request that only changes something."""
 
     changed: bool = True
+    """False if everything was already as requested."""

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from hsmd.protocol.messages.base import Done, Name, Page, PurposeLabel, Request, Text
+from hsmd.protocol.messages.base import (
+    ANY_ROLE,
+    AUDITOR,
+    NO_SUBJECT,
+    OPERATOR,
+    Done,
+    Name,
+    Page,
+    PurposeLabel,
+    Request,
+    Subject,
+    Text,
+)
+
+__all__ = [
+    "ClientAdd",
+    "ClientDistrustCa",
+    "ClientEnroll",
+    "ClientInfo",
+    "ClientList",
+    "ClientPage",
+    "ClientRemove",
+    "ClientRename",
+    "ClientRevoke",
+    "ClientRevoked",
+    "ClientRotateKey",
+    "ClientTrustCa",
+    "EnrolmentTicket",
+    "Revocation",
+    "RevocationPage",
+    "WantedGrant",
+]
 
 
 class ClientInfo(Struct):
@@ -30,7 +61,12 @@ class ClientAdd(Request, tag="client.add"):
     """Operator: a new client, or a further key for one; `public_key` is one OpenSSH public key line, empty for a
     client that comes with certificates only."""
 
-    Result: ClassVar = ClientInfo
+    Result = ClientInfo
+    roles = OPERATOR
+    changes = True
+    subject = Subject(client="name")
+    hashed = frozenset({"public_key"})
+
     name: Name
     role: Text = "front-end"
     public_key: Annotated[str, Meta(max_length=2_000)] = ""
@@ -39,7 +75,11 @@ class ClientAdd(Request, tag="client.add"):
 class ClientList(Request, tag="client.list"):
     """Operator, auditor."""
 
-    Result: ClassVar = ClientPage
+    Result = ClientPage
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = NO_SUBJECT
+
     after: Text = ""
     limit: Page = 100
 
@@ -47,14 +87,22 @@ class ClientList(Request, tag="client.list"):
 class ClientRemove(Request, tag="client.remove"):
     """Operator: remove a client, its credentials and its grants; open connections of it are closed."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(client="name")
+
     name: Name
 
 
 class ClientRename(Request, tag="client.rename"):
     """Operator: give a client another name; credentials and grants stay, its open connections are closed."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(client="name")
+
     name: Name
     new_name: Name
 
@@ -63,7 +111,12 @@ class ClientTrustCa(Request, tag="client.trust-ca"):
     """Operator: accept user certificates of this OpenSSH CA key for the named clients only. Certificates valid for more
     than `max_lifetime_s` in all are refused; 0 for any lifetime."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = NO_SUBJECT
+    hashed = frozenset({"public_key"})
+
     public_key: Annotated[str, Meta(max_length=2_000)]
     clients: list[Name]
     max_lifetime_s: Annotated[int, Meta(ge=0, le=10 * 366 * 86_400)] = 86_400
@@ -72,7 +125,12 @@ class ClientTrustCa(Request, tag="client.trust-ca"):
 class ClientDistrustCa(Request, tag="client.distrust-ca"):
     """Operator: accept no certificates of this CA any more; connections made with them are closed."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = NO_SUBJECT
+    hashed = frozenset({"public_key"})
+
     public_key: Annotated[str, Meta(max_length=2_000)]
 
 
@@ -81,7 +139,11 @@ class ClientRevoke(Request, tag="client.revoke"):
     `fingerprint` (of a public key, certified or not, or of a CA), `serial` (decimal) and `key_id`; the last two with
     `ca`, the fingerprint of the CA that issued the certificate. `changed` is false if it was revoked already."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = NO_SUBJECT
+
     fingerprint: Text = ""
     ca: Text = ""
     serial: Text = ""
@@ -107,7 +169,11 @@ class RevocationPage(Struct):
 class ClientRevoked(Request, tag="client.revoked"):
     """Operator, auditor: the revoked credentials behind position `after`."""
 
-    Result: ClassVar = RevocationPage
+    Result = RevocationPage
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = NO_SUBJECT
+
     after: Annotated[int, Meta(ge=0)] = 0
     limit: Page = 100
 
@@ -116,7 +182,12 @@ class ClientRotateKey(Request, tag="client.rotate-key"):
     """Anybody who comes with a key: `public_key` will be my next key; one only, beside the one I come with now. Empty, over a
     connection made with that next key: take away the one before. `changed` is false if it was so already."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = ANY_ROLE
+    changes = True
+    subject = NO_SUBJECT
+    hashed = frozenset({"public_key"})
+
     public_key: Annotated[str, Meta(max_length=2_000)] = ""
 
 
@@ -143,22 +214,12 @@ class ClientEnroll(Request, tag="client.enroll"):
     """Operator: a one-time token for a client, made if there is none of that name, with these grants. An earlier token of
     that client is void. `address` is where the new client finds the daemon, if not at its first listening address."""
 
-    Result: ClassVar = EnrolmentTicket
+    Result = EnrolmentTicket
+    roles = OPERATOR
+    changes = True
+    subject = Subject(client="name")
+
     name: Name
     role: Text = "front-end"
     grants: Annotated[list[WantedGrant], Meta(max_length=100)] = []
     address: Annotated[str, Meta(max_length=270)] = ""
-
-
-REQUESTS: tuple[type[Request], ...] = (
-    ClientAdd,
-    ClientEnroll,
-    ClientList,
-    ClientRemove,
-    ClientRename,
-    ClientRotateKey,
-    ClientTrustCa,
-    ClientDistrustCa,
-    ClientRevoke,
-    ClientRevoked,
-)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from msgspec import Struct
 
-from hsmd.protocol.messages.base import Done, Name, Page, PurposeLabel, Request, Text
+from hsmd.protocol.messages.base import (
+    AUDITOR,
+    OPERATOR,
+    Done,
+    Name,
+    Page,
+    PurposeLabel,
+    Request,
+    Subject,
+    Text,
+)
+
+__all__ = ["Explanation", "GrantAdd", "GrantExplain", "GrantInfo", "GrantList", "GrantPage", "GrantRemove"]
 
 
 class GrantInfo(Struct):
@@ -27,7 +37,11 @@ class GrantPage(Struct):
 class GrantAdd(Request, tag="grant.add"):
     """Operator: let a client use a key for these purposes too."""
 
-    Result: ClassVar = GrantInfo
+    Result = GrantInfo
+    roles = OPERATOR
+    changes = True
+    subject = Subject(client="client", key="key")
+
     client: Name
     key: Name
     purposes: list[PurposeLabel]
@@ -36,7 +50,11 @@ class GrantAdd(Request, tag="grant.add"):
 class GrantList(Request, tag="grant.list"):
     """Operator, auditor: all grants, or those of one client or one key."""
 
-    Result: ClassVar = GrantPage
+    Result = GrantPage
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = Subject(client="client", key="key")
+
     client: Text = ""
     key: Text = ""
     after: Text = ""
@@ -46,7 +64,11 @@ class GrantList(Request, tag="grant.list"):
 class GrantRemove(Request, tag="grant.remove"):
     """Operator: take purposes back; none named means all."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(client="client", key="key")
+
     client: Name
     key: Name
     purposes: list[PurposeLabel] = []
@@ -62,10 +84,11 @@ class Explanation(Struct):
 class GrantExplain(Request, tag="grant.explain"):
     """Operator, auditor: may this client use this key for this purpose, and why (not)?"""
 
-    Result: ClassVar = Explanation
+    Result = Explanation
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = Subject(client="client", key="key")
+
     client: Name
     key: Name
     purpose: PurposeLabel
-
-
-REQUESTS: tuple[type[Request], ...] = (GrantAdd, GrantList, GrantRemove, GrantExplain)

@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
 
 from msgspec import Struct
 
-from hsmd.protocol.messages.base import DnsName, Done, Name, Page, Pem, PurposeLabel, Request, Text
+from hsmd.protocol.messages.base import (
+    AUDITOR,
+    FRONT_END,
+    NO_SUBJECT,
+    OPERATOR,
+    DnsName,
+    Done,
+    Name,
+    Page,
+    Pem,
+    PurposeLabel,
+    Request,
+    Subject,
+    Text,
+)
+
+__all__ = [
+    "KeyAdopt",
+    "KeyCandidate",
+    "KeyCandidateList",
+    "KeyCandidates",
+    "KeyDestroy",
+    "KeyGenerate",
+    "KeyInfo",
+    "KeyList",
+    "KeyOwner",
+    "KeyOwnerAdd",
+    "KeyOwnerList",
+    "KeyOwnerRemove",
+    "KeyOwners",
+    "KeyPage",
+    "KeyRename",
+    "KeyRequest",
+    "KeyShow",
+    "PemDocument",
+]
 
 
 class KeyInfo(Struct):
@@ -34,7 +68,11 @@ class KeyPage(Struct):
 class KeyGenerate(Request, tag="key.generate"):
     """Operator: generate a key in the token; `purposes` is its ceiling for ever."""
 
-    Result: ClassVar = KeyInfo
+    Result = KeyInfo
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="name")
+
     name: Name
     key_type: Text
     purposes: list[PurposeLabel]
@@ -60,7 +98,11 @@ class KeyCandidateList(Struct):
 class KeyCandidates(Request, tag="key.candidates"):
     """Operator: which private keys of the token could be adopted, and what is unsafe about them?"""
 
-    Result: ClassVar = KeyCandidateList
+    Result = KeyCandidateList
+    roles = OPERATOR
+    changes = False
+    subject = NO_SUBJECT
+
     token: Text = ""
 
 
@@ -71,7 +113,12 @@ class KeyAdopt(Request, tag="key.adopt"):
     may sign and decrypt, ...) are named, and refused unless `accept_unsafe`.
     """
 
-    Result: ClassVar = KeyInfo
+    Result = KeyInfo
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="name")
+    hashed = frozenset({"certificate"})
+
     name: Name
     purposes: list[PurposeLabel] = []
     token: Text = ""
@@ -84,7 +131,11 @@ class KeyAdopt(Request, tag="key.adopt"):
 class KeyList(Request, tag="key.list"):
     """Operator, auditor: all keys. Front end: the keys it has a grant on."""
 
-    Result: ClassVar = KeyPage
+    Result = KeyPage
+    roles = OPERATOR | AUDITOR | FRONT_END
+    changes = False
+    subject = NO_SUBJECT
+
     after: Text = ""
     limit: Page = 100
 
@@ -92,14 +143,22 @@ class KeyList(Request, tag="key.list"):
 class KeyShow(Request, tag="key.show"):
     """Operator, auditor; front end for keys it has a grant on."""
 
-    Result: ClassVar = KeyInfo
+    Result = KeyInfo
+    roles = OPERATOR | AUDITOR | FRONT_END
+    changes = False
+    subject = Subject(key="name")
+
     name: Name
 
 
 class KeyDestroy(Request, tag="key.destroy"):
     """Operator: destroy a key in the token for ever. `confirm` repeats the name."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="name")
+
     name: Name
     confirm: Text
 
@@ -107,7 +166,11 @@ class KeyDestroy(Request, tag="key.destroy"):
 class KeyRename(Request, tag="key.rename"):
     """Operator: give a key another name; grants and certificate stay."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="name")
+
     name: Name
     new_name: Name
 
@@ -121,7 +184,11 @@ class PemDocument(Struct):
 class KeyRequest(Request, tag="key.csr"):
     """Operator: a PKCS#10 certificate request (RFC 2986) signed by the key."""
 
-    Result: ClassVar = PemDocument
+    Result = PemDocument
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="name")
+
     name: Name
     common_name: Text = ""
     dns_names: list[DnsName] = []
@@ -145,7 +212,11 @@ class KeyOwners(Struct):
 class KeyOwnerAdd(Request, tag="key.owner.add"):
     """Operator: let a client read all audit records about a key, whoever used it."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="key", client="client")
+
     key: Name
     client: Name
 
@@ -153,7 +224,11 @@ class KeyOwnerAdd(Request, tag="key.owner.add"):
 class KeyOwnerRemove(Request, tag="key.owner.remove"):
     """Operator: take that back."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="key", client="client")
+
     key: Name
     client: Name
 
@@ -161,19 +236,7 @@ class KeyOwnerRemove(Request, tag="key.owner.remove"):
 class KeyOwnerList(Request, tag="key.owner.list"):
     """Operator, auditor: who may read all audit records about which key?"""
 
-    Result: ClassVar = KeyOwners
-
-
-REQUESTS: tuple[type[Request], ...] = (
-    KeyGenerate,
-    KeyCandidates,
-    KeyAdopt,
-    KeyList,
-    KeyShow,
-    KeyDestroy,
-    KeyRename,
-    KeyRequest,
-    KeyOwnerAdd,
-    KeyOwnerRemove,
-    KeyOwnerList,
-)
+    Result = KeyOwners
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = NO_SUBJECT

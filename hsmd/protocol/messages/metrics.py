@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from msgspec import Struct
 
-from hsmd.protocol.messages.base import Request
-from hsmd.protocol.messages.state import DaemonStatus
+from hsmd.protocol.messages.base import (
+    AUDITOR,
+    NO_SUBJECT,
+    OPERATOR,
+    Request,
+)
+from hsmd.protocol.messages.status import DaemonStatus
+
+__all__ = ["Latency", "Metrics", "MetricsRead", "UseCount"]
 
 
 class UseCount(Struct):
@@ -47,7 +52,7 @@ class Metrics(Struct):
 class MetricsRead(Request, tag="metrics.read"):
     """Operator, auditor: what goes on now?"""
 
-    Result: ClassVar = Metrics
-
-
-REQUESTS: tuple[type[Request], ...] = (MetricsRead,)
+    Result = Metrics
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = NO_SUBJECT

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
 
 from msgspec import Struct
 
-from hsmd.protocol.messages.base import Done, Request, Text
+from hsmd.protocol.messages.base import (
+    AUDITOR,
+    NO_SUBJECT,
+    OPERATOR,
+    Done,
+    Request,
+    Text,
+)
+
+__all__ = ["TokenClear", "TokenInfo", "TokenInfoList", "TokenList"]
 
 
 class TokenInfo(Struct):
@@ -38,14 +46,18 @@ class TokenInfoList(Struct):
 class TokenList(Request, tag="token.list"):
     """Operator, auditor: how are the tokens, and may daemons log in to them?"""
 
-    Result: ClassVar = TokenInfoList
+    Result = TokenInfoList
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = NO_SUBJECT
 
 
 class TokenClear(Request, tag="token.clear"):
     """Operator: the PIN is mended; one login may be tried again, and all others if it succeeds."""
 
-    Result: ClassVar = Done
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = NO_SUBJECT
+
     name: Text
-
-
-REQUESTS: tuple[type[Request], ...] = (TokenList, TokenClear)

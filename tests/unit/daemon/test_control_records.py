@@ -48,7 +48,7 @@ def value(shape: shapes.Type, name: str) -> Any:
 
 def requests() -> list[messages.Request]:
     """Every request with every member filled, one with what is left out, one that is too long for a record."""
-    kinds = sorted(messages.REQUESTS, key=lambda each: str(each.__struct_config__.tag))
+    kinds = sorted(messages.REQUESTS, key=lambda each: each.op())
     return [
         *(filled(shapes.type_info(each)) for each in kinds),  # type: ignore[arg-type]
         messages.KeyAdopt("bare"),

@@ -9,7 +9,6 @@ from datetime import MAXYEAR, UTC, datetime
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access.certificates import broken_rule
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.access.roles import ALLOWED, key_named
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
 from hsmd.daemon.store.records import Contents, KeyRecord
 from hsmd.protocol.messages import Request
@@ -162,24 +161,19 @@ class Snapshot:
 
     # --- may it make a control request ---
 
-    def may(self, identity: Identity, request_type: type[Request]) -> bool:
-        """Whether the role allows such requests, and the identity still stands."""
-        return self.knows(identity) and request_type in ALLOWED[identity.role]
-
     def decide_request(self, identity: Identity, request: Request, now: datetime) -> Denial | None:
-        """May this client make exactly this control request, now? None if it may.
+        """Whether this client may make exactly this control request now: None if it may.
 
-        On top of `may`: the certificate has not ended, and a front end has a grant on the key that it names.
+        The client's role must be one of the request's, and a front end needs a grant on the key that the request is about.
         """
         rule = self._unfit(identity, now)
         if rule is not None:
             return Denial(rule)
-        if type(request) not in ALLOWED[identity.role]:
+        if identity.role not in request.roles:
             return Denial(Rule.WRONG_ROLE)
-        name = key_named(request)
-        if name is None or identity.role is not Role.FRONT_END:
+        if identity.role is not Role.FRONT_END or not request.subject.key:
             return None
-        key = self._keys_by_name.get(name)
+        key = self._keys_by_name.get(getattr(request, request.subject.key))
         if key is None:
             return Denial(Rule.UNKNOWN_KEY)
         return None if key.digest in self.keys_of(identity.client) else Denial(Rule.NO_GRANT)

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -21,6 +20,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.errors import AuditFailure, HsmdError, Overloaded, Refused
 from hsmd.protocol import messages
+from hsmd.protocol.audit_fields import fields_of
 from hsmd.protocol.messages import Request
 
 Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
@@ -29,36 +29,6 @@ Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
 MAX_CHANGES = 16
 """Changes of one client that may be under way: everybody may ask for some, and each is on record and waits for the store."""
 RETRY_MS = 100
-
-_DOCUMENTS = frozenset({"public_key", "certificate", "chain", "note"})
-"""Members of which the record holds the SHA-256 instead of the text."""
-
-CHANGES: frozenset[type[Request]] = frozenset(
-    {
-        messages.KeyGenerate,
-        messages.KeyAdopt,
-        messages.KeyDestroy,
-        messages.KeyRequest,
-        messages.CertificateImport,
-        messages.CertificateSelfSigned,
-        messages.ClientAdd,
-        messages.ClientRemove,
-        messages.ClientRename,
-        messages.ClientTrustCa,
-        messages.ClientDistrustCa,
-        messages.ClientEnroll,
-        messages.ClientRotateKey,
-        messages.ClientRevoke,
-        messages.KeyRename,
-        messages.GrantAdd,
-        messages.GrantRemove,
-        messages.TokenClear,
-        messages.KeyOwnerAdd,
-        messages.KeyOwnerRemove,
-        messages.AuditDiscontinuity,
-        messages.AuditSeal,
-    }
-)
 
 
 class Dispatcher:
@@ -96,7 +66,7 @@ class Dispatcher:
         if denial is not None:
             self._refuse(identity, request, denial.rule.value)
         handler = self._handlers[type(request)]
-        if type(request) not in CHANGES:
+        if not request.changes:
             return await handler(identity, request, deadline)
         # A change that has begun goes on to its end, and to its record, even if the caller goes away; so what a session may have
         # open is no bound on them.
@@ -149,21 +119,6 @@ class Dispatcher:
             raise AuditFailure(text, detail=error.detail) from None
 
     def _note(self, event: str, identity: Identity, request: Request, **more: str | int) -> int:
-        fields: dict[str, str | int] = {"op": _operation(request), "credential": identity.credential}
-        return self._audit.event(event, identity.client, **fields, **_asked(request), **more)
-
-
-def _asked(request: Request) -> dict[str, str]:
-    """What was asked, as the record tells it: every member that says something, text that is long cut by the log."""
-    told = {}
-    for name in request.__struct_fields__:
-        value = getattr(request, name)
-        if name in _DOCUMENTS and value:
-            told[f"target_{name}_sha256"] = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
-        elif value:
-            told[f"target_{name}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return told
-
-
-def _operation(request: Request) -> str:
-    return str(type(request).__struct_config__.tag)
+        return self._audit.event(
+            event, identity.client, credential=identity.credential, **fields_of(request), **more
+        )

@@ -1,19 +1,20 @@
-"""Control requests about the connection and the daemon: who am I, how is it."""
+"""Control requests about the connection and the daemon itself."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
 
 from msgspec import Struct
 
-from hsmd.protocol.messages.base import Request
+from hsmd.protocol.messages.base import ANY_ROLE, AUDITOR, NO_SUBJECT, OPERATOR, Request
+
+__all__ = ["DaemonStatus", "Identity", "Status", "TokenStatus", "WhoAmI", "WorkerStatus"]
 
 
 class Identity(Struct, omit_defaults=True):
-    """Who the daemon takes the caller for.
+    """The client that the daemon takes the caller for, and the credential that proved it.
 
-    From an agent also `problems`: why it refuses daemons, and `notices`: breaks of audit logs it accepted.
+    An agent also returns `problems`: why it refuses daemons, and `notices`: breaks of audit logs that it accepted.
     """
 
     client: str
@@ -25,13 +26,16 @@ class Identity(Struct, omit_defaults=True):
 
 
 class WhoAmI(Request, tag="whoami"):
-    """Any role: who am I to you?"""
+    """Return the caller's identity."""
 
-    Result: ClassVar = Identity
+    Result = Identity
+    roles = ANY_ROLE
+    changes = False
+    subject = NO_SUBJECT
 
 
 class WorkerStatus(Struct):
-    """One token worker: `state` is ready, spare, starting, busy or stalled."""
+    """One token worker: its process id, state, operations in flight, and how often workers of the token were restarted."""
 
     pid: int
     state: str
@@ -85,9 +89,9 @@ class DaemonStatus(Struct):
 
 
 class Status(Request, tag="status"):
-    """Operator, auditor: how is the daemon?"""
+    """Return the daemon's state."""
 
-    Result: ClassVar = DaemonStatus
-
-
-REQUESTS: tuple[type[Request], ...] = (WhoAmI, Status)
+    Result = DaemonStatus
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = NO_SUBJECT

@@ -1,0 +1,42 @@
+"""The fields of audit records that hold a control request: written by the daemon, read by all who show records.
+
+Each member that is set is a field `target_MEMBER`; of documents there is the SHA-256 (hexadecimal) in `target_MEMBER_sha256`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+from hsmd.protocol.messages import Request, Subject, request_of
+
+OPERATION = "op"
+
+
+def fields_of(request: Request) -> dict[str, str]:
+    """The fields that hold a request, its operation first. Members that are empty, zero or false are left out."""
+    fields = {OPERATION: request.op()}
+    for member in request.__struct_fields__:
+        value = getattr(request, member)
+        if not value:
+            continue
+        if isinstance(value, bytes):
+            fields[f"target_{member}_sha256"] = sha256(value).hexdigest()
+        elif member in request.hashed:
+            fields[f"target_{member}_sha256"] = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+        else:
+            fields[f"target_{member}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return fields
+
+
+def subject_of(fields: Mapping[str, str | int]) -> Subject:
+    """The names of the key and the client that a recorded control request is about; both empty if this release does not
+    know the operation."""
+    request = request_of(str(fields.get(OPERATION, "")))
+    if request is None:
+        return Subject()
+    return Subject(key=_text(fields, request.subject.key), client=_text(fields, request.subject.client))
+
+
+def _text(fields: Mapping[str, str | int], member: str) -> str:
+    return str(fields.get(f"target_{member}", "")) if member else ""

@@ -1,0 +1,129 @@
+"""What control requests declare: the table again, spelt out, so that no request changes its rules unnoticed."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+from hsmd.protocol import messages
+from hsmd.protocol.audit_fields import fields_of, subject_of
+from hsmd.protocol.messages import Request, Subject
+from hsmd.protocol.messages.base import NO_SUBJECT, OPERATOR
+from hsmd.protocol.roles import Role
+
+QUERY, CHANGE = False, True
+INITIALS = {"o": Role.OPERATOR, "a": Role.AUDITOR, "f": Role.FRONT_END}
+DECLARED: dict[str, tuple[object, ...]] = {
+    # op: (initials of the roles, whether it changes something, member with the key, with the client, hashed members ...)
+    "audit.about": ("oaf", QUERY, "", ""),
+    "audit.checkpoint": ("oaf", QUERY, "", ""),
+    "audit.discontinuity": ("o", CHANGE, "", "", "note"),
+    "audit.prove": ("oaf", QUERY, "", ""),
+    "audit.read": ("oa", QUERY, "", ""),
+    "audit.seal": ("o", CHANGE, "", ""),
+    "audit.stand": ("oa", QUERY, "", ""),
+    "cert.export": ("oaf", QUERY, "key", ""),
+    "cert.import": ("o", CHANGE, "key", "", "chain"),
+    "cert.self-signed": ("o", CHANGE, "key", ""),
+    "client.add": ("o", CHANGE, "", "name", "public_key"),
+    "client.distrust-ca": ("o", CHANGE, "", "", "public_key"),
+    "client.enroll": ("o", CHANGE, "", "name"),
+    "client.list": ("oa", QUERY, "", ""),
+    "client.remove": ("o", CHANGE, "", "name"),
+    "client.rename": ("o", CHANGE, "", "name"),
+    "client.revoke": ("o", CHANGE, "", ""),
+    "client.revoked": ("oa", QUERY, "", ""),
+    "client.rotate-key": ("oaf", CHANGE, "", "", "public_key"),
+    "client.trust-ca": ("o", CHANGE, "", "", "public_key"),
+    "grant.add": ("o", CHANGE, "key", "client"),
+    "grant.explain": ("oa", QUERY, "key", "client"),
+    "grant.list": ("oa", QUERY, "key", "client"),
+    "grant.remove": ("o", CHANGE, "key", "client"),
+    "key.adopt": ("o", CHANGE, "name", "", "certificate"),
+    "key.candidates": ("o", QUERY, "", ""),
+    "key.csr": ("o", CHANGE, "name", ""),
+    "key.destroy": ("o", CHANGE, "name", ""),
+    "key.generate": ("o", CHANGE, "name", ""),
+    "key.list": ("oaf", QUERY, "", ""),
+    "key.owner.add": ("o", CHANGE, "key", "client"),
+    "key.owner.list": ("oa", QUERY, "", ""),
+    "key.owner.remove": ("o", CHANGE, "key", "client"),
+    "key.rename": ("o", CHANGE, "name", ""),
+    "key.show": ("oaf", QUERY, "name", ""),
+    "metrics.read": ("oa", QUERY, "", ""),
+    "status": ("oa", QUERY, "", ""),
+    "token.clear": ("o", CHANGE, "", ""),
+    "token.list": ("oa", QUERY, "", ""),
+    "whoami": ("oaf", QUERY, "", ""),
+}
+
+
+@pytest.mark.parametrize("op", DECLARED)
+def test_a_request_declares_what_the_table_says(op: str) -> None:
+    request = messages.request_of(op)
+    assert request is not None
+    initials, changes, key, client, *hashed = DECLARED[op]
+    assert request.roles == {INITIALS[initial] for initial in str(initials)}
+    assert (request.changes, request.subject) == (changes, Subject(str(key), str(client)))
+    assert request.hashed == set(hashed)
+
+
+def test_the_table_is_complete() -> None:
+    assert [request.op() for request in messages.REQUESTS] == list(DECLARED)
+
+
+@pytest.mark.parametrize("left_out", ["Result", "roles", "changes", "subject"])
+def test_a_request_that_declares_too_little_cannot_be_defined(left_out: str) -> None:
+    declared = {"Result": messages.Done, "roles": OPERATOR, "changes": False, "subject": NO_SUBJECT}
+    del declared[left_out]
+    with pytest.raises(TypeError, match=f"Careless does not declare `{left_out}`"):
+        type(Request)("Careless", (Request,), declared)
+
+
+@pytest.mark.parametrize(
+    ("declared", "error"),
+    [
+        ({"roles": frozenset()}, "Careless: `roles` is empty"),
+        ({"subject": Subject(key="nmae")}, "Careless: .* names 'nmae'"),
+        ({"subject": Subject(client="owner")}, "Careless: .* names 'owner'"),
+        ({"hashed": frozenset({"chian"})}, "Careless: .* names 'chian'"),
+    ],
+)
+def test_a_declaration_that_cannot_be_meant_is_refused(declared: dict[str, object], error: str) -> None:
+    good = {"Result": messages.Done, "roles": OPERATOR, "changes": False, "subject": NO_SUBJECT}
+    members = {"__annotations__": {"name": str, "chain": str}}
+    with pytest.raises(TypeError, match=error):
+        type(Request)("Careless", (Request,), {**members, **good, **declared})
+
+
+def test_bytes_are_always_hashed_in_records() -> None:
+    class WithBytes(Request, tag="with.bytes"):
+        Result = messages.Done
+        roles = OPERATOR
+        changes = True
+        subject = NO_SUBJECT
+
+        blob: bytes = b""
+
+    assert fields_of(WithBytes(b"x")) == {
+        "op": "with.bytes", "target_blob_sha256": sha256(b"x").hexdigest(),
+    }  # fmt: skip
+    assert fields_of(WithBytes()) == {"op": "with.bytes"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "subject"),
+    [
+        ({"op": "grant.add", "target_key": "www", "target_client": "web"}, Subject("www", "web")),
+        ({"op": "key.rename", "target_name": "www", "target_new_name": "shop"}, Subject("www", "")),
+        ({"op": "client.rename", "target_name": "web", "target_new_name": "web2"}, Subject("", "web")),
+        ({"op": "token.clear", "target_name": "main"}, Subject()),
+        ({"op": "grant.list", "target_key": "www"}, Subject("www", "")),
+        ({"op": "of.the-future", "target_key": "www", "target_": "x"}, Subject()),
+        ({"op": "status", "target_": "x"}, Subject()),
+        ({"first": 7}, Subject()),
+    ],
+)
+def test_the_subject_of_a_record(fields: dict[str, str | int], subject: Subject) -> None:
+    assert subject_of(fields) == subject
