@@ -39,7 +39,6 @@ from hsmd.protocol.frames import (
     encode_drain,
     encode_error,
     encode_welcome,
-    join,
 )
 from hsmd.purposes import Purpose
 
@@ -347,7 +346,7 @@ class Session(asyncio.Protocol):
     def _flush(self) -> None:
         if self._out:
             out, self._out = self._out, []
-            self._transport.write(join(out))
+            self._transport.write(b"".join(out))
 
     def _break(self, error: HsmdError) -> None:
         log.warning("session.broken", uid=self._uid, error=error.text)

@@ -1,6 +1,6 @@
-"""The state machine of one channel, the same tables for both ends: which frame may come when.
+"""The receiving side of a channel: cuts bytes into frames and checks which frame may come when, for both ends.
 
-It owns no I/O and no clock. Both ends feed it what they received and write what they encode; illegal means there is no row.
+No I/O and no clock: each end passes in what it has received, and writes what it encodes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from enum import Enum
 
 from hsmd.errors import ProtocolError, VersionMismatch
 from hsmd.protocol.frames import (
+    HEADER,
+    HEADER_BYTES,
+    ID_AND_KIND_BYTES,
     MAX_ANSWER_LENGTH,
     MAX_REQUEST_LENGTH,
     VERSION,
     Frame,
-    FrameDecoder,
     Hello,
     Kind,
     Welcome,
@@ -22,8 +24,46 @@ from hsmd.protocol.frames import (
 )
 
 
+class FrameDecoder:
+    """Cuts a byte stream into frames; holds at most one unfinished frame of `max_length` bytes."""
+
+    def __init__(self, max_length: int) -> None:
+        self._max_length = max_length
+        self.rest = b""
+        """What has been received of an unfinished frame."""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes. Raises ProtocolError for a length outside 9 to the limit.
+
+        The length is checked as soon as its four bytes are there, before the frame's body is kept.
+        """
+        if self.rest:
+            data = self.rest + data
+        frames: list[Frame] = []
+        at, size = 0, len(data)
+        unpack = HEADER.unpack_from
+        while size - at >= HEADER_BYTES:
+            length, kind, request_id = unpack(data, at)
+            self._check(length)
+            end = at + 4 + length
+            if end > size:
+                break
+            frames.append((kind, request_id, data[at + HEADER_BYTES : end]))
+            at = end
+        if size - at >= 4:
+            self._check(int.from_bytes(data[at : at + 4], "big"))
+        self.rest = data[at:] if at else data
+        return frames
+
+    def _check(self, length: int) -> None:
+        if not ID_AND_KIND_BYTES <= length <= self._max_length:
+            raise ProtocolError(
+                f"frame length {length} is not between {ID_AND_KIND_BYTES} and {self._max_length}"
+            )
+
+
 class State(Enum):
-    """Where a channel stands, as seen from the receiving end."""
+    """The state of a channel, as the receiving end sees it."""
 
     GREETING = "greeting"
     OPEN = "open"
@@ -36,12 +76,12 @@ _CLIENT_RECEIVES = frozenset(
 )
 _OPTIONAL_FROM = 0x80
 _WITHOUT_REQUEST = frozenset({Kind.ERROR, Kind.DRAIN, Kind.EVENT})
-"""Kinds that may carry request id 0: an `error` with id 0 speaks of the channel itself."""
+"""Kinds that may carry request id 0: an `error` with id 0 is about the channel itself."""
 _NEVER_OF_A_REQUEST = _WITHOUT_REQUEST - {Kind.ERROR}
 
 
 class _Channel:
-    """What both ends share: decoding, the gate before the greeting, the kinds that may follow it."""
+    """What both ends share: decoding, the greeting, and the kinds that may follow it."""
 
     _greeting: Kind
     _receives: frozenset[Kind]
@@ -49,6 +89,8 @@ class _Channel:
 
     def __init__(self, max_length: int) -> None:
         self.state = State.GREETING
+        self.unfinished = True
+        """Whether the peer owes the rest of a frame, or its greeting."""
         self._decoder = FrameDecoder(max_length)
 
     def receive(self, data: bytes) -> list[Frame]:
@@ -68,16 +110,13 @@ class _Channel:
         except (ProtocolError, VersionMismatch):
             self.close()
             raise
+        self.unfinished = self.state is State.GREETING or bool(self._decoder.rest)
         return [frame for frame in frames if frame[0] < _OPTIONAL_FROM or frame[0] in self._receives]
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether the peer owes the rest of a frame, or its greeting."""
-        return self.state is State.GREETING or self._decoder.buffered > 0
-
     def close(self) -> None:
-        """Nothing more is taken from this channel."""
+        """Ignore whatever else is received."""
         self.state = State.CLOSED
+        self.unfinished = False
         self._decoder = FrameDecoder(0)
 
     def _greet(self, frame: Frame) -> None:
@@ -107,7 +146,7 @@ class _Channel:
 
 
 class ServerChannel(_Channel):
-    """The end that serves. After the greeting `hello` holds what the client said."""
+    """The server's end. After the greeting `hello` is the client's."""
 
     _greeting = Kind.HELLO
     _receives = _SERVER_RECEIVES
@@ -135,7 +174,7 @@ class ServerChannel(_Channel):
 
 
 class ClientChannel(_Channel):
-    """The end that asks. After the greeting `welcome` holds the server's limits."""
+    """The client's end. After the greeting `welcome` holds the server's limits."""
 
     _greeting = Kind.WELCOME
     _receives = _CLIENT_RECEIVES

@@ -1,13 +1,11 @@
-"""Frames: length-prefixed messages of docs/protocol.md, section 1, and the fixed layouts of sections 2, 3 and 5.
+"""Frames: length-prefixed messages of docs/protocol.md, section 1, and the layouts of their bodies, sections 2 to 5.
 
-Pure: bytes in, values out. A decoded frame is the plain tuple `(kind, request id, body)`, because a busy daemon handles
-tens of thousands of them a second.
+A decoded frame is the plain tuple `(kind, request id, body)`, because a busy daemon handles tens of thousands of them a second.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -21,9 +19,10 @@ MAX_DEADLINE_MS = 60_000
 MAX_DATA_BYTES = MAX_REQUEST_LENGTH - 9 - 39
 KEY_DIGEST_BYTES = 32
 
-_HEADER = struct.Struct(">IBQ")
-_ID_AND_KIND_BYTES = 9
-HEADER_BYTES = _HEADER.size
+HEADER = struct.Struct(">IBQ")
+"""Length, which counts everything behind itself, kind, request id."""
+ID_AND_KIND_BYTES = 9
+HEADER_BYTES = HEADER.size
 
 Frame = tuple[int, int, bytes]
 """(kind, request id, body)"""
@@ -48,49 +47,7 @@ class Kind(IntEnum):
 
 def encode(kind: int, request_id: int, body: bytes = b"") -> bytes:
     """One frame as bytes. The caller keeps within the receiver's limit."""
-    return _HEADER.pack(len(body) + _ID_AND_KIND_BYTES, kind, request_id) + body
-
-
-class FrameDecoder:
-    """Cuts a byte stream into frames; holds at most one unfinished frame of `max_length` bytes."""
-
-    def __init__(self, max_length: int) -> None:
-        self._max_length = max_length
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises ProtocolError for a length outside 9 to the limit.
-
-        The length is checked as soon as its four bytes are there, before the frame's body is kept.
-        """
-        if self._rest:
-            data = self._rest + data
-        frames: list[Frame] = []
-        at, size = 0, len(data)
-        unpack = _HEADER.unpack_from
-        while size - at >= HEADER_BYTES:
-            length, kind, request_id = unpack(data, at)
-            self._check(length)
-            end = at + 4 + length
-            if end > size:
-                break
-            frames.append((kind, request_id, data[at + HEADER_BYTES : end]))
-            at = end
-        if size - at >= 4:
-            self._check(int.from_bytes(data[at : at + 4], "big"))
-        self._rest = data[at:] if at else data
-        return frames
-
-    @property
-    def buffered(self) -> int:
-        """Bytes of the unfinished frame held at present."""
-        return len(self._rest)
-
-    def _check(self, length: int) -> None:
-        if not _ID_AND_KIND_BYTES <= length <= self._max_length:
-            raise ProtocolError(
-                f"frame length {length} is not between {_ID_AND_KIND_BYTES} and {self._max_length}"
-            )
+    return HEADER.pack(len(body) + ID_AND_KIND_BYTES, kind, request_id) + body
 
 
 # --- hello and welcome (section 2) ---
@@ -177,7 +134,7 @@ def encode_key_operation(
     request_id: int, deadline_ms: int, purpose: int, scheme: int, key: bytes, data: bytes
 ) -> bytes:
     """The key operation frame."""
-    length = _ID_AND_KIND_BYTES + _KEY_OPERATION_BYTES + len(data)
+    length = ID_AND_KIND_BYTES + _KEY_OPERATION_BYTES + len(data)
     head = _KEY_OPERATION_FRAME.pack(
         length, Kind.KEY_OPERATION, request_id, deadline_ms, purpose, scheme, key
     )
@@ -256,8 +213,3 @@ def decode_error(body: bytes) -> HsmdError:
     except UnicodeDecodeError:
         raise ProtocolError("the text of an error is not UTF-8") from None
     return from_wire(code, text, retry_after_ms)
-
-
-def join(frames: Iterable[bytes]) -> bytes:
-    """Frames that became ready together, as the one piece they are written in."""
-    return b"".join(frames)

@@ -17,7 +17,8 @@ from hsmd.agent.config import KEEP, SocketConfig
 from hsmd.agent.listener import Listener, listen
 from hsmd.agent.policy import Rules
 from hsmd.errors import ConfigurationError, Conflict, ErrorCode
-from hsmd.protocol.frames import Capability, FrameDecoder, Kind, encode_hello, encode_key_operation
+from hsmd.protocol.channel import FrameDecoder
+from hsmd.protocol.frames import Capability, Kind, encode_hello, encode_key_operation
 from tests.support.agent_site import SCHEME, AgentSite
 from tests.support.daemon import MAIL, WEB, Daemon, run_aside
 from tests.support.ssh_peer import ssh, wire

@@ -14,8 +14,8 @@ from msgspec import inspect as shapes
 from hsmd.algorithms import KeyType
 from hsmd.errors import BadRequest, HsmdError, ProtocolError, PurposeMismatch, VersionMismatch
 from hsmd.protocol import frames, messages
-from hsmd.protocol.channel import ClientChannel, ServerChannel, State
-from hsmd.protocol.frames import MAX_REQUEST_LENGTH, FrameDecoder, Kind, Welcome
+from hsmd.protocol.channel import ClientChannel, FrameDecoder, ServerChannel, State
+from hsmd.protocol.frames import MAX_REQUEST_LENGTH, Kind, Welcome
 from hsmd.purposes import PurposeCheck
 
 HELLO = frames.encode_hello(3)
@@ -31,13 +31,13 @@ def frames_target(data: bytes) -> None:
     try:
         for at in range(0, len(wire), size):
             seen += cut.feed(wire[at : at + size])
-            assert cut.buffered < 4_100
+            assert len(cut.rest) < 4_100
     except ProtocolError as error:
         _must_fail_alike(whole, wire, error)
         return
     assert whole.feed(wire) == seen
-    rest = wire[len(wire) - cut.buffered :]
-    assert frames.join(frames.encode(*frame) for frame in seen) + rest == wire
+    rest = wire[len(wire) - len(cut.rest) :]
+    assert b"".join(frames.encode(*frame) for frame in seen) + rest == wire
 
 
 def _must_fail_alike(decoder: FrameDecoder, wire: bytes, error: ProtocolError) -> None:

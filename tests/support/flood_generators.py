@@ -17,9 +17,9 @@ from typing import Any
 
 import asyncssh
 
+from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
     Capability,
-    FrameDecoder,
     Kind,
     Welcome,
     encode,

@@ -13,10 +13,10 @@ from asyncssh.packet import Boolean, String, UInt32, UInt64
 
 from hsmd.errors import HsmdError
 from hsmd.protocol import messages
+from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
     MAX_ANSWER_LENGTH,
     Capability,
-    FrameDecoder,
     Kind,
     decode_error,
     encode_control_request,

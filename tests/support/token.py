@@ -23,7 +23,8 @@ from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.pkcs11.settings import TokenSettings
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.protocol import frames
-from hsmd.protocol.frames import Frame, FrameDecoder, Kind
+from hsmd.protocol.channel import FrameDecoder
+from hsmd.protocol.frames import Frame, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
 READ_TIMEOUT_S = 20.0

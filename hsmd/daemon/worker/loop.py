@@ -22,9 +22,9 @@ from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, PurposeMismatch, Refused, TokenFailure
 from hsmd.pkcs11.errors import Fault, classify, name_of
 from hsmd.protocol import frames
+from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
     MAX_REQUEST_LENGTH,
-    FrameDecoder,
     Kind,
     decode_key_operation,
     encode,

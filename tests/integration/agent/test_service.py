@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hsmd.client import Connection
 from hsmd.client.keyref import KeyReference, encode
 from hsmd.errors import Conflict, DeadlineExceeded, NotFound, PurposeMismatch, Refused, Unavailable
-from hsmd.protocol.frames import FrameDecoder, Kind, encode_hello, encode_key_operation
+from hsmd.protocol.channel import FrameDecoder
+from hsmd.protocol.frames import Kind, encode_hello, encode_key_operation
 from hsmd.protocol.messages import (
     CertificateExport,
     Identity,

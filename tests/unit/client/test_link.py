@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from hsmd.client.channel import OWED_S, Channel
 from hsmd.errors import Overloaded, ProtocolError, Unavailable
+from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
-    FrameDecoder,
     Kind,
     Welcome,
     decode_error,

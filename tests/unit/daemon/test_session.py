@@ -13,9 +13,9 @@ from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
 from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, ProtocolError
 from hsmd.protocol import messages
+from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
     MAX_ANSWER_LENGTH,
-    FrameDecoder,
     Kind,
     decode_error,
     encode,

@@ -143,7 +143,7 @@ def test_a_closed_channel_holds_nothing_and_takes_nothing() -> None:
     with pytest.raises(ProtocolError):
         make("server", State.OPEN).receive(HELLO)
     server.close()
-    assert server._decoder.buffered == 0
+    assert server._decoder.rest == b""
     assert server.receive(HELLO) == []
 
 

@@ -14,12 +14,12 @@ from hsmd.errors import (
     from_wire,
 )
 from hsmd.protocol import frames
+from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
     MAX_ANSWER_LENGTH,
     MAX_DATA_BYTES,
     MAX_DEADLINE_MS,
     MAX_REQUEST_LENGTH,
-    FrameDecoder,
     Hello,
     Kind,
     Welcome,
@@ -67,13 +67,13 @@ def test_a_decoder_never_holds_more_than_one_frame(limit: int) -> None:
     decoder = FrameDecoder(limit)
     frame = frames.encode(Kind.RESULT, 1, bytes(limit - 9))
     assert decoder.feed(frame[:-1]) == []
-    assert decoder.buffered == len(frame) - 1 == limit + 3
+    assert len(decoder.rest) == len(frame) - 1 == limit + 3
     assert decoder.feed(frame[-1:]) == [(Kind.RESULT, 1, bytes(limit - 9))]
-    assert decoder.buffered == 0
+    assert decoder.rest == b""
 
 
 def test_ten_thousand_tiny_frames_in_one_read_come_out_in_order() -> None:
-    wire = frames.join(frames.encode(Kind.PING, number) for number in range(1, 10_001))
+    wire = b"".join(frames.encode(Kind.PING, number) for number in range(1, 10_001))
     decoded = FrameDecoder(MAX_REQUEST_LENGTH).feed(wire)
     assert decoded == [(Kind.PING, number, b"") for number in range(1, 10_001)]
 

@@ -10,6 +10,7 @@ import pytest
 from hsmd.client import keyref
 from hsmd.errors import BadRequest
 from hsmd.protocol import frames
+from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import Kind
 
 _FILE = Path(__file__).parents[2] / "vectors" / "protocol.json"
@@ -91,7 +92,7 @@ def test_there_is_a_vector_for_every_kind() -> None:
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_the_decoder_reads_what_the_vector_says(vector: dict[str, Any]) -> None:
     wire = bytes.fromhex(vector["frame_hex"])
-    (frame,) = frames.FrameDecoder(frames.MAX_ANSWER_LENGTH).feed(wire)
+    (frame,) = FrameDecoder(frames.MAX_ANSWER_LENGTH).feed(wire)
     assert frame == (vector["kind"], vector["id"], bytes.fromhex(vector["body_hex"]))
     decoded = DECODERS[vector["kind"]](frame[2])
     if "document" in decoded and isinstance(vector["fields"]["document"], dict):

@@ -18,7 +18,8 @@ from hsmd.daemon.worker.operations import OpenKey, Operation
 from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import ErrorCode, ProtocolError
 from hsmd.protocol import frames
-from hsmd.protocol.frames import FrameDecoder, Kind
+from hsmd.protocol.channel import FrameDecoder
+from hsmd.protocol.frames import Kind
 
 KEY = bytes(32)
 POISON = [

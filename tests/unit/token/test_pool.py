@@ -24,7 +24,8 @@ from hsmd.errors import (
     Unavailable,
 )
 from hsmd.protocol import frames
-from hsmd.protocol.frames import Frame, FrameDecoder, Kind
+from hsmd.protocol.channel import FrameDecoder
+from hsmd.protocol.frames import Frame, Kind
 
 READY = worker_messages.Ready("label", "serial", "model", ["ECDSA"], 1)
 KEY = bytes(range(32))

@@ -35,7 +35,6 @@ from hsmd.protocol.frames import (
     encode_drain,
     encode_error,
     encode_welcome,
-    join,
 )
 
 MAX_CONTROL_REQUESTS = 8
@@ -188,7 +187,7 @@ class Session:
         if self._out and not self._closed:
             out, self._out = self._out, []
             try:
-                self._transport.write(join(out))
+                self._transport.write(b"".join(out))
             except OSError:
                 # The channel is closing and `lost` will follow; answers of others that ended with these must go on.
                 self._closed = True

@@ -14,10 +14,10 @@ from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.worker_messages import Ready
 from hsmd.errors import ErrorCode, ProtocolError, TokenFailure, Unavailable
+from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
     MAX_ANSWER_LENGTH,
     Frame,
-    FrameDecoder,
     Kind,
     decode_error,
     encode_key_operation,
