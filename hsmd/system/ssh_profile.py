@@ -1,7 +1,7 @@
 """The SSH profile of hsmd: algorithms, names and sizes for both ends, and every access to a private part of asyncssh.
 
 The client's transport and the daemon's listener share it, so that the two ends cannot drift apart. The functions read or
-replace what asyncssh does not offer as an interface; `tests/unit/daemon/test_asyncssh_canaries.py` fails if a release of
+replace what asyncssh does not offer as an interface; `tests/unit/system/test_asyncssh_canaries.py` fails if a release of
 asyncssh changes one of these parts. This module does not import asyncssh itself.
 """
 

@@ -85,7 +85,7 @@ SCENARIOS = {
         NEW_EXAMPLES,
     ),
     "shares": Scenario(
-        ("tests/faults/test_shares.py",),
+        ("tests/faults/test_rate_limits.py",),
         {
             "HSMD_FLOOD_S": lambda minutes: int(minutes * 20),
             "HSMD_FLOOD_IDLE": lambda minutes: 2_000,

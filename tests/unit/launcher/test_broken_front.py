@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.daemon.test_config import GOOD
+from tests.unit.config.test_reader import GOOD
 
 FRONT = """
 import os, pathlib, signal, socket, sys

@@ -16,7 +16,7 @@ from hsmd.algorithms import SCHEMES, KeyType, Padding, SignatureScheme, schemes_
 from hsmd.errors import MAX_ERROR_TEXT_BYTES, PurposeMismatch
 from hsmd.purposes import TLS_SIGNING, Purpose, PurposeCheck, purpose_from_label
 
-VECTORS = Path(__file__).resolve().parent.parent / "vectors" / "purposes"
+VECTORS = Path(__file__).resolve().parents[2] / "vectors" / "purposes"
 VALID = json.loads((VECTORS / "valid.json").read_text())
 HOSTILE = json.loads((VECTORS / "hostile.json").read_text())
 SPKI = {name: base64.b64decode(spki) for name, spki in VALID["keys"].items()}

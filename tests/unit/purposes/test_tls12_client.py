@@ -12,9 +12,7 @@ from hsmd.algorithms import KeyType
 from hsmd.errors import PurposeMismatch
 from hsmd.purposes import Purpose, PurposeCheck
 
-VALID = json.loads(
-    (Path(__file__).resolve().parent.parent / "vectors" / "purposes" / "valid.json").read_text()
-)
+VALID = json.loads((Path(__file__).resolve().parents[2] / "vectors" / "purposes" / "valid.json").read_text())
 CHECK = PurposeCheck(KeyType.P256, base64.b64decode(VALID["keys"]["p-256"]))
 PARTS = (
     "hello",
