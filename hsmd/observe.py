@@ -1,7 +1,7 @@
-"""Logging: one JSON line for each event, with an allow-list of fields, so that no secret can slip into a log by its name.
+"""Logging: one JSON line for each event, with an allow-list of fields, so that no secret gets into a log by its name.
 
-Loggers are made with `logger()` at import; nothing is written until a process calls `configure`, and no
-global state of structlog is touched, because the client is also a library inside other people's programs.
+Events go through the standard `logging` as records of the logger `hsmd`. They are written only once a process calls
+`configure`, because the client is also a library inside other programs, whose logging stays theirs.
 """
 
 from __future__ import annotations
@@ -9,15 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, TextIO, cast
-
-import structlog
-from structlog.typing import FilteringBoundLogger
+from typing import TextIO
 
 from hsmd.errors import BadRequest
 
@@ -61,108 +56,136 @@ FIELDS = frozenset(
 
 MAX_VALUE_CHARACTERS = 512
 _MAX_DROPPED = 16
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
 _LEVEL_NAMES = {number: name for name, number in _LEVELS.items()}
-_METHOD_LEVELS = _LEVELS | {"exception": 40, "warn": 30, "fatal": 50}
+
+_events = logging.getLogger("hsmd")
+_events.addHandler(logging.NullHandler())
+_events.propagate = False
 
 
-@dataclass(slots=True)
-class _Settings:
-    process: str = ""
-    level: int = 100
-    stream: TextIO | None = None
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-
-_settings = _Settings()
-
-
-def configure(
-    process: str,
-    level: str,
-    stream: TextIO | None = None,
-    *,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> None:
+def configure(process: str, level: str, stream: TextIO | None = None) -> None:
     """Write events of `level` and above to `stream` (standard error by default); may be called again.
 
-    Libraries that use the standard `logging` are heard from WARNING up. Raises BadRequest for an unknown
-    level.
+    Records of libraries that use the standard `logging` are written from WARNING up. Raises BadRequest for an unknown level.
     """
     if level not in _LEVELS:
         raise BadRequest(f"log level {level!r} is unknown; use one of {', '.join(_LEVELS)}")
-    _settings.process, _settings.level, _settings.clock = process, _LEVELS[level], clock
-    _settings.stream = sys.stderr if stream is None else stream
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _LibraryHandler)]:
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(handler)
-    root.addHandler(_LibraryHandler(logging.WARNING))
+    handler = _Handler(sys.stderr if stream is None else stream)
+    handler.setFormatter(_Formatter(process))
+    handler.setLevel(_LEVELS[level])
+    root.addHandler(handler)
     root.setLevel(logging.WARNING)
+    _events.setLevel(_LEVELS[level])
+    _events.propagate = True
 
 
-def logger() -> FilteringBoundLogger:
-    """A logger: `log.info("worker.ended", token=..., pid=...)`."""
-    wrapped = structlog.wrap_logger(
-        _Sink(),
-        processors=[_drop_below_level, _keep_allowed, _render],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-    )
-    return cast("FilteringBoundLogger", wrapped)
+class EventLogger:
+    """Logs events: `log.info("worker.ended", token=..., pid=...)`."""
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        """Details for developers."""
+        _log(logging.DEBUG, event, fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        """An expected event."""
+        _log(logging.INFO, event, fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        """An unexpected event that the daemon handles."""
+        _log(logging.WARNING, event, fields)
+
+    def error(self, event: str, /, *, exc_info: BaseException | None = None, **fields: object) -> None:
+        """A failure; of the exception that caused it, type and place are written."""
+        _log(logging.ERROR, event, fields, exc_info)
+
+    def exception(self, event: str, /, **fields: object) -> None:
+        """A failure, with the exception that is being handled."""
+        _log(logging.ERROR, event, fields, sys.exception())
+
+    def critical(self, event: str, /, **fields: object) -> None:
+        """A failure that ends the process."""
+        _log(logging.CRITICAL, event, fields)
 
 
-class _Sink:
-    """The end of the line: what structlog calls with a finished line, whatever the level."""
-
-    def msg(self, line: str) -> None:
-        _write(line)
-
-    debug = info = warning = warn = error = critical = exception = fatal = log = msg
+_logger = EventLogger()
 
 
-def _write(line: str) -> None:
-    stream = _settings.stream
-    if stream is None:
-        return
-    try:
-        stream.write(line + "\n")
-        stream.flush()
-    except (OSError, ValueError):
-        pass  # a log that cannot be written must not stop the service; what must be kept is in the audit log
+def logger() -> EventLogger:
+    """The logger of a module."""
+    return _logger
 
 
-Event = MutableMapping[str, Any]
+class _Event(logging.LogRecord):
+    """An event with its fields."""
+
+    def __init__(
+        self, level: int, event: str, fields: dict[str, object], error: BaseException | None
+    ) -> None:
+        super().__init__(_events.name, level, "", 0, event, (), None)
+        self.fields = fields
+        self.error = error
 
 
-def _drop_below_level(_: object, method: str, event: Event) -> Event:
-    if _METHOD_LEVELS.get(method, logging.INFO) < _settings.level:
-        raise structlog.DropEvent
-    return event
+def _log(level: int, event: str, fields: dict[str, object], error: BaseException | None = None) -> None:
+    if _events.isEnabledFor(level):
+        _events.handle(_Event(level, event, fields, error))
 
 
-def _keep_allowed(_: object, method: str, event: Event) -> Event:
-    kept: dict[str, Any] = {
-        "time": _settings.clock().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "level": _LEVEL_NAMES[_METHOD_LEVELS.get(method, logging.INFO)],
-        "process": _settings.process,
-        "event": _bounded(event.pop("event", "")),
-    }
-    problem = _origin(event.pop("exc_info", None))
-    kept |= {name: _bounded(value) for name, value in event.items() if name in FIELDS}
-    if problem:
-        kept.setdefault("error", problem)
-    dropped = sorted(str(name)[:64] for name in event if name not in FIELDS)
-    if dropped:
-        kept["dropped"] = dropped[:_MAX_DROPPED]
-    return kept
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream. A log that cannot be written must not stop the service; the audit log is separate."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is that of the standard library
+        pass
 
 
-def _render(_: object, __: str, event: Event) -> str:
-    # ASCII only: everything a terminal could take for a command or a change of direction is escaped.
-    return json.dumps(event, separators=(",", ":")).replace("\x7f", "\\u007f")
+class _Formatter(logging.Formatter):
+    """Makes lines of events and of records of libraries: allowed fields, bounded values, no bytes, no traceback."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record, _Event):
+            event, fields, error = record.msg, record.fields, record.error
+        else:
+            event, fields = "library", {"library": record.name, "message": _message(record)}
+            error = record.exc_info[1] if record.exc_info else None
+        line = self._line(record, event, fields, error)
+        # ASCII only: everything that a terminal could take for a command or a change of direction is escaped.
+        return json.dumps(line, separators=(",", ":")).replace("\x7f", "\\u007f")
+
+    def _line(
+        self, record: logging.LogRecord, event: str, fields: dict[str, object], error: BaseException | None
+    ) -> dict[str, object]:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": time.replace("+00:00", "Z"),
+            "level": _LEVEL_NAMES.get(record.levelno // 10 * 10, "critical"),
+            "process": self._process,
+            "event": _bounded(event),
+        }
+        line |= {name: _bounded(value) for name, value in fields.items() if name in FIELDS}
+        if error is not None:
+            line.setdefault("error", _origin(error))
+        dropped = sorted(name[:64] for name in fields if name not in FIELDS)
+        if dropped:
+            line["dropped"] = dropped[:_MAX_DROPPED]
+        return line
 
 
 def _bounded(value: object) -> str | int | float | bool | None:
-    """A value as a log line may hold it. Bytes and unknown objects never show their content."""
+    """The value as it is written. The content of bytes and unknown objects is never shown."""
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 63):
@@ -175,35 +198,17 @@ def _bounded(value: object) -> str | int | float | bool | None:
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "\u2026"
 
 
-def _origin(exc_info: object) -> str:
-    """Type and place of an exception; its message may hold what nobody should read."""
-    if exc_info is True:
-        exc_info = sys.exc_info()
-    problem = exc_info[1] if isinstance(exc_info, tuple) else exc_info
-    if not isinstance(problem, BaseException):
-        return ""
-    trace = problem.__traceback__
+def _origin(error: BaseException) -> str:
+    """Type and place of an exception; its message may hold secrets."""
+    trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" at {PurePath(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
-    return f"{type(problem).__name__}{place}"
-
-
-class _LibraryHandler(logging.Handler):
-    """Records of the standard `logging` as lines of ours: bounded message, no bytes, no traceback."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < _settings.level:
-            return
-        method = _LEVEL_NAMES.get(record.levelno // 10 * 10, "critical")
-        event: Event = {"event": "library", "library": record.name, "message": _message(record)}
-        if record.exc_info:
-            event["exc_info"] = record.exc_info
-        _write(_render(None, method, _keep_allowed(None, method, event)))
+    return f"{type(error).__name__}{place}"
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The text with its arguments filled in; of bytes only the length."""
+    """The text with its arguments filled in, of bytes only the length; the bare text if they do not fit."""
     if not isinstance(record.msg, str):
         return str(_bounded(record.msg))
     try:

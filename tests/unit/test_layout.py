@@ -53,7 +53,7 @@ HOMES = {
     "asyncssh": ("hsmd.client", "hsmd.system", "hsmd.daemon.front.ssh"),
     "typer": ("hsmd.cli",),
     "rich": ("hsmd.cli",),
-    "structlog": ("hsmd.observe",),
+    "logging": ("hsmd.observe",),
     "pytest": ("hsmd.testing",),
     "prometheus_client": ("hsmd.daemon.front.metrics",),
     "pyseccomp": ("hsmd.daemon.ipc",),
@@ -68,7 +68,6 @@ IMPURE = {
     "select",
     "random",
     "secrets",
-    "structlog",
 }
 
 

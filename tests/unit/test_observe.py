@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -20,17 +24,27 @@ SECRET = "4711-correct-horse"
 
 
 @pytest.fixture
-def written():
-    """Configured at level info; call it for the parsed lines."""
-    stream = io.StringIO()
-    before = observe._settings
-    observe._settings = observe._Settings()
-    observe.configure("front", "info", stream, clock=lambda: NOON)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+def written(stream):
+    """Configured at level info, at noon; call it for the parsed lines."""
+    observe.configure("front", "info", stream)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """A stream to configure logging with; nothing is configured before and after the test."""
+    unconfigure()
+    monkeypatch.setattr(time, "time", NOON.timestamp)
+    monkeypatch.setattr(time, "time_ns", lambda: int(NOON.timestamp()) * 10**9)  # Python 3.13
+    yield io.StringIO()
+    unconfigure()
+
+
+def unconfigure() -> None:
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, observe._LibraryHandler)]:
+    for handler in [handler for handler in root.handlers if isinstance(handler, observe._Handler)]:
         root.removeHandler(handler)
-    observe._settings = before
+    logging.getLogger("hsmd").propagate = False
 
 
 log = observe.logger()
@@ -46,13 +60,15 @@ def test_a_line(written):
     ]  # fmt: skip
 
 
-def test_before_configuration_nothing_is_written(capfd):
-    before = observe._settings
-    observe._settings = observe._Settings()
+def test_before_configuration_nothing_is_written(capfd, stream):
+    another_programs = io.StringIO()
+    handler = logging.StreamHandler(another_programs)
+    logging.getLogger().addHandler(handler)
     try:
         log.critical("anything", token="main")
     finally:
-        observe._settings = before
+        logging.getLogger().removeHandler(handler)
+    assert another_programs.getvalue() == ""
     assert capfd.readouterr() == ("", "")
 
 
@@ -119,7 +135,7 @@ def test_an_exception_shows_type_and_place_but_not_its_text(written):
 
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=700) | st.just("x" * 1_000_000))
 def test_hostile_text_stays_on_one_line_of_printable_ascii(text):
-    line = observe._render(None, "info", observe._keep_allowed(None, "info", {"event": text, "client": text}))
+    line = observe._Formatter("front").format(observe._Event(logging.INFO, text, {"client": text}, None))
     assert all(" " <= character <= "~" for character in line)
     assert len(line) < 15_000
     shown = json.loads(line)["client"]
@@ -128,13 +144,13 @@ def test_hostile_text_stays_on_one_line_of_printable_ascii(text):
     )
 
 
-def test_levels(written):
+def test_levels(written, stream):
     log.debug("too low")
     log.info("heard")
-    observe.configure("front", "error", observe._settings.stream)
+    observe.configure("front", "error", stream)
     log.warning("too low now")
     log.error("heard too")
-    log.bind(token="main").critical("heard as well")
+    log.critical("heard as well", token="main")
     assert [line["event"] for line in written()] == ["heard", "heard too", "heard as well"]
     assert written()[-1]["token"] == "main"
     with pytest.raises(BadRequest, match="debug, info, warning"):
@@ -163,20 +179,38 @@ def test_a_message_whose_arguments_do_not_fit_is_given_as_it_is():
     assert observe._message(record) == "bad arguments %d"
 
 
-def test_configuring_twice_does_not_write_twice(written):
-    observe.configure("front", "info", observe._settings.stream, clock=lambda: NOON)
+def test_configuring_twice_does_not_write_twice(written, stream):
+    observe.configure("front", "info", stream)
     logging.getLogger("asyncssh").warning("once")
-    assert len(written()) == 1
+    log.warning("once", token="main")
+    assert len(written()) == 2
 
 
-def test_a_log_that_cannot_be_written_stops_nobody():
+def test_a_log_that_cannot_be_written_stops_nothing(stream, capfd):
     class Closed(io.StringIO):
         def write(self, text):
             raise BrokenPipeError
 
-    before = observe._settings
-    observe._settings = observe._Settings(process="front", level=0, stream=Closed())
-    try:
-        log.error("x")
-    finally:
-        observe._settings = before
+    observe.configure("front", "debug", Closed())
+    log.error("x")
+    logging.getLogger("asyncssh").error("x")
+    stream.close()
+    observe.configure("front", "debug", stream)
+    log.error("x")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_full_pipe_stops_nothing(stream):
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    with os.fdopen(writer, "w") as pipe, suppress(BlockingIOError):
+        observe.configure("front", "debug", pipe)
+        for _ in range(1000):
+            log.error("x", reason="y" * 500)
+    os.close(reader)
+
+
+def test_a_record_may_be_written_twice(written):
+    record = observe._Event(logging.ERROR, "x", {"token": "main", "pin": SECRET}, ValueError(SECRET))
+    formatter = observe._Formatter("front")
+    assert formatter.format(record) == formatter.format(record)
+    assert json.loads(formatter.format(record))["dropped"] == ["pin"]
