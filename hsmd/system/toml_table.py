@@ -1,14 +1,48 @@
-"""A TOML table being read: takes values by name, notes every fault with its place, refuses what nobody asked for."""
+"""Reading TOML configuration: every table is taken apart by name, and all faults are collected, each with its place.
+
+A key that was not read is a fault too, so that a misspelt setting is never ignored.
+"""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hsmd.errors import ConfigurationError
+
+MAX_FILE_BYTES = 1 << 20
+
+
+def read_text(path: Path, missing_hint: str = "") -> str:
+    """The text of a configuration file. Raises ConfigurationError; `missing_hint` is appended if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}{missing_hint}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(str(path), ["is not UTF-8"]) from None
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigurationError(str(path), [f"has more than {MAX_FILE_BYTES} bytes"])
+    return text
+
+
+def parse_text(text: str, source: str) -> dict[str, Any]:
+    """The TOML document in `text`. Raises ConfigurationError, which names `source`."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(source, [f"is not TOML: {error}"]) from None
+
 
 class TomlTable:
-    """One TOML table; `where` is its place in the file, relative paths are relative to `base`."""
+    """One TOML table; `where` is its place in the file, relative paths are relative to `base`.
+
+    A method returns the default, or an empty value, for a setting with a fault. With a default of None the setting is required.
+    """
 
     def __init__(self, values: Mapping[str, Any], where: str, faults: list[str], base: Path) -> None:
         self._values = dict(values)
@@ -16,15 +50,21 @@ class TomlTable:
         self._base = base
         self.faults = faults
 
+    def place(self, key: str) -> str:
+        """Where `key` is in the file, as faults name it: `listen.addresses`, `token[0].label`."""
+        return f"{self._where}{key}"
+
     def fault(self, key: str, text: str) -> None:
-        self.faults.append(f"{self._where}{key}: {text}")
+        """Note that the setting `key` is wrong."""
+        self.faults.append(f"{self.place(key)}: {text}")
 
     def end(self) -> None:
+        """Note every key that was not read. Call it after the last setting of the table."""
         for key in self._values:
             self.fault(key, "is not a setting of this section; remove it or check its spelling")
 
     def text(self, key: str, default: str | None = "") -> str:
-        """A string; one that must be there (`default` None) must say something too."""
+        """A string; a required one must not be empty."""
         wanted = "a string" if default is not None else "a string that is not empty"
 
         def fits(value: Any) -> bool:
@@ -33,58 +73,76 @@ class TomlTable:
         return self._take(key, default, wanted, fits) or ""
 
     def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
+        """One of several strings."""
         value = self.text(key, default)
         if value not in choices:
             self.fault(key, f"must be one of {', '.join(choices)}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
+        """A boolean."""
         return bool(self._take(key, default, "true or false", lambda value: isinstance(value, bool)))
 
     def number(self, key: str, default: int, low: int, high: int) -> int:
+        """A whole number from `low` to `high`."""
+
         def fits(value: Any) -> bool:
             return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
         return self._take(key, default, f"a whole number from {low} to {high}", fits)  # type: ignore[no-any-return]
 
     def file(self, key: str, default: str | None = "") -> Path:
+        """A path; a relative one is relative to `base`."""
         return self._base / self.text(key, default)
 
     def optional_file(self, key: str) -> Path | None:
+        """A path, None if it is not given or empty."""
         value = self.text(key)
         return self._base / value if value else None
 
-    def strings(self, key: str, default: Iterable[str] | None = None) -> list[str]:
-        """Without a default there must be one at least."""
+    def strings(
+        self, key: str, default: Iterable[str] | None = None, *, may_be_empty: bool = False
+    ) -> list[str]:
+        """A list of strings; a required one must have at least one entry unless it `may_be_empty`."""
+        may_be_empty = may_be_empty or default is not None
 
         def fits(value: Any) -> bool:
-            filled = value != [] or default is not None
+            filled = value != [] or may_be_empty
             return isinstance(value, list) and filled and all(_is_text(item) for item in value)
 
         return list(self._take(key, default, "a list of strings", fits) or [])
 
     def string_table(self, key: str) -> dict[str, str]:
+        """A table whose values are strings."""
+
         def fits(value: Any) -> bool:
             return isinstance(value, dict) and all(_is_text(item) for pair in value.items() for item in pair)
 
         return self._take(key, {}, "a table of strings", fits) or {}
 
     def table(self, key: str) -> TomlTable:
+        """A table, empty if it is not given."""
         value = self._take(key, {}, "a table", lambda value: isinstance(value, dict)) or {}
-        return TomlTable(value, f"{self._where}{key}.", self.faults, self._base)
+        return TomlTable(value, f"{self.place(key)}.", self.faults, self._base)
 
     def tables(self, key: str) -> list[TomlTable]:
+        """An array of tables with at least one entry."""
+
         def fits(value: Any) -> bool:
             return isinstance(value, list) and value != [] and all(isinstance(item, dict) for item in value)
 
-        values = self._take(key, None, "one or more tables", fits) or []
+        values = self._take(key, None, f"one or more [[{key}]] tables", fits) or []
         return [
-            TomlTable(value, f"{self._where}{key}[{at}].", self.faults, self._base)
+            TomlTable(value, f"{self.place(key)}[{at}].", self.faults, self._base)
             for at, value in enumerate(values)
         ]
 
+    def named_tables(self) -> dict[str, TomlTable]:
+        """All that is left in this table, as tables by name."""
+        return {name: self.table(name) for name in list(self._values)}
+
     def _take(self, key: str, default: Any, wanted: str, fits: Callable[[Any], bool]) -> Any:
-        """The value of `key`; a default of None means that it must be there."""
+        """The value of `key`; a default of None means that it is required."""
         if key not in self._values:
             if default is None:
                 self.fault(key, f"is missing; it must be {wanted}")
@@ -97,5 +155,5 @@ class TomlTable:
 
 
 def _is_text(value: Any) -> bool:
-    """A string that can be a path, an argument or an environment variable."""
+    """Whether `value` is a string that can be a path, an argument or an environment variable."""
     return isinstance(value, str) and "\0" not in value

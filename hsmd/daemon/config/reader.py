@@ -7,7 +7,6 @@ understands the whole file or changes nothing.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -26,7 +25,7 @@ from hsmd.daemon.config.settings import (
 )
 from hsmd.errors import ConfigurationError
 from hsmd.system.addresses import DEFAULT_PORT, split_address
-from hsmd.system.toml_table import TomlTable
+from hsmd.system.toml_table import TomlTable, parse_text, read_text
 
 METRICS_PORT = 9444
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -37,25 +36,13 @@ def load(path: Path) -> Config:
 
     Relative paths are relative to the file's directory.
     """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            str(path), [f"cannot be read: {error.strerror}; create it with `hsmd init`"]
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(str(path), ["is not UTF-8"]) from None
-    return parse(text, path)
+    return parse(read_text(path, missing_hint="; create it with `hsmd init`"), path)
 
 
 def parse(text: str, path: Path) -> Config:
     """Like `load`, for text that is said to stand in `path`."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(str(path), [f"is not TOML: {error}"]) from None
     faults: list[str] = []
-    config = _config(TomlTable(document, "", faults, path.parent), path)
+    config = _config(TomlTable(parse_text(text, str(path)), "", faults, path.parent), path)
     if faults:
         raise ConfigurationError(str(path), faults)
     return config

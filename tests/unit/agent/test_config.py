@@ -116,8 +116,8 @@ user = ["x"]
             "daemon[0].host_keys: must be a list of strings",
         ),
         (("ssh-ed25519", "ssh-rsa"), "daemon[0].host_keys: 'ssh-rsa"),
-        (("[[daemon]]", "[daemon]"), "daemon: must be written as [[daemon]]"),
-        (("web-1", "web 1"), "agent.client: not a client name"),
+        (("[[daemon]]", "[daemon]"), "daemon: must be one or more [[daemon]] tables"),
+        (("web-1", "web 1"), "agent.client: is not a client name"),
         (('"web-1"', "1"), "agent.client: must be a string"),
         (("[agent]", '[agent]\nsocket = "/run/../agent.sock"'), "agent.socket: must name a file, without .."),
         (("[agent]", f'[agent]\nsocket = "/{"x" * 110}"'), "agent.socket: longer than"),
@@ -132,7 +132,9 @@ def test_single_faults(change: tuple[str, str], fault: str) -> None:
 
 
 def test_no_daemon_and_the_same_daemon_twice() -> None:
-    assert any("daemon: none given" in fault for fault in faults(MINIMAL.partition("[[daemon]]")[0]))
+    assert faults(MINIMAL.partition("[[daemon]]")[0]) == [
+        "daemon: is missing; it must be one or more [[daemon]] tables"
+    ]
     daemon = MINIMAL[MINIMAL.index("[[daemon]]") :]
     assert faults(MINIMAL + daemon) == ["daemon: 10.0.0.1:7440 is listed twice"]
 
@@ -145,3 +147,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path / "bad.toml")
     assert "not TOML" in faults("[agent")[0]
     assert "not TOML" in faults("x = " + "[" * 100_000)[0]
+
+
+def test_a_file_that_is_too_large_is_refused_instead_of_cut(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(MINIMAL + "#" * (1 << 20))
+    with pytest.raises(ConfigurationError, match="more than 1048576 bytes"):
+        load(path)
+
+
+def test_an_empty_client_name_is_refused() -> None:
+    assert faults(MINIMAL.replace("web-1", "")) == ["agent.client: must be a string that is not empty"]
