@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from hsmd import observe
 from hsmd.agent.upstream import Cancellable
-from hsmd.client.channel import Answered, error_body
+from hsmd.client.channel import Answered
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,
@@ -33,12 +33,14 @@ from hsmd.protocol.frames import (
     Capability,
     Frame,
     Kind,
-    check_deadline,
     decode_control_request,
+    decode_key_operation_head,
     encode,
     encode_drain,
     encode_error,
     encode_welcome,
+    error_body,
+    error_code,
 )
 from hsmd.purposes import Purpose
 
@@ -55,8 +57,6 @@ IDLE_S = 60.0
 RETRY_MS = 20
 _PEER = struct.Struct("=iII")
 """struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)."""
-_PURPOSE_AT, _KEY_AT, _DATA_AT = 4, 7, 39
-_REFUSED = int(ErrorCode.REFUSED).to_bytes(2, "big")
 _PURPOSES = {int(purpose): purpose.label for purpose in Purpose}
 
 _OVERLOADED = error_body(Overloaded(retry_after_ms=RETRY_MS))
@@ -225,16 +225,12 @@ class Session(asyncio.Protocol):
     def _use_key(self, request_id: int, body: bytes) -> None:
         if not self._has_room(request_id):
             return
-        if len(body) < _DATA_AT:
-            raise ProtocolError(f"key operation has {len(body)} bytes, at least {_DATA_AT} are needed")
-        deadline_ms = int.from_bytes(body[:4], "big")
-        check_deadline(deadline_ms)
-        key = body[_KEY_AT:_DATA_AT]
+        deadline_ms, purpose, _, key = decode_key_operation_head(body)
         if key not in self._service.keys_for(self._uid):
             self._write(encode_error(request_id, self._service.missed(self._uid, key)))
             return
         try:
-            answered = partial(self._answered, request_id, body[_PURPOSE_AT])
+            answered = partial(self._answered, request_id, purpose)
             self._open[request_id] = self._service.forward(body, deadline_ms, answered)
         except HsmdError as error:
             self._write(encode_error(request_id, error))
@@ -244,7 +240,7 @@ class Session(asyncio.Protocol):
     def _answered(self, request_id: int, purpose: int, kind: int, body: bytes) -> None:
         del self._open[request_id]
         self._sessions.count(self._uid, -1)
-        if kind == Kind.ERROR and body[:2] == _REFUSED:
+        if kind == Kind.ERROR and error_code(body) == ErrorCode.REFUSED:
             body = error_body(self._service.refused(_PURPOSES.get(purpose, f"purpose {purpose}")))
         self._write(encode(kind, request_id, body))
 

@@ -13,7 +13,7 @@ from hsmd.client.connection import Ask, Connection
 from hsmd.client.endpoint import Endpoint
 from hsmd.client.witness import LogRefused, Witness
 from hsmd.errors import ConfigurationError, ErrorCode, HsmdError, Unavailable
-from hsmd.protocol.frames import Kind
+from hsmd.protocol.frames import Kind, error_code, with_deadline
 from hsmd.protocol.messages import Request
 
 log = observe.logger()
@@ -160,10 +160,10 @@ class _Attempt:
 
     def _send(self, connection: Connection, answered: Answered) -> Cancellable:
         left_ms = max(1, round((self._deadline - self._upstream._clock()) * 1000))
-        return connection.forward(left_ms.to_bytes(4, "big") + self._body[4:], left_ms, answered)
+        return connection.forward(with_deadline(self._body, left_ms), left_ms, answered)
 
     def _first(self, kind: int, body: bytes) -> None:
-        if kind == Kind.ERROR and int.from_bytes(body[:2], "big") in _ELSEWHERE:
+        if kind == Kind.ERROR and error_code(body) in _ELSEWHERE:
             other = self._upstream.elsewhere(self._connection)
             if other is not None and self._upstream._clock() < self._deadline:
                 try:

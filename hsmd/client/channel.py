@@ -7,7 +7,6 @@ leave in one write, and timers belong to the link, not to requests.
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -24,15 +23,16 @@ from hsmd.errors import (
 )
 from hsmd.protocol.channel import ClientChannel
 from hsmd.protocol.frames import (
-    HEADER_BYTES,
+    HEADER,
+    ID_AND_KIND_BYTES,
     Capability,
     Kind,
     Welcome,
     decode_drain,
     decode_error,
     encode,
-    encode_error,
     encode_hello,
+    error_body,
 )
 from hsmd.system.process import let_others_ask
 
@@ -53,14 +53,7 @@ FULL_RETRY_MS = 20
 Answered = Callable[[int, bytes], None]
 """Called once with (Kind.RESULT | Kind.CONTROL_RESULT | Kind.ERROR, body of that frame)."""
 
-_HEADER = struct.Struct(">IBQ")
-_LENGTH_WITHOUT_BODY = HEADER_BYTES - 4
 _NEVER = float("inf")
-
-
-def error_body(error: HsmdError) -> bytes:
-    """The body of the error frame that stands for `error`."""
-    return encode_error(0, error)[HEADER_BYTES:]
 
 
 _DEADLINE = error_body(DeadlineExceeded())
@@ -145,7 +138,7 @@ class Channel:
         """
         if not self.alive or self.draining:
             raise Unavailable("the server is draining" if self.draining else "the server does not answer")
-        length = len(body) + _LENGTH_WITHOUT_BODY
+        length = len(body) + ID_AND_KIND_BYTES
         if len(self._open) >= self._max_open or length > self._max_length:
             raise self._no_room(length)
         self._last_id = request_id = self._last_id + 1
@@ -155,7 +148,7 @@ class Channel:
         out = self._out
         if not out:
             self._loop.call_soon(self._soon)
-        out.append(_HEADER.pack(length, kind, request_id))
+        out.append(HEADER.pack(length, kind, request_id))
         out.append(body)
         if deadline < self._wake_at:
             self._wake(deadline, timeout_s)

@@ -28,13 +28,12 @@ from hsmd.errors import (
     Unavailable,
 )
 from hsmd.protocol.frames import (
-    HEADER_BYTES,
     KEY_DIGEST_BYTES,
     MAX_DEADLINE_MS,
     Kind,
+    control_request_body,
     decode_error,
-    encode_control_request,
-    encode_key_operation,
+    key_operation_body,
 )
 from hsmd.protocol.messages import Request, decode_result, encode_request
 
@@ -134,7 +133,7 @@ class Connection:
         (Kind.RESULT, answer) or (Kind.ERROR, body of an error frame), at the latest 10 ms after the deadline.
         Raises Unavailable or Overloaded when it cannot be sent now, BadRequest when `data` is too long.
         """
-        body = encode_key_operation(0, deadline_ms, purpose, scheme, key, data)[HEADER_BYTES:]
+        body = key_operation_body(deadline_ms, purpose, scheme, key, data)
         return self.forward(body, deadline_ms, answered)
 
     def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Ticket:
@@ -165,7 +164,7 @@ class Connection:
             left_s = ends - self._clock()
             deadline_ms = deadline_in_ms(left_s)
             try:
-                body = encode_key_operation(0, deadline_ms, purpose, scheme, key, data)[HEADER_BYTES:]
+                body = key_operation_body(deadline_ms, purpose, scheme, key, data)
                 return await _ask(
                     self._connected(), Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000
                 )
@@ -292,7 +291,7 @@ class Connection:
 async def _control(link: Channel, request: Request, timeout_s: float) -> Any:
     """The result of a control request on one link. Raises HsmdError."""
     deadline_ms = deadline_in_ms(timeout_s)
-    body = encode_control_request(0, deadline_ms, encode_request(request))[HEADER_BYTES:]
+    body = control_request_body(deadline_ms, encode_request(request))
     answer = await _ask(link, Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, body, deadline_ms / 1000)
     return decode_result(answer, request.Result)
 

@@ -14,7 +14,7 @@ from hsmd.client import agent_call
 from hsmd.client.connection import Ask, Connection, deadline_in_ms
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
 from hsmd.errors import Unavailable
-from hsmd.protocol.frames import HEADER_BYTES, Kind, encode_control_request, encode_key_operation
+from hsmd.protocol.frames import Kind, control_request_body, key_operation_body
 from hsmd.protocol.messages import Request, decode_result, encode_request
 
 STOP_S = 5.0
@@ -71,19 +71,17 @@ class _AgentClient(Client):
         self._path = endpoint.path
 
     def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float = 5.0) -> bytes:
-        frame = encode_key_operation(0, deadline_in_ms(timeout_s), purpose, scheme, key, data)
-        return self._ask(Kind.KEY_OPERATION, Kind.RESULT, frame, timeout_s)
+        body = key_operation_body(deadline_in_ms(timeout_s), purpose, scheme, key, data)
+        return self._ask(Kind.KEY_OPERATION, Kind.RESULT, body, timeout_s)
 
     def control(self, request: Request, *, timeout_s: float = 15.0) -> Any:
-        frame = encode_control_request(0, deadline_in_ms(timeout_s), encode_request(request))
+        body = control_request_body(deadline_in_ms(timeout_s), encode_request(request))
         return decode_result(
-            self._ask(Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, frame, timeout_s), request.Result
+            self._ask(Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, body, timeout_s), request.Result
         )
 
-    def _ask(self, kind: Kind, answer_kind: Kind, frame: bytes, timeout_s: float) -> bytes:
-        return agent_call.ask(
-            self._path, kind, answer_kind, frame[HEADER_BYTES:], ends=time.monotonic() + timeout_s
-        )
+    def _ask(self, kind: Kind, answer_kind: Kind, body: bytes, timeout_s: float) -> bytes:
+        return agent_call.ask(self._path, kind, answer_kind, body, ends=time.monotonic() + timeout_s)
 
 
 class _DaemonClient(Client):

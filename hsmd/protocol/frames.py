@@ -115,6 +115,7 @@ def decode_welcome(body: bytes) -> Welcome:
 
 # --- key operation (section 3) ---
 
+_DEADLINE = struct.Struct(">I")
 _KEY_OPERATION = struct.Struct(">IBH32s")
 _KEY_OPERATION_FRAME = struct.Struct(">IBQIBH32s")
 _KEY_OPERATION_BYTES = _KEY_OPERATION.size
@@ -141,21 +142,35 @@ def encode_key_operation(
     return head + data
 
 
+def key_operation_body(deadline_ms: int, purpose: int, scheme: int, key: bytes, data: bytes) -> bytes:
+    """The body of a key operation frame."""
+    return _KEY_OPERATION.pack(deadline_ms, purpose, scheme, key) + data
+
+
 def decode_key_operation(body: bytes) -> KeyOperation:
     """Raises ProtocolError if `body` is too short or the deadline outside 1 to 60,000 ms."""
+    return KeyOperation(*decode_key_operation_head(body), body[_KEY_OPERATION_BYTES:])
+
+
+def decode_key_operation_head(body: bytes) -> tuple[int, int, int, bytes]:
+    """(deadline in ms, purpose, scheme, key) of a key operation that is passed on as it is. Raises as above."""
     if len(body) < _KEY_OPERATION_BYTES:
         raise ProtocolError(
             f"key operation has {len(body)} bytes, at least {_KEY_OPERATION_BYTES} are needed"
         )
-    deadline_ms, purpose, scheme, key = _KEY_OPERATION.unpack_from(body)
-    check_deadline(deadline_ms)
-    return KeyOperation(deadline_ms, purpose, scheme, key, body[_KEY_OPERATION_BYTES:])
+    head: tuple[int, int, int, bytes] = _KEY_OPERATION.unpack_from(body)
+    if not 1 <= head[0] <= MAX_DEADLINE_MS:
+        raise _bad_deadline(head[0])
+    return head
 
 
-def check_deadline(deadline_ms: int) -> None:
-    """Raises ProtocolError unless the deadline is one to 60,000 milliseconds."""
-    if not 1 <= deadline_ms <= MAX_DEADLINE_MS:
-        raise ProtocolError(f"deadline of {deadline_ms} ms is not between 1 and {MAX_DEADLINE_MS}")
+def with_deadline(body: bytes, deadline_ms: int) -> bytes:
+    """The body of a key operation or control request with another deadline."""
+    return _DEADLINE.pack(deadline_ms) + body[_DEADLINE.size :]
+
+
+def _bad_deadline(deadline_ms: int) -> ProtocolError:
+    return ProtocolError(f"deadline of {deadline_ms} ms is not between 1 and {MAX_DEADLINE_MS}")
 
 
 # --- control requests (section 4) ---
@@ -163,16 +178,22 @@ def check_deadline(deadline_ms: int) -> None:
 
 def encode_control_request(request_id: int, deadline_ms: int, document: bytes) -> bytes:
     """A control request frame around a JSON document."""
-    return encode(Kind.CONTROL_REQUEST, request_id, deadline_ms.to_bytes(4, "big") + document)
+    return encode(Kind.CONTROL_REQUEST, request_id, control_request_body(deadline_ms, document))
+
+
+def control_request_body(deadline_ms: int, document: bytes) -> bytes:
+    """The body of a control request frame."""
+    return _DEADLINE.pack(deadline_ms) + document
 
 
 def decode_control_request(body: bytes) -> tuple[int, bytes]:
     """(deadline in ms, JSON document). Raises ProtocolError for a short body or a deadline out of range."""
-    if len(body) < 4:
+    if len(body) < _DEADLINE.size:
         raise ProtocolError("control request without a deadline")
-    deadline_ms = int.from_bytes(body[:4], "big")
-    check_deadline(deadline_ms)
-    return deadline_ms, body[4:]
+    (deadline_ms,) = _DEADLINE.unpack_from(body)
+    if not 1 <= deadline_ms <= MAX_DEADLINE_MS:
+        raise _bad_deadline(deadline_ms)
+    return deadline_ms, body[_DEADLINE.size :]
 
 
 # --- drain ---
@@ -196,9 +217,19 @@ _ERROR = struct.Struct(">HI")
 
 
 def encode_error(request_id: int, error: HsmdError) -> bytes:
-    """The error frame for `error`; a text that is too long is cut at a character's border."""
+    """The error frame for `error`."""
+    return encode(Kind.ERROR, request_id, error_body(error))
+
+
+def error_body(error: HsmdError) -> bytes:
+    """The body of an error frame; a text that is too long is cut at a character's border."""
     text = error.text.encode("utf-8", "replace")[:MAX_ERROR_TEXT_BYTES].decode("utf-8", "ignore").encode()
-    return encode(Kind.ERROR, request_id, _ERROR.pack(int(error.code), error.retry_after_ms) + text)
+    return _ERROR.pack(int(error.code), error.retry_after_ms) + text
+
+
+def error_code(body: bytes) -> int:
+    """The code in the body of an error frame, without decoding the rest of it."""
+    return int.from_bytes(body[:2], "big")
 
 
 def decode_error(body: bytes) -> HsmdError:

@@ -91,9 +91,9 @@ def bodies_target(data: bytes) -> None:
         assert error.text
         return
     if isinstance(value, frames.KeyOperation):
-        assert frames.encode_key_operation(1, *value)[frames.HEADER_BYTES :] == body
+        assert frames.key_operation_body(*value) == body
     elif isinstance(value, HsmdError):
-        again = frames.decode_error(frames.encode_error(1, value)[frames.HEADER_BYTES :])
+        again = frames.decode_error(frames.error_body(value))
         assert (type(again), again.code, again.text) == (type(value), value.code, value.text)
 
 

@@ -11,6 +11,7 @@ from hsmd.errors import (
     ProtocolError,
     Refused,
     TokenFailure,
+    Unavailable,
     from_wire,
 )
 from hsmd.protocol import frames
@@ -88,12 +89,13 @@ def test_a_frame_that_comes_byte_by_byte_is_one_frame() -> None:
 
 @pytest.mark.parametrize("deadline_ms", [1, 2, MAX_DEADLINE_MS])
 def test_deadlines_within_the_limits(deadline_ms: int) -> None:
-    frames.check_deadline(deadline_ms)
+    body = frames.key_operation_body(deadline_ms, 1, 0x0403, KEY, b"")
+    assert frames.decode_key_operation_head(body) == (deadline_ms, 1, 0x0403, KEY)
 
 
 @pytest.mark.parametrize("deadline_ms", [0, MAX_DEADLINE_MS + 1, 2**32 - 1])
 def test_deadlines_beyond_the_limits(deadline_ms: int) -> None:
-    body = frames.encode_key_operation(1, deadline_ms, 1, 0x0403, KEY, b"")[frames.HEADER_BYTES :]
+    body = frames.key_operation_body(deadline_ms, 1, 0x0403, KEY, b"")
     with pytest.raises(ProtocolError, match=f"deadline of {deadline_ms} ms"):
         frames.decode_key_operation(body)
     with pytest.raises(ProtocolError, match=f"deadline of {deadline_ms} ms"):
@@ -102,7 +104,7 @@ def test_deadlines_beyond_the_limits(deadline_ms: int) -> None:
 
 @pytest.mark.parametrize("size", range(39))
 def test_short_key_operations(size: int) -> None:
-    body = frames.encode_key_operation(1, 500, 1, 0x0403, KEY, b"")[frames.HEADER_BYTES :]
+    body = frames.key_operation_body(500, 1, 0x0403, KEY, b"")
     assert len(body) == 39
     with pytest.raises(ProtocolError, match="at least 39 are needed"):
         frames.decode_key_operation(body[:size])
@@ -150,7 +152,7 @@ def test_a_drain_of_another_size(size: int) -> None:
 
 
 def _sent(error: HsmdError) -> HsmdError:
-    return frames.decode_error(frames.encode_error(1, error)[frames.HEADER_BYTES :])
+    return frames.decode_error(frames.error_body(error))
 
 
 def test_a_long_error_text_is_cut_at_the_border_of_a_character() -> None:
@@ -203,3 +205,12 @@ def test_an_error_text_that_is_not_utf8() -> None:
 
 def test_an_internal_fault_has_no_text_of_its_own() -> None:
     assert "log" in _sent(InternalFault()).text
+
+
+def test_a_key_operation_is_passed_on_with_another_deadline() -> None:
+    body = frames.key_operation_body(500, 1, 0x0403, KEY, b"data")
+    assert frames.with_deadline(body, 40) == frames.key_operation_body(40, 1, 0x0403, KEY, b"data")
+
+
+def test_the_code_of_an_error_is_read_without_the_rest() -> None:
+    assert frames.error_code(frames.error_body(Unavailable("x"))) == ErrorCode.UNAVAILABLE

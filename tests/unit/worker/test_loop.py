@@ -217,7 +217,7 @@ def test_fast_jobs_go_in_groups_and_slow_ones_alone(make) -> None:
 
     def groups(count: int, pace_s: float) -> list[int]:
         writes.clear()
-        body = frames.encode_key_operation(1, 1000, 1, 1, KEY, b"x")[frames.HEADER_BYTES :]
+        body = frames.key_operation_body(1000, 1, 1, KEY, b"x")
         rig.key.pace_s = pace_s
         rig.loop._work([(Kind.KEY_OPERATION, n, body) for n in range(count)], time.monotonic())
         return writes

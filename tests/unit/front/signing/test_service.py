@@ -34,7 +34,7 @@ from hsmd.errors import (
     TokenFailure,
     Unavailable,
 )
-from hsmd.protocol.frames import HEADER_BYTES, encode_key_operation
+from hsmd.protocol.frames import key_operation_body
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, expand, with_daemon_purposes
 
@@ -147,9 +147,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 def request(
     request_id: int, *, key: bytes = KEY, purpose: int = Purpose.TLS13_SERVER, ms: int = 1_000
 ) -> tuple[int, bytes]:
-    return request_id, encode_key_operation(request_id, ms, purpose, 0x0403, key, b"data %d" % request_id)[
-        HEADER_BYTES:
-    ]
+    return request_id, key_operation_body(ms, purpose, 0x0403, key, b"data %d" % request_id)
 
 
 def ask(world: World, *ids: int, caller: Caller | None = None) -> Caller:
