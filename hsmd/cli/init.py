@@ -175,7 +175,7 @@ def init(
 
 
 def _own_name(who: InvokingUser) -> str:
-    from hsmd.daemon.store.records import is_name
+    from hsmd.daemon.store.names import is_name
 
     return who.name if is_name(who.name) else "operator"
 
@@ -274,7 +274,8 @@ def _store(undo: ExitStack, layout: Layout, operator: Operator) -> None:
     try:
         store.migrate()
         credential = CredentialRecord(operator.key.fingerprint, operator.key.line)
-        store.add_client(operator.name, Role.OPERATOR, datetime.now(UTC), credential)
+        with store.write() as tx:
+            tx.clients.add(operator.name, Role.OPERATOR, datetime.now(UTC), credential)
     finally:
         store.close()
 

@@ -187,7 +187,7 @@ async def test_an_open_door_closes_by_itself(daemon: Daemon, monkeypatch: pytest
 
 async def test_a_key_of_somebody_else_is_refused_and_the_token_stays_good(daemon: Daemon) -> None:
     token = ticket(daemon, "new-9")
-    with pytest.raises(RefusedHere, match="comes with this key already"):
+    with pytest.raises(RefusedHere, match="has this key already"):
         await enrol(token, public_line(daemon.keys[WEB]))
     assert (await enrol(token, public_line(fresh()))).client == "new-9"
 

@@ -182,7 +182,7 @@ def test_differences_are_shown(open_daemon: Callable[..., Daemon]) -> None:
     built.add_key("forgotten")
     digest = built.add_key("lost")
     store = Store(f"sqlite:///{built.directory / 'store.sqlite'}")
-    store.remove_key("forgotten")
+    store.change(lambda tx: tx.keys.remove("forgotten"))
     store.close()
     in_token(
         built.token,

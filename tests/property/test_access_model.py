@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access import Grant, Identity, Snapshot
-from hsmd.daemon.store import CredentialRecord, KeyRecord, RevocationRecord, Store
+from hsmd.daemon.store import CredentialRecord, KeyRecord, RevocationRecord, Store, Transaction
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import ClientRemove, KeyShow
 from hsmd.protocol.roles import Role
@@ -81,9 +81,9 @@ class Pair:
         self.store.close()
         shutil.rmtree(self.directory)
 
-    def both(self, expected: str, action: Callable[[], object]) -> None:
+    def both(self, expected: str, action: Callable[[Transaction], object]) -> None:
         try:
-            action()
+            self.store.change(action)
             outcome = "done"
         except HsmdError as error:
             outcome = type(error).__name__
@@ -96,43 +96,49 @@ class Pair:
     def add_client(self, name: str, role: Role, fingerprint: str | None) -> None:
         credential = None if fingerprint is None else CredentialRecord(fingerprint, "line")
         expected = self.model.add_client(name, role, fingerprint)
-        self.both(expected, lambda: self.store.add_client(name, role, NOW, credential))
+        self.both(expected, lambda tx: tx.clients.add(name, role, NOW, credential))
 
     def add_credential(self, name: str, fingerprint: str) -> None:
         expected = self.model.add_credential(name, fingerprint)
-        self.both(expected, lambda: self.store.add_credential(name, fingerprint, "line"))
+        self.both(
+            expected,
+            lambda tx: tx.clients.add_credential(name, CredentialRecord(fingerprint, "line")),
+        )
 
     def remove_client(self, name: str) -> None:
-        self.both(self.model.remove_client(name), lambda: self.store.remove_client(name))
+        self.both(self.model.remove_client(name), lambda tx: tx.clients.remove(name))
 
     def rename_client(self, name: str, new_name: str) -> None:
         expected = self.model.rename(self.model.clients, name, new_name)
-        self.both(expected, lambda: self.store.rename_client(name, new_name))
+        self.both(expected, lambda tx: tx.clients.rename(name, new_name))
 
     def trust_ca(self, ca: str, clients: list[str], lifetime: int) -> None:
         expected = self.model.trust_ca(ca, clients, lifetime)
-        self.both(expected, lambda: self.store.trust_ca(ca, "line", clients, lifetime))
+        self.both(expected, lambda tx: tx.user_cas.trust(ca, "line", clients, lifetime))
 
     def distrust_ca(self, ca: str) -> None:
-        self.both(self.model.distrust_ca(ca), lambda: self.store.distrust_ca(ca))
+        self.both(self.model.distrust_ca(ca), lambda tx: tx.user_cas.distrust(ca))
 
     def revoke(self, revoked: tuple[str, str, str]) -> None:
-        self.both(self.model.revoke(*revoked), lambda: self.store.revoke(RevocationRecord(*revoked, NOW)))
+        self.both(
+            self.model.revoke(*revoked),
+            lambda tx: tx.revocations.add(RevocationRecord(*revoked, NOW)),
+        )
 
     def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose]) -> None:
         key = KeyRecord(name, KeyType.RSA_2048, DIGESTS[pair], pair, ceiling, "main", NOW)
-        self.both(self.model.add_key(name, pair, ceiling), lambda: self.store.add_key(key))
+        self.both(self.model.add_key(name, pair, ceiling), lambda tx: tx.keys.add(key))
 
     def remove_key(self, name: str) -> None:
-        self.both(self.model.remove_key(name), lambda: self.store.remove_key(name))
+        self.both(self.model.remove_key(name), lambda tx: tx.keys.remove(name))
 
     def rename_key(self, name: str, new_name: str) -> None:
         expected = self.model.rename(self.model.keys, name, new_name)
-        self.both(expected, lambda: self.store.rename_key(name, new_name))
+        self.both(expected, lambda tx: tx.keys.rename(name, new_name))
 
     def add_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> None:
         expected = self.model.add_grant(client, key, purposes)
-        self.both(expected, lambda: self.store.add_grant(client, key, purposes))
+        self.both(expected, lambda tx: tx.grants.add(client, key, purposes))
 
     def add_grant_of_all(self, client: str, key: str) -> None:
         number = self.model.keys.get(key)
@@ -141,7 +147,7 @@ class Pair:
 
     def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> None:
         expected = self.model.remove_grant(client, key, purposes)
-        self.both(expected, lambda: self.store.remove_grant(client, key, purposes))
+        self.both(expected, lambda tx: tx.grants.remove(client, key, purposes))
 
     # --- what must agree ---
 
@@ -392,9 +398,9 @@ def empty(store: Store) -> None:
     """Take everything away; rows are gone, but the numbers they had never come back."""
     contents = store.load()
     for client in contents.clients:
-        store.remove_client(client.name)
+        store.change(lambda tx: tx.clients.remove(client.name))
     for key in contents.keys:
-        store.remove_key(key.name)
+        store.change(lambda tx: tx.keys.remove(key.name))
     if contents.revocations:  # there is no way to take one back but in the database
         with store._engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM revocations")

@@ -75,8 +75,9 @@ class Daemon:
         self.store_url = self.store_url or f"sqlite:///{self.directory / 'store.sqlite'}"
         store = Store(self.store_url)
         store.migrate()
-        for name, role in ROLES.items():
-            store.add_client(name, role, datetime.now(UTC), credential(self.keys[name]))
+        with store.write() as tx:
+            for name, role in ROLES.items():
+                tx.clients.add(name, role, datetime.now(UTC), credential(self.keys[name]))
         store.close()
         self.host_certificate = ""
         self.write()

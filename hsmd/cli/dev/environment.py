@@ -155,7 +155,9 @@ def _prepare(layout: Layout, workers: int) -> str:
         store.migrate()
         for name, role in ((OPERATOR, Role.OPERATOR), (FRONT_END, Role.FRONT_END)):
             public = ssh_keys.make(layout.state / name, f"throw-away {name}")
-            store.add_client(name, role, datetime.now(UTC), CredentialRecord(public.fingerprint, public.line))
+            credential = CredentialRecord(public.fingerprint, public.line)
+            with store.write() as tx:
+                tx.clients.add(name, role, datetime.now(UTC), credential)
     finally:
         store.close()
     token = TokenChoice(

@@ -136,8 +136,8 @@ class Front:
             audit=self._audit,
             cache=self._catalogue,
             hold=self._hold,
-            remembered=self._store.audit_head(origin),
-            discontinuities=self._store.discontinuities(origin),
+            remembered=self._store.query(lambda tx: tx.audit_logs.head(origin)),
+            discontinuities=self._store.query(lambda tx: tx.audit_logs.discontinuities(origin)),
         )
         self._checkpointer = Checkpointer(
             origin=origin,

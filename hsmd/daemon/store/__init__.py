@@ -1,4 +1,4 @@
-"""The store: keys, certificates, clients, CAs and grants in SQLite or PostgreSQL (SQLAlchemy, Alembic)."""
+"""The store: keys, certificates, clients, user CAs and grants in SQLite or PostgreSQL (SQLAlchemy, Alembic)."""
 
 from hsmd.daemon.store.records import (
     AuditHead,
@@ -17,6 +17,7 @@ from hsmd.daemon.store.records import (
     RevocationRecord,
 )
 from hsmd.daemon.store.store import Store
+from hsmd.daemon.store.transaction import Transaction
 
 __all__ = [
     "AuditHead",
@@ -34,4 +35,5 @@ __all__ = [
     "Page",
     "RevocationRecord",
     "Store",
+    "Transaction",
 ]

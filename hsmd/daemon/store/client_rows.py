@@ -1,145 +1,133 @@
-"""Rows of clients, credentials and trusted CAs; each function runs inside its caller's transaction."""
+"""Rows of clients and their credentials, within one transaction."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
-from hsmd.daemon.store.records import CaRecord, ClientRecord, CredentialRecord, check_name
+from hsmd.daemon.store.names import check_after, check_name, searchable
+from hsmd.daemon.store.records import ClientRecord, CredentialRecord, Page
 from hsmd.daemon.store.tables import ca_clients, cas, clients, credentials
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role
 
 
-def add(connection: Connection, name: str, role: Role, now: datetime) -> None:
-    """Raises BadRequest for a name that no client may have, Conflict if it is taken."""
-    _check_name("name", name)
-    if connection.scalar(select(clients.c.id).where(clients.c.name == name)) is not None:
-        raise Conflict(f"a client named {name} exists already; choose another name")
-    connection.execute(insert(clients).values(name=name, role=role.value, created_at=now))
+class Clients:
+    """The clients and the public keys that identify them."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-def add_unless_there(connection: Connection, name: str, role: Role, now: datetime) -> None:
-    """Raises BadRequest for a name that no client may have, Conflict if the client has another role."""
-    found = connection.scalar(select(clients.c.role).where(clients.c.name == name))
-    if found is None:
-        add(connection, name, role, now)
-    elif found != role.value:
-        raise Conflict(f"role: {name!r} is a client with the role {found}; a client keeps its role")
+    def add(self, name: str, role: Role, now: datetime, credential: CredentialRecord | None = None) -> None:
+        """Add a client, with its first credential if there is one.
 
+        Raises BadRequest for an invalid name, Conflict if the name or the credential is taken.
+        """
+        _check_client_name("name", name)
+        self._check_is_free(name)
+        self._connection.execute(insert(clients).values(name=name, role=role.value, created_at=now))
+        if credential is not None:
+            self.add_credential(name, credential)
 
-def add_credential(connection: Connection, client: str, credential: CredentialRecord) -> None:
-    """Raises NotFound for an unknown client, Conflict if a client comes with this key already."""
-    check_fingerprint(credential.fingerprint)
-    client_id = find_id(connection, client)
-    owner = connection.scalar(
-        select(clients.c.name).join(credentials).where(credentials.c.fingerprint == credential.fingerprint)
-    )
-    if owner is not None:
-        raise Conflict(f"the client {owner} comes with this key already; a key identifies one client only")
-    connection.execute(
-        insert(credentials).values(
-            fingerprint=credential.fingerprint, client_id=client_id, public_key=credential.public_key
-        )
-    )
+    def ensure(self, name: str, role: Role, now: datetime) -> None:
+        """Add a client unless it exists. Raises BadRequest for an invalid name, Conflict for another role."""
+        found = self._connection.scalar(select(clients.c.role).where(clients.c.name == searchable(name)))
+        if found is None:
+            self.add(name, role, now)
+        elif found != role.value:
+            raise Conflict(f"role: {name!r} is a client with the role {found}; a client keeps its role")
 
+    def add_credential(self, client: str, credential: CredentialRecord) -> None:
+        """Raises NotFound for an unknown client, Conflict if any client has this key already."""
+        check_fingerprint(credential.fingerprint)
+        client_id = self.find_id(client)
+        same_key = credentials.c.fingerprint == credential.fingerprint
+        owner = self._connection.scalar(select(clients.c.name).join(credentials).where(same_key))
+        if owner is not None:
+            raise Conflict(f"the client {owner} has this key already; a key identifies one client only")
+        row = {
+            "fingerprint": credential.fingerprint,
+            "client_id": client_id,
+            "public_key": credential.public_key,
+        }
+        self._connection.execute(insert(credentials).values(row))
 
-def find_id(connection: Connection, name: str) -> int:
-    """The row id of a client. Raises NotFound."""
-    client_id: int = row(connection, name).id
-    return client_id
+    def get(self, name: str) -> ClientRecord:
+        """The client of this name. Raises NotFound."""
+        return self._records([self.row(name)])[0]
 
+    def row(self, name: str) -> Row[Any]:
+        """The row of a client. Raises NotFound."""
+        query = select(clients).where(clients.c.name == searchable(name))
+        found = self._connection.execute(query).one_or_none()
+        if found is None:
+            raise NotFound("no client of that name")
+        return found
 
-def row(connection: Connection, name: str) -> Row[Any]:
-    """The row of a client. Raises NotFound."""
-    found = connection.execute(select(clients).where(clients.c.name == name)).one_or_none()
-    if found is None:
-        raise NotFound("no client of that name")
-    return found
+    def find_id(self, name: str) -> int:
+        """The row id of a client. Raises NotFound."""
+        client_id: int = self.row(name).id
+        return client_id
 
+    def page(self, after: str, limit: int) -> Page[ClientRecord]:
+        """At most `limit` clients in order of name, following `after` ("" for the first page).
 
-def record(connection: Connection, name: str) -> ClientRecord:
-    """Raises NotFound."""
-    return _records(connection, [row(connection, name)])[0]
+        Raises BadRequest for an invalid `after`.
+        """
+        query = select(clients).where(clients.c.name > check_after(after))
+        rows = self._connection.execute(query.order_by(clients.c.name).limit(limit + 1)).all()
+        return Page.cut(self._records(rows), limit)
 
+    def all(self) -> list[ClientRecord]:
+        """All clients in order of name."""
+        found = self._credentials(select(credentials))
+        rows = self._connection.execute(select(clients).order_by(clients.c.name))
+        return [_record(each, found) for each in rows]
 
-def page(connection: Connection, after: str, count: int) -> list[ClientRecord]:
-    """At most `count` clients in the order of their names."""
-    query = select(clients).where(clients.c.name > after).order_by(clients.c.name).limit(count)
-    return _records(connection, connection.execute(query).all())
+    def remove(self, name: str) -> None:
+        """Remove a client with its credentials, grants and trust in CAs, and CAs left without a client.
 
+        Raises NotFound.
+        """
+        removed = self._connection.execute(delete(clients).where(clients.c.name == searchable(name)))
+        if removed.rowcount == 0:
+            raise NotFound("no client of that name")
+        still_trusted = select(ca_clients.c.ca_fingerprint)
+        self._connection.execute(delete(cas).where(cas.c.fingerprint.not_in(still_trusted)))
 
-def load_all(connection: Connection) -> list[ClientRecord]:
-    """All clients in the order of their names."""
-    found = _collect_credentials(connection, select(credentials))
-    return [_record(each, found) for each in connection.execute(select(clients).order_by(clients.c.name))]
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a client; credentials, grants and trust in CAs stay with it.
 
+        Raises NotFound, BadRequest for an invalid new name, Conflict if it is taken.
+        """
+        client_id = self.find_id(name)
+        _check_client_name("new_name", new_name)
+        self._check_is_free(new_name)
+        self._connection.execute(update(clients).where(clients.c.id == client_id).values(name=new_name))
 
-def remove(connection: Connection, name: str) -> None:
-    """Credentials, grants and trust in CAs go with it; so does a CA left with no client. Raises NotFound."""
-    if connection.execute(delete(clients).where(clients.c.name == name)).rowcount == 0:
-        raise NotFound("no client of that name")
-    connection.execute(delete(cas).where(cas.c.fingerprint.not_in(select(ca_clients.c.ca_fingerprint))))
+    def _check_is_free(self, name: str) -> None:
+        if self._connection.scalar(select(clients.c.id).where(clients.c.name == name)) is not None:
+            raise Conflict(f"a client named {name} exists already; choose another name")
 
+    def _records(self, rows: Sequence[Row[Any]]) -> list[ClientRecord]:
+        ids = [each.id for each in rows]
+        found = self._credentials(select(credentials).where(credentials.c.client_id.in_(ids)))
+        return [_record(each, found) for each in rows]
 
-def rename(connection: Connection, name: str, new_name: str) -> None:
-    """Credentials, grants and trust in CAs stay. Raises NotFound, BadRequest, Conflict if the new name is taken."""
-    client_id = find_id(connection, name)
-    _check_name("new_name", new_name)
-    if connection.scalar(select(clients.c.id).where(clients.c.name == new_name)) is not None:
-        raise Conflict(f"a client named {new_name} exists already; choose another name")
-    connection.execute(update(clients).where(clients.c.id == client_id).values(name=new_name))
-
-
-def distrust_ca(connection: Connection, fingerprint: str) -> None:
-    """Raises NotFound."""
-    if connection.execute(delete(cas).where(cas.c.fingerprint == fingerprint)).rowcount == 0:
-        raise NotFound("no CA with that key is trusted")
-
-
-def trust_ca(
-    connection: Connection, fingerprint: str, public_key: str, names: Collection[str], max_lifetime_s: int
-) -> None:
-    """Trust the CA for exactly these clients from now on; for none means not at all. Raises NotFound."""
-    check_fingerprint(fingerprint)
-    client_ids = [_known_id(connection, name) for name in sorted(set(names))]
-    connection.execute(delete(cas).where(cas.c.fingerprint == fingerprint))
-    if client_ids:
-        connection.execute(
-            insert(cas).values(fingerprint=fingerprint, public_key=public_key, max_lifetime_s=max_lifetime_s)
-        )
-        rows = [{"ca_fingerprint": fingerprint, "client_id": client_id} for client_id in client_ids]
-        connection.execute(insert(ca_clients), rows)
-
-
-def load_cas(connection: Connection) -> list[CaRecord]:
-    """All CAs in the order of their fingerprints."""
-    trusted: dict[str, set[str]] = defaultdict(set)
-    query = select(ca_clients.c.ca_fingerprint, clients.c.name).join(
-        clients, clients.c.id == ca_clients.c.client_id
-    )
-    for fingerprint, name in connection.execute(query):
-        trusted[fingerprint].add(name)
-    rows = connection.execute(select(cas).order_by(cas.c.fingerprint))
-    return [
-        CaRecord(each.fingerprint, each.public_key, frozenset(trusted[each.fingerprint]), each.max_lifetime_s)
-        for each in rows
-    ]
-
-
-def _check_name(field: str, name: str) -> None:
-    check_name(field, name)
-    if name == ENROLMENT_USER:
-        raise BadRequest(f"{field}: as {name} come those who are no clients yet; choose another name")
+    def _credentials(self, query: Select[Any]) -> dict[int, list[CredentialRecord]]:
+        found: dict[int, list[CredentialRecord]] = defaultdict(list)
+        for each in self._connection.execute(query.order_by(credentials.c.fingerprint)):
+            found[each.client_id].append(CredentialRecord(each.fingerprint, each.public_key))
+        return found
 
 
 def check_fingerprint(fingerprint: str) -> None:
-    """Raises BadRequest unless the fingerprint looks as OpenSSH prints it: nothing else could ever match."""
+    """Raises BadRequest for a fingerprint that is not in OpenSSH's format, which could never match a key."""
     kind, _, value = fingerprint.partition(":")
     if kind != "SHA256" or len(value) != 43 or not value.isascii():
         raise BadRequest(
@@ -147,24 +135,10 @@ def check_fingerprint(fingerprint: str) -> None:
         )
 
 
-def _known_id(connection: Connection, name: str) -> int:
-    client_id: int | None = connection.scalar(select(clients.c.id).where(clients.c.name == name))
-    if client_id is None:
-        raise NotFound("clients: one of the names is unknown; add that client first")
-    return client_id
-
-
-def _records(connection: Connection, rows: Sequence[Row[Any]]) -> list[ClientRecord]:
-    ids = [each.id for each in rows]
-    found = _collect_credentials(connection, select(credentials).where(credentials.c.client_id.in_(ids)))
-    return [_record(each, found) for each in rows]
-
-
-def _collect_credentials(connection: Connection, query: Select[Any]) -> dict[int, list[CredentialRecord]]:
-    found: dict[int, list[CredentialRecord]] = defaultdict(list)
-    for each in connection.execute(query.order_by(credentials.c.fingerprint)):
-        found[each.client_id].append(CredentialRecord(each.fingerprint, each.public_key))
-    return found
+def _check_client_name(field: str, name: str) -> None:
+    check_name(field, name)
+    if name == ENROLMENT_USER:
+        raise BadRequest(f"{field}: {name} is reserved for enrolment; choose another name")
 
 
 def _record(client: Row[Any], found: dict[int, list[CredentialRecord]]) -> ClientRecord:

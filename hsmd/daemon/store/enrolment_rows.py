@@ -1,6 +1,6 @@
-"""Rows of one-time enrolment tokens; each function runs inside its caller's transaction.
+"""Rows of one-time enrolment tokens, within one transaction.
 
-A token is looked for by its id, which is random too: nobody can spend the tries of a token that he has not seen.
+A token is found by its id, which is random too: without the id, its attempts cannot be used up.
 """
 
 from __future__ import annotations
@@ -11,64 +11,89 @@ from hmac import compare_digest
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from hsmd.daemon.store import client_rows
-from hsmd.daemon.store.records import EnrolmentRecord
+from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.records import ClientRecord, CredentialRecord, EnrolmentRecord
 from hsmd.daemon.store.tables import clients, enrolments
+from hsmd.errors import NotFound
 from hsmd.protocol.roles import Role
 
 MAX_TRIES = 5
 
 
-def add(connection: Connection, enrolment: EnrolmentRecord, now: datetime) -> None:
-    """Takes the place of earlier tokens of the same client; clears away those that have ended. Raises NotFound."""
-    client_id = client_rows.find_id(connection, enrolment.client)
-    gone = (enrolments.c.expires_at <= now) | (enrolments.c.client_id == client_id)
-    connection.execute(delete(enrolments).where(gone))
-    connection.execute(
-        insert(enrolments).values(
-            id=enrolment.id,
-            client_id=client_id,
-            secret_sha256=enrolment.secret_sha256,
-            expires_at=enrolment.expires_at,
-            tries=0,
+class Enrolments:
+    """The enrolment tokens that have not been used."""
+
+    def __init__(self, connection: Connection, client_rows: Clients) -> None:
+        self._connection = connection
+        self._clients = client_rows
+
+    def add(self, enrolment: EnrolmentRecord, now: datetime) -> None:
+        """Add a token, replacing earlier ones of the same client; remove expired tokens. Raises NotFound."""
+        client_id = self._clients.find_id(enrolment.client)
+        ended = (enrolments.c.expires_at <= now) | (enrolments.c.client_id == client_id)
+        self._connection.execute(delete(enrolments).where(ended))
+        row = {
+            "id": enrolment.id,
+            "client_id": client_id,
+            "secret_sha256": enrolment.secret_sha256,
+            "expires_at": enrolment.expires_at,
+            "tries": 0,
+        }
+        self._connection.execute(insert(enrolments).values(row))
+
+    def check(
+        self,
+        enrolment_id: str,
+        secret_sha256: bytes,
+        now: datetime,
+        roles: Collection[Role] = frozenset(Role),
+    ) -> bool:
+        """Whether a token is valid now and its client has one of these roles.
+
+        Each call counts as an attempt, in the statement that finds the row. Peers without an identity cause these
+        calls: run them in a transaction that does not change `version`.
+        """
+        statement = (
+            update(enrolments)
+            .where(
+                enrolments.c.id == enrolment_id, enrolments.c.tries < MAX_TRIES, enrolments.c.expires_at > now
+            )
+            .values(tries=enrolments.c.tries + 1)
+            .returning(enrolments.c.secret_sha256, enrolments.c.client_id)
         )
-    )
+        found = self._connection.execute(statement).one_or_none()
+        if found is None or not compare_digest(bytes(found.secret_sha256), secret_sha256):
+            return False
+        role = self._connection.scalar(select(clients.c.role).where(clients.c.id == found.client_id))
+        return role in [each.value for each in roles]
 
+    def use(
+        self, enrolment_id: str, secret_sha256: bytes, credential: CredentialRecord, now: datetime
+    ) -> ClientRecord:
+        """Use a token: remove it and add the credential to its client.
 
-def check(
-    connection: Connection, enrolment_id: str, secret_sha256: bytes, now: datetime, roles: Collection[Role]
-) -> bool:
-    """Whether a token for a client of one of these roles may be used now.
+        Raises NotFound if there is no such valid token, Conflict if any client has that key already; the token
+        stays valid then.
+        """
+        client = self._spend(enrolment_id, secret_sha256, now)
+        if client is None:
+            raise NotFound("no such enrolment")
+        self._clients.add_credential(client, credential)
+        return self._clients.get(client)
 
-    Each call is one of its tries, counted by the statement that looks it up.
-    """
-    statement = (
-        update(enrolments)
-        .where(enrolments.c.id == enrolment_id, enrolments.c.tries < MAX_TRIES, enrolments.c.expires_at > now)
-        .values(tries=enrolments.c.tries + 1)
-        .returning(enrolments.c.secret_sha256, enrolments.c.client_id)
-    )
-    found = connection.execute(statement).one_or_none()
-    if found is None or not compare_digest(bytes(found.secret_sha256), secret_sha256):
-        return False
-    return connection.scalar(select(clients.c.role).where(clients.c.id == found.client_id)) in [
-        each.value for each in roles
-    ]
-
-
-def spend(connection: Connection, enrolment_id: str, secret_sha256: bytes, now: datetime) -> str | None:
-    """The client whose token this was: the statement that finds it removes it, so of two callers one gets it."""
-    statement = (
-        delete(enrolments)
-        .where(
-            enrolments.c.id == enrolment_id,
-            enrolments.c.secret_sha256 == secret_sha256,
-            enrolments.c.expires_at > now,
+    def _spend(self, enrolment_id: str, secret_sha256: bytes, now: datetime) -> str | None:
+        """The name of the token's client. One statement finds and removes the row: of two callers one gets it."""
+        statement = (
+            delete(enrolments)
+            .where(
+                enrolments.c.id == enrolment_id,
+                enrolments.c.secret_sha256 == secret_sha256,
+                enrolments.c.expires_at > now,
+            )
+            .returning(enrolments.c.client_id)
         )
-        .returning(enrolments.c.client_id)
-    )
-    client_id = connection.execute(statement).scalar_one_or_none()
-    if client_id is None:
-        return None
-    name: str | None = connection.scalar(select(clients.c.name).where(clients.c.id == client_id))
-    return name
+        client_id = self._connection.execute(statement).scalar_one_or_none()
+        if client_id is None:
+            return None
+        name: str | None = self._connection.scalar(select(clients.c.name).where(clients.c.id == client_id))
+        return name

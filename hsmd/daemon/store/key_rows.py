@@ -1,142 +1,117 @@
-"""Rows of keys and certificates; each function runs inside its caller's transaction."""
+"""Rows of keys and of their purposes, within one transaction."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.store.records import CertificateRecord, KeyRecord, check_name
-from hsmd.daemon.store.tables import certificates, key_purposes, keys
+from hsmd.daemon.store.names import check_after, check_name, searchable
+from hsmd.daemon.store.records import KeyRecord, Page
+from hsmd.daemon.store.tables import key_purposes, keys
 from hsmd.errors import Conflict, NotFound, StoreFailure
 from hsmd.purposes import Purpose, check_ceiling
 
 _CHUNK = 500
-"""Values in one IN list; both databases have a limit, 32,766 at the least."""
+"""Values in one IN list; both databases have a limit, at least 32,766."""
 _KNOWN_PURPOSES = frozenset(int(purpose) for purpose in Purpose)
 
 
-def add(connection: Connection, key: KeyRecord) -> None:
-    """Raises BadRequest for a name or ceiling that no key may have, Conflict if name or key is there."""
-    check_name("name", key.name)
-    check_ceiling(key.key_type, key.purposes)
-    if connection.scalar(select(keys.c.id).where(keys.c.name == key.name)) is not None:
-        raise Conflict(f"a key named {key.name} exists already; choose another name")
-    if present := connection.scalar(select(keys.c.name).where(keys.c.digest == key.digest)):
-        raise Conflict(f"this key is served already, under the name {present}")
-    key_id = connection.scalar(insert(keys).values(_columns(key)).returning(keys.c.id))
-    rows = [{"key_id": key_id, "purpose": int(purpose)} for purpose in sorted(key.purposes)]
-    connection.execute(insert(key_purposes), rows)
+class Keys:
+    """The keys that the daemons serve."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-def find_id(connection: Connection, name: str) -> int:
-    """The row id of a key. Raises NotFound."""
-    key_id: int | None = connection.scalar(select(keys.c.id).where(keys.c.name == name))
-    if key_id is None:
-        raise NotFound("no key of that name")
-    return key_id
+    def add(self, key: KeyRecord) -> None:
+        """Raises BadRequest for an invalid name or ceiling, Conflict if the name or the key exists already."""
+        check_name("name", key.name)
+        check_ceiling(key.key_type, key.purposes)
+        self._check_is_free(key.name)
+        same_key = select(keys.c.name).where(keys.c.digest == key.digest)
+        if present := self._connection.scalar(same_key):
+            raise Conflict(f"this key is served already, under the name {present}")
+        key_id = self._connection.scalar(insert(keys).values(_columns(key)).returning(keys.c.id))
+        rows = [{"key_id": key_id, "purpose": int(purpose)} for purpose in sorted(key.purposes)]
+        self._connection.execute(insert(key_purposes), rows)
 
+    def get(self, name: str) -> KeyRecord:
+        """The key of this name. Raises NotFound."""
+        rows = self._connection.execute(select(keys).where(keys.c.name == searchable(name))).all()
+        if not rows:
+            raise NotFound("no key of that name")
+        return self._records(rows)[0]
 
-def by_name(connection: Connection, name: str) -> KeyRecord:
-    """Raises NotFound."""
-    return _one(connection, select(keys).where(keys.c.name == name), "no key of that name")
+    def find_id(self, name: str) -> int:
+        """The row id of a key. Raises NotFound."""
+        query = select(keys.c.id).where(keys.c.name == searchable(name))
+        key_id: int | None = self._connection.scalar(query)
+        if key_id is None:
+            raise NotFound("no key of that name")
+        return key_id
 
+    def page(self, after: str, limit: int, digests: Collection[bytes] | None = None) -> Page[KeyRecord]:
+        """At most `limit` keys in order of name, following `after` ("" for the first page).
 
-def by_digest(connection: Connection, digest: bytes) -> KeyRecord:
-    """Raises NotFound."""
-    return _one(connection, select(keys).where(keys.c.digest == digest), "no key with that digest")
+        All keys, or only those with these digests. Raises BadRequest for an invalid `after`.
+        """
+        query = select(keys).where(keys.c.name > check_after(after)).order_by(keys.c.name).limit(limit + 1)
+        if digests is None:
+            return Page.cut(self._records(self._connection.execute(query).all()), limit)
+        return Page.cut(self._records(self._of_digests(query, digests)[: limit + 1]), limit)
 
+    def all(self) -> list[KeyRecord]:
+        """All keys in order of name."""
+        ceilings = self._ceilings(select(key_purposes))
+        rows = self._connection.execute(select(keys).order_by(keys.c.name))
+        return [_record(row, ceilings[row.id]) for row in rows]
 
-def page(
-    connection: Connection, after: str, count: int, digests: Collection[bytes] | None
-) -> list[KeyRecord]:
-    """At most `count` keys in the order of their names, of all or of those with these digests."""
-    query = select(keys).where(keys.c.name > after).order_by(keys.c.name).limit(count)
-    if digests is None:
-        return _records(connection, connection.execute(query).all())
-    rows: list[Row[Any]] = []
-    for chunk in _chunks(sorted(digests)):
-        rows.extend(connection.execute(query.where(keys.c.digest.in_(chunk))))
-    rows.sort(key=lambda row: row.name)
-    return _records(connection, rows[:count])
+    def remove(self, name: str) -> None:
+        """Remove a key with its certificate, grants and owners. Raises NotFound."""
+        if self._connection.execute(delete(keys).where(keys.c.name == searchable(name))).rowcount == 0:
+            raise NotFound("no key of that name")
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a key; certificate, grants and owners stay with it.
 
-def load_all(connection: Connection) -> list[KeyRecord]:
-    """All keys in the order of their names."""
-    ceilings = _collect(connection, select(key_purposes))
-    rows = connection.execute(select(keys).order_by(keys.c.name))
-    return [_record(row, ceilings[row.id]) for row in rows]
+        Raises NotFound, BadRequest for an invalid new name, Conflict if it is taken.
+        """
+        key_id = self.find_id(name)
+        check_name("new_name", new_name)
+        self._check_is_free(new_name)
+        self._connection.execute(update(keys).where(keys.c.id == key_id).values(name=new_name))
 
+    def _check_is_free(self, name: str) -> None:
+        if self._connection.scalar(select(keys.c.id).where(keys.c.name == name)) is not None:
+            raise Conflict(f"a key named {name} exists already; choose another name")
 
-def remove(connection: Connection, name: str) -> None:
-    """Certificate and grants go with the key. Raises NotFound."""
-    if connection.execute(delete(keys).where(keys.c.name == name)).rowcount == 0:
-        raise NotFound("no key of that name")
+    def _of_digests(self, query: Select[Any], digests: Collection[bytes]) -> list[Row[Any]]:
+        rows: list[Row[Any]] = []
+        for chunk in _chunks(sorted(digests)):
+            rows.extend(self._connection.execute(query.where(keys.c.digest.in_(chunk))))
+        return sorted(rows, key=lambda row: str(row.name))
 
+    def _records(self, rows: Sequence[Row[Any]]) -> list[KeyRecord]:
+        ceilings: dict[int, set[Purpose]] = defaultdict(set)
+        for chunk in _chunks([row.id for row in rows]):
+            ceilings.update(self._ceilings(select(key_purposes).where(key_purposes.c.key_id.in_(chunk))))
+        return [_record(row, ceilings[row.id]) for row in rows]
 
-def rename(connection: Connection, name: str, new_name: str) -> None:
-    """Certificate and grants stay. Raises NotFound, BadRequest, Conflict if the new name is taken."""
-    key_id = find_id(connection, name)
-    check_name("new_name", new_name)
-    if connection.scalar(select(keys.c.id).where(keys.c.name == new_name)) is not None:
-        raise Conflict(f"a key named {new_name} exists already; choose another name")
-    connection.execute(update(keys).where(keys.c.id == key_id).values(name=new_name))
-
-
-def set_certificate(connection: Connection, key_name: str, chain_pem: str, not_after: datetime) -> None:
-    """Store the chain of a key in the place of what was there. Raises NotFound for an unknown key."""
-    key_id = find_id(connection, key_name)
-    connection.execute(delete(certificates).where(certificates.c.key_id == key_id))
-    connection.execute(insert(certificates).values(key_id=key_id, chain_pem=chain_pem, not_after=not_after))
-
-
-def certificate(connection: Connection, key_name: str) -> CertificateRecord:
-    """Raises NotFound for an unknown key, and for one without a certificate."""
-    key_id = find_id(connection, key_name)
-    row = connection.execute(select(certificates).where(certificates.c.key_id == key_id)).one_or_none()
-    if row is None:
-        raise NotFound("no certificate is stored for this key")
-    return CertificateRecord(key_name, row.chain_pem, row.not_after)
-
-
-def load_certificates(connection: Connection) -> list[CertificateRecord]:
-    """All certificates in the order of their keys' names."""
-    query = select(keys.c.name, certificates.c.chain_pem, certificates.c.not_after).join(
-        keys, keys.c.id == certificates.c.key_id
-    )
-    return [CertificateRecord(*row) for row in connection.execute(query.order_by(keys.c.name))]
+    def _ceilings(self, query: Select[Any]) -> dict[int, set[Purpose]]:
+        ceilings: dict[int, set[Purpose]] = defaultdict(set)
+        for key_id, code in self._connection.execute(query):
+            if (purpose := known_purpose(code)) is not None:
+                ceilings[key_id].add(purpose)
+        return ceilings
 
 
 def known_purpose(code: int) -> Purpose | None:
-    """The purpose of a stored code; None for one that only a newer release knows: it is not served."""
+    """The purpose of a stored code; None for one of a newer release, which is not served."""
     return Purpose(code) if code in _KNOWN_PURPOSES else None
-
-
-def _one(connection: Connection, query: Select[Any], missing: str) -> KeyRecord:
-    rows = connection.execute(query).all()
-    if not rows:
-        raise NotFound(missing)
-    return _records(connection, rows)[0]
-
-
-def _records(connection: Connection, rows: Sequence[Row[Any]]) -> list[KeyRecord]:
-    ceilings: dict[int, set[Purpose]] = defaultdict(set)
-    for chunk in _chunks([row.id for row in rows]):
-        ceilings.update(_collect(connection, select(key_purposes).where(key_purposes.c.key_id.in_(chunk))))
-    return [_record(row, ceilings[row.id]) for row in rows]
-
-
-def _collect(connection: Connection, query: Select[Any]) -> dict[int, set[Purpose]]:
-    ceilings: dict[int, set[Purpose]] = defaultdict(set)
-    for key_id, code in connection.execute(query):
-        if (purpose := known_purpose(code)) is not None:
-            ceilings[key_id].add(purpose)
-    return ceilings
 
 
 def _chunks(values: list[Any]) -> Iterator[list[Any]]:

@@ -1,4 +1,4 @@
-"""Rows about logins to tokens; each function runs inside its caller's transaction."""
+"""Rows about logins to tokens: turns to log in, and stops; within one transaction."""
 
 from __future__ import annotations
 
@@ -16,72 +16,74 @@ _BLANK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def stops(connection: Connection) -> list[LoginStop]:
-    """The tokens whose logins are stopped, by name."""
-    statement = (
-        select(token_logins).where(token_logins.c.stopped_at.is_not(None)).order_by(token_logins.c.token)
-    )
-    return [_stop(row) for row in connection.execute(statement).mappings()]
+class Logins:
+    """Which daemon may log in to a token, and which tokens accept no login."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-def look(connection: Connection, token: str, holder: str, now: datetime) -> LoginClaim:
-    """What a claim would give, without making it."""
-    row = _row(connection, token)
-    if row is None:
-        return LoginClaim(granted=True)
-    if row["stopped_at"] is not None:
-        return LoginClaim(granted=False, stop=_stop(row))
-    held = row["holder"] not in ("", holder) and row["held_until"] is not None and row["held_until"] > now
-    return LoginClaim(granted=not held, cleared=row["cleared"] and not held)
+    def stops(self) -> list[LoginStop]:
+        """The tokens whose logins are stopped, in order of name."""
+        query = select(token_logins).where(token_logins.c.stopped_at.is_not(None))
+        rows = self._connection.execute(query.order_by(token_logins.c.token))
+        return [_stop(row) for row in rows.mappings()]
 
+    def preview(self, token: str, holder: str, now: datetime) -> LoginClaim:
+        """What `claim` would return, without making the claim."""
+        row = self._row(token)
+        if row is None:
+            return LoginClaim(granted=True)
+        if row["stopped_at"] is not None:
+            return LoginClaim(granted=False, stop=_stop(row))
+        held = row["holder"] not in ("", holder) and row["held_until"] is not None and row["held_until"] > now
+        return LoginClaim(granted=not held, cleared=row["cleared"] and not held)
 
-def claim(connection: Connection, token: str, holder: str, now: datetime, hold: timedelta) -> LoginClaim:
-    """Take the turn to log in, if nobody has it and logins are not stopped; takes up the operator's leave too."""
-    found = look(connection, token, holder, now)
-    if found.granted:
-        _put(connection, token, holder=holder, held_until=now + hold, cleared=False)
-    return found
+    def claim(self, token: str, holder: str, now: datetime, hold: timedelta) -> LoginClaim:
+        """Take the turn to log in, for `hold` or until `release`, unless it is taken or logins are stopped.
 
+        A granted claim uses up an operator's clearance.
+        """
+        found = self.preview(token, holder, now)
+        if found.granted:
+            self._put(token, holder=holder, held_until=now + hold, cleared=False)
+        return found
 
-def release(connection: Connection, token: str, holder: str, *, cleared: bool) -> None:
-    """Give the turn back, and with `cleared` the operator's leave, which was not used."""
-    row = _row(connection, token)
-    if row is not None and row["holder"] == holder:
-        _put(connection, token, holder="", held_until=None, cleared=cleared or row["cleared"])
+    def release(self, token: str, holder: str, *, cleared: bool = False) -> None:
+        """Give the turn back; `cleared` also restores an operator's clearance that was not used."""
+        row = self._row(token)
+        if row is not None and row["holder"] == holder:
+            self._put(token, holder="", held_until=None, cleared=cleared or row["cleared"])
 
+    def stop(self, record: LoginStop) -> None:
+        """Stop logins until `clear`, and end any claim; an earlier stop keeps its reason."""
+        row = self._row(record.token)
+        if row is None or row["stopped_at"] is None:
+            self._put(
+                record.token,
+                stopped_at=record.at,
+                stopped_by=record.by,
+                reason=record.reason,
+                cleared=False,
+                holder="",
+                held_until=None,
+            )
 
-def stop(connection: Connection, record: LoginStop) -> None:
-    """No more logins; a stop that is there already keeps its reason."""
-    row = _row(connection, record.token)
-    if row is None or row["stopped_at"] is None:
-        _put(
-            connection,
-            record.token,
-            stopped_at=record.at,
-            stopped_by=record.by,
-            reason=record.reason,
-            cleared=False,
-            holder="",
-            held_until=None,
-        )
+    def clear(self, token: str) -> None:
+        """Allow logins again, the next one despite the token's warnings. Raises NotFound if none are stopped."""
+        row = self._row(token)
+        if row is None or row["stopped_at"] is None:
+            raise NotFound(f"name: logins to the token {token!r} are not stopped")
+        self._put(token, stopped_at=None, stopped_by="", reason="", cleared=True)
 
+    def _row(self, token: str) -> RowMapping | None:
+        query = select(token_logins).where(token_logins.c.token == token)
+        return self._connection.execute(query).mappings().first()
 
-def clear(connection: Connection, token: str) -> None:
-    """Logins may be tried again, one by one. Raises NotFound if they are not stopped."""
-    row = _row(connection, token)
-    if row is None or row["stopped_at"] is None:
-        raise NotFound(f"name: logins to the token {token!r} are not stopped")
-    _put(connection, token, stopped_at=None, stopped_by="", reason="", cleared=True)
-
-
-def _row(connection: Connection, token: str) -> RowMapping | None:
-    return connection.execute(select(token_logins).where(token_logins.c.token == token)).mappings().first()
-
-
-def _put(connection: Connection, token: str, **values: Any) -> None:
-    changed = connection.execute(update(token_logins).where(token_logins.c.token == token).values(**values))
-    if changed.rowcount == 0:
-        connection.execute(insert(token_logins).values(token=token, **{**_BLANK, **values}))
+    def _put(self, token: str, **values: Any) -> None:
+        change = update(token_logins).where(token_logins.c.token == token).values(**values)
+        if self._connection.execute(change).rowcount == 0:
+            row = {"token": token, **_BLANK, **values}
+            self._connection.execute(insert(token_logins).values(row))
 
 
 def _stop(row: RowMapping) -> LoginStop:

@@ -1,16 +1,13 @@
-"""What the store hands over its border: frozen records, and the check of names."""
+"""Frozen records that the store takes and returns."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
-import msgspec
-
 from hsmd.algorithms import KeyType
-from hsmd.errors import BadRequest
-from hsmd.protocol.messages import Name
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
@@ -19,10 +16,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key of the catalogue.
+    """A key that the daemons serve.
 
-    `digest` is the SHA-256 (32 bytes) of `public_key` (DER SubjectPublicKeyInfo); `purposes` the ceiling, for
-    ever; `created_at` aware UTC; `warnings` what was unsafe about an adopted key.
+    `digest` is the SHA-256 (32 bytes) of `public_key` (DER SubjectPublicKeyInfo); `purposes` is the ceiling, which
+    never changes; `created_at` is aware UTC; `warnings` tells what was unsafe about an adopted key.
     """
 
     name: str
@@ -46,7 +43,7 @@ class CertificateRecord:
 
 @dataclass(frozen=True, slots=True)
 class CredentialRecord:
-    """A public key a client may come with: SHA-256 fingerprint as OpenSSH prints it, and OpenSSH line."""
+    """A public key that identifies a client: SHA-256 fingerprint as OpenSSH prints it, and OpenSSH line."""
 
     fingerprint: str
     public_key: str
@@ -54,7 +51,7 @@ class CredentialRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """A client; without credentials (in the order of fingerprints) it comes with certificates only."""
+    """A client; without credentials (in order of fingerprint) it can only connect with certificates."""
 
     name: str
     role: Role
@@ -67,9 +64,9 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class CaRecord:
-    """An OpenSSH CA key whose user certificates are accepted for the clients named, and for nobody else.
+    """An OpenSSH CA key whose user certificates are accepted for the clients named, and for no others.
 
-    `max_lifetime_s` is the longest time one of its certificates may be valid in all; 0 for any.
+    `max_lifetime_s` is the longest total validity of its certificates; 0 for any.
     """
 
     fingerprint: str
@@ -80,7 +77,7 @@ class CaRecord:
 
 @dataclass(frozen=True, slots=True)
 class RevocationRecord:
-    """A credential that is refused whoever vouches for it.
+    """A credential that is refused even if a trusted CA certifies it.
 
     `kind` is `key` (value: fingerprint of a public key, certified or not, or of a CA), or `serial` or `key-id` of
     certificates of the CA with `ca_fingerprint` (empty for keys).
@@ -93,13 +90,13 @@ class RevocationRecord:
 
     @property
     def mark(self) -> str:
-        """What an identity that this revokes has among its marks."""
+        """The entry in `Identity.marks` of each identity that this revokes."""
         return f"{self.kind} {self.ca_fingerprint} {self.value}"
 
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentRecord:
-    """A one-time token as the store knows it: by its id and the SHA-256 of its secret; `expires_at` aware UTC."""
+    """A one-time token as stored: its id and the SHA-256 of its secret; `expires_at` is aware UTC."""
 
     id: str
     client: str
@@ -109,7 +106,7 @@ class EnrolmentRecord:
 
 @dataclass(frozen=True, slots=True)
 class GrantRecord:
-    """One client may use one key for these purposes."""
+    """The purposes for which a client may use a key."""
 
     client: str
     key: str
@@ -119,7 +116,7 @@ class GrantRecord:
 
 @dataclass(frozen=True, slots=True)
 class LoginStop:
-    """No daemon of the fleet logs in to this token until an operator clears it. `token` is its name in hsmd.toml."""
+    """No daemon in the fleet logs in to this token until an operator clears it; `token` is its name in hsmd.toml."""
 
     token: str
     at: datetime
@@ -129,9 +126,9 @@ class LoginStop:
 
 @dataclass(frozen=True, slots=True)
 class LoginClaim:
-    """Whether a daemon may log in to a token now, and no other daemon meanwhile; if logins are stopped, why.
+    """Whether a daemon, and no other at the same time, may log in to a token; if logins are stopped, why.
 
-    `cleared`: an operator has cleared a stop; this one login may be tried although the token's flags warn.
+    `cleared`: an operator has cleared a stop; this one login may be tried despite the warnings in the token's flags.
     """
 
     granted: bool
@@ -150,7 +147,7 @@ class OwnerRecord:
 
 @dataclass(frozen=True, slots=True)
 class AuditHead:
-    """The newest checkpoint known of the log `origin`: its size, root (32 bytes) and verifier key."""
+    """The newest known checkpoint of the log `origin`: its size, root (32 bytes) and verifier key."""
 
     origin: str
     size: int
@@ -160,7 +157,7 @@ class AuditHead:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything that decisions and the catalogue need, from one consistent read, and `version` then."""
+    """Everything that decisions and the snapshot need, from one consistent read, and its `version`."""
 
     version: int
     keys: tuple[KeyRecord, ...] = ()
@@ -174,22 +171,12 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A part of a list; `more` says that there are further ones after the last of `items`."""
+    """A part of a list; `more` tells whether further items follow the last of `items`."""
 
     items: tuple[T, ...]
     more: bool
 
-
-def is_name(text: str) -> bool:
-    """Whether a text can be the name of a key or client (`messages.Name`, the contract of the wire)."""
-    try:
-        msgspec.convert(text, Name)
-    except msgspec.ValidationError:
-        return False
-    return True
-
-
-def check_name(field: str, text: str) -> None:
-    """Raises BadRequest naming the field unless the text can be a name."""
-    if not is_name(text):
-        raise BadRequest(f"{field}: a name is 1 to 64 of a-z A-Z 0-9 . _ - and starts with a letter or digit")
+    @classmethod
+    def cut(cls, items: Sequence[T], limit: int) -> Page[T]:
+        """A page of at most `limit` items, from a query for one item more than that."""
+        return cls(tuple(items[:limit]), len(items) > limit)

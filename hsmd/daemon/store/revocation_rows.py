@@ -1,13 +1,14 @@
-"""Rows of revoked credentials; each function runs inside its caller's transaction. Nothing takes one back."""
+"""Rows of revoked credentials, which are never removed; within one transaction."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, Select, insert, select
 
 from hsmd.daemon.store.client_rows import check_fingerprint
 from hsmd.daemon.store.records import RevocationRecord
+from hsmd.daemon.store.rotation_rows import Rotations
 from hsmd.daemon.store.tables import revocations
 from hsmd.errors import BadRequest
 
@@ -15,26 +16,37 @@ MAX_SERIAL = 2**64 - 1
 MAX_KEY_ID = 256
 
 
-def add(connection: Connection, revocation: RevocationRecord) -> bool:
-    """Whether it is new. Raises BadRequest for one that could never match a credential."""
-    _check(revocation)
-    if connection.execute(_same(revocation)).first() is not None:
-        return False
-    connection.execute(
-        insert(revocations).values(
-            kind=revocation.kind,
-            ca_fingerprint=revocation.ca_fingerprint,
-            value=revocation.value,
-            created_at=revocation.created_at,
-        )
-    )
-    return True
+class Revocations:
+    """The credentials that are refused permanently."""
 
+    def __init__(self, connection: Connection, rotations: Rotations) -> None:
+        self._connection = connection
+        self._rotations = rotations
 
-def load_all(connection: Connection) -> list[RevocationRecord]:
-    """All, in the order of kind, CA and value."""
-    columns = (revocations.c.kind, revocations.c.ca_fingerprint, revocations.c.value)
-    return [_record(row) for row in connection.execute(select(revocations).order_by(*columns))]
+    def add(self, revocation: RevocationRecord) -> bool:
+        """Refuse a credential permanently; return whether that is new. Ends a rotation of a revoked key.
+
+        Raises BadRequest for one that could never match a credential.
+        """
+        _check(revocation)
+        if revocation.kind == "key":
+            self._rotations.end(revocation.value)
+        if self._connection.execute(_same(revocation)).first() is not None:
+            return False
+        row = {
+            "kind": revocation.kind,
+            "ca_fingerprint": revocation.ca_fingerprint,
+            "value": revocation.value,
+            "created_at": revocation.created_at,
+        }
+        self._connection.execute(insert(revocations).values(row))
+        return True
+
+    def all(self) -> list[RevocationRecord]:
+        """All revocations in order of kind, CA and value."""
+        columns = (revocations.c.kind, revocations.c.ca_fingerprint, revocations.c.value)
+        rows = self._connection.execute(select(revocations).order_by(*columns))
+        return [_record(row) for row in rows]
 
 
 def _check(revocation: RevocationRecord) -> None:
@@ -52,7 +64,7 @@ def _check(revocation: RevocationRecord) -> None:
         raise BadRequest(f"key_id: 1 to {MAX_KEY_ID} characters, as ssh-keygen -L prints it")
 
 
-def _same(revocation: RevocationRecord) -> Any:
+def _same(revocation: RevocationRecord) -> Select[Any]:
     return select(revocations.c.kind).where(
         revocations.c.kind == revocation.kind,
         revocations.c.ca_fingerprint == revocation.ca_fingerprint,

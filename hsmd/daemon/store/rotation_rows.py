@@ -1,72 +1,75 @@
-"""A client's key and its successor: each function runs inside its caller's transaction.
+"""Rows of a client's key and its successor, within one transaction.
 
-A client can add one further key to itself, and once it comes with that, take away the one it replaces.
+A client can add one further key to itself; once it has connected with that key, it can remove the one it replaces.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import Connection, delete, select, update
 
-from hsmd.daemon.store import client_rows
+from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.records import CredentialRecord
 from hsmd.daemon.store.tables import credentials, revocations
 from hsmd.errors import BadRequest, Conflict, Refused
 
 
-def begin(connection: Connection, client: str, current: str, successor: CredentialRecord) -> bool:
-    """Whether the successor is new. Raises NotFound, Conflict if another one is there or the key is somebody's.
+class Rotations:
+    """Replacements of clients' keys that are in progress."""
 
-    The caller decided on a snapshot that may be older than the end of `current`; a key that was taken away or revoked in
-    between (Refused) must not leave another one behind.
-    """
-    client_id = client_rows.find_id(connection, client)
-    if not _is_mine(connection, client_id, current) or _is_revoked(connection, current):
-        raise Refused(detail="the key that the client came with has ended meanwhile")
-    if _is_revoked(connection, successor.fingerprint):
-        raise BadRequest("public_key: this key was revoked, which is for ever; make a new one")
-    under_way = select(credentials).where(
-        credentials.c.client_id == client_id, credentials.c.successor_of.is_not(None)
-    )
-    for row in connection.execute(under_way):
-        if (row.fingerprint, row.successor_of) == (successor.fingerprint, current):
-            return False
-        raise Conflict(
-            "this client has a next key already; finish with that one, or have an operator revoke it"
+    def __init__(self, connection: Connection, client_rows: Clients) -> None:
+        self._connection = connection
+        self._clients = client_rows
+
+    def begin(self, client: str, current: str, successor: CredentialRecord) -> bool:
+        """Add a successor of the client's key `current` (fingerprint); return whether it is new.
+
+        Raises NotFound, Refused if the client no longer has `current`, BadRequest for a revoked successor, Conflict
+        if another successor exists or any client has that key. The caller decided on a snapshot that may be older than
+        the removal or revocation of `current`, and such a key must not add another one.
+        """
+        client_id = self._clients.find_id(client)
+        if not self._has_key(client_id, current) or self._is_revoked(current):
+            raise Refused(detail="the key that the client connected with was removed or revoked meanwhile")
+        if self._is_revoked(successor.fingerprint):
+            raise BadRequest("public_key: this key was revoked permanently; generate a new one")
+        in_progress = select(credentials).where(
+            credentials.c.client_id == client_id, credentials.c.successor_of.is_not(None)
         )
-    client_rows.add_credential(connection, client, successor)
-    mine = credentials.c.fingerprint == successor.fingerprint
-    connection.execute(update(credentials).where(mine).values(successor_of=current))
-    return True
+        for row in self._connection.execute(in_progress):
+            if (row.fingerprint, row.successor_of) == (successor.fingerprint, current):
+                return False
+            raise Conflict(
+                "this client has a next key already; finish with that one, or have an operator revoke it"
+            )
+        self._clients.add_credential(client, successor)
+        added = credentials.c.fingerprint == successor.fingerprint
+        self._connection.execute(update(credentials).where(added).values(successor_of=current))
+        return True
 
+    def finish(self, client: str, current: str) -> bool:
+        """Remove the key that `current` is the successor of; return whether there was one. Raises NotFound."""
+        client_id = self._clients.find_id(client)
+        successor = (credentials.c.fingerprint == current) & (credentials.c.client_id == client_id)
+        previous: str | None = self._connection.scalar(select(credentials.c.successor_of).where(successor))
+        if previous is None:
+            return False
+        self._connection.execute(update(credentials).where(successor).values(successor_of=None))
+        replaced = (credentials.c.fingerprint == previous) & (credentials.c.client_id == client_id)
+        self._connection.execute(delete(credentials).where(replaced))
+        return True
 
-def finish(connection: Connection, client: str, current: str) -> bool:
-    """Take away the key that `current` is the successor of; was there any? Raises NotFound."""
-    client_id = client_rows.find_id(connection, client)
-    mine = (credentials.c.fingerprint == current) & (credentials.c.client_id == client_id)
-    before: str | None = connection.scalar(select(credentials.c.successor_of).where(mine))
-    if before is None:
-        return False
-    connection.execute(update(credentials).where(mine).values(successor_of=None))
-    gone = (credentials.c.fingerprint == before) & (credentials.c.client_id == client_id)
-    connection.execute(delete(credentials).where(gone))
-    return True
+    def end(self, revoked: str) -> None:
+        """End the rotation in which a revoked key (fingerprint) is the old or the next key.
 
+        The successor of a stolen key may be the thief's, and a revoked successor would block every other one.
+        """
+        involved = (credentials.c.fingerprint == revoked) | (credentials.c.successor_of == revoked)
+        self._connection.execute(delete(credentials).where(involved, credentials.c.successor_of.is_not(None)))
 
-def revoked(connection: Connection, fingerprint: str) -> None:
-    """A key was revoked: end the rotation that it has a part in, as the old key or as the next one.
+    def _has_key(self, client_id: int, fingerprint: str) -> bool:
+        same = (credentials.c.fingerprint == fingerprint) & (credentials.c.client_id == client_id)
+        return self._connection.execute(select(credentials.c.fingerprint).where(same)).first() is not None
 
-    What a stolen key named as its successor is the thief's; and a next key that nobody can come with would be in the way of
-    every other.
-    """
-    part = (credentials.c.fingerprint == fingerprint) | (credentials.c.successor_of == fingerprint)
-    connection.execute(delete(credentials).where(part, credentials.c.successor_of.is_not(None)))
-
-
-def _is_mine(connection: Connection, client_id: int, fingerprint: str) -> bool:
-    mine = (credentials.c.fingerprint == fingerprint) & (credentials.c.client_id == client_id)
-    return connection.execute(select(credentials.c.fingerprint).where(mine)).first() is not None
-
-
-def _is_revoked(connection: Connection, fingerprint: str) -> bool:
-    found = (revocations.c.kind == "key") & (revocations.c.value == fingerprint)
-    return connection.execute(select(revocations.c.value).where(found)).first() is not None
+    def _is_revoked(self, fingerprint: str) -> bool:
+        same = (revocations.c.kind == "key") & (revocations.c.value == fingerprint)
+        return self._connection.execute(select(revocations.c.value).where(same)).first() is not None

@@ -146,7 +146,7 @@ def test_an_adopted_key_is_served(open_daemon: Callable[..., Daemon]) -> None:
     from hsmd.daemon.store import Store
 
     store = Store(f"sqlite:///{daemon.directory / 'store.sqlite'}")
-    store.remove_key("first")
+    store.change(lambda tx: tx.keys.remove("first"))
     store.close()
     adopted = daemon.ask(messages.KeyAdopt("second", cka_label="first"))
     assert (adopted.digest, adopted.purposes) == (made.digest, made.purposes)

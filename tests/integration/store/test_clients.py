@@ -19,98 +19,98 @@ def test_a_client_comes_back_as_it_was_put_in(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     second, first = make_credential("b"), make_credential("a")
-    store.add_client("web1", Role.FRONT_END, now, second)
-    store.add_credential("web1", first.fingerprint, first.public_key)
-    store.add_client("ann", Role.OPERATOR, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, second))
+    store.change(lambda tx: tx.clients.add_credential("web1", first))
+    store.change(lambda tx: tx.clients.add("ann", Role.OPERATOR, now))
     ann = ClientRecord("ann", Role.OPERATOR, (), now)
     web1 = ClientRecord("web1", Role.FRONT_END, (first, second), now)
-    assert store.client("web1") == web1
+    assert store.query(lambda tx: tx.clients.get("web1")) == web1
     assert store.load().clients == (ann, web1)
-    assert store.list_clients("", 1).items == (ann,)
-    assert store.list_clients("", 1).more
-    assert store.list_clients("ann", 1).items == (web1,)
-    assert not store.list_clients("ann", 1).more
+    assert store.query(lambda tx: tx.clients.page("", 1)).items == (ann,)
+    assert store.query(lambda tx: tx.clients.page("", 1)).more
+    assert store.query(lambda tx: tx.clients.page("ann", 1)).items == (web1,)
+    assert not store.query(lambda tx: tx.clients.page("ann", 1)).more
 
 
 def test_one_fingerprint_one_client(store: Store, make_credential: MakeCredential, now: datetime) -> None:
     shared = make_credential("a")
-    store.add_client("web1", Role.FRONT_END, now, shared)
-    store.add_client("web2", Role.FRONT_END, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, shared))
+    store.change(lambda tx: tx.clients.add("web2", Role.FRONT_END, now))
     for client in ("web1", "web2"):
-        with pytest.raises(Conflict, match="web1 comes with this key already"):
-            store.add_credential(client, shared.fingerprint, shared.public_key)
+        with pytest.raises(Conflict, match="web1 has this key already"):
+            store.change(lambda tx: tx.clients.add_credential(client, shared))
 
 
 def test_a_client_whose_credential_is_taken_is_not_added(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
-    store.add_client("web1", Role.FRONT_END, now, make_credential("a"))
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, make_credential("a")))
     with pytest.raises(Conflict):
-        store.add_client("web2", Role.FRONT_END, now, make_credential("a"))
+        store.change(lambda tx: tx.clients.add("web2", Role.FRONT_END, now, make_credential("a")))
     with pytest.raises(NotFound):
-        store.client("web2")
+        store.query(lambda tx: tx.clients.get("web2"))
 
 
 def test_names_are_taken_once(store: Store, now: datetime) -> None:
-    store.add_client("web1", Role.FRONT_END, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     with pytest.raises(Conflict, match="named web1 exists already"):
-        store.add_client("web1", Role.OPERATOR, now)
-    assert store.client("web1").role is Role.FRONT_END
+        store.change(lambda tx: tx.clients.add("web1", Role.OPERATOR, now))
+    assert store.query(lambda tx: tx.clients.get("web1")).role is Role.FRONT_END
 
 
 @pytest.mark.parametrize("name", ["", "a b", "wеb", "a\n", "\x00", "-x"])
 def test_what_is_no_name_is_refused(store: Store, now: datetime, name: str) -> None:
     with pytest.raises(BadRequest, match=r"^name: "):
-        store.add_client(name, Role.FRONT_END, now)
+        store.change(lambda tx: tx.clients.add(name, Role.FRONT_END, now))
     with pytest.raises(NotFound):
-        store.client(name)
+        store.query(lambda tx: tx.clients.get(name))
     with pytest.raises(NotFound):
-        store.add_credential(name, CA, "line")
+        store.change(lambda tx: tx.clients.add_credential(name, CredentialRecord(CA, "line")))
 
 
 @pytest.mark.parametrize("fingerprint", ["", "MD5:00:11", "SHA256:short", "SHA256:" + "x" * 44, "x" * 50])
 def test_a_fingerprint_looks_as_openssh_prints_it(store: Store, now: datetime, fingerprint: str) -> None:
-    store.add_client("web1", Role.FRONT_END, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     with pytest.raises(BadRequest, match=r"^public_key: "):
-        store.add_credential("web1", fingerprint, "line")
+        store.change(lambda tx: tx.clients.add_credential("web1", CredentialRecord(fingerprint, "line")))
     with pytest.raises(BadRequest, match=r"^public_key: "):
-        store.trust_ca(fingerprint, "line", ["web1"])
+        store.change(lambda tx: tx.user_cas.trust(fingerprint, "line", ["web1"]))
 
 
 def test_a_removed_client_leaves_nothing_behind(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     credential = make_credential("a")
-    store.add_client("web1", Role.FRONT_END, now, credential)
-    store.trust_ca(CA, "ca line", ["web1"])
-    store.remove_client("web1")
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, credential))
+    store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1"]))
+    store.change(lambda tx: tx.clients.remove("web1"))
     assert store.load().clients == ()
     assert store.load().cas == ()
     with pytest.raises(NotFound):
-        store.remove_client("web1")
-    store.add_client("web2", Role.OPERATOR, now, credential)
-    store.add_client("web1", Role.AUDITOR, now)
-    assert store.client("web1") == ClientRecord("web1", Role.AUDITOR, (), now)
+        store.change(lambda tx: tx.clients.remove("web1"))
+    store.change(lambda tx: tx.clients.add("web2", Role.OPERATOR, now, credential))
+    store.change(lambda tx: tx.clients.add("web1", Role.AUDITOR, now))
+    assert store.query(lambda tx: tx.clients.get("web1")) == ClientRecord("web1", Role.AUDITOR, (), now)
 
 
 def test_a_ca_is_trusted_for_the_clients_named_and_nobody_else(store: Store, now: datetime) -> None:
     for name in ("web1", "web2", "web3"):
-        store.add_client(name, Role.FRONT_END, now)
-    store.trust_ca(CA, "ca line", ["web1", "web2", "web1"])
+        store.change(lambda tx: tx.clients.add(name, Role.FRONT_END, now))
+    store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "web2", "web1"]))
     assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web1", "web2"})),)
-    store.trust_ca(CA, "ca line", ["web3"])
+    store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web3"]))
     assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web3"})),)
     with pytest.raises(NotFound, match="clients"):
-        store.trust_ca(CA, "ca line", ["web1", "nobody"])
+        store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "nobody"]))
     assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web3"})),)
-    store.trust_ca(CA, "ca line", [])
+    store.change(lambda tx: tx.user_cas.trust(CA, "ca line", []))
     assert store.load().cas == ()
 
 
 def test_a_ca_outlives_one_of_its_clients(store: Store, now: datetime) -> None:
-    store.add_client("web1", Role.FRONT_END, now)
-    store.add_client("web2", Role.FRONT_END, now)
-    store.trust_ca(CA, "ca line", ["web1", "web2"])
-    store.remove_client("web1")
-    store.add_client("web1", Role.FRONT_END, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web2", Role.FRONT_END, now))
+    store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "web2"]))
+    store.change(lambda tx: tx.clients.remove("web1"))
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web2"})),)

@@ -53,8 +53,8 @@ def test_a_database_that_is_away(
         store.version,
         store.load,
         store.migrate,
-        lambda: store.key("a"),
-        lambda: store.remove_key("a"),
+        lambda: store.query(lambda tx: tx.keys.get("a")),
+        lambda: store.change(lambda tx: tx.keys.remove("a")),
     ):
         with pytest.raises(StoreFailure) as failure:
             action()
@@ -89,7 +89,7 @@ def test_sqlite_is_made_by_migrate_only(tmp_path: Path) -> None:
 
 def test_a_database_without_schema(empty_url: str) -> None:
     store = Store(empty_url)
-    for action in (store.version, store.load, lambda: store.remove_key("a")):
+    for action in (store.version, store.load, lambda: store.change(lambda tx: tx.keys.remove("a"))):
         with pytest.raises(StoreFailure) as failure:
             action()
         assert "SELECT" not in failure.value.detail + repr(failure.value)
@@ -115,11 +115,11 @@ def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
     holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreFailure) as failure:
-        store.add_client("web1", Role.FRONT_END, now)
+        store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     assert "locked" in failure.value.detail
     assert store.load().clients == ()  # readers do not wait
     holder.close()
-    store.add_client("web1", Role.FRONT_END, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     store.close()
 
 
@@ -131,10 +131,10 @@ def test_postgresql_lets_go_of_a_writer_that_waits(
     url = cluster.url("held")  # type: ignore[attr-defined]
     holder, store = Store(url), Store(url)
     holder.migrate()
-    with holder._write(), pytest.raises(StoreFailure) as failure:
-        store.add_client("web1", Role.FRONT_END, now)
+    with holder.write(), pytest.raises(StoreFailure) as failure:
+        store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     assert "lock timeout" in failure.value.detail
-    store.add_client("web1", Role.FRONT_END, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     holder.close()
     store.close()
 
@@ -144,8 +144,8 @@ def test_a_store_gets_over_lost_connections(cluster: object, now: datetime) -> N
     store = Store(cluster.url("losing"))  # type: ignore[attr-defined]
     store.migrate()
     cluster.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'losing'")  # type: ignore[attr-defined]
-    store.add_client("web1", Role.FRONT_END, now)
-    assert store.client("web1").name == "web1"
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    assert store.query(lambda tx: tx.clients.get("web1")).name == "web1"
     store.close()
 
 
@@ -153,8 +153,8 @@ def test_the_database_itself_refuses_what_must_not_be(
     store: Store, make_key: Callable[..., object], now: datetime
 ) -> None:
     """The last line of defence, should a check above it ever be missing."""
-    store.add_key(make_key("site"))  # type: ignore[arg-type]
-    store.add_client("web1", Role.FRONT_END, now)
+    store.change(lambda tx: tx.keys.add(make_key("site")))  # type: ignore[arg-type]
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     key_id = "(SELECT id FROM keys WHERE name = 'site')"
     client_id = "(SELECT id FROM clients WHERE name = 'web1')"
     statements = [
@@ -165,32 +165,31 @@ def test_the_database_itself_refuses_what_must_not_be(
         f"INSERT INTO credentials (fingerprint, client_id, public_key) VALUES ('x', {client_id} + 7, '')",
     ]
     for statement in statements:
-        with pytest.raises(Conflict), store._write() as connection:
-            connection.execute(text(statement))
+        with pytest.raises(Conflict), store.write() as tx:
+            tx.connection.execute(text(statement))
 
 
 def test_a_row_of_a_newer_release_is_not_served(
     store: Store, make_key: Callable[..., object], now: datetime
 ) -> None:
-    store.add_key(make_key("site"))  # type: ignore[arg-type]
-    store.add_client("web1", Role.FRONT_END, now)
-    store.add_grant("web1", "site", [Purpose.TLS13_SERVER])
-    with store._write() as connection:
-        connection.execute(text("INSERT INTO key_purposes SELECT id, 77 FROM keys"))
-        connection.execute(text("INSERT INTO grants SELECT client_id, key_id, 77 FROM grants"))
+    store.change(lambda tx: tx.keys.add(make_key("site")))  # type: ignore[arg-type]
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.grants.add("web1", "site", [Purpose.TLS13_SERVER]))
+    with store.write() as tx:
+        tx.connection.execute(text("INSERT INTO key_purposes SELECT id, 77 FROM keys"))
+        tx.connection.execute(text("INSERT INTO grants SELECT client_id, key_id, 77 FROM grants"))
     assert [grant.purposes for grant in store.load().grants] == [{Purpose.TLS13_SERVER}]
-    assert 77 not in store.key("site").purposes
-    with store._write() as connection:
-        connection.execute(text("UPDATE keys SET key_type = 'ml-dsa-65'"))
+    assert 77 not in store.query(lambda tx: tx.keys.get("site")).purposes
+    with store.write() as tx:
+        tx.connection.execute(text("UPDATE keys SET key_type = 'ml-dsa-65'"))
     with pytest.raises(StoreFailure, match="newer than this release"):
         store.load()
 
 
 def test_errors_are_of_hsmd_only(store: Store) -> None:
     for action in (
-        lambda: store.key_by_digest(b""),
-        lambda: store.list_grants("\x00", "", "", 1),
-        lambda: store.client("\ud800"),
+        lambda: store.query(lambda tx: tx.grants.page("\x00", "", "", 1)),
+        lambda: store.query(lambda tx: tx.clients.get("\ud800")),
     ):
         with pytest.raises(HsmdError):
             action()

@@ -34,18 +34,18 @@ def token(now: datetime) -> EnrolmentRecord:
 def test_grants_and_credentials_follow_a_rename_and_names_come_back_empty(
     store: Store, make_credential: MakeCredential, make_key: MakeKey, now: datetime
 ) -> None:
-    store.add_client("web1", Role.FRONT_END, now, make_credential("a"))
-    store.add_key(make_key("www"))
-    store.add_grant("web1", "www", [Purpose.TLS13_SERVER])
-    store.trust_ca(CA, "line", ["web1"])
-    store.rename_client("web1", "web2")
-    store.rename_key("www", "old")
-    store.add_client("web1", Role.FRONT_END, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, make_credential("a")))
+    store.change(lambda tx: tx.keys.add(make_key("www")))
+    store.change(lambda tx: tx.grants.add("web1", "www", [Purpose.TLS13_SERVER]))
+    store.change(lambda tx: tx.user_cas.trust(CA, "line", ["web1"]))
+    store.change(lambda tx: tx.clients.rename("web1", "web2"))
+    store.change(lambda tx: tx.keys.rename("www", "old"))
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     contents = store.load()
     assert [(grant.client, grant.key) for grant in contents.grants] == [("web2", "old")]
     assert contents.cas[0].clients == {"web2"}
-    assert store.client("web1").credentials == ()
-    assert len(store.client("web2").credentials) == 1
+    assert store.query(lambda tx: tx.clients.get("web1")).credentials == ()
+    assert len(store.query(lambda tx: tx.clients.get("web2")).credentials) == 1
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,12 @@ def test_renames_that_are_refused(
     store: Store, make_key: MakeKey, now: datetime, name: str, new_name: str, error: type[HsmdError]
 ) -> None:
     for each in ("web1", "web2"):
-        store.add_client(each, Role.FRONT_END, now)
-        store.add_key(make_key(each))
-    for rename in (store.rename_client, store.rename_key):
-        with pytest.raises(error):
-            rename(name, new_name)
+        store.change(lambda tx: tx.clients.add(each, Role.FRONT_END, now))
+        store.change(lambda tx: tx.keys.add(make_key(each)))
+    with pytest.raises(error):
+        store.change(lambda tx: tx.clients.rename(name, new_name))
+    with pytest.raises(error):
+        store.change(lambda tx: tx.keys.rename(name, new_name))
     assert [client.name for client in store.load().clients] == ["web1", "web2"]
 
 
@@ -79,9 +80,9 @@ def test_revocations_are_kept_once_and_for_ever(store: Store, now: datetime) -> 
         RevocationRecord("serial", CA, str(2**64 - 1), now),
     ]
     for revocation in wanted:
-        assert store.revoke(revocation)
-        assert not store.revoke(revocation)
-    assert store.list_revocations() == wanted
+        assert store.change(lambda tx: tx.revocations.add(revocation))
+        assert not store.change(lambda tx: tx.revocations.add(revocation))
+    assert store.query(lambda tx: tx.revocations.all()) == wanted
     assert store.load().revocations == tuple(wanted)
 
 
@@ -104,17 +105,17 @@ def test_a_revocation_that_could_never_match_is_refused(
     store: Store, now: datetime, kind: str, ca: str, value: str
 ) -> None:
     with pytest.raises(BadRequest):
-        store.revoke(RevocationRecord(kind, ca, value, now))
+        store.change(lambda tx: tx.revocations.add(RevocationRecord(kind, ca, value, now)))
 
 
 def test_a_ca_is_distrusted(store: Store, now: datetime) -> None:
-    store.add_client("web1", Role.FRONT_END, now)
-    store.trust_ca(CA, "line", ["web1"], 3_600)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.user_cas.trust(CA, "line", ["web1"], 3_600))
     assert store.load().cas[0].max_lifetime_s == 3_600
-    store.distrust_ca(CA)
+    store.change(lambda tx: tx.user_cas.distrust(CA))
     assert store.load().cas == ()
     with pytest.raises(NotFound):
-        store.distrust_ca(CA)
+        store.change(lambda tx: tx.user_cas.distrust(CA))
 
 
 # --- a client's next key ---
@@ -125,7 +126,7 @@ def of_key(credential: CredentialRecord, now: datetime) -> RevocationRecord:
 
 
 def fingerprints(store: Store, client: str) -> set[str]:
-    return {each.fingerprint for each in store.client(client).credentials}
+    return {each.fingerprint for each in store.query(lambda tx: tx.clients.get(client)).credentials}
 
 
 def test_a_key_that_was_taken_away_names_no_successor(
@@ -133,11 +134,11 @@ def test_a_key_that_was_taken_away_names_no_successor(
 ) -> None:
     """Another daemon may believe in the old key for a moment more: its holder must not stay by way of one more key."""
     first, second, third = (make_credential(each) for each in "abc")
-    store.add_client("web1", Role.FRONT_END, now, first)
-    store.begin_rotation("web1", first.fingerprint, second)
-    assert store.finish_rotation("web1", second.fingerprint)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
+    store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, second))
+    assert store.change(lambda tx: tx.rotations.finish("web1", second.fingerprint))
     with pytest.raises(Refused):
-        store.begin_rotation("web1", first.fingerprint, third)
+        store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, third))
     assert fingerprints(store, "web1") == {second.fingerprint}
 
 
@@ -145,34 +146,34 @@ def test_a_revoked_key_names_no_successor_and_is_none(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, second, third = (make_credential(each) for each in "abc")
-    store.add_client("web1", Role.FRONT_END, now, first)
-    store.revoke(of_key(second, now))
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
+    store.change(lambda tx: tx.revocations.add(of_key(second, now)))
     with pytest.raises(BadRequest):
-        store.begin_rotation("web1", first.fingerprint, second)
-    store.revoke(of_key(first, now))
+        store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, second))
+    store.change(lambda tx: tx.revocations.add(of_key(first, now)))
     with pytest.raises(Refused):
-        store.begin_rotation("web1", first.fingerprint, third)
+        store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, third))
 
 
 def test_a_client_that_got_the_name_of_another_gets_no_key_of_it(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, second = make_credential("a"), make_credential("b")
-    store.add_client("web1", Role.FRONT_END, now, first)
-    store.rename_client("web1", "web2")
-    store.add_client("web1", Role.FRONT_END, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
+    store.change(lambda tx: tx.clients.rename("web1", "web2"))
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     with pytest.raises(Refused):
-        store.begin_rotation("web1", first.fingerprint, second)
+        store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, second))
 
 
 def test_what_a_stolen_key_named_goes_with_it(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     stolen, thiefs, other = (make_credential(each) for each in "abc")
-    store.add_client("web1", Role.FRONT_END, now, stolen)
-    store.add_credential("web1", other.fingerprint, other.public_key)
-    store.begin_rotation("web1", stolen.fingerprint, thiefs)
-    store.revoke(of_key(stolen, now))
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, stolen))
+    store.change(lambda tx: tx.clients.add_credential("web1", other))
+    store.change(lambda tx: tx.rotations.begin("web1", stolen.fingerprint, thiefs))
+    store.change(lambda tx: tx.revocations.add(of_key(stolen, now)))
     assert thiefs.fingerprint not in fingerprints(store, "web1")
     assert other.fingerprint in fingerprints(store, "web1")
 
@@ -181,11 +182,11 @@ def test_a_revoked_successor_is_in_nobodys_way(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, lost, third = (make_credential(each) for each in "abc")
-    store.add_client("web1", Role.FRONT_END, now, first)
-    store.begin_rotation("web1", first.fingerprint, lost)
-    store.revoke(of_key(lost, now))
-    assert store.begin_rotation("web1", first.fingerprint, third)
-    assert store.finish_rotation("web1", third.fingerprint)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
+    store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, lost))
+    store.change(lambda tx: tx.revocations.add(of_key(lost, now)))
+    assert store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, third))
+    assert store.change(lambda tx: tx.rotations.finish("web1", third.fingerprint))
     assert fingerprints(store, "web1") == {third.fingerprint}
 
 
@@ -195,79 +196,85 @@ def test_a_revoked_successor_is_in_nobodys_way(
 def test_a_token_is_used_once(
     store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
-    store.add_client("web1", Role.FRONT_END, now)
-    store.add_enrolment(token, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.enrolments.add(token, now))
     version = store.version()
-    assert store.check_enrolment("t1", SECRET, now)
+    assert store.change(lambda tx: tx.enrolments.check("t1", SECRET, now), versioned=False)
     assert store.version() == version
-    store.rename_client("web1", "web2")
-    assert store.enrol("t1", SECRET, make_credential("a"), now).name == "web2"
-    assert not store.check_enrolment("t1", SECRET, now)
+    store.change(lambda tx: tx.clients.rename("web1", "web2"))
+    assert store.change(lambda tx: tx.enrolments.use("t1", SECRET, make_credential("a"), now)).name == "web2"
+    assert not store.change(lambda tx: tx.enrolments.check("t1", SECRET, now), versioned=False)
     with pytest.raises(NotFound):
-        store.enrol("t1", SECRET, make_credential("b"), now)
-    assert len(store.client("web2").credentials) == 1
+        store.change(lambda tx: tx.enrolments.use("t1", SECRET, make_credential("b"), now))
+    assert len(store.query(lambda tx: tx.clients.get("web2")).credentials) == 1
 
 
 def test_tries_are_counted_right_or_wrong(store: Store, token: EnrolmentRecord, now: datetime) -> None:
-    store.add_client("web1", Role.FRONT_END, now)
-    store.add_enrolment(token, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.enrolments.add(token, now))
     for _ in range(MAX_TRIES - 1):
-        assert not store.check_enrolment("t1", sha256(b"guess").digest(), now)
-        assert not store.check_enrolment("t2", SECRET, now)
-    assert store.check_enrolment("t1", SECRET, now)
-    assert not store.check_enrolment("t1", SECRET, now)
+        assert not store.change(
+            lambda tx: tx.enrolments.check("t1", sha256(b"guess").digest(), now), versioned=False
+        )
+        assert not store.change(lambda tx: tx.enrolments.check("t2", SECRET, now), versioned=False)
+    assert store.change(lambda tx: tx.enrolments.check("t1", SECRET, now), versioned=False)
+    assert not store.change(lambda tx: tx.enrolments.check("t1", SECRET, now), versioned=False)
 
 
 def test_a_token_ends(
     store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
-    store.add_client("web1", Role.FRONT_END, now)
-    store.add_enrolment(token, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.enrolments.add(token, now))
     late = now + 15 * MINUTE
-    assert not store.check_enrolment("t1", SECRET, late)
+    assert not store.change(lambda tx: tx.enrolments.check("t1", SECRET, late), versioned=False)
     with pytest.raises(NotFound):
-        store.enrol("t1", SECRET, make_credential("a"), late)
-    assert store.check_enrolment("t1", SECRET, late - timedelta(seconds=1))
+        store.change(lambda tx: tx.enrolments.use("t1", SECRET, make_credential("a"), late))
+    assert store.change(
+        lambda tx: tx.enrolments.check("t1", SECRET, late - timedelta(seconds=1)), versioned=False
+    )
 
 
 def test_a_new_token_takes_the_place_of_the_old_and_goes_with_its_client(
     store: Store, token: EnrolmentRecord, now: datetime
 ) -> None:
-    store.add_client("web1", Role.FRONT_END, now)
-    store.add_enrolment(token, now)
-    store.add_enrolment(EnrolmentRecord("t2", "web1", SECRET, token.expires_at), now)
-    assert not store.check_enrolment("t1", SECRET, now)
-    store.remove_client("web1")
-    store.add_client("web1", Role.FRONT_END, now)
-    assert not store.check_enrolment("t2", SECRET, now)
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.enrolments.add(token, now))
+    store.change(lambda tx: tx.enrolments.add(EnrolmentRecord("t2", "web1", SECRET, token.expires_at), now))
+    assert not store.change(lambda tx: tx.enrolments.check("t1", SECRET, now), versioned=False)
+    store.change(lambda tx: tx.clients.remove("web1"))
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    assert not store.change(lambda tx: tx.enrolments.check("t2", SECRET, now), versioned=False)
 
 
 def test_a_key_that_is_somebodys_does_not_use_the_token_up(
     store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
-    store.add_client("ann", Role.OPERATOR, now, make_credential("a"))
-    store.add_client("web1", Role.FRONT_END, now)
-    store.add_enrolment(token, now)
+    store.change(lambda tx: tx.clients.add("ann", Role.OPERATOR, now, make_credential("a")))
+    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.enrolments.add(token, now))
     with pytest.raises(Conflict):
-        store.enrol("t1", SECRET, make_credential("a"), now)
-    assert store.enrol("t1", SECRET, make_credential("b"), now).name == "web1"
+        store.change(lambda tx: tx.enrolments.use("t1", SECRET, make_credential("a"), now))
+    assert store.change(lambda tx: tx.enrolments.use("t1", SECRET, make_credential("b"), now)).name == "web1"
 
 
 def test_of_two_racing_enrolments_one_wins(
     make_store: MakeStore, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
     stores = [make_store() for _ in range(4)]
-    stores[0].add_client("web1", Role.FRONT_END, now)
+    stores[0].change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     for round_ in range(5):
-        stores[0].add_enrolment(token, now)
+        stores[0].change(lambda tx: tx.enrolments.add(token, now))
         outcomes: list[str] = []
         line_up = threading.Barrier(len(stores))
 
         def enrol(number: int, round_: int = round_) -> None:
             line_up.wait()
             try:
-                stores[number].enrol(
-                    "t1", SECRET, make_credential("abcdefghijklmnopqrst"[4 * round_ + number]), now
+                stores[number].change(
+                    lambda tx: tx.enrolments.use(
+                        "t1", SECRET, make_credential("abcdefghijklmnopqrst"[4 * round_ + number]), now
+                    )
                 )
                 outcomes.append("done")
             except NotFound:
@@ -279,4 +286,4 @@ def test_of_two_racing_enrolments_one_wins(
         for thread in threads:
             thread.join()
         assert sorted(outcomes) == ["done", "refused", "refused", "refused"]
-    assert len(stores[0].client("web1").credentials) == 5
+    assert len(stores[0].query(lambda tx: tx.clients.get("web1")).credentials) == 5

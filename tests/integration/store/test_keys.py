@@ -18,59 +18,60 @@ MakeKey = Callable[..., KeyRecord]
 
 def test_a_key_comes_back_as_it_was_put_in(store: Store, make_key: MakeKey) -> None:
     key = make_key("web", purposes=("tls-server", "tls13-client"))
-    store.add_key(key)
-    assert store.key("web") == key
-    assert store.key_by_digest(key.digest) == key
+    store.change(lambda tx: tx.keys.add(key))
+    assert store.query(lambda tx: tx.keys.get("web")) == key
     assert store.load().keys == (key,)
 
 
 def test_times_keep_their_moment_whatever_their_zone(store: Store, make_key: MakeKey, now: datetime) -> None:
     elsewhere = now.astimezone(timezone(timedelta(hours=-7)))
-    store.add_key(replace(make_key("web"), created_at=elsewhere))
-    read = store.key("web").created_at
+    store.change(lambda tx: tx.keys.add(replace(make_key("web"), created_at=elsewhere)))
+    read = store.query(lambda tx: tx.keys.get("web")).created_at
     assert read == now
     assert read.utcoffset() == timedelta(0)
 
 
 def test_a_name_is_taken_once(store: Store, make_key: MakeKey) -> None:
-    store.add_key(make_key("web"))
+    store.change(lambda tx: tx.keys.add(make_key("web")))
     with pytest.raises(Conflict, match="named web exists already"):
-        store.add_key(make_key("web", seed="another"))
-    store.add_key(make_key("Web"))  # names are compared letter for letter
+        store.change(lambda tx: tx.keys.add(make_key("web", seed="another")))
+    store.change(lambda tx: tx.keys.add(make_key("Web")))  # names are compared letter for letter
 
 
 def test_a_key_is_served_under_one_name(store: Store, make_key: MakeKey) -> None:
-    store.add_key(make_key("web"))
+    store.change(lambda tx: tx.keys.add(make_key("web")))
     with pytest.raises(Conflict, match="under the name web"):
-        store.add_key(make_key("other", seed="web"))
+        store.change(lambda tx: tx.keys.add(make_key("other", seed="web")))
 
 
 @pytest.mark.parametrize("name", ["", "a" * 65, "-a", "a b", "a\n", "ä", "a/b", "a\x00", "\ud800"])
 def test_what_is_no_name_is_refused_and_never_found(store: Store, make_key: MakeKey, name: str) -> None:
     with pytest.raises(BadRequest, match=r"^name: "):
-        store.add_key(replace(make_key("web"), name=name))
+        store.change(lambda tx: tx.keys.add(replace(make_key("web"), name=name)))
     with pytest.raises(NotFound):
-        store.key(name)
+        store.query(lambda tx: tx.keys.get(name))
     with pytest.raises(NotFound):
-        store.remove_key(name)
+        store.change(lambda tx: tx.keys.remove(name))
 
 
 def test_a_ceiling_that_no_key_may_have_is_refused(store: Store, make_key: MakeKey) -> None:
     mixed = frozenset({Purpose.TLS13_SERVER, Purpose.TLS12_RSA_PREMASTER})
     with pytest.raises(BadRequest, match="either signs or decrypts"):
-        store.add_key(replace(make_key("web", key_type=KeyType.RSA_2048), purposes=mixed))
+        store.change(
+            lambda tx: tx.keys.add(replace(make_key("web", key_type=KeyType.RSA_2048), purposes=mixed))
+        )
     assert store.load().keys == ()
 
 
 def test_pages_follow_the_order_of_bytes(store: Store, make_key: MakeKey) -> None:
     names = sorted(["b", "B", "a-b", "a.b", "a_b", "ab", "a0", "Z", "z", "9"])
     for name in reversed(names):
-        store.add_key(make_key(name))
-    assert [key.name for key in store.list_keys("", 500).items] == names
+        store.change(lambda tx: tx.keys.add(make_key(name)))
+    assert [key.name for key in store.query(lambda tx: tx.keys.page("", 500)).items] == names
     seen: list[str] = []
     more = True
     while more:
-        page = store.list_keys(seen[-1] if seen else "", 3)
+        page = store.query(lambda tx: tx.keys.page(seen[-1] if seen else "", 3))
         assert len(page.items) <= 3
         seen += [key.name for key in page.items]
         more = page.more
@@ -78,57 +79,57 @@ def test_pages_follow_the_order_of_bytes(store: Store, make_key: MakeKey) -> Non
 
 
 def test_a_page_that_ends_exactly_has_no_more(store: Store, make_key: MakeKey) -> None:
-    store.add_key(make_key("a"))
-    store.add_key(make_key("b"))
-    assert store.list_keys("", 2).more is False
-    assert store.list_keys("", 1).more is True
-    assert store.list_keys("b", 1).items == ()
+    store.change(lambda tx: tx.keys.add(make_key("a")))
+    store.change(lambda tx: tx.keys.add(make_key("b")))
+    assert store.query(lambda tx: tx.keys.page("", 2)).more is False
+    assert store.query(lambda tx: tx.keys.page("", 1)).more is True
+    assert store.query(lambda tx: tx.keys.page("b", 1)).items == ()
 
 
 def test_pages_can_be_limited_to_digests(store: Store, make_key: MakeKey) -> None:
     keys = [make_key(f"k{number:03}") for number in range(30)]
     for key in keys:
-        store.add_key(key)
+        store.change(lambda tx: tx.keys.add(key))
     wanted = {key.digest for key in keys[::3]}
     # More digests than go into one statement, most of them unknown.
     unknown = {number.to_bytes(32, "big") for number in range(1200)}
-    page = store.list_keys("k003", 5, wanted | unknown)
+    page = store.query(lambda tx: tx.keys.page("k003", 5, wanted | unknown))
     assert [key.name for key in page.items] == ["k006", "k009", "k012", "k015", "k018"]
     assert page.more
-    assert store.list_keys("", 5, set()).items == ()
+    assert store.query(lambda tx: tx.keys.page("", 5, set())).items == ()
 
 
 @pytest.mark.parametrize("after", ["a b", "\x00", "\ud800", "x" * 65])
 def test_a_page_begins_behind_a_name(store: Store, after: str) -> None:
     with pytest.raises(BadRequest, match=r"^after: "):
-        store.list_keys(after, 5)
+        store.query(lambda tx: tx.keys.page(after, 5))
 
 
 def test_a_removed_key_is_gone_and_its_name_free(store: Store, make_key: MakeKey) -> None:
-    store.add_key(make_key("web"))
-    store.remove_key("web")
+    store.change(lambda tx: tx.keys.add(make_key("web")))
+    store.change(lambda tx: tx.keys.remove("web"))
     with pytest.raises(NotFound):
-        store.key("web")
+        store.query(lambda tx: tx.keys.get("web"))
     with pytest.raises(NotFound):
-        store.remove_key("web")
-    store.add_key(make_key("web", seed="another"))
+        store.change(lambda tx: tx.keys.remove("web"))
+    store.change(lambda tx: tx.keys.add(make_key("web", seed="another")))
 
 
 def test_certificates_are_replaced_and_go_with_their_key(
     store: Store, make_key: MakeKey, now: datetime
 ) -> None:
-    store.add_key(make_key("web"))
+    store.change(lambda tx: tx.keys.add(make_key("web")))
     with pytest.raises(NotFound, match="no certificate"):
-        store.certificate("web")
-    store.set_certificate("web", "first", now)
-    store.set_certificate("web", "second", now + timedelta(days=1))
+        store.query(lambda tx: tx.certificates.get("web"))
+    store.change(lambda tx: tx.certificates.set("web", "first", now))
+    store.change(lambda tx: tx.certificates.set("web", "second", now + timedelta(days=1)))
     expected = CertificateRecord("web", "second", now + timedelta(days=1))
-    assert store.certificate("web") == expected
+    assert store.query(lambda tx: tx.certificates.get("web")) == expected
     assert store.load().certificates == (expected,)
-    store.remove_key("web")
-    store.add_key(make_key("web"))
+    store.change(lambda tx: tx.keys.remove("web"))
+    store.change(lambda tx: tx.keys.add(make_key("web")))
     assert store.load().certificates == ()
     with pytest.raises(NotFound, match="no key"):
-        store.set_certificate("nobody", "chain", now)
+        store.change(lambda tx: tx.certificates.set("nobody", "chain", now))
     with pytest.raises(NotFound, match="no key"):
-        store.certificate("nobody")
+        store.query(lambda tx: tx.certificates.get("nobody"))

@@ -6,54 +6,54 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 
 import pytest
 
 from hsmd.daemon.front.tokens import login_guard as module
-from hsmd.daemon.front.tokens.login_guard import LoginGuard
+from hsmd.daemon.front.tokens.login_guard import HOLD, LoginGuard, claim_login
 from hsmd.daemon.ipc.launcher_messages import Starts
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import NotFound
 from tests.support.store import NOW
 
 TOKEN = "main"
-HOLD = timedelta(seconds=15)
+
+
+def stops(store: Store) -> list[LoginStop]:
+    return store.query(lambda tx: tx.logins.stops())
 
 
 def test_one_holder_at_a_time(store: Store) -> None:
-    assert store.claim_login(TOKEN, "a", NOW, HOLD).granted
+    assert claim_login(store, TOKEN, "a", NOW).granted
     version = store.version()
-    assert not store.claim_login(TOKEN, "b", NOW, HOLD).granted
+    assert not claim_login(store, TOKEN, "b", NOW).granted
     assert store.version() == version, "waiting writes nothing"
-    assert store.claim_login(TOKEN, "a", NOW, HOLD).granted, (
-        "a front that was started again has its turn still"
-    )
-    store.release_login(TOKEN, "b")
-    assert not store.claim_login(TOKEN, "b", NOW, HOLD).granted, "only the holder gives it back"
-    assert store.claim_login(TOKEN, "b", NOW + HOLD, HOLD).granted, "a turn ends by itself"
-    store.release_login(TOKEN, "b")
-    assert store.claim_login(TOKEN, "a", NOW, HOLD).granted
+    assert claim_login(store, TOKEN, "a", NOW).granted, "a front that was started again has its turn still"
+    store.change(lambda tx: tx.logins.release(TOKEN, "b"))
+    assert not claim_login(store, TOKEN, "b", NOW).granted, "only the holder gives it back"
+    assert claim_login(store, TOKEN, "b", NOW + HOLD).granted, "a turn ends by itself"
+    store.change(lambda tx: tx.logins.release(TOKEN, "b"))
+    assert claim_login(store, TOKEN, "a", NOW).granted
 
 
 def test_a_stop_holds_until_it_is_cleared_and_a_clearance_is_good_for_one_login(store: Store) -> None:
-    store.claim_login(TOKEN, "a", NOW, HOLD)
+    claim_login(store, TOKEN, "a", NOW)
     first = LoginStop(TOKEN, NOW, "a on host", "PinIncorrect")
-    store.stop_logins(first)
-    store.stop_logins(LoginStop(TOKEN, NOW + HOLD, "b on host", "later"))
-    assert store.login_stops() == [first], "the first reason stays"
-    claim = store.claim_login(TOKEN, "b", NOW, HOLD)
+    store.change(lambda tx: tx.logins.stop(first))
+    store.change(lambda tx: tx.logins.stop(LoginStop(TOKEN, NOW + HOLD, "b on host", "later")))
+    assert stops(store) == [first], "the first reason stays"
+    claim = claim_login(store, TOKEN, "b", NOW)
     assert (claim.granted, claim.stop) == (False, first)
-    assert store.claim_login("other", "b", NOW, HOLD).granted, "another token is another matter"
-    store.clear_logins(TOKEN)
-    assert store.login_stops() == []
+    assert claim_login(store, "other", "b", NOW).granted, "another token is another matter"
+    store.change(lambda tx: tx.logins.clear(TOKEN))
+    assert stops(store) == []
     with pytest.raises(NotFound):
-        store.clear_logins(TOKEN)
-    assert store.claim_login(TOKEN, "b", NOW, HOLD).cleared
-    store.release_login(TOKEN, "b", cleared=True)
-    assert store.claim_login(TOKEN, "c", NOW, HOLD).cleared, "it was not used and went back"
-    store.release_login(TOKEN, "c")
-    assert not store.claim_login(TOKEN, "a", NOW, HOLD).cleared
+        store.change(lambda tx: tx.logins.clear(TOKEN))
+    assert claim_login(store, TOKEN, "b", NOW).cleared
+    store.change(lambda tx: tx.logins.release(TOKEN, "b", cleared=True))
+    assert claim_login(store, TOKEN, "c", NOW).cleared, "it was not used and went back"
+    store.change(lambda tx: tx.logins.release(TOKEN, "c"))
+    assert not claim_login(store, TOKEN, "a", NOW).cleared
 
 
 class Daemon:
@@ -122,7 +122,7 @@ async def test_three_daemons_try_a_wrong_pin_once_until_it_is_cleared(
         for daemon in daemons:
             daemon.start()
         async with asyncio.timeout(10):
-            while len(wrong) <= generation or not await asyncio.to_thread(store.login_stops):
+            while len(wrong) <= generation or not await asyncio.to_thread(stops, store):
                 await asyncio.sleep(0.005)
         for _ in range(4):
             daemon = draw.choice(daemons)
@@ -132,7 +132,7 @@ async def test_three_daemons_try_a_wrong_pin_once_until_it_is_cleared(
         for daemon in daemons:
             await daemon.stop()
         assert wrong == list(range(generation + 1)), f"one wrong login for each clearance, seed {seed}"
-        store.clear_logins(TOKEN)
+        store.change(lambda tx: tx.logins.clear(TOKEN))
     right = True
     for daemon in daemons:
         daemon.start()
@@ -141,5 +141,5 @@ async def test_three_daemons_try_a_wrong_pin_once_until_it_is_cleared(
             await asyncio.sleep(0.005)
     for daemon in daemons:
         await daemon.stop()
-    assert store.login_stops() == []
+    assert stops(store) == []
     assert len(wrong) == 3

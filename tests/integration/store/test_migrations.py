@@ -36,7 +36,7 @@ print(store.version(), flush=True)
 def test_twice_changes_nothing(empty_url: str, make_key: Callable[..., KeyRecord]) -> None:
     store = Store(empty_url)
     store.migrate()
-    store.add_key(make_key("site"))
+    store.change(lambda tx: tx.keys.add(make_key("site")))
     before = store.load()
     store.migrate()
     again = Store(empty_url)
@@ -124,7 +124,7 @@ def test_the_file_is_for_its_owner_only(tmp_path: Path, make_key: Callable[..., 
     try:
         store = Store(f"sqlite:///{tmp_path}/store.db")
         store.migrate()
-        store.add_key(make_key("site"))
+        store.change(lambda tx: tx.keys.add(make_key("site")))
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     finally:
         os.umask(old_mask)

@@ -38,11 +38,12 @@ def test_one_of_two_gets_the_name(make_store: MakeStore, make_key: MakeKey, now:
     for number in range(ROUNDS):
         key = f"k{number}"
         outcome = race(
-            lambda k=key: one.add_key(make_key(k)), lambda k=key: other.add_key(make_key(k, seed=k + "'"))
+            lambda k=key: one.change(lambda tx: tx.keys.add(make_key(k))),
+            lambda k=key: other.change(lambda tx: tx.keys.add(make_key(k, seed=k + "'"))),
         )
         assert sorted(outcome) == ["Conflict", "done"]
         client = f"c{number}"
-        outcome = race(*[lambda c=client: one.add_client(c, Role.FRONT_END, now)] * 3)
+        outcome = race(*[lambda c=client: one.change(lambda tx: tx.clients.add(c, Role.FRONT_END, now))] * 3)
         assert sorted(outcome) == ["Conflict", "Conflict", "done"]
 
 
@@ -53,8 +54,12 @@ def test_one_of_two_gets_the_credential(
     for number in range(ROUNDS):
         credential = make_credential(f"f{number}")
         outcome = race(
-            lambda n=number, c=credential: one.add_client(f"a{n}", Role.FRONT_END, now, c),
-            lambda n=number, c=credential: other.add_client(f"b{n}", Role.FRONT_END, now, c),
+            lambda n=number, c=credential: one.change(
+                lambda tx: tx.clients.add(f"a{n}", Role.FRONT_END, now, c)
+            ),
+            lambda n=number, c=credential: other.change(
+                lambda tx: tx.clients.add(f"b{n}", Role.FRONT_END, now, c)
+            ),
         )
         assert sorted(outcome) == ["Conflict", "done"]
     assert len(one.load().clients) == ROUNDS
@@ -64,12 +69,16 @@ def test_a_grant_never_outlives_a_removal(make_store: MakeStore, make_key: MakeK
     one, other = make_store(), make_store()
     for number in range(ROUNDS):
         client, key = f"c{number}", f"k{number}"
-        one.add_client(client, Role.FRONT_END, now)
-        one.add_key(make_key(key))
+        one.change(lambda tx: tx.clients.add(client, Role.FRONT_END, now))
+        one.change(lambda tx: tx.keys.add(make_key(key)))
         remove = (
-            (lambda c=client: other.remove_client(c)) if number % 2 else (lambda k=key: other.remove_key(k))
+            (lambda c=client: other.change(lambda tx: tx.clients.remove(c)))
+            if number % 2
+            else (lambda k=key: other.change(lambda tx: tx.keys.remove(k)))
         )
-        outcome = race(lambda c=client, k=key: one.add_grant(c, k, [Purpose.TLS13_SERVER]), remove)
+        outcome = race(
+            lambda c=client, k=key: one.change(lambda tx: tx.grants.add(c, k, [Purpose.TLS13_SERVER])), remove
+        )
         assert outcome[0] in ("done", "NotFound")
         assert outcome[1] == "done"
         one.load()
@@ -80,18 +89,21 @@ def test_a_role_is_checked_against_the_client_that_gets_the_grant(
     make_store: MakeStore, make_key: MakeKey, now: datetime
 ) -> None:
     one, other = make_store(), make_store()
-    one.add_key(make_key("site"))
+    one.change(lambda tx: tx.keys.add(make_key("site")))
 
     def becomes_operator() -> None:
-        other.remove_client("ann")
-        other.add_client("ann", Role.OPERATOR, now)
+        other.change(lambda tx: tx.clients.remove("ann"))
+        other.change(lambda tx: tx.clients.add("ann", Role.OPERATOR, now))
 
     for _ in range(ROUNDS):
-        one.add_client("ann", Role.FRONT_END, now)
-        race(lambda: one.add_grant("ann", "site", [Purpose.TLS13_SERVER]), becomes_operator)
-        assert one.client("ann").role is Role.OPERATOR
+        one.change(lambda tx: tx.clients.add("ann", Role.FRONT_END, now))
+        race(
+            lambda: one.change(lambda tx: tx.grants.add("ann", "site", [Purpose.TLS13_SERVER])),
+            becomes_operator,
+        )
+        assert one.query(lambda tx: tx.clients.get("ann")).role is Role.OPERATOR
         assert one.load().grants == ()
-        one.remove_client("ann")
+        one.change(lambda tx: tx.clients.remove("ann"))
 
 
 def test_no_write_is_lost_and_each_counts_once(make_store: MakeStore, now: datetime) -> None:
@@ -100,7 +112,7 @@ def test_no_write_is_lost_and_each_counts_once(make_store: MakeStore, now: datet
 
     def add(number: int) -> None:
         for round_ in range(ROUNDS):
-            stores[number].add_client(f"c{number}-{round_}", Role.FRONT_END, now)
+            stores[number].change(lambda tx: tx.clients.add(f"c{number}-{round_}", Role.FRONT_END, now))
 
     assert race(*[lambda n=number: add(n) for number in range(4)]) == ["done"] * 4
     assert stores[0].version() == before + 4 * ROUNDS
@@ -117,8 +129,8 @@ def test_a_load_sees_one_moment(
 
     def write() -> None:
         while not stop.is_set():
-            writer.add_client("web1", Role.FRONT_END, now, make_credential("a"))
-            writer.remove_client("web1")
+            writer.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, make_credential("a")))
+            writer.change(lambda tx: tx.clients.remove("web1"))
 
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
@@ -138,6 +150,6 @@ def test_a_load_sees_one_moment(
 def test_threads_share_one_store(store: Store, make_key: MakeKey) -> None:
     """More threads than connections in the pool."""
     keys = [make_key(f"k{number}") for number in range(12)]
-    assert race(*[lambda k=key: store.add_key(k) for key in keys]) == ["done"] * 12
-    assert race(*[lambda k=key: store.key(k.name) for key in keys]) == ["done"] * 12
-    assert race(*[lambda: store.remove_key("k0")] * 2).count("NotFound") == 1
+    assert race(*[lambda k=key: store.change(lambda tx: tx.keys.add(k)) for key in keys]) == ["done"] * 12
+    assert race(*[lambda k=key: store.query(lambda tx: tx.keys.get(k.name)) for key in keys]) == ["done"] * 12
+    assert race(*[lambda: store.change(lambda tx: tx.keys.remove("k0"))] * 2).count("NotFound") == 1

@@ -131,7 +131,7 @@ def test_a_failure_half_way_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     before = _tree(home)
-    monkeypatch.setattr(Store, "add_client", fail)
+    monkeypatch.setattr(Store, "write", fail)
     ran = run("init", *token)
     assert (ran.code, "No space left" in ran.err) == (1, True)
     assert _tree(home) == before

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from hsmd import observe
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.store import Store
+from hsmd.daemon.store import Store, Transaction
 from hsmd.errors import StoreFailure
 
 POLL_S = 1.0
@@ -39,18 +39,22 @@ class SnapshotCache:
         self._seen_at = clock()
         self.snapshot = Snapshot.build(store.load())
 
-    async def change(self, action: Callable[[Store], R]) -> R:
-        """Run a change of the store; when this returns, the snapshot shows it.
+    async def change(self, action: Callable[[Transaction], R]) -> R:
+        """Run an action in a write transaction; when this returns, the snapshot shows the change.
 
         Raises what `action` raises, and StoreFailure if the store was lost after the change; `follow` catches up then.
         """
-        result = await asyncio.to_thread(action, self._store)
+        result = await asyncio.to_thread(self._store.change, action)
         await self.refresh()
         return result
 
-    async def read(self, action: Callable[[Store], R]) -> R:
-        """Run a query of the store."""
-        return await asyncio.to_thread(action, self._store)
+    async def change_unversioned(self, action: Callable[[Transaction], R]) -> R:
+        """Run an action in a write transaction that changes nothing of what the snapshot shows."""
+        return await asyncio.to_thread(self._store.change, action, versioned=False)
+
+    async def read(self, action: Callable[[Transaction], R]) -> R:
+        """Run an action in a read transaction."""
+        return await asyncio.to_thread(self._store.query, action)
 
     @property
     def age_s(self) -> float:

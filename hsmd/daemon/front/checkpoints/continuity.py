@@ -53,7 +53,7 @@ class Continuity:
 
     async def remember(self, head: AuditHead) -> None:
         """Have the store remember the state that a checkpoint was just signed for. Raises StoreFailure."""
-        await self._cache.read(lambda store: store.advance_audit_head(head))
+        await self._cache.change_unversioned(lambda tx: tx.audit_logs.advance_head(head))
         self.remembered = head
 
     async def record(self, client: str, found: Discontinuity, note: Note) -> None:
@@ -65,7 +65,7 @@ class Continuity:
         self._audit.event(EVENT, client, **to_fields(note))
         await self._audit.commit_durable()
         head = AuditHead(found.origin, found.new.size, found.new.root, found.key)
-        await self._cache.change(lambda store: store.declare_discontinuity(head, found.time, text))
+        await self._cache.change(lambda tx: tx.audit_logs.declare_discontinuity(head, found.time, text))
         self.discontinuities.append(text)
         self.remembered = head
         self.broken = ""

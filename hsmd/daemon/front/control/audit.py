@@ -127,7 +127,7 @@ class AuditHandlers:
 
     async def _keys_of(self, identity: Identity) -> list[Verifier]:
         """The keys that this operator comes with, as far as they can sign a note."""
-        record = await self._catalogue.read(lambda store: store.client(identity.client))
+        record = await self._catalogue.read(lambda tx: tx.clients.get(identity.client))
         found = []
         for credential in record.credentials:
             try:

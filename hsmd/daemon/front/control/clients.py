@@ -9,7 +9,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
-from hsmd.daemon.store import ClientRecord, GrantRecord, RevocationRecord, Store
+from hsmd.daemon.store import ClientRecord, GrantRecord, RevocationRecord, Transaction
 from hsmd.errors import BadRequest, Conflict, NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
@@ -56,22 +56,22 @@ class ClientHandlers:
         credential = parse_public_key("public_key", request.public_key) if request.public_key else None
         now = self._now()
 
-        def change(store: Store) -> ClientRecord:
-            if not _exists(store, request.name):
-                store.add_client(request.name, role, now, credential)
+        def change(tx: Transaction) -> ClientRecord:
+            if not _exists(tx, request.name):
+                tx.clients.add(request.name, role, now, credential)
             elif credential is None:
                 raise Conflict(f"name: there is a client called {request.name!r} already")
             else:
-                _check_role(store.client(request.name), role)
-                store.add_credential(request.name, credential.fingerprint, credential.public_key)
-            return store.client(request.name)
+                _check_role(tx.clients.get(request.name), role)
+                tx.clients.add_credential(request.name, credential)
+            return tx.clients.get(request.name)
 
         return _client(await self._catalogue.change(change))
 
     async def list(
         self, identity: Identity, request: messages.ClientList, deadline: float
     ) -> messages.ClientPage:
-        page = await self._catalogue.read(lambda store: store.list_clients(request.after, request.limit))
+        page = await self._catalogue.read(lambda tx: tx.clients.page(request.after, request.limit))
         return messages.ClientPage(clients=[_client(client) for client in page.items], more=page.more)
 
     async def remove(
@@ -79,7 +79,7 @@ class ClientHandlers:
     ) -> messages.Done:
         if request.name == identity.client:
             raise BadRequest("name: you cannot remove the client you are connected as; use another operator")
-        await self._catalogue.change(lambda store: store.remove_client(request.name))
+        await self._catalogue.change(lambda tx: tx.clients.remove(request.name))
         return messages.Done()
 
     async def trust_ca(
@@ -91,7 +91,7 @@ class ClientHandlers:
             )
         ca = parse_public_key("public_key", request.public_key)
         await self._catalogue.change(
-            lambda store: store.trust_ca(
+            lambda tx: tx.user_cas.trust(
                 ca.fingerprint, ca.public_key, request.clients, request.max_lifetime_s
             )
         )
@@ -101,13 +101,13 @@ class ClientHandlers:
         self, identity: Identity, request: messages.ClientDistrustCa, deadline: float
     ) -> messages.Done:
         ca = parse_public_key("public_key", request.public_key)
-        await self._catalogue.change(lambda store: store.distrust_ca(ca.fingerprint))
+        await self._catalogue.change(lambda tx: tx.user_cas.distrust(ca.fingerprint))
         return messages.Done()
 
     async def rename(
         self, identity: Identity, request: messages.ClientRename, deadline: float
     ) -> messages.Done:
-        await self._catalogue.change(lambda store: store.rename_client(request.name, request.new_name))
+        await self._catalogue.change(lambda tx: tx.clients.rename(request.name, request.new_name))
         return messages.Done()
 
     async def rotate_key(
@@ -120,10 +120,10 @@ class ClientHandlers:
         me, current = identity.client, identity.credential
         if not request.public_key:
             return messages.Done(
-                changed=await self._catalogue.change(lambda store: store.finish_rotation(me, current))
+                changed=await self._catalogue.change(lambda tx: tx.rotations.finish(me, current))
             )
         successor = parse_public_key("public_key", request.public_key)
-        changed = await self._catalogue.change(lambda store: store.begin_rotation(me, current, successor))
+        changed = await self._catalogue.change(lambda tx: tx.rotations.begin(me, current, successor))
         return messages.Done(changed=changed)
 
     async def revoke_credential(
@@ -132,12 +132,12 @@ class ClientHandlers:
         revocation = _revocation(request, self._now())
         if revocation.mark in identity.marks:
             raise BadRequest("you cannot revoke what you are connected with; use another operator")
-        return messages.Done(changed=await self._catalogue.change(lambda store: store.revoke(revocation)))
+        return messages.Done(changed=await self._catalogue.change(lambda tx: tx.revocations.add(revocation)))
 
     async def revoked(
         self, identity: Identity, request: messages.ClientRevoked, deadline: float
     ) -> messages.RevocationPage:
-        found = (await self._catalogue.read(lambda store: store.list_revocations()))[request.after :]
+        found = (await self._catalogue.read(lambda tx: tx.revocations.all()))[request.after :]
         page = [
             messages.Revocation(each.kind, each.ca_fingerprint, each.value, each.created_at)
             for each in found[: request.limit]
@@ -148,16 +148,14 @@ class ClientHandlers:
         self, identity: Identity, request: messages.GrantAdd, deadline: float
     ) -> messages.GrantInfo:
         purposes = expand(request.purposes)
-        grant = await self._catalogue.change(
-            lambda store: store.add_grant(request.client, request.key, purposes)
-        )
+        grant = await self._catalogue.change(lambda tx: tx.grants.add(request.client, request.key, purposes))
         return _grant(grant)
 
     async def grants(
         self, identity: Identity, request: messages.GrantList, deadline: float
     ) -> messages.GrantPage:
         page = await self._catalogue.read(
-            lambda store: store.list_grants(request.client, request.key, request.after, request.limit)
+            lambda tx: tx.grants.page(request.client, request.key, request.after, request.limit)
         )
         return messages.GrantPage(grants=[_grant(grant) for grant in page.items], more=page.more)
 
@@ -166,7 +164,7 @@ class ClientHandlers:
     ) -> messages.Done:
         purposes = expand(request.purposes) if request.purposes else frozenset[Purpose]()
         changed = await self._catalogue.change(
-            lambda store: store.remove_grant(request.client, request.key, purposes)
+            lambda tx: tx.grants.remove(request.client, request.key, purposes)
         )
         return messages.Done(changed=changed)
 
@@ -197,9 +195,9 @@ def _revocation(request: messages.ClientRevoke, now: datetime) -> RevocationReco
     return RevocationRecord(kind, request.ca, value, now)
 
 
-def _exists(store: Store, name: str) -> bool:
+def _exists(tx: Transaction, name: str) -> bool:
     try:
-        store.client(name)
+        tx.clients.get(name)
     except NotFound:
         return False
     return True

@@ -23,7 +23,7 @@ from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.clients import role_named
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
-from hsmd.daemon.store import EnrolmentRecord, Store
+from hsmd.daemon.store import EnrolmentRecord, Transaction
 from hsmd.errors import AuditFailure, BadRequest, HsmdError, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import (
@@ -85,7 +85,14 @@ class EnrolmentHandlers:
         now = self._now()
         token = self._token(request.address, role)
         record = EnrolmentRecord(token.id.hex(), request.name, sha256(token.secret).digest(), now + LIFETIME)
-        await self._catalogue.change(lambda store: store.invite(record, role, grants, now))
+
+        def invite(tx: Transaction) -> None:
+            tx.clients.ensure(record.client, role, now)
+            for key, purposes in grants:
+                tx.grants.add(record.client, key, purposes)
+            tx.enrolments.add(record, now)
+
+        await self._catalogue.change(invite)
         return messages.EnrolmentTicket(
             token=token.text(), address=token.address, expires_at=record.expires_at
         )
@@ -134,7 +141,9 @@ class EnrolmentHandlers:
         if proof is None:
             return False
         try:
-            return await self._catalogue.read(lambda store: store.check_enrolment(*proof, self._now(), roles))
+            return await self._catalogue.change_unversioned(
+                lambda tx: tx.enrolments.check(*proof, self._now(), roles)
+            )
         except HsmdError as error:
             log.error("enrolment.not_checked", reason=error.detail or error.text)
             return False
@@ -147,7 +156,9 @@ class EnrolmentHandlers:
             credential = parse_public_key("public_key", decode_question(line).public_key)
             self._audit.event("enrolment.begun", "", address=address, fingerprint=credential.fingerprint)
             await self._audit.commit_durable()
-            client = await self._catalogue.change(lambda store: store.enrol(*proof, credential, self._now()))
+            client = await self._catalogue.change(
+                lambda tx: tx.enrolments.use(*proof, credential, self._now())
+            )
             self._audit.event(
                 "enrolment.done", client.name, address=address, fingerprint=credential.fingerprint
             )
@@ -163,13 +174,12 @@ class EnrolmentHandlers:
         return encode(EnrolmentAnswer(client.name, client.role.value, host_keys, operators))
 
 
-def _operator_keys(store: Store) -> list[str]:
+def _operator_keys(tx: Transaction) -> list[str]:
     """What operators come with, as far as it is Ed25519: such keys may sign declarations about the audit log."""
-    contents = store.load()
-    revoked = {revocation.value for revocation in contents.revocations if revocation.kind == "key"}
+    revoked = {revocation.value for revocation in tx.revocations.all() if revocation.kind == "key"}
     return [
         credential.public_key
-        for client in contents.clients
+        for client in tx.clients.all()
         if client.role is Role.OPERATOR
         for credential in client.credentials
         if credential.public_key.startswith("ssh-ed25519 ") and credential.fingerprint not in revoked

@@ -138,9 +138,7 @@ class KeyHandlers:
         digests = None
         if identity.role is Role.FRONT_END:
             digests = self._catalogue.snapshot.keys_of(identity.client)
-        page = await self._catalogue.read(
-            lambda store: store.list_keys(request.after, request.limit, digests)
-        )
+        page = await self._catalogue.read(lambda tx: tx.keys.page(request.after, request.limit, digests))
         return messages.KeyPage(keys=[self._info(key) for key in page.items], more=page.more)
 
     async def show(self, identity: Identity, request: messages.KeyShow, deadline: float) -> messages.KeyInfo:
@@ -151,35 +149,33 @@ class KeyHandlers:
     ) -> messages.Done:
         if request.confirm != request.name:
             raise BadRequest(f"confirm: repeat the key's name, {request.name!r}, to destroy it for ever")
-        key = await self._catalogue.read(lambda store: store.key(request.name))
+        key = await self._catalogue.read(lambda tx: tx.keys.get(request.name))
         _, pool = self._token(key.token)
         # The token first, where it counts. If only that succeeds the operator can ask again: gone already is done.
         await pool.control(token_messages.Destroy(key=key.digest.hex()), deadline - self._clock())
-        await self._catalogue.change(lambda store: store.remove_key(request.name))
+        await self._catalogue.change(lambda tx: tx.keys.remove(request.name))
         return messages.Done()
 
     async def rename(self, identity: Identity, request: messages.KeyRename, deadline: float) -> messages.Done:
-        await self._catalogue.change(lambda store: store.rename_key(request.name, request.new_name))
+        await self._catalogue.change(lambda tx: tx.keys.rename(request.name, request.new_name))
         return messages.Done()
 
     async def add_owner(
         self, identity: Identity, request: messages.KeyOwnerAdd, deadline: float
     ) -> messages.Done:
-        changed = await self._catalogue.change(lambda store: store.add_key_owner(request.key, request.client))
+        changed = await self._catalogue.change(lambda tx: tx.owners.add(request.key, request.client))
         return messages.Done(changed)
 
     async def remove_owner(
         self, identity: Identity, request: messages.KeyOwnerRemove, deadline: float
     ) -> messages.Done:
-        changed = await self._catalogue.change(
-            lambda store: store.remove_key_owner(request.key, request.client)
-        )
+        changed = await self._catalogue.change(lambda tx: tx.owners.remove(request.key, request.client))
         return messages.Done(changed)
 
     async def list_owners(
         self, identity: Identity, request: messages.KeyOwnerList, deadline: float
     ) -> messages.KeyOwners:
-        owners = await self._catalogue.read(lambda store: store.key_owners())
+        owners = await self._catalogue.read(lambda tx: tx.owners.all())
         return messages.KeyOwners([messages.KeyOwner(each.key, each.client) for each in owners])
 
     # --- certificates ---
@@ -187,7 +183,7 @@ class KeyHandlers:
     async def certificate_request(
         self, identity: Identity, request: messages.KeyRequest, deadline: float
     ) -> messages.PemDocument:
-        key = await self._catalogue.read(lambda store: store.key(request.name))
+        key = await self._catalogue.read(lambda tx: tx.keys.get(request.name))
         info = pki.build_request_info(
             key.public_key, request.common_name, request.dns_names, request.ip_addresses, request.organization
         )
@@ -198,7 +194,7 @@ class KeyHandlers:
     async def self_signed(
         self, identity: Identity, request: messages.CertificateSelfSigned, deadline: float
     ) -> messages.PemDocument:
-        key = await self._catalogue.read(lambda store: store.key(request.key))
+        key = await self._catalogue.read(lambda tx: tx.keys.get(request.key))
         scheme = pki.default_scheme(key.key_type)
         not_before = self._now().replace(microsecond=0)
         tbs = pki.build_self_signed_tbs(
@@ -218,7 +214,7 @@ class KeyHandlers:
     async def import_certificate(
         self, identity: Identity, request: messages.CertificateImport, deadline: float
     ) -> messages.KeyInfo:
-        key = await self._catalogue.read(lambda store: store.key(request.key))
+        key = await self._catalogue.read(lambda tx: tx.keys.get(request.key))
         warnings = await self._store_chain(key, request.chain)
         info = self._info(key)
         info.warnings = [*info.warnings, *warnings]
@@ -228,14 +224,14 @@ class KeyHandlers:
         self, identity: Identity, request: messages.CertificateExport, deadline: float
     ) -> messages.PemDocument:
         key = await self._visible(identity, request.key)
-        certificate = await self._catalogue.read(lambda store: store.certificate(key.name))
+        certificate = await self._catalogue.read(lambda tx: tx.certificates.get(key.name))
         return messages.PemDocument(pem=certificate.chain_pem)
 
     # --- steps ---
 
     async def _name_is_free(self, name: str) -> None:
         try:
-            await self._catalogue.read(lambda store: store.key(name))
+            await self._catalogue.read(lambda tx: tx.keys.get(name))
         except NotFound:
             return
         raise BadRequest(f"name: there is a key called {name!r} already; choose another name")
@@ -254,12 +250,12 @@ class KeyHandlers:
             created_at=self._now(),
             warnings=tuple(made.warnings),
         )
-        await self._catalogue.change(lambda store: store.add_key(record))
+        await self._catalogue.change(lambda tx: tx.keys.add(record))
         return self._info(record)
 
     async def _visible(self, identity: Identity, name: str) -> KeyRecord:
         """A key the caller may see. To a front end a key without a grant is as unknown as one that does not exist."""
-        key = await self._catalogue.read(lambda store: store.key(name))
+        key = await self._catalogue.read(lambda tx: tx.keys.get(name))
         if identity.role is Role.FRONT_END and key.digest not in self._catalogue.snapshot.keys_of(
             identity.client
         ):
@@ -270,7 +266,7 @@ class KeyHandlers:
         public_key = load_der_public_key(key.public_key)
         facts = await asyncio.to_thread(pki.check_chain, chain, public_key)
         await self._catalogue.change(
-            lambda store: store.set_certificate(key.name, facts.chain_pem, facts.not_after)
+            lambda tx: tx.certificates.set(key.name, facts.chain_pem, facts.not_after)
         )
         return tuple(facts.warnings)
 

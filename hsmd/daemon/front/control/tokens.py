@@ -40,7 +40,7 @@ class TokenHandlers:
         return messages.TokenInfoList([self._info(pool) for pool in self._pools.values()])
 
     async def clear(self, identity: Identity, request: messages.TokenClear, deadline: float) -> Done:
-        await self._catalogue.change(lambda store: store.clear_logins(request.name))
+        await self._catalogue.change(lambda tx: tx.logins.clear(request.name))
         self._logins.store_changed()
         return Done()
 

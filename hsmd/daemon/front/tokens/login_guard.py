@@ -22,7 +22,7 @@ from enum import Enum
 
 from hsmd import observe
 from hsmd.daemon.ipc.launcher_messages import Starts
-from hsmd.daemon.store import LoginStop, Store
+from hsmd.daemon.store import LoginClaim, LoginStop, Store
 from hsmd.errors import StoreFailure
 
 ASK_S = 0.5
@@ -156,21 +156,29 @@ class LoginGuard:
     async def _step(self) -> None:
         for token in list(self._tokens.values()):
             if token.unwritten and token.stop is not None:
-                await asyncio.to_thread(self._store.stop_logins, token.stop)
+                await self._write_stop(token.stop)
                 token.unwritten = token.held = False
         if self._stops_due:
             self._stops_due = False
             try:
-                self._compare(await asyncio.to_thread(self._store.login_stops))
+                self._compare(await asyncio.to_thread(self._store.query, lambda tx: tx.logins.stops()))
             except StoreFailure:
                 self._stops_due = True
                 raise
         for name, token in list(self._tokens.items()):
             if token.held and token.phase is not Phase.FIRST:
-                await asyncio.to_thread(self._store.release_login, name, self._holder, cleared=token.cleared)
+                await self._release(name, cleared=token.cleared)
                 token.held = token.cleared = False
             if token.phase is Phase.WAITING:
                 await self._ask_for_turn(name, token)
+
+    async def _write_stop(self, stop: LoginStop) -> None:
+        await asyncio.to_thread(self._store.change, lambda tx: tx.logins.stop(stop))
+
+    async def _release(self, name: str, *, cleared: bool) -> None:
+        await asyncio.to_thread(
+            self._store.change, lambda tx: tx.logins.release(name, self._holder, cleared=cleared)
+        )
 
     def _compare(self, stops: list[LoginStop]) -> None:
         stopped = {stop.token: stop for stop in stops}
@@ -184,7 +192,7 @@ class LoginGuard:
                 self._hold(name, "")
 
     async def _ask_for_turn(self, name: str, token: _Token) -> None:
-        claim = await asyncio.to_thread(self._store.claim_login, name, self._holder, self._now(), HOLD)
+        claim = await asyncio.to_thread(claim_login, self._store, name, self._holder, self._now())
         if token.phase is not Phase.WAITING:
             return
         if claim.stop is not None:
@@ -205,6 +213,17 @@ class LoginGuard:
 
     def _tell_starts(self, name: str, token: _Token) -> None:
         self._tell(name, starts_of(token.phase, closed=token.closed), token.cleared)
+
+
+def claim_login(store: Store, token: str, holder: str, now: datetime) -> LoginClaim:
+    """Request the turn to log in to a token for `HOLD`.
+
+    A request that is not granted writes nothing, so that repeating it does not change the store's version.
+    """
+    found = store.query(lambda tx: tx.logins.preview(token, holder, now))
+    if not found.granted:
+        return found
+    return store.change(lambda tx: tx.logins.claim(token, holder, now, HOLD))
 
 
 def starts_of(phase: Phase, *, closed: bool) -> Starts:

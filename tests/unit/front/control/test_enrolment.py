@@ -19,7 +19,7 @@ GUESS = f"{'0' * 16}.{'0' * 32}"
 class SnapshotCache:
     """No token is known here."""
 
-    async def read(self, action: Callable[[Any], Any]) -> bool:
+    async def change_unversioned(self, action: Callable[[Any], Any]) -> bool:
         return False
 
 

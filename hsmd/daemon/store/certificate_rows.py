@@ -1,0 +1,42 @@
+"""Rows of certificate chains, at most one per key, within one transaction."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, insert, select
+
+from hsmd.daemon.store.key_rows import Keys
+from hsmd.daemon.store.records import CertificateRecord
+from hsmd.daemon.store.tables import certificates, keys
+from hsmd.errors import NotFound
+
+
+class Certificates:
+    """The certificate chains of keys."""
+
+    def __init__(self, connection: Connection, key_rows: Keys) -> None:
+        self._connection = connection
+        self._keys = key_rows
+
+    def set(self, key: str, chain_pem: str, not_after: datetime) -> None:
+        """Store the chain of a key, replacing the previous one. Raises NotFound for an unknown key."""
+        key_id = self._keys.find_id(key)
+        self._connection.execute(delete(certificates).where(certificates.c.key_id == key_id))
+        row = {"key_id": key_id, "chain_pem": chain_pem, "not_after": not_after}
+        self._connection.execute(insert(certificates).values(row))
+
+    def get(self, key: str) -> CertificateRecord:
+        """Raises NotFound for an unknown key, and for one without a certificate."""
+        query = select(certificates).where(certificates.c.key_id == self._keys.find_id(key))
+        row = self._connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound("no certificate is stored for this key")
+        return CertificateRecord(key, row.chain_pem, row.not_after)
+
+    def all(self) -> list[CertificateRecord]:
+        """All certificates in order of their keys' names."""
+        query = select(keys.c.name, certificates.c.chain_pem, certificates.c.not_after).join(
+            keys, keys.c.id == certificates.c.key_id
+        )
+        return [CertificateRecord(*row) for row in self._connection.execute(query.order_by(keys.c.name))]
