@@ -1,4 +1,4 @@
-"""Audit logs on disk as lines: one file, or a directory with sealed segments, also while a daemon writes them."""
+"""The files of an audit log and their lines: sealed segments and the live file, also while a daemon writes them."""
 
 from __future__ import annotations
 
@@ -7,63 +7,173 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 from hsmd.transparency.records import MAX_LINE_BYTES
 
 LIVE_NAME = "audit.jsonl"
 SEGMENTS = "segments"
+"""The directory of sealed segments in a log's directory."""
+ARCHIVED_NAME = "archived.json"
+"""The list of archived segments, in the directory of sealed segments."""
 _UNFINISHED_S = 1.0
 """How long a daemon may take to finish the line it is writing."""
 _PAUSE_S = 0.01
-_INDEX = re.compile(rb'\{"index":([0-9]{1,16}),')
-_SEGMENT = re.compile(r"([0-9]{12})\.jsonl\Z")
+_CHUNK_BYTES = 1 << 20
+_INDEX = re.compile(rb'\{"index":([0-9]{1,19}),')
+_SEGMENT = re.compile(r"([0-9]{12,19})\.jsonl\Z")
+
+Read = Callable[[int, int], bytes]
+"""`read(offset, length)`: fewer bytes than `length` only at the end."""
+
+
+# --- files ---
+
+
+class Segment(NamedTuple):
+    """A sealed segment: the index of its first record, and its size."""
+
+    first: int
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return segment_name(self.first)
+
+
+def segment_name(first: int) -> str:
+    """The file name of the segment that begins with record `first`: names sort as indices do."""
+    return f"{first:012}.jsonl"
+
+
+class SegmentDirectory:
+    """The directory of sealed segments, used through a descriptor, so that a parent directory may be renamed."""
+
+    def __init__(self, path: Path, log_directory_fd: int | None = None, *, links: bool = False) -> None:
+        """`path` is the log's directory, and used unless its descriptor is given; `links`: follow symbolic links.
+
+        Raises OSError.
+        """
+        self.path = path / SEGMENTS
+        self._flags = os.O_RDONLY | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
+        name = self.path if log_directory_fd is None else SEGMENTS
+        self.fd = os.open(name, self._flags | os.O_DIRECTORY, dir_fd=log_directory_fd)
+
+    def list(self, live_fd: int | None = None) -> list[Segment]:
+        """The segments that are present, oldest first, without the one that is open as `live_fd`.
+
+        A reader opens the live file before it lists the segments: if the daemon seals that file in between, it is in the
+        directory, and still read as the live file that it was.
+        """
+        live = None if live_fd is None else os.fstat(live_fd)
+        found = []
+        for name in os.listdir(self.fd):
+            if match := _SEGMENT.match(name):
+                with contextlib.suppress(FileNotFoundError):  # archived and removed meanwhile
+                    status = os.stat(name, dir_fd=self.fd)
+                    if live is None or not os.path.samestat(status, live):
+                        found.append(Segment(int(match[1]), status.st_size))
+        return sorted(found)
+
+    def open(self, segment: Segment) -> int:
+        """A descriptor for reading a segment; the caller closes it. Raises OSError."""
+        return os.open(segment.name, self._flags, dir_fd=self.fd)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+    def __enter__(self) -> SegmentDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# --- lines ---
+
+
+def index_of(line: bytes) -> int | None:
+    """The index of the record that begins with these bytes (at least 32, or the whole line), None if it is no record."""
+    match = _INDEX.match(line)
+    return int(match[1]) if match else None
+
+
+def reader(fd: int) -> Read:
+    """Reads of an open file at given offsets."""
+    return lambda offset, length: os.pread(fd, length, offset)
+
+
+def lines_from(read: Read, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, line with its line feed) from the start of a line at `offset` on, up to `end`.
+
+    An unfinished or overlong rest comes last, without line feed and cut to `MAX_LINE_BYTES` + 1 bytes.
+    """
+    rest, at = b"", offset
+    while chunk := read(at + len(rest), min(_CHUNK_BYTES, end - at - len(rest))):
+        lines = BytesIO(rest + chunk)
+        rest = b""
+        for line in lines:
+            if not line.endswith(b"\n"):
+                rest = line
+                break
+            yield at, line
+            at += len(line)
+        if len(rest) > MAX_LINE_BYTES:
+            break
+    if rest:
+        yield at, rest[: MAX_LINE_BYTES + 1]
 
 
 def log_lines(path: Path, first: int = 0, *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
-    """The lines of a log, each with its line feed, from the record `first` on.
+    """The lines of a log (a file, or a directory with segments), each with its line feed, from the record `first` on.
 
-    The last one has none if it was never finished; a line longer than a record can be comes in pieces. Raises OSError.
+    The last line has no line feed if it was never finished; an overlong line is cut and the last of its file. Raises OSError.
     """
     with contextlib.ExitStack() as opened:
         skipping = first > 0
-        for file in _files(path, first, opened):
-            for line in _lines(file, clock):
-                if skipping and (match := _INDEX.match(line)) and int(match[1]) < first:
+        for fd in _opened(path, first, opened):
+            for line in _lines(fd, clock):
+                if skipping and (index := index_of(line)) is not None and index < first:
                     continue
                 skipping = False
                 yield line
 
 
-def _files(path: Path, first: int, opened: contextlib.ExitStack) -> list[BinaryIO]:
-    """Open the live file before looking for segments: what is sealed meanwhile is then read as the live file it was."""
+def _opened(path: Path, first: int, opened: contextlib.ExitStack) -> list[int]:
+    """Descriptors of the files with the records from `first` on, in their order."""
+
+    def kept(fd: int) -> int:
+        opened.callback(os.close, fd)
+        return fd
+
     if not path.is_dir():
-        return [opened.enter_context(path.open("rb"))]
-    live = opened.enter_context((path / LIVE_NAME).open("rb"))
-    status = os.fstat(live.fileno())
-    segments = sorted(entry for entry in (path / SEGMENTS).glob("*.jsonl") if _SEGMENT.match(entry.name))
-    starts = [int(segment.stem) for segment in segments]
-    needed = [
-        segment
-        for segment, end in zip(segments, [*starts[1:], None], strict=False)
-        if end is None or end > first
-    ]
-    files = [opened.enter_context(segment.open("rb")) for segment in needed]
-    return [*(file for file in files if not os.path.samestat(os.fstat(file.fileno()), status)), live]
+        return [kept(os.open(path, os.O_RDONLY | os.O_CLOEXEC))]
+    live = kept(os.open(path / LIVE_NAME, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        directory = opened.enter_context(SegmentDirectory(path, links=True))
+    except FileNotFoundError:
+        return [live]
+    segments = directory.list(live)
+    ends = [*(segment.first for segment in segments[1:]), None]
+    needed = [segment for segment, end in zip(segments, ends, strict=False) if end is None or end > first]
+    return [*(kept(directory.open(segment)) for segment in needed), live]
 
 
-def _lines(file: BinaryIO, clock: Callable[[], float]) -> Iterator[bytes]:
-    end = os.fstat(file.fileno()).st_size  # what is written from now on is not for this reading
-    while file.tell() < end and (line := file.readline(2 * MAX_LINE_BYTES)):
-        yield line if line.endswith(b"\n") else _finished(file, line, clock)
+def _lines(fd: int, clock: Callable[[], float]) -> Iterator[bytes]:
+    end = os.fstat(fd).st_size  # what is written from now on is not part of this reading
+    for at, line in lines_from(reader(fd), 0, end):
+        yield line if line.endswith(b"\n") else _finished(fd, at, line, clock)
 
 
-def _finished(file: BinaryIO, line: bytes, clock: Callable[[], float]) -> bytes:
+def _finished(fd: int, at: int, line: bytes, clock: Callable[[], float]) -> bytes:
     ends = clock() + _UNFINISHED_S
-    while len(line) < 2 * MAX_LINE_BYTES and not line.endswith(b"\n") and clock() < ends:
-        more = file.readline(2 * MAX_LINE_BYTES - len(line))
-        line += more
-        if not more:
+    while len(line) <= MAX_LINE_BYTES and not line.endswith(b"\n") and clock() < ends:
+        more, line_feed, _ = os.pread(fd, MAX_LINE_BYTES + 1 - len(line), at + len(line)).partition(b"\n")
+        line += more + line_feed
+        if not (more or line_feed):
             time.sleep(_PAUSE_S)
     return line

@@ -40,6 +40,12 @@ class Follower:
     def __init__(self, start: Head = START) -> None:
         self.size, self.head = start
 
+    @classmethod
+    def entering(cls, line: bytes) -> Follower:
+        """A follower that starts with the record `line` and trusts its `previous`. Raises ProtocolError."""
+        record = parse_record(line)
+        return cls(Head(record.index, record.previous))
+
     @property
     def position(self) -> Head:
         """The head reached."""

@@ -18,7 +18,7 @@ from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
 from hsmd.cli.base.output import fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.protocol.messages import MAX_PAGE
-from hsmd.system.log_files import SEGMENTS, log_lines
+from hsmd.system.log_files import ARCHIVED_NAME, SEGMENTS, log_lines
 from hsmd.transparency import checkpoint as checkpoints
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.keyring import KeyRing
@@ -76,7 +76,7 @@ def verify(
     watch = _HeadWatch(_head(expect) if expect else None)
     with _lines(session, log) as lines, session.output.working("checking every record"):
         verdict = watch.judge(verify_log(watch.over(lines), keys, seen=seen))
-    if log is not None and verdict.first_bad == 0 and (log / SEGMENTS / "archived.json").exists():
+    if log is not None and verdict.first_bad == 0 and (log / SEGMENTS / ARCHIVED_NAME).exists():
         verdict = replace(verdict, reason=f"{verdict.reason}; {_ARCHIVED}")
     document = {
         "intact": verdict.intact,

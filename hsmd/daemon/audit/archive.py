@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-FILE_NAME = "archived.json"
+from hsmd.system.log_files import ARCHIVED_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Archived:
 def archived(segments: Path) -> list[Archived]:
     """What has been archived from this directory of segments, oldest first."""
     try:
-        return [Archived(**entry) for entry in json.loads((segments / FILE_NAME).read_text())]
+        return [Archived(**entry) for entry in json.loads((segments / ARCHIVED_NAME).read_text())]
     except FileNotFoundError:
         return []
 

@@ -13,15 +13,21 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from hsmd.daemon.audit.archive import FILE_NAME, Archived, archived, to_json
-from hsmd.daemon.audit.disk import FILE_NAME as LIVE_NAME
+from hsmd.daemon.audit.archive import Archived, archived, to_json
 from hsmd.daemon.audit.recovery import MARK_EVENT, newest_event
-from hsmd.daemon.audit.view import SEGMENTS, LogView, Segment, SegmentDirectory, segment_name
+from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
 from hsmd.system import atomic_file
+from hsmd.system.log_files import (
+    ARCHIVED_NAME,
+    LIVE_NAME,
+    SEGMENTS,
+    Segment,
+    SegmentDirectory,
+    lines_from,
+    reader,
+)
 from hsmd.transparency.chain import Follower
-from hsmd.transparency.lines import Head
-from hsmd.transparency.records import MAX_LINE_BYTES, parse_record
 from hsmd.transparency.verification import CHECKPOINT_EVENT
 
 
@@ -52,10 +58,10 @@ def archive(
     }
     copied, removed = [], []
     for segment in sealed:
-        path = directory / SEGMENTS / segment_name(segment.first)
+        path = directory / SEGMENTS / segment.name
         entry = known.get(segment.first)
         if entry is None or not _is_there(to / path.name, entry):
-            entry = _copy(path, to, progress)
+            entry = _copy(segment, path, to, progress)
             copied.append(entry)
             _note(directory / SEGMENTS, entry)
         if remove and entry.end <= settled:
@@ -67,26 +73,15 @@ def archive(
 
 @contextmanager
 def _view(directory: Path) -> Iterator[tuple[LogView, list[Segment]]]:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    segments = SegmentDirectory(fd, directory)
+    path = directory / LIVE_NAME
+    live = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        live = os.open(
-            LIVE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=fd
-        )  # before looking for segments
-        try:
-            sealed = [each for each in segments.list() if not _is_same(segments, each, live)]
-            with LogView(directory / LIVE_NAME, segments, sealed, live, os.fstat(live).st_size) as view:
+        with SegmentDirectory(directory) as segments:
+            sealed = segments.list(live)
+            with LogView(path, segments, sealed, live, os.fstat(live).st_size) as view:
                 yield view, sealed
-        finally:
-            os.close(live)
     finally:
-        segments.close()
-        os.close(fd)
-
-
-def _is_same(segments: SegmentDirectory, segment: Segment, live: int) -> bool:
-    """Whether the daemon has sealed, just now, what we opened as the live file."""
-    return os.path.samestat(os.stat(segment_name(segment.first), dir_fd=segments.fd), os.fstat(live))
+        os.close(live)
 
 
 def _settled(view: LogView) -> tuple[int, str]:
@@ -100,18 +95,18 @@ def _settled(view: LogView) -> tuple[int, str]:
     return oldest, f"an attempt may be open from record {oldest} on"
 
 
-def _copy(path: Path, to: Path, progress: Callable[[int], None]) -> Archived:
+def _copy(segment: Segment, path: Path, to: Path, progress: Callable[[int], None]) -> Archived:
     """The segment, read record by record; its copy appears under its name when all of it is on disk."""
     part = to / f".{path.name}.part"
     digest = sha256()
     chain: Follower | None = None
-    first = int(path.stem)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with path.open("rb") as source, open(descriptor, "wb") as copy:
-        while line := source.readline(MAX_LINE_BYTES + 2):
+        for _, line in lines_from(reader(source.fileno()), 0, segment.size_bytes):
+            record = line.removesuffix(b"\n")
             try:
-                chain = chain or _entered(line, first)
-                chain.follow(line.removesuffix(b"\n"))
+                chain = chain or _entering(record, segment)
+                chain.follow(record)
             except ProtocolError as problem:
                 raise AuditFailure(
                     f"{path} was changed: {problem.text}; it was not archived. Keep it as evidence"
@@ -125,14 +120,14 @@ def _copy(path: Path, to: Path, progress: Callable[[int], None]) -> Archived:
         raise AuditFailure(f"{path} is empty; it was not archived")
     part.rename(to / path.name)
     atomic_file.sync_directory(to)
-    return Archived(first, chain.size, digest.hexdigest(), str(to.absolute()))
+    return Archived(segment.first, chain.size, digest.hexdigest(), str(to.absolute()))
 
 
-def _entered(line: bytes, first: int) -> Follower:
-    record = parse_record(line.removesuffix(b"\n"))
-    if record.index != first:
-        raise ProtocolError(f"it begins with record {record.index}")
-    return Follower(Head(record.index, record.previous))
+def _entering(record: bytes, segment: Segment) -> Follower:
+    chain = Follower.entering(record)
+    if chain.size != segment.first:
+        raise ProtocolError(f"it begins with record {chain.size}")
+    return chain
 
 
 def _is_there(copy: Path, entry: Archived) -> bool:
@@ -148,4 +143,4 @@ def _is_there(copy: Path, entry: Archived) -> bool:
 
 def _note(segments: Path, entry: Archived) -> None:
     others = [each for each in archived(segments) if (each.first, each.to) != (entry.first, entry.to)]
-    atomic_file.replace(segments / FILE_NAME, to_json([*others, entry]), 0o644)
+    atomic_file.replace(segments / ARCHIVED_NAME, to_json([*others, entry]), 0o644)

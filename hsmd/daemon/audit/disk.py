@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from hsmd.daemon.audit.view import LogView, SegmentDirectory, segment_name
+from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
+from hsmd.system.log_files import LIVE_NAME, SEGMENTS, SegmentDirectory, segment_name
 from hsmd.transparency.chain import Follower
 from hsmd.transparency.lines import Head
 from hsmd.transparency.records import MAX_LINE_BYTES
 
-FILE_NAME = "audit.jsonl"
 INTERVAL_S = 0.05
 """Pause between two syncs that nobody waits for."""
 STALL_S = 2.0
@@ -65,11 +65,13 @@ class LogFile:
 
         Raises AuditFailure if another process holds it or others may write there.
         """
-        self.path = directory / FILE_NAME
+        self.path = directory / LIVE_NAME
         self._disk = disk
         self._directory_fd = _open_directory(directory)
         try:
-            self.segments = SegmentDirectory(self._directory_fd, directory)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(SEGMENTS, 0o700, dir_fd=self._directory_fd)
+            self.segments = SegmentDirectory(directory, self._directory_fd)
             self._fd = self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT)
         except BaseException:
             os.close(self._directory_fd)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-
 from hsmd.daemon.audit.archive import archived_to
-from hsmd.daemon.audit.view import SEGMENTS, LogView
+from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, NotFound
+from hsmd.system.log_files import SEGMENTS, index_of, lines_from
 from hsmd.transparency.records import MAX_LINE_BYTES
 
 MAX_PAGE_BYTES = 900_000
 """Largest page as JSON strings: a control result may have 1,048,576 bytes (docs/protocol.md, section 1)."""
 _CHUNK_BYTES = 16_384
-_INDEX = re.compile(rb'\{"index":(\d{1,19}),')
 
 
 def offset_of(file: LogView, index: int, end: int) -> int:
@@ -30,7 +27,7 @@ def offset_of(file: LogView, index: int, end: int) -> int:
             low = start
         else:
             high = start
-    for start, line in lines_from(file, low, end):
+    for start, line in lines_from(file.read, low, end):
         found = _index_of(line, start)
         if found == index:
             return start
@@ -43,31 +40,22 @@ def page(file: LogView, offset: int, limit: int, end: int) -> list[str]:
     """At most `limit` lines from `offset` on that fit a page."""
     lines: list[str] = []
     room = MAX_PAGE_BYTES
-    for _, line in lines_from(file, offset, end):
-        # As a JSON string a line grows by its quotes and backslashes, two more quotes and a comma.
-        room -= len(line) + line.count(b'"') + line.count(b"\\") + 3
+    for _, line in lines_from(file.read, offset, end):
+        room -= json_bytes(line)
         if len(lines) == limit or (room < 0 and lines):
             break
-        lines.append(line.decode("ascii", "backslashreplace"))
+        lines.append(text_of(line))
     return lines
 
 
-def lines_from(file: LogView, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, line without line feed) from the start of a line on, up to `end`.
+def text_of(line: bytes) -> str:
+    """A line as text, without its line feed; bytes that no record holds are escaped."""
+    return line.removesuffix(b"\n").decode("ascii", "backslashreplace")
 
-    An unfinished or overlong rest comes last, as one line of at most `MAX_LINE_BYTES` + 1 bytes.
-    """
-    rest, at = b"", offset
-    while chunk := file.read(at + len(rest), min(1 << 20, end - at - len(rest))):
-        data = rest + chunk
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            yield at, line
-            at += len(line) + 1
-        if len(rest) > MAX_LINE_BYTES:
-            break
-    if rest:
-        yield at, rest[: MAX_LINE_BYTES + 1]
+
+def json_bytes(line: bytes) -> int:
+    """The bytes that a line takes as a JSON string in a list: its quotes and backslashes are escaped."""
+    return len(line) + line.count(b'"') + line.count(b"\\") + 3
 
 
 def _next_start(file: LogView, offset: int, end: int) -> int | None:
@@ -83,7 +71,7 @@ def _index_at(file: LogView, start: int) -> int:
 
 
 def _index_of(line: bytes, start: int) -> int:
-    match = _INDEX.match(line)
-    if match is None:
+    index = index_of(line)
+    if index is None:
         raise AuditFailure(detail=f"no record at byte {start}; run `hsmd audit verify`")
-    return int(match.group(1))
+    return index

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from hsmd.daemon.audit.paging import MAX_PAGE_BYTES, lines_from, offset_of
+from hsmd.daemon.audit.paging import MAX_PAGE_BYTES, json_bytes, offset_of, text_of
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, NotFound
 from hsmd.protocol.audit_fields import subject_of
+from hsmd.system.log_files import lines_from
 from hsmd.transparency.records import Record
 
 MAX_SCANNED = 5_000
@@ -55,12 +56,12 @@ def about(view: LogView, size: int, first: int, limit: int, reader: Reader) -> t
     lines: list[str] = []
     room = MAX_PAGE_BYTES
     index = first
-    for _, line in lines_from(view, offset_of(view, first, view.size), view.size):
+    for _, line in lines_from(view.read, offset_of(view, first, view.size), view.size):
         if index - first >= MAX_SCANNED or len(lines) == limit or room < 0 or scan.looked_up >= MAX_LOOKED_UP:
             return lines, index
         if scan.wants(index, line):
-            lines.append(line.decode("ascii", "backslashreplace"))
-            room -= len(line) + line.count(b'"') + line.count(b"\\") + 3
+            lines.append(text_of(line))
+            room -= json_bytes(line)
         index += 1
         if index % _PAUSE_EVERY == 0:
             time.sleep(0)  # the event loop wants the interpreter, too
@@ -101,7 +102,7 @@ class _Scan:
             start = offset_of(self._view, index, self._view.size)
         except NotFound:  # archived, and the outcome with it but for a few
             return False
-        _, line = next(lines_from(self._view, start, self._view.size))
+        _, line = next(lines_from(self._view.read, start, self._view.size))
         return self._reader.may_read(_record(line))
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from hsmd.daemon.audit.disk import Mark
-from hsmd.daemon.audit.paging import lines_from, offset_of
+from hsmd.daemon.audit.paging import offset_of
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
+from hsmd.system.log_files import lines_from
 from hsmd.transparency.chain import Follower
 from hsmd.transparency.lines import Head
 from hsmd.transparency.records import MAX_LINE_BYTES, Record, parse_record
@@ -46,18 +47,19 @@ def examine(file: LogView) -> Tail:
     tail = Tail()
     chain: Follower | None = None if start or file.first else Follower()
     at = start
-    for at, line in lines_from(file, start, end):
+    for at, line in lines_from(file.read, start, end):
         try:
-            chain = chain or _entered(line)
-            if at + len(line) == end:
-                raise ProtocolError("the line is unfinished")
-            _note(tail, chain.follow(line))
+            record = line.removesuffix(b"\n")
+            chain = chain or Follower.entering(record)
+            if record == line:
+                raise ProtocolError("the line has no end")
+            _note(tail, chain.follow(record))
         except ProtocolError as problem:
             if at < max(marked, file.base) or (chain.size if chain else file.first) < _covered(file, end):
                 raise _changed(file, at, problem) from None
             _judge_rest(file, tail, at, end, problem)
             break
-        at += len(line) + 1
+        at += len(line)
     tail.mark = Mark(at - file.base, chain.position if chain else Head())
     return tail
 
@@ -110,12 +112,6 @@ def _record_around(file: LogView, offset: int, end: int, event: str) -> tuple[in
     except ProtocolError:
         return None
     return (start, record) if line_feed and record.event == event else None
-
-
-def _entered(line: bytes) -> Follower:
-    """A follower that takes the first record's word for what came before."""
-    record = parse_record(line)
-    return Follower(Head(record.index, record.previous))
 
 
 def _note(tail: Tail, record: Record) -> None:

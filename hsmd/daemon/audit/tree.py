@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from hsmd.daemon.audit.paging import lines_from, offset_of
+from hsmd.daemon.audit.paging import offset_of
 from hsmd.daemon.audit.recovery import newest_event
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
+from hsmd.system.log_files import lines_from
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.lines import NO_HEAD, Head
 from hsmd.transparency.merkle import HASH_BYTES, Frontier, consistency_proof, inclusion_proof, root_at
@@ -249,7 +250,7 @@ def _leaves(view: LogView, first: int, head: Head, last: str) -> Iterator[list[b
         return
     gathered: list[str] = []
     index = first
-    for _, line in lines_from(view, offset_of(view, first, view.size), view.size):
+    for _, line in lines_from(view.read, offset_of(view, first, view.size), view.size):
         start = f'{{"index":{index},"previous":"'.encode()
         if not line.startswith(start):
             raise AuditFailure(

@@ -1,64 +1,14 @@
-"""The log as one run of bytes, sealed segments first, then the live file; and the directory of the segments."""
+"""The log as one sequence of bytes: sealed segments first, then the live file."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 from hsmd.errors import AuditFailure
-
-SEGMENTS = "segments"
-_NAME = re.compile(r"(\d{12,19})\.jsonl\Z")
-_FIRST = re.compile(rb'\{"index":(\d{1,19}),')
-
-
-class Segment(NamedTuple):
-    """A sealed segment: the index of its first record, and its bytes."""
-
-    first: int
-    size_bytes: int
-
-
-def segment_name(first: int) -> str:
-    """The name of the segment that begins with record `first`: names sort as indices do."""
-    return f"{first:012}.jsonl"
-
-
-class SegmentDirectory:
-    """`segments/` in the log's directory; everything goes through descriptors, so a renamed parent does no harm."""
-
-    def __init__(self, log_directory_fd: int, path: Path) -> None:
-        """Makes the directory (0700) if need be. Raises OSError."""
-        with suppress(FileExistsError):
-            os.mkdir(SEGMENTS, 0o700, dir_fd=log_directory_fd)
-        self.path = path
-        self.fd = os.open(
-            SEGMENTS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=log_directory_fd
-        )
-
-    def list(self) -> list[Segment]:
-        """The segments that are here, oldest first."""
-        found = []
-        for name in os.listdir(self.fd):
-            if match := _NAME.match(name):
-                with suppress(FileNotFoundError):  # archived just now
-                    found.append(Segment(int(match[1]), os.stat(name, dir_fd=self.fd).st_size))
-        return sorted(found)
-
-    def open(self, segment: Segment) -> int:
-        """A descriptor to read a segment with; the caller closes it. Raises OSError."""
-        return os.open(
-            segment_name(segment.first), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd
-        )
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self.fd)
+from hsmd.system.log_files import Segment, SegmentDirectory, index_of
 
 
 class LogView:
@@ -100,8 +50,7 @@ class LogView:
     @property
     def first_live(self) -> int:
         """Index of the live file's first record, 0 if it has none."""
-        match = _FIRST.match(os.pread(self._live_fd, 32, 0))
-        return int(match[1]) if match else 0
+        return index_of(os.pread(self._live_fd, 32, 0)) or 0
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes from `offset` on; fewer than `length` only at the end."""
@@ -125,8 +74,7 @@ class LogView:
         finally:
             os.close(fd)
         if len(data) != length:
-            name = segment_name(segment.first)
             raise AuditFailure(
-                detail=f"{self.directory.path / SEGMENTS / name} is shorter than it was; was it changed?"
+                detail=f"{self.directory.path / segment.name} is shorter than it was; was it changed?"
             )
         return data

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -11,8 +9,6 @@ from pathlib import Path
 from typing import IO
 
 import hsmd
-from hsmd.daemon.audit.disk import FILE_NAME as LIVE_NAME
-from hsmd.daemon.audit.view import SEGMENTS
 from hsmd.daemon.backup.archive import (
     CHECKPOINT,
     CONFIGURATION,
@@ -25,9 +21,10 @@ from hsmd.daemon.backup.archive import (
 )
 from hsmd.daemon.config.settings import Config
 from hsmd.daemon.store import Store
+from hsmd.system.log_files import LIVE_NAME, SEGMENTS, SegmentDirectory
+from hsmd.transparency.verification import CHECKPOINT_EVENT
 
-_CHECKPOINT_RECORD = b'"event":"log.checkpoint"'
-_SEGMENT = re.compile(r"[0-9]{12}\.jsonl\Z")
+_CHECKPOINT_RECORD = f'"event":"{CHECKPOINT_EVENT}"'.encode()
 
 
 def take(config: Config, target: IO[bytes], now: datetime, *, host_key: bool, audit: bool) -> Manifest:
@@ -71,20 +68,21 @@ def _newest_checkpoint(log: Sequence[tuple[str, Path]]) -> bytes | None:
 
 
 def _files(directory: Path, opened: ExitStack) -> list[tuple[str, Path]]:
-    """Sealed segments in their order, then the live file: what each is called, and where it can be read.
+    """Sealed segments in their order, then the live file: the name of each, and the path where it can be read.
 
-    The live file is opened before looking for segments, and read as what was opened: it may be sealed meanwhile, and another
-    one have its name.
+    The live file is read through its descriptor: it may be sealed meanwhile, and another file have its name.
     """
     try:
         live = opened.enter_context((directory / LIVE_NAME).open("rb")).fileno()
     except FileNotFoundError:
-        return _segments(directory)
-    sealed = [each for each in _segments(directory) if not os.path.samestat(each[1].stat(), os.fstat(live))]
-    return [*sealed, (LIVE_NAME, Path(f"/proc/self/fd/{live}"))]
+        return _segments(directory, None)
+    return [*_segments(directory, live), (LIVE_NAME, Path(f"/proc/self/fd/{live}"))]
 
 
-def _segments(directory: Path) -> list[tuple[str, Path]]:
-    place = directory / SEGMENTS
-    found = sorted(path for path in place.iterdir() if _SEGMENT.match(path.name)) if place.is_dir() else []
-    return [(f"{SEGMENTS}/{path.name}", path) for path in found]
+def _segments(directory: Path, live: int | None) -> list[tuple[str, Path]]:
+    try:
+        with SegmentDirectory(directory, links=True) as segments:
+            names = [segment.name for segment in segments.list(live)]
+    except FileNotFoundError:
+        return []
+    return [(f"{SEGMENTS}/{name}", directory / SEGMENTS / name) for name in names]

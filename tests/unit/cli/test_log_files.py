@@ -57,6 +57,16 @@ def test_a_verification_goes_on_behind_archived_segments(directory: Path, log: L
     assert verdict.intact and verdict.root == log.root(33).hex()
 
 
+def test_a_copy_may_link_to_archived_segments(
+    directory: Path, tmp_path_factory: pytest.TempPathFactory, log: LogMaker
+) -> None:
+    archive = tmp_path_factory.mktemp("archive")
+    for segment in (directory / "segments").glob("*.jsonl"):
+        segment.rename(archive / segment.name)
+        segment.symlink_to(archive / segment.name)
+    assert list(log_lines(directory)) == log.lines
+
+
 def test_a_file_that_is_sealed_while_it_is_read(directory: Path, log: LogMaker) -> None:
     reading = log_lines(directory)
     assert next(reading) == log.lines[0]
