@@ -53,7 +53,7 @@ async def test_a_checkpoint_that_the_log_has_outrun_is_not_recorded(
     key: Any = SimpleNamespace(public_key=public, key_type=KeyType.ED25519)
     snapshot: Any = SimpleNamespace(checkpoint_keys=[key])
     service: Any = None
-    cache: Any = SimpleNamespace(read=remember)
+    cache: Any = SimpleNamespace(change_unversioned=remember)
     continuity = Continuity(
         "hsmd/x", audit=audit, cache=cache, hold=KeyHold(), remembered=None, discontinuities=[]
     )
