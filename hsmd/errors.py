@@ -149,6 +149,11 @@ class Overloaded(HsmdError):
     retryable = True
     default_text = "too many requests"
 
+    @classmethod
+    def retry_in(cls, seconds: float) -> Overloaded:
+        """The error with its hint rounded to milliseconds, at least one and at most a minute."""
+        return cls(retry_after_ms=max(1, min(60_000, round(seconds * 1000))))
+
 
 class DeadlineExceeded(HsmdError):
     """The caller's deadline passed before there was an answer."""

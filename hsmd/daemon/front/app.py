@@ -111,17 +111,17 @@ class Front:
             listener=self._logins,
             crashed=lambda job: self._service.crashed(job),
         )
-        self._tallies = Counters(config.metrics.series)
-        self._tallies.begin_window(time.monotonic())
-        self._shares = RateLimits(_share_limits(config))
+        self._counters = Counters(config.metrics.series)
+        self._counters.begin_window(time.monotonic())
+        self._limits = RateLimits(_share_limits(config))
         self._hold = KeyHold()
         self._service = KeyService(
-            snapshot=self._snapshot,
+            cache=self._catalogue,
             audit=self._audit,
             pools=self._tokens.pools,
             clock=time.monotonic,
-            tallies=self._tallies,
-            shares=self._shares,
+            counters=self._counters,
+            limits=self._limits,
             hold=self._hold,
         )
         self._apply_tokens(config)
@@ -192,7 +192,7 @@ class Front:
     async def _drain(self) -> None:
         """Answer what is open, take nothing new, and let peers go elsewhere."""
         log.info("front.draining")
-        self._service.draining = True
+        self._service.drain()
         self._listener.stop_accepting()
         for session in list(self._sessions):
             session.drain(int(self._grace_s * 1000))
@@ -305,7 +305,7 @@ class Front:
             log.warning("reload.needs_restart", reason=f"{setting} has changed; that counts after a restart")
         self._config = config
         self._admission.limits = config.limits
-        self._shares.limits = _share_limits(config)
+        self._limits.limits = _share_limits(config)
         self._apply_tokens(config)
         observe.configure("front", config.log_level)
         log.info("reload.done", address=", ".join(str(address) for address in self._listener.ports))
@@ -374,7 +374,7 @@ class Front:
             for session in list(self._sessions):
                 session.check(now)
             self._listener.check()
-            self._tallies.tick(now)
+            self._counters.tick(now)
             with contextlib.suppress(AuditFailure):  # a log that could not be written recovers in a commit
                 self._audit.commit()
             self._watch_audit()

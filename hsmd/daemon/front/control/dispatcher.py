@@ -28,7 +28,7 @@ Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
 
 MAX_CHANGES = 16
 """Changes of one client that may be under way: everybody may ask for some, and each is on record and waits for the store."""
-RETRY_MS = 100
+RETRY_S = 0.100
 
 
 class Dispatcher:
@@ -71,7 +71,7 @@ class Dispatcher:
         # A change that has begun goes on to its end, and to its record, even if the caller goes away; so what a session may have
         # open is no bound on them.
         if list(self._changes.values()).count(identity.client) >= MAX_CHANGES:
-            raise Overloaded(retry_after_ms=RETRY_MS)
+            raise Overloaded.retry_in(RETRY_S)
         change = asyncio.get_running_loop().create_task(self._change(handler, identity, request, deadline))
         self._changes[change] = identity.client
         change.add_done_callback(self._changed)

@@ -92,7 +92,7 @@ class StatusHandlers:
             audit_records=self._audit.size,
             audit_head=self._audit.head,
             audit_writable=self._audit.writable,
-            operations=self._service.tallies.totals(),
+            operations=self._service.counters.totals(),
             audit_covered=newest.checkpoint.size if newest else 0,
             audit_uncovered_s=round(self._checkpointer.age_s),
             audit_free_bytes=self._keeper.free_bytes,
@@ -103,16 +103,16 @@ class StatusHandlers:
 
     def numbers(self, now: float) -> messages.Metrics:
         """State and counters at this monotonic time: the one source of `hsmd top`, `hsmd status` and Prometheus."""
-        tallies = self._service.tallies
+        counters = self._service.counters
         return messages.Metrics(
             status=self.state(),
             uses=[
                 messages.UseCount(*series, count, recent, over_s)
-                for series, count, recent, over_s in tallies.recent(now)
+                for series, count, recent, over_s in counters.recent(now)
             ],
             bounds_s=list(BOUNDS_S),
             latencies=[
                 messages.Latency(purpose, key_type, list(histogram.counts), histogram.total_s)
-                for (purpose, key_type), histogram in tallies.latencies.items()
+                for (purpose, key_type), histogram in counters.latencies.items()
             ],
         )

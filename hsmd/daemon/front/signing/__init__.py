@@ -1,1 +1,1 @@
-"""The service in the middle: decide, record, use the token, record."""
+"""One key operation: decided, recorded, carried out by a token, recorded, and answered."""

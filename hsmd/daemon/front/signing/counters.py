@@ -1,8 +1,8 @@
-"""Counters: what was asked of which key by whom, how it ended and how long it took, as plain integers.
+"""Counters of key operations by client, key, purpose and outcome, and histograms of how long they took.
 
-Every key operation costs one look-up and one addition here, and a place in a histogram if it reached a token. What
-is shown to people and to Prometheus is read from these numbers when somebody asks. A name gets in here only once the client has
-logged in and the store knows the key, so that nobody outside can make up series; beyond `most` they are counted together.
+Each operation costs one look-up and one addition, and another in a histogram if it was performed. Status and metrics read the
+numbers when they are asked for. Only clients that have logged in and keys in the store have series, so that requests cannot
+create arbitrary ones; beyond `most` series, further operations are counted as `other`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ BOUNDS_S = (
     2.5,
     10.0,
 )
-"""Upper bounds of the latency buckets; one more bucket holds what took longer."""
+"""Upper bounds of the latency buckets; one more bucket is for longer latencies."""
 OTHER = "other"
-"""Stands for every client, key and purpose that there is no series for."""
+"""The client, key and purpose of operations without a series of their own."""
 PERFORMED = "performed"
 WINDOW_S = 10.0
-"""Recent numbers are those of at least so many seconds, and at most twice as many."""
+"""Recent numbers cover at least this many seconds, and at most twice as many."""
 
 Series = tuple[str, str, str, str]
 """Client, name of the key, purpose, outcome."""
@@ -49,7 +49,7 @@ class Recent(NamedTuple):
 
 
 class Histogram:
-    """Durations in seconds: how many fell into each bucket, and their sum."""
+    """Durations in seconds: a count for each bucket, and the sum."""
 
     __slots__ = ("counts", "total_s")
 
@@ -58,25 +58,25 @@ class Histogram:
         self.total_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self.counts[bisect_left(BOUNDS_S, seconds)] += 1
         self.total_s += seconds
 
 
 class Counters:
-    """The counters of one front process; lives on its event loop."""
+    """The counters of one front process."""
 
     def __init__(self, most: int = 1_000) -> None:
         self.most = most
         self.counts: dict[Series, int] = {}
         self.latencies: dict[tuple[str, str], Histogram] = {}
-        """By purpose and type of key, from arrival to answer, of operations that were performed."""
+        """From arrival to answer of performed operations, by purpose and key type."""
         self._older: dict[Series, int] = {}
         self._newer: dict[Series, int] = {}
         self._older_at = self._newer_at = 0.0
 
     def count(self, client: str, key_name: str, purpose: str, outcome: str) -> None:
-        """Count one operation. `outcome` is one of a fixed few words."""
+        """Count one operation. `outcome` is one of a small fixed set of words."""
         series = (client, key_name, purpose, outcome)
         try:
             self.counts[series] += 1
@@ -84,24 +84,24 @@ class Counters:
             self._begin(series)
 
     def took(self, purpose: str, key_type: str, seconds: float) -> None:
-        """Note how long a performed operation took."""
+        """Count how long a performed operation took."""
         histogram = self.latencies.get((purpose, key_type))
         if histogram is None:
             histogram = self.latencies[purpose, key_type] = Histogram()
         histogram.add(seconds)
 
     def begin_window(self, now: float) -> None:
-        """Recent numbers begin at this monotonic time."""
+        """Start the recent numbers at this monotonic time."""
         self._older_at = self._newer_at = now
 
     def tick(self, now: float) -> None:
-        """Forget what is no longer recent; to be called every second or so with the monotonic time."""
+        """Drop what is no longer recent; call it about every second with the monotonic time."""
         if now - self._newer_at >= WINDOW_S:
             self._older, self._older_at = self._newer, self._newer_at
             self._newer, self._newer_at = self.counts.copy(), now
 
     def recent(self, now: float) -> Iterator[Recent]:
-        """Every series with what came lately."""
+        """Every series with its recent count."""
         over_s = max(now - self._older_at, 0.001)
         for series, count in self.counts.items():
             yield Recent(series, count, count - self._older.get(series, 0), over_s)

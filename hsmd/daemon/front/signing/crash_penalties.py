@@ -1,9 +1,9 @@
-"""Crash penalties: a client whose uses of a key crash token workers may not use that key for a while.
+"""Crash penalties: a client whose requests for a key crash token workers may not use that key for a while.
 
-A request that crashes the worker is tried once more, alone (decision 1); so one bad request can cost two workers, and a caller
-who sends them on purpose could keep everybody from the token. Only ends by a signal that means a crash count, of a worker that
-was using the key at that moment: somebody who kills workers, or a token that hangs, makes nobody guilty. Nor does a module that
-crashes now and then by itself: a request that is answered when it is tried again is acquitted.
+A request that crashes its worker is tried once more, alone (docs/architecture.md), so one bad request can cost two workers, and a
+client that sends them on purpose could take the token from all others. Only a worker that ends by a signal that means a crash,
+while it is using the key, counts: killed workers and tokens that hang do not. If the request is answered when it is tried again,
+the crash does not count either, because some modules crash at random.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 CRASHES = 2
-"""So many workers may a client crash with a key, within `MEMORY_S`, before it is refused."""
+"""After this many crashes with a key within `MEMORY_S` the client is refused."""
 FIRST_S = 60.0
-"""How long the first penalty lasts; each further crash doubles it."""
+"""The length of the first penalty; each further crash doubles it."""
 LONGEST_S = 3_600.0
 MEMORY_S = 3_600.0
-"""A pair that has crashed nothing for so long since its last penalty begins anew."""
+"""A pair without a crash for this long since its last penalty is forgotten."""
 MAX_PAIRS = 1_024
-"""Pairs remembered; the one whose last crash is longest ago gives way."""
+"""Pairs remembered; beyond that, the one with the oldest last crash is forgotten."""
 
 
 @dataclass(slots=True)
@@ -30,15 +30,15 @@ class _Pair:
 
 
 class CrashPenalties:
-    """Which (client, key digest) pairs are refused. Times are monotonic seconds."""
+    """The (client, key digest) pairs with crashes. Times are monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.pairs: dict[tuple[str, bytes], _Pair] = {}
-        """Empty as a rule: what the hot path looks at first."""
+        """Usually empty; checked first for every request."""
 
     def crashed(self, client: str, key: bytes) -> float:
-        """A worker crashed while it used this key for this client. For how many seconds that is refused now; 0 for not yet."""
+        """A worker crashed while it used this key for this client. Return for how many seconds the pair is refused now."""
         now = self._clock()
         pair = self.pairs.pop((client, key), None)
         if pair is None or now - max(pair.last, pair.until) >= MEMORY_S:
@@ -55,7 +55,7 @@ class CrashPenalties:
         return lasts_s
 
     def acquitted(self, client: str, key: bytes) -> None:
-        """One of the crashes that were counted was not this client's doing."""
+        """Take back one crash that was counted: the client did not cause it."""
         pair = self.pairs.get((client, key))
         if pair is None:
             return
@@ -66,6 +66,6 @@ class CrashPenalties:
             del self.pairs[client, key]
 
     def refuses(self, client: str, key: bytes) -> bool:
-        """Whether this client must do without this key for now."""
+        """Whether this client may not use this key now."""
         pair = self.pairs.get((client, key))
         return pair is not None and self._clock() < pair.until

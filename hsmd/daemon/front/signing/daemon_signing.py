@@ -1,4 +1,4 @@
-"""The daemon itself as a user of keys: for requests, certificates and checkpoints, which it builds from typed fields."""
+"""Signatures that the daemon itself makes: on certificate requests, certificates and checkpoints built from typed fields."""
 
 from __future__ import annotations
 
@@ -23,30 +23,28 @@ async def sign_as_daemon(
     data: bytes,
     deadline: float,
 ) -> bytes:
-    """The signature over `data`, asked for in the name of `identity` and recorded like any other use of a key.
+    """Sign `data` in the name of `identity`, recorded like any other use of a key.
 
-    `deadline` is monotonic. Raises the HsmdError that the use ended with.
+    `deadline` is monotonic. Raises the HsmdError that the request fails with.
     """
     grant = Grant(
         identity.client, key.name, key.digest, int(purpose), key.token, key.key_type, key.key_type.facts.work
     )
-    asker = _DaemonCaller(identity)
-    use = service.use_for_daemon(asker, grant, purpose, int(scheme), data, deadline)
+    caller = _DaemonCaller(identity)
+    request = service.use_for_daemon(caller, grant, purpose, int(scheme), data, deadline)
     try:
-        return await asker.answer
+        return await caller.answer
     finally:
-        service.abandon([use])
+        service.abandon([request])
 
 
 class _DaemonCaller:
-    """Waits for the answer to one request."""
+    """A `Caller` with a future for the answer to its one request."""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
+        self.open_requests: dict[int, SigningRequest | None] = {}
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def opened(self, request_id: int, use: SigningRequest) -> None:
-        """One request at a time: nothing to remember."""
 
     def answered(self, request_id: int, answer: bytes) -> None:
         if not self.answer.done():
@@ -57,4 +55,4 @@ class _DaemonCaller:
             self.answer.set_exception(error)
 
     def flush(self) -> None:
-        """The future has woken whoever waits."""
+        """The future has its result already."""

@@ -1,73 +1,67 @@
-"""Rate limits: how many operations a client may start in a second, and have open at a time, over all its connections.
-
-Pure but for the clock, which is given. A client beyond its share is told when to come back; nobody else notices.
-"""
+"""Rate limits: how many operations a client may start in a second, and have open at a time, over all its connections."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-RETRY_OPEN_MS = 50
-"""A client with too many operations open is served as fast as it can be; it may ask again after this time."""
+RETRY_OPEN_S = 0.050
+"""After this time a client with too many open operations may try again."""
 _MANY = 1_000
+"""Clients that are remembered at most while they have no operation open."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """`rate`: operations a second, with a second's worth at once; `open_operations`: at a time."""
+    """`rate`: operations in a second, and in a burst; `open_operations`: operations at a time."""
 
     rate: int
     open_operations: int
 
 
 class Allowance:
-    """What one client has used of its share."""
+    """What one client may still start (a token bucket), and what it has open."""
 
-    __slots__ = ("_allowance", "_filled_at", "open", "spent")
+    __slots__ = ("_filled_at", "_left", "open", "spent")
 
-    def __init__(self, allowance: float, now: float) -> None:
+    def __init__(self, left: float, now: float) -> None:
         self.open = 0
         self.spent = False
-        """Whether something was turned away since it was filled up."""
-        self._allowance = allowance
+        """Whether an operation was refused since it was filled up."""
+        self._left = left
         self._filled_at = now
 
     def fill(self, limits: RateLimit, now: float) -> None:
-        """Add what has become available since the last time; once for each batch."""
-        self._allowance = min(float(limits.rate), self._allowance + (now - self._filled_at) * limits.rate)
+        """Add what has become available since the last call; call it once for each batch."""
+        self._left = min(float(limits.rate), self._left + (now - self._filled_at) * limits.rate)
         self._filled_at = now
         self.spent = False
 
-    def take(self, limits: RateLimit) -> int:
-        """Start one operation: 0, or in how many milliseconds to try again."""
+    def take(self, limits: RateLimit) -> float:
+        """Start one operation and return 0, or return the seconds after which to try again."""
         if self.open >= limits.open_operations:
             self.spent = True
-            return RETRY_OPEN_MS
-        if self._allowance < 1.0:
+            return RETRY_OPEN_S
+        if self._left < 1.0:
             self.spent = True
-            return max(1, round((1.0 - self._allowance) / limits.rate * 1000))
-        self._allowance -= 1.0
+            return (1.0 - self._left) / limits.rate
+        self._left -= 1.0
         self.open += 1
-        return 0
-
-    def give_back(self) -> None:
-        """An operation that was started has been answered."""
-        self.open -= 1
+        return 0.0
 
 
 class RateLimits:
-    """The shares of all clients. `limits` may change at any time."""
+    """The allowances of all clients. `limits` may be changed at any time."""
 
     def __init__(self, limits: RateLimit) -> None:
         self.limits = limits
-        self._shares: dict[str, Allowance] = {}
+        self._allowances: dict[str, Allowance] = {}
 
     def of(self, client: str, now: float) -> Allowance:
-        """The share of a client, filled up to `now`."""
-        share = self._shares.get(client)
-        if share is None:
-            if len(self._shares) >= _MANY:
-                self._shares = {name: each for name, each in self._shares.items() if each.open}
-            share = self._shares[client] = Allowance(float(self.limits.rate), now)
-        share.fill(self.limits, now)
-        return share
+        """The allowance of a client, filled up to `now` (monotonic)."""
+        allowance = self._allowances.get(client)
+        if allowance is None:
+            if len(self._allowances) >= _MANY:
+                self._allowances = {name: each for name, each in self._allowances.items() if each.open}
+            allowance = self._allowances[client] = Allowance(float(self.limits.rate), now)
+        allowance.fill(self.limits, now)
+        return allowance

@@ -1,8 +1,10 @@
-"""A use: one accepted key operation on its way, and the caller who waits for its answer."""
+"""One accepted key operation on its way, and the caller that it is answered to."""
 
 from __future__ import annotations
 
 from typing import Protocol
+
+from msgspec import Struct
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
@@ -12,56 +14,39 @@ from hsmd.errors import HsmdError
 
 
 class Caller(Protocol):
-    """Whoever asked: a session, or the daemon itself. Answers may come after the caller has gone; it drops them."""
+    """What asked: a session, or the daemon itself. An answer that comes after the caller has ended is ignored by it."""
 
     identity: Identity
-
-    def opened(self, request_id: int, use: SigningRequest) -> None:
-        """The request was accepted and will be answered exactly once."""
+    open_requests: dict[int, SigningRequest | None]
+    """By request id. An accepted request is entered here, and will be answered exactly once."""
 
     def answered(self, request_id: int, answer: bytes) -> None:
-        """The token's answer."""
+        """Take the token's answer."""
 
     def failed(self, request_id: int, error: HsmdError) -> None:
-        """There is no answer, and this is why."""
+        """Take the error that stands for the answer."""
 
     def flush(self) -> None:
-        """No more answers in this batch: send what there is in one piece."""
+        """There are no more answers in this batch: send them in one piece."""
 
 
-class SigningRequest:
-    """One accepted key operation on its way: whose it is, and the attempt record that stands for it."""
+class SigningRequest(Struct, eq=False):
+    """One accepted key operation: its caller, its job at the token, and the index of its attempt record."""
 
-    __slots__ = (
-        "abandoned",
-        "accused",
-        "acquitted",
-        "arrived",
-        "attempt",
-        "caller",
-        "grant",
-        "job",
-        "replied",
-        "request_id",
-        "retried",
-        "share",
-    )
+    caller: Caller
+    request_id: int
+    grant: Grant
+    arrived: float
+    job: Job
+    allowance: Allowance | None = None
+    attempt: int = 0
+    retried: bool = False
+    """Its worker was lost, and it was handed to another one."""
+    accused: bool = False
+    """A worker crashed during it, which counts against its client ..."""
+    acquitted: bool = False
+    """... unless another worker carried it out without a crash."""
+    replied: bool = False
+    abandoned: bool = False
 
-    def __init__(
-        self, caller: Caller, request_id: int, grant: Grant, arrived: float, share: Allowance | None = None
-    ) -> None:
-        self.caller = caller
-        self.share = share
-        self.request_id = request_id
-        self.grant = grant
-        self.arrived = arrived
-        self.attempt = 0
-        self.job: Job | None = None
-        self.retried = False
-        """Its worker was lost, and it was handed to another one."""
-        self.accused = False
-        """A worker crashed during it, and that counts against its client ..."""
-        self.acquitted = False
-        """... or does not, because another worker did the same without harm."""
-        self.replied = False
-        self.abandoned = False
+    __repr__ = object.__repr__  # a Struct's own would show the data, and recurse through `job`

@@ -1,7 +1,6 @@
-"""One session: the server's end of a channel, whatever carries it.
+"""One session: the server's end of a protocol channel, over any transport.
 
-It bounds what a peer can hold: open requests, control requests at a time, an unfinished frame's age, and the time a peer
-may leave answers unread.
+It limits open requests and control requests, how long a frame may stay unfinished, and how long answers may stay unread.
 """
 
 from __future__ import annotations
@@ -38,14 +37,15 @@ from hsmd.protocol.frames import (
 )
 
 MAX_CONTROL_REQUESTS = 8
-"""Control requests one session may have open: people and scripts ask a few at a time."""
+"""Control requests that one session may have open: operators and scripts make a few at a time."""
 HALF_FRAME_S = 10.0
-"""How long a peer may take to finish a frame it began, or to say hello."""
+"""How long a peer may take to finish a frame, or to send its hello."""
 UNREAD_S = 10.0
 """How long a peer may leave answers unread before it is dropped."""
-OVERLOAD_RETRY_MS = 50
-REST_S = 0.1
-"""How long a peer is not read whose client is beyond its share: turning requests away takes time that others need."""
+RETRY_S = 0.050
+"""After this time a peer with too many open requests may try again."""
+PAUSE_S = 0.1
+"""How long a peer is not read when its client has used up its allowance: refusing requests costs time as well."""
 MAX_CONTROL_RESULT_BYTES = MAX_ANSWER_LENGTH - 9
 """The longest document that every client accepts in a frame."""
 
@@ -70,7 +70,7 @@ Dispatch = Callable[[Identity, messages.Request, float], Coroutine[Any, Any, Any
 
 
 class Session:
-    """Feeds a peer's bytes to the service and writes answers, one piece for each batch."""
+    """Passes requests to the service and the dispatcher, and writes their answers in one piece for each batch."""
 
     def __init__(
         self,
@@ -91,18 +91,18 @@ class Session:
         self._max_open_requests = max_open_requests
         self._clock = clock
         self._channel = ServerChannel(Capability.CONTROL | Capability.EVENTS, max_open_requests)
-        self._open: dict[int, SigningRequest | None] = {}
+        self.open_requests: dict[int, SigningRequest | None] = {}
         self._control: dict[int, asyncio.Task[None]] = {}
         self._out: list[bytes] = []
         self._unfinished_since: float | None = clock()
         self._unread_since: float | None = None
-        self._resting = False
+        self._paused = False
         self._closed = False
 
-    # --- what the transport calls ---
+    # --- called by the transport ---
 
     def received(self, data: bytes) -> None:
-        """Bytes from the peer."""
+        """Take bytes from the peer."""
         greeting = self._channel.state is State.GREETING
         try:
             frames = self._channel.receive(data)
@@ -122,29 +122,29 @@ class Session:
         self.flush()
 
     def pause_writing(self) -> None:
-        """The peer does not read as fast as we answer: take nothing more from it until it does."""
+        """The peer does not read its answers fast enough: read nothing from it until it does."""
         self._unread_since = self._clock()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """The peer caught up."""
+        """The peer has read its answers."""
         if not self._closed:
             self._unread_since = None
-        if not self._resting:
+        if not self._paused:
             self._transport.resume_reading()
 
     def lost(self) -> None:
-        """The transport is gone: nobody waits for the open requests any more."""
+        """The transport is closed: abandon the open requests."""
         self._closed = True
         self._ended(self)
         self._out.clear()
         self._channel.close()
         self._abandon()
 
-    # --- what the front process calls ---
+    # --- called by the front process ---
 
     def check(self, now: float) -> None:
-        """Drop a peer that holds a frame half sent, or answers unread, for too long."""
+        """Drop a peer that has left a frame unfinished, or answers unread, for too long."""
         if self._unfinished_since is not None and now - self._unfinished_since > HALF_FRAME_S:
             self._break(ProtocolError("a frame was left unfinished for too long"))
         elif self._unread_since is not None and now - self._unread_since > UNREAD_S:
@@ -153,34 +153,31 @@ class Session:
             self._transport.abort()
 
     def drain(self, grace_ms: int) -> None:
-        """Announce that this server goes away."""
+        """Announce that this server stops."""
         if self._channel.state is State.OPEN:
             self._out.append(encode_drain(grace_ms))
             self.flush()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is open."""
-        return not self._open and not self._control
+        """Whether no request is open."""
+        return not self.open_requests and not self._control
 
     def close(self) -> None:
         """Close once what is written has been sent."""
         self.flush()
         self._transport.close()
 
-    # --- what the service calls ---
-
-    def opened(self, request_id: int, use: SigningRequest) -> None:
-        self._open[request_id] = use
+    # --- called by the service (Session is a Caller) ---
 
     def answered(self, request_id: int, answer: bytes) -> None:
         if not self._closed:
-            self._open.pop(request_id, None)
+            self.open_requests.pop(request_id, None)
             self._out.append(encode(Kind.RESULT, request_id, answer))
 
     def failed(self, request_id: int, error: HsmdError) -> None:
         if not self._closed:
-            self._open.pop(request_id, None)
+            self.open_requests.pop(request_id, None)
             self._out.append(encode_error(request_id, error))
 
     def flush(self) -> None:
@@ -189,7 +186,7 @@ class Session:
             try:
                 self._transport.write(b"".join(out))
             except OSError:
-                # The channel is closing and `lost` will follow; answers of others that ended with these must go on.
+                # The channel is closing, and `lost` will follow; other sessions must still get their answers.
                 self._closed = True
 
     # --- frames ---
@@ -199,7 +196,7 @@ class Session:
         for kind, request_id, body in frames:
             if kind == Kind.KEY_OPERATION:
                 if self._admit(request_id):
-                    self._open[request_id] = None
+                    self.open_requests[request_id] = None
                     operations.append((request_id, body))
             elif kind == Kind.PING:
                 self._out.append(encode(Kind.PONG, request_id))
@@ -208,32 +205,32 @@ class Session:
             elif kind == Kind.CANCEL:
                 self._cancel(request_id)
         if operations and not self._service.use(self, operations):
-            self._rest()
+            self._pause()
 
-    def _rest(self) -> None:
-        """Stop reading for a moment."""
-        if not self._resting:
-            self._resting = True
+    def _pause(self) -> None:
+        """Read nothing from this peer for a moment."""
+        if not self._paused:
+            self._paused = True
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_later(REST_S, self._rested)
+            asyncio.get_running_loop().call_later(PAUSE_S, self._resume)
 
-    def _rested(self) -> None:
-        self._resting = False
+    def _resume(self) -> None:
+        self._paused = False
         if not self._closed and self._unread_since is None:
             self._transport.resume_reading()
 
     def _admit(self, request_id: int) -> bool:
-        if request_id in self._open or request_id in self._control:
+        if request_id in self.open_requests or request_id in self._control:
             raise ProtocolError(f"request id {request_id} is still open")
-        if len(self._open) >= self._max_open_requests:
-            self._out.append(encode_error(request_id, Overloaded(retry_after_ms=OVERLOAD_RETRY_MS)))
+        if len(self.open_requests) >= self._max_open_requests:
+            self._out.append(encode_error(request_id, Overloaded.retry_in(RETRY_S)))
             return False
         return True
 
     def _cancel(self, request_id: int) -> None:
-        use = self._open.get(request_id)
-        if use is not None:
-            self._service.abandon([use])
+        request = self.open_requests.get(request_id)
+        if request is not None:
+            self._service.abandon([request])
         task = self._control.get(request_id)
         if task is not None:
             task.cancel()
@@ -246,7 +243,7 @@ class Session:
             self._out.append(encode_error(request_id, Draining()))
             return
         if len(self._control) >= MAX_CONTROL_REQUESTS:
-            self._out.append(encode_error(request_id, Overloaded(retry_after_ms=OVERLOAD_RETRY_MS)))
+            self._out.append(encode_error(request_id, Overloaded.retry_in(RETRY_S)))
             return
         task = asyncio.get_running_loop().create_task(self._carry_out(request_id, deadline_ms, document))
         self._control[request_id] = task
@@ -275,18 +272,16 @@ class Session:
                     "control.failed", client=self.identity.client, error=error.text, detail=error.detail
                 )
             return encode_error(request_id, error)
-        except Exception:  # the supervisor of control requests: a bug ends one request, not the session
+        except Exception:  # a bug in a handler ends one request, not the session
             log.exception("control.fault", client=self.identity.client)
             return encode_error(request_id, InternalFault())
 
     def _break(self, error: HsmdError) -> None:
-        """Tell the peer what it broke, and end the channel."""
+        """Send the peer this error, and end the channel."""
         log.warning("session.broken", client=self.identity.client, error=error.text)
         self._channel.close()
         self._unfinished_since = None
-        self._unread_since = (
-            self._clock()
-        )  # a peer that does not close its end either is dropped like one that does not read
+        self._unread_since = self._clock()  # drops a peer that does not close its end, as if it did not read
         self._abandon()
         self._out.append(encode_error(0, error))
         self.flush()
@@ -294,12 +289,12 @@ class Session:
         self._transport.close()
 
     def _abandon(self) -> None:
-        """Nobody waits any more for what is open."""
-        uses = [use for use in self._open.values() if use is not None]
-        self._open.clear()
+        """Give up what is open."""
+        requests = [request for request in self.open_requests.values() if request is not None]
+        self.open_requests.clear()
         for task in self._control.values():
             task.cancel()
-        self._service.abandon(uses)
+        self._service.abandon(requests)
 
 
 def _control_result(request_id: int, document: bytes) -> bytes:

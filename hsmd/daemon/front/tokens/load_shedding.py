@@ -14,7 +14,7 @@ from hsmd.errors import HsmdError, Overloaded
 
 LEAST_SHARE = 64
 """Jobs that each active client may have waiting, however many clients there are."""
-RETRY_AFTER_MS = 100
+RETRY_AFTER_S = 0.100
 """The least time after which a client that has filled its share is told to try again."""
 _FASTER, _SLOWER = 0.3, 0.05
 _SMOOTHING = 0.1
@@ -50,11 +50,9 @@ class LoadShedder:
             per_cost_s = self._unit_s * max(1, clients) / max(1, load.workers)
             for job in mine:
                 if room <= 0 or waiting >= share:
-                    refused.append(
-                        (job, Overloaded(retry_after_ms=max(RETRY_AFTER_MS, _milliseconds(ahead_s))))
-                    )
+                    refused.append((job, Overloaded.retry_in(max(RETRY_AFTER_S, ahead_s))))
                 elif now + ahead_s > job.deadline:
-                    refused.append((job, Overloaded(retry_after_ms=_milliseconds(ahead_s))))
+                    refused.append((job, Overloaded.retry_in(ahead_s)))
                 else:
                     room -= 1
                     waiting += 1
@@ -79,7 +77,3 @@ class LoadShedder:
         """Seconds that a further job of a client waits for: its own jobs, the turns of others, and what workers hold."""
         cost = own_cost * clients + load.in_hand * self._mean_cost
         return cost * self._unit_s / max(1, load.workers)
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, min(60_000, round(seconds * 1000)))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,12 +70,13 @@ class Caller:
     """Notes what it is told."""
 
     identity: Identity = CLIENT
-    uses: dict[int, SigningRequest] = field(default_factory=dict)
+    open_requests: dict[int, SigningRequest | None] = field(default_factory=dict)
     replies: list[tuple[int, bytes | HsmdError]] = field(default_factory=list)
     flushes: int = 0
 
-    def opened(self, request_id: int, use: SigningRequest) -> None:
-        self.uses[request_id] = use
+    @property
+    def accepted(self) -> list[SigningRequest]:
+        return [request for request in self.open_requests.values() if request is not None]
 
     def answered(self, request_id: int, answer: bytes) -> None:
         self.replies.append((request_id, answer))
@@ -108,7 +110,7 @@ class World:
         )
         self.hold = KeyHold()
         self.service = KeyService(
-            snapshot=lambda: self.snapshot,
+            cache=SimpleNamespace(snapshot=self.snapshot),  # type: ignore[arg-type]
             audit=self.audit,
             pools={"main": self.pool},  # type: ignore[dict-item]
             clock=lambda: self.now,
@@ -238,7 +240,7 @@ async def test_a_certificate_is_looked_at_with_every_request(world: World) -> No
 
 async def test_draining_takes_nothing_new_and_finishes_the_rest(world: World) -> None:
     caller = ask(world, 1)
-    world.service.draining = True
+    world.service.drain()
     ask(world, 2, caller=caller)
     world.service.use(caller, [request(3, key=b"\x12" * 32)])
     assert isinstance(caller.reply(2), Draining)
@@ -252,7 +254,7 @@ async def test_a_token_that_is_not_configured_is_unavailable(world: World) -> No
     caller = ask(world, 1)
     assert isinstance(caller.reply(1), Unavailable)
     assert world.results() == ["failed"]
-    world.service.abandon(caller.uses.values())  # does not raise
+    world.service.abandon(caller.accepted)  # does not raise
 
 
 # --- lost workers (decision 1) ---
@@ -355,7 +357,7 @@ async def test_failures_of_the_worker_are_passed_on(
 
 async def test_abandoned_jobs_are_neither_tried_again_nor_left_open(world: World) -> None:
     caller = ask(world, 1, 2)
-    world.service.abandon(caller.uses.values())
+    world.service.abandon(caller.accepted)
     assert world.pool.abandoned == world.pool.jobs
     world.complete((world.pool.jobs[0], Status.NOT_PERFORMED), (world.pool.jobs[1], Status.UNKNOWN))
     assert len(world.pool.jobs) == 2
@@ -365,7 +367,7 @@ async def test_abandoned_jobs_are_neither_tried_again_nor_left_open(world: World
 async def test_abandoning_reaches_the_job_of_a_repetition(world: World) -> None:
     caller = ask(world, 1)
     world.complete((world.pool.jobs[0], Status.NOT_PERFORMED))
-    world.service.abandon(caller.uses.values())
+    world.service.abandon(caller.accepted)
     assert world.pool.abandoned == [world.pool.jobs[1]]
 
 
@@ -426,13 +428,13 @@ async def test_counts_add_up(world: World) -> None:
     world.service.use(Caller(), [request(1, key=b"\0" * 32)])
     world.complete((world.pool.jobs[0], Status.ANSWERED, b"x"))
     world.service.completed([Completion(world.pool.jobs[1], Status.FAILED, error=TokenFailure())])
-    assert world.service.tallies.totals() == {"refused": 1, "performed": 1, "token": 1}
-    assert world.service.tallies.counts == {
+    assert world.service.counters.totals() == {"refused": 1, "performed": 1, "token": 1}
+    assert world.service.counters.counts == {
         ("web", "site", "tls13-server", "performed"): 1,
         ("web", "site", "tls13-server", "token"): 1,
         ("web", "other", "tls13-server", "refused"): 1,
     }
-    assert sum(world.service.tallies.latencies["tls13-server", "p-256"].counts) == 1
+    assert sum(world.service.counters.latencies["tls13-server", "p-256"].counts) == 1
 
 
 # --- holds ---
@@ -469,4 +471,4 @@ async def test_a_full_token_costs_no_record_and_no_share(world: World) -> None:
     caller = ask(world, 1, 2, 3)
     assert [error for _, error in caller.replies] == [world.pool.full] * 3
     assert not world.records()
-    assert world.service._shares.of("ann", world.now).open == 0
+    assert world.service._limits.of("ann", world.now).open == 0

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
+from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.channel import FrameDecoder
@@ -47,6 +50,10 @@ class Transport:
         return FrameDecoder(MAX_ANSWER_LENGTH).feed(self.written)
 
 
+GRANT = Grant("web", "site", b"\1" * 32, 1, "main", KeyType.P256, 1.0)
+JOB = Job((1, 0x0403, b"\1" * 32, b""), 1.0)
+
+
 class Service:
     def __init__(self) -> None:
         self.draining = False
@@ -58,13 +65,13 @@ class Service:
     def use(self, session: Session, requests: list[tuple[int, bytes]]) -> bool:
         for request_id, _ in requests:
             self.used.append(request_id)
-            session.opened(request_id, SigningRequest(session, request_id, None, 0.0))  # type: ignore[arg-type]
+            session.open_requests[request_id] = SigningRequest(session, request_id, GRANT, 0.0, JOB)
         if self.fault:
             raise self.fault
         return not self.spent
 
-    def abandon(self, uses: list[SigningRequest]) -> None:
-        self.abandoned += uses
+    def abandon(self, requests: list[SigningRequest]) -> None:
+        self.abandoned += requests
 
 
 class Room:
