@@ -25,6 +25,11 @@ MAX_LINE_BYTES = 65_536
 RESULTS = frozenset({"performed", "refused", "not-performed", "unknown", "failed"})
 """How a use of a key can end; `unknown`: begun, and nobody can say whether the token finished."""
 
+CHECKPOINT_EVENT = "log.checkpoint"
+"""A signed checkpoint; fields: `origin`, `size`, `root` and `signature`."""
+MARK_EVENT = "log.mark"
+"""The oldest open attempt, in the field `oldest_open`: a daemon that starts reads the log from there."""
+
 _Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARACTERS)]
 _Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 _FieldName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]

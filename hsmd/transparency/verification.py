@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from hsmd.errors import ProofInvalid, ProtocolError
+from hsmd.transparency import records
 from hsmd.transparency.checkpoint import Checkpoint, parse
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.lines import NO_HEAD, leaf_hash
@@ -17,8 +18,6 @@ from hsmd.transparency.merkle import Frontier
 from hsmd.transparency.note import Note, Signature
 from hsmd.transparency.records import Record, parse_record
 
-CHECKPOINT_EVENT = "log.checkpoint"
-MARK_EVENT = "log.mark"
 MAX_LAG = 100_000
 """Records between those that a checkpoint covers and its own record: the log goes on while the token signs."""
 
@@ -220,9 +219,9 @@ class _Walk:
                 self._recent.add(record.index)
             case "outcome":
                 self._close(record)
-            case "log.mark":
+            case records.MARK_EVENT:
                 self._check_mark(record)
-            case "log.checkpoint":
+            case records.CHECKPOINT_EVENT:
                 self._check_checkpoint(record)
 
     def _close(self, record: Record) -> None:

@@ -11,8 +11,7 @@ import msgspec
 from hsmd.errors import NotFound, ProtocolError
 from hsmd.protocol.audit_fields import subject_of
 from hsmd.protocol.messages import MAX_PAGE, AuditPage
-from hsmd.transparency.records import Record, parse_record
-from hsmd.transparency.verification import CHECKPOINT_EVENT
+from hsmd.transparency.records import CHECKPOINT_EVENT, Record, parse_record
 
 HEADERS = ("INDEX", "TIME", "CLIENT", "WHAT", "KEY", "RESULT")
 

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from hsmd.daemon.audit.archive import Archived, archived, to_json
-from hsmd.daemon.audit.recovery import MARK_EVENT, newest_event
+from hsmd.daemon.audit.recovery import newest_event
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError
 from hsmd.system import atomic_file
@@ -28,7 +28,7 @@ from hsmd.system.log_files import (
     reader,
 )
 from hsmd.transparency.chain import Follower
-from hsmd.transparency.verification import CHECKPOINT_EVENT
+from hsmd.transparency.records import CHECKPOINT_EVENT, MARK_EVENT
 
 
 @dataclass(frozen=True, slots=True)

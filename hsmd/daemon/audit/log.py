@@ -21,8 +21,8 @@ from typing import Literal
 
 from hsmd.daemon.audit.disk import Disk, LogFile, Mark, Syncer
 from hsmd.daemon.audit.paging import offset_of, page
-from hsmd.daemon.audit.recovery import MARK_EVENT, MARK_EVERY, Tail, examine
-from hsmd.daemon.audit.refusals import RefusalMeter
+from hsmd.daemon.audit.recovery import MARK_EVERY, Tail, examine
+from hsmd.daemon.audit.refusals import REFUSALS_EVENT, RefusalMeter
 from hsmd.daemon.audit.tree import LogTree
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, InternalFault, ProtocolError
@@ -37,15 +37,14 @@ from hsmd.transparency.lines import (
     parse_tail,
     refusal_tail,
 )
-from hsmd.transparency.records import RESULTS
+from hsmd.transparency.records import MARK_EVENT, RESULTS
 
 MAX_NOTED = 100_000
 """Records noted and not committed; more is a fault of the caller."""
 DURABLE_TIMEOUT_S = 10.0
 _NAME_CHECK_S = 0.25
 _MAX_STEMS = 10_000
-_REFUSALS_EVENT = "log.refusals"
-_REFUSALS_TAIL = f',"event":"{_REFUSALS_EVENT}",'
+_REFUSALS_TAIL = f',"event":"{REFUSALS_EVENT}",'
 COUNTED = -1
 """What `refusal` returns for a refusal that was counted instead of written."""
 
@@ -242,7 +241,7 @@ class AuditLog:
         due = self._refusals.due(now)
         self._telling |= due
         for client, count in due.items():
-            self.event(_REFUSALS_EVENT, client, count=count)
+            self.event(REFUSALS_EVENT, client, count=count)
 
     def _own_tails(self) -> list[str]:
         """What the log says about itself behind the records of this commit."""

@@ -12,12 +12,10 @@ from hsmd.errors import AuditFailure, ProtocolError
 from hsmd.system.log_files import lines_from
 from hsmd.transparency.chain import Follower
 from hsmd.transparency.lines import Head
-from hsmd.transparency.records import MAX_LINE_BYTES, Record, parse_record
-from hsmd.transparency.verification import CHECKPOINT_EVENT
+from hsmd.transparency.records import CHECKPOINT_EVENT, MARK_EVENT, MAX_LINE_BYTES, Record, parse_record
 
-MARK_EVENT = "log.mark"
-"""Written every `MARK_EVERY` records with the oldest open attempt, so that a start reads the end of the log only."""
 MARK_EVERY = 10_000
+"""Records between two marks, so that a start reads the end of the log only."""
 _BLOCK_BYTES = 1 << 20
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+REFUSALS_EVENT = "log.refusals"
+"""The record with the number of refusals of one client that have no record of their own."""
 BURST = 100
 """Refusals of one client that are written at once after a quiet time."""
 PER_SECOND = 10.0

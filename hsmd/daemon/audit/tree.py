@@ -22,7 +22,7 @@ from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.lines import NO_HEAD, Head
 from hsmd.transparency.merkle import HASH_BYTES, Frontier, consistency_proof, inclusion_proof, root_at
 from hsmd.transparency.note import Signature
-from hsmd.transparency.verification import CHECKPOINT_EVENT
+from hsmd.transparency.records import CHECKPOINT_EVENT
 
 STEP = 8
 """Levels between two files: a hash that is in none is made of at most 2**STEP - 1 that are."""

@@ -22,7 +22,7 @@ from hsmd.daemon.backup.archive import (
 from hsmd.daemon.config.settings import Config
 from hsmd.daemon.store import Store
 from hsmd.system.log_files import LIVE_NAME, SEGMENTS, SegmentDirectory
-from hsmd.transparency.verification import CHECKPOINT_EVENT
+from hsmd.transparency.records import CHECKPOINT_EVENT
 
 _CHECKPOINT_RECORD = f'"event":"{CHECKPOINT_EVENT}"'.encode()
 

@@ -25,7 +25,8 @@ from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.note import Note, Verifier, signed
-from hsmd.transparency.verification import CHECKPOINT_EVENT, MAX_LAG
+from hsmd.transparency.records import CHECKPOINT_EVENT
+from hsmd.transparency.verification import MAX_LAG
 
 SIGN_S = 5.0
 """Time for one checkpoint. One that failed is not repeated: the next one covers its records too."""

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from msgspec import Struct
 
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.audit.refusals import RefusalMeter
+from hsmd.daemon.audit.refusals import REFUSALS_EVENT, RefusalMeter
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.errors import AuditFailure, HsmdError, Overloaded, Refused
@@ -88,7 +88,7 @@ class Dispatcher:
         now = self._clock()
         if self._refusals.admit(identity.client, now):
             for client, count in self._refusals.due(now).items():
-                self._audit.event("log.refusals", client, count=count)
+                self._audit.event(REFUSALS_EVENT, client, count=count)
             self._note("control.refused", identity, request, rule=rule)
             self._audit.commit()
         raise Refused(detail=rule)

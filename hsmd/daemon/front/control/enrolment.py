@@ -17,7 +17,7 @@ from hashlib import sha256
 
 from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.audit.refusals import RefusalMeter
+from hsmd.daemon.audit.refusals import REFUSALS_EVENT, RefusalMeter
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.clients import role_named
@@ -132,7 +132,7 @@ class EnrolmentHandlers:
             AuditFailure
         ):  # the answer is no all the same, and the front says that the log is ill
             for count in self._refusals.due(now).values():
-                self._audit.event("log.refusals", USER, count=count)
+                self._audit.event(REFUSALS_EVENT, USER, count=count)
             self._audit.event("enrolment.refused", "", address=address)
             self._audit.commit()
 
