@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
-def running_daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.support.daemon import running_daemon
 
     with running_daemon(tmp_path_factory.mktemp("enrolment") / "daemon") as built:
