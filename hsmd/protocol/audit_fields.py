@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 
-from hsmd.protocol.messages import Request, Subject, request_of
+from hsmd.protocol.messages import OPERATIONS, Request, Subject
 
 OPERATION = "op"
 
@@ -32,7 +32,7 @@ def fields_of(request: Request) -> dict[str, str]:
 def subject_of(fields: Mapping[str, str | int]) -> Subject:
     """The names of the key and the client that a recorded control request is about; both empty if this release does not
     know the operation."""
-    request = request_of(str(fields.get(OPERATION, "")))
+    request = OPERATIONS.get(str(fields.get(OPERATION, "")))
     if request is None:
         return Subject()
     return Subject(key=_text(fields, request.subject.key), client=_text(fields, request.subject.client))

@@ -6,11 +6,8 @@ from enum import Enum
 
 
 class Role(Enum):
-    """What a client is to the daemon. A client keeps its role."""
+    """What a client is to the daemon; docs/control.md says what each may do. A client keeps its role."""
 
     OPERATOR = "operator"
-    """Manages keys, clients and grants; uses no keys."""
     AUDITOR = "auditor"
-    """Reads the audit log and what it is about; changes nothing but its own key."""
     FRONT_END = "front-end"
-    """Uses the keys that it has grants on."""

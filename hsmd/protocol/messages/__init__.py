@@ -30,14 +30,9 @@ REQUESTS: tuple[type[Request], ...] = tuple(
 )
 """Every request of the modules above, in the order of their operations."""
 
-_BY_OP = {request.op(): request for request in REQUESTS}
+OPERATIONS = {request.op(): request for request in REQUESTS}
 _request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(reduce(or_, REQUESTS))
 _encoder = msgspec.json.Encoder()
-
-
-def request_of(op: str) -> type[Request] | None:
-    """The class of the requests with this `op`; None if this release has none."""
-    return _BY_OP.get(op)
 
 
 def encode_request(request: Request) -> bytes:

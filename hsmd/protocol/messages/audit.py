@@ -36,15 +36,18 @@ Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
 class AuditPage(Struct):
-    """Records as they stand in the log, one JSON line each, from index `first` on; `size` is the log's size."""
+    """Records of the audit log, from an index on."""
 
     first: int
+    """Index of the first record."""
     lines: list[str]
+    """Each record as it is in the log, one line of JSON."""
     size: int
+    """Number of records in the log."""
 
 
 class AuditRead(Request, tag="audit.read"):
-    """Operator, auditor: records from an index on; a negative index counts from the end."""
+    """Read records from an index on."""
 
     Result = AuditPage
     roles = OPERATOR | AUDITOR
@@ -52,25 +55,25 @@ class AuditRead(Request, tag="audit.read"):
     subject = NO_SUBJECT
 
     first: int = -100
+    """A negative index counts from the end."""
     limit: Page = 100
 
 
 class SignedCheckpoint(Struct):
-    """The newest checkpoint (a C2SP signed note) and the proof that it extends the one asked about (RFC 9162, 2.1.4).
-
-    `note` is empty if there is none yet. `proof` is empty where nothing needs one, or none exists: the caller saw a
-    larger log. `verifier_key` is the C2SP verifier key line of the key that signed; `discontinuities` are notes that operators
-    signed, the newest last.
-    """
+    """The newest checkpoint, with the proof that it extends the state of the log that the request names."""
 
     note: str
+    """The checkpoint, a C2SP signed note; empty if there is none yet."""
     proof: list[bytes]
+    """Consistency proof (RFC 9162, section 2.1.4); empty if none is needed, or if the log has fewer records than `since`."""
     verifier_key: str
+    """C2SP verifier key line of the key that signed the checkpoint."""
     discontinuities: list[str] = []
+    """Notes in which operators declared breaks of the log, the newest last."""
 
 
 class AuditCheckpoint(Request, tag="audit.checkpoint"):
-    """Any role: the newest signed checkpoint, and the proof that it extends that of the first `since` records."""
+    """Return the newest signed checkpoint, and the proof that it extends the log as it was earlier."""
 
     Result = SignedCheckpoint
     roles = ANY_ROLE
@@ -78,23 +81,25 @@ class AuditCheckpoint(Request, tag="audit.checkpoint"):
     subject = NO_SUBJECT
 
     since: Count = 0
+    """Number of records that the log had then."""
 
 
 class InclusionProof(Struct):
-    """Record `index` as it stands in the log, and the proof that it is among the first `size` (RFC 9162, section 2.1.3).
-
-    `note` is the signed checkpoint of that size.
-    """
+    """One record, and the proof that a signed checkpoint covers it."""
 
     index: int
     size: int
+    """Number of records that the checkpoint covers."""
     line: str
+    """The record as it is in the log, one line of JSON."""
     proof: list[bytes]
+    """Inclusion proof (RFC 9162, section 2.1.3)."""
     note: str
+    """The checkpoint, a C2SP signed note."""
 
 
 class AuditProve(Request, tag="audit.prove"):
-    """Any role, about records it may read: one record, with the proof that the newest checkpoint covers it."""
+    """Return one record that the caller may read, with the proof that the newest checkpoint covers it."""
 
     Result = InclusionProof
     roles = ANY_ROLE
@@ -105,18 +110,21 @@ class AuditProve(Request, tag="audit.prove"):
 
 
 class AuditLines(Struct):
-    """Records the caller may read, in the order of their indices; nothing else up to `next`, where to go on, is his.
-
-    `size` is the log's size: at `next` = `size` there is no more at present.
-    """
+    """All records before the index `next` that the caller may read, from the requested index on."""
 
     lines: list[str]
+    """Each record as it is in the log, one line of JSON, in the order of their indices."""
     next: int
+    """The `first` of the next request; equal to `size` if there are no more records at present."""
     size: int
+    """Number of records in the log."""
 
 
 class AuditAbout(Request, tag="audit.about"):
-    """Any role: records about oneself, and about keys one owns, from the index `first` on. An answer may be empty and go on."""
+    """Read records about the caller and about the keys that it owns; operators and auditors read all records.
+
+    One answer covers a limited part of the log, so `lines` may be empty although there are more records.
+    """
 
     Result = AuditLines
     roles = ANY_ROLE
@@ -124,26 +132,30 @@ class AuditAbout(Request, tag="audit.about"):
     subject = NO_SUBJECT
 
     first: Count = 0
+    """Index of the first record to read."""
     limit: Page = 100
 
 
 class AuditStanding(Struct):
-    """Where the log stands: `size` and `root` of its tree now, and of the newest checkpoint known outside of it.
-
-    `held` says why keys are not used, empty if they are; `remembered_size` is -1 if nothing is known.
-    """
+    """The state of the log, and the newest state of it that the daemon knows from elsewhere."""
 
     origin: str
+    """Name of the log in its checkpoints."""
     verifier_key: str
+    """C2SP verifier key line of the key that signs checkpoints."""
     size: int
+    """Number of records in the log."""
     root: bytes
+    """Root hash of its Merkle tree."""
     remembered_size: int
+    """Number of records at the newest checkpoint that the store remembers; -1 if it remembers none."""
     remembered_root: bytes
     held: str
+    """Why keys are not used; empty if they are."""
 
 
 class AuditStand(Request, tag="audit.stand"):
-    """Operator, auditor: how does the log stand to what was known of it?"""
+    """Return the state of the log and the newest checkpoint that is remembered outside of it."""
 
     Result = AuditStanding
     roles = OPERATOR | AUDITOR
@@ -152,7 +164,7 @@ class AuditStand(Request, tag="audit.stand"):
 
 
 class AuditDiscontinuity(Request, tag="audit.discontinuity"):
-    """Operator: declare, in a note signed with one's own SSH key, that the log does not continue what was seen of it."""
+    """Declare a break in the audit log after a restore, in a note signed with the operator's own SSH key."""
 
     Result = Done
     roles = OPERATOR
@@ -161,16 +173,18 @@ class AuditDiscontinuity(Request, tag="audit.discontinuity"):
     hashed = frozenset({"note"})
 
     note: Annotated[str, Meta(max_length=4_096)]
+    """A C2SP signed note; its text is described in [audit.md](audit.md), section 8."""
 
 
 class AuditSealed(Struct):
-    """A segment was sealed; `first` is the index of the first record behind it."""
+    """The answer to `audit.seal`."""
 
     first: int
+    """Index of the first record behind the sealed segment."""
 
 
 class AuditSeal(Request, tag="audit.seal"):
-    """Operator: put the live file among the sealed segments, and go on in a new one."""
+    """Seal the current file of the log as a segment, and continue in a new file."""
 
     Result = AuditSealed
     roles = OPERATOR

@@ -7,17 +7,22 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
+from hsmd.protocol.messages.enumerations import KEY_TYPE, PURPOSE, PURPOSE_OR_GROUP, ROLE
 from hsmd.protocol.roles import Role
 
 __all__ = [
     "MAX_PAGE",
     "DnsName",
     "Done",
+    "KeyTypeName",
     "Name",
     "Page",
     "Pem",
+    "PublicKeyLine",
     "PurposeLabel",
+    "PurposeOrGroupLabel",
     "Request",
+    "RoleName",
     "Subject",
     "Text",
 ]
@@ -27,7 +32,12 @@ MAX_PAGE = 500
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}\Z")]
 """Names of keys and clients: also SSH user names and certificate principals, so no character that needs quoting."""
 Text = Annotated[str, Meta(max_length=256)]
-PurposeLabel = Annotated[str, Meta(max_length=32)]
+KeyTypeName = Annotated[Text, KEY_TYPE.meta]
+RoleName = Annotated[Text, ROLE.meta]
+PurposeLabel = Annotated[str, Meta(max_length=32), PURPOSE.meta]
+PurposeOrGroupLabel = Annotated[str, Meta(max_length=32), PURPOSE_OR_GROUP.meta]
+PublicKeyLine = Annotated[str, Meta(max_length=2_000)]
+"""A public key as OpenSSH writes it: type, base64, comment."""
 Pem = Annotated[str, Meta(max_length=60_000)]
 DnsName = Annotated[str, Meta(max_length=253)]
 Page = Annotated[int, Meta(ge=1, le=MAX_PAGE)]

@@ -1,4 +1,4 @@
-"""Control requests about the certificates that belong to keys."""
+"""Control requests about the certificates of keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["CertificateExport", "CertificateImport", "CertificateSelfSigned"]
 
 
 class CertificateImport(Request, tag="cert.import"):
-    """Operator: store the chain (PEM, leaf first) that belongs to a key."""
+    """Store the certificate chain of a key. The result's `warnings` include what is doubtful about the chain."""
 
     Result = KeyInfo
     roles = OPERATOR
@@ -33,10 +33,11 @@ class CertificateImport(Request, tag="cert.import"):
 
     key: Name
     chain: Pem
+    """PEM: the certificate of the key, then its issuers, each behind the certificate that it issued."""
 
 
 class CertificateSelfSigned(Request, tag="cert.self-signed"):
-    """Operator: make and store a self-signed certificate for a key."""
+    """Make and store a self-signed certificate for a key."""
 
     Result = PemDocument
     roles = OPERATOR
@@ -47,10 +48,11 @@ class CertificateSelfSigned(Request, tag="cert.self-signed"):
     dns_names: list[DnsName]
     ip_addresses: list[Text] = []
     days: Annotated[int, Meta(ge=1, le=3660)] = 30
+    """How long it is valid, from now on."""
 
 
 class CertificateExport(Request, tag="cert.export"):
-    """Operator, auditor; front end for keys it has a grant on: the stored chain."""
+    """Return the stored certificate chain of a key. A front end needs a grant on the key."""
 
     Result = PemDocument
     roles = OPERATOR | AUDITOR | FRONT_END

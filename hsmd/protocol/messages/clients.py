@@ -1,4 +1,4 @@
-"""Control requests about clients and what they come with."""
+"""Control requests about clients, their credentials, and the CAs whose certificates they may use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from hsmd.protocol.messages.base import (
     Done,
     Name,
     Page,
-    PurposeLabel,
+    PublicKeyLine,
+    PurposeOrGroupLabel,
     Request,
+    RoleName,
     Subject,
     Text,
 )
+from hsmd.protocol.messages.enumerations import REVOCATION_KIND, ROLE
 
 __all__ = [
     "ClientAdd",
@@ -42,11 +45,12 @@ __all__ = [
 
 
 class ClientInfo(Struct):
-    """A client and the credentials it may come with (SHA-256 fingerprints as OpenSSH prints them)."""
+    """A client and its public keys."""
 
     name: str
-    role: str
+    role: Annotated[str, ROLE.meta]
     fingerprints: list[str]
+    """SHA-256 fingerprints of its public keys, as OpenSSH prints them."""
     created_at: datetime
 
 
@@ -55,11 +59,11 @@ class ClientPage(Struct):
 
     clients: list[ClientInfo]
     more: bool
+    """Whether there are further ones."""
 
 
 class ClientAdd(Request, tag="client.add"):
-    """Operator: a new client, or a further key for one; `public_key` is one OpenSSH public key line, empty for a
-    client that comes with certificates only."""
+    """Add a client, or add a further public key to a client that exists."""
 
     Result = ClientInfo
     roles = OPERATOR
@@ -68,12 +72,14 @@ class ClientAdd(Request, tag="client.add"):
     hashed = frozenset({"public_key"})
 
     name: Name
-    role: Text = "front-end"
-    public_key: Annotated[str, Meta(max_length=2_000)] = ""
+    role: RoleName = "front-end"
+    """For a client that exists: the role that it has."""
+    public_key: PublicKeyLine = ""
+    """One OpenSSH public key line; empty for a client that logs in with certificates only."""
 
 
 class ClientList(Request, tag="client.list"):
-    """Operator, auditor."""
+    """List clients."""
 
     Result = ClientPage
     roles = OPERATOR | AUDITOR
@@ -81,11 +87,12 @@ class ClientList(Request, tag="client.list"):
     subject = NO_SUBJECT
 
     after: Text = ""
+    """Where the page starts: behind the client of this name, the last one of the page before."""
     limit: Page = 100
 
 
 class ClientRemove(Request, tag="client.remove"):
-    """Operator: remove a client, its credentials and its grants; open connections of it are closed."""
+    """Remove a client with its credentials and its grants, and close its connections."""
 
     Result = Done
     roles = OPERATOR
@@ -96,7 +103,7 @@ class ClientRemove(Request, tag="client.remove"):
 
 
 class ClientRename(Request, tag="client.rename"):
-    """Operator: give a client another name; credentials and grants stay, its open connections are closed."""
+    """Give a client another name and close its connections. Its credentials and its grants stay."""
 
     Result = Done
     roles = OPERATOR
@@ -108,8 +115,7 @@ class ClientRename(Request, tag="client.rename"):
 
 
 class ClientTrustCa(Request, tag="client.trust-ca"):
-    """Operator: accept user certificates of this OpenSSH CA key for the named clients only. Certificates valid for more
-    than `max_lifetime_s` in all are refused; 0 for any lifetime."""
+    """Accept user certificates of an OpenSSH CA, for the named clients only."""
 
     Result = Done
     roles = OPERATOR
@@ -117,13 +123,15 @@ class ClientTrustCa(Request, tag="client.trust-ca"):
     subject = NO_SUBJECT
     hashed = frozenset({"public_key"})
 
-    public_key: Annotated[str, Meta(max_length=2_000)]
+    public_key: PublicKeyLine
+    """The CA's public key, one OpenSSH line."""
     clients: list[Name]
     max_lifetime_s: Annotated[int, Meta(ge=0, le=10 * 366 * 86_400)] = 86_400
+    """Longest time between begin and end of a certificate that is accepted; 0 for no limit."""
 
 
 class ClientDistrustCa(Request, tag="client.distrust-ca"):
-    """Operator: accept no certificates of this CA any more; connections made with them are closed."""
+    """Stop accepting certificates of a CA, and close the connections that were made with them."""
 
     Result = Done
     roles = OPERATOR
@@ -131,13 +139,15 @@ class ClientDistrustCa(Request, tag="client.distrust-ca"):
     subject = NO_SUBJECT
     hashed = frozenset({"public_key"})
 
-    public_key: Annotated[str, Meta(max_length=2_000)]
+    public_key: PublicKeyLine
+    """The CA's public key, one OpenSSH line."""
 
 
 class ClientRevoke(Request, tag="client.revoke"):
-    """Operator: refuse a credential from now on, for ever, and close the connections made with it. Give exactly one of
-    `fingerprint` (of a public key, certified or not, or of a CA), `serial` (decimal) and `key_id`; the last two with
-    `ca`, the fingerprint of the CA that issued the certificate. `changed` is false if it was revoked already."""
+    """Refuse a credential permanently, and close the connections that were made with it.
+
+    Give exactly one of `fingerprint`, `serial` and `key_id`.
+    """
 
     Result = Done
     roles = OPERATOR
@@ -145,16 +155,21 @@ class ClientRevoke(Request, tag="client.revoke"):
     subject = NO_SUBJECT
 
     fingerprint: Text = ""
+    """Of a public key, certified or not, or of a CA."""
     ca: Text = ""
+    """With `serial` or `key_id`: the fingerprint of the CA that issued the certificate."""
     serial: Text = ""
+    """Serial number of a certificate, decimal."""
     key_id: Text = ""
+    """Key id of certificates."""
 
 
 class Revocation(Struct):
-    """A revoked credential: `kind` is `key`, `serial` or `key-id`."""
+    """A revoked credential."""
 
-    kind: str
+    kind: Annotated[str, REVOCATION_KIND.meta]
     ca: str
+    """Fingerprint of the CA that issued the certificate; empty for a public key."""
     value: str
     created_at: datetime
 
@@ -164,10 +179,11 @@ class RevocationPage(Struct):
 
     revocations: list[Revocation]
     more: bool
+    """Whether there are further ones."""
 
 
 class ClientRevoked(Request, tag="client.revoked"):
-    """Operator, auditor: the revoked credentials behind position `after`."""
+    """List revoked credentials."""
 
     Result = RevocationPage
     roles = OPERATOR | AUDITOR
@@ -175,12 +191,16 @@ class ClientRevoked(Request, tag="client.revoked"):
     subject = NO_SUBJECT
 
     after: Annotated[int, Meta(ge=0)] = 0
+    """How many to skip."""
     limit: Page = 100
 
 
 class ClientRotateKey(Request, tag="client.rotate-key"):
-    """Anybody who comes with a key: `public_key` will be my next key; one only, beside the one I come with now. Empty, over a
-    connection made with that next key: take away the one before. `changed` is false if it was so already."""
+    """Replace the caller's own public key, in two requests.
+
+    The first, over a connection made with the old key, names the next one in `public_key`; both keys are valid then. The
+    second, without `public_key` and over a connection made with the next key, removes the old one.
+    """
 
     Result = Done
     roles = ANY_ROLE
@@ -188,31 +208,32 @@ class ClientRotateKey(Request, tag="client.rotate-key"):
     subject = NO_SUBJECT
     hashed = frozenset({"public_key"})
 
-    public_key: Annotated[str, Meta(max_length=2_000)] = ""
+    public_key: PublicKeyLine = ""
+    """One OpenSSH public key line."""
 
 
 class WantedGrant(Struct, forbid_unknown_fields=True):
-    """A key, and the purposes a new client is to have on it."""
+    """A grant for a new client."""
 
     key: Name
-    purposes: list[PurposeLabel]
+    purposes: list[PurposeOrGroupLabel]
 
     def __str__(self) -> str:
         return f"{self.key}:{'+'.join(self.purposes)}"
 
 
 class EnrolmentTicket(Struct):
-    """`token` is a secret: whoever has it can become the client once, until `expires_at`. It pins the daemon's host key
-    and says at which `address` to find it."""
+    """A one-time token with which a new client registers its public key ([protocol.md](protocol.md), section 8)."""
 
     token: str
+    """A secret: its holder can become the client, once. It holds the daemon's address and pins its host key or host CA."""
     address: str
+    """Address of the daemon in the token."""
     expires_at: datetime
 
 
 class ClientEnroll(Request, tag="client.enroll"):
-    """Operator: a one-time token for a client, made if there is none of that name, with these grants. An earlier token of
-    that client is void. `address` is where the new client finds the daemon, if not at its first listening address."""
+    """Make a one-time enrolment token for a client. The client is added if it does not exist; its earlier token is void."""
 
     Result = EnrolmentTicket
     roles = OPERATOR
@@ -220,6 +241,8 @@ class ClientEnroll(Request, tag="client.enroll"):
     subject = Subject(client="name")
 
     name: Name
-    role: Text = "front-end"
+    role: RoleName = "front-end"
     grants: Annotated[list[WantedGrant], Meta(max_length=100)] = []
+    """Grants that the client gets at once."""
     address: Annotated[str, Meta(max_length=270)] = ""
+    """Where the new client reaches the daemon; empty for the daemon's first listening address."""

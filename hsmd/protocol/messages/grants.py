@@ -1,6 +1,8 @@
-"""Control requests about grants: who may use which key what for."""
+"""Control requests about grants: which client may use which key for which purposes."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 from msgspec import Struct
 
@@ -11,20 +13,22 @@ from hsmd.protocol.messages.base import (
     Name,
     Page,
     PurposeLabel,
+    PurposeOrGroupLabel,
     Request,
     Subject,
     Text,
 )
+from hsmd.protocol.messages.enumerations import PURPOSE
 
 __all__ = ["Explanation", "GrantAdd", "GrantExplain", "GrantInfo", "GrantList", "GrantPage", "GrantRemove"]
 
 
 class GrantInfo(Struct):
-    """One client may use one key for these purposes."""
+    """The purposes for which one client may use one key."""
 
     client: str
     key: str
-    purposes: list[str]
+    purposes: list[Annotated[str, PURPOSE.meta]]
 
 
 class GrantPage(Struct):
@@ -32,10 +36,11 @@ class GrantPage(Struct):
 
     grants: list[GrantInfo]
     more: bool
+    """Whether there are further ones."""
 
 
 class GrantAdd(Request, tag="grant.add"):
-    """Operator: let a client use a key for these purposes too."""
+    """Let a client use a key for these purposes, beside those of an earlier grant."""
 
     Result = GrantInfo
     roles = OPERATOR
@@ -44,11 +49,11 @@ class GrantAdd(Request, tag="grant.add"):
 
     client: Name
     key: Name
-    purposes: list[PurposeLabel]
+    purposes: list[PurposeOrGroupLabel]
 
 
 class GrantList(Request, tag="grant.list"):
-    """Operator, auditor: all grants, or those of one client or one key."""
+    """List all grants, or those of one client or one key."""
 
     Result = GrantPage
     roles = OPERATOR | AUDITOR
@@ -58,11 +63,12 @@ class GrantList(Request, tag="grant.list"):
     client: Text = ""
     key: Text = ""
     after: Text = ""
+    """Where the page starts: behind the grant `CLIENT/KEY`, the last one of the page before."""
     limit: Page = 100
 
 
 class GrantRemove(Request, tag="grant.remove"):
-    """Operator: take purposes back; none named means all."""
+    """Remove purposes from a grant; without `purposes` the whole grant."""
 
     Result = Done
     roles = OPERATOR
@@ -71,18 +77,19 @@ class GrantRemove(Request, tag="grant.remove"):
 
     client: Name
     key: Name
-    purposes: list[PurposeLabel] = []
+    purposes: list[PurposeOrGroupLabel] = []
 
 
 class Explanation(Struct):
-    """What the decision would be, and which rule decides."""
+    """What the daemon would decide, and the rule that decides."""
 
     allowed: bool
     rule: str
+    """The short name of the rule, a colon, and a sentence for people."""
 
 
 class GrantExplain(Request, tag="grant.explain"):
-    """Operator, auditor: may this client use this key for this purpose, and why (not)?"""
+    """Explain whether a client may use a key for a purpose, and why or why not."""
 
     Result = Explanation
     roles = OPERATOR | AUDITOR

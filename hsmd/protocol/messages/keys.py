@@ -1,8 +1,9 @@
-"""Control requests about keys: generate, adopt, list, destroy, certificate requests."""
+"""Control requests about keys: generate, adopt, list, rename, destroy, certificate requests, owners."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 from msgspec import Struct
 
@@ -13,14 +14,16 @@ from hsmd.protocol.messages.base import (
     OPERATOR,
     DnsName,
     Done,
+    KeyTypeName,
     Name,
     Page,
     Pem,
-    PurposeLabel,
+    PurposeOrGroupLabel,
     Request,
     Subject,
     Text,
 )
+from hsmd.protocol.messages.enumerations import KEY_TYPE, PURPOSE
 
 __all__ = [
     "KeyAdopt",
@@ -45,28 +48,35 @@ __all__ = [
 
 
 class KeyInfo(Struct):
-    """A key as the catalogue knows it; `digest` is the SHA-256 of `public_key` (DER SubjectPublicKeyInfo), in hex."""
+    """A key that the daemon serves."""
 
     name: str
-    key_type: str
+    key_type: Annotated[str, KEY_TYPE.meta]
     digest: str
+    """SHA-256 of `public_key`, hexadecimal."""
     public_key: bytes
-    purposes: list[str]
+    """DER SubjectPublicKeyInfo (RFC 5280, section 4.1)."""
+    purposes: list[Annotated[str, PURPOSE.meta]]
+    """The key's ceiling: no grant reaches beyond it, and it cannot be changed."""
     token: str
+    """Name, in the daemon's configuration, of the token that holds the key."""
     created_at: datetime
     certificate_not_after: datetime | None = None
+    """When the stored certificate ends; null if there is none."""
     warnings: list[str] = []
+    """What was unsafe about the key when it was adopted."""
 
 
 class KeyPage(Struct):
-    """Keys in the order of their names; `more` says that there are further ones."""
+    """Keys in the order of their names."""
 
     keys: list[KeyInfo]
     more: bool
+    """Whether there are further ones."""
 
 
 class KeyGenerate(Request, tag="key.generate"):
-    """Operator: generate a key in the token; `purposes` is its ceiling for ever."""
+    """Generate a key in the token."""
 
     Result = KeyInfo
     roles = OPERATOR
@@ -74,18 +84,23 @@ class KeyGenerate(Request, tag="key.generate"):
     subject = Subject(key="name")
 
     name: Name
-    key_type: Text
-    purposes: list[PurposeLabel]
+    key_type: KeyTypeName
+    purposes: list[PurposeOrGroupLabel]
+    """The key's ceiling, which cannot be changed later."""
     token: Text = ""
+    """May be empty if the daemon has only one token."""
 
 
 class KeyCandidate(Struct):
-    """A private key of the token that hsmd does not serve yet. `key_type` is empty where its public half is unknown."""
+    """A private key in the token that the daemon does not serve yet."""
 
     cka_id: str
+    """Hexadecimal."""
     cka_label: str
-    key_type: str
+    key_type: Annotated[str, KEY_TYPE.meta]
+    """Empty if its public half is unknown."""
     unsafe: list[str]
+    """Its unsafe attributes, in words."""
 
 
 class KeyCandidateList(Struct):
@@ -96,7 +111,7 @@ class KeyCandidateList(Struct):
 
 
 class KeyCandidates(Request, tag="key.candidates"):
-    """Operator: which private keys of the token could be adopted, and what is unsafe about them?"""
+    """List the private keys in the token that could be adopted, and what is unsafe about each."""
 
     Result = KeyCandidateList
     roles = OPERATOR
@@ -104,14 +119,11 @@ class KeyCandidates(Request, tag="key.candidates"):
     subject = NO_SUBJECT
 
     token: Text = ""
+    """May be empty if the daemon has only one token."""
 
 
 class KeyAdopt(Request, tag="key.adopt"):
-    """Operator: serve a key that is in the token already; named by its CKA_ID in hex, or by CKA_LABEL.
-
-    `certificate` (PEM) gives the public half where the token has none. Unsafe attributes (extractable, not sensitive,
-    may sign and decrypt, ...) are named, and refused unless `accept_unsafe`.
-    """
+    """Serve a key that is in the token already. Give its CKA_ID or its CKA_LABEL, or both."""
 
     Result = KeyInfo
     roles = OPERATOR
@@ -120,16 +132,21 @@ class KeyAdopt(Request, tag="key.adopt"):
     hashed = frozenset({"certificate"})
 
     name: Name
-    purposes: list[PurposeLabel] = []
+    purposes: list[PurposeOrGroupLabel] = []
+    """The key's ceiling, which cannot be changed later. May be empty if the token holds the ceiling already."""
     token: Text = ""
+    """May be empty if the daemon has only one token."""
     cka_id: Text = ""
+    """Hexadecimal."""
     cka_label: Text = ""
     certificate: Pem = ""
+    """A PEM certificate with the public half, for tokens that hold none."""
     accept_unsafe: bool = False
+    """Adopt the key although it has unsafe attributes (extractable, not sensitive, may sign and decrypt, ...)."""
 
 
 class KeyList(Request, tag="key.list"):
-    """Operator, auditor: all keys. Front end: the keys it has a grant on."""
+    """List keys: to a front end those on which it has a grant, otherwise all."""
 
     Result = KeyPage
     roles = OPERATOR | AUDITOR | FRONT_END
@@ -137,11 +154,12 @@ class KeyList(Request, tag="key.list"):
     subject = NO_SUBJECT
 
     after: Text = ""
+    """Where the page starts: behind the key of this name, the last one of the page before."""
     limit: Page = 100
 
 
 class KeyShow(Request, tag="key.show"):
-    """Operator, auditor; front end for keys it has a grant on."""
+    """Return one key. A front end needs a grant on it."""
 
     Result = KeyInfo
     roles = OPERATOR | AUDITOR | FRONT_END
@@ -152,7 +170,7 @@ class KeyShow(Request, tag="key.show"):
 
 
 class KeyDestroy(Request, tag="key.destroy"):
-    """Operator: destroy a key in the token for ever. `confirm` repeats the name."""
+    """Destroy a key in the token permanently."""
 
     Result = Done
     roles = OPERATOR
@@ -161,10 +179,11 @@ class KeyDestroy(Request, tag="key.destroy"):
 
     name: Name
     confirm: Text
+    """The name once more."""
 
 
 class KeyRename(Request, tag="key.rename"):
-    """Operator: give a key another name; grants and certificate stay."""
+    """Give a key another name. Its grants and its certificate stay."""
 
     Result = Done
     roles = OPERATOR
@@ -182,7 +201,7 @@ class PemDocument(Struct):
 
 
 class KeyRequest(Request, tag="key.csr"):
-    """Operator: a PKCS#10 certificate request (RFC 2986) signed by the key."""
+    """Make a PKCS#10 certificate request (RFC 2986), signed by the key."""
 
     Result = PemDocument
     roles = OPERATOR
@@ -210,7 +229,7 @@ class KeyOwners(Struct):
 
 
 class KeyOwnerAdd(Request, tag="key.owner.add"):
-    """Operator: let a client read all audit records about a key, whoever used it."""
+    """Let a client read all audit records about a key, also those about other clients that use it."""
 
     Result = Done
     roles = OPERATOR
@@ -222,7 +241,7 @@ class KeyOwnerAdd(Request, tag="key.owner.add"):
 
 
 class KeyOwnerRemove(Request, tag="key.owner.remove"):
-    """Operator: take that back."""
+    """Stop letting a client read all audit records about a key."""
 
     Result = Done
     roles = OPERATOR
@@ -234,7 +253,7 @@ class KeyOwnerRemove(Request, tag="key.owner.remove"):
 
 
 class KeyOwnerList(Request, tag="key.owner.list"):
-    """Operator, auditor: who may read all audit records about which key?"""
+    """List the owners of keys: clients that may read all audit records about a key."""
 
     Result = KeyOwners
     roles = OPERATOR | AUDITOR

@@ -1,56 +1,58 @@
-"""Control requests about numbers: what is asked of which key by whom, and how long it takes."""
+"""Control requests about counters: operations by client, key, purpose and outcome, and how long they took."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from msgspec import Struct
 
-from hsmd.protocol.messages.base import (
-    AUDITOR,
-    NO_SUBJECT,
-    OPERATOR,
-    Request,
-)
+from hsmd.protocol.messages.base import AUDITOR, NO_SUBJECT, OPERATOR, Request
+from hsmd.protocol.messages.enumerations import KEY_TYPE, OUTCOME, PURPOSE
 from hsmd.protocol.messages.status import DaemonStatus
 
 __all__ = ["Latency", "Metrics", "MetricsRead", "UseCount"]
 
 
 class UseCount(Struct):
-    """Operations of one client with one key for one purpose that ended alike.
+    """Operations of one client with one key for one purpose that had the same outcome.
 
-    `recent` of them came in the last `over_s` seconds. What there is no series for is counted as `other`.
+    Beyond a number of such series, further clients, keys and purposes are counted together as `other`.
     """
 
     client: str
     key: str
-    purpose: str
-    outcome: str
+    purpose: Annotated[str, PURPOSE.meta]
+    outcome: Annotated[str, OUTCOME.meta]
     count: int
     recent: int
+    """Those of the last `over_s` seconds."""
     over_s: float
 
 
 class Latency(Struct):
-    """How long performed operations took from arrival to answer: `counts[i]` took at most `Metrics.bounds_s[i]` seconds
-    and longer than the bound before; one more holds the rest. `total_s` is their sum."""
+    """How long performed operations took from arrival to answer, as a histogram."""
 
-    purpose: str
-    key_type: str
+    purpose: Annotated[str, PURPOSE.meta]
+    key_type: Annotated[str, KEY_TYPE.meta]
     counts: list[int]
+    """`counts[i]` operations took at most `bounds_s[i]` seconds of [Metrics](#metrics) and more than the bound before; one
+    more number counts those that took longer than every bound."""
     total_s: float
+    """Sum of all their durations."""
 
 
 class Metrics(Struct):
-    """The daemon's state with its counters, which run since its start."""
+    """The state of the daemon and its counters, which run since its start."""
 
     status: DaemonStatus
     uses: list[UseCount]
     bounds_s: list[float]
+    """Upper bounds of the histograms in `latencies`, rising."""
     latencies: list[Latency]
 
 
 class MetricsRead(Request, tag="metrics.read"):
-    """Operator, auditor: what goes on now?"""
+    """Return the state of the daemon with its counters of key operations."""
 
     Result = Metrics
     roles = OPERATOR | AUDITOR

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 from msgspec import Struct
 
 from hsmd.protocol.messages.base import ANY_ROLE, AUDITOR, NO_SUBJECT, OPERATOR, Request
+from hsmd.protocol.messages.enumerations import BREAKER_STATE, CALLER_ROLE, TOKEN_STATE, WORKER_STATE
 
 __all__ = ["DaemonStatus", "Identity", "Status", "TokenStatus", "WhoAmI", "WorkerStatus"]
 
 
 class Identity(Struct, omit_defaults=True):
-    """The client that the daemon takes the caller for, and the credential that proved it.
-
-    An agent also returns `problems`: why it refuses daemons, and `notices`: breaks of audit logs that it accepted.
-    """
+    """The client that the daemon or agent takes the caller for."""
 
     client: str
-    role: str
+    role: Annotated[str, CALLER_ROLE.meta]
     credential: str
+    """SHA-256 fingerprint of the public key; of a certificate `cert:SERIAL FINGERPRINT-OF-ITS-CA`; from an agent `uid:UID`."""
     daemon: str
+    """Name of the daemon; from an agent the address of the daemon in use, empty if there is none."""
     problems: list[str] = []
+    """From an agent: why it refuses daemons."""
     notices: list[str] = []
+    """From an agent: breaks of audit logs that it accepted because an operator declared them."""
 
 
 class WhoAmI(Request, tag="whoami"):
-    """Return the caller's identity."""
+    """Return the identity of the caller."""
 
     Result = Identity
     roles = ANY_ROLE
@@ -35,61 +38,70 @@ class WhoAmI(Request, tag="whoami"):
 
 
 class WorkerStatus(Struct):
-    """One token worker: its process id, state, operations in flight, and how often workers of the token were restarted."""
+    """One token worker process."""
 
     pid: int
-    state: str
+    state: Annotated[str, WORKER_STATE.meta]
     in_flight: int
+    """Operations that the worker has and has not answered."""
     restarts: int
+    """Workers of this token that were lost and replaced; the same number for all its workers."""
 
 
 class TokenStatus(Struct):
-    """One token and the workers on it.
-
-    `state` is ready, starting, away or login-refused; `breaker` closed, open or probing; `reason` says why requests fail.
-    """
+    """One token and its workers."""
 
     name: str
+    """Its name in the daemon's configuration."""
     label: str
     serial: str
-    state: str
+    state: Annotated[str, TOKEN_STATE.meta]
     queued: int
+    """Operations that wait for a worker."""
     workers: list[WorkerStatus]
     abilities: list[str]
-    breaker: str = "closed"
+    """Names of the PKCS#11 mechanisms that the daemon can use, without `CKM_`."""
+    breaker: Annotated[str, BREAKER_STATE.meta] = "closed"
     reason: str = ""
+    """Why requests fail; empty if they do not."""
 
 
 class DaemonStatus(Struct):
-    """The state of a daemon; counters run since its start.
-
-    The newest checkpoint covers `audit_covered` records; there have been others for `audit_uncovered_s` seconds.
-    """
+    """The state of a daemon. Counters run since its start."""
 
     version: str
     started_at: datetime
     draining: bool
+    """Whether the daemon is stopping and accepts nothing new."""
     connections: int
+    """SSH connections that have logged in."""
     tokens: list[TokenStatus]
     keys: int
     clients: int
     grants: int
+    """Combinations of client, key and purpose that are granted."""
     audit_records: int
     audit_head: str
+    """Leaf hash of the newest record, hexadecimal."""
     audit_writable: bool
     operations: dict[str, int]
+    """Key operations by [Outcome](#outcome)."""
     sessions: int = 0
+    """Channels that speak the hsmd protocol."""
     starting: int = 0
     """Connections that have not logged in yet."""
     audit_covered: int = 0
+    """Records that the newest checkpoint covers."""
     audit_uncovered_s: int = 0
+    """Seconds since the newest checkpoint if there are records that it does not cover, otherwise 0."""
     audit_free_bytes: int = 0
+    """Free space on the file system of the log."""
     audit_warning: str = ""
-    """Little room for the log, or why keys are not used although the log can be written."""
+    """That space for the log is short, or why keys are not used although the log can be written."""
 
 
 class Status(Request, tag="status"):
-    """Return the daemon's state."""
+    """Return the state of the daemon and its tokens."""
 
     Result = DaemonStatus
     roles = OPERATOR | AUDITOR

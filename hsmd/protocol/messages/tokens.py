@@ -1,40 +1,38 @@
-"""Control requests about tokens: how they are, and whether daemons may log in to them."""
+"""Control requests about tokens: their state, and whether daemons may log in to them."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 from msgspec import Struct
 
-from hsmd.protocol.messages.base import (
-    AUDITOR,
-    NO_SUBJECT,
-    OPERATOR,
-    Done,
-    Request,
-    Text,
-)
+from hsmd.protocol.messages.base import AUDITOR, NO_SUBJECT, OPERATOR, Done, Request, Text
+from hsmd.protocol.messages.enumerations import BREAKER_STATE, TOKEN_STATE
 
 __all__ = ["TokenClear", "TokenInfo", "TokenInfoList", "TokenList"]
 
 
 class TokenInfo(Struct):
-    """One token. `stopped_at` is there when nobody of the fleet may log in; `stopped_by` and `stop_reason` say more.
-
-    `missing` are names of keys that the store knows and the token does not serve, `unknown` digests (hex) of keys with a ceiling
-    that the store does not know; both as of `compared_at`, None before the first look.
-    """
+    """One token, whether daemons may log in to it, and how its keys differ from those in the store."""
 
     name: str
-    state: str
-    breaker: str
+    """Its name in the daemon's configuration."""
+    state: Annotated[str, TOKEN_STATE.meta]
+    breaker: Annotated[str, BREAKER_STATE.meta]
     reason: str
+    """Why requests fail; empty if they do not."""
     stopped_at: datetime | None = None
+    """When logins were stopped because the token refused the PIN; null if daemons may log in."""
     stopped_by: str = ""
+    """The daemon whose login was refused, and its host."""
     stop_reason: str = ""
     missing: list[str] = []
+    """Names of keys that the store knows and the token does not serve."""
     unknown: list[str] = []
+    """Digests (hexadecimal) of keys with a ceiling that the store does not know."""
     compared_at: datetime | None = None
+    """When `missing` and `unknown` were found; null before the first comparison."""
 
 
 class TokenInfoList(Struct):
@@ -44,7 +42,7 @@ class TokenInfoList(Struct):
 
 
 class TokenList(Request, tag="token.list"):
-    """Operator, auditor: how are the tokens, and may daemons log in to them?"""
+    """List the tokens of this daemon."""
 
     Result = TokenInfoList
     roles = OPERATOR | AUDITOR
@@ -53,7 +51,7 @@ class TokenList(Request, tag="token.list"):
 
 
 class TokenClear(Request, tag="token.clear"):
-    """Operator: the PIN is mended; one login may be tried again, and all others if it succeeds."""
+    """Allow logins to a token again after its PIN was fixed: one worker tries first, all others log in if it succeeds."""
 
     Result = Done
     roles = OPERATOR

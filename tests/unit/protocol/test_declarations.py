@@ -61,8 +61,7 @@ DECLARED: dict[str, tuple[object, ...]] = {
 
 @pytest.mark.parametrize("op", DECLARED)
 def test_a_request_declares_what_the_table_says(op: str) -> None:
-    request = messages.request_of(op)
-    assert request is not None
+    request = messages.OPERATIONS[op]
     initials, changes, key, client, *hashed = DECLARED[op]
     assert request.roles == {INITIALS[initial] for initial in str(initials)}
     assert (request.changes, request.subject) == (changes, Subject(str(key), str(client)))

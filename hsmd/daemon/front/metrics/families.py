@@ -9,10 +9,7 @@ from itertools import accumulate
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from hsmd.protocol.messages import DaemonStatus, Metrics, TokenStatus
-
-TOKEN_STATES = ("ready", "starting", "away", "login-refused")
-BREAKER_STATES = ("closed", "open", "probing")
-WORKER_STATES = ("ready", "busy", "spare", "starting", "stalled")
+from hsmd.protocol.messages.enumerations import BREAKER_STATE, TOKEN_STATE, WORKER_STATE
 
 
 def families(numbers: Metrics) -> Iterator[Metric]:
@@ -75,14 +72,14 @@ def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:
         "hsmd_worker_restarts", "Workers that were lost and replaced.", labels=["token"]
     )
     for token in tokens:
-        for name in sorted({*TOKEN_STATES, token.state}):
+        for name in sorted({*TOKEN_STATE.values, token.state}):
             state.add_metric([token.name, name], token.state == name)
-        for name in sorted({*BREAKER_STATES, token.breaker}):
+        for name in sorted({*BREAKER_STATE.values, token.breaker}):
             breaker.add_metric([token.name, name], token.breaker == name)
         queue.add_metric([token.name], token.queued)
         in_flight.add_metric([token.name], sum(worker.in_flight for worker in token.workers))
         found = Counter(worker.state for worker in token.workers)
-        for name in sorted({*WORKER_STATES, *found}):
+        for name in sorted({*WORKER_STATE.values, *found}):
             workers.add_metric([token.name, name], found[name])
         restarts.add_metric([token.name], max((worker.restarts for worker in token.workers), default=0))
     yield from (state, breaker, queue, in_flight, workers, restarts)

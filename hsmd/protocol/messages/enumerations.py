@@ -1,0 +1,108 @@
+"""Strings with known values, as docs/control.md lists them.
+
+Decoding does not check them: the daemon refuses a wrong value of a request with a text of its own, and a result may hold
+values that a later release has added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec import Meta
+
+from hsmd.algorithms import KeyType
+from hsmd.errors import ErrorCode
+from hsmd.protocol.roles import Role
+from hsmd.purposes import GROUPS, Purpose, labels
+
+
+@dataclass(frozen=True, slots=True)
+class Enumeration:
+    """A name, one sentence, and the values with what each means (empty where the sentence says it)."""
+
+    name: str
+    about: str
+    values: dict[str, str]
+
+    @property
+    def meta(self) -> Meta:
+        """For `Annotated[str, ...]`."""
+        return Meta(extra={"enumeration": self})
+
+
+ROLE = Enumeration(
+    "Role",
+    "What a client is to the daemon. A client keeps its role.",
+    {
+        Role.OPERATOR.value: "manages keys, clients and grants; cannot use keys",
+        Role.AUDITOR.value: "reads the state of the daemon and its audit log",
+        Role.FRONT_END.value: "uses the keys on which it has grants",
+    },
+)
+CALLER_ROLE = Enumeration(
+    "CallerRole",
+    "The role of the caller.",
+    {
+        **ROLE.values,
+        "agent": "the answer comes from an agent, which does not tell the role of the client it connects as",
+    },
+)
+KEY_TYPE = Enumeration(
+    "KeyType",
+    "The type and size of a key; EC keys are on the NIST curves.",
+    {each.value: "" for each in KeyType},
+)
+PURPOSE = Enumeration(
+    "Purpose",
+    "What a key may be used for; the data that each purpose accepts is in [protocol.md](protocol.md), section 3.",
+    {each.label: "" for each in Purpose},
+)
+PURPOSE_OR_GROUP = Enumeration(
+    "PurposeOrGroup",
+    "A [Purpose](#purpose), or a group of them.",
+    {**PURPOSE.values, **{name: ", ".join(labels(members)) for name, members in GROUPS.items()}},
+)
+OUTCOME = Enumeration(
+    "Outcome",
+    "How a key operation ended: performed, or the name of an error ([protocol.md](protocol.md), section 5).",
+    {"performed": "", **{each.name.lower().replace("_", "-"): "" for each in ErrorCode}},
+)
+TOKEN_STATE = Enumeration(
+    "TokenState",
+    "The state of a token.",
+    {
+        "ready": "a worker is logged in",
+        "starting": "no worker is logged in yet, and one is expected soon",
+        "away": "the token cannot be reached",
+        "login-refused": "the token refused the PIN; no worker logs in until an operator clears it with `token.clear`",
+    },
+)
+BREAKER_STATE = Enumeration(
+    "BreakerState",
+    "The state of a token's circuit breaker.",
+    {
+        "closed": "requests are carried out",
+        "open": "a probe failed; requests fail at once",
+        "probing": "a worker is started to probe the token; requests fail at once",
+    },
+)
+WORKER_STATE = Enumeration(
+    "WorkerState",
+    "The state of a worker process.",
+    {
+        "ready": "logged in and idle",
+        "busy": "carries out operations",
+        "spare": "logged in, and takes over when another worker is lost",
+        "starting": "not logged in yet",
+        "stalled": "has not finished an operation for a long time, and will be replaced",
+    },
+)
+REVOCATION_KIND = Enumeration(
+    "RevocationKind",
+    "What a revocation names.",
+    {
+        "key": "a public key, alone, in a certificate or as a CA; `value` is its fingerprint",
+        "serial": "a certificate; `value` is its serial number",
+        "key-id": "certificates; `value` is their key id",
+    },
+)
