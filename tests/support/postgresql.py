@@ -34,6 +34,15 @@ class Cluster:
         ) as connection:
             connection.execute(statement.encode())
 
+    def load(self, database: str, dump: Path) -> str:
+        """Make a database from a plain dump; its URL."""
+        self.run(f"CREATE DATABASE {database}")
+        command = [_binary("psql"), "-h", self.sockets, "-U", "postgres", "-d", database]
+        options = ["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file", dump]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return self.url(database)
+
 
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:

@@ -1,0 +1,53 @@
+"""Fixtures: the release under test, the release before, and a daemon that took over the directory of the one before."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.takeover.contents import contents, details
+from tests.support.takeover.releases import (
+    ANY_PORT,
+    EXPECTED,
+    ROOT,
+    VECTORS,
+    Release,
+    TakenOver,
+    operator,
+    serving,
+    unpack,
+)
+
+
+@pytest.fixture(scope="session")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The release under test."""
+    return Release((sys.executable, "-P"), (ROOT,), tmp_path_factory.mktemp("new"))
+
+
+@pytest.fixture(scope="session")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The wheel of the commit before, unpacked.
+
+    `-S` leaves out the site module and with it the import hook of an editable install, which would come before PYTHONPATH;
+    the directories of the dependencies are named instead, behind the wheel.
+    """
+    directory = tmp_path_factory.mktemp("old")
+    wheel = directory / "wheel"
+    with zipfile.ZipFile(VECTORS / EXPECTED["wheel"]) as packed:
+        packed.extractall(wheel)
+    installed = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    return Release((sys.executable, "-S", "-P"), (wheel, *installed), directory)
+
+
+@pytest.fixture(scope="module")
+def taken_over(tmp_path_factory: pytest.TempPathFactory, new: Release) -> Iterator[TakenOver]:
+    place = tmp_path_factory.mktemp("daemon")
+    with serving(new, unpack("daemon", place, ANY_PORT)) as daemon:
+        found = operator(new, place, daemon)
+        found.wait_for_token()
+        yield TakenOver(daemon, found, {**contents(found.ask), **details(found.ask)})

@@ -1,0 +1,70 @@
+"""What a daemon holds, as its commands print it: the same questions to the old daemon, for the fixtures, and to the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+Ask = Callable[..., Any]
+"""Runs an operator's `hsmd` command, adding --json; gives the document. Exit code 4 ("problems found") is no failure."""
+
+AT_ONCE = 4
+
+CHAINS = ("shop", "imported", "adopted")
+"""Keys whose certificate chains are compared; an agent exports others."""
+
+EXPLAINED = (
+    ("web-1", "www", "tls13-server"),
+    ("web-2", "shop", "tls12-server"),
+    ("web-2", "shop", "tls12-client"),
+)
+"""Questions to `hsmd grant explain`: client, key, purpose."""
+
+
+def contents(ask: Ask) -> dict[str, Any]:
+    """Keys, clients, grants and the like: what stays as it is until an operator changes it."""
+    keys, clients, grants, owners, revocations, tokens = _together(
+        ask,
+        [
+            ("key", "list"),
+            ("client", "list"),
+            ("grant", "list"),
+            ("key", "owner", "list"),
+            ("client", "revoked"),
+            ("token", "list"),
+        ],
+    )
+    return {
+        "keys": keys["keys"],
+        "clients": clients["clients"],
+        "grants": grants["grants"],
+        "owners": owners["owners"],
+        "revocations": revocations["revocations"],
+        "tokens": [
+            {name: token[name] for name in ("name", "missing", "unknown", "stopped_at")}
+            for token in tokens["tokens"]
+        ],
+    }
+
+
+def details(ask: Ask) -> dict[str, Any]:
+    """What takes more commands: some chains and decisions, counts, the caller, the key that signs checkpoints of the log."""
+    chains = _together(ask, [("cert", "export", name) for name in CHAINS])
+    explained = _together(ask, [("grant", "explain", *question) for question in EXPLAINED])
+    status, key = _together(ask, [("status",), ("audit", "key")])
+    return {
+        "chains": {name: chain["pem"] for name, chain in zip(CHAINS, chains, strict=True)},
+        "explained": [
+            [*question, found["allowed"]] for question, found in zip(EXPLAINED, explained, strict=True)
+        ],
+        "counts": {name: status["daemon"][name] for name in ("keys", "clients", "grants")},
+        "identity": status["identity"],
+        "verifier_key": key["verifier_key"],
+    }
+
+
+def _together(ask: Ask, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+    """The answers to commands that run side by side: most of their time is the start of an interpreter."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(lambda command: ask(*command), commands))

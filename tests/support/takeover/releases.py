@@ -1,0 +1,266 @@
+"""Old and new programs on the directories of tests/vectors/takeover, which an earlier commit made.
+
+Uses the command line, the files and the wire only; nothing of hsmd is imported, so that names inside of it can change.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.polling import wait_until
+from tests.support.takeover import agent_socket
+
+ROOT = Path(__file__).resolve().parents[3]
+VECTORS = ROOT / "tests" / "vectors" / "takeover"
+EXPECTED: dict[str, Any] = json.loads((VECTORS / "expected.json").read_text())
+READY_S = 60.0
+COMMAND_S = 60.0
+STOP_S = 20.0
+PROBLEMS = 4
+"""The exit code for a refusal that `grant explain` found, a log that is not intact, or a daemon whose log is refused."""
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+# --- programs ---
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """How to run the `hsmd` of one release: interpreter with options, module search path, working directory."""
+
+    python: tuple[str, ...]
+    path: tuple[Path, ...]
+    directory: Path
+
+    def line(self, *arguments: str | Path) -> list[str]:
+        return [*self.python, "-m", "hsmd.cli", *map(str, arguments)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ignored = ("OPENSSL_", "SOFTHSM2_", "HSMD_", "XDG_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
+        return {**kept, "PYTHONPATH": os.pathsep.join(map(str, self.path)), "HOME": str(self.directory)}
+
+    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """A command, to its end."""
+        return subprocess.run(
+            self.line(*arguments),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            cwd=self.directory,
+            env=self.environment,
+            check=False,
+        )
+
+    def ask(self, *arguments: str | Path, codes: Sequence[int] = (0,)) -> Any:
+        """The JSON document of a command, which must end with one of the exit codes."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode in codes, (
+            f"hsmd {arguments} ended with {done.returncode}: {done.stderr}{done.stdout}"
+        )
+        return json.loads(done.stdout)
+
+    @contextmanager
+    def running(
+        self, log: Path, *arguments: str | Path, fds: Sequence[int] = ()
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A command that is told to stop at the end of the block, and then killed with all it started."""
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                self.line(*arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=fds,
+                cwd=self.directory,
+                env={**self.environment, "RUNTIME_DIRECTORY": str(log.parent)},
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        try:
+            yield child
+        finally:
+            child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(STOP_S)
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def wait_for(condition: Callable[[], object], what: str, log: Path) -> None:
+    """As `wait_until`; the error shows the end of the log."""
+    try:
+        wait_until(condition, what, READY_S)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{log.read_text()[-4000:]}") from None
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+# --- what the fixtures hold ---
+
+
+def unpack(name: str, place: Path, changes: Mapping[str, str]) -> Path:
+    """The directory in `name`.tar.gz below `place`, relocated: its own path, and what `changes` says, in all its texts."""
+    place.mkdir(exist_ok=True)
+    # The program, because tarfile needs a filter argument that the Python of Debian 12 may lack, or drops modes.
+    packed = str(VECTORS / f"{name}.tar.gz")
+    subprocess.run(
+        ["tar", "-xpzf", packed, "-C", str(place), "--no-same-owner"], check=True, timeout=COMMAND_S
+    )
+    relocate(place / name, {f"{EXPECTED['base']}/{name}/": f"{place / name}/", **changes})
+    return place / name
+
+
+def relocate(directory: Path, changes: Mapping[str, str]) -> None:
+    """Replaces paths and addresses in configurations and witness memories; modes stay."""
+    for path in [
+        *directory.rglob("*.toml"),
+        *directory.rglob("*.conf"),
+        *directory.glob("**/witness/*.json"),
+    ]:
+        text = path.read_text()
+        for old_text, new_text in changes.items():
+            text = text.replace(old_text, new_text)
+        path.write_text(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon that serves."""
+
+    directory: Path
+    address: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> bytes:
+        """The whole audit log: sealed segments and the live file."""
+        return log_bytes(self.directory / "audit")
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self.process.terminate()
+        assert self.process.wait(STOP_S) == 0
+
+
+def log_bytes(directory: Path) -> bytes:
+    """The records of a log in a directory, in their order."""
+    files = [*sorted((directory / "segments").glob("*.jsonl")), directory / "audit.jsonl"]
+    return b"".join(path.read_bytes() for path in files)
+
+
+ANY_PORT = {EXPECTED["address"]: "127.0.0.1:0", EXPECTED["metrics"]: "127.0.0.1:0"}
+"""What is replaced in hsmd.toml."""
+
+
+@contextmanager
+def serving(release: Release, directory: Path) -> Iterator[Daemon]:
+    """`hsmd serve` on a daemon directory; the port that the system chose is in `address`."""
+    reader, writer = os.pipe()
+    output = directory.parent / f"{directory.name}.log"
+    arguments = ("serve", "--config", directory / "hsmd.toml", "--ready-fd", str(writer))
+    with (
+        os.fdopen(reader, "rb", buffering=0) as pipe,
+        release.running(output, *arguments, fds=(writer,)) as process,
+    ):
+        os.close(writer)
+        os.set_blocking(pipe.fileno(), False)
+        notice = bytearray()
+
+        def announced() -> bool:
+            assert process.poll() is None, output.read_text()[-4000:]
+            notice.extend(pipe.read() or b"")
+            return notice.endswith(b"\n")
+
+        wait_for(announced, "the daemon serves", output)
+        yield Daemon(directory, json.loads(notice)["addresses"][0], process)
+
+
+class Operator:
+    """The directory of an operator; its commands, by one release, to one daemon."""
+
+    def __init__(self, release: Release, directory: Path, profile: str = "operator.toml") -> None:
+        self.release = release
+        self.directory = directory
+        self.profile = directory / profile
+
+    def ask(self, *arguments: str | Path, codes: Sequence[int] = (0, PROBLEMS)) -> Any:
+        """The JSON document of a command."""
+        return self.release.ask(*arguments, "--profile", self.profile, codes=codes)
+
+    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """A command that may fail."""
+        return self.release.run(*arguments, "--profile", self.profile, "--json")
+
+    def wait_for_token(self) -> None:
+        """Returns when all workers of the daemon are ready."""
+
+        def ready() -> bool:
+            workers = self.ask("status")["daemon"]["tokens"][0]["workers"]
+            return bool(workers) and all(worker["state"] in ("ready", "spare") for worker in workers)
+
+        wait_until(ready, "the token is ready")
+
+
+def operator(release: Release, place: Path, daemon: Daemon, profile: str = "operator.toml") -> Operator:
+    """An operator's directory of its own below `place`, for this daemon."""
+    return Operator(release, unpack("operator", place, {EXPECTED["address"]: daemon.address}), profile)
+
+
+@contextmanager
+def agent_running(release: Release, directory: Path, *, connected: bool = True) -> Iterator[Path]:
+    """`hsmd agent run` on an agent's directory; its socket, when it is connected (or at least answers)."""
+    socket, log = directory / "agent.sock", directory.parent / "agent.log"
+    with release.running(log, "agent", "run", "--config", directory / "agent.toml") as process:
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()[-4000:]
+            return agent_socket.connected(socket) if connected else agent_socket.answers(socket)
+
+        wait_for(ready, "the agent is ready", log)
+        yield socket
+
+
+def use_granted(socket: Path, expected: Mapping[str, Any], client: str = "web-1") -> set[str]:
+    """Uses each key for each purpose that the client was granted, and checks the answers; the names of the keys."""
+    documents = {key["name"]: key for key in expected["keys"]}
+    granted = [
+        agent_socket.Key.of({**documents[grant["key"]], "purposes": grant["purposes"]})
+        for grant in expected["grants"]
+        if grant["client"] == client
+    ]
+    names = {key.name for key in granted}
+    # The agent fetches what was granted since it last ran only after it has connected.
+    wait_until(lambda: names <= agent_socket.key_names(socket), f"the agent knows {names}")
+    for key in granted:
+        assert agent_socket.use_and_check(socket, key), f"no purpose of {key.name} was tried"
+    return names
+
+
+# --- the daemon that most tests share ---
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The new daemon on the old directory, and what it held before any test changed something."""
+
+    daemon: Daemon
+    operator: Operator
+    held: dict[str, Any]
