@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hsmd.protocol.messages import GrantAdd, GrantRemove
-from tests.e2e.test_error_log import policy
+from tests.support.agent_policy import policy
 from tests.support.front_end import server_user
 from tests.support.polling import wait_until
 from tests.support.processes import hsmd, run

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from hsmd.protocol.messages import GrantAdd, GrantRemove
+from tests.support.agent_policy import policy
 from tests.support.front_end import server_user
 from tests.support.polling import wait_until
 from tests.support.site import CLIENT, PEM_HOST, Site
@@ -93,26 +90,3 @@ def user_id(name: str) -> int:
     import pwd
 
     return pwd.getpwnam(name).pw_uid
-
-
-@contextmanager
-def policy(site: Site, section: str) -> Iterator[None]:
-    """agent.toml with another section, until the block ends."""
-    before = site.agent.config.read_text()
-    daemon_at = re.search(r"^\[\[daemon\]\]", before, re.MULTILINE)
-    assert daemon_at is not None
-    reloads = site.agent.log.read_text().count("agent.reloaded")
-
-    def take(text: str, expected: int) -> None:
-        site.agent.config.write_text(text)
-        os.chmod(site.agent.config, 0o600)
-        site.agent.reload()
-        wait_until(
-            lambda: site.agent.log.read_text().count("agent.reloaded") >= expected, "the agent has reloaded"
-        )
-
-    take(before[: daemon_at.start()] + section + before[daemon_at.start() :], reloads + 1)
-    try:
-        yield
-    finally:
-        take(before, reloads + 2)

@@ -19,6 +19,7 @@ import pytest
 
 from hsmd.client import parse_address
 from tests.support.front_end import HOST, TIMEOUT_MS
+from tests.support.outages import BACK_S, every_signature_is_in_the_log
 from tests.support.polling import wait_until
 from tests.support.site import PEM_HOST, Site
 from tests.support.tls_load import Lane, Load, Sample, percentile
@@ -28,7 +29,6 @@ OUTAGE_S = float(os.environ.get("HSMD_E2E_OUTAGE_S", "5"))
 AFTER_S = float(os.environ.get("HSMD_E2E_AFTER_S", "5"))
 ROUNDS = 3
 """Times a percentile may be taken: the machine has other things to do as well. Everything else must hold each time."""
-BACK_S = 2.0
 DEADLINE_S = TIMEOUT_MS / 1000
 MARGIN_S = 0.15
 """What a handshake takes besides the wait for its signature, on a machine that is not busy."""
@@ -171,15 +171,6 @@ def back_soon(seen: Round) -> None:
     for lane in KEYED:
         good = [sample for sample in seen.of((lane,), seen.over, seen.ended) if not sample.error]
         assert good and good[0].ended - seen.over <= BACK_S + DEADLINE_S, lane.host
-
-
-def every_signature_is_in_the_log(site: Site, since: int, samples: list[Sample]) -> None:
-    """What clients accepted was attempted and performed; and every attempt has come to an end."""
-    wait_until(lambda: all(use.result for use in site.daemon.uses(since)), "every attempt has an outcome", 10)
-    performed = {(use.asked, use.answer) for use in site.daemon.uses(since) if use.result == "performed"}
-    accepted = [sample.proof for sample in samples if not sample.error and sample.proof is not None]
-    assert len(accepted) > 50
-    assert {(proof.asked, proof.answer) for proof in accepted} <= performed
 
 
 def pem_ratio(seen: Round) -> float:

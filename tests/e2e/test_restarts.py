@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.test_outages import BACK_S, every_signature_is_in_the_log
 from tests.support.front_end import HOST, TIMEOUT_MS
+from tests.support.outages import BACK_S, every_signature_is_in_the_log
 from tests.support.polling import wait_until
 from tests.support.site import PEM_HOST, Site
 from tests.support.tls_load import Lane, Load

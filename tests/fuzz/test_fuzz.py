@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .targets import TARGETS, seeds
+from tests.fuzz.targets import TARGETS, seeds
 
 RUN = Path(__file__).parent / "run.py"
 SECONDS_EACH = 60 // len(TARGETS)

@@ -1,9 +1,14 @@
-"""Command lines run in the test's own process."""
+"""The tree of commands, and how a command line that ran in the test's own process ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from hsmd.cli.root import application
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +21,17 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+
+
+def _walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    context = typer.Context(group, info_name="hsmd")
+    for name in group.list_commands(context):
+        _, command, _ = group.resolve_command(context, [name])
+        if hasattr(command, "list_commands"):
+            yield from _walk(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(_walk(application()))
+"""Every command by its path, hidden ones left out."""

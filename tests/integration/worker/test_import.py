@@ -21,7 +21,7 @@ from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import BadRequest, Conflict
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
-from tests.integration.worker.test_signing import verify
+from tests.support.signatures import verify
 from tests.support.tls_bytes import SERVER_KEY_EXCHANGE
 from tests.support.token import in_token, settings_of
 

@@ -6,39 +6,14 @@ import hashlib
 
 import pytest
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmd.algorithms import SCHEMES, KeyType, Padding, SignatureScheme, schemes_for
+from hsmd.algorithms import SCHEMES, KeyType, SignatureScheme, schemes_for
 from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import PurposeMismatch, Refused
 from hsmd.purposes import Purpose
+from tests.support.signatures import verify
 from tests.support.tls_bytes import CERTIFICATE_VERIFY, SERVER_KEY_EXCHANGE
 from tests.support.token import RawWorker
-
-HASHES = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
-
-
-def verify(spki: bytes, scheme: SignatureScheme, signature: bytes, message: bytes) -> None:
-    """Raises InvalidSignature; independent of hsmd's own check."""
-    public_key = load_der_public_key(spki)
-    facts = SCHEMES[scheme]
-    if isinstance(public_key, ed25519.Ed25519PublicKey):
-        public_key.verify(signature, message)
-    elif isinstance(public_key, ec.EllipticCurvePublicKey):
-        public_key.verify(signature, message, ec.ECDSA(HASHES[facts.hash]))
-    else:
-        assert isinstance(public_key, rsa.RSAPublicKey)
-        algorithm = HASHES[facts.hash]
-        if facts.padding is Padding.PKCS1:
-            public_key.verify(signature, message, padding.PKCS1v15(), algorithm)
-        else:
-            # The salt is as long as the hash (RFC 8446, section 4.2.3).
-            public_key.verify(
-                signature, message, padding.PSS(padding.MGF1(algorithm), facts.hash_bytes), algorithm
-            )
-
 
 ALL = [(kind, scheme) for kind in KeyType for scheme in schemes_for(kind)]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from hsmd import cli
-
-from .test_tree import COMMANDS
+from tests.support.cli import COMMANDS
 
 CLI = Path(cli.__file__).parent
 

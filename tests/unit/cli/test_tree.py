@@ -5,29 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
 import hsmd
-from hsmd.cli.root import ENTRIES, application
-from tests.support.cli import Run
-
-
-def _walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    context = typer.Context(group, info_name="hsmd")
-    for name in group.list_commands(context):
-        _, command, _ = group.resolve_command(context, [name])
-        if hasattr(command, "list_commands"):
-            yield from _walk(command, (*path, name))
-        else:
-            yield (*path, name), command
-
-
-COMMANDS = dict(_walk(application()))
+from hsmd.cli.root import ENTRIES
+from tests.support.cli import COMMANDS, Run
 
 
 def test_the_tree_has_the_commands_people_are_told_about() -> None:

@@ -11,23 +11,7 @@ from hypothesis import given, strategies as st
 from hsmd.daemon.config import reader
 from hsmd.daemon.config.settings import Config
 from hsmd.errors import ConfigurationError
-
-GOOD = """
-[listen]
-addresses = ["192.0.2.1:7440", "[2001:db8::1]"]
-host_key = "host_key"
-[store]
-url = "sqlite:///hsmd.db"
-[audit]
-directory = "audit"
-[[token]]
-name = "main"
-module = "/usr/lib/softhsm/libsofthsm2.so"
-label = "hsmd"
-pin_file = "pin"
-environment = { SOFTHSM2_CONF = "/etc/softhsm2.conf" }
-workers = 2
-"""
+from tests.support.daemon_config import GOOD
 
 
 def parse(text: str) -> Config:

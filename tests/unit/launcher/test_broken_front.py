@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.config.test_reader import GOOD
+from tests.support.daemon_config import GOOD
 
 FRONT = """
 import os, pathlib, signal, socket, sys

@@ -17,7 +17,7 @@ from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.launcher import supervisor as module
 from hsmd.daemon.launcher.backoff import LONGEST_DELAY_S, next_delay
 from hsmd.daemon.launcher.supervisor import Supervisor
-from tests.unit.config.test_reader import GOOD
+from tests.support.daemon_config import GOOD
 
 
 @dataclass
