@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hsmd.daemon.ipc import sandbox
+from hsmd.daemon.worker import memory_lock
+from hsmd.daemon.worker.memory_lock import lock_memory
 from hsmd.errors import Unavailable
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import messages
@@ -263,12 +264,12 @@ def test_workers_are_enclosed_and_their_memory_is_locked_or_the_log_says_why_not
 def test_memory_that_must_be_locked_and_cannot_be_stops_the_worker(
     token: SoftHsmToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox.resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
-    monkeypatch.setattr(sandbox.os, "geteuid", lambda: 1000)
-    assert "LimitMEMLOCK=infinity" in sandbox.lock_memory(settings_of(token))
-    assert sandbox.lock_memory(settings_of(token, lock_memory="never")) == ""
+    monkeypatch.setattr(memory_lock.resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
+    monkeypatch.setattr(memory_lock.os, "geteuid", lambda: 1000)
+    assert "LimitMEMLOCK=infinity" in lock_memory(settings_of(token))
+    assert lock_memory(settings_of(token, lock_memory="never")) == ""
     with pytest.raises(Unavailable) as refused:
-        sandbox.lock_memory(settings_of(token, lock_memory="always"))
+        lock_memory(settings_of(token, lock_memory="always"))
     assert "the limit is 1024 KiB" in refused.value.detail
 
 

@@ -1,16 +1,13 @@
-"""What a token worker can no longer do once its token is open: a seccomp filter (seccomp(2)), and memory that is not swapped.
+"""The seccomp filter of a token worker (seccomp(2)), installed once its token is open.
 
-A vendor's module may need any ordinary system call, so the filter names what no module needs and what an attacker inside one
-would want next: another program, other processes' memory, another network, the kernel's less guarded doors. It answers
-EPERM, cannot be taken off again, and holds for every thread the module has.
+A vendor's module may need any ordinary system call, so the filter lists what no module needs and what an attacker inside one
+would try next: other programs, other processes' memory, another network, seldom used kernel interfaces. Listed calls fail
+with EPERM. The filter cannot be removed and applies to every thread of the module.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
-import resource
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -65,13 +62,12 @@ NAMESPACES = (
     "quotactl",
 )
 UNFILTERED = ("io_uring_setup", "io_uring_enter", "io_uring_register")
-"""Their requests would reach the kernel past every filter."""
+"""Their requests reach the kernel without passing a filter."""
 DENIED = (*OTHER_PROGRAMS, *OTHER_PROCESSES, *KEYRINGS, *KERNEL, *NAMESPACES, *UNFILTERED)
 
 _CLONE_THREAD = 0x00010000
 _ODD_FAMILIES = (socket.AF_PACKET, socket.AF_ALG, socket.AF_VSOCK)
-"""What a module that talks over IP has no use for either."""
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+"""Address families that a module which communicates over IP does not need either."""
 
 
 def missing() -> str:
@@ -84,40 +80,27 @@ def missing() -> str:
 
 
 def prepare(settings: WorkerSettings) -> Callable[[], None]:
-    """Make the filter; what is returned installs it, for good, and needs no rights that the process does not have.
+    """Build the filter. The returned function installs it permanently and needs no privilege.
 
-    Two steps, because looking for libseccomp starts a program, which must not happen once the module is initialised.
-    With sandbox = "off" nothing is installed. Both steps raise Unavailable: a worker that should be enclosed does not
-    run without.
+    Two steps, because searching for libseccomp starts a program, which must not happen once the module is initialised.
+    With sandbox = "off" nothing is installed. Both steps raise Unavailable: a worker never runs without a sandbox that is
+    required.
     """
     if settings.sandbox == "off":
         return lambda: None
     if reason := missing():
         raise Unavailable(detail=f"no sandbox: {reason}")
-    made = _refusing(lambda: _build(_library(), network=settings.network))
-    return lambda: _refusing(made.load)
+    rules = _or_unavailable(lambda: _build(_library(), network=settings.network))
+    return lambda: _or_unavailable(rules.load)
 
 
-def _refusing(step: Callable[[], Any]) -> Any:
+def _or_unavailable(step: Callable[[], Any]) -> Any:
     try:
         return step()
     except OSError as error:
         raise Unavailable(
             detail=f'no sandbox: seccomp: {error.strerror}; to do without, set sandbox = "off"'
         ) from None
-
-
-def lock_memory(settings: WorkerSettings) -> str:
-    """Keep this process out of the swap, as `settings.lock_memory` says; what stands against it, empty for nothing.
-
-    Raises Unavailable where it must be ("always") and cannot.
-    """
-    if settings.lock_memory == "never":
-        return ""
-    reason = _lock()
-    if reason and settings.lock_memory == "always":
-        raise Unavailable(detail=f"memory cannot be locked: {reason}")
-    return reason
 
 
 def _library() -> Any:
@@ -127,43 +110,27 @@ def _library() -> Any:
 
 
 def _build(seccomp: Any, *, network: bool) -> Any:
-    made = seccomp.SyscallFilter(seccomp.ALLOW)
-    made.set_attr(seccomp.Attr.CTL_TSYNC, 1)
-    made.set_attr(seccomp.Attr.CTL_NNP, 1)
+    rules = seccomp.SyscallFilter(seccomp.ALLOW)
+    rules.set_attr(seccomp.Attr.CTL_TSYNC, 1)
+    rules.set_attr(seccomp.Attr.CTL_NNP, 1)
     refuse = seccomp.ERRNO(errno.EPERM)
     for name in DENIED:
         if _exists(seccomp, name):
-            made.add_rule(refuse, name)
-    # Threads yes, processes no. clone3 hides its flags in memory, where a filter cannot look: libc then takes clone.
-    made.add_rule(refuse, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, 0))
-    made.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
+            rules.add_rule(refuse, name)
+    # Threads are allowed, processes are not. A filter cannot read the flags of clone3: if that fails, libc uses clone.
+    rules.add_rule(refuse, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, 0))
+    rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
     if network:
         for family in _ODD_FAMILIES:
-            made.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.EQ, family))
+            rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.EQ, family))
     else:
-        made.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.NE, socket.AF_UNIX))
-    return made
+        rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.NE, socket.AF_UNIX))
+    return rules
 
 
 def _exists(seccomp: Any, name: str) -> bool:
-    """Whether this machine's architecture, and this release of libseccomp, know a system call of the name."""
+    """Whether this architecture and this release of libseccomp know a system call of this name."""
     try:
         return bool(seccomp.resolve_syscall(seccomp.Arch.NATIVE, name) >= 0)
     except (OSError, ValueError):
         return False
-
-
-def _lock() -> str:
-    """Lock what is mapped and what will be, page by page as it is used (mlockall(2))."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
-    if hard != resource.RLIM_INFINITY and os.geteuid() != 0:
-        # With a finite limit a later allocation could fail in the middle of a signature.
-        return (
-            f"the limit is {hard // 1024} KiB; start the daemon with LimitMEMLOCK=infinity, as its unit does"
-        )
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
-        return os.strerror(ctypes.get_errno())
-    return ""

@@ -1,4 +1,4 @@
-"""What the control worker does when it is asked to: generate, adopt, destroy and list keys."""
+"""The control worker's operations: generate, adopt, destroy, describe and list keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pkcs11 import Attribute
 from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.worker_messages import AnyRequest, KeyDescription
-from hsmd.daemon.worker import ceilings, key_objects
+from hsmd.daemon.worker import ceilings, key_adoption, key_objects
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_index import private_keys_by_id, the_private_key
 from hsmd.errors import BadRequest
@@ -21,7 +21,7 @@ from hsmd.purposes import Purpose, expand, labels
 
 
 class ControlOperations:
-    """Carries out one request after the other on a read-write session. Raises HsmdError and PKCS11Error."""
+    """Carries out control requests on a read-write session. Raises HsmdError and PKCS11Error."""
 
     def __init__(self, token: OpenToken) -> None:
         self._token = token
@@ -52,7 +52,7 @@ class ControlOperations:
         return describe(ceiling, request.name, [])
 
     def _adopt(self, request: worker_messages.Adopt) -> KeyDescription:
-        private = key_objects.find_private(
+        private = key_adoption.find_private(
             self._session,
             cka_id=bytes.fromhex(request.cka_id),
             cka_label=request.cka_label,
@@ -60,7 +60,7 @@ class ControlOperations:
         )
         purposes = expand(request.purposes)
         certified = _certified(request.certificate) if request.certificate else None
-        ceiling, unsafe = key_objects.adopt(
+        ceiling, unsafe = key_adoption.adopt(
             self._session, private, certified, purposes, accept_unsafe=request.accept_unsafe
         )
         return describe(ceiling, private[Attribute.LABEL], unsafe)
@@ -85,7 +85,7 @@ class ControlOperations:
         found = []
         for cka_id, privates in sorted(private_keys_by_id(self._session).items()):
             for private in privates:
-                half = key_objects.shown_half(self._session, private)
+                half = key_adoption.shown_half(self._session, private)
                 if half is not None and half.digest in served:
                     continue
                 found.append(
@@ -107,7 +107,7 @@ class ControlOperations:
 
 
 def describe(ceiling: Ceiling, cka_label: str, warnings: list[str]) -> KeyDescription:
-    """A served key in the words of the front."""
+    """The description of a served key that is sent to the front."""
     half = ceiling.half
     return KeyDescription(
         key=half.digest.hex(),

@@ -1,8 +1,8 @@
 """The one-shot import worker: puts a private key from a PEM file into the token, on the token's own host.
 
-`python -m hsmd.daemon.worker.key_import --pem-fd N [--passphrase-fd M]`; on standard input the worker settings, then the
-import order, one JSON line each; on standard output one JSON document, a KeyDescription or {"code", "text"}. The private
-key reaches no other process and no network (DESIGN.md, decision 15).
+`python -m hsmd.daemon.worker.key_import --pem-fd N [--passphrase-fd M]` reads the worker settings and the import order from
+standard input, one JSON line each, and writes one JSON document to standard output, a KeyDescription or a Failure. The
+private key reaches no other process and no network.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.worker import key_objects
 from hsmd.daemon.worker.control import describe
 from hsmd.daemon.worker.main import EXIT_CRASHED, read_settings
+from hsmd.daemon.worker.memory_lock import lock_memory
 from hsmd.daemon.worker.pem_keys import MAX_PEM_BYTES, read_private_key
 from hsmd.errors import HsmdError, TokenFailure
 from hsmd.pkcs11.errors import name_of
@@ -71,16 +72,16 @@ def _import(settings: WorkerSettings, order: ImportOrder) -> KeyDescription:
         )
     half, attributes = read_private_key(_read(arguments.pem_fd, MAX_PEM_BYTES + 1), passphrase)
     purposes = expand(order.purposes)
-    sandbox.lock_memory(settings)
-    enclose = sandbox.prepare(settings)
+    lock_memory(settings)
+    install_sandbox = sandbox.prepare(settings)
     token = open_token(settings.token)
-    enclose()
+    install_sandbox()
     try:
         ceiling = key_objects.import_pair(token.session, order.name, half, attributes, purposes)
     except HsmdError:
         raise
     except Exception as error:
-        raise TokenFailure(f"the token did not take the key: {name_of(error)}") from None
+        raise TokenFailure(f"the token refused the key: {name_of(error)}") from None
     return describe(ceiling, order.name, [])
 
 

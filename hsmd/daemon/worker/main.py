@@ -1,11 +1,10 @@
 """A token worker: `python -m hsmd.daemon.worker.main --socket-fd N --progress-fd M`, settings on standard input.
 
-One process, one thread, one PKCS#11 session. It never forks and never finalises the module; it leaves by os._exit. What
-comes in over its socket was checked by the front and is checked here again: the ceiling, the purpose, the bytes.
+One process, one thread, one PKCS#11 session. It never forks and never finalises the module; it exits by os._exit. The front
+has checked each request; the worker checks ceiling, purpose and bytes again.
 
-Steps of its life: 1. make itself hard to look into; 2. open the token; 3. give up what the module does not need
-(sandbox.py); 4. send the ready notice; 5. answer until the front closes the socket, the module is in doubt, or the front
-breaks the protocol.
+Steps: 1. harden the process; 2. open the token; 3. install the sandbox; 4. send the ready notice; 5. answer requests until the
+front closes the socket or breaks the protocol, or the session or module may be faulty.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.worker.control import ControlOperations
 from hsmd.daemon.worker.key_index import KeyIndex
 from hsmd.daemon.worker.loop import Recycle, WorkerLoop
+from hsmd.daemon.worker.memory_lock import lock_memory
 from hsmd.errors import HsmdError, ProtocolError
 from hsmd.pkcs11.session import LoginRefused, OpenToken, open_token
 from hsmd.protocol import frames
@@ -73,13 +73,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage) -> int:
-    """Serve until there is a reason to stop; returns the exit status."""
+    """Serve one front; returns the exit status."""
     try:
-        if reason := sandbox.lock_memory(settings):
+        if reason := lock_memory(settings):
             print(f"hsmd worker {os.getpid()}: memory may be swapped: {reason}", file=sys.stderr)
-        enclose = sandbox.prepare(settings)
+        install_sandbox = sandbox.prepare(settings)
         token = open_token(settings.token)
-        enclose()
+        install_sandbox()
         loop = _make_loop(settings, token, front, progress)
     except LoginRefused as error:
         return _fail(front, error, EXIT_LOGIN_REFUSED)
@@ -94,29 +94,27 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
         print(f"hsmd worker {os.getpid()}: the front broke the protocol: {error.text}", file=sys.stderr)
         return EXIT_PROTOCOL
     except OSError:
-        print(f"hsmd worker {os.getpid()}: the front has gone", file=sys.stderr)
+        print(f"hsmd worker {os.getpid()}: the front is gone", file=sys.stderr)
     return 0
 
 
 def _make_loop(
     settings: WorkerSettings, token: OpenToken, front: socket.socket, progress: ProgressPage
 ) -> WorkerLoop:
-    inventory = KeyIndex(token.session, verify=settings.verify)
+    index = KeyIndex(token.session, verify=settings.verify)
     if not settings.control:
-        inventory.scan()
-    desk = ControlOperations(token) if settings.control else None
-    ready = worker_messages.Ready(
-        token.label, token.serial, token.model, token.abilities, len(inventory.keys)
-    )
+        index.scan()
+    control = ControlOperations(token) if settings.control else None
+    ready = worker_messages.Ready(token.label, token.serial, token.model, token.abilities, len(index.keys))
     front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(ready)))
-    return WorkerLoop(front, inventory, progress, token.session, desk)
+    return WorkerLoop(front, index, progress, token.session, control)
 
 
 def _fail(front: socket.socket, error: HsmdError, status: int) -> int:
     text = error.detail or error.text
     print(f"hsmd worker {os.getpid()}: {text}", file=sys.stderr)
     event = worker_messages.Failed(text, login_refused=status == EXIT_LOGIN_REFUSED)
-    with suppress(OSError):  # the front has gone: the exit status still tells the launcher
+    with suppress(OSError):  # if the front is gone, the launcher still gets the exit status
         front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(event)))
     return status
 

@@ -13,8 +13,9 @@ import pytest
 
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.worker import loop
-from hsmd.daemon.worker.loop import MAX_UNCLEAR_IN_A_ROW, Recycle, WorkerLoop
+from hsmd.daemon.worker.loop import Recycle, WorkerLoop
 from hsmd.daemon.worker.operations import OpenKey, Operation
+from hsmd.daemon.worker.session_guard import MAX_UNCLEAR_IN_A_ROW
 from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import ErrorCode, ProtocolError
 from hsmd.protocol import frames
