@@ -74,8 +74,10 @@ class Ticket:
         self.answered: Answered | None = answered
 
     def cancel(self) -> None:
-        """Nobody waits for the answer any more; it will not be delivered. Harmless when it was answered."""
-        self.link.cancel(self)
+        """Drop the answer: `answered` will not be called, and the server is told. No effect once answered."""
+        if self.answered is not None:
+            self.answered = None
+            self.link.abandon(self)
 
 
 class ChannelOwner(Protocol):
@@ -154,27 +156,16 @@ class Channel:
             self._wake(deadline, timeout_s)
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Nobody waits for the answer any more: `answered` will not be called, and the server is told."""
-        if ticket.answered is not None:
-            ticket.answered = None
-            if ticket.request_id in self._open:
-                self._abandon(ticket)
-
-    @property
-    def open_requests(self) -> int:
-        """Requests the server has not answered yet."""
-        return len(self._open)
+    def abandon(self, ticket: Ticket) -> None:
+        """Tell the server to cancel. It still owes an answer, so the request stays open until that has come."""
+        if ticket.request_id in self._open:
+            ticket.deadline = self._clock() + OWED_S
+            self._write(encode(Kind.CANCEL, ticket.request_id))
 
     def _no_room(self, length: int) -> HsmdError:
         if length > self._max_length:
             return BadRequest(f"data: {length - self._max_length} bytes more than the server accepts")
         return Overloaded("too many requests are open", retry_after_ms=FULL_RETRY_MS)
-
-    def _abandon(self, ticket: Ticket) -> None:
-        """The server still owes an answer, so the request keeps its place among the open ones."""
-        ticket.deadline = self._clock() + OWED_S
-        self._write(encode(Kind.CANCEL, ticket.request_id))
 
     def _write(self, frame: bytes) -> None:
         if not self._out:
@@ -285,7 +276,7 @@ class Channel:
             self._break(ProtocolError("the server owes answers"))
             return False
         ticket.answered = None
-        self._abandon(ticket)
+        self.abandon(ticket)
         answered(Kind.ERROR, _DEADLINE)
         return not self.ended
 

@@ -143,11 +143,6 @@ class Connection:
             raise Unavailable(f"{self.endpoint} is not connected")
         return link.request(Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000, answered)
 
-    @staticmethod
-    def cancel(ticket: Ticket) -> None:
-        """Nobody waits for this answer any more; it will not be delivered. Harmless when it was answered."""
-        ticket.cancel()
-
     # --- requests, one at a time ---
 
     async def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float) -> bytes:
@@ -311,7 +306,7 @@ async def _ask(link: Channel, kind: int, answer_kind: int, body: bytes, timeout_
     try:
         return await future
     finally:
-        link.cancel(ticket)
+        ticket.cancel()
 
 
 def deadline_in_ms(timeout_s: float) -> int:

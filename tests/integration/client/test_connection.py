@@ -157,7 +157,7 @@ async def test_late_answers_are_dropped_and_places_come_free(tmp_path: Path) -> 
         assert [type(result) for result in results] == [DeadlineExceeded] * 4
         daemon.release()
         assert connection._link is not None
-        await eventually(lambda: connection._link is not None and connection._link.open_requests == 0)
+        await eventually(lambda: connection._link is not None and not connection._link._open)
         assert await use(connection) == b"signed data"
     await daemon.stop()
 
@@ -171,7 +171,7 @@ async def test_cancelled_task_tells_the_daemon(daemon: Daemonlike, connection: C
     with pytest.raises(asyncio.CancelledError):
         await task
     await eventually(lambda: len(daemon.cancelled) == 1)
-    await eventually(lambda: connection._link is not None and connection._link.open_requests == 0)
+    await eventually(lambda: connection._link is not None and not connection._link._open)
 
 
 async def test_cancelling_at_any_moment_leaves_the_connection_sound(
@@ -193,14 +193,14 @@ async def test_a_cancelled_ticket_is_never_answered(daemon: Daemonlike, connecti
     answer_all(daemon)
     answers: list[int] = []
     ticket = connection.submit(1000, 8, SCHEME, KEY, b"", lambda kind, body: answers.append(kind))
-    connection.cancel(ticket)
-    connection.cancel(ticket)
+    ticket.cancel()
+    ticket.cancel()
     await use(connection)
-    await eventually(lambda: connection._link is not None and connection._link.open_requests == 0)
+    await eventually(lambda: connection._link is not None and not connection._link._open)
     assert answers == []
     answered = connection.submit(1000, 8, SCHEME, KEY, b"", lambda kind, body: answers.append(kind))
     await eventually(lambda: answers)
-    connection.cancel(answered)
+    answered.cancel()
     assert answers == [Kind.RESULT]
 
 

@@ -98,7 +98,7 @@ async def test_answers_in_any_order(world: World) -> None:
         world.ask()
     world.link.received(encode(Kind.RESULT, 3, b"three") + encode(Kind.RESULT, 1, b"one"))
     assert world.answers == [(Kind.RESULT, b"three"), (Kind.RESULT, b"one")]
-    assert world.link.open_requests == 1
+    assert len(world.link._open) == 1
 
 
 async def test_nothing_can_be_asked_before_the_welcome() -> None:
