@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from hsmd.client.transport import Wire
+from hsmd.client.wire import Wire
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,

@@ -17,7 +17,8 @@ from msgspec import Struct
 from hsmd import observe
 from hsmd.client.channel import Answered, Channel, Ticket
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
-from hsmd.client.transport import LOGIN_S, open_wire
+from hsmd.client.transport import open_wire
+from hsmd.client.wire import LOGIN_S
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,

@@ -207,7 +207,7 @@ async def test_identity_files_that_will_not_do(
 
 async def test_a_server_without_the_subsystem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = await Daemonlike(tmp_path).start()
-    monkeypatch.setattr("hsmd.client.transport.SUBSYSTEM", "sftp")
+    monkeypatch.setattr("hsmd.client.ssh_transport.SUBSYSTEM", "sftp")
     with pytest.raises(Unavailable, match="subsystem"):
         await Connection(daemon.endpoint()).start()
     await daemon.stop()
@@ -216,7 +216,7 @@ async def test_a_server_without_the_subsystem(tmp_path: Path, monkeypatch: pytes
 async def test_a_server_that_accepts_and_says_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("hsmd.client.transport.LOGIN_S", 0.3)
+    monkeypatch.setattr("hsmd.client.ssh_transport.LOGIN_S", 0.3)
     connected: list[asyncio.StreamWriter] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
