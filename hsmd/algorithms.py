@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 
 class Family(Enum):
-    """Families of keys that need different operations."""
+    """Families of key types; each needs its own operations."""
 
     RSA = "rsa"
     EC = "ec"
@@ -21,7 +21,7 @@ class Family(Enum):
 
 
 class KeyType(Enum):
-    """Key types that hsmd makes and serves; the values are what people type."""
+    """Key types that hsmd generates and serves; the values are their names for users."""
 
     RSA_2048 = "rsa-2048"
     RSA_3072 = "rsa-3072"
@@ -33,16 +33,16 @@ class KeyType(Enum):
 
     @property
     def facts(self) -> KeyFacts:
-        """Sizes and names that belong to the type."""
+        """Sizes and names of the type."""
         return KEY_TYPES[self]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """What a key type fixes.
+    """Properties of a key type.
 
-    `size_bytes` is the modulus length (RSA) or the length of a field element (EC, Ed25519: of a key). `work` is about what a
-    use of the private key costs in software, a P-256 signature being 1: for sharing a token, where only proportions count.
+    `size_bytes` is the length of the modulus (RSA), of a field element (EC) or of a key (Ed25519). `work` is the approximate
+    cost of using the private key in software, relative to a P-256 signature; it is used to share a token fairly.
     """
 
     family: Family
@@ -93,9 +93,9 @@ class Padding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SchemeFacts:
-    """What a signature scheme fixes.
+    """Properties of a signature scheme.
 
-    `hash` is a `hashlib` name, empty for Ed25519, which hashes by itself. `tls13_curve` is the one curve that TLS 1.3
+    `hash` is a `hashlib` name, empty for Ed25519, which hashes internally. `tls13_curve` is the only curve that TLS 1.3
     allows with the scheme; TLS 1.2 allows any (RFC 8446, section 4.2.3). The PSS salt is as long as the hash.
     """
 
@@ -132,7 +132,7 @@ def key_type_of(public_key: PublicKeyTypes) -> KeyType | None:
 
 
 def schemes_for(key_type: KeyType) -> tuple[SignatureScheme, ...]:
-    """The schemes a key of this type can make, strongest match first for EC."""
+    """The schemes that a key of this type can use; for EC, the one that TLS 1.3 allows comes first."""
     facts = key_type.facts
     fitting = [scheme for scheme, of in SCHEMES.items() if of.family is facts.family]
     return tuple(sorted(fitting, key=lambda scheme: SCHEMES[scheme].tls13_curve != facts.curve))

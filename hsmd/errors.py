@@ -1,13 +1,13 @@
-"""Every error of hsmd: one tree, one stable code each, and who is to blame.
+"""Every error of hsmd: one class hierarchy, each class with a stable code.
 
-The text of an error is safe to send to the peer. What only an operator may know goes into `detail`, which is logged
-and never sent. Errors that would tell an attacker something (unknown key, missing grant, wrong role) are one class
-with one text, so that no caller can make them differ by accident.
+The text of an error is safe to send to the peer. Information for operators only goes into `detail`, which is logged and
+never sent. Errors that would inform an attacker (unknown key, missing grant, wrong role) are one class with one text, so
+that they cannot differ by accident.
 """
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
+from enum import IntEnum
 from typing import ClassVar
 
 MAX_ERROR_TEXT_BYTES = 512
@@ -34,26 +34,13 @@ class ErrorCode(IntEnum):
     INTERNAL = 40
 
 
-class Blame(Enum):
-    """Who has to mend it."""
-
-    PEER = "peer"
-    CALLER = "caller"
-    POLICY = "policy"
-    CAPACITY = "capacity"
-    TOKEN = "token"
-    STORE = "store"
-    US = "us"
-
-
 class HsmdError(Exception):
-    """Root of the tree.
+    """Base of all errors.
 
-    `text` is meant for the peer; `detail` for the log; `retry_after_ms` is a hint for the caller, 0 for none.
+    `text` is for the peer, `detail` for the log; `retry_after_ms` is a hint for the caller, 0 for none.
     """
 
     code: int = ErrorCode.INTERNAL
-    blame: ClassVar[Blame] = Blame.US
     retryable: ClassVar[bool] = False
     default_text: ClassVar[str] = "internal fault; see the daemon's log"
 
@@ -68,7 +55,6 @@ class ProtocolError(HsmdError):
     """The peer broke a rule of the wire format."""
 
     code = ErrorCode.PROTOCOL
-    blame = Blame.PEER
     default_text = "the peer broke the protocol"
 
 
@@ -76,15 +62,13 @@ class VersionMismatch(HsmdError):
     """The two sides have no protocol version in common."""
 
     code = ErrorCode.VERSION
-    blame = Blame.PEER
     default_text = "no common protocol version"
 
 
 class Refused(HsmdError):
-    """Unknown key, no grant or not the right role; deliberately the same for all."""
+    """Unknown key, no grant or wrong role; deliberately the same for all."""
 
     code = ErrorCode.REFUSED
-    blame = Blame.POLICY
     default_text = "refused"
 
     def __init__(self, *, detail: str = "") -> None:
@@ -92,7 +76,7 @@ class Refused(HsmdError):
 
 
 class RefusedHere(Refused):
-    """The agent's refusal, which says why: who may ask it may read the log of the TLS server that asked."""
+    """The agent's refusal, which gives the reason: a process that may use the agent may know it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -101,10 +85,9 @@ class RefusedHere(Refused):
 
 
 class PurposeMismatch(HsmdError):
-    """The bytes are not what the purpose allows, or the signature scheme does not suit."""
+    """The bytes are not what the purpose allows, or the signature scheme does not fit the key or the purpose."""
 
     code = ErrorCode.PURPOSE
-    blame = Blame.CALLER
     default_text = "the data is not what the purpose allows"
 
 
@@ -112,40 +95,35 @@ class NotFound(HsmdError):
     """A control request names something that does not exist."""
 
     code = ErrorCode.NOT_FOUND
-    blame = Blame.CALLER
     default_text = "no such object"
 
 
 class BadRequest(HsmdError):
-    """A control request is wrong; the text names the member and the fix."""
+    """A control request is invalid; the text names the member and the fix."""
 
     code = ErrorCode.BAD_REQUEST
-    blame = Blame.CALLER
     default_text = "bad request"
 
 
 class Conflict(HsmdError):
-    """A control request would make something that exists, or break something in use."""
+    """A control request would create something that exists, or remove something that is in use."""
 
     code = ErrorCode.CONFLICT
-    blame = Blame.CALLER
     default_text = "it exists already or is in use"
 
 
 class Unavailable(HsmdError):
-    """Nobody can do this right now."""
+    """No worker or daemon can do this right now."""
 
     code = ErrorCode.UNAVAILABLE
-    blame = Blame.CAPACITY
     retryable = True
     default_text = "unavailable right now"
 
 
 class Overloaded(HsmdError):
-    """Too many requests; `retry_after_ms` says when to come back."""
+    """Too many requests; `retry_after_ms` says when to try again."""
 
     code = ErrorCode.OVERLOADED
-    blame = Blame.CAPACITY
     retryable = True
     default_text = "too many requests"
 
@@ -159,15 +137,13 @@ class DeadlineExceeded(HsmdError):
     """The caller's deadline passed before there was an answer."""
 
     code = ErrorCode.DEADLINE
-    blame = Blame.CAPACITY
     default_text = "the deadline passed first"
 
 
 class Draining(HsmdError):
-    """This server answers what is open and takes nothing new."""
+    """This server answers open requests and accepts no new ones before it exits."""
 
     code = ErrorCode.DRAINING
-    blame = Blame.CAPACITY
     retryable = True
     default_text = "this server is going away"
 
@@ -176,15 +152,13 @@ class TokenFailure(HsmdError):
     """The token failed, or a signature it made did not verify."""
 
     code = ErrorCode.TOKEN
-    blame = Blame.TOKEN
     default_text = "the token failed"
 
 
 class AuditFailure(HsmdError):
-    """The audit log cannot be written, so nothing may happen."""
+    """The audit log cannot be written, so no operation is performed."""
 
     code = ErrorCode.AUDIT
-    blame = Blame.US
     retryable = True
     default_text = "the audit log cannot be written"
 
@@ -193,27 +167,23 @@ class StoreFailure(HsmdError):
     """The store cannot be reached or is damaged."""
 
     code = ErrorCode.STORE
-    blame = Blame.STORE
     retryable = True
     default_text = "the store cannot be reached"
 
 
 class ProofInvalid(HsmdError):
-    """A signature or a proof about an audit log is wrong: it is not the log that it was, or not the one it claims to be."""
+    """A signature or proof of an audit log is invalid: the log was changed, or is another one than it claims to be."""
 
     code = ErrorCode.PROTOCOL
-    blame = Blame.PEER
     default_text = "the proof about the audit log is wrong"
 
 
 class InternalFault(HsmdError):
-    """A bug of ours."""
+    """A bug in hsmd."""
 
 
 class PeerError(HsmdError):
-    """An error with a code this release does not know; it stays printable and comparable."""
-
-    blame = Blame.PEER
+    """An error whose code this release does not know."""
 
     def __init__(self, code: int, text: str, *, retry_after_ms: int = 0) -> None:
         super().__init__(text, retry_after_ms=retry_after_ms)
@@ -221,10 +191,9 @@ class PeerError(HsmdError):
 
 
 class ConfigurationError(HsmdError):
-    """A configuration file is wrong; `faults` lists everything that is, not just the first."""
+    """A configuration file is invalid; `faults` lists all faults, not just the first."""
 
     code = ErrorCode.BAD_REQUEST
-    blame = Blame.CALLER
 
     def __init__(self, source: str, faults: list[str]) -> None:
         self.source = source
@@ -242,7 +211,7 @@ _BY_CODE: dict[int, type[HsmdError]] = {
 
 
 def from_wire(code: int, text: str, retry_after_ms: int = 0) -> HsmdError:
-    """The error that a peer's `error` frame stands for; unknown codes become a `PeerError`."""
+    """The error that a peer's `error` frame describes; an unknown code gives a `PeerError`."""
     if code == ErrorCode.REFUSED:
         return Refused()
     cls = _BY_CODE.get(code)

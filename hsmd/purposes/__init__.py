@@ -1,8 +1,7 @@
-"""Purposes: what may be done with a key, and the check that bytes are what their purpose says.
+"""Purposes: what a key may be used for, and the check that the bytes to sign or decrypt fit the purpose.
 
-Pure functions: no I/O, no clock. The check runs in the token worker, beside the key; before that the front
-process decides grants with the same names. What a caller needs is exported here; the other files are the
-rules.
+Pure functions: no I/O, no clock. The check runs in the token worker, next to the key; the front process decides grants with
+the same purposes. The public functions are exported here; the other modules are the rules.
 """
 
 from hsmd.purposes.ceiling import check_ceiling, check_grantable, with_daemon_purposes

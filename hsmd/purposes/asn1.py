@@ -1,4 +1,4 @@
-"""A strict DER reader (X.690, section 10), and a lenient look for structures that people sign."""
+"""A strict DER reader (X.690, section 10), and a lenient test for ASN.1 structures that are commonly signed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MAX_LENGTH_BYTES = 3
 _MAX_DEPTH = 32
 
 _FIRST_IN_SIGNED = frozenset({INTEGER, SEQUENCE, CONTEXT_0, 0xA1, 0xA2})
-"""How TBSCertificate, CertificationRequestInfo, TBSCertList, ResponseData and CMS attributes begin inside."""
+"""Tags of the first member of TBSCertificate, CertificationRequestInfo, TBSCertList, ResponseData and CMS attributes."""
 
 
 class DerReader:
-    """Reads the elements of one DER value in turn; anything that is not DER raises PurposeMismatch.
+    """Reads the elements of one DER value in turn. Raises PurposeMismatch for anything that is not DER.
 
-    `what` names the whole in error texts, for example "a certificate request".
+    `what` names the value in error texts, for example "a certificate request".
     """
 
     __slots__ = ("_at", "_data", "_end", "what")
@@ -38,7 +38,7 @@ class DerReader:
         self.what = what
 
     def mismatch(self, why: str) -> PurposeMismatch:
-        """The error to raise for a fault found in this value."""
+        """The error for a fault in this value."""
         return PurposeMismatch(f"not {self.what}: {why}")
 
     def next_tag(self) -> int | None:
@@ -62,12 +62,12 @@ class DerReader:
         return DerReader(self._data, self.what, begin, end)
 
     def finish(self) -> None:
-        """Insist that nothing is left."""
+        """Raise PurposeMismatch unless everything has been read."""
         if self._at != self._end:
             raise self.mismatch("bytes where none may follow")
 
     def check_nesting(self, depth: int = 0) -> None:
-        """Insist that everything left is elements, and so on inside the constructed ones."""
+        """Raise PurposeMismatch unless the rest consists of DER elements, recursively inside constructed ones."""
         if depth > _MAX_DEPTH:
             raise self.mismatch("nested too deep")
         while (tag := self.next_tag()) is not None:
@@ -76,7 +76,7 @@ class DerReader:
                 DerReader(self._data, self.what, begin, end).check_nesting(depth + 1)
 
     def _advance(self, tag: int) -> tuple[int, int]:
-        """Move past the next element; begin and end of its content."""
+        """Skip the next element; returns begin and end of its content."""
         if self._at + 2 > self._end:
             raise self.mismatch("it ends early")
         if self._data[self._at] != tag or tag & _HIGH_TAG == _HIGH_TAG:
@@ -88,7 +88,7 @@ class DerReader:
         return begin, self._at
 
     def _length(self, at: int) -> tuple[int, int]:
-        """Where the content begins and how long it is; `at` is the place of the first length octet."""
+        """Begin and length of the content; `at` is the index of the first length octet."""
         first = self._data[at]
         if first < _INDEFINITE:
             return at + 1, first
@@ -103,9 +103,9 @@ class DerReader:
 
 
 def could_be_signed_structure(data: bytes) -> bool:
-    """Whether a lenient (BER) reader could take all of `data` for an ASN.1 structure of the kind people sign.
+    """Whether a lenient (BER) reader could parse all of `data` as an ASN.1 structure of a kind that is commonly signed.
 
-    Looks at the outer element, how its first member begins, and whether the members fill it exactly.
+    Checks the outer element, the tag of its first member, and that its members fill it exactly.
     """
     if data[:1] not in (b"\x30", b"\x31") or _ber_end(data, 0) != len(data):
         return False
@@ -123,7 +123,7 @@ def _ber_content(data: bytes, at: int) -> int:
 
 
 def _ber_end(data: bytes, at: int) -> int:
-    """Where the element at `at` ends, -1 if it does not fit; one of indefinite length fills the rest."""
+    """The end of the element at `at`, -1 if it does not fit. An element of indefinite length must fill the rest."""
     if at + 2 > len(data):
         return -1
     first = data[at + 1]

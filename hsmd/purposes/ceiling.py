@@ -1,8 +1,8 @@
-"""Ceilings: which purposes a key may have together, fixed when it is made, imported or adopted.
+"""Ceilings: which purposes a key may have together. They are fixed when the key is generated, imported or adopted.
 
-The rules keep one purpose from being used to fake another: the formats of the TLS purposes exclude each
-other, but nothing separates a free message or a raw digest from them, and a PKCS #1 v1.5 decryption oracle
-yields signatures (Jager, Schwenk, Somorovsky 2015; ROBOT 2017).
+The rules prevent that a signature for one purpose is used for another: the formats of the TLS purposes exclude each
+other, but an arbitrary message or a raw digest can have any of them, and a PKCS #1 v1.5 decryption oracle yields
+signatures (Jager, Schwenk, Somorovsky 2015; ROBOT 2017).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_ceiling(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
 
 
 def with_daemon_purposes(purposes: frozenset[Purpose]) -> frozenset[Purpose]:
-    """The ceiling with what the daemon itself needs to get such a key a certificate.
+    """The ceiling, extended by the purposes that the daemon needs for the key's certificate.
 
     Keys that sign for TLS or sign messages also sign their certificate request and a self-signed certificate.
     """
@@ -38,7 +38,7 @@ def with_daemon_purposes(purposes: frozenset[Purpose]) -> frozenset[Purpose]:
 
 
 def check_grantable(ceiling: frozenset[Purpose], wanted: frozenset[Purpose]) -> None:
-    """Refuse a grant that goes beyond a key's ceiling, or to purposes that no front end can hold.
+    """Refuse a grant of purposes outside a key's ceiling, or of purposes reserved for the daemon.
 
     Raises BadRequest naming the purposes at fault.
     """
@@ -54,7 +54,7 @@ def check_grantable(ceiling: frozenset[Purpose], wanted: frozenset[Purpose]) -> 
 
 
 def _check_checkpoint(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
-    """What is signed for an auditor must not be in reach of whoever is audited: such a key has no other purpose."""
+    """A key that signs checkpoints has no other purpose, so that the audited clients cannot use it."""
     if Purpose.CHECKPOINT not in purposes:
         return
     if others := purposes - {Purpose.CHECKPOINT}:

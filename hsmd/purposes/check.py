@@ -1,7 +1,7 @@
-"""The check a token worker makes before every use of a key: are these bytes what the purpose says?
+"""The check that a token worker makes before every use of a key: do the bytes fit the purpose?
 
-One table per key, (purpose, scheme) -> rule, made once when the key is opened. What is not in the table is
-refused, so unknown purposes, unknown schemes and schemes that do not suit the key need no code of their own.
+One table per key, (purpose, scheme) -> rule, is built when the key is opened. Everything that is not in the table is
+refused, so unknown purposes, unknown schemes and schemes that do not fit the key need no code of their own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from hsmd.purposes.x509 import check_request, check_self_signed
 Rule = Callable[[bytes], None]
 
 DECRYPTION_SCHEME = 0
-"""What stands in the scheme field of a decryption (docs/protocol.md, section 3)."""
+"""Value of the scheme field of a decryption (docs/protocol.md, section 3)."""
 MAX_CIPHERTEXT_BYTES = 1024
 NOTE_SCHEMES = frozenset({SignatureScheme.ED25519, SignatureScheme.ECDSA_SHA256})
-"""What C2SP signed-note has signature types for."""
+"""Schemes for which C2SP signed-note defines a signature type."""
 
 _TLS13_SERVER = certificate_verify_rule("server")
 _TLS13_CLIENT = certificate_verify_rule("client")
@@ -43,8 +43,8 @@ class PurposeCheck:
     def check(self, purpose: int, scheme: int, data: bytes) -> None:
         """Pass if `data` is exactly what `purpose` allows this key to sign with `scheme`, or to decrypt.
 
-        `purpose` and `scheme` are codes as they came over the wire. Whether the purpose is within the key's
-        ceiling is for the caller to know. Raises PurposeMismatch, whose text says which rule was broken.
+        `purpose` and `scheme` are codes as received. The caller must check that the purpose is within the key's ceiling.
+        Raises PurposeMismatch, whose text says which rule was broken.
         """
         rule = self._rules.get((purpose, scheme))
         if rule is None:
@@ -80,7 +80,7 @@ def _signing_rules(key_type: KeyType, scheme: SignatureScheme, spki: bytes) -> d
 
 
 def _accept_any(data: bytes) -> None:
-    """`sign-message`: the key's ceiling holds no purpose that free bytes could fake."""
+    """`sign-message`: the key's ceiling has no purpose whose format arbitrary bytes could imitate."""
 
 
 def _check_digest(scheme: SignatureScheme, data: bytes) -> None:
@@ -91,7 +91,7 @@ def _check_digest(scheme: SignatureScheme, data: bytes) -> None:
 
 
 def _check_ciphertext(data: bytes) -> None:
-    """The length alone: the worker answers every malformed ciphertext alike, and so must we."""
+    """Only the length is checked: all malformed ciphertexts must get the same answer, which the worker makes."""
     if not 1 <= len(data) <= MAX_CIPHERTEXT_BYTES:
         raise PurposeMismatch(
             f"not an EncryptedPreMasterSecret: {len(data)} bytes, 1 to {MAX_CIPHERTEXT_BYTES} allowed"

@@ -1,4 +1,4 @@
-"""What a checkpoint key signs: the text of a C2SP tlog-checkpoint, three lines that name a log, its size and its root."""
+"""What a checkpoint key signs: the text of a C2SP tlog-checkpoint, three lines with a log's name, size and root."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from hsmd.errors import PurposeMismatch
 
 _CHECKPOINT = re.compile(
-    rb"hsmd/[!-~]{1,128}\n"  # origin: C2SP wants neither spaces nor plus signs in a name that signs notes
+    rb"hsmd/[!-~]{1,128}\n"  # origin: C2SP allows neither spaces nor plus signs in the name of a signer
     rb"(?:0|[1-9][0-9]{0,15})\n"
     rb"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=\n\Z"  # 32 bytes in canonical base64: the last character has two zero bits
 )

@@ -1,4 +1,4 @@
-"""The elliptic-curve groups of TLS 1.2 key exchange and the test that bytes are a public point of one.
+"""The elliptic-curve groups of TLS 1.2 key exchange, and the check that bytes are a public point of one.
 
 Numbers: RFC 8422, section 5.1.1. Validation of points: section 5.11. Curves: SP 800-186 and RFC 7748.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 NAMED_CURVE = 3
-"""ECCurveType named_curve; explicit curves must not be used any more (RFC 8422, section 5.4)."""
+"""ECCurveType named_curve; explicit curves must not be used (RFC 8422, section 5.4)."""
 _UNCOMPRESSED = 4
 
 
@@ -17,8 +17,8 @@ _UNCOMPRESSED = 4
 class NamedGroup:
     """One group.
 
-    `prefix` is what stands before a point in ServerECDHParams: curve type, named curve, point length. `fault`
-    takes a point of the right length and says what is wrong with it, empty if nothing is.
+    `prefix` precedes a point in ServerECDHParams: curve type, named curve, point length. `fault` takes a point of the right
+    length and returns what is wrong with it, empty if nothing is.
     """
 
     name: str
@@ -28,13 +28,13 @@ class NamedGroup:
 
 
 def _montgomery(name: str, code: int, prime: int, other_low_order: tuple[int, ...] = ()) -> NamedGroup:
-    """X25519 or X448: any bytes but points of small order, which make the secret zero (RFC 7748, 6)."""
+    """X25519 or X448: any bytes except points of small order, which make the secret zero (RFC 7748, section 6)."""
     size = (prime.bit_length() + 7) // 8
     mask = (1 << prime.bit_length()) - 1
     low_order = frozenset({0, 1, prime - 1, prime, prime + 1, *other_low_order})
 
     def fault(point: bytes) -> str:
-        # The unused top bit is ignored by receivers (RFC 7748, section 5), so it hides nothing here.
+        # Receivers ignore the unused top bit (RFC 7748, section 5), so it is ignored here too.
         return "is of small order" if int.from_bytes(point, "little") & mask in low_order else ""
 
     return _group(name, code, size, fault)
@@ -92,4 +92,4 @@ NAMED_GROUPS = (
     ),
     _montgomery("x448", 30, 2**448 - 2**224 - 1),
 )
-"""secp256r1, secp384r1, secp521r1, x25519, x448. Finite-field groups are not among them."""
+"""secp256r1, secp384r1, secp521r1, x25519, x448. Finite-field groups are not supported."""

@@ -1,4 +1,4 @@
-"""The names of purposes, on the wire and as people type them."""
+"""The names of purposes, as codes on the wire and as labels for users."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 from hsmd.errors import BadRequest
 
 FIRST_DAEMON_CODE = 0x80
-"""From this code on only the daemon itself asks (docs/protocol.md, section 3)."""
+"""Purposes from this code on are reserved for the daemon itself (docs/protocol.md, section 3)."""
 _LONGEST_ECHO = 40
 
 
@@ -28,17 +28,17 @@ class Purpose(IntEnum):
 
     @property
     def label(self) -> str:
-        """The name people type and read, for example `tls13-server`."""
+        """The name for users, for example `tls13-server`."""
         return self.name.lower().replace("_", "-")
 
 
 TLS_SIGNING = frozenset(
     {Purpose.TLS13_SERVER, Purpose.TLS13_CLIENT, Purpose.TLS12_SERVER, Purpose.TLS12_CLIENT}
 )
-"""Purposes whose signatures a TLS handshake carries."""
+"""Purposes of signatures in TLS handshakes."""
 
 GRANTABLE = frozenset(purpose for purpose in Purpose if purpose < FIRST_DAEMON_CODE)
-"""Purposes that a front end may be granted."""
+"""Purposes that can be granted to a front end."""
 
 GROUPS: dict[str, frozenset[Purpose]] = {
     "tls-server": frozenset({Purpose.TLS13_SERVER, Purpose.TLS12_SERVER}),

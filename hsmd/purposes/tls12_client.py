@@ -1,7 +1,7 @@
 """What a TLS 1.2 client's CertificateVerify signs: the handshake from ClientHello to ClientKeyExchange.
 
-RFC 5246, section 7.4.8 (7.3 for the order of messages). The transcript must show a server that asked for a
-certificate and for this signature scheme, and a client that sent the certificate of this very key.
+RFC 5246, section 7.4.8 (section 7.3 for the order of messages). The transcript must show that the server requested a
+certificate and offered this signature scheme, and that the client sent the certificate of this key.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _TLS12 = 0x0303
 _RANDOM_BYTES = 32
 _MAX_SESSION_ID_BYTES = 32
 _SUPPORTED_VERSIONS = 43
-"""An extension that only a TLS 1.3 ServerHello carries (RFC 8446, section 4.2.1)."""
+"""An extension that only a TLS 1.3 ServerHello contains (RFC 8446, section 4.2.1)."""
 _SHORTEST_BYTES = 202
-"""One more than the longest ServerKeyExchange form: no bytes pass as both. Real ones are far longer."""
+"""One more than the longest ServerKeyExchange form, so that no bytes pass as both. Real transcripts are far longer."""
 
 _POINT_BYTES = frozenset(group.point_bytes for group in NAMED_GROUPS)
 
 
 def check_client_transcript(spki: bytes, scheme: SignatureScheme, data: bytes) -> None:
-    """Pass if `data` is a whole TLS 1.2 client transcript in which the key `spki` is to sign with `scheme`.
+    """Pass if `data` is a whole TLS 1.2 client transcript in which the key `spki` signs with `scheme`.
 
     `spki` is DER as in RFC 5280, section 4.1. Raises PurposeMismatch.
     """
@@ -54,7 +54,7 @@ class _Expected:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One handshake message in its place; `check` gets a reader for its body."""
+    """One handshake message of the sequence; `check` gets a reader for its body."""
 
     name: str
     type: int
@@ -108,7 +108,7 @@ def _client_certificate(body: VectorReader, expected: _Expected) -> None:
 
 
 def _first_certificate(body: VectorReader) -> bytes:
-    """The first of a certificate_list<0..2^24-1> that must not be empty here."""
+    """The first certificate of a certificate_list<0..2^24-1>, which must not be empty here."""
     certificates = body.vector(3, least=1)
     body.finish()
     first = certificates.vector(3, least=1).rest()

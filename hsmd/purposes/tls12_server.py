@@ -1,9 +1,8 @@
 """What a TLS 1.2 ServerKeyExchange signs: both randoms and ServerECDHParams (RFC 8422, section 5.4).
 
-TLS 1.2 has no context string, and a dishonest front end chooses 96 of the 100 bytes of the X25519 form. So
-besides asking for the exact form this file refuses what other formats could be fitted into it: TLS 1.3
-padding, SSHSIG, and what reads as an ASN.1 structure of the kind people sign. Honest randoms do so about once
-in 2^26 handshakes.
+TLS 1.2 has no context string, and a dishonest front end chooses 96 of the 100 bytes of the X25519 form. So this module
+requires the exact form and also refuses other signed formats that fit into it: TLS 1.3 padding, SSHSIG, and ASN.1
+structures of a kind that is commonly signed. Honest randoms match one of them about once in 2^26 handshakes.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def _mismatch(why: str) -> PurposeMismatch:
 
 
 def _parameters_fault(data: bytes) -> str:
-    """Why the four bytes curve type, named curve and point length are not among the known."""
+    """Why the four bytes of curve type, named curve and point length are none of the supported."""
     if len(data) < _POINT_AT:
         return "it is too short for two randoms and ServerECDHParams"
     if data[_PARAMETERS_AT] != NAMED_CURVE:

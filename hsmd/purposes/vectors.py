@@ -6,9 +6,9 @@ from hsmd.errors import PurposeMismatch
 
 
 class VectorReader:
-    """Reads one TLS structure from front to back; what does not fit raises PurposeMismatch.
+    """Reads one TLS structure from beginning to end. Raises PurposeMismatch where it is malformed.
 
-    `what` names the whole in error texts, for example "a TLS 1.2 client transcript".
+    `what` names the structure in error texts, for example "a TLS 1.2 client transcript".
     """
 
     __slots__ = ("_at", "_data", "_end", "_what")
@@ -20,15 +20,15 @@ class VectorReader:
         self._what = what
 
     def mismatch(self, why: str) -> PurposeMismatch:
-        """The error to raise for a fault found in this structure."""
+        """The error for a fault in this structure."""
         return PurposeMismatch(f"not {self._what}: {why}")
 
     def at_end(self) -> bool:
-        """Whether nothing is left."""
+        """Whether everything has been read."""
         return self._at == self._end
 
     def left(self) -> int:
-        """How many bytes are left."""
+        """Number of unread bytes."""
         return self._end - self._at
 
     def next_byte(self) -> int | None:
@@ -47,7 +47,7 @@ class VectorReader:
     def vector(
         self, prefix_bytes: int, *, least: int = 0, most: int | None = None, multiple_of: int = 1
     ) -> VectorReader:
-        """A reader for the content of a vector whose length stands in `prefix_bytes` bytes."""
+        """A reader for the content of a vector whose length is in the `prefix_bytes` bytes before it."""
         length = self.uint(prefix_bytes)
         if length < least or (most is not None and length > most) or length % multiple_of:
             raise self.mismatch(f"a vector of {length} bytes where that cannot be")
@@ -55,16 +55,16 @@ class VectorReader:
         return VectorReader(self._data, self._what, begin, self._at)
 
     def rest(self) -> bytes:
-        """All that is left."""
+        """All unread bytes."""
         return self.take(self._end - self._at)
 
     def finish(self) -> None:
-        """Insist that nothing is left."""
+        """Raise PurposeMismatch unless everything has been read."""
         if self._at != self._end:
             raise self.mismatch("bytes where none may follow")
 
     def _advance(self, size: int) -> int:
-        """Move past `size` bytes; where they begin."""
+        """Skip `size` bytes; returns where they begin."""
         begin = self._at
         if size > self._end - begin:
             raise self.mismatch("it ends early")

@@ -1,4 +1,4 @@
-"""What the daemon signs to get a key its certificate: requests (RFC 2986), self-signed ones (RFC 5280)."""
+"""What the daemon signs for a key's certificate: certification requests (RFC 2986), self-signed certificates (RFC 5280)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALGORITHM_IDENTIFIERS: dict[SignatureScheme, bytes] = {
     # RFC 8410, section 3: no parameters.
     SignatureScheme.ED25519: bytes.fromhex("300506032b6570"),
 }
-"""The DER AlgorithmIdentifier of each scheme, as it stands inside a TBSCertificate."""
+"""The DER AlgorithmIdentifier of each scheme, as in a TBSCertificate."""
 
 
 def check_request(spki: bytes, data: bytes) -> None:
@@ -53,7 +53,7 @@ def check_request(spki: bytes, data: bytes) -> None:
 
 
 def check_self_signed(spki: bytes, scheme: SignatureScheme, data: bytes) -> None:
-    """Pass if `data` is the TBSCertificate (RFC 5280, section 4.1) of `spki`, to be signed by itself.
+    """Pass if `data` is the TBSCertificate (RFC 5280, section 4.1) of `spki`, signed by the same key.
 
     Raises PurposeMismatch.
     """
@@ -62,7 +62,7 @@ def check_self_signed(spki: bytes, scheme: SignatureScheme, data: bytes) -> None
         raise tbs.mismatch("the version is not v3")
     tbs.whole(asn1.INTEGER)  # serialNumber
     if tbs.whole(asn1.SEQUENCE) != ALGORITHM_IDENTIFIERS[scheme]:
-        raise tbs.mismatch("the signature algorithm inside is not the one that is asked for")
+        raise tbs.mismatch("the signature algorithm in it is not the requested one")
     issuer = tbs.whole(asn1.SEQUENCE)
     _check_validity(tbs.enter(asn1.SEQUENCE))
     if tbs.whole(asn1.SEQUENCE) != issuer:
@@ -75,9 +75,9 @@ def check_self_signed(spki: bytes, scheme: SignatureScheme, data: bytes) -> None
 
 
 def public_key_of_certificate(certificate: bytes, what: str) -> bytes:
-    """The DER SubjectPublicKeyInfo, exactly as it stands in a DER Certificate (RFC 5280, section 4.1).
+    """The DER SubjectPublicKeyInfo of a DER Certificate (RFC 5280, section 4.1), byte for byte.
 
-    Raises PurposeMismatch if `certificate` is not one; the text calls the whole `what`.
+    Raises PurposeMismatch if `certificate` is not one; the text names it `what`.
     """
     outer = DerReader(certificate, what)
     fields = outer.enter(asn1.SEQUENCE)
@@ -95,7 +95,7 @@ def public_key_of_certificate(certificate: bytes, what: str) -> bytes:
 
 
 def _members(data: bytes, what: str) -> DerReader:
-    """A reader for what is inside the SEQUENCE that `data` must be, DER down to the last leaf."""
+    """A reader for the members of the SEQUENCE that `data` must be; all of it must be DER."""
     DerReader(data, what).check_nesting()
     outer = DerReader(data, what)
     members = outer.enter(asn1.SEQUENCE)
