@@ -316,7 +316,7 @@ class Front:
         return self._catalogue.snapshot
 
     def _catalogue_changed(self) -> None:
-        self._listener.drop_strangers()
+        self._listener.recheck()
         self._logins.store_changed()
 
     def _make_state(self) -> StatusHandlers:

@@ -1,1 +1,1 @@
-"""Where peers come in: SSH listener, sessions that speak the protocol, admission, dispatch of control requests."""
+"""The network side of the front: SSH listener, admission, connections, and the sessions of the protocol."""

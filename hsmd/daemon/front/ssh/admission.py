@@ -1,8 +1,7 @@
-"""Admission: how many peers may be in which state, decided before they can cost anything.
+"""Admission: limits on unauthenticated and authenticated connections, checked before a connection costs anything.
 
-asyncssh has no limit on unauthenticated connections, authentication tries or channels; these are ours. Where there is not
-room for all, nobody may crowd the others out: addresses share the room for logins, clients that for connections. Sources that
-misbehave before they log in are not heard for a while (`source_penalties.py`).
+asyncssh has no such limits. When one is reached, addresses share the unauthenticated connections, and clients the authenticated
+ones, so that none of them can take all. Connections from penalised sources are closed at once (`source_penalties.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.front.ssh.source_penalties import SourcePenalties
 
 CLIENT_SHARE = 4
-"""One client may hold at most one connection in so many of all that are allowed ..."""
+"""One client may hold at most one in this many of the allowed connections ..."""
 CLIENT_FLOOR = 8
-"""... but always this many, as far as there is room."""
+"""... but always this many, while the total allows it."""
 
 
 class Starting(Protocol):
@@ -32,7 +31,7 @@ class Starting(Protocol):
 
 
 class Admission:
-    """Counts connections by state and says yes or no. `draw(n)` is a random number below n; `clock` is monotonic."""
+    """Counts connections and decides on new ones. `draw(n)` is a random number below n; `clock` is monotonic."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
-        self.turned_away = 0
+        self.refused = 0
         """New connections that were closed at once."""
         self._draw = draw
         self._sources = SourcePenalties(clock)
@@ -52,68 +51,68 @@ class Admission:
         self._per_client: Counter[str] = Counter()
 
     def may_start(self, newcomer: Starting) -> bool:
-        """A new connection, not authenticated yet. If admitted, `started` or `stopped` ends that.
+        """Decide on a new connection, not authenticated yet. If admitted, `started` or `stopped` must follow.
 
-        When there is no room, the oldest one of the address that has most of them makes place, unless
-        that is the newcomer's own. Where all are equal, chance decides: idle strangers from many addresses keep nobody out.
+        When the limit is reached, the oldest connection of the address with the most of them is dropped, unless that is the
+        newcomer's own address. Between equals a random draw decides, so that idle connections cannot block logins.
         """
-        if not self._finds_room(newcomer.peer):
-            self.turned_away += 1
+        if not self._admits(newcomer.peer):
+            self.refused += 1
             return False
         self._starting.setdefault(newcomer.peer, {})[newcomer] = None
         self.starting += 1
         return True
 
     def offended(self, connection: Starting, seconds: float) -> bool:
-        """A connection ended before it was authenticated, by its peer's fault; True if that source is refused from now on."""
+        """A connection ended before it was authenticated, by its peer's fault; return whether its source is refused now."""
         return self._sources.offended(connection.peer, seconds)
 
     def stopped(self, connection: Starting) -> None:
-        """A connection ended before it was authenticated; harmless for one that was not admitted."""
-        crowd = self._starting.get(connection.peer, {})
-        if connection in crowd:
-            del crowd[connection]
+        """A connection ended before it was authenticated; does nothing for one that was not admitted."""
+        group = self._starting.get(connection.peer, {})
+        if connection in group:
+            del group[connection]
             self.starting -= 1
-            if not crowd:
+            if not group:
                 del self._starting[connection.peer]
 
     def started(self, connection: Starting, client: str) -> bool:
-        """A connection was authenticated. If it may stay, `ended` tells its end."""
+        """A connection was authenticated; return whether it is admitted. If so, `ended` must follow."""
         self.stopped(connection)
         share = max(CLIENT_FLOOR, self.limits.connections // CLIENT_SHARE)
         if self.connections >= self.limits.connections or self._per_client[client] >= share:
             return False
         self.connections += 1
         self._per_client[client] += 1
-        self._sources.let_in(connection.peer)
+        self._sources.trust(connection.peer)
         return True
 
     def ended(self, client: str, peer: str) -> None:
         """An authenticated connection from the address `peer` ended."""
-        self._sources.let_in(peer)
+        self._sources.trust(peer)
         self.connections -= 1
         self._per_client[client] -= 1
         if not self._per_client[client]:
             del self._per_client[client]
 
-    def _finds_room(self, peer: str) -> bool:
+    def _admits(self, peer: str) -> bool:
         if self.connections >= self.limits.connections:
             return False
         if self._sources.refuses(peer, self.limits.penalty_exempt):
             return False
-        return self.starting < self.limits.startups or self._make_room(peer)
+        return self.starting < self.limits.startups or self._drop_another(peer)
 
-    def _make_room(self, peer: str) -> bool:
-        most = max(len(crowd) for crowd in self._starting.values())
-        crowds = [crowd for crowd in self._starting.values() if len(crowd) == most]
+    def _drop_another(self, peer: str) -> bool:
+        most = max(len(group) for group in self._starting.values())
+        groups = [group for group in self._starting.values() if len(group) == most]
         then_mine = len(self._starting.get(peer, ())) + 1
         if most < then_mine:
             return False
-        chosen = self._draw(len(crowds) + (most == then_mine))
-        if chosen == len(crowds):
+        chosen = self._draw(len(groups) + (most == then_mine))
+        if chosen == len(groups):
             return False
-        crowd = crowds[chosen]
-        oldest = next(iter(crowd))
+        group = groups[chosen]
+        oldest = next(iter(group))
         self.stopped(oldest)
         oldest.drop("others want to log in")
         return True

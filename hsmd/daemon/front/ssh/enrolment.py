@@ -1,4 +1,4 @@
-"""The only channel that the holder of an enrolment token gets: one question, one answer, and it is over."""
+"""The only channel that the holder of an enrolment token may open: one request, one answer."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hsmd.protocol.roles import Role
 from hsmd.system.ssh_profile import refuse_environment
 
 TALK_S = 10.0
-"""Time from the login to the end of the connection."""
+"""Time from the login to the end of such a connection."""
 MAX_AT_ONCE = 4
-"""Holders of tokens that are connected."""
+"""Token holders that may be connected at a time."""
 
 
 class Enrolments(Protocol):
-    """Who knows the tokens."""
+    """What checks enrolment tokens and answers their holders."""
 
     async def admit(self, password: str, address: str, roles: Collection[Role]) -> bool:
-        """Whether this proves a token for one of these roles that may be used now. Takes equally long for every no."""
+        """Whether the password proves a token for one of these roles that may be used now. Each refusal takes the same time."""
 
     async def answer(self, password: str, line: bytes, address: str) -> bytes:
-        """The answer to the question of somebody who was admitted; empty if there is none to give."""
+        """The answer to the request of an admitted token holder; empty if there is none."""
 
 
 class EnrolmentChannel(asyncssh.SSHServerSession[bytes]):
@@ -54,11 +54,11 @@ class EnrolmentChannel(asyncssh.SSHServerSession[bytes]):
             self._channel.close()
 
     def eof_received(self) -> bool:
-        """Stay open for the answer: the token is used up, and whoever has said everything may say so."""
+        """Stay open for the answer: the peer will send nothing more."""
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A question that was asked is carried out to its end: the token is used up either way."""
+        """Carry on with a request that was received: the token is used up either way."""
 
     async def _reply(self, line: bytes) -> None:
         answer = await self._answer(line)

@@ -1,7 +1,4 @@
-"""The SSH listener: accepts connections on the configured addresses, with public keys and user certificates only.
-
-What happens on a connection is in `ssh_connection.py`.
-"""
+"""The SSH listener: accepts connections on the configured addresses, with public keys and user certificates only."""
 
 from __future__ import annotations
 
@@ -16,7 +13,8 @@ from hsmd import observe
 from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
-from hsmd.daemon.front.ssh.connection import SIGNATURE_ALGORITHMS, MakeSession, SshConnection
+from hsmd.daemon.front.ssh.connection import MakeSession, SshConnection
+from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
 from hsmd.errors import ConfigurationError
 from hsmd.protocol.roles import Role
@@ -26,13 +24,13 @@ HOST_KEY_ALGORITHM = "ssh-ed25519"
 KEEPALIVE_S = 1.0
 KEEPALIVE_MISSES = 3
 OTHER_FILES = 256
-"""Open files that are not connections: log, store, workers, what is on its way out."""
+"""Open files besides connections: log, store, workers, and connections that are closing."""
 
 log = observe.logger()
 
 
 class SshListener:
-    """Accepts SSH connections, and closes those that may no longer be."""
+    """Accepts SSH connections, and closes those that are no longer permitted."""
 
     def __init__(
         self,
@@ -50,36 +48,36 @@ class SshListener:
         self._ports: dict[ListenAddress, int] = {}
         self._connections: set[SshConnection] = set()
         self._for_operators: tuple[ListenAddress, ...] = ()
-        self._turned_away = 0
+        self._reported = 0
         self._host_key_line = ""
         self._host_ca_line = ""
 
     @property
     def ports(self) -> list[ListenAddress]:
-        """The addresses bound, with the ports the system chose where 0 was asked for."""
+        """The bound addresses; where port 0 was configured, with the port that the system chose."""
         return [ListenAddress(address.host, self._ports[address]) for address in self._acceptors]
 
     @property
     def operator_ports(self) -> list[ListenAddress]:
-        """Those of `ports` that are for operators and auditors; all if none are set apart."""
+        """Those of `ports` that are for operators and auditors; all of them if no address is configured for these."""
         apart = [ListenAddress(address.host, self._ports[address]) for address in self._for_operators]
         return apart or self.ports
 
     @property
     def host_key_line(self) -> str:
-        """The public host key, as an OpenSSH line: what peers pin."""
+        """The public host key as an OpenSSH line."""
         return self._host_key_line
 
     @property
     def pins(self) -> list[str]:
-        """What peers pin: the host CA if there is a host certificate, the host key if not."""
+        """What peers pin: the host CA if there is a host certificate, else the host key."""
         return [f"cert-authority {self._host_ca_line}"] if self._host_ca_line else [self._host_key_line]
 
     async def apply(self, config: ListenConfig, limits: LimitsConfig) -> None:
-        """Listen as `config` says, for new connections from now on; those that there are stay.
+        """Listen as `config` says. It applies to new connections; existing ones are kept.
 
-        Raises ConfigurationError before anything changes if a host key cannot be used, an address not be bound, or fewer files be
-        open than there may be connections.
+        Raises ConfigurationError, before anything has changed, if the host key cannot be used, an address cannot be bound, or the
+        system allows fewer open files than there may be connections.
         """
         _allow_files(limits)
         key, certificate = _host_key(config)
@@ -99,7 +97,7 @@ class SshListener:
         self._host_ca_line = "" if certificate is None else _line(certificate.signing_key)
 
     def stop_accepting(self) -> None:
-        """Close the listening sockets; connections stay."""
+        """Close the listening sockets, and keep the connections."""
         for acceptor in self._acceptors.values():
             acceptor.close()
 
@@ -108,23 +106,23 @@ class SshListener:
         for connection in list(self._connections):
             connection.disconnect("the daemon stops")
 
-    def drop_strangers(self) -> None:
-        """Close the connections of clients that the snapshot no longer knows by the credential they came with."""
+    def recheck(self) -> None:
+        """Close the connections of clients that the snapshot no longer knows by their credential."""
         for connection in list(self._connections):
             connection.recheck()
 
     def check(self) -> None:
-        """Close connections whose certificate has ended or whose peer does not read; to be called every second or so."""
+        """Close connections whose certificate has ended or whose peer does not read; call it about every second."""
         now = time.monotonic()
-        turned_away = self._admission.turned_away - self._turned_away
-        if turned_away:  # one line for all: strangers must not fill the disk
-            self._turned_away += turned_away
-            log.warning("connection.turned_away", count=turned_away)
+        refused = self._admission.refused - self._reported
+        if refused:  # one line for all, so that unauthenticated peers cannot fill the disk
+            self._reported += refused
+            log.warning("connection.turned_away", count=refused)
         for connection in list(self._connections):
             connection.check(now)
 
     async def _open(self, wanted: dict[ListenAddress, dict[str, Any]]) -> dict[ListenAddress, Any]:
-        """Acceptors on these addresses, or none at all."""
+        """Listen on all of these addresses, or on none of them if one cannot be bound."""
         opened: dict[ListenAddress, Any] = {}
         for address, options in wanted.items():
             try:
@@ -141,7 +139,7 @@ class SshListener:
     def _options(
         self, key: Any, certificate: Any, limits: LimitsConfig, roles: frozenset[Role] = frozenset(Role)
     ) -> dict[str, Any]:
-        """Everything that asyncssh would otherwise offer, look for in the environment, or do at another pace."""
+        """Options for asyncssh; most disable what it would offer or read from the environment by default."""
         return {
             "server_factory": lambda: SshConnection(
                 self._snapshot,
@@ -158,7 +156,7 @@ class SshListener:
             "encryption_algs": CIPHERS,
             "compression_algs": ["none"],
             "signature_algs": SIGNATURE_ALGORITHMS,
-            # For tokens of new clients only: see `SshConnection.password_auth_supported`.
+            # Only for enrolment tokens: see `SshConnection.password_auth_supported`.
             "password_auth": self._enrolments is not None,
             "kbdint_auth": False,
             "host_based_auth": False,
@@ -169,7 +167,7 @@ class SshListener:
             "agent_forwarding": False,
             "x11_forwarding": False,
             "allow_scp": False,
-            "line_editor": False,  # it would wrap every channel, and hide it from us
+            "line_editor": False,  # it would wrap every channel in an object of its own
             "encoding": None,
             "login_timeout": limits.login_s,
             "keepalive_interval": KEEPALIVE_S,
@@ -180,7 +178,7 @@ class SshListener:
 
 
 def _roles(config: ListenConfig) -> dict[ListenAddress, frozenset[Role]]:
-    """Who is accepted at which address."""
+    """The roles accepted at each address."""
     if not config.operator_addresses:
         return dict.fromkeys(config.addresses, frozenset(Role))
     front_ends = frozenset({Role.FRONT_END})
@@ -190,7 +188,7 @@ def _roles(config: ListenConfig) -> dict[ListenAddress, frozenset[Role]]:
 
 
 def _allow_files(limits: LimitsConfig) -> None:
-    """Let the process open as many files as the limits ask for (setrlimit(2), RLIMIT_NOFILE)."""
+    """Allow the process as many open files as the limits require (setrlimit(2), RLIMIT_NOFILE)."""
     needed = limits.connections + limits.startups + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -210,7 +208,7 @@ def _line(key: Any) -> str:
 
 
 def _host_key(config: ListenConfig) -> tuple[Any, Any]:
-    """The host key, and its certificate if there is one. Raises ConfigurationError if clients could not use them."""
+    """The host key, and its certificate or None. Raises ConfigurationError if clients could not use them."""
     where, path = "listen.host_key", config.host_key
     try:
         key = asyncssh.read_private_key(path)
@@ -230,7 +228,7 @@ def _host_key(config: ListenConfig) -> tuple[Any, Any]:
 
 
 def _check_host_certificate(key: Any, certificate: Any) -> None:
-    """Raises ValueError for what every client would refuse."""
+    """Raise ValueError for a certificate that every client would refuse."""
     if certificate.is_x509 or certificate.key.public_data != key.public_data:
         raise ValueError("it does not certify the host key")
     if not certificate.principals:

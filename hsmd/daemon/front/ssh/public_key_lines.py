@@ -1,4 +1,4 @@
-"""OpenSSH public key lines that operators send: checked, and reduced to key and fingerprint."""
+"""Checks OpenSSH public key lines that operators send, and reduces them to key and fingerprint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIN_RSA_BITS = 2_048
 def parse_public_key(member: str, line: str) -> CredentialRecord:
     """The credential of one OpenSSH public key line; comments and options are not kept.
 
-    Raises BadRequest naming `member` and the fix: options before the key are refused, since nobody would enforce them.
+    Raises BadRequest naming `member` and the fix. Options before the key are refused, because the daemon does not enforce them.
     """
     text = line.strip()
     if "\n" in text or not text.startswith(_ACCEPTED):

@@ -143,10 +143,10 @@ def test_chance_may_also_turn_the_newcomer_away() -> None:
     assert all(admission.may_start(each) for each in crowd)
     assert not admission.may_start(Newcomer("10.0.1.1"))
     assert not any(each.dropped for each in crowd)
-    assert admission.turned_away == 1
+    assert admission.refused == 1
 
 
-def test_who_keeps_failing_is_turned_away_at_once() -> None:
+def test_a_source_that_keeps_failing_is_refused_at_once() -> None:
     admission = Admission(LIMITS, clock=lambda: 0.0)
     told = []
     for _ in range(5):
@@ -155,5 +155,5 @@ def test_who_keeps_failing_is_turned_away_at_once() -> None:
             admission.stopped(newcomer)
             told.append(admission.offended(newcomer, 5.0))
     assert told == [False, False, False, True]
-    assert admission.turned_away == 1
+    assert admission.refused == 1
     assert admission.may_start(Newcomer("192.0.2.2"))

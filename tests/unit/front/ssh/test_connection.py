@@ -11,7 +11,8 @@ from asyncssh.packet import String
 from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.ssh.admission import Admission
-from hsmd.daemon.front.ssh.connection import SshChannel, SshConnection
+from hsmd.daemon.front.ssh.channel import SshChannel
+from hsmd.daemon.front.ssh.connection import SshConnection
 from hsmd.protocol.roles import Role
 
 LIMITS = LimitsConfig(4, 10, 3, 40, 2, 512, 20_000, 1_024, 4_096, 10)

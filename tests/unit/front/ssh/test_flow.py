@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hsmd.daemon.front.ssh.flow import KEY_EXCHANGES, PACKETS_A_TURN, Flow
+from hsmd.daemon.front.ssh.channel import KEY_EXCHANGES, PACKETS_A_TURN, Flow
 
 
 class Connection:

@@ -59,7 +59,7 @@ def test_penalties_run_off_and_have_a_top(clock: Clock) -> None:
 
 def test_where_a_client_logged_in_nobody_is_refused_for_a_while(clock: Clock) -> None:
     sources = SourcePenalties(clock)
-    sources.let_in("192.0.2.1")
+    sources.trust("192.0.2.1")
     assert not any(sources.offended("192.0.2.1", LOGIN_FAILED_S) for _ in range(20))
     assert not sources.refuses("192.0.2.1", ())
     clock.now += KNOWN_S + 1

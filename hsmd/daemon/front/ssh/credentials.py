@@ -1,0 +1,100 @@
+"""Which identity a public key or user certificate stands for that a peer logs in with.
+
+asyncssh checks a certificate's CA, validity and principals only loosely: it takes an empty principal list for any user, tells the
+application neither principals nor serial, and verifies signatures with SHA-1 whatever it announces. So the blob is decoded and
+checked here, before asyncssh checks certificate and signature itself.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncssh
+from asyncssh.packet import String
+from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
+
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.system.ssh_profile import certificate_terms
+
+SIGNATURE_ALGORITHMS = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-256",
+    "rsa-sha2-512",
+)
+"""The algorithms that the server announces."""
+_ACCEPTED = frozenset(SIGNATURE_ALGORITHMS) | {
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+}
+"""Accepted under login requests and certificates: a certified key may be in a hardware token."""
+WEAK_SIGNATURE = "signed with an algorithm that is not accepted"
+
+
+_CRITICAL = frozenset({"force-command", "source-address"})
+"""The critical options that asyncssh knows; it does not decode a certificate with any other."""
+_NO_END = datetime.max.replace(tzinfo=UTC)
+
+
+def identify(snapshot: Snapshot, username: str, blob: bytes, address: str) -> Identity | str:
+    """The identity that the key or certificate stands for if the peer can sign with it, or why there is none."""
+    try:
+        return _identify_certificate(snapshot, username, decode_ssh_certificate(blob), blob, address)
+    except asyncssh.KeyImportError:  # raised for a plain key, too
+        pass
+    try:
+        key = decode_ssh_public_key(blob)
+    except asyncssh.KeyImportError:
+        return "unreadable certificate, or one with an unknown critical option"
+    return snapshot.identify_key(username, key.get_fingerprint()) or "no such client with this key"
+
+
+def signed_acceptably(signature: bytes) -> bool:
+    """Whether the algorithm that a signature names is accepted."""
+    return _string(signature).decode("ascii", "replace") in _ACCEPTED
+
+
+def _identify_certificate(
+    snapshot: Snapshot, username: str, certificate: Any, blob: bytes, address: str
+) -> Identity | str:
+    if certificate.is_x509_chain:
+        return "X.509 certificate"
+    if not signed_acceptably(_signature_of(certificate, blob)):
+        return WEAK_SIGNATURE
+    terms = certificate_terms(certificate)
+    decision = snapshot.identify_certificate(
+        username,
+        ca_fingerprint=certificate.signing_key.get_fingerprint(),
+        principals=tuple(certificate.principals),
+        critical_options={name: value for name, value in certificate.options.items() if name in _CRITICAL},
+        valid_after=_moment(terms.valid_after),
+        valid_before=_moment(terms.valid_before),
+        serial=terms.serial,
+        key_id=terms.key_id,
+        key_fingerprint=certificate.key.get_fingerprint(),
+        peer_address=address,
+        now=datetime.now(UTC),
+    )
+    return decision if isinstance(decision, Identity) else decision.rule.value
+
+
+def _signature_of(certificate: Any, blob: bytes) -> bytes:
+    """The signature, which follows the CA's key at the end of a certificate that asyncssh has verified."""
+    return _string(blob.rpartition(String(certificate.signing_key.public_data))[2])
+
+
+def _string(data: bytes) -> bytes:
+    """The string that begins here (RFC 4251, section 5); empty if it is not complete."""
+    end = 4 + int.from_bytes(data[:4])
+    return data[4:end] if end <= len(data) else b""
+
+
+def _moment(seconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return _NO_END
