@@ -99,7 +99,7 @@ def test_certificates_for_others_are_refused():
     for text, tbs in {
         "issuer and subject differ": tbs_certificate(key, scheme, issuer=OTHER_NAME),
         "certifies another key": tbs_certificate(key, scheme, public=other.public_key()),
-        "not the one that is asked for": tbs_certificate(key, SignatureScheme.ECDSA_SHA256),
+        "not the requested one": tbs_certificate(key, SignatureScheme.ECDSA_SHA256),
         "version": request_info(key, scheme),
     }.items():
         with pytest.raises(PurposeMismatch, match=text if text != "version" else "tag"):
