@@ -1,7 +1,7 @@
-"""The `hsmd` command. One module per command group, imported when its command is called, never before.
+"""The `hsmd` command. The module of a command group is imported only when one of its commands is called.
 
-`hsmd --help` therefore costs nothing, and a front end without PKCS#11 and database packages has every command that makes
-sense there. Exit codes are in `base/errors.py`.
+`hsmd --help` is therefore fast, and front ends without PKCS#11 and database packages can run every command that they need.
+`hsmd X Y Z` is in the longest of X.py, X/Y.py and X/Y/Z.py that exists. Exit codes are in `base/errors.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line; returns its exit code. Never raises and never prints a traceback unless asked to."""
+    """Run one command line; return its exit code. Never raises, and prints a traceback only with --debug."""
     import typer
 
     from hsmd.cli.base.errors import Exit
@@ -29,13 +29,13 @@ def run(arguments: Sequence[str]) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "hsmd"
         message = error.format_message().strip().rstrip(".")
-        if message:  # a group without a command has printed its help already
+        if message:  # empty if a group without a command has printed its help
             complain(f"hsmd: {message} - see: {path} --help")
         return Exit.USAGE
     except (typer.Abort, KeyboardInterrupt):
         complain("hsmd: interrupted")
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115  the reader is gone; the interpreter flushes once more at its end
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115  the reader is gone, and the interpreter flushes at exit
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.OK

@@ -1,4 +1,4 @@
-"""`hsmd backup`: everything of a daemon but its token in one archive, on the daemon's own host."""
+"""`hsmd backup`: back up a daemon, except its token, to an archive; runs on the daemon's host."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ ConfigOption = Annotated[
 )
 def backup(
     output: Output,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Archive to write.", show_default=False)],
     config: ConfigOption = Path("hsmd.toml"),
     host_key: Annotated[
-        bool, typer.Option("--host-key", help="With the SSH host key, which is a secret; front ends pin it.")
+        bool, typer.Option("--host-key", help="Include the SSH host key (secret), which front ends pin.")
     ] = False,
     audit: Annotated[
-        bool, typer.Option("--audit", help="With all of the audit log, which may be large.")
+        bool, typer.Option("--audit", help="Include the complete audit log, which may be large.")
     ] = False,
 ) -> None:
-    """Write store, configuration and newest checkpoint into one archive, while the daemon runs or not.
+    """Back up store, configuration and newest checkpoint to one archive; the daemon may be running.
 
-    The archive is for its owner only: it names clients and keys, and a database password if hsmd.toml has one. The token is not
-    in it, nor its PIN: back those up as the vendor says.
+    Keep the archive confidential: it contains the names of clients and keys, and a database password if hsmd.toml has one.
+    It does not contain the token or its PIN; back those up as the vendor recommends.
     """
     from hsmd.daemon.backup.taking import take
     from hsmd.daemon.config.reader import load

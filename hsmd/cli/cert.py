@@ -1,4 +1,4 @@
-"""`hsmd cert`: the certificate chains that belong to keys."""
+"""`hsmd cert`: the certificate chains of keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hsmd.system import atomic_file
 app = group(
     """Certificates of keys.
 
-    The daemon stores one chain for each key and hands it to the front ends that have a grant."""
+    The daemon stores one chain for each key and sends it to front ends that have a grant for the key."""
 )
 
 
@@ -39,9 +39,9 @@ def import_chain(
         Path, typer.Argument(metavar="CHAIN", help="PEM file, leaf first; - for standard input.")
     ],
 ) -> None:
-    """Store the chain that a certificate authority issued for a key.
+    """Store the certificate chain that a certificate authority issued for a key.
 
-    The leaf comes first and must be for exactly this key. A chain that is there is replaced.
+    The leaf comes first and must be for this key. An existing chain is replaced.
     """
     info = session.ask(CertificateImport(key=key, chain=certificate_text(chain)), KeyInfo)
     session.output.show(info, lambda: describe(info))
@@ -55,9 +55,9 @@ def self_signed(
     ip: Annotated[
         list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")
     ] = [],  # noqa: B006
-    days: Annotated[int, typer.Option("--days", min=1, max=3660, help="How long it is valid.")] = 30,
+    days: Annotated[int, typer.Option("--days", min=1, max=3660, help="Days of validity.")] = 30,
 ) -> None:
-    """Make, store and print a self-signed certificate, for tests and first tries.
+    """Create, store and print a self-signed certificate, for tests.
 
     The certificate is signed by the key itself, in the token.
     """
@@ -71,10 +71,10 @@ def export(
     key: KeyName,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Write it there instead of printing it."),
+        typer.Option("--out", "-o", metavar="FILE", help="File to write instead of printing."),
     ] = None,
 ) -> None:
-    """Fetch the chain stored for a key."""
+    """Print the certificate chain that is stored for a key, or write it to a file."""
     pem = session.ask(CertificateExport(key=key), PemDocument).pem
     if out is None:
         session.output.document("pem", pem)

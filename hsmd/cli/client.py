@@ -1,4 +1,4 @@
-"""`hsmd client`: who may connect to a daemon."""
+"""`hsmd client`: the clients of a daemon, the user CAs it trusts, and revocations."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 app = group(
-    """Who may connect.
+    """Clients of the daemon.
 
-    A client is a name with OpenSSH keys, or with certificates of a trusted user CA. Its role says what it may do: front ends
-    use keys they have a grant on, operators manage, auditors read."""
+    A client is a name with OpenSSH keys, or with certificates of a trusted user CA. Its role determines what it may do: front
+    ends use the keys that they have grants for, operators manage the daemon, auditors read."""
 )
 
 
@@ -49,13 +49,15 @@ def add(
     name: ClientName,
     key: Annotated[
         str,
-        typer.Option("--key", "-k", metavar="LINE|FILE", help="Its OpenSSH public key.", show_default=False),
+        typer.Option(
+            "--key", "-k", metavar="LINE|FILE", help="OpenSSH public key of the client.", show_default=False
+        ),
     ] = "",
-    role: Annotated[Role, typer.Option("--role", help="What it may do.")] = Role.FRONT_END,
+    role: Annotated[Role, typer.Option("--role", help="Role of the client.")] = Role.FRONT_END,
 ) -> None:
-    """Add a client, or a further key for one that is there.
+    """Add a client, or another key for an existing one.
 
-    Without --key the client comes with certificates only (see trust-ca). One key belongs to one client.
+    Without --key the client can only log in with certificates (see trust-user-ca). A key belongs to one client only.
     """
     line = ssh_keys.line_or_file(key).line if key else ""
     info = session.ask(ClientAdd(name=name, role=role.value, public_key=line), ClientInfo)
@@ -75,7 +77,7 @@ def list_clients(session: Session) -> None:
 
 @command(app, "remove", example="hsmd client remove web1")
 def remove(session: Session, name: ClientName) -> None:
-    """Remove a client with its keys and grants; its open connections are closed."""
+    """Remove a client with its keys and grants, and close its connections."""
     done = session.ask(ClientRemove(name=name), Done)
     session.output.show({"removed": name, "changed": done.changed}, lambda: f"Removed {name}.")
 
@@ -90,28 +92,31 @@ def remove(session: Session, name: ClientName) -> None:
 def enroll(
     session: Session,
     name: ClientName,
-    role: Annotated[Role, typer.Option("--role", help="What it may do.")] = Role.FRONT_END,
+    role: Annotated[Role, typer.Option("--role", help="Role of the client.")] = Role.FRONT_END,
     grant: Annotated[
         list[str],
         typer.Option(
             "--grant",
             metavar="KEY[:PURPOSE,...]",
-            help="A key it may use, for tls-server unless said; may be repeated.",
+            help="Grant the use of a key, by default for tls-server; may be repeated.",
         ),
     ] = [],  # noqa: B006
     address: Annotated[
-        str, typer.Option("--address", metavar="ADDRESS:PORT", help="Where it finds the daemon.")
+        str,
+        typer.Option(
+            "--address", metavar="ADDRESS:PORT", help="Address at which the client reaches the daemon."
+        ),
     ] = "",
 ) -> None:
-    """Make a one-time token with which a new front end, or an operator's laptop, lets itself in.
+    """Create a one-time token with which a new client registers its own key.
 
-    The token is printed once, is good for 15 minutes and one use, and tells whoever has it how to reach this daemon and how
-    to recognise it: hand it over as you would a password. On the other host: hsmd agent init --enroll -
+    The token is printed once and valid for 15 minutes and one use. It contains the address and the host key of this daemon.
+    Treat it like a password. On a new front end: hsmd agent init --enroll - For an operator or auditor: hsmd enroll -
     """
     from hsmd.client import parse_address
 
     if address:
-        parse_address(address)  # or the other host would find out, with the token in its hands
+        parse_address(address)  # report an invalid address here rather than on the other host
     ticket = session.ask(
         ClientEnroll(name=name, role=role.value, grants=[_wanted(text) for text in grant], address=address),
         EnrolmentTicket,
@@ -120,35 +125,35 @@ def enroll(
     session.output.show(
         ticket,
         lambda: (
-            f"{ticket.token}\n\nWithin 15 minutes, on the other host:  {there}\nand paste the line there."
+            f"{ticket.token}\n\nWithin 15 minutes, run on the other host:  {there}\nand paste the line above."
         ),
     )
 
 
 @command(app, "rename", example="hsmd client rename web1 web-fra-1")
 def rename(session: Session, name: ClientName, new_name: NewName) -> None:
-    """Give a client another name. Keys and grants stay with it; its open connections are closed.
+    """Rename a client. It keeps its keys and grants; its connections are closed.
 
-    Its agent connects again once `client` in its agent.toml is the new name.
+    Its agent can connect again after `client` in its agent.toml has been changed to the new name.
     """
     session.ask(ClientRename(name=name, new_name=new_name), Done)
-    session.output.show({"renamed": name, "name": new_name}, lambda: f"{name} is called {new_name} now.")
+    session.output.show({"renamed": name, "name": new_name}, lambda: f"Renamed {name} to {new_name}.")
 
 
-@command(app, "distrust-ca", example="hsmd client distrust-ca user_ca.pub")
-def distrust_ca(
+@command(app, "distrust-user-ca", example="hsmd client distrust-user-ca user_ca.pub", old_name="distrust-ca")
+def distrust_user_ca(
     session: Session,
     key: Annotated[
-        str, typer.Argument(metavar="LINE|FILE", help="Public key of the CA.", show_default=False)
+        str, typer.Argument(metavar="LINE|FILE", help="Public key of the user CA.", show_default=False)
     ],
 ) -> None:
-    """Accept no certificates of a CA any more. Connections made with them are closed at once.
+    """Stop accepting certificates of a user CA, and close connections made with them.
 
-    To keep it out even if somebody trusts it again, revoke its key as well: hsmd client revoke --key FILE.
+    To refuse the CA even if it is trusted again later, also revoke its key: hsmd client revoke --key FILE.
     """
     line = ssh_keys.line_or_file(key)
     session.ask(ClientDistrustCa(public_key=line.line), Done)
-    session.output.show({"distrusted": line.fingerprint}, lambda: f"{line.fingerprint} is trusted no more.")
+    session.output.show({"distrusted": line.fingerprint}, lambda: f"{line.fingerprint} is no longer trusted.")
 
 
 @command(
@@ -162,54 +167,72 @@ def revoke(
     key: Annotated[
         str,
         typer.Option(
-            "--key", "-k", metavar="LINE|FILE|SHA256:...", help="A public key, certified or not, or a CA's."
+            "--key", "-k", metavar="LINE|FILE|SHA256:...", help="Public key of a client or of a user CA."
         ),
     ] = "",
     ca: Annotated[
-        str, typer.Option("--ca", metavar="LINE|FILE|SHA256:...", help="The CA that issued the certificate.")
+        str, typer.Option("--ca", metavar="LINE|FILE|SHA256:...", help="User CA that issued the certificate.")
     ] = "",
-    serial: Annotated[str, typer.Option("--serial", metavar="NUMBER", help="Certificates with it.")] = "",
-    key_id: Annotated[str, typer.Option("--key-id", metavar="TEXT", help="Certificates with it.")] = "",
+    serial: Annotated[
+        str, typer.Option("--serial", metavar="NUMBER", help="Serial number of the certificate.")
+    ] = "",
+    key_id: Annotated[str, typer.Option("--key-id", metavar="TEXT", help="Key ID of the certificate.")] = "",
 ) -> None:
-    """Refuse a key or certificates from now on, for ever. Connections made with them are closed at once."""
+    """Refuse a key or certificates permanently, and close connections made with them.
+
+    Give either --key, or --ca with --serial or --key-id.
+    """
     request = ClientRevoke(fingerprint=_fingerprint(key), ca=_fingerprint(ca), serial=serial, key_id=key_id)
     done = session.ask(request, Done)
-    said = "Revoked." if done.changed else "It was revoked already."
-    session.output.show({"changed": done.changed}, lambda: said)
+    result = "Revoked." if done.changed else "It had been revoked before."
+    session.output.show({"changed": done.changed}, lambda: result)
 
 
 @command(app, "revoked", example="hsmd client revoked")
 def revoked(session: Session) -> None:
-    """List the keys and certificates that are refused."""
+    """List the keys and certificates that have been revoked."""
     found = revocations_of(session)
     rows = [(each.kind, each.value, each.ca, when(each.created_at)) for each in found]
     session.output.show({"revocations": found}, lambda: table(("KIND", "VALUE", "CA", "SINCE"), rows))
 
 
-@command(app, "trust-ca", example="hsmd client trust-ca user_ca.pub --client web1 --client web2")
-def trust_ca(
+@command(
+    app,
+    "trust-user-ca",
+    example="hsmd client trust-user-ca user_ca.pub --client web1 --client web2",
+    old_name="trust-ca",
+)
+def trust_user_ca(
     session: Session,
     key: Annotated[
-        str, typer.Argument(metavar="LINE|FILE", help="Public key of the CA.", show_default=False)
+        str, typer.Argument(metavar="LINE|FILE", help="Public key of the user CA.", show_default=False)
     ],
     client: Annotated[
-        list[str], typer.Option("--client", "-c", metavar="NAME", help="For this client; may be repeated.")
+        list[str],
+        typer.Option(
+            "--client",
+            "-c",
+            metavar="NAME",
+            help="Client that may use certificates of this CA; may be repeated.",
+        ),
     ] = [],  # noqa: B006
     max_hours: Annotated[
         int,
         typer.Option(
-            "--max-hours", min=0, max=10 * 366 * 24, help="Refuse certificates valid for longer; 0 for any."
+            "--max-hours",
+            min=0,
+            max=10 * 366 * 24,
+            help="Longest accepted validity of a certificate; 0 for any.",
         ),
     ] = 24,
 ) -> None:
-    """Accept OpenSSH user certificates of a CA, for the named clients only.
+    """Accept OpenSSH user certificates of a CA, only for the named clients.
 
-    A certificate must name exactly one principal, which is user name and client name at once, and be valid for a day at
-    most unless --max-hours says otherwise.
+    A certificate must have exactly one principal, the name of the client, and its validity must not exceed --max-hours.
     """
     if not client:
         raise CommandError(
-            "no client is named", "add --client NAME; a CA is never trusted for everybody", Exit.USAGE
+            "no client is named", "add --client NAME; a CA is never trusted for all clients", Exit.USAGE
         )
     done = session.ask(
         ClientTrustCa(
@@ -222,7 +245,7 @@ def trust_ca(
 
 
 def _fingerprint(text: str) -> str:
-    """Of a public key line or file; a fingerprint is taken as it is."""
+    """The fingerprint of a public key line or file; a fingerprint is returned unchanged."""
     return ssh_keys.line_or_file(text).fingerprint if text and not text.startswith("SHA256:") else text
 
 

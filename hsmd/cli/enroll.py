@@ -1,4 +1,4 @@
-"""`hsmd enroll`: become the operator or auditor that a one-time token was made for."""
+"""`hsmd enroll`: register as an operator or auditor with a one-time token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ app = typer.Typer(add_completion=False)
 TokenFile = Annotated[
     str,
     typer.Argument(
-        metavar="FILE", help="File with the token; - to paste it, or to pipe it in.", show_default=False
+        metavar="FILE",
+        help="File with the token; `-` to paste it or read it from a pipe.",
+        show_default=False,
     ),
 ]
 
@@ -31,13 +33,15 @@ def enroll(
     file: TokenFile,
     profile: Annotated[
         Path | None,
-        typer.Option("--profile", metavar="FILE", help="Profile to write. Default: operator.toml."),
+        typer.Option(
+            "--profile", metavar="FILE", help="Profile to write. Default: ~/.config/hsmd/operator.toml."
+        ),
     ] = None,
 ) -> None:
-    """Become the operator or auditor that a token of `hsmd client enroll` was made for.
+    """Register as the operator or auditor that a token of `hsmd client enroll` was created for.
 
-    Makes a key of your own, has it registered, and writes a profile with the daemon's host key pinned. Nothing that exists is
-    overwritten.
+    Generates a key, registers it with the daemon, and writes a profile with the daemon's host key pinned. Existing files are
+    not overwritten.
     """
     path = (profile or profiles.default_path()).absolute()
     identity = path.with_name(f"{path.stem}_ed25519")
@@ -52,7 +56,7 @@ def enroll(
         write_new(path, profiles.render(pinned), PRIVATE)
         undo.pop_all()
     document = {"profile": str(path), "daemon": token.address, "client": answer.client, "role": answer.role}
-    told = fields(
+    summary = fields(
         [("profile", str(path)), ("daemon", token.address), ("client", answer.client), ("role", answer.role)]
     )
-    output.show(document, lambda: told)
+    output.show(document, lambda: summary)

@@ -1,4 +1,4 @@
-"""`hsmd grant`: which client may use which key for what."""
+"""`hsmd grant`: the keys and purposes that clients may use."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hsmd.cli.base.paging import grants_of
 from hsmd.protocol.messages import Done, Explanation, GrantAdd, GrantExplain, GrantInfo, GrantRemove
 
 app = group(
-    """Who may use which key for what.
+    """Grants: the keys that a client may use, and for which purposes.
 
-    A grant names a client, a key and purposes. It never goes beyond the purposes that the key was made for."""
+    A grant names a client, a key and purposes. It cannot exceed the purposes of the key."""
 )
 
 
@@ -29,10 +29,11 @@ def add(
     client: ClientName,
     key: KeyName,
     purpose: Annotated[
-        list[str], typer.Option("--purpose", "-p", metavar="PURPOSE", help="For this; may be repeated.")
+        list[str],
+        typer.Option("--purpose", "-p", metavar="PURPOSE", help="Permitted purpose; may be repeated."),
     ] = ["tls-server"],  # noqa: B006  read only
 ) -> None:
-    """Let a client use a key for these purposes, in addition to what it may already."""
+    """Allow a client to use a key for these purposes, in addition to those already granted."""
     info = session.ask(GrantAdd(client=client, key=key, purposes=purpose), GrantInfo)
     people = f"{info.client} may use {info.key} for {', '.join(info.purposes)}."
     session.output.show(info, lambda: people)
@@ -42,11 +43,13 @@ def add(
 def list_grants(
     session: Session,
     client: Annotated[
-        str, typer.Option("--client", metavar="NAME", help="Of this client.", show_default=False)
+        str, typer.Option("--client", metavar="NAME", help="Only grants of this client.", show_default=False)
     ] = "",
-    key: Annotated[str, typer.Option("--key", metavar="NAME", help="On this key.", show_default=False)] = "",
+    key: Annotated[
+        str, typer.Option("--key", metavar="NAME", help="Only grants for this key.", show_default=False)
+    ] = "",
 ) -> None:
-    """List grants: all, or those of one client or on one key."""
+    """List all grants, or those of one client or for one key."""
     grants = grants_of(session, client, key)
     rows = [(grant.client, grant.key, ", ".join(grant.purposes)) for grant in grants]
     session.output.show({"grants": grants}, lambda: table(("CLIENT", "KEY", "PURPOSES"), rows))
@@ -60,15 +63,16 @@ def remove(
     client: ClientName,
     key: KeyName,
     purpose: Annotated[
-        list[str], typer.Option("--purpose", "-p", metavar="PURPOSE", help="Only this; may be repeated.")
+        list[str],
+        typer.Option(
+            "--purpose", "-p", metavar="PURPOSE", help="Purpose to remove; may be repeated. Default: all."
+        ),
     ] = [],  # noqa: B006  read only
 ) -> None:
-    """Take a grant back: the named purposes, or all of them. Open connections notice at once."""
+    """Remove purposes from a grant, or the whole grant. This also applies to open connections at once."""
     done = session.ask(GrantRemove(client=client, key=key, purposes=purpose), Done)
-    what = ", ".join(purpose) or "anything"
-    people = (
-        f"{client} may not use {key} for {what} any more." if done.changed else "There was no such grant."
-    )
+    what = ", ".join(purpose) or "any purpose"
+    people = f"{client} may no longer use {key} for {what}." if done.changed else "There was no such grant."
     session.output.show({"client": client, "key": key, "changed": done.changed}, lambda: people)
 
 
@@ -77,11 +81,13 @@ def explain(
     session: Session,
     client: ClientName,
     key: KeyName,
-    purpose: Annotated[str, typer.Argument(metavar="PURPOSE", help="For what.", show_default=False)],
+    purpose: Annotated[
+        str, typer.Argument(metavar="PURPOSE", help="The purpose to check.", show_default=False)
+    ],
 ) -> None:
-    """Say whether a client may use a key for a purpose, and which rule decides.
+    """Show whether a client may use a key for a purpose, and which rule decides.
 
-    Front ends are only ever told "refused"; this is where an operator learns why. Exit code 4 means that it is refused.
+    A front end only receives "refused"; this command shows operators the reason. Exit code 4 means refused.
     """
     explanation = session.ask(GrantExplain(client=client, key=key, purpose=purpose), Explanation)
     verdict = "allowed" if explanation.allowed else "refused"

@@ -1,4 +1,4 @@
-"""`hsmd init`: everything a daemon needs to start, made once."""
+"""`hsmd init`: create everything that a daemon needs to start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SOFTHSM_LABEL = "hsmd"
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """The first operator: the client `name`, its public key, and its profile file where hsmd made the key."""
+    """The first operator: client name, public key, and the profile if the key was generated here."""
 
     name: str
     key: PublicLine
@@ -60,30 +60,33 @@ def init(
     state: Annotated[
         Path | None,
         typer.Option(
-            "--state", metavar="DIR", help="For database and audit log. Default: where the configuration is."
+            "--state",
+            metavar="DIR",
+            help="Directory for database and audit log. Default: that of the configuration.",
         ),
     ] = None,
     listen: Annotated[
-        list[str], typer.Option("--listen", metavar="ADDRESS:PORT", help="Where to listen; may be repeated.")
+        list[str],
+        typer.Option("--listen", metavar="ADDRESS:PORT", help="Address to listen on; may be repeated."),
     ] = [DEFAULT_LISTEN],  # noqa: B006  read only
     module: Annotated[
-        Path | None, typer.Option("--module", metavar="FILE", help="PKCS#11 module of your token.")
+        Path | None, typer.Option("--module", metavar="FILE", help="PKCS#11 module of the token.")
     ] = None,
     token_label: Annotated[
-        str, typer.Option("--token-label", metavar="LABEL", help="Label of your token.", show_default=False)
+        str, typer.Option("--token-label", metavar="LABEL", help="Label of the token.", show_default=False)
     ] = "",
     pin_file: Annotated[
-        Path | None, typer.Option("--pin-file", metavar="FILE", help="File that holds the user PIN.")
+        Path | None, typer.Option("--pin-file", metavar="FILE", help="File with the user PIN.")
     ] = None,
     softhsm: Annotated[
-        bool, typer.Option("--softhsm", help="Make a software token (SoftHSM), for tests.")
+        bool, typer.Option("--softhsm", help="Create a software token (SoftHSM), for tests.")
     ] = False,
     front_user: Annotated[
         str,
         typer.Option(
             "--front-user",
             metavar="USER",
-            help="Started as root, the process on the network becomes this user.",
+            help="When started as root, run the front process, which serves the network, as this user.",
             show_default=False,
         ),
     ] = "",
@@ -92,7 +95,7 @@ def init(
         typer.Option(
             "--worker-user",
             metavar="USER",
-            help="Started as root, the workers with the PIN become this user.",
+            help="When started as root, run the workers, which have the PIN, as this user.",
             show_default=False,
         ),
     ] = "",
@@ -101,7 +104,7 @@ def init(
         typer.Option(
             "--systemd",
             metavar="DIR",
-            help="Write hsmd.service there too, usually /etc/systemd/system; the PIN file becomes a credential.",
+            help="Also write hsmd.service to this directory, usually /etc/systemd/system; the PIN file becomes a credential.",
         ),
     ] = None,
     name: Annotated[
@@ -109,7 +112,7 @@ def init(
         typer.Option(
             "--name",
             metavar="NAME",
-            help="What the daemon and its audit log are called, unlike any other of the fleet. Default: this host's name.",
+            help="Name of the daemon and its audit log; must be unique in the fleet. Default: name of this host.",
             show_default=False,
         ),
     ] = "",
@@ -118,7 +121,7 @@ def init(
         typer.Option(
             "--operator",
             metavar="NAME",
-            help="Client name of the first operator. Default: yours.",
+            help="Client name of the first operator. Default: your user name.",
             show_default=False,
         ),
     ] = "",
@@ -127,7 +130,7 @@ def init(
         typer.Option(
             "--operator-key",
             metavar="LINE|FILE",
-            help="Their OpenSSH public key; without it one is made for you.",
+            help="OpenSSH public key of the operator. Default: a new key in your profile directory.",
             show_default=False,
         ),
     ] = "",
@@ -140,16 +143,16 @@ def init(
         ),
     ] = None,
 ) -> None:
-    """Prepare a daemon: commented configuration, host key, store, and the first operator.
+    """Create what a daemon needs: commented configuration, host key, store, and the first operator.
 
-    Nothing that exists is overwritten, and if a step fails what was made before it is removed again. With --softhsm it also
-    makes a software token, so that you can try everything without hardware.
+    Existing files are not overwritten; if a step fails, files that were created before it are removed. With --softhsm it also
+    creates a software token, to try hsmd without hardware.
     """
     layout = Layout(config.absolute(), (state or config.parent).absolute())
     users = Users.known(front_user, worker_user)
-    who = invoking_user()
-    operator = operator or _own_name(who)
-    where = (profile or who.configuration / profiles.PROFILE_NAME).absolute()
+    user = invoking_user()
+    operator = operator or _own_name(user)
+    where = (profile or user.configuration / profiles.PROFILE_NAME).absolute()
     service = None if unit is None else (unit / systemd.DAEMON_UNIT).absolute()
     _refuse_existing(layout, None if operator_key else where, service)
     with ExitStack() as undo:
@@ -161,27 +164,27 @@ def init(
         text = render(name or _host_name(), layout, listen, token, front_user, worker_user)
         address = _first_address(text, layout)
         host = ssh_keys.make_for_now(undo, layout.host_key, "hsmd host key")
-        first = _operator(undo, who, operator, operator_key, where, host, address)
+        first = _operator(undo, user, operator, operator_key, where, host, address)
         _store(undo, layout, first)
-        users.take_over(layout, layout.state / "softhsm" if softhsm else None)
+        users.give_all(layout, layout.state / "softhsm" if softhsm else None)
         if service is not None:
             pin_as_credential = token.pin_file if token.credential else None
             write_new(service, systemd.daemon_unit(layout.config, layout.state, pin_as_credential), PUBLIC)
             undo.callback(service.unlink, missing_ok=True)
-        write_new(layout.config, text, PRIVATE)  # last: where it exists, everything does
-        users.let_read(layout.config)
+        write_new(layout.config, text, PRIVATE)  # last: if it exists, the set-up is complete
+        users.let_front_read(layout.config)
         undo.pop_all()
     _report(output, layout, host, first, address)
 
 
-def _own_name(who: InvokingUser) -> str:
+def _own_name(user: InvokingUser) -> str:
     from hsmd.daemon.store.names import is_name
 
-    return who.name if is_name(who.name) else "operator"
+    return user.name if is_name(user.name) else "operator"
 
 
 def _host_name() -> str:
-    """This host's name as a daemon's; "hsmd" where it has none that would do."""
+    """The name of this host if it is a valid daemon name, otherwise "hsmd"."""
     from hsmd.daemon.config.reader import NAME
 
     name = socket.gethostname()
@@ -219,20 +222,22 @@ def _hardware(module: Path | None, label: str, pin_file: Path | None) -> TokenCh
     missing = [option for option, value in given.items() if not value]
     if module is None or pin_file is None or missing:
         raise CommandError(
-            f"nothing says which token to use: {', '.join(missing)} not given",
-            "name your token, or try it with a software token: hsmd init --softhsm",
+            f"no token is configured: {', '.join(missing)} not given",
+            "give the options, or use a software token for tests: hsmd init --softhsm",
             Exit.USAGE,
         )
     for option, path in (("--module", module), ("--pin-file", pin_file)):
         if not path.is_file():
             raise CommandError(f"{option}: there is no file {path}", "correct the path", Exit.USAGE)
     if pin_file.stat().st_mode & 0o077:
-        raise CommandError(f"others can read the PIN in {pin_file}", f"chmod 600 {pin_file}", Exit.USAGE)
+        raise CommandError(
+            f"other users can read the PIN in {pin_file}", f"run: chmod 600 {pin_file}", Exit.USAGE
+        )
     return TokenChoice(module.absolute(), label, pin_file.absolute())
 
 
 def _first_address(text: str, layout: Layout) -> str:
-    """Where operators connect. Raises CommandError for options that make no valid configuration, before anything is written."""
+    """The address for operators. Raises CommandError for invalid options, before anything is written."""
     from hsmd.daemon.config.reader import parse
 
     try:
@@ -245,7 +250,7 @@ def _first_address(text: str, layout: Layout) -> str:
 
 def _operator(
     undo: ExitStack,
-    who: InvokingUser,
+    user: InvokingUser,
     name: str,
     given_key: str,
     profile: Path,
@@ -255,7 +260,7 @@ def _operator(
     if given_key:
         return Operator(name, ssh_keys.line_or_file(given_key), None)
     identity = _identity(profile)
-    with who.acting():
+    with user.acting():
         make_directory(profile.parent)
         key = ssh_keys.make_for_now(undo, identity, f"{name}, operator of hsmd")
         text = profiles.render(profiles.Profile(address, name, Path(identity.name), (host.line,)))
@@ -307,8 +312,8 @@ def _next_steps(layout: Layout, host: PublicLine, operator: Operator, address: s
         manage += f" --daemon {address} --user {operator.name} --identity KEY --host-key '{host.line}'"
     return f"""
 Next:
-  1. Start it:           hsmd serve --config {layout.config}
-  2. Look at it:         {manage}
-  3. Make a key:         hsmd key generate www && hsmd cert self-signed www --dns localhost
+  1. Start the daemon:   hsmd serve --config {layout.config}
+  2. Check its status:   {manage}
+  3. Generate a key:     hsmd key generate www && hsmd cert self-signed www --dns localhost
   4. On each front end:  hsmd agent init --daemon {address} --client NAME --host-key '{host.line}'
 """

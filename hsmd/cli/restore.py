@@ -1,4 +1,4 @@
-"""`hsmd restore`: what `hsmd backup` wrote, put back where there is no daemon."""
+"""`hsmd restore`: restore an archive of `hsmd backup` on a host that has no daemon yet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False)
 def restore(
     output: Output,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An archive of `hsmd backup`.", show_default=False)
+        Path, typer.Argument(metavar="FILE", help="Archive of `hsmd backup`.", show_default=False)
     ],
     config: Annotated[
         Path,
@@ -35,20 +35,21 @@ def restore(
             "--config",
             "-c",
             metavar="FILE",
-            help="Where hsmd.toml goes. One that is there stays, and says where the rest goes.",
+            help="Path of hsmd.toml. An existing file is kept, and its paths are used.",
         ),
     ] = Path("hsmd.toml"),
 ) -> None:
-    """Put a backup back where there is no daemon: every byte is checked first, and nothing is overwritten.
+    """Restore a backup on a host that has no daemon yet.
 
-    The store goes where hsmd.toml says, SQLite or PostgreSQL, whichever it came from. The token must be there already.
+    The archive is verified first, and existing files are not overwritten. The store is restored to the database in hsmd.toml,
+    SQLite or PostgreSQL, no matter which it came from. The token is not part of the backup and must be available.
     """
     from hsmd.daemon.backup.archive import Archive
 
     archive = Archive(file)
-    place = config.absolute()
+    config_path = config.absolute()
     with ExitStack() as undo:
-        loaded = _configuration(archive, place, undo)
+        loaded = _configuration(archive, config_path, undo)
         users = Users.known(*((loaded.users.front, loaded.users.workers) if os.geteuid() == 0 else ("", "")))
         _host_key(archive, loaded, users, undo)
         count = _audit(archive, loaded, users, undo)
@@ -57,29 +58,29 @@ def restore(
     steps = _steps(loaded, count)
     described = {
         **archive_report.document(file, archive.manifest),
-        "config": str(place),
+        "config": str(config_path),
         "audit_files": count,
         "next": steps,
     }
     lines = "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))
     output.show(
-        described, lambda: (fields(archive_report.rows(place, archive.manifest)), f"\nNext:\n{lines}\n")
+        described, lambda: (fields(archive_report.rows(config_path, archive.manifest)), f"\nNext:\n{lines}\n")
     )
 
 
-def _configuration(archive: Archive, place: Path, undo: ExitStack) -> Config:
+def _configuration(archive: Archive, path: Path, undo: ExitStack) -> Config:
     from hsmd.daemon.backup.archive import CONFIGURATION
     from hsmd.daemon.config.reader import load, parse
 
-    if place.exists():
-        return load(place)
+    if path.exists():
+        return load(path)
     text = archive.read(CONFIGURATION).decode("utf-8")
-    loaded = parse(text, place)
-    make_directory(place.parent, SHARED_DIRECTORY)
-    write_new(place, text, PRIVATE)
-    undo.callback(place.unlink, missing_ok=True)
+    loaded = parse(text, path)
+    make_directory(path.parent, SHARED_DIRECTORY)
+    write_new(path, text, PRIVATE)
+    undo.callback(path.unlink, missing_ok=True)
     if os.geteuid() == 0:
-        Users.known(loaded.users.front, loaded.users.workers).let_read(place)
+        Users.known(loaded.users.front, loaded.users.workers).let_front_read(path)
     return loaded
 
 
@@ -92,7 +93,7 @@ def _host_key(archive: Archive, config: Config, users: Users, undo: ExitStack) -
     make_directory(path.parent, SHARED_DIRECTORY)
     write_new(path, archive.read(HOST_KEY), PRIVATE)
     undo.callback(path.unlink, missing_ok=True)
-    users.take(path)
+    users.give_to_front(path)
 
 
 def _audit(archive: Archive, config: Config, users: Users, undo: ExitStack) -> int:
@@ -105,7 +106,7 @@ def _audit(archive: Archive, config: Config, users: Users, undo: ExitStack) -> i
     count = archive.extract_audit(directory)
     directory.chmod(0o700)
     for path in (directory, *directory.rglob("*")):
-        users.take(path)
+        users.give_to_front(path)
     return count
 
 
@@ -128,7 +129,7 @@ def _store(archive: Archive, config: Config, users: Users, undo: ExitStack) -> N
         store.close()
     if database is not None:
         for path in (database.parent, database):
-            users.take(path)
+            users.give_to_front(path)
 
 
 def _sqlite_path(url: str) -> Path | None:
@@ -136,14 +137,18 @@ def _sqlite_path(url: str) -> Path | None:
 
 
 def _steps(config: Config, audit_files: int) -> list[str]:
-    """What is left to do by hand."""
-    steps = [f"See that the token and its PIN are there: {', '.join(token.name for token in config.tokens)}"]
+    """The remaining steps."""
+    steps = [
+        f"Check that the token and its PIN are available: {', '.join(token.name for token in config.tokens)}"
+    ]
     if not config.listen.host_key.exists():
         steps.append(
-            f"Put the SSH host key at {config.listen.host_key}: the archive has none, and front ends pin it"
+            f"Copy the SSH host key to {config.listen.host_key}: front ends pin it, and the archive does not contain it"
         )
-    steps.append(f"Start it: hsmd serve --config {config.path}")
-    began = "ends earlier than the one" if audit_files else "begins anew where there was one"
-    steps.append(f"Declare that the log {began} that agents have seen: hsmd audit discontinuity --help")
-    steps.append("Compare: hsmd status, hsmd key list, hsmd client list")
+    steps.append(f"Start the daemon: hsmd serve --config {config.path}")
+    change = "ends before" if audit_files else "is new and does not continue"
+    steps.append(
+        f"Declare that the audit log {change} the one that agents have seen: hsmd audit discontinuity --help"
+    )
+    steps.append("Check the result: hsmd status, hsmd key list, hsmd client list")
     return steps

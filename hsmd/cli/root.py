@@ -1,4 +1,4 @@
-"""The top of the command tree: names, one line each, and the module that is imported when a command is called."""
+"""The top level of the command tree: names, summaries, and the module that is imported when a command is called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command or group: `module` has an `app` with its commands."""
+    """A command or group; the `app` of `module` has its commands."""
 
     module: str
     summary: str
@@ -21,35 +21,35 @@ class Entry:
 
 _START = "Set up and run"
 _MANAGE = "Manage a daemon"
-_WATCH = "Watch and prove"
+_WATCH = "Observe and verify"
 _FRONT_END = "On a front end"
 
 ENTRIES: dict[str, Entry] = {
     "init": Entry(
-        "hsmd.cli.init", "Prepare a directory for a daemon: configuration, host key, first operator.", _START
+        "hsmd.cli.init", "Create what a daemon needs: configuration, host key, store, first operator.", _START
     ),
     "serve": Entry("hsmd.cli.serve", "Run the daemon.", _START),
-    "backup": Entry("hsmd.cli.backup", "Write store, configuration and checkpoint into one archive.", _START),
-    "restore": Entry("hsmd.cli.restore", "Put a backup back where there is no daemon.", _START),
-    "dev": Entry(
-        "hsmd.cli.dev", "Run a throw-away daemon with a temporary token, for laptops and CI.", _START
+    "backup": Entry(
+        "hsmd.cli.backup", "Back up store, configuration and newest checkpoint to one archive.", _START
     ),
-    "enroll": Entry("hsmd.cli.enroll", "Become an operator or auditor with a one-time token.", _START),
+    "restore": Entry("hsmd.cli.restore", "Restore a backup on a host that has no daemon yet.", _START),
+    "dev": Entry("hsmd.cli.dev", "Run a temporary daemon with a software token, for laptops and CI.", _START),
+    "enroll": Entry("hsmd.cli.enroll", "Register as an operator or auditor with a one-time token.", _START),
     "key": Entry("hsmd.cli.key", "Generate, adopt, import, list and destroy keys.", _MANAGE),
-    "cert": Entry("hsmd.cli.cert", "Store, make and fetch certificates.", _MANAGE),
-    "client": Entry("hsmd.cli.client", "Say who may connect.", _MANAGE),
-    "grant": Entry("hsmd.cli.grant", "Say who may use which key for what.", _MANAGE),
-    "token": Entry("hsmd.cli.token", "Show tokens; let daemons log in again after a refused PIN.", _MANAGE),
-    "status": Entry("hsmd.cli.status", "Show how a daemon is and who you are to it.", _WATCH),
-    "top": Entry("hsmd.cli.top", "Watch who uses which keys, how often and how fast.", _WATCH),
-    "audit": Entry("hsmd.cli.audit", "Read the audit log and check that nobody changed it.", _WATCH),
+    "cert": Entry("hsmd.cli.cert", "Create, import and export certificates.", _MANAGE),
+    "client": Entry("hsmd.cli.client", "Add and remove clients, trust user CAs, revoke keys.", _MANAGE),
+    "grant": Entry("hsmd.cli.grant", "Allow clients to use keys for particular purposes.", _MANAGE),
+    "token": Entry("hsmd.cli.token", "Show tokens; resume logins after a refused PIN.", _MANAGE),
+    "status": Entry("hsmd.cli.status", "Show the daemon's status and your identity.", _WATCH),
+    "top": Entry("hsmd.cli.top", "Watch the use of keys by client, with rates and latencies.", _WATCH),
+    "audit": Entry("hsmd.cli.audit", "Read, verify and archive the audit log.", _WATCH),
     "bench": Entry("hsmd.cli.bench", "Measure operations per second.", _WATCH),
     "agent": Entry("hsmd.cli.agent", "Set up, run and check the agent of a TLS server.", _FRONT_END),
 }
 
 
 class LazyGroup(TyperGroup):
-    """Knows all commands by name and summary, and imports the one that is called."""
+    """Lists all commands by name and summary; imports only the one that is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -58,7 +58,7 @@ class LazyGroup(TyperGroup):
         self._loaded: set[str] = set()
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command to run; its module is imported now."""
+        """The command to run; imports its module."""
         if args and args[0] in ENTRIES and args[0] not in self._loaded:
             self.add_command(_load(args[0]))
             self._loaded.add(args[0])
@@ -79,16 +79,16 @@ def application() -> Any:
         no_args_is_help=True,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
-        epilog="First time here?  hsmd init --help  shows the way on a key host,  hsmd agent --help  on a front end.",
+        epilog="To begin: hsmd init --help on a key host, hsmd agent --help on a front end.",
     )
     app.callback(help=_HELP)(_root)
     return typer.main.get_command(app)
 
 
 _HELP = (
-    "TLS private keys stay in a hardware security module; TLS servers only ask.\n\n"
-    "A daemon next to the token uses the keys; an agent on each front end passes on what its TLS server wants signed. "
-    "These commands set both up and manage them. Every command has --help with an example, and --json for programs."
+    "TLS private keys stay in a hardware security module; TLS servers request signatures.\n\n"
+    "A daemon next to the token performs the key operations; an agent on each front end forwards the requests of its "
+    "TLS servers. These commands set up and manage both. Every command has --help with an example, and --json for programs."
 )
 
 
@@ -102,7 +102,7 @@ def _version(wanted: bool) -> None:
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options before the command."""

@@ -1,4 +1,4 @@
-"""`hsmd serve`: the daemon."""
+"""`hsmd serve`: run the daemon."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def serve(
             "--ready-fd",
             min=3,
             metavar="FD",
-            help="Write the addresses as one JSON line there once it serves.",
+            help="Write the listen addresses to this descriptor as one JSON line when ready.",
         ),
     ] = None,
 ) -> None:
-    """Run the daemon until it is told to stop.
+    """Run the daemon until SIGTERM or SIGINT.
 
-    SIGTERM and SIGINT let open requests end first, SIGHUP reads the configuration again. The log goes to standard error, one
-    JSON object per line. `hsmd init` makes the configuration.
+    Open requests are completed before it stops. SIGHUP reloads the configuration. The log goes to standard error, one JSON
+    object per line. `hsmd init` creates the configuration.
     """
     from hsmd.daemon.launcher.app import serve as run_daemon
 

@@ -1,4 +1,4 @@
-"""`hsmd status`: how a daemon is, and who it takes the caller for."""
+"""`hsmd status`: the daemon's status and the caller's identity."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ app = typer.Typer(add_completion=False)
 
 @command(app, "status", example="hsmd status\nhsmd status --json | jq .daemon.tokens[0].state")
 def status(session: Session) -> None:
-    """Show how a daemon is: version, tokens and their workers, operations, audit log. And who you are to it.
+    """Show the daemon's status and your identity: version, tokens and their workers, operations, audit log.
 
-    Rates are those of the last seconds; `hsmd top` shows them as they change. A front end may only ask who it is.
+    Rates are averages of the last seconds; `hsmd top` shows them live. A front end sees only its identity.
     """
     identity = session.ask(WhoAmI(), Identity)
     try:
@@ -41,17 +41,19 @@ def status(session: Session) -> None:
 def _people(identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate]) -> People:
     you = ("you", f"{identity.client} ({identity.role}), {identity.credential}")
     if daemon is None:
-        return fields([("daemon", identity.daemon), you, ("state", f"hidden from the role {identity.role}")])
+        return fields(
+            [("daemon", identity.daemon), you, ("state", f"not available to the role {identity.role}")]
+        )
     return (
         fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
-        *(f"token {token.name}: {_trouble(token)}" for token in daemon.tokens if _trouble(token)),
+        *(f"token {token.name}: {_problem(token)}" for token in daemon.tokens if _problem(token)),
         _workers(daemon.tokens),
         *(["", use_table(sorted(uses, key=by_rate))] if uses else []),
     )
 
 
-def _trouble(token: TokenStatus) -> str:
-    """Why requests for a token's keys fail, or would; empty if they do not."""
+def _problem(token: TokenStatus) -> str:
+    """The reason why requests for the token's keys fail; empty if they do not."""
     if token.breaker == "closed" and not token.reason:
         return ""
     return f"breaker {token.breaker}: {token.reason or 'no reason given'}; see hsmd token list"
@@ -65,7 +67,10 @@ def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
         ("connections", f"{daemon.connections} ({daemon.starting} logging in), {daemon.sessions} sessions"),
         ("store", f"keys {daemon.keys}, clients {daemon.clients}, grants {daemon.grants}"),
         ("audit warning", daemon.audit_warning),
-        ("audit", audit if daemon.audit_writable else f"NOT WRITABLE, so nothing is served; {audit}"),
+        (
+            "audit",
+            audit if daemon.audit_writable else f"NOT WRITABLE, all key operations are refused; {audit}",
+        ),
         (
             "operations",
             ", ".join(f"{name} {count}" for name, count in sorted(daemon.operations.items())) or "none yet",

@@ -1,4 +1,4 @@
-"""`hsmd token`: how tokens are, and logins after a refused PIN."""
+"""`hsmd token`: the state of tokens, and logins after a refused PIN."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from hsmd.cli.base.output import fields, when
 from hsmd.protocol.messages import Done, TokenClear, TokenInfo, TokenInfoList, TokenList
 
 app = group(
-    """How the tokens are, and whether daemons may log in to them.
+    """State of the tokens, and whether daemons log in to them.
 
-    A token that refuses a PIN is left alone by all daemons that share the store, because a few wrong tries lock it."""
+    After a token has refused a PIN, all daemons that share the store stop logging in to it, because a few wrong attempts lock a
+    token."""
 )
 
 
 @command(app, "list", example="hsmd token list\nhsmd token list --json | jq '.tokens[].stop_reason'")
 def list_tokens(session: Session) -> None:
-    """Show each token: its state, its circuit breaker, and whether logins are stopped."""
+    """List tokens with their state, circuit breaker, and whether logins are stopped."""
     found = session.ask(TokenList(), TokenInfoList)
     session.output.show(found, lambda: tuple(fields(_facts(token)) for token in found.tokens))
 
@@ -29,12 +30,12 @@ def list_tokens(session: Session) -> None:
 def clear(
     session: Session,
     name: Annotated[
-        str, typer.Argument(metavar="TOKEN", help="The token's name in hsmd.toml.", show_default=False)
+        str, typer.Argument(metavar="TOKEN", help="Name of the token in hsmd.toml.", show_default=False)
     ],
 ) -> None:
-    """Let daemons log in again after a PIN was refused. Mend the PIN first.
+    """Let daemons log in again after a PIN was refused. Correct the PIN first.
 
-    One login is tried, by one daemon; the others follow if the token takes it. If it does not, everything stops again.
+    One daemon attempts one login. If the token accepts it, the other daemons follow; otherwise logins stop again.
     """
     done = session.ask(TokenClear(name=name), Done)
     session.output.show(
@@ -50,12 +51,12 @@ def _facts(token: TokenInfo) -> list[tuple[str, str]]:
     if token.stopped_at is not None:
         facts += [
             ("logins", f"STOPPED since {when(token.stopped_at)} by {token.stopped_by}: {token.stop_reason}"),
-            ("to do", f"mend the PIN, then hsmd token clear {token.name}"),
+            ("next step", f"correct the PIN, then: hsmd token clear {token.name}"),
         ]
     else:
         facts.append(("logins", "allowed"))
     if token.missing:
-        facts.append(("missing", f"in the store, not in the token: {', '.join(token.missing)}"))
+        facts.append(("missing", f"in the store but not in the token: {', '.join(token.missing)}"))
     if token.unknown:
-        facts.append(("unknown", f"in the token, not in the store: {', '.join(token.unknown)}"))
+        facts.append(("unknown", f"in the token but not in the store: {', '.join(token.unknown)}"))
     return facts

@@ -1,4 +1,4 @@
-"""`hsmd top`: who uses which keys, how often and how fast, as it happens."""
+"""`hsmd top`: live rates and latencies of key use by client."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ SORTS: dict[str, Callable[[UseRate], Any]] = {
     "name": lambda use: (use.client, use.key, use.purpose),
 }
 _RESERVED_LINES = 4
-"""Lines of a screen that are neither facts nor rows: headings, blank lines, the line about keys."""
-_PASSING = (ErrorCode.UNAVAILABLE, ErrorCode.DRAINING, ErrorCode.DEADLINE, ErrorCode.OVERLOADED)
-"""Errors that a live view waits out."""
+"""Screen lines for headings, blank lines and the line about keyboard shortcuts."""
+_TEMPORARY = (ErrorCode.UNAVAILABLE, ErrorCode.DRAINING, ErrorCode.DEADLINE, ErrorCode.OVERLOADED)
+"""Errors after which the live view tries again."""
 
 
 class Reading:
-    """The newest numbers, and what changed since the ones before."""
+    """The latest metrics and the ones before, to compute rates from."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -49,7 +49,7 @@ class Reading:
         self.elapsed_s = 1.0
 
     def take(self) -> Metrics:
-        """Ask the daemon. Raises HsmdError or CommandError."""
+        """Fetch metrics from the daemon. Raises HsmdError or CommandError."""
         taken = self._session.ask(MetricsRead(), Metrics)
         at = time.monotonic()
         restarted = self.now is not None and self.now.status.started_at != taken.status.started_at
@@ -58,15 +58,15 @@ class Reading:
         return taken
 
     def uses(self, sort: str) -> list[UseRate]:
-        """All rows, in this order."""
+        """All rows, in the order `sort`."""
         return sorted(use_rates(self._taken(), self.before, self.elapsed_s), key=SORTS[sort])
 
     def latencies(self) -> list[LatencyView]:
-        """Of what happened since the reading before."""
+        """Latencies since the previous reading."""
         return latency_views(self._taken(), self.before)
 
     def document(self, sort: str) -> dict[str, Any]:
-        """One object for programs."""
+        """The current reading as a JSON document."""
         document = {"status": self._taken().status, "uses": self.uses(sort), "latencies": self.latencies()}
         return dict(msgspec.to_builtins(document))
 
@@ -78,23 +78,23 @@ class Reading:
 @command(app, "top", example="hsmd top\nhsmd top --sort failures\nhsmd top --json --count 3 | jq .uses")
 def top(
     session: Session,
-    every: Annotated[
-        float, typer.Option("--every", min=0.2, max=3600, help="Seconds between two looks.")
-    ] = 1.0,
+    every: Annotated[float, typer.Option("--every", min=0.2, max=3600, help="Interval in seconds.")] = 1.0,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=0, help="Look so many times, then end; 0: until interrupted.")
+        int, typer.Option("--count", "-n", min=0, help="Number of readings; 0: until interrupted.")
     ] = 0,
     sort: Annotated[
         str, typer.Option("--sort", metavar="ORDER", help=f"Order of the rows: {', '.join(SORTS)}.")
     ] = "rate",
 ) -> None:
-    """Show who uses which keys, how often and how fast, as it happens.
+    """Show live rates and latencies of key use by client.
 
-    In a terminal: q ends it, s changes the order. In a pipe it prints once, with what came in the last seconds. With --json it
-    prints one object for each look, one on a line.
+    In a terminal, press q to quit and s to change the order. In a pipe it prints one reading, with the rates of the last
+    seconds. With --json it prints one object per reading, each on one line.
     """
     if sort not in SORTS:
-        raise CommandError(f"{sort!r} is no order of rows", f"give one of {', '.join(SORTS)}", Exit.USAGE)
+        raise CommandError(
+            f"--sort {sort!r} is not a valid order", f"give one of {', '.join(SORTS)}", Exit.USAGE
+        )
     reading = Reading(session)
     reading.take()
     if session.output.as_json:
@@ -106,7 +106,7 @@ def top(
 
 
 def _stream(reading: Reading, every: float, count: int, sort: str) -> None:
-    """Objects on lines; ASCII, so that no name can break one."""
+    """Print one object per line, in ASCII, so that no name can contain a line break."""
     printed = 0
     while True:
         document = json.dumps(
@@ -129,33 +129,33 @@ def _live(reading: Reading, every: float, count: int, sort: str) -> None:
 
     console = Console(highlight=False)
     orders = list(SORTS)
-    looks, trouble = 1, ""
+    readings, problem = 1, ""
     with _keys() as key, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_screen(reading, sort, trouble, console.size.height), refresh=True)
-            if looks == count:
+            live.update(_screen(reading, sort, problem, console.size.height), refresh=True)
+            if readings == count:
                 return
-            next_look = time.monotonic() + every
-            while (left := next_look - time.monotonic()) > 0:
+            next_reading = time.monotonic() + every
+            while (left := next_reading - time.monotonic()) > 0:
                 pressed = key(left)
                 if pressed in ("q", "Q", "\x04"):
                     return
                 if pressed in ("s", "S"):
                     sort = orders[(orders.index(sort) + 1) % len(orders)]
-                    live.update(_screen(reading, sort, trouble, console.size.height), refresh=True)
+                    live.update(_screen(reading, sort, problem, console.size.height), refresh=True)
             try:
                 reading.take()
-                trouble = ""
+                problem = ""
             except HsmdError as error:
-                if error.code not in _PASSING:
+                if error.code not in _TEMPORARY:
                     raise
-                trouble = error.text
-            looks += 1
+                problem = error.text
+            readings += 1
 
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """Single keys without Enter: a function that waits so many seconds for one; the terminal is as before afterwards."""
+    """Read single keys without Enter: yields a function that waits up to a number of seconds; restores the terminal."""
     import termios
     import tty
 
@@ -173,7 +173,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)
 
 
-def _screen(reading: Reading, sort: str, trouble: str, height: int) -> RenderableType:
+def _screen(reading: Reading, sort: str, problem: str, height: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -181,14 +181,16 @@ def _screen(reading: Reading, sort: str, trouble: str, height: int) -> Renderabl
     uses = reading.uses(sort)
     status = reading.now.status if reading.now is not None else None
     used = _RESERVED_LINES + 3 + (len(status.tokens) if status is not None else 0) + len(reading.latencies())
-    room = max(1, height - used)
-    left = f"; {len(uses) - room} more rows below" if len(uses) > room else ""
+    rows = max(1, height - used)
+    left = f"; {len(uses) - rows} more rows" if len(uses) > rows else ""
     foot = f"q quit, s sort (by {sort}){left}"
-    if trouble:
+    if problem:
         return Group(
-            *facts, use_table(uses[:room]), Text(f"NO ANSWER: {escape(trouble)}; trying on", style="bold red")
+            *facts,
+            use_table(uses[:rows]),
+            Text(f"NO ANSWER: {escape(problem)}; trying again", style="bold red"),
         )
-    return Group(*facts, use_table(uses[:room]), Text(foot, style="dim"))
+    return Group(*facts, use_table(uses[:rows]), Text(foot, style="dim"))
 
 
 # --- what is shown ---
@@ -201,13 +203,16 @@ def _facts(reading: Reading) -> tuple[RenderableType, ...]:
 
 def _daemon(status: DaemonStatus) -> list[tuple[str, str]]:
     state = "draining" if status.draining else "running"
-    audit = f"{status.audit_records} records, {status.audit_covered} of them under a signed checkpoint"
+    audit = f"{status.audit_records} records, {status.audit_covered} covered by a signed checkpoint"
     return [
         (
             "daemon",
             f"{state}, {status.connections} connections ({status.starting} logging in), {status.sessions} sessions",
         ),
-        ("audit", audit if status.audit_writable else f"NOT WRITABLE, so no key is used; {audit}"),
+        (
+            "audit",
+            audit if status.audit_writable else f"NOT WRITABLE, all key operations are refused; {audit}",
+        ),
     ]
 
 
@@ -227,9 +232,9 @@ def _token(token: TokenStatus) -> tuple[str, str]:
 def _latency(view: LatencyView) -> tuple[str, str]:
     return (
         "latency",
-        f"{view.purpose} {view.key_type}: half {_bound(view.p50_ms)}, 99 of 100 {_bound(view.p99_ms)}",
+        f"{view.purpose} {view.key_type}: p50 {_bound(view.p50_ms)}, p99 {_bound(view.p99_ms)}",
     )
 
 
 def _bound(bound_ms: float | None) -> str:
-    return "longer than any bucket" if bound_ms is None else f"within {bound_ms:g} ms"
+    return "above all buckets" if bound_ms is None else f"<= {bound_ms:g} ms"

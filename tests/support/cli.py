@@ -29,7 +29,7 @@ def _walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
         _, command, _ = group.resolve_command(context, [name])
         if hasattr(command, "list_commands"):
             yield from _walk(command, (*path, name))
-        else:
+        elif not command.hidden:
             yield (*path, name), command
 
 

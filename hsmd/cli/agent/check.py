@@ -26,12 +26,16 @@ def check(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", metavar="FILE", help="Key reference. Default: where `agent export` writes it."
+            "--file", metavar="FILE", help="Key reference. Default: the path that `agent export` uses."
         ),
     ] = None,
     certificate: Annotated[
         Path | None,
-        typer.Option("--certificate", metavar="FILE", help="Chain. Default: beside the key reference."),
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="Certificate chain. Default: the .pem file beside the key reference.",
+        ),
     ] = None,
     openssl: Annotated[
         Path, typer.Option("--openssl", metavar="FILE", help="OpenSSL configuration of the server.")
@@ -39,16 +43,19 @@ def check(
     user: Annotated[
         str,
         typer.Option(
-            "--user", metavar="NAME", help="The user the server runs as, for permissions.", show_default=False
+            "--user",
+            metavar="NAME",
+            help="User that the TLS server runs as; its permissions are checked.",
+            show_default=False,
         ),
     ] = "",
     config: Config = None,
     socket: Socket = None,
 ) -> None:
-    """Look at everything between a TLS server and its key, and say how to mend what is wrong.
+    """Check everything between a TLS server and its key, and report how to fix each problem.
 
-    Socket and permissions, agent, daemon, grant, key reference, certificate and its end, OpenSSL and its providers. Exit code 4
-    means that there is a problem.
+    Checks the socket and its permissions, agent, daemon, grant, key reference, certificate and its expiry, and OpenSSL with its
+    providers. Exit code 4 means that there is a problem.
     """
     path = socket_of(socket, config)
     reference = file or default_keys(config) / f"{key}.key"

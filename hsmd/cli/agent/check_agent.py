@@ -1,4 +1,4 @@
-"""Checks of the way from a user of this host to a key: socket, agent, daemon, grant."""
+"""Checks of the path from a user of this host to a key: socket, agent, daemon, grant."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hsmd.errors import ConfigurationError, HsmdError, NotFound, Refused
 from hsmd.protocol.messages import Identity, KeyInfo, KeyShow, WhoAmI
 
 LOG_REFUSED = (
-    "find out why on the key host (hsmd audit verify): an audit log never shrinks or changes. After a restore from backup an"
+    "find out why on the key host (hsmd audit verify): an audit log never shrinks or changes. After a restore from backup, an"
     " operator runs `hsmd audit discontinuity`; without a pinned operator key: hsmd agent witness reset ORIGIN --yes"
 )
 
 
 def check_agent(socket: Path, key: str, user: str) -> tuple[list[Finding], KeyInfo | None]:
-    """Findings, and the key as the daemon has it if it could be asked."""
+    """Check socket, agent, daemon and grant; also return the key's properties if the daemon answered."""
     found = [_socket(socket)]
     if user:
         found.append(_reachable_for(socket, user))
@@ -40,26 +40,26 @@ def _socket(path: Path) -> Finding:
     except OSError as error:
         return bad("socket", f"{path}: {error.strerror}", start)
     if not stat.S_ISSOCK(mode):
-        return bad("socket", f"{path} is not a socket", "move it away, then " + start)
+        return bad("socket", f"{path} is not a socket", "remove it, then " + start)
     return good("socket", str(path))
 
 
 def _reachable_for(path: Path, user: str) -> Finding:
-    """Whether `user` may pass all directories and write to the socket (unix(7)), judged by mode bits."""
+    """Check that `user` may enter all directories and write to the socket (unix(7)), according to the mode bits."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        return bad("permissions", f"there is no user {user}", "name the user that the TLS server runs as")
+        return bad("permissions", f"there is no user {user}", "give the user that the TLS server runs as")
     groups = set(os.getgrouplist(user, entry.pw_gid))
-    for place in [*reversed(path.parents), path]:
-        wanted = stat.S_IWOTH if place == path else stat.S_IXOTH
+    for step in [*reversed(path.parents), path]:
+        wanted = stat.S_IWOTH if step == path else stat.S_IXOTH
         try:
-            status = place.stat()
+            status = step.stat()
         except OSError as error:
-            return bad("permissions", f"{place}: {error.strerror}", "run the check as root")
+            return bad("permissions", f"{step}: {error.strerror}", "run the check as root")
         if not _may(status, entry.pw_uid, groups, wanted):
-            mend = f"give it to a group of {user} (for the socket: `group` in agent.toml), or add {user} to its group"
-            return bad("permissions", f"{user} may not {'use' if place == path else 'enter'} {place}", mend)
+            fix = f"change its group to one of {user} (for the socket: `group` in agent.toml), or add {user} to its group"
+            return bad("permissions", f"{user} may not {'use' if step == path else 'enter'} {step}", fix)
     return good("permissions", f"{user} may use {path}")
 
 
@@ -72,40 +72,38 @@ def _may(status: os.stat_result, uid: int, groups: set[int], wanted: int) -> boo
 
 
 def _daemon(socket: Path) -> tuple[list[Finding], Identity | None]:
-    """Whether the agent answers, and whether it has a daemon; its client name if it does answer."""
+    """Check that the agent answers and is connected; also return its identity if it answered."""
     try:
         identity = _ask(socket, WhoAmI())
     except HsmdError as error:
-        return [bad("agent", error.text, "start it again, and look into its log")], None
+        return [bad("agent", error.text, "restart the agent and check its log")], None
     assert isinstance(identity, Identity)
-    found = [good("agent", f"answers; it is the client {identity.client}")]
+    found = [good("agent", f"running as client {identity.client}")]
     found += [good("audit log", f"a break was accepted: {_one_line(notice)}") for notice in identity.notices]
     if identity.daemon:
         found += [bad("audit log", problem, LOG_REFUSED) for problem in identity.problems]
         return [*found, good("daemon", f"connected to {identity.daemon}")], identity
     found += [bad("audit log", problem, LOG_REFUSED) for problem in identity.problems]
-    mend = f"check network, address and host key in agent.toml, and that the daemon knows {identity.client} (hsmd client list)"
-    return [*found, bad("daemon", "the agent is connected to none; its log says why", mend)], identity
+    fix = f"check network, address and host key in agent.toml, and that {identity.client} is registered (hsmd client list)"
+    return [*found, bad("daemon", "the agent is not connected to a daemon; see its log", fix)], identity
 
 
 def _grant(socket: Path, identity: Identity, key: str) -> tuple[Finding, KeyInfo | None]:
     try:
         info = _ask(socket, KeyShow(key))
     except (NotFound, Refused):
-        mend = (
-            f"an operator runs: hsmd grant add {identity.client} {key}; and agent.toml must allow you the key"
-        )
+        fix = f"an operator runs: hsmd grant add {identity.client} {key}; agent.toml must also allow you to use the key"
         return bad(
-            "grant", f"{identity.client} has no grant on a key {key}, or you may not use it", mend
+            "grant", f"{identity.client} has no grant for a key {key}, or you may not use it", fix
         ), None
     except HsmdError as error:
-        return bad("grant", error.text, "mend the connection to the daemon first"), None
+        return bad("grant", error.text, "fix the connection to the daemon first"), None
     assert isinstance(info, KeyInfo)
     return good("grant", f"{identity.client} may use {key} ({info.key_type})"), info
 
 
 def check_policy(config: Path, key: str, user: str) -> list[Finding]:
-    """Whether agent.toml lets `user` use the key; nothing if there is no user to check, or no way to read it."""
+    """Check that agent.toml allows `user` to use the key; empty if there is no user to check or the file is not readable."""
     from hsmd.agent.config import load
 
     if not user or not os.access(config, os.R_OK):
@@ -113,15 +111,15 @@ def check_policy(config: Path, key: str, user: str) -> list[Finding]:
     try:
         allowed = load(config).rules.allow(pwd.getpwnam(user).pw_uid, key)
     except KeyError:
-        return []  # `permissions` has said so
+        return []  # `permissions` has reported it
     except ConfigurationError as error:
-        return [bad("agent.toml", "; ".join(error.faults), f"mend {config}")]
+        return [bad("agent.toml", "; ".join(error.faults), f"correct {config}")]
     if not allowed:
         return [
             bad(
                 "local policy",
-                f"{config} does not let {user} use {key}",
-                f"add {user} to its users, then reload the agent",
+                f"{config} does not allow {user} to use {key}",
+                f"add {user} to its `users`, then reload the agent",
             )
         ]
     return [good("local policy", f"{user} may use {key}")]

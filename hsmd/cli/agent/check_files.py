@@ -1,4 +1,4 @@
-"""Checks of the files a TLS server loads: key reference and certificate chain."""
+"""Checks of the files that a TLS server loads: key reference and certificate chain."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hsmd.errors import BadRequest
 from hsmd.protocol.messages import KeyInfo
 
 SOON = timedelta(days=14)
-"""A certificate that ends sooner is a problem already: there must be time to renew it."""
+"""A certificate that expires sooner is reported as a problem, while there is time to renew it."""
 _REFERENCE = "key reference"
 _CERTIFICATE = "certificate"
 
 
 def check_reference(path: Path, key: KeyInfo | None) -> list[Finding]:
-    """The key reference file: it can be read, and is for `key` (as the daemon has it; None if it could not say)."""
+    """Check that the key reference is valid and refers to `key`, the daemon's description of it; None if unknown."""
     again = "write it again: hsmd agent export NAME"
     try:
         reference = decode(path.read_text(encoding="ascii", errors="replace"))
@@ -33,21 +33,21 @@ def check_reference(path: Path, key: KeyInfo | None) -> list[Finding]:
 
 def _compare(path: Path, reference: KeyReference, key: KeyInfo | None) -> Finding:
     if key is None:
-        return good(_REFERENCE, f"{path} is sound and names {reference.name}")
+        return good(_REFERENCE, f"{path} is valid and refers to {reference.name}")
     if reference.digest.hex() != key.digest:
         return bad(_REFERENCE, f"{path} is for another key", f"write it again: hsmd agent export {key.name}")
-    return good(_REFERENCE, f"{path} is sound and is the daemon's key {key.name}")
+    return good(_REFERENCE, f"{path} is valid and refers to the daemon's key {key.name}")
 
 
 def check_certificate(path: Path, key: KeyInfo | None, now: datetime) -> list[Finding]:
-    """The chain: its leaf can be read, is for `key`, and is valid now and for a while."""
+    """Check that the chain's leaf is valid now, does not expire soon, and is for `key`."""
     try:
         leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
     except OSError as error:
         return [bad(_CERTIFICATE, f"{path}: {error.strerror}", "write it again: hsmd agent export NAME")]
     except (ValueError, IndexError):
         return [
-            bad(_CERTIFICATE, f"{path} holds no PEM certificate", "write it again: hsmd agent export NAME")
+            bad(_CERTIFICATE, f"{path} contains no PEM certificate", "write it again: hsmd agent export NAME")
         ]
     findings = [_term(path, leaf, now)]
     if key is not None:
@@ -58,20 +58,22 @@ def check_certificate(path: Path, key: KeyInfo | None, now: datetime) -> list[Fi
 def _belongs(path: Path, leaf: x509.Certificate, key: KeyInfo) -> Finding:
     public = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if public != key.public_key:
-        mend = f"store the right one (hsmd cert import {key.name} CHAIN), then: hsmd agent export {key.name}"
-        return bad(_CERTIFICATE, f"{path} is not for the key {key.name}", mend)
+        fix = f"store the right one (hsmd cert import {key.name} CHAIN), then: hsmd agent export {key.name}"
+        return bad(_CERTIFICATE, f"{path} is not for the key {key.name}", fix)
     return good(_CERTIFICATE, f"{path} is for the key {key.name}")
 
 
 def _term(path: Path, leaf: x509.Certificate, now: datetime) -> Finding:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    renew = "get a new one: hsmd key csr NAME, hsmd cert import NAME CHAIN, hsmd agent export NAME, then reload the server"
+    renew = "renew it: hsmd key csr NAME, hsmd cert import NAME CHAIN, hsmd agent export NAME, then reload the server"
     if now < begin:
         return bad(
-            _CERTIFICATE, f"{path} is valid from {begin:%Y-%m-%d %H:%M}Z only", "check this host's clock"
+            _CERTIFICATE,
+            f"{path} is not valid before {begin:%Y-%m-%d %H:%M}Z",
+            "check the clock of this host",
         )
     if now >= end:
-        return bad(_CERTIFICATE, f"{path} has ended on {end:%Y-%m-%d %H:%M}Z", renew)
+        return bad(_CERTIFICATE, f"{path} expired on {end:%Y-%m-%d %H:%M}Z", renew)
     if now + SOON >= end:
-        return bad(_CERTIFICATE, f"{path} ends on {end:%Y-%m-%d %H:%M}Z", renew)
+        return bad(_CERTIFICATE, f"{path} expires on {end:%Y-%m-%d %H:%M}Z", renew)
     return good(_CERTIFICATE, f"{path} is valid until {end.astimezone(UTC):%Y-%m-%d}")

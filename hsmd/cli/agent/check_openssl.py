@@ -1,4 +1,4 @@
-"""Checks that OpenSSL, run with a configuration file, loads our provider and still uses its own for everything else."""
+"""Checks that OpenSSL loads hsmd's provider from a configuration file and uses its own for everything else."""
 
 from __future__ import annotations
 
@@ -14,40 +14,48 @@ _PROVIDER = re.compile(r"^  (\S+)$", re.MULTILINE)
 
 
 def check_openssl(configuration: Path, reference: Path | None) -> list[Finding]:
-    """Provider order, an ephemeral P-256 key (it breaks if ours is asked for it), and loading of a reference file."""
+    """Check the providers, an ephemeral P-256 key (fails if hsmd's provider comes first), and loading a key reference."""
     if not configuration.is_file():
-        mend = "write it: hsmd agent install openssl"
-        return [bad(_SUBJECT, f"there is no {configuration}", mend)]
+        fix = "write it: hsmd agent install openssl"
+        return [bad(_SUBJECT, f"{configuration} does not exist", fix)]
     try:
         findings = [_providers(configuration), _ephemeral(configuration)]
         if reference is not None and reference.is_file():
             findings.append(_loads(configuration, reference))
     except FileNotFoundError:
         return [
-            bad(_SUBJECT, "there is no `openssl` command", "install the package openssl; the check needs it")
+            bad(
+                _SUBJECT,
+                "the command `openssl` was not found",
+                "install the package openssl, which the check requires",
+            )
         ]
     except subprocess.TimeoutExpired:
         return [
-            bad(_SUBJECT, f"did not answer within {TIMEOUT_S:.0f} s", "run `openssl list -providers` by hand")
+            bad(
+                _SUBJECT,
+                f"did not answer within {TIMEOUT_S:.0f} s",
+                "run `openssl list -providers` with OPENSSL_CONF set to the file",
+            )
         ]
     return findings
 
 
 def _providers(configuration: Path) -> Finding:
-    mend = f"write {configuration} again (hsmd agent install openssl), and check that its `module` exists"
+    fix = f"write {configuration} again (hsmd agent install openssl), and check that its `module` exists"
     done = _openssl(configuration, "list", "-providers")
     names = _PROVIDER.findall(done.stdout)
     if done.returncode != 0:
-        return bad(_SUBJECT, f"does not start with {configuration}: {_last_line(done.stderr)}", mend)
+        return bad(_SUBJECT, f"does not start with {configuration}: {_last_line(done.stderr)}", fix)
     if "hsmd" not in names:
         return bad(
             _SUBJECT,
             f"{configuration} does not load the provider; loaded: {', '.join(names) or 'none'}",
-            mend,
+            fix,
         )
     if "default" not in names:
         return bad(
-            _SUBJECT, f"{configuration} does not activate the default provider, so nothing else works", mend
+            _SUBJECT, f"{configuration} does not activate the default provider, so nothing else works", fix
         )
     return good(_SUBJECT, f"{configuration} loads the providers {', '.join(names)}")
 
@@ -64,18 +72,18 @@ def _ephemeral(configuration: Path) -> Finding:
         "/dev/null",
     )
     if done.returncode != 0:
-        mend = f"in {configuration} list `default` before `hsmd`: hsmd agent install openssl writes it so"
-        return bad(_SUBJECT, f"cannot make ephemeral P-256 keys: {_last_line(done.stderr)}", mend)
-    return good(_SUBJECT, "makes ephemeral P-256 keys by itself")
+        fix = f"in {configuration} list `default` before `hsmd`, as hsmd agent install openssl writes it"
+        return bad(_SUBJECT, f"cannot generate ephemeral P-256 keys: {_last_line(done.stderr)}", fix)
+    return good(_SUBJECT, "generates ephemeral P-256 keys with its own provider")
 
 
 def _loads(configuration: Path, reference: Path) -> Finding:
     done = _openssl(configuration, "pkey", "-in", str(reference), "-pubout", "-out", "/dev/null")
     if done.returncode != 0:
-        mend = (
+        fix = (
             f"write the file again (hsmd agent export NAME), and {configuration} (hsmd agent install openssl)"
         )
-        return bad(_SUBJECT, f"cannot load {reference}: {_last_line(done.stderr)}", mend)
+        return bad(_SUBJECT, f"cannot load {reference}: {_last_line(done.stderr)}", fix)
     return good(_SUBJECT, f"loads {reference}")
 
 

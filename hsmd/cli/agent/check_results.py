@@ -1,4 +1,4 @@
-"""What a check command found: one finding per thing looked at, with the way to mend it."""
+"""Results of a check command: one per subject, with a fix for each problem."""
 
 from __future__ import annotations
 
@@ -11,33 +11,39 @@ from hsmd.cli.base.output import Output
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`subject` was looked at; `text` is what was seen; `mend` is empty unless `ok` is false."""
+    """The result of checking `subject`: `text` is the result; `fix` tells how to fix a problem, empty if `ok`."""
 
     subject: str
     ok: bool
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 def good(subject: str, text: str) -> Finding:
-    """All is well."""
+    """A successful check."""
     return Finding(subject, True, text)
 
 
-def bad(subject: str, text: str, mend: str) -> Finding:
-    """A problem, and what to do about it."""
-    return Finding(subject, False, text, mend)
+def bad(subject: str, text: str, fix: str) -> Finding:
+    """A problem, and how to fix it."""
+    return Finding(subject, False, text, fix)
 
 
 def report(output: Output, findings: Sequence[Finding]) -> None:
-    """Prints all findings; raises CheckFailed (exit code 4) if there is a problem among them."""
+    """Print all findings; raise CheckFailed (exit code 4) if there is a problem among them."""
     ok = all(finding.ok for finding in findings)
-    output.show({"ok": ok, "findings": findings}, lambda: "\n".join(_line(finding) for finding in findings))
+    document = {"ok": ok, "findings": [_document(finding) for finding in findings]}
+    output.show(document, lambda: "\n".join(_line(finding) for finding in findings))
     if not ok:
         raise CheckFailed
 
 
+def _document(finding: Finding) -> dict[str, object]:
+    """`mend` is the name that programs know for the fix."""
+    return {"subject": finding.subject, "ok": finding.ok, "text": finding.text, "mend": finding.fix}
+
+
 def _line(finding: Finding) -> str:
     mark = "ok      " if finding.ok else "PROBLEM "
-    mend = f"\n          to mend it: {finding.mend}" if finding.mend else ""
-    return f"{mark}  {finding.subject}: {finding.text}{mend}"
+    fix = f"\n          to fix it: {finding.fix}" if finding.fix else ""
+    return f"{mark}  {finding.subject}: {finding.text}{fix}"

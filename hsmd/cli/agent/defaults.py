@@ -1,4 +1,4 @@
-"""Where an agent lives on its host, and whom it serves, unless the person who sets it up says otherwise."""
+"""Default paths, users and group of an agent, and the owner of its files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SERVER_USERS = ("www-data", "nginx", "haproxy", "apache")
 
 
 def directory() -> Path:
-    """Of the agent's configuration: the system's for root, one's own for others."""
+    """The directory of the agent's configuration: the system's for root, otherwise the user's own."""
     return SYSTEM_DIRECTORY if os.geteuid() == 0 else invoking_user().configuration
 
 
@@ -29,17 +29,17 @@ def socket_for(config: Path) -> Path:
 
 
 def choose(config: Path, socket: Path | None, allowed: tuple[str, ...]) -> Local:
-    """Socket, state directory, users and group. Raises CommandError for a user that this host does not have."""
+    """Choose socket, state directory, users and group. Raises CommandError for an unknown user."""
     users = allowed or _default_users()
     for user in users:
         if user != "*" and not _exists(user):
-            raise CommandError(f"this host has no user {user}", "correct --allow", Exit.USAGE)
+            raise CommandError(f"--allow: there is no user {user}", "correct the name", Exit.USAGE)
     state = SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
     return Local((socket or socket_for(config)).absolute(), state, users, _group(users))
 
 
 def give(path: Path, owner: str) -> None:
-    """Makes `path` the property of `owner`; nothing for no owner. Raises CommandError for an unknown one."""
+    """Make `owner` the owner of `path`; do nothing if it is empty. Raises CommandError for an unknown user."""
     if not owner:
         return
     entry = known(owner)
@@ -47,25 +47,25 @@ def give(path: Path, owner: str) -> None:
 
 
 def check_owner(owner: str) -> None:
-    """Raises CommandError if `give` would."""
+    """Raise CommandError if `give` would fail."""
     if not owner:
         return
     entry = known(owner)
     if os.geteuid() not in (0, entry.pw_uid):
         raise CommandError(
-            f"--owner needs root, to give files to {owner}",
-            "run it with sudo, or leave the option out",
+            f"--owner requires root, to change the owner of files to {owner}",
+            "run the command with sudo, or omit the option",
             Exit.USAGE,
         )
 
 
 def known(user: str) -> pwd.struct_passwd:
-    """The user of this name. Raises CommandError for an unknown one."""
+    """The user with this name. Raises CommandError if there is none."""
     try:
         return pwd.getpwnam(user)
     except KeyError:
         raise CommandError(
-            f"this host has no user {user}", f"make one: useradd --system {user}", Exit.USAGE
+            f"there is no user {user}", f"create it: useradd --system {user}", Exit.USAGE
         ) from None
 
 
@@ -84,7 +84,7 @@ def _exists(user: str) -> bool:
 
 
 def _group(users: tuple[str, ...]) -> str:
-    """The group that lets the first server user connect; none where only the agent's own user does."""
+    """The group of the socket: that of the first server user; empty if only the agent's own user connects."""
     if os.geteuid() != 0:
         return ""
     for user in users:

@@ -25,16 +25,16 @@ def export(
             "--out",
             "-o",
             metavar="DIR",
-            help="Where to write. Default: `keys` beside the agent's configuration.",
+            help="Directory to write to. Default: `keys` beside the agent's configuration.",
         ),
     ] = None,
     config: Config = None,
     socket: Socket = None,
 ) -> None:
-    """Write what a TLS server loads: KEY.pem, the certificate chain, and KEY.key, which stands for the private key.
+    """Write the files that a TLS server loads: KEY.pem, the certificate chain, and KEY.key, a reference to the private key.
 
-    Both are fetched through the agent. Neither is secret: KEY.key names the key and holds its public half. Files that are
-    there are replaced. Run it again, and reload the server, when the certificate has been renewed.
+    Both are fetched through the agent. Neither is secret: KEY.key contains the name of the key and its public half. Existing
+    files are replaced. After a certificate has been renewed, run the command again and reload the server.
     """
     from hsmd.client import AgentEndpoint, Client
 
@@ -57,4 +57,4 @@ def export(
         ),
     )
     if made.chain is None and not output.as_json:
-        note(f"No certificate is stored for {key}: hsmd cert import {key} CHAIN, then export it again")
+        note(f"No certificate is stored for {key}. Next: hsmd cert import {key} CHAIN, then export again")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _ANY_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
-"""In the place of the one that the daemon will tell."""
+"""Stands in for the daemon's host key until the daemon has sent it."""
 
 
 @command(
@@ -40,24 +40,29 @@ _ANY_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
 def init(
     output: Output,
     daemon: Annotated[
-        str, typer.Option("--daemon", metavar="ADDRESS:PORT", help="The daemon.", show_default=False)
+        str,
+        typer.Option("--daemon", metavar="ADDRESS:PORT", help="Address of the daemon.", show_default=False),
     ] = "",
     host_key: Annotated[
         list[str],
         typer.Option(
-            "--host-key", metavar="LINE", help="Its host key, as `hsmd init` printed it; may be repeated."
+            "--host-key",
+            metavar="LINE",
+            help="Host key of the daemon, as printed by `hsmd init`; may be repeated.",
         ),
     ] = [],  # noqa: B006  read only
     client: Annotated[
         str,
-        typer.Option("--client", metavar="NAME", help="Our client name at the daemon.", show_default=False),
+        typer.Option(
+            "--client", metavar="NAME", help="Client name of this agent at the daemon.", show_default=False
+        ),
     ] = "",
     enroll: Annotated[
         str,
         typer.Option(
             "--enroll",
             metavar="FILE",
-            help="File with a token of `hsmd client enroll`, - to paste it: says all of the above.",
+            help="Enrolment token file (`-` for standard input); replaces --daemon, --host-key and --client.",
             show_default=False,
         ),
     ] = "",
@@ -66,7 +71,7 @@ def init(
         typer.Option(
             "--allow",
             metavar="USER",
-            help="A user of this host that may use the keys; may be repeated. Default: you; for root, web servers too.",
+            help="User of this host that may use keys; may be repeated. Default: you, and for root also web servers.",
         ),
     ] = [],  # noqa: B006  read only
     owner: Annotated[
@@ -74,7 +79,7 @@ def init(
         typer.Option(
             "--owner",
             metavar="USER",
-            help="The user the agent runs as, to own its files.",
+            help="User that the agent runs as; becomes the owner of its files.",
             show_default=False,
         ),
     ] = "",
@@ -83,16 +88,16 @@ def init(
         typer.Option(
             "--operator-key",
             metavar="KEY",
-            help="An operator's Ed25519 public key, a line or a .pub file: may declare a restored audit log. May be repeated.",
+            help="Operator key (Ed25519 line or .pub file) whose discontinuity declarations are accepted; may be repeated.",
         ),
     ] = [],  # noqa: B006  read only
     config: Config = None,
     socket: Socket = None,
 ) -> None:
-    """Make the agent's own key and its configuration, with the daemon's host key pinned.
+    """Create the agent's key and configuration, with the daemon's host key pinned.
 
-    With --enroll it lets itself in; without, it prints the line that an operator runs to let this agent in. Nothing that
-    exists is overwritten.
+    With --enroll the agent registers its key with a one-time token. Without it, the command prints the line that an operator
+    runs to register the key. Existing files are not overwritten.
     """
     file = (config or default_config()).absolute()
     identity = file.parent / "agent_ed25519"
@@ -110,7 +115,7 @@ def init(
             _make_directory(file)
             ssh_keys.make_for_now(undo, identity, f"{client}, hsmd agent")
         else:
-            # Everything of ours is checked while the token is still good.
+            # Check everything before the token is used up.
             _checked(
                 local, agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity, operators), file
             )
@@ -129,23 +134,27 @@ def init(
 
 
 def _token(source: str, daemon: str, client: str, host_key: list[str]) -> EnrolmentToken | None:
-    """The token, if there is to be one. Raises CommandError for too much or too little."""
+    """The token, or None if the options name the daemon. Raises CommandError for a conflict or missing options."""
     given = {"--daemon": daemon, "--client": client, "--host-key": host_key}
     if source:
-        if told := [option for option, value in given.items() if value]:
-            raise CommandError(f"{', '.join(told)}: the token says that already", "leave it out", Exit.USAGE)
+        if redundant := [option for option, value in given.items() if value]:
+            raise CommandError(
+                f"{', '.join(redundant)} cannot be combined with --enroll: the token contains it",
+                "omit it",
+                Exit.USAGE,
+            )
         return enrolment.read_token(source)
     if missing := [option for option, value in given.items() if not value]:
         raise CommandError(
-            f"nothing says which daemon this agent belongs to: {', '.join(missing)} not given",
-            "give them, or a token of `hsmd client enroll` with --enroll -",
+            f"no daemon is configured: {', '.join(missing)} not given",
+            "give the options, or a token of `hsmd client enroll` with --enroll -",
             Exit.USAGE,
         )
     return None
 
 
 def _checked(local: agent_toml.Local, pinned: agent_toml.Pinned, file: Path) -> str:
-    """The text of agent.toml. Raises what no agent could use."""
+    """The text of agent.toml. Raises BadRequest or ConfigurationError for values that an agent would reject."""
     from hsmd.agent.config import parse
     from hsmd.client import Endpoint, parse_address
 
@@ -176,12 +185,12 @@ def _report_init(
         [
             ("configuration", str(file)),
             ("socket", str(local.socket)),
-            ("for the users", ", ".join(local.users)),
+            ("users", ", ".join(local.users)),
             ("key", key.fingerprint),
         ]
     )
     grant = f"hsmd grant add {client} KEY"
-    asked = f"{grant}   (unless the token came with the grants)" if enrolled else f"{line}\n{' ' * 24}{grant}"
+    asked = f"{grant}   (unless the token includes grants)" if enrolled else f"{line}\n{' ' * 24}{grant}"
     steps = (
         "\nNext:\n"
         f"  1. An operator runs:  {asked}\n"

@@ -16,7 +16,7 @@ from hsmd.cli.base.output import Output
 
 
 class Server(Enum):
-    """What `install` knows."""
+    """The servers that `install` supports."""
 
     NGINX = "nginx"
     OPENSSL = "openssl"
@@ -35,19 +35,20 @@ def install(
         Server,
         typer.Argument(
             metavar="nginx|openssl|systemd",
-            help="For which server, or for the agent itself.",
+            help="The TLS server; systemd for a service that runs the agent.",
             show_default=False,
         ),
     ],
     key: Annotated[
         str,
-        typer.Option("--key", metavar="KEY", help="For nginx: the key, exported before.", show_default=False),
+        typer.Option("--key", metavar="KEY", help="For nginx: name of the exported key.", show_default=False),
     ] = "",
     keys: Annotated[
-        Path | None, typer.Option("--keys", metavar="DIR", help="Where `agent export` wrote it.")
+        Path | None,
+        typer.Option("--keys", metavar="DIR", help="For nginx: directory that `agent export` wrote to."),
     ] = None,
     user: Annotated[
-        str, typer.Option("--user", metavar="NAME", help="For systemd: the user the agent runs as.")
+        str, typer.Option("--user", metavar="NAME", help="For systemd: user that the agent runs as.")
     ] = "hsmd-agent",
     config: Config = None,
     socket: Socket = None,
@@ -55,14 +56,14 @@ def install(
         bool, typer.Option("--print", help="Print the files instead of writing them.")
     ] = False,
     root: Annotated[
-        Path, typer.Option("--root", metavar="DIR", help="Write below this directory, for images.")
+        Path, typer.Option("--root", metavar="DIR", help="Write below this directory, for building images.")
     ] = Path("/"),
 ) -> None:
-    """Write the OpenSSL configuration that loads hsmd's provider, and for nginx what makes its service use it.
+    """Write the files that make a TLS server use the agent.
 
-    For nginx: a systemd drop-in with OPENSSL_CONF, and a snippet with certificate and key for your server block. For anything
-    else that uses OpenSSL 3 (HAProxy, Apache, Python, ...): the configuration alone, to be given by OPENSSL_CONF. For systemd:
-    the service that runs the agent, with everything closed that it does not need.
+    nginx: an OpenSSL configuration that loads hsmd's provider, a systemd drop-in with OPENSSL_CONF, and a snippet with
+    certificate and key for a server block. openssl: only the OpenSSL configuration, for any other program that uses OpenSSL 3
+    (HAProxy, Apache, Python, ...) and is started with OPENSSL_CONF. systemd: a hardened service that runs the agent.
     """
     if server is Server.SYSTEMD:
         unit = server_files.systemd_files((config or default_config()).absolute(), user)
@@ -70,7 +71,7 @@ def install(
         return
     listen = socket_of(socket, config)
     if server is Server.NGINX and not key:
-        raise CommandError("nothing says which key nginx shall use", "add --key KEY", Exit.USAGE)
+        raise CommandError("the key for nginx is not given", "add --key KEY", Exit.USAGE)
     files, steps = server_files.openssl_files(listen), server_files.OPENSSL_STEPS
     if server is Server.NGINX:
         files += server_files.nginx_files(key, (keys or default_keys(config)).absolute())

@@ -1,4 +1,4 @@
-"""What the commands of `hsmd agent` share: the group, options, and where things are unless somebody says otherwise."""
+"""What the commands of `hsmd agent` share: the group, common options, and the paths that they default to."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hsmd.cli.base.commands import group
 app = group(
     """The agent of a front end.
 
-    It holds no key of a TLS server. It connects to the daemon that is pinned in its configuration, and passes on what TLS
-    servers on this host want signed.
+    It holds no keys of TLS servers. It connects to the daemon that is pinned in its configuration, and forwards requests for
+    signatures from the TLS servers on this host.
 
-    Set-up takes five steps: agent init; an operator lets it in; agent run; agent export KEY; agent install nginx --key KEY.
-    When something does not work: agent check KEY."""
+    To set it up: hsmd agent init; an operator runs the commands that init prints; hsmd agent run; hsmd agent export KEY; hsmd
+    agent install nginx --key KEY. To find problems: hsmd agent check KEY."""
 )
 
 Config = Annotated[
@@ -27,12 +27,12 @@ Config = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="Configuration. Default: /etc/hsmd/agent.toml, or in ~/.config/hsmd for users.",
+        help="Configuration file. Default: /etc/hsmd/agent.toml for root, otherwise ~/.config/hsmd/agent.toml.",
     ),
 ]
 Socket = Annotated[
     Path | None,
-    typer.Option("--socket", metavar="PATH", help="The agent's socket. Default: as its configuration says."),
+    typer.Option("--socket", metavar="PATH", help="Socket of the agent. Default: from its configuration."),
 ]
 
 
@@ -45,7 +45,7 @@ def default_keys(config: Path | None) -> Path:
 
 
 def socket_of(given: Path | None, config: Path | None) -> Path:
-    """Where the agent listens: as typed, as its configuration says, or where it is by default."""
+    """The agent's socket: the option, otherwise from its configuration, otherwise the default."""
     from hsmd.agent.config import load
 
     if given is not None:

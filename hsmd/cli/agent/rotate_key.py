@@ -1,7 +1,7 @@
-"""`hsmd agent rotate-key`: a new key for the agent, registered by the old one. It can be run again after a crash at any step.
+"""`hsmd agent rotate-key`: replace the agent's key. The command can be run again after a crash at any step.
 
-The next key waits in a file beside the one in use. Every daemon accepts it before it takes the place of the old one, and the old
-one is given up only over connections made with the new.
+The new key is first in a file beside the current one. It replaces the current key after every daemon has accepted it, and the
+old key is removed from the daemons only over connections that use the new one.
 """
 
 from __future__ import annotations
@@ -32,52 +32,48 @@ ASK_S = 15.0
 
 @command(app, "rotate-key", example="hsmd agent rotate-key --config /etc/hsmd/agent.toml")
 def rotate_key(output: Output, config: Config = None) -> None:
-    """Give the agent a new key in the place of the one it has.
+    """Replace the agent's key with a new one.
 
-    Every daemon of the configuration must be up. The agent goes on running; its connections are made anew with the new key.
-    Run it again if it was interrupted.
+    Every daemon of the configuration must be reachable. A running agent continues, and connects again with the new key. Run
+    the command again if it was interrupted.
     """
     from hsmd.agent.config import load
     from hsmd.errors import HsmdError
 
     daemons = load((config or default_config()).absolute()).daemons
     if daemons[0].certificate_file is not None:
-        raise CommandError(
-            "this agent comes with a certificate", "have the CA issue one for a new key", Exit.USAGE
-        )
+        raise CommandError("this agent uses a certificate", "have the CA issue one for a new key", Exit.USAGE)
     identity = daemons[0].identity_file
-    following = identity.with_name(identity.name + ".next")
+    next_identity = identity.with_name(identity.name + ".next")
     try:
-        _rotate(daemons, identity, following)
+        _rotate(daemons, identity, next_identity)
     except HsmdError as error:
         raise CommandError(
-            error.text, "when that is mended run it again: it goes on where it stopped"
+            error.text, "fix this and run the command again: it continues where it stopped"
         ) from None
     key = ssh_keys.read(ssh_keys.public_file(identity))
-    output.show({"public_key": key.line}, lambda: f"The agent's key is {key.fingerprint} now.")
+    output.show({"public_key": key.line}, lambda: f"The agent's key is now {key.fingerprint}.")
 
 
-def _rotate(daemons: tuple[Endpoint, ...], identity: Path, following: Path) -> None:
-    if not os.path.lexists(following):
+def _rotate(daemons: tuple[Endpoint, ...], identity: Path, next_identity: Path) -> None:
+    if not os.path.lexists(next_identity):
         for daemon in daemons:
-            _ask(daemon, ClientRotateKey())  # what an interrupted run left to be done
-        ssh_keys.public_file(following).unlink(missing_ok=True)
-        ssh_keys.make(following, "hsmd agent")
-        atomic_file.sync_directory(
-            following.parent
-        )  # a key that the daemon knows and we have no more would be in the way of every other
-    _own_like(identity, following)
-    line = _public_line(following)
+            _ask(daemon, ClientRotateKey())  # completes an interrupted run
+        ssh_keys.public_file(next_identity).unlink(missing_ok=True)
+        ssh_keys.make(next_identity, "hsmd agent")
+        # A key that is registered but lost in a power failure would block every later rotation.
+        atomic_file.sync_directory(next_identity.parent)
+    _own_like(identity, next_identity)
+    line = _public_line(next_identity)
     for daemon in daemons:
         _ask(daemon, ClientRotateKey(public_key=line))
     for daemon in daemons:
-        _ask(replace(daemon, identity_file=following), WhoAmI())
-    os.replace(following, identity)
-    atomic_file.sync_directory(
-        identity.parent
-    )  # before the old one is given up: after a power failure it must not be the one we have
+        _ask(replace(daemon, identity_file=next_identity), WhoAmI())
+    os.replace(next_identity, identity)
+    # Before the daemons remove the old key: a power failure must not bring it back.
+    atomic_file.sync_directory(identity.parent)
     atomic_file.replace(ssh_keys.public_file(identity), f"{line} hsmd agent\n", PUBLIC)
-    ssh_keys.public_file(following).unlink(missing_ok=True)
+    ssh_keys.public_file(next_identity).unlink(missing_ok=True)
     for daemon in daemons:
         _ask(daemon, ClientRotateKey())
 
@@ -90,15 +86,15 @@ def _ask(daemon: Endpoint, request: ClientRotateKey | WhoAmI) -> None:
 
 
 def _public_line(private_file: Path) -> str:
-    """From the private key: after a crash its .pub file may not be there."""
+    """Derived from the private key: after a crash the .pub file may be missing."""
     key = load_ssh_private_key(private_file.read_bytes(), password=None)
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def _own_like(old: Path, new: Path) -> None:
-    """The new key is the agent's as the old one is. Raises CommandError for what is no file of its own.
+    """Give the new key the owner of the old one. Raises CommandError unless it is a regular file with a single link.
 
-    The directory may be the agent's too: a link that it put there must not have root give away what the link leads to.
+    The agent's user may own the directory: a link placed there must not make root change the owner of another file.
     """
     status = old.stat()
     try:
@@ -117,5 +113,6 @@ def _own_like(old: Path, new: Path) -> None:
 
 def _not_a_key(path: Path) -> CommandError:
     return CommandError(
-        f"{path} is a link, or no file", "find out who put it there, remove it, and run this again"
+        f"{path} is a link or not a regular file",
+        "find out where it came from, remove it, and run the command again",
     )

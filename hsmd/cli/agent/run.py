@@ -1,4 +1,4 @@
-"""`hsmd agent run`: the agent itself."""
+"""`hsmd agent run`: run the agent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hsmd.cli.base.output import Output
 
 @command(app, "run", example="hsmd agent run --config /etc/hsmd/agent.toml")
 def run(output: Output, config: Config = None) -> None:
-    """Run the agent until it is told to stop.
+    """Run the agent until SIGTERM or SIGINT.
 
-    It starts and stays without the daemon, answers "unavailable" at once meanwhile, and connects again by itself. The log goes
-    to standard error, one JSON object per line.
+    The agent also starts while no daemon is reachable: it answers "unavailable" immediately and keeps trying to connect.
+    SIGHUP reloads the configuration. The log goes to standard error, one JSON object per line.
     """
     from hsmd import agent
 

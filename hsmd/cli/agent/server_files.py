@@ -1,4 +1,4 @@
-"""`hsmd agent install`: the files that make a TLS server on this host use the agent."""
+"""The files that `hsmd agent install` writes, and the steps that remain."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class Installed:
 
 
 def openssl_files(socket: Path) -> list[Installed]:
-    """What every TLS server needs. Raises CommandError when the provider has not been built or the socket cannot be named."""
+    """The OpenSSL configuration. Raises CommandError if the provider is not installed or the socket's path is unsuitable."""
     from hsmd.provider import openssl_configuration
 
     try:
         return [Installed(OPENSSL_CONFIGURATION, openssl_configuration(str(socket)))]
     except FileNotFoundError as error:
-        raise CommandError(str(error), "install a wheel of hsmd that has it") from None
+        raise CommandError(str(error), "install hsmd from a wheel, which contains it") from None
     except ValueError as error:
         raise CommandError(str(error), "choose another --socket", Exit.USAGE) from None
 
 
 def nginx_files(key: str, directory: Path) -> list[Installed]:
-    """What nginx needs besides: environment of its service, and a snippet for the server block."""
+    """The files for nginx besides: the environment of its service, and a snippet for a server block."""
     unit = (
-        "# nginx has no directive for this: OpenSSL reads its configuration where this variable says.\n"
+        "# OpenSSL reads the configuration that this variable names; nginx has no directive for it.\n"
         "[Unit]\nWants=hsmd-agent.service\nAfter=hsmd-agent.service\n\n"
         f"[Service]\nEnvironment=OPENSSL_CONF={OPENSSL_CONFIGURATION}\n"
     )
     snippet = (
-        f"# include snippets/hsmd-{key}.conf; in a server block. The .key file holds no private key, only its name.\n"
+        f"# Use in a server block: include snippets/hsmd-{key}.conf; The .key file is a reference, not a private key.\n"
         f"ssl_certificate {directory / f'{key}.pem'};\n"
         f"ssl_certificate_key {directory / f'{key}.key'};\n"
     )
@@ -58,19 +58,19 @@ def nginx_files(key: str, directory: Path) -> list[Installed]:
 
 
 OPENSSL_STEPS: tuple[str, ...] = (
-    f"Give it to a service: Environment=OPENSSL_CONF={OPENSSL_CONFIGURATION} in its unit, then restart the service.",
-    f"Try it:               OPENSSL_CONF={OPENSSL_CONFIGURATION} openssl list -providers",
+    f"For a service:        set Environment=OPENSSL_CONF={OPENSSL_CONFIGURATION} in its unit and restart it",
+    f"Test it:              OPENSSL_CONF={OPENSSL_CONFIGURATION} openssl list -providers",
 )
 
 
 SYSTEMD_STEPS: tuple[str, ...] = (
     "Then:                 systemctl daemon-reload && systemctl enable --now hsmd-agent",
-    "Look at it:           systemd-analyze security hsmd-agent",
+    "Review it:            systemd-analyze security hsmd-agent",
 )
 
 
 def systemd_files(config: Path, user: str) -> list[Installed]:
-    """The agent's own service. Raises CommandError if there is no such user; ConfigurationError for a wrong agent.toml."""
+    """The service of the agent. Raises CommandError for an unknown user; ConfigurationError for an invalid agent.toml."""
     from hsmd.agent.config import KEEP, load
 
     group = load(config).socket.group
@@ -79,19 +79,19 @@ def systemd_files(config: Path, user: str) -> list[Installed]:
 
 
 def nginx_steps(key: str) -> tuple[str, ...]:
-    """What is left to do by hand."""
+    """The remaining steps for nginx."""
     return (
         f"In the server block:  include snippets/hsmd-{key}.conf;",
         "Then:                 systemctl daemon-reload && nginx -t && systemctl restart nginx",
-        "                      (a reload is not enough the first time: the environment is new)",
-        f"Look whether it fits: hsmd agent check {key} --user www-data",
+        "                      (a reload is not enough the first time, because the environment changes)",
+        f"Check the set-up:     hsmd agent check {key} --user www-data",
     )
 
 
 def install(
     output: Output, files: Sequence[Installed], steps: Sequence[str], root: Path, *, only_print: bool
 ) -> None:
-    """Writes the files below `root`, or prints them, and says what is left to do."""
+    """Write the files below `root`, or print them, and print the remaining steps."""
     document = {
         "files": [{"path": str(file.path), "content": file.content} for file in files],
         "written": not only_print,

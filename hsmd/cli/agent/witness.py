@@ -1,4 +1,4 @@
-"""`hsmd agent witness`: what an agent remembers of daemons' audit logs, and giving it up by hand."""
+"""`hsmd agent witness`: list and reset the audit log checkpoints that an agent has recorded."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from hsmd.client.witness_memory import Memories
 
 witness = group(
-    """What the agent has seen of the daemons' audit logs.
+    """The checkpoints of the daemons' audit logs that the agent has recorded.
 
-    An agent remembers the newest checkpoint of each log and refuses a daemon whose log does not continue it: one that was
-    rolled back, cut off or rewritten, or that shows different histories to different people."""
+    An agent records the newest checkpoint of each log and refuses a daemon whose log does not continue it: a log that was
+    rolled back, truncated or rewritten, or that differs between clients."""
 )
 app.add_typer(witness, name="witness")
 
 
 @command(witness, "list", example="hsmd agent witness list")
 def show(output: Output, config: Config = None) -> None:
-    """List the logs seen, and how far."""
+    """List the recorded logs and their newest checkpoints."""
     found = _memories(config).all()
     rows = [[one.origin, ", ".join(one.addresses), str(one.size), one.root, one.accepted] for one in found]
     output.show(
@@ -38,27 +38,30 @@ def show(output: Output, config: Config = None) -> None:
 def reset(
     output: Output,
     origin: Annotated[
-        str, typer.Argument(metavar="ORIGIN", help="The log, as `list` calls it.", show_default=False)
+        str,
+        typer.Argument(metavar="ORIGIN", help="Origin of the log, as `list` shows it.", show_default=False),
     ],
-    yes: Annotated[
-        bool, typer.Option("--yes", help="You know why the log is not the one seen before.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm that you know why the log differs.")] = False,
     config: Config = None,
 ) -> None:
-    """Forget what was seen of a log, so that the agent takes whatever its daemon shows next.
+    """Forget the recorded checkpoint of a log, so that the agent accepts the daemon's log as it is now.
 
-    Only after finding out why the log differs: this is the last trace of the records that are missing. A running agent
-    notices by itself.
+    First find out why the log differs: the recorded checkpoint is the last trace of the missing records. A running agent needs
+    no restart.
     """
     memories = _memories(config)
     known = memories.of_origin(origin)
     if known is None:
         raise CommandError(
-            f"nothing was seen of a log {origin}", "`hsmd agent witness list` shows what was seen", Exit.USAGE
+            f"no checkpoint of a log {origin} is recorded",
+            "`hsmd agent witness list` shows the recorded logs",
+            Exit.USAGE,
         )
     if not yes:
         raise CommandError(
-            f"{known.size} records of {origin} were seen", "add --yes to forget that", Exit.USAGE
+            f"a checkpoint of {known.size} records of {origin} would be forgotten",
+            "confirm with --yes",
+            Exit.USAGE,
         )
     memories.forget(origin)
     document = {"origin": origin, "records": known.size, "root": known.root, "note": known.note}

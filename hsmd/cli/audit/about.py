@@ -18,12 +18,13 @@ from hsmd.protocol.messages import MAX_PAGE, AuditAbout, AuditLines
 def about(
     session: Session,
     first: Annotated[
-        int, typer.Option("--first", metavar="INDEX", min=0, help="Begin with this record.")
+        int, typer.Option("--first", metavar="INDEX", min=0, help="Index of the first record.")
     ] = 0,
 ) -> None:
-    """Print the records that you may read: those about you, and about the keys you own.
+    """Print the records that you may read: those about you and about keys that you own.
 
-    With --json each line is the record as it stands in the log. An auditor or operator sees all records.
+    Auditors and operators may read all records. With --json each line is a complete record as in the log; otherwise it is a
+    summary.
     """
     while True:
         page = session.ask(AuditAbout(first=first, limit=MAX_PAGE), AuditLines)

@@ -21,21 +21,22 @@ from hsmd.cli.base.output import Output, fields
 def archive(
     output: Output,
     log: Annotated[
-        Path, typer.Option("--log", metavar="DIRECTORY", help="The log's directory.", show_default=False)
+        Path, typer.Option("--log", metavar="DIRECTORY", help="Directory of the log.", show_default=False)
     ],
     to: Annotated[
-        Path, typer.Option("--to", metavar="DIRECTORY", help="Where to copy to.", show_default=False)
+        Path,
+        typer.Option("--to", metavar="DIRECTORY", help="Directory to copy segments to.", show_default=False),
     ],
     remove: Annotated[
         bool,
-        typer.Option("--remove", help="Remove copied segments here, as far as a checkpoint covers them."),
+        typer.Option("--remove", help="Remove copied segments that a checkpoint covers from the log."),
     ] = False,
 ) -> None:
-    """Copy sealed segments of the log, on the key host itself; the daemon may be running.
+    """Copy sealed segments of the log to an archive, on the key host itself; the daemon may be running.
 
-    Each segment is checked record by record while it is copied, and on disk before anything is removed. The daemon then says of
-    an old record where it went; proofs about it still work. An archive with all segments and the live file verifies
-    like the log it came from.
+    Every record is verified while its segment is copied, and copies are synced to disk before anything is removed. For a
+    removed record the daemon reports the archive; proofs about it still work. An archive with all segments and the live file
+    can be verified like the log itself.
     """
     from hsmd.daemon.audit.archiving import archive as archive_segments
 
@@ -51,8 +52,8 @@ def archive(
         lambda: fields(
             [
                 ("copied", f"{len(report.copied)} segments to {to}"),
-                ("removed here", f"{len(report.removed)} segments" if remove else ""),
-                ("kept here", report.kept),
+                ("removed", f"{len(report.removed)} segments" if remove else ""),
+                ("kept", report.kept),
             ]
         ),
     )

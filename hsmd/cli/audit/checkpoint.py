@@ -17,11 +17,13 @@ from hsmd.cli.base.files import PUBLIC, write_new
 @command(app, "checkpoint", example="hsmd audit checkpoint --out seen-on-monday")
 def checkpoint_(
     session: Session,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the note there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="File to write the checkpoint to.")
+    ] = None,
 ) -> None:
-    """Fetch the newest signed checkpoint, check it, and print or keep it.
+    """Fetch the newest signed checkpoint, verify it, and print or save it.
 
-    Kept somewhere else it proves later what the log was now: see `hsmd audit verify --checkpoint`.
+    Saved on another host, it proves later that the log has not been changed since: see `hsmd audit verify --checkpoint`.
     """
     answer, found = newest_checkpoint(session)
     if out is not None:

@@ -21,24 +21,27 @@ from hsmd.protocol.messages import AuditDiscontinuity, AuditStand, AuditStanding
 def discontinuity(
     session: Session,
     reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Why, in one line.", show_default=False)
+        str, typer.Option("--reason", metavar="TEXT", help="The reason, in one line.", show_default=False)
     ],
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Even if the daemon finds nothing wrong, because witnesses do.")
+        bool,
+        typer.Option(
+            "--anyway", help="Declare the break even if the daemon detects none, because agents do."
+        ),
     ] = False,
 ) -> None:
-    """Declare that the daemon's log does not continue what was seen of it, after a restore from backup.
+    """Declare a break in the audit log after a restore.
 
-    The declaration is signed with your SSH key (Ed25519), recorded, and handed to the agents; those with your key among their
-    `operator_keys` accept the break and report it. First find out that it is the restore, and nothing else, that made the log
-    what it is: this is the last time anybody will be warned.
+    The declaration is signed with your SSH key (Ed25519), recorded in the log, and sent to the agents. Agents with your key in
+    `operator_keys` accept the break and report it. First make sure that the restore, and nothing else, changed the log: no
+    further warning is given.
     """
-    session.witnessed = False  # it is just the log that is not the one seen
+    session.witnessed = False  # the log is expected to differ from the one seen before
     standing = session.ask(AuditStand(), AuditStanding)
     if not standing.held and not anyway:
         raise CommandError(
-            f"the daemon knows no more of {standing.origin} than the {standing.size} records it has",
-            "if agents refuse it all the same, add --anyway",
+            f"the daemon detects no break in {standing.origin}, which has {standing.size} records",
+            "if agents refuse the log nevertheless, add --anyway",
             Exit.USAGE,
         )
     note = _signed(standing, reason, session.profile().identity)
@@ -55,17 +58,15 @@ def _signed(standing: AuditStanding, reason: str, identity: Path | None) -> str:
     from hsmd.transparency.lines import format_time
 
     if not standing.verifier_key:
-        raise CommandError(
-            "the daemon has no key for checkpoints yet", "nobody can have seen one; nothing to declare"
-        )
+        raise CommandError("the daemon has not signed a checkpoint yet", "there is no break to declare")
     try:
         key = load_ssh_private_key(identity.read_bytes() if identity else b"", password=None)
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise CommandError(
-            f"{identity} is not an Ed25519 SSH key without passphrase",
-            "declare it with such a key",
+            f"{identity} is not an Ed25519 SSH key without a passphrase",
+            "use such a key (--identity)",
             Exit.USAGE,
         )
     old = State(standing.remembered_size, standing.remembered_root) if standing.remembered_size >= 0 else None

@@ -22,17 +22,17 @@ from hsmd.protocol.messages import MAX_PAGE, AuditProve, InclusionProof
 )
 def export(
     session: Session,
-    first: Annotated[int, typer.Option("--first", metavar="INDEX", min=0, help="The first record.")],
-    last: Annotated[int, typer.Option("--last", metavar="INDEX", min=0, help="The last record.")],
+    first: Annotated[int, typer.Option("--first", metavar="INDEX", min=0, help="Index of the first record.")],
+    last: Annotated[int, typer.Option("--last", metavar="INDEX", min=0, help="Index of the last record.")],
 ) -> None:
-    """Print a range of records with what a third party needs to check them without the daemon.
+    """Print a range of records with a proof that a third party can verify without the daemon.
 
-    The first line is a JSON object with the signed checkpoint and the proof that it covers the last record. The records follow as
-    they stand in the log; each holds the hash of the one before it, so the last one proves them all.
+    The first line is a JSON object with the signed checkpoint and the proof that it covers the last record. The records follow
+    as in the log. Each contains the hash of the previous one, so that the last record proves all of them.
     """
     if last < first:
         raise CommandError(
-            f"record {last} stands before record {first}", "give --first and --last in order", Exit.USAGE
+            f"--last {last} is before --first {first}", "give --first and --last in order", Exit.USAGE
         )
     proven = session.ask(AuditProve(index=last), InclusionProof)
     head = {
@@ -43,7 +43,7 @@ def export(
     while first <= last:
         page = read_page(session, first, min(MAX_PAGE, last - first + 1))
         if page.first != first or not page.lines:
-            raise ProtocolError(f"the daemon does not show record {first}")
+            raise ProtocolError(f"the daemon did not return record {first}")
         for line in page.lines:
             print(line)
         first += len(page.lines)

@@ -10,9 +10,9 @@ from hsmd.cli.base.connection import Session
 
 @command(app, "key", example="hsmd audit key > audit-key")
 def key(session: Session) -> None:
-    """Print the public key that signs checkpoints, as a C2SP verifier key line.
+    """Print the public key for checkpoint signatures, as a C2SP verifier key line.
 
-    Note it when the daemon is new, and give it to whoever is to check the log: with `hsmd audit verify --public-key`.
+    Save it when the daemon is new, and give it to everyone who verifies the log, for `hsmd audit verify --public-key`.
     """
     answer, _ = newest_checkpoint(session)
     session.output.show({"verifier_key": answer.verifier_key}, lambda: answer.verifier_key)

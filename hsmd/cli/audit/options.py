@@ -1,4 +1,4 @@
-"""What the commands of `hsmd audit` share: their group, pages of records, and files that they are given."""
+"""What the commands of `hsmd audit` share: the group, pages of records, checkpoint keys, and files named by options."""
 
 from __future__ import annotations
 
@@ -17,43 +17,45 @@ from hsmd.transparency.keyring import KeyRing
 app = group(
     """The audit log.
 
-    Every use of a key is recorded before and after it happens, with who asked, and every control operation. Each record holds
-    the hash of the one before it, so that a change, a gap or a swap shows."""
+    Every use of a key is recorded before and after it is performed, with the client that requested it, and so is every control
+    operation. Each record contains the hash of the previous one, so that changed, missing and reordered records are detected."""
 )
 
 EXPORT_FORMAT = "hsmd audit export v1"
-"""First member of what `hsmd audit export` prints."""
+"""The member `format` in the first line of an export."""
 
 PublicKey = Annotated[
     Path | None,
     typer.Option(
         "--public-key",
         metavar="FILE",
-        help="Who may have signed checkpoints: PEM, or what `hsmd audit key` printed earlier.",
+        help="Trusted key for checkpoint signatures: PEM, or the output of `hsmd audit key`.",
     ),
 ]
 
 
 def read_page(session: Session, first: int, limit: int) -> AuditPage:
-    """Records from `first` on, at most `limit`."""
+    """At most `limit` records, starting with `first`."""
     return session.ask(AuditRead(first=first, limit=limit), AuditPage)
 
 
 def content(path: Path) -> bytes:
-    """What is in a file that an option names. Raises CommandError."""
+    """Read a file that an option names. Raises CommandError."""
     try:
         return path.read_bytes()
     except OSError as problem:
         raise CommandError(
-            f"{path} cannot be read: {problem.strerror}", "name a file that can be read", Exit.USAGE
+            f"{path} cannot be read: {problem.strerror}", "name a readable file", Exit.USAGE
         ) from None
 
 
 def key_ring(path: Path) -> KeyRing:
-    """The keys in a file that --public-key names. Raises CommandError."""
+    """Read the keys in the file of --public-key. Raises CommandError."""
     try:
         return KeyRing.parse(content(path))
     except ProtocolError as problem:
         raise CommandError(
-            f"{path}: {problem.text}", "`hsmd audit key` prints the line of a daemon's key", Exit.USAGE
+            f"{path}: {problem.text}",
+            "`hsmd audit key` prints a daemon's key in the expected form",
+            Exit.USAGE,
         ) from None

@@ -22,12 +22,13 @@ from hsmd.transparency.note import Verifier
 @command(app, "prove", example="hsmd audit prove 1041 --public-key audit-key --json > proof.json")
 def prove(
     session: Session,
-    index: Annotated[int, typer.Argument(metavar="INDEX", help="The record's number.", min=0)],
+    index: Annotated[int, typer.Argument(metavar="INDEX", help="Index of the record.", min=0)],
     public_key: PublicKey = None,
 ) -> None:
-    """Show one record with the proof that the newest checkpoint covers it, and check that proof.
+    """Show a record with the proof that the newest checkpoint covers it, and verify the proof.
 
-    The answer with --json is all that a third party needs: record, path (RFC 9162, section 2.1.3) and signed checkpoint.
+    The output of --json is sufficient for a third party: record, inclusion path (RFC 9162, section 2.1.3) and signed
+    checkpoint.
     """
     proven = session.ask(AuditProve(index=index), InclusionProof)
     if public_key is not None:
@@ -35,7 +36,7 @@ def prove(
     else:
         found = checkpoints.parse(proven.note, Verifier.from_vkey(newest_checkpoint(session)[0].verifier_key))
     if (proven.index, proven.size) != (index, found.size):
-        raise ProofInvalid("the daemon proves another record than it was asked for")
+        raise ProofInvalid("the daemon returned the proof of another record")
     verify_inclusion(index, found.size, leaf_hash(proven.line.encode()), proven.proof, found.root)
     document = {
         "index": index, "size": found.size, "record": proven.line, "proof": [step.hex() for step in proven.proof],
@@ -46,7 +47,7 @@ def prove(
         lambda: fields(
             [
                 ("record", proven.line),
-                ("is among the first", f"{found.size} of {found.origin}"),
+                ("included in", f"the first {found.size} records of {found.origin}"),
                 ("root", found.root.hex()),
             ]
         ),

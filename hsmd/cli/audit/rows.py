@@ -1,4 +1,4 @@
-"""Audit records as rows for people: begin and outcome joined, filtered, read from the end of the log backwards."""
+"""Audit records as table rows: attempts joined with their outcomes, filtered, read backwards from the end of the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hsmd.protocol.audit_fields import subject_of
 from hsmd.protocol.messages import MAX_PAGE, AuditPage
 from hsmd.transparency.records import CHECKPOINT_EVENT, Record, parse_record
 
-HEADERS = ("INDEX", "TIME", "CLIENT", "WHAT", "KEY", "RESULT")
+HEADERS = ("INDEX", "TIME", "CLIENT", "OPERATION", "KEY", "RESULT")
 
 _BEGUN = "control.begun"
 
@@ -23,14 +23,14 @@ ReadPage = Callable[[int, int], AuditPage]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What to show; empty members mean everything. `digest` is that of `key`, because refusals carry no name."""
+    """Selects records; empty members match everything. `digest` is that of `key`, because refusals contain no key name."""
 
     client: str = ""
     key: str = ""
     digest: str = ""
 
     def fits(self, record: Record) -> bool:
-        """Whether the record is about client and key."""
+        """Whether the record is about the client and the key."""
         if self.client and self.client not in (record.client, *record.fields.values()):
             return False
         return (
@@ -45,14 +45,14 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record, with its outcome if it is an attempt to use a key or the begin of a control operation."""
+    """A record, with its outcome if it is an attempt to use a key or the begin of a control operation."""
 
     record: Record
     outcome: Record | None
 
     @property
     def document(self) -> dict[str, Any]:
-        """The row for programs: the record, with its outcome as a member."""
+        """The row as a JSON document: the record, with its outcome as a member."""
         made: dict[str, Any] = msgspec.to_builtins(self.record)
         if self.outcome is not None:
             made["outcome"] = msgspec.to_builtins(self.outcome)
@@ -60,18 +60,18 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row for people, in the order of HEADERS."""
+        """The table cells, in the order of HEADERS."""
         record = self.record
         return (
             str(record.index),
             _to_the_second(record.time),
             record.client,
-            self._what(),
+            self._operation(),
             self._key(),
             self._result(),
         )
 
-    def _what(self) -> str:
+    def _operation(self) -> str:
         record = self.record
         if record.event in ("attempt", "refusal"):
             return record.purpose
@@ -93,16 +93,16 @@ class Row:
             return ", ".join(f"{name} {value}" for name, value in record.fields.items())
         end = self.outcome if record.event == _BEGUN else record
         stage = "open" if end is None else _text(_stage(end), str(end.fields.get("error", "")))
-        return ", ".join([stage, *self._about()])
+        return ", ".join([stage, *self._subject()])
 
-    def _about(self) -> list[str]:
-        """The client that a control operation was about; its key has a column of its own."""
+    def _subject(self) -> list[str]:
+        """The client that a control operation concerns; the key has its own column."""
         client = subject_of(self.record.fields).client
         return [f"client {client}"] if client else []
 
 
 def _stage(record: Record) -> str:
-    """`done` of `control.done`."""
+    """The last part of the event name: `done` for `control.done`."""
     return record.event.rpartition(".")[2]
 
 
@@ -111,18 +111,18 @@ def _text(result: str, error: str) -> str:
 
 
 def _to_the_second(time: str) -> str:
-    """`2030-01-02 03:04:05Z` of `2030-01-02T03:04:05.678901Z`."""
+    """`2030-01-02 03:04:05Z` for `2030-01-02T03:04:05.678901Z`."""
     return f"{time[:19].replace('T', ' ')}Z"
 
 
 def _begin_of(record: Record) -> int | None:
-    """The index of the record whose end this one is."""
+    """The index of the record that this one concludes; None if it concludes none."""
     begun = record.attempt if record.event == "outcome" else record.fields.get("begun")
     return begun if isinstance(begun, int) else None
 
 
 def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
-    """The last `count` rows that fit, oldest first, and the size of the log. Raises ProtocolError for what is no record."""
+    """The last `count` matching rows, oldest first, and the size of the log. Raises ProtocolError for invalid records."""
     size = read(-1, 1).size
     rows: list[Row] = []
     outcomes: dict[int, Record] = {}
@@ -131,7 +131,7 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
         first = max(0, end - step)
         try:
             records = _records(read, first, end)
-        except NotFound:  # older ones were archived; show what is there
+        except NotFound:  # older records were archived; show the available ones
             step //= 2
             continue
         for record in reversed(records):
@@ -147,29 +147,29 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
 
 
 def one_line(line: str) -> str:
-    """A record, shortened to one line for people; to be escaped, because parsed texts hold what somebody typed."""
+    """A record as a one-line summary. The caller must escape it: it contains text from clients."""
     record = parse_record(line.encode("utf-8", "surrogatepass"))
     if record.event == "outcome":
         return f"{_to_the_second(record.time)}  {record.index}  outcome of {record.attempt}: {_text(record.result, record.error)}"
     row = Row(record, None)
-    told = [
+    parts = [
         row.record.client or "-",
         record.event,
         row.cells[3],
         row.cells[4],
         "" if record.event == "attempt" else row.cells[5],
     ]
-    return "  ".join([_to_the_second(record.time), str(record.index), *(part for part in told if part)])
+    return "  ".join([_to_the_second(record.time), str(record.index), *(part for part in parts if part)])
 
 
 def _records(read: ReadPage, first: int, end: int) -> list[Record]:
-    """Records `first` up to `end`; a daemon may answer with fewer lines than it was asked for."""
+    """Records from `first` up to, not including, `end`; a daemon may return fewer at a time."""
     records: list[Record] = []
     while first < end:
         page = read(first, end - first)
         if page.first != first or not page.lines:
             raise ProtocolError(
-                f"the daemon has no audit record {first}, although its log has {page.size} records"
+                f"the daemon did not return audit record {first}, although its log has {page.size} records"
             )
         records += [parse_record(line.encode("utf-8", "surrogatepass")) for line in page.lines]
         first += len(page.lines)

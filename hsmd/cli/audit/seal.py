@@ -1,4 +1,4 @@
-"""`hsmd audit seal`: start a new segment of the log."""
+"""`hsmd audit seal`: seal the live file of the log and start a new one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from hsmd.protocol.messages import AuditSeal, AuditSealed
 
 @command(app, "seal", example="hsmd audit seal")
 def seal(session: Session) -> None:
-    """Put the live file of the log among the sealed segments, and have the daemon go on in a new one.
+    """Seal the live file of the log as a segment, and start a new live file.
 
-    The daemon does so by itself at `audit.segment_mib`. Sealed segments never change again and can be archived.
+    The daemon does this by itself when the live file reaches `audit.segment_mib`. Sealed segments never change and can be
+    archived.
     """
     answer = session.ask(AuditSeal(), AuditSealed, timeout_s=SLOW_TIMEOUT_S)
-    session.output.show(answer, lambda: f"sealed; the live file begins with record {answer.first}")
+    session.output.show(answer, lambda: f"Sealed. The live file begins with record {answer.first}.")

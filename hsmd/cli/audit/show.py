@@ -1,4 +1,4 @@
-"""`hsmd audit show`: the newest records as a table."""
+"""`hsmd audit show`: show the newest records as a table."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ from hsmd.protocol.messages import KeyInfo, KeyShow
 def show(
     session: Session,
     client: Annotated[
-        str, typer.Option("--client", metavar="NAME", help="Only of this client.", show_default=False)
+        str,
+        typer.Option("--client", metavar="NAME", help="Only records about this client.", show_default=False),
     ] = "",
     key: Annotated[
-        str, typer.Option("--key", metavar="NAME", help="Only about this key.", show_default=False)
+        str, typer.Option("--key", metavar="NAME", help="Only records about this key.", show_default=False)
     ] = "",
-    count: Annotated[
-        int, typer.Option("--count", "-n", min=1, max=100_000, help="How many, counted from the end.")
-    ] = 50,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=100_000, help="Number of rows.")] = 50,
 ) -> None:
-    """Show the newest records, oldest of them first.
+    """Show the newest records in the order of the log.
 
     An attempt and its outcome are one row. The result "open" means that no outcome has been recorded (yet).
     """
@@ -46,7 +45,7 @@ def show(
 
 
 def _digest_of(session: Session, key: str) -> str:
-    """The key's digest, by which refusals name it; empty for a key that is gone."""
+    """The key's digest, which identifies it in refusals; empty if the key does not exist."""
     try:
         return session.ask(KeyShow(name=key), KeyInfo).digest
     except NotFound:

@@ -14,8 +14,8 @@ from hsmd.cli.base.connection import Session
 from hsmd.cli.base.output import escape
 from hsmd.protocol.messages import MAX_PAGE
 
-LOOK_S = 0.5
-"""How often `tail` asks for more."""
+POLL_S = 0.5
+"""Interval between two requests for new records."""
 
 
 @command(
@@ -26,13 +26,15 @@ LOOK_S = 0.5
 def tail(
     session: Session,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=0, max=500, help="Begin with so many old ones.")
+        int, typer.Option("--count", "-n", min=0, max=500, help="Number of existing records to begin with.")
     ] = 10,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until interrupted.")] = True,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Keep printing new records until interrupted.")
+    ] = True,
 ) -> None:
-    """Print records as they are written, a line each.
+    """Print records as they are written, one per line.
 
-    With --json each line is the record as it stands in the log; otherwise it is shortened for people.
+    With --json each line is a complete record as in the log; otherwise it is a summary.
     """
     first = max(0, read_page(session, -1, 1).size - count)
     while True:
@@ -43,4 +45,4 @@ def tail(
         if not follow and first >= page.size:
             return
         if not page.lines:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)

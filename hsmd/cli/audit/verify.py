@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-_ARCHIVED = "segments of this log were archived: put them into segments/ of a copy, and verify that"
+_ARCHIVED = "segments of this log were archived: copy them to segments/ of a copy of the log, and verify that"
 
 
 @command(
@@ -45,14 +45,16 @@ def verify(
     log: Annotated[
         Path | None,
         typer.Option(
-            "--log", metavar="PATH", help="Check this file or directory instead of asking the daemon."
+            "--log", metavar="PATH", help="Verify this log file or directory instead of the daemon's log."
         ),
     ] = None,
     public_key: PublicKey = None,
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(
-            "--checkpoint", metavar="FILE", help="A checkpoint seen earlier, which the log must contain."
+            "--checkpoint",
+            metavar="FILE",
+            help="An earlier checkpoint, which the log must contain; may be repeated.",
         ),
     ] = None,
     expect: Annotated[
@@ -60,21 +62,22 @@ def verify(
         typer.Option(
             "--expect",
             metavar="SIZE:HEAD",
-            help="The log must contain this head, noted earlier.",
+            help="An earlier size and head, which the log must contain.",
             show_default=False,
         ),
     ] = "",
 ) -> None:
-    """Check every record: the chain, the attempts and outcomes, the tree, and the signatures of the checkpoints.
+    """Verify every record: hash chain, attempts and outcomes, Merkle tree, and checkpoint signatures.
 
-    Give the public key that you noted when the daemon was new: without it, signatures are not checked. Whether the log was
-    changed or cut off behind its newest checkpoint, only somebody can tell who saw more: note what this prints, and give it the
-    next time (--checkpoint, --expect). Exit code 4 means that something is wrong; the answer names the first bad record.
+    Give the public key that you saved when the daemon was new: without it, signatures are not verified. Changes after the
+    newest checkpoint, and a truncated log, can only be detected by comparison with an earlier state: save the SIZE:HEAD that
+    this command prints, or a checkpoint, and give it the next time (--expect, --checkpoint). Exit code 4 means that
+    verification failed; the result names the first bad record.
     """
     keys = key_ring(public_key) if public_key else None
     seen = [_seen(path, keys) for path in checkpoint or []]
     watch = _HeadWatch(_head(expect) if expect else None)
-    with _lines(session, log) as lines, session.output.working("checking every record"):
+    with _lines(session, log) as lines, session.output.working("verifying every record"):
         verdict = watch.judge(verify_log(watch.over(lines), keys, seen=seen))
     if log is not None and verdict.first_bad == 0 and (log / SEGMENTS / ARCHIVED_NAME).exists():
         verdict = replace(verdict, reason=f"{verdict.reason}; {_ARCHIVED}")
@@ -102,12 +105,12 @@ def _seen(path: Path, keys: KeyRing | None) -> Checkpoint:
         return signed_checkpoint(text, keys) if keys else checkpoints.parse_text(Note.parse(text).text)
     except (ProofInvalid, ProtocolError) as problem:
         raise CommandError(
-            f"{path}: {problem.text}", "give a file that `hsmd audit checkpoint --out` wrote", Exit.USAGE
+            f"{path}: {problem.text}", "give a file written by `hsmd audit checkpoint --out`", Exit.USAGE
         ) from None
 
 
 class _HeadWatch:
-    """Looks for a head seen earlier among the records that pass by."""
+    """Compares an earlier size and head with the records that are verified."""
 
     def __init__(self, expected: Head | None) -> None:
         self._expected = expected
@@ -127,9 +130,9 @@ class _HeadWatch:
         if expected is None or not verdict.intact or self._found == expected.head:
             return verdict
         if verdict.size < expected.size:
-            bad, reason = verdict.size, f"the log ends here; it once had {expected.size} records"
+            bad, reason = verdict.size, f"the log ends here, but had {expected.size} records earlier"
         else:
-            bad, reason = expected.size - 1, "the record is not the one whose head was seen earlier"
+            bad, reason = expected.size - 1, "the record differs from the one with the expected head"
         return replace(verdict, first_bad=bad, last_bad=bad, reason=f"record {bad}: {reason}")
 
 
@@ -144,7 +147,7 @@ def _head(text: str) -> Head:
     )
     if not fits:
         raise CommandError(
-            f"{text!r} is not SIZE:HEAD", "give it as an earlier `hsmd audit verify` printed it", Exit.USAGE
+            f"{text!r} is not SIZE:HEAD", "give it as printed by `hsmd audit verify`", Exit.USAGE
         )
     return Head(int(size), head)
 
@@ -154,13 +157,13 @@ def _verdict(verdict: LogVerdict, signatures: bool) -> RenderableType:
         first, last = verdict.first_bad, verdict.last_bad
         bad = str(first) if first == last else f"one of {first} to {last}"
         return fields([("audit log", "CHANGED"), ("first bad record", bad), ("reason", verdict.reason)])
-    covered = f"{verdict.checkpoints}, the newest covers the first {verdict.covered} records"
+    covered = f"{verdict.checkpoints}; the newest covers the first {verdict.covered} records"
     return fields(
         [
             ("audit log", "intact"),
             ("records", str(verdict.size)),
             ("checkpoints", covered if verdict.checkpoints else "none yet"),
-            ("signatures", "checked" if signatures else "NOT checked: give --public-key"),
+            ("signatures", "verified" if signatures else "NOT verified: give --public-key"),
             ("open attempts", str(verdict.open_attempts)),
             ("SIZE:HEAD", f"{verdict.size}:{verdict.head}"),
         ]
@@ -176,12 +179,12 @@ def _lines(session: Session, log: Path | None) -> Iterator[Iterator[bytes]]:
         yield log_lines(log)
     except OSError as problem:
         raise CommandError(
-            f"{log} cannot be read: {problem.strerror}", "name the log or its directory", Exit.USAGE
+            f"{log} cannot be read: {problem.strerror}", "name the log file or its directory", Exit.USAGE
         ) from None
 
 
 def _remote_lines(session: Session) -> Iterator[bytes]:
-    """All records of the daemon, up to the size the log had at the first answer."""
+    """All records of the daemon, up to the size of the log at the first answer."""
     first, size = 0, 1
     while first < size:
         page = read_page(session, first, MAX_PAGE)

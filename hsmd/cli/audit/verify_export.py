@@ -27,16 +27,22 @@ from hsmd.transparency.records import MAX_LINE_BYTES, parse_record
 def verify_export(
     output: Output,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What `hsmd audit export` printed; - for standard input.")
+        Path, typer.Argument(metavar="FILE", help="Output of `hsmd audit export`; - for standard input.")
     ],
     public_key: Annotated[
         Path,
         typer.Option(
-            "--public-key", metavar="FILE", help="Who signs the log's checkpoints.", show_default=False
+            "--public-key",
+            metavar="FILE",
+            help="Trusted key for checkpoint signatures: PEM, or the output of `hsmd audit key`.",
+            show_default=False,
         ),
     ],
 ) -> None:
-    """Check exported records against the checkpoint that came with them. Exit code 4 means that something is wrong."""
+    """Verify exported records against the signed checkpoint in the export.
+
+    Exit code 4 means that verification failed.
+    """
     keys = key_ring(public_key)
     source = sys.stdin.buffer if str(file) == "-" else file.open("rb")
     with source:
@@ -56,7 +62,7 @@ def _verified(lines: Iterator[bytes], keys: KeyRing) -> dict[str, Any]:
     for line in lines:
         record = parse_record(line.removesuffix(b"\n"))
         if record.index != index or (before and record.previous != before):
-            raise ProofInvalid(f"record {record.index} does not follow from the one before it")
+            raise ProofInvalid(f"record {record.index} does not continue the previous one")
         before = leaf_hash(line.removesuffix(b"\n")).hex()
         index += 1
     last = int(head["last"])
@@ -84,4 +90,4 @@ def _head(line: bytes) -> dict[str, Any]:
             return head
     except (ValueError, KeyError, TypeError):
         pass
-    raise ProtocolError("this is not what `hsmd audit export` prints")
+    raise ProtocolError("this is not an export of `hsmd audit export`")

@@ -1,1 +1,1 @@
-"""What commands share: their frame, the connection to a daemon, output, files and names."""
+"""What commands share: option handling, the connection to a daemon, output, files and names."""

@@ -1,4 +1,4 @@
-"""The text of a new agent.toml, with a comment for each setting that somebody may want to change."""
+"""The text of a new agent.toml, with a comment for each setting."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from hsmd.cli.base.toml import quote
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """The daemon an agent belongs to: its address and host keys, our client name there and our private key file, and the
-    operators' keys that count."""
+    """The daemon of a new agent: address, host keys, the agent's client name and private key file, accepted operator keys."""
 
     address: str
     host_keys: tuple[str, ...]
@@ -22,7 +21,7 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """The agent's place on its host: socket, directory for what it remembers, users it serves, group of the socket."""
+    """The agent on its host: socket, state directory, users that it serves, group of the socket."""
 
     socket: Path
     state: Path
@@ -33,34 +32,34 @@ class Local:
 def render(local: Local, daemon: Pinned) -> str:
     """The whole file."""
     return f"""\
-# Configuration of the hsmd agent of this host. Paths are absolute. SIGHUP reads it again.
+# Configuration of the hsmd agent of this host. Paths are absolute. SIGHUP reloads it.
 
 [agent]
-# Our client name at the daemons, and the private key that proves it.
+# Client name of this agent at the daemons, and its private key.
 client = {quote(daemon.client)}
 identity = {quote(str(daemon.identity))}
-# An OpenSSH user certificate for it, if the daemons trust a user CA.
+# OpenSSH user certificate for it, if the daemons trust a user CA.
 #certificate = "/etc/hsmd/agent_ed25519-cert.pub"
-# Where TLS servers on this host ask for signatures, and who may connect there.
+# Socket for the TLS servers of this host, and its permissions.
 socket = {quote(str(local.socket))}
 mode = "0660"
 {_group(local.group)}
-# Public keys and certificates are kept here, so that servers start while no daemon can be reached.
+# Cache of public keys and certificates, so that TLS servers can start while no daemon is reachable.
 state = {quote(str(local.state))}
-# Operators who may declare that a daemon's audit log was restored from a backup (Ed25519, as in their .pub files).
+# Operator keys whose discontinuity declarations are accepted (Ed25519 lines, as in .pub files).
 operator_keys = {_list(daemon.operator_keys)}
 
 [defaults]
-# Users of this host that may use keys, unless the key has a section of its own below. "*" is everybody who may connect.
+# Users of this host that may use keys without a section of their own below. "*": every user that may connect.
 users = {_list(local.users)}
 
 #[keys.www]
 #users = ["www-data"]
 
-# Tried in this order; add a section for each daemon that holds the keys.
+# Daemons are tried in this order; add a section for each daemon that has the keys.
 [[daemon]]
 address = {quote(daemon.address)}
-# The only host keys (or, behind `cert-authority`, host CAs) that are accepted.
+# Accepted host keys, or host CAs with the prefix `cert-authority`.
 host_keys = {_list(daemon.host_keys)}
 """
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def document(file: Path, manifest: Manifest) -> dict[str, object]:
-    """What --json says of an archive."""
+    """The archive as a JSON document."""
     return {
         "file": str(file),
         "daemon": manifest.daemon,
@@ -24,10 +24,10 @@ def document(file: Path, manifest: Manifest) -> dict[str, object]:
 
 
 def rows(file: Path, manifest: Manifest) -> list[tuple[str, str]]:
-    """The same for a person; `file` is what was made."""
+    """The archive as text; `file` is the file that was written."""
     return [
         ("file", str(file)),
         ("daemon", manifest.daemon),
-        ("made", manifest.created_at.isoformat(timespec="seconds")),
-        ("holds", ", ".join(entry.name for entry in manifest.files)),
+        ("created", manifest.created_at.isoformat(timespec="seconds")),
+        ("contains", ", ".join(entry.name for entry in manifest.files)),
     ]

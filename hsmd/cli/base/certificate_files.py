@@ -1,4 +1,4 @@
-"""Files that commands read and send to a daemon. A private key among them is stopped here."""
+"""Certificate files that are sent to a daemon; a file with a private key is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_CERTIFICATE_BYTES = 60_000
 def certificate_text(path: Path) -> str:
     """The PEM certificates in `path`, `-` for standard input.
 
-    Raises CommandError when it holds a private key, no certificate, or more than a control request can carry.
+    Raises CommandError if the file contains a private key or no certificate, or is too large for a control request.
     """
     source = sys.stdin.buffer if str(path) == "-" else path.open("rb")
     with source:
@@ -21,16 +21,18 @@ def certificate_text(path: Path) -> str:
     text = content.decode("ascii", "replace")
     if "PRIVATE KEY-----" in text:
         raise CommandError(
-            f"{path} holds a private key, nothing was sent", "give a file with certificates only", Exit.USAGE
+            f"{path} contains a private key; nothing was sent",
+            "give a file with certificates only",
+            Exit.USAGE,
         )
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise CommandError(
-            f"{path} holds no PEM certificate", "give the chain as PEM, leaf first", Exit.USAGE
+            f"{path} contains no PEM certificate", "give the chain as PEM, leaf first", Exit.USAGE
         )
     if len(content) > MAX_CERTIFICATE_BYTES:
         raise CommandError(
             f"{path} is larger than {MAX_CERTIFICATE_BYTES} bytes",
-            "leave out what is not in the chain",
+            "remove certificates that are not part of the chain",
             Exit.USAGE,
         )
     return text

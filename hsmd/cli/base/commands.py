@@ -1,7 +1,7 @@
-"""The frame around every command: common options, the example in its help, and the one place where errors become exit codes.
+"""What every command gets: common options, the example in its help, and the conversion of errors into exit codes.
 
-A command is a function whose first parameter is an `Output` (it works alone) or a `Session` (it talks to a daemon). The
-decorator gives it `--json` and `--debug`, and a session's command the options that say which daemon and who asks.
+A command is a function whose first parameter is an `Output` (it runs locally) or a `Session` (it connects to a daemon). The
+decorator adds `--json` and `--debug`, and for a `Session` the options that name the daemon and the caller's identity.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> A
 
 
 _OUTPUT_OPTIONS: dict[str, tuple[Any, object]] = {
-    "json": (Annotated[bool, _option("--json", help="Print one JSON document.", panel=_OUTPUT)], False),
+    "json": (Annotated[bool, _option("--json", help="Print the result as JSON.", panel=_OUTPUT)], False),
     "debug": (
-        Annotated[bool, _option("--debug", help="Show where an error came from.", panel=_OUTPUT)],
+        Annotated[bool, _option("--debug", help="Print a traceback on errors.", panel=_OUTPUT)],
         False,
     ),
 }
@@ -40,7 +40,7 @@ _CONNECTION_OPTIONS: dict[str, tuple[Any, object]] = {
             Path | None,
             _option(
                 "--profile",
-                help="Operator profile that `hsmd init` wrote. Default: operator.toml in ~/.config/hsmd.",
+                help="Operator profile. Default: ~/.config/hsmd/operator.toml.",
                 panel=_CONNECTION,
                 metavar="FILE",
             ),
@@ -73,7 +73,7 @@ _CONNECTION_OPTIONS: dict[str, tuple[Any, object]] = {
             list[str] | None,
             _option(
                 "--host-key",
-                help="The daemon's host key line; may be repeated.",
+                help="Host key of the daemon, an OpenSSH line; may be repeated.",
                 panel=_CONNECTION,
                 metavar="LINE",
             ),
@@ -99,42 +99,49 @@ Function = Callable[..., None]
 
 
 def group(explanation: str) -> typer.Typer:
-    """The app of a command group; its help is `explanation`, whose first paragraph is its title."""
+    """A command group; its help is `explanation`, whose first paragraph is its title."""
     return typer.Typer(no_args_is_help=True, add_completion=False, help=_reflowed(explanation))
 
 
-def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Function], Function]:
-    """Registers a function as command `name` of `app`; `example` (one command line per line) ends its help."""
+def command(
+    app: typer.Typer, name: str, *, example: str, old_name: str = ""
+) -> Callable[[Function], Function]:
+    """Register a function as command `name` of `app`; `example` (one command line per line) ends its help.
+
+    The command also works under its `old_name`, which is not shown.
+    """
 
     def register(function: Function) -> Function:
         lines = "\n\n".join(f"  $ {line}" for line in example.strip().splitlines())
-        app.command(name, help=_reflowed(inspect.getdoc(function) or ""), epilog=f"Example:\n\n{lines}")(
-            _framed(function)
-        )
+        explanation, epilog = _reflowed(inspect.getdoc(function) or ""), f"Example:\n\n{lines}"
+        run = _with_common_options(function)
+        app.command(name, help=explanation, epilog=epilog)(run)
+        if old_name:
+            app.command(old_name, help=explanation, epilog=epilog, hidden=True)(run)
         return function
 
     return register
 
 
 def _reflowed(text: str) -> str:
-    """Each paragraph on one line, for the terminal to fold."""
+    """Each paragraph on one line, so that the terminal wraps it."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
 
 
-def _framed(function: Function) -> Callable[..., None]:
+def _with_common_options(function: Function) -> Callable[..., None]:
     signature = inspect.signature(function, eval_str=True)
     (first, *own) = signature.parameters.values()
-    talks = first.annotation is not Output
+    connects = first.annotation is not Output
 
     def run(**values: Any) -> None:
         output = Output(values.pop("json"))
         debug = values.pop("debug")
-        target = {option: values.pop(option) for option in _CONNECTION_OPTIONS} if talks else {}
+        target = {option: values.pop(option) for option in _CONNECTION_OPTIONS} if connects else {}
         _guard(lambda: _call(function, output, target, values), output, debug)
 
     parameters = [
         *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
-        *_parameters(_CONNECTION_OPTIONS if talks else {}),
+        *_parameters(_CONNECTION_OPTIONS if connects else {}),
         *_parameters(_OUTPUT_OPTIONS),
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -162,7 +169,7 @@ def _call(function: Function, output: Output, target: dict[str, Any], values: di
 
 
 def _guard(work: Callable[[], None], output: Output, debug: bool) -> None:
-    """Runs `work`; whatever goes wrong becomes one line, with --json also a document, and an exit code."""
+    """Run `work`; report an error as one line, with --json also as a document, and raise typer.Exit with the exit code."""
     try:
         work()
     except typer.Exit:
@@ -185,10 +192,10 @@ def _command_error(error: Exception) -> CommandError:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return CommandError(
-            f"{where}{error.strerror or error}", "check the path, its permissions and free space"
+            f"{where}{error.strerror or error}", "check the path, its permissions and the free space"
         )
     return CommandError(
-        f"internal fault: {type(error).__name__}: {error}", "run it again with --debug and report it"
+        f"internal error: {type(error).__name__}: {error}", "report it with the output of --debug"
     )
 
 

@@ -1,4 +1,4 @@
-"""The connection of one command to one daemon: profile, options, the client, and the deadline of each request."""
+"""The connection of a command to a daemon: profile and options, the client, and the deadline of each request."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 15.0
 SLOW_TIMEOUT_S = 60.0
-"""For requests that make keys: an RSA-4096 key takes a slow token most of a minute."""
+"""For requests that generate keys: a slow token needs most of a minute for RSA-4096."""
 
 LOG_REFUSED_ADVICE = (
-    "find out why: an audit log never shrinks or changes. After a restore from backup run `hsmd audit discontinuity`, "
-    "or give up what was seen by removing that file"
+    "find out why before you continue: an audit log never shrinks or changes. After a restore from backup, declare it with "
+    "`hsmd audit discontinuity`; removing that file discards what was recorded about the log"
 )
 
 R = TypeVar("R", bound=Struct)
 
 
 class Session:
-    """What a command that talks to a daemon works with; connects with the first request.
+    """A command's session with a daemon; connects on the first request.
 
-    A daemon whose audit log is not the one seen before is refused, unless `witnessed` is set to False first.
+    A daemon whose audit log does not continue the one seen before is refused, unless `witnessed` is set to False first.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class Session:
         return cast("R", self._client.control(request, timeout_s=self._timeout_s or timeout_s))
 
     def _witness(self) -> Witness | None:
-        """What this operator has seen of the log of the daemon in his profile; a break that he declared is no surprise.
+        """The record of earlier checkpoints of the daemon in the profile; accepts breaks that this operator declared.
 
-        None for a daemon that only the options name: nothing says that the one of tomorrow at this address is the same.
+        None for a daemon that only the options name: another daemon may have that address later.
         """
         from hsmd.cli.base.ssh_keys import operator_keys
         from hsmd.client.witness import Witness
@@ -87,16 +87,16 @@ class Session:
         profile = self.profile()
         if profile.daemon != self._stored().daemon:
             return None
-        place = self._file.absolute().parent / "witness"
-        return Witness(place, operator_keys(profile.identity))
+        directory = self._file.absolute().parent / "witness"
+        return Witness(directory, operator_keys(profile.identity))
 
     def profile(self) -> profiles.Profile:
-        """Profile file and options together. Raises CommandError if that does not say whom to ask, and as whom."""
+        """Profile file and options combined. Raises CommandError if daemon or identity are incomplete."""
         merged = self._stored().merged(**self._given)
         if missing := merged.missing():
             raise CommandError(
-                f"nothing says which daemon to ask: {', '.join(missing)} not given and {self._file} does not say",
-                "run `hsmd init` on the key host, or give the options",
+                f"no daemon is configured: {', '.join(missing)} not given and not in {self._file}",
+                "run `hsmd init` on the key host or `hsmd enroll`, or give the options",
                 Exit.USAGE,
             )
         return merged
@@ -106,7 +106,7 @@ class Session:
         return self._profile_file or profiles.default_path()
 
     def _stored(self) -> profiles.Profile:
-        """What the profile file says; nothing, if there is none where one need not be."""
+        """The profile file; an empty profile if the default one does not exist."""
         if self._profile_file is None and not self._file.exists():
             return profiles.Profile()
         return profiles.load(self._file)
@@ -129,24 +129,25 @@ def connect(profile: profiles.Profile, witness: Witness | None = None) -> Client
         raise CommandError(error.text, LOG_REFUSED_ADVICE, Exit.PROBLEMS) from error
     except ConfigurationError as error:
         raise CommandError(
-            "; ".join(error.faults), "correct the profile, or the option", Exit.USAGE
+            "; ".join(error.faults), "correct the profile or the option", Exit.USAGE
         ) from error
     except ProtocolError as error:
-        what = (
-            f"{profile.daemon} is not the daemon that is pinned, or does not speak our protocol: {error.text}"
-        )
+        what = f"{profile.daemon} does not have the pinned host key, or is not an hsmd daemon: {error.text}"
         raise CommandError(
-            what, "compare the host key with the one `hsmd init` printed; if it has changed, ask why"
+            what,
+            "compare the host key with the one that `hsmd init` printed; if it has changed, find out why",
         ) from error
     except HsmdError as error:
         what = f"cannot connect to {profile.daemon} as {profile.user}: {error.text}"
         raise CommandError(
-            what, "check that the daemon runs, its address, and that it knows your key", Exit.UNREACHABLE
+            what,
+            "check that the daemon is running, its address, and that your key is registered",
+            Exit.UNREACHABLE,
         ) from error
 
 
 def endpoint(profile: profiles.Profile) -> Endpoint:
-    """The client's description of the daemon in a complete profile. Raises BadRequest or ConfigurationError."""
+    """The endpoint of a complete profile. Raises BadRequest or ConfigurationError."""
     from hsmd.client import Endpoint, parse_address
 
     host, port = parse_address(profile.daemon)

@@ -1,4 +1,4 @@
-"""The text of a new hsmd.toml, with a comment for each setting that somebody may want to change."""
+"""The text of a new hsmd.toml, with a comment for each setting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hsmd.cli.base.toml import quote
 
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
-    """The token a new configuration names: module, CKA label, the file with its PIN, environment of its workers."""
+    """The token of a new configuration: module, CKA label, file with the PIN, environment of its workers."""
 
     module: Path
     label: str
@@ -20,12 +20,12 @@ class TokenChoice:
     name: str = "token"
     workers: int = 1
     credential: str = ""
-    """The systemd credential that the PIN file becomes; empty where workers read the file themselves."""
+    """Name of the systemd credential with the PIN; empty if workers read the file themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the files of a daemon are."""
+    """Paths of a daemon's files."""
 
     config: Path
     state: Path
@@ -58,84 +58,84 @@ def render(
     addresses = ", ".join(quote(address) for address in listen)
     environment = ", ".join(f"{key} = {quote(value)}" for key, value in token.environment.items())
     return f"""\
-# Configuration of an hsmd daemon. Paths that are not absolute are relative to this file's directory.
-# What may be done with which key is not here: `hsmd key`, `hsmd client` and `hsmd grant` keep it in the store.
+# Configuration of an hsmd daemon. Relative paths are relative to this file's directory.
+# Keys, clients and grants are in the store: `hsmd key`, `hsmd client` and `hsmd grant` manage them.
 
-# What this daemon calls itself in logs and status, and its audit log in checkpoints: no two daemons of a fleet may share it.
+# Name of this daemon in its log, status and audit checkpoints; must be unique in the fleet.
 name = {quote(name)}
 # debug, info, warning or error.
 #log_level = "info"
 
 [listen]
-# Literal addresses of the network that only front ends and operators can reach.
+# Literal addresses, on a network that only front ends and operators can reach.
 addresses = [{addresses}]
-# Front ends pin the public half of this key: it must survive restarts and restores.
+# SSH host key. Front ends pin its public half: keep it across restarts and restores.
 host_key = {quote(str(layout.host_key))}
-# An OpenSSH host certificate for it, where front ends pin a host CA instead.
+# OpenSSH host certificate for it, if front ends pin a host CA instead.
 #host_certificate = "host_ed25519-cert.pub"
-# Needed to listen on 0.0.0.0 or [::], which exposes the daemon to every network of this host.
+# Required to listen on 0.0.0.0 or [::], which exposes the daemon to every network of this host.
 #allow_wildcard = false
 
 [store]
-# SQLite for one daemon; for several that share keys: "postgresql+psycopg://user@host/database".
+# SQLite for a single daemon; for several that share keys: "postgresql+psycopg://user@host/database".
 url = {quote(f"sqlite:///{layout.database}")}
 
 [[token]]
 name = {quote(token.name)}
-# The PKCS#11 module of the token's vendor.
+# PKCS#11 module of the token's vendor.
 module = {quote(str(token.module))}
-# The token is chosen by exactly one of label, serial and slot.
+# Selects the token; exactly one of label, serial and slot.
 label = {quote(token.label)}
 {_pin(token)}
-# Environment variables that the module needs; set for its workers only.
+# Environment variables for the module; set in its workers only.
 environment = {{ {environment} }}
-# One process and one PKCS#11 session each. As many as the token can use at once, at most one for each core with SoftHSM.
+# Worker processes, with one PKCS#11 session each: as many as the token serves in parallel; with SoftHSM at most one per core.
 workers = {token.workers}
-# A worker that makes no progress for so long is replaced.
+# A worker that makes no progress for this long (ms) is replaced.
 #stall_ms = 2000
-# A worker that is idle asks the token something this often (s): less than what a firewall on the way to it forgets.
+# An idle worker probes the token at this interval (s); keep it below the idle timeout of firewalls in between.
 #probe_s = 20
-# One more worker that is logged in and waits: it takes over at once when another one is lost.
+# Keep one more worker logged in as a spare, which takes over at once when another worker is lost.
 #spare = true
-# Workers are replaced by fresh ones, one at a time and without a failed request, after so many operations or seconds; 0: never.
+# Replace each worker after this many operations or seconds, one at a time and without failed requests; 0: never.
 #recycle_after_operations = 5000000
 #recycle_after_s = 86400
-# RSA signatures are always verified before they leave; "all" verifies the others too.
+# RSA signatures are always verified before they are returned; "all" also verifies all others.
 #verify = "rsa"
-# Workers cannot open connections; a module that talks to its HSM over the network needs true.
+# Whether workers may open network connections; required for modules that reach their HSM over the network.
 #network = false
-# System calls that no module needs are refused to workers (seccomp); "off" where libseccomp is not to be had.
+# Workers may only use system calls that modules need (seccomp); "off" if libseccomp is not available.
 #sandbox = "on"
-# Workers' memory is kept out of the swap if the system lets them; "always" insists, "never" does not try.
+# Lock workers' memory: "auto" if the system permits it, "always" (fail otherwise) or "never".
 #lock_memory = "auto"
 
 [audit]
 directory = {quote(str(layout.audit))}
-# "group": records of handshakes are synced to disk in groups. "always": each before its key is used.
+# "group": sync records of handshakes to disk in groups. "always": sync each record before its key is used.
 #sync = "group"
 
 [limits]
-# Connections that have not logged in yet, and the seconds they have for it.
+# Connections that have not logged in yet, and the time they have for it (s).
 #startups = 32
 #login_s = 10
-# Networks whose failed logins are not held against them: relays that many come through.
+# Networks without penalties for failed logins, such as relays that many clients share.
 #penalty_exempt = ["127.0.0.0/8", "::1/128"]
-# Connections in all, requests one connection may have open, requests waiting for a token.
+# Limits on connections, open requests of one connection, and requests queued for a token.
 #connections = 1000
 #open_requests = 512
 #queue = 4096
-# Seconds that open requests have to end when the daemon stops.
+# Time that open requests have to finish when the daemon stops (s).
 #drain_s = 10
 
 [metrics]
-# Where Prometheus may ask (GET /metrics). Names of clients and keys are shown there: anything but loopback needs allow_network.
+# Address for Prometheus (GET /metrics). It exposes names of clients and keys: other than loopback requires allow_network.
 address = "127.0.0.1:9444"
 #allow_network = false
-# Series of operations at most (client, key, purpose, outcome); what comes then is counted as "other".
+# Maximum number of operation series (client, key, purpose, outcome); further series are aggregated as "other".
 #series = 1000
 
 [users]
-# When started as root: the users for the process on the network and for the workers with the PIN.
+# When started as root: the users that the front process and the workers run as.
 {_setting("front", front_user, "hsmd")}
 {_setting("workers", worker_user, "hsmd-token")}
 """
@@ -144,10 +144,10 @@ address = "127.0.0.1:9444"
 def _pin(token: TokenChoice) -> str:
     if token.credential:
         return f"""\
-# The systemd credential with the user PIN and nothing else (LoadCredential= of the unit); outside of systemd: pin_file.
+# systemd credential that contains only the user PIN (LoadCredential= in the unit); without systemd use pin_file.
 pin_credential = {quote(token.credential)}"""
     return f"""\
-# The file holds the user PIN and nothing else. With systemd's LoadCredential= name the credential instead:
+# File that contains only the user PIN. With LoadCredential= of systemd, name the credential instead:
 #pin_credential = "pin"
 pin_file = {quote(str(token.pin_file))}"""
 

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from hsmd.protocol.enrolment import EnrolmentAnswer, EnrolmentToken
 
 MAX_LINE = 1_000
-"""Characters of a token's line that are read at most."""
+"""Maximum number of characters of a token line."""
 
 
 def read_token(source: str) -> EnrolmentToken:
-    """The token in a file, or from standard input for `-`. Raises CommandError; never shows the token."""
+    """Read a token from a file, or from standard input for `-`. Raises CommandError, never with the token in it."""
     from hsmd.protocol.enrolment import PREFIX, EnrolmentToken
 
     if source.startswith(PREFIX.partition(":")[0] + ":"):
         raise CommandError(
-            "other users of this host can see what is on the command line",
-            "give - and paste the token, or name a file; have a new token made now",
+            "a token on the command line is visible to other users of this host",
+            "request a new token; give `-` and paste it, or name a file",
             Exit.USAGE,
         )
     try:
         return EnrolmentToken.parse(_read(source))
     except BadRequest as error:
         raise CommandError(
-            error.text, "ask the operator for a new token if the line cannot be copied", Exit.USAGE
+            error.text, "copy the whole line, or ask the operator for a new token", Exit.USAGE
         ) from None
 
 
@@ -49,10 +49,10 @@ def _read(source: str) -> str:
 
 
 def register(token: EnrolmentToken, identity: Path, undo: ExitStack) -> EnrolmentAnswer:
-    """Makes the key pair `identity` and has it registered; `undo` removes it again if a later step fails.
+    """Generate the key pair `identity` and register it; `undo` removes the files if a later step fails.
 
-    When the answer of the daemon got lost the key may be registered all the same: it is of no use to anybody without
-    its file, and a new token takes the place of the old.
+    If the daemon's answer is lost, the key may be registered although its file is removed. It is then unusable, and a new
+    token replaces it.
     """
     from hsmd.client.enrolment import enrol
 
@@ -61,11 +61,11 @@ def register(token: EnrolmentToken, identity: Path, undo: ExitStack) -> Enrolmen
         return asyncio.run(enrol(token, key.line))
     except ProtocolError as error:
         raise CommandError(
-            error.text, "do not go on: ask the operator whether the host key has changed"
+            error.text, "do not continue: ask the operator whether the host key has changed"
         ) from None
     except Refused as error:
         raise CommandError(error.text, "ask the operator for a new token") from None
     except HsmdError as error:
         raise CommandError(
-            error.text, "check that the daemon runs and can be reached from here", Exit.UNREACHABLE
+            error.text, "check that the daemon is running and reachable from this host", Exit.UNREACHABLE
         ) from None

@@ -1,12 +1,12 @@
-"""How a command ends: exit codes, and the line `what happened - what to do next` for each kind of error.
+"""Exit codes, and the line `what happened - what to do next` for each kind of error.
 
 | code | meaning |
 |---|---|
 | 0 | done |
 | 1 | failed, or the daemon refused |
-| 2 | wrong use: arguments, options, or a configuration file |
-| 3 | no daemon or agent could be reached, or it cannot take the request right now: try again later |
-| 4 | a check was carried out and its answer is no (`agent check`, `audit verify`, `grant explain`) |
+| 2 | usage error: arguments, options, or a configuration file |
+| 3 | the daemon or agent is unreachable or cannot accept the request now: try again later |
+| 4 | a check failed, or the answer is no (`agent check`, `audit verify`, `grant explain`) |
 | 130 | interrupted |
 """
 
@@ -30,7 +30,7 @@ class Exit(IntEnum):
 
 
 class CommandError(Exception):
-    """A command ends here: `what` happened, `next_step` mends it, `code` is the exit code."""
+    """The command failed: `what` happened, `next_step` is what the user can do, `code` is the exit code."""
 
     def __init__(self, what: str, next_step: str, code: Exit = Exit.FAILED) -> None:
         self.what = what
@@ -40,67 +40,71 @@ class CommandError(Exception):
 
     @property
     def line(self) -> str:
-        """The one line people read."""
+        """The message for standard error."""
         return f"hsmd: {self.what} - {self.next_step}" if self.next_step else f"hsmd: {self.what}"
 
 
 class CheckFailed(Exception):
-    """The answer is printed already and says what is wrong; the exit code is 4."""
+    """A check failed and its result has been printed; the exit code is 4."""
 
 
 _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
-    (errors.ConfigurationError, "mend the file and run the command again", Exit.USAGE),
+    (errors.ConfigurationError, "correct the file and run the command again", Exit.USAGE),
     (
         errors.Refused,
-        "this identity may not do that, or nothing has that name; `hsmd status` shows who you are to the daemon",
+        "you may not do this, or the name does not exist; `hsmd status` shows your identity and role",
         Exit.FAILED,
     ),
-    (errors.NotFound, "the `list` command of the group shows what there is", Exit.FAILED),
+    (errors.NotFound, "the `list` command of the group shows the existing names", Exit.FAILED),
     (errors.BadRequest, "correct it and try again; --help shows an example", Exit.FAILED),
-    (errors.Conflict, "choose another name, or remove what is there first", Exit.FAILED),
+    (errors.Conflict, "choose another name, or remove the existing one first", Exit.FAILED),
     (
         errors.PurposeMismatch,
-        "the key may not be used that way; `hsmd key show` lists its purposes",
+        "the key has other purposes; `hsmd key show` lists them",
         Exit.FAILED,
     ),
     (
         errors.Unavailable,
-        "check that it runs and can be reached, then try again",
+        "check that it is running and reachable, then try again",
         Exit.UNREACHABLE,
     ),
     (errors.Overloaded, "try again in a moment", Exit.UNREACHABLE),
     (errors.Draining, "the daemon is stopping; try again once it is back", Exit.UNREACHABLE),
     (
         errors.DeadlineExceeded,
-        "it may still be carried out: look before you repeat it, and give it longer with --timeout",
+        "the request may still take effect: check before you repeat it, and use a longer --timeout",
         Exit.UNREACHABLE,
     ),
-    (errors.TokenFailure, "the daemon's log says what the token reported", Exit.FAILED),
-    (errors.AuditFailure, "free space or mend the audit directory on the daemon's host", Exit.FAILED),
+    (errors.TokenFailure, "see the daemon's log for the token's error", Exit.FAILED),
+    (
+        errors.AuditFailure,
+        "check free space and permissions of the audit directory on the daemon's host",
+        Exit.FAILED,
+    ),
     (errors.StoreFailure, "check the database on the daemon's host", Exit.FAILED),
     (
         errors.VersionMismatch,
-        "bring client and daemon to releases that share a protocol version",
+        "upgrade client or daemon to releases that share a protocol version",
         Exit.FAILED,
     ),
     (
         errors.ProtocolError,
-        "is this the address of an hsmd daemon, of a release that fits this one?",
+        "check that this is the address of an hsmd daemon of a compatible release",
         Exit.FAILED,
     ),
 )
 
 
 def command_error(error: HsmdError) -> CommandError:
-    """The end of a command that met `error`."""
+    """`error` with the advice for its kind."""
     for kind, next_step, code in _ADVICE:
         if isinstance(error, kind):
             return CommandError(_one_line(error), next_step, code)
-    return CommandError(_one_line(error), "run it again with --debug and report it", Exit.FAILED)
+    return CommandError(_one_line(error), "report it with the output of --debug", Exit.FAILED)
 
 
 def missing_package(error: ModuleNotFoundError) -> CommandError:
-    """The end of a command that needs a package this installation does not have."""
+    """The error of a command that needs a package that is not installed."""
     return CommandError(
         f"this command needs the package {error.name}, which is not installed",
         "run: pip install 'hsmd[daemon]'",

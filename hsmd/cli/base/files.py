@@ -1,4 +1,4 @@
-"""Files that set-up commands write: all or nothing, never over something that is there, closed to others from the first byte."""
+"""New files and directories of set-up commands: complete or absent, never overwriting, with their mode from the first byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PRIVATE = 0o600
 PUBLIC = 0o644
 PRIVATE_DIRECTORY = 0o700
 SHARED_DIRECTORY = 0o755
-"""For directories that also hold public files, which other users of the host read."""
+"""For directories that also contain public files, which other users of the host read."""
 
 
 def write_new(path: Path, content: str | bytes, mode: int) -> None:
@@ -23,13 +23,11 @@ def write_new(path: Path, content: str | bytes, mode: int) -> None:
 
 
 def exists(path: Path) -> CommandError:
-    """The refusal to overwrite."""
-    return CommandError(
-        f"{path} exists already and is not overwritten", "move it away first, or choose another place"
-    )
+    """The error for a path that would be overwritten."""
+    return CommandError(f"{path} exists and is not overwritten", "move it away first, or choose another path")
 
 
 def make_directory(path: Path, mode: int = PRIVATE_DIRECTORY) -> None:
-    """Makes `path`, and its parents with ordinary modes; leaves what is there as it is."""
+    """Create `path` with `mode`, and its parents with the default mode; leave an existing directory unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=mode, exist_ok=True)

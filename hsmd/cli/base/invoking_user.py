@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class InvokingUser:
-    """Who typed the command, also behind sudo: their files belong to them, not to root."""
+    """The user who owns the files that the command writes to a home directory; not root behind sudo."""
 
     name: str
     uid: int
@@ -21,13 +21,13 @@ class InvokingUser:
 
     @property
     def configuration(self) -> Path:
-        """Their directory for hsmd; $XDG_CONFIG_HOME counts for one's own session only."""
+        """The user's configuration directory for hsmd; $XDG_CONFIG_HOME applies only without sudo."""
         own = os.environ.get("XDG_CONFIG_HOME") if self.uid == os.geteuid() else None
         return (Path(own) if own else self.home / ".config") / "hsmd"
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """Touches files with this person's rights only, so that no link in their home leads root anywhere."""
+        """Access files with this user's privileges, so that root follows no link in the home directory."""
         if os.geteuid() != 0 or self.uid == 0:
             yield
             return
@@ -42,7 +42,7 @@ class InvokingUser:
 
 
 def invoking_user() -> InvokingUser:
-    """The person at the keyboard: the user who called sudo if there is one, else the process's own user."""
+    """The user who called sudo, otherwise the user of this process."""
     behind = os.environ.get("SUDO_UID", "")
     uid = int(behind) if os.geteuid() == 0 and behind.isdecimal() else os.geteuid()
     entry = pwd.getpwuid(uid)

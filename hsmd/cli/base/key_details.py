@@ -1,4 +1,4 @@
-"""A key as `hsmd key` and `hsmd cert` show it to people."""
+"""A key as text, for `hsmd key` and `hsmd cert`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def describe(info: KeyInfo) -> RenderableType:
-    """A key for people."""
+    """Table of the properties of a key."""
     return fields(
         [
             ("name", info.name),

@@ -1,4 +1,4 @@
-"""Writing the public half of a key where a TLS server loads it: key reference and certificate chain."""
+"""The files of a key that a TLS server loads: key reference and certificate chain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The files of one key; `chain` is None where no certificate is stored."""
+    """The files of one key; `chain` is None if no certificate is stored."""
 
     name: str
     reference: Path
@@ -29,15 +29,15 @@ class Exported:
 
 
 def export_key(source: Client, name: str, directory: Path, *, timeout_s: float) -> Exported:
-    """Fetches key `name` and its chain, and writes NAME.key (reference) and NAME.pem (chain) into `directory`.
+    """Fetch key `name` and its chain, and write NAME.key (reference) and NAME.pem (chain) to `directory`.
 
-    Raises HsmdError; ProtocolError when what came does not fit together, and then nothing is written.
+    Raises HsmdError. If digest, public key and certificate do not match: ProtocolError, and nothing is written.
     """
     from hsmd.client.keyref import KeyReference, encode
 
     info: KeyInfo = source.control(KeyShow(name), timeout_s=timeout_s)
     if hashlib.sha256(info.public_key).hexdigest() != info.digest or info.name != name:
-        raise ProtocolError(f"the public key that came for {name} is not the one its digest names")
+        raise ProtocolError(f"the public key received for {name} does not match its digest")
     chain = _chain(source, info, timeout_s)
     reference = directory / f"{name}.key"
     chain_file = directory / f"{name}.pem" if chain else None
@@ -54,7 +54,7 @@ def _chain(source: Client, key: KeyInfo, timeout_s: float) -> str:
     except NotFound:
         return ""
     except (ValueError, IndexError):
-        raise ProtocolError(f"what came as the chain of {key.name} is no PEM certificate") from None
+        raise ProtocolError(f"the chain received for {key.name} is not a PEM certificate") from None
     if leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != key.public_key:
-        raise ProtocolError(f"the chain that came is not for the key {key.name}")
+        raise ProtocolError(f"the chain received is not for the key {key.name}")
     return pem

@@ -1,4 +1,4 @@
-"""Names of keys and clients as people type them: checked before anything is asked of a daemon."""
+"""Names of keys and clients on the command line, checked before a request is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 
 def check(name: str) -> str:
-    """`name`, if keys and clients can be called so. Raises BadParameter, which ends the command as wrong use."""
+    """Return `name` if it is a valid name of a key or client. Raises BadParameter, a usage error."""
     import msgspec
 
     from hsmd.protocol.messages import Name
@@ -16,15 +16,15 @@ def check(name: str) -> str:
     try:
         return msgspec.convert(name, Name)
     except msgspec.ValidationError:
-        rule = "1 to 64 of the characters a-z A-Z 0-9 . _ - and begins with a letter or digit"
-        raise typer.BadParameter(f"{name!r} is no name; a name has {rule}") from None
+        rule = "1 to 64 characters a-z A-Z 0-9 . _ -, the first a letter or digit"
+        raise typer.BadParameter(f"{name!r} is not a valid name; a name has {rule}") from None
 
 
 KeyName = Annotated[
     str, typer.Argument(metavar="KEY", help="Name of the key.", show_default=False, callback=check)
 ]
 NewName = Annotated[
-    str, typer.Argument(metavar="NEW-NAME", help="Its name from now on.", show_default=False, callback=check)
+    str, typer.Argument(metavar="NEW-NAME", help="The new name.", show_default=False, callback=check)
 ]
 ClientName = Annotated[
     str, typer.Argument(metavar="CLIENT", help="Name of the client.", show_default=False, callback=check)

@@ -1,7 +1,6 @@
-"""What commands print: one JSON document for programs, tables and lines for people, and nothing a terminal would obey.
+"""Output of commands: one JSON document, or tables and lines of text, without control sequences.
 
-Strings that come from a daemon were typed by somebody else once. `escape` makes them harmless; everything for people goes
-through it, and JSON is pure ASCII.
+Strings from a daemon may have been chosen by an attacker: text passes through `escape`, and JSON is ASCII.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     People = RenderableType | str | tuple[RenderableType | str, ...]
-    """What people get: tables, texts (whose lines are never folded, so that they can be copied), or several of these."""
+    """Text output: tables, strings (whose lines are never wrapped, so that they can be copied), or several of these."""
 
 _PIPE_WIDTH = 4_000
-"""Columns when nobody looks: a table in a pipe is never folded, so that grep sees whole rows."""
+"""Columns in a pipe: tables are not wrapped there, so that grep finds whole rows."""
 
 
 def escape(text: str) -> str:
-    """`text` with everything that is not a printable character (controls, bidi marks, line separators) made visible."""
+    """`text` with non-printable characters (controls, bidi marks, line separators) as escape sequences."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
 
 
 def when(moment: datetime | None) -> str:
-    """A date for people, in UTC; empty for none."""
+    """A date and time in UTC; empty for None."""
     return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
@@ -44,13 +43,13 @@ def to_json(document: object) -> str:
 
 
 class Output:
-    """Where one command writes its answer: `as_json` decides for whom."""
+    """The output of one command, as JSON or as text."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
     def show(self, document: object, people: Callable[[], People]) -> None:
-        """The command's answer: the document for programs, what `people()` makes of it for people."""
+        """Print the result: `document` as JSON, or the return value of `people` as text."""
         if self.as_json:
             print(to_json(document))
             return
@@ -62,14 +61,14 @@ class Output:
                 _print(part)
 
     def document(self, name: str, text: str) -> None:
-        """A PEM document: as it is for people and pipes, as member `name` for programs."""
+        """Print a PEM document: as it is, or with --json as member `name`."""
         print(
             to_json({name: text}) if self.as_json else "\n".join(escape(line) for line in text.splitlines())
         )
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
-        """Shows a spinner on a terminal for as long as the block runs."""
+        """Show a spinner on a terminal while the block runs."""
         if self.as_json or not sys.stderr.isatty():
             yield
             return
@@ -78,7 +77,7 @@ class Output:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
-    """A table of escaped cells; a line that says so when there are no rows."""
+    """A table of escaped cells; `(none)` without rows."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -90,7 +89,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableTy
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> RenderableType:
-    """Names and values below each other; pairs with an empty value are left out."""
+    """Names and values, one pair per line; pairs with an empty value are omitted."""
     from rich.table import Table
 
     made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -103,7 +102,7 @@ def fields(pairs: Iterable[tuple[str, str]]) -> RenderableType:
 
 
 def _print(shown: RenderableType) -> None:
-    """Prints without the blanks that pad cells to the right edge."""
+    """Print without trailing blanks."""
     console = _console(sys.stdout)
     with console.capture() as captured:
         console.print(shown)
@@ -111,12 +110,12 @@ def _print(shown: RenderableType) -> None:
 
 
 def complain(line: str) -> None:
-    """One line on standard error."""
+    """Print an error on standard error."""
     print(escape(line), file=sys.stderr)
 
 
 def note(line: str) -> None:
-    """A line for people beside the answer, on standard error, so that a pipe holds the answer alone."""
+    """Print a hint on standard error, so that a pipe receives only the result."""
     print(escape(line), file=sys.stderr)
 
 
@@ -129,5 +128,6 @@ def _plain(text: str) -> Any:
 def _console(stream: Any) -> Console:
     from rich.console import Console
 
-    people_look = stream.isatty()
-    return Console(file=stream, highlight=False, soft_wrap=False, width=None if people_look else _PIPE_WIDTH)
+    return Console(
+        file=stream, highlight=False, soft_wrap=False, width=None if stream.isatty() else _PIPE_WIDTH
+    )

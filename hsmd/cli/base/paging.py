@@ -1,4 +1,4 @@
-"""Whole lists from a daemon that answers page by page."""
+"""Complete lists from a daemon that answers in pages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def grants_of(session: Session, client: str, key: str) -> list[GrantInfo]:
 
 
 def _all(page: Callable[[str], tuple[list[T], bool]], position: Callable[[T], str]) -> Iterator[T]:
-    """Every item; an empty page that promises more ends it, so that no server can keep a client asking."""
+    """Every item. Ends at an empty page even if it announces more, so that no server can keep a client in a loop."""
     after = ""
     while True:
         items, more = page(after)

@@ -1,4 +1,4 @@
-"""operator.toml: which daemon an operator manages, as whom, and the host keys to accept there."""
+"""operator.toml: the daemon an operator manages, the operator's identity, and the accepted host keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROFILE_NAME = "operator.toml"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How to reach one daemon. `daemon` is ADDRESS:PORT, `host_keys` are OpenSSH lines, `user` the client name there."""
+    """How to reach a daemon: `daemon` is ADDRESS:PORT, `host_keys` are OpenSSH lines, `user` is the client name."""
 
     daemon: str = ""
     user: str = ""
@@ -23,22 +23,22 @@ class Profile:
     host_keys: tuple[str, ...] = ()
 
     def merged(self, **given: Any) -> Profile:
-        """This profile with what was given on the command line instead."""
+        """This profile with the values given on the command line in place of its own."""
         return replace(self, **{name: value for name, value in given.items() if value})
 
     def missing(self) -> list[str]:
-        """Options that would complete it."""
+        """Options that are needed to complete it."""
         names = {"daemon": "--daemon", "user": "--user", "identity": "--identity", "host_keys": "--host-key"}
         return [names[field.name] for field in fields(self) if not getattr(self, field.name)]
 
 
 def default_path() -> Path:
-    """Where `hsmd init` puts the profile and all commands look for it."""
+    """Where `hsmd init` and `hsmd enroll` write the profile, and where all commands read it."""
     return invoking_user().configuration / PROFILE_NAME
 
 
 def load(path: Path) -> Profile:
-    """The profile in `path`; relative files in it are relative to it. Raises CommandError for a file that cannot be used."""
+    """Read the profile in `path`; `identity` may be relative to it. Raises CommandError for an invalid file."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -46,7 +46,7 @@ def load(path: Path) -> Profile:
     known = {"daemon": str, "user": str, "identity": str, "host_keys": list}
     for name, value in values.items():
         if name not in known:
-            raise _wrong(path, f"{name} is not a setting; there are {', '.join(known)}")
+            raise _wrong(path, f"{name} is not a setting; valid settings are {', '.join(known)}")
         if not isinstance(value, known[name]):
             raise _wrong(path, f"{name} must be a {'list of strings' if known[name] is list else 'string'}")
     identity = values.get("identity")
@@ -64,14 +64,14 @@ def render(profile: Profile) -> str:
 
     keys = "".join(f"    {quote(line)},\n" for line in profile.host_keys)
     return (
-        "# How this user's hsmd commands reach the daemon. Options on the command line win.\n"
+        "# How the hsmd commands of this user reach the daemon. Command-line options take precedence.\n"
         f"daemon = {quote(profile.daemon)}\n"
         f"user = {quote(profile.user)}\n"
         f"identity = {quote(str(profile.identity))}\n"
-        "# The only host keys (or, behind `cert-authority`, host CAs) that are accepted.\n"
+        "# Accepted host keys, or host CAs with the prefix `cert-authority`.\n"
         f"host_keys = [\n{keys}]\n"
     )
 
 
 def _wrong(path: Path, text: str) -> CommandError:
-    return CommandError(f"{path}: {text}", "mend the file, or name another with --profile", Exit.USAGE)
+    return CommandError(f"{path}: {text}", "correct the file, or name another with --profile", Exit.USAGE)

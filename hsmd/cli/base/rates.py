@@ -1,4 +1,4 @@
-"""Rates: what `hsmd top` and `hsmd status` make of a daemon's counters, between two readings or over its own recent window."""
+"""Rates and latencies from a daemon's counters, between two readings or over the daemon's own recent window."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEADERS = ("CLIENT", "KEY", "PURPOSE", "PER S", "FAILING/S", "PERFORMED", "FAIL
 
 @dataclass(slots=True)
 class UseRate:
-    """What one client does with one key for one purpose: per second, and since the daemon's start."""
+    """The use of a key by a client for a purpose: per second, and since the daemon's start."""
 
     client: str
     key: str
@@ -31,7 +31,7 @@ class UseRate:
 
 @dataclass(frozen=True, slots=True)
 class LatencyView:
-    """Bounds in milliseconds under which half of the answers, and 99 of 100, were given; None: beyond all buckets."""
+    """Upper bounds of median and 99th percentile in milliseconds; None: above all buckets."""
 
     purpose: str
     key_type: str
@@ -40,17 +40,17 @@ class LatencyView:
 
 
 def use_rates(now: Metrics, before: Metrics | None, elapsed_s: float) -> list[UseRate]:
-    """One for each client, key and purpose. Without an earlier reading the daemon's recent numbers decide."""
+    """One for each client, key and purpose. Without an earlier reading, from the daemon's recent window."""
     earlier = _counts(before) if before is not None else None
     rates: dict[tuple[str, str, str], UseRate] = {}
     for use in now.uses:
-        place = (use.client, use.key, use.purpose)
-        rate = rates.setdefault(place, UseRate(*place))
+        series = (use.client, use.key, use.purpose)
+        rate = rates.setdefault(series, UseRate(*series))
         if earlier is None:
             per_s = use.recent / use.over_s
         else:
-            # A daemon that was started anew counts from zero.
-            per_s = max(0, use.count - earlier.get((*place, use.outcome), 0)) / elapsed_s
+            # A restarted daemon counts from zero.
+            per_s = max(0, use.count - earlier.get((*series, use.outcome), 0)) / elapsed_s
         if use.outcome == PERFORMED:
             rate.per_s += per_s
             rate.performed += use.count
@@ -61,7 +61,7 @@ def use_rates(now: Metrics, before: Metrics | None, elapsed_s: float) -> list[Us
 
 
 def latency_views(now: Metrics, before: Metrics | None) -> list[LatencyView]:
-    """Of the operations between the two readings, or of all; purposes without any are left out."""
+    """Latencies of the operations between the two readings, or of all; purposes without operations are omitted."""
     earlier = {(each.purpose, each.key_type): each for each in before.latencies} if before is not None else {}
     views = []
     for each in now.latencies:
@@ -83,7 +83,7 @@ def _since(now: Latency, before: Latency | None) -> list[int]:
 
 
 def _quantile(counts: Sequence[int], bounds_s: Sequence[float], share: float) -> float | None:
-    """The upper bound, in milliseconds, of the bucket in which that share of all ends."""
+    """The upper bound, in milliseconds, of the bucket with the quantile `share`."""
     wanted = share * sum(counts)
     for count, bound_s in zip(counts, bounds_s, strict=False):
         wanted -= count
@@ -92,16 +92,16 @@ def _quantile(counts: Sequence[int], bounds_s: Sequence[float], share: float) ->
     return None
 
 
-# --- for people ---
+# --- tables ---
 
 
 def by_rate(use: UseRate) -> Any:
-    """Sorts the busiest first."""
+    """Sort key: highest rate first."""
     return (-use.per_s - use.failing_per_s, use.client, use.key, use.purpose)
 
 
 def use_table(uses: Sequence[UseRate]) -> RenderableType:
-    """The rows as they come."""
+    """A table of `uses` in their order."""
     return table(_HEADERS, map(_row, uses))
 
 

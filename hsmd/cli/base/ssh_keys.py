@@ -1,4 +1,4 @@
-"""OpenSSH Ed25519 keys for hosts, operators and agents: making them, reading public lines, fingerprints."""
+"""OpenSSH keys: generating Ed25519 key pairs, reading public keys, fingerprints."""
 
 from __future__ import annotations
 
@@ -28,17 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PublicLine:
-    """An OpenSSH public key: `line` is type and base64 without a comment, `fingerprint` as ssh-keygen prints it."""
+    """An OpenSSH public key: `line` is type and base64 without comment, `fingerprint` as printed by ssh-keygen."""
 
     line: str
     fingerprint: str
 
 
 def make(private_file: Path, comment: str) -> PublicLine:
-    """Writes a new key pair to `private_file` (0600) and `private_file`.pub, or nothing.
-
-    Raises CommandError if one of them exists.
-    """
+    """Generate a key pair in `private_file` (0600) and `private_file`.pub. Raises CommandError if one of them exists."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = parse(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode())
@@ -52,7 +49,7 @@ def make(private_file: Path, comment: str) -> PublicLine:
 
 
 def make_for_now(undo: ExitStack, private_file: Path, comment: str) -> PublicLine:
-    """As `make`; `undo` takes the pair away again, but nothing that somebody else made."""
+    """As `make`; `undo` removes the pair."""
     made = make(private_file, comment)
     undo.callback(private_file.unlink, missing_ok=True)
     undo.callback(public_file(private_file).unlink, missing_ok=True)
@@ -60,12 +57,12 @@ def make_for_now(undo: ExitStack, private_file: Path, comment: str) -> PublicLin
 
 
 def public_file(private_file: Path) -> Path:
-    """Where the public half of a key file stands."""
+    """The path of the public half of a private key file."""
     return private_file.with_name(private_file.name + ".pub")
 
 
 def operator_keys(identity: Path | None) -> list[Verifier]:
-    """The operator's own key, from the public half beside the private one; none if it is not there or not Ed25519."""
+    """The operator's own key, read from the .pub file beside `identity`; empty if missing or not Ed25519."""
     from hsmd.transparency.discontinuity import operator_verifier
 
     if identity is None:
@@ -77,30 +74,30 @@ def operator_keys(identity: Path | None) -> list[Verifier]:
 
 
 def read(path: Path) -> PublicLine:
-    """The public key in `path`, a .pub file. Raises CommandError when it is none."""
+    """Read the public key in `path`, a .pub file. Raises CommandError if there is none."""
     text = path.read_text(encoding="utf-8", errors="replace")
     if "PRIVATE KEY" in text:
         raise CommandError(
-            f"{path} is a private key", f"pass the public half, {public_file(path)}", Exit.USAGE
+            f"{path} is a private key", f"give the public half, {public_file(path)}", Exit.USAGE
         )
     return parse(text, source=str(path))
 
 
 def line_or_file(text: str) -> PublicLine:
-    """The key that `text` is, or that stands in the file it names. Raises CommandError when it is none."""
+    """The public key in `text`, a key line or the name of a .pub file. Raises CommandError if there is none."""
     if text.lstrip().startswith(("ssh-", "ecdsa-", "sk-")) and " " in text.strip():
         return parse(text)
     return read(Path(text))
 
 
 def parse(text: str, *, source: str = "the public key") -> PublicLine:
-    """The key in one OpenSSH public key line. Raises CommandError when it is none."""
+    """Parse an OpenSSH public key line. Raises CommandError if it is invalid."""
     words = text.split()[:2]
     try:
         load_ssh_public_key(" ".join(words).encode())
     except Exception:
         raise CommandError(
-            f"{source} is not an OpenSSH public key", "it looks like: ssh-ed25519 AAAA...", Exit.USAGE
+            f"{source} is not an OpenSSH public key", "give a line such as: ssh-ed25519 AAAA...", Exit.USAGE
         ) from None
     digest = hashlib.sha256(base64.b64decode(words[1])).digest()
     return PublicLine(" ".join(words), "SHA256:" + base64.b64encode(digest).decode().rstrip("="))

@@ -1,4 +1,4 @@
-"""The systemd units of daemon and agent: the files in `units/`, filled in for this host."""
+"""The systemd units of daemon and agent: the templates in `units/`, filled in for this host."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ AGENT_UNIT = "hsmd-agent.service"
 
 
 def daemon_unit(config: Path, state: Path, pin_file: Path | None) -> str:
-    """The unit of the daemon; with `pin_file` its PIN comes as a credential that is called like the file."""
+    """The unit of the daemon; `pin_file` becomes a credential with the name of the file."""
     credential = (
         f"LoadCredential={pin_file.name}:{_plain(pin_file)}"
         if pin_file
-        else "# The PIN is where hsmd.toml says."
+        else "# hsmd.toml names the file with the PIN."
     )
     return _template(DAEMON_UNIT).format(
         program=_program(), config=_plain(config), state=_plain(state), credential=credential
@@ -26,8 +26,8 @@ def daemon_unit(config: Path, state: Path, pin_file: Path | None) -> str:
 
 
 def agent_unit(config: Path, user: str, group: str) -> str:
-    """The unit of the agent, which runs as `user`; `group` owns its socket, empty for the user's own."""
-    groups = f"SupplementaryGroups={group}" if group else "# The socket belongs to the user's own group."
+    """The unit of the agent, which runs as `user`; `group` owns its socket, empty for the user's own group."""
+    groups = f"SupplementaryGroups={group}" if group else "# The socket belongs to the user's primary group."
     return _template(AGENT_UNIT).format(program=_program(), config=_plain(config), user=user, groups=groups)
 
 
@@ -36,19 +36,19 @@ def _template(name: str) -> str:
 
 
 def _program() -> str:
-    """How this host calls us: the command beside this interpreter, or the one on the path, or the module."""
+    """The hsmd command: beside this interpreter, on the path, or as a module."""
     beside = Path(sys.executable).with_name("hsmd")
     found = str(beside) if beside.is_file() else shutil.which("hsmd")
     return found or f"{sys.executable} -m hsmd.cli"
 
 
 def _plain(path: Path) -> str:
-    """A path as units can hold it. Raises CommandError for one with spaces, quotes, or systemd's specifiers in it."""
+    """`path` for a unit. Raises CommandError if it contains spaces, quotes or systemd specifiers."""
     text = str(path)
     if not text.isprintable() or any(character in text for character in " \t'\"\\%$:"):
         raise CommandError(
-            f"{text!r} cannot stand in a systemd unit",
-            "choose a path of letters, digits, . _ - and /",
+            f"{text!r} cannot be used in a systemd unit",
+            "choose a path with only letters, digits, . _ - and /",
             Exit.USAGE,
         )
     return text

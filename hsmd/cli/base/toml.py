@@ -1,4 +1,4 @@
-"""Writing values into TOML files; reading is the standard library's."""
+"""Writing TOML values; the standard library reads them."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import json
 
 
 def quote(text: str) -> str:
-    """`text` as a TOML basic string: JSON's escapes are a subset of TOML's, except that TOML wants DEL escaped too."""
+    """`text` as a TOML basic string: JSON escapes are valid in TOML, which also requires DEL to be escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

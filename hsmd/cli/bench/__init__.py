@@ -1,4 +1,4 @@
-"""`hsmd bench`: operations per second of a throw-away daemon, beside the raw rate of the same token in the same run."""
+"""`hsmd bench`: operations per second of a temporary daemon, compared with the raw rate of the same token."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ ANSWER_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Yardstick:
-    """One of the two keys everything is measured with: its name in the report, its type, a scheme of TLS 1.3."""
+class BenchKey:
+    """A key to measure with: its name in the report, its type, and a TLS 1.3 signature scheme."""
 
     name: str
     key_type: str
     scheme: int
 
 
-KEYS = (Yardstick("p256", "p-256", 0x0403), Yardstick("rsa2048", "rsa-2048", 0x0804))
+KEYS = (BenchKey("p256", "p-256", 0x0403), BenchKey("rsa2048", "rsa-2048", 0x0804))
 
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """Signatures over SSH on loopback. `cpu_us` is CPU time of front process and workers for one signature."""
+    """Signatures over SSH on loopback. `cpu_us` is the CPU time of front process and workers per signature."""
 
     key: str
     workers: int
@@ -72,13 +72,13 @@ class Handshakes:
 def bench(
     output: Output,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Short measurements; all within 50 seconds.")
+        bool, typer.Option("--quick", help="Shorter measurements, less than 50 seconds in total.")
     ] = False,
 ) -> None:
-    """Measure this machine: raw token, hsmd over SSH, and nginx with and without hsmd.
+    """Measure operations per second: raw token, hsmd over SSH, and nginx with and without hsmd.
 
-    Uses throw-away daemons with a software token on loopback, and nginx and wrk from your distribution. Compare ratios: absolute
-    figures say most about the machine. The raw rate is that of one python-pkcs11 process, measured before and after.
+    It uses temporary daemons with a software token on loopback, and nginx and wrk of the distribution. Compare the ratios; the
+    absolute figures depend mostly on the machine. The raw rate is that of a single python-pkcs11 process.
     """
     seconds = QUICK_SECONDS if quick else SECONDS
     raw: dict[str, list[float]] = {key.name: [] for key in KEYS}
@@ -87,7 +87,7 @@ def bench(
     for workers in WORKERS:
         with (
             output.working(f"measuring with {workers} worker{'s' if workers > 1 else ''}"),
-            _house(workers) as daemon,
+            _daemon(workers) as daemon,
         ):
             for name, rate in _raw(daemon, seconds).items():
                 raw[name].append(rate)
@@ -101,7 +101,7 @@ def bench(
 
 
 @contextmanager
-def _house(workers: int) -> Iterator[Daemon]:
+def _daemon(workers: int) -> Iterator[Daemon]:
     from hsmd.testing import Daemon
 
     with Daemon([f"{key.name}:{key.key_type}:tls-server" for key in KEYS], workers=workers) as daemon:
@@ -125,7 +125,7 @@ def _raw(daemon: Daemon, seconds: float) -> dict[str, float]:
     return {str(name): float(rate) for name, rate in rates.items()}
 
 
-def _operations(daemon: Daemon, key: Yardstick, workers: int, seconds: float) -> list[dict[str, Any]]:
+def _operations(daemon: Daemon, key: BenchKey, workers: int, seconds: float) -> list[dict[str, Any]]:
     host, _, port = daemon.address.rpartition(":")
     order = {
         "host": host,
@@ -141,12 +141,12 @@ def _operations(daemon: Daemon, key: Yardstick, workers: int, seconds: float) ->
     }
     found = _measure("load", order, {})
     if errors := sum(each.pop("errors") for each in found):
-        raise CommandError(f"{errors} requests failed", "look at the daemon's log: hsmd dev --log")
+        raise CommandError(f"{errors} requests failed", "see the daemon's log: hsmd dev --log")
     return [{"key": key.name, "workers": workers, **each} for each in found]
 
 
 def _measure(module: str, order: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
-    """Run one measuring process of this package."""
+    """Run a measuring module of this package in its own process."""
     done = subprocess.run(
         [sys.executable, "-m", f"hsmd.cli.bench.{module}"],
         input=json.dumps(order).encode(),
@@ -157,13 +157,14 @@ def _measure(module: str, order: Mapping[str, Any], environment: Mapping[str, st
     )
     if done.returncode != 0:
         raise CommandError(
-            f"measuring failed: {done.stderr.decode(errors='replace').strip()}", "mend that and run it again"
+            f"the measurement failed: {done.stderr.decode(errors='replace').strip()}",
+            "fix this and run it again",
         )
     return json.loads(done.stdout)
 
 
 def _processes(daemon: Daemon) -> list[int]:
-    """Front process and workers: the descendants of `hsmd dev` that run a module of the daemon."""
+    """The pids of front process and workers: descendants of `hsmd dev` that run a module of the daemon."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -171,10 +172,10 @@ def _processes(daemon: Daemon) -> list[int]:
         except OSError:
             continue
         children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, waiting = [], [daemon.pid]
-    while waiting:
-        pid = waiting.pop()
-        waiting += children.get(pid, [])
+    found, pending = [], [daemon.pid]
+    while pending:
+        pid = pending.pop()
+        pending += children.get(pid, [])
         command_line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if any(word.startswith(b"hsmd.daemon.") for word in command_line):
             found.append(pid)
@@ -183,7 +184,7 @@ def _processes(daemon: Daemon) -> list[int]:
 
 def _handshakes(daemon: Daemon, seconds: float) -> list[Handshakes]:
     if daemon.openssl_configuration is None:
-        raise CommandError("this installation has no OpenSSL provider", "install hsmd from its wheel")
+        raise CommandError("the OpenSSL provider is not installed", "install hsmd from a wheel")
     with tempfile.TemporaryDirectory(prefix="hsmd-bench-") as name:
         directory = Path(name)
         sites = {
@@ -196,7 +197,7 @@ def _handshakes(daemon: Daemon, seconds: float) -> list[Handshakes]:
             ]
 
 
-def _site(daemon: Daemon, key: Yardstick, via: str, directory: Path) -> web.Site:
+def _site(daemon: Daemon, key: BenchKey, via: str, directory: Path) -> web.Site:
     served = daemon.keys[key.name]
     if via == "hsmd":
         assert served.chain is not None
@@ -204,8 +205,8 @@ def _site(daemon: Daemon, key: Yardstick, via: str, directory: Path) -> web.Site
     return web.Site(*_software_key(key, directory), web.free_port())
 
 
-def _software_key(key: Yardstick, directory: Path) -> tuple[Path, Path]:
-    """(certificate, key) of a key in a PEM file, for comparison."""
+def _software_key(key: BenchKey, directory: Path) -> tuple[Path, Path]:
+    """Generate a key in a PEM file for comparison; return (certificate, key)."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -229,7 +230,7 @@ def _software_key(key: Yardstick, directory: Path) -> tuple[Path, Path]:
     return chain, file
 
 
-# --- showing ---
+# --- report ---
 
 
 def _show(
@@ -253,9 +254,9 @@ def _rounded(value: Any) -> Any:
 def _tables(
     rates: Mapping[str, float], operations: Sequence[Operations], handshakes: Sequence[Handshakes]
 ) -> Iterator[Any]:
-    yield "One python-pkcs11 process alone, signatures per second"
+    yield "A single python-pkcs11 process, signatures per second"
     yield table(["key", "per second"], [[name, f"{rate:,.0f}"] for name, rate in rates.items()])
-    yield "\nhsmd over SSH on loopback, with grants, purposes and audit"
+    yield "\nhsmd over SSH on loopback, including grants, purposes and audit"
     yield table(
         ["key", "workers", "in flight", "per second", "of raw", "median us", "p99 us", "daemon CPU us"],
         [

@@ -1,6 +1,6 @@
-"""The load: one client process that keeps a number of requests in flight and notes how long each took.
+"""Load generator: a client process that keeps a number of requests in flight and measures their latencies.
 
-A process of its own, `python -m hsmd.cli.bench.load`: reads one JSON object from standard input and prints one list.
+Runs as `python -m hsmd.cli.bench.load`; reads a JSON object from standard input and prints a JSON list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TLS13_SERVER = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"
 
 
 class _Load:
-    """A closed loop: every answer sends the next request."""
+    """A closed loop: each response triggers the next request."""
 
     def __init__(self, connection: Connection, key: bytes, scheme: int) -> None:
         self._connection = connection
@@ -41,7 +41,7 @@ class _Load:
         self._idle = asyncio.Event()
 
     async def run(self, in_flight: int, seconds: float) -> None:
-        """Returns when the time is over and everything has been answered."""
+        """Send requests for `seconds`; return when all are answered."""
         self.latencies, self.errors = [], 0
         self._idle.clear()
         self._until = time.perf_counter() + seconds
@@ -99,7 +99,7 @@ async def _measure(load: _Load, in_flight: int, seconds: float, pids: list[int])
 
 
 def _cpu_s(pids: list[int]) -> float:
-    """CPU seconds that processes have used so far (proc(5), fields utime and stime of stat)."""
+    """CPU time of the processes in seconds (proc(5), fields utime and stime of stat)."""
     ticks = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -112,7 +112,7 @@ def main() -> int:
     try:
         json.dump(uvloop.run(_run(json.load(sys.stdin))), sys.stdout)
     except HsmdError as error:
-        print(f"the load could not run: {error.text}", file=sys.stderr)
+        print(f"the load generator failed: {error.text}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,6 +1,6 @@
-"""The yardstick: how many signatures one python-pkcs11 process makes in a plain loop on the same token.
+"""Reference measurement: signatures per second of a single python-pkcs11 process in a loop on the same token.
 
-A process of its own, `python -m hsmd.cli.bench.raw`: reads one JSON object from standard input and prints one.
+Runs as `python -m hsmd.cli.bench.raw`; reads a JSON object from standard input and prints one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import pkcs11
 
 ROUND = 20
-"""Signatures between two looks at the clock."""
+"""Signatures between two readings of the clock."""
 WARM_UP_S = 0.2
 
 

@@ -1,4 +1,4 @@
-"""nginx under wrk: full TLS 1.3 handshakes per second, with a key in a PEM file and through agent, provider and daemon."""
+"""nginx and wrk: full TLS 1.3 handshakes per second, with a key in a PEM file or in hsmd."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _SERVER = """\
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One server: what nginx loads, and the port it gets."""
+    """A server block: the files that nginx loads, and its port."""
 
     chain: Path
     key: Path
@@ -58,7 +58,7 @@ class Site:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody uses at the moment."""
+    """An unused TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -66,12 +66,12 @@ def free_port() -> int:
 
 @contextmanager
 def nginx(directory: Path, sites: list[Site], openssl_configuration: Path) -> Iterator[None]:
-    """nginx with these servers for the duration of the block. Raises CommandError if it does not start."""
+    """Run nginx with these servers for the duration of the block. Raises CommandError if it does not start."""
     servers = "".join(_SERVER.format(port=site.port, chain=site.chain, key=site.key) for site in sites)
     configuration = directory / "nginx.conf"
     text = _CONFIGURATION.format(workers=WORKERS, directory=directory, servers=servers)
     if os.geteuid() == 0:
-        text = "user root;\n" + text  # the agent of `hsmd dev` serves the user who started it
+        text = "user root;\n" + text  # the agent of `hsmd dev` serves only the user that started it
     configuration.write_text(text, encoding="utf-8")
     program = _program("nginx", "/usr/sbin/nginx")
     command = [program, "-p", str(directory), "-c", str(configuration), "-e", str(directory / "error.log")]
@@ -86,7 +86,7 @@ def nginx(directory: Path, sites: list[Site], openssl_configuration: Path) -> It
 
 
 def handshakes_per_s(site: Site, seconds: float) -> float:
-    """What wrk counts: every request is on a connection of its own. Raises CommandError if any failed."""
+    """Handshakes per second as counted by wrk, with a new connection per request. Raises CommandError if a request failed."""
     address = f"https://127.0.0.1:{site.port}/"
     threads = os.cpu_count() or 1
     command = [
@@ -96,7 +96,7 @@ def handshakes_per_s(site: Site, seconds: float) -> float:
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
     found = re.search(r"Requests/sec:\s+([0-9.]+)", done.stdout)
     if found is None or "Non-2xx" in done.stdout:
-        raise CommandError(f"wrk failed: {done.stdout.strip()}", "look at nginx's error log")
+        raise CommandError(f"wrk failed: {done.stdout.strip()}", "see the error log of nginx")
     return float(found[1])
 
 
@@ -113,12 +113,12 @@ def _wait(process: subprocess.Popen[bytes], sites: list[Site]) -> None:
             process.kill()
             raise CommandError(
                 f"nginx did not start: {process.communicate()[1].decode(errors='replace').strip()}",
-                "mend that",
+                "fix this and run it again",
             )
 
 
 def _program(name: str, fallback: str = "") -> str:
     found = shutil.which(name) or (fallback if Path(fallback).exists() else None)
     if found is None:
-        raise CommandError(f"there is no {name} on this machine", f"install it: apt-get install {name}")
+        raise CommandError(f"{name} was not found", f"install it: apt-get install {name}")
     return found

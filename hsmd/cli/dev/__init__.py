@@ -1,4 +1,4 @@
-"""`hsmd dev`: a throw-away daemon with a software token, gone without a trace when it ends."""
+"""`hsmd dev`: a temporary daemon with a software token, removed when it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
 
 if TYPE_CHECKING:
-    from hsmd.cli.dev.environment import KeyWish
+    from hsmd.cli.dev.environment import KeySpec
 
 app = typer.Typer(add_completion=False)
 
@@ -26,43 +26,43 @@ def dev(
     key: Annotated[
         list[str],
         typer.Option(
-            "--key", "-k", metavar="NAME[:TYPE[:PURPOSE,...]]", help="A key to make; may be repeated."
+            "--key", "-k", metavar="NAME[:TYPE[:PURPOSE,...]]", help="Key to generate; may be repeated."
         ),
     ] = ["www:p-256:tls-server"],  # noqa: B006  read only
     agent: Annotated[
-        bool, typer.Option("--agent", help="Start an agent too, for OpenSSL and other local users.")
+        bool, typer.Option("--agent", help="Also start an agent, for OpenSSL and other local programs.")
     ] = False,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, max=64, help="Token workers, one process each.")
+        int, typer.Option("--workers", metavar="N", min=1, max=64, help="Number of token worker processes.")
     ] = 1,
     json_ready: Annotated[
         bool,
-        typer.Option("--json-ready", help="Print one line of JSON when everything is ready, nothing else."),
+        typer.Option("--json-ready", help="Print only one line of JSON, when everything is ready."),
     ] = False,
     log: Annotated[
         bool, typer.Option("--log", help="Show the log of daemon and agent on standard error.")
     ] = False,
 ) -> None:
-    """Run a throw-away daemon: temporary directory, SoftHSM token, free port, keys with self-signed certificates.
+    """Run a temporary daemon: SoftHSM token, free port, keys with self-signed certificates.
 
-    For laptops and CI: needs no root and no configuration, and many run side by side. It prints how to reach it and stays
-    until SIGINT or SIGTERM, until its parent dies, or until its standard input (if that is a pipe) is closed. Then it
-    removes everything it made.
+    For laptops and CI: it requires neither root nor configuration, and several can run at the same time. It prints how to reach
+    it, and runs until SIGINT or SIGTERM, until its parent exits, or until its standard input (if that is a pipe) is closed.
+    Then it removes everything that it created.
     """
     from hsmd.cli.dev import environment
 
-    wishes = [_wish(text) for text in key]
-    names = [wish.name for wish in wishes]
+    keys = [_key_spec(text) for text in key]
+    names = [spec.name for spec in keys]
     if len(set(names)) < len(names):
-        raise CommandError("two keys have the same name", "give each --key a name of its own", Exit.USAGE)
+        raise CommandError("two keys have the same name", "give each --key a different name", Exit.USAGE)
     environment.run(
-        output, wishes, workers=workers, with_agent=agent, one_line=json_ready or output.as_json, show_log=log
+        output, keys, workers=workers, with_agent=agent, one_line=json_ready or output.as_json, show_log=log
     )
 
 
-def _wish(text: str) -> KeyWish:
-    from hsmd.cli.dev.environment import KeyWish
+def _key_spec(text: str) -> KeySpec:
+    from hsmd.cli.dev.environment import KeySpec
 
     name, _, rest = text.partition(":")
     key_type, _, purposes = rest.partition(":")
-    return KeyWish(name, key_type or "p-256", tuple((purposes or "tls-server").split(",")))
+    return KeySpec(name, key_type or "p-256", tuple((purposes or "tls-server").split(",")))

@@ -1,4 +1,4 @@
-"""Processes that end together: children that die with us, us that die with our parent, and a wait for whichever comes first."""
+"""Child processes that end with this process, and waiting until a child or the parent ends."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hsmd.cli.base.errors import CommandError
 
 _PR_SET_PDEATHSIG = 1
 STOP_S = 8.0
-"""Time for a child to end in good order before it is killed with its whole session."""
+"""Time for a child to terminate before its whole session is killed."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Told(BaseException):
-    """A signal told us to end. Not an Exception: nothing on the way may take it for a fault."""
+class Terminated(BaseException):
+    """A signal requested termination. Not an Exception, so that no handler treats it as an error."""
 
 
 def _die_with_parent() -> None:
@@ -33,27 +33,27 @@ def _die_with_parent() -> None:
 
 
 def follow_parent() -> None:
-    """From now on this process gets SIGTERM when its parent dies (prctl(2)); raises Told if that is too late already."""
+    """Send this process SIGTERM when its parent exits (prctl(2)). Raises Terminated if it has exited already."""
     parent = os.getppid()
     _die_with_parent()
     if os.getppid() != parent:
-        raise Told
+        raise Terminated
 
 
 @contextmanager
-def told_by_signals() -> Iterator[None]:
-    """SIGTERM, SIGINT and SIGHUP raise Told inside the block.
+def terminated_by_signals() -> Iterator[None]:
+    """SIGTERM, SIGINT and SIGHUP raise Terminated inside the block.
 
-    After the first of them the others are ignored, so that cleaning up is not interrupted.
+    After the first signal the others are ignored, so that the clean-up is not interrupted.
     """
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-    def tell(number: int, frame: FrameType | None) -> None:
+    def terminate(number: int, frame: FrameType | None) -> None:
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)
-        raise Told
+        raise Terminated
 
-    before = {number: signal.signal(number, tell) for number in numbers}
+    before = {number: signal.signal(number, terminate) for number in numbers}
     try:
         yield
     finally:
@@ -64,9 +64,9 @@ def told_by_signals() -> Iterator[None]:
 def start(
     arguments: Sequence[str], *, pass_fds: Sequence[int] = (), log: int, run_time_directory: Path
 ) -> subprocess.Popen[bytes]:
-    """An `hsmd` command as a child with a session of its own that ends when we do.
+    """Start an `hsmd` command as a child in its own session; it ends with this process.
 
-    Its standard error goes to `log`, its locks into `run_time_directory`, where a service would have RUNTIME_DIRECTORY.
+    Its output goes to `log`; `run_time_directory` is its RUNTIME_DIRECTORY, which a service gets from systemd.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "hsmd.cli", *arguments],
@@ -81,7 +81,7 @@ def start(
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """Ends a child: first politely, then with everything in its session."""
+    """Terminate a child; then kill every process that is left in its session."""
     child.terminate()
     with suppress(subprocess.TimeoutExpired):
         child.wait(STOP_S)
@@ -91,27 +91,29 @@ def stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for(done: Callable[[], bool], what: str, *, seconds: float, child: subprocess.Popen[bytes]) -> None:
-    """Polls until `done`; raises CommandError when the child ends or time is up before that."""
+    """Poll until `done`. Raises CommandError if the child ends first or after `seconds`."""
     ends = time.monotonic() + seconds
     while not done():
         if child.poll() is not None:
-            raise CommandError(f"{what} ended at once with code {child.returncode}", "its log above says why")
+            raise CommandError(
+                f"{what} exited during start with code {child.returncode}", "see its log above"
+            )
         if time.monotonic() >= ends:
-            raise CommandError(f"{what} was not ready after {seconds:.0f} s", "its log above says why")
+            raise CommandError(f"{what} was not ready after {seconds:.0f} s", "see its log above")
         time.sleep(0.02)
 
 
 def wait_for_the_end(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Returns when one of the children has ended, or when whoever holds the other end of our standard input is gone.
+    """Return when a child has ended, or when the other end of standard input is closed.
 
-    Standard input counts if it is a pipe or a socket; a terminal or /dev/null says nothing about our parent.
+    Standard input is only watched if it is a pipe or a socket; a terminal or /dev/null does not depend on the parent.
     """
     watched = [os.pidfd_open(child.pid) for child in children]
     try:
         poll = select.poll()
         for descriptor in watched:
             poll.register(descriptor, select.POLLIN)
-        if _has_a_holder(0):
+        if _has_peer(0):
             poll.register(0, select.POLLIN | select.POLLHUP)
         while True:
             for descriptor, _ in poll.poll():
@@ -122,7 +124,7 @@ def wait_for_the_end(children: Sequence[subprocess.Popen[bytes]]) -> None:
             os.close(descriptor)
 
 
-def _has_a_holder(descriptor: int) -> bool:
+def _has_peer(descriptor: int) -> bool:
     try:
         mode = os.fstat(descriptor).st_mode
     except OSError:

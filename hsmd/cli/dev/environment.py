@@ -1,4 +1,4 @@
-"""What `hsmd dev` builds and takes down: directory, token, daemon, keys, and an agent if one is wanted."""
+"""The environment of `hsmd dev`: directory, token, daemon, keys, and optionally an agent."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ READY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class KeyWish:
-    """A key to make, as typed: NAME:TYPE:PURPOSE,..."""
+class KeySpec:
+    """A key to generate, from NAME:TYPE:PURPOSE,..."""
 
     name: str
     key_type: str
@@ -43,7 +43,7 @@ class KeyWish:
 
 @dataclass(frozen=True, slots=True)
 class ReadyKey:
-    """A key that was made: its digest in hex, and the public files a TLS server loads (`chain` is empty without certificate)."""
+    """A generated key: digest in hex, and the files that a TLS server loads (`chain` is empty without a certificate)."""
 
     name: str
     key_type: str
@@ -54,7 +54,7 @@ class ReadyKey:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """All that a test needs to know. `operator` and `front_end` are client names, each with an identity file."""
+    """How to use the environment. `operator` and `front_end` are client names, each with an identity file."""
 
     address: str
     host_key: str
@@ -71,29 +71,29 @@ class Ready:
 
 def run(
     output: Output,
-    wishes: Sequence[KeyWish],
+    keys: Sequence[KeySpec],
     *,
     workers: int,
     with_agent: bool,
     one_line: bool,
     show_log: bool,
 ) -> None:
-    """Builds everything, announces it, waits for the end, and removes everything."""
-    with suppress(child_processes.Told), child_processes.told_by_signals():
+    """Start everything, print how to use it, wait for the end, and remove everything."""
+    with suppress(child_processes.Terminated), child_processes.terminated_by_signals():
         child_processes.follow_parent()
-        with ExitStack() as house:
+        with ExitStack() as resources:
             children: list[subprocess.Popen[bytes]] = []
-            directory = house.enter_context(temporary_directory.directory())
-            log = house.enter_context(_log(directory, show_log))
+            directory = resources.enter_context(temporary_directory.directory())
+            log = resources.enter_context(_log(directory, show_log))
             with output.working("preparing a token, a daemon and keys"):
-                ready = _build(house, directory, wishes, workers, children, log, with_agent)
+                ready = _start(resources, directory, keys, workers, children, log, with_agent)
             _announce(output, ready, one_line)
             child_processes.wait_for_the_end(children)
 
 
 @contextmanager
 def _log(directory: Path, show: bool) -> Iterator[int]:
-    """Where children write; what is not shown while all is well is shown when it is not."""
+    """The log of the children: standard error, or a file that is printed if an error occurs."""
     if show:
         yield sys.stderr.fileno()
         return
@@ -108,10 +108,10 @@ def _log(directory: Path, show: bool) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _build(
-    house: ExitStack,
+def _start(
+    resources: ExitStack,
     directory: Path,
-    wishes: Sequence[KeyWish],
+    keys: Sequence[KeySpec],
     workers: int,
     children: list[subprocess.Popen[bytes]],
     log: int,
@@ -119,14 +119,14 @@ def _build(
 ) -> Ready:
     layout = Layout(directory / "hsmd.toml", directory)
     host = _prepare(layout, workers)
-    address = _start_daemon(house, layout, children, log)
+    address = _start_daemon(resources, layout, children, log)
     profile = profiles.Profile(address, OPERATOR, directory / OPERATOR, (host,))
     profile_file = directory / profiles.PROFILE_NAME
     write_new(profile_file, profiles.render(profile), PRIVATE)
     with connect(profile) as client:
         _wait_for_token(client, children[0])
-        keys = [_make(client, wish, directory) for wish in wishes]
-    socket = _start_agent(house, directory, profile, children, log) if with_agent else ""
+        ready_keys = [_make(client, key, directory) for key in keys]
+    socket = _start_agent(resources, directory, profile, children, log) if with_agent else ""
     return Ready(
         address=address,
         host_key=host,
@@ -138,23 +138,23 @@ def _build(
         front_end_identity=str(directory / FRONT_END),
         agent_socket=socket,
         openssl_configuration=_openssl(directory, socket) if socket else "",
-        keys=keys,
+        keys=ready_keys,
     )
 
 
 def _prepare(layout: Layout, workers: int) -> str:
-    """Token, host key, store with two clients, configuration; gives the host key line."""
+    """Create token, host key, store with two clients, and configuration; return the host key line."""
     from hsmd.daemon.store import CredentialRecord, Store
     from hsmd.pkcs11.softhsm import make_token
     from hsmd.protocol.roles import Role
 
     made = make_token(layout.state / "softhsm")
-    host = ssh_keys.make(layout.host_key, "throw-away host key")
+    host = ssh_keys.make(layout.host_key, "temporary host key")
     store = Store(f"sqlite:///{layout.database}")
     try:
         store.migrate()
         for name, role in ((OPERATOR, Role.OPERATOR), (FRONT_END, Role.FRONT_END)):
-            public = ssh_keys.make(layout.state / name, f"throw-away {name}")
+            public = ssh_keys.make(layout.state / name, f"temporary {name}")
             credential = CredentialRecord(public.fingerprint, public.line)
             with store.write() as tx:
                 tx.clients.add(name, role, datetime.now(UTC), credential)
@@ -167,8 +167,10 @@ def _prepare(layout: Layout, workers: int) -> str:
     return host.line
 
 
-def _start_daemon(house: ExitStack, layout: Layout, children: list[subprocess.Popen[bytes]], log: int) -> str:
-    """Starts the daemon; gives the address with the port that the system chose."""
+def _start_daemon(
+    resources: ExitStack, layout: Layout, children: list[subprocess.Popen[bytes]], log: int
+) -> str:
+    """Start the daemon; return its address, with the port that the system chose."""
     reader, writer = os.pipe()
     try:
         arguments = ["serve", "--config", str(layout.config), "--ready-fd", str(writer)]
@@ -177,7 +179,7 @@ def _start_daemon(house: ExitStack, layout: Layout, children: list[subprocess.Po
         )
     finally:
         os.close(writer)
-    house.callback(child_processes.stop, child)
+    resources.callback(child_processes.stop, child)
     children.append(child)
     os.set_blocking(reader, False)
     with open(reader, "rb") as pipe:
@@ -203,23 +205,23 @@ def _wait_for_token(client: Client, child: subprocess.Popen[bytes]) -> None:
     child_processes.wait_for(ready, "the token", seconds=READY_S, child=child)
 
 
-def _make(client: Client, wish: KeyWish, directory: Path) -> ReadyKey:
-    """A key with a self-signed certificate (unless it decrypts), a grant for the front end, and its public files."""
-    request = KeyGenerate(wish.name, wish.key_type, list(wish.purposes))
+def _make(client: Client, key: KeySpec, directory: Path) -> ReadyKey:
+    """Generate a key with a self-signed certificate (unless it decrypts), a grant for the front end, and its public files."""
+    request = KeyGenerate(key.name, key.key_type, list(key.purposes))
     info: KeyInfo = client.control(request, timeout_s=SLOW_TIMEOUT_S)
     if "x509-self-signed" in info.purposes:
-        names = ["localhost", f"{wish.name}.test"]
+        names = ["localhost", f"{key.name}.test"]
         client.control(
-            CertificateSelfSigned(wish.name, names, ["127.0.0.1", "::1"], CERTIFICATE_DAYS),
+            CertificateSelfSigned(key.name, names, ["127.0.0.1", "::1"], CERTIFICATE_DAYS),
             timeout_s=SLOW_TIMEOUT_S,
         )
-    client.control(GrantAdd(FRONT_END, wish.name, list(wish.purposes)), timeout_s=SLOW_TIMEOUT_S)
-    made = export_key(client, wish.name, directory, timeout_s=SLOW_TIMEOUT_S)
+    client.control(GrantAdd(FRONT_END, key.name, list(key.purposes)), timeout_s=SLOW_TIMEOUT_S)
+    made = export_key(client, key.name, directory, timeout_s=SLOW_TIMEOUT_S)
     return ReadyKey(info.name, info.key_type, info.digest, str(made.reference), str(made.chain or ""))
 
 
 def _start_agent(
-    house: ExitStack,
+    resources: ExitStack,
     directory: Path,
     profile: profiles.Profile,
     children: list[subprocess.Popen[bytes]],
@@ -233,14 +235,14 @@ def _start_agent(
     child = child_processes.start(
         ["agent", "run", "--config", str(config)], log=log, run_time_directory=directory
     )
-    house.callback(child_processes.stop, child)
+    resources.callback(child_processes.stop, child)
     children.append(child)
     child_processes.wait_for(lambda: _is_connected(socket), "the agent", seconds=READY_S, child=child)
     return str(socket)
 
 
 def _is_connected(socket: Path) -> bool:
-    """Whether the agent answers and has a daemon (it knows its name then)."""
+    """Whether the agent answers and is connected to a daemon."""
     from hsmd.client import AgentEndpoint, Client
     from hsmd.errors import HsmdError
     from hsmd.protocol.messages import WhoAmI
@@ -253,7 +255,7 @@ def _is_connected(socket: Path) -> bool:
 
 
 def _openssl(directory: Path, socket: str) -> str:
-    """The OpenSSL configuration for the agent; empty where the provider module has not been built."""
+    """Write the OpenSSL configuration for the agent; return its path, empty if the provider is not installed."""
     from hsmd.provider import openssl_configuration
 
     path = directory / "openssl.cnf"
@@ -284,5 +286,5 @@ def _people(ready: Ready) -> People:
     )
     return (
         facts,
-        f"\nManage it:  hsmd key list --profile {ready.profile}\nStop it:    Ctrl-C; everything in the directory goes with it.",
+        f"\nManage it:  hsmd key list --profile {ready.profile}\nStop it:    Ctrl-C; the directory is then removed.",
     )

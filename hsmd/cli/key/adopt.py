@@ -1,4 +1,4 @@
-"""`hsmd key adopt`: serve a key that is already in the token."""
+"""`hsmd key adopt`: start serving a key that is already in the token."""
 
 from __future__ import annotations
 
@@ -29,31 +29,42 @@ from hsmd.protocol.messages import (
 def adopt(
     session: Session,
     name: KeyName,
-    cka_id: Annotated[str, typer.Option("--id", metavar="HEX", help="Its CKA_ID.", show_default=False)] = "",
+    cka_id: Annotated[
+        str, typer.Option("--id", metavar="HEX", help="CKA_ID of the key.", show_default=False)
+    ] = "",
     cka_label: Annotated[
-        str, typer.Option("--label", metavar="TEXT", help="Its CKA_LABEL.", show_default=False)
+        str, typer.Option("--label", metavar="TEXT", help="CKA_LABEL of the key.", show_default=False)
     ] = "",
     certificate: Annotated[
         Path | None,
-        typer.Option("--certificate", metavar="PEM", help="Gives the public half where the token has none."),
+        typer.Option(
+            "--certificate",
+            metavar="PEM",
+            help="Certificate with the public key, if the token does not have it.",
+        ),
     ] = None,
     purpose: Purposes = [],  # noqa: B006  read only
     token: Token = "",
     accept_unsafe: Annotated[
         bool,
         typer.Option(
-            "--accept-unsafe", help="Serve it although attributes of it are unsafe; they are named."
+            "--accept-unsafe",
+            help="Adopt the key in spite of unsafe attributes, which are then listed as warnings.",
         ),
     ] = False,
 ) -> None:
-    """Serve a key that is in the token already.
+    """Start serving a key that is already in the token.
 
-    Say which one by --id or --label, and with --purpose what it may ever be used for; a key that hsmd has made, imported or
-    adopted before has its purposes in the token and needs none. Unsafe attributes (extractable, not sensitive, may sign and
-    decrypt, ...) are named and the key is refused, unless you accept them knowingly.
+    Select the key with --id or --label, and give its permitted uses with --purpose. A key that hsmd generated, imported or
+    adopted before has its purposes in the token and needs none. A key with unsafe attributes (extractable, not sensitive, may
+    sign and decrypt, ...) is refused unless you give --accept-unsafe.
     """
     if bool(cka_id) == bool(cka_label):
-        raise CommandError("the key must be named in exactly one way", "give --id or --label", Exit.USAGE)
+        raise CommandError(
+            "the key must be selected by one option",
+            "give --id or --label, as listed by `hsmd key candidates`",
+            Exit.USAGE,
+        )
     request = KeyAdopt(
         name=name,
         purposes=purpose,
@@ -63,6 +74,6 @@ def adopt(
         certificate=certificate_text(certificate) if certificate else "",
         accept_unsafe=accept_unsafe,
     )
-    with session.output.working("the token is looking for the key"):
+    with session.output.working("searching the token for the key"):
         info = session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     session.output.show(info, lambda: describe(info))

@@ -1,4 +1,4 @@
-"""`hsmd key candidates`: list the private keys in the token that could be adopted."""
+"""`hsmd key candidates`: list the private keys in the token that can be adopted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hsmd.protocol.messages import (
 
 @command(app, "candidates", example="hsmd key candidates")
 def candidates(session: Session, token: Token = "") -> None:
-    """List the private keys in the token that could be adopted, and what is unsafe about each.
+    """List private keys in the token that can be adopted, with their unsafe attributes.
 
-    These are keys that something else made there. hsmd serves none of them until you adopt it.
+    These keys were not created by hsmd. It uses none of them until you adopt it.
     """
     found = session.ask(KeyCandidates(token=token), KeyCandidateList)
     rows = [(key.cka_id, key.cka_label, key.key_type or "?", ", ".join(key.unsafe)) for key in found.keys]

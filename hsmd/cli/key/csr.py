@@ -1,4 +1,4 @@
-"""`hsmd key csr`: make a certificate request signed by a key."""
+"""`hsmd key csr`: create a certificate request signed by a key."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def csr(
         str, typer.Option("--common-name", help="Common name of the subject.", show_default=False)
     ] = "",
     organization: Annotated[
-        str, typer.Option("--organization", help="Organization.", show_default=False)
+        str, typer.Option("--organization", help="Organization of the subject.", show_default=False)
     ] = "",
 ) -> None:
-    """Make a certificate request (PKCS#10, RFC 2986) signed by the key.
+    """Create a certificate request (PKCS#10, RFC 2986) signed by the key.
 
-    Hand it to a certificate authority, then store what comes back with `hsmd cert import`.
+    Send it to a certificate authority, then store the issued chain with `hsmd cert import`.
     """
     request = KeyRequest(
         name=name, common_name=common_name, dns_names=dns, ip_addresses=ip, organization=organization

@@ -27,21 +27,24 @@ def destroy(
     confirm: Annotated[
         str,
         typer.Option(
-            "--confirm", metavar="NAME", help="The name once more, instead of typing it.", show_default=False
+            "--confirm",
+            metavar="NAME",
+            help="The name again, instead of typing it at a prompt.",
+            show_default=False,
         ),
     ] = "",
 ) -> None:
-    """Destroy a key in the token for ever.
+    """Destroy a key in the token permanently.
 
-    There is no way back. You type the key's name once more to confirm, or give it with --confirm in a script.
+    This cannot be undone. Confirm by typing the name of the key again, or with --confirm in a script.
     """
     if not confirm:
-        session.ask(KeyShow(name=name), KeyInfo)  # nobody is asked about a key that is not there
+        session.ask(KeyShow(name=name), KeyInfo)  # fails for an unknown key before the prompt
         confirm = _ask_for(name)
     if confirm != name:
         raise CommandError(
             f"{confirm!r} is not {name!r}: nothing was destroyed",
-            "type the name of the key exactly",
+            "type the exact name of the key",
             Exit.USAGE,
         )
     done = session.ask(KeyDestroy(name=name, confirm=confirm), Done, timeout_s=SLOW_TIMEOUT_S)
@@ -50,7 +53,7 @@ def destroy(
 
 def _ask_for(name: str) -> str:
     if not sys.stdin.isatty():
-        raise CommandError("nobody can be asked to confirm", f"add --confirm {name}", Exit.USAGE)
+        raise CommandError("there is no terminal for the confirmation", f"add --confirm {name}", Exit.USAGE)
     return str(
-        typer.prompt(f"This destroys {name} in the token for ever. Type its name to confirm", err=True)
+        typer.prompt(f"This destroys {name} in the token permanently. Type its name to confirm", err=True)
     )

@@ -1,4 +1,4 @@
-"""`hsmd key generate`: make a key in the token."""
+"""`hsmd key generate`: generate a key in the token."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def generate(
 ) -> None:
     """Generate a key in the token.
 
-    The private half never leaves the token. The purposes are the key's ceiling for ever: a grant can allow less, never
-    more. A key either signs or decrypts.
+    The private key never leaves the token. The purposes limit the key permanently: a grant can allow fewer of them, never more.
+    A key either signs or decrypts.
     """
     request = KeyGenerate(name=name, key_type=key_type.value, purposes=purpose, token=token)
     with session.output.working(f"the token is generating a key of type {key_type.value}"):

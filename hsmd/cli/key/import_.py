@@ -1,4 +1,4 @@
-"""`hsmd key import`: put a private key from a PEM file into the token, on the token's own host."""
+"""`hsmd key import`: import a private key from a PEM file into the token, on the token's own host."""
 
 from __future__ import annotations
 
@@ -36,28 +36,30 @@ def import_pem(
     session: Session,
     name: KeyName,
     pem: Annotated[
-        Path, typer.Argument(metavar="PEM", help="File with the private key.", show_default=False)
+        Path, typer.Argument(metavar="PEM", help="PEM file with the private key.", show_default=False)
     ],
     passphrase_file: Annotated[
         Path | None,
-        typer.Option("--passphrase-file", metavar="FILE", help="Holds the passphrase of an encrypted file."),
+        typer.Option(
+            "--passphrase-file", metavar="FILE", help="File with the passphrase of an encrypted PEM file."
+        ),
     ] = None,
     config: Annotated[
         Path,
         typer.Option(
-            "--config", "-c", metavar="FILE", help="The daemon's configuration, for module and PIN."
+            "--config", "-c", metavar="FILE", help="Configuration of the daemon, for module and PIN."
         ),
     ] = Path("hsmd.toml"),
     purpose: Purposes = ["tls-server"],  # noqa: B006  read only
     token: Token = "",
 ) -> None:
-    """Put a private key from a PEM file into the token.
+    """Import a private key from a PEM file into the token.
 
-    Run it on the token's own host, as a user who may read the daemon's configuration and the PIN: the key goes straight into
-    the token and past the network; the daemon is only told to serve it. Destroy the file afterwards: a key that was in a file
-    once is as safe as that file was.
+    Run the command on the token's own host, as a user with read access to the daemon's configuration and the PIN: the key is
+    written directly to the token and never sent over the network. Destroy the file afterwards. The key is only as safe as the
+    file was.
     """
-    with session.output.working("the token is taking the key"):
+    with session.output.working("importing the key into the token"):
         info = import_key(session, name, pem, passphrase_file, config.absolute(), token, purpose)
     session.output.show(info, lambda: describe(info))
     if not session.output.as_json:
@@ -73,9 +75,9 @@ def import_key(
     token_name: str,
     purposes: Sequence[str],
 ) -> KeyInfo:
-    """Puts the key into the token with a worker of our own, then has the daemon serve it. Raises HsmdError or CommandError.
+    """Import the key with a separate worker process, then have the daemon adopt it. Raises HsmdError or CommandError.
 
-    The PEM file is opened here and read by the worker alone; what the daemon hears of is a key in its token.
+    This process opens the PEM file and only the worker reads it; the daemon never receives its content.
     """
     from hsmd.daemon.config import reader as configuration
     from hsmd.daemon.ipc import key_import
@@ -97,16 +99,16 @@ def import_key(
         return session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     except HsmdError as error:
         what = f"the key is in the token, but the daemon does not serve it yet: {error.text}"
-        raise CommandError(what, f"mend that, then: hsmd key adopt {name} --id {described.cka_id}") from error
+        raise CommandError(what, f"fix this, then: hsmd key adopt {name} --id {described.cka_id}") from error
 
 
 def _check_name_is_free(session: Session, name: str) -> None:
-    """Also shows that the daemon can be reached, before the token is changed."""
+    """Fail early if the name is taken or the daemon is unreachable, before the token is changed."""
     try:
         session.ask(KeyShow(name), KeyInfo)
     except NotFound:
         return
-    raise CommandError(f"there is a key called {name} already", "choose another name")
+    raise CommandError(f"a key {name} exists already", "choose another name")
 
 
 def _token(config: Config, name: str) -> TokenConfig:
@@ -116,4 +118,4 @@ def _token(config: Config, name: str) -> TokenConfig:
         if token.name == name:
             return token
     names = ", ".join(token.name for token in config.tokens)
-    raise CommandError(f"{config.path} has the tokens {names}", "choose one with --token", Exit.USAGE)
+    raise CommandError(f"{config.path} has the tokens {names}", "select one with --token", Exit.USAGE)

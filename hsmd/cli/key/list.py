@@ -16,7 +16,7 @@ from hsmd.protocol.messages import (
 def list_keys(session: Session) -> None:
     """List the keys of a daemon.
 
-    Operators and auditors see all keys, a front end sees those it has a grant on.
+    Operators and auditors see all keys; a front end sees the keys that it has a grant for.
     """
     keys = keys_of(session)
     rows = [
@@ -28,5 +28,5 @@ def list_keys(session: Session) -> None:
 
 
 def _grantable(key: KeyInfo) -> str:
-    """Its purposes without those that only the daemon itself has."""
+    """The purposes of the key that can be granted to clients."""
     return ", ".join(purpose for purpose in key.purposes if not purpose.startswith("x509-"))

@@ -11,8 +11,8 @@ from hsmd.cli.base.commands import group
 app = group(
     """Keys in the token.
 
-    A key is made in the token (generate), was there before (adopt) or comes from a file on the token's own host (import). What
-    it may ever be used for is fixed at that moment and kept beside it in the token."""
+    A key is generated in the token (generate), existed there before (adopt), or is imported from a file on the token's own host
+    (import). Its purposes are fixed at that time and stored with it in the token."""
 )
 
 
@@ -22,8 +22,8 @@ Purposes = Annotated[
         "--purpose",
         "-p",
         metavar="PURPOSE",
-        help="What the key may ever be used for; may be repeated. tls-server, tls-client, tls13-server, tls12-server, "
-        "tls12-rsa-premaster, sign-message, ...",
+        help="Permitted use of the key, cannot be changed later; may be repeated. tls-server, tls-client, "
+        "tls13-server, tls12-server, tls12-rsa-premaster, sign-message, ...",
     ),
 ]
 
@@ -31,6 +31,6 @@ Purposes = Annotated[
 Token = Annotated[
     str,
     typer.Option(
-        "--token", metavar="NAME", help="Which token, when the daemon has several.", show_default=False
+        "--token", metavar="NAME", help="Name of the token, if the daemon has several.", show_default=False
     ),
 ]

@@ -1,4 +1,4 @@
-"""`hsmd key owner`: who may read all audit records about a key."""
+"""`hsmd key owner`: the clients that may read all audit records about a key."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hsmd.cli.key.options import app
 from hsmd.protocol.messages import Done, KeyOwnerAdd, KeyOwnerList, KeyOwnerRemove, KeyOwners
 
 owner = group(
-    """Who may read all audit records about a key.
+    """Owners of keys: clients that may read all audit records about a key.
 
-    A client reads the records about itself: its uses of keys, and what was refused to it. A key owner also reads what others
-    did with the key, with `hsmd audit about`. Owning a key gives no right to use it."""
+    With `hsmd audit about`, every client can read the records about itself: its uses of keys and its refused requests. The owner
+    of a key can also read the records of other clients about that key. Ownership does not permit the use of the key."""
 )
 app.add_typer(owner, name="owner")
 
@@ -26,18 +26,18 @@ Client = Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the clien
 
 @command(owner, "add", example="hsmd key owner add www web-team")
 def add(session: Session, name: KeyName, client: Client) -> None:
-    """Let a client read all records about a key."""
+    """Allow a client to read all audit records about a key."""
     done = session.ask(KeyOwnerAdd(key=name, client=client), Done)
-    told = "may read all records about" if done.changed else "could already read all records about"
-    session.output.show(done, lambda: f"{client} {told} {name}")
+    result = "may read all records about" if done.changed else "could already read all records about"
+    session.output.show(done, lambda: f"{client} {result} {name}.")
 
 
 @command(owner, "remove", example="hsmd key owner remove www web-team")
 def remove(session: Session, name: KeyName, client: Client) -> None:
-    """Let a client no longer read all records about a key; those about itself it still may."""
+    """Remove an owner of a key; the client can still read the records about itself."""
     done = session.ask(KeyOwnerRemove(key=name, client=client), Done)
-    told = "no longer owns" if done.changed else "did not own"
-    session.output.show(done, lambda: f"{client} {told} {name}")
+    result = "no longer owns" if done.changed else "did not own"
+    session.output.show(done, lambda: f"{client} {result} {name}.")
 
 
 @command(owner, "list", example="hsmd key owner list")

@@ -1,4 +1,4 @@
-"""`hsmd key rename`: give a key another name."""
+"""`hsmd key rename`: rename a key."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hsmd.protocol.messages import (
 
 @command(app, "rename", example="hsmd key rename www www-2026")
 def rename(session: Session, name: KeyName, new_name: NewName) -> None:
-    """Give a key another name. Grants and certificate stay with it.
+    """Rename a key. It keeps its grants and certificate.
 
-    Key files that were exported name the key as it was called then: export them again.
+    Exported key files contain the old name: export them again.
     """
     session.ask(KeyRename(name=name, new_name=new_name), Done)
-    session.output.show({"renamed": name, "name": new_name}, lambda: f"{name} is called {new_name} now.")
+    session.output.show({"renamed": name, "name": new_name}, lambda: f"Renamed {name} to {new_name}.")

@@ -1,4 +1,4 @@
-"""`hsmd key show`: show one key."""
+"""`hsmd key show`: show the properties of a key."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ from hsmd.protocol.messages import (
 
 @command(app, "show", example="hsmd key show www")
 def show(session: Session, name: KeyName) -> None:
-    """Show one key: type, purposes, digest of the public key, certificate's end, warnings."""
+    """Show a key: type, purposes, digest of the public key, expiry of its certificate, warnings."""
     info = session.ask(KeyShow(name=name), KeyInfo)
     session.output.show(info, lambda: describe(info))

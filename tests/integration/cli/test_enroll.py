@@ -139,10 +139,10 @@ def test_an_operator_lets_herself_in(daemon: Daemon, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "given", "says"),
     [
-        (("--enroll", "hsmd-enroll:v1:AAAA"), "", "other users of this host can see"),
+        (("--enroll", "hsmd-enroll:v1:AAAA"), "", "visible to other users of this host"),
         (("--enroll", "-"), "hsmd-enroll:v1:AAAA", "copy the whole line"),
         (("--enroll", "-"), "", "begins with"),
-        (("--enroll", "-", "--client", "x"), "", "the token says that already"),
+        (("--enroll", "-", "--client", "x"), "", "cannot be combined with --enroll"),
         ((), "", "--daemon, --client, --host-key not given"),
     ],
 )

@@ -197,7 +197,7 @@ def _certificate(path: Path, key: ec.EllipticCurvePrivateKey, begin: datetime, d
 
 @pytest.mark.parametrize(
     ("days", "at", "complaint"),
-    [(90, 1, ""), (90, 77, "ends on"), (90, 91, "has ended"), (90, -1, "only")],
+    [(90, 1, ""), (90, 77, "expires on"), (90, 91, "expired on"), (90, -1, "not valid before")],
 )
 def test_term_of_the_certificate(
     home: Path, key: ec.EllipticCurvePrivateKey, days: int, at: int, complaint: str
@@ -206,7 +206,7 @@ def test_term_of_the_certificate(
     path = _certificate(home / "www.pem", key, begin, days)
     belongs, term = check_files.check_certificate(path, _info(key), begin + timedelta(days=at))
     assert belongs.ok
-    assert (term.ok, bool(term.mend)) == (not complaint, bool(complaint))
+    assert (term.ok, bool(term.fix)) == (not complaint, bool(complaint))
     assert complaint in term.text
 
 
@@ -234,7 +234,7 @@ def test_files_that_are_none(home: Path, key: ec.EllipticCurvePrivateKey, conten
         check_files.check_certificate(path, _info(key), NOW),
     ):
         assert [finding.ok for finding in found] == [False]
-        assert found[0].mend
+        assert found[0].fix
 
 
 def test_permissions_are_judged_for_another_user(home: Path) -> None:

@@ -178,8 +178,8 @@ def test_clients_listed_and_removed(run: Run, daemon: FakeDaemon) -> None:
 
 
 def test_trust_ca_is_never_for_everybody(run: Run, daemon: FakeDaemon) -> None:
-    assert run("client", "trust-ca", SSH_LINE).code == 2
-    assert run("client", "trust-ca", SSH_LINE, "-c", "web1", "-c", "web2").code == 0
+    assert run("client", "trust-user-ca", SSH_LINE).code == 2
+    assert run("client", "trust-user-ca", SSH_LINE, "-c", "web1", "-c", "web2").code == 0
     assert daemon.asked == [messages.ClientTrustCa(SSH_LINE, ["web1", "web2"])]
 
 
@@ -228,7 +228,7 @@ def test_status_of_a_front_end_shows_who_it_is(
     daemon.role = "front-end"
     monkeypatch.setattr(daemon, "on_status", refuse)
     assert _document(run, "status")["daemon"] is None
-    assert "hidden from the role front-end" in run("status").out
+    assert "not available to the role front-end" in run("status").out
 
 
 # --- how commands end ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from hsmd.cli.status import _trouble
+from hsmd.cli.status import _problem
 from hsmd.cli.token import _facts
 from hsmd.protocol.messages import TokenInfo, TokenStatus
 
@@ -24,7 +24,7 @@ def test_a_stopped_token_says_who_stopped_it_why_and_what_to_do() -> None:
     )
     facts = dict(_facts(info))
     assert "a on host: the token refused the PIN" in facts["logins"]
-    assert facts["to do"] == "mend the PIN, then hsmd token clear main"
+    assert facts["next step"] == "correct the PIN, then: hsmd token clear main"
     assert "www" in facts["missing"]
     assert "ab" * 32 in facts["unknown"]
 
@@ -36,6 +36,6 @@ def test_a_healthy_token_says_little() -> None:
 
 def test_status_names_an_open_breaker_and_its_reason() -> None:
     healthy = TokenStatus("main", "hsmd", "s1", "ready", 0, [], [])
-    assert _trouble(healthy) == ""
+    assert _problem(healthy) == ""
     away = TokenStatus("main", "hsmd", "s1", "away", 0, [], [], breaker="open", reason="NoSuchToken")
-    assert _trouble(away) == "breaker open: NoSuchToken; see hsmd token list"
+    assert _problem(away) == "breaker open: NoSuchToken; see hsmd token list"

@@ -20,7 +20,7 @@ def test_the_tree_has_the_commands_people_are_told_about() -> None:
         "init", "serve", "dev", "status",
         "key generate", "key adopt", "key import", "key list", "key show", "key csr", "key destroy",
         "cert import", "cert self-signed", "cert export",
-        "client add", "client list", "client remove", "client trust-ca",
+        "client add", "client list", "client remove", "client trust-user-ca",
         "grant add", "grant list", "grant remove", "grant explain",
         "audit show", "audit verify",
         "agent init", "agent run", "agent export", "agent install", "agent check",
@@ -101,6 +101,12 @@ def _python(script: str, directory: Path | None = None) -> subprocess.CompletedP
         env=environment,
         check=False,
     )
+
+
+@pytest.mark.parametrize("old", ["trust-ca", "distrust-ca"])
+def test_old_names_go_on_working_and_are_not_shown(run: Run, old: str) -> None:
+    assert run("client", old, "--help").code == 0
+    assert f" {old} " not in run("client", "--help").out
 
 
 def test_unknown_command_suggests_the_right_one(run: Run) -> None:
