@@ -18,7 +18,8 @@ from hsmd.errors import AuditFailure, ErrorCode
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
 from hsmd.transparency.chain import verify
-from tests.support.daemon import OPERATOR, WEB, Daemon, alive, running_daemon
+from tests.support.daemon import OPERATOR, WEB, Daemon, running_daemon
+from tests.support.daemon_process import alive
 from tests.support.load import Load, all_ready
 from tests.support.polling import eventually, wait_until
 from tests.support.ssh_peer import operation, ssh, wire

@@ -17,7 +17,8 @@ import pytest
 
 from hsmd.errors import AuditFailure, DeadlineExceeded, TokenFailure, Unavailable
 from hsmd.protocol import messages
-from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, alive, running_daemon
+from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, running_daemon
+from tests.support.daemon_process import alive
 from tests.support.evidence import Client, LogRead, compare, figures, make_keys, next_good, quantiles
 from tests.support.fault_module.control import CKR, Action, FaultModule, Function
 from tests.support.fault_module.disk import FailingDisk

@@ -28,6 +28,7 @@ from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role
 from hsmd.transparency import discontinuity
 from hsmd.transparency.lines import format_time
+from tests.support.daemon_process import DaemonProcess, alive
 from tests.support.polling import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -140,35 +141,10 @@ spare = {json.dumps(self.spare)}
 
     def begin(self) -> None:
         """Start, and wait until it takes connections."""
-        reader, writer = os.pipe()
-        code = (
-            "import sys, os, json\nfrom pathlib import Path\nfrom hsmd.daemon.launcher.app import serve\n"
-            f"def ready(n): os.write({writer}, json.dumps(n).encode()); os.close({writer})\n"
-            f"sys.exit(serve(Path({str(self.config)!r}), ready=ready))"
+        self._running = DaemonProcess(
+            self.config, self.log_path, python=self.python, variables=self.environment
         )
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [self.python, "-c", code],
-                cwd=ROOT,
-                stderr=log,
-                stdout=log,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[writer],
-                start_new_session=True,
-                env={**os.environ, **self.environment},
-            )
-        os.close(writer)
-        os.set_blocking(reader, False)
-        with open(reader, "rb") as pipe:
-            received = bytearray()
-
-            def ended() -> bool:
-                received.extend(pipe.read() or b"")
-                return received.endswith(b"}") or self.process.poll() is not None  # type: ignore[union-attr]
-
-            wait_until(ended, "the daemon is ready", READY_S)
-        assert received, self.log_path.read_text()
-        self.notice = json.loads(received)
+        self.process, self.notice = self._running.child, self._running.notice
 
     def wait_for_workers(self) -> None:
         """Until every worker of the newest generation is ready."""
@@ -219,31 +195,19 @@ spare = {json.dumps(self.spare)}
 
     def pids(self) -> list[int]:
         """Launcher's children: front and workers."""
-        assert self.process is not None
-        pid = self.process.pid
-        with suppress(OSError):
-            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        return []
+        return self._running.children()
 
     @property
     def front_pid(self) -> int:
-        return self._pids_of(b"hsmd.daemon.front.app")[0]
+        return self._running.fronts()[0]
 
     def worker_pids(self) -> list[int]:
         """All workers', the control worker's among them."""
-        return self._pids_of(b"hsmd.daemon.worker.main")
+        return self._running.workers()
 
     def signing_pids(self) -> list[int]:
         """Those of the workers that use keys: the control worker is the last one."""
         return [worker.pid for worker in self.status().tokens[0].workers[:-1]]
-
-    def _pids_of(self, module: bytes) -> list[int]:
-        found = []
-        for pid in self.pids():
-            with suppress(OSError):
-                if module in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                    found.append(pid)
-        return found
 
     def front_rss(self) -> int:
         """Resident bytes of the front."""
@@ -343,14 +307,6 @@ def running_daemon(directory: Path, **options: Any) -> Iterator[Daemon]:
         yield built.start()
     finally:
         built.end()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def credential(key: asyncssh.SSHKey) -> CredentialRecord:

@@ -16,14 +16,14 @@ from hsmd.cli.base import profile as profiles
 from hsmd.client import Client, Endpoint, parse_address
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import Request, Status
+from tests.support.daemon_process import DaemonProcess
 from tests.support.network import Network
 from tests.support.polling import wait_until
-from tests.support.processes import Process, children, command_line, hsmd, program, run
+from tests.support.processes import hsmd, program, run
 
 OPERATOR = "operator"
 READY_S = 30.0
 ASK_S = 30.0
-_FRONT, _WORKER = "hsmd.daemon.front.app", "hsmd.daemon.worker.main"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Daemon:
         self.network = network
         self.config = directory / "hsmd.toml"
         self.profile = directory / "operator.toml"
-        self._process: Process | None = None
+        self._process: DaemonProcess | None = None
         self._client: Client | None = None
         made = run(
             hsmd(
@@ -73,26 +73,7 @@ class Daemon:
 
     def start(self) -> None:
         """Start it; returns when it takes connections."""
-        reader, writer = os.pipe()
-        try:
-            command = [
-                *self.network.daemon_prefix,
-                *hsmd("serve", "--config", self.config, "--ready-fd", str(writer)),
-            ]
-            self._process = Process(command, self.directory / "log", pass_fds=[writer])
-        finally:
-            os.close(writer)
-        os.set_blocking(reader, False)
-        try:
-            wait_until(lambda: self._announced(reader), "the daemon says that it is ready", READY_S)
-        finally:
-            os.close(reader)
-
-    def _announced(self, reader: int) -> bool:
-        self.process.check("hsmd serve")
-        with suppress(BlockingIOError):
-            return b"\n" in os.read(reader, 4096)
-        return False
+        self._process = DaemonProcess(self.config, self.directory / "log", prefix=self.network.daemon_prefix)
 
     def stop(self) -> None:
         """End it in good order."""
@@ -115,7 +96,7 @@ class Daemon:
             self._client = None
 
     @property
-    def process(self) -> Process:
+    def process(self) -> DaemonProcess:
         """The launcher."""
         assert self._process is not None, "the daemon does not run"
         return self._process
@@ -127,11 +108,11 @@ class Daemon:
 
     def fronts(self) -> list[int]:
         """The front process."""
-        return [pid for pid in children(self.process.pid) if _FRONT in command_line(pid)]
+        return self.process.fronts()
 
     def workers(self) -> list[int]:
         """The token workers."""
-        return [pid for pid in children(self.process.pid) if _WORKER in command_line(pid)]
+        return self.process.workers()
 
     def wait_for_token(self) -> None:
         """Returns when all workers are ready."""

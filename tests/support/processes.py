@@ -84,7 +84,7 @@ class Process:
     ) -> None:
         self.log = log
         with log.open("ab") as output:
-            self._child = subprocess.Popen(
+            self.child = subprocess.Popen(
                 [str(word) for word in command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -95,36 +95,36 @@ class Process:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        self.pid = self._child.pid
+        self.pid = self.child.pid
 
     @property
     def running(self) -> bool:
         """Has it not ended yet?"""
-        return self._child.poll() is None
+        return self.child.poll() is None
 
     def check(self, what: str) -> None:
         """AssertionError with the end of its log if it has ended."""
-        assert self.running, f"{what} ended with {self._child.returncode}:\n{self.log.read_text()[-4000:]}"
+        assert self.running, f"{what} ended with {self.child.returncode}:\n{self.log.read_text()[-4000:]}"
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
-        self._child.send_signal(number)
+        self.child.send_signal(number)
 
     def wait(self, seconds: float = STOP_S) -> int:
         """Its exit status."""
-        return self._child.wait(seconds)
+        return self.child.wait(seconds)
 
     def stop(self) -> None:
         """End it politely, then with everything in its session."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGCONT)
         if self.running:
-            self._child.terminate()
+            self.child.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._child.wait(STOP_S)
+                self.child.wait(STOP_S)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._child.wait()
+        self.child.wait()
 
 
 def children(pid: int) -> list[int]:

@@ -20,7 +20,8 @@ import pytest
 from hsmd.errors import ErrorCode
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_drain
-from tests.support.daemon import OPERATOR, WEB, Daemon, alive, public_line, running_daemon
+from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, running_daemon
+from tests.support.daemon_process import alive
 from tests.support.polling import eventually, wait_until
 from tests.support.ssh_peer import operation, ssh, wire
 from tests.support.tls_bytes import tls13
