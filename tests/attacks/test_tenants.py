@@ -27,7 +27,7 @@ CERTIFIED = {VICTIM: "victim-c", THIEF: "thief-c"}
 
 
 @pytest.fixture(scope="module")
-def running_daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two tenants, each as a client with a key and as one with certificates of a CA of its own; a key for each tenant."""
     from tests.support.daemon import running_daemon
 

@@ -1,8 +1,8 @@
-"""Store and snapshot against a model that knows neither: same grants, same identities, same decisions.
+"""Store and snapshot against an independent model: same grants, same identities, same decisions.
 
-Clients, credentials, CAs, keys, grants, renames and revocations in any order, with names that come back after a removal or a
-rename and names that only look alike. Hypothesis drives few long runs: after every change all identities seen so far,
-old ones too, ask for every key and purpose. A seeded generator drives many short ones, which ask for some.
+Clients, credentials, CAs, keys, grants, renames and revocations in any order, with names that are reused after a removal or
+rename, and names that look alike. Hypothesis drives few long runs: after every change, all identities seen so far
+request every key and purpose. A seeded generator drives many short ones, which request some.
 `HSMD_MODEL_EXAMPLES`, `HSMD_MODEL_STEPS` and `HSMD_MODEL_SEQUENCES` raise the counts.
 """
 
@@ -50,9 +50,9 @@ EXAMPLES = int(os.environ.get("HSMD_MODEL_EXAMPLES", "8"))
 STEPS = int(os.environ.get("HSMD_MODEL_STEPS", "50"))
 SEQUENCES = int(os.environ.get("HSMD_MODEL_SEQUENCES", "300"))
 CHANGES = 8
-"""In one of many sequences, after a beginning that has something to lose."""
+"""Changes in each short sequence, after a start with a client, a key and a grant."""
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""Where a sync costs nothing."""
+"""A directory in memory, where syncing costs nothing."""
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CERTIFICATE_END = timedelta(seconds=LIFETIME_S)
 
@@ -62,7 +62,7 @@ some_purposes = st.frozensets(st.sampled_from([Purpose(code) for code in CODES[:
 
 
 class Pair:
-    """A store on SQLite and the model: every change is made to both, and both must say the same of it."""
+    """A store on SQLite and the model: every change is made to both, and both must have the same result."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="hsmd-model-", dir=MEMORY))
@@ -72,7 +72,7 @@ class Pair:
         self.begin()
 
     def begin(self) -> None:
-        """A new model for what the store holds: nothing."""
+        """Start with a new model, for an empty store."""
         self.model = Model()
         self.identities: dict[Identity, tuple[str, Made | None]] = {}
         self.snapshot = Snapshot.build(self.store.load())
@@ -203,7 +203,7 @@ class Pair:
 
 
 class AccessMachine(RuleBasedStateMachine):
-    """Few long runs, which ask for everything."""
+    """Few long runs, which request everything."""
 
     steps = decisions = allowed = 0
 
@@ -333,7 +333,7 @@ class Sequences:
         self.both = Pair()
 
     def run(self, count: int) -> tuple[int, int, int]:
-        """(changes, decisions, grants among them) of so many sequences."""
+        """Run sequences; return the numbers of changes, decisions and positive decisions."""
         try:
             for _ in range(count):
                 self.sequence()
@@ -342,7 +342,7 @@ class Sequences:
             self.both.close()
 
     def sequence(self) -> None:
-        """From an empty store on: something to lose, changes, and requests after each."""
+        """One sequence: an empty store, a client with a grant, changes, and requests after each."""
         empty(self.both.store)
         self.both.begin()
         begin_with_something(self.both, self.draw.choice(PAIRS))
@@ -395,13 +395,13 @@ class Sequences:
 
 
 def empty(store: Store) -> None:
-    """Take everything away; rows are gone, but the numbers they had never come back."""
+    """Remove everything; the ids of removed rows are not reused."""
     contents = store.load()
     for client in contents.clients:
         store.change(lambda tx: tx.clients.remove(client.name))
     for key in contents.keys:
         store.change(lambda tx: tx.keys.remove(key.name))
-    if contents.revocations:  # there is no way to take one back but in the database
+    if contents.revocations:  # only the database can remove one
         with store._engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM revocations")
 

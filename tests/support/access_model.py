@@ -1,4 +1,4 @@
-"""What access must decide, said a second time in a hundred lines that know neither store nor snapshot."""
+"""A model of access decisions, independent of store and snapshot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hsmd.purposes import Purpose
 
 GOOD_NAMES = ("web", "Web", "web.1")
 NAMES = (*GOOD_NAMES, "w\u0435b", "*", "")
-"""The last three are not names: a Cyrillic letter, a wildcard, nothing."""
+"""The last three are not valid names: a Cyrillic letter, a wildcard, nothing."""
 FINGERPRINTS = tuple("SHA256:" + letter * 43 for letter in "abc")
 CAS = tuple("SHA256:" + letter * 43 for letter in "yz")
 PAIRS = (b"pair 0", b"pair 1", b"pair 2")
@@ -24,11 +24,11 @@ CEILINGS = (
 )
 CODES = (1, 3, 5, 8, 9, 0x80, 2, 6, 255)
 LIFETIME_S = 3_600
-"""Of every certificate here."""
+"""Validity of every certificate in these tests."""
 
 
 class Made(NamedTuple):
-    """What tells one certificate of a CA from another."""
+    """The fields that distinguish certificates of a CA."""
 
     serial: int
     key_id: str
@@ -48,7 +48,7 @@ REVOCATIONS = (
 
 
 class Model:
-    """What must hold, said a second time. A client or key is a number that never comes back; names only point at it."""
+    """The expected results. A client or key is a number that is never reused; names refer to it."""
 
     def __init__(self) -> None:
         self.numbers = itertools.count()
@@ -96,7 +96,7 @@ class Model:
         return "done"
 
     def rename(self, things: dict[str, int], name: str, new_name: str) -> str:
-        """Of clients or keys: only the name points elsewhere."""
+        """Rename in `clients` or `keys`: only the name changes."""
         if name not in things:
             return "NotFound"
         if new_name not in GOOD_NAMES:
@@ -139,20 +139,22 @@ class Model:
     def add_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> str:
         if client not in self.clients or key not in self.keys:
             return "NotFound"
-        who, what = self.clients[client], self.keys[key]
-        fine = (
-            bool(purposes) and purposes <= self.ceiling[what] and all(purpose < 0x80 for purpose in purposes)
+        client_id, key_id = self.clients[client], self.keys[key]
+        valid = (
+            bool(purposes)
+            and purposes <= self.ceiling[key_id]
+            and all(purpose < 0x80 for purpose in purposes)
         )
-        if self.role[who] is not Role.FRONT_END or not fine:
+        if self.role[client_id] is not Role.FRONT_END or not valid:
             return "BadRequest"
-        self.grants |= {(who, what, int(purpose)) for purpose in purposes}
+        self.grants |= {(client_id, key_id, int(purpose)) for purpose in purposes}
         return "done"
 
     def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> str:
         if client not in self.clients or key not in self.keys:
             return "NotFound"
-        who, what = self.clients[client], self.keys[key]
-        self.grants -= {(who, what, code) for code in (purposes or range(256))}
+        client_id, key_id = self.clients[client], self.keys[key]
+        self.grants -= {(client_id, key_id, code) for code in (purposes or range(256))}
         return "done"
 
     def by_key(self, user: str, fingerprint: str) -> int | None:
@@ -162,10 +164,11 @@ class Model:
         return owner if owner is not None and self.clients.get(user) == owner else None
 
     def by_certificate(self, user: str, ca: str, principals: list[str], made: Made) -> int | None:
-        who = self.clients.get(user)
+        client_id = self.clients.get(user)
         if self.denied(ca, made) or 0 < self.lifetime.get(ca, 0) < LIFETIME_S:
             return None
-        return who if who is not None and principals == [user] and (ca, who) in self.trust else None
+        trusted = principals == [user] and (ca, client_id) in self.trust
+        return client_id if trusted else None
 
     def denied(self, ca: str, made: Made) -> bool:
         named = {
@@ -177,27 +180,32 @@ class Model:
         return bool(named & self.revoked)
 
     def stands(self, user: str, anchor: str, made: Made | None, role: Role) -> bool:
-        """Could somebody still be `user` with what `anchor` vouched for, in this role? A CA's longest lifetime is for new
-        connections."""
+        """Whether an identity is still valid: `user` in this role, by a key or a CA (`anchor`) and its certificate.
+
+        A CA's longest lifetime applies only to new connections.
+        """
         if made is None:
-            who = self.by_key(user, anchor)
+            client_id = self.by_key(user, anchor)
         else:
-            who = self.clients.get(user)
-            if self.denied(anchor, made) or (anchor, who) not in self.trust:
-                who = None
-        return who is not None and self.role[who] is role
+            client_id = self.clients.get(user)
+            if self.denied(anchor, made) or (anchor, client_id) not in self.trust:
+                client_id = None
+        return client_id is not None and self.role[client_id] is role
 
     def may_use(self, user: str, anchor: str, made: Made | None, role: Role, pair: bytes, code: int) -> bool:
         if not self.stands(user, anchor, made, role):
             return False
-        who = self.clients[user]
+        client_id = self.clients[user]
         return any(
-            self.pair[what] == pair and (who, what, code) in self.grants for what in self.keys.values()
+            self.pair[key_id] == pair and (client_id, key_id, code) in self.grants
+            for key_id in self.keys.values()
         )
 
     def may_see(self, user: str, anchor: str, made: Made | None, role: Role, key: str) -> bool:
-        """May it ask for this key by name? Operators and auditors may ask for any, front ends if they hold a grant."""
+        """Whether it may request this key by name: operators and auditors any key, front ends one granted to them."""
         if not self.stands(user, anchor, made, role):
             return False
-        who, what = self.clients[user], self.keys.get(key)
-        return role is not Role.FRONT_END or any((who, what, code) in self.grants for code in range(256))
+        client_id, key_id = self.clients[user], self.keys.get(key)
+        return role is not Role.FRONT_END or any(
+            (client_id, key_id, code) in self.grants for code in range(256)
+        )

@@ -1,4 +1,4 @@
-"""Backup and restore of everything but the token: store, configuration, host key, newest checkpoint, and the log if asked for.
+"""Backup and restore of everything except the token: store, configuration, host key, checkpoint and, on request, audit log.
 
-Both run on the daemon's host, beside or without the daemon, and touch neither token nor network.
+Both run on the daemon's host, whether the daemon runs or not, and use neither token nor network.
 """

@@ -1,13 +1,13 @@
-"""The file that `hsmd backup` writes and `hsmd restore` reads: a tar archive that begins with a list of its members' hashes.
+"""The file that `hsmd backup` writes and `hsmd restore` reads: a tar archive that starts with the hashes of its members.
 
     manifest.json    {"format", "release", "daemon", "created_at", "revision", "files": [{"name", "size", "sha256"}]}
     store.json       all rows of the store (store/portable.py)
     hsmd.toml        the configuration
-    host_key         the SSH host key, if asked for
+    host_key         the SSH host key, if requested
     checkpoint.json  the newest checkpoint record of the audit log, if there is one
-    audit/...        the log itself, if asked for
+    audit/...        the log itself, if requested
 
-Nothing of the token is in it, and no PIN. Reading trusts no name, size or hash that is not in the manifest.
+It holds nothing of the token and no PIN. A reader accepts only members whose name, size and hash the manifest lists.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _AUDIT_NAME = re.compile(r"audit/(audit\.jsonl|segments/[0-9]{12}\.jsonl)\Z")
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """A member and what it must be."""
+    """A member, with its size in bytes and its SHA-256 in hex."""
 
     name: str
     size: int
@@ -45,7 +45,7 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What an archive holds. `revision` is the store's schema; `daemon` the name it had in its configuration."""
+    """The contents of an archive; `revision` is that of the store's schema, `daemon` the configured name."""
 
     format: int
     release: str
@@ -57,7 +57,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something to be stored: bytes, or the first `size` bytes of a file that may grow meanwhile."""
+    """A member to write: bytes, or the first `size` bytes of a file that may grow meanwhile."""
 
     name: str
     content: bytes | Path
@@ -65,21 +65,21 @@ class Source:
 
     @classmethod
     def of(cls, name: str, content: bytes | Path) -> Source:
-        """All of it, as it is now."""
+        """A member with the whole content at its present size."""
         return cls(name, content, len(content) if isinstance(content, bytes) else content.stat().st_size)
 
     def open(self) -> IO[bytes]:
-        """The content from its beginning."""
+        """A stream of the content, from its beginning."""
         return io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb")
 
     def entry(self) -> FileEntry:
-        """Reads it once, for its hash."""
+        """The manifest's entry; reads the content once for its hash."""
         with self.open() as file:
             return FileEntry(self.name, self.size, _sha256(file, self.size))
 
 
 def write(target: IO[bytes], sources: Sequence[Source], describe: Manifest) -> Manifest:
-    """Write an archive; `describe.files` is filled in. Raises OSError, and BadRequest if a file became shorter meanwhile."""
+    """Write an archive; `describe.files` is filled in. Raises OSError, and BadRequest if a file was truncated meanwhile."""
     manifest = msgspec.structs.replace(describe, files=[source.entry() for source in sources])
     with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, Source.of(MANIFEST, msgspec.json.encode(manifest)), manifest)
@@ -96,29 +96,29 @@ def _add(tar: tarfile.TarFile, source: Source, manifest: Manifest) -> None:
 
 
 class Archive:
-    """An archive whose every byte has been checked against its manifest."""
+    """An archive, verified completely against its manifest."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BadRequest for a file that is damaged, incomplete, or of a newer format; OSError."""
+        """Raises BadRequest for a file that is damaged, incomplete or of a newer format; OSError."""
         self._path = path
         try:
             self.manifest = self._verify()
         except (tarfile.TarError, EOFError, ValueError) as error:
-            raise BadRequest(f"{path} is not a backup of hsmd, or damaged: {error}") from None
+            raise BadRequest(f"{path} is damaged or not a backup of hsmd: {error}") from None
 
     def names(self) -> set[str]:
-        """The members, without the manifest."""
+        """The names of the members, without the manifest."""
         return {entry.name for entry in self.manifest.files}
 
     def read(self, name: str) -> bytes:
-        """A member that fits into memory."""
+        """The content of a member, which must fit into memory. Raises BadRequest if the archive has no such member."""
         for found, file in self._members():
             if found == name:
                 return file.read(MAX_DOCUMENT_BYTES)
-        raise BadRequest(f"{self._path} holds no {name}")
+        raise BadRequest(f"{self._path} has no member {name}")
 
     def extract_audit(self, directory: Path) -> int:
-        """Write the log's files into `directory`, which must not hold any; how many there were. Raises Conflict, OSError."""
+        """Write the log's files into `directory`; return their number. Raises Conflict for an existing file, OSError."""
         count = 0
         for name, file in self._members():
             if _AUDIT_NAME.match(name):
@@ -135,22 +135,22 @@ class Archive:
             if manifest is None:
                 manifest = _manifest(name, file)
                 continue
-            seen.append(_measured(name, file))
+            seen.append(_read_entry(name, file))
         if manifest is None or seen != manifest.files:
-            raise BadRequest(f"{self._path} is damaged: what it holds is not what its manifest says")
+            raise BadRequest(f"{self._path} is damaged: its members do not match its manifest")
         return manifest
 
     def _members(self) -> Iterator[tuple[str, IO[bytes]]]:
         with tarfile.open(self._path, "r:") as tar:
             for member in tar:
-                # A hole in a sparse member would have a small archive fill any disk.
+                # With holes in a sparse member, a small archive could fill the disk.
                 file = tar.extractfile(member) if member.isreg() and not member.issparse() else None
-                if file is None or not _is_ours(member.name):
-                    raise BadRequest(f"{self._path} is damaged: a member that no backup has")
+                if file is None or not _is_known(member.name):
+                    raise BadRequest(f"{self._path} is damaged: unknown member {member.name!r}")
                 yield member.name, file
 
 
-def _is_ours(name: str) -> bool:
+def _is_known(name: str) -> bool:
     return (
         name in (MANIFEST, STORE, CONFIGURATION, HOST_KEY, CHECKPOINT) or _AUDIT_NAME.match(name) is not None
     )
@@ -160,9 +160,9 @@ def _manifest(name: str, file: IO[bytes]) -> Manifest:
     try:
         manifest = msgspec.json.decode(file.read(MAX_MANIFEST_BYTES), type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise BadRequest("the backup is damaged: its manifest cannot be read") from None
+        raise BadRequest("the backup is damaged: its manifest cannot be decoded") from None
     if name != MANIFEST:
-        raise BadRequest("not a backup of hsmd: it does not begin with a manifest")
+        raise BadRequest("not a backup of hsmd: it does not start with a manifest")
     if manifest.format > FORMAT:
         raise BadRequest(
             f"the backup has format {manifest.format}; install hsmd {manifest.release} or newer to restore it"
@@ -170,7 +170,7 @@ def _manifest(name: str, file: IO[bytes]) -> Manifest:
     return manifest
 
 
-def _measured(name: str, file: IO[bytes]) -> FileEntry:
+def _read_entry(name: str, file: IO[bytes]) -> FileEntry:
     digest, size = hashlib.sha256(), 0
     while piece := file.read(_PIECE):
         digest.update(piece)
@@ -183,7 +183,7 @@ def _sha256(file: IO[bytes], size: int) -> str:
     while size:
         piece = file.read(min(size, _PIECE))
         if not piece:
-            raise BadRequest("a file became shorter while it was backed up; try again")
+            raise BadRequest("a file was truncated while it was backed up; try again")
         digest.update(piece)
         size -= len(piece)
     return digest.hexdigest()
@@ -195,7 +195,7 @@ def _write_new(target: Path, source: IO[bytes]) -> None:
             target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
     except FileExistsError:
-        raise Conflict(f"{target} exists already and is not overwritten") from None
+        raise Conflict(f"{target} exists already; move it away first") from None
     with os.fdopen(descriptor, "wb") as file:
         while piece := source.read(_PIECE):
             file.write(piece)

@@ -1,4 +1,4 @@
-"""Taking a backup of a daemon's host, while the daemon runs or not."""
+"""Creation of a backup on a daemon's host, whether the daemon runs or not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHECKPOINT_RECORD = f'"event":"{CHECKPOINT_EVENT}"'.encode()
 
 
 def take(config: Config, target: IO[bytes], now: datetime, *, host_key: bool, audit: bool) -> Manifest:
-    """Write the archive. Raises StoreFailure, OSError for what cannot be read, BadRequest."""
+    """Write the archive. Raises StoreFailure, OSError for a file that cannot be read, BadRequest if one was truncated."""
     store = Store(config.store_url)
     try:
         rows = store.export()
@@ -48,14 +48,14 @@ def take(config: Config, target: IO[bytes], now: datetime, *, host_key: bool, au
 
 
 def revision_of(rows: bytes) -> str:
-    """The schema's revision in an export of a store."""
+    """The revision of the schema in an export of a store."""
     from hsmd.daemon.store.portable import decode
 
     return decode(rows).revision
 
 
 def _newest_checkpoint(log: Sequence[tuple[str, Path]]) -> bytes | None:
-    """The record of the log's newest checkpoint, from whichever file has it; None if there is none."""
+    """The newest checkpoint record in the log's files, or None."""
     for _, path in reversed(log):
         newest = None
         with path.open("rb") as file:
@@ -68,9 +68,9 @@ def _newest_checkpoint(log: Sequence[tuple[str, Path]]) -> bytes | None:
 
 
 def _files(directory: Path, opened: ExitStack) -> list[tuple[str, Path]]:
-    """Sealed segments in their order, then the live file: the name of each, and the path where it can be read.
+    """The log's files as (name in the archive, path to read): sealed segments in order, then the live file.
 
-    The live file is read through its descriptor: it may be sealed meanwhile, and another file have its name.
+    The live file is read through its descriptor, because it may be sealed and replaced meanwhile.
     """
     try:
         live = opened.enter_context((directory / LIVE_NAME).open("rb")).fileno()

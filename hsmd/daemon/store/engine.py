@@ -1,4 +1,4 @@
-"""Engines for SQLite and PostgreSQL, and the translation of their errors; no password gets into a text."""
+"""Engines for SQLite and PostgreSQL, and the translation of their errors into texts without passwords."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HELP = "use sqlite:////var/lib/hsmd/store.db or postgresql+psycopg://user:passw
 
 
 def parse_url(text: str) -> URL:
-    """The URL of a store. Raises ConfigurationError without the text: there may be a password in it."""
+    """The URL of a store. Raises ConfigurationError without the text, which may contain a password."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -35,7 +35,7 @@ def parse_url(text: str) -> URL:
     if url.drivername != "sqlite":
         raise ConfigurationError("store.url", [f"{url.drivername} is not supported; {_HELP}"])
     if url.database in (None, "", ":memory:") or url.query:
-        raise ConfigurationError("store.url", [f"SQLite needs the path of a file and nothing else; {_HELP}"])
+        raise ConfigurationError("store.url", [f"SQLite takes the path of a file and nothing else; {_HELP}"])
     return url
 
 
@@ -45,12 +45,12 @@ def open_engine(url: URL) -> Engine:
 
 
 def begin_immediately(connection: Connection) -> Connection:
-    """Let the next transaction on SQLite take the write lock at its beginning; PostgreSQL does not care."""
+    """Make transactions of this connection take the write lock at their beginning on SQLite; no effect on PostgreSQL."""
     return connection.execution_options(hsmd_immediate=True)
 
 
 def _sqlite(path: str) -> Engine:
-    # mode=rw: only migrate() makes the file, with the mode bits it must have.
+    # mode=rw: only migrate() creates the file, with the required permissions.
     address = f"file:{quote(os.path.abspath(path))}?mode=rw"
 
     def connect() -> sqlite3.Connection:
@@ -74,7 +74,7 @@ def _sqlite(path: str) -> Engine:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Begin explicitly: sqlite3 would begin before the first write only, and reads would not agree."""
+    """Begin explicitly: sqlite3 would begin only before the first write, and reads would be inconsistent."""
     immediate = connection.get_execution_options().get("hsmd_immediate", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
@@ -103,10 +103,10 @@ def _postgresql(url: URL) -> Engine:
 
 @contextmanager
 def translated(url: URL, conflict: str = "") -> Iterator[None]:
-    """Turn the database's errors into ours.
+    """Translate the database's errors into errors of hsmd.
 
-    A broken constraint becomes Conflict with the text `conflict`, everything else StoreFailure whose `detail`
-    holds the driver's first line without statement, values or password.
+    A violated constraint becomes Conflict with the text `conflict` (if given), every other error StoreFailure whose
+    `detail` holds the first line of the driver's message, without statement, values or password.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema; when several daemons start at once, one after the other."""
+"""Upgrade of a database to the newest schema; daemons that start at once upgrade one after the other."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def migrate(engine: Engine, sqlite_path: Path | None, target: str = "") -> None:
-    """Run all revisions that are missing, up to `target` or the newest, in one transaction: all or nothing.
+    """Run all missing revisions, up to `target` or the newest, in one transaction.
 
     Raises StoreFailure if the schema belongs to a newer release.
     """
     if sqlite_path is None:
         _upgrade_if_old(engine, target)
         return
-    with _alone(sqlite_path.absolute().parent):
+    with _directory_lock(sqlite_path.absolute().parent):
         _prepare_file(sqlite_path)
         _use_write_ahead_log(engine)
         _upgrade_if_old(engine, target)
@@ -41,23 +41,23 @@ def _revision(engine: Engine) -> str | None:
 
 
 def revision_of(connection: Connection) -> str | None:
-    """The revision of the schema; None if there is none yet."""
+    """The revision of the schema; None for an empty database."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def newest_revision() -> str:
-    """What this release brings a database to. A revision is called like its file, up to the underscore; they are numbered."""
+    """The revision of this release: the highest of the numbers that the files of revisions start with."""
     return max(path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("[0-9]*.py"))
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold the lock on the database's directory.
+def _directory_lock(directory: Path) -> Iterator[None]:
+    """Hold a lock on the database's directory.
 
-    A lock on the file itself would not do: closing its descriptor would drop SQLite's own locks (as POSIX has
-    it). And the switch to the write-ahead log fails at once, without waiting, when two processes try it.
+    SQLite does not wait for another process that switches to the write-ahead log: the switch fails at once. A lock on
+    the database file is no alternative, because closing its descriptor releases SQLite's own locks (POSIX, fcntl).
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -68,7 +68,7 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _prepare_file(path: Path) -> None:
-    """Make the file for its owner only; SQLite gives its companion files (-wal, -shm) the same mode."""
+    """Create the file with mode 0600; SQLite creates its companion files (-wal, -shm) with the same mode."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     if path.stat().st_mode & 0o077:
@@ -76,7 +76,7 @@ def _prepare_file(path: Path) -> None:
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Readers and the writer do not wait for each other; the setting stays with the file."""
+    """Let readers and the writer not wait for each other; the setting is stored in the file."""
     raw = engine.raw_connection()
     try:
         raw.cursor().execute("PRAGMA journal_mode = WAL").close()

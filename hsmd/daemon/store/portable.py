@@ -1,7 +1,7 @@
-"""All rows of a store as one JSON document that either database can be filled from: what a backup holds.
+"""All rows of a store as one JSON document, from which either database can be filled: the store in a backup.
 
-Tables are taken as they are in the database, not as this release knows them: a document of an older release goes into a
-schema of its own revision first, and is then brought up to date like any other store.
+Tables are read from the database's schema, not from this release's definitions: a document of an older release is
+restored into a schema of its own revision first, which is then upgraded like any other store.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from hsmd.errors import Conflict, StoreFailure
 _REVISION_TABLE = "alembic_version"
 _BYTES, _TIME = "bytes", "time"
 _ONE_ROW_TABLES = ("state",)
-"""Made with their row by the first revision."""
+"""Tables whose row is created by the first revision."""
 
 
 class Document(msgspec.Struct, frozen=True):
-    """The schema's revision, and the rows by table; bytes and times are objects of one member that names the type."""
+    """The schema's revision, and the rows by table; bytes and times are objects with one member named after the type."""
 
     revision: str
     tables: dict[str, list[dict[str, Any]]]
 
 
 def export(connection: Connection, revision: str) -> bytes:
-    """Every row, as this transaction sees them."""
+    """All rows, as this transaction sees them."""
     tables = {
         table.name: [
             {name: _portable(value) for name, value in row.items()}
@@ -43,7 +43,7 @@ def export(connection: Connection, revision: str) -> bytes:
 
 
 def decode(document: bytes) -> Document:
-    """Raises StoreFailure if that is not what `export` makes."""
+    """Parse the output of `export`. Raises StoreFailure for anything else."""
     try:
         return msgspec.json.decode(document, type=Document)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -51,7 +51,7 @@ def decode(document: bytes) -> Document:
 
 
 def fill(connection: Connection, document: Document) -> None:
-    """Put the rows into an empty schema of the same revision. Raises Conflict if it holds any."""
+    """Insert the rows into an empty schema of the same revision. Raises Conflict if it holds rows."""
     tables = _tables(connection)
     for table in tables:
         held = connection.scalar(select(func.count()).select_from(table))
@@ -68,18 +68,18 @@ def fill(connection: Connection, document: Document) -> None:
         if rows:
             connection.execute(table.delete())
             connection.execute(table.insert(), rows)
-        _count_on(connection, table)
+        _advance_ids(connection, table)
 
 
 def _tables(connection: Connection) -> list[Table]:
-    """Those of the store, in an order in which rows can be inserted."""
+    """The tables of the store, in an order in which rows can be inserted."""
     found = MetaData()
     found.reflect(connection)
     return [table for table in found.sorted_tables if table.name not in (_REVISION_TABLE, "sqlite_sequence")]
 
 
-def _count_on(connection: Connection, table: Table) -> None:
-    """Let PostgreSQL give new ids behind those that are there; SQLite does so by itself."""
+def _advance_ids(connection: Connection, table: Table) -> None:
+    """Make PostgreSQL assign new ids after the existing ones; SQLite does so by default."""
     if connection.dialect.name != "postgresql" or "id" not in table.c:
         return
     sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": table.name})
@@ -98,7 +98,7 @@ def _portable(value: Any) -> Any:
 
 
 def _native(connection: Connection, value: Any) -> Any:
-    """SQLite keeps UTC times without their zone (tables.UtcDateTime)."""
+    """A value for the database's driver; SQLite stores UTC times without a zone (tables.UtcDateTime)."""
     if not isinstance(value, Mapping):
         return value
     try:

@@ -1,4 +1,4 @@
-"""The tables. What a row must never say, the database refuses; rows of something removed go with it."""
+"""The tables; constraints reject invalid rows, and rows that refer to a removed row are removed with it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a time without its zone")
+            raise ValueError("a datetime without a time zone")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -44,12 +44,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def text_key(length: int) -> String:
-    """A text that is compared by its bytes on both databases (PostgreSQL would follow the locale)."""
+    """Text that is compared by its bytes on both databases (PostgreSQL would use its locale)."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
 def row_id() -> Column[int]:
-    """A row id; never used again after a removal (see `sqlite_autoincrement` below)."""
+    """A row id, never reused after a removal (see `sqlite_autoincrement` below)."""
     return Column("id", Integer, primary_key=True, autoincrement=True)
 
 
@@ -63,8 +63,8 @@ metadata = MetaData(
     }
 )
 
-# One row. Every write starts by counting it up and so waits for the write before it: what a write then reads
-# and decides on stays true until it commits.
+# One row. Every write starts by incrementing its version and so waits for the previous write: what it then reads
+# stays true until it commits.
 state = Table(
     "state",
     metadata,
@@ -116,7 +116,7 @@ clients = Table(
     sqlite_autoincrement=True,
 )
 
-# One fingerprint, one client: the primary key says so.
+# The primary key ensures that a fingerprint belongs to one client.
 credentials = Table(
     "credentials",
     metadata,
@@ -141,7 +141,7 @@ ca_clients = Table(
     Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True, index=True),
 )
 
-# The second foreign key keeps every grant inside the key's ceiling.
+# The second foreign key keeps every grant within the key's ceiling.
 grants = Table(
     "grants",
     metadata,
@@ -153,7 +153,7 @@ grants = Table(
     ),
 )
 
-# Names are those of hsmd.toml: the daemons of a fleet call the same token the same. Nothing here tells anything of a PIN.
+# Tokens by their names in hsmd.toml, where all daemons in a fleet use the same name for a token. Holds nothing about PINs.
 token_logins = Table(
     "token_logins",
     metadata,
@@ -166,7 +166,7 @@ token_logins = Table(
     Column("held_until", UtcDateTime, nullable=True),
 )
 
-# What must not be believed any more, whoever vouches for it; the CA is empty for keys.
+# Credentials that are refused even if a trusted CA certifies them; the CA is empty for keys.
 revocations = Table(
     "revocations",
     metadata,
@@ -181,7 +181,7 @@ revocations = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-# One-time tokens that have not been used: a row is deleted by the statement that uses it.
+# One-time tokens that have not been used; the statement that uses one deletes its row.
 enrolments = Table(
     "enrolments",
     metadata,
@@ -192,7 +192,7 @@ enrolments = Table(
     Column("tries", Integer, nullable=False),
 )
 
-# The newest checkpoint of each daemon's log, so that a log that was set back is noticed at the start.
+# The newest checkpoint of each daemon's log, to detect at startup that a log was rolled back.
 audit_heads = Table(
     "audit_heads",
     metadata,
@@ -210,7 +210,7 @@ audit_discontinuities = Table(
     Column("note", Text, nullable=False),
 )
 
-# Clients that may read all records about a key, whoever used it.
+# Clients that may read all audit records about a key, whichever client used it.
 key_owners = Table(
     "key_owners",
     metadata,

@@ -1,4 +1,4 @@
-"""Runs the revisions that a database lacks: Alembic's home, loaded only when there are some (it takes a while to load)."""
+"""Runs missing revisions with Alembic; imported only when there are some, because Alembic loads slowly."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hsmd.daemon.store.engine import begin_immediately
 from hsmd.errors import StoreFailure
 
 _ADVISORY_LOCK = 0x68736D64
-"""PostgreSQL's name for our migration lock: "hsmd" in ASCII."""
+"""The advisory lock for migrations on PostgreSQL: "hsmd" in ASCII."""
 _LOCK_TIMEOUT_S = 60
 _alembic = threading.Lock()
-"""Alembic keeps the revision it runs in module globals."""
+"""Alembic keeps the current revision in module globals."""
 
 
 def upgrade(engine: Engine, scripts: Path, target: str = "head") -> None:
-    """Run all revisions in `scripts` up to `target` that are missing, in one transaction: all or nothing.
+    """Run all missing revisions in `scripts` up to `target`, in one transaction.
 
     Raises StoreFailure if the schema belongs to a newer release.
     """
@@ -47,6 +47,6 @@ def _refuse_newer(connection: Connection, scripts: ScriptDirectory) -> None:
     for present in MigrationContext.configure(connection).get_current_heads():
         if present not in known:
             raise StoreFailure(
-                "the store was made by a newer release of hsmd; install that release or restore a backup",
+                "the store belongs to a newer release of hsmd; install that release or restore a backup",
                 detail=f"schema revision {present}",
             )

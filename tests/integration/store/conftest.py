@@ -1,4 +1,4 @@
-"""Stores on both databases, and records to put into them."""
+"""Fixtures for stores on both databases, and for records."""
 
 from __future__ import annotations
 

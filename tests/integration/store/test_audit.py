@@ -1,4 +1,4 @@
-"""What the store knows of audit logs, and who owns which key, on both databases."""
+"""States of audit logs, and owners of keys, in the store, on both databases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_newest_state_is_remembered_and_an_older_one_changes_nothing(store: 
     store.change(lambda tx: tx.audit_logs.advance_head(head(1, 5, "hsmd/west")), versioned=False)
     assert store.query(lambda tx: tx.audit_logs.head(EAST)) == head(9, 2)
     assert store.query(lambda tx: tx.audit_logs.head("hsmd/west")) == head(1, 5, "hsmd/west")
-    assert store.version() == before, "checkpoints are no reason to read the catalogue anew"
+    assert store.version() == before, "a checkpoint must not make daemons reload their snapshots"
 
 
 def test_of_many_at_once_the_newest_stays(store: Store) -> None:
@@ -44,7 +44,7 @@ def test_of_many_at_once_the_newest_stays(store: Store) -> None:
     assert store.query(lambda tx: tx.audit_logs.head(EAST)) == head(8, 8)
 
 
-def test_a_declaration_counts_for_more_than_what_was_remembered(store: Store) -> None:
+def test_a_declaration_replaces_the_remembered_state(store: Store) -> None:
     store.change(lambda tx: tx.audit_logs.advance_head(head(9)), versioned=False)
     store.change(
         lambda tx: tx.audit_logs.declare_discontinuity(head(4, 2), "2026-01-02T00:00:00.000000Z", "first")
@@ -77,7 +77,7 @@ def test_owners_come_and_go_with_key_and_client(
     owners = [OwnerRecord("mail", mail.digest, "other"), OwnerRecord("site", site.digest, "team")]
     assert store.load().owners == tuple(owners)
     assert store.query(lambda tx: tx.owners.all()) == owners
-    for key, client in (("nothing", "team"), ("site", "nobody"), ("\0", "team")):
+    for key, client in (("nothing", "team"), ("site", "unknown"), ("\0", "team")):
         with pytest.raises(NotFound):
             store.change(lambda tx: tx.owners.add(key, client))
     store.change(lambda tx: tx.keys.remove("mail"))

@@ -59,7 +59,7 @@ def test_names_are_taken_once(store: Store, now: datetime) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "wеb", "a\n", "\x00", "-x"])
-def test_what_is_no_name_is_refused(store: Store, now: datetime, name: str) -> None:
+def test_an_invalid_name_is_refused(store: Store, now: datetime, name: str) -> None:
     with pytest.raises(BadRequest, match=r"^name: "):
         store.change(lambda tx: tx.clients.add(name, Role.FRONT_END, now))
     with pytest.raises(NotFound):
@@ -69,7 +69,9 @@ def test_what_is_no_name_is_refused(store: Store, now: datetime, name: str) -> N
 
 
 @pytest.mark.parametrize("fingerprint", ["", "MD5:00:11", "SHA256:short", "SHA256:" + "x" * 44, "x" * 50])
-def test_a_fingerprint_looks_as_openssh_prints_it(store: Store, now: datetime, fingerprint: str) -> None:
+def test_a_fingerprint_must_be_in_the_format_of_openssh(
+    store: Store, now: datetime, fingerprint: str
+) -> None:
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     with pytest.raises(BadRequest, match=r"^public_key: "):
         store.change(lambda tx: tx.clients.add_credential("web1", CredentialRecord(fingerprint, "line")))
@@ -93,7 +95,7 @@ def test_a_removed_client_leaves_nothing_behind(
     assert store.query(lambda tx: tx.clients.get("web1")) == ClientRecord("web1", Role.AUDITOR, (), now)
 
 
-def test_a_ca_is_trusted_for_the_clients_named_and_nobody_else(store: Store, now: datetime) -> None:
+def test_a_ca_is_trusted_for_the_clients_named_and_no_others(store: Store, now: datetime) -> None:
     for name in ("web1", "web2", "web3"):
         store.change(lambda tx: tx.clients.add(name, Role.FRONT_END, now))
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "web2", "web1"]))
@@ -101,7 +103,7 @@ def test_a_ca_is_trusted_for_the_clients_named_and_nobody_else(store: Store, now
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web3"]))
     assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web3"})),)
     with pytest.raises(NotFound, match="clients"):
-        store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "nobody"]))
+        store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "unknown"]))
     assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web3"})),)
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", []))
     assert store.load().cas == ()

@@ -1,4 +1,4 @@
-"""What a store says when its database is away, damaged or misnamed; and what it never says."""
+"""Errors of a store whose database is unreachable, damaged or misnamed, and what their texts never contain."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from hsmd.daemon.store import Store, engine
+from hsmd.daemon.store import KeyRecord, Store, engine
 from hsmd.errors import ConfigurationError, Conflict, HsmdError, StoreFailure
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
+from tests.support.postgresql import Cluster
 
 SECRET = "hunter2-very-secret"
 
@@ -74,7 +75,7 @@ def test_a_password_that_the_driver_repeats_is_masked() -> None:
     assert said == "ArgumentError: cannot use ***"
 
 
-def test_sqlite_is_made_by_migrate_only(tmp_path: Path) -> None:
+def test_only_migrate_creates_the_sqlite_file(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/store.db")
     with pytest.raises(StoreFailure):
         store.version()
@@ -106,7 +107,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
+def test_waiting_for_a_writer_ends_after_a_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: datetime
 ) -> None:
     monkeypatch.setattr(engine, "LOCK_TIMEOUT_S", 0.1)
@@ -123,12 +124,12 @@ def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
     store.close()
 
 
-def test_postgresql_lets_go_of_a_writer_that_waits(
-    cluster: object, monkeypatch: pytest.MonkeyPatch, now: datetime
+def test_postgresql_ends_a_wait_for_a_writer(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, now: datetime
 ) -> None:
     monkeypatch.setattr(engine, "LOCK_TIMEOUT_S", 1)
-    cluster.run("CREATE DATABASE held")  # type: ignore[attr-defined]
-    url = cluster.url("held")  # type: ignore[attr-defined]
+    cluster.run("CREATE DATABASE held")
+    url = cluster.url("held")
     holder, store = Store(url), Store(url)
     holder.migrate()
     with holder.write(), pytest.raises(StoreFailure) as failure:
@@ -139,21 +140,21 @@ def test_postgresql_lets_go_of_a_writer_that_waits(
     store.close()
 
 
-def test_a_store_gets_over_lost_connections(cluster: object, now: datetime) -> None:
-    cluster.run("CREATE DATABASE losing")  # type: ignore[attr-defined]
-    store = Store(cluster.url("losing"))  # type: ignore[attr-defined]
+def test_a_store_reconnects_after_lost_connections(cluster: Cluster, now: datetime) -> None:
+    cluster.run("CREATE DATABASE losing")
+    store = Store(cluster.url("losing"))
     store.migrate()
-    cluster.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'losing'")  # type: ignore[attr-defined]
+    cluster.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'losing'")
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     assert store.query(lambda tx: tx.clients.get("web1")).name == "web1"
     store.close()
 
 
-def test_the_database_itself_refuses_what_must_not_be(
-    store: Store, make_key: Callable[..., object], now: datetime
+def test_the_database_itself_refuses_invalid_rows(
+    store: Store, make_key: Callable[..., KeyRecord], now: datetime
 ) -> None:
-    """The last line of defence, should a check above it ever be missing."""
-    store.change(lambda tx: tx.keys.add(make_key("site")))  # type: ignore[arg-type]
+    """The constraints hold even if a check in a higher layer is missing."""
+    store.change(lambda tx: tx.keys.add(make_key("site")))
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     key_id = "(SELECT id FROM keys WHERE name = 'site')"
     client_id = "(SELECT id FROM clients WHERE name = 'web1')"
@@ -170,9 +171,9 @@ def test_the_database_itself_refuses_what_must_not_be(
 
 
 def test_a_row_of_a_newer_release_is_not_served(
-    store: Store, make_key: Callable[..., object], now: datetime
+    store: Store, make_key: Callable[..., KeyRecord], now: datetime
 ) -> None:
-    store.change(lambda tx: tx.keys.add(make_key("site")))  # type: ignore[arg-type]
+    store.change(lambda tx: tx.keys.add(make_key("site")))
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     store.change(lambda tx: tx.grants.add("web1", "site", [Purpose.TLS13_SERVER]))
     with store.write() as tx:

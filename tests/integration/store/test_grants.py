@@ -1,4 +1,4 @@
-"""Grants in the store, on both databases: what may be granted, and that a grant never outlives client or key."""
+"""Grants in the store, on both databases: valid grants, and their removal with client or key."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_grants_add_up(store: Store, make_key: MakeKey) -> None:
 
 def test_client_and_key_must_exist(store: Store) -> None:
     with pytest.raises(NotFound, match="client"):
-        store.change(lambda tx: tx.grants.add("nobody", "site", [TLS13]))
+        store.change(lambda tx: tx.grants.add("unknown", "site", [TLS13]))
     with pytest.raises(NotFound, match="key"):
         store.change(lambda tx: tx.grants.add("web1", "nothing", [TLS13]))
     with pytest.raises(NotFound, match="client"):
-        store.change(lambda tx: tx.grants.remove("nobody", "site"))
+        store.change(lambda tx: tx.grants.remove("unknown", "site"))
     with pytest.raises(NotFound, match="key"):
         store.change(lambda tx: tx.grants.remove("web1", "nothing"))
     assert store.load().grants == ()
@@ -143,9 +143,9 @@ def test_pages_follow_client_and_key(store: Store) -> None:
     assert store.query(lambda tx: tx.grants.page("", "", "web1/mail", 1)).items[0].purposes == {TLS13, TLS12}
 
 
-def test_a_list_of_somebody_unknown_is_refused(store: Store) -> None:
+def test_a_list_for_an_unknown_client_or_key_is_refused(store: Store) -> None:
     with pytest.raises(NotFound):
-        store.query(lambda tx: tx.grants.page("nobody", "", "", 5))
+        store.query(lambda tx: tx.grants.page("unknown", "", "", 5))
     with pytest.raises(NotFound):
         store.query(lambda tx: tx.grants.page("", "not/a/name", "", 5))
     for after in ("web1", "web1/", "/site", "a/b/c", "\x00/b"):

@@ -31,7 +31,7 @@ def token(now: datetime) -> EnrolmentRecord:
 # --- renames ---
 
 
-def test_grants_and_credentials_follow_a_rename_and_names_come_back_empty(
+def test_grants_and_credentials_follow_a_rename_and_a_reused_name_has_none(
     store: Store, make_credential: MakeCredential, make_key: MakeKey, now: datetime
 ) -> None:
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, make_credential("a")))
@@ -51,7 +51,7 @@ def test_grants_and_credentials_follow_a_rename_and_names_come_back_empty(
 @pytest.mark.parametrize(
     ("name", "new_name", "error"),
     [
-        ("nobody", "x", NotFound),
+        ("unknown", "x", NotFound),
         ("web1", "web2", Conflict),
         ("web1", "web1", Conflict),
         ("web1", "w*", BadRequest),
@@ -73,7 +73,7 @@ def test_renames_that_are_refused(
 # --- revocations ---
 
 
-def test_revocations_are_kept_once_and_for_ever(store: Store, now: datetime) -> None:
+def test_revocations_are_kept_once_and_permanently(store: Store, now: datetime) -> None:
     wanted = [
         RevocationRecord("key", "", CA, now),
         RevocationRecord("key-id", CA, "ann's laptop", now),
@@ -129,10 +129,10 @@ def fingerprints(store: Store, client: str) -> set[str]:
     return {each.fingerprint for each in store.query(lambda tx: tx.clients.get(client)).credentials}
 
 
-def test_a_key_that_was_taken_away_names_no_successor(
+def test_a_removed_key_cannot_add_a_successor(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
-    """Another daemon may believe in the old key for a moment more: its holder must not stay by way of one more key."""
+    """Another daemon may accept the old key for a moment longer; its holder must not add a further key then."""
     first, second, third = (make_credential(each) for each in "abc")
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
     store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, second))
@@ -142,7 +142,7 @@ def test_a_key_that_was_taken_away_names_no_successor(
     assert fingerprints(store, "web1") == {second.fingerprint}
 
 
-def test_a_revoked_key_names_no_successor_and_is_none(
+def test_a_revoked_key_neither_adds_nor_becomes_a_successor(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, second, third = (make_credential(each) for each in "abc")
@@ -155,7 +155,7 @@ def test_a_revoked_key_names_no_successor_and_is_none(
         store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, third))
 
 
-def test_a_client_that_got_the_name_of_another_gets_no_key_of_it(
+def test_a_client_that_reuses_a_name_cannot_rotate_the_previous_clients_key(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, second = make_credential("a"), make_credential("b")
@@ -166,7 +166,7 @@ def test_a_client_that_got_the_name_of_another_gets_no_key_of_it(
         store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, second))
 
 
-def test_what_a_stolen_key_named_goes_with_it(
+def test_revoking_a_stolen_key_removes_its_successor(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     stolen, thiefs, other = (make_credential(each) for each in "abc")
@@ -178,7 +178,7 @@ def test_what_a_stolen_key_named_goes_with_it(
     assert other.fingerprint in fingerprints(store, "web1")
 
 
-def test_a_revoked_successor_is_in_nobodys_way(
+def test_a_revoked_successor_does_not_block_another_one(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, lost, third = (make_credential(each) for each in "abc")
@@ -247,7 +247,7 @@ def test_a_new_token_takes_the_place_of_the_old_and_goes_with_its_client(
     assert not store.change(lambda tx: tx.enrolments.check("t2", SECRET, now), versioned=False)
 
 
-def test_a_key_that_is_somebodys_does_not_use_the_token_up(
+def test_a_key_of_another_client_does_not_use_up_the_token(
     store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
     store.change(lambda tx: tx.clients.add("ann", Role.OPERATOR, now, make_credential("a")))

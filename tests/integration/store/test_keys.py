@@ -23,7 +23,7 @@ def test_a_key_comes_back_as_it_was_put_in(store: Store, make_key: MakeKey) -> N
     assert store.load().keys == (key,)
 
 
-def test_times_keep_their_moment_whatever_their_zone(store: Store, make_key: MakeKey, now: datetime) -> None:
+def test_times_in_any_zone_are_kept(store: Store, make_key: MakeKey, now: datetime) -> None:
     elsewhere = now.astimezone(timezone(timedelta(hours=-7)))
     store.change(lambda tx: tx.keys.add(replace(make_key("web"), created_at=elsewhere)))
     read = store.query(lambda tx: tx.keys.get("web")).created_at
@@ -35,7 +35,7 @@ def test_a_name_is_taken_once(store: Store, make_key: MakeKey) -> None:
     store.change(lambda tx: tx.keys.add(make_key("web")))
     with pytest.raises(Conflict, match="named web exists already"):
         store.change(lambda tx: tx.keys.add(make_key("web", seed="another")))
-    store.change(lambda tx: tx.keys.add(make_key("Web")))  # names are compared letter for letter
+    store.change(lambda tx: tx.keys.add(make_key("Web")))  # names are case-sensitive
 
 
 def test_a_key_is_served_under_one_name(store: Store, make_key: MakeKey) -> None:
@@ -45,7 +45,7 @@ def test_a_key_is_served_under_one_name(store: Store, make_key: MakeKey) -> None
 
 
 @pytest.mark.parametrize("name", ["", "a" * 65, "-a", "a b", "a\n", "ä", "a/b", "a\x00", "\ud800"])
-def test_what_is_no_name_is_refused_and_never_found(store: Store, make_key: MakeKey, name: str) -> None:
+def test_an_invalid_name_is_refused_and_never_found(store: Store, make_key: MakeKey, name: str) -> None:
     with pytest.raises(BadRequest, match=r"^name: "):
         store.change(lambda tx: tx.keys.add(replace(make_key("web"), name=name)))
     with pytest.raises(NotFound):
@@ -54,7 +54,7 @@ def test_what_is_no_name_is_refused_and_never_found(store: Store, make_key: Make
         store.change(lambda tx: tx.keys.remove(name))
 
 
-def test_a_ceiling_that_no_key_may_have_is_refused(store: Store, make_key: MakeKey) -> None:
+def test_an_invalid_ceiling_is_refused(store: Store, make_key: MakeKey) -> None:
     mixed = frozenset({Purpose.TLS13_SERVER, Purpose.TLS12_RSA_PREMASTER})
     with pytest.raises(BadRequest, match="either signs or decrypts"):
         store.change(
@@ -91,7 +91,7 @@ def test_pages_can_be_limited_to_digests(store: Store, make_key: MakeKey) -> Non
     for key in keys:
         store.change(lambda tx: tx.keys.add(key))
     wanted = {key.digest for key in keys[::3]}
-    # More digests than go into one statement, most of them unknown.
+    # More digests than fit into one statement, most of them unknown.
     unknown = {number.to_bytes(32, "big") for number in range(1200)}
     page = store.query(lambda tx: tx.keys.page("k003", 5, wanted | unknown))
     assert [key.name for key in page.items] == ["k006", "k009", "k012", "k015", "k018"]
@@ -100,7 +100,7 @@ def test_pages_can_be_limited_to_digests(store: Store, make_key: MakeKey) -> Non
 
 
 @pytest.mark.parametrize("after", ["a b", "\x00", "\ud800", "x" * 65])
-def test_a_page_begins_behind_a_name(store: Store, after: str) -> None:
+def test_a_page_follows_a_valid_name(store: Store, after: str) -> None:
     with pytest.raises(BadRequest, match=r"^after: "):
         store.query(lambda tx: tx.keys.page(after, 5))
 
@@ -130,6 +130,6 @@ def test_certificates_are_replaced_and_go_with_their_key(
     store.change(lambda tx: tx.keys.add(make_key("web")))
     assert store.load().certificates == ()
     with pytest.raises(NotFound, match="no key"):
-        store.change(lambda tx: tx.certificates.set("nobody", "chain", now))
+        store.change(lambda tx: tx.certificates.set("unknown", "chain", now))
     with pytest.raises(NotFound, match="no key"):
-        store.query(lambda tx: tx.certificates.get("nobody"))
+        store.query(lambda tx: tx.certificates.get("unknown"))

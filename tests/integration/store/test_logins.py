@@ -1,4 +1,4 @@
-"""Logins to tokens, through the store: three daemons that share it try a wrong PIN once, whatever restarts when."""
+"""Logins to tokens: three daemons that share a store try a wrong PIN once, across restarts."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def test_one_holder_at_a_time(store: Store) -> None:
     version = store.version()
     assert not claim_login(store, TOKEN, "b", NOW).granted
     assert store.version() == version, "waiting writes nothing"
-    assert claim_login(store, TOKEN, "a", NOW).granted, "a front that was started again has its turn still"
+    assert claim_login(store, TOKEN, "a", NOW).granted, "a restarted front process keeps its turn"
     store.change(lambda tx: tx.logins.release(TOKEN, "b"))
-    assert not claim_login(store, TOKEN, "b", NOW).granted, "only the holder gives it back"
-    assert claim_login(store, TOKEN, "b", NOW + HOLD).granted, "a turn ends by itself"
+    assert not claim_login(store, TOKEN, "b", NOW).granted, "only the holder can release it"
+    assert claim_login(store, TOKEN, "b", NOW + HOLD).granted, "a turn expires"
     store.change(lambda tx: tx.logins.release(TOKEN, "b"))
     assert claim_login(store, TOKEN, "a", NOW).granted
 
@@ -44,20 +44,20 @@ def test_a_stop_holds_until_it_is_cleared_and_a_clearance_is_good_for_one_login(
     assert stops(store) == [first], "the first reason stays"
     claim = claim_login(store, TOKEN, "b", NOW)
     assert (claim.granted, claim.stop) == (False, first)
-    assert claim_login(store, "other", "b", NOW).granted, "another token is another matter"
+    assert claim_login(store, "other", "b", NOW).granted, "another token is not affected"
     store.change(lambda tx: tx.logins.clear(TOKEN))
     assert stops(store) == []
     with pytest.raises(NotFound):
         store.change(lambda tx: tx.logins.clear(TOKEN))
     assert claim_login(store, TOKEN, "b", NOW).cleared
     store.change(lambda tx: tx.logins.release(TOKEN, "b", cleared=True))
-    assert claim_login(store, TOKEN, "c", NOW).cleared, "it was not used and went back"
+    assert claim_login(store, TOKEN, "c", NOW).cleared, "an unused clearance is restored"
     store.change(lambda tx: tx.logins.release(TOKEN, "c"))
     assert not claim_login(store, TOKEN, "a", NOW).cleared
 
 
 class Daemon:
-    """Front, launcher and workers of one daemon, as far as logins go; `try_pin` is the token."""
+    """The parts of a daemon that are involved in logins; `try_pin` stands for the token."""
 
     def __init__(self, store: Store, name: str, try_pin: Callable[[], bool], draw: random.Random) -> None:
         self.store, self.name, self.try_pin, self.draw = store, name, try_pin, draw
@@ -80,7 +80,7 @@ class Daemon:
         self.workers = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Like kill -9 for the workers; the front's last word to the store may or may not get there."""
+        """Like kill -9 for the workers; the last write of the front process to the store may or may not be done."""
         for task in (self.workers, self.task):
             if task is not None:
                 task.cancel()
@@ -91,7 +91,7 @@ class Daemon:
         self.starts = starts
 
     async def _work(self) -> None:
-        """The launcher: start what may be started; each worker logs in once."""
+        """The launcher: start the workers that may be started; each logs in once."""
         while True:
             await asyncio.sleep(self.draw.uniform(0.0, 0.01))
             if self.starts is Starts.NONE:
@@ -99,7 +99,7 @@ class Daemon:
             if self.try_pin():
                 self.logins.logged_in(TOKEN)
                 return
-            self.starts = Starts.NONE  # as the launcher does when a worker says so by its exit status
+            self.starts = Starts.NONE  # as the launcher does after the exit status of that worker
             self.logins.login_refused(TOKEN, "PinIncorrect")
 
 

@@ -1,4 +1,4 @@
-"""Migrations: from nothing, twice, from several daemons at once, and against a newer release."""
+"""Migrations: of an empty database, repeated, by several daemons at once, and against a newer release."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_sqlite_migrations_wait_for_each_other(tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_revisions_make_what_the_tables_say(store: Store, empty_url: str) -> None:
+def test_the_revisions_match_the_tables(store: Store, empty_url: str) -> None:
     engine = create_engine(empty_url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -132,7 +132,7 @@ def test_the_file_is_for_its_owner_only(tmp_path: Path, make_key: Callable[..., 
     store.close()
 
 
-def test_a_file_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
+def test_a_file_that_others_can_read_gets_mode_0600(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     path.touch()
     path.chmod(0o644)
@@ -166,7 +166,7 @@ def test_sqlite_is_set_up_for_safety(tmp_path: Path) -> None:
 
 
 def test_a_schema_that_is_current_needs_no_migration_machinery(empty_url: str, tmp_path: Path) -> None:
-    """It takes a tenth of a second to load, and a front process that was killed is missed that long."""
+    """Alembic takes a tenth of a second to load, which would delay the restart of a front process."""
     store = Store(empty_url)
     store.migrate()
     store.close()

@@ -1,4 +1,4 @@
-"""Several threads and several daemons at once on one database."""
+"""Several threads and several daemons that use one database at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MakeKey = Callable[..., KeyRecord]
 
 
 def race(*actions: Callable[[], object]) -> list[str]:
-    """Run all at once; the class names of the errors, "done" for success, in the order of the actions."""
+    """Run all actions at once; return the class name of each error, "done" for success, in order."""
     barrier = threading.Barrier(len(actions))
 
     def run(action: Callable[[], object]) -> str:
@@ -122,7 +122,7 @@ def test_no_write_is_lost_and_each_counts_once(make_store: MakeStore, now: datet
 def test_a_load_sees_one_moment(
     make_store: MakeStore, make_credential: Callable[[str], CredentialRecord], now: datetime
 ) -> None:
-    """The client is there at odd distances from the first version only, and always with its credential and CA trust."""
+    """The client exists only at odd distances from the first version, and always with its credential."""
     writer, reader = make_store(), make_store()
     first = writer.version()
     stop = threading.Event()

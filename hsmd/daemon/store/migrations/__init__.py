@@ -1,1 +1,1 @@
-"""Alembic's environment and the revisions of the schema; run by `Store.migrate()`, never by hand."""
+"""Alembic's environment and the revisions of the schema; run only by `Store.migrate()`."""
