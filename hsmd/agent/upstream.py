@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from hsmd import observe
 from hsmd.client.channel import Answered
-from hsmd.client.connection import Ask, Connection
+from hsmd.client.connection import Connection
 from hsmd.client.endpoint import Endpoint
+from hsmd.client.requests import Ask
 from hsmd.client.witness import LogRefused, Witness
 from hsmd.errors import ConfigurationError, ErrorCode, HsmdError, Unavailable
 from hsmd.protocol.frames import Kind, error_code, with_deadline

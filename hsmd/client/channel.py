@@ -1,7 +1,7 @@
-"""One live channel to a server: open requests, batching, deadlines, liveness. It ends when its wire is lost.
+"""One channel to a server: open requests, batching, deadlines, liveness. It ends when its wire is lost.
 
 Written for the hot path: a request costs one dictionary entry and two list entries, all frames of one turn of the event loop
-leave in one write, and timers belong to the link, not to requests.
+are sent in one write, and timers belong to the channel, not to requests.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from hsmd.protocol.frames import (
 )
 from hsmd.system.process import let_others_ask
 
-BEAT_S = 0.05
-"""How often liveness is judged."""
+CHECK_S = 0.05
+"""Interval of the liveness check."""
 PING_AFTER_S = 0.1
-"""Silence after which the server is asked whether it is still there."""
+"""Silence after which the server is sent a ping."""
 SILENT_AFTER_S = 0.3
-"""Silence after which the server counts as unavailable; open requests keep waiting."""
+"""Silence after which the server counts as unavailable; open requests stay open."""
 LOST_AFTER_S = 2.0
-"""Silence after which the connection is given up."""
+"""Silence after which the channel is closed."""
 SWEEP_S = 0.01
-"""Deadlines are looked after at most this often."""
+"""Shortest interval between two checks of the deadlines."""
 OWED_S = 60.0
-"""How long a server may owe the answer to a request that nobody waits for any more."""
+"""How long a server may owe the answer to a request that was cancelled or has timed out."""
 FULL_RETRY_MS = 20
 
 Answered = Callable[[int, bytes], None]
@@ -60,61 +60,61 @@ _DEADLINE = error_body(DeadlineExceeded())
 
 
 class Ticket:
-    """An open request. `answered` is None once nobody waits for it."""
+    """An open request. `answered` is None once it was called, or the request was cancelled."""
 
-    __slots__ = ("answer_kind", "answered", "deadline", "link", "request_id")
+    __slots__ = ("answer_kind", "answered", "channel", "deadline", "request_id")
 
     def __init__(
-        self, link: Channel, request_id: int, answer_kind: int, deadline: float, answered: Answered
+        self, channel: Channel, request_id: int, answer_kind: int, deadline: float, answered: Answered
     ) -> None:
-        self.link = link
+        self.channel = channel
         self.request_id = request_id
         self.answer_kind = answer_kind
         self.deadline = deadline
         self.answered: Answered | None = answered
 
     def cancel(self) -> None:
-        """Drop the answer: `answered` will not be called, and the server is told. No effect once answered."""
+        """Drop the answer: `answered` will not be called, and the server is told to cancel. No effect once answered."""
         if self.answered is not None:
             self.answered = None
-            self.link.abandon(self)
+            self.channel.abandon(self)
 
 
 class ChannelOwner(Protocol):
-    """Who is told what happens to a link."""
+    """Called with what happens to a channel."""
 
-    def link_alive(self, link: Channel, alive: bool) -> None:
-        """The server fell silent, or speaks again."""
+    def channel_alive(self, channel: Channel, alive: bool) -> None:
+        """The server fell silent, or sends again."""
 
-    def link_draining(self, link: Channel, grace_ms: int) -> None:
-        """The server is going; the link takes nothing new and closes when nothing is open."""
+    def channel_draining(self, channel: Channel, grace_ms: int) -> None:
+        """The server is shutting down; the channel takes no new requests and closes when none is open."""
 
-    def link_lost(self, link: Channel, reason: str) -> None:
-        """The link ended; open requests have been answered Unavailable."""
+    def channel_lost(self, channel: Channel, reason: str) -> None:
+        """The channel ended; open requests have been answered Unavailable."""
 
-    def link_event(self, document: bytes) -> None:
+    def channel_event(self, document: bytes) -> None:
         """The server sent an event."""
 
 
 class Channel:
-    """A channel from its hello to its end. `alive` says whether the server has been heard within 300 ms."""
+    """A channel from its hello to its end. `alive`: something was received within the last 300 ms."""
 
     def __init__(
         self, owner: ChannelOwner, *, patient: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`patient`: before requests leave, let processes run that are ready to; they may have more (hsmd/system/process.py)."""
+        """`patient`: before requests are sent, let other ready processes run, which may add more (hsmd/system/process.py)."""
         self._owner = owner
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._soon = self._others_first if patient else self._flush
-        self._channel = ClientChannel()
+        self._send = self._flush_after_others if patient else self._flush
+        self._protocol = ClientChannel()
         self._open: dict[int, Ticket] = {}
         self._out: list[bytes] = []
         self._last_id = 0
-        self._heard = self._beaten = clock()
-        self._wake_at = _NEVER
-        self._waker: asyncio.TimerHandle | None = None
-        self._beater: asyncio.TimerHandle | None = None
+        self._heard = self._checked = clock()
+        self._next_deadline = _NEVER
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._alive_timer: asyncio.TimerHandle | None = None
         self._wire: Wire | None = None
         self._max_open = 0
         self._max_length = 0
@@ -124,7 +124,7 @@ class Channel:
         self.ended = False
 
     async def greet(self, wire: Wire) -> Welcome:
-        """Say hello over `wire`; the server's welcome. Raises HsmdError if the link ends instead."""
+        """Send the hello over `wire` and return the server's welcome. Raises HsmdError if the channel ends instead."""
         self._wire = wire
         wire.write(encode_hello(Capability.CONTROL | Capability.EVENTS))
         return await self._greeted
@@ -142,18 +142,18 @@ class Channel:
             raise Unavailable("the server is draining" if self.draining else "the server does not answer")
         length = len(body) + ID_AND_KIND_BYTES
         if len(self._open) >= self._max_open or length > self._max_length:
-            raise self._no_room(length)
+            raise self._limit_error(length)
         self._last_id = request_id = self._last_id + 1
         deadline = self._clock() + timeout_s
         ticket = Ticket(self, request_id, answer_kind, deadline, answered)
         self._open[request_id] = ticket
         out = self._out
         if not out:
-            self._loop.call_soon(self._soon)
+            self._loop.call_soon(self._send)
         out.append(HEADER.pack(length, kind, request_id))
         out.append(body)
-        if deadline < self._wake_at:
-            self._wake(deadline, timeout_s)
+        if deadline < self._next_deadline:
+            self._schedule(deadline, timeout_s)
         return ticket
 
     def abandon(self, ticket: Ticket) -> None:
@@ -162,7 +162,7 @@ class Channel:
             ticket.deadline = self._clock() + OWED_S
             self._write(encode(Kind.CANCEL, ticket.request_id))
 
-    def _no_room(self, length: int) -> HsmdError:
+    def _limit_error(self, length: int) -> HsmdError:
         if length > self._max_length:
             return BadRequest(f"data: {length - self._max_length} bytes more than the server accepts")
         return Overloaded("too many requests are open", retry_after_ms=FULL_RETRY_MS)
@@ -172,7 +172,7 @@ class Channel:
             self._loop.call_soon(self._flush)
         self._out.append(frame)
 
-    def _others_first(self) -> None:
+    def _flush_after_others(self) -> None:
         let_others_ask()
         self._loop.call_soon(self._flush)
 
@@ -190,13 +190,13 @@ class Channel:
         """Bytes from the server."""
         self._heard = self._clock()
         if not self.alive and self._greeted.done() and not self.ended:
-            self._speaks()
+            self._set_alive()
         try:
-            for kind, request_id, body in self._channel.receive(data):
+            for kind, request_id, body in self._protocol.receive(data):
                 if kind == Kind.RESULT or kind == Kind.CONTROL_RESULT or (kind == Kind.ERROR and request_id):
                     self._answer(kind, request_id, body)
                 else:
-                    self._notice(kind, request_id, body)
+                    self._handle_other(kind, request_id, body)
         except (ProtocolError, VersionMismatch) as error:
             self._break(error)
             return
@@ -220,7 +220,7 @@ class Channel:
             ticket.answered = None
             answered(kind, body)
 
-    def _notice(self, kind: int, request_id: int, body: bytes) -> None:
+    def _handle_other(self, kind: int, request_id: int, body: bytes) -> None:
         """A frame that answers no request."""
         if kind == Kind.PING:
             self._write(encode(Kind.PONG, request_id))
@@ -229,46 +229,46 @@ class Channel:
         elif kind == Kind.DRAIN:
             self._drain(decode_drain(body))
         elif kind == Kind.EVENT:
-            self._owner.link_event(body)
+            self._owner.channel_event(body)
         elif kind == Kind.ERROR:
             self._break(decode_error(body))
 
     def _welcomed(self) -> None:
-        welcome = self._channel.welcome
+        welcome = self._protocol.welcome
         assert welcome is not None
         self._max_open = welcome.max_open_requests
         self._max_length = welcome.max_length
         if not self._greeted.done():
             self._greeted.set_result(welcome)
-        self._beaten = self._clock()
-        self._beater = self._loop.call_later(BEAT_S, self._beat)
-        self._speaks()
+        self._checked = self._clock()
+        self._alive_timer = self._loop.call_later(CHECK_S, self._check_alive)
+        self._set_alive()
 
     def _drain(self, grace_ms: int) -> None:
         if not self.draining:
             self.draining = True
-            self._owner.link_draining(self, grace_ms)
+            self._owner.channel_draining(self, grace_ms)
 
     # --- time ---
 
-    def _wake(self, at: float, after_s: float) -> None:
-        if self._waker is not None:
-            self._waker.cancel()
-        self._wake_at = at
-        self._waker = self._loop.call_later(after_s, self._sweep)
+    def _schedule(self, at: float, after_s: float) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._next_deadline = at
+        self._deadline_timer = self._loop.call_later(after_s, self._sweep)
 
     def _sweep(self) -> None:
-        """Answer the requests whose deadline has passed; the answers the server owes for them are dropped later."""
-        self._waker, self._wake_at = None, _NEVER
+        """Answer the requests whose deadline has passed; the server's late answers to them are dropped."""
+        self._deadline_timer, self._next_deadline = None, _NEVER
         now = self._clock()
         earliest = _NEVER
         for ticket in list(self._open.values()):
             if ticket.deadline <= now and not self._expire(ticket):
                 return
             earliest = min(earliest, ticket.deadline)
-        if earliest < self._wake_at and not self.ended:
+        if earliest < self._next_deadline and not self.ended:
             after_s = max(earliest - now, SWEEP_S)
-            self._wake(now + after_s, after_s)
+            self._schedule(now + after_s, after_s)
 
     def _expire(self, ticket: Ticket) -> bool:
         answered = ticket.answered
@@ -280,13 +280,13 @@ class Channel:
         answered(Kind.ERROR, _DEADLINE)
         return not self.ended
 
-    def _beat(self) -> None:
-        """Judge by the time of the last byte whether the server is there, and ask it if it has been quiet."""
+    def _check_alive(self) -> None:
+        """Judge by the time of the last byte whether the server is alive, and ping it if it has been silent."""
         now = self._clock()
-        if now - self._beaten > 4 * BEAT_S:
-            # We were held up ourselves: what the server sent meanwhile is still unread.
+        if now - self._checked > 4 * CHECK_S:
+            # This process was held up: what the server sent meanwhile is still unread.
             self._heard = now
-        self._beaten = now
+        self._checked = now
         silence = now - self._heard
         if silence >= LOST_AFTER_S:
             self.close(f"nothing heard for {LOST_AFTER_S:g} s")
@@ -296,12 +296,12 @@ class Channel:
             self._write(encode(Kind.PING, self._last_id))
         if silence >= SILENT_AFTER_S and self.alive:
             self.alive = False
-            self._owner.link_alive(self, False)
-        self._beater = self._loop.call_later(BEAT_S, self._beat)
+            self._owner.channel_alive(self, False)
+        self._alive_timer = self._loop.call_later(CHECK_S, self._check_alive)
 
-    def _speaks(self) -> None:
+    def _set_alive(self) -> None:
         self.alive = True
-        self._owner.link_alive(self, True)
+        self._owner.channel_alive(self, True)
 
     # --- the end ---
 
@@ -311,25 +311,25 @@ class Channel:
         self.close(error.text)
 
     def close(self, reason: str) -> None:
-        """End the link: everything open is answered Unavailable."""
+        """End the channel: all open requests are answered Unavailable."""
         if self.ended:
             return
         self._flush()
         self.ended, self.alive = True, False
-        self._channel.close()
-        for timer in (self._waker, self._beater):
+        self._protocol.close()
+        for timer in (self._deadline_timer, self._alive_timer):
             if timer is not None:
                 timer.cancel()
         if not self._greeted.done():
             self._greeted.set_exception(Unavailable(f"the connection ended before the welcome: {reason}"))
-            self._greeted.exception()  # nobody waits for it when it was the wire that could not be opened
+            self._greeted.exception()  # not awaited by anyone if the wire could not be opened
         if self._wire is not None:
             self._wire.close()
         self._fail_open(reason)
-        self._owner.link_lost(self, reason)
+        self._owner.channel_lost(self, reason)
 
     async def wait_closed(self) -> None:
-        """Until nothing of the wire is left."""
+        """Wait until the wire has released its resources."""
         if self._wire is not None:
             await self._wire.wait_closed()
 

@@ -1,4 +1,4 @@
-"""A connection that stays: one multiplexed channel to a server, made again by itself whenever it is lost."""
+"""A persistent connection: one multiplexed channel to a server, re-established whenever it is lost."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from msgspec import Struct
 from hsmd import observe
 from hsmd.client.channel import Answered, Channel, Ticket
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
+from hsmd.client.requests import Ask, ask, control, deadline_in_ms
 from hsmd.client.transport import open_wire
 from hsmd.client.wire import LOGIN_S
 from hsmd.errors import (
     BadRequest,
-    DeadlineExceeded,
     HsmdError,
     Overloaded,
     ProofInvalid,
@@ -30,38 +30,33 @@ from hsmd.errors import (
 )
 from hsmd.protocol.frames import (
     KEY_DIGEST_BYTES,
-    MAX_DEADLINE_MS,
     Kind,
-    control_request_body,
-    decode_error,
     key_operation_body,
 )
-from hsmd.protocol.messages import Request, decode_result, encode_request
+from hsmd.protocol.messages import Request
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
-"""Back-off between attempts doubles from the first to the longest pause, with full jitter; the longest is short
-enough to be back within two seconds of the daemon."""
+"""The pause between attempts doubles from the first to the longest, with full jitter; the longest is short enough to
+reconnect within two seconds of the daemon's return."""
 STEADY_S = 1.0
-"""A link that lived this long starts the back-off anew."""
+"""A channel that lasted this long resets the pause."""
 CLOSE_S = 1.0
 
 log = observe.logger()
 
 R = TypeVar("R", bound=Struct)
 
-Ask = Callable[[Request, float], Awaitable[Any]]
-"""Puts a control request, with a time-out in seconds. Raises HsmdError."""
-
 
 class Connection:
     """One multiplexed connection. Belongs to the event loop it is started on; not thread-safe.
 
-    `available` says whether a request may be sent now: connected, not draining, and heard within 300 ms. Requests made while
-    it is False fail at once with Unavailable; requests open when the connection is lost are answered so too, not repeated.
+    `available`: a request may be sent now, that is, the server is connected, not draining, and was heard within 300 ms.
+    Requests made while it is False fail at once with Unavailable. Requests that are open when the connection is lost are
+    answered Unavailable and not repeated.
 
-    `examine`, if given, is awaited with a way to put control requests whenever a connection was made, before it is used; what
-    it raises ends that connection. `patient` is for those who pass on other processes' requests: see `Channel`.
+    `examine`, if given, is awaited with a function that sends control requests, after each connect and before first use; an
+    exception ends that connection. `patient` is for processes that forward requests of others: see `Channel`.
     `on_state(available)` is called when that changes, `on_event(event)` with each event of the server (a JSON object).
     """
 
@@ -83,23 +78,23 @@ class Connection:
         self._on_state = on_state
         self._on_event = on_event
         self._clock = clock
-        self._link: Channel | None = None
-        self._links: set[Channel] = set()
+        self._channel: Channel | None = None
+        self._channels: set[Channel] = set()
         self._needed = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
 
-    # --- life ---
+    # --- start and end ---
 
     async def start(self) -> None:
-        """Connect, and stay connected from then on. Raises HsmdError if the first attempt fails; nothing is left then."""
+        """Connect, and reconnect from then on. Raises HsmdError if the first attempt fails; nothing is left running then."""
         await self._connect()
-        self._keep()
+        self._start_keeper()
 
     def begin(self) -> None:
-        """Connect in the background, trying until it works; `problem` says why it does not."""
+        """Connect in the background, retrying until it succeeds; `problem` is why the last attempt failed."""
         self._needed.set()
-        self._keep()
+        self._start_keeper()
 
     async def close(self) -> None:
         """End the connection; open requests are answered Unavailable."""
@@ -107,12 +102,12 @@ class Connection:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        links = list(self._links)
-        for link in links:
-            link.close("closed by the caller")
+        channels = list(self._channels)
+        for channel in channels:
+            channel.close("closed by the caller")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                await asyncio.gather(*(link.wait_closed() for link in links))
+                await asyncio.gather(*(channel.wait_closed() for channel in channels))
 
     async def __aenter__(self) -> Connection:
         await self.start()
@@ -128,28 +123,28 @@ class Connection:
     def submit(
         self, deadline_ms: int, purpose: int, scheme: int, key: bytes, data: bytes, answered: Answered
     ) -> Ticket:
-        """Ask for one use of a key within `deadline_ms` (1 to 60,000).
+        """Request one use of a key within `deadline_ms` (1 to 60,000).
 
         `answered(kind, body)` is called exactly once unless the ticket is cancelled, never from within this call:
-        (Kind.RESULT, answer) or (Kind.ERROR, body of an error frame), at the latest 10 ms after the deadline.
+        (Kind.RESULT, answer) or (Kind.ERROR, body of an error frame), at most 10 ms after the deadline.
         Raises Unavailable or Overloaded when it cannot be sent now, BadRequest when `data` is too long.
         """
         body = key_operation_body(deadline_ms, purpose, scheme, key, data)
         return self.forward(body, deadline_ms, answered)
 
     def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Ticket:
-        """`submit` for the body of a key operation frame as it was received; `deadline_ms` is the one in it."""
-        link = self._link
-        if link is None:
+        """Like `submit`, for the body of a key operation frame as it was received; `deadline_ms` is the one in it."""
+        channel = self._channel
+        if channel is None:
             raise Unavailable(f"{self.endpoint} is not connected")
-        return link.request(Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000, answered)
+        return channel.request(Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000, answered)
 
     # --- requests, one at a time ---
 
     async def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float) -> bytes:
         """The signature (or premaster secret) that `key` (SHA-256 of its SubjectPublicKeyInfo) makes of `data`.
 
-        An overloaded server is asked again after its hint while there is time. Raises HsmdError.
+        A request that an overloaded server refuses is repeated after the pause it names while there is time. Raises HsmdError.
         """
         if len(key) != KEY_DIGEST_BYTES:
             raise BadRequest(
@@ -161,9 +156,7 @@ class Connection:
             deadline_ms = deadline_in_ms(left_s)
             try:
                 body = key_operation_body(deadline_ms, purpose, scheme, key, data)
-                return await _ask(
-                    self._connected(), Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000
-                )
+                return await ask(self._connected(), Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000)
             except Overloaded as error:
                 pause_s = max(error.retry_after_ms, 1) / 1000
                 if self._clock() + pause_s >= ends:
@@ -172,19 +165,19 @@ class Connection:
 
     async def control(self, request: Request, *, timeout_s: float) -> Any:
         """The result of a control request, of the type `request.Result`. Raises HsmdError."""
-        return await _control(self._connected(), request, timeout_s)
+        return await control(self._connected(), request, timeout_s)
 
     def distrust(self, error: HsmdError) -> None:
-        """End the connection that is in use now, because of `error`; the next one is examined before it is used."""
-        link = self._link
-        if link is not None:
-            link.close(error.text)
+        """End the current connection because of `error`; the next one is examined before it is used."""
+        channel = self._channel
+        if channel is not None:
+            channel.close(error.text)
             self._note(error)
 
     def _connected(self) -> Channel:
-        if self._link is None:
+        if self._channel is None:
             raise self._unavailable()
-        return self._link
+        return self._channel
 
     def _unavailable(self) -> HsmdError:
         why = f": {self.problem.text}" if self.problem is not None else ""
@@ -192,7 +185,7 @@ class Connection:
 
     # --- keeping the connection ---
 
-    def _keep(self) -> None:
+    def _start_keeper(self) -> None:
         self._keeper = asyncio.get_running_loop().create_task(self._keep_connected())
 
     async def _keep_connected(self) -> None:
@@ -212,116 +205,73 @@ class Connection:
 
     async def _connect(self) -> None:
         """One attempt. Raises HsmdError."""
-        link = Channel(self, patient=self._patient, clock=self._clock)
+        channel = Channel(self, patient=self._patient, clock=self._clock)
         try:
-            wire = await open_wire(self.endpoint, link)
-            self._links.add(link)
+            wire = await open_wire(self.endpoint, channel)
+            self._channels.add(channel)
             async with asyncio.timeout(LOGIN_S):
-                await link.greet(wire)
+                await channel.greet(wire)
             if self._examine is not None:
-                await self._examine(partial(_control, link))
+                await self._examine(partial(control, channel))
         except TimeoutError:
-            link.close("no welcome")
-            await link.wait_closed()
-            raise Unavailable(f"{self.endpoint} did not say welcome within {LOGIN_S:g} s") from None
+            channel.close("no welcome")
+            await channel.wait_closed()
+            raise Unavailable(f"{self.endpoint} sent no welcome within {LOGIN_S:g} s") from None
         except BaseException:
-            link.close("not connected")
+            channel.close("not connected")
             raise
-        self._adopt(link)
+        self._use(channel)
 
-    def _adopt(self, link: Channel) -> None:
-        if link.ended or link.draining:
-            raise Unavailable(f"{self.endpoint} is going away")
-        self._link = link
+    def _use(self, channel: Channel) -> None:
+        if channel.ended or channel.draining:
+            raise Unavailable(f"{self.endpoint} is shutting down")
+        self._channel = channel
         self._needed.clear()
         self.problem = None
         log.info("connection.up", daemon=str(self.endpoint))
-        self._judge()
+        self._update_available()
 
     def _note(self, error: HsmdError) -> None:
-        """Log a failed attempt, once for each reason in a row."""
+        """Log a failed attempt, unless the previous one failed for the same reason."""
         if self.problem is None or self.problem.text != error.text:
-            tell = log.error if isinstance(error, ProofInvalid) else log.warning
-            tell("connection.failed", daemon=str(self.endpoint), error=error.text)
+            log_event = log.error if isinstance(error, ProofInvalid) else log.warning
+            log_event("connection.failed", daemon=str(self.endpoint), error=error.text)
         self.problem = error
 
-    def _judge(self) -> None:
-        available = self._link is not None and self._link.alive
+    def _update_available(self) -> None:
+        available = self._channel is not None and self._channel.alive
         if available is not self.available:
             self.available = available
             if self._on_state is not None:
                 self._on_state(available)
 
-    def _leave(self, link: Channel) -> None:
-        if link is self._link:
-            self._link = None
+    def _drop(self, channel: Channel) -> None:
+        if channel is self._channel:
+            self._channel = None
             self._needed.set()
-            self._judge()
+            self._update_available()
 
-    # --- what links report ---
+    # --- called by channels ---
 
-    def link_alive(self, link: Channel, alive: bool) -> None:
-        self._judge()
+    def channel_alive(self, channel: Channel, alive: bool) -> None:
+        self._update_available()
 
-    def link_draining(self, link: Channel, grace_ms: int) -> None:
-        """Connect anew at once; the old link answers what is open and closes."""
+    def channel_draining(self, channel: Channel, grace_ms: int) -> None:
+        """Reconnect at once; the old channel answers what is open and closes."""
         log.info("connection.draining", daemon=str(self.endpoint))
-        self._leave(link)
+        self._drop(channel)
 
-    def link_lost(self, link: Channel, reason: str) -> None:
-        self._links.discard(link)
-        if link is self._link and not self._closed:
+    def channel_lost(self, channel: Channel, reason: str) -> None:
+        self._channels.discard(channel)
+        if channel is self._channel and not self._closed:
             self.problem = Unavailable(f"connection lost: {reason}")
             log.warning("connection.lost", daemon=str(self.endpoint), error=reason)
-        self._leave(link)
+        self._drop(channel)
 
-    def link_event(self, document: bytes) -> None:
+    def channel_event(self, document: bytes) -> None:
         if self._on_event is None:
             return
         try:
             self._on_event(msgspec.json.decode(document, type=dict[str, Any]))
         except (msgspec.MsgspecError, RecursionError):
             raise ProtocolError("an event is not a JSON object") from None
-
-
-async def _control(link: Channel, request: Request, timeout_s: float) -> Any:
-    """The result of a control request on one link. Raises HsmdError."""
-    deadline_ms = deadline_in_ms(timeout_s)
-    body = control_request_body(deadline_ms, encode_request(request))
-    answer = await _ask(link, Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, body, deadline_ms / 1000)
-    return decode_result(answer, request.Result)
-
-
-async def _ask(link: Channel, kind: int, answer_kind: int, body: bytes, timeout_s: float) -> bytes:
-    future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def answered(kind: int, body: bytes) -> None:
-        if future.done():
-            return
-        if kind == Kind.ERROR:
-            future.set_exception(_error(body))
-        else:
-            future.set_result(body)
-
-    ticket = link.request(kind, answer_kind, body, timeout_s, answered)
-    try:
-        return await future
-    finally:
-        ticket.cancel()
-
-
-def deadline_in_ms(timeout_s: float) -> int:
-    """A time-out as frames carry it. Raises DeadlineExceeded when nothing is left, BadRequest above 60 s."""
-    deadline_ms = round(timeout_s * 1000)
-    if deadline_ms < 1:
-        raise DeadlineExceeded
-    if deadline_ms > MAX_DEADLINE_MS:
-        raise BadRequest(f"timeout_s: {timeout_s:g} is more than {MAX_DEADLINE_MS // 1000} s")
-    return deadline_ms
-
-
-def _error(body: bytes) -> HsmdError:
-    try:
-        return decode_error(body)
-    except ProtocolError as error:
-        return error

@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from hsmd.client import agent_call
-from hsmd.client.connection import Ask, Connection, deadline_in_ms
+from hsmd.client.connection import Connection
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
+from hsmd.client.requests import Ask, deadline_in_ms
 from hsmd.errors import Unavailable
 from hsmd.protocol.frames import Kind, control_request_body, key_operation_body
 from hsmd.protocol.messages import Request, decode_result, encode_request

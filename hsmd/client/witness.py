@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hsmd import observe
-from hsmd.client.connection import Ask
+from hsmd.client.requests import Ask
 from hsmd.client.witness_memory import MAX_ADDRESSES, MAX_ORIGIN_BYTES, Memories, Memory
 from hsmd.errors import BadRequest, NotFound, ProofInvalid, ProtocolError, Refused, Unavailable
 from hsmd.protocol.messages import AuditCheckpoint, SignedCheckpoint

@@ -91,8 +91,8 @@ async def test_frames_of_one_turn_leave_in_one_write(
     daemon: Daemonlike, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer_all(daemon)
-    assert connection._link is not None
-    wire = connection._link._wire
+    assert connection._channel is not None
+    wire = connection._channel._wire
     assert wire is not None
     written: list[bytes] = []
     write = wire.write
@@ -156,8 +156,8 @@ async def test_late_answers_are_dropped_and_places_come_free(tmp_path: Path) -> 
         )
         assert [type(result) for result in results] == [DeadlineExceeded] * 4
         daemon.release()
-        assert connection._link is not None
-        await eventually(lambda: connection._link is not None and not connection._link._open)
+        assert connection._channel is not None
+        await eventually(lambda: connection._channel is not None and not connection._channel._open)
         assert await use(connection) == b"signed data"
     await daemon.stop()
 
@@ -171,7 +171,7 @@ async def test_cancelled_task_tells_the_daemon(daemon: Daemonlike, connection: C
     with pytest.raises(asyncio.CancelledError):
         await task
     await eventually(lambda: len(daemon.cancelled) == 1)
-    await eventually(lambda: connection._link is not None and not connection._link._open)
+    await eventually(lambda: connection._channel is not None and not connection._channel._open)
 
 
 async def test_cancelling_at_any_moment_leaves_the_connection_sound(
@@ -196,7 +196,7 @@ async def test_a_cancelled_ticket_is_never_answered(daemon: Daemonlike, connecti
     ticket.cancel()
     ticket.cancel()
     await use(connection)
-    await eventually(lambda: connection._link is not None and not connection._link._open)
+    await eventually(lambda: connection._channel is not None and not connection._channel._open)
     assert answers == []
     answered = connection.submit(1000, 8, SCHEME, KEY, b"", lambda kind, body: answers.append(kind))
     await eventually(lambda: answers)

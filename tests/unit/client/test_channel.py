@@ -1,4 +1,4 @@
-"""One link by itself: a wire that only records, and a clock that is set by hand."""
+"""One channel by itself: a wire that only records, and a clock that is set by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WELCOME = encode_welcome(Welcome(1, 3, 65_536, 4))
 
 
 class World:
-    """Wire, owner and clock of one link."""
+    """Wire, owner and clock of one channel."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -33,7 +33,7 @@ class World:
         self.closed = 0
         self.notes: list[tuple[object, ...]] = []
         self.answers: list[tuple[int, bytes]] = []
-        self.link = Channel(self, clock=lambda: self.now)
+        self.channel = Channel(self, clock=lambda: self.now)
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -44,27 +44,27 @@ class World:
     async def wait_closed(self) -> None:
         pass
 
-    def link_alive(self, link: Channel, alive: bool) -> None:
+    def channel_alive(self, channel: Channel, alive: bool) -> None:
         self.notes.append(("alive", alive))
 
-    def link_draining(self, link: Channel, grace_ms: int) -> None:
+    def channel_draining(self, channel: Channel, grace_ms: int) -> None:
         self.notes.append(("draining", grace_ms))
 
-    def link_lost(self, link: Channel, reason: str) -> None:
+    def channel_lost(self, channel: Channel, reason: str) -> None:
         self.notes.append(("lost", reason))
 
-    def link_event(self, document: bytes) -> None:
+    def channel_event(self, document: bytes) -> None:
         self.notes.append(("event", document))
 
     async def greet(self) -> None:
-        greeting = asyncio.ensure_future(self.link.greet(self))
+        greeting = asyncio.ensure_future(self.channel.greet(self))
         await asyncio.sleep(0)
-        self.link.received(WELCOME)
+        self.channel.received(WELCOME)
         await greeting
         self.written = b""
 
     def ask(self, timeout_s: float = 1.0) -> object:
-        return self.link.request(
+        return self.channel.request(
             Kind.KEY_OPERATION,
             Kind.RESULT,
             b"body",
@@ -83,7 +83,7 @@ async def world() -> AsyncIterator[World]:
     world = World()
     await world.greet()
     yield world
-    world.link.close("test ends")
+    world.channel.close("test ends")
 
 
 async def test_requests_have_their_own_ids_and_leave_together(world: World) -> None:
@@ -96,16 +96,16 @@ async def test_requests_have_their_own_ids_and_leave_together(world: World) -> N
 async def test_answers_in_any_order(world: World) -> None:
     for _ in range(3):
         world.ask()
-    world.link.received(encode(Kind.RESULT, 3, b"three") + encode(Kind.RESULT, 1, b"one"))
+    world.channel.received(encode(Kind.RESULT, 3, b"three") + encode(Kind.RESULT, 1, b"one"))
     assert world.answers == [(Kind.RESULT, b"three"), (Kind.RESULT, b"one")]
-    assert len(world.link._open) == 1
+    assert len(world.channel._open) == 1
 
 
 async def test_nothing_can_be_asked_before_the_welcome() -> None:
     world = World()
     with pytest.raises(Unavailable):
         world.ask()
-    world.link.close("test ends")
+    world.channel.close("test ends")
 
 
 async def test_limits_of_the_welcome(world: World) -> None:
@@ -113,7 +113,7 @@ async def test_limits_of_the_welcome(world: World) -> None:
         world.ask()
     with pytest.raises(Overloaded):
         world.ask()
-    world.link.received(encode(Kind.RESULT, 2, b""))
+    world.channel.received(encode(Kind.RESULT, 2, b""))
     world.ask()
 
 
@@ -132,9 +132,9 @@ async def test_limits_of_the_welcome(world: World) -> None:
         encode_error(0, ProtocolError("you broke it")),
     ],
 )
-async def test_a_server_that_breaks_the_rules_ends_the_link(world: World, frame: bytes) -> None:
+async def test_a_server_that_breaks_the_rules_ends_the_channel(world: World, frame: bytes) -> None:
     world.ask()
-    world.link.received(frame)
+    world.channel.received(frame)
     assert world.closed == 1
     assert world.notes[-1][0] == "lost"
     assert [kind for kind, _ in world.answers] == [Kind.ERROR]
@@ -143,18 +143,18 @@ async def test_a_server_that_breaks_the_rules_ends_the_link(world: World, frame:
 
 async def test_answered_once_even_if_answered_twice(world: World) -> None:
     world.ask()
-    world.link.received(encode(Kind.RESULT, 1, b"one") + encode(Kind.RESULT, 1, b"two"))
+    world.channel.received(encode(Kind.RESULT, 1, b"one") + encode(Kind.RESULT, 1, b"two"))
     assert world.answers == [(Kind.RESULT, b"one")]
     assert world.closed == 1
 
 
 async def test_unknown_optional_frames_are_skipped(world: World) -> None:
-    world.link.received(encode(0x99, 5, b"new"))
+    world.channel.received(encode(0x99, 5, b"new"))
     assert world.closed == 0
 
 
 async def test_pings_are_answered(world: World) -> None:
-    world.link.received(encode(Kind.PING, 77))
+    world.channel.received(encode(Kind.PING, 77))
     assert await world.frames() == [(Kind.PONG, 77, b"")]
 
 
@@ -163,34 +163,34 @@ async def test_expired_requests_keep_their_place_until_answered_or_owed_too_long
         world.ask(timeout_s=0.5)
     await world.frames()
     world.now += 0.6
-    world.link._sweep()
+    world.channel._sweep()
     assert len(world.answers) == 4
     assert [kind for kind, _, _ in await world.frames()] == [Kind.CANCEL] * 4
     with pytest.raises(Overloaded):
         world.ask()
-    world.link.received(encode(Kind.RESULT, 1, b"late"))
+    world.channel.received(encode(Kind.RESULT, 1, b"late"))
     assert len(world.answers) == 4
     world.ask(timeout_s=1000)
     world.now += OWED_S + 1
-    world.link._sweep()
+    world.channel._sweep()
     assert ("lost", "the server owes answers") in world.notes
     assert len(world.answers) == 5
 
 
-async def test_draining_link_takes_nothing_new_and_closes_when_done(world: World) -> None:
+async def test_draining_channel_takes_nothing_new_and_closes_when_done(world: World) -> None:
     world.ask()
-    world.link.received(encode_drain(500))
+    world.channel.received(encode_drain(500))
     assert world.notes[-1] == ("draining", 500)
     with pytest.raises(Unavailable):
         world.ask()
     assert world.closed == 0
-    world.link.received(encode(Kind.RESULT, 1, b"last"))
+    world.channel.received(encode(Kind.RESULT, 1, b"last"))
     assert world.answers == [(Kind.RESULT, b"last")]
     assert world.closed == 1
 
 
-async def test_idle_link_closes_when_drained(world: World) -> None:
-    world.link.received(encode_drain(500))
+async def test_idle_channel_closes_when_drained(world: World) -> None:
+    world.channel.received(encode_drain(500))
     assert world.closed == 1
 
 
@@ -198,14 +198,14 @@ async def test_silence_step_by_step(world: World) -> None:
     def beats(seconds: float) -> None:
         for _ in range(round(seconds / 0.05)):
             world.now += 0.05
-            world.link._beat()
+            world.channel._check_alive()
 
     beats(0.15)
     assert Kind.PING in [kind for kind, _, _ in await world.frames()]
-    assert world.link.alive
+    assert world.channel.alive
     beats(0.2)
     assert world.notes[-1] == ("alive", False)
-    world.link.received(encode(Kind.PONG, 1))
+    world.channel.received(encode(Kind.PONG, 1))
     assert world.notes[-1] == ("alive", True)
     beats(2.1)
     assert world.notes[-1][0] == "lost"
@@ -214,18 +214,18 @@ async def test_silence_step_by_step(world: World) -> None:
 
 async def test_loss_is_told_once(world: World) -> None:
     world.ask()
-    world.link.lost("gone")
-    world.link.lost("gone")
-    world.link.received(encode(Kind.RESULT, 1, b""))
+    world.channel.lost("gone")
+    world.channel.lost("gone")
+    world.channel.received(encode(Kind.RESULT, 1, b""))
     assert [note for note in world.notes if note[0] == "lost"] == [("lost", "gone")]
     assert len(world.answers) == 1
 
 
 async def test_error_before_the_welcome_is_what_greet_raises() -> None:
     world = World()
-    greeting = asyncio.ensure_future(world.link.greet(world))
+    greeting = asyncio.ensure_future(world.channel.greet(world))
     await asyncio.sleep(0)
-    world.link.received(encode_error(0, ProtocolError("no such thing")))
+    world.channel.received(encode_error(0, ProtocolError("no such thing")))
     with pytest.raises(ProtocolError, match="no such thing"):
         await greeting
 
@@ -259,12 +259,12 @@ def test_whatever_a_server_sends_every_request_is_answered_at_most_once(pieces: 
             answers[number] += 1
 
         for number in answers:
-            world.link.request(
+            world.channel.request(
                 Kind.KEY_OPERATION, Kind.RESULT, b"", 1, lambda kind, body, number=number: answered(number)
             )
         for piece in pieces:
-            world.link.received(piece)
-        world.link.close("end")
+            world.channel.received(piece)
+        world.channel.close("end")
         assert set(answers.values()) == {1}
 
     asyncio.run(run())
