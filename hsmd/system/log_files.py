@@ -128,23 +128,18 @@ def lines_from(read: Read, offset: int, end: int) -> Iterator[tuple[int, bytes]]
         yield at, rest[: MAX_LINE_BYTES + 1]
 
 
-def log_lines(path: Path, first: int = 0, *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
-    """The lines of a log (a file, or a directory with segments), each with its line feed, from the record `first` on.
+def log_lines(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
+    """The lines of a log (a file, or a directory with segments), each with its line feed.
 
     The last line has no line feed if it was never finished; an overlong line is cut and the last of its file. Raises OSError.
     """
     with contextlib.ExitStack() as opened:
-        skipping = first > 0
-        for fd in _opened(path, first, opened):
-            for line in _lines(fd, clock):
-                if skipping and (index := index_of(line)) is not None and index < first:
-                    continue
-                skipping = False
-                yield line
+        for fd in _opened(path, opened):
+            yield from _lines(fd, clock)
 
 
-def _opened(path: Path, first: int, opened: contextlib.ExitStack) -> list[int]:
-    """Descriptors of the files with the records from `first` on, in their order."""
+def _opened(path: Path, opened: contextlib.ExitStack) -> list[int]:
+    """Descriptors of the log's files in their order."""
 
     def kept(fd: int) -> int:
         opened.callback(os.close, fd)
@@ -157,10 +152,7 @@ def _opened(path: Path, first: int, opened: contextlib.ExitStack) -> list[int]:
         directory = opened.enter_context(SegmentDirectory(path, links=True))
     except FileNotFoundError:
         return [live]
-    segments = directory.list(live)
-    ends = [*(segment.first for segment in segments[1:]), None]
-    needed = [segment for segment, end in zip(segments, ends, strict=False) if end is None or end > first]
-    return [*(kept(directory.open(segment)) for segment in needed), live]
+    return [*(kept(directory.open(segment)) for segment in directory.list(live)), live]
 
 
 def _lines(fd: int, clock: Callable[[], float]) -> Iterator[bytes]:

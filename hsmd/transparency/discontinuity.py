@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from hsmd.errors import BadRequest, ProofInvalid, ProtocolError
 from hsmd.transparency.merkle import HASH_BYTES
-from hsmd.transparency.note import Note, Signature, Verifier, signed, to_be_signed
+from hsmd.transparency.note import Note, Verifier, signed, to_be_signed
 
 EVENT = "log.discontinuity"
 OPERATOR = "hsmd/operator"
@@ -146,23 +146,6 @@ def to_fields(note: Note) -> dict[str, str | int]:
     return fields
 
 
-def from_fields(fields: Mapping[str, str | int]) -> Note:
-    """The note that a record `log.discontinuity` holds. Raises ProtocolError."""
-    try:
-        old = _recorded_state(fields, "old") if "old_size" in fields else None
-        found = Discontinuity(
-            str(fields["origin"]),
-            old,
-            _recorded_state(fields, "new"),
-            str(fields["key"]),
-            str(fields["declared"]),
-            str(fields["reason"]),
-        )
-        return Note(found.text(), (Signature.decode(OPERATOR, str(fields["signature"])),))
-    except (KeyError, ValueError, BadRequest) as problem:
-        raise ProtocolError(f"not the record of a discontinuity: {problem}") from None
-
-
 def _state(text: str) -> State:
     size, _, root = text.partition(" ")
     try:
@@ -172,7 +155,3 @@ def _state(text: str) -> State:
     if not _SIZE.match(size) or len(raw) != HASH_BYTES:
         raise ProtocolError("not a discontinuity: a state is a size and a root")
     return State(int(size), raw)
-
-
-def _recorded_state(fields: Mapping[str, str | int], which: str) -> State:
-    return State(int(fields[f"{which}_size"]), bytes.fromhex(str(fields[f"{which}_root"])))

@@ -5,7 +5,6 @@ docs/audit.md, section 6, has the rules; `scripts/verify-audit` is a second veri
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.transparency import records
 from hsmd.transparency.checkpoint import Checkpoint, parse
 from hsmd.transparency.keyring import KeyRing
-from hsmd.transparency.lines import NO_HEAD, leaf_hash
+from hsmd.transparency.lines import NO_HEAD, START, leaf_hash
 from hsmd.transparency.merkle import Frontier
 from hsmd.transparency.note import Note, Signature
 from hsmd.transparency.records import Record, parse_record
@@ -25,57 +24,13 @@ _FIELDS = {"origin", "size", "root", "signature"}
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Where a verification begins: what has to be known about the records before.
-
-    `head` is the leaf hash (hex) of the last of them, `peaks` the frontier of their tree, `open_attempts` the attempts
-    among them without outcome, None if not known. Peaks from an untrusted place are good enough if a checkpoint
-    follows: its signed root proves them.
-    """
-
-    size: int = 0
-    head: str = NO_HEAD
-    peaks: tuple[bytes, ...] = ()
-    open_attempts: frozenset[int] | None = frozenset()
-    covered: int = 0
-
-    def to_json(self) -> str:
-        """For a file that the next verification begins with."""
-        opened = None if self.open_attempts is None else sorted(self.open_attempts)
-        members = {"size": self.size, "head": self.head, "peaks": [peak.hex() for peak in self.peaks]}
-        return json.dumps(members | {"open_attempts": opened, "covered": self.covered})
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Start:
-        """What `to_json` wrote. Raises ProtocolError."""
-        try:
-            members = json.loads(text)
-            opened = members["open_attempts"]
-            start = cls(
-                int(members["size"]),
-                str(members["head"]),
-                tuple(bytes.fromhex(peak) for peak in members["peaks"]),
-                None if opened is None else frozenset(map(int, opened)),
-                int(members["covered"]),
-            )
-            Frontier(start.size, start.peaks)
-        except (ValueError, TypeError, KeyError) as problem:
-            raise ProtocolError(f"not the state of a verification: {problem}") from None
-        return start
-
-
-BEGINNING = Start()
-"""Nothing before: verify the whole log."""
-
-
-@dataclass(frozen=True, slots=True)
 class LogVerdict:
     """What a verification found.
 
     `size` records are in order, the last of them with leaf hash `head`, their tree has the root `root` (hex both).
     `checkpoints` counts the good ones, `origin` names the log they are of, and the newest covers the first `covered`
     records. `first_bad` and `last_bad` bound the first wrong or missing record (the same where it is known), None if
-    nothing is wrong; `reason` is for a person. `reached` is where a later verification can go on.
+    nothing is wrong; `reason` is for a person.
     """
 
     size: int
@@ -85,7 +40,6 @@ class LogVerdict:
     covered: int
     origin: str
     open_attempts: int
-    reached: Start
     first_bad: int | None = None
     last_bad: int | None = None
     reason: str = ""
@@ -104,20 +58,15 @@ class _Bad(Exception):
 
 
 def verify_log(
-    lines: Iterable[bytes],
-    keys: KeyRing | None,
-    *,
-    start: Start = BEGINNING,
-    seen: Collection[Checkpoint] = (),
+    lines: Iterable[bytes], keys: KeyRing | None, *, seen: Collection[Checkpoint] = ()
 ) -> LogVerdict:
     """Verify a log, streaming; each line carries its line feed, and none is much longer than a record may be.
 
-    `keys` are those that may have signed checkpoints, None to leave signatures alone. `start`: skip the records
-    before it; `lines` begin with the record `start.size`. `seen`: checkpoints known from elsewhere (their signatures
-    checked), whose trees the log must contain: without one nobody can tell that records behind the last checkpoint
-    were changed or cut off.
+    `keys` are those that may have signed checkpoints, None to leave signatures unchecked. `seen`: checkpoints known from
+    elsewhere (their signatures checked), whose trees the log must contain: without one it cannot be detected that records
+    after the last checkpoint were changed or cut off.
     """
-    walk = _Walk(keys, start, seen)
+    walk = _Walk(keys, seen)
     try:
         walk.take_all(iter(lines))
     except _Bad as bad:
@@ -126,26 +75,20 @@ def verify_log(
 
 
 class _Walk:
-    def __init__(self, keys: KeyRing | None, start: Start, seen: Collection[Checkpoint]) -> None:
-        self.size, self.head = start.size, start.head
-        self.covered = start.covered
+    def __init__(self, keys: KeyRing | None, seen: Collection[Checkpoint]) -> None:
+        self.size, self.head = START
+        self.covered = 0
         self.checkpoints = 0
         self.origin = ""
         self._keys = keys
-        self._newest = (
-            start.covered
-        )  # what the newest checkpoint in the log covers; `seen` ones may cover more
-        self._begin = start.size
-        self._open = None if start.open_attempts is None else set(start.open_attempts)
-        self._recent: set[int] = set()
-        self._frontier = Frontier(start.size, start.peaks)
-        self._leaves: list[bytes] = []  # of the records behind the frontier
-        self._seen = sorted((one for one in seen if one.size >= start.size), key=lambda one: one.size)
+        self._newest = 0  # records covered by the newest checkpoint in the log; `seen` ones may cover more
+        self._open: set[int] = set()
+        self._frontier = Frontier()
+        self._leaves: list[bytes] = []  # of the records after the frontier
+        self._seen = sorted(seen, key=lambda one: one.size)
 
     def verdict(self, bad: _Bad | None) -> LogVerdict:
         self._fold(self.size)
-        opened = None if self._open is None else frozenset(self._open | self._recent)
-        reached = Start(self.size, self.head, self._frontier.peaks, opened, self.covered)
         found = (bad.first, bad.last, bad.reason) if bad else (None, None, "")
         return LogVerdict(
             self.size,
@@ -154,8 +97,7 @@ class _Walk:
             self.checkpoints,
             self.covered,
             self.origin,
-            len(self._open or ()) + len(self._recent),
-            reached,
+            len(self._open),
             *found,
         )
 
@@ -196,7 +138,7 @@ class _Walk:
         """A broken link: which of the two records was changed, as the one behind them knows."""
         index = self.size
         reason = f"record {index} does not follow from the one before it"
-        if index == self._begin:
+        if index == 0:
             raise _Bad(index, index, reason)
         confirmed = _confirmed(line, following)
         raise _Bad(index if confirmed is False else index - 1, index - 1 if confirmed else index, reason)
@@ -216,7 +158,7 @@ class _Walk:
     def _check_meaning(self, record: Record) -> None:
         match record.event:
             case "attempt":
-                self._recent.add(record.index)
+                self._open.add(record.index)
             case "outcome":
                 self._close(record)
             case records.MARK_EVENT:
@@ -226,18 +168,15 @@ class _Walk:
 
     def _close(self, record: Record) -> None:
         assert record.attempt is not None
-        if record.attempt in self._recent:
-            self._recent.discard(record.attempt)
-        elif self._open is not None and record.attempt in self._open:
-            self._open.discard(record.attempt)
-        elif self._open is not None or record.attempt >= self._begin:
+        if record.attempt not in self._open:
             self._suspect(
                 record.index, f"record {record.index} is the outcome of {record.attempt}, no open attempt"
             )
+        self._open.discard(record.attempt)
 
     def _check_mark(self, record: Record) -> None:
         oldest = record.fields.get("oldest_open")
-        still_open = min((*(self._open or ()), *self._recent), default=record.index)
+        still_open = min(self._open, default=record.index)
         if set(record.fields) != {"oldest_open"} or not isinstance(oldest, int) or oldest > still_open:
             self._suspect(record.index, f"record {record.index} is wrong about the oldest open attempt")
 
@@ -253,12 +192,11 @@ class _Walk:
             )
         if self._keys is not None:
             self._check_signature(self._keys, record, checkpoint, signature)
-        if size >= self._begin:
-            self._fold(size)
-            if self._frontier.root() != checkpoint.root:
-                self._suspect(
-                    size - 1, f"the first {size} records are not those that record {record.index} covers"
-                )
+        self._fold(size)
+        if self._frontier.root() != checkpoint.root:
+            self._suspect(
+                size - 1, f"the first {size} records are not those that record {record.index} covers"
+            )
         self.origin = checkpoint.origin
         self._newest = size
         self.covered = max(self.covered, size)

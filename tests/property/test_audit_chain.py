@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from hsmd.transparency.chain import verify
+from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.lines import (
     NO_HEAD,
     START,
@@ -21,6 +21,9 @@ from hsmd.transparency.lines import (
     outcome_tail,
     record_line,
 )
+from hsmd.transparency.merkle import Frontier
+from hsmd.transparency.verification import LogVerdict, verify_log
+from tests.support.audit_logs import end_of_chain
 
 MUTATIONS = 1_500
 TIME = "2026-11-21T02:03:04.567890Z"
@@ -65,12 +68,24 @@ def test_extending_in_two_steps_is_extending_in_one(tails, cut):
         assert line == record_line(index, previous, TIME, tails[index])
 
 
+def verdict_of(lines: list[bytes], *seen: Checkpoint) -> LogVerdict:
+    return verify_log([line + b"\n" for line in lines], None, seen=seen)
+
+
+def checkpoint_of(lines: list[bytes]) -> Checkpoint:
+    tree = Frontier()
+    tree.append(map(leaf_hash, lines))
+    return Checkpoint("hsmd/east", len(lines), tree.root())
+
+
+SEEN = checkpoint_of(LINES)
+
+
 def test_an_intact_log_verifies():
-    verdict = verify(LINES, HEAD)
-    assert (verdict.intact, verdict.count, verdict.head) == (True, 60, HEAD.head)
-    assert verify(line + b"\n" for line in LINES) == verdict
-    assert verify([]) == verify([], START)
-    assert verify(LINES, Head(20, leaf_hash(LINES[19]).hex())).intact
+    verdict = verdict_of(LINES, SEEN)
+    assert (verdict.intact, verdict.size, verdict.head) == (True, 60, HEAD.head)
+    assert verdict_of(LINES, checkpoint_of(LINES[:20])).intact
+    assert end_of_chain(LINES) == HEAD
 
 
 def flip(rng: random.Random) -> tuple[list[bytes], int]:
@@ -120,20 +135,24 @@ def test_every_mutation_is_located(mutate):
     rng = random.Random(mutate.__name__)
     for _ in range(MUTATIONS // 6):
         lines, index = mutate(rng)
-        verdict = verify(lines, HEAD)
-        assert verdict.first_bad == index, (verdict, index)
-        assert verdict.count <= index
-        assert str(index) in verdict.reason
+        verdict = verdict_of(lines, SEEN)
+        assert verdict.first_bad <= index <= verdict.last_bad, (verdict, index)
+        assert verdict.size <= verdict.last_bad + 1
+        if lines[:-1] != LINES[: max(0, len(lines) - 1)]:  # records behind the change contradict it
+            assert verdict.last_bad <= verdict.first_bad + 1
 
 
-def test_without_a_head_seen_earlier_all_but_the_very_end_is_protected():
+def test_without_a_checkpoint_seen_earlier_all_but_the_very_end_is_protected():
     rng = random.Random(7)
     for _ in range(200):
         lines, index = rewrite(rng)
-        verdict = verify(lines)
-        assert verdict.first_bad == (index if index < len(LINES) - 1 else None)
+        verdict = verdict_of(lines)
+        if index == len(LINES) - 1:
+            assert verdict.intact
+        else:
+            assert verdict.first_bad <= index <= verdict.last_bad <= verdict.first_bad + 1
 
 
-def test_an_earlier_head_that_the_log_does_not_contain_is_noticed():
-    verdict = verify(LINES, Head(30, "0" * 64))
-    assert (verdict.first_bad, verdict.count) == (29, 29)
+def test_an_earlier_checkpoint_that_the_log_does_not_contain_is_noticed():
+    verdict = verdict_of(LINES, Checkpoint("hsmd/east", 30, bytes(32)))
+    assert (verdict.first_bad, verdict.last_bad) == (0, 29)

@@ -14,6 +14,7 @@ from types import ModuleType
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from hsmd.transparency.chain import Follower
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.lines import (
     Head,
@@ -119,6 +120,14 @@ def checkpoint_tail(checkpoint: Checkpoint, signature: str) -> str:
         "origin": checkpoint.origin, "size": checkpoint.size, "root": checkpoint.root.hex(), "signature": signature,
     }  # fmt: skip
     return event_tail("log.checkpoint", "", fields)
+
+
+def end_of_chain(lines: Iterable[bytes]) -> Head:
+    """The head of a log, whose chain is checked; a line may or may not carry its line feed."""
+    chain = Follower()
+    for line in lines:
+        chain.follow(line.removesuffix(b"\n"))
+    return chain.position
 
 
 def rechained(tails: Iterable[str]) -> list[bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from hsmd.transparency.chain import verify
 from hsmd.transparency.lines import (
     START,
     Head,
@@ -15,6 +14,7 @@ from hsmd.transparency.lines import (
     outcome_tail,
     refusal_tail,
 )
+from tests.support.audit_logs import end_of_chain
 
 TIME = "2026-11-21T02:03:04.567890Z"
 FINGERPRINT = "SHA256:n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg"
@@ -32,7 +32,7 @@ GOLDEN = rb"""
 
 def test_golden_records_verify():
     lines = GOLDEN.strip().splitlines()
-    assert verify(lines, Head(len(lines), HEAD)).intact
+    assert end_of_chain(lines) == Head(len(lines), HEAD)
 
 
 def test_golden_records_are_what_we_write():

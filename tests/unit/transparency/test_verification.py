@@ -15,7 +15,7 @@ from hsmd.transparency import verification
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.lines import attempt_stem, attempt_tail, event_tail, leaf_hash, outcome_tail
 from hsmd.transparency.note import SignatureType
-from hsmd.transparency.verification import Start, verify_log
+from hsmd.transparency.verification import verify_log
 from tests.support.audit_logs import ROOT, LogMaker, Signer, checkpoint_tail, second_verifier
 
 SECOND = second_verifier()
@@ -67,42 +67,6 @@ def test_a_good_log() -> None:
 def test_an_empty_log_is_good() -> None:
     verdict = verify_log([], None)
     assert (verdict.intact, verdict.size, verdict.covered, verdict.head) == (True, 0, 0, "0" * 64)
-
-
-@pytest.mark.parametrize("cut", range(0, 38, 3))
-def test_it_goes_on_where_it_ended(cut: int) -> None:
-    log = a_log()
-    first = verify_log(log.lines[:cut], keys(log))
-    start = Start.from_json(first.reached.to_json())
-    assert start == first.reached
-    rest, whole = verify_log(log.lines[cut:], keys(log), start=start), verify_log(log.lines, keys(log))
-    assert (rest.reached, rest.root, rest.open_attempts) == (whole.reached, whole.root, whole.open_attempts)
-    assert first.checkpoints + rest.checkpoints == whole.checkpoints and rest.intact
-
-
-def test_untrusted_peaks_are_proven_by_the_next_checkpoint() -> None:
-    log = a_log()
-    reached = verify_log(log.lines[:10], keys(log)).reached
-    forged = Start(reached.size, reached.head, (b"\1" * 32, *reached.peaks[1:]), None, 0)
-    verdict = verify_log(log.lines[10:], keys(log), start=forged)
-    assert (verdict.first_bad, verdict.last_bad) == (0, 9)
-    unknown = Start(reached.size, reached.head, reached.peaks, None, 0)
-    assert verify_log(log.lines[10:], keys(log), start=unknown).intact
-
-
-def test_a_start_must_fit_the_first_record() -> None:
-    log = a_log()
-    reached = verify_log(log.lines[:10], keys(log)).reached
-    verdict = verify_log(log.lines[10:], keys(log), start=Start(10, "ab" * 32, reached.peaks))
-    assert verdict.first_bad == verdict.last_bad == 10
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"size": 1, "head": "", "peaks": [], "open_attempts": [], "covered": 0}']
-)
-def test_what_is_no_state(text: str) -> None:
-    with pytest.raises(ProtocolError):
-        Start.from_json(text)
 
 
 @pytest.mark.parametrize(
