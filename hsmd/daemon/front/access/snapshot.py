@@ -8,6 +8,7 @@ from datetime import MAXYEAR, UTC, datetime
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access.certificates import broken_rule
+from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
 from hsmd.daemon.store.records import Contents, KeyRecord
@@ -78,7 +79,8 @@ class Snapshot:
         owner = self._owners.get(fingerprint)
         if owner is None or owner != user_name:
             return None
-        identity = Identity(owner, self._roles[owner], fingerprint, marks=frozenset({f"key  {fingerprint}"}))
+        marks = frozenset({f"key  {fingerprint}"})
+        identity = Identity(owner, self._roles[owner], KeyCredential(fingerprint), marks=marks)
         return None if self._is_revoked(identity) else identity
 
     def identify_certificate(
@@ -126,7 +128,7 @@ class Snapshot:
         identity = Identity(
             user_name,
             self._roles[user_name],
-            f"cert:{serial} {ca_fingerprint}",
+            CertificateCredential(serial, ca_fingerprint),
             expires_at,
             _marks(ca_fingerprint, serial, key_id, key_fingerprint),
         )
@@ -137,10 +139,6 @@ class Snapshot:
         return self._withdrawn(identity) is None
 
     # --- may it use a key ---
-
-    def grant(self, client: str, key: bytes, purpose: int) -> Grant | None:
-        """The grant, by digest of key and code of purpose. The hot path: says nothing about the identity."""
-        return self._grants.get((client, key, purpose))
 
     def decide(self, identity: Identity, key: bytes, purpose: int, now: datetime) -> Grant | Denial:
         """May this client use the key with this digest for the purpose with this code, now?"""
@@ -236,10 +234,13 @@ class Snapshot:
         role = self._roles.get(identity.client)
         if role is None:
             return Rule.UNKNOWN_CLIENT
-        if identity.credential.startswith("cert:"):
-            trusted = identity.client in self._trusted.get(identity.anchor, ())
+        credential = identity.credential
+        if isinstance(credential, KeyCredential):
+            trusted = self._owners.get(credential.fingerprint) == identity.client
+        elif isinstance(credential, CertificateCredential):
+            trusted = identity.client in self._trusted.get(credential.ca_fingerprint, ())
         else:
-            trusted = self._owners.get(identity.credential) == identity.client
+            trusted = False
         return None if trusted and role is identity.role else Rule.WITHDRAWN_CREDENTIAL
 
     def _reason(self, client: str, key: KeyRecord | None, purpose: int) -> Rule:

@@ -14,14 +14,13 @@ from hsmd import observe
 from hsmd.algorithms import KeyType, SignatureScheme
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.tree import LogTree
-from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.identity import DAEMON
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.checkpoints.continuity import Continuity
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import AuditHead, KeyRecord
 from hsmd.errors import AuditFailure, HsmdError, NotFound
-from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.note import Note, Verifier, signed
@@ -32,7 +31,6 @@ SIGN_S = 5.0
 """Time for one checkpoint. One that failed is not repeated: the next one covers its records too."""
 OWN_RECORDS = 3
 """A checkpoint's attempt, its outcome and itself; further records make another checkpoint due."""
-DAEMON = Identity("", Role.OPERATOR, "")
 
 log = observe.logger()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
@@ -115,9 +116,9 @@ class ClientHandlers:
     ) -> messages.Done:
         if not self._may_rotate():
             raise Refused(detail="listen.client_key_rotation is off")
-        if identity.credential.startswith("cert:"):
-            raise BadRequest("you come with a certificate; have the CA issue one for the next key")
-        me, current = identity.client, identity.credential
+        if not isinstance(identity.credential, KeyCredential):
+            raise BadRequest("you logged in with a certificate; have the CA issue one for the next key")
+        me, current = identity.client, identity.credential.fingerprint
         if not request.public_key:
             return messages.Done(
                 changed=await self._catalogue.change(lambda tx: tx.rotations.finish(me, current))

@@ -120,5 +120,5 @@ class Dispatcher:
 
     def _note(self, event: str, identity: Identity, request: Request, **more: str | int) -> int:
         return self._audit.event(
-            event, identity.client, credential=identity.credential, **fields_of(request), **more
+            event, identity.client, credential=identity.credential.text, **fields_of(request), **more
         )

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.algorithms import KeyType, SignatureScheme, key_type_of
 from hsmd.daemon import pki
-from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.identity import DAEMON, Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
@@ -99,7 +99,7 @@ class KeyHandlers:
         asked = messages.KeyGenerate(
             name=CHECKPOINT_KEY, key_type=key_type.value, purposes=[Purpose.CHECKPOINT.label], token=token
         )
-        await self.generate(Identity("", Role.OPERATOR, ""), asked, deadline)
+        await self.generate(DAEMON, asked, deadline)
 
     async def candidates(
         self, identity: Identity, request: messages.KeyCandidates, deadline: float

@@ -63,7 +63,7 @@ class StatusHandlers:
         return messages.Identity(
             client=identity.client,
             role=identity.role.value,
-            credential=identity.credential,
+            credential=identity.credential.text,
             daemon=self._name,
         )
 

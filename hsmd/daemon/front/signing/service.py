@@ -253,7 +253,7 @@ class KeyService:
     def _record_refusal(self, caller: Caller, operation: KeyOperation, rule: Rule) -> None:
         self._audit.refusal(
             caller.identity.client,
-            caller.identity.credential,
+            caller.identity.credential.text,
             operation.key,
             purpose_label(operation.purpose),
             operation.scheme,
@@ -268,7 +268,7 @@ class KeyService:
         identity = request.caller.identity
         request.attempt = self._audit.attempt(
             identity.client,
-            identity.credential,
+            identity.credential.text,
             request.grant.key_name,
             key,
             purpose_label(purpose),

@@ -160,7 +160,7 @@ class SshConnection(asyncssh.SSHServer):
                 "connection.opened",
                 client=identity.client,
                 address=self.peer,
-                fingerprint=identity.credential,
+                fingerprint=identity.credential.text,
             )
             return
         self._conn.abort()

@@ -9,6 +9,7 @@ import pytest
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access import Denial, Explanation, Grant, Identity, Rule, Snapshot
+from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
 from hsmd.daemon.store.records import Contents
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
@@ -30,7 +31,6 @@ def person(snapshot: Snapshot, name: str, fingerprint: str) -> Identity:
 def test_a_grant_says_what_the_worker_needs(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
     expected = Grant("web1", "site", digests["site"], Purpose.TLS13_SERVER, "main", KeyType.P256, 1.0)
     assert snapshot.decide(person(snapshot, "web1", "F1"), digests["site"], 1, now) == expected
-    assert snapshot.grant("web1", digests["site"], 1) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,6 @@ def test_what_is_not_granted_is_denied_and_the_rule_named(
     rule: Rule,
 ) -> None:
     assert snapshot.decide(person(snapshot, *who), digests[key], purpose, now) == Denial(rule)
-    assert snapshot.grant(who[0], digests[key], purpose) is None
 
 
 @pytest.mark.parametrize("key", [b"", b"\0" * 31, b"site", b"\xff" * 64])
@@ -74,7 +73,7 @@ def test_a_certificate_is_looked_at_again_with_each_request(
     snapshot: Snapshot, digests: Digests, now: datetime
 ) -> None:
     ends = now + timedelta(minutes=5)
-    identity = Identity("web1", Role.FRONT_END, "cert:1 CA1", ends)
+    identity = Identity("web1", Role.FRONT_END, CertificateCredential(1, "CA1"), ends)
     just_before = ends - timedelta(microseconds=1)
     assert isinstance(snapshot.decide(identity, digests["site"], 1, just_before), Grant)
     assert snapshot.decide(identity, digests["site"], 1, ends) == Denial(Rule.EXPIRED_CERTIFICATE)
@@ -109,13 +108,18 @@ def test_rows_that_must_not_be_grant_nothing(contents: Contents, digests: Digest
         replace(site, key="mail"),  # the digest decides, not the name
     )
     snapshot = Snapshot.build(replace(contents, grants=bad))
-    for name in ("ann", "gone"):
-        assert all(
-            snapshot.grant(name, digest, code) is None for digest in digests.values() for code in range(256)
-        )
-    assert [code for code in range(256) if snapshot.grant("web1", digests["site"], code)] == [1, 3]
-    assert snapshot.grant("web1", digests["site"], 1).key_name == "site"  # type: ignore[union-attr]
-    assert not any(snapshot.grant("web1", digests["mail"], code) for code in range(256))
+    web1, ann = person(snapshot, "web1", "F1"), person(snapshot, "ann", "FA")
+    gone = Identity("gone", Role.FRONT_END, KeyCredential("FG"))
+
+    def granted(identity: Identity, key: str) -> dict[int, Grant]:
+        decisions = {code: snapshot.decide(identity, digests[key], code, now) for code in range(256)}
+        return {code: decision for code, decision in decisions.items() if isinstance(decision, Grant)}
+
+    for identity in (ann, gone):
+        assert not any(granted(identity, key) for key in digests)
+    assert list(granted(web1, "site")) == [1, 3]
+    assert granted(web1, "site")[1].key_name == "site"
+    assert not granted(web1, "mail")
     assert snapshot.keys_of("web1") == {digests["site"]}
     assert snapshot.keys_of("ann") == frozenset()
 
@@ -158,9 +162,13 @@ def test_no_denial_names_anything_in_its_text() -> None:
     assert "{" not in "".join(rule.text for rule in Rule)
 
 
-def test_a_snapshot_does_not_change_with_its_contents(contents: Contents, digests: Digests) -> None:
+def test_a_snapshot_does_not_change_with_its_contents(
+    contents: Contents, digests: Digests, now: datetime
+) -> None:
     snapshot = Snapshot.build(contents)
     with pytest.raises(AttributeError):
         snapshot.extra = 1  # type: ignore[attr-defined]
-    assert Snapshot.build(replace(contents, version=8, grants=())).grant("web1", digests["site"], 1) is None
-    assert snapshot.grant("web1", digests["site"], 1) is not None
+    later = Snapshot.build(replace(contents, version=8, grants=()))
+    web1 = person(snapshot, "web1", "F1")
+    assert isinstance(later.decide(web1, digests["site"], 1, now), Denial)
+    assert isinstance(snapshot.decide(web1, digests["site"], 1, now), Grant)

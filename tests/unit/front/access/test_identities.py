@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.front.access import Denial, Identity, Rule, Snapshot
+from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
 from hsmd.daemon.store.records import Contents, RevocationRecord
 from hsmd.protocol.roles import Role
 
@@ -63,7 +64,7 @@ def any_lifetime(contents: Contents) -> Contents:
     ],
 )
 def test_a_key_makes_its_owner(snapshot: Snapshot, user: str, fingerprint: str, role: Role) -> None:
-    assert snapshot.identify_key(user, fingerprint) == Identity(user, role, fingerprint)
+    assert snapshot.identify_key(user, fingerprint) == Identity(user, role, KeyCredential(fingerprint))
 
 
 @pytest.mark.parametrize(
@@ -99,9 +100,11 @@ def test_a_key_makes_nobody_else(snapshot: Snapshot, user: str, fingerprint: str
 def test_a_good_certificate_makes_its_principal(
     snapshot: Snapshot, good: dict[str, Any], now: datetime
 ) -> None:
-    assert identify(snapshot, good) == Identity("web1", Role.FRONT_END, "cert:42 CA1", now + HOUR)
+    assert identify(snapshot, good) == Identity(
+        "web1", Role.FRONT_END, CertificateCredential(42, "CA1"), now + HOUR
+    )
     certified = identify(snapshot, good, user_name="web3", principals=("web3",))
-    assert certified == Identity("web3", Role.FRONT_END, "cert:42 CA1", now + HOUR)
+    assert certified == Identity("web3", Role.FRONT_END, CertificateCredential(42, "CA1"), now + HOUR)
 
 
 def test_a_certificate_without_end_makes_an_identity_without_end(
@@ -109,7 +112,7 @@ def test_a_certificate_without_end_makes_an_identity_without_end(
 ) -> None:
     snapshot = Snapshot.build(any_lifetime(contents))
     endless = identify(snapshot, good, valid_before=datetime.max.replace(tzinfo=UTC))
-    assert endless == Identity("web1", Role.FRONT_END, "cert:42 CA1", None)
+    assert endless == Identity("web1", Role.FRONT_END, CertificateCredential(42, "CA1"), None)
 
 
 @pytest.mark.parametrize(

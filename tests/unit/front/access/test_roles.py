@@ -8,6 +8,7 @@ import pytest
 from msgspec import inspect as shapes
 
 from hsmd.daemon.front.access import Denial, Identity, Rule, Snapshot
+from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
 from hsmd.daemon.store.records import Contents
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
@@ -15,9 +16,9 @@ from hsmd.protocol.messages.base import NO_SUBJECT
 from hsmd.protocol.roles import Role
 
 PEOPLE = {
-    Role.OPERATOR: Identity("ann", Role.OPERATOR, "FA"),
-    Role.AUDITOR: Identity("eve", Role.AUDITOR, "FE"),
-    Role.FRONT_END: Identity("web1", Role.FRONT_END, "F1"),
+    Role.OPERATOR: Identity("ann", Role.OPERATOR, KeyCredential("FA")),
+    Role.AUDITOR: Identity("eve", Role.AUDITOR, KeyCredential("FE")),
+    Role.FRONT_END: Identity("web1", Role.FRONT_END, KeyCredential("F1")),
 }
 AUDITOR = {
     "whoami", "status", "token.list", "metrics.read", "key.list", "key.show", "cert.export", "client.list", "client.rotate-key", "client.revoked", "grant.list",
@@ -105,11 +106,11 @@ def test_a_front_end_sees_only_keys_it_has_a_grant_on(
 
 def test_control_requests_need_an_identity_that_stands(snapshot: Snapshot, now: datetime) -> None:
     whoami = messages.WhoAmI()
-    ended = Identity("ann", Role.OPERATOR, "cert:1 CA1", now)
-    good = Identity("ann", Role.OPERATOR, "cert:1 CA1", now + timedelta(seconds=1))
-    withdrawn = Identity("ann", Role.OPERATOR, "another key")
-    promoted = Identity("eve", Role.OPERATOR, "FE")
-    gone = Identity("gone", Role.OPERATOR, "FG")
+    ended = Identity("ann", Role.OPERATOR, CertificateCredential(1, "CA1"), now)
+    good = Identity("ann", Role.OPERATOR, CertificateCredential(1, "CA1"), now + timedelta(seconds=1))
+    withdrawn = Identity("ann", Role.OPERATOR, KeyCredential("another key"))
+    promoted = Identity("eve", Role.OPERATOR, KeyCredential("FE"))
+    gone = Identity("gone", Role.OPERATOR, KeyCredential("FG"))
     assert snapshot.decide_request(good, whoami, now) is None
     assert snapshot.decide_request(ended, whoami, now) == Denial(Rule.EXPIRED_CERTIFICATE)
     for identity, rule in (

@@ -11,6 +11,7 @@ import pytest
 from msgspec import inspect as shapes
 
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import Dispatcher
@@ -21,7 +22,10 @@ from hsmd.protocol.roles import Role
 
 KEPT = Path(__file__).with_name("control_records.json")
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
-ANN, STRANGER = Identity("ann", Role.OPERATOR, "FA"), Identity("stranger", Role.OPERATOR, "FS")
+ANN, STRANGER = (
+    Identity("ann", Role.OPERATOR, KeyCredential("FA")),
+    Identity("stranger", Role.OPERATOR, KeyCredential("FS")),
+)
 
 
 def filled(shape: shapes.StructType) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import MAX_CHANGES, Dispatcher
@@ -21,7 +22,10 @@ from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
-ANN, WEB = Identity("ann", Role.OPERATOR, "FA"), Identity("web", Role.FRONT_END, "FW")
+ANN, WEB = (
+    Identity("ann", Role.OPERATOR, KeyCredential("FA")),
+    Identity("web", Role.FRONT_END, KeyCredential("FW")),
+)
 
 
 class Office:
@@ -30,7 +34,7 @@ class Office:
         self.audit = AuditLog.open(directory)
         self.now = 0.0
         clients = tuple(
-            ClientRecord(each.client, each.role, (CredentialRecord(each.credential, "line"),), NOON)
+            ClientRecord(each.client, each.role, (CredentialRecord(each.credential.text, "line"),), NOON)
             for each in (ANN, WEB)
         )
         snapshot = Snapshot.build(

@@ -15,6 +15,7 @@ import pytest
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant, Snapshot
 from hsmd.daemon.front.signing.hold import KeyHold, Reason
@@ -41,7 +42,7 @@ from hsmd.purposes import Purpose, expand, with_daemon_purposes
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 KEY = b"\x11" * 32
-CLIENT = Identity("web", Role.FRONT_END, "F1")
+CLIENT = Identity("web", Role.FRONT_END, KeyCredential("F1"))
 
 
 class Pool:
@@ -229,10 +230,10 @@ async def test_refusals_reach_neither_pool_nor_peer_with_their_rule(
 
 async def test_a_certificate_is_looked_at_with_every_request(world: World) -> None:
     """The moment it ends, uses end; the snapshot need not change for that."""
-    identity = Identity("web", Role.FRONT_END, "F1", expires_at=NOON + timedelta(seconds=1))
+    identity = Identity("web", Role.FRONT_END, KeyCredential("F1"), expires_at=NOON + timedelta(seconds=1))
     caller = ask(world, 1, caller=Caller(identity))
     assert world.pool.jobs
-    ended = Caller(Identity("web", Role.FRONT_END, "F1", expires_at=NOON))
+    ended = Caller(Identity("web", Role.FRONT_END, KeyCredential("F1"), expires_at=NOON))
     ask(world, 2, caller=ended)
     assert isinstance(ended.reply(2), Refused)
     assert caller.replies == []
@@ -413,7 +414,7 @@ async def test_a_repetition_that_cannot_be_recorded_is_not_made(world: World) ->
 
 
 async def test_the_daemon_signs_on_behalf_of_an_operator_with_a_record(world: World) -> None:
-    operator = Caller(Identity("ann", Role.OPERATOR, "FA"))
+    operator = Caller(Identity("ann", Role.OPERATOR, KeyCredential("FA")))
     grant = Grant("ann", "site", KEY, int(Purpose.X509_REQUEST), "main", KeyType.P256, 1.0)
     use = world.service.use_for_daemon(operator, grant, Purpose.X509_REQUEST, 0x0403, b"info", 105.0)
     world.complete((world.pool.jobs[0], Status.ANSWERED, b"signature"))

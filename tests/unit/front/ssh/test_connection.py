@@ -9,6 +9,7 @@ import pytest
 from asyncssh.packet import String
 
 from hsmd.daemon.config.settings import LimitsConfig
+from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.channel import SshChannel
@@ -29,7 +30,7 @@ class Snapshot:
 
     def identify_key(self, username: str, fingerprint: str) -> Identity | None:
         client, role = CLIENTS.get(fingerprint, ("", Role.FRONT_END))
-        return Identity(client, role, fingerprint) if client and client == username else None
+        return Identity(client, role, KeyCredential(fingerprint)) if client and client == username else None
 
     def knows(self, identity: Identity) -> bool:
         return not self.withdrawn

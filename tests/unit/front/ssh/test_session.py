@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hsmd.algorithms import KeyType
+from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.signing.signing_request import SigningRequest
@@ -83,7 +84,7 @@ class Room:
         self.ended: list[Session] = []
         self.answer: Coroutine[Any, Any, Any] | None = None
         self.session = Session(
-            Identity("web", Role.FRONT_END, "F"),
+            Identity("web", Role.FRONT_END, KeyCredential("F")),
             self.transport,
             service=self.service,  # type: ignore[arg-type]
             dispatch=self._dispatch,
