@@ -20,8 +20,8 @@ from hypothesis import settings
 from hsmd import cli
 from tests.support.agent_site import AgentSite, talk_as
 from tests.support.cli import Ran, Run
-from tests.support.fake_control import FakeDaemon
-from tests.support.fake_daemon import Daemonlike
+from tests.support.fake_control import FakeControl
+from tests.support.fake_daemon import FakeDaemon
 from tests.support.fault_module.control import FaultModule
 from tests.support.postgresql import Cluster, running_cluster
 
@@ -78,7 +78,7 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture
 async def agent_site(root: Path) -> AsyncIterator[AgentSite]:
-    daemon = Daemonlike(root)
+    daemon = FakeDaemon(root)
     key = daemon.add_key("www")
     await daemon.start()
     site = AgentSite(root, daemon, key)
@@ -123,7 +123,7 @@ def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def fake_daemon(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+def fake_control(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeControl:
     """A daemon that every command reaches, by an operator profile in the home directory."""
     from hsmd.cli.base import connection
 
@@ -132,6 +132,6 @@ def fake_daemon(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
     (configuration / "operator.toml").write_text(
         'daemon = "192.0.2.1:7440"\nuser = "alice"\nidentity = "id"\nhost_keys = ["ssh-ed25519 AAAA"]\n'
     )
-    made = FakeDaemon()
+    made = FakeControl()
     monkeypatch.setattr(connection, "connect", lambda profile, witness=None: made)
     return made

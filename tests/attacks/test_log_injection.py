@@ -20,7 +20,7 @@ from hsmd.protocol import messages
 from hsmd.transparency.records import parse_record, to_wire
 from tests.support.cli import Run
 from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, run_aside
-from tests.support.fake_control import FakeDaemon
+from tests.support.fake_control import FakeControl
 from tests.support.polling import wait_until
 from tests.support.ssh_peer import Stranger, certificate, operation, ssh, wire
 
@@ -159,10 +159,10 @@ def test_what_clients_ask_for_stays_on_its_line(open_daemon: Callable[..., Daemo
     ids=" ".join,
 )
 def test_no_terminal_obeys_a_name(
-    run: Run, fake_daemon: FakeDaemon, line: tuple[str, ...], name: str
+    run: Run, fake_control: FakeControl, line: tuple[str, ...], name: str
 ) -> None:
     """A daemon that was taken over answers with such names: what people see is printable, what programs get is ASCII JSON."""
-    hostile_answers(fake_daemon, name)
+    hostile_answers(fake_control, name)
     ran = run(*line)
     for text in (ran.out, ran.err):
         assert all(c.isprintable() or c == "\n" for c in text), text
@@ -172,31 +172,31 @@ def test_no_terminal_obeys_a_name(
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_terminal_obeys_an_error(run: Run, fake_daemon: FakeDaemon, name: str) -> None:
-    fake_daemon.fail_with = HsmdError(name)
+def test_no_terminal_obeys_an_error(run: Run, fake_control: FakeControl, name: str) -> None:
+    fake_control.fail_with = HsmdError(name)
     ran = run("client", "list")
     assert ran.code == 1
     assert len(ran.err.splitlines()) == 1
     assert ran.err.rstrip("\n").isprintable()
 
 
-def hostile_answers(fake_daemon: FakeDaemon, name: str) -> None:
+def hostile_answers(fake_control: FakeControl, name: str) -> None:
     """A daemon whose every text is `name`."""
-    info = fake_daemon.on_key_generate(messages.KeyGenerate("www", "p-256", ["tls-server"]))
+    info = fake_control.on_key_generate(messages.KeyGenerate("www", "p-256", ["tls-server"]))
     info.name = info.token = info.key_type = name
     info.purposes = info.warnings = [name]
-    fake_daemon.keys = {"www": info}
-    client = fake_daemon.on_client_add(messages.ClientAdd("web", "front-end"))
+    fake_control.keys = {"www": info}
+    client = fake_control.on_client_add(messages.ClientAdd("web", "front-end"))
     client.name = client.role = name
     client.fingerprints = [name]
-    fake_daemon.grants = {(name, name): {name}}
-    fake_daemon.use(name[:200], name[:200])
-    fake_daemon.event("key.generate", name[:200], target_name=name[:200])
+    fake_control.grants = {(name, name): {name}}
+    fake_control.use(name[:200], name[:200])
+    fake_control.event("key.generate", name[:200], target_name=name[:200])
     asked: dict[str, Any] = {
-        "status": fake_daemon.on_status,
-        "metrics": fake_daemon.on_metrics_read,
+        "status": fake_control.on_status,
+        "metrics": fake_control.on_metrics_read,
     }
-    fake_daemon.role = name
+    fake_control.role = name
 
     def status(request: Any) -> messages.DaemonStatus:
         answer: messages.DaemonStatus = asked["status"](request)
@@ -215,5 +215,5 @@ def hostile_answers(fake_daemon: FakeDaemon, name: str) -> None:
             latency.purpose = latency.key_type = name
         return answer
 
-    fake_daemon.on_status, fake_daemon.on_metrics_read = status, metrics  # type: ignore[method-assign]
-    fake_daemon.on_grant_explain = lambda _: messages.Explanation(True, name)  # type: ignore[method-assign]
+    fake_control.on_status, fake_control.on_metrics_read = status, metrics  # type: ignore[method-assign]
+    fake_control.on_grant_explain = lambda _: messages.Explanation(True, name)  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from hsmd.agent import Agent
 from hsmd.client import AgentEndpoint, Client
 from hsmd.protocol.channel import ClientChannel
 from hsmd.protocol.frames import Capability, Frame, encode_hello, encode_key_operation
-from tests.support.fake_daemon import Daemonlike, SoftKey, public_line
+from tests.support.fake_daemon import FakeDaemon, SoftKey, public_line
 from tests.support.polling import eventually
 
 SCHEME = 0x0403
@@ -24,12 +24,12 @@ class AgentSite:
     """A daemon, and an agent that can be started and stopped."""
 
     root: Path
-    daemon: Daemonlike
+    daemon: FakeDaemon
     key: SoftKey
     users: str = '["*"]'
     extra: str = ""
     settings: str = ""
-    more_daemons: list[Daemonlike] = field(default_factory=list)
+    more_daemons: list[FakeDaemon] = field(default_factory=list)
     agent: Agent | None = None
     task: asyncio.Task[None] | None = None
 

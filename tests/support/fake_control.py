@@ -1,4 +1,4 @@
-"""A daemon in memory for tests of commands: every control request over the codec of the wire, no socket, no token."""
+"""The control requests of a daemon, answered in memory over the codec of the wire: no socket, no token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 PEM = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 
 
-class FakeDaemon:
+class FakeControl:
     """Answers like a daemon; `asked` holds the requests in order, `fail_with` is raised for the next one."""
 
     def __init__(self) -> None:

@@ -87,7 +87,7 @@ class SoftKey:
         )
 
 
-class Daemonlike:
+class FakeDaemon:
     """Listens on 127.0.0.1. `operations` and `cancelled` record what clients asked for."""
 
     def __init__(self, directory: Path, *, max_open: int = 512, **listen: Any) -> None:
@@ -115,7 +115,7 @@ class Daemonlike:
         self._listen = listen
         self._acceptor: Any = None
 
-    async def start(self) -> Daemonlike:
+    async def start(self) -> FakeDaemon:
         options: dict[str, Any] = {
             "server_host_keys": [self.host_key],
             "kex_algs": KEX_ALGORITHMS,
@@ -177,7 +177,7 @@ class Daemonlike:
 
 
 class _Server(asyncssh.SSHServer):
-    def __init__(self, daemon: Daemonlike) -> None:
+    def __init__(self, daemon: FakeDaemon) -> None:
         self._daemon = daemon
 
     def connection_made(self, conn: Any) -> None:
@@ -209,7 +209,7 @@ class _Server(asyncssh.SSHServer):
 
 
 class _Session(asyncssh.SSHServerSession[bytes]):
-    def __init__(self, daemon: Daemonlike) -> None:
+    def __init__(self, daemon: FakeDaemon) -> None:
         self._daemon = daemon
         self._channel = ServerChannel(Capability.CONTROL | Capability.EVENTS, daemon.max_open)
         self._held: list[tuple[int, bytes]] = []
@@ -316,7 +316,7 @@ class _Session(asyncssh.SSHServerSession[bytes]):
     def _control_result(self, request: messages.Request) -> Any:
         keys = {key.name: key for key in self._daemon.keys.values()}
         if isinstance(request, messages.WhoAmI):
-            return messages.Identity(CLIENT, "front-end", "SHA256:test", "daemonlike")
+            return messages.Identity(CLIENT, "front-end", "SHA256:test", "fake")
         if isinstance(request, messages.KeyList):
             names = sorted(name for name in keys if name > request.after)
             return messages.KeyPage(

@@ -20,7 +20,7 @@ from hsmd.errors import ConfigurationError, ErrorCode, Refused, Unavailable
 from hsmd.protocol.frames import Kind, decode_error
 from hsmd.protocol.messages import WhoAmI
 from tests.support.agent_site import AgentSite
-from tests.support.fake_daemon import Daemonlike
+from tests.support.fake_daemon import FakeDaemon
 from tests.support.polling import eventually
 
 
@@ -113,7 +113,7 @@ async def test_reload_to_another_daemon_keeps_open_requests(
     first.faults.hold = True
     asked = asyncio.create_task(echo.sign(b"old"))
     await eventually(lambda: first.operations)
-    second = Daemonlike(echo.root)
+    second = FakeDaemon(echo.root)
     second.keys, second.faults.answer = first.keys, lambda operation: b"second " + operation.data
     await second.start()
     echo.daemon = second

@@ -29,7 +29,7 @@ from hsmd.protocol.messages import (
     WhoAmI,
 )
 from tests.support.agent_site import SCHEME, AgentSite
-from tests.support.fake_daemon import Daemonlike
+from tests.support.fake_daemon import FakeDaemon
 from tests.support.polling import eventually
 
 Talk = Callable[[int, Path, bytes], Awaitable[bytes]]
@@ -317,8 +317,8 @@ async def test_pages_of_keys(agent_site: AgentSite) -> None:
 # --- several daemons, one place ---
 
 
-async def second_daemon(agent_site: AgentSite) -> Daemonlike:
-    second = Daemonlike(agent_site.root)
+async def second_daemon(agent_site: AgentSite) -> FakeDaemon:
+    second = FakeDaemon(agent_site.root)
     second.keys[agent_site.key.digest] = agent_site.key
     await second.start()
     agent_site.more_daemons.append(second)

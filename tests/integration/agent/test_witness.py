@@ -21,7 +21,7 @@ from hsmd.transparency import discontinuity as discontinuities
 from hsmd.transparency.discontinuity import Discontinuity, State
 from tests.support.agent_site import AgentSite
 from tests.support.audit_logs import LogMaker
-from tests.support.fake_daemon import Daemonlike
+from tests.support.fake_daemon import FakeDaemon
 from tests.support.polling import eventually
 
 OPERATOR = Ed25519PrivateKey.from_private_bytes(bytes([3] * 32))
@@ -71,7 +71,7 @@ async def test_a_rolled_back_log_makes_a_daemon_unavailable(
     assert (identity.daemon, identity.problems) == ("", problems(agent_site))
     found, _ = await asyncio.to_thread(check_agent.check_agent, agent_site.socket, "www", "")
     (finding,) = [one for one in found if one.subject == "audit log"]
-    assert not finding.ok and "it has 6 records" in finding.text and "witness reset" in finding.mend
+    assert not finding.ok and "it has 6 records" in finding.text and "witness reset" in finding.fix
 
 
 async def test_nothing_is_asked_of_a_daemon_before_its_log_was_looked_at(
@@ -87,7 +87,7 @@ async def test_nothing_is_asked_of_a_daemon_before_its_log_was_looked_at(
 
 
 async def test_another_daemon_serves_meanwhile(agent_site: AgentSite, log: LogMaker, tmp_path: Path) -> None:
-    other = Daemonlike(agent_site.root)
+    other = FakeDaemon(agent_site.root)
     other.keys = agent_site.daemon.keys
     agent_site.more_daemons.append(await other.start())
     agent = await agent_site.start()

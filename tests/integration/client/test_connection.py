@@ -25,14 +25,14 @@ from hsmd.errors import (
 from hsmd.protocol.frames import MAX_DATA_BYTES, Kind, decode_error
 from hsmd.protocol.messages import KeyList, KeyPage, KeyShow, WhoAmI
 from hsmd.purposes import Purpose
-from tests.support.fake_daemon import CLIENT, Daemonlike
+from tests.support.fake_daemon import CLIENT, FakeDaemon
 from tests.support.polling import eventually
 
 SCHEME = 0x0403
 KEY = b"k" * 32
 
 
-def answer_all(daemon: Daemonlike) -> None:
+def answer_all(daemon: FakeDaemon) -> None:
     daemon.faults.answer = lambda operation: b"signed " + operation.data
 
 
@@ -40,7 +40,7 @@ async def use(connection: Connection, data: bytes = b"data", timeout_s: float = 
     return await connection.use_key(KEY, Purpose.SIGN_MESSAGE, SCHEME, data, timeout_s=timeout_s)
 
 
-async def test_signature_verifies(daemon: Daemonlike, connection: Connection) -> None:
+async def test_signature_verifies(daemon: FakeDaemon, connection: Connection) -> None:
     key = daemon.add_key("www")
     signature = await connection.use_key(key.digest, Purpose.SIGN_MESSAGE, SCHEME, b"message", timeout_s=2)
     public = key.private.public_key()
@@ -56,7 +56,7 @@ async def test_signature_verifies(daemon: Daemonlike, connection: Connection) ->
     assert 1900 <= operation.deadline_ms <= 2000
 
 
-async def test_control_request_gives_typed_result(daemon: Daemonlike, connection: Connection) -> None:
+async def test_control_request_gives_typed_result(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.add_key("www")
     identity = await connection.control(WhoAmI(), timeout_s=2)
     page = await connection.control(KeyList(), timeout_s=2)
@@ -65,7 +65,7 @@ async def test_control_request_gives_typed_result(daemon: Daemonlike, connection
     assert [key.name for key in page.keys] == ["www"]
 
 
-async def test_refusals_are_raised_as_what_they_are(daemon: Daemonlike, connection: Connection) -> None:
+async def test_refusals_are_raised_as_what_they_are(daemon: FakeDaemon, connection: Connection) -> None:
     with pytest.raises(Refused):
         await use(connection)
     with pytest.raises(Refused):
@@ -79,7 +79,7 @@ async def test_refusals_are_raised_as_what_they_are(daemon: Daemonlike, connecti
     assert caught.value.code == 999
 
 
-async def test_many_at_once_each_get_their_own_answer(daemon: Daemonlike, connection: Connection) -> None:
+async def test_many_at_once_each_get_their_own_answer(daemon: FakeDaemon, connection: Connection) -> None:
     answer_all(daemon)
     texts = [b"%d" % number for number in range(400)]
     assert await asyncio.gather(*(use(connection, text) for text in texts)) == [
@@ -88,7 +88,7 @@ async def test_many_at_once_each_get_their_own_answer(daemon: Daemonlike, connec
 
 
 async def test_frames_of_one_turn_leave_in_one_write(
-    daemon: Daemonlike, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    daemon: FakeDaemon, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer_all(daemon)
     assert connection._channel is not None
@@ -101,7 +101,7 @@ async def test_frames_of_one_turn_leave_in_one_write(
     assert len([piece for piece in written if len(piece) > 64 * 50]) == 1
 
 
-async def test_data_up_to_the_limit_and_not_beyond(daemon: Daemonlike, connection: Connection) -> None:
+async def test_data_up_to_the_limit_and_not_beyond(daemon: FakeDaemon, connection: Connection) -> None:
     answer_all(daemon)
     assert await use(connection, b"x" * MAX_DATA_BYTES) == b"signed " + b"x" * MAX_DATA_BYTES
     with pytest.raises(BadRequest, match="1 bytes more"):
@@ -121,7 +121,7 @@ async def test_key_and_timeout_out_of_range_are_refused_here(connection: Connect
 # --- deadlines and cancellation ---
 
 
-async def test_nobody_waits_past_the_deadline(daemon: Daemonlike, connection: Connection) -> None:
+async def test_nobody_waits_past_the_deadline(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.faults.hold = True
     for timeout_s in (0.2, 0.05):
         began = time.monotonic()
@@ -132,7 +132,7 @@ async def test_nobody_waits_past_the_deadline(daemon: Daemonlike, connection: Co
 
 
 async def test_a_shorter_deadline_behind_longer_ones_is_kept(
-    daemon: Daemonlike, connection: Connection
+    daemon: FakeDaemon, connection: Connection
 ) -> None:
     daemon.faults.hold = True
     long = [asyncio.create_task(use(connection, timeout_s=30)) for _ in range(5)]
@@ -147,7 +147,7 @@ async def test_a_shorter_deadline_behind_longer_ones_is_kept(
 
 
 async def test_late_answers_are_dropped_and_places_come_free(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path, max_open=4).start()
+    daemon = await FakeDaemon(tmp_path, max_open=4).start()
     async with Connection(daemon.endpoint()) as connection:
         answer_all(daemon)
         daemon.faults.hold = True
@@ -162,7 +162,7 @@ async def test_late_answers_are_dropped_and_places_come_free(tmp_path: Path) -> 
     await daemon.stop()
 
 
-async def test_cancelled_task_tells_the_daemon(daemon: Daemonlike, connection: Connection) -> None:
+async def test_cancelled_task_tells_the_daemon(daemon: FakeDaemon, connection: Connection) -> None:
     answer_all(daemon)
     daemon.faults.hold = True
     task = asyncio.create_task(use(connection, timeout_s=30))
@@ -175,7 +175,7 @@ async def test_cancelled_task_tells_the_daemon(daemon: Daemonlike, connection: C
 
 
 async def test_cancelling_at_any_moment_leaves_the_connection_sound(
-    daemon: Daemonlike, connection: Connection
+    daemon: FakeDaemon, connection: Connection
 ) -> None:
     answer_all(daemon)
     for turns in range(40):
@@ -189,7 +189,7 @@ async def test_cancelling_at_any_moment_leaves_the_connection_sound(
     assert daemon.logins == 1
 
 
-async def test_a_cancelled_ticket_is_never_answered(daemon: Daemonlike, connection: Connection) -> None:
+async def test_a_cancelled_ticket_is_never_answered(daemon: FakeDaemon, connection: Connection) -> None:
     answer_all(daemon)
     answers: list[int] = []
     ticket = connection.submit(1000, 8, SCHEME, KEY, b"", lambda kind, body: answers.append(kind))
@@ -208,7 +208,7 @@ async def test_a_cancelled_ticket_is_never_answered(daemon: Daemonlike, connecti
 
 
 async def test_more_than_the_daemon_takes_is_overloaded_at_once(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path, max_open=8).start()
+    daemon = await FakeDaemon(tmp_path, max_open=8).start()
     async with Connection(daemon.endpoint()) as connection:
         daemon.faults.hold = True
         for _ in range(8):
@@ -219,7 +219,7 @@ async def test_more_than_the_daemon_takes_is_overloaded_at_once(tmp_path: Path) 
     await daemon.stop()
 
 
-async def test_hint_of_an_overloaded_daemon_is_followed(daemon: Daemonlike, connection: Connection) -> None:
+async def test_hint_of_an_overloaded_daemon_is_followed(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.faults.refuse = Overloaded(retry_after_ms=40)
     began = time.monotonic()
     task = asyncio.create_task(use(connection))
@@ -236,7 +236,7 @@ async def test_hint_of_an_overloaded_daemon_is_followed(daemon: Daemonlike, conn
 # --- loss and return ---
 
 
-async def test_loss_answers_everything_open_at_once(daemon: Daemonlike, connection: Connection) -> None:
+async def test_loss_answers_everything_open_at_once(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.faults.hold = True
     tasks = [asyncio.create_task(use(connection, timeout_s=30)) for _ in range(20)]
     await eventually(lambda: len(daemon.operations) == 20)
@@ -248,7 +248,7 @@ async def test_loss_answers_everything_open_at_once(daemon: Daemonlike, connecti
 
 
 async def test_back_within_two_seconds_of_the_daemons_return(
-    daemon: Daemonlike, connection: Connection
+    daemon: FakeDaemon, connection: Connection
 ) -> None:
     answer_all(daemon)
     await daemon.stop()
@@ -263,14 +263,14 @@ async def test_back_within_two_seconds_of_the_daemons_return(
     assert await use(connection) == b"signed data"
 
 
-async def test_first_attempt_after_a_loss_is_quick(daemon: Daemonlike, connection: Connection) -> None:
+async def test_first_attempt_after_a_loss_is_quick(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.drop()
     await eventually(lambda: not connection.available)
     await eventually(lambda: connection.available, within_s=1.0)
     assert daemon.logins == 2
 
 
-async def test_state_changes_are_reported(daemon: Daemonlike) -> None:
+async def test_state_changes_are_reported(daemon: FakeDaemon) -> None:
     states: list[bool] = []
     async with Connection(daemon.endpoint(), on_state=states.append):
         daemon.drop()
@@ -279,7 +279,7 @@ async def test_state_changes_are_reported(daemon: Daemonlike) -> None:
 
 
 async def test_begin_waits_for_a_daemon_that_is_not_there_yet(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     await daemon.stop()
     connection = Connection(daemon.endpoint())
     connection.begin()
@@ -294,7 +294,7 @@ async def test_begin_waits_for_a_daemon_that_is_not_there_yet(tmp_path: Path) ->
 
 
 async def test_start_raises_and_leaves_nothing_when_nobody_is_there(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     await daemon.stop()
     before = asyncio.all_tasks()
     with pytest.raises(Unavailable, match="cannot be reached"):
@@ -302,7 +302,7 @@ async def test_start_raises_and_leaves_nothing_when_nobody_is_there(tmp_path: Pa
     assert asyncio.all_tasks() == before
 
 
-async def test_closing_answers_what_is_open(daemon: Daemonlike) -> None:
+async def test_closing_answers_what_is_open(daemon: FakeDaemon) -> None:
     daemon.faults.hold = True
     connection = Connection(daemon.endpoint())
     await connection.start()
@@ -318,7 +318,7 @@ async def test_closing_answers_what_is_open(daemon: Daemonlike) -> None:
 # --- silence ---
 
 
-async def test_silence_is_noticed_and_its_end_too(daemon: Daemonlike, connection: Connection) -> None:
+async def test_silence_is_noticed_and_its_end_too(daemon: FakeDaemon, connection: Connection) -> None:
     answer_all(daemon)
     daemon.faults.silent = True
     began = time.monotonic()
@@ -335,7 +335,7 @@ async def test_silence_is_noticed_and_its_end_too(daemon: Daemonlike, connection
     assert daemon.logins == 1
 
 
-async def test_idle_connection_stays_available(connection: Connection, daemon: Daemonlike) -> None:
+async def test_idle_connection_stays_available(connection: Connection, daemon: FakeDaemon) -> None:
     ends = time.monotonic() + 1.0
     while time.monotonic() < ends:
         assert connection.available
@@ -343,14 +343,14 @@ async def test_idle_connection_stays_available(connection: Connection, daemon: D
     assert daemon.logins == 1
 
 
-async def test_our_own_stall_is_not_the_daemons_silence(daemon: Daemonlike, connection: Connection) -> None:
+async def test_our_own_stall_is_not_the_daemons_silence(daemon: FakeDaemon, connection: Connection) -> None:
     time.sleep(0.6)  # noqa: ASYNC251  the loop is held up, and the daemon with it
     await asyncio.sleep(0.1)
     assert connection.available
 
 
 async def test_connection_to_a_mute_peer_is_given_up_and_made_anew(
-    daemon: Daemonlike, connection: Connection
+    daemon: FakeDaemon, connection: Connection
 ) -> None:
     daemon.faults.silent = True
     await eventually(lambda: len(daemon.connections) == 0, within_s=4.0)
@@ -361,7 +361,7 @@ async def test_connection_to_a_mute_peer_is_given_up_and_made_anew(
 # --- a daemon that misbehaves ---
 
 
-async def test_half_a_frame_does_not_outlast_the_deadline(daemon: Daemonlike, connection: Connection) -> None:
+async def test_half_a_frame_does_not_outlast_the_deadline(daemon: FakeDaemon, connection: Connection) -> None:
     answer_all(daemon)
     daemon.faults.half_frames = True
     with pytest.raises((DeadlineExceeded, Unavailable)):
@@ -369,7 +369,7 @@ async def test_half_a_frame_does_not_outlast_the_deadline(daemon: Daemonlike, co
 
 
 async def test_answer_to_a_request_never_made_ends_the_connection(
-    daemon: Daemonlike, connection: Connection
+    daemon: FakeDaemon, connection: Connection
 ) -> None:
     daemon.faults.foreign_answer = True
     with pytest.raises(Unavailable, match="not open"):
@@ -380,12 +380,12 @@ async def test_answer_to_a_request_never_made_ends_the_connection(
     assert await use(connection) == b"signed data"
 
 
-async def test_giant_length_ends_the_connection(daemon: Daemonlike, connection: Connection) -> None:
+async def test_giant_length_ends_the_connection(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.sessions[0].write(b"\xff\xff\xff\xff")
     await eventually(lambda: daemon.logins == 2)
 
 
-async def test_events_are_delivered_and_nonsense_is_not(daemon: Daemonlike) -> None:
+async def test_events_are_delivered_and_nonsense_is_not(daemon: FakeDaemon) -> None:
     events: list[object] = []
     async with Connection(daemon.endpoint(), on_event=events.append) as connection:
         daemon.event(b'{"event":"key.changed","key":"www"}')
@@ -398,7 +398,7 @@ async def test_events_are_delivered_and_nonsense_is_not(daemon: Daemonlike) -> N
 
 
 async def test_drain_moves_new_requests_and_old_ones_finish(
-    daemon: Daemonlike, connection: Connection
+    daemon: FakeDaemon, connection: Connection
 ) -> None:
     answer_all(daemon)
     daemon.faults.hold = True
@@ -416,7 +416,7 @@ async def test_drain_moves_new_requests_and_old_ones_finish(
     await eventually(lambda: first not in daemon.sessions)
 
 
-async def test_a_daemon_that_always_drains_is_not_hammered(daemon: Daemonlike) -> None:
+async def test_a_daemon_that_always_drains_is_not_hammered(daemon: FakeDaemon) -> None:
     daemon.faults.drain_at_start = True
     connection = Connection(daemon.endpoint())
     connection.begin()
@@ -429,7 +429,7 @@ async def test_a_daemon_that_always_drains_is_not_hammered(daemon: Daemonlike) -
 
 
 async def test_submit_answers_are_never_called_from_within(
-    daemon: Daemonlike, connection: Connection
+    daemon: FakeDaemon, connection: Connection
 ) -> None:
     daemon.faults.refuse = Refused()
     answers: list[tuple[int, bytes]] = []
@@ -440,7 +440,7 @@ async def test_submit_answers_are_never_called_from_within(
     assert isinstance(decode_error(answers[0][1]), Refused)
 
 
-async def test_no_welcome_is_not_waited_for(daemon: Daemonlike, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_welcome_is_not_waited_for(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hsmd.client.connection.LOGIN_S", 0.2)
     daemon.faults.silent = True
     with pytest.raises(Unavailable, match="welcome"):
@@ -448,7 +448,7 @@ async def test_no_welcome_is_not_waited_for(daemon: Daemonlike, monkeypatch: pyt
     await eventually(lambda: not daemon.connections)
 
 
-async def test_error_instead_of_welcome_is_told(daemon: Daemonlike, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_error_instead_of_welcome_is_told(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "hsmd.client.channel.encode_hello", lambda capabilities: b"\x00\x00\x00\x09\x03" + bytes(8)
     )

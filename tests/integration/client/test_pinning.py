@@ -13,7 +13,7 @@ import pytest
 from hsmd.client import Connection
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError, Unavailable
 from hsmd.protocol.messages import WhoAmI
-from tests.support.fake_daemon import CLIENT, Daemonlike, public_line
+from tests.support.fake_daemon import CLIENT, FakeDaemon, public_line
 
 CA = asyncssh.generate_private_key("ssh-ed25519")
 OTHER_CA = asyncssh.generate_private_key("ssh-ed25519")
@@ -64,7 +64,7 @@ IMPOSTORS: dict[str, tuple[bool, Callable[[], dict[str, Any]]]] = {
 @pytest.mark.parametrize("name", IMPOSTORS)
 async def test_impostors_are_not_connected_to(name: str, tmp_path: Path) -> None:
     pins_ca, options = IMPOSTORS[name]
-    daemon = await Daemonlike(tmp_path, **options()).start()
+    daemon = await FakeDaemon(tmp_path, **options()).start()
     pin = f"cert-authority {public_line(CA)}" if pins_ca else public_line(daemon.host_key)
     with pytest.raises(ProtocolError):
         await Connection(daemon.endpoint(host_keys=(pin,))).start()
@@ -74,7 +74,7 @@ async def test_impostors_are_not_connected_to(name: str, tmp_path: Path) -> None
 
 
 async def test_pinned_host_key_connects(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     spare = public_line(asyncssh.generate_private_key("ssh-ed25519"))
     async with Connection(
         daemon.endpoint(host_keys=(spare, public_line(daemon.host_key) + " comment"))
@@ -84,14 +84,14 @@ async def test_pinned_host_key_connects(tmp_path: Path) -> None:
 
 
 async def test_certificate_of_the_pinned_ca_connects(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path, server_host_keys=[(HOST, certificate())]).start()
+    daemon = await FakeDaemon(tmp_path, server_host_keys=[(HOST, certificate())]).start()
     async with Connection(daemon.endpoint(host_keys=(f"cert-authority {public_line(CA)}",))) as connection:
         assert connection.available
     await daemon.stop()
 
 
 async def test_a_pinned_connection_does_not_follow_a_changed_host_key(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     connection = Connection(daemon.endpoint())
     await connection.start()
     await daemon.stop()
@@ -108,7 +108,7 @@ async def test_a_pinned_connection_does_not_follow_a_changed_host_key(tmp_path: 
 
 async def test_nothing_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home directory that trusts the impostor, redirects the host, offers keys and an agent: nothing of it counts."""
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     home = tmp_path / "home"
     ssh = home / ".ssh"
     ssh.mkdir(parents=True, mode=0o700)
@@ -131,7 +131,7 @@ async def test_nothing_is_taken_from_the_environment(tmp_path: Path, monkeypatch
 
 
 async def test_unknown_identity_is_told_as_such(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     other = tmp_path / "other"
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(other)
     other.chmod(0o600)
@@ -143,7 +143,7 @@ async def test_unknown_identity_is_told_as_such(tmp_path: Path) -> None:
 
 
 async def test_user_certificate_is_offered(tmp_path: Path) -> None:
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     ca = asyncssh.generate_private_key("ssh-ed25519")
     identity, public = tmp_path / "id", asyncssh.generate_private_key("ssh-ed25519")
     public.write_private_key(identity)
@@ -197,7 +197,7 @@ def directory(path: Path) -> None:
 async def test_identity_files_that_will_not_do(
     tmp_path: Path, spoil: Callable[[Path], None], says: str
 ) -> None:
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     spoil(daemon.identity)
     with pytest.raises(ConfigurationError, match=says):
         await Connection(daemon.endpoint()).start()
@@ -206,7 +206,7 @@ async def test_identity_files_that_will_not_do(
 
 
 async def test_a_server_without_the_subsystem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    daemon = await Daemonlike(tmp_path).start()
+    daemon = await FakeDaemon(tmp_path).start()
     monkeypatch.setattr("hsmd.client.ssh_transport.SUBSYSTEM", "sftp")
     with pytest.raises(Unavailable, match="subsystem"):
         await Connection(daemon.endpoint()).start()
@@ -225,7 +225,7 @@ async def test_a_server_that_accepts_and_says_nothing(
         writer.close()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    endpoint = Daemonlike(tmp_path).endpoint(port=server.sockets[0].getsockname()[1])
+    endpoint = FakeDaemon(tmp_path).endpoint(port=server.sockets[0].getsockname()[1])
     with pytest.raises(HsmdError, match="did not complete the login"):
         await Connection(endpoint).start()
     server.close()

@@ -18,7 +18,7 @@ from hsmd.errors import DeadlineExceeded, ProtocolError, Refused, Unavailable
 from hsmd.protocol.channel import ServerChannel
 from hsmd.protocol.frames import Kind, encode, encode_error, encode_welcome
 from hsmd.protocol.messages import WhoAmI
-from tests.support.fake_daemon import CLIENT, Daemonlike
+from tests.support.fake_daemon import CLIENT, FakeDaemon
 
 KEY = b"k" * 32
 
@@ -30,7 +30,7 @@ class Background:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.daemon = Daemonlike(directory)
+        self.daemon = FakeDaemon(directory)
         self.run(self.daemon.start())
 
     def run(self, coroutine: object) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.fake_control import FakeDaemon
+from tests.support.fake_control import FakeControl
 
 
 @pytest.fixture
-def daemon(fake_daemon: FakeDaemon) -> FakeDaemon:
+def daemon(fake_control: FakeControl) -> FakeControl:
     """A daemon in memory that every command reaches."""
-    return fake_daemon
+    return fake_control

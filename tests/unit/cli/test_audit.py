@@ -11,11 +11,11 @@ import pytest
 from hsmd.errors import NotFound
 from hsmd.protocol import messages
 from tests.support.cli import Run
-from tests.support.fake_control import FakeDaemon
+from tests.support.fake_control import FakeControl
 
 
 @pytest.fixture
-def log(daemon: FakeDaemon) -> FakeDaemon:
+def log(daemon: FakeControl) -> FakeControl:
     """Ten uses of two keys by two clients and an event: 21 records."""
     daemon.event("daemon.started", "")
     for round_ in range(5):
@@ -31,7 +31,7 @@ def _rows(run: Run, *arguments: str) -> list[dict[str, Any]]:
     return rows
 
 
-def test_attempt_and_outcome_are_one_row(run: Run, log: FakeDaemon) -> None:
+def test_attempt_and_outcome_are_one_row(run: Run, log: FakeControl) -> None:
     rows = _rows(run)
     assert len(rows) == 11
     assert [row["index"] for row in rows] == sorted(row["index"] for row in rows)
@@ -40,18 +40,18 @@ def test_attempt_and_outcome_are_one_row(run: Run, log: FakeDaemon) -> None:
     assert "open" in run("audit", "show").out.splitlines()[-1]
 
 
-def test_filters_and_count(run: Run, log: FakeDaemon) -> None:
+def test_filters_and_count(run: Run, log: FakeControl) -> None:
     assert {row["client"] for row in _rows(run, "--client", "web1")} == {"web1"}
     assert {row["key_name"] for row in _rows(run, "--key", "shop")} == {"shop"}
     assert [row["index"] for row in _rows(run, "--client", "web1", "--count", "1")] == [17]
 
 
-def test_filter_finds_control_operations_on_a_key(run: Run, log: FakeDaemon) -> None:
+def test_filter_finds_control_operations_on_a_key(run: Run, log: FakeControl) -> None:
     log.event("control.done", "alice", op="key.generate", target_name="shop")
     assert _rows(run, "--key", "shop")[-1]["event"] == "control.done"
 
 
-def test_verify_asks_for_every_record(run: Run, log: FakeDaemon) -> None:
+def test_verify_asks_for_every_record(run: Run, log: FakeControl) -> None:
     ran = run("audit", "verify", "--json")
     assert ran.code == 0
     assert json.loads(ran.out)["records"] == len(log.lines)
@@ -59,7 +59,7 @@ def test_verify_asks_for_every_record(run: Run, log: FakeDaemon) -> None:
 
 @pytest.mark.parametrize("index", [0, 7, 18])
 def test_a_changed_record_is_found_through_the_daemon_and_in_a_file(
-    run: Run, log: FakeDaemon, home: Path, index: int
+    run: Run, log: FakeControl, home: Path, index: int
 ) -> None:
     log.lines[index] = log.lines[index].replace(b"2030-01-02", b"2029-01-02")
     (home / "log").write_bytes(b"".join(line + b"\n" for line in log.lines))
@@ -69,7 +69,7 @@ def test_a_changed_record_is_found_through_the_daemon_and_in_a_file(
         assert json.loads(ran.out)["first_bad"] == index
 
 
-def test_a_log_cut_off_at_its_end_needs_the_head_noted_earlier(run: Run, log: FakeDaemon) -> None:
+def test_a_log_cut_off_at_its_end_needs_the_head_noted_earlier(run: Run, log: FakeControl) -> None:
     noted = json.loads(run("audit", "verify", "--json").out)
     head = f"{noted['records']}:{noted['head']}"
     assert run("audit", "verify", "--expect", head).code == 0
@@ -80,7 +80,7 @@ def test_a_log_cut_off_at_its_end_needs_the_head_noted_earlier(run: Run, log: Fa
 
 
 @pytest.mark.parametrize("head", ["x", "3", "3:abc", "-1:" + "0" * 64, "1:" + "g" * 64])
-def test_expected_head_is_checked(run: Run, log: FakeDaemon, head: str) -> None:
+def test_expected_head_is_checked(run: Run, log: FakeControl, head: str) -> None:
     assert run("audit", "verify", f"--expect={head}").code == 2
 
 
@@ -90,7 +90,7 @@ def test_a_file_needs_no_daemon_and_no_profile(run: Run, home: Path) -> None:
 
 
 def test_records_up_to_the_archived_ones_are_shown(
-    run: Run, log: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    run: Run, log: FakeControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = log.on_audit_read
 

@@ -10,7 +10,7 @@ import pytest
 from hsmd import errors
 from hsmd.protocol import messages
 from tests.support.cli import Run
-from tests.support.fake_control import PEM, FakeDaemon
+from tests.support.fake_control import PEM, FakeControl
 
 SSH_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
 
@@ -26,7 +26,7 @@ def _document(run: Run, *arguments: str, code: int = 0) -> dict[str, object]:
 # --- keys ---
 
 
-def test_generate_asks_for_what_was_typed_and_gives_slow_tokens_time(run: Run, daemon: FakeDaemon) -> None:
+def test_generate_asks_for_what_was_typed_and_gives_slow_tokens_time(run: Run, daemon: FakeControl) -> None:
     document = _document(
         run, "key", "generate", "www", "--type", "rsa-4096", "-p", "tls13-server", "--token", "hsm"
     )
@@ -36,25 +36,25 @@ def test_generate_asks_for_what_was_typed_and_gives_slow_tokens_time(run: Run, d
     assert document["key_type"] == "rsa-4096"
 
 
-def test_generate_makes_a_tls_server_key_unless_told_otherwise(run: Run, daemon: FakeDaemon) -> None:
+def test_generate_makes_a_tls_server_key_unless_told_otherwise(run: Run, daemon: FakeControl) -> None:
     ran = run("key", "generate", "www")
     assert daemon.asked == [messages.KeyGenerate("www", "p-256", ["tls-server"])]
     assert "hsmd grant add CLIENT www" in ran.err
 
 
-def test_generate_refuses_unknown_type_before_asking(run: Run, daemon: FakeDaemon) -> None:
+def test_generate_refuses_unknown_type_before_asking(run: Run, daemon: FakeControl) -> None:
     assert run("key", "generate", "www", "--type", "rsa-1024").code == 2
     assert daemon.asked == []
 
 
-def test_adopt_normalises_the_id_and_needs_one(run: Run, daemon: FakeDaemon) -> None:
+def test_adopt_normalises_the_id_and_needs_one(run: Run, daemon: FakeControl) -> None:
     _document(run, "key", "adopt", "www", "--id", "3A:0F", "--accept-unsafe", "-p", "tls13-server")
     assert daemon.asked[-1] == messages.KeyAdopt("www", ["tls13-server"], cka_id="3a0f", accept_unsafe=True)
     ran = run("key", "adopt", "www")
     assert (ran.code, "--id or --label" in ran.err) == (2, True)
 
 
-def test_list_fetches_every_page(run: Run, daemon: FakeDaemon) -> None:
+def test_list_fetches_every_page(run: Run, daemon: FakeControl) -> None:
     for name in "abcde":
         run("key", "generate", name)
     keys = _document(run, "key", "list")["keys"]
@@ -63,17 +63,17 @@ def test_list_fetches_every_page(run: Run, daemon: FakeDaemon) -> None:
     assert len([each for each in daemon.asked if isinstance(each, messages.KeyList)]) == 3
 
 
-def test_list_for_people_is_a_table_that_pipes_do_not_fold(run: Run, daemon: FakeDaemon) -> None:
+def test_list_for_people_is_a_table_that_pipes_do_not_fold(run: Run, daemon: FakeControl) -> None:
     run("key", "generate", "x" * 64)
     assert "x" * 64 in run("key", "list").out
 
 
-def test_empty_list_says_so(run: Run, daemon: FakeDaemon) -> None:
+def test_empty_list_says_so(run: Run, daemon: FakeControl) -> None:
     assert run("key", "list").out.strip() == "(none)"
 
 
 @pytest.mark.parametrize("typed", ["", "WWW", "www2"])
-def test_destroy_needs_the_exact_name(run: Run, daemon: FakeDaemon, typed: str) -> None:
+def test_destroy_needs_the_exact_name(run: Run, daemon: FakeControl, typed: str) -> None:
     run("key", "generate", "www")
     ran = run("key", "destroy", "www", *(["--confirm", typed] if typed else []))
     assert ran.code == 2
@@ -81,7 +81,7 @@ def test_destroy_needs_the_exact_name(run: Run, daemon: FakeDaemon, typed: str) 
     assert not any(isinstance(each, messages.KeyDestroy) for each in daemon.asked)
 
 
-def test_destroy(run: Run, daemon: FakeDaemon) -> None:
+def test_destroy(run: Run, daemon: FakeControl) -> None:
     run("key", "generate", "www")
     assert _document(run, "key", "destroy", "www", "--confirm", "www") == {
         "destroyed": "www",
@@ -90,7 +90,7 @@ def test_destroy(run: Run, daemon: FakeDaemon) -> None:
     assert daemon.keys == {}
 
 
-def test_csr_prints_pem_alone(run: Run, daemon: FakeDaemon) -> None:
+def test_csr_prints_pem_alone(run: Run, daemon: FakeControl) -> None:
     ran = run("key", "csr", "www", "--dns", "a.example", "--ip", "192.0.2.1", "--organization", "Example")
     assert ran.out.startswith("-----BEGIN CERTIFICATE REQUEST-----\n")
     expected = messages.KeyRequest("www", "", ["a.example"], ["192.0.2.1"], "Example")
@@ -101,7 +101,7 @@ def test_csr_prints_pem_alone(run: Run, daemon: FakeDaemon) -> None:
 @pytest.mark.parametrize(
     "line", [["key", "show"], ["client", "remove"], ["cert", "export"], ["agent", "export"]], ids=" ".join
 )
-def test_what_is_no_name_is_refused_here(run: Run, daemon: FakeDaemon, line: list[str], name: str) -> None:
+def test_what_is_no_name_is_refused_here(run: Run, daemon: FakeControl, line: list[str], name: str) -> None:
     ran = run(*line, "--", name)
     assert (ran.code, daemon.asked) == (2, [])
     assert ran.err.count("\n") == 1
@@ -110,7 +110,7 @@ def test_what_is_no_name_is_refused_here(run: Run, daemon: FakeDaemon, line: lis
 # --- certificates ---
 
 
-def test_certificate_round_trip(run: Run, daemon: FakeDaemon, home: Path) -> None:
+def test_certificate_round_trip(run: Run, daemon: FakeControl, home: Path) -> None:
     run("key", "generate", "www")
     (home / "chain.pem").write_text(PEM)
     assert _document(run, "cert", "import", "www", "chain.pem")["name"] == "www"
@@ -119,13 +119,13 @@ def test_certificate_round_trip(run: Run, daemon: FakeDaemon, home: Path) -> Non
     assert (home / "out.pem").read_text() == PEM
 
 
-def test_certificate_from_standard_input(run: Run, daemon: FakeDaemon) -> None:
+def test_certificate_from_standard_input(run: Run, daemon: FakeControl) -> None:
     run("key", "generate", "www")
     assert run("cert", "import", "www", "-", stdin=PEM).code == 0
     assert daemon.chains["www"] == PEM
 
 
-def test_a_private_key_is_never_sent(run: Run, daemon: FakeDaemon, home: Path) -> None:
+def test_a_private_key_is_never_sent(run: Run, daemon: FakeControl, home: Path) -> None:
     (home / "both.pem").write_text(PEM + "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
     ran = run("cert", "import", "www", "both.pem")
     assert (ran.code, daemon.asked) == (2, [])
@@ -133,7 +133,7 @@ def test_a_private_key_is_never_sent(run: Run, daemon: FakeDaemon, home: Path) -
     assert "c2VjcmV0" not in ran.err
 
 
-def test_self_signed(run: Run, daemon: FakeDaemon) -> None:
+def test_self_signed(run: Run, daemon: FakeControl) -> None:
     assert run("cert", "self-signed", "www", "--dns", "a.example", "--days", "7").out == PEM
     assert daemon.asked == [messages.CertificateSelfSigned("www", ["a.example"], [], 7)]
 
@@ -141,7 +141,7 @@ def test_self_signed(run: Run, daemon: FakeDaemon) -> None:
 # --- clients and grants ---
 
 
-def test_client_add_takes_a_line_or_a_file(run: Run, daemon: FakeDaemon, home: Path) -> None:
+def test_client_add_takes_a_line_or_a_file(run: Run, daemon: FakeControl, home: Path) -> None:
     (home / "web1.pub").write_text(SSH_LINE + " web1 on host\n")
     _document(run, "client", "add", "web1", "--key", "web1.pub")
     _document(run, "client", "add", "alice", "--role", "operator", "--key", SSH_LINE + " comment")
@@ -152,14 +152,14 @@ def test_client_add_takes_a_line_or_a_file(run: Run, daemon: FakeDaemon, home: P
 
 
 @pytest.mark.parametrize("key", ["ssh-ed25519 nonsense", "ssh-rsa AAAA", "missing.pub"])
-def test_client_add_refuses_what_is_no_key(run: Run, daemon: FakeDaemon, key: str) -> None:
+def test_client_add_refuses_what_is_no_key(run: Run, daemon: FakeControl, key: str) -> None:
     ran = run("client", "add", "web1", "--key", key)
     assert ran.code in (1, 2)
     assert ran.err.count("\n") == 1
     assert daemon.asked == []
 
 
-def test_client_add_refuses_the_private_half(run: Run, daemon: FakeDaemon, home: Path) -> None:
+def test_client_add_refuses_the_private_half(run: Run, daemon: FakeControl, home: Path) -> None:
     (home / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
     ran = run("client", "add", "web1", "--key", "id")
     assert (ran.code, daemon.asked) == (2, [])
@@ -167,7 +167,7 @@ def test_client_add_refuses_the_private_half(run: Run, daemon: FakeDaemon, home:
     assert "c2VjcmV0" not in ran.err
 
 
-def test_clients_listed_and_removed(run: Run, daemon: FakeDaemon) -> None:
+def test_clients_listed_and_removed(run: Run, daemon: FakeControl) -> None:
     for name in "abc":
         run("client", "add", name)
     clients = _document(run, "client", "list")["clients"]
@@ -177,13 +177,13 @@ def test_clients_listed_and_removed(run: Run, daemon: FakeDaemon) -> None:
     assert run("client", "remove", "a").code == 1
 
 
-def test_trust_ca_is_never_for_everybody(run: Run, daemon: FakeDaemon) -> None:
+def test_trust_ca_is_never_for_everybody(run: Run, daemon: FakeControl) -> None:
     assert run("client", "trust-user-ca", SSH_LINE).code == 2
     assert run("client", "trust-user-ca", SSH_LINE, "-c", "web1", "-c", "web2").code == 0
     assert daemon.asked == [messages.ClientTrustCa(SSH_LINE, ["web1", "web2"])]
 
 
-def test_grants(run: Run, daemon: FakeDaemon) -> None:
+def test_grants(run: Run, daemon: FakeControl) -> None:
     for client in ("web1", "web2", "web3"):
         run("grant", "add", client, "www", "-p", "tls13-server")
     grants = _document(run, "grant", "list")["grants"]
@@ -196,7 +196,7 @@ def test_grants(run: Run, daemon: FakeDaemon) -> None:
     assert _document(run, "grant", "remove", "web1", "www")["changed"] is False
 
 
-def test_explain_says_why_and_ends_with_4_when_refused(run: Run, daemon: FakeDaemon) -> None:
+def test_explain_says_why_and_ends_with_4_when_refused(run: Run, daemon: FakeControl) -> None:
     run("grant", "add", "web1", "www", "-p", "tls13-server")
     assert _document(run, "grant", "explain", "web1", "www", "tls13-server")["allowed"] is True
     refused = _document(run, "grant", "explain", "web1", "www", "sign-digest", code=4)
@@ -206,7 +206,7 @@ def test_explain_says_why_and_ends_with_4_when_refused(run: Run, daemon: FakeDae
 # --- status ---
 
 
-def test_status(run: Run, daemon: FakeDaemon) -> None:
+def test_status(run: Run, daemon: FakeControl) -> None:
     document = _document(run, "status")
     assert document["identity"] == {
         "client": "alice",
@@ -220,7 +220,7 @@ def test_status(run: Run, daemon: FakeDaemon) -> None:
 
 
 def test_status_of_a_front_end_shows_who_it_is(
-    run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
         raise errors.Refused
@@ -253,7 +253,7 @@ def test_status_of_a_front_end_shows_who_it_is(
         (errors.DeadlineExceeded(), 3),
     ],
 )
-def test_exit_codes(run: Run, daemon: FakeDaemon, error: errors.HsmdError, code: int) -> None:
+def test_exit_codes(run: Run, daemon: FakeControl, error: errors.HsmdError, code: int) -> None:
     daemon.fail_with = error
     ran = run("key", "show", "www", "--json")
     assert ran.code == code
@@ -264,7 +264,7 @@ def test_exit_codes(run: Run, daemon: FakeDaemon, error: errors.HsmdError, code:
 
 
 def test_a_bug_is_one_line_too_and_debug_shows_where(
-    run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "on_key_show", lambda _: 1 / 0)
     ran = run("key", "show", "www")
@@ -273,7 +273,7 @@ def test_a_bug_is_one_line_too_and_debug_shows_where(
     assert "Traceback" in run("key", "show", "www", "--debug").err
 
 
-def test_timeout_option_wins(run: Run, daemon: FakeDaemon) -> None:
+def test_timeout_option_wins(run: Run, daemon: FakeControl) -> None:
     run("key", "generate", "www", "--timeout", "3.5")
     assert daemon.timeouts == [3.5]
 

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from hsmd import errors
 from hsmd.cli.base.output import Output, escape, to_json
 from tests.support.cli import Run
-from tests.support.fake_control import FakeDaemon
+from tests.support.fake_control import FakeControl
 
 HOSTILE = "a\x1b[31m\x1b]0;title\x07\r\n\u202e\u2028\x9b1m[bold]\x7f\udcff"
 
@@ -44,7 +44,7 @@ def test_json_is_printable_ascii_and_reversible(text: str) -> None:
     ids=" ".join,
 )
 def test_hostile_strings_in_every_kind_of_answer(
-    run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     from hsmd.protocol import messages
     from tests.support.fake_control import NOW
@@ -67,7 +67,7 @@ def test_hostile_strings_in_every_kind_of_answer(
     assert "[bold]" in run(*arguments).out, "markup is text"
 
 
-def test_hostile_error_text_is_one_harmless_line(run: Run, daemon: FakeDaemon) -> None:
+def test_hostile_error_text_is_one_harmless_line(run: Run, daemon: FakeControl) -> None:
     daemon.fail_with = errors.NotFound("no key " + HOSTILE.replace("\udcff", ""))
     ran = run("key", "show", "k")
     assert ran.err.endswith("\n")

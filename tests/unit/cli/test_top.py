@@ -7,10 +7,10 @@ import json
 from hsmd.cli.base.rates import latency_views, use_rates
 from hsmd.errors import Refused
 from tests.support.cli import Run
-from tests.support.fake_control import FakeDaemon
+from tests.support.fake_control import FakeControl
 
 
-def test_in_a_pipe_it_prints_once_with_recent_rates(run: Run, daemon: FakeDaemon) -> None:
+def test_in_a_pipe_it_prints_once_with_recent_rates(run: Run, daemon: FakeControl) -> None:
     ran = run("top")
     assert ran.code == 0
     row = next(line for line in ran.out.splitlines() if line.startswith("web1"))
@@ -18,14 +18,14 @@ def test_in_a_pipe_it_prints_once_with_recent_rates(run: Run, daemon: FakeDaemon
     assert len(daemon.asked) == 1
 
 
-def test_names_cannot_move_the_cursor(run: Run, daemon: FakeDaemon) -> None:
+def test_names_cannot_move_the_cursor(run: Run, daemon: FakeControl) -> None:
     out = run("top").out
     assert out.isprintable() or set(out) <= {c for c in out if c.isprintable() or c == "\n"}
     assert "mail1\\x1b[2J" in out
     assert "mx\\u202e" in out
 
 
-def test_a_program_gets_one_object_for_each_look(run: Run, daemon: FakeDaemon) -> None:
+def test_a_program_gets_one_object_for_each_look(run: Run, daemon: FakeControl) -> None:
     ran = run("top", "--json", "--count", "3", "--every", "0.2")
     assert ran.code == 0
     looks = [json.loads(line) for line in ran.out.splitlines()]
@@ -41,7 +41,7 @@ def test_a_program_gets_one_object_for_each_look(run: Run, daemon: FakeDaemon) -
     ]
 
 
-def test_the_order_can_be_chosen(run: Run, daemon: FakeDaemon) -> None:
+def test_the_order_can_be_chosen(run: Run, daemon: FakeControl) -> None:
     def first(order: str) -> str:
         (line,) = run("top", "--json", "--count", "1", "--sort", order).out.splitlines()
         return str(json.loads(line)["uses"][0]["client"])
@@ -51,12 +51,12 @@ def test_the_order_can_be_chosen(run: Run, daemon: FakeDaemon) -> None:
     assert run("top", "--sort", "colour").code == 2
 
 
-def test_whoever_may_not_is_told(run: Run, daemon: FakeDaemon) -> None:
+def test_whoever_may_not_is_told(run: Run, daemon: FakeControl) -> None:
     daemon.fail_with = Refused()
     assert run("top").code == 1
 
 
-def test_a_daemon_that_was_started_anew_counts_from_zero(daemon: FakeDaemon) -> None:
+def test_a_daemon_that_was_started_anew_counts_from_zero(daemon: FakeControl) -> None:
     before = daemon.on_metrics_read(None)
     daemon.uses = 0
     now = daemon.on_metrics_read(None)
@@ -64,7 +64,7 @@ def test_a_daemon_that_was_started_anew_counts_from_zero(daemon: FakeDaemon) -> 
     assert latency_views(now, before)[0].p50_ms == 1.0
 
 
-def test_status_shows_who_uses_what(run: Run, daemon: FakeDaemon) -> None:
+def test_status_shows_who_uses_what(run: Run, daemon: FakeControl) -> None:
     ran = run("status")
     assert "web1" in ran.out
     assert json.loads(run("status", "--json").out)["uses"][0]["client"] == "web1"
