@@ -1,8 +1,8 @@
 """The OpenSSL provider: where the built module is, and the OpenSSL configuration that loads it.
 
-The provider itself is the C code beside this file. A TLS server that runs with this configuration reads a key reference
-file wherever it would read a private key, and has every signature made by the local agent. Never imports the agent or
-the daemon: this module is also what a configuration-management script needs.
+The provider itself is the C code in this directory. A TLS server with this configuration accepts a key reference file
+wherever it accepts a private key, and has every signature made by the local agent. This module imports neither the agent
+nor the daemon, so that configuration-management scripts can use it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ MODULE_NAME = "hsmd.so"
 
 TIMEOUT_MS = range(10, 10_001)
 SOCKET_BYTES_MAX = 107  # sun_path of unix(7) less its closing zero
-# What may stand in a value of config(5) without quoting; "$" and "\" would be expanded, "#" begins a comment.
+# Characters that need no quoting in a value of config(5); "$" and "\" would be expanded, "#" begins a comment.
 PLAIN_CHARACTERS = frozenset(string.ascii_letters + string.digits + "/._-+@:,=~%")
 
 
 def module_path() -> Path:
     """Return the absolute path of the built provider module.
 
-    Looks in every directory of this package, because an editable install keeps sources and built files apart.
+    Searches every directory of this package, because an editable install keeps sources and built files apart.
     Raises FileNotFoundError, naming the directories, if the module has not been built.
     """
     directories = [Path(entry).absolute() for entry in __path__]
@@ -48,8 +48,8 @@ def openssl_configuration(
 
     `socket` is the absolute path of the agent's socket, `timeout_ms` the milliseconds a whole operation may take, `module`
     the provider module if it is not this package's own, `include` the system's configuration file, or None for none.
-    A service is given the file by OPENSSL_CONF in its environment. Raises ValueError for a value that OpenSSL would
-    misread or the provider refuse, FileNotFoundError where the module has not been built.
+    A service gets the file by OPENSSL_CONF in its environment. Raises ValueError for a value that OpenSSL would misread or
+    the provider would refuse, FileNotFoundError if the module has not been built.
     """
     if len(socket.encode()) > SOCKET_BYTES_MAX:
         raise ValueError(f"socket must be at most {SOCKET_BYTES_MAX} bytes long")
@@ -59,8 +59,8 @@ def openssl_configuration(
         )
     module_text = _plain_path("module", str(module_path() if module is None else module))
     lines = [] if include is None else [f".include {_plain_path('include', include)}"]
-    # After .include the last section of the included file is open: without [default] the next line would land there.
-    # The default provider must be active, and first: whoever is registered first makes the ephemeral keys.
+    # After .include the last section of the included file is open: without [default] the next line would belong to it.
+    # The default provider must be active, and first: OpenSSL makes ephemeral keys with the first provider.
     lines += [
         "[default]",
         "openssl_conf = hsmd_init",

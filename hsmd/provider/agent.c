@@ -1,4 +1,4 @@
-/* One key operation: what is sent to the agent, what may come back, one deadline for all of it. */
+/* One key operation: sending the request, receiving the answer, one deadline for both (agent.h). */
 #define _DEFAULT_SOURCE
 #include "agent.h"
 
@@ -19,7 +19,7 @@ enum {
     KIND_RESULT = 0x11,
     KIND_ERROR = 0x12,
     KIND_DRAIN = 0x30,
-    KIND_SKIPPABLE = 0x80, /* from here on, unknown kinds may be skipped */
+    KIND_SKIPPABLE = 0x80, /* unknown kinds from this one on may be skipped */
 
     PROTOCOL_VERSION = 1,
     REQUEST_ID = 1,
@@ -42,7 +42,7 @@ static const char *hint(int error) {
     case ENOENT:
         return "there is no such socket; is the agent running?";
     case ECONNREFUSED:
-        return "nobody listens there; is the agent running?";
+        return "no process listens on it; is the agent running?";
     case EACCES:
     case EPERM:
         return "this user may not use the socket";
@@ -50,7 +50,7 @@ static const char *hint(int error) {
     case ENFILE:
         return "no file descriptor is left";
     default:
-        return "the system refused";
+        return "system error";
     }
 }
 
@@ -121,7 +121,7 @@ static bool send_pong(const struct stream *stream, uint64_t id) {
 
 /* --- receiving ----------------------------------------------------------------------------------------------- */
 
-/* Read an error frame. Its text goes into other people's log files: bounded, and printable ASCII only. */
+/* Read an error frame. Its text goes into the TLS server's log file: it is bounded and printable ASCII only. */
 static bool take_error(struct stream *stream, const struct frame *frame) {
     uint8_t head[ERROR_HEAD_BYTES];
     char text[ERROR_TEXT_MAX + 1];
@@ -156,7 +156,7 @@ static bool take_welcome(struct stream *stream) {
 
 static enum progress take_result(struct stream *stream, const struct frame *frame, struct answer *answer) {
     if (frame->length > answer->capacity) {
-        fail(stream->failure, REASON_ANSWER, "the agent answered %zu bytes where at most %zu can be", frame->length,
+        fail(stream->failure, REASON_ANSWER, "the agent answered %zu bytes, at most %zu are possible", frame->length,
              answer->capacity);
         return FAILED;
     }
@@ -191,7 +191,7 @@ bool agent_exchange(int fd, int64_t deadline_ns, const struct operation *operati
                     struct failure *failure) {
     struct stream stream = {.fd = fd, .deadline_ns = deadline_ns, .failure = failure};
     if (operation->length > OPERATION_DATA_MAX)
-        return fail(failure, REASON_TOO_LONG, "%zu bytes, and at most %d can be sent", operation->length,
+        return fail(failure, REASON_TOO_LONG, "%zu bytes, at most %d can be sent", operation->length,
                     OPERATION_DATA_MAX);
     enum progress progress = FAILED;
     if (send_request(&stream, operation) && take_welcome(&stream))
@@ -202,7 +202,7 @@ bool agent_exchange(int fd, int64_t deadline_ns, const struct operation *operati
     return progress == ANSWERED;
 }
 
-/* A full backlog gives EAGAIN, and such a socket cannot be polled: short sleeps until the deadline. */
+/* A full backlog gives EAGAIN, and the socket cannot be polled then: sleep briefly until the deadline. */
 static bool connect_until(int fd, const char *path, int64_t deadline_ns, struct failure *failure) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path, path, strnlen(path, sizeof address.sun_path - 1));

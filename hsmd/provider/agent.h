@@ -1,7 +1,7 @@
 /* One key operation by the local agent: connect, send, receive, close (docs/protocol.md, sections 1, 2, 3, 5 and 6).
  *
- * Keeps nothing between two calls: no connection, no thread, no lock. That is what makes fork, reloads and agent
- * restarts non-events for the TLS server around it. Knows nothing of OpenSSL. */
+ * No state is kept between two calls: no connection, no thread, no lock. Forks and reloads of the TLS server and
+ * restarts of the agent therefore need no handling. Does not depend on OpenSSL. */
 #ifndef HSMD_AGENT_H
 #define HSMD_AGENT_H
 
@@ -19,7 +19,7 @@ enum {
     KEY_DIGEST_BYTES = 32,
     /* 65,536 (the agent's frame limit) less kind, request id and the fixed part of the body */
     OPERATION_DATA_MAX = 65488,
-    /* hello frame, then everything of the key operation frame in front of the data */
+    /* hello frame, then the key operation frame up to the data */
     REQUEST_HEAD_BYTES = 13 + 10 + 13 + 39,
 };
 
@@ -53,15 +53,15 @@ struct answer {
     size_t length; /* set on success, never above capacity */
 };
 
-/* Ask the agent for one operation. False: nothing was answered in time, and `failure` says why. */
+/* Have the agent perform one operation. Returns false if there is no answer, with the reason in `failure`. */
 bool agent_call(const struct agent *agent, const struct operation *operation, struct answer *answer,
                 struct failure *failure);
 
-/* The same over a connected non-blocking socket; `deadline_ns` is on CLOCK_MONOTONIC. */
+/* Like agent_call, over a connected non-blocking socket; `deadline_ns` is on CLOCK_MONOTONIC. */
 bool agent_exchange(int fd, int64_t deadline_ns, const struct operation *operation, struct answer *answer,
                     struct failure *failure);
 
-/* The bytes that precede the data on the wire; `wait_ms` is what is left of the deadline. */
+/* The bytes that precede the data on the wire; `wait_ms` is the time until the deadline. */
 void agent_request_head(const struct operation *operation, uint32_t wait_ms, uint8_t head[REQUEST_HEAD_BYTES]);
 
 #endif

@@ -1,8 +1,8 @@
-/* Decoders: from a PEM file with our label to a key, in two stages, and silence about everything else.
+/* Decoders: from a PEM file with our label to a key, in two stages; other input is ignored without an error.
  *
- * The first stage recognises the label and passes the DER on; the second, one per key type, makes the key. OpenSSL also
- * calls the second with other people's DER, and both run before its own decoders. So "not mine" is success without
- * result and without an error; anything else would break ordinary keys of the whole process. */
+ * The first stage recognises the label and passes the DER on; the second, one per key type, creates the key. OpenSSL
+ * also calls the second with other DER, and calls both before its own decoders. So for other input they report
+ * success without a result and raise no error; anything else would break ordinary keys in the whole process. */
 #include <openssl/core_names.h>
 #include <openssl/core_object.h>
 #include <openssl/params.h>
@@ -15,13 +15,13 @@
 
 enum { LINE_BYTES = 256 };
 
-/* Decoders need no state of their own: their context is the provider. */
+/* Decoders have no state: their context is the provider. */
 static void *new_context(void *provider) { return provider; }
 static void free_context(void *context) { (void)context; }
 
 /* --- PEM to DER ---------------------------------------------------------------------------------------------- */
 
-/* Reads up to the first END line and no further: the caller comes back for the next block of the file. */
+/* Reads up to the first END line and no further: OpenSSL calls again for the next block of the file. */
 static void read_block(const struct provider *provider, OSSL_CORE_BIO *in, struct pem *pem) {
     char line[LINE_BYTES];
     int length;
@@ -41,7 +41,7 @@ static int pass_on(const struct pem *pem, OSSL_CALLBACK *callback, void *argumen
     return callback(params, argument);
 }
 
-/* The label is ours, so whatever is wrong is told here; later stages may only be silent. */
+/* The label is ours, so faults are reported here; the next stage must not raise errors. */
 static bool is_usable(const struct provider *provider, const struct pem *pem) {
     struct reference reference;
     const char *fault = pem->fault != NULL ? pem->fault : reference_parse(pem->der, pem->length, &reference);
@@ -69,7 +69,7 @@ static int decode_pem(void *context, OSSL_CORE_BIO *in, int selection, OSSL_CALL
 
 /* --- DER to key ---------------------------------------------------------------------------------------------- */
 
-/* Everything there is, or nothing if it is more than a reference can have. */
+/* Reads all of the input; returns nothing if it is longer than a reference can be. */
 static size_t read_der(const struct provider *provider, OSSL_CORE_BIO *in, uint8_t der[REFERENCE_MAX + 1]) {
     size_t length = 0, part;
     while (length <= REFERENCE_MAX && provider->bio_read_ex(in, der + length, REFERENCE_MAX + 1 - length, &part) &&
@@ -78,7 +78,7 @@ static size_t read_der(const struct provider *provider, OSSL_CORE_BIO *in, uint8
     return length <= REFERENCE_MAX ? length : 0;
 }
 
-/* Hand the key over by reference; whoever takes it leaves null behind. */
+/* Pass the key on by reference; the function that takes it sets the pointer to null. */
 static int emit_key(struct key *key, OSSL_CALLBACK *callback, void *argument) {
     int object = OSSL_OBJECT_PKEY;
     const char *type = key_type_name(key->type);
@@ -115,8 +115,8 @@ DECODE_DER(rsa, KEY_RSA)
 DECODE_DER(ec, KEY_EC)
 DECODE_DER(ed25519, KEY_ED25519)
 
-/* Asked when a property query sends our key to another provider's key management. It could only get the public half,
- * and would fail at the first signature: refuse now, and say so. */
+/* Called when a property query passes our key to another provider's key management, which could only get the public
+ * half and would fail at the first signature: refuse it now with a clear error. */
 static int export_object(void *context, const void *reference, size_t size, OSSL_CALLBACK *callback, void *argument) {
     (void)reference, (void)size, (void)callback, (void)argument;
     return raise_error(context, REASON_STAYS, "a property query excludes the provider of this key");

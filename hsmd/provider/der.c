@@ -1,4 +1,4 @@
-/* A strict reader for the few DER shapes this provider meets: key references, public keys, ECDSA signatures. */
+/* A strict reader for the DER structures that this provider needs: key references, public keys, ECDSA signatures. */
 #include "der.h"
 
 #include <string.h>
@@ -65,7 +65,7 @@ static bool take_length(struct span *in, size_t *length) {
     return *length >= (first == 0x81 ? 0x80u : 0x100u);
 }
 
-/* Take one element with this tag from the front of `in`. */
+/* Take one element with this tag from the beginning of `in`. */
 static bool take(struct span *in, uint8_t tag, struct span *content) {
     uint8_t found;
     size_t length;
@@ -78,7 +78,7 @@ static bool take(struct span *in, uint8_t tag, struct span *content) {
     return true;
 }
 
-/* The same where nothing may follow. */
+/* The same, but nothing may follow the element. */
 static bool take_last(struct span *in, uint8_t tag, struct span *content) {
     return take(in, tag, content) && in->length == 0;
 }
@@ -88,7 +88,7 @@ static bool take_oid(struct span *in, const uint8_t *oid, size_t length) {
     return take(in, TAG_OID, &content) && content.length == length && memcmp(content.bytes, oid, length) == 0;
 }
 
-/* A positive INTEGER in its shortest form; the leading zero that only carries the sign is dropped. */
+/* A positive INTEGER in its shortest form; the leading zero of the sign is dropped. */
 static bool take_positive(struct span *in, struct span *content) {
     if (!take(in, TAG_INTEGER, content) || content->length == 0 || content->bytes[0] >= 0x80)
         return false;
@@ -109,7 +109,7 @@ static bool take_bits(struct span *in, struct span *content) {
 
 /* --- UTF-8 --------------------------------------------------------------------------------------------------- */
 
-/* Bytes of the well-formed character at the front (RFC 3629, section 4), or 0. */
+/* Length of the well-formed character at the beginning (RFC 3629, section 4), or 0. */
 static size_t utf8_character(struct span text) {
     static const uint32_t SMALLEST[] = {0, 0, 0x80, 0x800, 0x10000};
     uint8_t first = text.bytes[0];
@@ -150,7 +150,7 @@ static int bit_length(struct span number) {
     return bits;
 }
 
-/* NIST SP 800-57 part 1, table 2; 4096 bits as OpenSSL rates them. */
+/* NIST SP 800-57 part 1, table 2; 4096 bits as in OpenSSL. */
 static int rsa_security_bits(int bits) {
     return bits >= 7680 ? 192 : bits >= 4096 ? 152 : bits >= 3072 ? 128 : 112;
 }
@@ -166,7 +166,7 @@ static const char *parse_rsa(struct span algorithm, struct span bits, struct ref
         return "not an RSA public key";
     if (!is_odd(key->modulus) || !is_odd(key->exponent) || key->exponent.length > RSA_EXPONENT_BYTES_MAX ||
         (key->exponent.length == 1 && key->exponent.bytes[0] < 3))
-        return "impossible RSA modulus or exponent";
+        return "invalid RSA modulus or exponent";
     key->bits = bit_length(key->modulus);
     if (key->bits < RSA_BITS_MIN || key->bits > RSA_BITS_MAX)
         return "RSA modulus outside 2048 to 8192 bits";
@@ -203,7 +203,7 @@ static const char *parse_ed25519(struct span algorithm, struct span bits, struct
     if (algorithm.length != 0 || bits.length != ED25519_BYTES)
         return "not an Ed25519 public key";
     key->type = KEY_ED25519;
-    key->bits = 256; /* as OpenSSL counts its own */
+    key->bits = 256; /* as in OpenSSL */
     key->security_bits = 128;
     key->signature_max = 64;
     key->point = bits;
@@ -226,7 +226,7 @@ static const char *parse_public_key(struct span info, struct reference *key) {
     return "the key is none of RSA, EC, Ed25519";
 }
 
-/* --- what others call ---------------------------------------------------------------------------------------- */
+/* --- public functions ---------------------------------------------------------------------------------------- */
 
 const char *reference_parse(const uint8_t *der, size_t length, struct reference *reference) {
     struct span in = {der, length}, body, title, digest, info;

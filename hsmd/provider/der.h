@@ -1,5 +1,5 @@
-/* Key reference files: a strict DER reader and what it finds in one (docs/protocol.md, section 7). Knows nothing of
- * OpenSSL, allocates nothing; every pointer it returns points into the bytes it was given. */
+/* Key references: a strict DER reader and the content of one (docs/protocol.md, section 7). Does not depend on
+ * OpenSSL and allocates nothing; every returned pointer points into the given bytes. */
 #ifndef HSMD_DER_H
 #define HSMD_DER_H
 
@@ -27,7 +27,7 @@ struct span {
 
 struct reference {
     struct span name;      /* UTF-8 */
-    const uint8_t *digest; /* 32 bytes, copied to the wire; this provider computes nothing */
+    const uint8_t *digest; /* 32 bytes, sent to the agent as they are */
     enum key_type type;
     const char *group; /* EC: OpenSSL's name of the curve */
     int bits;
@@ -38,10 +38,10 @@ struct reference {
     struct span point; /* EC: uncompressed point; Ed25519: the 32 bytes */
 };
 
-/* Parse exactly `length` bytes. Null on success, otherwise what is wrong, for people. */
+/* Parse exactly `length` bytes. Returns null on success, otherwise a message that says what is wrong. */
 const char *reference_parse(const uint8_t *der, size_t length, struct reference *reference);
 
-/* Is this exactly SEQUENCE { INTEGER, INTEGER } with positive, minimal integers (RFC 3279, section 2.2.3)? */
+/* Whether this is exactly SEQUENCE { INTEGER, INTEGER } with positive, minimal integers (RFC 3279, section 2.2.3). */
 bool is_ecdsa_signature(const uint8_t *der, size_t length);
 
 #endif

@@ -1,7 +1,8 @@
-/* The RSA key exchange of TLS 1.2: passes an encrypted premaster secret on and 48 bytes back.
+/* The RSA key exchange of TLS 1.2: sends an encrypted premaster secret to the agent and returns 48 bytes.
  *
- * Whether those are what the client encrypted or, for bad padding, a pseudo-random stand-in, only the daemon knows: the
- * same code, the same time, no error. What fails here fails for reasons that anybody on the wire can see. */
+ * Only the daemon knows whether these are what the client encrypted or, if the padding is invalid, pseudo-random
+ * bytes: both cases take the same code and the same time and give no error. Errors here depend only on data that an
+ * attacker on the network can see. */
 #define _DEFAULT_SOURCE
 #include <openssl/core_names.h>
 #include <openssl/params.h>
@@ -49,7 +50,7 @@ static bool set_padding(struct context *context, const OSSL_PARAM *param) {
 
 static bool set_version(struct context *context, const OSSL_PARAM *param, int *version) {
     if (!param_read_int(param, version) || *version != TLS_1_2)
-        return raise_error(context->provider, REASON_TLS_VERSION, "the RSA key exchange is for TLS 1.2 alone");
+        return raise_error(context->provider, REASON_TLS_VERSION, "the RSA key exchange is only for TLS 1.2");
     return true;
 }
 
@@ -93,7 +94,7 @@ static bool is_ready(const struct context *context, size_t length) {
     if (context->client_version != TLS_1_2)
         return raise_error(context->provider, REASON_TLS_VERSION, "the client's TLS version was not given");
     if (length != context->key->facts.modulus.length)
-        return raise_error(context->provider, REASON_CIPHERTEXT, "%zu bytes, and the modulus has %zu", length,
+        return raise_error(context->provider, REASON_CIPHERTEXT, "%zu bytes, but the modulus has %zu", length,
                            context->key->facts.modulus.length);
     return true;
 }
@@ -124,7 +125,7 @@ static int decrypt(void *argument, unsigned char *out, size_t *out_length, size_
         return 1;
     }
     if (capacity < PREMASTER_BYTES)
-        return raise_error(context->provider, REASON_BUFFER, "48 bytes into %zu", capacity);
+        return raise_error(context->provider, REASON_BUFFER, "48 bytes do not fit into %zu", capacity);
     bool is_answered = is_ready(context, length) && ask_agent(context, in, length, premaster);
     if (is_answered) {
         memcpy(out, premaster, PREMASTER_BYTES);

@@ -1,7 +1,7 @@
-/* Key management: RSA, EC and ED25519 keys that answer for their public half and refuse to export any private one.
+/* Key management: RSA, EC and ED25519 keys that give their public half and refuse to export the private one.
  *
- * The refusal is what makes OpenSSL sign here: before every signature it offers the key to the default provider first,
- * and only a failed export of the private half leads back to the key's own provider. */
+ * Because of the refusal OpenSSL signs with this provider: before every signature it first offers the key to the
+ * default provider, and uses the key's own provider only if the export of the private half fails. */
 #define _DEFAULT_SOURCE
 #include "key.h"
 
@@ -14,7 +14,7 @@
 #include "params.h"
 #include "provider.h"
 
-/* --- life ---------------------------------------------------------------------------------------------------- */
+/* --- creating and releasing ---------------------------------------------------------------------------------- */
 
 static struct key *allocate(const struct provider *provider, enum key_type type, size_t length) {
     struct key *key = calloc(1, sizeof *key + length);
@@ -74,7 +74,7 @@ static void *new_ec(void *provider) { return allocate(provider, KEY_EC, 0); }
 static void *new_ed25519(void *provider) { return allocate(provider, KEY_ED25519, 0); }
 static void free_key(void *key) { key_release(key); }
 
-/* The decoder's reference is the address of a key pointer; whoever takes the key sets the pointer to null. */
+/* The decoder's reference is the address of a key pointer; taking the key sets the pointer to null. */
 static void *load(const void *reference, size_t size, enum key_type type) {
     struct key **slot = (struct key **)(uintptr_t)reference;
     if (size != sizeof *slot || *slot == NULL || (*slot)->type != type)
@@ -88,16 +88,16 @@ static void *load_rsa(const void *reference, size_t size) { return load(referenc
 static void *load_ec(const void *reference, size_t size) { return load(reference, size, KEY_EC); }
 static void *load_ed25519(const void *reference, size_t size) { return load(reference, size, KEY_ED25519); }
 
-/* Keys are immutable: a copy is one more reference, if all of the key is wanted. */
+/* Keys are immutable: a copy of a whole key is one more reference. */
 static void *duplicate(const void *from, int selection) {
     struct key *key = (struct key *)(uintptr_t)from;
     int pair = OSSL_KEYMGMT_SELECT_KEYPAIR;
     return (selection & pair) == pair ? key_hold(key) : NULL;
 }
 
-/* --- questions ----------------------------------------------------------------------------------------------- */
+/* --- queries ------------------------------------------------------------------------------------------------- */
 
-/* Whoever asks for the private half means "can it sign?", and it can. */
+/* A query for the private half asks whether the key can sign, and it can. */
 static int has(const void *keydata, int selection) {
     const struct key *key = keydata;
     int parts = OSSL_KEYMGMT_SELECT_KEYPAIR | (key->type == KEY_EC ? OSSL_KEYMGMT_SELECT_DOMAIN_PARAMETERS : 0);
@@ -200,7 +200,7 @@ static int export_key(void *keydata, int selection, OSSL_CALLBACK *callback, voi
     const struct key *key = keydata;
     OSSL_PARAM params[3], *next = params;
     if (!key->is_loaded || (selection & OSSL_KEYMGMT_SELECT_PRIVATE_KEY))
-        return 0; /* and no error raised: this is asked, and refused, before every signature */
+        return 0; /* without raising an error: OpenSSL tries this before every signature */
     if (key->type == KEY_EC && (selection & OSSL_KEYMGMT_SELECT_DOMAIN_PARAMETERS))
         *next++ = parameter(OSSL_PKEY_PARAM_GROUP_NAME, OSSL_PARAM_UTF8_STRING, key->facts.group,
                             strlen(key->facts.group));
@@ -216,7 +216,7 @@ static int export_key(void *keydata, int selection, OSSL_CALLBACK *callback, voi
     return callback(params, argument);
 }
 
-/* What export may hand over, for all types at once: a description, not a promise. */
+/* What export may return, for all key types together. */
 static const OSSL_PARAM *export_types(int selection) {
     static const OSSL_PARAM PUBLIC[] = {
         OSSL_PARAM_BN(OSSL_PKEY_PARAM_RSA_N, NULL, 0),

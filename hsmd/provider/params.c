@@ -71,7 +71,7 @@ bool param_read_int(const OSSL_PARAM *param, int *value) {
     return true;
 }
 
-/* Announce the size; true when the caller gave room for it or only wanted to know. */
+/* Return the size; true if the caller's buffer is large enough or the caller only asked for the size. */
 static bool write_raw(OSSL_PARAM *param, const void *value, size_t length) {
     param->return_size = length;
     if (param->data == NULL)
@@ -116,7 +116,7 @@ bool param_write_bytes(OSSL_PARAM *param, struct span value) {
     return param->data_type == OSSL_PARAM_OCTET_STRING && write_raw(param, value.bytes, value.length);
 }
 
-/* Numbers fill the whole of the caller's buffer: the rest is zeroes, at the more significant end. */
+/* Numbers fill the whole buffer of the caller, padded with zeros at the most significant end. */
 bool param_write_number(OSSL_PARAM *param, struct span value) {
     if (param == NULL)
         return true;

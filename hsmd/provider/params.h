@@ -1,4 +1,4 @@
-/* OSSL_PARAM arrays without libcrypto: find, read and write the few kinds that this provider meets. */
+/* OSSL_PARAM arrays without libcrypto: find, read and write the few types that this provider needs. */
 #ifndef HSMD_PARAMS_H
 #define HSMD_PARAMS_H
 
@@ -7,15 +7,15 @@
 
 #include "der.h"
 
-/* The parameter with this name, or null; also for a null array. */
+/* The parameter with this name, or null. The array may be null. */
 const OSSL_PARAM *param_find(const OSSL_PARAM *params, const char *name);
 OSSL_PARAM *param_find_output(OSSL_PARAM *params, const char *name);
 
 bool param_is_text(const OSSL_PARAM *param);
-bool param_text_equals(const OSSL_PARAM *param, const char *text); /* case does not matter */
+bool param_text_equals(const OSSL_PARAM *param, const char *text); /* ignores case */
 bool param_read_int(const OSSL_PARAM *param, int *value);          /* signed or unsigned */
 
-/* Writers: a null `param` is one that nobody asked for, and fine. */
+/* Writers: `param` is null if the caller did not request it; that is no error. */
 bool param_write_int(OSSL_PARAM *param, int value);
 bool param_write_text(OSSL_PARAM *param, const char *text);
 bool param_write_bytes(OSSL_PARAM *param, struct span value);

@@ -1,4 +1,4 @@
-/* Reads the first PEM block of a text, and strictly: canonical base64, matching END line, bounded size. */
+/* Reads the first PEM block of a text strictly: canonical base64, matching END line, bounded size (pem.h). */
 #include "pem.h"
 
 #include <string.h>
@@ -13,7 +13,7 @@ static bool starts_with(const char *text, size_t length, const char *prefix) {
 
 static bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
-/* Is the line `prefix`, our label, five dashes and nothing else but blanks? */
+/* Whether the line consists of `prefix`, our label, five dashes and trailing blanks. */
 static bool has_our_label(const char *text, size_t length, const char *prefix) {
     const char *const parts[] = {prefix, PEM_LABEL, DASHES};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
@@ -68,7 +68,7 @@ static const char *take_base64(struct pem *pem, const char *text, size_t length)
     return fault;
 }
 
-/* The last quantum: two or three characters, padded to four, no stray bits (RFC 4648, section 3.5). */
+/* The last quantum: two or three characters, padded to four, unused bits zero (RFC 4648, section 3.5). */
 static const char *end_base64(struct pem *pem) {
     if (pem->collected == 0 && pem->padding == 0)
         return NULL;

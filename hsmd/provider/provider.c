@@ -1,8 +1,8 @@
-/* The OpenSSL 3 provider "hsmd": private keys that live behind the local hsmd agent.
+/* The OpenSSL 3 provider "hsmd": private keys that are used through the local hsmd agent.
  *
  * A TLS server loads a key reference file in place of a private key, and every use of it becomes one request to the
- * agent's Unix socket. The provider forwards and computes nothing: no hash, no padding, no cipher. It keeps no state
- * but this immutable context and immutable keys, so fork, threads and reloads need no care. */
+ * agent's Unix socket. The provider only forwards; it computes no hash, padding or cipher. Its only state is this
+ * immutable context and immutable keys, so forks, threads and reloads need no handling. */
 #include "provider.h"
 
 #include <openssl/core_names.h>
@@ -21,9 +21,9 @@
 static const OSSL_ITEM REASONS[] = {
     {REASON_UNREACHABLE, "agent unreachable"},
     {REASON_DEADLINE, "deadline passed"},
-    {REASON_CLOSED, "agent hung up"},
+    {REASON_CLOSED, "agent closed the connection"},
     {REASON_PROTOCOL, "protocol error"},
-    {REASON_ANSWER, "impossible answer"},
+    {REASON_ANSWER, "invalid answer"},
     {REASON_REFUSED, "refused"},
     {REASON_PURPOSE, "purpose not allowed"},
     {REASON_UNAVAILABLE, "no daemon available"},
@@ -59,7 +59,7 @@ bool raise_error(const struct provider *provider, enum reason reason, const char
     return false;
 }
 
-/* The key's name for a log line: names are UTF-8, log files get printable ASCII. */
+/* The key's name for a log line: names are UTF-8, log lines are printable ASCII. */
 static void printable_name(const struct key *key, char name[NAME_BYTES_MAX + 1]) {
     size_t length = key->facts.name.length;
     for (size_t i = 0; i < length; i++) {
@@ -81,8 +81,8 @@ bool use_key(const struct provider *provider, const struct key *key, const struc
 
 /* --- configuration ------------------------------------------------------------------------------------------- */
 
-/* A wrong value does not stop the provider, because OpenSSL would then go on without it and without a word. It is
- * kept, and told to whoever loads a key reference. */
+/* An invalid value does not stop the provider, because OpenSSL would then continue without it and report nothing. The
+ * fault is kept and reported when a key reference is loaded. */
 static const char *configure_socket(struct agent *agent, const char *path) {
     if (path[0] != '/')
         return "socket must be an absolute path";
@@ -118,7 +118,7 @@ static void configure(struct provider *provider) {
         provider->fault = configure_timeout(&provider->agent, timeout);
 }
 
-/* --- what the core calls ------------------------------------------------------------------------------------- */
+/* --- functions for the core ---------------------------------------------------------------------------------- */
 
 static const OSSL_ALGORITHM *query_operation(void *context, int operation, int *no_cache) {
     (void)context;
@@ -200,7 +200,7 @@ static bool has_upcalls(const struct provider *provider) {
            provider->bio_read_ex != NULL && provider->bio_gets != NULL;
 }
 
-/* OSSL_provider_init_fn; the only symbol that is exported. */
+/* The only exported symbol. */
 __attribute__((visibility("default"))) OSSL_provider_init_fn OSSL_provider_init;
 
 int OSSL_provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in, const OSSL_DISPATCH **out,

@@ -1,4 +1,4 @@
-/* Tells the three things that a TLS peer signs from each other and from everything else. */
+/* Distinguishes the three structures that a TLS peer signs from each other and from all other bytes. */
 #include "purpose.h"
 
 #include <string.h>
@@ -31,7 +31,7 @@ static bool is_server_key_exchange(const uint8_t *data, size_t length) {
     return length > head && data[RANDOMS_BYTES] == NAMED_CURVE && length == head + data[head - 1];
 }
 
-/* A ClientHello with more handshake messages behind it; longer than 65,535 bytes no ClientHello is. */
+/* A ClientHello followed by more handshake messages; a ClientHello has at most 65,535 bytes. */
 static bool is_handshake(const uint8_t *data, size_t length) {
     if (length <= HANDSHAKE_HEADER_BYTES || data[0] != CLIENT_HELLO || data[1] != 0)
         return false;

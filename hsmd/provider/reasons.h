@@ -1,16 +1,16 @@
-/* Why something failed: the reason numbers of this provider's OpenSSL errors, never reused, and a text. */
+/* Failures: the reason numbers of this provider's OpenSSL errors, which are never reused, and a text. */
 #ifndef HSMD_REASONS_H
 #define HSMD_REASONS_H
 
 enum reason {
     REASON_NONE = 0,
-    /* the way to the agent */
+    /* connection to the agent */
     REASON_UNREACHABLE = 1,
     REASON_DEADLINE = 2,
     REASON_CLOSED = 3,
     REASON_PROTOCOL = 4,
     REASON_ANSWER = 5,
-    /* what the agent answered (docs/protocol.md, section 5) */
+    /* errors from the agent (docs/protocol.md, section 5) */
     REASON_REFUSED = 10,
     REASON_PURPOSE = 11,
     REASON_UNAVAILABLE = 20,
@@ -21,7 +21,7 @@ enum reason {
     REASON_STORE = 32,
     REASON_INTERNAL = 40,
     REASON_FAILED = 41,
-    /* what was asked of the provider */
+    /* invalid calls and configuration */
     REASON_REFERENCE = 50,
     REASON_CONFIGURATION = 51,
     REASON_ALGORITHM = 52,

@@ -1,4 +1,4 @@
-/* The table of digests, and the four forms of AlgorithmIdentifier. */
+/* The table of digests, and the four forms of AlgorithmIdentifier (scheme.h). */
 #define _DEFAULT_SOURCE
 #include "scheme.h"
 
@@ -33,7 +33,7 @@ uint16_t scheme_of(enum key_type type, const struct digest *digest, bool is_pss)
     return is_pss ? digest->rsa_pss : digest->rsa_pkcs1;
 }
 
-/* The hash and mask functions and the salt length are spelt out: the defaults of RFC 4055 are those of SHA-1. */
+/* The hash and mask functions and the salt length are explicit, because the defaults of RFC 4055 are for SHA-1. */
 static const uint8_t PSS[ALGORITHM_ID_MAX] = {
     0x30, 0x41, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a, /* id-RSASSA-PSS */
     0x30, 0x34,                                                                   /* RSASSA-PSS-params */

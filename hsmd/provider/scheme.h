@@ -1,4 +1,4 @@
-/* Signature algorithms: from what OpenSSL says (key type, digest, padding) to TLS SignatureScheme code points. */
+/* Signature algorithms: from OpenSSL's key type, digest and padding to TLS SignatureScheme code points. */
 #ifndef HSMD_SCHEME_H
 #define HSMD_SCHEME_H
 
@@ -17,10 +17,10 @@ struct digest {
 
 enum { ALGORITHM_ID_MAX = 67 };
 
-/* The digest with this name of any spelling, or null. */
+/* The digest with this name in any of its spellings, or null. */
 const struct digest *digest_find(const char *name);
 
-/* Code point for a key of this type; `digest` is null for Ed25519 alone. */
+/* Code point for a key of this type; `digest` is null only for Ed25519. */
 uint16_t scheme_of(enum key_type type, const struct digest *digest, bool is_pss);
 
 /* DER AlgorithmIdentifier (RFC 4055, RFC 5758, RFC 8410) of the same; returns its length. */

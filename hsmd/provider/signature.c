@@ -1,7 +1,8 @@
-/* Signatures: gathers what is to be signed, names purpose and scheme, and lets the agent sign it.
+/* Signatures: collects the bytes to be signed, determines purpose and scheme, and has the agent sign them.
  *
- * The whole message goes to the agent, never a digest made here, so that the daemon sees what it signs. OpenSSL opens
- * contexts only to ask whether a digest is supported, and asks for the size first: only the real thing asks the agent. */
+ * The agent gets the whole message, never a digest made here, so that the daemon can check what it signs. OpenSSL
+ * also opens contexts only to find out whether a digest is supported, and first asks for the size of a signature;
+ * the agent is called only for the signature itself. */
 #define _DEFAULT_SOURCE
 #include <openssl/core_names.h>
 #include <openssl/params.h>
@@ -31,7 +32,7 @@ struct context {
     size_t length, capacity;
 };
 
-/* --- life ---------------------------------------------------------------------------------------------------- */
+/* --- creating and releasing ---------------------------------------------------------------------------------- */
 
 static void *new_context(void *provider, const char *properties) {
     (void)properties;
@@ -84,12 +85,12 @@ static bool set_padding(struct context *context, const OSSL_PARAM *param) {
         padding = 0;
     bool is_rsa = context->key != NULL && context->key->type == KEY_RSA;
     if (!is_rsa || (padding != PADDING_PKCS1 && padding != PADDING_PSS))
-        return raise_error(context->provider, REASON_PADDING, "only PKCS#1 v1.5 and PSS, and with RSA keys");
+        return raise_error(context->provider, REASON_PADDING, "only PKCS#1 v1.5 and PSS are supported, with RSA keys");
     context->is_pss = padding == PADDING_PSS;
     return true;
 }
 
-/* A number as text, as command lines give it; -2 (not a salt we make) for anything else. */
+/* A number given as text, as on a command line; -2 (an unsupported salt length) for anything else. */
 static int salt_from_text(const OSSL_PARAM *param) {
     char digits[4] = "";
     if (param_text_equals(param, OSSL_PKEY_RSA_PSS_SALT_LEN_DIGEST) || param_text_equals(param, "auto-digestmax") ||
@@ -102,7 +103,7 @@ static int salt_from_text(const OSSL_PARAM *param) {
     return strspn(digits, "0123456789") == length ? atoi(digits) : -2;
 }
 
-/* TLS and hsmd know one salt length, that of the digest; a number is compared when the digest is known. */
+/* TLS and hsmd support one salt length, that of the digest; a number is compared once the digest is known. */
 static bool set_salt(struct context *context, const OSSL_PARAM *param) {
     int salt = -2;
     if (param_is_text(param))
@@ -112,18 +113,18 @@ static bool set_salt(struct context *context, const OSSL_PARAM *param) {
     if (salt == SALT_AUTO_DIGEST_MAX)
         salt = SALT_DIGEST;
     if (salt < SALT_DIGEST)
-        return raise_error(context->provider, REASON_SALT, "only salts as long as the digest");
+        return raise_error(context->provider, REASON_SALT, "only salts as long as the digest are supported");
     context->salt = salt;
     return true;
 }
 
-/* The digest is given at the start; a parameter may repeat it. */
+/* The digest is set at initialisation; a parameter may repeat it. */
 static bool is_same_digest(const struct context *context, const OSSL_PARAM *param) {
     if (context->digest != NULL)
         for (const char *const *name = context->digest->names; *name != NULL; name++)
             if (param_text_equals(param, *name))
                 return true;
-    return raise_error(context->provider, REASON_ALGORITHM, "the digest cannot be changed, nor MGF1 have another");
+    return raise_error(context->provider, REASON_ALGORITHM, "the digest cannot be changed, and MGF1 uses the same");
 }
 
 static int set_params(void *argument, const OSSL_PARAM *params) {
@@ -157,7 +158,7 @@ static bool choose_digest(struct context *context, const char *name) {
         return is_absent || raise_error(context->provider, REASON_ALGORITHM, "Ed25519 takes no digest");
     }
     if (is_absent && context->digest != NULL)
-        return true; /* initialised again: as before */
+        return true; /* initialised again: the digest stays */
     context->digest = digest_find(is_absent ? "SHA256" : name);
     return context->digest != NULL ||
            raise_error(context->provider, REASON_ALGORITHM, "%.32s is none of SHA256, SHA384, SHA512", name);
@@ -181,7 +182,7 @@ static bool is_ready(const struct context *context) {
     if (context->key == NULL || (context->digest == NULL && context->key->type != KEY_ED25519))
         return raise_error(context->provider, REASON_NO_KEY, "the signature was not initialised");
     if (context->is_pss && context->salt != SALT_DIGEST && context->salt != context->digest->length)
-        return raise_error(context->provider, REASON_SALT, "a salt of %d bytes, and only one of %d can be made",
+        return raise_error(context->provider, REASON_SALT, "a salt of %d bytes, only %d are supported",
                            context->salt, context->digest->length);
     return true;
 }
@@ -208,7 +209,7 @@ static const OSSL_PARAM *gettable_params(void *context, void *provider) {
 
 /* --- signing ------------------------------------------------------------------------------------------------- */
 
-/* Servers put these bytes into handshakes unread: an answer of the wrong shape stops here. */
+/* Servers put these bytes into handshakes without checking them, so malformed answers are refused here. */
 static bool is_possible(const struct key *key, const uint8_t *signature, size_t length) {
     if (key->type == KEY_EC)
         return length <= key->facts.signature_max && is_ecdsa_signature(signature, length);
@@ -247,14 +248,14 @@ static int digest_sign(void *argument, unsigned char *signature, size_t *length,
     if (!ask_agent(context, data, data_length, &answer))
         return 0;
     if (answer.length > capacity)
-        return raise_error(context->provider, REASON_BUFFER, "a signature of %zu bytes into %zu", answer.length,
-                           capacity);
+        return raise_error(context->provider, REASON_BUFFER, "a signature of %zu bytes does not fit into %zu",
+                           answer.length, capacity);
     memcpy(signature, bytes, answer.length);
     *length = answer.length;
     return 1;
 }
 
-/* --- in pieces ----------------------------------------------------------------------------------------------- */
+/* --- signing in parts ---------------------------------------------------------------------------------------- */
 
 static bool grow(struct context *context, size_t needed) {
     size_t capacity = context->capacity > 0 ? context->capacity : BUFFER_FIRST;

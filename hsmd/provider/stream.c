@@ -1,4 +1,4 @@
-/* Bytes and frame headers over a non-blocking socket, all under one deadline (stream.h). */
+/* Bytes and frame headers over a non-blocking socket with one deadline (stream.h). */
 #define _DEFAULT_SOURCE
 #include "stream.h"
 
@@ -17,7 +17,7 @@ enum {
 
 static const int64_t NS_PER_MS = 1000000;
 
-/* --- failures ----------------------------------------------------------------------------------------------- */
+/* --- failures ------------------------------------------------------------------------------------------------ */
 
 bool fail(struct failure *failure, enum reason reason, const char *format, ...) {
     va_list arguments;
@@ -53,7 +53,7 @@ int64_t now_ns(void) {
     return (int64_t)now.tv_sec * 1000 * NS_PER_MS + now.tv_nsec;
 }
 
-/* Rounded up, so that the last part of a millisecond is not spent spinning. */
+/* Rounded up, so that poll is not called in a loop during the last millisecond. */
 int left_ms(int64_t deadline_ns) {
     int64_t left = deadline_ns - now_ns();
     return left <= 0 ? 0 : (int)((left + NS_PER_MS - 1) / NS_PER_MS);
@@ -104,7 +104,7 @@ bool send_all(const struct stream *stream, struct iovec *parts, size_t count) {
             if (!wait_for(stream->fd, POLLOUT, stream->deadline_ns, stream->failure))
                 return false;
         } else if (errno == EPIPE || errno == ECONNRESET)
-            return true; /* an agent that turned us away has often said why: go and read it */
+            return true; /* an agent that refuses a connection has often sent an error before: read it */
         else if (errno != EINTR)
             return fail(stream->failure, REASON_UNREACHABLE, "cannot send to the agent, errno %d", errno);
     }
@@ -124,7 +124,7 @@ static bool fill(struct stream *stream) {
             return true;
         }
         if (received == 0 || errno == ECONNRESET)
-            return fail(stream->failure, REASON_CLOSED, "the agent hung up before it answered");
+            return fail(stream->failure, REASON_CLOSED, "the agent closed the connection before it answered");
         if (errno != EAGAIN && errno != EINTR)
             return fail(stream->failure, REASON_UNREACHABLE, "cannot read from the agent, errno %d", errno);
     }

@@ -76,7 +76,7 @@ def test_requests_that_are_open_when_the_agent_is_told_to_stop_are_answered(site
         site.agent.stop()
         time.sleep(TIMEOUT_MS / 1000)
     log = site.nginx.log.read_bytes()[mark:].decode()
-    assert "hung up before it answered" not in log
+    assert "closed the connection before it answered" not in log
     assert "is the agent running?" in log
 
 
