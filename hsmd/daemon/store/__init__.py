@@ -2,7 +2,6 @@
 
 from hsmd.daemon.store.records import (
     AuditHead,
-    CaRecord,
     CertificateRecord,
     ClientRecord,
     Contents,
@@ -15,13 +14,13 @@ from hsmd.daemon.store.records import (
     OwnerRecord,
     Page,
     RevocationRecord,
+    UserCaRecord,
 )
 from hsmd.daemon.store.store import Store
 from hsmd.daemon.store.transaction import Transaction
 
 __all__ = [
     "AuditHead",
-    "CaRecord",
     "CertificateRecord",
     "ClientRecord",
     "Contents",
@@ -36,4 +35,5 @@ __all__ = [
     "RevocationRecord",
     "Store",
     "Transaction",
+    "UserCaRecord",
 ]

@@ -63,7 +63,7 @@ DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class CaRecord:
+class UserCaRecord:
     """An OpenSSH CA key whose user certificates are accepted for the clients named, and for no others.
 
     `max_lifetime_s` is the longest total validity of its certificates; 0 for any.
@@ -163,7 +163,7 @@ class Contents:
     keys: tuple[KeyRecord, ...] = ()
     certificates: tuple[CertificateRecord, ...] = ()
     clients: tuple[ClientRecord, ...] = ()
-    cas: tuple[CaRecord, ...] = ()
+    user_cas: tuple[UserCaRecord, ...] = ()
     grants: tuple[GrantRecord, ...] = ()
     revocations: tuple[RevocationRecord, ...] = ()
     owners: tuple[OwnerRecord, ...] = ()

@@ -56,7 +56,7 @@ class Transaction:
             keys=tuple(self.keys.all()),
             certificates=tuple(self.certificates.all()),
             clients=tuple(self.clients.all()),
-            cas=tuple(self.user_cas.all()),
+            user_cas=tuple(self.user_cas.all()),
             grants=tuple(self.grants.all()),
             owners=tuple(self.owners.all()),
             revocations=tuple(self.revocations.all()),

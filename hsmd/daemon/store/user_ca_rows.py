@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from hsmd.daemon.store.client_rows import check_fingerprint
 from hsmd.daemon.store.names import searchable
-from hsmd.daemon.store.records import DAY_S, CaRecord
+from hsmd.daemon.store.records import DAY_S, UserCaRecord
 from hsmd.daemon.store.tables import ca_clients, cas, clients
 from hsmd.errors import NotFound
 
@@ -42,7 +42,7 @@ class UserCas:
         if self._connection.execute(delete(cas).where(cas.c.fingerprint == fingerprint)).rowcount == 0:
             raise NotFound("no CA with that key is trusted")
 
-    def all(self) -> list[CaRecord]:
+    def all(self) -> list[UserCaRecord]:
         """All CAs in order of fingerprint."""
         trusted: dict[str, set[str]] = defaultdict(set)
         query = select(ca_clients.c.ca_fingerprint, clients.c.name).join(
@@ -52,7 +52,7 @@ class UserCas:
             trusted[fingerprint].add(name)
         rows = self._connection.execute(select(cas).order_by(cas.c.fingerprint))
         return [
-            CaRecord(
+            UserCaRecord(
                 each.fingerprint, each.public_key, frozenset(trusted[each.fingerprint]), each.max_lifetime_s
             )
             for each in rows

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from hsmd.daemon.store import CaRecord, ClientRecord, CredentialRecord, Store
+from hsmd.daemon.store import ClientRecord, CredentialRecord, Store, UserCaRecord
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.roles import Role
 
@@ -87,7 +87,7 @@ def test_a_removed_client_leaves_nothing_behind(
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1"]))
     store.change(lambda tx: tx.clients.remove("web1"))
     assert store.load().clients == ()
-    assert store.load().cas == ()
+    assert store.load().user_cas == ()
     with pytest.raises(NotFound):
         store.change(lambda tx: tx.clients.remove("web1"))
     store.change(lambda tx: tx.clients.add("web2", Role.OPERATOR, now, credential))
@@ -99,14 +99,14 @@ def test_a_ca_is_trusted_for_the_clients_named_and_no_others(store: Store, now: 
     for name in ("web1", "web2", "web3"):
         store.change(lambda tx: tx.clients.add(name, Role.FRONT_END, now))
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "web2", "web1"]))
-    assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web1", "web2"})),)
+    assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web1", "web2"})),)
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web3"]))
-    assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web3"})),)
+    assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web3"})),)
     with pytest.raises(NotFound, match="clients"):
         store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "unknown"]))
-    assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web3"})),)
+    assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web3"})),)
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", []))
-    assert store.load().cas == ()
+    assert store.load().user_cas == ()
 
 
 def test_a_ca_outlives_one_of_its_clients(store: Store, now: datetime) -> None:
@@ -115,4 +115,4 @@ def test_a_ca_outlives_one_of_its_clients(store: Store, now: datetime) -> None:
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "web2"]))
     store.change(lambda tx: tx.clients.remove("web1"))
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
-    assert store.load().cas == (CaRecord(CA, "ca line", frozenset({"web2"})),)
+    assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web2"})),)

@@ -43,7 +43,7 @@ def test_grants_and_credentials_follow_a_rename_and_a_reused_name_has_none(
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     contents = store.load()
     assert [(grant.client, grant.key) for grant in contents.grants] == [("web2", "old")]
-    assert contents.cas[0].clients == {"web2"}
+    assert contents.user_cas[0].clients == {"web2"}
     assert store.query(lambda tx: tx.clients.get("web1")).credentials == ()
     assert len(store.query(lambda tx: tx.clients.get("web2")).credentials) == 1
 
@@ -111,9 +111,9 @@ def test_a_revocation_that_could_never_match_is_refused(
 def test_a_ca_is_distrusted(store: Store, now: datetime) -> None:
     store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
     store.change(lambda tx: tx.user_cas.trust(CA, "line", ["web1"], 3_600))
-    assert store.load().cas[0].max_lifetime_s == 3_600
+    assert store.load().user_cas[0].max_lifetime_s == 3_600
     store.change(lambda tx: tx.user_cas.distrust(CA))
-    assert store.load().cas == ()
+    assert store.load().user_cas == ()
     with pytest.raises(NotFound):
         store.change(lambda tx: tx.user_cas.distrust(CA))
 

@@ -58,8 +58,8 @@ class Snapshot:
         self._owners = {
             each.fingerprint: client.name for client in contents.clients for each in client.credentials
         }
-        self._trusted = {ca.fingerprint: ca.clients & self._roles.keys() for ca in contents.cas}
-        self._lifetimes = {ca.fingerprint: ca.max_lifetime_s for ca in contents.cas}
+        self._trusted = {ca.fingerprint: ca.clients & self._roles.keys() for ca in contents.user_cas}
+        self._lifetimes = {ca.fingerprint: ca.max_lifetime_s for ca in contents.user_cas}
         self._revoked = frozenset(revocation.mark for revocation in contents.revocations)
         self._grants = _grants(contents, self._keys, self._roles)
         self._visible = _visible(self._grants)

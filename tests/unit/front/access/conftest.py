@@ -9,13 +9,13 @@ import pytest
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.store.records import (
-    CaRecord,
     CertificateRecord,
     ClientRecord,
     Contents,
     CredentialRecord,
     GrantRecord,
     KeyRecord,
+    UserCaRecord,
 )
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, expand, with_daemon_purposes
@@ -53,9 +53,9 @@ def contents() -> Contents:
         keys=(MAIL, OLD, SITE),
         certificates=(CertificateRecord("site", "chain", NOW),),
         clients=(ANN, EVE, WEB1, WEB2, CERTIFIED),
-        cas=(
-            CaRecord("CA1", "line", frozenset({"web1", "web3", "ann"})),
-            CaRecord("CA2", "line", frozenset({"web2"})),
+        user_cas=(
+            UserCaRecord("CA1", "line", frozenset({"web1", "web3", "ann"})),
+            UserCaRecord("CA2", "line", frozenset({"web2"})),
         ),
         grants=(
             grant("web1", SITE, Purpose.TLS13_SERVER, Purpose.TLS12_SERVER),

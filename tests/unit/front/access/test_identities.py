@@ -48,7 +48,7 @@ def identify(snapshot: Snapshot, certificate: dict[str, Any], **changes: Any) ->
 
 
 def any_lifetime(contents: Contents) -> Contents:
-    return replace(contents, cas=tuple(replace(ca, max_lifetime_s=0) for ca in contents.cas))
+    return replace(contents, user_cas=tuple(replace(ca, max_lifetime_s=0) for ca in contents.user_cas))
 
 
 # --- public keys ---
@@ -214,11 +214,11 @@ def test_an_identity_stands_while_its_credential_does(
     others = tuple(client for client in contents.clients if client.name != "web1")
     web1 = next(client for client in contents.clients if client.name == "web1")
     assert stands(by_key)
-    assert stands(by_key, cas=())
+    assert stands(by_key, user_cas=())
     assert stands(by_certificate)
     assert not stands(by_key, clients=others)
     assert not stands(by_certificate, clients=others)
-    assert not stands(by_certificate, cas=())
+    assert not stands(by_certificate, user_cas=())
     # the name came back, but not with this credential, or as something else
     assert not stands(by_key, clients=(*others, replace(web1, credentials=web1.credentials[1:])))
     assert stands(by_certificate, clients=(*others, replace(web1, credentials=())))
@@ -244,8 +244,8 @@ def test_the_trust_of_a_ca_does_not_follow_a_name_that_is_gone(
 def test_a_ca_may_not_make_longer_certificates_than_said(
     contents: Contents, good: dict[str, Any], longest_s: int, believed: bool
 ) -> None:
-    cas = tuple(replace(ca, max_lifetime_s=longest_s) for ca in contents.cas)
-    decision = identify(Snapshot.build(replace(contents, cas=cas)), good)
+    cas = tuple(replace(ca, max_lifetime_s=longest_s) for ca in contents.user_cas)
+    decision = identify(Snapshot.build(replace(contents, user_cas=cas)), good)
     assert decision == Denial(Rule.LIFETIME_TOO_LONG) if not believed else isinstance(decision, Identity)
 
 

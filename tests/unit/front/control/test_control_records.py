@@ -73,7 +73,7 @@ async def recorded(request: messages.Request, directory: Path) -> list[Any]:
     audit = AuditLog.open(directory)
     client = ClientRecord("ann", Role.OPERATOR, (CredentialRecord("FA", "line"),), NOON)
     snapshot = Snapshot.build(
-        Contents(version=1, keys=(), certificates=(), clients=(client,), cas=(), grants=())
+        Contents(version=1, keys=(), certificates=(), clients=(client,), user_cas=(), grants=())
     )
 
     async def handle(identity: Identity, request: Any, deadline: float) -> messages.Done:

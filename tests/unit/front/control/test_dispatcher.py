@@ -38,7 +38,7 @@ class Office:
             for each in (ANN, WEB)
         )
         snapshot = Snapshot.build(
-            Contents(version=1, keys=(), certificates=(), clients=clients, cas=(), grants=())
+            Contents(version=1, keys=(), certificates=(), clients=clients, user_cas=(), grants=())
         )
         self.go_on = asyncio.Event()
         self.go_on.set()

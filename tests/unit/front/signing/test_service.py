@@ -107,7 +107,7 @@ class World:
         client = ClientRecord("web", Role.FRONT_END, (CredentialRecord("F1", "line"),), NOON)
         grant = GrantRecord("web", "site", KEY, frozenset({Purpose.TLS13_SERVER}))
         self.snapshot = Snapshot.build(
-            Contents(version=1, keys=(key,), certificates=(), clients=(client,), cas=(), grants=(grant,))
+            Contents(version=1, keys=(key,), certificates=(), clients=(client,), user_cas=(), grants=(grant,))
         )
         self.hold = KeyHold()
         self.service = KeyService(
