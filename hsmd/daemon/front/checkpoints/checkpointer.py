@@ -151,12 +151,19 @@ class Checkpointer:
     async def consistency(self, first: int, second: int) -> list[bytes]:
         """The proof that the first `second` records begin with the first `first`; both are covered by a checkpoint."""
         async with self._busy:
+            await self._grow_to(second)
             return await asyncio.to_thread(self._tree.consistency, first, second)
 
     async def inclusion(self, index: int, size: int) -> list[bytes]:
         """The proof that record `index` is among the first `size`, which are covered by a checkpoint."""
         async with self._busy:
+            await self._grow_to(size)
             return await asyncio.to_thread(self._tree.inclusion, index, size)
+
+    async def _grow_to(self, size: int) -> None:
+        """Have the leaves of the first `size` records: a tree that was lost is rebuilt by the first proof or checkpoint."""
+        if self._tree.size < size:
+            await self._grow()
 
     async def _grow(self) -> None:
         self._audit.commit()
