@@ -119,7 +119,7 @@ async def test_proofs_are_made_before_a_lost_tree_has_been_rebuilt(bench: Bench)
     bench.open()
     assert bench.checkpointer.newest is not None and bench.tree.size == 0
     proof = await bench.checkpointer.consistency(7, size)
-    merkle.verify_consistency(7, size, proof, await bench.checkpointer.root_at(7), root)
+    merkle.verify_consistency(7, size, await bench.checkpointer.root_at(7), root, proof)
     lines = [line.rstrip(b"\n") for line in log_lines(bench.directory)]
     inclusion = await bench.checkpointer.inclusion(3, size)
     merkle.verify_inclusion(3, size, leaf_hash(lines[3]), inclusion, root)
