@@ -1,4 +1,4 @@
-"""The threat model names only files and tests that exist, and every attack test is in it."""
+"""The threat model names only files and tests that exist, and names every attack test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXT = (ROOT / "docs" / "threat-model.md").read_text()
 
 
 def functions_of(path: Path) -> set[str]:
-    """Names of the test functions of a file, methods of classes among them."""
+    """Names of the test functions of a file, including methods of classes."""
     tree = ast.parse(path.read_text())
     return {
         node.name
@@ -46,8 +46,8 @@ def test_every_file_named_exists() -> None:
 
 
 def test_every_threat_names_its_test() -> None:
-    """Each row below "What is done against what" ends with a test."""
-    section = TEXT.partition("## What is done against what")[2].partition("## What is not protected")[0]
+    """Each row of "Threats and mitigations" ends with a test."""
+    section = TEXT.partition("## Threats and mitigations")[2].partition("## What is not protected")[0]
     rows = [
         line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| threat")
     ]
@@ -61,4 +61,4 @@ def test_every_threat_names_its_test() -> None:
 def test_every_attack_test_is_in_it() -> None:
     known = named()
     for path in sorted((ROOT / "tests" / "attacks").rglob("test_*.py")):
-        assert str(path.relative_to(ROOT)) in known, f"docs/threat-model.md says nothing of {path.name}"
+        assert str(path.relative_to(ROOT)) in known, f"docs/threat-model.md does not mention {path.name}"
