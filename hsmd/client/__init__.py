@@ -1,7 +1,7 @@
-"""What programs away from the HSM use: connections to a daemon or an agent, and private-key objects.
+"""The client library: connections to a daemon or an agent, and private-key objects.
 
-`Connection` is for event loops, `Client` for everything else; both take an `Endpoint` (a daemon, pinned) or an
-`AgentEndpoint` (the Unix socket of the agent on this host).
+`Connection` is for asyncio programs, `Client` for all others; both take an `Endpoint` (a daemon and its pinned host keys) or
+an `AgentEndpoint` (the Unix socket of the agent on this host).
 """
 
 from hsmd.client.connection import Connection

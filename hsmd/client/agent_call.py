@@ -1,6 +1,6 @@
-"""One operation over one short connection to the agent's socket: connect, ask, read, close.
+"""One request over a short connection to the agent's socket: connect, send, receive, close.
 
-Keeps no state, so threads, forks and restarts of the agent do not matter.
+It keeps no state, so it is safe with threads and forks, and a restart of the agent does not matter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _READ_BYTES = 65_536
 def ask(path: Path, kind: int, answer_kind: int, body: bytes, *, ends: float) -> bytes:
     """The body of the answer to a frame of `kind`. `ends` is a time.monotonic() value.
 
-    Raises Unavailable, DeadlineExceeded, ProtocolError, or the error the agent answered.
+    Raises Unavailable, DeadlineExceeded, ProtocolError, or the error that the agent returned.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

@@ -1,6 +1,6 @@
-"""Endpoints: where a daemon or an agent is, how the daemon proves who it is, and as whom we come.
+"""Endpoints: the address of a daemon or an agent, the host keys that identify a daemon, and the client's own identity.
 
-Everything a connection trusts is in here; nothing is taken from the user's OpenSSH set-up.
+Everything that a connection trusts is in here; nothing is taken from the user's OpenSSH configuration.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A daemon, pinned.
+    """A daemon and its pinned host keys.
 
-    `host_keys` are OpenSSH public key lines (`ssh-ed25519 AAAA...`); with `cert-authority ` in front, the key of a host CA
+    `host_keys` are OpenSSH public key lines (`ssh-ed25519 AAAA...`); after `cert-authority `, the key of a host CA
     whose certificates must name `host`. `user` is the client's name at the daemon, `identity_file` its OpenSSH private key,
-    `certificate_file` the user certificate that goes with it, if any.
+    `certificate_file` the user certificate for that key, if any.
 
-    Raises ConfigurationError that lists everything that is wrong.
+    Raises ConfigurationError that lists every fault.
     """
 
     host: str
@@ -73,7 +73,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class AgentEndpoint:
-    """An agent's Unix socket. The peer is known by its user id; there is nothing to pin."""
+    """An agent's Unix socket. Its directory is trusted; there is no key to pin."""
 
     path: Path
 
@@ -95,7 +95,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def split_host_key(line: str) -> tuple[bool, str]:
-    """(whether it is a host CA, the OpenSSH public key line) of one entry of `host_keys`."""
+    """(whether it is a host CA, the OpenSSH public key line) of an entry of `host_keys`."""
     words = line.split()
     is_ca = bool(words) and words[0] == _CA_PREFIX
     return is_ca, " ".join(words[1:] if is_ca else words)
@@ -116,7 +116,7 @@ def host_key_fault(line: str) -> str:
 
 
 def read_identity(path: Path) -> bytes:
-    """The bytes of a private key file that nobody but its owner may use, as OpenSSH demands it.
+    """The bytes of a private key file, which must be accessible to its owner only, as OpenSSH requires.
 
     Raises ConfigurationError naming the file and the fix.
     """
@@ -136,7 +136,7 @@ def _identity_fault(status: os.stat_result) -> str:
     if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
     if status.st_uid not in (os.geteuid(), 0):
-        return "belongs to another user; it must be yours"
+        return "belongs to another user; it must belong to the user that runs this program"
     if status.st_mode & 0o077:
-        return f"others may access it (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600"
+        return f"other users may access it (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600"
     return ""

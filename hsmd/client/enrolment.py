@@ -1,7 +1,7 @@
-"""Enrolment from the new client's side: compare the daemon's host key with the token, prove the token, register a key.
+"""The client's side of enrolment: compare the daemon's host key with the token, prove the token, register a key.
 
-The token's secret leaves only after the key exchange has shown that the peer holds the host key, or a host certificate of the
-CA, whose SHA-256 stands in the token; nobody is asked anything.
+The token's secret is sent only after the key exchange has proven that the peer holds the host key, or a host certificate of
+the CA, whose SHA-256 is in the token. There is no interaction with a user.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from hsmd.protocol.enrolment import (
 from hsmd.system.ssh_profile import CLOSED, require_host_principals, without_ignore_packets
 
 LIMIT_S = 15.0
-"""Time for everything."""
+"""Time limit for the whole enrolment."""
 
 
 async def enrol(token: EnrolmentToken, public_key: str) -> EnrolmentAnswer:
-    """Have `public_key` (an OpenSSH line) registered for the client that the token was made for.
+    """Register `public_key` (an OpenSSH line) for the client that the token was made for.
 
-    Raises Unavailable (nobody there), ProtocolError (not the daemon of the token), Refused (token wrong, used or too
-    old: the daemon does not say which), BadRequest.
+    Raises Unavailable (not reachable), ProtocolError (not the daemon of the token), Refused (token wrong, used or too
+    old: the daemon does not tell which), BadRequest.
     """
     host, port = parse_address(token.address)
     connection = None
@@ -50,11 +50,11 @@ async def enrol(token: EnrolmentToken, public_key: str) -> EnrolmentAnswer:
     finally:
         if connection is not None:
             connection.abort()
-    return _believable(token, decode_answer(line))
+    return _checked(token, decode_answer(line))
 
 
 class _Host(asyncssh.SSHClient):
-    """Called by asyncssh: the only host key, or host CA, that will do is the token's."""
+    """Called by asyncssh: accepts only the host key, or host CA, of the token."""
 
     def __init__(self, token: EnrolmentToken) -> None:
         self._token = token
@@ -71,7 +71,7 @@ class _Host(asyncssh.SSHClient):
 
 
 def _options(token: EnrolmentToken) -> dict[str, Any]:
-    """As for every connection, but with the token instead of a key."""
+    """Options as for every connection, but with the token instead of a key."""
     return {
         **CLOSED,
         "known_hosts": ([], [], []),
@@ -93,19 +93,19 @@ async def _ask(connection: asyncssh.SSHClientConnection, question: bytes) -> byt
             break
         received += data
     if not received.endswith(b"\n"):
-        raise ValueError("the daemon gave no answer")
+        raise ValueError("the daemon sent no answer")
     return received
 
 
-def _believable(token: EnrolmentToken, answer: EnrolmentAnswer) -> EnrolmentAnswer:
-    """The answer, if its first host key is the one that the token names and all can be pinned."""
+def _checked(token: EnrolmentToken, answer: EnrolmentAnswer) -> EnrolmentAnswer:
+    """The answer, if its first host key is the token's and all can be pinned. Raises RefusedHere or ProtocolError."""
     if answer.error:
-        raise RefusedHere(f"the daemon at {token.address} did not enrol us: {answer.error}")
+        raise RefusedHere(f"the daemon at {token.address} refused the enrolment: {answer.error}")
     if not answer.host_keys or any(host_key_fault(line) for line in answer.host_keys):
-        raise ProtocolError("enrolment: the daemon's answer has no host keys that could be pinned")
+        raise ProtocolError("enrolment: the daemon's answer has no host keys that can be pinned")
     is_ca, line = split_host_key(answer.host_keys[0])
     if is_ca != token.pins_ca or sha256(base64.b64decode(line.split()[1])).digest() != token.pin:
-        raise ProtocolError("enrolment: the daemon names another host key than the token")
+        raise ProtocolError("enrolment: the daemon's answer names another host key than the token")
     return answer
 
 
@@ -116,11 +116,11 @@ def _explain(token: EnrolmentToken, error: Exception) -> HsmdError:
         case asyncssh.HostKeyNotVerifiable():
             return ProtocolError(f"{where} is not the one that made the token: {reason}")
         case asyncssh.KeyExchangeFailed():
-            return ProtocolError(f"{where} has no algorithm of ours: {reason}")
+            return ProtocolError(f"{where} has no algorithm in common with this client: {reason}")
         case asyncssh.PermissionDenied():
             return RefusedHere(
-                f"{where} does not take the token: it is wrong, used, or older than 15 minutes"
+                f"{where} does not accept the token: it is wrong, used, or older than 15 minutes"
             )
         case TimeoutError():
             return Unavailable(f"{where} did not answer within {LIMIT_S:g} s")
-    return Unavailable(f"{where} cannot be asked: {reason}")
+    return Unavailable(f"{where} cannot be reached: {reason}")

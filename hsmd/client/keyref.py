@@ -1,6 +1,6 @@
 """Key reference files: what a TLS server loads instead of a private key (docs/protocol.md, section 7).
 
-Pure. The DER is written and read strictly: one encoding for one reference, nothing behind it, at most 8 KiB.
+Pure. The DER is strict: one encoding for each reference, no trailing bytes, at most 8 KiB.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PEM = re.compile(rf"-----BEGIN {LABEL}-----\s*([A-Za-z0-9+/=\s]+?)\s*-----END {
 
 @dataclass(frozen=True, slots=True)
 class KeyReference:
-    """A key by name (for people) and public half; `public_key` is its DER SubjectPublicKeyInfo."""
+    """A key's name (for display) and public half; `public_key` is its DER SubjectPublicKeyInfo."""
 
     name: str
     public_key: bytes
@@ -48,7 +48,7 @@ class KeyReference:
 
 
 def encode(reference: KeyReference) -> str:
-    """The PEM file (RFC 7468). Raises BadRequest unless the name has 1 to 64 bytes and it all fits."""
+    """The PEM file (RFC 7468). Raises BadRequest unless the name has 1 to 64 bytes and the DER fits."""
     name = reference.name.encode()
     if not 1 <= len(name) <= _MAX_NAME_BYTES:
         raise BadRequest(f"name: {len(name)} bytes are not between 1 and {_MAX_NAME_BYTES}")
@@ -62,7 +62,7 @@ def encode(reference: KeyReference) -> str:
 
 
 def decode(pem: str) -> KeyReference:
-    """The reference in a PEM file. Raises BadRequest saying what is wrong with it."""
+    """The reference in a PEM file. Raises BadRequest that names the fault."""
     start = pem.find(f"-----BEGIN {LABEL}-----")
     found = _PEM.match(pem, start) if start >= 0 else None
     if found is None:
@@ -72,7 +72,7 @@ def decode(pem: str) -> KeyReference:
         der = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise BadRequest("key reference: not valid base64") from None
-    if base64.b64encode(der).decode() != text:  # stray bits in the last character: RFC 4648, section 3.5
+    if base64.b64encode(der).decode() != text:  # unused bits of the last character: RFC 4648, section 3.5
         raise BadRequest("key reference: base64 that is not canonical")
     if len(der) > MAX_DER_BYTES:
         raise BadRequest(f"key reference: {len(der)} bytes are more than {MAX_DER_BYTES}")
@@ -82,10 +82,10 @@ def decode(pem: str) -> KeyReference:
 def _decode_der(der: bytes) -> KeyReference:
     content, rest = _read(der, _SEQUENCE)
     if rest:
-        raise BadRequest("key reference: bytes behind its end")
+        raise BadRequest("key reference: trailing bytes")
     version, content = _read(content, _UTF8_STRING)
     if version != _VERSION:
-        raise BadRequest("key reference: of a version this release does not know")
+        raise BadRequest("key reference: its version is not supported by this release")
     name, content = _read(content, _UTF8_STRING)
     digest, public_key = _read(content, _OCTET_STRING)
     if not 1 <= len(name) <= _MAX_NAME_BYTES:
@@ -98,9 +98,9 @@ def _decode_der(der: bytes) -> KeyReference:
         raise BadRequest("key reference: the name is not UTF-8") from None
     loaded = reference.load()
     if key_type_of(loaded) is None:
-        raise BadRequest("key reference: hsmd does not serve keys of this type")
+        raise BadRequest("key reference: hsmd does not support keys of this type")
     if loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public_key:
-        raise BadRequest("key reference: the public key is not encoded as DER demands")
+        raise BadRequest("key reference: the public key is not in DER")
     return reference
 
 
@@ -120,7 +120,7 @@ def _read(data: bytes, tag: int) -> tuple[bytes, bytes]:
         count = size & 0x7F
         size, at = int.from_bytes(data[2 : 2 + count], "big"), 2 + count
         if not 1 <= count <= 2 or size < 0x80 or size >> (8 * (count - 1)) == 0:
-            raise BadRequest("key reference: a length is not encoded as DER demands")
+            raise BadRequest("key reference: a length is not in DER")
     if len(data) < at + size:
         raise BadRequest("key reference: it is cut off")
     return data[at : at + size], data[at + size :]

@@ -1,6 +1,6 @@
-"""Private keys that are not here: objects with the interfaces of `cryptography`, whose signatures are made behind the daemon.
+"""Remote private keys: objects with the interfaces of `cryptography` whose signatures are made by the token.
 
-They work wherever a private key of `cryptography` does that only signs: `x509` builders, JOSE libraries, asyncssh.
+They can be used wherever a private key of `cryptography` is only used to sign: `x509` builders, JOSE libraries, asyncssh.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _SCHEME_OF = {(facts.family, facts.padding, facts.hash): scheme for scheme, fact
 
 
 class KeyUser(Protocol):
-    """What makes the signatures: a `Client`, or anything with its `use_key`."""
+    """Requests the signatures: a `Client`, or another object with its `use_key`."""
 
     def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float) -> bytes: ...
 
 
 class RemotePrivateKey:
-    """What the three kinds of remote keys have in common; make them with `for_key`."""
+    """The common part of the three kinds of remote keys; `for_key` makes them."""
 
     def __init__(
         self, user: KeyUser, name: str, public: PublicKeyTypes, purpose: Purpose, timeout_s: float
@@ -53,19 +53,21 @@ class RemotePrivateKey:
         purpose: Purpose = Purpose.SIGN_MESSAGE,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> RemoteRSAPrivateKey | RemoteECPrivateKey | RemoteEd25519PrivateKey:
-        """The private key that belongs to `public_key` (DER SubjectPublicKeyInfo), used through `user`.
+        """The remote private key for `public_key` (DER SubjectPublicKeyInfo), used through `user`.
 
-        `purpose` is what the client has been granted: with SIGN_MESSAGE the daemon hashes, and digests that the caller made
-        (`Prehashed`) need the grant SIGN_DIGEST; with SIGN_DIGEST this object hashes; with a TLS purpose the data must be what
-        that purpose says. Raises BadRequest if `public_key` is not of a type that hsmd serves.
+        `purpose` must be granted to the client. With SIGN_MESSAGE the daemon hashes, and digests made by the caller
+        (`Prehashed`) need the grant SIGN_DIGEST; with SIGN_DIGEST this object hashes; with a TLS purpose the data must have the
+        form which that purpose prescribes. Raises BadRequest if hsmd does not support keys of this type.
         """
         try:
             public = load_der_public_key(public_key)
         except (ValueError, UnsupportedAlgorithm):
-            raise BadRequest("public_key: not a DER SubjectPublicKeyInfo that can be read") from None
+            raise BadRequest("public_key: not a readable DER SubjectPublicKeyInfo") from None
         key_type = key_type_of(public)
         if key_type is None:
-            raise BadRequest("public_key: hsmd serves RSA 2048 to 4096, P-256, P-384, P-521 and Ed25519 keys")
+            raise BadRequest(
+                "public_key: hsmd supports RSA 2048 to 4096, P-256, P-384, P-521 and Ed25519 keys"
+            )
         return _CLASSES[key_type.facts.family](user, name, public, purpose, timeout_s)
 
     def __repr__(self) -> str:
@@ -73,25 +75,27 @@ class RemotePrivateKey:
         return f"<remote private key {self._name!r}, {key_type.value if key_type else 'unknown'}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a remote private key cannot be pickled; make it anew from the public key")
+        raise TypeError("a remote private key cannot be pickled; make a new one from the public key")
 
     def private_bytes(self, *_: object, **__: object) -> NoReturn:
-        """Raises UnsupportedAlgorithm: the private key is in the token and stays there."""
-        _never("the private key is in the token and cannot be exported", _Reasons.UNSUPPORTED_SERIALIZATION)
+        """Raises UnsupportedAlgorithm: the private key does not leave the token."""
+        _unsupported(
+            "the private key is in the token and cannot be exported", _Reasons.UNSUPPORTED_SERIALIZATION
+        )
 
     def _use(self, purpose: Purpose, scheme: int, data: bytes) -> bytes:
         return self._user.use_key(self._digest, purpose, scheme, bytes(data), timeout_s=self._timeout_s)
 
     def _sign_hashed(self, family: Family, pad: Padding, data: bytes, algorithm: object) -> bytes:
-        """A signature over data or over a digest of it, as purpose and algorithm say."""
+        """A signature over data or over its digest, depending on purpose and algorithm."""
         prehashed = isinstance(algorithm, Prehashed)
         inner = algorithm._algorithm if isinstance(algorithm, Prehashed) else algorithm
         if not isinstance(inner, hashes.HashAlgorithm):
             raise TypeError("the algorithm must be a hash, or Prehashed with one")
         scheme = _SCHEME_OF.get((family, pad, inner.name))
         if scheme is None:
-            _never(
-                f"signatures with {inner.name} are not made; use SHA-256, SHA-384 or SHA-512",
+            _unsupported(
+                f"signatures with {inner.name} are not supported; use SHA-256, SHA-384 or SHA-512",
                 _Reasons.UNSUPPORTED_HASH,
             )
         if prehashed or self._purpose is Purpose.SIGN_DIGEST:
@@ -100,7 +104,7 @@ class RemotePrivateKey:
 
     def _sign_digest(self, scheme: SignatureScheme, digest: bytes) -> bytes:
         if self._purpose not in (Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST):
-            _never(
+            _unsupported(
                 f"a digest cannot be signed for the purpose {self._purpose.label}", _Reasons.UNSUPPORTED_HASH
             )
         if len(digest) != scheme.facts.hash_bytes:
@@ -123,20 +127,20 @@ class RemoteRSAPrivateKey(RemotePrivateKey, rsa.RSAPrivateKey):
     def sign(self, data: bytes, padding: object, algorithm: object) -> bytes:
         """A signature. PSS salts must be as long as the digest, with MGF1 over the same hash.
 
-        Raises UnsupportedAlgorithm for what hsmd does not make, HsmdError when it cannot be made.
+        Raises UnsupportedAlgorithm for an algorithm that hsmd does not support, HsmdError if the request fails.
         """
         return self._sign_hashed(Family.RSA, _padding_of(padding, algorithm), data, algorithm)
 
     def tls12_premaster(self, encrypted: bytes) -> bytes:
         """The 48-byte premaster secret in an EncryptedPreMasterSecret without its length prefix (RFC 5246, section 7.4.7.1).
 
-        Needs the grant `tls12-rsa-premaster`. A malformed one gives 48 pseudo-random bytes. Raises HsmdError.
+        Needs the grant `tls12-rsa-premaster`. For a malformed one, 48 pseudo-random bytes are returned. Raises HsmdError.
         """
         return self._use(Purpose.TLS12_RSA_PREMASTER, 0, encrypted)
 
     def decrypt(self, ciphertext: bytes, padding: object) -> NoReturn:
-        """Raises UnsupportedAlgorithm: a key that signs never decrypts."""
-        _never("remote keys do not decrypt; see tls12_premaster", _Reasons.UNSUPPORTED_PADDING)
+        """Raises UnsupportedAlgorithm: a signing key is never used to decrypt."""
+        _unsupported("remote keys do not decrypt; see tls12_premaster", _Reasons.UNSUPPORTED_PADDING)
 
     def private_numbers(self) -> NoReturn:
         """Raises UnsupportedAlgorithm."""
@@ -167,19 +171,19 @@ class RemoteECPrivateKey(RemotePrivateKey, ec.EllipticCurvePrivateKey):
         return self._public  # type: ignore[no-any-return]
 
     def sign(self, data: bytes, signature_algorithm: object) -> bytes:  # type: ignore[override]
-        """A signature. Raises UnsupportedAlgorithm for what hsmd does not make, HsmdError when it cannot be made."""
+        """A signature. Raises UnsupportedAlgorithm for an unsupported algorithm, HsmdError if the request fails."""
         if not isinstance(signature_algorithm, ec.ECDSA):
             raise TypeError("the signature algorithm must be ec.ECDSA")
         if signature_algorithm.deterministic_signing:
-            _never(
-                "the token draws its own nonces; deterministic ECDSA is not made",
+            _unsupported(
+                "the token generates the nonces; deterministic ECDSA is not supported",
                 _Reasons.UNSUPPORTED_PUBLIC_KEY_ALGORITHM,
             )
         return self._sign_hashed(Family.EC, Padding.NONE, data, signature_algorithm.algorithm)
 
     def exchange(self, algorithm: object, peer_public_key: object) -> NoReturn:
-        """Raises UnsupportedAlgorithm: keys that sign are not used for ECDH."""
-        _never("remote keys do not exchange keys", _Reasons.UNSUPPORTED_EXCHANGE_ALGORITHM)
+        """Raises UnsupportedAlgorithm: a signing key is never used for ECDH."""
+        _unsupported("remote keys do not support key exchange", _Reasons.UNSUPPORTED_EXCHANGE_ALGORITHM)
 
     def private_numbers(self) -> NoReturn:
         """Raises UnsupportedAlgorithm."""
@@ -200,9 +204,9 @@ class RemoteEd25519PrivateKey(RemotePrivateKey, ed25519.Ed25519PrivateKey):
         return self._public  # type: ignore[no-any-return]
 
     def sign(self, data: bytes) -> bytes:  # type: ignore[override]
-        """A signature. Raises HsmdError when it cannot be made."""
+        """A signature. Raises HsmdError if the request fails."""
         if self._purpose is Purpose.SIGN_DIGEST:
-            _never(
+            _unsupported(
                 "Ed25519 signs messages, not digests; the key needs sign-message", _Reasons.UNSUPPORTED_HASH
             )
         return self._use(self._purpose, SignatureScheme.ED25519, data)
@@ -233,13 +237,13 @@ def _padding_of(given: object, algorithm: object) -> Padding:
     inner = algorithm._algorithm if isinstance(algorithm, Prehashed) else algorithm
     digest_bytes = getattr(inner, "digest_size", None)
     if given._salt_length is not padding.PSS.DIGEST_LENGTH and given._salt_length != digest_bytes:
-        _never(
+        _unsupported(
             "PSS salts must be as long as the digest; pass PSS.DIGEST_LENGTH", _Reasons.UNSUPPORTED_PADDING
         )
     if getattr(given._mgf._algorithm, "name", None) != getattr(inner, "name", None):
-        _never("MGF1 must use the hash of the signature", _Reasons.UNSUPPORTED_MGF)
+        _unsupported("MGF1 must use the hash of the signature", _Reasons.UNSUPPORTED_MGF)
     return Padding.PSS
 
 
-def _never(why: str, reason: _Reasons) -> NoReturn:
+def _unsupported(why: str, reason: _Reasons) -> NoReturn:
     raise UnsupportedAlgorithm(why, reason)

@@ -1,4 +1,4 @@
-"""The synchronous face: the same operations for programs without an event loop."""
+"""The synchronous client: the operations of `Connection` for programs without an event loop."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from hsmd.protocol.frames import Kind, control_request_body, key_operation_body
 from hsmd.protocol.messages import Request, decode_result, encode_request
 
 STOP_S = 5.0
-"""How long closing may take."""
+"""How long closing waits for the thread."""
 
 T = TypeVar("T")
 
 
 class Client:
-    """Uses keys and asks control requests; thread-safe. A context manager, made by `Client.connect`."""
+    """Uses keys and sends control requests; thread-safe. A context manager, made by `Client.connect`."""
 
     @staticmethod
     def connect(
         endpoint: Endpoint | AgentEndpoint, *, examine: Callable[[Ask], Awaitable[None]] | None = None
     ) -> Client:
-        """A client of a daemon (connected at once, and again whenever the connection is lost) or of an agent (one short
-        connection for each operation, so there is nothing to connect yet). `examine`: see `Connection`; for daemons only.
+        """A client of a daemon (connected now, and reconnected whenever the connection is lost) or of an agent (a short
+        connection for each operation, none now). `examine`: see `Connection`; for daemons only.
 
         Raises Unavailable, ProtocolError or ConfigurationError, or what `examine` raises.
         """

@@ -1,6 +1,6 @@
 """The witness: remembers the newest checkpoint of each daemon's log, and refuses a daemon whose log does not continue it.
 
-docs/audit.md, sections 7 and 8, has the rules.
+The rules are in docs/audit.md, sections 7 and 8.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from hsmd.transparency.merkle import verify_consistency
 from hsmd.transparency.note import Note, Verifier
 
 ASK_S = 5.0
-"""How long a daemon may take to show its checkpoint."""
+"""Time-out of the request for a checkpoint."""
 TRIES = 8
+"""Attempts while other connections or processes keep storing newer checkpoints of the same log."""
 MAX_NOTES = 100
-"""Declarations looked at, the newest of what a daemon shows."""
+"""At most so many declarations are read, the newest that a daemon shows."""
 
 log = observe.logger()
 
 
 class LogRefused(ProofInvalid):
-    """A daemon's log is not the one that was seen; `origin` names it as far as known."""
+    """A daemon's log does not continue the one seen before; `origin` is its name, empty if unknown."""
 
     def __init__(self, address: str, origin: str, reason: str, file: Path | None = None) -> None:
         self.origin = origin
-        known = f"; what was seen is in {file}" if file else ""
+        record = f"; the last accepted checkpoint is in {file}" if file else ""
         super().__init__(
-            f"the audit log of the daemon at {address} is not the one seen before: {reason}{known}"
+            f"the audit log of the daemon at {address} is not the one seen before: {reason}{record}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What a daemon showed: a checkpoint with a good signature, and the proof that it continues a log of `since` records."""
+    """A daemon's answer: a checkpoint with a valid signature, and the proof that it continues a log of `since` records."""
 
     checkpoint: Checkpoint
     since: int
@@ -58,7 +59,7 @@ class _Shown:
 
 
 class Witness:
-    """One party's memory of the logs it has to do with, in `directory`; `operators` are keys whose declarations count."""
+    """The checkpoints known to one client, in `directory`; `operators` are the keys whose declarations are accepted."""
 
     def __init__(
         self,
@@ -72,17 +73,17 @@ class Witness:
         self._now = now
 
     async def examine(self, address: str, ask: Ask) -> None:
-        """Ask the daemon at `address` for its checkpoint, and remember it if it continues what was seen.
+        """Request the checkpoint of the daemon at `address`, and store it if it continues the one known.
 
-        Raises LogRefused if it does not, ConfigurationError if the memory cannot be used, or what `ask` raises.
+        Raises LogRefused if it does not, ConfigurationError if the directory cannot be used, or what `ask` raises.
         """
         for _ in range(TRIES):
-            if await self._examined(address, ask):
+            if await self._examine_once(address, ask):
                 return
-        raise Unavailable(f"what was seen of the daemon at {address} is changed by others all the time")
+        raise Unavailable(f"the stored checkpoint of the daemon at {address} kept changing; try again")
 
-    async def _examined(self, address: str, ask: Ask) -> bool:
-        """False if another connection or process saw more of this log meanwhile, so that it must be compared anew."""
+    async def _examine_once(self, address: str, ask: Ask) -> bool:
+        """False if another connection or process stored a newer checkpoint meanwhile, so the comparison must be repeated."""
         known = self.memories.of_address(address)
         shown = await self._shown(address, ask, known.size if known else 0, known)
         if shown is None:
@@ -93,22 +94,22 @@ class Witness:
             assert shown is not None
         fresh = self._fresh(address, known, shown)
         if known is not None and (reason := _break(known, shown)):
-            fresh = await self._excused(address, ask, known, shown, reason)
+            fresh = await self._declared_break(address, ask, known, shown, reason)
         return fresh == known or await asyncio.to_thread(self.memories.store, fresh, known)
 
     def _known_of(self, address: str, known: Memory | None, shown: _Shown) -> Memory | None:
-        """What is known of the log shown. Raises LogRefused if the address used to serve another one."""
+        """What is stored of the log shown. Raises LogRefused if another log was seen at this address."""
         origin = shown.checkpoint.origin
         if len(origin.encode()) > MAX_ORIGIN_BYTES:
             raise LogRefused(address, "", f"its origin has more than {MAX_ORIGIN_BYTES} bytes")
         if known is None:
             return self.memories.of_origin(origin)
         if known.origin != origin:
-            raise self._refusal(address, known, f"it is called {origin}, it was {known.origin}")
+            raise self._refusal(address, known, f"it is named {origin}; it was {known.origin}")
         return known
 
     async def _shown(self, address: str, ask: Ask, since: int, known: Memory | None) -> _Shown | None:
-        """The newest checkpoint, None if there is none and none was seen. Raises LogRefused."""
+        """The newest checkpoint; None if there is none and none is known. Raises LogRefused."""
         answer = await _ask(ask, since)
         if answer is None or not answer.note:
             if known is not None:
@@ -130,14 +131,14 @@ class Witness:
             return LogRefused(address, "", reason)
         return LogRefused(address, known.origin, reason, self.memories.path(known.origin))
 
-    # --- what is remembered ---
+    # --- what is stored ---
 
     def _fresh(self, address: str, known: Memory | None, shown: _Shown, accepted: str = "") -> Memory:
         checkpoint = shown.checkpoint
         addresses = list(known.addresses) if known else []
         if address not in addresses:
             addresses = [*addresses, address][-MAX_ADDRESSES:]
-        times = [one.time for one in self._declared(shown)] + self._times_by_anybody(shown)
+        times = [one.time for one in self._declarations(shown)] + self._times_by_any_key(shown)
         return Memory(
             origin=checkpoint.origin,
             addresses=addresses,
@@ -149,20 +150,20 @@ class Witness:
             accepted=accepted or (known.accepted if known else ""),
         )
 
-    def _declared(self, shown: _Shown) -> list[Discontinuity]:
-        """What operators whose keys are pinned here have declared about this log."""
+    def _declarations(self, shown: _Shown) -> list[Discontinuity]:
+        """The declarations about this log by operators whose keys are configured here."""
         found = []
         for note in shown.discontinuities:
             try:
                 found.append(discontinuities.verify(note, self._operators))
             except (ProofInvalid, ProtocolError):
-                continue  # of an operator we do not know, or no declaration at all: it counts for nothing
+                continue  # by an unknown operator, or not a declaration at all
         return [one for one in found if one.origin == shown.checkpoint.origin]
 
-    def _times_by_anybody(self, shown: _Shown) -> list[str]:
-        """When declarations about this log were made, whoever signed them: pinning a key does not make old ones good again.
+    def _times_by_any_key(self, shown: _Shown) -> list[str]:
+        """When declarations about this log were made, by any key: adding an operator key must not revive old ones.
 
-        What is dated in the future does not count, so that a stranger's note cannot be in the way of a later one.
+        Those dated in the future do not count, so that a note by an unknown key cannot block a later one.
         """
         now = format_time(self._now())
         found = []
@@ -175,16 +176,18 @@ class Witness:
 
     # --- breaks ---
 
-    async def _excused(self, address: str, ask: Ask, known: Memory, shown: _Shown, reason: str) -> Memory:
-        """What to remember after a break that an operator declared. Raises LogRefused for any other."""
-        news = [
+    async def _declared_break(
+        self, address: str, ask: Ask, known: Memory, shown: _Shown, reason: str
+    ) -> Memory:
+        """What to store after a break that an operator declared. Raises LogRefused for any other."""
+        newer = [
             one
-            for one in self._declared(shown)
+            for one in self._declarations(shown)
             if one.time > known.discontinuity and one.key == shown.verifier.vkey
         ]
-        if not news:
+        if not newer:
             raise self._refusal(address, known, reason)
-        declared = max(news, key=lambda one: one.time)
+        declared = max(newer, key=lambda one: one.time)
         state = msgspec.structs.replace(
             known, key=declared.key, size=declared.new.size, root=declared.new.root.hex()
         )
@@ -196,23 +199,23 @@ class Witness:
             "witness.discontinuity",
             daemon=address,
             reason=declared.reason,
-            detail=f"{known.origin}: from {known.size} records seen to {declared.new.size}",
+            detail=f"{known.origin}: from {known.size} known records to {declared.new.size}",
         )
         return self._fresh(address, known, since_then, accepted=declared.text())
 
 
 async def _ask(ask: Ask, since: int) -> SignedCheckpoint | None:
-    """What the daemon shows; None from one that knows no checkpoints."""
+    """The daemon's answer; None if it does not support checkpoints."""
     try:
         answer: SignedCheckpoint = await ask(AuditCheckpoint(since=since), ASK_S)
     except (NotFound, Refused, BadRequest):
-        # Perhaps its log has fewer records than we say; then it can still show what it has.
+        # Its log may have fewer than `since` records; then it can still show what it has.
         return await _ask(ask, 0) if since else None
     return answer
 
 
 def _break(known: Memory, shown: _Shown) -> str:
-    """Why what a daemon shows does not continue what is known, empty if it does."""
+    """Why an answer does not continue what is known, empty if it does."""
     checkpoint = shown.checkpoint
     if shown.verifier.vkey != known.key:
         return f"its checkpoints are signed by another key, {shown.verifier.vkey}"

@@ -1,4 +1,4 @@
-"""What a witness remembers: for each log a small file with the newest checkpoint seen, replaced atomically."""
+"""The files of a witness: for each log, a small file with the newest checkpoint accepted, replaced atomically."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LOCK = ".lock"
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest that was seen of one log.
+    """The newest accepted state of one log.
 
-    `addresses` are where it is served; `size`, `root` (hex) and `note` are those of the checkpoint, `key` is its verifier key.
-    `discontinuity` is the time of the newest operator's declaration that was shown, empty for none; `accepted` the text of
-    the one by which a break was accepted, for people.
+    `addresses` are those of the daemons that serve it; `size`, `root` (hex) and `note` are the checkpoint's, `key` is its
+    verifier key. `discontinuity` is the time of the newest operator's declaration shown, empty for none; `accepted` is the
+    text of the declaration by which a break was accepted, for display.
     """
 
     version: int = 1
@@ -41,28 +41,28 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memories:
-    """The files of one witness, in a directory of its own (0700). All methods read or write at once, nothing is cached."""
+    """The files of one witness, in a directory of its own (0700). Every method reads or writes the files; nothing is cached."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def of_address(self, address: str) -> Memory | None:
-        """What is known of the log served at `address`. Raises ConfigurationError for a damaged file."""
+        """The state of the log served at `address`. Raises ConfigurationError for a damaged file."""
         return next((memory for memory in self.all() if address in memory.addresses), None)
 
     def of_origin(self, origin: str) -> Memory | None:
-        """What is known of the log `origin`. Raises ConfigurationError for a damaged file."""
+        """The state of the log `origin`. Raises ConfigurationError for a damaged file."""
         return self._read(self.path(origin))
 
     def all(self) -> list[Memory]:
-        """Everything known, by origin. Raises ConfigurationError for a damaged file."""
+        """The states of all logs, ordered by origin. Raises ConfigurationError for a damaged file."""
         found = (self._read(path) for path in sorted(self.directory.glob("*.json")))
         return [memory for memory in found if memory is not None]
 
     def store(self, memory: Memory, known: Memory | None) -> bool:
-        """Replace what is known of a log; False, and nothing done, if that is not what `known` says any more.
+        """Replace the stored state `known` of a log by `memory`; return False, without a change, if another state is stored.
 
-        Raises ConfigurationError if that cannot be written: a witness that forgets is none.
+        Raises ConfigurationError if it cannot be written: an unwritten checkpoint must not count as accepted.
         """
         try:
             with self._locked():
@@ -74,7 +74,7 @@ class Memories:
             raise ConfigurationError("witness", [f"{self.directory}: {error.strerror}"]) from None
 
     def forget(self, origin: str) -> bool:
-        """Whether anything was known. Raises ConfigurationError."""
+        """Remove the state of a log; return whether there was one. Raises ConfigurationError."""
         try:
             with self._locked():
                 self.path(origin).unlink()
@@ -95,7 +95,7 @@ class Memories:
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
-            fault = f"{path} cannot be used: {error}; what was seen of that log is lost: look why, then remove the file"
+            fault = f"{path} cannot be used: {error}; what was seen of that log is lost: find out why, then remove the file"
             raise ConfigurationError("witness", [fault]) from None
 
     @contextlib.contextmanager

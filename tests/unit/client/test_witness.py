@@ -150,7 +150,7 @@ async def test_another_name_or_key_is_refused(witness: Witness) -> None:
     daemon = Daemon(a_log())
     await witness.examine(EAST, daemon.ask)
     daemon.log = a_log(4, Signer("hsmd/north"))
-    await refused(witness, daemon, "called hsmd/north, it was hsmd/east")
+    await refused(witness, daemon, "named hsmd/north; it was hsmd/east")
     daemon.log = a_log(4, Signer("hsmd/east", SignatureType.ECDSA))
     await refused(witness, daemon, "signed by another key")
 
@@ -376,7 +376,7 @@ async def test_only_pinned_operators_count(trusting: Witness, tmp_path: Path) ->
     daemon.notes = [declared(daemon.log, by=Ed25519PrivateKey.generate()), "nonsense", daemon.log.note()]
     await refused(trusting, daemon, "it had 10")
     daemon.notes = [declared(daemon.log)]
-    await refused(Witness(tmp_path / "witness"), daemon, "it had 10")  # nobody is pinned
+    await refused(Witness(tmp_path / "witness"), daemon, "it had 10")  # no operator is pinned
     await trusting.examine(EAST, daemon.ask)
 
 
