@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access import Grant, Identity, Snapshot
+from hsmd.daemon.front.access.identity import NO_END
 from hsmd.daemon.store import CredentialRecord, KeyRecord, RevocationRecord, Store, Transaction
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import ClientRemove, KeyShow
@@ -187,7 +188,7 @@ class Pair:
         expected = self.model.may_use(identity.client, anchor, made, identity.role, pair, code)
         assert isinstance(decision, Grant) is expected, (identity, pair, code, decision)
         late = self.snapshot.decide(identity, DIGESTS[pair], code, NOW + CERTIFICATE_END)
-        assert isinstance(late, Grant) is (expected and identity.expires_at is None)
+        assert isinstance(late, Grant) is (expected and identity.expires_at == NO_END)
         self.decisions += 2
         self.allowed += expected
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from hsmd.daemon.front.access.credentials import Credential, DaemonCredential
 from hsmd.protocol.roles import Role
+
+NO_END = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """An authenticated client; only a `Snapshot` makes one for a connection.
 
-    `expires_at` (aware UTC) is when the certificate ends, None for public keys and certificates without end.
+    `expires_at` (aware UTC) is when its certificate ends; it has expired at that moment, not only after it (OpenSSH
+    PROTOCOL.certkeys). `NO_END` for public keys and certificates without end.
     """
 
     client: str
     role: Role
     credential: Credential
-    expires_at: datetime | None = None
+    expires_at: datetime = NO_END
     marks: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """What a revocation could name: see `RevocationRecord.mark`."""
-
-    def expired(self, now: datetime) -> bool:
-        """Whether the certificate has ended (OpenSSH PROTOCOL.certkeys: valid before, not at, its end)."""
-        return self.expires_at is not None and now >= self.expires_at
 
 
 DAEMON = Identity("", Role.OPERATOR, DaemonCredential())

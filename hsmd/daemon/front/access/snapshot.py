@@ -9,7 +9,7 @@ from datetime import MAXYEAR, UTC, datetime
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access.certificates import broken_rule
 from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
-from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.identity import NO_END, Identity
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
 from hsmd.daemon.store.records import Contents, KeyRecord
 from hsmd.protocol.messages import Request
@@ -124,7 +124,7 @@ class Snapshot:
         longest = self._lifetimes[ca_fingerprint]
         if longest and (valid_before - valid_after).total_seconds() > longest:
             return Denial(Rule.LIFETIME_TOO_LONG)
-        expires_at = None if valid_before.year == MAXYEAR else valid_before.astimezone(UTC)
+        expires_at = NO_END if valid_before.year == MAXYEAR else valid_before.astimezone(UTC)
         identity = Identity(
             user_name,
             self._roles[user_name],
@@ -223,7 +223,7 @@ class Snapshot:
     # --- steps ---
 
     def _unfit(self, identity: Identity, now: datetime) -> Rule | None:
-        return Rule.EXPIRED_CERTIFICATE if identity.expired(now) else self._withdrawn(identity)
+        return Rule.EXPIRED_CERTIFICATE if now >= identity.expires_at else self._withdrawn(identity)
 
     def _is_revoked(self, identity: Identity) -> bool:
         return not self._revoked.isdisjoint(identity.marks)

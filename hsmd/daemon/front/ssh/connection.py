@@ -124,7 +124,7 @@ class SshConnection(asyncssh.SSHServer):
         unread_since = self._flow.unread_since
         if unread_since is not None and now - unread_since > UNREAD_S:
             self.drop("answers were left unread for too long")
-        elif self._identity is not None and self._identity.expired(datetime.now(UTC)):
+        elif self._identity is not None and datetime.now(UTC) >= self._identity.expires_at:
             self.disconnect("the certificate has ended")
 
     # --- authentication ---

@@ -14,7 +14,7 @@ import asyncssh
 from asyncssh.packet import String
 from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
 
-from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.identity import NO_END, Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.system.ssh_profile import certificate_terms
 
@@ -37,7 +37,6 @@ WEAK_SIGNATURE = "signed with an algorithm that is not accepted"
 
 _CRITICAL = frozenset({"force-command", "source-address"})
 """The critical options that asyncssh knows; it does not decode a certificate with any other."""
-_NO_END = datetime.max.replace(tzinfo=UTC)
 
 
 def identify(snapshot: Snapshot, username: str, blob: bytes, address: str) -> Identity | str:
@@ -97,4 +96,4 @@ def _moment(seconds: int) -> datetime:
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError):
-        return _NO_END
+        return NO_END

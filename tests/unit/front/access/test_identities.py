@@ -11,6 +11,7 @@ import pytest
 
 from hsmd.daemon.front.access import Denial, Identity, Rule, Snapshot
 from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
+from hsmd.daemon.front.access.identity import NO_END
 from hsmd.daemon.store.records import Contents, RevocationRecord
 from hsmd.protocol.roles import Role
 
@@ -112,7 +113,7 @@ def test_a_certificate_without_end_makes_an_identity_without_end(
 ) -> None:
     snapshot = Snapshot.build(any_lifetime(contents))
     endless = identify(snapshot, good, valid_before=datetime.max.replace(tzinfo=UTC))
-    assert endless == Identity("web1", Role.FRONT_END, CertificateCredential(42, "CA1"), None)
+    assert endless == Identity("web1", Role.FRONT_END, CertificateCredential(42, "CA1"), NO_END)
 
 
 @pytest.mark.parametrize(
