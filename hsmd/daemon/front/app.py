@@ -29,9 +29,11 @@ from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.continuity import Continuity
 from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.front.control.audit import AuditHandlers
+from hsmd.daemon.front.control.certificates import CertificateHandlers
 from hsmd.daemon.front.control.clients import ClientHandlers
 from hsmd.daemon.front.control.dispatcher import Dispatcher
 from hsmd.daemon.front.control.enrolment import EnrolmentHandlers
+from hsmd.daemon.front.control.grants import GrantHandlers
 from hsmd.daemon.front.control.keys import KeyHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
 from hsmd.daemon.front.control.tokens import TokenHandlers
@@ -127,9 +129,7 @@ class Front:
         self._apply_tokens(config)
         self._admission = Admission(config.limits)
         self._tree = self._audit.tree()
-        self._keys = KeyHandlers(
-            catalogue=self._catalogue, service=self._service, pools=self._tokens.pools, clock=time.monotonic
-        )
+        self._keys = KeyHandlers(cache=self._catalogue, pools=self._tokens.pools, clock=time.monotonic)
         origin = origin_of(config.name)
         continuity = Continuity(
             origin,
@@ -157,7 +157,7 @@ class Front:
         )
         self._reconciler = Reconciler(pools=self._tokens.pools, snapshot=self._snapshot)
         self._state = self._make_state()
-        self._enrolments = EnrolmentHandlers(catalogue=self._catalogue, audit=self._audit, pins=self._pins)
+        self._enrolments = EnrolmentHandlers(cache=self._catalogue, audit=self._audit, pins=self._pins)
         self._desk = self._make_desk()
         self._metrics = MetricsEndpoint(lambda: self._state.numbers(time.monotonic()))
         self._listener = SshListener(
@@ -323,12 +323,12 @@ class Front:
         return StatusHandlers(
             name=self._config.name,
             started_at=datetime.now(UTC),
-            catalogue=self._catalogue,
+            cache=self._catalogue,
             service=self._service,
             pools=self._tokens.pools,
             audit=self._audit,
             checkpointer=self._checkpointer,
-            keeper=self._keeper,
+            log_guard=self._keeper,
             admission=lambda: self._admission,
             sessions=lambda: len(self._sessions),
         )
@@ -339,19 +339,21 @@ class Front:
 
     def _make_desk(self) -> Dispatcher:
         clients = ClientHandlers(
-            catalogue=self._catalogue, may_rotate=lambda: self._config.listen.client_key_rotation
+            cache=self._catalogue, may_rotate=lambda: self._config.listen.client_key_rotation
         )
         audit = AuditHandlers(
-            audit=self._audit, checkpointer=self._checkpointer, keeper=self._keeper, catalogue=self._catalogue
+            audit=self._audit, checkpointer=self._checkpointer, log_guard=self._keeper, cache=self._catalogue
         )
+        certificates = CertificateHandlers(cache=self._catalogue, service=self._service)
+        grants = GrantHandlers(cache=self._catalogue)
         tokens = TokenHandlers(
-            catalogue=self._catalogue,
+            cache=self._catalogue,
             logins=self._logins,
             pools=self._tokens.pools,
             differences=self._reconciler.found,
         )
-        desks = (tokens, self._keys, clients, self._enrolments, self._state, audit)
-        handlers = {request: handler for desk in desks for request, handler in desk.handlers().items()}
+        groups = (tokens, self._keys, certificates, clients, grants, self._enrolments, self._state, audit)
+        handlers = {request: handler for group in groups for request, handler in group.handlers().items()}
         return Dispatcher(snapshot=self._snapshot, audit=self._audit, handlers=handlers)
 
     def _make_session(self, identity: Identity, transport: Transport) -> Session:

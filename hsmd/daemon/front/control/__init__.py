@@ -1,1 +1,1 @@
-"""What operators, auditors and front ends ask besides using keys: one module per group of control requests."""
+"""Control requests: the dispatcher, and one module of handlers for each subject."""

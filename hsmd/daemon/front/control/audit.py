@@ -1,4 +1,4 @@
-"""Control requests about the audit log: records, checkpoints, proofs, segments, discontinuities."""
+"""Handlers of control requests about the audit log: records, checkpoints, proofs, segments, discontinuities."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from hsmd.transparency.note import Note, Verifier
 
 MAX_NOTES = 100
 SCANS = 2
-"""Searches for records at a time: they cost the interpreter's time, which key operations want."""
+"""Searches for records at a time: each takes the interpreter's time from key operations."""
 
 
 class AuditHandlers:
-    """Shows the log to those who may see it, and what it proves."""
+    """Reads the log for clients that may see it, proves records, and seals and declares breaks."""
 
     def __init__(
-        self, *, audit: AuditLog, checkpointer: Checkpointer, keeper: LogGuard, catalogue: SnapshotCache
+        self, *, audit: AuditLog, checkpointer: Checkpointer, log_guard: LogGuard, cache: SnapshotCache
     ) -> None:
         self._audit = audit
         self._checkpointer = checkpointer
-        self._keeper = keeper
-        self._catalogue = catalogue
+        self._log_guard = log_guard
+        self._cache = cache
         self._scans = asyncio.Semaphore(SCANS)
 
     def handlers(self) -> dict[type[Request], Handler]:
-        """Which method carries out which request."""
+        """The method that carries out each request."""
         return {
             messages.AuditRead: self.read,
             messages.AuditCheckpoint: self.checkpoint,
@@ -65,7 +65,7 @@ class AuditHandlers:
         proof: list[bytes] = []
         if request.since <= newest.checkpoint.size:
             proof = await self._checkpointer.consistency(request.since, newest.checkpoint.size)
-        notes = self._keeper.continuity.discontinuities[-MAX_NOTES:]
+        notes = self._log_guard.continuity.discontinuities[-MAX_NOTES:]
         return messages.SignedCheckpoint(newest.note, proof, newest.verifier_key, notes)
 
     async def prove(
@@ -80,25 +80,23 @@ class AuditHandlers:
         proof = await self._checkpointer.inclusion(request.index, size)
         line = self._audit.read(request.index, 1)[0]
         with self._audit.view() as view:
-            if not may_read(view, line.encode(), _reader(identity, self._catalogue.snapshot)):
+            if not may_read(view, line.encode(), _reader(identity, self._cache.snapshot)):
                 raise NotFound(f"index: there is no record {request.index} about you or your keys")
         return messages.InclusionProof(request.index, size, line, proof, newest.note)
 
     async def about(
         self, identity: Identity, request: messages.AuditAbout, deadline: float
     ) -> messages.AuditLines:
-        reader = _reader(identity, self._catalogue.snapshot)
+        reader = _reader(identity, self._cache.snapshot)
         async with self._scans:
             size, view = self._audit.size, self._audit.view()
             lines, following = await asyncio.to_thread(_about, view, size, request, reader)
         return messages.AuditLines(lines=lines, next=following, size=size)
 
-    # --- the log's life ---
-
     async def stand(
         self, identity: Identity, request: messages.AuditStand, deadline: float
     ) -> messages.AuditStanding:
-        state, known = await self._checkpointer.standing(), self._keeper.continuity.remembered
+        state, known = await self._checkpointer.standing(), self._log_guard.continuity.remembered
         return messages.AuditStanding(
             origin=state.origin,
             verifier_key=self._checkpointer.verifier_key,
@@ -106,7 +104,7 @@ class AuditHandlers:
             root=state.root,
             remembered_size=known.size if known else -1,
             remembered_root=known.root if known else b"",
-            held=self._keeper.held,
+            held=self._log_guard.held,
         )
 
     async def discontinuity(
@@ -117,17 +115,17 @@ class AuditHandlers:
             found = verify(note, await self._keys_of(identity))
         except (ProtocolError, ProofInvalid) as problem:
             raise BadRequest(f"note: {problem.text}") from None
-        await self._keeper.declare(identity.client, found, note)
+        await self._log_guard.declare(identity.client, found, note)
         return messages.Done()
 
     async def seal(
         self, identity: Identity, request: messages.AuditSeal, deadline: float
     ) -> messages.AuditSealed:
-        return messages.AuditSealed(first=await self._keeper.seal())
+        return messages.AuditSealed(first=await self._log_guard.seal())
 
     async def _keys_of(self, identity: Identity) -> list[Verifier]:
-        """The keys that this operator comes with, as far as they can sign a note."""
-        record = await self._catalogue.read(lambda tx: tx.clients.get(identity.client))
+        """The public keys of this operator that can sign a note."""
+        record = await self._cache.read(lambda tx: tx.clients.get(identity.client))
         found = []
         for credential in record.credentials:
             try:

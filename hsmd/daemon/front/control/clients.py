@@ -1,4 +1,4 @@
-"""Control requests about clients, the CAs they may come with, and their grants."""
+"""Handlers of control requests about clients, their credentials, and the user CAs whose certificates they may use."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
-from hsmd.daemon.store import ClientRecord, GrantRecord, RevocationRecord, Transaction
+from hsmd.daemon.store import ClientRecord, RevocationRecord, Transaction
 from hsmd.errors import BadRequest, Conflict, NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role
-from hsmd.purposes import Purpose, expand, labels, purpose_from_label
 
 
 class ClientHandlers:
-    """Adds and removes clients, CAs and grants, and explains decisions."""
+    """Adds, renames and removes clients; adds, replaces and revokes credentials; trusts user CAs."""
 
     def __init__(
         self,
         *,
-        catalogue: SnapshotCache,
+        cache: SnapshotCache,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         may_rotate: Callable[[], bool] = lambda: True,
     ) -> None:
         self._may_rotate = may_rotate
-        self._catalogue = catalogue
+        self._cache = cache
         self._now = now
 
     def handlers(self) -> dict[type[Request], Handler]:
-        """Which method carries out which request."""
+        """The method that carries out each request."""
         return {
             messages.ClientAdd: self.add,
             messages.ClientList: self.list,
@@ -44,10 +43,6 @@ class ClientHandlers:
             messages.ClientDistrustCa: self.distrust_ca,
             messages.ClientRevoke: self.revoke_credential,
             messages.ClientRevoked: self.revoked,
-            messages.GrantAdd: self.grant,
-            messages.GrantList: self.grants,
-            messages.GrantRemove: self.revoke,
-            messages.GrantExplain: self.explain,
         }
 
     async def add(
@@ -67,12 +62,12 @@ class ClientHandlers:
                 tx.clients.add_credential(request.name, credential)
             return tx.clients.get(request.name)
 
-        return _client(await self._catalogue.change(change))
+        return _client(await self._cache.change(change))
 
     async def list(
         self, identity: Identity, request: messages.ClientList, deadline: float
     ) -> messages.ClientPage:
-        page = await self._catalogue.read(lambda tx: tx.clients.page(request.after, request.limit))
+        page = await self._cache.read(lambda tx: tx.clients.page(request.after, request.limit))
         return messages.ClientPage(clients=[_client(client) for client in page.items], more=page.more)
 
     async def remove(
@@ -80,7 +75,7 @@ class ClientHandlers:
     ) -> messages.Done:
         if request.name == identity.client:
             raise BadRequest("name: you cannot remove the client you are connected as; use another operator")
-        await self._catalogue.change(lambda tx: tx.clients.remove(request.name))
+        await self._cache.change(lambda tx: tx.clients.remove(request.name))
         return messages.Done()
 
     async def trust_ca(
@@ -88,10 +83,10 @@ class ClientHandlers:
     ) -> messages.Done:
         if not request.clients:
             raise BadRequest(
-                "clients: name the clients this CA may vouch for; a CA for everybody is not accepted"
+                "clients: name the clients whose certificates you accept from this CA; there is no CA for all clients"
             )
         ca = parse_public_key("public_key", request.public_key)
-        await self._catalogue.change(
+        await self._cache.change(
             lambda tx: tx.user_cas.trust(
                 ca.fingerprint, ca.public_key, request.clients, request.max_lifetime_s
             )
@@ -102,13 +97,13 @@ class ClientHandlers:
         self, identity: Identity, request: messages.ClientDistrustCa, deadline: float
     ) -> messages.Done:
         ca = parse_public_key("public_key", request.public_key)
-        await self._catalogue.change(lambda tx: tx.user_cas.distrust(ca.fingerprint))
+        await self._cache.change(lambda tx: tx.user_cas.distrust(ca.fingerprint))
         return messages.Done()
 
     async def rename(
         self, identity: Identity, request: messages.ClientRename, deadline: float
     ) -> messages.Done:
-        await self._catalogue.change(lambda tx: tx.clients.rename(request.name, request.new_name))
+        await self._cache.change(lambda tx: tx.clients.rename(request.name, request.new_name))
         return messages.Done()
 
     async def rotate_key(
@@ -121,10 +116,10 @@ class ClientHandlers:
         me, current = identity.client, identity.credential.fingerprint
         if not request.public_key:
             return messages.Done(
-                changed=await self._catalogue.change(lambda tx: tx.rotations.finish(me, current))
+                changed=await self._cache.change(lambda tx: tx.rotations.finish(me, current))
             )
         successor = parse_public_key("public_key", request.public_key)
-        changed = await self._catalogue.change(lambda tx: tx.rotations.begin(me, current, successor))
+        changed = await self._cache.change(lambda tx: tx.rotations.begin(me, current, successor))
         return messages.Done(changed=changed)
 
     async def revoke_credential(
@@ -132,53 +127,22 @@ class ClientHandlers:
     ) -> messages.Done:
         revocation = _revocation(request, self._now())
         if revocation.mark in identity.marks:
-            raise BadRequest("you cannot revoke what you are connected with; use another operator")
-        return messages.Done(changed=await self._catalogue.change(lambda tx: tx.revocations.add(revocation)))
+            raise BadRequest("you cannot revoke the credential of this connection; use another operator")
+        return messages.Done(changed=await self._cache.change(lambda tx: tx.revocations.add(revocation)))
 
     async def revoked(
         self, identity: Identity, request: messages.ClientRevoked, deadline: float
     ) -> messages.RevocationPage:
-        found = (await self._catalogue.read(lambda tx: tx.revocations.all()))[request.after :]
+        found = (await self._cache.read(lambda tx: tx.revocations.all()))[request.after :]
         page = [
             messages.Revocation(each.kind, each.ca_fingerprint, each.value, each.created_at)
             for each in found[: request.limit]
         ]
         return messages.RevocationPage(revocations=page, more=len(found) > request.limit)
 
-    async def grant(
-        self, identity: Identity, request: messages.GrantAdd, deadline: float
-    ) -> messages.GrantInfo:
-        purposes = expand(request.purposes)
-        grant = await self._catalogue.change(lambda tx: tx.grants.add(request.client, request.key, purposes))
-        return _grant(grant)
-
-    async def grants(
-        self, identity: Identity, request: messages.GrantList, deadline: float
-    ) -> messages.GrantPage:
-        page = await self._catalogue.read(
-            lambda tx: tx.grants.page(request.client, request.key, request.after, request.limit)
-        )
-        return messages.GrantPage(grants=[_grant(grant) for grant in page.items], more=page.more)
-
-    async def revoke(
-        self, identity: Identity, request: messages.GrantRemove, deadline: float
-    ) -> messages.Done:
-        purposes = expand(request.purposes) if request.purposes else frozenset[Purpose]()
-        changed = await self._catalogue.change(
-            lambda tx: tx.grants.remove(request.client, request.key, purposes)
-        )
-        return messages.Done(changed=changed)
-
-    async def explain(
-        self, identity: Identity, request: messages.GrantExplain, deadline: float
-    ) -> messages.Explanation:
-        purpose = purpose_from_label(request.purpose)
-        explanation = self._catalogue.snapshot.explain(request.client, request.key, purpose)
-        return messages.Explanation(allowed=explanation.allowed, rule=explanation.rule)
-
 
 def role_named(name: str) -> Role:
-    """Raises BadRequest."""
+    """The role with this name. Raises BadRequest."""
     try:
         return Role(name)
     except ValueError:
@@ -218,7 +182,3 @@ def _client(client: ClientRecord) -> messages.ClientInfo:
         fingerprints=[credential.fingerprint for credential in client.credentials],
         created_at=client.created_at,
     )
-
-
-def _grant(grant: GrantRecord) -> messages.GrantInfo:
-    return messages.GrantInfo(client=grant.client, key=grant.key, purposes=labels(grant.purposes))

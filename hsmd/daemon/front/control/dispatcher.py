@@ -1,7 +1,7 @@
-"""The desk: takes every control request, asks whether the caller may, records it, and has it carried out.
+"""The dispatcher of control requests: decides whether the caller may make a request, records it, and calls its handler.
 
-A request that changes something is on disk before its effect, and its end is recorded after. Read-only requests are not
-recorded; refused ones are, up to a rate.
+The record of a request that changes state is on disk before the handler runs, and the outcome is recorded after. Requests that
+change nothing are not recorded; refused ones are, up to a rate.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from hsmd.protocol.audit_fields import fields_of
 from hsmd.protocol.messages import Request
 
 Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
-"""Carries out one request for a caller who may make it, until a monotonic deadline."""
+"""Carries out one request of a caller that may make it; the deadline is a monotonic time."""
 
 MAX_CHANGES = 16
-"""Changes of one client that may be under way: everybody may ask for some, and each is on record and waits for the store."""
+"""Most changes of one client at a time. Every role can request some, and each is recorded and waits for the store."""
 RETRY_S = 0.100
 
 
@@ -53,23 +53,23 @@ class Dispatcher:
         self._clock = clock
         self._refusals = RefusalMeter()
         self._changes: dict[asyncio.Task[Struct], str] = {}
-        """What is under way, with the client that asked for it."""
+        """The changes that are under way, each with the client that requested it."""
 
     @property
     def idle(self) -> bool:
-        """Whether no change is under way; one may be although nobody waits for its result any more."""
+        """Whether no change is under way. A change goes on after its caller has disconnected."""
         return not self._changes
 
     async def dispatch(self, identity: Identity, request: Request, deadline: float) -> Struct:
-        """The result of a request. Raises HsmdError; Refused if the caller's role does not allow it."""
+        """Return the result of a request. Raises HsmdError; Refused if the caller may not make the request."""
         denial = self._snapshot().decide_request(identity, request, self._now())
         if denial is not None:
             self._refuse(identity, request, denial.rule.value)
         handler = self._handlers[type(request)]
         if not request.changes:
             return await handler(identity, request, deadline)
-        # A change that has begun goes on to its end, and to its record, even if the caller goes away; so what a session may have
-        # open is no bound on them.
+        # A change is carried out and its outcome recorded even if the caller disconnects or cancels; so the limit on the open
+        # requests of a session does not limit changes.
         if list(self._changes.values()).count(identity.client) >= MAX_CHANGES:
             raise Overloaded.retry_in(RETRY_S)
         change = asyncio.get_running_loop().create_task(self._change(handler, identity, request, deadline))
@@ -80,11 +80,13 @@ class Dispatcher:
     def _changed(self, change: asyncio.Task[Struct]) -> None:
         del self._changes[change]
         if not change.cancelled():
-            change.exception()  # told to the caller if there still is one, and in the audit log
+            change.exception()  # retrieved, so that asyncio does not log it; the audit log has it, and a caller that still waits
 
     def _refuse(self, identity: Identity, request: Request, rule: str) -> NoReturn:
-        """Raises Refused. Beyond a rate refusals are counted, so that nobody can fill the disk with them; the next one that is
-        written brings the sums."""
+        """Record a refusal and raise Refused.
+
+        Beyond a rate refusals are only counted, so that no client can fill the disk; the next record brings the sums.
+        """
         now = self._clock()
         if self._refusals.admit(identity.client, now):
             for client, count in self._refusals.due(now).items():
@@ -110,12 +112,12 @@ class Dispatcher:
         return result
 
     async def _end(self, event: str, identity: Identity, request: Request, **more: str | int) -> None:
-        """Record how a change ended. Raises AuditFailure saying that it is over all the same."""
+        """Record how a change ended. Raises AuditFailure with a text that says that it has ended."""
         self._note(event, identity, request, **more)
         try:
             await self._audit.commit_durable()
         except AuditFailure as error:
-            text = "the change was begun and is over, but how it ended cannot be recorded; look before asking again"
+            text = "the change is over, but its outcome cannot be recorded; check its effect before you repeat it"
             raise AuditFailure(text, detail=error.detail) from None
 
     def _note(self, event: str, identity: Identity, request: Request, **more: str | int) -> int:

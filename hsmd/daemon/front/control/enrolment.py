@@ -1,7 +1,7 @@
-"""Enrolment: one-time tokens made for operators, and their use by whoever they were handed to.
+"""Enrolment: one-time tokens that operators request, and their use by new clients (docs/protocol.md, section 8).
 
-Whoever tries a token has proven nothing yet: every no looks the same and takes the same time, few are looked at per
-second, and beyond a rate that strangers cannot fill a disk with they are counted instead of recorded one by one.
+A peer that presents a token is not authenticated yet. Every refusal looks the same and takes the same time, tokens are checked
+one at a time, and refusals beyond a rate are counted instead of recorded one by one, so that no peer can fill the disk.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ from hsmd.purposes import expand
 
 LIFETIME = timedelta(minutes=15)
 TRY_S = 0.25
-"""How long a try takes, right or wrong, and how long the next one waits for it."""
+"""Duration of one check, whether the token is valid or not. The next check begins after it."""
 REFUSALS_AT_ONCE = 20
 REFUSALS_PER_S = 0.1
-"""Refusals that get a record of their own, at once and in the long run, whoever they are of."""
+"""Refusals that get a record of their own: in a burst, and per second in the long run, of all peers together."""
 
 log = observe.logger()
 Pins = Callable[[Role], tuple[Sequence[str], Sequence[str]]]
-"""For a role: (addresses to connect to, host key lines to pin there; behind `cert-authority ` a host CA)."""
+"""For a role: (addresses to connect to, host key lines to pin there; the line of a host CA begins with `cert-authority `)."""
 
 
 class EnrolmentHandlers:
-    """Makes tokens and takes them."""
+    """Issues tokens, checks them, and registers the keys of new clients."""
 
     def __init__(
         self,
         *,
-        catalogue: SnapshotCache,
+        cache: SnapshotCache,
         audit: AuditLog,
         pins: Pins,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._catalogue = catalogue
+        self._cache = cache
         self._audit = audit
         self._pins = pins
         self._now = now
@@ -71,15 +71,13 @@ class EnrolmentHandlers:
         self._refusals = RefusalMeter(REFUSALS_AT_ONCE, REFUSALS_PER_S)
 
     def handlers(self) -> dict[type[Request], Handler]:
-        """Which method carries out which request."""
+        """The method that carries out each request."""
         return {messages.ClientEnroll: self.issue}
-
-    # --- for operators ---
 
     async def issue(
         self, identity: Identity, request: messages.ClientEnroll, deadline: float
     ) -> messages.EnrolmentTicket:
-        """A token for a client, which is made if there is none of that name, with the grants asked for."""
+        """Make a token for a client; add the client if it does not exist, and the requested grants."""
         role = role_named(request.role)
         grants = [(grant.key, expand(grant.purposes)) for grant in request.grants]
         now = self._now()
@@ -92,7 +90,7 @@ class EnrolmentHandlers:
                 tx.grants.add(record.client, key, purposes)
             tx.enrolments.add(record, now)
 
-        await self._catalogue.change(invite)
+        await self._cache.change(invite)
         return messages.EnrolmentTicket(
             token=token.text(), address=token.address, expires_at=record.expires_at
         )
@@ -102,7 +100,7 @@ class EnrolmentHandlers:
         chosen = address or addresses[0]
         if not address and chosen.startswith(("0.0.0.0:", "[::]:")):
             raise BadRequest(
-                "address: the daemon listens on every network; say where the new client finds it"
+                "address: the daemon listens on every network; give the address at which the new client reaches it"
             )
         prefix, _, blob = keys[0].rpartition(" ")
         return EnrolmentToken(
@@ -113,10 +111,10 @@ class EnrolmentHandlers:
             chosen,
         )
 
-    # --- for holders of tokens ---
+    # --- for peers that present a token ---
 
     async def admit(self, password: str, address: str, roles: Collection[Role]) -> bool:
-        """Whether this proves a token for one of these roles that may be used now."""
+        """Whether the password proves a token that is valid now, for a client with one of these roles."""
         async with self._one_at_a_time:
             ends = time.monotonic() + TRY_S
             good = await self._check(password, roles)
@@ -128,9 +126,8 @@ class EnrolmentHandlers:
     def _note_refusal(self, address: str, now: float) -> None:
         if not self._refusals.admit(USER, now):
             return
-        with contextlib.suppress(
-            AuditFailure
-        ):  # the answer is no all the same, and the front says that the log is ill
+        # The peer is refused in any case, and the front process reports that the log cannot be written.
+        with contextlib.suppress(AuditFailure):
             for count in self._refusals.due(now).values():
                 self._audit.event(REFUSALS_EVENT, USER, count=count)
             self._audit.event("enrolment.refused", "", address=address)
@@ -141,7 +138,7 @@ class EnrolmentHandlers:
         if proof is None:
             return False
         try:
-            return await self._catalogue.change_unversioned(
+            return await self._cache.change_unversioned(
                 lambda tx: tx.enrolments.check(*proof, self._now(), roles)
             )
         except HsmdError as error:
@@ -149,21 +146,19 @@ class EnrolmentHandlers:
             return False
 
     async def answer(self, password: str, line: bytes, address: str) -> bytes:
-        """Registers the key that the holder of a token asks for."""
+        """Register the public key in the peer's line; return the line to send back."""
         try:
             proof = parse_password(password)
-            assert proof is not None, "nobody is admitted without a proof"
+            assert proof is not None, "admit() has checked the password"
             credential = parse_public_key("public_key", decode_question(line).public_key)
             self._audit.event("enrolment.begun", "", address=address, fingerprint=credential.fingerprint)
             await self._audit.commit_durable()
-            client = await self._catalogue.change(
-                lambda tx: tx.enrolments.use(*proof, credential, self._now())
-            )
+            client = await self._cache.change(lambda tx: tx.enrolments.use(*proof, credential, self._now()))
             self._audit.event(
                 "enrolment.done", client.name, address=address, fingerprint=credential.fingerprint
             )
             await self._audit.commit_durable()
-            operators = await self._catalogue.read(_operator_keys)
+            operators = await self._cache.read(_operator_keys)
         except NotFound:
             return encode(EnrolmentAnswer(error="the token cannot be used any more"))
         except HsmdError as error:
@@ -175,7 +170,7 @@ class EnrolmentHandlers:
 
 
 def _operator_keys(tx: Transaction) -> list[str]:
-    """What operators come with, as far as it is Ed25519: such keys may sign declarations about the audit log."""
+    """The Ed25519 public keys of operators, which may sign declarations about the audit log."""
     revoked = {revocation.value for revocation in tx.revocations.all() if revocation.kind == "key"}
     return [
         credential.public_key

@@ -1,4 +1,4 @@
-"""Control requests about the daemon itself: who am I, how are you."""
+"""Handlers of control requests about the connection, the daemon's state and its counters."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from hsmd.protocol.messages import Request
 
 
 class StatusHandlers:
-    """Answers questions; changes nothing."""
+    """Reports the caller's identity, the state of the daemon and its counters."""
 
     def __init__(
         self,
         *,
         name: str,
         started_at: datetime,
-        catalogue: SnapshotCache,
+        cache: SnapshotCache,
         service: KeyService,
         pools: Mapping[str, TokenPool],
         audit: AuditLog,
         checkpointer: Checkpointer,
-        keeper: LogGuard,
+        log_guard: LogGuard,
         admission: Callable[[], Admission],
         sessions: Callable[[], int],
     ) -> None:
         self._name = name
         self._started_at = started_at
-        self._catalogue = catalogue
+        self._cache = cache
         self._service = service
         self._pools = pools
         self._audit = audit
         self._checkpointer = checkpointer
-        self._keeper = keeper
+        self._log_guard = log_guard
         self._admission = admission
         self._sessions = sessions
 
     def handlers(self) -> dict[type[Request], Handler]:
-        """Which method carries out which request."""
+        """The method that carries out each request."""
         return {
             messages.WhoAmI: self.who_am_i,
             messages.Status: self.status,
@@ -78,8 +78,8 @@ class StatusHandlers:
         return self.numbers(time.monotonic())
 
     def state(self) -> messages.DaemonStatus:
-        """How the daemon is now."""
-        snapshot, newest = self._catalogue.snapshot, self._checkpointer.newest
+        """The present state of the daemon."""
+        snapshot, newest = self._cache.snapshot, self._checkpointer.newest
         return messages.DaemonStatus(
             version=hsmd.__version__,
             started_at=self._started_at,
@@ -95,14 +95,14 @@ class StatusHandlers:
             operations=self._service.counters.totals(),
             audit_covered=newest.checkpoint.size if newest else 0,
             audit_uncovered_s=round(self._checkpointer.age_s),
-            audit_free_bytes=self._keeper.free_bytes,
-            audit_warning=self._keeper.held or self._keeper.warning,
+            audit_free_bytes=self._log_guard.free_bytes,
+            audit_warning=self._log_guard.held or self._log_guard.warning,
             sessions=self._sessions(),
             starting=self._admission().starting,
         )
 
     def numbers(self, now: float) -> messages.Metrics:
-        """State and counters at this monotonic time: the one source of `hsmd top`, `hsmd status` and Prometheus."""
+        """State and counters at this monotonic time, for `hsmd top`, `hsmd status` and Prometheus."""
         counters = self._service.counters
         return messages.Metrics(
             status=self.state(),

@@ -1,4 +1,4 @@
-"""Control requests about tokens."""
+"""Handlers of control requests about tokens."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hsmd.protocol.messages import Done, Request
 
 
 class TokenHandlers:
-    """Shows tokens, and lets daemons log in again."""
+    """Shows tokens, and allows logins again after a refused PIN."""
 
     def __init__(
         self,
         *,
-        catalogue: SnapshotCache,
+        cache: SnapshotCache,
         logins: LoginGuard,
         pools: Mapping[str, TokenPool],
         differences: Mapping[str, Differences],
     ) -> None:
-        self._catalogue = catalogue
+        self._cache = cache
         self._logins = logins
         self._pools = pools
         self._differences = differences
 
     def handlers(self) -> dict[type[Request], Handler]:
-        """Which method carries out which request."""
+        """The method that carries out each request."""
         return {messages.TokenList: self.list_tokens, messages.TokenClear: self.clear}
 
     async def list_tokens(
@@ -40,7 +40,7 @@ class TokenHandlers:
         return messages.TokenInfoList([self._info(pool) for pool in self._pools.values()])
 
     async def clear(self, identity: Identity, request: messages.TokenClear, deadline: float) -> Done:
-        await self._catalogue.change(lambda tx: tx.logins.clear(request.name))
+        await self._cache.change(lambda tx: tx.logins.clear(request.name))
         self._logins.store_changed()
         return Done()
 

@@ -44,7 +44,7 @@ def audit() -> Log:
 @pytest.fixture
 def desk(audit: Log, monkeypatch: pytest.MonkeyPatch) -> EnrolmentHandlers:
     monkeypatch.setattr(enrolment, "TRY_S", 0.0)
-    return EnrolmentHandlers(catalogue=SnapshotCache(), audit=audit, pins=lambda role: ((), ()))  # type: ignore[arg-type]
+    return EnrolmentHandlers(cache=SnapshotCache(), audit=audit, pins=lambda role: ((), ()))  # type: ignore[arg-type]
 
 
 async def tried(desk: EnrolmentHandlers) -> bool:

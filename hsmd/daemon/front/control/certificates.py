@@ -1,0 +1,115 @@
+"""Handlers of control requests about certificates: requests, self-signed certificates, stored chains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from secrets import randbits
+
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from hsmd.algorithms import SignatureScheme
+from hsmd.daemon import pki
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
+from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.control.keys import key_info, visible_key
+from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
+from hsmd.daemon.front.signing.service import KeyService
+from hsmd.daemon.store.records import KeyRecord
+from hsmd.errors import BadRequest
+from hsmd.protocol import messages
+from hsmd.protocol.messages import Request
+from hsmd.purposes import Purpose
+
+
+class CertificateHandlers:
+    """Signs certificate requests and self-signed certificates with keys, and keeps the chains of keys in the store."""
+
+    def __init__(
+        self,
+        *,
+        cache: SnapshotCache,
+        service: KeyService,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._cache = cache
+        self._service = service
+        self._now = now
+
+    def handlers(self) -> dict[type[Request], Handler]:
+        """The method that carries out each request."""
+        return {
+            messages.KeyRequest: self.certificate_request,
+            messages.CertificateImport: self.import_certificate,
+            messages.CertificateSelfSigned: self.self_signed,
+            messages.CertificateExport: self.export_certificate,
+        }
+
+    async def certificate_request(
+        self, identity: Identity, request: messages.KeyRequest, deadline: float
+    ) -> messages.PemDocument:
+        key = await self._cache.read(lambda tx: tx.keys.get(request.name))
+        info = pki.build_request_info(
+            key.public_key, request.common_name, request.dns_names, request.ip_addresses, request.organization
+        )
+        scheme = pki.default_scheme(key.key_type)
+        signature = await self._sign(identity, key, Purpose.X509_REQUEST, scheme, info, deadline)
+        return messages.PemDocument(pem=pki.assemble_request(info, scheme, signature))
+
+    async def self_signed(
+        self, identity: Identity, request: messages.CertificateSelfSigned, deadline: float
+    ) -> messages.PemDocument:
+        key = await self._cache.read(lambda tx: tx.keys.get(request.key))
+        scheme = pki.default_scheme(key.key_type)
+        not_before = self._now().replace(microsecond=0)
+        tbs = pki.build_self_signed_tbs(
+            key.public_key,
+            request.dns_names,
+            request.ip_addresses,
+            not_before,
+            not_before + timedelta(days=request.days),
+            randbits(159),
+            scheme,
+        )
+        signature = await self._sign(identity, key, Purpose.X509_SELF_SIGNED, scheme, tbs, deadline)
+        chain = pki.assemble_certificate(tbs, scheme, signature)
+        await self._store_chain(key, chain)
+        return messages.PemDocument(pem=chain)
+
+    async def import_certificate(
+        self, identity: Identity, request: messages.CertificateImport, deadline: float
+    ) -> messages.KeyInfo:
+        key = await self._cache.read(lambda tx: tx.keys.get(request.key))
+        warnings = await self._store_chain(key, request.chain)
+        info = key_info(key, self._cache.snapshot)
+        info.warnings = [*info.warnings, *warnings]
+        return info
+
+    async def export_certificate(
+        self, identity: Identity, request: messages.CertificateExport, deadline: float
+    ) -> messages.PemDocument:
+        key = await visible_key(self._cache, identity, request.key)
+        certificate = await self._cache.read(lambda tx: tx.certificates.get(key.name))
+        return messages.PemDocument(pem=certificate.chain_pem)
+
+    async def _store_chain(self, key: KeyRecord, chain: str) -> tuple[str, ...]:
+        """Check and store the chain of a key; return what is doubtful about it."""
+        public_key = load_der_public_key(key.public_key)
+        facts = await asyncio.to_thread(pki.check_chain, chain, public_key)
+        await self._cache.change(lambda tx: tx.certificates.set(key.name, facts.chain_pem, facts.not_after))
+        return tuple(facts.warnings)
+
+    async def _sign(
+        self,
+        identity: Identity,
+        key: KeyRecord,
+        purpose: Purpose,
+        scheme: SignatureScheme,
+        data: bytes,
+        deadline: float,
+    ) -> bytes:
+        if purpose not in key.purposes:
+            raise BadRequest(f"key: the ceiling of {key.name!r} does not include {purpose.label}")
+        return await sign_as_daemon(self._service, identity, key, purpose, scheme, data, deadline)
