@@ -1,4 +1,4 @@
-"""Fixtures of the attack tests: a daemon with metrics, and a token with workers spoken to over their bare sockets."""
+"""Fixtures of the attack tests: a daemon with metrics, and a token whose workers are driven over their raw sockets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.token import RawWorker, generate
 
 @pytest.fixture
 def open_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Opens a daemon of one's own, with the metrics endpoint on."""
+    """Starts a daemon for one test, with the metrics endpoint enabled."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(
             running_daemon(tmp_path / "daemon", metrics="127.0.0.1:0", **options)
@@ -25,19 +25,19 @@ def open_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 @pytest.fixture(scope="session")
 def token(tmp_path_factory: pytest.TempPathFactory) -> SoftHsmToken:
-    """A token for all attack tests."""
+    """A token shared by all attack tests."""
     return make_token(tmp_path_factory.mktemp("attacked") / "token", "attacked")
 
 
 @pytest.fixture
 def fresh_token(tmp_path: Path) -> SoftHsmToken:
-    """A token of one's own."""
+    """A token for one test."""
     return make_token(tmp_path / "token", "fresh")
 
 
 @pytest.fixture(scope="session")
 def control(token: SoftHsmToken) -> Iterator[RawWorker]:
-    """A control worker on it."""
+    """A control worker on `token`."""
     worker = RawWorker(token, {"control": True}).ready()
     yield worker
     worker.close()
@@ -45,7 +45,7 @@ def control(token: SoftHsmToken) -> Iterator[RawWorker]:
 
 @pytest.fixture(scope="session")
 def keys(control: RawWorker) -> dict[str, KeyDescription]:
-    """Keys by what they are for."""
+    """Keys by their use."""
     return {
         "ec": generate(control, "ec", "p-256", ["tls-server", "tls-client"]),
         "rsa": generate(control, "rsa", "rsa-2048", ["tls-server", "tls-client"]),
@@ -59,7 +59,7 @@ def keys(control: RawWorker) -> dict[str, KeyDescription]:
 
 @pytest.fixture(scope="session")
 def worker(token: SoftHsmToken, keys: dict[str, KeyDescription]) -> Iterator[RawWorker]:
-    """A signing worker that knows `keys`."""
+    """A signing worker that has loaded `keys`."""
     raw = RawWorker(token).ready()
     yield raw
     raw.close()

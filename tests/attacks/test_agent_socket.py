@@ -1,4 +1,4 @@
-"""The agent's socket under attack by other users of the host (A11), and a front end that asks for another one's key."""
+"""Attacks on the agent's socket by other users of the host (A11), and a front end that asks for another client's key."""
 
 from __future__ import annotations
 
@@ -35,13 +35,11 @@ def kinds(answer: bytes) -> list[int]:
     return [kind for kind, request, _ in FrameDecoder(1 << 20).feed(answer) if request == 1]
 
 
-# --- who is who ---
+# --- peer credentials ---
 
 
-async def test_each_user_gets_the_keys_that_agent_toml_gives_him(
-    agent_site: AgentSite, as_user: Talk
-) -> None:
-    """Real users on the real socket; who is nobody's friend gets the same refusal for every key."""
+async def test_each_user_gets_the_keys_that_agent_toml_grants(agent_site: AgentSite, as_user: Talk) -> None:
+    """Real users on the real socket; a user without a key gets the same refusal for every key."""
     mail = agent_site.daemon.add_key("mail")
     users = [NOBODY, DAEMON, BIN] if os.geteuid() == 0 else [os.geteuid()]
     agent_site.users = "[]"
@@ -58,8 +56,10 @@ async def test_each_user_gets_the_keys_that_agent_toml_gives_him(
             assert kinds(await as_user(uid, agent_site.socket, use(key))) == [expected], (uid, key.hex()[:8])
 
 
-async def test_who_cannot_open_the_socket_cannot_ask(agent_site: AgentSite, as_user: Talk) -> None:
-    """Mode and group are the first check, the user's number the second."""
+async def test_a_user_without_access_to_the_socket_gets_no_answer(
+    agent_site: AgentSite, as_user: Talk
+) -> None:
+    """File mode and group are checked first, the user id second."""
     await agent_site.start()
     agent_site.socket.chmod(0o600)
     if os.geteuid() != 0:
@@ -70,8 +70,8 @@ async def test_who_cannot_open_the_socket_cannot_ask(agent_site: AgentSite, as_u
     assert kinds(await as_user(NOBODY, agent_site.socket, use(agent_site.key.digest))) == [Kind.RESULT]
 
 
-async def test_a_descriptor_that_was_handed_on_speaks_for_who_connected(agent_site: AgentSite) -> None:
-    """SO_PEERCRED is of connect(2): a process id that is used again, or another process with the socket, changes nothing."""
+async def test_a_passed_descriptor_acts_for_the_user_that_connected(agent_site: AgentSite) -> None:
+    """SO_PEERCRED is set by connect(2): a reused process id, or another process that has the socket, changes nothing."""
     if os.geteuid() != 0:
         assert await agent_site.start()
         return
@@ -124,7 +124,7 @@ def test_pairs_of_user_and_key(
     uid: int,
     present: list[tuple[str, bytes]],
 ) -> None:
-    """A key's own entry counts and no other; names are compared as they are; root has no privilege of its own."""
+    """Only the key's own entry applies; names are compared exactly; root has no special privilege."""
     rules = Rules(default, by_key)
     expected = set()
     for name, digest in present:
@@ -134,8 +134,8 @@ def test_pairs_of_user_and_key(
     assert rules.keys_for(uid, present) == expected
 
 
-def test_a_front_end_that_asks_for_anothers_key_is_refused_by_the_daemon(tmp_path: Path) -> None:
-    """An agent can be told anything by root of its host: the daemon decides again, and puts it on record."""
+def test_the_daemon_refuses_a_front_end_the_key_of_another_client(tmp_path: Path) -> None:
+    """Root of the agent's host can make the agent send anything: the daemon decides again, and records it."""
     built = Daemon(tmp_path / "daemon").start()
     try:
         own, other = built.add_key("www", grant_to=(WEB,)), built.add_key("mail", grant_to=(MAIL,))
@@ -152,11 +152,11 @@ def test_a_front_end_that_asks_for_anothers_key_is_refused_by_the_daemon(tmp_pat
         built.end()
 
 
-# --- the place ---
+# --- the path of the socket ---
 
 
 @pytest.fixture
-def place(root: Path) -> Path:
+def socket_path(root: Path) -> Path:
     (root / "run").mkdir(mode=0o755)
     return root / "run" / "agent.sock"
 
@@ -173,12 +173,12 @@ def test_abstract_and_relative_names_are_refused(name: str) -> None:
         configs.parse(f'[agent]\nsocket = "{name}"\nclient = "web"\nidentity = "/k"\n')
 
 
-def test_of_many_agents_that_start_together_one_serves(place: Path) -> None:
-    """A stale socket lies there, and all of them find nobody answering."""
+def test_exactly_one_of_many_agents_started_together_listens(socket_path: Path) -> None:
+    """A stale socket exists, and no process listens on it."""
     import socket
 
     with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(str(place))
+        stale.bind(str(socket_path))
     for _ in range(20):
         won: list[Listener] = []
         lost: list[Exception] = []
@@ -189,7 +189,7 @@ def test_of_many_agents_that_start_together_one_serves(place: Path) -> None:
         ) -> None:
             gate.wait(10)
             try:
-                won.append(listen(config(place)))
+                won.append(listen(config(socket_path)))
             except Conflict as error:
                 lost.append(error)
 
@@ -202,12 +202,16 @@ def test_of_many_agents_that_start_together_one_serves(place: Path) -> None:
         won[0].close()
 
 
-def test_names_that_change_while_the_socket_is_made_lead_nowhere(place: Path, root: Path) -> None:
-    """Links swapped in under every name that is used: what they point at is neither changed, removed nor listened on."""
+def test_links_swapped_in_while_the_socket_is_created_are_not_followed(socket_path: Path, root: Path) -> None:
+    """Symbolic links replace every name that is used: their target is neither changed, removed nor listened on."""
     victim = root / "victim"
     victim.write_text("precious")
     victim.chmod(0o600)
-    names = [place, place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.lock")]
+    names = [
+        socket_path,
+        socket_path.with_name(f".{socket_path.name}.new"),
+        socket_path.with_name(f".{socket_path.name}.lock"),
+    ]
     done = threading.Event()
 
     def swap() -> None:
@@ -224,7 +228,7 @@ def test_names_that_change_while_the_socket_is_made_lead_nowhere(place: Path, ro
     try:
         for _ in range(200):
             try:
-                listen(config(place)).close()
+                listen(config(socket_path)).close()
             except (ConfigurationError, Conflict):
                 continue
     finally:

@@ -1,4 +1,4 @@
-"""Enrolment from the outside: one token, one use, few tries, nothing else behind its door, and every no alike."""
+"""Enrolment by an unauthenticated peer: a token works once, tries are limited, nothing else is reachable, and all refusals are alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hsmd.protocol.enrolment import SUBSYSTEM as ENROLMENT, USER, EnrolmentQuest
 from hsmd.system.ssh_profile import SUBSYSTEM
 from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, run_aside
 from tests.support.polling import wait_until
-from tests.support.ssh_peer import MSG_USERAUTH_FAILURE, MSG_USERAUTH_SUCCESS, Stranger, ssh
+from tests.support.ssh_peer import MSG_USERAUTH_FAILURE, MSG_USERAUTH_SUCCESS, SshPeer, ssh
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -42,19 +42,19 @@ def fresh() -> Any:
 
 
 async def send(daemon: Daemon, *tries: tuple[str, str]) -> list[int]:
-    """Replies to (user, password) one after the other on one connection."""
-    stranger = await Stranger.connect(daemon)
+    """Send each (user, password) on one connection; return the replies in order."""
+    peer = await SshPeer.connect(daemon)
     try:
         replies = []
         for user, password in tries:
-            stranger.send(user, "password", Boolean(False), String(password))
-            replies.append(await stranger.reply())
+            peer.send(user, "password", Boolean(False), String(password))
+            replies.append(await peer.reply())
         return replies
     finally:
-        stranger.close()
+        peer.close()
 
 
-async def test_a_token_makes_a_client_with_its_grants(daemon: Daemon, tmp_path: Any) -> None:
+async def test_a_token_creates_a_client_with_its_grants(daemon: Daemon, tmp_path: Any) -> None:
     token = ticket(daemon, "new-1", grants=[messages.WantedGrant("site", ["tls-server"])])
     key = fresh()
     answer = await enrol(token, public_line(key))
@@ -78,8 +78,8 @@ async def test_a_token_makes_a_client_with_its_grants(daemon: Daemon, tmp_path: 
     assert token.text() not in written
 
 
-def test_keys_of_operators_that_were_revoked_are_not_vouched_for(daemon: Daemon) -> None:
-    """Whoever stole one could declare a log that was set back to be in order, to every agent that is new."""
+def test_revoked_operator_keys_are_not_vouched_for(daemon: Daemon) -> None:
+    """With a stolen key, an attacker could declare a rolled-back log to be in order to every new agent."""
     stolen = fresh()
     daemon.ask(messages.ClientAdd("careless", "operator", public_line(stolen)))
     daemon.ask(messages.ClientRevoke(fingerprint=stolen.get_fingerprint()))
@@ -89,7 +89,7 @@ def test_keys_of_operators_that_were_revoked_are_not_vouched_for(daemon: Daemon)
     daemon.ask(messages.ClientRemove("careless"))
 
 
-async def test_a_token_is_used_once_and_by_one_of_two(daemon: Daemon) -> None:
+async def test_a_token_works_once_even_for_two_concurrent_clients(daemon: Daemon) -> None:
     token = ticket(daemon, "new-2")
     keys = [fresh(), fresh()]
     outcomes = await asyncio.gather(*(enrol(token, public_line(key)) for key in keys), return_exceptions=True)
@@ -100,7 +100,7 @@ async def test_a_token_is_used_once_and_by_one_of_two(daemon: Daemon) -> None:
     assert len(clients["new-2"].fingerprints) == 1
 
 
-async def test_wrong_used_and_unknown_tokens_look_alike(daemon: Daemon) -> None:
+async def test_wrong_used_and_unknown_tokens_get_the_same_answer(daemon: Daemon) -> None:
     used, open_ = ticket(daemon, "new-3"), ticket(daemon, "new-4")
     await enrol(used, public_line(fresh()))
     unknown = EnrolmentToken(b"\0" * 8, open_.secret, open_.pin, False, open_.address)
@@ -122,7 +122,7 @@ async def test_wrong_used_and_unknown_tokens_look_alike(daemon: Daemon) -> None:
     assert {line["reason"] for line in daemon.logged("connection.refused")[before:]} == {"no such enrolment"}
 
 
-async def test_tries_are_few(daemon: Daemon) -> None:
+async def test_the_number_of_tries_is_limited(daemon: Daemon) -> None:
     token = ticket(daemon, "new-5")
     wrong = EnrolmentToken(token.id, b"\0" * 16, token.pin, False, token.address)
     replies = await send(daemon, *[(USER, wrong.password)] * 5)
@@ -134,22 +134,22 @@ async def test_tries_are_few(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("user", [WEB, OPERATOR, "new-6", "ENROLL", ""])
-async def test_a_token_is_for_the_user_enroll_only(daemon: Daemon, user: str) -> None:
+async def test_a_token_works_only_for_the_user_enroll(daemon: Daemon, user: str) -> None:
     token = ticket(daemon, "new-6")
     assert (await send(daemon, (user, token.password)))[0] in (MSG_USERAUTH_FAILURE, 0)
-    stranger = await Stranger.connect(daemon)
-    # A token in one hand, somebody else's name in the other.
-    stranger.send(USER, "password", Boolean(False), String(token.password))
-    stranger.query(OPERATOR, daemon.keys[OPERATOR])
-    stranger.sign(OPERATOR, fresh())
-    replies = [await stranger.reply() for _ in range(2)]
+    peer = await SshPeer.connect(daemon)
+    # A valid token together with the name of another client.
+    peer.send(USER, "password", Boolean(False), String(token.password))
+    peer.query(OPERATOR, daemon.keys[OPERATOR])
+    peer.sign(OPERATOR, fresh())
+    replies = [await peer.reply() for _ in range(2)]
     if MSG_USERAUTH_SUCCESS in replies:
-        assert await stranger.whoami() is None
-    stranger.close()
+        assert await peer.whoami() is None
+    peer.close()
 
 
 @pytest.mark.parametrize("asked", [{"subsystem": SUBSYSTEM}, {"subsystem": "sftp"}, {"command": "id"}, {}])
-async def test_nothing_else_is_behind_the_door(daemon: Daemon, asked: dict[str, str]) -> None:
+async def test_an_enrolment_connection_permits_nothing_else(daemon: Daemon, asked: dict[str, str]) -> None:
     token = ticket(daemon, "new-7")
     options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
     async with await ssh(daemon, USER, daemon.keys[WEB], **options) as connection:
@@ -165,7 +165,7 @@ async def test_nothing_else_is_behind_the_door(daemon: Daemon, asked: dict[str, 
         assert b'"error":"' in await reader.read()
 
 
-async def test_who_says_that_he_has_said_everything_is_answered(daemon: Daemon) -> None:
+async def test_a_client_that_sends_eof_is_answered(daemon: Daemon) -> None:
     token = ticket(daemon, "new-eof")
     options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
     async with await ssh(daemon, USER, daemon.keys[WEB], **options) as connection:
@@ -175,7 +175,9 @@ async def test_who_says_that_he_has_said_everything_is_answered(daemon: Daemon) 
         assert b'"client":"new-eof"' in await reader.read()
 
 
-async def test_an_open_door_closes_by_itself(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_enrolment_connection_is_closed(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = ticket(daemon, "new-8")
     began = time.monotonic()
     options = {"password": token.password, "client_keys": None, "preferred_auth": "password"}
@@ -185,14 +187,14 @@ async def test_an_open_door_closes_by_itself(daemon: Daemon, monkeypatch: pytest
     assert time.monotonic() - began < 13
 
 
-async def test_a_key_of_somebody_else_is_refused_and_the_token_stays_good(daemon: Daemon) -> None:
+async def test_a_key_of_another_client_is_refused_and_the_token_stays_valid(daemon: Daemon) -> None:
     token = ticket(daemon, "new-9")
     with pytest.raises(RefusedHere, match="has this key already"):
         await enrol(token, public_line(daemon.keys[WEB]))
     assert (await enrol(token, public_line(fresh()))).client == "new-9"
 
 
-def test_only_operators_make_tokens_and_nobody_is_called_enroll(daemon: Daemon) -> None:
+def test_only_operators_create_tokens_and_no_client_is_called_enroll(daemon: Daemon) -> None:
     for request, client in (
         (messages.ClientEnroll("x"), WEB),
         (messages.ClientEnroll(USER), OPERATOR),
@@ -204,7 +206,7 @@ def test_only_operators_make_tokens_and_nobody_is_called_enroll(daemon: Daemon) 
             daemon.ask(request, client)
 
 
-def test_a_mistake_in_a_grant_leaves_neither_client_nor_grant(daemon: Daemon) -> None:
+def test_an_invalid_grant_creates_neither_client_nor_grant(daemon: Daemon) -> None:
     wanted = [
         messages.WantedGrant("site", ["tls-server"]),
         messages.WantedGrant("no-such-key", ["tls-server"]),
@@ -214,7 +216,7 @@ def test_a_mistake_in_a_grant_leaves_neither_client_nor_grant(daemon: Daemon) ->
     assert "half-made" not in [client.name for client in daemon.ask(messages.ClientList()).clients]
 
 
-def test_the_daemon_must_be_the_tokens(daemon: Daemon) -> None:
+def test_the_daemon_must_match_the_token(daemon: Daemon) -> None:
     token = ticket(daemon, "new-10")
     for pins_ca, pin in ((False, b"\0" * 32), (True, token.pin)):
         elsewhere = EnrolmentToken(token.id, token.secret, pin, pins_ca, token.address)
@@ -223,7 +225,7 @@ def test_the_daemon_must_be_the_tokens(daemon: Daemon) -> None:
     assert run_aside(lambda: enrol(token, public_line(fresh()))).client == "new-10"
 
 
-def test_frames_of_a_question_are_bounded(open_daemon: Callable[..., Daemon]) -> None:
+def test_enrolment_requests_are_bounded(open_daemon: Callable[..., Daemon]) -> None:
     daemon = open_daemon()
     token = ticket(daemon, "new-11")
 

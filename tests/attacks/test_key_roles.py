@@ -1,7 +1,7 @@
-"""A5: no way through hsmd to a key that wraps, unwraps or encrypts, or that can be made to (Clulow, Tookan).
+"""A5: hsmd gives no way to obtain a key that wraps, unwraps or encrypts, or that can be changed to (Clulow, Tookan).
 
-hsmd wraps no key today. So the attacks end at their first step: whatever is asked for, the token holds only keys that sign
-or open, cannot be changed, copied or taken out, and no request has a place for a mechanism, a template or an attribute.
+hsmd wraps no keys today. So the attacks fail at their first step: after any requests, the token holds only keys that sign or
+decrypt and cannot be changed, copied or extracted, and no request has a member for a mechanism, a template or an attribute.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read(item):
             pass
     return found
 def steps(key, public):
-    "Tookan's first steps on a key that is there; the names of those that work."
+    "Try Tookan's first steps on an existing key; return the names of those that work."
     done = []
     def step(name, work):
         try:
@@ -60,8 +60,8 @@ show({"keys": made, "secret": len(list(session.get_objects({A.CLASS: C.SECRET_KE
 """
 
 
-def test_no_request_has_a_place_for_a_mechanism_or_an_attribute() -> None:
-    """What callers can say about a key: names, a type out of seven, purposes out of the table, a certificate."""
+def test_no_request_has_a_member_for_a_mechanism_or_an_attribute() -> None:
+    """All that a caller can specify for a key: names, one of seven types, purposes from the table, a certificate."""
     allowed = {
         "name", "key_type", "purposes", "cka_id", "cka_label", "key", "certificate", "accept_unsafe",
     }  # fmt: skip
@@ -86,7 +86,7 @@ def test_no_request_has_a_place_for_a_mechanism_or_an_attribute() -> None:
 def test_random_requests_leave_only_safe_keys(
     fresh_token: SoftHsmToken, request: pytest.FixtureRequest
 ) -> None:
-    """200 requests in a row, good ones and bad ones, of every type with every purpose; then the token itself is asked."""
+    """200 valid and invalid requests in a row, of every type with every purpose; then read the token itself."""
     choose = random.Random(request.config.getoption("randomly_seed", 1))
     control = RawWorker(fresh_token, {"control": True}).ready()
     try:

@@ -1,7 +1,7 @@
-"""A7: whatever a peer calls itself, one event is one line, one record is one line, and no terminal obeys a name.
+"""A7: whatever name a peer uses, each event is one line, each record is one line, and no name controls a terminal.
 
-Records and log lines alone: tests/property/test_audit_records.py and tests/unit/test_observe.py. Here the names come in by
-the doors that a stranger has: banner, user name, certificate.
+Records and log lines alone: tests/property/test_audit_records.py and tests/unit/test_observe.py. Here the names arrive in the
+fields that an unauthenticated peer controls: banner, user name, certificate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.cli import Run
 from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, run_aside
 from tests.support.fake_control import FakeControl
 from tests.support.polling import wait_until
-from tests.support.ssh_peer import Stranger, certificate, operation, ssh, wire
+from tests.support.ssh_peer import SshPeer, certificate, operation, ssh, wire
 
 HOSTILE = [
     'x"}\n{"time":"2030-01-01T00:00:00.000Z","level":"info","process":"front","event":"connection.opened"}',
@@ -36,9 +36,9 @@ BANNERS = [
 
 
 def check_log(daemon: Daemon) -> None:
-    """Every line is one event of ours, in printable ASCII; nothing claims what did not happen."""
+    """Check that every line is one event of the daemon, in printable ASCII, and that none is forged."""
     raw = daemon.log_path.read_bytes()
-    assert all(0x20 <= byte <= 0x7E or byte == 0x0A for byte in raw), "something a terminal could obey"
+    assert all(0x20 <= byte <= 0x7E or byte == 0x0A for byte in raw), "a byte that a terminal could interpret"
     for line in raw.decode().splitlines():
         found = json.loads(line)
         assert json.dumps(found, separators=(",", ":")).replace("\x7f", "\\u007f") == line
@@ -47,7 +47,7 @@ def check_log(daemon: Daemon) -> None:
 
 
 def check_audit(daemon: Daemon) -> None:
-    """As many lines as records, each its own canonical form."""
+    """Check that there are as many lines as records, each in canonical form."""
     raw = daemon.audit_path.read_bytes()
     lines = raw.split(b"\n")
     assert lines.pop() == b""
@@ -57,60 +57,60 @@ def check_audit(daemon: Daemon) -> None:
         assert to_wire(record) == line
 
 
-def test_strangers_cannot_write_our_log(open_daemon: Callable[..., Daemon]) -> None:
-    """Banners and user names of every kind, none of which gets in."""
+def test_unauthenticated_peers_cannot_forge_log_lines(open_daemon: Callable[..., Daemon]) -> None:
+    """Banners and user names of every kind, none of which is accepted."""
     daemon = open_daemon()
     opened = len(daemon.logged("connection.opened"))
     for banner in BANNERS:
-        with socket.create_connection(daemon.address, timeout=10) as stranger, contextlib.suppress(OSError):
-            stranger.sendall(banner)
-            stranger.settimeout(0.3)
-            while stranger.recv(65_536):
+        with socket.create_connection(daemon.address, timeout=10) as peer, contextlib.suppress(OSError):
+            peer.sendall(banner)
+            peer.settimeout(0.3)
+            while peer.recv(65_536):
                 pass
 
     async def log_in() -> None:
         for name in HOSTILE:
-            stranger = await Stranger.connect(daemon)
+            peer = await SshPeer.connect(daemon)
             with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
-                stranger.sign(name, daemon.keys[WEB])
-                await stranger.reply()
-            stranger.close()
+                peer.sign(name, daemon.keys[WEB])
+                await peer.reply()
+            peer.close()
 
     run_aside(log_in)
-    assert daemon.status().version  # it goes on
+    assert daemon.status().version  # the daemon still serves
     refused = daemon.logged("connection.refused")
     wait_until(lambda: len(daemon.logged("connection.refused")) >= len(refused) > 0, within_s=5)
     check_log(daemon)
     assert all(line["client"] == OPERATOR for line in daemon.logged("connection.opened")[opened:])
 
 
-def test_names_in_certificates_stay_names(open_daemon: Callable[..., Daemon]) -> None:
-    """Key ids and principals of a trusted CA: an operator's CA may be careless, the log is not."""
+def test_names_in_certificates_cannot_forge_log_lines(open_daemon: Callable[..., Daemon]) -> None:
+    """Key ids and principals signed by a trusted CA: the log must not depend on the CA's care."""
     daemon = open_daemon()
     ca = asyncssh.generate_private_key("ssh-ed25519")
     daemon.ask(messages.ClientTrustCa(public_line(ca), [WEB]))
 
     async def work() -> list[bool]:
-        let_in = []
+        accepted = []
         for name in HOSTILE:
             for principals in ([WEB], [name]):
-                stranger = await Stranger.connect(daemon)
+                peer = await SshPeer.connect(daemon)
                 shown = certificate(ca, daemon.keys[WEB], principals, key_id=name.encode())
-                stranger.sign(WEB, daemon.keys[WEB], shown=shown)
+                peer.sign(WEB, daemon.keys[WEB], shown=shown)
                 with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
-                    let_in.append(await stranger.reply() == 52)
-                stranger.close()
-        return let_in
+                    accepted.append(await peer.reply() == 52)
+                peer.close()
+        return accepted
 
-    let_in = run_aside(work)
-    assert len(let_in) == 2 * len(HOSTILE)
-    assert sum(let_in) <= len(HOSTILE), "a certificate for another principal was let in"
+    accepted = run_aside(work)
+    assert len(accepted) == 2 * len(HOSTILE)
+    assert sum(accepted) <= len(HOSTILE), "a certificate for another principal was accepted"
     check_log(daemon)
     check_audit(daemon)
 
 
-def test_what_clients_ask_for_stays_on_its_line(open_daemon: Callable[..., Daemon]) -> None:
-    """Control requests with hostile members, operations on keys that are not there: refused or recorded, one line each."""
+def test_members_of_requests_cannot_forge_log_lines(open_daemon: Callable[..., Daemon]) -> None:
+    """Control requests with hostile members and operations on unknown keys: refused or recorded, one line each."""
     daemon = open_daemon()
 
     async def work() -> None:
@@ -141,7 +141,7 @@ def test_what_clients_ask_for_stays_on_its_line(open_daemon: Callable[..., Daemo
     daemon.stop()
     check_log(daemon)
     check_audit(daemon)
-    assert daemon.audit("control.begun"), "hostile labels came as far as the log"
+    assert daemon.audit("control.begun"), "hostile labels reached the log"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -158,10 +158,10 @@ def test_what_clients_ask_for_stays_on_its_line(open_daemon: Callable[..., Daemo
     ],
     ids=" ".join,
 )
-def test_no_terminal_obeys_a_name(
+def test_names_cannot_control_a_terminal(
     run: Run, fake_control: FakeControl, line: tuple[str, ...], name: str
 ) -> None:
-    """A daemon that was taken over answers with such names: what people see is printable, what programs get is ASCII JSON."""
+    """A compromised daemon answers with such names: terminal output is printable, output for programs is ASCII JSON."""
     hostile_answers(fake_control, name)
     ran = run(*line)
     for text in (ran.out, ran.err):
@@ -172,7 +172,7 @@ def test_no_terminal_obeys_a_name(
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_terminal_obeys_an_error(run: Run, fake_control: FakeControl, name: str) -> None:
+def test_error_texts_cannot_control_a_terminal(run: Run, fake_control: FakeControl, name: str) -> None:
     fake_control.fail_with = HsmdError(name)
     ran = run("client", "list")
     assert ran.code == 1
@@ -181,7 +181,7 @@ def test_no_terminal_obeys_an_error(run: Run, fake_control: FakeControl, name: s
 
 
 def hostile_answers(fake_control: FakeControl, name: str) -> None:
-    """A daemon whose every text is `name`."""
+    """Make the daemon answer with `name` in every text."""
     info = fake_control.on_key_generate(messages.KeyGenerate("www", "p-256", ["tls-server"]))
     info.name = info.token = info.key_type = name
     info.purposes = info.warnings = [name]

@@ -1,7 +1,7 @@
-"""A12: whoever stands between a front end and its daemon gets no connection, no login and no token; nobody is asked anything.
+"""A12: an attacker between a front end and its daemon gets no connection, no login and no token; no question is ever prompted.
 
-Impostors have keys and certificates of their own; relays stand before the real daemon and change the handshake. Each is tried
-against what agents use (a connection that goes on trying), what programs use, and the enrolment of a new client.
+Impostors have keys and certificates of their own; relays forward to the real daemon and change the handshake. Each is tried
+against what agents use (a connection that retries), what programs use, and the enrolment of a new client.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ IMPOSTORS: dict[str, tuple[bool, Callable[[], dict[str, Any]]]] = {
         lambda: {"server_host_keys": [ED25519], "encryption_algs": ["aes128-cbc"], "mac_algs": ["hmac-sha1"]},
     ),
 }  # fmt: skip
-"""name: (is the CA pinned instead of the daemon's key, what the impostor has)"""
+"""name: (whether the CA is pinned instead of the daemon's key, options of the impostor's server)"""
 
-HANGS_UP = {"RSA with SHA-1 only", "weak key exchange only", "no AES-GCM"}
-"""Who finds no common algorithm first ends the connection; when that is the impostor, somebody has just gone away."""
+DISCONNECTS = {"RSA with SHA-1 only", "weak key exchange only", "no AES-GCM"}
+"""The side that first finds no common algorithm disconnects; when that is the impostor, the caller only sees a lost connection."""
 
 
 def instead_of(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
@@ -90,8 +90,8 @@ RELAYS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-class Nobody(asyncssh.SSHServer):
-    """An impostor that would take any login: what it is told is counted."""
+class AcceptsAnyLogin(asyncssh.SSHServer):
+    """An impostor that accepts any login and records the user names."""
 
     logins: list[str]
 
@@ -102,11 +102,11 @@ class Nobody(asyncssh.SSHServer):
 
 @asynccontextmanager
 async def impostor(options: dict[str, Any]) -> AsyncIterator[tuple[int, list[str]]]:
-    """(port, user names that somebody wanted to log in as)."""
+    """Yields (port, user names of the login attempts)."""
     logins: list[str] = []
 
-    def factory() -> Nobody:
-        made = Nobody()
+    def factory() -> AcceptsAnyLogin:
+        made = AcceptsAnyLogin()
         made.logins = logins
         return made
 
@@ -118,8 +118,8 @@ async def impostor(options: dict[str, Any]) -> AsyncIterator[tuple[int, list[str
         await server.wait_closed()
 
 
-class Middle:
-    """A TCP server before the daemon; `target` may change, `edit` sees what comes first from there (banner and offer)."""
+class Relay:
+    """A TCP relay before the daemon; `target` may change, `edit` gets the first two reads from it (banner and offer)."""
 
     def __init__(self, target: tuple[str, int], edit: Callable[[bytes], bytes]) -> None:
         self.target = target
@@ -147,10 +147,10 @@ class Middle:
 
 
 @asynccontextmanager
-async def middle(
+async def relay(
     target: tuple[str, int], edit: Callable[[bytes], bytes] = bytes
-) -> AsyncIterator[tuple[int, Middle]]:
-    made = Middle(target, edit)
+) -> AsyncIterator[tuple[int, Relay]]:
+    made = Relay(target, edit)
     server = await asyncio.start_server(made.accept, HERE, 0)
     try:
         yield server.sockets[0].getsockname()[1], made
@@ -161,11 +161,11 @@ async def middle(
         await asyncio.gather(*(writer.wait_closed() for writer in made.writers), return_exceptions=True)
 
 
-# --- three who connect ---
+# --- three kinds of callers ---
 
 
 async def as_an_agent(endpoint: Endpoint, token: EnrolmentToken) -> None:
-    """In the background, again and again; the problem that it reports. Raises it."""
+    """Connect in the background, with retries; raise the problem that the connection reports."""
     connection = Connection(endpoint, patient=True)
     connection.begin()
     try:
@@ -196,9 +196,9 @@ CALLERS: dict[str, Callable[[Endpoint, EnrolmentToken], Awaitable[None]]] = {
 
 
 @pytest.fixture(autouse=True)
-def nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> Any:
-        raise AssertionError("somebody was asked")
+        raise AssertionError("a question was prompted")
 
     monkeypatch.setattr(builtins, "input", never)
     monkeypatch.setattr(getpass, "getpass", never)
@@ -209,7 +209,7 @@ def nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.support.daemon import running_daemon
 
-    with running_daemon(tmp_path_factory.mktemp("middle") / "daemon") as built:
+    with running_daemon(tmp_path_factory.mktemp("relay") / "daemon") as built:
         yield built
 
 
@@ -220,7 +220,7 @@ def token(daemon: Daemon) -> EnrolmentToken:
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("name", IMPOSTORS)
-async def test_an_impostor_is_told_nothing(
+async def test_an_impostor_receives_no_login(
     daemon: Daemon, token: EnrolmentToken, name: str, caller: str
 ) -> None:
     pins_ca, options = IMPOSTORS[name]
@@ -229,18 +229,18 @@ async def test_an_impostor_is_told_nothing(
         token = replace(token, pins_ca=True, pin=sha256(CA.public_data).digest())
     async with impostor(options()) as (port, logins):
         endpoint = daemon.endpoint(WEB, port=port, host_keys=(pin,))
-        with pytest.raises((ProtocolError, Unavailable) if name in HANGS_UP else ProtocolError):
+        with pytest.raises((ProtocolError, Unavailable) if name in DISCONNECTS else ProtocolError):
             await CALLERS[caller](endpoint, replace(token, address=f"{HERE}:{port}"))
         assert logins == []
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("name", RELAYS)
-async def test_a_changed_handshake_ends_before_the_login(
+async def test_a_changed_handshake_fails_before_the_login(
     daemon: Daemon, token: EnrolmentToken, name: str, caller: str
 ) -> None:
     opened = len(daemon.logged("connection.opened"))
-    async with middle(daemon.address, RELAYS[name]) as (port, _):
+    async with relay(daemon.address, RELAYS[name]) as (port, _):
         endpoint = daemon.endpoint(WEB, port=port)
         with pytest.raises((ProtocolError, Unavailable)):
             await CALLERS[caller](endpoint, replace(token, address=f"{HERE}:{port}"))
@@ -248,9 +248,9 @@ async def test_a_changed_handshake_ends_before_the_login(
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-async def test_an_honest_relay_is_no_obstacle(daemon: Daemon, token: EnrolmentToken, caller: str) -> None:
-    """The same relay that changes nothing: so it was the change that ended the others."""
-    async with middle(daemon.address) as (port, _):
+async def test_a_relay_that_changes_nothing_works(daemon: Daemon, token: EnrolmentToken, caller: str) -> None:
+    """The same relay without a change connects: so the changes made the other tests fail to connect."""
+    async with relay(daemon.address) as (port, _):
         endpoint = daemon.endpoint(WEB, port=port)
         if caller == "agent":
             async with Connection(endpoint) as connection:
@@ -259,11 +259,11 @@ async def test_an_honest_relay_is_no_obstacle(daemon: Daemon, token: EnrolmentTo
             await CALLERS[caller](endpoint, replace(token, address=f"{HERE}:{port}"))
 
 
-async def test_a_changed_host_key_ends_a_connection_that_was_good_for_ever(daemon: Daemon) -> None:
-    """First the real daemon, then somebody else at the same address."""
+async def test_a_changed_host_key_permanently_ends_a_good_connection(daemon: Daemon) -> None:
+    """First the real daemon answers, then an impostor at the same address."""
     async with (
         impostor({"server_host_keys": [ED25519]}) as (false, logins),
-        middle(daemon.address) as (port, between),
+        relay(daemon.address) as (port, between),
     ):
         connection = Connection(daemon.endpoint(WEB, port=port))
         await connection.start()
@@ -276,8 +276,8 @@ async def test_a_changed_host_key_ends_a_connection_that_was_good_for_ever(daemo
         await connection.close()
 
 
-def test_a_recorded_handshake_is_worth_nothing(daemon: Daemon, token: EnrolmentToken) -> None:
-    """All that the daemon once sent, played to a new connection: its signature is over another exchange."""
+def test_a_replayed_handshake_fails(daemon: Daemon, token: EnrolmentToken) -> None:
+    """Everything the daemon once sent, replayed on a new connection: its signature covers another key exchange."""
     sent = bytearray()
 
     def record(data: bytes) -> bytes:
@@ -286,14 +286,14 @@ def test_a_recorded_handshake_is_worth_nothing(daemon: Daemon, token: EnrolmentT
 
     async def attack() -> None:
         async with (
-            middle(daemon.address, record) as (port, _),
+            relay(daemon.address, record) as (port, _),
             Connection(daemon.endpoint(OPERATOR, port=port)) as connection,
         ):
             assert connection.available
         played = [bytes(sent), b""]
         for caller in CALLERS.values():
             left = iter(played)
-            async with middle(daemon.address, lambda data, left=left: next(left, b"")) as (port, _):  # type: ignore[misc]
+            async with relay(daemon.address, lambda data, left=left: next(left, b"")) as (port, _):  # type: ignore[misc]
                 with pytest.raises(HsmdError):
                     await caller(
                         daemon.endpoint(OPERATOR, port=port), replace(token, address=f"{HERE}:{port}")
@@ -303,8 +303,8 @@ def test_a_recorded_handshake_is_worth_nothing(daemon: Daemon, token: EnrolmentT
     assert b"SSH-2.0-hsmd" in sent
 
 
-def test_a_name_is_not_asked_of_anybody(daemon: Daemon, tmp_path: Path) -> None:
-    """An address where nothing listens: an error, at once."""
+def test_an_unreachable_address_prompts_for_nothing(daemon: Daemon, tmp_path: Path) -> None:
+    """An address where nothing listens gives an error immediately, without a prompt."""
     with socket.socket() as free:
         free.bind((HERE, 0))
         port = free.getsockname()[1]

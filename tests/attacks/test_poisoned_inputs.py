@@ -1,7 +1,7 @@
-"""A13: what a caller makes up never reaches the token, and what it can make fail is nobody's trouble but its own.
+"""A13: invalid input never reaches the token, and a caller can only make its own requests fail.
 
-SoftHSM signs zero bytes or five thousand with ECDSA without a word, so lengths are checked before. The witness of "never
-reached" is the worker's progress page, which counts before each use of a key.
+SoftHSM signs zero or five thousand bytes with ECDSA without an error, so lengths are checked before. The proof of "never
+reaches" is the worker's progress page, which counts before each use of a key.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ KEY_SCHEMES = {"digest": schemes_for(KeyType.P256), "rsa-digest": schemes_for(Ke
 
 
 @pytest.mark.parametrize("name", ["digest", "rsa-digest"])
-def test_a_digest_has_the_length_of_its_hash(
+def test_a_digest_must_have_the_length_of_its_hash(
     worker: RawWorker, keys: dict[str, KeyDescription], name: str
 ) -> None:
-    """Every length with every scheme: the key is used for exactly those where both fit."""
+    """Every length with every scheme: the key is used exactly where the length matches the scheme's hash."""
     digest = bytes.fromhex(keys[name].key)
     for scheme, length in itertools.product(SignatureScheme, LENGTHS):
         fits = scheme in KEY_SCHEMES[name] and length == SCHEMES[scheme].hash_bytes
@@ -53,10 +53,10 @@ def test_a_digest_has_the_length_of_its_hash(
         assert worker.progress.started == started, f"{scheme!r} over {length} bytes reached the token"
 
 
-def test_numbers_nobody_knows_reach_no_token(
+def test_unknown_purposes_and_schemes_do_not_reach_the_token(
     worker: RawWorker, keys: dict[str, KeyDescription], request: pytest.FixtureRequest
 ) -> None:
-    """3,000 combinations of any purpose, any scheme, any key and odd lengths."""
+    """3,000 random combinations of purpose, scheme, key and length."""
     choose = random.Random(request.config.getoption("randomly_seed", 1))
     digests = {name: bytes.fromhex(key.key) for name, key in keys.items()}
     known = {int(scheme) for scheme in SignatureScheme}
@@ -96,19 +96,17 @@ POISON = [
 
 
 @pytest.mark.parametrize("document", POISON, ids=lambda document: f"{document['op']}")
-def test_what_a_control_worker_is_asked_is_checked_first(
-    control: RawWorker, document: dict[str, Any]
-) -> None:
+def test_a_control_worker_checks_requests_first(control: RawWorker, document: dict[str, Any]) -> None:
     before = control.control(token_messages.Describe())
     control.send(encode_control_request(77, 60_000, json.dumps(document).encode()))
     kind, _, body = control.frame()
     assert kind == Kind.ERROR
     assert decode_error(body).code in (ErrorCode.BAD_REQUEST, ErrorCode.NOT_FOUND), decode_error(body)
-    assert control.control(token_messages.Describe()) == before, "something changed in the token"
+    assert control.control(token_messages.Describe()) == before, "the token changed"
 
 
-def test_a_poisoner_troubles_nobody_else(open_daemon: Callable[..., Daemon]) -> None:
-    """2,000 requests that cannot be carried out, from one client, while another's go on: same workers, no failure, ready token."""
+def test_invalid_requests_do_not_affect_other_clients(open_daemon: Callable[..., Daemon]) -> None:
+    """2,000 invalid requests from one client while another client works: same workers, no failure, token ready."""
     daemon = open_daemon()
     site = daemon.add_key("site", grant_to=(WEB,))
     own = daemon.add_key("own", "rsa-2048", "sign-digest", grant_to=(MAIL,))
@@ -146,8 +144,8 @@ def test_a_poisoner_troubles_nobody_else(open_daemon: Callable[..., Daemon]) -> 
     assert daemon.worker_pids() == workers
 
 
-def test_names_are_checked_where_they_come_in(open_daemon: Callable[..., Daemon]) -> None:
-    """Control requests of an operator: no name, label or purpose beyond its bounds comes as far as the token."""
+def test_names_are_checked_on_receipt(open_daemon: Callable[..., Daemon]) -> None:
+    """Control requests of an operator: no name, label or purpose that is out of bounds reaches the token."""
     daemon = open_daemon()
     bad = [
         {"op": "key.generate", "name": name, "key_type": "p-256", "purposes": ["tls-server"]}
@@ -171,11 +169,11 @@ def test_names_are_checked_where_they_come_in(open_daemon: Callable[..., Daemon]
 
 
 FORBIDDEN = {Function.CREATE_OBJECT, Function.DESTROY_OBJECT, Function.GENERATE_KEY_PAIR}
-"""What a signing worker never calls, whatever it is asked."""
+"""Functions that a signing worker never calls, whatever the request."""
 
 
-def test_the_module_itself_saw_nothing_forbidden(fault_module: FaultModule, tmp_path: Path) -> None:
-    """An independent witness inside the module: 2,000 poisoned requests among good ones, and what reached C_Sign."""
+def test_the_module_receives_no_forbidden_call(fault_module: FaultModule, tmp_path: Path) -> None:
+    """A witness inside the module: 2,000 invalid requests among valid ones, and the calls of C_Sign it counted."""
     token = fault_module.before(make_token(tmp_path / "softhsm", "witness"))
     control = RawWorker(token, {"control": True}).ready()
     tls = generate(control, "tls", "p-256", ["tls-server"])
@@ -202,7 +200,7 @@ def test_the_module_itself_saw_nothing_forbidden(fault_module: FaultModule, tmp_
         worker.close()
     calls = fault_module.calls()[before:]
     signed = [call for call in calls if call.function == Function.SIGN]
-    assert len(signed) == performed, "one C_Sign for each good request, none for a bad one"
+    assert len(signed) == performed, "one C_Sign for each valid request, none for an invalid one"
     assert {(call.argument, len(call.asked), call.rv) for call in signed} == {(CKM_ECDSA, 32, CKR.OK)}
     assert not {call.function for call in calls} & FORBIDDEN
     assert not [call for call in calls if call.function == Function.DECRYPT]

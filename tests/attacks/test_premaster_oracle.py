@@ -1,4 +1,4 @@
-"""A1: RSA premaster secrets give no oracle: not by their answers, not by their records and numbers, not by their time."""
+"""A1: decryption of RSA premaster secrets is no oracle: not through answers, records, metrics or timing."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SIZE = 256
 SAMPLES = int(os.environ.get("HSMD_TEST_ORACLE_SAMPLES", "400"))
 """Measurements of each class; `scripts/soak oracle` takes 10^5."""
 BOUND_S = 100e-9
-"""The most by which a class may differ from the good one in the median (G13)..."""
+"""The largest allowed difference of a class's median from that of the valid one (G13) ..."""
 ERRORS = 6
-"""... and so many standard errors of that median: what the measurements on this machine cannot tell from nothing."""
+"""... plus this many standard errors of that median: a smaller difference cannot be told from noise on this machine."""
 LOWEST_P = 1e-3
 TRIES = 3
-"""A shared machine may be uneven once; an oracle is uneven each time."""
+"""Noise on a shared machine can fail one try; an oracle fails each of them."""
 
 
 def blocks(noise: random.Random) -> dict[str, bytes]:
-    """A fresh plaintext of each class: the good one and twelve that PKCS #1 (RFC 8017, 7.2) or TLS forbids."""
+    """A fresh plaintext of each class: a valid one and twelve that PKCS #1 (RFC 8017, 7.2) or TLS forbids."""
 
     def filled(length: int) -> bytes:
         return bytes(noise.randrange(1, 256) for _ in range(length))
@@ -64,7 +64,7 @@ def blocks(noise: random.Random) -> dict[str, bytes]:
 
 
 class Target:
-    """A key that opens premaster secrets, and its public half."""
+    """A key that decrypts premaster secrets, and its public key."""
 
     def __init__(self, spki: bytes) -> None:
         public = load_der_public_key(spki)
@@ -72,15 +72,15 @@ class Target:
         self._numbers = public.public_numbers()
 
     def ciphertexts(self, noise: random.Random) -> dict[str, bytes]:
-        """One of each class."""
+        """A fresh ciphertext of each class."""
         n, e = self._numbers.n, self._numbers.e
         return {
             name: pow(int.from_bytes(plain), e, n).to_bytes(SIZE) for name, plain in blocks(noise).items()
         }
 
 
-def test_answers_records_and_numbers_are_alike(open_daemon: Callable[..., Daemon]) -> None:
-    """Through a whole daemon: one shape of answers, one of records, no log line, one series of the metrics."""
+def test_answers_records_and_metrics_are_alike(open_daemon: Callable[..., Daemon]) -> None:
+    """Through a complete daemon: one shape of answers, one of records, no log line, one series in the metrics."""
     daemon = open_daemon()
     key = daemon.add_key("old", "rsa-2048", "tls12-rsa-premaster")
     target = Target(daemon.ask(messages.KeyShow("old")).public_key)
@@ -124,10 +124,10 @@ def test_answers_records_and_numbers_are_alike(open_daemon: Callable[..., Daemon
 
 
 @pytest.mark.timeout(max(120, SAMPLES // 20))
-def test_good_and_bad_take_the_same_time(
+def test_valid_and_invalid_take_the_same_time(
     worker: RawWorker, keys: dict[str, KeyDescription], request: pytest.FixtureRequest
 ) -> None:
-    """Straight at a worker, where the noise is least. Each round measures a fresh ciphertext of each class, in random order."""
+    """Directly at a worker, for the least noise. Each round measures a fresh ciphertext of each class, in random order."""
     noise = random.Random(request.config.getoption("randomly_seed", 1))
     found = []
     for _ in range(TRIES):
@@ -146,14 +146,14 @@ def test_good_and_bad_take_the_same_time(
 def measured(
     worker: RawWorker, key: KeyDescription, noise: random.Random
 ) -> tuple[float, dict[str, tuple[float, float]]]:
-    """Friedman's p over all classes, and for each bad one by how many seconds it takes longer than the good one of the same
-    round, in the median, with the standard error of that median."""
+    """Friedman's p over all classes; for each invalid class (median, standard error of the median), in seconds, of how much
+    longer it takes than the valid one of the same round."""
     target, digest = Target(key.public_key), bytes.fromhex(key.key)
     rounds = []
     for number in range(SAMPLES):
         cases = list(target.ciphertexts(noise).items())
         noise.shuffle(cases)
-        # One opening that is not measured, so that the first one measured is like the others.
+        # One decryption that is not measured, so that the first measured one is like the others.
         open_timed(worker, digest, cases[0][1], number)
         took = {name: open_timed(worker, digest, data, number) for name, data in cases}
         rounds.append([took[name] for name in sorted(took)])
@@ -168,7 +168,7 @@ def measured(
 
 
 def median_and_error(values: list[float]) -> tuple[float, float]:
-    """The median and its standard error, from the distance between the quartiles (a normal one spans 1.349 sigma)."""
+    """The median and its standard error, from the interquartile range (1.349 sigma in a normal distribution)."""
     low, middle, high = statistics.quantiles(values, n=4)
     return middle, 1.2533 * (high - low) / 1.349 / len(values) ** 0.5
 
@@ -184,8 +184,8 @@ def open_timed(worker: RawWorker, digest: bytes, data: bytes, number: int) -> fl
     return ended - begun
 
 
-def test_the_statistics_find_a_slow_class() -> None:
-    """What decides above would see an oracle: the same test on made-up times, one class 3 % slower, and none slower."""
+def test_the_statistics_detect_a_slow_class() -> None:
+    """The statistics above detect an oracle: the same test on generated times, with one class 3 % slower and with none."""
     noise = random.Random(7)
 
     def rounds(extra: float) -> list[list[float]]:

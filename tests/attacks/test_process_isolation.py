@@ -1,4 +1,4 @@
-"""Looking into our processes, and breaking out of one (A10): other users, the same user, cores, argument lists, a hostile module."""
+"""Inspecting hsmd's processes and breaking out of one (A10): other users, the same user, core dumps, argument lists, a hostile module."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.support.token import RawWorker, generate, settings_of
 from tests.support.users import can_read, hand_out, interpreter_for_all, user_of
 
 IS_ROOT = os.geteuid() == 0
-STRANGER = 54_321
-"""A user id that nothing belongs to."""
+UNRELATED_UID = 54_321
+"""A user id that owns nothing."""
 
-LOOK = """
+INSPECT = """
 import ctypes, json, os, sys
 pid = int(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
@@ -73,12 +73,12 @@ print(json.dumps(worked))
 """
 EVERYTHING = {"ptrace", "maps", "mem", "process_vm_readv", "environ", "fd"}
 VICTIM = "import ctypes, time; ctypes.CDLL(None).prctl(0x59616D61, -1, 0, 0, 0); print('up', flush=True); time.sleep(60)"
-"""An ordinary process; it lets itself be traced where Yama would not."""
+"""An ordinary process; it permits tracing where Yama would forbid it."""
 
 
 @dataclass
 class Scene:
-    """A daemon whose processes run as users of their own where we may arrange that, and its agent."""
+    """A daemon whose processes run as separate users if the tests run as root, and its agent."""
 
     daemon: Daemon
     agent: subprocess.Popen[bytes]
@@ -86,7 +86,7 @@ class Scene:
     python: str
 
     def processes(self) -> dict[str, int]:
-        """One of each kind, by name."""
+        """The pid of one process of each kind, by name."""
         assert self.daemon.process is not None
         return {
             "launcher": self.daemon.process.pid, "front": self.daemon.front_pid,
@@ -94,11 +94,11 @@ class Scene:
             "agent": self.agent.pid,
         }  # fmt: skip
 
-    def look(self, pid: int, uid: int, place: int = 0) -> set[str]:
-        """What a user learns about a process."""
+    def inspect(self, pid: int, uid: int, address: int = 0) -> set[str]:
+        """The ways of inspecting the process that succeed for a user."""
         identity = {"user": uid, "group": uid, "extra_groups": []} if IS_ROOT else {}
         done = subprocess.run(
-            [self.python, "-c", LOOK, str(pid), str(place or first_mapping(pid))],
+            [self.python, "-c", INSPECT, str(pid), str(address or first_mapping(pid))],
             capture_output=True,
             text=True,
             timeout=30,
@@ -118,7 +118,7 @@ def scene() -> Iterator[Scene]:
         python = sys.executable
         if IS_ROOT:
             hand_out(built, directory, pwd.getpwnam("nobody"), pwd.getpwnam("daemon"))
-            python = interpreter_for_all(directory, STRANGER)
+            python = interpreter_for_all(directory, UNRELATED_UID)
         agent: subprocess.Popen[bytes] | None = None
         try:
             built.start()
@@ -133,14 +133,14 @@ def scene() -> Iterator[Scene]:
 
 
 def start_agent(built: Daemon, directory: Path) -> subprocess.Popen[bytes]:
-    config, place = directory / "agent.toml", directory / "run"
-    place.mkdir(mode=0o755)
+    config, run = directory / "agent.toml", directory / "run"
+    run.mkdir(mode=0o755)
     host, port = built.address
     config.write_text(f"""
 [agent]
 client = "{WEB}"
 identity = "{built.directory / WEB}"
-socket = "{place}/agent.sock"
+socket = "{run}/agent.sock"
 mode = "0666"
 state = "{directory}/agent-state"
 [defaults]
@@ -158,60 +158,60 @@ host_keys = ["{built.notice["host_key"]}"]
             stderr=log,
         )
     wait_until(
-        lambda: "cache.changed" in (directory / "agent.log").read_text(), "the agent knows the keys", 20
+        lambda: "cache.changed" in (directory / "agent.log").read_text(), "the agent has the list of keys", 20
     )
     return agent
 
 
 def first_mapping(pid: int) -> int:
-    """An address that is mapped; a guess where not even we may look."""
+    """A mapped address; a guess where the test itself may not read the mappings."""
     try:
         return int(Path(f"/proc/{pid}/maps").read_text().partition("-")[0] or "400000", 16)
     except PermissionError:
         return 0x400000
 
 
-# --- looking in ---
+# --- inspecting ---
 
 
-def test_the_same_user_learns_nothing_of_a_process(scene: Scene) -> None:
-    """PR_SET_DUMPABLE: whoever gets to run code as front, worker or agent sees no other process of that user."""
+def test_the_same_user_cannot_inspect_a_process(scene: Scene) -> None:
+    """PR_SET_DUMPABLE: code that runs as front, worker or agent cannot inspect another process of that user."""
     for name, pid in scene.processes().items():
         uid = user_of(pid)[0]
-        if uid != 0 or not IS_ROOT:  # root may look wherever it wants
-            assert scene.look(pid, uid) == set(), name
+        if uid != 0 or not IS_ROOT:  # root may inspect every process
+            assert scene.inspect(pid, uid) == set(), name
 
 
-@pytest.mark.parametrize("who", ["front", "workers", "stranger"])
-def test_other_users_learn_nothing_of_a_process(scene: Scene, who: str) -> None:
-    """The front cannot trace a worker, nor a worker the front; and both are users of their own where root started them."""
+@pytest.mark.parametrize("user", ["front", "workers", "unrelated"])
+def test_other_users_cannot_inspect_a_process(scene: Scene, user: str) -> None:
+    """The front cannot trace a worker, nor a worker the front; both run as separate users if root started the daemon."""
     uids = {
         "front": user_of(scene.daemon.front_pid)[0],
         "workers": user_of(scene.daemon.signing_pids()[0])[0],
-        "stranger": STRANGER,
+        "unrelated": UNRELATED_UID,
     }
     if IS_ROOT:
         assert 0 not in uids.values()
         assert len(set(uids.values())) == 3
     for name, pid in scene.processes().items():
-        assert scene.look(pid, uids[who]) == set(), name
+        assert scene.inspect(pid, uids[user]) == set(), name
 
 
-def test_the_look_would_find_something(scene: Scene) -> None:
-    """The same program, on a process that is not protected."""
-    identity = {"user": STRANGER, "group": STRANGER, "extra_groups": []} if IS_ROOT else {}
+def test_the_inspection_works_on_an_unprotected_process(scene: Scene) -> None:
+    """The same program succeeds on an unprotected process."""
+    identity = {"user": UNRELATED_UID, "group": UNRELATED_UID, "extra_groups": []} if IS_ROOT else {}
     victim = subprocess.Popen([scene.python, "-c", VICTIM], stdout=subprocess.PIPE, cwd="/", **identity)
     try:
         assert victim.stdout is not None
         assert victim.stdout.readline() == b"up\n"
-        assert scene.look(victim.pid, STRANGER) == EVERYTHING
+        assert scene.inspect(victim.pid, UNRELATED_UID) == EVERYTHING
     finally:
         victim.kill()
         victim.communicate()
 
 
-def test_files_are_for_those_who_need_them(scene: Scene) -> None:
-    """The front reads neither PIN nor token; workers neither store nor log nor host key; strangers nothing at all."""
+def test_each_process_reads_only_the_files_it_needs(scene: Scene) -> None:
+    """The front reads neither PIN nor token; workers neither store nor log nor host key; unrelated users none of them."""
     if not IS_ROOT:
         assert scene.daemon.pin_file.stat().st_mode & 0o077 == 0
         return
@@ -226,17 +226,17 @@ def test_files_are_for_those_who_need_them(scene: Scene) -> None:
     ]
     assert [path for path in secret_of_workers if can_read(front, path)] == []
     assert [path for path in secret_of_front if can_read(workers, path)] == []
-    assert [path for path in (*secret_of_workers, *secret_of_front) if can_read(STRANGER, path)] == []
+    assert [path for path in (*secret_of_workers, *secret_of_front) if can_read(UNRELATED_UID, path)] == []
     assert all(can_read(workers, path) for path in secret_of_workers)
     assert all(can_read(front, path) for path in secret_of_front)
 
 
 def test_the_pin_is_in_no_argument_list_environment_or_log(scene: Scene) -> None:
-    """Nor is what hsmd.toml and agent.toml are told; the workers read the PIN file, and nobody else gets it."""
+    """Nor is it in a configuration file: only the workers read the PIN file."""
     pin = scene.daemon.pin_file.read_bytes().strip()
     assert len(pin) >= 4
-    everybody = {**scene.processes(), **{f"child {pid}": pid for pid in scene.daemon.pids()}}
-    for name, pid in everybody.items():
+    pids = {**scene.processes(), **{f"child {pid}": pid for pid in scene.daemon.pids()}}
+    for name, pid in pids.items():
         if IS_ROOT:
             assert pin not in Path(f"/proc/{pid}/environ").read_bytes(), name
         assert pin not in Path(f"/proc/{pid}/cmdline").read_bytes(), name
@@ -245,7 +245,7 @@ def test_the_pin_is_in_no_argument_list_environment_or_log(scene: Scene) -> None
         assert pin not in path.read_bytes(), path
 
 
-def test_no_process_can_gain_rights_or_dump(scene: Scene) -> None:
+def test_no_process_can_gain_privileges_or_dump_core(scene: Scene) -> None:
     for name, pid in scene.processes().items():
         assert field(pid, "status", "NoNewPrivs:") == "1", name
         assert Path(f"/proc/{pid}/limits").read_text().partition("Max core file size")[2].split()[:2] == [
@@ -254,14 +254,14 @@ def test_no_process_can_gain_rights_or_dump(scene: Scene) -> None:
         ], name
 
 
-def test_workers_are_enclosed_and_their_memory_is_locked_or_the_log_says_why_not(scene: Scene) -> None:
+def test_workers_are_sandboxed_and_lock_memory_or_log_why_not(scene: Scene) -> None:
     for pid in scene.daemon.worker_pids():
         assert field(pid, "status", "Seccomp:") == "2"
-        said = f"hsmd worker {pid}: memory may be swapped" in scene.daemon.log_path.read_text()
-        assert said == (int(field(pid, "status", "VmLck:")) < 1024)
+        warned = f"hsmd worker {pid}: memory may be swapped" in scene.daemon.log_path.read_text()
+        assert warned == (int(field(pid, "status", "VmLck:")) < 1024)
 
 
-def test_memory_that_must_be_locked_and_cannot_be_stops_the_worker(
+def test_a_worker_that_must_lock_memory_and_cannot_does_not_start(
     token: SoftHsmToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_lock.resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
@@ -278,7 +278,7 @@ def field(pid: int, file: str, name: str) -> str:
 
 
 def test_an_abort_leaves_no_core(tmp_path: Path) -> None:
-    """Every kind of process, aborted where it stands; and one that has the limit raised again, which still does not dump."""
+    """Abort a process of every kind, and one that has raised the limit again: none leaves a core."""
     built = Daemon(tmp_path / "daemon")
     places = {ROOT, built.directory}
     before = {path for place in places for path in place.glob("*core*")}
@@ -308,7 +308,7 @@ def abort_hardened(directory: Path) -> None:
 
     os.chdir(directory)
     harden()
-    with suppress(ValueError):  # root with all its rights may
+    with suppress(ValueError):  # only root with all its capabilities may raise it
         resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     os.kill(os.getpid(), signal.SIGABRT)
     os._exit(0)
@@ -400,8 +400,8 @@ def break_out(token: SoftHsmToken, **changes: object) -> dict[str, str]:
     return found
 
 
-def test_code_in_a_worker_starts_nothing_reaches_nobody_and_goes_nowhere(token: SoftHsmToken) -> None:
-    """A probe with a worker's sandbox on a real token, threads of the module included; what a module needs still works."""
+def test_code_in_a_worker_cannot_start_or_reach_anything(token: SoftHsmToken) -> None:
+    """A probe in a worker's sandbox on a real token, with a thread of the module; what a module needs still works."""
     found = break_out(token)
     works = {"unix", "thread", "token"}
     assert {name for name, result in found.items() if result == "done"} == works
@@ -409,7 +409,7 @@ def test_code_in_a_worker_starts_nothing_reaches_nobody_and_goes_nowhere(token: 
     assert {result for name, result in found.items() if name not in works} == {"EPERM"}
 
 
-def test_a_module_that_needs_the_network_gets_ip_and_nothing_else(token: SoftHsmToken) -> None:
+def test_a_module_that_needs_the_network_gets_only_ip(token: SoftHsmToken) -> None:
     found = break_out(token, network=True)
     assert {name for name, result in found.items() if result == "done"} == {
         "unix",
@@ -420,14 +420,14 @@ def test_a_module_that_needs_the_network_gets_ip_and_nothing_else(token: SoftHsm
     }
 
 
-def test_without_a_sandbox_the_probe_gets_out(token: SoftHsmToken) -> None:
-    """So that the test above shows the sandbox and not the machine: this probe ends as another program."""
+def test_without_a_sandbox_the_probe_escapes(token: SoftHsmToken) -> None:
+    """Shows that the test above tests the sandbox and not the machine: without it, execve replaces the probe."""
     with pytest.raises((AssertionError, json.JSONDecodeError)):
         break_out(token, sandbox="off")
 
 
-def test_a_worker_that_should_be_enclosed_does_not_run_without(tmp_path: Path) -> None:
-    """No libseccomp: neither worker nor daemon starts, and both say what to do."""
+def test_a_worker_that_needs_a_sandbox_does_not_run_without_it(tmp_path: Path) -> None:
+    """Without libseccomp neither worker nor daemon starts, and both report the remedy."""
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "pyseccomp.py").write_text("raise RuntimeError('Unable to find libseccomp')")
@@ -464,8 +464,8 @@ def test_a_worker_that_should_be_enclosed_does_not_run_without(tmp_path: Path) -
     assert "token.sandbox" in refused.stderr
 
 
-def test_an_enclosed_worker_signs_makes_and_destroys_keys(fresh_token: SoftHsmToken) -> None:
-    """SoftHSM creates, locks and removes files for this: all of that stays allowed."""
+def test_a_sandboxed_worker_signs_generates_and_destroys_keys(fresh_token: SoftHsmToken) -> None:
+    """SoftHSM creates, locks and removes files for this, which the sandbox permits."""
     control = RawWorker(fresh_token, {"control": True}).ready()
     made = generate(control, "www", "p-256", ["tls-server"])
     worker = RawWorker(fresh_token).ready()

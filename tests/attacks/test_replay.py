@@ -1,4 +1,4 @@
-"""A3: what was captured once is worth nothing on another connection, to another client, or after a restart."""
+"""A3: captured traffic is useless on another connection, for another client, or after a restart."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def attempts(daemon: Daemon) -> list[dict[str, Any]]:
 
 
 def used(module: FaultModule) -> int:
-    """Signatures over what clients of these tests ask for; a new key is tried once, on bytes of its own, when it is made."""
+    """Number of signatures for clients' requests, without the trial signature that a new key makes on data of its own."""
     digests = {sha256(TLS13).digest(), *(sha256(tls13(number)).digest() for number in range(3))}
     return sum(call.asked in digests for call in module.uses())
 
 
-def test_a_captured_connection_cannot_be_played_again(
+def test_a_captured_connection_cannot_be_replayed(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    """All bytes that a front end sent, sent again: on a new connection, on several at once, and to the daemon's next life."""
+    """Replay all bytes that a front end sent: on a new connection, on several at once, and after a restart of the daemon."""
     daemon = open_daemon(before=fault_module.before)
     key = daemon.add_key("site")
     captured = run_aside(lambda: capture(daemon, key))
@@ -39,13 +39,13 @@ def test_a_captured_connection_cannot_be_played_again(
     for _ in range(2):
         for times in (1, 4):
             run_aside(lambda times=times: play(daemon, captured, times))  # type: ignore[misc]
-        assert len(attempts(daemon)) == used(fault_module) == 3, "a played connection used a key"
+        assert len(attempts(daemon)) == used(fault_module) == 3, "a replayed connection used a key"
         assert daemon.stop() == 0
         daemon.start()
 
 
 async def capture(daemon: Daemon, key: bytes) -> bytes:
-    """What a client sends while it has three things signed."""
+    """The bytes that a client sends while it requests three signatures."""
     sent = bytearray()
     ended = asyncio.Event()
 
@@ -78,7 +78,7 @@ async def capture(daemon: Daemon, key: bytes) -> bytes:
 
 
 async def play(daemon: Daemon, captured: bytes, times: int) -> None:
-    """Send it, and wait until the daemon has closed each connection or stopped answering."""
+    """Send the bytes, and wait until the daemon has closed each connection or stopped answering."""
 
     async def once() -> None:
         reader, writer = await asyncio.open_connection(*daemon.address)
@@ -95,10 +95,10 @@ async def play(daemon: Daemon, captured: bytes, times: int) -> None:
     await asyncio.gather(*(once() for _ in range(times)))
 
 
-def test_a_frame_is_worth_what_its_connection_is(
+def test_a_frame_has_only_the_rights_of_its_connection(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    """The same frame from another client is refused; from the same client it is another request, with its own record."""
+    """The same frame from another client is refused; from the same client it is a new request, with its own record."""
     daemon = open_daemon(before=fault_module.before)
     key = daemon.add_key("site", grant_to=(WEB,))
     frame = operation(7, key, TLS13)
@@ -106,12 +106,12 @@ def test_a_frame_is_worth_what_its_connection_is(
     async def work() -> None:
         async with await ssh(daemon, WEB) as own, await ssh(daemon, MAIL) as other:
             first, second, foreign = await wire(own), await wire(own), await wire(other)
-            for channel in (first, second):  # ids count for one channel
+            for channel in (first, second):  # ids are per channel
                 channel.write(frame)
                 assert (await channel.answer(7))[0] == Kind.RESULT
             foreign.write(frame)
             assert (await foreign.error(7)).code == ErrorCode.REFUSED
-            # Answered: the id may be used again, for a request of its own.
+            # The request is answered, so the id may be used again for a new request.
             before = len(first.frames)
             first.write(frame)
             while len(first.frames) == before:
@@ -121,7 +121,7 @@ def test_a_frame_is_worth_what_its_connection_is(
     run_aside(work)
     found = attempts(daemon)
     assert [record["client"] for record in found] == [WEB] * 3
-    assert used(fault_module) == 3, "each C_Sign has one attempt, each attempt one C_Sign"
+    assert used(fault_module) == 3, "one attempt for each C_Sign and one C_Sign for each attempt"
     outcomes = [
         record for record in daemon.audit("outcome") if record["attempt"] in {each["index"] for each in found}
     ]
@@ -130,8 +130,10 @@ def test_a_frame_is_worth_what_its_connection_is(
     assert [record["client"] for record in daemon.audit("refusal")] == [MAIL]
 
 
-def test_an_open_id_is_not_used_twice(open_daemon: Callable[..., Daemon], fault_module: FaultModule) -> None:
-    """Twice the same frame in one write ends the channel; at most the first one counts."""
+def test_the_id_of_an_open_request_cannot_be_reused(
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
+) -> None:
+    """The same frame twice in one write ends the channel; at most the first one is carried out."""
     daemon = open_daemon(before=fault_module.before)
     key = daemon.add_key("site")
 

@@ -1,7 +1,7 @@
-"""A2: a key for TLS signs TLS handshakes and nothing else, whoever asks and however the bytes are dressed up.
+"""A2: a key for TLS signs TLS handshakes and nothing else, for every caller and every encoding of the bytes.
 
 The parsers have their own tests (tests/unit/test_purposes_*.py, tests/property/test_purposes_mutations.py); here the whole
-corpus goes to workers, and operators try to give a TLS key another use.
+corpus goes to workers, and operators try to give a TLS key a further purpose.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ UNBOUND = ("sign-digest", "sign-message", "tls12-rsa-premaster", "decrypt-oaep")
 
 
 @pytest.mark.parametrize(("name", "key_type"), [("ec", "p-256"), ("rsa", "rsa-2048")])
-def test_nothing_of_the_corpus_is_signed(
+def test_no_entry_of_the_corpus_is_signed(
     worker: RawWorker, keys: dict[str, KeyDescription], name: str, key_type: str
 ) -> None:
-    """Certificates, requests, SSH logins, tokens, code, other TLS contexts: for each TLS purpose, at the worker itself."""
+    """Certificates, CSRs, SSH logins, tokens, code, other TLS contexts: for each TLS purpose, directly at a worker."""
     key, scheme = bytes.fromhex(keys[name].key), SCHEMES[key_type]
     corpus = [entry for entry in vectors("purposes/hostile.json") if key_type in entry["keys"]]
     assert len(corpus) >= 200
@@ -43,11 +43,11 @@ def test_nothing_of_the_corpus_is_signed(
             assert kind == Kind.ERROR, entry["name"]
             assert decode_error(body).code == ErrorCode.PURPOSE, entry["name"]
     assert worker.progress.started == started, "the key was used"
-    assert worker.use(Purpose.TLS13_SERVER, scheme, key, CERTIFICATE_VERIFY), "it signs what it should"
+    assert worker.use(Purpose.TLS13_SERVER, scheme, key, CERTIFICATE_VERIFY), "a valid request is signed"
 
 
 def mixed() -> Iterator[list[str]]:
-    """A TLS purpose together with one that would make it an oracle."""
+    """Combinations of a TLS purpose with one that would make the key an oracle."""
     for tls in ("tls-server", "tls-client", "tls13-server", "tls12-client"):
         for other in UNBOUND:
             yield [tls, other]
@@ -55,13 +55,13 @@ def mixed() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("purposes", list(mixed()), ids="+".join)
-def test_no_key_is_made_for_tls_and_something_unbound(control: RawWorker, purposes: list[str]) -> None:
+def test_no_key_combines_tls_with_an_unbound_purpose(control: RawWorker, purposes: list[str]) -> None:
     with pytest.raises(BadRequest):
         control.control(token_messages.Generate(name="mixed", key_type="rsa-2048", purposes=purposes))
 
 
-def test_no_operator_gives_a_tls_key_another_use(open_daemon: Callable[..., Daemon]) -> None:
-    """By grant, by adopting it again under another name, with daemon purposes: the ceiling in the token holds."""
+def test_operators_cannot_give_a_tls_key_another_purpose(open_daemon: Callable[..., Daemon]) -> None:
+    """By a grant, by adopting the key again under another name, with daemon purposes: the ceiling in the token holds."""
     daemon = open_daemon()
     daemon.add_key("site", "p-256", "tls-server")
     other = [*UNBOUND, "tls-client", "x509-certificate", "checkpoint", "x509-request"]

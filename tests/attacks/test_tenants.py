@@ -1,4 +1,4 @@
-"""A4: before, attack, after - for every operation and every way to prove who one is; and operators at an address of their own."""
+"""A4: check, attack, check again - for every operation and every way to authenticate; and a separate address for operators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CERTIFIED = {VICTIM: "victim-c", THIEF: "thief-c"}
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two tenants, each as a client with a key and as one with certificates of a CA of its own; a key for each tenant."""
+    """Two tenants with a token key each; each is a client with an SSH key and one with certificates of a CA of its own."""
     from tests.support.daemon import running_daemon
 
     with running_daemon(tmp_path_factory.mktemp("tenants") / "daemon") as built:
@@ -47,7 +47,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def proof(daemon: Daemon, tenant: str, how: str) -> tuple[str, Any]:
-    """(user name, what proves it)."""
+    """(user name, credential)."""
     if how == "key":
         return tenant, daemon.keys[tenant]
     key = asyncssh.generate_private_key("ssh-ed25519")
@@ -61,7 +61,7 @@ async def use(channel: Any, number: int, daemon: Daemon, tenant: str) -> bool:
 
 
 async def ask(channel: Any, number: int, request: Request) -> bytes:
-    """The result, empty if it is refused."""
+    """The result, empty if the request is refused."""
     kind, body = await channel.control(number, request)
     return bytes(body) if kind == Kind.CONTROL_RESULT else b""
 
@@ -81,8 +81,8 @@ OPERATIONS: dict[str, Callable[[Any, int, Daemon, str], Any]] = {"use": use, "sh
 @pytest.mark.parametrize("thief", ["key", "certificate"])
 @pytest.mark.parametrize("victim", ["key", "certificate"])
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_before_attack_after(daemon: Daemon, name: str, victim: str, thief: str) -> None:
-    """The victim can; the thief cannot, by any name; and the victim still can."""
+async def test_a_client_cannot_act_as_another(daemon: Daemon, name: str, victim: str, thief: str) -> None:
+    """The victim can act; the thief cannot, under any name; and the victim still can."""
     act = OPERATIONS[name]
     user, proven = proof(daemon, VICTIM, victim)
     own, stolen = proof(daemon, THIEF, thief)
@@ -101,8 +101,8 @@ async def test_before_attack_after(daemon: Daemon, name: str, victim: str, thief
 
 @pytest.mark.parametrize("client", [VICTIM, AUDITOR])
 @pytest.mark.parametrize("request_type", FOR_OPERATORS, ids=lambda each: each.__struct_config__.tag)
-def test_changes_are_for_operators(daemon: Daemon, request_type: type[Request], client: str) -> None:
-    """Whatever changes something is refused to everybody else, before anything else about it is looked at."""
+def test_only_operators_change_anything(daemon: Daemon, request_type: type[Request], client: str) -> None:
+    """Every request that changes something is refused to any other role, before its members are checked."""
     values: dict[str, Any] = {
         "name": "key-of-thief", "new_name": "mine", "confirm": "key-of-thief", "client": THIEF, "key": "key-of-thief",
         "purposes": ["tls-server"], "clients": [THIEF], "public_key": public_line(daemon.keys[WEB]), "key_type": "p-256",
@@ -123,7 +123,7 @@ def test_changes_are_for_operators(daemon: Daemon, request_type: type[Request], 
 
 
 async def withdrawn(daemon: Daemon, user: str, proven: Any, how: Request) -> None:
-    """One is connected and works; an operator acts; not one signature more, and the connection is closed."""
+    """Connect and sign; withdraw the credential as an operator; no more signatures, and the connection is closed."""
     async with daemon.connection(OPERATOR) as operator:
         connection = await ssh(daemon, user, proven)
         channel = await wire(connection)
@@ -147,7 +147,7 @@ WITHDRAWALS: dict[str, Callable[[Any, Any], Request]] = {
 
 
 @pytest.mark.parametrize("how", WITHDRAWALS)
-async def test_a_withdrawn_certificate_is_out_at_once(daemon: Daemon, how: str) -> None:
+async def test_a_withdrawn_certificate_is_disconnected(daemon: Daemon, how: str) -> None:
     if "web" not in daemon.digests:  # type: ignore[attr-defined]
         daemon.digests["web"] = daemon.add_key("web")  # type: ignore[attr-defined]
     ca, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
@@ -165,10 +165,10 @@ async def test_a_withdrawn_certificate_is_out_at_once(daemon: Daemon, how: str) 
                 continue
 
 
-# --- operators at an address of their own ---
+# --- a separate address for operators ---
 
 
-def test_roles_are_kept_to_their_addresses(open_daemon: Callable[..., Daemon]) -> None:
+def test_roles_are_accepted_only_on_their_addresses(open_daemon: Callable[..., Daemon]) -> None:
     daemon = open_daemon()
     daemon.write('operator_addresses = ["127.0.0.2:0"]')
     assert daemon.reload() == "done"
@@ -176,7 +176,7 @@ def test_roles_are_kept_to_their_addresses(open_daemon: Callable[..., Daemon]) -
     apart = int(status.rpartition(":")[2])
     there: dict[str, Any] = {"host": "127.0.0.2", "port": apart}
 
-    async def who(client: str, **place: Any) -> str:
+    async def identity_of(client: str, **place: Any) -> str:
         from hsmd.client import Connection
 
         async with Connection(daemon.endpoint(client, **place)) as connection:
@@ -187,22 +187,24 @@ def test_roles_are_kept_to_their_addresses(open_daemon: Callable[..., Daemon]) -
     from tests.support.daemon import run_aside
 
     for client, place in ((WEB, {}), (MAIL, {}), (OPERATOR, there), (AUDITOR, there)):
-        assert run_aside(lambda c=client, p=place: who(c, **p)) == client  # type: ignore[misc]
+        assert run_aside(lambda c=client, p=place: identity_of(c, **p)) == client  # type: ignore[misc]
     for client, place in ((WEB, there), (MAIL, there), (OPERATOR, {}), (AUDITOR, {})):
         with pytest.raises(Unavailable, match="does not accept the identity"):
-            run_aside(lambda c=client, p=place: who(c, **p))  # type: ignore[misc]
+            run_aside(lambda c=client, p=place: identity_of(c, **p))  # type: ignore[misc]
     ticket = run_aside(lambda: _ticket(daemon, there))
     assert ticket.address == f"127.0.0.2:{apart}"
     token = EnrolmentToken.parse(ticket.token)
     host, port = daemon.address
     elsewhere = replace(token, address=f"{host}:{port}")
     mine = public_line(asyncssh.generate_private_key("ssh-ed25519"))
-    with pytest.raises(RefusedHere):  # a token for an operator is of no use in the front ends' network either
+    with pytest.raises(
+        RefusedHere
+    ):  # a token for an operator does not work on the front ends' address either
         run_aside(lambda: enrol(elsewhere, mine))
     assert run_aside(lambda: enrol(token, mine)).client == "ann"
     daemon.write()
     assert daemon.reload() == "done"
-    assert run_aside(lambda: who(OPERATOR)) == OPERATOR
+    assert run_aside(lambda: identity_of(OPERATOR)) == OPERATOR
 
 
 async def _ticket(daemon: Daemon, there: dict[str, Any]) -> messages.EnrolmentTicket:

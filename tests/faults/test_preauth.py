@@ -19,7 +19,7 @@ from hsmd.protocol.frames import Kind, encode
 from tests.support.daemon import MAIL, WEB, Daemon, running_daemon
 from tests.support.load import Load
 from tests.support.polling import eventually
-from tests.support.ssh_peer import Stranger, certificate, ssh, wire
+from tests.support.ssh_peer import SshPeer, certificate, ssh, wire
 
 pytestmark = pytest.mark.timeout(120)
 IDLE = int(os.environ.get("HSMD_TEST_IDLE_STRANGERS", "600"))
@@ -106,12 +106,12 @@ async def test_long_names_and_many_principals_are_only_refused(built: Daemon) ->
         with pytest.raises((asyncssh.Error, OSError)):
             await ssh(built, "x" * 20_000, key)
         shown = certificate(ca, key, ["many", *[f"name-{number}" for number in range(1_500)]])
-        stranger = await Stranger.connect(built)
-        stranger.sign("many", key, shown=shown)
+        peer = await SshPeer.connect(built)
+        peer.sign("many", key, shown=shown)
         with contextlib.suppress(Exception):
-            assert await stranger.reply() != 52, "SSH_MSG_USERAUTH_SUCCESS"
-        assert await stranger.whoami() is None
-        stranger.close()
+            assert await peer.reply() != 52, "SSH_MSG_USERAUTH_SUCCESS"
+        assert await peer.whoami() is None
+        peer.close()
 
 
 async def test_thousands_of_channels_are_refused(built: Daemon) -> None:

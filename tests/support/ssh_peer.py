@@ -191,7 +191,7 @@ def certificate(
 MSG_USERAUTH_REQUEST, MSG_USERAUTH_FAILURE, MSG_USERAUTH_SUCCESS, MSG_USERAUTH_PK_OK = 50, 51, 52, 60
 
 
-class Stranger(asyncssh.SSHClient):
+class SshPeer(asyncssh.SSHClient):
     """An SSH connection on which the test sends each authentication request itself."""
 
     def __init__(self) -> None:
@@ -213,10 +213,10 @@ class Stranger(asyncssh.SSHClient):
         await self._never
 
     @classmethod
-    async def connect(cls, daemon: Daemon) -> Stranger:
-        made: list[Stranger] = []
+    async def connect(cls, daemon: Daemon) -> SshPeer:
+        made: list[SshPeer] = []
 
-        def factory() -> Stranger:
+        def factory() -> SshPeer:
             made.append(cls())
             return made[-1]
 

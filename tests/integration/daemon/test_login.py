@@ -20,7 +20,7 @@ from tests.support.ssh_peer import (
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_PK_OK,
     MSG_USERAUTH_SUCCESS,
-    Stranger,
+    SshPeer,
     certificate,
     has_no_more,
     ssh,
@@ -44,13 +44,13 @@ async def log_in(
     daemon: Daemon, user: str, key: Any, shown: tuple[bytes, bytes] | None = None
 ) -> tuple[int, Any]:
     """(reply to a signed request, whoami after it)."""
-    stranger = await Stranger.connect(daemon)
+    peer = await SshPeer.connect(daemon)
     try:
-        stranger.sign(user, key, shown=shown)
-        reply = await stranger.reply()
-        return reply, await stranger.whoami() if reply == MSG_USERAUTH_SUCCESS else None
+        peer.sign(user, key, shown=shown)
+        reply = await peer.reply()
+        return reply, await peer.whoami() if reply == MSG_USERAUTH_SUCCESS else None
     finally:
-        stranger.close()
+        peer.close()
 
 
 # --- certificates ---
@@ -141,10 +141,10 @@ def rsa(shared_daemon: Daemon) -> Any:
 async def test_signatures_with_sha1_prove_nothing(
     shared_daemon: Daemon, rsa: Any, algorithm: bytes, good: bool
 ) -> None:
-    stranger = await Stranger.connect(shared_daemon)
-    stranger.sign("with-rsa", rsa, signed_with=algorithm)
-    assert await stranger.reply() == (MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE)
-    stranger.close()
+    peer = await SshPeer.connect(shared_daemon)
+    peer.sign("with-rsa", rsa, signed_with=algorithm)
+    assert await peer.reply() == (MSG_USERAUTH_SUCCESS if good else MSG_USERAUTH_FAILURE)
+    peer.close()
 
 
 @pytest.mark.parametrize(("algorithm", "good"), RSA_ALGORITHMS)
@@ -204,46 +204,46 @@ async def test_a_key_is_one_clients(shared_daemon: Daemon) -> None:
 
 async def test_showing_a_key_proves_nothing(shared_daemon: Daemon) -> None:
     keys = shared_daemon.keys
-    stranger = await Stranger.connect(shared_daemon)
-    stranger.query(OPERATOR, keys[OPERATOR])
-    assert await stranger.reply() == MSG_USERAUTH_PK_OK
+    peer = await SshPeer.connect(shared_daemon)
+    peer.query(OPERATOR, keys[OPERATOR])
+    assert await peer.reply() == MSG_USERAUTH_PK_OK
     # The operator's key was shown and would do; now somebody else signs.
-    stranger.sign(OPERATOR, keys[WEB])
-    assert await stranger.reply() == MSG_USERAUTH_FAILURE
-    stranger.sign(OPERATOR, keys[WEB], shown=(keys[OPERATOR].algorithm, keys[OPERATOR].public_data))
-    assert await stranger.reply() == MSG_USERAUTH_FAILURE
-    stranger.query(OPERATOR, keys[OPERATOR])
-    assert await stranger.reply() == MSG_USERAUTH_PK_OK
-    stranger.sign(WEB, keys[WEB])
-    assert await stranger.reply() == MSG_USERAUTH_SUCCESS
-    identity = await stranger.whoami()
+    peer.sign(OPERATOR, keys[WEB])
+    assert await peer.reply() == MSG_USERAUTH_FAILURE
+    peer.sign(OPERATOR, keys[WEB], shown=(keys[OPERATOR].algorithm, keys[OPERATOR].public_data))
+    assert await peer.reply() == MSG_USERAUTH_FAILURE
+    peer.query(OPERATOR, keys[OPERATOR])
+    assert await peer.reply() == MSG_USERAUTH_PK_OK
+    peer.sign(WEB, keys[WEB])
+    assert await peer.reply() == MSG_USERAUTH_SUCCESS
+    identity = await peer.whoami()
     assert identity is not None
     assert (identity.client, identity.credential) == (WEB, keys[WEB].get_fingerprint())
-    stranger.close()
+    peer.close()
 
 
 async def test_a_certificate_shown_first_does_not_lend_its_identity(shared_daemon: Daemon, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     algorithm, blob = certificate(ca, key, [CERTIFIED])
-    stranger = await Stranger.connect(shared_daemon)
-    stranger.send(CERTIFIED, "publickey", Boolean(False), String(algorithm), String(blob))
-    assert await stranger.reply() == MSG_USERAUTH_PK_OK
-    stranger.sign(WEB, shared_daemon.keys[WEB])
-    assert await stranger.reply() == MSG_USERAUTH_SUCCESS
-    identity = await stranger.whoami()
+    peer = await SshPeer.connect(shared_daemon)
+    peer.send(CERTIFIED, "publickey", Boolean(False), String(algorithm), String(blob))
+    assert await peer.reply() == MSG_USERAUTH_PK_OK
+    peer.sign(WEB, shared_daemon.keys[WEB])
+    assert await peer.reply() == MSG_USERAUTH_SUCCESS
+    identity = await peer.whoami()
     assert identity is not None
     assert identity.client == WEB
-    stranger.close()
+    peer.close()
 
 
 async def test_a_signature_is_for_the_user_it_names(shared_daemon: Daemon) -> None:
     """Signed as WEB, sent as OPERATOR, and the other way round."""
-    stranger = await Stranger.connect(shared_daemon)
-    stranger.sign(OPERATOR, shared_daemon.keys[WEB], signed_user=WEB)
-    assert await stranger.reply() == MSG_USERAUTH_FAILURE
-    stranger.sign(WEB, shared_daemon.keys[WEB], signed_user=OPERATOR)
-    assert await stranger.reply() == MSG_USERAUTH_FAILURE
-    stranger.close()
+    peer = await SshPeer.connect(shared_daemon)
+    peer.sign(OPERATOR, shared_daemon.keys[WEB], signed_user=WEB)
+    assert await peer.reply() == MSG_USERAUTH_FAILURE
+    peer.sign(WEB, shared_daemon.keys[WEB], signed_user=OPERATOR)
+    assert await peer.reply() == MSG_USERAUTH_FAILURE
+    peer.close()
 
 
 @pytest.mark.parametrize("order", ["victim last", "victim first"])
@@ -251,18 +251,18 @@ async def test_interleaved_users_get_nobody_in_as_another(shared_daemon: Daemon,
     """The race of asyncssh 2.24.0: requests for two users in one go, without waiting for an answer."""
     keys = shared_daemon.keys
     for _ in range(10):
-        stranger = await Stranger.connect(shared_daemon)
+        peer = await SshPeer.connect(shared_daemon)
         requests: list[Callable[[], None]] = [
-            lambda s=stranger: s.sign(WEB, keys[WEB]),  # type: ignore[misc]
-            lambda s=stranger: s.query(OPERATOR, keys[OPERATOR]),  # type: ignore[misc]
+            lambda s=peer: s.sign(WEB, keys[WEB]),  # type: ignore[misc]
+            lambda s=peer: s.query(OPERATOR, keys[OPERATOR]),  # type: ignore[misc]
         ]
         for request in requests if order == "victim last" else reversed(requests):
             request()
-        kinds = [await stranger.reply() for _ in range(1 if order == "victim last" else 2)]
+        kinds = [await peer.reply() for _ in range(1 if order == "victim last" else 2)]
         if MSG_USERAUTH_SUCCESS in kinds:
-            identity = await stranger.whoami()
+            identity = await peer.whoami()
             assert identity is None or identity.client == WEB
-        stranger.close()
+        peer.close()
 
 
 # --- what is not offered ---
@@ -276,10 +276,10 @@ async def test_other_ways_to_log_in_are_not_offered(shared_daemon: Daemon, metho
         "password": (Boolean(False), String("secret")),
         "keyboard-interactive": (String(""), String("")),
     }
-    stranger = await Stranger.connect(shared_daemon)
-    stranger.send(OPERATOR, method, *fields.get(method, ()))
-    assert await stranger.reply() == MSG_USERAUTH_FAILURE
-    stranger.close()
+    peer = await SshPeer.connect(shared_daemon)
+    peer.send(OPERATOR, method, *fields.get(method, ()))
+    assert await peer.reply() == MSG_USERAUTH_FAILURE
+    peer.close()
 
 
 @pytest.mark.parametrize(
@@ -347,22 +347,22 @@ async def test_environment_variables_are_not_kept(shared_daemon: Daemon) -> None
 
 async def test_tries_to_log_in_are_counted_whatever_they_are(shared_daemon: Daemon) -> None:
     for kinds in (("none",), ("publickey",), ("query",), ("none", "publickey", "query")):
-        stranger = await Stranger.connect(shared_daemon)
+        peer = await SshPeer.connect(shared_daemon)
         tries = 0
-        while not stranger.lost.is_set():
+        while not peer.lost.is_set():
             kind = kinds[tries % len(kinds)]
             if kind == "publickey":
-                stranger.sign(OPERATOR, asyncssh.generate_private_key("ssh-ed25519"))
+                peer.sign(OPERATOR, asyncssh.generate_private_key("ssh-ed25519"))
             elif kind == "query":
-                stranger.query(OPERATOR, shared_daemon.keys[OPERATOR])
+                peer.query(OPERATOR, shared_daemon.keys[OPERATOR])
             else:
-                stranger.send(OPERATOR, "none")
-            if await stranger.reply() == 0:
+                peer.send(OPERATOR, "none")
+            if await peer.reply() == 0:
                 break
             tries += 1
             assert tries <= 6, kinds
         assert tries >= 5  # the client's own first request counts
-        stranger.close()
+        peer.close()
 
 
 async def test_channels_are_limited(shared_daemon: Daemon) -> None:
