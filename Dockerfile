@@ -1,24 +1,24 @@
-# The daemon, as a user without rights. Build it where the HSM is used, with the vendor's PKCS#11 module mounted:
+# The daemon, as an unprivileged user, on the host of the HSM and with the vendor's PKCS#11 module mounted:
 #
 #   docker build -t hsmd .
 #   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
 #     -v /etc/hsmd:/etc/hsmd:ro -v hsmd-state:/var/lib/hsmd -v /opt/vendor:/opt/vendor:ro -p 10.9.0.1:7440:7440 hsmd
 #
-# One user for all processes here: front and workers are apart by seccomp and by not being dumpable, not by user. To lock
-# the workers' memory: --ulimit memlock=-1. With --build-arg PACKAGES=softhsm2 there is a software token, for tests.
+# All processes run as one user: front and workers are separated by seccomp and by being undumpable, not by users. To lock
+# the workers' memory: --ulimit memlock=-1. For a software token in tests: --build-arg PACKAGES=softhsm2.
 
 FROM debian:12-slim AS build
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 python3-venv gcc libc6-dev libssl-dev ca-certificates
 WORKDIR /src
 COPY requirements.lock ./
-# Every file is checked against the lock as it comes in; from here on nothing else is installed.
+# Every downloaded file is checked against the lock; later steps install nothing else.
 RUN python3 -m venv /build \
  && /build/bin/pip download --require-hashes --only-binary :all: --dest /wheels --requirement requirements.lock \
  && /build/bin/pip install --no-index --find-links /wheels scikit-build-core cmake ninja
 COPY pyproject.toml CMakeLists.txt LICENSE README.md ./
 COPY hsmd ./hsmd
-# Into an environment of its own goes what is needed to run; compilers and test tools stay behind.
+# A second environment holds only what is needed at run time, without compilers.
 RUN PATH=/build/bin:$PATH pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
  && python3 -m venv /opt/hsmd \
  && /opt/hsmd/bin/pip install --no-index --find-links /wheels "hsmd[daemon,postgresql]"

@@ -1,7 +1,7 @@
-"""What an exception of the binding means: for the job at hand, and for the worker it happened in.
+"""Classification of python-pkcs11's exceptions: what they mean for the operation and for the session.
 
-The binding maps about 75 return values to classes and gives the rest as text with the number in hex. Whatever is not known to be
-harmless recycles the worker. Nothing a caller can provoke by its bytes does.
+python-pkcs11 maps about 75 return values to classes and gives the others as text with the number in hex. Every error that is
+not known to be harmless makes the session unusable. Errors that a caller can cause by the data it sends are harmless.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class Fault(Enum):
     """What to do after a call to the token failed."""
 
     KEY_GONE = "key-gone"
-    """The handle is no longer valid: somebody destroyed the object, or the token came back empty-handed."""
+    """The handle is no longer valid: the object was destroyed, or the token was reset and has lost it."""
     OPERATION = "operation"
-    """This operation failed and the session goes on."""
+    """Only this operation failed; the session is usable."""
     UNCLEAR = "unclear"
-    """CKR_GENERAL_ERROR and its like: a probe of the session decides."""
+    """CKR_GENERAL_ERROR and similar: probe the session to find out."""
     POISONED = "poisoned"
-    """The session cannot be trusted any more."""
+    """The session is no longer usable."""
 
 
 _KEY_GONE = (pkcs11.KeyHandleInvalid, pkcs11.ObjectHandleInvalid)
@@ -46,7 +46,7 @@ _UNMAPPED_OPERATION = frozenset({_CKR_ACTION_PROHIBITED, _CKR_KEY_FUNCTION_NOT_P
 
 
 def classify(error: Exception) -> Fault:
-    """What `error`, raised by a call into the binding, means."""
+    """Classify an exception from a call to the token."""
     if isinstance(error, _KEY_GONE):
         return Fault.KEY_GONE
     if isinstance(error, _OPERATION):
@@ -59,12 +59,12 @@ def classify(error: Exception) -> Fault:
 
 
 def return_value(error: Exception) -> int | None:
-    """The number of a return value that the binding has no class for."""
+    """The return value, if python-pkcs11 has no class for it."""
     found = _UNMAPPED.search(str(error)) if isinstance(error, pkcs11.PKCS11Error) else None
     return int(found[1], 16) if found else None
 
 
 def name_of(error: Exception) -> str:
-    """The error as the log writes it: class, and number where there is no class. Never data."""
+    """The error's name for the log: its class, or its number if there is no class. Never contains data."""
     value = return_value(error)
     return type(error).__name__ if value is None else f"CKR 0x{value:x}"

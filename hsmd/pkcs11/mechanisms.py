@@ -1,7 +1,7 @@
-"""Mechanisms: which one of PKCS#11 makes a signature scheme, and what a token must be able to do for it.
+"""Mechanisms: which PKCS#11 mechanism makes a signature of a scheme, and which ones a token needs for a key.
 
-Messages are hashed here and the token gets the digest: that needs one mechanism for each padding instead of one for each
-hash, works the same for `sign-digest`, and moves less over the link to a remote HSM. Abilities are asked of the token.
+Messages are hashed here and the token gets the digest. That needs one mechanism for each padding instead of one for each
+hash, works the same for `sign-digest`, and sends less to a remote HSM.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _GENERATION = {
 KIND_OF_FAMILY = {Family.RSA: KeyKind.RSA, Family.EC: KeyKind.EC, Family.ED25519: KeyKind.EC_EDWARDS}
 
 RAW_RSA = Mechanism.RSA_X_509
-"""For premaster secrets: the padding is taken off in hsmd, alike for good and bad (DESIGN.md, decision 4)."""
+"""For premaster secrets: hsmd removes the padding, in the same way if it is invalid (docs/adr/0002)."""
 
 USED = frozenset(
     {*_SIGNING.values(), *_GENERATION.values(), Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_PSS, RAW_RSA}
@@ -46,7 +46,7 @@ USED = frozenset(
 
 
 def signing(scheme: SignatureScheme) -> tuple[Mechanism, tuple[Any, ...] | None]:
-    """Mechanism and parameter that sign a digest (Ed25519: the message) with `scheme`."""
+    """Mechanism and parameter to sign a digest (Ed25519: the message) with `scheme`."""
     facts = SCHEMES[scheme]
     if facts.padding is Padding.PSS:
         return Mechanism.RSA_PKCS_PSS, (*_PSS_HASH[facts.hash], facts.hash_bytes)
@@ -61,7 +61,7 @@ def generation(key_type: KeyType) -> Mechanism:
 
 
 def needed(key_type: KeyType, purposes: frozenset[Purpose]) -> frozenset[Mechanism]:
-    """What a token must be able to do for a key with this ceiling to be of use."""
+    """The mechanisms that a token needs to use a key with this ceiling."""
     if any(is_decryption(purpose) for purpose in purposes):
         return frozenset({RAW_RSA})
     if key_type.facts.family is Family.RSA:

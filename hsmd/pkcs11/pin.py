@@ -13,7 +13,7 @@ MAX_PIN_BYTES = 255
 
 
 def pin_path(settings: TokenSettings) -> Path:
-    """Where the PIN is. Raises ConfigurationError if the settings or systemd name no place."""
+    """The file that holds the PIN. Raises ConfigurationError if neither the settings nor systemd name one."""
     if settings.pin_file:
         return Path(settings.pin_file)
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
@@ -26,9 +26,9 @@ def pin_path(settings: TokenSettings) -> Path:
 
 
 def read_pin(path: Path, opened: int = -1) -> tuple[str, str]:
-    """(PIN, what identifies this version of the file). `opened` is a descriptor of it if we were given one; it is closed.
+    """(PIN, version of the file). `opened` is a descriptor of the file if it is already open; it is closed.
 
-    One line end is taken off. Raises ConfigurationError saying how to mend the file.
+    One line end is removed. The version changes with every change of the file. Raises ConfigurationError with the fix.
     """
     try:
         fd = opened if opened >= 0 else os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,6 +1,6 @@
-"""Public halves: from the attributes of PKCS#11 objects to a DER SubjectPublicKeyInfo and back.
+"""Public halves of keys: from the attributes of PKCS#11 objects to a DER SubjectPublicKeyInfo and back.
 
-The SubjectPublicKeyInfo is what names a key everywhere else in hsmd: its SHA-256 is the key's digest.
+The SHA-256 of the SubjectPublicKeyInfo is the key's digest, which identifies the key everywhere in hsmd.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CURVE_OIDS = {
 }
 """CKA_EC_PARAMS: the DER object identifier of a named curve (RFC 8422, RFC 5480)."""
 ED25519_PARAMS = bytes.fromhex("130c") + b"edwards25519"
-"""CKA_EC_PARAMS of Ed25519 as PKCS#11 3.0 writes it first: a PrintableString."""
+"""CKA_EC_PARAMS of Ed25519 in the first form of PKCS#11 3.0, a PrintableString."""
 _ED25519_OID = bytes.fromhex("06032b6570")
 
 _CURVES: dict[bytes, ec.EllipticCurve] = {
@@ -56,7 +56,7 @@ class PublicHalf:
 
     @staticmethod
     def from_spki(spki: bytes) -> PublicHalf | None:
-        """None unless `spki` is the one DER encoding of a public key that hsmd serves."""
+        """None unless `spki` is the canonical DER encoding of a public key that hsmd serves."""
         try:
             half = PublicHalf.of(load_der_public_key(spki))
         except (ValueError, UnsupportedAlgorithm):
@@ -65,9 +65,9 @@ class PublicHalf:
 
 
 def read_public_half(key_object: Any) -> PublicHalf | None:
-    """The public half that a key object shows, or None.
+    """The public half in a key object's attributes, or None.
 
-    Private RSA keys show theirs; of an EC or Ed25519 pair only the public object does.
+    A private RSA key has it; of an EC or Ed25519 pair only the public key object has it.
     """
     try:
         public_key = _read(key_object)
@@ -106,7 +106,7 @@ def private_fits(private: Any, half: PublicHalf) -> bool:
 
 
 def public_attributes(half: PublicHalf) -> dict[Attribute, Any]:
-    """The attributes that say which public key it is, for an object to be made."""
+    """The attributes of a new object that hold the public key."""
     public_key = half.public_key
     if isinstance(public_key, rsa.RSAPublicKey):
         numbers = public_key.public_numbers()
@@ -151,7 +151,7 @@ def _read(key_object: Any) -> PublicKeyTypes | None:
 
 
 def _point(key_object: Any) -> bytes:
-    """CKA_EC_POINT: a DER OCTET STRING by the standard, the bare point with some tokens."""
+    """CKA_EC_POINT: a DER OCTET STRING according to the standard, the bare point with some tokens."""
     value: bytes = key_object[Attribute.EC_POINT]
     for header in (2, 3):
         if len(value) > header and value == _octet_string(value[header:]):

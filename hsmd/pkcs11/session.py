@@ -1,8 +1,8 @@
 """Opening a token: load the module, choose the token, log in once. Runs in a worker, never in another process.
 
-Steps: 1. take the start lock; 2. initialise the module, trying again while the token is not to be seen; 3. look at the PIN
-flags; 4. open one session and log in, exactly once; 5. remember a refusal. The module is never finalised after a login:
-C_Finalize can hang, and the process ends anyway.
+Steps: 1. take the start lock; 2. initialise the module, trying again if the token is not found; 3. check the PIN flags; 4. open
+one session and log in, exactly once; 5. record a refusal. The module is never finalised after a login, because C_Finalize can
+hang and the process ends anyway.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOGIN_REFUSALS = (
 
 
 class LoginRefused(Unavailable):
-    """The token does not take the PIN. Another try could lock it, so somebody must look first."""
+    """The token refused the PIN or would. Another try could lock it, so an operator must check it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class OpenToken:
 
 
 def open_token(settings: TokenSettings) -> OpenToken:
-    """The token that `settings` choose, logged in; in a read-write session if they say so.
+    """Open the token that `settings` choose and log in, with a read-write session if `read_write` is set.
 
     Raises LoginRefused, or Unavailable if the token cannot be reached, or ConfigurationError for a bad PIN file.
     """
@@ -66,7 +66,7 @@ def open_token(settings: TokenSettings) -> OpenToken:
 
 
 def _find(settings: TokenSettings) -> Any:
-    """The token. A module that other programs initialise at the same moment may need several tries."""
+    """The token. Several tries may be needed if other programs initialise the module at the same time."""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(random.uniform(*_PAUSE_S))
@@ -81,7 +81,7 @@ def _find(settings: TokenSettings) -> Any:
 
 
 def _choose(library: Any, settings: TokenSettings) -> Any:
-    """The one token with the label, serial number or slot; the binding's own search cannot look for slots."""
+    """The one token with the label, serial number or slot; python-pkcs11's search does not support slots."""
     found = []
     for slot in library.get_slots(token_present=True):
         try:
@@ -106,8 +106,10 @@ def _fits(token: Any, settings: TokenSettings) -> bool:
 
 
 def _check_flags(token: Any, *, cleared: bool) -> None:
-    """Raises LoginRefused if the token says that a PIN was refused since the last good login. Whoever tried it, the next try
-    could be one too many, or wrong as well: another daemon may have the same PIN as this one."""
+    """Raise LoginRefused if the token's flags show a refused PIN since the last successful login.
+
+    The next try could lock the token, and its PIN may be wrong too: another daemon may have tried the same one.
+    """
     if token.flags & TokenFlag.USER_PIN_LOCKED:
         raise LoginRefused(detail="the token's user PIN is locked; unlock it with the SO PIN")
     if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
@@ -115,7 +117,9 @@ def _check_flags(token: Any, *, cleared: bool) -> None:
             detail="the token's user PIN is one try from being locked; log in with another program or reset it"
         )
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW and not cleared:
-        raise LoginRefused(detail="the token reports a wrong PIN since the last good login; check the PIN")
+        raise LoginRefused(
+            detail="the token reports a wrong PIN since the last successful login; check the PIN"
+        )
 
 
 def _log_in(settings: TokenSettings, token: Any, lock: StartLock) -> OpenToken:

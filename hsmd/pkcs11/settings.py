@@ -1,4 +1,4 @@
-"""Which token to open, and with which PIN: the settings of one PKCS#11 session. Imports no python-pkcs11."""
+"""The settings of one PKCS#11 session: which token to open, and with which PIN. Does not import python-pkcs11."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import msgspec
 
 
 class TokenSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach one token.
+    """How to open one token.
 
-    `name` is what hsmd calls the token in messages. The token is chosen by exactly one of `label`, `serial` and `slot`. The
-    PIN comes from `pin_file` or from the systemd credential `pin_credential`, which is already open as `pin_fd` where only
-    root may open it. `read_write` opens a session that can make and destroy objects. `cleared` means that an operator has
-    corrected the PIN: it is tried even if it was refused before or the token's flags warn. `lock_file` serialises starts on
-    this host; empty for the default place.
+    `name` is the token's name in messages. The token is chosen by exactly one of `label`, `serial` and `slot`. The PIN comes
+    from `pin_file` or from the systemd credential `pin_credential`, which is passed open as `pin_fd` if only root may open
+    it. `read_write` opens a session that can create and destroy objects. `cleared` means that an operator has corrected the
+    PIN: it is tried even if it was refused before or the token's flags warn. `lock_file` serialises starts on this host;
+    empty for the default path.
     """
 
     name: str = ""

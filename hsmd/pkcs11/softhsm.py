@@ -1,7 +1,7 @@
-"""Throw-away SoftHSM tokens for tests, `hsmd dev` and the first try. The PINs are random and never in an argument list.
+"""Temporary SoftHSM tokens for tests, `hsmd dev` and evaluation. The PINs are random and never in an argument list.
 
-softhsm2-util takes PINs only as arguments or from a terminal, so it gets a terminal. No private key of value belongs into
-such a token.
+softhsm2-util accepts PINs only as arguments or from a terminal, so it is run on a pseudo-terminal. Do not keep valuable
+private keys in such a token.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class SoftHsmToken:
-    """A token in a directory: what a [[token]] section needs."""
+    """A token in a directory: the values of a [[token]] section."""
 
     label: str
     module: Path
@@ -52,13 +52,13 @@ class SoftHsmToken:
 
 
 def make_token(directory: Path, label: str = "hsmd") -> SoftHsmToken:
-    """Make a token below `directory`, which is created if need be.
+    """Make a token in `directory`, which is created if it does not exist.
 
     Raises ConfigurationError if SoftHSM is not installed, the directory holds a token already, or initialising fails.
     """
     token = SoftHsmToken(label, softhsm_module(), directory / "pin", directory / "softhsm2.conf")
     if token.configuration.exists():
-        raise ConfigurationError(str(directory), ["holds a token already; choose another directory"])
+        raise ConfigurationError(str(directory), ["already holds a token; choose another directory"])
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     (directory / "tokens").mkdir(mode=0o700)
     token.configuration.write_text(CONFIGURATION.format(directory=directory.resolve() / "tokens"))
@@ -71,6 +71,7 @@ def make_token(directory: Path, label: str = "hsmd") -> SoftHsmToken:
 
 
 def softhsm_module() -> Path:
+    """The installed module. Raises ConfigurationError if there is none."""
     for module in MODULES:
         if module.exists():
             return module
@@ -78,7 +79,7 @@ def softhsm_module() -> Path:
 
 
 def _initialise(token: SoftHsmToken, *, so_pin: str, pin: str) -> None:
-    """Run softhsm2-util on a terminal of its own and type both PINs, each twice, as it asks for them."""
+    """Run softhsm2-util on a pseudo-terminal and enter both PINs, each twice."""
     keyboard, terminal = os.openpty()
     try:
         os.write(keyboard, f"{so_pin}\n{so_pin}\n{pin}\n{pin}\n".encode())
@@ -118,7 +119,7 @@ def section(token: SoftHsmToken) -> str:
 
 def main() -> int:
     """`python -m hsmd.pkcs11.softhsm DIRECTORY [LABEL]`: make a token, print its section."""
-    parser = argparse.ArgumentParser(prog="make-token", description="Makes a throw-away SoftHSM token.")
+    parser = argparse.ArgumentParser(prog="make-token", description="Make a temporary SoftHSM token.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("label", nargs="?", default="hsmd")
     arguments = parser.parse_args()

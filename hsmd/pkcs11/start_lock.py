@@ -1,8 +1,8 @@
-"""The start lock: workers of one token initialise their module one after the other, and remember a refused PIN.
+"""The start lock: workers of one token initialise their module one after the other and share which PIN was refused.
 
-SoftHSM fails about one start in ten when four processes initialise it at once, and a PIN that was refused must not be tried
-by every worker in turn until the token locks. Both need something that all workers on this host share: a file, locked
-with flock. It holds no secret, only which PIN file was refused.
+SoftHSM fails about one start in ten if four processes initialise it at once, and a refused PIN must not be tried by every
+worker until the token locks. For both, all workers on this host share a file that is locked with flock. It holds no secret,
+only the version of the PIN file that was refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hsmd.errors import Unavailable
 from hsmd.pkcs11.settings import TokenSettings
 
 LOCK_WAIT_S = 15.0
-"""Longest wait for the others: a start takes about 0.1 s, a hanging one is killed by the pool."""
+"""Longest wait for other workers: a start takes about 0.1 s, and the pool kills a worker that hangs."""
 _POLL_S = (0.005, 0.025)
 _MAX_NOTE_BYTES = 512
 
@@ -33,7 +33,7 @@ class StartLock:
         self._fd = -1
 
     def __enter__(self) -> StartLock:
-        """Raises Unavailable if the file cannot be opened, or if others hold the lock for too long."""
+        """Take the lock. Raises Unavailable if the file cannot be opened or other workers hold the lock for too long."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(self._path, flags, 0o600)
@@ -49,11 +49,11 @@ class StartLock:
 
     @property
     def note(self) -> str:
-        """What the last refused login was made with; empty if the last one was not refused."""
+        """Version of the PIN file of the last login, if it was refused; otherwise empty."""
         return os.pread(self._fd, _MAX_NOTE_BYTES, 0).decode("ascii", "replace")
 
     def write_note(self, note: str) -> None:
-        """Remember, or with an empty string forget, a refused login."""
+        """Record the version of a refused PIN file; an empty string deletes the record."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, note.encode("ascii"), 0)
 
@@ -73,7 +73,7 @@ class StartLock:
 
 
 def lock_path(settings: TokenSettings) -> Path:
-    """Where the lock of the token in `settings` is. Raises Unavailable if there is no safe place for it."""
+    """The lock file of the token in `settings`. Raises Unavailable if there is no safe directory for it."""
     if settings.lock_file:
         return Path(settings.lock_file)
     selection = (
@@ -84,7 +84,7 @@ def lock_path(settings: TokenSettings) -> Path:
 
 
 def _own_directory() -> Path:
-    """systemd's run-time directory, the user's, or one of our own in /tmp that nobody else can write to."""
+    """systemd's run-time directory, the user's, or a directory in /tmp that only this user can write to."""
     for candidate in (os.environ.get("RUNTIME_DIRECTORY", ""), f"/run/user/{os.getuid()}"):
         if candidate and os.access(candidate, os.W_OK):
             return Path(candidate)
@@ -92,5 +92,7 @@ def _own_directory() -> Path:
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise Unavailable(detail=f"{directory} belongs to somebody else; set lock_file")
+        raise Unavailable(
+            detail=f"{directory} belongs to another user or is writable for others; set lock_file"
+        )
     return directory

@@ -1,6 +1,6 @@
-"""Templates: the attributes of every object that hsmd makes, and the attributes that make a key unsafe to adopt.
+"""Templates: the attributes of every object that hsmd creates, and the attributes that make a key unsafe to adopt.
 
-Each template is packed here once before the binding sees it: a value that cannot be packed corrupts the binding's memory.
+Each template is packed here once before python-pkcs11 gets it, because a value that cannot be packed corrupts its memory.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ def decrypts(purposes: frozenset[Purpose]) -> bool:
 
 
 def capabilities(purposes: frozenset[Purpose]) -> MechanismFlag:
-    """What the binding is told a generated pair may do: one thing only."""
+    """The capabilities of a generated pair, for python-pkcs11: either signing or decryption."""
     if decrypts(purposes):
         return MechanismFlag.DECRYPT | MechanismFlag.ENCRYPT
     return MechanismFlag.SIGN | MechanismFlag.VERIFY
 
 
 def private_key(purposes: frozenset[Purpose]) -> Template:
-    """Safe attributes of a private key: it stays in the token, does one thing, and cannot be changed."""
+    """Safe attributes of a private key: it cannot leave the token, has one capability, and cannot be changed."""
     decrypting = decrypts(purposes)
     return checked({**_PROTECTED, Attribute.SIGN: not decrypting, Attribute.DECRYPT: decrypting})
 
 
 def public_key() -> Template:
-    """Attributes of the public key that goes with it."""
+    """Attributes of the public key of a pair."""
     return checked({Attribute.MODIFIABLE: False, Attribute.PRIVATE: False})
 
 
 def named(object_class: ObjectClass, cka_id: bytes, label: str) -> Template:
-    """What makes a stored object findable."""
+    """The attributes by which a stored object is found."""
     return checked(
         {Attribute.CLASS: object_class, Attribute.TOKEN: True, Attribute.ID: cka_id, Attribute.LABEL: label}
     )
@@ -76,12 +76,12 @@ _UNSAFE: tuple[tuple[Attribute, bool, str], ...] = (
     (Attribute.MODIFIABLE, True, "modifiable"),
     (Attribute.UNWRAP, True, "may unwrap"),
     (Attribute.DERIVE, True, "may derive"),
-    (Attribute.ALWAYS_AUTHENTICATE, True, "wants the PIN for each use"),
+    (Attribute.ALWAYS_AUTHENTICATE, True, "requires the PIN for each use"),
 )
 
 
 def unsafe_attributes(key: Any) -> list[str]:
-    """What is wrong with an existing private key, in words; empty if nothing is."""
+    """Descriptions of an existing private key's unsafe attributes; empty if it is safe."""
     found = [words for attribute, bad, words in _UNSAFE if _flag(key, attribute) is bad]
     if _flag(key, Attribute.SIGN) and _flag(key, Attribute.DECRYPT):
         found.append("may sign and decrypt")
@@ -89,12 +89,12 @@ def unsafe_attributes(key: Any) -> list[str]:
 
 
 def may(key: Any, attribute: Attribute) -> bool:
-    """Whether a boolean attribute is there and true."""
+    """Whether a boolean attribute exists and is true."""
     return _flag(key, attribute) is True
 
 
 def _flag(key: Any, attribute: Attribute) -> bool | None:
-    """None if the token does not know the attribute."""
+    """The value of a boolean attribute, None if the token does not have it."""
     try:
         return bool(key[attribute])
     except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed):

@@ -1,4 +1,4 @@
-"""What our long-running processes do when they start: no dumps, no tracing, no new rights, calm garbage collection."""
+"""Start-up of long-running processes: no core dumps, no tracing, no new privileges, scheduling, garbage collection."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import resource
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _YOUNG_OBJECTS = 50_000
-"""Allocations between collections of the youngest generation; batches of requests live and die well within that."""
+"""Allocations between collections of the youngest generation; a batch of requests needs far fewer."""
 
 
 def harden() -> None:
-    """No core dump, no ptrace or /proc/PID/mem by processes of the same user, no rights by set-user-ID programs (prctl(2))."""
+    """Disable core dumps, access by processes of the same user (ptrace, /proc/PID/mem) and set-user-ID rights (prctl(2)).
+
+    Raises OSError.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
     for name, option, value in (("DUMPABLE", _PR_SET_DUMPABLE, 0), ("NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)):
@@ -23,15 +26,13 @@ def harden() -> None:
 
 
 def run_as_batch() -> None:
-    """Wake up without pushing aside whoever runs (sched(7), SCHED_BATCH); needs no privilege.
+    """Do not preempt the running process on wake-up (SCHED_BATCH of sched(7)); needs no privilege. See docs/adr/0005.
 
-    Waking up for a single request costs more than the request. On a busy machine it is better to run when the process that
-    asked gives the CPU up by itself: by then others have asked too, and one packet and one audit write serve them all. On
+    Waking up for a single request costs more than the request. On a busy machine it is better to run once the requesting
+    process gives up the CPU: by then other requests have arrived, and one packet and one audit write serve all of them. On
     an idle machine this has no effect.
     """
-    if (
-        os.sched_getscheduler(0) != os.SCHED_BATCH
-    ):  # a unit with CPUSchedulingPolicy=batch lets nobody change it
+    if os.sched_getscheduler(0) != os.SCHED_BATCH:  # a unit with CPUSchedulingPolicy=batch forbids the call
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
@@ -40,7 +41,7 @@ let_others_ask = os.sched_yield
 
 
 def tune_garbage_collection() -> None:
-    """Call once everything long-lived exists: it is never looked at again, and collections become rare."""
+    """Exclude all existing objects from garbage collection and make it rare. Call once the long-lived objects exist."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 100)

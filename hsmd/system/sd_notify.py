@@ -1,4 +1,4 @@
-"""Messages to a service manager that waits for them (sd_notify(3))."""
+"""State notifications to the service manager (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 
 
 def notify(state: str) -> None:
-    """Sends `state` to the socket in NOTIFY_SOCKET, if there is one; nobody depends on its arrival."""
+    """Send `state` to the socket in NOTIFY_SOCKET, if it is set; errors are ignored."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

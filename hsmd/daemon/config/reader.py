@@ -1,7 +1,7 @@
-"""hsmd.toml: from text to settings.
+"""Reads hsmd.toml into settings.
 
-Unknown keys are refused and all faults are reported at once, each with the place in the file, so that a reload either
-understands the whole file or changes nothing.
+Unknown keys are refused. All faults are reported together, each with its key, so that a reload either applies the whole file
+or changes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 def load(path: Path) -> Config:
-    """The configuration in `path`. Raises ConfigurationError listing every fault.
+    """The configuration in `path`. Raises ConfigurationError with all faults.
 
     Relative paths are relative to the file's directory.
     """
@@ -40,7 +40,7 @@ def load(path: Path) -> Config:
 
 
 def parse(text: str, path: Path) -> Config:
-    """Like `load`, for text that is said to stand in `path`."""
+    """The configuration in `text`, which is the content of `path`. Raises ConfigurationError with all faults."""
     faults: list[str] = []
     config = _config(TomlTable(parse_text(text, str(path)), "", faults, path.parent), path)
     if faults:
@@ -85,7 +85,7 @@ def _listen(table: TomlTable) -> ListenConfig:
     for address in for_operators:
         if address in addresses:
             table.fault(
-                "operator_addresses", f"{address} is in addresses too; it can be for one of them only"
+                "operator_addresses", f"{address} is also in addresses; it can be in one of them only"
             )
     config = ListenConfig(
         addresses=tuple(addresses),
@@ -115,13 +115,13 @@ def _addresses(
                 f"{text} would listen on every network; name the dedicated network's address, or set allow_wildcard = true",
             )
         if address in addresses:
-            table.fault(name, f"{text} is there twice; name each address once")
+            table.fault(name, f"{text} is given twice; name each address once")
         addresses.append(address)
     return addresses
 
 
 def parse_address(text: str, default_port: int = DEFAULT_PORT) -> ListenAddress:
-    """`192.0.2.1:7440`, `[2001:db8::1]:7440`, or without a port. Raises ValueError saying what is wrong."""
+    """The address `192.0.2.1:7440` or `[2001:db8::1]:7440`; the port may be missing. Raises ValueError with the reason."""
     host, port = split_address(text, default_port)
     try:
         ip_address(host)
@@ -140,7 +140,7 @@ def _store_url(table: TomlTable, base: Path) -> str:
 
 
 def _store_fresh_s(table: TomlTable) -> int:
-    """How long grants count that could not be compared with the store."""
+    """How long grants remain valid while the store cannot be read."""
     fresh_s = table.number("fresh_s", 3_600, 10, 604_800)
     table.end()
     return fresh_s
@@ -150,7 +150,7 @@ def _tokens(top: TomlTable) -> tuple[TokenConfig, ...]:
     tokens = tuple(_token(table) for table in top.tables("token"))
     names = [token.name for token in tokens]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        top.fault("token", f"two tokens are called {name!r}; give each a name of its own")
+        top.fault("token", f"two tokens are named {name!r}; give each a different name")
     return tokens
 
 

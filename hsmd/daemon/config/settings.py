@@ -1,4 +1,4 @@
-"""Settings: what a daemon is configured to do, as frozen values; `config.py` reads them from hsmd.toml."""
+"""The settings of a daemon as frozen values; `reader` reads them from hsmd.toml."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """One address the daemon listens on; a literal IP address, never a name."""
+    """One address that the daemon listens on; `host` is a literal IP address."""
 
     host: str
     port: int
@@ -27,9 +27,9 @@ class ListenAddress:
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:
-    """[listen]: where front ends and operators connect, and the host key they pin.
+    """[listen]: where front ends and operators connect, and the host key that they pin.
 
-    With `operator_addresses` operators and auditors are accepted there and nowhere else, front ends at `addresses` only.
+    If `operator_addresses` are given, operators and auditors are accepted only there and front ends only at `addresses`.
     """
 
     addresses: tuple[ListenAddress, ...]
@@ -42,7 +42,7 @@ class ListenConfig:
 
 @dataclass(frozen=True, slots=True)
 class TokenConfig:
-    """[[token]]: one PKCS#11 token. Chosen by label, serial or slot; the PIN is read by its workers only."""
+    """[[token]]: one PKCS#11 token, chosen by label, serial or slot. Only its workers read the PIN."""
 
     name: str
     module: Path
@@ -66,9 +66,9 @@ class TokenConfig:
 
 @dataclass(frozen=True, slots=True)
 class AuditConfig:
-    """[audit]: the directory of the log, when it is synced, signed and sealed, and how much room it needs.
+    """[audit]: the directory of the log, when it is synced, signed and sealed, and how much free space it needs.
 
-    No key is used with less than `reserve_mib` free: outcomes and control operations still have to be recorded.
+    No key is used with less than `reserve_mib` free, so that outcomes and control operations can still be recorded.
     """
 
     directory: Path
@@ -81,7 +81,7 @@ class AuditConfig:
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """[limits]: what one peer, and all of them together, may take."""
+    """[limits]: limits for one peer and for all peers together."""
 
     startups: int
     login_s: int
@@ -94,12 +94,12 @@ class LimitsConfig:
     queue: int
     drain_s: int
     penalty_exempt: tuple[Network, ...] = tuple(map(ip_network, LOOPBACK))
-    """Networks that are never refused for failed logins: whoever relays others' connections."""
+    """Networks that are never refused for failed logins, such as relays of other clients' connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """[metrics]: where Prometheus may ask, None for nowhere, and how many series of operations there are at most."""
+    """[metrics]: address of the Prometheus endpoint, None for no endpoint, and the most series of operations."""
 
     address: ListenAddress | None
     allow_network: bool
@@ -108,7 +108,7 @@ class MetricsConfig:
 
 @dataclass(frozen=True, slots=True)
 class UsersConfig:
-    """[users]: whom front process and workers run as when the launcher may change users; empty: no change."""
+    """[users]: users of the front process and the workers if the launcher may change users; empty for no change."""
 
     front: str
     workers: str
@@ -116,7 +116,7 @@ class UsersConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole of hsmd.toml. `name` is what this daemon calls itself in logs and status."""
+    """All settings of hsmd.toml. `name` is the daemon's name in logs, status and checkpoints."""
 
     path: Path
     name: str

@@ -1,1 +1,1 @@
-"""What launcher, front and worker say to each other, and how one starts another; loads no PKCS#11 module."""
+"""Messages between launcher, front and workers, and how these processes are started; loads no PKCS#11 module."""

@@ -1,6 +1,7 @@
-"""Importing a private key from a PEM file: the side of `hsmd key import`, which never sees the key itself.
+"""Importing a private key from a PEM file: the side of `hsmd key import`, which never reads the key itself.
 
-It opens the files and hands their descriptors to a one-shot worker (`local_import`), which reads the PIN and the key.
+It opens the files and passes their descriptors to a one-shot worker (`hsmd.daemon.worker.key_import`), which reads the PIN and
+the key.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ IMPORT_TIMEOUT_S = 60.0
 
 
 class ImportOrder(msgspec.Struct, frozen=True):
-    """What to call the key, and its ceiling."""
+    """The name of the new key and its ceiling."""
 
     name: Name
     purposes: list[PurposeLabel]
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why nothing was imported: an error code, its text, and what only an operator may know."""
+    """Why nothing was imported: an error's code, its text, and its detail for operators."""
 
     code: int
     text: str
@@ -46,10 +47,10 @@ def import_key(
     name: str,
     purposes: Sequence[str],
 ) -> KeyDescription:
-    """Put the private key in `pem` into the token that `settings` choose.
+    """Import the private key in `pem` into the token that `settings` choose.
 
-    `purposes` are labels; what the daemon needs for certificates is added. Raises BadRequest naming the fix, Conflict,
-    Unavailable, or TokenFailure.
+    `purposes` are labels; the purposes that the daemon needs for certificates are added. Raises BadRequest naming the fix,
+    Conflict, Unavailable, or TokenFailure.
     """
     ceiling = with_daemon_purposes(expand(purposes))
     order = msgspec.convert({"name": name, "purposes": labels(ceiling)}, type=ImportOrder)
@@ -87,7 +88,7 @@ def _run(
         process.kill()
         process.communicate()
         raise TokenFailure(
-            "the token did not take the key in time; look with `hsmd key list` what is there"
+            "the token did not import the key in time; check with `hsmd key list` whether it is there"
         ) from None
     return _result(output)
 
@@ -100,7 +101,7 @@ def _result(output: bytes) -> KeyDescription:
     try:
         failure = msgspec.json.decode(output, type=Failure)
     except msgspec.MsgspecError:
-        raise TokenFailure("the import worker died; its standard error says why") from None
+        raise TokenFailure("the import worker failed; its standard error says why") from None
     error = from_wire(failure.code, failure.text)
     error.detail = failure.detail
     raise error

@@ -1,9 +1,9 @@
-"""The progress page: three counters in shared memory that say where a worker is, even after it died.
+"""The progress page: three counters in shared memory that show a worker's progress, even after it has ended.
 
-A worker numbers the key operations on its socket 1, 2, 3, ... in the order of arrival. `started` is stored right before
-the key is used, `finished` right after. The front reads both when a worker is lost: beyond `started` nothing began. `fence`
-is the front's: once it is set the worker uses no key any more, so that what was declared "not performed" stays so even if
-a stopped worker wakes up before it is killed.
+A worker numbers the key operations on its socket 1, 2, 3, ... in the order of arrival. It stores `started` right before the
+key is used and `finished` right after. The front reads both when a worker is lost: operations after `started` have not begun.
+The front sets `fence`: from then on the worker uses no key, so that operations declared "not performed" are not performed
+even if a stopped worker continues before it is killed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ _PAGE_BYTES = 24
 
 
 class ProgressPage:
-    """One page, mapped by the worker (which stores) and by the front (which reads and fences)."""
+    """One page, mapped by the worker, which stores its progress, and by the front, which reads it and sets the fence."""
 
     __slots__ = ("_map", "counters")
 
     STARTED, FINISHED, FENCE = _STARTED, _FINISHED, _FENCE
 
     def __init__(self, fd: int) -> None:
-        """Map the page behind `fd`, which stays the caller's. Raises OSError, or ValueError if it is too short."""
+        """Map the page of `fd`, which the caller keeps and closes. Raises OSError, or ValueError if it is too short."""
         self._map = mmap.mmap(fd, _PAGE_BYTES)
         self.counters = memoryview(self._map).cast("Q")
         """For the worker's loop: `counters[ProgressPage.STARTED] = n` is one aligned 8-byte store."""
 
     @staticmethod
     def create() -> int:
-        """A file descriptor of a new page, all zero, closed on exec."""
+        """A file descriptor of a new page of zeros, closed on exec."""
         fd = os.memfd_create("hsmd-progress", os.MFD_CLOEXEC)
         os.ftruncate(fd, _PAGE_BYTES)
         return fd
@@ -46,7 +46,7 @@ class ProgressPage:
         return self.counters[_FINISHED]
 
     def fence(self) -> None:
-        """The worker shall begin nothing more."""
+        """Keep the worker from beginning further operations."""
         self.counters[_FENCE] = 1
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""What front and worker say to each other besides key operations: ready notices and control requests.
+"""Messages between front and workers besides key operations: events and control requests.
 
-They travel as JSON in the `event`, `control request` and `control result` frames of docs/protocol.md, on the socket pair
-between one worker and the front. Only the control worker takes control requests.
+They are JSON in the `event`, `control request` and `control result` frames of docs/protocol.md, on the socket pair between
+one worker and the front. Only the control worker accepts control requests.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ HexId = Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{2}){0,64}\Z")]
 
 
 PROBE = b'{"event":"probe"}'
-"""What the front says when it wants to know how the token is; the answer is `Probed`."""
+"""The event by which the front requests a probe of the token; the answer is `Probed`."""
 
 # --- events, worker to front ---
 
 
 class Ready(Struct, tag_field="event", tag="ready", frozen=True):
-    """The worker is logged in and serves `keys` keys; `abilities` are the names of mechanisms hsmd can use there."""
+    """The worker is logged in and serves `keys` keys; `abilities` are the names of the token's mechanisms that hsmd uses."""
 
     label: str
     serial: str
@@ -36,20 +36,20 @@ class Ready(Struct, tag_field="event", tag="ready", frozen=True):
 
 
 class Failed(Struct, tag_field="event", tag="failed", frozen=True):
-    """The worker cannot go on and exits. `login_refused`: somebody must mend the PIN before the next try."""
+    """The worker exits because of a failure. `login_refused`: an operator must fix the PIN before the next try."""
 
     text: str
     login_refused: bool = False
 
 
 class Probed(Struct, tag_field="event", tag="probed", frozen=True):
-    """How the token answered a probe; `fault` says what went wrong, and then the worker ends."""
+    """Result of a probe. `fault` is empty if it succeeded; otherwise it says what failed, and the worker exits."""
 
     fault: str = ""
 
 
 class Faulty(Struct, tag_field="event", tag="faulty", frozen=True):
-    """The token made something that is no signature by the key (digest in hex): it was kept back, and the worker ends."""
+    """The token returned an invalid signature for the key (digest in hex): it was not sent, and the worker exits."""
 
     key: str
     text: str
@@ -80,7 +80,7 @@ class KeyDescription(Struct, frozen=True):
 
 
 class Generate(TokenRequest, tag="generate", frozen=True):
-    """Generate a key pair in the token; `purposes` become its ceiling for ever."""
+    """Generate a key pair in the token; `purposes` become its permanent ceiling."""
 
     Result: ClassVar = KeyDescription
     name: Name
@@ -89,10 +89,10 @@ class Generate(TokenRequest, tag="generate", frozen=True):
 
 
 class Adopt(TokenRequest, tag="adopt", frozen=True):
-    """Serve a key that is in the token already, named by exactly one of CKA_ID, CKA_LABEL and digest.
+    """Serve a key that is already in the token, identified by exactly one of CKA_ID, CKA_LABEL and digest.
 
-    A key that has a ceiling keeps it: `purposes` must be empty or the same. `certificate` (PEM) gives the public half
-    where the token has none. Unsafe attributes are refused by name unless `accept_unsafe`.
+    A key that has a ceiling keeps it: `purposes` must be empty or the same. `certificate` (PEM) gives the public half if the
+    token does not show it. A key with unsafe attributes is refused unless `accept_unsafe`.
     """
 
     Result: ClassVar = KeyDescription
@@ -106,14 +106,14 @@ class Adopt(TokenRequest, tag="adopt", frozen=True):
 
 
 class Destroy(TokenRequest, tag="destroy", frozen=True):
-    """Destroy a served key for ever: private key, public key and ceiling. Done if it is gone already."""
+    """Destroy a served key permanently: private key, public key and ceiling. No error if it is already gone."""
 
     Result: ClassVar = Done
     key: HexDigest
 
 
 NO_PRIVATE_KEY = "the private key is not in the token"
-"""A warning in the description of a ceiling whose key is not there."""
+"""A warning in the description of a ceiling whose private key is missing."""
 
 
 class KeyDescriptions(Struct, frozen=True):
@@ -123,7 +123,7 @@ class KeyDescriptions(Struct, frozen=True):
 
 
 class Describe(TokenRequest, tag="describe", frozen=True):
-    """Look at the token again: which keys does it serve?"""
+    """Describe the keys that the token serves, after searching it again."""
 
     Result: ClassVar = KeyDescriptions
 
@@ -145,7 +145,7 @@ class CandidateList(Struct, frozen=True):
 
 
 class Candidates(TokenRequest, tag="candidates", frozen=True):
-    """Which private keys of the token could be adopted, and what is unsafe about them?"""
+    """List the private keys of the token that could be adopted, with their unsafe attributes."""
 
     Result: ClassVar = CandidateList
 
@@ -153,7 +153,7 @@ class Candidates(TokenRequest, tag="candidates", frozen=True):
 AnyRequest = Generate | Adopt | Destroy | Describe | Candidates
 
 CHANGES = (Generate, Adopt, Destroy)
-"""Requests after which signing workers look at the token again."""
+"""Requests after which signing workers search the token for keys again."""
 
 _encoder = msgspec.json.Encoder()
 _request_decoder = msgspec.json.Decoder(AnyRequest)
@@ -166,7 +166,7 @@ def encode(value: Struct) -> bytes:
 
 
 def decode_request(document: bytes) -> AnyRequest:
-    """Raises BadRequest naming the member at fault."""
+    """The request in a JSON document. Raises BadRequest naming the faulty member."""
     try:
         request: AnyRequest = _request_decoder.decode(document)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -175,7 +175,7 @@ def decode_request(document: bytes) -> AnyRequest:
 
 
 def decode_event(document: bytes) -> AnyEvent:
-    """Raises ProtocolError if a worker says something that is not an event."""
+    """The event in a JSON document. Raises ProtocolError."""
     try:
         event: AnyEvent = _event_decoder.decode(document)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What a token worker is told when it starts."""
+"""The settings that a token worker gets when it starts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hsmd.pkcs11.settings import TokenSettings
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one worker.
 
-    `verify` is "rsa" or "all": which signatures are verified before they leave. A `control` worker makes and destroys keys
-    and uses none. `user` is the user the process runs as, empty for no change. `sandbox` ("on" or "off"), `network` and
-    `lock_memory` ("auto", "always" or "never") say how far sandbox.py closes it.
+    `verify` is "rsa" or "all": which signatures are verified before they are sent. A `control` worker creates and destroys
+    keys and does not use them. `user` is the user that the process runs as, empty for no change. `sandbox` ("on" or "off")
+    and `network` configure its seccomp filter, `lock_memory` ("auto", "always" or "never") its memory.
     """
 
     token: TokenSettings
@@ -31,7 +31,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 def worker_settings(
     config: Config, token: TokenConfig, *, control: bool, cleared: bool = False
 ) -> WorkerSettings:
-    """The settings of a worker on `token`; it changes its user only if this process may change users."""
+    """The settings of a worker for `token`, which changes its user only if this process may change users."""
     return WorkerSettings(
         token=TokenSettings(
             name=token.name,

@@ -1,8 +1,8 @@
-"""Ceilings: the data objects in the token that fix what a key may be used for.
+"""Ceilings: the data objects in the token that fix what a key may be used for (docs/adr/0001).
 
-One CKO_DATA object stands beside each key that hsmd serves: application `hsmd`, label = key digest in hex, value = JSON with
-version, key digest, CKA_ID, purposes and public key; private, so that only who knows the PIN can make one, and not
-modifiable. It holds the public key because an EC private key object does not show its own.
+Each key that hsmd serves has one CKO_DATA object: application `hsmd`, label = key digest in hex, value = JSON with version, key
+digest, CKA_ID, purposes and public key. The object is private, so that creating one requires the PIN, and not modifiable. It
+contains the public key because an EC private key object does not.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Value(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What one data object says. `value` is the document itself, to see whether it is still the same."""
+    """The content of one data object; `value` is its JSON document, to detect changes."""
 
     half: PublicHalf
     cka_id: bytes
@@ -47,7 +47,7 @@ class Ceiling:
 
 
 def write(session: Any, half: PublicHalf, cka_id: bytes, purposes: frozenset[Purpose]) -> Ceiling:
-    """Make the ceiling of a key. Raises BadRequest if no key may have it, PKCS11Error if the token fails."""
+    """Create the ceiling of a key. Raises BadRequest if no key may have it, PKCS11Error if the token fails."""
     check_ceiling(half.key_type, purposes)
     value = msgspec.json.encode(_Value(VERSION, half.digest.hex(), cka_id.hex(), labels(purposes), half.spki))
     template = {
@@ -67,8 +67,7 @@ def write(session: Any, half: PublicHalf, cka_id: bytes, purposes: frozenset[Pur
 def read_all(session: Any) -> dict[bytes, Ceiling]:
     """All valid ceilings by key digest.
 
-    Objects that are no valid ceiling are passed over, and so is a key that two different ones speak of: what is in doubt
-    is not served.
+    Objects that are not valid ceilings are ignored, and so are keys with two different ceilings: such keys are not served.
     """
     found: dict[bytes, Ceiling] = {}
     contradicted: set[bytes] = set()
@@ -83,7 +82,7 @@ def read_all(session: Any) -> dict[bytes, Ceiling]:
 
 
 def objects_of(session: Any, digest: bytes) -> Iterator[Any]:
-    """The data objects that carry the label of this key, valid or not."""
+    """The data objects with the label of this key, valid or not."""
     yield from list(session.get_objects(checked({**_FIND, Attribute.LABEL: digest.hex()})))
 
 
@@ -104,7 +103,7 @@ def _read(data_object: Any) -> Ceiling | None:
 
 
 def parse(value: bytes) -> Ceiling | None:
-    """What the document says, or None if it is not a ceiling that a key may have."""
+    """The ceiling in a JSON document, or None if it is not one that a key may have."""
     try:
         document = msgspec.json.decode(value, type=_Value)
         cka_id = bytes.fromhex(document.cka_id)

@@ -1,6 +1,6 @@
-"""The keys a worker serves: resolved once from ceiling objects and private keys, looked up by digest for each use.
+"""The keys that a worker serves: resolved once from ceilings and private keys, then looked up by digest.
 
-A key is resolved by its CKA_ID and its public half together. It is served only if exactly one private key object fits.
+A key is resolved by its CKA_ID and its public half together. It is served only if exactly one private key object matches.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ HALF_WRITTEN = (
     GeneralError,
     ObjectHandleInvalid,
 )
-"""What reading an object answers that was left half-written when somebody died, or that has just gone: it is passed over."""
+"""Errors of reading an object that was written incompletely or has just been destroyed; such objects are ignored."""
 RESCAN_INTERVAL_S = 1.0
-"""An unknown digest makes the worker look at the token again, but not more often than this."""
+"""An unknown digest makes the worker search the token again, but not more often than this."""
 
 
 class KeyIndex:
-    """What is in the token, as far as it has a ceiling."""
+    """The keys of the token that have a ceiling."""
 
     def __init__(self, session: Any, *, verify: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
@@ -52,7 +52,7 @@ class KeyIndex:
         self.keys: dict[bytes, OpenKey] = {}
 
     def scan(self) -> None:
-        """Look at the token. Keys that are unchanged stay open. Raises PKCS11Error."""
+        """Search the token. Unchanged keys stay open. Raises PKCS11Error."""
         self._scanned_at = self._clock()
         privates = private_keys_by_id(self._session)
         keys: dict[bytes, OpenKey] = {}
@@ -68,7 +68,7 @@ class KeyIndex:
         self._witness = witness
 
     def check(self) -> None:
-        """Read an attribute of one key, as a probe of the token. Raises PKCS11Error, TokenFailure if all keys have gone."""
+        """Read an attribute of one key to probe the token. Raises PKCS11Error, TokenFailure if all keys are gone."""
         if self._witness is None:
             return
         try:
@@ -76,10 +76,10 @@ class KeyIndex:
         except (KeyHandleInvalid, ObjectHandleInvalid):  # this one may have been destroyed
             self.scan()
             if not self.keys:
-                raise TokenFailure("none of its keys is there any more") from None
+                raise TokenFailure("none of its keys is left") from None
 
     def find(self, digest: bytes) -> OpenKey | None:
-        """The key that was not there the last time we looked, or None. Raises PKCS11Error."""
+        """A key that was missing at the last search, or None. Raises PKCS11Error."""
         if self._clock() - self._scanned_at >= RESCAN_INTERVAL_S:
             self.scan()
         return self.keys.get(digest)
@@ -94,7 +94,7 @@ class KeyIndex:
 def private_keys_by_id(session: Any) -> dict[bytes, list[Any]]:
     """All private key objects of the token by CKA_ID.
 
-    Half-written ones are passed over. Raises PKCS11Error; also if none can be read, which says more about the token.
+    Incomplete ones are ignored. Raises PKCS11Error, also if none can be read, because then the token itself has failed.
     """
     by_id: dict[bytes, list[Any]] = {}
     unclear: Exception | None = None
@@ -113,6 +113,6 @@ def private_keys_by_id(session: Any) -> dict[bytes, list[Any]]:
 
 
 def the_private_key(candidates: list[Any], ceiling: Ceiling) -> Any | None:
-    """The private key a ceiling speaks of; None if there is none, or more than one that could be it."""
+    """The private key of a ceiling; None if there is none, or more than one that matches."""
     fitting = [private for private in candidates if private_fits(private, ceiling.half)]
     return fitting[0] if len(fitting) == 1 else None

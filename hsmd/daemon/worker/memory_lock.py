@@ -13,7 +13,7 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 def lock_memory(settings: WorkerSettings) -> str:
-    """Lock this process's memory as `settings.lock_memory` says. Returns why that is not possible, empty if it is done.
+    """Lock this process's memory as `settings.lock_memory` requires. Returns why that failed, empty if it did not.
 
     Raises Unavailable if it is required ("always") and not possible.
     """

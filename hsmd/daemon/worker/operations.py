@@ -1,8 +1,8 @@
-"""Operations: what a worker can do with one key, as a table (purpose, scheme) -> three ready-made steps.
+"""Operations: what a worker can do with one key, as a table (purpose, scheme) -> three prepared steps.
 
-The table is made when the key is opened and holds nothing beyond the key's ceiling, so that a use that was not foreseen has
-no code to run. The steps are apart because the token's code pushes ours out of the processor's caches: a worker prepares
-a few jobs, uses the token for all of them, then finishes all, which costs half of going through the steps job by job.
+The table is built when the key is opened and contains only uses within the key's ceiling, so there is no code for any other
+use. The steps are separate because the token's code evicts ours from the processor's caches: a worker prepares several jobs,
+uses the token for all of them, then finishes all, at half the cost of doing the steps job by job.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from hsmd.purposes import Purpose, PurposeCheck, is_decryption
 
 DECRYPTION_SCHEME = 0
 _BUFFER_BYTES = 1024
-"""Room for a result of an RSA key of 8192 bits; the binding's default is 8 KiB, allocated for each use."""
+"""Enough for the result of an 8192-bit RSA key; python-pkcs11's default is 8 KiB, allocated for each use."""
 
 
 class Operation(NamedTuple):
-    """The three steps of one use of a key."""
+    """The three steps of using a key."""
 
     prepare: Callable[[bytes], Any]
-    """From the bytes that the purpose check has passed to what `use` takes."""
+    """From the bytes that passed the purpose check to the argument of `use`."""
     use: Callable[[Any], bytes]
     """The one call to the token. Raises PKCS11Error."""
     finish: Callable[[Any, bytes], bytes]
-    """From what was prepared and what the token returned to the answer. Raises FaultySignature."""
+    """From the prepared argument and the token's result to the answer. Raises FaultySignature."""
 
     def run(self, data: bytes) -> bytes:
-        """All three."""
+        """Do all three steps."""
         prepared = self.prepare(data)
         return self.finish(prepared, self.use(prepared))
 
 
 @dataclass(slots=True)
 class OpenKey:
-    """A key that is ready for use. `pace_s` is how long the token takes for one use, as far as is known."""
+    """A key that is ready for use. `pace_s` estimates how long the token takes for one use."""
 
     ceiling: Ceiling
     handle: int
@@ -64,7 +64,7 @@ class OpenKey:
 
 
 def open_key(private: Any, ceiling: Ceiling, *, verify: str) -> OpenKey:
-    """Make the table for one private key object. `verify` is "rsa" or "all".
+    """Open a private key object and build its table. `verify` is "rsa" or "all".
 
     Raises PKCS11Error if the token fails (a decrypting key is used once, see `premaster`).
     """
@@ -79,8 +79,8 @@ def open_key(private: Any, ceiling: Ceiling, *, verify: str) -> OpenKey:
 
 
 def _premaster(private: Any, half: PublicHalf) -> Operation:
-    # `_decrypt` and `_sign` are what the binding's `decrypt` and `sign` call once they have looked at the type of their
-    # argument; here it is always bytes.
+    # python-pkcs11's `decrypt` and `sign` check the type of their argument, then call `_decrypt` and `_sign`. Here it is
+    # always bytes.
     decrypt = private._decrypt
     modulus = half.public_key.public_numbers().n
     premaster = Premaster(
@@ -104,7 +104,7 @@ def _signing_table(
 def signing_operation(
     private: Any, half: PublicHalf, scheme: SignatureScheme, *, hashed: bool, verify: str
 ) -> Operation:
-    """Signs with `scheme`; `hashed` says that it is given the digest itself. RSA signatures are always verified."""
+    """The operation that signs with `scheme`; with `hashed` it gets the digest. RSA signatures are always verified."""
     facts = SCHEMES[scheme]
     mechanism, parameter = signing(scheme)
     token_sign = private._sign

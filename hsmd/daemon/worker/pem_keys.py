@@ -1,6 +1,6 @@
-"""Private keys in PEM files: finding the one in a file, reading it, and turning it into PKCS#11 attributes.
+"""Private keys in PEM files: finding the one in a file, reading it, and converting it to PKCS#11 attributes.
 
-Used only by the one-shot import worker on the token's own host. Every refusal names the fix; none repeats file content.
+Used only by the one-shot import worker on the token's own host. Every error names the fix; none contains file content.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _READABLE = (b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY", b"RSA PRIVATE KEY", b"EC 
 
 
 def read_private_key(pem: bytes, passphrase: bytes | None) -> tuple[PublicHalf, dict[Attribute, Any]]:
-    """(public half, private attributes) of the one private key in `pem`; other PEM blocks in it are passed over.
+    """(public half, private attributes) of the one private key in `pem`; other PEM blocks are ignored.
 
-    Takes PKCS#8 and the traditional RSA and EC formats, encrypted or not. Raises BadRequest naming the fix.
+    Accepts PKCS#8 and the traditional RSA and EC formats, encrypted or not. Raises BadRequest naming the fix.
     """
     block = _the_block(pem)
     try:

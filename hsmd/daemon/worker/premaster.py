@@ -1,18 +1,18 @@
-"""TLS 1.2 RSA premaster secrets: raw RSA in the token, padding taken off here, good and bad alike (DESIGN.md, decision 4).
+"""TLS 1.2 RSA premaster secrets: raw RSA in the token; the padding is removed here without revealing whether it is valid.
 
-What comes back is always 03 03 followed by 46 bytes. For a well-formed plaintext (RFC 5246, section 7.4.7.1) they are the
-client's; for anything else they are HMAC-SHA-256 of the ciphertext under a secret of the key, so that asking twice teaches
-nothing. The version bytes are there in both cases: 48 random bytes would tell a front end that the padding was wrong, and
-that is the oracle Bleichenbacher needs.
+The result is always 03 03 followed by 46 bytes. For a well-formed plaintext (RFC 5246, section 7.4.7.1) they are the
+client's; otherwise they are HMAC-SHA-256 of the ciphertext under a secret of the key, so that a repeated request reveals
+nothing. The version bytes are the same in both cases: 48 random bytes would show a front end that the padding was invalid,
+which is the oracle of Bleichenbacher's attack.
 
-The secret comes from the key itself, so that all workers and daemons which hold the key agree without storing anything: it is
-the hash of the raw RSA private operation on one fixed value. That value covers the whole domain (MGF1 of a label and the
-key's digest), so computing its image without the private key is the RSA problem. Sending the value itself as a
-ciphertext does not help: its plaintext is malformed (but for one chance in 2^40 or less) and never leaves this file.
+The secret is derived from the key itself, so that all workers and daemons with the key compute the same without storing it
+(docs/adr/0002): it is the hash of the raw RSA private operation on a fixed value. That value covers the whole domain (MGF1 of a
+label and the key's digest), so computing its image without the private key is the RSA problem. Sending the value itself as a
+ciphertext does not help: its plaintext is malformed (except with probability 2^-40 or less) and is never returned.
 
-Steps of each opening, whatever the ciphertext: 1. both halves of the pseudo-random answer; 2. one call to the token, on the
-ciphertext or, where it is none for this key, on a number derived from it; 3. one comparison of all fixed positions, which are
-known because a premaster secret has 48 bytes; 4. a choice between two answers by index. No branch depends on the plaintext.
+Steps for every ciphertext: 1. both halves of the pseudo-random answer; 2. one call to the token, on the ciphertext or, if it
+is not one for this key, on a number derived from it; 3. one comparison of all fixed positions, which are known because a
+premaster secret has 48 bytes; 4. selection of one of two answers by index. No branch depends on the plaintext.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RawDecrypt = Callable[[bytes], bytes]
 
 
 class Prepared(NamedTuple):
-    """What is known before the token is used: the answer if the plaintext is malformed, and what to decrypt."""
+    """The answer if the plaintext is malformed, whether the ciphertext is acceptable, and the block to decrypt."""
 
     pseudo_random: bytes
     acceptable: bool
@@ -40,12 +40,12 @@ class Prepared(NamedTuple):
 
 
 class Premaster:
-    """Opens encrypted premaster secrets for one RSA key."""
+    """Decrypts premaster secrets with one RSA key."""
 
     __slots__ = ("_expected", "_modulus", "_raw", "_secret", "_size")
 
     def __init__(self, raw_decrypt: RawDecrypt, modulus: int, digest: bytes) -> None:
-        """`raw_decrypt` is the token's CKM_RSA_X_509 on a block as long as the modulus; it is called once here."""
+        """`raw_decrypt` is the token's CKM_RSA_X_509 on a block of the modulus' length; it is called once here."""
         self._raw = raw_decrypt
         self._modulus = modulus
         self._size = (modulus.bit_length() + 7) // 8
@@ -55,9 +55,9 @@ class Premaster:
         self._secret = hashlib.sha256(_LABEL + image).digest()
 
     def prepare(self, ciphertext: bytes) -> Prepared:
-        """Step 1, and what goes to the token."""
+        """Step 1, and the block for the token."""
         number = int.from_bytes(ciphertext, "big")
-        # Length and size of the ciphertext are known to whoever sent it: these two may be looked at openly.
+        # The sender knows length and value of the ciphertext, so these checks need not take constant time.
         acceptable = len(ciphertext) == self._size and number < self._modulus
         block = (number % self._modulus).to_bytes(self._size, "big")
         return Prepared(self._pseudo_random(ciphertext), acceptable, block)
@@ -68,12 +68,12 @@ class Premaster:
         return self._raw(prepared.block).rjust(self._size, b"\0")
 
     def finish(self, prepared: Prepared, plain: bytes) -> bytes:
-        """Steps 3 and 4: 48 bytes, whatever the ciphertext."""
+        """Steps 3 and 4: 48 bytes for every ciphertext."""
         well_formed = self._well_formed(plain, prepared.acceptable)
         return VERSION + (prepared.pseudo_random, plain[-46:])[well_formed]
 
     def _well_formed(self, plain: bytes, acceptable: bool) -> bool:
-        """00 02, non-zero padding, 00, version: one comparison that takes the same time wherever it differs."""
+        """Whether it is 00 02, non-zero padding, 00, version: one comparison in constant time."""
         found = plain[:2] + plain[2:-49].translate(_NON_ZERO) + plain[-49:-46] + bytes([not acceptable])
         return hmac.compare_digest(found, self._expected)
 

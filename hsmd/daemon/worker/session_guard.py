@@ -1,4 +1,4 @@
-"""Decides, after a call to the token failed, what the caller is told and whether this worker can go on with its session."""
+"""Decides, after a call to the token failed, what the caller is told and whether this worker can keep its session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_UNCLEAR_IN_A_ROW = 8
 
 
 class SessionGuard:
-    """Judges one session by the failures in it. Once `recycle` gives a reason, a fresh worker must replace this one."""
+    """Judges a session by its failures. Once `recycle` holds a reason, a fresh worker must replace this one."""
 
     def __init__(self, session: Any, index: KeyIndex) -> None:
         self._session = session
@@ -84,7 +84,7 @@ class SessionGuard:
             return TokenFailure()
         if not self._index.keys:
             # Destroyed keys are announced. If all disappear at once, the token may have been removed: a new session shows.
-            self.recycle = "the token shows none of its keys any more"
+            self.recycle = "the token no longer shows any of its keys"
             return TokenFailure()
         return Refused(detail="the key is gone")
 

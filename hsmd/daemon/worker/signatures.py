@@ -1,6 +1,6 @@
-"""Signatures: from what the token returns to what TLS sends, and the check with the public key before they leave.
+"""Signatures: conversion from the token's format to that of TLS, and verification before they are sent.
 
-A faulty CRT signature reveals the RSA key, therefore RSA signatures are always verified (DESIGN.md, decision 14).
+A faulty CRT signature reveals the RSA key (Boneh, DeMillo, Lipton 1997), so RSA signatures are always verified.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {
 
 
 class FaultySignature(TokenFailure):
-    """The token returned something that is not a signature by this key."""
+    """The token returned an invalid signature."""
 
 
 def ecdsa_signature(raw: bytes, size: int) -> bytes:
-    """DER Ecdsa-Sig-Value (RFC 3279, section 2.2.3) of r and s side by side, `size` bytes each.
+    """DER Ecdsa-Sig-Value (RFC 3279, section 2.2.3) from r and s, `size` bytes each.
 
-    Raises FaultySignature for another length or a zero.
+    Raises FaultySignature for another length, or if r or s is zero.
     """
     r = raw[:size].lstrip(b"\0")
     s = raw[size:].lstrip(b"\0")
     if len(raw) != 2 * size or not r or not s:
         raise FaultySignature(
-            detail=f"an ECDSA signature of {len(raw)} bytes instead of {2 * size}, or with a zero in it"
+            detail=f"an ECDSA signature of {len(raw)} bytes instead of {2 * size}, or r or s is zero"
         )
     if r[0] & 0x80:
         r = b"\0" + r
@@ -49,7 +49,7 @@ def ecdsa_signature(raw: bytes, size: int) -> bytes:
 
 
 def checked_size(raw: bytes, expected: int) -> bytes:
-    """The signature itself. Raises FaultySignature for another length."""
+    """The signature unchanged. Raises FaultySignature for another length."""
     if len(raw) != expected:
         raise FaultySignature(detail=f"a signature of {len(raw)} bytes instead of {expected}")
     return raw
@@ -59,7 +59,7 @@ Verify = Callable[[bytes, bytes], None]
 
 
 def verifier(half: PublicHalf, scheme: SignatureScheme) -> Verify:
-    """A function (signature, what was signed: digest, or message for Ed25519) that raises FaultySignature."""
+    """A function (signature, digest or for Ed25519 message) that raises FaultySignature if it does not verify."""
     verify = half.public_key.verify
     arguments = _arguments(scheme)
 

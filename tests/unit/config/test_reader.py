@@ -77,7 +77,7 @@ def test_all_faults_are_reported_at_once() -> None:
 
 def test_two_tokens_need_two_names() -> None:
     second = GOOD[GOOD.index("[[token]]") :]
-    assert "two tokens are called 'main'" in faults_of(GOOD + second)
+    assert "two tokens are named 'main'" in faults_of(GOOD + second)
 
 
 def test_a_missing_file_says_what_to_do() -> None:
