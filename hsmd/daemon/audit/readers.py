@@ -1,4 +1,4 @@
-"""Who may read which records: auditors and operators all; a client those about itself and about the keys it owns."""
+"""Which records a client may read: operators and auditors all; others those about themselves and about keys they own."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hsmd.system.log_files import lines_from
 from hsmd.transparency.records import Record
 
 MAX_SCANNED = 5_000
-"""Records looked at for one answer."""
+"""Most records that are scanned for one answer."""
 MAX_LOOKED_UP = 200
-"""Attempts looked up for one answer, of outcomes that stand far behind them."""
+"""Most attempts that are looked up for one answer, because their outcomes are far behind them in the log."""
 _PAUSE_EVERY = 100
 
 _decoder = msgspec.json.Decoder(Record)
@@ -26,14 +26,14 @@ _decoder = msgspec.json.Decoder(Record)
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """What one client may read. `owned`: names of the keys it owns, by their digests in hex."""
+    """A client that reads the log. `owned`: names of the keys that it owns, by their digests in hex."""
 
     client: str
     everything: bool = False
     owned: Mapping[str, str] = field(default_factory=dict)
 
     def may_read(self, record: Record) -> bool:
-        """Whether a record is for this reader; for an outcome ask about its attempt."""
+        """Whether this client may read a record. For an outcome, give its attempt."""
         if self.everything:
             return True
         if record.event in ("attempt", "refusal"):
@@ -45,31 +45,32 @@ class Reader:
 
 
 def about(view: LogView, size: int, first: int, limit: int, reader: Reader) -> tuple[list[str], int]:
-    """At most `limit` records for a reader from `first` on, and the index to go on from; reads in a bounded time.
+    """At most `limit` records that a client may read, from index `first` on, and the index to continue from.
 
-    Raises AuditFailure for a log that was changed. Records that have been archived are passed over.
+    The number of records that are scanned is limited. Archived records are skipped. Raises AuditFailure if the log was changed.
     """
     first = max(first, view.first)
     if first >= size:
         return [], size
     scan = _Scan(view, reader)
     lines: list[str] = []
-    room = MAX_PAGE_BYTES
+    bytes_left = MAX_PAGE_BYTES
     index = first
     for _, line in lines_from(view.read, offset_of(view, first, view.size), view.size):
-        if index - first >= MAX_SCANNED or len(lines) == limit or room < 0 or scan.looked_up >= MAX_LOOKED_UP:
+        scanned_enough = index - first >= MAX_SCANNED or scan.looked_up >= MAX_LOOKED_UP
+        if scanned_enough or len(lines) == limit or bytes_left < 0:
             return lines, index
         if scan.wants(index, line):
             lines.append(text_of(line))
-            room -= json_bytes(line)
+            bytes_left -= json_bytes(line)
         index += 1
         if index % _PAUSE_EVERY == 0:
-            time.sleep(0)  # the event loop wants the interpreter, too
+            time.sleep(0)  # let the event loop have the interpreter
     return lines, index
 
 
 def may_read(view: LogView, line: bytes, reader: Reader) -> bool:
-    """Whether one record is for a reader."""
+    """Whether a client may read the record in this line."""
     return _Scan(view, reader).wants(_record(line).index, line)
 
 
@@ -100,7 +101,7 @@ class _Scan:
         self.looked_up += 1
         try:
             start = offset_of(self._view, index, self._view.size)
-        except NotFound:  # archived, and the outcome with it but for a few
+        except NotFound:  # archived; most of its outcomes are, too
             return False
         _, line = next(lines_from(self._view.read, start, self._view.size))
         return self._reader.may_read(_record(line))

@@ -1,4 +1,4 @@
-"""Access: who somebody is, and whether they may. Pure: a snapshot of the store decides and names the rule."""
+"""Access control: which client a connection belongs to, and what it may do. A snapshot of the store decides; no I/O."""
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule

@@ -1,6 +1,6 @@
-"""The rules for OpenSSH user certificates (OpenSSH PROTOCOL.certkeys), stricter than the SSH library's own.
+"""Rules for OpenSSH user certificates (OpenSSH PROTOCOL.certkeys), stricter than those of the SSH library.
 
-Extensions are ignored: they would only allow what this daemon never offers.
+Extensions are ignored: they permit only features that this daemon does not offer.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def broken_rule(
     peer_address: str,
     now: datetime,
 ) -> Rule | None:
-    """The first rule that the certificate breaks for this user name and moment, None if it keeps all.
+    """The first rule that the certificate breaks for this user name at this time; None if it breaks none.
 
     `critical_options` maps names to values; the value of source-address is its text, or the networks in it.
     """
-    # An empty list would mean "any user" to some libraries, a longer one that we do not know who this is.
+    # To some libraries an empty list means "any user"; of several principals none identifies the client.
     if len(principals) != 1 or not principals[0]:
         return Rule.NOT_ONE_PRINCIPAL
     if principals[0] != user_name:
@@ -39,13 +39,15 @@ def broken_rule(
         return Rule.EXPIRED_CERTIFICATE
     if set(critical_options) - {SOURCE_ADDRESS}:
         return Rule.UNKNOWN_CRITICAL_OPTION
-    if SOURCE_ADDRESS in critical_options and not _comes_from(critical_options[SOURCE_ADDRESS], peer_address):
+    if SOURCE_ADDRESS in critical_options and not _is_in_networks(
+        critical_options[SOURCE_ADDRESS], peer_address
+    ):
         return Rule.SOURCE_ADDRESS
     return None
 
 
-def _comes_from(option: object, peer_address: str) -> bool:
-    """Whether the peer's address is in one of the networks; False if either cannot be understood."""
+def _is_in_networks(option: object, peer_address: str) -> bool:
+    """Whether the peer's address is in one of the networks; False if the option or the address cannot be parsed."""
     try:
         networks = [ip_network(text) for text in _texts(option)]
         address = _unmapped(peer_address)
@@ -63,6 +65,6 @@ def _texts(option: object) -> list[str]:
 
 
 def _unmapped(text: str) -> IPv4Address | IPv6Address:
-    """An address without its zone; IPv4 that arrived on an IPv6 socket is IPv4 again."""
+    """An address without its zone; an IPv4-mapped IPv6 address as IPv4."""
     address = ip_address(text.partition("%")[0])
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

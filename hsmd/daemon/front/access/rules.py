@@ -1,4 +1,4 @@
-"""The rules a decision can name: stable short names for log and audit, and what they say to a person."""
+"""The rules that decide: stable short names for log and audit records, and a sentence for operators."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from enum import StrEnum
 
 
 class Rule(StrEnum):
-    """Short names; never reused for something else. Front ends never see them."""
+    """Short names, which are never reused with another meaning. They are not sent to front ends."""
 
     GRANTED = "granted"
-    # who are you
+    # identifying the client
     UNKNOWN_CLIENT = "unknown-client"
     WITHDRAWN_CREDENTIAL = "withdrawn-credential"
     UNKNOWN_CA = "unknown-ca"
@@ -23,56 +23,56 @@ class Rule(StrEnum):
     REVOKED = "revoked"
     UNKNOWN_CRITICAL_OPTION = "unknown-critical-option"
     SOURCE_ADDRESS = "source-address"
-    # may you
+    # permissions
     WRONG_ROLE = "wrong-role"
     UNKNOWN_KEY = "unknown-key"
     NO_GRANT = "no-grant"
     PURPOSE_NOT_GRANTABLE = "purpose-not-grantable"
     PURPOSE_OUTSIDE_CEILING = "purpose-outside-ceiling"
     PURPOSE_NOT_GRANTED = "purpose-not-granted"
-    # not now
+    # for a while
     PENALISED = "penalised"
 
     @property
     def text(self) -> str:
-        """One sentence for an operator, with the fix where there is one."""
+        """One sentence for an operator, with the next step where there is one."""
         return _TEXTS[self]
 
 
 _TEXTS: dict[Rule, str] = {
     Rule.GRANTED: "a grant covers it",
-    Rule.UNKNOWN_CLIENT: "no client of that name; add it with client add",
-    Rule.WITHDRAWN_CREDENTIAL: "the client lost this credential or changed its role; connect again",
-    Rule.UNKNOWN_CA: "no client may come with certificates of this CA; name its clients with client trust-ca",
-    Rule.CA_NOT_FOR_CLIENT: "its CA is not trusted for this client; name the client with client trust-ca",
-    Rule.NOT_ONE_PRINCIPAL: "a certificate names exactly one principal; issue it with ssh-keygen -n CLIENT",
-    Rule.PRINCIPAL_MISMATCH: "the principal is not the SSH user name letter for letter",
-    Rule.CERTIFICATE_NOT_YET_VALID: "the certificate is not valid yet; check the clocks of CA and daemon",
-    Rule.EXPIRED_CERTIFICATE: "the certificate has ended; issue a new one",
-    Rule.LIFETIME_TOO_LONG: "the certificate is valid for longer than this CA may make them; see client trust-ca",
-    Rule.REVOKED: "the key or certificate was revoked, which is for ever; make a new one",
-    Rule.UNKNOWN_CRITICAL_OPTION: "it has a critical option other than source-address; issue it without",
-    Rule.SOURCE_ADDRESS: "its critical option source-address does not allow this address",
-    Rule.WRONG_ROLE: "the role does not allow it; only front ends use keys, only operators change things",
-    Rule.UNKNOWN_KEY: "no such key",
+    Rule.UNKNOWN_CLIENT: "there is no client of that name; add it with client add",
+    Rule.WITHDRAWN_CREDENTIAL: "the credential was removed from the client, or the client's role has changed; connect again",
+    Rule.UNKNOWN_CA: "the CA is not trusted for any client; name its clients with client trust-ca",
+    Rule.CA_NOT_FOR_CLIENT: "the CA is not trusted for this client; name the client with client trust-ca",
+    Rule.NOT_ONE_PRINCIPAL: "a certificate must name exactly one principal; issue it with ssh-keygen -n CLIENT",
+    Rule.PRINCIPAL_MISMATCH: "the principal is not exactly the SSH user name",
+    Rule.CERTIFICATE_NOT_YET_VALID: "the certificate is not valid yet; check the clocks of the CA and the daemon",
+    Rule.EXPIRED_CERTIFICATE: "the certificate has expired; issue a new one",
+    Rule.LIFETIME_TOO_LONG: "the certificate is valid for longer than is accepted from this CA; see client trust-ca",
+    Rule.REVOKED: "the key or certificate was revoked, which is permanent; make a new one",
+    Rule.UNKNOWN_CRITICAL_OPTION: "the certificate has a critical option other than source-address; issue it without that option",
+    Rule.SOURCE_ADDRESS: "the certificate's critical option source-address does not allow this address",
+    Rule.WRONG_ROLE: "the client's role does not allow it; only front ends use keys, only operators change the configuration",
+    Rule.UNKNOWN_KEY: "there is no such key",
     Rule.NO_GRANT: "the client has no grant on this key; add one with grant add",
-    Rule.PURPOSE_NOT_GRANTABLE: "no front end can hold this purpose; the daemon keeps it to itself",
-    Rule.PURPOSE_OUTSIDE_CEILING: "the key's ceiling, fixed when it was made, does not hold this purpose",
-    Rule.PURPOSE_NOT_GRANTED: "the grant on this key does not hold this purpose; add it with grant add",
-    Rule.PENALISED: "the client's uses of this key have crashed token workers; it is refused for a while",
+    Rule.PURPOSE_NOT_GRANTABLE: "this purpose cannot be granted; only the daemon itself uses keys for it",
+    Rule.PURPOSE_OUTSIDE_CEILING: "the key's ceiling, fixed when the key was made, does not include this purpose",
+    Rule.PURPOSE_NOT_GRANTED: "the client's grant on this key does not include this purpose; add it with grant add",
+    Rule.PENALISED: "requests of this client for this key have crashed token workers; they are refused for a while",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A decision against; `rule` is for log, audit and explanations, never for the peer."""
+    """A negative decision; `rule` is for the log, audit records and explanations, and is not sent to the peer."""
 
     rule: Rule
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What the decision would be; `rule` is the rule's short name and its sentence."""
+    """What would be decided; `rule` is the rule's short name and its sentence."""
 
     allowed: bool
     rule: str

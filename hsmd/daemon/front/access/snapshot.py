@@ -1,4 +1,4 @@
-"""The snapshot: everything decisions need, taken from the store at one moment, never changed afterwards."""
+"""The snapshot: all that decisions need, read from the store in one transaction and immutable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hsmd.purposes import GRANTABLE, Purpose
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leave for one client to use one key for one purpose; services act on nothing less."""
+    """Permission of one client to use one key for one purpose; key operations are carried out for a grant only."""
 
     client: str
     key_name: str
@@ -28,11 +28,11 @@ class Grant:
     token: str
     key_type: KeyType
     cost: float
-    """What one use takes of the client's turn at the token (KeyFacts.work)."""
+    """What one use counts when the token is shared fairly among clients (KeyFacts.work)."""
 
 
 class Snapshot:
-    """Decides from the store's contents as of `version`. Made by `build`; safe to share between threads."""
+    """Decides from the store's contents at `version`. Made by `build`; safe to share between threads."""
 
     __slots__ = (
         "_certificates",
@@ -69,13 +69,13 @@ class Snapshot:
 
     @classmethod
     def build(cls, contents: Contents) -> Snapshot:
-        """A snapshot of what `Store.load` gave."""
+        """A snapshot of what `Store.load` returned."""
         return cls(contents)
 
-    # --- who is it ---
+    # --- identifying clients ---
 
     def identify_key(self, user_name: str, fingerprint: str) -> Identity | None:
-        """The client that comes with this public key, if it has the same name as the SSH user."""
+        """The client that has this public key, if its name is the SSH user name; None otherwise."""
         owner = self._owners.get(fingerprint)
         if owner is None or owner != user_name:
             return None
@@ -98,9 +98,9 @@ class Snapshot:
         peer_address: str,
         now: datetime,
     ) -> Identity | Denial:
-        """The client that comes with this user certificate, whose signature the caller has verified.
+        """The client that a user certificate proves. The caller has verified the certificate's signature.
 
-        `key_fingerprint` is the certified key's. Times are aware UTC; a `valid_before` in the year 9999 stands for no
+        `key_fingerprint` is that of the certified key. Times are aware UTC; a `valid_before` in the year 9999 means no
         end. The denial is for the log.
         """
         trusted = self._trusted.get(ca_fingerprint)
@@ -135,21 +135,21 @@ class Snapshot:
         return Denial(Rule.REVOKED) if self._is_revoked(identity) else identity
 
     def knows(self, identity: Identity) -> bool:
-        """Whether an identity of an earlier snapshot still stands: client, role, credential."""
+        """Whether an identity from an earlier snapshot is still valid: client, role and credential."""
         return self._withdrawn(identity) is None
 
-    # --- may it use a key ---
+    # --- key operations ---
 
     def decide(self, identity: Identity, key: bytes, purpose: int, now: datetime) -> Grant | Denial:
-        """May this client use the key with this digest for the purpose with this code, now?"""
-        rule = self._unfit(identity, now)
+        """Decide whether this client may use the key with this digest, now, for the purpose with this code."""
+        rule = self._invalid(identity, now)
         if rule is not None:
             return Denial(rule)
         grant = self._grants.get((identity.client, key, purpose))
         return Denial(self._reason(identity.client, self._keys.get(key), purpose)) if grant is None else grant
 
     def explain(self, client: str, key_name: str, purpose: int) -> Explanation:
-        """What `decide` would say to this client with a good credential, in words."""
+        """Explain what `decide` would decide for this client with a valid credential."""
         if client not in self._roles:
             return Explanation.of(Rule.UNKNOWN_CLIENT)
         key = self._keys_by_name.get(key_name)
@@ -157,14 +157,14 @@ class Snapshot:
             return Explanation.of(Rule.GRANTED)
         return Explanation.of(self._reason(client, key, purpose))
 
-    # --- may it make a control request ---
+    # --- control requests ---
 
     def decide_request(self, identity: Identity, request: Request, now: datetime) -> Denial | None:
-        """Whether this client may make exactly this control request now: None if it may.
+        """Decide whether this client may make this control request now; None if it may.
 
-        The client's role must be one of the request's, and a front end needs a grant on the key that the request is about.
+        The client's role must be one of the request's `roles`, and a front end needs a grant on the key of its `subject`.
         """
-        rule = self._unfit(identity, now)
+        rule = self._invalid(identity, now)
         if rule is not None:
             return Denial(rule)
         if identity.role not in request.roles:
@@ -176,14 +176,14 @@ class Snapshot:
             return Denial(Rule.UNKNOWN_KEY)
         return None if key.digest in self.keys_of(identity.client) else Denial(Rule.NO_GRANT)
 
-    # --- what is there ---
+    # --- contents ---
 
     def keys_of(self, client: str) -> frozenset[bytes]:
-        """Digests of the keys that a client has a grant on."""
+        """Digests of the keys on which a client has a grant."""
         return self._visible.get(client, frozenset())
 
     def keys_owned_by(self, client: str) -> Mapping[str, str]:
-        """Names of the keys about which a client may read all records, by their digests in hex."""
+        """Names of the keys about which a client may read all audit records, by their digests in hex."""
         return self._owned.get(client, {})
 
     def certificate_not_after(self, key_name: str) -> datetime | None:
@@ -196,12 +196,12 @@ class Snapshot:
         return "" if record is None else record.name
 
     def keys_in(self, token: str) -> dict[bytes, str]:
-        """Names of the keys that the store says are in this token, by digest."""
+        """Names of the keys that are in this token according to the store, by digest."""
         return {digest: key.name for digest, key in self._keys.items() if key.token == token}
 
     @property
     def checkpoint_keys(self) -> list[KeyRecord]:
-        """The keys that sign checkpoints of the audit log, the one to use first."""
+        """The keys that sign checkpoints of the audit log; the first one is to be used."""
         found = [key for key in self._keys.values() if Purpose.CHECKPOINT in key.purposes]
         return sorted(found, key=lambda key: (key.created_at, key.name), reverse=True)
 
@@ -220,9 +220,7 @@ class Snapshot:
         """How many combinations of client, key and purpose are granted."""
         return len(self._grants)
 
-    # --- steps ---
-
-    def _unfit(self, identity: Identity, now: datetime) -> Rule | None:
+    def _invalid(self, identity: Identity, now: datetime) -> Rule | None:
         return Rule.EXPIRED_CERTIFICATE if now >= identity.expires_at else self._withdrawn(identity)
 
     def _is_revoked(self, identity: Identity) -> bool:
@@ -244,7 +242,7 @@ class Snapshot:
         return None if trusted and role is identity.role else Rule.WITHDRAWN_CREDENTIAL
 
     def _reason(self, client: str, key: KeyRecord | None, purpose: int) -> Rule:
-        """Why there is no grant; the first rule that stands in the way."""
+        """The first rule because of which there is no grant."""
         if self._roles[client] is not Role.FRONT_END:
             return Rule.WRONG_ROLE
         if key is None:
@@ -257,7 +255,7 @@ class Snapshot:
 
 
 def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) -> frozenset[str]:
-    """Everything of a certificate that a revocation could name; its CA's key is as good as its own."""
+    """The marks of all revocations that would apply to a certificate, that of its CA's key included."""
     return frozenset(
         {
             f"serial {ca_fingerprint} {serial}",
@@ -271,7 +269,7 @@ def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) 
 def _grants(
     contents: Contents, keys: Mapping[bytes, KeyRecord], roles: Mapping[str, Role]
 ) -> dict[tuple[str, bytes, int], Grant]:
-    """By client, digest and purpose, without what no grant can give (no front end, beyond the ceiling)."""
+    """Grants by client, digest and purpose, without those to other roles than front ends and those beyond the ceiling."""
     grants: dict[tuple[str, bytes, int], Grant] = {}
     for record in contents.grants:
         key = keys.get(record.key_digest)

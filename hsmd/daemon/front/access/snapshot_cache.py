@@ -1,7 +1,7 @@
-"""The catalogue: the store's contents as the front process sees them, read again after every change.
+"""The snapshot cache: the store's contents as the front process uses them, read again after every change.
 
-The hot path reads an immutable snapshot and never the store. Changes of other daemons that share the store are seen by asking
-for its version, so a grant taken back elsewhere is gone here after `POLL_S` at the latest.
+Key operations read an immutable snapshot and never the store. Changes by other daemons that share the store are noticed by
+polling its version, so a grant that was removed elsewhere has no effect here after `POLL_S` at the latest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = observe.logger()
 
 
 class SnapshotCache:
-    """Holds the current snapshot; every store call goes through here, in a thread."""
+    """Holds the current snapshot; the front process makes its store calls here, in threads."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class SnapshotCache:
         return result
 
     async def change_unversioned(self, action: Callable[[Transaction], R]) -> R:
-        """Run an action in a write transaction that changes nothing of what the snapshot shows."""
+        """Run an action in a write transaction that changes nothing that the snapshot holds."""
         return await asyncio.to_thread(self._store.change, action, versioned=False)
 
     async def read(self, action: Callable[[Transaction], R]) -> R:
@@ -58,7 +58,7 @@ class SnapshotCache:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the snapshot was known to be what the store says."""
+        """Seconds since the snapshot was known to be current."""
         return self._clock() - self._seen_at
 
     async def refresh(self) -> None:
@@ -70,7 +70,10 @@ class SnapshotCache:
                 self._changed()
 
     async def follow(self) -> None:
-        """Refresh whenever the store's version moves; runs until cancelled. A store that is away leaves the snapshot."""
+        """Refresh whenever the store's version changes; runs until cancelled.
+
+        While the store cannot be reached the snapshot stays as it is.
+        """
         away = False
         while True:
             await asyncio.sleep(POLL_S)

@@ -1,7 +1,7 @@
 """The metrics endpoint: answers GET /metrics over HTTP/1.1 and nothing else.
 
-It runs on the event loop that serves handshakes, so it is stingy: a few connections, short requests, a deadline, one
-request on each connection, and text in pieces with a turn of the loop between them.
+It runs on the event loop that serves handshakes. So it accepts few connections, short requests and one request on each
+connection, has a deadline, and lets the loop run between pieces of the text.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MAX_CONNECTIONS = 8
 MAX_REQUEST_BYTES = 8_192
 """Request line and header fields."""
 DEADLINE_S = 5.0
-"""For everything, from the connection to the last byte."""
+"""From the connection to the last byte of the answer."""
 
 log = observe.logger()
 
 
 class MetricsEndpoint:
-    """Listens where it is told to. `numbers` gives the state of the moment."""
+    """Listens on the address that `apply` sets. `numbers` returns the present state and counters."""
 
     def __init__(self, numbers: Callable[[], Metrics], *, deadline_s: float = DEADLINE_S) -> None:
         self._numbers = numbers
@@ -40,11 +40,11 @@ class MetricsEndpoint:
 
     @property
     def port(self) -> int:
-        """The port it listens on; 0 if it does not."""
+        """The port on which it listens; 0 if it does not listen."""
         return self._server.sockets[0].getsockname()[1] if self._server is not None else 0
 
     async def apply(self, address: ListenAddress | None) -> None:
-        """Listen there, or nowhere. An address that cannot be had is logged: keys are served all the same."""
+        """Listen on this address, or stop listening. A failure is only logged, so that keys are served without metrics."""
         if address == self._wanted and (self._server is not None or address is None):
             return
         await self.close()
@@ -61,7 +61,7 @@ class MetricsEndpoint:
         log.info("metrics.listening", address=f"{address.host}:{self.port}")
 
     async def close(self) -> None:
-        """Stop listening and drop who is connected."""
+        """Stop listening and abort open connections."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -79,7 +79,7 @@ class MetricsEndpoint:
                 writer.close()
                 await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # whoever scrapes comes again
+            pass  # the next scrape is a new connection
         finally:
             self._open.discard(writer)
             with contextlib.suppress(OSError):
@@ -89,21 +89,25 @@ class MetricsEndpoint:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
-            writer.write(_plain("431 Request Header Fields Too Large", b"a scrape needs no such request\n"))
+            writer.write(
+                _plain(
+                    "431 Request Header Fields Too Large", b"request line and header fields are too long\n"
+                )
+            )
             return
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
         path, _, version = rest.partition(b" ")
         if not version.startswith(b"HTTP/1."):
-            writer.write(_plain("400 Bad Request", b"HTTP/1.1, please\n"))
+            writer.write(_plain("400 Bad Request", b"use HTTP/1.1\n"))
         elif method not in (b"GET", b"HEAD"):
-            writer.write(_plain("405 Method Not Allowed", b"only GET\n", "Allow: GET, HEAD\r\n"))
+            writer.write(_plain("405 Method Not Allowed", b"use GET\n", "Allow: GET, HEAD\r\n"))
         elif path.partition(b"?")[0] != b"/metrics":
             writer.write(_plain("404 Not Found", b"metrics are at /metrics\n"))
         else:
             await self._metrics(writer, body=method == b"GET")
 
     async def _metrics(self, writer: asyncio.StreamWriter, *, body: bool) -> None:
-        # The end of the connection is the end of the text (RFC 9112, section 6.3): its length is not known beforehand.
+        # The end of the connection ends the text (RFC 9112, section 6.3), because its length is not known beforehand.
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE}\r\nConnection: close\r\n\r\n".encode())
         if not body:
             return

@@ -1,6 +1,6 @@
-"""Exposition: families as Prometheus' text, in pieces small enough not to hold up the event loop.
+"""Exposition: families in Prometheus' text format, in pieces that are small enough not to delay the event loop.
 
-A thousand series take the library some 7 ms; a piece takes less than one.
+The library takes about 7 ms for a thousand series; a piece takes less than one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SAMPLES_A_PIECE = 100
 
 
-class _One:
-    """What the library takes for a registry: a single family."""
+class _OneFamily:
+    """A single family in the form of a registry, which the library requires."""
 
     def __init__(self, family: Metric) -> None:
         self._family = family
@@ -32,21 +32,21 @@ class Process:
         self._collector = ProcessCollector(registry=None)
 
     def families(self) -> Iterable[Metric]:
-        """As they are now."""
+        """Their present values."""
         return self._collector.collect()
 
 
 def pieces(families: Iterable[Metric]) -> Iterator[bytes]:
-    """The text in pieces."""
+    """The text of the families, in pieces."""
     for family in families:
         samples = family.samples
         for first in range(0, len(samples), SAMPLES_A_PIECE) or (0,):
             part = copy.copy(family)
             part.samples = samples[first : first + SAMPLES_A_PIECE]
-            text = generate_latest(_One(part))
+            text = generate_latest(_OneFamily(part))
             yield text if first == 0 else _without_head(text)
 
 
 def _without_head(text: bytes) -> bytes:
-    """Without the lines that explain a family, which its first piece has brought."""
+    """Without the comment lines of a family, which are in its first piece."""
     return b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"#"))

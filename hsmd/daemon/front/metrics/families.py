@@ -1,4 +1,4 @@
-"""Families: the daemon's numbers as Prometheus names them. docs/operations.md lists the names; they are part of our interface."""
+"""Metric families: the daemon's counters under the names that docs/operations.md lists, which are part of our interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hsmd.protocol.messages.enumerations import BREAKER_STATE, TOKEN_STATE, WORK
 
 
 def families(numbers: Metrics) -> Iterator[Metric]:
-    """All families, those with the most series last."""
+    """All families; those with the most series come last."""
     yield from _daemon(numbers.status)
     yield from _audit(numbers.status)
     yield from _tokens(numbers.status.tokens)
