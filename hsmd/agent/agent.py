@@ -15,7 +15,8 @@ from hsmd import observe
 from hsmd.agent import cache as caches, config as configs
 from hsmd.agent.config import AgentConfig
 from hsmd.agent.listener import Listener, inherited, listen
-from hsmd.agent.session import Session, Sessions
+from hsmd.agent.session import Session
+from hsmd.agent.sessions import Sessions
 from hsmd.agent.upstream import Cancellable, Upstream
 from hsmd.client.channel import Answered
 from hsmd.client.connection import Connection
@@ -52,7 +53,7 @@ class Agent:
             witness=self._witness,
             clock=clock,
         )
-        self._sessions = Sessions(self, clock=clock)
+        self._sessions = Sessions(clock=clock)
         self._allowed: dict[int, frozenset[bytes]] = {}
         self._refresh = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -132,7 +133,7 @@ class Agent:
 
     async def _serve(self, listener: Listener) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        return await loop.create_unix_server(lambda: Session(self._sessions), sock=listener.socket)
+        return await loop.create_unix_server(lambda: Session(self, self._sessions), sock=listener.socket)
 
     async def _drain(self) -> None:
         assert self._server is not None

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hsmd.agent import session as sessions
+from hsmd.agent import session, sessions
 from hsmd.errors import ErrorCode
 from hsmd.protocol.frames import (
     Capability,
@@ -20,6 +20,7 @@ from hsmd.protocol.frames import (
     encode_control_request,
     encode_hello,
 )
+from hsmd.system.control_requests import MAX_CONTROL_REQUESTS
 from tests.support.agent_site import AgentSite
 from tests.support.polling import eventually
 
@@ -33,9 +34,9 @@ def code(frame: Frame) -> int:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same time limits, in tenths of seconds."""
     monkeypatch.setattr("hsmd.agent.agent.CHECK_S", 0.02)
-    monkeypatch.setattr(sessions, "HALF_FRAME_S", 0.2)
-    monkeypatch.setattr(sessions, "UNREAD_S", 0.2)
-    monkeypatch.setattr(sessions, "IDLE_S", 0.4)
+    monkeypatch.setattr(session, "HALF_FRAME_S", 0.2)
+    monkeypatch.setattr(session, "UNREAD_S", 0.2)
+    monkeypatch.setattr(session, "IDLE_S", 0.4)
 
 
 async def others_are_served(agent_site: AgentSite) -> None:
@@ -174,7 +175,7 @@ async def test_a_reader_that_never_reads_is_stopped_and_dropped(
                 sent += sock.send(pings)
             except BlockingIOError:
                 await asyncio.sleep(0.01)
-            held = [session._transport.get_write_buffer_size() for session in agent._sessions._all]
+            held = [one._transport.get_write_buffer_size() for one in agent._sessions._all]
             assert sum(held) < 2 << 20
     except (BrokenPipeError, ConnectionResetError):
         pass
@@ -220,19 +221,19 @@ async def test_open_requests_of_one_connection_are_limited(agent_site: AgentSite
     await agent_site.start()
     agent_site.daemon.faults.hold = True
     peer = await agent_site.peer()
-    for number in range(1, sessions.MAX_OPEN_REQUESTS + 2):
+    for number in range(1, session.MAX_OPEN_REQUESTS + 2):
         peer.use(number, agent_site.key.digest)
     frame = await peer.frame()
-    assert (code(frame), frame[1]) == (ErrorCode.OVERLOADED, sessions.MAX_OPEN_REQUESTS + 1)
+    assert (code(frame), frame[1]) == (ErrorCode.OVERLOADED, session.MAX_OPEN_REQUESTS + 1)
     assert decode_error(frame[2]).retry_after_ms > 0
     await peer.close()
-    await eventually(lambda: len(agent_site.daemon.cancelled) == sessions.MAX_OPEN_REQUESTS)
+    await eventually(lambda: len(agent_site.daemon.cancelled) == session.MAX_OPEN_REQUESTS)
 
 
 async def test_open_requests_of_one_user_are_limited(
     agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "MAX_OPEN_OF_USER", 10)
+    monkeypatch.setattr(session, "MAX_OPEN_OF_USER", 10)
     agent = await agent_site.start()
     agent_site.daemon.faults.hold = True
     first, second = await agent_site.peer(), await agent_site.peer()
@@ -275,7 +276,7 @@ async def test_control_requests_at_a_time_are_limited(
 
     monkeypatch.setattr(agent, "control", hold)
     peer = await agent_site.peer()
-    for number in range(1, sessions.MAX_CONTROL_REQUESTS + 2):
+    for number in range(1, MAX_CONTROL_REQUESTS + 2):
         peer.send(encode_control_request(number, 300, b'{"op":"whoami"}'))
     assert code(await peer.frame()) == ErrorCode.OVERLOADED
     assert code(await peer.frame()) == ErrorCode.DEADLINE

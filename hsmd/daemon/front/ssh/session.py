@@ -14,11 +14,8 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.errors import (
-    BadRequest,
-    DeadlineExceeded,
     Draining,
     HsmdError,
-    InternalFault,
     Overloaded,
     ProtocolError,
     VersionMismatch,
@@ -26,7 +23,6 @@ from hsmd.errors import (
 from hsmd.protocol import messages
 from hsmd.protocol.channel import ServerChannel, State
 from hsmd.protocol.frames import (
-    MAX_ANSWER_LENGTH,
     Capability,
     Kind,
     decode_control_request,
@@ -35,9 +31,8 @@ from hsmd.protocol.frames import (
     encode_error,
     encode_welcome,
 )
+from hsmd.system.control_requests import ControlRequests
 
-MAX_CONTROL_REQUESTS = 8
-"""Control requests that one session may have open: operators and scripts make a few at a time."""
 HALF_FRAME_S = 10.0
 """How long a peer may take to finish a frame, or to send its hello."""
 UNREAD_S = 10.0
@@ -46,8 +41,6 @@ RETRY_S = 0.050
 """After this time a peer with too many open requests may try again."""
 PAUSE_S = 0.1
 """How long a peer is not read when its client has used up its allowance: refusing requests costs time as well."""
-MAX_CONTROL_RESULT_BYTES = MAX_ANSWER_LENGTH - 9
-"""The longest document that every client accepts in a frame."""
 
 log = observe.logger()
 
@@ -87,12 +80,15 @@ class Session:
         self._ended = ended
         self._transport = transport
         self._service = service
-        self._dispatch = dispatch
         self._max_open_requests = max_open_requests
         self._clock = clock
         self._channel = ServerChannel(Capability.CONTROL | Capability.EVENTS, max_open_requests)
         self.open_requests: dict[int, SigningRequest | None] = {}
-        self._control: dict[int, asyncio.Task[None]] = {}
+        self._control = ControlRequests(
+            lambda request, timeout_s: dispatch(identity, request, clock() + timeout_s),
+            self._control_answered,
+            client=identity.client,
+        )
         self._out: list[bytes] = []
         self._unfinished_since: float | None = clock()
         self._unread_since: float | None = None
@@ -161,7 +157,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether no request is open."""
-        return not self.open_requests and not self._control
+        return not self.open_requests and not self._control.open
 
     def close(self) -> None:
         """Close once what is written has been sent."""
@@ -220,7 +216,7 @@ class Session:
             self._transport.resume_reading()
 
     def _admit(self, request_id: int) -> bool:
-        if request_id in self.open_requests or request_id in self._control:
+        if request_id in self.open_requests or request_id in self._control.open:
             raise ProtocolError(f"request id {request_id} is still open")
         if len(self.open_requests) >= self._max_open_requests:
             self._out.append(encode_error(request_id, Overloaded.retry_in(RETRY_S)))
@@ -231,9 +227,7 @@ class Session:
         request = self.open_requests.get(request_id)
         if request is not None:
             self._service.abandon([request])
-        task = self._control.get(request_id)
-        if task is not None:
-            task.cancel()
+        self._control.cancel(request_id)
 
     def _control_request(self, request_id: int, body: bytes) -> None:
         deadline_ms, document = decode_control_request(body)
@@ -242,39 +236,15 @@ class Session:
         if self._service.draining:
             self._out.append(encode_error(request_id, Draining()))
             return
-        if len(self._control) >= MAX_CONTROL_REQUESTS:
+        if self._control.full:
             self._out.append(encode_error(request_id, Overloaded.retry_in(RETRY_S)))
             return
-        task = asyncio.get_running_loop().create_task(self._carry_out(request_id, deadline_ms, document))
-        self._control[request_id] = task
+        self._control.start(request_id, deadline_ms, document)
 
-    async def _carry_out(self, request_id: int, deadline_ms: int, document: bytes) -> None:
-        try:
-            frame = await self._control_answer(request_id, deadline_ms / 1000, document)
-        except asyncio.CancelledError:
-            frame = encode_error(request_id, DeadlineExceeded("cancelled"))
-        self._control.pop(request_id, None)
+    def _control_answered(self, frame: bytes) -> None:
         if not self._closed:
             self._out.append(frame)
             self.flush()
-
-    async def _control_answer(self, request_id: int, timeout_s: float, document: bytes) -> bytes:
-        try:
-            async with asyncio.timeout(timeout_s):
-                request = messages.decode_request(document)
-                result = await self._dispatch(self.identity, request, self._clock() + timeout_s)
-                return _control_result(request_id, messages.encode_result(result))
-        except TimeoutError:
-            return encode_error(request_id, DeadlineExceeded())
-        except HsmdError as error:
-            if error.detail:
-                log.warning(
-                    "control.failed", client=self.identity.client, error=error.text, detail=error.detail
-                )
-            return encode_error(request_id, error)
-        except Exception:  # a bug in a handler ends one request, not the session
-            log.exception("control.fault", client=self.identity.client)
-            return encode_error(request_id, InternalFault())
 
     def _break(self, error: HsmdError) -> None:
         """Send the peer this error, and end the channel."""
@@ -292,14 +262,5 @@ class Session:
         """Give up what is open."""
         requests = [request for request in self.open_requests.values() if request is not None]
         self.open_requests.clear()
-        for task in self._control.values():
-            task.cancel()
+        self._control.cancel_all()
         self._service.abandon(requests)
-
-
-def _control_result(request_id: int, document: bytes) -> bytes:
-    if len(document) > MAX_CONTROL_RESULT_BYTES:
-        return encode_error(
-            request_id, BadRequest("limit: the answer would be too long; ask for fewer at a time")
-        )
-    return encode(Kind.CONTROL_RESULT, request_id, document)

@@ -1,0 +1,85 @@
+"""The control requests that one session of a server is carrying out, each in a task with a deadline; for daemon and agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hsmd import observe
+from hsmd.errors import BadRequest, DeadlineExceeded, HsmdError, InternalFault
+from hsmd.protocol import messages
+from hsmd.protocol.frames import ID_AND_KIND_BYTES, MAX_ANSWER_LENGTH, Kind, encode, encode_error
+
+MAX_CONTROL_REQUESTS = 8
+"""Control requests that one session may have open: operators and scripts make a few at a time."""
+MAX_RESULT_BYTES = MAX_ANSWER_LENGTH - ID_AND_KIND_BYTES
+"""The longest document that every client accepts in a frame."""
+
+CarryOut = Callable[[messages.Request, float], Awaitable[Any]]
+"""Carries out one request within so many seconds and returns its result. Raises HsmdError."""
+
+log = observe.logger()
+
+
+class ControlRequests:
+    """Calls `carry_out` for each request and `answer` with the frame that answers it; `peer` is added to log events."""
+
+    def __init__(self, carry_out: CarryOut, answer: Callable[[bytes], None], **peer: Any) -> None:
+        self.open: dict[int, asyncio.Task[None]] = {}
+        self._carry_out = carry_out
+        self._answer = answer
+        self._peer = peer
+
+    @property
+    def full(self) -> bool:
+        """Whether no further request may be started."""
+        return len(self.open) >= MAX_CONTROL_REQUESTS
+
+    def start(self, request_id: int, deadline_ms: int, document: bytes) -> None:
+        """Carry out the request in `document` (JSON). `answer` is called exactly once, never from within this call."""
+        task = asyncio.get_running_loop().create_task(self._run(request_id, deadline_ms / 1000, document))
+        self.open[request_id] = task
+
+    def cancel(self, request_id: int) -> None:
+        """Stop carrying out a request; it is answered DeadlineExceeded. No effect if it is not open."""
+        task = self.open.get(request_id)
+        if task is not None:
+            task.cancel()
+
+    def cancel_all(self) -> None:
+        """Stop carrying out all requests."""
+        for task in self.open.values():
+            task.cancel()
+
+    async def _run(self, request_id: int, timeout_s: float, document: bytes) -> None:
+        try:
+            frame = await self._answer_to(request_id, timeout_s, document)
+        except asyncio.CancelledError:
+            frame = encode_error(request_id, DeadlineExceeded("cancelled"))
+        self.open.pop(request_id, None)
+        self._answer(frame)
+
+    async def _answer_to(self, request_id: int, timeout_s: float, document: bytes) -> bytes:
+        try:
+            async with asyncio.timeout(timeout_s):
+                request = messages.decode_request(document)
+                result = await self._carry_out(request, timeout_s)
+                return _result_frame(request_id, messages.encode_result(result))
+        except TimeoutError:
+            return encode_error(request_id, DeadlineExceeded())
+        except HsmdError as error:
+            if error.detail:
+                log.warning("control.failed", **self._peer, error=error.text, detail=error.detail)
+            return encode_error(request_id, error)
+        except Exception:  # a bug in a handler ends one request, not the session
+            log.exception("control.fault", **self._peer)
+            return encode_error(request_id, InternalFault())
+
+
+def _result_frame(request_id: int, document: bytes) -> bytes:
+    if len(document) > MAX_RESULT_BYTES:
+        return encode_error(
+            request_id, BadRequest("limit: the answer would be too long; ask for fewer at a time")
+        )
+    return encode(Kind.CONTROL_RESULT, request_id, document)
