@@ -41,7 +41,7 @@ def backup(
     Keep the archive confidential: it contains the names of clients and keys, and a database password if hsmd.toml has one.
     It does not contain the token or its PIN; back those up as the vendor recommends.
     """
-    from hsmd.daemon.backup.taking import take
+    from hsmd.daemon.backup.creation import create
     from hsmd.daemon.config.reader import load
 
     loaded = load(config.absolute())
@@ -49,7 +49,7 @@ def backup(
         descriptor = _create(file)
         undo.callback(file.unlink, missing_ok=True)
         with os.fdopen(descriptor, "wb") as target:
-            manifest = take(loaded, target, datetime.now(UTC), host_key=host_key, audit=audit)
+            manifest = create(loaded, target, datetime.now(UTC), host_key=host_key, audit=audit)
             target.flush()
             os.fsync(target.fileno())
         undo.pop_all()

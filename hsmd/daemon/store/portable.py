@@ -98,7 +98,7 @@ def _portable(value: Any) -> Any:
 
 
 def _native(connection: Connection, value: Any) -> Any:
-    """A value for the database's driver; SQLite stores UTC times without a zone (tables.UtcDateTime)."""
+    """A value for the database's driver; SQLite stores UTC times without a zone (columns.UtcDateTime)."""
     if not isinstance(value, Mapping):
         return value
     try:

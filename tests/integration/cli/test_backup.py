@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from hsmd import cli
-from hsmd.daemon.backup import archive as archiving, taking
+from hsmd.daemon.backup import archive_writer, creation
 from hsmd.daemon.backup.archive import FORMAT, Archive
 from hsmd.daemon.store import Store, portable
 from hsmd.daemon.store.migrate import newest_revision
@@ -208,9 +208,9 @@ def test_a_log_that_is_sealed_meanwhile_is_whole(
         return call
 
     if moment == "before reading":
-        monkeypatch.setattr(taking, "write", sealing(taking.write))
+        monkeypatch.setattr(creation, "write", sealing(creation.write))
     else:
-        monkeypatch.setattr(archiving, "_add", sealing(archiving._add))
+        monkeypatch.setattr(archive_writer, "_add", sealing(archive_writer._add))
     hsmd(capsys, "backup", tmp_path / "backup.tar", "--config", built.config, "--audit")
     Archive(tmp_path / "backup.tar").extract_audit(tmp_path / "log")
     verdict = verify_log(log_lines(tmp_path / "log"), None)

@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import IO
 
 import hsmd
-from hsmd.daemon.backup.archive import (
-    CHECKPOINT,
-    CONFIGURATION,
-    FORMAT,
-    HOST_KEY,
-    STORE,
-    Manifest,
-    Source,
-    write,
-)
+from hsmd.daemon.backup.archive import CHECKPOINT, CONFIGURATION, FORMAT, HOST_KEY, STORE, Manifest
+from hsmd.daemon.backup.archive_writer import Source, write
 from hsmd.daemon.config.settings import Config
 from hsmd.daemon.store import Store
 from hsmd.system.log_files import LIVE_NAME, SEGMENTS, SegmentDirectory
@@ -27,7 +19,7 @@ from hsmd.transparency.records import CHECKPOINT_EVENT
 _CHECKPOINT_RECORD = f'"event":"{CHECKPOINT_EVENT}"'.encode()
 
 
-def take(config: Config, target: IO[bytes], now: datetime, *, host_key: bool, audit: bool) -> Manifest:
+def create(config: Config, target: IO[bytes], now: datetime, *, host_key: bool, audit: bool) -> Manifest:
     """Write the archive. Raises StoreFailure, OSError for a file that cannot be read, BadRequest if one was truncated."""
     store = Store(config.store_url)
     try:

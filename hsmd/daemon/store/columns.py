@@ -1,0 +1,36 @@
+"""Column types and columns that several tables use."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import Column, DateTime, Dialect, Integer, String, TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes; SQLite stores them without a zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a datetime without a time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def text_key(length: int) -> String:
+    """Text that is compared by its bytes on both databases (PostgreSQL would use its locale)."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+def row_id() -> Column[int]:
+    """A row id, never reused after a removal (on SQLite with the table's `sqlite_autoincrement`)."""
+    return Column("id", Integer, primary_key=True, autoincrement=True)
