@@ -139,7 +139,7 @@ def test_small_talk_is_tolerated(agent: Agent, sign: Signer, identities: dict[st
     assert line.startswith("signature 30")
 
 
-def test_no_socket_and_nobody_listening(
+def test_no_socket_and_no_listening_process(
     environment: Environment, unruly: Agent, sign: Signer, identities: dict[str, Identity]
 ) -> None:
     line, seconds = sign(identities["p256"], timeout_ms=10_000)
@@ -155,7 +155,7 @@ def test_no_socket_and_nobody_listening(
 
 
 def test_full_backlog(unruly: Agent, sign: Signer, identities: dict[str, Identity]) -> None:
-    """Nobody accepts: the first callers wait in the backlog for an answer, the next for a place in it."""
+    """No process accepts: the first callers wait in the backlog for an answer, later ones for room in the backlog."""
     unruly.start(accepting=False, backlog=1)
     waiting = [socket.socket(socket.AF_UNIX) for _ in range(2)]
     for one in waiting:

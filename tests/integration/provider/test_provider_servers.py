@@ -27,7 +27,7 @@ Start = Callable[[Sequence[str | Path]], subprocess.Popen[bytes]]
 
 
 def free_port() -> int:
-    """A port nobody uses at the moment."""
+    """A port that is not in use."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -58,7 +58,7 @@ def handshake(
 
 
 def is_listening(port: int) -> bool:
-    """Does anybody accept connections there?"""
+    """Whether a process accepts connections there."""
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
 

@@ -235,7 +235,7 @@ def test_a_ceiling_once_fixed_stays(control: RawWorker, keys: dict[str, KeyDescr
         ({}, "exactly one"),
         ({"cka_id": "00", "cka_label": "x"}, "exactly one"),
         ({"cka_id": "ffffffff"}, "no such private key"),
-        ({"cka_label": "nobody"}, "no such private key"),
+        ({"cka_label": "missing"}, "no such private key"),
         ({"key": "zz"}, "key"),
         ({"cka_id": "xyz"}, "cka_id"),
     ],

@@ -177,7 +177,7 @@ def test_one_wrong_pin_stops_all_workers(start, fresh_token: SoftHsmToken) -> No
     fresh_token.pin_file.write_text(right)
     warned = start(fresh_token).event()
     assert isinstance(warned, worker_messages.Failed)
-    assert warned.login_refused, "the token's flag stops everybody, also who has another PIN"
+    assert warned.login_refused, "the token's flag stops all workers, also those with another PIN"
     start(fresh_token, cleared=True).ready()
     start(fresh_token).ready()
 

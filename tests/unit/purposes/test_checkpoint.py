@@ -1,4 +1,4 @@
-"""The purpose `checkpoint`: exactly the text that the transparency room writes and reads, and nothing near it."""
+"""The purpose `checkpoint`: exactly the text that hsmd.transparency writes and reads, and nothing similar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hsmd.errors import ProtocolError, PurposeMismatch
 from hsmd.purposes.checkpoint import check_checkpoint
 from hsmd.transparency.checkpoint import Checkpoint, origin_of, parse_text
 
-GOOD = Checkpoint("hsmd/house-1", 42, bytes(range(32))).text().encode()
+GOOD = Checkpoint("hsmd/daemon-1", 42, bytes(range(32))).text().encode()
 
 
 def passes(data: bytes) -> bool:
@@ -46,9 +46,9 @@ def test_what_passes_is_a_checkpoint(at: int, byte: int, how: str) -> None:
         GOOD + b"extension\n",
         GOOD.replace(b"hsmd/", b"other/"),
         GOOD.replace(b"42", b"042"),
-        GOOD.replace(b"house-1", b""),
-        GOOD.replace(b"house-1", b"a b"),
-        GOOD.replace(b"house-1", b"a+b"),
+        GOOD.replace(b"daemon-1", b""),
+        GOOD.replace(b"daemon-1", b"a b"),
+        GOOD.replace(b"daemon-1", b"a+b"),
         GOOD.replace(b"=", b""),
         GOOD.replace(b"\n", b"\r\n"),
         b" " * 64 + GOOD,

@@ -139,7 +139,7 @@ def test_a_session_in_doubt_ends_the_worker_and_what_is_behind_has_not_begun(mak
 @pytest.mark.parametrize(
     "error", [*HARMLESS, pkcs11.GeneralError(), pkcs11.FunctionFailed()], ids=lambda error: f"{error!r}"
 )
-def test_what_a_caller_could_provoke_recycles_nobody(make, error: Exception) -> None:
+def test_errors_that_a_caller_can_cause_recycle_no_worker(make, error: Exception) -> None:
     rig = make(failing(error))
     rig.run(b"one", b"bad", b"three", b"bad", b"five")
     assert {request_id for _, request_id, _ in rig.answers} == {1, 2, 3, 4, 5}

@@ -1,4 +1,4 @@
-"""Small parts of the token room: ceilings, public halves, templates, the start lock, the progress page, settings."""
+"""Small parts of worker, ipc and pkcs11: ceilings, public halves, templates, the start lock, the progress page, settings."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def test_the_template_beside_the_script_is_the_one_in_use() -> None:
     assert template.read_text() == CONFIGURATION
 
 
-def test_nobody_waits_for_the_clock() -> None:
+def test_time_limits_are_in_order() -> None:
     """The pool's times are ordered: sweeps well below stalls, the start limit above what all others' starts take."""
     from hsmd.daemon.front.tokens import pool
     from hsmd.pkcs11 import start_lock
