@@ -1,7 +1,4 @@
-"""The audit log on a bad day: killed writers, full and failing disks, files taken away.
-
-What is not written has not happened.
-"""
+"""The audit log with killed writers, full and failing disks, and removed files: a record exists only if it was written."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ def path(tmp_path):
 
 
 class BadDisk(Disk):
-    """Fails on demand. `take`: bytes that still fit, None for all."""
+    """A disk that fails on demand; `take` is the number of bytes that still fit, None for no limit."""
 
     def __init__(self):
         self.take = None
@@ -69,7 +66,7 @@ class BadDisk(Disk):
 
 @pytest.fixture
 async def bad(path):
-    """(log, disk): a log with a first record, on a disk that can be made to fail."""
+    """(log, disk): a log with one record, on a disk that can be made to fail."""
     disk = BadDisk()
     log = AuditLog.open(path.parent, disk=disk)
     log.event("daemon.started", "")
@@ -98,13 +95,13 @@ def assert_intact(path, log):
 async def until(condition, timeout_s=5.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("take", [0, 1, 200, 700])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-async def test_a_failed_write_has_not_happened_and_the_log_recovers(bad, path, take, error):
+async def test_a_failed_write_leaves_no_record_and_the_log_recovers(bad, path, take, error):
     log, disk = bad
     open_attempt = log.attempt(*GRANT, b"")
     log.commit()
@@ -119,9 +116,9 @@ async def test_a_failed_write_has_not_happened_and_the_log_recovers(bad, path, t
     disk.take = None
     log.commit()
     assert log.writable
-    kept, told = records_of(path)[size:]
+    kept, recovered = records_of(path)[size:]
     assert (kept.event, kept.attempt, kept.result) == ("outcome", open_attempt, "performed")
-    assert (told.event, told.fields) == ("log.recovered", {"dropped": 3})
+    assert (recovered.event, recovered.fields) == ("log.recovered", {"dropped": 3})
     assert log.open_attempts == 0
     assert log.attempt(*GRANT, b"next") == size + 2
     assert lost[0] == size
@@ -129,7 +126,7 @@ async def test_a_failed_write_has_not_happened_and_the_log_recovers(bad, path, t
     assert_intact(path, log)
 
 
-async def test_what_could_not_be_cut_back_is_cut_before_the_next_record(bad, path):
+async def test_a_failed_truncation_is_retried_before_the_next_record(bad, path):
     log, disk = bad
     disk.take, disk.no_truncate = 100, True
     log.attempt(*GRANT, b"")
@@ -149,7 +146,7 @@ async def test_what_could_not_be_cut_back_is_cut_before_the_next_record(bad, pat
     assert_intact(path, log)
 
 
-async def test_outcomes_are_kept_over_many_failures_once(bad, path):
+async def test_outcomes_are_recorded_once_after_many_failures(bad, path):
     log, disk = bad
     attempts = [log.attempt(*GRANT, b"") for _ in range(20)]
     log.commit()
@@ -165,7 +162,7 @@ async def test_outcomes_are_kept_over_many_failures_once(bad, path):
     assert_intact(path, log)
 
 
-async def test_counted_refusals_of_a_long_outage_are_told_once(path):
+async def test_counted_refusals_of_a_long_outage_are_recorded_once(path):
     now = [0.0]
     disk = BadDisk()
     log = AuditLog.open(path.parent, disk=disk, monotonic=lambda: now[0])
@@ -183,8 +180,8 @@ async def test_counted_refusals_of_a_long_outage_are_told_once(path):
     disk.take = None
     now[0] += 1.5
     log.commit()
-    told = [record for record in records_of(path) if record.event == "log.refusals"]
-    assert [(record.client, record.fields) for record in told] == [("noisy", {"count": refused})]
+    refusals = [record for record in records_of(path) if record.event == "log.refusals"]
+    assert [(record.client, record.fields) for record in refusals] == [("noisy", {"count": refused})]
     dropped = next(record.fields["dropped"] for record in records_of(path) if record.event == "log.recovered")
     assert dropped + refused == 50 * 2 * BURST
     assert_intact(path, log)
@@ -206,7 +203,7 @@ async def test_a_strict_log_counts_a_failed_sync_as_a_failed_write(path):
     await log.close()
 
 
-async def test_a_failed_background_sync_stops_the_log_until_the_records_are_stored_again(bad, path):
+async def test_a_failed_background_sync_stops_the_log_until_the_records_are_synced(bad, path):
     log, disk = bad
     await log.commit_durable()
     disk.no_sync = True
@@ -232,7 +229,7 @@ async def test_a_failed_background_sync_stops_the_log_until_the_records_are_stor
     assert_intact(path, log)
 
 
-async def test_after_a_failed_sync_other_bytes_on_disk_are_not_accepted(bad, path):
+async def test_after_a_failed_sync_changed_bytes_on_disk_are_not_accepted(bad, path):
     log, disk = bad
     await log.commit_durable()
     disk.no_sync = True
@@ -249,7 +246,7 @@ async def test_after_a_failed_sync_other_bytes_on_disk_are_not_accepted(bad, pat
         await log.close()
 
 
-async def test_waiting_for_a_failing_disk_ends(bad):
+async def test_a_durable_commit_on_a_failing_disk_fails_in_time(bad):
     log, disk = bad
     await log.commit_durable()
     disk.no_sync = True
@@ -326,7 +323,7 @@ async def test_a_renamed_file_stops_the_log_until_it_is_moved_back(path, tmp_pat
 
 
 @pytest.mark.parametrize("change", ["shorter", "longer"])
-async def test_bytes_taken_or_added_by_others_are_noticed_and_left_alone(bad, path, change):
+async def test_bytes_removed_or_added_by_others_are_noticed_and_left_unchanged(bad, path, change):
     log, _ = bad
     if change == "shorter":
         os.truncate(path, path.stat().st_size - 10)
@@ -343,7 +340,7 @@ async def test_bytes_taken_or_added_by_others_are_noticed_and_left_alone(bad, pa
         await log.close()
 
 
-# --- real limits and real kills, in processes of their own ---
+# --- real limits and real kills, in separate processes ---
 
 FULL_DISK = """
 import asyncio, resource, signal, sys
@@ -399,7 +396,7 @@ def start(script, *arguments):
     )
 
 
-async def test_a_full_disk_refuses_and_goes_on_when_there_is_room(path):
+async def test_a_full_disk_refuses_records_until_there_is_space(path):
     with start(FULL_DISK, str(path.parent)) as process:
         output, _ = process.communicate(timeout=60)
     refused, size_when_full, size, writable, still_open = output.split()
@@ -408,17 +405,17 @@ async def test_a_full_disk_refuses_and_goes_on_when_there_is_room(path):
     assert (writable, still_open) == ("True", "0")
     with path.open("rb") as file:
         assert end_of_chain(file).size == int(size)
-    told = [record for record in records_of(path) if record.event == "log.recovered"]
-    assert len(told) == 1
-    assert told[0].fields["dropped"] >= int(refused) - 1
+    recovered = [record for record in records_of(path) if record.event == "log.recovered"]
+    assert len(recovered) == 1
+    assert recovered[0].fields["dropped"] >= int(refused) - 1
 
 
-async def test_kills_at_any_moment_leave_a_log_that_verifies_and_goes_on(path):
+async def test_a_kill_at_any_moment_leaves_a_valid_log_that_can_be_continued(path):
     rng = random.Random(15)
     for _ in range(KILLS):
         with start(WRITER, str(path.parent)) as process:
             assert process.stdout.readline() == "open\n"
-            # The moment is what the test varies; nothing is waited for.
+            # The delay varies the moment of the kill; it waits for no condition.
             await asyncio.sleep(rng.uniform(0, 0.02))
             process.kill()
         log = AuditLog.open(path.parent)

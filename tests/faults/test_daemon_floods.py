@@ -1,4 +1,4 @@
-"""Peers that send too much, too little or never read: the front's memory stays bounded, and others get their answers."""
+"""Peers that send too much or too little, or never read: the front's memory stays bounded, and other clients are served."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.ssh_peer import Wire, operation, ssh, wire
 
 pytestmark = pytest.mark.timeout(120)
 TINY_FRAMES = int(os.environ.get("HSMD_TEST_TINY_FRAMES", "100000"))
-"""Issue: 10^6; the suite sends a tenth of them."""
+"""The suite sends a tenth of the 10^6 of a soak."""
 MAX_GROWTH = 64 << 20
 
 
@@ -39,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @asynccontextmanager
 async def watched(built: Daemon) -> AsyncIterator[Load]:
-    """Somebody else works meanwhile, undisturbed, and the front does not swell."""
+    """Another client works meanwhile without a failure, and the front's memory does not grow beyond a bound."""
     before = built.front_rss()
     async with Load(built, MAIL, built.keys_made[MAIL], parallel=4, timeout_s=5) as other:  # type: ignore[attr-defined]
         await other.more(20)
@@ -57,7 +57,7 @@ async def raw_wire(built: Daemon) -> tuple[asyncssh.SSHClientConnection, Wire]:
 
 
 @pytest.mark.parametrize("length", [0, 8, 65_537, 2**31, 2**32 - 1])
-async def test_lengths_out_of_range_end_the_channel_before_anything_is_kept(
+async def test_a_length_out_of_range_ends_the_channel_before_data_is_buffered(
     built: Daemon, length: int
 ) -> None:
     async with watched(built):
@@ -68,14 +68,14 @@ async def test_lengths_out_of_range_end_the_channel_before_anything_is_kept(
         connection.abort()
 
 
-async def test_half_frames_and_closed_windows_are_not_held_for_ever(built: Daemon) -> None:
-    """Two peers at once, because both have ten seconds."""
+async def test_half_frames_and_closed_windows_time_out(built: Daemon) -> None:
+    """Both cases run concurrently, because each has a limit of ten seconds."""
     async with watched(built):
-        await asyncio.gather(_hold_half_frames(built), _keep_the_window_closed(built))
+        await asyncio.gather(_hold_half_frames(built), _keep_window_closed(built))
 
 
 async def _hold_half_frames(built: Daemon) -> None:
-    """All channels a client may have, each with a frame of the largest size but for its last byte, and one without hello."""
+    """Open as many channels as a client may have: one without hello, the others with a frame of maximum size less its last byte."""
     connection = await ssh(built, WEB)
     channels = [await wire(connection, hello=number != 0) for number in range(4)]
     for channel in channels[1:]:
@@ -86,8 +86,8 @@ async def _hold_half_frames(built: Daemon) -> None:
     connection.abort()
 
 
-async def _keep_the_window_closed(built: Daemon) -> None:
-    """It reads TCP but leaves the channel's window at one byte."""
+async def _keep_window_closed(built: Daemon) -> None:
+    """Read TCP, but leave the channel's window at one byte."""
     lost = len(built.logged("session.unread"))
     connection = await ssh(built, WEB)
     channel = await wire(connection, window=1, max_pktsize=1)
@@ -132,15 +132,15 @@ async def test_a_flood_of_cancels_errors_and_unknown_keys(built: Daemon) -> None
 # --- peers that do not read ---
 
 
-class Deaf:
-    """A client that goes on sending but stops reading from its TCP socket."""
+class NonReader:
+    """A client that keeps sending but stops reading from its TCP socket."""
 
     def __init__(self, connection: Any) -> None:
         self._transport = connection._transport
         self._transport.pause_reading()
 
     async def send(self, channel: Wire, data: bytes, times: int) -> int:
-        """How many pieces the daemon took before it took no more (or hung up)."""
+        """Return how many pieces the daemon read before it stopped reading (or disconnected)."""
         for number in range(times):
             try:
                 channel.write(data)
@@ -155,11 +155,11 @@ class Deaf:
 
 
 async def test_a_peer_that_never_reads_is_dropped(built: Daemon) -> None:
-    """It asks for far more answers than any buffer holds."""
+    """It requests far more answers than any buffer holds."""
     lost = len(built.logged("connection.closed"))
     async with watched(built):
         connection, channel = await raw_wire(built)
-        deaf = Deaf(connection)
+        deaf = NonReader(connection)
         key = built.keys_made[WEB]  # type: ignore[attr-defined]
         block = b"".join(encode(Kind.PING, number) for number in range(1, 2_000)) + operation(1, key)
         sending = asyncio.create_task(deaf.send(channel, block, 4_000))
@@ -175,18 +175,18 @@ async def test_many_peers_that_never_read(built: Daemon) -> None:
         for connection in connections:
             channel = await wire(connection)
             block = b"".join(encode(Kind.PING, number) for number in range(1, 2_000))
-            tasks.append(asyncio.create_task(Deaf(connection).send(channel, block, 1_000)))
-        await asyncio.sleep(2.0)  # the time they have: what matters is the memory it takes
+            tasks.append(asyncio.create_task(NonReader(connection).send(channel, block, 1_000)))
+        await asyncio.sleep(2.0)  # within their time limit: the test measures memory
         for connection, task in zip(connections, tasks, strict=True):
             connection.abort()
             task.cancel()
 
 
 async def test_requests_of_ssh_itself_are_bounded(built: Daemon) -> None:
-    """Channel and global requests that want replies, from a peer that reads none of them."""
+    """Channel and global requests with want-reply, from a peer that reads no reply."""
     async with watched(built):
         connection, _ = await raw_wire(built)
-        deaf = Deaf(connection)
+        deaf = NonReader(connection)
         for number in range(100_000):
             connection.send_packet(80, b"\0\0\0\x09nothing@x\x01")  # SSH_MSG_GLOBAL_REQUEST
             if number % 100 == 0:
@@ -217,6 +217,6 @@ async def test_bytes_that_are_not_ssh(built: Daemon) -> None:
 
 
 def test_the_log_of_a_flood_stays_short(built: Daemon, tmp_path: Path) -> None:
-    """After all of the above: nobody could write without bound to log and audit log."""
+    """Runs after the tests above: no peer could make the log or the audit log grow without bound."""
     assert built.log_path.stat().st_size < 2 << 20
     assert len(built.audit("refusal")) < 1_500

@@ -1,4 +1,4 @@
-"""Front, launcher and token in trouble: everything comes back by itself, or goes away altogether."""
+"""Failures of front, launcher and token: the daemon recovers without an operator, or ends completely."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.tls_bytes import tls13
 pytestmark = pytest.mark.timeout(120)
 FRONT_ROUNDS = int(os.environ.get("HSMD_TEST_FRONT_KILLS", "2"))
 BACK_S = float(os.environ.get("HSMD_TEST_BACK_S", "6"))
-"""A front is back within 2 s on a quiet machine; the suite shares its two cores with others, the soak asks for 2."""
+"""A front restarts within 2 s on an idle machine, which the soak requires; the suite may share its two cores with other load."""
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def open_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 
 def verified(built: Daemon) -> int:
-    """The log is one unbroken chain; its length."""
+    """Check that the log is one unbroken chain; return its length."""
     return end_of_chain(built.audit_path.read_bytes().splitlines()).size
 
 
-async def test_a_killed_front_is_back_and_its_open_attempts_are_closed(
+async def test_a_killed_front_restarts_and_its_open_attempts_are_closed(
     open_daemon: Callable[..., Daemon],
 ) -> None:
     built = open_daemon(workers=2, addresses=[f"127.0.0.1:{_free_port()}"])
@@ -51,7 +51,7 @@ async def test_a_killed_front_is_back_and_its_open_attempts_are_closed(
         async with Load(built, WEB, key, parallel=16) as load:
             await load.more(100)
             stopped = built.signing_pids()
-            for pid in stopped:  # so that attempts are open at that moment
+            for pid in stopped:  # so that attempts are open when the front is killed
                 os.kill(pid, signal.SIGSTOP)
             await eventually(lambda: len(built.audit("attempt")) > len(built.audit("outcome")))
             front = built.front_pid
@@ -61,7 +61,7 @@ async def test_a_killed_front_is_back_and_its_open_attempts_are_closed(
             await eventually(lambda: sum(bool(done.answer) for done in load.done) > good, BACK_S)
             assert time.monotonic() - began < BACK_S
             assert built.front_pid != front
-            assert not any(alive(pid) for pid in stopped), "its workers went with it"
+            assert not any(alive(pid) for pid in stopped), "its workers ended with it"
             await load.more(50)
         async with built.connection(OPERATOR) as operator:
             await all_ready(built, operator)
@@ -77,7 +77,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_killed_launcher_takes_everything_along_and_can_start_again(
+def test_a_killed_launcher_ends_all_processes_and_can_start_again(
     open_daemon: Callable[..., Daemon],
 ) -> None:
     built = open_daemon(workers=2)
@@ -93,7 +93,9 @@ def test_a_killed_launcher_takes_everything_along_and_can_start_again(
     assert built.stop() == 0
 
 
-async def test_a_killed_launcher_lets_open_requests_end(open_daemon: Callable[..., Daemon]) -> None:
+async def test_open_requests_complete_after_the_launcher_is_killed(
+    open_daemon: Callable[..., Daemon],
+) -> None:
     built = open_daemon()
     key = built.add_key("web")
     async with await ssh(built, WEB) as connection:
@@ -110,8 +112,8 @@ async def test_a_killed_launcher_lets_open_requests_end(open_daemon: Callable[..
     await eventually(lambda: not any(alive(pid) for pid in pids), 8)
 
 
-def test_a_wrong_pin_is_tried_once_and_never_again(open_daemon: Callable[..., Daemon]) -> None:
-    """Whatever restarts: the token's counter of wrong tries does not move any more."""
+def test_a_wrong_pin_is_tried_only_once(open_daemon: Callable[..., Daemon]) -> None:
+    """No restart tries the PIN again: the token's counter of failed logins does not change."""
     built = open_daemon(workers=2)
     built.stop()
     right = built.pin_file.read_text()
@@ -119,9 +121,9 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_daemon: Callable[..., Da
     built.begin()
     wait_until(lambda: built.logged("token.logins_stopped"), within_s=20)
     wait_until(lambda: not built.worker_pids(), "no worker is left", 20)
-    wait_until(lambda: built.logged("token.logins_stopped"), "the front has heard of it", 10)
+    wait_until(lambda: built.logged("token.logins_stopped"), "the front knows it", 10)
     refusals = [line for line in built.logged("worker.failed") if "refused the PIN" in line.get("reason", "")]
-    assert len(refusals) == 1, "one login was tried"
+    assert len(refusals) == 1, "exactly one login was tried"
     assert built.ask(messages.Status()).tokens[0].state == "login-refused"
 
     async def use() -> ErrorCode:
@@ -134,7 +136,7 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_daemon: Callable[..., Da
     built.stop()
     for _ in range(3):
         stops = len(built.logged("token.logins_stopped"))
-        built.begin()  # a whole new daemon does not even start a worker
+        built.begin()  # a restarted daemon starts no worker
         wait_until(lambda stops=stops: len(built.logged("token.logins_stopped")) > stops, within_s=20)
         assert built.reload() == "done"
         assert built.worker_pids() == []
@@ -148,7 +150,7 @@ def test_a_wrong_pin_is_tried_once_and_never_again(open_daemon: Callable[..., Da
     assert "refused the PIN" in token.stop_reason
     built.ask(
         messages.TokenClear(name="main")
-    )  # but the PIN is still wrong: one more try, and everything stops again
+    )  # the PIN is still wrong: after one more try, logins stop again
     wait_until(lambda: len(built.logged("worker.failed")) == 2, within_s=20)
     wait_until(
         lambda: built.ask(messages.TokenList()).tokens[0].stopped_at not in (None, token.stopped_at),
@@ -193,8 +195,8 @@ async def test_an_audit_log_that_cannot_be_written_stops_uses_and_recovers(
     assert attempts == {record["attempt"] for record in built.audit("outcome")}
 
 
-def test_a_daemon_starts_on_a_full_disk_and_serves_when_there_is_room(tmp_path: Path) -> None:
-    """A full disk is no reason not to start, only not to use keys. Without the right to mount one this is an ordinary start."""
+def test_a_daemon_starts_on_a_full_disk_and_serves_once_there_is_space(tmp_path: Path) -> None:
+    """A full disk prevents the use of keys, but not the start. Without permission to mount one, this tests an ordinary start."""
     built = Daemon(tmp_path / "daemon")
     directory = tmp_path / "daemon" / "audit"
     directory.mkdir()

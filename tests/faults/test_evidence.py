@@ -1,5 +1,5 @@
-"""Whoever dies, and whatever the token returns: every use of a key is on the log before it happens, and no wrong RSA
-signature leaves (issue's "Must show 1"). `scripts/soak evidence` runs the long counts."""
+"""Whichever process dies, and whatever the token returns: every use of a key is recorded before it happens, and no wrong RSA
+signature is returned. `scripts/soak evidence` runs the long counts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def open_daemon(tmp_path: Path, fault_module: FaultModule) -> Iterator[Callable[
 
 
 def free_port() -> int:
-    """So that a front that was started anew is found where the old one was."""
+    """A fixed port, so that a restarted front listens where the old one did."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -46,7 +46,7 @@ def clients_of(built: Daemon, **options: bool) -> list[Client]:
     return [Client(built, name, keys) for name in (WEB, MAIL)]
 
 
-async def test_every_use_of_a_key_is_on_the_log_before_it_whoever_is_killed(
+async def test_every_use_of_a_key_is_recorded_before_it_whichever_process_is_killed(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule, tmp_path: Path
 ) -> None:
     built = open_daemon()
@@ -71,11 +71,11 @@ async def test_every_use_of_a_key_is_on_the_log_before_it_whoever_is_killed(
 
 
 @pytest.mark.parametrize("verified", ["rsa", "all"])
-async def test_no_wrong_signature_leaves(
+async def test_no_wrong_signature_is_returned(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule, verified: str
 ) -> None:
-    """Bits flip in what C_Sign returns. RSA is always verified, everything with verify = "all"; otherwise wrong ones of P-256
-    do leave, which shows that this test would see them."""
+    """Bits flip in the output of C_Sign. RSA signatures are always verified, all others with verify = "all"; without it, wrong
+    P-256 signatures are returned, which shows that this test detects them."""
     built = open_daemon(token_settings={"verify": verified})
     clients = clients_of(built, decrypting=False)
     rule = fault_module.rule(
@@ -93,5 +93,5 @@ async def test_no_wrong_signature_leaves(
     assert wrong["rsa"] == 0
     assert (wrong["p-256"] == 0) == (verified == "all")
     evidence = compare(LogRead(built.audit_path.parent), fault_module, clients)
-    assert evidence.results["failed"] > 0, "what was found faulty is on the log"
-    print(f"verify={verified}: {rule.hits} answers damaged, {wrong} left wrong; {evidence}")
+    assert evidence.results["failed"] > 0, "faulty signatures are recorded"
+    print(f"verify={verified}: {rule.hits} answers damaged, {wrong} returned wrong; {evidence}")

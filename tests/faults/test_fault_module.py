@@ -1,4 +1,4 @@
-"""The fault module itself: every action, every state of the token, and its record of calls, seen through the binding."""
+"""The fault module itself: every action, every state of the token, and its record of calls, tested through python-pkcs11."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_it_compiles_without_a_warning(tmp_path: Path, compiler: str) -> None:
     assert FaultModule.build(tmp_path, (compiler,)).exists()
 
 
-def test_the_witness_has_each_use_with_what_went_in_and_out(
+def test_the_witness_records_each_use_with_input_and_output(
     worker: RawWorker, keys: dict[str, KeyDescription], fault_module: FaultModule
 ) -> None:
     before = len(fault_module.uses())
@@ -76,10 +76,10 @@ def test_the_witness_has_each_use_with_what_went_in_and_out(
     assert call.answer == r.to_bytes(32, "big") + s.to_bytes(32, "big")
     assert (call.function, call.argument, call.pid) == (Function.SIGN, CKM_ECDSA, worker.spawned.pid)
     sequence = [each.sequence for each in fault_module.calls()]
-    assert sorted(sequence) == list(range(len(sequence))), "no call is missing, none is there twice"
+    assert sorted(sequence) == list(range(len(sequence))), "no call is missing or recorded twice"
 
 
-def test_rules_count_skip_and_end(
+def test_rules_count_skip_and_expire(
     worker: RawWorker, keys: dict[str, KeyDescription], fault_module: FaultModule
 ) -> None:
     rule = fault_module.rule(Function.SIGN, Action.RETURN, CKR.ARGUMENTS_BAD, skip=2, count=1)
@@ -93,12 +93,12 @@ def test_rules_count_skip_and_end(
     other = fault_module.rule(Function.SIGN, Action.RETURN, CKR.ARGUMENTS_BAD, pid=1)
     sign(worker, keys["p-256"])
     assert other.hits == 0
-    everybody = fault_module.rule(Function.SIGN, Action.RETURN_AFTER, CKR.ARGUMENTS_BAD)
+    unrestricted = fault_module.rule(Function.SIGN, Action.RETURN_AFTER, CKR.ARGUMENTS_BAD)
     used = len(fault_module.uses())
     with pytest.raises(TokenFailure):
         sign(worker, keys["p-256"])
-    assert len(fault_module.uses()) == used, "what the caller was not given is not counted"
-    everybody.clear()
+    assert len(fault_module.uses()) == used, "a result the caller did not get is not counted"
+    unrestricted.clear()
     sign(worker, keys["p-256"])
 
 
@@ -166,7 +166,7 @@ def test_the_process_sleeps_and_hangs(
     assert worker.spawned.process.poll() is None
 
 
-def test_a_token_that_was_away_knows_no_old_session(token: FaultyToken, fault_module: FaultModule) -> None:
+def test_a_token_that_was_away_rejects_old_sessions(token: FaultyToken, fault_module: FaultModule) -> None:
     outcome = in_token(
         token,
         "import struct\n"
@@ -228,7 +228,7 @@ def test_the_pin_locks_after_so_many_tries(token: FaultyToken, fault_module: Fau
     assert in_token(token, "show(True)") is True
 
 
-def test_a_hidden_mechanism_is_neither_listed_nor_taken(
+def test_a_hidden_mechanism_is_neither_listed_nor_accepted(
     token: FaultyToken, worker: RawWorker, keys: dict[str, KeyDescription], fault_module: FaultModule
 ) -> None:
     listed = "show([m.value for m in session.token.slot.get_mechanisms() if isinstance(m, M)])"
@@ -239,7 +239,7 @@ def test_a_hidden_mechanism_is_neither_listed_nor_taken(
         sign(worker, keys["p-256"])
 
 
-def test_a_forked_child_may_not_use_it(token: FaultyToken) -> None:
+def test_a_forked_child_may_not_use_the_module(token: FaultyToken) -> None:
     result = in_token(
         token,
         "child = os.fork()\n"
@@ -252,8 +252,8 @@ def test_a_forked_child_may_not_use_it(token: FaultyToken) -> None:
     assert result == 7
 
 
-def test_there_is_no_way_past_the_witness(token: FaultyToken) -> None:
-    """Multi-part signing would return data without a record."""
+def test_no_function_bypasses_the_witness(token: FaultyToken) -> None:
+    """Multi-part signing would return a signature without a record."""
     result = in_token(
         token,
         "pub, priv = session.generate_keypair(K.RSA, 2048)\n"

@@ -1,6 +1,6 @@
-"""Edit campaign: a log is changed at random, by people with and without patience; both verifiers find it, at the same place.
+"""Random edits of a log, with and without recomputed hashes: both verifiers find them, and report the same records.
 
-HSMD_TEST_LOG_EDITS: how many edits of each kind of attacker (scripts/soak log-edits makes 10^4 in all).
+HSMD_TEST_LOG_EDITS: number of edits in each test (scripts/soak log-edits makes 10^4 in all).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BUILDERS = {
 
 
 def a_log(signer: Signer, random: Random) -> LogMaker:
-    """A few hundred records, a checkpoint after every 20 or so, some of them recorded a little late, and a tail without."""
+    """About 200 records with a checkpoint about every 20, some of them recorded a little late, and a tail without one."""
     log = LogMaker(signer)
     for _ in range(8):
         log.use(random.randint(5, 12), random)
@@ -44,7 +44,7 @@ class Found:
 
 
 def verdicts(lines: list[bytes], log: LogMaker, witness: int | None) -> Found:
-    """What both verifiers find, which must be the same; `witness`: the size of a checkpoint seen elsewhere."""
+    """What both verifiers find, which must be the same; `witness` is the size of a checkpoint seen elsewhere."""
     seen = [] if witness is None else [log.checkpoint(witness)]
     ours = verify_log(lines, KeyRing([log.signer.verifier]), seen=seen)
     keys = [SECOND.read_verifier_key(log.signer.verifier.vkey)]
@@ -73,7 +73,7 @@ def checkpoints_of(lines: list[bytes]) -> list[tuple[int, int]]:
     return [(at, int(match[1])) for at, match in sizes if match]
 
 
-# --- edits: what they return is the index of the first record that is not what it was ---
+# --- edits: each returns the index of the first changed record ---
 
 
 def edit_line(lines: list[bytes], random: Random) -> int:
@@ -87,14 +87,14 @@ def edit_line(lines: list[bytes], random: Random) -> int:
 
 
 def edit_value(lines: list[bytes], random: Random) -> int:
-    """Another value that is just as canonical."""
+    """Replace a value; the record stays canonical."""
     at = random.randrange(len(lines))
     places = list(re.finditer(rb'(?<=")[0-9a-f]{64}(?=")|web-1|performed|ops', lines[at]))
-    place = random.choice(places)
-    other = {b"web-1": b"web-2", b"performed": b"failed", b"ops": b"opz"}.get(place[0])
-    digit = random.randrange(place.start(), place.end())
+    index = random.choice(places)
+    other = {b"web-1": b"web-2", b"performed": b"failed", b"ops": b"opz"}.get(index[0])
+    digit = random.randrange(index.start(), index.end())
     lines[at] = (
-        lines[at][: place.start()] + other + lines[at][place.end() :]
+        lines[at][: index.start()] + other + lines[at][index.end() :]
         if other
         else lines[at][:digit]
         + (b"0" if lines[at][digit : digit + 1] != b"0" else b"1")
@@ -151,13 +151,13 @@ def first_difference(before: list[bytes], after: list[bytes]) -> int | None:
     return None if before == after else changed
 
 
-def test_the_logs_are_good(signer: Signer) -> None:
+def test_unedited_logs_verify(signer: Signer) -> None:
     log = a_log(signer, Random(1))
     assert verdicts(log.lines, log, None) == verdicts(log.lines, log, log.size) == Found(None, None)
 
 
 def test_naive_edits_are_located_to_the_record(signer: Signer) -> None:
-    """Nothing is made anew: the chain itself says which record. Of the last two records it may not tell which."""
+    """No hash is recomputed: the chain shows which record was changed, except that the last two may be ambiguous."""
     random = Random(f"naive {random_seed()}")
     log = a_log(signer, random)
     for number in range(EDITS):
@@ -174,7 +174,7 @@ def test_naive_edits_are_located_to_the_record(signer: Signer) -> None:
         assert witnessed.first is not None, what
         if (
             alone.first is None
-        ):  # a clean cut, or the last record, or one more behind it: nothing in the file contradicts
+        ):  # truncated, or the last record changed, or one appended: the file itself shows no contradiction
             whole = [line for line in lines if line in log.lines]
             assert at >= len(whole) - 1 and len(lines) in (at, at + 1), what
             assert witnessed.first <= at <= (witnessed.last or 0) or len(lines) > log.size, what
@@ -185,22 +185,20 @@ def test_naive_edits_are_located_to_the_record(signer: Signer) -> None:
             assert alone == witnessed, what
 
 
-@pytest.mark.parametrize("dropped", ["none", "next", "all behind"])
-def test_edits_with_all_hashes_made_anew_are_located_between_checkpoints(
-    signer: Signer, dropped: str
-) -> None:
+@pytest.mark.parametrize("dropped", ["none", "next", "all later"])
+def test_edits_with_recomputed_hashes_are_located_between_checkpoints(signer: Signer, dropped: str) -> None:
     random = Random(f"patient {dropped} {random_seed()}")
     log = a_log(signer, random)
     for number in range(EDITS):
         if number % 50 == 0:
             log = a_log(signer, random)
-        lines = made_anew(log, random, dropped)
+        lines = rehashed(log, random, dropped)
         at = first_difference(log.lines, lines)
         if at is None:
             continue
         alone, witnessed = verdicts(lines, log, None), verdicts(lines, log, log.size)
         what = f"at {at} of {log.size}, {len(lines)} now"
-        if at < checkpoints_of(log.lines)[-1][1] and dropped != "all behind" and checkpoint_behind(lines, at):
+        if at < checkpoints_of(log.lines)[-1][1] and dropped != "all later" and checkpoint_after(lines, at):
             assert alone.first is not None, what
         if at < log.size:
             assert witnessed.first is not None, what
@@ -208,15 +206,15 @@ def test_edits_with_all_hashes_made_anew_are_located_between_checkpoints(
             assert found.first is None or near(found, log, lines, at), f"{what}: {found}"
 
 
-def made_anew(log: LogMaker, random: Random, dropped: str) -> list[bytes]:
-    """The log edited, renumbered and hashed anew, with outcomes that point at their attempts again."""
+def rehashed(log: LogMaker, random: Random, dropped: str) -> list[bytes]:
+    """The log edited, renumbered and rehashed, half of the time with corrected references from outcomes to attempts."""
     lines = list(log.lines)
     random.choice([edit_value, delete, swap, insert, move, cut])(lines, random)
     at = first_difference(log.lines, lines)
     assert at is None or at >= 0
-    behind = [place for place, line in enumerate(lines) if b"log.checkpoint" in line and place >= (at or 0)]
-    gone = {"none": set[int](), "next": set(behind[:1]), "all behind": set(behind)}[dropped]
-    kept = [line for place, line in enumerate(lines) if place not in gone]
+    later = [index for index, line in enumerate(lines) if b"log.checkpoint" in line and index >= (at or 0)]
+    gone = {"none": set[int](), "next": set(later[:1]), "all later": set(later)}[dropped]
+    kept = [line for index, line in enumerate(lines) if index not in gone]
     return rechained(repointed([tail_of(line) for line in kept], random))
 
 
@@ -227,39 +225,39 @@ def cut(lines: list[bytes], random: Random) -> int:
 
 
 def repointed(tails: list[str], random: Random) -> list[str]:
-    """Half of the attackers mend the references of outcomes, too."""
+    """Half of the time, point every outcome at the newest attempt."""
     if random.random() < 0.5:
         return tails
-    newest, mended = 0, []
-    for place, tail in enumerate(tails):
-        newest = place if '"event":"attempt"' in tail else newest
-        mended.append(re.sub(r'"attempt":\d+', f'"attempt":{newest}', tail))
-    return mended
+    newest, corrected = 0, []
+    for index, tail in enumerate(tails):
+        newest = index if '"event":"attempt"' in tail else newest
+        corrected.append(re.sub(r'"attempt":\d+', f'"attempt":{newest}', tail))
+    return corrected
 
 
-def checkpoint_behind(lines: list[bytes], at: int) -> bool:
+def checkpoint_after(lines: list[bytes], at: int) -> bool:
     return any(size > at for _, size in checkpoints_of(lines))
 
 
 def near(found: Found, log: LogMaker, lines: list[bytes], at: int) -> bool:
-    """The change is in the interval, which begins at the newest checkpoint before it and ends at the next one left."""
+    """The reported interval contains the change, from the newest checkpoint before it to the next remaining one."""
     assert found.first is not None and found.last is not None
-    begin = max((size for place, size in checkpoints_of(log.lines) if place < at), default=0)
-    covering = (place for place, size in checkpoints_of(lines) if size > at)
+    begin = max((size for index, size in checkpoints_of(log.lines) if index < at), default=0)
+    covering = (index for index, size in checkpoints_of(lines) if size > at)
     end = min(covering, default=max(log.size, len(lines)))
     return begin <= found.first <= at <= found.last <= end
 
 
-def test_a_tail_cut_behind_the_last_checkpoint_is_found_by_a_witness(signer: Signer) -> None:
+def test_a_tail_cut_after_the_last_checkpoint_is_found_by_a_witness(signer: Signer) -> None:
     log = a_log(signer, Random(random_seed()))
-    place, covered = checkpoints_of(log.lines)[-1]
-    for size in range(place + 1, log.size):
+    index, covered = checkpoints_of(log.lines)[-1]
+    for size in range(index + 1, log.size):
         lines = log.lines[:size]
         assert verdicts(lines, log, None) == Found(None, None)
         assert verdicts(lines, log, log.size) == Found(covered, log.size - 1)
 
 
-def test_a_checkpoint_by_another_key_or_of_another_log_is_no_checkpoint(signer: Signer) -> None:
+def test_a_checkpoint_by_another_key_or_of_another_log_is_rejected(signer: Signer) -> None:
     honest = a_log(signer, Random(random_seed()))
     for forger in (
         Signer(signer.verifier.name, signer.verifier.kind, 9),
@@ -276,5 +274,5 @@ def test_a_checkpoint_by_another_key_or_of_another_log_is_no_checkpoint(signer: 
 
 
 def random_seed() -> int:
-    """Fixed in the suite; pytest-randomly's seed in a soak."""
+    """A fixed seed in the suite; a random one in a soak."""
     return Random().getrandbits(32) if "HSMD_TEST_LOG_EDITS" in os.environ else 1

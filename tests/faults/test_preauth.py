@@ -1,4 +1,4 @@
-"""Strangers: what peers can do to a daemon before they log in, and what clients can do with logins, keys and channels."""
+"""Load by unauthenticated peers, and by clients with many logins, key exchanges and channels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.support.polling import eventually
 from tests.support.ssh_peer import SshPeer, certificate, ssh, wire
 
 pytestmark = pytest.mark.timeout(120)
-IDLE = int(os.environ.get("HSMD_TEST_IDLE_STRANGERS", "600"))
-"""Attack A6 has 5,000; the suite opens fewer."""
+IDLE = int(os.environ.get("HSMD_TEST_IDLE_CONNECTIONS", "600"))
+"""Attack A6 opens 5,000; the suite fewer."""
 CHANNELS = 3_000
 STARTUPS, LOGIN_S = 16, 2
 MAX_GROWTH = 64 << 20
@@ -38,7 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @asynccontextmanager
 async def undisturbed(built: Daemon) -> AsyncIterator[None]:
-    """A client that is logged in goes on working, and the front does not swell."""
+    """A logged-in client works meanwhile without a failure, and the front's memory does not grow beyond a bound."""
     key = built.add_key(f"key-{time.monotonic_ns()}", grant_to=(MAIL,))
     before = built.front_rss()
     async with Load(built, MAIL, key, parallel=2, timeout_s=5) as other:
@@ -61,7 +61,7 @@ async def closed_within(reader: asyncio.StreamReader, seconds: float) -> None:
                 pass
 
 
-async def test_idle_strangers_cost_neither_files_nor_memory(built: Daemon) -> None:
+async def test_idle_connections_cost_neither_files_nor_memory(built: Daemon) -> None:
     files = open_files(built)
     async with undisturbed(built):
         host, port = built.address
@@ -80,12 +80,12 @@ async def test_idle_strangers_cost_neither_files_nor_memory(built: Daemon) -> No
         pass
 
 
-@pytest.mark.parametrize("speaks", ["banner", "key exchange"])
-async def test_slow_speakers_have_login_s(built: Daemon, speaks: str) -> None:
-    """A byte at a time, for ever: the version line, or the first packet of the key exchange (RFC 4253, 4.2 and 7.1)."""
+@pytest.mark.parametrize("sends", ["banner", "key exchange"])
+async def test_slow_peers_are_disconnected_after_login_s(built: Daemon, sends: str) -> None:
+    """A peer sends single bytes without end, of the version line or the first key exchange packet (RFC 4253, 4.2 and 7.1)."""
     async with undisturbed(built):
         reader, writer = await asyncio.open_connection(*built.address)
-        if speaks == "key exchange":
+        if sends == "key exchange":
             writer.write(b"SSH-2.0-slow\r\n\0\0\x05\xdc\x06\x14")
         began = time.monotonic()
         reading = asyncio.create_task(closed_within(reader, LOGIN_S + 10))
@@ -123,7 +123,7 @@ async def test_thousands_of_channels_are_refused(built: Daemon) -> None:
         assert len(held) == 4
 
 
-async def test_who_keeps_exchanging_keys_is_dropped(built: Daemon) -> None:
+async def test_a_peer_that_keeps_exchanging_keys_is_dropped(built: Daemon) -> None:
     dropped = len(built.logged("connection.dropped"))
     async with undisturbed(built):
         connection = await ssh(built, WEB, rekey_bytes=2_000)
@@ -139,8 +139,8 @@ async def test_who_keeps_exchanging_keys_is_dropped(built: Daemon) -> None:
         connection.abort()
 
 
-def test_strangers_write_little_to_the_log(built: Daemon) -> None:
-    """After all of the above: those that were turned away were counted."""
+def test_unauthenticated_peers_write_little_to_the_log(built: Daemon) -> None:
+    """Runs after the tests above: refused connections were counted, not logged one by one."""
     assert built.log_path.stat().st_size < 1 << 20
     assert len(built.logged("connection.turned_away")) < 120
 
@@ -150,17 +150,17 @@ def test_strangers_write_little_to_the_log(built: Daemon) -> None:
 
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[Daemon]:
-    """Loopback is exempt unless told otherwise; here it is told otherwise."""
+    """A daemon that penalises loopback addresses too, which are exempt by default."""
     with running_daemon(tmp_path / "daemon", limits={"penalty_exempt": []}) as made:
         yield made
 
 
-async def test_a_source_that_keeps_failing_is_not_heard_for_a_while(strict: Daemon) -> None:
-    """From an address of its own: the one of everybody else here is known already."""
-    strange, source = asyncssh.generate_private_key("ssh-ed25519"), ("127.0.0.2", 0)
+async def test_a_source_that_keeps_failing_is_refused_for_a_while(strict: Daemon) -> None:
+    """From a separate address, because the usual one is already known from successful logins."""
+    unknown, source = asyncssh.generate_private_key("ssh-ed25519"), ("127.0.0.2", 0)
     for _ in range(4):
         with pytest.raises(asyncssh.PermissionDenied):
-            await ssh(strict, WEB, strange, local_addr=source)
+            await ssh(strict, WEB, unknown, local_addr=source)
     await eventually(lambda: bool(strict.logged("source.penalised")), 10)
     with socket.create_connection(strict.address, 5, source_address=source) as refused:
         refused.settimeout(5)
@@ -168,7 +168,7 @@ async def test_a_source_that_keeps_failing_is_not_heard_for_a_while(strict: Daem
             assert b"SSH-" not in refused.recv(100)
     async with await ssh(strict, WEB):
         pass
-    # It runs off, and a client that logs in makes its address known.
+    # The penalty expires, and a successful login makes the address known.
     async with asyncio.timeout(30):
         while True:
             with contextlib.suppress(OSError, asyncssh.Error):
@@ -177,6 +177,6 @@ async def test_a_source_that_keeps_failing_is_not_heard_for_a_while(strict: Daem
             await asyncio.sleep(0.5)
     for _ in range(6):
         with pytest.raises(asyncssh.PermissionDenied):
-            await ssh(strict, WEB, strange, local_addr=source)
+            await ssh(strict, WEB, unknown, local_addr=source)
     async with await ssh(strict, WEB, local_addr=source):
         pass

@@ -1,6 +1,6 @@
-"""One client's flood and a crowd that never logs in: another client's answers come nearly as if they were aimed elsewhere.
+"""One client's flood and many idle connections: another client's latency is nearly as if both were aimed elsewhere.
 
-`HSMD_FLOOD_S` seconds for each half, `HSMD_FLOOD_IDLE` idle connections, `HSMD_FLOOD_RATIO` how much slower the 99th percentile may be.
+`HSMD_FLOOD_S`: seconds of each half; `HSMD_FLOOD_IDLE`: idle connections; `HSMD_FLOOD_RATIO`: allowed ratio of the 99th percentiles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.polling import eventually
 SECONDS = float(os.environ.get("HSMD_FLOOD_S", "4"))
 IDLE = int(os.environ.get("HSMD_FLOOD_IDLE", "300"))
 RATIO = float(os.environ.get("HSMD_FLOOD_RATIO", "4"))
-"""The promise is 2, and `scripts/soak shares` holds it to that; a few seconds beside other tests need some slack."""
+"""The documented ratio is 2, which `scripts/soak shares` checks; a few seconds beside other tests need some slack."""
 IN_FLIGHT = 512
 GENERATORS = Path(__file__).parent / "flood_generators.py"
 SHARE = 1_000
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(int(SECONDS * 8 + 120))
 
 @contextmanager
 def generator(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A generator that is at work."""
+    """A running load generator."""
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, str(GENERATORS), *map(str, arguments)],
@@ -55,7 +55,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
 
 
 async def percentile_99(built: Daemon, key: bytes, seconds: float) -> tuple[float, int]:
-    """(99th percentile in seconds, operations) of a client that asks for one thing after the other."""
+    """(99th percentile in seconds, operations) of a client that sends one request after another."""
     async with Load(built, MAIL, key, parallel=1, timeout_s=5.0) as load:
         await eventually(lambda: sum(done.took_s for done in load.done) >= seconds, seconds * 3 + 20)
     assert not load.failures, load.failures[:3]
@@ -64,7 +64,7 @@ async def percentile_99(built: Daemon, key: bytes, seconds: float) -> tuple[floa
 
 
 async def under(built: Daemon, key: bytes, target: tuple[str, int], flooded: bytes) -> tuple[float, int, str]:
-    """The percentile while both generators are aimed at `target`; and what the flood got back, if it ended in time."""
+    """`percentile_99` while both generators are aimed at `target`."""
     host, port = target
     with ExitStack() as both:
         flood = both.enter_context(
@@ -78,7 +78,7 @@ async def under(built: Daemon, key: bytes, target: tuple[str, int], flooded: byt
     return took, count, ""
 
 
-async def test_a_flood_is_felt_by_nobody_else(tmp_path: Path) -> None:
+async def test_a_flood_does_not_slow_other_clients(tmp_path: Path) -> None:
     limits = {"client_rate": SHARE, "login_s": 3, "startups": 64}
     with running_daemon(tmp_path / "daemon", workers=1, limits=limits) as built:
         mine, flooded = built.add_key("mail", grant_to=(MAIL,)), built.add_key("web", grant_to=(WEB,))
@@ -94,5 +94,5 @@ async def test_a_flood_is_felt_by_nobody_else(tmp_path: Path) -> None:
     )
     assert through <= RATIO * beside, f"{through * 1e3:.1f} ms against {beside * 1e3:.1f} ms"
     assert growth < MAX_GROWTH
-    # What the flood was granted and the victim's own operations are recorded, two records each; what was turned away is not.
+    # The accepted operations of the flood and those of the victim are recorded, two records each; refused ones are not.
     assert written < (SHARE * (SECONDS * 3 + 30) + served) * 1_000

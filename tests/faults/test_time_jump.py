@@ -1,4 +1,4 @@
-"""F19: clocks that jump. Order on the log is the index, deadlines are monotonic, and only what has a date depends on the date."""
+"""Clocks that jump. The index orders the log, deadlines are monotonic, and only dates depend on the wall clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ YEAR = timedelta(days=365)
 
 
 class Clock:
-    """A wall clock that somebody sets."""
+    """A wall clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -31,7 +31,7 @@ class Clock:
 @pytest.mark.parametrize(
     "jump", [-YEAR, YEAR, -timedelta(milliseconds=1)], ids=["back", "forward", "a little back"]
 )
-async def test_a_log_goes_on_whatever_the_clock_says(tmp_path: Path, jump: timedelta) -> None:
+async def test_a_log_continues_after_a_clock_jump(tmp_path: Path, jump: timedelta) -> None:
     clock = Clock()
     log = AuditLog.open(tmp_path / "audit", clock=clock)
     before = log.attempt(*GRANT, b"before")
@@ -40,7 +40,7 @@ async def test_a_log_goes_on_whatever_the_clock_says(tmp_path: Path, jump: timed
     log.outcome(before, "performed", b"answer")
     left_open = log.attempt(*GRANT, b"after")
     log.commit()
-    # Syncing in the background keeps to monotonic time: it happens now, not in a year.
+    # The background sync uses monotonic time: it happens now, not in a year.
     began = time.monotonic()
     async with asyncio.timeout(5):
         await log.commit_durable()

@@ -1,5 +1,5 @@
-"""Tokens that go away, hang or change their PIN, and disks that fail: errors in time, and back without an operator (issue's
-"Must show 2"). `scripts/soak token-faults` runs the long counts and prints the figures."""
+"""Tokens that become unavailable, hang or change their PIN, and disks that fail: errors arrive in time, and the daemon recovers
+without an operator. `scripts/soak token-faults` runs the long counts and prints the figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AWAY = int(os.environ.get("HSMD_TEST_AWAY", "5"))
 STALLS = int(os.environ.get("HSMD_TEST_STALLS", "6"))
 DISK_FAULTS = int(os.environ.get("HSMD_TEST_DISK_FAULTS", "3"))
 BACK_S = float(os.environ.get("HSMD_TEST_BACK_S", "6"))
-"""A token that is back is used within 2 s on a quiet machine; the suite shares its cores with others, the soak asks for 2."""
+"""A token is used again within 2 s on an idle machine, which the soak requires; the suite may share its cores with other load."""
 TIMEOUT_S = 2.0
 GRACE_S = 0.050
 SLACK_S = 0.5
@@ -52,7 +52,7 @@ def clients_of(built: Daemon, **options: float) -> list[Client]:
 
 
 async def first_error(clients: list[Client], within_s: float = 10.0) -> None:
-    """Until a request that is still to end fails."""
+    """Wait until a request fails that had not ended before."""
     seen = [len(client.done) for client in clients]
     async with asyncio.timeout(within_s):
         while not any(
@@ -61,8 +61,8 @@ async def first_error(clients: list[Client], within_s: float = 10.0) -> None:
             await asyncio.sleep(0.005)
 
 
-def check_story(built: Daemon, module: FaultModule, clients: list[Client]) -> None:
-    """Nobody waited beyond the deadline, no answer is wrong, and the log has it all."""
+def check_outcome(built: Daemon, module: FaultModule, clients: list[Client]) -> None:
+    """Check that no request ended after its deadline, no answer is wrong, and the log records every use."""
     built.stop()
     for client in clients:
         assert max(done.ended_s - done.began_s for done in client.done) < TIMEOUT_S + GRACE_S + SLACK_S
@@ -70,10 +70,10 @@ def check_story(built: Daemon, module: FaultModule, clients: list[Client]) -> No
     print(compare(LogRead(built.audit_path.parent), module, clients))
 
 
-async def test_a_token_that_goes_and_comes_back_is_used_again(
+async def test_a_token_that_returns_is_used_again(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    """F1, F2: nobody but the token has to do anything."""
+    """Without an operator's action."""
     built = open_daemon()
     clients = clients_of(built)
     draw = random.Random(random.getrandbits(31))
@@ -90,7 +90,7 @@ async def test_a_token_that_goes_and_comes_back_is_used_again(
             await next_good(clients)
         async with built.connection(OPERATOR) as operator:
             await all_ready(built, operator)
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
     errors = {type(each.error) for client in clients for each in client.done if each.error}
     assert errors <= {TokenFailure, Unavailable, DeadlineExceeded}, errors
     recovery = figures(back, clients).to_recovery
@@ -101,10 +101,10 @@ async def test_a_token_that_goes_and_comes_back_is_used_again(
     assert max(recovery) < BACK_S
 
 
-async def test_a_token_that_restarts_costs_no_answer_for_long(
+async def test_a_restarted_token_is_used_again_soon(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    """F1: all sessions are invalid at once, the token is there."""
+    """All sessions become invalid, while the token stays available."""
     built = open_daemon()
     clients = clients_of(built)
     restarts = []
@@ -114,14 +114,16 @@ async def test_a_token_that_restarts_costs_no_answer_for_long(
             restarts.append(time.monotonic())
             fault_module.token_restarts()
             await next_good(clients)
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
     found = figures(restarts, clients)
     print(f"token restarted: {found}")
     assert max(found.to_recovery) < BACK_S
 
 
-async def test_calls_that_never_return(open_daemon: Callable[..., Daemon], fault_module: FaultModule) -> None:
-    """F3: the worker is killed and replaced, each caller hears by its deadline, and nothing is left behind."""
+async def test_calls_that_never_return_are_ended(
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule
+) -> None:
+    """The worker is killed and replaced, each caller gets a result by its deadline, and no process is left over."""
     built = open_daemon(stall_ms=300)
     clients = clients_of(built)
     processes = len(built.pids())
@@ -138,11 +140,9 @@ async def test_calls_that_never_return(open_daemon: Callable[..., Daemon], fault
             await next_good(clients)
         async with built.connection(OPERATOR) as operator:
             await all_ready(built, operator)
-    assert len(built.pids()) == processes and all(alive(pid) for pid in built.pids()), (
-        "a worker is left behind"
-    )
+    assert len(built.pids()) == processes and all(alive(pid) for pid in built.pids()), "a worker is left over"
     assert len(built.logged("worker.lost")) >= STALLS
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
     slowest = max(done.ended_s - done.began_s for client in clients for done in client.done)
     print(f"calls stalled: {figures(stalls, clients)}; slowest request {slowest * 1e3:.0f} ms")
 
@@ -150,7 +150,7 @@ async def test_calls_that_never_return(open_daemon: Callable[..., Daemon], fault
 async def test_a_pin_changed_under_the_daemon_is_tried_once(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    """F7: whoever is logged in goes on; the first login with the old PIN is the last until an operator clears it."""
+    """Logged-in workers continue; after one login with the old PIN there is no other until an operator clears the stop."""
     built = open_daemon()
     fault_module.lock_pin_after(3)
     clients = clients_of(built)
@@ -169,7 +169,7 @@ async def test_a_pin_changed_under_the_daemon_is_tried_once(
         async with asyncio.timeout(20):
             while built.ask(messages.Status()).tokens[0].state != "login-refused":
                 await asyncio.sleep(0.05)
-        wait_until(lambda: not built.worker_pids(), "all have given up", 20)
+        wait_until(lambda: not built.worker_pids(), "all workers have ended", 20)
         assert fault_module.wrong_logins == 1
         built.pin_file.write_text(new + "\n")
         back = time.monotonic()
@@ -177,7 +177,7 @@ async def test_a_pin_changed_under_the_daemon_is_tried_once(
         await next_good(clients)
     assert fault_module.wrong_logins == 1, "the token saw one wrong PIN in all"
     print(f"PIN written and cleared: back {quantiles(figures([back], clients).to_recovery)}")
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
 
 
 @pytest.mark.parametrize(
@@ -185,14 +185,14 @@ async def test_a_pin_changed_under_the_daemon_is_tried_once(
     [{"write": errno.ENOSPC}, {"write": errno.EIO}, {"sync": errno.EIO}],
     ids=["full", "write-error", "sync-error"],
 )
-async def test_a_failing_disk_under_the_log_stops_uses_and_no_more(
+async def test_a_failing_disk_under_the_log_stops_only_uses(
     tmp_path: Path, open_daemon: Callable[..., Daemon], fault_module: FaultModule, fault: dict[str, int]
 ) -> None:
-    """F18: no key is used while it cannot be recorded; operators are heard; uses go on by themselves."""
+    """No key is used while it cannot be recorded; operators can still connect; then uses resume without an operator."""
     disk = FailingDisk(tmp_path / "disk")
     built = open_daemon(environment=disk.environment)
     clients = clients_of(built)
-    failed, mended = [], []
+    failed, repaired = [], []
     async with clients[0], clients[1], built.connection(OPERATOR) as operator:
         for _ in range(DISK_FAULTS):
             await next_good(clients)
@@ -206,20 +206,20 @@ async def test_a_failing_disk_under_the_log_stops_uses_and_no_more(
             with pytest.raises(AuditFailure):
                 await operator.control(messages.ClientAdd("meanwhile"), timeout_s=5)
             await asyncio.sleep(0.3)
-            # Those whose attempts were on the log before may end.
+            # Requests whose attempts were recorded before may still be carried out.
             recorded = sum(client.parallel for client in clients)
             assert len(fault_module.uses()) <= used + recorded, (
                 "keys are used although nothing can be recorded"
             )
-            mended.append(time.monotonic())
-            disk.mend()
+            repaired.append(time.monotonic())
+            disk.repair()
             await next_good(clients)
     codes = {type(done.error) for client in clients for done in client.done if done.error}
     assert codes == {AuditFailure}, codes
     wait_until(lambda: built.status().audit_writable)
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
     print(
-        f"disk {fault}: time to error {quantiles(figures(failed, clients).to_error)}; mended: {quantiles(figures(mended, clients).to_recovery)}"
+        f"disk {fault}: time to error {quantiles(figures(failed, clients).to_error)}; repaired: {quantiles(figures(repaired, clients).to_recovery)}"
     )
 
 
@@ -231,7 +231,7 @@ async def test_a_failing_disk_under_the_log_stops_uses_and_no_more(
 async def test_a_session_in_doubt_is_never_used_again(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule, rv: CKR
 ) -> None:
-    """F1, F5, F11: the worker that saw it ends, another one does what it was at, and no caller notices."""
+    """The worker that got the error ends, another one carries out its jobs, and no caller notices."""
     built = open_daemon()
     clients = clients_of(built)
     async with clients[0], clients[1]:
@@ -243,8 +243,8 @@ async def test_a_session_in_doubt_is_never_used_again(
         await next_good(clients)
     hit = next(call for call in fault_module.calls(Function.SIGN_INIT) if call.rv == rv)
     later = [call for call in fault_module.uses() if call.pid == hit.pid and call.sequence > hit.sequence]
-    # Those of its group had begun; nothing else had.
-    assert len(later) <= 8, "a poisoned session was used on"
+    # The jobs of its group had begun; no other job had.
+    assert len(later) <= 8, "a session in doubt was used again"
     wait_until(lambda: not alive(hit.pid), what="the worker ends")
     assert not [done.error for client in clients for done in client.done if done.error]
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)

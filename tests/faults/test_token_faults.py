@@ -1,4 +1,4 @@
-"""What a token can do to a daemon, row by row (facts F4 to F17): each fault through the fault module, on a real daemon."""
+"""Faults of a token: each injected with the fault module, on a real daemon."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def errors_of(clients: list[Client]) -> list[HsmdError]:
     return [done.error for client in clients for done in client.done if done.error]
 
 
-def check_story(built: Daemon, module: FaultModule, clients: list[Client]) -> None:
+def check_outcome(built: Daemon, module: FaultModule, clients: list[Client]) -> None:
     built.stop()
     assert not any(client.wrong() for client in clients)
     compare(LogRead(built.audit_path.parent), module, clients)
 
 
-async def test_f4_an_idle_token_is_asked_so_that_nothing_forgets_the_connection(
+async def test_an_idle_token_is_probed_so_that_the_connection_stays_open(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     open_daemon(token_settings={"probe_s": 1})
@@ -62,12 +62,12 @@ async def test_f4_an_idle_token_is_asked_so_that_nothing_forgets_the_connection(
     async with asyncio.timeout(15):
         while Counter(call.pid for call in fault_module.calls(Function.GENERATE_RANDOM)[before:]).total() < 4:
             await asyncio.sleep(0.05)
-    asked = {call.pid for call in fault_module.calls(Function.GENERATE_RANDOM)[before:]}
-    assert len(asked) >= 2 and asked <= pids
-    assert not fault_module.calls(Function.SIGN), "a probe is never a signature"
+    probed = {call.pid for call in fault_module.calls(Function.GENERATE_RANDOM)[before:]}
+    assert len(probed) >= 2 and probed <= pids
+    assert not fault_module.calls(Function.SIGN), "a probe never signs"
 
 
-async def test_f6_requests_open_no_sessions_and_a_full_token_starts_no_more(
+async def test_requests_open_no_further_sessions(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     built = open_daemon()
@@ -80,10 +80,10 @@ async def test_f6_requests_open_no_sessions_and_a_full_token_starts_no_more(
             await next_good(clients)
     assert len(fault_module.calls(Function.OPEN_SESSION)) == opened
     assert not errors_of(clients)
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
 
 
-def test_f6_with_too_few_sessions_the_daemon_serves_with_those_it_has(
+def test_with_too_few_sessions_the_daemon_serves_with_those_it_has(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule, tmp_path: Path
 ) -> None:
     built = open_daemon()
@@ -103,15 +103,15 @@ def test_f6_with_too_few_sessions_the_daemon_serves_with_those_it_has(
         built.stop()
 
 
-async def test_f8_every_process_has_a_life_of_its_own_in_the_module(
+async def test_every_process_initialises_the_module_separately(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    """One initialisation, one login, one session each; nobody finalises (F16) or uses the module after a fork."""
+    """One initialisation, one login, one session each; no process finalises it or uses the module after a fork."""
     built = open_daemon()
     clients = clients_of(built)
     async with clients[0], clients[1]:
         await next_good(clients)
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
     for function in (Function.INITIALIZE, Function.LOGIN, Function.OPEN_SESSION):
         each = Counter(call.pid for call in fault_module.calls(function) if call.rv == CKR.OK)
         assert set(each.values()) == {1}, function
@@ -120,7 +120,7 @@ async def test_f8_every_process_has_a_life_of_its_own_in_the_module(
 
 
 @pytest.mark.parametrize("action", [Action.ABORT, Action.CRASH], ids=lambda action: action.name)
-async def test_f9_a_module_that_crashes_costs_nobody_an_answer(
+async def test_a_module_that_crashes_costs_no_client_an_answer(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule, action: Action
 ) -> None:
     built = open_daemon()
@@ -137,10 +137,10 @@ async def test_f9_a_module_that_crashes_costs_nobody_an_answer(
             await all_ready(built, operator)
         await next_good(clients)
     assert not errors_of(clients)
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
 
 
-def test_f12_a_key_that_the_token_cannot_use_is_refused_when_it_is_made(
+def test_a_key_that_the_token_cannot_use_is_refused_before_generation(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
     built = open_daemon()
@@ -149,14 +149,14 @@ def test_f12_a_key_that_the_token_cannot_use_is_refused_when_it_is_made(
     built.start()
     with pytest.raises(BadRequest, match="the token has no ECDSA"):
         built.add_key("web")
-    assert not fault_module.calls(Function.GENERATE_KEY_PAIR), "before it was made"
+    assert not fault_module.calls(Function.GENERATE_KEY_PAIR), "refused before it was generated"
     built.add_key("rsa", "rsa-2048")
 
 
-async def test_f13_a_slow_token_is_no_reason_to_wait_beyond_the_deadline(
+async def test_a_slow_token_delays_no_answer_beyond_the_deadline(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    """The queue is bounded, what cannot be done in time is not begun, and all is well when the token is fast again."""
+    """The queue is bounded, requests that cannot end in time do not begin, and all succeed once the token is fast again."""
     built = open_daemon(limits={"queue": 100})
     clients = clients_of(built, parallel=20, timeout_s=0.5)
     async with clients[0], clients[1]:
@@ -169,13 +169,13 @@ async def test_f13_a_slow_token_is_no_reason_to_wait_beyond_the_deadline(
         await next_good(clients)
     assert {type(error) for error in errors_of(clients)} <= {DeadlineExceeded, Overloaded}
     assert max(done.ended_s - done.began_s for client in clients for done in client.done) < 0.5 + 0.05 + 0.5
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
 
 
 @pytest.mark.parametrize(
     "function", [Function.GENERATE_KEY_PAIR, Function.CREATE_OBJECT], ids=lambda function: function.name
 )
-def test_f14_what_a_crash_left_half_made_stays_and_disturbs_nobody(
+def test_objects_left_by_a_crash_stay_and_affect_no_other_key(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule, function: Function
 ) -> None:
     built = open_daemon()
@@ -187,16 +187,16 @@ def test_f14_what_a_crash_left_half_made_stays_and_disturbs_nobody(
     left = in_token(built.token, OBJECTS)
     built.stop()
     built.start()
-    assert in_token(built.token, OBJECTS) == left, "nothing with material is ever deleted"
+    assert in_token(built.token, OBJECTS) == left, "objects with key material are never deleted"
     assert not fault_module.calls(Function.DESTROY_OBJECT)
     assert [key.name for key in built.ask(messages.KeyList(limit=10)).keys] == ["before"]
     built.add_key("broken")
 
 
-def test_f15_a_token_that_cannot_be_seen_at_once_is_looked_for_again(
+def test_a_token_that_is_not_found_at_first_is_searched_again(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule
 ) -> None:
-    """The start lock keeps workers apart; a token that answers nonsense at first gets a few more tries."""
+    """The start lock serialises the workers' starts; a token that first returns errors is tried a few more times."""
     rule = fault_module.rule(Function.GET_SLOT_LIST, Action.RETURN, CKR.GENERAL_ERROR, count=2)
     built = open_daemon()
     assert rule.hits == 2
@@ -209,10 +209,10 @@ def test_f15_a_token_that_cannot_be_seen_at_once_is_looked_for_again(
     assert all(ended <= began for (_, ended), (began, _) in pairwise(spans)), "one worker after the other"
 
 
-async def test_f17_without_the_store_keys_are_used_and_nothing_is_changed(
+async def test_without_the_store_keys_are_used_and_changes_refused(
     open_daemon: Callable[..., Daemon], fault_module: FaultModule, cluster: Cluster
 ) -> None:
-    """A worker that is lost meanwhile is replaced too: the store is asked before a daemon's first login only."""
+    """A worker lost meanwhile is replaced too: the store is needed only before a daemon's first login."""
     cluster.run("CREATE DATABASE gone")
     built = open_daemon(store_url=cluster.url("gone"))
     clients = clients_of(built)
@@ -230,15 +230,15 @@ async def test_f17_without_the_store_keys_are_used_and_nothing_is_changed(
         await all_ready(built, operator)
         cluster.run("ALTER DATABASE gone ALLOW_CONNECTIONS true")
         async with asyncio.timeout(10):
-            while await changes(operator) is False:
+            while await accepts_changes(operator) is False:
                 await asyncio.sleep(0.05)
         await next_good(clients)
     assert not errors_of(clients)
-    check_story(built, fault_module, clients)
+    check_outcome(built, fault_module, clients)
 
 
-async def changes(operator: Connection) -> bool:
-    """Whether a change is taken."""
+async def accepts_changes(operator: Connection) -> bool:
+    """Whether the daemon accepts a change."""
     try:
         await operator.control(messages.ClientAdd("afterwards"), timeout_s=5)
     except StoreFailure:

@@ -1,4 +1,4 @@
-"""A token that goes away and comes back, workers that grow old, and a spare: seen from the daemon's callers."""
+"""A token that becomes unavailable and returns, recycled workers, and a spare worker: as the daemon's callers see them."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tests.support.token import in_token
 TIMES = 3
 BACK_S = 2.0
 ERROR_S = 2.5
-"""A request hears of a token that is away within this: a start that fails, and one in five tries, takes about a second."""
+"""A request fails within this time while the token is away: a failing start, and one in five tries, takes about a second."""
 
 
 @pytest.fixture
 def open_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    houses: list[Daemon] = []
+    daemons: list[Daemon] = []
 
     def make(**values: Any) -> Daemon:
-        houses.append(Daemon(tmp_path / f"house-{len(houses)}", **values))
-        return houses[-1].start()
+        daemons.append(Daemon(tmp_path / f"daemon-{len(daemons)}", **values))
+        return daemons[-1].start()
 
     yield make
-    for each in houses:
+    for each in daemons:
         each.end()
 
 
 async def _answer(channel: Any, number: int, key: bytes) -> tuple[int, int, float]:
-    """(kind of frame, error code or 0, seconds) of one use."""
+    """(kind of frame, error code or 0, seconds) of one signing request."""
     begun = time.monotonic()
     channel.write(operation(number, key, tls13(number)))
     kind, body = await channel.answer(number)
@@ -51,8 +51,8 @@ async def _answer(channel: Any, number: int, key: bytes) -> tuple[int, int, floa
     return kind, code, time.monotonic() - begun
 
 
-async def test_a_token_away_and_back(open_daemon: Callable[..., Daemon]) -> None:
-    """Its files vanish, each request fails soon and later at once; it is used again within two seconds, without an operator."""
+async def test_a_returned_token_is_used_again_soon(open_daemon: Callable[..., Daemon]) -> None:
+    """The token's files vanish: requests fail soon, later immediately; two seconds after their return the token is used again."""
     built = open_daemon(workers=2, spare=True)
     key = built.add_key("web")
     tokens = built.directory / "softhsm" / "tokens"
@@ -74,8 +74,8 @@ async def test_a_token_away_and_back(open_daemon: Callable[..., Daemon]) -> None
             to_error.append(time.monotonic() - begun)
             number += 1
             _, code, took = await _answer(channel, number, key)
-            assert (code, took < 0.5) == (ErrorCode.UNAVAILABLE, True), "at once while the breaker is open"
-            assert built_status(await asyncio.to_thread(built.status)) in ("open", "probing")
+            assert (code, took < 0.5) == (ErrorCode.UNAVAILABLE, True), "immediate while the breaker is open"
+            assert breaker_of(await asyncio.to_thread(built.status)) in ("open", "probing")
             tokens.with_suffix(".away").rename(tokens)
             back = time.monotonic()
             while (await _answer(channel, number := number + 1, key))[0] != Kind.RESULT:
@@ -87,11 +87,11 @@ async def test_a_token_away_and_back(open_daemon: Callable[..., Daemon]) -> None
     )
 
 
-def built_status(status: Any) -> str:
+def breaker_of(status: Any) -> str:
     return str(status.tokens[0].breaker)
 
 
-async def test_workers_grow_old_and_no_request_fails(open_daemon: Callable[..., Daemon]) -> None:
+async def test_recycling_workers_fails_no_request(open_daemon: Callable[..., Daemon]) -> None:
     built = open_daemon(workers=2, spare=True, token_settings={"recycle_after_operations": 150})
     key = built.add_key("web")
     old = set(built.signing_pids())
@@ -101,7 +101,7 @@ async def test_workers_grow_old_and_no_request_fails(open_daemon: Callable[..., 
             channel.write(b"".join(operation(first + i, key, tls13(first + i)) for i in range(1, 51)))
             answers = [await channel.answer(first + i) for i in range(1, 51)]
             assert [decode_error(body) for kind, body in answers if kind == Kind.ERROR] == []
-    wait_until(lambda: len(built.logged("worker.recycled")) >= 3, "workers leave", 10)
+    wait_until(lambda: len(built.logged("worker.recycled")) >= 3, "workers are recycled", 10)
     built.wait_for_workers()
     assert len(old & set(built.signing_pids())) < len(old)
     assert not built.logged("worker.lost")
@@ -123,13 +123,13 @@ async def test_a_spare_takes_over_at_once(open_daemon: Callable[..., Daemon]) ->
             times.append(took)
             await asyncio.to_thread(built.wait_for_workers)
     print(f"first answer after the loss of the only worker: {sorted(times)[2] * 1000:.1f} ms (median of 5)")
-    assert min(times) < 0.15, "a start takes 0.3 s"
+    assert min(times) < 0.15, "faster than a start, which takes 0.3 s"
 
 
 async def test_a_client_that_crashes_workers_is_refused_and_others_are_not(
     tmp_path: Path, fault_module: FaultModule
 ) -> None:
-    """F9, A13: the first request costs two workers, its client's later ones none; the same key serves others."""
+    """The first request crashes two workers, the client's later ones none; the same key serves other clients."""
     with running_daemon(tmp_path / "daemon", before=fault_module.before, workers=1, spare=True) as built:
         key = built.add_key("web", grant_to=(WEB, MAIL))
         async with await ssh(built, WEB) as first, await ssh(built, MAIL) as second:
@@ -146,11 +146,11 @@ async def test_a_client_that_crashes_workers_is_refused_and_others_are_not(
         refused = [record for record in built.audit("refusal") if record["rule"] == "penalised"]
         assert len(refused) == 6
         assert all(record["client"] == WEB for record in refused)
-        assert built.status().tokens[0].breaker == "closed", "nothing a caller does moves it"
+        assert built.status().tokens[0].breaker == "closed", "a caller's request never opens it"
 
 
-def test_half_written_objects_are_passed_over_shown_and_kept(open_daemon: Callable[..., Daemon]) -> None:
-    """What a kill -9 in the middle of a generation leaves: files without content, a key without a ceiling, a ceiling without a key."""
+def test_half_written_objects_are_ignored_reported_and_kept(open_daemon: Callable[..., Daemon]) -> None:
+    """What a SIGKILL during a generation leaves: empty files, a key without a ceiling, a ceiling without a key."""
     built = open_daemon()
     directory = next((built.directory / "softhsm" / "tokens").iterdir())
     kept = built.add_key("kept")
@@ -177,7 +177,7 @@ def test_half_written_objects_are_passed_over_shown_and_kept(open_daemon: Callab
     assert before <= {path.name for path in directory.glob("*.object")}, "nothing was deleted"
 
 
-def test_differences_are_shown(open_daemon: Callable[..., Daemon]) -> None:
+def test_differences_between_store_and_token_are_reported(open_daemon: Callable[..., Daemon]) -> None:
     built = open_daemon()
     built.add_key("forgotten")
     digest = built.add_key("lost")

@@ -1,7 +1,7 @@
-"""Workers that die, stop or crash under load: no other request fails, deadlines hold, and what was declared unbegun stays so.
+"""Workers that die, stop or crash under load: no other request fails, deadlines hold, and jobs declared unbegun never begin.
 
-A small launcher and a small service stand around the pool: the launcher kills and replaces what it is told to, the service
-submits again what is safe to repeat, by the rules of docs/architecture.md.
+`Fleet` is a minimal launcher and service around the pool: the launcher kills and replaces workers on request, the service
+resubmits jobs that are safe to repeat, by the rules of docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tests.support.token import RawWorker, generate, settings_of
 CALLERS = 48
 DEADLINE_S = 8.0
 SLACK_S = 0.25
-"""How late an expiry may be noticed on a busy machine; the pool looks every 10 ms."""
+"""How late an expiry may be noticed on a busy machine; the pool checks every 10 ms."""
 
 
-class Silent:
-    """A log nobody reads."""
+class NullLog:
+    """A log that discards every event."""
 
     def __getattr__(self, level: str) -> Callable[..., None]:
         return lambda event, **fields: None
@@ -61,7 +61,7 @@ class Fleet:
             clock=time.monotonic,
             request_replacement=self._replace,
             completed=self._completed,
-            log=Silent(),
+            log=NullLog(),
         )
         for _ in range(workers):
             self.start()
@@ -81,7 +81,7 @@ class Fleet:
                 await asyncio.sleep(0.002)
 
     async def sign(self, key: bytes, in_s: float = DEADLINE_S) -> tuple[Status, bytes]:
-        """One request as the service treats it: repeated when it is known not to have begun, else once more, alone."""
+        """Handle one request as the service does: repeat it while it has not begun, or once, alone, if its outcome is unknown."""
         deadline = time.monotonic() + in_s
         alone = retried = False
         while True:
@@ -154,10 +154,10 @@ def check(key: KeyDescription, answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
-async def test_losing_a_worker_under_load_fails_nobody(
+async def test_losing_a_worker_under_load_fails_no_request(
     fleet, key: KeyDescription, number: signal.Signals
 ) -> None:
-    """Two workers, 48 callers; one worker after the other is hit, and every request is answered in time."""
+    """Two workers, 48 callers; the workers are hit in turn, and every request is answered in time."""
     flock: Fleet = await fleet(2, stall_s=0.25)
     digest = bytes.fromhex(key.key)
     stop = False
@@ -192,8 +192,8 @@ async def test_losing_a_worker_under_load_fails_nobody(
         check(key, answer)
 
 
-async def test_only_what_was_begun_is_in_doubt_and_the_rest_stays_unbegun(fleet, key: KeyDescription) -> None:
-    """A stopped worker that is not killed at once wakes up with a batch in hand, and must not touch it."""
+async def test_a_job_declared_unbegun_never_begins(fleet, key: KeyDescription) -> None:
+    """A stopped worker that continues later has received a batch, and must not carry it out."""
     flock: Fleet = await fleet(1, stall_s=0.2, replace=False)
     (victim,) = flock.ready()
     digest = bytes.fromhex(key.key)
@@ -231,7 +231,7 @@ async def test_deadlines_hold_while_every_worker_is_stopped(fleet, key: KeyDescr
     assert max(lateness) < 0.05 + SLACK_S
     for pid in flock.ready():
         os.kill(pid, signal.SIGCONT)
-    # What the workers had in hand comes back late or skipped, once for each job, and the pool is in order again.
+    # Each job that the workers had received is reported once, late or skipped, and then the pool works again.
     await flock.until(lambda: sum(worker.in_flight for worker in flock.pool.status().workers) == 0)
     assert (
         flock.statuses[Status.EXPIRED]
@@ -256,7 +256,7 @@ async def test_a_stalled_worker_does_not_hold_up_the_other(fleet, key: KeyDescri
     assert flock.statuses[Status.UNKNOWN] == 0
 
 
-async def test_the_only_worker_comes_back(fleet, key: KeyDescription) -> None:
+async def test_the_only_worker_is_replaced(fleet, key: KeyDescription) -> None:
     """Requests wait for the replacement instead of failing."""
     flock: Fleet = await fleet(1)
     os.kill(flock.ready()[0], signal.SIGKILL)

@@ -29,6 +29,6 @@ class FailingDisk:
         """Have writes or syncs fail with this errno; 0: as usual."""
         struct.pack_into("<II", self._page, 0, write, sync)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """All as usual."""
         self.fail()

@@ -78,7 +78,7 @@ async def test_a_closed_connection_is_left_alone() -> None:
     assert (connection.handled, connection.told) == (PACKETS_A_TURN, told)
 
 
-async def test_who_keeps_exchanging_keys_is_dropped() -> None:
+async def test_a_peer_that_keeps_exchanging_keys_is_dropped() -> None:
     connection: Any = Connection(0)
     Flow(connection, connection.told.append)
     for _ in range(KEY_EXCHANGES):
