@@ -1,4 +1,1 @@
-"""What the audit log promises and how anyone checks it: records, their chain of hashes, verification.
-
-Pure.
-"""
+"""The format of the audit log and its verification: records, hash chain, Merkle tree, checkpoints, discontinuities. Pure."""

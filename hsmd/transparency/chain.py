@@ -1,4 +1,4 @@
-"""Following the hash chain of audit records, which needs nothing but their lines.
+"""Follows the hash chain of audit records, which needs only their lines.
 
 A record's leaf hash is that of RFC 9162, section 2.1.1, so that the same lines are the leaves of a Merkle tree.
 """
@@ -30,7 +30,7 @@ class Follower:
         return Head(self.size, self.head)
 
     def follow(self, line: bytes) -> Record:
-        """The next record. Raises ProtocolError, and stays where it is, unless `line` continues the chain."""
+        """Return the next record. Raises ProtocolError, and does not advance, unless `line` continues the chain."""
         record = parse_record(line)
         if record.index != self.size:
             raise ProtocolError(f"record {record.index} stands where record {self.size} belongs")

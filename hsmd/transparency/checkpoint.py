@@ -1,4 +1,4 @@
-"""Checkpoints as C2SP tlog-checkpoint defines them: a note that says how large a log is and what its root is."""
+"""Checkpoints as C2SP tlog-checkpoint defines them: notes that state the size of a log and the root of its tree."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Checkpoint:
 
 
 def parse(note: str | Note, verifier: Verifier) -> Checkpoint:
-    """The checkpoint that `verifier`'s key signed, under the log's own name.
+    """The checkpoint in a note signed by the key of `verifier`, under the log's own name.
 
-    Raises ProtocolError for what is no checkpoint, ProofInvalid if the signature is missing or wrong.
+    Raises ProtocolError if the note is not a checkpoint, ProofInvalid if the signature is missing or wrong.
     """
     if isinstance(note, str):
         note = Note.parse(note)
@@ -49,7 +49,7 @@ def parse(note: str | Note, verifier: Verifier) -> Checkpoint:
 def parse_text(text: str) -> Checkpoint:
     """The checkpoint in the text of a note. Raises ProtocolError.
 
-    Extension lines, which our logs never write, are refused: nobody could check what they say.
+    Extension lines, which hsmd never writes, are refused: their content cannot be verified.
     """
     lines = text.removesuffix("\n").split("\n")
     if len(lines) != 3 or not lines[0] or not _SIZE.match(lines[1]):

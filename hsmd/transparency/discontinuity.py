@@ -20,7 +20,7 @@ from hsmd.transparency.note import Note, Verifier, signed, to_be_signed
 
 EVENT = "log.discontinuity"
 OPERATOR = "hsmd/operator"
-"""The name operators sign under; the key id tells their keys apart."""
+"""The name operators sign under; the key id distinguishes their keys."""
 MAX_REASON_CHARACTERS = 200
 _TITLE = "hsmd discontinuity v1"
 _MEMBERS = ("origin", "old", "new", "key", "time", "reason")
@@ -41,10 +41,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Discontinuity:
-    """A log was given up (`old` is the newest state known of it, None if none is) and goes on from `new`.
+    """A log was abandoned (`old` is its newest known state, None if there is none) and continues from `new`.
 
-    `origin` names the log, `key` is the verifier key of its checkpoints from now on, `time` when it was declared (as records
-    write it), `reason` for people, one line of at most 200 characters. Raises BadRequest for what no note can say.
+    `origin` names the log, `key` is the verifier key of its checkpoints from now on, `time` when this was declared (in the
+    format of records), `reason` one line of at most 200 characters, for people. Raises BadRequest for other values.
     """
 
     origin: str
@@ -60,7 +60,7 @@ class Discontinuity:
             or len(self.reason) > MAX_REASON_CHARACTERS
             or not self.reason.isprintable()
         ):
-            raise BadRequest(f"reason: say in one line of at most {MAX_REASON_CHARACTERS} characters why")
+            raise BadRequest(f"reason: give one printable line of at most {MAX_REASON_CHARACTERS} characters")
         if not _TIME.match(self.time):
             raise BadRequest(f"time: {self.time[:40]!r} is not UTC with microseconds")
         if Verifier.from_vkey(self.key).name != self.origin:
@@ -94,12 +94,12 @@ def parse_text(text: str) -> Discontinuity:
     except BadRequest as problem:
         raise ProtocolError(f"not a discontinuity: {problem.text}") from None
     if found.text() != text:
-        raise ProtocolError("not a discontinuity: not in its only spelling")
+        raise ProtocolError("not a discontinuity: not in the canonical form")
     return found
 
 
 def operator_verifier(public_key_line: str) -> Verifier:
-    """The key of an operator from an OpenSSH public key line. Raises ProtocolError unless it is Ed25519."""
+    """The key of an operator, from an OpenSSH public key line. Raises ProtocolError unless it is Ed25519."""
     try:
         key = load_ssh_public_key(" ".join(public_key_line.split()[:2]).encode())
     except (ValueError, UnsupportedAlgorithm):
@@ -110,7 +110,7 @@ def operator_verifier(public_key_line: str) -> Verifier:
 
 
 def sign(discontinuity: Discontinuity, key: Ed25519PrivateKey) -> Note:
-    """The note, signed by an operator's key."""
+    """The note, signed with an operator's key."""
     verifier = Verifier.from_public_key(OPERATOR, key.public_key())
     text = discontinuity.text()
     return signed(text, verifier, [key.sign(to_be_signed(text))])
@@ -119,7 +119,7 @@ def sign(discontinuity: Discontinuity, key: Ed25519PrivateKey) -> Note:
 def verify(note: str | Note, operators: Iterable[Verifier]) -> Discontinuity:
     """The discontinuity in a note signed by one of the operators' keys.
 
-    Raises ProtocolError for what is no such note, ProofInvalid if none of the keys signed it.
+    Raises ProtocolError if it is not such a note, ProofInvalid if none of the keys signed it.
     """
     if isinstance(note, str):
         note = Note.parse(note)

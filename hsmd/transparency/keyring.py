@@ -14,7 +14,7 @@ _ANY = "any"
 
 
 class KeyRing:
-    """A few public keys. `named` sign under their own names only, `unnamed` (their name means nothing) under any."""
+    """Public keys: `named` sign under their own names only, `unnamed` (whose names are ignored) under any."""
 
     def __init__(self, named: Sequence[Verifier], unnamed: Sequence[Verifier] = ()) -> None:
         self._named = {(key.name, key.key_id): key for key in named}
@@ -22,7 +22,7 @@ class KeyRing:
 
     @classmethod
     def parse(cls, data: bytes) -> KeyRing:
-        """The keys in a file: PEM blocks, verifier key lines, or both. Raises ProtocolError if there is none."""
+        """The keys in a file: PEM blocks, verifier key lines, or both. Raises ProtocolError if there are none."""
         unnamed = [Verifier.from_pem(_ANY, block) for block in _PEM.findall(data)]
         lines = _PEM.sub(b"", data).decode("utf-8", "replace").split("\n")
         named = [Verifier.from_vkey(line) for line in lines if line.strip()]
@@ -31,7 +31,7 @@ class KeyRing:
         return cls(named, unnamed)
 
     def verifier(self, name: str, key_id: bytes) -> Verifier:
-        """The key that signs under `name` with this key id. Raises ProofInvalid if it is not among ours."""
+        """The key that signs under `name` with this key id. Raises ProofInvalid if it is not known."""
         key = self._named.get((name, key_id))
         if key is None:
             renamed = (replace(one, name=name) for one in self._unnamed)

@@ -1,7 +1,7 @@
-"""What the writer of a log needs: the lines of records, built quickly, and the hash chain they continue.
+"""What the writer of a log needs: lines of records, built quickly, and the hash chain that they continue.
 
-A line is `head` (index, previous, time: known only when it is written) and `tail` (everything after). Tails are made
-when something happens; the tail of an attempt up to its `asked` depends only on the grant, and the caller keeps it.
+A line is `head` (index, previous, time: known only when it is written) and `tail` (the rest). Tails are made when
+something happens; the tail of an attempt up to its `asked` depends only on the grant, so the caller caches it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def bounded(text: str) -> str:
-    """`text` as a record holds it: lone surrogates become U+FFFD, and what is longer than the cap is cut."""
+    """`text` as a record holds it: lone surrogates become U+FFFD, and text longer than the limit is cut."""
     if len(text) > MAX_TEXT_CHARACTERS:
         text = text[: MAX_TEXT_CHARACTERS - 1] + "\u2026"
     return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
@@ -119,7 +119,7 @@ def record_line(index: int, previous: str, time: str, tail: str) -> bytes:
 
 
 def parse_tail(tail: str) -> Record:
-    """What a tail says, with placeholders for the head. Raises ProtocolError as `parse_record`."""
+    """The record of a tail, with placeholders for the head. Raises ProtocolError as `parse_record`."""
     return parse_record(record_line(0, _NO_DIGEST, "2000-01-01T00:00:00.000000Z", tail))
 
 
@@ -127,7 +127,7 @@ def parse_tail(tail: str) -> Record:
 
 
 class Head(NamedTuple):
-    """How far a log goes: the number of its records and the leaf hash (hex) of the last one."""
+    """The end of a log: the number of its records and the leaf hash (hex) of the last one."""
 
     size: int = 0
     head: str = NO_HEAD
@@ -143,9 +143,9 @@ def leaf_hash(line: bytes) -> bytes:
 
 
 def extend(start: Head, time: str, tails: Sequence[str]) -> tuple[bytes, Head]:
-    """The lines, each with its line feed, that continue a chain with records written at `time`; and the head behind them.
+    """The lines, each with its line feed, that continue a chain with records written at `time`; and the head after them.
 
-    On the path of every key operation, so `record_line` and `leaf_hash` are written out here.
+    It runs for every key operation, so `record_line` and `leaf_hash` are inlined.
     """
     size, head = start
     lines = []

@@ -1,6 +1,6 @@
 """The Merkle tree of RFC 9162, section 2.1, over leaf hashes: its root, proofs about it and their verification.
 
-All hashes are SHA-256, 32 bytes. Leaf hashes are made by `chain.leaf_hash`.
+All hashes are SHA-256, 32 bytes. Leaf hashes are made by `lines.leaf_hash`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Frontier:
-    """A tree that only grows: what is needed to go on, and to know its root.
+    """A growing tree, reduced to what appending leaves and computing its root need.
 
-    `peaks` are the hashes of the complete subtrees into which `size` leaves fall, the largest (leftmost) first: one for
-    each bit that is set in `size`.
+    `peaks` are the hashes of the complete subtrees into which `size` leaves are divided, the largest (leftmost) first: one
+    for each bit that is set in `size`.
     """
 
     __slots__ = ("_peaks", "_size")
@@ -49,7 +49,7 @@ class Frontier:
         return tuple(self._peaks)
 
     def append(self, leaf_hashes: Iterable[bytes]) -> None:
-        """Add leaves behind the last one."""
+        """Append leaves."""
         peaks = self._peaks
         size = self._size
         for node in leaf_hashes:
@@ -62,7 +62,7 @@ class Frontier:
         self._size = size
 
     def root(self) -> bytes:
-        """The root of the tree as it is now."""
+        """The root of the current tree."""
         return _fold(self._peaks)
 
 
@@ -95,7 +95,7 @@ def inclusion_proof(index: int, size: int, nodes: NodeReader) -> list[bytes]:
 def consistency_proof(first: int, second: int, nodes: NodeReader) -> list[bytes]:
     """The proof that the tree of `second` leaves continues that of `first`: PROOF(first, D_second) of section 2.1.4.1.
 
-    Empty for `first` = 0, which everything continues. Raises ValueError unless 0 <= first <= second.
+    It is empty for `first` = 0, which every tree continues. Raises ValueError unless 0 <= first <= second.
     """
     if not 0 <= first <= second:
         raise ValueError(f"a tree of {second} leaves does not continue one of {first}")
@@ -111,7 +111,7 @@ def consistency_proof(first: int, second: int, nodes: NodeReader) -> list[bytes]
         else:
             proof.append(_range_root(begin, split, nodes))
             begin = split
-    if begin:  # the verifier knows the root of the first tree, but not of a part of it
+    if begin:  # the verifier knows the root of the first tree only, not of its parts
         proof.append(_range_root(begin, end, nodes))
     proof.reverse()
     return proof
@@ -120,7 +120,7 @@ def consistency_proof(first: int, second: int, nodes: NodeReader) -> list[bytes]
 def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes) -> None:
     """Check that `leaf` is the hash of leaf `index` in the tree of `size` leaves with this `root` (section 2.1.3.2).
 
-    Raises ProofInvalid if that is not so.
+    Raises ProofInvalid if it is not.
     """
     if not 0 <= index < size:
         raise ProofInvalid(f"a tree of {size} records has no record {index}")
@@ -146,10 +146,10 @@ def verify_consistency(
 ) -> None:
     """Check that the tree of `second` leaves continues that of `first` leaves (section 2.1.4.2).
 
-    Raises ProofInvalid if that is not so.
+    Raises ProofInvalid if it is not.
     """
     if not 0 <= first <= second:
-        raise ProofInvalid(f"the log has {second} records; it once had {first}")
+        raise ProofInvalid(f"the log has {second} records; it had {first}")
     _require_hashes((first_root, second_root, *proof))
     if first in (0, second):
         known = EMPTY_ROOT if first == 0 else second_root
@@ -164,7 +164,7 @@ def verify_consistency(
 
 
 def _roots_of(first: int, second: int, nodes: list[bytes]) -> tuple[bytes, bytes] | None:
-    """The roots of both trees as the nodes of a consistency proof make them, None for a wrong number of nodes."""
+    """The roots of both trees that follow from the nodes of a consistency proof; None for a wrong number of nodes."""
     place, last = first - 1, second - 1
     while place & 1:
         place, last = place >> 1, last >> 1

@@ -1,4 +1,4 @@
-"""Signed notes as C2SP signed-note defines them: text, and lines with signatures of it.
+"""Signed notes as C2SP signed-note defines them: a text, and lines with signatures over it.
 
 Signature types are 0x01 (Ed25519) and 0x02 (ECDSA P-256 with SHA-256, ASN.1 DER).
 """
@@ -30,14 +30,14 @@ _VKEY = re.compile(r"(?P<name>[^+]+)\+(?P<id>[0-9a-f]{8})\+(?P<key>[A-Za-z0-9+/=
 
 
 class SignatureType(IntEnum):
-    """Types of signature that C2SP signed-note assigns and we know."""
+    """Types of signature of C2SP signed-note that are supported."""
 
     ED25519 = 0x01
     ECDSA = 0x02
 
 
 class Signature(NamedTuple):
-    """One signature line: who signed (`name`, `key_id`: 4 bytes) and the signature itself."""
+    """One signature line: the signer (`name`, and the 4 bytes of `key_id`) and the signature itself."""
 
     name: str
     key_id: bytes
@@ -45,7 +45,7 @@ class Signature(NamedTuple):
 
     @classmethod
     def decode(cls, name: str, encoded: str) -> Signature:
-        """The signature from its name and what stands behind it. Raises ProtocolError."""
+        """The signature from the name on its line and the base64 after it. Raises ProtocolError."""
         raw = _strict_base64(encoded)
         if not _is_name(name) or len(raw) <= KEY_ID_BYTES:
             raise ProtocolError("not a signature: it has a name, and key id and signature in base64")
@@ -53,20 +53,20 @@ class Signature(NamedTuple):
 
     @property
     def encoded(self) -> str:
-        """What stands behind the name on the line: base64 of key id and signature."""
+        """The part of the line after the name: base64 of key id and signature."""
         return base64.b64encode(self.key_id + self.signature).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A text and its signatures. The text ends in a line feed; each line of it may be anything printable."""
+    """A text and its signatures. The text ends in a line feed; its lines may hold any printable characters."""
 
     text: str
     signatures: tuple[Signature, ...]
 
     @classmethod
     def parse(cls, note: str) -> Note:
-        """The note in its written form. Raises ProtocolError for what is none."""
+        """The note in its written form. Raises ProtocolError if it is not a note."""
         if len(note) > MAX_NOTE_BYTES or not _well_formed(note):
             raise ProtocolError("not a signed note: too long, or with control characters")
         text, separator, lines = note.rpartition("\n\n")
@@ -84,16 +84,16 @@ class Note:
 
 
 def to_be_signed(text: str) -> bytes:
-    """The bytes that a signature of a note covers. Raises ProtocolError for what cannot be the text of one."""
+    """The bytes that a signature of a note covers. Raises ProtocolError unless it can be the text of a note."""
     if not text.endswith("\n") or not _well_formed(text):
         raise ProtocolError("the text of a note ends in a line feed and has no other control characters")
     return text.encode()
 
 
 def key_id(name: str, kind: int, key: bytes) -> bytes:
-    """The 4 bytes that tell keys of the same name apart.
+    """The 4 bytes that distinguish keys of the same name.
 
-    `key`: 32 bytes for Ed25519, DER SubjectPublicKeyInfo for ECDSA, whose identifier covers nothing else.
+    `key`: 32 bytes for Ed25519, DER SubjectPublicKeyInfo for ECDSA, whose key id covers nothing else.
     """
     covered = key if kind == SignatureType.ECDSA else name.encode() + b"\n" + bytes([kind]) + key
     return sha256(covered).digest()[:KEY_ID_BYTES]
@@ -117,7 +117,7 @@ class Verifier:
             raise ProtocolError("not a verifier key: it has the form <name>+<8 hex digits>+<base64>")
         verifier = cls.from_public_key(match["name"], _load(material))
         if verifier.key != material[1:] or verifier.key_id.hex() != match["id"]:
-            raise ProtocolError("not a verifier key: its key id does not belong to its name and key")
+            raise ProtocolError("not a verifier key: its key id does not match its name and key")
         return verifier
 
     @classmethod
@@ -159,7 +159,7 @@ class Verifier:
     def verify(self, note: Note) -> Signature:
         """The signature of this key on `note`.
 
-        Raises ProofInvalid if there is none, or one that is wrong.
+        Raises ProofInvalid if there is none or it is wrong.
         """
         mine = [found for found in note.signatures if (found.name, found.key_id) == (self.name, self.key_id)]
         if not mine:
@@ -188,12 +188,12 @@ def signed(text: str, verifier: Verifier, signatures: Iterable[bytes]) -> Note:
 def _parse_signature(line: str) -> Signature:
     name, _, encoded = line.removeprefix(_DASH).partition(" ")
     if not line.startswith(_DASH):
-        raise ProtocolError("not a signed note: a line behind the text is not a signature")
+        raise ProtocolError("not a signed note: a line after the text is not a signature")
     return Signature.decode(name, encoded)
 
 
 def _strict_base64(text: str) -> bytes:
-    """The bytes, or none if this is not how they are written (RFC 4648, sections 3.5 and 4)."""
+    """The bytes, empty unless `text` is their canonical base64 (RFC 4648, sections 3.5 and 4)."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

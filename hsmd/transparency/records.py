@@ -1,9 +1,8 @@
-"""Audit records: what one line of the log says, and its one canonical form (docs/audit.md).
+"""Audit records: the members of a line of the log, and its one canonical form (docs/audit.md, section 1).
 
-A line is canonical JSON in printable ASCII: members in the order of `Record`, empty members left out, no
-spaces, every character outside 0x20 to 0x7e written as an escape. So no name, however hostile, can end a
-line, move a cursor or look like another record, and the bytes of a record follow from
-its values alone.
+A line is canonical JSON in printable ASCII: members in the order of `Record`, empty members omitted, no spaces, every
+character outside 0x20 to 0x7e written as an escape. So no name, however hostile, can end a line, move a cursor or look
+like another record, and the values of a record determine its bytes.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from msgspec import Meta, Struct
 from hsmd.errors import ProtocolError
 
 MAX_TEXT_CHARACTERS = 256
-"""Longest text member; what is longer is cut and ends in U+2026."""
+"""Longest text member; longer text is cut and ends in U+2026."""
 MAX_FIELDS = 16
 MAX_LINE_BYTES = 65_536
-"""No record is longer: text is capped, and an escaped character takes at most 12 bytes."""
+"""No record is longer: the length of text is limited, and an escaped character has at most 12 bytes."""
 
 RESULTS = frozenset({"performed", "refused", "not-performed", "unknown", "failed"})
-"""How a use of a key can end; `unknown`: begun, and nobody can say whether the token finished."""
+"""How a use of a key can end; `unknown`: started, and it is not known whether the token finished."""
 
 CHECKPOINT_EVENT = "log.checkpoint"
 """A signed checkpoint; fields: `origin`, `size`, `root` and `signature`."""
@@ -38,11 +37,11 @@ _FieldNumber = Annotated[int, Meta(gt=-(1 << 53), lt=1 << 53)]
 
 
 class Record(Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True):
-    """One record. The order of the members here is their order on the line; a member at its default is left out.
+    """One record. The order of the members here is their order on the line; a member at its default is omitted.
 
-    `previous` is the leaf hash of the record before; `time` when the record was written (UTC); `key`,
-    `asked` and `answer` are SHA-256 in hex: of the key's DER SubjectPublicKeyInfo, of what was asked and of what was returned;
-    `scheme` four hex digits; `attempt` the index of the attempt whose outcome this is.
+    `previous` is the leaf hash of the previous record; `time` when the record was written (UTC); `key`, `asked` and `answer`
+    are SHA-256 in hex: of the key's DER SubjectPublicKeyInfo, of the requested data and of the data returned; `scheme` is
+    four hex digits; `attempt` the index of the attempt whose outcome this is.
     """
 
     index: _Count

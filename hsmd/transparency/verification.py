@@ -1,6 +1,6 @@
-"""Verification of a whole log: its chain, what its records may say about each other, its tree and its signed checkpoints.
+"""Verifies a whole log: its chain, the references between its records, its tree and its signed checkpoints.
 
-docs/audit.md, section 6, has the rules; `scripts/verify-audit` is a second verifier that shares no code with this one.
+The rules are in docs/audit.md, section 6; `scripts/verify-audit` is a second verifier that shares no code with this one.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from hsmd.transparency.note import Note, Signature
 from hsmd.transparency.records import Record, parse_record
 
 MAX_LAG = 100_000
-"""Records between those that a checkpoint covers and its own record: the log goes on while the token signs."""
+"""Most records between those that a checkpoint covers and its own record: they are written while the token signs."""
 
 _FIELDS = {"origin", "size", "root", "signature"}
 
 
 @dataclass(frozen=True, slots=True)
 class LogVerdict:
-    """What a verification found.
+    """The result of a verification.
 
     `size` records are in order, the last of them with leaf hash `head`, their tree has the root `root` (hex both).
-    `checkpoints` counts the good ones, `origin` names the log they are of, and the newest covers the first `covered`
-    records. `first_bad` and `last_bad` bound the first wrong or missing record (the same where it is known), None if
-    nothing is wrong; `reason` is for a person.
+    `checkpoints` counts the good ones, `origin` names their log, and the newest covers the first `covered` records.
+    `first_bad` and `last_bad` bound the first wrong or missing record (both are the same where it is known), None if nothing
+    is wrong; `reason` is for people.
     """
 
     size: int
@@ -68,7 +68,7 @@ def verify_log(
     """
     walk = _Walk(keys, seen)
     try:
-        walk.take_all(iter(lines))
+        walk.follow_all(iter(lines))
     except _Bad as bad:
         return walk.verdict(bad)
     return walk.verdict(None)
@@ -101,7 +101,7 @@ class _Walk:
             *found,
         )
 
-    def take_all(self, lines: Iterator[bytes]) -> None:
+    def follow_all(self, lines: Iterator[bytes]) -> None:
         self._check_seen()
         for line in lines:
             record = self._parse(line)
@@ -121,7 +121,7 @@ class _Walk:
                 self._check_seen()
         if self._seen:
             once = self._seen[-1].size
-            self._suspect(once - 1, f"the log ends after {self.size} records; it once had {once}")
+            self._suspect(once - 1, f"the log ends after {self.size} records; it had {once}")
 
     def _parse(self, line: bytes) -> Record:
         if not line.endswith(b"\n"):
@@ -135,7 +135,7 @@ class _Walk:
         return record
 
     def _blame(self, line: bytes, following: bytes | None) -> None:
-        """A broken link: which of the two records was changed, as the one behind them knows."""
+        """Raise for a broken link; the next line decides which of the two records was changed."""
         index = self.size
         reason = f"record {index} does not follow from the one before it"
         if index == 0:
@@ -144,16 +144,16 @@ class _Walk:
         raise _Bad(index if confirmed is False else index - 1, index - 1 if confirmed else index, reason)
 
     def _narrowed(self, bad: _Bad, line: bytes, following: bytes | None) -> _Bad:
-        """Where the record behind it does not confirm a record that cannot be, nobody made hashes anew."""
+        """Blame the record alone if the next one does not confirm it: then hashes were not recomputed."""
         if _confirmed(line, following) is False:
             return _Bad(self.size, self.size, bad.reason)
         return bad
 
     def _suspect(self, last: int, reason: str) -> None:
-        """Raises: the chain is sound, so hashes were made anew for some record behind the newest good checkpoint."""
+        """Raise: the chain is sound, so hashes were recomputed from some record after the newest good checkpoint on."""
         raise _Bad(min(self.covered, last), last, reason)
 
-    # --- what records say about each other ---
+    # --- references between records ---
 
     def _check_meaning(self, record: Record) -> None:
         match record.event:
@@ -247,7 +247,7 @@ class _Walk:
 
 
 def _confirmed(line: bytes, following: bytes | None) -> bool | None:
-    """Whether the line behind it knows `line` as it is; None if there is none, or one that is no record."""
+    """Whether the next line confirms `line`; None if there is none, or it is not a record."""
     if following is None:
         return None
     try:

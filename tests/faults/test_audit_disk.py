@@ -334,7 +334,7 @@ async def test_bytes_removed_or_added_by_others_are_noticed_and_left_unchanged(b
     log.attempt(*GRANT, b"")
     with pytest.raises(AuditFailure) as failure:
         log.commit()
-    assert "something else wrote to it" in failure.value.detail
+    assert "another process changed it" in failure.value.detail
     assert path.read_bytes() == content
     with pytest.raises(AuditFailure):
         await log.close()

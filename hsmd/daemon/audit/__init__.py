@@ -1,6 +1,6 @@
-"""The audit log on disk: what cannot be written here does not happen.
+"""The audit log on disk: what cannot be recorded does not happen.
 
-One writer, on the event loop of the front process.
+There is one writer, on the event loop of the front process.
 """
 
 from hsmd.daemon.audit.log import AuditLog

@@ -1,4 +1,4 @@
-"""Where archived segments went: a small file beside the segments, which `hsmd audit archive` writes."""
+"""The list of archived segments: a small file beside the segments, which `hsmd audit archive` writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hsmd.system.log_files import ARCHIVED_NAME
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A sealed segment with the records `first` up to `end` that was copied to the directory `to`."""
+    """A sealed segment with the records `first` up to (not including) `end` that was copied to the directory `to`."""
 
     first: int
     end: int
@@ -21,7 +21,7 @@ class Archived:
 
 
 def archived(segments: Path) -> list[Archived]:
-    """What has been archived from this directory of segments, oldest first."""
+    """The segments archived from this directory, oldest first."""
     try:
         return [Archived(**entry) for entry in json.loads((segments / ARCHIVED_NAME).read_text())]
     except FileNotFoundError:
@@ -37,7 +37,7 @@ def to_json(entries: Iterable[Archived]) -> str:
 
 
 def archived_to(segments: Path, index: int) -> str:
-    """` to DIRECTORY` for a record, empty if nobody noted where it went."""
+    """` to DIRECTORY` for an archived record; empty if its directory is not listed."""
     try:
         found = [entry.to for entry in archived(segments) if entry.first <= index < entry.end]
     except (OSError, ValueError, TypeError):

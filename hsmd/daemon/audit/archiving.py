@@ -1,7 +1,7 @@
 """Copies sealed segments to an archive and, once a checkpoint covers them, removes them beside the log.
 
-Works on the files alone, so it runs in a process of its own, also while the daemon writes. The tree of hashes stays, and so
-proofs about archived records do.
+It works on files only, in a process of its own, also while the daemon writes. The tree of hashes stays complete, so proofs
+about archived records still work.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hsmd.transparency.records import CHECKPOINT_EVENT, MARK_EVENT
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was copied now, which segments were removed (their first indices), and why others were not."""
+    """Segments copied now, segments removed (their first indices), and why others were kept."""
 
     copied: list[Archived]
     removed: list[int]
@@ -45,14 +45,14 @@ def archive(
 ) -> Report:
     """Copy every sealed segment of the log in `directory` that is not in `to` yet, verified and on disk.
 
-    `progress` hears of bytes as they are copied. Raises AuditFailure for a segment that was changed, OSError as the system
-    does; what was copied before counts.
+    `progress` is called with the number of bytes copied. Raises AuditFailure for a segment that was changed, or OSError;
+    segments copied before that stay listed.
     """
     to.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _view(directory) as (view, sealed):
         settled, why = _settled(view)
-    if to.samefile(directory / SEGMENTS):  # the copy would be the original, and removed as such
-        raise AuditFailure(f"{to} is where the segments are; archive them to another directory")
+    if to.samefile(directory / SEGMENTS):  # the copy would be the original, and then removed
+        raise AuditFailure(f"{to} is the directory of the segments; archive them to another directory")
     known = {
         entry.first: entry for entry in archived(directory / SEGMENTS) if Path(entry.to) == to.absolute()
     }
@@ -85,7 +85,7 @@ def _view(directory: Path) -> Iterator[tuple[LogView, list[Segment]]]:
 
 
 def _settled(view: LogView) -> tuple[int, str]:
-    """Records before this index are covered by a checkpoint and have no open attempt among them; and why it is not more."""
+    """The index before which records are covered by a checkpoint and no attempt is open; and what limits it."""
     covered = newest_event(view, view.size, CHECKPOINT_EVENT)
     mark = newest_event(view, view.size, MARK_EVENT)
     size = int(covered[1].fields.get("size", 0)) if covered else 0
@@ -96,7 +96,7 @@ def _settled(view: LogView) -> tuple[int, str]:
 
 
 def _copy(segment: Segment, path: Path, to: Path, progress: Callable[[int], None]) -> Archived:
-    """The segment, read record by record; its copy appears under its name when all of it is on disk."""
+    """Copy a segment and check its records; the copy gets its name when all of it is on disk."""
     part = to / f".{path.name}.part"
     digest = sha256()
     chain: Follower | None = None
@@ -109,7 +109,7 @@ def _copy(segment: Segment, path: Path, to: Path, progress: Callable[[int], None
                 chain.follow(record)
             except ProtocolError as problem:
                 raise AuditFailure(
-                    f"{path} was changed: {problem.text}; it was not archived. Keep it as evidence"
+                    f"{path} was changed: {problem.text}; it was not archived; keep it as evidence"
                 ) from None
             digest.update(line)
             copy.write(line)

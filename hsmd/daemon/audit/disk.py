@@ -22,21 +22,21 @@ from hsmd.transparency.lines import Head
 from hsmd.transparency.records import MAX_LINE_BYTES
 
 INTERVAL_S = 0.05
-"""Pause between two syncs that nobody waits for."""
+"""Pause between two syncs unless a caller waits for one."""
 STALL_S = 2.0
-"""A sync that takes longer stops all writing: what is not on disk must not pile up."""
+"""A sync that takes longer stops all writing, so that records not on disk do not accumulate."""
 _CHUNK_BYTES = 1 << 20
 
 
 class Mark(NamedTuple):
-    """A place between two records: bytes before it, and the chain's head there."""
+    """A position between two records: bytes before it, and the chain's head there."""
 
     size_bytes: int
     head: Head
 
 
 class Disk:
-    """The system calls that change the file; tests put failing ones in their place."""
+    """The system calls that change the file; tests replace them with failing ones."""
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """write(2): the number of bytes taken."""
@@ -55,15 +55,15 @@ class Disk:
 
 
 class LogFile:
-    """The open file. `path` is for messages; everything goes through descriptors, so a renamed parent does no harm.
+    """The open file. `path` is for messages: all access is through descriptors, so a parent directory may be renamed.
 
-    Raises OSError for what the system refuses and AuditFailure for a file that is not ours any more.
+    Raises OSError for failed system calls and AuditFailure for a file that was replaced or changed.
     """
 
     def __init__(self, directory: Path, disk: Disk) -> None:
-        """Make directory (0700) and file (0600) if need be, and take the lock.
+        """Create directory (0700) and file (0600) if necessary, and take the lock.
 
-        Raises AuditFailure if another process holds it or others may write there.
+        Raises AuditFailure if another process holds it or other users may write to the directory.
         """
         self.path = directory / LIVE_NAME
         self._disk = disk
@@ -81,11 +81,11 @@ class LogFile:
 
     @property
     def size(self) -> int:
-        """Bytes in the file at present."""
+        """Current size of the file in bytes."""
         return os.fstat(self._fd).st_size
 
     def append(self, data: bytes) -> None:
-        """Write all of `data` at the end; after an OSError a part of it may be there."""
+        """Write all of `data` at the end; after an OSError a part of it may have been written."""
         written = self._disk.write(self._fd, data)
         while written < len(data):
             more = self._disk.write(self._fd, memoryview(data)[written:])
@@ -94,7 +94,7 @@ class LogFile:
             written += more
 
     def truncate(self, size: int) -> None:
-        """Cut the file off behind `size` bytes."""
+        """Cut the file off after `size` bytes."""
         self._disk.truncate(self._fd, size)
 
     def sync(self) -> None:
@@ -106,15 +106,15 @@ class LogFile:
         return LogView(self.path, self.segments, self.segments.list(), self._fd, size)
 
     def free_bytes(self) -> int:
-        """Room on the file system for those who are not root."""
+        """Free space on the file system for users other than root."""
         status = os.fstatvfs(self._directory_fd)
         return status.f_bavail * status.f_frsize
 
     def seal(self, first: int) -> None:
-        """Put the file, whose first record is `first` and which is on disk, among the segments, and begin another one.
+        """Move the synced file, whose first record is `first`, to the segments, and begin a new one.
 
-        A crash at any point leaves either the file in its place or none, which a start takes as a new one. Raises OSError;
-        then all is as it was.
+        A crash at any point leaves either the file at its name or none, and the next start then creates a new one. Raises
+        OSError; then nothing has changed.
         """
         name = segment_name(first)
         if name in os.listdir(self.segments.fd):
@@ -125,7 +125,7 @@ class LogFile:
         try:
             os.fsync(self.segments.fd)
             fd = self._begun()
-        except OSError:  # the old file takes the place of the new one, if there is one
+        except OSError:  # the old file replaces the new one, if there is one
             os.rename(name, self.path.name, src_dir_fd=self.segments.fd, dst_dir_fd=self._directory_fd)
             raise
         os.close(self._fd)
@@ -134,7 +134,7 @@ class LogFile:
         self._disk.reached("sealed")
 
     def _begun(self) -> int:
-        """A descriptor of a new file whose name is on disk."""
+        """A descriptor of a new file whose directory entry is on disk."""
         fd = self._open(os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         self._disk.reached("begun")
         try:
@@ -145,7 +145,7 @@ class LogFile:
         return fd
 
     def check(self, size: int) -> None:
-        """Raises AuditFailure unless the file still has a name and exactly `size` bytes: nobody removed, cut or added."""
+        """Raise AuditFailure unless the file still has a name and exactly `size` bytes."""
         found = os.fstat(self._fd)
         if found.st_nlink == 0:
             raise AuditFailure(
@@ -153,12 +153,12 @@ class LogFile:
             )
         if found.st_size != size:
             raise AuditFailure(
-                detail=f"{self.path} has {found.st_size} bytes instead of {size}: something else wrote to it; "
+                detail=f"{self.path} has {found.st_size} bytes instead of {size}: another process changed it; "
                 "stop the daemon, run `hsmd audit verify` and keep the file as evidence"
             )
 
     def check_name(self) -> None:
-        """Raises AuditFailure unless the file's name in the directory still leads to this file."""
+        """Raise AuditFailure unless the file's name in the directory still refers to this file."""
         try:
             named = os.stat(self.path.name, dir_fd=self._directory_fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -188,7 +188,7 @@ class LogFile:
         self._disk.sync(fd)
 
     def close(self) -> None:
-        """Give the file and the lock back."""
+        """Close the file and release the lock."""
         os.close(self._fd)
         self.segments.close()
         os.close(self._directory_fd)
@@ -209,12 +209,12 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _open_directory(directory: Path) -> int:
-    """A locked descriptor of the directory; the lock is on the directory because the file may be replaced under us."""
+    """A locked descriptor of the directory; the lock is on the directory because the file may be replaced while in use."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_mode & 0o022:
-            raise AuditFailure(f"{directory} may be written by others; run `chmod go-w {directory}`")
+            raise AuditFailure(f"{directory} is writable for other users; run `chmod go-w {directory}`")
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
@@ -231,7 +231,7 @@ def _open_directory(directory: Path) -> int:
 
 
 class Syncer:
-    """Syncs up to the last wanted mark. After a failed sync it never trusts a later one alone.
+    """Syncs up to the last wanted mark, several commits at a time; after a failed sync it never relies on a later one.
 
     Linux marks pages clean when writing them back fails, so that the next fdatasync succeeds without them.
     Therefore, after a failure, the records since the last good sync are read through a new descriptor,
@@ -260,7 +260,7 @@ class Syncer:
         return since is not None and self._monotonic() - since > STALL_S
 
     def want(self, mark: Mark) -> None:
-        """Have everything before `mark` synced soon; after a failure, have the repair tried again."""
+        """Have everything before `mark` synced soon; after a failure, have the repair repeated."""
         self._wanted = mark
         if not self._dirty.is_set():
             self._dirty.set()
@@ -280,7 +280,7 @@ class Syncer:
         try:
             await asyncio.wait_for(reached, timeout_s)
         except TimeoutError:
-            raise AuditFailure(detail=f"the disk did not take the records within {timeout_s:g} s") from None
+            raise AuditFailure(detail=f"the records were not on disk within {timeout_s:g} s") from None
 
     def close(self) -> bool:
         """Sync what is wanted and end the thread.
@@ -294,7 +294,7 @@ class Syncer:
         return not self._thread.is_alive()
 
     def restarted(self) -> Syncer:
-        """A syncer that goes on after this one was closed: with its fault, and with those who wait."""
+        """A successor of this closed syncer, with its fault and its waiters."""
         successor = Syncer(self._file, self._durable, self._monotonic)
         with self._lock:
             successor._waiters, self._waiters = self._waiters, []
@@ -349,14 +349,14 @@ def _settle(waiter: asyncio.Future[None], problem: Exception | None) -> None:
             return
         waiter.set_result(None) if problem is None else waiter.set_exception(problem)
 
-    with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
+    with contextlib.suppress(RuntimeError):  # the loop is closed, so there is no waiter
         waiter.get_loop().call_soon_threadsafe(settle)
 
 
 def rewrite(file: LogFile, start: Mark, end: Mark) -> None:
     """Check the records between two marks and write them again in place.
 
-    Raises ProtocolError if they are not ours.
+    Raises ProtocolError if they are not those that were written.
     """
     fd = file.reopened()
     try:
@@ -378,5 +378,5 @@ def rewrite(file: LogFile, start: Mark, end: Mark) -> None:
 def _whole_lines(chunk: bytes) -> bytes:
     whole = chunk[: chunk.rfind(b"\n") + 1]
     if not whole:
-        raise ProtocolError(f"no end of a record within {min(len(chunk), MAX_LINE_BYTES)} bytes")
+        raise ProtocolError(f"no line feed within {min(len(chunk), MAX_LINE_BYTES)} bytes")
     return whole

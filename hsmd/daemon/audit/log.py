@@ -1,9 +1,8 @@
-"""The audit log: numbers, chains and writes the records of one daemon.
+"""The audit log of one daemon: it numbers, chains and writes records, and shows those that are written.
 
-Records are noted in memory and written by `commit` in one write(2). Nothing noted counts before its commit
-has returned. When a commit fails, the file is cut back to the last good record and the log says so
-(`writable`, `fault`); every later commit tries again, so that it recovers by itself. docs/audit.md tells the
-whole story.
+Records are noted in memory and written by `commit` in one write(2). Nothing noted counts before its commit has
+returned. When a commit fails, the file is cut back to the last good record and the log reports it (`writable`, `fault`);
+every later commit tries again, so the log recovers by itself (docs/audit.md, section 3).
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ from hsmd.transparency.lines import (
 from hsmd.transparency.records import MARK_EVENT, RESULTS
 
 MAX_NOTED = 100_000
-"""Records noted and not committed; more is a fault of the caller."""
+"""Records noted and not committed; more is an error of the caller."""
 DURABLE_TIMEOUT_S = 10.0
 _NAME_CHECK_S = 0.25
 _MAX_STEMS = 10_000
 _REFUSALS_TAIL = f',"event":"{REFUSALS_EVENT}",'
 COUNTED = -1
-"""What `refusal` returns for a refusal that was counted instead of written."""
+"""Returned by `refusal` for a refusal that was counted, not noted."""
 
 Clock = Callable[[], datetime]
 
@@ -56,7 +55,7 @@ utc_now: Clock = partial(datetime.now, UTC)
 
 
 class AuditLog:
-    """One writer on one event loop; not thread-safe."""
+    """A log with one writer, on one event loop; not thread-safe."""
 
     @classmethod
     def open(
@@ -69,9 +68,9 @@ class AuditLog:
         disk: Disk | None = None,
         segment_bytes: int = 256 << 20,
     ) -> AuditLog:
-        """Open or begin the log in `directory`, mend what a crash tore, close the attempts it left open as `unknown`.
+        """Open or create the log in `directory`, cut off a torn end, and close attempts left open as `unknown`.
 
-        Raises AuditFailure, whose text is for the operator, if another daemon has the log or it was changed.
+        Raises AuditFailure, whose text is for the operator, if another daemon uses the log or it was changed.
         """
         try:
             file = LogFile(Path(directory), disk or Disk())
@@ -86,7 +85,7 @@ class AuditLog:
         except OSError as problem:
             file.close()
             raise AuditFailure(
-                f"the audit log in {directory} cannot be read or mended: {problem}"
+                f"the audit log in {directory} cannot be read or repaired: {problem}"
             ) from problem
         except BaseException:
             file.close()
@@ -112,14 +111,14 @@ class AuditLog:
         self._name_check_at = 0.0
         self._stems: dict[tuple[str, str, str, bytes, str, int], str] = {}
         self._refusals = RefusalMeter()
-        self._telling: dict[str, int] = {}
+        self._reporting: dict[str, int] = {}
         self._syncer = Syncer(file, tail.mark, monotonic)
         self.fault = ""
         self.closed = False
-        self._mend(tail)
+        self._repair(tail)
 
-    def _mend(self, tail: Tail) -> None:
-        """Record what the last run left behind; a full disk is no reason not to start, only not to serve."""
+    def _repair(self, tail: Tail) -> None:
+        """Record what the last run left unfinished. With a full disk the daemon still starts, but uses no keys."""
         if tail.torn_bytes:
             self.event("log.torn", "", bytes=tail.torn_bytes, sha256=tail.torn_digest)
         for attempt in sorted(self._open):
@@ -132,10 +131,10 @@ class AuditLog:
     def attempt(
         self, client: str, credential: str, key_name: str, key: bytes, purpose: str, scheme: int, asked: bytes
     ) -> int:
-        """Note the attempt to use a key. Its index.
+        """Note an attempt to use a key; return its index.
 
-        `key` is the key's digest, `scheme` a TLS SignatureScheme (0 for decryption), `asked` the bytes, of
-        which only the SHA-256 is kept.
+        `key` is the key's digest, `scheme` a TLS SignatureScheme (0 for decryption), `asked` the data, of which only the
+        SHA-256 is recorded.
         """
         grant = (client, credential, key_name, key, purpose, scheme)
         stem = self._stems.get(grant)
@@ -148,10 +147,10 @@ class AuditLog:
         return index
 
     def outcome(self, attempt: int, result: str, answer: bytes | None, error: str = "") -> int:
-        """Note how an attempt ended; each attempt has one outcome. Its index.
+        """Note the outcome of an attempt, which has only one; return the outcome's index.
 
-        `result` is one of `records.RESULTS`; `answer` the bytes returned (only their SHA-256 is kept).
-        Raises InternalFault for an attempt that is not open.
+        `result` is one of `records.RESULTS`; `answer` the bytes returned (only their SHA-256 is recorded). Raises
+        InternalFault for an attempt that is not open.
         """
         if attempt not in self._open or result not in RESULTS:
             raise InternalFault(detail=f"audit: outcome {result!r} for attempt {attempt}, which is not open")
@@ -163,10 +162,7 @@ class AuditLog:
     def refusal(
         self, client: str, credential: str, key: bytes, purpose: str, scheme: int, asked: bytes, rule: str
     ) -> int:
-        """Note a refused use of a key: attempt and outcome in one.
-
-        Its index, or `COUNTED` beyond the client's rate.
-        """
+        """Note a refused use of a key, attempt and outcome in one; return its index, or `COUNTED` beyond the client's rate."""
         if not self._refusals.admit(client, self._monotonic()):
             return COUNTED
         digest = sha256(asked).hexdigest()
@@ -174,7 +170,7 @@ class AuditLog:
         return self._note(tail)
 
     def event(self, name: str, client: str, /, **fields: str | int) -> int:
-        """Note a named event (`key.generate`, `daemon.start`); `client` is who caused it, or empty. Its index.
+        """Note a named event (`daemon.started`), caused by `client` unless that is empty; return its index.
 
         Raises InternalFault for names of events or fields that a record cannot have, or more than 16 fields.
         """
@@ -192,10 +188,9 @@ class AuditLog:
     def commit(self) -> None:
         """Write what was noted, in one write(2); with `sync="always"` return only when it is on disk.
 
-        Raises AuditFailure if that cannot be: then nothing noted has happened, its indices are given again,
-        and the caller must not act on it. Only outcomes of written attempts are kept and written when the
-        log recovers. With nothing noted, a commit on a log that is not `writable` tries to recover; call it
-        now and then.
+        Raises AuditFailure if that fails: then nothing noted has happened, its indices are assigned again, and the caller
+        must not act on it. Only outcomes of written attempts are kept, and written when the log recovers. With nothing
+        noted, a commit on a log that is not `writable` tries to recover: call it regularly.
         """
         if not (self._noted or self._refusals.counted) and self.writable:
             return
@@ -225,7 +220,7 @@ class AuditLog:
             self._syncer.want(self._mark)
             raise AuditFailure(detail=self._syncer.fault)
         if self._syncer.stalled:
-            raise AuditFailure(detail=f"syncing {self._file.path} takes too long; is the disk well?")
+            raise AuditFailure(detail=f"syncing {self._file.path} takes too long; check the disk")
         try:
             if self._overhang:
                 self._cut_overhang()
@@ -239,12 +234,12 @@ class AuditLog:
 
     def _add_counted_refusals(self, now: float) -> None:
         due = self._refusals.due(now)
-        self._telling |= due
+        self._reporting |= due
         for client, count in due.items():
             self.event(REFUSALS_EVENT, client, count=count)
 
     def _own_tails(self) -> list[str]:
-        """What the log says about itself behind the records of this commit."""
+        """The log's records about itself, which follow the noted ones in this commit."""
         tails: list[str] = []
         if self._dropped:
             tails.append(event_tail("log.recovered", "", {"dropped": self._dropped}))
@@ -268,24 +263,24 @@ class AuditLog:
         return mark
 
     def _cut_overhang(self) -> None:
-        """Remove what a failed write left behind the last good record."""
+        """Remove what a failed write left after the last good record."""
         self._file.truncate(self._mark.size_bytes)
         self._overhang = False
 
     def _accept(self, mark: Mark) -> None:
         self._mark = mark
         self._noted = []
-        self._telling = {}
+        self._reporting = {}
         self.fault = ""
         self._dropped = 0
         if mark.head.size > self._next_log_mark:
             self._next_log_mark = mark.head.size + MARK_EVERY
 
     def _roll_back(self, fault: str) -> None:
-        """Forget what was noted, but for what has happened and must still be told."""
+        """Discard what was noted, except for what has happened and must still be recorded."""
         size = self._mark.head.size
-        self._refusals.take_back(self._telling)  # one sum, however long this lasts
-        self._telling = {}
+        self._refusals.take_back(self._reporting)  # one sum, however long the log is unwritable
+        self._reporting = {}
         noted = [tail for tail in self._noted if not tail.startswith(_REFUSALS_TAIL)]
         kept = [tail for tail in noted if _outlives_failure(tail, size)]
         self._dropped += len(noted) - len(kept)
@@ -309,7 +304,7 @@ class AuditLog:
         return self._mark.head.head
 
     def tree(self) -> LogTree:
-        """The tree of this log, from the files beside it. Raises AuditFailure if they cannot be read or written."""
+        """The tree of this log, in files beside it. Raises AuditFailure if they cannot be read or written."""
         try:
             return LogTree(self._file.path.parent / "tree", self.view, lambda: self._mark.head)
         except OSError as problem:
@@ -317,23 +312,23 @@ class AuditLog:
 
     @property
     def writable(self) -> bool:
-        """Whether the last commit went well and syncing works; `fault` says what is wrong, for the operator."""
+        """Whether the last commit succeeded and syncing works; if not, `fault` is the reason, for the operator."""
         return not (self.fault or self._syncer.fault)
 
     @property
     def open_attempts(self) -> int:
-        """Attempts without an outcome so far."""
+        """Number of attempts without an outcome so far."""
         return len(self._open)
 
     def position(self, first: int) -> int:
-        """The index that `first` means now: negative ones count from the end."""
+        """The index that `first` stands for now: a negative one counts from the end."""
         return max(0, first + self.size) if first < 0 else first
 
     def read(self, first: int, limit: int) -> list[str]:
-        """At most `limit` committed records from `first` on, as they stand on disk, at most 900 KB as JSON strings.
+        """At most `limit` committed records from `first` on, as they are on disk, at most 900 KB as JSON strings.
 
         A negative `first` counts from the end. Raises AuditFailure if a file cannot be read or was changed, NotFound for
-        records that have been archived.
+        records that were archived.
         """
         index = self.position(first)
         if index >= self.size or limit < 1:
@@ -345,34 +340,34 @@ class AuditLog:
             raise AuditFailure(detail=f"reading {self._file.path} failed: {problem}") from problem
 
     def view(self) -> LogView:
-        """All committed records that are here; it may be read in any thread, and must be closed."""
+        """All committed records that are present; it may be read in any thread, and the caller closes it."""
         return self._file.view(self._mark.size_bytes)
 
     @property
     def position_now(self) -> Head:
-        """Size and head, for those who read a view in a thread."""
+        """Size and head, for readers of a view in a thread."""
         return self._mark.head
 
     @property
     def free_bytes(self) -> int:
-        """Room on the log's file system."""
+        """Free space on the log's file system, in bytes."""
         return self._file.free_bytes()
 
     # --- segments ---
 
     @property
     def seal_due(self) -> bool:
-        """Whether the live file has reached the size at which it is sealed."""
+        """Whether the live file has the size at which it is sealed."""
         return self._mark.size_bytes >= self._segment_bytes
 
     async def seal(self) -> int:
-        """Put the live file among the sealed segments and go on in a new one. The index of the new one's first record.
+        """Move the live file to the sealed segments and continue in a new one; return the index of its first record.
 
-        Raises AuditFailure if that cannot be; then the log goes on in the file it has.
+        Raises AuditFailure if that fails; then the log continues in the file it has.
         """
         if not self._mark.size_bytes:
             return self.size
-        await self.commit_durable()  # what is left to sync below is what came meanwhile
+        await self.commit_durable()  # so that little is left to sync below
         self.commit()
         self._require_sound_file()
         if not self._syncer.close() or self._syncer.fault:
@@ -389,16 +384,13 @@ class AuditLog:
         self._mark = Mark(0, self._mark.head)
         self._syncer = Syncer(self._file, self._mark, self._monotonic)
         first_behind = self.size
-        self._next_log_mark = 0  # what no attempt is open in may be archived
+        self._next_log_mark = 0  # a mark allows segments without open attempts to be archived
         self.event("log.segment", "", first=self.size)
         self.commit()
         return first_behind
 
     async def close(self) -> None:
-        """Write and sync what is left, give the lock back.
-
-        Raises AuditFailure if records could not be written.
-        """
+        """Write and sync what is left, and release the lock. Raises AuditFailure if records could not be written."""
         self.closed = True
         try:
             self._add_counted_refusals(math.inf)
@@ -411,7 +403,7 @@ class AuditLog:
 
 
 def _made(what: str, make: Callable[[], str]) -> str:
-    """A tail; values that no record can hold are a bug of ours, not of a peer."""
+    """A tail; values that no record can hold are an error of the daemon, not of a client."""
     try:
         return make()
     except ProtocolError as problem:

@@ -1,4 +1,4 @@
-"""Finding records by index: a binary search over the file, because every record says which one it is."""
+"""Finds records by index, with a binary search over the file: each record begins with its index."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ _CHUNK_BYTES = 16_384
 
 
 def offset_of(file: LogView, index: int, end: int) -> int:
-    """Where record `index` starts within the first `end` bytes. Raises AuditFailure if it is not there."""
+    """The offset of record `index` within the first `end` bytes.
+
+    Raises NotFound if it was archived, AuditFailure if it is missing.
+    """
     if index < file.first:
         where = archived_to(file.path.parent / SEGMENTS, index)
-        raise NotFound(f"record {index} was archived{where}; records from {file.first} on are here")
+        raise NotFound(f"record {index} was archived{where}; the log has records from {file.first} on")
     low, high = 0, end
     while high - low > _CHUNK_BYTES:
         start = _next_start(file, (low + high) // 2, high)
@@ -37,12 +40,12 @@ def offset_of(file: LogView, index: int, end: int) -> int:
 
 
 def page(file: LogView, offset: int, limit: int, end: int) -> list[str]:
-    """At most `limit` lines from `offset` on that fit a page."""
+    """At most `limit` lines from `offset` on, as many as fit into a page."""
     lines: list[str] = []
-    room = MAX_PAGE_BYTES
+    left = MAX_PAGE_BYTES
     for _, line in lines_from(file.read, offset, end):
-        room -= json_bytes(line)
-        if len(lines) == limit or (room < 0 and lines):
+        left -= json_bytes(line)
+        if len(lines) == limit or (left < 0 and lines):
             break
         lines.append(text_of(line))
     return lines
@@ -59,7 +62,7 @@ def json_bytes(line: bytes) -> int:
 
 
 def _next_start(file: LogView, offset: int, end: int) -> int | None:
-    """The first start of a line behind `offset` and before `end`."""
+    """The first start of a line after `offset` and before `end`."""
     window = file.read(offset, min(MAX_LINE_BYTES + 1, end - offset))
     line_feed = window.find(b"\n")
     start = offset + line_feed + 1

@@ -1,4 +1,4 @@
-"""What a log looks like at its end when a daemon starts: where it goes on, what a crash tore, which attempts are open."""
+"""Examines the end of a log when a daemon starts: where it continues, a torn end, and open attempts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BEGINNING = Mark(0, Head())
 
 @dataclass(slots=True)
 class Tail:
-    """The end of a log. `mark` counts bytes of the live file; the `torn_bytes` behind it have the SHA-256 `torn_digest`."""
+    """The end of a log. `mark` counts bytes of the live file; the `torn_bytes` after it have the SHA-256 `torn_digest`."""
 
     mark: Mark = BEGINNING
     open_attempts: set[int] = field(default_factory=set)
@@ -36,9 +36,9 @@ class Tail:
 def examine(file: LogView) -> Tail:
     """Read the log from the oldest attempt that can be open. Raises AuditFailure if it was changed.
 
-    A rest that a crash explains is torn: an unfinished last line, or zero bytes where a file system had not
-    stored yet what the file's length already counted. A complete line that is not the next record is no such thing, and
-    nothing that a checkpoint covers is torn: it was on disk before the checkpoint was signed.
+    An end that a crash can leave is torn: an unfinished last line, or zero bytes where the file system had extended the
+    file but not stored the data. A complete line that is not the next record is not torn, and neither is anything that a
+    checkpoint covers: it was on disk before the checkpoint was signed.
     """
     end = file.size
     start, marked = _start_of_examination(file, end)
@@ -63,7 +63,7 @@ def examine(file: LogView) -> Tail:
 
 
 def _start_of_examination(file: LogView, end: int) -> tuple[int, int]:
-    """Where the oldest attempt starts that the newest mark knows as open, and where that mark is; 0 without a mark."""
+    """Offsets of the oldest attempt that the newest mark names as open, and of that mark; 0 without a mark."""
     found = newest_event(file, end, MARK_EVENT)
     if found is None:
         return 0, 0
@@ -77,7 +77,7 @@ def _start_of_examination(file: LogView, end: int) -> tuple[int, int]:
 
 
 def _covered(file: LogView, end: int) -> int:
-    """How many records the newest checkpoint in the log covers."""
+    """The number of records that the newest checkpoint in the log covers."""
     found = newest_event(file, end, CHECKPOINT_EVENT)
     size = found[1].fields.get("size") if found else 0
     return size if isinstance(size, int) else 0
@@ -101,7 +101,7 @@ def newest_event(file: LogView, end: int, event: str) -> tuple[int, Record] | No
 
 
 def _record_around(file: LogView, offset: int, end: int, event: str) -> tuple[int, Record] | None:
-    """The record of this event whose line has `offset` inside, None if that line is something else."""
+    """The record of this event on the line around `offset`; None if that line is not one."""
     low = max(0, offset - MAX_LINE_BYTES)
     start = low + file.read(low, offset - low).rfind(b"\n") + 1
     line, line_feed, _ = file.read(start, min(MAX_LINE_BYTES + 1, end - start)).partition(b"\n")
@@ -122,7 +122,7 @@ def _note(tail: Tail, record: Record) -> None:
 
 
 def _judge_rest(file: LogView, tail: Tail, at: int, end: int, problem: ProtocolError) -> None:
-    """Note a torn rest; raises AuditFailure for one that no crash leaves."""
+    """Note a torn end. Raises AuditFailure for an end that a crash cannot leave."""
     digest = sha256()
     lines = zeros = 0
     offset = at

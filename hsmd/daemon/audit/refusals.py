@@ -1,4 +1,4 @@
-"""Refusals beyond a rate are counted, not written one by one: nobody without a grant can fill the disk."""
+"""Limits the rate of refusals with a record of their own, so that clients without a grant cannot fill the disk."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 REFUSALS_EVENT = "log.refusals"
 """The record with the number of refusals of one client that have no record of their own."""
 BURST = 100
-"""Refusals of one client that are written at once after a quiet time."""
+"""Refusals of one client that get records at once after an idle time."""
 PER_SECOND = 10.0
-"""Refusals of one client that are written in the long run."""
+"""Refusals of one client that get records in the long run."""
 SUMMARY_EVERY_S = 1.0
 _MAX_CLIENTS = 10_000
 
 
 class RefusalMeter:
-    """A token bucket for each client, and the number of refusals that found it empty."""
+    """A token bucket for each client, and the number of refusals for which it was empty."""
 
     def __init__(self, burst: int = BURST, per_second: float = PER_SECOND) -> None:
         self._burst, self._per_second = float(burst), per_second
@@ -25,7 +25,7 @@ class RefusalMeter:
         self._summary_at = 0.0
 
     def admit(self, client: str, now: float) -> bool:
-        """Whether this refusal gets a record of its own; otherwise it is counted. `now`: monotonic seconds."""
+        """Whether this refusal gets a record of its own; if not, it is counted. `now`: monotonic seconds."""
         if len(self._buckets) > _MAX_CLIENTS:
             self._buckets.clear()
         level, at = self._buckets.get(client, (self._burst, now))
@@ -37,7 +37,7 @@ class RefusalMeter:
         return admitted
 
     def due(self, now: float) -> dict[str, int]:
-        """Counts by client, at most once a second; they start at zero again."""
+        """Return the counts by client, at most once a second, and reset them."""
         if not self.counted or now < self._summary_at:
             return {}
         self._summary_at = now + SUMMARY_EVERY_S
@@ -45,6 +45,6 @@ class RefusalMeter:
         return counted
 
     def take_back(self, counts: Mapping[str, int]) -> None:
-        """These could not be told: add them to what is."""
+        """Add counts back that could not be recorded."""
         for client, count in counts.items():
             self.counted[client] = self.counted.get(client, 0) + count

@@ -1,8 +1,8 @@
-"""The Merkle tree beside the log: hashes in files, appended in batches, so that any proof needs a few short reads.
+"""The Merkle tree beside the log: hashes in files, appended in batches, so that any proof needs only a few short reads.
 
-File `L` of the directory holds, one behind the other, the hashes of the complete subtrees of 2**L leaves, for every eighth level.
-They follow from the records, so they are not trusted: at a start they are cut back to the newest checkpoint in the log and
-must have its root; otherwise they are made anew.
+File `L` of the directory holds the hashes of the complete subtrees of 2**L leaves, in order, for every eighth level L.
+They can be computed from the records, so they are not trusted: at a start they are cut back to the newest checkpoint in
+the log and must have its root; otherwise they are computed again.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from hsmd.transparency.note import Signature
 from hsmd.transparency.records import CHECKPOINT_EVENT
 
 STEP = 8
-"""Levels between two files: a hash that is in none is made of at most 2**STEP - 1 that are."""
+"""Levels between two files: a hash that is not stored is computed from at most 2**STEP - 1 that are."""
 _LEVELS = range(0, 48, STEP)
 _BATCH = 256
 _PAUSE_S = 0.0005
-"""Between two batches, so that the event loop gets the interpreter after half a millisecond."""
+"""Pause between two batches, which lets the event loop run."""
 
 
 class TreeFiles:
-    """The hashes of one log's tree. Not thread-safe; reading and appending take turns."""
+    """The hashes of one log's tree. Not thread-safe."""
 
     def __init__(self, directory: Path) -> None:
-        """Make the directory if need be. Raises OSError."""
+        """Create the directory if necessary. Raises OSError."""
         self._directory = directory
         directory.mkdir(mode=0o700, exist_ok=True)
         self._files: dict[int, int] = {}
@@ -52,7 +52,7 @@ class TreeFiles:
         return self._counts[0]
 
     def append(self, leaves: Sequence[bytes]) -> None:
-        """Add leaf hashes behind the last one. Raises OSError; then `reset` and append again from the records."""
+        """Append leaf hashes. Raises OSError; then `reset` and append again from the records."""
         for at in range(0, len(leaves), _BATCH):
             part = leaves[at : at + _BATCH]
             self._write(0, part)
@@ -60,7 +60,7 @@ class TreeFiles:
             self._raise_levels()
 
     def reset(self, size: int) -> None:
-        """Forget all leaves from `size` on. Raises OSError."""
+        """Remove all leaves from `size` on. Raises OSError."""
         for level in _LEVELS:
             self._cut(level, min(self._counts[level], size >> level))
         self._frontier = self._frontier_at(self.size)
@@ -112,7 +112,7 @@ class TreeFiles:
         self._counts[level] = os.fstat(self._files[level]).st_size // HASH_BYTES
 
     def _trim(self) -> None:
-        """Drop what a crash left half written, and what a higher level lacks or has too much is made to fit."""
+        """Remove what a crash left partly written, and make the higher levels fit the leaves."""
         for level in _LEVELS:
             self._cut(level, min(self._counts[level], self._counts[0] >> level))
         self._raise_levels()
@@ -130,7 +130,7 @@ class TreeFiles:
         self._counts[level] += len(hashes)
 
     def _raise_levels(self) -> None:
-        """Complete what the leaves complete on the higher levels."""
+        """Append the hashes of subtrees that the leaves have completed."""
         for below, level in pairwise(_LEVELS):
             while self._counts[level] < self._counts[0] >> level:
                 position = self._counts[level]
@@ -157,9 +157,9 @@ class LogTree:
     """The tree of a log on disk. Everything here reads files: call it from a thread, one call at a time."""
 
     def __init__(self, directory: Path, view: Callable[[], LogView], head: Callable[[], Head]) -> None:
-        """`head` tells how far the log goes at the moment, `view` shows at least that much.
+        """`head` gives the log's current head, `view` shows at least the records up to it.
 
-        Raises OSError, or AuditFailure for a changed log, or for a tree that is lost after records were archived.
+        Raises OSError, or AuditFailure for a changed log, or for a tree that was lost after records were archived.
         """
         self._view = view
         self._head = head
@@ -169,7 +169,7 @@ class LogTree:
             self._files.reset(0)
             self._require_all()
         elif known is not None:
-            self._files.reset(known[0].size)  # what is behind it was not synced, and is quickly made again
+            self._files.reset(known[0].size)  # later hashes were perhaps not synced, and are quickly computed
 
     @property
     def size(self) -> int:
@@ -177,10 +177,10 @@ class LogTree:
         return self._files.size
 
     def grow(self, head: Head | None = None) -> None:
-        """Take in what the log has gained, up to `head`, and have the tree on disk. Raises OSError or AuditFailure.
+        """Append the log's new records up to `head`, and sync the tree. Raises OSError or AuditFailure.
 
-        The leaf hash of a record is what the record behind it gives as `previous`, and the last one is known, so nothing
-        is hashed twice, and a record changed on disk since it was written does not become a leaf.
+        The leaf hash of a record is the `previous` of the next one, and that of the last one is known. So nothing is hashed
+        twice, and a record changed on disk since it was written does not become a leaf.
         """
         head = head or self._head()
         with self._view() as view:
@@ -191,7 +191,7 @@ class LogTree:
         self._files.sync()
 
     def root(self) -> bytes:
-        """The root of the tree as it is."""
+        """The root of the current tree."""
         return self._files.root()
 
     def root_at(self, size: int) -> bytes:
@@ -229,7 +229,7 @@ class LogTree:
         self._files.close()
 
     def _fits(self, known: Checkpoint | None) -> bool:
-        """Whether the files are of this log: they hold the tree that the newest checkpoint was signed for."""
+        """Whether the files belong to this log: they hold the tree that the newest checkpoint was signed for."""
         mine = self._files.size
         if known is None or mine > self._head().size or known.size > mine:
             return False
@@ -245,7 +245,7 @@ class LogTree:
 
 
 def _leaves(view: LogView, first: int, head: Head, last: str) -> Iterator[list[bytes]]:
-    """Leaf hashes of the records from `first` up to `head`, in blocks; `last` is that of the record before (hex)."""
+    """Leaf hashes of the records from `first` up to `head`, in blocks; `last` is that of the previous record (hex)."""
     if first >= head.size:
         return
     gathered: list[str] = []

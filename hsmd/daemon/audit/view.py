@@ -12,10 +12,9 @@ from hsmd.system.log_files import Segment, SegmentDirectory, index_of
 
 
 class LogView:
-    """What is in the log at one moment: `size` bytes from record `first` on, of which `base` are in sealed segments.
+    """The log at one moment: `size` bytes from record `first` on, of which `base` are in sealed segments.
 
-    Has its own descriptors, so it may be read in any thread while the log goes on; close it. Raises OSError as the
-    system does.
+    It has its own descriptors, so it may be read in any thread while the log grows; the caller closes it. Raises OSError.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class LogView:
 
     @property
     def first(self) -> int:
-        """Index of the first record that is here; older ones have been archived."""
+        """Index of the first record that is present; older ones were archived."""
         return self._sealed[0].first if self._sealed else self.first_live
 
     @property

@@ -99,7 +99,7 @@ async def test_a_changed_segment_is_kept_as_evidence(open_log, path: Path, tmp_p
     checkpoint(log)
     victim = path.parent / "segments" / here(path.parent)[1]
     victim.write_bytes(victim.read_bytes().replace(b'"number":7', b'"number":8', 1))
-    with pytest.raises(AuditFailure, match="Keep it as evidence"):
+    with pytest.raises(AuditFailure, match="keep it as evidence"):
         archive(path.parent, tmp_path / "archive", remove=True)
     assert victim.exists()
     assert not (tmp_path / "archive" / victim.name).exists()

@@ -1,1 +1,1 @@
-"""Signed checkpoints of the audit log, and the guard that watches segments, room and continuity."""
+"""Signed checkpoints of the audit log, its continuity, and the guard of its segments and disk space."""
