@@ -1,4 +1,4 @@
-"""PKI: requests and self-signed certificates for keys that only sign remotely, and the check of chains."""
+"""PKI: certificate requests and self-signed certificates for keys that sign in a token, and checks of certificate chains."""
 
 from hsmd.daemon.pki.certificates import assemble_certificate, build_self_signed_tbs
 from hsmd.daemon.pki.chains import CertificateFacts, check_chain

@@ -1,4 +1,4 @@
-"""Self-signed certificates (RFC 5280): built here, signed elsewhere, put together here."""
+"""Self-signed certificates (RFC 5280): built and assembled here, signed by the caller in between."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def build_self_signed_tbs(
 ) -> bytes:
     """The DER TBSCertificate that the key `spki` (DER SubjectPublicKeyInfo) has to sign with `scheme`.
 
-    Times are aware and lose what is below the second. Raises BadRequest naming the field.
+    Times are aware and are cut to seconds. Raises BadRequest naming the field.
     """
     names = alternative_names(dns_names, ip_addresses)
     if not names:
-        raise BadRequest("dns_names: name at least one host name or address that the certificate is for")
+        raise BadRequest("dns_names: give at least one host name or address for the certificate")
     if not 0 < serial < _MAX_SERIAL:
         raise BadRequest("serial: must be positive and below 2 to the 159th")
     if not_before >= not_after:
@@ -70,7 +70,7 @@ def assemble_certificate(tbs: bytes, scheme: SignatureScheme, signature: bytes) 
 
 
 def _name_for(names: Sequence[x509.GeneralName]) -> x509.Name:
-    """The issuer must not be empty (RFC 5280, section 4.1.2.4); clients look at alternative names only."""
+    """A name for issuer and subject: the issuer must not be empty (RFC 5280, section 4.1.2.4). Clients ignore it."""
     first = str(names[0].value)
     return subject(first if len(first) <= _LONGEST_COMMON_NAME else _NO_SHORT_NAME, "")
 

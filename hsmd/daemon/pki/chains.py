@@ -1,4 +1,4 @@
-"""The check of a certificate chain that is to be stored for a key."""
+"""Checks of the certificate chain that is to be stored for a key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hsmd.daemon.pki import der
 from hsmd.errors import BadRequest
 
 MAX_CERTIFICATES = 10
-"""Longer chains than this are rejected by TLS libraries too."""
+"""TLS libraries reject longer chains, too."""
 MAX_CHAIN_CHARACTERS = 60_000
 _LABEL = "CERTIFICATE"
 _BLOCK = re.compile(
@@ -30,7 +30,7 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CertificateFacts:
-    """When the leaf ends (aware UTC), the chain in clean PEM, and what an operator should know."""
+    """When the leaf ends (aware UTC), the chain in normalised PEM, and warnings for the operator."""
 
     not_after: datetime
     chain_pem: str
@@ -38,10 +38,10 @@ class CertificateFacts:
 
 
 def check_chain(chain_pem: str, public_key: PublicKeyTypes, now: datetime | None = None) -> CertificateFacts:
-    """Check that a chain is the leaf of this key followed by the issuers, each of the one before.
+    """Check that a chain is the certificate of this key, followed by its issuers, each the issuer of the one before.
 
-    Trust is not judged: which root clients trust is their affair. `now` (aware) is for the warnings; without
-    it, the present moment. Raises BadRequest naming the fix.
+    Whether clients trust the root is not checked. `now` (aware) is for the warnings; the default is the present time. Raises
+    BadRequest with the next step.
     """
     documents = _documents(chain_pem)
     chain = [_certificate(position, document) for position, document in enumerate(documents, 1)]
@@ -54,41 +54,41 @@ def check_chain(chain_pem: str, public_key: PublicKeyTypes, now: datetime | None
 
 
 def _documents(chain_pem: str) -> list[bytes]:
-    """The DER of each block. Nothing may stand around the blocks: what is handed on is what was checked."""
+    """The DER of each block. Other text between the blocks is refused, so that nothing unchecked is stored."""
     if len(chain_pem) > MAX_CHAIN_CHARACTERS:
-        raise BadRequest(f"chain: at most {MAX_CHAIN_CHARACTERS} characters; leave out what is not the chain")
+        raise BadRequest(
+            f"chain: at most {MAX_CHAIN_CHARACTERS} characters; give the certificates of the chain only"
+        )
     documents: list[bytes] = []
     position = 0
     while chain_pem[position:].strip():
         block = _BLOCK.match(chain_pem, position)
         if block is None:
             raise BadRequest(
-                "chain: keep only BEGIN CERTIFICATE to END CERTIFICATE blocks, with nothing around them"
+                "chain: give only blocks from BEGIN CERTIFICATE to END CERTIFICATE, without other text"
             )
         documents.append(_document(block["label"], block["body"]))
         position = block.end()
         if len(documents) > MAX_CERTIFICATES:
-            raise BadRequest(
-                f"chain: at most {MAX_CERTIFICATES} certificates; leave out what is not the chain"
-            )
+            raise BadRequest(f"chain: at most {MAX_CERTIFICATES} certificates; give those of the chain only")
     if not documents:
-        raise BadRequest("chain: no certificate in it; give PEM, the certificate of the key first")
+        raise BadRequest("chain: it contains no certificate; give PEM, the certificate of the key first")
     if len(set(documents)) != len(documents):
-        raise BadRequest("chain: a certificate is in it twice; leave one out")
+        raise BadRequest("chain: it contains a certificate twice; remove one")
     return documents
 
 
 def _document(label: str, body: str) -> bytes:
     if label.endswith("PRIVATE KEY"):
         raise BadRequest(
-            "chain: there is a private key in it; give certificates only, and consider that key exposed"
+            "chain: it contains a private key; give certificates only, and consider that key compromised"
         )
     if label != _LABEL:
-        raise BadRequest(f"chain: {label} blocks do not belong into it; give certificates only")
+        raise BadRequest(f"chain: it contains a {label} block; give certificates only")
     try:
         return base64.b64decode(body.replace("\r", "").replace("\n", ""), validate=True)
     except binascii.Error:
-        raise BadRequest("chain: the base64 of a certificate is damaged; copy the file again") from None
+        raise BadRequest("chain: a certificate is not valid base64; copy the file again") from None
 
 
 def _certificate(position: int, document: bytes) -> x509.Certificate:
@@ -101,18 +101,18 @@ def _certificate(position: int, document: bytes) -> x509.Certificate:
 
 
 def _check_leaf(chain: Sequence[x509.Certificate], public_key: PublicKeyTypes) -> None:
-    ours = [_holds(certificate, public_key) for certificate in chain]
+    ours = [_is_for(certificate, public_key) for certificate in chain]
     if not ours[0]:
         if any(ours):
             raise BadRequest(
                 "chain: the certificate of the key is not the first; put the leaf first, then its issuers"
             )
         raise BadRequest(
-            "chain: no certificate in it is for this key; make a request with key csr and have it signed"
+            "chain: it contains no certificate of this key; make a certificate request with key csr and have it signed"
         )
 
 
-def _holds(certificate: x509.Certificate, public_key: PublicKeyTypes) -> bool:
+def _is_for(certificate: x509.Certificate, public_key: PublicKeyTypes) -> bool:
     try:
         return _spki(certificate.public_key()) == _spki(public_key)
     except (ValueError, UnsupportedAlgorithm):
@@ -124,8 +124,8 @@ def _check_issued(chain: Sequence[x509.Certificate], position: int) -> None:
         chain[position - 1].verify_directly_issued_by(chain[position])
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         raise BadRequest(
-            f"chain: certificate {position + 1} did not issue certificate {position}; put the leaf first"
-            " and behind each certificate its issuer"
+            f"chain: certificate {position + 1} did not issue certificate {position}; put the leaf first,"
+            " and each issuer behind the certificate that it issued"
         ) from None
 
 
@@ -133,27 +133,27 @@ def _warnings(chain: Sequence[x509.Certificate], now: datetime) -> list[str]:
     leaf = chain[0]
     warnings: list[str] = []
     for position, certificate in enumerate(chain, 1):
-        warnings += _about_time(certificate, position, now)
+        warnings += _validity_warnings(certificate, position, now)
     if any(issuer.not_valid_after_utc < leaf.not_valid_after_utc for issuer in chain[1:]):
         warnings.append("an issuer's certificate ends before the leaf's")
     if len(chain) > 1 and chain[-1].issuer == chain[-1].subject:
-        warnings.append("the root is in the chain; clients have it already, leave it out")
+        warnings.append("the chain contains the root, which clients have already; remove it")
     if _value(leaf, x509.SubjectAlternativeName) is None:
-        warnings.append("the leaf has no subject alternative name; clients ignore the common name")
+        warnings.append("the leaf has no subject alternative name, and clients ignore the common name")
     constraints = _value(leaf, x509.BasicConstraints)
     if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
         warnings.append("the leaf is a CA certificate")
     usage = _value(leaf, x509.KeyUsage)
     if isinstance(usage, x509.KeyUsage) and not (usage.digital_signature or usage.key_encipherment):
-        warnings.append("the leaf's key usage allows no TLS handshake")
+        warnings.append("the leaf's key usage does not allow TLS handshakes")
     return warnings
 
 
-def _about_time(certificate: x509.Certificate, position: int, now: datetime) -> list[str]:
+def _validity_warnings(certificate: x509.Certificate, position: int, now: datetime) -> list[str]:
     if now > certificate.not_valid_after_utc:
         return [f"certificate {position} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"]
     if now < certificate.not_valid_before_utc:
-        return [f"certificate {position} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} on only"]
+        return [f"certificate {position} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"]
     return []
 
 

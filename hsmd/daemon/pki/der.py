@@ -1,4 +1,4 @@
-"""The few DER structures (X.690) put together here; what is inside them the x509 library encodes."""
+"""Encoders for the few DER structures (X.690) that are assembled here; the x509 library encodes their contents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 
 
 def tlv(tag: int, *contents: bytes) -> bytes:
-    """Tag, length in its shortest form, contents."""
+    """Tag, length in its shortest form, and contents."""
     value = b"".join(contents)
     if len(value) < 0x80:
         return bytes([tag, len(value)]) + value
@@ -31,7 +31,7 @@ def sequence(*members: bytes) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """An INTEGER that is not negative."""
+    """A non-negative INTEGER."""
     return tlv(_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
@@ -54,7 +54,7 @@ def time(moment: datetime) -> bytes:
 
 
 def extension(extension: Extension[ExtensionType]) -> bytes:
-    """An Extension (RFC 5280, section 4.1); `critical` is left out when false, as DER wants of defaults."""
+    """An Extension (RFC 5280, section 4.1); `critical` is left out when false, as DER requires of defaults."""
     value = tlv(_OCTET_STRING, extension.value.public_bytes())
     return sequence(object_identifier(extension.oid), BOOLEAN_TRUE if extension.critical else b"", value)
 

@@ -1,4 +1,4 @@
-"""Names that go into certificates: strict checks whose errors name the field and the fix."""
+"""Names for certificates, strictly checked; errors name the field and the next step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 from hsmd.errors import BadRequest
 
 MAX_NAMES = 100
-"""Subject alternative names in one certificate; common CAs draw the line here."""
+"""Subject alternative names in one certificate; common CAs have the same limit."""
 _MAX_ATTRIBUTE = 64
 """ub-common-name and ub-organization-name (RFC 5280, appendix A.1)."""
 _MAX_DNS_NAME = 253
@@ -36,13 +36,15 @@ def subject(common_name: str, organization: str) -> x509.Name:
 def alternative_names(dns_names: Sequence[str], ip_addresses: Sequence[str]) -> list[x509.GeneralName]:
     """Subject alternative names (RFC 5280, section 4.2.1.6), DNS names in lower case. Raises BadRequest."""
     if len(dns_names) + len(ip_addresses) > MAX_NAMES:
-        raise BadRequest(f"dns_names: at most {MAX_NAMES} names and addresses; use a second certificate")
+        raise BadRequest(
+            f"dns_names: at most {MAX_NAMES} names and addresses in all; use a second certificate"
+        )
     names: list[x509.GeneralName] = [x509.DNSName(dns_name(name)) for name in dns_names]
     names += [x509.IPAddress(ip_address(_address(text))) for text in ip_addresses]
     for position, name in enumerate(names):
         if name in names[:position]:
             field = "dns_names" if isinstance(name, x509.DNSName) else "ip_addresses"
-            raise BadRequest(f"{field}: {_echo(str(name.value))} is named twice; name it once")
+            raise BadRequest(f"{field}: {_echo(str(name.value))} is given twice; give it once")
     return names
 
 
@@ -52,17 +54,17 @@ def dns_name(name: str) -> str:
     Raises BadRequest.
     """
     if not name.isascii():
-        raise BadRequest(f"dns_names: {_echo(name)} is not ASCII; write it in its xn-- form")
+        raise BadRequest(f"dns_names: {_echo(name)} is not ASCII; give its xn-- form")
     host = name.lower()
     labels = host.removeprefix("*.").split(".")
     if host.startswith("*.") and len(labels) < 2:
-        raise BadRequest(f"dns_names: {_echo(name)}: a wildcard needs at least two labels behind it")
+        raise BadRequest(f"dns_names: {_echo(name)}: a wildcard must be followed by at least two labels")
     if len(host) > _MAX_DNS_NAME or not all(_LABEL.fullmatch(label) for label in labels):
         raise BadRequest(
-            f"dns_names: {_echo(name)} is not a host name; labels are a-z 0-9 - with dots between them"
+            f"dns_names: {_echo(name)} is not a host name; labels consist of a-z, 0-9 and -, with dots between them"
         )
     if labels[-1].isdigit():
-        raise BadRequest(f"dns_names: {_echo(name)} looks like an address; name it in ip_addresses")
+        raise BadRequest(f"dns_names: {_echo(name)} is an address; give it in ip_addresses")
     return host
 
 
@@ -72,9 +74,7 @@ def _address(text: str) -> str:
     except ValueError:
         address = None
     if address is None or "%" in text:
-        raise BadRequest(
-            f"ip_addresses: {_echo(text)} is not an IPv4 or IPv6 address; leave out masks and zones"
-        )
+        raise BadRequest(f"ip_addresses: {_echo(text)} is not an IPv4 or IPv6 address without mask and zone")
     return str(address)
 
 
@@ -84,7 +84,7 @@ def _attribute(field: str, text: str) -> str:
     if text != text.strip() or any(
         unicodedata.category(character).startswith(("C", "Z")) and character != " " for character in text
     ):
-        raise BadRequest(f"{field}: printable characters only, and no space at its ends")
+        raise BadRequest(f"{field}: only printable characters are allowed, and no space at either end")
     return text
 
 

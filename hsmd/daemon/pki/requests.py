@@ -1,4 +1,4 @@
-"""PKCS#10 certificate requests (RFC 2986): built here, signed elsewhere, put together here."""
+"""PKCS#10 certificate requests (RFC 2986): built and assembled here, signed by the caller in between."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build_request_info(
     """
     names = alternative_names(dns_names, ip_addresses)
     if not names and not common_name:
-        raise BadRequest("dns_names: name at least one host name or address that the certificate is for")
+        raise BadRequest("dns_names: give at least one host name or address for the certificate")
     name = subject(common_name, organization)
     return der.sequence(
         der.integer(0), name.public_bytes(), spki, der.tlv(der.CONTEXT_0, _extensions(name, names))
@@ -44,10 +44,10 @@ def assemble_request(info: bytes, scheme: SignatureScheme, signature: bytes) -> 
 
 
 def _extensions(name: x509.Name, names: Sequence[x509.GeneralName]) -> bytes:
-    """The attribute extensionRequest (RFC 2985, section 5.4.2), nothing if there are no alternative names."""
+    """The attribute extensionRequest (RFC 2985, section 5.4.2); empty if there are no alternative names."""
     if not names:
         return b""
     value = x509.SubjectAlternativeName(names)
-    # Critical if there is no other name (RFC 5280, section 4.2.1.6).
+    # Critical if the subject is empty (RFC 5280, section 4.2.1.6).
     extension = der.extension(x509.Extension(value.oid, not name.rdns, value))
     return der.sequence(der.object_identifier(_EXTENSION_REQUEST), der.tlv(der.SET, der.sequence(extension)))

@@ -1,4 +1,4 @@
-"""Which signature scheme a key signs certificates and requests with."""
+"""The signature schemes of certificates and certificate requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hsmd.algorithms import Family, KeyType, SignatureScheme, schemes_for
 
 
 def default_scheme(key_type: KeyType) -> SignatureScheme:
-    """The scheme every CA understands: PKCS #1 v1.5 with SHA-256 for RSA, the curve's own hash for EC."""
+    """The scheme that every CA accepts for a type of key: PKCS #1 v1.5 with SHA-256 for RSA, the hash of the curve for EC."""
     if key_type.facts.family is Family.RSA:
         return SignatureScheme.RSA_PKCS1_SHA256
     return schemes_for(key_type)[0]
