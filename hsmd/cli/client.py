@@ -82,6 +82,16 @@ def remove(session: Session, name: ClientName) -> None:
     session.output.show({"removed": name, "changed": done.changed}, lambda: f"Removed {name}.")
 
 
+@command(app, "rename", example="hsmd client rename web1 web-fra-1")
+def rename(session: Session, name: ClientName, new_name: NewName) -> None:
+    """Rename a client. It keeps its keys and grants; its connections are closed.
+
+    Its agent can connect again after `client` in its agent.toml has been changed to the new name.
+    """
+    session.ask(ClientRename(name=name, new_name=new_name), Done)
+    session.output.show({"renamed": name, "name": new_name}, lambda: f"Renamed {name} to {new_name}.")
+
+
 @command(
     app,
     "enroll",
@@ -110,8 +120,9 @@ def enroll(
 ) -> None:
     """Create a one-time token with which a new client registers its own key.
 
-    The token is printed once and valid for 15 minutes and one use. It contains the address and the host key of this daemon.
-    Treat it like a password. On a new front end: hsmd agent init --enroll - For an operator or auditor: hsmd enroll -
+    Use it on a new front end with `hsmd agent init --enroll -`, and for operators and auditors with `hsmd enroll -`. The token
+    is printed once and valid for 15 minutes and one use. It identifies this daemon and authorises the new client: treat it like
+    a password.
     """
     from hsmd.client import parse_address
 
@@ -130,14 +141,52 @@ def enroll(
     )
 
 
-@command(app, "rename", example="hsmd client rename web1 web-fra-1")
-def rename(session: Session, name: ClientName, new_name: NewName) -> None:
-    """Rename a client. It keeps its keys and grants; its connections are closed.
+@command(
+    app,
+    "trust-user-ca",
+    example="hsmd client trust-user-ca user_ca.pub --client web1 --client web2",
+    old_name="trust-ca",
+)
+def trust_user_ca(
+    session: Session,
+    key: Annotated[
+        str, typer.Argument(metavar="LINE|FILE", help="Public key of the user CA.", show_default=False)
+    ],
+    client: Annotated[
+        list[str],
+        typer.Option(
+            "--client",
+            "-c",
+            metavar="NAME",
+            help="Client that may use certificates of this CA; may be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    max_hours: Annotated[
+        int,
+        typer.Option(
+            "--max-hours",
+            min=0,
+            max=10 * 366 * 24,
+            help="Longest accepted validity of a certificate; 0 for any.",
+        ),
+    ] = 24,
+) -> None:
+    """Accept OpenSSH user certificates of a CA, only for the named clients.
 
-    Its agent can connect again after `client` in its agent.toml has been changed to the new name.
+    A certificate must have exactly one principal, the name of the client, and its validity must not exceed --max-hours.
     """
-    session.ask(ClientRename(name=name, new_name=new_name), Done)
-    session.output.show({"renamed": name, "name": new_name}, lambda: f"Renamed {name} to {new_name}.")
+    if not client:
+        raise CommandError(
+            "no client is named", "add --client NAME; a CA is never trusted for all clients", Exit.USAGE
+        )
+    done = session.ask(
+        ClientTrustCa(
+            public_key=ssh_keys.line_or_file(key).line, clients=client, max_lifetime_s=max_hours * 3_600
+        ),
+        Done,
+    )
+    people = f"Certificates of this CA are accepted for {', '.join(client)}."
+    session.output.show({"clients": client, "changed": done.changed}, lambda: people)
 
 
 @command(app, "distrust-user-ca", example="hsmd client distrust-user-ca user_ca.pub", old_name="distrust-ca")
@@ -194,54 +243,6 @@ def revoked(session: Session) -> None:
     found = revocations_of(session)
     rows = [(each.kind, each.value, each.ca, when(each.created_at)) for each in found]
     session.output.show({"revocations": found}, lambda: table(("KIND", "VALUE", "CA", "SINCE"), rows))
-
-
-@command(
-    app,
-    "trust-user-ca",
-    example="hsmd client trust-user-ca user_ca.pub --client web1 --client web2",
-    old_name="trust-ca",
-)
-def trust_user_ca(
-    session: Session,
-    key: Annotated[
-        str, typer.Argument(metavar="LINE|FILE", help="Public key of the user CA.", show_default=False)
-    ],
-    client: Annotated[
-        list[str],
-        typer.Option(
-            "--client",
-            "-c",
-            metavar="NAME",
-            help="Client that may use certificates of this CA; may be repeated.",
-        ),
-    ] = [],  # noqa: B006
-    max_hours: Annotated[
-        int,
-        typer.Option(
-            "--max-hours",
-            min=0,
-            max=10 * 366 * 24,
-            help="Longest accepted validity of a certificate; 0 for any.",
-        ),
-    ] = 24,
-) -> None:
-    """Accept OpenSSH user certificates of a CA, only for the named clients.
-
-    A certificate must have exactly one principal, the name of the client, and its validity must not exceed --max-hours.
-    """
-    if not client:
-        raise CommandError(
-            "no client is named", "add --client NAME; a CA is never trusted for all clients", Exit.USAGE
-        )
-    done = session.ask(
-        ClientTrustCa(
-            public_key=ssh_keys.line_or_file(key).line, clients=client, max_lifetime_s=max_hours * 3_600
-        ),
-        Done,
-    )
-    people = f"Certificates of this CA are accepted for {', '.join(client)}."
-    session.output.show({"clients": client, "changed": done.changed}, lambda: people)
 
 
 def _fingerprint(text: str) -> str:

@@ -34,8 +34,8 @@ def install(
     server: Annotated[
         Server,
         typer.Argument(
-            metavar="nginx|openssl|systemd",
-            help="The TLS server; systemd for a service that runs the agent.",
+            metavar="SERVER",
+            help="TLS server to configure, or systemd for a service that runs the agent.",
             show_default=False,
         ),
     ],

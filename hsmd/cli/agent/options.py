@@ -17,8 +17,8 @@ app = group(
     It holds no keys of TLS servers. It connects to the daemon that is pinned in its configuration, and forwards requests for
     signatures from the TLS servers on this host.
 
-    To set it up: hsmd agent init; an operator runs the commands that init prints; hsmd agent run; hsmd agent export KEY; hsmd
-    agent install nginx --key KEY. To find problems: hsmd agent check KEY."""
+    Set-up: 1. hsmd agent init; 2. an operator runs the commands that it prints; 3. hsmd agent run; 4. hsmd agent export KEY;
+    5. hsmd agent install nginx --key KEY. To find problems: hsmd agent check KEY."""
 )
 
 Config = Annotated[

@@ -29,7 +29,9 @@ def archive(
     ],
     remove: Annotated[
         bool,
-        typer.Option("--remove", help="Remove copied segments that a checkpoint covers from the log."),
+        typer.Option(
+            "--remove", help="After copying, remove segments from the log that a checkpoint covers."
+        ),
     ] = False,
 ) -> None:
     """Copy sealed segments of the log to an archive, on the key host itself; the daemon may be running.

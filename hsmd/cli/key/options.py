@@ -22,7 +22,7 @@ Purposes = Annotated[
         "--purpose",
         "-p",
         metavar="PURPOSE",
-        help="Permitted use of the key, cannot be changed later; may be repeated. tls-server, tls-client, "
+        help="Permitted purpose, which cannot be changed later; may be repeated. One of tls-server, tls-client, "
         "tls13-server, tls12-server, tls12-rsa-premaster, sign-message, ...",
     ),
 ]
