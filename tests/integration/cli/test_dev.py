@@ -64,7 +64,7 @@ def dev(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[bytes
 
 
 def is_gone(ready: dict[str, Any]) -> bool:
-    """No directory, no process, nobody on the port."""
+    """No directory, no process and no listener on the port is left."""
     if Path(ready["directory"]).exists() or processes_of(ready["directory"]):
         return False
     host, _, port = ready["address"].rpartition(":")

@@ -113,7 +113,7 @@ def test_import_goes_past_the_network_and_leaves_no_trace(
     assert operate(daemon, "cert", "self-signed", name, "--dns", "imported.example")["pem"], "it signs"
     secrets = [pem.read_bytes().splitlines()[2], (daemon.directory / "softhsm" / "pin").read_bytes().strip()]
     seen = watcher.seen
-    assert any(b"local_import" in line for line in seen), "the worker was watched"
+    assert any(b"worker.key_import" in line for line in seen), "the worker was watched"
     for secret in [*secrets, *([passphrase] if passphrase else [])]:
         assert not any(secret in line for line in seen)
 

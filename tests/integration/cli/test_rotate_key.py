@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_one_further_key_and_only_to_itself(daemon: Daemon) -> None:
 def test_files_are_on_disk_before_the_daemon_acts_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a power failure a key that is registered exists, and the old one is not back after it was given up."""
+    """After a power failure a registered key exists, and the old one is not back after the daemon removed it."""
     identity = tmp_path / "agent_ed25519"
     ssh_keys.make(identity, "first")
     done: list[str] = []
@@ -124,7 +125,11 @@ def test_files_are_on_disk_before_the_daemon_acts_on_them(
 
     def asked(daemon: Endpoint, request: Any) -> None:
         done.append(
-            "who" if isinstance(request, messages.WhoAmI) else "register" if request.public_key else "give up"
+            "identify"
+            if isinstance(request, messages.WhoAmI)
+            else "register"
+            if request.public_key
+            else "remove old"
         )
 
     monkeypatch.setattr(os, "fsync", synced)
@@ -134,14 +139,15 @@ def test_files_are_on_disk_before_the_daemon_acts_on_them(
         "192.0.2.1", 7440, (ssh_keys.read(ssh_keys.public_file(identity)).line,), "web", identity
     )
     rotate_key._rotate((daemon,), identity, identity.with_name("agent_ed25519.next"))
-    assert done == ["give up", "sync", "register", "who", "replace", "sync", "give up"]
+    steps = [step for step, _ in groupby(done)]
+    assert steps == ["remove old", "sync", "register", "identify", "replace", "sync", "remove old"]
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_root_gives_nothing_away_that_a_link_leads_to(
     tmp_path: Path, link: Callable[[Path, Path], None]
 ) -> None:
-    """Who runs as the agent may write in its directory; root runs this command, and refuses like everybody else."""
+    """The agent's user may write in its directory; root runs this command, and refuses links like any other user."""
     secret, directory = tmp_path / "shadow", tmp_path / "agent"
     secret.write_text("root's")
     directory.mkdir()

@@ -83,10 +83,10 @@ def test_init_leaves_a_public_key_that_is_there(run: Run, home: Path) -> None:
     """Its private half may be somewhere else."""
     other = home / "front" / "agent_ed25519.pub"
     other.parent.mkdir(exist_ok=True)
-    other.write_text("ssh-ed25519 somebody's\n")
+    other.write_text("ssh-ed25519 another user's\n")
     assert run(*INIT).code == 1
     assert [path for path in home.rglob("*") if path.is_file()] == [other]
-    assert other.read_text() == "ssh-ed25519 somebody's\n"
+    assert other.read_text() == "ssh-ed25519 another user's\n"
 
 
 @pytest.mark.parametrize(
