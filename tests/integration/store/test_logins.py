@@ -11,7 +11,7 @@ import pytest
 
 from hsmd.daemon.front.tokens import login_guard as module
 from hsmd.daemon.front.tokens.login_guard import HOLD, LoginGuard, claim_login
-from hsmd.daemon.ipc.launcher_messages import Starts
+from hsmd.daemon.ipc.launcher_messages import PermitStarts, Starts
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import NotFound
 from tests.support.store import NOW
@@ -87,8 +87,8 @@ class Daemon:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    def _tell(self, token: str, starts: Starts, cleared: bool) -> None:
-        self.starts = starts
+    def _tell(self, message: PermitStarts) -> None:
+        self.starts = message.starts
 
     async def _work(self) -> None:
         """The launcher: start the workers that may be started; each logs in once."""

@@ -29,15 +29,18 @@ class SnapshotCache:
         self,
         store: Store,
         *,
-        changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._changed = changed
+        self._listeners: list[Callable[[], None]] = []
         self._refreshing = asyncio.Lock()
         self._clock = clock
         self._seen_at = clock()
         self.snapshot = Snapshot.build(store.load())
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever there is another snapshot."""
+        self._listeners.append(changed)
 
     async def change(self, action: Callable[[Transaction], R]) -> R:
         """Run an action in a write transaction; when this returns, the snapshot shows the change.
@@ -67,7 +70,8 @@ class SnapshotCache:
             snapshot = await asyncio.to_thread(lambda: Snapshot.build(self._store.load()))
             if snapshot.version != self.snapshot.version:
                 self.snapshot = snapshot
-                self._changed()
+                for changed in self._listeners:
+                    changed()
 
     async def follow(self) -> None:
         """Refresh whenever the store's version changes; runs until cancelled.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from hsmd.daemon.config.settings import ListenConfig
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
@@ -25,11 +26,15 @@ class ClientHandlers:
         *,
         cache: SnapshotCache,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        may_rotate: Callable[[], bool] = lambda: True,
+        key_rotation: bool = True,
     ) -> None:
-        self._may_rotate = may_rotate
+        self._key_rotation = key_rotation
         self._cache = cache
         self._now = now
+
+    def apply(self, config: ListenConfig) -> None:
+        """Use this configuration from now on."""
+        self._key_rotation = config.client_key_rotation
 
     def handlers(self) -> dict[type[Request], Handler]:
         """The method that carries out each request."""
@@ -109,7 +114,7 @@ class ClientHandlers:
     async def rotate_key(
         self, identity: Identity, request: messages.ClientRotateKey, deadline: float
     ) -> messages.Done:
-        if not self._may_rotate():
+        if not self._key_rotation:
             raise Refused(detail="listen.client_key_rotation is off")
         if not isinstance(identity.credential, KeyCredential):
             raise BadRequest("you logged in with a certificate; have the CA issue one for the next key")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sized
 from datetime import datetime
 
 import hsmd
@@ -35,8 +35,8 @@ class StatusHandlers:
         audit: AuditLog,
         checkpointer: Checkpointer,
         log_guard: LogGuard,
-        admission: Callable[[], Admission],
-        sessions: Callable[[], int],
+        admission: Admission,
+        sessions: Sized,
     ) -> None:
         self._name = name
         self._started_at = started_at
@@ -84,7 +84,7 @@ class StatusHandlers:
             version=hsmd.__version__,
             started_at=self._started_at,
             draining=self._service.draining,
-            connections=self._admission().connections,
+            connections=self._admission.connections,
             tokens=[pool.status() for pool in self._pools.values()],
             keys=snapshot.key_count,
             clients=snapshot.client_count,
@@ -97,8 +97,8 @@ class StatusHandlers:
             audit_uncovered_s=round(self._checkpointer.age_s),
             audit_free_bytes=self._log_guard.free_bytes,
             audit_warning=self._log_guard.held or self._log_guard.warning,
-            sessions=self._sessions(),
-            starting=self._admission().starting,
+            sessions=len(self._sessions),
+            starting=self._admission.starting,
         )
 
     def numbers(self, now: float) -> messages.Metrics:

@@ -50,11 +50,15 @@ class Allowance:
 
 
 class RateLimits:
-    """The allowances of all clients. `limits` may be changed at any time."""
+    """The allowances of all clients."""
 
     def __init__(self, limits: RateLimit) -> None:
         self.limits = limits
         self._allowances: dict[str, Allowance] = {}
+
+    def apply(self, limits: RateLimit) -> None:
+        """Use these limits from now on."""
+        self.limits = limits
 
     def of(self, client: str, now: float) -> Allowance:
         """The allowance of a client, filled up to `now` (monotonic)."""

@@ -50,6 +50,10 @@ class Admission:
         self._starting: dict[str, dict[Starting, None]] = {}
         self._per_client: Counter[str] = Counter()
 
+    def apply(self, limits: LimitsConfig) -> None:
+        """Use these limits from now on."""
+        self.limits = limits
+
     def may_start(self, newcomer: Starting) -> bool:
         """Decide on a new connection, not authenticated yet. If admitted, `started` or `stopped` must follow.
 

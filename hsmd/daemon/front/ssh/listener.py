@@ -13,6 +13,7 @@ from hsmd import observe
 from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfig
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.bound_addresses import BoundAddresses
 from hsmd.daemon.front.ssh.connection import MakeSession, SshConnection
 from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
@@ -39,7 +40,10 @@ class SshListener:
         admission: Admission,
         make_session: MakeSession,
         enrolments: Enrolments | None = None,
+        bound: BoundAddresses | None = None,
     ) -> None:
+        """`bound` is kept up to date."""
+        self._bound = bound or BoundAddresses()
         self._snapshot = snapshot
         self._admission = admission
         self._make_session = make_session
@@ -47,31 +51,7 @@ class SshListener:
         self._acceptors: dict[ListenAddress, asyncssh.SSHAcceptor] = {}
         self._ports: dict[ListenAddress, int] = {}
         self._connections: set[SshConnection] = set()
-        self._for_operators: tuple[ListenAddress, ...] = ()
         self._reported = 0
-        self._host_key_line = ""
-        self._host_ca_line = ""
-
-    @property
-    def ports(self) -> list[ListenAddress]:
-        """The bound addresses; where port 0 was configured, with the port that the system chose."""
-        return [ListenAddress(address.host, self._ports[address]) for address in self._acceptors]
-
-    @property
-    def operator_ports(self) -> list[ListenAddress]:
-        """Those of `ports` that are for operators and auditors; all of them if no address is configured for these."""
-        apart = [ListenAddress(address.host, self._ports[address]) for address in self._for_operators]
-        return apart or self.ports
-
-    @property
-    def host_key_line(self) -> str:
-        """The public host key as an OpenSSH line."""
-        return self._host_key_line
-
-    @property
-    def pins(self) -> list[str]:
-        """What peers pin: the host CA if there is a host certificate, else the host key."""
-        return [f"cert-authority {self._host_ca_line}"] if self._host_ca_line else [self._host_key_line]
 
     async def apply(self, config: ListenConfig, limits: LimitsConfig) -> None:
         """Listen as `config` says. It applies to new connections; existing ones are kept.
@@ -90,11 +70,17 @@ class SshListener:
             self._acceptors.pop(address).close()
         for address, acceptor in self._acceptors.items():
             acceptor.update(**wanted[address])
-        self._for_operators = config.operator_addresses
         self._acceptors |= opened
         self._ports |= {address: acceptor.get_port() for address, acceptor in opened.items()}
-        self._host_key_line = _line(key)
-        self._host_ca_line = "" if certificate is None else _line(certificate.signing_key)
+        self._publish(config, key, certificate)
+
+    def _publish(self, config: ListenConfig, key: Any, certificate: Any) -> None:
+        bound = {address: ListenAddress(address.host, self._ports[address]) for address in self._acceptors}
+        self._bound.all = list(bound.values())
+        self._bound.for_operators = [bound[each] for each in config.operator_addresses] or self._bound.all
+        self._bound.host_key_line = _line(key)
+        ca = None if certificate is None else f"cert-authority {_line(certificate.signing_key)}"
+        self._bound.pins = [ca or self._bound.host_key_line]
 
     def stop_accepting(self) -> None:
         """Close the listening sockets, and keep the connections."""

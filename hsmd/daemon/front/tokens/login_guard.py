@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from hsmd import observe
-from hsmd.daemon.ipc.launcher_messages import Starts
+from hsmd.daemon.ipc.launcher_messages import PermitStarts, Starts
 from hsmd.daemon.store import LoginClaim, LoginStop, Store
 from hsmd.errors import StoreFailure
 
@@ -62,13 +62,13 @@ class LoginGuard:
         *,
         holder: str,
         by: str,
-        tell: Callable[[str, Starts, bool], None],
+        tell: Callable[[PermitStarts], None],
         hold: Callable[[str, str], None],
         record: Callable[[LoginStop], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`holder` identifies this daemon in the store, `by` names it for operators. `tell(token, starts, cleared)` instructs the
-        launcher, `hold(token, reason)` the token's pool ("" when logins are allowed); `record` writes a stop to the audit log.
+        """`holder` identifies this daemon in the store, `by` names it for operators. `tell` sends a message to the launcher;
+        `hold(token, reason)` tells the token's pool ("" when logins are allowed); `record` writes a stop to the audit log.
         """
         self._store = store
         self._holder = holder
@@ -212,7 +212,7 @@ class LoginGuard:
         self._hold(name, stop.reason)
 
     def _tell_starts(self, name: str, token: _Token) -> None:
-        self._tell(name, starts_of(token.phase, closed=token.closed), token.cleared)
+        self._tell(PermitStarts(name, starts_of(token.phase, closed=token.closed), token.cleared))
 
 
 def claim_login(store: Store, token: str, holder: str, now: datetime) -> LoginClaim:

@@ -45,20 +45,26 @@ class TokenPools:
         *,
         max_queue: int,
         request_replacement: Callable[[int], None],
-        completed: Callable[[list[Completion]], None],
-        listener: HealthListener | None = None,
-        crashed: Callable[[Job], None] = lambda job: None,
     ) -> None:
+        """For the parameters see `TokenPool`. Call `report_to` before `apply`."""
         self._max_queue = max_queue
         self._request_replacement = request_replacement
-        self._completed = completed
-        self._listener = listener
-        self._crashed = crashed
         self._settings: dict[str, TokenConfig] = {}
         self._current: dict[str, _Generation] = {}
         self._coming: dict[str, _Generation] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.pools: dict[str, TokenPool] = {}
+
+    def report_to(
+        self,
+        completed: Callable[[list[Completion]], None],
+        crashed: Callable[[Job], None],
+        listener: HealthListener,
+    ) -> None:
+        """Have all pools report completions, crashes and the health of tokens to these; see `TokenPool`."""
+        self._completed = completed
+        self._crashed = crashed
+        self._listener = listener
 
     def apply(self, tokens: Sequence[TokenConfig]) -> None:
         """Serve these tokens: make pools for new ones, and close those of tokens that are not among them."""

@@ -1,0 +1,198 @@
+"""The parts of the front process, built from the configuration: each is given the parts it needs, which exist before it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from datetime import UTC, datetime
+from functools import partial
+
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.config.settings import Config, LimitsConfig
+from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
+from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
+from hsmd.daemon.front.checkpoints.continuity import Continuity
+from hsmd.daemon.front.checkpoints.log_guard import LogGuard
+from hsmd.daemon.front.control.audit import AuditHandlers
+from hsmd.daemon.front.control.certificates import CertificateHandlers
+from hsmd.daemon.front.control.clients import ClientHandlers
+from hsmd.daemon.front.control.dispatcher import Dispatcher
+from hsmd.daemon.front.control.enrolment import EnrolmentHandlers
+from hsmd.daemon.front.control.grants import GrantHandlers
+from hsmd.daemon.front.control.keys import KeyHandlers
+from hsmd.daemon.front.control.status import StatusHandlers
+from hsmd.daemon.front.control.tokens import TokenHandlers
+from hsmd.daemon.front.launcher_link import LauncherLink
+from hsmd.daemon.front.metrics import MetricsEndpoint
+from hsmd.daemon.front.signing.counters import Counters
+from hsmd.daemon.front.signing.hold import KeyHold
+from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
+from hsmd.daemon.front.signing.service import KeyService
+from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.bound_addresses import BoundAddresses
+from hsmd.daemon.front.ssh.listener import SshListener
+from hsmd.daemon.front.ssh.sessions import Sessions
+from hsmd.daemon.front.tokens.login_guard import LoginGuard
+from hsmd.daemon.front.tokens.pools import TokenPools
+from hsmd.daemon.front.tokens.reconciliation import Reconciler
+from hsmd.daemon.ipc.launcher_messages import ReplaceWorker
+from hsmd.daemon.store import LoginStop, Store
+from hsmd.errors import AuditFailure
+from hsmd.transparency.checkpoint import origin_of
+
+
+class Parts:
+    """What the life cycle of the front works on. Nothing is running yet."""
+
+    def __init__(self, config: Config, launcher: LauncherLink) -> None:
+        self._build_state(config)
+        self._build_signing(config, launcher)
+        self._build_checkpoints(config)
+        self._build_control(config)
+        self._build_network()
+        self.apply_tokens(config)
+
+    def _build_state(self, config: Config) -> None:
+        """Store and audit log."""
+        self.store = Store(config.store_url)
+        self.store.migrate()
+        self.cache = SnapshotCache(self.store)
+        self.audit = AuditLog.open(
+            config.audit.directory, sync=config.audit.sync, segment_bytes=config.audit.segment_mib << 20
+        )
+        self.tree = self.audit.tree()
+
+    def _build_signing(self, config: Config, launcher: LauncherLink) -> None:
+        """Tokens, and the service that uses their keys."""
+        self.tokens = TokenPools(
+            max_queue=config.limits.queue, request_replacement=lambda pid: launcher.send(ReplaceWorker(pid))
+        )
+        self.logins = LoginGuard(
+            self.store,
+            holder=f"{socket.gethostname()}:{config.path}",
+            by=f"{config.name} on {socket.gethostname()}",
+            tell=launcher.send,
+            hold=self.tokens.hold,
+            record=partial(_record_stop, self.audit),
+        )
+        self.counters = Counters(config.metrics.series)
+        self.counters.begin_window(time.monotonic())
+        self.rate_limits = RateLimits(rate_limit(config.limits))
+        self.hold = KeyHold()
+        self.service = KeyService(
+            cache=self.cache,
+            audit=self.audit,
+            pools=self.tokens.pools,
+            clock=time.monotonic,
+            counters=self.counters,
+            limits=self.rate_limits,
+            hold=self.hold,
+        )
+        self.tokens.report_to(self.service.completed, self.service.crashed, self.logins)
+        self.reconciler = Reconciler(pools=self.tokens.pools, snapshot=self._snapshot)
+
+    def _build_checkpoints(self, config: Config) -> None:
+        """Signatures over the audit log, and the key that makes them."""
+        self.keys = KeyHandlers(cache=self.cache, pools=self.tokens.pools, clock=time.monotonic)
+        origin = origin_of(config.name)
+        continuity = Continuity(
+            origin,
+            audit=self.audit,
+            cache=self.cache,
+            hold=self.hold,
+            remembered=self.store.query(lambda tx: tx.audit_logs.head(origin)),
+            discontinuities=self.store.query(lambda tx: tx.audit_logs.discontinuities(origin)),
+        )
+        self.checkpointer = Checkpointer(
+            origin=origin,
+            audit=self.audit,
+            tree=self.tree,
+            service=self.service,
+            snapshot=self._snapshot,
+            continuity=continuity,
+            make_key=self.keys.generate_checkpoint_key,
+        )
+        self.log_guard = LogGuard(
+            config.audit,
+            audit=self.audit,
+            checkpointer=self.checkpointer,
+            continuity=continuity,
+            hold=self.hold,
+        )
+
+    def _build_control(self, config: Config) -> None:
+        """Everything that answers control requests, and what it reports on."""
+        self.admission = Admission(config.limits)
+        self.sessions = Sessions(self.service, config.limits)
+        self.bound = BoundAddresses()
+        self.clients = ClientHandlers(cache=self.cache, key_rotation=config.listen.client_key_rotation)
+        self.enrolments = EnrolmentHandlers(cache=self.cache, audit=self.audit, pins=self.bound.for_role)
+        self.status = StatusHandlers(
+            name=config.name,
+            started_at=datetime.now(UTC),
+            cache=self.cache,
+            service=self.service,
+            pools=self.tokens.pools,
+            audit=self.audit,
+            checkpointer=self.checkpointer,
+            log_guard=self.log_guard,
+            admission=self.admission,
+            sessions=self.sessions,
+        )
+        tokens = TokenHandlers(
+            cache=self.cache,
+            logins=self.logins,
+            pools=self.tokens.pools,
+            differences=self.reconciler.found,
+        )
+        audit = AuditHandlers(
+            audit=self.audit, checkpointer=self.checkpointer, log_guard=self.log_guard, cache=self.cache
+        )
+        certificates = CertificateHandlers(cache=self.cache, service=self.service)
+        grants = GrantHandlers(cache=self.cache)
+        groups = (tokens, self.keys, certificates, self.clients, grants, self.enrolments, self.status, audit)
+        handlers = {request: handler for group in groups for request, handler in group.handlers().items()}
+        self.dispatcher = Dispatcher(snapshot=self._snapshot, audit=self.audit, handlers=handlers)
+
+    def _build_network(self) -> None:
+        """What listens on the network, and what it closes when grants change."""
+        self.metrics = MetricsEndpoint(lambda: self.status.numbers(time.monotonic()))
+        self.listener = SshListener(
+            snapshot=self._snapshot,
+            admission=self.admission,
+            make_session=partial(self.sessions.open, self.dispatcher.dispatch),
+            enrolments=self.enrolments,
+            bound=self.bound,
+        )
+        self.cache.on_change(self.listener.recheck)
+        self.cache.on_change(self.logins.store_changed)
+
+    def apply_tokens(self, config: Config) -> None:
+        """Serve the tokens of this configuration."""
+        self.tokens.apply(config.tokens)
+        self.logins.apply(token.name for token in config.tokens)
+
+    def apply(self, config: Config) -> None:
+        """Use what may change while the front runs, but for the addresses that it listens on."""
+        self.admission.apply(config.limits)
+        self.sessions.apply(config.limits)
+        self.rate_limits.apply(rate_limit(config.limits))
+        self.clients.apply(config.listen)
+        self.apply_tokens(config)
+
+    def _snapshot(self) -> Snapshot:
+        return self.cache.snapshot
+
+
+def rate_limit(limits: LimitsConfig) -> RateLimit:
+    """The rate limit of each client."""
+    return RateLimit(rate=limits.client_rate, open_operations=limits.client_open)
+
+
+def _record_stop(audit: AuditLog, stop: LoginStop) -> None:
+    """Record a refused PIN. If the log cannot be written now, the store still has it."""
+    with contextlib.suppress(AuditFailure):
+        audit.event("token.logins-stopped", "", token=stop.token, reason=stop.reason)
+        audit.commit()

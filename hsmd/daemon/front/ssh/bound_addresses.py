@@ -1,0 +1,30 @@
+"""The addresses that the SSH listener is bound to at present, and what clients pin there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hsmd.daemon.config.settings import ListenAddress
+from hsmd.protocol.roles import Role
+
+
+@dataclass(slots=True)
+class BoundAddresses:
+    """Set by the listener whenever a configuration is applied; empty before the first."""
+
+    all: list[ListenAddress] = field(default_factory=list)
+    """With the ports that the system chose where port 0 was configured."""
+    for_operators: list[ListenAddress] = field(default_factory=list)
+    """Those of `all` that are for operators and auditors; all of them if none is configured for these alone."""
+    host_key_line: str = ""
+    """The public host key as an OpenSSH line."""
+    pins: list[str] = field(default_factory=list)
+    """Lines to pin: the host CA behind `cert-authority ` if there is a host certificate, else the host key."""
+
+    def __str__(self) -> str:
+        return ", ".join(str(address) for address in self.all)
+
+    def for_role(self, role: Role) -> tuple[list[str], list[str]]:
+        """Addresses that a client of this role connects to, and the lines that it pins."""
+        addresses = self.all if role is Role.FRONT_END else self.for_operators
+        return [str(address) for address in addresses], self.pins
