@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from hsmd.daemon.audit.archive import Archived, archived, to_json
+from hsmd.daemon.audit.archive_list import Archived, archived, to_json
 from hsmd.daemon.audit.recovery import newest_event
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, ProtocolError

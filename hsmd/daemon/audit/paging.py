@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsmd.daemon.audit.archive import archived_to
+from hsmd.daemon.audit.archive_list import archived_to
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, NotFound
 from hsmd.system.log_files import SEGMENTS, index_of, lines_from

@@ -181,8 +181,8 @@ async def test_a_torn_end_is_cut_off_and_told(open_log, path, torn):
     with path.open("ab") as file:
         file.write(torn)
     log = open_log()
-    told, closed = records_of(path)[1:]
-    assert (told.event, told.fields) == (
+    recorded, closed = records_of(path)[1:]
+    assert (recorded.event, recorded.fields) == (
         "log.torn",
         {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()},
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hsmd.daemon.audit import AuditLog
-from hsmd.daemon.audit.archive import Archived, to_json
+from hsmd.daemon.audit.archive_list import Archived, to_json
 from hsmd.daemon.audit.disk import Disk
 from hsmd.errors import AuditFailure, NotFound
 from hsmd.system.log_files import log_lines
@@ -249,7 +249,7 @@ asyncio.run(main())
 async def test_a_kill_while_sealing_loses_nothing(tmp_path: Path, point: str) -> None:
     directory = tmp_path / "audit"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    told: list[Head] = []
+    acknowledged: list[Head] = []
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-c", KILLED, str(directory), point],
@@ -260,13 +260,13 @@ async def test_a_kill_while_sealing_loses_nothing(tmp_path: Path, point: str) ->
             check=False,
         )
         assert done.returncode == (0 if point == "never" else -signal.SIGKILL)
-        told += [Head(int(size), head) for size, head in map(str.split, done.stdout.splitlines())]
+        acknowledged += [Head(int(size), head) for size, head in map(str.split, done.stdout.splitlines())]
     log = AuditLog.open(directory)
     assert log.open_attempts == 0
     assert_intact(directory, log)
-    for head in told:
+    for head in acknowledged:
         assert leaf_hash(log.read(head.size - 1, 1)[0].encode()).hex() == head.head
     outcomes = [record for line in read_all(log) if (record := json.loads(line))["event"] == "outcome"]
     assert {record["result"] for record in outcomes} == {"unknown"}
-    assert len(outcomes) == len(told)
+    assert len(outcomes) == len(acknowledged)
     await log.close()

@@ -1,4 +1,4 @@
-"""The record format is final: these bytes must verify for ever, and be what we would write today."""
+"""The record format is final: these bytes must always verify, and be what the daemon writes today."""
 
 from __future__ import annotations
 

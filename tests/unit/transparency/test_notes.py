@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_log_is_refused() -> None:
 )
 def test_what_is_no_checkpoint(text: str) -> None:
     root = base64.b64encode(EMPTY_ROOT).decode()
-    loose = root[:-2] + "V="  # the same bytes with bits set that nobody reads
+    loose = root[:-2] + "V="  # the same bytes, with unused bits set
     assert base64.b64decode(loose) == EMPTY_ROOT
     with pytest.raises(ProtocolError):
         checkpoints.parse_text(text.format(root=root, loose=loose))

@@ -26,8 +26,8 @@ from hsmd.transparency.note import Verifier
 MIB = 1 << 20
 
 
-class Room:
-    """A log with some records, and a guard of it; `root` is the root of every tree."""
+class GuardedLog:
+    """A log with some records and a guard; `root` is the root of every tree."""
 
     def __init__(self, directory: Path) -> None:
         self.config = AuditConfig(directory, "group", 5, 1, warn_free_mib=100, reserve_mib=10)
@@ -40,7 +40,7 @@ class Room:
         self.private = Ed25519PrivateKey.generate()
         self.vkey = Verifier.from_public_key("hsmd/east", self.private.public_key()).vkey
 
-    def keeper(self, remembered: AuditHead | None = None) -> LogGuard:
+    def guard(self, remembered: AuditHead | None = None) -> LogGuard:
         cache: Any = SimpleNamespace()
         checkpointer: Any = SimpleNamespace(
             root_at=self.root_at, standing=self.standing, origin="hsmd/east", verifier_key=self.vkey
@@ -65,75 +65,82 @@ class Room:
 
 
 @pytest.fixture
-async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    made = Room(tmp_path / "audit")
+async def guarded(tmp_path: Path) -> AsyncIterator[GuardedLog]:
+    made = GuardedLog(tmp_path / "audit")
     yield made
     await made.log.close()
 
 
-async def test_little_room_is_a_warning_too_little_stops_and_room_again_resumes(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+async def test_little_disk_space_is_a_warning_and_too_little_holds_all_keys(
+    guarded: GuardedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = room.keeper()
+    guard = guarded.guard()
     seen = []
     for free in (500, 99, 10, 9, 0, 10, 500):
         monkeypatch.setattr(AuditLog, "free_bytes", free * MIB)
-        await keeper._check_disk()
-        seen.append((bool(keeper.warning), room.hold.error is not None))
+        await guard._check_disk()
+        seen.append((bool(guard.warning), guarded.hold.error is not None))
     assert seen == [
         (False, False), (True, False), (True, False), (True, True), (True, True), (True, False), (False, False),
     ]  # fmt: skip
 
 
-async def test_a_log_shorter_than_remembered_stops_at_once(room: Room) -> None:
-    keeper = room.keeper(AuditHead("hsmd/east", 9, bytes(32), "key"))
-    assert isinstance(room.hold.error, AuditFailure)
-    assert "it has 8 records; it had 9" in keeper.held
-    assert "hsmd audit discontinuity" in keeper.held
-    assert not await keeper.continuity.holds(room.root_at)
+async def test_a_log_shorter_than_remembered_holds_all_keys_at_once(guarded: GuardedLog) -> None:
+    guard = guarded.guard(AuditHead("hsmd/east", 9, bytes(32), "key"))
+    assert isinstance(guarded.hold.error, AuditFailure)
+    assert "it has 8 records; it had 9" in guard.held
+    assert "hsmd audit discontinuity" in guard.held
+    assert not await guard.continuity.holds(guarded.root_at)
 
 
-async def test_a_log_with_another_past_stops_when_its_tree_is_there(room: Room) -> None:
-    other = room.keeper(AuditHead("hsmd/east", 8, b"\2" * 32, "key"))
-    assert room.hold.error is None
-    assert not await other.continuity.holds(room.root_at)
-    assert room.hold.error is not None
+async def test_a_log_with_another_past_holds_all_keys_when_its_tree_was_compared(guarded: GuardedLog) -> None:
+    other = guarded.guard(AuditHead("hsmd/east", 8, b"\2" * 32, "key"))
+    assert guarded.hold.error is None
+    assert not await other.continuity.holds(guarded.root_at)
+    assert guarded.hold.error is not None
     assert "its first 8 records" in other.held
 
 
-async def test_the_log_that_is_remembered_is_no_trouble(room: Room) -> None:
+async def test_the_log_that_is_remembered_holds_no_keys(guarded: GuardedLog) -> None:
     for size in (0, 3, 8):
-        assert await room.keeper(AuditHead("hsmd/east", size, room.root, "key")).continuity.holds(
-            room.root_at
+        assert await guarded.guard(AuditHead("hsmd/east", size, guarded.root, "key")).continuity.holds(
+            guarded.root_at
         )
-    assert await room.keeper().continuity.holds(room.root_at)
-    assert room.hold.error is None
+    assert await guarded.guard().continuity.holds(guarded.root_at)
+    assert guarded.hold.error is None
 
 
-async def test_room_again_does_not_excuse_a_log_that_was_set_back(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+async def test_free_disk_space_does_not_release_keys_of_a_log_that_was_set_back(
+    guarded: GuardedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = room.keeper(AuditHead("hsmd/east", 9, bytes(32), "key"))
+    guard = guarded.guard(AuditHead("hsmd/east", 9, bytes(32), "key"))
     for free in (0, 500):
         monkeypatch.setattr(AuditLog, "free_bytes", free * MIB)
-        await keeper._check_disk()
-    assert "it had 9" in room.hold.error.detail
+        await guard._check_disk()
+    assert "it had 9" in guarded.hold.error.detail
 
 
-async def test_a_declaration_that_would_bar_all_later_ones_is_refused_and_not_recorded(room: Room) -> None:
-    keeper = room.keeper(AuditHead("hsmd/east", 9, bytes(32), room.vkey))
+async def test_a_declaration_that_would_prevent_all_later_ones_is_refused_and_not_recorded(
+    guarded: GuardedLog,
+) -> None:
+    guard = guarded.guard(AuditHead("hsmd/east", 9, bytes(32), guarded.vkey))
 
     def declaration(after: timedelta) -> Discontinuity:
         return Discontinuity(
-            "hsmd/east", None, State(8, room.root), room.vkey, format_time(utc_now() + after), "restored"
+            "hsmd/east",
+            None,
+            State(8, guarded.root),
+            guarded.vkey,
+            format_time(utc_now() + after),
+            "restored",
         )
 
     for after, match in ((timedelta(days=1), "future"), (timedelta(days=-1), "newer")):
-        keeper.continuity.discontinuities = [
-            discontinuity.sign(declaration(timedelta()), room.private).render()
+        guard.continuity.discontinuities = [
+            discontinuity.sign(declaration(timedelta()), guarded.private).render()
         ]
         found = declaration(after)
         with pytest.raises(BadRequest, match=match):
-            await keeper.declare("ops", found, discontinuity.sign(found, room.private))
-        assert (room.log.size, bool(keeper.held)) == (8, True)
-    await keeper._check(declaration(timedelta(seconds=30)))
+            await guard.declare("ops", found, discontinuity.sign(found, guarded.private))
+        assert (guarded.log.size, bool(guard.held)) == (8, True)
+    await guard._check(declaration(timedelta(seconds=30)))
