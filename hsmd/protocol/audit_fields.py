@@ -1,6 +1,6 @@
-"""The fields of audit records that hold a control request: written by the daemon, read by all who show records.
+"""The fields of audit records that hold a control request. The daemon writes them; audit readers and the command line use them.
 
-Each member that is set is a field `target_MEMBER`; of documents there is the SHA-256 (hexadecimal) in `target_MEMBER_sha256`.
+A member that is set is a field `target_MEMBER`; of a hashed member there is the SHA-256 (hexadecimal), `target_MEMBER_sha256`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ def fields_of(request: Request) -> dict[str, str]:
 
 
 def subject_of(fields: Mapping[str, str | int]) -> Subject:
-    """The names of the key and the client that a recorded control request is about; both empty if this release does not
-    know the operation."""
+    """The names of the key and the client that a recorded request is about; empty for operations of other releases."""
     request = OPERATIONS.get(str(fields.get(OPERATION, "")))
     if request is None:
         return Subject()

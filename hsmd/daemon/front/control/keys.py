@@ -68,12 +68,12 @@ class KeyHandlers:
         purposes = with_daemon_purposes(expand(request.purposes))
         check_ceiling(key_type, purposes)
         token, pool = self._token(request.token)
-        asked = worker_messages.Generate(
+        generate = worker_messages.Generate(
             name=request.name, key_type=key_type.value, purposes=labels(purposes)
         )
         async with self._making:
             await self._name_is_free(request.name)
-            made = await pool.control(asked, deadline - self._clock())
+            made = await pool.control(generate, deadline - self._clock())
             try:
                 return await self._register(request.name, token, made)
             except Conflict:
@@ -86,10 +86,10 @@ class KeyHandlers:
         token = next(iter(self._pools))
         abilities = self._pools[token].status().abilities
         key_type = KeyType.ED25519 if set(abilities) >= _EDWARDS else KeyType.P256
-        asked = messages.KeyGenerate(
+        request = messages.KeyGenerate(
             name=CHECKPOINT_KEY, key_type=key_type.value, purposes=[Purpose.CHECKPOINT.label], token=token
         )
-        await self.generate(DAEMON, asked, deadline)
+        await self.generate(DAEMON, request, deadline)
 
     async def candidates(
         self, identity: Identity, request: messages.KeyCandidates, deadline: float
@@ -111,7 +111,7 @@ class KeyHandlers:
         if not request.cka_id and not request.cka_label:
             raise BadRequest("cka_id: name the key by its CKA_ID in hex, or by its CKA_LABEL")
         token, pool = self._token(request.token)
-        asked = worker_messages.Adopt(
+        adopt = worker_messages.Adopt(
             name=request.name,
             purposes=labels(purposes),
             cka_id=request.cka_id,
@@ -121,7 +121,7 @@ class KeyHandlers:
         )
         async with self._making:
             await self._name_is_free(request.name)
-            adopted = await pool.control(asked, deadline - self._clock())
+            adopted = await pool.control(adopt, deadline - self._clock())
             return await self._register(request.name, token, adopted)
 
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:

@@ -1,4 +1,4 @@
-"""May somebody use a key: every rule that says no, the one that says yes, and that explanations agree with decisions."""
+"""Decisions about key operations: every rule that denies, the one that allows, and explanations that agree with them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_grant_says_what_the_worker_needs(snapshot: Snapshot, digests: Digests
 
 
 @pytest.mark.parametrize(
-    ("who", "key", "purpose", "rule"),
+    ("caller", "key", "purpose", "rule"),
     [
         (("web1", "F1"), "unknown", Purpose.TLS13_SERVER, Rule.UNKNOWN_KEY),
         (("web1", "F1"), "mail", Purpose.TLS13_SERVER, Rule.NO_GRANT),
@@ -56,12 +56,12 @@ def test_what_is_not_granted_is_denied_and_the_rule_named(
     snapshot: Snapshot,
     digests: Digests,
     now: datetime,
-    who: tuple[str, str],
+    caller: tuple[str, str],
     key: str,
     purpose: int,
     rule: Rule,
 ) -> None:
-    assert snapshot.decide(person(snapshot, *who), digests[key], purpose, now) == Denial(rule)
+    assert snapshot.decide(person(snapshot, *caller), digests[key], purpose, now) == Denial(rule)
 
 
 @pytest.mark.parametrize("key", [b"", b"\0" * 31, b"site", b"\xff" * 64])

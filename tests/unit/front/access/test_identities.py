@@ -1,4 +1,4 @@
-"""Who somebody is: the matrix of public keys and OpenSSH user certificates that must, and must not, be believed."""
+"""Identities: the matrix of public keys and OpenSSH user certificates that must, and must not, be accepted."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_key_makes_its_owner(snapshot: Snapshot, user: str, fingerprint: str, 
         ("web3", "F1"),
     ],
 )
-def test_a_key_makes_nobody_else(snapshot: Snapshot, user: str, fingerprint: str) -> None:
+def test_a_key_identifies_no_other_client(snapshot: Snapshot, user: str, fingerprint: str) -> None:
     assert snapshot.identify_key(user, fingerprint) is None
 
 
@@ -151,7 +151,7 @@ def test_a_certificate_without_end_makes_an_identity_without_end(
         ({"critical_options": {"Source-Address": "192.0.2.0/24"}}, Rule.UNKNOWN_CRITICAL_OPTION),
     ],
 )
-def test_a_bad_certificate_makes_nobody(
+def test_a_bad_certificate_identifies_no_client(
     snapshot: Snapshot, good: dict[str, Any], changes: dict[str, Any], rule: Rule
 ) -> None:
     assert identify(snapshot, good, **changes) == Denial(rule)
@@ -225,7 +225,7 @@ def test_an_identity_stands_while_its_credential_does(
     assert stands(by_certificate, clients=(*others, replace(web1, credentials=())))
     for identity in (by_key, by_certificate):
         assert not stands(identity, clients=(*others, replace(web1, role=Role.OPERATOR)))
-    # the key went to somebody else
+    # another client has the key now
     thief = replace(web1, name="web9")
     assert not stands(by_key, clients=(*others, thief, replace(web1, credentials=())))
 

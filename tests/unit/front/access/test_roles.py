@@ -1,4 +1,4 @@
-"""The table of roles, spelt out once more: who may make which control request."""
+"""Decisions about control requests: by role, by grant on the key, and by an identity that is still valid."""
 
 from __future__ import annotations
 

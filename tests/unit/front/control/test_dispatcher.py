@@ -1,4 +1,4 @@
-"""The desk: order of records and effects, refusals within bounds, changes that outlive their callers."""
+"""The dispatcher: order of records and effects, refusals within bounds, changes that outlive their callers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ANN, WEB = (
 )
 
 
-class Office:
+class Daemon:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.audit = AuditLog.open(directory)
@@ -44,7 +44,7 @@ class Office:
         self.go_on.set()
         self.error: Exception | None = None
         self.seen: list[list[str]] = []
-        self.desk = Dispatcher(
+        self.dispatcher = Dispatcher(
             snapshot=lambda: snapshot,
             audit=self.audit,
             now=lambda: NOON,
@@ -67,8 +67,8 @@ class Office:
 
 
 @pytest.fixture
-async def office(tmp_path: Path) -> AsyncIterator[Office]:
-    made = Office(tmp_path / "audit")
+async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
+    made = Daemon(tmp_path / "audit")
     yield made
     await made.audit.close()
 
@@ -78,85 +78,85 @@ def test_a_request_without_a_handler_is_noticed_at_the_start(tmp_path: Path) -> 
         Dispatcher(snapshot=None, audit=None, handlers={})  # type: ignore[arg-type]
 
 
-async def test_a_change_is_recorded_before_and_after_a_question_not_at_all(office: Office) -> None:
-    await office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0)
-    assert office.seen == [["control.begun"]]
-    assert office.events() == ["control.begun", "control.done"]
-    await office.desk.dispatch(ANN, messages.Status(), 9.0)
-    assert len(office.events()) == 2
+async def test_a_change_is_recorded_before_and_after_a_question_not_at_all(daemon: Daemon) -> None:
+    await daemon.dispatcher.dispatch(ANN, messages.ClientRemove("web"), 9.0)
+    assert daemon.seen == [["control.begun"]]
+    assert daemon.events() == ["control.begun", "control.done"]
+    await daemon.dispatcher.dispatch(ANN, messages.Status(), 9.0)
+    assert len(daemon.events()) == 2
 
 
 @pytest.mark.parametrize("request_type", messages.REQUESTS, ids=lambda each: each.op())
 async def test_every_request_that_changes_something_is_recorded(
-    office: Office, request_type: type[messages.Request]
+    daemon: Daemon, request_type: type[messages.Request]
 ) -> None:
     members = request_type.__struct_fields__
-    await office.desk.dispatch(ANN, request_type(**dict.fromkeys(members, "")), 9.0)
-    assert office.events() == (["control.begun", "control.done"] if request_type.changes else [])
+    await daemon.dispatcher.dispatch(ANN, request_type(**dict.fromkeys(members, "")), 9.0)
+    assert daemon.events() == (["control.begun", "control.done"] if request_type.changes else [])
 
 
-async def test_what_was_asked_is_in_the_record_but_for_documents(office: Office) -> None:
+async def test_what_was_asked_is_in_the_record_but_for_documents(daemon: Daemon) -> None:
     request = messages.KeyAdopt(
         "site", ["tls-server"], cka_label="old\n\x1b[2Jname", certificate="PEM " * 10, accept_unsafe=True
     )
-    await office.desk.dispatch(ANN, request, 9.0)
-    fields = office.records()[0]["fields"]
+    await daemon.dispatcher.dispatch(ANN, request, 9.0)
+    fields = daemon.records()[0]["fields"]
     assert fields["target_cka_label"] == "old\n\x1b[2Jname"
     assert (fields["target_accept_unsafe"], fields["target_purposes"]) == ("True", "tls-server")
     assert len(fields["target_certificate_sha256"]) == 64
     assert "target_certificate" not in fields
-    text = (office.directory / "audit.jsonl").read_bytes()
+    text = (daemon.directory / "audit.jsonl").read_bytes()
     assert b"\x1b" not in text
 
 
-async def test_every_request_fits_into_a_record(office: Office) -> None:
-    """With every member filled, the ends of a change still have room for theirs."""
+async def test_every_request_fits_into_a_record(daemon: Daemon) -> None:
+    """With every member filled, the ends of a change have space for their own fields, too."""
     for request in messages.REQUESTS:
         values = {
             name: ["x"] * 3 if "list" in str(kind) else "x" for name, kind in request.__annotations__.items()
         }
         made = request(**values)
-        begun = office.desk._note("control.begun", ANN, made)
-        office.desk._note("control.failed", ANN, made, begun=begun, error="x" * 500)
-    office.audit.commit()
+        begun = daemon.dispatcher._note("control.begun", ANN, made)
+        daemon.dispatcher._note("control.failed", ANN, made, begun=begun, error="x" * 500)
+    daemon.audit.commit()
 
 
-async def test_failures_and_faults_are_told_apart(office: Office) -> None:
-    office.error = Conflict("there already")
+async def test_failures_and_faults_are_told_apart(daemon: Daemon) -> None:
+    daemon.error = Conflict("there already")
     with pytest.raises(Conflict):
-        await office.desk.dispatch(ANN, messages.ClientAdd("x"), 9.0)
-    office.error = ZeroDivisionError("bug")
+        await daemon.dispatcher.dispatch(ANN, messages.ClientAdd("x"), 9.0)
+    daemon.error = ZeroDivisionError("bug")
     with pytest.raises(ZeroDivisionError):
-        await office.desk.dispatch(ANN, messages.ClientAdd("x"), 9.0)
-    assert office.events() == ["control.begun", "control.failed", "control.begun", "control.unknown"]
-    assert "bug" not in (office.directory / "audit.jsonl").read_text()
+        await daemon.dispatcher.dispatch(ANN, messages.ClientAdd("x"), 9.0)
+    assert daemon.events() == ["control.begun", "control.failed", "control.begun", "control.unknown"]
+    assert "bug" not in (daemon.directory / "audit.jsonl").read_text()
 
 
-async def test_a_change_whose_caller_has_gone_ends_and_is_recorded(office: Office) -> None:
-    office.go_on.clear()
-    task = asyncio.create_task(office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0))
-    while not office.seen:
+async def test_a_change_whose_caller_has_gone_ends_and_is_recorded(daemon: Daemon) -> None:
+    daemon.go_on.clear()
+    task = asyncio.create_task(daemon.dispatcher.dispatch(ANN, messages.ClientRemove("web"), 9.0))
+    while not daemon.seen:
         await asyncio.sleep(0.002)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not office.desk.idle
-    office.go_on.set()
+    assert not daemon.dispatcher.idle
+    daemon.go_on.set()
     async with asyncio.timeout(5):
-        while not office.desk.idle:
+        while not daemon.dispatcher.idle:
             await asyncio.sleep(0.002)
-    assert office.events() == ["control.begun", "control.done"]
+    assert daemon.events() == ["control.begun", "control.done"]
 
 
-async def test_going_away_again_and_again_leaves_few_changes_under_way(office: Office) -> None:
+async def test_going_away_again_and_again_leaves_few_changes_under_way(daemon: Daemon) -> None:
     """A front end that asks for its next key, cancels, and asks again."""
-    office.go_on.clear()
+    daemon.go_on.clear()
     refused = 0
     for _ in range(200):
-        asked = asyncio.create_task(office.desk.dispatch(WEB, messages.ClientRotateKey("x"), 9.0))
+        asked = asyncio.create_task(daemon.dispatcher.dispatch(WEB, messages.ClientRotateKey("x"), 9.0))
         ends = asyncio.get_running_loop().time() + 5
-        begun = len(office.seen)
-        while not asked.done() and len(office.seen) == begun:
+        begun = len(daemon.seen)
+        while not asked.done() and len(daemon.seen) == begun:
             assert asyncio.get_running_loop().time() < ends
             await asyncio.sleep(0.001)
         asked.cancel()
@@ -166,29 +166,31 @@ async def test_going_away_again_and_again_leaves_few_changes_under_way(office: O
             refused += 1
         except asyncio.CancelledError:
             pass
-    assert (len(office.seen), refused) == (MAX_CHANGES, 200 - MAX_CHANGES)
-    removal = asyncio.create_task(office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0))  # others can
-    office.go_on.set()
+    assert (len(daemon.seen), refused) == (MAX_CHANGES, 200 - MAX_CHANGES)
+    removal = asyncio.create_task(
+        daemon.dispatcher.dispatch(ANN, messages.ClientRemove("web"), 9.0)
+    )  # others can
+    daemon.go_on.set()
     await removal
     await asyncio.sleep(0.1)
-    assert office.desk.idle
-    await office.desk.dispatch(WEB, messages.ClientRotateKey("x"), 9.0)
+    assert daemon.dispatcher.idle
+    await daemon.dispatcher.dispatch(WEB, messages.ClientRotateKey("x"), 9.0)
 
 
-async def test_without_a_record_nothing_changes(office: Office) -> None:
-    path = office.directory / "audit.jsonl"
+async def test_without_a_record_nothing_changes(daemon: Daemon) -> None:
+    path = daemon.directory / "audit.jsonl"
     path.rename(path.with_suffix(".away"))
     with pytest.raises(AuditFailure):
-        await office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0)
-    assert office.seen == []
+        await daemon.dispatcher.dispatch(ANN, messages.ClientRemove("web"), 9.0)
+    assert daemon.seen == []
     path.with_suffix(".away").rename(path)
 
 
 async def test_a_change_that_cannot_be_recorded_at_its_end_says_so(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
-    durable = office.audit.commit_durable
+    durable = daemon.audit.commit_durable
 
     async def fail_second() -> None:
         nonlocal commits
@@ -197,22 +199,22 @@ async def test_a_change_that_cannot_be_recorded_at_its_end_says_so(
             raise AuditFailure(detail="no space")
         await durable()
 
-    monkeypatch.setattr(office.audit, "commit_durable", fail_second)
+    monkeypatch.setattr(daemon.audit, "commit_durable", fail_second)
     with pytest.raises(AuditFailure, match="is over"):
-        await office.desk.dispatch(ANN, messages.ClientRemove("web"), 9.0)
-    assert office.seen, "it was carried out"
+        await daemon.dispatcher.dispatch(ANN, messages.ClientRemove("web"), 9.0)
+    assert daemon.seen, "it was carried out"
 
 
-async def test_refusals_are_recorded_up_to_a_rate(office: Office) -> None:
+async def test_refusals_are_recorded_up_to_a_rate(daemon: Daemon) -> None:
     for _ in range(1_000):
         with pytest.raises(Refused) as caught:
-            await office.desk.dispatch(WEB, messages.Status(), 9.0)
+            await daemon.dispatcher.dispatch(WEB, messages.Status(), 9.0)
         assert (caught.value.text, caught.value.detail) == ("refused", "wrong-role")
-    assert office.events() == ["control.refused"] * 100
-    office.now += 1.0
+    assert daemon.events() == ["control.refused"] * 100
+    daemon.now += 1.0
     for _ in range(50):
         with pytest.raises(Refused):
-            await office.desk.dispatch(WEB, messages.Status(), 9.0)
-    assert office.events()[100:] == ["log.refusals"] + ["control.refused"] * 10
-    assert office.records()[100]["fields"] == {"count": 900}
-    assert office.seen == []
+            await daemon.dispatcher.dispatch(WEB, messages.Status(), 9.0)
+    assert daemon.events()[100:] == ["log.refusals"] + ["control.refused"] * 10
+    assert daemon.records()[100]["fields"] == {"count": 900}
+    assert daemon.seen == []

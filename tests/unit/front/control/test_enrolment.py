@@ -1,4 +1,4 @@
-"""The enrolment desk and strangers: what they try leaves few records, and is answered whatever state the log is in."""
+"""Enrolment by peers without a valid token: few records, and an answer whatever state the log is in."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ def audit() -> Log:
 
 
 @pytest.fixture
-def desk(audit: Log, monkeypatch: pytest.MonkeyPatch) -> EnrolmentHandlers:
+def handlers(audit: Log, monkeypatch: pytest.MonkeyPatch) -> EnrolmentHandlers:
     monkeypatch.setattr(enrolment, "TRY_S", 0.0)
     return EnrolmentHandlers(cache=SnapshotCache(), audit=audit, pins=lambda role: ((), ()))  # type: ignore[arg-type]
 
 
-async def tried(desk: EnrolmentHandlers) -> bool:
-    return await desk.admit(GUESS, "192.0.2.7", frozenset(ROLES.values()))
+async def tried(handlers: EnrolmentHandlers) -> bool:
+    return await handlers.admit(GUESS, "192.0.2.7", frozenset(ROLES.values()))
 
 
 async def test_no_is_the_answer_also_while_the_log_cannot_be_written(
-    desk: EnrolmentHandlers, audit: Log
+    handlers: EnrolmentHandlers, audit: Log
 ) -> None:
     audit.ill = True
-    assert not await tried(desk)
+    assert not await tried(handlers)
 
 
 async def test_strangers_do_not_fill_the_disk(
-    desk: EnrolmentHandlers, audit: Log, monkeypatch: pytest.MonkeyPatch
+    handlers: EnrolmentHandlers, audit: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four a second for a minute, which is what the desk looks at; what is not recorded is counted."""
+    """Four a second for a minute, which is as often as tokens are checked; what is not recorded is counted."""
     now = [0.0]
     monkeypatch.setattr(enrolment, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for _ in range(240):
         now[0] += 0.25
-        assert not await tried(desk)
+        assert not await tried(handlers)
     one_by_one = [name for name, _ in audit.events if name == "enrolment.refused"]
     assert REFUSALS_AT_ONCE <= len(one_by_one) <= REFUSALS_AT_ONCE + 60 * REFUSALS_PER_S + 1
     now[0] += 60
-    await tried(desk)
+    await tried(handlers)
     counted = sum(fields["count"] for name, fields in audit.events if name == "log.refusals")
     assert counted + len([name for name, _ in audit.events if name == "enrolment.refused"]) == 241

@@ -1,4 +1,4 @@
-"""The metrics endpoint: what it answers, and that nobody can keep it busy."""
+"""The metrics endpoint: what it answers, and that no peer can keep it busy."""
 
 from __future__ import annotations
 

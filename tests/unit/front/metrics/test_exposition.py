@@ -70,7 +70,7 @@ def test_all_numbers_are_there(numbers: Metrics) -> None:
 
 @given(st.text(st.characters(codec="utf-8"), max_size=80))
 def test_no_name_breaks_out_of_its_label(name: str) -> None:
-    """Names are checked where they come in; this room would stand it if they were not."""
+    """Names are checked when they are given; the exposition would be correct even if they were not."""
     numbers = numbers_of(0)
     numbers.uses.append(UseCount(name, name, "tls13-server", "performed", 3, 0, 1.0))
     text = b"".join(pieces(families(numbers))).decode()
