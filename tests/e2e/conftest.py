@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: one site for the whole run, whole again before each test."""
+"""Fixtures of the end-to-end tests: one site for the whole run, restored before each test."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.support.site import Site
 
 @pytest.fixture(scope="session")
 def running_site() -> Iterator[Site]:
-    """The site, as tests leave it."""
+    """The site in the state that the previous test left."""
     site = Site()
-    site.daemon.disconnect()  # tests elsewhere look whether connections leave threads
+    site.daemon.disconnect()  # other tests check that connections leave no threads
     try:
         yield site
     finally:

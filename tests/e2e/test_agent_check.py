@@ -1,4 +1,4 @@
-"""`hsmd agent check` on a front end where all is well, and on one where one thing is wrong: it names that thing."""
+"""`hsmd agent check` on a working front end, and on one with a single problem, which it must name."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def check(
 def the_problems(
     site: Site, key: str = "p256", *options: str | Path, openssl: Path | None = None
 ) -> list[dict[str, Any]]:
-    """What is wrong, each with the way to mend it."""
+    """The problems found, each with its fix."""
     status, findings = check(site, key, *options, openssl=openssl)
     problems = [finding for finding in findings if not finding["ok"]]
     assert status == PROBLEMS_FOUND and all(problem["mend"] for problem in problems)
     return problems
 
 
-def test_all_is_well(site: Site) -> None:
+def test_a_working_front_end_has_no_problem(site: Site) -> None:
     status, findings = check(site)
     assert [finding for finding in findings if not finding["ok"]] == []
     assert status == 0
@@ -69,12 +69,12 @@ def test_all_is_well(site: Site) -> None:
     } <= {finding["subject"] for finding in findings}
 
 
-def test_the_certificate_is_for_another_key(site: Site) -> None:
+def test_a_certificate_for_another_key_is_found(site: Site) -> None:
     (problem,) = the_problems(site, "p256", "--certificate", site.agent.keys / "p384.pem")
     assert problem["subject"] == "certificate" and "is not for the key p256" in problem["text"]
 
 
-def test_the_certificate_of_a_key_nobody_knows(site: Site, tmp_path: Path) -> None:
+def test_a_certificate_for_an_unknown_key_is_found(site: Site, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     other.write_text(site.authority.issue(ec.generate_private_key(ec.SECP256R1()).public_key(), "p256.test"))
     (problem,) = the_problems(site, "p256", "--certificate", other)
@@ -111,7 +111,7 @@ def test_the_user_is_not_allowed(site: Site) -> None:
     assert "local policy" in {problem["subject"] for problem in problems}
 
 
-def test_the_providers_are_in_the_wrong_order(site: Site, tmp_path: Path) -> None:
+def test_providers_in_the_wrong_order_are_found(site: Site, tmp_path: Path) -> None:
     text = site.openssl.read_text()
     wrong = tmp_path / "openssl.cnf"
     wrong.write_text(
@@ -125,7 +125,7 @@ def test_the_providers_are_in_the_wrong_order(site: Site, tmp_path: Path) -> Non
     assert "list `default` before `hsmd`" in problems[0]["mend"]
 
 
-def test_the_provider_is_not_loaded(site: Site, tmp_path: Path) -> None:
+def test_a_provider_that_is_not_loaded_is_found(site: Site, tmp_path: Path) -> None:
     without = tmp_path / "openssl.cnf"
     without.write_text("")
     problems = the_problems(site, openssl=without)

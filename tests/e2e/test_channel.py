@@ -1,4 +1,4 @@
-"""Front end and daemon talk over a dedicated network (row K4), through a channel that is encrypted and authenticates both (K5)."""
+"""Front end and daemon communicate over a dedicated network, through a channel that is encrypted and authenticates both."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from tests.support import network as networks
 from tests.support.processes import hsmd, program, run
 from tests.support.site import CLIENT, Site
 
-# --- K4: the dedicated network ---
+# --- the dedicated network ---
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:7440", "[::]:7440"])
-def test_k4_a_wildcard_address_is_refused_unless_told_so(site: Site, tmp_path: Path, address: str) -> None:
+def test_a_wildcard_address_is_refused_unless_allowed(site: Site, tmp_path: Path, address: str) -> None:
     text = site.daemon.config.read_text()
     config = site.daemon.directory / "wildcard.toml"
     config.write_text(text.replace(f'"{site.network.listen}"', f'"{address}"'))
     refused = run(hsmd("serve", "--config", config))
     assert refused.returncode != 0
     assert "would listen on every network" in refused.stderr and "allow_wildcard" in refused.stderr
-    # Told so, it gets as far as the audit log, which the running daemon holds.
+    # With the option it starts until it opens the audit log, which the running daemon has locked.
     config.write_text(config.read_text().replace("#allow_wildcard = false", "allow_wildcard = true"))
     told = run(hsmd("serve", "--config", config))
     assert "every network" not in told.stderr
     assert "audit" in told.stderr
 
 
-def test_k4_the_daemon_listens_on_its_named_address_only(site: Site) -> None:
-    """On the daemon's own host, nothing else answers at its port."""
+def test_the_daemon_listens_only_on_its_named_address(site: Site) -> None:
+    """On the daemon's host, its port is closed on every other address."""
     host, _, port = site.network.listen.rpartition(":")
     probe = (
         "import socket, sys\n"
@@ -54,10 +54,10 @@ def test_k4_the_daemon_listens_on_its_named_address_only(site: Site) -> None:
     assert 0 not in others and len(others) == 2
 
 
-def test_k4_tls_clients_reach_nginx_but_not_the_daemon(site: Site) -> None:
-    """Clients in a network of their own complete handshakes; the daemon's address leads them nowhere.
+def test_tls_clients_reach_nginx_but_not_the_daemon(site: Site) -> None:
+    """Clients in a separate network complete handshakes, and cannot connect to the daemon's address.
 
-    Without the right to make networks the two sides of the front end are two addresses of loopback.
+    Without permission to create networks, the two sides of the front end are two loopback addresses.
     """
     with public_network() as (address, prefix):
         nginx = site.second_nginx("public", site.served[:1], host=address)
@@ -94,7 +94,7 @@ def test_k4_tls_clients_reach_nginx_but_not_the_daemon(site: Site) -> None:
 
 @contextmanager
 def public_network() -> Iterator[tuple[str, list[str]]]:
-    """The front end's address on a network for TLS clients, and how to run a command there."""
+    """The front end's address on a network for TLS clients, and the command prefix that runs a command in it."""
     if not networks.may_make_namespaces():
         yield "127.0.0.5", []
         return
@@ -105,11 +105,11 @@ def public_network() -> Iterator[tuple[str, list[str]]]:
         namespace.close()
 
 
-# --- K5: the channel ---
+# --- the channel ---
 
 
-def test_k5_what_passes_between_front_end_and_daemon_is_encrypted(site: Site) -> None:
-    """A tap on the dedicated network sees an SSH connection, and neither our protocol, nor which key, nor an answer."""
+def test_traffic_between_front_end_and_daemon_is_encrypted(site: Site) -> None:
+    """A tap on the dedicated network sees an SSH connection, but neither hsmd's protocol, nor the key, nor an answer."""
     with Tap(site.network.address) as tap:
         identity = site.agent.directory / "agent_ed25519"
         endpoint = Endpoint("127.0.0.1", tap.port, (site.daemon.host_key,), CLIENT, identity)
@@ -125,29 +125,29 @@ def test_k5_what_passes_between_front_end_and_daemon_is_encrypted(site: Site) ->
         assert secret not in seen
 
 
-def test_k5_a_front_end_refuses_a_daemon_with_another_host_key(site: Site) -> None:
+def test_a_front_end_refuses_a_daemon_with_another_host_key(site: Site) -> None:
     other = run(
-        [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(site.directory / "stranger_host")]
+        [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(site.directory / "other_host_key")]
     )
     assert other.returncode == 0, other.stderr
-    line = " ".join((site.directory / "stranger_host.pub").read_text().split()[:2])
+    line = " ".join((site.directory / "other_host_key.pub").read_text().split()[:2])
     host, port = parse_address(site.network.address)
     with pytest.raises(ProtocolError, match="not the daemon that is pinned"):
         Client.connect(Endpoint(host, port, (line,), CLIENT, site.agent.directory / "agent_ed25519"))
 
 
-def test_k5_the_daemon_refuses_who_comes_with_a_key_it_does_not_know(site: Site) -> None:
-    stranger = site.directory / "stranger"
-    assert run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(stranger)]).returncode == 0
+def test_the_daemon_refuses_an_unknown_key(site: Site) -> None:
+    unknown = site.directory / "unknown_ed25519"
+    assert run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(unknown)]).returncode == 0
     with pytest.raises(Unavailable, match="does not accept the identity"):
-        Client.connect(site.daemon.endpoint(CLIENT, stranger))
+        Client.connect(site.daemon.endpoint(CLIENT, unknown))
     operator = site.daemon.directory / "operator_ed25519"
     with pytest.raises(Unavailable, match="does not accept the identity"):
         Client.connect(site.daemon.endpoint(CLIENT, operator))
 
 
 class Tap:
-    """Forwards one TCP connection and keeps all that passes, both ways."""
+    """Forwards one TCP connection and records all bytes of both directions."""
 
     def __init__(self, address: str) -> None:
         self._daemon = parse_address(address)

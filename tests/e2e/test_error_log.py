@@ -1,4 +1,4 @@
-"""Why a handshake failed stands in nginx's error log: in the line that nginx writes about it anyway, with the key's name."""
+"""nginx's error log gives the reason why a handshake failed, and the key's name, in the line that nginx writes anyway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.site import CLIENT, PEM_HOST, Site
 
 
 def failure(site: Site, host: str, version: str = "") -> int:
-    """Fails to shake hands; where in nginx's log to look."""
+    """Attempt a handshake, which must fail; return the offset in nginx's log where its lines begin."""
     mark = site.nginx.log.stat().st_size
     with pytest.raises(ssl.SSLError, match=r"(?i)internal.error"):
         site.handshake(host, version)
@@ -35,7 +35,7 @@ def test_the_daemon_is_away(site: Site) -> None:
 
 
 def test_there_is_no_grant(site: Site) -> None:
-    """The daemon never says more than "refused"; what our agent is granted it knows by itself."""
+    """The daemon only answers "refused"; the agent gives the reason, because it knows its grants."""
     site.daemon.ask(GrantRemove(CLIENT, "p384"))
     try:
         line = site.nginx.wait_for_log("hsmd::refused", failure(site, "p384.test"))
@@ -45,7 +45,7 @@ def test_there_is_no_grant(site: Site) -> None:
             mark = failure(site, "p384.test")
             return f"or the daemon grants {CLIENT} no use of it" in site.nginx.wait_for_log("hsmd::", mark)
 
-        wait_until(known, "the agent knows that it has no grant any more")
+        wait_until(known, "the agent knows that the grant was removed")
     finally:
         site.daemon.ask(GrantAdd(CLIENT, "p384", ["tls-server"]))
     wait_until(lambda: site.serves("p384.test"), "the grant is in force again")
@@ -53,13 +53,13 @@ def test_there_is_no_grant(site: Site) -> None:
 
 @pytest.mark.parametrize(("version", "purpose"), [("1.3", "tls13-server"), ("1.2", "tls12-server")])
 def test_the_purpose_is_refused(site: Site, version: str, purpose: str) -> None:
-    """A key for RSA key exchange is asked for a signature."""
+    """A signature is requested from a key for RSA key exchange."""
     line = site.nginx.wait_for_log("hsmd::refused", failure(site, "rsakx.test", version))
     assert f"key rsakx: the daemon does not grant {CLIENT} this key for {purpose}" in line
 
 
 def test_the_local_user_is_not_allowed(site: Site) -> None:
-    """nginx's workers run as somebody whom agent.toml does not list, or not for this key."""
+    """nginx's workers run as a user that agent.toml does not list for this key."""
     with policy(site, "[keys.p256]\nusers = []\n"):
         line = site.nginx.wait_for_log("hsmd::refused", failure(site, "p256.test"))
         user = user_id(server_user())
@@ -69,7 +69,7 @@ def test_the_local_user_is_not_allowed(site: Site) -> None:
 
 
 def test_the_local_user_may_not_open_the_socket(site: Site) -> None:
-    """Where the socket itself is closed to nginx's workers. Root passes through closed doors, but nginx's workers are not root."""
+    """The socket's mode excludes nginx's workers. Root is exempt from file modes, so this needs workers that are not root."""
     if server_user() != "root":
         mode = site.agent.socket.stat().st_mode
         site.agent.socket.chmod(0)
@@ -81,7 +81,7 @@ def test_the_local_user_may_not_open_the_socket(site: Site) -> None:
     assert site.serves("p256.test")
 
 
-def test_names_with_keys_of_their_own_are_served_all_the_same(site: Site) -> None:
+def test_names_with_pem_keys_are_served_without_the_agent(site: Site) -> None:
     site.agent.stop()
     assert site.serves(PEM_HOST)
 

@@ -1,6 +1,6 @@
-"""The six handshakes of the first milestone, with nginx as it comes from the distribution, `openssl s_client` and curl.
+"""Six kinds of handshakes, with the distribution's nginx, `openssl s_client` and curl.
 
-What a client saw on the wire is compared with the audit log: the log tells of exactly these signatures.
+What a client saw on the wire is compared with the audit log, which must contain exactly these signatures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.tls_tools import curl, s_client
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of handshake, and what the audit log says of it."""
+    """One kind of handshake, and what the audit log records of it."""
 
     name: str
     key: str
@@ -42,7 +42,7 @@ def cipher_options(kind: Kind) -> list[str]:
 
 
 def the_only_use(site: Site, since: int, kind: Kind) -> Use:
-    """The one attempt behind `since`, which is of this kind and was performed for our front end."""
+    """The only attempt after `since`, which must be of this kind and performed for the front end."""
     use = site.daemon.wait_for_use(since, lambda use: use.key_name == kind.key)
     assert len(site.daemon.uses(since)) == 1
     assert (use.client, use.purpose, use.scheme, use.result) == (
@@ -55,9 +55,7 @@ def the_only_use(site: Site, since: int, kind: Kind) -> Use:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_s_client_completes_the_handshake_and_the_log_has_what_was_on_the_wire(
-    site: Site, kind: Kind
-) -> None:
+def test_s_client_completes_the_handshake_and_the_log_matches_the_wire(site: Site, kind: Kind) -> None:
     since = site.daemon.log_size
     shown = s_client(
         site.nginx.port, f"{kind.key}.test", site.authority.file, kind.version, *cipher_options(kind)
@@ -84,8 +82,8 @@ def test_curl_gets_the_page(site: Site, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("key", ["p256", "rsa"])
-def test_the_log_has_what_the_client_of_tls_12_saw_signed(site: Site, key: str) -> None:
-    """Our own client knows both what was signed and the signature."""
+def test_the_log_matches_what_a_tls_12_client_saw_signed(site: Site, key: str) -> None:
+    """The tests' own TLS client knows both the signed bytes and the signature."""
     since = site.daemon.log_size
     proof = site.handshake(f"{key}.test", "1.2").proof
     assert proof is not None
@@ -94,7 +92,7 @@ def test_the_log_has_what_the_client_of_tls_12_saw_signed(site: Site, key: str) 
 
 
 def test_a_page_needs_the_right_authority(site: Site) -> None:
-    """The checks above would fail for a certificate of somebody else: this one does."""
+    """Shows that the checks above fail for a certificate of another issuer."""
     with pytest.raises(AssertionError, match=r"(?i)verif|self-signed|unable to get"):
         s_client(site.nginx.port, "p256.test", site.served[0].chain, "1.3")
 

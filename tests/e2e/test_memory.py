@@ -1,7 +1,7 @@
-"""No private key and no PIN leaves the token's workers: the memory of everybody else is searched, while keys are in use.
+"""No private key and no PIN leaves the token's workers: the memory of all other processes is searched, while keys are in use.
 
-A search that finds nothing proves something only if it would find something: it is first let loose on the workers, and on a
-process that has read the PIN.
+A search that finds nothing proves something only if it can find something: other tests run it on the workers, and on a process
+that holds the keys and the PIN.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.support.site import CLIENT, KeyPlan, Site, is_root
 from tests.support.tls_load import Lane, Load
 
 SCANS = int(os.environ.get("HSMD_E2E_MEMORY_SCANS", "3"))
-"""How often everything is searched while handshakes go on."""
+"""Number of searches during the handshakes."""
 PROOF_S = 40.0
 RSA_PLAN = KeyPlan("imported-rsa", "rsa-2048", ("tls-server",))
 EC_PLAN = KeyPlan("imported-ec", "p-256", ("tls-server",))
@@ -53,7 +53,7 @@ time.sleep(600)
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The private keys that were imported, and what to look for."""
+    """The byte patterns of the imported private keys and of the PIN."""
 
     rsa: Needles
     ec: Needles
@@ -71,7 +71,7 @@ def keys() -> tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]:
 
 @pytest.fixture(scope="module")
 def secrets(running_site: Site, keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]) -> Secrets:
-    """Both keys are in the token, and their files are gone."""
+    """Both keys are imported into the token, and their files removed."""
     running_site.settle()
     for plan, key in zip((RSA_PLAN, EC_PLAN), keys, strict=True):
         running_site.import_key(plan, private_pem(key))
@@ -90,7 +90,7 @@ def memory(running_site: Site) -> Memory:
 
 @pytest.fixture
 def nginx(site: Site, secrets: Secrets) -> Iterator[Nginx]:
-    """A further nginx, with the imported keys."""
+    """A second nginx, with the imported keys."""
     served = [Served(plan.host, *site.agent.export(plan.name)) for plan in (RSA_PLAN, EC_PLAN)]
     server = Nginx(site.directory / "nginx-memory", site.openssl, served, workers=2)
     server.start()
@@ -102,14 +102,12 @@ def pin_file(site: Site) -> Path:
     return site.daemon.directory / "softhsm" / "pin"
 
 
-def test_k11_neither_memory_nor_files_of_anybody_but_the_workers_hold_a_secret(
-    site: Site, secrets: Secrets, memory: Memory, nginx: Nginx
-) -> None:
-    """From the import on nobody is restarted; nginx, agent, front process and launcher are searched during and after handshakes.
+def test_only_the_workers_hold_a_secret(site: Site, secrets: Secrets, memory: Memory, nginx: Nginx) -> None:
+    """nginx, agent, front process and launcher are searched during and after handshakes, without a restart since the import.
 
-    Where we are not root and sudo does not help, our own processes let nobody look: then that is what is shown of them.
+    Without root and sudo, hsmd's processes cannot be read: then the test shows that instead of searching them.
     """
-    pids = everybody(site, nginx)
+    pids = other_processes(site, nginx)
     hidden = {pid for pid in pids if not memory.may_look(pid)}
     assert not hidden or not is_root()
     assert hidden <= {site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()}
@@ -119,7 +117,7 @@ def test_k11_neither_memory_nor_files_of_anybody_but_the_workers_hold_a_secret(
         for version in ("1.2", "1.3")
     ]
     with Load((HOST, nginx.port), site.authority.file, [lanes], site.directory / "load") as load:
-        wait_until(lambda: len(load.samples()) > 100, "handshakes go on")
+        wait_until(lambda: len(load.samples()) > 100, "handshakes continue")
         for _ in range(SCANS):
             assert not any(memory.find(set(pids) - hidden, secrets.all).values())
             load.check()
@@ -127,11 +125,11 @@ def test_k11_neither_memory_nor_files_of_anybody_but_the_workers_hold_a_secret(
     assert not [sample for sample in samples if sample.error]
     assert {sample.host for sample in samples} == {RSA_PLAN.host, EC_PLAN.host}
     assert not any(memory.find(set(pids) - hidden, secrets.all).values())
-    assert pids == everybody(site, nginx)
+    assert pids == other_processes(site, nginx)
 
 
-def everybody(site: Site, nginx: Nginx) -> list[int]:
-    """All processes that have to do with the keys, but for the token's workers."""
+def other_processes(site: Site, nginx: Nginx) -> list[int]:
+    """All processes that use the keys, without the token's workers."""
     return [
         *nginx.pids(),
         *site.nginx.pids(),
@@ -141,15 +139,15 @@ def everybody(site: Site, nginx: Nginx) -> list[int]:
     ]
 
 
-def test_k11_the_files_of_the_front_end_hold_no_secret(site: Site, secrets: Secrets, nginx: Nginx) -> None:
-    """Nor do the daemon's, the token and its PIN aside. The search is proved on what may hold one."""
+def test_files_of_front_end_and_daemon_hold_no_secret(site: Site, secrets: Secrets, nginx: Nginx) -> None:
+    """Nor do the daemon's files, except the PIN file, where the search must find the PIN."""
     for directory in (site.agent.directory, nginx.directory, site.nginx.directory):
         assert find_in_files(directory, secrets.all) == {}
     daemon = find_in_files(site.daemon.directory, secrets.all)
     assert daemon == {str(pin_file(site)): {"pin"}}
 
 
-def test_the_files_of_the_front_end_are_public_but_for_its_own_identity(site: Site) -> None:
+def test_the_front_ends_only_private_file_is_its_identity(site: Site) -> None:
     private = {
         path.name
         for path in site.agent.directory.rglob("*")
@@ -163,18 +161,18 @@ def test_the_files_of_the_front_end_are_public_but_for_its_own_identity(site: Si
 def test_the_search_finds_keys_in_a_worker_that_uses_them(
     site: Site, secrets: Secrets, memory: Memory
 ) -> None:
-    """SoftHSM has the key in clear while it signs. Where nobody lets us look into a worker, that is what is shown."""
+    """SoftHSM has the key in clear while it signs. Where a worker's memory cannot be read, there is nothing to test."""
     if not memory.may_look(site.daemon.workers()[0]):
         return
     endpoint = site.daemon.endpoint(CLIENT, site.agent.directory / "agent_ed25519")
     for plan, scheme, needles in ((RSA_PLAN, 0x0804, secrets.rsa), (EC_PLAN, 0x0403, secrets.ec)):
         digest = bytes.fromhex(site.daemon.command("key", "show", plan.name)["digest"])
         with Saturation(endpoint, digest, scheme) as saturation:
-            found = look_until_found(memory, site.daemon.workers(), needles)
+            found = search_until_found(memory, site.daemon.workers(), needles)
         assert found, f"{plan.name} was not found in a worker that made {saturation.count} signatures"
 
 
-def look_until_found(memory: Memory, pids: list[int], needles: Needles) -> set[str]:
+def search_until_found(memory: Memory, pids: list[int], needles: Needles) -> set[str]:
     ends = time.monotonic() + PROOF_S
     while time.monotonic() < ends:
         found = set[str]().union(*memory.find(pids, needles).values())
@@ -183,14 +181,14 @@ def look_until_found(memory: Memory, pids: list[int], needles: Needles) -> set[s
     return set()
 
 
-def test_the_search_finds_what_a_process_of_ours_holds(
+def test_the_search_finds_secrets_in_a_process_that_holds_them(
     site: Site,
     secrets: Secrets,
     memory: Memory,
     keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey],
     tmp_path: Path,
 ) -> None:
-    """A Python that has loaded both keys with OpenSSL, and read the PIN."""
+    """A Python process that has loaded both keys with OpenSSL, and read the PIN."""
     files = [tmp_path / "rsa.pem", tmp_path / "ec.pem"]
     for file, key in zip(files, keys, strict=True):
         file.write_bytes(private_pem(key))
@@ -210,7 +208,7 @@ def holder(arguments: list[str], log: Path) -> Iterator[int]:
 
 
 def test_the_search_knows_every_layout(keys: tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]) -> None:
-    """Numbers as they stand in DER, in OpenSSL's limbs, in hexadecimal dumps and in PEM files."""
+    """Numbers as they are encoded in DER, in OpenSSL's limbs, in hexadecimal dumps and in PEM files."""
     numbers = keys[0].private_numbers()
     needles = rsa_needles(keys[0])
     size = keys[0].key_size // 16

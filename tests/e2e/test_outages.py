@@ -1,8 +1,8 @@
-"""The daemon goes away in three ways while handshakes go on: what clients notice, how soon it is over, and what the log says.
+"""The daemon becomes unavailable in three ways during handshakes: effect on clients, time to recover, and the audit log.
 
-nginx handles one connection of a worker at a time while it waits for a signature. So the promises are: no wait is longer than the
-provider's deadline; names with keys of their own stay as fast as they were, but for the moment until the agent knows; service is back
-within two seconds; and no client ever accepted a signature that the audit log does not have.
+An nginx worker handles one connection at a time while it waits for a signature. So the contract is: no wait is longer than the
+provider's deadline; names with PEM keys stay as fast as before, except until the agent notices the outage; service is restored
+within two seconds; and no client accepts a signature that the audit log does not contain.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ QUIET_S = float(os.environ.get("HSMD_E2E_QUIET_S", "4"))
 OUTAGE_S = float(os.environ.get("HSMD_E2E_OUTAGE_S", "5"))
 AFTER_S = float(os.environ.get("HSMD_E2E_AFTER_S", "5"))
 ROUNDS = 3
-"""Times a percentile may be taken: the machine has other things to do as well. Everything else must hold each time."""
+"""Tries for the percentile, which other load on the machine may disturb; everything else must hold in each try."""
 DEADLINE_S = TIMEOUT_MS / 1000
 MARGIN_S = 0.15
-"""What a handshake takes besides the wait for its signature, on a machine that is not busy."""
+"""Duration of a handshake without the wait for its signature, on an idle machine."""
 FLOOR_S = 0.010
-"""Below this a percentile says more about the scheduler than about us."""
+"""Below this, a percentile measures the scheduler rather than hsmd."""
 
 KEYED = (
     Lane("p256.test", "1.2", interval_s=0.08),
@@ -45,7 +45,7 @@ PEM = (Lane(PEM_HOST, "1.3", interval_s=0.015),)
 
 @dataclass
 class Outage:
-    """One way to lose the daemon. `begin` and `end` act on the site; `end` returns when the daemon is there again."""
+    """One way to lose the daemon. `begin` and `end` act on the site; `end` returns when the daemon is reachable again."""
 
     name: str
     begin: Callable[[Site], None]
@@ -65,7 +65,7 @@ def wait_for_front(site: Site) -> None:
 
 
 def listens(address: str) -> bool:
-    """Does anybody accept connections there?"""
+    """Whether a process accepts connections at the address."""
     with suppress(OSError), socket.create_connection(parse_address(address), timeout=1):
         return True
     return False
@@ -82,13 +82,13 @@ def to_fronts(number: signal.Signals) -> Callable[[Site], None]:
 OUTAGES = (
     Outage("front process killed", kill_front, wait_for_front, 0.0),
     Outage("front process stopped", to_fronts(signal.SIGSTOP), to_fronts(signal.SIGCONT)),
-    Outage("link cut", lambda site: site.network.cut(), lambda site: site.network.mend()),
+    Outage("link cut", lambda site: site.network.cut(), lambda site: site.network.restore()),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What was seen: all samples, and when the outage began and was over."""
+    """All samples of a round, and the times when the outage began and ended."""
 
     samples: list[Sample]
     quiet_at: float
@@ -102,28 +102,28 @@ class Round:
 
     @property
     def quiet(self) -> list[Sample]:
-        """Everything before the outage, and when it is long over: so a machine that gets busier meanwhile counts on both sides."""
+        """Samples from before the outage and from well after it, so that a change of the machine's load affects both sides."""
         before = [
             sample for sample in self.samples if self.quiet_at <= sample.began and sample.ended < self.began
         ]
         return before + [sample for sample in self.samples if self.over + BACK_S <= sample.began < self.ended]
 
     @property
-    def shaken_until(self) -> float:
-        """The outage and the time to come back from it."""
+    def disturbed_until(self) -> float:
+        """End of the outage and of the time to recover from it."""
         return self.over + BACK_S
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.name.replace(" ", "-"))
-def test_an_outage_of_the_daemon(site: Site, outage: Outage) -> None:
+def test_an_outage_of_the_daemon_delays_no_handshake_beyond_the_deadline(site: Site, outage: Outage) -> None:
     servers = [*site.nginx.pids(), site.agent.process.pid]
     ratios = []
     for _ in range(ROUNDS):
         since = site.daemon.log_size
         seen = run_round(site, outage)
-        no_wait_beyond_the_deadline(seen)
-        back_soon(seen)
+        check_deadlines(seen)
+        check_recovery(seen)
         every_signature_is_in_the_log(site, since, seen.samples)
         assert [*site.nginx.pids(), site.agent.process.pid] == servers
         ratios.append(pem_ratio(seen))
@@ -138,7 +138,7 @@ def run_round(site: Site, outage: Outage) -> Round:
     with Load((HOST, site.nginx.port), site.authority.file, [KEYED, PEM], site.directory / "load") as load:
         wait_until(
             lambda: {sample.host for sample in load.samples()} >= {lane.host for lane in KEYED + PEM},
-            "all lanes go",
+            "every lane has samples",
         )
         quiet_at = time.monotonic()
         time.sleep(QUIET_S)
@@ -153,19 +153,19 @@ def run_round(site: Site, outage: Outage) -> Round:
     return Round(load.samples(), quiet_at, began, over, ended)
 
 
-def no_wait_beyond_the_deadline(seen: Round) -> None:
-    """Nobody waited longer than the deadline, and what else a handshake takes here and now; names with PEM keys were never refused."""
+def check_deadlines(seen: Round) -> None:
+    """Check that no handshake took longer than the deadline plus its usual duration, and that those with PEM keys succeeded."""
     assert not [sample for sample in seen.quiet if sample.error]
     limit_s = DEADLINE_S + max(MARGIN_S, 1.5 * max(sample.seconds for sample in seen.quiet))
     slow = [sample for sample in seen.of(KEYED + PEM, seen.began, seen.ended) if sample.seconds > limit_s]
     assert not slow, f"limit {limit_s:.3f} s: {slow}"
     assert not [sample for sample in seen.of(PEM, seen.quiet_at, seen.ended) if sample.error]
     during = seen.of(KEYED, seen.began, seen.over)
-    assert [sample for sample in during if sample.error], "the outage was none"
+    assert [sample for sample in during if sample.error], "the outage had no effect"
 
 
-def back_soon(seen: Round) -> None:
-    """Two seconds after the daemon's return every handshake succeeds again, on every name."""
+def check_recovery(seen: Round) -> None:
+    """Check that two seconds after the daemon's return every handshake succeeds again, on every name."""
     late = [sample for sample in seen.of(KEYED, seen.over + BACK_S, seen.ended) if sample.error]
     assert not late, [(sample.host, sample.began - seen.over, sample.error) for sample in late]
     for lane in KEYED:
@@ -174,11 +174,11 @@ def back_soon(seen: Round) -> None:
 
 
 def pem_ratio(seen: Round) -> float:
-    """How the 99th percentile of names with PEM keys, in the outage and while coming back, compares with the quiet value.
+    """The 99th percentile of names with PEM keys during outage and recovery, divided by that of the quiet time.
 
-    Clients wait for one handshake before they begin the next, as browsers and wrk do: each is held up once, until the agent knows.
+    Clients do one handshake after another, as browsers and wrk do: each is delayed once, until the agent notices the outage.
     """
     quiet = [sample for sample in seen.quiet if sample.host == PEM_HOST]
-    shaken = seen.of(PEM, seen.began, seen.shaken_until)
-    assert min(len(quiet), len(shaken)) > 100
-    return percentile(shaken, 0.99) / max(percentile(quiet, 0.99), FLOOR_S)
+    disturbed = seen.of(PEM, seen.began, seen.disturbed_until)
+    assert min(len(quiet), len(disturbed)) > 100
+    return percentile(disturbed, 0.99) / max(percentile(quiet, 0.99), FLOOR_S)

@@ -1,4 +1,4 @@
-"""What scripts/quickstart does once packages are there: six handshakes, each found in the audit log; then nothing is left."""
+"""scripts/quickstart after its installation of packages: six handshakes, each found in the audit log; then it removes everything."""
 
 import json
 import subprocess
@@ -21,23 +21,23 @@ EXPECTED = {
 
 
 def quickstart(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The script without its first half, which would install hsmd anew under the feet of other tests."""
+    """Run the script without its first half, which would reinstall hsmd while other tests use it."""
     command = [sys.executable, ROOT / "scripts" / "quickstart.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A place that nginx's workers can reach, unlike pytest's; taken down whatever happens."""
+    """A directory that nginx's workers can reach, unlike pytest's; always removed in the end."""
     with tempfile.TemporaryDirectory(prefix="hsmd-quickstart-test-") as parent:
         Path(parent).chmod(0o755)
-        place = Path(parent) / "house"
-        yield place
-        quickstart("--down", "--dir", place)
+        path = Path(parent) / "quickstart"
+        yield path
+        quickstart("--down", "--dir", path)
 
 
 def processes_in(directory: Path) -> list[str]:
-    """Command lines that name the directory."""
+    """Command lines of processes that contain the directory."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -64,7 +64,7 @@ def test_six_verified_handshakes_and_nothing_left(directory: Path) -> None:
     assert processes_in(directory) == []
 
 
-def test_it_removes_no_directory_that_is_not_its_own(tmp_path: Path) -> None:
+def test_quickstart_removes_no_directory_it_did_not_create(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     done = quickstart("--down", "--dir", tmp_path)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Agent and daemon are restarted while handshakes go on, and nginx is started while one of them is away."""
+"""Agent and daemon are restarted during handshakes, and nginx is started while one of them is stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LANES = (
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Stops something, and starts it again."""
+    """How to stop a component, and how to start it again."""
 
     name: str
     stop: Callable[[Site], None]
@@ -43,13 +43,13 @@ RESTARTS = (
 
 
 @pytest.mark.parametrize("restart", RESTARTS, ids=lambda restart: restart.name)
-def test_only_handshakes_in_flight_fail_when_something_is_restarted(site: Site, restart: Restart) -> None:
-    """Before it is stopped nothing fails, and nothing once it is back; names with PEM keys never do. nginx stays as it is."""
+def test_only_handshakes_in_flight_fail_during_a_restart(site: Site, restart: Restart) -> None:
+    """No handshake fails before the stop or after the restart; names with PEM keys never fail. nginx is not restarted."""
     servers, since = site.nginx.pids(), site.daemon.log_size
     with Load((HOST, site.nginx.port), site.authority.file, [LANES], site.directory / "load") as load:
         wait_until(
             lambda: {sample.host for sample in load.samples()} >= {lane.host for lane in LANES},
-            "all lanes go",
+            "every lane has samples",
         )
         time.sleep(STEADY_S)
         stopped = time.monotonic()
@@ -68,10 +68,10 @@ def test_only_handshakes_in_flight_fail_when_something_is_restarted(site: Site, 
     assert site.nginx.pids() == servers
 
 
-def test_requests_that_are_open_when_the_agent_is_told_to_stop_are_answered(site: Site) -> None:
-    """Told to stop politely, the agent finishes what it has taken: no handshake ends in the middle, unanswered."""
+def test_open_requests_are_answered_when_the_agent_stops(site: Site) -> None:
+    """On SIGTERM, the agent completes the requests it has received: none is left without an answer."""
     with Load((HOST, site.nginx.port), site.authority.file, [LANES[:2]], site.directory / "load") as load:
-        wait_until(lambda: len(load.samples()) > 50, "handshakes go on")
+        wait_until(lambda: len(load.samples()) > 50, "handshakes continue")
         mark = site.nginx.log.stat().st_size
         site.agent.stop()
         time.sleep(TIMEOUT_MS / 1000)
@@ -81,8 +81,8 @@ def test_requests_that_are_open_when_the_agent_is_told_to_stop_are_answered(site
 
 
 @pytest.mark.parametrize("away", ["daemon", "agent"])
-def test_nginx_starts_while_something_is_away(site: Site, away: str) -> None:
-    """It loads its key reference files, serves names with PEM keys at once, and the others when whoever was away is back."""
+def test_nginx_starts_while_agent_or_daemon_is_stopped(site: Site, away: str) -> None:
+    """It loads its key reference files, serves names with PEM keys immediately, and the others once the component is back."""
     restart = next(each for each in RESTARTS if each.name == away)
     site.nginx.stop()
     restart.stop(site)
@@ -95,7 +95,7 @@ def test_nginx_starts_while_something_is_away(site: Site, away: str) -> None:
     assert wait_until(site.serves, "the name is served") <= BACK_S + 1
 
 
-def test_a_daemon_that_comes_later_is_found_by_an_agent_that_started_without_it(site: Site) -> None:
+def test_an_agent_started_first_finds_the_daemon_later(site: Site) -> None:
     site.daemon.stop()
     site.agent.stop()
     site.agent.start(connected=False)

@@ -1,7 +1,4 @@
-"""The promises of keyless TLS, row by row: each test is named after the row it shows on real parts.
-
-K4 and K5 are in test_channel.py, K11 in test_memory.py.
-"""
+"""The main properties of keyless TLS, each shown with real programs; others are in test_channel.py and test_memory.py."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ from tests.support.tls_tools import s_client, s_client_try
 RSA_KEY_EXCHANGE = "AES128-GCM-SHA256"
 
 
-# --- K1: RSA key exchange ---
+# --- RSA key exchange ---
 
 
-def test_k1_the_premaster_secret_is_decrypted_in_the_token(site: Site) -> None:
-    """With a key that we know: what the front end passed on is what the client sent, what came back is what is in it."""
+def test_the_premaster_secret_is_decrypted_in_the_token(site: Site) -> None:
+    """With a known key: the front end forwarded what the client sent, and the daemon returned its plaintext."""
     private = rsa.generate_private_key(65537, 2048)
     plan = KeyPlan("k1", "rsa-2048", ("tls12-rsa-premaster",), decrypts=True)
     site.import_key(plan, private_pem(private))
@@ -50,7 +47,7 @@ def test_k1_the_premaster_secret_is_decrypted_in_the_token(site: Site) -> None:
     )
 
 
-# --- K3: signatures ---
+# --- signatures ---
 
 
 @pytest.mark.parametrize(
@@ -73,10 +70,10 @@ def test_k1_the_premaster_secret_is_decrypted_in_the_token(site: Site) -> None:
         ("ed25519", "1.3", "ed25519", "0807"),
     ],
 )
-def test_k3_signatures_are_made_in_the_token(
+def test_signatures_are_made_in_the_token(
     site: Site, key: str, version: str, sigalgs: str, scheme: str
 ) -> None:
-    """Every scheme, in both versions it exists in; the authority's own signature algorithm is offered too."""
+    """Every scheme, in each TLS version that has it; the signature algorithm of the certificate is offered too."""
     since = site.daemon.log_size
     offered = sigalgs if "ECDSA+SHA256" in sigalgs else f"{sigalgs}:ECDSA+SHA256"
     shown = s_client(site.nginx.port, f"{key}.test", site.authority.file, version, "-sigalgs", offered)
@@ -85,11 +82,11 @@ def test_k3_signatures_are_made_in_the_token(
     assert use.answer == sha256(dumped_signature(shown.dump))
 
 
-# --- K9: the certificate on the front end ---
+# --- the certificate on the front end ---
 
 
-def test_k9_the_certificate_is_stored_on_the_front_end(site: Site) -> None:
-    """nginx serves the file that is there; a renewed one is in force after a reload, and the daemon is not asked for it."""
+def test_the_certificate_is_stored_on_the_front_end(site: Site) -> None:
+    """nginx serves its local file; a renewed one is served after a reload, and the daemon is not involved."""
     chain, key = site.agent.export("p256")
     directory = site.directory / "k9"
     directory.mkdir(exist_ok=True)
@@ -119,11 +116,11 @@ def served_serial(site: Site, nginx: Nginx) -> int:
     return x509.load_pem_x509_certificate(pem[0].encode()).serial_number
 
 
-# --- K12: one key, many front ends ---
+# --- one key, many front ends ---
 
 
-def test_k12_one_key_serves_two_front_ends(site: Site) -> None:
-    """Two agents with identities of their own, each with an nginx; the log tells the two apart."""
+def test_one_key_serves_two_front_ends(site: Site) -> None:
+    """Two agents with different identities, each with an nginx; the log distinguishes them."""
     other = Agent(site.directory / "agent-web2", site.daemon, "web2")
     site.daemon.ask(GrantAdd("web2", "p256", ["tls-server"]))
     nginx = None
@@ -150,13 +147,13 @@ def test_k12_one_key_serves_two_front_ends(site: Site) -> None:
         site.daemon.command("client", "remove", "web2")
 
 
-# --- K17: keys of TLS clients ---
+# --- keys of TLS clients ---
 
 
 @pytest.mark.parametrize("key_type", ["p-256", "rsa-2048"])
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
-def test_k17_the_key_of_a_tls_client_can_be_in_the_token(site: Site, version: str, key_type: str) -> None:
-    """A server that demands client certificates is satisfied by s_client with a key reference."""
+def test_the_key_of_a_tls_client_can_be_in_the_token(site: Site, version: str, key_type: str) -> None:
+    """A server that requires client certificates accepts s_client with a key reference."""
     plan = KeyPlan(f"user-{key_type}", key_type, ("tls-client",))
     if plan.name not in {key.name for key in site.daemon.ask(KeyList()).keys}:
         site.make_key(plan)
@@ -166,7 +163,7 @@ def test_k17_the_key_of_a_tls_client_can_be_in_the_token(site: Site, version: st
     nginx = site.second_nginx(f"k17-{version}-{key_type}", [pem], extra=extra)
     try:
         _, text, _ = s_client_try(nginx.port, PEM_HOST, site.authority.file, version)
-        assert f"\n{PEM_HOST}" not in text  # the server does insist
+        assert f"\n{PEM_HOST}" not in text  # the server requires a certificate
         since = site.daemon.log_size
         shown = s_client(
             nginx.port,
@@ -188,7 +185,7 @@ def test_k17_the_key_of_a_tls_client_can_be_in_the_token(site: Site, version: st
 
 
 def directed(dump: str) -> list[tuple[str, bytes]]:
-    """The CertificateVerify messages with the direction they went."""
+    """(direction, message) of the CertificateVerify messages."""
     found = []
     for part in re.split(r"^(?=[<>]{3} )", dump, flags=re.MULTILINE):
         message = dumped_messages(part).get("CertificateVerify")

@@ -33,7 +33,7 @@ class Network(Protocol):
     def cut(self) -> None:
         """Nothing passes any more, and nobody is told."""
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Everything passes again."""
 
     def close(self) -> None: ...
@@ -136,7 +136,7 @@ class VethNetwork:
     def cut(self) -> None:
         self._namespace.set_link("down")
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._namespace.set_link("up")
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class RelayNetwork:
     def cut(self) -> None:
         self._passes.clear()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._passes.set()
 
     def close(self) -> None:

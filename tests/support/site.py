@@ -169,7 +169,7 @@ class Site:
 
     def settle(self) -> None:
         """Everything runs, everybody is connected, and a handshake succeeds."""
-        self.network.mend()
+        self.network.restore()
         if not self.daemon.running:
             self.daemon.start()
         if not self.agent.running:
