@@ -1,7 +1,7 @@
 """Logging: one JSON line for each event, with an allow-list of fields, so that no secret gets into a log by its name.
 
-Events go through the standard `logging` as records of the logger `hsmd`. They are written only once a process calls
-`configure`, because the client is also a library inside other programs, whose logging stays theirs.
+structlog collects and renders them; they go through the standard `logging` as records of the logger `hsmd`. They are written
+only once a process calls `configure`, because the client is also a library inside other programs, whose logging stays theirs.
 """
 
 from __future__ import annotations
@@ -11,59 +11,30 @@ import logging
 import sys
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from pathlib import PurePath
-from typing import TextIO
+from typing import Any, TextIO, cast
+
+import structlog
+from structlog.processors import JSONRenderer
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+from structlog.typing import EventDict, Processor
 
 from hsmd.errors import BadRequest
 
 FIELDS = frozenset(
     {
-        "address",
-        "attempt",
-        "client",
-        "code",
-        "count",
-        "daemon",
-        "detail",
-        "elapsed_ms",
-        "error",
-        "fingerprint",
-        "host",
-        "in_flight",
-        "key",
-        "key_name",
-        "library",
-        "listener",
-        "message",
-        "op",
-        "path",
-        "pid",
-        "port",
-        "purpose",
-        "reason",
-        "role",
-        "rule",
-        "scheme",
-        "signal",
-        "state",
-        "token",
-        "uid",
-        "version",
-        "worker",
+        "address", "attempt", "client", "code", "count", "daemon", "detail", "elapsed_ms", "error",
+        "fingerprint", "host", "in_flight", "key", "key_name", "library", "listener", "message", "op",
+        "path", "pid", "port", "purpose", "reason", "role", "rule", "scheme", "signal", "state",
+        "token", "uid", "version", "worker",
     }
-)
+)  # fmt: skip
 """The fields a log line may have besides time, level, process and event; of others only the name appears, in `dropped`."""
 
 MAX_VALUE_CHARACTERS = 512
 _MAX_DROPPED = 16
-_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-    "critical": logging.CRITICAL,
-}
-_LEVEL_NAMES = {number: name for name, number in _LEVELS.items()}
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _events = logging.getLogger("hsmd")
 _events.addHandler(logging.NullHandler())
@@ -81,64 +52,19 @@ def configure(process: str, level: str, stream: TextIO | None = None) -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(handler)
     handler = _Handler(sys.stderr if stream is None else stream)
-    handler.setFormatter(_Formatter(process))
-    handler.setLevel(_LEVELS[level])
+    handler.setFormatter(_formatter(process))
+    handler.setLevel(level.upper())
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    _events.setLevel(_LEVELS[level])
+    _events.setLevel(level.upper())
     _events.propagate = True
 
 
-class EventLogger:
-    """Logs events: `log.info("worker.ended", token=..., pid=...)`."""
-
-    def debug(self, event: str, /, **fields: object) -> None:
-        """Details for developers."""
-        _log(logging.DEBUG, event, fields)
-
-    def info(self, event: str, /, **fields: object) -> None:
-        """An expected event."""
-        _log(logging.INFO, event, fields)
-
-    def warning(self, event: str, /, **fields: object) -> None:
-        """An unexpected event that the daemon handles."""
-        _log(logging.WARNING, event, fields)
-
-    def error(self, event: str, /, *, exc_info: BaseException | None = None, **fields: object) -> None:
-        """A failure; of the exception that caused it, type and place are written."""
-        _log(logging.ERROR, event, fields, exc_info)
-
-    def exception(self, event: str, /, **fields: object) -> None:
-        """A failure, with the exception that is being handled."""
-        _log(logging.ERROR, event, fields, sys.exception())
-
-    def critical(self, event: str, /, **fields: object) -> None:
-        """A failure that ends the process."""
-        _log(logging.CRITICAL, event, fields)
-
-
-_logger = EventLogger()
-
-
-def logger() -> EventLogger:
-    """The logger of a module."""
-    return _logger
-
-
-class _Event(logging.LogRecord):
-    """An event with its fields."""
-
-    def __init__(
-        self, level: int, event: str, fields: dict[str, object], error: BaseException | None
-    ) -> None:
-        super().__init__(_events.name, level, "", 0, event, (), None)
-        self.fields = fields
-        self.error = error
-
-
-def _log(level: int, event: str, fields: dict[str, object], error: BaseException | None = None) -> None:
-    if _events.isEnabledFor(level):
-        _events.handle(_Event(level, event, fields, error))
+def logger() -> BoundLogger:
+    """A logger: `log.info("worker.ended", token=..., pid=...)`. `exc_info` and `exception` write type and place only."""
+    to_formatter: list[Processor] = [structlog.stdlib.filter_by_level, ProcessorFormatter.wrap_for_formatter]
+    # Bound at once: the proxy that wrap_logger returns would do that again for each event.
+    return cast("BoundLogger", structlog.wrap_logger(_events, to_formatter, BoundLogger).bind())
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -148,40 +74,55 @@ class _Handler(logging.StreamHandler[TextIO]):
         pass
 
 
-class _Formatter(logging.Formatter):
+def _formatter(process: str) -> ProcessorFormatter:
     """Makes lines of events and of records of libraries: allowed fields, bounded values, no bytes, no traceback."""
+    return ProcessorFormatter(
+        processors=[partial(_line, process), JSONRenderer(_json, separators=(",", ":"))],
+        foreign_pre_chain=[_library_event],
+        use_get_message=False,
+        pass_foreign_args=True,
+    )
 
-    def __init__(self, process: str) -> None:
-        super().__init__()
-        self._process = process
 
-    def format(self, record: logging.LogRecord) -> str:
-        if isinstance(record, _Event):
-            event, fields, error = record.msg, record.fields, record.error
-        else:
-            event, fields = "library", {"library": record.name, "message": _message(record)}
-            error = record.exc_info[1] if record.exc_info else None
-        line = self._line(record, event, fields, error)
-        # ASCII only: everything that a terminal could take for a command or a change of direction is escaped.
-        return json.dumps(line, separators=(",", ":")).replace("\x7f", "\\u007f")
+def _library_event(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """The event of a record that a library wrote with the standard `logging`."""
+    record: logging.LogRecord = event["_record"]
+    made: EventDict = {
+        "event": "library",
+        "library": record.name,
+        "message": _message(record.msg, event["positional_args"]),
+        "_record": record,
+        "_from_structlog": False,
+    }
+    if "exc_info" in event:
+        made["exc_info"] = event["exc_info"]
+    return made
 
-    def _line(
-        self, record: logging.LogRecord, event: str, fields: dict[str, object], error: BaseException | None
-    ) -> dict[str, object]:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line: dict[str, object] = {
-            "time": time.replace("+00:00", "Z"),
-            "level": _LEVEL_NAMES.get(record.levelno // 10 * 10, "critical"),
-            "process": self._process,
-            "event": _bounded(event),
-        }
-        line |= {name: _bounded(value) for name, value in fields.items() if name in FIELDS}
-        if error is not None:
-            line.setdefault("error", _origin(error))
-        dropped = sorted(name[:64] for name in fields if name not in FIELDS)
-        if dropped:
-            line["dropped"] = dropped[:_MAX_DROPPED]
-        return line
+
+def _line(process: str, _logger: object, _method: str, event: EventDict) -> EventDict:
+    """The members of a line, in their order."""
+    record: logging.LogRecord = event.pop("_record")
+    del event["_from_structlog"]
+    error = _origin(event.pop("exc_info", None))
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    line: EventDict = {
+        "time": time.replace("+00:00", "Z"),
+        "level": _LEVELS[min(max(record.levelno // 10, 1), len(_LEVELS)) - 1],
+        "process": process,
+        "event": _bounded(event.pop("event", "")),
+    }
+    line.update({name: _bounded(value) for name, value in event.items() if name in FIELDS})
+    if error:
+        line.setdefault("error", error)
+    dropped = sorted(name[:64] for name in event if name not in FIELDS)
+    if dropped:
+        line["dropped"] = dropped[:_MAX_DROPPED]
+    return line
+
+
+def _json(line: EventDict, **options: Any) -> str:
+    """JSON escapes all but ASCII; DEL is the one control character that it leaves, and a terminal could obey it."""
+    return json.dumps(line, **options).replace("\x7f", "\\u007f")
 
 
 def _bounded(value: object) -> str | int | float | bool | None:
@@ -198,8 +139,13 @@ def _bounded(value: object) -> str | int | float | bool | None:
     return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "\u2026"
 
 
-def _origin(error: BaseException) -> str:
-    """Type and place of an exception; its message may hold secrets."""
+def _origin(exc_info: object) -> str:
+    """Type and place of an exception, whose message may hold secrets; empty if there is none."""
+    if exc_info is True:
+        exc_info = sys.exc_info()
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if not isinstance(error, BaseException):
+        return ""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -207,16 +153,16 @@ def _origin(error: BaseException) -> str:
     return f"{type(error).__name__}{place}"
 
 
-def _message(record: logging.LogRecord) -> str:
+def _message(text: object, arguments: object) -> str:
     """The text with its arguments filled in, of bytes only the length; the bare text if they do not fit."""
-    if not isinstance(record.msg, str):
-        return str(_bounded(record.msg))
+    if not isinstance(text, str):
+        return str(_bounded(text))
     try:
-        if isinstance(record.args, dict):
-            return record.msg % {name: _shown(value) for name, value in record.args.items()}
-        return record.msg % tuple(_shown(value) for value in record.args or ()) if record.args else record.msg
+        if isinstance(arguments, dict):
+            return text % {name: _shown(value) for name, value in arguments.items()}
+        return text % tuple(map(_shown, arguments)) if isinstance(arguments, tuple) and arguments else text
     except (TypeError, ValueError, KeyError):
-        return record.msg
+        return text
 
 
 def _shown(value: object) -> object:

@@ -63,7 +63,7 @@ HOMES = {
     "asyncssh": ("hsmd.system.ssh_profile", "hsmd.client", "hsmd.daemon.front.ssh"),
     "typer": ("hsmd.cli",),
     "rich": ("hsmd.cli",),
-    "logging": ("hsmd.observe",),
+    "structlog": ("hsmd.observe",),
     "pytest": ("hsmd.testing",),
     "prometheus_client": ("hsmd.daemon.front.metrics",),
     "pyseccomp": ("hsmd.daemon.ipc",),

@@ -135,7 +135,11 @@ def test_an_exception_shows_type_and_place_but_not_its_text(written):
 
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=700) | st.just("x" * 1_000_000))
 def test_hostile_text_stays_on_one_line_of_printable_ascii(text):
-    line = observe._Formatter("front").format(observe._Event(logging.INFO, text, {"client": text}, None))
+    stream = io.StringIO()
+    observe.configure("front", "info", stream)
+    log.info(text, client=text)
+    unconfigure()
+    line = stream.getvalue().removesuffix("\n")
     assert all(" " <= character <= "~" for character in line)
     assert len(line) < 15_000
     shown = json.loads(line)["client"]
@@ -175,8 +179,7 @@ def test_libraries_are_heard_from_warning_up_without_bytes_or_tracebacks(written
 
 
 def test_a_message_whose_arguments_do_not_fit_is_given_as_it_is():
-    record = logging.LogRecord("asyncssh", logging.ERROR, "", 1, "bad arguments %d", ("text",), None)
-    assert observe._message(record) == "bad arguments %d"
+    assert observe._message("bad arguments %d", ("text",)) == "bad arguments %d"
 
 
 def test_configuring_twice_does_not_write_twice(written, stream):
@@ -211,8 +214,14 @@ def test_a_full_pipe_stops_nothing(stream):
     os.close(reader)
 
 
-def test_a_record_may_be_written_twice(written):
-    record = observe._Event(logging.ERROR, "x", {"token": "main", "pin": SECRET}, ValueError(SECRET))
-    formatter = observe._Formatter("front")
-    assert formatter.format(record) == formatter.format(record)
-    assert json.loads(formatter.format(record))["dropped"] == ["pin"]
+def test_a_record_may_be_written_twice(written, stream):
+    handler = logging.StreamHandler(other := io.StringIO())
+    (ours,) = [each for each in logging.getLogger().handlers if isinstance(each, observe._Handler)]
+    handler.setFormatter(ours.formatter)
+    logging.getLogger().addHandler(handler)
+    try:
+        log.error("x", token="main", pin=SECRET, exc_info=ValueError(SECRET))
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert other.getvalue() == stream.getvalue() != ""
+    assert written()[0]["dropped"] == ["pin"]
