@@ -1,12 +1,12 @@
-"""A throw-away hsmd daemon for other people's tests: a context manager, and fixtures for pytest.
+"""A throw-away hsmd daemon for the tests of other programs: a context manager, and fixtures for pytest.
 
     def test_handshake(hsmd_key, hsmd_openssl):
         server = subprocess.Popen(
             ["nginx", ...], env={**os.environ, "OPENSSL_CONF": str(hsmd_openssl)})   # loads hsmd_key.chain and hsmd_key.reference
 
-Everything is real: a SoftHSM token, a daemon on a free port, an agent. Nothing is shared: each process that asks has a
-daemon of its own, so test runs and pytest-xdist workers may go side by side. pytest loads this module at every start
-as soon as hsmd is installed; it therefore imports nothing heavy.
+Everything is real: a SoftHSM token, a daemon on a free port, an agent. Nothing is shared: each process gets a daemon of its
+own, so test runs and pytest-xdist workers can run in parallel. pytest loads this module at every start where hsmd is
+installed; it therefore imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Key:
 
 
 class Daemon:
-    """A throw-away daemon, with an agent unless told otherwise; gone when the block ends.
+    """A throw-away daemon, with an agent unless `agent` is false; stopped and removed when the block ends.
 
     `keys` are texts like `www:p-256:tls-server` (name, type, purposes). After entering: `address`, `host_key`, `directory`,
     `keys` by name, `operator_profile`, `agent_socket` and `openssl_configuration` (None without agent or provider module).
@@ -89,25 +89,25 @@ class Daemon:
             stderr=self._errors,
         )
         try:
-            self._take(json.loads(self._first_line(self._process)))
+            self._set_attributes(json.loads(self._first_line(self._process)))
         except BaseException:
-            self._end()
+            self._stop()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._stop()
 
     @property
     def pid(self) -> int:
-        """The process everything else descends from."""
+        """The process that started all others."""
         assert self._process is not None
         return self._process.pid
 
     def command(self, *arguments: str) -> Any:
-        """Runs an `hsmd` command as the daemon's operator; gives its JSON document. Raises AssertionError if it fails."""
+        """Run an `hsmd` command as the daemon's operator and return its JSON document. Raises AssertionError if it fails."""
         line = [
             sys.executable,
             "-m",
@@ -122,7 +122,7 @@ class Daemon:
         return json.loads(done.stdout)
 
     def client(self) -> Client:
-        """A connected synchronous client that comes as a front end with a grant on every key. Close it, or use `with`."""
+        """A connected synchronous client: a front end with a grant on every key. Close it, or use `with`."""
         from hsmd.client import Client, Endpoint, parse_address
 
         host, port = parse_address(self.address)
@@ -137,18 +137,19 @@ class Daemon:
             readable, _, _ = select.select([process.stdout], [], [], max(0.0, ends - time.monotonic()))
             chunk = os.read(process.stdout.fileno(), 65_536) if readable else b""
             if not chunk:
-                raise RuntimeError(f"hsmd dev did not become ready: {self._complaints()}")
+                raise RuntimeError(f"hsmd dev did not become ready: {self._error_output()}")
             line += chunk
         return line
 
-    def _complaints(self) -> str:
+    def _error_output(self) -> str:
         assert self._errors is not None
         self._errors.seek(0)
         return (
-            self._errors.read().decode(errors="replace").strip() or f"nothing within {self._timeout_s:.0f} s"
+            self._errors.read().decode(errors="replace").strip()
+            or f"no output within {self._timeout_s:.0f} s"
         )
 
-    def _take(self, ready: dict[str, Any]) -> None:
+    def _set_attributes(self, ready: dict[str, Any]) -> None:
         self._ready = ready
         self.address, self.host_key = ready["address"], ready["host_key"]
         self.front_end, self.front_end_identity = ready["front_end"], Path(ready["front_end_identity"])
@@ -157,12 +158,12 @@ class Daemon:
         self.openssl_configuration = _path(ready["openssl_configuration"])
         self.keys = {key["name"]: _key(key) for key in ready["keys"]}
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         process, self._process = self._process, None
         if process is None or process.stdin is None or process.stdout is None:
             return
         with suppress(BrokenPipeError):
-            process.stdin.close()  # what `hsmd dev` waits for
+            process.stdin.close()  # makes `hsmd dev` stop
         try:
             process.wait(END_S)
         except subprocess.TimeoutExpired:
@@ -187,13 +188,13 @@ def _key(ready: dict[str, str]) -> Key:
 
 @pytest.fixture(scope="session")
 def hsmd_keys() -> Sequence[str]:
-    """The keys that the daemon of the session starts with; override it to have others, the first is `hsmd_key`."""
+    """The keys that the session's daemon starts with; override it to have others. The first is `hsmd_key`."""
     return DEFAULT_KEYS
 
 
 @pytest.fixture(scope="session")
 def hsmd_daemon(hsmd_keys: Sequence[str]) -> Iterator[Daemon]:
-    """A daemon with agent for the whole session (with pytest-xdist: for each worker)."""
+    """A daemon with an agent for the whole session (with pytest-xdist: for each worker)."""
     with Daemon(hsmd_keys) as daemon:
         yield daemon
 

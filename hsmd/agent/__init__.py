@@ -1,7 +1,4 @@
-"""The process on a front end: serves local users over a Unix socket with keys that a daemon holds. It stores no private key.
-
-`main` is the process; the other files are its parts.
-"""
+"""The agent, a process on a front end: lets local users use a daemon's keys over a Unix socket. It stores no private key."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ __all__ = ["Agent", "main", "run"]
 
 
 def main(config_path: Path, *, log_level: str = "info") -> int:
-    """Run the agent with the configuration in `config_path` until it is told to stop; the exit code.
+    """Run the agent with the configuration in `config_path` until it is stopped; return the exit code.
 
-    Raises ConfigurationError (everything that is wrong with the file) or Conflict (an agent is running there).
+    Raises ConfigurationError (all faults of the file) or Conflict (another agent uses the socket).
     """
     harden()
     run_as_batch()

@@ -1,4 +1,4 @@
-"""The agent itself: configuration, cache, upstream and local sessions put together, and its life from start to drain."""
+"""The agent process: puts configuration, cache, upstream and local sessions together, and runs them from start to drain."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from hsmd.protocol import messages
 from hsmd.system.sd_notify import notify
 
 REFRESH_S = 60.0
-"""How often the cache is compared with the daemon when nothing else calls for it."""
+"""Longest interval between two comparisons of the cache with the daemon."""
 REFRESH_AT_MOST_EVERY_S = 1.0
 FETCH_S = 10.0
 ASK_S = 2.0
 CHECK_S = 1.0
 WITNESS_S = 60.0
-"""How often the daemons' audit logs are looked at while connected; each new connection does so, too."""
+"""Interval of the checks of the daemons' audit logs; they are also checked on each new connection."""
 DRAIN_S = 5.0
 
 log = observe.logger()
 
 
 class Agent:
-    """One agent. `run` is its life; `reload` and `stop` may be called meanwhile."""
+    """One agent; `reload` and `stop` may be called while `run` runs."""
 
     def __init__(self, config_path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config_path = config_path
@@ -61,17 +61,17 @@ class Agent:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    # --- life ---
+    # --- start, reload and stop ---
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until `stop`, then finish what is open. `ready` is called once connections are accepted.
+        """Serve until `stop`, then finish open requests. `ready` is called once connections are accepted.
 
         Raises ConfigurationError or Conflict if it cannot start.
         """
         self._cache.load()
         self._listener = inherited() or listen(self._config.socket)
-        keepers = [
-            asyncio.create_task(keep()) for keep in (self._keep_cache, self._keep_limits, self._keep_watch)
+        tasks = [
+            asyncio.create_task(task()) for task in (self._keep_cache, self._keep_limits, self._keep_witness)
         ]
         try:
             self._upstream.apply(self._config.daemons)
@@ -81,22 +81,22 @@ class Agent:
             await self._stopping.wait()
             await self._drain()
         finally:
-            for keeper in keepers:
-                keeper.cancel()
+            for task in tasks:
+                task.cancel()
             self._sessions.close()
             await self._upstream.close()
-            await asyncio.gather(*keepers, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
             self._listener.close()
             log.info("agent.stopped", client=self._config.client)
 
     def stop(self) -> None:
-        """Take nothing new, finish what is open, and end."""
+        """Refuse new requests, finish open ones, and end."""
         self._stopping.set()
 
     async def reload(self) -> None:
-        """Read the configuration again. Whatever is wrong with it is logged, and everything stays as it was.
+        """Read the configuration again. Faults in it are logged, and then nothing changes.
 
-        `agent.state`, and a socket that systemd passed, change only when the agent is started anew.
+        `agent.state`, and a socket that systemd passed, change only when the agent is restarted.
         """
         try:
             config = configs.load(self._config_path)
@@ -113,13 +113,13 @@ class Agent:
         self._allowed.clear()
         self._witness = _witness(config)
         self._upstream.trust(self._witness)
-        for unwanted in self._upstream.apply(config.daemons):
-            self._spawn(self._close_later(unwanted))
+        for removed in self._upstream.apply(config.daemons):
+            self.spawn(self._close_later(removed))
         self._refresh.set()
         log.info("agent.reloaded", path=str(self._config_path))
 
     async def _move(self, config: AgentConfig) -> None:
-        """Take over the socket's settings; at a new path the new socket is there before the old one goes."""
+        """Apply new settings of the socket; at a new path, the new socket is ready before the old one is closed."""
         assert self._listener is not None
         assert self._server is not None
         if config.socket.path == self._listener.path:
@@ -146,29 +146,30 @@ class Agent:
                 await self._sessions.drained.wait()
 
     async def _close_later(self, connection: Connection) -> None:
-        """A daemon that is no longer listed answers what it was asked."""
+        """Let a daemon that is no longer configured answer its open requests, then disconnect."""
         await asyncio.sleep(DRAIN_S)
         await connection.close()
 
-    def _spawn(self, coroutine: Any) -> None:
+    def spawn(self, coroutine: Any) -> None:
+        """Run a coroutine in a task that `run` waits for."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- keepers ---
+    # --- background tasks ---
 
     async def _keep_limits(self) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
             self._sessions.check()
 
-    async def _keep_watch(self) -> None:
+    async def _keep_witness(self) -> None:
         while True:
             await asyncio.sleep(WITNESS_S)
             await self._upstream.examine()
 
     async def _keep_cache(self) -> None:
-        """Compare the cache with a daemon when a connection comes up, at events, for unknown keys, and now and then."""
+        """Compare the cache with a daemon after each connect, at events, after requests for unknown keys, and at intervals."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REFRESH_S):
@@ -188,7 +189,7 @@ class Agent:
         except HsmdError as error:
             log.warning("cache.not_fetched", error=error.text)
 
-    # --- what sessions ask for ---
+    # --- called by sessions ---
 
     def keys_for(self, uid: int) -> frozenset[bytes]:
         allowed = self._allowed.get(uid)
@@ -197,14 +198,14 @@ class Agent:
         return allowed
 
     def missed(self, uid: int, key: bytes) -> HsmdError:
-        """One text for an unknown key, a missing grant and the local policy: it must not tell which keys are served here."""
+        """One text for an unknown key, a missing grant and the local policy, so that it does not reveal which keys exist."""
         self._refresh.set()
         if not self._cache.complete:
-            return self._nothing_known()
+            return self._keys_unknown()
         client = self._config.client
         return RefusedHere(
-            f"agent.toml does not let user {uid} use this key, or the daemon grants {client} no use of it; "
-            "`hsmd agent check` tells which"
+            f"agent.toml does not allow user {uid} to use this key, or the daemon does not grant it to {client}; "
+            "`hsmd agent check` shows which"
         )
 
     def refused(self, purpose: str) -> HsmdError:
@@ -215,7 +216,7 @@ class Agent:
         return self._upstream.forward(body, deadline_ms, answered)
 
     async def control(self, uid: int, request: messages.Request) -> Any:
-        """Answers what is known of keys, also while no daemon can be reached. Raises HsmdError."""
+        """The result of a request about keys, from the cache if no daemon can be reached. Raises HsmdError."""
         if isinstance(request, messages.WhoAmI):
             return self._identity(uid)
         if isinstance(request, messages.KeyList):
@@ -229,10 +230,10 @@ class Agent:
                     f"key {request.key} has no certificate; `hsmd cert import` on the key host stores one"
                 )
             return messages.PemDocument(key.chain)
-        raise Refused(detail="the agent does not answer such requests")
+        raise Refused(detail="the agent does not support such requests")
 
     def _identity(self, uid: int) -> messages.Identity:
-        """Role and credential are the agent's own; `daemon` is the address of the one that serves now, empty if none."""
+        """Role and credential are the agent's own; `daemon` is the address of the daemon in use, empty if there is none."""
         connection = self._upstream.available
         endpoint = None if connection is None else connection.endpoint
         daemon = endpoint.address if isinstance(endpoint, Endpoint) else ""
@@ -241,7 +242,7 @@ class Agent:
         )
 
     def _notices(self) -> list[str]:
-        """Breaks of logs that were accepted because an operator declared them."""
+        """The declarations by which breaks of logs were accepted."""
         with contextlib.suppress(HsmdError):
             return [memory.accepted for memory in self._witness.memories.all() if memory.accepted]
         return []
@@ -252,7 +253,7 @@ class Agent:
         return messages.KeyPage(keys, len(names) > request.limit)
 
     async def _visible(self, uid: int, name: str) -> caches.CachedKey:
-        """The key as the daemon has it now, or as it was when the daemon was last there."""
+        """The key as the daemon has it now or, if it cannot be reached, as it is in the cache. Raises Refused or Unavailable."""
         if not self._may_see(uid, name):
             raise Refused
         await self._update(name)
@@ -260,12 +261,12 @@ class Agent:
         if key is not None:
             return key
         if not self._cache.complete:
-            raise self._nothing_known()
+            raise self._keys_unknown()
         raise Refused
 
     @staticmethod
-    def _nothing_known() -> HsmdError:
-        return Unavailable("no daemon could be asked yet which keys there are")
+    def _keys_unknown() -> HsmdError:
+        return Unavailable("the list of keys is not known yet: no daemon could be reached")
 
     async def _update(self, name: str) -> None:
         connection = self._upstream.available
@@ -282,7 +283,7 @@ class Agent:
             self._allowed.clear()
 
     def _may_see(self, uid: int, name: str) -> bool:
-        """Public material is for users of the key, and for those who administer the agent."""
+        """Public halves are shown to users of the key, and to root and the agent's own user."""
         return uid in (0, os.geteuid()) or self._config.rules.allow(uid, name)
 
 
@@ -296,7 +297,7 @@ async def run(config_path: Path) -> None:
     loop = asyncio.get_running_loop()
 
     def reload() -> None:
-        agent._spawn(_reload(agent))
+        agent.spawn(_reload(agent))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)

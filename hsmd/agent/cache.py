@@ -1,6 +1,6 @@
-"""What the agent knows of its keys: names, public halves, certificates. Public material only, kept in one file.
+"""The agent's cache of its keys: names, public halves and certificates, all of it public, in memory and in one file.
 
-TLS servers start from it while the daemon is away.
+With it, TLS servers can start while the daemon is not reachable.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class _File(msgspec.Struct):
 
 
 class Cache:
-    """The keys by name, in memory and in the state directory. `complete` says whether a daemon ever told us all of them.
+    """The keys by name, in memory and in the state directory. `complete`: all of them were fetched at least once.
 
-    A file that cannot be written is logged: what is in memory serves all the same.
+    A failure to write the file is logged; the keys in memory remain usable.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -66,7 +66,7 @@ class Cache:
         self.complete = False
 
     def load(self) -> None:
-        """Takes what an earlier run stored; a damaged file counts as none.
+        """Read what an earlier run stored; a damaged file is ignored.
 
         Raises ConfigurationError if the state directory cannot be used.
         """
@@ -86,7 +86,7 @@ class Cache:
             log.warning("cache.unusable", path=str(path), error=str(error))
 
     def replace(self, keys: Iterable[CachedKey]) -> bool:
-        """Takes over what a daemon says of all keys; whether anything changed. Raises ProtocolError if it makes no sense."""
+        """Replace all keys by those of a daemon; return whether anything changed. Raises ProtocolError for a wrong digest."""
         fresh = _checked(keys)
         changed = fresh != self._keys or not self.complete
         self._keys, self.complete = fresh, True
@@ -95,7 +95,7 @@ class Cache:
         return changed
 
     def put(self, key: CachedKey) -> bool:
-        """Takes over what a daemon says of one key; whether anything changed. Raises ProtocolError."""
+        """Add or replace one key; return whether anything changed. Raises ProtocolError for a wrong digest."""
         name = next(iter(_checked([key])))
         changed = self._keys.get(name) != key
         if changed:
@@ -104,7 +104,7 @@ class Cache:
         return changed
 
     def forget(self, name: str) -> bool:
-        """The daemon does not know this key, or does not let us use it; whether we knew it."""
+        """Remove a key that the daemon no longer has or grants; return whether it was in the cache."""
         known = self._keys.pop(name, None) is not None
         if known:
             self._store()
@@ -131,13 +131,13 @@ class Cache:
 
 
 async def fetch_one(connection: Connection, name: str, *, timeout_s: float) -> CachedKey:
-    """One key, if the daemon lets this client see it. Raises HsmdError."""
+    """One key, if the daemon shows it to this client. Raises HsmdError."""
     info: KeyInfo = await connection.control(KeyShow(name=name), timeout_s=timeout_s)
     return CachedKey(info, await _chain(connection, info, timeout_s))
 
 
 async def fetch(connection: Connection, *, timeout_s: float) -> list[CachedKey]:
-    """Everything the daemon lets this client see. Raises HsmdError."""
+    """All keys that the daemon shows to this client. Raises HsmdError."""
     keys: list[CachedKey] = []
     after, more = "", True
     while more:
@@ -177,9 +177,9 @@ def _prepare(directory: Path) -> None:
         raise ConfigurationError("agent.state", [f"{directory}: {error.strerror}"]) from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise ConfigurationError(
-            "agent.state", [f"{directory} must be a directory of the user the agent runs as"]
+            "agent.state", [f"{directory} must be a directory that belongs to the user the agent runs as"]
         )
     if status.st_mode & 0o022:
         raise ConfigurationError(
-            "agent.state", [f"others may write to {directory}; run: chmod 700 {directory}"]
+            "agent.state", [f"other users may write to {directory}; run: chmod 700 {directory}"]
         )

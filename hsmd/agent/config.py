@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.agent.policy import EVERYONE, Rules, Users
+from hsmd.agent.policy import ALL_USERS, Rules, Users
 from hsmd.client.endpoint import Endpoint, parse_address
 from hsmd.errors import BadRequest, ConfigurationError, ProtocolError
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
@@ -19,16 +19,16 @@ from hsmd.transparency.note import Verifier
 DEFAULT_SOCKET = "/run/hsmd/agent.sock"
 DEFAULT_STATE = "/var/lib/hsmd-agent"
 MAX_SOCKET_PATH_BYTES = 100
-"""Below the 108 bytes of sun_path, with room for the temporary name the socket is made under."""
+"""Less than the 108 bytes of sun_path, because the socket is created under a longer temporary name."""
 KEEP = -1
-"""For owner and group: leave it as it is."""
+"""For owner and group: do not change it."""
 
 _MODE = re.compile(r"0?[0-7]{3}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class SocketConfig:
-    """The local socket: its path and who may connect. `owner` and `group` are ids, -1 for the agent's own."""
+    """The local socket: its path and permissions. `owner` and `group` are ids, -1 for the agent's own."""
 
     path: Path
     mode: int
@@ -38,8 +38,8 @@ class SocketConfig:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What agent.toml says. `daemons` are tried in their order; `rules` is the local policy; `operators` may
-    declare breaks of audit logs."""
+    """The settings of agent.toml. `daemons` are tried in their order; `rules` is the local policy; declarations of
+    `operators` about breaks of audit logs are accepted."""
 
     client: str
     socket: SocketConfig
@@ -89,7 +89,9 @@ def _path(table: TomlTable, key: str, default: str | None = None) -> Path:
 def _socket(agent: TomlTable) -> SocketConfig:
     path = _path(agent, "socket", DEFAULT_SOCKET)
     if len(bytes(path)) > MAX_SOCKET_PATH_BYTES:
-        agent.fault("socket", f"longer than {MAX_SOCKET_PATH_BYTES} bytes, which the system does not allow")
+        agent.fault(
+            "socket", f"longer than {MAX_SOCKET_PATH_BYTES} bytes, the limit for the path of a socket"
+        )
     if ".." in path.parts or path.name in ("", ".", ".."):
         agent.fault("socket", "must name a file, without ..")
     mode = agent.text("mode", "0660")
@@ -123,7 +125,7 @@ def _id(table: TomlTable, name: str, find: Callable[[str], int]) -> int:
 
 
 def _number(text: str, find: Callable[[str], int]) -> int | None:
-    """The id that a name or a decimal number stands for."""
+    """The id that a name or a decimal number stands for; None for an unknown name."""
     if text.isascii() and text.isdigit() and len(text) <= 10:
         return int(text)
     try:
@@ -156,7 +158,7 @@ def _daemon(table: TomlTable, client: str, identity: Path, certificate: Path | N
     except ConfigurationError as error:
         for fault in error.faults:
             # Every daemon is given the same client name, which is a setting of [agent].
-            noted = _BAD_CLIENT if fault.startswith("user:") else table.place(fault)
+            noted = _BAD_CLIENT if fault.startswith("user:") else table.where(fault)
             if noted not in table.faults:
                 table.faults.append(noted)
     return None
@@ -179,7 +181,7 @@ def _rules(top: TomlTable) -> Rules:
 def _users(table: TomlTable, *, required: bool = False) -> Users:
     names = table.strings("users", None if required else (), may_be_empty=True)
     if "*" in names:
-        return EVERYONE
+        return ALL_USERS
     numbers = {name: _number(name, lambda name: pwd.getpwnam(name).pw_uid) for name in names}
     for name in (name for name, number in numbers.items() if number is None):
         table.fault("users", f"this host has no user {name[:64]!r}")

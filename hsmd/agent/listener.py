@@ -1,6 +1,6 @@
-"""The agent's listening socket: made where nobody else can put one, complete before it appears under its name.
+"""The agent's listening socket: in a directory that other users cannot write to, and ready before its name appears.
 
-Only sockets with a path: the name of an abstract socket belongs to whoever is first (DESIGN, decision 9).
+Only sockets with a path are used: any process can take the name of an abstract socket first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(slots=True)
 class Listener:
-    """A listening socket. `close` takes its name away again if it is still ours."""
+    """A listening socket. `close` removes its name if it still belongs to this socket."""
 
     socket: socket.socket
     path: Path | None
@@ -34,7 +34,7 @@ class Listener:
     _lock: int = -1
 
     def protect(self, config: SocketConfig) -> None:
-        """Who may connect from now on. Raises ConfigurationError."""
+        """Set owner, group and mode, which decide which users may connect. Raises ConfigurationError."""
         assert self.path is not None
         try:
             _protect(self.path, config)
@@ -55,16 +55,16 @@ class Listener:
 
 
 def listen(config: SocketConfig) -> Listener:
-    """Listen as `config` says, taking the place of a socket that nobody answers on.
+    """Listen as `config` says, replacing a socket on which no process listens.
 
-    Raises ConfigurationError (the place is not safe, or not ours to write) or Conflict (an agent is running there).
+    Raises ConfigurationError (the directory is unsafe or not writable) or Conflict (another agent uses the socket).
     """
     with contextlib.suppress(OSError):
         config.path.parent.mkdir(mode=0o755)
     _check_directory(config.path.parent)
     lock = _lock(config.path)
     try:
-        _check_nobody_answers(config.path)
+        _check_unused(config.path)
         return _bind(config, lock)
     except BaseException as error:
         os.close(lock)
@@ -74,13 +74,13 @@ def listen(config: SocketConfig) -> Listener:
 
 
 def inherited() -> Listener | None:
-    """The socket systemd passed (LISTEN_FDS), if it did. Raises ConfigurationError if it is not what we need."""
+    """The socket that systemd passed (LISTEN_FDS), None if it passed none. Raises ConfigurationError if it is unsuitable."""
     count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdigit() or count == "0":
         return None
     if count != "1":
-        raise ConfigurationError("LISTEN_FDS", [f"{count} sockets were passed; the agent takes one"])
+        raise ConfigurationError("LISTEN_FDS", [f"{count} sockets were passed; the agent needs one"])
     passed = socket.socket(fileno=_FIRST_PASSED_DESCRIPTOR)
     os.set_inheritable(passed.fileno(), False)
     name = passed.getsockname()
@@ -98,29 +98,29 @@ def inherited() -> Listener | None:
 
 
 def _check_directory(directory: Path) -> None:
-    """Nobody but root and us may be able to put something in place of the socket, or of a directory above it."""
+    """Check that only root and the agent's user can replace the socket or a directory above it. Raises ConfigurationError."""
     if os.path.realpath(directory) != str(directory):
         raise _unsafe(directory, f"is reached through a symbolic link; write {os.path.realpath(directory)}")
-    for place in (directory, *directory.parents):
+    for each in (directory, *directory.parents):
         try:
-            status = place.lstat()
+            status = each.lstat()
         except OSError as error:
-            raise _unsafe(place, error.strerror or "cannot be examined") from None
+            raise _unsafe(each, error.strerror or "cannot be examined") from None
         if not stat.S_ISDIR(status.st_mode):
-            raise _unsafe(place, "is not a directory")
+            raise _unsafe(each, "is not a directory")
         if status.st_uid not in (0, os.geteuid()):
-            raise _unsafe(place, "belongs to another user")
-        sticky = status.st_mode & stat.S_ISVTX and place != directory
+            raise _unsafe(each, "belongs to another user")
+        sticky = status.st_mode & stat.S_ISVTX and each != directory
         if status.st_mode & _WRITABLE_BY_OTHERS and not sticky:
-            raise _unsafe(place, "can be written to by others; run: chmod go-w")
+            raise _unsafe(each, "is writable by other users; run: chmod go-w")
 
 
-def _unsafe(place: Path, why: str) -> ConfigurationError:
-    return ConfigurationError("agent.socket", [f"{place} {why}"])
+def _unsafe(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError("agent.socket", [f"{path} {why}"])
 
 
 def _lock(path: Path) -> int:
-    """Held for as long as the agent runs, so that two agents that start together cannot both take the place."""
+    """Lock the socket's name while the agent runs, so that two agents that start together cannot both take it."""
     name = path.with_name(f".{path.name}.lock")
     try:
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -138,14 +138,14 @@ def _running(path: Path) -> Conflict:
     return Conflict(f"an agent is running on {path}; stop it first, or choose another agent.socket")
 
 
-def _check_nobody_answers(path: Path) -> None:
+def _check_unused(path: Path) -> None:
     try:
         status = path.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
         raise ConfigurationError(
-            "agent.socket", [f"{path} is there and not a socket; remove it or choose another name"]
+            "agent.socket", [f"{path} exists and is not a socket; remove it or choose another name"]
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_S)
@@ -171,7 +171,7 @@ def _bind(config: SocketConfig, lock: int) -> Listener:
 
 
 def _protect(path: Path, config: SocketConfig) -> None:
-    """By way of a descriptor, so that owner and mode are of what was looked at, whatever takes its name meanwhile."""
+    """Set owner and mode through a descriptor, so that they apply to the file checked even if its name is replaced meanwhile."""
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):

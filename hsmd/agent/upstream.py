@@ -1,4 +1,4 @@
-"""The agent's way to the daemons: a connection to each, and the first that is available serves."""
+"""The agent's connections to its daemons: one to each; the first available one is used."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hsmd.protocol.messages import Request
 log = observe.logger()
 
 _ELSEWHERE = frozenset({int(ErrorCode.UNAVAILABLE), int(ErrorCode.DRAINING)})
-"""Error codes after which another daemon may well answer."""
+"""Error codes after which the request is sent to another daemon."""
 
 
 class Cancellable(Protocol):
-    """A request somebody waits for."""
+    """An open request."""
 
     def cancel(self) -> None: ...
 
@@ -32,7 +32,7 @@ class Cancellable(Protocol):
 class Upstream:
     """Connections to the daemons of the configuration, in its order.
 
-    `changed(connection)` is called when a connection became available; `event(document)` with the events of daemons.
+    `changed(connection)` is called when a connection becomes available, `event(document)` with each event of a daemon.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Upstream:
         self._connections: list[Connection] = []
 
     def apply(self, endpoints: Iterable[Endpoint]) -> list[Connection]:
-        """Connect to new daemons; those that were there already keep their connection. The ones no longer wanted are returned."""
+        """Connect to new daemons and keep existing connections; return those that are no longer configured."""
         present = {connection.endpoint: connection for connection in self._connections}
         wanted = list(endpoints)
         self._connections = [
@@ -64,11 +64,11 @@ class Upstream:
         await asyncio.gather(*(connection.close() for connection in connections))
 
     def trust(self, witness: Witness) -> None:
-        """Judge the daemons' logs by this witness from now on."""
+        """Use this witness for the daemons' logs from now on."""
         self._witness = witness
 
     async def examine(self) -> None:
-        """Look at the logs of all daemons again; one that is not the log it was makes its daemon unavailable."""
+        """Check the logs of all daemons again; a daemon whose log does not continue becomes unavailable."""
         await asyncio.gather(
             *(self._examine(connection) for connection in self._connections if connection.available)
         )
@@ -86,7 +86,7 @@ class Upstream:
 
     @property
     def problems(self) -> list[str]:
-        """Why daemons are not used, of those whose logs are refused."""
+        """The reasons why daemons are not used, for those whose logs are refused."""
         return [
             connection.problem.text
             for connection in self._connections
@@ -95,14 +95,14 @@ class Upstream:
 
     @property
     def available(self) -> Connection | None:
-        """The connection that serves now."""
+        """The connection in use now."""
         for connection in self._connections:
             if connection.available:
                 return connection
         return None
 
     def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Cancellable:
-        """Send the body of a key operation as it came. `answered` as for `Connection.submit`. Raises HsmdError."""
+        """Send the body of a key operation unchanged. `answered` as for `Connection.submit`. Raises HsmdError."""
         connection = self.available
         if connection is None:
             raise Unavailable("no daemon can be reached")
@@ -111,7 +111,7 @@ class Upstream:
         return _Attempt(self, connection, body, self._clock() + deadline_ms / 1000, answered)
 
     def elsewhere(self, connection: Connection) -> Connection | None:
-        """An available connection that is not this one."""
+        """Another available connection."""
         return next(
             (other for other in self._connections if other.available and other is not connection), None
         )
@@ -142,7 +142,7 @@ def _address(connection: Connection) -> str:
 
 
 class _Attempt:
-    """A request that is made once more at another daemon if the first goes away. A signature may be made twice."""
+    """A request that is sent once more, to another daemon, if the first is lost. A signature may be made twice."""
 
     __slots__ = ("_answered", "_body", "_connection", "_deadline", "_ticket", "_upstream")
 
@@ -171,5 +171,5 @@ class _Attempt:
                     self._ticket = self._send(other, self._answered)
                     return
                 except HsmdError:
-                    pass  # the other cannot take it either: the first answer stands
+                    pass  # the other daemon does not accept it either: return the first answer
         self._answered(kind, body)

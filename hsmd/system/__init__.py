@@ -1,1 +1,1 @@
-"""What every long-running process of ours needs from the machine, and the SSH profile of both ends."""
+"""What every long-running process needs from the machine, and what daemon and agent share as servers and SSH peers."""

@@ -115,7 +115,7 @@ def requested_user(connection: Any) -> str:
 
 
 class CertificateTerms(NamedTuple):
-    """What a certificate says of itself; the times are in seconds since 1970."""
+    """Fields of an OpenSSH certificate; the times are in seconds since 1970."""
 
     serial: int
     key_id: str

@@ -50,13 +50,13 @@ class TomlTable:
         self._base = base
         self.faults = faults
 
-    def place(self, key: str) -> str:
+    def where(self, key: str) -> str:
         """Where `key` is in the file, as faults name it: `listen.addresses`, `token[0].label`."""
         return f"{self._where}{key}"
 
     def fault(self, key: str, text: str) -> None:
         """Note that the setting `key` is wrong."""
-        self.faults.append(f"{self.place(key)}: {text}")
+        self.faults.append(f"{self.where(key)}: {text}")
 
     def end(self) -> None:
         """Note every key that was not read. Call it after the last setting of the table."""
@@ -123,7 +123,7 @@ class TomlTable:
     def table(self, key: str) -> TomlTable:
         """A table, empty if it is not given."""
         value = self._take(key, {}, "a table", lambda value: isinstance(value, dict)) or {}
-        return TomlTable(value, f"{self.place(key)}.", self.faults, self._base)
+        return TomlTable(value, f"{self.where(key)}.", self.faults, self._base)
 
     def tables(self, key: str) -> list[TomlTable]:
         """An array of tables with at least one entry."""
@@ -133,7 +133,7 @@ class TomlTable:
 
         values = self._take(key, None, f"one or more [[{key}]] tables", fits) or []
         return [
-            TomlTable(value, f"{self.place(key)}[{at}].", self.faults, self._base)
+            TomlTable(value, f"{self.where(key)}[{at}].", self.faults, self._base)
             for at, value in enumerate(values)
         ]
 

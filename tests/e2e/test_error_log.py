@@ -43,7 +43,7 @@ def test_there_is_no_grant(site: Site) -> None:
 
         def known() -> bool:
             mark = failure(site, "p384.test")
-            return f"or the daemon grants {CLIENT} no use of it" in site.nginx.wait_for_log("hsmd::", mark)
+            return f"or the daemon does not grant it to {CLIENT}" in site.nginx.wait_for_log("hsmd::", mark)
 
         wait_until(known, "the agent knows that the grant was removed")
     finally:
@@ -63,7 +63,10 @@ def test_the_local_user_is_not_allowed(site: Site) -> None:
     with policy(site, "[keys.p256]\nusers = []\n"):
         line = site.nginx.wait_for_log("hsmd::refused", failure(site, "p256.test"))
         user = user_id(server_user())
-        assert f"key p256: agent.toml does not let user {user} use this key, or the daemon grants" in line
+        assert (
+            f"key p256: agent.toml does not allow user {user} to use this key, or the daemon does not grant"
+            in line
+        )
         assert site.serves("rsa.test")
     assert site.serves("p256.test")
 

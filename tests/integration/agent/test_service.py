@@ -117,7 +117,10 @@ async def test_a_key_that_may_not_be_used_looks_like_one_that_does_not_exist(
     refused = await as_user(OTHER_USER, agent_site.socket, operation(agent_site.key.digest))
     unknown = await as_user(OTHER_USER, agent_site.socket, operation(b"u" * 32))
     assert refused == unknown
-    assert f"agent.toml does not let user {OTHER_USER} use this key, or the daemon grants".encode() in refused
+    assert (
+        f"agent.toml does not allow user {OTHER_USER} to use this key, or the daemon does not grant".encode()
+        in refused
+    )
     assert b"www" not in refused
     assert agent_site.daemon.operations == []
 
@@ -234,7 +237,7 @@ async def test_first_start_without_a_daemon_knows_nothing_and_says_so(agent_site
     await agent_site.start(connected=False)
     with pytest.raises(Unavailable):
         await agent_site.control(KeyShow(name="www"))
-    with pytest.raises(Unavailable, match="which keys there are"):
+    with pytest.raises(Unavailable, match="list of keys is not known"):
         await agent_site.sign()
     await agent_site.daemon.start()
     await agent_site.connected()

@@ -107,11 +107,11 @@ def test_symbolic_links_on_the_way_are_refused(place: Path) -> None:
 def test_directories_that_others_can_write_are_refused(place: Path) -> None:
     for mode in (0o777, 0o775, 0o1777):
         place.parent.chmod(mode)
-        with pytest.raises(ConfigurationError, match="written to by others"):
+        with pytest.raises(ConfigurationError, match="writable by other users"):
             listen(config(place))
     place.parent.chmod(0o755)
     place.parent.parent.chmod(0o777)
-    with pytest.raises(ConfigurationError, match="written to by others"):
+    with pytest.raises(ConfigurationError, match="writable by other users"):
         listen(config(place))
     place.parent.parent.chmod(0o755)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from hsmd.agent.policy import EVERYONE, NOBODY, Rules
+from hsmd.agent.policy import ALL_USERS, NO_USERS, Rules
 
 uids = st.integers(0, 5)
 names = st.sampled_from(["a", "b", "c", "d"])
@@ -34,11 +34,11 @@ def test_a_user_gets_exactly_the_keys_its_rules_name(
 
 def test_nobody_unless_said_otherwise() -> None:
     assert not Rules().allow(0, "www")
-    assert not Rules(NOBODY, {"other": EVERYONE}).allow(0, "www")
+    assert not Rules(NO_USERS, {"other": ALL_USERS}).allow(0, "www")
 
 
 def test_a_key_of_its_own_section_does_not_go_by_the_default() -> None:
-    rules = Rules(EVERYONE, {"www": frozenset({33})})
+    rules = Rules(ALL_USERS, {"www": frozenset({33})})
     assert rules.allow(33, "www")
     assert not rules.allow(1000, "www")
     assert rules.allow(1000, "other")
