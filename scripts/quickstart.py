@@ -1,4 +1,4 @@
-"""The second half of scripts/quickstart: builds the house, makes the handshakes, prints what came of them."""
+"""The main program of scripts/quickstart: starts a deployment, makes the handshakes, prints their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import quickstart_handshakes as handshakes
-from quickstart_house import House, Trouble
+from quickstart_deployment import Deployment, StepFailed
 from rich.console import Console
 from rich.table import Table
 
@@ -19,49 +19,49 @@ from rich.table import Table
 def main() -> None:
     """Exit code 0 when every handshake was verified, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="scripts/quickstart")
-    parser.add_argument("--dir", type=Path, default=usual_directory())
+    parser.add_argument("--dir", type=Path, default=default_directory())
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--down", action="store_true")
     given = parser.parse_args()
-    house = House(given.dir.expanduser().absolute())
+    deployment = Deployment(given.dir.expanduser().absolute())
     try:
-        house.take_down()
+        deployment.remove()
         if given.down:
-            say("everything that was started is stopped and removed")
+            say("everything is stopped and removed")
             return
-        sys.exit(0 if run(house, given.json) else 1)
-    except (Trouble, subprocess.TimeoutExpired) as trouble:
-        say(f"failed: {trouble}")
+        sys.exit(0 if run(deployment, given.json) else 1)
+    except (StepFailed, subprocess.TimeoutExpired) as error:
+        say(f"failed: {error}")
         sys.exit(1)
 
 
-def usual_directory() -> Path:
-    """As root a place that nginx's workers, which are www-data, can reach; root's home is not."""
+def default_directory() -> Path:
+    """The default directory; for root one that nginx workers (www-data) can read, unlike root's home."""
     return Path("/var/lib/hsmd-quickstart") if os.geteuid() == 0 else Path.home() / ".hsmd-quickstart"
 
 
-def run(house: House, as_json: bool) -> bool:
-    """Builds, shakes hands, prints. True if all was verified."""
-    say(f"building in {house.directory}")
-    house.build(say)
+def run(deployment: Deployment, as_json: bool) -> bool:
+    """Start the deployment, make the handshakes, print the results; return whether all were verified."""
+    say(f"setting up {deployment.directory}")
+    deployment.start(say)
     seen = []
     for wanted in handshakes.WANTED:
         say(f"handshake {wanted.name}")
-        found = handshakes.make(house, wanted)
+        found = handshakes.make(deployment, wanted)
         seen.append(found)
         if as_json:
             print(json.dumps(asdict(found)), flush=True)
     if not as_json:
         Console(width=None if sys.stdout.isatty() else 160).print(table(seen))
-        print(farewell(house))
+        print(next_steps(deployment))
     return all(found.verified for found in seen)
 
 
 def table(seen: list[handshakes.Handshake]) -> Table:
-    """The handshakes for people."""
+    """The handshakes as a table."""
     made = Table(
         title="The digest is SHA-256 of the signature (for RSA key exchange: of the encrypted premaster secret) as\n"
-        "openssl s_client saw it on the wire; it is verified when the audit record holds the same.",
+        "received by openssl s_client; a handshake is verified if the audit record contains the same digest.",
         title_justify="left",
     )
     for heading in ("handshake", "protocol", "cipher", "signature", "audit record", "digest", "verified"):
@@ -76,21 +76,21 @@ def table(seen: list[handshakes.Handshake]) -> Table:
     return made
 
 
-def farewell(house: House) -> str:
-    """What to try next."""
-    here = f"--profile {house.profile}"
-    where = "" if house.directory == usual_directory() else f" --dir {house.directory}"
+def next_steps(deployment: Deployment) -> str:
+    """Commands to try."""
+    here = f"--profile {deployment.profile}"
+    where = "" if deployment.directory == default_directory() else f" --dir {deployment.directory}"
     return f"""
-It is still running; try:
+It keeps running. Commands to try:
   .venv/bin/hsmd status {here}
   .venv/bin/hsmd audit show {here}
-  curl --cacert {house.ca.file} https://localhost:{house.ports["p256"]}/
-  .venv/bin/hsmd grant remove {house.CLIENT} p256 {here}     and try curl again
+  curl --cacert {deployment.ca.file} https://localhost:{deployment.ports["p256"]}/
+  .venv/bin/hsmd grant remove {deployment.CLIENT} p256 {here}     then curl again
 Stop it and remove everything: scripts/quickstart --down{where}"""
 
 
 def say(what: str) -> None:
-    """Progress, on standard error: standard output is for results."""
+    """Print progress on standard error; standard output is for results."""
     print(f"==> {what}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A certificate authority for one quickstart; its key lives as long as the script runs."""
+"""A temporary certificate authority for scripts/quickstart; its key is only in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIFETIME = timedelta(days=30)
 
 
 class Authority:
-    """Issues certificates for localhost. `file` gets its own certificate with the first one it issues."""
+    """Issues certificates for localhost; writes its own certificate to `file` when it issues the first one."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -26,7 +26,7 @@ class Authority:
         self._now = datetime.now(UTC)
 
     def sign_request(self, pem: bytes) -> bytes:
-        """The chain for a certificate request that proves possession of a signing key."""
+        """The chain for a certificate request of a signing key."""
         request = x509.load_pem_x509_csr(pem)
         if not request.is_signature_valid:
             raise ValueError("the signature of the certificate request does not verify")
@@ -34,7 +34,7 @@ class Authority:
         return self._issue(request.public_key(), _name("localhost"), names, _usage(digital_signature=True))
 
     def certify(self, spki: bytes, name: str) -> bytes:
-        """The chain for a public key (DER) that decrypts."""
+        """The chain for the public key (DER) of a decryption key."""
         names = x509.SubjectAlternativeName(
             [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
         )

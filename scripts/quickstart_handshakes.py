@@ -1,4 +1,4 @@
-"""The handshakes of scripts/quickstart: made by openssl s_client and curl, read off the wire, looked up in the audit log."""
+"""The handshakes of scripts/quickstart: made with openssl s_client and curl, and compared with the audit log."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from quickstart_house import House, clean_environment
+from quickstart_deployment import Deployment, clean_environment
 
 HANDSHAKE_S = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A handshake to make. `s_client` and `curl` are the options that bring it about."""
+    """A handshake to make; `s_client` and `curl` are the options for it."""
 
     name: str
     key: str
@@ -27,7 +27,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What came of it. `digest` is what was on the wire; verified means that the audit record `audit_record` holds it too."""
+    """The result of a handshake. `digest` is from the wire; `verified` if the audit record `audit_record` has the same."""
 
     handshake: str
     protocol: str
@@ -58,31 +58,31 @@ SCHEMES = {
 """Names of RFC 8446, section 4.2.3."""
 
 
-def make(house: House, wanted: Wanted) -> Handshake:
-    """One handshake by s_client, then one by curl."""
-    output = _s_client(house, wanted)
+def make(deployment: Deployment, wanted: Wanted) -> Handshake:
+    """Make one handshake with s_client, then one with curl."""
+    output = _s_client(deployment, wanted)
     protocol, cipher = _summary(output)
     scheme, secret_use = _on_the_wire(output, wanted)
     digest = hashlib.sha256(secret_use).hexdigest() if secret_use else ""
-    record = _record(house, wanted, digest) if digest else None
-    verified = record is not None and "Verify return code: 0 (ok)" in output and _curl(house, wanted)
+    record = _record(deployment, wanted, digest) if digest else None
+    verified = record is not None and "Verify return code: 0 (ok)" in output and _curl(deployment, wanted)
     return Handshake(wanted.name, protocol, cipher, scheme, verified, record, digest)
 
 
-def _s_client(house: House, wanted: Wanted) -> str:
-    """What s_client says, with the handshake messages in hexadecimal; TLS 1.3's decrypted."""
+def _s_client(deployment: Deployment, wanted: Wanted) -> str:
+    """The output of s_client, with the handshake messages in hexadecimal (TLS 1.3: decrypted)."""
     command = [
-        "openssl", "s_client", "-connect", f"127.0.0.1:{house.ports[wanted.key]}", "-servername", "localhost",
-        "-CAfile", str(house.ca.file), "-verify_return_error", "-verify_hostname", "localhost",
+        "openssl", "s_client", "-connect", f"127.0.0.1:{deployment.ports[wanted.key]}", "-servername", "localhost",
+        "-CAfile", str(deployment.ca.file), "-verify_return_error", "-verify_hostname", "localhost",
         "-msg", "-ign_eof", *wanted.s_client,
     ]  # fmt: skip
     return _run(command, b"GET / HTTP/1.0\r\n\r\n").stdout.decode("utf-8", "replace")
 
 
-def _curl(house: House, wanted: Wanted) -> bool:
-    """Whether curl gets the page, by a handshake of its own."""
-    url = f"https://localhost:{house.ports[wanted.key]}/"
-    ours = ["--noproxy", "*", "--cacert", str(house.ca.file)]
+def _curl(deployment: Deployment, wanted: Wanted) -> bool:
+    """Whether curl receives the page, with a handshake of its own."""
+    url = f"https://localhost:{deployment.ports[wanted.key]}/"
+    ours = ["--noproxy", "*", "--cacert", str(deployment.ca.file)]
     done = _run(["curl", "--silent", "--show-error", "--fail", *ours, *wanted.curl, url])
     return done.returncode == 0 and wanted.key.encode() in done.stdout
 
@@ -118,12 +118,8 @@ def _on_the_wire(output: str, wanted: Wanted) -> tuple[str | None, bytes]:
 
 
 def _messages(output: str) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes with the four of the header) of each handshake message in a dump of `s_client -msg`."""
-    dump = re.compile(
-        r"^(?:<<<|>>>) TLS [\d.]+, Handshake \[length [0-9a-f]+\], (\w+)\n((?:    (?:[0-9a-f]{2} ?)+\n)+)",
-        re.MULTILINE,
-    )
-    for found in dump.finditer(output):
+    """(name, bytes with the four-byte header) of each handshake message in the output of `s_client -msg`."""
+    for found in _DUMPED.finditer(output):
         yield found[1], bytes.fromhex(found[2])
 
 
@@ -133,9 +129,9 @@ _DUMPED = re.compile(
 )
 
 
-def _record(house: House, wanted: Wanted, digest: str) -> int | None:
-    """The index of the record that holds the digest: what was asked for RSA key exchange, else what was answered."""
-    records: list[dict[str, Any]] = house.hsmd("audit", "show", "--key", wanted.key, "--count", "20")[
+def _record(deployment: Deployment, wanted: Wanted, digest: str) -> int | None:
+    """The index of the record with the digest: of the request for RSA key exchange, otherwise of the answer."""
+    records: list[dict[str, Any]] = deployment.hsmd("audit", "show", "--key", wanted.key, "--count", "20")[
         "records"
     ]
     for attempt in reversed(records):

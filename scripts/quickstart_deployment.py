@@ -1,4 +1,4 @@
-"""Everything that scripts/quickstart runs: token, daemon, keys, certificates, agent and nginx, below one directory."""
+"""What scripts/quickstart starts and stops: token, daemon, keys, certificates, agent and nginx, in one directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hsmd.provider import openssl_configuration
 
 HSMD = Path(sys.executable).with_name("hsmd")
 MARK = ".hsmd-quickstart"
-"""Marks a directory as ours: --down removes no other."""
+"""Marks a directory of this script; --down removes no other."""
 READY_S = 30.0
 EXIT_TRY_AGAIN = 3
 
@@ -32,7 +32,7 @@ KEYS = {
     "ed25519": ("ed25519", "tls-server"),
     "rsa-kx": ("rsa-2048", "tls12-rsa-premaster"),
 }
-"""name: (type, purpose); a key either signs or decrypts."""
+"""name: (type, purpose). A key either signs or decrypts."""
 
 SERVER = """
   server {{
@@ -63,12 +63,12 @@ ANY_VERSION = "ssl_protocols TLSv1.2 TLSv1.3;"
 RSA_KEY_EXCHANGE = "ssl_protocols TLSv1.2; ssl_ciphers AES128-GCM-SHA256:AES128-SHA256;"
 
 
-class Trouble(Exception):
-    """A step failed; the text says which, and where its log is."""
+class StepFailed(Exception):
+    """A step failed; the text names the step and its log."""
 
 
-class House:
-    """One quickstart, in one directory."""
+class Deployment:
+    """A daemon, an agent and nginx in one directory."""
 
     CLIENT = "quickstart"
 
@@ -84,35 +84,35 @@ class House:
         self._nginx = directory / "nginx"
         self._pids = directory / "processes"
 
-    def build(self, say: Callable[[str], None]) -> None:
-        """Starts everything. Raises Trouble; what was started before stays for a look and for --down."""
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start everything. Raises StepFailed; processes that were started before keep running, for inspection and --down."""
         self._prepare_directory()
         say("daemon: a SoftHSM token, a host key, a store, the first operator (hsmd init --softhsm)")
         address, host_key = self._start_daemon()
         for key, (key_type, purpose) in KEYS.items():
             say(
-                f"key {key}: {key_type} for {purpose}, generated in the token; its certificate from a CA made for this"
+                f"key {key}: {key_type} for {purpose}, generated in the token; certificate from a temporary CA"
             )
             self._make_key(key, key_type, purpose)
-        say("agent: its own SSH key, let in by the operator, with a grant for each key")
+        say("agent: its own SSH key, registered by the operator, with a grant for each key")
         self._start_agent(address, host_key)
-        say("nginx: one server for each key, with a key reference where the private key would be")
+        say("nginx: one server for each key, with a key reference in place of the private key")
         self._start_nginx()
 
     def hsmd(self, *arguments: str | Path, operator: bool = True) -> Any:
-        """What `hsmd ... --json` prints. Raises Trouble with its message."""
+        """The output of `hsmd ... --json`. Raises StepFailed with its message."""
         done = self._run(arguments, operator)
         if done.returncode != 0:
-            raise Trouble(f"hsmd {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+            raise StepFailed(f"hsmd {' '.join(map(str, arguments))}: {done.stderr.strip()}")
         return json.loads(done.stdout)
 
-    def take_down(self) -> None:
-        """Stops what runs, nginx first, and removes the directory if it is one of ours."""
+    def remove(self) -> None:
+        """Stop all processes, nginx first, and remove the directory if this script created it."""
         for name in ("nginx", "agent", "daemon"):
             stop(self._pids / name)
         if self.directory.exists() and any(self.directory.iterdir()):
             if not (self.directory / MARK).exists():
-                raise Trouble(f"{self.directory} was not made by this script: choose another --dir")
+                raise StepFailed(f"{self.directory} was not created by this script: choose another --dir")
             shutil.rmtree(self.directory)
 
     # --- steps ---
@@ -126,8 +126,8 @@ class House:
             path.mkdir(parents=True)
         closed = [str(path) for path in self.directory.parents if not path.stat().st_mode & 0o001]
         if os.geteuid() == 0 and closed:
-            raise Trouble(
-                f"nginx's workers cannot reach {self.directory}: {closed[0]} is closed to others; choose another --dir"
+            raise StepFailed(
+                f"nginx workers cannot read {self.directory}: other users may not enter {closed[0]}; choose another --dir"
             )
 
     def _start_daemon(self) -> tuple[str, str]:
@@ -154,7 +154,7 @@ class House:
         os.close(writer)
         with open(reader, "rb") as pipe:
             if not select.select([pipe], [], [], READY_S)[0] or not pipe.readline():
-                raise Trouble(f"the daemon did not start; {self._last_words('daemon')}")
+                raise StepFailed(f"the daemon did not start; {self._log_tail('daemon')}")
         self._until_done(["status"], lambda status: status["daemon"]["tokens"][0]["state"] == "ready")
         return made["daemon"], made["host_key"]
 
@@ -163,7 +163,7 @@ class House:
         if purpose == "tls-server":
             request = self.hsmd("key", "csr", key, "--dns", "localhost", "--ip", "127.0.0.1")["pem"]
             chain = self.ca.sign_request(request.encode())
-        else:  # a key that only decrypts cannot sign a request: the CA takes its public half
+        else:  # a key that only decrypts cannot sign a request: the CA uses its public half
             chain = self.ca.certify(b64decode(info["public_key"]), key)
         file = self.directory / f"{key}.chain.pem"
         file.write_bytes(chain)
@@ -215,7 +215,7 @@ class House:
         openssl.write_text(openssl_configuration(str(self._socket)))
         program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if program is None:
-            raise Trouble("there is no nginx: scripts/quickstart installs the package nginx-light")
+            raise StepFailed("nginx was not found: scripts/quickstart installs the package nginx-light")
         command: list[str | Path] = [
             program, "-p", f"{self._nginx}/", "-c", config, "-e", "logs/error.log", "-g", "daemon off;"
         ]  # fmt: skip
@@ -228,7 +228,7 @@ class House:
     def _log(self, name: str) -> Path:
         return self.directory / f"{name}.log"
 
-    def _last_words(self, name: str) -> str:
+    def _log_tail(self, name: str) -> str:
         log = self._log(name)
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         return "\n".join([f"the end of {log}:", *lines[-5:]])
@@ -240,7 +240,7 @@ class House:
         pass_fds: Sequence[int] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
-        """A process in a session of its own, which outlives this script; `stop` finds it again."""
+        """Start a process in its own session; it keeps running after this script, and `stop` can find it."""
         with self._log(name).open("ab") as log:
             child = subprocess.Popen(
                 command,
@@ -270,7 +270,7 @@ class House:
     def _until_done(
         self, arguments: Sequence[str | Path], good: Callable[[Any], bool], operator: bool = True
     ) -> Any:
-        """Runs `hsmd` again for as long as it says "try again later"."""
+        """Run `hsmd` until it succeeds; raise StepFailed for any exit code but "try again later"."""
         deadline = time.monotonic() + READY_S
         while True:
             done = self._run(arguments, operator)
@@ -278,8 +278,8 @@ class House:
                 return answer
             if done.returncode not in (0, EXIT_TRY_AGAIN) or time.monotonic() > deadline:
                 name = "daemon" if operator else "agent"
-                raise Trouble(
-                    f"hsmd {' '.join(map(str, arguments))}: {done.stderr.strip()}; {self._last_words(name)}"
+                raise StepFailed(
+                    f"hsmd {' '.join(map(str, arguments))}: {done.stderr.strip()}; {self._log_tail(name)}"
                 )
 
     def _until_open(self, port: int) -> None:
@@ -289,18 +289,18 @@ class House:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return
             time.sleep(0.02)
-        raise Trouble(f"nginx does not listen on port {port}; see {self._nginx / 'logs' / 'error.log'}")
+        raise StepFailed(f"nginx does not listen on port {port}; see {self._nginx / 'logs' / 'error.log'}")
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours without what would make children use other keys or other configuration than the script says."""
+    """The environment without variables that would make children use another configuration."""
     return {
         name: value for name, value in os.environ.items() if name not in ("OPENSSL_CONF", "SOFTHSM2_CONF")
     }
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on."""
+    """Unused ports of the loopback interface."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -312,12 +312,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def free_port() -> int:
-    """One such port."""
+    """An unused port."""
     return free_ports(1)[0]
 
 
 def started_at(pid: int) -> str:
-    """When a process began, in the kernel's ticks: tells it from a later one with the same number. Empty if it is gone."""
+    """Start time of a process in kernel ticks, which distinguishes it from a later one with the same pid; empty if it ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -325,7 +325,7 @@ def started_at(pid: int) -> str:
 
 
 def stop(pid_file: Path) -> None:
-    """Ends the process of a file that `_start` wrote: asks, waits, and insists after 20 seconds."""
+    """Stop the process in a file that `_start` wrote: SIGTERM, then SIGKILL after 20 seconds."""
     if not pid_file.exists():
         return
     number, since = pid_file.read_text().split()
