@@ -27,7 +27,7 @@ from hsmd.transparency.note import Note
 from hsmd.transparency.verification import LogVerdict, verify_log
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from hsmd.cli.base.output import People
 
 
 _ARCHIVED = "segments of this log were archived: copy them to segments/ of a copy of the log, and verify that"
@@ -152,22 +152,25 @@ def _head(text: str) -> Head:
     return Head(int(size), head)
 
 
-def _verdict(verdict: LogVerdict, signatures: bool) -> RenderableType:
+def _verdict(verdict: LogVerdict, signatures: bool) -> People:
     if not verdict.intact:
         first, last = verdict.first_bad, verdict.last_bad
         bad = str(first) if first == last else f"one of {first} to {last}"
         return fields([("audit log", "CHANGED"), ("first bad record", bad), ("reason", verdict.reason)])
     covered = f"{verdict.checkpoints}; the newest covers the first {verdict.covered} records"
-    return fields(
+    table = fields(
         [
             ("audit log", "intact"),
             ("records", str(verdict.size)),
             ("checkpoints", covered if verdict.checkpoints else "none yet"),
             ("signatures", "verified" if signatures else "NOT verified: give --public-key"),
             ("open attempts", str(verdict.open_attempts)),
-            ("SIZE:HEAD", f"{verdict.size}:{verdict.head}"),
         ]
     )
+    return (
+        table,
+        f"\nSIZE:HEAD to save for --expect:\n{verdict.size}:{verdict.head}",
+    )  # not wrapped, to be copied
 
 
 @contextmanager
