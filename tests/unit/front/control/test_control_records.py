@@ -20,7 +20,7 @@ from hsmd.errors import Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
 
-KEPT = Path(__file__).with_name("control_records.json")
+RECORDS: dict[str, Any] = json.loads(Path(__file__).with_name("control_records.json").read_text())
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 ANN, STRANGER = (
     Identity("ann", Role.OPERATOR, KeyCredential("FA")),
@@ -50,22 +50,18 @@ def value(shape: shapes.Type, name: str) -> Any:
     raise TypeError(f"no value for {shape}")
 
 
-def requests() -> list[messages.Request]:
-    """Every request with every member filled, one with what is left out, one that is too long for a record."""
-    kinds = sorted(messages.REQUESTS, key=lambda each: each.op())
-    return [
-        *(filled(shapes.type_info(each)) for each in kinds),  # type: ignore[arg-type]
-        messages.KeyAdopt("bare"),
-        messages.ClientRotateKey(),
-        messages.CertificateSelfSigned("k" * 3_000, ["d" * 200] * 100),
-    ]
+REQUESTS = {
+    **{op: filled(shapes.type_info(request)) for op, request in messages.OPERATIONS.items()},  # type: ignore[arg-type]
+    "key.adopt, bare": messages.KeyAdopt("bare"),
+    "client.rotate-key, bare": messages.ClientRotateKey(),
+    "cert.self-signed, long": messages.CertificateSelfSigned("k" * 3_000, ["d" * 200] * 100),
+}
+"""Every request with every member filled, some with what may be left out, one that is too long for a record."""
 
 
-@pytest.mark.parametrize(
-    "number", range(len(requests())), ids=lambda number: type(requests()[number]).__name__
-)
-async def test_the_record_of_a_request(number: int, tmp_path: Path) -> None:
-    assert await recorded(requests()[number], tmp_path) == json.loads(KEPT.read_text())[number]
+@pytest.mark.parametrize("label", RECORDS)
+async def test_the_record_of_a_request(label: str, tmp_path: Path) -> None:
+    assert await recorded(REQUESTS[label], tmp_path) == RECORDS[label]
 
 
 async def recorded(request: messages.Request, directory: Path) -> list[Any]:

@@ -1,0 +1,33 @@
+"""Control requests of every type, for tests of rules that hold for all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import inspect as shapes
+
+from hsmd.protocol.messages import Request
+
+
+def minimal(request_type: type[Request]) -> Request:
+    """A request with the members that must be given; names in it are `aaaa`."""
+    shape = shapes.type_info(request_type)
+    assert isinstance(shape, shapes.StructType)
+    return request_type(**{field.name: _value(field.type) for field in shape.fields if field.required})
+
+
+def _value(shape: shapes.Type) -> Any:
+    match shape:
+        case shapes.Metadata(type=inner):
+            return _value(inner)
+        case shapes.StrType():
+            return "aaaa"
+        case shapes.IntType():
+            return 1
+        case shapes.BoolType():
+            return False
+        case shapes.BytesType():
+            return b"aaaa"
+        case shapes.ListType(item_type=item):
+            return [_value(item)]
+    raise TypeError(f"no value for {shape}")
