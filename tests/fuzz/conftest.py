@@ -1,4 +1,4 @@
-"""Where fuzzing runs: atheris publishes wheels for x86-64 only, so other machines do not collect this directory."""
+"""Fuzz tests are collected on x86-64 only, because atheris publishes no other wheels."""
 
 import platform
 

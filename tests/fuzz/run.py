@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of one target: `python tests/fuzz/run.py TARGET DIRECTORY [options of libFuzzer]`.
 
-Finds inputs by what they make the code do, so it also reaches what a random byte never would. Stops at the first input
-that breaks a target, prints it and writes it to the directory, where the corpus grows too.
+Coverage guides the search, so that it reaches code that random bytes would not. It stops at the first input that breaks the
+target, prints it and writes it to the directory, which also holds the corpus.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import atheris
 
 ROOT = Path(__file__).parents[2]
 
-# Atheris instruments what comes from files on the path, not what the finder of an editable install loads.
+# Atheris instruments modules found on sys.path, not those that the finder of an editable install loads.
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
 sys.path.insert(0, str(ROOT))
 with atheris.instrument_imports(include=["hsmd", "targets"]):
     import targets
 
 GUIDED_BY_C = {"requests", "results"}
-"""msgspec parses these, whose C code reports no coverage: half of the inputs therefore begin at a valid document."""
+"""Targets that msgspec's C code parses, which reports no coverage: half of their inputs are mutations of a valid document."""
 
 
 def main() -> None:
-    """Exit code 0 when time or runs are up, otherwise libFuzzer's."""
+    """Fuzz; the exit code is 0 at the end of the time or number of runs, otherwise libFuzzer's."""
     if len(sys.argv) < 3 or sys.argv[1] not in targets.TARGETS:
         sys.exit(
             "usage: run.py TARGET DIRECTORY [options of libFuzzer]; targets: " + " ".join(targets.TARGETS)

@@ -1,4 +1,4 @@
-"""Fuzzes every target for a number of minutes each, as many at a time as there are processors; for `scripts/soak fuzz`."""
+"""Fuzz every target for a number of minutes, as many in parallel as there are processors; for `scripts/soak fuzz`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN = Path(__file__).parent / "run.py"
 
 
 def main() -> None:
-    """Exit code 1 if a target broke; its input stays where the output says."""
+    """Exit with code 1 if a target broke; the output names the directory of its input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def fuzz(target: str, seed: int, seconds: int) -> bool:
-    """Whether the target held."""
+    """Fuzz one target; return whether it held."""
     directory = Path(tempfile.mkdtemp(prefix=f"hsmd-fuzz-{target}-"))
     log = directory.with_suffix(".log")
     started = time.monotonic()

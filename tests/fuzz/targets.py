@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes any bytes and must either parse them or raise the declared error, nothing else."""
+"""Fuzz targets: each takes any bytes, and must parse them or raise the declared error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VECTORS = Path(__file__).parents[1] / "vectors" / "protocol.json"
 
 
 def frames_target(data: bytes) -> None:
-    """The first byte says how the rest is cut; cut and whole agree, and no more than one frame is held."""
+    """The first byte is the size of the pieces of the rest; pieces and whole decode alike, and at most one frame is buffered."""
     size, wire = (data[0] or 1, data[1:]) if data else (1, b"")
     cut, whole = FrameDecoder(4_096), FrameDecoder(4_096)
     seen = []
@@ -46,7 +46,7 @@ def _must_fail_alike(decoder: FrameDecoder, wire: bytes, error: ProtocolError) -
     except ProtocolError as other:
         assert other.text == error.text
         return
-    raise AssertionError("cut into pieces the bytes were refused, whole they were not")
+    raise AssertionError("the bytes were refused in pieces, but accepted as a whole")
 
 
 _BODIES: dict[int, Callable[[bytes], object]] = {
@@ -60,7 +60,7 @@ _BODIES: dict[int, Callable[[bytes], object]] = {
 
 
 def channel_target(data: bytes) -> None:
-    """Both ends, before and after the greeting, with the bodies of what they let through."""
+    """Both ends of a channel, before and after the greeting, and the bodies of the frames they accept."""
     channel: ServerChannel | ClientChannel = ClientChannel() if data[:1] > b"\x7f" else ServerChannel(3, 16)
     if data[:1] and data[0] & 1:
         channel.receive(WELCOME if isinstance(channel, ClientChannel) else HELLO)
@@ -82,7 +82,7 @@ def _body(kind: int, body: bytes) -> None:
 
 
 def bodies_target(data: bytes) -> None:
-    """The fixed layouts; what parses is made again from its parts."""
+    """Bodies of fixed layout; a decoded one must encode to the same bytes or value."""
     decode = list(_BODIES.values())[data[0] % len(_BODIES)] if data else frames.decode_hello
     body = data[1:]
     try:
@@ -98,7 +98,7 @@ def bodies_target(data: bytes) -> None:
 
 
 def request_target(data: bytes) -> None:
-    """Control requests; what parses survives being written and read again."""
+    """Control requests; a decoded one must survive encoding and decoding."""
     try:
         request = messages.decode_request(data)
     except BadRequest as error:
@@ -124,7 +124,7 @@ _CHECKS = [
 
 
 def purposes_target(data: bytes) -> None:
-    """The check beside the key: it passes or raises PurposeMismatch."""
+    """The worker's purpose check, which passes or raises PurposeMismatch."""
     if len(data) < 4:
         return
     check = _CHECKS[data[0] % len(_CHECKS)]
@@ -145,7 +145,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """Inputs to begin with: the golden vectors, in the shape that a target takes."""
+    """Initial inputs: the golden vectors, in the target's format."""
     order = list(_BODIES)
     for vector in json.loads(_VECTORS.read_text())["frames"]:
         wire, body, kind = (
@@ -169,7 +169,7 @@ def seeds(target: str) -> Iterator[bytes]:
 
 
 def sample(shape: shapes.Type) -> object:
-    """A value of a message's type, as it stands in JSON: where mutation begins."""
+    """A JSON value of a message's type, as a starting point of mutations."""
     match shape:
         case shapes.StructType(tag_field=tag_field, tag=tag, fields=fields):
             document = {field.encode_name: sample(field.type) for field in fields}

@@ -212,7 +212,7 @@ class AccessMachine(RuleBasedStateMachine):
     def begin(self, pair: bytes) -> None:
         self.pair = Pair()
         self.checked = -1
-        begin_with_something(self.pair, pair)
+        begin_with_a_grant(self.pair, pair)
 
     def teardown(self) -> None:
         if hasattr(self, "pair"):
@@ -296,8 +296,8 @@ class AccessMachine(RuleBasedStateMachine):
             self.pair.ask_for_control(identity, name)
 
 
-def begin_with_something(both: Pair, pair: bytes) -> None:
-    """A front end with a grant, which comes with a key or a certificate."""
+def begin_with_a_grant(both: Pair, pair: bytes) -> None:
+    """Add a front end with a grant, which can authenticate with a key or a certificate."""
     both.add_client("web", Role.FRONT_END, FINGERPRINTS[0])
     both.add_key("web", pair, CEILINGS[0])
     both.add_grant_of_all("web", "web")
@@ -307,7 +307,7 @@ def begin_with_something(both: Pair, pair: bytes) -> None:
 @pytest.mark.timeout(900)  # a counterexample takes minutes to shrink
 def test_store_and_snapshot_decide_like_the_model() -> None:
     AccessMachine.steps = AccessMachine.decisions = AccessMachine.allowed = 0
-    # Long runs find more than short ones here; a database for each example takes longer than Hypothesis likes.
+    # Long runs find more than short ones; a database for each example exceeds Hypothesis's deadline.
     profile = settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
@@ -346,7 +346,7 @@ class Sequences:
         """One sequence: an empty store, a client with a grant, changes, and requests after each."""
         empty(self.both.store)
         self.both.begin()
-        begin_with_something(self.both, self.draw.choice(PAIRS))
+        begin_with_a_grant(self.both, self.draw.choice(PAIRS))
         self.requests()
         for _ in range(CHANGES):
             self.change()

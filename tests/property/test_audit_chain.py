@@ -51,14 +51,14 @@ def log_of(count: int) -> tuple[list[bytes], Head]:
 LINES, HEAD = log_of(60)
 
 
-def test_leaf_hash_is_that_of_rfc_9162():
+def test_leaf_hash_conforms_to_rfc_9162():
     # The leaf hashes of RFC 6962's well-known test tree: of the empty leaf and of one zero byte.
     assert leaf_hash(b"").hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
     assert leaf_hash(b"\x00").hex() == "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7"
 
 
 @given(st.lists(st.sampled_from(tails_of(9)), max_size=20), st.integers(0, 20))
-def test_extending_in_two_steps_is_extending_in_one(tails, cut):
+def test_extending_in_two_steps_equals_one(tails, cut):
     first, between = extend(START, TIME, tails[:cut])
     second, end = extend(between, TIME, tails[cut:])
     assert (first + second, end) == extend(START, TIME, tails)
@@ -89,7 +89,7 @@ def test_an_intact_log_verifies():
 
 
 def flip(rng: random.Random) -> tuple[list[bytes], int]:
-    """One byte of one record changed."""
+    """Change one byte of one record."""
     lines, at = list(LINES), rng.randrange(len(LINES))
     line = bytearray(lines[at])
     position = rng.randrange(len(line))
@@ -99,7 +99,7 @@ def flip(rng: random.Random) -> tuple[list[bytes], int]:
 
 
 def rewrite(rng: random.Random) -> tuple[list[bytes], int]:
-    """One record replaced by another sound one with the same place in the chain."""
+    """Replace one record by another valid one with the same index and previous hash."""
     lines, at = list(LINES), rng.randrange(len(LINES))
     previous = leaf_hash(LINES[at - 1]).hex() if at else NO_HEAD
     lines[at] = record_line(at, previous, TIME, event_tail("forged", "", {"number": rng.randrange(1 << 40)}))

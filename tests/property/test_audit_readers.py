@@ -1,4 +1,4 @@
-"""Readers of the audit log get exactly the records that are for them, in whatever pieces they ask."""
+"""Readers of the audit log get exactly the records they may see, for any page size."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def targets(operation: str, client: str, key: str) -> dict[str, str]:
 
 
 def for_reader(lines: list[str], reader: Reader) -> list[str]:
-    """The rule again, written from the words of docs/audit.md alone."""
+    """An independent implementation of the rule in docs/audit.md."""
     records = [msgspec.to_builtins(parse_record(line.encode())) for line in lines]
     names = set(reader.owned.values())
 
@@ -85,7 +85,7 @@ def for_reader(lines: list[str], reader: Reader) -> list[str]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(steps, max_size=40), readers_of, st.integers(1, 7), st.integers(1, 9), st.integers(1, 3))
-def test_exactly_the_right_records_come(
+def test_readers_get_exactly_the_records_they_may_see(
     made: list[Any], reader: Reader, limit: int, scanned: int, looked_up: int
 ) -> None:
     async def check() -> None:

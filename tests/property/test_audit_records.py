@@ -1,4 +1,4 @@
-"""Audit records: one canonical line for each, whatever the values contain; nothing else is read."""
+"""Audit records: each has one canonical line, whatever the values contain, and the parser accepts no other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HEAD = (7, "ab" * 32, "2026-11-21T02:03:04.567890Z")
 
 
 def one_line(tail: str) -> bytes:
-    """The line of a tail, which must be printable ASCII, of bounded length, and read back as itself."""
+    """The line of a tail, which must be printable ASCII of bounded length, and parse and encode to itself."""
     line = record_line(*HEAD, tail)
     assert all(0x20 <= byte <= 0x7E for byte in line)
     assert len(line) <= records.MAX_LINE_BYTES
@@ -51,7 +51,9 @@ def one_line(tail: str) -> bytes:
 
 
 @given(texts, texts, texts, digests, nonempty, schemes, digests)
-def test_quick_attempt_is_the_canonical_encoding(client, credential, key_name, key, purpose, scheme, asked):
+def test_the_fast_encoding_of_attempts_is_canonical(
+    client, credential, key_name, key, purpose, scheme, asked
+):
     stem = attempt_stem(client, credential, key_name, key, purpose, scheme)
     line = one_line(attempt_tail(stem, asked.hex()))
     expected = Record(
@@ -70,7 +72,7 @@ def test_quick_attempt_is_the_canonical_encoding(client, credential, key_name, k
 
 
 @given(indices, st.sampled_from(sorted(records.RESULTS)), digests | st.none(), texts)
-def test_quick_outcome_is_the_canonical_encoding(attempt, result, answer, error):
+def test_the_fast_encoding_of_outcomes_is_canonical(attempt, result, answer, error):
     digest = answer.hex() if answer else ""
     line = one_line(outcome_tail(attempt, result, digest, error))
     expected = Record(*HEAD, "outcome", attempt=attempt, result=result, answer=digest, error=bounded(error))
@@ -101,7 +103,7 @@ def test_event_reads_back_and_any_json_reader_sees_the_same(client, values):
 
 
 @given(texts)
-def test_bounded_text_differs_only_where_it_must(text):
+def test_bounded_text_changes_only_what_does_not_fit(text):
     made = bounded(text)
     assert len(made) <= records.MAX_TEXT_CHARACTERS
     if len(text) <= records.MAX_TEXT_CHARACTERS and text.isascii():

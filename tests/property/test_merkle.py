@@ -25,7 +25,7 @@ from hsmd.transparency.merkle import (
 SIZES = 70
 LEAVES = [leaf_hash(b"%d" % number) for number in range(SIZES)]
 
-# Inputs and roots that the Certificate Transparency projects test with.
+# Inputs and roots from the tests of the Certificate Transparency projects.
 CT_INPUTS = [
     "",
     "00",
@@ -88,7 +88,7 @@ def subproof(first: int, begin: int, end: int, whole: bool) -> list[bytes]:
 
 
 def nodes(level: int, position: int) -> bytes:
-    """What a daemon keeps: complete subtrees only."""
+    """The hash of a complete subtree, the only nodes that a daemon stores."""
     assert (position + 1) << level <= SIZES
     return mth(position << level, (position + 1) << level)
 
@@ -100,7 +100,7 @@ def frontier_of(size: int) -> Frontier:
 
 
 def mutations(proof: list[bytes]) -> list[list[bytes]]:
-    """Proofs that differ from `proof` in one bit of one hash, or in one hash more, less, twice or in another place."""
+    """Proofs that differ from `proof` by one flipped bit, or by one added, missing, repeated or moved hash."""
     changed = []
     for at, node in enumerate(proof):
         flipped = bytes([node[0] ^ 0x80]) + node[1:]
@@ -121,7 +121,7 @@ def test_the_vectors_of_certificate_transparency() -> None:
 
 
 @pytest.mark.parametrize("size", range(SIZES + 1))
-def test_roots_are_those_of_the_definition(size: int) -> None:
+def test_roots_conform_to_the_definition(size: int) -> None:
     frontier = frontier_of(size)
     assert frontier.root() == root_at(size, nodes) == mth(0, size)
     assert frontier.size == size
@@ -129,7 +129,7 @@ def test_roots_are_those_of_the_definition(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", range(1, SIZES + 1))
-def test_inclusion_proofs_are_those_of_the_definition_and_no_other_passes(size: int) -> None:
+def test_only_inclusion_proofs_of_the_definition_verify(size: int) -> None:
     root = mth(0, size)
     for index in range(size):
         proof = inclusion_proof(index, size, nodes)
@@ -145,7 +145,7 @@ def test_inclusion_proofs_are_those_of_the_definition_and_no_other_passes(size: 
 
 
 @pytest.mark.parametrize("second", range(SIZES + 1))
-def test_consistency_proofs_are_those_of_the_definition_and_no_other_passes(second: int) -> None:
+def test_only_consistency_proofs_of_the_definition_verify(second: int) -> None:
     for first in range(second + 1):
         proof = consistency_proof(first, second, nodes)
         assert proof == (subproof(first, 0, second, True) if first else [])
@@ -166,7 +166,7 @@ def test_consistency_proofs_are_those_of_the_definition_and_no_other_passes(seco
 
 @given(st.integers(0, SIZES), st.integers(0, SIZES), st.integers(0, SIZES - 1))
 def test_a_rewritten_leaf_is_never_consistent(first: int, second: int, changed: int) -> None:
-    """Whatever a daemon proves about its tree, the root of another history does not fit."""
+    """No proof from a daemon's tree makes it consistent with the root of another history."""
     first, second = sorted((first, second))
     if changed >= first:
         return
@@ -200,23 +200,23 @@ def test_peaks_fit_their_size(size: int, peaks: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(("index", "size"), [(0, 0), (-1, 3), (3, 3)])
-def test_no_inclusion_proof_of_what_is_not_there(index: int, size: int) -> None:
+def test_no_inclusion_proof_for_a_missing_leaf(index: int, size: int) -> None:
     with pytest.raises(ValueError):
         inclusion_proof(index, size, nodes)
 
 
 @pytest.mark.parametrize(("first", "second"), [(-1, 3), (4, 3)])
-def test_no_consistency_proof_backwards(first: int, second: int) -> None:
+def test_no_consistency_proof_for_a_smaller_tree(first: int, second: int) -> None:
     with pytest.raises(ValueError):
         consistency_proof(first, second, nodes)
 
 
-def test_node_hash_is_told_from_a_leaf_hash() -> None:
+def test_node_hashes_differ_from_leaf_hashes() -> None:
     left, right = LEAVES[:2]
     assert node_hash(left, right) == sha256(b"\1" + left + right).digest() != leaf_hash(left + right)
 
 
-def test_a_hundred_thousand_leaves_take_a_fraction_of_a_second() -> None:
+def test_appending_a_hundred_thousand_leaves_is_fast() -> None:
     frontier = Frontier()
     begun = time.perf_counter()
     frontier.append(LEAVES[0] for _ in range(100_000))

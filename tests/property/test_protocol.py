@@ -1,4 +1,4 @@
-"""Properties of the protocol: what is encoded is decoded, whatever the pieces; anything else raises what it should."""
+"""Properties of the protocol: encoded values decode to themselves, in any pieces; all else raises the declared errors."""
 
 from hypothesis import example, given, strategies as st
 
@@ -16,22 +16,22 @@ HELLO = frames.encode_hello(3)
 WELCOME = frames.encode_welcome(Welcome(1, 3, 65_536, 16))
 
 
-def cut(wire: bytes, places: list[int]) -> list[bytes]:
-    """`wire` in the pieces that end at `places`."""
-    ends = sorted({min(place, len(wire)) for place in places} | {len(wire)})
+def cut(wire: bytes, ends: list[int]) -> list[bytes]:
+    """`wire` in the pieces that end at `ends`."""
+    ends = sorted({min(at, len(wire)) for at in ends} | {len(wire)})
     return [wire[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 @given(st.lists(frame_values, max_size=20), st.lists(st.integers(0, 5_000), max_size=30))
-def test_frames_come_out_as_they_went_in_whatever_the_pieces(sent: list[Frame], places: list[int]) -> None:
+def test_frames_decode_to_themselves_in_any_pieces(sent: list[Frame], ends: list[int]) -> None:
     decoder = FrameDecoder(LIMIT)
     wire = b"".join(frames.encode(*frame) for frame in sent)
-    assert [frame for piece in cut(wire, places) for frame in decoder.feed(piece)] == sent
+    assert [frame for piece in cut(wire, ends) for frame in decoder.feed(piece)] == sent
     assert decoder.rest == b""
 
 
 def outcome(decoder: FrameDecoder, pieces: list[bytes]) -> tuple[list[Frame], str]:
-    """Frames up to the first error, and that error's text."""
+    """The frames before the first error, and the error's text."""
     decoded: list[Frame] = []
     try:
         for piece in pieces:
@@ -48,12 +48,12 @@ def test_byte_by_byte_equals_whole_on_any_bytes(wire: bytes) -> None:
     whole, error = outcome(FrameDecoder(LIMIT), [wire])
     apart, error_apart = outcome(FrameDecoder(LIMIT), [wire[at : at + 1] for at in range(len(wire))])
     assert error == error_apart
-    if not error:  # a read that holds an error gives no frames at all: its peer is cut off
+    if not error:  # a read that contains an error returns no frames: the peer is disconnected
         assert whole == apart
 
 
 @given(st.lists(st.binary(max_size=400), max_size=20), st.integers(9, LIMIT))
-def test_a_decoder_is_bounded_whatever_comes(pieces: list[bytes], limit: int) -> None:
+def test_a_decoders_buffer_is_bounded(pieces: list[bytes], limit: int) -> None:
     decoder = FrameDecoder(limit)
     try:
         for piece in pieces:
@@ -130,7 +130,7 @@ wire_of_an_open_channel = st.lists(
 
 
 def feed(channel: ServerChannel | ClientChannel, pieces: list[bytes]) -> tuple[list[Frame], type | None]:
-    """Frames up to the first error, and what kind of error that was."""
+    """The frames before the first error, and the error's type."""
     seen: list[Frame] = []
     try:
         for piece in pieces:
@@ -143,8 +143,8 @@ def feed(channel: ServerChannel | ClientChannel, pieces: list[bytes]) -> tuple[l
 @given(st.booleans(), st.booleans(), wire_of_an_open_channel, st.lists(st.integers(0, 600), max_size=12))
 @example(True, False, frames.encode_error(0, ProtocolError()) + WELCOME + frames.encode(Kind.RESULT, 1), [])
 @example(True, False, frames.encode_error(0, ProtocolError()) + frames.encode(Kind.RESULT, 1), [19 + 40])
-def test_a_channel_does_not_care_how_its_bytes_are_cut(
-    client: bool, greeted: bool, wire: bytes, places: list[int]
+def test_a_channel_decodes_alike_in_any_pieces(
+    client: bool, greeted: bool, wire: bytes, ends: list[int]
 ) -> None:
     def make() -> ServerChannel | ClientChannel:
         return ClientChannel() if client else ServerChannel(3, 16)
@@ -152,7 +152,7 @@ def test_a_channel_does_not_care_how_its_bytes_are_cut(
     if greeted:
         wire = (WELCOME if client else HELLO) + wire
     whole, whole_error = feed(make(), [wire])
-    apart, apart_error = feed(make(), cut(wire, places))
+    apart, apart_error = feed(make(), cut(wire, ends))
     bytewise, bytewise_error = feed(make(), [bytes([byte]) for byte in wire])
     assert whole_error == apart_error == bytewise_error
     if whole_error is None:
@@ -182,11 +182,11 @@ def test_control_messages_round_trip(request: messages.Request) -> None:
 
 @given(requests, st.integers(0, 10_000), st.binary(max_size=4))
 def test_mutated_control_messages_raise_declared_errors_only(
-    request: messages.Request, place: int, put: bytes
+    request: messages.Request, at: int, put: bytes
 ) -> None:
     document = bytearray(messages.encode_request(request))
-    place %= len(document)
-    document[place : place + len(put) or 1] = put
+    at %= len(document)
+    document[at : at + len(put) or 1] = put
     try:
         messages.decode_request(bytes(document))
     except HsmdError as error:

@@ -1,4 +1,4 @@
-"""Near misses without end: changed real forms are refused, and no bytes ever pass under two TLS purposes."""
+"""Near misses: changed valid forms are refused, and no bytes pass under two TLS purposes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def of(*purposes: Purpose) -> st.SearchStrategy[tuple]:
 
 
 def passes(key: str, purpose: int, scheme: int, data: bytes) -> bool:
-    """Anything but PurposeMismatch is a failure of the test."""
+    """Whether the check passes; any exception other than PurposeMismatch fails the test."""
     try:
         CHECKS[key].check(purpose, scheme, data)
     except PurposeMismatch:
@@ -42,7 +42,7 @@ def passes(key: str, purpose: int, scheme: int, data: bytes) -> bool:
 
 @st.composite
 def edits(draw: st.DrawFn, data: bytes) -> bytes:
-    """One to three small changes: a byte replaced, dropped, put in, a stretch cut out or doubled."""
+    """One to three small changes: a byte replaced, removed or inserted, or a range removed or repeated."""
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
         piece = draw(st.sampled_from(["replace", "drop", "insert", "cut", "double"]))
@@ -60,7 +60,7 @@ def edits(draw: st.DrawFn, data: bytes) -> bytes:
 
 @st.composite
 def near_valid(draw: st.DrawFn) -> bytes:
-    """A real form as it is, edited, or with the rest of another real form."""
+    """A valid form as it is, edited, or continued with the end of another one."""
     data = draw(st.sampled_from(RECORDS))[3]
     how = draw(st.sampled_from(["as it is", "edited", "spliced"]))
     if how == "edited":
@@ -94,7 +94,7 @@ def test_an_edited_tls13_form_passes_only_with_the_exact_prefix_and_a_hash_lengt
 
 @given(st.binary(min_size=64, max_size=64), st.sampled_from(list(CURVES)), st.integers(1, 2**250), st.data())
 @settings(max_examples=EXTRA, deadline=None)
-def test_tls12_points_are_judged_as_by_another_implementation(randoms, code, scalar, choose):
+def test_tls12_points_are_checked_as_by_another_implementation(randoms, code, scalar, choose):
     curve, size = CURVES[code]
     numbers = ec.derive_private_key(scalar, curve).public_key().public_numbers()
     width = (size - 1) // 2
@@ -107,7 +107,7 @@ def test_tls12_points_are_judged_as_by_another_implementation(randoms, code, sca
         good = True
     except ValueError:
         good = False
-    # Randoms that begin like ASN.1 are judged by a test of their own.
+    # Randoms that begin like ASN.1 have a separate test.
     data = b"\x5a" + randoms[1:] + b"\3" + code.to_bytes(2) + bytes([size]) + point
     assert passes("p-256", Purpose.TLS12_SERVER, 0x0403, data) == good
 
@@ -129,7 +129,7 @@ def test_no_byte_can_be_dropped_from_a_transcript(record):
 
 @given(st.data(), of(Purpose.TLS12_CLIENT))
 @settings(max_examples=EXTRA, deadline=None)
-def test_no_byte_can_be_put_into_a_transcript(choose, record):
+def test_no_byte_can_be_inserted_into_a_transcript(choose, record):
     key, purpose, scheme, data = record
     at = choose.draw(st.integers(0, len(data)))
     byte = bytes([choose.draw(st.integers(0, 255))])
@@ -138,7 +138,7 @@ def test_no_byte_can_be_put_into_a_transcript(choose, record):
 
 @given(st.data(), of(Purpose.TLS12_CLIENT, Purpose.X509_REQUEST, Purpose.X509_SELF_SIGNED))
 @settings(max_examples=EXTRA, deadline=None)
-def test_what_names_a_key_passes_only_with_the_key_in_it(choose, record):
+def test_forms_that_name_a_key_pass_only_with_that_key(choose, record):
     key, purpose, scheme, data = record
     edited = choose.draw(edits(data))
     spki = base64.b64decode(VALID["keys"][key])

@@ -1,4 +1,4 @@
-"""scripts/quickstart from bare Debian 12 and 13 root file systems, as a newcomer meets it; for `scripts/soak debian`, as root."""
+"""Run scripts/quickstart on minimal Debian 12 and 13 root file systems; for `scripts/soak debian`, as root."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PATIENCE_S = 900
 
 
 def main() -> None:
-    """Exit code 1 if a release did not get all its handshakes verified. Minutes and seed change nothing here."""
+    """Exit with code 1 if a handshake was not verified on a release. Minutes and seed have no effect here."""
     held = [tried(suite) for suite in ("bookworm", "trixie")]
     sys.exit(0 if all(held) else 1)
 
 
 def tried(suite: str) -> bool:
-    """Whether everything was verified there, with what it took."""
-    with tempfile.TemporaryDirectory(prefix=f"hsmd-{suite}-") as place:
-        directory = Path(place) / "root"
+    """Run it on a release; return whether all handshakes were verified."""
+    with tempfile.TemporaryDirectory(prefix=f"hsmd-{suite}-") as parent:
+        directory = Path(parent) / "root"
         subprocess.run([DEBIAN_ROOT, "make", directory, suite], check=True, timeout=PATIENCE_S)
         subprocess.run([DEBIAN_ROOT, "copy", directory], check=True, timeout=PATIENCE_S)
         started = time.monotonic()
@@ -34,7 +34,7 @@ def tried(suite: str) -> bool:
     verified = [json.loads(line)["verified"] for line in done.stdout.splitlines()]
     good = done.returncode == 0 and verified == [True] * HANDSHAKES
     print(
-        f"{suite}: {sum(verified)} of {HANDSHAKES} handshakes verified, {seconds:.0f} s after the bare system",
+        f"{suite}: {sum(verified)} of {HANDSHAKES} handshakes verified, {seconds:.0f} s after the start",
         flush=True,
     )
     return good

@@ -1,8 +1,8 @@
-"""Scenarios of the test suite with their long counts; the programs of `scripts/soak` that are not fuzzers call it.
+"""Scenarios of the test suite with long counts, for the items of `scripts/soak` that are not fuzzers.
 
     python tests/soak/suite.py ITEM --minutes N --seed N
 
-Counts grow with the minutes; the seed is that of pytest-randomly, and so of Hypothesis and `random`.
+Counts grow with the minutes; the seed goes to pytest-randomly, and so to Hypothesis and `random`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_FACTOR = 4
-"""A test may take this many times the minutes asked for before it counts as hanging."""
+"""Timeout of a test, as a multiple of the requested minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Test files, what each minute buys (environment variable -> count for a number of minutes), options of pytest."""
+    """Test files, counts (environment variable: its value for a number of minutes), options of pytest."""
 
     files: tuple[str, ...]
     counts: dict[str, Callable[[float], int]]
@@ -30,11 +30,11 @@ class Scenario:
 
 
 NEW_EXAMPLES = ("--hypothesis-profile=search",)
-"""The gate draws the same examples each time; here the seed decides."""
+"""The test suite draws the same examples each time; here the seed determines them."""
 
 
 SHOW_FIGURES = ("--capture=no",)
-"""What the scenario prints: progress, and times to error and to recovery."""
+"""Show what the scenario prints: progress, and times to error and to recovery."""
 
 SCENARIOS = {
     "workers": Scenario(
@@ -113,7 +113,7 @@ SCENARIOS = {
 
 
 def main() -> None:
-    """Exit code of pytest."""
+    """Run the scenario; exit with pytest's code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("item", choices=SCENARIOS)
     parser.add_argument("--minutes", type=float, required=True)
