@@ -1,11 +1,17 @@
-"""Generated pages are what their sources say today."""
+"""Documents: generated pages are up to date, links lead somewhere, and what pages name exists."""
+
+from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def test_the_page_of_control_requests_is_up_to_date() -> None:
@@ -23,6 +29,50 @@ def test_every_link_inside_the_page_of_control_requests_leads_to_one_section() -
     assert set(re.findall(r"\(#([^)]+)\)", page)) <= set(anchors)
 
 
-def test_prose_of_the_page_of_control_requests_ends_below_120_columns() -> None:
-    lines = (ROOT / "docs" / "control.md").read_text().splitlines()
-    assert [line for line in lines if len(line) >= 120 and not line.startswith("|")] == []
+def prose(page: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines of a page that are neither a table nor code."""
+    code = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.startswith("```"):
+            code = not code
+        elif not code and not line.startswith("|"):
+            yield number, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_ends_below_120_columns(page: Path) -> None:
+    assert [(number, line) for number, line in prose(page) if len(line) >= 120] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_architecture_page_names_every_package() -> None:
+    """Packages that hold others, and those of a single purpose below the front, are named by their path."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    packages = sorted(path.parent for path in (ROOT / "hsmd").glob("*/__init__.py"))
+    packages += sorted(path.parent for path in (ROOT / "hsmd" / "daemon").rglob("__init__.py"))
+    missing = [
+        name
+        for name in (str(package.relative_to(ROOT / "hsmd")) for package in packages)
+        if name not in ("daemon", "daemon/front") and "migrations" not in name and f"`{name}/`" not in text
+    ]
+    assert missing == []
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    places = [
+        ROOT / "hsmd",
+        ROOT / "hsmd/daemon",
+        ROOT / "hsmd/daemon/front",
+        ROOT / "hsmd/daemon/front/ssh",
+        ROOT,
+    ]
+    named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
