@@ -1,4 +1,4 @@
-"""Local users who misbehave: what they hold is bounded, and others do not notice."""
+"""Hostile local users: what they hold is limited, and other users are not affected."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ async def others_are_served(agent_site: AgentSite) -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
-async def test_whoever_breaks_the_rules_is_told_and_dropped(agent_site: AgentSite, data: bytes) -> None:
+async def test_a_client_that_breaks_the_rules_gets_an_error_and_is_dropped(
+    agent_site: AgentSite, data: bytes
+) -> None:
     await agent_site.start()
     peer = await agent_site.peer(hello=False)
     peer.send(data)
@@ -186,7 +188,7 @@ async def test_a_reader_that_never_reads_is_stopped_and_dropped(
     await others_are_served(agent_site)
 
 
-async def test_a_flood_of_tiny_frames_delays_nobody_much(agent_site: AgentSite) -> None:
+async def test_a_flood_of_tiny_frames_does_not_delay_others_much(agent_site: AgentSite) -> None:
     await agent_site.start()
     agent_site.daemon.faults.answer = lambda operation: b"signed " + operation.data
     flooding = asyncio.create_task(asyncio.to_thread(flood, str(agent_site.socket), 100_000))

@@ -1,4 +1,4 @@
-"""The agent's life: start, reload without interruption, drain; and the whole process with its signals."""
+"""The agent process: start, reload without interruption, drain; and signals."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def test_wrong_configuration_stops_the_start(echo: AgentSite) -> None:
         await echo.start()
 
 
-async def test_unusable_identity_is_a_problem_that_can_be_mended_while_running(echo: AgentSite) -> None:
+async def test_unusable_identity_is_a_problem_that_can_be_fixed_while_running(echo: AgentSite) -> None:
     echo.daemon.identity.chmod(0o644)
     agent = await echo.start(connected=False)
     connection = agent._upstream._connections[0]

@@ -76,7 +76,7 @@ def use_once(daemon: Daemon, key: bytes) -> None:
     run_aside(use)
 
 
-async def test_a_rolled_back_log_is_refused_by_those_who_saw_more(daemon: Daemon, tmp_path: Path) -> None:
+async def test_a_rolled_back_log_is_refused_by_agents_that_saw_more(daemon: Daemon, tmp_path: Path) -> None:
     older = tmp_path / "older"
     shutil.copytree(daemon.audit_path.parent, older)  # the log and its tree files
     operator = Witness(tmp_path / "operator")

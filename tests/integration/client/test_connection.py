@@ -1,4 +1,4 @@
-"""A connection against a live daemon: answers, batching, deadlines, cancellation, loss, silence, drain."""
+"""A connection to a real daemon: answers, batching, deadlines, cancellation, loss, silence, drain."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_key_and_timeout_out_of_range_are_refused_here(connection: Connect
 # --- deadlines and cancellation ---
 
 
-async def test_nobody_waits_past_the_deadline(daemon: FakeDaemon, connection: Connection) -> None:
+async def test_no_request_outlasts_its_deadline(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.faults.hold = True
     for timeout_s in (0.2, 0.05):
         began = time.monotonic()
@@ -293,7 +293,7 @@ async def test_begin_waits_for_a_daemon_that_is_not_there_yet(tmp_path: Path) ->
     await daemon.stop()
 
 
-async def test_start_raises_and_leaves_nothing_when_nobody_is_there(tmp_path: Path) -> None:
+async def test_start_raises_and_leaves_nothing_when_no_daemon_listens(tmp_path: Path) -> None:
     daemon = await FakeDaemon(tmp_path).start()
     await daemon.stop()
     before = asyncio.all_tasks()

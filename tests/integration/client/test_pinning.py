@@ -1,4 +1,4 @@
-"""Nobody but the pinned daemon is ever talked to: impostors of every kind, and nothing taken from the user's environment."""
+"""Only the pinned daemon is accepted: impostors of every kind, and nothing taken from the user's environment."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_nothing_is_taken_from_the_environment(tmp_path: Path, monkeypatch
     ssh.mkdir(parents=True, mode=0o700)
     (ssh / "known_hosts").write_text(f"* {public_line(daemon.host_key)}\n")
     (ssh / "config").write_text(
-        f"Host *\n  User somebody\n  Port {daemon.port}\n  StrictHostKeyChecking no\n  ProxyCommand false\n"
+        f"Host *\n  User another\n  Port {daemon.port}\n  StrictHostKeyChecking no\n  ProxyCommand false\n"
     )
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(ssh / "id_ed25519")
     monkeypatch.setenv("HOME", str(home))

@@ -1,4 +1,4 @@
-"""The synchronous face, over SSH and over an agent's socket."""
+"""The synchronous client, over SSH and over an agent's socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""agent.toml: what is taken, what is refused, and that all faults are told at once."""
+"""agent.toml: what is taken, what is refused, and that all faults are reported at once."""
 
 from __future__ import annotations
 

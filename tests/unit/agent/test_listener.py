@@ -1,4 +1,4 @@
-"""The listening socket: only where it is safe, complete when it appears, and never in somebody else's place."""
+"""The listening socket: only where it is safe, complete when it appears, and never in the place of another process's socket."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_owner_and_group(place: Path, opened: list[Listener]) -> None:
     assert (place.stat().st_uid, place.stat().st_gid) == (owner, group)
 
 
-def test_nobody_can_connect_before_the_socket_is_complete(
+def test_no_connection_is_accepted_before_the_socket_is_complete(
     place: Path, opened: list[Listener], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []
@@ -83,9 +83,9 @@ def test_closing_leaves_a_name_that_is_no_longer_ours(place: Path) -> None:
     listener = listen(config(place))
     moved = place.with_name("moved.sock")
     place.rename(moved)
-    place.write_text("somebody else's")
+    place.write_text("another user's")
     listener.close()
-    assert place.read_text() == "somebody else's"
+    assert place.read_text() == "another user's"
 
 
 def test_directory_is_made_if_only_it_is_missing(tmp_path: Path, opened: list[Listener]) -> None:
@@ -145,7 +145,7 @@ def test_stale_socket_is_taken_over(place: Path, opened: list[Listener]) -> None
     assert connects(place)
 
 
-def test_a_socket_somebody_answers_on_is_not_taken_over(place: Path) -> None:
+def test_a_socket_in_use_is_not_taken_over(place: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(place))
         other.listen()

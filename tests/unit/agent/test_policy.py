@@ -32,7 +32,7 @@ def test_a_user_gets_exactly_the_keys_its_rules_name(
     assert allowed <= {digest for _, digest in keys}
 
 
-def test_nobody_unless_said_otherwise() -> None:
+def test_no_user_unless_configured() -> None:
     assert not Rules().allow(0, "www")
     assert not Rules(NO_USERS, {"other": ALL_USERS}).allow(0, "www")
 

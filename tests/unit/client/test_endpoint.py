@@ -1,4 +1,4 @@
-"""Endpoints: what is refused before anybody is called."""
+"""Endpoints: what is refused before a connection is made."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ TIME = "2026-11-21T02:03:0{}.000000Z"
 
 
 class Daemon:
-    """Answers `audit.checkpoint` from a log; `refuses_ahead`: an error for who has seen more than there is."""
+    """Answers `audit.checkpoint` from a log; `refuses_ahead`: an error for a client that has seen more records than there are."""
 
     def __init__(self, log: LogMaker | None, *, refuses_ahead: bool = False) -> None:
         self.log = log
@@ -216,26 +216,26 @@ async def test_a_damaged_memory_is_no_excuse(witness: Witness) -> None:
 
 
 async def test_what_another_process_saw_meanwhile_counts(tmp_path: Path) -> None:
-    """Between the answer of the daemon and the memory's update somebody else sees another history."""
+    """Between the daemon's answer and the update of the file, another process stores another history."""
     one, other = Daemon(a_log(5)), Daemon(a_log(4))
     assert other.log is not None
-    somebody = Witness(tmp_path)
-    await somebody.examine(EAST, other.ask)
+    other_process = Witness(tmp_path)
+    await other_process.examine(EAST, other.ask)
     other.log.add(',"event":"another-history"}')
 
     async def ask(request: Any, timeout_s: float) -> SignedCheckpoint:
         answer = await one.ask(request, timeout_s)
-        await somebody.examine(WEST, other.ask)
+        await other_process.examine(WEST, other.ask)
         return answer
 
     with pytest.raises(LogRefused):
         await Witness(tmp_path).examine(EAST, ask)
-    (known,) = somebody.memories.all()
+    (known,) = other_process.memories.all()
     assert known.size == 9
 
 
 async def test_witnesses_at_the_same_time_remember_one_history(tmp_path: Path) -> None:
-    """However they interleave: of two histories one is accepted, by everybody."""
+    """In every interleaving, all processes accept the same one of two histories."""
     one, other = Daemon(a_log(4)), Daemon(a_log(4))
     assert other.log is not None
     other.log.add(',"event":"another-history"}')
@@ -421,7 +421,7 @@ async def test_a_declaration_shown_before_its_operator_was_pinned_is_used_up(
     daemon.log = backup
     pinned = Witness(tmp_path / "witness", OPERATORS, now=lambda: noon)
     await refused(pinned, daemon, "it had 10")
-    daemon.notes.append(declared(backup, 2))  # what a stranger dates in the future is in nobody's way
+    daemon.notes.append(declared(backup, 2))  # a note by an unknown key, dated in the future, blocks no other
     await pinned.examine(EAST, daemon.ask)
 
 
