@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.audit.tree import LogTree, TreeFiles
+from hsmd.daemon.audit.tree import LogTree
+from hsmd.daemon.audit.tree_files import TreeFiles
 from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import HASH_BYTES, Frontier, verify_consistency, verify_inclusion
 
