@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import provider_handshakes
 from tests.support.fake_agent import Agent, Fault
 from tests.support.provider import Environment, Identity
 
@@ -181,7 +182,7 @@ def test_agent_comes_and_goes_under_a_running_process(
         text=True,
         env={
             "OPENSSL_CONF": str(environment.configuration(TIMEOUT_MS)),
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": str(Path(provider_handshakes.__file__).parent),
         },
     )
     assert process.stdin is not None
