@@ -18,9 +18,9 @@ from tests.support.provider import Environment, Identity
 
 TIMEOUT_MS = 300
 ONE_BY_ONE = """
-import json, sys, handshakes
+import json, sys, provider_handshakes
 for line in sys.stdin:
-    print(json.dumps(handshakes.timed(json.loads(line))), flush=True)
+    print(json.dumps(provider_handshakes.timed(json.loads(line))), flush=True)
 """
 BOUND_S = 5.0
 """The deadline, the start of a program, and a machine that is busy with something else."""
