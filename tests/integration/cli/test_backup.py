@@ -1,4 +1,4 @@
-"""Backup and restore with the drill: a daemon is lost but for its token, and another one takes its place."""
+"""Backup and restore: everything of a daemon but its token is lost, and a restored daemon replaces it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.ssh_peer import ssh, wire
 
 
 def hsmd(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, object]:
-    """A command that works, and its JSON."""
+    """The JSON document of a command that must succeed."""
     capsys.readouterr()
     code = cli.run([*map(str, arguments), "--json"])
     printed = capsys.readouterr()
@@ -49,7 +49,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def moved(built: Daemon, directory: Path) -> Daemon:
-    """The same token and clients, and nothing else of the daemon that was lost."""
+    """The same token and clients, without anything else of the lost daemon."""
     directory.mkdir()
     for name in built.keys:
         shutil.copy2(built.directory / name, directory / name)
@@ -90,7 +90,7 @@ def built(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def test_drill(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Backup while it runs; everything but the token is destroyed; restored elsewhere it serves with the host key it had."""
+    """Back up a running daemon, destroy all but its token; restored elsewhere, it serves with the same host key."""
     archive = tmp_path / "backup.tar"
     built.start()
     key = built.add_key("www")
@@ -122,7 +122,7 @@ def test_drill(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_drill_with_postgresql(
     built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster: Cluster
 ) -> None:
-    """From SQLite into PostgreSQL, where the daemon goes on; from there, with what was added, into SQLite again."""
+    """From SQLite to PostgreSQL, where the daemon continues; from there, with additions, to SQLite again."""
     cluster.run("CREATE DATABASE drill")
     built.start()
     key = built.add_key("www")
@@ -193,7 +193,7 @@ def test_a_log_that_is_sealed_meanwhile_is_whole(
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
 ) -> None:
-    """The live file gets a name among the segments, and another one, soon as long, has its name."""
+    """The live file is renamed to a segment, and a new live file of the same length takes its name."""
     built.start()
     built.ask(messages.AuditSeal())
 
@@ -223,7 +223,7 @@ def content(archive: Archive) -> dict[str, bytes]:
 
 
 def test_damage_is_found(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bits flipped, the end cut off: it is refused, or (in the padding of tar) holds what it held."""
+    """With flipped bits or truncated, an archive is refused, or (in tar padding) has the same content."""
     path, damaged = tmp_path / "backup.tar", tmp_path / "damaged.tar"
     hsmd(capsys, "backup", path, "--config", built.config, "--host-key")
     good, whole = content(Archive(path)), path.read_bytes()
@@ -326,7 +326,7 @@ def test_a_store_in_use_is_not_filled(built: Daemon, empty_url: str) -> None:
 
 
 def test_an_older_store_is_brought_up_to_date(built: Daemon, empty_url: str) -> None:
-    """Rows of the first release, into the schema of this one."""
+    """Rows of the first release are restored to the current schema."""
     now = portable.decode(Store(f"sqlite:///{built.directory / 'store.sqlite'}").export())
     first = {
         "keys",

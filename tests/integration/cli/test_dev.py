@@ -1,4 +1,4 @@
-"""`hsmd dev` and `hsmd.testing`: everything real, everything gone in the end, and any number side by side."""
+"""`hsmd dev` and `hsmd.testing`: a complete daemon, removed at the end, any number at the same time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ END_S = 20.0
 
 
 def eventually(condition: Callable[[], bool], seconds: float = END_S) -> bool:
-    """Whether the condition comes true in time."""
+    """Whether the condition becomes true in time."""
     ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
@@ -33,7 +33,7 @@ def eventually(condition: Callable[[], bool], seconds: float = END_S) -> bool:
 
 
 def processes_of(directory: str) -> list[int]:
-    """Processes that name the directory in their arguments: launcher, front and agent of a throw-away daemon."""
+    """Processes that name the directory in their arguments: launcher, front and agent of a temporary daemon."""
     found = []
     for entry in Path("/proc").iterdir():
         try:

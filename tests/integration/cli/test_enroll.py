@@ -1,4 +1,4 @@
-"""`hsmd client enroll`, `hsmd agent init --enroll` and `hsmd enroll` against a real daemon, as people run them."""
+"""`hsmd client enroll`, `hsmd agent init --enroll` and `hsmd enroll` against a real daemon."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_token_leads_to_an_address(daemon: Daemon, address: str) -> None:
 
 
 def test_of_two_who_enrol_at_once_none_loses_a_key(tmp_path: Path) -> None:
-    """The second one finds the file of the first when it makes its own."""
+    """The second run finds the file of the first when it creates its own."""
     identity = tmp_path / "agent_ed25519"
     ssh_keys.make(identity, "the first one's")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}

@@ -1,4 +1,4 @@
-"""Commands against a real daemon and agent: what they are for, from an empty token to a checked front end."""
+"""Commands against a real daemon and agent, from an empty token to a checked front end."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_life_of_a_key(daemon: Daemon, tmp_path: Path) -> None:
 
 
 def _issue(request: x509.CertificateSigningRequest) -> x509.Certificate:
-    """A certificate for the request by a CA made up for it."""
+    """A certificate for the request, issued by a temporary CA."""
     ca, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     builder = x509.CertificateBuilder(
         issuer_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")]),
@@ -255,7 +255,7 @@ def test_nobody_there_is_exit_code_3(daemon: Daemon) -> None:
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The OpenSSL provider, built as plainly as can be."""
+    """The OpenSSL provider, built without options."""
     made = tmp_path_factory.mktemp("provider") / "hsmd.so"
     sources = [str(path) for path in sorted(PROVIDER.glob("*.c"))]
     subprocess.run(
@@ -341,7 +341,7 @@ def test_check_of_a_key_without_grant_and_of_foreign_files(daemon: Daemon, tmp_p
 
 
 def test_agent_from_init_to_export(daemon: Daemon, tmp_path: Path) -> None:
-    """A front end as its administrator and an operator set it up, with the lines that the commands print."""
+    """Set up a front end as an administrator and an operator do, with the lines that the commands print."""
     config = tmp_path / "front" / "agent.toml"
     init = [
         "agent",

@@ -1,4 +1,4 @@
-"""`hsmd agent rotate-key` against a real daemon: interrupted after each step, it goes on; one key is left, the new one."""
+"""`hsmd agent rotate-key` against a real daemon: it resumes after an interruption at each step, and only the new key is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def agent(daemon: Daemon, tmp_path: Path, request: pytest.FixtureRequest) -> Endpoint:
-    """A client with a key of its own."""
+    """A client with its own key."""
     name = f"agent-{abs(hash(request.node.name)) % 10**8}"
     identity = tmp_path / "agent_ed25519"
     key = ssh_keys.make(identity, "first")
@@ -62,7 +62,7 @@ def test_the_new_key_takes_the_place_of_the_old(daemon: Daemon, agent: Endpoint)
 def test_it_goes_on_after_a_crash(
     daemon: Daemon, agent: Endpoint, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each request, before and after it is carried out, and each change of a file is a place to crash."""
+    """The rotation crashes before and after each request, and after each change of a file."""
     left = [step]
 
     def crashing(inner: Callable[..., Any]) -> Callable[..., Any]:

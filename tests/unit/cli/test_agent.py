@@ -1,4 +1,4 @@
-"""`hsmd agent` without an agent: set-up files, what is installed for servers, checks of files and permissions."""
+"""`hsmd agent` without an agent: set-up files, files for servers, checks of files and permissions."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_init_keeps_the_key_private_and_overwrites_nothing(run: Run, home: Path)
 
 
 def test_init_leaves_a_public_key_that_is_there(run: Run, home: Path) -> None:
-    """Its private half may be somewhere else."""
+    """The private half may be on another host."""
     other = home / "front" / "agent_ed25519.pub"
     other.parent.mkdir(exist_ok=True)
     other.write_text("ssh-ed25519 another user's\n")
@@ -121,7 +121,7 @@ def test_hostile_text_stays_inside_its_string() -> None:
 
 @pytest.fixture
 def module(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A provider module that has been built."""
+    """An installed provider module."""
     monkeypatch.setattr(provider, "module_path", lambda: Path("/opt/hsmd/hsmd.so"))
     return Path("/opt/hsmd/hsmd.so")
 

@@ -1,4 +1,4 @@
-"""`hsmd audit`: rows for people, and the search for the first bad record."""
+"""`hsmd audit`: table rows, and the search for the first bad record."""
 
 from __future__ import annotations
 

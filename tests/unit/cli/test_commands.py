@@ -1,4 +1,4 @@
-"""Commands that talk to a daemon: what they ask, what they print for programs and people, how they end."""
+"""Commands that connect to a daemon: their requests, their output as text and JSON, and their exit codes."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_status_of_a_front_end_shows_who_it_is(
     assert "not available to the role front-end" in run("status").out
 
 
-# --- how commands end ---
+# --- exit codes and errors ---
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`hsmd init`: what it makes, with which modes, and that it never harms what is there."""
+"""`hsmd init`: the files it creates, their modes, and that it never changes existing ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.cli import Run
 
 @pytest.fixture
 def token(home: Path) -> list[str]:
-    """Options that name a token; init does not talk to it."""
+    """Options that name a token; init does not access it."""
     (home / "module.so").touch()
     (home / "pin").write_text("1234\n")
     (home / "pin").chmod(0o600)

@@ -1,4 +1,4 @@
-"""Reading logs from disk: files, segments, a daemon that writes and seals meanwhile."""
+"""Reading logs from disk: files, segments, and a daemon that writes and seals at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing a daemon says reaches the terminal as anything but visible characters."""
+"""Text from a daemon reaches the terminal only as visible characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The units for systemd: filled in for this host, understood by systemd, and closed as far as `systemd-analyze security` can tell."""
+"""The systemd units: filled in for this host, accepted by systemd, and hardened according to `systemd-analyze security`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hsmd.cli.base.errors import CommandError
 from tests.support.cli import Run
 
 MOST = 2.0
-"""The exposure that docs/operations.md promises (0 is closed, 10 is open)."""
+"""The exposure level that docs/operations.md promises (from 0, hardened, to 10)."""
 
 
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -42,7 +42,7 @@ def exposure(unit: Path) -> float:
 
 @pytest.fixture
 def units(tmp_path: Path) -> list[Path]:
-    """Both, with what a real installation would have in them; the program is one that is there."""
+    """Both units with realistic values; the program is an existing one."""
     daemon = systemd.daemon_unit(Path("/etc/hsmd/hsmd.toml"), Path("/var/lib/hsmd"), Path("/etc/hsmd/pin"))
     agent = systemd.agent_unit(Path("/etc/hsmd/agent.toml"), "daemon", "www-data")
     made = []

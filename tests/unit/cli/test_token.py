@@ -1,4 +1,4 @@
-"""What `hsmd token` and `hsmd status` say about a token in trouble."""
+"""What `hsmd token` and `hsmd status` show about a token with problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hsmd top`: rates between two looks, what a pipe and a program get, and names that a terminal would obey."""
+"""`hsmd top`: rates between two readings, output to a pipe and as JSON, and names with control sequences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_program_gets_one_object_for_each_look(run: Run, daemon: FakeControl) 
     assert len(looks) == 3
     assert ran.out.isascii()
     assert looks[0]["status"]["tokens"][0]["state"] == "ready"
-    # 30 more in each look of at least 0.2 s, where the first one has only the daemon's own ten seconds.
+    # 30 more in each reading of at least 0.2 s; the first reading uses the daemon's own window of ten seconds.
     rates = [use["per_s"] for look in looks for use in look["uses"] if use["client"] == "web1"]
     assert rates[0] == 3.0
     assert 0 < rates[1] <= 150

@@ -1,4 +1,4 @@
-"""Every command of the tree: it explains itself, with an example, and offers --json."""
+"""Every command has help with an example, and --json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hsmd.cli.root import ENTRIES
 from tests.support.cli import COMMANDS, Run
 
 
-def test_the_tree_has_the_commands_people_are_told_about() -> None:
+def test_the_tree_has_the_documented_commands() -> None:
     lines = {" ".join(path) for path in COMMANDS}
     assert lines >= {
         "init", "serve", "dev", "status",
@@ -66,7 +66,7 @@ def test_root_help_lists_every_group_and_imports_none_of_them() -> None:
 
 
 def test_help_works_without_the_packages_of_the_daemon() -> None:
-    """What a front end installs brings no PKCS#11, no database."""
+    """Front ends install neither the PKCS#11 nor the database packages."""
     lines = [[*path, "--help"] for path in COMMANDS]
     script = (
         "import sys\n"
@@ -90,7 +90,7 @@ def test_missing_daemon_packages_say_what_to_install(tmp_path: Path) -> None:
 
 
 def _python(script: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a script in an interpreter of its own."""
+    """Run a script in a separate interpreter."""
     environment = {**os.environ, "PYTHONPATH": str(Path(hsmd.__file__).parents[1])}
     return subprocess.run(
         [sys.executable, "-c", script],

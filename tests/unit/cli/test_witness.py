@@ -1,4 +1,4 @@
-"""Commands as witnesses: where they remember, whose declarations count for them, and how they end."""
+"""Commands as witnesses: where they record checkpoints, whose declarations they accept, and their exit codes."""
 
 from __future__ import annotations
 
