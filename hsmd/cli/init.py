@@ -149,7 +149,7 @@ def init(
     creates a software token, to try hsmd without hardware.
     """
     layout = Layout(config.absolute(), (state or config.parent).absolute())
-    users = Users.known(front_user, worker_user)
+    users = Users.from_options(front_user, worker_user)
     user = invoking_user()
     operator = operator or _own_name(user)
     where = (profile or user.configuration / profiles.PROFILE_NAME).absolute()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,7 +49,7 @@ def restore(
     config_path = config.absolute()
     with ExitStack() as undo:
         loaded = _configuration(archive, config_path, undo)
-        users = Users.known(*((loaded.users.front, loaded.users.workers) if os.geteuid() == 0 else ("", "")))
+        users = Users.from_settings(loaded.users.front, loaded.users.workers)
         _host_key(archive, loaded, users, undo)
         count = _audit(archive, loaded, users, undo)
         _store(archive, loaded, users, undo)
@@ -79,8 +78,7 @@ def _configuration(archive: Archive, path: Path, undo: ExitStack) -> Config:
     make_directory(path.parent, SHARED_DIRECTORY)
     write_new(path, text, PRIVATE)
     undo.callback(path.unlink, missing_ok=True)
-    if os.geteuid() == 0:
-        Users.known(loaded.users.front, loaded.users.workers).let_front_read(path)
+    Users.from_settings(loaded.users.front, loaded.users.workers).let_front_read(path)
     return loaded
 
 

@@ -1,4 +1,4 @@
-"""Default paths, users and group of an agent, and the owner of its files."""
+"""Default paths, users and group of an agent."""
 
 from __future__ import annotations
 
@@ -36,37 +36,6 @@ def choose(config: Path, socket: Path | None, allowed: tuple[str, ...]) -> Local
             raise CommandError(f"--allow: there is no user {user}", "correct the name", Exit.USAGE)
     state = SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
     return Local((socket or socket_for(config)).absolute(), state, users, _group(users))
-
-
-def give(path: Path, owner: str) -> None:
-    """Make `owner` the owner of `path`; do nothing if it is empty. Raises CommandError for an unknown user."""
-    if not owner:
-        return
-    entry = known(owner)
-    os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
-
-
-def check_owner(owner: str) -> None:
-    """Raise CommandError if `give` would fail."""
-    if not owner:
-        return
-    entry = known(owner)
-    if os.geteuid() not in (0, entry.pw_uid):
-        raise CommandError(
-            f"--owner requires root, to change the owner of files to {owner}",
-            "run the command with sudo, or omit the option",
-            Exit.USAGE,
-        )
-
-
-def known(user: str) -> pwd.struct_passwd:
-    """The user with this name. Raises CommandError if there is none."""
-    try:
-        return pwd.getpwnam(user)
-    except KeyError:
-        raise CommandError(
-            f"there is no user {user}", f"create it: useradd --system {user}", Exit.USAGE
-        ) from None
 
 
 def _default_users() -> tuple[str, ...]:

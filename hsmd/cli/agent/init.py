@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.agent import defaults
+from hsmd.cli.agent import defaults, file_owner
 from hsmd.cli.agent.options import Config, Socket, app, default_config
 from hsmd.cli.base import agent_toml, enrolment, ssh_keys
 from hsmd.cli.base.commands import command
@@ -106,7 +106,7 @@ def init(
             raise exists(path)
     operators = tuple(ssh_keys.line_or_file(text).line for text in operator_key)
     local = defaults.choose(file, socket, tuple(allow))
-    defaults.check_owner(owner)
+    file_owner.check(owner)
     token = _token(enroll, daemon, client, host_key)
     with ExitStack() as undo:
         if token is None:
@@ -124,10 +124,10 @@ def init(
             keys = operators or tuple(answer.operator_keys)
             pinned = agent_toml.Pinned(token.address, tuple(answer.host_keys), answer.client, identity, keys)
             text = _checked(local, pinned, file)
-        defaults.give(identity, owner)
+        file_owner.give(identity, owner)
         undo.callback(file.unlink, missing_ok=True)
         write_new(file, text, PRIVATE)
-        defaults.give(file, owner)
+        file_owner.give(file, owner)
         undo.pop_all()
     key = ssh_keys.read(ssh_keys.public_file(identity))
     _report_init(output, file, local, pinned.client, key, enrolled=token is not None)

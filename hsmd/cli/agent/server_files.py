@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli.agent import defaults
 from hsmd.cli.base import systemd
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
+from hsmd.cli.base.system_users import system_user
 from hsmd.system import atomic_file
 
 OPENSSL_CONFIGURATION = Path("/etc/hsmd/openssl.cnf")
@@ -74,7 +74,7 @@ def systemd_files(config: Path, user: str) -> list[Installed]:
     from hsmd.agent.config import KEEP, load
 
     group = load(config).socket.group
-    defaults.known(user)
+    system_user(user, "--user")
     return [Installed(_AGENT_UNIT, systemd.agent_unit(config, user, "" if group == KEEP else str(group)))]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.cli.base.daemon_toml import Layout
-from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.system_users import requires_root, system_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,16 @@ class Users:
     workers: pwd.struct_passwd | None
 
     @classmethod
-    def known(cls, front: str, workers: str) -> Users:
-        """The users with these names, empty for None. Raises CommandError for unknown ones."""
+    def from_options(cls, front: str, workers: str) -> Users:
+        """The users that --front-user and --worker-user name, empty for None. Raises CommandError."""
         return cls(_user("--front-user", front), _user("--worker-user", workers))
+
+    @classmethod
+    def from_settings(cls, front: str, workers: str) -> Users:
+        """The users that hsmd.toml names, for root; None for other users. Raises CommandError for unknown ones."""
+        if os.geteuid() != 0:
+            return cls(None, None)
+        return cls(_user("users.front", front), _user("users.workers", workers))
 
     def give_to_front(self, path: Path) -> None:
         """Make the front process's user the owner of `path`."""
@@ -49,14 +56,5 @@ def _user(option: str, name: str) -> pwd.struct_passwd | None:
     if not name:
         return None
     if os.geteuid() != 0:
-        raise CommandError(
-            f"{option} requires root, to change the owner of files to {name}",
-            "run the command with sudo, or omit the option",
-            Exit.USAGE,
-        )
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise CommandError(
-            f"{option}: there is no user {name}", f"create it: useradd --system {name}", Exit.USAGE
-        ) from None
+        raise requires_root(option, name)
+    return system_user(name, option)
