@@ -185,8 +185,8 @@ def trust_user_ca(
         ),
         Done,
     )
-    people = f"Certificates of this CA are accepted for {', '.join(client)}."
-    session.output.show({"clients": client, "changed": done.changed}, lambda: people)
+    text = f"Certificates of this CA are accepted for {', '.join(client)}."
+    session.output.show({"clients": client, "changed": done.changed}, lambda: text)
 
 
 @command(app, "distrust-user-ca", example="hsmd client distrust-user-ca user_ca.pub", old_name="distrust-ca")

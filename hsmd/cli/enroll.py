@@ -45,9 +45,9 @@ def enroll(
     """
     path = (profile or profiles.default_path()).absolute()
     identity = path.with_name(f"{path.stem}_ed25519")
-    for made in (path, identity):
-        if made.exists() or made.is_symlink():
-            raise exists(made)
+    for new in (path, identity):
+        if new.exists() or new.is_symlink():
+            raise exists(new)
     token = read_token(file)
     with ExitStack() as undo, invoking_user().acting():
         make_directory(path.parent)

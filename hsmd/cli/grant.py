@@ -35,8 +35,8 @@ def add(
 ) -> None:
     """Allow a client to use a key for these purposes, in addition to those already granted."""
     info = session.ask(GrantAdd(client=client, key=key, purposes=purpose), GrantInfo)
-    people = f"{info.client} may use {info.key} for {', '.join(info.purposes)}."
-    session.output.show(info, lambda: people)
+    text = f"{info.client} may use {info.key} for {', '.join(info.purposes)}."
+    session.output.show(info, lambda: text)
 
 
 @command(app, "list", example="hsmd grant list\nhsmd grant list --client web1")
@@ -72,8 +72,8 @@ def remove(
     """Remove purposes from a grant, or the whole grant. This also applies to open connections at once."""
     done = session.ask(GrantRemove(client=client, key=key, purposes=purpose), Done)
     what = ", ".join(purpose) or "any purpose"
-    people = f"{client} may no longer use {key} for {what}." if done.changed else "There was no such grant."
-    session.output.show({"client": client, "key": key, "changed": done.changed}, lambda: people)
+    text = f"{client} may no longer use {key} for {what}." if done.changed else "There was no such grant."
+    session.output.show({"client": client, "key": key, "changed": done.changed}, lambda: text)
 
 
 @command(app, "explain", example="hsmd grant explain web1 www tls13-server")

@@ -16,7 +16,7 @@ from hsmd.protocol.messages import DaemonStatus, Identity, Metrics, MetricsRead,
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hsmd.cli.base.output import People
+    from hsmd.cli.base.output import TextOutput
 
 app = typer.Typer(add_completion=False)
 
@@ -35,10 +35,10 @@ def status(session: Session) -> None:
     daemon = metrics.status if metrics is not None else None
     uses = use_rates(metrics, None, 1.0) if metrics is not None else []
     document = {"identity": identity, "daemon": daemon, "uses": uses}
-    session.output.show(document, lambda: _people(identity, daemon, uses))
+    session.output.show(document, lambda: _text_output(identity, daemon, uses))
 
 
-def _people(identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate]) -> People:
+def _text_output(identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate]) -> TextOutput:
     you = ("you", f"{identity.client} ({identity.role}), {identity.credential}")
     if daemon is None:
         return fields(

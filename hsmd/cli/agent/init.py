@@ -190,10 +190,12 @@ def _report_init(
         ]
     )
     grant = f"hsmd grant add {client} KEY"
-    asked = f"{grant}   (unless the token includes grants)" if enrolled else f"{line}\n{' ' * 24}{grant}"
+    operator_commands = (
+        f"{grant}   (unless the token includes grants)" if enrolled else f"{line}\n{' ' * 24}{grant}"
+    )
     steps = (
         "\nNext:\n"
-        f"  1. An operator runs:  {asked}\n"
+        f"  1. An operator runs:  {operator_commands}\n"
         f"  2. Start it here:     hsmd agent run --config {file}\n"
         "  3. For each key:      hsmd agent export KEY\n"
         "  4. For the server:    hsmd agent install nginx --key KEY\n"

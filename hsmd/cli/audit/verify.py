@@ -27,7 +27,7 @@ from hsmd.transparency.note import Note
 from hsmd.transparency.verification import LogVerdict, verify_log
 
 if TYPE_CHECKING:
-    from hsmd.cli.base.output import People
+    from hsmd.cli.base.output import TextOutput
 
 
 _ARCHIVED = "segments of this log were archived: copy them to segments/ of a copy of the log, and verify that"
@@ -152,7 +152,7 @@ def _head(text: str) -> Head:
     return Head(int(size), head)
 
 
-def _verdict(verdict: LogVerdict, signatures: bool) -> People:
+def _verdict(verdict: LogVerdict, signatures: bool) -> TextOutput:
     if not verdict.intact:
         first, last = verdict.first_bad, verdict.last_bad
         bad = str(first) if first == last else f"one of {first} to {last}"

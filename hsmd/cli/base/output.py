@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    People = RenderableType | str | tuple[RenderableType | str, ...]
+    TextOutput = RenderableType | str | tuple[RenderableType | str, ...]
     """Text output: tables, strings (whose lines are never wrapped, so that they can be copied), or several of these."""
 
 _PIPE_WIDTH = 4_000
@@ -48,12 +48,12 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
-    def show(self, document: object, people: Callable[[], People]) -> None:
-        """Print the result: `document` as JSON, or the return value of `people` as text."""
+    def show(self, document: object, text: Callable[[], TextOutput]) -> None:
+        """Print the result: `document` as JSON, or the return value of `text`."""
         if self.as_json:
             print(to_json(document))
             return
-        shown = people()
+        shown = text()
         for part in shown if isinstance(shown, tuple) else (shown,):
             if isinstance(part, str):
                 print("\n".join(escape(line) for line in part.splitlines()))

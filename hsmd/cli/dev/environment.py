@@ -23,7 +23,7 @@ from hsmd.cli.dev import child_processes, temporary_directory
 from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status
 
 if TYPE_CHECKING:
-    from hsmd.cli.base.output import People
+    from hsmd.cli.base.output import TextOutput
     from hsmd.client import Client
 
 OPERATOR = "operator"
@@ -270,11 +270,11 @@ def _announce(output: Output, ready: Ready, one_line: bool) -> None:
     if one_line:
         print(json.dumps(json.loads(to_json(ready)), ensure_ascii=True), flush=True)
         return
-    output.show(asdict(ready), lambda: _people(ready))
+    output.show(asdict(ready), lambda: _text_output(ready))
     sys.stdout.flush()
 
 
-def _people(ready: Ready) -> People:
+def _text_output(ready: Ready) -> TextOutput:
     facts = fields(
         [
             ("daemon", ready.address),
