@@ -146,7 +146,7 @@ def test_a_wrong_pin_is_tried_only_once(open_daemon: Callable[..., Daemon]) -> N
     built.begin()
     [token] = built.ask(messages.TokenList()).tokens
     assert token.stopped_at is not None
-    assert token.stopped_by.startswith("house on ")
+    assert token.stopped_by.startswith("test on ")
     assert "refused the PIN" in token.stop_reason
     built.ask(
         messages.TokenClear(name="main")

@@ -99,7 +99,7 @@ class Daemon:
         certificate = f'host_certificate = "{self.host_certificate}"' if self.host_certificate else ""
         self.config.write_text(
             f"""\
-name = "house"
+name = "test"
 [listen]
 addresses = {json.dumps(self.addresses)}
 host_key = "host_key"

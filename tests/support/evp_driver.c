@@ -126,12 +126,12 @@ static int run_compare(int count, char **paths) {
     X509 *other = count == 3 ? load_certificate(paths[2]) : NULL;
     if (key == NULL || certificate == NULL || other == NULL)
         return 1;
-    EVP_PKEY *public = X509_get0_pubkey(certificate), *stranger = X509_get0_pubkey(other), *copy = EVP_PKEY_dup(key);
+    EVP_PKEY *public = X509_get0_pubkey(certificate), *unrelated = X509_get0_pubkey(other), *copy = EVP_PKEY_dup(key);
     EVP_PKEY *again = load(paths[0]);
     printf("equal %d %d %d %d\n", EVP_PKEY_eq(key, public), EVP_PKEY_eq(public, key), EVP_PKEY_eq(key, copy),
            EVP_PKEY_eq(key, again));
     print_errors();
-    printf("stranger %d %d\n", EVP_PKEY_eq(key, stranger) == 1, EVP_PKEY_eq(stranger, key) == 1);
+    printf("unrelated %d %d\n", EVP_PKEY_eq(key, unrelated) == 1, EVP_PKEY_eq(unrelated, key) == 1);
     ERR_clear_error();
     printf("fits %d %d\n", X509_check_private_key(certificate, key), X509_check_private_key(other, key));
     ERR_clear_error();

@@ -31,8 +31,8 @@ def code(frame: Frame) -> int:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same time limits, in tenths of seconds."""
+def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's time limits, shortened to tenths of seconds."""
     monkeypatch.setattr("hsmd.agent.agent.CHECK_S", 0.02)
     monkeypatch.setattr(session, "HALF_FRAME_S", 0.2)
     monkeypatch.setattr(session, "UNREAD_S", 0.2)
@@ -88,7 +88,7 @@ async def test_no_common_version(agent_site: AgentSite) -> None:
     await peer.close()
 
 
-async def test_an_id_that_is_still_open_cannot_be_used_again(agent_site: AgentSite) -> None:
+async def test_the_id_of_an_open_request_cannot_be_used_again(agent_site: AgentSite) -> None:
     await agent_site.start()
     agent_site.daemon.faults.hold = True
     peer = await agent_site.peer()
@@ -102,7 +102,7 @@ async def test_an_id_that_is_still_open_cannot_be_used_again(agent_site: AgentSi
 @pytest.mark.parametrize(
     "document", [b"", b"{", b'{"op":"whoami","extra":1}', b'{"op":"no.such"}', b"[" * 5000, b"\xff"]
 )
-async def test_control_requests_that_make_no_sense(agent_site: AgentSite, document: bytes) -> None:
+async def test_invalid_control_requests_are_refused(agent_site: AgentSite, document: bytes) -> None:
     await agent_site.start()
     peer = await agent_site.peer()
     peer.send(encode_control_request(1, 1000, document))
@@ -110,10 +110,10 @@ async def test_control_requests_that_make_no_sense(agent_site: AgentSite, docume
     await peer.close()
 
 
-# --- holding things ---
+# --- holding resources ---
 
 
-async def test_half_a_frame_is_not_held_for_long(agent_site: AgentSite, impatient: None) -> None:
+async def test_half_a_frame_is_not_held_for_long(agent_site: AgentSite, short_limits: None) -> None:
     await agent_site.start()
     for data in (b"", b"\x00", encode_hello(0)[:-1]):
         peer = await agent_site.peer(hello=False)
@@ -130,7 +130,7 @@ async def test_half_a_frame_is_not_held_for_long(agent_site: AgentSite, impatien
 
 
 async def test_idle_connections_are_closed_and_pings_keep_them(
-    agent_site: AgentSite, impatient: None
+    agent_site: AgentSite, short_limits: None
 ) -> None:
     await agent_site.start()
     idle, busy = await agent_site.peer(), await agent_site.peer()
@@ -148,7 +148,7 @@ async def test_idle_connections_are_closed_and_pings_keep_them(
     await busy.close()
 
 
-async def test_waiting_for_an_answer_is_not_idle(agent_site: AgentSite, impatient: None) -> None:
+async def test_waiting_for_an_answer_is_not_idle(agent_site: AgentSite, short_limits: None) -> None:
     await agent_site.start()
     agent_site.daemon.faults.hold = True
     peer = await agent_site.peer()
@@ -160,9 +160,7 @@ async def test_waiting_for_an_answer_is_not_idle(agent_site: AgentSite, impatien
     await peer.close()
 
 
-async def test_a_reader_that_never_reads_is_stopped_and_dropped(
-    agent_site: AgentSite, impatient: None
-) -> None:
+async def test_a_peer_that_never_reads_is_dropped(agent_site: AgentSite, short_limits: None) -> None:
     agent = await agent_site.start()
     sock = socket.socket(socket.AF_UNIX)
     sock.setblocking(False)
@@ -183,7 +181,7 @@ async def test_a_reader_that_never_reads_is_stopped_and_dropped(
         pass
     finally:
         sock.close()
-    assert time.monotonic() < ends, "it was never dropped"
+    assert time.monotonic() < ends, "the peer was not dropped"
     await eventually(lambda: len(agent._sessions) == 0)
     await others_are_served(agent_site)
 
@@ -202,7 +200,7 @@ async def test_a_flood_of_tiny_frames_does_not_delay_others_much(agent_site: Age
 
 
 def flood(path: str, count: int) -> int:
-    """Sends pings and reads what comes; the number of bytes that came."""
+    """Send pings and read the answers; return the number of bytes received."""
     received = 0
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path)
@@ -216,7 +214,7 @@ def flood(path: str, count: int) -> int:
     return received
 
 
-# --- too much at once ---
+# --- too many requests ---
 
 
 async def test_open_requests_of_one_connection_are_limited(agent_site: AgentSite) -> None:
@@ -267,7 +265,7 @@ async def test_connections_of_one_user_are_limited(
         await peer.close()
 
 
-async def test_control_requests_at_a_time_are_limited(
+async def test_concurrent_control_requests_are_limited(
     agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = await agent_site.start()
@@ -285,10 +283,10 @@ async def test_control_requests_at_a_time_are_limited(
     await peer.close()
 
 
-# --- going away ---
+# --- disconnecting ---
 
 
-async def test_a_peer_that_goes_away_takes_its_requests_along(agent_site: AgentSite) -> None:
+async def test_requests_of_a_disconnected_peer_are_cancelled(agent_site: AgentSite) -> None:
     agent = await agent_site.start()
     agent_site.daemon.faults.hold = True
     peer = await agent_site.peer()
@@ -301,7 +299,7 @@ async def test_a_peer_that_goes_away_takes_its_requests_along(agent_site: AgentS
     await eventually(lambda: len(agent._sessions) == 0)
 
 
-async def test_cancel_is_answered_at_once_and_passed_on(agent_site: AgentSite) -> None:
+async def test_cancel_is_answered_at_once_and_forwarded(agent_site: AgentSite) -> None:
     await agent_site.start()
     agent_site.daemon.faults.hold = True
     peer = await agent_site.peer()

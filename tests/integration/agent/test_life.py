@@ -33,7 +33,7 @@ def echo(agent_site: AgentSite) -> AgentSite:
 # --- drain ---
 
 
-async def test_drain_answers_what_is_open_and_takes_nothing_new(echo: AgentSite) -> None:
+async def test_drain_answers_open_requests_and_refuses_new_ones(echo: AgentSite) -> None:
     await echo.start()
     echo.daemon.faults.hold = True
     peer = await echo.peer()
@@ -135,7 +135,7 @@ async def test_reload_with_the_same_daemon_keeps_the_connection(echo: AgentSite)
     assert echo.daemon.logins == 1
 
 
-async def test_reload_changes_mode_and_place_of_the_socket(echo: AgentSite) -> None:
+async def test_reload_changes_mode_and_path_of_the_socket(echo: AgentSite) -> None:
     agent = await echo.start()
     old = echo.socket
     text = echo.config.read_text()
@@ -152,7 +152,7 @@ async def test_reload_changes_mode_and_place_of_the_socket(echo: AgentSite) -> N
     assert await echo.sign()
 
 
-async def test_reload_to_a_place_that_will_not_do_changes_nothing(echo: AgentSite) -> None:
+async def test_reload_to_an_unsafe_socket_path_changes_nothing(echo: AgentSite) -> None:
     agent = await echo.start()
     (echo.root / "open").mkdir()
     (echo.root / "open").chmod(0o777)
@@ -186,8 +186,8 @@ async def test_unusable_identity_is_a_problem_that_can_be_fixed_while_running(ec
 # --- the process ---
 
 
-async def test_the_whole_process(echo: AgentSite) -> None:
-    """READY when it serves, SIGHUP with a typo and with a change, SIGTERM; nothing secret in its log."""
+async def test_the_process_handles_its_signals(echo: AgentSite) -> None:
+    """READY once it serves, SIGHUP with a typo and with a change, SIGTERM; no secret in its log."""
     notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notes.bind(str(echo.root / "notify"))
     notes.setblocking(False)
@@ -206,23 +206,23 @@ async def test_the_whole_process(echo: AgentSite) -> None:
         stderr=subprocess.PIPE,
     )
     try:
-        await told(notes, "READY=1")
+        await notification(notes, "READY=1")
         await eventually(lambda: echo.daemon.sessions, within_s=10)
         await eventually_signs(echo)
         good = echo.config.read_text()
         echo.config.write_text("[agent")
         process.send_signal(signal.SIGHUP)
-        assert (await told(notes, "RELOADING=1")).startswith("RELOADING=1\nMONOTONIC_USEC=")
-        await told(notes, "READY=1")
+        assert (await notification(notes, "RELOADING=1")).startswith("RELOADING=1\nMONOTONIC_USEC=")
+        await notification(notes, "READY=1")
         assert await echo.sign() == b"signed data"
         echo.config.write_text(good.replace('["*"]', "[]"))
         process.send_signal(signal.SIGHUP)
-        await told(notes, "READY=1")
+        await notification(notes, "READY=1")
         with pytest.raises(Refused):
             await echo.sign()
         assert (await asyncio.to_thread(os.path.exists, echo.socket)) is True
         process.send_signal(signal.SIGTERM)
-        await told(notes, "STOPPING=1")
+        await notification(notes, "STOPPING=1")
         _, errors = await asyncio.to_thread(process.communicate, None, 10)
     finally:
         if process.poll() is None:
@@ -240,7 +240,7 @@ async def test_the_whole_process(echo: AgentSite) -> None:
     assert not [line for line in private if line.encode() in errors]
 
 
-async def told(notes: socket.socket, wanted: str) -> str:
+async def notification(notes: socket.socket, wanted: str) -> str:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(10):
         while True:

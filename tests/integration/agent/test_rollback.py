@@ -1,4 +1,4 @@
-"""A real daemon whose audit log, with its tree files, is put back to an older copy: agent and commands refuse it."""
+"""A real daemon whose audit log, with its tree files, is replaced by an older copy: agent and commands refuse it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @pytest.fixture
 async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
-    """Stopped; its first run made a key and a checkpoint."""
+    """A stopped daemon; its first run made a key and a checkpoint."""
     built = running_daemon(tmp_path / "daemon", addresses=[f"127.0.0.1:{free_port()}"], checkpoint_s=1)
     running = await asyncio.to_thread(built.__enter__)
     try:
@@ -67,7 +67,7 @@ async def sign(agent: Path, key: bytes) -> bytes:
 
 
 def use_once(daemon: Daemon, key: bytes) -> None:
-    """One operation over a connection that asks nothing about the log."""
+    """One operation over a connection that does not check the log."""
 
     async def use() -> None:
         async with daemon.connection(WEB) as connection:
@@ -95,7 +95,7 @@ async def test_a_rolled_back_log_is_refused_by_agents_that_saw_more(daemon: Daem
         await eventually(lambda: agent._upstream.available and agent._cache.names(), START_S)
         seen_at_first = agent._witness.memories.all()[0].size
         assert await sign(tmp_path / "agent" / "agent.sock", key)
-        await asyncio.to_thread(daemon.stop)  # the last checkpoint is made
+        await asyncio.to_thread(daemon.stop)  # makes the last checkpoint
         await asyncio.to_thread(daemon.start)
         await eventually(lambda: agent._witness.memories.all()[0].size > seen_at_first, START_S)
         await asyncio.to_thread(command)
@@ -113,11 +113,11 @@ async def test_a_rolled_back_log_is_refused_by_agents_that_saw_more(daemon: Daem
 
         status = await asyncio.to_thread(daemon.status)
         assert "it had" in status.audit_warning
-        with pytest.raises(AuditFailure):  # the daemon knows of the newer log, too, from its store
+        with pytest.raises(AuditFailure):  # the daemon also knows of the newer log, from its store
             await asyncio.to_thread(use_once, daemon, key)
         await asyncio.to_thread(daemon.declare_discontinuity, "restored")
         await asyncio.to_thread(use_once, daemon, key)
-        agent._witness.memories.forget("hsmd/house")  # by hand: `hsmd agent witness reset`
+        agent._witness.memories.forget("hsmd/test")  # as `hsmd agent witness reset` does
         await eventually(lambda: agent._upstream.available, START_S)
         assert await sign(tmp_path / "agent" / "agent.sock", key)
     finally:

@@ -1,4 +1,4 @@
-"""What local users get from an agent: signatures, metadata, refusals; with the daemon there and away."""
+"""What local users get from an agent: signatures, metadata, refusals, with the daemon reachable or not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_signature_through_the_agent(agent_site: AgentSite) -> None:
     assert 1900 <= operation.deadline_ms <= 2000
 
 
-async def test_hello_and_request_in_one_go(agent_site: AgentSite) -> None:
+async def test_hello_and_request_in_one_write(agent_site: AgentSite) -> None:
     await agent_site.start()
     peer = await agent_site.peer(hello=False)
     peer.send(encode_hello(0) + encode_key_operation(7, 500, 8, SCHEME, agent_site.key.digest, b"data"))
@@ -84,7 +84,7 @@ def operation(key: bytes) -> bytes:
     return encode_hello(0) + encode_key_operation(1, 1000, 8, SCHEME, key, b"data")
 
 
-async def test_users_may_use_what_the_policy_says(agent_site: AgentSite, as_user: Talk) -> None:
+async def test_users_may_use_the_keys_of_the_policy(agent_site: AgentSite, as_user: Talk) -> None:
     other_key = agent_site.daemon.add_key("other")
     agent_site.users = "[]"
     agent_site.extra = f'[keys.www]\nusers = ["{OTHER_USER}"]\n[keys.other]\nusers = ["{OTHER_USER + 1}"]\n'
@@ -140,7 +140,7 @@ async def test_metadata_is_for_users_of_the_key_and_for_administrators(
         assert [kind for kind, _, _ in received] == [Kind.WELCOME, Kind.ERROR]
 
 
-async def test_a_fresh_grant_is_found_after_a_refusal(agent_site: AgentSite) -> None:
+async def test_a_new_grant_is_found_after_a_refusal(agent_site: AgentSite) -> None:
     await agent_site.start()
     fresh = agent_site.daemon.add_key("fresh")
     with pytest.raises(Refused):
@@ -151,10 +151,10 @@ async def test_a_fresh_grant_is_found_after_a_refusal(agent_site: AgentSite) -> 
     assert await agent_site.sign(key=fresh.digest)
 
 
-# --- the daemon is away ---
+# --- the daemon is unavailable ---
 
 
-async def test_unavailable_at_once_while_the_daemon_is_away_and_back_soon_after(
+async def test_requests_fail_at_once_without_the_daemon_and_succeed_soon_after_its_return(
     agent_site: AgentSite,
 ) -> None:
     await agent_site.start()
@@ -171,7 +171,7 @@ async def test_unavailable_at_once_while_the_daemon_is_away_and_back_soon_after(
     assert await agent_site.sign()
 
 
-async def test_unavailable_at_once_when_the_daemon_no_longer_answers(agent_site: AgentSite) -> None:
+async def test_requests_fail_at_once_when_the_daemon_stops_answering(agent_site: AgentSite) -> None:
     await agent_site.start()
     agent_site.daemon.faults.silent = True
     agent = agent_site.agent
@@ -183,7 +183,7 @@ async def test_unavailable_at_once_when_the_daemon_no_longer_answers(agent_site:
     assert time.monotonic() - began < 0.2
 
 
-async def test_loss_in_the_middle_is_answered_at_once(agent_site: AgentSite) -> None:
+async def test_requests_in_flight_fail_at_once_when_the_connection_is_lost(agent_site: AgentSite) -> None:
     await agent_site.start()
     agent_site.daemon.faults.hold = True
     asked = asyncio.create_task(agent_site.sign(timeout_s=30))
@@ -195,7 +195,7 @@ async def test_loss_in_the_middle_is_answered_at_once(agent_site: AgentSite) -> 
     assert time.monotonic() - began < 0.5
 
 
-async def test_deadline_is_kept_for_a_daemon_that_holds_the_request(agent_site: AgentSite) -> None:
+async def test_the_deadline_holds_if_the_daemon_delays_its_answer(agent_site: AgentSite) -> None:
     await agent_site.start()
     agent_site.daemon.faults.hold = True
     peer = await agent_site.peer()
@@ -209,8 +209,8 @@ async def test_deadline_is_kept_for_a_daemon_that_holds_the_request(agent_site: 
     await eventually(lambda: len(agent_site.daemon.cancelled) == 1)
 
 
-async def test_a_server_starts_while_the_daemon_is_away(agent_site: AgentSite) -> None:
-    """What `hsmd agent export` and `hsmd agent check` need comes from the cache of an earlier run."""
+async def test_metadata_is_served_without_the_daemon(agent_site: AgentSite) -> None:
+    """The cache of an earlier run has what `hsmd agent export` and `hsmd agent check` need."""
     agent_site.key.chain = "-----BEGIN CERTIFICATE-----"
     await agent_site.start()
     await agent_site.control(KeyShow(name="www"))
@@ -232,7 +232,7 @@ async def test_a_server_starts_while_the_daemon_is_away(agent_site: AgentSite) -
     assert await agent_site.sign()
 
 
-async def test_first_start_without_a_daemon_knows_nothing_and_says_so(agent_site: AgentSite) -> None:
+async def test_the_first_start_without_a_daemon_reports_that_no_keys_are_known(agent_site: AgentSite) -> None:
     await agent_site.daemon.stop()
     await agent_site.start(connected=False)
     with pytest.raises(Unavailable):
@@ -244,7 +244,7 @@ async def test_first_start_without_a_daemon_knows_nothing_and_says_so(agent_site
     assert isinstance(await agent_site.control(KeyShow(name="www")), KeyInfo)
 
 
-async def test_restart_of_the_agent_is_nothing_to_clients_of_short_connections(agent_site: AgentSite) -> None:
+async def test_clients_with_short_connections_survive_a_restart_of_the_agent(agent_site: AgentSite) -> None:
     await agent_site.start()
     assert await agent_site.sign()
     await agent_site.stop()
@@ -257,7 +257,7 @@ async def test_restart_of_the_agent_is_nothing_to_clients_of_short_connections(a
 # --- metadata ---
 
 
-async def test_certificates_are_as_fresh_as_the_daemon_s(
+async def test_certificates_are_updated_from_the_daemon(
     agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await agent_site.start()
@@ -273,7 +273,7 @@ async def test_certificates_are_as_fresh_as_the_daemon_s(
     assert answer.pem == agent_site.key.chain
 
 
-async def test_a_grant_taken_back_is_forgotten(agent_site: AgentSite) -> None:
+async def test_a_removed_grant_is_removed_from_the_cache(agent_site: AgentSite) -> None:
     await agent_site.start()
     agent_site.daemon.keys.clear()
     with pytest.raises(Refused):
@@ -298,7 +298,7 @@ async def test_who_am_i(agent_site: AgentSite) -> None:
     assert identity.daemon == ""
 
 
-async def test_other_requests_are_refused_and_not_passed_on(agent_site: AgentSite) -> None:
+async def test_other_requests_are_refused_and_not_forwarded(agent_site: AgentSite) -> None:
     await agent_site.start()
     with pytest.raises(Refused):
         await agent_site.control(Status())
@@ -317,7 +317,7 @@ async def test_pages_of_keys(agent_site: AgentSite) -> None:
     assert ([key.name for key in page.keys], page.more) == (["key-4", "www"], False)
 
 
-# --- several daemons, one place ---
+# --- several daemons, one socket ---
 
 
 async def second_daemon(agent_site: AgentSite) -> FakeDaemon:
@@ -356,7 +356,7 @@ async def test_a_request_in_flight_moves_to_the_other_daemon(agent_site: AgentSi
     assert second.operations[0].deadline_ms <= agent_site.daemon.operations[0].deadline_ms
 
 
-async def test_a_second_agent_is_refused_and_the_first_goes_on(agent_site: AgentSite) -> None:
+async def test_a_second_agent_is_refused_and_the_first_keeps_running(agent_site: AgentSite) -> None:
     await agent_site.start()
     from hsmd.agent import Agent
 

@@ -1,4 +1,4 @@
-"""An agent as a witness: it stops using a daemon whose audit log is not the one it saw, says so, and goes on when it may."""
+"""The agent as a witness: it stops using a daemon whose audit log contradicts what it saw, reports it, and resumes later."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def backup_of(log: LogMaker) -> LogMaker:
 
 
 async def roll_back(agent_site: AgentSite, log: LogMaker) -> LogMaker:
-    """The daemon is stopped, its log is put back, and it starts again."""
+    """Stop the daemon, replace its log by an older copy, and start it again."""
     await agent_site.daemon.stop()
     agent_site.daemon.log = backup_of(log)
     await agent_site.daemon.start()
@@ -74,9 +74,7 @@ async def test_a_rolled_back_log_makes_a_daemon_unavailable(
     assert not finding.ok and "it has 6 records" in finding.text and "witness reset" in finding.fix
 
 
-async def test_nothing_is_asked_of_a_daemon_before_its_log_was_looked_at(
-    agent_site: AgentSite, log: LogMaker
-) -> None:
+async def test_no_request_is_sent_before_the_log_was_examined(agent_site: AgentSite, log: LogMaker) -> None:
     await agent_site.start()
     await agent_site.stop()
     agent_site.daemon.log = backup_of(log)
@@ -98,7 +96,7 @@ async def test_another_daemon_serves_meanwhile(agent_site: AgentSite, log: LogMa
     assert other.operations
 
 
-async def test_a_change_under_a_living_connection_is_found(
+async def test_a_change_during_a_connection_is_found(
     agent_site: AgentSite, log: LogMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents, "WITNESS_S", 0.05)
@@ -138,7 +136,7 @@ async def test_a_declared_restore_is_accepted_where_the_operator_is_pinned(
     assert finding.ok and "reason restored" in finding.text
 
 
-async def test_the_memory_can_be_given_up_by_hand(
+async def test_the_memory_can_be_reset_by_command(
     agent_site: AgentSite, log: LogMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await agent_site.start()
@@ -158,7 +156,7 @@ async def test_the_memory_can_be_given_up_by_hand(
 
 
 async def test_a_command_is_a_witness_too(agent_site: AgentSite, log: LogMaker, tmp_path: Path) -> None:
-    """What `hsmd` commands do with each connection."""
+    """Examine the log as `hsmd` commands do on each connection."""
     witness = Witness(tmp_path / "witness")
     endpoint = agent_site.daemon.endpoint()
 

@@ -65,7 +65,7 @@ async def test_control_request_gives_typed_result(daemon: FakeDaemon, connection
     assert [key.name for key in page.keys] == ["www"]
 
 
-async def test_refusals_are_raised_as_what_they_are(daemon: FakeDaemon, connection: Connection) -> None:
+async def test_refusals_are_raised_with_their_type(daemon: FakeDaemon, connection: Connection) -> None:
     with pytest.raises(Refused):
         await use(connection)
     with pytest.raises(Refused):
@@ -79,7 +79,9 @@ async def test_refusals_are_raised_as_what_they_are(daemon: FakeDaemon, connecti
     assert caught.value.code == 999
 
 
-async def test_many_at_once_each_get_their_own_answer(daemon: FakeDaemon, connection: Connection) -> None:
+async def test_concurrent_requests_each_get_their_own_answer(
+    daemon: FakeDaemon, connection: Connection
+) -> None:
     answer_all(daemon)
     texts = [b"%d" % number for number in range(400)]
     assert await asyncio.gather(*(use(connection, text) for text in texts)) == [
@@ -87,7 +89,7 @@ async def test_many_at_once_each_get_their_own_answer(daemon: FakeDaemon, connec
     ]
 
 
-async def test_frames_of_one_turn_leave_in_one_write(
+async def test_frames_of_one_loop_iteration_are_sent_in_one_write(
     daemon: FakeDaemon, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer_all(daemon)
@@ -101,7 +103,7 @@ async def test_frames_of_one_turn_leave_in_one_write(
     assert len([piece for piece in written if len(piece) > 64 * 50]) == 1
 
 
-async def test_data_up_to_the_limit_and_not_beyond(daemon: FakeDaemon, connection: Connection) -> None:
+async def test_data_is_accepted_up_to_the_limit(daemon: FakeDaemon, connection: Connection) -> None:
     answer_all(daemon)
     assert await use(connection, b"x" * MAX_DATA_BYTES) == b"signed " + b"x" * MAX_DATA_BYTES
     with pytest.raises(BadRequest, match="1 bytes more"):
@@ -109,7 +111,7 @@ async def test_data_up_to_the_limit_and_not_beyond(daemon: FakeDaemon, connectio
     assert await use(connection) == b"signed data"
 
 
-async def test_key_and_timeout_out_of_range_are_refused_here(connection: Connection) -> None:
+async def test_key_and_timeout_out_of_range_are_refused_locally(connection: Connection) -> None:
     with pytest.raises(BadRequest, match="key: 31 bytes"):
         await connection.use_key(b"k" * 31, 1, SCHEME, b"", timeout_s=1)
     with pytest.raises(BadRequest, match="timeout_s"):
@@ -131,9 +133,7 @@ async def test_no_request_outlasts_its_deadline(daemon: FakeDaemon, connection: 
     await eventually(lambda: len(daemon.cancelled) == 2)
 
 
-async def test_a_shorter_deadline_behind_longer_ones_is_kept(
-    daemon: FakeDaemon, connection: Connection
-) -> None:
+async def test_a_shorter_deadline_after_longer_ones_holds(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.faults.hold = True
     long = [asyncio.create_task(use(connection, timeout_s=30)) for _ in range(5)]
     await asyncio.sleep(0)
@@ -146,7 +146,7 @@ async def test_a_shorter_deadline_behind_longer_ones_is_kept(
     assert await asyncio.gather(*long) == [b"signed data"] * 5
 
 
-async def test_late_answers_are_dropped_and_places_come_free(tmp_path: Path) -> None:
+async def test_late_answers_are_dropped_and_free_their_request_ids(tmp_path: Path) -> None:
     daemon = await FakeDaemon(tmp_path, max_open=4).start()
     async with Connection(daemon.endpoint()) as connection:
         answer_all(daemon)
@@ -174,7 +174,7 @@ async def test_cancelled_task_tells_the_daemon(daemon: FakeDaemon, connection: C
     await eventually(lambda: connection._channel is not None and not connection._channel._open)
 
 
-async def test_cancelling_at_any_moment_leaves_the_connection_sound(
+async def test_cancelling_at_any_moment_leaves_the_connection_usable(
     daemon: FakeDaemon, connection: Connection
 ) -> None:
     answer_all(daemon)
@@ -207,7 +207,7 @@ async def test_a_cancelled_ticket_is_never_answered(daemon: FakeDaemon, connecti
 # --- overload ---
 
 
-async def test_more_than_the_daemon_takes_is_overloaded_at_once(tmp_path: Path) -> None:
+async def test_more_requests_than_the_daemon_accepts_fail_at_once(tmp_path: Path) -> None:
     daemon = await FakeDaemon(tmp_path, max_open=8).start()
     async with Connection(daemon.endpoint()) as connection:
         daemon.faults.hold = True
@@ -219,7 +219,9 @@ async def test_more_than_the_daemon_takes_is_overloaded_at_once(tmp_path: Path) 
     await daemon.stop()
 
 
-async def test_hint_of_an_overloaded_daemon_is_followed(daemon: FakeDaemon, connection: Connection) -> None:
+async def test_the_retry_hint_of_an_overloaded_daemon_is_followed(
+    daemon: FakeDaemon, connection: Connection
+) -> None:
     daemon.faults.refuse = Overloaded(retry_after_ms=40)
     began = time.monotonic()
     task = asyncio.create_task(use(connection))
@@ -233,10 +235,12 @@ async def test_hint_of_an_overloaded_daemon_is_followed(daemon: FakeDaemon, conn
         await use(connection, timeout_s=0.5)
 
 
-# --- loss and return ---
+# --- loss and reconnection ---
 
 
-async def test_loss_answers_everything_open_at_once(daemon: FakeDaemon, connection: Connection) -> None:
+async def test_a_lost_connection_fails_all_open_requests_at_once(
+    daemon: FakeDaemon, connection: Connection
+) -> None:
     daemon.faults.hold = True
     tasks = [asyncio.create_task(use(connection, timeout_s=30)) for _ in range(20)]
     await eventually(lambda: len(daemon.operations) == 20)
@@ -247,7 +251,7 @@ async def test_loss_answers_everything_open_at_once(daemon: FakeDaemon, connecti
     assert time.monotonic() - began < 0.5
 
 
-async def test_back_within_two_seconds_of_the_daemons_return(
+async def test_reconnects_within_two_seconds_of_the_daemons_return(
     daemon: FakeDaemon, connection: Connection
 ) -> None:
     answer_all(daemon)
@@ -257,7 +261,7 @@ async def test_back_within_two_seconds_of_the_daemons_return(
     with pytest.raises(Unavailable):
         await use(connection, timeout_s=30)
     assert time.monotonic() - began < 0.1
-    await asyncio.sleep(1.5)  # the back-off has grown meanwhile
+    await asyncio.sleep(1.5)  # meanwhile the back-off grows
     await daemon.start()
     await eventually(lambda: connection.available, within_s=2.0)
     assert await use(connection) == b"signed data"
@@ -278,7 +282,7 @@ async def test_state_changes_are_reported(daemon: FakeDaemon) -> None:
     assert states == [True, False, True, False]
 
 
-async def test_begin_waits_for_a_daemon_that_is_not_there_yet(tmp_path: Path) -> None:
+async def test_begin_connects_once_the_daemon_runs(tmp_path: Path) -> None:
     daemon = await FakeDaemon(tmp_path).start()
     await daemon.stop()
     connection = Connection(daemon.endpoint())
@@ -302,7 +306,7 @@ async def test_start_raises_and_leaves_nothing_when_no_daemon_listens(tmp_path: 
     assert asyncio.all_tasks() == before
 
 
-async def test_closing_answers_what_is_open(daemon: FakeDaemon) -> None:
+async def test_closing_fails_open_requests(daemon: FakeDaemon) -> None:
     daemon.faults.hold = True
     connection = Connection(daemon.endpoint())
     await connection.start()
@@ -318,7 +322,7 @@ async def test_closing_answers_what_is_open(daemon: FakeDaemon) -> None:
 # --- silence ---
 
 
-async def test_silence_is_noticed_and_its_end_too(daemon: FakeDaemon, connection: Connection) -> None:
+async def test_silence_and_its_end_are_noticed(daemon: FakeDaemon, connection: Connection) -> None:
     answer_all(daemon)
     daemon.faults.silent = True
     began = time.monotonic()
@@ -343,15 +347,15 @@ async def test_idle_connection_stays_available(connection: Connection, daemon: F
     assert daemon.logins == 1
 
 
-async def test_our_own_stall_is_not_the_daemons_silence(daemon: FakeDaemon, connection: Connection) -> None:
-    time.sleep(0.6)  # noqa: ASYNC251  the loop is held up, and the daemon with it
+async def test_a_stall_of_the_client_is_not_taken_for_silence(
+    daemon: FakeDaemon, connection: Connection
+) -> None:
+    time.sleep(0.6)  # noqa: ASYNC251  the loop is blocked, and the daemon with it
     await asyncio.sleep(0.1)
     assert connection.available
 
 
-async def test_connection_to_a_mute_peer_is_given_up_and_made_anew(
-    daemon: FakeDaemon, connection: Connection
-) -> None:
+async def test_a_connection_to_a_silent_peer_is_replaced(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.faults.silent = True
     await eventually(lambda: len(daemon.connections) == 0, within_s=4.0)
     daemon.faults.silent = False
@@ -368,7 +372,7 @@ async def test_half_a_frame_does_not_outlast_the_deadline(daemon: FakeDaemon, co
         await use(connection, timeout_s=0.2)
 
 
-async def test_answer_to_a_request_never_made_ends_the_connection(
+async def test_an_answer_to_no_request_ends_the_connection(
     daemon: FakeDaemon, connection: Connection
 ) -> None:
     daemon.faults.foreign_answer = True
@@ -385,7 +389,7 @@ async def test_giant_length_ends_the_connection(daemon: FakeDaemon, connection: 
     await eventually(lambda: daemon.logins == 2)
 
 
-async def test_events_are_delivered_and_nonsense_is_not(daemon: FakeDaemon) -> None:
+async def test_events_are_delivered_and_malformed_ones_end_the_connection(daemon: FakeDaemon) -> None:
     events: list[object] = []
     async with Connection(daemon.endpoint(), on_event=events.append) as connection:
         daemon.event(b'{"event":"key.changed","key":"www"}')
@@ -397,7 +401,7 @@ async def test_events_are_delivered_and_nonsense_is_not(daemon: FakeDaemon) -> N
 # --- drain ---
 
 
-async def test_drain_moves_new_requests_and_old_ones_finish(
+async def test_drain_moves_new_requests_and_completes_old_ones(
     daemon: FakeDaemon, connection: Connection
 ) -> None:
     answer_all(daemon)
@@ -416,7 +420,7 @@ async def test_drain_moves_new_requests_and_old_ones_finish(
     await eventually(lambda: first not in daemon.sessions)
 
 
-async def test_a_daemon_that_always_drains_is_not_hammered(daemon: FakeDaemon) -> None:
+async def test_reconnections_to_a_daemon_that_always_drains_are_limited(daemon: FakeDaemon) -> None:
     daemon.faults.drain_at_start = True
     connection = Connection(daemon.endpoint())
     connection.begin()
@@ -428,7 +432,7 @@ async def test_a_daemon_that_always_drains_is_not_hammered(daemon: FakeDaemon) -
 # --- hot path ---
 
 
-async def test_submit_answers_are_never_called_from_within(
+async def test_submit_never_calls_the_callback_before_it_returns(
     daemon: FakeDaemon, connection: Connection
 ) -> None:
     daemon.faults.refuse = Refused()
@@ -440,7 +444,7 @@ async def test_submit_answers_are_never_called_from_within(
     assert isinstance(decode_error(answers[0][1]), Refused)
 
 
-async def test_no_welcome_is_not_waited_for(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_welcome_times_out(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hsmd.client.connection.LOGIN_S", 0.2)
     daemon.faults.silent = True
     with pytest.raises(Unavailable, match="welcome"):
@@ -448,7 +452,9 @@ async def test_no_welcome_is_not_waited_for(daemon: FakeDaemon, monkeypatch: pyt
     await eventually(lambda: not daemon.connections)
 
 
-async def test_error_instead_of_welcome_is_told(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_instead_of_welcome_is_raised(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "hsmd.client.channel.encode_hello", lambda capabilities: b"\x00\x00\x00\x09\x03" + bytes(8)
     )

@@ -62,7 +62,7 @@ IMPOSTORS: dict[str, tuple[bool, Callable[[], dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", IMPOSTORS)
-async def test_impostors_are_not_connected_to(name: str, tmp_path: Path) -> None:
+async def test_impostors_are_refused(name: str, tmp_path: Path) -> None:
     pins_ca, options = IMPOSTORS[name]
     daemon = await FakeDaemon(tmp_path, **options()).start()
     pin = f"cert-authority {public_line(CA)}" if pins_ca else public_line(daemon.host_key)
@@ -107,7 +107,7 @@ async def test_a_pinned_connection_does_not_follow_a_changed_host_key(tmp_path: 
 
 
 async def test_nothing_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home directory that trusts the impostor, redirects the host, offers keys and an agent: nothing of it counts."""
+    """A home directory that trusts the impostor, redirects the host, and offers keys and an agent has no effect."""
     daemon = await FakeDaemon(tmp_path).start()
     home = tmp_path / "home"
     ssh = home / ".ssh"
@@ -127,10 +127,10 @@ async def test_nothing_is_taken_from_the_environment(tmp_path: Path, monkeypatch
     await daemon.stop()
 
 
-# --- our own identity ---
+# --- the client's identity ---
 
 
-async def test_unknown_identity_is_told_as_such(tmp_path: Path) -> None:
+async def test_an_unknown_identity_is_reported(tmp_path: Path) -> None:
     daemon = await FakeDaemon(tmp_path).start()
     other = tmp_path / "other"
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(other)
@@ -184,7 +184,7 @@ def directory(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (exposed, "chmod 600"),
         (absent, "No such file"),
@@ -194,12 +194,12 @@ def directory(path: Path) -> None:
         (directory, "not a regular file"),
     ],
 )
-async def test_identity_files_that_will_not_do(
-    tmp_path: Path, spoil: Callable[[Path], None], says: str
+async def test_unusable_identity_files_are_refused(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     daemon = await FakeDaemon(tmp_path).start()
     spoil(daemon.identity)
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(ConfigurationError, match=message):
         await Connection(daemon.endpoint()).start()
     assert daemon.connections == []
     await daemon.stop()
@@ -213,9 +213,7 @@ async def test_a_server_without_the_subsystem(tmp_path: Path, monkeypatch: pytes
     await daemon.stop()
 
 
-async def test_a_server_that_accepts_and_says_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_a_server_that_sends_nothing_times_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("hsmd.client.ssh_transport.LOGIN_S", 0.3)
     connected: list[asyncio.StreamWriter] = []
 

@@ -24,7 +24,7 @@ KEY = b"k" * 32
 
 
 class Background:
-    """A daemon on a thread of its own, as a synchronous program meets it."""
+    """A fake daemon in a background thread, for synchronous tests."""
 
     def __init__(self, directory: Path) -> None:
         self._loop = asyncio.new_event_loop()
@@ -58,7 +58,7 @@ def test_use_key_and_control(background: Background) -> None:
         assert client.control(WhoAmI(), timeout_s=2).client == CLIENT
 
 
-def test_errors_come_through(background: Background) -> None:
+def test_errors_are_raised(background: Background) -> None:
     with Client.connect(background.daemon.endpoint()) as client:
         with pytest.raises(Refused):
             client.use_key(KEY, 8, 0x0403, b"data")
@@ -76,7 +76,7 @@ def test_many_threads_share_a_client(background: Background) -> None:
     assert background.daemon.logins == 1
 
 
-def test_closed_client_says_so_and_leaves_no_thread(background: Background) -> None:
+def test_a_closed_client_raises_and_leaves_no_thread(background: Background) -> None:
     client = Client.connect(background.daemon.endpoint())
     client.close()
     client.close()
@@ -110,7 +110,7 @@ def test_a_client_does_not_survive_a_fork(background: Background) -> None:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Callable[[Callable[[socket.socket], None]], AgentEndpoint]]:
-    """Starts a thread that serves connections to a socket, one after the other, with a function."""
+    """Starts a thread that calls a function for each connection to a socket, one after another."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(str(tmp_path / "agent.sock"))
     listening.listen()
@@ -138,7 +138,7 @@ def agent(tmp_path: Path) -> Iterator[Callable[[Callable[[socket.socket], None]]
 
 
 def answering(peer: socket.socket) -> None:
-    """Echo the data of a key operation, in small pieces."""
+    """Answer a key operation with its data, in small pieces."""
     channel = ServerChannel(1, 8)
     frames = channel.receive(peer.recv(65_536))
     kind, request_id, body = frames[1]
@@ -157,7 +157,7 @@ def test_agent_operation_on_a_short_connection(agent: Callable[..., AgentEndpoin
             assert client.use_key(KEY, 8, 0x0403, b"data", timeout_s=2) == b"signed data"
 
 
-def test_agent_that_says_nothing_costs_the_deadline_and_no_more(agent: Callable[..., AgentEndpoint]) -> None:
+def test_a_silent_agent_costs_no_more_than_the_deadline(agent: Callable[..., AgentEndpoint]) -> None:
     with Client.connect(agent(lambda peer: time.sleep(0.5))) as client:
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
@@ -165,7 +165,7 @@ def test_agent_that_says_nothing_costs_the_deadline_and_no_more(agent: Callable[
         assert time.monotonic() - began < 0.4
 
 
-def hang_up(peer: socket.socket) -> None:
+def disconnect(peer: socket.socket) -> None:
     peer.recv(65_536)
 
 
@@ -174,7 +174,7 @@ def refuse_the_channel(peer: socket.socket) -> None:
     peer.send(encode_error(0, ProtocolError("no")))
 
 
-def answer_otherwise(peer: socket.socket) -> None:
+def answer_another_request(peer: socket.socket) -> None:
     channel = ServerChannel(1, 8)
     channel.receive(peer.recv(65_536))
     peer.send(encode_welcome(channel.welcome()) + encode(Kind.CONTROL_RESULT, 1, b"{}"))
@@ -182,7 +182,7 @@ def answer_otherwise(peer: socket.socket) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "error"),
-    [(hang_up, Unavailable), (refuse_the_channel, ProtocolError), (answer_otherwise, ProtocolError)],
+    [(disconnect, Unavailable), (refuse_the_channel, ProtocolError), (answer_another_request, ProtocolError)],
 )
 def test_agents_that_misbehave(
     agent: Callable[..., AgentEndpoint], answer: Callable[[socket.socket], None], error: type[Exception]
@@ -191,7 +191,7 @@ def test_agents_that_misbehave(
         client.use_key(KEY, 8, 0x0403, b"data", timeout_s=2)
 
 
-def test_no_agent(tmp_path: Path) -> None:
+def test_a_missing_agent_is_reported(tmp_path: Path) -> None:
     with (
         Client.connect(AgentEndpoint(tmp_path / "none.sock")) as client,
         pytest.raises(Unavailable, match="is the agent running"),
@@ -199,6 +199,6 @@ def test_no_agent(tmp_path: Path) -> None:
         client.control(WhoAmI())
 
 
-async def test_a_connection_can_go_to_the_agent_too(tmp_path: Path) -> None:
+async def test_a_connection_can_use_the_agent(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="is the agent running"):
         await Connection(AgentEndpoint(tmp_path / "none.sock")).start()

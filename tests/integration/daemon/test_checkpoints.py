@@ -1,4 +1,4 @@
-"""Checkpoints of a real daemon: signed in the token, provable, recalled after a restart, and nothing that feeds on itself."""
+"""Checkpoints of a real daemon: signed in the token, provable, kept over a restart, and never caused by checkpoints alone."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def covered(daemon: Daemon) -> int:
     return int(daemon.status().audit_covered)
 
 
-def test_from_the_first_checkpoint_to_the_one_after_a_restart(tmp_path: Path) -> None:
+def test_checkpoints_continue_after_a_restart(tmp_path: Path) -> None:
     with running_daemon(tmp_path, checkpoint_s=1) as daemon:
         wait_until(lambda: covered(daemon), what="the first checkpoint")
         first, _ = newest(daemon)
-        assert first.origin == "hsmd/house"
+        assert first.origin == "hsmd/test"
         daemon.add_key("site", "p-256", "tls-server")
-        wait_until(lambda: covered(daemon) > first.size, what="a checkpoint of what happened since")
+        wait_until(lambda: covered(daemon) > first.size, what="a checkpoint of the later records")
         second, answer = newest(daemon, first.size)
         verify_consistency(first.size, second.size, first.root, second.root, answer.proof)
         _prove_some_records(daemon, second)
@@ -72,12 +72,12 @@ def _prove_some_records(daemon: Daemon, at: Checkpoint) -> None:
         daemon.ask(messages.AuditStand(), WEB)
 
 
-def test_a_quiet_daemon_signs_nothing(tmp_path: Path) -> None:
+def test_an_idle_daemon_signs_no_checkpoint(tmp_path: Path) -> None:
     with running_daemon(tmp_path, checkpoint_s=1) as daemon:
         wait_until(lambda: covered(daemon), what="the first checkpoint")
         wait_until(
             lambda: daemon.ask(messages.Status(), OPERATOR).audit_uncovered_s == 0,
-            what="nothing left to cover",
+            what="a checkpoint that covers all records",
         )
         quiet = [record["index"] for record in daemon.audit("log.checkpoint")]
         two_intervals_later = time.monotonic() + 2.2

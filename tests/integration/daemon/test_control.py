@@ -1,4 +1,4 @@
-"""Control requests: each carried out for real, hostile ones refused by name, changes recorded before they happen."""
+"""Control requests: each carried out, hostile ones refused with the member's name, changes recorded before their effect."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def refused(ask: Ask, error: type[HsmdError], request: Request, about: str = "")
     assert about in caught.value.text
 
 
-# --- each request once, for real ---
+# --- each request once ---
 
 
-def test_a_key_from_birth_to_death(shared_daemon: Daemon, ask: Ask) -> None:
+def test_a_key_from_generation_to_destruction(shared_daemon: Daemon, ask: Ask) -> None:
     info = ask(messages.KeyGenerate("life", "p-256", ["tls-server"]))
     public = load_der_public_key(info.public_key)
     assert (info.key_type, info.token, info.certificate_not_after) == ("p-256", "main", None)
@@ -77,7 +77,7 @@ def test_a_key_from_birth_to_death(shared_daemon: Daemon, ask: Ask) -> None:
     ask(messages.KeyDestroy("life", "life"))
 
 
-def test_a_destroyed_key_signs_no_more(shared_daemon: Daemon) -> None:
+def test_a_destroyed_key_stops_signing(shared_daemon: Daemon) -> None:
     key = shared_daemon.add_key("doomed")
 
     async def use_and_destroy() -> list[int]:
@@ -97,7 +97,7 @@ def test_a_destroyed_key_signs_no_more(shared_daemon: Daemon) -> None:
     assert kinds == [Kind.RESULT] + [ErrorCode.REFUSED] * 18
 
 
-def test_clients_come_and_go(ask: Ask) -> None:
+def test_clients_are_added_and_removed(ask: Ask) -> None:
     first, second = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     made = ask(messages.ClientAdd("guest", "front-end", public_line(first)))
     assert made.fingerprints == [first.get_fingerprint()]
@@ -135,7 +135,7 @@ def test_a_request_is_on_disk_before_its_effect(shared_daemon: Daemon, ask: Ask)
 
 
 def test_an_adopted_key_is_served(open_daemon: Callable[..., Daemon]) -> None:
-    """Taken out of the store and back in: what the token says about a key counts."""
+    """Removed from the store and adopted again: the token's data on a key is authoritative."""
     daemon = open_daemon()
     made = daemon.ask(messages.KeyGenerate("first", "p-256", ["tls-server"]))
     refused(daemon.ask, Conflict, messages.KeyAdopt("second", cka_label="first"), "first")
@@ -163,7 +163,7 @@ async def test_reading_the_audit_log_in_pages(shared_daemon: Daemon) -> None:
         assert beyond.lines == []
 
 
-async def test_status_tells_the_truth(shared_daemon: Daemon) -> None:
+async def test_status_matches_the_daemon(shared_daemon: Daemon) -> None:
     async with shared_daemon.connection(AUDITOR) as auditor:
         status = await auditor.control(messages.Status(), timeout_s=5)
     assert (status.draining, status.audit_writable) == (False, True)
@@ -172,7 +172,7 @@ async def test_status_tells_the_truth(shared_daemon: Daemon) -> None:
     assert status.audit_records == len(shared_daemon.audit())
 
 
-# --- grants never mix what must not be mixed ---
+# --- ceilings limit grants ---
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_grants_beyond_the_ceiling(ask: Ask, purposes: list[str]) -> None:
 def test_only_front_ends_get_grants(ask: Ask) -> None:
     refused(ask, BadRequest, messages.GrantAdd(OPERATOR, "web", ["tls-server"]))
     refused(ask, BadRequest, messages.GrantAdd(AUDITOR, "web", ["tls-server"]))
-    refused(ask, NotFound, messages.GrantAdd("nobody", "web", ["tls-server"]))
+    refused(ask, NotFound, messages.GrantAdd("unknown", "web", ["tls-server"]))
 
 
 # --- hostile documents ---
@@ -279,7 +279,7 @@ async def test_bad_names_are_refused_by_member(shared_daemon: Daemon, name: str)
         b'{"op":"key.show","name":null}',
     ],
 )
-async def test_documents_that_are_none(shared_daemon: Daemon, document: bytes) -> None:
+async def test_malformed_documents_are_refused(shared_daemon: Daemon, document: bytes) -> None:
     async with await ssh(shared_daemon, OPERATOR) as connection:
         channel = await wire(connection)
         assert (await channel.error_of_control(1, document)).code == ErrorCode.BAD_REQUEST
@@ -292,7 +292,7 @@ async def test_huge_lists_are_answered_and_recorded_briefly(shared_daemon: Daemo
         channel = await wire(connection)
         kind, _ = await channel.control(1, messages.GrantAdd(WEB, "web", many))
         assert kind == Kind.CONTROL_RESULT
-        names = [f"nobody-{number}" for number in range(4_000)]
+        names = [f"unknown-{number}" for number in range(4_000)]
         error = await channel.error_of_control(
             2, messages.ClientTrustCa(public_line(shared_daemon.keys[WEB]), names)
         )
@@ -318,7 +318,7 @@ async def test_huge_lists_are_answered_and_recorded_briefly(shared_daemon: Daemo
         "ssh-ed25519 \u202e",
     ],
 )
-def test_keys_that_are_none(ask: Ask, line: str) -> None:
+def test_malformed_public_keys_are_refused(ask: Ask, line: str) -> None:
     refused(ask, BadRequest, messages.ClientTrustCa(line, [WEB]), "public_key")
 
 
@@ -331,7 +331,7 @@ def test_two_lines_are_not_one_key(shared_daemon: Daemon, ask: Ask) -> None:
     refused(ask, BadRequest, messages.ClientAdd("two", "front-end", public_line(weak)), "2048")
 
 
-def test_chains_that_do_not_fit(ask: Ask) -> None:
+def test_chains_of_another_key_are_refused(ask: Ask) -> None:
     other = (
         ec.generate_private_key(ec.SECP256R1())
         .public_key()
@@ -344,7 +344,7 @@ def test_chains_that_do_not_fit(ask: Ask) -> None:
     refused(ask, NotFound, messages.CertificateExport("web"))
 
 
-async def test_a_session_has_few_control_requests_at_a_time(shared_daemon: Daemon) -> None:
+async def test_concurrent_control_requests_of_a_session_are_limited(shared_daemon: Daemon) -> None:
     async with await ssh(shared_daemon, OPERATOR) as connection:
         channel = await wire(connection)
         document = messages.encode_request(messages.ClientList())
@@ -354,10 +354,10 @@ async def test_a_session_has_few_control_requests_at_a_time(shared_daemon: Daemo
         assert [kind for kind, _ in answers[8:]] == [Kind.ERROR] * 12
 
 
-# --- at the same time ---
+# --- concurrent requests ---
 
 
-async def test_concurrent_changes_leave_one_winner(shared_daemon: Daemon) -> None:
+async def test_only_one_of_concurrent_changes_succeeds(shared_daemon: Daemon) -> None:
     async with shared_daemon.connection(OPERATOR) as one, shared_daemon.connection(OPERATOR) as two:
         for request, winners in (
             (messages.KeyGenerate("race", "p-256", ["tls-server"]), 1),
@@ -377,8 +377,8 @@ async def test_concurrent_changes_leave_one_winner(shared_daemon: Daemon) -> Non
             await one.control(messages.KeyShow("race"), timeout_s=5)
 
 
-async def test_a_change_goes_on_when_its_caller_has_gone(shared_daemon: Daemon) -> None:
-    """Whoever hangs up in the middle leaves no key that nobody knows."""
+async def test_a_change_is_completed_after_its_caller_disconnects(shared_daemon: Daemon) -> None:
+    """A caller that disconnects during a request leaves no key that is missing from the store."""
     connection = await ssh(shared_daemon, OPERATOR)
     channel = await wire(connection)
     request = messages.encode_request(messages.KeyGenerate("orphan", "rsa-3072", ["tls-server"]))
@@ -408,7 +408,7 @@ async def test_a_change_that_outlasts_its_deadline(open_daemon: Callable[..., Da
         with pytest.raises(DeadlineExceeded):
             await operator.control(messages.KeyGenerate("late", "p-256", ["tls-server"]), timeout_s=1)
         assert asyncio.get_running_loop().time() - began < 1.5
-        # The control worker is replaced, and control goes on.
+        # The control worker is replaced, and control requests work again.
         made = await operator.control(messages.KeyGenerate("later", "p-256", ["tls-server"]), timeout_s=15)
     assert made.name == "later"
     assert [each["event"] for each in daemon.audit() if each.get("fields", {}).get("target_name") == "late"] == [
@@ -416,7 +416,7 @@ async def test_a_change_that_outlasts_its_deadline(open_daemon: Callable[..., Da
     ]  # fmt: skip
 
 
-async def test_an_auditor_cannot_ask_what_changes(shared_daemon: Daemon) -> None:
+async def test_an_auditor_cannot_request_changes(shared_daemon: Daemon) -> None:
     async with shared_daemon.connection(AUDITOR) as auditor:
         for request in (
             messages.ClientAdd("x"),

@@ -1,4 +1,4 @@
-"""Straight on a worker's socket: a front that was taken over gets no more signed than an honest one."""
+"""Directly on a worker's socket: a compromised front gets no more signed than an honest one."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_hostile_bytes_are_not_signed(worker_and_key: tuple[RawWorker, KeyDescri
         for purpose in TLS_PURPOSES:
             with pytest.raises(PurposeMismatch):
                 worker.use(purpose, P256, digest, base64.b64decode(entry["data"]))
-    assert worker.progress.finished == finished, "the key was not touched"
+    assert worker.progress.finished == finished, "the key was not used"
     assert worker.use(Purpose.TLS13_SERVER, P256, digest, TLS13)
 
 
-def test_what_is_outside_the_ceiling_is_not_done(worker_and_key: tuple[RawWorker, KeyDescription]) -> None:
+def test_operations_outside_the_ceiling_are_refused(worker_and_key: tuple[RawWorker, KeyDescription]) -> None:
     worker, key = worker_and_key
     for purpose in (0, 5, 6, 7, 8, 9, 0x7F, 0x90, 0xFF):
         with pytest.raises((PurposeMismatch, Refused)):

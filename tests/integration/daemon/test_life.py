@@ -34,7 +34,7 @@ Open = Callable[..., Daemon]
 # --- stopping ---
 
 
-async def test_a_drain_answers_what_is_open_and_tells_clients(open_daemon: Open) -> None:
+async def test_a_drain_answers_open_requests_and_notifies_clients(open_daemon: Open) -> None:
     built = open_daemon(stall_ms=60_000, limits={"drain_s": 10})
     key = built.add_key("web")
     worker = built.signing_pids()[0]
@@ -62,7 +62,7 @@ async def test_a_drain_answers_what_is_open_and_tells_clients(open_daemon: Open)
     assert built.audit()[-1]["event"] == "daemon.stopped"
 
 
-async def test_a_drain_has_an_end(open_daemon: Open) -> None:
+async def test_a_drain_is_limited_in_time(open_daemon: Open) -> None:
     built = open_daemon(stall_ms=60_000, limits={"drain_s": 1})
     key = built.add_key("web")
     os.kill(built.signing_pids()[0], signal.SIGSTOP)
@@ -128,7 +128,7 @@ async def test_addresses_and_host_keys_change_without_losing_connections(open_da
         built.host_key = asyncssh.generate_private_key("ssh-ed25519")
         ca = asyncssh.generate_private_key("ssh-ed25519")
         built.host_key.write_private_key(built.directory / "host_key")
-        certificate = ca.generate_host_certificate(built.host_key, "house", principals=["127.0.0.1"])
+        certificate = ca.generate_host_certificate(built.host_key, "daemon", principals=["127.0.0.1"])
         certificate.write_certificate(built.directory / "host_key-cert.pub")
         built.host_certificate = "host_key-cert.pub"
         built.write()
@@ -136,7 +136,7 @@ async def test_addresses_and_host_keys_change_without_losing_connections(open_da
         assert built.reload() == "done"
         with pytest.raises(OSError):
             await asyncio.open_connection(*old)
-        assert (await channel.use(1, key))[0] == Kind.RESULT, "the connection that was there stays"
+        assert (await channel.use(1, key))[0] == Kind.RESULT, "the existing connection stays open"
     built.notice = {"addresses": built.addresses, "host_key": before}
     with pytest.raises(asyncssh.HostKeyNotVerifiable):
         await ssh(built, WEB)
@@ -157,7 +157,7 @@ async def test_host_keys_that_clients_would_refuse_are_refused(open_daemon: Open
     else:
         make = ca.generate_user_certificate if fault == "user certificate" else ca.generate_host_certificate
         principals = [] if fault == "no principal" else ["127.0.0.1"]
-        made = make(other if fault == "other key" else built.host_key, "house", principals=principals)
+        made = make(other if fault == "other key" else built.host_key, "daemon", principals=principals)
         made.write_certificate(built.directory / "bad-cert.pub")
         built.host_certificate = "bad-cert.pub"
         built.write()
@@ -222,7 +222,7 @@ async def test_wrong_token_settings_leave_the_old_workers_serving(open_daemon: O
         assert (await (await wire(connection)).use(1, key))[0] == Kind.RESULT
 
 
-async def test_limits_change_for_what_comes_after(open_daemon: Open) -> None:
+async def test_changed_limits_apply_to_new_connections(open_daemon: Open) -> None:
     built = open_daemon()
     built.limits = {"channels_per_connection": 1, "open_requests": 1, "queue": 7}
     built.write()
@@ -238,7 +238,7 @@ async def test_limits_change_for_what_comes_after(open_daemon: Open) -> None:
 
 
 @pytest.mark.parametrize("fault", ["host key", "store", "user", "audit"])
-def test_a_daemon_that_cannot_start_says_why_and_ends(tmp_path: Path, fault: str) -> None:
+def test_a_daemon_that_cannot_start_reports_why_and_exits(tmp_path: Path, fault: str) -> None:
     built = Daemon(tmp_path / "daemon")
     if fault == "host key":
         (built.directory / "host_key").write_text("nonsense")
@@ -268,7 +268,7 @@ def test_a_daemon_that_cannot_start_says_why_and_ends(tmp_path: Path, fault: str
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A directory that other users can pass through, which those of pytest are not."""
+    """A directory that other users can traverse, unlike pytest's."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o711)
         yield Path(name)
@@ -281,7 +281,7 @@ async def test_front_and_workers_run_as_different_users(open_directory: Path) ->
     try:
         if os.geteuid() != 0:
             built.start()
-            assert built.logged("users.not_changed"), "only root can change users; others are told so"
+            assert built.logged("users.not_changed"), "only root can change users; otherwise the daemon warns"
             return
         front, workers = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
         hand_out(built, directory, front, workers)
@@ -302,8 +302,8 @@ async def test_front_and_workers_run_as_different_users(open_directory: Path) ->
         built.end()
 
 
-def test_the_launcher_outlives_a_terminal_interrupt_of_its_children(tmp_path: Path) -> None:
-    """Ctrl-C reaches the whole foreground group; front and workers have groups of their own and drain in good order."""
+def test_a_terminal_interrupt_drains_the_daemon(tmp_path: Path) -> None:
+    """Ctrl-C signals the foreground process group; front and workers have groups of their own, and drain properly."""
     with running_daemon(tmp_path / "daemon") as built:
         assert built.process is not None
         os.killpg(built.process.pid, signal.SIGINT)
@@ -312,7 +312,7 @@ def test_the_launcher_outlives_a_terminal_interrupt_of_its_children(tmp_path: Pa
         assert not built.logged("front.ended")
 
 
-def test_an_idle_daemon_notices_that_its_audit_log_is_gone_when_it_is_used(tmp_path: Path) -> None:
+def test_a_use_notices_that_the_audit_log_was_moved(tmp_path: Path) -> None:
     with running_daemon(tmp_path / "daemon") as built:
         key = built.add_key("web")
 

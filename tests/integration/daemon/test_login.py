@@ -1,4 +1,4 @@
-"""Who gets in: certificates of every kind of badness, identity swaps, limits before and after login, what is never offered."""
+"""Logins: invalid certificates of every kind, identity swaps, limits before and after login, and what is never offered."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CERTIFIED = "cert-only"
 
 @pytest.fixture(scope="module")
 def ca(shared_daemon: Daemon) -> Any:
-    """A CA that may vouch for CERTIFIED, and for nobody else."""
+    """A CA that may issue certificates for CERTIFIED only."""
     ca = asyncssh.generate_private_key("ssh-ed25519")
     shared_daemon.ask(messages.ClientAdd(CERTIFIED))
     shared_daemon.ask(messages.ClientTrustCa(public_line(ca), [CERTIFIED]))
@@ -43,7 +43,7 @@ def ca(shared_daemon: Daemon) -> Any:
 async def log_in(
     daemon: Daemon, user: str, key: Any, shown: tuple[bytes, bytes] | None = None
 ) -> tuple[int, Any]:
-    """(reply to a signed request, whoami after it)."""
+    """Log in with a signed request; return its reply, and the identity that `WhoAmI` then reports."""
     peer = await SshPeer.connect(daemon)
     try:
         peer.sign(user, key, shown=shown)
@@ -56,7 +56,7 @@ async def log_in(
 # --- certificates ---
 
 
-async def test_a_good_certificate_is_let_in_under_its_principal(shared_daemon: Daemon, ca: Any) -> None:
+async def test_a_valid_certificate_is_accepted_for_its_principal(shared_daemon: Daemon, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     reply, identity = await log_in(shared_daemon, CERTIFIED, key, certificate(ca, key, [CERTIFIED]))
     assert reply == MSG_USERAUTH_SUCCESS
@@ -83,7 +83,7 @@ async def test_a_good_certificate_is_let_in_under_its_principal(shared_daemon: D
         ([CERTIFIED], {"kind": 2}, ""),
     ],
 )
-async def test_a_bad_certificate_is_not(
+async def test_an_invalid_certificate_is_refused(
     shared_daemon: Daemon, ca: Any, principals: list[str], changes: dict[str, Any], rule: str
 ) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
@@ -106,10 +106,10 @@ async def test_source_addresses_are_enforced_both_ways(shared_daemon: Daemon, ca
     assert (await log_in(shared_daemon, CERTIFIED, key, here))[0] == MSG_USERAUTH_SUCCESS
 
 
-async def test_a_ca_vouches_for_its_own_clients_only(shared_daemon: Daemon, ca: Any) -> None:
+async def test_a_ca_certifies_only_its_own_clients(shared_daemon: Daemon, ca: Any) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     foreign = asyncssh.generate_private_key("ssh-ed25519")
-    for user, by in ((WEB, ca), (OPERATOR, ca), (CERTIFIED, foreign), ("nobody", ca)):
+    for user, by in ((WEB, ca), (OPERATOR, ca), (CERTIFIED, foreign), ("unknown", ca)):
         reply, _ = await log_in(shared_daemon, user, key, certificate(by, key, [user]))
         assert reply == MSG_USERAUTH_FAILURE, (user, by is ca)
 
@@ -119,7 +119,7 @@ async def test_a_certificate_needs_its_own_key(shared_daemon: Daemon, ca: Any) -
     assert (await log_in(shared_daemon, CERTIFIED, other, certificate(ca, key, [CERTIFIED])))[
         0
     ] == MSG_USERAUTH_FAILURE
-    # The key alone, without its certificate, is nobody's; so is the key of the CA itself.
+    # The key without its certificate belongs to no client, nor does the key of the CA.
     assert (await log_in(shared_daemon, CERTIFIED, key))[0] == MSG_USERAUTH_FAILURE
     assert (await log_in(shared_daemon, CERTIFIED, ca))[0] == MSG_USERAUTH_FAILURE
 
@@ -134,7 +134,7 @@ RSA_ALGORITHMS = [
 
 @pytest.fixture(scope="module")
 def rsa(shared_daemon: Daemon) -> Any:
-    """An RSA key that is a client's, and a CA for CERTIFIED."""
+    """An RSA key of a client, which is also a CA for CERTIFIED."""
     key = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
     shared_daemon.ask(messages.ClientAdd("with-rsa", "front-end", public_line(key)))
     return key
@@ -154,7 +154,7 @@ async def test_signatures_with_sha1_prove_nothing(
 async def test_certificates_signed_with_sha1_prove_nothing(
     shared_daemon: Daemon, ca: Any, rsa: Any, algorithm: bytes, good: bool
 ) -> None:
-    """Two texts with one SHA-1 can be made: what the CA has seen would not be what it certifies."""
+    """SHA-1 collisions are feasible: the certificate might differ from what the CA has seen."""
     shared_daemon.ask(messages.ClientTrustCa(public_line(rsa), [CERTIFIED]))
     key = asyncssh.generate_private_key("ssh-ed25519")
     shown = certificate(rsa, key, [CERTIFIED], signed_with=algorithm)
@@ -170,7 +170,7 @@ async def test_a_tampered_certificate_is_refused(shared_daemon: Daemon, ca: Any)
     assert (await log_in(shared_daemon, WEB, key, (algorithm, forged)))[0] == MSG_USERAUTH_FAILURE
 
 
-async def test_an_ending_certificate_ends_requests_and_then_the_connection(
+async def test_an_expired_certificate_ends_requests_and_then_the_connection(
     shared_daemon: Daemon, ca: Any
 ) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
@@ -180,7 +180,7 @@ async def test_an_ending_certificate_ends_requests_and_then_the_connection(
     connection = await ssh(shared_daemon, CERTIFIED, pair)
     channel = await wire(connection)
     request_id = 0
-    while True:  # one request after the other, across the end
+    while True:  # one request after another, until after the end of validity
         request_id += 1
         channel.write(b"")
         try:
@@ -198,10 +198,10 @@ async def test_an_ending_certificate_ends_requests_and_then_the_connection(
 # --- identity swaps ---
 
 
-async def test_a_key_is_one_clients(shared_daemon: Daemon) -> None:
+async def test_a_key_belongs_to_one_client(shared_daemon: Daemon) -> None:
     keys = shared_daemon.keys
     assert (await log_in(shared_daemon, WEB, keys[WEB]))[1].client == WEB
-    for user, key in ((WEB, keys[MAIL]), (OPERATOR, keys[WEB]), ("nobody", keys[WEB]), ("", keys[WEB])):
+    for user, key in ((WEB, keys[MAIL]), (OPERATOR, keys[WEB]), ("unknown", keys[WEB]), ("", keys[WEB])):
         assert (await log_in(shared_daemon, user, key))[0] in (MSG_USERAUTH_FAILURE, 0)
 
 
@@ -210,7 +210,7 @@ async def test_showing_a_key_proves_nothing(shared_daemon: Daemon) -> None:
     peer = await SshPeer.connect(shared_daemon)
     peer.query(OPERATOR, keys[OPERATOR])
     assert await peer.reply() == MSG_USERAUTH_PK_OK
-    # The operator's key was shown and would do; now somebody else signs.
+    # The operator's key was shown and is acceptable; now another key signs.
     peer.sign(OPERATOR, keys[WEB])
     assert await peer.reply() == MSG_USERAUTH_FAILURE
     peer.sign(OPERATOR, keys[WEB], shown=(keys[OPERATOR].algorithm, keys[OPERATOR].public_data))
@@ -240,7 +240,7 @@ async def test_a_certificate_shown_first_does_not_lend_its_identity(shared_daemo
 
 
 async def test_a_signature_is_for_the_user_it_names(shared_daemon: Daemon) -> None:
-    """Signed as WEB, sent as OPERATOR, and the other way round."""
+    """Signed as WEB and sent as OPERATOR, and vice versa."""
     peer = await SshPeer.connect(shared_daemon)
     peer.sign(OPERATOR, shared_daemon.keys[WEB], signed_user=WEB)
     assert await peer.reply() == MSG_USERAUTH_FAILURE
@@ -250,8 +250,8 @@ async def test_a_signature_is_for_the_user_it_names(shared_daemon: Daemon) -> No
 
 
 @pytest.mark.parametrize("order", ["victim last", "victim first"])
-async def test_interleaved_users_get_nobody_in_as_another(shared_daemon: Daemon, order: str) -> None:
-    """The race of asyncssh 2.24.0: requests for two users in one go, without waiting for an answer."""
+async def test_interleaved_logins_cannot_swap_identities(shared_daemon: Daemon, order: str) -> None:
+    """The race of asyncssh 2.24.0: requests for two users in one write, without waiting for an answer."""
     keys = shared_daemon.keys
     for _ in range(10):
         peer = await SshPeer.connect(shared_daemon)
@@ -332,7 +332,7 @@ async def test_nothing_is_forwarded(shared_daemon: Daemon) -> None:
 
 
 async def test_environment_variables_are_not_kept(shared_daemon: Daemon) -> None:
-    """asyncssh would keep each of them; 24 MB of them leave no trace."""
+    """asyncssh would store each of them; 24 MB of them must not take memory."""
     async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
         before = shared_daemon.front_rss()
@@ -348,7 +348,7 @@ async def test_environment_variables_are_not_kept(shared_daemon: Daemon) -> None
 # --- limits ---
 
 
-async def test_tries_to_log_in_are_counted_whatever_they_are(shared_daemon: Daemon) -> None:
+async def test_login_attempts_of_every_kind_are_counted(shared_daemon: Daemon) -> None:
     for kinds in (("none",), ("publickey",), ("query",), ("none", "publickey", "query")):
         peer = await SshPeer.connect(shared_daemon)
         tries = 0
@@ -379,14 +379,14 @@ async def test_channels_are_limited(shared_daemon: Daemon) -> None:
         assert (await (await wire(connection)).control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
 
 
-async def test_idle_strangers_do_not_keep_others_from_logging_in(open_daemon: Callable[..., Daemon]) -> None:
+async def test_idle_unauthenticated_peers_do_not_prevent_logins(open_daemon: Callable[..., Daemon]) -> None:
     daemon = open_daemon(limits={"startups": 8, "login_s": 3, "connections": 40})
     host, port = daemon.address
     began = time.monotonic()
     idle = [await asyncio.open_connection(host, port) for _ in range(60)]
-    turned_away = sum([await _ends(reader, 0.3) for reader, _ in idle[8:]][:20])
-    assert turned_away >= 15, "connections beyond the limit are closed at once"
-    # From the same address nothing makes room, but nobody stays longer than login_s.
+    refused = sum([await _ends(reader, 0.3) for reader, _ in idle[8:]][:20])
+    assert refused >= 15, "connections beyond the limit are closed at once"
+    # Connections from one address do not displace each other, but end after login_s.
     reader = idle[0][0]
     async with asyncio.timeout(6):
         await reader.read()
@@ -403,7 +403,7 @@ async def test_connections_of_one_client_are_limited(open_daemon: Callable[..., 
     with pytest.raises((asyncssh.Error, OSError)):
         async with await ssh(daemon, WEB) as ninth:
             await wire(ninth)
-    # Others still find room.
+    # Other clients can still connect.
     async with daemon.connection(MAIL) as other:
         assert (await other.control(messages.WhoAmI(), timeout_s=5)).client == MAIL
     held[0].close()
@@ -427,7 +427,7 @@ async def _ends(reader: asyncio.StreamReader, within_s: float) -> bool:
 # --- withdrawn ---
 
 
-async def test_a_removed_client_is_out_at_once(shared_daemon: Daemon) -> None:
+async def test_a_removed_client_is_disconnected(shared_daemon: Daemon) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     async with shared_daemon.connection(OPERATOR) as operator:
         await operator.control(messages.ClientAdd("brief", "front-end", public_line(key)), timeout_s=10)
@@ -437,13 +437,13 @@ async def test_a_removed_client_is_out_at_once(shared_daemon: Daemon) -> None:
         digest = shared_daemon.digests["web"]  # type: ignore[attr-defined]
         assert (await channel.use(1, digest))[0] == Kind.RESULT
         await operator.control(messages.ClientRemove("brief"), timeout_s=10)
-        # From the moment the removal was confirmed there is no signature for that client.
+        # Once the removal is confirmed, the client gets no signature.
         await has_no_more(connection, channel, digest)
         with pytest.raises(asyncssh.PermissionDenied):
             await ssh(shared_daemon, "brief", key)
 
 
-async def test_a_client_that_lost_its_ca_is_out_at_once(shared_daemon: Daemon) -> None:
+async def test_a_client_that_lost_its_ca_is_disconnected(shared_daemon: Daemon) -> None:
     ca, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     async with shared_daemon.connection(OPERATOR) as operator:
         for name in ("briefly", "other"):
@@ -459,7 +459,7 @@ async def test_a_client_that_lost_its_ca_is_out_at_once(shared_daemon: Daemon) -
             await ssh(shared_daemon, "briefly", pair)
 
 
-async def test_a_daemon_that_is_full_says_unavailable(open_daemon: Callable[..., Daemon]) -> None:
+async def test_a_daemon_at_its_connection_limit_is_unavailable(open_daemon: Callable[..., Daemon]) -> None:
     daemon = open_daemon(limits={"connections": 3})
     held = [await ssh(daemon, name) for name in (WEB, MAIL, OPERATOR)]
     connection = daemon.connection(WEB)

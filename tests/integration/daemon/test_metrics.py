@@ -1,4 +1,4 @@
-"""Metrics of a real daemon: what was done is what is shown, to Prometheus and over the control channel; others see nothing."""
+"""Metrics of a real daemon, by Prometheus and by control request: they match what was done, and front ends may not read them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.tls_bytes import P256, tls13
 
 @pytest.fixture
 def observed(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path / "house", metrics="127.0.0.1:0") as running:
+    with running_daemon(tmp_path / "daemon", metrics="127.0.0.1:0") as running:
         yield running
 
 
 def scrape(running: Daemon) -> dict[str, dict[tuple[str, ...], float]]:
-    """Samples by name, then by values of the labels in the order of their names."""
+    """Samples by name, then by label values in the order of the labels' names."""
     port = int(running.logged("metrics.listening")[-1]["address"].rpartition(":")[2])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/metrics")
@@ -58,7 +58,7 @@ def use(
     return ended
 
 
-def test_what_was_done_is_what_is_shown(observed: Daemon) -> None:
+def test_metrics_match_what_was_done(observed: Daemon) -> None:
     key = observed.add_key("site")
     assert all(isinstance(answer, bytes) for answer in use(observed, key, WEB, 5))
     assert all(isinstance(error, Refused) for error in use(observed, key, MAIL, 3))
@@ -85,8 +85,8 @@ def test_what_was_done_is_what_is_shown(observed: Daemon) -> None:
         observed.ask(messages.MetricsRead(), WEB)
 
 
-def test_codes_a_peer_makes_up_are_one_series(observed: Daemon) -> None:
-    """Unknown purposes of a client that is logged in: one series."""
+def test_unknown_codes_share_one_series(observed: Daemon) -> None:
+    """Unknown purposes of a logged-in client share one series."""
     unknown = sorted(set(range(1, 256)) - set(map(int, Purpose)))
     key = observed.add_key("site")
 
@@ -102,7 +102,7 @@ def test_codes_a_peer_makes_up_are_one_series(observed: Daemon) -> None:
     assert scrape(observed)["hsmd_operations_total"][WEB, "site", "refused", "other"] == len(unknown) > 200
     assert (
         len(scrape(observed)["hsmd_operations_total"]) <= 2
-    )  # the key's own certificate request may be the other
+    )  # the other one may be the key's certificate request
 
 
 def test_a_reload_moves_the_endpoint(observed: Daemon) -> None:

@@ -1,4 +1,4 @@
-"""Uses of keys through the whole daemon: what is refused looks alike and is recorded, and no purpose lets other bytes through."""
+"""Uses of keys through a complete daemon: refusals look alike and are recorded, and each purpose accepts only its own bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TLS_PURPOSES = {
     Purpose.TLS12_CLIENT: "tls12-client",
 }
 HOSTILE_SAMPLE = int(os.environ.get("HSMD_TEST_HOSTILE", "150"))
-"""How many of the hostile inputs are tried under each purpose; the soak raises it to all."""
+"""Number of hostile inputs tried under each purpose; the soak tries all."""
 
 
 def digest_of(daemon: Daemon, name: str) -> bytes:
@@ -40,7 +40,7 @@ def digest_of(daemon: Daemon, name: str) -> bytes:
     return digest
 
 
-async def test_a_granted_use_is_a_good_signature_with_a_complete_record(shared_daemon: Daemon) -> None:
+async def test_a_granted_use_returns_a_valid_signature_with_a_complete_record(shared_daemon: Daemon) -> None:
     key = digest_of(shared_daemon, "web")
     public = load_der_public_key(shared_daemon.ask(messages.KeyShow("web")).public_key)
     assert isinstance(public, ec.EllipticCurvePublicKey)
@@ -72,7 +72,7 @@ async def test_a_granted_use_is_a_good_signature_with_a_complete_record(shared_d
 
 
 async def test_unknown_missing_and_wrong_role_look_the_same(shared_daemon: Daemon) -> None:
-    """Byte for byte on the wire; in the audit log they differ in the rule alone."""
+    """Identical bytes on the wire; in the audit log only the rule differs."""
     web, mail = digest_of(shared_daemon, "web"), digest_of(shared_daemon, "mail")
     expected = encode_error(9, Refused())
     cases = {
@@ -101,7 +101,7 @@ async def test_unknown_missing_and_wrong_role_look_the_same(shared_daemon: Daemo
 
 
 @pytest.mark.parametrize("purpose", [0, 6, 7, 10, 0x7F, 0x80, 0x81, 0x90, 0xFF])
-async def test_purposes_nobody_holds_are_refused(shared_daemon: Daemon, purpose: int) -> None:
+async def test_unknown_and_reserved_purposes_are_refused(shared_daemon: Daemon, purpose: int) -> None:
     async with await ssh(shared_daemon, WEB) as connection:
         kind, body = await (await wire(connection)).use(1, digest_of(shared_daemon, "web"), purpose=purpose)
     assert (kind, decode_error(body).code) == (Kind.ERROR, ErrorCode.REFUSED)
@@ -111,8 +111,8 @@ FOR_FRONT_ENDS = {
     messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport, messages.ClientRotateKey,
     messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout,
 }  # fmt: skip
-"""Spelt out, so that no request becomes one that front ends may make unnoticed."""
-# Requests that are forbidden to front ends, some of them about keys on which the front end has a grant or has none.
+"""An explicit list, so that permitting another request to front ends changes this test."""
+# Requests that are forbidden to front ends, some of them about keys with or without a grant for the front end.
 FORBIDDEN: list[messages.Request] = [
     messages.Status(), messages.ClientList(), messages.GrantList(), messages.AuditRead(),
     messages.GrantExplain(WEB, "web", "tls13-server"), messages.KeyGenerate("mine", "p-256", ["tls-server"]),
@@ -161,7 +161,7 @@ async def test_an_auditor_reads_and_changes_nothing(shared_daemon: Daemon) -> No
 
 
 async def test_refusals_beyond_a_rate_are_counted(open_daemon: Callable[..., Daemon]) -> None:
-    """Neither forbidden uses nor forbidden control requests fill the disk."""
+    """Neither refused uses nor refused control requests fill the disk."""
     daemon = open_daemon()
     async with await ssh(daemon, WEB) as connection:
         channel = await wire(connection)
@@ -175,11 +175,11 @@ async def test_refusals_beyond_a_rate_are_counted(open_daemon: Callable[..., Dae
     assert daemon.ask(messages.Status()).operations["refused"] == 3_000
 
 
-# --- what no purpose lets through (decision 3) ---
+# --- bytes that no purpose accepts ---
 
 
 async def test_hostile_bytes_are_not_signed(shared_daemon: Daemon) -> None:
-    """A key with every TLS purpose, every kind of bytes that some other protocol would take a signature of."""
+    """A key with every TLS purpose; bytes of every kind that another protocol accepts a signature of."""
     key = _key(shared_daemon, "every-tls", "p-256", "tls-server", "tls-client")
     corpus = [entry for entry in vectors("purposes/hostile.json") if "p-256" in entry["keys"]]
     sample = corpus[:: max(1, len(corpus) // HOSTILE_SAMPLE)]
@@ -220,7 +220,7 @@ def _key(daemon: Daemon, name: str, key_type: str, *purposes: str) -> bytes:
     return daemon.add_key(name, key_type, *purposes)
 
 
-# --- RSA premaster secrets (decision 4) ---
+# --- RSA premaster secrets ---
 
 
 def _malformed(public: RSAPublicKey) -> dict[str, bytes]:
@@ -253,9 +253,9 @@ def _malformed(public: RSAPublicKey) -> dict[str, bytes]:
     } | {"too large": b"\xff" * size, "short": b"\x05"}
 
 
-async def test_malformed_premaster_secrets_are_alike_from_outside(open_daemon: Callable[..., Daemon]) -> None:
-    """Status, size, audit record and log of each are those of a good one, and asking again says nothing new: not on
-    another worker, not after a restart."""
+async def test_malformed_premaster_secrets_are_indistinguishable(open_daemon: Callable[..., Daemon]) -> None:
+    """Status, size, audit record and log of each are like those of a valid one, and a repeated request gets the same answer,
+    also from another worker and after a restart."""
     daemon = open_daemon(workers=2)
     key = daemon.add_key("old", "rsa-2048", "tls12-rsa-premaster")
     public = load_der_public_key(daemon.ask(messages.KeyShow("old")).public_key)
@@ -280,7 +280,7 @@ async def test_malformed_premaster_secrets_are_alike_from_outside(open_daemon: C
     assert first["good"] == b"\x03\x03" + bytes(range(1, 47))
     assert len(set(first.values())) == len(cases)
     assert {line["event"] for line in daemon.log()[lines:]} <= {"connection.opened", "connection.closed"}
-    for number in daemon.signing_pids()[:1]:  # the other worker, and the successor of this one
+    for number in daemon.signing_pids()[:1]:  # then the other worker and the replacement answer
         os.kill(number, signal.SIGKILL)
         assert await open_all() == first
     attempts = daemon.audit("attempt")
@@ -317,7 +317,7 @@ async def test_malformed_premaster_secrets_are_alike_from_outside(open_daemon: C
         (b"GET / HTTP/1.1\r\n\r\n", ErrorCode.PROTOCOL),
     ],
 )
-async def test_a_broken_rule_ends_the_channel_and_nothing_else(
+async def test_a_protocol_violation_ends_only_its_channel(
     shared_daemon: Daemon, sent: bytes, code: ErrorCode
 ) -> None:
     async with await ssh(shared_daemon, WEB) as connection:
@@ -328,7 +328,7 @@ async def test_a_broken_rule_ends_the_channel_and_nothing_else(
         assert (await good.use(1, digest_of(shared_daemon, "web")))[0] == Kind.RESULT
 
 
-async def test_an_id_that_is_open_cannot_be_used_again(shared_daemon: Daemon) -> None:
+async def test_an_open_id_cannot_be_used_again(shared_daemon: Daemon) -> None:
     async with await ssh(shared_daemon, WEB) as connection:
         channel = await wire(connection)
         key = digest_of(shared_daemon, "web")
@@ -343,7 +343,7 @@ async def test_optional_frames_are_skipped_and_pings_answered(shared_daemon: Dae
         assert await channel.answer(8) == (Kind.PONG, b"")
 
 
-async def test_more_open_requests_than_welcome_allows_are_turned_away(
+async def test_more_open_requests_than_welcome_allows_are_refused(
     open_daemon: Callable[..., Daemon],
 ) -> None:
     daemon = open_daemon(limits={"open_requests": 4})
@@ -368,8 +368,8 @@ async def test_a_half_closed_channel_still_gets_its_answers(shared_daemon: Daemo
             assert (await channel.answer(number))[0] == Kind.RESULT
 
 
-async def test_a_channel_that_vanishes_takes_no_answers_of_others_along(shared_daemon: Daemon) -> None:
-    """Answers of several callers come in one batch; that one of them has gone is nobody else's affair."""
+async def test_a_closed_channel_does_not_affect_answers_of_others(shared_daemon: Daemon) -> None:
+    """Answers of several callers come in one batch; if one caller has disconnected, the others still get theirs."""
     key = digest_of(shared_daemon, "web")
     async with await ssh(shared_daemon, WEB) as one, await ssh(shared_daemon, WEB) as other:
         for _ in range(20):
@@ -385,7 +385,7 @@ async def test_a_channel_that_vanishes_takes_no_answers_of_others_along(shared_d
 
 
 def test_the_rule_for_roles_is_complete() -> None:
-    """Every request is forbidden to front ends, or is one that they may make."""
+    """Every request is in exactly one of the lists of permitted and forbidden ones."""
     forbidden = {type(request) for request in FORBIDDEN}
     about_keys = {messages.KeyShow, messages.CertificateExport}
     assert forbidden - about_keys == set(messages.REQUESTS) - FOR_FRONT_ENDS

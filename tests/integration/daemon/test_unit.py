@@ -1,4 +1,4 @@
-"""The daemon under what its systemd unit leaves it: system calls, rights, no writable code, the PIN as root's credential."""
+"""The daemon under its systemd unit's limits: system calls, capabilities, no writable code, the PIN as a credential."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ for name in json.loads({allowed!r}):
 filter.load()
 os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
-"""Does what systemd would: PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_MDWE, seccomp; then becomes the interpreter."""
+"""Apply the unit's limits as systemd does: PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_MDWE, seccomp; then run Python."""
 CAPABILITIES = {"CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
 
 
@@ -73,7 +73,7 @@ def directory() -> Iterator[Path]:
         yield Path(name)
 
 
-async def test_the_daemon_lives_within_its_unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_daemon_runs_within_its_unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = systemd.daemon_unit(Path("/etc/hsmd/hsmd.toml"), Path("/var/lib/hsmd"), Path("/etc/hsmd/pin"))
     is_root = os.geteuid() == 0
     built = Daemon(directory / "daemon", users=("nobody", "daemon") if is_root else ("", ""))

@@ -41,7 +41,7 @@ def sanitized_evp_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def core_driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[str]], list[str]]:
-    """Runs commands in the driver of the pure C files; one line of answer for each."""
+    """Runs commands in the driver of the pure C files, which answers each with one line."""
     program = build_core_driver(tmp_path_factory.mktemp("core"))
 
     def run(commands: Sequence[str]) -> list[str]:
@@ -70,13 +70,13 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
 
 @pytest.fixture
 def socket_path(tmp_path: Path) -> Path:
-    """Where the agent of this test listens."""
+    """The socket of the test's agent."""
     return tmp_path / "agent.sock"
 
 
 @pytest.fixture
 def agent(socket_path: Path, identities: dict[str, Identity]) -> Iterator[Agent]:
-    """A running agent with all the keys; whatever it found wrong with requests fails the test."""
+    """A running agent with all keys; any request it found faulty fails the test."""
     with Agent(socket_path, [identity.key for identity in identities.values()]) as running:
         yield running
     assert running.complaints == []
@@ -84,5 +84,5 @@ def agent(socket_path: Path, identities: dict[str, Identity]) -> Iterator[Agent]
 
 @pytest.fixture
 def environment(tmp_path: Path, socket_path: Path, module: Path) -> Environment:
-    """Programs of this test run with the release build and this test's socket."""
+    """The environment of the test's programs, with the release build and the test's socket."""
     return Environment(tmp_path, socket_path, module)

@@ -1,4 +1,4 @@
-"""What a TLS server lives through when the agent is down, slow, or lies: bounded time, a named cause, no crash."""
+"""A TLS server whose agent is down, slow or misbehaves: it fails in bounded time, with the cause, and without a crash."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ for line in sys.stdin:
     print(json.dumps(provider_handshakes.timed(json.loads(line))), flush=True)
 """
 BOUND_S = 5.0
-"""The deadline, the start of a program, and a machine that is busy with something else."""
+"""The deadline, the start of a program, and slack for a busy machine."""
 ASAN = {"ASAN_OPTIONS": "detect_leaks=1"}
 
 
 @pytest.fixture
-def unruly(environment: Environment, identities: dict[str, Identity]) -> Iterator[Agent]:
-    """An agent that is not started and whose complaints do not matter."""
+def stopped_agent(environment: Environment, identities: dict[str, Identity]) -> Iterator[Agent]:
+    """An agent that is not started, whose findings do not fail the test."""
     agent = Agent(environment.socket, [identity.key for identity in identities.values()])
     yield agent
     agent.stop()
 
 
 class Signer:
-    """Signs once per call with the sanitized build; returns the driver's lines and the seconds it took."""
+    """Signs once per call with the sanitized build; returns the driver's output and the duration in seconds."""
 
     def __init__(self, environment: Environment, driver: Path, module: Path) -> None:
         self._environment = environment
@@ -80,10 +80,15 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "reason", "waits"), FAULTS)
 def test_misbehaving_agents(
-    unruly: Agent, sign: Signer, identities: dict[str, Identity], fault: Fault, reason: str, waits: bool
+    stopped_agent: Agent,
+    sign: Signer,
+    identities: dict[str, Identity],
+    fault: Fault,
+    reason: str,
+    waits: bool,
 ) -> None:
-    unruly.fault = fault
-    unruly.start()
+    stopped_agent.fault = fault
+    stopped_agent.start()
     line, seconds = sign(identities["p256"])
     assert line.startswith(f"error {reason}: key key-p256: ")
     assert seconds < BOUND_S
@@ -93,13 +98,13 @@ def test_misbehaving_agents(
 @pytest.mark.parametrize("name", ["rsa", "p256", "ed25519"])
 @pytest.mark.parametrize("fault", [Fault.SHORT_ANSWER, Fault.LONG_ANSWER, Fault.NOT_DER])
 def test_answers_of_the_wrong_shape(
-    unruly: Agent, sign: Signer, identities: dict[str, Identity], fault: Fault, name: str
+    stopped_agent: Agent, sign: Signer, identities: dict[str, Identity], fault: Fault, name: str
 ) -> None:
-    """A lying agent cannot make the server send nonsense of the wrong length, let alone overflow a buffer."""
-    unruly.fault = fault
-    unruly.start()
+    """A misbehaving agent cannot make the server send a signature of the wrong length, or overflow a buffer."""
+    stopped_agent.fault = fault
+    stopped_agent.start()
     line, _ = sign(identities[name])
-    if fault is Fault.NOT_DER and name != "p256":  # as long as it should be: only the peer can tell
+    if fault is Fault.NOT_DER and name != "p256":  # of the right length: only the TLS peer can detect it
         assert line.startswith("signature 0000")
     else:
         assert line.startswith("error invalid answer: ")
@@ -125,42 +130,42 @@ def test_answers_of_the_wrong_shape(
         (77, b"new", "error request failed: key key-p256: new (agent's error 77)"),
     ],
 )
-def test_errors_of_the_agent_reach_the_log(
-    unruly: Agent, sign: Signer, identities: dict[str, Identity], code: int, text: bytes, line: str
+def test_errors_of_the_agent_are_reported(
+    stopped_agent: Agent, sign: Signer, identities: dict[str, Identity], code: int, text: bytes, line: str
 ) -> None:
-    unruly.error = (code, text)
-    unruly.start()
+    stopped_agent.error = (code, text)
+    stopped_agent.start()
     assert sign(identities["p256"])[0] == line
 
 
-def test_small_talk_is_tolerated(agent: Agent, sign: Signer, identities: dict[str, Identity]) -> None:
-    """Pings, events, drain notices, unknown optional frames, single bytes: the answer counts."""
+def test_unrelated_frames_are_ignored(agent: Agent, sign: Signer, identities: dict[str, Identity]) -> None:
+    """Pings, events, drain notices, unknown optional frames and single bytes do not affect the answer."""
     agent.fault = Fault.CHATTY
     line, _ = sign(identities["p256"], timeout_ms=5000)
     assert line.startswith("signature 30")
 
 
 def test_no_socket_and_no_listening_process(
-    environment: Environment, unruly: Agent, sign: Signer, identities: dict[str, Identity]
+    environment: Environment, stopped_agent: Agent, sign: Signer, identities: dict[str, Identity]
 ) -> None:
     line, seconds = sign(identities["p256"], timeout_ms=10_000)
     assert line.startswith("error agent unreachable: ")
     assert "there is no such socket" in line
-    unruly.start()
+    stopped_agent.start()
     environment.socket.rename(environment.socket.with_suffix(".kept"))
-    unruly.stop()
+    stopped_agent.stop()
     environment.socket.with_suffix(".kept").rename(environment.socket)
     line, more = sign(identities["p256"], timeout_ms=10_000)
     assert "no process listens on it" in line
     assert seconds + more < 2 * BOUND_S
 
 
-def test_full_backlog(unruly: Agent, sign: Signer, identities: dict[str, Identity]) -> None:
+def test_full_backlog(stopped_agent: Agent, sign: Signer, identities: dict[str, Identity]) -> None:
     """No process accepts: the first callers wait in the backlog for an answer, later ones for room in the backlog."""
-    unruly.start(accepting=False, backlog=1)
+    stopped_agent.start(accepting=False, backlog=1)
     waiting = [socket.socket(socket.AF_UNIX) for _ in range(2)]
     for one in waiting:
-        one.connect(str(unruly.path))
+        one.connect(str(stopped_agent.path))
     line, seconds = sign(identities["p256"])
     for one in waiting:
         one.close()
@@ -169,10 +174,10 @@ def test_full_backlog(unruly: Agent, sign: Signer, identities: dict[str, Identit
     assert TIMEOUT_MS / 1000 <= seconds < BOUND_S
 
 
-def test_agent_comes_and_goes_under_a_running_process(
-    environment: Environment, unruly: Agent, identities: dict[str, Identity]
+def test_agent_stops_and_starts_under_a_running_process(
+    environment: Environment, stopped_agent: Agent, identities: dict[str, Identity]
 ) -> None:
-    """One process: keys load with the agent dead; handshakes follow its coming and going."""
+    """In one process, keys load without the agent, and handshakes succeed whenever it runs."""
     certificate, reference = str(identities["p256"].certificate), str(identities["p256"].reference)
     case = {"certificate": certificate, "key": reference, "trust": certificate, "version": "1.3"}
     process = subprocess.Popen(
@@ -189,7 +194,7 @@ def test_agent_comes_and_goes_under_a_running_process(
     assert process.stdout is not None
 
     outcomes = []
-    for change in (None, unruly.start, unruly.stop, unruly.start):
+    for change in (None, stopped_agent.start, stopped_agent.stop, stopped_agent.start):
         if change is not None:
             change()
         process.stdin.write(json.dumps(case) + "\n")
@@ -204,11 +209,11 @@ def test_agent_comes_and_goes_under_a_running_process(
 
 @pytest.mark.parametrize("fault", [Fault.SHORT_ANSWER, Fault.LONG_ANSWER, Fault.SILENT, Fault.CLOSE_AT_ONCE])
 def test_rsa_key_exchange_fails_closed(
-    environment: Environment, unruly: Agent, identities: dict[str, Identity], fault: Fault
+    environment: Environment, stopped_agent: Agent, identities: dict[str, Identity], fault: Fault
 ) -> None:
-    """Anything but 48 bytes ends the handshake; nothing is made up in their place."""
-    unruly.fault = fault
-    unruly.start()
+    """An answer of other than 48 bytes ends the handshake; the provider does not substitute a random secret."""
+    stopped_agent.fault = fault
+    stopped_agent.start()
     rsa = identities["rsa"]
     certificate = str(rsa.certificate)
     case = {"certificate": certificate, "key": str(rsa.reference), "trust": certificate, "version": "1.2"}

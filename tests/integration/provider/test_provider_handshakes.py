@@ -1,4 +1,4 @@
-"""TLS handshakes with keys behind the agent: key types, versions and schemes; key exchange; clients; mixed processes."""
+"""TLS handshakes with keys of the agent: key types, versions, schemes, key exchange, clients, processes with other keys."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MATRIX = [
 
 
 def case(identity: Identity, version: str, **more: Any) -> dict[str, Any]:
-    """A handshake in which the server's key is behind the agent."""
+    """A handshake in which the agent has the server's key."""
     certificate = str(identity.certificate)
     return {
         "certificate": certificate,
@@ -58,7 +58,7 @@ def case(identity: Identity, version: str, **more: Any) -> dict[str, Any]:
 
 
 def succeeded(outcomes: list[dict[str, Any]]) -> bool:
-    """No outcome has an error; the errors are shown otherwise."""
+    """Whether no outcome has an error; otherwise the errors are printed."""
     assert [outcome["error"] for outcome in outcomes if "error" in outcome] == []
     return bool(outcomes)
 
@@ -72,7 +72,7 @@ def test_matrix(
     name: str,
     algorithm: str,
 ) -> None:
-    """One handshake, one request; the client end verifies the signature, the agent the shape of what it signs."""
+    """One handshake makes one request; the client verifies the signature, the agent the form of the signed bytes."""
     identity = identities[name]
     configuration = environment.configuration(tls=[f"SignatureAlgorithms = {algorithm}"])
     assert succeeded(environment.handshakes([case(identity, version)], configuration))
@@ -87,7 +87,7 @@ def test_matrix(
 def test_client_certificates(
     environment: Environment, agent: Agent, identities: dict[str, Identity], version: str
 ) -> None:
-    """Keys of both ends are behind the agent; in TLS 1.2 the client signs the whole transcript."""
+    """The agent has the keys of both ends; in TLS 1.2 the client signs the complete transcript."""
     names = ("rsa", "p256", "p384", "p521", "ed25519")
     cases = []
     for name in names:
@@ -103,14 +103,14 @@ def test_client_certificates(
         key_digest(identities[name].key.public_key()) for name in names
     ]
     if version == "1.2":
-        # ClientHello, ServerHello, ..., Certificate, ClientKeyExchange: all of it, nothing cut
+        # ClientHello, ServerHello, ..., Certificate, ClientKeyExchange: the complete transcript
         assert all(handshake_types(request.data)[-2:] == [11, 16] for request in by_clients)
 
 
 def test_large_client_transcript(
     environment: Environment, agent: Agent, identities: dict[str, Identity]
 ) -> None:
-    """Tens of KiB of certificates in both chains: more than fits one buffer on the way."""
+    """Tens of KiB of certificates in both chains exceed every buffer on the way."""
     paths = {}
     for name in ("p256", "rsa"):
         text = identities[name].certificate.read_text()
@@ -136,10 +136,10 @@ def test_rsa_key_exchange(
     assert (request.purpose, request.scheme, len(request.data)) == (5, 0, 256)
 
 
-def test_ordinary_keys_beside_ours(
+def test_software_keys_and_references_in_one_process(
     environment: Environment, agent: Agent, identities: dict[str, Identity]
 ) -> None:
-    """Software keys and references take turns in one process; only references reach the agent."""
+    """Software keys and references alternate in one process; only references reach the agent."""
     cases = []
     for name in ("rsa", "p256", "p384", "p521", "ed25519"):
         keys = (identities[name].private, identities[name].reference, identities[name].private)
@@ -165,7 +165,7 @@ def test_mismatched_certificate_is_refused(
 def test_several_pairs_in_one_context(
     environment: Environment, agent: Agent, identities: dict[str, Identity]
 ) -> None:
-    """Ours, ordinary, ours: comparing them leaves no error behind that would make OpenSSL refuse the next pair."""
+    """Reference, software key, reference: comparing them leaves no error that would make OpenSSL refuse the next pair."""
     rsa, p256, ed25519 = (identities[name] for name in ("rsa", "p256", "ed25519"))
     pairs = [(str(rsa.certificate), str(rsa.private)), (str(ed25519.certificate), str(ed25519.reference))]
     cases = []
@@ -178,7 +178,7 @@ def test_several_pairs_in_one_context(
 
 
 def test_combined_files(environment: Environment, agent: Agent, identities: dict[str, Identity]) -> None:
-    """Certificate and reference in one file, in any order, with junk and carriage returns."""
+    """Certificate and reference in one file, in any order, with other text and carriage returns."""
     identity = identities["p256"]
     certificate, reference = identity.certificate.read_text(), identity.reference.read_text()
     parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"

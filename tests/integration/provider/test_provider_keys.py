@@ -1,4 +1,4 @@
-"""Keys through libcrypto and the openssl tools: loading, comparing, signing, decrypting, and what must be refused."""
+"""Keys through libcrypto and the openssl tools: loading, comparing, signing, decrypting, and invalid uses."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ KINDS = {"rsa": (6, 2048, 256), "p256": (408, 256, 72), "p384": (408, 384, 104),
 KINDS["ed25519"] = (1087, 256, 64)
 CORPUS_SIZE = 1500
 Spoil = Callable[[bytes, str], str]
-"""From a reference's DER and PEM to a text that must not load."""
+"""Makes a text that must not load from a reference's DER and PEM."""
 ASAN = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0"}
 
 
-def test_keys_look_like_native_ones(
+def test_keys_have_the_properties_of_software_keys(
     environment: Environment, evp_driver: Path, identities: dict[str, Identity]
 ) -> None:
-    """Type, bits and size as of the software key; no error is left in the queue; no agent is needed."""
+    """Type, bits and size match the software key; no error stays in the queue; no agent is needed."""
     for name, kind in KINDS.items():
         identity = identities[name]
         done = environment.run([evp_driver, "load", identity.reference, identity.private])
@@ -51,15 +51,15 @@ def test_comparison_and_export(
     identities: dict[str, Identity],
     name: str,
 ) -> None:
-    """Equal both ways, a stranger is not, and no selection with the private half is ever exported."""
-    stranger = identities["other" if name != "other" else "p256"]
+    """Keys compare equal in both directions, and unequal to another key; no selection with the private key is exported."""
+    unrelated = identities["other" if name != "other" else "p256"]
     done = environment.run(
         [
             sanitized_evp_driver,
             "compare",
             identities[name].reference,
             identities[name].certificate,
-            stranger.certificate,
+            unrelated.certificate,
         ],
         environment.configuration(module=sanitized_module),
         environment=ASAN,
@@ -68,7 +68,7 @@ def test_comparison_and_export(
     assert done.stdout.splitlines() == [
         "equal 1 1 1 1",
         "errors 0",
-        "stranger 0 0",
+        "unrelated 0 0",
         "fits 1 0",
         "private exports 0",
         "public export 1",
@@ -79,7 +79,7 @@ def test_comparison_and_export(
 def test_ordinary_key_files_still_load(
     environment: Environment, evp_driver: Path, identities: dict[str, Identity]
 ) -> None:
-    """Every other way to write a key in PEM, read in a process where our decoders run first."""
+    """Every other PEM encoding of a key loads in a process where hsmd's decoders run first."""
     paths = []
     for name in KINDS:
         key = identities[name].key
@@ -128,7 +128,7 @@ def _write(directory: Path, text: bytes) -> Path:
         (lambda der, text: pem(der.replace(b"reference v1", b"reference v9")), "does not begin with"),
     ],
 )
-def test_malformed_references_say_what_is_wrong(
+def test_malformed_references_report_the_fault(
     environment: Environment, evp_driver: Path, identities: dict[str, Identity], spoil: Spoil, reason: str
 ) -> None:
     der = reference_der(subject_public_key_info(identities["p256"].key.public_key()))
@@ -149,10 +149,10 @@ def test_malformed_references_say_what_is_wrong(
         (f"socket = /{'s' * 107}", "socket must be shorter than 108 bytes"),
     ],
 )
-def test_wrong_configuration_is_told_when_a_key_loads(
+def test_wrong_configuration_is_reported_when_a_key_loads(
     environment: Environment, evp_driver: Path, identities: dict[str, Identity], line: str, reason: str
 ) -> None:
-    """OpenSSL goes on silently without a provider that fails to start, so ours starts and tells."""
+    """OpenSSL silently continues without a provider that fails to start, so hsmd's starts and reports the error later."""
     configuration = environment.configuration()
     kept = [
         kept
@@ -168,7 +168,7 @@ def test_wrong_configuration_is_told_when_a_key_loads(
 def test_defaults_of_the_configuration(
     environment: Environment, evp_driver: Path, identities: dict[str, Identity]
 ) -> None:
-    """Without socket and timeout-ms, as HAProxy's own directives load it, the documented defaults hold."""
+    """Without socket and timeout-ms, as HAProxy's directives load it, the documented defaults apply."""
     configuration = environment.configuration()
     kept = [
         line
@@ -188,7 +188,7 @@ def test_mutated_references_under_sanitizers(
     sanitized_evp_driver: Path,
     identities: dict[str, Identity],
 ) -> None:
-    """Whatever a file holds, reading it ends without a finding; hardly anything but a changed name or key loads."""
+    """No file content causes a sanitizer's finding; hardly any mutation loads but one of the name or the key."""
     dice = random.Random(20)
     corpus = environment.directory / "corpus"
     ders = [reference_der(subject_public_key_info(identities[name].key.public_key())) for name in KINDS]
@@ -203,7 +203,7 @@ def test_mutated_references_under_sanitizers(
 
 
 def _mutate(dice: random.Random, der: bytes) -> bytes:
-    """A few bytes changed, cut out or doubled, in the DER or in the text."""
+    """Change, remove or repeat a few bytes, in the DER or in the text."""
     if dice.random() < 0.7:
         return pem(bytes(_damage(dice, bytearray(der)))).encode()
     return bytes(_damage(dice, bytearray(pem(der).encode())))
@@ -288,7 +288,7 @@ def _verify(key: PublicKeyTypes, signature: bytes, message: bytes, scheme: int) 
         ("rsa", "SHA256", 7, "unsupported padding"),
     ],
 )
-def test_what_tls_has_no_scheme_for_is_refused_here(
+def test_algorithms_without_a_tls_scheme_are_refused_locally(
     environment: Environment,
     evp_driver: Path,
     agent: Agent,
@@ -318,7 +318,7 @@ def test_rsa_key_exchange_gives_48_bytes_or_a_public_reason(
     agent: Agent,
     identities: dict[str, Identity],
 ) -> None:
-    """Good and bad ciphertexts cannot be told apart; length, version and padding are refused without the agent."""
+    """Valid and invalid ciphertexts get indistinguishable results; a wrong length, version or padding is refused locally."""
     files = [identities["rsa"].reference, identities["rsa"].certificate]
     configuration = environment.configuration(module=sanitized_module)
     done = environment.run([sanitized_evp_driver, "decrypt", *files], configuration, environment=ASAN)
@@ -341,7 +341,7 @@ def test_rsa_key_exchange_gives_48_bytes_or_a_public_reason(
 def test_openssl_tools(
     environment: Environment, agent: Agent, identities: dict[str, Identity], tmp_path: Path, name: str
 ) -> None:
-    """pkey, req and dgst read a reference with their ordinary key option; their output verifies elsewhere."""
+    """pkey, req and dgst read a reference with their ordinary key option; another library verifies their output."""
     identity = identities[name]
     public = environment.run(["openssl", "pkey", "-in", identity.reference, "-pubout"]).stdout
     assert load_pem_public_key(public.encode()) == identity.key.public_key()
@@ -378,7 +378,7 @@ def test_openssl_tools(
 def test_pss_requests_and_digests(
     environment: Environment, agent: Agent, identities: dict[str, Identity], tmp_path: Path
 ) -> None:
-    """The command line gives paddings and salts as words and as numbers."""
+    """The command line passes paddings and salts as words and as numbers."""
     reference = identities["rsa"].reference
     options = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:-1", "-sha384"]
     done = environment.run(["openssl", "req", "-new", "-key", reference, "-subj", "/CN=tool", *options])
@@ -397,7 +397,7 @@ def test_pss_requests_and_digests(
             assert not accepted
 
 
-def test_messages_have_an_upper_size(
+def test_the_size_of_messages_is_limited(
     environment: Environment, agent: Agent, identities: dict[str, Identity], tmp_path: Path
 ) -> None:
     message = tmp_path / "message"
@@ -421,7 +421,7 @@ def test_messages_have_an_upper_size(
 
 
 def test_cms(environment: Environment, agent: Agent, identities: dict[str, Identity], tmp_path: Path) -> None:
-    """Signed attributes come in pieces; the software verifies the whole."""
+    """Signed attributes are passed in pieces; software verifies the message."""
     identity = identities["p256"]
     message, signed = tmp_path / "message", tmp_path / "signed"
     message.write_bytes(b"content\r\n")
@@ -465,7 +465,7 @@ def test_threads_share_a_key(
 
 ORDERS = {
     "default first": ("default = hsmd_default", "hsmd = hsmd_self"),
-    "ours first, optional query": ("hsmd = hsmd_self", "default = hsmd_default"),
+    "hsmd first, optional query": ("hsmd = hsmd_self", "default = hsmd_default"),
 }
 
 
@@ -473,7 +473,7 @@ ORDERS = {
 def test_order_of_providers(
     environment: Environment, agent: Agent, identities: dict[str, Identity], order: str
 ) -> None:
-    """Ephemeral P-256 keys must come from the default provider: first in the list, or by a property query."""
+    """Ephemeral P-256 keys must come from the default provider, which is first in the list or chosen by a property query."""
     configuration = environment.configuration(tls=["Groups = P-256"])
     text = configuration.read_text()
     lines = ["default = hsmd_default", "hsmd = hsmd_self"]
@@ -495,10 +495,10 @@ def test_order_of_providers(
     assert "BEGIN PRIVATE KEY" in done.stdout
 
 
-def test_a_mandatory_query_refuses_our_key_cleanly(
+def test_a_mandatory_query_for_another_provider_fails_cleanly(
     environment: Environment, agent: Agent, identities: dict[str, Identity], evp_driver: Path
 ) -> None:
-    """`provider=default` shuts our keys out: an error, not a crash, and no request; ordinary keys go on."""
+    """`provider=default` excludes hsmd's keys: an error without a crash or a request; software keys still work."""
     configuration = environment.configuration()
     text = configuration.read_text().replace("[hsmd_init]\n", "[hsmd_init]\nalg_section = test_evp\n")
     configuration.write_text(text + "[test_evp]\ndefault_properties = provider=default\n")

@@ -1,4 +1,4 @@
-"""What is shipped: one symbol, no libcrypto, clean under two compilers and a memory checker; paths and configuration."""
+"""The shipped module: one symbol, no libcrypto, no warnings of two compilers or a memory checker; paths and configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOCKET = "/run/hsmd/agent.sock"
 
 
 def output(*command: str | Path) -> str:
-    """What the program prints; it must succeed."""
+    """The output of a program, which must succeed."""
     return subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, check=True, timeout=60
     ).stdout
@@ -28,7 +28,7 @@ def output(*command: str | Path) -> str:
 
 @pytest.fixture(scope="module", params=["gcc", "clang"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The module of each compiler, built with warnings as errors."""
+    """The module built by each compiler, with warnings as errors."""
     return build_module(tmp_path_factory.mktemp(request.param), request.param)
 
 
@@ -54,10 +54,10 @@ def test_both_builds_sign(
 
 
 @pytest.mark.parametrize("name", ["rsa", "p256"])
-def test_memory_checker_finds_nothing(
+def test_a_memory_checker_finds_no_fault(
     environment: Environment, evp_driver: Path, agent: Agent, identities: dict[str, Identity], name: str
 ) -> None:
-    """valgrind over load, compare, duplicate, sign or decrypt, and teardown: no bad access, no leak of ours."""
+    """valgrind over load, compare, duplicate, sign or decrypt, and teardown: no invalid access, no leak by the provider."""
     identity = identities[name]
     certificates = [identity.certificate, identities["other"].certificate]
     commands: list[list[str | Path]] = [
@@ -81,7 +81,7 @@ def test_memory_checker_finds_nothing(
 def test_exit_while_threads_wait_for_the_agent(
     environment: Environment, evp_driver: Path, agent: Agent, identities: dict[str, Identity]
 ) -> None:
-    """A process that ends with threads inside a signature ends by itself, not by a signal."""
+    """A process that exits while threads wait for a signature exits normally, not by a signal."""
     agent.fault = Fault.SILENT
     variables = {**os.environ, "OPENSSL_CONF": str(environment.configuration(timeout_ms=10_000))}
     command = [str(evp_driver), "exit", str(identities["p256"].reference), "4"]
@@ -94,7 +94,7 @@ def test_exit_while_threads_wait_for_the_agent(
 def test_module_is_found_in_any_directory_of_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wheels keep it beside the Python files, editable installs elsewhere."""
+    """Wheels install it beside the Python files, editable installs elsewhere."""
     monkeypatch.setattr(hsmd.provider, "__path__", [str(tmp_path / "sources"), str(tmp_path / "built")])
     with pytest.raises(FileNotFoundError, match=r"hsmd\.so is in none of: .*sources, .*built"):
         module_path()
@@ -145,7 +145,7 @@ def test_listed_beside_the_default_provider(environment: Environment) -> None:
 
 
 def test_standard_library_alone() -> None:
-    """The module can be imported where nothing but Python is installed."""
+    """hsmd.provider can be imported without any installed package."""
     script = (
         "import sys; import hsmd.provider; print([name for name in sys.modules if name.startswith('hsmd')])"
     )

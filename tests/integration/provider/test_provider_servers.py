@@ -1,4 +1,4 @@
-"""nginx, HAProxy and Apache as they come from the distribution, with key reference files in place of private keys."""
+"""The distribution's nginx, HAProxy and Apache, with key reference files in place of private keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def handshake(
     version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     ciphers: str | None = None,
 ) -> str:
-    """Shake hands, ask for a page; the name of the cipher. Raises ssl.SSLError or OSError."""
+    """Do a handshake and request a page; return the name of the cipher. Raises ssl.SSLError or OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(identity.certificate)
     context.minimum_version = context.maximum_version = version
@@ -58,7 +58,7 @@ def handshake(
 
 
 def is_listening(port: int) -> bool:
-    """Whether a process accepts connections there."""
+    """Whether a process accepts connections at the port."""
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
 
@@ -69,7 +69,7 @@ def children(pid: int) -> set[int]:
 
 
 def open_files(pid: int) -> int:
-    """How many file descriptors the process has."""
+    """Number of file descriptors of the process."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
@@ -80,7 +80,7 @@ def resident_kb(pid: int) -> int:
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
-    """Has the process a handler for this signal?"""
+    """Whether the process has a handler for this signal."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
     return bool(caught >> (number - 1) & 1)
@@ -120,7 +120,7 @@ class Nginx:
 
     @property
     def command(self) -> list[str | Path]:
-        """nginx with this configuration and this log from the start."""
+        """The nginx command line with this configuration and log."""
         return [NGINX, "-c", self.configuration, "-e", self.log]
 
     def _text(self, directory: Path, identities: Sequence[Identity]) -> str:
@@ -139,7 +139,7 @@ class Nginx:
         )
 
     def reload(self) -> None:
-        """SIGHUP, until the old workers are gone and two new ones serve."""
+        """Send SIGHUP; wait until the old workers have ended and two new ones run."""
         old = children(self.process.pid)
         self.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(children(self.process.pid)) == 2 and not old & children(self.process.pid))
@@ -147,7 +147,7 @@ class Nginx:
 
 @pytest.fixture
 def nginx(environment: Environment, identities: dict[str, Identity], start: Start) -> Nginx:
-    """nginx, started while no agent runs unless the test has started one."""
+    """nginx, started without an agent unless the test has started one."""
     return Nginx(
         environment.directory, [identities[name] for name in ("rsa", "p256", "p384", "ed25519")], start
     )
@@ -163,7 +163,7 @@ def test_nginx_serves_every_kind_of_key(agent: Agent, nginx: Nginx, identities: 
 
 
 def test_nginx_reloads_without_growing(agent: Agent, nginx: Nginx, identities: dict[str, Identity]) -> None:
-    """The first reload settles nginx's own memory; from then on the master stays as it is."""
+    """nginx's own memory settles with the first reload; after it the master must not grow."""
     nginx.reload()
     files, memory = open_files(nginx.process.pid), resident_kb(nginx.process.pid)
     for _ in range(RELOADS):
@@ -174,7 +174,7 @@ def test_nginx_reloads_without_growing(agent: Agent, nginx: Nginx, identities: d
 
 
 def test_nginx_workers_do_not_leak(agent: Agent, nginx: Nginx, identities: dict[str, Identity]) -> None:
-    """Two hundred signatures and fifty failures: the workers' descriptors end where they began."""
+    """Two hundred signatures and fifty failures leave the workers' number of descriptors unchanged."""
     for _ in range(20):
         handshake(nginx.ports["p256"], identities["p256"])
     before = {pid: open_files(pid) for pid in children(nginx.process.pid)}
@@ -209,7 +209,7 @@ def test_nginx_starts_without_an_agent_and_names_the_cause(
         handshake(port, identity)
 
 
-def test_nginx_says_what_is_wrong_with_a_reference(
+def test_nginx_reports_what_is_wrong_with_a_reference(
     environment: Environment, nginx: Nginx, identities: dict[str, Identity]
 ) -> None:
     broken = environment.directory / "broken.ref"
@@ -226,14 +226,14 @@ def test_nginx_says_what_is_wrong_with_a_reference(
 
 
 def combined(directory: Path, identity: Identity) -> Path:
-    """Certificate and reference in one file, as HAProxy wants them."""
+    """Certificate and reference in one file, as HAProxy requires."""
     path = directory / f"{identity.name}.pem"
     path.write_text(identity.certificate.read_text() + identity.reference.read_text())
     return path
 
 
 def haproxy_configuration(directory: Path, port: int, certificate: Path) -> Path:
-    """One frontend that answers by itself, and an administrator's socket."""
+    """A configuration with one frontend that answers requests itself, and an administrator's socket."""
     path = directory / "haproxy.cfg"
     path.write_text(
         f"global\n  stats socket {directory}/admin.sock level admin\n  nbthread 2\n  maxconn 100\n"
@@ -244,7 +244,7 @@ def haproxy_configuration(directory: Path, port: int, certificate: Path) -> Path
 
 
 def command(directory: Path, text: str) -> str:
-    """One command on the administrator's socket."""
+    """Run one command on the administrator's socket."""
     with socket.socket(socket.AF_UNIX) as admin:
         admin.connect(f"{directory}/admin.sock")
         admin.sendall(text.encode())
@@ -255,12 +255,12 @@ def command(directory: Path, text: str) -> str:
 def test_haproxy_with_reload_and_hot_swap(
     environment: Environment, agent: Agent, identities: dict[str, Identity], start: Start
 ) -> None:
-    """Master and worker; handshakes, SIGUSR2, and another reference put in place at run time."""
+    """Master and worker: handshakes, a reload by SIGUSR2, and a reference replaced at run time."""
     directory, port = environment.directory, free_port()
     rsa, p256 = identities["rsa"], identities["p256"]
     certificate = combined(directory, rsa)
     process = start([HAPROXY, "-W", "-f", haproxy_configuration(directory, port, certificate)])
-    # The worker listens before the master is ready for signals, which it ignores until then.
+    # The worker listens before the master handles signals, which it ignores until then.
     wait_until(lambda: "Loading success" in (directory / "server.log").read_text())
     wait_until(lambda: catches(process.pid, signal.SIGUSR2))
     handshake(port, rsa)
@@ -278,7 +278,7 @@ def test_haproxy_with_reload_and_hot_swap(
 
 
 def apache_configuration(directory: Path, ports: dict[str, int], identities: dict[str, Identity]) -> Path:
-    """One host for each identity, threads, an empty page."""
+    """A configuration with one virtual host for each identity, threads, and an empty page."""
     (directory / "pages").mkdir()
     (directory / "pages" / "index.html").write_text("yes")
     modules = "".join(
@@ -300,8 +300,8 @@ def apache_configuration(directory: Path, ports: dict[str, int], identities: dic
     return path
 
 
-def let_in(socket_file: Path, base: Path) -> None:
-    """Apache's workers are never root's: when the test is, they need a way through pytest's directories to the agent."""
+def give_access(socket_file: Path, base: Path) -> None:
+    """Apache's workers never run as root: if the test does, give them access through pytest's directories to the agent."""
     socket_file.chmod(0o666)
     for directory in [base.parent, base, *socket_file.relative_to(base).parents]:
         made = base / directory
@@ -315,10 +315,10 @@ def test_apache_with_a_graceful_restart(
     start: Start,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Apache loads and unloads its TLS module before it serves, and again with each restart."""
+    """Apache loads and unloads its TLS module before it serves, and again at each restart."""
     ports = {name: free_port() for name in ("rsa", "p256", "ed25519")}
     configuration = apache_configuration(environment.directory, ports, identities)
-    let_in(environment.socket, tmp_path_factory.getbasetemp())
+    give_access(environment.socket, tmp_path_factory.getbasetemp())
     process = start([APACHE, "-DFOREGROUND", "-f", configuration])
     wait_until(lambda: all(is_listening(port) for port in ports.values()))
     for _ in range(2):

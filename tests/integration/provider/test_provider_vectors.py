@@ -1,4 +1,4 @@
-"""The golden vectors, and the C side held to them: frames, reference files, purposes, schemes."""
+"""The golden vectors, and the C code checked against them: frames, reference files, purposes, schemes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def by_kind(kind: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("vector", VECTORS["frames"], ids=lambda vector: vector["name"])
-def test_frames_are_what_the_page_says(vector: dict[str, Any]) -> None:
+def test_frames_match_the_documentation(vector: dict[str, Any]) -> None:
     built = frame(vector["kind"], vector["id"], bytes.fromhex(vector["body_hex"]))
     assert built.hex() == vector["frame_hex"]
 
 
 def test_c_builds_key_operations(core_driver: Driver) -> None:
-    """hello + key operation, in one go; the C side's request id is always 1."""
+    """hello and key operation in one write; the C code's request id is always 1."""
     vectors = [vector for vector in by_kind(0x10) if vector["id"] == 1]
     assert len(vectors) >= 5
     commands = []
@@ -83,7 +83,7 @@ TRANSCRIPT = b"\1\0\0\x05hello\2\0\0\0"
         (bytes.fromhex("30820100") + bytes(256), 8),
     ],
 )
-def test_c_tells_purposes_apart(core_driver: Driver, data: bytes, purpose: int) -> None:
+def test_c_distinguishes_purposes(core_driver: Driver, data: bytes, purpose: int) -> None:
     assert core_driver([f"purpose {data.hex() or '-'}"]) == [str(purpose)]
 
 
@@ -108,7 +108,7 @@ def test_c_reads_results_and_errors(core_driver: Driver) -> None:
                 assert outcome.endswith(f" {text} (agent's error {vector['fields']['code']})")
 
 
-def test_c_skips_what_it_may_skip(core_driver: Driver) -> None:
+def test_c_skips_optional_frames(core_driver: Driver) -> None:
     small_talk = [FRAMES[name]["frame_hex"] for name in ("drain", "event", "event")]
     stream = (
         WELCOME_FRAME
@@ -148,7 +148,7 @@ def test_c_refuses_everything_else(core_driver: Driver, stream: bytes, reason: i
 
 @pytest.mark.parametrize("code", [10, 11, 20, 21, 23, 30, 31, 32, 40])
 def test_each_error_has_its_reason(core_driver: Driver, code: int) -> None:
-    """The provider's reason numbers are the protocol's codes, where they mean the same."""
+    """The provider's reason numbers equal the protocol's codes with the same meaning."""
     outcome = exchange(core_driver, WELCOME_FRAME + frame(ERROR, 1, error_body(code, b"why")))
     assert outcome == f"fail {code} why (agent's error {code})"
 
@@ -178,14 +178,14 @@ def test_c_parses_references(core_driver: Driver, vector: dict[str, Any]) -> Non
         assert kind == ALGORITHMS[fields["algorithm"]]
 
 
-def test_references_have_an_upper_size(core_driver: Driver) -> None:
+def test_the_size_of_references_is_limited(core_driver: Driver) -> None:
     info = bytes.fromhex(VECTORS["references"][0]["fields"]["public_key_hex"])
     fitting = reference_der(info) + bytes(8192 - len(reference_der(info)))
     outcomes = core_driver([f"pem 255 {pem(der).encode().hex()}" for der in (fitting, fitting + b"\0")])
     assert outcomes == [f"ok {fitting.hex()}", "bad longer than 8192 bytes"]
 
 
-def test_only_the_first_block_counts(core_driver: Driver) -> None:
+def test_only_the_first_block_is_read(core_driver: Driver) -> None:
     reference = next(vector for vector in VECTORS["references"] if vector["ok"])
     foreign = pem(b"other", label="CERTIFICATE")
     texts = [
@@ -215,7 +215,7 @@ def test_only_the_first_block_counts(core_driver: Driver) -> None:
     ],
 )
 def test_schemes_and_algorithm_identifiers(core_driver: Driver, arguments: str, scheme: int) -> None:
-    """The hand-made AlgorithmIdentifier is what a real signature of that kind carries, as another library reads it."""
+    """The provider's AlgorithmIdentifier is that of a real signature of this kind, as another library parses it."""
     (answer,) = core_driver([f"scheme {arguments}"])
     code, identifier = answer.split()
     assert int(code) == scheme
@@ -237,7 +237,7 @@ EXPECTED_ALGORITHMS: dict[int, tuple[str, int]] = {
 
 
 def x509_algorithm(identifier: bytes) -> tuple[str, int]:
-    """Name and PSS salt length, read through a certificate request that carries the identifier."""
+    """Name and PSS salt length, parsed from a certificate request with the identifier."""
     parsed = x509.load_der_x509_csr(_request_around(identifier))
     parameters = parsed.signature_algorithm_parameters
     salt = 0

@@ -1,4 +1,4 @@
-"""Fixtures: the release under test, the release before, and a daemon that took over the directory of the one before."""
+"""Fixtures: the release under test, the previous release, and a daemon that took over a directory of the previous release."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 @pytest.fixture(scope="session")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """The wheel of the commit before, unpacked.
+    """The wheel of the previous release, unpacked.
 
-    `-S` leaves out the site module and with it the import hook of an editable install, which would come before PYTHONPATH;
-    the directories of the dependencies are named instead, behind the wheel.
+    `-S` omits the site module, and so the import hook of an editable install, which would precede PYTHONPATH;
+    the directories of the dependencies are named instead, after the wheel.
     """
     directory = tmp_path_factory.mktemp("old")
     wheel = directory / "wheel"

@@ -1,7 +1,7 @@
-"""What the commit before the refactoring left on disk is taken over, and its wheel works against the new daemon.
+"""The new release takes over what an earlier one left on disk, and the earlier wheel works with the new daemon.
 
-The fixtures are in tests/vectors/takeover; `make` there says how they were made. They stand for the installations of users:
-a test that fails here shows a change that users would notice. Do not adapt the fixtures to it.
+The fixtures are in tests/vectors/takeover; `make` there shows how they were made. They represent the installations of users:
+a test that fails here shows a change that breaks these. Do not adapt the fixtures to it.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ SQLITE, POSTGRESQL = EXPECTED["sqlite"], EXPECTED["postgresql"]
 GRANTED = {"www", "shop", "edge", "legacy", "documents", "imported"}
 """The keys that the enrolled agent may use."""
 EXPORTED = ("www", "edge", "legacy")
-"""Some of them, of different types; the last one has no certificate."""
+"""Three of them, of different types; the last one has no certificate."""
 
 
-def unpacked_agent(place: Path, daemon: Daemon) -> Path:
-    """The old agent's directory, for this daemon."""
-    return unpack("agent", place, {EXPECTED["address"]: daemon.address})
+def unpacked_agent(directory: Path, daemon: Daemon) -> Path:
+    """Unpack the old agent's directory, and configure it for this daemon."""
+    return unpack("agent", directory, {EXPECTED["address"]: daemon.address})
 
 
 def verify(release: Release, log: Path, key: Path, *more: str | Path) -> dict[str, Any]:
-    """What `hsmd audit verify` says of a log on disk."""
+    """The result of `hsmd audit verify` for a log on disk."""
     found: dict[str, Any] = release.ask(
         "audit", "verify", "--log", log, "--public-key", key, *more, codes=(0, PROBLEMS)
     )
@@ -68,7 +68,7 @@ def verify(release: Release, log: Path, key: Path, *more: str | Path) -> dict[st
 
 
 def verify_independently(log: Path, key: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
-    """The verifier that shares no code with hsmd."""
+    """Run the verifier that shares no code with hsmd."""
     line = [sys.executable, ROOT / "scripts" / "verify-audit", log, "--public-key", key, *more]
     return subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=COMMAND_S, check=False)
 
@@ -82,15 +82,15 @@ def assert_both_verify(release: Release, log: Path, key: Path) -> dict[str, Any]
     return verdict
 
 
-def key_file(place: Path) -> Path:
-    """The file with the verifier key of the daemons' logs, as it was noted when they were made."""
-    path = place / "log.key"
+def key_file(directory: Path) -> Path:
+    """A file with the verifier key of the daemons' logs, which was noted when they were made."""
+    path = directory / "log.key"
     path.write_text(SQLITE["verifier_key"] + "\n")
     return path
 
 
 def expect_continuation(old_facts: dict[str, Any], log: Path, old_log: bytes) -> None:
-    """The old records stand unchanged at the begin of the log, and sealed segments are the same files."""
+    """Check that the log begins with the old records unchanged, and that sealed segments are the same files."""
     grown = log_bytes(log)
     assert grown.startswith(old_log) and len(grown) > len(old_log)
     for name, digest in old_facts["segments"].items():
@@ -101,7 +101,7 @@ def expect_continuation(old_facts: dict[str, Any], log: Path, old_log: bytes) ->
 
 
 @pytest.mark.parametrize("what", ["keys", "clients", "grants", "owners", "revocations", "tokens"])
-def test_the_daemon_holds_the_same(taken_over: TakenOver, what: str) -> None:
+def test_the_daemon_has_the_same_contents(taken_over: TakenOver, what: str) -> None:
     assert taken_over.held[what] == SQLITE[what]
 
 
@@ -111,8 +111,8 @@ def test_chains_decisions_and_the_key_of_the_log_are_the_same(taken_over: TakenO
     assert taken_over.held["verifier_key"] == POSTGRESQL["verifier_key"]
 
 
-def test_the_log_verifies_and_goes_on(new: Release, tmp_path: Path) -> None:
-    """Old and new records together, with both verifiers, when the new daemon has used keys, sealed a segment and stopped."""
+def test_the_log_verifies_and_continues(new: Release, tmp_path: Path) -> None:
+    """Both verifiers accept old and new records, after the new daemon has used keys, sealed a segment and stopped."""
     directory, key = unpack("daemon", tmp_path, ANY_PORT), key_file(tmp_path)
     audit, facts = directory / "audit", SQLITE["log"]
     before = log_bytes(audit)
@@ -130,7 +130,7 @@ def test_the_log_verifies_and_goes_on(new: Release, tmp_path: Path) -> None:
     assert verdict["checkpoints"] > facts["verdict"]["checkpoints"]
     assert len(list((audit / "segments").glob("*.jsonl"))) == len(facts["segments"]) + 1
     expect_continuation(facts, audit, before)
-    # The old head is in the new log; one that never was is not, so this comparison can fail.
+    # The new log contains the old head, but not an invented one, so this comparison can fail.
     records, head = facts["verdict"]["records"], facts["verdict"]["head"]
     assert verify(new, audit, key, "--expect", f"{records}:{head}")["intact"]
     assert not verify(new, audit, key, "--expect", f"{records}:{'0' * 64}")["intact"]
@@ -171,7 +171,7 @@ def test_the_auditor_reads_and_does_not_change(taken_over: TakenOver, new: Relea
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The new agent on the old directory, connected to the new daemon."""
+    """The new agent with the old directory, connected to the new daemon."""
 
     directory: Path
     socket: Path
@@ -198,12 +198,12 @@ def test_the_enrolled_agent_connects_and_signs_with_each_key(enrolled: Agent) ->
     assert refused.value.code == agent_socket.REFUSED
 
 
-def test_the_enrolled_agent_goes_on_from_the_log_it_has_seen(enrolled: Agent, new: Release) -> None:
+def test_the_enrolled_agent_continues_from_the_log_it_has_seen(enrolled: Agent, new: Release) -> None:
     (before,) = SQLITE["agent_seen"]
     (seen,) = new.ask("agent", "witness", "list", "--config", enrolled.config)["logs"]
     assert (seen["origin"], seen["key"]) == (before["origin"], before["key"])
     assert seen["size"] > before["size"]
-    assert seen["accepted"] == ""  # no break of the log was needed
+    assert seen["accepted"] == ""  # without a declared break of the log
 
 
 def test_exports_through_the_agent_are_the_same_files(enrolled: Agent, new: Release, tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_exports_through_the_agent_are_the_same_files(enrolled: Agent, new: Rele
     assert made == {name: (enrolled.directory / "keys" / name).read_bytes() for name in made}
 
 
-def test_without_a_daemon_the_agent_serves_what_it_kept(new: Release, tmp_path: Path) -> None:
-    with closing(socket.socket()) as bound:  # bound, but it does not listen: connections are refused
+def test_without_a_daemon_the_agent_serves_its_cache(new: Release, tmp_path: Path) -> None:
+    with closing(socket.socket()) as bound:  # bound but not listening, so that connections are refused
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         directory = unpack("agent", tmp_path, {EXPECTED["address"]: address})
@@ -233,7 +233,7 @@ def test_without_a_daemon_the_agent_serves_what_it_kept(new: Release, tmp_path: 
 
 @pytest.fixture(scope="module")
 def openssl_configuration(enrolled: Agent, new: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `hsmd agent install openssl` writes for the agent."""
+    """The file that `hsmd agent install openssl` writes for the agent."""
     root = tmp_path_factory.mktemp("root")
     new.ask("agent", "install", "openssl", "--config", enrolled.config, "--root", root)
     (configuration,) = root.rglob("openssl.cnf")
@@ -244,7 +244,7 @@ def openssl_configuration(enrolled: Agent, new: Release, tmp_path_factory: pytes
 def test_a_tls_server_loads_the_old_key_reference(
     enrolled: Agent, new: Release, openssl_configuration: Path, tmp_path: Path, key: str
 ) -> None:
-    """A handshake of `openssl s_server`, with reference and chain as the old agent exported them."""
+    """A handshake with `openssl s_server`, with the reference and chain that the old agent exported."""
     chain, log = enrolled.directory / "keys" / f"{key}.pem", tmp_path / "s_server.log"
     authority = tmp_path / "ca.pem"
     authority.write_bytes(x509.load_pem_x509_certificates(chain.read_bytes())[-1].public_bytes(Encoding.PEM))
@@ -277,9 +277,9 @@ def test_a_tls_server_loads_the_old_key_reference(
 
 
 def login(daemon: Daemon, user: str, identity: Path, host_key: str, *options: str) -> str:
-    """What OpenSSH's client says of a login: "accepted", "denied", or all of it.
+    """Log in with OpenSSH's client; return "accepted", "denied", or its complete output.
 
-    What it sends then is no frame, so the daemon closes the channel at once and does not wait for a hello.
+    The client then sends data that is no frame, so that the daemon closes the channel immediately.
     """
     host, port = daemon.address.rsplit(":", 1)
     known = identity.parent / f"known_hosts_{port}"
@@ -340,8 +340,8 @@ def test_registered_keys_are_accepted_and_revoked_and_removed_ones_denied(
     assert answer("web-1", "registered") == "denied"
 
 
-def test_the_trusted_user_ca_is_trusted_still(taken_over: TakenOver, operators: Operator) -> None:
-    """New certificates by the old CA: one that is good, and those that revocations or distrust keep out."""
+def test_the_trusted_user_ca_is_still_trusted(taken_over: TakenOver, operators: Operator) -> None:
+    """New certificates by the old CA: a valid one is accepted, revoked and distrusted ones are refused."""
     directory = operators.directory
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "certified")],
@@ -380,7 +380,7 @@ def test_the_trusted_user_ca_is_trusted_still(taken_over: TakenOver, operators: 
 
 
 def test_the_backup_is_restored_and_the_daemon_starts_from_it(new: Release, tmp_path: Path) -> None:
-    """With the declaration that a restore needs, because operator and agent have seen more of the log than the backup has."""
+    """A discontinuity is declared, because operator and agent have seen more of the log than the backup contains."""
     whole = unpack("daemon", tmp_path / "source", {})
     restored, key = tmp_path / "restored", key_file(tmp_path)
     restored.mkdir(mode=0o700)
@@ -393,7 +393,7 @@ def test_the_backup_is_restored_and_the_daemon_starts_from_it(new: Release, tmp_
     assert log_bytes(whole / "audit").startswith(before)
     with serving(new, restored) as daemon:
         found = operator(new, tmp_path, daemon)
-        # The log is shorter than the one seen. Until the daemon has made its tree files anew it may say "internal fault".
+        # The log is shorter than the one seen. Until the daemon has rebuilt its tree files, it may report "internal fault".
         wait_until(
             lambda: found.run("status").returncode == PROBLEMS, "the operator's command refuses the log"
         )
@@ -403,7 +403,7 @@ def test_the_backup_is_restored_and_the_daemon_starts_from_it(new: Release, tmp_
         found.wait_for_token()
         held = contents(found.ask)
         assert held == {name: SQLITE[name] for name in held}
-        # Its memory goes beyond the backup; it accepts the break because the operator's key was pinned at its enrolment.
+        # It has seen more than the backup; it accepts the break, because its enrolment pinned the operator's key.
         with agent_running(new, unpacked_agent(tmp_path, daemon)) as sock:
             assert use_granted(sock, SQLITE) == GRANTED
         daemon.stop()
@@ -415,7 +415,7 @@ def test_the_backup_is_restored_and_the_daemon_starts_from_it(new: Release, tmp_
 
 
 def test_the_postgresql_store_is_taken_over(new: Release, tmp_path: Path, cluster: Cluster) -> None:
-    """The dump in a fresh database, with the directory of the daemon that used it."""
+    """The dump in a new database, with the directory of the daemon that used it."""
     url = cluster.load("takeover", VECTORS / "postgresql.sql")
     directory = unpack("daemon-postgresql", tmp_path, {**ANY_PORT, "postgresql-url": url})
     before, facts = log_bytes(directory / "audit"), POSTGRESQL["log"]
@@ -427,7 +427,7 @@ def test_the_postgresql_store_is_taken_over(new: Release, tmp_path: Path, cluste
         assert held == {name: POSTGRESQL[name] for name in held}
         with agent_running(new, unpacked_agent(tmp_path, daemon)) as sock:
             assert use_granted(sock, POSTGRESQL) == {*GRANTED, "postgresql-key"}
-        # Identity columns go on behind the rows of the dump.
+        # Identity columns continue after the rows of the dump.
         found.ask("client", "add", "added", codes=(0,))
         found.ask("grant", "add", "added", "postgresql-key", codes=(0,))
         daemon.stop()
@@ -436,10 +436,10 @@ def test_the_postgresql_store_is_taken_over(new: Release, tmp_path: Path, cluste
     expect_continuation(facts, directory / "audit", before)
 
 
-# --- the free-standing log ---
+# --- the separate log ---
 
 
-def test_the_free_standing_log_verifies(new: Release, tmp_path: Path) -> None:
+def test_the_separate_log_verifies(new: Release, tmp_path: Path) -> None:
     place = unpack("audit", tmp_path, {})
     log, key, checkpoint = place / "log", place / "log.key", place / "checkpoint"
     facts = json.loads((place / "facts.json").read_text())
@@ -450,7 +450,7 @@ def test_the_free_standing_log_verifies(new: Release, tmp_path: Path) -> None:
     lines = (place / "export").read_text().splitlines()
     assert exported["intact"]
     assert (exported["first"], exported["last"]) == (3, 3 + len(lines) - 2)  # the first line is the proof
-    (log / "audit.jsonl").write_bytes(b"")  # the checkpoint has seen more than is left then
+    (log / "audit.jsonl").write_bytes(b"")  # the checkpoint covers more than remains
     assert not verify(new, log, key, "--checkpoint", checkpoint)["intact"]
     assert verify_independently(log, key, "--checkpoint", checkpoint).returncode == 1
 
@@ -458,8 +458,8 @@ def test_the_free_standing_log_verifies(new: Release, tmp_path: Path) -> None:
 # --- the old wheel ---
 
 
-def test_the_old_wheel_is_what_runs(old: Release, new: Release) -> None:
-    """The two releases import different files: otherwise the tests below would show nothing."""
+def test_the_old_wheel_is_used(old: Release, new: Release) -> None:
+    """The two releases import different files; otherwise the tests below would prove nothing."""
 
     def imported(release: Release) -> Path:
         done = subprocess.run(
@@ -492,7 +492,7 @@ def test_the_old_agent_signs_with_each_key_of_the_new_daemon(
 
 def test_the_old_operator_reads_the_new_daemon(taken_over: TakenOver, old: Release, tmp_path: Path) -> None:
     earlier = operator(old, tmp_path, taken_over.daemon)
-    held = contents(earlier.ask)  # the test that changes something undoes it
+    held = contents(earlier.ask)  # the test that makes changes reverts them
     assert held == {name: SQLITE[name] for name in held}
     status = earlier.ask("status", codes=(0,))
     assert status["identity"] == SQLITE["identity"]

@@ -17,13 +17,13 @@ Start = Callable[..., RawWorker]
 
 @pytest.fixture(scope="session")
 def token(tmp_path_factory: pytest.TempPathFactory) -> SoftHsmToken:
-    """A token that tests add keys to; none of them counts what is there."""
+    """A shared token to which tests add keys; no test relies on their number."""
     return make_token(tmp_path_factory.mktemp("softhsm") / "token", "shared")
 
 
 @pytest.fixture
 def fresh_token(tmp_path: Path) -> SoftHsmToken:
-    """A token of one's own."""
+    """A token for one test."""
     return make_token(tmp_path / "token", "fresh")
 
 
@@ -49,7 +49,7 @@ def keys(control: RawWorker) -> dict[str, KeyDescription]:
 
 @pytest.fixture(scope="session")
 def worker(token: SoftHsmToken, keys: dict[str, KeyDescription]) -> Iterator[RawWorker]:
-    """A signing worker that knows `keys`; tests leave it alive."""
+    """A shared signing worker that has loaded `keys`; tests must not end it."""
     raw = RawWorker(token).ready()
     yield raw
     raw.close()
@@ -57,7 +57,7 @@ def worker(token: SoftHsmToken, keys: dict[str, KeyDescription]) -> Iterator[Raw
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start workers that are ended after the test."""
+    """Starts workers that are ended after the test."""
     started: list[RawWorker] = []
 
     def start_worker(token: SoftHsmToken, **changes: Any) -> RawWorker:

@@ -86,7 +86,9 @@ def test_every_type_and_form(token: SoftHsmToken, start, tmp_path: Path) -> None
         verify(key.public_key, scheme, signature, SERVER_KEY_EXCHANGE)
 
 
-def test_an_imported_key_is_locked_in_and_gets_its_ceiling(fresh_token: SoftHsmToken, tmp_path: Path) -> None:
+def test_an_imported_key_cannot_be_read_and_has_its_ceiling(
+    fresh_token: SoftHsmToken, tmp_path: Path
+) -> None:
     made = run(fresh_token, tmp_path, pem_of(rsa_key()), purposes=("tls12-rsa-premaster",))
     assert made.purposes == ["tls12-rsa-premaster"]
     script = """

@@ -1,4 +1,4 @@
-"""Objects in the token: what hsmd makes cannot be read, changed or copied by anyone; adopting names what is unsafe."""
+"""Objects in the token: those made by hsmd cannot be read, changed or copied; adopting a key names its unsafe attributes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ show(result)
 """
 
 
-def test_generated_keys_are_locked_in(fresh_token: SoftHsmToken, start) -> None:
+def test_generated_keys_cannot_be_read_or_changed(fresh_token: SoftHsmToken, start) -> None:
     control = start(fresh_token, control=True).ready()
     for kind in KeyType:
         generate(control, kind.value, kind.value, ["tls-server"])
@@ -99,7 +99,7 @@ show(result)
         ("p-256", ["tls12-rsa-premaster"], "RSA"),
     ],
 )
-def test_what_no_key_may_be_is_not_generated(
+def test_forbidden_combinations_are_not_generated(
     control: RawWorker, key_type: str, purposes: list[str], fault: str
 ) -> None:
     with pytest.raises(BadRequest, match=fault):
@@ -112,7 +112,7 @@ def test_no_text_of_a_caller_reaches_a_template_unchecked(control: RawWorker, na
         control.control(worker_messages.Generate(name=name, key_type="p-256", purposes=["tls-server"]))
 
 
-def test_a_new_key_is_served_soon_and_a_destroyed_one_no_more(
+def test_a_new_key_is_served_soon_and_a_destroyed_one_is_not(
     token: SoftHsmToken, control: RawWorker, worker: RawWorker
 ) -> None:
     made = generate(control, "passing", "p-256", ["tls-server"])
@@ -240,7 +240,7 @@ def test_a_ceiling_once_fixed_stays(control: RawWorker, keys: dict[str, KeyDescr
         ({"cka_id": "xyz"}, "cka_id"),
     ],
 )
-def test_adopting_says_what_is_wrong(control: RawWorker, changes: dict[str, str], fault: str) -> None:
+def test_adopting_reports_what_is_wrong(control: RawWorker, changes: dict[str, str], fault: str) -> None:
     with pytest.raises(BadRequest, match=fault):
         control.control(Adopt(name="www", purposes=["tls-server"], **changes))
 
@@ -281,7 +281,7 @@ show(spki.hex())
     )
 
 
-def test_keys_that_cannot_be_told_apart_are_not_adopted(fresh_token: SoftHsmToken, start) -> None:
+def test_indistinguishable_keys_are_not_adopted(fresh_token: SoftHsmToken, start) -> None:
     in_token(fresh_token, FOREIGN + 'ec_pair("one", b"9"); ec_pair("two", b"9")')
     control = start(fresh_token, control=True).ready()
     with pytest.raises(BadRequest, match="2 private keys"):

@@ -1,4 +1,4 @@
-"""RSA premaster secrets: valid ones decrypt, all malformed ones look alike and teach nothing (DESIGN.md, decision 4)."""
+"""RSA premaster secrets: valid ones are decrypted, all malformed ones get indistinguishable answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def with_byte(plain: bytes, at: int, value: int) -> bytes:
 
 
 def malformed(key: KeyDescription) -> dict[str, bytes]:
-    """Ciphertexts of every way to be wrong that a Bleichenbacher attack tells apart where it can."""
+    """Ciphertexts with every fault that a Bleichenbacher attack tries to distinguish."""
     n, _ = numbers(key)
     good = padded()
     separator = SIZE - 49
@@ -84,14 +84,14 @@ def open_with(worker: RawWorker, key: KeyDescription, ciphertext: bytes) -> byte
     return worker.use(Purpose.TLS12_RSA_PREMASTER, 0, bytes.fromhex(key.key), ciphertext)
 
 
-def test_a_valid_one_decrypts(worker: RawWorker, key: KeyDescription) -> None:
+def test_a_valid_secret_is_decrypted(worker: RawWorker, key: KeyDescription) -> None:
     assert open_with(worker, key, encrypt(key, padded())) == PREMASTER
     zeros = b"\x03\x03" + bytes(46)
     assert open_with(worker, key, encrypt(key, padded(zeros))) == zeros
 
 
-def test_malformed_ones_answer_alike(worker: RawWorker, key: KeyDescription) -> None:
-    """Same kind of frame, same size, version bytes as in a good one, the rest unrelated to the plaintext."""
+def test_malformed_secrets_get_indistinguishable_answers(worker: RawWorker, key: KeyDescription) -> None:
+    """Same kind of frame, size and version bytes as for a valid one; the rest is unrelated to the plaintext."""
     cases = malformed(key)
     assert len(cases) >= 12
     answers = {}
@@ -107,10 +107,10 @@ def test_malformed_ones_answer_alike(worker: RawWorker, key: KeyDescription) -> 
     assert len(set(answers.values())) == len(cases), "two ciphertexts got the same secret"
 
 
-def test_asking_again_teaches_nothing(
+def test_repeated_requests_get_the_same_answer(
     start, token: SoftHsmToken, worker: RawWorker, key: KeyDescription
 ) -> None:
-    """The same answer again, from another worker, and after a restart: as a valid ciphertext would have it."""
+    """The same answer again, also from another worker and after a restart, as for a valid ciphertext."""
     cases = malformed(key)
     first = {name: open_with(worker, key, ciphertext) for name, ciphertext in cases.items()}
     assert {name: open_with(worker, key, ciphertext) for name, ciphertext in cases.items()} == first
@@ -119,7 +119,7 @@ def test_asking_again_teaches_nothing(
 
 
 def test_the_secret_is_not_public(worker: RawWorker, key: KeyDescription) -> None:
-    """Nothing that can be computed from the public key alone gives the pseudo-random answer."""
+    """The pseudo-random answer cannot be computed from the public key."""
     ciphertext = malformed(key)["random"]
     answer = open_with(worker, key, ciphertext)
     for guess in (b"", bytes(32), bytes.fromhex(key.key), hashlib.sha256(key.public_key).digest()):

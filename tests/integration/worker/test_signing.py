@@ -1,4 +1,4 @@
-"""Every key type with every scheme: what the worker signs verifies with the public key, and only what the ceiling allows."""
+"""Every key type with every scheme: signatures verify with the public key, and the ceiling limits what is signed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize(("name", "purpose", "scheme", "data"), OUTSIDE)
-def test_the_ceiling_holds_whatever_the_front_says(
+def test_the_ceiling_holds_against_the_front(
     worker: RawWorker, keys: dict[str, KeyDescription], name: str, purpose: int, scheme: int, data: bytes
 ) -> None:
     started = worker.progress.started
@@ -98,7 +98,7 @@ WRONG_BYTES = [
 
 
 @pytest.mark.parametrize(("purpose", "scheme", "data"), WRONG_BYTES)
-def test_bytes_that_are_not_what_the_purpose_says(
+def test_bytes_that_do_not_match_the_purpose_are_refused(
     worker: RawWorker, keys: dict[str, KeyDescription], purpose: int, scheme: int, data: bytes
 ) -> None:
     started = worker.progress.started
@@ -112,8 +112,8 @@ def test_an_unknown_key_is_refused(worker: RawWorker) -> None:
         worker.use(Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes(32), CERTIFICATE_VERIFY)
 
 
-def test_answers_of_a_batch_all_come(worker: RawWorker, keys: dict[str, KeyDescription]) -> None:
-    """Slow and fast keys and refusals in one write: each request is answered once, under its own id."""
+def test_every_request_of_a_batch_is_answered(worker: RawWorker, keys: dict[str, KeyDescription]) -> None:
+    """Slow and fast keys and refused requests in one write: each request is answered once, with its id."""
     expected = {}
     names = [
         "p-256",

@@ -1,4 +1,4 @@
-"""A worker as a process: what ends it, what does not, where the PIN is, and how workers start together."""
+"""The worker process: what ends it and what does not, where the PIN is, and concurrent starts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_bad_control_request_is_answered(control: RawWorker, document: bytes) 
     assert (kind, request_id, frames.decode_error(body).code) == (Kind.ERROR, 77, ErrorCode.BAD_REQUEST)
 
 
-def test_a_worker_ends_when_its_front_has_gone(start, token: SoftHsmToken) -> None:
+def test_a_worker_ends_when_its_front_ends(start, token: SoftHsmToken) -> None:
     worker = start(token).ready()
     worker.socket.shutdown(2)
     assert worker.exit_status() == 0
@@ -90,7 +90,7 @@ def test_a_fenced_worker_begins_nothing(start, token: SoftHsmToken, keys: dict[s
 def test_a_job_whose_deadline_has_passed_is_skipped(
     worker: RawWorker, keys: dict[str, KeyDescription]
 ) -> None:
-    """Forty RSA-4096 signatures take longer than the millisecond that the last one has."""
+    """Forty RSA-4096 signatures take longer than the last request's deadline of a millisecond."""
     slow, fast = bytes.fromhex(keys["rsa-4096"].key), bytes.fromhex(keys["p-256"].key)
     batch = [
         frames.encode_key_operation(1000 + n, 60_000, 1, 0x0804, slow, CERTIFICATE_VERIFY) for n in range(40)
@@ -108,7 +108,7 @@ def test_a_job_whose_deadline_has_passed_is_skipped(
 
 
 def test_workers_start_together(start, token: SoftHsmToken, control: RawWorker) -> None:
-    """SoftHSM fails one start in ten when four processes initialise it at once; the lock keeps them apart."""
+    """SoftHSM fails one start in ten when four processes initialise it concurrently; the lock serialises them."""
     for _ in range(2):
         together = [start(token) for _ in range(4)]
         for worker in together:
@@ -117,7 +117,7 @@ def test_workers_start_together(start, token: SoftHsmToken, control: RawWorker) 
         assert [worker.exit_status() for worker in together] == [0] * 4
 
 
-def test_a_token_that_is_not_there(start, token: SoftHsmToken) -> None:
+def test_a_missing_token_stops_the_worker(start, token: SoftHsmToken) -> None:
     worker = start(token, label="another")
     event = worker.event()
     assert isinstance(event, worker_messages.Failed)
@@ -125,7 +125,7 @@ def test_a_token_that_is_not_there(start, token: SoftHsmToken) -> None:
     assert worker.exit_status() == EXIT_TOKEN_UNAVAILABLE
 
 
-def test_a_module_that_is_not_there(start, token: SoftHsmToken) -> None:
+def test_a_missing_module_stops_the_worker(start, token: SoftHsmToken) -> None:
     worker = start(token, module="/nonexistent/module.so")
     assert isinstance(worker.event(), worker_messages.Failed)
     assert worker.exit_status() == EXIT_TOKEN_UNAVAILABLE
@@ -242,7 +242,7 @@ from hsmd.pkcs11.softhsm import SoftHsmToken
 token = SoftHsmToken(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
 worker = RawWorker(token).ready()
 assert not [name for name in sys.modules if name.split(".")[0] == "pkcs11"], "the front loaded the binding"
-needle = bytes.fromhex(sys.argv[5])  # masked: looking for it must not put it there
+needle = bytes.fromhex(sys.argv[5])  # masked, so that the search does not put it into memory
 mask = bytes(byte ^ 0x55 for byte in range(256))
 found = 0
 with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
@@ -258,7 +258,7 @@ sys.exit(10 if found else 0)
 
 
 def test_the_pin_is_not_in_the_fronts_memory(fresh_token: SoftHsmToken) -> None:
-    """The PIN is handed over masked, so that looking for it does not put it there."""
+    """The program gets the PIN masked, so that the search itself does not put it into memory."""
     masked = bytes(byte ^ 0x55 for byte in fresh_token.pin_file.read_bytes().strip())
     arguments = [
         fresh_token.label,
@@ -277,8 +277,8 @@ def test_the_pin_is_not_in_the_fronts_memory(fresh_token: SoftHsmToken) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-def test_a_worker_cannot_be_looked_into(start, token: SoftHsmToken) -> None:
-    """Not dumpable: /proc/PID belongs to root even when the worker does not, and there is no core file."""
+def test_other_processes_cannot_inspect_a_worker(start, token: SoftHsmToken) -> None:
+    """It is not dumpable: /proc/PID belongs to root even if the worker does not, and it leaves no core file."""
     worker = start(token).ready()
     limits = Path("/proc", str(worker.spawned.pid), "limits").read_text()
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
@@ -290,10 +290,10 @@ def test_a_worker_cannot_be_looked_into(start, token: SoftHsmToken) -> None:
     assert done.returncode == 0
 
 
-# --- throw-away tokens ---
+# --- temporary tokens ---
 
 
-def test_a_throw_away_token(tmp_path: Path) -> None:
+def test_a_temporary_token(tmp_path: Path) -> None:
     made = make_token(tmp_path / "new", "dev")
     assert stat.S_IMODE(made.pin_file.stat().st_mode) == 0o600
     assert len(made.pin_file.read_text().strip()) == 32
@@ -319,7 +319,7 @@ def test_the_script_makes_a_token(tmp_path: Path, start) -> None:
 
 
 def test_two_daemons_see_each_others_keys(start, token: SoftHsmToken, control: RawWorker) -> None:
-    """A key made by one process is found by another that was started before, without being told."""
+    """A worker finds a key that another process generates later."""
     worker = start(token).ready()
     made = generate(control, "elsewhere", "p-256", ["tls-server"])
 
