@@ -256,7 +256,7 @@ async def _kill(daemon: Daemon, what: str, draw: random.Random) -> Kill:
     """One of the processes that there are; waits until there is one."""
     async with asyncio.timeout(20):
         while True:
-            victims = daemon.worker_pids() if what == "worker" else daemon._pids_of(b"hsmd.daemon.front.app")
+            victims = daemon.worker_pids() if what == "worker" else [daemon.front_pid]
             with suppress(ProcessLookupError, IndexError):
                 os.kill(draw.choice(victims), signal.SIGKILL)
                 return Kill(what, time.monotonic())
