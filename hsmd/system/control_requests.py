@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from hsmd import observe
@@ -26,7 +27,7 @@ class ControlRequests:
     """Calls `carry_out` for each request and `answer` with the frame that answers it; `peer` is added to log events."""
 
     def __init__(self, carry_out: CarryOut, answer: Callable[[bytes], None], **peer: Any) -> None:
-        self.open: dict[int, asyncio.Task[None]] = {}
+        self.open: dict[int, asyncio.Task[bytes]] = {}
         self._carry_out = carry_out
         self._answer = answer
         self._peer = peer
@@ -38,8 +39,11 @@ class ControlRequests:
 
     def start(self, request_id: int, deadline_ms: int, document: bytes) -> None:
         """Carry out the request in `document` (JSON). `answer` is called exactly once, never from within this call."""
-        task = asyncio.get_running_loop().create_task(self._run(request_id, deadline_ms / 1000, document))
-        self.open[request_id] = task
+        answer = self._answer_to(request_id, deadline_ms / 1000, document)
+        task = self.open[request_id] = asyncio.get_running_loop().create_task(answer)
+        task.add_done_callback(
+            partial(self._done, request_id)
+        )  # called also if cancelled before its first step
 
     def cancel(self, request_id: int) -> None:
         """Stop carrying out a request; it is answered DeadlineExceeded. No effect if it is not open."""
@@ -52,13 +56,10 @@ class ControlRequests:
         for task in self.open.values():
             task.cancel()
 
-    async def _run(self, request_id: int, timeout_s: float, document: bytes) -> None:
-        try:
-            frame = await self._answer_to(request_id, timeout_s, document)
-        except asyncio.CancelledError:
-            frame = encode_error(request_id, DeadlineExceeded("cancelled"))
-        self.open.pop(request_id, None)
-        self._answer(frame)
+    def _done(self, request_id: int, task: asyncio.Task[bytes]) -> None:
+        del self.open[request_id]
+        cancelled = task.cancelled()
+        self._answer(encode_error(request_id, DeadlineExceeded("cancelled")) if cancelled else task.result())
 
     async def _answer_to(self, request_id: int, timeout_s: float, document: bytes) -> bytes:
         try:
