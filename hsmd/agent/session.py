@@ -9,12 +9,12 @@ import asyncio
 import socket
 import struct
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from hsmd import observe
+from hsmd.agent.service import Service
 from hsmd.agent.sessions import MAX_OPEN_OF_USER, Sessions
 from hsmd.agent.upstream import Cancellable
-from hsmd.client.channel import Answered
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,
@@ -60,25 +60,6 @@ _OVERLOADED = error_body(Overloaded(retry_after_ms=RETRY_MS))
 _DRAINING = error_body(Draining())
 
 log = observe.logger()
-
-
-class Service(Protocol):
-    """The parts of the agent that sessions call."""
-
-    def keys_for(self, uid: int) -> frozenset[bytes]:
-        """Digests of the keys that a user may use."""
-
-    def missed(self, uid: int, key: bytes) -> HsmdError:
-        """The answer to a request for a key that is unknown, or that the user may not use."""
-
-    def refused(self, purpose: str) -> HsmdError:
-        """The answer to a request for a known key that the daemon refused, without a reason."""
-
-    def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Cancellable:
-        """Send the body of a key operation to a daemon. Raises HsmdError."""
-
-    async def control(self, uid: int, request: messages.Request) -> Any:
-        """The result of a control request. Raises HsmdError."""
 
 
 class Session(asyncio.Protocol):
@@ -165,7 +146,7 @@ class Session(asyncio.Protocol):
             return
         deadline_ms, purpose, _, key = decode_key_operation_head(body)
         if key not in self._service.keys_for(self._uid):
-            self._write(encode_error(request_id, self._service.missed(self._uid, key)))
+            self._write(encode_error(request_id, self._service.missed(self._uid)))
             return
         try:
             answered = partial(self._answered, request_id, purpose)

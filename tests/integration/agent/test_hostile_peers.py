@@ -274,7 +274,7 @@ async def test_concurrent_control_requests_are_limited(
     async def hold(*_: object) -> None:
         await held.wait()
 
-    monkeypatch.setattr(agent, "control", hold)
+    monkeypatch.setattr(agent._service, "control", hold)
     peer = await agent_site.peer()
     for number in range(1, MAX_CONTROL_REQUESTS + 2):
         peer.send(encode_control_request(number, 300, b'{"op":"whoami"}'))

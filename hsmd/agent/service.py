@@ -1,0 +1,164 @@
+"""What the agent does for local users: which keys they may use, requests about keys, and key operations sent upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+from hsmd import observe
+from hsmd.agent import cache as caches
+from hsmd.agent.config import AgentConfig
+from hsmd.agent.upstream import Upstream
+from hsmd.client.endpoint import Endpoint
+from hsmd.client.witness import Witness
+from hsmd.errors import HsmdError, NotFound, Refused, RefusedHere, Unavailable
+from hsmd.protocol import messages
+
+FETCH_S = 10.0
+"""Time-out of each request of a comparison of all keys."""
+ASK_S = 2.0
+"""Time-out of each request about one key that a user waits for."""
+
+log = observe.logger()
+
+
+class Service:
+    """Serves the sessions. `outdated` is set when the cache should be compared with the daemon."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        cache: caches.Cache,
+        upstream: Upstream,
+        witness: Witness,
+        outdated: asyncio.Event,
+    ) -> None:
+        self._config = config
+        self._cache = cache
+        self._upstream = upstream
+        self._witness = witness
+        self._outdated = outdated
+        self._allowed: dict[int, frozenset[bytes]] = {}
+        self.forward = upstream.forward
+        """Send the body of a key operation to a daemon: see `Upstream.forward`."""
+
+    def apply(self, config: AgentConfig, witness: Witness) -> None:
+        """Use other settings from now on."""
+        self._config = config
+        self._witness = witness
+        self._allowed.clear()
+
+    async def refresh(self) -> None:
+        """Compare the cache with the daemon in use, if there is one. Failures are logged."""
+        connection = self._upstream.available
+        if connection is None:
+            return
+        try:
+            if self._cache.replace(await caches.fetch(connection, timeout_s=FETCH_S)):
+                self._allowed.clear()
+                log.info("cache.changed", count=len(self._cache.names()))
+        except HsmdError as error:
+            log.warning("cache.not_fetched", error=error.text)
+
+    # --- key operations ---
+
+    def keys_for(self, uid: int) -> frozenset[bytes]:
+        """Digests of the keys that a user may use."""
+        allowed = self._allowed.get(uid)
+        if allowed is None:
+            allowed = self._allowed[uid] = self._config.rules.keys_for(uid, self._cache.digests())
+        return allowed
+
+    def missed(self, uid: int) -> HsmdError:
+        """The answer to a request for a key that is unknown or not granted, or that the user may not use.
+
+        One text for all three, so that it does not reveal which keys exist.
+        """
+        self._outdated.set()
+        if not self._cache.complete:
+            return self._keys_unknown()
+        client = self._config.client
+        return RefusedHere(
+            f"agent.toml does not allow user {uid} to use this key, or the daemon does not grant it to {client}; "
+            "`hsmd agent check` shows which"
+        )
+
+    def refused(self, purpose: str) -> HsmdError:
+        """The answer to a request for a known key that the daemon refused, without a reason."""
+        self._outdated.set()
+        return RefusedHere(f"the daemon does not grant {self._config.client} this key for {purpose}")
+
+    # --- control requests ---
+
+    async def control(self, uid: int, request: messages.Request) -> Any:
+        """The result of a request about keys, from the cache if no daemon can be reached. Raises HsmdError."""
+        if isinstance(request, messages.WhoAmI):
+            return self._identity(uid)
+        if isinstance(request, messages.KeyList):
+            return self._key_page(uid, request)
+        if isinstance(request, messages.KeyShow):
+            return (await self._visible(uid, request.name)).info
+        if isinstance(request, messages.CertificateExport):
+            key = await self._visible(uid, request.key)
+            if not key.chain:
+                raise NotFound(
+                    f"key {request.key} has no certificate; `hsmd cert import` on the key host stores one"
+                )
+            return messages.PemDocument(key.chain)
+        raise Refused(detail="the agent does not support such requests")
+
+    def _identity(self, uid: int) -> messages.Identity:
+        """Role and credential are the agent's own; `daemon` is the address of the daemon in use, empty if there is none."""
+        connection = self._upstream.available
+        endpoint = None if connection is None else connection.endpoint
+        daemon = endpoint.address if isinstance(endpoint, Endpoint) else ""
+        return messages.Identity(
+            self._config.client, "agent", f"uid:{uid}", daemon, self._upstream.problems, self._notices()
+        )
+
+    def _notices(self) -> list[str]:
+        """The declarations by which breaks of logs were accepted."""
+        with contextlib.suppress(HsmdError):
+            return [memory.accepted for memory in self._witness.memories.all() if memory.accepted]
+        return []
+
+    def _key_page(self, uid: int, request: messages.KeyList) -> messages.KeyPage:
+        names = [name for name in self._cache.names() if name > request.after and self._may_see(uid, name)]
+        keys = [key.info for name in names[: request.limit] if (key := self._cache.get(name)) is not None]
+        return messages.KeyPage(keys, len(names) > request.limit)
+
+    async def _visible(self, uid: int, name: str) -> caches.CachedKey:
+        """The key as the daemon has it now or, if it cannot be reached, as it is in the cache. Raises Refused or Unavailable."""
+        if not self._may_see(uid, name):
+            raise Refused
+        await self._update(name)
+        key = self._cache.get(name)
+        if key is not None:
+            return key
+        if not self._cache.complete:
+            raise self._keys_unknown()
+        raise Refused
+
+    @staticmethod
+    def _keys_unknown() -> HsmdError:
+        return Unavailable("the list of keys is not known yet: no daemon could be reached")
+
+    async def _update(self, name: str) -> None:
+        connection = self._upstream.available
+        if connection is None:
+            return
+        try:
+            changed = self._cache.put(await caches.fetch_one(connection, name, timeout_s=ASK_S))
+        except (NotFound, Refused):
+            changed = self._cache.forget(name)
+        except HsmdError as error:
+            log.warning("cache.not_fetched", error=error.text)
+            return
+        if changed:
+            self._allowed.clear()
+
+    def _may_see(self, uid: int, name: str) -> bool:
+        """Public halves are shown to users of the key, and to root and the agent's own user."""
+        return uid in (0, os.geteuid()) or self._config.rules.allow(uid, name)
