@@ -290,9 +290,8 @@ class TokenPool:
         elif isinstance(event, Probed):
             if not worker.probing:
                 raise ProtocolError("it was not asked to probe the token")
-            if event.fault and self._rotation.remove(
-                worker
-            ):  # it ends by itself, once it has sent its answers
+            # With a fault it sends its answers and exits by itself.
+            if event.fault and self._rotation.remove(worker):
                 self._note_away()
             self._health.answered(worker, event, others=bool(self._rotation.ready))
             if event.fault:

@@ -18,7 +18,7 @@ def test_series_are_bounded_and_nothing_is_lost() -> None:
     assert tallies.totals() == {"performed": 500, "refused": 500}
 
 
-def test_a_series_that_is_there_goes_on_when_there_is_no_room() -> None:
+def test_an_existing_series_goes_on_when_there_are_too_many() -> None:
     tallies = Counters(most=1)
     for client in ("a", "b", "a"):
         tallies.count(client, "key", "tls13-server", "performed")

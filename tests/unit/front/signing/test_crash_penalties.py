@@ -1,4 +1,4 @@
-"""Crash penalties, the search for the culprit, and the comparison of store and token."""
+"""Crash penalties, crash attribution, and the comparison of store and token."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_each_further_crash_doubles_it_up_to_a_limit_and_time_heals(clock: Clock
     assert penalties.crashed("web", KEY) == 0.0
 
 
-def test_who_is_acquitted_is_as_before(clock: Clock) -> None:
+def test_an_acquitted_client_is_as_before(clock: Clock) -> None:
     penalties = CrashPenalties(clock)
     penalties.crashed("web", KEY)
     penalties.crashed("web", KEY)

@@ -20,7 +20,7 @@ def test_a_rate_with_a_seconds_worth_at_once() -> None:
     assert 108 <= taken <= 110
 
 
-def test_the_hint_is_when_there_is_room_again() -> None:
+def test_the_hint_is_the_time_until_the_next_operation() -> None:
     shares = RateLimits(LIMITS)
     share = shares.of("ann", 0.0)
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""The key service with a pool that does as it is told: what is recorded when, what is tried again, and who is told what."""
+"""The key service with a fake pool: what is recorded when, what is tried again, and what each caller is answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Admission: limits, and that nobody crowds others out."""
+"""Admission: limits, and that neither addresses nor clients can take all connections."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_only_so_many_may_be_logging_in() -> None:
     assert admission.may_start(Newcomer("a"))
 
 
-def test_an_address_that_has_them_all_makes_room_for_another() -> None:
+def test_an_address_that_has_all_connections_loses_one_to_another() -> None:
     admission = Admission(LIMITS)
     crowd = [Newcomer("a") for _ in range(4)]
     for each in crowd:
@@ -120,7 +120,7 @@ def test_the_end_of_what_was_never_admitted_is_harmless(times: int) -> None:
     assert admission.starting == 0
 
 
-def test_idle_strangers_from_many_addresses_keep_nobody_out() -> None:
+def test_idle_connections_from_many_addresses_block_no_client() -> None:
     """Where all have equally many, chance decides between them and the newcomer."""
     drawn: list[int] = []
 

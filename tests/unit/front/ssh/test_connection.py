@@ -1,4 +1,4 @@
-"""The second line of defence: what our side does should asyncssh let somebody in whom it should not."""
+"""The second line of defence: a peer that asyncssh admits by mistake is not admitted by the daemon."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_a_signature_lets_its_owner_in(parts: Parts) -> None:
     assert isinstance(connection.session_requested(), SshChannel)
 
 
-async def test_a_key_that_was_only_shown_lets_nobody_in(parts: Parts) -> None:
+async def test_a_key_that_was_only_shown_admits_no_client(parts: Parts) -> None:
     connection, conn, _ = parts
     assert await conn.validate_public_key("web", WEB.public_data, b"", b"")
     connection.auth_completed()
@@ -103,7 +103,7 @@ async def test_a_proof_is_for_one_user_name(parts: Parts) -> None:
     assert conn.aborted
 
 
-async def test_nothing_at_all_lets_nobody_in(parts: Parts) -> None:
+async def test_a_login_without_any_proof_is_not_admitted(parts: Parts) -> None:
     connection, conn, _ = parts
     connection.auth_completed()
     assert conn.aborted
@@ -133,7 +133,7 @@ async def test_every_request_to_log_in_is_a_try(parts: Parts) -> None:
 @pytest.mark.parametrize(
     "missing", ["_finish_userauth", "validate_public_key", "_recv_packet", "_recv_data", "send_packet"]
 )
-async def test_without_what_we_hook_into_nobody_gets_in(missing: str) -> None:
+async def test_without_the_methods_that_are_hooked_every_login_fails(missing: str) -> None:
     """asyncssh ends a connection whose `connection_made` raises."""
 
     class Changed(Conn):
@@ -148,7 +148,7 @@ async def test_without_what_we_hook_into_nobody_gets_in(missing: str) -> None:
     assert connection.session_requested() is False
 
 
-async def test_a_peer_that_has_gone_already_is_nobody() -> None:
+async def test_a_peer_that_has_gone_already_has_no_address() -> None:
     class Gone(Conn):
         def get_extra_info(self, name: str) -> Any:
             return None

@@ -75,8 +75,8 @@ class Service:
         self.abandoned += requests
 
 
-class Room:
-    """One session and everything around it."""
+class Parts:
+    """A session, with a fake transport and a fake service."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -106,8 +106,8 @@ class Room:
 
 
 @pytest.fixture
-async def room() -> Room:
-    return Room()
+async def parts() -> Parts:
+    return Parts()
 
 
 def op(number: int) -> bytes:
@@ -124,122 +124,122 @@ async def settle() -> None:
 
 
 async def test_what_comes_in_one_read_goes_to_the_service_as_one_batch_and_answers_in_one_piece(
-    room: Room,
+    parts: Parts,
 ) -> None:
-    room.session.received(HELLO + op(1) + op(2) + encode(Kind.PING, 9))
-    assert room.service.used == [1, 2]
-    room.transport.written = b""
-    room.session.answered(1, b"x")
-    room.session.answered(2, b"y")
-    assert room.transport.written == b""
-    room.session.flush()
-    assert room.kinds() == [Kind.RESULT, Kind.RESULT]
+    parts.session.received(HELLO + op(1) + op(2) + encode(Kind.PING, 9))
+    assert parts.service.used == [1, 2]
+    parts.transport.written = b""
+    parts.session.answered(1, b"x")
+    parts.session.answered(2, b"y")
+    assert parts.transport.written == b""
+    parts.session.flush()
+    assert parts.kinds() == [Kind.RESULT, Kind.RESULT]
 
 
-async def test_a_peer_may_not_hold_half_a_frame(room: Room) -> None:
-    room.session.received(HELLO)
-    room.session.received(op(1)[:20])
-    room.session.check(HALF_FRAME_S)
-    assert room.transport.told == []
-    room.session.check(HALF_FRAME_S + 0.1)
-    assert room.transport.told == ["close"]
-    assert decode_error(room.transport.frames[-1][2]).code == ErrorCode.PROTOCOL
+async def test_a_peer_may_not_hold_half_a_frame(parts: Parts) -> None:
+    parts.session.received(HELLO)
+    parts.session.received(op(1)[:20])
+    parts.session.check(HALF_FRAME_S)
+    assert parts.transport.told == []
+    parts.session.check(HALF_FRAME_S + 0.1)
+    assert parts.transport.told == ["close"]
+    assert decode_error(parts.transport.frames[-1][2]).code == ErrorCode.PROTOCOL
 
 
-async def test_nor_stay_silent(room: Room) -> None:
-    room.session.check(HALF_FRAME_S + 0.1)
-    assert room.transport.told == ["close"]
+async def test_nor_stay_silent(parts: Parts) -> None:
+    parts.session.check(HALF_FRAME_S + 0.1)
+    assert parts.transport.told == ["close"]
 
 
-async def test_each_frame_has_its_own_time(room: Room) -> None:
-    room.session.received(HELLO)
+async def test_each_frame_has_its_own_time(parts: Parts) -> None:
+    parts.session.received(HELLO)
     stream = b"".join(encode(Kind.PING, number) for number in range(1, 50))
     for at in range(0, len(stream) - 20, 13):
-        room.now += 1.0
-        room.session.received(stream[at + (6 if at else 0) : at + 13 + 6])
-        room.session.check(room.now)
-    assert room.transport.told == []
+        parts.now += 1.0
+        parts.session.received(stream[at + (6 if at else 0) : at + 13 + 6])
+        parts.session.check(parts.now)
+    assert parts.transport.told == []
 
 
-async def test_a_peer_that_does_not_close_its_end_is_dropped_in_the_end(room: Room) -> None:
-    room.session.received(HELLO + b"\xff\xff\xff\xff")
-    assert room.transport.told == ["close"]
-    size = len(room.transport.written)
+async def test_a_peer_that_does_not_close_its_end_is_dropped_in_the_end(parts: Parts) -> None:
+    parts.session.received(HELLO + b"\xff\xff\xff\xff")
+    assert parts.transport.told == ["close"]
+    size = len(parts.transport.written)
     for _ in range(3):
-        room.session.check(UNREAD_S - 0.1)
-    assert (room.transport.told, len(room.transport.written)) == (["close"], size), "told once"
-    room.session.check(UNREAD_S + 0.1)
-    room.session.check(UNREAD_S + 0.2)
-    assert room.transport.told == ["close", "abort"]
+        parts.session.check(UNREAD_S - 0.1)
+    assert (parts.transport.told, len(parts.transport.written)) == (["close"], size), "told once"
+    parts.session.check(UNREAD_S + 0.1)
+    parts.session.check(UNREAD_S + 0.2)
+    assert parts.transport.told == ["close", "abort"]
 
 
-async def test_a_broken_session_gives_up_what_is_open(room: Room) -> None:
-    room.session.received(HELLO + op(1) + op(2))
-    room.session.received(encode(Kind.RESULT, 5))
-    assert [use.request_id for use in room.service.abandoned] == [1, 2]
-    assert room.session.idle
-    written = room.transport.written
-    room.session.answered(1, b"late")
-    room.session.flush()
-    room.session.lost()
-    room.session.lost()
-    assert room.transport.written == written
-    assert room.ended
+async def test_a_broken_session_gives_up_what_is_open(parts: Parts) -> None:
+    parts.session.received(HELLO + op(1) + op(2))
+    parts.session.received(encode(Kind.RESULT, 5))
+    assert [use.request_id for use in parts.service.abandoned] == [1, 2]
+    assert parts.session.idle
+    written = parts.transport.written
+    parts.session.answered(1, b"late")
+    parts.session.flush()
+    parts.session.lost()
+    parts.session.lost()
+    assert parts.transport.written == written
+    assert parts.ended
 
 
-async def test_a_channel_that_closed_meanwhile_harms_nobody(room: Room) -> None:
-    """asyncssh raises when it cannot write any more; whoever delivers a batch must not hear of it."""
-    room.session.received(HELLO + op(1))
-    room.transport.broken = True
-    room.session.answered(1, b"x")
-    room.session.flush()
-    room.session.failed(2, DeadlineExceeded())
-    room.session.flush()
-    room.session.lost()
-    assert room.ended == [room.session]
+async def test_a_channel_that_closed_meanwhile_does_not_harm_other_sessions(parts: Parts) -> None:
+    """asyncssh raises when it cannot write any more; the delivery of a batch must go on."""
+    parts.session.received(HELLO + op(1))
+    parts.transport.broken = True
+    parts.session.answered(1, b"x")
+    parts.session.flush()
+    parts.session.failed(2, DeadlineExceeded())
+    parts.session.flush()
+    parts.session.lost()
+    assert parts.ended == [parts.session]
 
 
-async def test_unread_answers_stop_reading_and_end_the_peer(room: Room) -> None:
-    room.session.received(HELLO)
-    room.session.pause_writing()
-    room.session.check(UNREAD_S - 1)
-    room.session.resume_writing()
-    room.session.check(UNREAD_S + 1)
-    assert room.transport.told == ["pause_reading", "resume_reading"]
-    room.now = 50
-    room.session.pause_writing()
-    room.session.check(50 + UNREAD_S + 1)
-    assert room.transport.told[-1] == "abort"
+async def test_unread_answers_stop_reading_and_end_the_peer(parts: Parts) -> None:
+    parts.session.received(HELLO)
+    parts.session.pause_writing()
+    parts.session.check(UNREAD_S - 1)
+    parts.session.resume_writing()
+    parts.session.check(UNREAD_S + 1)
+    assert parts.transport.told == ["pause_reading", "resume_reading"]
+    parts.now = 50
+    parts.session.pause_writing()
+    parts.session.check(50 + UNREAD_S + 1)
+    assert parts.transport.told[-1] == "abort"
 
 
-async def test_too_many_open_requests(room: Room) -> None:
-    room.session.received(HELLO + b"".join(op(number) for number in range(1, 6)))
-    assert room.service.used == [1, 2, 3]
-    errors = [decode_error(body) for kind, _, body in room.transport.frames if kind == Kind.ERROR]
+async def test_too_many_open_requests(parts: Parts) -> None:
+    parts.session.received(HELLO + b"".join(op(number) for number in range(1, 6)))
+    assert parts.service.used == [1, 2, 3]
+    errors = [decode_error(body) for kind, _, body in parts.transport.frames if kind == Kind.ERROR]
     assert [error.code for error in errors] == [ErrorCode.OVERLOADED] * 2
-    room.session.answered(1, b"")
-    room.session.received(op(6))
-    assert room.service.used == [1, 2, 3, 6]
+    parts.session.answered(1, b"")
+    parts.session.received(op(6))
+    assert parts.service.used == [1, 2, 3, 6]
 
 
-async def test_cancel_reaches_key_operations_and_control_requests(room: Room) -> None:
-    room.session.received(HELLO + op(1) + ask(2))
+async def test_cancel_reaches_key_operations_and_control_requests(parts: Parts) -> None:
+    parts.session.received(HELLO + op(1) + ask(2))
     await settle()
-    room.session.received(encode(Kind.CANCEL, 1) + encode(Kind.CANCEL, 2) + encode(Kind.CANCEL, 77))
+    parts.session.received(encode(Kind.CANCEL, 1) + encode(Kind.CANCEL, 2) + encode(Kind.CANCEL, 77))
     await settle()
-    assert [use.request_id for use in room.service.abandoned] == [1]
-    assert decode_error(room.transport.frames[-1][2]).code == ErrorCode.DEADLINE
-    assert not room.session.idle
-    room.session.failed(1, DeadlineExceeded())
-    assert room.session.idle
+    assert [use.request_id for use in parts.service.abandoned] == [1]
+    assert decode_error(parts.transport.frames[-1][2]).code == ErrorCode.DEADLINE
+    assert not parts.session.idle
+    parts.session.failed(1, DeadlineExceeded())
+    assert parts.session.idle
 
 
-async def test_control_requests_end_with_their_deadline(room: Room) -> None:
-    room.session.received(HELLO + ask(1, ms=20))
+async def test_control_requests_end_with_their_deadline(parts: Parts) -> None:
+    parts.session.received(HELLO + ask(1, ms=20))
     async with asyncio.timeout(5):
-        while room.kinds() != [Kind.WELCOME, Kind.ERROR]:
+        while parts.kinds() != [Kind.WELCOME, Kind.ERROR]:
             await asyncio.sleep(0.005)
-    assert decode_error(room.transport.frames[-1][2]).code == ErrorCode.DEADLINE
+    assert decode_error(parts.transport.frames[-1][2]).code == ErrorCode.DEADLINE
 
 
 @pytest.mark.parametrize(
@@ -247,59 +247,59 @@ async def test_control_requests_end_with_their_deadline(room: Room) -> None:
     [(NotFound("no such thing"), ErrorCode.NOT_FOUND), (ZeroDivisionError("secret"), ErrorCode.INTERNAL)],
 )
 async def test_faults_end_one_request_and_say_no_more_than_they_should(
-    room: Room, result: Any, code: int
+    parts: Parts, result: Any, code: int
 ) -> None:
-    room.wait.set()
-    room.result = result
-    room.session.received(HELLO + ask(1))
+    parts.wait.set()
+    parts.result = result
+    parts.session.received(HELLO + ask(1))
     await settle()
-    error = decode_error(room.transport.frames[-1][2])
+    error = decode_error(parts.transport.frames[-1][2])
     assert error.code == code
     assert "secret" not in error.text
-    room.result = messages.Done()
-    room.session.received(ask(2))
+    parts.result = messages.Done()
+    parts.session.received(ask(2))
     await settle()
-    assert room.kinds()[-1] == Kind.CONTROL_RESULT
+    assert parts.kinds()[-1] == Kind.CONTROL_RESULT
 
 
-async def test_an_answer_too_long_for_a_frame_is_not_sent(room: Room) -> None:
-    room.wait.set()
-    room.result = messages.PemDocument("x" * (MAX_ANSWER_LENGTH + 1))
-    room.session.received(HELLO + ask(1))
+async def test_an_answer_too_long_for_a_frame_is_not_sent(parts: Parts) -> None:
+    parts.wait.set()
+    parts.result = messages.PemDocument("x" * (MAX_ANSWER_LENGTH + 1))
+    parts.session.received(HELLO + ask(1))
     await settle()
-    assert decode_error(room.transport.frames[-1][2]).code == ErrorCode.BAD_REQUEST
+    assert decode_error(parts.transport.frames[-1][2]).code == ErrorCode.BAD_REQUEST
 
 
-async def test_draining_refuses_control_and_announces_itself_to_those_who_said_hello(room: Room) -> None:
-    room.session.drain(5_000)
-    assert room.transport.written == b""
-    room.session.received(HELLO)
-    room.session.drain(5_000)
-    room.service.draining = True
-    room.session.received(ask(1))
-    assert room.kinds() == [Kind.WELCOME, Kind.DRAIN, Kind.ERROR]
+async def test_draining_refuses_control_and_announces_itself_to_those_who_said_hello(parts: Parts) -> None:
+    parts.session.drain(5_000)
+    assert parts.transport.written == b""
+    parts.session.received(HELLO)
+    parts.session.drain(5_000)
+    parts.service.draining = True
+    parts.session.received(ask(1))
+    assert parts.kinds() == [Kind.WELCOME, Kind.DRAIN, Kind.ERROR]
 
 
-async def test_a_lost_peer_cancels_its_control_requests(room: Room) -> None:
-    room.session.received(HELLO + ask(1) + op(2))
+async def test_a_lost_peer_cancels_its_control_requests(parts: Parts) -> None:
+    parts.session.received(HELLO + ask(1) + op(2))
     await settle()
-    written = room.transport.written
-    room.session.lost()
+    written = parts.transport.written
+    parts.session.lost()
     await settle()
-    assert room.session.idle
-    assert room.transport.written == written
-    assert [use.request_id for use in room.service.abandoned] == [2]
+    assert parts.session.idle
+    assert parts.transport.written == written
+    assert [use.request_id for use in parts.service.abandoned] == [2]
 
 
-async def test_a_client_beyond_its_share_is_not_read_for_a_moment(room: Room) -> None:
-    room.service.spent = True
-    room.session.received(HELLO)
-    room.session.received(op(1))
-    room.session.received(op(2))
-    assert room.transport.told == ["pause_reading"], "once, however many batches"
-    room.session.pause_writing()
-    room.session.resume_writing()
-    assert "resume_reading" not in room.transport.told, "its rest is not over yet"
+async def test_a_client_beyond_its_share_is_not_read_for_a_moment(parts: Parts) -> None:
+    parts.service.spent = True
+    parts.session.received(HELLO)
+    parts.session.received(op(1))
+    parts.session.received(op(2))
+    assert parts.transport.told == ["pause_reading"], "once, however many batches"
+    parts.session.pause_writing()
+    parts.session.resume_writing()
+    assert "resume_reading" not in parts.transport.told, "its rest is not over yet"
     async with asyncio.timeout(5):
-        while room.transport.told[-1] != "resume_reading":
+        while parts.transport.told[-1] != "resume_reading":
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Penalties of sources: what adds up, what runs off, who is never refused, and how much is remembered."""
+"""Source penalties: how they add up and expire, which sources are never refused, and how many are remembered."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_penalties_run_off_and_have_a_top(clock: Clock) -> None:
     assert not sources.refuses("192.0.2.1", ())
 
 
-def test_where_a_client_logged_in_nobody_is_refused_for_a_while(clock: Clock) -> None:
+def test_where_a_client_logged_in_no_connection_is_refused_for_a_while(clock: Clock) -> None:
     sources = SourcePenalties(clock)
     sources.trust("192.0.2.1")
     assert not any(sources.offended("192.0.2.1", LOGIN_FAILED_S) for _ in range(20))

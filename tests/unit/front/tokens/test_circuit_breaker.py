@@ -78,7 +78,7 @@ def test_the_listener_hears_each_move_once(health: TokenHealth, heard: Heard) ->
     assert (health.refusing, health.reason) == (False, "")
 
 
-def test_a_start_that_somebody_killed_says_nothing_about_the_token_three_in_a_row_do(
+def test_a_killed_start_proves_nothing_about_the_token_but_three_in_a_row_do(
     health: TokenHealth, heard: Heard
 ) -> None:
     for _ in range(SILENT_STARTS - 1):

@@ -1,4 +1,4 @@
-"""Fair turns: clients and keys share a token, nothing is lost, nobody starves, and a flood holds up only itself."""
+"""Job queue and load shedding: clients and keys share a token fairly, no job is lost, and a flood delays only its sender."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hsmd.errors import Overloaded, Unavailable
 CLIENTS, KEYS = ("ann", "bob", "eve"), (b"k1", b"k2", b"k3")
 
 
-class Link:
+class Channel:
     """What the queue uses of a worker's channel."""
 
     def __init__(self) -> None:
@@ -39,40 +39,40 @@ def job(client: str = "ann", key: bytes = b"k1", cost: float = 1.0, deadline: fl
     return Job((1, 0x0403, key, b""), deadline, False, None, client, cost)
 
 
-def served(backlog: JobQueue, how_many: int) -> list[Job]:
-    link = Link()
-    backlog.hand_out([link], how_many, 0.0)  # type: ignore[list-item]
-    return link.sent
+def served(queue: JobQueue, how_many: int) -> list[Job]:
+    channel = Channel()
+    queue.hand_out([channel], how_many, 0.0)  # type: ignore[list-item]
+    return channel.sent
 
 
 def test_a_flood_holds_up_only_itself() -> None:
-    backlog = JobQueue(lambda done: None)
+    queue = JobQueue(lambda done: None)
     for _ in range(1_000):
-        backlog.add(job("eve"))
-    served(backlog, 10)
+        queue.add(job("eve"))
+    served(queue, 10)
     late = job("ann")
-    backlog.add(late)
-    assert late in served(backlog, 2)
+    queue.add(late)
+    assert late in served(queue, 2)
 
 
 def test_turns_are_as_long_as_what_they_cost() -> None:
     """One client with a key that is nine times as slow gets a ninth of the operations, not nine tenths of the token."""
-    backlog = JobQueue(lambda done: None)
+    queue = JobQueue(lambda done: None)
     for _ in range(900):
-        backlog.add(job("ann", cost=1.0))
-        backlog.add(job("bob", cost=9.0))
-    shares = Counter(each.client for each in served(backlog, 500))
+        queue.add(job("ann", cost=1.0))
+        queue.add(job("bob", cost=9.0))
+    shares = Counter(each.client for each in served(queue, 500))
     assert 8 <= shares["ann"] / shares["bob"] <= 10
 
 
 def test_the_keys_of_a_client_take_turns_too() -> None:
-    backlog = JobQueue(lambda done: None)
+    queue = JobQueue(lambda done: None)
     for key in (b"k1", b"k1", b"k1", b"k1", b"k2", b"k2"):
-        backlog.add(job("ann", key))
-    assert [each.body[2] for each in served(backlog, 4)] == [b"k1", b"k2", b"k1", b"k2"]
+        queue.add(job("ann", key))
+    assert [each.body[2] for each in served(queue, 4)] == [b"k1", b"k2", b"k1", b"k2"]
 
 
-def test_who_comes_back_gets_no_credit_for_his_absence() -> None:
+def test_a_client_that_comes_back_gets_no_credit_for_its_absence() -> None:
     turns: FairQueue[str] = FairQueue()
     turns.enter("ann")
     for _ in range(100):
@@ -86,26 +86,26 @@ def test_who_comes_back_gets_no_credit_for_his_absence() -> None:
 
 
 def test_jobs_given_up_use_up_no_turn() -> None:
-    backlog = JobQueue(lambda done: None)
+    queue = JobQueue(lambda done: None)
     dead = [job("ann") for _ in range(50)]
     for each in dead:
-        backlog.add(each)
+        queue.add(each)
         each.queued = False
-    backlog.add(job("ann"))
+    queue.add(job("ann"))
     for _ in range(20):
-        backlog.add(job("bob"))
-    assert Counter(each.client for each in served(backlog, 4))["ann"] == 1
+        queue.add(job("bob"))
+    assert Counter(each.client for each in served(queue, 4))["ann"] == 1
 
 
 class Fairness(RuleBasedStateMachine):
-    """The backlog against the plainest model: what was put in comes out once, expired, cleared or handed out, in turns."""
+    """The queue against the plainest model: what was put in comes out once, expired, cleared or handed out, in turns."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.done: list[Completion] = []
-        self.backlog = JobQueue(self.done.extend)
-        self.link = Link()
+        self.queue = JobQueue(self.done.extend)
+        self.channel = Channel()
         self.inside: dict[int, Job] = {}
         self.handed_out = 0
 
@@ -119,26 +119,26 @@ class Fairness(RuleBasedStateMachine):
     def add(self, client: str, key: bytes, cost: float, lives: float, alone: bool) -> None:
         new = job(client, key, cost, self.now + lives)
         new.alone = alone and cost > 1.0
-        self.backlog.add(new)
+        self.queue.add(new)
         self.inside[id(new)] = new
 
     @rule(window=st.integers(1, 6))
     def hand_out(self, window: int) -> None:
-        before = len(self.link.sent)
-        self.backlog.hand_out([self.link], window, self.now)  # type: ignore[list-item]
-        for sent in self.link.sent[before:]:
+        before = len(self.channel.sent)
+        self.queue.hand_out([self.channel], window, self.now)  # type: ignore[list-item]
+        for sent in self.channel.sent[before:]:
             del self.inside[id(sent)]
             assert sent.deadline > self.now
 
     @rule()
     def answer(self) -> None:
-        self.link.jobs.clear()
-        self.link.alone = False
+        self.channel.jobs.clear()
+        self.channel.alone = False
 
     @rule(seconds=st.floats(0.0, 2.0))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
-        self.backlog.sweep(self.now)
+        self.queue.sweep(self.now)
 
     @rule(which=st.integers(0, 50))
     def abandon(self, which: int) -> None:
@@ -150,7 +150,7 @@ class Fairness(RuleBasedStateMachine):
 
     @rule()
     def clear(self) -> None:
-        self.backlog.clear(Status.FAILED, Unavailable("away"))
+        self.queue.clear(Status.FAILED, Unavailable("away"))
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
@@ -158,17 +158,17 @@ class Fairness(RuleBasedStateMachine):
             del self.inside[id(completion.job)]
         self.done.clear()
         assert all(each.queued for each in self.inside.values())
-        assert len(self.inside) <= self.backlog.size
+        assert len(self.inside) <= self.queue.size
 
     @invariant()
     def an_empty_model_empties_the_backlog(self) -> None:
         if not self.inside:
-            self.link.jobs.clear()
-            self.link.alone = False
-            before = len(self.link.sent)
-            while self.backlog.size:
-                self.backlog.hand_out([self.link], 10**6, self.now)  # type: ignore[list-item]
-            assert len(self.link.sent) == before
+            self.channel.jobs.clear()
+            self.channel.alone = False
+            before = len(self.channel.sent)
+            while self.queue.size:
+                self.queue.hand_out([self.channel], 10**6, self.now)  # type: ignore[list-item]
+            assert len(self.channel.sent) == before
 
 
 TestFairness = Fairness.TestCase
@@ -178,16 +178,16 @@ TestFairness = Fairness.TestCase
     st.lists(st.tuples(st.sampled_from(CLIENTS), st.sampled_from([1.0, 8.0])), min_size=1, max_size=200),
     st.integers(1, 40),
 )
-def test_nobody_waits_longer_than_his_turns(asked: list[tuple[str, float]], taken: int) -> None:
+def test_no_client_waits_longer_than_its_turns(asked: list[tuple[str, float]], taken: int) -> None:
     """A client with waiting jobs is never behind another that waits as well by more than one job's cost of each."""
-    backlog = JobQueue(lambda done: None)
+    queue = JobQueue(lambda done: None)
     for client, cost in asked:
-        backlog.add(job(client, cost=cost))
+        queue.add(job(client, cost=cost))
     got: Counter[str] = Counter()
-    for each in served(backlog, taken):
+    for each in served(queue, taken):
         got[each.client] += int(each.cost)
     for client in {client for client, _ in asked}:
-        if backlog.waiting(client)[0]:
+        if queue.waiting(client)[0]:
             assert all(got[other] <= got[client] + 16 for other in CLIENTS)
 
 
@@ -197,33 +197,33 @@ LOAD = Load(in_hand=0, capacity=400, workers=1)
 
 
 def test_alone_a_client_may_fill_the_queue_together_they_share_it() -> None:
-    backlog, shedder = JobQueue(lambda done: None), LoadShedder()
+    queue, shedder = JobQueue(lambda done: None), LoadShedder()
     jobs = [job("ann") for _ in range(500)]
-    refused = shedder.refused(jobs, backlog, LOAD, now=0.0)
+    refused = shedder.refused(jobs, queue, LOAD, now=0.0)
     assert [each for each, _ in refused] == jobs[400:]
-    shedder.refused([job("bob")], backlog, LOAD, now=0.1)
-    refused = shedder.refused([job("ann") for _ in range(500)], backlog, LOAD, now=0.2)
+    shedder.refused([job("bob")], queue, LOAD, now=0.1)
+    refused = shedder.refused([job("ann") for _ in range(500)], queue, LOAD, now=0.2)
     assert len(refused) == 300
-    refused = shedder.refused([job("ann") for _ in range(500)], backlog, LOAD, now=0.3 + 2 * ACTIVE_S)
+    refused = shedder.refused([job("ann") for _ in range(500)], queue, LOAD, now=0.3 + 2 * ACTIVE_S)
     assert len(refused) == 100, "bob has gone"
 
 
 def test_many_clients_keep_a_least_share() -> None:
-    backlog, shedder = JobQueue(lambda done: None), LoadShedder()
+    queue, shedder = JobQueue(lambda done: None), LoadShedder()
     for number in range(100):
-        shedder.refused([job(str(number))], backlog, LOAD, now=0.0)
-    assert len(shedder.refused([job("ann") for _ in range(100)], backlog, LOAD, now=0.0)) == 100 - LEAST_SHARE
+        shedder.refused([job(str(number))], queue, LOAD, now=0.0)
+    assert len(shedder.refused([job("ann") for _ in range(100)], queue, LOAD, now=0.0)) == 100 - LEAST_SHARE
 
 
 def test_what_cannot_be_in_time_is_told_when_to_come_back() -> None:
-    backlog, shedder = JobQueue(lambda done: None), LoadShedder()
+    queue, shedder = JobQueue(lambda done: None), LoadShedder()
     shedder.served([job()], took_s=0.010)
     jobs = [job(deadline=1.0) for _ in range(200)]
-    refused = shedder.refused(jobs, backlog, LOAD, now=0.0)
+    refused = shedder.refused(jobs, queue, LOAD, now=0.0)
     assert 95 <= len(refused) <= 105
     for _, error in refused:
         assert isinstance(error, Overloaded)
         assert 950 <= error.retry_after_ms <= 1_050
-    assert not shedder.refused([job(deadline=0.001)], backlog, LOAD, now=0.0), (
+    assert not shedder.refused([job(deadline=0.001)], queue, LOAD, now=0.0), (
         "an idle token serves the shortest deadline"
     )

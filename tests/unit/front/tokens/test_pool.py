@@ -1,4 +1,4 @@
-"""The pool against workers that the test plays itself: who gets what when, and how each job ends."""
+"""The pool with workers that the test plays: which worker gets which job when, and how each job ends."""
 
 from __future__ import annotations
 

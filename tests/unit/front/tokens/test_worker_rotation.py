@@ -1,4 +1,4 @@
-"""The crew: at most as many work as shall, a spare follows at once, and nobody leaves before there is somebody else."""
+"""Worker rotation: no more workers than configured, spares follow at once, and none is retired without a successor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE, OPERATIONS, AGE_S = 2, 10, 100.0
 
 
 class Link:
-    """A worker, as far as the crew looks at it."""
+    """What the rotation uses of a worker."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -22,7 +22,7 @@ class Link:
         self.unsent = b""
 
 
-class Crews(RuleBasedStateMachine):
+class Rotations(RuleBasedStateMachine):
     """Workers come, work, die and grow old, in any order."""
 
     spare = True
@@ -30,7 +30,7 @@ class Crews(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.crew = WorkerRotation(
+        self.rotation = WorkerRotation(
             SIZE, spare=self.spare, operations=OPERATIONS, age_s=AGE_S, chance=random.Random(1)
         )
         self.alive: list[Any] = []
@@ -40,12 +40,12 @@ class Crews(RuleBasedStateMachine):
     def one_gets_ready(self) -> None:
         link: Any = Link()
         self.alive.append(link)
-        self.crew.add(link, self.now)
+        self.rotation.add(link, self.now)
 
-    @precondition(lambda self: self.crew.working)
+    @precondition(lambda self: self.rotation.working)
     @rule(which=st.integers(0, SIZE - 1), jobs=st.integers(1, 12))
     def one_gets_jobs(self, which: int, jobs: int) -> None:
-        link: Any = self.crew.working[which % len(self.crew.working)]
+        link: Any = self.rotation.working[which % len(self.rotation.working)]
         link.sent += jobs
         link.jobs = {link.sent: None}
 
@@ -58,54 +58,56 @@ class Crews(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def one_is_lost(self, which: int) -> None:
         link = self.alive.pop(which % len(self.alive))
-        at_work = link in self.crew.working
-        assert self.crew.remove(link) is at_work
+        at_work = link in self.rotation.working
+        assert self.rotation.remove(link) is at_work
 
     @rule(seconds=st.integers(0, 60))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
-        before = list(self.crew.working)
-        self.crew.retire_due(self.now)
+        before = list(self.rotation.working)
+        self.rotation.retire_due(self.now)
         for link in before:
-            if link not in self.crew.working:
-                assert self.crew.working or not (link.jobs or self.spare), "requests would wait for a start"
-                assert not self.spare or len(self.crew.working) == len(before), "somebody took over"
+            if link not in self.rotation.working:
+                assert self.rotation.working or not (link.jobs or self.spare), (
+                    "requests would wait for a start"
+                )
+                assert not self.spare or len(self.rotation.working) == len(before), "somebody took over"
 
     @rule()
     def those_that_are_done_leave(self) -> None:
-        for link in self.crew.left():
+        for link in self.rotation.left():
             assert not link.jobs
-            self.crew.remove(link)
+            self.rotation.remove(link)
             self.alive.remove(link)
 
     @invariant()
     def places_are_filled(self) -> None:
-        crew = self.crew
-        assert sorted(map(id, [*crew.ready, *crew.leaving])) == sorted(map(id, self.alive))
-        assert len(crew.working) == min(SIZE, len(crew.ready))
-        assert len(crew.leaving) <= 1
+        rotation = self.rotation
+        assert sorted(map(id, [*rotation.ready, *rotation.leaving])) == sorted(map(id, self.alive))
+        assert len(rotation.working) == min(SIZE, len(rotation.ready))
+        assert len(rotation.leaving) <= 1
 
 
-class CrewsWithoutSpare(Crews):
+class RotationsWithoutSpare(Rotations):
     spare = False
 
 
-TestCrews, TestCrewsWithoutSpare = Crews.TestCase, CrewsWithoutSpare.TestCase
-TestCrews.settings = TestCrewsWithoutSpare.settings = settings(
+TestRotations, TestRotationsWithoutSpare = Rotations.TestCase, RotationsWithoutSpare.TestCase
+TestRotations.settings = TestRotationsWithoutSpare.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None
 )
 
 
 def test_those_that_began_together_do_not_leave_together() -> None:
-    crew = WorkerRotation(8, spare=True, operations=0, age_s=1000.0, chance=random.Random(3))
+    rotation = WorkerRotation(8, spare=True, operations=0, age_s=1000.0, chance=random.Random(3))
     for _ in range(9):
-        crew.add(Link(), 0.0)  # type: ignore[arg-type]
+        rotation.add(Link(), 0.0)  # type: ignore[arg-type]
     left: dict[int, int] = {}
     for now in range(0, 1001, 10):
-        crew.retire_due(float(now))
-        for link in crew.left():
-            crew.remove(link)
-            crew.add(Link(), 1e9)  # type: ignore[arg-type]
+        rotation.retire_due(float(now))
+        for link in rotation.left():
+            rotation.remove(link)
+            rotation.add(Link(), 1e9)  # type: ignore[arg-type]
             left[now] = left.get(now, 0) + 1
     assert sum(left.values()) >= 8
     assert min(left) >= 800
@@ -113,10 +115,10 @@ def test_those_that_began_together_do_not_leave_together() -> None:
 
 
 def test_zero_means_never() -> None:
-    crew = WorkerRotation(1, spare=True, operations=0, age_s=0, chance=random.Random(3))
+    rotation = WorkerRotation(1, spare=True, operations=0, age_s=0, chance=random.Random(3))
     link: Any = Link()
-    crew.add(link, 0.0)
-    crew.add(Link(), 0.0)  # type: ignore[arg-type]
+    rotation.add(link, 0.0)
+    rotation.add(Link(), 0.0)  # type: ignore[arg-type]
     link.sent = 1 << 50
-    crew.retire_due(1e12)
-    assert crew.working == [link]
+    rotation.retire_due(1e12)
+    assert rotation.working == [link]
