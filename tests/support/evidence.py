@@ -256,8 +256,8 @@ async def _kill(daemon: Daemon, what: str, draw: random.Random) -> Kill:
     """One of the processes that there are; waits until there is one."""
     async with asyncio.timeout(20):
         while True:
-            victims = daemon.worker_pids() if what == "worker" else [daemon.front_pid]
-            with suppress(ProcessLookupError, IndexError):
+            with suppress(ProcessLookupError, IndexError):  # there is none at the moment
+                victims = daemon.worker_pids() if what == "worker" else [daemon.front_pid]
                 os.kill(draw.choice(victims), signal.SIGKILL)
                 return Kill(what, time.monotonic())
             await asyncio.sleep(0.005)
