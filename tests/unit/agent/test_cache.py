@@ -1,4 +1,4 @@
-"""The cache of public material: stored whole or not at all, and never trusted blindly."""
+"""The cache of public material: stored completely or not at all, and checked when it is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def opened(directory: Path) -> Cache:
     return cache
 
 
-def test_what_is_stored_is_there_again(tmp_path: Path) -> None:
+def test_stored_keys_are_read_again(tmp_path: Path) -> None:
     cache = opened(tmp_path / "state")
     assert not cache.complete
     assert cache.replace(KEYS)
@@ -44,7 +44,7 @@ def test_directory_and_file_are_private(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "state") == [FILE_NAME]
 
 
-def test_changes_are_told(tmp_path: Path) -> None:
+def test_each_method_returns_whether_the_cache_changed(tmp_path: Path) -> None:
     cache = opened(tmp_path / "state")
     assert cache.replace([]) and cache.complete
     assert not cache.replace([])
@@ -56,7 +56,7 @@ def test_changes_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version":2,"keys":[]}', b"\xff" * 100])
-def test_damaged_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_counts_as_missing(tmp_path: Path, content: bytes) -> None:
     opened(tmp_path / "state")
     (tmp_path / "state" / FILE_NAME).write_bytes(content)
     cache = opened(tmp_path / "state")
@@ -65,7 +65,7 @@ def test_damaged_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
     assert opened(tmp_path / "state").complete
 
 
-def test_digests_must_be_those_of_the_public_keys(tmp_path: Path) -> None:
+def test_digests_must_match_the_public_keys(tmp_path: Path) -> None:
     wrong = CachedKey(msgspec.structs.replace(KEYS[0].info, digest="00" * 32))
     cache = opened(tmp_path / "state")
     for taken in (lambda: cache.replace([wrong]), lambda: cache.put(wrong)):
@@ -76,14 +76,14 @@ def test_digests_must_be_those_of_the_public_keys(tmp_path: Path) -> None:
     assert opened(tmp_path / "state").names() == []
 
 
-def test_file_that_cannot_be_written_does_not_stop_the_service(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_does_not_stop_the_service(tmp_path: Path) -> None:
     cache = opened(tmp_path / "state")
     (tmp_path / "state" / "keys.new").mkdir()
     assert cache.replace(KEYS)
     assert cache.names() == ["a", "b"]
 
 
-def test_state_directories_that_will_not_do(tmp_path: Path) -> None:
+def test_unsafe_state_directories_are_refused(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)

@@ -1,4 +1,4 @@
-"""agent.toml: what is taken, what is refused, and that all faults are reported at once."""
+"""agent.toml: what is accepted, what is refused, and that all faults are reported at once."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ users = []
     assert config.rules.by_key == {"www.example.net": {os.getuid(), 65534}, "all": None, "none": frozenset()}
 
 
-def test_all_faults_at_once() -> None:
-    told = faults("""
+def test_all_faults_are_reported_at_once() -> None:
+    reported = faults("""
 colour = "red"
 [agent]
 socket = "run/agent.sock"
@@ -96,7 +96,7 @@ users = ["no-such-user-here"]
 [keys.www]
 user = ["x"]
 """)
-    assert {fault.partition(":")[0] for fault in told} == {
+    assert {fault.partition(":")[0] for fault in reported} == {
         "colour", "agent.socket", "agent.mode", "agent.owner", "agent.group", "agent.state", "agent.client", "agent.identity",
         "agent.unknown", "daemon[0].port", "defaults.users", "keys.www.users", "keys.www.user",
     }  # fmt: skip
@@ -127,11 +127,11 @@ user = ["x"]
     ],
 )
 def test_single_faults(change: tuple[str, str], fault: str) -> None:
-    told = faults(MINIMAL.replace(*change))
-    assert any(entry.startswith(fault) for entry in told), told
+    reported = faults(MINIMAL.replace(*change))
+    assert any(entry.startswith(fault) for entry in reported), reported
 
 
-def test_no_daemon_and_the_same_daemon_twice() -> None:
+def test_no_daemon_and_a_daemon_listed_twice_are_faults() -> None:
     assert faults(MINIMAL.partition("[[daemon]]")[0]) == [
         "daemon: is missing; it must be one or more [[daemon]] tables"
     ]
@@ -139,7 +139,7 @@ def test_no_daemon_and_the_same_daemon_twice() -> None:
     assert faults(MINIMAL + daemon) == ["daemon: 10.0.0.1:7440 is listed twice"]
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
@@ -149,7 +149,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "not TOML" in faults("x = " + "[" * 100_000)[0]
 
 
-def test_a_file_that_is_too_large_is_refused_instead_of_cut(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_refused_and_not_truncated(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     path.write_text(MINIMAL + "#" * (1 << 20))
     with pytest.raises(ConfigurationError, match="more than 1048576 bytes"):

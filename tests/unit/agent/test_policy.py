@@ -1,4 +1,4 @@
-"""The local policy over arbitrary users and keys."""
+"""The local policy, for arbitrary users and keys."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_a_user_gets_exactly_the_keys_its_rules_name(
     assert allowed <= {digest for _, digest in keys}
 
 
-def test_no_user_unless_configured() -> None:
+def test_no_user_is_allowed_unless_configured() -> None:
     assert not Rules().allow(0, "www")
     assert not Rules(NO_USERS, {"other": ALL_USERS}).allow(0, "www")
 
 
-def test_a_key_of_its_own_section_does_not_go_by_the_default() -> None:
+def test_a_key_with_its_own_section_does_not_use_the_default() -> None:
     rules = Rules(ALL_USERS, {"www": frozenset({33})})
     assert rules.allow(33, "www")
     assert not rules.allow(1000, "www")
