@@ -1,4 +1,4 @@
-"""An audit log in a temporary directory, on a clock that stands still."""
+"""An audit log in a temporary directory, with a clock that does not advance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def open_log(tmp_path: Path) -> AsyncIterator[Callable[..., AuditLog]]:
-    """Opens the log in `tmp_path / "audit"`; what a test leaves open is closed behind it."""
+    """Opens the log in `tmp_path / "audit"`; logs that a test leaves open are closed at its end."""
     opened: list[AuditLog] = []
 
     def open_one(**options: Any) -> AuditLog:
@@ -32,5 +32,5 @@ async def open_log(tmp_path: Path) -> AsyncIterator[Callable[..., AuditLog]]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The log's file."""
+    """The path of the log file."""
     return tmp_path / "audit" / "audit.jsonl"

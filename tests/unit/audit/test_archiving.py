@@ -1,4 +1,4 @@
-"""Archiving: copies that verify, and nothing removed that a start or a proof still needs."""
+"""Archiving: the copies verify, and segments that a start or a proof still needs are kept."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def checkpoint(log: AuditLog) -> None:
     log.commit()
 
 
-def here(directory: Path) -> list[str]:
+def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in (directory / "segments").glob("*.jsonl"))
 
 
-async def test_copies_verify_and_are_made_once(open_log, path: Path, tmp_path: Path) -> None:
+async def test_copies_verify_and_are_written_once(open_log, path: Path, tmp_path: Path) -> None:
     log, to = open_log(), tmp_path / "archive"
     await sealed(log)
     copied: list[int] = []
     report = archive(path.parent, to, remove=False, progress=copied.append)
-    assert [each.first for each in report.copied] == [int(name[:12]) for name in here(path.parent)]
-    assert sum(copied) == sum((to / name).stat().st_size for name in here(path.parent))
+    assert [each.first for each in report.copied] == [int(name[:12]) for name in names_in(path.parent)]
+    assert sum(copied) == sum((to / name).stat().st_size for name in names_in(path.parent))
     assert archive(path.parent, to, remove=False).copied == []
-    (to / here(path.parent)[1]).write_bytes(b"rotten")
+    (to / names_in(path.parent)[1]).write_bytes(b"rotten")
     assert len(archive(path.parent, to, remove=False).copied) == 1
     whole = tmp_path / "whole"
     shutil.copytree(to, whole / "segments")
@@ -54,11 +54,11 @@ async def test_nothing_is_removed_without_a_checkpoint(open_log, path: Path, tmp
     log = open_log()
     await sealed(log)
     report = archive(path.parent, tmp_path / "archive", remove=True)
-    assert (report.removed, len(here(path.parent))) == ([], 3)
+    assert (report.removed, len(names_in(path.parent))) == ([], 3)
     assert "covers the first 0" in report.kept
     checkpoint(log)
     report = archive(path.parent, tmp_path / "archive", remove=True)
-    assert (len(report.removed), here(path.parent), report.copied) == (3, [], [])
+    assert (len(report.removed), names_in(path.parent), report.copied) == (3, [], [])
     with pytest.raises(NotFound, match=str(tmp_path / "archive")):
         log.read(0, 1)
     await log.close()
@@ -66,7 +66,9 @@ async def test_nothing_is_removed_without_a_checkpoint(open_log, path: Path, tmp
     assert (again.size, again.open_attempts) == (log.size, 0)
 
 
-async def test_segments_are_not_archived_to_where_they_are(open_log, path: Path, tmp_path: Path) -> None:
+async def test_segments_are_not_archived_into_their_own_directory(
+    open_log, path: Path, tmp_path: Path
+) -> None:
     log = open_log()
     await sealed(log)
     checkpoint(log)
@@ -75,10 +77,10 @@ async def test_segments_are_not_archived_to_where_they_are(open_log, path: Path,
     for to in (path.parent / "segments", link):
         with pytest.raises(AuditFailure, match="another directory"):
             archive(path.parent, to, remove=True)
-    assert len(here(path.parent)) == 3
+    assert len(names_in(path.parent)) == 3
 
 
-async def test_segments_with_an_open_attempt_stay(open_log, path: Path, tmp_path: Path) -> None:
+async def test_segments_with_an_open_attempt_are_kept(open_log, path: Path, tmp_path: Path) -> None:
     log = open_log()
     await sealed(log, 1)
     attempt = log.attempt(*GRANT, b"")
@@ -97,7 +99,7 @@ async def test_a_changed_segment_is_kept_as_evidence(open_log, path: Path, tmp_p
     log = open_log()
     await sealed(log)
     checkpoint(log)
-    victim = path.parent / "segments" / here(path.parent)[1]
+    victim = path.parent / "segments" / names_in(path.parent)[1]
     victim.write_bytes(victim.read_bytes().replace(b'"number":7', b'"number":8', 1))
     with pytest.raises(AuditFailure, match="keep it as evidence"):
         archive(path.parent, tmp_path / "archive", remove=True)

@@ -1,4 +1,4 @@
-"""The audit log: what it writes, what it gives back, and how it goes on after a restart."""
+"""The audit log: what it writes, what it returns, and how it continues after a restart."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_an_operation_leaves_attempt_and_outcome(open_log, path):
     assert (log.head, log.open_attempts) == (leaf_hash(second).hex(), 0)
 
 
-async def test_nothing_is_written_before_commit_and_all_of_it_at_once(open_log, path):
+async def test_records_are_written_together_at_the_commit_and_not_before(open_log, path):
     log = open_log()
     indices = [log.attempt(*GRANT, bytes([number])) for number in range(5)]
     log.event("key.generate", "ops", name="www", bits=256)
@@ -79,7 +79,7 @@ async def test_an_attempt_has_exactly_one_outcome(open_log):
     "values",
     [("web", "c", "k", KEY, "tls13-server", 0x10000), ("web", "c", "k", b"", "tls13-server", 0x0403)],
 )
-async def test_values_no_record_can_hold_are_our_bug(open_log, values):
+async def test_values_that_no_record_can_hold_raise_an_error(open_log, values):
     log = open_log()
     with pytest.raises(InternalFault):
         log.attempt(*values, b"")
@@ -89,7 +89,7 @@ async def test_values_no_record_can_hold_are_our_bug(open_log, values):
     assert log.size == 0
 
 
-async def test_hostile_names_stay_on_their_line(open_log, path):
+async def test_hostile_names_stay_in_one_line(open_log, path):
     log = open_log()
     hostile = 'web\r\n{"index":0}\x1b[2J\u2028\u202e\ud800\x00'
     log.attempt(hostile, hostile, hostile, KEY, hostile, 0x0403, b"")
@@ -101,20 +101,20 @@ async def test_hostile_names_stay_on_their_line(open_log, path):
     assert records_of(path)[0].client == hostile.replace("\ud800", "\ufffd")
 
 
-async def test_file_and_directory_are_for_the_daemon_only(open_log, path):
+async def test_only_the_daemon_can_access_file_and_directory(open_log, path):
     open_log()
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_a_directory_others_may_write_to_is_refused(open_log, path):
+async def test_a_directory_writable_by_other_users_is_refused(open_log, path):
     path.parent.mkdir()
     path.parent.chmod(0o777)
     with pytest.raises(AuditFailure, match="chmod go-w"):
         open_log()
 
 
-async def test_a_link_in_place_of_the_file_is_refused(open_log, path, tmp_path):
+async def test_a_link_instead_of_the_file_is_refused(open_log, path, tmp_path):
     path.parent.mkdir(mode=0o700)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(AuditFailure):
@@ -145,7 +145,7 @@ except AuditFailure as failure:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment).stdout
 
 
-async def test_a_restart_goes_on_where_the_log_ended(open_log, path):
+async def test_a_restart_continues_at_the_end_of_the_log(open_log, path):
     log = open_log()
     log.event("daemon.started", "")
     await log.close()
@@ -174,7 +174,7 @@ async def test_attempts_left_open_are_closed_as_unknown(open_log, path):
 @pytest.mark.parametrize(
     "torn", [b"{", b'{"index":1,"previous":"', b"\xff\x00\n\x00" * 3000, b"\0" * 9000, b"x" * 3_000_000]
 )
-async def test_a_torn_end_is_cut_off_and_told(open_log, path, torn):
+async def test_a_torn_end_is_truncated_and_reported(open_log, path, torn):
     log = open_log()
     attempt = log.attempt(*GRANT, b"")
     await log.close()
@@ -191,7 +191,7 @@ async def test_a_torn_end_is_cut_off_and_told(open_log, path, torn):
 
 
 @pytest.mark.parametrize("damaged", [0, 4, 9])
-async def test_what_a_checkpoint_covers_is_never_torn(open_log, path, damaged):
+async def test_damage_to_records_under_a_checkpoint_is_not_a_torn_end(open_log, path, damaged):
     log = open_log()
     for number in range(10):
         log.event("key.generate", "ops", number=number)
@@ -206,7 +206,7 @@ async def test_what_a_checkpoint_covers_is_never_torn(open_log, path, damaged):
     assert path.read_bytes() == b"".join(lines)
 
 
-async def test_a_last_record_without_its_line_feed_is_torn(open_log, path):
+async def test_a_last_record_without_its_line_feed_is_a_torn_end(open_log, path):
     log = open_log()
     log.event("daemon.started", "")
     log.event("daemon.stopped", "")
@@ -235,7 +235,7 @@ async def test_a_changed_log_is_not_continued(open_log, path, change):
     assert path.read_bytes() == b"".join(lines)
 
 
-async def test_a_start_reads_only_the_end(open_log, path, monkeypatch):
+async def test_a_start_reads_only_the_end_of_the_log(open_log, path, monkeypatch):
     monkeypatch.setattr(recovery, "MARK_EVERY", 500)
     monkeypatch.setattr("hsmd.daemon.audit.log.MARK_EVERY", 500)
     log = open_log()
@@ -247,7 +247,7 @@ async def test_a_start_reads_only_the_end(open_log, path, monkeypatch):
         log.event("key.generate", "ops", number=number)
         if number % 10 == 0:
             log.commit()
-    # A field that looks like the mark must not be taken for one.
+    # A field that looks like a mark must not be read as one.
     log.event("key.generate", "ops", event="log.mark", oldest_open=0)
     await log.close()
     marks = [record for record in records_of(path) if record.event == "log.mark"]
@@ -272,7 +272,7 @@ async def test_a_start_reads_only_the_end(open_log, path, monkeypatch):
     assert len(followed) < 600
 
 
-async def test_pages(open_log, path):
+async def test_the_log_is_read_in_pages(open_log, path):
     log = open_log()
     for number in range(2_000):
         log.event("key.generate", "ops", number=number, text="x" * (number % 250))
@@ -288,7 +288,7 @@ async def test_pages(open_log, path):
     assert log.read(-1, 1) == lines[-1:]
 
 
-async def test_a_page_fits_an_answer(open_log):
+async def test_a_page_fits_into_an_answer(open_log):
     log = open_log()
     for _ in range(200):
         log.event("key.generate", "\U0001f511" * 256, **{f"f{number}": "\x01" * 256 for number in range(16)})
@@ -299,7 +299,7 @@ async def test_a_page_fits_an_answer(open_log):
     assert parse_record(page[-1].encode()).index == len(page) - 1
 
 
-async def test_refusals_beyond_a_rate_are_counted(open_log, path):
+async def test_refusals_above_the_rate_are_counted(open_log, path):
     now = [0.0]
     log = open_log(monotonic=lambda: now[0])
     for _ in range(BURST + 40):
@@ -318,7 +318,7 @@ async def test_refusals_beyond_a_rate_are_counted(open_log, path):
     assert_intact(path, log)
 
 
-def test_the_meter_forgets_rather_than_grows():
+def test_the_memory_of_the_meter_is_bounded():
     meter = RefusalMeter()
     for number in range(25_000):
         assert meter.admit(f"client-{number}", 0.0)
@@ -354,7 +354,7 @@ class CountingDisk:
         self.synced += 1
 
 
-async def test_closing_gives_everything_back(open_log, path):
+async def test_closing_releases_all_resources(open_log, path):
     before = len(os.listdir("/proc/self/fd"))
     log = open_log()
     log.event("daemon.started", "")

@@ -1,4 +1,4 @@
-"""Sealed segments: one chain over several files, whenever the writer is killed, and the records that were archived."""
+"""Sealed segments: one chain over several files, also after the writer was killed at any point, and archived records."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_all(log: AuditLog) -> list[str]:
     return lines
 
 
-async def test_the_chain_goes_on_over_files_and_restarts(open_log, path: Path) -> None:
+async def test_the_chain_continues_over_files_and_restarts(open_log, path: Path) -> None:
     log = open_log()
     firsts = [0]
     for count in (1, 40, 250):
@@ -75,7 +75,7 @@ async def test_an_attempt_left_open_in_a_sealed_segment_is_closed_at_the_next_st
     assert_intact(path.parent, again)
 
 
-async def test_an_outcome_may_stand_in_a_later_segment(open_log, path: Path) -> None:
+async def test_an_outcome_may_be_in_a_later_segment(open_log, path: Path) -> None:
     log = open_log()
     attempt = log.attempt(*GRANT, b"")
     log.commit()
@@ -86,7 +86,7 @@ async def test_an_outcome_may_stand_in_a_later_segment(open_log, path: Path) -> 
     assert_intact(path.parent, log)
 
 
-async def test_it_is_due_at_its_size(open_log) -> None:
+async def test_sealing_is_due_at_the_segment_size(open_log) -> None:
     log = open_log(segment_bytes=2_000)
     assert not log.seal_due
     write(log, 20)
@@ -101,11 +101,11 @@ async def test_an_empty_log_is_not_sealed(open_log, path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [b"\x00", b"x"])
-async def test_a_changed_segment_is_noticed_at_a_start_that_reads_it(
+async def test_a_change_in_a_segment_is_found_by_a_start_that_reads_it(
     open_log, path: Path, change: bytes
 ) -> None:
     log = open_log()
-    log.attempt(*GRANT, b"")  # stays open, so that a start reads from here on
+    log.attempt(*GRANT, b"")  # stays open, so that a start reads from here
     write(log, 5)
     await log.seal()
     await log.close()
@@ -117,7 +117,7 @@ async def test_a_changed_segment_is_noticed_at_a_start_that_reads_it(
         AuditLog.open(path.parent)
 
 
-async def test_a_segment_is_never_written_over(open_log, path: Path) -> None:
+async def test_a_segment_is_never_overwritten(open_log, path: Path) -> None:
     log = open_log()
     write(log, 5)
     (path.parent / "segments" / f"{0:012}.jsonl").write_bytes(b"")
@@ -129,7 +129,7 @@ async def test_a_segment_is_never_written_over(open_log, path: Path) -> None:
     assert await log.seal() > 0
 
 
-async def test_a_disk_that_fails_while_sealing_leaves_the_log_as_it_was(path: Path) -> None:
+async def test_a_disk_error_while_sealing_leaves_the_log_unchanged(path: Path) -> None:
     class Failing(Disk):
         fail = False
 
@@ -156,7 +156,7 @@ async def test_a_disk_that_fails_while_sealing_leaves_the_log_as_it_was(path: Pa
     await log.close()
 
 
-async def test_a_directory_that_cannot_be_synced_while_sealing_leaves_the_log_as_it_was(
+async def test_a_failed_directory_sync_while_sealing_leaves_the_log_unchanged(
     open_log, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = open_log()
@@ -177,7 +177,7 @@ async def test_a_directory_that_cannot_be_synced_while_sealing_leaves_the_log_as
     assert_intact(path.parent, log)
 
 
-async def test_archived_records_are_named_with_their_place(open_log, path: Path) -> None:
+async def test_an_error_names_where_records_were_archived(open_log, path: Path) -> None:
     log = open_log()
     write(log, 10)
     second = await log.seal()
@@ -194,7 +194,7 @@ async def test_archived_records_are_named_with_their_place(open_log, path: Path)
     assert again.size == log.size
 
 
-async def test_the_tree_goes_over_segments_and_outlives_them(open_log, path: Path) -> None:
+async def test_the_tree_covers_archived_segments_too(open_log, path: Path) -> None:
     log = open_log()
     tree = log.tree()
     write(log, 600)
@@ -246,7 +246,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("point", ["synced", "renamed", "begun", "sealed", "never"])
-async def test_a_kill_while_sealing_loses_nothing(tmp_path: Path, point: str) -> None:
+async def test_no_record_is_lost_when_the_writer_is_killed_while_sealing(tmp_path: Path, point: str) -> None:
     directory = tmp_path / "audit"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     acknowledged: list[Head] = []

@@ -1,4 +1,4 @@
-"""The tree beside the log: the same roots and proofs as the definition gives, whatever the files have gone through."""
+"""The tree of the log: roots and proofs equal those of the definition, also after its files were damaged or removed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def files(tmp_path: Path) -> Iterator[TreeFiles]:
     files.close()
 
 
-def test_batches_of_any_size_make_the_same_tree(files: TreeFiles) -> None:
+def test_batches_of_any_size_produce_the_same_tree(files: TreeFiles) -> None:
     sizes = random.Random(7)
     while files.size < len(LEAVES):
         files.append(LEAVES[files.size : files.size + sizes.choice([0, 1, 3, 255, 256, 257, 5_000])])
         assert files.root() == root_of(files.size)
 
 
-def test_proofs_over_three_levels_of_files(files: TreeFiles) -> None:
+def test_proofs_over_three_levels_of_files_verify(files: TreeFiles) -> None:
     files.append(LEAVES)
     some = random.Random(11)
     for _ in range(50):
@@ -51,7 +51,7 @@ def test_proofs_over_three_levels_of_files(files: TreeFiles) -> None:
 
 @pytest.mark.parametrize("level", [0, 8, 16])
 @pytest.mark.parametrize("cut", [1, HASH_BYTES, 17 * HASH_BYTES + 5])
-def test_what_a_crash_left_half_written_is_made_again(tmp_path: Path, level: int, cut: int) -> None:
+def test_files_left_incomplete_by_a_crash_are_rewritten(tmp_path: Path, level: int, cut: int) -> None:
     first = TreeFiles(tmp_path / "tree")
     first.append(LEAVES)
     first.close()
@@ -92,7 +92,7 @@ def grown(log: AuditLog) -> LogTree:
     return tree
 
 
-async def test_it_follows_the_log(log: AuditLog) -> None:
+async def test_the_tree_follows_the_log(log: AuditLog) -> None:
     tree = log.tree()
     for count in (0, 1, 300, 5_000):
         write(log, count)
@@ -109,7 +109,9 @@ async def test_it_follows_the_log(log: AuditLog) -> None:
 @pytest.mark.parametrize(
     "damage", ["last leaf", "a leaf that a checkpoint covers", "files of a longer log", "no files"]
 )
-async def test_files_that_do_not_fit_are_made_anew(log: AuditLog, tmp_path: Path, damage: str) -> None:
+async def test_files_that_do_not_match_the_log_are_rebuilt(
+    log: AuditLog, tmp_path: Path, damage: str
+) -> None:
     write(log, 400)
     tree = grown(log)
     log.event(
