@@ -1,4 +1,4 @@
-"""`hsmd agent` without an agent: set-up files, files for servers, checks of files and permissions."""
+"""`hsmd agent` without a running agent: set-up files, files for servers, checks of files and permissions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ INIT = [
 # --- init ---
 
 
-def test_init_writes_what_the_agent_takes(run: Run, home: Path) -> None:
+def test_init_writes_a_configuration_the_agent_accepts(run: Run, home: Path) -> None:
     ran = run(*INIT, "--allow", "root", "--allow", "daemon", "--json")
     assert ran.code == 0, ran.err
     config = agent_config.load(home / "front" / "agent.toml")
@@ -62,7 +62,7 @@ def test_init_writes_what_the_agent_takes(run: Run, home: Path) -> None:
     assert not config.rules.allow(pwd.getpwnam("nobody").pw_uid, "any")
 
 
-def test_init_prints_the_line_the_operator_runs(run: Run, home: Path) -> None:
+def test_init_prints_the_command_for_the_operator(run: Run, home: Path) -> None:
     out = run(*INIT).out
     line = ssh_keys.read(home / "front" / "agent_ed25519.pub").line
     assert f"hsmd client add web1 --key '{line}'" in out
@@ -79,7 +79,7 @@ def test_init_keeps_the_key_private_and_overwrites_nothing(run: Run, home: Path)
     assert (home / "front" / "agent_ed25519").read_bytes() == before
 
 
-def test_init_leaves_a_public_key_that_is_there(run: Run, home: Path) -> None:
+def test_init_keeps_an_existing_public_key(run: Run, home: Path) -> None:
     """The private half may be on another host."""
     other = home / "front" / "agent_ed25519.pub"
     other.parent.mkdir(exist_ok=True)
@@ -101,14 +101,14 @@ def test_init_leaves_a_public_key_that_is_there(run: Run, home: Path) -> None:
     ],
     ids=lambda words: words[0],
 )
-def test_init_refuses_what_no_agent_could_use(run: Run, home: Path, wrong: list[str]) -> None:
+def test_init_refuses_values_that_no_agent_could_use(run: Run, home: Path, wrong: list[str]) -> None:
     ran = run(*INIT, *wrong)
     assert ran.code in (1, 2)
     assert ran.err.count("\n") == 1
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
-def test_hostile_text_stays_inside_its_string() -> None:
+def test_hostile_text_stays_inside_its_toml_string() -> None:
     local = agent_toml.Local(Path('/run/a"\nb/agent.sock'), Path("/var/lib/x"), ('a"]\nroot', "b\x7f"))
     text = agent_toml.render(local, agent_toml.Pinned("192.0.2.1", (HOST_KEY,), "web1", Path("/id")))
     document = tomllib.loads(text)
@@ -126,7 +126,7 @@ def module(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("/opt/hsmd/hsmd.so")
 
 
-def test_install_nginx(run: Run, home: Path, module: Path) -> None:
+def test_install_writes_the_files_for_nginx(run: Run, home: Path, module: Path) -> None:
     ran = run(
         "agent",
         "install",
@@ -153,7 +153,7 @@ def test_install_nginx(run: Run, home: Path, module: Path) -> None:
     assert "ssl_certificate_key /etc/hsmd/keys/www.key;" in snippet
 
 
-def test_install_can_print_instead(run: Run, home: Path, module: Path) -> None:
+def test_install_can_print_the_files_instead(run: Run, home: Path, module: Path) -> None:
     ran = run("agent", "install", "openssl", "--socket", "/run/a.sock", "--print", "--root", "image")
     assert "[hsmd_self]" in ran.out
     assert not (home / "image").exists()
@@ -163,7 +163,7 @@ def test_install_can_print_instead(run: Run, home: Path, module: Path) -> None:
     assert [file["path"] for file in files] == ["/etc/hsmd/openssl.cnf"]
 
 
-def test_install_without_provider_or_key_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_install_without_provider_or_key_fails_with_advice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> Path:
         raise FileNotFoundError("the OpenSSL provider hsmd.so is in none of: ...")
 
@@ -199,7 +199,7 @@ def _certificate(path: Path, key: ec.EllipticCurvePrivateKey, begin: datetime, d
     ("days", "at", "complaint"),
     [(90, 1, ""), (90, 77, "expires on"), (90, 91, "expired on"), (90, -1, "not valid before")],
 )
-def test_term_of_the_certificate(
+def test_the_validity_of_a_certificate_is_checked(
     home: Path, key: ec.EllipticCurvePrivateKey, days: int, at: int, complaint: str
 ) -> None:
     begin = datetime(2030, 1, 1, tzinfo=UTC)
@@ -210,7 +210,9 @@ def test_term_of_the_certificate(
     assert complaint in term.text
 
 
-def test_certificate_and_reference_of_another_key(home: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def test_certificate_and_reference_of_another_key_are_found(
+    home: Path, key: ec.EllipticCurvePrivateKey
+) -> None:
     other = ec.generate_private_key(ec.SECP256R1())
     now = datetime(2030, 1, 1, tzinfo=UTC)
     path = _certificate(home / "www.pem", other, now, 90)
@@ -225,7 +227,9 @@ def test_certificate_and_reference_of_another_key(home: Path, key: ec.EllipticCu
 @pytest.mark.parametrize(
     "content", [None, "", "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n", "\0"]
 )
-def test_files_that_are_none(home: Path, key: ec.EllipticCurvePrivateKey, content: str | None) -> None:
+def test_missing_and_malformed_files_are_reported(
+    home: Path, key: ec.EllipticCurvePrivateKey, content: str | None
+) -> None:
     path = home / "file"
     if content is not None:
         path.write_text(content)
@@ -237,7 +241,7 @@ def test_files_that_are_none(home: Path, key: ec.EllipticCurvePrivateKey, conten
         assert found[0].fix
 
 
-def test_permissions_are_judged_for_another_user(home: Path) -> None:
+def test_permissions_are_checked_for_another_user(home: Path) -> None:
     inner = home / "run"
     inner.mkdir(mode=0o755)
     path = inner / "agent.sock"

@@ -69,7 +69,7 @@ def test_a_changed_record_is_found_through_the_daemon_and_in_a_file(
         assert json.loads(ran.out)["first_bad"] == index
 
 
-def test_a_log_cut_off_at_its_end_needs_the_head_noted_earlier(run: Run, log: FakeControl) -> None:
+def test_a_truncated_log_is_found_with_a_head_noted_earlier(run: Run, log: FakeControl) -> None:
     noted = json.loads(run("audit", "verify", "--json").out)
     head = f"{noted['records']}:{noted['head']}"
     assert run("audit", "verify", "--expect", head).code == 0
@@ -84,12 +84,12 @@ def test_expected_head_is_checked(run: Run, log: FakeControl, head: str) -> None
     assert run("audit", "verify", f"--expect={head}").code == 2
 
 
-def test_a_file_needs_no_daemon_and_no_profile(run: Run, home: Path) -> None:
+def test_verifying_a_file_needs_neither_daemon_nor_profile(run: Run, home: Path) -> None:
     (home / "log").write_bytes(b"not a record\n")
     assert run("audit", "verify", "--log", "log").code == 4
 
 
-def test_records_up_to_the_archived_ones_are_shown(
+def test_records_that_were_not_archived_are_shown(
     run: Run, log: FakeControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = log.on_audit_read

@@ -30,7 +30,7 @@ def _module(word: str) -> str:
 
 
 def is_in_its_file(path: tuple[str, ...], function: object, root: Path = CLI) -> bool:
-    """Whether a command's function is defined in the file of the rule."""
+    """Whether a command's function is defined in the file that the rule names."""
     source = inspect.getsourcefile(function)  # type: ignore[arg-type]
     expected = file_of(path, root)
     return source is not None and expected is not None and Path(source).samefile(expected)

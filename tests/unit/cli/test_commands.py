@@ -26,7 +26,7 @@ def _document(run: Run, *arguments: str, code: int = 0) -> dict[str, object]:
 # --- keys ---
 
 
-def test_generate_asks_for_what_was_typed_and_gives_slow_tokens_time(run: Run, daemon: FakeControl) -> None:
+def test_generate_sends_its_options_and_allows_time_for_slow_tokens(run: Run, daemon: FakeControl) -> None:
     document = _document(
         run, "key", "generate", "www", "--type", "rsa-4096", "-p", "tls13-server", "--token", "hsm"
     )
@@ -36,18 +36,18 @@ def test_generate_asks_for_what_was_typed_and_gives_slow_tokens_time(run: Run, d
     assert document["key_type"] == "rsa-4096"
 
 
-def test_generate_makes_a_tls_server_key_unless_told_otherwise(run: Run, daemon: FakeControl) -> None:
+def test_generate_makes_a_tls_server_key_by_default(run: Run, daemon: FakeControl) -> None:
     ran = run("key", "generate", "www")
     assert daemon.asked == [messages.KeyGenerate("www", "p-256", ["tls-server"])]
     assert "hsmd grant add CLIENT www" in ran.err
 
 
-def test_generate_refuses_unknown_type_before_asking(run: Run, daemon: FakeControl) -> None:
+def test_generate_refuses_an_unknown_type_before_it_connects(run: Run, daemon: FakeControl) -> None:
     assert run("key", "generate", "www", "--type", "rsa-1024").code == 2
     assert daemon.asked == []
 
 
-def test_adopt_normalises_the_id_and_needs_one(run: Run, daemon: FakeControl) -> None:
+def test_adopt_requires_an_id_and_normalises_it(run: Run, daemon: FakeControl) -> None:
     _document(run, "key", "adopt", "www", "--id", "3A:0F", "--accept-unsafe", "-p", "tls13-server")
     assert daemon.asked[-1] == messages.KeyAdopt("www", ["tls13-server"], cka_id="3a0f", accept_unsafe=True)
     ran = run("key", "adopt", "www")
@@ -63,12 +63,12 @@ def test_list_fetches_every_page(run: Run, daemon: FakeControl) -> None:
     assert len([each for each in daemon.asked if isinstance(each, messages.KeyList)]) == 3
 
 
-def test_list_for_people_is_a_table_that_pipes_do_not_fold(run: Run, daemon: FakeControl) -> None:
+def test_list_prints_a_table_that_is_not_folded_in_a_pipe(run: Run, daemon: FakeControl) -> None:
     run("key", "generate", "x" * 64)
     assert "x" * 64 in run("key", "list").out
 
 
-def test_empty_list_says_so(run: Run, daemon: FakeControl) -> None:
+def test_an_empty_list_is_stated(run: Run, daemon: FakeControl) -> None:
     assert run("key", "list").out.strip() == "(none)"
 
 
@@ -90,7 +90,7 @@ def test_destroy(run: Run, daemon: FakeControl) -> None:
     assert daemon.keys == {}
 
 
-def test_csr_prints_pem_alone(run: Run, daemon: FakeControl) -> None:
+def test_csr_prints_only_the_pem(run: Run, daemon: FakeControl) -> None:
     ran = run("key", "csr", "www", "--dns", "a.example", "--ip", "192.0.2.1", "--organization", "Example")
     assert ran.out.startswith("-----BEGIN CERTIFICATE REQUEST-----\n")
     expected = messages.KeyRequest("www", "", ["a.example"], ["192.0.2.1"], "Example")
@@ -101,7 +101,9 @@ def test_csr_prints_pem_alone(run: Run, daemon: FakeControl) -> None:
 @pytest.mark.parametrize(
     "line", [["key", "show"], ["client", "remove"], ["cert", "export"], ["agent", "export"]], ids=" ".join
 )
-def test_what_is_no_name_is_refused_here(run: Run, daemon: FakeControl, line: list[str], name: str) -> None:
+def test_an_invalid_name_is_refused_by_the_command(
+    run: Run, daemon: FakeControl, line: list[str], name: str
+) -> None:
     ran = run(*line, "--", name)
     assert (ran.code, daemon.asked) == (2, [])
     assert ran.err.count("\n") == 1
@@ -152,14 +154,14 @@ def test_client_add_takes_a_line_or_a_file(run: Run, daemon: FakeControl, home: 
 
 
 @pytest.mark.parametrize("key", ["ssh-ed25519 nonsense", "ssh-rsa AAAA", "missing.pub"])
-def test_client_add_refuses_what_is_no_key(run: Run, daemon: FakeControl, key: str) -> None:
+def test_client_add_refuses_an_invalid_key(run: Run, daemon: FakeControl, key: str) -> None:
     ran = run("client", "add", "web1", "--key", key)
     assert ran.code in (1, 2)
     assert ran.err.count("\n") == 1
     assert daemon.asked == []
 
 
-def test_client_add_refuses_the_private_half(run: Run, daemon: FakeControl, home: Path) -> None:
+def test_client_add_refuses_a_private_key(run: Run, daemon: FakeControl, home: Path) -> None:
     (home / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
     ran = run("client", "add", "web1", "--key", "id")
     assert (ran.code, daemon.asked) == (2, [])
@@ -167,7 +169,7 @@ def test_client_add_refuses_the_private_half(run: Run, daemon: FakeControl, home
     assert "c2VjcmV0" not in ran.err
 
 
-def test_clients_listed_and_removed(run: Run, daemon: FakeControl) -> None:
+def test_clients_are_listed_and_removed(run: Run, daemon: FakeControl) -> None:
     for name in "abc":
         run("client", "add", name)
     clients = _document(run, "client", "list")["clients"]
@@ -177,7 +179,7 @@ def test_clients_listed_and_removed(run: Run, daemon: FakeControl) -> None:
     assert run("client", "remove", "a").code == 1
 
 
-def test_trust_ca_is_never_for_everybody(run: Run, daemon: FakeControl) -> None:
+def test_trust_ca_needs_the_names_it_may_certify(run: Run, daemon: FakeControl) -> None:
     assert run("client", "trust-user-ca", SSH_LINE).code == 2
     assert run("client", "trust-user-ca", SSH_LINE, "-c", "web1", "-c", "web2").code == 0
     assert daemon.asked == [messages.ClientTrustCa(SSH_LINE, ["web1", "web2"])]
@@ -196,7 +198,7 @@ def test_grants(run: Run, daemon: FakeControl) -> None:
     assert _document(run, "grant", "remove", "web1", "www")["changed"] is False
 
 
-def test_explain_says_why_and_ends_with_4_when_refused(run: Run, daemon: FakeControl) -> None:
+def test_explain_prints_the_rule_and_ends_with_4_when_refused(run: Run, daemon: FakeControl) -> None:
     run("grant", "add", "web1", "www", "-p", "tls13-server")
     assert _document(run, "grant", "explain", "web1", "www", "tls13-server")["allowed"] is True
     refused = _document(run, "grant", "explain", "web1", "www", "sign-digest", code=4)
@@ -219,7 +221,7 @@ def test_status(run: Run, daemon: FakeControl) -> None:
     assert "4711" in people
 
 
-def test_status_of_a_front_end_shows_who_it_is(
+def test_status_of_a_front_end_shows_its_identity(
     run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
@@ -263,7 +265,7 @@ def test_exit_codes(run: Run, daemon: FakeControl, error: errors.HsmdError, code
     assert ran.err.count("\n") == 1
 
 
-def test_a_bug_is_one_line_too_and_debug_shows_where(
+def test_an_unexpected_error_is_one_line_and_debug_adds_the_traceback(
     run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "on_key_show", lambda _: 1 / 0)
@@ -273,7 +275,7 @@ def test_a_bug_is_one_line_too_and_debug_shows_where(
     assert "Traceback" in run("key", "show", "www", "--debug").err
 
 
-def test_timeout_option_wins(run: Run, daemon: FakeControl) -> None:
+def test_the_timeout_option_overrides_the_profile(run: Run, daemon: FakeControl) -> None:
     run("key", "generate", "www", "--timeout", "3.5")
     assert daemon.timeouts == [3.5]
 
@@ -288,7 +290,7 @@ def test_without_a_profile_the_options_that_are_missing_are_named(run: Run) -> N
 @pytest.mark.parametrize(
     "content", ["daemon =", 'dæmon = "x"', "daemon = 1", 'host_keys = "x"', 'port = "1"']
 )
-def test_wrong_profile_is_named(run: Run, home: Path, content: str) -> None:
+def test_an_invalid_profile_is_named(run: Run, home: Path, content: str) -> None:
     (home / "p.toml").write_text(content)
     ran = run("key", "list", "--profile", "p.toml")
     assert ran.code == 2

@@ -33,7 +33,7 @@ def _tree(home: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
-def test_what_it_writes_is_a_configuration_the_daemon_takes(run: Run, home: Path, token: list[str]) -> None:
+def test_init_writes_a_configuration_the_daemon_accepts(run: Run, home: Path, token: list[str]) -> None:
     ran = run("init", "--config", "etc/hsmd.toml", "--state", "var", "--listen", "192.0.2.1:7000", *token)
     assert ran.code == 0, ran.err
     config = configuration.load(home / "etc" / "hsmd.toml")
@@ -57,7 +57,7 @@ def test_commented_settings_are_the_defaults(run: Run, home: Path, token: list[s
     assert configuration.parse(everything, shown.path) == shown
 
 
-def test_modes(run: Run, home: Path, token: list[str]) -> None:
+def test_files_have_their_modes(run: Run, home: Path, token: list[str]) -> None:
     assert run("init", "--state", "state", *token).code == 0
     mine = home / ".config" / "hsmd"
     for path in (
@@ -72,7 +72,7 @@ def test_modes(run: Run, home: Path, token: list[str]) -> None:
     assert _mode(mine) == 0o700
 
 
-def test_the_first_operator_is_in_the_store_with_the_key_of_the_profile(
+def test_the_store_holds_the_first_operator_with_the_key_of_the_profile(
     run: Run, home: Path, token: list[str]
 ) -> None:
     run("init", "--operator", "alice", *token)
@@ -87,7 +87,7 @@ def test_the_first_operator_is_in_the_store_with_the_key_of_the_profile(
     assert [credential.fingerprint for credential in client.credentials] == [public.fingerprint]
 
 
-def test_an_operator_elsewhere_brings_a_public_key(run: Run, home: Path, token: list[str]) -> None:
+def test_an_operator_on_another_host_is_added_by_public_key(run: Run, home: Path, token: list[str]) -> None:
     key = ssh_keys.make(home / "id", "alice")
     ran = run("init", "--operator", "alice", "--operator-key", "id.pub", "--json", *token)
     document = json.loads(ran.out)
@@ -159,19 +159,19 @@ def test_wrong_options_change_nothing(
     assert _tree(home) == before
 
 
-def test_without_a_token_it_shows_the_way(run: Run) -> None:
+def test_without_a_token_init_says_how_to_make_one(run: Run) -> None:
     ran = run("init")
     assert ran.code == 2
     assert "hsmd init --softhsm" in ran.err
 
 
-def test_a_pin_that_others_can_read_is_refused(run: Run, home: Path, token: list[str]) -> None:
+def test_a_pin_file_readable_by_other_users_is_refused(run: Run, home: Path, token: list[str]) -> None:
     (home / "pin").chmod(0o644)
     ran = run("init", *token)
     assert (ran.code, "chmod 600" in ran.err) == (2, True)
 
 
-def test_softhsm_makes_a_token_that_the_configuration_names(run: Run, home: Path) -> None:
+def test_softhsm_makes_the_token_that_the_configuration_names(run: Run, home: Path) -> None:
     ran = run("init", "--softhsm", "--json")
     assert ran.code == 0, ran.err
     [token] = configuration.load(home / "hsmd.toml").tokens

@@ -33,25 +33,25 @@ def directory(tmp_path: Path, log: LogMaker) -> Path:
     return tmp_path
 
 
-def test_a_directory(directory: Path, log: LogMaker) -> None:
+def test_a_directory_is_read_in_order(directory: Path, log: LogMaker) -> None:
     assert list(log_lines(directory)) == log.lines
 
 
-def test_a_file(directory: Path, log: LogMaker) -> None:
+def test_a_single_file_is_read(directory: Path, log: LogMaker) -> None:
     assert list(log_lines(directory / "audit.jsonl")) == log.lines[25:]
 
 
-def test_a_directory_whose_first_segments_were_archived(directory: Path, log: LogMaker) -> None:
+def test_a_directory_without_its_first_segments_is_read(directory: Path, log: LogMaker) -> None:
     (directory / "segments" / f"{0:012}.jsonl").unlink()
     assert list(log_lines(directory)) == log.lines[10:]
 
 
-def test_a_directory_without_segments(directory: Path, log: LogMaker) -> None:
+def test_a_directory_without_segments_is_read(directory: Path, log: LogMaker) -> None:
     shutil.rmtree(directory / "segments")
     assert list(log_lines(directory)) == log.lines[25:]
 
 
-def test_a_copy_may_link_to_archived_segments(
+def test_links_to_archived_segments_are_followed(
     directory: Path, tmp_path_factory: pytest.TempPathFactory, log: LogMaker
 ) -> None:
     archive = tmp_path_factory.mktemp("archive")
@@ -61,7 +61,7 @@ def test_a_copy_may_link_to_archived_segments(
     assert list(log_lines(directory)) == log.lines
 
 
-def test_a_file_that_is_sealed_while_it_is_read(directory: Path, log: LogMaker) -> None:
+def test_a_file_that_is_sealed_while_it_is_read_is_complete(directory: Path, log: LogMaker) -> None:
     reading = log_lines(directory)
     assert next(reading) == log.lines[0]
     (directory / "audit.jsonl").rename(directory / "segments" / f"{25:012}.jsonl")
@@ -70,12 +70,14 @@ def test_a_file_that_is_sealed_while_it_is_read(directory: Path, log: LogMaker) 
     assert list(log_lines(directory)) == log.lines
 
 
-def test_a_file_that_was_sealed_between_opening_and_listing(directory: Path, log: LogMaker) -> None:
+def test_a_file_that_was_sealed_between_opening_and_listing_is_read_once(
+    directory: Path, log: LogMaker
+) -> None:
     (directory / "segments" / f"{25:012}.jsonl").hardlink_to(directory / "audit.jsonl")
     assert list(log_lines(directory)) == log.lines
 
 
-def test_a_line_that_is_being_written(directory: Path, log: LogMaker) -> None:
+def test_a_line_that_is_being_written_is_awaited(directory: Path, log: LogMaker) -> None:
     live = directory / "audit.jsonl"
     whole = live.read_bytes()
     live.write_bytes(whole[:-20])
@@ -92,7 +94,7 @@ def test_a_line_that_is_being_written(directory: Path, log: LogMaker) -> None:
         timer.join()
 
 
-def test_a_line_that_was_never_finished(directory: Path, log: LogMaker) -> None:
+def test_a_line_that_is_never_finished_is_returned_incomplete(directory: Path, log: LogMaker) -> None:
     live = directory / "audit.jsonl"
     live.write_bytes(live.read_bytes()[:-1])
     times = iter([0.0, 0.5, 2.0])
@@ -101,7 +103,7 @@ def test_a_line_that_was_never_finished(directory: Path, log: LogMaker) -> None:
     assert verify_log(lines, None).first_bad == 32
 
 
-def test_an_endless_line_comes_in_pieces(tmp_path: Path) -> None:
+def test_an_endless_line_is_read_in_pieces(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"x" * 400_000)
     times = iter(range(1000))
     pieces = list(log_lines(tmp_path / "log", clock=lambda: next(times)))

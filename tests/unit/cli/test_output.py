@@ -18,7 +18,7 @@ HOSTILE = "a\x1b[31m\x1b]0;title\x07\r\n\u202e\u2028\x9b1m[bold]\x7f\udcff"
 
 
 @given(st.text())
-def test_escaped_text_is_printable_and_keeps_what_was(text: str) -> None:
+def test_escaped_text_is_printable_and_reversible(text: str) -> None:
     shown = escape(text)
     assert shown.isprintable()
     assert all(c in shown for c in text if c.isprintable())
@@ -43,7 +43,7 @@ def test_json_is_printable_ascii_and_reversible(text: str) -> None:
     ],
     ids=" ".join,
 )
-def test_hostile_strings_in_every_kind_of_answer(
+def test_hostile_strings_are_escaped_in_every_kind_of_answer(
     run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     from hsmd.protocol import messages

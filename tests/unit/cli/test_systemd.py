@@ -53,11 +53,11 @@ def units(tmp_path: Path) -> list[Path]:
     return made
 
 
-def test_exposure(units: list[Path]) -> None:
+def test_units_stay_below_the_exposure_limit(units: list[Path]) -> None:
     assert {path.name: exposure(path) <= MOST for path in units} == {path.name: True for path in units}
 
 
-def test_an_open_unit_would_be_noticed(units: list[Path], tmp_path: Path) -> None:
+def test_a_unit_without_hardening_exceeds_the_limit(units: list[Path], tmp_path: Path) -> None:
     text = (
         units[0]
         .read_text()
@@ -68,7 +68,7 @@ def test_an_open_unit_would_be_noticed(units: list[Path], tmp_path: Path) -> Non
     assert exposure(tmp_path / "open.service") > MOST
 
 
-def test_systemd_finds_nothing_to_complain_of(units: list[Path]) -> None:
+def test_systemd_reports_no_problem(units: list[Path]) -> None:
     for unit in units:
         done = analyze("verify", "--man=no", unit)
         ours = [line for line in (done.stdout + done.stderr).splitlines() if unit.name in line]
@@ -81,7 +81,7 @@ def test_paths_that_a_unit_cannot_hold_are_refused() -> None:
             systemd.daemon_unit(Path(path), Path("/var/lib/hsmd"), None)
 
 
-def test_init_writes_a_unit_and_takes_the_pin_as_a_credential(run: Run, tmp_path: Path) -> None:
+def test_init_writes_a_unit_that_passes_the_pin_as_a_credential(run: Run, tmp_path: Path) -> None:
     pin, module = tmp_path / "pin", tmp_path / "module.so"
     pin.write_text("1234\n")
     pin.chmod(0o600)

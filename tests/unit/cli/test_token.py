@@ -9,7 +9,7 @@ from hsmd.cli.token import _facts
 from hsmd.protocol.messages import TokenInfo, TokenStatus
 
 
-def test_a_stopped_token_says_who_stopped_it_why_and_what_to_do() -> None:
+def test_a_stopped_token_shows_its_cause_and_the_next_step() -> None:
     at = datetime(2026, 3, 4, tzinfo=UTC)
     info = TokenInfo(
         "main",
@@ -29,7 +29,7 @@ def test_a_stopped_token_says_who_stopped_it_why_and_what_to_do() -> None:
     assert "ab" * 32 in facts["unknown"]
 
 
-def test_a_healthy_token_says_little() -> None:
+def test_a_healthy_token_shows_only_its_state() -> None:
     facts = dict(_facts(TokenInfo("main", "ready", "closed", "")))
     assert facts == {"token": "main", "state": "ready", "breaker": "closed", "logins": "allowed"}
 

@@ -10,7 +10,7 @@ from tests.support.cli import Run
 from tests.support.fake_control import FakeControl
 
 
-def test_in_a_pipe_it_prints_once_with_recent_rates(run: Run, daemon: FakeControl) -> None:
+def test_in_a_pipe_one_table_with_recent_rates_is_printed(run: Run, daemon: FakeControl) -> None:
     ran = run("top")
     assert ran.code == 0
     row = next(line for line in ran.out.splitlines() if line.startswith("web1"))
@@ -18,25 +18,25 @@ def test_in_a_pipe_it_prints_once_with_recent_rates(run: Run, daemon: FakeContro
     assert len(daemon.asked) == 1
 
 
-def test_names_cannot_move_the_cursor(run: Run, daemon: FakeControl) -> None:
+def test_control_sequences_in_names_are_escaped(run: Run, daemon: FakeControl) -> None:
     out = run("top").out
     assert out.isprintable() or set(out) <= {c for c in out if c.isprintable() or c == "\n"}
     assert "mail1\\x1b[2J" in out
     assert "mx\\u202e" in out
 
 
-def test_a_program_gets_one_object_for_each_look(run: Run, daemon: FakeControl) -> None:
+def test_json_output_is_one_object_per_reading(run: Run, daemon: FakeControl) -> None:
     ran = run("top", "--json", "--count", "3", "--every", "0.2")
     assert ran.code == 0
-    looks = [json.loads(line) for line in ran.out.splitlines()]
-    assert len(looks) == 3
+    readings = [json.loads(line) for line in ran.out.splitlines()]
+    assert len(readings) == 3
     assert ran.out.isascii()
-    assert looks[0]["status"]["tokens"][0]["state"] == "ready"
+    assert readings[0]["status"]["tokens"][0]["state"] == "ready"
     # 30 more in each reading of at least 0.2 s; the first reading uses the daemon's own window of ten seconds.
-    rates = [use["per_s"] for look in looks for use in look["uses"] if use["client"] == "web1"]
+    rates = [use["per_s"] for reading in readings for use in reading["uses"] if use["client"] == "web1"]
     assert rates[0] == 3.0
     assert 0 < rates[1] <= 150
-    assert looks[2]["latencies"] == [
+    assert readings[2]["latencies"] == [
         {"purpose": "tls13-server", "key_type": "p-256", "p50_ms": 1.0, "p99_ms": 1.0}
     ]
 
@@ -51,12 +51,12 @@ def test_the_order_can_be_chosen(run: Run, daemon: FakeControl) -> None:
     assert run("top", "--sort", "colour").code == 2
 
 
-def test_whoever_may_not_is_told(run: Run, daemon: FakeControl) -> None:
+def test_a_refusal_ends_with_exit_code_1(run: Run, daemon: FakeControl) -> None:
     daemon.fail_with = Refused()
     assert run("top").code == 1
 
 
-def test_a_daemon_that_was_started_anew_counts_from_zero(daemon: FakeControl) -> None:
+def test_counts_of_a_restarted_daemon_begin_at_zero(daemon: FakeControl) -> None:
     before = daemon.on_metrics_read(None)
     daemon.uses = 0
     now = daemon.on_metrics_read(None)
@@ -64,7 +64,7 @@ def test_a_daemon_that_was_started_anew_counts_from_zero(daemon: FakeControl) ->
     assert latency_views(now, before)[0].p50_ms == 1.0
 
 
-def test_status_shows_who_uses_what(run: Run, daemon: FakeControl) -> None:
+def test_status_shows_the_recent_uses(run: Run, daemon: FakeControl) -> None:
     ran = run("status")
     assert "web1" in ran.out
     assert json.loads(run("status", "--json").out)["uses"][0]["client"] == "web1"

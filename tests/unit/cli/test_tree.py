@@ -28,7 +28,7 @@ def test_the_tree_has_the_documented_commands() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_help_teaches(run: Run, path: tuple[str, ...]) -> None:
+def test_help_has_a_sentence_and_an_example(run: Run, path: tuple[str, ...]) -> None:
     ran = run(*path, "--help")
     assert ran.code == 0
     assert "Example:" in ran.out
@@ -46,7 +46,7 @@ def test_every_option_has_help(path: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_wrong_option_is_one_line_and_exit_code_2(run: Run, path: tuple[str, ...]) -> None:
+def test_a_wrong_option_is_one_line_and_exit_code_2(run: Run, path: tuple[str, ...]) -> None:
     ran = run(*path, "--no-such-option")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.count("\n") == 1
@@ -65,7 +65,7 @@ def test_root_help_lists_every_group_and_imports_none_of_them() -> None:
     assert all(name in done.stdout for name in ENTRIES)
 
 
-def test_help_works_without_the_packages_of_the_daemon() -> None:
+def test_help_works_without_the_daemons_packages() -> None:
     """Front ends install neither the PKCS#11 nor the database packages."""
     lines = [[*path, "--help"] for path in COMMANDS]
     script = (
@@ -77,7 +77,7 @@ def test_help_works_without_the_packages_of_the_daemon() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_missing_daemon_packages_say_what_to_install(tmp_path: Path) -> None:
+def test_an_error_names_the_packages_to_install(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['sqlalchemy'] = None\n"
         "from hsmd.cli import run; sys.exit(run(['init', '--softhsm', '--operator', 'x', '--profile', 'profile']))"
@@ -104,7 +104,7 @@ def _python(script: str, directory: Path | None = None) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize("old", ["trust-ca", "distrust-ca"])
-def test_old_names_go_on_working_and_are_not_shown(run: Run, old: str) -> None:
+def test_old_names_still_work_and_are_not_shown(run: Run, old: str) -> None:
     assert run("client", old, "--help").code == 0
     assert f" {old} " not in run("client", "--help").out
 

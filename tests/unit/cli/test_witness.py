@@ -1,4 +1,4 @@
-"""Commands as witnesses: where they record checkpoints, whose declarations they accept, and their exit codes."""
+"""Commands as witnesses: where they store checkpoints, which operators' declarations they accept, and their exit codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_refused_log_ends_a_command_with_exit_code_4(
 
 
 @pytest.mark.parametrize("witnessed", [True, False])
-def test_the_memory_is_beside_the_profile(
+def test_checkpoints_are_stored_beside_the_profile(
     profile: Path, monkeypatch: pytest.MonkeyPatch, witnessed: bool
 ) -> None:
     seen = []
@@ -62,7 +62,7 @@ def test_the_memory_is_beside_the_profile(
     assert judge._operators == tuple(ssh_keys.operator_keys(profile.parent / "operator_ed25519")) != ()
 
 
-def test_an_operator_without_an_ed25519_key_beside_the_private_one(tmp_path: Path) -> None:
+def test_without_an_ed25519_public_key_no_operator_is_pinned(tmp_path: Path) -> None:
     assert ssh_keys.operator_keys(None) == ssh_keys.operator_keys(tmp_path / "nothing") == []
     (tmp_path / "id.pub").write_text("ecdsa-sha2-nistp256 AAAA\n")
     assert ssh_keys.operator_keys(tmp_path / "id") == []
