@@ -1,4 +1,4 @@
-"""One channel by itself: a wire that only records, and a clock that is set by hand."""
+"""One client channel, with a transport that only records and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from hsmd.protocol.frames import (
 WELCOME = encode_welcome(Welcome(1, 3, 65_536, 4))
 
 
-class World:
-    """Wire, owner and clock of one channel."""
+class Harness:
+    """Transport, owner and clock of one channel."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -79,42 +79,42 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.greet()
-    yield world
-    world.channel.close("test ends")
+async def harness() -> AsyncIterator[Harness]:
+    harness = Harness()
+    await harness.greet()
+    yield harness
+    harness.channel.close("test ends")
 
 
-async def test_requests_have_their_own_ids_and_leave_together(world: World) -> None:
-    world.ask()
-    world.ask()
-    assert world.written == b""
-    assert await world.frames() == [(Kind.KEY_OPERATION, 1, b"body"), (Kind.KEY_OPERATION, 2, b"body")]
+async def test_requests_have_distinct_ids_and_are_sent_together(harness: Harness) -> None:
+    harness.ask()
+    harness.ask()
+    assert harness.written == b""
+    assert await harness.frames() == [(Kind.KEY_OPERATION, 1, b"body"), (Kind.KEY_OPERATION, 2, b"body")]
 
 
-async def test_answers_in_any_order(world: World) -> None:
+async def test_answers_may_arrive_in_any_order(harness: Harness) -> None:
     for _ in range(3):
-        world.ask()
-    world.channel.received(encode(Kind.RESULT, 3, b"three") + encode(Kind.RESULT, 1, b"one"))
-    assert world.answers == [(Kind.RESULT, b"three"), (Kind.RESULT, b"one")]
-    assert len(world.channel._open) == 1
+        harness.ask()
+    harness.channel.received(encode(Kind.RESULT, 3, b"three") + encode(Kind.RESULT, 1, b"one"))
+    assert harness.answers == [(Kind.RESULT, b"three"), (Kind.RESULT, b"one")]
+    assert len(harness.channel._open) == 1
 
 
-async def test_nothing_can_be_asked_before_the_welcome() -> None:
-    world = World()
+async def test_no_request_is_accepted_before_the_welcome() -> None:
+    harness = Harness()
     with pytest.raises(Unavailable):
-        world.ask()
-    world.channel.close("test ends")
+        harness.ask()
+    harness.channel.close("test ends")
 
 
-async def test_limits_of_the_welcome(world: World) -> None:
+async def test_the_limits_of_the_welcome_are_kept(harness: Harness) -> None:
     for _ in range(4):
-        world.ask()
+        harness.ask()
     with pytest.raises(Overloaded):
-        world.ask()
-    world.channel.received(encode(Kind.RESULT, 2, b""))
-    world.ask()
+        harness.ask()
+    harness.channel.received(encode(Kind.RESULT, 2, b""))
+    harness.ask()
 
 
 @pytest.mark.parametrize(
@@ -132,113 +132,115 @@ async def test_limits_of_the_welcome(world: World) -> None:
         encode_error(0, ProtocolError("you broke it")),
     ],
 )
-async def test_a_server_that_breaks_the_rules_ends_the_channel(world: World, frame: bytes) -> None:
-    world.ask()
-    world.channel.received(frame)
-    assert world.closed == 1
-    assert world.notes[-1][0] == "lost"
-    assert [kind for kind, _ in world.answers] == [Kind.ERROR]
-    assert isinstance(decode_error(world.answers[0][1]), Unavailable)
+async def test_a_server_that_breaks_the_rules_ends_the_channel(harness: Harness, frame: bytes) -> None:
+    harness.ask()
+    harness.channel.received(frame)
+    assert harness.closed == 1
+    assert harness.notes[-1][0] == "lost"
+    assert [kind for kind, _ in harness.answers] == [Kind.ERROR]
+    assert isinstance(decode_error(harness.answers[0][1]), Unavailable)
 
 
-async def test_answered_once_even_if_answered_twice(world: World) -> None:
-    world.ask()
-    world.channel.received(encode(Kind.RESULT, 1, b"one") + encode(Kind.RESULT, 1, b"two"))
-    assert world.answers == [(Kind.RESULT, b"one")]
-    assert world.closed == 1
+async def test_a_second_answer_is_not_delivered(harness: Harness) -> None:
+    harness.ask()
+    harness.channel.received(encode(Kind.RESULT, 1, b"one") + encode(Kind.RESULT, 1, b"two"))
+    assert harness.answers == [(Kind.RESULT, b"one")]
+    assert harness.closed == 1
 
 
-async def test_unknown_optional_frames_are_skipped(world: World) -> None:
-    world.channel.received(encode(0x99, 5, b"new"))
-    assert world.closed == 0
+async def test_unknown_optional_frames_are_skipped(harness: Harness) -> None:
+    harness.channel.received(encode(0x99, 5, b"new"))
+    assert harness.closed == 0
 
 
-async def test_pings_are_answered(world: World) -> None:
-    world.channel.received(encode(Kind.PING, 77))
-    assert await world.frames() == [(Kind.PONG, 77, b"")]
+async def test_pings_are_answered(harness: Harness) -> None:
+    harness.channel.received(encode(Kind.PING, 77))
+    assert await harness.frames() == [(Kind.PONG, 77, b"")]
 
 
-async def test_expired_requests_keep_their_place_until_answered_or_owed_too_long(world: World) -> None:
+async def test_expired_requests_count_until_answered_or_owed_too_long(harness: Harness) -> None:
     for _ in range(4):
-        world.ask(timeout_s=0.5)
-    await world.frames()
-    world.now += 0.6
-    world.channel._sweep()
-    assert len(world.answers) == 4
-    assert [kind for kind, _, _ in await world.frames()] == [Kind.CANCEL] * 4
+        harness.ask(timeout_s=0.5)
+    await harness.frames()
+    harness.now += 0.6
+    harness.channel._sweep()
+    assert len(harness.answers) == 4
+    assert [kind for kind, _, _ in await harness.frames()] == [Kind.CANCEL] * 4
     with pytest.raises(Overloaded):
-        world.ask()
-    world.channel.received(encode(Kind.RESULT, 1, b"late"))
-    assert len(world.answers) == 4
-    world.ask(timeout_s=1000)
-    world.now += OWED_S + 1
-    world.channel._sweep()
-    assert ("lost", "the server owes answers") in world.notes
-    assert len(world.answers) == 5
+        harness.ask()
+    harness.channel.received(encode(Kind.RESULT, 1, b"late"))
+    assert len(harness.answers) == 4
+    harness.ask(timeout_s=1000)
+    harness.now += OWED_S + 1
+    harness.channel._sweep()
+    assert ("lost", "the server owes answers") in harness.notes
+    assert len(harness.answers) == 5
 
 
-async def test_draining_channel_takes_nothing_new_and_closes_when_done(world: World) -> None:
-    world.ask()
-    world.channel.received(encode_drain(500))
-    assert world.notes[-1] == ("draining", 500)
+async def test_a_draining_channel_accepts_no_requests_and_closes_when_done(harness: Harness) -> None:
+    harness.ask()
+    harness.channel.received(encode_drain(500))
+    assert harness.notes[-1] == ("draining", 500)
     with pytest.raises(Unavailable):
-        world.ask()
-    assert world.closed == 0
-    world.channel.received(encode(Kind.RESULT, 1, b"last"))
-    assert world.answers == [(Kind.RESULT, b"last")]
-    assert world.closed == 1
+        harness.ask()
+    assert harness.closed == 0
+    harness.channel.received(encode(Kind.RESULT, 1, b"last"))
+    assert harness.answers == [(Kind.RESULT, b"last")]
+    assert harness.closed == 1
 
 
-async def test_idle_channel_closes_when_drained(world: World) -> None:
-    world.channel.received(encode_drain(500))
-    assert world.closed == 1
+async def test_an_idle_channel_closes_when_drained(harness: Harness) -> None:
+    harness.channel.received(encode_drain(500))
+    assert harness.closed == 1
 
 
-async def test_silence_step_by_step(world: World) -> None:
+async def test_a_silent_server_is_pinged_then_suspected_then_lost(harness: Harness) -> None:
     def beats(seconds: float) -> None:
         for _ in range(round(seconds / 0.05)):
-            world.now += 0.05
-            world.channel._check_alive()
+            harness.now += 0.05
+            harness.channel._check_alive()
 
     beats(0.15)
-    assert Kind.PING in [kind for kind, _, _ in await world.frames()]
-    assert world.channel.alive
+    assert Kind.PING in [kind for kind, _, _ in await harness.frames()]
+    assert harness.channel.alive
     beats(0.2)
-    assert world.notes[-1] == ("alive", False)
-    world.channel.received(encode(Kind.PONG, 1))
-    assert world.notes[-1] == ("alive", True)
+    assert harness.notes[-1] == ("alive", False)
+    harness.channel.received(encode(Kind.PONG, 1))
+    assert harness.notes[-1] == ("alive", True)
     beats(2.1)
-    assert world.notes[-1][0] == "lost"
-    assert world.closed == 1
+    assert harness.notes[-1][0] == "lost"
+    assert harness.closed == 1
 
 
-async def test_loss_is_told_once(world: World) -> None:
-    world.ask()
-    world.channel.lost("gone")
-    world.channel.lost("gone")
-    world.channel.received(encode(Kind.RESULT, 1, b""))
-    assert [note for note in world.notes if note[0] == "lost"] == [("lost", "gone")]
-    assert len(world.answers) == 1
+async def test_a_loss_is_reported_once(harness: Harness) -> None:
+    harness.ask()
+    harness.channel.lost("gone")
+    harness.channel.lost("gone")
+    harness.channel.received(encode(Kind.RESULT, 1, b""))
+    assert [note for note in harness.notes if note[0] == "lost"] == [("lost", "gone")]
+    assert len(harness.answers) == 1
 
 
-async def test_error_before_the_welcome_is_what_greet_raises() -> None:
-    world = World()
-    greeting = asyncio.ensure_future(world.channel.greet(world))
+async def test_greet_raises_the_error_sent_before_the_welcome() -> None:
+    harness = Harness()
+    greeting = asyncio.ensure_future(harness.channel.greet(harness))
     await asyncio.sleep(0)
-    world.channel.received(encode_error(0, ProtocolError("no such thing")))
+    harness.channel.received(encode_error(0, ProtocolError("no such thing")))
     with pytest.raises(ProtocolError, match="no such thing"):
         await greeting
 
 
-async def test_unanswerable_wire_counts_as_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_transport_that_cannot_be_written_counts_as_lost(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(data: bytes) -> None:
         raise BrokenPipeError("broken")
 
-    monkeypatch.setattr(world, "write", broken)
-    world.ask()
+    monkeypatch.setattr(harness, "write", broken)
+    harness.ask()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert [kind for kind, _ in world.answers] == [Kind.ERROR]
+    assert [kind for kind, _ in harness.answers] == [Kind.ERROR]
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -249,22 +251,22 @@ async def test_unanswerable_wire_counts_as_lost(world: World, monkeypatch: pytes
         max_size=12,
     )
 )
-def test_whatever_a_server_sends_every_request_is_answered_at_most_once(pieces: list[bytes]) -> None:
+def test_every_request_is_answered_once_for_any_bytes_from_a_server(pieces: list[bytes]) -> None:
     async def run() -> None:
-        world = World()
-        await world.greet()
+        harness = Harness()
+        await harness.greet()
         answers: dict[int, int] = {1: 0, 2: 0, 3: 0}
 
         def answered(number: int) -> None:
             answers[number] += 1
 
         for number in answers:
-            world.channel.request(
+            harness.channel.request(
                 Kind.KEY_OPERATION, Kind.RESULT, b"", 1, lambda kind, body, number=number: answered(number)
             )
         for piece in pieces:
-            world.channel.received(piece)
-        world.channel.close("end")
+            harness.channel.received(piece)
+        harness.channel.close("end")
         assert set(answers.values()) == {1}
 
     asyncio.run(run())

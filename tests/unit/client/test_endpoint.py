@@ -24,14 +24,14 @@ GOOD: dict[str, Any] = {
 @pytest.mark.parametrize(
     "host", ["10.0.0.1", "::1", "fe80::1%eth0", "hsm.example.net", "hsm-1", "localhost", "a.b."]
 )
-def test_hosts_that_are_fine(host: str) -> None:
+def test_valid_hosts_are_accepted(host: str) -> None:
     Endpoint(**GOOD | {"host": host})
 
 
 @pytest.mark.parametrize(
     "host", ["", " ", "a b", "-a", "a..b", "user@host", "host:22", "a/b", "x" * 254, "ex\n"]
 )
-def test_hosts_that_are_not(host: str) -> None:
+def test_invalid_hosts_are_refused(host: str) -> None:
     with pytest.raises(ConfigurationError, match="host:"):
         Endpoint(**GOOD | {"host": host})
 
@@ -56,18 +56,18 @@ def test_all_faults_are_listed_at_once() -> None:
         "* " + LINE,
     ],
 )
-def test_host_keys_that_cannot_be_pinned(line: str) -> None:
+def test_invalid_host_keys_are_refused(line: str) -> None:
     with pytest.raises(ConfigurationError, match="host_keys:"):
         Endpoint(**GOOD | {"host_keys": (LINE, line)})
 
 
-def test_host_keys_and_host_cas_are_told_apart() -> None:
+def test_host_keys_and_host_cas_are_distinguished() -> None:
     assert split_host_key(f"{LINE} comment") == (False, f"{LINE} comment")
     assert split_host_key(f"cert-authority  {LINE}") == (True, LINE)
     assert host_key_fault(f"cert-authority {LINE} comment") == ""
 
 
-def test_address_is_written_so_that_it_can_be_read_again() -> None:
+def test_an_address_survives_writing_and_reading() -> None:
     for host in ("10.0.0.1", "2001:db8::1", "hsm.example.net"):
         assert parse_address(Endpoint(**GOOD | {"host": host}).address) == (host, 7440)
 
@@ -83,7 +83,7 @@ def test_address_is_written_so_that_it_can_be_read_again() -> None:
         ("2001:db8::1", "2001:db8::1", 7440),
     ],
 )
-def test_addresses(text: str, host: str, port: int) -> None:
+def test_addresses_are_parsed(text: str, host: str, port: int) -> None:
     assert parse_address(text) == (host, port)
 
 
@@ -91,12 +91,12 @@ def test_addresses(text: str, host: str, port: int) -> None:
     "text",
     ["", ":22", "host:", "host:0", "host:65536", "host:x", "[::1", "[::1]22", "[::1]:", "a b", "host:١"],
 )
-def test_addresses_that_are_none(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(BadRequest):
         parse_address(text)
 
 
-def test_identity_must_be_private(tmp_path: Path) -> None:
+def test_the_identity_file_must_be_private(tmp_path: Path) -> None:
     path = tmp_path / "id"
     path.write_text("key")
     for mode in (0o640, 0o604, 0o660, 0o601):

@@ -1,4 +1,4 @@
-"""Key reference files: what is written is read again, and nothing else is."""
+"""Key reference files: a written reference is read again, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def der_of(reference: KeyReference) -> bytes:
 
 
 @given(name=st.text(min_size=1, max_size=16), key=st.sampled_from(KEYS))
-def test_what_is_written_is_read_again(name: str, key: bytes) -> None:
+def test_a_written_reference_is_read_again(name: str, key: bytes) -> None:
     reference = KeyReference(name, key)
     if not 1 <= len(name.encode("utf-8", "surrogatepass")) <= 64:
         return
     assert decode(encode(reference)) == reference
 
 
-def test_lines_are_as_rfc_7468_wants_them() -> None:
+def test_lines_follow_rfc_7468() -> None:
     lines = encode(REFERENCE).splitlines()
     assert lines[0] == "-----BEGIN HSMD KEY REFERENCE-----"
     assert {len(line) for line in lines[1:-2]} == {64}
 
 
-def test_text_around_the_block_before_it_is_ignored() -> None:
+def test_text_before_the_block_is_ignored() -> None:
     assert decode("subject: www\n" + encode(REFERENCE)) == REFERENCE
 
 
 @given(data=st.data())
-def test_a_changed_byte_is_noticed_or_changes_only_the_name(data: st.DataObject) -> None:
+def test_a_changed_byte_is_refused_or_changes_only_the_name(data: st.DataObject) -> None:
     der = bytearray(der_of(REFERENCE))
     at = data.draw(st.integers(0, len(der) - 1))
     der[at] ^= data.draw(st.integers(1, 255))
@@ -69,7 +69,7 @@ def test_arbitrary_bytes_are_refused(der: bytes) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60, 90])
-def test_cut_off_and_prolonged(cut: int) -> None:
+def test_truncated_and_extended_files_are_refused(cut: int) -> None:
     der = der_of(REFERENCE)
     with pytest.raises(BadRequest):
         decode(pem(der[:-cut]))
@@ -77,7 +77,7 @@ def test_cut_off_and_prolonged(cut: int) -> None:
         decode(pem(der + bytes(cut)))
 
 
-def test_lengths_must_be_the_shortest() -> None:
+def test_lengths_must_be_encoded_in_der() -> None:
     der = der_of(REFERENCE)
     assert der[:2] == b"\x30\x81"
     with pytest.raises(BadRequest, match="not in DER"):
@@ -95,12 +95,12 @@ def test_lengths_must_be_the_shortest() -> None:
         pem(b"x" * (MAX_DER_BYTES + 1)),
     ],
 )
-def test_other_files(text: str) -> None:
+def test_other_files_are_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="key reference"):
         decode(text)
 
 
-def test_names_out_of_range() -> None:
+def test_names_out_of_range_are_refused() -> None:
     for name in ("", "n" * 65, "ü" * 33):
         with pytest.raises(BadRequest, match="name"):
             encode(KeyReference(name, KEYS[0]))

@@ -1,4 +1,4 @@
-"""Remote private keys: they pass for `cryptography`'s own where one signs, and refuse everything else clearly."""
+"""Remote private keys: usable where `cryptography` signs with its own keys; everything else is refused with a reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PSS = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 
 
 class User:
-    """Signs with a software key and remembers what it was asked."""
+    """Signs with a software key and records the requests."""
 
     def __init__(self, private: Any) -> None:
         self.private = private
@@ -61,7 +61,7 @@ def hash_for(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", SOFT)
-def test_certificate_request(kind: str) -> None:
+def test_a_certificate_request_is_signed(kind: str) -> None:
     key, user = remote(kind)
     request = x509.CertificateSigningRequestBuilder().subject_name(NAME).sign(key, hash_for(kind))
     assert request.is_signature_valid
@@ -72,7 +72,7 @@ def test_certificate_request(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SOFT)
-def test_certificate_and_revocation_list(kind: str) -> None:
+def test_a_certificate_and_a_revocation_list_are_signed(kind: str) -> None:
     key, _ = remote(kind)
     now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     certificate = (
@@ -96,7 +96,7 @@ def test_certificate_and_revocation_list(kind: str) -> None:
     assert revoked.is_signature_valid(SOFT[kind].public_key())
 
 
-def test_certificate_request_with_pss() -> None:
+def test_a_certificate_request_is_signed_with_pss() -> None:
     key, _ = remote("rsa")
     request = (
         x509.CertificateSigningRequestBuilder().subject_name(NAME).sign(key, hashes.SHA256(), rsa_padding=PSS)
@@ -106,7 +106,7 @@ def test_certificate_request_with_pss() -> None:
 
 @pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
 @pytest.mark.parametrize("pss", [False, True])
-def test_rsa_schemes(algorithm: Any, pss: bool) -> None:
+def test_rsa_schemes_verify(algorithm: Any, pss: bool) -> None:
     key, _ = remote("rsa")
     pad = padding.PSS(padding.MGF1(algorithm), algorithm.digest_size) if pss else padding.PKCS1v15()
     key.public_key().verify(key.sign(b"message", pad, algorithm), b"message", pad, algorithm)
@@ -114,19 +114,19 @@ def test_rsa_schemes(algorithm: Any, pss: bool) -> None:
 
 @pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
 @pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521"])
-def test_ecdsa_schemes(kind: str, algorithm: Any) -> None:
+def test_ecdsa_schemes_verify(kind: str, algorithm: Any) -> None:
     key, _ = remote(kind)
     key.public_key().verify(key.sign(b"message", ec.ECDSA(algorithm)), b"message", ec.ECDSA(algorithm))
     assert (key.curve.name, key.key_size) == (SOFT[kind].curve.name, SOFT[kind].key_size)
 
 
-def test_ed25519() -> None:
+def test_ed25519_verifies() -> None:
     key, user = remote("ed25519")
     key.public_key().verify(key.sign(bytearray(b"message")), b"message")
     assert user.asked[0].scheme == 0x0807
 
 
-def test_digests_made_by_the_caller_go_as_sign_digest() -> None:
+def test_digests_of_the_caller_are_sent_as_sign_digest() -> None:
     digest = hashlib.sha256(b"message").digest()
     key, user = remote("p-256")
     signature = key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
@@ -139,7 +139,7 @@ def test_digests_made_by_the_caller_go_as_sign_digest() -> None:
         key.sign(digest[1:], ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
-def test_with_the_purpose_sign_digest_this_side_hashes() -> None:
+def test_the_purpose_sign_digest_hashes_on_the_client() -> None:
     key, user = remote("p-384", purpose=Purpose.SIGN_DIGEST)
     key.public_key().verify(
         key.sign(b"message", ec.ECDSA(hashes.SHA384())), b"message", ec.ECDSA(hashes.SHA384())
@@ -150,7 +150,7 @@ def test_with_the_purpose_sign_digest_this_side_hashes() -> None:
         ed.sign(b"message")
 
 
-def test_a_tls_purpose_is_passed_on_and_takes_no_digests() -> None:
+def test_a_tls_purpose_is_sent_and_accepts_no_digests() -> None:
     key, user = remote("p-256", purpose=Purpose.TLS13_SERVER, timeout_s=0.5)
     key.sign(b"to be signed", ec.ECDSA(hashes.SHA256()))
     assert (user.asked[0].purpose, user.asked[0].deadline_ms) == (Purpose.TLS13_SERVER, 500)
@@ -158,7 +158,7 @@ def test_a_tls_purpose_is_passed_on_and_takes_no_digests() -> None:
         key.sign(bytes(32), ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
-def test_premaster_secret() -> None:
+def test_a_premaster_secret_is_decrypted() -> None:
     key, user = remote("rsa")
     assert len(key.tls12_premaster(bytes(256))) == 48
     assert (user.asked[0].purpose, user.asked[0].scheme) == (Purpose.TLS12_RSA_PREMASTER, 0)
@@ -175,14 +175,14 @@ def test_premaster_secret() -> None:
         (padding.PSS(padding.MGF1(hashes.SHA384()), padding.PSS.DIGEST_LENGTH), hashes.SHA256()),
     ],
 )
-def test_rsa_signatures_that_are_not_made(pad: Any, algorithm: Any) -> None:
+def test_unsupported_rsa_signatures_are_refused(pad: Any, algorithm: Any) -> None:
     key, user = remote("rsa")
     with pytest.raises(UnsupportedAlgorithm):
         key.sign(b"message", pad, algorithm)
     assert user.asked == []
 
 
-def test_wrong_types_are_type_errors() -> None:
+def test_wrong_types_raise_type_errors() -> None:
     key, _ = remote("rsa")
     with pytest.raises(TypeError):
         key.sign(b"message", "pkcs1", hashes.SHA256())
@@ -194,7 +194,7 @@ def test_wrong_types_are_type_errors() -> None:
 
 
 @pytest.mark.parametrize("kind", SOFT)
-def test_what_would_need_the_private_key_here_is_refused(kind: str) -> None:
+def test_operations_that_need_the_private_key_locally_are_refused(kind: str) -> None:
     key, user = remote(kind)
     with pytest.raises(UnsupportedAlgorithm, match="cannot be exported"):
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -220,19 +220,19 @@ def test_what_would_need_the_private_key_here_is_refused(kind: str) -> None:
         ("ed25519", ed25519.Ed25519PrivateKey),
     ],
 )
-def test_they_are_what_libraries_look_for(kind: str, interface: type) -> None:
+def test_remote_keys_have_the_types_that_libraries_check_for(kind: str, interface: type) -> None:
     key, _ = remote(kind)
     assert isinstance(key, interface)
     assert copy.copy(key) is key
     assert copy.deepcopy(key) is key
 
 
-def test_repr_shows_name_and_type_only() -> None:
+def test_repr_shows_only_name_and_type() -> None:
     assert repr(remote("p-256")[0]) == "<remote private key 'www', p-256>"
     assert repr(remote("rsa")[0]) == "<remote private key 'www', rsa-2048>"
 
 
-def test_deterministic_ecdsa_is_not_made() -> None:
+def test_deterministic_ecdsa_is_refused() -> None:
     key, _ = remote("p-256")
     with pytest.raises(UnsupportedAlgorithm, match="nonces"):
         key.sign(b"message", ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
@@ -247,12 +247,12 @@ def test_deterministic_ecdsa_is_not_made() -> None:
         der(rsa.generate_private_key(65537, 1024)),
     ],
 )
-def test_keys_that_are_not_served(public: bytes) -> None:
+def test_unsupported_keys_are_refused(public: bytes) -> None:
     with pytest.raises(BadRequest, match="public_key"):
         RemotePrivateKey.for_key(User(None), public)
 
 
-def test_refusals_come_through_the_x509_builder() -> None:
+def test_refusals_pass_through_the_x509_builder() -> None:
     class Refusing(User):
         def use_key(self, *arguments: Any, **options: Any) -> bytes:
             raise Refused

@@ -49,7 +49,7 @@ class Daemon:
         return SignedCheckpoint(self.log.note(), proof, self.log.signer.verifier.vkey, self.notes)
 
 
-def a_log(uses: int = 4, signer: Signer | None = None) -> LogMaker:
+def new_log(uses: int = 4, signer: Signer | None = None) -> LogMaker:
     log = LogMaker(signer)
     log.use(uses)
     return log
@@ -61,7 +61,7 @@ def witness(tmp_path: Path) -> Witness:
 
 
 async def refused(witness: Witness, daemon: Daemon, match: str, address: str = EAST) -> None:
-    """It is refused, again and again, and nothing that was remembered changes."""
+    """The witness refuses the daemon's log, also when asked again, and its memory does not change."""
     before = witness.memories.all()
     for _ in range(2):
         with pytest.raises(LogRefused, match=match):
@@ -70,7 +70,7 @@ async def refused(witness: Witness, daemon: Daemon, match: str, address: str = E
 
 
 async def test_a_log_that_grows_is_followed(witness: Witness) -> None:
-    daemon = Daemon(a_log())
+    daemon = Daemon(new_log())
     for _ in range(5):
         await witness.examine(EAST, daemon.ask)
         assert daemon.log is not None
@@ -81,8 +81,8 @@ async def test_a_log_that_grows_is_followed(witness: Witness) -> None:
     assert daemon.asked == [0, 8, 14, 20, 26]
 
 
-async def test_what_is_remembered_is_private_and_written_only_if_it_changed(witness: Witness) -> None:
-    daemon = Daemon(a_log())
+async def test_the_memory_is_private_and_written_only_when_it_changes(witness: Witness) -> None:
+    daemon = Daemon(new_log())
     await witness.examine(EAST, daemon.ask)
     file = witness.memories.path("hsmd/east")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -95,8 +95,8 @@ async def test_what_is_remembered_is_private_and_written_only_if_it_changed(witn
 
 @pytest.mark.parametrize("refuses_ahead", [False, True])
 async def test_a_log_rolled_back_or_cut_off_is_refused(witness: Witness, refuses_ahead: bool) -> None:
-    daemon = Daemon(a_log(), refuses_ahead=refuses_ahead)
-    older = a_log()
+    daemon = Daemon(new_log(), refuses_ahead=refuses_ahead)
+    older = new_log()
     assert daemon.log is not None
     daemon.log.use(1)
     await witness.examine(EAST, daemon.ask)
@@ -105,7 +105,7 @@ async def test_a_log_rolled_back_or_cut_off_is_refused(witness: Witness, refuses
 
 
 async def test_a_rewritten_log_of_the_same_size_or_longer_is_refused(witness: Witness) -> None:
-    daemon = Daemon(a_log())
+    daemon = Daemon(new_log())
     await witness.examine(EAST, daemon.ask)
     for more in (4, 7):
         forged = LogMaker()
@@ -115,7 +115,7 @@ async def test_a_rewritten_log_of_the_same_size_or_longer_is_refused(witness: Wi
 
 
 async def test_a_wrong_proof_is_refused(witness: Witness) -> None:
-    daemon = Daemon(a_log())
+    daemon = Daemon(new_log())
     await witness.examine(EAST, daemon.ask)
     assert daemon.log is not None
     daemon.log.use(1)
@@ -126,7 +126,7 @@ async def test_a_wrong_proof_is_refused(witness: Witness) -> None:
 
 async def test_a_split_view_is_refused(witness: Witness) -> None:
     """Two daemons show logs of the same origin, signed by the same key, with different histories."""
-    one, other = Daemon(a_log()), Daemon(a_log())
+    one, other = Daemon(new_log()), Daemon(new_log())
     assert one.log is not None and other.log is not None
     one.log.use(2)
     other.log.add(',"event":"another-history"}', ',"event":"another-history"}', ',"event":"another-history"}')
@@ -137,7 +137,7 @@ async def test_a_split_view_is_refused(witness: Witness) -> None:
 
 
 async def test_one_log_at_two_addresses_is_one_log(witness: Witness) -> None:
-    daemon = Daemon(a_log())
+    daemon = Daemon(new_log())
     await witness.examine(EAST, daemon.ask)
     assert daemon.log is not None
     daemon.log.use(1)
@@ -147,30 +147,30 @@ async def test_one_log_at_two_addresses_is_one_log(witness: Witness) -> None:
 
 
 async def test_another_name_or_key_is_refused(witness: Witness) -> None:
-    daemon = Daemon(a_log())
+    daemon = Daemon(new_log())
     await witness.examine(EAST, daemon.ask)
-    daemon.log = a_log(4, Signer("hsmd/north"))
+    daemon.log = new_log(4, Signer("hsmd/north"))
     await refused(witness, daemon, "named hsmd/north; it was hsmd/east")
-    daemon.log = a_log(4, Signer("hsmd/east", SignatureType.ECDSA))
+    daemon.log = new_log(4, Signer("hsmd/east", SignatureType.ECDSA))
     await refused(witness, daemon, "signed by another key")
 
 
-async def test_a_daemon_without_a_checkpoint_is_fine_until_one_was_seen(witness: Witness) -> None:
+async def test_a_daemon_without_a_checkpoint_is_accepted_until_one_was_seen(witness: Witness) -> None:
     daemon = Daemon(None)
     await witness.examine(EAST, daemon.ask)
     assert witness.memories.all() == []
-    daemon.log = a_log()
+    daemon.log = new_log()
     await witness.examine(EAST, daemon.ask)
     daemon.log = None
     await refused(witness, daemon, "no checkpoint; one of 8 records was seen")
 
 
-async def test_a_daemon_that_knows_no_checkpoints_is_fine_until_one_was_seen(witness: Witness) -> None:
+async def test_a_daemon_without_the_request_is_accepted_until_one_was_seen(witness: Witness) -> None:
     async def old(request: Any, timeout_s: float) -> Any:
         raise BadRequest("unknown op")
 
     await witness.examine(EAST, old)
-    await witness.examine(EAST, Daemon(a_log()).ask)
+    await witness.examine(EAST, Daemon(new_log()).ask)
     for kind in (BadRequest, Refused):
 
         async def ask(request: Any, timeout_s: float, kind: type[Exception] = kind) -> Any:
@@ -180,7 +180,7 @@ async def test_a_daemon_that_knows_no_checkpoints_is_fine_until_one_was_seen(wit
             await witness.examine(EAST, ask)
 
 
-async def test_a_daemon_that_cannot_answer_now_is_not_accused(witness: Witness) -> None:
+async def test_a_daemon_that_is_unavailable_is_not_accused(witness: Witness) -> None:
     async def ask(request: Any, timeout_s: float) -> Any:
         raise Unavailable
 
@@ -189,7 +189,7 @@ async def test_a_daemon_that_cannot_answer_now_is_not_accused(witness: Witness) 
 
 
 async def test_bad_signatures_are_refused(witness: Witness) -> None:
-    log = a_log()
+    log = new_log()
     good = SignedCheckpoint(log.note(), [], log.signer.verifier.vkey, [])
     forged = Signer(number=9).sign(log.checkpoint().text()).render()
     for note, key in (
@@ -207,17 +207,17 @@ async def test_bad_signatures_are_refused(witness: Witness) -> None:
     assert witness.memories.all() == []
 
 
-async def test_a_damaged_memory_is_no_excuse(witness: Witness) -> None:
-    daemon = Daemon(a_log())
+async def test_a_damaged_memory_is_an_error(witness: Witness) -> None:
+    daemon = Daemon(new_log())
     await witness.examine(EAST, daemon.ask)
     witness.memories.path("hsmd/east").write_bytes(b"{")
     with pytest.raises(ConfigurationError, match="lost"):
         await witness.examine(EAST, daemon.ask)
 
 
-async def test_what_another_process_saw_meanwhile_counts(tmp_path: Path) -> None:
+async def test_a_checkpoint_stored_concurrently_by_another_process_counts(tmp_path: Path) -> None:
     """Between the daemon's answer and the update of the file, another process stores another history."""
-    one, other = Daemon(a_log(5)), Daemon(a_log(4))
+    one, other = Daemon(new_log(5)), Daemon(new_log(4))
     assert other.log is not None
     other_process = Witness(tmp_path)
     await other_process.examine(EAST, other.ask)
@@ -234,9 +234,9 @@ async def test_what_another_process_saw_meanwhile_counts(tmp_path: Path) -> None
     assert known.size == 9
 
 
-async def test_witnesses_at_the_same_time_remember_one_history(tmp_path: Path) -> None:
+async def test_concurrent_witnesses_remember_one_history(tmp_path: Path) -> None:
     """In every interleaving, all processes accept the same one of two histories."""
-    one, other = Daemon(a_log(4)), Daemon(a_log(4))
+    one, other = Daemon(new_log(4)), Daemon(new_log(4))
     assert other.log is not None
     other.log.add(',"event":"another-history"}')
     witnesses = [Witness(tmp_path) for _ in range(8)]
@@ -251,7 +251,7 @@ async def test_witnesses_at_the_same_time_remember_one_history(tmp_path: Path) -
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=12))
-def test_no_sequence_of_rollbacks_and_growth_is_accepted_unless_it_only_grows(
+def test_a_sequence_of_states_is_accepted_only_where_it_grows(
     steps: list[tuple[int, int]],
 ) -> None:
     """A model: the witness accepts exactly the states that continue the largest one it accepted."""
@@ -306,9 +306,9 @@ def trusting(tmp_path: Path) -> Witness:
 
 
 async def restored(witness: Witness) -> Daemon:
-    """A daemon that was seen with 10 records and has 8 again, of which it has written one more since."""
-    daemon = Daemon(a_log())
-    backup = a_log()
+    """A daemon that was seen with 10 records, was restored with 8, and has written one more since."""
+    daemon = Daemon(new_log())
+    backup = new_log()
     assert daemon.log is not None
     daemon.log.use(1)
     await witness.examine(EAST, daemon.ask)
@@ -317,7 +317,7 @@ async def restored(witness: Witness) -> Daemon:
 
 
 @pytest.mark.parametrize("refuses_ahead", [False, True])
-async def test_a_declared_restore_is_accepted_and_remembered(trusting: Witness, refuses_ahead: bool) -> None:
+async def test_a_declared_restore_is_accepted_and_recorded(trusting: Witness, refuses_ahead: bool) -> None:
     daemon = await restored(trusting)
     daemon.refuses_ahead = refuses_ahead
     assert daemon.log is not None
@@ -333,7 +333,7 @@ async def test_a_declared_restore_is_accepted_and_remembered(trusting: Witness, 
 
 async def test_a_new_key_is_accepted_if_it_was_declared(trusting: Witness) -> None:
     await restored(trusting)
-    daemon = Daemon(a_log(5, Signer("hsmd/east", SignatureType.ECDSA)))
+    daemon = Daemon(new_log(5, Signer("hsmd/east", SignatureType.ECDSA)))
     assert daemon.log is not None
     daemon.notes = [declared(daemon.log)]
     await trusting.examine(EAST, daemon.ask)
@@ -341,7 +341,7 @@ async def test_a_new_key_is_accepted_if_it_was_declared(trusting: Witness) -> No
     assert known.key == daemon.log.signer.verifier.vkey
 
 
-async def test_declarations_about_other_logs_and_keys_are_passed_over(trusting: Witness) -> None:
+async def test_declarations_about_other_logs_and_keys_are_ignored(trusting: Witness) -> None:
     daemon = await restored(trusting)
     assert daemon.log is not None
     west, other = Signer("hsmd/west").verifier.vkey, Signer("hsmd/east", SignatureType.ECDSA).verifier.vkey
@@ -363,14 +363,16 @@ async def test_declarations_about_other_logs_and_keys_are_passed_over(trusting: 
         {"new": State(7, b"\1" * 32)},
     ],
 )
-async def test_a_declaration_of_something_else_is_none(trusting: Witness, changes: dict[str, Any]) -> None:
+async def test_a_declaration_of_another_state_is_not_accepted(
+    trusting: Witness, changes: dict[str, Any]
+) -> None:
     daemon = await restored(trusting)
     assert daemon.log is not None
     daemon.notes = [declared(daemon.log, **changes)]
     await refused(trusting, daemon, "8 records; it had 10|although an operator")
 
 
-async def test_only_pinned_operators_count(trusting: Witness, tmp_path: Path) -> None:
+async def test_only_declarations_of_pinned_operators_count(trusting: Witness, tmp_path: Path) -> None:
     daemon = await restored(trusting)
     assert daemon.log is not None
     daemon.notes = [declared(daemon.log, by=Ed25519PrivateKey.generate()), "nonsense", daemon.log.note()]
@@ -380,7 +382,7 @@ async def test_only_pinned_operators_count(trusting: Witness, tmp_path: Path) ->
     await trusting.examine(EAST, daemon.ask)
 
 
-async def test_a_declaration_is_good_once(trusting: Witness) -> None:
+async def test_a_declaration_is_accepted_once(trusting: Witness) -> None:
     daemon = await restored(trusting)
     assert daemon.log is not None
     backup = daemon.log.copy()
@@ -394,8 +396,8 @@ async def test_a_declaration_is_good_once(trusting: Witness) -> None:
     await trusting.examine(EAST, daemon.ask)
 
 
-async def test_a_declaration_from_before_the_first_contact_is_used_up(trusting: Witness) -> None:
-    daemon = Daemon(a_log())
+async def test_a_declaration_made_before_the_first_contact_is_used_up(trusting: Witness) -> None:
+    daemon = Daemon(new_log())
     assert daemon.log is not None
     backup = daemon.log.copy()
     daemon.notes = [declared(backup)]
@@ -408,7 +410,7 @@ async def test_a_declaration_from_before_the_first_contact_is_used_up(trusting: 
 async def test_a_declaration_shown_before_its_operator_was_pinned_is_used_up(
     witness: Witness, tmp_path: Path
 ) -> None:
-    daemon = Daemon(a_log())
+    daemon = Daemon(new_log())
     assert daemon.log is not None
     backup = daemon.log.copy()
     daemon.notes = [
@@ -425,7 +427,7 @@ async def test_a_declaration_shown_before_its_operator_was_pinned_is_used_up(
     await pinned.examine(EAST, daemon.ask)
 
 
-async def test_what_was_seen_can_be_given_up_by_hand(witness: Witness) -> None:
+async def test_an_operator_can_delete_the_memory_of_a_log(witness: Witness) -> None:
     daemon = await restored(witness)
     assert not witness.memories.forget("hsmd/west")
     assert witness.memories.forget("hsmd/east")
@@ -443,14 +445,14 @@ async def test_what_was_seen_can_be_given_up_by_hand(witness: Witness) -> None:
         {"new": State(1, b"")},
     ],
 )
-def test_what_no_declaration_can_say(changes: dict[str, Any]) -> None:
+def test_invalid_declarations_cannot_be_made(changes: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
-        declared(a_log(), **changes)
+        declared(new_log(), **changes)
 
 
 @pytest.mark.parametrize("old", [None, State(20, b"\2" * 32)])
-def test_a_declaration_survives_its_record(old: State | None) -> None:
-    note = discontinuities.Note.parse(declared(a_log(), old=old))
+def test_a_declaration_is_rebuilt_from_its_record(old: State | None) -> None:
+    note = discontinuities.Note.parse(declared(new_log(), old=old))
     fields = discontinuities.to_fields(note)
     assert note_of(fields) == note
     assert discontinuities.verify(note, OPERATORS).old == old
@@ -466,7 +468,7 @@ def test_a_declaration_survives_its_record(old: State | None) -> None:
 
 
 def note_of(fields: dict[str, str | int]) -> discontinuities.Note:
-    """The note that a record `log.discontinuity` holds, put together as docs/audit.md, section 8, says."""
+    """The note that a record `log.discontinuity` holds, built as docs/audit.md, section 8, describes."""
 
     def state(which: str) -> State:
         return State(int(fields[f"{which}_size"]), bytes.fromhex(str(fields[f"{which}_root"])))
@@ -488,7 +490,7 @@ def discontinuities_tail(fields: dict[str, str | int]) -> str:
 
 @given(st.text(max_size=80), st.integers(0, 400))
 def test_changed_declarations_are_refused(put: str, at: int) -> None:
-    text = declared(a_log(1))
+    text = declared(new_log(1))
     changed = text[:at] + put + text[at + len(put) :]
     if changed == text:
         return
@@ -496,7 +498,7 @@ def test_changed_declarations_are_refused(put: str, at: int) -> None:
         discontinuities.verify(changed, OPERATORS)
 
 
-def test_the_golden_declaration() -> None:
+def test_the_golden_declaration_is_reproduced() -> None:
     text = Discontinuity(
         "hsmd/east",
         State(10, b"\0" * 32),
