@@ -1,4 +1,4 @@
-"""hsmd.toml: what is understood, and that every fault is named at once."""
+"""hsmd.toml: what is accepted, and that all faults are reported at once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_addresses_have_a_default_port() -> None:
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0:7440", "[::]:7440"])
-def test_wildcard_addresses_are_refused_unless_told_so(wildcard: str) -> None:
+def test_wildcard_addresses_are_refused_unless_allowed(wildcard: str) -> None:
     text = GOOD.replace("192.0.2.1:7440", wildcard)
     assert "every network" in faults_of(text)
     parse(text.replace("[listen]", "[listen]\nallow_wildcard = true"))
@@ -65,7 +65,7 @@ def test_wildcard_addresses_are_refused_unless_told_so(wildcard: str) -> None:
         ('name = "main"', 'name = "main', "is not TOML"),
     ],
 )
-def test_a_fault_names_its_place_and_the_fix(old: str, new: str, fault: str) -> None:
+def test_a_fault_names_the_setting_and_the_fix(old: str, new: str, fault: str) -> None:
     assert fault in faults_of(GOOD.replace(old, new))
 
 
@@ -75,12 +75,12 @@ def test_all_faults_are_reported_at_once() -> None:
         assert f"hsmd.toml: {place}" in faults
 
 
-def test_two_tokens_need_two_names() -> None:
+def test_two_tokens_need_different_names() -> None:
     second = GOOD[GOOD.index("[[token]]") :]
     assert "two tokens are named 'main'" in faults_of(GOOD + second)
 
 
-def test_a_missing_file_says_what_to_do() -> None:
+def test_a_missing_file_is_an_error_with_advice() -> None:
     with pytest.raises(ConfigurationError, match="hsmd init"):
         reader.load(Path("/nonexistent/hsmd.toml"))
 
@@ -91,12 +91,12 @@ def test_the_store_url_is_not_shown() -> None:
 
 
 @given(st.text(max_size=200))
-def test_no_text_raises_anything_else(text: str) -> None:
+def test_any_text_is_parsed_or_raises_a_configuration_error(text: str) -> None:
     with contextlib.suppress(ConfigurationError):
         parse(text)
 
 
-def test_metrics_stay_on_loopback_unless_told_so() -> None:
+def test_metrics_listen_on_loopback_only_unless_allowed() -> None:
     assert parse(GOOD).metrics.address is None
     on_loopback = parse(GOOD + '[metrics]\naddress = "127.0.0.1"\n').metrics
     assert str(on_loopback.address) == "127.0.0.1:9444"
