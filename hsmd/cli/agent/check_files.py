@@ -19,9 +19,9 @@ _REFERENCE = "key reference"
 _CERTIFICATE = "certificate"
 
 
-def check_reference(path: Path, key: KeyInfo | None) -> list[Finding]:
-    """Check that the key reference is valid and refers to `key`, the daemon's description of it; None if unknown."""
-    again = "write it again: hsmd agent export NAME"
+def check_reference(path: Path, name: str, key: KeyInfo | None) -> list[Finding]:
+    """Check that the reference to key `name` is valid and refers to `key`, the daemon's description of it; None if unknown."""
+    again = f"write it again: hsmd agent export {name}"
     try:
         reference = decode(path.read_text(encoding="ascii", errors="replace"))
     except OSError as error:
@@ -39,17 +39,16 @@ def _compare(path: Path, reference: KeyReference, key: KeyInfo | None) -> Findin
     return good(_REFERENCE, f"{path} is valid and refers to the daemon's key {key.name}")
 
 
-def check_certificate(path: Path, key: KeyInfo | None, now: datetime) -> list[Finding]:
-    """Check that the chain's leaf is valid now, does not expire soon, and is for `key`."""
+def check_certificate(path: Path, name: str, key: KeyInfo | None, now: datetime) -> list[Finding]:
+    """Check that the leaf of key `name` is valid now, does not expire soon, and is for `key` unless that is None."""
+    again = f"write it again: hsmd agent export {name}"
     try:
         leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
     except OSError as error:
-        return [bad(_CERTIFICATE, f"{path}: {error.strerror}", "write it again: hsmd agent export NAME")]
+        return [bad(_CERTIFICATE, f"{path}: {error.strerror}", again)]
     except (ValueError, IndexError):
-        return [
-            bad(_CERTIFICATE, f"{path} contains no PEM certificate", "write it again: hsmd agent export NAME")
-        ]
-    findings = [_term(path, leaf, now)]
+        return [bad(_CERTIFICATE, f"{path} contains no PEM certificate", again)]
+    findings = [_term(path, name, leaf, now)]
     if key is not None:
         findings.insert(0, _belongs(path, leaf, key))
     return findings
@@ -63,9 +62,9 @@ def _belongs(path: Path, leaf: x509.Certificate, key: KeyInfo) -> Finding:
     return good(_CERTIFICATE, f"{path} is for the key {key.name}")
 
 
-def _term(path: Path, leaf: x509.Certificate, now: datetime) -> Finding:
+def _term(path: Path, name: str, leaf: x509.Certificate, now: datetime) -> Finding:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    renew = "renew it: hsmd key csr NAME, hsmd cert import NAME CHAIN, hsmd agent export NAME, then reload the server"
+    renew = f"renew it: hsmd key csr {name}, hsmd cert import {name} CHAIN, hsmd agent export {name}, then reload the server"
     if now < begin:
         return bad(
             _CERTIFICATE,

@@ -204,7 +204,7 @@ def test_the_validity_of_a_certificate_is_checked(
 ) -> None:
     begin = datetime(2030, 1, 1, tzinfo=UTC)
     path = _certificate(home / "www.pem", key, begin, days)
-    belongs, term = check_files.check_certificate(path, _info(key), begin + timedelta(days=at))
+    belongs, term = check_files.check_certificate(path, "www", _info(key), begin + timedelta(days=at))
     assert belongs.ok
     assert (term.ok, bool(term.fix)) == (not complaint, bool(complaint))
     assert complaint in term.text
@@ -216,12 +216,12 @@ def test_certificate_and_reference_of_another_key_are_found(
     other = ec.generate_private_key(ec.SECP256R1())
     now = datetime(2030, 1, 1, tzinfo=UTC)
     path = _certificate(home / "www.pem", other, now, 90)
-    assert not check_files.check_certificate(path, _info(key), now)[0].ok
+    assert not check_files.check_certificate(path, "www", _info(key), now)[0].ok
     reference = home / "www.key"
     reference.write_text(encode(KeyReference("www", _info(other).public_key)))
-    assert not check_files.check_reference(reference, _info(key))[0].ok
-    assert check_files.check_reference(reference, _info(other))[0].ok
-    assert check_files.check_reference(reference, None)[0].ok
+    assert not check_files.check_reference(reference, "www", _info(key))[0].ok
+    assert check_files.check_reference(reference, "www", _info(other))[0].ok
+    assert check_files.check_reference(reference, "www", None)[0].ok
 
 
 @pytest.mark.parametrize(
@@ -234,11 +234,11 @@ def test_missing_and_malformed_files_are_reported(
     if content is not None:
         path.write_text(content)
     for found in (
-        check_files.check_reference(path, _info(key)),
-        check_files.check_certificate(path, _info(key), NOW),
+        check_files.check_reference(path, "www", _info(key)),
+        check_files.check_certificate(path, "www", _info(key), NOW),
     ):
         assert [finding.ok for finding in found] == [False]
-        assert found[0].fix
+        assert found[0].fix == "write it again: hsmd agent export www"
 
 
 def test_permissions_are_checked_for_another_user(home: Path) -> None:
