@@ -27,7 +27,7 @@ from tests.support.daemon import OPERATOR, ROOT, WEB, Daemon
 from tests.support.polling import wait_until
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
 from tests.support.token import RawWorker, generate, settings_of
-from tests.support.users import can_read, hand_out, interpreter_for_all, user_of
+from tests.support.users import can_read, interpreter_for_all, set_owners, user_of
 
 IS_ROOT = os.geteuid() == 0
 UNRELATED_UID = 54_321
@@ -117,7 +117,7 @@ def scene() -> Iterator[Scene]:
         built = Daemon(directory / "daemon", users=("nobody", "daemon") if IS_ROOT else ("", ""))
         python = sys.executable
         if IS_ROOT:
-            hand_out(built, directory, pwd.getpwnam("nobody"), pwd.getpwnam("daemon"))
+            set_owners(built, directory, pwd.getpwnam("nobody"), pwd.getpwnam("daemon"))
             python = interpreter_for_all(directory, UNRELATED_UID)
         agent: subprocess.Popen[bytes] | None = None
         try:

@@ -18,7 +18,7 @@ from hsmd.protocol.enrolment import EnrolmentToken
 from hsmd.protocol.frames import Kind
 from hsmd.protocol.messages import Request
 from tests.support.daemon import AUDITOR, MAIL, OPERATOR, WEB, Daemon, public_line
-from tests.support.ssh_peer import certificate, has_no_more, ssh, wire
+from tests.support.ssh_peer import assert_cut_off, certificate, ssh, wire
 
 pytestmark = pytest.mark.timeout(120)
 VICTIM, THIEF = "victim", "thief"
@@ -130,7 +130,7 @@ async def withdrawn(daemon: Daemon, user: str, proven: Any, how: Request) -> Non
         digest = daemon.digests["web"]  # type: ignore[attr-defined]
         assert (await channel.use(1, digest))[0] == Kind.RESULT
         await operator.control(how, timeout_s=10)
-        await has_no_more(connection, channel, digest)
+        await assert_cut_off(connection, channel, digest)
         with pytest.raises(asyncssh.PermissionDenied):
             await ssh(daemon, user, proven)
 

@@ -108,7 +108,7 @@ def test_only_the_workers_hold_a_secret(site: Site, secrets: Secrets, memory: Me
     Without root and sudo, hsmd's processes cannot be read: then the test shows that instead of searching them.
     """
     pids = other_processes(site, nginx)
-    hidden = {pid for pid in pids if not memory.may_look(pid)}
+    hidden = {pid for pid in pids if not memory.can_search(pid)}
     assert not hidden or not is_root()
     assert hidden <= {site.agent.process.pid, site.daemon.process.pid, *site.daemon.fronts()}
     lanes = [
@@ -162,7 +162,7 @@ def test_the_search_finds_keys_in_a_worker_that_uses_them(
     site: Site, secrets: Secrets, memory: Memory
 ) -> None:
     """SoftHSM has the key in clear while it signs. Where a worker's memory cannot be read, there is nothing to test."""
-    if not memory.may_look(site.daemon.workers()[0]):
+    if not memory.can_search(site.daemon.workers()[0]):
         return
     endpoint = site.daemon.endpoint(CLIENT, site.agent.directory / "agent_ed25519")
     for plan, scheme, needles in ((RSA_PLAN, 0x0804, secrets.rsa), (EC_PLAN, 0x0403, secrets.ec)):

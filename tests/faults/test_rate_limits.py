@@ -23,7 +23,7 @@ IDLE = int(os.environ.get("HSMD_FLOOD_IDLE", "300"))
 RATIO = float(os.environ.get("HSMD_FLOOD_RATIO", "4"))
 """The documented ratio is 2, which `scripts/soak shares` checks; a few seconds beside other tests need some slack."""
 IN_FLIGHT = 512
-GENERATORS = Path(__file__).parent / "flood_generators.py"
+GENERATORS = Path(__file__).parents[1] / "support" / "flood_generators.py"
 SHARE = 1_000
 MAX_GROWTH = 64 << 20
 pytestmark = pytest.mark.timeout(int(SECONDS * 8 + 120))

@@ -12,7 +12,7 @@ from hsmd.purposes import Purpose
 
 GOOD_NAMES = ("web", "Web", "web.1")
 NAMES = (*GOOD_NAMES, "w\u0435b", "*", "")
-"""The last three are not valid names: a Cyrillic letter, a wildcard, nothing."""
+"""The last three are not valid names: with a Cyrillic letter, a wildcard, and empty."""
 FINGERPRINTS = tuple("SHA256:" + letter * 43 for letter in "abc")
 CAS = tuple("SHA256:" + letter * 43 for letter in "yz")
 PAIRS = (b"pair 0", b"pair 1", b"pair 2")

@@ -1,4 +1,4 @@
-"""Another section in agent.toml of a running agent, for a while."""
+"""A temporary section in agent.toml of a running agent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.support.site import Site
 
 @contextmanager
 def policy(site: Site, section: str) -> Iterator[None]:
-    """agent.toml with another section, until the block ends."""
+    """Add a section to agent.toml until the block ends."""
     before = site.agent.config.read_text()
     daemon_at = re.search(r"^\[\[daemon\]\]", before, re.MULTILINE)
     assert daemon_at is not None
     reloads = site.agent.log.read_text().count("agent.reloaded")
 
-    def take(text: str, expected: int) -> None:
+    def apply(text: str, expected: int) -> None:
         site.agent.config.write_text(text)
         os.chmod(site.agent.config, 0o600)
         site.agent.reload()
@@ -27,8 +27,8 @@ def policy(site: Site, section: str) -> Iterator[None]:
             lambda: site.agent.log.read_text().count("agent.reloaded") >= expected, "the agent has reloaded"
         )
 
-    take(before[: daemon_at.start()] + section + before[daemon_at.start() :], reloads + 1)
+    apply(before[: daemon_at.start()] + section + before[daemon_at.start() :], reloads + 1)
     try:
         yield
     finally:
-        take(before, reloads + 2)
+        apply(before, reloads + 2)

@@ -1,4 +1,4 @@
-"""An agent in front of a daemon with software keys, and peers that speak to its socket byte by byte."""
+"""An agent with a fake daemon, and peers that write raw bytes to its socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEME = 0x0403
 
 @dataclass
 class AgentSite:
-    """A daemon, and an agent that can be started and stopped."""
+    """A fake daemon, and an agent that can be started and stopped."""
 
     root: Path
     daemon: FakeDaemon
@@ -111,7 +111,7 @@ users = {self.users}
 
 
 class Peer:
-    """The client's end of a local connection, byte by byte."""
+    """The client's end of a local connection, which writes raw bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -136,7 +136,7 @@ class Peer:
         return self._frames.pop(0)
 
     async def ended(self, within_s: float = 5.0) -> list[Frame]:
-        """Everything up to the end of the connection."""
+        """All frames until the end of the connection."""
         frames = []
         try:
             while True:

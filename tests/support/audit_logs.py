@@ -75,7 +75,7 @@ class LogMaker:
         self.leaves += [leaf_hash(line[:-1]) for line in fresh]
 
     def use(self, count: int, random: Random | None = None) -> None:
-        """So many uses of a key, each an attempt and its outcome, and now and then something else."""
+        """Add `count` uses of a key, each an attempt and its outcome, and other events at random."""
         stem = attempt_stem("web-1", "SHA256:x", "www", b"k" * 32, "tls13-server", 0x0403)
         for number in range(count):
             asked = sha256(b"%d" % number).hexdigest()
@@ -123,7 +123,7 @@ def checkpoint_tail(checkpoint: Checkpoint, signature: str) -> str:
 
 
 def end_of_chain(lines: Iterable[bytes]) -> Head:
-    """The head of a log, whose chain is checked; a line may or may not carry its line feed."""
+    """Check the chain of a log; return its head. A line may or may not include its line feed."""
     chain = Follower()
     for line in lines:
         chain.follow(line.removesuffix(b"\n"))
@@ -131,13 +131,13 @@ def end_of_chain(lines: Iterable[bytes]) -> Head:
 
 
 def rechained(tails: Iterable[str]) -> list[bytes]:
-    """Lines with indices and hashes made anew: what an attacker without the signing key can do."""
+    """Lines with recomputed indices and hashes, as an attacker without the signing key can make them."""
     data, _ = extend(Head(), TIME, list(tails))
     return data.splitlines(keepends=True)
 
 
 def tail_of(line: bytes) -> str:
-    """The part of a line that does not change with its place."""
+    """The part of a line that does not depend on its position."""
     return line.decode().rstrip("\n").partition(f'"time":"{TIME}"')[2]
 
 

@@ -1,4 +1,4 @@
-"""A certificate authority for tests: it certifies public keys, also of keys that cannot sign a request."""
+"""A certificate authority for tests; it also certifies keys that cannot sign a request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 class Authority:
-    """One root, its certificate in `file`."""
+    """A root CA; its certificate is in `file`."""
 
     def __init__(self, directory: Path) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -65,7 +65,7 @@ class Authority:
 
 
 def private_pem(key: Any) -> bytes:
-    """A private key as servers usually load it."""
+    """A private key in the PEM form that servers load."""
     pem: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return pem
 

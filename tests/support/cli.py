@@ -1,4 +1,4 @@
-"""The tree of commands, and how a command line that ran in the test's own process ended."""
+"""The tree of commands, and results of command lines that run in the test's process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hsmd.cli.root import application
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How a command line ended and what it printed."""
+    """Exit code and output of a command line."""
 
     code: int
     out: str
@@ -34,4 +34,4 @@ def _walk(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 
 
 COMMANDS = dict(_walk(application()))
-"""Every command by its path, hidden ones left out."""
+"""Every command by its path, without hidden ones."""

@@ -18,7 +18,7 @@ enum { LINE_MAX_BYTES = 4 * 1024 * 1024 };
 
 static const int64_t PATIENCE_NS = 5000000000;
 
-/* Bytes in a block of exactly their size, so that the sanitizer sees each step beyond it. */
+/* Bytes in a block of exactly their size, so that the sanitizer detects any access beyond it. */
 struct bytes {
     uint8_t *at;
     size_t length;
@@ -59,7 +59,7 @@ static void run_head(void) {
     free(data.at);
 }
 
-/* exchange CAPACITY STREAM: what the agent's bytes lead to */
+/* exchange CAPACITY STREAM: the outcome of an agent's bytes */
 static void run_exchange(void) {
     int ends[2];
     unsigned capacity = number();
@@ -83,7 +83,7 @@ static void run_exchange(void) {
     close(ends[1]);
 }
 
-/* der HEX: the facts of a key reference */
+/* der HEX: the members of a key reference */
 static void run_der(void) {
     struct bytes der = from_hex(word());
     struct reference reference;
@@ -149,7 +149,7 @@ static void run_scheme(void) {
     print_hex(der, algorithm_id(type, digest, is_pss, der));
 }
 
-/* ecdsa HEX: has it the shape of a signature? */
+/* ecdsa HEX: whether it has the form of a signature */
 static void run_ecdsa(void) {
     struct bytes der = from_hex(word());
     printf("%d", is_ecdsa_signature(der.at, der.length));

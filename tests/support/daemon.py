@@ -1,4 +1,4 @@
-"""A real daemon for tests: launcher, front and workers on a SoftHSM token, and callers that keep to the protocol or do not."""
+"""A real daemon for tests: launcher, front and workers on a SoftHSM token, and connections to it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Daemon:
     python: str = sys.executable
     metrics: str = ""
     before: Callable[[SoftHsmToken], SoftHsmToken] = field(default=lambda token: token)
-    """What stands between the workers and the token: `FaultModule.before`."""
+    """Wraps the token for the workers: `FaultModule.before`."""
     token_settings: dict[str, Any] = field(default_factory=dict)
     """More for the [[token]] section."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -131,23 +131,23 @@ spare = {json.dumps(self.spare)}
 """
         )
 
-    # --- life ---
+    # --- start and stop ---
 
     def start(self) -> Daemon:
-        """Start, and wait until it takes connections and all workers are ready."""
+        """Start, and wait until it accepts connections and all workers are ready."""
         self.begin()
         self.wait_for_workers()
         return self
 
     def begin(self) -> None:
-        """Start, and wait until it takes connections."""
+        """Start, and wait until it accepts connections."""
         self._running = DaemonProcess(
             self.config, self.log_path, python=self.python, variables=self.environment
         )
         self.process, self.notice = self._running.child, self._running.notice
 
     def wait_for_workers(self) -> None:
-        """Until every worker of the newest generation is ready."""
+        """Wait until every worker of the newest generation is ready."""
 
         def ready() -> bool:
             status = self.status()
@@ -157,7 +157,7 @@ spare = {json.dumps(self.spare)}
         wait_until(ready, "all workers are ready", READY_S)
 
     def stop(self) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM; return the exit status."""
         assert self.process is not None
         self.process.terminate()
         try:
@@ -166,7 +166,7 @@ spare = {json.dumps(self.spare)}
             self.end()
 
     def end(self) -> None:
-        """Whatever state it is in: nothing is left."""
+        """End all its processes, in whatever state they are."""
         if self.process is None:
             return
         left = self.pids()
@@ -179,7 +179,7 @@ spare = {json.dumps(self.spare)}
         self.process = None
 
     def reload(self) -> str:
-        """SIGHUP; returns what the front, or the launcher, logs about it: done or refused."""
+        """Send SIGHUP; return the result that front or launcher log: done or refused."""
         before = len(self.logged("reload.done")) + len(self.logged("reload.refused"))
         assert self.process is not None
         self.process.send_signal(signal.SIGHUP)
@@ -194,7 +194,7 @@ spare = {json.dumps(self.spare)}
     # --- processes ---
 
     def pids(self) -> list[int]:
-        """Launcher's children: front and workers."""
+        """The launcher's children: front and workers."""
         return self._running.children()
 
     @property
@@ -202,18 +202,18 @@ spare = {json.dumps(self.spare)}
         return self._running.fronts()[0]
 
     def worker_pids(self) -> list[int]:
-        """All workers', the control worker's among them."""
+        """All workers, including the control worker."""
         return self._running.workers()
 
     def signing_pids(self) -> list[int]:
-        """Those of the workers that use keys: the control worker is the last one."""
+        """The workers that use keys, without the control worker, which is the last one."""
         return [worker.pid for worker in self.status().tokens[0].workers[:-1]]
 
     def front_rss(self) -> int:
-        """Resident bytes of the front."""
+        """Resident memory of the front, in bytes."""
         return int(Path(f"/proc/{self.front_pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    # --- what it wrote ---
+    # --- its logs ---
 
     def log(self) -> list[dict[str, Any]]:
         lines = self.log_path.read_text().splitlines()
@@ -226,7 +226,7 @@ spare = {json.dumps(self.spare)}
         records = [json.loads(line) for line in self.audit_path.read_text().splitlines()]
         return [record for record in records if not event or record["event"] == event]
 
-    # --- callers ---
+    # --- connections ---
 
     @property
     def address(self) -> tuple[str, int]:
@@ -245,7 +245,7 @@ spare = {json.dumps(self.spare)}
         return Connection(self.endpoint(client))
 
     def ask(self, request: Request, client: str = OPERATOR, timeout_s: float = 15.0) -> Any:
-        """One control request over a connection of its own."""
+        """Make one control request over a new connection."""
 
         async def ask() -> Any:
             async with self.connection(client) as connection:
@@ -254,7 +254,7 @@ spare = {json.dumps(self.spare)}
         return run_aside(ask)
 
     def declare_discontinuity(self, reason: str) -> str:
-        """What `hsmd audit discontinuity` does; the note."""
+        """Do what `hsmd audit discontinuity` does; return the signed note."""
         standing: messages.AuditStanding = self.ask(messages.AuditStand())
         old = None
         if standing.remembered_size >= 0:
@@ -280,7 +280,7 @@ spare = {json.dumps(self.spare)}
     def add_key(
         self, name: str, key_type: str = "p-256", *purposes: str, grant_to: Iterable[str] = (WEB,)
     ) -> bytes:
-        """Generate a key and grant it; its digest."""
+        """Generate a key and grant it; return its digest."""
         wanted = list(purposes) or ["tls-server"]
 
         async def make() -> bytes:
@@ -294,14 +294,14 @@ spare = {json.dumps(self.spare)}
 
 
 def run_aside(make: Callable[[], Any]) -> Any:
-    """The result of a coroutine, from a thread of its own: works inside and outside of a running loop."""
+    """Run a coroutine in a separate thread, so that it works inside and outside of a running loop; return its result."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(lambda: asyncio.run(make())).result()
 
 
 @contextmanager
 def running_daemon(directory: Path, **options: Any) -> Iterator[Daemon]:
-    """A running daemon; everything of it is gone afterwards."""
+    """A running daemon, all of whose processes are ended afterwards."""
     built = Daemon(directory, **options)
     try:
         yield built.start()

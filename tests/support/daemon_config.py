@@ -1,4 +1,4 @@
-"""A small hsmd.toml without a fault."""
+"""A minimal valid hsmd.toml."""
 
 from __future__ import annotations
 

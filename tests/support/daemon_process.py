@@ -1,4 +1,4 @@
-"""The one way in which tests start a daemon: `hsmd serve`, until it says that it takes connections."""
+"""The only way in which tests start a daemon: `hsmd serve`, until it reports that it accepts connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FRONT, _WORKER = "hsmd.daemon.front.app", "hsmd.daemon.worker.main"
 
 
 class DaemonProcess(Process):
-    """A running launcher with its children. `notice` is what it reported when it was ready."""
+    """A running launcher with its children; `notice` is its readiness report."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class DaemonProcess(Process):
         python: str = sys.executable,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it, and return when it takes connections. AssertionError with the end of its log if it ends instead."""
+        """Start it; return when it accepts connections. Raises AssertionError with the end of its log if it exits."""
         reader, writer = os.pipe()
         serve = [*prefix, python, "-m", "hsmd.cli", "serve", "--config", config, "--ready-fd", str(writer)]
         try:
@@ -53,11 +53,11 @@ class DaemonProcess(Process):
         return children(self.pid)
 
     def fronts(self) -> list[int]:
-        """The front process; for a moment two of them while one replaces another."""
+        """The front process; briefly two of them while one replaces another."""
         return [pid for pid in self.children() if _FRONT in command_line(pid)]
 
     def workers(self) -> list[int]:
-        """All workers, the control worker among them."""
+        """All workers, including the control worker."""
         return [pid for pid in self.children() if _WORKER in command_line(pid)]
 
 

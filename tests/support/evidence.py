@@ -1,8 +1,8 @@
-"""Evidence: what the fault module saw, what the audit log says and what clients received must tell one story.
+"""Evidence: the calls the fault module saw, the audit log and the answers of clients must agree.
 
-The module's record of calls is the independent witness. A use of a key is matched to its attempt by what was asked: signing
-mechanisms get the SHA-256 that the record has (behind a DigestInfo for PKCS #1), raw decryption the ciphertext itself. It is
-matched to an outcome by what was returned: the signature in its TLS form, the 48 bytes of the premaster secret.
+The module's record of calls is the independent witness. A use of a key is matched to its attempt by its input: signing
+mechanisms get the SHA-256 in the record (after a DigestInfo for PKCS #1), raw decryption the ciphertext itself. It is matched
+to an outcome by its output: the signature in its TLS form, the 48 bytes of the premaster secret.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ PAUSE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of the daemon, and what it is asked for."""
+    """A key of the daemon, and the requests made of it."""
 
     digest: bytes
     public: Any
     purpose: Purpose
     scheme: int
 
-    def question(self, number: int) -> tuple[bytes, bytes]:
-        """(data of the request, answer if it is known beforehand), different for each number."""
+    def request(self, number: int) -> tuple[bytes, bytes]:
+        """(data of the request, answer if it is known in advance), different for each number."""
         if self.purpose is Purpose.TLS13_SERVER:
             return tls13(number), b""
         secret = b"\x03\x03" + number.to_bytes(46, "big")
         return self.public.encrypt(secret, padding.PKCS1v15()), secret
 
     def is_right(self, data: bytes, answer: bytes, expected: bytes) -> bool:
-        """Whether this is the answer to that question."""
+        """Whether this is a correct answer to that request."""
         if expected:
             return answer == expected
         try:
@@ -78,7 +78,7 @@ class Key:
 
 
 def make_keys(daemon: Daemon, *, decrypting: bool = True) -> dict[str, Key]:
-    """P-256 and RSA for TLS 1.3, and one for RSA premaster secrets; granted to both clients."""
+    """Make P-256 and RSA keys for TLS 1.3, and one for RSA premaster secrets, granted to both clients."""
     wanted = {
         "p-256": ("p-256", "tls-server", Purpose.TLS13_SERVER, P256),
         "rsa": ("rsa-2048", "tls-server", Purpose.TLS13_SERVER, RSA_PSS),
@@ -95,7 +95,7 @@ def make_keys(daemon: Daemon, *, decrypting: bool = True) -> dict[str, Key]:
 
 @dataclass(slots=True)
 class Done:
-    """One request that ended; times are monotonic."""
+    """A completed or failed request; times are monotonic."""
 
     key: str
     data: bytes
@@ -108,7 +108,7 @@ class Done:
 
 @dataclass
 class Client:
-    """A client that asks all keys in turn, `parallel` requests at a time, through whatever happens."""
+    """A client that uses all keys in turn, with `parallel` open requests, and continues after errors."""
 
     daemon: Daemon
     name: str
@@ -123,9 +123,9 @@ class Client:
     async def __aenter__(self) -> Client:
         self._connection = Connection(self.daemon.endpoint(self.name))
         await self._connection.start()
-        # The two clients' questions differ, and so do those of two runs on one daemon.
+        # The two clients' requests differ, and so do those of two runs on one daemon.
         self._number = random.getrandbits(64) << 64
-        self._tasks = [asyncio.create_task(self._ask_on()) for _ in range(self.parallel)]
+        self._tasks = [asyncio.create_task(self._keep_using()) for _ in range(self.parallel)]
         return self
 
     async def __aexit__(self, *_: Any) -> None:
@@ -133,13 +133,13 @@ class Client:
         await asyncio.gather(*self._tasks)
         await self._connection.close()
 
-    async def _ask_on(self) -> None:
+    async def _keep_using(self) -> None:
         names = list(self.keys)
         while not self._stopping:
             self._number += 1
             name = names[self._number % len(names)]
             key = self.keys[name]
-            data, expected = key.question(self._number)
+            data, expected = key.request(self._number)
             done = Done(name, data, expected, time.monotonic(), 0.0)
             try:
                 done.answer = await self._connection.use_key(
@@ -156,7 +156,7 @@ class Client:
         return [done for done in self.done if done.answer]
 
     def wrong(self, key: str = "") -> list[Done]:
-        """Answers that are not right."""
+        """The incorrect answers."""
         return [
             done for done in self.answers
             if (not key or done.key == key) and not self.keys[done.key].is_right(done.data, done.answer, done.expected)
@@ -164,7 +164,7 @@ class Client:
 
 
 async def next_good(clients: list[Client], within_s: float = 20.0) -> None:
-    """Until a request begun from now on is answered."""
+    """Wait until a request that begins after this call is answered."""
     now, seen = time.monotonic(), [len(client.done) for client in clients]
     async with asyncio.timeout(within_s):
         while not any(
@@ -179,15 +179,15 @@ async def next_good(clients: list[Client], within_s: float = 20.0) -> None:
 
 
 class TokenFile:
-    """SoftHSM writes its token's file anew, in place, at every login: a process that is killed in the middle of that can leave
-    behind a token that nobody finds any more. Hardware has no such file; here a copy is put back, and counted."""
+    """SoftHSM rewrites its token's file in place at every login: a process that is killed while writing can leave a token that
+    cannot be found any more. Hardware has no such file; here a copy is restored, and counted."""
 
     CHECK_S = 0.25
 
     def __init__(self, daemon: Daemon) -> None:
         self._path = next((daemon.directory / "softhsm" / "tokens").glob("*/token.object"))
         self._good = self._path.read_bytes()
-        self.mended = 0
+        self.restored = 0
 
     async def __aenter__(self) -> TokenFile:
         self._task = asyncio.create_task(self._keep())
@@ -201,9 +201,9 @@ class TokenFile:
         while True:
             await asyncio.sleep(self.CHECK_S)
             torn = torn + 1 if self._path.stat().st_size != len(self._good) else 0
-            if torn == 3:  # not somebody who is writing
+            if torn == 3:  # torn, not just being written
                 self._path.write_bytes(self._good)
-                self.mended += 1
+                self.restored += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class Kill:
 async def kill_at_random(
     daemon: Daemon, clients: list[Client], seed: int, *, fronts: int, workers: int, progress_every: int = 0
 ) -> list[Kill]:
-    """SIGKILL the front process and workers so many times, in an order and at moments that the seed gives."""
+    """SIGKILL the front process and workers these numbers of times, in an order and at moments that depend on the seed."""
     draw = random.Random(seed)
     order = ["front"] * fronts + ["worker"] * workers
     draw.shuffle(order)
@@ -231,7 +231,7 @@ async def kill_at_random(
                     flush=True,
                 )
         await next_good(clients)
-    print(f"SoftHSM's token file was torn {token_file.mended} times")
+    print(f"SoftHSM's token file was torn {token_file.restored} times")
     return kills
 
 
@@ -247,13 +247,13 @@ async def _kill_once(
 
 
 def recent(daemon: Daemon) -> str:
-    """What the daemon logged last, but for connections."""
+    """The daemon's last log lines, without those about connections."""
     lines = daemon.log_path.read_text().splitlines()
     return "\n".join([line for line in lines if '"connection.' not in line][-60:])
 
 
 async def _kill(daemon: Daemon, what: str, draw: random.Random) -> Kill:
-    """One of the processes that there are; waits until there is one."""
+    """Kill a random process of this kind; wait until there is one."""
     async with asyncio.timeout(20):
         while True:
             with suppress(ProcessLookupError, IndexError):  # there is none at the moment
@@ -265,8 +265,8 @@ async def _kill(daemon: Daemon, what: str, draw: random.Random) -> Kill:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Seconds: from a fault to the first error a client heard before the next fault, and to the first answer to a request
-    that was begun after the fault."""
+    """Seconds from each fault to the first error that a client got before the next fault, and to the first answer to a request
+    that began after the fault."""
 
     to_error: list[float]
     to_recovery: list[float]
@@ -276,7 +276,7 @@ class Figures:
 
 
 def figures(faults: list[float], clients: list[Client]) -> Figures:
-    """What clients noticed of faults at these times."""
+    """The effect on clients of faults at these times."""
     done = sorted((each for client in clients for each in client.done), key=lambda each: each.ended_s)
     ended = [each.ended_s for each in done]
     to_error, to_recovery = [], []
@@ -294,7 +294,7 @@ def figures(faults: list[float], clients: list[Client]) -> Figures:
 
 
 def quantiles(values: list[float]) -> str:
-    """n, p50, p99 and the most, in milliseconds."""
+    """n, p50, p99 and maximum, in milliseconds."""
     if not values:
         return "none"
     ordered = sorted(values)
@@ -307,7 +307,7 @@ def quantiles(values: list[float]) -> str:
 
 @dataclass(slots=True)
 class Attempt:
-    """An attempt and how it ended. `place`: number of the file in the log and offset behind the record."""
+    """An attempt and its outcome; `place` is (number of the file in the log, offset of the record's end)."""
 
     index: int
     asked: str
@@ -318,7 +318,7 @@ class Attempt:
 
 
 class LogRead:
-    """The whole log of a daemon, its sealed segments and the live one; the chain is checked on the way."""
+    """The complete log of a daemon, sealed segments and the live one; reading checks the chain."""
 
     def __init__(self, directory: Path) -> None:
         self.files = [*sorted((directory / "segments").glob("*.jsonl")), directory / "audit.jsonl"]
@@ -356,7 +356,7 @@ class LogRead:
         return found
 
     def is_checkpoint(self, text: bytes) -> bool:
-        """Whether this is what the daemon signs as a checkpoint, and true: origin, size and root of a beginning of this log."""
+        """Whether this is the signed text of a correct checkpoint: with origin, size and root of a prefix of this log."""
         parts = text.split(b"\n")
         if len(parts) != 4 or not parts[0].startswith(b"hsmd/") or not parts[1].isdigit():
             return False
@@ -371,7 +371,7 @@ class LogRead:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was compared, for the figures."""
+    """Numbers of what was compared."""
 
     records: int
     uses: int
@@ -381,7 +381,7 @@ class Evidence:
 
 
 def compare(log: LogRead, module: FaultModule, clients: list[Client]) -> Evidence:
-    """The four statements of the issue; AssertionError names the first thing that does not fit."""
+    """Check that uses, attempts, outcomes and answers match; AssertionError names the first difference."""
     own_uses, uses = _sort_uses(log, module)
     _each_use_has_its_attempt(log, uses)
     _each_attempt_is_closed(log)
@@ -397,8 +397,8 @@ def compare(log: LogRead, module: FaultModule, clients: list[Client]) -> Evidenc
 
 
 def _sort_uses(log: LogRead, module: FaultModule) -> tuple[Counter[str], dict[str, list[Call]]]:
-    """Uses by the digest of what was asked, apart from those that answer no request: a decrypting key is opened with one fixed
-    value (premaster.py), a new pair proves once that it is one, and the daemon signs checkpoints of its own log."""
+    """(the daemon's own uses, uses for requests by digest of the input). Its own uses: the decryption of a fixed value with each
+    decrypting key (premaster.py), the trial use of a new key pair, and checkpoints of its log."""
     own: Counter[str] = Counter()
     uses: dict[str, list[Call]] = defaultdict(list)
     constants = _constants(log)
@@ -424,8 +424,8 @@ def _constants(log: LogRead) -> set[bytes]:
 
 
 def _each_use_has_its_attempt(log: LogRead, uses: dict[str, list[Call]]) -> None:
-    """One attempt of its own, in the file before the call began: the n-th use of the same request needs n attempts by then.
-    An attempt that ended as not performed or refused stands for no use."""
+    """Check that the n-th use for the same request began after n attempts were in the file. An attempt with the outcome not
+    performed or refused permits no use."""
     for digest, calls in uses.items():
         attempts = sorted(attempt.place for attempt in log.by_asked[digest])
         for number, call in enumerate(sorted(calls, key=lambda call: call.began_s)):
@@ -435,7 +435,7 @@ def _each_use_has_its_attempt(log: LogRead, uses: dict[str, list[Call]]) -> None
                 f"the key was used before attempt {digest} was in the log: {call}"
             )
         usable = [each for each in log.by_asked[digest] if each.result not in ("not-performed", "refused")]
-        assert len(calls) <= len(usable), f"a key was used for {digest}, and the log says it was not"
+        assert len(calls) <= len(usable), f"a key was used for {digest}, but its outcome says otherwise"
 
 
 def _each_attempt_is_closed(log: LogRead) -> None:
@@ -445,15 +445,15 @@ def _each_attempt_is_closed(log: LogRead) -> None:
 
 
 def _each_performed_outcome_was_seen(log: LogRead, uses: dict[str, list[Call]]) -> None:
-    """The witness saw the token return exactly what the log says was answered, once for each such outcome."""
+    """Check that the token returned the answer of each performed outcome, once for each."""
     for digest, attempts in log.by_asked.items():
         performed = Counter(each.answer for each in attempts if each.result == "performed")
         seen = Counter(_answered(call) for call in uses.get(digest, []))
-        assert not performed - seen, f"{digest} was answered, and the token did not return that"
+        assert not performed - seen, f"the token did not return the answer for {digest}"
 
 
 def _answered(call: Call) -> str:
-    """SHA-256 of what leaves when the token returned this."""
+    """SHA-256 of the answer that hsmd makes from the token's result."""
     if call.function is Function.DECRYPT:
         answer = b"\x03\x03" + call.answer[-46:]
     elif len(call.answer) == 64 and len(call.asked) == 32:

@@ -1,4 +1,4 @@
-/* Uses keys of the provider through libcrypto, as a server does; prints what came of it, one fact per line. */
+/* Uses keys of the provider through libcrypto, as a server does; prints one result per line. */
 #define _DEFAULT_SOURCE
 #include <openssl/core_names.h>
 #include <openssl/err.h>
@@ -28,7 +28,7 @@ static X509 *load_certificate(const char *path) {
     return certificate;
 }
 
-/* "errors 0", or the first of the queue: reason and data. Empties the queue. */
+/* "errors 0", or reason and data of the first error in the queue. Empties the queue. */
 static void print_errors(void) {
     const char *data = "";
     int flags = 0;
@@ -61,7 +61,7 @@ static int sign(EVP_PKEY *key, const char *digest, int padding, const unsigned c
 
 /* --- commands ------------------------------------------------------------------------------------------------ */
 
-/* load FILE...: type, bits, size; then the queue, which must be empty after success */
+/* load FILE...: type, bits, size; then the error queue, which must be empty after success */
 static int run_load(int count, char **paths) {
     for (int i = 0; i < count; i++) {
         EVP_PKEY *key = load(paths[i]);
@@ -75,7 +75,7 @@ static int run_load(int count, char **paths) {
     return 0;
 }
 
-/* corpus FILE COUNT: length-prefixed texts, each read as a key file; how many loaded */
+/* corpus FILE COUNT: length-prefixed texts, each loaded as a key file; number of those that loaded */
 static int run_corpus(int count, char **arguments) {
     FILE *file = fopen(arguments[0], "rb");
     unsigned char size[4];
@@ -166,7 +166,7 @@ static int decrypt(EVP_PKEY *key, int padding, unsigned version, const unsigned 
     return done;
 }
 
-/* Room for 48 bytes and not one more, in the heap, where the sanitizer watches. */
+/* A heap block of exactly 48 bytes, where the sanitizer detects any access beyond it. */
 static void try_decrypt(EVP_PKEY *key, const char *title, int padding, unsigned version, const unsigned char *in,
                         size_t length) {
     size_t out_length = SSL_MAX_MASTER_KEY_LENGTH;
@@ -179,7 +179,7 @@ static void try_decrypt(EVP_PKEY *key, const char *title, int padding, unsigned 
     free(out);
 }
 
-/* decrypt REFERENCE CERTIFICATE: the RSA key exchange with good and bad ciphertexts, versions, lengths, paddings */
+/* decrypt REFERENCE CERTIFICATE: the RSA key exchange with valid and invalid ciphertexts, versions, lengths, paddings */
 static int run_decrypt(int count, char **paths) {
     unsigned char premaster[48] = {3, 3, 'p', 'm', 's'}, in[1024] = {0}, bad[1024];
     EVP_PKEY *key = count == 2 ? load(paths[0]) : NULL;
@@ -225,7 +225,7 @@ static void *work(void *argument) {
     return NULL;
 }
 
-/* threads FILE THREADS ROUNDS: one key, many threads; how many signatures failed */
+/* threads FILE THREADS ROUNDS: one key, many threads; number of failed signatures */
 static int run_threads(int count, char **arguments) {
     enum { THREADS_MAX = 64 };
     pthread_t threads[THREADS_MAX];
@@ -247,7 +247,7 @@ static int run_threads(int count, char **arguments) {
     return 0;
 }
 
-/* exit FILE THREADS: leave, when standard input ends, while threads are inside signatures */
+/* exit FILE THREADS: exit at the end of standard input, while threads wait for signatures */
 static int run_exit(int count, char **arguments) {
     static struct work endless;
     pthread_t thread;

@@ -1,6 +1,6 @@
-"""A small agent with software keys: speaks the Unix socket protocol, checks what it is asked, and can misbehave.
+"""A small agent with software keys: it implements the Unix socket protocol, checks requests, and can misbehave.
 
-Written against docs/protocol.md with `struct` alone, so that the provider is held to the page and not to hsmd's codec.
+It is written from docs/protocol.md with `struct` only, so that the provider is tested against that page, not hsmd's codec.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ ED25519 = 0x0807
 
 
 class Fault(Enum):
-    """Ways to misbehave, one for all connections until it is changed."""
+    """How to misbehave on all connections, until changed."""
 
     NONE = auto()
     SILENT = auto()
-    """Reads the request and says nothing."""
+    """Reads the request and sends no answer."""
     SILENT_AFTER_WELCOME = auto()
     HALF_ANSWER = auto()
     HUGE_LENGTH = auto()
@@ -57,7 +57,7 @@ class Fault(Enum):
     CLOSE_AT_ONCE = auto()
     CLOSE_AFTER_WELCOME = auto()
     ERROR_BEFORE_READING = auto()
-    """Sends an error for no request and closes without having read anything."""
+    """Sends an error with id 0 and closes, without reading the request."""
     NO_WELCOME = auto()
     OTHER_VERSION = auto()
     OTHER_REQUEST = auto()
@@ -67,12 +67,12 @@ class Fault(Enum):
     MEGABYTE_ANSWER = auto()
     NOT_DER = auto()
     CHATTY = auto()
-    """Sends ping, drain and events first, in pieces of one byte, and wants its pong."""
+    """Sends ping, drain and events first, in pieces of one byte, and requires a pong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One key operation as it arrived."""
+    """One key operation as received."""
 
     deadline_ms: int
     purpose: int
@@ -82,16 +82,16 @@ class Request:
 
 
 class Agent:
-    """Serves one socket from threads of its own; a context manager. `requests` grows with every well-formed one."""
+    """Serves one socket in background threads, as a context manager; `requests` collects the well-formed ones."""
 
     def __init__(self, path: Path, keys: list[PrivateKeyTypes]) -> None:
         self.path = path
         self.fault = Fault.NONE
         self.error: tuple[int, bytes] | None = None
-        """Answer everything with this code and text."""
+        """Code and text with which all requests are answered."""
         self.requests: list[Request] = []
-        self.complaints: list[str] = []
-        """What was wrong with requests, for the test's last assertion."""
+        self.faults_found: list[str] = []
+        """Faults found in requests; the fixture checks that there are none."""
         self._keys = {key_digest(key.public_key()): key for key in keys}
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -108,7 +108,7 @@ class Agent:
         self.stop()
 
     def start(self, accepting: bool = True, backlog: int = 128) -> None:
-        """Listen; without `accepting` the connections stay in the backlog."""
+        """Listen; without `accepting`, connections stay in the backlog."""
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.path))
         os.chmod(self.path, 0o666)
@@ -118,7 +118,7 @@ class Agent:
             self._thread.start()
 
     def stop(self) -> None:
-        """Close the socket, remove its path and hang up on everybody."""
+        """Close the socket, remove its path and close all connections."""
         if self._listener is None:
             return
         self.path.unlink(missing_ok=True)
@@ -159,10 +159,10 @@ class Agent:
             connection.sendall(frame(ERROR, 0, error_body(21, b"too many connections")))
             return
         if read_frame(connection) != (HELLO, 0, b"HSMD\x01\x01" + bytes(4)):
-            self.complaints.append("the first frame is not the expected hello")
+            self.faults_found.append("the first frame is not the expected hello")
         kind, request_id, body = read_frame(connection)
         if kind != KEY_OPERATION or request_id == 0:
-            self.complaints.append(f"kind {kind} with id {request_id} instead of a key operation")
+            self.faults_found.append(f"kind {kind} with id {request_id} instead of a key operation")
         deadline_ms, purpose, scheme, key = struct.unpack_from(">IBH32s", body)
         request = Request(deadline_ms, purpose, scheme, key, body[39:])
         self.requests.append(request)
@@ -175,13 +175,13 @@ class Agent:
         if misbehaviour is not None:
             misbehaviour(connection, request_id)
             return
-        kind, body = self._fulfil(request)
+        kind, body = self._carry_out(request)
         if self.fault is Fault.CHATTY:
-            self._chat(connection, welcome, frame(kind, request_id, body))
+            self._send_unrelated_frames(connection, welcome, frame(kind, request_id, body))
             return
         connection.sendall(welcome + frame(kind, request_id, body))
 
-    def _chat(self, connection: socket.socket, welcome: bytes, answer: bytes) -> None:
+    def _send_unrelated_frames(self, connection: socket.socket, welcome: bytes, answer: bytes) -> None:
         small_talk = (
             frame(PING, 7)
             + frame(EVENT, 0, b"{}" * 3000)
@@ -193,25 +193,25 @@ class Agent:
             connection.sendall(bytes([byte]))
         connection.sendall(small_talk[60:])
         if read_frame(connection) != (PONG, 7, b""):
-            self.complaints.append("the ping was not answered")
+            self.faults_found.append("the ping was not answered")
         for byte in answer:
             connection.sendall(bytes([byte]))
 
-    def _fulfil(self, request: Request) -> tuple[int, bytes]:
+    def _carry_out(self, request: Request) -> tuple[int, bytes]:
         if self.error is not None:
             return ERROR, error_body(*self.error)
         key = self._keys.get(request.key)
         if key is None:
             return ERROR, error_body(ERROR_REFUSED, b"not with this key")
-        complaint = complaint_about(request)
-        if complaint:
-            self.complaints.append(complaint)
-            return ERROR, error_body(ERROR_PURPOSE, complaint.encode())
+        fault_found = fault_in(request)
+        if fault_found:
+            self.faults_found.append(fault_found)
+            return ERROR, error_body(ERROR_PURPOSE, fault_found.encode())
         if request.purpose == 5:
-            return self._special(premaster_secret(key, request.data))
-        return self._special(signature(key, request.scheme, request.data))
+            return self._misbehave(premaster_secret(key, request.data))
+        return self._misbehave(signature(key, request.scheme, request.data))
 
-    def _special(self, answer: bytes) -> tuple[int, bytes]:
+    def _misbehave(self, answer: bytes) -> tuple[int, bytes]:
         if self.fault is Fault.SHORT_ANSWER:
             answer = answer[:-1]
         if self.fault is Fault.LONG_ANSWER:
@@ -232,7 +232,7 @@ def error_body(code: int, text: bytes, retry_after_ms: int = 0) -> bytes:
 
 
 def read_frame(connection: socket.socket) -> tuple[int, int, bytes]:
-    """The next frame; OSError when the peer has gone."""
+    """The next frame. Raises OSError at the end of the connection."""
     length, kind, request_id = HEADER.unpack(_read(connection, HEADER.size))
     return kind, request_id, _read(connection, length - 9)
 
@@ -253,7 +253,7 @@ def _welcome_then(*answers: bytes) -> Callable[[socket.socket, int], None]:
     )
 
 
-def _hang_up(connection: socket.socket, request_id: int) -> None:
+def _close(connection: socket.socket, request_id: int) -> None:
     connection.sendall(frame(WELCOME, 0, WELCOME_BODY))
     connection.shutdown(socket.SHUT_RDWR)
 
@@ -264,7 +264,7 @@ MISBEHAVIOURS: dict[Fault, Callable[[socket.socket, int], None]] = {
     Fault.HALF_ANSWER: _welcome_then(frame(RESULT, 1, bytes(64))[:40]),
     Fault.HUGE_LENGTH: _welcome_then(struct.pack(">IBQ", 0xFFFFFFFF, RESULT, 1)),
     Fault.TINY_LENGTH: _welcome_then(struct.pack(">IBQ", 8, RESULT, 1)),
-    Fault.CLOSE_AFTER_WELCOME: _hang_up,
+    Fault.CLOSE_AFTER_WELCOME: _close,
     Fault.NO_WELCOME: lambda connection, request_id: connection.sendall(frame(RESULT, request_id, bytes(64))),
     Fault.OTHER_VERSION: lambda connection, request_id: connection.sendall(
         frame(WELCOME, 0, b"\2" + WELCOME_BODY[1:])
@@ -275,8 +275,8 @@ MISBEHAVIOURS: dict[Fault, Callable[[socket.socket, int], None]] = {
 }
 
 
-def complaint_about(request: Request) -> str:
-    """What is wrong with purpose, scheme and data of a request, or nothing."""
+def fault_in(request: Request) -> str:
+    """The fault in a request's purpose, scheme or data; empty if there is none."""
     data = request.data
     if not 1 <= request.deadline_ms <= 10_000:
         return f"a deadline of {request.deadline_ms} ms"
@@ -301,7 +301,7 @@ def complaint_about(request: Request) -> str:
 
 
 def handshake_types(data: bytes) -> list[int]:
-    """The types of the handshake messages that make up `data`; empty unless they fill it exactly."""
+    """The types of the handshake messages in `data`; empty unless they fill it exactly."""
     types, at = [], 0
     while at + 4 <= len(data):
         types.append(data[at])
@@ -310,7 +310,7 @@ def handshake_types(data: bytes) -> list[int]:
 
 
 def signature(key: PrivateKeyTypes, scheme: int, data: bytes) -> bytes:
-    """Sign as the TLS SignatureScheme says; KeyError if it does not suit the key."""
+    """Sign with a TLS SignatureScheme. Raises KeyError if it does not match the key."""
     if isinstance(key, ed25519.Ed25519PrivateKey) and scheme == ED25519:
         return key.sign(data)
     if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -324,7 +324,7 @@ def signature(key: PrivateKeyTypes, scheme: int, data: bytes) -> bytes:
 
 
 def premaster_secret(key: PrivateKeyTypes, data: bytes) -> bytes:
-    """The premaster secret, or for anything malformed 48 bytes that depend on the ciphertext alone."""
+    """The premaster secret, or for malformed ciphertexts 48 bytes that depend only on the ciphertext."""
     assert isinstance(key, rsa.RSAPrivateKey)
     stand_in = hashlib.sha384(b"stand-in" + data).digest()
     try:

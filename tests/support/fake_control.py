@@ -1,4 +1,4 @@
-"""The control requests of a daemon, answered in memory over the codec of the wire: no socket, no token."""
+"""Control requests of a daemon, answered in memory through the protocol's codec, without socket or token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PEM = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
 
 
 class FakeControl:
-    """Answers like a daemon; `asked` holds the requests in order, `fail_with` is raised for the next one."""
+    """Answers like a daemon; `asked` is the list of requests, `fail_with` is raised for the next one."""
 
     def __init__(self) -> None:
         self.keys: dict[str, messages.KeyInfo] = {}
@@ -37,7 +37,7 @@ class FakeControl:
         self.uses = 100
         self._chain = Follower()
 
-    # --- the face of hsmd.client.Client ---
+    # --- the interface of hsmd.client.Client ---
 
     def close(self) -> None:
         """Nothing to close."""

@@ -1,4 +1,4 @@
-"""A daemon for tests: asyncssh and the real server channel, software keys, and faults on demand."""
+"""A fake daemon: asyncssh and the real server channel, software keys, and faults on demand."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 @dataclass
 class Faults:
-    """What goes wrong; all of it can be changed while the daemon runs."""
+    """The faults of the daemon, which can be changed while it runs."""
 
-    silent: bool = False  # read, but answer nothing at all, not even pings
+    silent: bool = False  # read, but answer nothing, not even pings
     hold: bool = False  # answer pings, but keep key operations until `release`
-    half_frames: bool = False  # send the first half of each answer only
+    half_frames: bool = False  # send only the first half of each answer
     refuse: HsmdError | None = None
     foreign_answer: bool = False  # answer requests that were never made
     drain_at_start: bool = False
@@ -88,7 +88,7 @@ class SoftKey:
 
 
 class FakeDaemon:
-    """Listens on 127.0.0.1. `operations` and `cancelled` record what clients asked for."""
+    """Listens on 127.0.0.1; `operations` and `cancelled` record the clients' requests."""
 
     def __init__(self, directory: Path, *, max_open: int = 512, **listen: Any) -> None:
         self.directory = directory
@@ -107,7 +107,7 @@ class FakeDaemon:
         self.operations: list[KeyOperation] = []
         self.requests: list[messages.Request] = []
         self.cancelled: list[int] = []
-        self.log: LogMaker | None = None  # whose checkpoints it shows; None: it has none yet
+        self.log: LogMaker | None = None  # the log of its checkpoints; None: it has no checkpoint yet
         self.discontinuities: list[str] = []
         self.logins = 0
         self.sessions: list[_Session] = []
@@ -135,7 +135,7 @@ class FakeDaemon:
         return self
 
     async def stop(self) -> None:
-        """Gone at once, like a killed process; `start` brings it back on the same port."""
+        """Close everything abruptly, like a killed process; `start` listens on the same port again."""
         self._acceptor.close()
         self.drop()
         await self._acceptor.wait_closed()
@@ -293,7 +293,7 @@ class _Session(asyncssh.SSHServerSession[bytes]):
     def _control(self, request_id: int, body: bytes) -> bytes:
         try:
             request = messages.decode_request(decode_control_request(body)[1])
-            if isinstance(request, messages.AuditCheckpoint):  # comes with every connection
+            if isinstance(request, messages.AuditCheckpoint):  # sent on every connection
                 return encode(
                     Kind.CONTROL_RESULT, request_id, messages.encode_result(self._checkpoint(request.since))
                 )
@@ -334,7 +334,7 @@ class _Session(asyncssh.SSHServerSession[bytes]):
 
 
 def sign(private: PrivateKeyTypes, operation: KeyOperation) -> bytes:
-    """What the token would answer."""
+    """The answer that a token would give."""
     if operation.purpose == Purpose.TLS12_RSA_PREMASTER:
         return hashlib.sha384(operation.data).digest()
     facts = SignatureScheme(operation.scheme).facts

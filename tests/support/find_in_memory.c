@@ -1,5 +1,5 @@
-/* Finds byte strings in the memory of processes: find_in_memory PID... < needles, one in hexadecimal a line.
- * Prints "PID NUMBER" for each needle found (counted from 0), then "PID read BYTES". Each process is read once, as it is. */
+/* Finds byte strings in the memory of processes: find_in_memory PID... < needles, one per line in hexadecimal.
+ * Prints "PID NUMBER" for each needle found (counted from 0), then "PID read BYTES". Reads each process once, while it runs. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <inttypes.h>
@@ -51,7 +51,7 @@ static void look(size_t length) {
                 needles[i].found = true;
 }
 
-/* Pieces overlap by the longest needle, less one byte. What cannot be read is a device, or has gone. */
+/* Pieces overlap by the longest needle less one byte. Unreadable mappings are devices, or have been unmapped. */
 static uint64_t look_at_mapping(int memory, uint64_t begin, uint64_t end) {
     uint64_t seen = 0;
     while (begin < end) {

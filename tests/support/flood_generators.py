@@ -1,10 +1,10 @@
-"""Generators of a flood, each a process of its own: one client at many times its share, and idle connections that never log in.
+"""Load generators, each a separate process: one client far above its share, and idle connections that never log in.
 
     python flood_generators.py ops HOST PORT IDENTITY USER KEY_HEX SECONDS IN_FLIGHT
     python flood_generators.py idle HOST PORT COUNT SECONDS
-    python flood_generators.py sink              a server that takes the same connections and frames and throws them away
+    python flood_generators.py sink              a server that accepts the same connections and discards the frames
 
-The sink stands in for the daemon where a test asks what the generators cost everybody on the same cores by themselves.
+The sink replaces the daemon where a test measures the load that the generators themselves put on the same cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DATA = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)
 
 
 class _Flooder(asyncssh.SSHClientSession[bytes]):
-    """Sends as fast as the channel takes it, whatever comes back: up to `in_flight` unanswered at a time."""
+    """Sends requests as fast as the channel accepts them, with up to `in_flight` unanswered ones."""
 
     def __init__(self, key: bytes, in_flight: int) -> None:
         self._key, self._in_flight = key, in_flight
@@ -66,7 +66,7 @@ class _Flooder(asyncssh.SSHClientSession[bytes]):
 async def operations(
     host: str, port: int, identity: str, user: str, key: bytes, seconds: float, in_flight: int
 ) -> None:
-    """Flood one daemon, or a sink, on four channels; prints what came back."""
+    """Flood one daemon, or a sink, on four channels; print the numbers of answers and refusals."""
     connection = await asyncssh.connect(
         host,
         port,
@@ -92,10 +92,10 @@ async def operations(
 
 
 def idle(host: str, port: int, count: int, seconds: float) -> None:
-    """Keep `count` connections open that never say a word; what is closed is opened again. They come from another address."""
+    """Keep `count` connections open that send nothing, from another address; reopen closed ones."""
     ends = time.monotonic() + seconds
     held: list[socket.socket] = []
-    told = False
+    reported = False
     while time.monotonic() < ends:
         while len(held) < count and time.monotonic() < ends:
             try:
@@ -104,9 +104,9 @@ def idle(host: str, port: int, count: int, seconds: float) -> None:
                 break
             one.setblocking(False)
             held.append(one)
-        if not told:
+        if not reported:
             print("ready", flush=True)
-            told = True
+            reported = True
         time.sleep(0.2)
         held = [one for one in held if _open(one)]
 
@@ -124,7 +124,7 @@ def _open(one: socket.socket) -> bool:
 
 
 class _Discard(asyncssh.SSHServerSession[bytes]):
-    """Greets, then answers every operation with the same bytes: no grant, no record, no token."""
+    """Sends a welcome, then answers every operation with the same bytes."""
 
     def __init__(self) -> None:
         self._decoder = FrameDecoder(1 << 20)
@@ -148,7 +148,7 @@ class _Discard(asyncssh.SSHServerSession[bytes]):
             self._channel.write(b"".join(out))
 
 
-class _Anybody(asyncssh.SSHServer):
+class _AnyUser(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         return False
 
@@ -157,11 +157,11 @@ class _Anybody(asyncssh.SSHServer):
 
 
 async def sink() -> None:
-    """Serve until the input closes; prints the port."""
+    """Print the port, and serve until standard input closes."""
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
-        server_factory=_Anybody,
+        server_factory=_AnyUser,
         server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
         kex_algs=KEX_ALGORITHMS,
         encryption_algs=CIPHERS,

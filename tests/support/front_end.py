@@ -1,4 +1,4 @@
-"""What runs on a front end: a real agent, and nginx with the provider."""
+"""The programs of a front end: a real agent, and nginx with the provider."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from tests.support.processes import Process, children, hsmd, program, run
 
 HOST = "127.0.0.1"
 TIMEOUT_MS = 500
-"""The provider's deadline, as shipped."""
+"""The provider's default deadline."""
 WORKERS = 4
 
 
 def own_user() -> str:
-    """Whom this test runs as."""
+    """The user that runs the tests."""
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def server_user() -> str:
-    """Whom nginx's workers run as."""
+    """The user of nginx's workers."""
     return "www-data" if os.geteuid() == 0 else own_user()
 
 
 class Agent:
-    """An agent that is a client of its own name at the daemon, set up with `hsmd agent init`."""
+    """An agent with its own client name at the daemon, set up with `hsmd agent init`."""
 
     def __init__(self, directory: Path, daemon: Daemon, client: str) -> None:
         self.directory, self.client = directory, client
@@ -70,22 +70,22 @@ class Agent:
         assert made.returncode == 0, made.stderr
         directory.chmod(0o755)
         if server_user() != own_user():
-            self._let_in(server_user())
+            self._give_access(server_user())
         daemon.ask(ClientAdd(client, "front-end", json.loads(made.stdout)["public_key"]))
 
-    def _let_in(self, user: str) -> None:
-        """The group of nginx's workers may use the socket."""
+    def _give_access(self, user: str) -> None:
+        """Give the group of nginx's workers access to the socket."""
         lines = [
             line
             for line in self.config.read_text().splitlines()
             if not line.lstrip("#").startswith("group =")
         ]
-        place = next(at for at, line in enumerate(lines) if line.startswith("mode ="))
-        lines.insert(place + 1, f'group = "{user}"')
+        mode_at = next(at for at, line in enumerate(lines) if line.startswith("mode ="))
+        lines.insert(mode_at + 1, f'group = "{user}"')
         self.config.write_text("\n".join(lines) + "\n")
 
     def start(self, *, connected: bool = True) -> None:
-        """Start it; returns when it listens, and, if so asked, has its daemon."""
+        """Start it; return when it listens, and by default is connected to its daemon."""
         self._process = Process(hsmd("agent", "run", "--config", self.config), self.log)
         wait_until(self._ready if connected else self._listens, f"agent {self.client} is ready", 20)
 
@@ -110,27 +110,27 @@ class Agent:
 
     @property
     def connected(self) -> bool:
-        """Does it answer, and has it a daemon?"""
+        """Whether it answers and is connected to a daemon."""
         return bool(self.answer())
 
     def answer(self) -> str | None:
-        """The daemon it says it is connected to, empty for none; None if it does not answer."""
+        """The daemon it reports to be connected to, empty for none; None if it does not answer."""
         with suppress(HsmdError), Client.connect(AgentEndpoint(self.socket)) as agent:
             return str(agent.control(WhoAmI(), timeout_s=5.0).daemon)
         return None
 
     def stop(self) -> None:
-        """End it in good order."""
+        """End it with SIGTERM."""
         if self._process is not None:
             self._process.stop()
             self._process = None
 
     def reload(self) -> None:
-        """Let it read its configuration again."""
+        """Make it reload its configuration."""
         self.process.signal(signal.SIGHUP)
 
     def export(self, key: str) -> tuple[Path, Path]:
-        """Certificate chain and key reference of a key, written by `hsmd agent export`."""
+        """Export a key with `hsmd agent export`; return the files of its certificate chain and key reference."""
         done = run(hsmd("agent", "export", key, "--config", self.config, "--out", self.keys, "--json"))
         assert done.returncode == 0, done.stderr
         self.keys.chmod(0o755)
@@ -145,7 +145,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A name that nginx serves: certificate and what it loads as the key."""
+    """A name that nginx serves, with its certificate chain and the file that it loads as the key."""
 
     name: str
     chain: Path
@@ -153,7 +153,7 @@ class Served:
 
 
 class Nginx:
-    """nginx, all names on one port; `extra` goes into each server block."""
+    """nginx with all names on one port; `extra` is added to each server block."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class Nginx:
 
     @property
     def command(self) -> list[str | Path]:
-        """nginx with this configuration, and this log from the start."""
+        """The nginx command line with this configuration and log."""
         return [program("nginx"), "-p", self.directory, "-c", self.configuration, "-e", self.log]
 
     def _text(self, served: Sequence[Served], extra: str) -> str:
@@ -195,7 +195,7 @@ class Nginx:
         )
 
     def start(self) -> None:
-        """Start it; returns when all workers are there and connections are accepted."""
+        """Start it; return when all workers run and it accepts connections."""
         self._process = Process(
             self.command, self.directory / "output", variables={"OPENSSL_CONF": str(self.openssl)}
         )
@@ -224,14 +224,14 @@ class Nginx:
             self._process = None
 
     def reload(self) -> None:
-        """Let it read certificates and keys again; returns when all workers are new."""
+        """Make it reload certificates and keys; return when all workers have been replaced."""
         assert self._process is not None
         old = set(children(self._process.pid))
         self._process.signal(signal.SIGHUP)
         wait_until(lambda: self._serves() and not old & set(self.pids()), "nginx has reloaded")
 
     def check(self) -> tuple[int, str]:
-        """`nginx -t`: exit status and what it says."""
+        """Run `nginx -t`; return exit status and output."""
         done = run(
             [program("nginx"), "-t", "-p", self.directory, "-c", self.configuration, "-e", "stderr"],
             OPENSSL_CONF=str(self.openssl),
@@ -239,7 +239,7 @@ class Nginx:
         return done.returncode, done.stderr
 
     def wait_for_log(self, text: str, since: int = 0) -> str:
-        """The line of the error log behind byte `since` that has this text; AssertionError with the log if none comes."""
+        """Wait for a line with this text in the error log after byte `since`; AssertionError with the log if there is none."""
         found: list[str] = []
 
         def there() -> bool:

@@ -1,4 +1,4 @@
-"""A real daemon on a SoftHSM token of its own, as `hsmd init` and `hsmd serve` make it."""
+"""A real daemon on a separate SoftHSM token, set up by `hsmd init` and run by `hsmd serve`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ASK_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """An attempt in the audit log with its outcome; `result` is empty while there is none."""
+    """An attempt in the audit log with its outcome; `result` is empty until there is one."""
 
     index: int
     client: str
@@ -41,7 +41,7 @@ class Use:
 
 
 class Daemon:
-    """The daemon's host: token, store, audit log, and the processes while it runs."""
+    """A daemon: token, store, audit log, and the processes while it runs."""
 
     def __init__(self, directory: Path, network: Network) -> None:
         program("softhsm2-util")
@@ -69,14 +69,14 @@ class Daemon:
         assert made.returncode == 0, made.stderr
         self.host_key: str = json.loads(made.stdout)["host_key"]
 
-    # --- life ---
+    # --- start and stop ---
 
     def start(self) -> None:
-        """Start it; returns when it takes connections."""
+        """Start it; return when it accepts connections."""
         self._process = DaemonProcess(self.config, self.directory / "log", prefix=self.network.daemon_prefix)
 
     def stop(self) -> None:
-        """End it in good order."""
+        """End it with SIGTERM."""
         if self._process is not None:
             for pid in (*self.fronts(), *self.workers()):
                 with suppress(ProcessLookupError):
@@ -85,12 +85,12 @@ class Daemon:
             self._process = None
 
     def close(self) -> None:
-        """End it, and our connection to it."""
+        """End it, and the tests' connection to it."""
         self.disconnect()
         self.stop()
 
     def disconnect(self) -> None:
-        """End our connection to it; the next question makes another."""
+        """End the tests' connection to it; the next request makes another."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -115,7 +115,7 @@ class Daemon:
         return self.process.workers()
 
     def wait_for_token(self) -> None:
-        """Returns when all workers are ready."""
+        """Wait until all workers are ready."""
 
         problem: list[object] = []
 
@@ -135,14 +135,14 @@ class Daemon:
         except AssertionError as error:
             raise AssertionError(f"{error}: {problem}\n{self.process.log.read_text()[-4000:]}") from None
 
-    # --- asking ---
+    # --- requests ---
 
     def endpoint(self, user: str, identity: Path) -> Endpoint:
-        """How a client reaches it."""
+        """The endpoint for a client."""
         return Endpoint(*parse_address(self.network.address), (self.host_key,), user, identity)
 
     def ask(self, request: Request, *, timeout_s: float = ASK_S) -> Any:
-        """A control request as the operator. Raises HsmdError."""
+        """Make a control request as the operator. Raises HsmdError."""
         if self._client is None:
             identity = profiles.load(self.profile).identity
             assert identity is not None
@@ -150,7 +150,7 @@ class Daemon:
         return self._client.control(request, timeout_s=timeout_s)
 
     def command(self, *arguments: str | Path) -> Any:
-        """An `hsmd` command as the operator; its JSON document. AssertionError if it fails."""
+        """Run an `hsmd` command as the operator; return its JSON document. AssertionError if it fails."""
         done = run(hsmd(*arguments, "--profile", self.profile, "--daemon", self.network.address, "--json"))
         assert done.returncode == 0, f"hsmd {arguments}: {done.stderr}{done.stdout}"
         return json.loads(done.stdout)
@@ -159,7 +159,7 @@ class Daemon:
 
     @property
     def log_size(self) -> int:
-        """Bytes in the audit log now: where `uses` may begin to read later."""
+        """Current size of the audit log in bytes, as the `since` of a later call of `uses`."""
         return self._audit_file.stat().st_size
 
     @property
@@ -167,21 +167,21 @@ class Daemon:
         return self.directory / "audit" / "audit.jsonl"
 
     def records(self, since: int = 0) -> list[dict[str, Any]]:
-        """The records behind byte `since` of the audit log. A line that is just being written is left out."""
+        """The records after byte `since` of the audit log, without a partially written line."""
         with self._audit_file.open("rb") as file:
             file.seek(since)
             lines = file.read().split(b"\n")[:-1]
         return [json.loads(line) for line in lines]
 
     def uses(self, since: int = 0) -> list[Use]:
-        """The attempts of clients behind byte `since` with their outcomes; the daemon's own probes name no client."""
+        """The attempts of clients after byte `since` with their outcomes, without the daemon's own, which name no client."""
         records = self.records(since)
         outcomes = {record["attempt"]: record for record in records if record["event"] == "outcome"}
         attempts = [record for record in records if record["event"] == "attempt" and "client" in record]
         return [_use(attempt, outcomes.get(attempt["index"], {})) for attempt in attempts]
 
     def wait_for_use(self, since: int, wanted: Callable[[Use], bool]) -> Use:
-        """The first closed use behind byte `since` that is wanted; AssertionError if there is none soon."""
+        """Wait for the first closed use after byte `since` that is `wanted`; AssertionError if there is none soon."""
         deadline = time.monotonic() + 5
         while True:
             uses = self.uses(since)
@@ -192,7 +192,7 @@ class Daemon:
             time.sleep(0.02)
 
     def verify(self) -> None:
-        """The whole chain of the log is intact, says `hsmd audit verify`."""
+        """Check the complete log with `hsmd audit verify`."""
         done = run(hsmd("audit", "verify", "--log", self._audit_file, "--json"))
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""Load on a daemon, and what must be true of it afterwards."""
+"""Load on a daemon, and the conditions that must hold afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.daemon import Daemon
 from tests.support.tls_bytes import P256, TLS13
 
 GRACE_S = 0.050
-"""How far beyond its deadline a caller may wait."""
+"""How long after its deadline a caller may wait."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Done:
 
 @dataclass
 class Load:
-    """A client that keeps `parallel` requests for a P-256 key open; each has bytes of its own."""
+    """A client that keeps `parallel` requests for a P-256 key open, each for different bytes."""
 
     daemon: Daemon
     client: str
@@ -50,7 +50,7 @@ class Load:
     async def __aenter__(self) -> Load:
         self._connection = Connection(self.daemon.endpoint(self.client))
         await self._connection.start()
-        self._tasks = [asyncio.create_task(self._ask_on()) for _ in range(self.parallel)]
+        self._tasks = [asyncio.create_task(self._keep_signing()) for _ in range(self.parallel)]
         self._tasks.append(asyncio.create_task(self._measure_lag()))
         return self
 
@@ -60,7 +60,7 @@ class Load:
         await self._connection.close()
 
     async def more(self, count: int) -> None:
-        """Wait for so many further requests to end."""
+        """Wait until `count` more requests have ended."""
         wanted = len(self.done) + count
         async with asyncio.timeout(30):
             while len(self.done) < wanted:
@@ -70,7 +70,7 @@ class Load:
     def failures(self) -> list[HsmdError]:
         return [done.error for done in self.done if done.error is not None]
 
-    async def _ask_on(self) -> None:
+    async def _keep_signing(self) -> None:
         while not self._stopping:
             self._number += 1
             unique = hashlib.sha256(f"{self.client} {id(self)} {self._number}".encode()).digest()
@@ -94,7 +94,7 @@ class Load:
             self.lag_s = max(self.lag_s, time.monotonic() - began - 0.01)
 
     def check(self) -> None:
-        """Nobody waited too long; every signature is good and has its records, in their order; attempts are closed."""
+        """Check that no request took too long, every signature is valid and has its records in order, and all attempts are closed."""
         slowest = max(done.took_s for done in self.done)
         assert slowest <= self.timeout_s + GRACE_S + self.lag_s, slowest
         public = load_der_public_key(
@@ -128,7 +128,7 @@ class Load:
 
 
 async def all_ready(daemon: Daemon, operator: Connection, within_s: float = 15.0) -> None:
-    """Until every worker is there and ready."""
+    """Wait until every worker is ready."""
     async with asyncio.timeout(within_s):
         while True:
             status = await operator.control(messages.Status(), timeout_s=5)

@@ -1,4 +1,4 @@
-"""Finds secrets in the memory of processes and in files, in every layout that software here would keep them in."""
+"""Search for secrets in the memory of processes and in files, in every encoding that software here uses for them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.support.processes import program, run
 
 WINDOW = 16
-"""Bytes of a secret that are looked for: enough to be no accident, few enough to survive what a freed block loses."""
+"""Length of the searched parts of a secret: long enough to exclude chance, short enough to remain in a freed block."""
 _PYTHON_DIGIT_BITS = 30
 _LITTLE_MEMORY = 1 << 20
 
 Needles = Mapping[str, list[bytes]]
-"""What to look for, by the name it is reported under; any of the byte strings is a find."""
+"""Byte strings to search for, by the name under which any of them is reported."""
 
 
 def rsa_needles(key: rsa.RSAPrivateKey) -> Needles:
-    """Primes and exponents: each of them gives the key away."""
+    """Primes and exponents, each of which discloses the key."""
     numbers = key.private_numbers()
     size = key.key_size // 16
     secrets = {
@@ -43,7 +43,7 @@ def ec_needles(key: ec.EllipticCurvePrivateKey) -> Needles:
 
 
 def text_needles(name: str, text: str) -> Needles:
-    """A secret that people type."""
+    """A secret text, such as a PIN."""
     raw = text.encode()
     return {name: [raw, *_base64(raw), raw.hex().encode(), text.encode("utf-16-le")]}
 
@@ -62,12 +62,12 @@ def integer_layouts(value: int, size: int) -> list[bytes]:
 
 
 def _windows(layout: bytes) -> list[bytes]:
-    """One behind what malloc overwrites in a freed block, and one at the end."""
+    """A part after the bytes that malloc overwrites in a freed block, and one at the end."""
     return list({layout[WINDOW : 2 * WINDOW], layout[-WINDOW:]})
 
 
 def _base64(part: bytes) -> list[bytes]:
-    """`part` as it looks in the middle of a base64 text, for each of the three places it may begin at."""
+    """`part` inside a base64 text, for each of the three alignments at which it may begin."""
     texts = []
     for shift in range(3):
         text = base64.b64encode(b"\0" * shift + part)
@@ -83,16 +83,16 @@ def _python_digits(value: int) -> bytes:
     return b"".join(digits)
 
 
-# --- looking ---
+# --- searching ---
 
 
 def find_in(data: bytes, needles: Needles) -> set[str]:
-    """The names of what is in `data`."""
+    """The names of the needles found in `data`."""
     return {name for name, layouts in needles.items() if any(layout in data for layout in layouts)}
 
 
 def find_in_files(directory: Path, needles: Needles) -> dict[str, set[str]]:
-    """What is in the files below a directory, by path; sockets and such aside."""
+    """The names of the needles found in the regular files below a directory, by path."""
     found = {
         str(path): find_in(path.read_bytes(), needles) for path in directory.rglob("*") if path.is_file()
     }
@@ -100,7 +100,7 @@ def find_in_files(directory: Path, needles: Needles) -> dict[str, set[str]]:
 
 
 class Memory:
-    """Looks into processes, as root by way of sudo where the system does not let us."""
+    """Searches the memory of processes, with sudo where the tests' user may not read it."""
 
     def __init__(self, directory: Path) -> None:
         self._program = directory / "find_in_memory"
@@ -110,7 +110,7 @@ class Memory:
         assert done.returncode == 0, done.stderr
 
     def find(self, pids: Iterable[int], needles: Needles) -> dict[int, set[str]]:
-        """The names of what is in all readable mappings of the processes. Raises PermissionError if nobody lets us look."""
+        """The names of the needles found in readable mappings, by process. Raises PermissionError if these cannot be read."""
         wanted = list(pids)
         names = [name for name, layouts in needles.items() for _ in layouts]
         text = "".join(f"{layout.hex()}\n" for layouts in needles.values() for layout in layouts)
@@ -131,12 +131,12 @@ class Memory:
             done = _as_root(command, text)
         if done.returncode != 0:
             raise PermissionError(
-                f"the memory of {pids} cannot be read; run this as root, or let sudo work: {done.stderr}"
+                f"the memory of {pids} cannot be read; run the tests as root, or with sudo without a password: {done.stderr}"
             )
         return done.stdout
 
-    def may_look(self, pid: int) -> bool:
-        """Can the memory of this process be read?"""
+    def can_search(self, pid: int) -> bool:
+        """Whether the memory of this process can be read."""
         try:
             self.find([pid], {})
         except PermissionError:

@@ -1,4 +1,4 @@
-"""The numbers of a daemon, made up."""
+"""Invented metrics of a daemon."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NOON = datetime(2030, 1, 2, 12, tzinfo=UTC)
 
 
 def numbers_of(uses: int = 2) -> Metrics:
-    """Metrics with so many series of operations."""
+    """Metrics with this number of series of operations."""
     workers = [WorkerStatus(11, "ready", 0, 3), WorkerStatus(12, "busy", 5, 3)]
     token = TokenStatus("main", "hsmd", "s1", "ready", 4, workers, ["ecdsa"])
     status = DaemonStatus(

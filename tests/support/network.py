@@ -1,7 +1,7 @@
 """The dedicated network between front end and daemon, which tests can cut.
 
-With the right to make network namespaces the daemon lives in one of its own, joined to ours by a veth pair, and a cut takes the
-link down. Without it the two talk over loopback through a relay that stops forwarding.
+If the tests may create network namespaces, the daemon runs in one, connected by a veth pair, and a cut takes the link down.
+Otherwise the connection goes over loopback through a relay, and a cut stops its forwarding.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ _CHUNK = 65_536
 
 
 class Network(Protocol):
-    """How the daemon is reached."""
+    """The network on which the daemon listens."""
 
     daemon_prefix: list[str]
-    """What a command that runs on the daemon's host begins with."""
+    """Command prefix that runs a command in the daemon's network."""
     listen: str
     """ADDRESS:PORT the daemon listens on."""
     address: str
     """ADDRESS:PORT at which front ends reach it."""
 
     def cut(self) -> None:
-        """Nothing passes any more, and nobody is told."""
+        """Drop all traffic silently."""
 
     def restore(self) -> None:
-        """Everything passes again."""
+        """Forward traffic again."""
 
     def close(self) -> None: ...
 
 
 def make() -> Network:
-    """A network of the best kind that we may make."""
+    """A network in a namespace if permitted, otherwise with a relay."""
     return VethNetwork() if may_make_namespaces() else RelayNetwork()
 
 
 def may_make_namespaces() -> bool:
-    """Do we have CAP_NET_ADMIN and CAP_SYS_ADMIN, and a root that is a mount point (in a chroot nobody can enter one)?"""
+    """Whether the tests have CAP_NET_ADMIN and CAP_SYS_ADMIN, and run outside of a chroot, where namespaces cannot be entered."""
     probe = f"hsmd-probe-{os.getpid()}"
     if os.geteuid() != 0 or _ip("netns", "add", probe).returncode != 0:
         return False
@@ -56,7 +56,7 @@ def may_make_namespaces() -> bool:
 
 
 def _remove_leftovers() -> None:
-    """Namespaces of test runs that were killed; the link goes with its namespace."""
+    """Remove namespaces of killed test runs, and with them their links."""
     for name in _ip("netns", "list").stdout.split():
         _, is_ours, rest = name.partition("hsmd-")
         pid = rest.partition("-")[0]
@@ -65,7 +65,7 @@ def _remove_leftovers() -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port nobody uses at the moment."""
+    """A port that is currently unused."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
@@ -82,7 +82,7 @@ def _ip_or_fail(*words: str) -> None:
 
 
 class Namespace:
-    """A network namespace joined to ours by a veth pair in a /30 of its own (RFC 2544's range, used by nobody)."""
+    """A network namespace connected by a veth pair, with an unused /30 of RFC 2544's range."""
 
     _made = 0
 
@@ -113,11 +113,11 @@ class Namespace:
 
     @property
     def prefix(self) -> list[str]:
-        """Runs a command in it."""
+        """Command prefix that runs a command in the namespace."""
         return [program("ip"), "netns", "exec", self.name]
 
     def set_link(self, state: str) -> None:
-        """Take the far end of the link `up` or `down`: our side keeps its routes, and packets are lost without a word."""
+        """Set the far end of the link `up` or `down`: the near side keeps its routes, and packets are lost silently."""
         _ip_or_fail("-netns", self.name, "link", "set", "eth0", state)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Namespace:
 
 
 class VethNetwork:
-    """The daemon in a network namespace of its own."""
+    """A network namespace for the daemon."""
 
     def __init__(self) -> None:
         self._namespace = Namespace()
@@ -144,7 +144,7 @@ class VethNetwork:
 
 
 class RelayNetwork:
-    """Loopback, with a relay between front end and daemon. While it is cut it accepts and keeps everything."""
+    """Loopback, with a relay between front end and daemon, which while cut accepts and holds all data."""
 
     def __init__(self) -> None:
         self.daemon_prefix: list[str] = []

@@ -20,7 +20,7 @@ def wait_until(condition: Callable[[], object], what: str = "", within_s: float 
 
 
 async def eventually(condition: Callable[[], object], within_s: float = 5.0) -> None:
-    """As `wait_until`, while the event loop goes on."""
+    """As `wait_until`, without blocking the event loop."""
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL cluster from Debian's package, on a Unix socket only."""
+"""A temporary PostgreSQL cluster from Debian's package, on a Unix socket only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cluster:
             connection.execute(statement.encode())
 
     def load(self, database: str, dump: Path) -> str:
-        """Make a database from a plain dump; its URL."""
+        """Create a database from a plain dump; return its URL."""
         self.run(f"CREATE DATABASE {database}")
         command = [_binary("psql"), "-h", self.sockets, "-U", "postgres", "-d", database]
         options = ["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file", dump]
@@ -46,11 +46,11 @@ class Cluster:
 
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
-    """A cluster without durability, which ends with this process."""
+    """A cluster without durability, which ends with the test process."""
     directory = Path(tempfile.mkdtemp(prefix="hsmd-pg-"))  # a short path: socket names have at most 107 bytes
     as_user = _unprivileged(directory)
     data = directory / "data"
-    # A collation that does not follow the bytes, as most installations have: "a" before "B".
+    # A collation other than byte order, as in most installations: "a" before "B".
     collation = ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US"]
     initdb = [_binary("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N", *collation]
     subprocess.run([*as_user, *initdb], check=True, capture_output=True, cwd=directory, timeout=60)
@@ -75,7 +75,7 @@ def running_cluster() -> Iterator[Cluster]:
 
 
 def _unprivileged(directory: Path) -> list[str]:
-    """How to run PostgreSQL, which refuses root; `setpriv` also makes it end when this process dies."""
+    """Command prefix for PostgreSQL, which refuses to run as root; `setpriv` also ends it with the test process."""
     command = ["setpriv", "--pdeathsig", "QUIT"]
     if os.geteuid() != 0:
         return command

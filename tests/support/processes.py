@@ -1,4 +1,4 @@
-"""Programs that tests start and end: real processes with a log each, gone when the test run is gone."""
+"""Programs that tests start and end: processes with a log file each, which end with the test run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = {
     "gcc": "gcc",
     "sudo": "sudo",
 }
-"""Debian packages of the programs these tests run."""
+"""Debian packages of the programs that tests run."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -46,7 +46,7 @@ def hsmd(*arguments: str | Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Our environment, with hsmd importable, for a child."""
+    """The environment for a child process, in which hsmd can be imported."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("OPENSSL_", "SOFTHSM2_"))
@@ -72,7 +72,7 @@ def run(
 
 
 class Process:
-    """A running program in a session of its own; its output goes to `log`."""
+    """A running program in a separate session; its output goes to `log`."""
 
     def __init__(
         self,
@@ -99,11 +99,11 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Has it not ended yet?"""
+        """Whether it has not ended."""
         return self.child.poll() is None
 
     def check(self, what: str) -> None:
-        """AssertionError with the end of its log if it has ended."""
+        """Raise AssertionError with the end of its log if it has ended."""
         assert self.running, f"{what} ended with {self.child.returncode}:\n{self.log.read_text()[-4000:]}"
 
     def signal(self, number: signal.Signals) -> None:
@@ -111,11 +111,11 @@ class Process:
         self.child.send_signal(number)
 
     def wait(self, seconds: float = STOP_S) -> int:
-        """Its exit status."""
+        """Wait for its end; return its exit status."""
         return self.child.wait(seconds)
 
     def stop(self) -> None:
-        """End it politely, then with everything in its session."""
+        """End it with SIGTERM, then kill everything left in its session."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGCONT)
         if self.running:
@@ -135,7 +135,7 @@ def children(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """What a process was started with; empty if it is gone."""
+    """The command line of a process; empty if it has ended."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""

@@ -1,4 +1,4 @@
-"""What the provider's tests share: keys with their files, and programs that run with the provider configured."""
+"""Keys with their files, and programs that run with the provider configured, for the provider's tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hsmd.provider import openssl_configuration
 from tests.support.provider_reference import reference_pem
 
 TIMEOUT_MS = 2000
-"""Ample for a loaded test machine; tests of the deadline itself use their own."""
+"""Long enough for a loaded machine; tests of the deadline itself set their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Identity:
     certificate: Path
     reference: Path
     private: Path
-    """The private key as an ordinary PEM file, for controls."""
+    """The private key as an ordinary PEM file, for comparison."""
 
 
 def make_identity(directory: Path, name: str, key: PrivateKeyTypes) -> Identity:
@@ -67,7 +67,7 @@ def _self_signed(name: str, key: Any) -> x509.Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """How to run programs with the provider."""
+    """Runs programs with the provider configured."""
 
     directory: Path
     socket: Path
@@ -105,7 +105,7 @@ class Environment:
     def handshakes(
         self, cases: Sequence[dict[str, Any]], configuration: Path | None = None
     ) -> list[dict[str, Any]]:
-        """In-process TLS handshakes in a Python of their own; the outcome of each (see provider_handshakes.py)."""
+        """Do TLS handshakes inside one separate Python process; return their outcomes (see provider_handshakes.py)."""
         done = self.run(
             [sys.executable, Path(__file__).with_name("provider_handshakes.py")],
             configuration,

@@ -1,4 +1,4 @@
-"""Builds the provider's C code, and the C drivers of these tests, with plain compiler calls."""
+"""Build the provider's C code and the tests' C drivers by calling the compiler directly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCES = Path(__file__).resolve().parents[2] / "hsmd" / "provider"
 DRIVERS = Path(__file__).resolve().parent
 PURE = ("agent", "der", "pem", "purpose", "scheme", "stream")
-"""Files of the provider that know nothing of OpenSSL."""
+"""Files of the provider that do not use OpenSSL."""
 
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 HARDENED = ("-O2", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong")
@@ -23,9 +23,9 @@ SANITIZED = (
 
 
 def build_module(directory: Path, compiler: str = "gcc", sanitized: bool = False) -> Path:
-    """Compile the provider into `directory`; the flags are those of CMakeLists.txt. Returns the module."""
+    """Compile the provider into `directory` with the flags of CMakeLists.txt; return the module."""
     module = directory / "hsmd.so"
-    # clang leaves the sanitizers' run-time symbols of a shared object to the program, so defs cannot be asked for there.
+    # With clang, the program provides the sanitizers' run-time symbols of a shared object, so `-z defs` would fail.
     link = ["-Wl,-z,nodelete", "-Wl,-z,relro", "-Wl,-z,now"] + ([] if sanitized else ["-Wl,-z,defs"])
     sources = sorted(SOURCES.glob("*.c"))
     _compile(compiler, sanitized, ["-fPIC", "-fvisibility=hidden", "-shared"], sources, module, link)
@@ -33,7 +33,7 @@ def build_module(directory: Path, compiler: str = "gcc", sanitized: bool = False
 
 
 def build_evp_driver(directory: Path, sanitized: bool = False) -> Path:
-    """Compile the driver that uses the provider through libcrypto, as a server does."""
+    """Compile the driver that uses the provider through libcrypto."""
     program = directory / "evp_driver"
     _compile("gcc", sanitized, [], [DRIVERS / "evp_driver.c"], program, ["-lcrypto", "-lpthread"])
     return program

@@ -1,8 +1,8 @@
-"""A program: TLS handshakes between two ends in this process. Cases come as JSON on standard input, outcomes go out.
+"""A program that does TLS handshakes between two ends in its process: it reads cases and prints outcomes, as JSON.
 
-A case: certificate, key, trust (files of the server; what the client trusts), version ("1.2" or "1.3"), and optionally
-ciphers, also (more pairs for the server), client_certificate and client_key. An outcome: version and cipher, or error and
-the end that raised it; seconds.
+A case: certificate, key (files of the server), trust (file of the client), version ("1.2" or "1.3"), and optionally ciphers,
+also (more pairs for the server), client_certificate and client_key. An outcome: version and cipher, or error and the end
+that raised it; seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROUNDS_MAX = 20
 
 
 def context(case: dict[str, Any], role: int, prefix: str, trust: str | None) -> ssl.SSLContext:
-    """One end's context; `prefix` tells its files among those of the case."""
+    """One end's context; `prefix` selects its files in the case."""
     made = ssl.SSLContext(role)
     made.minimum_version = made.maximum_version = VERSIONS[case["version"]]
     if "ciphers" in case:
@@ -34,7 +34,7 @@ def context(case: dict[str, Any], role: int, prefix: str, trust: str | None) -> 
 
 
 def ends(case: dict[str, Any]) -> dict[str, tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]]:
-    """Both ends, coupled through memory."""
+    """Both ends, connected through memory."""
     client_context = context(case, ssl.PROTOCOL_TLS_CLIENT, "client_", case["trust"])
     server_context = context(case, ssl.PROTOCOL_TLS_SERVER, "", case.get("client_certificate"))
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -45,14 +45,14 @@ def ends(case: dict[str, Any]) -> dict[str, tuple[ssl.SSLObject, ssl.MemoryBIO, 
 
 
 def shake(case: dict[str, Any]) -> dict[str, Any]:
-    """Run one case until both ends are through or one fails."""
+    """Run one case until both ends have finished or one fails."""
     name = "load"
     try:
         pair = ends(case)
         waiting = ["client", "server"]
         for _ in range(ROUNDS_MAX):
             for name in list(waiting):
-                if is_through(pair[name][0]):
+                if step(pair[name][0]):
                     waiting.remove(name)
             if not waiting:
                 break
@@ -67,8 +67,8 @@ def shake(case: dict[str, Any]) -> dict[str, Any]:
     return {"version": pair["client"][0].version(), "cipher": chosen[0]}
 
 
-def is_through(end: ssl.SSLObject) -> bool:
-    """One step of a handshake."""
+def step(end: ssl.SSLObject) -> bool:
+    """Do one step of a handshake; return whether it is complete."""
     try:
         end.do_handshake()
     except ssl.SSLWantReadError:
@@ -77,7 +77,7 @@ def is_through(end: ssl.SSLObject) -> bool:
 
 
 def timed(case: dict[str, Any]) -> dict[str, Any]:
-    """The outcome and how long it took."""
+    """The outcome with its duration."""
     began = time.monotonic()
     outcome = shake(case)
     return {**outcome, "seconds": time.monotonic() - began}

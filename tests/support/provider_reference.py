@@ -28,7 +28,7 @@ def subject_public_key_info(key: PublicKeyTypes) -> bytes:
 
 
 def key_digest(key: PublicKeyTypes) -> bytes:
-    """What names the key on the wire: SHA-256 of its SubjectPublicKeyInfo."""
+    """SHA-256 of a SubjectPublicKeyInfo, which identifies the key in the protocol."""
     return hashlib.sha256(subject_public_key_info(key)).digest()
 
 

@@ -1,4 +1,4 @@
-"""Control requests of every type, for tests of rules that hold for all of them."""
+"""Control requests of every type, for tests of rules that apply to all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hsmd.protocol.messages import Request
 
 
 def minimal(request_type: type[Request]) -> Request:
-    """A request with the members that must be given; names in it are `aaaa`."""
+    """A request with only the required members; texts in it are `aaaa`."""
     shape = shapes.type_info(request_type)
     assert isinstance(shape, shapes.StructType)
     return request_type(**{field.name: _value(field.type) for field in shape.fields if field.required})

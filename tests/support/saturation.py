@@ -1,4 +1,4 @@
-"""Keeps a token worker busy: key operations sent straight to the daemon, as many as its connection takes."""
+"""Keep a token worker busy with as many key operations as one connection to the daemon permits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DATA = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)
 
 
 class Saturation:
-    """Signs with one key without a pause until the block ends; `count` says how often."""
+    """Signs with one key continuously until the block ends; `count` is the number of signatures."""
 
     def __init__(self, endpoint: Endpoint, key: bytes, scheme: int) -> None:
         self._endpoint, self._key, self._scheme = endpoint, key, scheme

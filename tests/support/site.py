@@ -1,4 +1,4 @@
-"""A whole installation: token and daemon, agent and nginx, and a certificate for every key."""
+"""A complete installation: token and daemon, agent and nginx, and a certificate for every key."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ KEYS = (
     KeyPlan("rsakx", "rsa-2048", ("tls12-rsa-premaster",), decrypts=True),
 )
 PEM_HOST = "pem.test"
-"""Served by the same nginx from a private key in a PEM file."""
+"""A name that the same nginx serves with a private key in a PEM file."""
 PEM_RSA_HOST = "pem-rsa.test"
 
 
 class Site:
-    """Made once for all tests; `settle` mends what a test has broken."""
+    """Built once for all tests; `settle` restores what a test has changed."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -106,7 +106,7 @@ class Site:
         return self.certify(info, plan, *clients)
 
     def certify(self, info: KeyInfo, plan: KeyPlan, *clients: str) -> KeyInfo:
-        """A certificate from the test authority, and grants."""
+        """Issue a certificate from the test authority, and add grants."""
         public_key, is_client = load_der_public_key(info.public_key), plan.purposes == ("tls-client",)
         chain = self.authority.issue(public_key, plan.host, decrypts=plan.decrypts, client=is_client)
         info = self.daemon.ask(CertificateImport(plan.name, chain))
@@ -115,7 +115,7 @@ class Site:
         return info
 
     def import_key(self, plan: KeyPlan, pem: bytes) -> None:
-        """Put a private key into the token with `hsmd key import`, on the token's host, and remove the file; certified and granted."""
+        """Import a private key with `hsmd key import`, remove its file, certify it and grant it."""
         path = self.daemon.directory / f"{plan.name}.pem"
         path.touch(mode=0o600)
         path.write_bytes(pem)
@@ -127,7 +127,7 @@ class Site:
         self.certify(self.daemon.ask(KeyShow(plan.name)), plan)
 
     def pem_files(self, host: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> Served:
-        """A name that is served with an ordinary private key."""
+        """A name with an ordinary private key in a PEM file."""
         directory = self.directory / "pem"
         directory.mkdir(exist_ok=True)
         chain, private = directory / f"{host}.pem", directory / f"{host}.key"
@@ -137,7 +137,7 @@ class Site:
         return Served(host, chain, private)
 
     def second_nginx(self, name: str, served: list[Served], *, host: str = HOST, extra: str = "") -> Nginx:
-        """A further nginx with one worker, running."""
+        """Start another nginx, with one worker."""
         nginx = Nginx(
             self.directory / f"nginx-{name}", self.openssl, served, workers=1, host=host, extra=extra
         )
@@ -155,12 +155,12 @@ class Site:
         nginx: Nginx | None = None,
         timeout_s: float = 10.0,
     ) -> Handshake:
-        """A verified handshake with a name. Raises ssl.SSLError or OSError."""
+        """Do a verified handshake with a name. Raises ssl.SSLError or OSError."""
         context = client_context(self.authority.file, version, ciphers)
         return shake_hands((HOST, (nginx or self.nginx).port), host, context, timeout_s)
 
     def serves(self, host: str = "p256.test") -> bool:
-        """Does a handshake with the name succeed?"""
+        """Whether a handshake with the name succeeds."""
         try:
             self.handshake(host, timeout_s=2.0)
         except OSError:
@@ -168,7 +168,7 @@ class Site:
         return True
 
     def settle(self) -> None:
-        """Everything runs, everybody is connected, and a handshake succeeds."""
+        """Start and connect whatever does not run, and wait until a handshake succeeds."""
         self.network.restore()
         if not self.daemon.running:
             self.daemon.start()
@@ -182,5 +182,5 @@ class Site:
 
 
 def is_root() -> bool:
-    """Do the tests run as root?"""
+    """Whether the tests run as root."""
     return os.geteuid() == 0

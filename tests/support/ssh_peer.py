@@ -1,4 +1,4 @@
-"""SSH peers of a daemon: channels that write frames by hand, authentication by hand, user certificates of any content."""
+"""SSH peers of a daemon with low-level control: raw frames, single authentication requests, arbitrary user certificates."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
 from tests.support.daemon import WEB, Daemon
 from tests.support.tls_bytes import P256, TLS13
 
-# --- a caller that writes frames by hand ---
+# --- raw frames ---
 
 
 class Wire(asyncssh.SSHClientSession[bytes]):
-    """A channel with the subsystem; frames in `frames`, in the order they came."""
+    """A channel with the subsystem; `frames` collects the received frames in order."""
 
     def __init__(self) -> None:
         self.frames: list[tuple[int, int, bytes]] = []
@@ -131,8 +131,8 @@ async def wire(connection: asyncssh.SSHClientConnection, *, hello: bool = True, 
     return made
 
 
-async def has_no_more(connection: asyncssh.SSHClientConnection, channel: Wire, key: bytes) -> None:
-    """Whose first use was answered gets no further answer, however often it asks, and its connection is closed."""
+async def assert_cut_off(connection: asyncssh.SSHClientConnection, channel: Wire, key: bytes) -> None:
+    """Check that a channel whose first use was answered gets no further result, and that its connection is closed."""
     refused = False
     for number in range(2, 1_000):
         try:
@@ -143,11 +143,11 @@ async def has_no_more(connection: asyncssh.SSHClientConnection, channel: Wire, k
         await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await connection.wait_closed()
-    assert refused, "the channel was open all the time"
+    assert refused, "the channel was never closed"
     assert not [frame for frame in channel.frames if frame[0] == Kind.RESULT and frame[1] > 1]
 
 
-# --- user certificates, good and bad ---
+# --- user certificates, valid and invalid ---
 
 USER = 1
 
@@ -186,7 +186,7 @@ def certificate(
     return algorithm, blob + String(ca.sign(blob, signed_with))
 
 
-# --- authentication by hand ---
+# --- single authentication requests ---
 
 MSG_USERAUTH_REQUEST, MSG_USERAUTH_FAILURE, MSG_USERAUTH_SUCCESS, MSG_USERAUTH_PK_OK = 50, 51, 52, 60
 
@@ -238,7 +238,7 @@ class SshPeer(asyncssh.SSHClient):
         return made[0]
 
     def _take_over(self) -> None:
-        """Have the replies come here; asyncssh's own state machine sees only a success."""
+        """Redirect the replies to this object; asyncssh's state machine receives only a success."""
         conn, inner = self.conn, self.conn.process_packet
 
         def process(kind: int, number: int, packet: Any) -> Any:
@@ -265,7 +265,7 @@ class SshPeer(asyncssh.SSHClient):
         )
 
     def query(self, user: str, key: asyncssh.SSHKey) -> None:
-        """Would this key do?"""
+        """Ask whether this key is acceptable."""
         self.send(user, "publickey", Boolean(False), String(key.algorithm), String(key.public_data))
 
     def sign(
@@ -277,7 +277,7 @@ class SshPeer(asyncssh.SSHClient):
         signed_user: str = "",
         signed_with: bytes = b"ssh-ed25519",
     ) -> None:
-        """Log in with a signature of `key`, showing another key or a certificate if told so."""
+        """Log in with a signature by `key`; `shown` is another key or a certificate to show instead."""
         algorithm, blob = shown or (key.algorithm, key.public_data)
         fields = (Boolean(True), String(algorithm), String(blob))
         request = (
@@ -291,12 +291,12 @@ class SshPeer(asyncssh.SSHClient):
         self.send(user, "publickey", *fields, String(signature))
 
     async def reply(self, within_s: float = 5.0) -> int:
-        """The kind of the next reply; 0 when the connection is lost."""
+        """The kind of the next reply; 0 if the connection is lost."""
         async with asyncio.timeout(within_s):
             return await self.replies.get()
 
     async def whoami(self) -> messages.Identity | None:
-        """Who the daemon takes us for, None if it has dropped us."""
+        """The identity that the daemon has accepted; None if it has closed the connection."""
         try:
             async with asyncio.timeout(5):
                 channel = await wire(self.conn)

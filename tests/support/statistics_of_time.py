@@ -1,4 +1,4 @@
-"""Friedman's test on repeated measurements, with no more than the standard library."""
+"""Friedman's test on repeated measurements, with the standard library only."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def friedman(rounds: Sequence[Sequence[float]]) -> float:
-    """The probability of ranks as uneven as these if all treatments take the same time.
+    """The probability of ranks at least as uneven as these if all treatments take the same time.
 
-    Each round holds one measurement of each treatment. An odd number of treatments, so that the chi-square
-    distribution has a closed form (even degrees of freedom). Ties share their ranks.
+    Each round has one measurement of each treatment. Their number must be odd, so that the chi-square distribution
+    has a closed form (even degrees of freedom). Ties share their ranks.
     """
     treatments, count = len(rounds[0]), len(rounds)
     assert treatments % 2 == 1
@@ -24,7 +24,7 @@ def friedman(rounds: Sequence[Sequence[float]]) -> float:
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each value, 1 for the smallest; equal ones share the mean of theirs."""
+    """Rank of each value, 1 for the smallest; equal values share their mean rank."""
     order = sorted(range(len(values)), key=values.__getitem__)
     found = [0.0] * len(values)
     first = 0

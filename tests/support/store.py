@@ -19,7 +19,7 @@ def key_record(
     seed: str = "",
     key_type: KeyType = KeyType.P256,
 ) -> KeyRecord:
-    """A key record; the same seed (its name if left out) stands for the same key pair."""
+    """A key record; the same seed (default: its name) gives the same key pair."""
     public_key = f"public key of {seed or name}".encode()
     return KeyRecord(
         name=name,

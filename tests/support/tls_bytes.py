@@ -1,4 +1,4 @@
-"""Bytes that TLS servers and clients have signed, and the scheme most tests use."""
+"""Bytes that TLS servers and clients sign, and the scheme that most tests use."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ TLS13 = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + b"\x11" * 32
 
 
 def tls13(number: int) -> bytes:
-    """What a TLS 1.3 server would have signed, different for each number."""
+    """Bytes that a TLS 1.3 server signs, different for each number."""
     return TLS13[:-32] + number.to_bytes(32, "big")

@@ -1,4 +1,4 @@
-"""A TLS client that keeps what the server signed and the signature: what a handshake proved, as seen on the wire."""
+"""A TLS client that records the bytes that the server signed and their signature."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _NAMED_CURVE = 3
 
 
 def sha256(data: bytes) -> str:
-    """As the audit log writes it."""
+    """SHA-256 in hexadecimal, as in the audit log."""
     return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """SHA-256, in hex, of what a TLS 1.2 server signed and of its signature; as `asked` and `answer` of the audit log."""
+    """SHA-256, in hex, of the bytes that a TLS 1.2 server signed and of its signature, like `asked` and `answer` in the audit log."""
 
     asked: str
     answer: str
@@ -39,7 +39,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """A handshake that the client accepted. `proof` is None unless it was TLS 1.2 with (EC)DHE."""
+    """A handshake that the client accepted; `proof` is None except for TLS 1.2 with (EC)DHE."""
 
     version: str
     cipher: str
@@ -48,7 +48,7 @@ class Handshake:
 
 
 def client_context(authority: Path, version: str = "", ciphers: str = "") -> ssl.SSLContext:
-    """Verifies the server's certificate and name; `version` is 1.2 or 1.3, empty for either."""
+    """A context that verifies the server's certificate and name; `version` is 1.2 or 1.3, empty for either."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(authority)
     context.minimum_version = VERSIONS.get(version, ssl.TLSVersion.TLSv1_2)
@@ -96,11 +96,11 @@ def _carry(
         received += data
 
 
-# --- reading what was on the wire ---
+# --- parsing the recorded bytes ---
 
 
 def _messages(stream: bytes) -> dict[int, bytes]:
-    """Handshake messages in clear at the beginning of one direction, by type (RFC 5246, 6.2.1 and 7.4)."""
+    """The unencrypted handshake messages at the beginning of one direction, by type (RFC 5246, 6.2.1 and 7.4)."""
     joined, at = bytearray(), 0
     while at + 5 <= len(stream) and stream[at] == _HANDSHAKE:
         size = struct.unpack_from(">H", stream, at + 3)[0]
@@ -146,7 +146,7 @@ _DUMPED = re.compile(
 
 
 def dumped_messages(dump: str) -> dict[str, bytes]:
-    """Handshake messages by name, without their headers, in what `openssl s_client -msg` printed."""
+    """Handshake messages by name, without their headers, from the output of `openssl s_client -msg`."""
     return {name: bytes.fromhex("".join(lines.split()))[4:] for name, lines in _DUMPED.findall(dump)}
 
 

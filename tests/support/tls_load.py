@@ -1,7 +1,7 @@
-"""TLS clients in processes of their own that open connections at a steady pace, and what became of each handshake.
+"""TLS clients in separate processes that open connections at a steady rate, and the outcome of each handshake.
 
-Run as a program (`python -m tests.support.tls_load`) it reads its order from standard input, as JSON, and writes one line for each handshake
-until it gets SIGTERM. Times are of CLOCK_MONOTONIC, which all processes of a machine share.
+As a program (`python -m tests.support.tls_load`) it reads its task from standard input, as JSON, and writes one line for each
+handshake until it gets SIGTERM. Times are from CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ END_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Some clients of one name, each of which begins a handshake every `interval_s` seconds, or later if it is still busy."""
+    """Clients of one name, each of which begins a handshake every `interval_s` seconds, or later if the previous one takes longer."""
 
     host: str
     version: str = "1.2"
@@ -35,7 +35,7 @@ class Lane:
 
 
 class Sample(NamedTuple):
-    """One handshake: when it began, how long it took, and why it failed (empty if it did not)."""
+    """One handshake: its begin, its duration, and its error (empty if it succeeded)."""
 
     host: str
     began: float
@@ -45,12 +45,12 @@ class Sample(NamedTuple):
 
     @property
     def ended(self) -> float:
-        """When it was over."""
+        """Time of its end."""
         return self.began + self.seconds
 
 
 class Load:
-    """Running clients; one process for each group of lanes. A context manager that ends them."""
+    """Running clients, one process for each group of lanes; a context manager that ends them."""
 
     def __init__(
         self, address: tuple[str, int], authority: Path, groups: Iterable[Sequence[Lane]], results: Path
@@ -83,7 +83,7 @@ class Load:
                 each.stdin.close()
 
     def samples(self) -> list[Sample]:
-        """What has been seen so far, in the order of beginning."""
+        """The samples so far, in the order of their begin."""
         lines = [
             line for path in self._results for line in path.read_text().splitlines() if line.endswith("]")
         ]
@@ -94,8 +94,8 @@ class Load:
         return [sample for sample in self.samples() if begin <= sample.began < end]
 
     def check(self) -> None:
-        """AssertionError if a load generator has died."""
-        assert all(each.poll() is None for each in self._programs), "a load generator has died"
+        """Raise AssertionError if a load generator has ended."""
+        assert all(each.poll() is None for each in self._programs), "a load generator has ended"
 
 
 def _start(order: dict[str, object], results: Path) -> subprocess.Popen[str]:
@@ -121,7 +121,7 @@ def _sample(values: list[object]) -> Sample:
 
 
 def percentile(samples: Sequence[Sample], share: float) -> float:
-    """The time within which that share of the handshakes was over."""
+    """The duration that this share of the handshakes did not exceed."""
     times = sorted(sample.seconds for sample in samples)
     assert times
     return times[min(len(times) - 1, int(len(times) * share))]
@@ -144,7 +144,7 @@ class _Clients:
                 threads.append(threading.Thread(target=self._client, args=(lane, offset_s)))
         for thread in threads:
             thread.start()
-        sys.stdin.read()  # ends when our parent is gone, or by the signal
+        sys.stdin.read()  # until the parent process ends, or the signal
         self._stop.set()
         for thread in threads:
             thread.join()

@@ -15,7 +15,7 @@ VERSION_OPTIONS = {"1.2": "-tls1_2", "1.3": "-tls1_3"}
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What s_client showed of a verified handshake; `dump` has every handshake message in hex."""
+    """The output of s_client for a verified handshake; `dump` has every handshake message in hex."""
 
     version: str
     cipher: str
@@ -31,7 +31,7 @@ def s_client(
     host_address: str = HOST,
     **variables: str,
 ) -> Shown:
-    """A handshake whose certificate is verified against the authority, and a page. AssertionError if anything fails."""
+    """Do a handshake, verify the certificate with the authority, and get a page. AssertionError if anything fails."""
     status, text, errors = s_client_try(
         port, host, authority, version, *options, host_address=host_address, **variables
     )
@@ -50,7 +50,7 @@ def s_client_try(
     host_address: str = HOST,
     **variables: str,
 ) -> tuple[int, str, str]:
-    """The same, whatever comes of it: exit status, standard output, standard error."""
+    """As `s_client`, but return exit status, standard output and standard error, also on failure."""
     command: list[str | Path] = [
         program("openssl"), "s_client", "-connect", f"{host_address}:{port}", "-servername", host, "-verify_hostname", host,
         "-CAfile", authority, "-verify_return_error", "-msg", "-ign_eof", VERSION_OPTIONS[version], *options,
@@ -60,7 +60,7 @@ def s_client_try(
 
 
 def curl(port: int, host: str, authority: Path, version: str, ciphers: str = "") -> str:
-    """The page of a name, over TLS of this version. AssertionError if anything fails."""
+    """Get the page of a name over this TLS version. AssertionError if anything fails."""
     command: list[str | Path] = [
         program("curl"), "--silent", "--show-error", "--cacert", authority, "--resolve", f"{host}:{port}:{HOST}",
         "--tls-max", version, f"--tlsv{version}", *(["--ciphers", ciphers] if ciphers else []), f"https://{host}:{port}/",

@@ -1,4 +1,4 @@
-"""Token workers for tests: real SoftHSM tokens, workers spoken to over their bare socket, and TLS to-be-signed bytes."""
+"""Real SoftHSM tokens for tests, and workers that are driven over their raw sockets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ READ_TIMEOUT_S = 20.0
 
 
 def settings_of(token: SoftHsmToken, **changes: Any) -> WorkerSettings:
-    """Worker settings for a throw-away token; its start lock lives in its own directory."""
+    """Worker settings for a temporary token, with the start lock in the token's directory."""
     values: dict[str, Any] = {
         "name": "test",
         "module": str(token.module),
@@ -46,7 +46,7 @@ def settings_of(token: SoftHsmToken, **changes: Any) -> WorkerSettings:
 
 @dataclass
 class RawWorker:
-    """One worker, spoken to directly: what a front that lies could send it."""
+    """One worker, driven directly, so that a test can send what a compromised front could."""
 
     token: SoftHsmToken
     changes: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class RawWorker:
         self._next_id = 0
 
     def event(self) -> worker_messages.AnyEvent:
-        """The first thing a worker says."""
+        """The worker's first message."""
         kind, request_id, body = self.frame()
         assert (kind, request_id) == (Kind.EVENT, 0)
         return worker_messages.decode_event(body)
@@ -75,7 +75,7 @@ class RawWorker:
         return self
 
     def frame(self) -> Frame:
-        """The next frame; EOFError when the worker has gone."""
+        """The next frame. Raises EOFError if the worker has ended."""
         while not self._frames:
             data = self.socket.recv(65_536)
             if not data:
@@ -84,17 +84,17 @@ class RawWorker:
         return self._frames.pop(0)
 
     def send(self, data: bytes) -> None:
-        """Any bytes."""
+        """Send raw bytes."""
         self.socket.sendall(data)
 
     def send_use(self, purpose: int, scheme: int, key: bytes, data: bytes, deadline_ms: int = 10_000) -> int:
-        """One key operation; returns its request id."""
+        """Send one key operation; return its request id."""
         self._next_id += 1
         self.send(frames.encode_key_operation(self._next_id, deadline_ms, purpose, scheme, key, data))
         return self._next_id
 
     def use(self, purpose: int, scheme: int, key: bytes, data: bytes) -> bytes:
-        """The answer of one key operation. Raises what the worker answers."""
+        """Do one key operation; return its answer. Raises the worker's error."""
         request_id = self.send_use(purpose, scheme, key, data)
         kind, answered, body = self.frame()
         while kind == Kind.EVENT:
@@ -106,7 +106,7 @@ class RawWorker:
         return body
 
     def control(self, request: TokenRequest) -> Any:
-        """The result of a control request. Raises what the worker answers."""
+        """Do a control request; return its result. Raises the worker's error."""
         self._next_id += 1
         self.send(frames.encode_control_request(self._next_id, 60_000, worker_messages.encode(request)))
         kind, _, body = self.frame()
@@ -116,11 +116,11 @@ class RawWorker:
         return msgspec.json.decode(body, type=request.Result)
 
     def exit_status(self, timeout_s: float = 10.0) -> int:
-        """Wait for the worker to end by itself."""
+        """Wait until the worker ends by itself; return its exit status."""
         return self.spawned.process.wait(timeout_s)
 
     def close(self) -> None:
-        """End it, however it stands."""
+        """End it, in whatever state it is."""
         process = self.spawned.process
         self.socket.close()
         self.progress.close()
@@ -148,7 +148,7 @@ def show(value): print(json.dumps(value))
 
 
 def in_token(token: SoftHsmToken, script: str) -> Any:
-    """Run a few lines with a logged-in `session` on the token, as another program would; what they `show` is returned."""
+    """Run a script with a logged-in `session` on the token in another process; return the value that it passes to `show`."""
     prelude = _PRELUDE.format(module=str(token.module), label=token.label, pin=str(token.pin_file))
     done = subprocess.run(
         [sys.executable, "-c", f"{prelude}{script}\nimport sys; sys.stdout.flush(); os._exit(0)"],

@@ -1,4 +1,4 @@
-"""A daemon whose processes run as different users, as docs/operations.md asks for it; and what those users can reach."""
+"""A daemon whose processes run as different users, as docs/operations.md recommends, and the files these can access."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from tests.support.daemon import Daemon
 
 
-def hand_out(built: Daemon, directory: Path, front: pwd.struct_passwd, workers: pwd.struct_passwd) -> None:
-    """Ownership as docs/operations.md asks for it; `directory` is one that other users can pass through."""
+def set_owners(built: Daemon, directory: Path, front: pwd.struct_passwd, workers: pwd.struct_passwd) -> None:
+    """Set owners and modes as docs/operations.md recommends; other users must be able to traverse `directory`."""
     built.directory.chmod(0o711)
     built.config.chmod(0o644)
     audit = built.directory / "audit"
     audit.mkdir(mode=0o700)
-    # SQLite keeps its journal beside the database.
+    # SQLite writes its journal beside the database.
     give(front, built.directory, built.directory / "host_key", audit, built.directory / "store.sqlite")
     for each in (built.directory / "softhsm", *(built.directory / "softhsm").rglob("*")):
         give(workers, each)
@@ -27,7 +27,7 @@ def hand_out(built: Daemon, directory: Path, front: pwd.struct_passwd, workers: 
 
 
 def interpreter_for_all(directory: Path, uid: int) -> str:
-    """An interpreter that other users can run: ours, or the system's of the same version with our packages."""
+    """An interpreter that other users can run: the tests' own, or the system's of the same version with the tests' packages."""
     with suppress(PermissionError):
         if (
             subprocess.run([sys.executable, "-c", ""], user=uid, capture_output=True, check=False).returncode
@@ -47,7 +47,7 @@ def give(user: pwd.struct_passwd, *paths: Path) -> None:
 
 
 def user_of(pid: int) -> tuple[int, int]:
-    """(uid, gid) a process runs as."""
+    """(uid, gid) of a process."""
     fields = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
     )

@@ -25,7 +25,7 @@ from tests.support.daemon_process import alive
 from tests.support.polling import eventually, wait_until
 from tests.support.ssh_peer import operation, ssh, wire
 from tests.support.tls_bytes import tls13
-from tests.support.users import can_read, hand_out, user_of
+from tests.support.users import can_read, set_owners, user_of
 
 pytestmark = pytest.mark.timeout(90)
 Open = Callable[..., Daemon]
@@ -284,7 +284,7 @@ async def test_front_and_workers_run_as_different_users(open_directory: Path) ->
             assert built.logged("users.not_changed"), "only root can change users; otherwise the daemon warns"
             return
         front, workers = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
-        hand_out(built, directory, front, workers)
+        set_owners(built, directory, front, workers)
         built.start()
         key = built.add_key("web")
         async with await ssh(built, WEB) as connection:

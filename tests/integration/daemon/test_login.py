@@ -21,8 +21,8 @@ from tests.support.ssh_peer import (
     MSG_USERAUTH_PK_OK,
     MSG_USERAUTH_SUCCESS,
     SshPeer,
+    assert_cut_off,
     certificate,
-    has_no_more,
     ssh,
     wire,
 )
@@ -438,7 +438,7 @@ async def test_a_removed_client_is_disconnected(shared_daemon: Daemon) -> None:
         assert (await channel.use(1, digest))[0] == Kind.RESULT
         await operator.control(messages.ClientRemove("brief"), timeout_s=10)
         # Once the removal is confirmed, the client gets no signature.
-        await has_no_more(connection, channel, digest)
+        await assert_cut_off(connection, channel, digest)
         with pytest.raises(asyncssh.PermissionDenied):
             await ssh(shared_daemon, "brief", key)
 

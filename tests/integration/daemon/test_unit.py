@@ -17,7 +17,7 @@ from hsmd.cli.base import systemd
 from hsmd.protocol.frames import Kind
 from tests.support.daemon import WEB, Daemon
 from tests.support.ssh_peer import ssh, wire
-from tests.support.users import hand_out
+from tests.support.users import set_owners
 
 RESTRICT = """#!{python} -P
 import ctypes, errno, json, os, sys
@@ -78,7 +78,7 @@ async def test_the_daemon_runs_within_its_unit(directory: Path, monkeypatch: pyt
     is_root = os.geteuid() == 0
     built = Daemon(directory / "daemon", users=("nobody", "daemon") if is_root else ("", ""))
     if is_root:
-        hand_out(built, directory, pwd.getpwnam("nobody"), pwd.getpwnam("daemon"))
+        set_owners(built, directory, pwd.getpwnam("nobody"), pwd.getpwnam("daemon"))
     credentials = directory / "credentials"
     credentials.mkdir(mode=0o700)
     built.pin_file.rename(credentials / "pin")

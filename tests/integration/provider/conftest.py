@@ -79,7 +79,7 @@ def agent(socket_path: Path, identities: dict[str, Identity]) -> Iterator[Agent]
     """A running agent with all keys; any request it found faulty fails the test."""
     with Agent(socket_path, [identity.key for identity in identities.values()]) as running:
         yield running
-    assert running.complaints == []
+    assert running.faults_found == []
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""The fault-injecting PKCS#11 module from Python: build it, stand it before a token, set rules, read its record of calls.
+"""Control of the fault-injecting PKCS#11 module: build it, put it before a token, set rules, read its record of calls.
 
-    library = FaultModule.build(directory)                     # once a session: the fixture `fault_library`
+    library = FaultModule.build(directory)                     # once per session: the fixture `fault_library`
     module = FaultModule(tmp_path, library, watch=audit_path)
     token = module.before(make_token(tmp_path / "softhsm"))    # a SoftHsmToken like any other
     rule = module.rule(Function.SIGN, Action.RETURN, CKR.DEVICE_ERROR, skip=10, count=1)
 
-Rules act at once in every process that has the module loaded, and until they are cleared.
+Rules take effect immediately in every process that has loaded the module, until they are cleared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
 
 
 class Function(IntEnum):
-    """Supervisor in the function list of PKCS#11 2.40."""
+    """Index in the function list of PKCS#11 2.40."""
 
     INITIALIZE = 0
     FINALIZE = 1
@@ -56,18 +56,16 @@ class Function(IntEnum):
 
 
 class Action(IntEnum):
-    """What a rule does; its argument is in the comment."""
+    """What a rule does; the comment describes its argument."""
 
-    RETURN = 1  # this CK_RV, and the module behind is not asked
-    RETURN_AFTER = 2  # this CK_RV, although the module behind has done it
-    SLEEP = 3  # milliseconds, then as usual
+    RETURN = 1  # this CK_RV, without a call of the real module
+    RETURN_AFTER = 2  # this CK_RV, although the real module has carried out the call
+    SLEEP = 3  # milliseconds, then continue
     HANG = 4
     ABORT = 5
     CRASH = 6  # SIGSEGV
-    FLIP = (
-        7  # this bit of the answer of C_Sign or C_Decrypt, counted round; ANY_BIT for one drawn from the seed
-    )
-    TRUNCATE = 8  # so many bytes of that answer
+    FLIP = 7  # this bit (modulo the length) of the output of C_Sign or C_Decrypt; ANY_BIT: a random one
+    TRUNCATE = 8  # to this number of bytes of that output
 
 
 class CKR(IntEnum):
@@ -95,7 +93,7 @@ class CKR(IntEnum):
     CRYPTOKI_NOT_INITIALIZED = 0x190
 
 
-FOR_EVER = ALWAYS = 0xFFFF_FFFF
+UNLIMITED = ALWAYS = 0xFFFF_FFFF
 ANY_BIT = NONE = 0xFFFF_FFFF_FFFF_FFFF
 _MAGIC = 0x48534D46
 _PAGE = struct.Struct("<IIQ6I8Q")
@@ -112,9 +110,9 @@ _RECORD = struct.Struct("<IIQQQQQQQQIIII")
 class Call:
     """One call that the module saw. Times are those of time.monotonic().
 
-    `asked` and `answer` are what C_Sign and C_Decrypt took and returned (after any damage); `argument` is their mechanism,
-    `object` their key's handle. `watched_*` describe the watched file when the call began. `rule` is the number of the
-    rule that acted, or None.
+    `asked` and `answer` are input and output of C_Sign and C_Decrypt (after any damage); `argument` is their mechanism,
+    `object` their key's handle. `watched_*` describe the watched file at the start of the call. `rule` is the number of
+    the rule that acted, or None.
     """
 
     sequence: int
@@ -133,13 +131,13 @@ class Call:
 
     @property
     def returned_data(self) -> bool:
-        """Whether a private key was used and the caller was given the result."""
+        """Whether a private key was used and the caller got the result."""
         return self.rv == CKR.OK and bool(self.answer)
 
 
 @dataclass(frozen=True, slots=True)
 class FaultyToken(SoftHsmToken):
-    """A token behind the fault module."""
+    """A token that is used through the fault module."""
 
     module_environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -150,24 +148,24 @@ class FaultyToken(SoftHsmToken):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule in force."""
+    """An active rule."""
 
     module: FaultModule
     number: int
 
     @property
     def hits(self) -> int:
-        """How often it acted."""
+        """Number of calls on which it acted."""
         hits: int = _RULE.unpack_from(self.module.page, _RULES_AT + self.number * _RULE.size)[-1]
         return hits
 
     def clear(self) -> None:
-        """Whoever hangs or sleeps in it goes on doing so."""
+        """Remove the rule; calls that already sleep or hang in it continue to."""
         self.module.put(_RULES_AT + self.number * _RULE.size, 0)
 
 
 def compile_library(source: Path, library: Path, compiler: Sequence[str] = ("cc",)) -> Path:
-    """A shared library from one C file, without a warning."""
+    """Compile a shared library from one C file; warnings are errors."""
     command = [
         *compiler,
         *WARNINGS,
@@ -192,7 +190,7 @@ class FaultModule:
     def __init__(
         self, directory: Path, library: Path, *, real_module: Path | None = None, watch: Path | None = None
     ) -> None:
-        """`real_module` is the module behind (SoftHSM if not given); `watch` a file whose size each use of a key notes."""
+        """`real_module` is the real module (default: SoftHSM); each use of a key records the size of the file `watch`."""
         directory.mkdir(parents=True, exist_ok=True)
         self.library = library
         self.real_module = real_module or softhsm_module()
@@ -208,12 +206,12 @@ class FaultModule:
 
     @staticmethod
     def build(directory: Path, compiler: Sequence[str] = ("cc",)) -> Path:
-        """Compile the module; returns the library."""
+        """Compile the module; return the library."""
         return compile_library(SOURCE, directory / "fault_pkcs11.so", compiler)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process that loads the module needs."""
+        """Environment variables for processes that load the module."""
         values = {
             "HSMD_FAULT_MODULE": self.real_module,
             "HSMD_FAULT_CONTROL": self._control,
@@ -224,7 +222,7 @@ class FaultModule:
         return {name: str(path) for name, path in values.items()}
 
     def before(self, token: SoftHsmToken) -> FaultyToken:
-        """The same token, reached through this module."""
+        """The same token, used through this module."""
         return FaultyToken(token.label, self.library, token.pin_file, token.configuration, self.environment)
 
     # --- rules ---
@@ -236,12 +234,12 @@ class FaultModule:
         argument: int = 0,
         *,
         skip: int = 0,
-        count: int = FOR_EVER,
+        count: int = UNLIMITED,
         probability: float = 1.0,
         seed: int = 0,
         pid: int = 0,
     ) -> Rule:
-        """Have `action` happen to calls of `function`: not the first `skip`, at most `count` times, with `probability`.
+        """Apply `action` to calls of `function`: not to the first `skip`, at most `count` times, with `probability`.
 
         `pid` restricts it to one process. The same `seed` and order of calls give the same faults.
         """
@@ -254,44 +252,44 @@ class FaultModule:
         return Rule(self, number)
 
     def clear(self) -> None:
-        """No rules any more."""
+        """Remove all rules."""
         for number in range(_RULES):
             Rule(self, number).clear()
 
     # --- the token's state ---
 
     def token_away(self) -> None:
-        """Somebody pulls it out: its slot is empty, its sessions are gone for good."""
+        """Remove the token: its slot is empty, and its sessions are permanently invalid."""
         self.put(_ABSENT_AT, 1)
         self.token_restarts()
 
     def token_back(self) -> None:
-        """Somebody puts it back."""
+        """Insert the token again."""
         self.put(_ABSENT_AT, 0)
 
     def token_restarts(self) -> None:
-        """Every session that is open becomes invalid."""
+        """Invalidate every open session."""
         self.put(_LIFE_AT, self._get(_LIFE_AT) + 1)
 
     def cap_sessions(self, most: int) -> None:
-        """Sessions of all processes together; 0 for no limit."""
+        """Limit the sessions of all processes together; 0 for no limit."""
         self.put(_SESSION_CAP_AT, most)
 
     def lock_pin_after(self, tries: int) -> None:
-        """So many wrong PINs in a row lock the token, and its flags warn before; 0 for as many as anyone likes."""
+        """Lock the token after this many wrong PINs in a row, with its flags as a warning before; 0 for no limit."""
         self.put(_PIN_TRIES_AT, tries)
 
     def reset_pin_tries(self) -> None:
-        """What the security officer does to a locked PIN."""
+        """Unlock the PIN, as the security officer does."""
         self.put(_WRONG_TRIES_AT, 0)
 
     @property
     def wrong_logins(self) -> int:
-        """How many wrong PINs the token has ever seen."""
+        """Number of wrong PINs the token has ever received."""
         return self._get(_WRONG_TOTAL_AT)
 
     def hide_mechanisms(self, *mechanisms: int) -> None:
-        """The token does not list these and refuses them."""
+        """Have the token refuse these mechanisms and not list them."""
         assert len(mechanisms) <= _HIDDEN
         struct.pack_into(
             f"<{_HIDDEN}Q", self.page, _HIDDEN_AT, *mechanisms, *[NONE] * (_HIDDEN - len(mechanisms))
@@ -300,7 +298,7 @@ class FaultModule:
     # --- the witness ---
 
     def calls(self, *functions: Function) -> list[Call]:
-        """What it saw so far, in the order of the file; of these functions, or all."""
+        """The recorded calls of these functions, or of all, in the order of the file."""
         data = self._calls.read_bytes()
         found, at = [], 0
         while at + _RECORD.size <= len(data):
@@ -349,7 +347,7 @@ class FaultModule:
     # --- the page ---
 
     def put(self, at: int, value: int) -> None:
-        """One 32-bit word, in one store."""
+        """Write one 32-bit word, in one store."""
         struct.pack_into("<I", self.page, at, value)
 
     def _get(self, at: int) -> int:
@@ -357,11 +355,11 @@ class FaultModule:
         return value
 
     def close(self) -> None:
-        """The page stays mapped in the processes that use it."""
+        """Unmap the page; it stays mapped in other processes."""
         self.page.close()
 
 
 def process_sessions(module: FaultModule) -> int:
-    """Sessions that living processes have open, by the module's count."""
+    """Number of open sessions of running processes, as counted by the module."""
     rows = struct.iter_unpack("<II", module.page[_PAGE.size : _RULES_AT])
     return sum(sessions for pid, sessions in rows if pid and os.path.exists(f"/proc/{pid}"))

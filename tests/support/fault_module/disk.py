@@ -12,7 +12,7 @@ SOURCE = Path(__file__).with_name("failing_disk.c")
 
 
 class FailingDisk:
-    """What the front process's writes to `audit.jsonl` meet. `environment` is for the daemon."""
+    """Makes the front process's writes to `audit.jsonl` fail; `environment` is for the daemon."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -26,9 +26,9 @@ class FailingDisk:
         }  # fmt: skip
 
     def fail(self, *, write: int = 0, sync: int = 0) -> None:
-        """Have writes or syncs fail with this errno; 0: as usual."""
+        """Make writes or syncs fail with this errno; 0: succeed."""
         struct.pack_into("<II", self._page, 0, write, sync)
 
     def repair(self) -> None:
-        """All as usual."""
+        """Make writes and syncs succeed again."""
         self.fail()

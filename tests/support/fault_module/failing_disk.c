@@ -1,7 +1,7 @@
-/* A disk that fails on command, for LD_PRELOAD into the front process: write and fdatasync on the audit log. For tests only.
+/* Failing disk on command, for LD_PRELOAD into the front process: write and fdatasync on the audit log. For tests only.
  *
- * Environment: HSMD_DISK_CONTROL, a file of two 32-bit words that is mapped: the errno for write and the one for fdatasync,
- * 0 for none; HSMD_DISK_FILE, the name that the file's path must end in.
+ * Environment: HSMD_DISK_CONTROL, a mapped file of two 32-bit words: the errno for write and for fdatasync, 0 for none;
+ * HSMD_DISK_FILE, the end of the path of the affected file.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,7 +35,7 @@ __attribute__((constructor)) static void set_up(void)
     control = mapped == MAP_FAILED ? NULL : mapped;
 }
 
-/* The errno that an operation on this descriptor is to fail with; 0 for none. */
+/* The errno with which an operation on this descriptor must fail; 0 for none. */
 static int fault(int which, int fd)
 {
     char link[32], path[512];

@@ -1,13 +1,13 @@
-/* A PKCS#11 module that stands before another one, breaks it on command and witnesses what it does. For tests only.
+/* A PKCS#11 module in front of a real one, which injects faults on command and records all calls. For tests only.
  *
- * Environment: HSMD_FAULT_MODULE, the module behind; HSMD_FAULT_CONTROL, the control page (made by control.py, mapped by every
- * process, so that rules come and go while they run); HSMD_FAULT_CALLS, the file that calls are appended to;
- * HSMD_FAULT_WATCH, optional: a file whose inode and size are noted when C_Sign or C_Decrypt begins, which proves what had been
- * written to it before the key was used.
+ * Environment: HSMD_FAULT_MODULE, the real module; HSMD_FAULT_CONTROL, the control page (made by control.py, mapped by every
+ * process, so that rules can change while they run); HSMD_FAULT_CALLS, the file that calls are appended to;
+ * HSMD_FAULT_WATCH, optional: a file whose inode and size are recorded when C_Sign or C_Decrypt begins, which proves what had
+ * been written to it before the key was used.
  *
- * A call goes through these steps: 1. does the token behave (present, session of its present life, same process);
- * 2. rules; 3. the module behind; 4. damage to the answer; 5. one record in the file of calls, before the caller has
- * the answer. Functions that could use a private key past this file are refused.
+ * A call goes through these steps: 1. the state of the token (present, session still valid, same process); 2. rules;
+ * 3. the real module; 4. damage to the output; 5. one record in the file of calls, before the caller gets the output.
+ * Functions that could use a private key without a record are refused.
  *
  * The layouts of struct page, struct rule and struct record are known to control.py.
  */
@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* --- as much of PKCS#11 2.40 as is needed here --- */
+/* --- the parts of PKCS#11 2.40 needed here --- */
 
 typedef unsigned long CK_ULONG, CK_RV, CK_FLAGS, CK_SLOT_ID, CK_SESSION_HANDLE, CK_OBJECT_HANDLE;
 typedef unsigned char CK_BYTE;
@@ -73,7 +73,7 @@ enum {
 enum { CKF_TOKEN_PRESENT = 0x1 };
 enum { CKF_USER_PIN_COUNT_LOW = 0x10000, CKF_USER_PIN_FINAL_TRY = 0x20000, CKF_USER_PIN_LOCKED = 0x40000 };
 
-/* Places in the function list. */
+/* Indices in the function list. */
 enum {
     INITIALIZE = 0, FINALIZE = 1, GET_SLOT_LIST = 4, GET_SLOT_INFO = 5, GET_TOKEN_INFO = 6, GET_MECHANISM_LIST = 7,
     OPEN_SESSION = 12, CLOSE_SESSION = 13, CLOSE_ALL_SESSIONS = 14, LOGIN = 18, LOGOUT = 19, CREATE_OBJECT = 20,
@@ -86,7 +86,7 @@ enum {
 /* --- the control page --- */
 
 enum { MAGIC = 0x48534d46, RULES = 32, PROCESSES = 64, HIDDEN = 8, OWN_SESSIONS = 256 };
-#define FOR_EVER UINT32_MAX
+#define UNLIMITED UINT32_MAX
 #define ALWAYS UINT32_MAX
 #define ANY_BIT UINT64_MAX
 
@@ -110,10 +110,10 @@ struct process {
 struct page {
     uint32_t magic, unused;
     _Atomic uint64_t sequence;
-    _Atomic uint32_t life, absent;             /* sessions of an earlier life of the token are invalid */
+    _Atomic uint32_t life, absent;             /* sessions opened in an earlier life are invalid */
     _Atomic uint32_t session_cap, pin_tries;   /* 0: no limit */
-    _Atomic uint32_t wrong_tries, wrong_total; /* since the last good login, and ever */
-    _Atomic uint64_t hidden[HIDDEN];           /* mechanisms the token does not have; UINT64_MAX: none */
+    _Atomic uint32_t wrong_tries, wrong_total; /* since the last successful login, and in total */
+    _Atomic uint64_t hidden[HIDDEN];           /* mechanisms the token pretends not to have; UINT64_MAX: none */
     struct process processes[PROCESSES];
     struct rule rules[RULES];
 };
@@ -135,12 +135,12 @@ static int calls = -1;
 static const char *watched;
 static pid_t initialized_in;
 
-/* One handle each; a worker has one session, and this module is for single-threaded processes. */
+/* State per process: a worker has one session, and this module supports only single-threaded processes. */
 static struct {
     CK_SESSION_HANDLE handle;
     uint32_t life;
     bool used;
-    CK_ULONG mechanism, key; /* of the operation that was begun last */
+    CK_ULONG mechanism, key; /* of the operation begun last */
 } sessions[OWN_SESSIONS];
 
 /* --- one call --- */
@@ -148,7 +148,7 @@ static struct {
 struct call {
     uint32_t function, rule;
     CK_RV rv, rv_after;
-    bool decided; /* by a rule or the state of the token: the module behind is not asked */
+    bool decided; /* by a rule or the state of the token: the real module is not called */
     uint64_t flip, began_ns, argument, object, inode, size;
     bool flips;
     uint32_t cut;
@@ -172,7 +172,7 @@ static uint64_t draw(struct rule *rule)
     return z ^ (z >> 31);
 }
 
-/* Take one from a counter that several processes share; false when it is at zero. */
+/* Decrement a counter that several processes share; false if it is zero. */
 static bool take_one(_Atomic uint32_t *counter)
 {
     uint32_t value = atomic_load(counter);
@@ -192,7 +192,7 @@ static bool applies(struct rule *rule, uint32_t function)
         return false;
     if (rule->probability != ALWAYS && (uint32_t)draw(rule) >= rule->probability)
         return false;
-    if (atomic_load(&rule->left) != FOR_EVER && !take_one(&rule->left))
+    if (atomic_load(&rule->left) != UNLIMITED && !take_one(&rule->left))
         return false;
     atomic_fetch_add(&rule->hits, 1);
     return true;
@@ -269,7 +269,7 @@ static int own_session(CK_SESSION_HANDLE handle)
     return -1;
 }
 
-/* Steps 1 and 2 for functions of a session: it lives as long as the token does. */
+/* Steps 1 and 2 for functions of a session, which ends with the life of the token. */
 static struct call begin_in(uint32_t function, CK_SESSION_HANDLE handle)
 {
     struct call call = begin(function);
@@ -310,11 +310,11 @@ static CK_RV end(struct call *call)
         {(void *)(uintptr_t)call->answer, call->answer_length},
     };
     if (writev(calls, parts, 3) != (ssize_t)record.length)
-        abort(); /* a witness that cannot write is none */
+        abort(); /* without a record, the test would be meaningless */
     return call->rv;
 }
 
-/* --- functions that need nothing special --- */
+/* --- functions without special handling --- */
 
 #define PASS(call, function, parameters, ...) \
     do { \
@@ -443,7 +443,7 @@ static struct process *own_process(void)
             return &page->processes[n];
         }
     }
-    abort(); /* more than PROCESSES at once: no test does that */
+    abort(); /* more than PROCESSES processes: no test has that many */
 }
 
 static uint32_t open_sessions(void)
@@ -504,7 +504,7 @@ static CK_RV close_all_sessions(CK_SLOT_ID slot)
     return end(&call);
 }
 
-/* A wrong PIN counts, whoever says so: the module behind or a rule. */
+/* A wrong PIN counts, whether the real module or a rule reports it. */
 static CK_RV login(CK_SESSION_HANDLE session, CK_ULONG user, CK_BYTE *pin, CK_ULONG length)
 {
     struct call call = begin_in(LOGIN, session);
@@ -548,7 +548,7 @@ static void damage(struct call *call, CK_BYTE *answer, CK_ULONG *length)
         answer[call->flip / 8 % *length] ^= (CK_BYTE)(1u << call->flip % 8);
 }
 
-/* A query for the size of the answer uses no key: no rule and no record. */
+/* A query for the size of the output uses no key: no rule and no record. */
 static CK_RV key_use(uint32_t function, CK_SESSION_HANDLE session, CK_BYTE *asked, CK_ULONG asked_length,
                      CK_BYTE *answer, CK_ULONG *length)
 {
@@ -570,7 +570,7 @@ static CK_RV key_use(uint32_t function, CK_SESSION_HANDLE session, CK_BYTE *aske
     call.asked_length = asked_length;
     if (!call.decided) {
         call.rv = ((use)real->functions[function])(session, asked, asked_length, answer, length);
-    } else { /* the operation ends all the same (PKCS#11 2.40, section 5.11); nobody gets its result */
+    } else { /* the operation ends nevertheless (PKCS#11 2.40, section 5.11), without a result */
         CK_BYTE nobodys[2048];
         CK_ULONG size = sizeof nobodys;
         (void)((use)real->functions[function])(session, asked, asked_length, nobodys, &size);

@@ -1,7 +1,6 @@
-"""A client of the agent's Unix socket, written from docs/protocol.md: standard library and `cryptography`, nothing of hsmd.
+"""A client of the agent's Unix socket, written from docs/protocol.md with the standard library and `cryptography` only.
 
-Shared by the takeover test and by the script that made its fixtures, so both speak the same bytes to the old and to the
-new agent.
+The takeover test and the script that made its fixtures share it, so that old and new agent get the same bytes.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def answers(path: Path) -> bool:
 
 
 def key_names(path: Path) -> set[str]:
-    """The keys that the agent knows and lets us use. Raises AgentError, OSError."""
+    """The keys that the agent has listed for this user. Raises AgentError, OSError."""
     return {key["name"] for key in control(path, "key.list")["keys"]}
 
 
@@ -91,7 +90,7 @@ def use(path: Path, digest: str, purpose: int, scheme: int, data: bytes) -> byte
 
 
 def use_and_check(path: Path, key: Key) -> list[str]:
-    """Uses a key for every purpose of it that is known here and checks each answer; the names of these purposes.
+    """Use a key for each of its purposes known here, and check the answers; return the names of these purposes.
 
     Raises AgentError, OSError, or InvalidSignature; AssertionError for a wrong premaster secret.
     """

@@ -1,4 +1,4 @@
-"""What a daemon holds, as its commands print it: the same questions to the old daemon, for the fixtures, and to the new one."""
+"""The contents of a daemon, as its commands print them: read from the old daemon for the fixtures, and from the new one."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 Ask = Callable[..., Any]
-"""Runs an operator's `hsmd` command, adding --json; gives the document. Exit code 4 ("problems found") is no failure."""
+"""Runs an operator's `hsmd` command with --json and returns its document; exit code 4 ("problems found") is no failure."""
 
 AT_ONCE = 4
 
 CHAINS = ("shop", "imported", "adopted")
-"""Keys whose certificate chains are compared; an agent exports others."""
+"""Keys whose certificate chains are compared here; other chains are exported by an agent."""
 
 EXPLAINED = (
     ("web-1", "www", "tls13-server"),
     ("web-2", "shop", "tls12-server"),
     ("web-2", "shop", "tls12-client"),
 )
-"""Questions to `hsmd grant explain`: client, key, purpose."""
+"""Arguments of `hsmd grant explain`: client, key, purpose."""
 
 
 def contents(ask: Ask) -> dict[str, Any]:
-    """Keys, clients, grants and the like: what stays as it is until an operator changes it."""
+    """Keys, clients, grants and all else that only an operator changes."""
     keys, clients, grants, owners, revocations, tokens = _together(
         ask,
         [
@@ -49,7 +49,7 @@ def contents(ask: Ask) -> dict[str, Any]:
 
 
 def details(ask: Ask) -> dict[str, Any]:
-    """What takes more commands: some chains and decisions, counts, the caller, the key that signs checkpoints of the log."""
+    """Contents that take more commands: some chains and decisions, counts, the caller, the key that signs checkpoints."""
     chains = _together(ask, [("cert", "export", name) for name in CHAINS])
     explained = _together(ask, [("grant", "explain", *question) for question in EXPLAINED])
     status, key = _together(ask, [("status",), ("audit", "key")])
@@ -65,6 +65,6 @@ def details(ask: Ask) -> dict[str, Any]:
 
 
 def _together(ask: Ask, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-    """The answers to commands that run side by side: most of their time is the start of an interpreter."""
+    """Run commands in parallel, because most of their time is the start of an interpreter; return their documents."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         return list(threads.map(lambda command: ask(*command), commands))

@@ -1,6 +1,6 @@
-"""Old and new programs on the directories of tests/vectors/takeover, which an earlier commit made.
+"""Old and new programs on the directories of tests/vectors/takeover, which an earlier release made.
 
-Uses the command line, the files and the wire only; nothing of hsmd is imported, so that names inside of it can change.
+Uses only the command line, files and the protocol; it imports nothing of hsmd, so that names inside of it can change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ READY_S = 60.0
 COMMAND_S = 60.0
 STOP_S = 20.0
 PROBLEMS = 4
-"""The exit code for a refusal that `grant explain` found, a log that is not intact, or a daemon whose log is refused."""
+"""The exit code if `grant explain` found a refusal, a log is not intact, or a daemon's log is refused."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,7 +53,7 @@ class Release:
         return {**kept, "PYTHONPATH": os.pathsep.join(map(str, self.path)), "HOME": str(self.directory)}
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """A command, to its end."""
+        """Run a command to its end."""
         return subprocess.run(
             self.line(*arguments),
             stdin=subprocess.DEVNULL,
@@ -66,7 +66,7 @@ class Release:
         )
 
     def ask(self, *arguments: str | Path, codes: Sequence[int] = (0,)) -> Any:
-        """The JSON document of a command, which must end with one of the exit codes."""
+        """Run a command; return its JSON document. It must end with one of the exit codes."""
         done = self.run(*arguments, "--json")
         assert done.returncode in codes, (
             f"hsmd {arguments} ended with {done.returncode}: {done.stderr}{done.stdout}"
@@ -77,7 +77,7 @@ class Release:
     def running(
         self, log: Path, *arguments: str | Path, fds: Sequence[int] = ()
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A command that is told to stop at the end of the block, and then killed with all it started."""
+        """Run a command, which gets SIGTERM at the end of the block, and is then killed with all its children."""
         with log.open("ab") as output:
             child = subprocess.Popen(
                 self.line(*arguments),
@@ -113,23 +113,23 @@ def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-# --- what the fixtures hold ---
+# --- the fixtures ---
 
 
-def unpack(name: str, place: Path, changes: Mapping[str, str]) -> Path:
-    """The directory in `name`.tar.gz below `place`, relocated: its own path, and what `changes` says, in all its texts."""
-    place.mkdir(exist_ok=True)
-    # The program, because tarfile needs a filter argument that the Python of Debian 12 may lack, or drops modes.
+def unpack(name: str, parent: Path, changes: Mapping[str, str]) -> Path:
+    """Unpack the directory in `name`.tar.gz below `parent`; replace its old path, and those in `changes`, in all its texts."""
+    parent.mkdir(exist_ok=True)
+    # tar instead of tarfile, which needs a filter argument that Debian 12's Python may lack, or drops modes.
     packed = str(VECTORS / f"{name}.tar.gz")
     subprocess.run(
-        ["tar", "-xpzf", packed, "-C", str(place), "--no-same-owner"], check=True, timeout=COMMAND_S
+        ["tar", "-xpzf", packed, "-C", str(parent), "--no-same-owner"], check=True, timeout=COMMAND_S
     )
-    relocate(place / name, {f"{EXPECTED['base']}/{name}/": f"{place / name}/", **changes})
-    return place / name
+    relocate(parent / name, {f"{EXPECTED['base']}/{name}/": f"{parent / name}/", **changes})
+    return parent / name
 
 
 def relocate(directory: Path, changes: Mapping[str, str]) -> None:
-    """Replaces paths and addresses in configurations and witness memories; modes stay."""
+    """Replace paths and addresses in configurations and witness memories; file modes are kept."""
     for path in [
         *directory.rglob("*.toml"),
         *directory.rglob("*.conf"),
@@ -143,7 +143,7 @@ def relocate(directory: Path, changes: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A daemon that serves."""
+    """A running daemon."""
 
     directory: Path
     address: str
@@ -151,11 +151,11 @@ class Daemon:
 
     @property
     def log(self) -> bytes:
-        """The whole audit log: sealed segments and the live file."""
+        """The complete audit log: sealed segments and the live file."""
         return log_bytes(self.directory / "audit")
 
     def stop(self) -> None:
-        """End it in good order."""
+        """End it with SIGTERM."""
         self.process.terminate()
         assert self.process.wait(STOP_S) == 0
 
@@ -167,12 +167,12 @@ def log_bytes(directory: Path) -> bytes:
 
 
 ANY_PORT = {EXPECTED["address"]: "127.0.0.1:0", EXPECTED["metrics"]: "127.0.0.1:0"}
-"""What is replaced in hsmd.toml."""
+"""Replacements in hsmd.toml."""
 
 
 @contextmanager
 def serving(release: Release, directory: Path) -> Iterator[Daemon]:
-    """`hsmd serve` on a daemon directory; the port that the system chose is in `address`."""
+    """Run `hsmd serve` on a daemon directory; `address` has the port that the system chose."""
     reader, writer = os.pipe()
     output = directory.parent / f"{directory.name}.log"
     arguments = ("serve", "--config", directory / "hsmd.toml", "--ready-fd", str(writer))
@@ -194,7 +194,7 @@ def serving(release: Release, directory: Path) -> Iterator[Daemon]:
 
 
 class Operator:
-    """The directory of an operator; its commands, by one release, to one daemon."""
+    """An operator's directory, from which one release's commands reach one daemon."""
 
     def __init__(self, release: Release, directory: Path, profile: str = "operator.toml") -> None:
         self.release = release
@@ -202,15 +202,15 @@ class Operator:
         self.profile = directory / profile
 
     def ask(self, *arguments: str | Path, codes: Sequence[int] = (0, PROBLEMS)) -> Any:
-        """The JSON document of a command."""
+        """Run a command; return its JSON document."""
         return self.release.ask(*arguments, "--profile", self.profile, codes=codes)
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """A command that may fail."""
+        """Run a command that may fail."""
         return self.release.run(*arguments, "--profile", self.profile, "--json")
 
     def wait_for_token(self) -> None:
-        """Returns when all workers of the daemon are ready."""
+        """Wait until all workers of the daemon are ready."""
 
         def ready() -> bool:
             workers = self.ask("status")["daemon"]["tokens"][0]["workers"]
@@ -219,14 +219,14 @@ class Operator:
         wait_until(ready, "the token is ready")
 
 
-def operator(release: Release, place: Path, daemon: Daemon, profile: str = "operator.toml") -> Operator:
-    """An operator's directory of its own below `place`, for this daemon."""
-    return Operator(release, unpack("operator", place, {EXPECTED["address"]: daemon.address}), profile)
+def operator(release: Release, parent: Path, daemon: Daemon, profile: str = "operator.toml") -> Operator:
+    """A separate operator's directory below `parent`, for this daemon."""
+    return Operator(release, unpack("operator", parent, {EXPECTED["address"]: daemon.address}), profile)
 
 
 @contextmanager
 def agent_running(release: Release, directory: Path, *, connected: bool = True) -> Iterator[Path]:
-    """`hsmd agent run` on an agent's directory; its socket, when it is connected (or at least answers)."""
+    """Run `hsmd agent run` on an agent's directory; yield its socket once it is connected (or at least answers)."""
     socket, log = directory / "agent.sock", directory.parent / "agent.log"
     with release.running(log, "agent", "run", "--config", directory / "agent.toml") as process:
 
@@ -239,7 +239,7 @@ def agent_running(release: Release, directory: Path, *, connected: bool = True) 
 
 
 def use_granted(socket: Path, expected: Mapping[str, Any], client: str = "web-1") -> set[str]:
-    """Uses each key for each purpose that the client was granted, and checks the answers; the names of the keys."""
+    """Use each key for each purpose granted to the client, and check the answers; return the names of the keys."""
     documents = {key["name"]: key for key in expected["keys"]}
     granted = [
         agent_socket.Key.of({**documents[grant["key"]], "purposes": grant["purposes"]})
@@ -247,19 +247,19 @@ def use_granted(socket: Path, expected: Mapping[str, Any], client: str = "web-1"
         if grant["client"] == client
     ]
     names = {key.name for key in granted}
-    # The agent fetches what was granted since it last ran only after it has connected.
+    # Grants that were added since the agent last ran reach it only after it has connected.
     wait_until(lambda: names <= agent_socket.key_names(socket), f"the agent knows {names}")
     for key in granted:
         assert agent_socket.use_and_check(socket, key), f"no purpose of {key.name} was tried"
     return names
 
 
-# --- the daemon that most tests share ---
+# --- the shared daemon ---
 
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """The new daemon on the old directory, and what it held before any test changed something."""
+    """The new daemon with the old directory, and its contents before any test changed them."""
 
     daemon: Daemon
     operator: Operator
