@@ -11,7 +11,7 @@ as_root() {
 }
 
 # install_packages NAME...: installs what is missing; quick when nothing is. Services that come with packages are not
-# started: nobody here uses them.
+# started: nothing here uses them.
 install_packages() {
   local missing=() package
   for package in "$@"; do

@@ -1,1 +1,1 @@
-"""The wing next to the HSM: what a front end never installs."""
+"""The daemon: what runs next to the HSM and is never installed on a front end."""

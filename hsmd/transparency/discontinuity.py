@@ -1,4 +1,4 @@
-"""Discontinuities: notes in which an operator declares that a log does not continue what was seen of it.
+"""Discontinuities: notes in which an operator declares a break in the log: it does not continue what witnesses remember.
 
 docs/audit.md, section 8.
 """

@@ -74,7 +74,7 @@ class Continuity:
 
     def _break(self, reason: str) -> None:
         self.broken = (
-            f"the audit log of {self._origin} does not continue what was seen of it: {reason}; if it was restored "
+            f"the audit log of {self._origin} does not continue the log as remembered: {reason}; if it was restored "
             "from a backup, declare that with: hsmd audit discontinuity --reason TEXT"
         )
         log.error("audit.behind", reason=self.broken)
