@@ -21,7 +21,7 @@ from hsmd.daemon.ipc.launcher_messages import WorkerEnded, WorkerStarted
 
 WORKER_WINDOW = 32
 """Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
-LOOK_S = 0.05
+CHECK_S = 0.05
 """How often the pool of a new generation is checked."""
 HANDED_OVER_S = 60.0
 """Time for the jobs of the old generation: the longest deadline there is."""
@@ -105,7 +105,7 @@ class TokenPools:
     async def follow(self) -> None:
         """Let each new generation take over as soon as it is ready; runs until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
             for name, coming in list(self._coming.items()):
                 if coming.pool.status().state == "ready":
                     del self._coming[name]
