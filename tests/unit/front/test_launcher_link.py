@@ -1,4 +1,4 @@
-"""The front's end of the socket to its launcher: messages in order, descriptors handed on or closed, both kinds of end."""
+"""The front's end of the launcher socket: messages in order, descriptors delivered or closed, and both ways it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hsmd.daemon.ipc.launcher_messages import (
 
 
 class Listener:
-    """What a link has passed on."""
+    """Records what a link delivered."""
 
     def __init__(self, link: LauncherLink) -> None:
         self.messages: list[AnyToFront] = []
@@ -37,14 +37,14 @@ class Listener:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The launcher's socket and the front's."""
+    """The sockets of the launcher and the front."""
     launcher, front = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     front.setblocking(False)
     with launcher, front:
         yield launcher, front
 
 
-async def test_messages_arrive_with_their_descriptors_until_the_launcher_is_gone(
+async def test_messages_arrive_with_their_descriptors_until_the_launcher_ends(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     launcher, front = pair
@@ -82,7 +82,7 @@ async def test_a_malformed_packet_ends_the_link_and_its_descriptors_are_closed(
     assert listener.messages == []
 
 
-async def test_messages_to_the_launcher(pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_messages_reach_the_launcher(pair: tuple[socket.socket, socket.socket]) -> None:
     launcher, front = pair
     link = LauncherLink(front)
     link.send(ReplaceWorker(42))

@@ -1,4 +1,4 @@
-"""A small world to decide about: three front ends, an operator, an auditor, three keys, two CAs."""
+"""A small store for access decisions: three front ends, an operator, an auditor, three keys, two CAs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions about key operations: every rule that denies, the one that allows, and explanations that agree with them."""
+"""Decisions about key operations: every rule that denies, the rule that allows, and explanations that agree with both."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def snapshot(contents: Contents) -> Snapshot:
     return Snapshot.build(contents)
 
 
-def person(snapshot: Snapshot, name: str, fingerprint: str) -> Identity:
+def identity_of(snapshot: Snapshot, name: str, fingerprint: str) -> Identity:
     identity = snapshot.identify_key(name, fingerprint)
     assert identity is not None
     return identity
 
 
-def test_a_grant_says_what_the_worker_needs(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
+def test_a_grant_has_what_the_worker_needs(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
     expected = Grant("web1", "site", digests["site"], Purpose.TLS13_SERVER, "main", KeyType.P256, 1.0)
-    assert snapshot.decide(person(snapshot, "web1", "F1"), digests["site"], 1, now) == expected
+    assert snapshot.decide(identity_of(snapshot, "web1", "F1"), digests["site"], 1, now) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_grant_says_what_the_worker_needs(snapshot: Snapshot, digests: Digests
         (("eve", "FE"), "unknown", Purpose.TLS13_SERVER, Rule.WRONG_ROLE),
     ],
 )
-def test_what_is_not_granted_is_denied_and_the_rule_named(
+def test_a_use_without_a_grant_is_denied_and_the_rule_named(
     snapshot: Snapshot,
     digests: Digests,
     now: datetime,
@@ -61,15 +61,15 @@ def test_what_is_not_granted_is_denied_and_the_rule_named(
     purpose: int,
     rule: Rule,
 ) -> None:
-    assert snapshot.decide(person(snapshot, *caller), digests[key], purpose, now) == Denial(rule)
+    assert snapshot.decide(identity_of(snapshot, *caller), digests[key], purpose, now) == Denial(rule)
 
 
 @pytest.mark.parametrize("key", [b"", b"\0" * 31, b"site", b"\xff" * 64])
-def test_what_is_no_digest_is_no_key(snapshot: Snapshot, now: datetime, key: bytes) -> None:
-    assert snapshot.decide(person(snapshot, "web1", "F1"), key, 1, now) == Denial(Rule.UNKNOWN_KEY)
+def test_bytes_that_are_not_a_digest_identify_no_key(snapshot: Snapshot, now: datetime, key: bytes) -> None:
+    assert snapshot.decide(identity_of(snapshot, "web1", "F1"), key, 1, now) == Denial(Rule.UNKNOWN_KEY)
 
 
-def test_a_certificate_is_looked_at_again_with_each_request(
+def test_the_validity_of_a_certificate_is_checked_with_each_request(
     snapshot: Snapshot, digests: Digests, now: datetime
 ) -> None:
     ends = now + timedelta(minutes=5)
@@ -79,10 +79,10 @@ def test_a_certificate_is_looked_at_again_with_each_request(
     assert snapshot.decide(identity, digests["site"], 1, ends) == Denial(Rule.EXPIRED_CERTIFICATE)
 
 
-def test_an_identity_is_looked_at_again_with_each_request(
+def test_an_identity_is_checked_with_each_request(
     contents: Contents, digests: Digests, now: datetime
 ) -> None:
-    identity = person(Snapshot.build(contents), "web1", "F1")
+    identity = identity_of(Snapshot.build(contents), "web1", "F1")
 
     def decide(**changes: object) -> Grant | Denial:
         return Snapshot.build(replace(contents, **changes)).decide(identity, digests["site"], 1, now)  # type: ignore[arg-type]
@@ -97,8 +97,8 @@ def test_an_identity_is_looked_at_again_with_each_request(
     assert decide(keys=()) == Denial(Rule.UNKNOWN_KEY)
 
 
-def test_rows_that_must_not_be_grant_nothing(contents: Contents, digests: Digests, now: datetime) -> None:
-    """Should the store ever hold a grant that it must not, it has no effect."""
+def test_invalid_grant_rows_grant_nothing(contents: Contents, digests: Digests, now: datetime) -> None:
+    """A grant that the store must not contain has no effect."""
     (site,) = (grant for grant in contents.grants if grant.client == "web1")
     bad = (
         replace(site, client="ann"),
@@ -108,7 +108,7 @@ def test_rows_that_must_not_be_grant_nothing(contents: Contents, digests: Digest
         replace(site, key="mail"),  # the digest decides, not the name
     )
     snapshot = Snapshot.build(replace(contents, grants=bad))
-    web1, ann = person(snapshot, "web1", "F1"), person(snapshot, "ann", "FA")
+    web1, ann = identity_of(snapshot, "web1", "F1"), identity_of(snapshot, "ann", "FA")
     gone = Identity("gone", Role.FRONT_END, KeyCredential("FG"))
 
     def granted(identity: Identity, key: str) -> dict[int, Grant]:
@@ -125,11 +125,11 @@ def test_rows_that_must_not_be_grant_nothing(contents: Contents, digests: Digest
 
 
 def test_explanations_agree_with_decisions(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
-    people = [("web1", "F1"), ("web2", "F2"), ("ann", "FA"), ("eve", "FE")]
-    for name, fingerprint in people:
+    clients = [("web1", "F1"), ("web2", "F2"), ("ann", "FA"), ("eve", "FE")]
+    for name, fingerprint in clients:
         for key, digest in digests.items():
             for purpose in range(256):
-                decision = snapshot.decide(person(snapshot, name, fingerprint), digest, purpose, now)
+                decision = snapshot.decide(identity_of(snapshot, name, fingerprint), digest, purpose, now)
                 rule = decision.rule if isinstance(decision, Denial) else Rule.GRANTED
                 explanation = snapshot.explain(name, key, purpose)
                 assert explanation.allowed is isinstance(decision, Grant)
@@ -137,7 +137,7 @@ def test_explanations_agree_with_decisions(snapshot: Snapshot, digests: Digests,
 
 
 def test_an_unknown_client_is_explained(snapshot: Snapshot) -> None:
-    assert snapshot.explain("nobody", "site", 1) == Explanation.of(Rule.UNKNOWN_CLIENT)
+    assert snapshot.explain("missing", "site", 1) == Explanation.of(Rule.UNKNOWN_CLIENT)
 
 
 def test_every_rule_has_a_short_name_and_a_sentence() -> None:
@@ -148,17 +148,19 @@ def test_every_rule_has_a_short_name_and_a_sentence() -> None:
         assert Explanation.of(rule).allowed is (rule is Rule.GRANTED)
 
 
-def test_what_the_catalogue_asks(snapshot: Snapshot, digests: Digests, now: datetime) -> None:
+def test_the_snapshot_has_counts_keys_and_expiry_dates(
+    snapshot: Snapshot, digests: Digests, now: datetime
+) -> None:
     assert snapshot.version == 7
     assert (snapshot.key_count, snapshot.client_count, snapshot.grant_count) == (3, 5, 4)
     assert snapshot.keys_of("web1") == {digests["site"]}
-    assert snapshot.keys_of("nobody") == frozenset()
+    assert snapshot.keys_of("missing") == frozenset()
     assert snapshot.certificate_not_after("site") == now
     assert snapshot.certificate_not_after("mail") is None
 
 
-def test_no_denial_names_anything_in_its_text() -> None:
-    """Rules go to the log, never to the peer; still they carry no names that could be injected there."""
+def test_the_text_of_a_denial_has_no_placeholder() -> None:
+    """Rules are logged and never sent to the peer; they contain no names, so that none can be injected into the log."""
     assert "{" not in "".join(rule.text for rule in Rule)
 
 
@@ -169,6 +171,6 @@ def test_a_snapshot_does_not_change_with_its_contents(
     with pytest.raises(AttributeError):
         snapshot.extra = 1  # type: ignore[attr-defined]
     later = Snapshot.build(replace(contents, version=8, grants=()))
-    web1 = person(snapshot, "web1", "F1")
+    web1 = identity_of(snapshot, "web1", "F1")
     assert isinstance(later.decide(web1, digests["site"], 1, now), Denial)
     assert isinstance(snapshot.decide(web1, digests["site"], 1, now), Grant)

@@ -1,4 +1,4 @@
-"""Identities: the matrix of public keys and OpenSSH user certificates that must, and must not, be accepted."""
+"""Identities: which public keys and OpenSSH user certificates are accepted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def snapshot(contents: Contents) -> Snapshot:
 
 @pytest.fixture
 def good(now: datetime) -> dict[str, Any]:
-    """A certificate that web1 may come with."""
+    """A certificate that is valid for web1."""
     return {
         "user_name": "web1",
         "ca_fingerprint": "CA1",
@@ -64,7 +64,7 @@ def any_lifetime(contents: Contents) -> Contents:
         ("eve", "FE", Role.AUDITOR),
     ],
 )
-def test_a_key_makes_its_owner(snapshot: Snapshot, user: str, fingerprint: str, role: Role) -> None:
+def test_a_key_identifies_its_client(snapshot: Snapshot, user: str, fingerprint: str, role: Role) -> None:
     assert snapshot.identify_key(user, fingerprint) == Identity(user, role, KeyCredential(fingerprint))
 
 
@@ -98,7 +98,7 @@ def test_a_key_identifies_no_other_client(snapshot: Snapshot, user: str, fingerp
 # --- certificates ---
 
 
-def test_a_good_certificate_makes_its_principal(
+def test_a_good_certificate_identifies_its_principal(
     snapshot: Snapshot, good: dict[str, Any], now: datetime
 ) -> None:
     assert identify(snapshot, good) == Identity(
@@ -108,7 +108,7 @@ def test_a_good_certificate_makes_its_principal(
     assert certified == Identity("web3", Role.FRONT_END, CertificateCredential(42, "CA1"), now + HOUR)
 
 
-def test_a_certificate_without_end_makes_an_identity_without_end(
+def test_a_certificate_without_an_end_gives_an_identity_without_an_end(
     contents: Contents, good: dict[str, Any]
 ) -> None:
     snapshot = Snapshot.build(any_lifetime(contents))
@@ -157,7 +157,7 @@ def test_a_bad_certificate_identifies_no_client(
     assert identify(snapshot, good, **changes) == Denial(rule)
 
 
-def test_the_window_is_closed_at_its_beginning_and_open_at_its_end(
+def test_a_certificate_is_valid_from_its_first_second_and_before_its_last(
     snapshot: Snapshot, good: dict[str, Any], now: datetime
 ) -> None:
     second = timedelta(seconds=1)
@@ -182,14 +182,14 @@ def test_the_window_is_closed_at_its_beginning_and_open_at_its_end(
         ("0.0.0.0/0", "2001:db8::7", False),
         ("", "192.0.2.7", False),
         ([], "192.0.2.7", False),
-        ("192.0.2.7/24", "192.0.2.7", False),  # bits behind the mask: what was meant is unknown
+        ("192.0.2.7/24", "192.0.2.7", False),  # host bits set: the intended network is unknown
         ("192.0.2.0/24,nonsense", "192.0.2.7", False),
         ("192.0.2.0/24", "", False),
         ("192.0.2.0/24", "a front end", False),
         (True, "192.0.2.7", False),
     ],
 )
-def test_source_addresses(
+def test_a_source_address_option_is_enforced(
     snapshot: Snapshot, good: dict[str, Any], option: object, address: str, allowed: bool
 ) -> None:
     decision = identify(snapshot, good, critical_options={"source-address": option}, peer_address=address)
@@ -201,7 +201,7 @@ def test_source_addresses(
 # --- identities of connections that are open while the store changes ---
 
 
-def test_an_identity_stands_while_its_credential_does(
+def test_an_identity_is_valid_while_its_credential_is(
     contents: Contents, good: dict[str, Any], now: datetime
 ) -> None:
     before = Snapshot.build(contents)
@@ -220,7 +220,7 @@ def test_an_identity_stands_while_its_credential_does(
     assert not stands(by_key, clients=others)
     assert not stands(by_certificate, clients=others)
     assert not stands(by_certificate, user_cas=())
-    # the name came back, but not with this credential, or as something else
+    # the name exists again, with another credential or another role
     assert not stands(by_key, clients=(*others, replace(web1, credentials=web1.credentials[1:])))
     assert stands(by_certificate, clients=(*others, replace(web1, credentials=())))
     for identity in (by_key, by_certificate):
@@ -230,7 +230,7 @@ def test_an_identity_stands_while_its_credential_does(
     assert not stands(by_key, clients=(*others, thief, replace(web1, credentials=())))
 
 
-def test_the_trust_of_a_ca_does_not_follow_a_name_that_is_gone(
+def test_a_ca_is_not_trusted_for_a_name_after_its_client_was_removed(
     contents: Contents, good: dict[str, Any]
 ) -> None:
     others = tuple(client for client in contents.clients if client.name != "web1")
@@ -242,7 +242,7 @@ def test_the_trust_of_a_ca_does_not_follow_a_name_that_is_gone(
 
 
 @pytest.mark.parametrize(("longest_s", "believed"), [(7_200, True), (7_199, False), (0, True), (1, False)])
-def test_a_ca_may_not_make_longer_certificates_than_said(
+def test_a_certificate_longer_than_its_ca_may_issue_is_refused(
     contents: Contents, good: dict[str, Any], longest_s: int, believed: bool
 ) -> None:
     cas = tuple(replace(ca, max_lifetime_s=longest_s) for ca in contents.user_cas)
@@ -265,7 +265,7 @@ def test_a_ca_may_not_make_longer_certificates_than_said(
         ("serial", "CA1", "laptop", False),
     ],
 )
-def test_a_revocation_hits_what_it_names(
+def test_a_revocation_applies_to_what_it_names(
     contents: Contents, good: dict[str, Any], now: datetime, kind: str, ca: str, value: str, hit: bool
 ) -> None:
     before = identify(Snapshot.build(contents), good)

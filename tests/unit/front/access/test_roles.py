@@ -15,7 +15,7 @@ from hsmd.protocol.messages.base import NO_SUBJECT
 from hsmd.protocol.roles import Role
 from tests.support.requests import minimal
 
-PEOPLE = {
+CLIENTS = {
     Role.OPERATOR: Identity("ann", Role.OPERATOR, KeyCredential("FA")),
     Role.AUDITOR: Identity("eve", Role.AUDITOR, KeyCredential("FE")),
     Role.FRONT_END: Identity("web1", Role.FRONT_END, KeyCredential("F1")),
@@ -36,12 +36,12 @@ def about_site(request_type: type[Request]) -> Request:
 
 
 @pytest.mark.parametrize("request_type", messages.REQUESTS, ids=lambda each: each.op())
-@pytest.mark.parametrize("role", PEOPLE)
-def test_a_request_is_for_the_roles_that_it_declares(
+@pytest.mark.parametrize("role", CLIENTS)
+def test_a_request_is_allowed_for_the_roles_it_declares(
     snapshot: Snapshot, now: datetime, request_type: type[Request], role: Role
 ) -> None:
     """tests/unit/protocol/test_declarations.py spells out the roles of every request."""
-    denial = snapshot.decide_request(PEOPLE[role], about_site(request_type), now)
+    denial = snapshot.decide_request(CLIENTS[role], about_site(request_type), now)
     assert denial == (None if role in request_type.roles else Denial(Rule.WRONG_ROLE))
 
 
@@ -52,7 +52,7 @@ def test_a_request_for_one_role_is_refused_to_every_other(snapshot: Snapshot, no
         changes = False
         subject = NO_SUBJECT
 
-    decisions = [snapshot.decide_request(identity, New(), now) for identity in PEOPLE.values()]
+    decisions = [snapshot.decide_request(identity, New(), now) for identity in CLIENTS.values()]
     assert decisions == [Denial(Rule.WRONG_ROLE), None, Denial(Rule.WRONG_ROLE)]
 
 
@@ -73,15 +73,15 @@ def test_a_request_for_one_role_is_refused_to_every_other(snapshot: Snapshot, no
         (messages.AuditCheckpoint(), None),
     ],
 )
-def test_a_front_end_sees_only_keys_it_has_a_grant_on(
+def test_a_front_end_sees_only_keys_it_has_a_grant_for(
     snapshot: Snapshot, now: datetime, request_: Request, rule: Rule | None
 ) -> None:
-    denial = snapshot.decide_request(PEOPLE[Role.FRONT_END], request_, now)
+    denial = snapshot.decide_request(CLIENTS[Role.FRONT_END], request_, now)
     assert denial == (None if rule is None else Denial(rule))
-    assert snapshot.decide_request(PEOPLE[Role.OPERATOR], request_, now) is None
+    assert snapshot.decide_request(CLIENTS[Role.OPERATOR], request_, now) is None
 
 
-def test_control_requests_need_an_identity_that_stands(snapshot: Snapshot, now: datetime) -> None:
+def test_control_requests_need_a_valid_identity(snapshot: Snapshot, now: datetime) -> None:
     whoami = messages.WhoAmI()
     ended = Identity("ann", Role.OPERATOR, CertificateCredential(1, "CA1"), now)
     good = Identity("ann", Role.OPERATOR, CertificateCredential(1, "CA1"), now + timedelta(seconds=1))

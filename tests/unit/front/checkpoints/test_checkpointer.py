@@ -1,4 +1,4 @@
-"""The checkpointer alone: a log that runs away while the token signs still verifies."""
+"""The checkpointer alone: a log that grows while the token signs still verifies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ORIGIN = "hsmd/x"
 
 
 class Bench:
-    """A checkpointer on a log of its own, with a key in memory; `during` runs while a checkpoint is signed."""
+    """A checkpointer with its own log and a key in memory; `during` runs while a checkpoint is signed."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory = directory
@@ -41,7 +41,7 @@ class Bench:
         self.open()
 
     def open(self) -> None:
-        """Open the log, as a start of the daemon does."""
+        """Open the log as the daemon does when it starts."""
         self.audit = AuditLog.open(self.directory)
         self.tree = self.audit.tree()
         key: Any = SimpleNamespace(public_key=self.public, key_type=KeyType.ED25519)
@@ -77,10 +77,10 @@ class Bench:
         return self.private.sign(data)
 
     async def _make_no_key(self, _deadline: float) -> None:
-        raise AssertionError("there is one")
+        raise AssertionError("the checkpoint key exists")
 
     async def _remember(self, _action: Any) -> None:
-        """The store takes every checkpoint."""
+        """The store accepts every checkpoint."""
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tmp_path / "audit", monkeypatch)
 
 
-async def test_a_checkpoint_that_the_log_has_outrun_is_not_recorded(
+async def test_a_checkpoint_too_far_behind_the_log_is_not_recorded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (checkpointer, verification):
@@ -107,7 +107,7 @@ async def test_a_checkpoint_that_the_log_has_outrun_is_not_recorded(
     assert (verdict.intact, verdict.reason, verdict.checkpoints) == (True, "", 1)
 
 
-async def test_proofs_are_made_before_a_lost_tree_has_been_rebuilt(bench: Bench) -> None:
+async def test_proofs_are_available_before_a_lost_tree_is_rebuilt(bench: Bench) -> None:
     """After a restore there are no tree files: the recalled checkpoint is offered at once, and proofs about it are given."""
     bench.record(20)
     await bench.checkpointer.checkpoint()

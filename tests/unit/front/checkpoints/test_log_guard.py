@@ -93,7 +93,9 @@ async def test_a_log_shorter_than_remembered_holds_all_keys_at_once(guarded: Gua
     assert not await guard.continuity.holds(guarded.root_at)
 
 
-async def test_a_log_with_another_past_holds_all_keys_when_its_tree_was_compared(guarded: GuardedLog) -> None:
+async def test_a_log_with_another_history_holds_all_keys_once_its_tree_is_compared(
+    guarded: GuardedLog,
+) -> None:
     other = guarded.guard(AuditHead("hsmd/east", 8, b"\2" * 32, "key"))
     assert guarded.hold.error is None
     assert not await other.continuity.holds(guarded.root_at)
@@ -101,7 +103,7 @@ async def test_a_log_with_another_past_holds_all_keys_when_its_tree_was_compared
     assert "its first 8 records" in other.held
 
 
-async def test_the_log_that_is_remembered_holds_no_keys(guarded: GuardedLog) -> None:
+async def test_the_log_that_the_store_remembers_holds_no_keys(guarded: GuardedLog) -> None:
     for size in (0, 3, 8):
         assert await guarded.guard(AuditHead("hsmd/east", size, guarded.root, "key")).continuity.holds(
             guarded.root_at
@@ -110,7 +112,7 @@ async def test_the_log_that_is_remembered_holds_no_keys(guarded: GuardedLog) -> 
     assert guarded.hold.error is None
 
 
-async def test_free_disk_space_does_not_release_keys_of_a_log_that_was_set_back(
+async def test_free_disk_space_does_not_release_keys_held_for_a_rolled_back_log(
     guarded: GuardedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = guarded.guard(AuditHead("hsmd/east", 9, bytes(32), "key"))

@@ -1,4 +1,4 @@
-"""The audit records of control requests are exactly those that earlier releases wrote: `control_records.json` keeps them."""
+"""The audit records of control requests equal those that earlier releases wrote, kept in `control_records.json`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("label", RECORDS)
-async def test_the_record_of_a_request(label: str, tmp_path: Path) -> None:
+async def test_the_records_of_a_request_are_unchanged(label: str, tmp_path: Path) -> None:
     assert await recorded(REQUESTS[label], tmp_path) == RECORDS[label]
 
 

@@ -1,4 +1,4 @@
-"""The dispatcher: order of records and effects, refusals within bounds, changes that outlive their callers."""
+"""The dispatcher: order of records and effects, bounded records of refusals, changes that complete after their callers left."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Daemon:
         snapshot = Snapshot.build(
             Contents(version=1, keys=(), certificates=(), clients=clients, user_cas=(), grants=())
         )
-        self.go_on = asyncio.Event()
-        self.go_on.set()
+        self.proceed = asyncio.Event()
+        self.proceed.set()
         self.error: Exception | None = None
         self.seen: list[list[str]] = []
         self.dispatcher = Dispatcher(
@@ -54,7 +54,7 @@ class Daemon:
 
     async def _handle(self, identity: Identity, request: Any, deadline: float) -> messages.Done:
         self.seen.append(self.events())
-        await self.go_on.wait()
+        await self.proceed.wait()
         if self.error:
             raise self.error
         return messages.Done()
@@ -73,12 +73,12 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
     await made.audit.close()
 
 
-def test_a_request_without_a_handler_is_noticed_at_the_start(tmp_path: Path) -> None:
+def test_a_request_without_a_handler_is_found_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="WhoAmI"):
         Dispatcher(snapshot=None, audit=None, handlers={})  # type: ignore[arg-type]
 
 
-async def test_a_change_is_recorded_before_and_after_a_question_not_at_all(daemon: Daemon) -> None:
+async def test_a_change_is_recorded_before_and_after_and_a_query_is_not(daemon: Daemon) -> None:
     await daemon.dispatcher.dispatch(ANN, messages.ClientRemove("web"), 9.0)
     assert daemon.seen == [["control.begun"]]
     assert daemon.events() == ["control.begun", "control.done"]
@@ -95,7 +95,7 @@ async def test_every_request_that_changes_something_is_recorded(
     assert daemon.events() == (["control.begun", "control.done"] if request_type.changes else [])
 
 
-async def test_what_was_asked_is_in_the_record_but_for_documents(daemon: Daemon) -> None:
+async def test_the_record_has_the_members_of_a_request_and_hashes_of_documents(daemon: Daemon) -> None:
     request = messages.KeyAdopt(
         "site", ["tls-server"], cka_label="old\n\x1b[2Jname", certificate="PEM " * 10, accept_unsafe=True
     )
@@ -110,7 +110,7 @@ async def test_what_was_asked_is_in_the_record_but_for_documents(daemon: Daemon)
 
 
 async def test_every_request_fits_into_a_record(daemon: Daemon) -> None:
-    """With every member filled, the ends of a change have space for their own fields, too."""
+    """With every member filled, the records at the end of a change still have space for their own fields."""
     for request in messages.REQUESTS:
         values = {
             name: ["x"] * 3 if "list" in str(kind) else "x" for name, kind in request.__annotations__.items()
@@ -121,7 +121,7 @@ async def test_every_request_fits_into_a_record(daemon: Daemon) -> None:
     daemon.audit.commit()
 
 
-async def test_failures_and_faults_are_told_apart(daemon: Daemon) -> None:
+async def test_failures_and_internal_faults_are_recorded_differently(daemon: Daemon) -> None:
     daemon.error = Conflict("there already")
     with pytest.raises(Conflict):
         await daemon.dispatcher.dispatch(ANN, messages.ClientAdd("x"), 9.0)
@@ -132,8 +132,8 @@ async def test_failures_and_faults_are_told_apart(daemon: Daemon) -> None:
     assert "bug" not in (daemon.directory / "audit.jsonl").read_text()
 
 
-async def test_a_change_whose_caller_has_gone_ends_and_is_recorded(daemon: Daemon) -> None:
-    daemon.go_on.clear()
+async def test_a_change_whose_caller_left_is_completed_and_recorded(daemon: Daemon) -> None:
+    daemon.proceed.clear()
     task = asyncio.create_task(daemon.dispatcher.dispatch(ANN, messages.ClientRemove("web"), 9.0))
     while not daemon.seen:
         await asyncio.sleep(0.002)
@@ -141,16 +141,16 @@ async def test_a_change_whose_caller_has_gone_ends_and_is_recorded(daemon: Daemo
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not daemon.dispatcher.idle
-    daemon.go_on.set()
+    daemon.proceed.set()
     async with asyncio.timeout(5):
         while not daemon.dispatcher.idle:
             await asyncio.sleep(0.002)
     assert daemon.events() == ["control.begun", "control.done"]
 
 
-async def test_going_away_again_and_again_leaves_few_changes_under_way(daemon: Daemon) -> None:
-    """A front end that asks for its next key, cancels, and asks again."""
-    daemon.go_on.clear()
+async def test_repeatedly_cancelled_requests_leave_a_bounded_number_of_changes(daemon: Daemon) -> None:
+    """A front end requests its next key, cancels, and requests it again."""
+    daemon.proceed.clear()
     refused = 0
     for _ in range(200):
         asked = asyncio.create_task(daemon.dispatcher.dispatch(WEB, messages.ClientRotateKey("x"), 9.0))
@@ -169,8 +169,8 @@ async def test_going_away_again_and_again_leaves_few_changes_under_way(daemon: D
     assert (len(daemon.seen), refused) == (MAX_CHANGES, 200 - MAX_CHANGES)
     removal = asyncio.create_task(
         daemon.dispatcher.dispatch(ANN, messages.ClientRemove("web"), 9.0)
-    )  # others can
-    daemon.go_on.set()
+    )  # other clients are not limited
+    daemon.proceed.set()
     await removal
     await asyncio.sleep(0.1)
     assert daemon.dispatcher.idle
@@ -186,7 +186,7 @@ async def test_without_a_record_nothing_changes(daemon: Daemon) -> None:
     path.with_suffix(".away").rename(path)
 
 
-async def test_a_change_that_cannot_be_recorded_at_its_end_says_so(
+async def test_a_change_whose_end_cannot_be_recorded_is_reported(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
@@ -205,7 +205,7 @@ async def test_a_change_that_cannot_be_recorded_at_its_end_says_so(
     assert daemon.seen, "it was carried out"
 
 
-async def test_refusals_are_recorded_up_to_a_rate(daemon: Daemon) -> None:
+async def test_refusals_above_a_rate_are_counted_in_one_record(daemon: Daemon) -> None:
     for _ in range(1_000):
         with pytest.raises(Refused) as caught:
             await daemon.dispatcher.dispatch(WEB, messages.Status(), 9.0)

@@ -1,4 +1,4 @@
-"""Enrolment by peers without a valid token: few records, and an answer whatever state the log is in."""
+"""Enrolment by peers without a valid token: few records, and an answer even if the log cannot be written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GUESS = f"{'0' * 16}.{'0' * 32}"
 
 
 class SnapshotCache:
-    """No token is known here."""
+    """Knows no token."""
 
     async def change_unversioned(self, action: Callable[[Any], Any]) -> bool:
         return False
@@ -47,29 +47,29 @@ def handlers(audit: Log, monkeypatch: pytest.MonkeyPatch) -> EnrolmentHandlers:
     return EnrolmentHandlers(cache=SnapshotCache(), audit=audit, pins=lambda role: ((), ()))  # type: ignore[arg-type]
 
 
-async def tried(handlers: EnrolmentHandlers) -> bool:
+async def admitted(handlers: EnrolmentHandlers) -> bool:
     return await handlers.admit(GUESS, "192.0.2.7", frozenset(ROLES.values()))
 
 
-async def test_no_is_the_answer_also_while_the_log_cannot_be_written(
+async def test_a_wrong_token_is_refused_also_while_the_log_cannot_be_written(
     handlers: EnrolmentHandlers, audit: Log
 ) -> None:
     audit.ill = True
-    assert not await tried(handlers)
+    assert not await admitted(handlers)
 
 
-async def test_strangers_do_not_fill_the_disk(
+async def test_peers_without_a_token_do_not_fill_the_disk(
     handlers: EnrolmentHandlers, audit: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four a second for a minute, which is as often as tokens are checked; what is not recorded is counted."""
+    """Four tries a second for a minute, the rate at which tokens are checked; tries that are not recorded are counted."""
     now = [0.0]
     monkeypatch.setattr(enrolment, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for _ in range(240):
         now[0] += 0.25
-        assert not await tried(handlers)
+        assert not await admitted(handlers)
     one_by_one = [name for name, _ in audit.events if name == "enrolment.refused"]
     assert REFUSALS_AT_ONCE <= len(one_by_one) <= REFUSALS_AT_ONCE + 60 * REFUSALS_PER_S + 1
     now[0] += 60
-    await tried(handlers)
+    await admitted(handlers)
     counted = sum(fields["count"] for name, fields in audit.events if name == "log.refusals")
     assert counted + len([name for name, _ in audit.events if name == "enrolment.refused"]) == 241

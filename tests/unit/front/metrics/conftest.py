@@ -1,4 +1,4 @@
-"""Numbers of a daemon that is not there."""
+"""Numbers for the metrics endpoint, without a daemon."""
 
 from __future__ import annotations
 

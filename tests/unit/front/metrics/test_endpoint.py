@@ -37,7 +37,7 @@ async def ask(endpoint: MetricsEndpoint, request: bytes) -> bytes:
         writer.close()
 
 
-async def test_it_answers_get(endpoint: MetricsEndpoint) -> None:
+async def test_get_is_answered(endpoint: MetricsEndpoint) -> None:
     answer = await ask(endpoint, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -59,7 +59,7 @@ async def test_it_answers_get(endpoint: MetricsEndpoint) -> None:
     ],
     ids=["path", "method", "no version", "tls", "too long", "head"],
 )
-async def test_everything_else_is_turned_away(
+async def test_other_requests_are_refused_or_have_no_body(
     endpoint: MetricsEndpoint, request_: bytes, status: bytes
 ) -> None:
     answer = await ask(endpoint, request_)
@@ -67,11 +67,11 @@ async def test_everything_else_is_turned_away(
     assert b"hsmd_operations" not in answer
 
 
-async def test_a_request_that_does_not_end_is_dropped(endpoint: MetricsEndpoint) -> None:
+async def test_a_connection_with_an_incomplete_request_is_closed(endpoint: MetricsEndpoint) -> None:
     assert await ask(endpoint, b"GET /metrics HTTP/1.1\r\nHost: x\r\n") == b""
 
 
-async def test_idle_connections_make_room_for_others_in_time(endpoint: MetricsEndpoint) -> None:
+async def test_idle_connections_are_closed_in_time_for_others(endpoint: MetricsEndpoint) -> None:
     idle = [await asyncio.open_connection("127.0.0.1", endpoint.port) for _ in range(MAX_CONNECTIONS * 2)]
     async with asyncio.timeout(5):
         for reader, _ in idle:
@@ -83,7 +83,7 @@ async def test_idle_connections_make_room_for_others_in_time(endpoint: MetricsEn
         writer.close()
 
 
-async def test_a_reader_that_never_reads_is_dropped() -> None:
+async def test_a_peer_that_never_reads_is_disconnected() -> None:
     endpoint = MetricsEndpoint(lambda: numbers_of(50_000), deadline_s=0.5)
     await endpoint.apply(LOOPBACK)
     _, writer = await asyncio.open_connection("127.0.0.1", endpoint.port, limit=1)
@@ -97,7 +97,7 @@ async def test_a_reader_that_never_reads_is_dropped() -> None:
     await endpoint.close()
 
 
-async def test_an_address_that_is_taken_is_no_reason_to_stop(endpoint: MetricsEndpoint) -> None:
+async def test_an_address_in_use_does_not_stop_the_daemon(endpoint: MetricsEndpoint) -> None:
     second = MetricsEndpoint(lambda: numbers_of(1))
     await second.apply(ListenAddress("127.0.0.1", endpoint.port))
     assert second.port == 0

@@ -1,4 +1,4 @@
-"""The text that Prometheus reads: every number is in it, whatever the names, and no piece of it takes long."""
+"""The text that Prometheus reads: it has every number for any names, and no piece of it takes long to produce."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.support.metrics import numbers_of
 
 
 def read(numbers: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample that the library's own reader finds."""
+    """Every sample that the parser of the Prometheus library finds."""
     text = b"".join(pieces(families(numbers))).decode()
     found: dict[Any, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             place = (sample.name, tuple(sorted(sample.labels.items())))
-            assert place not in found, f"{place} is there twice"
+            assert place not in found, f"{place} is listed twice"
             found[place] = sample.value
     return found
 
 
-def test_all_numbers_are_there(numbers: Metrics) -> None:
+def test_all_numbers_are_exposed(numbers: Metrics) -> None:
     found = read(numbers)
     expected = {
         ("hsmd_build_info", (("version", "0.1.0"),)): 1,
@@ -69,8 +69,8 @@ def test_all_numbers_are_there(numbers: Metrics) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=80))
-def test_no_name_breaks_out_of_its_label(name: str) -> None:
-    """Names are checked when they are given; the exposition would be correct even if they were not."""
+def test_names_are_escaped_inside_labels(name: str) -> None:
+    """Names are checked when they are given; the exposition is correct even for unchecked names."""
     numbers = numbers_of(0)
     numbers.uses.append(UseCount(name, name, "tls13-server", "performed", 3, 0, 1.0))
     text = b"".join(pieces(families(numbers))).decode()
@@ -79,7 +79,7 @@ def test_no_name_breaks_out_of_its_label(name: str) -> None:
     assert lines[0].endswith(" 3.0")
 
 
-def test_a_thousand_series_come_in_short_pieces() -> None:
+def test_a_thousand_series_are_produced_in_short_pieces() -> None:
     numbers = numbers_of(1_000)
     assert len([place for place in read(numbers) if place[0] == "hsmd_operations_total"]) == 1_000
     slowest = []

@@ -9,20 +9,20 @@ from hypothesis import given, strategies as st
 from hsmd.daemon.front.signing.counters import BOUNDS_S, OTHER, WINDOW_S, Counters, Histogram
 
 
-def test_series_are_bounded_and_nothing_is_lost() -> None:
-    tallies = Counters(most=10)
+def test_series_are_bounded_and_all_operations_are_counted() -> None:
+    counters = Counters(most=10)
     for number in range(1_000):
-        tallies.count(f"client-{number}", "key", "tls13-server", ("performed", "refused")[number % 2])
-    assert len(tallies.counts) == 12
-    assert tallies.counts[OTHER, OTHER, OTHER, "performed"] == 495
-    assert tallies.totals() == {"performed": 500, "refused": 500}
+        counters.count(f"client-{number}", "key", "tls13-server", ("performed", "refused")[number % 2])
+    assert len(counters.counts) == 12
+    assert counters.counts[OTHER, OTHER, OTHER, "performed"] == 495
+    assert counters.totals() == {"performed": 500, "refused": 500}
 
 
-def test_an_existing_series_goes_on_when_there_are_too_many() -> None:
-    tallies = Counters(most=1)
+def test_an_existing_series_continues_when_there_are_too_many() -> None:
+    counters = Counters(most=1)
     for client in ("a", "b", "a"):
-        tallies.count(client, "key", "tls13-server", "performed")
-    assert tallies.counts["a", "key", "tls13-server", "performed"] == 2
+        counters.count(client, "key", "tls13-server", "performed")
+    assert counters.counts["a", "key", "tls13-server", "performed"] == 2
 
 
 @given(st.lists(st.floats(0, 100, allow_nan=False)))
@@ -37,14 +37,14 @@ def test_every_duration_is_in_one_bucket(durations: list[float]) -> None:
         assert count == sum(above < duration <= bound for duration in durations)
 
 
-def test_recent_is_what_came_in_the_last_window_or_two() -> None:
-    tallies = Counters()
-    tallies.begin_window(0.0)
+def test_recent_counts_cover_the_last_one_or_two_windows() -> None:
+    counters = Counters()
+    counters.begin_window(0.0)
     series = ("web", "key", "tls13-server", "performed")
     for second in range(100):
-        tallies.count(*series)
-        tallies.tick(float(second))
-        (found,) = tallies.recent(float(second))
+        counters.count(*series)
+        counters.tick(float(second))
+        (found,) = counters.recent(float(second))
         assert found.total == second + 1
         assert found.over_s < 2 * WINDOW_S + 1
         if second:

@@ -36,7 +36,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_two_crashes_and_only_this_pair_is_refused(clock: Clock) -> None:
+def test_after_two_crashes_only_this_pair_is_refused(clock: Clock) -> None:
     penalties = CrashPenalties(clock)
     for _ in range(CRASHES):
         assert not penalties.refuses("web", KEY)
@@ -48,7 +48,7 @@ def test_two_crashes_and_only_this_pair_is_refused(clock: Clock) -> None:
     assert not penalties.refuses("web", KEY)
 
 
-def test_each_further_crash_doubles_it_up_to_a_limit_and_time_heals(clock: Clock) -> None:
+def test_each_further_crash_doubles_the_penalty_up_to_a_limit_and_it_expires(clock: Clock) -> None:
     penalties = CrashPenalties(clock)
     lasts = [penalties.crashed("web", KEY) for _ in range(30)]
     assert lasts[:4] == [0.0, FIRST_S, FIRST_S * 2, FIRST_S * 4]
@@ -57,7 +57,7 @@ def test_each_further_crash_doubles_it_up_to_a_limit_and_time_heals(clock: Clock
     assert penalties.crashed("web", KEY) == 0.0
 
 
-def test_an_acquitted_client_is_as_before(clock: Clock) -> None:
+def test_an_acquittal_removes_the_penalty(clock: Clock) -> None:
     penalties = CrashPenalties(clock)
     penalties.crashed("web", KEY)
     penalties.crashed("web", KEY)
@@ -78,44 +78,44 @@ def test_memory_is_bounded(clock: Clock) -> None:
 
 @pytest.mark.parametrize("order", [("lost", "ended"), ("ended", "lost")])
 @pytest.mark.parametrize("by", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM, 0])
-def test_a_crash_is_known_from_both_halves_in_any_order(order: tuple[str, str], by: int) -> None:
+def test_a_crash_is_attributed_when_both_reports_arrive_in_any_order(order: tuple[str, str], by: int) -> None:
     found: list[Job] = []
-    culprits = CrashAttribution(found.append)
+    attribution = CrashAttribution(found.append)
     job: Any = object()
     for half in order:
         assert found == []
         if half == "lost":
-            culprits.lost(7, job)
+            attribution.lost(7, job)
         else:
-            culprits.ended(7, by)
+            attribution.ended(7, by)
     assert found == ([job] if by in (signal.SIGSEGV, signal.SIGABRT) else [])
-    culprits.ended(7, signal.SIGSEGV)
-    assert len(found) <= 1, "a pid that is used again is another worker"
+    attribution.ended(7, signal.SIGSEGV)
+    assert len(found) <= 1, "a reused pid belongs to another worker"
 
 
-def test_a_worker_is_not_blamed_for_one_that_had_its_process_id_before() -> None:
+def test_a_crash_is_not_attributed_to_a_later_worker_with_the_same_pid() -> None:
     found: list[Job] = []
-    culprits = CrashAttribution(found.append)
+    attribution = CrashAttribution(found.append)
     job: Any = object()
-    culprits.begun(7)
-    culprits.ended(7, signal.SIGSEGV)  # it was idle
-    culprits.begun(7)
-    culprits.lost(7, job)
-    culprits.ended(7, signal.SIGKILL)
+    attribution.begun(7)
+    attribution.ended(7, signal.SIGSEGV)  # this worker was idle
+    attribution.begun(7)
+    attribution.lost(7, job)
+    attribution.ended(7, signal.SIGKILL)
     assert found == []
 
 
-def test_halves_that_stay_alone_are_forgotten() -> None:
-    culprits = CrashAttribution(lambda job: None)
+def test_unmatched_reports_are_discarded() -> None:
+    attribution = CrashAttribution(lambda job: None)
     job: Any = object()
     for pid in range(3 * MAX_WAITING):
-        culprits.lost(pid, job)
-        culprits.ended(pid + 10_000, signal.SIGSEGV)
-    assert len(culprits._jobs) <= MAX_WAITING
-    assert len(culprits._crashes) <= MAX_WAITING
+        attribution.lost(pid, job)
+        attribution.ended(pid + 10_000, signal.SIGSEGV)
+    assert len(attribution._jobs) <= MAX_WAITING
+    assert len(attribution._crashes) <= MAX_WAITING
 
 
-def test_differences_between_store_and_token() -> None:
+def test_differences_between_store_and_token_are_found() -> None:
     def described(digest: bytes, *warnings: str) -> KeyDescription:
         return KeyDescription(digest.hex(), "p-256", b"", ["tls-server"], "01", "", list(warnings))
 

@@ -46,7 +46,7 @@ CLIENT = Identity("web", Role.FRONT_END, KeyCredential("F1"))
 
 
 class Pool:
-    """Takes jobs and keeps them."""
+    """Records the jobs it is given."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -68,7 +68,7 @@ class Pool:
 
 @dataclass
 class Caller:
-    """Notes what it is told."""
+    """Records the answers and errors it is given."""
 
     identity: Identity = CLIENT
     open_requests: dict[int, SigningRequest | None] = field(default_factory=dict)
@@ -93,8 +93,8 @@ class Caller:
         return reply
 
 
-class World:
-    """A service with one client, one key and one token; the clock stands still until it is moved."""
+class Harness:
+    """A service with one client, one key and one token; the clock advances only when the test sets it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -130,10 +130,10 @@ class World:
 
     @contextmanager
     def unwritable(self) -> Iterator[None]:
-        """The log's file is away."""
+        """Within this context the log's file is missing."""
         path = self.directory / "audit.jsonl"
         path.rename(path.with_suffix(".away"))
-        self.now += 1.0  # names are looked at again
+        self.now += 1.0  # the log checks its file's name again
         try:
             yield
         finally:
@@ -141,8 +141,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path / "audit")
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    made = Harness(tmp_path / "audit")
     yield made
     await made.audit.close()
 
@@ -153,60 +153,60 @@ def request(
     return request_id, key_operation_body(ms, purpose, 0x0403, key, b"data %d" % request_id)
 
 
-def ask(world: World, *ids: int, caller: Caller | None = None) -> Caller:
+def ask(harness: Harness, *ids: int, caller: Caller | None = None) -> Caller:
     caller = caller or Caller()
-    world.service.use(caller, [request(number) for number in ids])
+    harness.service.use(caller, [request(number) for number in ids])
     return caller
 
 
-# --- the straight way ---
+# --- requests that succeed ---
 
 
-async def test_attempts_are_written_before_the_pool_has_the_jobs(world: World) -> None:
+async def test_attempts_are_written_before_jobs_are_submitted_to_the_pool(harness: Harness) -> None:
     seen: list[int] = []
-    submit = world.pool.submit
+    submit = harness.pool.submit
 
     def watch(jobs: list[Job]) -> None:
-        seen.append(len([record for record in world.records() if record["event"] == "attempt"]))
+        seen.append(len([record for record in harness.records() if record["event"] == "attempt"]))
         submit(jobs)
 
-    world.pool.submit = watch  # type: ignore[method-assign]
-    ask(world, 1, 2, 3)
+    harness.pool.submit = watch  # type: ignore[method-assign]
+    ask(harness, 1, 2, 3)
     assert seen == [3]
-    assert world.pool.batches == [3], "one batch"
+    assert harness.pool.batches == [3], "one batch"
 
 
-async def test_outcomes_are_written_before_the_answer_leaves(world: World) -> None:
-    caller = ask(world, 1, 2)
+async def test_outcomes_are_written_before_answers_are_sent(harness: Harness) -> None:
+    caller = ask(harness, 1, 2)
     seen: list[list[str]] = []
     answered = caller.answered
 
     def watch(request_id: int, answer: bytes) -> None:
-        seen.append(world.results())
+        seen.append(harness.results())
         answered(request_id, answer)
 
     caller.answered = watch  # type: ignore[method-assign]
-    world.complete(
-        (world.pool.jobs[0], Status.ANSWERED, b"one"), (world.pool.jobs[1], Status.ANSWERED, b"two")
+    harness.complete(
+        (harness.pool.jobs[0], Status.ANSWERED, b"one"), (harness.pool.jobs[1], Status.ANSWERED, b"two")
     )
     assert seen == [["performed", "performed"]] * 2
     assert (caller.replies, caller.flushes) == ([(1, b"one"), (2, b"two")], 1)
 
 
-async def test_each_caller_is_flushed_once_for_a_batch(world: World) -> None:
-    callers = [ask(world, 1, 2), ask(world, 1, 2)]
-    world.complete(*((job, Status.ANSWERED, b"x") for job in world.pool.jobs))
+async def test_each_caller_is_flushed_once_per_batch(harness: Harness) -> None:
+    callers = [ask(harness, 1, 2), ask(harness, 1, 2)]
+    harness.complete(*((job, Status.ANSWERED, b"x") for job in harness.pool.jobs))
     assert [caller.flushes for caller in callers] == [1, 1]
 
 
-async def test_a_malformed_operation_ends_the_batch_behind_it(world: World) -> None:
+async def test_a_malformed_operation_ends_its_batch(harness: Harness) -> None:
     caller = Caller()
     with pytest.raises(ProtocolError):
-        world.service.use(caller, [request(1), (2, b"short"), request(3)])
-    assert [job.context.request_id for job in world.pool.jobs] == [1]
+        harness.service.use(caller, [request(1), (2, b"short"), request(3)])
+    assert [job.context.request_id for job in harness.pool.jobs] == [1]
 
 
-# --- deciding ---
+# --- access decisions ---
 
 
 @pytest.mark.parametrize(
@@ -217,105 +217,107 @@ async def test_a_malformed_operation_ends_the_batch_behind_it(world: World) -> N
         ({"purpose": Purpose.SIGN_DIGEST}, "purpose-outside-ceiling"),
     ],
 )
-async def test_refusals_reach_neither_pool_nor_peer_with_their_rule(
-    world: World, changes: Any, rule: str
+async def test_refusals_do_not_reach_the_pool_and_hide_their_rule_from_the_peer(
+    harness: Harness, changes: Any, rule: str
 ) -> None:
     caller = Caller()
-    world.service.use(caller, [request(1, **changes)])
+    harness.service.use(caller, [request(1, **changes)])
     reply = caller.reply(1)
     assert isinstance(reply, Refused)
-    assert (reply.text, world.pool.jobs) == ("refused", [])
-    assert world.records()[-1]["rule"] == rule
+    assert (reply.text, harness.pool.jobs) == ("refused", [])
+    assert harness.records()[-1]["rule"] == rule
 
 
-async def test_a_certificate_is_looked_at_with_every_request(world: World) -> None:
-    """The moment it ends, uses end; the snapshot need not change for that."""
+async def test_a_certificate_is_checked_with_every_request(harness: Harness) -> None:
+    """Requests are refused from the end of the certificate on, without a change of the snapshot."""
     identity = Identity("web", Role.FRONT_END, KeyCredential("F1"), expires_at=NOON + timedelta(seconds=1))
-    caller = ask(world, 1, caller=Caller(identity))
-    assert world.pool.jobs
+    caller = ask(harness, 1, caller=Caller(identity))
+    assert harness.pool.jobs
     ended = Caller(Identity("web", Role.FRONT_END, KeyCredential("F1"), expires_at=NOON))
-    ask(world, 2, caller=ended)
+    ask(harness, 2, caller=ended)
     assert isinstance(ended.reply(2), Refused)
     assert caller.replies == []
 
 
-async def test_draining_takes_nothing_new_and_finishes_the_rest(world: World) -> None:
-    caller = ask(world, 1)
-    world.service.drain()
-    ask(world, 2, caller=caller)
-    world.service.use(caller, [request(3, key=b"\x12" * 32)])
+async def test_a_draining_service_accepts_no_request_and_completes_the_others(harness: Harness) -> None:
+    caller = ask(harness, 1)
+    harness.service.drain()
+    ask(harness, 2, caller=caller)
+    harness.service.use(caller, [request(3, key=b"\x12" * 32)])
     assert isinstance(caller.reply(2), Draining)
     assert isinstance(caller.reply(3), Refused)
-    world.complete((world.pool.jobs[0], Status.ANSWERED, b"x"))
+    harness.complete((harness.pool.jobs[0], Status.ANSWERED, b"x"))
     assert caller.reply(1) == b"x"
 
 
-async def test_a_token_that_is_not_configured_is_unavailable(world: World) -> None:
-    world.service._pools = {}  # type: ignore[assignment]
-    caller = ask(world, 1)
+async def test_a_token_that_is_not_configured_is_unavailable(harness: Harness) -> None:
+    harness.service._pools = {}  # type: ignore[assignment]
+    caller = ask(harness, 1)
     assert isinstance(caller.reply(1), Unavailable)
-    assert world.results() == ["failed"]
-    world.service.abandon(caller.accepted)  # does not raise
+    assert harness.results() == ["failed"]
+    harness.service.abandon(caller.accepted)  # does not raise
 
 
-# --- lost workers (decision 1) ---
+# --- lost workers ---
 
 
-async def test_a_job_that_never_began_is_tried_again_without_using_up_its_repetition(world: World) -> None:
-    caller = ask(world, 1)
+async def test_a_job_that_never_began_is_retried_and_keeps_its_repetition(harness: Harness) -> None:
+    caller = ask(harness, 1)
     for _ in range(3):
-        world.complete((world.pool.jobs[-1], Status.NOT_PERFORMED))
-    assert len(world.pool.jobs) == 4
-    assert not any(job.alone for job in world.pool.jobs)
-    world.complete((world.pool.jobs[-1], Status.UNKNOWN))
-    assert world.pool.jobs[-1].alone, "only now its one repetition"
-    world.complete((world.pool.jobs[-1], Status.ANSWERED, b"x"))
+        harness.complete((harness.pool.jobs[-1], Status.NOT_PERFORMED))
+    assert len(harness.pool.jobs) == 4
+    assert not any(job.alone for job in harness.pool.jobs)
+    harness.complete((harness.pool.jobs[-1], Status.UNKNOWN))
+    assert harness.pool.jobs[-1].alone, "its one repetition begins only now"
+    harness.complete((harness.pool.jobs[-1], Status.ANSWERED, b"x"))
     assert caller.reply(1) == b"x"
-    assert world.results() == ["not-performed"] * 3 + ["unknown", "performed"]
-    attempts = [record["index"] for record in world.records() if record["event"] == "attempt"]
-    assert len(attempts) == 5, "each submission has an attempt of its own"
+    assert harness.results() == ["not-performed"] * 3 + ["unknown", "performed"]
+    attempts = [record["index"] for record in harness.records() if record["event"] == "attempt"]
+    assert len(attempts) == 5, "each submission has its own attempt"
 
 
-async def test_an_unknown_one_is_tried_once_more_alone_and_then_given_up(world: World) -> None:
-    caller = ask(world, 1)
-    world.complete((world.pool.jobs[0], Status.UNKNOWN))
-    assert [job.alone for job in world.pool.jobs] == [False, True]
-    world.complete((world.pool.jobs[1], Status.NOT_PERFORMED))
-    assert world.pool.jobs[2].alone, "still to be alone"
-    world.complete((world.pool.jobs[2], Status.UNKNOWN))
-    assert len(world.pool.jobs) == 3
+async def test_a_job_with_an_unknown_result_is_repeated_once_alone(harness: Harness) -> None:
+    caller = ask(harness, 1)
+    harness.complete((harness.pool.jobs[0], Status.UNKNOWN))
+    assert [job.alone for job in harness.pool.jobs] == [False, True]
+    harness.complete((harness.pool.jobs[1], Status.NOT_PERFORMED))
+    assert harness.pool.jobs[2].alone, "it must still run alone"
+    harness.complete((harness.pool.jobs[2], Status.UNKNOWN))
+    assert len(harness.pool.jobs) == 3
     assert isinstance(caller.reply(1), TokenFailure)
-    assert world.results() == ["unknown", "not-performed", "unknown"]
+    assert harness.results() == ["unknown", "not-performed", "unknown"]
 
 
-async def test_a_repetition_keeps_the_deadline_and_ends_with_it(world: World) -> None:
-    caller = ask(world, 1)
-    deadline = world.pool.jobs[0].deadline
+async def test_a_repetition_keeps_the_deadline(harness: Harness) -> None:
+    caller = ask(harness, 1)
+    deadline = harness.pool.jobs[0].deadline
     assert deadline == 101.0
-    world.now = 100.9
-    world.complete((world.pool.jobs[0], Status.NOT_PERFORMED))
-    assert world.pool.jobs[1].deadline == deadline
-    world.now = 101.0
-    world.complete((world.pool.jobs[1], Status.NOT_PERFORMED))
-    assert len(world.pool.jobs) == 2
+    harness.now = 100.9
+    harness.complete((harness.pool.jobs[0], Status.NOT_PERFORMED))
+    assert harness.pool.jobs[1].deadline == deadline
+    harness.now = 101.0
+    harness.complete((harness.pool.jobs[1], Status.NOT_PERFORMED))
+    assert len(harness.pool.jobs) == 2
     assert isinstance(caller.reply(1), DeadlineExceeded)
 
 
-async def test_what_the_worker_skipped_as_too_late_is_not_tried_again(world: World) -> None:
-    caller = ask(world, 1)
-    world.service.completed([Completion(world.pool.jobs[0], Status.NOT_PERFORMED, error=DeadlineExceeded())])
-    assert len(world.pool.jobs) == 1
+async def test_a_job_skipped_at_its_deadline_is_not_retried(harness: Harness) -> None:
+    caller = ask(harness, 1)
+    harness.service.completed(
+        [Completion(harness.pool.jobs[0], Status.NOT_PERFORMED, error=DeadlineExceeded())]
+    )
+    assert len(harness.pool.jobs) == 1
     assert isinstance(caller.reply(1), DeadlineExceeded)
 
 
-async def test_an_expired_job_is_answered_once_and_closed_when_its_answer_comes(world: World) -> None:
-    caller = ask(world, 1)
-    world.complete((world.pool.jobs[0], Status.EXPIRED))
+async def test_an_expired_job_is_answered_once_and_recorded_when_its_result_arrives(harness: Harness) -> None:
+    caller = ask(harness, 1)
+    harness.complete((harness.pool.jobs[0], Status.EXPIRED))
     assert isinstance(caller.reply(1), DeadlineExceeded)
-    assert world.results() == [], "the worker still has it"
-    world.complete((world.pool.jobs[0], Status.LATE, b"late"))
+    assert harness.results() == [], "the worker still has it"
+    harness.complete((harness.pool.jobs[0], Status.LATE, b"late"))
     assert len(caller.replies) == 1
-    (outcome,) = [record for record in world.records() if record["event"] == "outcome"]
+    (outcome,) = [record for record in harness.records() if record["event"] == "outcome"]
     assert outcome["result"] == "performed"
     assert "answer" in outcome
 
@@ -323,15 +325,15 @@ async def test_an_expired_job_is_answered_once_and_closed_when_its_answer_comes(
 @pytest.mark.parametrize(
     ("status", "result"), [(Status.UNKNOWN, "unknown"), (Status.NOT_PERFORMED, "not-performed")]
 )
-async def test_an_expired_job_of_a_lost_worker_is_not_tried_again(
-    world: World, status: Status, result: str
+async def test_an_expired_job_of_a_lost_worker_is_not_retried(
+    harness: Harness, status: Status, result: str
 ) -> None:
-    caller = ask(world, 1)
-    world.complete((world.pool.jobs[0], Status.EXPIRED))
-    world.complete((world.pool.jobs[0], status))
-    assert len(world.pool.jobs) == 1
+    caller = ask(harness, 1)
+    harness.complete((harness.pool.jobs[0], Status.EXPIRED))
+    harness.complete((harness.pool.jobs[0], status))
+    assert len(harness.pool.jobs) == 1
     assert len(caller.replies) == 1
-    assert world.results() == [result]
+    assert harness.results() == [result]
 
 
 @pytest.mark.parametrize(
@@ -343,102 +345,102 @@ async def test_an_expired_job_of_a_lost_worker_is_not_tried_again(
         (None, "failed"),
     ],
 )
-async def test_failures_of_the_worker_are_passed_on(
-    world: World, error: HsmdError | None, result: str
+async def test_errors_of_the_worker_are_returned(
+    harness: Harness, error: HsmdError | None, result: str
 ) -> None:
-    caller = ask(world, 1)
-    world.service.completed([Completion(world.pool.jobs[0], Status.FAILED, error=error)])
+    caller = ask(harness, 1)
+    harness.service.completed([Completion(harness.pool.jobs[0], Status.FAILED, error=error)])
     reply = caller.reply(1)
     assert isinstance(reply, type(error) if error else TokenFailure)
-    assert world.results() == [result]
+    assert harness.results() == [result]
 
 
-# --- callers that go away ---
+# --- callers that disconnect ---
 
 
-async def test_abandoned_jobs_are_neither_tried_again_nor_left_open(world: World) -> None:
-    caller = ask(world, 1, 2)
-    world.service.abandon(caller.accepted)
-    assert world.pool.abandoned == world.pool.jobs
-    world.complete((world.pool.jobs[0], Status.NOT_PERFORMED), (world.pool.jobs[1], Status.UNKNOWN))
-    assert len(world.pool.jobs) == 2
-    assert world.results() == ["not-performed", "unknown"]
+async def test_abandoned_jobs_are_not_retried_and_get_an_outcome(harness: Harness) -> None:
+    caller = ask(harness, 1, 2)
+    harness.service.abandon(caller.accepted)
+    assert harness.pool.abandoned == harness.pool.jobs
+    harness.complete((harness.pool.jobs[0], Status.NOT_PERFORMED), (harness.pool.jobs[1], Status.UNKNOWN))
+    assert len(harness.pool.jobs) == 2
+    assert harness.results() == ["not-performed", "unknown"]
 
 
-async def test_abandoning_reaches_the_job_of_a_repetition(world: World) -> None:
-    caller = ask(world, 1)
-    world.complete((world.pool.jobs[0], Status.NOT_PERFORMED))
-    world.service.abandon(caller.accepted)
-    assert world.pool.abandoned == [world.pool.jobs[1]]
+async def test_abandoning_applies_to_the_job_of_a_repetition(harness: Harness) -> None:
+    caller = ask(harness, 1)
+    harness.complete((harness.pool.jobs[0], Status.NOT_PERFORMED))
+    harness.service.abandon(caller.accepted)
+    assert harness.pool.abandoned == [harness.pool.jobs[1]]
 
 
-# --- a log that cannot be written (decision 8) ---
+# --- a log that cannot be written ---
 
 
-async def test_without_an_attempt_on_record_nothing_reaches_the_token(world: World) -> None:
-    with world.unwritable():
-        caller = ask(world, 1, 2)
-        assert world.pool.jobs == []
+async def test_without_a_recorded_attempt_no_job_reaches_the_token(harness: Harness) -> None:
+    with harness.unwritable():
+        caller = ask(harness, 1, 2)
+        assert harness.pool.jobs == []
         assert [type(reply) for _, reply in caller.replies] == [AuditFailure, AuditFailure]
         assert caller.flushes == 1
-    world.now += 1
-    again = ask(world, 3)
-    world.complete((world.pool.jobs[0], Status.ANSWERED, b"x"))
-    assert again.reply(3) == b"x", "it recovers by itself"
+    harness.now += 1
+    again = ask(harness, 3)
+    harness.complete((harness.pool.jobs[0], Status.ANSWERED, b"x"))
+    assert again.reply(3) == b"x", "the service recovers without a restart"
 
 
-async def test_without_an_outcome_on_record_no_answer_leaves(world: World) -> None:
-    caller = ask(world, 1)
-    with world.unwritable():
-        world.complete((world.pool.jobs[0], Status.ANSWERED, b"secret"))
+async def test_without_a_recorded_outcome_no_answer_is_sent(harness: Harness) -> None:
+    caller = ask(harness, 1)
+    with harness.unwritable():
+        harness.complete((harness.pool.jobs[0], Status.ANSWERED, b"secret"))
         assert isinstance(caller.reply(1), AuditFailure)
-    world.now += 1
-    world.audit.commit()
-    (outcome,) = [record for record in world.records() if record["event"] == "outcome"]
-    assert outcome["result"] == "performed", "what happened is told as soon as there is room"
+    harness.now += 1
+    harness.audit.commit()
+    (outcome,) = [record for record in harness.records() if record["event"] == "outcome"]
+    assert outcome["result"] == "performed", "the outcome is recorded once the log can be written"
 
 
-async def test_a_repetition_that_cannot_be_recorded_is_not_made(world: World) -> None:
-    caller = ask(world, 1)
-    with world.unwritable():
-        world.complete((world.pool.jobs[0], Status.NOT_PERFORMED))
-        assert len(world.pool.jobs) == 1
+async def test_a_repetition_that_cannot_be_recorded_is_not_made(harness: Harness) -> None:
+    caller = ask(harness, 1)
+    with harness.unwritable():
+        harness.complete((harness.pool.jobs[0], Status.NOT_PERFORMED))
+        assert len(harness.pool.jobs) == 1
         assert isinstance(caller.reply(1), AuditFailure)
-    world.now += 1
-    world.audit.commit()
-    attempts = {record["index"] for record in world.records() if record["event"] == "attempt"}
-    assert attempts == {record["attempt"] for record in world.records() if record["event"] == "outcome"}
+    harness.now += 1
+    harness.audit.commit()
+    attempts = {record["index"] for record in harness.records() if record["event"] == "attempt"}
+    assert attempts == {record["attempt"] for record in harness.records() if record["event"] == "outcome"}
 
 
 # --- the daemon's own operations ---
 
 
-async def test_the_daemon_signs_on_behalf_of_an_operator_with_a_record(world: World) -> None:
+async def test_the_daemon_signs_on_behalf_of_an_operator_with_a_record(harness: Harness) -> None:
     operator = Caller(Identity("ann", Role.OPERATOR, KeyCredential("FA")))
     grant = Grant("ann", "site", KEY, int(Purpose.X509_REQUEST), "main", KeyType.P256, 1.0)
-    use = world.service.use_for_daemon(operator, grant, Purpose.X509_REQUEST, 0x0403, b"info", 105.0)
-    world.complete((world.pool.jobs[0], Status.ANSWERED, b"signature"))
+    use = harness.service.use_for_daemon(operator, grant, Purpose.X509_REQUEST, 0x0403, b"info", 105.0)
+    harness.complete((harness.pool.jobs[0], Status.ANSWERED, b"signature"))
     assert operator.reply(1) == b"signature"
     assert use.replied
-    (attempt,) = [record for record in world.records() if record["event"] == "attempt"]
+    (attempt,) = [record for record in harness.records() if record["event"] == "attempt"]
     assert (attempt["client"], attempt["purpose"]) == ("ann", "x509-request")
 
 
-async def test_counts_add_up(world: World) -> None:
-    ask(world, 1, 2)
-    world.service.use(Caller(), [request(1, key=b"\0" * 32)])
-    world.complete((world.pool.jobs[0], Status.ANSWERED, b"x"))
-    world.service.completed([Completion(world.pool.jobs[1], Status.FAILED, error=TokenFailure())])
-    assert world.service.counters.totals() == {"refused": 1, "performed": 1, "token": 1}
-    assert world.service.counters.counts == {
+async def test_operations_are_counted_by_result(harness: Harness) -> None:
+    ask(harness, 1, 2)
+    harness.service.use(Caller(), [request(1, key=b"\0" * 32)])
+    harness.complete((harness.pool.jobs[0], Status.ANSWERED, b"x"))
+    harness.service.completed([Completion(harness.pool.jobs[1], Status.FAILED, error=TokenFailure())])
+    assert harness.service.counters.totals() == {"refused": 1, "performed": 1, "token": 1}
+    assert harness.service.counters.counts == {
         ("web", "site", "tls13-server", "performed"): 1,
         ("web", "site", "tls13-server", "token"): 1,
         ("web", "other", "tls13-server", "refused"): 1,
     }
-    assert sum(world.service.counters.latencies["tls13-server", "p-256"].counts) == 1
+    assert sum(harness.service.counters.latencies["tls13-server", "p-256"].counts) == 1
 
 
-# --- holds ---
+# --- held keys ---
 
 
 @pytest.mark.parametrize(
@@ -446,20 +448,20 @@ async def test_counts_add_up(world: World) -> None:
     [(Reason.CONTINUITY, AuditFailure()), (Reason.DISK, AuditFailure()), (Reason.STORE, StoreFailure())],
     ids=["log", "disk", "store"],
 )
-async def test_while_keys_are_held_nothing_is_tried_or_recorded(
-    world: World, reason: Reason, why: HsmdError
+async def test_while_keys_are_held_no_request_is_submitted_or_recorded(
+    harness: Harness, reason: Reason, why: HsmdError
 ) -> None:
-    world.hold.set(reason, why)
-    caller = ask(world, 1)
+    harness.hold.set(reason, why)
+    caller = ask(harness, 1)
     assert caller.replies == [(1, why)]
-    assert not world.pool.jobs
-    assert not world.records()
-    world.hold.set(reason, None)
-    ask(world, 2)
-    assert len(world.pool.jobs) == 1
+    assert not harness.pool.jobs
+    assert not harness.records()
+    harness.hold.set(reason, None)
+    ask(harness, 2)
+    assert len(harness.pool.jobs) == 1
 
 
-def test_the_log_is_named_before_the_store_and_a_reason_begins_and_ends_once() -> None:
+def test_a_log_error_precedes_a_store_error_and_changes_are_reported_once() -> None:
     hold, log, store = KeyHold(), AuditFailure(), StoreFailure()
     assert [hold.set(Reason.STORE, error) for error in (None, store, store)] == [False, True, False]
     assert (hold.set(Reason.DISK, log), hold.error) == (True, log)
@@ -467,9 +469,9 @@ def test_the_log_is_named_before_the_store_and_a_reason_begins_and_ends_once() -
     assert (hold.set(Reason.STORE, None), hold.error) == (True, None)
 
 
-async def test_a_full_token_costs_no_record_and_no_share(world: World) -> None:
-    world.pool.full = Overloaded(retry_after_ms=7)
-    caller = ask(world, 1, 2, 3)
-    assert [error for _, error in caller.replies] == [world.pool.full] * 3
-    assert not world.records()
-    assert world.service._limits.of("ann", world.now).open == 0
+async def test_an_overloaded_token_causes_no_record_and_uses_no_allowance(harness: Harness) -> None:
+    harness.pool.full = Overloaded(retry_after_ms=7)
+    caller = ask(harness, 1, 2, 3)
+    assert [error for _, error in caller.replies] == [harness.pool.full] * 3
+    assert not harness.records()
+    assert harness.service._limits.of("ann", harness.now).open == 0

@@ -33,7 +33,7 @@ class Newcomer:
         self.dropped = reason
 
 
-def test_only_so_many_may_be_logging_in() -> None:
+def test_the_number_of_pending_logins_is_limited() -> None:
     admission = Admission(LIMITS)
     first = [Newcomer("a") for _ in range(4)]
     assert all(admission.may_start(each) for each in first)
@@ -44,19 +44,21 @@ def test_only_so_many_may_be_logging_in() -> None:
 
 def test_an_address_that_has_all_connections_loses_one_to_another() -> None:
     admission = Admission(LIMITS)
-    crowd = [Newcomer("a") for _ in range(4)]
-    for each in crowd:
+    earlier = [Newcomer("a") for _ in range(4)]
+    for each in earlier:
         admission.may_start(each)
     assert admission.may_start(Newcomer("b"))
-    assert [bool(each.dropped) for each in crowd] == [True, False, False, False], "the oldest"
-    admission.stopped(crowd[0])  # asyncssh reports the dropped one later
+    assert [bool(each.dropped) for each in earlier] == [True, False, False, False], (
+        "the oldest connection is dropped"
+    )
+    admission.stopped(earlier[0])  # asyncssh reports the dropped connection later
     assert admission.starting == 4
     assert admission.may_start(Newcomer("b"))
-    assert not admission.may_start(Newcomer("b")), "two each is fair"
+    assert not admission.may_start(Newcomer("b")), "each address has two connections"
     assert not admission.may_start(Newcomer("a"))
 
 
-def test_a_client_has_its_share_of_connections_and_no_more() -> None:
+def test_the_connections_of_a_client_are_limited() -> None:
     admission = Admission(LIMITS)
 
     def log_in(client: str) -> bool:
@@ -89,7 +91,7 @@ def test_all_connections_together_are_limited() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["start", "stop", "in", "out"])), max_size=200)
 )
-def test_counts_never_go_wrong(steps: list[tuple[str, str]]) -> None:
+def test_counts_match_the_open_connections(steps: list[tuple[str, str]]) -> None:
     admission = Admission(replace(LIMITS, connections=12))
     starting: list[Newcomer] = []
     inside: list[str] = []
@@ -113,7 +115,7 @@ def test_counts_never_go_wrong(steps: list[tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_the_end_of_what_was_never_admitted_is_harmless(times: int) -> None:
+def test_the_end_of_a_connection_that_was_not_admitted_has_no_effect(times: int) -> None:
     admission = Admission(LIMITS)
     for _ in range(times):
         admission.stopped(Newcomer("x"))
@@ -121,7 +123,7 @@ def test_the_end_of_what_was_never_admitted_is_harmless(times: int) -> None:
 
 
 def test_idle_connections_from_many_addresses_block_no_client() -> None:
-    """Where all have equally many, chance decides between them and the newcomer."""
+    """If all addresses have equally many connections, one of them or the newcomer is dropped at random."""
     drawn: list[int] = []
 
     def draw(below: int) -> int:
@@ -129,31 +131,31 @@ def test_idle_connections_from_many_addresses_block_no_client() -> None:
         return (len(drawn) * 3) % below
 
     admission = Admission(LIMITS, draw=draw)
-    crowd = [Newcomer(f"10.0.0.{number}") for number in range(4)]
-    assert all(admission.may_start(each) for each in crowd)
-    assert admission.may_start(Newcomer("10.0.1.1")), "the fourth of five"
+    earlier = [Newcomer(f"10.0.0.{number}") for number in range(4)]
+    assert all(admission.may_start(each) for each in earlier)
+    assert admission.may_start(Newcomer("10.0.1.1")), "the fourth of five is dropped"
     assert drawn == [5]
-    assert [bool(each.dropped) for each in crowd] == [False, False, False, True]
+    assert [bool(each.dropped) for each in earlier] == [False, False, False, True]
     assert admission.starting == 4
 
 
-def test_chance_may_also_turn_the_newcomer_away() -> None:
+def test_the_newcomer_may_be_the_one_that_is_dropped() -> None:
     admission = Admission(LIMITS, draw=lambda below: below - 1)
-    crowd = [Newcomer(f"10.0.0.{number}") for number in range(4)]
-    assert all(admission.may_start(each) for each in crowd)
+    earlier = [Newcomer(f"10.0.0.{number}") for number in range(4)]
+    assert all(admission.may_start(each) for each in earlier)
     assert not admission.may_start(Newcomer("10.0.1.1"))
-    assert not any(each.dropped for each in crowd)
+    assert not any(each.dropped for each in earlier)
     assert admission.refused == 1
 
 
 def test_a_source_that_keeps_failing_is_refused_at_once() -> None:
     admission = Admission(LIMITS, clock=lambda: 0.0)
-    told = []
+    refused = []
     for _ in range(5):
         newcomer = Newcomer("192.0.2.1")
         if admission.may_start(newcomer):
             admission.stopped(newcomer)
-            told.append(admission.offended(newcomer, 5.0))
-    assert told == [False, False, False, True]
+            refused.append(admission.offended(newcomer, 5.0))
+    assert refused == [False, False, False, True]
     assert admission.refused == 1
     assert admission.may_start(Newcomer("192.0.2.2"))

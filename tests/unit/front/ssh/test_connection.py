@@ -23,7 +23,7 @@ CLIENTS = {WEB.get_fingerprint(): ("web", Role.FRONT_END), OPERATOR.get_fingerpr
 
 
 class Snapshot:
-    """Knows two clients by their keys, until they are withdrawn."""
+    """Identifies two clients by their keys, until they are withdrawn."""
 
     def __init__(self) -> None:
         self.withdrawn = False
@@ -37,7 +37,7 @@ class Snapshot:
 
 
 class Conn:
-    """asyncssh's side: it says yes to everything."""
+    """A connection of asyncssh that accepts every login."""
 
     def __init__(self) -> None:
         self.aborted = False
@@ -70,7 +70,7 @@ async def parts() -> tuple[SshConnection, Any, Snapshot]:
 Parts = tuple[SshConnection, Any, Snapshot]
 
 
-async def test_a_signature_lets_its_owner_in(parts: Parts) -> None:
+async def test_a_signature_admits_the_owner_of_its_key(parts: Parts) -> None:
     connection, conn, _ = parts
     assert await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     connection.auth_completed()
@@ -78,7 +78,7 @@ async def test_a_signature_lets_its_owner_in(parts: Parts) -> None:
     assert isinstance(connection.session_requested(), SshChannel)
 
 
-async def test_a_key_that_was_only_shown_admits_no_client(parts: Parts) -> None:
+async def test_a_key_without_a_signature_admits_no_client(parts: Parts) -> None:
     connection, conn, _ = parts
     assert await conn.validate_public_key("web", WEB.public_data, b"", b"")
     connection.auth_completed()
@@ -86,7 +86,7 @@ async def test_a_key_that_was_only_shown_admits_no_client(parts: Parts) -> None:
     assert connection.session_requested() is False
 
 
-async def test_showing_another_key_takes_the_proof_back(parts: Parts) -> None:
+async def test_offering_another_key_invalidates_the_proof(parts: Parts) -> None:
     connection, conn, _ = parts
     await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     await conn.validate_public_key("ann", OPERATOR.public_data, b"", b"")
@@ -94,8 +94,8 @@ async def test_showing_another_key_takes_the_proof_back(parts: Parts) -> None:
     assert conn.aborted
 
 
-async def test_a_proof_is_for_one_user_name(parts: Parts) -> None:
-    """The race of asyncssh 2.24.0: the name that is let in is not the one that was proven."""
+async def test_a_proof_is_bound_to_one_user_name(parts: Parts) -> None:
+    """The race of asyncssh 2.24.0: the name that logs in is not the one that was proven."""
     connection, conn, _ = parts
     await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     conn.username = "ann"
@@ -109,7 +109,7 @@ async def test_a_login_without_any_proof_is_not_admitted(parts: Parts) -> None:
     assert conn.aborted
 
 
-async def test_a_client_removed_between_signature_and_login_stays_out(parts: Parts) -> None:
+async def test_a_client_removed_between_signature_and_login_is_not_admitted(parts: Parts) -> None:
     connection, conn, snapshot = parts
     await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     snapshot.withdrawn = True
@@ -117,13 +117,13 @@ async def test_a_client_removed_between_signature_and_login_stays_out(parts: Par
     assert conn.aborted
 
 
-async def test_unknown_keys_are_not_even_checked(parts: Parts) -> None:
+async def test_signatures_of_unknown_keys_are_not_checked(parts: Parts) -> None:
     _, conn, _ = parts
     assert not await conn.validate_public_key("web", OPERATOR.public_data, b"message", SIGNATURE)
     assert not await conn.validate_public_key("web", b"rubbish", b"message", SIGNATURE)
 
 
-async def test_every_request_to_log_in_is_a_try(parts: Parts) -> None:
+async def test_every_authentication_request_counts_as_a_try(parts: Parts) -> None:
     _, conn, _ = parts
     for _ in range(5):
         await conn._finish_userauth(True, b"none", None)
@@ -133,7 +133,7 @@ async def test_every_request_to_log_in_is_a_try(parts: Parts) -> None:
 @pytest.mark.parametrize(
     "missing", ["_finish_userauth", "validate_public_key", "_recv_packet", "_recv_data", "send_packet"]
 )
-async def test_without_the_methods_that_are_hooked_every_login_fails(missing: str) -> None:
+async def test_without_the_hooked_methods_every_login_fails(missing: str) -> None:
     """asyncssh ends a connection whose `connection_made` raises."""
 
     class Changed(Conn):
@@ -148,7 +148,7 @@ async def test_without_the_methods_that_are_hooked_every_login_fails(missing: st
     assert connection.session_requested() is False
 
 
-async def test_a_peer_that_has_gone_already_has_no_address() -> None:
+async def test_a_peer_that_already_disconnected_has_no_address() -> None:
     class Gone(Conn):
         def get_extra_info(self, name: str) -> Any:
             return None

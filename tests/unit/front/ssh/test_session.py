@@ -1,4 +1,4 @@
-"""A session on a transport that notes what it is told: bounds, breaks, and what outlives a peer."""
+"""A session on a transport that records calls: limits, protocol errors, and what continues after the peer left."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HELLO = encode_hello(3)
 
 class Transport:
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
         self.written = b""
         self.broken = False
 
@@ -44,7 +44,7 @@ class Transport:
         self.written += data
 
     def __getattr__(self, name: str) -> Any:
-        return lambda: self.told.append(name)
+        return lambda: self.calls.append(name)
 
     @property
     def frames(self) -> list[tuple[int, int, bytes]]:
@@ -123,7 +123,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_comes_in_one_read_goes_to_the_service_as_one_batch_and_answers_in_one_piece(
+async def test_requests_of_one_read_are_one_batch_and_their_answers_one_write(
     parts: Parts,
 ) -> None:
     parts.session.received(HELLO + op(1) + op(2) + encode(Kind.PING, 9))
@@ -136,44 +136,46 @@ async def test_what_comes_in_one_read_goes_to_the_service_as_one_batch_and_answe
     assert parts.kinds() == [Kind.RESULT, Kind.RESULT]
 
 
-async def test_a_peer_may_not_hold_half_a_frame(parts: Parts) -> None:
+async def test_a_peer_that_does_not_complete_a_frame_is_disconnected(parts: Parts) -> None:
     parts.session.received(HELLO)
     parts.session.received(op(1)[:20])
     parts.session.check(HALF_FRAME_S)
-    assert parts.transport.told == []
+    assert parts.transport.calls == []
     parts.session.check(HALF_FRAME_S + 0.1)
-    assert parts.transport.told == ["close"]
+    assert parts.transport.calls == ["close"]
     assert decode_error(parts.transport.frames[-1][2]).code == ErrorCode.PROTOCOL
 
 
-async def test_nor_stay_silent(parts: Parts) -> None:
+async def test_a_peer_that_sends_no_hello_is_disconnected(parts: Parts) -> None:
     parts.session.check(HALF_FRAME_S + 0.1)
-    assert parts.transport.told == ["close"]
+    assert parts.transport.calls == ["close"]
 
 
-async def test_each_frame_has_its_own_time(parts: Parts) -> None:
+async def test_the_time_limit_applies_to_each_frame(parts: Parts) -> None:
     parts.session.received(HELLO)
     stream = b"".join(encode(Kind.PING, number) for number in range(1, 50))
     for at in range(0, len(stream) - 20, 13):
         parts.now += 1.0
         parts.session.received(stream[at + (6 if at else 0) : at + 13 + 6])
         parts.session.check(parts.now)
-    assert parts.transport.told == []
+    assert parts.transport.calls == []
 
 
-async def test_a_peer_that_does_not_close_its_end_is_dropped_in_the_end(parts: Parts) -> None:
+async def test_a_peer_that_does_not_close_its_end_is_aborted(parts: Parts) -> None:
     parts.session.received(HELLO + b"\xff\xff\xff\xff")
-    assert parts.transport.told == ["close"]
+    assert parts.transport.calls == ["close"]
     size = len(parts.transport.written)
     for _ in range(3):
         parts.session.check(UNREAD_S - 0.1)
-    assert (parts.transport.told, len(parts.transport.written)) == (["close"], size), "told once"
+    assert (parts.transport.calls, len(parts.transport.written)) == (["close"], size), (
+        "the peer is informed once"
+    )
     parts.session.check(UNREAD_S + 0.1)
     parts.session.check(UNREAD_S + 0.2)
-    assert parts.transport.told == ["close", "abort"]
+    assert parts.transport.calls == ["close", "abort"]
 
 
-async def test_a_broken_session_gives_up_what_is_open(parts: Parts) -> None:
+async def test_a_protocol_error_abandons_open_requests(parts: Parts) -> None:
     parts.session.received(HELLO + op(1) + op(2))
     parts.session.received(encode(Kind.RESULT, 5))
     assert [use.request_id for use in parts.service.abandoned] == [1, 2]
@@ -187,7 +189,7 @@ async def test_a_broken_session_gives_up_what_is_open(parts: Parts) -> None:
     assert parts.ended
 
 
-async def test_a_channel_that_closed_meanwhile_does_not_harm_other_sessions(parts: Parts) -> None:
+async def test_a_closed_channel_does_not_affect_other_sessions(parts: Parts) -> None:
     """asyncssh raises when it cannot write any more; the delivery of a batch must go on."""
     parts.session.received(HELLO + op(1))
     parts.transport.broken = True
@@ -199,20 +201,20 @@ async def test_a_channel_that_closed_meanwhile_does_not_harm_other_sessions(part
     assert parts.ended == [parts.session]
 
 
-async def test_unread_answers_stop_reading_and_end_the_peer(parts: Parts) -> None:
+async def test_unread_answers_pause_reading_and_then_disconnect_the_peer(parts: Parts) -> None:
     parts.session.received(HELLO)
     parts.session.pause_writing()
     parts.session.check(UNREAD_S - 1)
     parts.session.resume_writing()
     parts.session.check(UNREAD_S + 1)
-    assert parts.transport.told == ["pause_reading", "resume_reading"]
+    assert parts.transport.calls == ["pause_reading", "resume_reading"]
     parts.now = 50
     parts.session.pause_writing()
     parts.session.check(50 + UNREAD_S + 1)
-    assert parts.transport.told[-1] == "abort"
+    assert parts.transport.calls[-1] == "abort"
 
 
-async def test_too_many_open_requests(parts: Parts) -> None:
+async def test_open_requests_above_the_limit_are_refused(parts: Parts) -> None:
     parts.session.received(HELLO + b"".join(op(number) for number in range(1, 6)))
     assert parts.service.used == [1, 2, 3]
     errors = [decode_error(body) for kind, _, body in parts.transport.frames if kind == Kind.ERROR]
@@ -222,7 +224,7 @@ async def test_too_many_open_requests(parts: Parts) -> None:
     assert parts.service.used == [1, 2, 3, 6]
 
 
-async def test_cancel_reaches_key_operations_and_control_requests(parts: Parts) -> None:
+async def test_key_operations_and_control_requests_can_be_cancelled(parts: Parts) -> None:
     parts.session.received(HELLO + op(1) + ask(2))
     await settle()
     parts.session.received(encode(Kind.CANCEL, 1) + encode(Kind.CANCEL, 2) + encode(Kind.CANCEL, 77))
@@ -246,7 +248,7 @@ async def test_control_requests_end_with_their_deadline(parts: Parts) -> None:
     ("result", "code"),
     [(NotFound("no such thing"), ErrorCode.NOT_FOUND), (ZeroDivisionError("secret"), ErrorCode.INTERNAL)],
 )
-async def test_faults_end_one_request_and_say_no_more_than_they_should(
+async def test_an_internal_fault_ends_one_request_and_hides_its_text(
     parts: Parts, result: Any, code: int
 ) -> None:
     parts.wait.set()
@@ -270,7 +272,7 @@ async def test_an_answer_too_long_for_a_frame_is_not_sent(parts: Parts) -> None:
     assert decode_error(parts.transport.frames[-1][2]).code == ErrorCode.BAD_REQUEST
 
 
-async def test_draining_refuses_control_and_announces_itself_to_those_who_said_hello(parts: Parts) -> None:
+async def test_draining_is_announced_after_the_hello_and_refuses_control_requests(parts: Parts) -> None:
     parts.session.drain(5_000)
     assert parts.transport.written == b""
     parts.session.received(HELLO)
@@ -291,15 +293,15 @@ async def test_a_lost_peer_cancels_its_control_requests(parts: Parts) -> None:
     assert [use.request_id for use in parts.service.abandoned] == [2]
 
 
-async def test_a_client_beyond_its_share_is_not_read_for_a_moment(parts: Parts) -> None:
+async def test_reading_pauses_briefly_for_a_client_above_its_rate(parts: Parts) -> None:
     parts.service.spent = True
     parts.session.received(HELLO)
     parts.session.received(op(1))
     parts.session.received(op(2))
-    assert parts.transport.told == ["pause_reading"], "once, however many batches"
+    assert parts.transport.calls == ["pause_reading"], "once for any number of batches"
     parts.session.pause_writing()
     parts.session.resume_writing()
-    assert "resume_reading" not in parts.transport.told, "its rest is not over yet"
+    assert "resume_reading" not in parts.transport.calls, "the pause is not over yet"
     async with asyncio.timeout(5):
-        while parts.transport.told[-1] != "resume_reading":
+        while parts.transport.calls[-1] != "resume_reading":
             await asyncio.sleep(0.005)

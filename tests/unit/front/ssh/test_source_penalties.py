@@ -29,25 +29,25 @@ def clock() -> Clock:
     return Clock()
 
 
-def tries_let_through(sources: SourcePenalties, clock: Clock, seconds: int, peer: str = "192.0.2.1") -> int:
-    let_through = 0
+def admitted_tries(sources: SourcePenalties, clock: Clock, seconds: int, peer: str = "192.0.2.1") -> int:
+    admitted = 0
     for _ in range(seconds * 10):
         clock.now += 0.1
         if not sources.refuses(peer, ()):
-            let_through += 1
+            admitted += 1
             sources.offended(peer, LOGIN_FAILED_S)
-    return let_through
+    return admitted
 
 
-def test_a_few_mistakes_are_free_and_then_one_try_each_time_an_offence_has_run_off(clock: Clock) -> None:
+def test_a_few_failures_are_free_and_then_tries_are_admitted_as_penalties_expire(clock: Clock) -> None:
     sources = SourcePenalties(clock)
     assert [sources.offended("192.0.2.1", LOGIN_FAILED_S) for _ in range(4)] == [False, False, False, True]
     assert sources.refuses("192.0.2.1", ())
     assert not sources.refuses("192.0.2.2", ())
-    assert 180 <= tries_let_through(sources, clock, 1_000) <= 210
+    assert 180 <= admitted_tries(sources, clock, 1_000) <= 210
 
 
-def test_penalties_run_off_and_have_a_top(clock: Clock) -> None:
+def test_penalties_expire_and_are_limited(clock: Clock) -> None:
     sources = SourcePenalties(clock)
     for _ in range(1_000):
         sources.offended("192.0.2.1", LOGIN_FAILED_S)
@@ -57,7 +57,7 @@ def test_penalties_run_off_and_have_a_top(clock: Clock) -> None:
     assert not sources.refuses("192.0.2.1", ())
 
 
-def test_where_a_client_logged_in_no_connection_is_refused_for_a_while(clock: Clock) -> None:
+def test_sources_of_recent_logins_are_not_refused(clock: Clock) -> None:
     sources = SourcePenalties(clock)
     sources.trust("192.0.2.1")
     assert not any(sources.offended("192.0.2.1", LOGIN_FAILED_S) for _ in range(20))
@@ -91,11 +91,11 @@ def test_exempt_networks_are_never_refused(clock: Clock, peer: str, network: str
         ("", ""),
     ],
 )
-def test_a_host_cannot_hide_in_its_own_network(peer: str, source: str) -> None:
+def test_ipv6_sources_are_counted_by_network(peer: str, source: str) -> None:
     assert source_of(peer) == source
 
 
-def test_what_is_remembered_is_bounded_and_the_worst_stay(clock: Clock) -> None:
+def test_memory_is_bounded_and_keeps_the_worst_sources(clock: Clock) -> None:
     sources = SourcePenalties(clock)
     for _ in range(20):
         sources.offended("192.0.2.1", LOGIN_FAILED_S)

@@ -1,4 +1,4 @@
-"""The breaker: only probes move it, exhaustively; and the pool that drives it."""
+"""The circuit breaker: all sequences of probe results, and the token health that drives it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABLE = {
 }  # fmt: skip
 
 
-def happen(breaker: CircuitBreaker, event: str) -> None:
+def apply(breaker: CircuitBreaker, event: str) -> None:
     if event == "begin":
         breaker.begin()
     elif event == "passed":
@@ -31,20 +31,20 @@ def happen(breaker: CircuitBreaker, event: str) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 3, 6])
-def test_all_sequences(length: int) -> None:
+def test_all_sequences_follow_the_table(length: int) -> None:
     for events in itertools.product(EVENTS, repeat=length):
         breaker = CircuitBreaker()
         for event in events:
             expected = TABLE[breaker.state, event]
-            happen(breaker, event)
+            apply(breaker, event)
             assert breaker.state is expected, events
             assert bool(breaker.reason) is (expected is not CLOSED), events
         if events[-1] == "passed":
             assert breaker.state is CLOSED
 
 
-class Heard:
-    """A listener, and a log."""
+class Recorder:
+    """Records the calls to a listener or a log."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -57,16 +57,16 @@ class Heard:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def recorder() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
-def health(heard: Heard) -> TokenHealth:
-    return TokenHealth("main", probe_s=20.0, listener=heard, log=Heard())
+def health(recorder: Recorder) -> TokenHealth:
+    return TokenHealth("main", probe_s=20.0, listener=recorder, log=Recorder())
 
 
-def test_the_listener_hears_each_move_once(health: TokenHealth, heard: Heard) -> None:
+def test_the_listener_is_called_once_per_change(health: TokenHealth, recorder: Recorder) -> None:
     for _ in range(3):
         health.starting()
         health.not_started("gone", others=False)
@@ -74,12 +74,12 @@ def test_the_listener_hears_each_move_once(health: TokenHealth, heard: Heard) ->
     for _ in range(2):
         health.starting()
         health.ready()
-    assert heard.moves() == [False, True]
+    assert recorder.moves() == [False, True]
     assert (health.refusing, health.reason) == (False, "")
 
 
-def test_a_killed_start_proves_nothing_about_the_token_but_three_in_a_row_do(
-    health: TokenHealth, heard: Heard
+def test_three_workers_killed_at_start_open_the_breaker_and_fewer_do_not(
+    health: TokenHealth, recorder: Recorder
 ) -> None:
     for _ in range(SILENT_STARTS - 1):
         health.ended_silently(others=False)
@@ -89,20 +89,20 @@ def test_a_killed_start_proves_nothing_about_the_token_but_three_in_a_row_do(
         assert not health.refusing
         health.ended_silently(others=False)
     assert health.refusing
-    assert heard.moves() == [False]
+    assert recorder.moves() == [False]
 
 
-def test_a_refused_login_is_no_fault_of_the_token(health: TokenHealth, heard: Heard) -> None:
+def test_a_refused_login_does_not_open_the_breaker(health: TokenHealth, recorder: Recorder) -> None:
     health.login_refused("wrong PIN")
     assert health.state is CLOSED
     assert health.refusing
-    assert ("login_refused", "main", "wrong PIN") in heard.calls
+    assert ("login_refused", "main", "wrong PIN") in recorder.calls
     health.ready()
     assert not health.refusing
 
 
-class Link:
-    """A worker that is asked."""
+class Channel:
+    """The channel of a worker that is probed."""
 
     def __init__(self) -> None:
         self.jobs: dict[int, object] = {}
@@ -113,31 +113,33 @@ class Link:
         self.sent += 1
 
 
-def test_idle_workers_are_asked_at_the_interval_and_once_at_a_time(health: TokenHealth) -> None:
-    link: Any = Link()
-    asked = []
+def test_idle_workers_are_probed_at_the_interval_and_one_probe_at_a_time(health: TokenHealth) -> None:
+    channel: Any = Channel()
+    probed = []
     for second in range(100):
-        health.ask_idle([link], float(second))
-        if link.sent > len(asked):
-            asked.append(second)
-        if second % 7 == 0 and link.probing:
-            health.answered(link, worker_messages.Probed(), others=False)
-    assert asked == [20, 40, 60, 80]
+        health.ask_idle([channel], float(second))
+        if channel.sent > len(probed):
+            probed.append(second)
+        if second % 7 == 0 and channel.probing:
+            health.answered(channel, worker_messages.Probed(), others=False)
+    assert probed == [20, 40, 60, 80]
 
 
-def test_busy_workers_are_not_asked(health: TokenHealth) -> None:
-    link: Any = Link()
-    link.jobs[1] = object()
+def test_busy_workers_are_not_probed(health: TokenHealth) -> None:
+    channel: Any = Channel()
+    channel.jobs[1] = object()
     for second in range(100):
-        link.moved_at = float(second)
-        health.ask_idle([link], float(second))
-    assert link.sent == 0
+        channel.moved_at = float(second)
+        health.ask_idle([channel], float(second))
+    assert channel.sent == 0
 
 
-def test_one_failed_answer_among_workers_that_pass_moves_nothing(health: TokenHealth, heard: Heard) -> None:
-    link: Any = Link()
-    health.answered(link, worker_messages.Probed("SessionHandleInvalid"), others=True)
+def test_one_failed_probe_among_passing_workers_changes_nothing(
+    health: TokenHealth, recorder: Recorder
+) -> None:
+    channel: Any = Channel()
+    health.answered(channel, worker_messages.Probed("SessionHandleInvalid"), others=True)
     assert not health.refusing
-    health.answered(link, worker_messages.Probed("DeviceRemoved"), others=False)
+    health.answered(channel, worker_messages.Probed("DeviceRemoved"), others=False)
     assert health.refusing
-    assert heard.moves() == [False]
+    assert recorder.moves() == [False]

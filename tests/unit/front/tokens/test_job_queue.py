@@ -45,7 +45,7 @@ def served(queue: JobQueue, how_many: int) -> list[Job]:
     return channel.sent
 
 
-def test_a_flood_holds_up_only_itself() -> None:
+def test_a_flood_delays_only_its_sender() -> None:
     queue = JobQueue(lambda done: None)
     for _ in range(1_000):
         queue.add(job("eve"))
@@ -55,7 +55,7 @@ def test_a_flood_holds_up_only_itself() -> None:
     assert late in served(queue, 2)
 
 
-def test_turns_are_as_long_as_what_they_cost() -> None:
+def test_turns_are_shared_by_cost() -> None:
     """One client with a key that is nine times as slow gets a ninth of the operations, not nine tenths of the token."""
     queue = JobQueue(lambda done: None)
     for _ in range(900):
@@ -65,14 +65,14 @@ def test_turns_are_as_long_as_what_they_cost() -> None:
     assert 8 <= shares["ann"] / shares["bob"] <= 10
 
 
-def test_the_keys_of_a_client_take_turns_too() -> None:
+def test_the_keys_of_a_client_take_turns() -> None:
     queue = JobQueue(lambda done: None)
     for key in (b"k1", b"k1", b"k1", b"k1", b"k2", b"k2"):
         queue.add(job("ann", key))
     assert [each.body[2] for each in served(queue, 4)] == [b"k1", b"k2", b"k1", b"k2"]
 
 
-def test_a_client_that_comes_back_gets_no_credit_for_its_absence() -> None:
+def test_a_client_gets_no_credit_for_its_absence() -> None:
     turns: FairQueue[str] = FairQueue()
     turns.enter("ann")
     for _ in range(100):
@@ -85,7 +85,7 @@ def test_a_client_that_comes_back_gets_no_credit_for_its_absence() -> None:
     assert Counter(order) == {"ann": 3, "bob": 3}
 
 
-def test_jobs_given_up_use_up_no_turn() -> None:
+def test_abandoned_jobs_use_no_turn() -> None:
     queue = JobQueue(lambda done: None)
     dead = [job("ann") for _ in range(50)]
     for each in dead:
@@ -98,7 +98,7 @@ def test_jobs_given_up_use_up_no_turn() -> None:
 
 
 class Fairness(RuleBasedStateMachine):
-    """The queue against the plainest model: what was put in comes out once, expired, cleared or handed out, in turns."""
+    """The queue compared with a simple model: each job leaves it once, expired, cleared or handed out, in turns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Fairness(RuleBasedStateMachine):
         assert len(self.inside) <= self.queue.size
 
     @invariant()
-    def an_empty_model_empties_the_backlog(self) -> None:
+    def an_empty_model_has_an_empty_queue(self) -> None:
         if not self.inside:
             self.channel.jobs.clear()
             self.channel.alone = False
@@ -179,7 +179,7 @@ TestFairness = Fairness.TestCase
     st.integers(1, 40),
 )
 def test_no_client_waits_longer_than_its_turns(asked: list[tuple[str, float]], taken: int) -> None:
-    """A client with waiting jobs is never behind another that waits as well by more than one job's cost of each."""
+    """A client with queued jobs is never behind another client by more than one job's cost of each."""
     queue = JobQueue(lambda done: None)
     for client, cost in asked:
         queue.add(job(client, cost=cost))
@@ -196,7 +196,7 @@ def test_no_client_waits_longer_than_its_turns(asked: list[tuple[str, float]], t
 LOAD = Load(in_hand=0, capacity=400, workers=1)
 
 
-def test_alone_a_client_may_fill_the_queue_together_they_share_it() -> None:
+def test_one_client_may_fill_the_queue_and_several_share_it() -> None:
     queue, shedder = JobQueue(lambda done: None), LoadShedder()
     jobs = [job("ann") for _ in range(500)]
     refused = shedder.refused(jobs, queue, LOAD, now=0.0)
@@ -205,17 +205,17 @@ def test_alone_a_client_may_fill_the_queue_together_they_share_it() -> None:
     refused = shedder.refused([job("ann") for _ in range(500)], queue, LOAD, now=0.2)
     assert len(refused) == 300
     refused = shedder.refused([job("ann") for _ in range(500)], queue, LOAD, now=0.3 + 2 * ACTIVE_S)
-    assert len(refused) == 100, "bob has gone"
+    assert len(refused) == 100, "bob is no longer active"
 
 
-def test_many_clients_keep_a_least_share() -> None:
+def test_each_of_many_clients_keeps_a_least_share() -> None:
     queue, shedder = JobQueue(lambda done: None), LoadShedder()
     for number in range(100):
         shedder.refused([job(str(number))], queue, LOAD, now=0.0)
     assert len(shedder.refused([job("ann") for _ in range(100)], queue, LOAD, now=0.0)) == 100 - LEAST_SHARE
 
 
-def test_what_cannot_be_in_time_is_told_when_to_come_back() -> None:
+def test_a_job_that_would_be_late_is_refused_with_a_retry_time() -> None:
     queue, shedder = JobQueue(lambda done: None), LoadShedder()
     shedder.served([job()], took_s=0.010)
     jobs = [job(deadline=1.0) for _ in range(200)]

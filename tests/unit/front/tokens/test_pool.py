@@ -1,4 +1,4 @@
-"""The pool with workers that the test plays: which worker gets which job when, and how each job ends."""
+"""The pool with workers simulated by the test: which worker gets which job when, and how each job ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEY = bytes(range(32))
 
 
 class Log:
-    """Remembers what was logged."""
+    """Records the log events."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -42,7 +42,7 @@ class Log:
 
 
 class FakeWorker:
-    """The worker's end of a socket pair, in the hands of the test."""
+    """The worker's end of a socket pair, controlled by the test."""
 
     def __init__(self, pid: int, control: bool = False) -> None:
         self.front, self.socket = socket.socketpair()
@@ -53,18 +53,18 @@ class FakeWorker:
         self.progress = ProgressPage(self.progress_fd)
         self.decoder = FrameDecoder(frames.MAX_REQUEST_LENGTH)
         self.writes = 0
-        """How many times something could be read."""
+        """How many reads returned data."""
 
-    def say(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         self.socket.setblocking(True)
         self.socket.sendall(data)
         self.socket.setblocking(False)
 
     def ready(self) -> None:
-        self.say(frames.encode(Kind.EVENT, 0, worker_messages.encode(READY)))
+        self.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(READY)))
 
     def received(self) -> list[Frame]:
-        """What has come so far; no waiting."""
+        """Frames received so far, without waiting."""
         found: list[Frame] = []
         while True:
             try:
@@ -77,7 +77,7 @@ class FakeWorker:
             found += self.decoder.feed(data)
 
     def answer(self, *request_ids: int, answer: bytes = b"signature") -> None:
-        self.say(b"".join(frames.encode(Kind.RESULT, request_id, answer) for request_id in request_ids))
+        self.send(b"".join(frames.encode(Kind.RESULT, request_id, answer) for request_id in request_ids))
 
     def begun(self, started: int, finished: int) -> None:
         self.progress.counters[ProgressPage.STARTED] = started
@@ -89,7 +89,7 @@ class FakeWorker:
 
 
 class Rig:
-    """A pool, and what it said."""
+    """A pool and its completions, replacement requests and log events."""
 
     def __init__(self, **changes: Any) -> None:
         self.done: list[Completion] = []
@@ -164,7 +164,7 @@ def job(in_s: float = 10.0, *, alone: bool = False, data: bytes = b"data") -> Jo
     return Job((1, 0x0403, KEY, data), time.monotonic() + in_s, alone)
 
 
-async def test_a_job_there_and_back(make) -> None:
+async def test_a_job_is_sent_and_its_answer_returned(make) -> None:
     rig = make()
     worker = await rig.worker()
     submitted = job()
@@ -179,7 +179,7 @@ async def test_a_job_there_and_back(make) -> None:
     assert rig.done == [Completion(submitted, Status.ANSWERED, b"signature", None)]
 
 
-async def test_what_one_turn_brings_goes_out_in_one_write(make) -> None:
+async def test_jobs_of_one_loop_turn_are_sent_in_one_write(make) -> None:
     rig = make(window=32)
     worker = await rig.worker()
     rig.pool.submit([job()])
@@ -195,7 +195,7 @@ async def test_what_one_turn_brings_goes_out_in_one_write(make) -> None:
     assert rig.reports == 1
 
 
-async def test_the_window_and_the_least_busy_worker(make) -> None:
+async def test_the_least_busy_worker_gets_the_next_job_within_its_window(make) -> None:
     rig = make(window=3, max_queue=100)
     one, two = await rig.worker(), await rig.worker()
     rig.pool.submit([job() for _ in range(20)])
@@ -208,7 +208,7 @@ async def test_the_window_and_the_least_busy_worker(make) -> None:
     assert one.received() == []
 
 
-async def test_beyond_the_queue_is_overload(make) -> None:
+async def test_jobs_beyond_the_queue_are_refused_as_overload(make) -> None:
     rig = make(window=2, max_queue=3)
     await rig.worker()
     jobs = [job() for _ in range(9)]
@@ -219,12 +219,12 @@ async def test_beyond_the_queue_is_overload(make) -> None:
         assert error.retry_after_ms > 0
 
 
-async def test_an_error_is_the_jobs_own(make) -> None:
+async def test_an_error_fails_only_its_job(make) -> None:
     rig = make()
     worker = await rig.worker()
     rig.pool.submit([job(), job()])
     refused, fine = await rig.sent_to(worker, 2)
-    worker.say(frames.encode_error(refused[1], Refused()) + frames.encode(Kind.RESULT, fine[1], b"x"))
+    worker.send(frames.encode_error(refused[1], Refused()) + frames.encode(Kind.RESULT, fine[1], b"x"))
     await rig.until(lambda: len(rig.done) == 2)
     assert rig.statuses() == [Status.FAILED, Status.ANSWERED]
     assert isinstance(rig.done[0].error, Refused)
@@ -235,7 +235,7 @@ async def test_a_job_the_worker_skipped_was_not_performed(make) -> None:
     worker = await rig.worker()
     rig.pool.submit([job()])
     ((_, request_id, _),) = await rig.sent_to(worker, 1)
-    worker.say(frames.encode_error(request_id, DeadlineExceeded()))
+    worker.send(frames.encode_error(request_id, DeadlineExceeded()))
     await rig.until(lambda: rig.done)
     assert rig.statuses() == [Status.NOT_PERFORMED]
 
@@ -243,7 +243,7 @@ async def test_a_job_the_worker_skipped_was_not_performed(make) -> None:
 # --- deadlines ---
 
 
-async def test_expired_first_and_late_afterwards(make) -> None:
+async def test_a_late_answer_is_reported_after_the_expiry(make) -> None:
     rig = make()
     worker = await rig.worker()
     submitted = job(0.05)
@@ -258,7 +258,7 @@ async def test_expired_first_and_late_afterwards(make) -> None:
     assert rig.done[1] == Completion(submitted, Status.LATE, b"signature", None)
 
 
-async def test_expired_in_the_queue_was_never_begun(make) -> None:
+async def test_a_job_that_expires_in_the_queue_was_not_performed(make) -> None:
     rig = make(window=1)
     worker = await rig.worker()
     rig.pool.submit([job()])
@@ -270,7 +270,7 @@ async def test_expired_in_the_queue_was_never_begun(make) -> None:
     assert worker.received() == []
 
 
-async def test_an_early_deadline_is_seen_although_a_late_one_came_first(make) -> None:
+async def test_an_early_deadline_is_kept_after_a_later_one(make) -> None:
     rig = make(window=8)
     await rig.worker()
     await asyncio.sleep(0.3)
@@ -281,7 +281,7 @@ async def test_an_early_deadline_is_seen_although_a_late_one_came_first(make) ->
     assert time.monotonic() - begun < 0.05 + 0.15
 
 
-async def test_abandoned_in_the_queue(make) -> None:
+async def test_a_job_abandoned_in_the_queue_was_not_performed(make) -> None:
     rig = make(window=1)
     worker = await rig.worker()
     held, dropped, kept = job(), job(), job()
@@ -298,10 +298,10 @@ async def test_abandoned_in_the_queue(make) -> None:
     assert [completion.job for completion in rig.done] == [dropped, held, kept]
 
 
-# --- alone ---
+# --- jobs that run alone ---
 
 
-async def test_alone_means_nothing_before_and_nothing_behind(make) -> None:
+async def test_a_job_that_runs_alone_has_its_worker_to_itself(make) -> None:
     rig = make(window=4, max_queue=50)
     worker = await rig.worker()
     rig.pool.submit([job(), job()])
@@ -310,19 +310,19 @@ async def test_alone_means_nothing_before_and_nothing_behind(make) -> None:
     worker.answer(before[0][1])
     await rig.until(lambda: len(rig.done) == 1)
     await asyncio.sleep(0.02)
-    assert worker.received() == [], "something was added while the worker runs empty"
+    assert worker.received() == [], "a job was sent while the worker finishes its others"
     worker.answer(before[1][1])
     ((_, request_id, body),) = await rig.sent_to(worker, 1)
     assert frames.decode_key_operation(body).data == b"alone"
     rig.pool.submit([job()])
     await asyncio.sleep(0.02)
-    assert worker.received() == [], "something was put behind it"
+    assert worker.received() == [], "a job was sent behind the one that runs alone"
     worker.answer(request_id)
     behind = await rig.sent_to(worker, 2)
     assert frames.decode_key_operation(behind[0][2]).data == b"behind"
 
 
-async def test_alone_takes_one_worker_only(make) -> None:
+async def test_a_job_that_runs_alone_occupies_one_worker_only(make) -> None:
     rig = make(window=4, max_queue=50)
     one, two = await rig.worker(), await rig.worker()
     rig.pool.submit([job() for _ in range(4)])
@@ -336,8 +336,8 @@ async def test_alone_takes_one_worker_only(make) -> None:
 # --- losing workers ---
 
 
-async def test_a_lost_workers_jobs_told_apart(make) -> None:
-    """Numbers 1 and 2 were begun, 3 and 4 were not; what was answered before is answered."""
+async def test_jobs_of_a_lost_worker_end_by_their_progress(make) -> None:
+    """Jobs 1 and 2 were begun, 3 and 4 were not; job 1 was answered before the worker was lost."""
     rig = make()
     worker = await rig.worker()
     jobs = [job() for _ in range(4)]
@@ -354,7 +354,7 @@ async def test_a_lost_workers_jobs_told_apart(make) -> None:
     assert rig.replaced == [worker.pid]
 
 
-async def test_finished_but_not_sent_is_unknown(make) -> None:
+async def test_a_job_finished_but_not_answered_is_unknown(make) -> None:
     rig = make()
     worker = await rig.worker()
     rig.pool.submit([job()])
@@ -365,17 +365,17 @@ async def test_finished_but_not_sent_is_unknown(make) -> None:
     assert rig.statuses() == [Status.UNKNOWN]
 
 
-async def test_a_stall_is_no_progress_while_there_are_jobs(make) -> None:
+async def test_a_worker_without_progress_on_its_jobs_is_replaced(make) -> None:
     rig = make(stall_s=0.15)
     worker = await rig.worker()
     await asyncio.sleep(0.4)
-    assert rig.replaced == [], "an idle worker was given up"
+    assert rig.replaced == [], "an idle worker was replaced"
     rig.pool.submit([job(), job()])
     await rig.sent_to(worker, 2)
     for count in range(1, 6):
         worker.begun(count, count)
         await asyncio.sleep(0.08)
-    assert rig.replaced == [], "a worker that gets on was given up"
+    assert rig.replaced == [], "a worker that makes progress was replaced"
     worker.begun(1, 0)
     await rig.until(lambda: len(rig.done) == 2)
     assert rig.replaced == [worker.pid]
@@ -383,7 +383,7 @@ async def test_a_stall_is_no_progress_while_there_are_jobs(make) -> None:
     assert worker.progress.counters[ProgressPage.FENCE] == 1
 
 
-async def test_a_worker_that_never_gets_ready_is_replaced(make) -> None:
+async def test_a_worker_that_never_becomes_ready_is_replaced(make) -> None:
     rig = make(start_limit_s=0.1)
     worker, control = await rig.worker(ready=False), await rig.worker(ready=False, control=True)
     await rig.until(lambda: len(rig.replaced) == 2)
@@ -391,7 +391,7 @@ async def test_a_worker_that_never_gets_ready_is_replaced(make) -> None:
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "message",
     [
         frames.encode(Kind.RESULT, 999, b"x"),
         frames.encode(Kind.KEY_OPERATION, 2, b"x"),
@@ -400,17 +400,17 @@ async def test_a_worker_that_never_gets_ready_is_replaced(make) -> None:
         b"\xff" * 16,
     ],
 )
-async def test_a_worker_that_talks_nonsense_is_replaced(make, lie: bytes) -> None:
+async def test_a_worker_that_breaks_the_protocol_is_replaced(make, message: bytes) -> None:
     rig = make()
     worker = await rig.worker()
     rig.pool.submit([job()])
     await rig.sent_to(worker, 1)
-    worker.say(lie)
+    worker.send(message)
     await rig.until(lambda: rig.replaced == [worker.pid])
     assert rig.statuses() == [Status.NOT_PERFORMED]
 
 
-async def test_jobs_wait_for_a_worker_and_are_turned_away_when_none_comes(make) -> None:
+async def test_jobs_wait_for_a_worker_and_fail_if_none_starts(make) -> None:
     rig = make(away_s=0.2)
     rig.pool.submit([job()])
     await asyncio.sleep(0.05)
@@ -429,7 +429,7 @@ async def test_jobs_wait_for_a_worker_and_are_turned_away_when_none_comes(make) 
     assert rig.pool.status().state == "ready"
 
 
-async def test_a_slow_reader_gets_everything_in_the_end(make) -> None:
+async def test_a_slow_worker_receives_all_jobs(make) -> None:
     """More than a socket's buffer in one window: the pool waits for the worker without blocking."""
     rig = make(window=32, max_queue=64)
     worker = await rig.worker()
@@ -441,7 +441,7 @@ async def test_a_slow_reader_gets_everything_in_the_end(make) -> None:
     assert len(await rig.sent_to(worker, 1)) == 1
 
 
-async def test_closing_gives_a_grace_and_then_says_what_is_known(make) -> None:
+async def test_closing_waits_for_a_grace_period_and_then_completes_all_jobs(make) -> None:
     rig = make(window=1)
     worker = await rig.worker()
     begun, queued, late = job(), job(), job()
@@ -462,7 +462,7 @@ async def test_closing_gives_a_grace_and_then_says_what_is_known(make) -> None:
 # --- control ---
 
 
-async def test_control_requests_one_at_a_time(make) -> None:
+async def test_control_requests_are_sent_one_at_a_time(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
     asked = [asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5)) for _ in range(2)]
@@ -473,24 +473,24 @@ async def test_control_requests_one_at_a_time(make) -> None:
     )
     await asyncio.sleep(0.02)
     assert control.received() == []
-    control.say(
+    control.send(
         frames.encode(
             Kind.CONTROL_RESULT, request_id, worker_messages.encode(worker_messages.KeyDescriptions([]))
         )
     )
     assert await asked[0] == worker_messages.KeyDescriptions([])
     ((_, request_id, _),) = await rig.sent_to(control, 1)
-    control.say(frames.encode_error(request_id, BadRequest("key_type: choose another")))
+    control.send(frames.encode_error(request_id, BadRequest("key_type: choose another")))
     with pytest.raises(BadRequest, match="choose another"):
         await asked[1]
 
 
-async def test_signing_workers_hear_of_changes(make) -> None:
+async def test_signing_workers_are_notified_of_changed_keys(make) -> None:
     rig = make()
     worker, control = await rig.worker(), await rig.worker(control=True)
     asked = asyncio.ensure_future(rig.pool.control(worker_messages.Destroy(key="00" * 32), 5))
     ((_, request_id, _),) = await rig.sent_to(control, 1)
-    control.say(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"changed":true}'))
+    control.send(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"changed":true}'))
     await asked
     ((kind, _, body),) = await rig.sent_to(worker, 1)
     assert (kind, body) == (Kind.EVENT, b'{"event":"keys-changed"}')
@@ -504,15 +504,15 @@ async def test_a_control_worker_that_hangs_is_replaced(make) -> None:
     assert rig.replaced == [control.pid]
     with pytest.raises(DeadlineExceeded):
         await rig.pool.control(worker_messages.Describe(), 0.05)
-    assert rig.replaced == [control.pid], "waiting for a worker is nobody's fault"
+    assert rig.replaced == [control.pid], "no worker is replaced for a request that waited for one"
     fresh = await rig.worker(control=True)
     asked = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
     ((_, request_id, _),) = await rig.sent_to(fresh, 1)
-    fresh.say(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"keys":[]}'))
+    fresh.send(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"keys":[]}'))
     assert await asked == worker_messages.KeyDescriptions([])
 
 
-async def test_a_control_worker_that_dies_fails_its_request(make) -> None:
+async def test_a_lost_control_worker_fails_its_request(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
     asked = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
@@ -523,7 +523,7 @@ async def test_a_control_worker_that_dies_fails_its_request(make) -> None:
     assert rig.replaced == [control.pid]
 
 
-async def test_a_caller_that_gives_up_leaves_the_control_worker_in_order(make) -> None:
+async def test_a_cancelled_request_does_not_affect_the_next_one(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
     first = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
@@ -532,17 +532,17 @@ async def test_a_caller_that_gives_up_leaves_the_control_worker_in_order(make) -
     await asyncio.wait([first])
     second = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
     ((_, second_id, _),) = await rig.sent_to(control, 1)
-    control.say(frames.encode(Kind.CONTROL_RESULT, first_id, b'{"keys":[{"bad":1}]}'))
-    control.say(frames.encode(Kind.CONTROL_RESULT, second_id, b'{"keys":[]}'))
+    control.send(frames.encode(Kind.CONTROL_RESULT, first_id, b'{"keys":[{"bad":1}]}'))
+    control.send(frames.encode(Kind.CONTROL_RESULT, second_id, b'{"keys":[]}'))
     assert await second == worker_messages.KeyDescriptions([])
     assert rig.replaced == []
 
 
-async def test_a_refused_login_shows_in_the_state(make) -> None:
+async def test_a_refused_login_is_shown_in_the_state(make) -> None:
     rig = make()
     worker = await rig.worker(ready=False)
     assert rig.pool.status().state == "starting"
-    worker.say(
+    worker.send(
         frames.encode(
             Kind.EVENT, 0, worker_messages.encode(worker_messages.Failed("wrong PIN", login_refused=True))
         )
@@ -559,7 +559,7 @@ async def test_jobs_fail_at_once_while_the_breaker_is_open(make) -> None:
     rig = make(away_s=1000.0)
     worker = await rig.worker(ready=False)
     rig.pool.submit([job()])
-    worker.say(frames.encode(Kind.EVENT, 0, worker_messages.encode(worker_messages.Failed("NoSuchToken"))))
+    worker.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(worker_messages.Failed("NoSuchToken"))))
     await rig.until(lambda: rig.pool.status().breaker == "open")
     await rig.until(lambda: rig.done)
     assert isinstance(rig.done[0].error, Unavailable)
@@ -579,31 +579,31 @@ async def test_a_lost_worker_makes_the_others_probe_the_token(make) -> None:
     asked: list[Frame] = []
     await rig.until(lambda: asked.extend(second.received()) or asked)
     assert asked[0][2] == worker_messages.PROBE
-    second.say(frames.encode(Kind.EVENT, 0, worker_messages.encode(worker_messages.Probed("DeviceRemoved"))))
+    second.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(worker_messages.Probed("DeviceRemoved"))))
     await rig.until(lambda: rig.pool.status().breaker == "open")
     assert rig.pool.status().state == "away"
 
 
 @pytest.mark.parametrize("code", ["token", "unknown"])
-async def test_what_a_caller_does_never_opens_the_breaker(make, code: str) -> None:
-    """Errors of jobs and workers that die over them: the token is asked, and only its answer counts."""
+async def test_requests_of_a_caller_never_open_the_breaker(make, code: str) -> None:
+    """After errors of jobs and lost workers the token is probed, and only the probe counts."""
     rig = make()
     for number in range(10):
         worker = await rig.worker()
         rig.pool.submit([job()])
         ((_, request_id, _),) = await rig.sent_to(worker, 1)
         if code == "token":
-            worker.say(frames.encode_error(request_id, TokenFailure()))
+            worker.send(frames.encode_error(request_id, TokenFailure()))
         worker.begun(1, 0)
         worker.socket.close()
         await rig.until(lambda number=number: len(rig.replaced) == number + 1)
         assert rig.pool.status().breaker == "closed"
 
 
-async def test_a_faulty_signature_is_an_alarm(make) -> None:
+async def test_a_faulty_signature_is_logged(make) -> None:
     rig = make()
     worker = await rig.worker()
-    worker.say(
+    worker.send(
         frames.encode(
             Kind.EVENT, 0, worker_messages.encode(worker_messages.Faulty("ab" * 32, "does not verify"))
         )

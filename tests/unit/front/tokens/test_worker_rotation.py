@@ -13,7 +13,7 @@ from hsmd.daemon.front.tokens.worker_rotation import WorkerRotation
 SIZE, OPERATIONS, AGE_S = 2, 10, 100.0
 
 
-class Link:
+class Worker:
     """What the rotation uses of a worker."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Link:
 
 
 class Rotations(RuleBasedStateMachine):
-    """Workers come, work, die and grow old, in any order."""
+    """Workers start, receive jobs, are lost and reach their age limit, in any order."""
 
     spare = True
 
@@ -38,16 +38,16 @@ class Rotations(RuleBasedStateMachine):
     @precondition(lambda self: len(self.alive) < SIZE + 2)
     @rule()
     def one_gets_ready(self) -> None:
-        link: Any = Link()
-        self.alive.append(link)
-        self.rotation.add(link, self.now)
+        worker: Any = Worker()
+        self.alive.append(worker)
+        self.rotation.add(worker, self.now)
 
     @precondition(lambda self: self.rotation.working)
     @rule(which=st.integers(0, SIZE - 1), jobs=st.integers(1, 12))
     def one_gets_jobs(self, which: int, jobs: int) -> None:
-        link: Any = self.rotation.working[which % len(self.rotation.working)]
-        link.sent += jobs
-        link.jobs = {link.sent: None}
+        worker: Any = self.rotation.working[which % len(self.rotation.working)]
+        worker.sent += jobs
+        worker.jobs = {worker.sent: None}
 
     @precondition(lambda self: self.alive)
     @rule(which=st.integers(0, 9))
@@ -57,28 +57,30 @@ class Rotations(RuleBasedStateMachine):
     @precondition(lambda self: self.alive)
     @rule(which=st.integers(0, 9))
     def one_is_lost(self, which: int) -> None:
-        link = self.alive.pop(which % len(self.alive))
-        at_work = link in self.rotation.working
-        assert self.rotation.remove(link) is at_work
+        worker = self.alive.pop(which % len(self.alive))
+        at_work = worker in self.rotation.working
+        assert self.rotation.remove(worker) is at_work
 
     @rule(seconds=st.integers(0, 60))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
         before = list(self.rotation.working)
         self.rotation.retire_due(self.now)
-        for link in before:
-            if link not in self.rotation.working:
-                assert self.rotation.working or not (link.jobs or self.spare), (
-                    "requests would wait for a start"
+        for worker in before:
+            if worker not in self.rotation.working:
+                assert self.rotation.working or not (worker.jobs or self.spare), (
+                    "requests would wait for a worker to start"
                 )
-                assert not self.spare or len(self.rotation.working) == len(before), "somebody took over"
+                assert not self.spare or len(self.rotation.working) == len(before), (
+                    "no worker succeeded the retired one"
+                )
 
     @rule()
     def those_that_are_done_leave(self) -> None:
-        for link in self.rotation.left():
-            assert not link.jobs
-            self.rotation.remove(link)
-            self.alive.remove(link)
+        for worker in self.rotation.left():
+            assert not worker.jobs
+            self.rotation.remove(worker)
+            self.alive.remove(worker)
 
     @invariant()
     def places_are_filled(self) -> None:
@@ -98,27 +100,27 @@ TestRotations.settings = TestRotationsWithoutSpare.settings = settings(
 )
 
 
-def test_those_that_began_together_do_not_leave_together() -> None:
+def test_workers_that_started_together_are_not_retired_together() -> None:
     rotation = WorkerRotation(8, spare=True, operations=0, age_s=1000.0, chance=random.Random(3))
     for _ in range(9):
-        rotation.add(Link(), 0.0)  # type: ignore[arg-type]
+        rotation.add(Worker(), 0.0)  # type: ignore[arg-type]
     left: dict[int, int] = {}
     for now in range(0, 1001, 10):
         rotation.retire_due(float(now))
-        for link in rotation.left():
-            rotation.remove(link)
-            rotation.add(Link(), 1e9)  # type: ignore[arg-type]
+        for worker in rotation.left():
+            rotation.remove(worker)
+            rotation.add(Worker(), 1e9)  # type: ignore[arg-type]
             left[now] = left.get(now, 0) + 1
     assert sum(left.values()) >= 8
     assert min(left) >= 800
     assert max(left.values()) == 1
 
 
-def test_zero_means_never() -> None:
+def test_zero_disables_retirement() -> None:
     rotation = WorkerRotation(1, spare=True, operations=0, age_s=0, chance=random.Random(3))
-    link: Any = Link()
-    rotation.add(link, 0.0)
-    rotation.add(Link(), 0.0)  # type: ignore[arg-type]
-    link.sent = 1 << 50
+    worker: Any = Worker()
+    rotation.add(worker, 0.0)
+    rotation.add(Worker(), 0.0)  # type: ignore[arg-type]
+    worker.sent = 1 << 50
     rotation.retire_due(1e12)
-    assert rotation.working == [link]
+    assert rotation.working == [worker]
