@@ -28,7 +28,7 @@ SAMPLES = int(os.environ.get("HSMD_TEST_ORACLE_SAMPLES", "400"))
 BOUND_S = 100e-9
 """The largest allowed difference of a class's median from that of the valid one (G13) ..."""
 ERRORS = 6
-"""... plus this many standard errors of that median: a smaller difference cannot be told from noise on this machine."""
+"""... plus this many standard errors of that median: a smaller difference cannot be distinguished from noise on this machine."""
 LOWEST_P = 1e-3
 TRIES = 3
 """Noise on a shared machine can fail one try; an oracle fails each of them."""

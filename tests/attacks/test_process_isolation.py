@@ -280,8 +280,8 @@ def field(pid: int, file: str, name: str) -> str:
 def test_an_abort_leaves_no_core(tmp_path: Path) -> None:
     """Abort a process of every kind, and one that has raised the limit again: none leaves a core."""
     built = Daemon(tmp_path / "daemon")
-    places = {ROOT, built.directory}
-    before = {path for place in places for path in place.glob("*core*")}
+    directories = {ROOT, built.directory}
+    before = {path for directory in directories for path in directory.glob("*core*")}
     try:
         built.start()
         for pid in (built.signing_pids()[0], built.worker_pids()[-1], built.front_pid):
@@ -295,7 +295,7 @@ def test_an_abort_leaves_no_core(tmp_path: Path) -> None:
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), within_s=10)
     finally:
         built.end()
-    assert {path for place in places for path in place.glob("*core*")} == before
+    assert {path for directory in directories for path in directory.glob("*core*")} == before
     child = os.fork()
     if child == 0:
         abort_hardened(tmp_path)

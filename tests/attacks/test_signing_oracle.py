@@ -1,7 +1,7 @@
 """A2: a key for TLS signs TLS handshakes and nothing else, for every caller and every encoding of the bytes.
 
-The parsers have their own tests (tests/unit/test_purposes_*.py, tests/property/test_purposes_mutations.py); here the whole
-corpus goes to workers, and operators try to give a TLS key a further purpose.
+The parsers have their own tests (tests/unit/purposes, tests/property/test_purposes_mutations.py); here the complete corpus
+goes to workers, and operators try to give a TLS key a further purpose.
 """
 
 from __future__ import annotations

@@ -176,21 +176,21 @@ def test_roles_are_accepted_only_on_their_addresses(open_daemon: Callable[..., D
     apart = int(status.rpartition(":")[2])
     there: dict[str, Any] = {"host": "127.0.0.2", "port": apart}
 
-    async def identity_of(client: str, **place: Any) -> str:
+    async def identity_of(client: str, **address: Any) -> str:
         from hsmd.client import Connection
 
-        async with Connection(daemon.endpoint(client, **place)) as connection:
+        async with Connection(daemon.endpoint(client, **address)) as connection:
             answer: messages.Identity = await connection.control(messages.WhoAmI(), timeout_s=5)
             return answer.client
 
     from hsmd.errors import Unavailable
     from tests.support.daemon import run_aside
 
-    for client, place in ((WEB, {}), (MAIL, {}), (OPERATOR, there), (AUDITOR, there)):
-        assert run_aside(lambda c=client, p=place: identity_of(c, **p)) == client  # type: ignore[misc]
-    for client, place in ((WEB, there), (MAIL, there), (OPERATOR, {}), (AUDITOR, {})):
+    for client, address in ((WEB, {}), (MAIL, {}), (OPERATOR, there), (AUDITOR, there)):
+        assert run_aside(lambda c=client, p=address: identity_of(c, **p)) == client  # type: ignore[misc]
+    for client, address in ((WEB, there), (MAIL, there), (OPERATOR, {}), (AUDITOR, {})):
         with pytest.raises(Unavailable, match="does not accept the identity"):
-            run_aside(lambda c=client, p=place: identity_of(c, **p))  # type: ignore[misc]
+            run_aside(lambda c=client, p=address: identity_of(c, **p))  # type: ignore[misc]
     ticket = run_aside(lambda: _ticket(daemon, there))
     assert ticket.address == f"127.0.0.2:{apart}"
     token = EnrolmentToken.parse(ticket.token)

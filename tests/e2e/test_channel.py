@@ -32,9 +32,9 @@ def test_a_wildcard_address_is_refused_unless_allowed(site: Site, tmp_path: Path
     assert "would listen on every network" in refused.stderr and "allow_wildcard" in refused.stderr
     # With the option it starts until it opens the audit log, which the running daemon has locked.
     config.write_text(config.read_text().replace("#allow_wildcard = false", "allow_wildcard = true"))
-    told = run(hsmd("serve", "--config", config))
-    assert "every network" not in told.stderr
-    assert "audit" in told.stderr
+    allowed = run(hsmd("serve", "--config", config))
+    assert "every network" not in allowed.stderr
+    assert "audit" in allowed.stderr
 
 
 def test_the_daemon_listens_only_on_its_named_address(site: Site) -> None:

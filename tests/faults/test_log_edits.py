@@ -89,12 +89,12 @@ def edit_line(lines: list[bytes], random: Random) -> int:
 def edit_value(lines: list[bytes], random: Random) -> int:
     """Replace a value; the record stays canonical."""
     at = random.randrange(len(lines))
-    places = list(re.finditer(rb'(?<=")[0-9a-f]{64}(?=")|web-1|performed|ops', lines[at]))
-    index = random.choice(places)
-    other = {b"web-1": b"web-2", b"performed": b"failed", b"ops": b"opz"}.get(index[0])
-    digit = random.randrange(index.start(), index.end())
+    values = list(re.finditer(rb'(?<=")[0-9a-f]{64}(?=")|web-1|performed|ops', lines[at]))
+    match = random.choice(values)
+    other = {b"web-1": b"web-2", b"performed": b"failed", b"ops": b"opz"}.get(match[0])
+    digit = random.randrange(match.start(), match.end())
     lines[at] = (
-        lines[at][: index.start()] + other + lines[at][index.end() :]
+        lines[at][: match.start()] + other + lines[at][match.end() :]
         if other
         else lines[at][:digit]
         + (b"0" if lines[at][digit : digit + 1] != b"0" else b"1")

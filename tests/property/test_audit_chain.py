@@ -138,7 +138,7 @@ def test_every_mutation_is_located(mutate):
         verdict = verdict_of(lines, SEEN)
         assert verdict.first_bad <= index <= verdict.last_bad, (verdict, index)
         assert verdict.size <= verdict.last_bad + 1
-        if lines[:-1] != LINES[: max(0, len(lines) - 1)]:  # records behind the change contradict it
+        if lines[:-1] != LINES[: max(0, len(lines) - 1)]:  # records after the change contradict it
             assert verdict.last_bad <= verdict.first_bad + 1
 
 

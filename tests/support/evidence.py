@@ -307,11 +307,11 @@ def quantiles(values: list[float]) -> str:
 
 @dataclass(slots=True)
 class Attempt:
-    """An attempt and its outcome; `place` is (number of the file in the log, offset of the record's end)."""
+    """An attempt and its outcome; `position` is (number of the file in the log, offset of the record's end)."""
 
     index: int
     asked: str
-    place: tuple[int, int]
+    position: tuple[int, int]
     result: str = ""
     answer: str = ""
     error: str = ""
@@ -338,9 +338,9 @@ class LogRead:
                     self._note(json.loads(line), (number, end))
                     yield line
 
-    def _note(self, record: dict[str, Any], place: tuple[int, int]) -> None:
+    def _note(self, record: dict[str, Any], position: tuple[int, int]) -> None:
         if record["event"] == "attempt":
-            self.attempts[record["index"]] = Attempt(record["index"], record["asked"], place)
+            self.attempts[record["index"]] = Attempt(record["index"], record["asked"], position)
             self.keys.add(record["key"])
         elif record["event"] == "outcome":
             attempt = self.attempts[record["attempt"]]
@@ -427,7 +427,7 @@ def _each_use_has_its_attempt(log: LogRead, uses: dict[str, list[Call]]) -> None
     """Check that the n-th use for the same request began after n attempts were in the file. An attempt with the outcome not
     performed or refused permits no use."""
     for digest, calls in uses.items():
-        attempts = sorted(attempt.place for attempt in log.by_asked[digest])
+        attempts = sorted(attempt.position for attempt in log.by_asked[digest])
         for number, call in enumerate(sorted(calls, key=lambda call: call.began_s)):
             seen = (log.inodes[call.watched_inode], call.watched_size)
             assert number < len(attempts), f"more uses than attempts for {digest}"

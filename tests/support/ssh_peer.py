@@ -223,7 +223,7 @@ class SshPeer(asyncssh.SSHClient):
         task = asyncio.ensure_future(
             ssh(
                 daemon,
-                "nobody",
+                "unused",
                 daemon.keys[WEB],
                 client_factory=factory,
                 preferred_auth="publickey",

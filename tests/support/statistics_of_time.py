@@ -16,8 +16,8 @@ def friedman(rounds: Sequence[Sequence[float]]) -> float:
     assert treatments % 2 == 1
     sums = [0.0] * treatments
     for measured in rounds:
-        for place, rank in enumerate(ranks(measured)):
-            sums[place] += rank
+        for treatment, rank in enumerate(ranks(measured)):
+            sums[treatment] += rank
     middle = (treatments + 1) / 2
     uneven = sum((each / count - middle) ** 2 for each in sums)
     return chi_square_tail(12 * count / (treatments * (treatments + 1)) * uneven, treatments - 1)

@@ -161,7 +161,7 @@ def test_no_socket_and_no_listening_process(
 
 
 def test_full_backlog(stopped_agent: Agent, sign: Signer, identities: dict[str, Identity]) -> None:
-    """No process accepts: the first callers wait in the backlog for an answer, later ones for room in the backlog."""
+    """No process accepts: the first callers wait in the backlog for an answer, later ones for a free entry in it."""
     stopped_agent.start(accepting=False, backlog=1)
     waiting = [socket.socket(socket.AF_UNIX) for _ in range(2)]
     for one in waiting:

@@ -46,8 +46,8 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 @pytest.fixture(scope="module")
 def taken_over(tmp_path_factory: pytest.TempPathFactory, new: Release) -> Iterator[TakenOver]:
-    place = tmp_path_factory.mktemp("daemon")
-    with serving(new, unpack("daemon", place, ANY_PORT)) as daemon:
-        found = operator(new, place, daemon)
+    parent = tmp_path_factory.mktemp("daemon")
+    with serving(new, unpack("daemon", parent, ANY_PORT)) as daemon:
+        found = operator(new, parent, daemon)
         found.wait_for_token()
         yield TakenOver(daemon, found, {**contents(found.ask), **details(found.ask)})

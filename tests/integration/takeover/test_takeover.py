@@ -440,14 +440,14 @@ def test_the_postgresql_store_is_taken_over(new: Release, tmp_path: Path, cluste
 
 
 def test_the_separate_log_verifies(new: Release, tmp_path: Path) -> None:
-    place = unpack("audit", tmp_path, {})
-    log, key, checkpoint = place / "log", place / "log.key", place / "checkpoint"
-    facts = json.loads((place / "facts.json").read_text())
+    directory = unpack("audit", tmp_path, {})
+    log, key, checkpoint = directory / "log", directory / "log.key", directory / "checkpoint"
+    facts = json.loads((directory / "facts.json").read_text())
     assert assert_both_verify(new, log, key) == facts["verdict"]
     assert verify(new, log, key, "--checkpoint", checkpoint)["intact"]
     assert verify_independently(log, key, "--checkpoint", checkpoint).returncode == 0
-    exported = new.ask("audit", "verify-export", place / "export", "--public-key", key)
-    lines = (place / "export").read_text().splitlines()
+    exported = new.ask("audit", "verify-export", directory / "export", "--public-key", key)
+    lines = (directory / "export").read_text().splitlines()
     assert exported["intact"]
     assert (exported["first"], exported["last"]) == (3, 3 + len(lines) - 2)  # the first line is the proof
     (log / "audit.jsonl").write_bytes(b"")  # the checkpoint covers more than remains

@@ -616,7 +616,7 @@ static const int REFUSED[] = {
 };
 
 static const struct {
-    int place;
+    int index;
     void *function;
 } OVERRIDDEN[] = {
     {INITIALIZE, (void *)initialize},
@@ -682,7 +682,7 @@ static bool set_up(void)
     for (size_t n = 0; n < sizeof REFUSED / sizeof *REFUSED; n++)
         ours.functions[REFUSED[n]] = (void *)refused;
     for (size_t n = 0; n < sizeof OVERRIDDEN / sizeof *OVERRIDDEN; n++)
-        ours.functions[OVERRIDDEN[n].place] = OVERRIDDEN[n].function;
+        ours.functions[OVERRIDDEN[n].index] = OVERRIDDEN[n].function;
     return true;
 }
 
