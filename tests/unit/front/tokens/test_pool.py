@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hsmd.daemon.front.tokens import pool
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
@@ -23,6 +24,7 @@ from hsmd.errors import (
     TokenFailure,
     Unavailable,
 )
+from hsmd.pkcs11 import start_lock
 from hsmd.protocol import frames
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import Frame, Kind
@@ -609,3 +611,10 @@ async def test_a_faulty_signature_is_logged(make) -> None:
         )
     )
     await rig.until(lambda: "token.faulty_signature" in rig.log.events)
+
+
+def test_time_limits_are_in_order() -> None:
+    """Sweeps are much shorter than stalls, and a start may wait for the start lock."""
+    assert pool.SWEEP_S <= 0.02
+    assert start_lock.LOCK_WAIT_S < pool.START_LIMIT_S
+    assert time.get_clock_info("monotonic").monotonic
