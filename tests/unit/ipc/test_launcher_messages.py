@@ -1,4 +1,4 @@
-"""Messages between launcher and front: round trips, and packets that are not messages."""
+"""Messages between launcher and front: round trips, and packets that are refused."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def test_every_truncation_is_refused(message: AnyToFront | AnyToLauncher) -> Non
 
 @pytest.mark.parametrize("message", [*TO_FRONT, *TO_LAUNCHER], ids=name)
 def test_mutations_are_refused_or_are_messages(message: AnyToFront | AnyToLauncher) -> None:
-    dice = random.Random(encode(message))
+    generator = random.Random(encode(message))
     for _ in range(2000):
         packet = bytearray(encode(message))
-        for _ in range(dice.randint(1, 3)):
-            packet[dice.randrange(len(packet))] = dice.randrange(256)
+        for _ in range(generator.randint(1, 3)):
+            packet[generator.randrange(len(packet))] = generator.randrange(256)
         for decoded in (outcome_at_launcher(bytes(packet)), outcome_at_front(bytes(packet))):
             assert decoded is None or isinstance(decoded, AnyToFront | AnyToLauncher)
 
@@ -126,7 +126,7 @@ def outcome_at_front(packet: bytes) -> AnyToFront | None:
     ],
     ids=json.dumps,
 )
-def test_what_is_not_a_message_is_refused(document: object) -> None:
+def test_other_documents_are_refused(document: object) -> None:
     packet = json.dumps(document).encode()
     with pytest.raises(ProtocolError):
         decode_for_launcher(packet)
@@ -138,14 +138,14 @@ def test_what_is_not_a_message_is_refused(document: object) -> None:
 @pytest.mark.parametrize(
     "packet", [b"", b"\xff", b"\x00", b"[" * 60_000, b'{"a":' * 10_000, b'{"message":"\xff"}']
 )
-def test_what_is_not_json_is_refused(packet: bytes) -> None:
+def test_packets_that_are_not_json_are_refused(packet: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode_for_launcher(packet)
     with pytest.raises(ProtocolError):
         decode_for_front(packet, 0)
 
 
-def test_each_side_takes_only_the_messages_of_the_other() -> None:
+def test_each_side_accepts_only_messages_of_the_other() -> None:
     for to_front in TO_FRONT:
         with pytest.raises(ProtocolError):
             decode_for_launcher(encode(to_front))
