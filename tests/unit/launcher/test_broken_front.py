@@ -1,4 +1,4 @@
-"""A front that sends the launcher something that is not a message: it is killed and started anew."""
+"""A front that sends the launcher a malformed message is killed and started again."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ sys.exit(status)
     [b"\xff", b"{}", b'{"message":"unknown"}', b'{"message":"replace-worker","pid":0}', b"x" * 60_000],
     ids=["no text", "no tag", "unknown", "out of range", "long"],
 )
-def test_a_front_that_sends_rubbish_is_replaced_and_the_launcher_goes_on(
-    tmp_path: Path, packet: bytes
-) -> None:
+def test_a_front_that_sends_malformed_messages_is_replaced(tmp_path: Path, packet: bytes) -> None:
     config, front = tmp_path / "hsmd.toml", tmp_path / "front.py"
     config.write_text(GOOD)
     front.write_text(FRONT.format(packet=packet))

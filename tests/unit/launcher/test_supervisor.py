@@ -1,4 +1,4 @@
-"""Supervisor: which workers run, when they are started again, and when not."""
+"""The supervisor: which workers run, and when an ended worker is started again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Process:
 
 
 class Worker:
-    """A spawned worker without a process."""
+    """A spawned worker with a fake process."""
 
     def __init__(self, pid: int, settings: WorkerSettings) -> None:
         self.pid, self.settings, self.process, self.released = pid, settings, Process(), False
@@ -48,7 +48,7 @@ class Worker:
 
 
 class Harness:
-    """Supervisor whose workers are made here."""
+    """A supervisor with fake workers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.workers: list[Worker] = []
@@ -98,7 +98,7 @@ def test_each_token_has_its_workers_and_one_for_control(harness: Harness) -> Non
     assert harness.supervisor.next_start() is None
 
 
-def test_a_spare_is_one_more(harness: Harness) -> None:
+def test_a_spare_is_one_more_worker(harness: Harness) -> None:
     harness.supervisor.apply(harness.with_token(spare=True))
     harness.supervisor.start_due(0.0)
     assert [each.control for each in harness.started] == [False, False, False, True]
@@ -114,14 +114,14 @@ def test_a_worker_that_ended_is_replaced_with_growing_pauses(harness: Harness) -
         assert due is not None
         pauses.append(round(due - now, 3))
         harness.supervisor.start_due(due - 0.001)
-        assert len(harness.running) == 2, "not before its time"
+        assert len(harness.running) == 2, "no worker is started before it is due"
         now = due
         harness.supervisor.start_due(now)
         assert len(harness.running) == 3
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
     harness.workers[-1].process.status = -11
     harness.supervisor.reap(now + 60, stopping=False)
-    assert harness.supervisor.next_start() == now + 60, "one that lived long is replaced at once"
+    assert harness.supervisor.next_start() == now + 60, "a worker that ran for long is replaced at once"
 
 
 def test_a_refused_pin_stops_the_token_until_the_front_permits_starts(harness: Harness) -> None:
@@ -133,7 +133,7 @@ def test_a_refused_pin_stops_the_token_until_the_front_permits_starts(harness: H
     assert (len(harness.workers), harness.supervisor.next_start()) == (3, None)
     harness.supervisor.apply(harness.config)
     harness.supervisor.start_due(1e9)
-    assert harness.running == [], "a reload is no permission"
+    assert harness.running == [], "a reload does not permit starts"
     harness.permit("one", cleared=True)
     harness.supervisor.start_due(1e9)
     assert [worker.settings.token.cleared for worker in harness.workers[3:]] == [True]
@@ -151,7 +151,7 @@ def test_an_operators_clearance_holds_for_one_start(harness: Harness) -> None:
     assert [worker.settings.token.cleared for worker in harness.workers] == [True, False]
 
 
-def test_a_token_that_is_unreachable_gets_one_worker_at_a_time_and_all_when_it_is_back(
+def test_an_unreachable_token_gets_one_worker_at_a_time_until_it_is_back(
     harness: Harness,
 ) -> None:
     harness.permit("one")
@@ -178,7 +178,7 @@ def test_nothing_is_started_without_permission(harness: Harness) -> None:
     assert (harness.running, harness.supervisor.next_start()) == ([], None)
 
 
-def test_one_refused_pin_leaves_those_that_are_logged_in(harness: Harness) -> None:
+def test_a_refused_pin_of_one_worker_leaves_the_others_running(harness: Harness) -> None:
     harness.supervisor.start_due(0.0)
     harness.workers[0].process.status = EXIT_LOGIN_REFUSED
     harness.supervisor.reap(1.0, stopping=False)
@@ -197,7 +197,9 @@ def test_an_unchanged_token_keeps_its_workers(harness: Harness) -> None:
 @pytest.mark.parametrize(
     "changes", [{"workers": 1}, {"verify": "all"}, {"environment": {"X": "1"}}, {"stall_ms": 99}]
 )
-def test_a_changed_token_gets_new_workers_beside_the_old(harness: Harness, changes: dict[str, Any]) -> None:
+def test_a_changed_token_gets_new_workers_beside_the_old_ones(
+    harness: Harness, changes: dict[str, Any]
+) -> None:
     harness.supervisor.start_due(0.0)
     changed = harness.with_token(**changes)
     harness.supervisor.apply(changed)
@@ -211,7 +213,7 @@ def test_a_changed_token_gets_new_workers_beside_the_old(harness: Harness, chang
     assert len(harness.workers) == 3 + changed.tokens[0].workers + 1, "retired workers are not replaced"
 
 
-def test_a_wrong_pin_in_new_settings_leaves_the_old_running(harness: Harness) -> None:
+def test_a_wrong_pin_in_new_settings_leaves_the_old_workers_running(harness: Harness) -> None:
     harness.supervisor.start_due(0.0)
     harness.supervisor.apply(harness.with_token(pin_file=Path("/other")))
     harness.supervisor.start_due(1.0)
@@ -223,15 +225,15 @@ def test_a_wrong_pin_in_new_settings_leaves_the_old_running(harness: Harness) ->
     harness.supervisor.apply(harness.config)
     harness.permit("all")
     harness.supervisor.start_due(1e9)
-    assert len(harness.running) == 6, "back to the old settings is a change too"
+    assert len(harness.running) == 6, "a return to the old settings is a change too"
 
 
-def test_a_front_that_died_starts_everything_over_at_once(harness: Harness) -> None:
+def test_all_workers_are_replaced_after_the_front_ended(harness: Harness) -> None:
     harness.supervisor.start_due(0.0)
     harness.supervisor.start_over()
     assert harness.running == []
     harness.supervisor.reap(0.1, stopping=False)
-    assert harness.supervisor.next_start() is None, "the next front has not permitted any"
+    assert harness.supervisor.next_start() is None, "the next front has not permitted any start"
     harness.permit("all")
     assert harness.supervisor.next_start() == 0.0
     harness.supervisor.start_due(0.1)
@@ -245,7 +247,7 @@ def test_a_stalled_worker_is_killed_and_other_processes_are_not(harness: Harness
     assert [worker.process.killed for worker in harness.workers] == [False, True, False]
 
 
-def test_a_start_that_fails_is_tried_again(harness: Harness) -> None:
+def test_a_failed_start_is_retried(harness: Harness) -> None:
     harness.fail = True
     harness.supervisor.start_due(0.0)
     assert harness.supervisor.next_start() == 0.05
@@ -254,7 +256,7 @@ def test_a_start_that_fails_is_tried_again(harness: Harness) -> None:
     assert len(harness.running) == 3
 
 
-def test_the_front_is_told_how_workers_end(harness: Harness) -> None:
+def test_the_front_is_informed_how_workers_end(harness: Harness) -> None:
     harness.supervisor.start_due(0.0)
     harness.workers[0].process.status, harness.workers[1].process.status = -11, EXIT_RECYCLE
     harness.supervisor.reap(1.0, stopping=False)
