@@ -1,4 +1,4 @@
-"""Keys that stand in for those in a token, and the openssl command that judges what was made with them."""
+"""Software keys in place of keys in a token, and the openssl command that checks what they signed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HASHES = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashe
 
 @dataclass(frozen=True, slots=True)
 class RemoteKey:
-    """A key of which the code under test sees the public half and signatures only."""
+    """A key of which the code under test gets only the public half and signatures."""
 
     private: PrivateKeyTypes
 
@@ -51,7 +51,7 @@ class RemoteKey:
 
 @cache
 def remote_key(key_type: KeyType, number: int) -> RemoteKey:
-    """The same key for the same arguments; making RSA keys takes time."""
+    """The same key for the same arguments, because generating RSA keys takes time."""
     facts = key_type.facts
     if facts.family is Family.RSA:
         return RemoteKey(rsa.generate_private_key(65537, facts.bits))
@@ -67,16 +67,16 @@ def key() -> Callable[..., RemoteKey]:
 
 @pytest.fixture
 def openssl(tmp_path: Path) -> Callable[..., str]:
-    """Runs openssl with a document on standard input; its output. Fails unless openssl is content."""
+    """Runs openssl with a document on standard input and returns its output; fails unless openssl exits with 0."""
 
     def run(*arguments: str, document: str | bytes = b"") -> str:
         data = document.encode() if isinstance(document, str) else document
         done = subprocess.run(
             ["openssl", *arguments], input=data, capture_output=True, cwd=tmp_path, timeout=30, check=False
         )
-        said = (done.stdout + done.stderr).decode()
-        assert done.returncode == 0, said
-        return said
+        output = (done.stdout + done.stderr).decode()
+        assert done.returncode == 0, output
+        return output
 
     return run
 

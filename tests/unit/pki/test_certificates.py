@@ -1,4 +1,4 @@
-"""Self-signed certificates, judged by openssl and by the check that runs beside the key."""
+"""Self-signed certificates, checked by openssl and by the purpose check of the worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def made(signer: Any, scheme: SignatureScheme, begin: datetime, end: datetime, *
         for scheme in {default_scheme(key_type), schemes_for(key_type)[-1]}
     ],
 )
-def test_openssl_trusts_it(
+def test_openssl_verifies_a_certificate(
     key_type: KeyType,
     scheme: SignatureScheme,
     key: Callable[..., Any],
@@ -52,14 +52,16 @@ def test_openssl_trusts_it(
     assert "site.pem: OK" in openssl("verify", "-verify_ip", "::1", *common)
 
 
-def test_what_is_in_it(key: Callable[..., Any], now: datetime, openssl: Callable[..., str]) -> None:
+def test_a_certificate_has_its_fields_and_extensions(
+    key: Callable[..., Any], now: datetime, openssl: Callable[..., str]
+) -> None:
     pem = made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, now, now + MONTH, serial=2**159 - 1)
     certificate = x509.load_pem_x509_certificate(pem.encode())
     assert certificate.version is x509.Version.v3
     assert certificate.serial_number == 2**159 - 1
     assert (certificate.not_valid_before_utc, certificate.not_valid_after_utc) == (now, now + MONTH)
     assert certificate.subject == certificate.issuer
-    said = openssl("x509", "-noout", "-text", document=pem)
+    output = openssl("x509", "-noout", "-text", document=pem)
     for line in (
         "CN = site.example",
         "X509v3 Basic Constraints: critical\n                CA:FALSE",
@@ -67,14 +69,14 @@ def test_what_is_in_it(key: Callable[..., Any], now: datetime, openssl: Callable
         "TLS Web Server Authentication, TLS Web Client Authentication",
         "DNS:site.example, IP Address:0:0:0:0:0:0:0:1",
     ):
-        assert line in said
+        assert line in output
     key_id = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     authority = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     assert authority.key_identifier == key_id.digest
     assert openssl("x509", "-outform", "PEM", document=pem) == pem
 
 
-def test_a_name_too_long_for_a_common_name(key: Callable[..., Any], now: datetime) -> None:
+def test_a_name_too_long_for_a_common_name_is_replaced(key: Callable[..., Any], now: datetime) -> None:
     long = ".".join(["x" * 40] * 4)
     pem = made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, now, now + MONTH, dns_names=[long])
     certificate = x509.load_pem_x509_certificate(pem.encode())
@@ -82,7 +84,7 @@ def test_a_name_too_long_for_a_common_name(key: Callable[..., Any], now: datetim
 
 
 @pytest.mark.parametrize("year", [2049, 2050, 2099])
-def test_times_around_the_change_of_encodings(
+def test_times_are_encoded_for_their_year(
     year: int, key: Callable[..., Any], openssl: Callable[..., str]
 ) -> None:
     begin = datetime(2049, 12, 31, 23, 59, 59, 999999, tzinfo=timezone(timedelta(hours=2)))
@@ -114,7 +116,7 @@ def test_errors_name_the_field(
         made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, now, end, **changes)
 
 
-def test_a_wrong_signature_does_not_leave(key: Callable[..., Any], now: datetime) -> None:
+def test_a_wrong_signature_is_not_returned(key: Callable[..., Any], now: datetime) -> None:
     scheme = SignatureScheme.ECDSA_SHA256
     tbs = build_self_signed_tbs(key(KeyType.P256).spki, ["a.example"], [], now, now + MONTH, 1, scheme)
     for signature in (
@@ -126,7 +128,7 @@ def test_a_wrong_signature_does_not_leave(key: Callable[..., Any], now: datetime
             assemble_certificate(tbs, scheme, signature)
 
 
-def test_it_is_a_chain_of_its_own(key: Callable[..., Any], now: datetime) -> None:
+def test_a_self_signed_certificate_is_a_valid_chain(key: Callable[..., Any], now: datetime) -> None:
     pem = made(key(KeyType.P256), SignatureScheme.ECDSA_SHA256, now, now + MONTH)
     facts = check_chain(pem, key(KeyType.P256).public, now)
     assert (facts.chain_pem, facts.not_after, facts.warnings) == (pem, now + MONTH, ())
@@ -136,14 +138,14 @@ def test_it_is_a_chain_of_its_own(key: Callable[..., Any], now: datetime) -> Non
 
 
 @given(st.integers(0, 2**200))
-def test_integers_are_shortest(value: int) -> None:
+def test_integers_are_encoded_in_der(value: int) -> None:
     encoded = der.integer(value)
     assert int.from_bytes(encoded[2:], "big", signed=True) == value
     assert len(encoded) == 3 or encoded[2] or encoded[3] & 0x80
 
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 255, 256, 65535, 65536])
-def test_lengths_are_shortest(length: int) -> None:
+def test_lengths_are_encoded_in_der(length: int) -> None:
     encoded = der.tlv(0x04, b"x" * length)
     header = encoded[: len(encoded) - length]
     expected = {
@@ -158,7 +160,7 @@ def test_lengths_are_shortest(length: int) -> None:
     assert header.hex() == expected.get(length, "0483010000")
 
 
-def test_object_identifiers() -> None:
+def test_object_identifiers_are_encoded() -> None:
     assert (
         der.object_identifier(x509.ObjectIdentifier("1.2.840.113549.1.9.14")).hex()
         == "06092a864886f70d01090e"

@@ -1,4 +1,4 @@
-"""Chains that are to be stored: what is accepted, what is refused and why, what is worth a warning."""
+"""Certificate chains before they are stored: accepted, refused with a reason, or accepted with a warning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 
 
 class Authority:
-    """Issues leaf, intermediate and root with keys of their own."""
+    """Issues leaf, intermediate and root, each with its own key."""
 
     def __init__(self, key: Callable[..., Any], now: datetime) -> None:
         self.key, self.now = key, now
@@ -91,13 +91,13 @@ def check(key: Callable[..., Any], now: datetime) -> Callable[[str], Certificate
 Check = Callable[[str], CertificateFacts]
 
 
-def test_a_good_chain(authority: Authority, check: Check, now: datetime) -> None:
+def test_a_good_chain_is_accepted(authority: Authority, check: Check, now: datetime) -> None:
     chain = authority.leaf + authority.intermediate
     assert check(chain) == CertificateFacts(now + 90 * DAY, chain, ())
     assert check(authority.leaf).chain_pem == authority.leaf
 
 
-def test_line_ends_and_empty_lines_are_made_uniform(authority: Authority, check: Check) -> None:
+def test_line_ends_and_empty_lines_are_normalised(authority: Authority, check: Check) -> None:
     chain = authority.leaf + authority.intermediate
     assert check("\r\n\r\n" + chain.replace("\n", "\r\n") + "\r\n \n").chain_pem == chain
     assert check(authority.leaf + "\n\n" + authority.intermediate.rstrip("\n")).chain_pem == chain
@@ -164,7 +164,7 @@ def test_bytes_behind_a_certificate_are_refused(authority: Authority, check: Che
             check(der.pem("CERTIFICATE", damaged))
 
 
-def test_warnings(authority: Authority, check: Check) -> None:
+def test_a_usable_chain_with_a_problem_gets_a_warning(authority: Authority, check: Check) -> None:
     leaf, intermediate, root = authority.leaf, authority.intermediate, authority.root
     short_intermediate = authority.issue("intermediate", 2, "root", 1, ca=True, days=30)
     cases = [
@@ -186,13 +186,15 @@ def test_warnings(authority: Authority, check: Check) -> None:
         assert all(part in warning for part, warning in zip(expected, warnings, strict=True)), warnings
 
 
-def test_without_a_moment_the_present_one_counts(authority: Authority, key: Callable[..., Any]) -> None:
+def test_chains_are_checked_at_the_current_time_by_default(
+    authority: Authority, key: Callable[..., Any]
+) -> None:
     ended = authority.issue("leaf", 0, "intermediate", 2, begin=9000, days=-8000)
     assert "expired" in check_chain(ended, key(KeyType.P256).public).warnings[0]
 
 
 @pytest.mark.parametrize("key_type", KeyType)
-def test_chains_for_all_keys(
+def test_chains_of_all_key_types_are_accepted(
     key_type: KeyType, key: Callable[..., Any], authority: Authority, now: datetime
 ) -> None:
     builder = x509.CertificateBuilder().subject_name(_name("leaf")).issuer_name(_name("root"))

@@ -1,4 +1,4 @@
-"""Certificate requests, judged by openssl and by the check that runs beside the key."""
+"""Certificate requests, checked by openssl and by the purpose check of the worker."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ IPS = ["192.0.2.1", "2001:DB8::1"]
 
 
 @pytest.mark.parametrize("key_type", KeyType)
-def test_openssl_verifies_it(key_type: KeyType, key: Callable[..., Any], openssl: Callable[..., str]) -> None:
+def test_openssl_verifies_a_request(
+    key_type: KeyType, key: Callable[..., Any], openssl: Callable[..., str]
+) -> None:
     signer, scheme = key(key_type), default_scheme(key_type)
     info = build_request_info(signer.spki, "site.example", DNS, IPS, "Example GmbH & Co. Käse")
     check_request(signer.spki, info)
     pem = assemble_request(info, scheme, signer.sign(scheme, info))
-    said = openssl("req", "-verify", "-noout", "-text", "-nameopt", "utf8", document=pem)
-    assert "verify OK" in said
-    assert "O=Example GmbH & Co. Käse, CN=site.example" in said
+    output = openssl("req", "-verify", "-noout", "-text", "-nameopt", "utf8", document=pem)
+    assert "verify OK" in output
+    assert "O=Example GmbH & Co. Käse, CN=site.example" in output
     assert (
         "DNS:site.example, DNS:*.site.example, DNS:localhost, IP Address:192.0.2.1, IP Address:2001:DB8:0:0:0:0:0:1"
-        in said
+        in output
     )
 
 
@@ -41,7 +43,7 @@ def test_every_scheme_verifies(scheme: Any, key: Callable[..., Any], openssl: Ca
     assert "verify OK" in openssl("req", "-verify", "-noout", document=pem)
 
 
-def test_the_subject_may_be_empty_and_the_names_are_critical_then(
+def test_with_an_empty_subject_the_alternative_names_are_critical(
     key: Callable[..., Any], openssl: Callable[..., str]
 ) -> None:
     signer, scheme = key(KeyType.P256), default_scheme(KeyType.P256)
@@ -59,7 +61,7 @@ def test_a_common_name_alone_is_enough(key: Callable[..., Any], openssl: Callabl
     assert "verify OK" in openssl("req", "-verify", "-noout", document=pem)
 
 
-def test_the_library_builds_the_same_bytes(key: Callable[..., Any]) -> None:
+def test_cryptography_builds_the_same_bytes(key: Callable[..., Any]) -> None:
     signer = key(KeyType.P256)
     builder = x509.CertificateSigningRequestBuilder().subject_name(
         x509.Name(
@@ -77,7 +79,7 @@ def test_the_library_builds_the_same_bytes(key: Callable[..., Any]) -> None:
     assert build_request_info(signer.spki, "cn", [name.value for name in names], [], "Org") == expected
 
 
-def test_a_wrong_signature_does_not_leave(key: Callable[..., Any]) -> None:
+def test_a_wrong_signature_is_not_returned(key: Callable[..., Any]) -> None:
     scheme = default_scheme(KeyType.P256)
     info = build_request_info(key(KeyType.P256).spki, "site")
     with pytest.raises(TokenFailure):
@@ -86,7 +88,7 @@ def test_a_wrong_signature_does_not_leave(key: Callable[..., Any]) -> None:
         assemble_request(info, scheme, b"")
 
 
-def test_the_check_beside_the_key_knows_whose_request_it_is(key: Callable[..., Any]) -> None:
+def test_the_purpose_check_refuses_a_request_for_another_key(key: Callable[..., Any]) -> None:
     info = build_request_info(key(KeyType.P256).spki, "site")
     with pytest.raises(PurposeMismatch):
         check_request(key(KeyType.P256, 1).spki, info)
@@ -141,7 +143,7 @@ def test_errors_name_the_field(key: Callable[..., Any], field: str, arguments: d
     assert len(failure.value.text) < 200
 
 
-def test_openssl_is_there() -> None:
+def test_openssl_3_is_installed() -> None:
     assert subprocess.run(["openssl", "version"], capture_output=True, check=True).stdout.startswith(
         b"OpenSSL 3"
     )
