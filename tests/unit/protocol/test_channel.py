@@ -1,4 +1,4 @@
-"""The channel's state machine, every state with every kind, at both ends (docs/protocol.md, sections 1 and 2)."""
+"""The state machine of a channel: every state with every kind, at both ends (docs/protocol.md, sections 1 and 2)."""
 
 import pytest
 
@@ -20,7 +20,7 @@ AnyChannel = ServerChannel | ClientChannel
 
 
 def make(end: str, state: State) -> AnyChannel:
-    """A channel of one end, led to `state` the ordinary way."""
+    """The channel of one end, brought to `state` by frames."""
     channel: AnyChannel = ServerChannel(BOTH, 64) if end == "server" else ClientChannel()
     if state is not State.GREETING:
         channel.receive(HELLO if end == "server" else WELCOME)
@@ -30,7 +30,7 @@ def make(end: str, state: State) -> AnyChannel:
 
 
 def legal(end: str, state: State, kind: int, request_id: int) -> str:
-    """What docs/protocol.md says of a frame: taken, skipped, or an error."""
+    """How docs/protocol.md defines that a frame is handled: taken, skipped, or an error."""
     if state is State.CLOSED:
         return "skipped"
     takes = SERVER_TAKES if end == "server" else CLIENT_TAKES
@@ -46,24 +46,24 @@ def legal(end: str, state: State, kind: int, request_id: int) -> str:
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("end", ["server", "client"])
-def test_every_state_with_every_kind(end: str, state: State) -> None:
+def test_every_kind_is_handled_in_every_state(end: str, state: State) -> None:
     for kind in range(256):
         for request_id in (0, 1, 2**64 - 1):
             channel = make(end, state)
             body = BODY.get(Kind(kind), b"") if kind in Kind.__members__.values() else b""
             frame = frames.encode(kind, request_id, body)
-            told = f"{end} {state} kind 0x{kind:02x} id {request_id}"
+            described = f"{end} {state} kind 0x{kind:02x} id {request_id}"
             match legal(end, state, kind, request_id):
                 case "taken":
-                    assert channel.receive(frame) == [(kind, request_id, body)], told
-                    assert channel.state is not State.CLOSED, told
+                    assert channel.receive(frame) == [(kind, request_id, body)], described
+                    assert channel.state is not State.CLOSED, described
                 case "skipped":
-                    assert channel.receive(frame) == [], told
-                    assert channel.state is state, told
+                    assert channel.receive(frame) == [], described
+                    assert channel.state is state, described
                 case "error":
                     with pytest.raises(ProtocolError):
                         channel.receive(frame)
-                    assert channel.state is State.CLOSED, told
+                    assert channel.state is State.CLOSED, described
 
 
 def test_requests_may_follow_the_hello_in_one_write() -> None:
@@ -81,7 +81,7 @@ def test_answers_may_follow_the_welcome_in_one_write() -> None:
 
 
 @pytest.mark.parametrize("pieces", ["together", "apart"])
-def test_a_result_behind_an_error_of_the_channel_is_no_greeting(pieces: str) -> None:
+def test_a_result_after_a_channel_error_is_not_a_greeting(pieces: str) -> None:
     channel = make("client", State.GREETING)
     error = frames.encode_error(0, VersionMismatch())
     result = frames.encode(Kind.RESULT, 5, b"x")
@@ -94,7 +94,7 @@ def test_a_result_behind_an_error_of_the_channel_is_no_greeting(pieces: str) -> 
 
 
 @pytest.mark.parametrize("versions", [(0, 0), (2, 2), (2, 255)])
-def test_versions_that_do_not_meet(versions: tuple[int, int]) -> None:
+def test_version_ranges_without_a_common_version_are_refused(versions: tuple[int, int]) -> None:
     channel = make("server", State.GREETING)
     with pytest.raises(VersionMismatch):
         channel.receive(frames.encode(Kind.HELLO, 0, b"HSMD" + bytes(versions) + bytes(4)))
@@ -102,25 +102,25 @@ def test_versions_that_do_not_meet(versions: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("versions", [(0, 1), (1, 1), (1, 2), (0, 255)])
-def test_versions_that_meet(versions: tuple[int, int]) -> None:
+def test_version_ranges_with_a_common_version_are_accepted(versions: tuple[int, int]) -> None:
     channel = make("server", State.GREETING)
     channel.receive(frames.encode(Kind.HELLO, 0, b"HSMD" + bytes(versions) + bytes(4)))
     assert channel.state is State.OPEN
 
 
-def test_a_server_that_chooses_a_version_the_client_does_not_speak() -> None:
+def test_a_version_that_the_client_did_not_offer_is_refused() -> None:
     with pytest.raises(VersionMismatch, match="chose version 2"):
         make("client", State.GREETING).receive(frames.encode_welcome(Welcome(2, 0, 65_536, 1)))
 
 
-def test_both_ends_use_what_both_can() -> None:
+def test_capabilities_of_both_ends_are_used() -> None:
     server = ServerChannel(BOTH, 64)
     assert server.capabilities == 0
     server.receive(frames.encode_hello(Capability.EVENTS | 1 << 31))
     assert server.capabilities == Capability.EVENTS
 
 
-def test_the_welcome_states_the_limits_the_decoder_enforces() -> None:
+def test_the_welcome_has_the_limits_that_the_decoder_enforces() -> None:
     server = ServerChannel(BOTH, 64)
     server.receive(HELLO)
     welcome = server.welcome()
@@ -129,7 +129,7 @@ def test_the_welcome_states_the_limits_the_decoder_enforces() -> None:
         server.receive((welcome.max_length + 1).to_bytes(4, "big"))
 
 
-def test_a_client_takes_answers_of_a_mebibyte_and_no_more() -> None:
+def test_a_client_accepts_answers_up_to_one_mebibyte() -> None:
     client = make("client", State.OPEN)
     answer = frames.encode(Kind.CONTROL_RESULT, 1, bytes(MAX_ANSWER_LENGTH - 9))
     assert len(client.receive(answer)) == 1
@@ -137,7 +137,7 @@ def test_a_client_takes_answers_of_a_mebibyte_and_no_more() -> None:
         client.receive((MAX_ANSWER_LENGTH + 1).to_bytes(4, "big"))
 
 
-def test_a_closed_channel_holds_nothing_and_takes_nothing() -> None:
+def test_a_closed_channel_keeps_and_accepts_no_bytes() -> None:
     server = make("server", State.OPEN)
     server.receive(frames.encode(Kind.KEY_OPERATION, 1, bytes(60_000))[:-1])
     with pytest.raises(ProtocolError):
@@ -147,7 +147,7 @@ def test_a_closed_channel_holds_nothing_and_takes_nothing() -> None:
     assert server.receive(HELLO) == []
 
 
-def test_whether_the_peer_owes_something() -> None:
+def test_a_greeting_or_frame_that_is_incomplete_is_reported() -> None:
     server = make("server", State.GREETING)
     assert server.unfinished
     server.receive(HELLO)

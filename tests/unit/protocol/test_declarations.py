@@ -1,4 +1,4 @@
-"""What control requests declare: the table again, spelt out, so that no request changes its rules unnoticed."""
+"""The declarations of control requests, compared with a table, so that every change of a rule needs a change here."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ DECLARED: dict[str, tuple[object, ...]] = {
 
 
 @pytest.mark.parametrize("op", DECLARED)
-def test_a_request_declares_what_the_table_says(op: str) -> None:
+def test_a_request_declares_the_values_of_the_table(op: str) -> None:
     request = messages.OPERATIONS[op]
     initials, changes, key, client, *hashed = DECLARED[op]
     assert request.roles == {INITIALS[initial] for initial in str(initials)}
@@ -89,7 +89,7 @@ def test_a_request_that_declares_too_little_cannot_be_defined(left_out: str) -> 
         ({"hashed": frozenset({"chian"})}, "Careless: .* names 'chian'"),
     ],
 )
-def test_a_declaration_that_cannot_be_meant_is_refused(declared: dict[str, object], error: str) -> None:
+def test_a_contradictory_declaration_is_refused(declared: dict[str, object], error: str) -> None:
     good = {"Result": messages.Done, "roles": OPERATOR, "changes": False, "subject": NO_SUBJECT}
     members = {"__annotations__": {"name": str, "chain": str}}
     with pytest.raises(TypeError, match=error):

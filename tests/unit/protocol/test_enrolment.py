@@ -1,4 +1,4 @@
-"""Enrolment tokens as text: every token comes back, nothing mistyped does, and the secret is never shown."""
+"""Enrolment tokens as text: every token is decoded again, mistyped ones are refused, and the secret is never shown."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TOKEN = EnrolmentToken(b"i" * 8, b"s" * 16, b"p" * 32, False, "10.9.0.1:7440")
 
 
 @given(tokens)
-def test_a_token_comes_back(token: EnrolmentToken) -> None:
+def test_a_token_survives_its_written_form(token: EnrolmentToken) -> None:
     assert EnrolmentToken.parse(f" {token.text()}\n") == token
     assert token.text().isascii()
 
 
 @given(tokens, st.data())
-def test_a_mistyped_token_does_not(token: EnrolmentToken, data: st.DataObject) -> None:
+def test_a_mistyped_token_is_refused(token: EnrolmentToken, data: st.DataObject) -> None:
     text = token.text()
     place = data.draw(st.integers(len(PREFIX), len(text) - 2))  # the last character may have unused bits
     other = data.draw(
@@ -39,21 +39,21 @@ def test_a_mistyped_token_does_not(token: EnrolmentToken, data: st.DataObject) -
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_a_token_or_a_bad_request(text: str) -> None:
+def test_any_text_is_a_token_or_is_refused(text: str) -> None:
     for spoilt in (text, PREFIX + text):
         with pytest.raises(BadRequest):
             EnrolmentToken.parse(spoilt)
 
 
 @given(st.text(max_size=80) | st.just(TOKEN.password))
-def test_a_proof_is_understood_or_none(text: str) -> None:
+def test_any_proof_is_parsed_or_is_none(text: str) -> None:
     proof = parse_password(text)
     assert proof is None or proof[0] == text[:16].lower()
     assert parse_password(TOKEN.password) is not None
 
 
 @given(st.binary(max_size=100))
-def test_documents_of_any_bytes_are_read_or_refused(line: bytes) -> None:
+def test_any_bytes_are_a_document_or_are_refused(line: bytes) -> None:
     for decode in (decode_question, decode_answer):
         try:
             decode(line)

@@ -1,4 +1,4 @@
-"""The fixed layouts of docs/protocol.md at their borders: limits, short bodies, tiny frames."""
+"""The fixed layouts of docs/protocol.md at their limits: sizes, short bodies, tiny frames."""
 
 import pytest
 
@@ -29,7 +29,7 @@ from hsmd.protocol.frames import (
 KEY = bytes(range(32))
 
 
-def test_layout_of_a_key_operation() -> None:
+def test_a_key_operation_has_its_documented_layout() -> None:
     frame = frames.encode_key_operation(0x0102030405060708, 500, 1, 0x0403, KEY, b"data")
     assert frame == (
         (9 + 39 + 4).to_bytes(4, "big")
@@ -58,7 +58,7 @@ def test_a_length_outside_the_limits_is_refused_with_its_four_bytes(length: int)
         decoder.feed(length.to_bytes(4, "big")[3:])
 
 
-def test_a_wrong_length_behind_a_good_frame_is_refused() -> None:
+def test_a_wrong_length_after_a_good_frame_is_refused() -> None:
     with pytest.raises(ProtocolError, match="frame length 8"):
         FrameDecoder(MAX_REQUEST_LENGTH).feed(frames.encode(Kind.PING, 1) + (8).to_bytes(4, "big"))
 
@@ -73,13 +73,13 @@ def test_a_decoder_never_holds_more_than_one_frame(limit: int) -> None:
     assert decoder.rest == b""
 
 
-def test_ten_thousand_tiny_frames_in_one_read_come_out_in_order() -> None:
+def test_ten_thousand_tiny_frames_in_one_read_are_decoded_in_order() -> None:
     wire = b"".join(frames.encode(Kind.PING, number) for number in range(1, 10_001))
     decoded = FrameDecoder(MAX_REQUEST_LENGTH).feed(wire)
     assert decoded == [(Kind.PING, number, b"") for number in range(1, 10_001)]
 
 
-def test_a_frame_that_comes_byte_by_byte_is_one_frame() -> None:
+def test_a_frame_that_arrives_byte_by_byte_is_one_frame() -> None:
     decoder = FrameDecoder(MAX_REQUEST_LENGTH)
     frame = frames.encode(Kind.RESULT, 7, b"signature")
     pieces = [decoder.feed(frame[at : at + 1]) for at in range(len(frame))]
@@ -88,13 +88,13 @@ def test_a_frame_that_comes_byte_by_byte_is_one_frame() -> None:
 
 
 @pytest.mark.parametrize("deadline_ms", [1, 2, MAX_DEADLINE_MS])
-def test_deadlines_within_the_limits(deadline_ms: int) -> None:
+def test_deadlines_within_the_limits_are_accepted(deadline_ms: int) -> None:
     body = frames.key_operation_body(deadline_ms, 1, 0x0403, KEY, b"")
     assert frames.decode_key_operation_head(body) == (deadline_ms, 1, 0x0403, KEY)
 
 
 @pytest.mark.parametrize("deadline_ms", [0, MAX_DEADLINE_MS + 1, 2**32 - 1])
-def test_deadlines_beyond_the_limits(deadline_ms: int) -> None:
+def test_deadlines_beyond_the_limits_are_refused(deadline_ms: int) -> None:
     body = frames.key_operation_body(deadline_ms, 1, 0x0403, KEY, b"")
     with pytest.raises(ProtocolError, match=f"deadline of {deadline_ms} ms"):
         frames.decode_key_operation(body)
@@ -103,7 +103,7 @@ def test_deadlines_beyond_the_limits(deadline_ms: int) -> None:
 
 
 @pytest.mark.parametrize("size", range(39))
-def test_short_key_operations(size: int) -> None:
+def test_short_key_operations_are_refused(size: int) -> None:
     body = frames.key_operation_body(500, 1, 0x0403, KEY, b"")
     assert len(body) == 39
     with pytest.raises(ProtocolError, match="at least 39 are needed"):
@@ -111,34 +111,34 @@ def test_short_key_operations(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", range(4))
-def test_short_control_requests(size: int) -> None:
+def test_short_control_requests_are_refused(size: int) -> None:
     with pytest.raises(ProtocolError, match="without a deadline"):
         frames.decode_control_request(bytes(size))
 
 
 @pytest.mark.parametrize("size", [*range(10), 11, 100])
-def test_a_hello_of_another_size(size: int) -> None:
+def test_a_hello_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ProtocolError, match=f"hello has {size} bytes instead of 10"):
         frames.decode_hello((b"HSMD\x01\x01\0\0\0\0" + bytes(90))[:size])
 
 
 @pytest.mark.parametrize("size", [*range(13), 14, 100])
-def test_a_welcome_of_another_size(size: int) -> None:
+def test_a_welcome_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ProtocolError, match=f"welcome has {size} bytes instead of 13"):
         frames.decode_welcome(bytes(size))
 
 
-def test_a_hello_must_say_hsmd() -> None:
+def test_a_hello_must_begin_with_hsmd() -> None:
     with pytest.raises(ProtocolError, match="begin with HSMD"):
         frames.decode_hello(b"HTTP\x01\x01\0\0\0\0")
 
 
-def test_a_hello_with_versions_upside_down() -> None:
+def test_a_hello_with_reversed_versions_is_refused() -> None:
     with pytest.raises(ProtocolError, match="lowest version"):
         frames.decode_hello(b"HSMD\x02\x01\0\0\0\0")
 
 
-def test_hello_and_welcome_keep_bits_they_do_not_know() -> None:
+def test_hello_and_welcome_keep_unknown_bits() -> None:
     assert frames.decode_hello(b"HSMD\x01\xff\xff\xff\xff\xff") == Hello(1, 255, 2**32 - 1)
     welcome = Welcome(255, 2**32 - 1, 2**32 - 1, 2**32 - 1)
     ((_, _, body),) = FrameDecoder(100).feed(frames.encode_welcome(welcome))
@@ -146,7 +146,7 @@ def test_hello_and_welcome_keep_bits_they_do_not_know() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3, 5])
-def test_a_drain_of_another_size(size: int) -> None:
+def test_a_drain_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ProtocolError, match=f"drain has {size} bytes"):
         frames.decode_drain(bytes(size))
 
@@ -155,26 +155,26 @@ def _sent(error: HsmdError) -> HsmdError:
     return frames.decode_error(frames.error_body(error))
 
 
-def test_a_long_error_text_is_cut_at_the_border_of_a_character() -> None:
+def test_a_long_error_text_is_truncated_between_characters() -> None:
     text = _sent(TokenFailure("a" + "é" * 400)).text
-    assert text == "a" + "é" * 255  # 511 bytes; one more character would be half outside
+    assert text == "a" + "é" * 255  # 511 bytes; the next character has two bytes
 
 
 def test_an_error_text_with_a_lone_surrogate_can_be_sent() -> None:
     assert _sent(TokenFailure("a\ud800b")).text == "a?b"
 
 
-def test_what_an_operator_may_know_is_not_sent() -> None:
+def test_the_detail_of_an_error_is_not_sent() -> None:
     assert b"slot 3" not in frames.encode_error(1, TokenFailure(detail="slot 3"))
 
 
-def test_a_refusal_says_nothing_but_that() -> None:
-    said = frames.encode_error(1, Refused(detail="no grant on key www"))
-    assert said.endswith(b"refused") and b"www" not in said
+def test_the_text_of_a_refusal_is_fixed() -> None:
+    body = frames.encode_error(1, Refused(detail="no grant on key www"))
+    assert body.endswith(b"refused") and b"www" not in body
     assert from_wire(ErrorCode.REFUSED, "unknown key").text == "refused"
 
 
-def test_codes_of_the_future_stay_printable_and_final() -> None:
+def test_unknown_codes_are_printable_and_final() -> None:
     error = _sent(from_wire(60_000, "later"))
     assert isinstance(error, PeerError)
     assert (error.code, error.text, error.retryable) == (60_000, "later", False)
@@ -187,30 +187,30 @@ def test_every_code_survives_the_wire(code: ErrorCode) -> None:
     assert not isinstance(error, PeerError)
 
 
-def test_the_hint_survives_the_wire() -> None:
+def test_the_retry_hint_survives_the_wire() -> None:
     error = _sent(Overloaded(retry_after_ms=250))
     assert isinstance(error, Overloaded) and error.retry_after_ms == 250
 
 
 @pytest.mark.parametrize("body", [b"", bytes(5), bytes(6 + 513)])
-def test_an_error_of_a_wrong_size(body: bytes) -> None:
+def test_an_error_of_a_wrong_size_is_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError, match="6 to 518 are allowed"):
         frames.decode_error(body)
 
 
-def test_an_error_text_that_is_not_utf8() -> None:
+def test_an_error_text_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(ProtocolError, match="not UTF-8"):
         frames.decode_error(bytes(6) + b"\xff")
 
 
-def test_an_internal_fault_has_no_text_of_its_own() -> None:
+def test_an_internal_fault_has_a_fixed_text() -> None:
     assert "log" in _sent(InternalFault()).text
 
 
-def test_a_key_operation_is_passed_on_with_another_deadline() -> None:
+def test_a_key_operation_can_be_forwarded_with_another_deadline() -> None:
     body = frames.key_operation_body(500, 1, 0x0403, KEY, b"data")
     assert frames.with_deadline(body, 40) == frames.key_operation_body(40, 1, 0x0403, KEY, b"data")
 
 
-def test_the_code_of_an_error_is_read_without_the_rest() -> None:
+def test_the_code_of_an_error_can_be_read_alone() -> None:
     assert frames.error_code(frames.error_body(Unavailable("x"))) == ErrorCode.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""The Python codec against the golden vectors that the C provider is held to as well (tests/vectors/protocol.json)."""
+"""The Python codec against the golden vectors, which the C provider is tested with too (tests/vectors/protocol.json)."""
 
 import json
 from collections.abc import Callable
@@ -58,7 +58,7 @@ DECODERS: dict[int, Callable[[bytes], dict[str, Any]]] = {
 
 
 def _encode(kind: int, request_id: int, of: dict[str, Any]) -> bytes:
-    """The frame that the codec makes of a vector's fields."""
+    """The frame that the codec encodes from the fields of a vector."""
     match kind:
         case Kind.HELLO:
             assert of["version_min"] == of["version_max"] == frames.VERSION
@@ -90,7 +90,7 @@ def test_there_is_a_vector_for_every_kind() -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_the_decoder_reads_what_the_vector_says(vector: dict[str, Any]) -> None:
+def test_the_decoder_reads_the_fields_of_the_vector(vector: dict[str, Any]) -> None:
     wire = bytes.fromhex(vector["frame_hex"])
     (frame,) = FrameDecoder(frames.MAX_ANSWER_LENGTH).feed(wire)
     assert frame == (vector["kind"], vector["id"], bytes.fromhex(vector["body_hex"]))
@@ -101,12 +101,12 @@ def test_the_decoder_reads_what_the_vector_says(vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_the_encoder_makes_the_same_bytes(vector: dict[str, Any]) -> None:
+def test_the_encoder_writes_the_bytes_of_the_vector(vector: dict[str, Any]) -> None:
     assert _encode(vector["kind"], vector["id"], vector["fields"]).hex() == vector["frame_hex"]
 
 
 @pytest.mark.parametrize("vector", REFERENCES, ids=lambda vector: vector["name"])
-def test_key_reference_files_are_read_alike(vector: dict[str, Any]) -> None:
+def test_key_reference_files_are_read_as_in_the_vectors(vector: dict[str, Any]) -> None:
     if vector["ok"]:
         reference = keyref.decode(vector["pem"])
         made = keyref.encode(reference)

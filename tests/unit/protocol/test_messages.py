@@ -1,4 +1,4 @@
-"""Control messages: refusals that name the member at fault, results that outlive their release."""
+"""Control messages: refusals name the invalid member, and results of later releases can be read."""
 
 import json
 from datetime import datetime
@@ -11,7 +11,7 @@ from hsmd.protocol import messages
 from hsmd.protocol.messages import REQUESTS, KeyGenerate, KeyShow, Request
 
 
-def test_every_request_is_known_once_and_says_what_it_returns() -> None:
+def test_every_request_has_a_unique_tag_and_a_result_type() -> None:
     tags = [request.__struct_config__.tag for request in REQUESTS]
     assert len(set(tags)) == len(tags)
     for request in REQUESTS:
@@ -37,7 +37,7 @@ def test_a_request_survives_the_wire() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "told"),
+    ("document", "described"),
     [
         (b'{"op":"key.show"}', "name"),
         (b'{"op":"key.show","name":7}', r"\$\.name"),
@@ -57,14 +57,14 @@ def test_a_request_survives_the_wire() -> None:
         (b'{"op":"key.csr","name":"a","dns_names":' + b"[" * 60_000, r"\$\.dns_names"),
     ],
 )
-def test_what_is_wrong_is_named(document: bytes, told: str) -> None:
-    with pytest.raises(BadRequest, match=told) as caught:
+def test_a_refusal_names_the_invalid_member(document: bytes, described: str) -> None:
+    with pytest.raises(BadRequest, match=described) as caught:
         messages.decode_request(document)
     assert caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("name", ["a", "0", "www.example.com", "A-b_c.d", "x" * 64])
-def test_names_that_are_allowed(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     document = json.dumps({"op": "key.show", "name": name}).encode()
     assert messages.decode_request(document) == KeyShow(name=name)
 
@@ -72,12 +72,12 @@ def test_names_that_are_allowed(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", ".a", "-a", "_a", "a b", "a\n", "a/b", "ä", "a\u0000", "x" * 65, "а", "../a", "a;b", "a'b"]
 )
-def test_names_that_would_need_quoting(name: str) -> None:
+def test_names_that_would_need_quoting_are_refused(name: str) -> None:
     with pytest.raises(BadRequest, match=r"\$\.name"):
         messages.decode_request(json.dumps({"op": "key.show", "name": name}).encode())
 
 
-def test_a_result_with_members_of_the_future_is_read() -> None:
+def test_a_result_with_unknown_members_is_read() -> None:
     document = b'{"client":"web1","role":"front-end","credential":"","daemon":"d","later":[1,2]}'
     assert messages.decode_result(document, messages.Identity).client == "web1"
 
@@ -85,12 +85,12 @@ def test_a_result_with_members_of_the_future_is_read() -> None:
 @pytest.mark.parametrize(
     "document", [b"{}", b"[]", b"", b'{"client":1}', b'{"client":"\xff"}', b"[" * 600_000]
 )
-def test_a_result_of_another_type(document: bytes) -> None:
+def test_a_result_of_another_type_is_refused(document: bytes) -> None:
     with pytest.raises(ProtocolError, match="control result"):
         messages.decode_result(document, messages.Identity)
 
 
-def test_bytes_travel_as_base64() -> None:
+def test_bytes_are_encoded_as_base64() -> None:
     info = messages.KeyInfo(
         "a", "p-256", "00", b"\x00\xff", [], "t", datetime.fromisoformat("2026-01-02T03:04:05+00:00")
     )
