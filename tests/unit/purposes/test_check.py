@@ -1,4 +1,4 @@
-"""The rules of single purposes, on forms built here."""
+"""The rules of each purpose, checked with bytes that the tests build."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def public_point(group: str) -> bytes:
 
 
 @pytest.mark.parametrize("key_type", KeyType)
-def test_tls13_takes_the_schemes_of_rfc_8446_only(key_type):
+def test_tls13_accepts_only_the_schemes_of_rfc_8446(key_type):
     check = PurposeCheck(key_type, b"")
     allowed = ALLOWED_IN_TLS13[
         key_type.value.split("-")[0] if key_type.value.startswith("rsa") else key_type.value
@@ -57,20 +57,20 @@ def test_tls13_takes_the_schemes_of_rfc_8446_only(key_type):
 
 
 @pytest.mark.parametrize("key_type", KeyType)
-def test_sign_message_takes_every_scheme_of_the_family_and_any_bytes(key_type):
+def test_sign_message_accepts_every_scheme_of_the_family_and_any_bytes(key_type):
     check = PurposeCheck(key_type, b"")
     for data in (b"", b"\0", SERVER, b"x" * 65_000):
-        taken = {scheme for scheme in SCHEMES if passes(check, Purpose.SIGN_MESSAGE, scheme, data)}
-        assert taken == set(schemes_for(key_type))
+        accepted = {scheme for scheme in SCHEMES if passes(check, Purpose.SIGN_MESSAGE, scheme, data)}
+        assert accepted == set(schemes_for(key_type))
 
 
 @pytest.mark.parametrize("key_type", KeyType)
-def test_sign_digest_takes_exactly_one_digest(key_type):
+def test_sign_digest_accepts_exactly_one_digest(key_type):
     check = PurposeCheck(key_type, b"")
     for scheme in SignatureScheme:
-        taken = [size for size in range(130) if passes(check, Purpose.SIGN_DIGEST, scheme, bytes(size))]
+        accepted = [size for size in range(130) if passes(check, Purpose.SIGN_DIGEST, scheme, bytes(size))]
         fits = scheme in schemes_for(key_type) and key_type is not KeyType.ED25519
-        assert taken == ([SCHEMES[scheme].hash_bytes] if fits else [])
+        assert accepted == ([SCHEMES[scheme].hash_bytes] if fits else [])
 
 
 @pytest.mark.parametrize("key_type", KeyType)
@@ -97,7 +97,7 @@ def test_a_premaster_is_1_to_1024_bytes_for_rsa_keys_without_scheme(key_type):
         (5, 0, "does not suit tls12-rsa-premaster"),
     ],
 )
-def test_what_is_not_in_the_table_is_named_in_the_refusal(purpose, scheme, text):
+def test_a_refusal_names_the_value_that_is_not_in_the_table(purpose, scheme, text):
     with pytest.raises(PurposeMismatch, match=text):
         PurposeCheck(KeyType.P256, b"").check(purpose, scheme, SERVER)
 
@@ -119,12 +119,12 @@ def test_what_is_not_in_the_table_is_named_in_the_refusal(purpose, scheme, text)
         (SERVER + b"h" * 32, "32 or 48"),
     ],
 )
-def test_a_tls13_refusal_says_which_rule(data, reason):
+def test_a_tls13_refusal_names_the_rule(data, reason):
     with pytest.raises(PurposeMismatch, match=f"not a TLS 1.3 server CertificateVerify: .*{reason}"):
         PurposeCheck(KeyType.P256, b"").check(Purpose.TLS13_SERVER, 0x0403, data)
 
 
-def test_the_transcript_hash_belongs_to_the_suite_and_not_to_the_scheme():
+def test_the_transcript_hash_depends_on_the_suite_and_not_on_the_scheme():
     for key_type, scheme in ((KeyType.P256, 0x0403), (KeyType.P521, 0x0603), (KeyType.ED25519, 0x0807)):
         for size in (32, 48):
             PurposeCheck(key_type, b"").check(Purpose.TLS13_SERVER, scheme, SERVER[:98] + bytes(size))
@@ -134,14 +134,14 @@ def test_the_transcript_hash_belongs_to_the_suite_and_not_to_the_scheme():
 
 
 @pytest.mark.parametrize("group", NAMED_GROUPS, ids=lambda group: group.name)
-def test_honest_points_of_every_group_pass(group):
+def test_valid_points_of_every_group_pass(group):
     check = PurposeCheck(KeyType.P256, b"")
     for _ in range(20):
         check.check(Purpose.TLS12_SERVER, 0x0603, b"r" * 64 + group.prefix + public_point(group.name))
 
 
-def test_a_random_may_begin_like_anything_short():
-    """An honest random may begin with an ASN.1 tag or some spaces; only whole other formats are refused."""
+def test_a_random_may_begin_like_another_format():
+    """A valid random may begin with an ASN.1 tag or some spaces; only complete other formats are refused."""
     check = PurposeCheck(KeyType.P256, b"")
     point = public_point("x25519")
     for begin in (
@@ -156,7 +156,7 @@ def test_a_random_may_begin_like_anything_short():
         check.check(Purpose.TLS12_SERVER, 0x0403, begin.ljust(64, b"\x5a") + b"\3\0\x1d\x20" + point)
 
 
-def test_the_look_for_asn1_takes_certificates_and_leaves_noise():
+def test_asn1_structures_are_recognised_and_noise_is_not():
     assert could_be_signed_structure(bytes.fromhex("30050203010001"))
     assert could_be_signed_structure(bytes.fromhex("3181053003020100"))
     assert could_be_signed_structure(bytes.fromhex("30800203010001") + b"\0\0")

@@ -30,7 +30,7 @@ def test_every_checkpoint_of_a_daemon_passes(name: str, size: int, root: bytes) 
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.sampled_from(["replace", "insert", "drop"]))
-def test_what_passes_is_a_checkpoint(at: int, byte: int, how: str) -> None:
+def test_bytes_that_pass_are_a_checkpoint(at: int, byte: int, how: str) -> None:
     tail = GOOD[at + 1 :] if how != "insert" else GOOD[at:]
     edited = GOOD[:at] + (b"" if how == "drop" else bytes([byte])) + tail
     if passes(edited):
@@ -54,11 +54,11 @@ def test_what_passes_is_a_checkpoint(at: int, byte: int, how: str) -> None:
         b" " * 64 + GOOD,
     ],
 )
-def test_near_misses(data: bytes) -> None:
+def test_near_misses_are_refused(data: bytes) -> None:
     assert not passes(data)
 
 
-def test_a_root_with_stray_bits_is_none() -> None:
+def test_a_root_with_unused_bits_set_is_refused() -> None:
     stray = GOOD[:-3] + b"9=\n"
     with pytest.raises(ProtocolError):
         parse_text(stray.decode())

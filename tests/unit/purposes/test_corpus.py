@@ -1,4 +1,4 @@
-"""The two corpora: what OpenSSL and GnuTLS really sign passes, what a TLS key must not sign never does."""
+"""The two corpora: bytes that OpenSSL and GnuTLS sign pass, bytes that a TLS key must not sign never pass."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def verify(spki: bytes, scheme: SignatureScheme, signature: bytes, data: bytes) 
         key.verify(signature, data, ec.ECDSA(algorithm))
 
 
-def test_the_valid_forms_are_what_peers_signed():
+def test_the_signatures_in_the_corpus_verify():
     for record, _, data in RECORDS:
         if record["signature"]:
             signature = base64.b64decode(record["signature"])
@@ -102,7 +102,7 @@ def test_forms_that_name_a_scheme_pass_for_that_scheme_only():
                 refused(record["key"], purpose, scheme, data)
 
 
-def test_nothing_hostile_passes_under_any_tls_purpose():
+def test_no_hostile_payload_passes_under_any_tls_purpose():
     assert len({payload["name"] for payload in HOSTILE}) == len(HOSTILE) >= 200
     for payload in HOSTILE:
         data = base64.b64decode(payload["data"])
@@ -140,7 +140,7 @@ def test_nothing_hostile_passes_under_any_tls_purpose():
         (r"tls12 client, without message type 13", Purpose.TLS12_CLIENT, "no CertificateRequest"),
     ],
 )
-def test_hostile_payloads_fail_for_the_reason_they_were_made_for(pattern, purpose, reason):
+def test_hostile_payloads_fail_for_the_intended_reason(pattern, purpose, reason):
     found = [payload for payload in HOSTILE if re.search(pattern, payload["name"])]
     assert found
     for payload in found:

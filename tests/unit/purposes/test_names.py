@@ -49,26 +49,26 @@ def test_an_unknown_label_is_refused_with_the_valid_ones(label):
     assert all(name in caught.value.text for name in CODES)
 
 
-def test_groups_stand_for_both_versions():
+def test_a_group_includes_both_tls_versions():
     assert expand(["tls-server"]) == {Purpose.TLS13_SERVER, Purpose.TLS12_SERVER}
     assert expand(["tls-client", "tls13-client"]) == {Purpose.TLS13_CLIENT, Purpose.TLS12_CLIENT}
     assert expand(["tls-server", "tls-client"]) == TLS_SIGNING
     assert expand([]) == frozenset()
 
 
-def test_expand_names_groups_and_purposes_when_it_refuses():
+def test_a_refusal_of_expand_lists_groups_and_purposes():
     with pytest.raises(BadRequest, match=r"'tls'.*tls-server, tls-client, tls13-server"):
         expand(["tls13-server", "tls"])
 
 
-def test_a_hostile_label_cannot_grow_or_break_the_error_text():
+def test_a_hostile_label_is_bounded_and_escaped_in_the_error_text():
     with pytest.raises(BadRequest) as caught:
         expand(["\n\x1b" * 10_000])
     assert len(caught.value.text.encode()) <= MAX_ERROR_TEXT_BYTES
     assert caught.value.text.isprintable()
 
 
-def test_labels_come_once_each_in_the_order_of_codes():
+def test_labels_are_listed_once_in_the_order_of_codes():
     mixed = [Purpose.X509_REQUEST, Purpose.TLS12_SERVER, Purpose.TLS13_SERVER, Purpose.TLS12_SERVER]
     assert labels(mixed) == ["tls13-server", "tls12-server", "x509-request"]
     assert expand(labels(Purpose)) == frozenset(Purpose)
@@ -81,7 +81,7 @@ def test_a_ceiling_is_never_empty(key_type):
 
 
 @pytest.mark.parametrize("key_type", KeyType)
-def test_tls_purposes_go_together_on_every_key(key_type):
+def test_tls_purposes_can_be_combined_on_every_key(key_type):
     for size in range(1, 5):
         for purposes in combinations(TLS_SIGNING, size):
             check_ceiling(key_type, frozenset(purposes))
@@ -98,7 +98,7 @@ def test_a_key_either_signs_or_decrypts(other):
 
 
 @pytest.mark.parametrize("other", [purpose for purpose in Purpose if purpose is not Purpose.CHECKPOINT])
-def test_a_checkpoint_key_does_nothing_else(other):
+def test_a_checkpoint_key_has_no_other_purpose(other):
     check_ceiling(KeyType.P256, frozenset({Purpose.CHECKPOINT}))
     check_ceiling(KeyType.ED25519, frozenset({Purpose.CHECKPOINT}))
     with pytest.raises(BadRequest, match="does nothing else"):
@@ -106,7 +106,7 @@ def test_a_checkpoint_key_does_nothing_else(other):
 
 
 @pytest.mark.parametrize("key_type", set(KeyType) - {KeyType.P256, KeyType.ED25519})
-def test_checkpoints_need_a_key_that_notes_know(key_type):
+def test_checkpoints_need_a_key_type_of_signed_notes(key_type):
     with pytest.raises(BadRequest, match="ed25519 or p-256"):
         check_ceiling(key_type, frozenset({Purpose.CHECKPOINT}))
 
@@ -123,18 +123,18 @@ def test_only_rsa_keys_decrypt(key_type):
 
 @pytest.mark.parametrize("unbound", [Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST])
 @pytest.mark.parametrize("tls", TLS_SIGNING)
-def test_free_signing_never_goes_with_tls(unbound, tls):
+def test_free_signing_is_never_combined_with_tls(unbound, tls):
     with pytest.raises(BadRequest, match="never goes with the TLS purpose"):
         check_ceiling(KeyType.P256, frozenset({unbound, tls}))
 
 
-def test_free_signing_alone_is_a_ceiling():
+def test_free_signing_alone_is_a_valid_ceiling():
     for key_type in EC_AND_RSA:
         check_ceiling(key_type, frozenset({Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST}))
     check_ceiling(KeyType.ED25519, frozenset({Purpose.SIGN_MESSAGE}))
 
 
-def test_ed25519_signs_no_digests():
+def test_ed25519_keys_cannot_sign_digests():
     with pytest.raises(BadRequest, match="ed25519 key cannot sign-digest"):
         check_ceiling(KeyType.ED25519, frozenset({Purpose.SIGN_DIGEST, Purpose.SIGN_MESSAGE}))
 
@@ -147,7 +147,7 @@ def test_the_daemon_adds_its_purposes_to_keys_that_get_certificates():
         assert with_daemon_purposes(frozenset({purpose})) == {purpose}
 
 
-def test_a_grant_stays_within_the_ceiling():
+def test_a_grant_must_be_within_the_ceiling():
     ceiling = with_daemon_purposes(expand(["tls-server"]))
     check_grantable(ceiling, expand(["tls13-server"]))
     check_grantable(ceiling, expand(["tls-server"]))
@@ -155,12 +155,12 @@ def test_a_grant_stays_within_the_ceiling():
         check_grantable(ceiling, expand(["tls13-server", "tls13-client"]))
 
 
-def test_what_the_daemon_keeps_cannot_be_granted_even_within_the_ceiling():
+def test_purposes_of_the_daemon_cannot_be_granted():
     ceiling = with_daemon_purposes(expand(["tls-server"]))
     with pytest.raises(BadRequest, match="x509-request cannot be granted"):
         check_grantable(ceiling, frozenset({Purpose.TLS13_SERVER, Purpose.X509_REQUEST}))
 
 
-def test_a_grant_names_something():
+def test_a_grant_needs_a_purpose():
     with pytest.raises(BadRequest, match="at least one purpose"):
         check_grantable(frozenset(Purpose), frozenset())

@@ -1,4 +1,4 @@
-"""Transcripts of a TLS 1.2 client: what may be there, what must be, on a real transcript taken apart."""
+"""Transcripts of a TLS 1.2 client: required, optional and refused messages, on an edited real transcript."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_real_transcript_passes():
     check()
 
 
-def test_messages_that_may_be_there_or_not():
+def test_optional_messages_may_be_present_or_absent():
     real = real_messages()
     check(exchange=b"")
     check(server_certificate=real["server_certificate"] + message(22, b"\1\0\0\3abc"))
@@ -71,7 +71,7 @@ def test_a_key_exchange_may_be_diffie_hellman_over_a_field_or_rsa():
     check(exchange=message(12, b"\0\1p\0\1g\0\1y" + b"\4\1\0\1s"), key_exchange=message(16, b"\0\3key"))
 
 
-def test_a_length_that_fits_by_chance_does_not_hide_a_missing_byte():
+def test_a_missing_byte_is_found_although_a_length_fits_by_chance():
     """Without its last length byte ClientKeyExchange begins with 0x41, the length of a P-256 point, and ends in time."""
     point = real_messages()["key_exchange"][4:]
     assert point[0] == len(point) - 1
@@ -100,8 +100,8 @@ def test_a_chain_may_follow_the_clients_certificate_but_not_precede_it():
         check(certificate=certificates(other, own))
 
 
-def test_the_servers_certificate_does_not_stand_in_for_the_clients():
-    """Both ends of the recording show the same certificate, so here only the client's is another."""
+def test_the_certificate_of_the_server_does_not_count_as_the_clients():
+    """Both ends of the recording send the same certificate, so the key that is checked is another one."""
     key = next(name for name in VALID["keys"] if name != "p-256")
     spki = base64.b64decode(VALID["keys"][key])
     with pytest.raises(PurposeMismatch, match="not of this key"):
@@ -155,7 +155,7 @@ def test_no_other_message_may_be_missing(part):
         check(**{part: b""})
 
 
-def test_an_element_more_in_the_clients_certificate_is_refused():
+def test_a_further_element_in_the_clients_certificate_is_refused():
     own = real_messages()["certificate"][10:]
     size = int.from_bytes(own[2:4])
     assert own[:2] == b"\x30\x82"
@@ -165,6 +165,6 @@ def test_an_element_more_in_the_clients_certificate_is_refused():
 
 @pytest.mark.parametrize("size", [100, 124, 133, 165, 201])
 def test_no_bytes_as_long_as_a_server_key_exchange_are_a_transcript(size):
-    """The two formats share free bytes at the front; their lengths keep them apart."""
+    """Both formats begin with arbitrary bytes; their lengths distinguish them."""
     with pytest.raises(PurposeMismatch, match="too short"):
         CHECK.check(Purpose.TLS12_CLIENT, 0x0403, b"".join(real_messages().values())[:size])

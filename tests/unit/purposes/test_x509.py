@@ -1,4 +1,4 @@
-"""Certificate requests and self-signed certificates: what `cryptography` builds, and what is built here by hand."""
+"""Certificate requests and self-signed certificates, built by `cryptography` and by hand."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def tbs_certificate(
 
 
 @pytest.mark.parametrize(("key_type", "scheme"), EVERY_SIGNATURE)
-def test_what_cryptography_builds_passes(key_type, scheme):
+def test_documents_built_by_cryptography_pass(key_type, scheme):
     key = KEYS[key_type]
     check = PurposeCheck(key_type, spki_of(key))
     check.check(Purpose.X509_REQUEST, scheme, request_info(key, scheme))
@@ -83,7 +83,7 @@ def test_what_cryptography_builds_passes(key_type, scheme):
 
 @pytest.mark.parametrize("shape", [request_info, tbs_certificate])
 @pytest.mark.parametrize("key_type", KEYS)
-def test_every_cut_and_every_byte_behind_is_refused(shape, key_type):
+def test_every_truncation_and_every_trailing_byte_is_refused(shape, key_type):
     key, scheme = KEYS[key_type], schemes_for(key_type)[0]
     purpose = Purpose.X509_REQUEST if shape is request_info else Purpose.X509_SELF_SIGNED
     check, data = PurposeCheck(key_type, spki_of(key)), shape(key, scheme)
@@ -92,7 +92,7 @@ def test_every_cut_and_every_byte_behind_is_refused(shape, key_type):
     assert not any(passes(check, purpose, scheme, data + bytes([tail])) for tail in range(256))
 
 
-def test_certificates_for_others_are_refused():
+def test_certificates_for_other_keys_are_refused():
     key, other = KEYS[KeyType.P384], ec.generate_private_key(ec.SECP384R1())
     scheme = SignatureScheme.ECDSA_SHA384
     check = PurposeCheck(KeyType.P384, spki_of(key))
@@ -110,7 +110,7 @@ def test_certificates_for_others_are_refused():
         check.check(Purpose.X509_REQUEST, scheme, tbs_certificate(key, scheme))
 
 
-def test_versions_other_than_the_usual_are_refused():
+def test_other_versions_are_refused():
     key, scheme = KEYS[KeyType.ED25519], SignatureScheme.ED25519
     check = PurposeCheck(KeyType.ED25519, spki_of(key))
     request, tbs = request_info(key, scheme), tbs_certificate(key, scheme)
@@ -120,7 +120,7 @@ def test_versions_other_than_the_usual_are_refused():
         check.check(Purpose.X509_SELF_SIGNED, scheme, tbs.replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1\1", 1))
 
 
-def test_bottomless_nesting_is_refused_and_not_followed():
+def test_deep_nesting_is_refused_without_recursion():
     data = b""
     for _ in range(5000):
         size = len(data)
@@ -162,7 +162,7 @@ def built_tbs(*, times=TIMES, more: bytes = b"") -> bytes:
     )
 
 
-def test_what_is_built_by_hand_passes():
+def test_documents_built_by_hand_pass():
     check = PurposeCheck(KeyType.ED25519, SPKI)
     check.check(Purpose.X509_REQUEST, SignatureScheme.ED25519, built_request())
     check.check(Purpose.X509_SELF_SIGNED, SignatureScheme.ED25519, built_tbs())
@@ -184,5 +184,5 @@ def test_what_is_built_by_hand_passes():
         (Purpose.X509_SELF_SIGNED, built_tbs(more=b"\x82\2\0\1")),
     ],
 )
-def test_an_element_too_many_or_too_few_is_refused(purpose, data):
+def test_missing_and_additional_elements_are_refused(purpose, data):
     assert not passes(PurposeCheck(KeyType.ED25519, SPKI), purpose, SignatureScheme.ED25519, data)
