@@ -1,6 +1,6 @@
-"""Canaries: what this project relies on in asyncssh, or guards against. When one dies, read the new release before anything else.
+"""Canaries: behaviour of asyncssh that the project relies on or guards against. If one fails, read the new release first.
 
-Each test shows asyncssh as it is without our guards, or names the private part that a guard is hooked into.
+Each test shows asyncssh without the guards, or checks a private name that a guard replaces.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CA = asyncssh.generate_private_key("ssh-ed25519")
 
 @dataclass
 class Plain:
-    """An asyncssh server that lets asyncssh decide, and notes what it was asked."""
+    """An asyncssh server without guards that records the calls of its handlers."""
 
     port: int = 0
     connections: list[Any] = field(default_factory=list)
@@ -89,7 +89,7 @@ async def plain() -> AsyncIterator[Plain]:
 
 async def connect(plain: Plain, **options: Any) -> asyncssh.SSHClientConnection:
     settings: dict[str, Any] = {
-        "known_hosts": None, "username": "somebody", "client_keys": [KEY], "config": [], "agent_path": None,
+        "known_hosts": None, "username": "user", "client_keys": [KEY], "config": [], "agent_path": None,
         "encryption_algs": CIPHERS, "kex_algs": KEX_ALGORITHMS,
     }  # fmt: skip
     return await asyncssh.connect("127.0.0.1", plain.port, **(settings | options))
@@ -100,12 +100,12 @@ def with_certificate(*arguments: Any, **options: Any) -> tuple[Any, Any]:
     return KEY, asyncssh.import_certificate(algorithm + b" " + base64.b64encode(blob))
 
 
-# --- where we touch it ---
+# --- where private names are used ---
 
 SOURCES = Path(asyncssh_profile.__file__).parents[1]
 
 
-def test_private_parts_of_asyncssh_are_touched_in_one_file() -> None:
+def test_private_names_of_asyncssh_are_used_in_one_file() -> None:
     """`x._name` with a name that the class around it does not set itself, in the packages that may import asyncssh."""
     private = re.compile(r"_[a-z]\w*")
     faults = []
@@ -123,25 +123,25 @@ def test_private_parts_of_asyncssh_are_touched_in_one_file() -> None:
                 if private.fullmatch(node.attr)
                 and node.attr not in own
                 and ast.unparse(node.value).split(".")[-1]
-                not in ("algorithm", "given", "_mgf")  # of cryptography
+                not in ("algorithm", "given", "_mgf")  # private names of cryptography
             ]
     assert not faults, faults
 
 
-# --- what we guard against ---
+# --- behaviour to guard against ---
 
 
-async def test_an_empty_principal_list_is_still_taken_for_anybody(plain: Plain) -> None:
+async def test_an_empty_principal_list_is_still_valid_for_every_user(plain: Plain) -> None:
     async with await connect(plain, client_keys=[with_certificate([])]):
         assert plain.ca_questions
 
 
-async def test_the_application_still_hears_neither_principals_nor_serial(plain: Plain) -> None:
-    async with await connect(plain, client_keys=[with_certificate(["somebody"])]):
-        assert set(plain.ca_questions) == {("somebody", CA.convert_to_public())}
+async def test_the_application_still_receives_neither_principals_nor_serial(plain: Plain) -> None:
+    async with await connect(plain, client_keys=[with_certificate(["user"])]):
+        assert set(plain.ca_questions) == {("user", CA.convert_to_public())}
 
 
-async def test_an_ignore_packet_still_goes_before_every_packet(plain: Plain) -> None:
+async def test_an_ignore_packet_is_still_sent_before_every_packet(plain: Plain) -> None:
     sent: list[int] = []
     connection = await connect(plain)
     send_packet = connection.send_packet
@@ -158,7 +158,7 @@ async def test_an_ignore_packet_still_goes_before_every_packet(plain: Plain) -> 
     connection.abort()
 
 
-async def test_our_guard_takes_all_of_them_away(plain: Plain) -> None:
+async def test_the_guard_removes_all_ignore_packets(plain: Plain) -> None:
     class Client(asyncssh.SSHClient):
         def connection_made(self, conn: Any) -> None:
             without_ignore_packets(conn)
@@ -172,7 +172,7 @@ async def test_our_guard_takes_all_of_them_away(plain: Plain) -> None:
     connection.abort()
 
 
-async def test_environment_variables_are_still_kept_without_bound(plain: Plain) -> None:
+async def test_environment_variables_are_still_kept_without_a_limit(plain: Plain) -> None:
     connection = await connect(plain)
     channel, _ = await connection.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
     for number in range(200):
@@ -191,21 +191,21 @@ async def test_there_is_still_no_limit_on_tries_or_channels(plain: Plain) -> Non
 
 
 def test_a_full_transport_is_still_ignored() -> None:
-    """What `Flow` is for."""
+    """The reason for `Flow`."""
     source = inspect.getsource(asyncssh.connection.SSHConnection.pause_writing)
     assert "Do nothing" in source
 
 
-# --- what we rely on ---
+# --- behaviour to rely on ---
 
 
-def test_unknown_critical_options_do_not_even_decode() -> None:
+def test_certificates_with_unknown_critical_options_are_not_decoded() -> None:
     _, blob = certificate(CA, KEY, ["x"], critical=[(b"no-such-option", b"")])
     with pytest.raises(asyncssh.KeyImportError):
         decode_ssh_certificate(blob)
 
 
-def test_known_critical_options_are_the_two_we_look_for() -> None:
+def test_the_known_critical_options_are_the_two_that_are_checked() -> None:
     assert set(asyncssh.public_key.SSHOpenSSHCertificateV01._user_option_decoders) == {
         b"force-command",
         b"source-address",
@@ -219,7 +219,7 @@ def test_a_certificates_signature_is_checked_when_it_is_decoded() -> None:
         decode_ssh_certificate(blob.replace(b"\x00\x00\x00\x01x", b"\x00\x00\x00\x01y"))
 
 
-def test_what_we_read_of_a_certificate_is_there() -> None:
+def test_a_certificate_has_the_fields_that_are_read() -> None:
     _, blob = certificate(CA, KEY, ["x"], serial=5)
     made: Any = decode_ssh_certificate(blob)
     assert isinstance(made, SSHOpenSSHCertificate)
@@ -232,8 +232,8 @@ def test_what_we_read_of_a_certificate_is_there() -> None:
     assert made._valid_after < made._valid_before
 
 
-async def test_what_we_hook_into_is_called(plain: Plain) -> None:
-    """`_finish_userauth` for every request to log in, `validate_public_key` for every key, `_recv_packet` and `_recv_data`
+async def test_the_replaced_methods_are_called(plain: Plain) -> None:
+    """`_finish_userauth` for every authentication request, `validate_public_key` for every key, `_recv_packet` and `_recv_data`
     for every packet; handlers are looked up on the instance."""
     called: list[str] = []
     original = SSHServerConnection.__init__
@@ -256,14 +256,14 @@ async def test_what_we_hook_into_is_called(plain: Plain) -> None:
     finally:
         SSHServerConnection.__init__ = original  # type: ignore[method-assign]
     assert {"_finish_userauth", "validate_public_key", "_recv_packet", "send_packet"} <= set(called)
-    assert called.count("_finish_userauth") >= 2, "every request, not every user"
+    assert called.count("_finish_userauth") >= 2, "called for every request, not for every user"
     (connection,) = plain.connections
     assert callable(connection._recv_data)
     assert hasattr(connection, "_transport")
 
 
-async def test_nothing_happens_between_the_check_of_a_signature_and_the_login(plain: Plain) -> None:
-    """`auth_completed` is called in the same step as the check, so that no other request can come in between."""
+async def test_no_request_is_handled_between_the_signature_check_and_the_login(plain: Plain) -> None:
+    """`auth_completed` is called in the same step as the check, without an await in between."""
     source = inspect.getsource(asyncssh.auth._ServerPublicKeyAuth._start)
     assert source.count("await") == 2, source
     assert "await self.send_success()" in source
@@ -275,19 +275,19 @@ async def test_nothing_happens_between_the_check_of_a_signature_and_the_login(pl
     )
 
 
-def test_every_option_of_the_listener_is_one() -> None:
+def test_the_options_of_the_listener_exist_and_are_complete() -> None:
     limits = LimitsConfig(4, 10, 6, 40, 4, 512, 20_000, 1_024, 4_096, 10)
     listener = SshListener(snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None)  # type: ignore[arg-type,return-value]
     options = listener._options(KEY, None, limits)
     known = inspect.signature(SSHServerConnectionOptions.prepare).parameters
     assert options.keys() <= known.keys()
-    # Whatever is offered unless it is forbidden has to be in our list.
+    # Every feature that is offered by default has to be in the options of the listener.
     assert {name for name in known if name.startswith("allow_") or name.endswith(("_forwarding", "_auth"))} <= options.keys() | {
         "public_key_auth"
     }  # fmt: skip
 
 
-async def test_our_options_leave_one_way_to_log_in(plain: Plain) -> None:
+async def test_the_options_leave_one_way_to_log_in(plain: Plain) -> None:
     limits = LimitsConfig(4, 10, 6, 40, 4, 512, 20_000, 1_024, 4_096, 10)
     listener = SshListener(snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None)  # type: ignore[arg-type,return-value]
     options = listener._options(KEY, None, limits) | {"server_factory": asyncssh.SSHServer}

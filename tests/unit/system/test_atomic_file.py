@@ -1,4 +1,4 @@
-"""Atomic files: whole or not at all, with their mode, and without leftovers."""
+"""Atomic files: written completely or not at all, with their mode, and without leftovers."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_a_replacement_that_fails_leaves_the_old_file_only(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_name_as_long_as_the_system_allows(tmp_path: Path) -> None:
+def test_a_name_may_have_the_maximum_length(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 255)
     atomic_file.replace(path, "content")
     assert path.read_text() == "content"

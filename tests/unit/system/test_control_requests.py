@@ -1,4 +1,4 @@
-"""Control requests of a session: exactly one answer each, whatever the handler does."""
+"""Control requests of a session: exactly one answer each, for any behaviour of the handler."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hsmd.system.control_requests import MAX_CONTROL_REQUESTS, MAX_RESULT_BYTES,
 DOCUMENT = messages.encode_request(messages.WhoAmI())
 
 
-class World:
-    """Requests whose handler does what the test sets."""
+class Harness:
+    """Requests with a handler that the test replaces."""
 
     def __init__(self) -> None:
         self.handle: Any = None
@@ -32,7 +32,7 @@ class World:
 
     async def answer(self, document: bytes = DOCUMENT, deadline_ms: int = 5_000) -> tuple[int, int, bytes]:
         self.requests.start(7, deadline_ms, document)
-        assert self.written == b"", "never from within start"
+        assert self.written == b"", "an answer was sent from within start"
         await self.finish()
         (frame,) = FrameDecoder(MAX_ANSWER_LENGTH).feed(self.written)
         return frame
@@ -52,71 +52,71 @@ async def never_ends(request: messages.Request, timeout_s: float) -> Any:
     await asyncio.Event().wait()
 
 
-async def test_a_result() -> None:
-    world = World()
+async def test_a_result_is_sent() -> None:
+    harness = Harness()
 
     async def handle(request: messages.Request, timeout_s: float) -> Any:
         assert (type(request), timeout_s) == (messages.WhoAmI, 5.0)
         return messages.Identity("web", "front-end", "key", "", [], [])
 
-    world.handle = handle
-    assert (await world.answer())[:2] == (Kind.CONTROL_RESULT, 7)
+    harness.handle = handle
+    assert (await harness.answer())[:2] == (Kind.CONTROL_RESULT, 7)
 
 
 @pytest.mark.parametrize(
     ("problem", "code"), [(Refused(), ErrorCode.REFUSED), (ZeroDivisionError(), ErrorCode.INTERNAL)]
 )
-async def test_what_a_handler_raises_ends_its_request_only(problem: Exception, code: ErrorCode) -> None:
-    world = World()
+async def test_an_exception_of_a_handler_ends_only_its_request(problem: Exception, code: ErrorCode) -> None:
+    harness = Harness()
 
     async def handle(request: messages.Request, timeout_s: float) -> Any:
         raise problem
 
-    world.handle = handle
-    assert await world.error() == code
+    harness.handle = handle
+    assert await harness.error() == code
 
 
-async def test_a_document_that_is_no_request() -> None:
-    assert await World().error(b"{}") == ErrorCode.BAD_REQUEST
+async def test_an_invalid_document_is_refused() -> None:
+    assert await Harness().error(b"{}") == ErrorCode.BAD_REQUEST
 
 
-async def test_the_deadline() -> None:
-    world = World()
-    world.handle = never_ends
-    assert await world.error(deadline_ms=10) == ErrorCode.DEADLINE
+async def test_a_request_ends_at_its_deadline() -> None:
+    harness = Harness()
+    harness.handle = never_ends
+    assert await harness.error(deadline_ms=10) == ErrorCode.DEADLINE
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
 async def test_a_cancelled_request_is_answered(steps: int) -> None:
-    """Also if it comes with its cancellation in one piece, and was never begun."""
-    world = World()
-    world.handle = never_ends
-    world.requests.start(7, 5_000, DOCUMENT)
+    """Also if it arrives together with its cancellation and was never begun."""
+    harness = Harness()
+    harness.handle = never_ends
+    harness.requests.start(7, 5_000, DOCUMENT)
     for _ in range(steps):
         await asyncio.sleep(0)
-    world.requests.cancel(7)
-    await world.finish()
-    ((kind, request_id, body),) = FrameDecoder(MAX_ANSWER_LENGTH).feed(world.written)
+    harness.requests.cancel(7)
+    await harness.finish()
+    ((kind, request_id, body),) = FrameDecoder(MAX_ANSWER_LENGTH).feed(harness.written)
     assert (kind, request_id, error_code(body)) == (Kind.ERROR, 7, ErrorCode.DEADLINE)
-    world.requests.cancel(7)
+    harness.requests.cancel(7)
 
 
-async def test_a_result_that_no_client_accepts() -> None:
-    world = World()
+async def test_a_result_too_long_for_any_client_is_an_error() -> None:
+    harness = Harness()
 
     async def handle(request: messages.Request, timeout_s: float) -> Any:
         return messages.PemDocument("x" * MAX_RESULT_BYTES)
 
-    world.handle = handle
-    assert await world.error() == ErrorCode.BAD_REQUEST
+    harness.handle = handle
+    assert await harness.error() == ErrorCode.BAD_REQUEST
 
 
 async def test_the_number_of_open_requests_is_limited() -> None:
-    world = World()
-    world.handle = never_ends
+    harness = Harness()
+    harness.handle = never_ends
     for number in range(1, MAX_CONTROL_REQUESTS + 1):
-        assert not world.requests.full
-        world.requests.start(number, 5_000, DOCUMENT)
-    assert world.requests.full
-    world.requests.cancel_all()
-    await world.finish()
+        assert not harness.requests.full
+        harness.requests.start(number, 5_000, DOCUMENT)
+    assert harness.requests.full
+    harness.requests.cancel_all()
+    await harness.finish()
