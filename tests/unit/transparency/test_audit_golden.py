@@ -1,4 +1,4 @@
-"""The record format is final: these bytes must always verify, and be what the daemon writes today."""
+"""The record format is final: these bytes must always verify, and the daemon must write the same bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_golden_records_verify():
     assert end_of_chain(lines) == Head(len(lines), HEAD)
 
 
-def test_golden_records_are_what_we_write():
+def test_golden_records_are_reproduced():
     asked = sha256(b"asked").hexdigest()
     stem = attempt_stem("web-1", FINGERPRINT, "www", KEY, "tls13-server", 0x0403)
     tails = [
@@ -49,8 +49,8 @@ def test_golden_records_are_what_we_write():
     assert extend(START, TIME, tails) == (GOLDEN.lstrip(), Head(len(tails), HEAD))
 
 
-def test_a_verifier_needs_nothing_of_ours():
-    """Ten lines that anyone can write again in another language, as docs/audit.md says."""
+def test_a_verifier_can_be_written_in_ten_lines():
+    """Ten lines that can be written in another language from docs/audit.md."""
     previous = "0" * 64
     for index, line in enumerate(GOLDEN.strip().splitlines()):
         assert line.startswith(b'{"index":%d,"previous":"%s",' % (index, previous.encode()))

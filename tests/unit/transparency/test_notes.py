@@ -1,4 +1,4 @@
-"""Signed notes and checkpoints: the published examples verify, what we write is stable, and nothing malformed passes."""
+"""Signed notes and checkpoints: published examples verify, written notes are stable, and malformed ones are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ C2SP_NOTE = """This is an example message.
 
 — example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=
 """
-# Ours, made once with the private key 32 times 0x07 (Ed25519) and the private number 7 (P-256).
+# Made once with the private key 32 times 0x07 (Ed25519) and the private number 7 (P-256).
 ED25519_VKEY = "hsmd/east+bdffbf3d+AepKbGPinFIKvvVQexMuxfmVR3auvr57kkIe6mkURtIs"
 ED25519_NOTE = """hsmd/east
 42
@@ -65,7 +65,7 @@ def test_the_published_example_verifies() -> None:
     assert note.text == "This is an example message.\n"
 
 
-def test_our_golden_note_verifies_and_is_what_we_write() -> None:
+def test_the_golden_note_verifies_and_is_reproduced() -> None:
     made = sign(EAST, Checkpoint("hsmd/east", 42, EMPTY_ROOT).text())
     assert (EAST.vkey, made.render()) == (ED25519_VKEY, ED25519_NOTE)
     assert checkpoints.parse(ED25519_NOTE, Verifier.from_vkey(ED25519_VKEY)) == Checkpoint(
@@ -77,7 +77,7 @@ def test_our_golden_note_verifies_and_is_what_we_write() -> None:
     )
 
 
-def test_key_ids_are_those_of_the_specification() -> None:
+def test_key_ids_follow_the_specification() -> None:
     raw = ED25519_KEY.public_key().public_bytes_raw()
     assert key_id("hsmd/east", 1, raw) == sha256(b"hsmd/east\n\x01" + raw).digest()[:4] == EAST.key_id
     assert WEST.key_id == sha256(spki(P256_KEY.public_key())).digest()[:4]
@@ -103,7 +103,7 @@ def test_every_changed_bit_of_a_note_is_refused(verifier: Verifier) -> None:
             checkpoints.parse(changed.decode(), verifier)
 
 
-def test_signatures_of_strangers_are_passed_over() -> None:
+def test_signatures_by_unknown_keys_are_ignored() -> None:
     text = Checkpoint("hsmd/east", 3, EMPTY_ROOT).text()
     ours, theirs = sign(EAST, text), sign(WEST, text)
     both = Note(text, theirs.signatures + ours.signatures)
@@ -112,7 +112,7 @@ def test_signatures_of_strangers_are_passed_over() -> None:
         EAST.verify(theirs)
 
 
-def test_one_wrong_signature_of_a_known_key_spoils_the_note() -> None:
+def test_one_wrong_signature_by_a_known_key_invalidates_the_note() -> None:
     text = Checkpoint("hsmd/east", 3, EMPTY_ROOT).text()
     good, other = sign(EAST, text), sign(EAST, Checkpoint("hsmd/east", 4, EMPTY_ROOT).text())
     with pytest.raises(ProofInvalid, match="wrong"):
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_another_log_is_refused() -> None:
         "hsmd/east\n3\n?\n",
     ],
 )
-def test_what_is_no_checkpoint(text: str) -> None:
+def test_other_texts_are_not_a_checkpoint(text: str) -> None:
     root = base64.b64encode(EMPTY_ROOT).decode()
     loose = root[:-2] + "V="  # the same bytes, with unused bits set
     assert base64.b64decode(loose) == EMPTY_ROOT
@@ -169,14 +169,14 @@ def test_what_is_no_checkpoint(text: str) -> None:
         "text\n\n- a AAAAAAA=\n",
     ],
 )
-def test_what_is_no_note(note: str) -> None:
+def test_other_texts_are_not_a_note(note: str) -> None:
     assert Note.parse("text\n\n— a AAAAAAA=\n").signatures[0].signature == b"\0"
     with pytest.raises(ProtocolError):
         Note.parse(note)
 
 
 @pytest.mark.parametrize("text", ["", "no line feed", "a\tb\n", "\ud800\n", "a\0\n"])
-def test_what_cannot_be_signed(text: str) -> None:
+def test_invalid_texts_cannot_be_signed(text: str) -> None:
     with pytest.raises(ProtocolError):
         to_be_signed(text)
 
@@ -195,12 +195,12 @@ def test_what_cannot_be_signed(text: str) -> None:
         ED25519_VKEY[:-4],
     ],
 )
-def test_what_is_no_verifier_key(vkey: str) -> None:
+def test_other_texts_are_not_a_verifier_key(vkey: str) -> None:
     with pytest.raises(ProtocolError):
         Verifier.from_vkey(vkey)
 
 
-def test_other_kinds_of_keys_sign_no_notes() -> None:
+def test_other_types_of_keys_cannot_sign_notes() -> None:
     for key in (ec.derive_private_key(7, ec.SECP384R1()), rsa.generate_private_key(65537, 2048)):
         with pytest.raises(ProtocolError, match="Ed25519 or a P-256"):
             Verifier.from_spki("hsmd/east", spki(key.public_key()))
@@ -215,7 +215,7 @@ def test_other_kinds_of_keys_sign_no_notes() -> None:
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=200),
     st.lists(st.binary(min_size=1), min_size=1, max_size=5),
 )
-def test_what_is_written_is_read(text: str, signatures: list[bytes]) -> None:
+def test_a_written_note_is_read_again(text: str, signatures: list[bytes]) -> None:
     note = signed(text + "\n", EAST, signatures)
     assert Note.parse(note.render()) == note
 
@@ -230,5 +230,5 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
         assert note.render() == candidate
 
 
-def test_the_origin_of_a_daemon() -> None:
+def test_the_origin_has_the_name_of_the_daemon() -> None:
     assert origin_of("east") == "hsmd/east"

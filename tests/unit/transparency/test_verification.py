@@ -1,4 +1,4 @@
-"""Verification of whole logs: what a good one yields, how it goes on later, the rules that records must keep, and the second verifier's command."""
+"""Verification of complete logs: the verdict on a good log, the rules for records, and the command of the second verifier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.audit_logs import ROOT, LogMaker, Signer, checkpoint_tail, se
 SECOND = second_verifier()
 
 
-def a_log() -> LogMaker:
+def new_log() -> LogMaker:
     log = LogMaker()
     for _ in range(3):
         log.use(5)
@@ -35,7 +35,7 @@ def keys(log: LogMaker) -> KeyRing:
 
 
 def both(log: LogMaker) -> tuple[int | None, int | None]:
-    """What both verifiers blame, which must be the same."""
+    """The bad records that both verifiers report, which must be the same."""
     ours = verify_log(log.lines, keys(log))
     theirs = SECOND.Verification([SECOND.read_verifier_key(log.signer.verifier.vkey)])
     try:
@@ -47,8 +47,8 @@ def both(log: LogMaker) -> tuple[int | None, int | None]:
     return found
 
 
-def test_a_good_log() -> None:
-    log = a_log()
+def test_a_good_log_is_intact() -> None:
+    log = new_log()
     verdict = verify_log(log.lines, keys(log))
     assert verdict.intact and verdict.reason == ""
     assert (verdict.size, verdict.head, verdict.root) == (
@@ -64,7 +64,7 @@ def test_a_good_log() -> None:
     )
 
 
-def test_an_empty_log_is_good() -> None:
+def test_an_empty_log_is_intact() -> None:
     verdict = verify_log([], None)
     assert (verdict.intact, verdict.size, verdict.covered, verdict.head) == (True, 0, 0, "0" * 64)
 
@@ -88,14 +88,14 @@ def test_an_empty_log_is_good() -> None:
         ),
     ],
 )
-def test_rules_between_records(tail: str, bad: tuple[int | None, int | None]) -> None:
-    log = a_log()
+def test_rules_between_records_are_checked(tail: str, bad: tuple[int | None, int | None]) -> None:
+    log = new_log()
     log.add(tail)
     assert both(log) == bad
 
 
-def test_a_mark_may_not_pass_an_open_attempt() -> None:
-    log = a_log()
+def test_a_mark_must_not_be_beyond_an_open_attempt() -> None:
+    log = new_log()
     log.add(attempt_tail(attempt_stem("web-1", "", "www", b"k" * 32, "tls13-server", 0x0403), "00" * 32))
     log.add(event_tail("log.mark", "", {"oldest_open": 37}))
     assert both(log) == (None, None)
@@ -104,17 +104,17 @@ def test_a_mark_may_not_pass_an_open_attempt() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 31, 38, 0])
-def test_checkpoints_out_of_order(size: int) -> None:
-    log = a_log()
+def test_checkpoints_out_of_order_are_bad(size: int) -> None:
+    log = new_log()
     log.record_checkpoint(min(size, log.size))
     if size > log.size - 1:  # covers itself
-        log = a_log()
+        log = new_log()
         text = verification.Checkpoint("hsmd/east", size, log.root(37))
         log.add(checkpoint_tail(text, log.signer.sign(text.text()).signatures[0].encoded))
     assert both(log) == (32, 37)
 
 
-def test_a_checkpoint_may_lag_but_not_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lag_of_a_checkpoint_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "MAX_LAG", 20)
     monkeypatch.setattr(SECOND, "LARGEST_LAG", 20)
     log = LogMaker()
@@ -127,15 +127,15 @@ def test_a_checkpoint_may_lag_but_not_far(monkeypatch: pytest.MonkeyPatch) -> No
     assert both(log) == (222, log.size - 1)
 
 
-def test_a_broken_record_that_the_next_one_contradicts_is_blamed_alone() -> None:
-    log = a_log()
+def test_only_the_record_whose_hash_the_next_one_contradicts_is_reported() -> None:
+    log = new_log()
     log.lines[5] = log.lines[5].replace(b'"attempt":4', b'"attempt":3')
     assert both(log) == (5, 5)
 
 
 def test_a_log_has_one_origin() -> None:
-    """A PEM key signs under any name, but only one name in one log."""
-    log, other = a_log(), Signer("hsmd/north")
+    """A PEM key is valid for any name, but a log has only one name."""
+    log, other = new_log(), Signer("hsmd/north")
     checkpoint = verification.Checkpoint("hsmd/north", 37, log.root(37))
     log.add(checkpoint_tail(checkpoint, other.sign(checkpoint.text()).signatures[0].encoded))
     public = log.signer.ed25519.public_key()
@@ -147,8 +147,8 @@ def test_a_log_has_one_origin() -> None:
     assert (bad.value.first, bad.value.last) == (32, 37)
 
 
-def test_signatures_need_not_be_checked() -> None:
-    log = a_log()
+def test_a_log_can_be_verified_without_keys() -> None:
+    log = new_log()
     assert verify_log(log.lines, None).covered == 32
     log.lines[10] = (
         log.lines[10].replace(b'"root":"', b'"root":"0').replace(b'","signature', b'","signature', 1)
@@ -156,14 +156,14 @@ def test_signatures_need_not_be_checked() -> None:
     assert verify_log(log.lines, None).first_bad == 10
 
 
-def test_key_rings() -> None:
+def test_a_key_ring_reads_pem_and_verifier_keys() -> None:
     east, west = Signer(), Signer("hsmd/west", SignatureType.ECDSA)
     pem = [
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         for key in (east.ed25519, west.p256)
     ]
     ring = KeyRing.parse(b"\n".join(pem) + f"\n{west.verifier.vkey}\n".encode())
-    for name in ("hsmd/east", "hsmd/north"):  # a PEM key says nothing of names
+    for name in ("hsmd/east", "hsmd/north"):  # a PEM key has no name
         found = ring.verifier(name, Signer(name).verifier.key_id)
         assert found == Signer(name).verifier
     only_named = KeyRing.parse(east.verifier.vkey.encode())
@@ -179,8 +179,8 @@ def test_key_rings() -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    log = a_log()
+def directory(tmp_path: Path) -> Path:
+    log = new_log()
     (tmp_path / "audit.jsonl").write_bytes(b"".join(log.lines))
     (tmp_path / "key").write_text(log.signer.verifier.vkey + "\n")
     key = log.signer.ed25519.public_key()
@@ -191,14 +191,16 @@ def place(tmp_path: Path) -> Path:
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """As an auditor runs it: nothing of hsmd can be imported."""
+    """Run the command as an auditor does: no module of hsmd can be imported."""
     script = [sys.executable, "-I", str(ROOT / "scripts" / "verify-audit"), *map(str, arguments)]
     return subprocess.run(script, capture_output=True, text=True, timeout=60, check=False, cwd="/")
 
 
 @pytest.mark.parametrize("key", ["key", "key.pem"])
-def test_the_command_finds_a_log_good(place: Path, key: str) -> None:
-    done = command(place / "audit.jsonl", "--public-key", place / key, "--checkpoint", place / "seen")
+def test_the_command_verifies_a_good_log(directory: Path, key: str) -> None:
+    done = command(
+        directory / "audit.jsonl", "--public-key", directory / key, "--checkpoint", directory / "seen"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (
         0,
         "intact: 37 records, 36 of them covered by signed checkpoints\n",
@@ -206,59 +208,59 @@ def test_the_command_finds_a_log_good(place: Path, key: str) -> None:
     )
 
 
-def test_the_command_names_the_first_bad_record(place: Path) -> None:
-    log = place / "audit.jsonl"
+def test_the_command_names_the_first_bad_record(directory: Path) -> None:
+    log = directory / "audit.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join([*lines[:20], *lines[21:]]))
-    done = command(log, "--public-key", place / "key")
+    done = command(log, "--public-key", directory / "key")
     assert (done.returncode, done.stdout) == (1, "20\n")
     assert "record 20 is wrong" in done.stderr
-    done = command(log, "--public-key", place / "key", "--json")
+    done = command(log, "--public-key", directory / "key", "--json")
     found = json.loads(done.stdout)
     assert (done.returncode, found["first_bad"], found["last_bad"], found["records"]) == (1, 20, 20, 20)
 
 
-def test_the_command_finds_a_cut_tail_by_a_checkpoint_seen_earlier(place: Path) -> None:
-    log = place / "audit.jsonl"
+def test_the_command_finds_a_truncated_tail_with_an_earlier_checkpoint(directory: Path) -> None:
+    log = directory / "audit.jsonl"
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:34]))
-    assert command(log, "--public-key", place / "key").returncode == 0
-    done = command(log, "--public-key", place / "key", "--checkpoint", place / "seen")
+    assert command(log, "--public-key", directory / "key").returncode == 0
+    done = command(log, "--public-key", directory / "key", "--checkpoint", directory / "seen")
     assert (done.returncode, done.stdout) == (1, "32\n")
     assert "there were 36" in done.stderr
 
 
-def test_the_command_reads_a_directory_of_segments(place: Path) -> None:
-    lines = (place / "audit.jsonl").read_bytes().splitlines(keepends=True)
-    (place / "segments").mkdir()
-    (place / "segments" / f"{0:012}.jsonl").write_bytes(b"".join(lines[:9]))
-    (place / "segments" / f"{9:012}.jsonl").write_bytes(b"".join(lines[9:30]))
-    (place / "segments" / "copy of 000000000009.jsonl").write_bytes(b"".join(lines[9:30]))
-    (place / "audit.jsonl").write_bytes(b"".join(lines[30:]))
-    done = command(place, "--public-key", place / "key", "--json")
+def test_the_command_reads_a_directory_of_segments(directory: Path) -> None:
+    lines = (directory / "audit.jsonl").read_bytes().splitlines(keepends=True)
+    (directory / "segments").mkdir()
+    (directory / "segments" / f"{0:012}.jsonl").write_bytes(b"".join(lines[:9]))
+    (directory / "segments" / f"{9:012}.jsonl").write_bytes(b"".join(lines[9:30]))
+    (directory / "segments" / "copy of 000000000009.jsonl").write_bytes(b"".join(lines[9:30]))
+    (directory / "audit.jsonl").write_bytes(b"".join(lines[30:]))
+    done = command(directory, "--public-key", directory / "key", "--json")
     assert (done.returncode, json.loads(done.stdout)["records"]) == (0, 37)
-    (place / "segments" / f"{9:012}.jsonl").unlink()
-    assert command(place, "--public-key", place / "key").stdout == "9\n"
+    (directory / "segments" / f"{9:012}.jsonl").unlink()
+    assert command(directory, "--public-key", directory / "key").stdout == "9\n"
 
 
-def test_a_daemon_that_seals_while_the_second_verifier_reads_is_not_accused(place: Path) -> None:
-    live, segments = place / "audit.jsonl", place / "segments"
+def test_sealing_while_the_second_verifier_reads_is_not_an_error(directory: Path) -> None:
+    live, segments = directory / "audit.jsonl", directory / "segments"
     lines = live.read_bytes().splitlines(keepends=True)
     segments.mkdir()
     (segments / f"{0:012}.jsonl").write_bytes(b"".join(lines[:9]))
     live.write_bytes(b"".join(lines[9:30]))
-    reading = SECOND.read_log(place)
+    reading = SECOND.read_log(directory)
     read = [next(reading)]
     live.rename(segments / f"{9:012}.jsonl")
     live.write_bytes(b"".join(lines[30:]))
     assert [*read, *reading] == lines[:30]
-    assert list(SECOND.read_log(place)) == lines
+    assert list(SECOND.read_log(directory)) == lines
 
 
-def test_the_command_used_wrongly(place: Path) -> None:
-    log = place / "audit.jsonl"
+def test_wrong_arguments_of_the_command_are_refused(directory: Path) -> None:
+    log = directory / "audit.jsonl"
     assert command(log).returncode == 2
-    assert command(log, "--public-key", place / "nowhere").returncode == 2
+    assert command(log, "--public-key", directory / "nowhere").returncode == 2
     assert command(log, "--public-key", log).returncode == 2
-    assert command(place / "nowhere", "--public-key", place / "key").returncode == 2
-    done = command(log, "--public-key", place / "key", "--checkpoint", place / "forged")
+    assert command(directory / "nowhere", "--public-key", directory / "key").returncode == 2
+    done = command(log, "--public-key", directory / "key", "--checkpoint", directory / "forged")
     assert done.returncode == 2 and "no good signature" in done.stderr
