@@ -1,4 +1,4 @@
-"""The worker's loop with operations that the test makes: which failures recycle a worker, and what has begun by then."""
+"""The worker's loop with operations that the test defines: which errors recycle a worker, and which jobs have begun by then."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POISON = [
     pkcs11.UserNotLoggedIn(),
     pkcs11.HostMemory(),
     pkcs11.PKCS11Error("Unmapped error code 0x190"),
-    ValueError("our own mistake"),
+    ValueError("an internal error"),
 ]
 HARMLESS = [pkcs11.DataLenRange(), pkcs11.MechanismInvalid(), pkcs11.PKCS11Error("Unmapped error code 0x68")]
 
@@ -67,10 +67,10 @@ class Rig:
         operation = Operation(bytes, use, finish or (lambda prepared, raw: raw))
         ceiling: Any = SimpleNamespace(half=SimpleNamespace(digest=KEY))
         self.key = OpenKey(ceiling, 1, lambda purpose, scheme, data: None, {(1, 1): operation}, pace_s=100e-6)
-        self.inventory = KeyIndex(self.key)
+        self.keys = KeyIndex(self.key)
         self.probe_error: Exception | None = None
         session = SimpleNamespace(generate_random=self._probe)
-        self.loop = WorkerLoop(worker, self.inventory, self.progress, session, None)  # type: ignore[arg-type]
+        self.loop = WorkerLoop(worker, self.keys, self.progress, session, None)  # type: ignore[arg-type]
 
     def _probe(self, bits: int) -> bytes:
         if self.probe_error is not None:
@@ -78,7 +78,7 @@ class Rig:
         return bytes(bits // 8)
 
     def run(self, *data: bytes) -> list[tuple[int, int, bytes]]:
-        """Let the loop work on one batch of jobs until the socket ends; returns what it answered."""
+        """Run the loop on one batch of jobs until the socket is closed; return its answers."""
         jobs = (frames.encode_key_operation(n, 1000, 1, 1, KEY, item) for n, item in enumerate(data, 1))
         return self.run_bytes(b"".join(jobs))
 
@@ -127,11 +127,11 @@ def failing(error: Exception, at: bytes = b"bad") -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize("error", POISON, ids=lambda error: f"{type(error).__name__} {error}")
-def test_a_session_in_doubt_ends_the_worker_and_what_is_behind_has_not_begun(make, error: Exception) -> None:
+def test_a_doubtful_session_ends_the_worker_and_later_jobs_have_not_begun(make, error: Exception) -> None:
     rig = make(failing(error))
     with pytest.raises(Recycle):
         rig.run(b"one", b"bad", b"three", b"four", b"five")
-    # Request 2 has begun and stays without an answer: the front has another worker do it.
+    # Request 2 has begun and gets no answer: the front gives it to another worker.
     assert [request_id for _, request_id, _ in rig.answers] == [1]
     assert (rig.progress.started, rig.progress.finished) == (2, 2)
 
@@ -154,14 +154,14 @@ def test_a_general_error_and_a_failing_probe_recycle(make) -> None:
     assert rig.answers == []
 
 
-def test_nothing_but_general_errors_recycles(make) -> None:
+def test_a_series_of_general_errors_recycles(make) -> None:
     rig = make(failing(pkcs11.GeneralError()))
     with pytest.raises(Recycle):
         rig.run(*[b"bad"] * 20)
     assert len(rig.answers) == MAX_UNCLEAR_IN_A_ROW - 1
 
 
-def test_a_faulty_signature_never_leaves_and_ends_the_worker(make) -> None:
+def test_a_faulty_signature_is_not_returned_and_ends_the_worker(make) -> None:
     def finish(prepared: bytes, raw: bytes) -> bytes:
         if prepared == b"bad":
             raise FaultySignature(detail="flipped bit")
@@ -174,25 +174,25 @@ def test_a_faulty_signature_never_leaves_and_ends_the_worker(make) -> None:
     assert all(b"bad" not in body for _, _, body in rig.answers)
 
 
-def test_a_key_that_is_gone_is_refused(make) -> None:
+def test_a_removed_key_is_refused(make) -> None:
     rig = make(failing(pkcs11.ObjectHandleInvalid()))
-    rig.inventory.left = {b"\1" * 32: rig.key}
+    rig.keys.left = {b"\1" * 32: rig.key}
     rig.run(b"bad", b"after")
     assert rig.errors() == {1: ErrorCode.REFUSED} | ({2: ErrorCode.REFUSED} if 2 in rig.errors() else {})
-    assert rig.inventory.scans == 1
+    assert rig.keys.scans == 1
 
 
-def test_a_token_that_has_lost_all_its_keys_is_looked_at_afresh(make) -> None:
-    """SoftHSM, when its files are moved away, says nothing but that handles are invalid."""
+def test_a_worker_is_recycled_if_the_token_lost_all_its_keys(make) -> None:
+    """SoftHSM reports only invalid handles after its files were moved."""
     rig = make(failing(pkcs11.ObjectHandleInvalid()))
     with pytest.raises(Recycle):
         rig.run(b"bad")
-    assert rig.errors() == {}, "another worker does it"
+    assert rig.errors() == {}, "the job is left to another worker"
 
 
-def test_an_invalid_handle_of_a_key_that_is_there_recycles(make) -> None:
+def test_an_invalid_handle_of_an_existing_key_recycles(make) -> None:
     rig = make(failing(pkcs11.KeyHandleInvalid()))
-    rig.inventory.left = {KEY: rig.key}
+    rig.keys.left = {KEY: rig.key}
     with pytest.raises(Recycle):
         rig.run(b"bad")
     assert rig.answers == []
@@ -200,13 +200,13 @@ def test_an_invalid_handle_of_a_key_that_is_there_recycles(make) -> None:
 
 def test_a_token_that_cannot_be_searched_recycles(make) -> None:
     rig = make(failing(pkcs11.KeyHandleInvalid()))
-    rig.inventory.error = pkcs11.DeviceError()
+    rig.keys.error = pkcs11.DeviceError()
     with pytest.raises(Recycle):
         rig.run(b"bad")
 
 
-def test_fast_jobs_go_in_groups_and_slow_ones_alone(make) -> None:
-    """What is sent together shows in how often the worker wrote."""
+def test_answers_of_fast_jobs_are_sent_in_groups(make) -> None:
+    """The number of writes shows which answers were sent together."""
     writes: list[int] = []
     rig = make(lambda data: data)
 
@@ -236,13 +236,13 @@ def test_fast_jobs_go_in_groups_and_slow_ones_alone(make) -> None:
 @pytest.mark.parametrize(
     "frame", [frames.encode(Kind.RESULT, 1), frames.encode(Kind.KEY_OPERATION, 1, b""), b"\xff" * 20]
 )
-def test_garbage_ends_the_loop(make, frame: bytes) -> None:
+def test_malformed_frames_end_the_loop(make, frame: bytes) -> None:
     rig = make(lambda data: data)
     with pytest.raises(ProtocolError):
         rig.run_bytes(frame)
 
 
-def test_deadlines_count_from_receipt(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadlines_are_measured_from_receipt(make, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(1000))
     monkeypatch.setattr(loop, "monotonic", lambda: float(next(ticks)))
     rig = make(lambda data: data)

@@ -1,4 +1,4 @@
-"""Taking off the padding of premaster secrets, with RSA made in Python: no ciphertext makes a difference but a good one."""
+"""Removal of the padding of premaster secrets, with RSA in Python: all malformed plaintexts have the same answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOOD = b"\x00\x02" + b"\x01" * (SIZE - 51) + b"\x00\x03\x03" + b"s" * 46
 CIPHERTEXT = b"\x11" * SIZE
 
 
-def opened(plain: bytes, ciphertext: bytes = CIPHERTEXT) -> bytes:
+def decrypted(plain: bytes, ciphertext: bytes = CIPHERTEXT) -> bytes:
     token = Token()
     premaster = Premaster(token.decrypt, MODULUS, DIGEST)
     assert len(token.calls) == 1
@@ -41,28 +41,28 @@ def opened(plain: bytes, ciphertext: bytes = CIPHERTEXT) -> bytes:
     return answer
 
 
-MALFORMED = opened(bytes(SIZE))
-"""What this ciphertext gets, whatever is wrong with its plaintext."""
+MALFORMED = decrypted(bytes(SIZE))
+"""The answer to this ciphertext with any malformed plaintext."""
 
 
-def test_good() -> None:
-    assert opened(GOOD) == b"\x03\x03" + b"s" * 46
+def test_a_good_plaintext_gives_the_secret() -> None:
+    assert decrypted(GOOD) == b"\x03\x03" + b"s" * 46
 
 
-def test_a_token_that_strips_leading_zeros() -> None:
-    assert opened(GOOD.lstrip(b"\0")) == b"\x03\x03" + b"s" * 46
-    assert opened(b"") == MALFORMED
+def test_a_token_may_strip_leading_zeros() -> None:
+    assert decrypted(GOOD.lstrip(b"\0")) == b"\x03\x03" + b"s" * 46
+    assert decrypted(b"") == MALFORMED
 
 
 @pytest.mark.parametrize("at", range(SIZE - 46))
-def test_one_wrong_byte_anywhere(at: int) -> None:
+def test_one_wrong_byte_gives_the_answer_for_malformed_plaintexts(at: int) -> None:
     wrong = 0 if 2 <= at < SIZE - 49 else GOOD[at] ^ 0x55
-    assert opened(GOOD[:at] + bytes([wrong]) + GOOD[at + 1 :]) == MALFORMED
+    assert decrypted(GOOD[:at] + bytes([wrong]) + GOOD[at + 1 :]) == MALFORMED
 
 
 @given(st.binary(min_size=SIZE, max_size=SIZE))
-def test_any_plaintext(plain: bytes) -> None:
-    answer = opened(plain)
+def test_any_other_plaintext_gives_the_same_answer(plain: bytes) -> None:
+    answer = decrypted(plain)
     assert len(answer) == PREMASTER_BYTES
     assert answer == MALFORMED
 
@@ -78,11 +78,11 @@ def test_any_plaintext(plain: bytes) -> None:
         b"\xff" * 1024,
     ],
 )
-def test_what_is_no_ciphertext_for_the_key_never_gets_the_plaintext(ciphertext: bytes) -> None:
-    answer = opened(GOOD, ciphertext)
+def test_an_invalid_ciphertext_never_gets_the_plaintext(ciphertext: bytes) -> None:
+    answer = decrypted(GOOD, ciphertext)
     assert answer[:2] == b"\x03\x03"
-    assert answer != opened(GOOD)
-    assert answer == opened(bytes(SIZE), ciphertext)
+    assert answer != decrypted(GOOD)
+    assert answer == decrypted(bytes(SIZE), ciphertext)
 
 
 def test_the_constant_is_below_every_modulus_and_differs_by_key() -> None:

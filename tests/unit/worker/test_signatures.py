@@ -1,4 +1,4 @@
-"""From raw signatures to what TLS sends."""
+"""Raw signatures of a token converted to the encodings of TLS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = st.sampled_from([32, 48, 66])
 
 
 @given(SIZES.flatmap(lambda size: st.tuples(st.just(size), *[st.integers(1, 256**size - 1)] * 2)))
-def test_ecdsa_der_is_what_cryptography_writes(case: tuple[int, int, int]) -> None:
+def test_ecdsa_signatures_are_encoded_as_by_cryptography(case: tuple[int, int, int]) -> None:
     size, r, s = case
     raw = r.to_bytes(size, "big") + s.to_bytes(size, "big")
     assert ecdsa_signature(raw, size) == encode_dss_signature(r, s)
@@ -28,7 +28,7 @@ def test_ecdsa_der_is_what_cryptography_writes(case: tuple[int, int, int]) -> No
 
 @pytest.mark.parametrize("size", [32, 48, 66])
 @pytest.mark.parametrize("r", [1, 0x7F, 0x80, 0xFF, 0x100])
-def test_ecdsa_der_at_the_borders(size: int, r: int) -> None:
+def test_ecdsa_signatures_are_encoded_at_the_limits(size: int, r: int) -> None:
     top = 256**size - 1
     for pair in ((r, top), (top, r), (r, r), (top, top), (top >> 1, top >> 1)):
         raw = b"".join(number.to_bytes(size, "big") for number in pair)
@@ -38,12 +38,12 @@ def test_ecdsa_der_at_the_borders(size: int, r: int) -> None:
 @pytest.mark.parametrize(
     "raw", [b"", bytes(64), bytes(32) + b"\x01" * 32, b"\x01" * 32 + bytes(32), b"\x01" * 63, b"\x01" * 65]
 )
-def test_what_is_no_ecdsa_signature_does_not_leave(raw: bytes) -> None:
+def test_an_invalid_ecdsa_signature_is_not_returned(raw: bytes) -> None:
     with pytest.raises(FaultySignature):
         ecdsa_signature(raw, 32)
 
 
-def test_a_signature_of_another_length_does_not_leave() -> None:
+def test_a_signature_of_another_length_is_not_returned() -> None:
     assert checked_size(b"x" * 64, 64) == b"x" * 64
     with pytest.raises(FaultySignature):
         checked_size(b"x" * 63, 64)
