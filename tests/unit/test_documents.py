@@ -1,4 +1,4 @@
-"""Documents: generated pages are up to date, links lead somewhere, and what pages name exists."""
+"""Documents: generated pages are up to date, links have targets, and the files that pages name exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_page_of_control_requests_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_link_inside_the_page_of_control_requests_leads_to_one_section() -> None:
+def test_every_link_within_the_page_of_control_requests_has_one_target() -> None:
     page = (ROOT / "docs" / "control.md").read_text()
     anchors = [heading.lower().replace(".", "") for heading in re.findall(r"^#+ (\S+)$", page, re.MULTILINE)]
     assert len(set(anchors)) == len(anchors)
@@ -45,14 +45,14 @@ def test_prose_ends_below_120_columns(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_architecture_page_names_every_package() -> None:
-    """Packages that hold others, and those of a single purpose below the front, are named by their path."""
+    """Packages are named by their path in `hsmd`."""
     text = (ROOT / "docs" / "architecture.md").read_text()
     packages = sorted(path.parent for path in (ROOT / "hsmd").glob("*/__init__.py"))
     packages += sorted(path.parent for path in (ROOT / "hsmd" / "daemon").rglob("__init__.py"))
@@ -66,7 +66,7 @@ def test_the_architecture_page_names_every_package() -> None:
 
 def test_the_architecture_page_names_files_that_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    places = [
+    roots = [
         ROOT / "hsmd",
         ROOT / "hsmd/daemon",
         ROOT / "hsmd/daemon/front",
@@ -75,4 +75,4 @@ def test_the_architecture_page_names_files_that_exist() -> None:
     ]
     named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text))
     assert len(named) > 20
-    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
+    assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []

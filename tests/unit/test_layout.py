@@ -1,4 +1,4 @@
-"""The layout contract of docs/architecture.md, read from the source: imports point one way, each library has one home."""
+"""The layout of docs/architecture.md, checked in the source: imports point one way, each library is used in one place."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def package_of(module: str) -> str | None:
 
 
 def imports_of(path: Path) -> Iterator[Import]:
-    """Every import of a file, those inside functions too."""
+    """Every import of a file, including those inside functions."""
     tree = ast.parse(path.read_text(), path)
     module, name = module_name(path), str(path.relative_to(ROOT))
     typing_only = {
@@ -138,20 +138,20 @@ OWN_IMPORTS = [found for found in IMPORTS if inside(found.target, "hsmd")]
 
 
 def module_of(target: str) -> str:
-    """The module that an import of `target` loads: the target itself, or what it is a name of."""
+    """The module that an import of `target` loads: the target itself, or the module that defines the name."""
     return target if target in MODULES else target.rpartition(".")[0]
 
 
-# --- the rules; each returns what breaks it, so that each can be shown to find something ---
+# --- the rules; each returns its violations, so that a test can show that it finds them ---
 
 
-def against_the_order(imports: Iterable[Import]) -> list[str]:
-    """Imports of a package that stands after the importing one."""
+def out_of_order(imports: Iterable[Import]) -> list[str]:
+    """Imports of a package that is later in ORDER than the importing one."""
     faults = []
     for each in imports:
         here, there = package_of(each.module), package_of(each.target)
         if here and there and ORDER.index(there) > ORDER.index(here):
-            faults.append(f"{each.place}: {here} imports {there}, which stands after it")
+            faults.append(f"{each.place}: {here} imports {there}, which is later in ORDER")
     return faults
 
 
@@ -190,7 +190,7 @@ def impure(imports: Iterable[Import]) -> list[str]:
 
 
 def cycles(imports: Iterable[Import]) -> list[str]:
-    """Groups of modules that import each other, directly or over others, also by imports inside functions."""
+    """Groups of modules that import each other, directly or through others, including imports inside functions."""
     graph: dict[str, set[str]] = {}
     for each in imports:
         if not each.typing_only and module_of(each.target) != each.module:
@@ -228,7 +228,7 @@ def strongly_connected(graph: dict[str, set[str]]) -> list[set[str]]:
 def asyncssh_internals(module: str, tree: ast.Module) -> list[str]:
     """Private attributes of other objects in a module that uses asyncssh.
 
-    A class may use its own private names, also on another object of it; what the file does not define is asyncssh's.
+    A class may use its own private names on any of its objects; names that the file does not define belong to asyncssh.
     """
     own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_self(node.value)}
     own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
@@ -253,7 +253,7 @@ def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
-# --- what holds today ---
+# --- the rules hold ---
 
 
 def test_every_module_belongs_to_a_package_of_the_order() -> None:
@@ -266,7 +266,7 @@ def test_every_package_of_the_order_exists() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    assert against_the_order(OWN_IMPORTS) == []
+    assert out_of_order(OWN_IMPORTS) == []
 
 
 def test_processes_do_not_import_each_other() -> None:
@@ -281,11 +281,11 @@ def test_each_library_has_one_home() -> None:
     assert away_from_home(IMPORTS) == []
 
 
-def test_pure_packages_touch_nothing() -> None:
+def test_pure_packages_import_no_io() -> None:
     assert impure(IMPORTS) == []
 
 
-def test_only_the_ssh_profile_touches_internals_of_asyncssh() -> None:
+def test_only_the_ssh_profile_uses_internals_of_asyncssh() -> None:
     users = {each.module for each in IMPORTS if inside(each.target, "asyncssh")}
     faults = [
         fault
@@ -295,20 +295,20 @@ def test_only_the_ssh_profile_touches_internals_of_asyncssh() -> None:
     assert faults == []
 
 
-def test_every_file_says_what_it_is_for() -> None:
-    silent = [
+def test_every_file_has_a_module_docstring() -> None:
+    undocumented = [
         str(path.relative_to(ROOT))
         for path in SOURCES
         if not (ast.get_docstring(ast.parse(path.read_text())) or "").strip()
     ]
-    assert not silent, f"no module docstring: {', '.join(silent)}"
+    assert not undocumented, f"no module docstring: {', '.join(undocumented)}"
 
 
 @pytest.mark.parametrize(
     ("rule", "fault"),
     [
-        (against_the_order, Import("hsmd.protocol.frames", "hsmd.client.Client", "x")),
-        (against_the_order, Import("hsmd.daemon.front.access.rules", "hsmd.daemon.front.ssh.session", "x")),
+        (out_of_order, Import("hsmd.protocol.frames", "hsmd.client.Client", "x")),
+        (out_of_order, Import("hsmd.daemon.front.access.rules", "hsmd.daemon.front.ssh.session", "x")),
         (across_processes, Import("hsmd.daemon.front.app", "hsmd.daemon.launcher.app", "x")),
         (across_processes, Import("hsmd.daemon.launcher.app", "hsmd.daemon.worker.loop", "x")),
         (across_processes, Import("hsmd.daemon.front.ssh.session", "hsmd.client.endpoint", "x")),
@@ -317,11 +317,11 @@ def test_every_file_says_what_it_is_for() -> None:
         (impure, Import("hsmd.protocol.frames", "asyncio", "x")),
     ],
 )
-def test_the_rules_find_what_breaks_them(rule: object, fault: Import) -> None:
+def test_each_rule_finds_a_violation(rule: object, fault: Import) -> None:
     assert len(rule([fault])) == 1  # type: ignore[operator]
 
 
-def test_a_cycle_is_found_also_inside_functions() -> None:
+def test_a_cycle_through_imports_inside_functions_is_found() -> None:
     pair = [
         Import("hsmd.errors", "hsmd.observe", "x"),
         Import("hsmd.observe", "hsmd.algorithms.KeyType", "y"),
@@ -336,26 +336,26 @@ def test_an_internal_of_asyncssh_is_found() -> None:
     assert asyncssh_internals("m", ast.parse(code)) == ["m:5: conn._auth"]
 
 
-# --- what is loaded ---
+# --- modules that are loaded ---
 
 
 @pytest.mark.parametrize("process", ["hsmd.daemon.front.app", "hsmd.daemon.launcher.app"])
 def test_front_and_launcher_never_load_python_pkcs11(process: str) -> None:
-    """No module of theirs imports it, and the binding that opens PKCS#11 modules is not loaded.
+    """None of their modules imports it, and the binding that opens PKCS#11 modules is not loaded.
 
-    asyncssh imports the pure Python part where it is installed, for its own keys in tokens, which are not used here.
+    asyncssh imports the pure Python part if it is installed, for its own support of tokens, which is not used here.
     """
     homes = {each.module for each in IMPORTS if inside(each.target, "pkcs11")}
     assert homes
     assert reached_from(process) & homes == set()
-    assert reached_from("hsmd.daemon.worker.main") & homes != set(), "the worker does"
+    assert reached_from("hsmd.daemon.worker.main") & homes != set(), "the worker loads it"
     code = f"import sys, {process}; print('pkcs11._pkcs11' in sys.modules)"
     assert run_python(code) == "False\n"
     assert run_python(code.replace(process, "pkcs11._pkcs11")) == "True\n"
 
 
 def reached_from(module: str) -> set[str]:
-    """The modules of hsmd that a module imports, directly or over others."""
+    """The modules of hsmd that a module imports, directly or through others."""
     reached: set[str] = set()
     waiting = [module]
     while waiting:
@@ -382,7 +382,7 @@ import hsmd.provider
 for part in ("hsmd.client", "hsmd.agent", "hsmd.protocol", "hsmd.cli"):
     package = importlib.import_module(part)
     for module in pkgutil.walk_packages(package.__path__, part + "."):
-        if not module.name.endswith("__main__") and module.name != "hsmd.cli.bench.raw":  # a program of its own
+        if not module.name.endswith("__main__") and module.name != "hsmd.cli.bench.raw":  # a separate program
             importlib.import_module(module.name)
             seen += 1
 from hsmd.cli import run
@@ -397,7 +397,7 @@ def test_a_front_end_works_without_the_daemons_packages() -> None:
 
 
 def run_python(code: str) -> str:
-    """Run a program in a Python of its own; what it printed. AssertionError with its errors if it failed."""
+    """Run a program in a separate Python and return its output. AssertionError with its errors if it failed."""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -405,11 +405,11 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-# --- the tests themselves ---
+# --- the layout of the tests ---
 
 
 def test_no_test_imports_from_another_test() -> None:
-    """What tests share is in tests/support; fixtures that several files use are in conftest files."""
+    """Code that tests share is in tests/support, fixtures that several files use are in conftest files."""
     faults = []
     for path in sorted((ROOT / "tests").rglob("*.py")):
         for each in imports_of(path):
@@ -420,7 +420,7 @@ def test_no_test_imports_from_another_test() -> None:
 
 
 def module_of_test(target: str) -> str:
-    """The last part of the module that `target` names, `from tests.x import y` among them."""
+    """The last part of the module of tests that `target` names, or an empty string."""
     parts = target.split(".")
     if parts[0] != "tests":
         return ""

@@ -1,4 +1,4 @@
-"""Logging: one JSON line for each event, allowed fields only, nothing that a terminal or a thief could use."""
+"""Logging: one JSON line for each event, allowed fields only, no control characters and no secrets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SECRET = "4711-correct-horse"
 
 @pytest.fixture
 def written(stream):
-    """Configured at level info, at noon; call it for the parsed lines."""
+    """Logging at level info, at noon; a function that returns the parsed lines."""
     observe.configure("front", "info", stream)
     return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """A stream to configure logging with; nothing is configured before and after the test."""
+    """A stream to configure logging with; logging is not configured before and after the test."""
     unconfigure()
     monkeypatch.setattr(time, "time", NOON.timestamp)
     monkeypatch.setattr(time, "time_ns", lambda: int(NOON.timestamp()) * 10**9)  # Python 3.13
@@ -50,7 +50,7 @@ def unconfigure() -> None:
 log = observe.logger()
 
 
-def test_a_line(written):
+def test_an_event_is_one_json_line(written):
     log.info("worker.ended", token="main", pid=42, elapsed_ms=1.5)
     assert written() == [
         {
@@ -60,7 +60,7 @@ def test_a_line(written):
     ]  # fmt: skip
 
 
-def test_before_configuration_nothing_is_written(capfd, stream):
+def test_no_line_is_written_before_configuration(capfd, stream):
     another_programs = io.StringIO()
     handler = logging.StreamHandler(another_programs)
     logging.getLogger().addHandler(handler)
@@ -86,13 +86,13 @@ def test_fields_not_on_the_list_never_appear(written, name, value):
 @pytest.mark.parametrize(
     "value", [SECRET.encode(), bytearray(SECRET.encode()), [SECRET], {"a": SECRET}, ValueError(SECRET)]
 )
-def test_values_that_are_not_plain_never_show_their_content(written, value):
+def test_values_of_other_types_never_show_their_content(written, value):
     log.error("worker.ended", error=value)
     (line,) = written()
     assert SECRET not in json.dumps(line)
 
 
-def test_plain_values(written):
+def test_plain_values_are_written(written):
     class Colour(Enum):
         RED = "red"
 
@@ -116,14 +116,14 @@ def test_plain_values(written):
     assert line["code"] == "<int>"
 
 
-def test_fields_cannot_pose_as_ours(written):
+def test_fields_cannot_replace_the_standard_ones(written):
     log.info("x", level="critical", time="never", process="launcher")
     (line,) = written()
     assert (line["level"], line["process"], line["time"]) == ("info", "front", "2026-11-21T12:00:00.000Z")
     assert line["dropped"] == ["level", "process", "time"]
 
 
-def test_an_exception_shows_type_and_place_but_not_its_text(written):
+def test_an_exception_shows_type_and_line_but_not_its_text(written):
     try:
         raise TokenFailure(detail=SECRET)
     except TokenFailure:
@@ -148,20 +148,20 @@ def test_hostile_text_stays_on_one_line_of_printable_ascii(text):
     )
 
 
-def test_levels(written, stream):
+def test_events_below_the_level_are_dropped(written, stream):
     log.debug("too low")
-    log.info("heard")
+    log.info("logged")
     observe.configure("front", "error", stream)
     log.warning("too low now")
-    log.error("heard too")
-    log.critical("heard as well", token="main")
-    assert [line["event"] for line in written()] == ["heard", "heard too", "heard as well"]
+    log.error("logged too")
+    log.critical("logged as well", token="main")
+    assert [line["event"] for line in written()] == ["logged", "logged too", "logged as well"]
     assert written()[-1]["token"] == "main"
     with pytest.raises(BadRequest, match="debug, info, warning"):
         observe.configure("front", "loud")
 
 
-def test_libraries_are_heard_from_warning_up_without_bytes_or_tracebacks(written):
+def test_libraries_are_logged_from_warning_up_without_bytes_or_tracebacks(written):
     library = logging.getLogger("asyncssh")
     library.info("a connection")
     library.warning("peer sent %r as %s", SECRET.encode(), "name\n\x1b[2J")
@@ -178,18 +178,18 @@ def test_libraries_are_heard_from_warning_up_without_bytes_or_tracebacks(written
     assert {line["library"] for line in lines} == {"asyncssh"}
 
 
-def test_a_message_whose_arguments_do_not_fit_is_given_as_it_is():
+def test_a_message_with_wrong_arguments_is_logged_unformatted():
     assert observe._message("bad arguments %d", ("text",)) == "bad arguments %d"
 
 
-def test_configuring_twice_does_not_write_twice(written, stream):
+def test_configuring_twice_writes_each_event_once(written, stream):
     observe.configure("front", "info", stream)
     logging.getLogger("asyncssh").warning("once")
     log.warning("once", token="main")
     assert len(written()) == 2
 
 
-def test_a_log_that_cannot_be_written_stops_nothing(stream, capfd):
+def test_a_log_that_cannot_be_written_raises_no_error(stream, capfd):
     class Closed(io.StringIO):
         def write(self, text):
             raise BrokenPipeError
@@ -203,9 +203,12 @@ def test_a_log_that_cannot_be_written_stops_nothing(stream, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_full_pipe_stops_nothing(stream):
+def test_a_full_pipe_does_not_block(stream):
     reader, writer = os.pipe2(os.O_NONBLOCK)
-    with suppress(BlockingIOError), os.fdopen(writer, "w") as pipe:  # closing it writes what is left
+    with (
+        suppress(BlockingIOError),
+        os.fdopen(writer, "w") as pipe,
+    ):  # closing it writes the rest of its buffer
         observe.configure("front", "debug", pipe)
         for _ in range(1000):
             log.error("x", reason="y" * 500)
@@ -214,7 +217,7 @@ def test_a_full_pipe_stops_nothing(stream):
     os.close(reader)
 
 
-def test_a_record_may_be_written_twice(written, stream):
+def test_a_record_may_be_formatted_by_two_handlers(written, stream):
     handler = logging.StreamHandler(other := io.StringIO())
     (ours,) = [each for each in logging.getLogger().handlers if isinstance(each, observe._Handler)]
     handler.setFormatter(ours.formatter)

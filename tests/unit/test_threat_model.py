@@ -58,7 +58,7 @@ def test_every_threat_names_its_test() -> None:
         assert "::" in tests, f"no test: {threat}"
 
 
-def test_every_attack_test_is_in_it() -> None:
+def test_every_attack_test_is_named() -> None:
     known = named()
     for path in sorted((ROOT / "tests" / "attacks").rglob("test_*.py")):
         assert str(path.relative_to(ROOT)) in known, f"docs/threat-model.md does not mention {path.name}"
