@@ -68,5 +68,5 @@ def test_quickstart_removes_no_directory_it_did_not_create(tmp_path: Path) -> No
     (tmp_path / "precious").touch()
     done = quickstart("--down", "--dir", tmp_path)
     assert done.returncode == 1
-    assert "was not made by this script" in done.stderr
+    assert "was not created by this script" in done.stderr
     assert (tmp_path / "precious").exists()
