@@ -1,6 +1,6 @@
-"""For all tests: the gate draws the same Hypothesis examples in every run; `scripts/soak properties` looks for new ones.
+"""Fixtures of all tests, and the Hypothesis profile: the same examples in every run; `scripts/soak properties` draws new ones.
 
-The fault-injecting PKCS#11 module is compiled once a session.
+The fault-injecting PKCS#11 module is compiled once per session.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ settings.load_profile("gate")
 
 @pytest.fixture(scope="session")
 def fault_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled module."""
+    """The compiled fault-injecting module."""
     return FaultModule.build(tmp_path_factory.mktemp("fault-module"))
 
 
 @pytest.fixture
 def fault_module(tmp_path: Path, fault_library: Path) -> Iterator[FaultModule]:
-    """A module for this test; watches the audit log of the daemon in `tmp_path / "daemon"`."""
+    """A fault-injecting module for one test; it watches the audit log of the daemon in `tmp_path / "daemon"`."""
     module = FaultModule(
         tmp_path / "faults", fault_library, watch=tmp_path / "daemon" / "audit" / "audit.jsonl"
     )
@@ -90,7 +90,7 @@ async def agent_site(root: Path) -> AsyncIterator[AgentSite]:
 
 @pytest.fixture
 def as_user() -> Callable[[int, Path, bytes], Awaitable[bytes]]:
-    """Sends bytes to the agent's socket as another user; what came back until the agent closed or 0.3 s passed."""
+    """Sends bytes to the agent's socket as another user; returns what it received until the agent closed or 0.3 s passed."""
 
     async def talk(uid: int, path: Path, data: bytes) -> bytes:
         return await asyncio.to_thread(talk_as, uid, path, data)
@@ -124,7 +124,7 @@ def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 
 @pytest.fixture
 def fake_control(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeControl:
-    """A daemon that every command reaches, by an operator profile in the home directory."""
+    """A fake daemon that every command connects to, and an operator profile in the home directory."""
     from hsmd.cli.base import connection
 
     configuration = home / ".config" / "hsmd"

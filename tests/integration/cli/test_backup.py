@@ -1,4 +1,4 @@
-"""Backup and restore: everything of a daemon but its token is lost, and a restored daemon replaces it."""
+"""Backup and restore: a daemon loses everything but its token, and a restored daemon replaces it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return capsys.readouterr().err
 
 
-def moved(built: Daemon, directory: Path) -> Daemon:
-    """The same token and clients, without anything else of the lost daemon."""
+def moved_to(built: Daemon, directory: Path) -> Daemon:
+    """A daemon with the same token and clients, and no other files of the lost daemon."""
     directory.mkdir()
     for name in built.keys:
         shutil.copy2(built.directory / name, directory / name)
@@ -60,8 +60,8 @@ def moved(built: Daemon, directory: Path) -> Daemon:
     return other
 
 
-def serves(built: Daemon, key: bytes) -> bool:
-    """The front end that has the grant gets a signature, another one does not."""
+def only_grantee_can_use(built: Daemon, key: bytes) -> bool:
+    """Whether the front end with the grant gets a signature and another front end does not."""
 
     async def use(client: str) -> int:
         async with await ssh(built, client) as connection:
@@ -83,18 +83,20 @@ def built(tmp_path: Path) -> Iterator[Daemon]:
     made = Daemon(tmp_path / "first")
     text = re.sub(
         r'url = ".*"', 'url = "sqlite:///store.sqlite"', made.config.read_text()
-    )  # beside it, wherever that is
+    )  # relative to the configuration file
     made.config.write_text(text)
     yield made
     made.end()
 
 
-def test_drill(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Back up a running daemon, destroy all but its token; restored elsewhere, it serves with the same host key."""
+def test_a_restored_daemon_serves_with_the_same_host_key(
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Back up a running daemon, delete everything but its token, and restore it in another directory."""
     archive = tmp_path / "backup.tar"
     built.start()
     key = built.add_key("www")
-    assert serves(built, key)
+    assert only_grantee_can_use(built, key)
     host_key = built.notice["host_key"]
     made = hsmd(capsys, "backup", archive, "--config", built.config, "--host-key", "--audit")
     names = {entry["name"] for entry in made["files"]}  # type: ignore[attr-defined]
@@ -102,7 +104,7 @@ def test_drill(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert archive.stat().st_mode & 0o777 == 0o600
     assert built.pin_file.read_bytes().strip() not in archive.read_bytes()
     assert built.stop() == 0
-    other = moved(built, tmp_path / "second")
+    other = moved_to(built, tmp_path / "second")
     for path in built.directory.iterdir():
         if path.name != "softhsm":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -111,7 +113,7 @@ def test_drill(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     try:
         other.start()
         assert other.notice["host_key"] == host_key
-        assert serves(other, key)
+        assert only_grantee_can_use(other, key)
         assert other.audit("attempt")[0]["key"] == key.hex()
         assert other.stop() == 0
     finally:
@@ -119,18 +121,18 @@ def test_drill(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.run(["audit", "verify", "--log", str(other.audit_path)]) == 0
 
 
-def test_drill_with_postgresql(
+def test_a_daemon_is_restored_to_postgresql_and_back(
     built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster: Cluster
 ) -> None:
-    """From SQLite to PostgreSQL, where the daemon continues; from there, with additions, to SQLite again."""
+    """Restore from SQLite to PostgreSQL, run the daemon there, and restore it with its additions to SQLite."""
     cluster.run("CREATE DATABASE drill")
     built.start()
     key = built.add_key("www")
     hsmd(capsys, "backup", tmp_path / "one.tar", "--config", built.config, "--host-key")
     assert built.stop() == 0
     before = exported(f"sqlite:///{built.directory / 'store.sqlite'}")
-    second = moved(built, tmp_path / "second")
-    # A prepared configuration stays as it is.
+    second = moved_to(built, tmp_path / "second")
+    # An existing configuration is not changed.
     second.config.write_text(
         re.sub(r'url = ".*"', f'url = "{cluster.url("drill")}"', built.config.read_text())
     )
@@ -138,8 +140,8 @@ def test_drill_with_postgresql(
     assert exported(cluster.url("drill")) == before
     try:
         second.start()
-        assert serves(second, key)
-        added = second.add_key("shop", grant_to=("mail-1",))  # ids go on behind those that were restored
+        assert only_grantee_can_use(second, key)
+        added = second.add_key("shop", grant_to=("mail-1",))  # ids continue after the restored ones
         assert second.stop() == 0
     finally:
         second.end()
@@ -163,15 +165,15 @@ def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
     before = {path: path.read_bytes() for path in built.directory.rglob("*") if path.is_file()}
     assert "not overwritten" in refused(capsys, "restore", archive, "--config", built.config)
     assert {path: path.read_bytes() for path in built.directory.rglob("*") if path.is_file()} == before
-    place = tmp_path / "new"
-    place.mkdir()
-    (place / "store.sqlite").write_text("another user's")
-    assert "not overwritten" in refused(capsys, "restore", archive, "--config", place / "hsmd.toml")
-    assert [path.name for path in place.iterdir()] == ["store.sqlite"]
-    assert (place / "store.sqlite").read_text() == "another user's"
+    target = tmp_path / "new"
+    target.mkdir()
+    (target / "store.sqlite").write_text("another user's")
+    assert "not overwritten" in refused(capsys, "restore", archive, "--config", target / "hsmd.toml")
+    assert [path.name for path in target.iterdir()] == ["store.sqlite"]
+    assert (target / "store.sqlite").read_text() == "another user's"
 
 
-def test_secrets_are_in_it_only_if_asked_for(
+def test_a_backup_has_secrets_only_on_request(
     built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     private = (built.directory / "host_key").read_bytes()
@@ -186,7 +188,7 @@ def test_secrets_are_in_it_only_if_asked_for(
 
 
 @pytest.mark.parametrize("moment", ["before reading", "between hash and copy"])
-def test_a_log_that_is_sealed_meanwhile_is_whole(
+def test_a_log_that_is_sealed_during_the_backup_is_complete(
     built: Daemon,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -223,7 +225,7 @@ def content(archive: Archive) -> dict[str, bytes]:
 
 
 def test_damage_is_found(built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With flipped bits or truncated, an archive is refused, or (in tar padding) has the same content."""
+    """An archive with a flipped bit is refused, or has the same content (in tar padding); a truncated one is refused."""
     path, damaged = tmp_path / "backup.tar", tmp_path / "damaged.tar"
     hsmd(capsys, "backup", path, "--config", built.config, "--host-key")
     good, whole = content(Archive(path)), path.read_bytes()
@@ -269,7 +271,7 @@ def test_members_that_no_backup_has_are_refused(
 
 
 @pytest.mark.timeout(20)
-def test_a_small_archive_is_not_a_large_log(tmp_path: Path) -> None:
+def test_a_sparse_member_of_a_small_archive_is_refused(tmp_path: Path) -> None:
     """A member with a hole of a tebibyte."""
     (tmp_path / "audit").mkdir()
     (tmp_path / "manifest.json").write_bytes(
@@ -287,7 +289,7 @@ def test_a_small_archive_is_not_a_large_log(tmp_path: Path) -> None:
 
 
 def rewritten(path: Path, **changes: object) -> None:
-    """The archive with another manifest."""
+    """Replace members of the archive's manifest."""
     archive = Archive(path)
     manifest = msgspec.structs.replace(archive.manifest, **changes)
     held = content(archive)
@@ -315,7 +317,7 @@ def test_a_store_of_a_newer_release_is_refused(empty_url: str) -> None:
         Store(empty_url).restore(msgspec.json.encode(rows))
 
 
-def test_a_store_in_use_is_not_filled(built: Daemon, empty_url: str) -> None:
+def test_a_store_in_use_is_not_restored_to(built: Daemon, empty_url: str) -> None:
     rows = Store(f"sqlite:///{built.directory / 'store.sqlite'}").export()
     store = Store(empty_url)
     store.restore(rows)
@@ -325,7 +327,7 @@ def test_a_store_in_use_is_not_filled(built: Daemon, empty_url: str) -> None:
     store.close()
 
 
-def test_an_older_store_is_brought_up_to_date(built: Daemon, empty_url: str) -> None:
+def test_an_older_store_is_migrated(built: Daemon, empty_url: str) -> None:
     """Rows of the first release are restored to the current schema."""
     now = portable.decode(Store(f"sqlite:///{built.directory / 'store.sqlite'}").export())
     first = {

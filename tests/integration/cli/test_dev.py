@@ -23,7 +23,7 @@ END_S = 20.0
 
 
 def eventually(condition: Callable[[], bool], seconds: float = END_S) -> bool:
-    """Whether the condition becomes true in time."""
+    """Wait for a condition; return whether it became true in time."""
     ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
@@ -47,7 +47,7 @@ def processes_of(directory: str) -> list[int]:
 def ready_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line, "it ended before it was ready"
+    assert line, "`hsmd dev` ended before it was ready"
     ready: dict[str, Any] = json.loads(line)
     return ready
 
@@ -64,7 +64,7 @@ def dev(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[bytes
 
 
 def is_gone(ready: dict[str, Any]) -> bool:
-    """No directory, no process and no listener on the port is left."""
+    """Whether no directory, process or listener on the port is left."""
     if Path(ready["directory"]).exists() or processes_of(ready["directory"]):
         return False
     host, _, port = ready["address"].rpartition(":")
@@ -73,7 +73,7 @@ def is_gone(ready: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_without_a_trace(
+def test_a_signal_ends_hsmd_dev_and_removes_everything(
     dev: tuple[subprocess.Popen[bytes], dict[str, Any]], number: int
 ) -> None:
     process, ready = dev
@@ -83,7 +83,7 @@ def test_a_signal_ends_it_without_a_trace(
     assert is_gone(ready)
 
 
-def test_closing_its_input_ends_it(dev: tuple[subprocess.Popen[bytes], dict[str, Any]]) -> None:
+def test_closing_its_input_ends_hsmd_dev(dev: tuple[subprocess.Popen[bytes], dict[str, Any]]) -> None:
     process, ready = dev
     assert process.stdin is not None
     process.stdin.close()
@@ -92,7 +92,7 @@ def test_closing_its_input_ends_it(dev: tuple[subprocess.Popen[bytes], dict[str,
     assert is_gone(ready)
 
 
-def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+def test_hsmd_dev_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     report = tmp_path / "ready"
     script = f"import subprocess; subprocess.Popen({DEV!r}, stdin=subprocess.DEVNULL, stdout=open({str(report)!r}, 'w')).wait()"
     parent = subprocess.Popen([sys.executable, "-c", script])
@@ -103,7 +103,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     assert eventually(lambda: is_gone(ready))
 
 
-def test_nothing_stays_running_when_it_is_killed_itself(
+def test_no_process_remains_when_hsmd_dev_is_killed(
     dev: tuple[subprocess.Popen[bytes], dict[str, Any]],
 ) -> None:
     process, ready = dev
@@ -115,7 +115,7 @@ def test_nothing_stays_running_when_it_is_killed_itself(
         assert successor.directory.exists()
 
 
-def test_several_side_by_side(tmp_path: Path) -> None:
+def test_several_daemons_run_at_the_same_time(tmp_path: Path) -> None:
     processes = [subprocess.Popen(DEV, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
     ready = [ready_line(process) for process in processes]
     for name in ("address", "directory", "host_key"):
@@ -125,7 +125,7 @@ def test_several_side_by_side(tmp_path: Path) -> None:
     assert all(is_gone(each) for each in ready)
 
 
-def test_secrets_are_in_no_argument_list_and_no_environment(
+def test_secrets_are_in_no_arguments_and_no_environment(
     dev: tuple[subprocess.Popen[bytes], dict[str, Any]],
 ) -> None:
     process, ready = dev
@@ -159,7 +159,7 @@ def test_wrong_keys_are_refused_before_anything_starts() -> None:
     assert "same name" in done.stderr
 
 
-def test_a_key_the_daemon_refuses_ends_it_and_cleans_up(tmp_path: Path) -> None:
+def test_a_key_that_the_daemon_refuses_ends_hsmd_dev_and_cleans_up(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [*DEV, "--key", "odd:rsa-1024"],
@@ -174,7 +174,7 @@ def test_a_key_the_daemon_refuses_ends_it_and_cleans_up(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_context_manager_of_other_peoples_tests() -> None:
+def test_the_context_manager_for_other_projects_tests() -> None:
     with Daemon(["www:p-256", "shop:rsa-2048:tls13-server"], agent=False) as daemon:
         assert set(daemon.keys) == {"www", "shop"}
         assert {key["name"] for key in daemon.command("key", "list")["keys"]} == {"www", "shop"}
@@ -197,7 +197,7 @@ def test_again(hsmd_key, hsmd_daemon):
 """
 
 
-def test_fixtures_as_a_plugin(tmp_path: Path) -> None:
+def test_the_fixtures_work_as_a_plugin(tmp_path: Path) -> None:
     (tmp_path / "test_them.py").write_text(PLUGIN_TEST)
     arguments = ["-p", "hsmd.testing", "-p", "no:cacheprovider", "-s", "-q", "--rootdir", str(tmp_path)]
     environment = {
@@ -220,7 +220,7 @@ def test_fixtures_as_a_plugin(tmp_path: Path) -> None:
     assert len(addresses) == 1, "one daemon for the session"
 
 
-def test_the_plugin_imports_nothing_heavy() -> None:
+def test_the_plugin_imports_no_large_packages() -> None:
     script = (
         "import sys, pytest; before = set(sys.modules); import hsmd.testing\n"
         "heavy = {'asyncssh', 'cryptography', 'msgspec', 'typer', 'rich', 'sqlalchemy', 'asyncio', 'hsmd.client'}\n"

@@ -73,7 +73,7 @@ def token(daemon: Daemon, *arguments: str) -> str:
     return str(json.loads(made.stdout)["token"])
 
 
-def test_a_front_end_lets_itself_in(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_front_end_enrols_with_a_token(daemon: Daemon, tmp_path: Path) -> None:
     line = token(daemon, "web-9", "--grant", "site")
     config = tmp_path / "agent" / "agent.toml"
     options = ("--config", str(config), "--socket", str(tmp_path / "agent.sock"))
@@ -90,13 +90,13 @@ def test_a_front_end_lets_itself_in(daemon: Daemon, tmp_path: Path) -> None:
     )
     assert again.returncode == 1
     assert "wrong, used, or older" in again.stderr
-    assert not list((tmp_path / "b").iterdir()), "nothing is left of a try that failed"
+    assert not list((tmp_path / "b").iterdir()), "a failed try leaves no files"
 
 
 @pytest.mark.parametrize(
     "wrong", [["--owner", "no-such-user-here"], ["--socket", "/" + "x" * 120]], ids=lambda each: each[0]
 )
-def test_a_mistake_on_the_command_line_does_not_cost_the_token(
+def test_a_mistake_on_the_command_line_does_not_use_up_the_token(
     daemon: Daemon, tmp_path: Path, wrong: list[str]
 ) -> None:
     line = token(daemon, "web-10")
@@ -107,17 +107,17 @@ def test_a_mistake_on_the_command_line_does_not_cost_the_token(
 
 
 @pytest.mark.parametrize("address", ["10.9.0.1:99999", "not an address", "10.9.0.1:"])
-def test_a_token_leads_to_an_address(daemon: Daemon, address: str) -> None:
+def test_a_token_needs_a_valid_address(daemon: Daemon, address: str) -> None:
     made = hsmd(daemon, "client", "enroll", "web-11", "--address", address, "--json", manage=True)
     assert made.returncode != 0
     assert "is not an address" in made.stderr
     assert "hsmd-enroll:" not in made.stdout
 
 
-def test_of_two_who_enrol_at_once_none_loses_a_key(tmp_path: Path) -> None:
+def test_of_two_concurrent_enrolments_neither_loses_a_key(tmp_path: Path) -> None:
     """The second run finds the file of the first when it creates its own."""
     identity = tmp_path / "agent_ed25519"
-    ssh_keys.make(identity, "the first one's")
+    ssh_keys.make(identity, "of the first run")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     nowhere = EnrolmentToken(b"i" * 8, b"s" * 16, b"p" * 32, False, "127.0.0.1:1")
     with pytest.raises(CommandError), ExitStack() as undo:
@@ -125,7 +125,7 @@ def test_of_two_who_enrol_at_once_none_loses_a_key(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_an_operator_lets_herself_in(daemon: Daemon, tmp_path: Path) -> None:
+def test_an_operator_enrols_with_a_token(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(token(daemon, "bob", "--role", "operator"))
     written = tmp_path / "conf" / "operator.toml"
@@ -137,7 +137,7 @@ def test_an_operator_lets_herself_in(daemon: Daemon, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "given", "says"),
+    ("arguments", "given", "message"),
     [
         (("--enroll", "hsmd-enroll:v1:AAAA"), "", "visible to other users of this host"),
         (("--enroll", "-"), "hsmd-enroll:v1:AAAA", "copy the whole line"),
@@ -147,9 +147,9 @@ def test_an_operator_lets_herself_in(daemon: Daemon, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use_is_explained(
-    daemon: Daemon, tmp_path: Path, arguments: tuple[str, ...], given: str, says: str
+    daemon: Daemon, tmp_path: Path, arguments: tuple[str, ...], given: str, message: str
 ) -> None:
     made = hsmd(daemon, "agent", "init", "--config", str(tmp_path / "agent.toml"), *arguments, given=given)
     assert made.returncode == 2, made.stderr
-    assert says in made.stderr
+    assert message in made.stderr
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Commands against a real daemon and agent, from an empty token to a checked front end."""
+"""Commands with a real daemon and agent, from an empty token to a checked front end."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def hsmd(daemon: Daemon | None, *arguments: str) -> tuple[int, Any, str]:
 
 
 def operate(daemon: Daemon, *arguments: str) -> Any:
-    """The answer to an operator's command that must succeed."""
+    """The document of an operator's command that must succeed."""
     code, document, errors = hsmd(daemon, *arguments)
     assert code == 0, errors
     return document
 
 
-def test_life_of_a_key(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_key_is_generated_certified_granted_and_destroyed(daemon: Daemon, tmp_path: Path) -> None:
     made = operate(daemon, "key", "generate", "life", "--type", "p-384", "--purpose", "tls13-server")
     assert made["key_type"] == "p-384"
     request = x509.load_pem_x509_csr(
@@ -95,7 +95,7 @@ def _issue(request: x509.CertificateSigningRequest) -> x509.Certificate:
 
 
 @pytest.mark.parametrize("passphrase", [b"", b"a passphrase"], ids=["plain", "encrypted"])
-def test_import_goes_past_the_network_and_leaves_no_trace(
+def test_an_imported_key_is_in_no_arguments_and_no_environment(
     daemon: Daemon, tmp_path: Path, passphrase: bytes
 ) -> None:
     name = "encrypted" if passphrase else "imported"
@@ -110,7 +110,9 @@ def test_import_goes_past_the_network_and_leaves_no_trace(
             "key", "import", name, str(pem), "--config", str(daemon.directory / "hsmd.toml"), *options
         )
     assert load_pem_public_key(_public_pem(info)).public_numbers() == key.public_key().public_numbers()  # type: ignore[union-attr]
-    assert operate(daemon, "cert", "self-signed", name, "--dns", "imported.example")["pem"], "it signs"
+    assert operate(daemon, "cert", "self-signed", name, "--dns", "imported.example")["pem"], (
+        "the imported key signs"
+    )
     secrets = [pem.read_bytes().splitlines()[2], (daemon.directory / "softhsm" / "pin").read_bytes().strip()]
     seen = watcher.seen
     assert any(b"worker.key_import" in line for line in seen), "the worker was watched"
@@ -142,19 +144,17 @@ class _Watcher:
         while not self._stop.wait(0.005):
             for entry in Path("/proc").iterdir():
                 if entry.name.isdigit() and int(entry.name) != os.getpid():
-                    self._look(entry)
+                    self._read(entry)
 
-    def _look(self, process: Path) -> None:
+    def _read(self, process: Path) -> None:
         try:
             if (arguments := (process / "cmdline").read_bytes()) and b"hsmd" in arguments:
                 self.seen |= {arguments, (process / "environ").read_bytes()}
         except OSError:
-            pass  # it has ended meanwhile
+            pass  # the process has ended
 
 
-def test_import_refuses_a_name_that_is_taken_before_it_touches_the_token(
-    daemon: Daemon, tmp_path: Path
-) -> None:
+def test_import_refuses_an_existing_name_before_it_uses_the_token(daemon: Daemon, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     config = str(daemon.directory / "hsmd.toml")
@@ -163,7 +163,7 @@ def test_import_refuses_a_name_that_is_taken_before_it_touches_the_token(
     assert hsmd(daemon, "key", "import", "fresh", str(tmp_path / "key.pem"), "--config", config)[0] == 0
 
 
-def test_status_and_audit(daemon: Daemon) -> None:
+def test_status_and_audit_agree(daemon: Daemon) -> None:
     status = operate(daemon, "status")
     assert status["identity"]["role"] == "operator"
     assert {worker["state"] for worker in status["daemon"]["tokens"][0]["workers"]} <= {"ready", "spare"}
@@ -176,7 +176,7 @@ def test_status_and_audit(daemon: Daemon) -> None:
     assert (row["purpose"], row["outcome"]["result"]) == ("x509-self-signed", "performed")
 
 
-def test_the_log_on_disk_verifies_too_and_a_flipped_bit_is_found(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_log_on_disk_verifies_and_a_flipped_bit_is_found(daemon: Daemon, tmp_path: Path) -> None:
     log = daemon.directory / "audit" / "audit.jsonl"
     copy = tmp_path / "log"
     shutil.copy(log, copy)
@@ -190,7 +190,7 @@ def test_the_log_on_disk_verifies_too_and_a_flipped_bit_is_found(daemon: Daemon,
     assert (code, verdict["first_bad"]) == (4, 2)
 
 
-def test_checkpoints_and_proofs_on_the_command_line(daemon: Daemon, tmp_path: Path) -> None:
+def test_checkpoints_and_proofs_verify_on_the_command_line(daemon: Daemon, tmp_path: Path) -> None:
     ends = time.monotonic() + 20.0
     while operate(daemon, "status")["daemon"]["audit_covered"] == 0:
         assert time.monotonic() < ends, "no checkpoint"
@@ -213,7 +213,7 @@ def test_checkpoints_and_proofs_on_the_command_line(daemon: Daemon, tmp_path: Pa
     assert f"it had {checkpoint['size']}" in verdict["reason"]
 
 
-def test_a_front_end_may_only_use_its_keys(daemon: Daemon) -> None:
+def test_a_front_end_cannot_manage_the_daemon(daemon: Daemon) -> None:
     ready = daemon.directory
     options = [
         "--daemon",
@@ -233,7 +233,7 @@ def test_a_front_end_may_only_use_its_keys(daemon: Daemon) -> None:
         assert "hsmd status" in errors
 
 
-def test_a_daemon_that_is_not_the_pinned_one_is_not_spoken_to(daemon: Daemon) -> None:
+def test_a_command_does_not_connect_to_a_daemon_that_is_not_pinned(daemon: Daemon) -> None:
     other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
     line = [sys.executable, "-m", "hsmd.cli", "status", "--daemon", daemon.address, "--user", "operator"]
     line += ["--identity", str(daemon.directory / "operator"), "--host-key", other]
@@ -242,7 +242,7 @@ def test_a_daemon_that_is_not_the_pinned_one_is_not_spoken_to(daemon: Daemon) ->
     assert "not the daemon that is pinned" in done.stderr
 
 
-def test_nobody_there_is_exit_code_3(daemon: Daemon) -> None:
+def test_an_unreachable_daemon_is_exit_code_3(daemon: Daemon) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
@@ -265,7 +265,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_export_and_check(daemon: Daemon, module: Path, tmp_path: Path) -> None:
+def test_an_exported_key_passes_the_check(daemon: Daemon, module: Path, tmp_path: Path) -> None:
     from hsmd.provider import openssl_configuration
 
     agent = ["--config", str(daemon.directory / "agent.toml")]
@@ -289,7 +289,7 @@ def test_export_and_check(daemon: Daemon, module: Path, tmp_path: Path) -> None:
     }
 
 
-def test_check_names_each_problem_and_its_cure(daemon: Daemon, module: Path, tmp_path: Path) -> None:
+def test_check_names_each_problem_and_its_fix(daemon: Daemon, module: Path, tmp_path: Path) -> None:
     from hsmd.provider import openssl_configuration
 
     agent = ["--config", str(daemon.directory / "agent.toml")]
@@ -325,7 +325,7 @@ def test_check_names_each_problem_and_its_cure(daemon: Daemon, module: Path, tmp
         assert all(finding["mend"] for finding in problems)
 
 
-def test_check_of_a_key_without_grant_and_of_foreign_files(daemon: Daemon, tmp_path: Path) -> None:
+def test_check_reports_a_missing_grant_and_files_of_another_key(daemon: Daemon, tmp_path: Path) -> None:
     operate(daemon, "key", "generate", "ungranted")
     operate(daemon, "key", "generate", "second")
     operate(daemon, "grant", "add", "front-end", "second")
@@ -340,8 +340,8 @@ def test_check_of_a_key_without_grant_and_of_foreign_files(daemon: Daemon, tmp_p
     assert any("not for the key second" in text for text in texts)
 
 
-def test_agent_from_init_to_export(daemon: Daemon, tmp_path: Path) -> None:
-    """Set up a front end as an administrator and an operator do, with the lines that the commands print."""
+def test_an_agent_is_set_up_with_the_printed_commands(daemon: Daemon, tmp_path: Path) -> None:
+    """Set up a front end as its administrator and an operator do, with the lines that the commands print."""
     config = tmp_path / "front" / "agent.toml"
     init = [
         "agent",
@@ -382,7 +382,7 @@ def test_agent_from_init_to_export(daemon: Daemon, tmp_path: Path) -> None:
             agent.terminate()
 
 
-def test_agent_down_is_said_so(tmp_path: Path) -> None:
+def test_a_stopped_agent_is_reported(tmp_path: Path) -> None:
     code, document, _ = hsmd(
         None, "agent", "export", "www", "--socket", str(tmp_path / "none.sock"), "--out", str(tmp_path)
     )

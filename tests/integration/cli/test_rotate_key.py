@@ -1,4 +1,4 @@
-"""`hsmd agent rotate-key` against a real daemon: it resumes after an interruption at each step, and only the new key is left."""
+"""`hsmd agent rotate-key` with a real daemon: it resumes after an interruption at each step, and only the new key remains."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rotate(agent: Endpoint) -> str:
     return ssh_keys.read(ssh_keys.public_file(agent.identity_file)).fingerprint
 
 
-def test_the_new_key_takes_the_place_of_the_old(daemon: Daemon, agent: Endpoint) -> None:
+def test_the_new_key_replaces_the_old_one(daemon: Daemon, agent: Endpoint) -> None:
     before = keys_of(daemon, agent.user)
     after = rotate(agent)
     assert keys_of(daemon, agent.user) == [after] != before
@@ -59,7 +59,7 @@ def test_the_new_key_takes_the_place_of_the_old(daemon: Daemon, agent: Endpoint)
 
 
 @pytest.mark.parametrize("step", range(8))
-def test_it_goes_on_after_a_crash(
+def test_a_rotation_continues_after_a_crash(
     daemon: Daemon, agent: Endpoint, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rotation crashes before and after each request, and after each change of a file."""
@@ -89,7 +89,7 @@ def test_it_goes_on_after_a_crash(
     rotate_key._ask(agent, messages.WhoAmI())
 
 
-def test_one_further_key_and_only_to_itself(daemon: Daemon) -> None:
+def test_a_client_can_add_one_key_and_only_to_itself(daemon: Daemon) -> None:
     first, second = (public_line(asyncssh.generate_private_key("ssh-ed25519")) for _ in range(2))
     assert daemon.ask(messages.ClientRotateKey(first), WEB).changed
     assert not daemon.ask(messages.ClientRotateKey(first), WEB).changed
@@ -99,7 +99,7 @@ def test_one_further_key_and_only_to_itself(daemon: Daemon) -> None:
         daemon.ask(messages.ClientRotateKey(public_line(daemon.keys[OPERATOR])), WEB)
     with pytest.raises(BadRequest):
         daemon.ask(messages.ClientRotateKey("nonsense"), WEB)
-    assert not daemon.ask(messages.ClientRotateKey(), WEB).changed, "the old key cannot finish it"
+    assert not daemon.ask(messages.ClientRotateKey(), WEB).changed, "the old key cannot finish the rotation"
     assert len(keys_of(daemon, WEB)) == 2
     assert [record for record in daemon.audit("control.done") if "client.rotate-key" in json.dumps(record)]
 
@@ -107,7 +107,7 @@ def test_one_further_key_and_only_to_itself(daemon: Daemon) -> None:
 def test_files_are_on_disk_before_the_daemon_acts_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a power failure a registered key exists, and the old one is not back after the daemon removed it."""
+    """After a power failure a registered key exists, and an old key that the daemon removed does not return."""
     identity = tmp_path / "agent_ed25519"
     ssh_keys.make(identity, "first")
     done: list[str] = []
@@ -144,7 +144,7 @@ def test_files_are_on_disk_before_the_daemon_acts_on_them(
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_root_gives_nothing_away_that_a_link_leads_to(
+def test_root_does_not_follow_links_in_the_agents_directory(
     tmp_path: Path, link: Callable[[Path, Path], None]
 ) -> None:
     """The agent's user may write in its directory; root runs this command, and refuses links like any other user."""
@@ -162,7 +162,7 @@ def test_root_gives_nothing_away_that_a_link_leads_to(
     assert (secret.stat().st_uid, secret.read_text()) == (os.geteuid(), "root's")
 
 
-def test_it_can_be_forbidden(daemon: Daemon, agent: Endpoint) -> None:
+def test_key_rotation_can_be_disabled(daemon: Daemon, agent: Endpoint) -> None:
     daemon.write("client_key_rotation = false")
     assert daemon.reload() == "done"
     with pytest.raises((Refused, Unavailable)):
