@@ -1,4 +1,4 @@
-"""The layout of docs/architecture.md, checked in the source: imports point one way, each library is used in one place."""
+"""The layout of docs/architecture.md, checked in the source: imports point one way, each library has one home."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Import:
 
     module: str
     target: str
-    place: str
+    location: str
     typing_only: bool = False
 
 
@@ -151,7 +151,7 @@ def out_of_order(imports: Iterable[Import]) -> list[str]:
     for each in imports:
         here, there = package_of(each.module), package_of(each.target)
         if here and there and ORDER.index(there) > ORDER.index(here):
-            faults.append(f"{each.place}: {here} imports {there}, which is later in ORDER")
+            faults.append(f"{each.location}: {here} imports {there}, which is later in ORDER")
     return faults
 
 
@@ -163,17 +163,17 @@ def across_processes(imports: Iterable[Import]) -> list[str]:
         here = next((name for name, side in sides if inside(each.module, *side)), None)
         there = next((name for name, side in sides if inside(each.target, *side)), None)
         if here and there and here != there:
-            faults.append(f"{each.place}: {here} imports {there}")
+            faults.append(f"{each.location}: {here} imports {there}")
         for one, other in ((CLIENT_SIDE, ("hsmd.daemon",)), (("hsmd.daemon",), CLIENT_SIDE)):
             if inside(each.module, *one) and inside(each.target, *other):
-                faults.append(f"{each.place}: {each.module} imports {each.target}")
+                faults.append(f"{each.location}: {each.module} imports {each.target}")
     return faults
 
 
 def away_from_home(imports: Iterable[Import]) -> list[str]:
     """Imports of a third-party library outside its home."""
     return [
-        f"{each.place}: {each.target} belongs to {' and '.join(HOMES[library])}"
+        f"{each.location}: {each.target} belongs to {' and '.join(HOMES[library])}"
         for each in imports
         for library in [each.target.partition(".")[0]]
         if library in HOMES and not inside(each.module, *HOMES[library])
@@ -183,7 +183,7 @@ def away_from_home(imports: Iterable[Import]) -> list[str]:
 def impure(imports: Iterable[Import]) -> list[str]:
     """Imports of I/O, clocks or logging in pure packages."""
     return [
-        f"{each.place}: {each.module} is pure and imports {each.target}"
+        f"{each.location}: {each.module} is pure and imports {each.target}"
         for each in imports
         if inside(each.module, *PURE) and each.target.partition(".")[0] in IMPURE
     ]
@@ -415,7 +415,7 @@ def test_no_test_imports_from_another_test() -> None:
         for each in imports_of(path):
             name = module_of_test(each.target)
             if name.startswith("test_") or name == "conftest":
-                faults.append(f"{each.place} imports {each.target}")
+                faults.append(f"{each.location} imports {each.target}")
     assert faults == []
 
 

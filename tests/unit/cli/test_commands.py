@@ -216,9 +216,9 @@ def test_status(run: Run, daemon: FakeControl) -> None:
         "credential": "SHA256:abc",
         "daemon": "hsm-1",
     }
-    people = run("status").out
-    assert "alice (operator)" in people
-    assert "4711" in people
+    text = run("status").out
+    assert "alice (operator)" in text
+    assert "4711" in text
 
 
 def test_status_of_a_front_end_shows_its_identity(

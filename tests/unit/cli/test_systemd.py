@@ -87,8 +87,8 @@ def test_init_writes_a_unit_that_passes_the_pin_as_a_credential(run: Run, tmp_pa
     pin.chmod(0o600)
     module.touch()
     config = tmp_path / "etc" / "hsmd.toml"
-    place = tmp_path / "system"
-    place.mkdir()
+    units_directory = tmp_path / "system"
+    units_directory.mkdir()
     arguments = (
         "init",
         "--config",
@@ -101,9 +101,11 @@ def test_init_writes_a_unit_that_passes_the_pin_as_a_credential(run: Run, tmp_pa
         str(pin),
     )
     users = ("--front-user", "nobody", "--worker-user", "daemon") if os.geteuid() == 0 else ()
-    ran = run(*arguments, *users, "--profile", str(tmp_path / "operator.toml"), "--systemd", str(place))
+    ran = run(
+        *arguments, *users, "--profile", str(tmp_path / "operator.toml"), "--systemd", str(units_directory)
+    )
     assert ran.code == 0, ran.err
-    unit = (place / "hsmd.service").read_text()
+    unit = (units_directory / "hsmd.service").read_text()
     assert f"LoadCredential=pin:{pin}" in unit
     assert f"serve --config {config}" in unit
     assert 'pin_credential = "pin"' in config.read_text()

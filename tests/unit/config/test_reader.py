@@ -71,8 +71,8 @@ def test_a_fault_names_the_setting_and_the_fix(old: str, new: str, fault: str) -
 
 def test_all_faults_are_reported_at_once() -> None:
     faults = faults_of('colour = 1\n[listen]\naddresses = ["x"]\n[store]\nurl = "sqlite:///a"\n')
-    for place in ("colour", "listen.addresses", "listen.host_key", "token", "audit.directory"):
-        assert f"hsmd.toml: {place}" in faults
+    for setting in ("colour", "listen.addresses", "listen.host_key", "token", "audit.directory"):
+        assert f"hsmd.toml: {setting}" in faults
 
 
 def test_two_tokens_need_different_names() -> None:

@@ -137,8 +137,8 @@ def test_refusals_name_the_fix(authority: Authority, check: Check, key: Callable
         "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n": "not a well-formed",
         "\n" * 60_001: "at most 60000 characters",
     }
-    for chain, says in cases.items():
-        with pytest.raises(BadRequest, match=f"^chain: .*({says})") as failure:
+    for chain, reason in cases.items():
+        with pytest.raises(BadRequest, match=f"^chain: .*({reason})") as failure:
             check(chain)
         assert "MII" not in failure.value.text
         assert len(failure.value.text) < 200

@@ -28,11 +28,15 @@ def test_a_token_survives_its_written_form(token: EnrolmentToken) -> None:
 @given(tokens, st.data())
 def test_a_mistyped_token_is_refused(token: EnrolmentToken, data: st.DataObject) -> None:
     text = token.text()
-    place = data.draw(st.integers(len(PREFIX), len(text) - 2))  # the last character may have unused bits
+    position = data.draw(st.integers(len(PREFIX), len(text) - 2))  # the last character may have unused bits
     other = data.draw(
-        st.sampled_from("abcXYZ019-_ \u00e9").filter(lambda character: character != text[place])
+        st.sampled_from("abcXYZ019-_ \u00e9").filter(lambda character: character != text[position])
     )
-    for spoilt in (text[:place] + other + text[place + 1 :], text[:place] + text[place + 1 :], text[:place]):
+    for spoilt in (
+        text[:position] + other + text[position + 1 :],
+        text[:position] + text[position + 1 :],
+        text[:position],
+    ):
         with pytest.raises(BadRequest) as caught:
             EnrolmentToken.parse(spoilt)
         assert token.secret.hex() not in str(caught.value)

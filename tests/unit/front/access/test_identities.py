@@ -209,25 +209,25 @@ def test_an_identity_is_valid_while_its_credential_is(
     assert isinstance(by_key, Identity)
     assert isinstance(by_certificate, Identity)
 
-    def stands(identity: Identity, **changes: Any) -> bool:
+    def still_valid(identity: Identity, **changes: Any) -> bool:
         return Snapshot.build(replace(contents, **changes)).knows(identity)
 
     others = tuple(client for client in contents.clients if client.name != "web1")
     web1 = next(client for client in contents.clients if client.name == "web1")
-    assert stands(by_key)
-    assert stands(by_key, user_cas=())
-    assert stands(by_certificate)
-    assert not stands(by_key, clients=others)
-    assert not stands(by_certificate, clients=others)
-    assert not stands(by_certificate, user_cas=())
+    assert still_valid(by_key)
+    assert still_valid(by_key, user_cas=())
+    assert still_valid(by_certificate)
+    assert not still_valid(by_key, clients=others)
+    assert not still_valid(by_certificate, clients=others)
+    assert not still_valid(by_certificate, user_cas=())
     # the name exists again, with another credential or another role
-    assert not stands(by_key, clients=(*others, replace(web1, credentials=web1.credentials[1:])))
-    assert stands(by_certificate, clients=(*others, replace(web1, credentials=())))
+    assert not still_valid(by_key, clients=(*others, replace(web1, credentials=web1.credentials[1:])))
+    assert still_valid(by_certificate, clients=(*others, replace(web1, credentials=())))
     for identity in (by_key, by_certificate):
-        assert not stands(identity, clients=(*others, replace(web1, role=Role.OPERATOR)))
+        assert not still_valid(identity, clients=(*others, replace(web1, role=Role.OPERATOR)))
     # another client has the key now
     thief = replace(web1, name="web9")
-    assert not stands(by_key, clients=(*others, thief, replace(web1, credentials=())))
+    assert not still_valid(by_key, clients=(*others, thief, replace(web1, credentials=())))
 
 
 def test_a_ca_is_not_trusted_for_a_name_after_its_client_was_removed(

@@ -29,7 +29,7 @@ LAG = 50
 ORIGIN = "hsmd/x"
 
 
-class Bench:
+class Harness:
     """A checkpointer with its own log and a key in memory; `during` runs while a checkpoint is signed."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,43 +84,43 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(tmp_path / "audit", monkeypatch)
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
+    return Harness(tmp_path / "audit", monkeypatch)
 
 
 async def test_a_checkpoint_too_far_behind_the_log_is_not_recorded(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (checkpointer, verification):
         monkeypatch.setattr(module, "MAX_LAG", LAG, raising=False)
-    bench.record(1)
-    bench.during = lambda: bench.record(LAG + 1)
+    harness.record(1)
+    harness.during = lambda: harness.record(LAG + 1)
     with pytest.raises(AuditFailure):
-        await bench.checkpointer.checkpoint()
-    bench.during = lambda: bench.record(LAG - 1)
-    await bench.checkpointer.checkpoint()
-    assert bench.checkpointer.newest is not None
-    await bench.close()
+        await harness.checkpointer.checkpoint()
+    harness.during = lambda: harness.record(LAG - 1)
+    await harness.checkpointer.checkpoint()
+    assert harness.checkpointer.newest is not None
+    await harness.close()
     verdict = verification.verify_log(
-        log_lines(bench.directory), KeyRing([Verifier.from_spki(ORIGIN, bench.public)])
+        log_lines(harness.directory), KeyRing([Verifier.from_spki(ORIGIN, harness.public)])
     )
     assert (verdict.intact, verdict.reason, verdict.checkpoints) == (True, "", 1)
 
 
-async def test_proofs_are_available_before_a_lost_tree_is_rebuilt(bench: Bench) -> None:
+async def test_proofs_are_available_before_a_lost_tree_is_rebuilt(harness: Harness) -> None:
     """After a restore there are no tree files: the recalled checkpoint is offered at once, and proofs about it are given."""
-    bench.record(20)
-    await bench.checkpointer.checkpoint()
-    newest = bench.checkpointer.newest
+    harness.record(20)
+    await harness.checkpointer.checkpoint()
+    newest = harness.checkpointer.newest
     assert newest is not None
     size, root = newest.checkpoint.size, newest.checkpoint.root
-    await bench.close()
-    shutil.rmtree(bench.directory / "tree")
-    bench.open()
-    assert bench.checkpointer.newest is not None and bench.tree.size == 0
-    proof = await bench.checkpointer.consistency(7, size)
-    merkle.verify_consistency(7, size, await bench.checkpointer.root_at(7), root, proof)
-    lines = [line.rstrip(b"\n") for line in log_lines(bench.directory)]
-    inclusion = await bench.checkpointer.inclusion(3, size)
+    await harness.close()
+    shutil.rmtree(harness.directory / "tree")
+    harness.open()
+    assert harness.checkpointer.newest is not None and harness.tree.size == 0
+    proof = await harness.checkpointer.consistency(7, size)
+    merkle.verify_consistency(7, size, await harness.checkpointer.root_at(7), root, proof)
+    lines = [line.rstrip(b"\n") for line in log_lines(harness.directory)]
+    inclusion = await harness.checkpointer.inclusion(3, size)
     merkle.verify_inclusion(3, size, leaf_hash(lines[3]), inclusion, root)
-    await bench.close()
+    await harness.close()

@@ -20,9 +20,9 @@ def read(numbers: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], floa
     found: dict[Any, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            place = (sample.name, tuple(sorted(sample.labels.items())))
-            assert place not in found, f"{place} is listed twice"
-            found[place] = sample.value
+            series = (sample.name, tuple(sorted(sample.labels.items())))
+            assert series not in found, f"{series} is listed twice"
+            found[series] = sample.value
     return found
 
 
@@ -65,7 +65,7 @@ def test_all_numbers_are_exposed(numbers: Metrics) -> None:
             (("client", "web-1"), ("key", "www"), ("outcome", "performed"), ("purpose", "tls13-server")),
         ): 1,
     }
-    assert {place: found.get(place) for place in expected} == expected
+    assert {series: found.get(series) for series in expected} == expected
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=80))
@@ -81,7 +81,7 @@ def test_names_are_escaped_inside_labels(name: str) -> None:
 
 def test_a_thousand_series_are_produced_in_short_pieces() -> None:
     numbers = numbers_of(1_000)
-    assert len([place for place in read(numbers) if place[0] == "hsmd_operations_total"]) == 1_000
+    assert len([series for series in read(numbers) if series[0] == "hsmd_operations_total"]) == 1_000
     slowest = []
     for _ in range(5):
         steps, made = [], pieces(families(numbers))

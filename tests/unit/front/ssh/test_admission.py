@@ -65,11 +65,11 @@ def test_the_connections_of_a_client_are_limited() -> None:
         newcomer = Newcomer("a")
         return admission.may_start(newcomer) and admission.started(newcomer, client)
 
-    assert sum(log_in("hog") for _ in range(20)) == 10
+    assert sum(log_in("busy") for _ in range(20)) == 10
     assert sum(log_in("other") for _ in range(5)) == 5
     assert admission.starting == 0
-    admission.ended("hog", "a")
-    assert log_in("hog")
+    admission.ended("busy", "a")
+    assert log_in("busy")
     assert admission.connections == 15
 
 

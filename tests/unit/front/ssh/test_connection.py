@@ -120,7 +120,7 @@ async def test_a_client_removed_between_signature_and_login_is_not_admitted(part
 async def test_signatures_of_unknown_keys_are_not_checked(parts: Parts) -> None:
     _, conn, _ = parts
     assert not await conn.validate_public_key("web", OPERATOR.public_data, b"message", SIGNATURE)
-    assert not await conn.validate_public_key("web", b"rubbish", b"message", SIGNATURE)
+    assert not await conn.validate_public_key("web", b"malformed", b"message", SIGNATURE)
 
 
 async def test_every_authentication_request_counts_as_a_try(parts: Parts) -> None:
