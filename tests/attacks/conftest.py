@@ -11,7 +11,7 @@ import pytest
 from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.token import RawWorker, generate
+from tests.support.tokens import RawWorker, generate
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from hsmd.errors import HsmdError
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.protocol import messages
 from hsmd.purposes import Purpose
-from tests.support.token import RawWorker, in_token
+from tests.support.tokens import RawWorker, in_token
 
 NEVER = ("WRAP", "UNWRAP", "DERIVE", "SIGN_RECOVER", "EXTRACTABLE", "MODIFIABLE", "COPYABLE")
 

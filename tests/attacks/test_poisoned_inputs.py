@@ -27,7 +27,7 @@ from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, run_aside
 from tests.support.fault_module.control import CKR, FaultModule, Function
 from tests.support.ssh_peer import operation, ssh, wire
 from tests.support.tls_bytes import CERTIFICATE_VERIFY, P256, tls13
-from tests.support.token import RawWorker, generate
+from tests.support.tokens import RawWorker, generate
 
 CKM_ECDSA = 0x1041
 

@@ -20,7 +20,7 @@ from hsmd.purposes import Purpose
 from tests.support.daemon import WEB, Daemon, run_aside
 from tests.support.ssh_peer import ssh, wire
 from tests.support.statistics_of_time import chi_square_tail, friedman, ranks
-from tests.support.token import RawWorker
+from tests.support.tokens import RawWorker
 
 SIZE = 256
 SAMPLES = int(os.environ.get("HSMD_TEST_ORACLE_SAMPLES", "400"))

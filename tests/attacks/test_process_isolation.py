@@ -26,7 +26,7 @@ from hsmd.protocol import messages
 from tests.support.daemon import OPERATOR, ROOT, WEB, Daemon
 from tests.support.polling import wait_until
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
-from tests.support.token import RawWorker, generate, settings_of
+from tests.support.tokens import RawWorker, generate, settings_of
 from tests.support.users import can_read, interpreter_for_all, set_owners, user_of
 
 IS_ROOT = os.geteuid() == 0

@@ -18,7 +18,7 @@ from hsmd.protocol.frames import Kind, decode_error
 from hsmd.purposes import Purpose
 from tests.support.daemon import OPERATOR, WEB, Daemon, run_aside
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
-from tests.support.token import RawWorker
+from tests.support.tokens import RawWorker
 from tests.support.vectors import unbase64, vectors
 
 TLS_PURPOSES = (Purpose.TLS13_SERVER, Purpose.TLS13_CLIENT, Purpose.TLS12_SERVER, Purpose.TLS12_CLIENT)

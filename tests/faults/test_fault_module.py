@@ -27,7 +27,7 @@ from tests.support.fault_module.control import (
 )
 from tests.support.polling import wait_until
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
-from tests.support.token import RawWorker, generate, in_token
+from tests.support.tokens import RawWorker, generate, in_token
 
 TLS13, P256, RSA_PSS = 1, 0x0403, 0x0804
 CKM_ECDSA = 0x1041

@@ -34,7 +34,7 @@ def generator(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A running load generator."""
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-P", str(GENERATORS), *map(str, arguments)],
+        [sys.executable, str(GENERATORS), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

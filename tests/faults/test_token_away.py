@@ -24,7 +24,7 @@ from tests.support.fault_module.control import CKR, Action, FaultModule, Functio
 from tests.support.fault_module.disk import FailingDisk
 from tests.support.load import all_ready
 from tests.support.polling import wait_until
-from tests.support.token import in_token
+from tests.support.tokens import in_token
 
 AWAY = int(os.environ.get("HSMD_TEST_AWAY", "5"))
 STALLS = int(os.environ.get("HSMD_TEST_STALLS", "6"))

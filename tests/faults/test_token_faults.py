@@ -22,7 +22,7 @@ from tests.support.fault_module.control import CKR, Action, FaultModule, Functio
 from tests.support.load import all_ready
 from tests.support.polling import wait_until
 from tests.support.postgresql import Cluster
-from tests.support.token import in_token
+from tests.support.tokens import in_token
 
 pytestmark = pytest.mark.timeout(120)
 CKM_ECDSA, CKM_EC_KEY_PAIR_GEN = 0x1041, 0x1040

@@ -21,7 +21,7 @@ from tests.support.fault_module.control import Action, FaultModule, Function
 from tests.support.polling import wait_until
 from tests.support.ssh_peer import operation, ssh, wire
 from tests.support.tls_bytes import tls13
-from tests.support.token import in_token
+from tests.support.tokens import in_token
 
 TIMES = 3
 BACK_S = 2.0

@@ -26,7 +26,7 @@ from hsmd.daemon.ipc.spawn import SpawnedWorker, spawn_worker
 from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
-from tests.support.token import RawWorker, generate, settings_of
+from tests.support.tokens import RawWorker, generate, settings_of
 
 CALLERS = 48
 DEADLINE_S = 8.0

@@ -76,3 +76,11 @@ def test_the_architecture_page_names_files_that_exist() -> None:
     named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text))
     assert len(named) > 20
     assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []
+
+
+def test_the_tests_of_the_requirements_exist() -> None:
+    text = (ROOT / "docs" / "requirements.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    rows = [line for line in text.splitlines() if re.match(r"\| [KVRE]\d", line)]
+    assert rows and all("::" in row for row in rows)
+    assert [(file, name) for file, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []

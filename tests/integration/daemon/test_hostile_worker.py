@@ -14,7 +14,7 @@ from hsmd.errors import PurposeMismatch, Refused
 from hsmd.pkcs11.softhsm import make_token
 from hsmd.purposes import Purpose
 from tests.support.tls_bytes import P256, TLS13
-from tests.support.token import RawWorker, generate
+from tests.support.tokens import RawWorker, generate
 from tests.support.vectors import vectors
 
 pytestmark = pytest.mark.timeout(60)

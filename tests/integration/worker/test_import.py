@@ -23,7 +23,7 @@ from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
 from tests.support.signatures import verify
 from tests.support.tls_bytes import SERVER_KEY_EXCHANGE
-from tests.support.token import in_token, settings_of
+from tests.support.tokens import in_token, settings_of
 
 PKCS8, TRADITIONAL = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
 

@@ -18,7 +18,7 @@ from hsmd.errors import BadRequest, Conflict, Refused
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
-from tests.support.token import RawWorker, generate, in_token
+from tests.support.tokens import RawWorker, generate, in_token
 
 READ_BACK = """
 wanted = [A.TOKEN, A.PRIVATE, A.SENSITIVE, A.ALWAYS_SENSITIVE, A.EXTRACTABLE, A.NEVER_EXTRACTABLE, A.MODIFIABLE, A.COPYABLE,

@@ -14,7 +14,7 @@ from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.errors import PurposeMismatch
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.purposes import Purpose
-from tests.support.token import RawWorker, generate
+from tests.support.tokens import RawWorker, generate
 
 PREMASTER = b"\x03\x03" + bytes(range(1, 47))
 SIZE = 256

@@ -13,7 +13,7 @@ from hsmd.errors import PurposeMismatch, Refused
 from hsmd.purposes import Purpose
 from tests.support.signatures import verify
 from tests.support.tls_bytes import CERTIFICATE_VERIFY, SERVER_KEY_EXCHANGE
-from tests.support.token import RawWorker
+from tests.support.tokens import RawWorker
 
 ALL = [(kind, scheme) for kind in KeyType for scheme in schemes_for(kind)]
 

@@ -22,7 +22,7 @@ from hsmd.protocol.frames import Kind
 from hsmd.purposes import Purpose
 from tests.support.polling import wait_until
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
-from tests.support.token import ROOT, RawWorker, generate, in_token
+from tests.support.tokens import ROOT, RawWorker, generate, in_token
 
 ECDSA = SignatureScheme.ECDSA_SHA256
 
@@ -237,7 +237,7 @@ def test_the_pin_stays_in_the_worker(start, fresh_token: SoftHsmToken) -> None:
 SPAWNING = """
 import sys, re
 from pathlib import Path
-from tests.support.token import RawWorker
+from tests.support.tokens import RawWorker
 from hsmd.pkcs11.softhsm import SoftHsmToken
 token = SoftHsmToken(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
 worker = RawWorker(token).ready()
