@@ -50,13 +50,13 @@ UNREAD_S = 5.0
 """How long a client may leave answers unread before it is dropped."""
 IDLE_S = 60.0
 """How long a connection without open requests is kept."""
-RETRY_MS = 20
+RETRY_S = 0.020
 """After this time a client with too many open requests may try again."""
 _PEER = struct.Struct("=iII")
 """struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)."""
 _PURPOSES = {int(purpose): purpose.label for purpose in Purpose}
 
-_OVERLOADED = error_body(Overloaded(retry_after_ms=RETRY_MS))
+_OVERLOADED = error_body(Overloaded.retry_in(RETRY_S))
 _DRAINING = error_body(Draining())
 
 log = observe.logger()
@@ -90,7 +90,7 @@ class Session(asyncio.Protocol):
         self._control = ControlRequests(self._carry_out, self._write, uid=self._uid)
         self._admitted = self._sessions.admit(self, self._uid)
         if not self._admitted:
-            self._break(Overloaded(retry_after_ms=RETRY_MS))
+            self._break(Overloaded.retry_in(RETRY_S))
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._sessions.clock()

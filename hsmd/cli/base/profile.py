@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.invoking_user import invoking_user
+from hsmd.errors import ConfigurationError
+from hsmd.system.toml_table import TomlTable, parse_text, read_text
 
 PROFILE_NAME = "operator.toml"
 
@@ -38,24 +39,27 @@ def default_path() -> Path:
 
 
 def load(path: Path) -> Profile:
-    """Read the profile in `path`; `identity` may be relative to it. Raises CommandError for an invalid file."""
+    """Read the profile in `path`; `identity` may be relative to it. Raises OSError, or CommandError for an invalid file."""
+    path.open(
+        "rb"
+    ).close()  # a file that cannot be opened is no fault in its content, and has another exit code
+    faults: list[str] = []
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _wrong(path, f"is not TOML: {error}") from None
-    known = {"daemon": str, "user": str, "identity": str, "host_keys": list}
-    for name, value in values.items():
-        if name not in known:
-            raise _wrong(path, f"{name} is not a setting; valid settings are {', '.join(known)}")
-        if not isinstance(value, known[name]):
-            raise _wrong(path, f"{name} must be a {'list of strings' if known[name] is list else 'string'}")
-    identity = values.get("identity")
-    return Profile(
-        daemon=values.get("daemon", ""),
-        user=values.get("user", ""),
-        identity=path.parent / Path(identity).expanduser() if identity else None,
-        host_keys=tuple(str(line) for line in values.get("host_keys", [])),
-    )
+        table = TomlTable(parse_text(read_text(path), str(path)), "", faults, path.parent)
+        identity = table.text("identity")
+        profile = Profile(
+            daemon=table.text("daemon"),
+            user=table.text("user"),
+            identity=path.parent / Path(identity).expanduser() if identity else None,
+            host_keys=tuple(table.strings("host_keys", ())),
+        )
+        table.end()
+        if faults:
+            raise ConfigurationError(str(path), faults)
+    except ConfigurationError as error:
+        advice = "correct the file, or name another with --profile"
+        raise CommandError(f"{path}: {'; '.join(error.faults)}", advice, Exit.USAGE) from None
+    return profile
 
 
 def render(profile: Profile) -> str:
@@ -71,7 +75,3 @@ def render(profile: Profile) -> str:
         "# Accepted host keys, or host CAs with the prefix `cert-authority`.\n"
         f"host_keys = [\n{keys}]\n"
     )
-
-
-def _wrong(path: Path, text: str) -> CommandError:
-    return CommandError(f"{path}: {text}", "correct the file, or name another with --profile", Exit.USAGE)
