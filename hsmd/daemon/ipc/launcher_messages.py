@@ -83,7 +83,7 @@ class Reloaded(_Message, tag="reloaded", frozen=True):
 
 
 class ReplaceWorker(_Message, tag="replace-worker", frozen=True):
-    """The worker is stalled: kill it and start another."""
+    """The front has given up this worker (stalled, retired or ended): kill it if it runs, and start another."""
 
     pid: Pid
 
