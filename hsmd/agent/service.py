@@ -107,7 +107,7 @@ class Service:
                     f"key {request.key} has no certificate; `hsmd cert import` on the key host stores one"
                 )
             return messages.PemDocument(key.chain)
-        raise Refused(detail="the agent does not support such requests")
+        raise Refused  # without a detail, which would be logged for each request of any user
 
     def _identity(self, uid: int) -> messages.Identity:
         """Role and credential are the agent's own; `daemon` is the address of the daemon in use, empty if there is none."""

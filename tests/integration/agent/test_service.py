@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -303,6 +304,19 @@ async def test_other_requests_are_refused_and_not_forwarded(agent_site: AgentSit
     with pytest.raises(Refused):
         await agent_site.control(Status())
     assert not [request for request in agent_site.daemon.requests if isinstance(request, Status)]
+
+
+async def test_other_requests_leave_no_lines_in_the_log(
+    agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each user who may connect can make them as fast as the agent answers, and would fill the disk."""
+    events: list[str] = []
+    note = SimpleNamespace(warning=lambda event, **fields: events.append(event))
+    monkeypatch.setattr("hsmd.system.control_requests.log", note)
+    await agent_site.start()
+    with pytest.raises(Refused):
+        await agent_site.control(Status())
+    assert events == []
 
 
 async def test_pages_of_keys(agent_site: AgentSite) -> None:
