@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -9,20 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PRIVATE = 0o600
+_CANNOT_SYNC = (errno.EACCES, errno.EINVAL)
+"""A directory without read permission, or on a file system that does not sync directories, as some network file systems."""
 
 
 def replace(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
     """Replace the file at `path`, if any, and sync it to disk. Raises OSError."""
     with _staged(path, content, mode) as staged:
         staged.replace(path)
-    sync_directory(path.parent)
+    _sync_if_possible(path.parent)
 
 
 def create(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
     """Create `path` and sync it to disk. Raises FileExistsError if the name is taken, or OSError."""
     with _staged(path, content, mode) as staged:
         os.link(staged, path)  # unlike a rename, a link refuses to replace
-    sync_directory(path.parent)
+    try:
+        _sync_if_possible(path.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def sync_directory(path: Path) -> None:
@@ -32,6 +39,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_if_possible(path: Path) -> None:
+    try:
+        sync_directory(path)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 @contextmanager
