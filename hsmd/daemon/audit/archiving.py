@@ -49,6 +49,8 @@ def archive(
     segments copied before that stay listed.
     """
     to.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (directory / LIVE_NAME).exists() and not (directory / SEGMENTS).exists():
+        return Report([], [], "")  # the daemon makes the directory at its next start
     with _view(directory) as (view, sealed):
         settled, why = _settled(view)
     if to.samefile(directory / SEGMENTS):  # the copy would be the original, and then removed

@@ -50,6 +50,17 @@ async def test_copies_verify_and_are_written_once(open_log, path: Path, tmp_path
     assert end_of_chain(log_lines(whole)) == Head(log.size, log.head)
 
 
+async def test_a_log_without_a_directory_of_segments_has_nothing_to_archive(
+    open_log, path: Path, tmp_path: Path
+) -> None:
+    """A log that was restored before its first segment was sealed has none until the daemon starts."""
+    await open_log().close()
+    (path.parent / "segments").rmdir()
+    report = archive(path.parent, tmp_path / "archive", remove=True)
+    assert (report.copied, report.removed, report.kept) == ([], [], "")
+    assert not (path.parent / "segments").exists()
+
+
 async def test_nothing_is_removed_without_a_checkpoint(open_log, path: Path, tmp_path: Path) -> None:
     log = open_log()
     await sealed(log)
