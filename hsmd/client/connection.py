@@ -139,6 +139,11 @@ class Connection:
             raise Unavailable(f"{self.endpoint} is not connected")
         return channel.request(Kind.KEY_OPERATION, Kind.RESULT, body, deadline_ms / 1000, answered)
 
+    @staticmethod
+    def cancel(ticket: Ticket) -> None:
+        """Cancel a request that was submitted or forwarded: the same as `ticket.cancel()`."""
+        ticket.cancel()
+
     # --- requests, one at a time ---
 
     async def use_key(self, key: bytes, purpose: int, scheme: int, data: bytes, *, timeout_s: float) -> bytes:

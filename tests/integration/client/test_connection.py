@@ -174,6 +174,17 @@ async def test_cancelled_task_tells_the_daemon(daemon: FakeDaemon, connection: C
     await eventually(lambda: connection._channel is not None and not connection._channel._open)
 
 
+async def test_a_connection_cancels_requests_that_were_submitted(
+    daemon: FakeDaemon, connection: Connection
+) -> None:
+    """Programs that were written for earlier releases cancel so."""
+    daemon.faults.hold = True
+    ticket = connection.submit(5_000, Purpose.SIGN_MESSAGE, SCHEME, KEY, b"", lambda kind, body: None)
+    await eventually(lambda: daemon.operations)
+    connection.cancel(ticket)
+    await eventually(lambda: len(daemon.cancelled) == 1)
+
+
 async def test_cancelling_at_any_moment_leaves_the_connection_usable(
     daemon: FakeDaemon, connection: Connection
 ) -> None:
