@@ -18,11 +18,17 @@ MAX_FILE_BYTES = 1 << 20
 def read_text(path: Path, missing_hint: str = "") -> str:
     """The text of a configuration file. Raises ConfigurationError; `missing_hint` is appended if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        text = content.decode("utf-8")
+        return read_readable(path)
     except OSError as error:
         raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}{missing_hint}"]) from None
+
+
+def read_readable(path: Path) -> str:
+    """As `read_text`, but raises OSError for a file that cannot be read."""
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigurationError(str(path), ["is not UTF-8"]) from None
     if len(content) > MAX_FILE_BYTES:

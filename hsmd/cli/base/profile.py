@@ -9,7 +9,7 @@ from typing import Any
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.invoking_user import invoking_user
 from hsmd.errors import ConfigurationError
-from hsmd.system.toml_table import TomlTable, parse_text, read_text
+from hsmd.system.toml_table import TomlTable, parse_text, read_readable
 
 PROFILE_NAME = "operator.toml"
 
@@ -40,12 +40,9 @@ def default_path() -> Path:
 
 def load(path: Path) -> Profile:
     """Read the profile in `path`; `identity` may be relative to it. Raises OSError, or CommandError for an invalid file."""
-    path.open(
-        "rb"
-    ).close()  # a file that cannot be opened is no fault in its content, and has another exit code
     faults: list[str] = []
     try:
-        table = TomlTable(parse_text(read_text(path), str(path)), "", faults, path.parent)
+        table = TomlTable(parse_text(read_readable(path), str(path)), "", faults, path.parent)
         identity = table.text("identity")
         profile = Profile(
             daemon=table.text("daemon"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hsmd import errors
+from hsmd.cli.base import profile
 from hsmd.protocol import messages
 from tests.support.cli import Run
 from tests.support.fake_control import PEM, FakeControl
@@ -278,6 +280,23 @@ def test_an_unexpected_error_is_one_line_and_debug_adds_the_traceback(
 def test_the_timeout_option_overrides_the_profile(run: Run, daemon: FakeControl) -> None:
     run("key", "generate", "www", "--timeout", "3.5")
     assert daemon.timeouts == [3.5]
+
+
+def test_a_profile_is_opened_once_because_it_may_be_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "operator.toml"
+    path.write_text('daemon = "10.0.0.1:7440"\n')
+    opened: list[Path] = []
+    open_path = Path.open
+
+    def note(self: Path, *arguments: Any, **options: Any) -> Any:
+        opened.append(self)
+        return open_path(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", note)
+    assert profile.load(path).daemon == "10.0.0.1:7440"
+    assert opened == [path]
 
 
 def test_without_a_profile_the_options_that_are_missing_are_named(run: Run) -> None:
