@@ -1,4 +1,4 @@
-"""A throw-away hsmd daemon for the tests of other programs: a context manager, and fixtures for pytest.
+"""A temporary hsmd daemon for the tests of other programs: a context manager, and fixtures for pytest.
 
     def test_handshake(hsmd_key, hsmd_openssl):
         server = subprocess.Popen(
@@ -39,7 +39,7 @@ END_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key in the throw-away token. `reference` and `chain` are the files a TLS server loads (None without a certificate)."""
+    """A key in the temporary token. `reference` and `chain` are the files a TLS server loads (None without a certificate)."""
 
     name: str
     key_type: str
@@ -49,7 +49,7 @@ class Key:
 
 
 class Daemon:
-    """A throw-away daemon, with an agent unless `agent` is false; stopped and removed when the block ends.
+    """A temporary daemon, with an agent unless `agent` is false; stopped and removed when the block ends.
 
     `keys` are texts like `www:p-256:tls-server` (name, type, purposes). After entering: `address`, `host_key`, `directory`,
     `keys` by name, `operator_profile`, `agent_socket` and `openssl_configuration` (None without agent or provider module).
