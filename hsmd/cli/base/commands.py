@@ -172,7 +172,7 @@ def _guard(work: Callable[[], None], output: Output, debug: bool) -> None:
     """Run `work`; report an error as one line, with --json also as a document, and raise typer.Exit with the exit code."""
     try:
         work()
-    except typer.Exit:
+    except (typer.Exit, BrokenPipeError):
         raise
     except CheckFailed:
         raise typer.Exit(int(Exit.PROBLEMS)) from None
