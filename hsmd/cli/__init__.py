@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "hsmd"
-        message = error.format_message().strip().rstrip(".")
+        message = error.format_message().replace("Value error, ", "").strip().rstrip(".")
         if message:  # empty if a group without a command has printed its help
             complain(f"hsmd: {message} - see: {path} --help")
         return Exit.USAGE

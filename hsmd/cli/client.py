@@ -11,7 +11,7 @@ from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.names import ClientName, NewName
-from hsmd.cli.base.output import fields, table, when
+from hsmd.cli.base.output import fields, note, table, when
 from hsmd.cli.base.paging import clients_of, revocations_of
 from hsmd.protocol.messages import (
     ClientAdd,
@@ -133,12 +133,9 @@ def enroll(
         EnrolmentTicket,
     )
     there = "hsmd agent init --enroll -" if role is Role.FRONT_END else "hsmd enroll -"
-    session.output.show(
-        ticket,
-        lambda: (
-            f"{ticket.token}\n\nWithin 15 minutes, run on the other host:  {there}\nand paste the line above."
-        ),
-    )
+    session.output.show(ticket, lambda: ticket.token)
+    if not session.output.as_json:
+        note(f"Within 15 minutes, run `{there}` on the other host and paste this line.")
 
 
 @command(
@@ -231,9 +228,13 @@ def revoke(
 
     Give either --key, or --ca with --serial or --key-id.
     """
+    if bool(key) == bool(ca) or (bool(serial) + bool(key_id)) != bool(ca):
+        raise CommandError(
+            "the options do not select one credential", "give either --key, or --ca with --serial or --key-id"
+        )
     request = ClientRevoke(fingerprint=_fingerprint(key), ca=_fingerprint(ca), serial=serial, key_id=key_id)
     done = session.ask(request, Done)
-    result = "Revoked." if done.changed else "It had been revoked before."
+    result = "Revoked." if done.changed else "It was already revoked."
     session.output.show({"changed": done.changed}, lambda: result)
 
 

@@ -72,7 +72,11 @@ def remove(
     """Remove purposes from a grant, or the whole grant. This also applies to open connections at once."""
     done = session.ask(GrantRemove(client=client, key=key, purposes=purpose), Done)
     what = ", ".join(purpose) or "any purpose"
-    text = f"{client} may no longer use {key} for {what}." if done.changed else "There was no such grant."
+    text = (
+        f"{client} may no longer use {key} for {what}."
+        if done.changed
+        else f"{client} has no such grant for {key}; nothing was changed."
+    )
     session.output.show({"client": client, "key": key, "changed": done.changed}, lambda: text)
 
 
@@ -91,6 +95,7 @@ def explain(
     """
     explanation = session.ask(GrantExplain(client=client, key=key, purpose=purpose), Explanation)
     verdict = "allowed" if explanation.allowed else "refused"
-    session.output.show(explanation, lambda: f"{verdict}: {explanation.rule}")
+    rule, _, reason = explanation.rule.partition(": ")
+    session.output.show(explanation, lambda: f"{verdict} ({rule}): {reason}")
     if not explanation.allowed:
         raise CheckFailed

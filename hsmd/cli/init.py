@@ -308,12 +308,16 @@ def _report(output: Output, layout: Layout, host: PublicLine, operator: Operator
 
 def _next_steps(layout: Layout, host: PublicLine, operator: Operator, address: str) -> str:
     manage = "hsmd status"
+    profile = ""
+    if operator.profile is not None and operator.profile != profiles.default_path().absolute():
+        profile = f" --profile {operator.profile}"
+        manage += profile
     if operator.profile is None:
         manage += f" --daemon {address} --user {operator.name} --identity KEY --host-key '{host.line}'"
     return f"""
 Next:
   1. Start the daemon:   hsmd serve --config {layout.config}
   2. Check its status:   {manage}
-  3. Generate a key:     hsmd key generate www && hsmd cert self-signed www --dns localhost
+  3. Generate a key:     hsmd key generate www{profile} && hsmd cert self-signed www --dns localhost{profile}
   4. On each front end:  hsmd agent init --daemon {address} --client NAME --host-key '{host.line}'
 """

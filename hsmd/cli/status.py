@@ -98,4 +98,6 @@ def _workers(tokens: list[TokenStatus]) -> RenderableType:
         for token in tokens
         if not token.workers
     ]
-    return table(("TOKEN", "LABEL", "STATE", "QUEUED", "WORKER", "STATE", "IN FLIGHT", "RESTARTS"), rows)
+    return table(
+        ("TOKEN", "LABEL", "STATE", "QUEUED", "WORKER", "WORKER STATE", "IN FLIGHT", "RESTARTS"), rows
+    )

@@ -98,16 +98,20 @@ def install(
     }
     if not only_print:
         for file in files:
-            target = root / file.path.relative_to("/")
+            target = _below(root, file)
             target.parent.mkdir(parents=True, exist_ok=True)
             atomic_file.replace(target, file.content, PUBLIC)
     output.show(
         document,
-        lambda: "\n".join([*_lines(files, only_print), "", "Next:", *(f"  {step}" for step in steps)]),
+        lambda: "\n".join([*_lines(files, root, only_print), "", "Next:", *(f"  {step}" for step in steps)]),
     )
 
 
-def _lines(files: Sequence[Installed], only_print: bool) -> list[str]:
+def _below(root: Path, file: Installed) -> Path:
+    return root / file.path.relative_to("/")
+
+
+def _lines(files: Sequence[Installed], root: Path, only_print: bool) -> list[str]:
     if not only_print:
-        return [f"Wrote {file.path}" for file in files]
+        return [f"Wrote {_below(root, file)}" for file in files]
     return [line for file in files for line in (f"# ---- {file.path}", *file.content.splitlines(), "")]

@@ -182,7 +182,9 @@ def _lines(session: Session, log: Path | None) -> Iterator[Iterator[bytes]]:
         yield log_lines(log)
     except OSError as problem:
         raise CommandError(
-            f"{log} cannot be read: {problem.strerror}", "name the log file or its directory", Exit.USAGE
+            f"{problem.filename or log} cannot be read: {problem.strerror}",
+            "name the log file or its directory",
+            Exit.USAGE,
         ) from None
 
 

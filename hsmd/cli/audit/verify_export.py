@@ -50,9 +50,13 @@ def verify_export(
             document = _verified(iter(partial(source.readline, 2 * MAX_LINE_BYTES), b""), keys)
         except (ProtocolError, ProofInvalid) as problem:
             document = {"intact": False, "reason": problem.text}
-    output.show(document, lambda: fields([(name, str(value)) for name, value in document.items()]))
+    output.show(document, lambda: fields([(name, _shown(value)) for name, value in document.items()]))
     if not document["intact"]:
         raise CheckFailed
+
+
+def _shown(value: object) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def _verified(lines: Iterator[bytes], keys: KeyRing) -> dict[str, Any]:

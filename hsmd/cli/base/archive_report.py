@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsmd.cli.base.output import when
+
 if TYPE_CHECKING:
     from hsmd.daemon.backup.archive import Manifest
 
@@ -28,6 +30,6 @@ def rows(file: Path, manifest: Manifest) -> list[tuple[str, str]]:
     return [
         ("file", str(file)),
         ("daemon", manifest.daemon),
-        ("created", manifest.created_at.isoformat(timespec="seconds")),
+        ("created", when(manifest.created_at)),
         ("contains", ", ".join(entry.name for entry in manifest.files)),
     ]

@@ -201,6 +201,6 @@ def _command_error(error: Exception) -> CommandError:
 
 def _end(error: CommandError, output: Output) -> None:
     if output.as_json:
-        print(to_json({"error": {"text": error.what, "next": error.next_step, "exit_code": int(error.code)}}))
+        print(to_json({"error": {"text": error.text, "next": error.next_step, "exit_code": int(error.code)}}))
     complain(error.line)
     raise typer.Exit(int(error.code))

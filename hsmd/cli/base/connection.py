@@ -94,8 +94,9 @@ class Session:
         """Profile file and options combined. Raises CommandError if daemon or identity are incomplete."""
         merged = self._stored().merged(**self._given)
         if missing := merged.missing():
+            problem = "the connection settings are incomplete" if merged.daemon else "no daemon is configured"
             raise CommandError(
-                f"no daemon is configured: {', '.join(missing)} not given and not in {self._file}",
+                f"{problem}: {', '.join(missing)} not given and not in {self._file}",
                 "run `hsmd init` on the key host or `hsmd enroll`, or give the options",
                 Exit.USAGE,
             )
@@ -132,16 +133,14 @@ def connect(profile: profiles.Profile, witness: Witness | None = None) -> Client
             "; ".join(error.faults), "correct the profile or the option", Exit.USAGE
         ) from error
     except ProtocolError as error:
-        what = f"{profile.daemon} does not have the pinned host key, or is not an hsmd daemon: {error.text}"
         raise CommandError(
-            what,
+            error.text,
             "compare the host key with the one that `hsmd init` printed; if it has changed, find out why",
         ) from error
     except HsmdError as error:
-        what = f"cannot connect to {profile.daemon} as {profile.user}: {error.text}"
         raise CommandError(
-            what,
-            "check that the daemon is running, its address, and that your key is registered",
+            f"cannot connect: {error.text}",
+            "check the address, that the daemon is running, and that --user has the key of --identity",
             Exit.UNREACHABLE,
         ) from error
 

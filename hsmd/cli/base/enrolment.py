@@ -35,7 +35,9 @@ def read_token(source: str) -> EnrolmentToken:
         return EnrolmentToken.parse(_read(source))
     except BadRequest as error:
         raise CommandError(
-            error.text, "copy the whole line, or ask the operator for a new token", Exit.USAGE
+            error.text.partition("; ")[0],
+            "copy the whole line, or ask the operator for a new token",
+            Exit.USAGE,
         ) from None
 
 

@@ -30,10 +30,14 @@ class Exit(IntEnum):
 
 
 class CommandError(Exception):
-    """The command failed: `what` happened, `next_step` is what the user can do, `code` is the exit code."""
+    """The command failed: `what` happened, `next_step` is what the user can do, `code` is the exit code.
 
-    def __init__(self, what: str, next_step: str, code: Exit = Exit.FAILED) -> None:
+    `text` is for --json: the daemon's own text, if that differs from `what`.
+    """
+
+    def __init__(self, what: str, next_step: str, code: Exit = Exit.FAILED, *, text: str = "") -> None:
         self.what = what
+        self.text = text or what
         self.next_step = next_step
         self.code = code
         super().__init__(self.line)
@@ -55,7 +59,7 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
         "you may not do this, or the name does not exist; `hsmd status` shows your identity and role",
         Exit.FAILED,
     ),
-    (errors.NotFound, "the `list` command of the group shows the existing names", Exit.FAILED),
+    (errors.NotFound, "check the name or number", Exit.FAILED),
     (errors.BadRequest, "correct it and try again; --help shows an example", Exit.FAILED),
     (errors.Conflict, "choose another name, or remove the existing one first", Exit.FAILED),
     (
@@ -95,12 +99,46 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
 )
 
 
+_OPTION_OF_MEMBER = {
+    "accept_unsafe": "--accept-unsafe: ",
+    "cka_id": "--id: ",
+    "cka_label": "--label: ",
+    "client": "",
+    "clients": "--client: ",
+    "days": "--days: ",
+    "dns_names": "--dns: ",
+    "index": "",
+    "ip_addresses": "--ip: ",
+    "key": "",
+    "key_id": "--key-id: ",
+    "key_type": "--type: ",
+    "name": "",
+    "new_name": "",
+    "public_key": "public key: ",
+    "purposes": "--purpose: ",
+    "role": "--role: ",
+    "serial": "--serial: ",
+    "token": "--token: ",
+}
+"""What replaces the member of a control request at the start of an error."""
+
+
 def command_error(error: HsmdError) -> CommandError:
-    """`error` with the advice for its kind."""
+    """`error` with the advice in its text (`problem; advice`), or the advice for its kind."""
+    text = _one_line(error)
     for kind, next_step, code in _ADVICE:
         if isinstance(error, kind):
-            return CommandError(_one_line(error), next_step, code)
-    return CommandError(_one_line(error), "report it with the output of --debug", Exit.FAILED)
+            if kind in (errors.NotFound, errors.BadRequest, errors.Conflict):
+                problem, _, advice = _in_users_words(text).rpartition("; ")
+                what, then = (problem, advice) if problem else (advice, next_step)
+                return CommandError(what, then, code, text=text)
+            return CommandError(text, next_step, code)
+    return CommandError(text, "report it with the output of --debug", Exit.FAILED)
+
+
+def _in_users_words(text: str) -> str:
+    member, colon, rest = text.partition(": ")
+    return _OPTION_OF_MEMBER[member] + rest if colon and member in _OPTION_OF_MEMBER else text
 
 
 def missing_package(error: ModuleNotFoundError) -> CommandError:

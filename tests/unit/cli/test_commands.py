@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from hsmd import errors
 from hsmd.cli.base import profile
+from hsmd.cli.base.output import Output
 from hsmd.protocol import messages
 from tests.support.cli import Run
 from tests.support.fake_control import PEM, FakeControl
@@ -263,8 +266,39 @@ def test_exit_codes(run: Run, daemon: FakeControl, error: errors.HsmdError, code
     assert ran.code == code
     assert json.loads(ran.out)["error"]["exit_code"] == code
     assert json.loads(ran.out)["error"]["text"] == error.text
-    assert ran.err.startswith(f"hsmd: {error.text} - ")
+    assert ran.err.startswith(f"hsmd: {error.text.removeprefix('name: ')} - ")
     assert ran.err.count("\n") == 1
+
+
+def test_a_closed_pipe_ends_a_command_without_a_message(
+    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # the command replaces it
+    monkeypatch.setattr(Output, "show", Mock(side_effect=BrokenPipeError))
+    ran = run("key", "list")
+    sys.stdout.close()
+    assert (ran.code, ran.err) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "dns_names: 'a b' is not a host name; use labels",
+            "hsmd: --dns: 'a b' is not a host name - use labels\n",
+        ),
+        ("name: 'a; b' is taken; choose another name", "hsmd: 'a; b' is taken - choose another name\n"),
+        ("chain: it is empty; give PEM", "hsmd: chain: it is empty - give PEM\n"),
+        ("serial: 2^64", "hsmd: --serial: 2^64 - correct it and try again; --help shows an example\n"),
+    ],
+)
+def test_an_error_of_the_daemon_names_options_and_keeps_its_own_advice(
+    run: Run, daemon: FakeControl, text: str, line: str
+) -> None:
+    daemon.fail_with = errors.BadRequest(text)
+    assert run("key", "show", "www").err == line
+    daemon.fail_with = errors.BadRequest(text)
+    assert json.loads(run("key", "show", "www", "--json").out)["error"]["text"] == text
 
 
 def test_an_unexpected_error_is_one_line_and_debug_adds_the_traceback(
