@@ -145,7 +145,7 @@ def _explain(endpoint: Endpoint, error: Exception, *, reached: bool) -> HsmdErro
         return Unavailable(f"{endpoint} cannot be reached: {problem}")
     match error:
         case asyncssh.HostKeyNotVerifiable():
-            return ProtocolError(f"{endpoint} is not the daemon that is pinned: {reason}")
+            return ProtocolError(f"{endpoint} does not have the pinned host key: {reason}")
         case asyncssh.KeyExchangeFailed():
             return ProtocolError(f"{endpoint} has no algorithm in common with this client: {reason}")
         case asyncssh.PermissionDenied():

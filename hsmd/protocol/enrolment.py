@@ -55,7 +55,9 @@ class EnrolmentToken:
         """The token in a line of text. Raises BadRequest, whose text does not contain the line."""
         text = text.strip()
         if not text.startswith(PREFIX):
-            raise BadRequest(f"enrolment token: it begins with {PREFIX}; copy the whole line")
+            raise BadRequest(
+                f"this is not an enrolment token, which begins with {PREFIX}; copy the whole line"
+            )
         body = _decoded(text.removeprefix(PREFIX))
         body, check = body[:-CHECK_BYTES], body[-CHECK_BYTES:]
         if check != _check(body):

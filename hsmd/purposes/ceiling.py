@@ -45,12 +45,10 @@ def check_grantable(ceiling: frozenset[Purpose], wanted: frozenset[Purpose]) -> 
     if not wanted:
         raise BadRequest("purposes: a grant names at least one purpose")
     if reserved := wanted - GRANTABLE:
-        raise BadRequest(f"purposes: {_join(reserved)} cannot be granted; the daemon keeps it to itself")
+        raise BadRequest(f"purposes: {_join(reserved)} cannot be granted; it is reserved for the daemon")
     if beyond := wanted - ceiling:
         allowed = _join(ceiling & GRANTABLE) or "none"
-        raise BadRequest(
-            f"purposes: {_join(beyond)} is outside the key's ceiling, which was fixed as {allowed}"
-        )
+        raise BadRequest(f"purposes: the key's purposes, fixed as {allowed}, do not include {_join(beyond)}")
 
 
 def _check_checkpoint(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
@@ -58,7 +56,9 @@ def _check_checkpoint(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
     if Purpose.CHECKPOINT not in purposes:
         return
     if others := purposes - {Purpose.CHECKPOINT}:
-        raise BadRequest(f"purposes: a key that signs checkpoints does nothing else, so not {_join(others)}")
+        raise BadRequest(
+            f"purposes: a key that signs checkpoints cannot have other purposes such as {_join(others)}"
+        )
     if key_type not in (KeyType.ED25519, KeyType.P256):
         raise BadRequest(f"purposes: checkpoints are signed by an ed25519 or p-256 key, not {key_type.value}")
 
@@ -69,8 +69,8 @@ def _check_decryption(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
         return
     if signing := purposes - decrypting:
         raise BadRequest(
-            f"purposes: a key either signs or decrypts; {_join(decrypting)} cannot go with {_join(signing)}, "
-            "use a second key"
+            f"purposes: a key either signs or decrypts; {_join(decrypting)} cannot be combined with "
+            f"{_join(signing)}; use a second key"
         )
     if key_type.facts.family is not Family.RSA:
         raise BadRequest(f"purposes: {_join(decrypting)} needs an RSA key, not {key_type.value}")
@@ -80,7 +80,7 @@ def _check_unbound(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
     unbound = purposes & _UNBOUND
     if unbound and purposes & TLS_SIGNING:
         raise BadRequest(
-            f"purposes: {_join(unbound)} can sign anything and never goes with the TLS purpose "
+            f"purposes: {_join(unbound)} can sign anything and cannot be combined with the TLS purpose "
             f"{_join(purposes & TLS_SIGNING)}; use a second key"
         )
     if Purpose.SIGN_DIGEST in purposes and key_type is KeyType.ED25519:

@@ -53,7 +53,12 @@ def _sync_if_possible(path: Path) -> None:
 def _staged(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
     """A complete, synced file beside `path`, removed when the block ends; readable by its owner only until complete."""
     staged = path.with_name(f".{secrets.token_hex(8)}.new")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+    try:
+        descriptor = os.open(
+            staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE
+        )
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # the caller knows no staged file
     try:
         with open(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

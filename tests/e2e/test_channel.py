@@ -132,7 +132,7 @@ def test_a_front_end_refuses_a_daemon_with_another_host_key(site: Site) -> None:
     assert other.returncode == 0, other.stderr
     line = " ".join((site.directory / "other_host_key.pub").read_text().split()[:2])
     host, port = parse_address(site.network.address)
-    with pytest.raises(ProtocolError, match="not the daemon that is pinned"):
+    with pytest.raises(ProtocolError, match="does not have the pinned host key"):
         Client.connect(Endpoint(host, port, (line,), CLIENT, site.agent.directory / "agent_ed25519"))
 
 

@@ -20,7 +20,7 @@ def offset_of(file: LogView, index: int, end: int) -> int:
     """
     if index < file.first:
         where = archived_to(file.path.parent / SEGMENTS, index)
-        raise NotFound(f"record {index} was archived{where}; the log has records from {file.first} on")
+        raise NotFound(f"record {index} was archived{where}; the live log begins with record {file.first}")
     low, high = 0, end
     while high - low > _CHUNK_BYTES:
         start = _next_start(file, (low + high) // 2, high)

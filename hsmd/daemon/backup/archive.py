@@ -62,7 +62,9 @@ class Archive:
         try:
             self.manifest = self._verify()
         except (tarfile.TarError, EOFError, ValueError) as error:
-            raise BadRequest(f"{path} is damaged or not a backup of hsmd: {error}") from None
+            raise BadRequest(
+                f"{path} is damaged or not a backup of hsmd ({error}); name an archive of `hsmd backup`"
+            ) from None
 
     def names(self) -> set[str]:
         """The names of the members, without the manifest."""

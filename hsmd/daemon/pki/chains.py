@@ -108,7 +108,7 @@ def _check_leaf(chain: Sequence[x509.Certificate], public_key: PublicKeyTypes) -
                 "chain: the certificate of the key is not the first; put the leaf first, then its issuers"
             )
         raise BadRequest(
-            "chain: it contains no certificate of this key; make a certificate request with key csr and have it signed"
+            "chain: it contains no certificate of this key; create a request with `hsmd key csr` and have it signed"
         )
 
 

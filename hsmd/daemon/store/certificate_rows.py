@@ -31,7 +31,7 @@ class Certificates:
         query = select(certificates).where(certificates.c.key_id == self._keys.find_id(key))
         row = self._connection.execute(query).one_or_none()
         if row is None:
-            raise NotFound("no certificate is stored for this key")
+            raise NotFound(f"no certificate is stored for the key {key!r}; store one with `hsmd cert import`")
         return CertificateRecord(key, row.chain_pem, row.not_after)
 
     def all(self) -> list[CertificateRecord]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
-from hsmd.daemon.store.names import check_after, check_name, searchable
+from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import ClientRecord, CredentialRecord, Page
 from hsmd.daemon.store.tables import ca_clients, cas, clients, credentials
-from hsmd.errors import BadRequest, Conflict, NotFound
+from hsmd.errors import BadRequest, Conflict
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role
 
@@ -66,7 +66,7 @@ class Clients:
         query = select(clients).where(clients.c.name == searchable(name))
         found = self._connection.execute(query).one_or_none()
         if found is None:
-            raise NotFound("no client of that name")
+            raise unknown("client", name)
         return found
 
     def find_id(self, name: str) -> int:
@@ -96,7 +96,7 @@ class Clients:
         """
         removed = self._connection.execute(delete(clients).where(clients.c.name == searchable(name)))
         if removed.rowcount == 0:
-            raise NotFound("no client of that name")
+            raise unknown("client", name)
         still_trusted = select(ca_clients.c.ca_fingerprint)
         self._connection.execute(delete(cas).where(cas.c.fingerprint.not_in(still_trusted)))
 

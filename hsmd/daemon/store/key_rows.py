@@ -10,10 +10,10 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from hsmd.algorithms import KeyType
-from hsmd.daemon.store.names import check_after, check_name, searchable
+from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import KeyRecord, Page
 from hsmd.daemon.store.tables import key_purposes, keys
-from hsmd.errors import Conflict, NotFound, StoreFailure
+from hsmd.errors import Conflict, StoreFailure
 from hsmd.purposes import Purpose, check_ceiling
 
 _CHUNK = 500
@@ -43,7 +43,7 @@ class Keys:
         """The key of this name. Raises NotFound."""
         rows = self._connection.execute(select(keys).where(keys.c.name == searchable(name))).all()
         if not rows:
-            raise NotFound("no key of that name")
+            raise unknown("key", name)
         return self._records(rows)[0]
 
     def find_id(self, name: str) -> int:
@@ -51,7 +51,7 @@ class Keys:
         query = select(keys.c.id).where(keys.c.name == searchable(name))
         key_id: int | None = self._connection.scalar(query)
         if key_id is None:
-            raise NotFound("no key of that name")
+            raise unknown("key", name)
         return key_id
 
     def page(self, after: str, limit: int, digests: Collection[bytes] | None = None) -> Page[KeyRecord]:
@@ -73,7 +73,7 @@ class Keys:
     def remove(self, name: str) -> None:
         """Remove a key with its certificate, grants and owners. Raises NotFound."""
         if self._connection.execute(delete(keys).where(keys.c.name == searchable(name))).rowcount == 0:
-            raise NotFound("no key of that name")
+            raise unknown("key", name)
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a key; certificate, grants and owners stay with it.

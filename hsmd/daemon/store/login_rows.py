@@ -72,7 +72,9 @@ class Logins:
         """Allow logins again, the next one despite the token's warnings. Raises NotFound if none are stopped."""
         row = self._row(token)
         if row is None or row["stopped_at"] is None:
-            raise NotFound(f"name: logins to the token {token!r} are not stopped")
+            raise NotFound(
+                f"logins to the token {token!r} are not stopped; `hsmd token list` shows the tokens"
+            )
         self._put(token, stopped_at=None, stopped_by="", reason="", cleared=True)
 
     def _row(self, token: str) -> RowMapping | None:

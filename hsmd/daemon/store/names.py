@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from hsmd.errors import BadRequest
+from hsmd.errors import BadRequest, NotFound
 from hsmd.protocol.messages import Name
+
+_LONGEST_ECHO = 64
 
 
 def is_name(text: str) -> bool:
@@ -21,6 +23,13 @@ def check_name(field: str, text: str) -> None:
     """Raises BadRequest naming the field unless the text is a valid name."""
     if not is_name(text):
         raise BadRequest(f"{field}: a name is 1 to 64 of a-z A-Z 0-9 . _ - and starts with a letter or digit")
+
+
+def unknown(kind: str, name: str) -> NotFound:
+    """The error for a name that no object of this kind ("key", "client") has."""
+    return NotFound(
+        f"there is no {kind} {name[:_LONGEST_ECHO]!r}; `hsmd {kind} list` shows the existing ones"
+    )
 
 
 def searchable(name: str) -> str:

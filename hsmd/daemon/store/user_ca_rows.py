@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, delete, insert, select
 
 from hsmd.daemon.store.client_rows import check_fingerprint
-from hsmd.daemon.store.names import searchable
+from hsmd.daemon.store.names import searchable, unknown
 from hsmd.daemon.store.records import DAY_S, UserCaRecord
 from hsmd.daemon.store.tables import ca_clients, cas, clients
 from hsmd.errors import NotFound
@@ -40,7 +40,7 @@ class UserCas:
     def distrust(self, fingerprint: str) -> None:
         """Stop accepting certificates of this CA. Raises NotFound."""
         if self._connection.execute(delete(cas).where(cas.c.fingerprint == fingerprint)).rowcount == 0:
-            raise NotFound("no CA with that key is trusted")
+            raise NotFound(f"no user CA with the key {fingerprint} is trusted; check the file")
 
     def all(self) -> list[UserCaRecord]:
         """All CAs in order of fingerprint."""
@@ -62,5 +62,5 @@ class UserCas:
         query = select(clients.c.id).where(clients.c.name == searchable(name))
         client_id: int | None = self._connection.scalar(query)
         if client_id is None:
-            raise NotFound("clients: one of the names is unknown; add that client first")
+            raise unknown("client", name)
         return client_id

@@ -239,7 +239,7 @@ def test_a_command_does_not_connect_to_a_daemon_that_is_not_pinned(daemon: Daemo
     line += ["--identity", str(daemon.directory / "operator"), "--host-key", other]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "not the daemon that is pinned" in done.stderr
+    assert "does not have the pinned host key" in done.stderr
 
 
 def test_an_unreachable_daemon_is_exit_code_3(daemon: Daemon) -> None:

@@ -100,7 +100,7 @@ async def test_a_pinned_connection_does_not_follow_a_changed_host_key(tmp_path: 
     async with asyncio.timeout(5):
         while not isinstance(connection.problem, ProtocolError):
             await asyncio.sleep(0.01)
-    assert "not the daemon that is pinned" in connection.problem.text
+    assert "does not have the pinned host key" in connection.problem.text
     assert daemon.logins == 1
     await connection.close()
     await daemon.stop()

@@ -102,7 +102,7 @@ def test_a_ca_is_trusted_for_the_clients_named_and_no_others(store: Store, now: 
     assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web1", "web2"})),)
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web3"]))
     assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web3"})),)
-    with pytest.raises(NotFound, match="clients"):
+    with pytest.raises(NotFound, match="there is no client 'unknown'"):
         store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "unknown"]))
     assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web3"})),)
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", []))

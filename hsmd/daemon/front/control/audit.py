@@ -75,7 +75,7 @@ class AuditHandlers:
         size = newest.checkpoint.size if newest else 0
         if newest is None or request.index >= size:
             raise NotFound(
-                f"index: the newest checkpoint covers the first {size} records; ask again after the next one"
+                f"index: the newest checkpoint covers only the first {size} records; ask again after the next one"
             )
         proof = await self._checkpointer.inclusion(request.index, size)
         line = self._audit.read(request.index, 1)[0]

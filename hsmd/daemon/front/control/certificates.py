@@ -21,7 +21,7 @@ from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import BadRequest
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
-from hsmd.purposes import Purpose
+from hsmd.purposes import Purpose, labels
 
 
 class CertificateHandlers:
@@ -111,5 +111,7 @@ class CertificateHandlers:
         deadline: float,
     ) -> bytes:
         if purpose not in key.purposes:
-            raise BadRequest(f"key: the ceiling of {key.name!r} does not include {purpose.label}")
+            raise BadRequest(
+                f"key: the purposes of {key.name!r}, fixed as {', '.join(labels(key.purposes))}, do not include {purpose.label}"
+            )
         return await sign_as_daemon(self._service, identity, key, purpose, scheme, data, deadline)

@@ -61,7 +61,9 @@ class ClientHandlers:
             if not _exists(tx, request.name):
                 tx.clients.add(request.name, role, now, credential)
             elif credential is None:
-                raise Conflict(f"name: there is a client called {request.name!r} already")
+                raise Conflict(
+                    f"name: there is a client called {request.name!r} already; give a key to add to it, or choose another name"
+                )
             else:
                 _check_role(tx.clients.get(request.name), role)
                 tx.clients.add_credential(request.name, credential)
@@ -158,7 +160,7 @@ def _revocation(request: messages.ClientRevoke, now: datetime) -> RevocationReco
     named = {"key": request.fingerprint, "serial": request.serial, "key-id": request.key_id}
     given = [(kind, value) for kind, value in named.items() if value]
     if len(given) != 1:
-        raise BadRequest("give exactly one of fingerprint, serial and key_id")
+        raise BadRequest("give exactly one of fingerprint, serial and key_id; serial and key_id also need ca")
     (kind, value) = given[0]
     if (kind == "key") == bool(request.ca):
         raise BadRequest("ca: the fingerprint of the CA goes with serial and key_id, and with nothing else")

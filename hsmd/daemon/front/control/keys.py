@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.daemon.ipc import worker_messages
+from hsmd.daemon.store.names import unknown
 from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages
@@ -24,6 +26,7 @@ from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_pu
 
 CHECKPOINT_KEY = "hsmd-checkpoint"
 """Name of the key with which the daemons of one store sign checkpoints."""
+_CKA_ID = re.compile(r"([0-9a-fA-F]{2}){0,64}")
 _EDWARDS = {"EDDSA", "EC_EDWARDS_KEY_PAIR_GEN"}
 """Mechanisms that a token needs for Ed25519 (PKCS #11 3.0, section 6.3.15)."""
 
@@ -110,6 +113,10 @@ class KeyHandlers:
         )
         if not request.cka_id and not request.cka_label:
             raise BadRequest("cka_id: name the key by its CKA_ID in hex, or by its CKA_LABEL")
+        if not _CKA_ID.fullmatch(request.cka_id):
+            raise BadRequest(
+                f"cka_id: {request.cka_id[:64]!r} is not hexadecimal; `hsmd key candidates` shows the CKA_ID of each key"
+            )
         token, pool = self._token(request.token)
         adopt = worker_messages.Adopt(
             name=request.name,
@@ -202,7 +209,8 @@ class KeyHandlers:
             name = next(iter(self._pools))
         pool = self._pools.get(name)
         if pool is None:
-            raise BadRequest(f"token: choose one of {', '.join(sorted(self._pools))}")
+            problem = f"there is no token {name[:64]!r}" if name else "the daemon has several tokens"
+            raise BadRequest(f"token: {problem}; choose one of {', '.join(sorted(self._pools))}")
         return name, pool
 
 
@@ -225,7 +233,7 @@ async def visible_key(cache: SnapshotCache, identity: Identity, name: str) -> Ke
     """A key that the caller may see. Raises NotFound, for a front end without a grant as if the key did not exist."""
     key = await cache.read(lambda tx: tx.keys.get(name))
     if identity.role is Role.FRONT_END and key.digest not in cache.snapshot.keys_of(identity.client):
-        raise NotFound(f"there is no key {name!r}")
+        raise unknown("key", name)
     return key
 
 
