@@ -111,4 +111,4 @@ def _open(path: Path, what: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise BadRequest(f"{what}: {path} cannot be read: {error.strerror}") from None
+        raise BadRequest(f"{what}: {path} cannot be read: {error.strerror}; check the path") from None

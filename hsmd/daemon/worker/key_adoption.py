@@ -37,7 +37,7 @@ def adopt(
         return _same_ceiling(existing, purposes), unsafe
     if not purposes:
         raise BadRequest(
-            "purposes: the key has no ceiling yet; name what it may be used for, for example tls-server"
+            "purposes: the key has no purposes yet; give what it may be used for, for example tls-server"
         )
     check_ceiling(half.key_type, purposes)
     _check_capability(private, purposes)
@@ -110,9 +110,7 @@ def _has_digest(session: Any, private: Any, digest: bytes) -> bool:
 def _same_ceiling(existing: Ceiling, purposes: frozenset[Purpose]) -> Ceiling:
     if purposes and purposes != existing.purposes:
         fixed = ", ".join(labels(existing.purposes))
-        raise Conflict(
-            f"purposes: the key's ceiling was fixed as {fixed}; leave purposes out, or use another key"
-        )
+        raise Conflict(f"purposes: the key's purposes were fixed as {fixed}; omit them, or use another key")
     return existing
 
 

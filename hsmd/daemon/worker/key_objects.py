@@ -83,7 +83,9 @@ def import_pair(
     """Store a key pair in the token. Raises BadRequest, Conflict, TokenFailure, PKCS11Error."""
     check_ceiling(half.key_type, purposes)
     if half.digest in ceilings.read_all(session):
-        raise Conflict("this key is in the token already; it keeps the ceiling it has")
+        raise Conflict(
+            "this key is in the token already and keeps its purposes; `hsmd key list` or `hsmd key candidates` shows it"
+        )
     cka_id = hashlib.sha256(half.spki).digest()[:CKA_ID_BYTES]
     private = session.create_object(
         {

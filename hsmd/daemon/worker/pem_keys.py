@@ -82,7 +82,9 @@ def _why_none(pem: bytes) -> str:
 
 def _passphrase_advice(passphrase: bytes | None) -> str:
     if passphrase is None:
-        return "passphrase: the private key is encrypted; name a file that holds its passphrase"
+        return (
+            "passphrase: the private key is encrypted; give the file with its passphrase (--passphrase-file)"
+        )
     return "passphrase: the private key is not encrypted; leave the passphrase out"
 
 

@@ -138,7 +138,7 @@ def bad_pems() -> list[Any]:
         pytest.param(block("HSMD KEY REFERENCE"), None, "nothing to import", id="reference"),
         pytest.param(good + pem_of(rsa_key()), None, "2 private keys", id="two"),
         pytest.param(lines[0] + lines[1][::-1] + b"".join(lines[2:]), None, "damaged", id="damaged"),
-        pytest.param(encrypted, None, "name a file that holds its passphrase", id="no passphrase"),
+        pytest.param(encrypted, None, "give the file with its passphrase", id="no passphrase"),
         pytest.param(encrypted, b"wrong", "it is wrong", id="wrong passphrase"),
         pytest.param(good, b"sesame", "not encrypted", id="needless passphrase"),
         pytest.param(pem_of(ec.generate_private_key(ec.SECP256K1())), None, "p-256", id="curve"),
