@@ -64,7 +64,7 @@ def _prove_some_records(daemon: Daemon, at: Checkpoint) -> None:
         assert proven.size >= at.size
         if proven.size == at.size:
             verify_inclusion(index, at.size, leaf_hash(proven.line.encode()), proven.proof, at.root)
-    with pytest.raises(NotFound, match="covers the first"):
+    with pytest.raises(NotFound, match="covers only the first"):
         daemon.ask(messages.AuditProve(index=10**9))
     with pytest.raises(NotFound, match="about you"):
         daemon.ask(messages.AuditProve(index=0), WEB)
