@@ -20,6 +20,7 @@ from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
 from hsmd.cli.base.key_files import export_key
 from hsmd.cli.base.output import Output, fields, to_json
 from hsmd.cli.dev import child_processes, temporary_directory
+from hsmd.errors import BadRequest
 from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status
 
 if TYPE_CHECKING:
@@ -208,7 +209,10 @@ def _wait_for_token(client: Client, child: subprocess.Popen[bytes]) -> None:
 def _make(client: Client, key: KeySpec, directory: Path) -> ReadyKey:
     """Generate a key with a self-signed certificate (unless it decrypts), a grant for the front end, and its public files."""
     request = KeyGenerate(key.name, key.key_type, list(key.purposes))
-    info: KeyInfo = client.control(request, timeout_s=SLOW_TIMEOUT_S)
+    try:
+        info: KeyInfo = client.control(request, timeout_s=SLOW_TIMEOUT_S)
+    except BadRequest as error:
+        raise BadRequest(f"--key {key.name}:{key.key_type}: {error.text}") from None
     if "x509-self-signed" in info.purposes:
         names = ["localhost", f"{key.name}.test"]
         client.control(

@@ -170,7 +170,7 @@ def test_a_key_that_the_daemon_refuses_ends_hsmd_dev_and_cleans_up(tmp_path: Pat
         env=environment,
     )
     assert done.returncode == 1
-    assert "key_type" in done.stderr.splitlines()[-1]
+    assert "--key odd:rsa-1024: key_type" in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 
