@@ -1,6 +1,7 @@
 """The fields of audit records that hold a control request. The daemon writes them; audit readers and the command line use them.
 
 A member that is set is a field `target_MEMBER`; of a hashed member there is the SHA-256 (hexadecimal), `target_MEMBER_sha256`.
+If the request is about a key, `target_digest` is the key's digest: names can be given to another key later.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from hashlib import sha256
 from hsmd.protocol.messages import OPERATIONS, Request, Subject
 
 OPERATION = "op"
+KEY_DIGEST = "target_digest"
+"""Digest (hexadecimal) of the key that the request is about; no request may have a member `digest`."""
 
 
 def fields_of(request: Request) -> dict[str, str]:
@@ -27,6 +30,16 @@ def fields_of(request: Request) -> dict[str, str]:
         else:
             fields[f"target_{member}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return fields
+
+
+def key_named_by(request: Request) -> str:
+    """The name of the key that a request is about; empty if it is about none."""
+    return str(getattr(request, request.subject.key)) if request.subject.key else ""
+
+
+def key_fields(digest: str) -> dict[str, str]:
+    """The field that tells which key a request was about; none for an empty digest."""
+    return {KEY_DIGEST: digest} if digest else {}
 
 
 def subject_of(fields: Mapping[str, str | int]) -> Subject:

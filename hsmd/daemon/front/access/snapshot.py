@@ -190,6 +190,11 @@ class Snapshot:
         """When the certificate stored for a key ends; None if there is none."""
         return self._certificates.get(key_name)
 
+    def digest_of(self, key_name: str) -> str:
+        """The digest (hexadecimal) of the key with this name; empty if there is none."""
+        record = self._keys_by_name.get(key_name)
+        return "" if record is None else record.digest.hex()
+
     def key_name(self, key: bytes) -> str:
         """The name of the key with this digest; empty if there is none."""
         record = self._keys.get(key)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.errors import AuditFailure, HsmdError, Overloaded, Refused
 from hsmd.protocol import messages
-from hsmd.protocol.audit_fields import fields_of
+from hsmd.protocol.audit_fields import fields_of, key_fields, key_named_by
 from hsmd.protocol.messages import Request
 
 Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
@@ -91,36 +92,46 @@ class Dispatcher:
         if self._refusals.admit(identity.client, now):
             for client, count in self._refusals.due(now).items():
                 self._audit.event(REFUSALS_EVENT, client, count=count)
-            self._note("control.refused", identity, request, rule=rule)
+            self._note("control.refused", identity, request, self._key_of(request), rule=rule)
             self._audit.commit()
         raise Refused(detail=rule)
 
     async def _change(
         self, handler: Handler, identity: Identity, request: Request, deadline: float
     ) -> Struct:
-        begun = self._note("control.begun", identity, request)
+        key = self._key_of(request)
+        begun = self._note("control.begun", identity, request, key)
         await self._audit.commit_durable()
+        end = partial(self._end, identity, request, key, begun=begun)
         try:
             result = await handler(identity, request, deadline)
         except HsmdError as error:
-            await self._end("control.failed", identity, request, begun=begun, error=error.text)
+            await end("control.failed", error=error.text)
             raise
         except BaseException:
-            await self._end("control.unknown", identity, request, begun=begun)
+            await end("control.unknown")
             raise
-        await self._end("control.done", identity, request, begun=begun)
+        await end("control.done")
         return result
 
-    async def _end(self, event: str, identity: Identity, request: Request, **more: str | int) -> None:
-        """Record how a change ended. Raises AuditFailure with a text that says that it has ended."""
-        self._note(event, identity, request, **more)
+    async def _end(
+        self, identity: Identity, request: Request, key: str, event: str, **more: str | int
+    ) -> None:
+        """Record how a change ended. Raises AuditFailure with a text that says that it has ended.
+
+        A key that did not exist at the begin may exist now; one that is gone is still the one that the request was about.
+        """
+        self._note(event, identity, request, key or self._key_of(request), **more)
         try:
             await self._audit.commit_durable()
         except AuditFailure as error:
             text = "the change is over, but its outcome cannot be recorded; check its effect before you repeat it"
             raise AuditFailure(text, detail=error.detail) from None
 
-    def _note(self, event: str, identity: Identity, request: Request, **more: str | int) -> int:
-        return self._audit.event(
-            event, identity.client, credential=identity.credential.text, **fields_of(request), **more
-        )
+    def _key_of(self, request: Request) -> str:
+        """Digest (hexadecimal) of the key that a request is about, empty if there is no key of this name at present."""
+        return self._snapshot().digest_of(key_named_by(request))
+
+    def _note(self, event: str, identity: Identity, request: Request, key: str, **more: str | int) -> int:
+        fields = {**fields_of(request), **key_fields(key), **more}
+        return self._audit.event(event, identity.client, credential=identity.credential.text, **fields)

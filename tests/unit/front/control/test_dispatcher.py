@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import MAX_CHANGES, Dispatcher
-from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord
+from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, KeyRecord
 from hsmd.errors import AuditFailure, Conflict, Overloaded, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
+from tests.support.store import key_record
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 ANN, WEB = (
@@ -28,24 +29,28 @@ ANN, WEB = (
 )
 
 
+def snapshot_with(*keys: KeyRecord) -> Snapshot:
+    clients = tuple(
+        ClientRecord(each.client, each.role, (CredentialRecord(each.credential.text, "line"),), NOON)
+        for each in (ANN, WEB)
+    )
+    return Snapshot.build(Contents(version=1, keys=keys, clients=clients))
+
+
 class Daemon:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.audit = AuditLog.open(directory)
         self.now = 0.0
-        clients = tuple(
-            ClientRecord(each.client, each.role, (CredentialRecord(each.credential.text, "line"),), NOON)
-            for each in (ANN, WEB)
-        )
-        snapshot = Snapshot.build(
-            Contents(version=1, keys=(), certificates=(), clients=clients, user_cas=(), grants=())
-        )
+        snapshot = snapshot_with()
         self.proceed = asyncio.Event()
         self.proceed.set()
         self.error: Exception | None = None
         self.seen: list[list[str]] = []
+        self.snapshot = snapshot
+        self.effect: Callable[[], None] = lambda: None
         self.dispatcher = Dispatcher(
-            snapshot=lambda: snapshot,
+            snapshot=lambda: self.snapshot,
             audit=self.audit,
             now=lambda: NOON,
             clock=lambda: self.now,
@@ -57,6 +62,7 @@ class Daemon:
         await self.proceed.wait()
         if self.error:
             raise self.error
+        self.effect()
         return messages.Done()
 
     def records(self) -> list[dict[str, Any]]:
@@ -109,6 +115,38 @@ async def test_the_record_has_the_members_of_a_request_and_hashes_of_documents(d
     assert b"\x1b" not in text
 
 
+def digests(daemon: Daemon) -> list[object]:
+    return [record["fields"].get("target_digest") for record in daemon.records()]
+
+
+async def test_records_of_a_change_tell_which_key_it_was_about(daemon: Daemon) -> None:
+    """A renamed or destroyed key is still the one that the request was about; a new one is known at the end."""
+    www = key_record("www")
+    digest = www.digest.hex()
+    daemon.effect = lambda: setattr(daemon, "snapshot", snapshot_with(www))
+    await daemon.dispatcher.dispatch(ANN, messages.KeyGenerate("www", "p-256", ["tls-server"]), 9.0)
+    assert digests(daemon) == [None, digest]
+    daemon.effect = lambda: setattr(daemon, "snapshot", snapshot_with())
+    await daemon.dispatcher.dispatch(ANN, messages.KeyDestroy("www", "www"), 9.0)
+    assert digests(daemon)[2:] == [digest, digest]
+
+
+async def test_records_of_failures_and_refusals_tell_which_key_it_was_about(daemon: Daemon) -> None:
+    www = key_record("www")
+    daemon.snapshot, daemon.error = snapshot_with(www), Conflict("no")
+    with pytest.raises(Conflict):
+        await daemon.dispatcher.dispatch(ANN, messages.GrantAdd("web", "www", ["tls-server"]), 9.0)
+    with pytest.raises(Refused):
+        await daemon.dispatcher.dispatch(WEB, messages.KeyDestroy("www", "www"), 9.0)
+    with pytest.raises(Conflict):
+        await daemon.dispatcher.dispatch(ANN, messages.KeyRename("other", "www"), 9.0)
+    assert digests(daemon) == [*[www.digest.hex()] * 3, None, None]
+
+
+def test_no_member_of_a_request_collides_with_the_digest() -> None:
+    assert not [each.op() for each in messages.REQUESTS if "digest" in each.__struct_fields__]
+
+
 async def test_every_request_fits_into_a_record(daemon: Daemon) -> None:
     """With every member filled, the records at the end of a change still have space for their own fields."""
     for request in messages.REQUESTS:
@@ -116,8 +154,8 @@ async def test_every_request_fits_into_a_record(daemon: Daemon) -> None:
             name: ["x"] * 3 if "list" in str(kind) else "x" for name, kind in request.__annotations__.items()
         }
         made = request(**values)
-        begun = daemon.dispatcher._note("control.begun", ANN, made)
-        daemon.dispatcher._note("control.failed", ANN, made, begun=begun, error="x" * 500)
+        begun = daemon.dispatcher._note("control.begun", ANN, made, "f" * 64)
+        daemon.dispatcher._note("control.failed", ANN, made, "f" * 64, begun=begun, error="x" * 500)
     daemon.audit.commit()
 
 
