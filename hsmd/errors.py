@@ -112,6 +112,12 @@ class Conflict(HsmdError):
     default_text = "it exists already or is in use"
 
 
+class LeaseLost(Conflict):
+    """A write by a holder whose lease was released, or taken by another holder since."""
+
+    default_text = "another holder has taken over in the meantime; nothing was changed"
+
+
 class Unavailable(HsmdError):
     """No worker or daemon can do this right now."""
 

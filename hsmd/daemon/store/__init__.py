@@ -1,4 +1,4 @@
-"""The store: keys, certificates, clients, user CAs and grants in SQLite or PostgreSQL (SQLAlchemy, Alembic)."""
+"""The store: keys, certificates, clients, user CAs, grants and the ledger in SQLite or PostgreSQL (SQLAlchemy, Alembic)."""
 
 from hsmd.daemon.store.records import (
     AuditHead,
@@ -7,12 +7,17 @@ from hsmd.daemon.store.records import (
     Contents,
     CredentialRecord,
     EnrolmentRecord,
+    EventPage,
+    EventRecord,
+    Gap,
     GrantRecord,
     KeyRecord,
+    Lease,
     LoginClaim,
     LoginStop,
     OwnerRecord,
     Page,
+    Readers,
     RevocationRecord,
     UserCaRecord,
 )
@@ -26,12 +31,17 @@ __all__ = [
     "Contents",
     "CredentialRecord",
     "EnrolmentRecord",
+    "EventPage",
+    "EventRecord",
+    "Gap",
     "GrantRecord",
     "KeyRecord",
+    "Lease",
     "LoginClaim",
     "LoginStop",
     "OwnerRecord",
     "Page",
+    "Readers",
     "RevocationRecord",
     "Store",
     "Transaction",

@@ -1,10 +1,11 @@
-"""Column types and columns that several tables use."""
+"""Column types, columns and statements that several tables use."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Column, DateTime, Dialect, Integer, String, TypeDecorator
+from sqlalchemy import Column, Connection, DateTime, Dialect, Integer, String, Table, TypeDecorator
+from sqlalchemy.dialects import postgresql, sqlite
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -34,3 +35,8 @@ def text_key(length: int) -> String:
 def row_id() -> Column[int]:
     """A row id, never reused after a removal (on SQLite with the table's `sqlite_autoincrement`)."""
     return Column("id", Integer, primary_key=True, autoincrement=True)
+
+
+def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT of the database's dialect, which has `on_conflict_do_update` and `on_conflict_do_nothing`."""
+    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)

@@ -19,8 +19,8 @@ from hsmd.errors import Conflict, StoreFailure
 
 _REVISION_TABLE = "alembic_version"
 _BYTES, _TIME = "bytes", "time"
-_ONE_ROW_TABLES = ("state",)
-"""Tables whose row is created by the first revision."""
+_ONE_ROW_TABLES = ("state", "ledger")
+"""Tables whose row is created by the revision that makes the table."""
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from enum import Enum
+from typing import Any, Generic, TypeVar
 
 from hsmd.algorithms import KeyType
+from hsmd.protocol.cursor import Cursor
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 
@@ -153,6 +155,67 @@ class AuditHead:
     size: int
     root: bytes
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A turn that one holder has until `until`; a later one has a higher `term`."""
+
+    name: str
+    holder: str
+    term: int
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """Who may read an event: clients with any of these roles, and clients by row id, which no other client inherits."""
+
+    roles: frozenset[Role] = frozenset()
+    clients: frozenset[int] = frozenset()
+
+    def names(self) -> frozenset[str]:
+        """The readers as they stand in the store."""
+        roles = (f"role:{role.value}" for role in self.roles)
+        return frozenset((*roles, *(f"client:{client}" for client in self.clients)))
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that happened: `cursor` is its identity and the position after it."""
+
+    cursor: Cursor
+    kind: str
+    subject: str
+    payload: dict[str, Any]
+    at: datetime
+
+
+class Gap(Enum):
+    """What a reader may have missed between its cursor and the first event of a page."""
+
+    NONE = "none"
+    EXPIRED = "expired"
+    """Events after the cursor were removed because of their age or number."""
+    RESTORED = "restored"
+    """The store was restored from a backup: events that were appended after the backup was made are lost."""
+    UNKNOWN = "unknown"
+    """The cursor is not of this ledger or is ahead of it: the page starts with the oldest event."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events, oldest first, and the cursor to read on from; `more` tells whether there are further ones already."""
+
+    events: tuple[EventRecord, ...]
+    cursor: Cursor
+    gap: Gap
+    more: bool
+
+    @property
+    def missed(self) -> bool:
+        """Whether the reader may have missed events before those of this page."""
+        return self.gap is not Gap.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ class Store:
     def write(self, *, versioned: bool = True) -> Iterator[Transaction]:
         """A transaction that is committed at the end of the block; an exception rolls it back.
 
-        Changes `version`, unless `versioned` is false: for rows that are not part of `Contents`.
+        Changes `version`, unless `versioned` is false: for rows that are not part of `Contents`, such as those of the
+        ledger. Such a write waits for others only where both lock the same row (lock_order.py).
         """
         with (
             translated(self._url, conflict=_DUPLICATE),
@@ -74,9 +75,9 @@ class Store:
             connection.begin(),
         ):
             transaction = Transaction(connection)
-            if versioned:
-                transaction.increment_version()
+            transaction.begin(versioned=versioned)
             yield transaction
+            transaction.finish()
 
     def query(self, action: Callable[[Transaction], R]) -> R:
         """Run an action in a read transaction: `read` as one call, for `asyncio.to_thread`."""
@@ -118,3 +119,4 @@ class Store:
                     raise Conflict("the store is in use; restore into an empty database")
                 portable.fill(connection, content)
         self.migrate()
+        self.change(Transaction.begin_another_time)

@@ -184,3 +184,72 @@ key_owners = Table(
     Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True),
     Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True, index=True),
 )
+
+# One row, and the lock that orders events: a transaction that appends takes it last and holds it until it commits, so
+# numbers follow commits. It is not the row of `state`: events make no daemon reload, and wait for no other change.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
+    Column("epoch", String(8), nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("pruned", BigInteger, nullable=False),
+)
+
+# Epochs that ended with a restore, and the last number of each that the restored store knew.
+ledger_epochs = Table(
+    "ledger_epochs",
+    metadata,
+    Column("epoch", text_key(8), primary_key=True),
+    Column("last", BigInteger, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", String(8), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("subject", String(256), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+
+# Who may read an event: "role:NAME" or "client:ROW ID". A page is read along the primary key.
+event_readers = Table(
+    "event_readers",
+    metadata,
+    Column("reader", text_key(64), primary_key=True),
+    Column(
+        "number",
+        ForeignKey("events.number", ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+        autoincrement=False,
+    ),
+)
+
+# Keys of events that must not be appended twice; they are kept longer than the events.
+event_keys = Table(
+    "event_keys",
+    metadata,
+    Column("key", text_key(321), primary_key=True),
+    Column("at", UtcDateTime, nullable=False, index=True),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", text_key(320), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+# Rows stay when a lease is released, so that terms only grow.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", text_key(320), primary_key=True),
+    Column("holder", String(512), nullable=False),
+    Column("term", BigInteger, nullable=False),
+    Column("until", UtcDateTime, nullable=True),
+)

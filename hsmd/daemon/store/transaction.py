@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 
 from hsmd.daemon.store.audit_rows import AuditLogs
 from hsmd.daemon.store.certificate_rows import Certificates
 from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.counter_rows import Counters
 from hsmd.daemon.store.enrolment_rows import Enrolments
+from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.grant_rows import Grants
 from hsmd.daemon.store.key_rows import Keys
+from hsmd.daemon.store.lease_rows import Leases
+from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.login_rows import Logins
 from hsmd.daemon.store.owner_rows import KeyOwners
 from hsmd.daemon.store.records import Contents
 from hsmd.daemon.store.revocation_rows import Revocations
 from hsmd.daemon.store.rotation_rows import Rotations
-from hsmd.daemon.store.tables import state
+from hsmd.daemon.store.state_row import StateRow
 from hsmd.daemon.store.user_ca_rows import UserCas
-from hsmd.errors import StoreFailure
 
 
 class Transaction:
@@ -25,6 +28,8 @@ class Transaction:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        order = LockOrder()
+        self._state = StateRow(connection, order)
         self.keys = Keys(connection)
         self.certificates = Certificates(connection, self.keys)
         self.clients = Clients(connection)
@@ -36,18 +41,27 @@ class Transaction:
         self.revocations = Revocations(connection, self.rotations)
         self.logins = Logins(connection)
         self.audit_logs = AuditLogs(connection)
+        self.events = Events(connection, order)
+        self.counters = Counters(connection, order)
+        self.leases = Leases(connection, order)
 
     def version(self) -> int:
         """A number that each write of the contents changes, of every daemon that shares the store."""
-        version: int | None = self.connection.scalar(select(state.c.version))
-        if version is None:
-            raise StoreFailure("the store is damaged", detail="no version row")
-        return version
+        return self._state.version()
 
-    def increment_version(self) -> None:
-        """First statement of a write: locks the only row of its table, so that writes run one after the other."""
-        if self.connection.execute(update(state).values(version=state.c.version + 1)).rowcount != 1:
-            raise StoreFailure("the store is damaged", detail="no version row")
+    def begin(self, *, versioned: bool) -> None:
+        """First step of a write; one of the contents is versioned, and waits for the previous one."""
+        if versioned:
+            self._state.increment()
+
+    def finish(self) -> None:
+        """Last step of a write, before the commit."""
+        self.events.finish()
+
+    def begin_another_time(self) -> None:
+        """After a restore: what was given out after the backup was made differs from what is given out from now on."""
+        self.leases.end_all()
+        self.events.begin_epoch()
 
     def contents(self) -> Contents:
         """Everything that decisions and the snapshot need."""
