@@ -1,9 +1,14 @@
-"""Reading the PIN: from a file that only its owner can read, or from a systemd credential."""
+"""Reading the PIN: from a file that only its owner can read, from a systemd credential, or from a person at the terminal.
+
+It is never in an argument list or the environment, which other processes can read.
+"""
 
 from __future__ import annotations
 
+import getpass
 import os
 import stat
+import warnings
 from pathlib import Path
 
 from hsmd.errors import ConfigurationError
@@ -48,6 +53,32 @@ def read_pin(path: Path, opened: int = -1) -> tuple[str, str]:
     except UnicodeDecodeError:
         raise ConfigurationError(str(path), ["the PIN is not UTF-8"]) from None
     return text, f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def ask_pin(question: str) -> str:
+    """The PIN that a person types at the terminal, without echo. Raises ConfigurationError with the next step."""
+    source = "PIN"
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "error", getpass.GetPassWarning
+        )  # it would read an echoed PIN, or one from a pipe
+        try:
+            pin = getpass.getpass(question)
+        except getpass.GetPassWarning:
+            raise ConfigurationError(
+                source, ["there is no terminal to ask for it; run this in a terminal, or name a pin_file"]
+            ) from None
+        except EOFError:
+            pin = ""
+    if not pin:
+        raise ConfigurationError(source, ["none was entered, and none was tried"])
+    if len(pin.encode("utf-8", "surrogateescape")) > MAX_PIN_BYTES or "\0" in pin:
+        raise ConfigurationError(
+            source, [f"must be one line of at most {MAX_PIN_BYTES} bytes; none was tried"]
+        )
+    if any("\ud800" <= character <= "\udfff" for character in pin):
+        raise ConfigurationError(source, ["is not UTF-8; none was tried"])
+    return pin
 
 
 def _check_mode(path: Path, found: os.stat_result) -> None:

@@ -1,15 +1,19 @@
-"""Opening a token: load the module, choose the token, log in once. Runs in a worker, never in another process.
+"""Opening a token: load the module, choose the token, log in once.
+
+It runs in the daemon's workers and in programs of people who keep keys in a token of their own; never in front or launcher.
 
 Steps: 1. take the start lock; 2. initialise the module, trying again if the token is not found; 3. check the PIN flags; 4. open
-one session and log in, exactly once; 5. record a refusal. The module is never finalised after a login, because C_Finalize can
-hang and the process ends anyway.
+one session and log in, exactly once; 5. record a refusal. A person at a prompt is asked between 3 and 4, without the lock. The
+module is never finalised after a login, because C_Finalize can hang and the process ends anyway.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import pkcs11
@@ -18,12 +22,14 @@ from pkcs11 import Mechanism, TokenFlag
 from hsmd.errors import Unavailable
 from hsmd.pkcs11.errors import name_of
 from hsmd.pkcs11.mechanisms import USED
-from hsmd.pkcs11.pin import pin_path, read_pin
+from hsmd.pkcs11.pin import ask_pin, pin_path, read_pin
 from hsmd.pkcs11.settings import TokenSettings
 from hsmd.pkcs11.start_lock import StartLock, lock_path
 
 TRIES = 5
 _PAUSE_S = (0.05, 0.15)
+_MOST_SHOWN = 8
+"""Tokens that the error about a missing one names."""
 
 _LOGIN_REFUSALS = (
     pkcs11.PinIncorrect,
@@ -36,12 +42,12 @@ _LOGIN_REFUSALS = (
 
 
 class LoginRefused(Unavailable):
-    """The token refused the PIN or would. Another try could lock it, so an operator must check it first."""
+    """The token refused the PIN or would. Another try could lock it, so a person must check the PIN first."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenToken:
-    """A token with its one logged-in session."""
+    """A token with its one logged-in session; as a context manager it closes the session."""
 
     label: str
     serial: str
@@ -54,19 +60,35 @@ class OpenToken:
         """Names of the mechanisms that hsmd uses and this token has."""
         return sorted(mechanism.name for mechanism in self.mechanisms & USED)
 
+    def close(self) -> None:
+        """Log out and close the session; the token destroys the session's objects. No error if the token is away."""
+        with suppress(pkcs11.PKCS11Error):
+            self.session.close()
+
+    def __enter__(self) -> OpenToken:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 def open_token(settings: TokenSettings) -> OpenToken:
     """Open the token that `settings` choose and log in, with a read-write session if `read_write` is set.
 
-    Raises LoginRefused, or Unavailable if the token cannot be reached, or ConfigurationError for a bad PIN file.
+    Raises LoginRefused, or Unavailable if the token cannot be reached, or ConfigurationError for a bad PIN file or if there is
+    no terminal to ask at. A process can have one token open.
     """
+    if settings.prompt:
+        return _open_at_prompt(settings)
     with StartLock(lock_path(settings)) as lock:
-        token = _find(settings)
-        return _log_in(settings, token, lock)
+        return _log_in_from_file(settings, _find(settings), lock)
 
 
 def _find(settings: TokenSettings) -> Any:
     """The token. Several tries may be needed if other programs initialise the module at the same time."""
+    failure = ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(random.uniform(*_PAUSE_S))
@@ -75,14 +97,16 @@ def _find(settings: TokenSettings) -> Any:
             if attempt:
                 library.reinitialize()
             return _choose(library, settings)
+        except (pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
+            failure = str(error)
         except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
             failure = name_of(error) if isinstance(error, pkcs11.PKCS11Error) else str(error)
-    raise Unavailable(detail=f"token {settings.name!r} not found with {settings.module}: {failure}")
+    raise Unavailable(f"token {settings.name!r} not found with {settings.module}: {failure}")
 
 
 def _choose(library: Any, settings: TokenSettings) -> Any:
     """The one token with the label, serial number or slot; python-pkcs11's search does not support slots."""
-    found = []
+    found, others = [], []
     for slot in library.get_slots(token_present=True):
         try:
             token = slot.get_token()
@@ -90,10 +114,15 @@ def _choose(library: Any, settings: TokenSettings) -> Any:
             continue
         if _fits(token, settings):
             found.append(token)
+        else:
+            others.append(f"{token.label!r} (serial {_serial(token)}, slot {token.slot.slot_id})")
     if not found:
-        raise pkcs11.NoSuchToken
+        shown = f"it shows {', '.join(others[:_MOST_SHOWN])}" if others else "it shows no token"
+        raise pkcs11.NoSuchToken(f"no token has {_selection(settings)}; {shown}")
     if len(found) > 1:
-        raise pkcs11.MultipleTokensReturned
+        raise pkcs11.MultipleTokensReturned(
+            f"{len(found)} tokens have {_selection(settings)}; choose by serial or slot"
+        )
     return found[0]
 
 
@@ -101,8 +130,19 @@ def _fits(token: Any, settings: TokenSettings) -> bool:
     if settings.slot is not None:
         return bool(token.slot.slot_id == settings.slot)
     if settings.serial:
-        return bool(token.serial.decode("ascii", "replace") == settings.serial)
+        return _serial(token) == settings.serial
     return bool(token.label == settings.label)
+
+
+def _serial(token: Any) -> str:
+    serial: bytes = token.serial
+    return serial.decode("ascii", "replace")
+
+
+def _selection(settings: TokenSettings) -> str:
+    if settings.slot is not None:
+        return f"slot {settings.slot}"
+    return f"serial {settings.serial!r}" if settings.serial else f"label {settings.label!r}"
 
 
 def _check_flags(token: Any, *, cleared: bool) -> None:
@@ -111,37 +151,89 @@ def _check_flags(token: Any, *, cleared: bool) -> None:
     The next try could lock the token, and its PIN may be wrong too: another daemon may have tried the same one.
     """
     if token.flags & TokenFlag.USER_PIN_LOCKED:
-        raise LoginRefused(detail="the token's user PIN is locked; unlock it with the SO PIN")
+        raise LoginRefused("the token's user PIN is locked; unlock it with the SO PIN")
     if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
         raise LoginRefused(
-            detail="the token's user PIN is one try from being locked; log in with another program or reset it"
+            "the token's user PIN is one try from being locked; log in with another program or reset it"
         )
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW and not cleared:
         raise LoginRefused(
-            detail="the token reports a wrong PIN since the last successful login; check the PIN"
+            "the token reports a wrong PIN since the last successful login; check the PIN, then log in once at a prompt "
+            "or with another program"
         )
 
 
-def _log_in(settings: TokenSettings, token: Any, lock: StartLock) -> OpenToken:
+def _log_in_from_file(settings: TokenSettings, token: Any, lock: StartLock) -> OpenToken:
     path = pin_path(settings)
     pin, version = read_pin(path, settings.pin_fd)
-    _check_flags(token, cleared=settings.cleared)
-    if lock.note == version and not settings.cleared:
-        raise LoginRefused(
-            detail=f"{path} was refused before and has not changed since; write the right PIN into it"
-        )
+    try:
+        _check_flags(token, cleared=settings.cleared)
+        if lock.note == version and not settings.cleared:
+            raise LoginRefused(
+                f"{path} was refused before and has not changed since; write the right PIN into it"
+            )
+        try:
+            opened = _log_in(settings, token, pin, f"the PIN in {path}")
+        except LoginRefused:
+            lock.write_note(version)
+            raise
+    finally:
+        del pin  # otherwise the traceback of an error would keep it
+    lock.write_note("")
+    return opened
+
+
+def _open_at_prompt(settings: TokenSettings) -> OpenToken:
+    """Ask a person between finding the token and logging in, so that other processes need not wait for the answer.
+
+    The lock's note is about a PIN file and stays as it is. A warning of the token does not forbid a try: a person is there.
+    """
+    with StartLock(lock_path(settings)):
+        token = _find(settings)
+    _check_flags(token, cleared=True)
+    pin = ask_pin(_question(token))
+    try:
+        with StartLock(lock_path(settings)):
+            return _log_in(settings, token, pin, "this PIN")
+    finally:
+        del pin
+
+
+def _question(token: Any) -> str:
+    warned = token.flags & TokenFlag.USER_PIN_COUNT_LOW
+    warning = "The last PIN that this token got was wrong. " if warned else ""
+    return f"{warning}PIN of token {token.label!r} (serial {_serial(token)!r}): "
+
+
+def _log_in(settings: TokenSettings, token: Any, pin: str, what: str) -> OpenToken:
+    """One try to log in; `what` names the PIN in errors."""
     try:
         session = token.open(rw=settings.read_write, user_pin=pin)
     except _LOGIN_REFUSALS as error:
-        lock.write_note(version)
-        raise LoginRefused(detail=f"the token refused the PIN in {path}: {name_of(error)}") from None
+        raise LoginRefused(f"the token refused {what}: {name_of(error)}; {_tries_left(token)}") from None
     except pkcs11.PKCS11Error as error:
-        raise Unavailable(detail=f"login failed: {name_of(error)}") from None
-    lock.write_note("")
+        raise Unavailable(f"login failed: {name_of(error)}") from None
+    finally:
+        del pin
     return OpenToken(
         label=token.label,
-        serial=token.serial.decode("ascii", "replace"),
+        serial=_serial(token),
         model=token.model,
         mechanisms=frozenset(found for found in token.slot.get_mechanisms() if isinstance(found, Mechanism)),
         session=session,
     )
+
+
+def _tries_left(token: Any) -> str:
+    """What the token's flags tell now about tries; PKCS#11 has no number."""
+    try:
+        flags = token.slot.get_token().flags
+    except pkcs11.PKCS11Error:
+        flags = TokenFlag(0)
+    if flags & TokenFlag.USER_PIN_LOCKED:
+        return "its user PIN is locked now; unlock it with the SO PIN"
+    if flags & TokenFlag.USER_PIN_FINAL_TRY:
+        return "one more wrong PIN locks it"
+    if flags & TokenFlag.USER_PIN_COUNT_LOW:
+        return "it counts wrong PINs and does not say how many tries are left"
+    return "it does not say how many tries are left"

@@ -1,8 +1,8 @@
-"""The start lock: workers of one token initialise their module one after the other and share which PIN was refused.
+"""The start lock: processes that open a token initialise its module one after the other and share which PIN was refused.
 
 SoftHSM fails about one start in ten if four processes initialise it at once, and a refused PIN must not be tried by every
-worker until the token locks. For both, all workers on this host share a file that is locked with flock. It holds no secret,
-only the version of the PIN file that was refused.
+worker until the token locks. For both, all processes on this host that choose the token with the same settings share a file
+that is locked with flock. It holds no secret, only the version of the PIN file that was refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class StartLock:
         try:
             self._fd = os.open(self._path, flags, 0o600)
         except OSError as error:
-            raise Unavailable(detail=f"start lock {self._path}: {error.strerror}; set lock_file") from None
+            raise Unavailable(
+                f"start lock {self._path}: {error.strerror}; set lock_file to a path that this user can write"
+            ) from None
         self._wait()
         return self
 
@@ -67,7 +69,7 @@ class StartLock:
                 if time.monotonic() >= give_up:
                     os.close(self._fd)
                     raise Unavailable(
-                        detail=f"another worker holds {self._path} for {LOCK_WAIT_S:.0f} s"
+                        f"another process has been starting the token for {LOCK_WAIT_S:.0f} s; it holds {self._path}"
                     ) from None
                 time.sleep(random.uniform(*_POLL_S))
 
@@ -92,7 +94,5 @@ def _own_directory() -> Path:
     directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise Unavailable(
-            detail=f"{directory} belongs to another user or is writable for others; set lock_file"
-        )
+        raise Unavailable(f"{directory} belongs to another user or is writable for others; set lock_file")
     return directory

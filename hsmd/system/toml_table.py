@@ -5,6 +5,7 @@ A key that was not read is a fault too, so that a misspelt setting is never igno
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,17 +16,23 @@ from hsmd.errors import ConfigurationError
 MAX_FILE_BYTES = 1 << 20
 
 
-def read_text(path: Path, missing_hint: str = "") -> str:
+Check = Callable[[os.stat_result], None]
+"""Raises ConfigurationError for a file that must not be used, for example because of its mode."""
+
+
+def read_text(path: Path, missing_hint: str = "", check: Check | None = None) -> str:
     """The text of a configuration file. Raises ConfigurationError; `missing_hint` is appended if it cannot be read."""
     try:
-        return read_readable(path)
+        return read_readable(path, check)
     except OSError as error:
         raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}{missing_hint}"]) from None
 
 
-def read_readable(path: Path) -> str:
+def read_readable(path: Path, check: Check | None = None) -> str:
     """As `read_text`, but raises OSError for a file that cannot be read."""
     with path.open("rb") as file:
+        if check is not None:
+            check(os.fstat(file.fileno()))
         content = file.read(MAX_FILE_BYTES + 1)
     try:
         text = content.decode("utf-8")

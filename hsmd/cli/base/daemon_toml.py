@@ -87,6 +87,8 @@ module = {quote(str(token.module))}
 # Selects the token; exactly one of label, serial and slot.
 label = {quote(token.label)}
 {_pin(token)}
+# Workers start one after the other with this lock file; by default in the run-time directory of their user.
+#lock_file = ""
 # Environment variables for the module; set in its workers only.
 environment = {{ {environment} }}
 # Worker processes, with one PKCS#11 session each: as many as the token serves in parallel; with SoftHSM at most one per core.

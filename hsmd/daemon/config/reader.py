@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from msgspec import structs
+
 from hsmd.daemon.config.settings import (
     LOOPBACK,
     AuditConfig,
@@ -24,6 +26,8 @@ from hsmd.daemon.config.settings import (
     UsersConfig,
 )
 from hsmd.errors import ConfigurationError
+from hsmd.pkcs11.settings import TokenSettings
+from hsmd.pkcs11.settings_file import read_token_selection
 from hsmd.system.addresses import DEFAULT_PORT, split_address
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
 
@@ -155,15 +159,8 @@ def _tokens(top: TomlTable) -> tuple[TokenConfig, ...]:
 
 
 def _token(table: TomlTable) -> TokenConfig:
-    slot = table.number("slot", -1, 0, 2**32)
     token = TokenConfig(
-        name=table.text("name", None),
-        module=table.file("module", None),
-        label=table.text("label"),
-        serial=table.text("serial"),
-        slot=None if slot == -1 else slot,
-        pin_file=table.optional_file("pin_file"),
-        pin_credential=table.text("pin_credential"),
+        settings=_token_settings(table),
         environment=table.string_table("environment"),
         workers=table.number("workers", 1, 1, 64),
         stall_ms=table.number("stall_ms", 2_000, 50, 600_000),
@@ -176,12 +173,19 @@ def _token(table: TomlTable) -> TokenConfig:
         recycle_after_s=table.number("recycle_after_s", 86_400, 0, 31_536_000),
         verify=table.choice("verify", "rsa", ("rsa", "all")),
     )
-    if sum([bool(token.label), bool(token.serial), token.slot is not None]) != 1:
-        table.fault("label", "choose the token by exactly one of label, serial and slot")
-    if (token.pin_file is None) == (not token.pin_credential):
-        table.fault("pin_file", "name exactly one of pin_file and pin_credential")
     table.end()
     return token
+
+
+def _token_settings(table: TomlTable) -> TokenSettings:
+    settings = structs.replace(
+        read_token_selection(table),
+        name=table.text("name", None),
+        pin_credential=table.text("pin_credential"),
+    )
+    if bool(settings.pin_file) == bool(settings.pin_credential):
+        table.fault("pin_file", "name exactly one of pin_file and pin_credential")
+    return settings
 
 
 def _audit(table: TomlTable) -> AuditConfig:

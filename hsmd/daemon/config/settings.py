@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 
+from hsmd.pkcs11.settings import TokenSettings
 from hsmd.system.addresses import join_address
 
 Network = IPv4Network | IPv6Network
@@ -42,15 +43,9 @@ class ListenConfig:
 
 @dataclass(frozen=True, slots=True)
 class TokenConfig:
-    """[[token]]: one PKCS#11 token, chosen by label, serial or slot. Only its workers read the PIN."""
+    """[[token]]: one PKCS#11 token and its workers, which alone read the PIN. `settings` say how they open it."""
 
-    name: str
-    module: Path
-    label: str
-    serial: str
-    slot: int | None
-    pin_file: Path | None
-    pin_credential: str
+    settings: TokenSettings
     environment: Mapping[str, str]
     workers: int
     stall_ms: int
@@ -62,6 +57,11 @@ class TokenConfig:
     recycle_after_operations: int
     recycle_after_s: int
     verify: str
+
+    @property
+    def name(self) -> str:
+        """The token's name in commands, messages and the store."""
+        return self.settings.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,17 +33,7 @@ def worker_settings(
 ) -> WorkerSettings:
     """The settings of a worker for `token`, which changes its user only if this process may change users."""
     return WorkerSettings(
-        token=TokenSettings(
-            name=token.name,
-            module=str(token.module),
-            label=token.label,
-            serial=token.serial,
-            slot=token.slot,
-            pin_file=str(token.pin_file) if token.pin_file else "",
-            pin_credential=token.pin_credential,
-            read_write=control,
-            cleared=cleared,
-        ),
+        token=msgspec.structs.replace(token.settings, read_write=control, cleared=cleared),
         verify=token.verify,
         control=control,
         log_level=config.log_level,

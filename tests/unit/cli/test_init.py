@@ -40,8 +40,8 @@ def test_init_writes_a_configuration_the_daemon_accepts(run: Run, home: Path, to
     assert [str(address) for address in config.listen.addresses] == ["192.0.2.1:7000"]
     assert config.listen.host_key == home / "etc" / "host_ed25519"
     assert config.audit.directory == home / "var" / "audit"
-    assert config.tokens[0].label == "tls"
-    assert config.tokens[0].pin_file == home / "pin"
+    assert config.tokens[0].settings.label == "tls"
+    assert config.tokens[0].settings.pin_file == str(home / "pin")
 
 
 def test_commented_settings_are_the_defaults(run: Run, home: Path, token: list[str]) -> None:
@@ -176,6 +176,5 @@ def test_softhsm_makes_the_token_that_the_configuration_names(run: Run, home: Pa
     assert ran.code == 0, ran.err
     [token] = configuration.load(home / "hsmd.toml").tokens
     assert token.environment["SOFTHSM2_CONF"] == str(home / "softhsm" / "softhsm2.conf")
-    assert token.pin_file is not None
-    assert _mode(token.pin_file) == 0o600
+    assert _mode(Path(token.settings.pin_file)) == 0o600
     assert run("init", "--softhsm", "--config", "other/hsmd.toml", "--state", ".").code == 1

@@ -29,7 +29,7 @@ def test_relative_paths_are_relative_to_the_file() -> None:
     assert good.listen.host_key == Path("/etc/hsmd/host_key")
     assert good.audit.directory == Path("/etc/hsmd/audit")
     assert good.store_url == "sqlite:////etc/hsmd/hsmd.db"
-    assert good.tokens[0].pin_file == Path("/etc/hsmd/pin")
+    assert good.tokens[0].settings.pin_file == "/etc/hsmd/pin"
 
 
 def test_addresses_have_a_default_port() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, TokenConfig
@@ -215,7 +216,8 @@ def test_a_changed_token_gets_new_workers_beside_the_old_ones(
 
 def test_a_wrong_pin_in_new_settings_leaves_the_old_workers_running(harness: Harness) -> None:
     harness.supervisor.start_due(0.0)
-    harness.supervisor.apply(harness.with_token(pin_file=Path("/other")))
+    settings = structs.replace(harness.config.tokens[0].settings, pin_file="/other")
+    harness.supervisor.apply(harness.with_token(settings=settings))
     harness.supervisor.start_due(1.0)
     for worker in harness.workers[3:]:
         worker.process.status = EXIT_LOGIN_REFUSED
