@@ -13,7 +13,7 @@ from typing import Any
 from pkcs11 import MGF, KeyType as KeyKind, Mechanism
 
 from hsmd.algorithms import SCHEMES, Family, KeyType, Padding, SignatureScheme
-from hsmd.purposes import Purpose, is_decryption
+from hsmd.purposes import KeyUse, Purpose, use_of
 
 DIGEST_INFO: dict[str, bytes] = {
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
@@ -41,7 +41,14 @@ RAW_RSA = Mechanism.RSA_X_509
 """For premaster secrets: hsmd removes the padding, in the same way if it is invalid (docs/adr/0002)."""
 
 USED = frozenset(
-    {*_SIGNING.values(), *_GENERATION.values(), Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_PSS, RAW_RSA}
+    {
+        *_SIGNING.values(),
+        *_GENERATION.values(),
+        Mechanism.RSA_PKCS,
+        Mechanism.RSA_PKCS_PSS,
+        Mechanism.RSA_PKCS_OAEP,
+        RAW_RSA,
+    }
 )
 
 
@@ -62,8 +69,11 @@ def generation(key_type: KeyType) -> Mechanism:
 
 def needed(key_type: KeyType, purposes: frozenset[Purpose]) -> frozenset[Mechanism]:
     """The mechanisms that a token needs to use a key with this ceiling."""
-    if any(is_decryption(purpose) for purpose in purposes):
+    use = use_of(purposes)
+    if use is KeyUse.DECRYPT:
         return frozenset({RAW_RSA})
+    if use is KeyUse.UNWRAP:
+        return frozenset({Mechanism.RSA_PKCS_OAEP})
     if key_type.facts.family is Family.RSA:
         return frozenset({Mechanism.RSA_PKCS, Mechanism.RSA_PKCS_PSS})
     return frozenset({_SIGNING[key_type.facts.family]})

@@ -11,7 +11,7 @@ import pkcs11
 from pkcs11 import Attribute, MechanismFlag, ObjectClass
 from pkcs11.attributes import AttributeMapper
 
-from hsmd.purposes import Purpose, is_decryption
+from hsmd.purposes import KeyUse, Purpose, use_of
 
 Template = dict[Attribute, Any]
 
@@ -23,9 +23,26 @@ _PROTECTED: Template = {
     Attribute.EXTRACTABLE: False,
     Attribute.MODIFIABLE: False,
     Attribute.COPYABLE: False,
-    Attribute.UNWRAP: False,
     Attribute.DERIVE: False,
     Attribute.SIGN_RECOVER: False,
+}
+
+
+PRIVATE_USES = {
+    KeyUse.SIGN: Attribute.SIGN,
+    KeyUse.DECRYPT: Attribute.DECRYPT,
+    KeyUse.UNWRAP: Attribute.UNWRAP,
+}
+"""The attribute by which a token lets a private key be used."""
+_PUBLIC_USES = {
+    KeyUse.SIGN: Attribute.VERIFY,
+    KeyUse.DECRYPT: Attribute.ENCRYPT,
+    KeyUse.UNWRAP: Attribute.WRAP,
+}
+_CAPABILITIES = {
+    KeyUse.SIGN: MechanismFlag.SIGN | MechanismFlag.VERIFY,
+    KeyUse.DECRYPT: MechanismFlag.DECRYPT | MechanismFlag.ENCRYPT,
+    KeyUse.UNWRAP: MechanismFlag.UNWRAP | MechanismFlag.WRAP,
 }
 
 
@@ -39,27 +56,22 @@ def checked(template: Template) -> Template:
     return template
 
 
-def decrypts(purposes: frozenset[Purpose]) -> bool:
-    """Whether a key with this ceiling decrypts; otherwise it signs."""
-    return any(is_decryption(purpose) for purpose in purposes)
-
-
 def capabilities(purposes: frozenset[Purpose]) -> MechanismFlag:
-    """The capabilities of a generated pair, for python-pkcs11: either signing or decryption."""
-    if decrypts(purposes):
-        return MechanismFlag.DECRYPT | MechanismFlag.ENCRYPT
-    return MechanismFlag.SIGN | MechanismFlag.VERIFY
+    """The capabilities of a generated pair, for python-pkcs11: those of the one use of its key."""
+    return _CAPABILITIES[use_of(purposes)]
 
 
 def private_key(purposes: frozenset[Purpose]) -> Template:
-    """Safe attributes of a private key: it cannot leave the token, has one capability, and cannot be changed."""
-    decrypting = decrypts(purposes)
-    return checked({**_PROTECTED, Attribute.SIGN: not decrypting, Attribute.DECRYPT: decrypting})
+    """Safe attributes of a private key: it cannot leave the token, has one use, and cannot be changed."""
+    used = use_of(purposes)
+    return checked({**_PROTECTED, **{attribute: use is used for use, attribute in PRIVATE_USES.items()}})
 
 
-def public_key() -> Template:
-    """Attributes of the public key of a pair."""
-    return checked({Attribute.MODIFIABLE: False, Attribute.PRIVATE: False})
+def public_key(purposes: frozenset[Purpose]) -> Template:
+    """Attributes of the public key of a pair: it does the opposite of the private key, and nothing else."""
+    used = use_of(purposes)
+    flags = {attribute: use is used for use, attribute in _PUBLIC_USES.items()}
+    return checked({Attribute.MODIFIABLE: False, Attribute.PRIVATE: False, **flags})
 
 
 def named(object_class: ObjectClass, cka_id: bytes, label: str) -> Template:
@@ -74,18 +86,30 @@ _UNSAFE: tuple[tuple[Attribute, bool, str], ...] = (
     (Attribute.SENSITIVE, False, "not sensitive"),
     (Attribute.PRIVATE, False, "visible without login"),
     (Attribute.MODIFIABLE, True, "modifiable"),
-    (Attribute.UNWRAP, True, "may unwrap"),
     (Attribute.DERIVE, True, "may derive"),
     (Attribute.ALWAYS_AUTHENTICATE, True, "requires the PIN for each use"),
 )
 
 
 def unsafe_attributes(key: Any) -> list[str]:
-    """Descriptions of an existing private key's unsafe attributes; empty if it is safe."""
+    """Descriptions of an existing private key's unsafe attributes; empty if it is safe.
+
+    A key that may unwrap is safe only if it may neither sign nor decrypt.
+    """
     found = [words for attribute, bad, words in _UNSAFE if _flag(key, attribute) is bad]
-    if _flag(key, Attribute.SIGN) and _flag(key, Attribute.DECRYPT):
+    signs, decrypts = may(key, Attribute.SIGN), may(key, Attribute.DECRYPT)
+    if may(key, Attribute.UNWRAP) and (signs or decrypts):
+        found.append("may unwrap")
+    if signs and decrypts:
         found.append("may sign and decrypt")
     return found
+
+
+def other_uses(key: Any, use: KeyUse) -> list[str]:
+    """What an existing private key may be used for besides `use`, in words; empty if for nothing else."""
+    attributes = {other.value: attribute for other, attribute in PRIVATE_USES.items() if other is not use}
+    attributes |= {"sign with recovery": Attribute.SIGN_RECOVER, "derive": Attribute.DERIVE}
+    return [words for words, attribute in attributes.items() if may(key, attribute)]
 
 
 def may(key: Any, attribute: Attribute) -> bool:

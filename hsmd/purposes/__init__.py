@@ -4,30 +4,37 @@ Pure functions: no I/O, no clock. The check runs in the token worker, next to th
 the same purposes. The public functions are exported here; the other modules are the rules.
 """
 
-from hsmd.purposes.ceiling import check_ceiling, check_grantable, with_daemon_purposes
+from hsmd.purposes.ceiling import check_ceiling, check_grantable, use_of, with_daemon_purposes
 from hsmd.purposes.check import PurposeCheck
 from hsmd.purposes.names import (
     GRANTABLE,
     GROUPS,
     TLS_SIGNING,
+    KeyUse,
     Purpose,
     expand,
     is_decryption,
+    is_unwrapping,
     labels,
     purpose_from_label,
+    use_for,
 )
 
 __all__ = [
     "GRANTABLE",
     "GROUPS",
     "TLS_SIGNING",
+    "KeyUse",
     "Purpose",
     "PurposeCheck",
     "check_ceiling",
     "check_grantable",
     "expand",
     "is_decryption",
+    "is_unwrapping",
     "labels",
     "purpose_from_label",
+    "use_for",
+    "use_of",
     "with_daemon_purposes",
 ]

@@ -2,16 +2,19 @@
 
 The rules prevent that a signature for one purpose is used for another: the formats of the TLS purposes exclude each
 other, but an arbitrary message or a raw digest can have any of them, and a PKCS #1 v1.5 decryption oracle yields
-signatures (Jager, Schwenk, Somorovsky 2015; ROBOT 2017).
+signatures (Jager, Schwenk, Somorovsky 2015; ROBOT 2017). A key that unwraps and also decrypts reveals the keys that it
+unwraps (Clulow 2003).
 """
 
 from __future__ import annotations
 
 from hsmd.algorithms import Family, KeyType
 from hsmd.errors import BadRequest
-from hsmd.purposes.names import GRANTABLE, TLS_SIGNING, Purpose, is_decryption, labels
+from hsmd.purposes.names import GRANTABLE, TLS_SIGNING, KeyUse, Purpose, labels, use_for
 
 _UNBOUND = frozenset({Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST})
+_OF_THE_DAEMON = {Purpose.CHECKPOINT: "checkpoints", Purpose.STATEMENT: "statements"}
+"""What the daemon's own keys sign. Each is the only purpose of its key, so that audited clients cannot use that key."""
 _DAEMON_FOR_CERTIFIED_KEYS = frozenset({Purpose.X509_REQUEST, Purpose.X509_SELF_SIGNED})
 
 
@@ -22,9 +25,16 @@ def check_ceiling(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
     """
     if not purposes:
         raise BadRequest("purposes: a key needs at least one purpose, for example tls-server")
-    _check_checkpoint(key_type, purposes)
-    _check_decryption(key_type, purposes)
+    for purpose, signed in _OF_THE_DAEMON.items():
+        if purpose in purposes:
+            _check_daemon_key(key_type, purposes, purpose, signed)
+    _check_one_use(key_type, purposes)
     _check_unbound(key_type, purposes)
+
+
+def use_of(purposes: frozenset[Purpose]) -> KeyUse:
+    """What the token does with a key that has this ceiling, which `check_ceiling` accepts: the same for all its purposes."""
+    return use_for(next(iter(purposes)))
 
 
 def with_daemon_purposes(purposes: frozenset[Purpose]) -> frozenset[Purpose]:
@@ -51,29 +61,28 @@ def check_grantable(ceiling: frozenset[Purpose], wanted: frozenset[Purpose]) -> 
         raise BadRequest(f"purposes: the key's purposes, fixed as {allowed}, do not include {_join(beyond)}")
 
 
-def _check_checkpoint(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
-    """A key that signs checkpoints has no other purpose, so that the audited clients cannot use it."""
-    if Purpose.CHECKPOINT not in purposes:
-        return
-    if others := purposes - {Purpose.CHECKPOINT}:
+def _check_daemon_key(key_type: KeyType, purposes: frozenset[Purpose], purpose: Purpose, signed: str) -> None:
+    """A key that signs what the daemon states has no other purpose, and a type that signed notes have."""
+    if others := purposes - {purpose}:
         raise BadRequest(
-            f"purposes: a key that signs checkpoints cannot have other purposes such as {_join(others)}"
+            f"purposes: a key that signs {signed} cannot have other purposes such as {_join(others)}"
         )
     if key_type not in (KeyType.ED25519, KeyType.P256):
-        raise BadRequest(f"purposes: checkpoints are signed by an ed25519 or p-256 key, not {key_type.value}")
+        raise BadRequest(f"purposes: {signed} are signed by an ed25519 or p-256 key, not {key_type.value}")
 
 
-def _check_decryption(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
-    decrypting = frozenset(purpose for purpose in purposes if is_decryption(purpose))
-    if not decrypting:
-        return
-    if signing := purposes - decrypting:
-        raise BadRequest(
-            f"purposes: a key either signs or decrypts; {_join(decrypting)} cannot be combined with "
-            f"{_join(signing)}; use a second key"
-        )
-    if key_type.facts.family is not Family.RSA:
-        raise BadRequest(f"purposes: {_join(decrypting)} needs an RSA key, not {key_type.value}")
+def _check_one_use(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
+    """A key signs, decrypts or unwraps; only RSA keys do anything but sign."""
+    for use in (KeyUse.UNWRAP, KeyUse.DECRYPT):
+        of_this_use = frozenset(purpose for purpose in purposes if use_for(purpose) is use)
+        others = purposes - of_this_use
+        if of_this_use and others:
+            raise BadRequest(
+                f"purposes: a key either signs or decrypts or unwraps; {_join(of_this_use)} cannot be combined with "
+                f"{_join(others)}; use a second key"
+            )
+        if of_this_use and key_type.facts.family is not Family.RSA:
+            raise BadRequest(f"purposes: {_join(of_this_use)} needs an RSA key, not {key_type.value}")
 
 
 def _check_unbound(key_type: KeyType, purposes: frozenset[Purpose]) -> None:

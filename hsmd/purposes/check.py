@@ -11,8 +11,9 @@ from functools import partial
 
 from hsmd.algorithms import SCHEMES, Family, KeyType, SignatureScheme, schemes_for
 from hsmd.errors import PurposeMismatch
+from hsmd.purposes.ceiling_constraints import ConstraintDocuments, constraint_rules
 from hsmd.purposes.checkpoint import check_checkpoint
-from hsmd.purposes.names import Purpose
+from hsmd.purposes.names import Purpose, is_unwrapping
 from hsmd.purposes.tls12_client import check_client_transcript
 from hsmd.purposes.tls12_server import check_server_key_exchange
 from hsmd.purposes.tls13 import allowed_in_tls13, certificate_verify_rule
@@ -35,10 +36,16 @@ class PurposeCheck:
 
     __slots__ = ("_key_type", "_rules")
 
-    def __init__(self, key_type: KeyType, spki: bytes) -> None:
-        """`spki` is the key's DER SubjectPublicKeyInfo (RFC 5280, section 4.1)."""
+    def __init__(
+        self, key_type: KeyType, spki: bytes, constraints: ConstraintDocuments | None = None
+    ) -> None:
+        """`spki` is the key's DER SubjectPublicKeyInfo (RFC 5280, section 4.1), `constraints` are those of its ceiling."""
         self._key_type = key_type
         self._rules = _rules(key_type, spki)
+        for constrained, within in constraint_rules(constraints or {}).items():
+            for (purpose, scheme), rule in self._rules.items():
+                if purpose == constrained:
+                    self._rules[purpose, scheme] = partial(_check_both, rule, within)
 
     def check(self, purpose: int, scheme: int, data: bytes) -> None:
         """Pass if `data` is exactly what `purpose` allows this key to sign with `scheme`, or to decrypt.
@@ -79,6 +86,12 @@ def _signing_rules(key_type: KeyType, scheme: SignatureScheme, spki: bytes) -> d
     return rules
 
 
+def _check_both(rule: Rule, within: Rule, data: bytes) -> None:
+    """The rule of a purpose, then what the key's ceiling permits of it."""
+    rule(data)
+    within(data)
+
+
 def _accept_any(data: bytes) -> None:
     """`sign-message`: the key's ceiling has no purpose whose format arbitrary bytes could imitate."""
 
@@ -104,4 +117,6 @@ def _why_no_rule(key_type: KeyType, purpose: int, scheme: int) -> str:
     if scheme != DECRYPTION_SCHEME and scheme not in SCHEMES:
         return f"unknown signature scheme 0x{scheme:04x}"
     label = Purpose(purpose).label
+    if is_unwrapping(Purpose(purpose)):
+        return f"{label} is not a key operation: nothing is signed or decrypted for it"
     return f"signature scheme 0x{scheme:04x} does not suit {label} with a key of type {key_type.value}"

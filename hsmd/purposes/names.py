@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 from hsmd.errors import BadRequest
 
@@ -25,11 +25,21 @@ class Purpose(IntEnum):
     X509_REQUEST = 0x80
     X509_SELF_SIGNED = 0x81
     CHECKPOINT = 0x82
+    STATEMENT = 0x83
+    UNWRAP_KEY = 0x84
 
     @property
     def label(self) -> str:
         """The name for users, for example `tls13-server`."""
         return self.name.lower().replace("_", "-")
+
+
+class KeyUse(Enum):
+    """What the token does with a private key. A key has one use, whatever its purposes."""
+
+    SIGN = "sign"
+    DECRYPT = "decrypt"
+    UNWRAP = "unwrap"
 
 
 TLS_SIGNING = frozenset(
@@ -47,12 +57,22 @@ GROUPS: dict[str, frozenset[Purpose]] = {
 """Labels that stand for several purposes."""
 
 _BY_LABEL = {purpose.label: purpose for purpose in Purpose}
-_DECRYPTION = frozenset({Purpose.TLS12_RSA_PREMASTER})
+_OTHER_USES = {Purpose.TLS12_RSA_PREMASTER: KeyUse.DECRYPT, Purpose.UNWRAP_KEY: KeyUse.UNWRAP}
+
+
+def use_for(purpose: Purpose) -> KeyUse:
+    """What the token does with the private key for this purpose."""
+    return _OTHER_USES.get(purpose, KeyUse.SIGN)
 
 
 def is_decryption(purpose: Purpose) -> bool:
-    """Whether the private key decrypts for this purpose instead of signing."""
-    return purpose in _DECRYPTION
+    """Whether the private key decrypts for this purpose."""
+    return use_for(purpose) is KeyUse.DECRYPT
+
+
+def is_unwrapping(purpose: Purpose) -> bool:
+    """Whether the private key unwraps other keys for this purpose. No key operation of the wire protocol does that."""
+    return use_for(purpose) is KeyUse.UNWRAP
 
 
 def purpose_from_label(label: str) -> Purpose:

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import inspect as shapes
 
 from hsmd.algorithms import KeyType
+from hsmd.daemon.worker import ceilings
 from hsmd.errors import BadRequest, HsmdError, ProtocolError, PurposeMismatch, VersionMismatch
+from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.protocol import frames, messages
 from hsmd.protocol.channel import ClientChannel, FrameDecoder, ServerChannel, State
 from hsmd.protocol.frames import MAX_REQUEST_LENGTH, Kind, Welcome
-from hsmd.purposes import PurposeCheck
+from hsmd.purposes import Purpose, PurposeCheck, expand
 
 HELLO = frames.encode_hello(3)
 WELCOME = frames.encode_welcome(Welcome(1, 3, MAX_REQUEST_LENGTH, 16))
@@ -134,6 +136,16 @@ def purposes_target(data: bytes) -> None:
         assert error.text
 
 
+def ceilings_target(data: bytes) -> None:
+    """Ceilings in a token; one that is read and no more than version 1 or 2 holds is written again as it was."""
+    ceiling = ceilings.parse(data)
+    if ceiling is None:
+        return
+    again = ceilings.encode(ceiling.half, ceiling.cka_id, ceiling.purposes, ceiling.constraints)
+    assert again == data or b'"version":1,' in again
+    assert ceilings.parse(again) is not None
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames_target,
     "channel": channel_target,
@@ -141,11 +153,17 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "requests": request_target,
     "results": result_target,
     "purposes": purposes_target,
+    "ceilings": ceilings_target,
 }
 
 
 def seeds(target: str) -> Iterator[bytes]:
     """Initial inputs: the golden vectors, in the target's format."""
+    if target == "ceilings":
+        yield from _ceiling_seeds()
+    elif target == "purposes":
+        statement = b"hsmd.statement/v1 vault-answer\ndaemon fra-1\nkey 00ff\n"
+        yield bytes([list(KeyType).index(KeyType.ED25519), Purpose.STATEMENT, 0x08, 0x07]) + statement
     order = list(_BODIES)
     for vector in json.loads(_VECTORS.read_text())["frames"]:
         wire, body, kind = (
@@ -166,6 +184,17 @@ def seeds(target: str) -> Iterator[bytes]:
             yield msgspec.json.encode(sample(shapes.type_info(request)))
         elif target == "results":
             yield bytes([number]) + msgspec.json.encode(sample(shapes.type_info(request.Result)))
+
+
+def _ceiling_seeds() -> Iterator[bytes]:
+    """Ceilings of both versions, and the class of keys that unwrap."""
+    small = PublicHalf.from_spki(_SPKI.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    large = PublicHalf.of(rsa.RSAPublicNumbers(65537, (1 << 2047) + 1).public_key())
+    assert small is not None and large is not None
+    request = frozenset({Purpose.X509_REQUEST})
+    yield ceilings.encode(small, b"\x01", expand(["tls-server"]))
+    yield ceilings.encode(small, b"\x01", request, {Purpose.X509_REQUEST: {"names": ["example.org"]}})
+    yield ceilings.encode(large, b"\x01", frozenset({Purpose.UNWRAP_KEY}))
 
 
 def sample(shape: shapes.Type) -> object:

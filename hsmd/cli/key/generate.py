@@ -17,6 +17,9 @@ from hsmd.protocol.messages import (
     KeyGenerate,
     KeyInfo,
 )
+from hsmd.purposes import GRANTABLE, Purpose
+
+_NOT_GRANTED = {purpose.label for purpose in frozenset(Purpose) - GRANTABLE}
 
 
 @command(
@@ -34,13 +37,13 @@ def generate(
     """Generate a key in the token.
 
     The private key never leaves the token. The purposes limit the key permanently: a grant can allow fewer of them, never more.
-    A key either signs or decrypts.
+    A key signs, decrypts or unwraps: one of the three.
     """
     request = KeyGenerate(name=name, key_type=key_type.value, purposes=purpose, token=token)
     with session.output.working(f"the token is generating a key of type {key_type.value}"):
         info = session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     session.output.show(info, lambda: describe(info))
-    if not session.output.as_json:
+    if not session.output.as_json and not set(info.purposes) <= _NOT_GRANTED:
         note(
             f"Next: a certificate (hsmd key csr {name} or hsmd cert self-signed {name}), "
             f"and a grant (hsmd grant add CLIENT {name})"

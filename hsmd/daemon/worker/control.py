@@ -17,7 +17,7 @@ from hsmd.pkcs11 import mechanisms, templates
 from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.pkcs11.session import OpenToken
 from hsmd.protocol.messages import Done
-from hsmd.purposes import Purpose, expand, labels
+from hsmd.purposes import Purpose, check_ceiling, expand, labels
 
 
 class ControlOperations:
@@ -47,6 +47,7 @@ class ControlOperations:
         except ValueError:
             raise BadRequest(f"key_type: choose one of {', '.join(kind.value for kind in KeyType)}") from None
         purposes = expand(request.purposes)
+        check_ceiling(key_type, purposes)
         self._check_ability(key_type, purposes)
         ceiling = key_objects.generate(self._session, request.name, key_type, purposes)
         return describe(ceiling, request.name, [])

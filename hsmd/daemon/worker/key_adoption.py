@@ -14,7 +14,7 @@ from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import BadRequest, Conflict
 from hsmd.pkcs11 import templates
 from hsmd.pkcs11.public_keys import PublicHalf, private_fits, read_public_half
-from hsmd.purposes import Purpose, check_ceiling, labels
+from hsmd.purposes import KeyUse, Purpose, check_ceiling, labels, use_of
 
 
 def adopt(
@@ -115,9 +115,18 @@ def _same_ceiling(existing: Ceiling, purposes: frozenset[Purpose]) -> Ceiling:
 
 
 def _check_capability(private: Any, purposes: frozenset[Purpose]) -> None:
-    needed = Attribute.DECRYPT if templates.decrypts(purposes) else Attribute.SIGN
-    if not templates.may(private, needed):
-        raise BadRequest(f"purposes: the token does not let this key {needed.name.lower()}")
+    """Refuse a key that the token does not let do this, and one that unwraps if it does anything else.
+
+    Keys that sign or decrypt besides are refused as unsafe, unless that is accepted.
+    """
+    use = use_of(purposes)
+    if not templates.may(private, templates.PRIVATE_USES[use]):
+        raise BadRequest(f"purposes: the token does not let this key {use.value}")
+    if use is KeyUse.UNWRAP and (others := templates.other_uses(private, use)):
+        raise BadRequest(
+            f"purposes: a key that unwraps must do nothing else, and the token lets this one {' and '.join(others)}; "
+            "generate a new key"
+        )
 
 
 def _check_alone(session: Any, cka_id: bytes, half: PublicHalf) -> None:

@@ -60,7 +60,7 @@ def _generate_pair(
         "store": True,
         "mechanism": generation(key_type),
         "capabilities": templates.capabilities(purposes),
-        "public_template": templates.public_key(),
+        "public_template": templates.public_key(purposes),
         "private_template": templates.private_key(purposes),
     }
     kind = KIND_OF_FAMILY[facts.family]
@@ -112,12 +112,9 @@ def write_public_key(
     session: Any, name: str, half: PublicHalf, cka_id: bytes, purposes: frozenset[Purpose]
 ) -> Any:
     """Store the public key object beside a private one."""
-    decrypting = templates.decrypts(purposes)
     template = {
         **templates.named(ObjectClass.PUBLIC_KEY, cka_id, name),
-        **templates.public_key(),
-        Attribute.VERIFY: not decrypting,
-        Attribute.ENCRYPT: decrypting,
+        **templates.public_key(purposes),
         **public_attributes(half),
     }
     return session.create_object(templates.checked(template))

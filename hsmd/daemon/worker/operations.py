@@ -21,7 +21,7 @@ from hsmd.errors import PurposeMismatch
 from hsmd.pkcs11.mechanisms import DIGEST_INFO, HASHES, RAW_RSA, signing
 from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.pkcs11.templates import may
-from hsmd.purposes import Purpose, PurposeCheck, is_decryption
+from hsmd.purposes import KeyUse, Purpose, PurposeCheck, use_of
 
 DECRYPTION_SCHEME = 0
 _BUFFER_BYTES = 1024
@@ -64,18 +64,19 @@ class OpenKey:
 
 
 def open_key(private: Any, ceiling: Ceiling, *, verify: str) -> OpenKey:
-    """Open a private key object and build its table. `verify` is "rsa" or "all".
+    """Open a private key object and build its table, which is empty for a key that unwraps. `verify` is "rsa" or "all".
 
     Raises PKCS11Error if the token fails (a decrypting key is used once, see `premaster`).
     """
     half = ceiling.half
+    use = use_of(ceiling.purposes)
     operations: dict[tuple[int, int], Operation] = {}
-    if any(is_decryption(purpose) for purpose in ceiling.purposes) and may(private, Attribute.DECRYPT):
+    if use is KeyUse.DECRYPT and may(private, Attribute.DECRYPT):
         operations[int(Purpose.TLS12_RSA_PREMASTER), DECRYPTION_SCHEME] = _premaster(private, half)
-    signing_purposes = [purpose for purpose in ceiling.purposes if not is_decryption(purpose)]
-    if signing_purposes and may(private, Attribute.SIGN):
-        operations |= _signing_table(private, half, signing_purposes, verify)
-    return OpenKey(ceiling, private.handle, PurposeCheck(half.key_type, half.spki).check, operations)
+    if use is KeyUse.SIGN and may(private, Attribute.SIGN):
+        operations = _signing_table(private, half, ceiling.purposes, verify)
+    check = PurposeCheck(half.key_type, half.spki, ceiling.constraints).check
+    return OpenKey(ceiling, private.handle, check, operations)
 
 
 def _premaster(private: Any, half: PublicHalf) -> Operation:
@@ -90,7 +91,7 @@ def _premaster(private: Any, half: PublicHalf) -> Operation:
 
 
 def _signing_table(
-    private: Any, half: PublicHalf, purposes: list[Purpose], verify: str
+    private: Any, half: PublicHalf, purposes: frozenset[Purpose], verify: str
 ) -> dict[tuple[int, int], Operation]:
     table: dict[tuple[int, int], Operation] = {}
     for scheme in schemes_for(half.key_type):

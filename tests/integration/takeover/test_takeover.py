@@ -479,6 +479,44 @@ def test_the_old_wheel_is_used(old: Release, new: Release) -> None:
     assert imported(new) != imported(old)
 
 
+def test_the_old_worker_passes_over_ceilings_that_it_does_not_know(old: Release, new: Release) -> None:
+    """The module has moved since; each release gets what the new one writes, and tells which of it are ceilings."""
+    write = (
+        "from cryptography.hazmat.primitives.asymmetric import ec, rsa\n"
+        "from hsmd.daemon.worker.ceilings import encode, parse\n"
+        "from hsmd.pkcs11.public_keys import PublicHalf\n"
+        "from hsmd.purposes import Purpose as P, expand\n"
+        "small = PublicHalf.of(ec.generate_private_key(ec.SECP256R1()).public_key())\n"
+        "large = PublicHalf.of(rsa.generate_private_key(65537, 2048).public_key())\n"
+        "serves, signs, unwraps = expand(['tls-server']), frozenset({P.STATEMENT}), frozenset({P.UNWRAP_KEY})\n"
+        "some = {P.TLS13_SERVER: {'names': ['example.org']}}\n"
+        "found = [encode(small, b'1', serves), encode(small, b'1', serves, some), encode(large, b'1', unwraps),\n"
+        "         encode(small, b'1', signs)]\n"
+        "assert all(map(parse, found))\n"
+        "print(*(value.decode() for value in found), sep='\\n')"
+    )
+    read = (
+        "import sys\n"
+        "from hsmd.daemon.token.ceilings import parse\n"
+        "print([parse(line.rstrip('\\n').encode()) is not None for line in sys.stdin])"
+    )
+    written = run_python(new, write)
+    assert run_python(old, read, written) == "[True, False, False, False]\n"
+
+
+def run_python(release: Release, program: str, given: str = "") -> str:
+    return subprocess.run(
+        [*release.python, "-c", program],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
+        check=True,
+        cwd=release.directory,
+        env=release.environment,
+    ).stdout
+
+
 def test_the_old_agent_signs_with_each_key_of_the_new_daemon(
     taken_over: TakenOver, old: Release, tmp_path: Path
 ) -> None:

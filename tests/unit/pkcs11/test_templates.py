@@ -21,14 +21,27 @@ def test_a_value_that_cannot_be_packed_is_refused_before_the_binding() -> None:
             templates.checked(template)
 
 
-def test_a_key_signs_or_decrypts() -> None:
-    for purposes in ({Purpose.TLS13_SERVER}, {Purpose.SIGN_DIGEST}, {Purpose.TLS12_RSA_PREMASTER}):
-        template = templates.private_key(frozenset(purposes))
-        assert template[Attribute.SIGN] is not template[Attribute.DECRYPT]
-        for attribute, value in (
-            (Attribute.SENSITIVE, True),
-            (Attribute.EXTRACTABLE, False),
-            (Attribute.MODIFIABLE, False),
-            (Attribute.COPYABLE, False),
-        ):
-            assert template[attribute] is value
+@pytest.mark.parametrize(
+    ("purpose", "private", "public"),
+    [
+        (Purpose.TLS13_SERVER, Attribute.SIGN, Attribute.VERIFY),
+        (Purpose.SIGN_DIGEST, Attribute.SIGN, Attribute.VERIFY),
+        (Purpose.STATEMENT, Attribute.SIGN, Attribute.VERIFY),
+        (Purpose.TLS12_RSA_PREMASTER, Attribute.DECRYPT, Attribute.ENCRYPT),
+        (Purpose.UNWRAP_KEY, Attribute.UNWRAP, Attribute.WRAP),
+    ],
+)
+def test_a_key_signs_decrypts_or_unwraps(purpose: Purpose, private: Attribute, public: Attribute) -> None:
+    template = templates.private_key(frozenset({purpose}))
+    uses = (Attribute.SIGN, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE, Attribute.SIGN_RECOVER)
+    assert [attribute for attribute in uses if template[attribute]] == [private]
+    other_half = templates.public_key(frozenset({purpose}))
+    uses = (Attribute.VERIFY, Attribute.ENCRYPT, Attribute.WRAP)
+    assert [attribute for attribute in uses if other_half[attribute]] == [public]
+    for attribute, value in (
+        (Attribute.SENSITIVE, True),
+        (Attribute.EXTRACTABLE, False),
+        (Attribute.MODIFIABLE, False),
+        (Attribute.COPYABLE, False),
+    ):
+        assert template[attribute] is value

@@ -11,20 +11,26 @@ from hsmd.errors import MAX_ERROR_TEXT_BYTES, BadRequest
 from hsmd.purposes import (
     GRANTABLE,
     TLS_SIGNING,
+    KeyUse,
     Purpose,
     check_ceiling,
     check_grantable,
     expand,
     is_decryption,
+    is_unwrapping,
     labels,
     purpose_from_label,
+    use_for,
+    use_of,
     with_daemon_purposes,
 )
 
 CODES = {
     "tls13-server": 1, "tls13-client": 2, "tls12-server": 3, "tls12-client": 4, "tls12-rsa-premaster": 5,
     "sign-message": 8, "sign-digest": 9, "x509-request": 0x80, "x509-self-signed": 0x81, "checkpoint": 0x82,
+    "statement": 0x83, "unwrap-key": 0x84,
 }  # fmt: skip
+OF_THE_DAEMON = (Purpose.CHECKPOINT, Purpose.STATEMENT)
 EC_AND_RSA = [key_type for key_type in KeyType if key_type is not KeyType.ED25519]
 
 
@@ -40,6 +46,14 @@ def test_only_codes_below_0x80_can_be_granted():
 
 def test_only_the_premaster_purpose_decrypts():
     assert [purpose for purpose in Purpose if is_decryption(purpose)] == [Purpose.TLS12_RSA_PREMASTER]
+
+
+def test_only_unwrap_key_unwraps_and_all_others_sign():
+    assert [purpose for purpose in Purpose if is_unwrapping(purpose)] == [Purpose.UNWRAP_KEY]
+    signing = {purpose for purpose in Purpose if use_for(purpose) is KeyUse.SIGN}
+    assert signing == set(Purpose) - {Purpose.TLS12_RSA_PREMASTER, Purpose.UNWRAP_KEY}
+    assert use_of(frozenset({Purpose.UNWRAP_KEY})) is KeyUse.UNWRAP
+    assert use_of(expand(["tls-server"])) is KeyUse.SIGN
 
 
 @pytest.mark.parametrize("label", ["", "tls-server", "TLS13-SERVER", "tls13_server", "sign", "tls13-server "])
@@ -90,30 +104,43 @@ def test_tls_purposes_can_be_combined_on_every_key(key_type):
 
 @pytest.mark.parametrize(
     "other",
-    [purpose for purpose in Purpose if purpose not in (Purpose.TLS12_RSA_PREMASTER, Purpose.CHECKPOINT)],
+    [purpose for purpose in Purpose if purpose not in (Purpose.TLS12_RSA_PREMASTER, *OF_THE_DAEMON)],
 )
 def test_a_key_either_signs_or_decrypts(other):
     with pytest.raises(BadRequest, match="either signs or decrypts"):
         check_ceiling(KeyType.RSA_2048, frozenset({Purpose.TLS12_RSA_PREMASTER, other}))
 
 
-@pytest.mark.parametrize("other", [purpose for purpose in Purpose if purpose is not Purpose.CHECKPOINT])
-def test_a_checkpoint_key_has_no_other_purpose(other):
-    check_ceiling(KeyType.P256, frozenset({Purpose.CHECKPOINT}))
-    check_ceiling(KeyType.ED25519, frozenset({Purpose.CHECKPOINT}))
-    with pytest.raises(BadRequest, match="cannot have other purposes"):
-        check_ceiling(KeyType.RSA_2048, frozenset({Purpose.CHECKPOINT, other}))
+@pytest.mark.parametrize(
+    "other", [purpose for purpose in Purpose if purpose not in (Purpose.UNWRAP_KEY, *OF_THE_DAEMON)]
+)
+def test_a_key_that_unwraps_does_nothing_else(other):
+    with pytest.raises(BadRequest, match="signs or decrypts or unwraps; unwrap-key cannot be combined"):
+        check_ceiling(KeyType.RSA_2048, frozenset({Purpose.UNWRAP_KEY, other}))
 
 
+@pytest.mark.parametrize("own", OF_THE_DAEMON)
+@pytest.mark.parametrize("other", Purpose)
+def test_a_key_that_signs_for_the_daemon_has_no_other_purpose(own, other):
+    check_ceiling(KeyType.P256, frozenset({own}))
+    check_ceiling(KeyType.ED25519, frozenset({own}))
+    if other is not own:
+        for key_type in (KeyType.RSA_2048, KeyType.P256):
+            with pytest.raises(BadRequest, match="cannot have other purposes"):
+                check_ceiling(key_type, frozenset({own, other}))
+
+
+@pytest.mark.parametrize("own", OF_THE_DAEMON)
 @pytest.mark.parametrize("key_type", set(KeyType) - {KeyType.P256, KeyType.ED25519})
-def test_checkpoints_need_a_key_type_of_signed_notes(key_type):
+def test_what_the_daemon_states_needs_a_key_type_of_signed_notes(key_type, own):
     with pytest.raises(BadRequest, match="ed25519 or p-256"):
-        check_ceiling(key_type, frozenset({Purpose.CHECKPOINT}))
+        check_ceiling(key_type, frozenset({own}))
 
 
+@pytest.mark.parametrize("purpose", [Purpose.TLS12_RSA_PREMASTER, Purpose.UNWRAP_KEY])
 @pytest.mark.parametrize("key_type", KeyType)
-def test_only_rsa_keys_decrypt(key_type):
-    ceiling = frozenset({Purpose.TLS12_RSA_PREMASTER})
+def test_only_rsa_keys_decrypt_or_unwrap(key_type, purpose):
+    ceiling = frozenset({purpose})
     if key_type.value.startswith("rsa"):
         check_ceiling(key_type, ceiling)
     else:
@@ -143,7 +170,7 @@ def test_the_daemon_adds_its_purposes_to_keys_that_get_certificates():
     own = {Purpose.X509_REQUEST, Purpose.X509_SELF_SIGNED}
     for purpose in [*TLS_SIGNING, Purpose.SIGN_MESSAGE]:
         assert with_daemon_purposes(frozenset({purpose})) == {purpose, *own}
-    for purpose in (Purpose.TLS12_RSA_PREMASTER, Purpose.SIGN_DIGEST):
+    for purpose in (Purpose.TLS12_RSA_PREMASTER, Purpose.SIGN_DIGEST, Purpose.STATEMENT, Purpose.UNWRAP_KEY):
         assert with_daemon_purposes(frozenset({purpose})) == {purpose}
 
 
@@ -161,6 +188,9 @@ def test_purposes_of_the_daemon_cannot_be_granted():
     ceiling = with_daemon_purposes(expand(["tls-server"]))
     with pytest.raises(BadRequest, match="x509-request cannot be granted"):
         check_grantable(ceiling, frozenset({Purpose.TLS13_SERVER, Purpose.X509_REQUEST}))
+    for own in (*OF_THE_DAEMON, Purpose.UNWRAP_KEY):
+        with pytest.raises(BadRequest, match=f"{own.label} cannot be granted"):
+            check_grantable(frozenset({own}), frozenset({own}))
 
 
 def test_a_grant_needs_a_purpose():

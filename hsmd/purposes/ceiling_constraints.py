@@ -1,0 +1,73 @@
+"""Constraints of purposes in ceilings: what a key's ceiling permits only in part, as JSON documents by purpose.
+
+A constraint that this release does not know permits nothing: the key is not used for that purpose, and for its others as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hsmd.errors import BadRequest, PurposeMismatch
+from hsmd.purposes.names import Purpose, labels, purpose_from_label
+
+ConstraintDocuments = Mapping[Purpose, Mapping[str, Any]]
+"""The JSON object that constrains each purpose; purposes without one are not constrained."""
+Rule = Callable[[bytes], None]
+
+_KNOWN: dict[Purpose, Callable[[Mapping[str, Any]], Rule]] = {}
+"""By purpose: from a document to the check of the bytes to be signed, which raises PurposeMismatch.
+
+Each raises BadRequest for a document that it does not understand completely.
+"""
+
+
+def check_constraints(purposes: frozenset[Purpose], constraints: ConstraintDocuments) -> None:
+    """Refuse constraints that a new ceiling cannot have. Raises BadRequest."""
+    for purpose, document in constraints.items():
+        _check_within(purposes, purpose)
+        _rule(purpose, document)
+
+
+def constraints_by_label(
+    purposes: frozenset[Purpose], documents: Mapping[str, Mapping[str, Any]]
+) -> ConstraintDocuments:
+    """The constraints in a stored ceiling, known or not. Raises BadRequest if one is for a purpose outside it, or empty."""
+    constraints = {purpose_from_label(label): document for label, document in documents.items()}
+    for purpose, document in constraints.items():
+        _check_within(purposes, purpose)
+        if not document:
+            raise BadRequest(f"constraints: those of {purpose.label} are empty")
+    return constraints
+
+
+def constraint_rules(constraints: ConstraintDocuments) -> dict[Purpose, Rule]:
+    """The check that each constrained purpose adds; one that refuses everything where the constraint is not known."""
+    return {purpose: _rule_or_refusal(purpose, document) for purpose, document in constraints.items()}
+
+
+def _check_within(purposes: frozenset[Purpose], purpose: Purpose) -> None:
+    if purpose not in purposes:
+        raise BadRequest(
+            f"constraints: {purpose.label} is not among the key's purposes {', '.join(labels(purposes))}"
+        )
+
+
+def _rule(purpose: Purpose, document: Mapping[str, Any]) -> Rule:
+    make = _KNOWN.get(purpose)
+    if make is None:
+        raise BadRequest(f"constraints: {purpose.label} has none")
+    return make(document)
+
+
+def _rule_or_refusal(purpose: Purpose, document: Mapping[str, Any]) -> Rule:
+    try:
+        return _rule(purpose, document)
+    except BadRequest:
+
+        def refuse(data: bytes) -> None:
+            raise PurposeMismatch(
+                f"the key's ceiling constrains {purpose.label} in a way that this release does not know"
+            )
+
+        return refuse
