@@ -14,6 +14,7 @@ from hsmd.errors import PurposeMismatch
 from hsmd.purposes.ceiling_constraints import ConstraintDocuments, constraint_rules
 from hsmd.purposes.checkpoint import check_checkpoint
 from hsmd.purposes.names import Purpose, is_unwrapping
+from hsmd.purposes.statement import check_statement
 from hsmd.purposes.tls12_client import check_client_transcript
 from hsmd.purposes.tls12_server import check_server_key_exchange
 from hsmd.purposes.tls13 import allowed_in_tls13, certificate_verify_rule
@@ -78,7 +79,7 @@ def _signing_rules(key_type: KeyType, scheme: SignatureScheme, spki: bytes) -> d
         Purpose.X509_SELF_SIGNED: partial(check_self_signed, spki, scheme),
     }
     if scheme in NOTE_SCHEMES:
-        rules[Purpose.CHECKPOINT] = check_checkpoint
+        rules |= {Purpose.CHECKPOINT: check_checkpoint, Purpose.STATEMENT: check_statement}
     if allowed_in_tls13(key_type, scheme):
         rules |= {Purpose.TLS13_SERVER: _TLS13_SERVER, Purpose.TLS13_CLIENT: _TLS13_CLIENT}
     if scheme.facts.hash_bytes:
