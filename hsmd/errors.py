@@ -184,6 +184,17 @@ class ProofInvalid(HsmdError):
     default_text = "the proof about the audit log is wrong"
 
 
+class EnvelopeInvalid(HsmdError):
+    """An envelope is malformed, does not open, or cannot be made for this key.
+
+    Everything that goes wrong once a private key is used has the default text, so that an altered envelope, a wrong key
+    and wrong padding look alike. Other texts are about what anyone can read in the envelope.
+    """
+
+    code = ErrorCode.BAD_REQUEST
+    default_text = "the envelope does not open: it was altered, or it was not sealed to this key"
+
+
 class InternalFault(HsmdError):
     """A bug in hsmd."""
 

@@ -15,7 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "hsmd").rglob("*.py"))
 
-PURE = ("hsmd.errors", "hsmd.algorithms", "hsmd.purposes", "hsmd.protocol", "hsmd.transparency")
+PURE = (
+    "hsmd.errors",
+    "hsmd.algorithms",
+    "hsmd.purposes",
+    "hsmd.protocol",
+    "hsmd.transparency",
+    "hsmd.envelopes",
+)
 """No I/O, no clock, no logging."""
 CLIENT_SIDE = ("hsmd.client", "hsmd.agent", "hsmd.provider")
 """What runs away from the HSM."""
