@@ -280,7 +280,7 @@ def _store(undo: ExitStack, layout: Layout, operator: Operator) -> None:
         store.migrate()
         credential = CredentialRecord(operator.key.fingerprint, operator.key.line)
         with store.write() as tx:
-            tx.clients.add(operator.name, Role.OPERATOR, datetime.now(UTC), credential)
+            tx.clients.add(operator.name, frozenset({Role.OPERATOR}), datetime.now(UTC), credential)
     finally:
         store.close()
 

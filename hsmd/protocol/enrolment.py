@@ -94,7 +94,7 @@ class EnrolmentQuestion(Struct, forbid_unknown_fields=True):
 
 
 class EnrolmentAnswer(Struct):
-    """The name and role of the new client, and the keys to pin.
+    """The name and roles of the new client (`role` is the first of `roles`), and the keys to pin.
 
     `host_keys` are OpenSSH lines, that of a host CA behind `cert-authority `; `operator_keys` are the Ed25519 keys of operators.
     `error` says why nothing was done; it is empty otherwise.
@@ -105,6 +105,7 @@ class EnrolmentAnswer(Struct):
     host_keys: list[str] = []
     operator_keys: list[str] = []
     error: str = ""
+    roles: list[str] = []
 
 
 def encode(document: EnrolmentQuestion | EnrolmentAnswer) -> bytes:

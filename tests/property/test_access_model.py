@@ -1,6 +1,6 @@
 """Store and snapshot against an independent model: same grants, same identities, same decisions.
 
-Clients, credentials, CAs, keys, grants, renames and revocations in any order, with names that are reused after a removal or
+Clients, roles, credentials, CAs, keys, grants, owners, renames and revocations in any order, with names that are reused after a removal or
 rename, and names that look alike. Hypothesis drives few long runs: after every change, all identities seen so far
 request every key and purpose. A seeded generator drives many short ones, which request some.
 `HSMD_MODEL_EXAMPLES`, `HSMD_MODEL_STEPS` and `HSMD_MODEL_SEQUENCES` raise the counts.
@@ -29,7 +29,7 @@ from hsmd.daemon.front.access.identity import NO_END
 from hsmd.daemon.store import CredentialRecord, KeyRecord, RevocationRecord, Store, Transaction
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import ClientRemove, KeyShow
-from hsmd.protocol.roles import Role
+from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
 from hsmd.purposes import Purpose
 from tests.support.access_model import (
     CAS,
@@ -43,6 +43,7 @@ from tests.support.access_model import (
     NAMES,
     PAIRS,
     REVOCATIONS,
+    ROLE_SETS,
     Made,
     Model,
 )
@@ -50,6 +51,7 @@ from tests.support.access_model import (
 EXAMPLES = int(os.environ.get("HSMD_MODEL_EXAMPLES", "8"))
 STEPS = int(os.environ.get("HSMD_MODEL_STEPS", "50"))
 SEQUENCES = int(os.environ.get("HSMD_MODEL_SEQUENCES", "300"))
+FRONT_END = frozenset({Role.FRONT_END})
 CHANGES = 8
 """Changes in each short sequence, after a start with a client, a key and a grant."""
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -94,10 +96,22 @@ class Pair:
 
     # --- changes ---
 
-    def add_client(self, name: str, role: Role, fingerprint: str | None) -> None:
+    def add_client(self, name: str, roles: frozenset[Role], fingerprint: str | None) -> None:
         credential = None if fingerprint is None else CredentialRecord(fingerprint, "line")
-        expected = self.model.add_client(name, role, fingerprint)
-        self.both(expected, lambda tx: tx.clients.add(name, role, NOW, credential))
+        expected = self.model.add_client(name, roles, fingerprint)
+        self.both(expected, lambda tx: tx.clients.add(name, roles, NOW, credential))
+
+    def add_role(self, name: str, role: Role) -> None:
+        self.both(self.model.add_role(name, role), lambda tx: tx.clients.add_role(name, role))
+
+    def remove_role(self, name: str, role: Role) -> None:
+        self.both(self.model.remove_role(name, role), lambda tx: tx.clients.remove_role(name, role))
+
+    def add_owner(self, key: str, client: str) -> None:
+        self.both(self.model.add_owner(key, client), lambda tx: tx.owners.add(key, client))
+
+    def remove_owner(self, key: str, client: str) -> None:
+        self.both(self.model.remove_owner(key, client), lambda tx: tx.owners.remove(key, client))
 
     def add_credential(self, name: str, fingerprint: str) -> None:
         expected = self.model.add_credential(name, fingerprint)
@@ -179,13 +193,15 @@ class Pair:
         assert (identity is None) == (number is None), (user, anchor, made)
         self.decisions += 1
         if identity is not None and number is not None:
-            assert (identity.client, identity.role) == (user, self.model.role[number])
-            self.identities[identity] = (anchor, made)
+            assert (identity.client, identity.roles) == (user, self.model.roles[number])
+            for at in (frozenset(Role), AT_OPERATOR_ADDRESSES, frozenset(Role) - AT_OPERATOR_ADDRESSES):
+                if identity.at(at).roles:
+                    self.identities[identity.at(at)] = (anchor, made)
 
     def ask(self, identity: Identity, pair: bytes, code: int) -> None:
         anchor, made = self.identities[identity]
         decision = self.snapshot.decide(identity, DIGESTS[pair], code, NOW)
-        expected = self.model.may_use(identity.client, anchor, made, identity.role, pair, code)
+        expected = self.model.may_use(identity.client, anchor, made, identity.roles, pair, code)
         assert isinstance(decision, Grant) is expected, (identity, pair, code, decision)
         late = self.snapshot.decide(identity, DIGESTS[pair], code, NOW + CERTIFICATE_END)
         assert isinstance(late, Grant) is (expected and identity.expires_at == NO_END)
@@ -194,12 +210,12 @@ class Pair:
 
     def ask_for_control(self, identity: Identity, name: str) -> None:
         anchor, made = self.identities[identity]
-        stands = self.model.stands(identity.client, anchor, made, identity.role)
+        stands = self.model.stands(identity.client, anchor, made, identity.roles)
         assert self.snapshot.knows(identity) is stands
         denial = self.snapshot.decide_request(identity, KeyShow(name), NOW)
-        assert (denial is None) is self.model.may_see(identity.client, anchor, made, identity.role, name)
+        assert (denial is None) is self.model.may_see(identity.client, anchor, made, identity.roles, name)
         denial = self.snapshot.decide_request(identity, ClientRemove(name), NOW)
-        assert (denial is None) is (stands and identity.role is Role.OPERATOR)
+        assert (denial is None) is (stands and Role.OPERATOR in identity.roles)
         self.decisions += 3
 
 
@@ -220,13 +236,29 @@ class AccessMachine(RuleBasedStateMachine):
             for count in ("steps", "decisions", "allowed"):
                 setattr(AccessMachine, count, getattr(AccessMachine, count) + getattr(self.pair, count))
 
-    @rule(name=names, role=st.sampled_from(Role), fingerprint=st.none() | st.sampled_from(FINGERPRINTS))
-    def add_client(self, name: str, role: Role, fingerprint: str | None) -> None:
-        self.pair.add_client(name, role, fingerprint)
+    @rule(name=names, roles=st.sampled_from(ROLE_SETS), fingerprint=st.none() | st.sampled_from(FINGERPRINTS))
+    def add_client(self, name: str, roles: frozenset[Role], fingerprint: str | None) -> None:
+        self.pair.add_client(name, roles, fingerprint)
 
     @rule(name=good_names, fingerprint=st.sampled_from(FINGERPRINTS))
     def add_front_end(self, name: str, fingerprint: str) -> None:
-        self.pair.add_client(name, Role.FRONT_END, fingerprint)
+        self.pair.add_client(name, FRONT_END, fingerprint)
+
+    @rule(name=names, role=st.sampled_from(Role))
+    def add_role(self, name: str, role: Role) -> None:
+        self.pair.add_role(name, role)
+
+    @rule(name=names, role=st.sampled_from(Role))
+    def remove_role(self, name: str, role: Role) -> None:
+        self.pair.remove_role(name, role)
+
+    @rule(key=names, client=names)
+    def add_owner(self, key: str, client: str) -> None:
+        self.pair.add_owner(key, client)
+
+    @rule(key=names, client=names)
+    def remove_owner(self, key: str, client: str) -> None:
+        self.pair.remove_owner(key, client)
 
     @rule(name=names, fingerprint=st.sampled_from(FINGERPRINTS))
     def add_credential(self, name: str, fingerprint: str) -> None:
@@ -298,7 +330,7 @@ class AccessMachine(RuleBasedStateMachine):
 
 def begin_with_a_grant(both: Pair, pair: bytes) -> None:
     """Add a front end with a grant, which can authenticate with a key or a certificate."""
-    both.add_client("web", Role.FRONT_END, FINGERPRINTS[0])
+    both.add_client("web", FRONT_END, FINGERPRINTS[0])
     both.add_key("web", pair, CEILINGS[0])
     both.add_grant_of_all("web", "web")
     both.trust_ca(CAS[0], ["web"], 86_400)
@@ -356,8 +388,12 @@ class Sequences:
         both, pick, name = self.both, self.draw.choice, self.name
         self.draw.choice(
             (
-                lambda: both.add_client(name(), pick(list(Role)), pick((None, *FINGERPRINTS))),
-                lambda: both.add_client(pick(GOOD_NAMES), Role.FRONT_END, pick(FINGERPRINTS)),
+                lambda: both.add_client(name(), pick(ROLE_SETS), pick((None, *FINGERPRINTS))),
+                lambda: both.add_client(pick(GOOD_NAMES), FRONT_END, pick(FINGERPRINTS)),
+                lambda: both.add_role(name(), pick(list(Role))),
+                lambda: both.remove_role(name(), pick(list(Role))),
+                lambda: both.add_owner(name(), name()),
+                lambda: both.remove_owner(name(), name()),
                 lambda: both.add_credential(name(), pick(FINGERPRINTS)),
                 lambda: both.remove_client(name()),
                 lambda: both.rename_client(name(), name()),

@@ -27,6 +27,18 @@ LIFETIME_S = 3_600
 """Validity of every certificate in these tests."""
 
 
+ROLE_SETS = (
+    *(frozenset({role}) for role in Role),
+    frozenset({Role.FRONT_END, Role.OWNER}),
+    frozenset({Role.OPERATOR, Role.FRONT_END}),
+    frozenset({Role.OPERATOR, Role.AUDITOR, Role.OWNER}),
+    frozenset({Role.AUDITOR, Role.NODE, Role.DEPOSITARY}),
+    frozenset({Role.OPERATOR, Role.DEPOSITARY}),
+    frozenset[Role](),
+)
+"""The last two are refused."""
+
+
 class Made(NamedTuple):
     """The fields that distinguish certificates of a CA."""
 
@@ -54,7 +66,8 @@ class Model:
         self.numbers = itertools.count()
         self.clients: dict[str, int] = {}
         self.keys: dict[str, int] = {}
-        self.role: dict[int, Role] = {}
+        self.roles: dict[int, frozenset[Role]] = {}
+        self.owned: set[tuple[int, int]] = set()
         self.credential: dict[str, int] = {}
         self.trust: set[tuple[str, int]] = set()
         self.lifetime: dict[str, int] = {}
@@ -63,15 +76,50 @@ class Model:
         self.ceiling: dict[int, frozenset[Purpose]] = {}
         self.grants: set[tuple[int, int, int]] = set()
 
-    def add_client(self, name: str, role: Role, fingerprint: str | None) -> str:
-        if name not in GOOD_NAMES:
+    def add_client(self, name: str, roles: frozenset[Role], fingerprint: str | None) -> str:
+        if name not in GOOD_NAMES or not self.may_be(roles):
             return "BadRequest"
         if name in self.clients or fingerprint in self.credential:
             return "Conflict"
         self.clients[name] = number = next(self.numbers)
-        self.role[number] = role
+        self.roles[number] = roles
         if fingerprint is not None:
             self.credential[fingerprint] = number
+        return "done"
+
+    def may_be(self, roles: frozenset[Role]) -> bool:
+        return bool(roles) and not (Role.OPERATOR in roles and Role.DEPOSITARY in roles)
+
+    def add_role(self, name: str, role: Role) -> str:
+        if name not in self.clients:
+            return "NotFound"
+        number = self.clients[name]
+        if not self.may_be(self.roles[number] | {role}):
+            return "BadRequest"
+        self.roles[number] |= {role}
+        return "done"
+
+    def remove_role(self, name: str, role: Role) -> str:
+        if name not in self.clients:
+            return "NotFound"
+        number = self.clients[name]
+        if not self.may_be(self.roles[number] - {role}):
+            return "BadRequest"
+        if role in self.roles[number] and role is Role.FRONT_END:
+            self.grants = {each for each in self.grants if each[0] != number}
+        self.roles[number] -= {role}
+        return "done"
+
+    def add_owner(self, key: str, client: str) -> str:
+        if client not in self.clients or key not in self.keys:
+            return "NotFound"
+        self.owned.add((self.clients[client], self.keys[key]))
+        return "done"
+
+    def remove_owner(self, key: str, client: str) -> str:
+        if client not in self.clients or key not in self.keys:
+            return "NotFound"
+        self.owned.discard((self.clients[client], self.keys[key]))
         return "done"
 
     def add_credential(self, name: str, fingerprint: str) -> str:
@@ -145,7 +193,7 @@ class Model:
             and purposes <= self.ceiling[key_id]
             and all(purpose < 0x80 for purpose in purposes)
         )
-        if self.role[client_id] is not Role.FRONT_END or not valid:
+        if Role.FRONT_END not in self.roles[client_id] or not valid:
             return "BadRequest"
         self.grants |= {(client_id, key_id, int(purpose)) for purpose in purposes}
         return "done"
@@ -179,8 +227,8 @@ class Model:
         }
         return bool(named & self.revoked)
 
-    def stands(self, user: str, anchor: str, made: Made | None, role: Role) -> bool:
-        """Whether an identity is still valid: `user` in this role, by a key or a CA (`anchor`) and its certificate.
+    def stands(self, user: str, anchor: str, made: Made | None, roles: frozenset[Role]) -> bool:
+        """Whether an identity is still valid: `user` with these roles, by a key or a CA (`anchor`) and its certificate.
 
         A CA's longest lifetime applies only to new connections.
         """
@@ -190,10 +238,12 @@ class Model:
             client_id = self.clients.get(user)
             if self.denied(anchor, made) or (anchor, client_id) not in self.trust:
                 client_id = None
-        return client_id is not None and self.role[client_id] is role
+        return client_id is not None and all(role in self.roles[client_id] for role in roles)
 
-    def may_use(self, user: str, anchor: str, made: Made | None, role: Role, pair: bytes, code: int) -> bool:
-        if not self.stands(user, anchor, made, role):
+    def may_use(
+        self, user: str, anchor: str, made: Made | None, roles: frozenset[Role], pair: bytes, code: int
+    ) -> bool:
+        if not self.stands(user, anchor, made, roles) or Role.FRONT_END not in roles:
             return False
         client_id = self.clients[user]
         return any(
@@ -201,11 +251,18 @@ class Model:
             for key_id in self.keys.values()
         )
 
-    def may_see(self, user: str, anchor: str, made: Made | None, role: Role, key: str) -> bool:
-        """Whether it may request this key by name: operators and auditors any key, front ends one granted to them."""
-        if not self.stands(user, anchor, made, role):
+    def may_see(self, user: str, anchor: str, made: Made | None, roles: frozenset[Role], key: str) -> bool:
+        """Whether it may request this key by name.
+
+        Operators and auditors any key, front ends one granted to them, owners one that they own, others none.
+        """
+        if not self.stands(user, anchor, made, roles):
             return False
+        if Role.OPERATOR in roles or Role.AUDITOR in roles:
+            return True
         client_id, key_id = self.clients[user], self.keys.get(key)
-        return role is not Role.FRONT_END or any(
+        if Role.OWNER in roles and (client_id, key_id) in self.owned:
+            return True
+        return Role.FRONT_END in roles and any(
             (client_id, key_id, code) in self.grants for code in range(256)
         )

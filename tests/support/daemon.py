@@ -78,7 +78,7 @@ class Daemon:
         store.migrate()
         with store.write() as tx:
             for name, role in ROLES.items():
-                tx.clients.add(name, role, datetime.now(UTC), credential(self.keys[name]))
+                tx.clients.add(name, frozenset({role}), datetime.now(UTC), credential(self.keys[name]))
         store.close()
         self.host_certificate = ""
         self.write()

@@ -158,7 +158,7 @@ def _prepare(layout: Layout, workers: int) -> str:
             public = ssh_keys.make(layout.state / name, f"temporary {name}")
             credential = CredentialRecord(public.fingerprint, public.line)
             with store.write() as tx:
-                tx.clients.add(name, role, datetime.now(UTC), credential)
+                tx.clients.add(name, frozenset({role}), datetime.now(UTC), credential)
     finally:
         store.close()
     token = TokenChoice(

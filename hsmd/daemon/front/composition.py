@@ -128,7 +128,7 @@ class Parts:
         self.sessions = Sessions(self.service, config.limits)
         self.bound = BoundAddresses()
         self.clients = ClientHandlers(cache=self.cache, key_rotation=config.listen.client_key_rotation)
-        self.enrolments = EnrolmentHandlers(cache=self.cache, audit=self.audit, pins=self.bound.for_role)
+        self.enrolments = EnrolmentHandlers(cache=self.cache, audit=self.audit, pins=self.bound.for_roles)
         self.status = StatusHandlers(
             name=config.name,
             started_at=datetime.now(UTC),

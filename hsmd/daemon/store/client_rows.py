@@ -1,20 +1,23 @@
-"""Rows of clients and their credentials, within one transaction."""
+"""Rows of clients, their roles and their credentials, within one transaction."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, select, update
 
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import ClientRecord, CredentialRecord, Page
-from hsmd.daemon.store.tables import ca_clients, cas, clients, credentials
-from hsmd.errors import BadRequest, Conflict
+from hsmd.daemon.store.tables import ca_clients, cas, client_roles, clients, credentials, grants
+from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
-from hsmd.protocol.roles import Role
+from hsmd.protocol.roles import Role, check_roles, in_order
+
+_OLD_ROLES = frozenset({Role.OPERATOR, Role.AUDITOR, Role.FRONT_END})
+"""The roles that releases with one role per client know."""
 
 
 class Clients:
@@ -23,24 +26,80 @@ class Clients:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def add(self, name: str, role: Role, now: datetime, credential: CredentialRecord | None = None) -> None:
+    def add(
+        self, name: str, roles: frozenset[Role], now: datetime, credential: CredentialRecord | None = None
+    ) -> None:
         """Add a client, with its first credential if there is one.
 
-        Raises BadRequest for an invalid name, Conflict if the name or the credential is taken.
+        Raises BadRequest for an invalid name or set of roles, Conflict if the name or the credential is taken.
         """
         _check_client_name("name", name)
+        check_roles(roles)
         self._check_is_free(name)
-        self._connection.execute(insert(clients).values(name=name, role=role.value, created_at=now))
+        self._connection.execute(insert(clients).values(name=name, role=_old_role(roles), created_at=now))
+        self._write_roles(self.find_id(name), roles)
         if credential is not None:
             self.add_credential(name, credential)
 
-    def ensure(self, name: str, role: Role, now: datetime) -> None:
-        """Add a client unless it exists. Raises BadRequest for an invalid name, Conflict for another role."""
-        found = self._connection.scalar(select(clients.c.role).where(clients.c.name == searchable(name)))
-        if found is None:
-            self.add(name, role, now)
-        elif found != role.value:
-            raise Conflict(f"role: {name!r} is a client with the role {found}; a client keeps its role")
+    def ensure(self, name: str, roles: frozenset[Role], now: datetime) -> None:
+        """Add a client unless it exists.
+
+        Raises BadRequest for an invalid name or set of roles, Conflict if the client has other roles.
+        """
+        try:
+            self.check_has(name, roles)
+        except NotFound:
+            self.add(name, roles, now)
+
+    def check_has(self, name: str, roles: frozenset[Role]) -> None:
+        """Raises Conflict unless these are the roles of the client, NotFound if there is none."""
+        held = self.get(name).roles
+        if held != roles:
+            raise Conflict(
+                f"role: {name!r} is a client with {_words(held)}, not {_words(roles)}; "
+                "give the roles that it has, or change them with `hsmd client role`"
+            )
+
+    def add_role(self, name: str, role: Role) -> bool:
+        """Give a client a further role; return whether it is new. Raises NotFound, BadRequest for a set that may not be."""
+        client = self.row(name)
+        held = self.roles_of(client)
+        check_roles(held | {role})
+        self._write_roles(client.id, held | {role})
+        return role not in held
+
+    def remove_role(self, name: str, role: Role) -> bool:
+        """Take a role from a client; return whether it had it. Raises NotFound, BadRequest for its only role.
+
+        With the role of a front end it loses its grants: a daemon of a release with one role per client would go on using
+        them, and they would be back with the role.
+        """
+        client = self.row(name)
+        held = self.roles_of(client)
+        if role not in held:
+            return False
+        if held == {role}:
+            raise BadRequest(
+                f"role: {role.value} is the only role of {name!r}; add another one first, or remove the client"
+            )
+        self._write_roles(client.id, held - {role})
+        if role is Role.FRONT_END:
+            self._connection.execute(delete(grants).where(grants.c.client_id == client.id))
+        return True
+
+    def roles_of(self, client: Row[Any]) -> frozenset[Role]:
+        """The roles of a client, by its row."""
+        return _roles(client, self._roles(client_roles.c.client_id == client.id))
+
+    def _write_roles(self, client_id: int, roles: frozenset[Role]) -> None:
+        """Replace the roles that this release knows."""
+        known = [role.value for role in Role]
+        stale = (client_roles.c.client_id == client_id) & client_roles.c.role.in_(known)
+        self._connection.execute(delete(client_roles).where(stale))
+        rows = [{"client_id": client_id, "role": role.value} for role in in_order(roles)]
+        self._connection.execute(insert(client_roles), rows)
+        same = clients.c.id == client_id
+        self._connection.execute(update(clients).where(same).values(role=_old_role(roles)))
 
     def add_credential(self, client: str, credential: CredentialRecord) -> None:
         """Raises NotFound for an unknown client, Conflict if any client has this key already."""
@@ -85,9 +144,9 @@ class Clients:
 
     def all(self) -> list[ClientRecord]:
         """All clients in order of name."""
-        found = self._credentials(select(credentials))
-        rows = self._connection.execute(select(clients).order_by(clients.c.name))
-        return [_record(each, found) for each in rows]
+        rows = self._connection.execute(select(clients).order_by(clients.c.name)).all()
+        roles, found = self._roles(), self._credentials(select(credentials))
+        return [_record(each, roles, found) for each in rows]
 
     def remove(self, name: str) -> None:
         """Remove a client with its credentials, grants and trust in CAs, and CAs left without a client.
@@ -117,7 +176,15 @@ class Clients:
     def _records(self, rows: Sequence[Row[Any]]) -> list[ClientRecord]:
         ids = [each.id for each in rows]
         found = self._credentials(select(credentials).where(credentials.c.client_id.in_(ids)))
-        return [_record(each, found) for each in rows]
+        roles = self._roles(client_roles.c.client_id.in_(ids))
+        return [_record(each, roles, found) for each in rows]
+
+    def _roles(self, *which: ColumnElement[bool]) -> dict[int, list[str]]:
+        """The names of roles by client, those of later releases too."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for each in self._connection.execute(select(client_roles).where(*which)):
+            found[each.client_id].append(each.role)
+        return found
 
     def _credentials(self, query: Select[Any]) -> dict[int, list[CredentialRecord]]:
         found: dict[int, list[CredentialRecord]] = defaultdict(list)
@@ -141,5 +208,30 @@ def _check_client_name(field: str, name: str) -> None:
         raise BadRequest(f"{field}: {name} is reserved for enrolment; choose another name")
 
 
-def _record(client: Row[Any], found: dict[int, list[CredentialRecord]]) -> ClientRecord:
-    return ClientRecord(client.name, Role(client.role), tuple(found[client.id]), client.created_at)
+def _record(
+    client: Row[Any], roles: Mapping[int, list[str]], found: dict[int, list[CredentialRecord]]
+) -> ClientRecord:
+    return ClientRecord(client.name, _roles(client, roles), tuple(found[client.id]), client.created_at)
+
+
+def _roles(client: Row[Any], found: Mapping[int, list[str]]) -> frozenset[Role]:
+    """The roles of a client that this release knows.
+
+    A client without rows of roles was added by a daemon of a release with one role per client, which is in `clients.role`.
+    """
+    names = found.get(client.id) or [client.role]
+    return frozenset(role for role in Role if role.value in names)
+
+
+def _old_role(roles: frozenset[Role]) -> str:
+    """What a client with these roles is to releases with one role per client, which would end at any other one.
+
+    If it has none of theirs, it is what may do least there: a front end, which has no grants.
+    """
+    old = in_order(roles & _OLD_ROLES)
+    return (old[0] if old else Role.FRONT_END).value
+
+
+def _words(roles: frozenset[Role]) -> str:
+    names = [role.value for role in in_order(roles)]
+    return f"the role{'s' * (len(names) > 1)} {', '.join(names)}"

@@ -5,7 +5,6 @@ A token is found by its id, which is random too: without the id, its attempts ca
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime
 from hmac import compare_digest
 
@@ -15,7 +14,7 @@ from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.records import ClientRecord, CredentialRecord, EnrolmentRecord
 from hsmd.daemon.store.tables import clients, enrolments
 from hsmd.errors import NotFound
-from hsmd.protocol.roles import Role
+from hsmd.protocol.roles import Role, admitted
 
 MAX_TRIES = 5
 
@@ -46,9 +45,9 @@ class Enrolments:
         enrolment_id: str,
         secret_sha256: bytes,
         now: datetime,
-        roles: Collection[Role] = frozenset(Role),
+        at: frozenset[Role] = frozenset(Role),
     ) -> bool:
-        """Whether a token is valid now and its client has one of these roles.
+        """Whether a token is valid now and may be used at an address that admits the roles `at` (roles.admitted).
 
         Each call counts as an attempt, in the statement that finds the row. Peers without an identity cause these
         calls: run them in a transaction that does not change `version`.
@@ -64,8 +63,8 @@ class Enrolments:
         found = self._connection.execute(statement).one_or_none()
         if found is None or not compare_digest(bytes(found.secret_sha256), secret_sha256):
             return False
-        role = self._connection.scalar(select(clients.c.role).where(clients.c.id == found.client_id))
-        return role in [each.value for each in roles]
+        client = self._connection.execute(select(clients).where(clients.c.id == found.client_id)).one()
+        return admitted(self._clients.roles_of(client), at)
 
     def use(
         self, enrolment_id: str, secret_sha256: bytes, credential: CredentialRecord, now: datetime

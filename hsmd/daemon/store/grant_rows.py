@@ -34,8 +34,11 @@ class Grants:
         wanted = frozenset(purposes)
         client_row = self._clients.row(client)
         key_record = self._keys.get(key)
-        if client_row.role != Role.FRONT_END.value:
-            raise BadRequest(f"client: {client} is an {client_row.role}; only a front end can hold a grant")
+        if Role.FRONT_END not in self._clients.roles_of(client_row):
+            raise BadRequest(
+                f"client: {client!r} is not a front end, and only a front end can hold a grant; "
+                f"give it the role: `hsmd client role add {client} front-end`"
+            )
         check_grantable(key_record.purposes, wanted)
         key_id = self._keys.find_id(key)
         missing = sorted(wanted - self._held(client_row.id, key_id))

@@ -56,7 +56,7 @@ class ClientRecord:
     """A client; without credentials (in order of fingerprint) it can only connect with certificates."""
 
     name: str
-    role: Role
+    roles: frozenset[Role]
     credentials: tuple[CredentialRecord, ...]
     created_at: datetime
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 from hsmd.daemon.store.columns import UtcDateTime, row_id, text_key
@@ -68,6 +70,7 @@ certificates = Table(
     Column("not_after", UtcDateTime, nullable=False),
 )
 
+# `role` is for running daemons of releases that know one role per client, and only these three: client_rows.py.
 clients = Table(
     "clients",
     metadata,
@@ -81,6 +84,22 @@ clients = Table(
     ),
     Column("created_at", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# Roles are not checked here, so that a later release may add some; the index refuses an operator that is a depositary.
+client_roles = Table(
+    "client_roles",
+    metadata,
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
+    Column("role", text_key(16), primary_key=True),
+)
+_EXCLUSIVE = text("role IN ('operator', 'depositary')")
+Index(
+    "uq_client_roles_exclusive",
+    client_roles.c.client_id,
+    unique=True,
+    sqlite_where=_EXCLUSIVE,
+    postgresql_where=_EXCLUSIVE,
 )
 
 # The primary key ensures that a fingerprint belongs to one client.

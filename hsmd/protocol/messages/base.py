@@ -45,6 +45,7 @@ Page = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 OPERATOR = frozenset({Role.OPERATOR})
 AUDITOR = frozenset({Role.AUDITOR})
 FRONT_END = frozenset({Role.FRONT_END})
+OWNER = frozenset({Role.OWNER})
 ANY_ROLE = frozenset(Role)
 
 
@@ -52,7 +53,7 @@ ANY_ROLE = frozenset(Role)
 class Subject:
     """The members of a request that name the key and the client it is about; empty where there is none.
 
-    A front end needs a grant on that key. The client, and the owners of the key, may read the request's audit records.
+    The client, and the owners of the key, may read the request's audit records.
     """
 
     key: str = ""
@@ -75,6 +76,8 @@ class Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=
     changes: ClassVar[bool]
     """Whether it changes something; changes are recorded in the audit log before and after they take effect."""
     subject: ClassVar[Subject]
+    any_key: ClassVar[frozenset[Role]] = OPERATOR | AUDITOR
+    """Those of `roles` that may name any key as its subject. A front end needs a grant on it, an owner must own it."""
     hashed: ClassVar[frozenset[str]] = frozenset()
     """String members of which audit records hold the SHA-256 only, as they always do of members of type bytes."""
 

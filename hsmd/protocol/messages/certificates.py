@@ -10,6 +10,7 @@ from hsmd.protocol.messages.base import (
     AUDITOR,
     FRONT_END,
     OPERATOR,
+    OWNER,
     DnsName,
     Name,
     Pem,
@@ -52,10 +53,10 @@ class CertificateSelfSigned(Request, tag="cert.self-signed"):
 
 
 class CertificateExport(Request, tag="cert.export"):
-    """Return the stored certificate chain of a key. A front end needs a grant on the key."""
+    """Return the stored certificate chain of a key. A front end needs a grant on the key, an owner must own it."""
 
     Result = PemDocument
-    roles = OPERATOR | AUDITOR | FRONT_END
+    roles = OPERATOR | AUDITOR | FRONT_END | OWNER
     changes = False
     subject = Subject(key="key")
 

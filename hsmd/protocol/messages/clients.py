@@ -52,6 +52,8 @@ class ClientInfo(Struct):
     fingerprints: list[str]
     """SHA-256 fingerprints of its public keys, as OpenSSH prints them."""
     created_at: datetime
+    roles: list[Annotated[str, ROLE.meta]] = []
+    """All its roles; `role` is the first."""
 
 
 class ClientPage(Struct):

@@ -32,16 +32,20 @@ class Enumeration:
 
 ROLE = Enumeration(
     "Role",
-    "What a client is to the daemon. A client keeps its role.",
+    "What a client is to the daemon. A client has one or several roles; each right comes from one of them.",
     {
-        Role.OPERATOR.value: "manages keys, clients and grants; cannot use keys",
+        Role.OPERATOR.value: "manages keys, clients and grants; uses no keys",
         Role.AUDITOR.value: "reads the state of the daemon and its audit log",
         Role.FRONT_END.value: "uses the keys on which it has grants",
+        Role.OWNER.value: "reads what is known of the keys that it owns",
+        Role.CHECKER.value: "no rights beyond those of every client yet",
+        Role.NODE.value: "no rights beyond those of every client yet",
+        Role.DEPOSITARY.value: "no rights beyond those of every client yet; no operator can be one",
     },
 )
 CALLER_ROLE = Enumeration(
     "CallerRole",
-    "The role of the caller.",
+    "The first of the caller's roles.",
     {
         **ROLE.values,
         "agent": "the answer comes from an agent, which does not tell the role of the client it connects as",

@@ -12,6 +12,7 @@ from hsmd.protocol.messages.base import (
     FRONT_END,
     NO_SUBJECT,
     OPERATOR,
+    OWNER,
     DnsName,
     Done,
     KeyTypeName,
@@ -146,10 +147,10 @@ class KeyAdopt(Request, tag="key.adopt"):
 
 
 class KeyList(Request, tag="key.list"):
-    """List keys: to a front end those on which it has a grant, otherwise all."""
+    """List keys: to operators and auditors all, to a front end those on which it has a grant, to an owner its own."""
 
     Result = KeyPage
-    roles = OPERATOR | AUDITOR | FRONT_END
+    roles = OPERATOR | AUDITOR | FRONT_END | OWNER
     changes = False
     subject = NO_SUBJECT
 
@@ -159,10 +160,10 @@ class KeyList(Request, tag="key.list"):
 
 
 class KeyShow(Request, tag="key.show"):
-    """Return one key. A front end needs a grant on it."""
+    """Return one key. A front end needs a grant on it, an owner must own it."""
 
     Result = KeyInfo
-    roles = OPERATOR | AUDITOR | FRONT_END
+    roles = OPERATOR | AUDITOR | FRONT_END | OWNER
     changes = False
     subject = Subject(key="name")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Struct
 
 from hsmd.protocol.messages.base import ANY_ROLE, AUDITOR, NO_SUBJECT, OPERATOR, Request
-from hsmd.protocol.messages.enumerations import BREAKER_STATE, CALLER_ROLE, TOKEN_STATE, WORKER_STATE
+from hsmd.protocol.messages.enumerations import BREAKER_STATE, CALLER_ROLE, ROLE, TOKEN_STATE, WORKER_STATE
 
 __all__ = ["DaemonStatus", "Identity", "Status", "TokenStatus", "WhoAmI", "WorkerStatus"]
 
@@ -26,6 +26,8 @@ class Identity(Struct, omit_defaults=True):
     """From an agent: why it refuses daemons."""
     notices: list[str] = []
     """From an agent: breaks of audit logs that it accepted because an operator declared them."""
+    roles: list[Annotated[str, ROLE.meta]] = []
+    """From a daemon: all roles that the client has at this address; `role` is the first."""
 
 
 class WhoAmI(Request, tag="whoami"):

@@ -68,7 +68,7 @@ def test_owners_come_and_go_with_key_and_client(
     for key in (site, mail):
         store.change(lambda tx: tx.keys.add(key))
     for client in ("team", "other"):
-        store.change(lambda tx: tx.clients.add(client, Role.FRONT_END, now))
+        store.change(lambda tx: tx.clients.add(client, frozenset({Role.FRONT_END}), now))
     version = store.version()
     assert store.change(lambda tx: tx.owners.add("site", "team"))
     assert not store.change(lambda tx: tx.owners.add("site", "team"))

@@ -19,11 +19,11 @@ def test_a_client_comes_back_as_it_was_put_in(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     second, first = make_credential("b"), make_credential("a")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, second))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, second))
     store.change(lambda tx: tx.clients.add_credential("web1", first))
-    store.change(lambda tx: tx.clients.add("ann", Role.OPERATOR, now))
-    ann = ClientRecord("ann", Role.OPERATOR, (), now)
-    web1 = ClientRecord("web1", Role.FRONT_END, (first, second), now)
+    store.change(lambda tx: tx.clients.add("ann", frozenset({Role.OPERATOR}), now))
+    ann = ClientRecord("ann", frozenset({Role.OPERATOR}), (), now)
+    web1 = ClientRecord("web1", frozenset({Role.FRONT_END}), (first, second), now)
     assert store.query(lambda tx: tx.clients.get("web1")) == web1
     assert store.load().clients == (ann, web1)
     assert store.query(lambda tx: tx.clients.page("", 1)).items == (ann,)
@@ -34,8 +34,8 @@ def test_a_client_comes_back_as_it_was_put_in(
 
 def test_one_fingerprint_one_client(store: Store, make_credential: MakeCredential, now: datetime) -> None:
     shared = make_credential("a")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, shared))
-    store.change(lambda tx: tx.clients.add("web2", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, shared))
+    store.change(lambda tx: tx.clients.add("web2", frozenset({Role.FRONT_END}), now))
     for client in ("web1", "web2"):
         with pytest.raises(Conflict, match="web1 has this key already"):
             store.change(lambda tx: tx.clients.add_credential(client, shared))
@@ -44,24 +44,26 @@ def test_one_fingerprint_one_client(store: Store, make_credential: MakeCredentia
 def test_a_client_whose_credential_is_taken_is_not_added(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, make_credential("a")))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, make_credential("a")))
     with pytest.raises(Conflict):
-        store.change(lambda tx: tx.clients.add("web2", Role.FRONT_END, now, make_credential("a")))
+        store.change(
+            lambda tx: tx.clients.add("web2", frozenset({Role.FRONT_END}), now, make_credential("a"))
+        )
     with pytest.raises(NotFound):
         store.query(lambda tx: tx.clients.get("web2"))
 
 
 def test_names_are_taken_once(store: Store, now: datetime) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     with pytest.raises(Conflict, match="named web1 exists already"):
-        store.change(lambda tx: tx.clients.add("web1", Role.OPERATOR, now))
-    assert store.query(lambda tx: tx.clients.get("web1")).role is Role.FRONT_END
+        store.change(lambda tx: tx.clients.add("web1", frozenset({Role.OPERATOR}), now))
+    assert store.query(lambda tx: tx.clients.get("web1")).roles == {Role.FRONT_END}
 
 
 @pytest.mark.parametrize("name", ["", "a b", "wеb", "a\n", "\x00", "-x"])
 def test_an_invalid_name_is_refused(store: Store, now: datetime, name: str) -> None:
     with pytest.raises(BadRequest, match=r"^name: "):
-        store.change(lambda tx: tx.clients.add(name, Role.FRONT_END, now))
+        store.change(lambda tx: tx.clients.add(name, frozenset({Role.FRONT_END}), now))
     with pytest.raises(NotFound):
         store.query(lambda tx: tx.clients.get(name))
     with pytest.raises(NotFound):
@@ -72,7 +74,7 @@ def test_an_invalid_name_is_refused(store: Store, now: datetime, name: str) -> N
 def test_a_fingerprint_must_be_in_the_format_of_openssh(
     store: Store, now: datetime, fingerprint: str
 ) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     with pytest.raises(BadRequest, match=r"^public_key: "):
         store.change(lambda tx: tx.clients.add_credential("web1", CredentialRecord(fingerprint, "line")))
     with pytest.raises(BadRequest, match=r"^public_key: "):
@@ -83,21 +85,23 @@ def test_a_removed_client_leaves_nothing_behind(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     credential = make_credential("a")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, credential))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, credential))
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1"]))
     store.change(lambda tx: tx.clients.remove("web1"))
     assert store.load().clients == ()
     assert store.load().user_cas == ()
     with pytest.raises(NotFound):
         store.change(lambda tx: tx.clients.remove("web1"))
-    store.change(lambda tx: tx.clients.add("web2", Role.OPERATOR, now, credential))
-    store.change(lambda tx: tx.clients.add("web1", Role.AUDITOR, now))
-    assert store.query(lambda tx: tx.clients.get("web1")) == ClientRecord("web1", Role.AUDITOR, (), now)
+    store.change(lambda tx: tx.clients.add("web2", frozenset({Role.OPERATOR}), now, credential))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.AUDITOR}), now))
+    assert store.query(lambda tx: tx.clients.get("web1")) == ClientRecord(
+        "web1", frozenset({Role.AUDITOR}), (), now
+    )
 
 
 def test_a_ca_is_trusted_for_the_clients_named_and_no_others(store: Store, now: datetime) -> None:
     for name in ("web1", "web2", "web3"):
-        store.change(lambda tx: tx.clients.add(name, Role.FRONT_END, now))
+        store.change(lambda tx: tx.clients.add(name, frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "web2", "web1"]))
     assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web1", "web2"})),)
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web3"]))
@@ -110,9 +114,9 @@ def test_a_ca_is_trusted_for_the_clients_named_and_no_others(store: Store, now: 
 
 
 def test_a_ca_outlives_one_of_its_clients(store: Store, now: datetime) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
-    store.change(lambda tx: tx.clients.add("web2", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
+    store.change(lambda tx: tx.clients.add("web2", frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.user_cas.trust(CA, "ca line", ["web1", "web2"]))
     store.change(lambda tx: tx.clients.remove("web1"))
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web2"})),)

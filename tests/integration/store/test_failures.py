@@ -116,11 +116,11 @@ def test_waiting_for_a_writer_ends_after_a_timeout(
     holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreFailure) as failure:
-        store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+        store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     assert "locked" in failure.value.detail
     assert store.load().clients == ()  # readers do not wait
     holder.close()
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     store.close()
 
 
@@ -133,9 +133,9 @@ def test_postgresql_ends_a_wait_for_a_writer(
     holder, store = Store(url), Store(url)
     holder.migrate()
     with holder.write(), pytest.raises(StoreFailure) as failure:
-        store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+        store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     assert "lock timeout" in failure.value.detail
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     holder.close()
     store.close()
 
@@ -145,7 +145,7 @@ def test_a_store_reconnects_after_lost_connections(cluster: Cluster, now: dateti
     store = Store(cluster.url("losing"))
     store.migrate()
     cluster.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'losing'")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     assert store.query(lambda tx: tx.clients.get("web1")).name == "web1"
     store.close()
 
@@ -155,7 +155,7 @@ def test_the_database_itself_refuses_invalid_rows(
 ) -> None:
     """The constraints hold even if a check in a higher layer is missing."""
     store.change(lambda tx: tx.keys.add(make_key("site")))
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     key_id = "(SELECT id FROM keys WHERE name = 'site')"
     client_id = "(SELECT id FROM clients WHERE name = 'web1')"
     statements = [
@@ -174,7 +174,7 @@ def test_a_row_of_a_newer_release_is_not_served(
     store: Store, make_key: Callable[..., KeyRecord], now: datetime
 ) -> None:
     store.change(lambda tx: tx.keys.add(make_key("site")))
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.grants.add("web1", "site", [Purpose.TLS13_SERVER]))
     with store.write() as tx:
         tx.connection.execute(text("INSERT INTO key_purposes SELECT id, 77 FROM keys"))

@@ -24,10 +24,10 @@ def world(store: Store, make_key: MakeKey, now: datetime) -> None:
     store.change(
         lambda tx: tx.keys.add(make_key("old", purposes=("tls12-rsa-premaster",), key_type=KeyType.RSA_2048))
     )
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
-    store.change(lambda tx: tx.clients.add("web2", Role.FRONT_END, now))
-    store.change(lambda tx: tx.clients.add("ann", Role.OPERATOR, now))
-    store.change(lambda tx: tx.clients.add("eve", Role.AUDITOR, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
+    store.change(lambda tx: tx.clients.add("web2", frozenset({Role.FRONT_END}), now))
+    store.change(lambda tx: tx.clients.add("ann", frozenset({Role.OPERATOR}), now))
+    store.change(lambda tx: tx.clients.add("eve", frozenset({Role.AUDITOR}), now))
 
 
 def held(store: Store, client: str, key: str) -> frozenset[Purpose]:
@@ -116,7 +116,7 @@ def test_a_grant_does_not_carry_over_to_the_next_key_of_that_name(store: Store, 
 def test_a_grant_does_not_carry_over_to_the_next_client_of_that_name(store: Store, now: datetime) -> None:
     store.change(lambda tx: tx.grants.add("web1", "site", [TLS13]))
     store.change(lambda tx: tx.clients.remove("web1"))
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     assert store.load().grants == ()
 
 
@@ -160,7 +160,7 @@ def test_the_version_changes_with_every_write_and_only_then(
     writes: list[Callable[[], object]] = [
         lambda: one.change(lambda tx: tx.keys.add(make_key("new"))),
         lambda: one.change(lambda tx: tx.certificates.set("new", "chain", now)),
-        lambda: one.change(lambda tx: tx.clients.add("web3", Role.FRONT_END, now)),
+        lambda: one.change(lambda tx: tx.clients.add("web3", frozenset({Role.FRONT_END}), now)),
         lambda: one.change(
             lambda tx: tx.clients.add_credential("web3", CredentialRecord("SHA256:" + "c" * 43, "line"))
         ),

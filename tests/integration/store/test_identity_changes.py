@@ -34,13 +34,13 @@ def token(now: datetime) -> EnrolmentRecord:
 def test_grants_and_credentials_follow_a_rename_and_a_reused_name_has_none(
     store: Store, make_credential: MakeCredential, make_key: MakeKey, now: datetime
 ) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, make_credential("a")))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, make_credential("a")))
     store.change(lambda tx: tx.keys.add(make_key("www")))
     store.change(lambda tx: tx.grants.add("web1", "www", [Purpose.TLS13_SERVER]))
     store.change(lambda tx: tx.user_cas.trust(CA, "line", ["web1"]))
     store.change(lambda tx: tx.clients.rename("web1", "web2"))
     store.change(lambda tx: tx.keys.rename("www", "old"))
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     contents = store.load()
     assert [(grant.client, grant.key) for grant in contents.grants] == [("web2", "old")]
     assert contents.user_cas[0].clients == {"web2"}
@@ -61,7 +61,7 @@ def test_renames_that_are_refused(
     store: Store, make_key: MakeKey, now: datetime, name: str, new_name: str, error: type[HsmdError]
 ) -> None:
     for each in ("web1", "web2"):
-        store.change(lambda tx: tx.clients.add(each, Role.FRONT_END, now))
+        store.change(lambda tx: tx.clients.add(each, frozenset({Role.FRONT_END}), now))
         store.change(lambda tx: tx.keys.add(make_key(each)))
     with pytest.raises(error):
         store.change(lambda tx: tx.clients.rename(name, new_name))
@@ -109,7 +109,7 @@ def test_a_revocation_that_could_never_match_is_refused(
 
 
 def test_a_ca_is_distrusted(store: Store, now: datetime) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.user_cas.trust(CA, "line", ["web1"], 3_600))
     assert store.load().user_cas[0].max_lifetime_s == 3_600
     store.change(lambda tx: tx.user_cas.distrust(CA))
@@ -134,7 +134,7 @@ def test_a_removed_key_cannot_add_a_successor(
 ) -> None:
     """Another daemon may accept the old key for a moment longer; its holder must not add a further key then."""
     first, second, third = (make_credential(each) for each in "abc")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, first))
     store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, second))
     assert store.change(lambda tx: tx.rotations.finish("web1", second.fingerprint))
     with pytest.raises(Refused):
@@ -146,7 +146,7 @@ def test_a_revoked_key_neither_adds_nor_becomes_a_successor(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, second, third = (make_credential(each) for each in "abc")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, first))
     store.change(lambda tx: tx.revocations.add(of_key(second, now)))
     with pytest.raises(BadRequest):
         store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, second))
@@ -159,9 +159,9 @@ def test_a_client_that_reuses_a_name_cannot_rotate_the_previous_clients_key(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, second = make_credential("a"), make_credential("b")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, first))
     store.change(lambda tx: tx.clients.rename("web1", "web2"))
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     with pytest.raises(Refused):
         store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, second))
 
@@ -170,7 +170,7 @@ def test_revoking_a_stolen_key_removes_its_successor(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     stolen, thiefs, other = (make_credential(each) for each in "abc")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, stolen))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, stolen))
     store.change(lambda tx: tx.clients.add_credential("web1", other))
     store.change(lambda tx: tx.rotations.begin("web1", stolen.fingerprint, thiefs))
     store.change(lambda tx: tx.revocations.add(of_key(stolen, now)))
@@ -182,7 +182,7 @@ def test_a_revoked_successor_does_not_block_another_one(
     store: Store, make_credential: MakeCredential, now: datetime
 ) -> None:
     first, lost, third = (make_credential(each) for each in "abc")
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, first))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, first))
     store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, lost))
     store.change(lambda tx: tx.revocations.add(of_key(lost, now)))
     assert store.change(lambda tx: tx.rotations.begin("web1", first.fingerprint, third))
@@ -196,7 +196,7 @@ def test_a_revoked_successor_does_not_block_another_one(
 def test_a_token_is_used_once(
     store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.enrolments.add(token, now))
     version = store.version()
     assert store.change(lambda tx: tx.enrolments.check("t1", SECRET, now), versioned=False)
@@ -210,7 +210,7 @@ def test_a_token_is_used_once(
 
 
 def test_tries_are_counted_right_or_wrong(store: Store, token: EnrolmentRecord, now: datetime) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.enrolments.add(token, now))
     for _ in range(MAX_TRIES - 1):
         assert not store.change(
@@ -224,7 +224,7 @@ def test_tries_are_counted_right_or_wrong(store: Store, token: EnrolmentRecord, 
 def test_a_token_ends(
     store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.enrolments.add(token, now))
     late = now + 15 * MINUTE
     assert not store.change(lambda tx: tx.enrolments.check("t1", SECRET, late), versioned=False)
@@ -238,20 +238,20 @@ def test_a_token_ends(
 def test_a_new_token_takes_the_place_of_the_old_and_goes_with_its_client(
     store: Store, token: EnrolmentRecord, now: datetime
 ) -> None:
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.enrolments.add(token, now))
     store.change(lambda tx: tx.enrolments.add(EnrolmentRecord("t2", "web1", SECRET, token.expires_at), now))
     assert not store.change(lambda tx: tx.enrolments.check("t1", SECRET, now), versioned=False)
     store.change(lambda tx: tx.clients.remove("web1"))
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     assert not store.change(lambda tx: tx.enrolments.check("t2", SECRET, now), versioned=False)
 
 
 def test_a_key_of_another_client_does_not_use_up_the_token(
     store: Store, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
-    store.change(lambda tx: tx.clients.add("ann", Role.OPERATOR, now, make_credential("a")))
-    store.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    store.change(lambda tx: tx.clients.add("ann", frozenset({Role.OPERATOR}), now, make_credential("a")))
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     store.change(lambda tx: tx.enrolments.add(token, now))
     with pytest.raises(Conflict):
         store.change(lambda tx: tx.enrolments.use("t1", SECRET, make_credential("a"), now))
@@ -262,7 +262,7 @@ def test_of_two_racing_enrolments_one_wins(
     make_store: MakeStore, make_credential: MakeCredential, token: EnrolmentRecord, now: datetime
 ) -> None:
     stores = [make_store() for _ in range(4)]
-    stores[0].change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now))
+    stores[0].change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     for round_ in range(5):
         stores[0].change(lambda tx: tx.enrolments.add(token, now))
         outcomes: list[str] = []

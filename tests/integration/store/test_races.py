@@ -43,7 +43,9 @@ def test_one_of_two_gets_the_name(make_store: MakeStore, make_key: MakeKey, now:
         )
         assert sorted(outcome) == ["Conflict", "done"]
         client = f"c{number}"
-        outcome = race(*[lambda c=client: one.change(lambda tx: tx.clients.add(c, Role.FRONT_END, now))] * 3)
+        outcome = race(
+            *[lambda c=client: one.change(lambda tx: tx.clients.add(c, frozenset({Role.FRONT_END}), now))] * 3
+        )
         assert sorted(outcome) == ["Conflict", "Conflict", "done"]
 
 
@@ -55,10 +57,10 @@ def test_one_of_two_gets_the_credential(
         credential = make_credential(f"f{number}")
         outcome = race(
             lambda n=number, c=credential: one.change(
-                lambda tx: tx.clients.add(f"a{n}", Role.FRONT_END, now, c)
+                lambda tx: tx.clients.add(f"a{n}", frozenset({Role.FRONT_END}), now, c)
             ),
             lambda n=number, c=credential: other.change(
-                lambda tx: tx.clients.add(f"b{n}", Role.FRONT_END, now, c)
+                lambda tx: tx.clients.add(f"b{n}", frozenset({Role.FRONT_END}), now, c)
             ),
         )
         assert sorted(outcome) == ["Conflict", "done"]
@@ -69,7 +71,7 @@ def test_a_grant_never_outlives_a_removal(make_store: MakeStore, make_key: MakeK
     one, other = make_store(), make_store()
     for number in range(ROUNDS):
         client, key = f"c{number}", f"k{number}"
-        one.change(lambda tx: tx.clients.add(client, Role.FRONT_END, now))
+        one.change(lambda tx: tx.clients.add(client, frozenset({Role.FRONT_END}), now))
         one.change(lambda tx: tx.keys.add(make_key(key)))
         remove = (
             (lambda c=client: other.change(lambda tx: tx.clients.remove(c)))
@@ -93,15 +95,15 @@ def test_a_role_is_checked_against_the_client_that_gets_the_grant(
 
     def becomes_operator() -> None:
         other.change(lambda tx: tx.clients.remove("ann"))
-        other.change(lambda tx: tx.clients.add("ann", Role.OPERATOR, now))
+        other.change(lambda tx: tx.clients.add("ann", frozenset({Role.OPERATOR}), now))
 
     for _ in range(ROUNDS):
-        one.change(lambda tx: tx.clients.add("ann", Role.FRONT_END, now))
+        one.change(lambda tx: tx.clients.add("ann", frozenset({Role.FRONT_END}), now))
         race(
             lambda: one.change(lambda tx: tx.grants.add("ann", "site", [Purpose.TLS13_SERVER])),
             becomes_operator,
         )
-        assert one.query(lambda tx: tx.clients.get("ann")).role is Role.OPERATOR
+        assert one.query(lambda tx: tx.clients.get("ann")).roles == {Role.OPERATOR}
         assert one.load().grants == ()
         one.change(lambda tx: tx.clients.remove("ann"))
 
@@ -112,7 +114,9 @@ def test_no_write_is_lost_and_each_counts_once(make_store: MakeStore, now: datet
 
     def add(number: int) -> None:
         for round_ in range(ROUNDS):
-            stores[number].change(lambda tx: tx.clients.add(f"c{number}-{round_}", Role.FRONT_END, now))
+            stores[number].change(
+                lambda tx: tx.clients.add(f"c{number}-{round_}", frozenset({Role.FRONT_END}), now)
+            )
 
     assert race(*[lambda n=number: add(n) for number in range(4)]) == ["done"] * 4
     assert stores[0].version() == before + 4 * ROUNDS
@@ -129,7 +133,9 @@ def test_a_load_sees_one_moment(
 
     def write() -> None:
         while not stop.is_set():
-            writer.change(lambda tx: tx.clients.add("web1", Role.FRONT_END, now, make_credential("a")))
+            writer.change(
+                lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, make_credential("a"))
+            )
             writer.change(lambda tx: tx.clients.remove("web1"))
 
     with ThreadPoolExecutor(1) as pool:

@@ -64,6 +64,16 @@ def details(ask: Ask) -> dict[str, Any]:
     }
 
 
+def as_before(found: Any, before: Any) -> Any:
+    """A document without the members that the document of an earlier release has not: documents may gain members."""
+    if isinstance(found, dict) and isinstance(before, dict):
+        return {name: as_before(value, before[name]) for name, value in found.items() if name in before}
+    if isinstance(found, list) and isinstance(before, list):
+        pairs = zip(found, before, strict=False)
+        return [as_before(*pair) for pair in pairs] + found[len(before) :]
+    return found
+
+
 def _together(ask: Ask, commands: Sequence[tuple[str, ...]]) -> list[Any]:
     """Run commands in parallel, because most of their time is the start of an interpreter; return their documents."""
     with ThreadPoolExecutor(AT_ONCE) as threads:

@@ -83,7 +83,7 @@ def test_the_store_holds_the_first_operator_with_the_key_of_the_profile(
     store = Store(f"sqlite:///{home / 'hsmd.sqlite'}")
     [client] = store.load().clients
     store.close()
-    assert (client.name, client.role) == ("alice", Role.OPERATOR)
+    assert (client.name, client.roles) == ("alice", {Role.OPERATOR})
     assert [credential.fingerprint for credential in client.credentials] == [public.fingerprint]
 
 

@@ -13,17 +13,22 @@ from hsmd.protocol.messages.base import NO_SUBJECT, OPERATOR
 from hsmd.protocol.roles import Role
 
 QUERY, CHANGE = False, True
-INITIALS = {"o": Role.OPERATOR, "a": Role.AUDITOR, "f": Role.FRONT_END}
+INITIALS = {
+    "o": Role.OPERATOR, "a": Role.AUDITOR, "f": Role.FRONT_END, "w": Role.OWNER,
+    "c": Role.CHECKER, "n": Role.NODE, "d": Role.DEPOSITARY,
+}  # fmt: skip
+ANY_KEY = {Role.OPERATOR, Role.AUDITOR}
+"""The roles that may name any key in a request; a front end needs a grant on it, and an owner must own it."""
 DECLARED: dict[str, tuple[object, ...]] = {
     # op: (initials of the roles, whether it changes something, member with the key, with the client, hashed members ...)
-    "audit.about": ("oaf", QUERY, "", ""),
-    "audit.checkpoint": ("oaf", QUERY, "", ""),
+    "audit.about": ("oafwcnd", QUERY, "", ""),
+    "audit.checkpoint": ("oafwcnd", QUERY, "", ""),
     "audit.discontinuity": ("o", CHANGE, "", "", "note"),
-    "audit.prove": ("oaf", QUERY, "", ""),
+    "audit.prove": ("oafwcnd", QUERY, "", ""),
     "audit.read": ("oa", QUERY, "", ""),
     "audit.seal": ("o", CHANGE, "", ""),
     "audit.stand": ("oa", QUERY, "", ""),
-    "cert.export": ("oaf", QUERY, "key", ""),
+    "cert.export": ("oafw", QUERY, "key", ""),
     "cert.import": ("o", CHANGE, "key", "", "chain"),
     "cert.self-signed": ("o", CHANGE, "key", ""),
     "client.add": ("o", CHANGE, "", "name", "public_key"),
@@ -34,7 +39,7 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "client.rename": ("o", CHANGE, "", "name"),
     "client.revoke": ("o", CHANGE, "", ""),
     "client.revoked": ("oa", QUERY, "", ""),
-    "client.rotate-key": ("oaf", CHANGE, "", "", "public_key"),
+    "client.rotate-key": ("oafwcnd", CHANGE, "", "", "public_key"),
     "client.trust-ca": ("o", CHANGE, "", "", "public_key"),
     "grant.add": ("o", CHANGE, "key", "client"),
     "grant.explain": ("oa", QUERY, "key", "client"),
@@ -45,17 +50,17 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "key.csr": ("o", CHANGE, "name", ""),
     "key.destroy": ("o", CHANGE, "name", ""),
     "key.generate": ("o", CHANGE, "name", ""),
-    "key.list": ("oaf", QUERY, "", ""),
+    "key.list": ("oafw", QUERY, "", ""),
     "key.owner.add": ("o", CHANGE, "key", "client"),
     "key.owner.list": ("oa", QUERY, "", ""),
     "key.owner.remove": ("o", CHANGE, "key", "client"),
     "key.rename": ("o", CHANGE, "name", ""),
-    "key.show": ("oaf", QUERY, "name", ""),
+    "key.show": ("oafw", QUERY, "name", ""),
     "metrics.read": ("oa", QUERY, "", ""),
     "status": ("oa", QUERY, "", ""),
     "token.clear": ("o", CHANGE, "", ""),
     "token.list": ("oa", QUERY, "", ""),
-    "whoami": ("oaf", QUERY, "", ""),
+    "whoami": ("oafwcnd", QUERY, "", ""),
 }
 
 
@@ -66,6 +71,7 @@ def test_a_request_declares_the_values_of_the_table(op: str) -> None:
     assert request.roles == {INITIALS[initial] for initial in str(initials)}
     assert (request.changes, request.subject) == (changes, Subject(str(key), str(client)))
     assert request.hashed == set(hashed)
+    assert request.any_key == ANY_KEY
 
 
 def test_the_table_is_complete() -> None:

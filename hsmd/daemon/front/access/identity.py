@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from hsmd.daemon.front.access.credentials import Credential, DaemonCredential
@@ -20,12 +20,17 @@ class Identity:
     """
 
     client: str
-    role: Role
+    roles: frozenset[Role]
+    """Those that the client has at the address that it connected to."""
     credential: Credential
     expires_at: datetime = NO_END
     marks: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """What a revocation could name: see `RevocationRecord.mark`."""
 
+    def at(self, admitted: frozenset[Role]) -> Identity:
+        """The identity at an address that admits these roles; without any role if it admits none of the client's."""
+        return self if self.roles <= admitted else replace(self, roles=self.roles & admitted)
 
-DAEMON = Identity("", Role.OPERATOR, DaemonCredential())
+
+DAEMON = Identity("", frozenset({Role.OPERATOR}), DaemonCredential())
 """The daemon itself: it makes the key for checkpoints, and signs them."""

@@ -42,7 +42,7 @@ class Rule(StrEnum):
 _TEXTS: dict[Rule, str] = {
     Rule.GRANTED: "a grant covers it",
     Rule.UNKNOWN_CLIENT: "there is no client of that name; add it with `hsmd client add`",
-    Rule.WITHDRAWN_CREDENTIAL: "the credential was removed from the client, or the client's role has changed; connect again",
+    Rule.WITHDRAWN_CREDENTIAL: "the credential or a role was removed from the client; connect again",
     Rule.UNKNOWN_CA: "the CA is not trusted for any client; name its clients with `hsmd client trust-user-ca`",
     Rule.CA_NOT_FOR_CLIENT: "the CA is not trusted for this client; name the client with `hsmd client trust-user-ca`",
     Rule.NOT_ONE_PRINCIPAL: "a certificate must name exactly one principal; issue it with ssh-keygen -n CLIENT",
@@ -53,7 +53,7 @@ _TEXTS: dict[Rule, str] = {
     Rule.REVOKED: "the key or certificate was revoked, which is permanent; make a new one",
     Rule.UNKNOWN_CRITICAL_OPTION: "the certificate has a critical option other than source-address; issue it without that option",
     Rule.SOURCE_ADDRESS: "the certificate's critical option source-address does not allow this address",
-    Rule.WRONG_ROLE: "the client's role does not allow it; only front ends use keys, only operators change the configuration",
+    Rule.WRONG_ROLE: "no role of the client allows it; only front ends use keys, only operators change the configuration",
     Rule.UNKNOWN_KEY: "there is no key of that name; `hsmd key list` shows the existing ones",
     Rule.NO_GRANT: "the client has no grant on this key; add one with `hsmd grant add`",
     Rule.PURPOSE_NOT_GRANTABLE: "this purpose cannot be granted; only the daemon itself uses keys for it",

@@ -13,6 +13,7 @@ from hsmd.daemon.front.access.identity import NO_END, Identity
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
 from hsmd.daemon.store.records import Contents, KeyRecord
 from hsmd.protocol.messages import Request
+from hsmd.protocol.messages.base import FRONT_END
 from hsmd.protocol.roles import Role
 from hsmd.purposes import GRANTABLE, Purpose
 
@@ -54,7 +55,7 @@ class Snapshot:
         self._keys = {key.digest: key for key in contents.keys}
         self._keys_by_name = {key.name: key for key in contents.keys}
         self._certificates = {each.key: each.not_after for each in contents.certificates}
-        self._roles = {client.name: client.role for client in contents.clients}
+        self._roles = {client.name: client.roles for client in contents.clients}
         self._owners = {
             each.fingerprint: client.name for client in contents.clients for each in client.credentials
         }
@@ -135,7 +136,7 @@ class Snapshot:
         return Denial(Rule.REVOKED) if self._is_revoked(identity) else identity
 
     def knows(self, identity: Identity) -> bool:
-        """Whether an identity from an earlier snapshot is still valid: client, role and credential."""
+        """Whether an identity from an earlier snapshot is still valid: client, roles and credential."""
         return self._withdrawn(identity) is None
 
     # --- key operations ---
@@ -145,6 +146,8 @@ class Snapshot:
         rule = self._invalid(identity, now)
         if rule is not None:
             return Denial(rule)
+        if not identity.roles >= FRONT_END:
+            return Denial(Rule.WRONG_ROLE)
         grant = self._grants.get((identity.client, key, purpose))
         return Denial(self._reason(identity.client, self._keys.get(key), purpose)) if grant is None else grant
 
@@ -162,19 +165,34 @@ class Snapshot:
     def decide_request(self, identity: Identity, request: Request, now: datetime) -> Denial | None:
         """Decide whether this client may make this control request now; None if it may.
 
-        The client's role must be one of the request's `roles`, and a front end needs a grant on the key of its `subject`.
+        One of the identity's roles must be among the request's `roles`. If the request is about a key and none of these roles
+        is among its `any_key`, the key must be one that such a role sees.
         """
         rule = self._invalid(identity, now)
         if rule is not None:
             return Denial(rule)
-        if identity.role not in request.roles:
+        if identity.roles.isdisjoint(request.roles):
             return Denial(Rule.WRONG_ROLE)
-        if identity.role is not Role.FRONT_END or not request.subject.key:
+        visible = self.keys_for(identity, type(request))
+        if visible is None or not request.subject.key:
             return None
         key = self._keys_by_name.get(getattr(request, request.subject.key))
         if key is None:
             return Denial(Rule.UNKNOWN_KEY)
-        return None if key.digest in self.keys_of(identity.client) else Denial(Rule.NO_GRANT)
+        return None if key.digest in visible else Denial(Rule.NO_GRANT)
+
+    def keys_for(self, identity: Identity, request: type[Request]) -> frozenset[bytes] | None:
+        """Digests of the keys that this client may name in such a request; None for all, even keys that do not exist.
+
+        A front end may name the keys on which it has a grant, an owner those that it owns.
+        """
+        roles = identity.roles & request.roles
+        if roles & request.any_key:
+            return None
+        granted = self.keys_of(identity.client) if Role.FRONT_END in roles else frozenset[bytes]()
+        if Role.OWNER not in roles:
+            return granted
+        return granted.union(map(bytes.fromhex, self.keys_owned_by(identity.client)))
 
     # --- contents ---
 
@@ -234,8 +252,8 @@ class Snapshot:
     def _withdrawn(self, identity: Identity) -> Rule | None:
         if self._is_revoked(identity):
             return Rule.REVOKED
-        role = self._roles.get(identity.client)
-        if role is None:
+        roles = self._roles.get(identity.client)
+        if roles is None:
             return Rule.UNKNOWN_CLIENT
         credential = identity.credential
         if isinstance(credential, KeyCredential):
@@ -244,11 +262,11 @@ class Snapshot:
             trusted = identity.client in self._trusted.get(credential.ca_fingerprint, ())
         else:
             trusted = False
-        return None if trusted and role is identity.role else Rule.WITHDRAWN_CREDENTIAL
+        return None if trusted and identity.roles <= roles else Rule.WITHDRAWN_CREDENTIAL
 
     def _reason(self, client: str, key: KeyRecord | None, purpose: int) -> Rule:
         """The first rule because of which there is no grant."""
-        if self._roles[client] is not Role.FRONT_END:
+        if Role.FRONT_END not in self._roles[client]:
             return Rule.WRONG_ROLE
         if key is None:
             return Rule.UNKNOWN_KEY
@@ -272,13 +290,13 @@ def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) 
 
 
 def _grants(
-    contents: Contents, keys: Mapping[bytes, KeyRecord], roles: Mapping[str, Role]
+    contents: Contents, keys: Mapping[bytes, KeyRecord], roles: Mapping[str, frozenset[Role]]
 ) -> dict[tuple[str, bytes, int], Grant]:
-    """Grants by client, digest and purpose, without those to other roles than front ends and those beyond the ceiling."""
+    """Grants by client, digest and purpose, without those to clients that are no front ends and those beyond the ceiling."""
     grants: dict[tuple[str, bytes, int], Grant] = {}
     for record in contents.grants:
         key = keys.get(record.key_digest)
-        if key is None or roles.get(record.client) is not Role.FRONT_END:
+        if key is None or Role.FRONT_END not in roles.get(record.client, ()):
             continue
         for purpose in map(int, record.purposes & key.purposes & GRANTABLE):
             grant = Grant(

@@ -16,7 +16,6 @@ from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
-from hsmd.protocol.roles import Role
 from hsmd.transparency.discontinuity import operator_verifier, verify
 from hsmd.transparency.note import Note, Verifier
 
@@ -136,7 +135,7 @@ class AuditHandlers:
 
 
 def _reader(identity: Identity, snapshot: Snapshot) -> Reader:
-    everything = identity.role is not Role.FRONT_END
+    everything = not identity.roles.isdisjoint(messages.AuditRead.roles)
     return Reader(identity.client, everything, snapshot.keys_owned_by(identity.client))
 
 

@@ -90,7 +90,7 @@ class CertificateHandlers:
     async def export_certificate(
         self, identity: Identity, request: messages.CertificateExport, deadline: float
     ) -> messages.PemDocument:
-        key = await visible_key(self._cache, identity, request.key)
+        key = await visible_key(self._cache, identity, request, request.key)
         certificate = await self._cache.read(lambda tx: tx.certificates.get(key.name))
         return messages.PemDocument(pem=certificate.chain_pem)
 

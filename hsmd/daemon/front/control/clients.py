@@ -15,7 +15,7 @@ from hsmd.daemon.store import ClientRecord, RevocationRecord, Transaction
 from hsmd.errors import BadRequest, Conflict, NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
-from hsmd.protocol.roles import Role
+from hsmd.protocol.roles import Role, in_order
 
 
 class ClientHandlers:
@@ -53,19 +53,19 @@ class ClientHandlers:
     async def add(
         self, identity: Identity, request: messages.ClientAdd, deadline: float
     ) -> messages.ClientInfo:
-        role = role_named(request.role)
+        roles = roles_named(request)
         credential = parse_public_key("public_key", request.public_key) if request.public_key else None
         now = self._now()
 
         def change(tx: Transaction) -> ClientRecord:
             if not _exists(tx, request.name):
-                tx.clients.add(request.name, role, now, credential)
+                tx.clients.add(request.name, roles, now, credential)
             elif credential is None:
                 raise Conflict(
                     f"name: there is a client called {request.name!r} already; give a key to add to it, or choose another name"
                 )
             else:
-                _check_role(tx.clients.get(request.name), role)
+                tx.clients.check_has(request.name, roles)
                 tx.clients.add_credential(request.name, credential)
             return tx.clients.get(request.name)
 
@@ -148,8 +148,12 @@ class ClientHandlers:
         return messages.RevocationPage(revocations=page, more=len(found) > request.limit)
 
 
-def role_named(name: str) -> Role:
-    """The role with this name. Raises BadRequest."""
+def roles_named(request: messages.ClientAdd | messages.ClientEnroll) -> frozenset[Role]:
+    """The roles in a request that adds a client. Raises BadRequest."""
+    return frozenset({_role_named(request.role)})
+
+
+def _role_named(name: str) -> Role:
     try:
         return Role(name)
     except ValueError:
@@ -175,17 +179,12 @@ def _exists(tx: Transaction, name: str) -> bool:
     return True
 
 
-def _check_role(client: ClientRecord, role: Role) -> None:
-    if client.role is not role:
-        raise Conflict(
-            f"role: {client.name!r} is a client with the role {client.role.value}; a client keeps its role"
-        )
-
-
 def _client(client: ClientRecord) -> messages.ClientInfo:
+    roles = [role.value for role in in_order(client.roles)]
     return messages.ClientInfo(
         name=client.name,
-        role=client.role.value,
+        role=roles[0] if roles else "",
         fingerprints=[credential.fingerprint for credential in client.credentials],
         created_at=client.created_at,
+        roles=roles,
     )

@@ -11,7 +11,7 @@ import base64
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -20,7 +20,7 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import REFUSALS_EVENT, RefusalMeter
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
-from hsmd.daemon.front.control.clients import role_named
+from hsmd.daemon.front.control.clients import roles_named
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
 from hsmd.daemon.store import EnrolmentRecord, Transaction
@@ -37,7 +37,7 @@ from hsmd.protocol.enrolment import (
     parse_password,
 )
 from hsmd.protocol.messages import Request
-from hsmd.protocol.roles import Role
+from hsmd.protocol.roles import Role, in_order
 from hsmd.purposes import expand
 
 LIFETIME = timedelta(minutes=15)
@@ -48,8 +48,8 @@ REFUSALS_PER_S = 0.1
 """Refusals that get a record of their own: in a burst, and per second in the long run, of all peers together."""
 
 log = observe.logger()
-Pins = Callable[[Role], tuple[Sequence[str], Sequence[str]]]
-"""For a role: (addresses to connect to, host key lines to pin there; the line of a host CA begins with `cert-authority `)."""
+Pins = Callable[[frozenset[Role]], tuple[Sequence[str], Sequence[str]]]
+"""For roles: (addresses to enrol at, host key lines to pin there; the line of a host CA begins with `cert-authority `)."""
 
 
 class EnrolmentHandlers:
@@ -78,14 +78,14 @@ class EnrolmentHandlers:
         self, identity: Identity, request: messages.ClientEnroll, deadline: float
     ) -> messages.EnrolmentTicket:
         """Make a token for a client; add the client if it does not exist, and the requested grants."""
-        role = role_named(request.role)
+        roles = roles_named(request)
         grants = [(grant.key, expand(grant.purposes)) for grant in request.grants]
         now = self._now()
-        token = self._token(request.address, role)
+        token = self._token(request.address, roles)
         record = EnrolmentRecord(token.id.hex(), request.name, sha256(token.secret).digest(), now + LIFETIME)
 
         def invite(tx: Transaction) -> None:
-            tx.clients.ensure(record.client, role, now)
+            tx.clients.ensure(record.client, roles, now)
             for key, purposes in grants:
                 tx.grants.add(record.client, key, purposes)
             tx.enrolments.add(record, now)
@@ -95,8 +95,8 @@ class EnrolmentHandlers:
             token=token.text(), address=token.address, expires_at=record.expires_at
         )
 
-    def _token(self, address: str, role: Role) -> EnrolmentToken:
-        addresses, keys = self._pins(role)
+    def _token(self, address: str, roles: frozenset[Role]) -> EnrolmentToken:
+        addresses, keys = self._pins(roles)
         chosen = address or addresses[0]
         if not address and chosen.startswith(("0.0.0.0:", "[::]:")):
             raise BadRequest(
@@ -113,8 +113,8 @@ class EnrolmentHandlers:
 
     # --- for peers that present a token ---
 
-    async def admit(self, password: str, address: str, roles: Collection[Role]) -> bool:
-        """Whether the password proves a token that is valid now, for a client with one of these roles."""
+    async def admit(self, password: str, address: str, roles: frozenset[Role]) -> bool:
+        """Whether the password proves a token that may be used now at an address that admits these roles."""
         async with self._one_at_a_time:
             ends = time.monotonic() + TRY_S
             good = await self._check(password, roles)
@@ -133,7 +133,7 @@ class EnrolmentHandlers:
             self._audit.event("enrolment.refused", "", address=address)
             self._audit.commit()
 
-    async def _check(self, password: str, roles: Collection[Role]) -> bool:
+    async def _check(self, password: str, roles: frozenset[Role]) -> bool:
         proof = parse_password(password)
         if proof is None:
             return False
@@ -165,8 +165,9 @@ class EnrolmentHandlers:
             log.warning("enrolment.failed", address=address, reason=error.text)
             return encode(EnrolmentAnswer(error=error.text))
         log.info("enrolment.done", client=client.name, address=address, fingerprint=credential.fingerprint)
-        host_keys = list(self._pins(client.role)[1])
-        return encode(EnrolmentAnswer(client.name, client.role.value, host_keys, operators))
+        host_keys = list(self._pins(client.roles)[1])
+        roles = [role.value for role in in_order(client.roles)]
+        return encode(EnrolmentAnswer(client.name, roles[0], host_keys, operators, roles=roles))
 
 
 def _operator_keys(tx: Transaction) -> list[str]:
@@ -175,7 +176,7 @@ def _operator_keys(tx: Transaction) -> list[str]:
     return [
         credential.public_key
         for client in tx.clients.all()
-        if client.role is Role.OPERATOR
+        if Role.OPERATOR in client.roles
         for credential in client.credentials
         if credential.public_key.startswith("ssh-ed25519 ") and credential.fingerprint not in revoked
     ]

@@ -21,7 +21,6 @@ from hsmd.daemon.store.records import KeyRecord
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
-from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
 
 CHECKPOINT_KEY = "hsmd-checkpoint"
@@ -132,16 +131,14 @@ class KeyHandlers:
             return await self._register(request.name, token, adopted)
 
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
-        digests = None
-        if identity.role is Role.FRONT_END:
-            digests = self._cache.snapshot.keys_of(identity.client)
+        digests = self._cache.snapshot.keys_for(identity, type(request))
         page = await self._cache.read(lambda tx: tx.keys.page(request.after, request.limit, digests))
         return messages.KeyPage(
             keys=[key_info(key, self._cache.snapshot) for key in page.items], more=page.more
         )
 
     async def show(self, identity: Identity, request: messages.KeyShow, deadline: float) -> messages.KeyInfo:
-        return key_info(await visible_key(self._cache, identity, request.name), self._cache.snapshot)
+        return key_info(await visible_key(self._cache, identity, request, request.name), self._cache.snapshot)
 
     async def destroy(
         self, identity: Identity, request: messages.KeyDestroy, deadline: float
@@ -229,10 +226,11 @@ def key_info(key: KeyRecord, snapshot: Snapshot) -> messages.KeyInfo:
     )
 
 
-async def visible_key(cache: SnapshotCache, identity: Identity, name: str) -> KeyRecord:
-    """A key that the caller may see. Raises NotFound, for a front end without a grant as if the key did not exist."""
+async def visible_key(cache: SnapshotCache, identity: Identity, request: Request, name: str) -> KeyRecord:
+    """A key that the caller may name in this request. Raises NotFound, also for a key that exists and that it may not name."""
     key = await cache.read(lambda tx: tx.keys.get(name))
-    if identity.role is Role.FRONT_END and key.digest not in cache.snapshot.keys_of(identity.client):
+    visible = cache.snapshot.keys_for(identity, type(request))
+    if visible is not None and key.digest not in visible:
         raise unknown("key", name)
     return key
 

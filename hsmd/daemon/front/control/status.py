@@ -19,6 +19,7 @@ from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import in_order
 
 
 class StatusHandlers:
@@ -60,11 +61,13 @@ class StatusHandlers:
     async def who_am_i(
         self, identity: Identity, request: messages.WhoAmI, deadline: float
     ) -> messages.Identity:
+        names = [role.value for role in in_order(identity.roles)]
         return messages.Identity(
             client=identity.client,
-            role=identity.role.value,
+            role=names[0],
             credential=identity.credential.text,
             daemon=self._name,
+            roles=names,
         )
 
     async def status(

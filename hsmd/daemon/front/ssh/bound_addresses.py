@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hsmd.daemon.config.settings import ListenAddress
-from hsmd.protocol.roles import Role
+from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class BoundAddresses:
     def __str__(self) -> str:
         return ", ".join(str(address) for address in self.all)
 
-    def for_role(self, role: Role) -> tuple[list[str], list[str]]:
-        """Addresses that a client of this role connects to, and the lines that it pins."""
-        addresses = self.all if role is Role.FRONT_END else self.for_operators
+    def for_roles(self, roles: frozenset[Role]) -> tuple[list[str], list[str]]:
+        """Addresses that a client with these roles enrols at, and the lines that it pins."""
+        addresses = self.for_operators if roles & AT_OPERATOR_ADDRESSES else self.all
         return [str(address) for address in addresses], self.pins

@@ -219,8 +219,10 @@ class SshConnection(asyncssh.SSHServer):
         async def validate_known(username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
             self._proven = None
             identity = identify(self._snapshot(), username, key_data, self.peer)
-            if isinstance(identity, Identity) and identity.role not in self._roles:
-                identity = "not at this address with this role"
+            if isinstance(identity, Identity):
+                identity = identity.at(self._roles)
+                if not identity.roles:
+                    identity = "not at this address with this role"
             if isinstance(identity, Identity) and message and not signed_acceptably(signature):
                 identity = WEAK_SIGNATURE
             if isinstance(identity, str):

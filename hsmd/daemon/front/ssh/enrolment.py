@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import asyncssh
@@ -21,8 +21,11 @@ MAX_AT_ONCE = 4
 class Enrolments(Protocol):
     """What checks enrolment tokens and answers their holders."""
 
-    async def admit(self, password: str, address: str, roles: Collection[Role]) -> bool:
-        """Whether the password proves a token for one of these roles that may be used now. Each refusal takes the same time."""
+    async def admit(self, password: str, address: str, roles: frozenset[Role]) -> bool:
+        """Whether the password proves a token that may be used now at an address that admits these roles.
+
+        Each refusal takes the same time.
+        """
 
     async def answer(self, password: str, line: bytes, address: str) -> bytes:
         """The answer to the request of an admitted token holder; empty if there is none."""

@@ -18,7 +18,7 @@ from hsmd.daemon.front.ssh.connection import MakeSession, SshConnection
 from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
 from hsmd.errors import ConfigurationError
-from hsmd.protocol.roles import Role
+from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
@@ -164,12 +164,11 @@ class SshListener:
 
 
 def _roles(config: ListenConfig) -> dict[ListenAddress, frozenset[Role]]:
-    """The roles accepted at each address."""
+    """The roles that clients have at each address."""
     if not config.operator_addresses:
         return dict.fromkeys(config.addresses, frozenset(Role))
-    front_ends = frozenset({Role.FRONT_END})
-    return dict.fromkeys(config.addresses, front_ends) | dict.fromkeys(
-        config.operator_addresses, frozenset(Role) - front_ends
+    return dict.fromkeys(config.addresses, frozenset(Role) - AT_OPERATOR_ADDRESSES) | dict.fromkeys(
+        config.operator_addresses, AT_OPERATOR_ADDRESSES
     )
 
 

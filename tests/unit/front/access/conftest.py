@@ -31,7 +31,7 @@ def key(name: str, *purposes: str, key_type: KeyType = KeyType.P256) -> KeyRecor
 
 def client(name: str, role: Role, *fingerprints: str) -> ClientRecord:
     credentials = tuple(CredentialRecord(fingerprint, "line") for fingerprint in fingerprints)
-    return ClientRecord(name, role, credentials, NOW)
+    return ClientRecord(name, frozenset({role}), credentials, NOW)
 
 
 def grant(client_name: str, on: KeyRecord, *purposes: Purpose) -> GrantRecord:

@@ -73,7 +73,7 @@ def test_the_validity_of_a_certificate_is_checked_with_each_request(
     snapshot: Snapshot, digests: Digests, now: datetime
 ) -> None:
     ends = now + timedelta(minutes=5)
-    identity = Identity("web1", Role.FRONT_END, CertificateCredential(1, "CA1"), ends)
+    identity = Identity("web1", frozenset({Role.FRONT_END}), CertificateCredential(1, "CA1"), ends)
     just_before = ends - timedelta(microseconds=1)
     assert isinstance(snapshot.decide(identity, digests["site"], 1, just_before), Grant)
     assert snapshot.decide(identity, digests["site"], 1, ends) == Denial(Rule.EXPIRED_CERTIFICATE)
@@ -92,7 +92,9 @@ def test_an_identity_is_checked_with_each_request(
     assert isinstance(decide(), Grant)
     assert decide(clients=others) == Denial(Rule.UNKNOWN_CLIENT)
     assert decide(clients=(*others, replace(web1, credentials=()))) == Denial(Rule.WITHDRAWN_CREDENTIAL)
-    assert decide(clients=(*others, replace(web1, role=Role.OPERATOR))) == Denial(Rule.WITHDRAWN_CREDENTIAL)
+    assert decide(clients=(*others, replace(web1, roles=frozenset({Role.OPERATOR})))) == Denial(
+        Rule.WITHDRAWN_CREDENTIAL
+    )
     assert decide(grants=()) == Denial(Rule.NO_GRANT)
     assert decide(keys=()) == Denial(Rule.UNKNOWN_KEY)
 
@@ -109,7 +111,7 @@ def test_invalid_grant_rows_grant_nothing(contents: Contents, digests: Digests, 
     )
     snapshot = Snapshot.build(replace(contents, grants=bad))
     web1, ann = identity_of(snapshot, "web1", "F1"), identity_of(snapshot, "ann", "FA")
-    gone = Identity("gone", Role.FRONT_END, KeyCredential("FG"))
+    gone = Identity("gone", frozenset({Role.FRONT_END}), KeyCredential("FG"))
 
     def granted(identity: Identity, key: str) -> dict[int, Grant]:
         decisions = {code: snapshot.decide(identity, digests[key], code, now) for code in range(256)}

@@ -65,7 +65,9 @@ def any_lifetime(contents: Contents) -> Contents:
     ],
 )
 def test_a_key_identifies_its_client(snapshot: Snapshot, user: str, fingerprint: str, role: Role) -> None:
-    assert snapshot.identify_key(user, fingerprint) == Identity(user, role, KeyCredential(fingerprint))
+    assert snapshot.identify_key(user, fingerprint) == Identity(
+        user, frozenset({role}), KeyCredential(fingerprint)
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,10 +104,12 @@ def test_a_good_certificate_identifies_its_principal(
     snapshot: Snapshot, good: dict[str, Any], now: datetime
 ) -> None:
     assert identify(snapshot, good) == Identity(
-        "web1", Role.FRONT_END, CertificateCredential(42, "CA1"), now + HOUR
+        "web1", frozenset({Role.FRONT_END}), CertificateCredential(42, "CA1"), now + HOUR
     )
     certified = identify(snapshot, good, user_name="web3", principals=("web3",))
-    assert certified == Identity("web3", Role.FRONT_END, CertificateCredential(42, "CA1"), now + HOUR)
+    assert certified == Identity(
+        "web3", frozenset({Role.FRONT_END}), CertificateCredential(42, "CA1"), now + HOUR
+    )
 
 
 def test_a_certificate_without_an_end_gives_an_identity_without_an_end(
@@ -113,7 +117,7 @@ def test_a_certificate_without_an_end_gives_an_identity_without_an_end(
 ) -> None:
     snapshot = Snapshot.build(any_lifetime(contents))
     endless = identify(snapshot, good, valid_before=datetime.max.replace(tzinfo=UTC))
-    assert endless == Identity("web1", Role.FRONT_END, CertificateCredential(42, "CA1"), NO_END)
+    assert endless == Identity("web1", frozenset({Role.FRONT_END}), CertificateCredential(42, "CA1"), NO_END)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +228,7 @@ def test_an_identity_is_valid_while_its_credential_is(
     assert not still_valid(by_key, clients=(*others, replace(web1, credentials=web1.credentials[1:])))
     assert still_valid(by_certificate, clients=(*others, replace(web1, credentials=())))
     for identity in (by_key, by_certificate):
-        assert not still_valid(identity, clients=(*others, replace(web1, role=Role.OPERATOR)))
+        assert not still_valid(identity, clients=(*others, replace(web1, roles=frozenset({Role.OPERATOR}))))
     # another client has the key now
     thief = replace(web1, name="web9")
     assert not still_valid(by_key, clients=(*others, thief, replace(web1, credentials=())))

@@ -16,9 +16,9 @@ from hsmd.protocol.roles import Role
 from tests.support.requests import minimal
 
 CLIENTS = {
-    Role.OPERATOR: Identity("ann", Role.OPERATOR, KeyCredential("FA")),
-    Role.AUDITOR: Identity("eve", Role.AUDITOR, KeyCredential("FE")),
-    Role.FRONT_END: Identity("web1", Role.FRONT_END, KeyCredential("F1")),
+    Role.OPERATOR: Identity("ann", frozenset({Role.OPERATOR}), KeyCredential("FA")),
+    Role.AUDITOR: Identity("eve", frozenset({Role.AUDITOR}), KeyCredential("FE")),
+    Role.FRONT_END: Identity("web1", frozenset({Role.FRONT_END}), KeyCredential("F1")),
 }
 
 
@@ -83,11 +83,13 @@ def test_a_front_end_sees_only_keys_it_has_a_grant_for(
 
 def test_control_requests_need_a_valid_identity(snapshot: Snapshot, now: datetime) -> None:
     whoami = messages.WhoAmI()
-    ended = Identity("ann", Role.OPERATOR, CertificateCredential(1, "CA1"), now)
-    good = Identity("ann", Role.OPERATOR, CertificateCredential(1, "CA1"), now + timedelta(seconds=1))
-    withdrawn = Identity("ann", Role.OPERATOR, KeyCredential("another key"))
-    promoted = Identity("eve", Role.OPERATOR, KeyCredential("FE"))
-    gone = Identity("gone", Role.OPERATOR, KeyCredential("FG"))
+    ended = Identity("ann", frozenset({Role.OPERATOR}), CertificateCredential(1, "CA1"), now)
+    good = Identity(
+        "ann", frozenset({Role.OPERATOR}), CertificateCredential(1, "CA1"), now + timedelta(seconds=1)
+    )
+    withdrawn = Identity("ann", frozenset({Role.OPERATOR}), KeyCredential("another key"))
+    promoted = Identity("eve", frozenset({Role.OPERATOR}), KeyCredential("FE"))
+    gone = Identity("gone", frozenset({Role.OPERATOR}), KeyCredential("FG"))
     assert snapshot.decide_request(good, whoami, now) is None
     assert snapshot.decide_request(ended, whoami, now) == Denial(Rule.EXPIRED_CERTIFICATE)
     for identity, rule in (

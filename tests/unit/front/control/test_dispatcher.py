@@ -24,14 +24,14 @@ from tests.support.store import key_record
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 ANN, WEB = (
-    Identity("ann", Role.OPERATOR, KeyCredential("FA")),
-    Identity("web", Role.FRONT_END, KeyCredential("FW")),
+    Identity("ann", frozenset({Role.OPERATOR}), KeyCredential("FA")),
+    Identity("web", frozenset({Role.FRONT_END}), KeyCredential("FW")),
 )
 
 
 def snapshot_with(*keys: KeyRecord) -> Snapshot:
     clients = tuple(
-        ClientRecord(each.client, each.role, (CredentialRecord(each.credential.text, "line"),), NOON)
+        ClientRecord(each.client, each.roles, (CredentialRecord(each.credential.text, "line"),), NOON)
         for each in (ANN, WEB)
     )
     return Snapshot.build(Contents(version=1, keys=keys, clients=clients))

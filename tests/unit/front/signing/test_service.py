@@ -42,7 +42,7 @@ from hsmd.purposes import Purpose, expand, with_daemon_purposes
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 KEY = b"\x11" * 32
-CLIENT = Identity("web", Role.FRONT_END, KeyCredential("F1"))
+CLIENT = Identity("web", frozenset({Role.FRONT_END}), KeyCredential("F1"))
 
 
 class Pool:
@@ -104,7 +104,7 @@ class Harness:
         key = KeyRecord(
             "site", KeyType.P256, KEY, b"", with_daemon_purposes(expand(["tls-server"])), "main", NOON
         )
-        client = ClientRecord("web", Role.FRONT_END, (CredentialRecord("F1", "line"),), NOON)
+        client = ClientRecord("web", frozenset({Role.FRONT_END}), (CredentialRecord("F1", "line"),), NOON)
         grant = GrantRecord("web", "site", KEY, frozenset({Purpose.TLS13_SERVER}))
         self.snapshot = Snapshot.build(
             Contents(version=1, keys=(key,), certificates=(), clients=(client,), user_cas=(), grants=(grant,))
@@ -230,10 +230,12 @@ async def test_refusals_do_not_reach_the_pool_and_hide_their_rule_from_the_peer(
 
 async def test_a_certificate_is_checked_with_every_request(harness: Harness) -> None:
     """Requests are refused from the end of the certificate on, without a change of the snapshot."""
-    identity = Identity("web", Role.FRONT_END, KeyCredential("F1"), expires_at=NOON + timedelta(seconds=1))
+    identity = Identity(
+        "web", frozenset({Role.FRONT_END}), KeyCredential("F1"), expires_at=NOON + timedelta(seconds=1)
+    )
     caller = ask(harness, 1, caller=Caller(identity))
     assert harness.pool.jobs
-    ended = Caller(Identity("web", Role.FRONT_END, KeyCredential("F1"), expires_at=NOON))
+    ended = Caller(Identity("web", frozenset({Role.FRONT_END}), KeyCredential("F1"), expires_at=NOON))
     ask(harness, 2, caller=ended)
     assert isinstance(ended.reply(2), Refused)
     assert caller.replies == []
@@ -416,7 +418,7 @@ async def test_a_repetition_that_cannot_be_recorded_is_not_made(harness: Harness
 
 
 async def test_the_daemon_signs_on_behalf_of_an_operator_with_a_record(harness: Harness) -> None:
-    operator = Caller(Identity("ann", Role.OPERATOR, KeyCredential("FA")))
+    operator = Caller(Identity("ann", frozenset({Role.OPERATOR}), KeyCredential("FA")))
     grant = Grant("ann", "site", KEY, int(Purpose.X509_REQUEST), "main", KeyType.P256, 1.0)
     use = harness.service.use_for_daemon(operator, grant, Purpose.X509_REQUEST, 0x0403, b"info", 105.0)
     harness.complete((harness.pool.jobs[0], Status.ANSWERED, b"signature"))

@@ -30,7 +30,8 @@ class Snapshot:
 
     def identify_key(self, username: str, fingerprint: str) -> Identity | None:
         client, role = CLIENTS.get(fingerprint, ("", Role.FRONT_END))
-        return Identity(client, role, KeyCredential(fingerprint)) if client and client == username else None
+        identity = Identity(client, frozenset({role}), KeyCredential(fingerprint))
+        return identity if client and client == username else None
 
     def knows(self, identity: Identity) -> bool:
         return not self.withdrawn

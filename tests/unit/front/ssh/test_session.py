@@ -84,7 +84,7 @@ class Parts:
         self.ended: list[Session] = []
         self.answer: Coroutine[Any, Any, Any] | None = None
         self.session = Session(
-            Identity("web", Role.FRONT_END, KeyCredential("F")),
+            Identity("web", frozenset({Role.FRONT_END}), KeyCredential("F")),
             self.transport,
             service=self.service,  # type: ignore[arg-type]
             dispatch=self._dispatch,
