@@ -41,7 +41,7 @@ RESCAN_INTERVAL_S = 1.0
 
 
 class KeyIndex:
-    """The keys of the token that have a ceiling."""
+    """The keys of the token that have a ceiling: the `Backend` of a worker's loop."""
 
     def __init__(self, session: Any, *, verify: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
@@ -67,8 +67,17 @@ class KeyIndex:
         self.keys = keys
         self._witness = witness
 
-    def check(self) -> None:
-        """Read an attribute of one key to probe the token. Raises PKCS11Error, TokenFailure if all keys are gone."""
+    def ping(self) -> None:
+        """Use the session. Raises PKCS11Error if it is unusable."""
+        self._session.generate_random(64)
+
+    def probe(self) -> None:
+        """Use slot, session and one key. Raises PKCS11Error, TokenFailure if all keys are gone."""
+        self._session.token.slot.get_token()
+        self.ping()
+        self._read_one_key()
+
+    def _read_one_key(self) -> None:
         if self._witness is None:
             return
         try:

@@ -15,9 +15,9 @@ from typing import Any
 
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
+from hsmd.daemon.worker.backend import Backend, Key
 from hsmd.daemon.worker.control import ControlOperations
-from hsmd.daemon.worker.key_index import KeyIndex
-from hsmd.daemon.worker.operations import OpenKey, Operation
+from hsmd.daemon.worker.operations import Operation
 from hsmd.daemon.worker.session_guard import SessionGuard
 from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, PurposeMismatch, Refused, TokenFailure
@@ -40,7 +40,7 @@ SMALL_GROUP = 4
 """A group this small is not split: waking the front twice would cost more than the first answer gains."""
 
 
-_Prepared = tuple[int, int, OpenKey, Operation, Any]
+_Prepared = tuple[int, int, Key, Operation, Any]
 """(number of the operation, request id, key, operation, what its `prepare` returned)"""
 
 
@@ -54,15 +54,14 @@ class WorkerLoop:
     def __init__(
         self,
         front: socket.socket,
-        index: KeyIndex,
+        backend: Backend,
         progress: ProgressPage,
-        session: Any,
         control: ControlOperations | None,
     ) -> None:
         self._front = front
-        self._index = index
+        self._backend = backend
         self._counters = progress.counters
-        self._guard = SessionGuard(session, index)
+        self._guard = SessionGuard(backend)
         self._control = control
         self._decoder = FrameDecoder(MAX_REQUEST_LENGTH)
         self._answers: list[bytes] = []
@@ -116,7 +115,7 @@ class WorkerLoop:
             self._answers.append(encode_error(request_id, DeadlineExceeded()))
             return None
         try:
-            key = self._index.keys.get(digest) or self._guard.find(digest)
+            key = self._backend.keys.get(digest) or self._guard.find(digest)
             operation = key.operations.get((purpose, scheme))
             if operation is None:
                 raise key.refusal(purpose, scheme, data)
@@ -157,7 +156,7 @@ class WorkerLoop:
         self._flush()
 
     def _answer(
-        self, request_id: int, key: OpenKey, operation: Operation, prepared: Any, result: bytes | Exception
+        self, request_id: int, key: Key, operation: Operation, prepared: Any, result: bytes | Exception
     ) -> bytes:
         """The answer frame; empty if the worker must exit after a failure.
 
@@ -170,13 +169,11 @@ class WorkerLoop:
             answer = operation.finish(prepared, result)
         except FaultySignature as error:
             self._guard.recycle = error.detail
-            event = worker_messages.encode(
-                worker_messages.Faulty(key.ceiling.half.digest.hex(), error.detail)
-            )
+            event = worker_messages.encode(worker_messages.Faulty(key.digest.hex(), error.detail))
             answer = encode_error(request_id, TokenFailure("the token made a faulty signature"))
             return encode(Kind.EVENT, 0, event) + answer
         except Exception as error:
-            failure = self._guard.use_failed(error, key.ceiling.half.digest)
+            failure = self._guard.use_failed(error, key.digest)
             return b"" if self._guard.recycle else encode_error(request_id, failure)
         self._guard.succeeded()
         return encode(Kind.RESULT, request_id, answer)

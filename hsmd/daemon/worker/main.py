@@ -107,7 +107,7 @@ def _make_loop(
     control = ControlOperations(token) if settings.control else None
     ready = worker_messages.Ready(token.label, token.serial, token.model, token.abilities, len(index.keys))
     front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(ready)))
-    return WorkerLoop(front, index, progress, token.session, control)
+    return WorkerLoop(front, index, progress, control)
 
 
 def _fail(front: socket.socket, error: HsmdError, status: int) -> int:

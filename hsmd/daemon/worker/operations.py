@@ -54,6 +54,11 @@ class OpenKey:
     operations: dict[tuple[int, int], Operation]
     pace_s: float = 1.0
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the public key's SubjectPublicKeyInfo."""
+        return self.ceiling.half.digest
+
     def refusal(self, purpose: int, scheme: int, data: bytes) -> PurposeMismatch:
         """Why there is no operation for this purpose and scheme."""
         try:

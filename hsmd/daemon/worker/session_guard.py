@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from hsmd.daemon.worker.key_index import KeyIndex
-from hsmd.daemon.worker.operations import OpenKey
+from hsmd.daemon.worker.backend import Backend, Key
 from hsmd.errors import HsmdError, Refused, TokenFailure
 from hsmd.pkcs11.errors import Fault, classify, name_of
 
@@ -16,9 +13,8 @@ MAX_UNCLEAR_IN_A_ROW = 8
 class SessionGuard:
     """Judges a session by its failures. Once `recycle` holds a reason, a fresh worker must replace this one."""
 
-    def __init__(self, session: Any, index: KeyIndex) -> None:
-        self._session = session
-        self._index = index
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._unclear = 0
         self.recycle = ""
 
@@ -41,10 +37,10 @@ class SessionGuard:
         self._judge(classify(error), error)
         return TokenFailure(f"the token refused: {name_of(error)}")
 
-    def find(self, digest: bytes) -> OpenKey:
-        """A key that was not in the index. Raises Refused, or TokenFailure if the token cannot be searched."""
+    def find(self, digest: bytes) -> Key:
+        """A key that was not among the open ones. Raises Refused, or TokenFailure if the token cannot be searched."""
         try:
-            key = self._index.find(digest)
+            key = self._backend.find(digest)
         except Exception as error:
             self.recycle = _search_failed(error)
             raise TokenFailure(detail=self.recycle) from None
@@ -55,16 +51,14 @@ class SessionGuard:
     def rescan(self) -> None:
         """Search the token for keys again."""
         try:
-            self._index.scan()
+            self._backend.scan()
         except Exception as error:
             self.recycle = _search_failed(error)
 
     def probe(self) -> str:
-        """Use each part of the token that signing needs: slot, session, a key object. Returns the fault, empty if none."""
+        """Use each part of the token that signing needs. Returns the fault, empty if none."""
         try:
-            self._session.token.slot.get_token()
-            self._session.generate_random(64)
-            self._index.check()
+            self._backend.probe()
         except Exception as error:
             self.recycle = f"a probe of the token failed: {name_of(error)}"
             return self.recycle
@@ -79,10 +73,10 @@ class SessionGuard:
         self.rescan()
         if self.recycle:
             return TokenFailure()
-        if digest in self._index.keys:
+        if digest in self._backend.keys:
             self.recycle = "a handle became invalid, but its key is there"
             return TokenFailure()
-        if not self._index.keys:
+        if not self._backend.keys:
             # Destroyed keys are announced. If all disappear at once, the token may have been removed: a new session shows.
             self.recycle = "the token no longer shows any of its keys"
             return TokenFailure()
@@ -92,7 +86,7 @@ class SessionGuard:
         if self._unclear >= MAX_UNCLEAR_IN_A_ROW:
             return False
         try:
-            self._session.generate_random(64)
+            self._backend.ping()
         except Exception:
             return False
         return True

@@ -21,6 +21,7 @@ from hsmd.errors import ErrorCode, ProtocolError
 from hsmd.protocol import frames
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import Kind
+from tests.support.fake_backend import FakeBackend
 
 KEY = bytes(32)
 POISON = [
@@ -36,27 +37,8 @@ POISON = [
 HARMLESS = [pkcs11.DataLenRange(), pkcs11.MechanismInvalid(), pkcs11.PKCS11Error("Unmapped error code 0x68")]
 
 
-class KeyIndex:
-    """One key; counts scans."""
-
-    def __init__(self, key: OpenKey) -> None:
-        self.keys = {KEY: key}
-        self.scans = 0
-        self.left: dict[bytes, OpenKey] = {}
-        self.error: Exception | None = None
-
-    def scan(self) -> None:
-        self.scans += 1
-        if self.error is not None:
-            raise self.error
-        self.keys = self.left
-
-    def find(self, digest: bytes) -> OpenKey | None:
-        return None
-
-
 class Rig:
-    """A loop over a socket pair; `use` is the token."""
+    """A loop over a socket pair; `use` is the token. The key is open, but the next search does not find it."""
 
     def __init__(
         self, use: Callable[[bytes], bytes], finish: Callable[[bytes, bytes], bytes] | None = None
@@ -67,15 +49,9 @@ class Rig:
         operation = Operation(bytes, use, finish or (lambda prepared, raw: raw))
         ceiling: Any = SimpleNamespace(half=SimpleNamespace(digest=KEY))
         self.key = OpenKey(ceiling, 1, lambda purpose, scheme, data: None, {(1, 1): operation}, pace_s=100e-6)
-        self.keys = KeyIndex(self.key)
-        self.probe_error: Exception | None = None
-        session = SimpleNamespace(generate_random=self._probe)
-        self.loop = WorkerLoop(worker, self.keys, self.progress, session, None)  # type: ignore[arg-type]
-
-    def _probe(self, bits: int) -> bytes:
-        if self.probe_error is not None:
-            raise self.probe_error
-        return bytes(bits // 8)
+        self.backend = FakeBackend()
+        self.backend.keys = {KEY: self.key}
+        self.loop = WorkerLoop(worker, self.backend, self.progress, None)
 
     def run(self, *data: bytes) -> list[tuple[int, int, bytes]]:
         """Run the loop on one batch of jobs until the socket is closed; return its answers."""
@@ -148,7 +124,7 @@ def test_errors_that_a_caller_can_cause_recycle_no_worker(make, error: Exception
 
 def test_a_general_error_and_a_failing_probe_recycle(make) -> None:
     rig = make(failing(pkcs11.GeneralError()))
-    rig.probe_error = pkcs11.GeneralError()
+    rig.backend.session_error = pkcs11.GeneralError()
     with pytest.raises(Recycle):
         rig.run(b"bad", b"two")
     assert rig.answers == []
@@ -176,10 +152,10 @@ def test_a_faulty_signature_is_not_returned_and_ends_the_worker(make) -> None:
 
 def test_a_removed_key_is_refused(make) -> None:
     rig = make(failing(pkcs11.ObjectHandleInvalid()))
-    rig.keys.left = {b"\1" * 32: rig.key}
+    rig.backend.held = {b"\1" * 32: rig.key}
     rig.run(b"bad", b"after")
     assert rig.errors() == {1: ErrorCode.REFUSED} | ({2: ErrorCode.REFUSED} if 2 in rig.errors() else {})
-    assert rig.keys.scans == 1
+    assert rig.backend.scans == 1
 
 
 def test_a_worker_is_recycled_if_the_token_lost_all_its_keys(make) -> None:
@@ -192,7 +168,7 @@ def test_a_worker_is_recycled_if_the_token_lost_all_its_keys(make) -> None:
 
 def test_an_invalid_handle_of_an_existing_key_recycles(make) -> None:
     rig = make(failing(pkcs11.KeyHandleInvalid()))
-    rig.keys.left = {KEY: rig.key}
+    rig.backend.held = {KEY: rig.key}
     with pytest.raises(Recycle):
         rig.run(b"bad")
     assert rig.answers == []
@@ -200,7 +176,7 @@ def test_an_invalid_handle_of_an_existing_key_recycles(make) -> None:
 
 def test_a_token_that_cannot_be_searched_recycles(make) -> None:
     rig = make(failing(pkcs11.KeyHandleInvalid()))
-    rig.keys.error = pkcs11.DeviceError()
+    rig.backend.search_error = pkcs11.DeviceError()
     with pytest.raises(Recycle):
         rig.run(b"bad")
 
