@@ -28,6 +28,7 @@ CLIENT_SIDE = ("hsmd.client", "hsmd.agent", "hsmd.provider")
 """What runs away from the HSM."""
 FRONT = (
     "hsmd.daemon.front.access",
+    "hsmd.daemon.front.ledger",
     "hsmd.daemon.front.tokens",
     "hsmd.daemon.front.signing",
     "hsmd.daemon.front.checkpoints",

@@ -78,6 +78,8 @@ class Front:
         self._start_task(parts.tokens.follow())
         self._start_task(parts.log_guard.follow())
         self._start_task(parts.reconciler.follow())
+        self._start_task(parts.followers.poll())
+        self._start_task(parts.housekeeping.follow())
         self._start_task(parts.checkpointer.follow(self._config.audit.checkpoint_s))
         await self._stopping.wait()
         await self._drain()

@@ -20,11 +20,15 @@ from hsmd.daemon.front.control.certificates import CertificateHandlers
 from hsmd.daemon.front.control.clients import ClientHandlers
 from hsmd.daemon.front.control.dispatcher import Dispatcher
 from hsmd.daemon.front.control.enrolment import EnrolmentHandlers
+from hsmd.daemon.front.control.events import EventHandlers
 from hsmd.daemon.front.control.grants import GrantHandlers
 from hsmd.daemon.front.control.keys import KeyHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
 from hsmd.daemon.front.control.tokens import TokenHandlers
 from hsmd.daemon.front.launcher_link import LauncherLink
+from hsmd.daemon.front.ledger.event_reader import EventReader
+from hsmd.daemon.front.ledger.followers import Followers
+from hsmd.daemon.front.ledger.housekeeping import Housekeeping
 from hsmd.daemon.front.metrics import MetricsEndpoint
 from hsmd.daemon.front.signing.counters import Counters
 from hsmd.daemon.front.signing.hold import KeyHold
@@ -50,6 +54,7 @@ class Parts:
         self._build_state(config)
         self._build_signing(config, launcher)
         self._build_checkpoints(config)
+        self._build_ledger(config)
         self._build_control(config)
         self._build_network()
         self.apply_tokens(config)
@@ -71,7 +76,7 @@ class Parts:
         )
         self.logins = LoginGuard(
             self.store,
-            holder=f"{socket.gethostname()}:{config.path}",
+            holder=holder(config),
             by=f"{config.name} on {socket.gethostname()}",
             tell=launcher.send,
             hold=self.tokens.hold,
@@ -122,10 +127,18 @@ class Parts:
             hold=self.hold,
         )
 
+    def _build_ledger(self, config: Config) -> None:
+        """Events: what pushes them, and what removes old ones."""
+        self.followers = Followers(
+            EventReader(self.cache), knows=lambda identity: self._snapshot().knows(identity)
+        )
+        self.housekeeping = Housekeeping(self.store, holder(config))
+        self.cache.on_change(self.followers.wake)
+
     def _build_control(self, config: Config) -> None:
         """Everything that answers control requests, and what it reports on."""
         self.admission = Admission(config.limits)
-        self.sessions = Sessions(self.service, config.limits)
+        self.sessions = Sessions(self.service, config.limits, following=self.followers)
         self.bound = BoundAddresses()
         self.clients = ClientHandlers(cache=self.cache, key_rotation=config.listen.client_key_rotation)
         self.enrolments = EnrolmentHandlers(cache=self.cache, audit=self.audit, pins=self.bound.for_roles)
@@ -152,7 +165,18 @@ class Parts:
         )
         certificates = CertificateHandlers(cache=self.cache, service=self.service)
         grants = GrantHandlers(cache=self.cache)
-        groups = (tokens, self.keys, certificates, self.clients, grants, self.enrolments, self.status, audit)
+        events = EventHandlers(EventReader(self.cache))
+        groups = (
+            tokens,
+            self.keys,
+            certificates,
+            self.clients,
+            grants,
+            self.enrolments,
+            self.status,
+            audit,
+            events,
+        )
         handlers = {request: handler for group in groups for request, handler in group.handlers().items()}
         self.dispatcher = Dispatcher(snapshot=self._snapshot, audit=self.audit, handlers=handlers)
 
@@ -184,6 +208,11 @@ class Parts:
 
     def _snapshot(self) -> Snapshot:
         return self.cache.snapshot
+
+
+def holder(config: Config) -> str:
+    """What identifies this daemon in the store."""
+    return f"{socket.gethostname()}:{config.path}"
 
 
 def rate_limit(limits: LimitsConfig) -> RateLimit:

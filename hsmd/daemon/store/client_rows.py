@@ -211,7 +211,9 @@ def _check_client_name(field: str, name: str) -> None:
 def _record(
     client: Row[Any], roles: Mapping[int, list[str]], found: dict[int, list[CredentialRecord]]
 ) -> ClientRecord:
-    return ClientRecord(client.name, _roles(client, roles), tuple(found[client.id]), client.created_at)
+    return ClientRecord(
+        client.name, _roles(client, roles), tuple(found[client.id]), client.created_at, client.id
+    )
 
 
 def _roles(client: Row[Any], found: Mapping[int, list[str]]) -> frozenset[Role]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -59,6 +59,8 @@ class ClientRecord:
     roles: frozenset[Role]
     credentials: tuple[CredentialRecord, ...]
     created_at: datetime
+    row: int = field(default=0, compare=False)
+    """Its row id, which no later client of that name gets."""
 
 
 DAY_S = 86_400

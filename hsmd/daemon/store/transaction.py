@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from hsmd.daemon.store import audience
 from hsmd.daemon.store.audit_rows import AuditLogs
 from hsmd.daemon.store.certificate_rows import Certificates
 from hsmd.daemon.store.client_rows import Clients
@@ -16,7 +17,7 @@ from hsmd.daemon.store.lease_rows import Leases
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.login_rows import Logins
 from hsmd.daemon.store.owner_rows import KeyOwners
-from hsmd.daemon.store.records import Contents
+from hsmd.daemon.store.records import Contents, Readers
 from hsmd.daemon.store.revocation_rows import Revocations
 from hsmd.daemon.store.rotation_rows import Rotations
 from hsmd.daemon.store.state_row import StateRow
@@ -44,6 +45,10 @@ class Transaction:
         self.events = Events(connection, order)
         self.counters = Counters(connection, order)
         self.leases = Leases(connection, order)
+
+    def audience_of_key(self, name: str) -> Readers:
+        """The clients that an event about this key concerns. Raises NotFound."""
+        return audience.of_key(self.connection, self.keys, name)
 
     def version(self) -> int:
         """A number that each write of the contents changes, of every daemon that shares the store."""

@@ -110,3 +110,27 @@ REVOCATION_KIND = Enumeration(
         "key-id": "certificates; `value` is their key id",
     },
 )
+EVENT_KIND = Enumeration(
+    "EventKind",
+    "What an event tells.",
+    {
+        "certificate.replaced": "another certificate chain is stored for a key",
+        "certificate.ending": "the certificate stored for a key ends soon, or has ended",
+        "token.away": "a daemon cannot use a token",
+        "token.back": "a daemon can use a token again",
+        "logins.stopped": "a token refused the PIN; no daemon logs in until an operator clears it",
+        "log.nearly-full": "little disk space is left for a daemon's audit log",
+        "grant.exhausted": "a limited grant has been used for the last time",
+        "client.enrolled": "a client has registered its key with a one-time token",
+        "events.missed": "events are missing here: see `reason` in its payload",
+    },
+)
+EVENTS_MISSED = Enumeration(
+    "EventsMissed",
+    "Why events are missing; empty if none are.",
+    {
+        "expired": "they are older than what is kept",
+        "restored": "the store was restored from a backup, and what happened after the backup is lost",
+        "unknown": "the cursor is not of this store; what follows begins with the oldest event that is kept",
+    },
+)

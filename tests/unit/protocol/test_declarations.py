@@ -41,6 +41,8 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "client.revoked": ("oa", QUERY, "", ""),
     "client.rotate-key": ("oafwcnd", CHANGE, "", "", "public_key"),
     "client.trust-ca": ("o", CHANGE, "", "", "public_key"),
+    "events.follow": ("oafwcnd", QUERY, "", ""),
+    "events.read": ("oafwcnd", QUERY, "", ""),
     "grant.add": ("o", CHANGE, "key", "client"),
     "grant.explain": ("oa", QUERY, "key", "client"),
     "grant.list": ("oa", QUERY, "key", "client"),

@@ -45,6 +45,7 @@ class Snapshot:
         "_owners",
         "_revoked",
         "_roles",
+        "_rows",
         "_trusted",
         "_visible",
         "version",
@@ -56,6 +57,7 @@ class Snapshot:
         self._keys_by_name = {key.name: key for key in contents.keys}
         self._certificates = {each.key: each.not_after for each in contents.certificates}
         self._roles = {client.name: client.roles for client in contents.clients}
+        self._rows = {client.name: client.row for client in contents.clients}
         self._owners = {
             each.fingerprint: client.name for client in contents.clients for each in client.credentials
         }
@@ -138,6 +140,10 @@ class Snapshot:
     def knows(self, identity: Identity) -> bool:
         """Whether an identity from an earlier snapshot is still valid: client, roles and credential."""
         return self._withdrawn(identity) is None
+
+    def client_row(self, identity: Identity) -> int | None:
+        """The row id of a client in the store, which a namesake would not get; None for one that `knows` not."""
+        return self._rows[identity.client] if self.knows(identity) else None
 
     # --- key operations ---
 

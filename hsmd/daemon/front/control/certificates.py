@@ -15,6 +15,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.control.keys import key_info, visible_key
+from hsmd.daemon.front.ledger.producers import replace_certificate
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import KeyRecord
@@ -98,7 +99,10 @@ class CertificateHandlers:
         """Check and store the chain of a key; return what is doubtful about it."""
         public_key = load_der_public_key(key.public_key)
         facts = await asyncio.to_thread(pki.check_chain, chain, public_key)
-        await self._cache.change(lambda tx: tx.certificates.set(key.name, facts.chain_pem, facts.not_after))
+        now = self._now()
+        await self._cache.change(
+            lambda tx: replace_certificate(tx, key, facts.chain_pem, facts.not_after, now)
+        )
         return tuple(facts.warnings)
 
     async def _sign(

@@ -22,8 +22,9 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.clients import roles_named
 from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.ledger.producers import client_enrolled
 from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
-from hsmd.daemon.store import EnrolmentRecord, Transaction
+from hsmd.daemon.store import ClientRecord, CredentialRecord, EnrolmentRecord, Transaction
 from hsmd.errors import AuditFailure, BadRequest, HsmdError, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import (
@@ -153,7 +154,7 @@ class EnrolmentHandlers:
             credential = parse_public_key("public_key", decode_question(line).public_key)
             self._audit.event("enrolment.begun", "", address=address, fingerprint=credential.fingerprint)
             await self._audit.commit_durable()
-            client = await self._cache.change(lambda tx: tx.enrolments.use(*proof, credential, self._now()))
+            client = await self._cache.change(lambda tx: _use(tx, proof, credential, self._now()))
             self._audit.event(
                 "enrolment.done", client.name, address=address, fingerprint=credential.fingerprint
             )
@@ -168,6 +169,14 @@ class EnrolmentHandlers:
         host_keys = list(self._pins(client.roles)[1])
         roles = [role.value for role in in_order(client.roles)]
         return encode(EnrolmentAnswer(client.name, roles[0], host_keys, operators, roles=roles))
+
+
+def _use(
+    tx: Transaction, proof: tuple[str, bytes], credential: CredentialRecord, now: datetime
+) -> ClientRecord:
+    client = tx.enrolments.use(*proof, credential, now)
+    client_enrolled(tx, client, credential.fingerprint, now)
+    return client
 
 
 def _operator_keys(tx: Transaction) -> list[str]:

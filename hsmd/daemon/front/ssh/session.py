@@ -6,7 +6,7 @@ It limits open requests and control requests, how long a frame may stay unfinish
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from hsmd import observe
@@ -14,6 +14,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.errors import (
+    BadRequest,
     Draining,
     HsmdError,
     Overloaded,
@@ -62,6 +63,19 @@ Dispatch = Callable[[Identity, messages.Request, float], Coroutine[Any, Any, Any
 """Carries out one control request for an identity until a monotonic deadline; raises HsmdError."""
 
 
+class Following(Protocol):
+    """What sends events to the sessions that asked for them; see `front/ledger/followers.py`."""
+
+    def admit(self, session: Session) -> None:
+        """Raises Overloaded if this session may not follow, because too many do."""
+
+    def start(self, session: Session, cursor: str) -> None:
+        """Push events after `cursor` to this session, in place of what it followed before."""
+
+    def stop(self, session: Session) -> None:
+        """The session has ended."""
+
+
 class Session:
     """Passes requests to the service and the dispatcher, and writes their answers in one piece for each batch."""
 
@@ -72,6 +86,7 @@ class Session:
         *,
         service: KeyService,
         dispatch: Dispatch,
+        following: Following,
         max_open_requests: int,
         clock: Callable[[], float],
         ended: Callable[[Session], object],
@@ -80,18 +95,19 @@ class Session:
         self._ended = ended
         self._transport = transport
         self._service = service
+        self._dispatch = dispatch
+        self._following = following
         self._max_open_requests = max_open_requests
         self._clock = clock
         self._channel = ServerChannel(Capability.CONTROL | Capability.EVENTS, max_open_requests)
         self.open_requests: dict[int, SigningRequest | None] = {}
-        self._control = ControlRequests(
-            lambda request, timeout_s: dispatch(identity, request, clock() + timeout_s),
-            self._control_answered,
-            client=identity.client,
-        )
+        self._control = ControlRequests(self._carry_out, self._control_answered, client=identity.client)
         self._out: list[bytes] = []
         self._unfinished_since: float | None = clock()
         self._unread_since: float | None = None
+        self._pings = 0
+        self._pong: asyncio.Future[None] | None = None
+        self._pushed_at = 0.0
         self._paused = False
         self._closed = False
 
@@ -133,6 +149,7 @@ class Session:
         """The transport is closed: abandon the open requests."""
         self._closed = True
         self._ended(self)
+        self._following.stop(self)
         self._out.clear()
         self._channel.close()
         self._abandon()
@@ -143,10 +160,15 @@ class Session:
         """Drop a peer that has left a frame unfinished, or answers unread, for too long."""
         if self._unfinished_since is not None and now - self._unfinished_since > HALF_FRAME_S:
             self._break(ProtocolError("a frame was left unfinished for too long"))
-        elif self._unread_since is not None and now - self._unread_since > UNREAD_S:
+        elif self._left_unread(now):
             log.warning("session.unread", client=self.identity.client)
-            self._unread_since = None
+            self._unread_since = self._pong = None
             self._transport.abort()
+
+    def _left_unread(self, now: float) -> bool:
+        if self._unread_since is not None and now - self._unread_since > UNREAD_S:
+            return True
+        return self._pong is not None and not self._pong.done() and now - self._pushed_at > UNREAD_S
 
     def drain(self, grace_ms: int) -> None:
         """Announce that this server stops."""
@@ -163,6 +185,21 @@ class Session:
         """Close once what is written has been sent."""
         self.flush()
         self._transport.close()
+
+    # --- called by what it follows ---
+
+    def push(self, documents: Sequence[bytes]) -> asyncio.Future[None]:
+        """Send events, and a ping behind them: the future is done when its pong shows that the peer has read them.
+
+        Whatever lies between (the SSH window, buffers of the kernel), no more than these events are under way to a peer.
+        """
+        self._pings += 1
+        self._pushed_at = self._clock()
+        self._pong = asyncio.get_running_loop().create_future()
+        self._out += [encode(Kind.EVENT, 0, document) for document in documents]
+        self._out.append(encode(Kind.PING, self._pings))
+        self.flush()
+        return self._pong
 
     # --- called by the service (Session is a Caller) ---
 
@@ -200,8 +237,14 @@ class Session:
                 self._control_request(request_id, body)
             elif kind == Kind.CANCEL:
                 self._cancel(request_id)
+            elif kind == Kind.PONG:
+                self._take_pong(request_id)
         if operations and not self._service.use(self, operations):
             self._pause()
+
+    def _take_pong(self, ping: int) -> None:
+        if self._pong is not None and ping == self._pings and not self._pong.done():
+            self._pong.set_result(None)
 
     def _pause(self) -> None:
         """Read nothing from this peer for a moment."""
@@ -241,6 +284,23 @@ class Session:
             return
         self._control.start(request_id, deadline_ms, document)
 
+    async def _carry_out(self, request: messages.Request, timeout_s: float) -> Any:
+        if isinstance(request, messages.EventsFollow):
+            if not self._channel.capabilities & Capability.EVENTS:
+                raise BadRequest(
+                    "op: events.follow needs the capability for events in the hello of this channel"
+                )
+            self._following.admit(self)
+        result = await self._dispatch(self.identity, request, self._clock() + timeout_s)
+        if isinstance(result, messages.EventsFollowed):
+            # The task that this makes runs after the answer, which is written in the next turn of the loop.
+            asyncio.get_running_loop().call_soon(self._follow, result.cursor)
+        return result
+
+    def _follow(self, cursor: str) -> None:
+        if not self._closed:
+            self._following.start(self, cursor)
+
     def _control_answered(self, frame: bytes) -> None:
         if not self._closed:
             self._out.append(frame)
@@ -256,6 +316,7 @@ class Session:
         self._out.append(encode_error(0, error))
         self.flush()
         self._closed = True
+        self._following.stop(self)
         self._transport.close()
 
     def _abandon(self) -> None:

@@ -8,16 +8,22 @@ from collections.abc import Callable
 from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.front.ssh.session import Dispatch, Session, Transport
+from hsmd.daemon.front.ssh.session import Dispatch, Following, Session, Transport
 
 
 class Sessions:
     """The open sessions, all with the same service. `len` is their number."""
 
     def __init__(
-        self, service: KeyService, limits: LimitsConfig, *, clock: Callable[[], float] = time.monotonic
+        self,
+        service: KeyService,
+        limits: LimitsConfig,
+        *,
+        following: Following,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
+        self._following = following
         self._limits = limits
         self._clock = clock
         self._open: set[Session] = set()
@@ -36,6 +42,7 @@ class Sessions:
             transport,
             service=self._service,
             dispatch=dispatch,
+            following=self._following,
             max_open_requests=self._limits.open_requests,
             clock=self._clock,
             ended=self._open.discard,

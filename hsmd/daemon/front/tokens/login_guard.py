@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from hsmd import observe
+from hsmd.daemon.front.ledger.producers import stop_logins
 from hsmd.daemon.ipc.launcher_messages import PermitStarts, Starts
 from hsmd.daemon.store import LoginClaim, LoginStop, Store
 from hsmd.errors import StoreFailure
@@ -173,7 +174,7 @@ class LoginGuard:
                 await self._ask_for_turn(name, token)
 
     async def _write_stop(self, stop: LoginStop) -> None:
-        await asyncio.to_thread(self._store.change, lambda tx: tx.logins.stop(stop))
+        await asyncio.to_thread(self._store.change, lambda tx: stop_logins(tx, stop))
 
     async def _release(self, name: str, *, cleared: bool) -> None:
         await asyncio.to_thread(

@@ -15,7 +15,7 @@ from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
 from hsmd.daemon.front.tokens.jobs import Job
-from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, ProtocolError
+from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, Overloaded, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
@@ -75,12 +75,28 @@ class Service:
         self.abandoned += requests
 
 
+class Following:
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.full = False
+
+    def admit(self, session: Session) -> None:
+        if self.full:
+            raise Overloaded
+
+    def start(self, session: Session, cursor: str) -> None:
+        self.calls.append(("start", cursor))
+
+    def stop(self, session: Session) -> None:
+        self.calls.append(("stop",))
+
+
 class Parts:
     """A session, with a fake transport and a fake service."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.transport, self.service = Transport(), Service()
+        self.transport, self.service, self.following = Transport(), Service(), Following()
         self.ended: list[Session] = []
         self.answer: Coroutine[Any, Any, Any] | None = None
         self.session = Session(
@@ -88,6 +104,7 @@ class Parts:
             self.transport,
             service=self.service,  # type: ignore[arg-type]
             dispatch=self._dispatch,
+            following=self.following,
             max_open_requests=3,
             clock=lambda: self.now,
             ended=self.ended.append,

@@ -1,0 +1,63 @@
+"""Events that are appended in the transaction of what they tell; docs/events.md lists all kinds."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from hashlib import sha256
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hsmd.daemon.store import ClientRecord, KeyRecord, LoginStop, Readers, Transaction
+from hsmd.daemon.store.audience import WATCHING
+from hsmd.errors import NotFound
+from hsmd.protocol.roles import in_order
+from hsmd.transparency.lines import format_time
+
+
+def replace_certificate(
+    tx: Transaction, key: KeyRecord, chain_pem: str, not_after: datetime, now: datetime
+) -> None:
+    """Store the chain of a key; append `certificate.replaced` if it was another one, or none."""
+    before = _chain_of(tx, key.name)
+    tx.certificates.set(key.name, chain_pem, not_after)
+    if before == chain_pem:
+        return
+    payload = {
+        "key": key.digest.hex(),
+        "certificate": digest_of_leaf(chain_pem),
+        "previous": digest_of_leaf(before) if before else "",
+        "not_after": format_time(not_after),
+    }
+    tx.events.append(
+        "certificate.replaced", key.name, readers=tx.audience_of_key(key.name), payload=payload, now=now
+    )
+
+
+def client_enrolled(tx: Transaction, client: ClientRecord, fingerprint: str, now: datetime) -> None:
+    """Append `client.enrolled`: a client has registered a key with a one-time token."""
+    payload = {"roles": [role.value for role in in_order(client.roles)], "fingerprint": fingerprint}
+    readers = Readers(WATCHING, frozenset({client.row}))
+    tx.events.append("client.enrolled", client.name, readers=readers, payload=payload, now=now)
+
+
+def stop_logins(tx: Transaction, stop: LoginStop) -> None:
+    """Stop the logins to a token, and append `logins.stopped`, once for each stop."""
+    if any(earlier.token == stop.token for earlier in tx.logins.stops()):
+        return
+    tx.logins.stop(stop)
+    payload = {"daemon": stop.by, "reason": stop.reason}
+    tx.events.append("logins.stopped", stop.token, readers=Readers(WATCHING), payload=payload, now=stop.at)
+
+
+def digest_of_leaf(chain_pem: str) -> str:
+    """SHA-256 of the DER of the first certificate of a chain, in hex."""
+    leaf = x509.load_pem_x509_certificate(chain_pem.encode())
+    return sha256(leaf.public_bytes(Encoding.DER)).hexdigest()
+
+
+def _chain_of(tx: Transaction, key: str) -> str:
+    try:
+        return tx.certificates.get(key).chain_pem
+    except NotFound:
+        return ""
