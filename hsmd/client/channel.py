@@ -92,7 +92,7 @@ class ChannelOwner(Protocol):
     def channel_lost(self, channel: Channel, reason: str) -> None:
         """The channel ended; open requests have been answered Unavailable."""
 
-    def channel_event(self, document: bytes) -> None:
+    def channel_event(self, channel: Channel, document: bytes) -> None:
         """The server sent an event."""
 
 
@@ -229,7 +229,7 @@ class Channel:
         elif kind == Kind.DRAIN:
             self._drain(decode_drain(body))
         elif kind == Kind.EVENT:
-            self._owner.channel_event(body)
+            self._owner.channel_event(self, body)
         elif kind == Kind.ERROR:
             self._break(decode_error(body))
 

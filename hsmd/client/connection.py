@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,11 +17,13 @@ from msgspec import Struct
 from hsmd import observe
 from hsmd.client.channel import Answered, Channel, Ticket
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
+from hsmd.client.event_stream import EventStream
 from hsmd.client.requests import Ask, ask, control, deadline_in_ms
 from hsmd.client.transport import open_wire
 from hsmd.client.wire import LOGIN_S
 from hsmd.errors import (
     BadRequest,
+    Conflict,
     HsmdError,
     Overloaded,
     ProofInvalid,
@@ -33,7 +35,7 @@ from hsmd.protocol.frames import (
     Kind,
     key_operation_body,
 )
-from hsmd.protocol.messages import Request
+from hsmd.protocol.messages import Event, Request
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
@@ -81,6 +83,8 @@ class Connection:
         self._channel: Channel | None = None
         self._channels: set[Channel] = set()
         self._needed = asyncio.Event()
+        self._connected_now = asyncio.Event()
+        self._stream: EventStream | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -172,6 +176,32 @@ class Connection:
         """The result of a control request, of the type `request.Result`. Raises HsmdError."""
         return await control(self._connected(), request, timeout_s)
 
+    async def events(
+        self, since: str = "", *, waiting: Callable[[HsmdError], None] | None = None
+    ) -> AsyncGenerator[Event]:
+        """Events that this client may read, from a cursor on, in order; each as it happens, without end.
+
+        `since` is the `id` of the last event that was dealt with, empty for the oldest event that is kept, `now` for none but
+        those to come. A lost connection is made again, and goes on behind the last event that was returned. An event of the
+        kind `events.missed` stands for those that the daemon no longer has.
+
+        `waiting` is called with the error whenever it has to try again. Raises HsmdError for what does not pass by itself.
+        One such iteration at a time: Conflict.
+        """
+        if self._stream is not None:
+            raise Conflict("the events of this connection are being followed already")
+        self._stream = EventStream(self._channel_for_events, since, waiting)
+        try:
+            async for event in self._stream.events():
+                yield event
+        finally:
+            self._stream = None
+
+    async def _channel_for_events(self) -> Channel:
+        while self._channel is None:
+            await self._connected_now.wait()
+        return self._channel
+
     def distrust(self, error: HsmdError) -> None:
         """End the current connection because of `error`; the next one is examined before it is used."""
         channel = self._channel
@@ -232,6 +262,7 @@ class Connection:
             raise Unavailable(f"{self.endpoint} is shutting down")
         self._channel = channel
         self._needed.clear()
+        self._connected_now.set()
         self.problem = None
         log.info("connection.up", daemon=str(self.endpoint))
         self._update_available()
@@ -254,6 +285,7 @@ class Connection:
         if channel is self._channel:
             self._channel = None
             self._needed.set()
+            self._connected_now.clear()
             self._update_available()
 
     # --- called by channels ---
@@ -268,12 +300,16 @@ class Connection:
 
     def channel_lost(self, channel: Channel, reason: str) -> None:
         self._channels.discard(channel)
+        if self._stream is not None:
+            self._stream.lost(channel, reason)
         if channel is self._channel and not self._closed:
             self.problem = Unavailable(f"connection lost: {reason}")
             log.warning("connection.lost", daemon=str(self.endpoint), error=reason)
         self._drop(channel)
 
-    def channel_event(self, document: bytes) -> None:
+    def channel_event(self, channel: Channel, document: bytes) -> None:
+        if self._stream is not None:
+            self._stream.received(channel, document)
         if self._on_event is None:
             return
         try:

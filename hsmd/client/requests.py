@@ -15,15 +15,28 @@ Ask = Callable[[Request, float], Awaitable[Any]]
 """Sends a control request, with a time-out in seconds, and returns its result. Raises HsmdError."""
 
 
-async def control(channel: Channel, request: Request, timeout_s: float) -> Any:
-    """The result of a control request on one channel. Raises HsmdError."""
+async def control(
+    channel: Channel, request: Request, timeout_s: float, *, begun: Callable[[], None] = lambda: None
+) -> Any:
+    """The result of a control request on one channel. Raises HsmdError.
+
+    `begun` is called as soon as a result is there, before any frame behind it is handled.
+    """
     deadline_ms = deadline_in_ms(timeout_s)
     body = control_request_body(deadline_ms, encode_request(request))
-    answer = await ask(channel, Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT, body, deadline_ms / 1000)
-    return decode_result(answer, request.Result)
+    kinds = (Kind.CONTROL_REQUEST, Kind.CONTROL_RESULT)
+    return decode_result(await ask(channel, *kinds, body, deadline_ms / 1000, begun=begun), request.Result)
 
 
-async def ask(channel: Channel, kind: int, answer_kind: int, body: bytes, timeout_s: float) -> bytes:
+async def ask(
+    channel: Channel,
+    kind: int,
+    answer_kind: int,
+    body: bytes,
+    timeout_s: float,
+    *,
+    begun: Callable[[], None] = lambda: None,
+) -> bytes:
     """The body of the answer to a frame of `kind`; the request is cancelled with the caller's task. Raises HsmdError."""
     future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -33,6 +46,7 @@ async def ask(channel: Channel, kind: int, answer_kind: int, body: bytes, timeou
         if kind == Kind.ERROR:
             future.set_exception(_error(body))
         else:
+            begun()
             future.set_result(body)
 
     ticket = channel.request(kind, answer_kind, body, timeout_s, answered)

@@ -6,7 +6,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,9 +15,9 @@ from hsmd.client import agent_call
 from hsmd.client.connection import Connection
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
 from hsmd.client.requests import Ask, deadline_in_ms
-from hsmd.errors import Unavailable
+from hsmd.errors import BadRequest, HsmdError, Unavailable
 from hsmd.protocol.frames import Kind, control_request_body, key_operation_body
-from hsmd.protocol.messages import Request, decode_result, encode_request
+from hsmd.protocol.messages import Event, Request, decode_result, encode_request
 
 STOP_S = 5.0
 """How long closing waits for the thread."""
@@ -52,6 +53,15 @@ class Client:
     def control(self, request: Request, *, timeout_s: float = 15.0) -> Any:
         """The result of a control request, of the type `request.Result`. Raises HsmdError."""
         raise NotImplementedError
+
+    def events(
+        self, since: str = "", *, waiting: Callable[[HsmdError], None] | None = None
+    ) -> Iterator[Event]:
+        """Events that this client may read, from a cursor on, without end: see `Connection.events`. Of daemons only.
+
+        `waiting` is called in another thread.
+        """
+        raise BadRequest("events come from a daemon, not from an agent")
 
     def close(self) -> None:
         """End the connection."""
@@ -105,6 +115,21 @@ class _DaemonClient(Client):
 
     def control(self, request: Request, *, timeout_s: float = 15.0) -> Any:
         return self._run(self._open().control(request, timeout_s=timeout_s))
+
+    def events(
+        self, since: str = "", *, waiting: Callable[[HsmdError], None] | None = None
+    ) -> Iterator[Event]:
+        found = self._open().events(since, waiting=waiting)
+
+        async def following() -> Event:
+            return await anext(found)
+
+        try:
+            while True:
+                yield self._run(following())
+        finally:
+            with suppress(RuntimeError):  # the step that an interrupt cancelled is about to end it
+                self._run(found.aclose())
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

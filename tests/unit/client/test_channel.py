@@ -53,7 +53,7 @@ class Harness:
     def channel_lost(self, channel: Channel, reason: str) -> None:
         self.notes.append(("lost", reason))
 
-    def channel_event(self, document: bytes) -> None:
+    def channel_event(self, channel: Channel, document: bytes) -> None:
         self.notes.append(("event", document))
 
     async def greet(self) -> None:
