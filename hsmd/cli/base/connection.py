@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from hsmd.cli.base import profile as profiles
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError
-from hsmd.protocol.messages import Request
+from hsmd.protocol.messages import Event, Request
 
 if TYPE_CHECKING:
     from hsmd.client import Client, Endpoint
@@ -71,10 +72,17 @@ class Session:
 
     def ask(self, request: Request, answer: type[R], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> R:
         """The daemon's answer to `request`. Raises HsmdError or CommandError."""
+        return cast("R", self._connected().control(request, timeout_s=self._timeout_s or timeout_s))
+
+    def events(self, since: str, waiting: Callable[[HsmdError], None]) -> Iterator[Event]:
+        """Events from a cursor on, without end: see `Connection.events`. Raises HsmdError or CommandError."""
+        return self._connected().events(since, waiting=waiting)
+
+    def _connected(self) -> Client:
         if self._client is None:
             witness = self._witness() if self.witnessed else None
             self._client = connect(self.profile(), witness)
-        return cast("R", self._client.control(request, timeout_s=self._timeout_s or timeout_s))
+        return self._client
 
     def _witness(self) -> Witness | None:
         """The record of earlier checkpoints of the daemon in the profile; accepts breaks that this operator declared.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -16,26 +15,20 @@ from pathlib import Path
 from types import FrameType
 
 from hsmd.cli.base.errors import CommandError
+from hsmd.system.process import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 STOP_S = 8.0
 """Time for a child to terminate before its whole session is killed."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Terminated(BaseException):
     """A signal requested termination. Not an Exception, so that no handler treats it as an error."""
 
 
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
 def follow_parent() -> None:
     """Send this process SIGTERM when its parent exits (prctl(2)). Raises Terminated if it has exited already."""
     parent = os.getppid()
-    _die_with_parent()
+    die_with_parent()
     if os.getppid() != parent:
         raise Terminated
 
@@ -76,7 +69,7 @@ def start(
         stderr=log,
         pass_fds=pass_fds,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
 
 

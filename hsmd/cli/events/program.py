@@ -1,0 +1,98 @@
+"""A program that is run for each event, again and again until it exits with 0; at most one run at a time."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.output import note
+from hsmd.protocol.messages import Event
+from hsmd.system.process import die_with_parent
+
+DEFAULT_TIMEOUT_S = 300.0
+"""After this time a run is ended."""
+STOP_S = 5.0
+"""Time that a program has to end by itself after SIGTERM."""
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+"""The pause after a run that failed doubles from the first to the longest."""
+
+
+class Program:
+    """PROGRAM of --exec: a program and its arguments, split as a shell does, without a shell."""
+
+    def __init__(self, text: str, timeout_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Raises CommandError if there is no such program."""
+        self._command = _split(text)
+        self._timeout_s = timeout_s
+        self._sleep = sleep
+
+    @property
+    def name(self) -> str:
+        """Name of the program's file."""
+        return Path(self._command[0]).name
+
+    def run(self, event: Event) -> None:
+        """Run the program with this event on its standard input until it exits with 0."""
+        pause_s = FIRST_PAUSE_S
+        while fault := self._run_once(msgspec.json.encode(event)):
+            note(f"hsmd: event {event.id} ({event.kind}): {self.name} {fault}; next run in {pause_s:g} s")
+            self._sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _run_once(self, document: bytes) -> str:
+        """What went wrong; empty if the program exited with 0."""
+        try:
+            child = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                start_new_session=True,  # so that all that it started can be ended
+                preexec_fn=die_with_parent,  # so that after a crash of this process no two runs overlap
+            )
+        except OSError as error:
+            return f"cannot be started: {error.strerror}"
+        try:
+            child.communicate(document, timeout=self._timeout_s)
+        except subprocess.TimeoutExpired:
+            return f"did not end within {self._timeout_s:g} s"
+        finally:
+            _end(child)
+        if child.returncode < 0:
+            return f"was ended by {signal.Signals(-child.returncode).name}"
+        return f"exited with {child.returncode}" if child.returncode else ""
+
+
+def _split(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise CommandError(f"--exec: {error}", "quote its arguments as for a shell", Exit.USAGE) from None
+    found = shutil.which(words[0]) if words else None
+    if found is None:
+        raise CommandError(
+            f"--exec: {words[0] if words else text!r} is not a program that can be run",
+            "give its path, and make it executable",
+            Exit.USAGE,
+        )
+    return [os.path.abspath(found), *words[1:]]
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a program that still runs: SIGTERM to all of its session, SIGKILL after `STOP_S`. No effect if it has ended."""
+    for sign, patience_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, None)):
+        if child.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(patience_s)
