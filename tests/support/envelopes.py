@@ -5,12 +5,18 @@ from __future__ import annotations
 from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mlkem, rsa, x25519
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
 
 from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Suite
 from hsmd.envelopes.recipients import HybridPrivateKey, PrivateKey
 from hsmd.envelopes.sealing import seal_private_key, seal_secret_key
+from tests.support.vectors import vectors
 
 ABOUT = {"record": 7, "owner": "anna", "modes": ["processing", "acquisition"]}
 RSA_SUITES = [suite for suite in Suite if suite.is_rsa]
@@ -69,3 +75,28 @@ def sealed(suite: Suite, content: str = "P-256") -> Envelope:
 def sealed_secret(suite: Suite, secret: bytes) -> Envelope:
     """An envelope with a symmetric key to `recipient(suite)`."""
     return seal_secret_key(secret, recipient(suite).public_key(), suite, ABOUT)
+
+
+@cache
+def golden() -> list[tuple[PrivateKey, Envelope, bytes]]:
+    """The recipients, envelopes and keys of tests/vectors/envelopes/golden.json."""
+    return [
+        (
+            _golden_recipient(test["recipient"]),
+            Envelope.decode(bytes.fromhex(test[name])),
+            bytes.fromhex(test[f"{name}_content"]),
+        )
+        for test in vectors("envelopes/golden.json")["tests"]
+        for name in ("private_key", "secret_key")
+    ]
+
+
+def _golden_recipient(members: dict[str, str]) -> PrivateKey:
+    if "pkcs8" in members:
+        key = load_der_private_key(bytes.fromhex(members["pkcs8"]), None)
+        assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey)
+        return key
+    return HybridPrivateKey(
+        mlkem.MLKEM768PrivateKey.from_seed_bytes(bytes.fromhex(members["mlkem768_seed"])),
+        x25519.X25519PrivateKey.from_private_bytes(bytes.fromhex(members["x25519"])),
+    )
