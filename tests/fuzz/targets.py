@@ -13,12 +13,24 @@ from msgspec import inspect as shapes
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.worker import ceilings
-from hsmd.errors import BadRequest, HsmdError, ProtocolError, PurposeMismatch, VersionMismatch
+from hsmd.envelopes import canonical_json, content
+from hsmd.envelopes.envelope import Envelope
+from hsmd.envelopes.header import Header
+from hsmd.envelopes.sealing import open_envelope
+from hsmd.errors import (
+    BadRequest,
+    EnvelopeInvalid,
+    HsmdError,
+    ProtocolError,
+    PurposeMismatch,
+    VersionMismatch,
+)
 from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.protocol import frames, messages
 from hsmd.protocol.channel import ClientChannel, FrameDecoder, ServerChannel, State
 from hsmd.protocol.frames import MAX_REQUEST_LENGTH, Kind, Welcome
 from hsmd.purposes import Purpose, PurposeCheck, expand
+from tests.support.envelopes import golden
 
 HELLO = frames.encode_hello(3)
 WELCOME = frames.encode_welcome(Welcome(1, 3, MAX_REQUEST_LENGTH, 16))
@@ -146,6 +158,31 @@ def ceilings_target(data: bytes) -> None:
     assert ceilings.parse(again) is not None
 
 
+_ENVELOPES = golden()
+_RECIPIENTS = {each.header.recipient: key for key, each, _ in _ENVELOPES}
+
+
+def envelopes_target(data: bytes) -> None:
+    """The first byte chooses what the rest is: an envelope, a header, canonical JSON, or what came out of an envelope."""
+    part, rest = (data[0] % 4, data[1:]) if data else (0, b"")
+    try:
+        if part == 0:
+            envelope = Envelope.decode(rest)
+            assert envelope.encode() == rest
+            if envelope.header.recipient in _RECIPIENTS:
+                open_envelope(envelope, _RECIPIENTS[envelope.header.recipient])
+        elif part == 1:
+            assert Header.decode(rest).encode() == rest
+        elif part == 2:
+            assert canonical_json.encode(canonical_json.decode(rest)) == rest
+        else:
+            key = content.without_token_padding(rest)
+            assert rest == key + bytes(len(rest) - len(key))
+            content.spki_digest(key)
+    except EnvelopeInvalid as error:
+        assert error.text
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames_target,
     "channel": channel_target,
@@ -161,6 +198,11 @@ def seeds(target: str) -> Iterator[bytes]:
     """Initial inputs: the golden vectors, in the target's format."""
     if target == "ceilings":
         yield from _ceiling_seeds()
+    elif target == "envelopes":
+        for _, envelope, key in _ENVELOPES:
+            yield b"\0" + envelope.encode()
+            yield from (bytes([part]) + envelope.header.encode() for part in (1, 2))
+            yield b"\3" + key
     elif target == "purposes":
         statement = b"hsmd.statement/v1 vault-answer\ndaemon fra-1\nkey 00ff\n"
         yield bytes([list(KeyType).index(KeyType.ED25519), Purpose.STATEMENT, 0x08, 0x07]) + statement
