@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +15,7 @@ from hsmd.daemon.store.lock_order import Lock, LockOrder
 from hsmd.daemon.store.records import EventPage, EventRecord, Gap, Readers
 from hsmd.daemon.store.tables import event_keys, event_readers, events, ledger, ledger_epochs
 from hsmd.errors import InternalFault, StoreFailure
-from hsmd.protocol.cursor import EPOCH_DIGITS, Cursor
+from hsmd.protocol.cursor import Cursor
 
 MAX_PAYLOAD_BYTES = 4096
 MAX_APPENDS = 1_000
@@ -135,12 +134,6 @@ class Events:
             self._connection.execute(update(ledger).where(ledger.c.pruned < through).values(pruned=through))
         return removed
 
-    def begin_epoch(self) -> None:
-        """After a restore: what is appended from now on differs from what was appended after the backup was made."""
-        row = self._ledger()
-        self._connection.execute(insert(ledger_epochs).values(epoch=row.epoch, last=row.last))
-        self._connection.execute(update(ledger).values(epoch=secrets.token_hex(EPOCH_DIGITS // 2)))
-
     # --- appending ---
 
     def _without_known_keys(self, appended: list[_Appended]) -> list[_Appended]:
@@ -241,7 +234,8 @@ def _check(kind: str, subject: str, dedup: str, payload: str) -> None:
         raise InternalFault(detail=f"the payload of {kind} has {size} bytes; {MAX_PAYLOAD_BYTES} are allowed")
 
 
-def _fitting(rows: list[Row[Any]] | tuple[Row[Any], ...] | Any) -> list[Row[Any]]:
+def _fitting(rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """The first rows whose payloads fit into a page, at least one."""
     kept: list[Row[Any]] = []
     size = 0
     for row in rows:

@@ -13,8 +13,6 @@ from hsmd.daemon.store.records import Lease
 from hsmd.daemon.store.tables import leases
 from hsmd.errors import LeaseLost
 
-_TERMS_OF_ANOTHER_TIME = 2**32
-
 
 class Leases:
     """Turns that one holder has at a time, for a limited time.
@@ -77,11 +75,6 @@ class Leases:
         row = self._connection.execute(query).one_or_none()
         if row is None or row.until is None or row.term != lease.term:
             raise LeaseLost
-
-    def end_all(self) -> None:
-        """After a restore: end every lease, with terms above those that were given out after the backup was made."""
-        ended = update(leases).values(holder="", until=None, term=leases.c.term + _TERMS_OF_ANOTHER_TIME)
-        self._connection.execute(ended)
 
     def _change(self, lease: Lease, change: Update) -> None:
         self._order.take(Lock.LEASE, lease.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,11 +17,13 @@ import msgspec
 from sqlalchemy import Connection, MetaData, Table, func, select, text
 
 from hsmd.errors import Conflict, StoreFailure
+from hsmd.protocol.cursor import EPOCH_DIGITS
 
 _REVISION_TABLE = "alembic_version"
 _BYTES, _TIME = "bytes", "time"
 _ONE_ROW_TABLES = ("state", "ledger")
 """Tables whose row is created by the revision that makes the table."""
+_TERMS_OF_ANOTHER_TIME = 2**32
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -60,15 +63,38 @@ def fill(connection: Connection, document: Document) -> None:
     unknown = document.tables.keys() - {table.name for table in tables}
     if unknown:
         raise StoreFailure("the backup of the store is damaged", detail=f"unknown tables {sorted(unknown)}")
+    content = _in_another_time(document.tables)
     for table in tables:
         rows = [
             {name: _native(connection, value) for name, value in row.items()}
-            for row in document.tables.get(table.name, [])
+            for row in content.get(table.name, [])
         ]
         if rows:
             connection.execute(table.delete())
             connection.execute(table.insert(), rows)
         _advance_ids(connection, table)
+
+
+def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a restored store, which gives out other events and terms than the old one did after the backup.
+
+    A new epoch makes cursors of the old one known as such; leases end, with terms above those that were given out.
+    """
+    if not tables.get("ledger"):
+        return tables  # of a revision without a ledger; the one that makes it begins an epoch
+    try:
+        old = tables["ledger"][0]
+        return {
+            **tables,
+            "ledger": [{**old, "epoch": secrets.token_hex(EPOCH_DIGITS // 2)}],
+            "ledger_epochs": [*tables["ledger_epochs"], {"epoch": old["epoch"], "last": old["last"]}],
+            "leases": [
+                {**lease, "holder": "", "until": None, "term": lease["term"] + _TERMS_OF_ANOTHER_TIME}
+                for lease in tables["leases"]
+            ],
+        }
+    except (KeyError, TypeError):
+        raise StoreFailure("the backup of the store is damaged", detail="its ledger is malformed") from None
 
 
 def _tables(connection: Connection) -> list[Table]:

@@ -105,7 +105,7 @@ class Store:
             return portable.export(transaction.connection, revision_of(transaction.connection) or "")
 
     def restore(self, document: bytes) -> None:
-        """Fill an empty database from an export, and upgrade it to this release.
+        """Fill an empty database from an export, and upgrade it to this release; begins an epoch of the ledger.
 
         Raises StoreFailure for a damaged document or one of a newer release, Conflict if the database holds a store.
         """
@@ -119,4 +119,3 @@ class Store:
                     raise Conflict("the store is in use; restore into an empty database")
                 portable.fill(connection, content)
         self.migrate()
-        self.change(Transaction.begin_another_time)

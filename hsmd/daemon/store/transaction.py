@@ -63,11 +63,6 @@ class Transaction:
         """Last step of a write, before the commit."""
         self.events.finish()
 
-    def begin_another_time(self) -> None:
-        """After a restore: what was given out after the backup was made differs from what is given out from now on."""
-        self.leases.end_all()
-        self.events.begin_epoch()
-
     def contents(self) -> Contents:
         """Everything that decisions and the snapshot need."""
         return Contents(
