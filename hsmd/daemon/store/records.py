@@ -129,15 +129,28 @@ class LoginStop:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """A turn that one holder has until `until`; a later one has a higher `term`."""
+
+    name: str
+    holder: str
+    term: int
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class LoginClaim:
     """Whether a daemon, and no other at the same time, may log in to a token; if logins are stopped, why.
 
     `cleared`: an operator has cleared a stop; this one login may be tried despite the warnings in the token's flags.
+    `lease`: the turn, if it was claimed; `clearances`: how many clearances there had been.
     """
 
     granted: bool
     cleared: bool = False
     stop: LoginStop | None = None
+    lease: Lease | None = None
+    clearances: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +170,6 @@ class AuditHead:
     size: int
     root: bytes
     key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A turn that one holder has until `until`; a later one has a higher `term`."""
-
-    name: str
-    holder: str
-    term: int
-    until: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,11 @@ class Transaction:
         self.enrolments = Enrolments(connection, self.clients)
         self.rotations = Rotations(connection, self.clients)
         self.revocations = Revocations(connection, self.rotations)
-        self.logins = Logins(connection)
         self.audit_logs = AuditLogs(connection)
         self.events = Events(connection, order)
         self.counters = Counters(connection, order)
         self.leases = Leases(connection, order)
+        self.logins = Logins(connection, self._state, self.leases, self.counters)
 
     def audience_of_key(self, name: str) -> Readers:
         """The clients that an event about this key concerns. Raises NotFound."""

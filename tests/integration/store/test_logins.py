@@ -6,14 +6,16 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from hsmd.daemon.front.tokens import login_guard as module
 from hsmd.daemon.front.tokens.login_guard import HOLD, LoginGuard, claim_login
 from hsmd.daemon.ipc.launcher_messages import PermitStarts, Starts
-from hsmd.daemon.store import LoginStop, Store
-from hsmd.errors import NotFound
+from hsmd.daemon.store import Lease, LoginStop, Store
+from hsmd.errors import LeaseLost, NotFound
 from tests.support.store import NOW
 
 TOKEN = "main"
@@ -23,37 +25,100 @@ def stops(store: Store) -> list[LoginStop]:
     return store.query(lambda tx: tx.logins.stops())
 
 
+def claim(store: Store, holder: str, at: timedelta = timedelta()) -> Lease:
+    """Claim the turn, which must be free."""
+    found = claim_login(store, TOKEN, holder, NOW + at)
+    assert found.granted
+    assert found.lease is not None
+    return found.lease
+
+
+def release(store: Store, lease: Lease, *, cleared: bool = False) -> None:
+    store.change(lambda tx: tx.logins.release(TOKEN, lease, cleared=cleared), versioned=False)
+
+
+def stop(store: Store, by: str, *, clearances: int = 0, reason: str = "PinIncorrect") -> bool:
+    return store.change(lambda tx: tx.logins.stop(LoginStop(TOKEN, NOW, by, reason), clearances))
+
+
+def clear(store: Store) -> None:
+    store.change(lambda tx: tx.logins.clear(TOKEN))
+
+
 def test_one_holder_at_a_time(store: Store) -> None:
-    assert claim_login(store, TOKEN, "a", NOW).granted
     version = store.version()
+    first = claim(store, "a")
     assert not claim_login(store, TOKEN, "b", NOW).granted
-    assert store.version() == version, "waiting writes nothing"
-    assert claim_login(store, TOKEN, "a", NOW).granted, "a restarted front process keeps its turn"
-    store.change(lambda tx: tx.logins.release(TOKEN, "b"))
+    again = claim(store, "a")
+    assert again.term > first.term, "a restarted front process keeps its turn"
+    with pytest.raises(LeaseLost):
+        release(store, first)
     assert not claim_login(store, TOKEN, "b", NOW).granted, "only the holder can release it"
-    assert claim_login(store, TOKEN, "b", NOW + HOLD).granted, "a turn expires"
-    store.change(lambda tx: tx.logins.release(TOKEN, "b"))
-    assert claim_login(store, TOKEN, "a", NOW).granted
+    taken = claim(store, "b", HOLD)
+    with pytest.raises(LeaseLost):
+        release(store, again)
+    release(store, taken)
+    release(store, claim(store, "a"))
+    assert store.version() == version, "turns make no daemon load anything"
 
 
 def test_a_stop_holds_until_it_is_cleared_and_a_clearance_is_good_for_one_login(store: Store) -> None:
-    claim_login(store, TOKEN, "a", NOW)
-    first = LoginStop(TOKEN, NOW, "a on host", "PinIncorrect")
-    store.change(lambda tx: tx.logins.stop(first))
-    store.change(lambda tx: tx.logins.stop(LoginStop(TOKEN, NOW + HOLD, "b on host", "later")))
-    assert stops(store) == [first], "the first reason stays"
-    claim = claim_login(store, TOKEN, "b", NOW)
-    assert (claim.granted, claim.stop) == (False, first)
+    turn = claim(store, "a")
+    version = store.version()
+    assert stop(store, "a on host")
+    assert stop(store, "b on host", reason="later")
+    assert store.version() == version + 2
+    assert [(found.by, found.reason) for found in stops(store)] == [("a on host", "PinIncorrect")]
+    found = claim_login(store, TOKEN, "b", NOW)
+    assert (found.granted, found.stop) == (False, stops(store)[0])
     assert claim_login(store, "other", "b", NOW).granted, "another token is not affected"
-    store.change(lambda tx: tx.logins.clear(TOKEN))
+    clear(store)
     assert stops(store) == []
     with pytest.raises(NotFound):
-        store.change(lambda tx: tx.logins.clear(TOKEN))
-    assert claim_login(store, TOKEN, "b", NOW).cleared
-    store.change(lambda tx: tx.logins.release(TOKEN, "b", cleared=True))
-    assert claim_login(store, TOKEN, "c", NOW).cleared, "an unused clearance is restored"
-    store.change(lambda tx: tx.logins.release(TOKEN, "c"))
+        clear(store)
+    with pytest.raises(LeaseLost):
+        release(store, turn, cleared=True)
+    found = claim_login(store, TOKEN, "b", NOW)
+    assert (found.cleared, found.clearances) == (True, 1)
+    assert found.lease is not None
+    release(store, found.lease, cleared=True)
+    found = claim_login(store, TOKEN, "c", NOW)
+    assert found.cleared, "an unused clearance is restored"
+    assert found.lease is not None
+    release(store, found.lease)
     assert not claim_login(store, TOKEN, "a", NOW).cleared
+
+
+def test_a_late_refusal_stops_logins_though_another_daemon_has_the_turn(store: Store) -> None:
+    claim(store, "a")
+    turn = claim(store, "b", HOLD)
+    assert stop(store, "a on host")
+    assert len(stops(store)) == 1, "the token has refused a PIN, whoever has the turn now"
+    with pytest.raises(LeaseLost):
+        release(store, turn)
+
+
+def test_a_late_refusal_does_not_undo_a_clearance(store: Store) -> None:
+    claim(store, "a")
+    assert stop(store, "b on host")
+    clear(store)
+    assert not stop(store, "a on host", clearances=0)
+    assert stops(store) == []
+    found = claim_login(store, TOKEN, "a", NOW)
+    assert (found.cleared, found.clearances) == (True, 1), "the clearance is there for one login"
+    assert stop(store, "a on host", clearances=found.clearances), "and a refusal under it stands"
+    assert len(stops(store)) == 1
+
+
+def test_a_late_holder_does_not_bring_a_clearance_back(store: Store) -> None:
+    assert stop(store, "a on host")
+    clear(store)
+    late = claim(store, "a")
+    taken = claim(store, "b", HOLD)
+    with pytest.raises(LeaseLost):
+        release(store, late, cleared=True)
+    release(store, taken)
+    assert not claim_login(store, TOKEN, "c", NOW).cleared
 
 
 class Daemon:
@@ -132,7 +197,7 @@ async def test_three_daemons_try_a_wrong_pin_once_until_it_is_cleared(
         for daemon in daemons:
             await daemon.stop()
         assert wrong == list(range(generation + 1)), f"one wrong login for each clearance, seed {seed}"
-        store.change(lambda tx: tx.logins.clear(TOKEN))
+        clear(store)
     right = True
     for daemon in daemons:
         daemon.start()
@@ -143,3 +208,79 @@ async def test_three_daemons_try_a_wrong_pin_once_until_it_is_cleared(
         await daemon.stop()
     assert stops(store) == []
     assert len(wrong) == 3
+
+
+class Watched:
+    """A login guard whose store calls and messages a test sees; `go_on` lets it follow the store for a while."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.starts: list[Starts] = []
+        self.recorded: list[LoginStop] = []
+        self.guard = LoginGuard(
+            store,
+            holder=name,
+            by=name,
+            tell=lambda message: self.starts.append(message.starts),
+            hold=lambda token, reason: None,
+            record=self.recorded.append,
+        )
+        self.guard.apply([TOKEN])
+
+    async def go_on_until(self, condition: Callable[[], bool]) -> None:
+        """Follow the store until the condition holds; the daemon is suspended otherwise."""
+        following = asyncio.create_task(self.guard.follow())
+        try:
+            async with asyncio.timeout(10):
+                while not condition():
+                    await asyncio.sleep(0.005)
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ASK_S", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_suspended_daemon_reports_a_refusal_after_a_clearance_and_waits_for_its_turn(
+    store: Store,
+) -> None:
+    late = Watched(store, "late")
+    await late.go_on_until(lambda: late.starts == [Starts.ONE])
+    assert stop(store, "b on host")
+    clear(store)
+    late.guard.login_refused(TOKEN, "PinIncorrect")
+    assert late.guard.stop_of(TOKEN) is not None, "this daemon stops at once"
+    await late.go_on_until(lambda: late.starts[-1] is Starts.ONE)
+    assert stops(store) == [], "the clearance stands"
+    assert late.starts == [Starts.ONE, Starts.NONE, Starts.ONE], "one login, in its turn"
+    late.guard.login_refused(TOKEN, "PinIncorrect")
+    await late.go_on_until(lambda: bool(stops(store)))
+    assert stops(store)[0].by == "late", "a refusal under that clearance stops all"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_daemon_that_knows_of_a_clearance_stops_all_logins_with_a_later_refusal(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each daemon that had been logged in before the clearance would try a PIN that was changed since."""
+    daemon = Watched(store, "a")
+    await daemon.go_on_until(lambda: daemon.starts == [Starts.ONE])
+    daemon.guard.logged_in(TOKEN)
+    assert stop(store, "b on host")
+    clear(store)
+    reads: list[Any] = []
+    query = store.query
+    monkeypatch.setattr(store, "query", lambda action: reads.append(query(action)) or reads[-1])
+
+    def has_read_twice() -> bool:  # what it read first, it has compared by then
+        daemon.guard.store_changed()
+        return len([read for read in reads if read == ([], {TOKEN: 1})]) >= 2
+
+    await daemon.go_on_until(has_read_twice)
+    daemon.guard.login_refused(TOKEN, "PinIncorrect")
+    await daemon.go_on_until(lambda: bool(stops(store)))
+    assert [found.by for found in stops(store)] == ["a"]

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import sys
-import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.takeover.contents import contents, details
 from tests.support.takeover.releases import (
     ANY_PORT,
-    EXPECTED,
     ROOT,
-    VECTORS,
     Release,
     TakenOver,
     operator,
     serving,
     unpack,
+    unpack_wheel,
 )
 
 
@@ -31,17 +28,8 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 @pytest.fixture(scope="session")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """The wheel of the previous release, unpacked.
-
-    `-S` omits the site module, and so the import hook of an editable install, which would precede PYTHONPATH;
-    the directories of the dependencies are named instead, after the wheel.
-    """
-    directory = tmp_path_factory.mktemp("old")
-    wheel = directory / "wheel"
-    with zipfile.ZipFile(VECTORS / EXPECTED["wheel"]) as packed:
-        packed.extractall(wheel)
-    installed = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
-    return Release((sys.executable, "-S", "-P"), (wheel, *installed), directory)
+    """The wheel of the previous release, unpacked."""
+    return unpack_wheel(tmp_path_factory.mktemp("old"))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -114,6 +116,19 @@ def _end_with_parent() -> None:
 
 
 # --- the fixtures ---
+
+
+def unpack_wheel(directory: Path) -> Release:
+    """The previous release, unpacked from its wheel.
+
+    `-S` omits the site module, and so the import hook of an editable install, which would precede PYTHONPATH;
+    the directories of the dependencies are named instead, after the wheel.
+    """
+    wheel = directory / "wheel"
+    with zipfile.ZipFile(VECTORS / EXPECTED["wheel"]) as packed:
+        packed.extractall(wheel)
+    installed = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    return Release((sys.executable, "-S", "-P"), (wheel, *installed), directory)
 
 
 def unpack(name: str, parent: Path, changes: Mapping[str, str]) -> Path:

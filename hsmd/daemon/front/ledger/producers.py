@@ -41,13 +41,18 @@ def client_enrolled(tx: Transaction, client: ClientRecord, fingerprint: str, now
     tx.events.append("client.enrolled", client.name, readers=readers, payload=payload, now=now)
 
 
-def stop_logins(tx: Transaction, stop: LoginStop) -> None:
-    """Stop the logins to a token, and append `logins.stopped`, once for each stop."""
+def stop_logins(tx: Transaction, stop: LoginStop, clearances: int) -> bool:
+    """Stop the logins to a token, and append `logins.stopped`, once for each stop; return whether they are stopped.
+
+    They are not if an operator has cleared a stop since the daemon saw this number of clearances (`Logins.stop`).
+    """
     if any(earlier.token == stop.token for earlier in tx.logins.stops()):
-        return
-    tx.logins.stop(stop)
+        return True
+    if not tx.logins.stop(stop, clearances):
+        return False
     payload = {"daemon": stop.by, "reason": stop.reason}
     tx.events.append("logins.stopped", stop.token, readers=Readers(WATCHING), payload=payload, now=stop.at)
+    return True
 
 
 def digest_of_leaf(chain_pem: str) -> str:

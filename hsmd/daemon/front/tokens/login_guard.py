@@ -5,6 +5,10 @@ the store before its first login to a token, and starts a single worker; the oth
 is refused, a row in the store stops the token's logins everywhere until an operator clears it (`hsmd token clear`). Workers that
 are logged in go on.
 
+A turn is a lease. A daemon that was suspended beyond its term gives back neither the turn nor a clearance. A refusal that it
+reports late stops the logins all the same, unless an operator has cleared a stop since the daemon last knew how many clearances
+there were: then the daemon waits for a turn again, so the token decides under the newest clearance.
+
     waiting --turn granted--> first --ready--> going
     first --worker failed--> waiting            any --PIN refused, here or elsewhere--> stopped --cleared--> waiting
 
@@ -23,8 +27,8 @@ from enum import Enum
 from hsmd import observe
 from hsmd.daemon.front.ledger.producers import stop_logins
 from hsmd.daemon.ipc.launcher_messages import PermitStarts, Starts
-from hsmd.daemon.store import LoginClaim, LoginStop, Store
-from hsmd.errors import StoreFailure
+from hsmd.daemon.store import Lease, LoginClaim, LoginStop, Store
+from hsmd.errors import LeaseLost, StoreFailure
 
 ASK_S = 0.5
 """How often the store is asked while a token waits for it."""
@@ -51,7 +55,10 @@ class _Token:
     stop: LoginStop | None = None
     unwritten: bool = False
     """The stop has not been written to the store yet."""
-    held: bool = False
+    lease: Lease | None = None
+    """The turn, until it is given back."""
+    clearances: int = 0
+    """How many clearances had been given when this daemon was allowed to log in, or last saw that it still is."""
 
 
 class LoginGuard:
@@ -107,7 +114,7 @@ class LoginGuard:
             except StoreFailure as error:
                 log.warning("token.logins_wait", error=error.text)
             with_work = any(
-                token.phase is Phase.WAITING or token.unwritten or token.held
+                token.phase is Phase.WAITING or token.unwritten or token.lease
                 for token in self._tokens.values()
             )
             try:
@@ -124,7 +131,7 @@ class LoginGuard:
         if found is not None and found.phase is Phase.FIRST:
             found.phase, found.cleared = Phase.GOING, False
             self._tell_starts(token, found)
-            self._wake.set()
+            self.store_changed()
 
     def login_refused(self, token: str, reason: str) -> None:
         """The PIN was refused: stop logins here, and at every daemon that shares the store."""
@@ -155,33 +162,52 @@ class LoginGuard:
     # --- the store ---
 
     async def _step(self) -> None:
-        for token in list(self._tokens.values()):
+        for name, token in list(self._tokens.items()):
             if token.unwritten and token.stop is not None:
-                await self._write_stop(token.stop)
-                token.unwritten = token.held = False
+                await self._write_stop(name, token, token.stop)
         if self._stops_due:
             self._stops_due = False
             try:
-                self._compare(await asyncio.to_thread(self._store.query, lambda tx: tx.logins.stops()))
+                await self._read_stops()
             except StoreFailure:
                 self._stops_due = True
                 raise
         for name, token in list(self._tokens.items()):
-            if token.held and token.phase is not Phase.FIRST:
-                await self._release(name, cleared=token.cleared)
-                token.held = token.cleared = False
+            if token.lease is not None and token.phase is not Phase.FIRST:
+                await self._release(name, token.lease, cleared=token.cleared)
+                token.lease, token.cleared = None, False
             if token.phase is Phase.WAITING:
                 await self._ask_for_turn(name, token)
 
-    async def _write_stop(self, stop: LoginStop) -> None:
-        await asyncio.to_thread(self._store.change, lambda tx: stop_logins(tx, stop))
+    async def _write_stop(self, name: str, token: _Token, stop: LoginStop) -> None:
+        clearances = token.clearances
+        stopped = await asyncio.to_thread(self._store.change, lambda tx: stop_logins(tx, stop, clearances))
+        token.unwritten = False
+        if stopped:
+            token.lease = None
+        else:
+            log.warning("token.refusal_outdated", token=name, reason=stop.reason)
+            self._wait_again(name, token)
 
-    async def _release(self, name: str, *, cleared: bool) -> None:
-        await asyncio.to_thread(
-            self._store.change, lambda tx: tx.logins.release(name, self._holder, cleared=cleared)
+    async def _release(self, name: str, lease: Lease, *, cleared: bool) -> None:
+        try:
+            await asyncio.to_thread(
+                self._store.change,
+                lambda tx: tx.logins.release(name, lease, cleared=cleared),
+                versioned=False,
+            )
+        except LeaseLost:
+            log.warning("token.turn_lost", token=name)
+
+    async def _read_stops(self) -> None:
+        names = list(self._tokens)
+        stops, clearances = await asyncio.to_thread(
+            self._store.query,
+            lambda tx: (tx.logins.stops(), {name: tx.logins.clearances(name) for name in names}),
         )
+        self._compare(stops, clearances)
 
-    def _compare(self, stops: list[LoginStop]) -> None:
+    def _compare(self, stops: list[LoginStop], clearances: dict[str, int]) -> None:
         stopped = {stop.token: stop for stop in stops}
         for name, token in self._tokens.items():
             stop = stopped.get(name)
@@ -189,17 +215,25 @@ class LoginGuard:
                 self._stop(name, token, stop)
             elif stop is None and token.phase is Phase.STOPPED and not token.unwritten:
                 log.info("token.logins_cleared", token=name)
-                token.phase, token.stop = Phase.WAITING, None
-                self._hold(name, "")
+                self._wait_again(name, token)
+            elif stop is None and token.phase is Phase.GOING:
+                # A login that is refused from now on is newer than these clearances.
+                token.clearances = max(token.clearances, clearances.get(name, 0))
+
+    def _wait_again(self, name: str, token: _Token) -> None:
+        token.phase, token.stop = Phase.WAITING, None
+        self._hold(name, "")
 
     async def _ask_for_turn(self, name: str, token: _Token) -> None:
         claim = await asyncio.to_thread(claim_login, self._store, name, self._holder, self._now())
+        if claim.granted:
+            token.lease, token.cleared = claim.lease, claim.cleared
         if token.phase is not Phase.WAITING:
             return
         if claim.stop is not None:
             self._stop(name, token, claim.stop)
         elif claim.granted:
-            token.phase, token.held, token.cleared = Phase.FIRST, True, claim.cleared
+            token.phase, token.clearances = Phase.FIRST, claim.clearances
             self._tell_starts(name, token)
 
     def _stop(self, name: str, token: _Token, stop: LoginStop) -> None:
@@ -219,12 +253,12 @@ class LoginGuard:
 def claim_login(store: Store, token: str, holder: str, now: datetime) -> LoginClaim:
     """Request the turn to log in to a token for `HOLD`.
 
-    A request that is not granted writes nothing, so that repeating it does not change the store's version.
+    A request that is not granted writes nothing, and none changes the store's version.
     """
     found = store.query(lambda tx: tx.logins.preview(token, holder, now))
     if not found.granted:
         return found
-    return store.change(lambda tx: tx.logins.claim(token, holder, now, HOLD))
+    return store.change(lambda tx: tx.logins.claim(token, holder, now, HOLD), versioned=False)
 
 
 def starts_of(phase: Phase, *, closed: bool) -> Starts:
