@@ -80,6 +80,8 @@ class Front:
         self._start_task(parts.reconciler.follow())
         self._start_task(parts.followers.poll())
         self._start_task(parts.housekeeping.follow())
+        self._start_task(parts.endings.follow())
+        self._start_task(parts.conditions.follow())
         self._start_task(parts.checkpointer.follow(self._config.audit.checkpoint_s))
         await self._stopping.wait()
         await self._drain()

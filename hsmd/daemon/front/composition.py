@@ -26,6 +26,8 @@ from hsmd.daemon.front.control.keys import KeyHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
 from hsmd.daemon.front.control.tokens import TokenHandlers
 from hsmd.daemon.front.launcher_link import LauncherLink
+from hsmd.daemon.front.ledger.conditions import Condition, Conditions
+from hsmd.daemon.front.ledger.endings import Endings
 from hsmd.daemon.front.ledger.event_reader import EventReader
 from hsmd.daemon.front.ledger.followers import Followers
 from hsmd.daemon.front.ledger.housekeeping import Housekeeping
@@ -38,6 +40,7 @@ from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.bound_addresses import BoundAddresses
 from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.daemon.front.ssh.sessions import Sessions
+from hsmd.daemon.front.tokens.circuit_breaker import BreakerState
 from hsmd.daemon.front.tokens.login_guard import LoginGuard
 from hsmd.daemon.front.tokens.pools import TokenPools
 from hsmd.daemon.front.tokens.reconciliation import Reconciler
@@ -128,12 +131,26 @@ class Parts:
         )
 
     def _build_ledger(self, config: Config) -> None:
-        """Events: what pushes them, and what removes old ones."""
+        """Events: what pushes them, what appends those that no request causes, and what removes old ones."""
         self.followers = Followers(
             EventReader(self.cache), knows=lambda identity: self._snapshot().knows(identity)
         )
         self.housekeeping = Housekeeping(self.store, holder(config))
+        self.endings = Endings(self.cache, self.followers.wake)
+        self.conditions = Conditions(self.store, partial(self._conditions, config.name), self.followers.wake)
         self.cache.on_change(self.followers.wake)
+        self.cache.on_change(self.endings.store_changed)
+
+    def _conditions(self, daemon: str) -> list[Condition]:
+        """What this daemon reports of its tokens and its disk."""
+        found = []
+        for token in self.tokens.pools.values():
+            status = token.status()
+            away = status.breaker != BreakerState.CLOSED.value
+            payload = {"daemon": daemon, "reason": status.reason if away else ""}
+            found.append(Condition("token.away", "token.back", status.name, away, payload))
+        disk = {"daemon": daemon, "free_mib": self.log_guard.free_bytes >> 20}
+        return [*found, Condition("log.nearly-full", "", daemon, bool(self.log_guard.warning), disk)]
 
     def _build_control(self, config: Config) -> None:
         """Everything that answers control requests, and what it reports on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime
 
@@ -55,7 +55,9 @@ class Snapshot:
         self.version = contents.version
         self._keys = {key.digest: key for key in contents.keys}
         self._keys_by_name = {key.name: key for key in contents.keys}
-        self._certificates = {each.key: each.not_after for each in contents.certificates}
+        self._certificates = {
+            each.key: (each.not_after, hash(each.chain_pem)) for each in contents.certificates
+        }
         self._roles = {client.name: client.roles for client in contents.clients}
         self._rows = {client.name: client.row for client in contents.clients}
         self._owners = {
@@ -212,7 +214,12 @@ class Snapshot:
 
     def certificate_not_after(self, key_name: str) -> datetime | None:
         """When the certificate stored for a key ends; None if there is none."""
-        return self._certificates.get(key_name)
+        found = self._certificates.get(key_name)
+        return None if found is None else found[0]
+
+    def certificates(self) -> Iterator[tuple[str, datetime, int]]:
+        """(name of the key, end of its certificate, a number that another chain would not have) of each certificate."""
+        return ((key, not_after, mark) for key, (not_after, mark) in self._certificates.items())
 
     def digest_of(self, key_name: str) -> str:
         """The digest (hexadecimal) of the key with this name; empty if there is none."""
