@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -11,14 +10,13 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from hsmd.errors import BadRequest
+from hsmd.purposes.host_names import host_name
 
 MAX_NAMES = 100
 """Subject alternative names in one certificate; common CAs have the same limit."""
 _MAX_ATTRIBUTE = 64
 """ub-common-name and ub-organization-name (RFC 5280, appendix A.1)."""
-_MAX_DNS_NAME = 253
 _LONGEST_ECHO = 60
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def subject(common_name: str, organization: str) -> x509.Name:
@@ -49,23 +47,10 @@ def alternative_names(dns_names: Sequence[str], ip_addresses: Sequence[str]) -> 
 
 
 def dns_name(name: str) -> str:
-    """A host name (RFC 1123, section 2.1) or a wildcard for its first label (RFC 9525), in lower case.
-
-    Raises BadRequest.
-    """
-    if not name.isascii():
-        raise BadRequest(f"dns_names: {_echo(name)} is not ASCII; give its xn-- form")
-    host = name.lower()
-    labels = host.removeprefix("*.").split(".")
-    if host.startswith("*.") and len(labels) < 2:
-        raise BadRequest(f"dns_names: {_echo(name)}: a wildcard must be followed by at least two labels")
-    if len(host) > _MAX_DNS_NAME or not all(_LABEL.fullmatch(label) for label in labels):
-        raise BadRequest(
-            f"dns_names: {_echo(name)} is not a host name; labels consist of a-z, 0-9 and -, with dots between them"
-        )
-    if labels[-1].isdigit():
+    """A host name or a wildcard for its first label, in lower case. Raises BadRequest."""
+    if name.isascii() and name.rpartition(".")[2].isdigit():
         raise BadRequest(f"dns_names: {_echo(name)} is an address; give it in ip_addresses")
-    return host
+    return host_name("dns_names", name)
 
 
 def _address(text: str) -> str:
