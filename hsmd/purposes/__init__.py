@@ -4,12 +4,15 @@ Pure functions: no I/O, no clock. The check runs in the token worker, next to th
 the same purposes. The public functions are exported here; the other modules are the rules.
 """
 
+from hsmd.purposes.allowed_names import AllowedNames
 from hsmd.purposes.ceiling import check_ceiling, check_grantable, use_of, with_daemon_purposes
 from hsmd.purposes.check import PurposeCheck
 from hsmd.purposes.names import (
     GRANTABLE,
     GROUPS,
+    OF_KEY_OPERATIONS,
     TLS_SIGNING,
+    WITH_ALLOWED_NAMES,
     KeyUse,
     Purpose,
     expand,
@@ -23,7 +26,10 @@ from hsmd.purposes.names import (
 __all__ = [
     "GRANTABLE",
     "GROUPS",
+    "OF_KEY_OPERATIONS",
     "TLS_SIGNING",
+    "WITH_ALLOWED_NAMES",
+    "AllowedNames",
     "KeyUse",
     "Purpose",
     "PurposeCheck",

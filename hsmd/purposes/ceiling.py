@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from hsmd.algorithms import Family, KeyType
 from hsmd.errors import BadRequest
-from hsmd.purposes.names import GRANTABLE, TLS_SIGNING, KeyUse, Purpose, labels, use_for
+from hsmd.purposes.names import GRANTABLE, OF_KEY_OPERATIONS, TLS_SIGNING, KeyUse, Purpose, labels, use_for
 
 _UNBOUND = frozenset({Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST})
 _OF_THE_DAEMON = {Purpose.CHECKPOINT: "checkpoints", Purpose.STATEMENT: "statements"}
@@ -57,7 +57,7 @@ def check_grantable(ceiling: frozenset[Purpose], wanted: frozenset[Purpose]) -> 
     if reserved := wanted - GRANTABLE:
         raise BadRequest(f"purposes: {_join(reserved)} cannot be granted; it is reserved for the daemon")
     if beyond := wanted - ceiling:
-        allowed = _join(ceiling & GRANTABLE) or "none"
+        allowed = _join(ceiling & OF_KEY_OPERATIONS) or "none"
         raise BadRequest(f"purposes: the key's purposes, fixed as {allowed}, do not include {_join(beyond)}")
 
 

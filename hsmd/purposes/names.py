@@ -47,7 +47,13 @@ TLS_SIGNING = frozenset(
 )
 """Purposes of signatures in TLS handshakes."""
 
-GRANTABLE = frozenset(purpose for purpose in Purpose if purpose < FIRST_DAEMON_CODE)
+OF_KEY_OPERATIONS = frozenset(purpose for purpose in Purpose if purpose < FIRST_DAEMON_CODE)
+"""Purposes of key operation frames: the client chooses the bytes."""
+
+WITH_ALLOWED_NAMES = frozenset({Purpose.X509_REQUEST})
+"""Purposes that are granted with allowed names only. The daemon builds the bytes, for the control request `key.csr`."""
+
+GRANTABLE = OF_KEY_OPERATIONS | WITH_ALLOWED_NAMES
 """Purposes that can be granted to a front end."""
 
 GROUPS: dict[str, frozenset[Purpose]] = {

@@ -11,7 +11,17 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, s
 
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import ClientRecord, CredentialRecord, Page
-from hsmd.daemon.store.tables import ca_clients, cas, client_roles, clients, credentials, grants
+from hsmd.daemon.store.tables import (
+    ca_clients,
+    cas,
+    client_roles,
+    clients,
+    credentials,
+    grant_uses,
+    grants,
+    limited_grants,
+)
+from hsmd.daemon.store.use_counts import keep_name
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role, check_roles, in_order
@@ -84,7 +94,8 @@ class Clients:
             )
         self._write_roles(client.id, held - {role})
         if role is Role.FRONT_END:
-            self._connection.execute(delete(grants).where(grants.c.client_id == client.id))
+            for kind in (grants, limited_grants):
+                self._connection.execute(delete(kind).where(kind.c.client_id == client.id))
         return True
 
     def roles_of(self, client: Row[Any]) -> frozenset[Role]:
@@ -128,6 +139,16 @@ class Clients:
             raise unknown("client", name)
         return found
 
+    def front_end(self, name: str) -> Row[Any]:
+        """The row of a client that may hold grants. Raises NotFound, BadRequest if it is not a front end."""
+        found = self.row(name)
+        if Role.FRONT_END not in self.roles_of(found):
+            raise BadRequest(
+                f"client: {name!r} is not a front end, and only a front end can hold a grant; "
+                f"give it the role: `hsmd client role add {name} front-end`"
+            )
+        return found
+
     def find_id(self, name: str) -> int:
         """The row id of a client. Raises NotFound."""
         client_id: int = self.row(name).id
@@ -168,6 +189,7 @@ class Clients:
         _check_client_name("new_name", new_name)
         self._check_is_free(new_name)
         self._connection.execute(update(clients).where(clients.c.id == client_id).values(name=new_name))
+        keep_name(self._connection, new_name, grant_uses.c.client_id == client_id)
 
     def _check_is_free(self, name: str) -> None:
         if self._connection.scalar(select(clients.c.id).where(clients.c.name == name)) is not None:

@@ -1,30 +1,34 @@
-"""Rows of grants, which refer to row ids rather than names, within one transaction."""
+"""Rows of grants without limits, which refer to row ids rather than names, within one transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, insert, select, tuple_
+from sqlalchemy import Connection, Row, Select, Table, delete, insert, select, tuple_, union
 
 from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.key_rows import Keys, known_purpose
+from hsmd.daemon.store.limited_grant_rows import LimitedGrants, needs_names
 from hsmd.daemon.store.names import is_name
 from hsmd.daemon.store.records import GrantRecord, Page
-from hsmd.daemon.store.tables import clients, grants, keys
-from hsmd.errors import BadRequest
-from hsmd.protocol.roles import Role
-from hsmd.purposes import Purpose, check_grantable
+from hsmd.daemon.store.tables import clients, grants, keys, limited_grants
+from hsmd.errors import BadRequest, Conflict
+from hsmd.purposes import WITH_ALLOWED_NAMES, Purpose, check_grantable, labels
 
 
 class Grants:
     """The purposes for which clients may use keys."""
 
-    def __init__(self, connection: Connection, client_rows: Clients, key_rows: Keys) -> None:
+    def __init__(
+        self, connection: Connection, client_rows: Clients, key_rows: Keys, limited: LimitedGrants
+    ) -> None:
         self._connection = connection
         self._clients = client_rows
         self._keys = key_rows
+        self._limited = limited
 
     def add(self, client: str, key: str, purposes: Iterable[Purpose]) -> GrantRecord:
         """Grant these purposes in addition; return all that the client now has on the key.
@@ -32,15 +36,13 @@ class Grants:
         Raises NotFound (client, key), BadRequest (not a front end; purposes outside the ceiling or not grantable).
         """
         wanted = frozenset(purposes)
-        client_row = self._clients.row(client)
+        client_row = self._clients.front_end(client)
         key_record = self._keys.get(key)
-        if Role.FRONT_END not in self._clients.roles_of(client_row):
-            raise BadRequest(
-                f"client: {client!r} is not a front end, and only a front end can hold a grant; "
-                f"give it the role: `hsmd client role add {client} front-end`"
-            )
         check_grantable(key_record.purposes, wanted)
+        if named := wanted & WITH_ALLOWED_NAMES:
+            raise needs_names(named)
         key_id = self._keys.find_id(key)
+        self._check_no_limited(client_row.id, client, key_id, key, wanted)
         missing = sorted(wanted - self._held(client_row.id, key_id))
         if missing:
             rows = [
@@ -50,12 +52,17 @@ class Grants:
         return GrantRecord(client, key, key_record.digest, self._held(client_row.id, key_id))
 
     def remove(self, client: str, key: str, purposes: Iterable[Purpose] = ()) -> bool:
-        """Remove these purposes, or all if none is named; return whether any was granted. Raises NotFound."""
+        """Remove these purposes, limited or not, or all if none is named; return whether any was granted.
+
+        Raises NotFound.
+        """
         client_id, key_id = self._clients.find_id(client), self._keys.find_id(key)
+        codes = sorted(int(purpose) for purpose in purposes)
         statement = delete(grants).where(grants.c.client_id == client_id, grants.c.key_id == key_id)
-        if codes := sorted(int(purpose) for purpose in purposes):
+        if codes:
             statement = statement.where(grants.c.purpose.in_(codes))
-        return self._connection.execute(statement).rowcount > 0
+        removed = self._connection.execute(statement).rowcount > 0
+        return self._limited.remove(client_id, key_id, codes) or removed
 
     def page(self, client: str, key: str, after: str, limit: int) -> Page[GrantRecord]:
         """At most `limit` grants in order of client and key; of one client or key, or of all ("").
@@ -63,19 +70,51 @@ class Grants:
         `after` is "client/key" of the last grant of the previous page, "" for the first page. Raises BadRequest if
         it is anything else, NotFound for an unknown client or key.
         """
-        pairs = select(clients.c.name.label("client"), keys.c.name.label("key")).select_from(_joined())
-        pairs = pairs.distinct().where(tuple_(clients.c.name, keys.c.name) > tuple_(*_position(after)))
-        if client:
-            pairs = pairs.where(clients.c.id == self._clients.find_id(client))
-        if key:
-            pairs = pairs.where(keys.c.id == self._keys.find_id(key))
-        chosen = pairs.order_by(clients.c.name, keys.c.name).limit(limit + 1).subquery()
-        query = _rows().join(chosen, (chosen.c.client == clients.c.name) & (chosen.c.key == keys.c.name))
-        return Page.cut(_grouped(self._connection.execute(_ordered(query))), limit)
+        client_id = self._clients.find_id(client) if client else None
+        key_id = self._keys.find_id(key) if key else None
+        position = _position(after)
+        pairs = union(
+            *(_pairs(kind, client_id, key_id, position) for kind in (grants, limited_grants))
+        ).subquery()
+        chosen = select(pairs).order_by(pairs.c.client, pairs.c.key).limit(limit + 1)
+        rows = self._connection.execute(chosen).all()
+        return Page.cut(self._of_pairs(rows), limit)
+
+    def get(self, client: str, key: str) -> GrantRecord:
+        """All that a client has on a key, limited or not. Raises NotFound for an unknown client or key."""
+        client_id, record = self._clients.find_id(client), self._keys.get(key)
+        held = self._held(client_id, self._keys.find_id(key))
+        return GrantRecord(client, key, record.digest, held, tuple(self._limited.of(client, key)))
 
     def all(self) -> list[GrantRecord]:
-        """All grants in order of client and key."""
+        """All grants without limits in order of client and key."""
         return _grouped(self._connection.execute(_ordered(_rows())))
+
+    def _of_pairs(self, pairs: Sequence[Row[Any]]) -> list[GrantRecord]:
+        """The grants of these pairs (client, key, digest, client_id, key_id), limited or not, in the same order."""
+        ids = [(pair.client_id, pair.key_id) for pair in pairs]
+        purposes: dict[tuple[int, int], set[int]] = defaultdict(set)
+        for row in self._connection.execute(
+            select(grants).where(tuple_(grants.c.client_id, grants.c.key_id).in_(ids))
+        ):
+            purposes[row.client_id, row.key_id].add(row.purpose)
+        limited = self._limited.of_pairs(ids)
+        return [
+            GrantRecord(
+                pair.client, pair.key, bytes(pair.digest), _known(purposes[each]), tuple(limited[each])
+            )
+            for pair, each in zip(pairs, ids, strict=True)
+        ]
+
+    def _check_no_limited(
+        self, client_id: int, client: str, key_id: int, key: str, wanted: frozenset[Purpose]
+    ) -> None:
+        query = select(limited_grants.c.purpose).filter_by(client_id=client_id, key_id=key_id)
+        if held := wanted & _known(self._connection.scalars(query)):
+            raise Conflict(
+                f"{client} may use {key} for {', '.join(labels(held))} within limits already; give new limits, or "
+                f"remove that grant first (hsmd grant remove) for one without limits"
+            )
 
     def _held(self, client_id: int, key_id: int) -> frozenset[Purpose]:
         query = select(grants.c.purpose).where(grants.c.client_id == client_id, grants.c.key_id == key_id)
@@ -87,6 +126,24 @@ def _position(after: str) -> tuple[str, str]:
     if after and not (separator and is_name(client) and is_name(key)):
         raise BadRequest("after: must be client/key of the last grant of the previous page, or empty")
     return client, key
+
+
+def _pairs(kind: Table, client_id: int | None, key_id: int | None, position: tuple[str, str]) -> Select[Any]:
+    query = (
+        select(
+            clients.c.name.label("client"),
+            keys.c.name.label("key"),
+            keys.c.digest,
+            kind.c.client_id,
+            kind.c.key_id,
+        )
+        .join(clients, clients.c.id == kind.c.client_id)
+        .join(keys, keys.c.id == kind.c.key_id)
+        .where(tuple_(clients.c.name, keys.c.name) > tuple_(*position))
+    )
+    if client_id is not None:
+        query = query.where(kind.c.client_id == client_id)
+    return query if key_id is None else query.where(kind.c.key_id == key_id)
 
 
 def _joined() -> Any:

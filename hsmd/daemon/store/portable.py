@@ -79,6 +79,7 @@ def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[
     """The rows of a restored store, which gives out other events and terms than the old one did after the backup.
 
     A new epoch makes cursors of the old one known as such; leases end, with terms above those that were given out.
+    Counts of uses are held, because those after the backup are not known.
     """
     if not tables.get("ledger"):
         return tables  # of a revision without a ledger; the one that makes it begins an epoch
@@ -92,6 +93,7 @@ def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[
                 {**lease, "holder": "", "until": None, "term": lease["term"] + _TERMS_OF_ANOTHER_TIME}
                 for lease in tables["leases"]
             ],
+            "grant_uses": [{**count, "held": True} for count in tables.get("grant_uses", [])],
         }
     except (KeyError, TypeError):
         raise StoreFailure("the backup of the store is damaged", detail="its ledger is malformed") from None

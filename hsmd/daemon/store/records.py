@@ -109,13 +109,60 @@ class EnrolmentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What limits a grant. `max_uses` is the total, uses that were counted before included; `not_after` is aware UTC.
+
+    `request` is the request that caused the grant, for people; `constraints` what restricts the purpose, in canonical
+    JSON (hsmd.purposes.AllowedNames). Empty texts and None mean that there is no such limit.
+    """
+
+    not_after: datetime | None = None
+    max_uses: int | None = None
+    request: str = ""
+    constraints: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedGrantRecord:
+    """A grant of one purpose with limits. `used` counts its uses; `held`: after a restore that count is not known."""
+
+    id: int
+    client: str
+    key: str
+    key_digest: bytes
+    purpose: Purpose
+    limits: Limits
+    used: int
+    held: bool
+    created_at: datetime
+
+    @property
+    def left(self) -> int | None:
+        """How many uses are left; None if the number is not limited."""
+        limit = self.limits.max_uses
+        if limit is None:
+            return None
+        return 0 if self.held else max(0, limit - self.used)
+
+
+@dataclass(frozen=True, slots=True)
 class GrantRecord:
-    """The purposes for which a client may use a key."""
+    """The purposes for which a client may use a key: without limits, and within limits where those were asked for."""
 
     client: str
     key: str
     key_digest: bytes
     purposes: frozenset[Purpose]
+    limited: tuple[LimitedGrantRecord, ...] = ()
+
+
+class NotCounted(Enum):
+    """Why the store did not count a use of a limited grant: it must not take place."""
+
+    REMOVED = "removed"
+    EXPIRED = "expired"
+    EXHAUSTED = "exhausted"
+    HELD = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +282,7 @@ class Contents:
     grants: tuple[GrantRecord, ...] = ()
     revocations: tuple[RevocationRecord, ...] = ()
     owners: tuple[OwnerRecord, ...] = ()
+    limited_grants: tuple[LimitedGrantRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

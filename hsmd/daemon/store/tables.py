@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 
@@ -137,6 +138,51 @@ grants = Table(
     ForeignKeyConstraint(
         ["key_id", "purpose"], ["key_purposes.key_id", "key_purposes.purpose"], ondelete="CASCADE"
     ),
+)
+
+# Uses of limited grants that were counted. A row outlives the grant, the client and the key, so that adding them again
+# gives no use back: it is found by the client's row, or by a name that its client has had. `held`: a backup was
+# restored, and the uses counted after it was made are not known.
+grant_uses = Table(
+    "grant_uses",
+    metadata,
+    row_id(),
+    Column("client_id", ForeignKey("clients.id", ondelete="SET NULL"), nullable=True),
+    Column("key_digest", LargeBinary(32), nullable=False),
+    Column("purpose", SmallInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("held", Boolean, nullable=False),
+    UniqueConstraint("client_id", "key_digest", "purpose"),
+    sqlite_autoincrement=True,
+)
+
+grant_use_names = Table(
+    "grant_use_names",
+    metadata,
+    Column("uses_id", ForeignKey("grant_uses.id", ondelete="CASCADE"), primary_key=True),
+    Column("client", text_key(64), primary_key=True, index=True),
+)
+
+# Grants with limits. They are not in `grants`, where a daemon of an earlier release would take them for unlimited ones.
+limited_grants = Table(
+    "limited_grants",
+    metadata,
+    row_id(),
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), nullable=False),
+    Column("key_id", Integer, nullable=False, index=True),
+    Column("purpose", SmallInteger, nullable=False),
+    Column("uses_id", ForeignKey("grant_uses.id"), nullable=False, index=True),
+    Column("not_after", UtcDateTime, nullable=True),
+    Column("max_uses", BigInteger, CheckConstraint("max_uses > 0", name="some_use"), nullable=True),
+    Column("request", Text, nullable=False),
+    Column("constraints", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("client_id", "key_id", "purpose"),
+    CheckConstraint("not_after IS NOT NULL OR max_uses IS NOT NULL OR constraints <> ''", name="some_limit"),
+    ForeignKeyConstraint(
+        ["key_id", "purpose"], ["key_purposes.key_id", "key_purposes.purpose"], ondelete="CASCADE"
+    ),
+    sqlite_autoincrement=True,
 )
 
 # Tokens by their names in hsmd.toml, where all daemons in a fleet use the same name for a token. Holds nothing about PINs.

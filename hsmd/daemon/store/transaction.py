@@ -14,6 +14,7 @@ from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.grant_rows import Grants
 from hsmd.daemon.store.key_rows import Keys
 from hsmd.daemon.store.lease_rows import Leases
+from hsmd.daemon.store.limited_grant_rows import LimitedGrants
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.login_rows import Logins
 from hsmd.daemon.store.owner_rows import KeyOwners
@@ -35,13 +36,14 @@ class Transaction:
         self.certificates = Certificates(connection, self.keys)
         self.clients = Clients(connection)
         self.user_cas = UserCas(connection)
-        self.grants = Grants(connection, self.clients, self.keys)
+        self.events = Events(connection, order)
+        self.limited_grants = LimitedGrants(connection, self.clients, self.keys, self.events)
+        self.grants = Grants(connection, self.clients, self.keys, self.limited_grants)
         self.owners = KeyOwners(connection, self.clients, self.keys)
         self.enrolments = Enrolments(connection, self.clients)
         self.rotations = Rotations(connection, self.clients)
         self.revocations = Revocations(connection, self.rotations)
         self.audit_logs = AuditLogs(connection)
-        self.events = Events(connection, order)
         self.counters = Counters(connection, order)
         self.leases = Leases(connection, order)
         self.logins = Logins(connection, self._state, self.leases, self.counters)
@@ -72,6 +74,7 @@ class Transaction:
             clients=tuple(self.clients.all()),
             user_cas=tuple(self.user_cas.all()),
             grants=tuple(self.grants.all()),
+            limited_grants=tuple(self.limited_grants.all()),
             owners=tuple(self.owners.all()),
             revocations=tuple(self.revocations.all()),
         )

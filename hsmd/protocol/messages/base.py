@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from hsmd.protocol.messages.enumerations import KEY_TYPE, PURPOSE, PURPOSE_OR_GROUP, ROLE
 from hsmd.protocol.roles import Role
+from hsmd.purposes import Purpose
 
 __all__ = [
     "MAX_PAGE",
@@ -78,6 +79,8 @@ class Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=
     subject: ClassVar[Subject]
     any_key: ClassVar[frozenset[Role]] = OPERATOR | AUDITOR
     """Those of `roles` that may name any key as its subject. A front end needs a grant on it, an owner must own it."""
+    needs: ClassVar[Purpose | None] = None
+    """The purpose for which a front end needs the grant on the key of the subject; None: any."""
     hashed: ClassVar[frozenset[str]] = frozenset()
     """String members of which audit records hold the SHA-256 only, as they always do of members of type bytes."""
 

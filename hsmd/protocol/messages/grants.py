@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hsmd.protocol.messages.base import (
     AUDITOR,
     OPERATOR,
+    DnsName,
     Done,
     Name,
     Page,
@@ -20,15 +22,52 @@ from hsmd.protocol.messages.base import (
 )
 from hsmd.protocol.messages.enumerations import PURPOSE
 
-__all__ = ["Explanation", "GrantAdd", "GrantExplain", "GrantInfo", "GrantList", "GrantPage", "GrantRemove"]
+__all__ = [
+    "Explanation",
+    "GrantAdd",
+    "GrantExplain",
+    "GrantInfo",
+    "GrantLimit",
+    "GrantList",
+    "GrantPage",
+    "GrantRemove",
+]
+
+MaxUses = Annotated[int, Meta(ge=1, lt=1 << 53)]
+EndTime = Annotated[datetime, Meta(tz=True)]
 
 
-class GrantInfo(Struct):
+class GrantLimit(Struct):
+    """The limits of a grant for one purpose, and what is left of it."""
+
+    id: int
+    """The number of the grant, which the audit event `grant.used` names."""
+    purpose: Annotated[str, PURPOSE.meta]
+    uses: int
+    """How many uses were counted."""
+    not_after: datetime | None = None
+    """When it ends; at that moment it has ended."""
+    max_uses: int | None = None
+    """The total of uses that it allows."""
+    left: int | None = None
+    """How many uses are left; null if their number is not limited."""
+    held: bool = False
+    """A backup was restored, so it is not known how many uses are left: it allows none until `max_uses` is given anew."""
+    request: str = ""
+    """The request that caused it."""
+    names: list[str] = []
+    """The names for which certificates may be requested."""
+
+
+class GrantInfo(Struct, omit_defaults=True):
     """The purposes for which one client may use one key."""
 
     client: str
     key: str
     purposes: list[Annotated[str, PURPOSE.meta]]
+    """All of them, also those that `limits` lists."""
+    limits: list[GrantLimit] = []
+    """The limits of purposes that are limited."""
 
 
 class GrantPage(Struct):
@@ -40,7 +79,12 @@ class GrantPage(Struct):
 
 
 class GrantAdd(Request, tag="grant.add"):
-    """Let a client use a key for these purposes, beside those of an earlier grant."""
+    """Let a client use a key for these purposes, beside those of an earlier grant.
+
+    With a limit (`not_after`, `max_uses` or `names`), each of the purposes has this limit and a count of its own. Given
+    again, it changes the limits; those not given stay. Uses count on when a grant is removed and added again, and when
+    client or key are renamed or added again. A purpose is granted either with limits or without.
+    """
 
     Result = GrantInfo
     roles = OPERATOR
@@ -50,6 +94,14 @@ class GrantAdd(Request, tag="grant.add"):
     client: Name
     key: Name
     purposes: list[PurposeOrGroupLabel]
+    not_after: EndTime | None = None
+    """When the grant ends; at that moment it has ended."""
+    max_uses: MaxUses | None = None
+    """The total of uses for each purpose, those counted before included."""
+    request: Text = ""
+    """The request that causes this grant, for people; only with a limit."""
+    names: list[DnsName] = []
+    """For `x509-request`: the names for which certificates may be requested, such as `*.example.com`."""
 
 
 class GrantList(Request, tag="grant.list"):
@@ -80,12 +132,14 @@ class GrantRemove(Request, tag="grant.remove"):
     purposes: list[PurposeOrGroupLabel] = []
 
 
-class Explanation(Struct):
+class Explanation(Struct, omit_defaults=True):
     """What the daemon would decide, and the rule that decides."""
 
     allowed: bool
     rule: str
     """The short name of the rule, a colon, and a sentence for people."""
+    limit: GrantLimit | None = None
+    """The limits of the grant, if it is limited."""
 
 
 class GrantExplain(Request, tag="grant.explain"):

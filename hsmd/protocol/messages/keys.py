@@ -25,6 +25,7 @@ from hsmd.protocol.messages.base import (
     Text,
 )
 from hsmd.protocol.messages.enumerations import KEY_TYPE, PURPOSE
+from hsmd.purposes import Purpose
 
 __all__ = [
     "KeyAdopt",
@@ -202,12 +203,17 @@ class PemDocument(Struct):
 
 
 class KeyRequest(Request, tag="key.csr"):
-    """Make a PKCS#10 certificate request (RFC 2986), signed by the key."""
+    """Make a PKCS#10 certificate request (RFC 2986), signed by the key.
+
+    A front end needs a grant on the key for `x509-request`, and may request a certificate for the names that the grant
+    allows.
+    """
 
     Result = PemDocument
-    roles = OPERATOR
+    roles = OPERATOR | FRONT_END
     changes = True
     subject = Subject(key="name")
+    needs = Purpose.X509_REQUEST
 
     name: Name
     common_name: Text = ""

@@ -109,7 +109,7 @@ async def test_unknown_and_reserved_purposes_are_refused(shared_daemon: Daemon, 
 
 FOR_FRONT_ENDS = {
     messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport, messages.ClientRotateKey,
-    messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout,
+    messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout, messages.KeyRequest,
 }  # fmt: skip
 """An explicit list, so that permitting another request to front ends changes this test."""
 # Requests that are forbidden to front ends, some of them about keys with or without a grant for the front end.
@@ -387,6 +387,6 @@ async def test_a_closed_channel_does_not_affect_answers_of_others(shared_daemon:
 def test_the_rule_for_roles_is_complete() -> None:
     """Every request is in exactly one of the lists of permitted and forbidden ones."""
     forbidden = {type(request) for request in FORBIDDEN}
-    about_keys = {messages.KeyShow, messages.CertificateExport}
+    about_keys = {messages.KeyShow, messages.CertificateExport, messages.KeyRequest}
     assert forbidden - about_keys == set(messages.REQUESTS) - FOR_FRONT_ENDS
     assert about_keys <= forbidden, "about keys without a grant"

@@ -76,7 +76,7 @@ def test_only_a_front_end_holds_grants(store: Store, client: str) -> None:
         ("site", ["tls13-server", "sign-message"], "the key's purposes, fixed as"),
         ("site", ["tls12-rsa-premaster"], "the key's purposes, fixed as"),
         ("old", ["tls13-server"], "the key's purposes, fixed as"),
-        ("site", ["x509-request"], "cannot be granted"),
+        ("site", ["x509-request"], "with allowed names only"),
         ("site", ["tls13-server", "x509-self-signed"], "cannot be granted"),
         ("site", [], "at least one purpose"),
     ],

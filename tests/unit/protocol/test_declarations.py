@@ -49,7 +49,7 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "grant.remove": ("o", CHANGE, "key", "client"),
     "key.adopt": ("o", CHANGE, "name", "", "certificate"),
     "key.candidates": ("o", QUERY, "", ""),
-    "key.csr": ("o", CHANGE, "name", ""),
+    "key.csr": ("of", CHANGE, "name", ""),
     "key.destroy": ("o", CHANGE, "name", ""),
     "key.generate": ("o", CHANGE, "name", ""),
     "key.list": ("oafw", QUERY, "", ""),

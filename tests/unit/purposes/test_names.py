@@ -10,6 +10,7 @@ from hsmd.algorithms import KeyType
 from hsmd.errors import MAX_ERROR_TEXT_BYTES, BadRequest
 from hsmd.purposes import (
     GRANTABLE,
+    OF_KEY_OPERATIONS,
     TLS_SIGNING,
     KeyUse,
     Purpose,
@@ -40,8 +41,10 @@ def test_labels_and_codes_are_those_of_the_protocol():
         assert purpose_from_label(label) == code
 
 
-def test_only_codes_below_0x80_can_be_granted():
-    assert {purpose.label for purpose in GRANTABLE} == {label for label, code in CODES.items() if code < 0x80}
+def test_only_codes_below_0x80_and_certificate_requests_can_be_granted():
+    of_key_operations = {label for label, code in CODES.items() if code < 0x80}
+    assert {purpose.label for purpose in OF_KEY_OPERATIONS} == of_key_operations
+    assert {purpose.label for purpose in GRANTABLE} == of_key_operations | {"x509-request"}
 
 
 def test_only_the_premaster_purpose_decrypts():
@@ -186,11 +189,11 @@ def test_a_grant_must_be_within_the_ceiling():
 
 def test_purposes_of_the_daemon_cannot_be_granted():
     ceiling = with_daemon_purposes(expand(["tls-server"]))
-    with pytest.raises(BadRequest, match="x509-request cannot be granted"):
-        check_grantable(ceiling, frozenset({Purpose.TLS13_SERVER, Purpose.X509_REQUEST}))
     for own in (*OF_THE_DAEMON, Purpose.UNWRAP_KEY):
         with pytest.raises(BadRequest, match=f"{own.label} cannot be granted"):
             check_grantable(frozenset({own}), frozenset({own}))
+    with pytest.raises(BadRequest, match="x509-self-signed cannot be granted"):
+        check_grantable(ceiling, frozenset({Purpose.TLS13_SERVER, Purpose.X509_SELF_SIGNED}))
 
 
 def test_a_grant_needs_a_purpose():

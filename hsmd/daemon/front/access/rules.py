@@ -30,6 +30,10 @@ class Rule(StrEnum):
     PURPOSE_NOT_GRANTABLE = "purpose-not-grantable"
     PURPOSE_OUTSIDE_CEILING = "purpose-outside-ceiling"
     PURPOSE_NOT_GRANTED = "purpose-not-granted"
+    # limits of a grant
+    GRANT_EXPIRED = "grant-expired"
+    GRANT_EXHAUSTED = "grant-exhausted"
+    GRANT_HELD = "grant-held"
     # for a while
     PENALISED = "penalised"
 
@@ -59,6 +63,9 @@ _TEXTS: dict[Rule, str] = {
     Rule.PURPOSE_NOT_GRANTABLE: "this purpose cannot be granted; only the daemon itself uses keys for it",
     Rule.PURPOSE_OUTSIDE_CEILING: "the key's purposes, fixed when it was generated, adopted or imported, do not include this one",
     Rule.PURPOSE_NOT_GRANTED: "the client's grant on this key does not include this purpose; add it with `hsmd grant add`",
+    Rule.GRANT_EXPIRED: "the time until which this was granted has passed; give a later one with `hsmd grant add --not-after`",
+    Rule.GRANT_EXHAUSTED: "the uses granted are used up; give a higher total with `hsmd grant add --max-uses`",
+    Rule.GRANT_HELD: "after a restore the uses are not known; see `hsmd audit show`, then `hsmd grant add --max-uses`",
     Rule.PENALISED: "requests of this client for this key have crashed token workers; they are refused for a while",
 }
 

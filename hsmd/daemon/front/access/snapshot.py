@@ -12,10 +12,11 @@ from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCrede
 from hsmd.daemon.front.access.identity import NO_END, Identity
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
 from hsmd.daemon.store.records import Contents, KeyRecord
+from hsmd.errors import BadRequest
 from hsmd.protocol.messages import Request
 from hsmd.protocol.messages.base import FRONT_END
 from hsmd.protocol.roles import Role
-from hsmd.purposes import GRANTABLE, Purpose
+from hsmd.purposes import GRANTABLE, OF_KEY_OPERATIONS, WITH_ALLOWED_NAMES, AllowedNames, Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,15 @@ class Grant:
     key_type: KeyType
     cost: float
     """What one use counts when the token is shared fairly among clients (KeyFacts.work)."""
+    limit: int | None = None
+    """The id of a limited grant, whose uses the store decides about and counts; None without limits."""
+    not_after: datetime | None = None
+    allowed: AllowedNames | None = None
+    """The names for which certificates may be requested."""
+
+    def has_ended(self, now: datetime) -> bool:
+        """Whether the time until which it was granted has passed."""
+        return self.not_after is not None and self.not_after <= now
 
 
 class Snapshot:
@@ -41,6 +51,8 @@ class Snapshot:
         "_keys",
         "_keys_by_name",
         "_lifetimes",
+        "_limited",
+        "_limited_of",
         "_owned",
         "_owners",
         "_revoked",
@@ -67,7 +79,13 @@ class Snapshot:
         self._lifetimes = {ca.fingerprint: ca.max_lifetime_s for ca in contents.user_cas}
         self._revoked = frozenset(revocation.mark for revocation in contents.revocations)
         self._grants = _grants(contents, self._keys, self._roles)
+        self._limited = _limited(contents, self._keys, self._roles)
+        for limited in self._limited.keys() & self._grants.keys():  # added by a daemon of an earlier release
+            del self._grants[limited]
         self._visible = _visible(self._grants)
+        self._limited_of: dict[str, list[Grant]] = {}
+        for grant in self._limited.values():
+            self._limited_of.setdefault(grant.client, []).append(grant)
         self._owned: dict[str, dict[str, str]] = {}
         for owner in contents.owners:
             self._owned.setdefault(owner.client, {})[owner.key_digest.hex()] = owner.key
@@ -157,16 +175,43 @@ class Snapshot:
         if not identity.roles >= FRONT_END:
             return Denial(Rule.WRONG_ROLE)
         grant = self._grants.get((identity.client, key, purpose))
-        return Denial(self._reason(identity.client, self._keys.get(key), purpose)) if grant is None else grant
+        if grant is not None:
+            return grant
+        if purpose not in OF_KEY_OPERATIONS:
+            return Denial(self._reason(identity.client, self._keys.get(key), purpose, now, OF_KEY_OPERATIONS))
+        return self._decide_limited(identity.client, self._keys.get(key), purpose, now)
 
-    def explain(self, client: str, key_name: str, purpose: int) -> Explanation:
-        """Explain what `decide` would decide for this client with a valid credential."""
+    def decide_for_request(
+        self, identity: Identity, key_name: str, purpose: Purpose, now: datetime
+    ) -> Grant | Denial:
+        """Decide whether a control request of this client may use a key for a purpose whose bytes the daemon builds."""
+        rule = self._invalid(identity, now)
+        if rule is not None:
+            return Denial(rule)
+        if not identity.roles >= FRONT_END:
+            return Denial(Rule.WRONG_ROLE)
+        return self._decide_limited(identity.client, self._keys_by_name.get(key_name), purpose, now)
+
+    def explain(self, client: str, key_name: str, purpose: int, now: datetime) -> Explanation:
+        """Explain what `decide` or `decide_for_request` would decide for this client with a valid credential.
+
+        The store alone knows how many uses of a limited grant are left.
+        """
         if client not in self._roles:
             return Explanation.of(Rule.UNKNOWN_CLIENT)
         key = self._keys_by_name.get(key_name)
         if key is not None and (client, key.digest, purpose) in self._grants:
             return Explanation.of(Rule.GRANTED)
-        return Explanation.of(self._reason(client, key, purpose))
+        limited = self._decide_limited(client, key, purpose, now)
+        return Explanation.of(limited.rule if isinstance(limited, Denial) else Rule.GRANTED)
+
+    def _decide_limited(
+        self, client: str, key: KeyRecord | None, purpose: int, now: datetime
+    ) -> Grant | Denial:
+        grant = None if key is None else self._limited.get((client, key.digest, purpose))
+        if grant is None:
+            return Denial(self._reason(client, key, purpose, now, GRANTABLE))
+        return Denial(Rule.GRANT_EXPIRED) if grant.has_ended(now) else grant
 
     # --- control requests ---
 
@@ -174,22 +219,26 @@ class Snapshot:
         """Decide whether this client may make this control request now; None if it may.
 
         One of the identity's roles must be among the request's `roles`. If the request is about a key and none of these roles
-        is among its `any_key`, the key must be one that such a role sees.
+        is among its `any_key`, the key must be one that such a role sees, and granted for the purpose that the request
+        `needs`, if it declares one.
         """
         rule = self._invalid(identity, now)
         if rule is not None:
             return Denial(rule)
         if identity.roles.isdisjoint(request.roles):
             return Denial(Rule.WRONG_ROLE)
-        visible = self.keys_for(identity, type(request))
+        visible = self.keys_for(identity, type(request), now)
         if visible is None or not request.subject.key:
             return None
         key = self._keys_by_name.get(getattr(request, request.subject.key))
         if key is None:
             return Denial(Rule.UNKNOWN_KEY)
+        if request.needs is not None:
+            decision = self._decide_limited(identity.client, key, request.needs, now)
+            return decision if isinstance(decision, Denial) else None
         return None if key.digest in visible else Denial(Rule.NO_GRANT)
 
-    def keys_for(self, identity: Identity, request: type[Request]) -> frozenset[bytes] | None:
+    def keys_for(self, identity: Identity, request: type[Request], now: datetime) -> frozenset[bytes] | None:
         """Digests of the keys that this client may name in such a request; None for all, even keys that do not exist.
 
         A front end may name the keys on which it has a grant, an owner those that it owns.
@@ -197,16 +246,20 @@ class Snapshot:
         roles = identity.roles & request.roles
         if roles & request.any_key:
             return None
-        granted = self.keys_of(identity.client) if Role.FRONT_END in roles else frozenset[bytes]()
+        granted = self.keys_of(identity.client, now) if Role.FRONT_END in roles else frozenset[bytes]()
         if Role.OWNER not in roles:
             return granted
         return granted.union(map(bytes.fromhex, self.keys_owned_by(identity.client)))
 
     # --- contents ---
 
-    def keys_of(self, client: str) -> frozenset[bytes]:
-        """Digests of the keys on which a client has a grant."""
-        return self._visible.get(client, frozenset())
+    def keys_of(self, client: str, now: datetime) -> frozenset[bytes]:
+        """Digests of the keys on which a client has a grant that has not ended."""
+        keys = self._visible.get(client, frozenset[bytes]())
+        limited = self._limited_of.get(client)
+        if limited is None:
+            return keys
+        return keys | {grant.key for grant in limited if not grant.has_ended(now)}
 
     def keys_owned_by(self, client: str) -> Mapping[str, str]:
         """Names of the keys about which a client may read all audit records, by their digests in hex."""
@@ -254,7 +307,7 @@ class Snapshot:
     @property
     def grant_count(self) -> int:
         """How many combinations of client, key and purpose are granted."""
-        return len(self._grants)
+        return len(self._grants) + len(self._limited)
 
     def _invalid(self, identity: Identity, now: datetime) -> Rule | None:
         return Rule.EXPIRED_CERTIFICATE if now >= identity.expires_at else self._withdrawn(identity)
@@ -277,17 +330,19 @@ class Snapshot:
             trusted = False
         return None if trusted and identity.roles <= roles else Rule.WITHDRAWN_CREDENTIAL
 
-    def _reason(self, client: str, key: KeyRecord | None, purpose: int) -> Rule:
+    def _reason(
+        self, client: str, key: KeyRecord | None, purpose: int, now: datetime, grantable: frozenset[Purpose]
+    ) -> Rule:
         """The first rule because of which there is no grant."""
         if Role.FRONT_END not in self._roles[client]:
             return Rule.WRONG_ROLE
         if key is None:
             return Rule.UNKNOWN_KEY
-        if purpose not in GRANTABLE:
+        if purpose not in grantable:
             return Rule.PURPOSE_NOT_GRANTABLE
         if purpose not in key.purposes:
             return Rule.PURPOSE_OUTSIDE_CEILING
-        return Rule.PURPOSE_NOT_GRANTED if key.digest in self.keys_of(client) else Rule.NO_GRANT
+        return Rule.PURPOSE_NOT_GRANTED if key.digest in self.keys_of(client, now) else Rule.NO_GRANT
 
 
 def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) -> frozenset[str]:
@@ -305,17 +360,48 @@ def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) 
 def _grants(
     contents: Contents, keys: Mapping[bytes, KeyRecord], roles: Mapping[str, frozenset[Role]]
 ) -> dict[tuple[str, bytes, int], Grant]:
-    """Grants by client, digest and purpose, without those to clients that are no front ends and those beyond the ceiling."""
     grants: dict[tuple[str, bytes, int], Grant] = {}
     for record in contents.grants:
         key = keys.get(record.key_digest)
         if key is None or Role.FRONT_END not in roles.get(record.client, ()):
             continue
-        for purpose in map(int, record.purposes & key.purposes & GRANTABLE):
+        for purpose in map(int, record.purposes & key.purposes & OF_KEY_OPERATIONS):
             grant = Grant(
                 record.client, key.name, key.digest, purpose, key.token, key.key_type, key.key_type.facts.work
             )
             grants[(record.client, key.digest, purpose)] = grant
+    return grants
+
+
+def _limited(
+    contents: Contents, keys: Mapping[bytes, KeyRecord], roles: Mapping[str, frozenset[Role]]
+) -> dict[tuple[str, bytes, int], Grant]:
+    """Limited grants in the same way, without those whose constraints this release does not know."""
+    grants: dict[tuple[str, bytes, int], Grant] = {}
+    for record in contents.limited_grants:
+        key = keys.get(record.key_digest)
+        if key is None or Role.FRONT_END not in roles.get(record.client, ()):
+            continue
+        if record.purpose not in key.purposes & GRANTABLE:
+            continue
+        try:
+            allowed = AllowedNames.parse(record.limits.constraints) if record.limits.constraints else None
+        except BadRequest:
+            continue
+        if (allowed is not None) != (record.purpose in WITH_ALLOWED_NAMES):
+            continue
+        grants[(record.client, key.digest, int(record.purpose))] = Grant(
+            client=record.client,
+            key_name=key.name,
+            key=key.digest,
+            purpose=int(record.purpose),
+            token=key.token,
+            key_type=key.key_type,
+            cost=key.key_type.facts.work,
+            limit=record.id,
+            not_after=record.limits.not_after,
+            allowed=allowed,
+        )
     return grants
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from hsmd import observe
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.store import Store, Transaction
+from hsmd.daemon.store import NotCounted, Store, Transaction
 from hsmd.errors import StoreFailure
 
 POLL_S = 1.0
@@ -54,6 +55,10 @@ class SnapshotCache:
     async def change_unversioned(self, action: Callable[[Transaction], R]) -> R:
         """Run an action in a write transaction that changes nothing that the snapshot holds."""
         return await asyncio.to_thread(self._store.change, action, versioned=False)
+
+    async def count_uses(self, grant_ids: Sequence[int], now: datetime) -> list[int | NotCounted]:
+        """Decide about one use of each of these limited grants, and count it (LimitedGrants.count_all)."""
+        return await self.change_unversioned(lambda tx: tx.limited_grants.count_all(grant_ids, now))
 
     async def read(self, action: Callable[[Transaction], R]) -> R:
         """Run an action in a read transaction."""

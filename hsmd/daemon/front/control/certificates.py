@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hsmd.algorithms import SignatureScheme
 from hsmd.daemon import pki
 from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.rules import Denial
+from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.control.keys import key_info, visible_key
@@ -19,9 +21,10 @@ from hsmd.daemon.front.ledger.producers import replace_certificate
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import KeyRecord
-from hsmd.errors import BadRequest
+from hsmd.errors import BadRequest, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, labels
 
 
@@ -52,12 +55,28 @@ class CertificateHandlers:
         self, identity: Identity, request: messages.KeyRequest, deadline: float
     ) -> messages.PemDocument:
         key = await self._cache.read(lambda tx: tx.keys.get(request.name))
+        grant = self._limited_grant(identity, request)
+        if grant is not None and grant.allowed is not None:
+            grant.allowed.check_fields(
+                request.common_name, request.dns_names, request.ip_addresses, request.organization
+            )
         info = pki.build_request_info(
             key.public_key, request.common_name, request.dns_names, request.ip_addresses, request.organization
         )
         scheme = pki.default_scheme(key.key_type)
-        signature = await self._sign(identity, key, Purpose.X509_REQUEST, scheme, info, deadline)
+        signature = await self._sign(identity, key, Purpose.X509_REQUEST, scheme, info, deadline, grant)
         return messages.PemDocument(pem=pki.assemble_request(info, scheme, signature))
+
+    def _limited_grant(self, identity: Identity, request: messages.KeyRequest) -> Grant | None:
+        """The grant with which a front end makes this request; None for operators, who need none. Raises Refused."""
+        if Role.OPERATOR in identity.roles:
+            return None
+        decision = self._cache.snapshot.decide_for_request(
+            identity, request.name, Purpose.X509_REQUEST, self._now()
+        )
+        if isinstance(decision, Denial):
+            raise Refused(detail=decision.rule.value)
+        return decision
 
     async def self_signed(
         self, identity: Identity, request: messages.CertificateSelfSigned, deadline: float
@@ -91,7 +110,7 @@ class CertificateHandlers:
     async def export_certificate(
         self, identity: Identity, request: messages.CertificateExport, deadline: float
     ) -> messages.PemDocument:
-        key = await visible_key(self._cache, identity, request, request.key)
+        key = await visible_key(self._cache, identity, request, request.key, self._now())
         certificate = await self._cache.read(lambda tx: tx.certificates.get(key.name))
         return messages.PemDocument(pem=certificate.chain_pem)
 
@@ -113,9 +132,10 @@ class CertificateHandlers:
         scheme: SignatureScheme,
         data: bytes,
         deadline: float,
+        grant: Grant | None = None,
     ) -> bytes:
         if purpose not in key.purposes:
             raise BadRequest(
                 f"key: the purposes of {key.name!r}, fixed as {', '.join(labels(key.purposes))}, do not include {purpose.label}"
             )
-        return await sign_as_daemon(self._service, identity, key, purpose, scheme, data, deadline)
+        return await sign_as_daemon(self._service, identity, key, purpose, scheme, data, deadline, grant)

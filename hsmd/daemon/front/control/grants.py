@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+
 from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.rules import Explanation, Rule
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
-from hsmd.daemon.store import GrantRecord
+from hsmd.daemon.store import GrantRecord, LimitedGrantRecord, Limits, Transaction
+from hsmd.errors import BadRequest, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
-from hsmd.purposes import Purpose, expand, labels, purpose_from_label
+from hsmd.purposes import AllowedNames, Purpose, expand, labels, purpose_from_label
 
 
 class GrantHandlers:
     """Adds, lists and removes grants, and explains decisions."""
 
-    def __init__(self, *, cache: SnapshotCache) -> None:
+    def __init__(
+        self, *, cache: SnapshotCache, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._cache = cache
+        self._now = now
 
     def handlers(self) -> dict[type[Request], Handler]:
         """The method that carries out each request."""
@@ -30,8 +38,17 @@ class GrantHandlers:
         self, identity: Identity, request: messages.GrantAdd, deadline: float
     ) -> messages.GrantInfo:
         purposes = expand(request.purposes)
-        grant = await self._cache.change(lambda tx: tx.grants.add(request.client, request.key, purposes))
-        return _grant(grant)
+        constraints = AllowedNames.of(request.names).to_json() if request.names else ""
+        limits = Limits(request.not_after, request.max_uses, request.request, constraints)
+
+        def change(tx: Transaction) -> GrantRecord:
+            if limits == Limits():
+                tx.grants.add(request.client, request.key, purposes)
+            else:
+                tx.limited_grants.add(request.client, request.key, purposes, limits, self._now())
+            return tx.grants.get(request.client, request.key)
+
+        return _grant(await self._cache.change(change))
 
     async def list(
         self, identity: Identity, request: messages.GrantList, deadline: float
@@ -52,9 +69,55 @@ class GrantHandlers:
         self, identity: Identity, request: messages.GrantExplain, deadline: float
     ) -> messages.Explanation:
         purpose = purpose_from_label(request.purpose)
-        explanation = self._cache.snapshot.explain(request.client, request.key, purpose)
-        return messages.Explanation(allowed=explanation.allowed, rule=explanation.rule)
+        now = self._now()
+        explanation = self._cache.snapshot.explain(request.client, request.key, purpose, now)
+        limited = await self._limited(request, purpose)
+        if explanation.allowed and limited is not None and limited.left == 0:
+            explanation = Explanation.of(Rule.GRANT_HELD if limited.held else Rule.GRANT_EXHAUSTED)
+        return messages.Explanation(
+            allowed=explanation.allowed,
+            rule=explanation.rule,
+            limit=None if limited is None else _limit(limited),
+        )
+
+    async def _limited(self, request: messages.GrantExplain, purpose: Purpose) -> LimitedGrantRecord | None:
+        try:
+            found = await self._cache.read(lambda tx: tx.limited_grants.of(request.client, request.key))
+        except NotFound:
+            return None
+        return next((grant for grant in found if grant.purpose is purpose), None)
 
 
 def _grant(grant: GrantRecord) -> messages.GrantInfo:
-    return messages.GrantInfo(client=grant.client, key=grant.key, purposes=labels(grant.purposes))
+    limited = {each.purpose for each in grant.limited}
+    return messages.GrantInfo(
+        client=grant.client,
+        key=grant.key,
+        purposes=labels(grant.purposes | limited),
+        limits=[_limit(each) for each in grant.limited],
+    )
+
+
+def _limit(grant: LimitedGrantRecord) -> messages.GrantLimit:
+    limits = grant.limits
+    return messages.GrantLimit(
+        id=grant.id,
+        purpose=grant.purpose.label,
+        uses=grant.used,
+        not_after=limits.not_after,
+        max_uses=limits.max_uses,
+        left=grant.left,
+        held=grant.held and limits.max_uses is not None,
+        request=limits.request,
+        names=_names(limits.constraints),
+    )
+
+
+def _names(constraints: str) -> list[str]:
+    """The allowed names; the text itself if a later release wrote it."""
+    if not constraints:
+        return []
+    try:
+        return sorted(AllowedNames.parse(constraints).names)
+    except BadRequest:
+        return [constraints]

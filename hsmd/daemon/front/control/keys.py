@@ -131,14 +131,16 @@ class KeyHandlers:
             return await self._register(request.name, token, adopted)
 
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
-        digests = self._cache.snapshot.keys_for(identity, type(request))
+        digests = self._cache.snapshot.keys_for(identity, type(request), self._now())
         page = await self._cache.read(lambda tx: tx.keys.page(request.after, request.limit, digests))
         return messages.KeyPage(
             keys=[key_info(key, self._cache.snapshot) for key in page.items], more=page.more
         )
 
     async def show(self, identity: Identity, request: messages.KeyShow, deadline: float) -> messages.KeyInfo:
-        return key_info(await visible_key(self._cache, identity, request, request.name), self._cache.snapshot)
+        return key_info(
+            await visible_key(self._cache, identity, request, request.name, self._now()), self._cache.snapshot
+        )
 
     async def destroy(
         self, identity: Identity, request: messages.KeyDestroy, deadline: float
@@ -226,10 +228,12 @@ def key_info(key: KeyRecord, snapshot: Snapshot) -> messages.KeyInfo:
     )
 
 
-async def visible_key(cache: SnapshotCache, identity: Identity, request: Request, name: str) -> KeyRecord:
+async def visible_key(
+    cache: SnapshotCache, identity: Identity, request: Request, name: str, now: datetime
+) -> KeyRecord:
     """A key that the caller may name in this request. Raises NotFound, also for a key that exists and that it may not name."""
     key = await cache.read(lambda tx: tx.keys.get(name))
-    visible = cache.snapshot.keys_for(identity, type(request))
+    visible = cache.snapshot.keys_for(identity, type(request), now)
     if visible is not None and key.digest not in visible:
         raise unknown("key", name)
     return key

@@ -22,12 +22,14 @@ async def sign_as_daemon(
     scheme: SignatureScheme,
     data: bytes,
     deadline: float,
+    grant: Grant | None = None,
 ) -> bytes:
     """Sign `data` in the name of `identity`, recorded like any other use of a key.
 
-    `deadline` is monotonic. Raises the HsmdError that the request fails with.
+    `deadline` is monotonic; `grant` is the limited one that allows it, if the identity needs one. Raises the HsmdError
+    that the request fails with.
     """
-    grant = Grant(
+    grant = grant or Grant(
         identity.client, key.name, key.digest, int(purpose), key.token, key.key_type, key.key_type.facts.work
     )
     caller = _DaemonCaller(identity)

@@ -2,7 +2,7 @@
 
 They come in batches, one for each read from a caller or a worker, and each batch costs one write to the audit log. What cannot be
 recorded does not happen: if the attempts cannot be written nothing reaches the token, and if the outcomes cannot be written no
-answer leaves the daemon.
+answer leaves the daemon. Uses of limited grants are counted before they go to the token (limited_uses.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.signing.counters import OTHER, PERFORMED, Counters
 from hsmd.daemon.front.signing.crash_penalties import CrashPenalties
 from hsmd.daemon.front.signing.hold import KeyHold
+from hsmd.daemon.front.signing.limited_uses import COUNTED, Ended, LimitedUses
 from hsmd.daemon.front.signing.rate_limits import Allowance, RateLimit, RateLimits
 from hsmd.daemon.front.signing.signing_request import Caller, SigningRequest
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
@@ -73,6 +74,9 @@ class KeyService:
         self._limits = limits or RateLimits(RateLimit(1_000_000, 1_000_000))
         self._hold = hold or KeyHold()
         self._penalties = CrashPenalties(clock)
+        self._limited_uses = LimitedUses(
+            cache=cache, audit=audit, clock=clock, now=now, submit=self._submit_all, end=self._end_unperformed
+        )
 
     def drain(self) -> None:
         """Accept no new operations from now on; those that are open are completed."""
@@ -111,13 +115,16 @@ class KeyService:
     ) -> SigningRequest:
         """Start one operation that the daemon itself builds from typed fields, such as a certificate request.
 
-        Raises the error of the hold while there is one; checkpoints are signed even then.
+        Raises the error of the hold while there is one; checkpoints are signed even then. A limited grant is admitted as a
+        key operation is, and raises its errors.
         """
         hold = self._hold.error
         if hold is not None and purpose is not Purpose.CHECKPOINT:
             raise hold
         job = Job((purpose, scheme, grant.key, data), deadline, client=grant.client, cost=grant.cost)
         job.context = request = SigningRequest(caller, 1, grant, self._clock(), job)
+        if grant.limit is not None:
+            self._admit(request)
         self._record_attempt(request)
         self._start([request])
         return request
@@ -208,6 +215,24 @@ class KeyService:
             return request
         return None
 
+    def _admit(self, request: SigningRequest) -> None:
+        """Check what the daemon built for a client with a limited grant, and the limits of that client. Raises HsmdError."""
+        grant, job = request.grant, request.job
+        if grant.allowed is not None:
+            grant.allowed.check_info(job.body[3])
+        if self._penalised(request):
+            raise TokenFailure
+        if self.draining:
+            raise Draining
+        allowance = self._limits.of(grant.client, request.arrived)
+        if wait_s := allowance.take(self._limits.limits):
+            raise Overloaded.retry_in(wait_s)
+        pool = self._pools.get(grant.token)
+        for _, error in pool.refused([job]) if pool is not None else ():
+            allowance.open -= 1
+            raise error
+        request.allowance = allowance
+
     def _without_overload(self, requests: list[SigningRequest]) -> list[SigningRequest]:
         """Fail the requests that their tokens cannot take, and return the others.
 
@@ -283,11 +308,24 @@ class KeyService:
         except AuditFailure as error:
             self._deliver([(request, error) for request in requests], recorded=False)
             return
+        limited = [request for request in requests if request.grant.limit is not None]
+        if limited:
+            self._limited_uses.begin(limited)
+            requests = [request for request in requests if request.grant.limit is None]
+        self._submit_all(requests)
+
+    def _submit_all(self, requests: list[SigningRequest]) -> None:
         by_token: dict[str, list[Job]] = {}
         for request in requests:
             by_token.setdefault(request.grant.token, []).append(request.job)
         for token, jobs in by_token.items():
             self._submit(token, jobs)
+
+    def _end_unperformed(self, ended: list[Ended]) -> None:
+        """Record and answer requests of limited grants that do not reach the token."""
+        for request, result, reason, _ in ended:
+            self._audit.outcome(request.attempt, result, None, reason)
+        self._deliver([(request, error) for request, _, _, error in ended])
 
     def _submit(self, token: str, jobs: list[Job]) -> None:
         pool = self._pools.get(token)
@@ -314,7 +352,9 @@ class KeyService:
             self._audit.outcome(request.attempt, "refused" if refused else "failed", None, _reason(error))
         else:
             outcome = "unknown" if status is Status.UNKNOWN else "not-performed"
-            self._audit.outcome(request.attempt, outcome, None)
+            self._audit.outcome(
+                request.attempt, outcome, None, "" if request.grant.limit is None else COUNTED
+            )
             if not isinstance(error, DeadlineExceeded) and self._repeat(request, status):
                 again.append(request)
                 return
@@ -323,9 +363,17 @@ class KeyService:
             replies.append((request, error))
 
     def _repeat(self, request: SigningRequest, status: Status) -> bool:
-        """Whether a request whose worker was lost is tried again; an UNKNOWN one is tried once more, alone."""
+        """Whether a request whose worker was lost is tried again; an UNKNOWN one is tried once more, alone.
+
+        A use of a limited grant never is: it was counted once.
+        """
         job = request.job
-        if request.replied or request.abandoned or self._clock() >= job.deadline:
+        if (
+            request.grant.limit is not None
+            or request.replied
+            or request.abandoned
+            or self._clock() >= job.deadline
+        ):
             return False
         if self._penalised(request):
             return False
@@ -391,4 +439,8 @@ def _lost(request: SigningRequest, status: Status) -> HsmdError:
         return DeadlineExceeded("cancelled")
     if status is Status.UNKNOWN:
         return TokenFailure("the token worker was lost during this operation")
+    if request.grant.limit is not None:
+        return TokenFailure(
+            "the token worker was lost before this operation; the use of the grant is counted"
+        )
     return DeadlineExceeded()

@@ -15,10 +15,12 @@ from hsmd.daemon.store.records import (
     CredentialRecord,
     GrantRecord,
     KeyRecord,
+    LimitedGrantRecord,
+    Limits,
     UserCaRecord,
 )
 from hsmd.protocol.roles import Role
-from hsmd.purposes import Purpose, expand, with_daemon_purposes
+from hsmd.purposes import AllowedNames, Purpose, expand, with_daemon_purposes
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -62,6 +64,23 @@ def contents() -> Contents:
             grant("web2", MAIL, Purpose.TLS13_SERVER),
             grant("web3", SITE, Purpose.TLS13_SERVER),
         ),
+    )
+
+
+@pytest.fixture
+def csr_grant() -> LimitedGrantRecord:
+    """web1 may request certificates for names below example.com with the key site."""
+    limits = Limits(constraints=AllowedNames.of(["*.example.com"]).to_json())
+    return LimitedGrantRecord(
+        id=5,
+        client="web1",
+        key="site",
+        key_digest=SITE.digest,
+        purpose=Purpose.X509_REQUEST,
+        limits=limits,
+        used=0,
+        held=False,
+        created_at=NOW,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 
 from hsmd.daemon.front.access import Denial, Identity, Rule, Snapshot
 from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
-from hsmd.daemon.store.records import Contents
+from hsmd.daemon.store.records import Contents, LimitedGrantRecord
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.protocol.messages.base import NO_SUBJECT
@@ -38,9 +39,10 @@ def about_site(request_type: type[Request]) -> Request:
 @pytest.mark.parametrize("request_type", messages.REQUESTS, ids=lambda each: each.op())
 @pytest.mark.parametrize("role", CLIENTS)
 def test_a_request_is_allowed_for_the_roles_it_declares(
-    snapshot: Snapshot, now: datetime, request_type: type[Request], role: Role
+    contents: Contents, csr_grant: LimitedGrantRecord, now: datetime, request_type: type[Request], role: Role
 ) -> None:
     """tests/unit/protocol/test_declarations.py spells out the roles of every request."""
+    snapshot = Snapshot.build(replace(contents, limited_grants=(csr_grant,)))
     denial = snapshot.decide_request(CLIENTS[role], about_site(request_type), now)
     assert denial == (None if role in request_type.roles else Denial(Rule.WRONG_ROLE))
 
@@ -67,6 +69,9 @@ def test_a_request_for_one_role_is_refused_to_every_other(snapshot: Snapshot, no
         (messages.CertificateExport(key="mail"), Rule.NO_GRANT),
         (messages.KeyShow(name="nothing"), Rule.UNKNOWN_KEY),
         (messages.CertificateExport(key="nothing"), Rule.UNKNOWN_KEY),
+        (messages.KeyRequest(name="site"), Rule.PURPOSE_NOT_GRANTED),
+        (messages.KeyRequest(name="mail"), Rule.NO_GRANT),
+        (messages.KeyRequest(name="nothing"), Rule.UNKNOWN_KEY),
         (messages.Status(), Rule.WRONG_ROLE),
         (messages.GrantAdd(client="web1", key="mail", purposes=["tls-server"]), Rule.WRONG_ROLE),
         (messages.AuditRead(), Rule.WRONG_ROLE),

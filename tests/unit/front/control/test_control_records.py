@@ -41,6 +41,10 @@ def value(shape: shapes.Type, name: str) -> Any:
             return f"{name} \u00e9\n\udc80"
         case shapes.BoolType():
             return True
+        case shapes.DateTimeType():
+            return NOON
+        case shapes.UnionType(types=types):
+            return value(next(each for each in types if not isinstance(each, shapes.NoneType)), name)
         case shapes.IntType():
             return len(name)
         case shapes.ListType(item_type=item):
@@ -52,6 +56,11 @@ def value(shape: shapes.Type, name: str) -> Any:
 
 REQUESTS = {
     **{op: filled(shapes.type_info(request)) for op, request in messages.OPERATIONS.items()},  # type: ignore[arg-type]
+    "grant.add, unlimited": messages.GrantAdd(
+        "client \u00e9\n\udc80",
+        "key \u00e9\n\udc80",
+        ["purposes-1 \u00e9\n\udc80", "purposes-2 \u00e9\n\udc80"],
+    ),
     "key.adopt, bare": messages.KeyAdopt("bare"),
     "client.rotate-key, bare": messages.ClientRotateKey(),
     "cert.self-signed, long": messages.CertificateSelfSigned("k" * 3_000, ["d" * 200] * 100),

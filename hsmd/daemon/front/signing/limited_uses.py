@@ -1,0 +1,184 @@
+"""Uses of limited grants: the store decides about each and counts it, between the attempt's record and the token.
+
+One transaction at a time runs in a thread; what arrives meanwhile goes into the next one. A use that was counted is
+recorded as `grant.used` before the token is asked, and is never repeated. Without an answer of the store the token is not
+asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from hsmd import observe
+from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.front.access.rules import Rule
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
+from hsmd.daemon.front.signing.signing_request import SigningRequest
+from hsmd.daemon.store import NotCounted
+from hsmd.errors import AuditFailure, DeadlineExceeded, HsmdError, InternalFault, Refused, StoreFailure
+
+USED_EVENT = "grant.used"
+COUNT_TIMEOUT_S = 5.0
+"""The store is taken for away if it does not answer within this time."""
+MAX_IN_TRANSACTION = 200
+"""Uses counted in one transaction, whose locks others wait for."""
+COUNTED = "the use of the grant is counted, and not repeated"
+_MAY_BE_COUNTED = "the store did not answer in time; the use may be counted"
+_NOT_ASKED = "the caller has gone, or its deadline has passed; the use is not counted"
+_TICK_S = 0.05
+_RULES = {
+    NotCounted.REMOVED: Rule.NO_GRANT,
+    NotCounted.EXPIRED: Rule.GRANT_EXPIRED,
+    NotCounted.EXHAUSTED: Rule.GRANT_EXHAUSTED,
+    NotCounted.HELD: Rule.GRANT_HELD,
+}
+
+log = observe.logger()
+
+
+class Ended(NamedTuple):
+    """A request that ends without the token: the result and the reason for the audit log, the error for the caller."""
+
+    request: SigningRequest
+    result: str
+    reason: str
+    error: HsmdError
+
+
+class LimitedUses:
+    """Counts uses whose attempts are recorded; each request is then submitted or ended, once."""
+
+    def __init__(
+        self,
+        *,
+        cache: SnapshotCache,
+        audit: AuditLog,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+        submit: Callable[[list[SigningRequest]], None],
+        end: Callable[[list[Ended]], None],
+    ) -> None:
+        self._cache = cache
+        self._audit = audit
+        self._clock = clock
+        self._now = now
+        self._submit = submit
+        self._end = end
+        self._waiting: list[SigningRequest] = []
+        self._task: asyncio.Task[None] | None = None
+        self._store_is_late = False
+
+    def begin(self, requests: list[SigningRequest]) -> None:
+        """Have the store decide about these requests; fail them at once while it does not answer."""
+        if self._store_is_late:
+            self._end_all(requests, "not-performed", _away(), "the store is away; the use is not counted")
+            return
+        self._waiting += requests
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._next_batch()
+                if batch:
+                    await self._count(batch)
+        finally:
+            self._task = None
+
+    def _next_batch(self) -> list[SigningRequest]:
+        """The requests that wait for the next transaction, without those whose caller no longer waits."""
+        now = self._clock()
+        batch, self._waiting = self._waiting[:MAX_IN_TRANSACTION], self._waiting[MAX_IN_TRANSACTION:]
+        gone = [request for request in batch if request.abandoned or request.job.deadline <= now]
+        self._end_all(gone, "not-performed", DeadlineExceeded(), _NOT_ASKED)
+        return [request for request in batch if not request.replied]
+
+    async def _count(self, batch: list[SigningRequest]) -> None:
+        ids = [request.grant.limit or 0 for request in batch]
+        counting = asyncio.ensure_future(self._cache.count_uses(ids, self._now()))
+        try:
+            await self._wait(counting, batch)
+            numbers = counting.result()
+        except HsmdError as error:
+            self._end_all(batch, "not-performed", error, "the store is away; the use is not counted")
+        except Exception as error:
+            log.error("grant.count_failed", exc_info=error)
+            self._end_all(batch, "not-performed", InternalFault(), _MAY_BE_COUNTED)
+        else:
+            self._counted(batch, numbers)
+
+    async def _wait(
+        self, counting: asyncio.Future[list[int | NotCounted]], batch: list[SigningRequest]
+    ) -> None:
+        """Wait for the store, and meanwhile end the requests whose time is over; after a while, all of them."""
+        patience = self._clock() + COUNT_TIMEOUT_S
+        try:
+            while not counting.done():
+                await asyncio.wait([counting], timeout=_TICK_S)
+                now = self._clock()
+                if counting.done():
+                    return
+                self._end_late(batch, now, _MAY_BE_COUNTED)
+                self._end_late(self._waiting, now, _NOT_ASKED)
+                if now >= patience and not self._store_is_late:
+                    self._store_is_late = True
+                    self._end_all(batch, "not-performed", _away(), _MAY_BE_COUNTED)
+                    waiting, self._waiting = self._waiting, []
+                    self._end_all(
+                        waiting, "not-performed", _away(), "the store is away; the use is not counted"
+                    )
+        finally:
+            self._store_is_late = False
+
+    def _end_late(self, requests: list[SigningRequest], now: float, reason: str) -> None:
+        late = [request for request in requests if request.job.deadline <= now]
+        self._end_all(late, "not-performed", DeadlineExceeded(), reason)
+
+    def _counted(self, batch: list[SigningRequest], numbers: Sequence[int | NotCounted]) -> None:
+        """Record the uses that were counted; submit those whose callers still wait, and end the others."""
+        go: list[SigningRequest] = []
+        ended: list[Ended] = []
+        for request, number in zip(batch, numbers, strict=True):
+            if isinstance(number, NotCounted):
+                if not request.replied:
+                    ended.append(Ended(request, "refused", _RULES[number].value, Refused()))
+                continue
+            self._note_use(request, number)
+            if request.replied:
+                continue
+            if request.abandoned or request.job.deadline <= self._clock():
+                ended.append(Ended(request, "not-performed", COUNTED, DeadlineExceeded()))
+            else:
+                go.append(request)
+        try:
+            self._audit.commit()
+        except AuditFailure as error:
+            self._end_all(go, "not-performed", error, COUNTED)
+        else:
+            self._submit(go)
+        if ended:
+            self._end(ended)
+
+    def _note_use(self, request: SigningRequest, number: int) -> None:
+        grant = request.grant
+        self._audit.event(
+            USED_EVENT,
+            grant.client,
+            attempt=request.attempt,
+            grant=grant.limit or 0,
+            key=grant.key.hex(),
+            number=number,
+        )
+
+    def _end_all(self, requests: list[SigningRequest], result: str, error: HsmdError, reason: str) -> None:
+        open_requests = [Ended(request, result, reason, error) for request in requests if not request.replied]
+        if open_requests:
+            self._end(open_requests)
+
+
+def _away() -> StoreFailure:
+    return StoreFailure("the store did not answer in time")
