@@ -115,10 +115,18 @@ class Verifier:
         material = _strict_base64(match["key"]) if match else b""
         if match is None or not material or not _is_name(match["name"]):
             raise ProtocolError("not a verifier key: it has the form <name>+<8 hex digits>+<base64>")
-        verifier = cls.from_public_key(match["name"], _load(material))
+        verifier = cls.from_material(match["name"], material)
         if verifier.key != material[1:] or verifier.key_id.hex() != match["id"]:
             raise ProtocolError("not a verifier key: its key id does not match its name and key")
         return verifier
+
+    @classmethod
+    def from_material(cls, name: str, material: bytes) -> Verifier:
+        """The key of the last part of a verifier key line (type and key, decoded), for signatures under `name`.
+
+        Raises ProtocolError.
+        """
+        return cls.from_public_key(name, _load(material))
 
     @classmethod
     def from_pem(cls, name: str, pem: bytes) -> Verifier:
