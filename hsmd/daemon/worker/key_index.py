@@ -52,18 +52,28 @@ class KeyIndex:
         self.keys: dict[bytes, OpenKey] = {}
 
     def scan(self) -> None:
-        """Search the token. Unchanged keys stay open. Raises PKCS11Error."""
+        """Search the token. Unchanged keys stay open; one that is destroyed meanwhile is left out.
+
+        Raises PKCS11Error, also if no key is left of those that were found, because then the token itself may have failed.
+        """
         self._scanned_at = self._clock()
         privates = private_keys_by_id(self._session)
         keys: dict[bytes, OpenKey] = {}
         witness = None
+        gone: Exception | None = None
         for digest, ceiling in ceilings.read_all(self._session).items():
-            private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
-            if private is not None:
+            try:
+                private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
+                if private is None:
+                    continue
                 keys[digest] = self._kept(digest, ceiling, private) or open_key(
                     private, ceiling, verify=self._verify
                 )
                 witness = private
+            except (KeyHandleInvalid, ObjectHandleInvalid) as error:
+                gone = error
+        if gone is not None and not keys:
+            raise gone
         self.keys = keys
         self._witness = witness
 
