@@ -97,6 +97,7 @@ class EnrolmentAnswer(Struct):
     """The name and roles of the new client (`role` is the first of `roles`), and the keys to pin.
 
     `host_keys` are OpenSSH lines, that of a host CA behind `cert-authority `; `operator_keys` are the Ed25519 keys of operators.
+    `statement_keys` are verifier key lines of the keys with which the daemons sign statements, empty until they have signed one.
     `error` says why nothing was done; it is empty otherwise.
     """
 
@@ -106,6 +107,7 @@ class EnrolmentAnswer(Struct):
     operator_keys: list[str] = []
     error: str = ""
     roles: list[str] = []
+    statement_keys: list[str] = []
 
 
 def encode(document: EnrolmentQuestion | EnrolmentAnswer) -> bytes:

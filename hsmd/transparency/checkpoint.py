@@ -11,12 +11,18 @@ from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.transparency.merkle import HASH_BYTES
 from hsmd.transparency.note import Note, Verifier
 
+_OF_DAEMONS = "hsmd/"
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,15})\Z", re.ASCII)
 
 
 def origin_of(daemon_name: str) -> str:
     """The origin of a daemon's log."""
-    return f"hsmd/{daemon_name}"
+    return f"{_OF_DAEMONS}{daemon_name}"
+
+
+def daemon_of(origin: str) -> str:
+    """The name of the daemon whose log has this origin; empty if no daemon's log has it."""
+    return origin.removeprefix(_OF_DAEMONS) if origin.startswith(_OF_DAEMONS) else ""
 
 
 @dataclass(frozen=True, slots=True)

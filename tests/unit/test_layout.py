@@ -32,6 +32,7 @@ FRONT = (
     "hsmd.daemon.front.tokens",
     "hsmd.daemon.front.signing",
     "hsmd.daemon.front.checkpoints",
+    "hsmd.daemon.front.statements",
     "hsmd.daemon.front.ssh",
     "hsmd.daemon.front.control",
     "hsmd.daemon.front.metrics",

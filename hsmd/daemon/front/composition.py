@@ -23,6 +23,7 @@ from hsmd.daemon.front.control.enrolment import EnrolmentHandlers
 from hsmd.daemon.front.control.events import EventHandlers
 from hsmd.daemon.front.control.grants import GrantHandlers
 from hsmd.daemon.front.control.keys import KeyHandlers
+from hsmd.daemon.front.control.statements import StatementHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
 from hsmd.daemon.front.control.tokens import TokenHandlers
 from hsmd.daemon.front.launcher_link import LauncherLink
@@ -40,6 +41,7 @@ from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.bound_addresses import BoundAddresses
 from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.daemon.front.ssh.sessions import Sessions
+from hsmd.daemon.front.statements.signer import StatementSigner
 from hsmd.daemon.front.tokens.circuit_breaker import BreakerState
 from hsmd.daemon.front.tokens.login_guard import LoginGuard
 from hsmd.daemon.front.tokens.pools import TokenPools
@@ -102,7 +104,7 @@ class Parts:
         self.reconciler = Reconciler(pools=self.tokens.pools, snapshot=self._snapshot)
 
     def _build_checkpoints(self, config: Config) -> None:
-        """Signatures over the audit log, and the key that makes them."""
+        """Signatures over the audit log and over statements, and the keys that make them."""
         self.keys = KeyHandlers(cache=self.cache, pools=self.tokens.pools, clock=time.monotonic)
         origin = origin_of(config.name)
         continuity = Continuity(
@@ -121,6 +123,13 @@ class Parts:
             snapshot=self._snapshot,
             continuity=continuity,
             make_key=self.keys.generate_checkpoint_key,
+        )
+        self.statements = StatementSigner(
+            daemon=config.name,
+            audit=self.audit,
+            service=self.service,
+            cache=self.cache,
+            make_key=self.keys.generate_statement_key,
         )
         self.log_guard = LogGuard(
             config.audit,
@@ -158,7 +167,13 @@ class Parts:
         self.sessions = Sessions(self.service, config.limits, following=self.followers)
         self.bound = BoundAddresses()
         self.clients = ClientHandlers(cache=self.cache, key_rotation=config.listen.client_key_rotation)
-        self.enrolments = EnrolmentHandlers(cache=self.cache, audit=self.audit, pins=self.bound.for_roles)
+        statements = StatementHandlers(cache=self.cache, signer=self.statements)
+        self.enrolments = EnrolmentHandlers(
+            cache=self.cache,
+            audit=self.audit,
+            pins=self.bound.for_roles,
+            statement_keys=statements.to_pin,
+        )
         self.status = StatusHandlers(
             name=config.name,
             started_at=datetime.now(UTC),
@@ -193,6 +208,7 @@ class Parts:
             self.status,
             audit,
             events,
+            statements,
         )
         handlers = {request: handler for group in groups for request, handler in group.handlers().items()}
         self.dispatcher = Dispatcher(snapshot=self._snapshot, audit=self.audit, handlers=handlers)

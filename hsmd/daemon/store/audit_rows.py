@@ -21,6 +21,10 @@ class AuditLogs:
         row = self._connection.execute(query).one_or_none()
         return None if row is None else AuditHead(row.origin, row.size, bytes(row.root), row.key)
 
+    def origins(self) -> list[str]:
+        """The names of all logs, one for each daemon that has shared the store, in their order."""
+        return list(self._connection.scalars(select(audit_heads.c.origin).order_by(audit_heads.c.origin)))
+
     def advance_head(self, new: AuditHead) -> None:
         """Remember a newer state of a log; an older one changes nothing."""
         values = {"size": new.size, "root": new.root, "key": new.key}

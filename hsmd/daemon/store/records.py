@@ -283,6 +283,8 @@ class Contents:
     revocations: tuple[RevocationRecord, ...] = ()
     owners: tuple[OwnerRecord, ...] = ()
     limited_grants: tuple[LimitedGrantRecord, ...] = ()
+    statement_endorsements: tuple[str, ...] = ()
+    """Operators' notes about the keys that sign statements, newest last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,15 @@ audit_discontinuities = Table(
     Column("note", Text, nullable=False),
 )
 
+# Operators' notes about the keys that sign statements; `id` is the SHA-256 of the note in hex.
+statement_endorsements = Table(
+    "statement_endorsements",
+    metadata,
+    Column("id", text_key(64), primary_key=True),
+    Column("declared", text_key(32), nullable=False, unique=True),
+    Column("note", Text, nullable=False),
+)
+
 # Clients that may read all audit records about a key, whichever client used it.
 key_owners = Table(
     "key_owners",

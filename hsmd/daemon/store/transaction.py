@@ -9,6 +9,7 @@ from hsmd.daemon.store.audit_rows import AuditLogs
 from hsmd.daemon.store.certificate_rows import Certificates
 from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.counter_rows import Counters
+from hsmd.daemon.store.endorsement_rows import StatementEndorsements
 from hsmd.daemon.store.enrolment_rows import Enrolments
 from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.grant_rows import Grants
@@ -44,6 +45,7 @@ class Transaction:
         self.rotations = Rotations(connection, self.clients)
         self.revocations = Revocations(connection, self.rotations)
         self.audit_logs = AuditLogs(connection)
+        self.statement_endorsements = StatementEndorsements(connection)
         self.counters = Counters(connection, order)
         self.leases = Leases(connection, order)
         self.logins = Logins(connection, self._state, self.leases, self.counters)
@@ -77,4 +79,5 @@ class Transaction:
             limited_grants=tuple(self.limited_grants.all()),
             owners=tuple(self.owners.all()),
             revocations=tuple(self.revocations.all()),
+            statement_endorsements=tuple(self.statement_endorsements.all()),
         )

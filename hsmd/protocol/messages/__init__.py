@@ -23,6 +23,7 @@ from hsmd.protocol.messages.events import *
 from hsmd.protocol.messages.grants import *
 from hsmd.protocol.messages.keys import *
 from hsmd.protocol.messages.metrics import *
+from hsmd.protocol.messages.statements import *
 from hsmd.protocol.messages.status import *
 from hsmd.protocol.messages.tokens import *
 

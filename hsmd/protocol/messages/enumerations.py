@@ -56,6 +56,15 @@ KEY_TYPE = Enumeration(
     "The type and size of a key; EC keys are on the NIST curves.",
     {each.value: "" for each in KeyType},
 )
+STATEMENT_KEY_STATE = Enumeration(
+    "StatementKeyState",
+    "What a statement key is to the daemons.",
+    {
+        "signs": "they sign with it",
+        "waits": "they sign with it once an operator has endorsed it",
+        "former": "they signed with it",
+    },
+)
 PURPOSE = Enumeration(
     "Purpose",
     "What a key may be used for; the data that each purpose accepts is in [protocol.md](protocol.md), section 3.",

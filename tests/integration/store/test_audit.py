@@ -1,4 +1,4 @@
-"""States of audit logs, and owners of keys, in the store, on both databases."""
+"""States of audit logs, endorsements of statement keys, and owners of keys, in the store, on both databases."""
 
 from __future__ import annotations
 
@@ -87,3 +87,21 @@ def test_owners_come_and_go_with_key_and_client(
     store.change(lambda tx: tx.owners.add("site", "team"))
     store.change(lambda tx: tx.clients.remove("team"))
     assert store.query(lambda tx: tx.owners.all()) == []
+
+
+def test_the_logs_of_all_daemons_are_known_by_name(store: Store) -> None:
+    for origin in ("hsmd/west", EAST):
+        store.change(lambda tx: tx.audit_logs.advance_head(head(1, origin=origin)), versioned=False)
+    assert store.query(lambda tx: tx.audit_logs.origins()) == [EAST, "hsmd/west"]
+
+
+def test_endorsements_are_kept_in_their_order_and_reach_every_daemon(store: Store) -> None:
+    before = store.version()
+    store.change(lambda tx: tx.statement_endorsements.add("2026-01-02T00:00:00.000000Z", "first\n"))
+    store.change(lambda tx: tx.statement_endorsements.add("2026-01-03T00:00:00.000000Z", "second\n"))
+    assert store.load().statement_endorsements == ("first\n", "second\n")
+    assert store.version() > before, "daemons that share the store must notice it"
+    for late in ("2026-01-03T00:00:00.000000Z", "2026-01-02T12:00:00.000000Z"):
+        with pytest.raises(Conflict, match="sign a new note"):
+            store.change(lambda tx: tx.statement_endorsements.add(late, "third\n"))
+    assert store.load().statement_endorsements == ("first\n", "second\n")

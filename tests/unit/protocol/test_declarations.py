@@ -59,6 +59,8 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "key.rename": ("o", CHANGE, "name", ""),
     "key.show": ("oafw", QUERY, "name", ""),
     "metrics.read": ("oa", QUERY, "", ""),
+    "statement.endorse": ("o", CHANGE, "", "", "note"),
+    "statement.keys": ("oafwcnd", QUERY, "", ""),
     "status": ("oa", QUERY, "", ""),
     "token.clear": ("o", CHANGE, "", ""),
     "token.list": ("oa", QUERY, "", ""),

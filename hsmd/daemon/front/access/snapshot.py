@@ -60,11 +60,14 @@ class Snapshot:
         "_rows",
         "_trusted",
         "_visible",
+        "statement_endorsements",
         "version",
     )
 
     def __init__(self, contents: Contents) -> None:
         self.version = contents.version
+        self.statement_endorsements = contents.statement_endorsements
+        """Operators' notes about the keys that sign statements, newest last."""
         self._keys = {key.digest: key for key in contents.keys}
         self._keys_by_name = {key.name: key for key in contents.keys}
         self._certificates = {
@@ -291,7 +294,15 @@ class Snapshot:
     @property
     def checkpoint_keys(self) -> list[KeyRecord]:
         """The keys that sign checkpoints of the audit log; the first one is to be used."""
-        found = [key for key in self._keys.values() if Purpose.CHECKPOINT in key.purposes]
+        return self._newest_of(Purpose.CHECKPOINT)
+
+    @property
+    def statement_keys(self) -> list[KeyRecord]:
+        """The keys that sign statements; the newest comes first."""
+        return self._newest_of(Purpose.STATEMENT)
+
+    def _newest_of(self, purpose: Purpose) -> list[KeyRecord]:
+        found = [key for key in self._keys.values() if purpose in key.purposes]
         return sorted(found, key=lambda key: (key.created_at, key.name), reverse=True)
 
     @property

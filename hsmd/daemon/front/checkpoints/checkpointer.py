@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hsmd import observe
@@ -17,10 +17,11 @@ from hsmd.daemon.audit.tree import LogTree
 from hsmd.daemon.front.access.identity import DAEMON
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.checkpoints.continuity import Continuity
+from hsmd.daemon.front.signing.daemon_keys import MakeKey, make_daemon_key
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.store.records import AuditHead, KeyRecord
-from hsmd.errors import AuditFailure, HsmdError, NotFound
+from hsmd.errors import AuditFailure, HsmdError
 from hsmd.purposes import Purpose
 from hsmd.transparency.checkpoint import Checkpoint
 from hsmd.transparency.note import Note, Verifier, signed
@@ -56,10 +57,10 @@ class Checkpointer:
         service: KeyService,
         snapshot: Callable[[], Snapshot],
         continuity: Continuity,
-        make_key: Callable[[float], Awaitable[None]],
+        make_key: MakeKey,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`make_key(deadline)` makes a key of the purpose `checkpoint` in a token; the snapshot shows it afterwards."""
+        """`make_key` makes a key of the purpose `checkpoint`."""
         self._origin = origin
         self._audit = audit
         self._tree = tree
@@ -208,22 +209,7 @@ class Checkpointer:
         )
 
     async def _made_key(self, deadline: float) -> KeyRecord:
-        begun = self._audit.event(
-            "control.begun", "", op="key.generate", target_purposes=Purpose.CHECKPOINT.label
-        )
-        await self._audit.commit_durable()
-        try:
-            await self._make_key(deadline)
-        except HsmdError as error:
-            self._audit.event("control.failed", "", op="key.generate", begun=begun, error=error.text)
-            raise
-        key = self._key()
-        if key is None:
-            raise NotFound("there is no key of the purpose checkpoint")
-        self._audit.event(
-            "control.done", "", op="key.generate", begun=begun, target_name=key.name, key=key.digest.hex()
-        )
-        return key
+        return await make_daemon_key(self._audit, Purpose.CHECKPOINT, self._make_key, self._key, deadline)
 
     def _key(self) -> KeyRecord | None:
         return next(iter(self._snapshot().checkpoint_keys), None)

@@ -13,11 +13,12 @@ from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.control.operator_keys import keys_of
 from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
-from hsmd.transparency.discontinuity import operator_verifier, verify
-from hsmd.transparency.note import Note, Verifier
+from hsmd.transparency.discontinuity import verify
+from hsmd.transparency.note import Note
 
 MAX_NOTES = 100
 SCANS = 2
@@ -111,7 +112,7 @@ class AuditHandlers:
     ) -> messages.Done:
         try:
             note = Note.parse(request.note)
-            found = verify(note, await self._keys_of(identity))
+            found = verify(note, await keys_of(self._cache, identity))
         except (ProtocolError, ProofInvalid) as problem:
             raise BadRequest(f"note: {problem.text}") from None
         await self._log_guard.declare(identity.client, found, note)
@@ -121,17 +122,6 @@ class AuditHandlers:
         self, identity: Identity, request: messages.AuditSeal, deadline: float
     ) -> messages.AuditSealed:
         return messages.AuditSealed(first=await self._log_guard.seal())
-
-    async def _keys_of(self, identity: Identity) -> list[Verifier]:
-        """The public keys of this operator that can sign a note."""
-        record = await self._cache.read(lambda tx: tx.clients.get(identity.client))
-        found = []
-        for credential in record.credentials:
-            try:
-                found.append(operator_verifier(credential.public_key))
-            except ProtocolError:
-                continue
-        return found
 
 
 def _reader(identity: Identity, snapshot: Snapshot) -> Reader:

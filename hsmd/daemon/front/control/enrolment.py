@@ -11,7 +11,7 @@ import base64
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -62,11 +62,13 @@ class EnrolmentHandlers:
         cache: SnapshotCache,
         audit: AuditLog,
         pins: Pins,
+        statement_keys: Callable[[], Awaitable[Sequence[str]]],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cache = cache
         self._audit = audit
         self._pins = pins
+        self._statement_keys = statement_keys
         self._now = now
         self._one_at_a_time = asyncio.Lock()
         self._refusals = RefusalMeter(REFUSALS_AT_ONCE, REFUSALS_PER_S)
@@ -160,6 +162,7 @@ class EnrolmentHandlers:
             )
             await self._audit.commit_durable()
             operators = await self._cache.read(_operator_keys)
+            statement_keys = await self._statement_keys()
         except NotFound:
             return encode(EnrolmentAnswer(error="the token cannot be used any more"))
         except HsmdError as error:
@@ -168,7 +171,16 @@ class EnrolmentHandlers:
         log.info("enrolment.done", client=client.name, address=address, fingerprint=credential.fingerprint)
         host_keys = list(self._pins(client.roles)[1])
         roles = [role.value for role in in_order(client.roles)]
-        return encode(EnrolmentAnswer(client.name, roles[0], host_keys, operators, roles=roles))
+        return encode(
+            EnrolmentAnswer(
+                client.name,
+                roles[0],
+                host_keys,
+                operators,
+                roles=roles,
+                statement_keys=list(statement_keys),
+            )
+        )
 
 
 def _use(

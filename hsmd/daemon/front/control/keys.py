@@ -23,8 +23,8 @@ from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
 
-CHECKPOINT_KEY = "hsmd-checkpoint"
-"""Name of the key with which the daemons of one store sign checkpoints."""
+CHECKPOINT_KEY, STATEMENT_KEY = "hsmd-checkpoint", "hsmd-statement"
+"""Names of the keys with which the daemons of one store sign checkpoints and statements."""
 _CKA_ID = re.compile(r"([0-9a-fA-F]{2}){0,64}")
 _EDWARDS = {"EDDSA", "EC_EDWARDS_KEY_PAIR_GEN"}
 """Mechanisms that a token needs for Ed25519 (PKCS #11 3.0, section 6.3.15)."""
@@ -85,11 +85,18 @@ class KeyHandlers:
 
     async def generate_checkpoint_key(self, deadline: float) -> None:
         """Make the key that signs checkpoints of the audit log, in the first token. Raises HsmdError if there is one already."""
+        await self._generate_daemon_key(CHECKPOINT_KEY, Purpose.CHECKPOINT, deadline)
+
+    async def generate_statement_key(self, deadline: float) -> None:
+        """Make the key that signs statements, in the first token. Raises HsmdError if there is one already."""
+        await self._generate_daemon_key(STATEMENT_KEY, Purpose.STATEMENT, deadline)
+
+    async def _generate_daemon_key(self, name: str, purpose: Purpose, deadline: float) -> None:
         token = next(iter(self._pools))
         abilities = self._pools[token].status().abilities
         key_type = KeyType.ED25519 if set(abilities) >= _EDWARDS else KeyType.P256
         request = messages.KeyGenerate(
-            name=CHECKPOINT_KEY, key_type=key_type.value, purposes=[Purpose.CHECKPOINT.label], token=token
+            name=name, key_type=key_type.value, purposes=[purpose.label], token=token
         )
         await self.generate(DAEMON, request, deadline)
 

@@ -36,6 +36,10 @@ class Log:
             raise AuditFailure(detail="no space left")
 
 
+async def no_statement_keys() -> list[str]:
+    return []
+
+
 @pytest.fixture
 def audit() -> Log:
     return Log()
@@ -44,7 +48,12 @@ def audit() -> Log:
 @pytest.fixture
 def handlers(audit: Log, monkeypatch: pytest.MonkeyPatch) -> EnrolmentHandlers:
     monkeypatch.setattr(enrolment, "TRY_S", 0.0)
-    return EnrolmentHandlers(cache=SnapshotCache(), audit=audit, pins=lambda role: ((), ()))  # type: ignore[arg-type]
+    return EnrolmentHandlers(
+        cache=SnapshotCache(),  # type: ignore[arg-type]
+        audit=audit,  # type: ignore[arg-type]
+        pins=lambda role: ((), ()),
+        statement_keys=no_statement_keys,
+    )
 
 
 async def admitted(handlers: EnrolmentHandlers) -> bool:

@@ -1,0 +1,1 @@
+"""Statements: what this daemon signs with a key in the token that signs nothing else."""
