@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hsmd.envelopes.header import MAX_HEADER_BYTES, Header
+from hsmd.envelopes.header import Header
 from hsmd.errors import EnvelopeInvalid
 
 MAX_ENVELOPE_BYTES = 16_384
@@ -30,7 +30,7 @@ class Envelope:
         """The envelope of these bytes, not yet opened. Raises EnvelopeInvalid."""
         length = int.from_bytes(data[:_LENGTH_BYTES], "big")
         end = _LENGTH_BYTES + length
-        if len(data) > MAX_ENVELOPE_BYTES or length > MAX_HEADER_BYTES or len(data) <= end:
+        if len(data) > MAX_ENVELOPE_BYTES or len(data) <= end:
             raise EnvelopeInvalid("not an envelope: too short, too long, or without a header")
         return cls(Header.decode(data[_LENGTH_BYTES:end]), data[end:])
 

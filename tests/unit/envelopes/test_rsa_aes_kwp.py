@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hsmd.envelopes import content, recipients, rsa_aes_kwp
+from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Header, Kind, Suite
 from hsmd.envelopes.sealing import open_envelope
 from hsmd.errors import EnvelopeInvalid
@@ -32,6 +33,14 @@ def test_parts_of_another_suite_or_to_another_key_are_refused() -> None:
         rsa_aes_kwp.split(sealed(SUITE), rsa_key(1).public_key())
     with pytest.raises(EnvelopeInvalid, match="suite"):
         rsa_aes_kwp.split(sealed(Suite.HPKE_P256), rsa_key().public_key())
+
+
+def test_a_body_that_cannot_be_cut_is_refused() -> None:
+    """A token gets no part whose length is not possible."""
+    envelope, key = sealed(SUITE), rsa_key().public_key()
+    for change in (b"", bytes(1), bytes(256 + 15 + 40), envelope.body + bytes(1), envelope.body[:-4], envelope.body[:256 + 40]):  # fmt: skip
+        with pytest.raises(EnvelopeInvalid, match="length of its parts"):
+            rsa_aes_kwp.split(Envelope(envelope.header, change), key)
 
 
 def test_a_token_checks_the_tag_by_an_hmac() -> None:
