@@ -26,6 +26,8 @@ RESULTS = frozenset({"performed", "refused", "not-performed", "unknown", "failed
 
 CHECKPOINT_EVENT = "log.checkpoint"
 """A signed checkpoint; fields: `origin`, `size`, `root` and `signature`."""
+GRANT_USED_EVENT = "grant.used"
+"""A use of a limited grant; its field `attempt` is the index of the attempt that it follows."""
 MARK_EVENT = "log.mark"
 """The oldest open attempt, in the field `oldest_open`: a daemon that starts reads the log from there."""
 

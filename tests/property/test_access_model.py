@@ -1,6 +1,6 @@
 """Store and snapshot against an independent model: same grants, same identities, same decisions.
 
-Clients, roles, credentials, CAs, keys, grants, owners, renames and revocations in any order, with names that are reused after a removal or
+Clients, roles, credentials, CAs, keys, grants, owners, readers, renames and revocations in any order, with names that are reused after a removal or
 rename, and names that look alike. Hypothesis drives few long runs: after every change, all identities seen so far
 request every key and purpose. A seeded generator drives many short ones, which request some.
 `HSMD_MODEL_EXAMPLES`, `HSMD_MODEL_STEPS` and `HSMD_MODEL_SEQUENCES` raise the counts.
@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access import Grant, Identity, Snapshot
 from hsmd.daemon.front.access.identity import NO_END
-from hsmd.daemon.store import CredentialRecord, KeyRecord, RevocationRecord, Store, Transaction
+from hsmd.daemon.store import CredentialRecord, KeyOwner, KeyRecord, RevocationRecord, Store, Transaction
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import ClientRemove, KeyShow
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
@@ -107,11 +107,11 @@ class Pair:
     def remove_role(self, name: str, role: Role) -> None:
         self.both(self.model.remove_role(name, role), lambda tx: tx.clients.remove_role(name, role))
 
-    def add_owner(self, key: str, client: str) -> None:
-        self.both(self.model.add_owner(key, client), lambda tx: tx.owners.add(key, client))
+    def add_reader(self, key: str, client: str) -> None:
+        self.both(self.model.name_reader(key, client), lambda tx: tx.readers.add(key, client))
 
-    def remove_owner(self, key: str, client: str) -> None:
-        self.both(self.model.remove_owner(key, client), lambda tx: tx.owners.remove(key, client))
+    def remove_reader(self, key: str, client: str) -> None:
+        self.both(self.model.name_reader(key, client), lambda tx: tx.readers.remove(key, client))
 
     def add_credential(self, name: str, fingerprint: str) -> None:
         expected = self.model.add_credential(name, fingerprint)
@@ -140,9 +140,10 @@ class Pair:
             lambda tx: tx.revocations.add(RevocationRecord(*revoked, NOW)),
         )
 
-    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose]) -> None:
-        key = KeyRecord(name, KeyType.RSA_2048, DIGESTS[pair], pair, ceiling, "main", NOW)
-        self.both(self.model.add_key(name, pair, ceiling), lambda tx: tx.keys.add(key))
+    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose], owner: str | None = None) -> None:
+        belongs = None if owner is None else KeyOwner(owner)
+        key = KeyRecord(name, KeyType.RSA_2048, DIGESTS[pair], pair, ceiling, "main", NOW, owner=belongs)
+        self.both(self.model.add_key(name, pair, ceiling, owner), lambda tx: tx.keys.add(key))
 
     def remove_key(self, name: str) -> None:
         self.both(self.model.remove_key(name), lambda tx: tx.keys.remove(name))
@@ -253,12 +254,12 @@ class AccessMachine(RuleBasedStateMachine):
         self.pair.remove_role(name, role)
 
     @rule(key=names, client=names)
-    def add_owner(self, key: str, client: str) -> None:
-        self.pair.add_owner(key, client)
+    def add_reader(self, key: str, client: str) -> None:
+        self.pair.add_reader(key, client)
 
     @rule(key=names, client=names)
-    def remove_owner(self, key: str, client: str) -> None:
-        self.pair.remove_owner(key, client)
+    def remove_reader(self, key: str, client: str) -> None:
+        self.pair.remove_reader(key, client)
 
     @rule(name=names, fingerprint=st.sampled_from(FINGERPRINTS))
     def add_credential(self, name: str, fingerprint: str) -> None:
@@ -288,9 +289,14 @@ class AccessMachine(RuleBasedStateMachine):
     def revoke(self, revoked: tuple[str, str, str]) -> None:
         self.pair.revoke(revoked)
 
-    @rule(name=names, pair=st.sampled_from(PAIRS), ceiling=st.sampled_from(CEILINGS))
-    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose]) -> None:
-        self.pair.add_key(name, pair, ceiling)
+    @rule(
+        name=names,
+        pair=st.sampled_from(PAIRS),
+        ceiling=st.sampled_from(CEILINGS),
+        owner=st.none() | names,
+    )
+    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose], owner: str | None) -> None:
+        self.pair.add_key(name, pair, ceiling, owner)
 
     @rule(name=names)
     def remove_key(self, name: str) -> None:
@@ -392,8 +398,8 @@ class Sequences:
                 lambda: both.add_client(pick(GOOD_NAMES), FRONT_END, pick(FINGERPRINTS)),
                 lambda: both.add_role(name(), pick(list(Role))),
                 lambda: both.remove_role(name(), pick(list(Role))),
-                lambda: both.add_owner(name(), name()),
-                lambda: both.remove_owner(name(), name()),
+                lambda: both.add_reader(name(), name()),
+                lambda: both.remove_reader(name(), name()),
                 lambda: both.add_credential(name(), pick(FINGERPRINTS)),
                 lambda: both.remove_client(name()),
                 lambda: both.rename_client(name(), name()),
@@ -404,6 +410,7 @@ class Sequences:
                 lambda: both.distrust_ca(pick(CAS)),
                 lambda: both.revoke(pick(REVOCATIONS)),
                 lambda: both.add_key(name(), pick(PAIRS), pick(CEILINGS)),
+                lambda: both.add_key(name(), pick(PAIRS), pick(CEILINGS), name()),
                 lambda: both.remove_key(name()),
                 lambda: both.rename_key(name(), name()),
                 lambda: both.add_grant(name(), name(), self.purposes()),

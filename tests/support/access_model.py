@@ -68,6 +68,7 @@ class Model:
         self.keys: dict[str, int] = {}
         self.roles: dict[int, frozenset[Role]] = {}
         self.owned: set[tuple[int, int]] = set()
+        """Client and key, also those that were removed: an owner keeps its keys."""
         self.credential: dict[str, int] = {}
         self.trust: set[tuple[str, int]] = set()
         self.lifetime: dict[str, int] = {}
@@ -105,22 +106,16 @@ class Model:
         number = self.clients[name]
         if not self.may_be(self.roles[number] - {role}):
             return "BadRequest"
+        if role is Role.OWNER and role in self.roles[number] and number in {owner for owner, _ in self.owned}:
+            return "Conflict"
         if role in self.roles[number] and role is Role.FRONT_END:
             self.grants = {each for each in self.grants if each[0] != number}
         self.roles[number] -= {role}
         return "done"
 
-    def add_owner(self, key: str, client: str) -> str:
-        if client not in self.clients or key not in self.keys:
-            return "NotFound"
-        self.owned.add((self.clients[client], self.keys[key]))
-        return "done"
-
-    def remove_owner(self, key: str, client: str) -> str:
-        if client not in self.clients or key not in self.keys:
-            return "NotFound"
-        self.owned.discard((self.clients[client], self.keys[key]))
-        return "done"
+    def name_reader(self, key: str, client: str) -> str:
+        """Add or remove a reader of a key: it reads records and sees no more keys."""
+        return "done" if client in self.clients and key in self.keys else "NotFound"
 
     def add_credential(self, name: str, fingerprint: str) -> str:
         if name not in self.clients:
@@ -172,13 +167,17 @@ class Model:
         self.trust |= {(ca, self.clients[name]) for name in clients}
         return "done"
 
-    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose]) -> str:
+    def add_key(self, name: str, pair: bytes, ceiling: frozenset[Purpose], owner: str | None = None) -> str:
         if name not in GOOD_NAMES:
             return "BadRequest"
+        if owner is not None and Role.OWNER not in self.roles.get(self.clients.get(owner, -1), ()):
+            return "Conflict"
         if name in self.keys or pair in (self.pair[number] for number in self.keys.values()):
             return "Conflict"
         self.keys[name] = number = next(self.numbers)
         self.pair[number], self.ceiling[number] = pair, ceiling
+        if owner is not None:
+            self.owned.add((self.clients[owner], number))
         return "done"
 
     def remove_key(self, name: str) -> str:

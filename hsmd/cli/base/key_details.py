@@ -22,8 +22,14 @@ def describe(info: KeyInfo) -> RenderableType:
             ("purposes", ", ".join(info.purposes)),
             ("token", info.token),
             ("public key", f"SHA-256 {info.digest}"),
+            *([("owner", owner_text(info.owner, removed=info.owner_removed))] if info.owner else []),
             ("created", when(info.created_at)),
             ("certificate until", when(info.certificate_not_after) or "(no certificate yet)"),
             ("warnings", "; ".join(info.warnings)),
         ]
     )
+
+
+def owner_text(name: str, *, removed: bool) -> str:
+    """The owner of a key; empty if it has none."""
+    return f"{name} (removed)" if removed else name

@@ -15,9 +15,12 @@ from hsmd.protocol.messages import (
     GrantInfo,
     GrantList,
     GrantPage,
+    KeyHistory,
+    KeyHistoryPage,
     KeyInfo,
     KeyList,
     KeyPage,
+    PastKey,
     Revocation,
     RevocationPage,
 )
@@ -33,6 +36,18 @@ def keys_of(session: Session) -> list[KeyInfo]:
         return answer.keys, answer.more
 
     return list(_all(page, lambda key: key.name))
+
+
+def destroyed_keys_of(session: Session) -> list[PastKey]:
+    """All keys that were destroyed, of those that the caller may see."""
+    found: list[PastKey] = []
+    while True:
+        answer = session.ask(
+            KeyHistory(after=found[-1].number if found else 0, limit=MAX_PAGE), KeyHistoryPage
+        )
+        found += answer.keys
+        if not answer.more or not answer.keys:
+            return found
 
 
 def clients_of(session: Session) -> list[ClientInfo]:

@@ -3,7 +3,7 @@
 # isort: off
 from hsmd.cli.key.options import app
 from hsmd.cli.key import generate, candidates, adopt, import_, csr
-from hsmd.cli.key import list as list_, show, owner, rename, destroy
+from hsmd.cli.key import list as list_, show, reader, owner, rename, destroy
 # isort: on
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "import_",
     "list_",
     "owner",
+    "reader",
     "rename",
     "show",
 ]

@@ -13,7 +13,7 @@ from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.key_details import describe
 from hsmd.cli.base.names import KeyName
-from hsmd.cli.key.options import Purposes, Token, app
+from hsmd.cli.key.options import Owner, Purposes, Token, app
 from hsmd.protocol.messages import (
     KeyAdopt,
     KeyInfo,
@@ -45,6 +45,7 @@ def adopt(
     ] = None,
     purpose: Purposes = [],  # noqa: B006  read only
     token: Token = "",
+    owner: Owner = "",
     accept_unsafe: Annotated[
         bool,
         typer.Option(
@@ -73,6 +74,7 @@ def adopt(
         cka_label=cka_label,
         certificate=certificate_text(certificate) if certificate else "",
         accept_unsafe=accept_unsafe,
+        owner=owner,
     )
     with session.output.working("searching the token for the key"):
         info = session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)

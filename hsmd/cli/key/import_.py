@@ -14,7 +14,7 @@ from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.key_details import describe
 from hsmd.cli.base.names import KeyName
 from hsmd.cli.base.output import note
-from hsmd.cli.key.options import Purposes, Token, app
+from hsmd.cli.key.options import Owner, Purposes, Token, app
 from hsmd.errors import HsmdError, NotFound
 from hsmd.protocol.messages import (
     KeyAdopt,
@@ -52,6 +52,7 @@ def import_pem(
     ] = Path("hsmd.toml"),
     purpose: Purposes = ["tls-server"],  # noqa: B006  read only
     token: Token = "",
+    owner: Owner = "",
 ) -> None:
     """Import a private key from a PEM file into the token.
 
@@ -60,7 +61,7 @@ def import_pem(
     file was.
     """
     with session.output.working("importing the key into the token"):
-        info = import_key(session, name, pem, passphrase_file, config.absolute(), token, purpose)
+        info = import_key(session, name, pem, passphrase_file, config.absolute(), token, purpose, owner)
     session.output.show(info, lambda: describe(info))
     if not session.output.as_json:
         note(f"Next: destroy the file, for example: shred -u {pem}")
@@ -74,6 +75,7 @@ def import_key(
     config_file: Path,
     token_name: str,
     purposes: Sequence[str],
+    owner: str = "",
 ) -> KeyInfo:
     """Import the key with a separate worker process, then have the daemon adopt it. Raises HsmdError or CommandError.
 
@@ -95,11 +97,13 @@ def import_key(
         purposes=purposes,
     )
     try:
-        request = KeyAdopt(name=name, token=token.name, cka_id=described.cka_id)
+        request = KeyAdopt(name=name, token=token.name, cka_id=described.cka_id, owner=owner)
         return session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     except HsmdError as error:
         what = f"the key is in the token, but the daemon does not serve it yet: {error.text}"
-        raise CommandError(what, f"fix this, then: hsmd key adopt {name} --id {described.cka_id}") from error
+        belongs = f" --owner {owner}" if owner else ""
+        again = f"hsmd key adopt {name} --id {described.cka_id}{belongs}"
+        raise CommandError(what, f"fix this, then: {again}") from error
 
 
 def _check_name_is_free(session: Session, name: str) -> None:

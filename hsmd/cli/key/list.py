@@ -1,30 +1,73 @@
-"""`hsmd key list`: list the keys of a daemon."""
+"""`hsmd key list`: list the keys of a daemon, or those that were destroyed."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
+from hsmd.cli.base.key_details import owner_text
 from hsmd.cli.base.output import table, when
-from hsmd.cli.base.paging import keys_of
+from hsmd.cli.base.paging import destroyed_keys_of, keys_of
 from hsmd.cli.key.options import app
 from hsmd.protocol.messages import (
     KeyInfo,
+    PastKey,
 )
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-@command(app, "list", example="hsmd key list\nhsmd key list --json | jq -r '.keys[].name'")
-def list_keys(session: Session) -> None:
+
+@command(
+    app,
+    "list",
+    example="hsmd key list\nhsmd key list --json | jq -r '.keys[].name'\nhsmd key list --destroyed",
+)
+def list_keys(
+    session: Session,
+    destroyed: Annotated[
+        bool, typer.Option("--destroyed", help="List the keys that were destroyed, with all their names.")
+    ] = False,
+) -> None:
     """List the keys of a daemon.
 
-    Operators and auditors see all keys; a front end sees the keys that it has a grant for.
+    Operators and auditors see all keys; a front end sees the keys that it has a grant for, an owner those that belong to it.
     """
+    if destroyed:
+        past = destroyed_keys_of(session)
+        session.output.show({"keys": past}, lambda: _destroyed(past))
+        return
     keys = keys_of(session)
+    session.output.show({"keys": keys}, lambda: _present(keys))
+
+
+def _present(keys: list[KeyInfo]) -> RenderableType:
+    heads = ["NAME", "TYPE", "PURPOSES", "TOKEN", "CERTIFICATE UNTIL"]
     rows = [
-        (key.name, key.key_type, _grantable(key), key.token, when(key.certificate_not_after)) for key in keys
+        [key.name, key.key_type, _grantable(key), key.token, when(key.certificate_not_after)] for key in keys
     ]
-    session.output.show(
-        {"keys": keys}, lambda: table(("NAME", "TYPE", "PURPOSES", "TOKEN", "CERTIFICATE UNTIL"), rows)
-    )
+    if any(key.owner for key in keys):
+        heads.append("OWNER")
+        for row, key in zip(rows, keys, strict=True):
+            row.append(owner_text(key.owner, removed=key.owner_removed))
+    return table(heads, rows)
+
+
+def _destroyed(keys: list[PastKey]) -> RenderableType:
+    rows = [
+        (
+            "\n".join(each.name for each in key.names),
+            key.digest[:16],
+            owner_text(key.owner, removed=key.owner_removed),
+            when(key.made_at),
+            when(key.destroyed_at),
+        )
+        for key in keys
+    ]
+    return table(("NAMES", "DIGEST", "OWNER", "MADE", "DESTROYED"), rows)
 
 
 def _grantable(key: KeyInfo) -> str:

@@ -34,3 +34,15 @@ Token = Annotated[
         "--token", metavar="NAME", help="Name of the token, if the daemon has several.", show_default=False
     ),
 ]
+
+
+Owner = Annotated[
+    str,
+    typer.Option(
+        "--owner",
+        metavar="CLIENT",
+        help="Client to which the key belongs, with the role owner: it can always read all audit records about the key. "
+        "Cannot be changed later.",
+        show_default=False,
+    ),
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hsmd.daemon.audit.archive_list import archived_to
 from hsmd.daemon.audit.view import LogView
 from hsmd.errors import AuditFailure, NotFound
-from hsmd.system.log_files import SEGMENTS, index_of, lines_from
+from hsmd.system.log_files import SEGMENTS, Read, index_of, lines_from
 from hsmd.transparency.records import MAX_LINE_BYTES
 
 MAX_PAGE_BYTES = 900_000
@@ -21,22 +23,37 @@ def offset_of(file: LogView, index: int, end: int) -> int:
     if index < file.first:
         where = archived_to(file.path.parent / SEGMENTS, index)
         raise NotFound(f"record {index} was archived{where}; the live log begins with record {file.first}")
+    start = find(file.read, index, end, file.path)
+    if start is None:
+        raise _missing(index, file.path)
+    return start
+
+
+def find(read: Read, index: int, end: int, path: Path) -> int | None:
+    """The offset of record `index` within the first `end` bytes of a file, which is not empty; `path` is for messages.
+
+    None if all records of the file are older. Raises AuditFailure if it is missing between them.
+    """
     low, high = 0, end
     while high - low > _CHUNK_BYTES:
-        start = _next_start(file, (low + high) // 2, high)
+        start = _next_start(read, (low + high) // 2, high)
         if start is None:
             high = (low + high) // 2
-        elif _index_at(file, start) <= index:
+        elif _index_of(read(start, 32), start) <= index:
             low = start
         else:
             high = start
-    for start, line in lines_from(file.read, low, end):
+    for start, line in lines_from(read, low, end):
         found = _index_of(line, start)
         if found == index:
             return start
         if found > index:
-            break
-    raise AuditFailure(detail=f"record {index} is missing in {file.path}; run `hsmd audit verify`")
+            raise _missing(index, path)
+    return None
+
+
+def _missing(index: int, path: Path) -> AuditFailure:
+    return AuditFailure(detail=f"record {index} is missing in {path}; run `hsmd audit verify`")
 
 
 def page(file: LogView, offset: int, limit: int, end: int) -> list[str]:
@@ -61,16 +78,12 @@ def json_bytes(line: bytes) -> int:
     return len(line) + line.count(b'"') + line.count(b"\\") + 3
 
 
-def _next_start(file: LogView, offset: int, end: int) -> int | None:
+def _next_start(read: Read, offset: int, end: int) -> int | None:
     """The first start of a line after `offset` and before `end`."""
-    window = file.read(offset, min(MAX_LINE_BYTES + 1, end - offset))
+    window = read(offset, min(MAX_LINE_BYTES + 1, end - offset))
     line_feed = window.find(b"\n")
     start = offset + line_feed + 1
     return None if line_feed < 0 or start >= end else start
-
-
-def _index_at(file: LogView, start: int) -> int:
-    return _index_of(file.read(start, 32), start)
 
 
 def _index_of(line: bytes, start: int) -> int:

@@ -28,7 +28,7 @@ class LogView:
         """`live_fd` is duplicated, `path` is for messages."""
         self.path = path
         self.directory = directory
-        self._sealed = sealed
+        self.sealed = sealed
         self._live_fd = os.dup(live_fd)
         self.base = sum(segment.size_bytes for segment in sealed)
         self.size = self.base + live_bytes
@@ -44,7 +44,7 @@ class LogView:
     @property
     def first(self) -> int:
         """Index of the first record that is present; older ones were archived."""
-        return self._sealed[0].first if self._sealed else self.first_live
+        return self.sealed[0].first if self.sealed else self.first_live
 
     @property
     def first_live(self) -> int:
@@ -55,7 +55,7 @@ class LogView:
         """The bytes from `offset` on; fewer than `length` only at the end."""
         parts = []
         start = 0
-        for segment in self._sealed:
+        for segment in self.sealed:
             end = start + segment.size_bytes
             if offset < end and length > 0:
                 parts.append(self._read_sealed(segment, offset - start, min(length, end - offset)))
@@ -63,8 +63,12 @@ class LogView:
                 offset += len(parts[-1])
             start = end
         if length > 0 and offset < self.size:
-            parts.append(os.pread(self._live_fd, min(length, self.size - offset), offset - self.base))
+            parts.append(self.read_live(offset - self.base, length))
         return b"".join(parts)
+
+    def read_live(self, offset: int, length: int) -> bytes:
+        """As `read`, with an offset within the live file."""
+        return os.pread(self._live_fd, min(length, self.size - self.base - offset), offset)
 
     def _read_sealed(self, segment: Segment, offset: int, length: int) -> bytes:
         fd = self.directory.open(segment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, select, update
@@ -19,6 +19,7 @@ from hsmd.daemon.store.tables import (
     credentials,
     grant_uses,
     grants,
+    key_history,
     limited_grants,
 )
 from hsmd.daemon.store.use_counts import keep_name
@@ -46,7 +47,8 @@ class Clients:
         _check_client_name("name", name)
         check_roles(roles)
         self._check_is_free(name)
-        self._connection.execute(insert(clients).values(name=name, role=_old_role(roles), created_at=now))
+        row = {"name": name, "role": _old_role(roles), "created_at": now, "named_at": now}
+        self._connection.execute(insert(clients).values(row))
         self._write_roles(self.find_id(name), roles)
         if credential is not None:
             self.add_credential(name, credential)
@@ -79,7 +81,10 @@ class Clients:
         return role not in held
 
     def remove_role(self, name: str, role: Role) -> bool:
-        """Take a role from a client; return whether it had it. Raises NotFound, BadRequest for its only role.
+        """Take a role from a client; return whether it had it.
+
+        Raises NotFound, BadRequest for its only role, Conflict for the role of an owner to which keys belong or belonged: that
+        would take away its right to read about them.
 
         With the role of a front end it loses its grants: a daemon of a release with one role per client would go on using
         them, and they would be back with the role.
@@ -91,6 +96,11 @@ class Clients:
         if held == {role}:
             raise BadRequest(
                 f"role: {role.value} is the only role of {name!r}; add another one first, or remove the client"
+            )
+        if role is Role.OWNER and self._connection.scalar(_owned_by(client.id)) is not None:
+            raise Conflict(
+                f"role: keys belong or belonged to {name!r}, which keeps its right to read about them; `hsmd key list` and "
+                "`hsmd key list --destroyed` show them"
             )
         self._write_roles(client.id, held - {role})
         if role is Role.FRONT_END:
@@ -180,15 +190,16 @@ class Clients:
         still_trusted = select(ca_clients.c.ca_fingerprint)
         self._connection.execute(delete(cas).where(cas.c.fingerprint.not_in(still_trusted)))
 
-    def rename(self, name: str, new_name: str) -> None:
-        """Rename a client; credentials, grants and trust in CAs stay with it.
+    def rename(self, name: str, new_name: str, now: datetime | None = None) -> None:
+        """Rename a client; credentials, grants, keys that it owns and trust in CAs stay with it.
 
         Raises NotFound, BadRequest for an invalid new name, Conflict if it is taken.
         """
         client_id = self.find_id(name)
         _check_client_name("new_name", new_name)
         self._check_is_free(new_name)
-        self._connection.execute(update(clients).where(clients.c.id == client_id).values(name=new_name))
+        renamed = update(clients).where(clients.c.id == client_id)
+        self._connection.execute(renamed.values(name=new_name, named_at=now or datetime.now(UTC)))
         keep_name(self._connection, new_name, grant_uses.c.client_id == client_id)
 
     def _check_is_free(self, name: str) -> None:
@@ -213,6 +224,10 @@ class Clients:
         for each in self._connection.execute(query.order_by(credentials.c.fingerprint)):
             found[each.client_id].append(CredentialRecord(each.fingerprint, each.public_key))
         return found
+
+
+def _owned_by(client_id: int) -> Select[Any]:
+    return select(key_history.c.id).where(key_history.c.owner_id == client_id).limit(1)
 
 
 def check_fingerprint(fingerprint: str) -> None:

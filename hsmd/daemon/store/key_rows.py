@@ -4,32 +4,48 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from hsmd.algorithms import KeyType
+from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.history_rows import IS_PRESENT, OWNER_COLUMNS, KeyHistory, owner_of
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import KeyRecord, Page
-from hsmd.daemon.store.tables import key_purposes, keys
-from hsmd.errors import Conflict, StoreFailure
+from hsmd.daemon.store.tables import clients, key_history, key_purposes, keys
+from hsmd.errors import Conflict, NotFound, StoreFailure
+from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, check_ceiling
 
 _CHUNK = 500
 """Values in one IN list; both databases have a limit, at least 32,766."""
+_KEYS = (
+    select(keys, *OWNER_COLUMNS)
+    .outerjoin(key_history, IS_PRESENT)
+    .outerjoin(clients, clients.c.id == key_history.c.owner_id)
+)
 _KNOWN_PURPOSES = frozenset(int(purpose) for purpose in Purpose)
 
 
 class Keys:
     """The keys that the daemons serve."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, client_rows: Clients, history: KeyHistory) -> None:
         self._connection = connection
+        self._clients = client_rows
+        self._history = history
 
     def add(self, key: KeyRecord) -> None:
-        """Raises BadRequest for an invalid name or ceiling, Conflict if the name or the key exists already."""
+        """Add a key, and remember its owner if it has one.
+
+        Raises BadRequest for an invalid name or ceiling, Conflict if the name or the key exists already, or if the owner is
+        not a client that can own keys.
+        """
         check_name("name", key.name)
+        owner = None if key.owner is None else self.check_owner(key.owner.name)
         check_ceiling(key.key_type, key.purposes)
         self._check_is_free(key.name)
         same_key = select(keys.c.name).where(keys.c.digest == key.digest)
@@ -38,10 +54,23 @@ class Keys:
         key_id = self._connection.scalar(insert(keys).values(_columns(key)).returning(keys.c.id))
         rows = [{"key_id": key_id, "purpose": int(purpose)} for purpose in sorted(key.purposes)]
         self._connection.execute(insert(key_purposes), rows)
+        self._history.begin(key.digest, key.name, key.created_at, owner)
+
+    def check_owner(self, client: str) -> Row[Any]:
+        """The row of a client that can own keys. Raises Conflict."""
+        try:
+            row = self._clients.row(client)
+        except NotFound as problem:
+            raise Conflict(f"owner: {problem.text}") from None
+        if Role.OWNER not in self._clients.roles_of(row):
+            raise Conflict(
+                f"owner: {client} has not the role owner; give it with `hsmd client role add {client} owner`"
+            )
+        return row
 
     def get(self, name: str) -> KeyRecord:
         """The key of this name. Raises NotFound."""
-        rows = self._connection.execute(select(keys).where(keys.c.name == searchable(name))).all()
+        rows = self._connection.execute(_KEYS.where(keys.c.name == searchable(name))).all()
         if not rows:
             raise unknown("key", name)
         return self._records(rows)[0]
@@ -59,7 +88,7 @@ class Keys:
 
         All keys, or only those with these digests. Raises BadRequest for an invalid `after`.
         """
-        query = select(keys).where(keys.c.name > check_after(after)).order_by(keys.c.name).limit(limit + 1)
+        query = _KEYS.where(keys.c.name > check_after(after)).order_by(keys.c.name).limit(limit + 1)
         if digests is None:
             return Page.cut(self._records(self._connection.execute(query).all()), limit)
         return Page.cut(self._records(self._of_digests(query, digests)[: limit + 1]), limit)
@@ -67,23 +96,28 @@ class Keys:
     def all(self) -> list[KeyRecord]:
         """All keys in order of name."""
         ceilings = self._ceilings(select(key_purposes))
-        rows = self._connection.execute(select(keys).order_by(keys.c.name))
+        rows = self._connection.execute(_KEYS.order_by(keys.c.name))
         return [_record(row, ceilings[row.id]) for row in rows]
 
-    def remove(self, name: str) -> None:
-        """Remove a key with its certificate, grants and owners. Raises NotFound."""
-        if self._connection.execute(delete(keys).where(keys.c.name == searchable(name))).rowcount == 0:
+    def remove(self, name: str, now: datetime | None = None) -> None:
+        """Remove a key with its certificate, grants and readers; its history stays. Raises NotFound."""
+        removed = delete(keys).where(keys.c.name == searchable(name)).returning(keys.c.digest)
+        digest = self._connection.scalar(removed)
+        if digest is None:
             raise unknown("key", name)
+        self._history.end(bytes(digest), now or datetime.now(UTC))
 
-    def rename(self, name: str, new_name: str) -> None:
-        """Rename a key; certificate, grants and owners stay with it.
+    def rename(self, name: str, new_name: str, now: datetime | None = None) -> None:
+        """Rename a key; certificate, grants, owner and readers stay with it.
 
         Raises NotFound, BadRequest for an invalid new name, Conflict if it is taken.
         """
         key_id = self.find_id(name)
         check_name("new_name", new_name)
         self._check_is_free(new_name)
-        self._connection.execute(update(keys).where(keys.c.id == key_id).values(name=new_name))
+        renamed = update(keys).where(keys.c.id == key_id).values(name=new_name).returning(keys.c.digest)
+        digest = bytes(self._connection.execute(renamed).scalar_one())
+        self._history.rename(digest, new_name, now or datetime.now(UTC))
 
     def _check_is_free(self, name: str) -> None:
         if self._connection.scalar(select(keys.c.id).where(keys.c.name == name)) is not None:
@@ -148,4 +182,5 @@ def _record(row: Row[Any], purposes: set[Purpose]) -> KeyRecord:
         token=row.token,
         created_at=row.created_at,
         warnings=warnings,
+        owner=owner_of(row),
     )

@@ -17,6 +17,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class KeyOwner:
+    """The client to which a key belongs since it was made.
+
+    `name` is its present name, or the one that it had when the key was made if the client was `removed`.
+    """
+
+    name: str
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRecord:
     """A key that the daemons serve.
 
@@ -32,6 +43,49 @@ class KeyRecord:
     token: str
     created_at: datetime
     warnings: tuple[str, ...] = ()
+    owner: KeyOwner | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NameSpan:
+    """A name of a key, and the time in which the key had it; `until` is None for the present name."""
+
+    name: str
+    since: datetime
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PastKey:
+    """A key that is or was served, as it is remembered under the number `id`; names in their order."""
+
+    id: int
+    digest: bytes
+    owner: KeyOwner | None
+    made_at: datetime
+    destroyed_at: datetime | None
+    names: tuple[NameSpan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpan:
+    """The time in which records about the key with this digest concern a client; None: no bound."""
+
+    digest: bytes
+    since: datetime | None
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRights:
+    """What a client may read in audit logs.
+
+    Records that name it since `since`, those about `keys` by their digests, and older ones, which hold no digest, by `names`.
+    """
+
+    since: datetime
+    keys: tuple[KeySpan, ...] = ()
+    names: tuple[NameSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +255,7 @@ class LoginClaim:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnerRecord:
+class ReaderRecord:
     """A client that may read all records about a key."""
 
     key: str
@@ -272,7 +326,10 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Everything that decisions and the snapshot need, from one consistent read, and its `version`."""
+    """Everything that decisions and the snapshot need, from one consistent read, and its `version`.
+
+    `history_behind`: the history of keys lacks what a daemon of an earlier release changed.
+    """
 
     version: int
     keys: tuple[KeyRecord, ...] = ()
@@ -281,10 +338,10 @@ class Contents:
     user_cas: tuple[UserCaRecord, ...] = ()
     grants: tuple[GrantRecord, ...] = ()
     revocations: tuple[RevocationRecord, ...] = ()
-    owners: tuple[OwnerRecord, ...] = ()
     limited_grants: tuple[LimitedGrantRecord, ...] = ()
     statement_endorsements: tuple[str, ...] = ()
     """Operators' notes about the keys that sign statements, newest last."""
+    history_behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)

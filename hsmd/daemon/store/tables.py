@@ -84,6 +84,7 @@ clients = Table(
         nullable=False,
     ),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("named_at", UtcDateTime, nullable=True),
     sqlite_autoincrement=True,
 )
 
@@ -251,7 +252,33 @@ statement_endorsements = Table(
     Column("note", Text, nullable=False),
 )
 
-# Clients that may read all audit records about a key, whichever client used it.
+# Every key that is or was served, and its owner; rows stay when key and client are removed, so they refer to neither. The row
+# of a key that is served has the key's digest and creation time, and no end.
+key_history = Table(
+    "key_history",
+    metadata,
+    row_id(),
+    Column("digest", LargeBinary(32), nullable=False, index=True),
+    Column("owner_id", Integer, nullable=True, index=True),
+    Column("owner_name", String(64), nullable=False),
+    Column("made_at", UtcDateTime, nullable=False),
+    Column("destroyed_at", UtcDateTime, nullable=True),
+    sqlite_autoincrement=True,
+)
+
+# The names of these keys, each with the time in which the key had it.
+key_names = Table(
+    "key_names",
+    metadata,
+    row_id(),
+    Column("history_id", ForeignKey("key_history.id"), nullable=False, index=True),
+    Column("name", text_key(64), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime, nullable=True),
+    sqlite_autoincrement=True,
+)
+
+# Readers of keys: clients that may read all audit records about a key, whichever client used it. Owners are in `key_history`.
 key_owners = Table(
     "key_owners",
     metadata,

@@ -13,12 +13,13 @@ from hsmd.daemon.store.endorsement_rows import StatementEndorsements
 from hsmd.daemon.store.enrolment_rows import Enrolments
 from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.grant_rows import Grants
+from hsmd.daemon.store.history_rows import KeyHistory
 from hsmd.daemon.store.key_rows import Keys
 from hsmd.daemon.store.lease_rows import Leases
 from hsmd.daemon.store.limited_grant_rows import LimitedGrants
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.login_rows import Logins
-from hsmd.daemon.store.owner_rows import KeyOwners
+from hsmd.daemon.store.reader_rows import KeyReaders
 from hsmd.daemon.store.records import Contents, Readers
 from hsmd.daemon.store.revocation_rows import Revocations
 from hsmd.daemon.store.rotation_rows import Rotations
@@ -33,14 +34,15 @@ class Transaction:
         self.connection = connection
         order = LockOrder()
         self._state = StateRow(connection, order)
-        self.keys = Keys(connection)
-        self.certificates = Certificates(connection, self.keys)
         self.clients = Clients(connection)
+        self.history = KeyHistory(connection)
+        self.keys = Keys(connection, self.clients, self.history)
+        self.certificates = Certificates(connection, self.keys)
         self.user_cas = UserCas(connection)
         self.events = Events(connection, order)
         self.limited_grants = LimitedGrants(connection, self.clients, self.keys, self.events)
         self.grants = Grants(connection, self.clients, self.keys, self.limited_grants)
-        self.owners = KeyOwners(connection, self.clients, self.keys)
+        self.readers = KeyReaders(connection, self.clients, self.keys, self.history)
         self.enrolments = Enrolments(connection, self.clients)
         self.rotations = Rotations(connection, self.clients)
         self.revocations = Revocations(connection, self.rotations)
@@ -77,7 +79,7 @@ class Transaction:
             user_cas=tuple(self.user_cas.all()),
             grants=tuple(self.grants.all()),
             limited_grants=tuple(self.limited_grants.all()),
-            owners=tuple(self.owners.all()),
             revocations=tuple(self.revocations.all()),
             statement_endorsements=tuple(self.statement_endorsements.all()),
+            history_behind=self.history.behind,
         )

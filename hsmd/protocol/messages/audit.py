@@ -23,6 +23,7 @@ __all__ = [
     "AuditLines",
     "AuditPage",
     "AuditProve",
+    "AuditRange",
     "AuditRead",
     "AuditSeal",
     "AuditSealed",
@@ -109,6 +110,13 @@ class AuditProve(Request, tag="audit.prove"):
     index: Count
 
 
+class AuditRange(Struct):
+    """Records from the index `first` up to, and not including, `end`."""
+
+    first: int
+    end: int
+
+
 class AuditLines(Struct):
     """All records before the index `next` that the caller may read, from the requested index on."""
 
@@ -118,12 +126,17 @@ class AuditLines(Struct):
     """The `first` of the next request; equal to `size` if there are no more records at present."""
     size: int
     """Number of records in the log."""
+    away: list[AuditRange] = []
+    """Records in between that were archived to where the daemon cannot read them; the caller may or may not be meant in them."""
+    undecided: int = 0
+    """How many outcomes and uses of limited grants are left out because their attempts were archived there."""
 
 
 class AuditAbout(Request, tag="audit.about"):
-    """Read records about the caller and about the keys that it owns; operators and auditors read all records.
+    """Read records about the caller and the keys that it owns or is a reader of; operators and auditors read all records.
 
-    One answer covers a limited part of the log, so `lines` may be empty although there are more records.
+    Archived records are included where the daemon can read the archive. One answer covers a limited part of the log, so `lines`
+    may be empty although there are more records.
     """
 
     Result = AuditLines

@@ -1,11 +1,11 @@
-"""Control requests about keys: generate, adopt, list, rename, destroy, certificate requests, owners."""
+"""Control requests about keys: generate, adopt, list, rename, destroy, certificate requests, history, readers."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hsmd.protocol.messages.base import (
     AUDITOR,
@@ -34,8 +34,11 @@ __all__ = [
     "KeyCandidates",
     "KeyDestroy",
     "KeyGenerate",
+    "KeyHistory",
+    "KeyHistoryPage",
     "KeyInfo",
     "KeyList",
+    "KeyNameSpan",
     "KeyOwner",
     "KeyOwnerAdd",
     "KeyOwnerList",
@@ -45,6 +48,7 @@ __all__ = [
     "KeyRename",
     "KeyRequest",
     "KeyShow",
+    "PastKey",
     "PemDocument",
 ]
 
@@ -67,6 +71,10 @@ class KeyInfo(Struct):
     """When the stored certificate ends; null if there is none."""
     warnings: list[str] = []
     """What was unsafe about the key when it was adopted."""
+    owner: str = ""
+    """The client to which the key belongs; empty if it has no owner."""
+    owner_removed: bool = False
+    """Whether that client was removed; a client that has its name now is not the owner."""
 
 
 class KeyPage(Struct):
@@ -83,7 +91,7 @@ class KeyGenerate(Request, tag="key.generate"):
     Result = KeyInfo
     roles = OPERATOR
     changes = True
-    subject = Subject(key="name")
+    subject = Subject(key="name", client="owner")
 
     name: Name
     key_type: KeyTypeName
@@ -91,6 +99,8 @@ class KeyGenerate(Request, tag="key.generate"):
     """The key's ceiling, which cannot be changed later."""
     token: Text = ""
     """May be empty if the daemon has only one token."""
+    owner: Text = ""
+    """The client, with the role `owner`, to which the key belongs from now on; this cannot be changed. May be empty."""
 
 
 class KeyCandidate(Struct):
@@ -130,7 +140,7 @@ class KeyAdopt(Request, tag="key.adopt"):
     Result = KeyInfo
     roles = OPERATOR
     changes = True
-    subject = Subject(key="name")
+    subject = Subject(key="name", client="owner")
     hashed = frozenset({"certificate"})
 
     name: Name
@@ -145,6 +155,8 @@ class KeyAdopt(Request, tag="key.adopt"):
     """A PEM certificate with the public half, for tokens that hold none."""
     accept_unsafe: bool = False
     """Adopt the key although it has unsafe attributes (extractable, not sensitive, may sign and decrypt, ...)."""
+    owner: Text = ""
+    """The client, with the role `owner`, to which the key belongs from now on; this cannot be changed. May be empty."""
 
 
 class KeyList(Request, tag="key.list"):
@@ -171,8 +183,53 @@ class KeyShow(Request, tag="key.show"):
     name: Name
 
 
+class KeyNameSpan(Struct):
+    """A name of a key, and the time in which the key had it."""
+
+    name: str
+    since: datetime
+    until: datetime | None
+
+
+class PastKey(Struct):
+    """A key that is not served any more."""
+
+    number: int
+    digest: str
+    """SHA-256 of its public key (DER SubjectPublicKeyInfo), hexadecimal."""
+    owner: str
+    """The client to which it belongs; empty if it has no owner."""
+    owner_removed: bool
+    """Whether that client was removed; a client that has its name now is not the owner."""
+    made_at: datetime
+    destroyed_at: datetime | None
+    names: list[KeyNameSpan]
+    """Its names in their order."""
+
+
+class KeyHistoryPage(Struct):
+    """Keys in the order in which they were made."""
+
+    keys: list[PastKey]
+    more: bool
+    """Whether there are further ones."""
+
+
+class KeyHistory(Request, tag="key.history"):
+    """List the keys that were destroyed: to an owner its own, to operators and auditors all."""
+
+    Result = KeyHistoryPage
+    roles = OPERATOR | AUDITOR | OWNER
+    changes = False
+    subject = NO_SUBJECT
+
+    after: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    """Where the page starts: behind the key with this number, the last one of the page before."""
+    limit: Page = 100
+
+
 class KeyDestroy(Request, tag="key.destroy"):
-    """Destroy a key in the token permanently."""
+    """Destroy a key in the token permanently. Its history stays, and its owner can read it."""
 
     Result = Done
     roles = OPERATOR
@@ -185,7 +242,7 @@ class KeyDestroy(Request, tag="key.destroy"):
 
 
 class KeyRename(Request, tag="key.rename"):
-    """Give a key another name. Its grants and its certificate stay."""
+    """Give a key another name. Its grants, its owner and its certificate stay."""
 
     Result = Done
     roles = OPERATOR
@@ -222,21 +279,24 @@ class KeyRequest(Request, tag="key.csr"):
     organization: Text = ""
 
 
+# Readers were called owners when these requests were defined. An owner has a key since it was made (`KeyInfo.owner`).
+
+
 class KeyOwner(Struct):
-    """A client that may read all audit records about a key."""
+    """A reader: a client that may read all audit records about a key."""
 
     key: str
     client: str
 
 
 class KeyOwners(Struct):
-    """Owners in the order of keys and clients."""
+    """Readers in the order of keys and clients."""
 
     owners: list[KeyOwner]
 
 
 class KeyOwnerAdd(Request, tag="key.owner.add"):
-    """Let a client read all audit records about a key, also those about other clients that use it."""
+    """Make a client a reader of a key: it may read all audit records about the key, whichever client used it."""
 
     Result = Done
     roles = OPERATOR
@@ -248,7 +308,7 @@ class KeyOwnerAdd(Request, tag="key.owner.add"):
 
 
 class KeyOwnerRemove(Request, tag="key.owner.remove"):
-    """Stop letting a client read all audit records about a key."""
+    """Remove a reader of a key: the client may no longer read all audit records about it, unless it owns the key."""
 
     Result = Done
     roles = OPERATOR
@@ -260,7 +320,7 @@ class KeyOwnerRemove(Request, tag="key.owner.remove"):
 
 
 class KeyOwnerList(Request, tag="key.owner.list"):
-    """List the owners of keys: clients that may read all audit records about a key."""
+    """List the readers of keys: clients that may read all audit records about a key, whoever owns it."""
 
     Result = KeyOwners
     roles = OPERATOR | AUDITOR

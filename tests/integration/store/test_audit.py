@@ -1,4 +1,4 @@
-"""States of audit logs, endorsements of statement keys, and owners of keys, in the store, on both databases."""
+"""States of audit logs, endorsements of statement keys, and readers of keys, in the store, on both databases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from hsmd.daemon.store import AuditHead, KeyRecord, OwnerRecord, Store
+from hsmd.daemon.store import AuditHead, KeyRecord, ReaderRecord, Store
 from hsmd.errors import Conflict, NotFound
 from hsmd.protocol.roles import Role
 
@@ -61,7 +61,7 @@ def test_a_declaration_replaces_the_remembered_state(store: Store) -> None:
     assert store.query(lambda tx: tx.audit_logs.discontinuities("hsmd/west")) == []
 
 
-def test_owners_come_and_go_with_key_and_client(
+def test_readers_come_and_go_with_key_and_client(
     store: Store, make_key: Callable[..., KeyRecord], now: datetime
 ) -> None:
     site, mail = make_key("site"), make_key("mail")
@@ -70,23 +70,22 @@ def test_owners_come_and_go_with_key_and_client(
     for client in ("team", "other"):
         store.change(lambda tx: tx.clients.add(client, frozenset({Role.FRONT_END}), now))
     version = store.version()
-    assert store.change(lambda tx: tx.owners.add("site", "team"))
-    assert not store.change(lambda tx: tx.owners.add("site", "team"))
-    assert store.change(lambda tx: tx.owners.add("mail", "other"))
+    assert store.change(lambda tx: tx.readers.add("site", "team"))
+    assert not store.change(lambda tx: tx.readers.add("site", "team"))
+    assert store.change(lambda tx: tx.readers.add("mail", "other"))
     assert store.version() > version
-    owners = [OwnerRecord("mail", mail.digest, "other"), OwnerRecord("site", site.digest, "team")]
-    assert store.load().owners == tuple(owners)
-    assert store.query(lambda tx: tx.owners.all()) == owners
+    readers = [ReaderRecord("mail", mail.digest, "other"), ReaderRecord("site", site.digest, "team")]
+    assert store.query(lambda tx: tx.readers.all()) == readers
     for key, client in (("nothing", "team"), ("site", "unknown"), ("\0", "team")):
         with pytest.raises(NotFound):
-            store.change(lambda tx: tx.owners.add(key, client))
+            store.change(lambda tx: tx.readers.add(key, client))
     store.change(lambda tx: tx.keys.remove("mail"))
-    assert store.change(lambda tx: tx.owners.remove("site", "team"))
-    assert not store.change(lambda tx: tx.owners.remove("site", "team"))
-    assert store.query(lambda tx: tx.owners.all()) == []
-    store.change(lambda tx: tx.owners.add("site", "team"))
+    assert store.change(lambda tx: tx.readers.remove("site", "team"))
+    assert not store.change(lambda tx: tx.readers.remove("site", "team"))
+    assert store.query(lambda tx: tx.readers.all()) == []
+    store.change(lambda tx: tx.readers.add("site", "team"))
     store.change(lambda tx: tx.clients.remove("team"))
-    assert store.query(lambda tx: tx.owners.all()) == []
+    assert store.query(lambda tx: tx.readers.all()) == []
 
 
 def test_the_logs_of_all_daemons_are_known_by_name(store: Store) -> None:

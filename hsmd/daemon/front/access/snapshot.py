@@ -89,9 +89,7 @@ class Snapshot:
         self._limited_of: dict[str, list[Grant]] = {}
         for grant in self._limited.values():
             self._limited_of.setdefault(grant.client, []).append(grant)
-        self._owned: dict[str, dict[str, str]] = {}
-        for owner in contents.owners:
-            self._owned.setdefault(owner.client, {})[owner.key_digest.hex()] = owner.key
+        self._owned = _owned(contents.keys)
 
     @classmethod
     def build(cls, contents: Contents) -> Snapshot:
@@ -252,7 +250,7 @@ class Snapshot:
         granted = self.keys_of(identity.client, now) if Role.FRONT_END in roles else frozenset[bytes]()
         if Role.OWNER not in roles:
             return granted
-        return granted.union(map(bytes.fromhex, self.keys_owned_by(identity.client)))
+        return granted | self.keys_owned_by(identity.client)
 
     # --- contents ---
 
@@ -264,9 +262,9 @@ class Snapshot:
             return keys
         return keys | {grant.key for grant in limited if not grant.has_ended(now)}
 
-    def keys_owned_by(self, client: str) -> Mapping[str, str]:
-        """Names of the keys about which a client may read all audit records, by their digests in hex."""
-        return self._owned.get(client, {})
+    def keys_owned_by(self, client: str) -> frozenset[bytes]:
+        """Digests of the keys that belong to a client."""
+        return self._owned.get(client, frozenset())
 
     def certificate_not_after(self, key_name: str) -> datetime | None:
         """When the certificate stored for a key ends; None if there is none."""
@@ -420,4 +418,12 @@ def _visible(grants: Mapping[tuple[str, bytes, int], Grant]) -> dict[str, frozen
     digests: dict[str, set[bytes]] = {}
     for client, digest, _ in grants:
         digests.setdefault(client, set()).add(digest)
+    return {client: frozenset(found) for client, found in digests.items()}
+
+
+def _owned(keys: Sequence[KeyRecord]) -> dict[str, frozenset[bytes]]:
+    digests: dict[str, set[bytes]] = {}
+    for key in keys:
+        if key.owner is not None and not key.owner.removed:
+            digests.setdefault(key.owner.name, set()).add(key.digest)
     return {client: frozenset(found) for client, found in digests.items()}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from hsmd import observe
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.store import NotCounted, Store, Transaction
-from hsmd.errors import StoreFailure
+from hsmd.errors import HsmdError, StoreFailure
 
 POLL_S = 1.0
 
@@ -31,13 +31,15 @@ class SnapshotCache:
         store: Store,
         *,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
+        self._now = now
         self._listeners: list[Callable[[], None]] = []
         self._refreshing = asyncio.Lock()
         self._clock = clock
         self._seen_at = clock()
-        self.snapshot = Snapshot.build(store.load())
+        self.snapshot = self._load()
 
     def on_change(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever there is another snapshot."""
@@ -72,11 +74,20 @@ class SnapshotCache:
     async def refresh(self) -> None:
         """Read the store's contents again."""
         async with self._refreshing:
-            snapshot = await asyncio.to_thread(lambda: Snapshot.build(self._store.load()))
+            snapshot = await asyncio.to_thread(self._load)
             if snapshot.version != self.snapshot.version:
                 self.snapshot = snapshot
                 for changed in self._listeners:
                     changed()
+
+    def _load(self) -> Snapshot:
+        contents = self._store.load()
+        if contents.history_behind:  # a daemon of an earlier release made, renamed or destroyed a key
+            try:
+                self._store.change(lambda tx: tx.history.catch_up(self._now()))
+            except HsmdError as error:  # the next load tries again
+                log.warning("store.history-behind", error=error.text)
+        return Snapshot.build(contents)
 
     async def follow(self) -> None:
         """Refresh whenever the store's version changes; runs until cancelled.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, TypeVar
 
+from hsmd.daemon.audit.files_at_hand import FilesAtHand
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.audit.readers import Reader, about, may_read
+from hsmd.daemon.audit.paging import text_of
+from hsmd.daemon.audit.readers import BEGIN, END, Reader, Spans, about, may_read
 from hsmd.daemon.audit.view import LogView
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.log_guard import LogGuard
@@ -17,8 +21,12 @@ from hsmd.daemon.front.control.operator_keys import keys_of
 from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 from hsmd.transparency.discontinuity import verify
+from hsmd.transparency.lines import format_time
 from hsmd.transparency.note import Note
+
+R = TypeVar("R")
 
 MAX_NOTES = 100
 SCANS = 2
@@ -77,21 +85,23 @@ class AuditHandlers:
             raise NotFound(
                 f"index: the newest checkpoint covers only the first {size} records; ask again after the next one"
             )
+        reader = await self._reader(identity)
+        line = await self._scan(lambda files: _line(files, request.index, reader))
         proof = await self._checkpointer.inclusion(request.index, size)
-        line = self._audit.read(request.index, 1)[0]
-        with self._audit.view() as view:
-            if not may_read(view, line.encode(), _reader(identity, self._cache.snapshot)):
-                raise NotFound(f"index: there is no record {request.index} about you or your keys")
         return messages.InclusionProof(request.index, size, line, proof, newest.note)
 
     async def about(
         self, identity: Identity, request: messages.AuditAbout, deadline: float
     ) -> messages.AuditLines:
-        reader = _reader(identity, self._cache.snapshot)
-        async with self._scans:
-            size, view = self._audit.size, self._audit.view()
-            lines, following = await asyncio.to_thread(_about, view, size, request, reader)
-        return messages.AuditLines(lines=lines, next=following, size=size)
+        reader, size = await self._reader(identity), self._audit.size
+        found = await self._scan(lambda files: about(files, size, request.first, request.limit, reader))
+        return messages.AuditLines(
+            lines=found.lines,
+            next=found.following,
+            size=size,
+            away=[messages.AuditRange(*each) for each in found.away],
+            undecided=found.undecided,
+        )
 
     async def stand(
         self, identity: Identity, request: messages.AuditStand, deadline: float
@@ -123,15 +133,52 @@ class AuditHandlers:
     ) -> messages.AuditSealed:
         return messages.AuditSealed(first=await self._log_guard.seal())
 
+    async def _reader(self, identity: Identity) -> Reader:
+        if not identity.roles.isdisjoint(messages.AuditRead.roles):
+            return Reader(identity.client, everything=True)
+        owns = Role.OWNER in identity.roles
+        rights = await self._cache.read(lambda tx: tx.readers.rights_of(identity.client, owns=owns))
+        keys = [(each.digest.hex(), each.since, each.until) for each in rights.keys]
+        names = [(each.name, each.since, each.until) for each in rights.names]
+        return Reader(identity.client, False, format_time(rights.since), _spans(keys), _spans(names))
 
-def _reader(identity: Identity, snapshot: Snapshot) -> Reader:
-    everything = not identity.roles.isdisjoint(messages.AuditRead.roles)
-    return Reader(identity.client, everything, snapshot.keys_owned_by(identity.client))
+    async def _scan(self, read: Callable[[FilesAtHand], R]) -> R:
+        """Read the log in a thread, few at a time; one that is slow counts until it ends, also when its caller has gone."""
+        await self._scans.acquire()
+        try:
+            view = self._audit.view()
+        except BaseException:
+            self._scans.release()
+            raise
+        scan = asyncio.get_running_loop().create_task(asyncio.to_thread(_read, view, read))
+        scan.add_done_callback(self._scanned)
+        return await asyncio.shield(scan)
+
+    def _scanned(self, scan: asyncio.Task[Any]) -> None:
+        self._scans.release()
+        if not scan.cancelled():
+            scan.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it
 
 
-def _about(view: LogView, size: int, request: messages.AuditAbout, reader: Reader) -> tuple[list[str], int]:
+def _spans(found: Iterable[tuple[str, datetime | None, datetime | None]]) -> dict[str, Spans]:
+    spans: dict[str, Spans] = {}
+    for name, since, until in found:
+        span = format_time(since) if since else BEGIN, format_time(until) if until else END
+        spans[name] = (*spans.get(name, ()), span)
+    return spans
+
+
+def _line(files: FilesAtHand, index: int, reader: Reader) -> str:
+    line = files.line(index)
+    if not may_read(files, line, reader):
+        raise NotFound(f"index: there is no record {index} about you or your keys")
+    return text_of(line)
+
+
+def _read(view: LogView, read: Callable[[FilesAtHand], R]) -> R:
     with view:
         try:
-            return about(view, size, request.first, request.limit, reader)
+            with FilesAtHand(view) as files:
+                return read(files)
         except OSError as problem:
             raise AuditFailure(detail=f"reading the audit log failed: {problem}") from problem

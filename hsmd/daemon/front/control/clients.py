@@ -110,7 +110,7 @@ class ClientHandlers:
     async def rename(
         self, identity: Identity, request: messages.ClientRename, deadline: float
     ) -> messages.Done:
-        await self._cache.change(lambda tx: tx.clients.rename(request.name, request.new_name))
+        await self._cache.change(lambda tx: tx.clients.rename(request.name, request.new_name, self._now()))
         return messages.Done()
 
     async def rotate_key(

@@ -1,4 +1,4 @@
-"""Handlers of control requests about keys: generate, adopt, list, rename, destroy, owners."""
+"""Handlers of control requests about keys: generate, adopt, list, rename, destroy, history, readers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.store.names import unknown
-from hsmd.daemon.store.records import KeyRecord
+from hsmd.daemon.store.records import KeyOwner, KeyRecord, PastKey
+from hsmd.daemon.store.transaction import Transaction
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
@@ -31,7 +32,7 @@ _EDWARDS = {"EDDSA", "EC_EDWARDS_KEY_PAIR_GEN"}
 
 
 class KeyHandlers:
-    """Makes keys in tokens and destroys them; the store knows their names, grants and owners."""
+    """Makes keys in tokens and destroys them; the store knows their names, grants, owners and readers."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class KeyHandlers:
             messages.KeyShow: self.show,
             messages.KeyDestroy: self.destroy,
             messages.KeyRename: self.rename,
+            messages.KeyHistory: self.history,
             messages.KeyOwnerAdd: self.add_owner,
             messages.KeyOwnerRemove: self.remove_owner,
             messages.KeyOwnerList: self.list_owners,
@@ -74,12 +76,12 @@ class KeyHandlers:
             name=request.name, key_type=key_type.value, purposes=labels(purposes)
         )
         async with self._making:
-            await self._name_is_free(request.name)
+            await self._require_free(request.name, request.owner)
             made = await pool.control(generate, deadline - self._clock())
             try:
-                return await self._register(request.name, token, made)
+                return await self._register(request.name, token, made, request.owner)
             except Conflict:
-                # Another daemon took the name meanwhile. No client knows this key, so none has used it.
+                # Another daemon took the name, or the owner was removed meanwhile. No client knows this key, so none has used it.
                 await pool.control(worker_messages.Destroy(key=made.key), deadline - self._clock())
                 raise
 
@@ -133,9 +135,9 @@ class KeyHandlers:
             accept_unsafe=request.accept_unsafe,
         )
         async with self._making:
-            await self._name_is_free(request.name)
+            await self._require_free(request.name, request.owner)
             adopted = await pool.control(adopt, deadline - self._clock())
-            return await self._register(request.name, token, adopted)
+            return await self._register(request.name, token, adopted, request.owner)
 
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
         digests = self._cache.snapshot.keys_for(identity, type(request), self._now())
@@ -159,40 +161,46 @@ class KeyHandlers:
         # In the token first: if the store fails then, the operator can repeat the request, because a worker accepts that the
         # key is gone already.
         await pool.control(worker_messages.Destroy(key=key.digest.hex()), deadline - self._clock())
-        await self._cache.change(lambda tx: tx.keys.remove(request.name))
+        await self._cache.change(lambda tx: tx.keys.remove(request.name, self._now()))
         return messages.Done()
 
     async def rename(self, identity: Identity, request: messages.KeyRename, deadline: float) -> messages.Done:
-        await self._cache.change(lambda tx: tx.keys.rename(request.name, request.new_name))
+        await self._cache.change(lambda tx: tx.keys.rename(request.name, request.new_name, self._now()))
         return messages.Done()
+
+    async def history(
+        self, identity: Identity, request: messages.KeyHistory, deadline: float
+    ) -> messages.KeyHistoryPage:
+        owner = identity.client if identity.roles.isdisjoint(request.any_key) else ""
+        page = await self._cache.read(lambda tx: tx.history.page(request.after, request.limit, owner))
+        return messages.KeyHistoryPage(keys=[_past_key(key) for key in page.items], more=page.more)
+
+    # Readers were called owners when these requests were named.
 
     async def add_owner(
         self, identity: Identity, request: messages.KeyOwnerAdd, deadline: float
     ) -> messages.Done:
-        changed = await self._cache.change(lambda tx: tx.owners.add(request.key, request.client))
+        changed = await self._cache.change(lambda tx: tx.readers.add(request.key, request.client))
         return messages.Done(changed)
 
     async def remove_owner(
         self, identity: Identity, request: messages.KeyOwnerRemove, deadline: float
     ) -> messages.Done:
-        changed = await self._cache.change(lambda tx: tx.owners.remove(request.key, request.client))
+        changed = await self._cache.change(lambda tx: tx.readers.remove(request.key, request.client))
         return messages.Done(changed)
 
     async def list_owners(
         self, identity: Identity, request: messages.KeyOwnerList, deadline: float
     ) -> messages.KeyOwners:
-        owners = await self._cache.read(lambda tx: tx.owners.all())
+        owners = await self._cache.read(lambda tx: tx.readers.all())
         return messages.KeyOwners([messages.KeyOwner(each.key, each.client) for each in owners])
 
-    async def _name_is_free(self, name: str) -> None:
-        try:
-            await self._cache.read(lambda tx: tx.keys.get(name))
-        except NotFound:
-            return
-        raise BadRequest(f"name: there is a key called {name!r} already; choose another name")
+    async def _require_free(self, name: str, owner: str) -> None:
+        """Check before the token is asked what the store will check: that the name is free and the owner can own keys."""
+        await self._cache.read(lambda tx: _check_is_free(tx, name, owner))
 
     async def _register(
-        self, name: str, token: str, made: worker_messages.KeyDescription
+        self, name: str, token: str, made: worker_messages.KeyDescription, owner: str
     ) -> messages.KeyInfo:
         key_type = key_type_of(load_der_public_key(made.public_key))
         if key_type is None:
@@ -206,6 +214,7 @@ class KeyHandlers:
             token=token,
             created_at=self._now(),
             warnings=tuple(made.warnings),
+            owner=KeyOwner(owner) if owner else None,
         )
         await self._cache.change(lambda tx: tx.keys.add(record))
         return key_info(record, self._cache.snapshot)
@@ -232,7 +241,31 @@ def key_info(key: KeyRecord, snapshot: Snapshot) -> messages.KeyInfo:
         created_at=key.created_at,
         certificate_not_after=snapshot.certificate_not_after(key.name),
         warnings=list(key.warnings),
+        owner=key.owner.name if key.owner else "",
+        owner_removed=key.owner is not None and key.owner.removed,
     )
+
+
+def _past_key(key: PastKey) -> messages.PastKey:
+    return messages.PastKey(
+        number=key.id,
+        digest=key.digest.hex(),
+        owner=key.owner.name if key.owner else "",
+        owner_removed=key.owner is not None and key.owner.removed,
+        made_at=key.made_at,
+        destroyed_at=key.destroyed_at,
+        names=[messages.KeyNameSpan(each.name, each.since, each.until) for each in key.names],
+    )
+
+
+def _check_is_free(tx: Transaction, name: str, owner: str) -> None:
+    if owner:
+        tx.keys.check_owner(owner)
+    try:
+        tx.keys.get(name)
+    except NotFound:
+        return
+    raise BadRequest(f"name: there is a key called {name!r} already; choose another name")
 
 
 async def visible_key(

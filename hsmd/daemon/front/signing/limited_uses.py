@@ -19,8 +19,8 @@ from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.store import NotCounted
 from hsmd.errors import AuditFailure, DeadlineExceeded, HsmdError, InternalFault, Refused, StoreFailure
+from hsmd.transparency.records import GRANT_USED_EVENT
 
-USED_EVENT = "grant.used"
 COUNT_TIMEOUT_S = 5.0
 """The store is taken for away if it does not answer within this time."""
 MAX_IN_TRANSACTION = 200
@@ -166,7 +166,7 @@ class LimitedUses:
     def _note_use(self, request: SigningRequest, number: int) -> None:
         grant = request.grant
         self._audit.event(
-            USED_EVENT,
+            GRANT_USED_EVENT,
             grant.client,
             attempt=request.attempt,
             grant=grant.limit or 0,
