@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,19 +11,37 @@ from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CheckFailed
 from hsmd.cli.base.names import ClientName, KeyName
-from hsmd.cli.base.output import table
+from hsmd.cli.base.output import table, when
 from hsmd.cli.base.paging import grants_of
-from hsmd.protocol.messages import Done, Explanation, GrantAdd, GrantExplain, GrantInfo, GrantRemove
+from hsmd.cli.base.times import moment
+from hsmd.protocol.messages import (
+    Done,
+    Explanation,
+    GrantAdd,
+    GrantExplain,
+    GrantInfo,
+    GrantLimit,
+    GrantRemove,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 app = group(
     """Grants: the keys that a client may use, and for which purposes.
 
-    A grant names a client, a key and purposes. It cannot exceed the purposes of the key."""
+    A grant names a client, a key and purposes. It cannot exceed the purposes of the key. It may end at a time, after a
+    number of uses, or both."""
 )
 
 
 @command(
-    app, "add", example="hsmd grant add web1 www\nhsmd grant add web1 legacy --purpose tls12-rsa-premaster"
+    app,
+    "add",
+    example="hsmd grant add web1 www\n"
+    "hsmd grant add web1 legacy --purpose tls12-rsa-premaster\n"
+    "hsmd grant add web1 www --not-after 8h --max-uses 10 --request TICKET-17\n"
+    "hsmd grant add web1 www --allow-name '*.example.com' --not-after 2026-12-24",
 )
 def add(
     session: Session,
@@ -30,13 +49,73 @@ def add(
     key: KeyName,
     purpose: Annotated[
         list[str],
-        typer.Option("--purpose", "-p", metavar="PURPOSE", help="Permitted purpose; may be repeated."),
-    ] = ["tls-server"],  # noqa: B006  read only
+        typer.Option(
+            "--purpose",
+            "-p",
+            metavar="PURPOSE",
+            help="Permitted purpose; may be repeated. Default: tls-server; with --allow-name x509-request.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006  read only
+    not_after: Annotated[
+        str,
+        typer.Option(
+            "--not-after",
+            metavar="TIME",
+            help="When the grant ends: 8h or 30d from now on, 2026-12-24 (at 00:00 UTC), or 2026-12-24T18:30Z.",
+            show_default=False,
+        ),
+    ] = "",
+    max_uses: Annotated[
+        int | None,
+        typer.Option(
+            "--max-uses",
+            metavar="NUMBER",
+            min=1,
+            help="Total of uses for each purpose. Uses that were counted before count on.",
+            show_default=False,
+        ),
+    ] = None,
+    request: Annotated[
+        str,
+        typer.Option(
+            "--request",
+            metavar="TEXT",
+            help="Note what caused a limited grant, such as a ticket.",
+            show_default=False,
+        ),
+    ] = "",
+    allow_name: Annotated[
+        list[str],
+        typer.Option(
+            "--allow-name",
+            metavar="NAME",
+            help="Host name for which the client may request certificates with `hsmd key csr`; `*.` and a name for "
+            "all with one label in place of the asterisk. May be repeated.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006  read only
 ) -> None:
-    """Allow a client to use a key for these purposes, in addition to those already granted."""
-    info = session.ask(GrantAdd(client=client, key=key, purposes=purpose), GrantInfo)
-    text = f"{info.client} may use {info.key} for {', '.join(info.purposes)}."
-    session.output.show(info, lambda: text)
+    """Allow a client to use a key for these purposes, in addition to those already granted.
+
+    To change the limits of a grant, add it again: limits that are not given stay as they are. Removing a grant and
+    adding it again does not give uses back.
+    """
+    purposes = purpose or (["x509-request"] if allow_name else ["tls-server"])
+    end = moment(not_after, datetime.now(UTC)) if not_after else None
+    info = session.ask(
+        GrantAdd(
+            client=client,
+            key=key,
+            purposes=purposes,
+            not_after=end,
+            max_uses=max_uses,
+            request=request,
+            names=allow_name,
+        ),
+        GrantInfo,
+    )
+    session.output.show(info, lambda: "\n".join(_sentences(info)))
 
 
 @command(app, "list", example="hsmd grant list\nhsmd grant list --client web1")
@@ -51,8 +130,7 @@ def list_grants(
 ) -> None:
     """List all grants, or those of one client or for one key."""
     grants = grants_of(session, client, key)
-    rows = [(grant.client, grant.key, ", ".join(grant.purposes)) for grant in grants]
-    session.output.show({"grants": grants}, lambda: table(("CLIENT", "KEY", "PURPOSES"), rows))
+    session.output.show({"grants": grants}, lambda: _table(grants))
 
 
 @command(
@@ -96,6 +174,51 @@ def explain(
     explanation = session.ask(GrantExplain(client=client, key=key, purpose=purpose), Explanation)
     verdict = "allowed" if explanation.allowed else "refused"
     rule, _, reason = explanation.rule.partition(": ")
-    session.output.show(explanation, lambda: f"{verdict} ({rule}): {reason}")
+    limit = explanation.limit
+    limits = "" if limit is None else f"\nlimits: {_limits(limit)}"
+    session.output.show(explanation, lambda: f"{verdict} ({rule}): {reason}{limits}")
     if not explanation.allowed:
         raise CheckFailed
+
+
+def _sentences(info: GrantInfo) -> list[str]:
+    """What the client may do with the key, limited purposes each with its limits."""
+    limited = {limit.purpose for limit in info.limits}
+    free = [purpose for purpose in info.purposes if purpose not in limited]
+    lines = [f"{info.client} may use {info.key} for {', '.join(free)}."] if free else []
+    limits = [f"{limit.purpose}: {_limits(limit)}" for limit in info.limits]
+    return lines + [f"{info.client} may use {info.key} for {each}." for each in limits]
+
+
+def _table(grants: list[GrantInfo]) -> RenderableType:
+    """A row for each grant, and one for each limited purpose; the column of limits only if there are any."""
+    rows: list[tuple[str, str, str, str]] = []
+    for grant in grants:
+        limited = {limit.purpose for limit in grant.limits}
+        free = [purpose for purpose in grant.purposes if purpose not in limited]
+        if free or not limited:
+            rows.append((grant.client, grant.key, ", ".join(free), ""))
+        rows += [(grant.client, grant.key, limit.purpose, _limits(limit)) for limit in grant.limits]
+    if any(row[3] for row in rows):
+        return table(("CLIENT", "KEY", "PURPOSES", "LIMITS"), rows)
+    return table(("CLIENT", "KEY", "PURPOSES"), [row[:3] for row in rows])
+
+
+def _limits(limit: GrantLimit) -> str:
+    """The limits of a grant, and what is left of it."""
+    parts = []
+    if limit.held:
+        parts.append(
+            f"no use before you state --max-uses anew, because a backup was restored ({limit.uses} uses were counted)"
+        )
+    elif limit.max_uses is not None:
+        parts.append(f"{limit.left} of {limit.max_uses} uses left")
+    else:
+        parts.append(f"{limit.uses} used")
+    if limit.not_after is not None:
+        parts.append(f"until {when(limit.not_after)}")
+    if limit.names:
+        parts.append(f"names {', '.join(limit.names)}")
+    if limit.request:
+        parts.append(f"request {limit.request}")
+    return "; ".join(parts)

@@ -27,6 +27,7 @@ class FakeControl:
         self.keys: dict[str, messages.KeyInfo] = {}
         self.clients: dict[str, messages.ClientInfo] = {}
         self.grants: dict[tuple[str, str], set[str]] = {}
+        self.limits: dict[tuple[str, str, str], messages.GrantLimit] = {}
         self.chains: dict[str, str] = {}
         self.lines: list[bytes] = []
         self.asked: list[Request] = []
@@ -172,7 +173,24 @@ class FakeControl:
     def on_grant_add(self, request: messages.GrantAdd) -> messages.GrantInfo:
         held = self.grants.setdefault((request.client, request.key), set())
         held.update(request.purposes)
-        return messages.GrantInfo(request.client, request.key, sorted(held))
+        if request.not_after or request.max_uses or request.names:
+            for purpose in request.purposes:
+                self.limits[request.client, request.key, purpose] = messages.GrantLimit(
+                    7,
+                    purpose,
+                    2,
+                    request.not_after,
+                    request.max_uses,
+                    8,
+                    False,
+                    request.request,
+                    request.names,
+                )
+        return self._grant_info(request.client, request.key)
+
+    def _grant_info(self, client: str, key: str) -> messages.GrantInfo:
+        limits = [limit for pair, limit in self.limits.items() if pair[:2] == (client, key)]
+        return messages.GrantInfo(client, key, sorted(self.grants[client, key]), limits)
 
     def on_grant_list(self, request: messages.GrantList) -> messages.GrantPage:
         after = tuple(request.after.split("/")) if request.after else ("", "")
@@ -181,7 +199,7 @@ class FakeControl:
             for pair in sorted(self.grants)
             if pair > after and request.client in ("", pair[0]) and request.key in ("", pair[1])
         ]
-        page = [messages.GrantInfo(*pair, sorted(self.grants[pair])) for pair in pairs[: self.page_size]]
+        page = [self._grant_info(*pair) for pair in pairs[: self.page_size]]
         return messages.GrantPage(page, len(pairs) > self.page_size)
 
     def on_grant_remove(self, request: messages.GrantRemove) -> messages.Done:
@@ -189,7 +207,8 @@ class FakeControl:
 
     def on_grant_explain(self, request: messages.GrantExplain) -> messages.Explanation:
         allowed = request.purpose in self.grants.get((request.client, request.key), set())
-        return messages.Explanation(allowed, "grant" if allowed else "no grant on this key")
+        limit = self.limits.get((request.client, request.key, request.purpose))
+        return messages.Explanation(allowed, "grant" if allowed else "no grant on this key", limit)
 
     def on_audit_read(self, request: messages.AuditRead) -> messages.AuditPage:
         first = request.first if request.first >= 0 else max(0, len(self.lines) + request.first)

@@ -40,7 +40,7 @@ class Filter:
         )
 
     def _names_digest(self, record: Record) -> bool:
-        return bool(self.digest) and record.key == self.digest
+        return bool(self.digest) and self.digest in (record.key, record.fields.get("key"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,6 +15,7 @@ import pytest
 from hsmd import errors
 from hsmd.cli.base import profile
 from hsmd.cli.base.output import Output
+from hsmd.cli.base.times import moment
 from hsmd.protocol import messages
 from tests.support.cli import Run
 from tests.support.fake_control import PEM, FakeControl
@@ -201,6 +204,76 @@ def test_grants(run: Run, daemon: FakeControl) -> None:
     ]
     assert _document(run, "grant", "remove", "web1", "www")["changed"] is True
     assert _document(run, "grant", "remove", "web1", "www")["changed"] is False
+
+
+def test_a_grant_within_limits(run: Run, daemon: FakeControl) -> None:
+    ran = run(
+        "grant", "add", "web1", "www", "-p", "tls13-server", "--not-after", "2030-12-24T19:30+01:00",
+        "--max-uses", "10", "--request", "TICKET-17",
+    )  # fmt: skip
+    end = datetime(2030, 12, 24, 18, 30, tzinfo=UTC)
+    assert daemon.asked == [
+        messages.GrantAdd("web1", "www", ["tls13-server"], not_after=end, max_uses=10, request="TICKET-17")
+    ]
+    limits = "8 of 10 uses left; until 2030-12-24 18:30:00Z; request TICKET-17"
+    assert ran.out == f"web1 may use www for tls13-server: {limits}.\n"
+    run("grant", "add", "web1", "www", "-p", "tls12-server")
+    run("grant", "add", "web2", "www")
+    lines = [re.split(" {2,}", line.strip()) for line in run("grant", "list").out.splitlines()]
+    assert lines == [
+        ["CLIENT", "KEY", "PURPOSES", "LIMITS"],
+        ["web1", "www", "tls12-server"],
+        ["web1", "www", "tls13-server", limits],
+        ["web2", "www", "tls-server"],
+    ]
+    assert f"limits: {limits}" in run("grant", "explain", "web1", "www", "tls13-server").out
+
+
+def test_grants_without_limits_are_listed_as_before(run: Run, daemon: FakeControl) -> None:
+    run("grant", "add", "web1", "www")
+    assert [line.split() for line in run("grant", "list").out.splitlines()] == [
+        ["CLIENT", "KEY", "PURPOSES"], ["web1", "www", "tls-server"],
+    ]  # fmt: skip
+
+
+def test_allowed_names_are_for_certificate_requests(run: Run, daemon: FakeControl) -> None:
+    ran = run("grant", "add", "web1", "www", "--allow-name", "*.example.com", "--allow-name", "example.org")
+    names = ["*.example.com", "example.org"]
+    assert daemon.asked == [messages.GrantAdd("web1", "www", ["x509-request"], names=names)]
+    assert ran.out == "web1 may use www for x509-request: 2 used; names *.example.com, example.org.\n"
+
+
+def test_a_grant_that_a_restore_holds_says_what_to_do(run: Run, daemon: FakeControl) -> None:
+    run("grant", "add", "web1", "www", "-p", "tls13-server", "--max-uses", "10")
+    daemon.limits["web1", "www", "tls13-server"].held = True
+    assert (
+        "no use before you state --max-uses anew, because a backup was restored" in run("grant", "list").out
+    )
+
+
+@pytest.mark.parametrize("time", ["tomorrow", "8", "8y", "0h", "999999w", "2030-13-01", ""])
+def test_what_is_no_time_is_refused(run: Run, daemon: FakeControl, time: str) -> None:
+    ran = run("grant", "add", "web1", "www", "--not-after", time or " ")
+    assert ran.code == 2
+    assert "is not a time - give for example 8h" in ran.err
+    assert daemon.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30m", datetime(2030, 1, 1, 12, 30, tzinfo=UTC)),
+        ("8h", datetime(2030, 1, 1, 20, tzinfo=UTC)),
+        ("2d", datetime(2030, 1, 3, 12, tzinfo=UTC)),
+        ("1w", datetime(2030, 1, 8, 12, tzinfo=UTC)),
+        ("2030-12-24", datetime(2030, 12, 24, tzinfo=UTC)),
+        ("2030-12-24T18:30", datetime(2030, 12, 24, 18, 30, tzinfo=UTC)),
+        ("2030-12-24T18:30Z", datetime(2030, 12, 24, 18, 30, tzinfo=UTC)),
+        ("2030-12-24 18:30+02:00", datetime(2030, 12, 24, 16, 30, tzinfo=UTC)),
+    ],
+)
+def test_times_are_spans_dates_and_times(text: str, expected: datetime) -> None:
+    assert moment(text, datetime(2030, 1, 1, 12, 0, 0, 5, tzinfo=UTC)) == expected
 
 
 def test_explain_prints_the_rule_and_ends_with_4_when_refused(run: Run, daemon: FakeControl) -> None:
