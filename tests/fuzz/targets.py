@@ -191,6 +191,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "results": result_target,
     "purposes": purposes_target,
     "ceilings": ceilings_target,
+    "envelopes": envelopes_target,
 }
 
 
