@@ -64,6 +64,19 @@ def test_the_public_half_of_one_rsa_key_does_not_go_with_the_private_half_of_ano
     assert spki_digest(rsa_of(numbers() | {"modulus": other})) is None
 
 
+def test_factors_of_another_modulus_are_refused() -> None:
+    """OpenSSL notices that they are of no use and signs without them, so that its signature verifies; a token does not."""
+    d, (p, q) = numbers()["private_exponent"], (rsa_key(number).private_numbers().p for number in (2, 3))
+    changes = {
+        "prime1": p,
+        "prime2": q,
+        "exponent1": d % (p - 1),
+        "exponent2": d % (q - 1),
+        "coefficient": pow(q, -1, p),
+    }
+    assert spki_digest(rsa_of(numbers() | changes)) is None
+
+
 def test_factors_that_are_not_prime_are_refused() -> None:
     """All numbers fit, but what the key signs does not verify."""
     small = [rsa_key(number).private_numbers().p for number in (2, 3)]
@@ -78,6 +91,8 @@ def test_an_rsa_key_that_takes_long_to_check_is_refused() -> None:
 
 
 def test_an_even_modulus_is_refused() -> None:
+    assert spki_digest(rsa_of_factors(numbers()["prime1"], 4)) is None
+    assert spki_digest(rsa_of_factors(4, numbers()["prime1"])) is None
     assert spki_digest(rsa_of(numbers() | {"modulus": numbers()["prime1"] * 4, "prime2": 4})) is None
     assert spki_digest(rsa_of(dict.fromkeys(numbers(), 0))) is None
     assert spki_digest(rsa_of(dict.fromkeys(numbers(), 1))) is None
