@@ -1,4 +1,4 @@
-"""A temporary certificate authority for scripts/quickstart; its key is only in memory."""
+"""A temporary certificate authority for scripts/quickstart and scripts/tour; its key is only in memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ LIFETIME = timedelta(days=30)
 class Authority:
     """Issues certificates for localhost; writes its own certificate to `file` when it issues the first one."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(
+        self, file: Path, *, before: timedelta = timedelta(minutes=5), lifetime: timedelta = LIFETIME
+    ) -> None:
+        """Its certificates are valid from `before` before now on, and for `lifetime` from now on."""
         self.file = file
+        self._before = before
+        self._lifetime = lifetime
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("hsmd quickstart CA")
         self._now = datetime.now(UTC)
@@ -81,8 +86,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(self._now - timedelta(minutes=5))
-            .not_valid_after(self._now + LIFETIME)
+            .not_valid_before(self._now - self._before)
+            .not_valid_after(self._now + self._lifetime)
             .add_extension(identifier, critical=False)
             .add_extension(issuer, critical=False)
         )

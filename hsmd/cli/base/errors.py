@@ -121,6 +121,7 @@ _OPTION_OF_MEMBER = {
     "purposes": "--purpose: ",
     "role": "--role: ",
     "serial": "--serial: ",
+    "since": "--since: ",
     "token": "--token: ",
 }
 """What replaces the member of a control request at the start of an error."""

@@ -45,7 +45,7 @@ class Program:
     def run(self, event: Event) -> None:
         """Run the program with this event on its standard input until it exits with 0."""
         pause_s = FIRST_PAUSE_S
-        while fault := self._run_once(msgspec.json.encode(event)):
+        while fault := self._run_once(msgspec.json.encode(event) + b"\n"):
             note(f"hsmd: event {event.id} ({event.kind}): {self.name} {fault}; next run in {pause_s:g} s")
             self._sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
