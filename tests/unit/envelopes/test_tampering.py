@@ -12,6 +12,7 @@ from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Header, Kind, Suite
 from hsmd.envelopes.sealing import open_envelope
 from hsmd.errors import EnvelopeInvalid
+from tests.support import hpke_reference as reference
 from tests.support.envelopes import RSA_SUITES, contents, recipient, sealed, sealed_secret
 
 MASKS = (0x01, 0x20, 0x80, 0xFF)
@@ -99,6 +100,56 @@ def test_every_cut_between_two_envelopes_is_refused(suite: Suite) -> None:
         mixed = one.body[:cut] + two.body[cut:]
         if mixed not in (one.body, two.body):
             assert refusal(Envelope(one.header, mixed).encode(), suite) == DOES_NOT_OPEN
+
+
+# --- encapsulated keys that are no good points ---
+
+SMALL_ORDER = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+"""Points of X25519 whose secret is zero for every private key."""
+
+
+@pytest.mark.parametrize("point", SMALL_ORDER)
+@pytest.mark.parametrize("suite", [Suite.HPKE_X25519, Suite.HPKE_MLKEM768_X25519])
+def test_x25519_points_of_small_order_are_refused(suite: Suite, point: str) -> None:
+    envelope = sealed_secret(suite, SECRET)
+    end = 32 if suite is Suite.HPKE_X25519 else 1120
+    body = envelope.body[: end - 32] + bytes.fromhex(point) + envelope.body[end:]
+    assert refusal(Envelope(envelope.header, body).encode(), suite) == DOES_NOT_OPEN
+
+
+def test_x25519_with_a_small_order_point_and_a_fitting_ciphertext_is_refused() -> None:
+    """With such a point anyone knows the shared secret, so the ciphertext can fit (RFC 9180, section 7.1.4)."""
+    envelope = sealed_secret(Suite.HPKE_X25519, SECRET)
+    key = recipient(Suite.HPKE_X25519).public_key().public_bytes_raw()  # type: ignore[union-attr]
+    enc = bytes(32)
+    shared = reference.dhkem_x25519(bytes(32), enc, key)
+    made = reference.schedule(reference.X25519, reference.AES_256_GCM, enc, shared, envelope.header.encode())
+    forged = Envelope(envelope.header, enc + made.seal(SECRET))
+    assert refusal(forged.encode(), Suite.HPKE_X25519) == DOES_NOT_OPEN
+
+
+@pytest.mark.parametrize("form", ["infinity", "not on the curve", "compressed", "hybrid", "beyond the field"])
+def test_p_256_points_in_another_form_are_refused(form: str) -> None:
+    envelope = sealed_secret(Suite.HPKE_P256, SECRET)
+    point, rest = envelope.body[:65], envelope.body[65:]
+    x, y = point[1:33], point[33:]
+    other = {
+        "infinity": bytes(1),
+        "not on the curve": point[:-1] + bytes([point[-1] ^ 1]),
+        "compressed": bytes([2 + (y[-1] & 1)]) + x,
+        "hybrid": bytes([6 + (y[-1] & 1)]) + x + y,
+        "beyond the field": b"\x04" + b"\xff" * 64,
+    }[form]
+    for body in (other + rest, other.ljust(65, b"\0") + rest):
+        assert refusal(Envelope(envelope.header, body).encode(), Suite.HPKE_P256) == DOES_NOT_OPEN
 
 
 # --- the parts of the RSA suites ---
