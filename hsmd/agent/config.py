@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hsmd.agent.policy import ALL_USERS, Rules, Users
 from hsmd.client.endpoint import Endpoint, parse_address
+from hsmd.client.statement_keys import parse_pins
 from hsmd.errors import BadRequest, ConfigurationError, ProtocolError
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
 from hsmd.transparency.discontinuity import operator_verifier
@@ -39,7 +40,7 @@ class SocketConfig:
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
     """The settings of agent.toml. `daemons` are tried in their order; `rules` is the local policy; declarations of
-    `operators` about breaks of audit logs are accepted."""
+    `operators` about breaks of audit logs, and about keys that follow the daemons' `statement_keys`, are accepted."""
 
     client: str
     socket: SocketConfig
@@ -47,6 +48,7 @@ class AgentConfig:
     daemons: tuple[Endpoint, ...]
     rules: Rules
     operators: tuple[Verifier, ...] = ()
+    statement_keys: tuple[Verifier, ...] = ()
 
 
 def load(path: Path) -> AgentConfig:
@@ -69,13 +71,14 @@ def _config(top: TomlTable) -> AgentConfig:
     state = _path(agent, "state", DEFAULT_STATE)
     client = agent.text("client", None)
     operators = _operators(agent)
+    statement_keys = _statement_keys(agent)
     identity = _path(agent, "identity")
     certificate = _path(agent, "certificate", "")
     agent.end()
     daemons = _daemons(top, client, identity, certificate if certificate.name else None)
     rules = _rules(top)
     top.end()
-    return AgentConfig(client, socket, state, daemons, rules, operators)
+    return AgentConfig(client, socket, state, daemons, rules, operators, statement_keys)
 
 
 def _path(table: TomlTable, key: str, default: str | None = None) -> Path:
@@ -111,6 +114,14 @@ def _operators(agent: TomlTable) -> tuple[Verifier, ...]:
         except ProtocolError as error:
             agent.fault("operator_keys", error.text)
     return tuple(found)
+
+
+def _statement_keys(agent: TomlTable) -> tuple[Verifier, ...]:
+    try:
+        return parse_pins(agent.strings("statement_keys", ()))
+    except ProtocolError as error:
+        agent.fault("statement_keys", error.text)
+        return ()
 
 
 def _id(table: TomlTable, name: str, find: Callable[[str], int]) -> int:

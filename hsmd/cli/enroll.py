@@ -52,7 +52,14 @@ def enroll(
     with ExitStack() as undo, invoking_user().acting():
         make_directory(path.parent)
         answer = register(token, identity, undo)
-        pinned = profiles.Profile(token.address, answer.client, Path(identity.name), tuple(answer.host_keys))
+        pinned = profiles.Profile(
+            token.address,
+            answer.client,
+            Path(identity.name),
+            tuple(answer.host_keys),
+            operator_keys=tuple(answer.operator_keys),
+            statement_keys=tuple(answer.statement_keys),
+        )
         write_new(path, profiles.render(pinned), PRIVATE)
         undo.pop_all()
     document = {"profile": str(path), "daemon": token.address, "client": answer.client, "role": answer.role}

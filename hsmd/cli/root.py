@@ -43,6 +43,9 @@ ENTRIES: dict[str, Entry] = {
     "status": Entry("hsmd.cli.status", "Show the daemon's status and your identity.", _WATCH),
     "top": Entry("hsmd.cli.top", "Watch the use of keys by client, with rates and latencies.", _WATCH),
     "events": Entry("hsmd.cli.events", "Show and follow events; run a program for each.", _WATCH),
+    "statement": Entry(
+        "hsmd.cli.statement", "Verify statements of daemons; list and endorse their keys.", _WATCH
+    ),
     "audit": Entry("hsmd.cli.audit", "Read, verify and archive the audit log.", _WATCH),
     "bench": Entry("hsmd.cli.bench", "Measure operations per second.", _WATCH),
     "agent": Entry("hsmd.cli.agent", "Set up, run and check the agent of a TLS server.", _FRONT_END),

@@ -122,7 +122,14 @@ def init(
             _make_directory(file)
             answer = enrolment.register(token, identity, undo)
             keys = operators or tuple(answer.operator_keys)
-            pinned = agent_toml.Pinned(token.address, tuple(answer.host_keys), answer.client, identity, keys)
+            pinned = agent_toml.Pinned(
+                token.address,
+                tuple(answer.host_keys),
+                answer.client,
+                identity,
+                keys,
+                tuple(answer.statement_keys),
+            )
             text = _checked(local, pinned, file)
         file_owner.give(identity, owner)
         undo.callback(file.unlink, missing_ok=True)

@@ -51,24 +51,13 @@ def discontinuity(
 
 
 def _signed(standing: AuditStanding, reason: str, identity: Path | None) -> str:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-
+    from hsmd.cli.base.ssh_keys import signing_key
     from hsmd.transparency.discontinuity import Discontinuity, State, sign
     from hsmd.transparency.lines import format_time
 
     if not standing.verifier_key:
         raise CommandError("the daemon has not signed a checkpoint yet", "there is no break to declare")
-    try:
-        key = load_ssh_private_key(identity.read_bytes() if identity else b"", password=None)
-    except (ValueError, TypeError):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise CommandError(
-            f"{identity} is not an Ed25519 SSH key without a passphrase",
-            "use such a key (--identity)",
-            Exit.USAGE,
-        )
+    key = signing_key(identity)
     old = State(standing.remembered_size, standing.remembered_root) if standing.remembered_size >= 0 else None
     new = State(standing.size, standing.root)
     found = Discontinuity(

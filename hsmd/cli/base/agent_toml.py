@@ -10,13 +10,15 @@ from hsmd.cli.base.toml import quote
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """The daemon of a new agent: address, host keys, the agent's client name and private key file, accepted operator keys."""
+    """The daemon of a new agent: address, host keys, the agent's client name and private key file, and the accepted keys of
+    operators and of statements."""
 
     address: str
     host_keys: tuple[str, ...]
     client: str
     identity: Path
     operator_keys: tuple[str, ...] = ()
+    statement_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ mode = "0660"
 state = {quote(str(local.state))}
 # Operator keys whose discontinuity declarations are accepted (Ed25519 lines, as in .pub files).
 operator_keys = {_list(daemon.operator_keys)}
-
+{_statement_keys(daemon.statement_keys)}
 [defaults]
 # Users of this host that may use keys without a section of their own below. "*": every user that may connect.
 users = {_list(local.users)}
@@ -62,6 +64,16 @@ address = {quote(daemon.address)}
 # Accepted host keys, or host CAs with the prefix `cert-authority`.
 host_keys = {_list(daemon.host_keys)}
 """
+
+
+def _statement_keys(lines: tuple[str, ...]) -> str:
+    """Nothing while there is no statement key, as earlier releases expect."""
+    if not lines:
+        return ""
+    return (
+        "# Keys with which the daemons sign statements; the operators above may endorse new ones.\n"
+        f"statement_keys = {_list(lines)}\n"
+    )
 
 
 def _group(group: str) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hsmd.cli.base.errors import CheckFailed, CommandError, Exit, command_error, missing_package
+from hsmd.cli.base.errors import CheckFailed, CommandError, command_error, missing_package
 from hsmd.cli.base.output import Output, complain, to_json
 from hsmd.errors import HsmdError
 
@@ -174,8 +174,8 @@ def _guard(work: Callable[[], None], output: Output, debug: bool) -> None:
         work()
     except (typer.Exit, BrokenPipeError):
         raise
-    except CheckFailed:
-        raise typer.Exit(int(Exit.PROBLEMS)) from None
+    except CheckFailed as failed:
+        raise typer.Exit(int(failed.code)) from None
     except Exception as error:
         if debug:
             traceback.print_exception(error, file=sys.stderr)

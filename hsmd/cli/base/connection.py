@@ -13,11 +13,13 @@ from msgspec import Struct
 from hsmd.cli.base import profile as profiles
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
+from hsmd.cli.base.statement_pins import pins_of
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError
 from hsmd.protocol.messages import Event, Request
 
 if TYPE_CHECKING:
     from hsmd.client import Client, Endpoint
+    from hsmd.client.statement_keys import StatementKeyPins
     from hsmd.client.witness import Witness
 
 DEFAULT_TIMEOUT_S = 15.0
@@ -98,6 +100,11 @@ class Session:
         directory = self._file.absolute().parent / "witness"
         return Witness(directory, operator_keys(profile.identity))
 
+    def statement_pins(self) -> StatementKeyPins | None:
+        """The statement keys that the profile accepts; None for a daemon that only the options name."""
+        profile = self.profile()
+        return pins_of(profile, self._file) if profile.daemon == self._stored().daemon else None
+
     def profile(self) -> profiles.Profile:
         """Profile file and options combined. Raises CommandError if daemon or identity are incomplete."""
         merged = self._stored().merged(**self._given)
@@ -116,9 +123,7 @@ class Session:
 
     def _stored(self) -> profiles.Profile:
         """The profile file; an empty profile if the default one does not exist."""
-        if self._profile_file is None and not self._file.exists():
-            return profiles.Profile()
-        return profiles.load(self._file)
+        return profiles.load_if_there(self._profile_file)
 
 
 def connect(profile: profiles.Profile, witness: Witness | None = None) -> Client:

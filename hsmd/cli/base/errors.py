@@ -7,6 +7,7 @@
 | 2 | usage error: arguments, options, or a configuration file |
 | 3 | the daemon or agent is unreachable or cannot accept the request now: try again later |
 | 4 | a check failed, or the answer is no (`agent check`, `audit verify`, `grant explain`) |
+| 10, 11, 12, 13 | `statement verify`: altered; of another kind; of an unknown key; not a statement |
 | 130 | interrupted |
 """
 
@@ -26,6 +27,10 @@ class Exit(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     PROBLEMS = 4
+    ALTERED = 10
+    OTHER_KIND = 11
+    UNKNOWN_KEY = 12
+    MALFORMED = 13
     INTERRUPTED = 130
 
 
@@ -49,7 +54,11 @@ class CommandError(Exception):
 
 
 class CheckFailed(Exception):
-    """A check failed and its result has been printed; the exit code is 4."""
+    """A check failed and its result has been printed; the exit code is 4, or `code`."""
+
+    def __init__(self, code: Exit = Exit.PROBLEMS) -> None:
+        self.code = code
+        super().__init__()
 
 
 _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,17 @@ PROFILE_NAME = "operator.toml"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How to reach a daemon: `daemon` is ADDRESS:PORT, `host_keys` are OpenSSH lines, `user` is the client name."""
+    """How to reach a daemon: `daemon` is ADDRESS:PORT, `host_keys` are OpenSSH lines, `user` is the client name.
+
+    `operator_keys` (OpenSSH lines) and `statement_keys` (verifier key lines) are what the daemon gave at enrolment.
+    """
 
     daemon: str = ""
     user: str = ""
     identity: Path | None = None
     host_keys: tuple[str, ...] = ()
+    operator_keys: tuple[str, ...] = ()
+    statement_keys: tuple[str, ...] = ()
 
     def merged(self, **given: Any) -> Profile:
         """This profile with the values given on the command line in place of its own."""
@@ -30,7 +35,7 @@ class Profile:
     def missing(self) -> list[str]:
         """Options that are needed to complete it."""
         names = {"daemon": "--daemon", "user": "--user", "identity": "--identity", "host_keys": "--host-key"}
-        return [names[field.name] for field in fields(self) if not getattr(self, field.name)]
+        return [option for name, option in names.items() if not getattr(self, name)]
 
 
 def default_path() -> Path:
@@ -49,6 +54,8 @@ def load(path: Path) -> Profile:
             user=table.text("user"),
             identity=path.parent / Path(identity).expanduser() if identity else None,
             host_keys=tuple(table.strings("host_keys", ())),
+            operator_keys=tuple(table.strings("operator_keys", ())),
+            statement_keys=tuple(table.strings("statement_keys", ())),
         )
         table.end()
         if faults:
@@ -59,16 +66,40 @@ def load(path: Path) -> Profile:
     return profile
 
 
+def load_if_there(path: Path | None) -> Profile:
+    """Read the profile in `path`, or the default one; an empty profile if the default one does not exist."""
+    if path is None and not default_path().exists():
+        return Profile()
+    return load(path or default_path())
+
+
 def render(profile: Profile) -> str:
     """The text of a profile file."""
     from hsmd.cli.base.toml import quote
 
-    keys = "".join(f"    {quote(line)},\n" for line in profile.host_keys)
     return (
         "# How the hsmd commands of this user reach the daemon. Command-line options take precedence.\n"
         f"daemon = {quote(profile.daemon)}\n"
         f"user = {quote(profile.user)}\n"
         f"identity = {quote(str(profile.identity))}\n"
         "# Accepted host keys, or host CAs with the prefix `cert-authority`.\n"
-        f"host_keys = [\n{keys}]\n"
+        f"host_keys = {_lines(profile.host_keys)}"
+        f"{_pins(profile)}"
     )
+
+
+def _pins(profile: Profile) -> str:
+    """What statements are verified with; nothing while there is no statement key, as earlier releases expect."""
+    if not profile.statement_keys:
+        return ""
+    return (
+        "# Keys with which the daemons sign statements, and operators whose endorsements of new ones are accepted.\n"
+        f"statement_keys = {_lines(profile.statement_keys)}"
+        f"operator_keys = {_lines(profile.operator_keys)}"
+    )
+
+
+def _lines(texts: tuple[str, ...]) -> str:
+    from hsmd.cli.base.toml import quote
+
+    return "[\n" + "".join(f"    {quote(text)},\n" for text in texts) + "]\n"

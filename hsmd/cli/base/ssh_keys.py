@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_ssh_private_key,
     load_ssh_public_key,
 )
 
@@ -71,6 +72,21 @@ def operator_keys(identity: Path | None) -> list[Verifier]:
         return [operator_verifier(public_file(identity).read_text(encoding="utf-8", errors="replace"))]
     except (OSError, ProtocolError):
         return []
+
+
+def signing_key(identity: Path | None) -> Ed25519PrivateKey:
+    """The operator's private key, to sign a declaration with. Raises CommandError unless it is Ed25519 without a passphrase."""
+    try:
+        key = load_ssh_private_key(identity.read_bytes() if identity else b"", password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise CommandError(
+            f"{identity} is not an Ed25519 SSH key without a passphrase",
+            "use such a key (--identity)",
+            Exit.USAGE,
+        )
+    return key
 
 
 def read(path: Path) -> PublicLine:

@@ -77,7 +77,7 @@ def test_the_key_is_made_with_the_first_statement_and_kept(daemon: Daemon) -> No
             key.name for key in daemon.ask(messages.KeyList()).keys if key.purposes == ["statement"]
         }
     finally:
-        daemon.end()
+        daemon.stop()
     assert with_one_key == {"hsmd-statement"}
 
 
@@ -179,7 +179,7 @@ def test_no_client_uses_a_statement_key(daemon: Daemon) -> None:
         with pytest.raises(Refused):
             run_aside(use)
     finally:
-        daemon.end()
+        daemon.stop()
 
 
 def test_a_new_key_signs_once_an_operator_has_endorsed_it(daemon: Daemon) -> None:
@@ -195,7 +195,7 @@ def test_a_new_key_signs_once_an_operator_has_endorsed_it(daemon: Daemon) -> Non
         ]
         new = keys[1]
     finally:
-        daemon.end()
+        daemon.stop()
     (unchanged,) = stated(daemon)
     assert verify(unchanged, verifiers(old.verifier_keys)) == RECEIPT
     with pytest.raises(UnknownStatementKey):
@@ -212,7 +212,7 @@ def test_a_new_key_signs_once_an_operator_has_endorsed_it(daemon: Daemon) -> Non
         ]
         assert after.endorsements == [note]
     finally:
-        daemon.end()
+        daemon.stop()
     (later,) = stated(daemon)
     offered = verifiers([line for key in after.keys for line in key.verifier_keys])
     operator = [operator_verifier(public_line(daemon.keys[OPERATOR]))]
@@ -252,7 +252,7 @@ def test_only_an_operator_endorses_and_only_a_key_of_the_daemon(daemon: Daemon) 
         ]
         assert len(recorded) == 1 and "target_note_sha256" in recorded[0]["fields"]
     finally:
-        daemon.end()
+        daemon.stop()
 
 
 def _any_key() -> Any:
@@ -278,7 +278,7 @@ def test_enrolment_gives_the_keys_of_all_daemons(daemon: Daemon) -> None:
         assert names == ["hsmd.statement/test", "hsmd.statement/second"]
         assert answer.statement_keys == listed(daemon).keys[0].verifier_keys
     finally:
-        daemon.end()
+        daemon.stop()
 
 
 def test_a_daemon_that_stated_nothing_has_no_key(tmp_path: Path) -> None:
