@@ -6,6 +6,7 @@ The scripts are what a program with a token does; the AES key of an envelope nev
 from __future__ import annotations
 
 import base64
+import hmac
 from collections.abc import Callable
 from typing import Any
 
@@ -203,6 +204,18 @@ except PKCS11Error as error:
     show(type(error).__name__)
 """)
     assert outcome == "ArgumentsBad"
+
+
+@pytest.mark.parametrize("length", [16, 24, 32])
+def test_the_token_takes_an_aes_key_of_any_length(
+    run: InToken, recipient: rsa.RSAPublicKey, length: int
+) -> None:
+    """What docs/envelopes.md, section 3, says about senders who use a shorter key: a reader in software refuses it."""
+    aes_key = bytes(range(length))
+    oaep = rsa_aes_kwp.oaep_encrypt(recipient, SUITE, aes_key)
+    tag = rsa_aes_kwp.kwp_wrap(aes_key, bytes(32))
+    mac = run(f"show(b64(mac_of(aes_of(raw({b64(oaep)!r})), raw({b64(tag)!r}))))")
+    assert base64.b64decode(mac) == hmac.digest(bytes(32), rsa_aes_kwp.MAC_MESSAGE, "sha256")
 
 
 # --- the token seals ---
