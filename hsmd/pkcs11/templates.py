@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pkcs11
-from pkcs11 import Attribute, MechanismFlag, ObjectClass
+from pkcs11 import Attribute, KeyType as KeyKind, MechanismFlag, ObjectClass
 from pkcs11.attributes import AttributeMapper
+from pkcs11.constants import DEFAULT
 
+from hsmd.pkcs11.public_keys import PublicHalf, public_attributes
 from hsmd.purposes import KeyUse, Purpose, use_of
 
 Template = dict[Attribute, Any]
@@ -34,6 +36,11 @@ PRIVATE_USES = {
     KeyUse.UNWRAP: Attribute.UNWRAP,
 }
 """The attribute by which a token lets a private key be used."""
+_NOT_OF_PRIVATE_KEYS: Template = {
+    Attribute.ENCRYPT: DEFAULT,
+    Attribute.WRAP: DEFAULT,
+    Attribute.VERIFY: DEFAULT,
+}
 _PUBLIC_USES = {
     KeyUse.SIGN: Attribute.VERIFY,
     KeyUse.DECRYPT: Attribute.ENCRYPT,
@@ -74,6 +81,83 @@ def public_key(purposes: frozenset[Purpose]) -> Template:
     return checked({Attribute.MODIFIABLE: False, Attribute.PRIVATE: False, **flags})
 
 
+def unwrapped_private_key(purposes: frozenset[Purpose]) -> Template:
+    """Attributes of a private key that comes out of an envelope to stay: those of `private_key`.
+
+    python-pkcs11 adds ENCRYPT, WRAP and VERIFY to the template of anything that is unwrapped, which SoftHSM refuses for private
+    keys; DEFAULT removes them. The order matters: SoftHSM refuses COPYABLE once MODIFIABLE is false.
+    """
+    protected = dict(private_key(purposes))
+    last = {name: protected.pop(name) for name in (Attribute.COPYABLE, Attribute.MODIFIABLE)}
+    return {**_NOT_OF_PRIVATE_KEYS, **protected, **last}
+
+
+def extractable_private_key() -> Template:
+    """Attributes of a private key that exists for one deposit: sensitive, and extractable. It signs, to be proven."""
+    return checked(
+        {**_PROTECTED, Attribute.EXTRACTABLE: True, Attribute.UNWRAP: False, Attribute.DECRYPT: False}
+    )
+
+
+def passing_private_key() -> Template:
+    """Attributes of a private key that comes out of one envelope to be put into another."""
+    template = unwrapped_private_key(frozenset({Purpose.SIGN_MESSAGE}))
+    return {**template, Attribute.EXTRACTABLE: True}
+
+
+def checking_copy() -> Template:
+    """Attributes of a private key that is unwrapped to see whether it is the right one, and destroyed."""
+    return unwrapped_private_key(frozenset({Purpose.SIGN_MESSAGE}))
+
+
+def probing_private_key() -> Template:
+    """Attributes of a session's private key that unwraps and does nothing else."""
+    return checked(
+        {
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.SIGN: False,
+            Attribute.DECRYPT: False,
+        }
+    )
+
+
+def temporary_secret(*, extractable: bool) -> Template:
+    """Attributes of a session's secret key, whose uses are given as capabilities."""
+    return checked({Attribute.PRIVATE: True, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: extractable})
+
+
+def wrappable_secret(value: bytes) -> Template:
+    """A session's generic secret of a known value, which can do nothing but be wrapped."""
+    return checked(
+        {
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.KEY_TYPE: KeyKind.GENERIC_SECRET,
+            Attribute.TOKEN: False,
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: True,
+            Attribute.VALUE: value,
+        }
+    )
+
+
+def wrapping_public_key(half: PublicHalf) -> Template:
+    """A session's public key that only wraps."""
+    return checked(
+        {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.TOKEN: False,
+            Attribute.PRIVATE: False,
+            Attribute.WRAP: True,
+            Attribute.ENCRYPT: False,
+            Attribute.VERIFY: False,
+            **public_attributes(half),
+        }
+    )
+
+
 def named(object_class: ObjectClass, cka_id: bytes, label: str) -> Template:
     """The attributes by which a stored object is found."""
     return checked(
@@ -96,7 +180,7 @@ def unsafe_attributes(key: Any) -> list[str]:
 
     A key that may unwrap is safe only if it may neither sign nor decrypt.
     """
-    found = [words for attribute, bad, words in _UNSAFE if _flag(key, attribute) is bad]
+    found = [words for attribute, bad, words in _UNSAFE if flag(key, attribute) is bad]
     signs, decrypts = may(key, Attribute.SIGN), may(key, Attribute.DECRYPT)
     if may(key, Attribute.UNWRAP) and (signs or decrypts):
         found.append("may unwrap")
@@ -114,11 +198,11 @@ def other_uses(key: Any, use: KeyUse) -> list[str]:
 
 def may(key: Any, attribute: Attribute) -> bool:
     """Whether a boolean attribute exists and is true."""
-    return _flag(key, attribute) is True
+    return flag(key, attribute) is True
 
 
-def _flag(key: Any, attribute: Attribute) -> bool | None:
-    """The value of a boolean attribute, None if the token does not have it."""
+def flag(key: Any, attribute: Attribute) -> bool | None:
+    """The value of a boolean attribute, None if the token does not have it or does not show it."""
     try:
         return bool(key[attribute])
     except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed):

@@ -51,7 +51,10 @@ class Function(IntEnum):
     DECRYPT = 34
     SIGN_INIT = 42
     SIGN = 43
+    GENERATE_KEY = 58
     GENERATE_KEY_PAIR = 59
+    WRAP_KEY = 60
+    UNWRAP_KEY = 61
     GENERATE_RANDOM = 64
 
 
@@ -93,6 +96,7 @@ class CKR(IntEnum):
     CRYPTOKI_NOT_INITIALIZED = 0x190
 
 
+CKM_SHA256_HMAC = 0x251
 UNLIMITED = ALWAYS = 0xFFFF_FFFF
 ANY_BIT = NONE = 0xFFFF_FFFF_FFFF_FFFF
 _MAGIC = 0x48534D46
@@ -341,8 +345,9 @@ class FaultModule:
         return found
 
     def uses(self) -> list[Call]:
-        """Every C_Sign and C_Decrypt that returned data."""
-        return [call for call in self.calls(Function.SIGN, Function.DECRYPT) if call.returned_data]
+        """Every C_Sign and C_Decrypt with a private key that returned data; HMACs are of probes and envelopes."""
+        used = self.calls(Function.SIGN, Function.DECRYPT)
+        return [call for call in used if call.returned_data and call.argument != CKM_SHA256_HMAC]
 
     # --- the page ---
 

@@ -80,7 +80,8 @@ enum {
     DESTROY_OBJECT = 22, GET_ATTRIBUTE_VALUE = 24, FIND_OBJECTS_INIT = 26, FIND_OBJECTS = 27, FIND_OBJECTS_FINAL = 28,
     DECRYPT_INIT = 33, DECRYPT = 34, DECRYPT_UPDATE = 35, DECRYPT_FINAL = 36, SIGN_INIT = 42, SIGN = 43, SIGN_UPDATE = 44,
     SIGN_FINAL = 45, SIGN_RECOVER_INIT = 46, SIGN_RECOVER = 47, DECRYPT_DIGEST_UPDATE = 55, SIGN_ENCRYPT_UPDATE = 56,
-    DECRYPT_VERIFY_UPDATE = 57, GENERATE_KEY_PAIR = 59, UNWRAP_KEY = 61, DERIVE_KEY = 62, GENERATE_RANDOM = 64,
+    DECRYPT_VERIFY_UPDATE = 57, GENERATE_KEY = 58, GENERATE_KEY_PAIR = 59, WRAP_KEY = 60, UNWRAP_KEY = 61,
+    DERIVE_KEY = 62, GENERATE_RANDOM = 64,
 };
 
 /* --- the control page --- */
@@ -346,6 +347,9 @@ IN_SESSION(generate_key_pair, GENERATE_KEY_PAIR,
            (CK_SESSION_HANDLE session, void *mechanism, void *public, CK_ULONG public_count, void *private,
             CK_ULONG private_count, void *public_made, void *private_made),
            session, mechanism, public, public_count, private, private_count, public_made, private_made)
+IN_SESSION(generate_key, GENERATE_KEY,
+           (CK_SESSION_HANDLE session, void *mechanism, void *values, CK_ULONG count, void *made),
+           session, mechanism, values, count, made)
 IN_SESSION(generate_random, GENERATE_RANDOM, (CK_SESSION_HANDLE session, CK_BYTE *bytes, CK_ULONG length),
            session, bytes, length)
 
@@ -424,6 +428,33 @@ static CK_RV get_mechanism_list(CK_SLOT_ID slot, CK_ULONG *mechanisms, CK_ULONG 
                 mechanisms[kept++] = mechanisms[n];
         *count = kept;
     }
+    return end(&call);
+}
+
+/* --- wrapped keys; a mechanism that the token pretends not to have is refused --- */
+
+static CK_RV wrap_key(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key,
+                      CK_BYTE *wrapped, CK_ULONG *length)
+{
+    struct call call = begin_in(WRAP_KEY, session);
+    if (!call.decided && hidden(mechanism->mechanism))
+        decide(&call, CKR_MECHANISM_INVALID);
+    PASS(call, WRAP_KEY,
+         (CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE, CK_OBJECT_HANDLE, CK_BYTE *, CK_ULONG *),
+         session, mechanism, wrapping, key, wrapped, length);
+    return end(&call);
+}
+
+static CK_RV unwrap_key(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE unwrapping, CK_BYTE *wrapped,
+                        CK_ULONG length, void *values, CK_ULONG count, CK_OBJECT_HANDLE *key)
+{
+    struct call call = begin_in(UNWRAP_KEY, session);
+    if (!call.decided && hidden(mechanism->mechanism))
+        decide(&call, CKR_MECHANISM_INVALID);
+    PASS(call, UNWRAP_KEY,
+         (CK_SESSION_HANDLE, CK_MECHANISM *, CK_OBJECT_HANDLE, CK_BYTE *, CK_ULONG, void *, CK_ULONG,
+          CK_OBJECT_HANDLE *),
+         session, mechanism, unwrapping, wrapped, length, values, count, key);
     return end(&call);
 }
 
@@ -612,7 +643,7 @@ static CK_RV refused(void)
 
 static const int REFUSED[] = {
     DECRYPT_UPDATE, DECRYPT_FINAL, SIGN_UPDATE, SIGN_FINAL, SIGN_RECOVER_INIT, SIGN_RECOVER, DECRYPT_DIGEST_UPDATE,
-    SIGN_ENCRYPT_UPDATE, DECRYPT_VERIFY_UPDATE, UNWRAP_KEY, DERIVE_KEY,
+    SIGN_ENCRYPT_UPDATE, DECRYPT_VERIFY_UPDATE, DERIVE_KEY,
 };
 
 static const struct {
@@ -640,7 +671,10 @@ static const struct {
     {DECRYPT, (void *)decrypt},
     {SIGN_INIT, (void *)sign_init},
     {SIGN, (void *)sign},
+    {GENERATE_KEY, (void *)generate_key},
     {GENERATE_KEY_PAIR, (void *)generate_key_pair},
+    {WRAP_KEY, (void *)wrap_key},
+    {UNWRAP_KEY, (void *)unwrap_key},
     {GENERATE_RANDOM, (void *)generate_random},
 };
 
