@@ -55,6 +55,8 @@ def _facts(token: TokenInfo) -> list[tuple[str, str]]:
         ]
     else:
         facts.append(("logins", "allowed"))
+    if token.wrapping:
+        facts.append(("wrapped keys", ", ".join(token.wrapping)))
     if token.missing:
         facts.append(("missing", f"in the store but not in the token: {', '.join(token.missing)}"))
     if token.unknown:

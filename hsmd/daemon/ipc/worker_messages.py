@@ -6,11 +6,12 @@ one worker and the front. Only the control worker accepts control requests.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from hsmd.envelopes.envelope import MAX_ENVELOPE_BYTES
 from hsmd.errors import BadRequest, ProtocolError
 from hsmd.protocol.messages import Done, Name, Pem, PurposeLabel, Text
 
@@ -26,13 +27,17 @@ PROBE = b'{"event":"probe"}'
 
 
 class Ready(Struct, tag_field="event", tag="ready", frozen=True):
-    """The worker is logged in and serves `keys` keys; `abilities` are the names of the token's mechanisms that hsmd uses."""
+    """The worker is logged in and serves `keys` keys; `abilities` are the names of the token's mechanisms that hsmd uses.
+
+    `wrapping` is from the control worker: what it tried with wrapped keys and what works (`hsmd.pkcs11.wrapping_probe`).
+    """
 
     label: str
     serial: str
     model: str
     abilities: list[str]
     keys: int
+    wrapping: list[str] = []
 
 
 class Failed(Struct, tag_field="event", tag="failed", frozen=True):
@@ -150,9 +155,54 @@ class Candidates(TokenRequest, tag="candidates", frozen=True):
     Result: ClassVar = CandidateList
 
 
-AnyRequest = Generate | Adopt | Destroy | Describe | Candidates
+Envelope = Annotated[bytes, Meta(max_length=MAX_ENVELOPE_BYTES)]
+Spki = Annotated[bytes, Meta(max_length=2_048)]
+"""DER SubjectPublicKeyInfo."""
 
-CHANGES = (Generate, Adopt, Destroy)
+
+class Unwrap(TokenRequest, tag="unwrap", frozen=True):
+    """Open an envelope that is sealed to a key of this token for `unwrap-key`, and serve the private key that is in it.
+
+    It must be the private key of `public_key`. `purposes` become its permanent ceiling. With `keep` false nothing is
+    stored: the answer shows that the envelope can be opened, and `name` and `purposes` do not matter.
+    """
+
+    Result: ClassVar = KeyDescription
+    name: Name
+    envelope: Envelope
+    public_key: Spki
+    purposes: list[PurposeLabel] = []
+    keep: bool = True
+
+
+class WrappedKey(Struct, frozen=True):
+    """A private key that exists only in the envelope, and its public half; `key` is its digest in hex."""
+
+    key: str
+    key_type: str
+    public_key: bytes
+    envelope: bytes
+
+
+class Wrap(TokenRequest, tag="wrap", frozen=True):
+    """Seal a private key to `recipient`, an RSA key, with `suite` and `about` in the envelope's header.
+
+    The key is generated for this, of `key_type`; or it comes out of `envelope`, which is sealed to a key of this token for
+    `unwrap-key` and holds the private key of `public_key`. It does not stay in the token.
+    """
+
+    Result: ClassVar = WrappedKey
+    recipient: Spki
+    suite: Text
+    about: dict[str, Any] = {}
+    key_type: Text = ""
+    envelope: Envelope = b""
+    public_key: Spki = b""
+
+
+AnyRequest = Generate | Adopt | Destroy | Describe | Candidates | Unwrap | Wrap
+
+CHANGES = (Generate, Adopt, Destroy, Unwrap)
 """Requests after which signing workers search the token for keys again."""
 
 _encoder = msgspec.json.Encoder()

@@ -1,7 +1,12 @@
-"""The control worker's operations: generate, adopt, destroy, describe and list keys."""
+"""The control worker's operations: generate, adopt, destroy, describe and list keys, open and make envelopes."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pkcs11
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509 import load_pem_x509_certificate
 from pkcs11 import Attribute
@@ -9,11 +14,12 @@ from pkcs11 import Attribute
 from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.worker_messages import AnyRequest, KeyDescription
-from hsmd.daemon.worker import ceilings, key_adoption, key_objects
+from hsmd.daemon.worker import ceilings, key_adoption, key_objects, unfinished_keys
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_index import private_keys_by_id, the_private_key
+from hsmd.daemon.worker.wrapped_keys import WrappedKeys
 from hsmd.errors import BadRequest
-from hsmd.pkcs11 import mechanisms, templates
+from hsmd.pkcs11 import mechanisms, templates, wrapping_probe
 from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.pkcs11.session import OpenToken
 from hsmd.protocol.messages import Done
@@ -23,9 +29,15 @@ from hsmd.purposes import Purpose, check_ceiling, expand, labels
 class ControlOperations:
     """Carries out control requests on a read-write session. Raises HsmdError and PKCS11Error."""
 
-    def __init__(self, token: OpenToken) -> None:
+    def __init__(self, token: OpenToken, wall_clock: Callable[[], float] = time.time) -> None:
+        """Tries what the token does with wrapped keys, and destroys what killed workers have left."""
         self._token = token
         self._session = token.session
+        self._wall_clock = wall_clock
+        found = wrapping_probe.probe(token.session)
+        self.wrapping = list(found.abilities)
+        self._wrapped_keys = WrappedKeys(token.session, found)
+        self.cleaned = _clean(token.session, wall_clock())
 
     def handle(self, request: AnyRequest) -> object:
         """The result of a request."""
@@ -40,6 +52,10 @@ class ControlOperations:
                 return self._describe()
             case worker_messages.Candidates():
                 return self._candidates()
+            case worker_messages.Unwrap():
+                return self._unwrap(request)
+            case worker_messages.Wrap():
+                return self._wrapped_keys.wrap(request)
 
     def _generate(self, request: worker_messages.Generate) -> KeyDescription:
         try:
@@ -65,6 +81,10 @@ class ControlOperations:
             self._session, private, certified, purposes, accept_unsafe=request.accept_unsafe
         )
         return describe(ceiling, private[Attribute.LABEL], unsafe)
+
+    def _unwrap(self, request: worker_messages.Unwrap) -> KeyDescription:
+        ceiling = self._wrapped_keys.unwrap(request, expand(request.purposes), self._wall_clock())
+        return describe(ceiling, request.name if request.keep else "", [])
 
     def _describe(self) -> worker_messages.KeyDescriptions:
         found = ceilings.read_all(self._session)
@@ -119,6 +139,14 @@ def describe(ceiling: Ceiling, cka_label: str, warnings: list[str]) -> KeyDescri
         cka_label=cka_label,
         warnings=warnings,
     )
+
+
+def _clean(session: Any, now: float) -> int:
+    """The number of unfinished keys that were destroyed. A token that fails here shows it again at the next request."""
+    try:
+        return unfinished_keys.clean(session, now)
+    except pkcs11.PKCS11Error:
+        return 0
 
 
 def _digest(request: worker_messages.Adopt) -> bytes:

@@ -10,7 +10,7 @@ import hashlib
 import os
 from typing import Any
 
-from pkcs11 import Attribute, ObjectClass
+from pkcs11 import Attribute, MechanismFlag, ObjectClass
 
 from hsmd.algorithms import Family, KeyType, schemes_for
 from hsmd.daemon.worker import ceilings
@@ -39,9 +39,7 @@ def generate(session: Any, name: str, key_type: KeyType, purposes: frozenset[Pur
     cka_id = os.urandom(CKA_ID_BYTES)
     public, private = _generate_pair(session, name, key_type, purposes, cka_id)
     try:
-        half = read_public_half(public)
-        if half is None or half.key_type is not key_type:
-            raise TokenFailure(detail="the token generated another type of key than requested")
+        half = generated_half(public, key_type)
         prove_pair(private, half)
         return ceilings.write(session, half, cka_id, purposes)
     except BaseException:
@@ -50,19 +48,43 @@ def generate(session: Any, name: str, key_type: KeyType, purposes: frozenset[Pur
         raise
 
 
+def generate_temporary(session: Any, key_type: KeyType) -> tuple[Any, Any]:
+    """A pair of session objects (public, private) whose private key signs and can be wrapped once. Raises PKCS11Error."""
+    return _call_generation(
+        session,
+        key_type,
+        store=False,
+        capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+        private_template=templates.extractable_private_key(),
+    )
+
+
+def generated_half(public: Any, key_type: KeyType) -> PublicHalf:
+    """The public half of a pair that was generated. Raises TokenFailure if it is not of the type."""
+    half = read_public_half(public)
+    if half is None or half.key_type is not key_type:
+        raise TokenFailure(detail="the token generated another type of key than requested")
+    return half
+
+
 def _generate_pair(
     session: Any, name: str, key_type: KeyType, purposes: frozenset[Purpose], cka_id: bytes
 ) -> tuple[Any, Any]:
+    return _call_generation(
+        session,
+        key_type,
+        id=cka_id,
+        label=name,
+        store=True,
+        capabilities=templates.capabilities(purposes),
+        public_template=templates.public_key(purposes),
+        private_template=templates.private_key(purposes),
+    )
+
+
+def _call_generation(session: Any, key_type: KeyType, **arguments: Any) -> tuple[Any, Any]:
     facts = key_type.facts
-    arguments: dict[str, Any] = {
-        "id": cka_id,
-        "label": name,
-        "store": True,
-        "mechanism": generation(key_type),
-        "capabilities": templates.capabilities(purposes),
-        "public_template": templates.public_key(purposes),
-        "private_template": templates.private_key(purposes),
-    }
+    arguments["mechanism"] = generation(key_type)
     kind = KIND_OF_FAMILY[facts.family]
     if facts.family is Family.RSA:
         pair: tuple[Any, Any] = session.generate_keypair(kind, facts.bits, **arguments)
@@ -133,8 +155,12 @@ def prove_pair(private: Any, half: PublicHalf) -> None:
     """
     if not private_fits(private, half):
         raise TokenFailure("the private key does not belong to the public key")
-    if half.key_type.facts.family is Family.RSA:
-        return
+    if half.key_type.facts.family is not Family.RSA:
+        prove_by_signature(private, half)
+
+
+def prove_by_signature(private: Any, half: PublicHalf) -> None:
+    """Raises TokenFailure unless a signature by the private key, which must be able to sign, verifies with the public one."""
     scheme = schemes_for(half.key_type)[0]
     challenge = hashlib.sha512(b"hsmd: do private and public key belong together?" + os.urandom(32)).digest()
     prove = signing_operation(private, half, scheme, hashed=True, verify="all")

@@ -105,7 +105,19 @@ def _make_loop(
     if not settings.control:
         index.scan()
     control = ControlOperations(token) if settings.control else None
-    ready = worker_messages.Ready(token.label, token.serial, token.model, token.abilities, len(index.keys))
+    if control is not None and control.cleaned:
+        print(
+            f"hsmd worker {os.getpid()}: destroyed {control.cleaned} keys that a killed worker had not finished",
+            file=sys.stderr,
+        )
+    ready = worker_messages.Ready(
+        token.label,
+        token.serial,
+        token.model,
+        token.abilities,
+        len(index.keys),
+        control.wrapping if control is not None else [],
+    )
     front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(ready)))
     return WorkerLoop(front, index, progress, control)
 

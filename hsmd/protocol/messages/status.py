@@ -66,6 +66,9 @@ class TokenStatus(Struct):
     breaker: Annotated[str, BREAKER_STATE.meta] = "closed"
     reason: str = ""
     """Why requests fail; empty if they do not."""
+    wrapping: list[str] = []
+    """What the token was found to do with wrapped keys when its control worker started: `rsa-oaep-HASH`, `aes-kwp-NUMBER`
+    (RFC 5649, by the mechanism with this number), `aes-key-wrap` (RFC 3394)."""
 
 
 class DaemonStatus(Struct):

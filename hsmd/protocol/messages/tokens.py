@@ -33,6 +33,10 @@ class TokenInfo(Struct):
     """Digests (hexadecimal) of keys with a ceiling that the store does not know."""
     compared_at: datetime | None = None
     """When `missing` and `unknown` were found; null before the first comparison."""
+    abilities: list[str] = []
+    """Names of the PKCS#11 mechanisms that the daemon can use, without `CKM_`."""
+    wrapping: list[str] = []
+    """What the token was found to do with wrapped keys, as in the answer of `status`."""
 
 
 class TokenInfoList(Struct):

@@ -34,6 +34,11 @@ def test_a_healthy_token_shows_only_its_state() -> None:
     assert facts == {"token": "main", "state": "ready", "breaker": "closed", "logins": "allowed"}
 
 
+def test_what_was_tried_with_wrapped_keys_is_shown() -> None:
+    info = TokenInfo("main", "ready", "closed", "", wrapping=["rsa-oaep-sha1", "aes-kwp-0x210a"])
+    assert dict(_facts(info))["wrapped keys"] == "rsa-oaep-sha1, aes-kwp-0x210a"
+
+
 def test_status_names_an_open_breaker_and_its_reason() -> None:
     healthy = TokenStatus("main", "hsmd", "s1", "ready", 0, [], [])
     assert _problem(healthy) == ""

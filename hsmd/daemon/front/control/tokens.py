@@ -46,7 +46,14 @@ class TokenHandlers:
 
     def _info(self, pool: TokenPool) -> messages.TokenInfo:
         status = pool.status()
-        info = messages.TokenInfo(status.name, status.state, status.breaker, status.reason)
+        info = messages.TokenInfo(
+            status.name,
+            status.state,
+            status.breaker,
+            status.reason,
+            abilities=status.abilities,
+            wrapping=status.wrapping,
+        )
         stop = self._logins.stop_of(status.name)
         if stop is not None:
             info.stopped_at, info.stopped_by, info.stop_reason = stop.at, stop.by, stop.reason

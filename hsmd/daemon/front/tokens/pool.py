@@ -178,7 +178,12 @@ class TokenPool:
             abilities=list(ready.abilities) if ready else [],
             breaker=self._health.state.value,
             reason=self._health.reason,
+            wrapping=self._wrapping(),
         )
+
+    def _wrapping(self) -> list[str]:
+        control = self._control.worker
+        return list(control.ready.wrapping) if control is not None and control.ready is not None else []
 
     def ended(self, pid: int, by_signal: int) -> None:
         """A worker's process ended, by a signal or by itself (0), as the launcher reports."""
