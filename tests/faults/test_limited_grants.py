@@ -10,6 +10,8 @@ import hashlib
 import os
 import random
 import signal
+import sysconfig
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field
@@ -326,3 +328,70 @@ async def test_a_grant_that_is_removed_while_a_use_waits_is_not_used(
     assert site.signed() == []
     (outcome,) = [each for each in daemon.audit("outcome") if each.get("error") == "no-grant"]
     assert outcome["result"] == "refused"
+
+
+KILL_AT = """
+import os, signal, sys
+from pathlib import Path
+
+if "hsmd.daemon.front.app" in sys.orig_argv:
+    from hsmd.daemon.front.signing import limited_uses, service
+
+    armed = Path({armed!r})
+
+    def killing(method):
+        def wrapped(self, requests, *more):
+            if requests and requests[0].grant.limit is not None and armed.exists():
+                armed.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return method(self, requests, *more)
+        return wrapped
+
+    owner = {owner}
+    owner.{method} = killing(owner.{method})
+"""
+POINTS = {
+    "before the count": ("limited_uses.LimitedUses", "_count"),
+    "between the count and its record": ("limited_uses.LimitedUses", "_counted"),
+    "between the record and the token": ("service.KeyService", "_submit_all"),
+}
+
+
+def python_with(directory: Path, hook: str) -> str:
+    """An interpreter with the packages of this one, which runs `hook` when it starts."""
+    venv.create(directory, symlinks=True)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(directory)}))
+    (packages / "start_hook.py").write_text(hook)
+    mine = sysconfig.get_path("purelib")
+    (packages / "hook.pth").write_text(f"import site; site.addsitedir({mine!r})\nimport start_hook\n")
+    return str(directory / "bin" / "python")
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_kill_costs_at_most_the_use_that_it_hits(
+    open_site: Callable[..., Site], tmp_path: Path, point: str
+) -> None:
+    """SIGKILL of the front at a point of the path: no signature, and the attempt in the log says that it was lost."""
+    owner, method = POINTS[point]
+    armed = tmp_path / "armed"
+    site = open_site(
+        python=python_with(tmp_path / "venv", KILL_AT.format(armed=str(armed), owner=owner, method=method))
+    )
+    site.grant()
+    daemon = site.daemons[0]
+    async with daemon.connection(WEB) as connection:
+        assert isinstance(await site.use(connection), bytes)
+        armed.touch()
+        assert isinstance(await site.use(connection), HsmdError)
+    assert not armed.exists(), "it was killed there"
+    counted = 1 if point == "before the count" else 2
+    assert site.limited.used == counted
+    assert len(site.signed()) == 1
+    await asyncio.to_thread(wait_until, lambda: answers(daemon), "the front is back", 20)
+    await asyncio.to_thread(daemon.wait_for_workers)
+    async with daemon.connection(WEB) as connection:
+        assert isinstance(await site.use(connection), bytes)
+    recorded = [each["fields"]["number"] for each in daemon.audit("grant.used")]
+    assert recorded == ([1, counted + 1] if point != "between the record and the token" else [1, 2, 3])
+    assert [each["error"] for each in daemon.audit("outcome") if "error" in each] == [ENDED]
+    site.check(counted + 1)
