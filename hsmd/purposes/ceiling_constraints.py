@@ -8,17 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from hsmd.errors import BadRequest, PurposeMismatch
+from hsmd.purposes.allowed_names import AllowedNames
 from hsmd.purposes.names import Purpose, labels, purpose_from_label
 
 ConstraintDocuments = Mapping[Purpose, Mapping[str, Any]]
 """The JSON object that constrains each purpose; purposes without one are not constrained."""
 Rule = Callable[[bytes], None]
 
-_KNOWN: dict[Purpose, Callable[[Mapping[str, Any]], Rule]] = {}
-"""By purpose: from a document to the check of the bytes to be signed, which raises PurposeMismatch.
+_SIGNS_ANYTHING = frozenset({Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST})
 
-Each raises BadRequest for a document that it does not understand completely.
+
+def _allowed_names(document: str) -> Rule:
+    allowed = AllowedNames.parse(document)
+    if allowed.to_json() != document:
+        raise BadRequest("constraints: the names are not sorted, in lower case, and each there once")
+    return allowed.check_info
+
+
+_KNOWN: dict[Purpose, Callable[[str], Rule]] = {Purpose.X509_REQUEST: _allowed_names}
+"""By purpose: from a canonical JSON document to the check of the bytes to be signed, which raises PurposeMismatch.
+
+The documents are those of limited grants. Each function raises BadRequest for one that it does not understand completely.
 """
 
 
@@ -32,7 +45,7 @@ def check_constraints(purposes: frozenset[Purpose], constraints: ConstraintDocum
 def constraints_by_label(
     purposes: frozenset[Purpose], documents: Mapping[str, Mapping[str, Any]]
 ) -> ConstraintDocuments:
-    """The constraints in a stored ceiling, known or not. Raises BadRequest if one is for a purpose outside it, or empty."""
+    """The constraints in a stored ceiling, known or not. Raises BadRequest if one is empty, or cannot be in this ceiling."""
     constraints = {purpose_from_label(label): document for label, document in documents.items()}
     for purpose, document in constraints.items():
         _check_within(purposes, purpose)
@@ -51,13 +64,17 @@ def _check_within(purposes: frozenset[Purpose], purpose: Purpose) -> None:
         raise BadRequest(
             f"constraints: {purpose.label} is not among the key's purposes {', '.join(labels(purposes))}"
         )
+    if unbound := purposes & _SIGNS_ANYTHING:
+        raise BadRequest(
+            f"constraints: a key for {', '.join(labels(unbound))} can sign anything, whatever constrains {purpose.label}"
+        )
 
 
 def _rule(purpose: Purpose, document: Mapping[str, Any]) -> Rule:
     make = _KNOWN.get(purpose)
     if make is None:
         raise BadRequest(f"constraints: {purpose.label} has none")
-    return make(document)
+    return make(msgspec.json.encode(document, order="deterministic").decode())
 
 
 def _rule_or_refusal(purpose: Purpose, document: Mapping[str, Any]) -> Rule:

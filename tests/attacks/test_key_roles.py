@@ -16,7 +16,7 @@ import pytest
 
 from hsmd.algorithms import KeyType, SignatureScheme
 from hsmd.daemon.ipc import worker_messages as token_messages
-from hsmd.daemon.ipc.worker_messages import AnyRequest
+from hsmd.daemon.ipc.worker_messages import AnyRequest, KeyDescription
 from hsmd.errors import BadRequest, Conflict, HsmdError, PurposeMismatch, Refused
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.protocol import messages
@@ -290,3 +290,63 @@ def test_unwrapping_is_not_granted(open_daemon: Callable[..., Daemon]) -> None:
                     )
 
     run_aside(work)
+
+
+def test_a_constraint_in_the_ceiling_holds_beside_the_key(fresh_token: SoftHsmToken) -> None:
+    """Directly at a worker: names that the ceiling allows, others, and a constraint of a later release."""
+    control = RawWorker(fresh_token, {"control": True}).ready()
+    keys = {
+        name: generate(control, name, "p-256", ["tls-server", "x509-request"])
+        for name in ("limited", "later", "free")
+    }
+    control.close()
+    for name, constraint in (("limited", b'{"names":["example.org"]}'), ("later", b'{"colours":["red"]}')):
+        script = """
+old, = [o for o in list(session.get_objects({A.CLASS: C.DATA})) if o[A.LABEL] == %(key)r]
+value = old[A.VALUE].replace(b'{"version":1', b'{"version":2')
+old.destroy()
+session.create_object({A.CLASS: C.DATA, A.TOKEN: True, A.PRIVATE: True, A.APPLICATION: "hsmd", A.LABEL: %(key)r,
+                       A.VALUE: value[:-1] + b',"constraints":{"x509-request":' + %(constraint)r + b'}}'})
+"""
+        in_token(fresh_token, script % {"key": keys[name].key, "constraint": constraint})
+    worker = worker_on(fresh_token)
+    try:
+        signed = {
+            (name, host): _requests(worker, keys[name], host)
+            for name in keys
+            for host in ("example.org", "example.com")
+        }
+        assert signed == {
+            ("limited", "example.org"): True,
+            ("limited", "example.com"): False,
+            ("later", "example.org"): False,
+            ("later", "example.com"): False,
+            ("free", "example.org"): True,
+            ("free", "example.com"): True,
+        }
+        for key in keys.values():
+            worker.use(Purpose.TLS13_SERVER, 0x0403, bytes.fromhex(key.key), CERTIFICATE_VERIFY)
+    finally:
+        worker.close()
+
+
+def _requests(worker: RawWorker, key: KeyDescription, host: str) -> bool:
+    """Whether the worker signs a request for a certificate of the key for a host."""
+    try:
+        info = request_info(key.public_key, host)
+        return bool(worker.use(Purpose.X509_REQUEST, 0x0403, bytes.fromhex(key.key), info))
+    except PurposeMismatch:
+        return False
+
+
+def request_info(spki: bytes, host: str) -> bytes:
+    """A CertificationRequestInfo (RFC 2986, section 4.1) with a common name and no attributes."""
+    name = host.encode()
+    common_name = der(0x31, der(0x30, bytes.fromhex("0603550403") + der(0x0C, name)))
+    return der(0x30, b"\x02\x01\x00" + der(0x30, common_name) + spki + b"\xa0\x00")
+
+
+def der(tag: int, content: bytes) -> bytes:
+    """A DER element (X.690, section 8.1)."""
+    size = len(content)
+    return bytes([tag, size] if size < 0x80 else [tag, 0x81, size]) + content

@@ -159,3 +159,50 @@ def test_no_key_gets_a_constraint_that_is_not_known() -> None:
         ceilings.write(None, P256, b"\x3a\x0f", SIGNS, NAMES)
     with pytest.raises(BadRequest, match="tls12-client is not among the key's purposes"):
         ceilings.write(None, P256, b"\x3a\x0f", SIGNS, {Purpose.TLS12_CLIENT: {"a": 1}})
+
+
+# Allowed names, the constraint of x509-request
+
+
+ALLOWED = {Purpose.X509_REQUEST: {"names": ["*.example.org", "example.org"]}}
+
+
+def request_for(name: str) -> bytes:
+    names = x509.SubjectAlternativeName([x509.DNSName(name)])
+    builder = x509.CertificateSigningRequestBuilder(x509.Name([])).add_extension(names, critical=False)
+    return builder.sign(_KEY, SHA256()).tbs_certrequest_bytes
+
+
+def test_allowed_names_are_enforced_beside_the_key() -> None:
+    ceiling = ceilings.parse(ceilings.encode(P256, b"\x01", SIGNS, ALLOWED))
+    assert ceiling is not None
+    check = PurposeCheck(KeyType.P256, P256.spki, ceiling.constraints)
+    for name in ("example.org", "www.example.org"):
+        check.check(Purpose.X509_REQUEST, SignatureScheme.ECDSA_SHA256, request_for(name))
+    for name in ("example.com", "a.b.example.org"):
+        with pytest.raises(PurposeMismatch, match="is not allowed"):
+            check.check(Purpose.X509_REQUEST, SignatureScheme.ECDSA_SHA256, request_for(name))
+    stranger = PurposeCheck(KeyType.P256, b"another key", ceiling.constraints)
+    with pytest.raises(PurposeMismatch, match="another key"):
+        stranger.check(Purpose.X509_REQUEST, SignatureScheme.ECDSA_SHA256, request_for("example.org"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["example.org", "*.example.org"], ["EXAMPLE.org"], ["a.org", "a.org"], [], ["a b"], "a.org", [1]],
+)
+def test_names_in_another_form_permit_nothing(names: object) -> None:
+    constraints = {Purpose.X509_REQUEST: {"names": names}}
+    check = PurposeCheck(KeyType.P256, P256.spki, constraints)
+    with pytest.raises(PurposeMismatch, match="does not know"):
+        check.check(Purpose.X509_REQUEST, SignatureScheme.ECDSA_SHA256, request_for("example.org"))
+    with pytest.raises(BadRequest, match=r"constraints|names"):
+        ceilings.write(None, P256, b"\x01", SIGNS, constraints)
+
+
+@pytest.mark.parametrize("unbound", [Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST])
+def test_a_key_that_signs_anything_cannot_be_constrained(unbound: Purpose) -> None:
+    purposes = frozenset({unbound, Purpose.X509_REQUEST})
+    with pytest.raises(BadRequest, match="can sign anything"):
+        ceilings.write(None, P256, b"\x01", purposes, ALLOWED)
+    assert ceilings.parse(ceilings.encode(P256, b"\x01", purposes, ALLOWED)) is None
