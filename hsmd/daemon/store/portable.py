@@ -11,7 +11,7 @@ import binascii
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from sqlalchemy import Connection, MetaData, Table, func, select, text
@@ -27,22 +27,31 @@ _TERMS_OF_ANOTHER_TIME = 2**32
 
 
 class Document(msgspec.Struct, frozen=True):
-    """The schema's revision, and the rows by table; bytes and times are objects with one member named after the type."""
+    """The schema's revision, and the rows by table; bytes and times are objects with one member named after the type.
+
+    `ids`: the highest row id that was given out, by table. Rows that were removed count: their ids stand for them for ever,
+    as those of owners of keys do.
+    """
 
     revision: str
     tables: dict[str, list[dict[str, Any]]]
+    ids: dict[str, Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]] = {}
 
 
 def export(connection: Connection, revision: str) -> bytes:
     """All rows, as this transaction sees them."""
+    found = _tables(connection)
     tables = {
         table.name: [
             {name: _portable(value) for name, value in row.items()}
             for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()
         ]
-        for table in _tables(connection)
+        for table in found
     }
-    return msgspec.json.encode(Document(revision, tables))
+    ids = {table.name: _highest_id(connection, table) for table in found if "id" in table.c}
+    return msgspec.json.encode(
+        Document(revision, tables, {name: highest for name, highest in ids.items() if highest})
+    )
 
 
 def decode(document: bytes) -> Document:
@@ -72,7 +81,7 @@ def fill(connection: Connection, document: Document) -> None:
         if rows:
             connection.execute(table.delete())
             connection.execute(table.insert(), rows)
-        _advance_ids(connection, table)
+        _advance_ids(connection, table, document.ids.get(table.name, 0))
 
 
 def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -106,14 +115,43 @@ def _tables(connection: Connection) -> list[Table]:
     return [table for table in found.sorted_tables if table.name not in (_REVISION_TABLE, "sqlite_sequence")]
 
 
-def _advance_ids(connection: Connection, table: Table) -> None:
-    """Make PostgreSQL assign new ids after the existing ones; SQLite does so by default."""
-    if connection.dialect.name != "postgresql" or "id" not in table.c:
+def _highest_id(connection: Connection, table: Table) -> int:
+    """The highest row id that was given out; 0 if the table gives out none."""
+    if connection.dialect.name == "sqlite":
+        given = text("SELECT seq FROM sqlite_sequence WHERE name = :table")
+        return connection.scalar(given, {"table": table.name}) or 0
+    sequence = _sequence(connection, table)
+    return (
+        (connection.scalar(text(f"SELECT last_value FROM {sequence} WHERE is_called")) or 0)
+        if sequence
+        else 0
+    )
+
+
+def _advance_ids(connection: Connection, table: Table, given: int) -> None:
+    """Make the database assign new ids after the existing ones, and after those that were `given` out before."""
+    if "id" not in table.c or not (highest := max(given, _largest(connection, table))):
         return
-    sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": table.name})
-    highest = connection.scalar(select(func.max(table.c.id)))
-    if sequence and highest:
+    if connection.dialect.name == "sqlite":
+        if _highest_id(connection, table):
+            row = {"table": table.name, "highest": highest}
+            connection.execute(text("UPDATE sqlite_sequence SET seq = :highest WHERE name = :table"), row)
+        elif given:
+            row = {"table": table.name, "highest": given}
+            connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :highest)"), row)
+    elif sequence := _sequence(connection, table):
         connection.execute(select(func.setval(sequence, highest)))
+
+
+def _largest(connection: Connection, table: Table) -> int:
+    largest = connection.scalar(select(func.max(table.c.id)))
+    return largest if isinstance(largest, int) else 0
+
+
+def _sequence(connection: Connection, table: Table) -> str:
+    """The sequence that gives out a table's row ids on PostgreSQL; empty if it has none."""
+    query = text("SELECT pg_get_serial_sequence(:table, 'id')")
+    return str(connection.scalar(query, {"table": table.name}) or "")
 
 
 def _portable(value: Any) -> Any:
