@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from hsmd.cli.audit import rows
-from hsmd.cli.audit.options import app
+from hsmd.cli.audit.options import app, readable
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.output import escape, note
-from hsmd.protocol.messages import MAX_PAGE, AuditAbout, AuditLines
+from hsmd.cli.base.output import escape
 
 
 @command(app, "about", example="hsmd audit about\nhsmd audit about --first 20000 --json")
@@ -26,18 +25,5 @@ def about(
     Auditors and operators may read all records. Archived records are included where the daemon can read the archive. With --json
     each line is a complete record as in the log; otherwise it is a summary.
     """
-    undecided = 0
-    while True:
-        page = session.ask(AuditAbout(first=first, limit=MAX_PAGE), AuditLines)
-        for line in page.lines:
-            print(line if session.output.as_json else escape(rows.one_line(line)), flush=True)
-        undecided += page.undecided
-        for away in page.away:
-            note(f"Records {away.first} to {away.end - 1} are in an archive that the daemon cannot read.")
-        if page.next >= page.size or page.next <= first:
-            break
-        first = page.next
-    if undecided:
-        note(
-            f"{undecided} records are left out, because the attempts that they follow from are in such an archive."
-        )
+    for line in readable(session, first):
+        print(line if session.output.as_json else escape(rows.one_line(line)), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,9 @@ import typer
 from hsmd.cli.base.commands import group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.output import note
 from hsmd.errors import ProtocolError
-from hsmd.protocol.messages import AuditPage, AuditRead
+from hsmd.protocol.messages import MAX_PAGE, AuditAbout, AuditLines, AuditPage, AuditRead
 from hsmd.transparency.keyring import KeyRing
 
 app = group(
@@ -37,6 +39,22 @@ PublicKey = Annotated[
 def read_page(session: Session, first: int, limit: int) -> AuditPage:
     """At most `limit` records, starting with `first`."""
     return session.ask(AuditRead(first=first, limit=limit), AuditPage)
+
+
+def readable(session: Session, first: int = 0) -> Iterator[str]:
+    """All records that the caller may read, from index `first` on; notes at the end what the daemon could not read."""
+    undecided = 0
+    while True:
+        page = session.ask(AuditAbout(first=first, limit=MAX_PAGE), AuditLines)
+        yield from page.lines
+        undecided += page.undecided
+        for away in page.away:
+            note(f"Records {away.first} to {away.end - 1} are in an archive that the daemon cannot read.")
+        if page.next >= page.size or page.next <= first:
+            break
+        first = page.next
+    if undecided:
+        note(f"{undecided} records are left out: the attempts that they follow from are in such an archive.")
 
 
 def content(path: Path) -> bytes:

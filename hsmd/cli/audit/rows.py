@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from hsmd.errors import NotFound, ProtocolError
-from hsmd.protocol.audit_fields import subject_of
+from hsmd.protocol.audit_fields import KEY_DIGEST, subject_of
 from hsmd.protocol.messages import MAX_PAGE, AuditPage
 from hsmd.transparency.records import CHECKPOINT_EVENT, Record, parse_record
 
@@ -23,7 +23,7 @@ ReadPage = Callable[[int, int], AuditPage]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Selects records; empty members match everything. `digest` is that of `key`, because refusals contain no key name."""
+    """Selects records; empty members match everything. `digest` is that of `key`, which may have had other names."""
 
     client: str = ""
     key: str = ""
@@ -40,7 +40,8 @@ class Filter:
         )
 
     def _names_digest(self, record: Record) -> bool:
-        return bool(self.digest) and self.digest in (record.key, record.fields.get("key"))
+        named = (record.key, record.fields.get("key"), record.fields.get(KEY_DIGEST))
+        return bool(self.digest) and self.digest in named
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,21 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
                 outcomes.pop(record.index, None)
         end = first
     return rows[:count][::-1], size
+
+
+def newest_of(lines: Iterable[str], wanted: Filter, count: int) -> list[Row]:
+    """As `newest`, of records that are given oldest first. Raises ProtocolError for invalid ones."""
+    rows: dict[int, Row] = {}
+    for line in lines:
+        record = parse_record(line.encode("utf-8", "surrogatepass"))
+        begun = _begin_of(record)
+        if begun is not None and begun in rows:
+            rows[begun] = Row(rows[begun].record, record)
+        elif wanted.fits(record):
+            rows[record.index] = Row(record, None)
+            if len(rows) > count:
+                del rows[next(iter(rows))]
+    return list(rows.values())
 
 
 def one_line(line: str) -> str:

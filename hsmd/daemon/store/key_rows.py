@@ -64,7 +64,7 @@ class Keys:
             raise Conflict(f"owner: {problem.text}") from None
         if Role.OWNER not in self._clients.roles_of(row):
             raise Conflict(
-                f"owner: {client} has not the role owner; give it with `hsmd client role add {client} owner`"
+                f"owner: {client} does not have the role owner; give it with `hsmd client role add {client} owner`"
             )
         return row
 

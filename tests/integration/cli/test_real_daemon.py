@@ -95,6 +95,61 @@ def _issue(request: x509.CertificateSigningRequest) -> x509.Certificate:
 
 
 @pytest.mark.parametrize("passphrase", [b"", b"a passphrase"], ids=["plain", "encrypted"])
+def as_client(daemon: Daemon, directory: Path, name: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and standard error of a command line of another client, with its own profile."""
+    profile = directory / name / "operator.toml"
+    if not profile.exists():
+        token = operate(daemon, "client", "enroll", name, "--role", "owner")["token"]
+        profile.parent.mkdir()
+        (profile.parent / "token").write_text(token)
+        done = run("enroll", str(profile.parent / "token"), "--profile", str(profile))
+        assert done[0] == 0, done[2]
+    return run(*arguments, "--profile", str(profile))
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = cli.run([*arguments])
+    return code, out.getvalue(), errors.getvalue()
+
+
+def test_an_owner_sees_its_keys_and_reads_about_them_after_their_end(daemon: Daemon, tmp_path: Path) -> None:
+    profile = ["--profile", str(daemon.operator_profile)]
+    assert "OWNER" not in run("key", "list", *profile)[1], "no key has an owner"
+    assert json.loads(as_client(daemon, tmp_path, "payments", "key", "list", "--json")[1]) == {"keys": []}
+    code, _, errors = run("key", "generate", "pay", "--owner", "front-end", *profile)
+    assert (code, "hsmd client role add front-end owner" in errors) == (1, True), errors
+    assert operate(daemon, "key", "generate", "pay", "--owner", "payments")["owner"] == "payments"
+    table = run("key", "list", *profile)[1]
+    assert "OWNER" in table and "payments" in table
+    assert "payments" in run("key", "show", "pay", *profile)[1]
+    shown = as_client(daemon, tmp_path, "payments", "key", "list")[1]
+    assert "pay" in shown and "www" not in shown
+
+    assert operate(daemon, "key", "reader", "add", "pay", "front-end")["changed"]
+    readers = operate(daemon, "key", "reader", "list")["readers"]
+    assert readers == [{"key": "pay", "client": "front-end"}]
+    assert operate(daemon, "key", "owner", "list")["owners"] == readers, "the former words go on working"
+    assert " owner " not in run("key", "--help")[1]
+    assert operate(daemon, "key", "owner", "remove", "pay", "front-end")["changed"]
+
+    digest = operate(daemon, "key", "show", "pay")["digest"]
+    operate(daemon, "key", "rename", "pay", "pay-old")
+    operate(daemon, "key", "destroy", "pay-old", "--confirm", "pay-old")
+    (past,) = json.loads(as_client(daemon, tmp_path, "payments", "key", "list", "--destroyed", "--json")[1])[
+        "keys"
+    ]
+    assert ([each["name"] for each in past["names"]], past["digest"]) == (["pay", "pay-old"], digest)
+    assert "pay-old" in run("key", "list", "--destroyed", *profile)[1]
+    code, text, errors = as_client(daemon, tmp_path, "payments", "audit", "show", "--key", digest, "--json")
+    assert (code, errors) == (0, "")
+    operations = [record["fields"]["op"] for record in json.loads(text)["records"]]
+    assert operations == ["key.generate", "key.owner.add", "key.owner.remove", "key.rename", "key.destroy"]
+    about = as_client(daemon, tmp_path, "payments", "audit", "about")[1]
+    assert "key.destroy" in about and "www" not in about
+
+
 def test_an_imported_key_is_in_no_arguments_and_no_environment(
     daemon: Daemon, tmp_path: Path, passphrase: bytes
 ) -> None:

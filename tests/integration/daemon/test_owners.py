@@ -190,7 +190,7 @@ def test_the_owner_reads_the_whole_history_of_a_destroyed_key_with_proofs(tmp_pa
 
 
 def test_an_owner_must_have_the_role_and_keeps_it(shared_daemon: Daemon) -> None:
-    for owner, text in ((WEB, "has not the role owner"), ("nothing", "there is no client")):
+    for owner, text in ((WEB, "does not have the role owner"), ("nothing", "there is no client")):
         with pytest.raises(Conflict, match=text):
             shared_daemon.ask(messages.KeyGenerate("for-none", "p-256", ["tls-server"], owner=owner))
         with pytest.raises(Conflict, match=text):
