@@ -29,6 +29,7 @@ from hsmd.transparency.note import Note
 R = TypeVar("R")
 
 MAX_NOTES = 100
+MAX_READERS = 16
 SCANS = 2
 """Searches for records at a time: each takes the interpreter's time from key operations."""
 
@@ -44,6 +45,8 @@ class AuditHandlers:
         self._log_guard = log_guard
         self._cache = cache
         self._scans = asyncio.Semaphore(SCANS)
+        self._readers: dict[tuple[str, bool], tuple[int, Reader]] = {}
+        """What clients may read, with the version of the store at which that was read: kept between the pages of one client."""
 
     def handlers(self) -> dict[type[Request], Handler]:
         """The method that carries out each request."""
@@ -136,11 +139,19 @@ class AuditHandlers:
     async def _reader(self, identity: Identity) -> Reader:
         if not identity.roles.isdisjoint(messages.AuditRead.roles):
             return Reader(identity.client, everything=True)
-        owns = Role.OWNER in identity.roles
-        rights = await self._cache.read(lambda tx: tx.readers.rights_of(identity.client, owns=owns))
+        version, asking = self._cache.snapshot.version, (identity.client, Role.OWNER in identity.roles)
+        known = self._readers.get(asking)
+        if known is None or known[0] != version:
+            known = self._readers[asking] = version, await self._read_rights(*asking)
+            if len(self._readers) > MAX_READERS:
+                del self._readers[next(iter(self._readers))]
+        return known[1]
+
+    async def _read_rights(self, client: str, owns: bool) -> Reader:
+        rights = await self._cache.read(lambda tx: tx.readers.rights_of(client, owns=owns))
         keys = [(each.digest.hex(), each.since, each.until) for each in rights.keys]
         names = [(each.name, each.since, each.until) for each in rights.names]
-        return Reader(identity.client, False, format_time(rights.since), _spans(keys), _spans(names))
+        return Reader(client, False, format_time(rights.since), _spans(keys), _spans(names))
 
     async def _scan(self, read: Callable[[FilesAtHand], R]) -> R:
         """Read the log in a thread, few at a time; one that is slow counts until it ends, also when its caller has gone."""
@@ -161,11 +172,11 @@ class AuditHandlers:
 
 
 def _spans(found: Iterable[tuple[str, datetime | None, datetime | None]]) -> dict[str, Spans]:
-    spans: dict[str, Spans] = {}
+    spans: dict[str, list[tuple[str, str]]] = {}
     for name, since, until in found:
         span = format_time(since) if since else BEGIN, format_time(until) if until else END
-        spans[name] = (*spans.get(name, ()), span)
-    return spans
+        spans.setdefault(name, []).append(span)
+    return {name: tuple(each) for name, each in spans.items()}
 
 
 def _line(files: FilesAtHand, index: int, reader: Reader) -> str:
