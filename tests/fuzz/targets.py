@@ -21,6 +21,7 @@ from hsmd.errors import (
     BadRequest,
     EnvelopeInvalid,
     HsmdError,
+    ProofInvalid,
     ProtocolError,
     PurposeMismatch,
     VersionMismatch,
@@ -30,6 +31,9 @@ from hsmd.protocol import frames, messages
 from hsmd.protocol.channel import ClientChannel, FrameDecoder, ServerChannel, State
 from hsmd.protocol.frames import MAX_REQUEST_LENGTH, Kind, Welcome
 from hsmd.purposes import Purpose, PurposeCheck, expand
+from hsmd.purposes.statement import fault_of
+from hsmd.transparency import endorsement, statement as statements
+from hsmd.transparency.note import Verifier, signed
 from tests.support.envelopes import golden
 
 HELLO = frames.encode_hello(3)
@@ -131,6 +135,7 @@ def result_target(data: bytes) -> None:
 
 
 _SPKI = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+_SIGNER = Verifier.from_public_key("hsmd.statement/fra-1", _SPKI)
 _CHECKS = [
     PurposeCheck(key_type, _SPKI.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     for key_type in KeyType
@@ -183,6 +188,22 @@ def envelopes_target(data: bytes) -> None:
         assert error.text
 
 
+def statements_target(data: bytes) -> None:
+    """Statements, endorsements and the texts that the worker signs; what one side accepts the other one does, too."""
+    text = data.decode("utf-8", "surrogateescape")
+    passes = not fault_of(data)
+    try:
+        assert statements.parse_text(text).text() == text
+        assert passes
+    except ProtocolError:
+        assert not passes
+    for parse in (endorsement.parse_text, lambda note: statements.verify(note, [_SIGNER])):
+        try:
+            parse(text)
+        except (ProtocolError, ProofInvalid) as error:
+            assert error.text
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames_target,
     "channel": channel_target,
@@ -191,6 +212,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "results": result_target,
     "purposes": purposes_target,
     "ceilings": ceilings_target,
+    "statements": statements_target,
     "envelopes": envelopes_target,
 }
 
@@ -204,6 +226,8 @@ def seeds(target: str) -> Iterator[bytes]:
             yield b"\0" + envelope.encode()
             yield from (bytes([part]) + envelope.header.encode() for part in (1, 2))
             yield b"\3" + key
+    elif target == "statements":
+        yield from _statement_seeds()
     elif target == "purposes":
         statement = b"hsmd.statement/v1 vault-answer\ndaemon fra-1\nkey 00ff\n"
         yield bytes([list(KeyType).index(KeyType.ED25519), Purpose.STATEMENT, 0x08, 0x07]) + statement
@@ -227,6 +251,19 @@ def seeds(target: str) -> Iterator[bytes]:
             yield msgspec.json.encode(sample(shapes.type_info(request)))
         elif target == "results":
             yield bytes([number]) + msgspec.json.encode(sample(shapes.type_info(request.Result)))
+
+
+def _statement_seeds() -> Iterator[bytes]:
+    """A statement as text and as a note, and an endorsement."""
+    private = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
+    text = statements.Statement("vault-answer", "fra-1", ("key 00ff",)).text()
+    yield text.encode()
+    yield signed(text, _SIGNER, [private.sign(text.encode())]).render().encode()
+    other = Verifier.from_public_key(
+        "any", ed25519.Ed25519PrivateKey.from_private_bytes(b"1" * 32).public_key()
+    )
+    keys = map(endorsement.material_of, (_SIGNER, other))
+    yield endorsement.Endorsement(*keys, "2026-01-02T03:04:05.000006Z", "why").text().encode()
 
 
 def _ceiling_seeds() -> Iterator[bytes]:
