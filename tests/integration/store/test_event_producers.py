@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -17,6 +18,7 @@ from hsmd.daemon.front.ledger.endings import AHEAD, CHECK_S, Endings, Leaf
 from hsmd.daemon.front.ledger.housekeeping import TURN, Housekeeping
 from hsmd.daemon.front.ledger.producers import client_enrolled, replace_certificate, stop_logins
 from hsmd.daemon.store import EventRecord, LoginStop, Readers, Store
+from hsmd.daemon.store.records import KeyOwner, Limits
 from hsmd.errors import StoreFailure
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
@@ -209,18 +211,31 @@ def test_only_those_whom_it_concerns_read_about_a_certificate(store: Store) -> N
     assert len(events(store, readers=Readers(frozenset({Role.AUDITOR})))) == 1
 
 
+def test_owners_readers_and_limited_grants_count_too(store: Store) -> None:
+    with store.write() as tx:
+        for name, role in (("owner", Role.OWNER), ("reader", Role.OWNER), ("limited", Role.FRONT_END)):
+            tx.clients.add(name, frozenset({role}), NOW)
+        tx.keys.add(replace(key_record("shop"), owner=KeyOwner("owner")))
+        tx.keys.add(key_record("other"))
+        tx.readers.add("shop", "reader")
+        tx.limited_grants.add("limited", "shop", {Purpose.TLS13_SERVER}, Limits(max_uses=1), NOW)
+        rows = {name: tx.clients.find_id(name) for name in ("owner", "reader", "limited")}
+        assert tx.audience_of_key("shop").clients == set(rows.values())
+        assert tx.audience_of_key("other").clients == frozenset()
+
+
 def test_a_stop_of_logins_is_reported_once(store: Store) -> None:
     first = LoginStop("main", NOW, "a on host", "refused")
     for stop in (first, LoginStop("main", NOW + DAY, "b on host", "later")):
         with store.write() as tx:
-            stop_logins(tx, stop)
+            stop_logins(tx, stop, 0)
     assert [event.payload for event in events(store, "logins.stopped")] == [
         {"daemon": "a on host", "reason": "refused"}
     ]
     with store.write() as tx:
         tx.logins.clear("main")
     with store.write() as tx:
-        stop_logins(tx, LoginStop("main", NOW + DAY, "b on host", "again"))
+        stop_logins(tx, LoginStop("main", NOW + DAY, "b on host", "again"), 1)
     assert len(events(store, "logins.stopped")) == 2
 
 
