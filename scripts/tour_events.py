@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +13,13 @@ from typing import Any
 from quickstart_ca import Authority
 from tour_steps import Tour, expect, main, stop, wait_for
 
+from hsmd.algorithms import SignatureScheme
+from hsmd.errors import Refused
+from hsmd.purposes import Purpose
 from hsmd.testing import Daemon
 
+USES = 3
+"""What the grant allows that runs out."""
 TERM = timedelta(seconds=15)
 """How long the certificate is valid that nears its end."""
 PROGRAM = """\
@@ -77,10 +83,56 @@ def run(tour: Tour) -> None:
         daemon = tour.daemon("www:p-256:tls-server")
         seen["address"] = daemon.address
     scene = Scene(tour, daemon, directory)
+    grant_that_runs_out(scene)
     certificate_that_ends(scene)
     follower_that_was_away(scene)
     program_that_fails(scene)
     follower_that_was_killed(scene)
+
+
+def grant_that_runs_out(scene: Scene) -> None:
+    """A front end uses a grant of three uses up."""
+    tour, daemon, begin = scene.tour, scene.daemon, scene.cursor()
+    follower = scene.follow("--since", begin, "--kind", "grant.exhausted", output="exhausted")
+    with tour.step("grant", f"{daemon.front_end} may use www {USES} times, by request of TICKET-17") as seen:
+        limits = ("--max-uses", str(USES), "--request", "TICKET-17")
+        daemon.command("grant", "remove", daemon.front_end, "www")
+        daemon.command("grant", "add", daemon.front_end, "www", "--purpose", "tls13-server", *limits)
+        seen["max_uses"] = USES
+    with tour.step("grant-used", f"it signs {USES} handshakes, and is refused the next one") as seen:
+        seen["signatures"] = signatures(daemon)
+        expect(seen["signatures"] == USES, f"{seen['signatures']} signatures")
+    with tour.step(
+        "grant-exhausted", "a follower is told that the grant has run out, and what it was for"
+    ) as seen:
+        wait_for(lambda: scene.noted("exhausted"), "the event")
+        event = scene.noted("exhausted")[0]
+        expect(event["payload"]["request"] == "TICKET-17", f"seen instead: {event}")
+        seen |= {
+            "id": event["id"],
+            "client": event["payload"]["client"],
+            "request": event["payload"]["request"],
+        }
+        stop(follower)
+
+
+def signatures(daemon: Daemon) -> int:
+    """How many TLS 1.3 handshakes the front end can sign until it is refused; it tries one more than it may."""
+    signed = b" " * 64 + b"TLS 1.3, server CertificateVerify" + b"\0" + sha256(b"a handshake").digest()
+    made = 0
+    with daemon.client() as client:
+        for _ in range(USES + 1):
+            try:
+                client.use_key(
+                    daemon.keys["www"].digest,
+                    Purpose.TLS13_SERVER,
+                    SignatureScheme.ECDSA_SHA256,
+                    signed,
+                )
+            except Refused:
+                break
+            made += 1
+    return made
 
 
 def certificate_that_ends(scene: Scene) -> None:

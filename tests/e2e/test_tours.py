@@ -22,6 +22,9 @@ SCRIPTS = ROOT / "scripts"
 STEPS = {
     "events": [
         "daemon",
+        "grant",
+        "grant-used",
+        "grant-exhausted",
         "short-certificate",
         "certificate-third",
         "certificate-tenth",
