@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,28 +21,43 @@ from hsmd.protocol.messages import (
     ClientRemove,
     ClientRename,
     ClientRevoke,
+    ClientRoleAdd,
+    ClientRoleRemove,
     ClientTrustCa,
     Done,
     EnrolmentTicket,
     WantedGrant,
 )
-from hsmd.protocol.roles import Role
+from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role, in_order
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_ROLES = f"One of {', '.join(role.value for role in Role)}."
+
 app = group(
     """Clients of the daemon.
 
-    A client is a name with OpenSSH keys, or with certificates of a trusted user CA. Its role determines what it may do: front
+    A client is a name with OpenSSH keys, or with certificates of a trusted user CA. Its roles determine what it may do: front
     ends use the keys that they have grants for, operators manage the daemon, auditors read."""
 )
+role_app = group(
+    """Roles of clients.
+
+    A client has one or several roles, and may do what any of them allows. An operator cannot be a depositary, because what takes
+    both must take two parties. `hsmd client list` shows the roles."""
+)
+app.add_typer(role_app, name="role")
+
+Roles = Annotated[list[Role], typer.Option("--role", help="Role of the client; may be repeated.")]
+OneRole = Annotated[Role, typer.Argument(metavar="ROLE", help=_ROLES, show_default=False)]
 
 
 @command(
     app,
     "add",
-    example="hsmd client add web1 --key 'ssh-ed25519 AAAAC3Nza...'\nhsmd client add alice --role operator --key alice.pub",
+    example="hsmd client add web1 --key 'ssh-ed25519 AAAAC3Nza...'\nhsmd client add alice --role operator --key alice.pub\n"
+    "hsmd client add bob --role owner --role checker --key bob.pub",
 )
 def add(
     session: Session,
@@ -53,14 +68,14 @@ def add(
             "--key", "-k", metavar="LINE|FILE", help="OpenSSH public key of the client.", show_default=False
         ),
     ] = "",
-    role: Annotated[Role, typer.Option("--role", help="Role of the client.")] = Role.FRONT_END,
+    role: Roles = [Role.FRONT_END],  # noqa: B006
 ) -> None:
     """Add a client, or another key for an existing one.
 
     Without --key the client can only log in with certificates (see trust-user-ca). A key belongs to one client only.
     """
     line = ssh_keys.line_or_file(key).line if key else ""
-    info = session.ask(ClientAdd(name=name, role=role.value, public_key=line), ClientInfo)
+    info = session.ask(ClientAdd(name=name, public_key=line, **_members(role)), ClientInfo)
     session.output.show(info, lambda: _describe(info))
 
 
@@ -69,10 +84,10 @@ def list_clients(session: Session) -> None:
     """List the clients with their roles and key fingerprints."""
     clients = clients_of(session)
     rows = [
-        (client.name, client.role, "\n".join(client.fingerprints), when(client.created_at))
+        (client.name, ", ".join(client.roles), "\n".join(client.fingerprints), when(client.created_at))
         for client in clients
     ]
-    session.output.show({"clients": clients}, lambda: table(("NAME", "ROLE", "KEYS", "SINCE"), rows))
+    session.output.show({"clients": clients}, lambda: table(("NAME", "ROLES", "KEYS", "SINCE"), rows))
 
 
 @command(app, "remove", example="hsmd client remove web1")
@@ -102,7 +117,7 @@ def rename(session: Session, name: ClientName, new_name: NewName) -> None:
 def enroll(
     session: Session,
     name: ClientName,
-    role: Annotated[Role, typer.Option("--role", help="Role of the client.")] = Role.FRONT_END,
+    role: Roles = [Role.FRONT_END],  # noqa: B006
     grant: Annotated[
         list[str],
         typer.Option(
@@ -120,7 +135,7 @@ def enroll(
 ) -> None:
     """Create a one-time token with which a new client registers its own key.
 
-    Use it on a new front end with `hsmd agent init --enroll -`, and for operators and auditors with `hsmd enroll -`. The token
+    Use it on a new front end with `hsmd agent init --enroll -`, and for all others with `hsmd enroll -`. The token
     is printed once and valid for 15 minutes and one use. It identifies this daemon and authorises the new client: treat it like
     a password.
     """
@@ -129,13 +144,38 @@ def enroll(
     if address:
         parse_address(address)  # report an invalid address here rather than on the other host
     ticket = session.ask(
-        ClientEnroll(name=name, role=role.value, grants=[_wanted(text) for text in grant], address=address),
+        ClientEnroll(name=name, grants=[_wanted(text) for text in grant], address=address, **_members(role)),
         EnrolmentTicket,
     )
-    there = "hsmd agent init --enroll -" if role is Role.FRONT_END else "hsmd enroll -"
+    agent = Role.FRONT_END in role and AT_OPERATOR_ADDRESSES.isdisjoint(role)
+    there = "hsmd agent init --enroll -" if agent else "hsmd enroll -"
     session.output.show(ticket, lambda: ticket.token)
     if not session.output.as_json:
         note(f"Within 15 minutes, run `{there}` on the other host and paste this line.")
+
+
+@command(role_app, "add", example="hsmd client role add bob checker")
+def add_role(session: Session, name: ClientName, role: OneRole) -> None:
+    """Give a client a further role.
+
+    The client has it on the connections that it opens from then on.
+    """
+    done = session.ask(ClientRoleAdd(name=name, role=role.value), Done)
+    result = "now has" if done.changed else "already had"
+    document = {"client": name, "role": role.value, "changed": done.changed}
+    session.output.show(document, lambda: f"{name} {result} the role {role.value}.")
+
+
+@command(role_app, "remove", example="hsmd client role remove bob checker")
+def remove_role(session: Session, name: ClientName, role: OneRole) -> None:
+    """Take a role from a client, and close the connections that have it.
+
+    With the role front-end, the client loses its grants.
+    """
+    done = session.ask(ClientRoleRemove(name=name, role=role.value), Done)
+    result = "no longer has" if done.changed else "did not have"
+    document = {"client": name, "role": role.value, "changed": done.changed}
+    session.output.show(document, lambda: f"{name} {result} the role {role.value}.")
 
 
 @command(
@@ -246,6 +286,12 @@ def revoked(session: Session) -> None:
     session.output.show({"revocations": found}, lambda: table(("KIND", "VALUE", "CA", "SINCE"), rows))
 
 
+def _members(roles: list[Role]) -> dict[str, Any]:
+    """The members of a request that hold these roles; releases with one role per client know only `role`."""
+    names = [role.value for role in in_order(roles)]
+    return {"role": names[0], "role_set": names if len(names) > 1 else []}
+
+
 def _fingerprint(text: str) -> str:
     """The fingerprint of a public key line or file; a fingerprint is returned unchanged."""
     return ssh_keys.line_or_file(text).fingerprint if text and not text.startswith("SHA256:") else text
@@ -260,7 +306,7 @@ def _describe(info: ClientInfo) -> RenderableType:
     return fields(
         [
             ("name", info.name),
-            ("role", info.role),
+            ("roles", ", ".join(info.roles)),
             ("keys", "\n".join(info.fingerprints) or "(certificates only)"),
             ("since", when(info.created_at)),
         ]

@@ -1,4 +1,4 @@
-"""`hsmd enroll`: register as an operator or auditor with a one-time token."""
+"""`hsmd enroll`: register, as an operator or any other client without an agent, with a one-time token."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def enroll(
         ),
     ] = None,
 ) -> None:
-    """Register as the operator or auditor that a token of `hsmd client enroll` was created for.
+    """Register as the operator, auditor or other client that a token of `hsmd client enroll` was created for.
 
     Generates a key, registers it with the daemon, and writes a profile with the daemon's host key pinned. Existing files are
     not overwritten.
@@ -62,8 +62,16 @@ def enroll(
         )
         write_new(path, profiles.render(pinned), PRIVATE)
         undo.pop_all()
-    document = {"profile": str(path), "daemon": token.address, "client": answer.client, "role": answer.role}
+    roles = answer.roles or [answer.role]  # a release with one role per client sends only that
+    document = {
+        "profile": str(path), "daemon": token.address, "client": answer.client, "role": answer.role, "roles": roles
+    }  # fmt: skip
     summary = fields(
-        [("profile", str(path)), ("daemon", token.address), ("client", answer.client), ("role", answer.role)]
+        [
+            ("profile", str(path)),
+            ("daemon", token.address),
+            ("client", answer.client),
+            ("roles", ", ".join(roles)),
+        ]
     )
     output.show(document, lambda: summary)

@@ -39,11 +39,10 @@ def status(session: Session) -> None:
 
 
 def _text_output(identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate]) -> TextOutput:
-    you = ("you", f"{identity.client} ({identity.role}), {identity.credential}")
+    roles = ", ".join(identity.roles or [identity.role])
+    you = ("you", f"{identity.client} ({roles}), {identity.credential}")
     if daemon is None:
-        return fields(
-            [("daemon", identity.daemon), you, ("state", f"not available to the role {identity.role}")]
-        )
+        return fields([("daemon", identity.daemon), you, ("state", f"not available to the role {roles}")])
     return (
         fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
         *(f"token {token.name}: {_problem(token)}" for token in daemon.tokens if _problem(token)),

@@ -19,13 +19,13 @@ KEY_DIGEST = "target_digest"
 def fields_of(request: Request) -> dict[str, str]:
     """The fields that hold a request, its operation first. Members that are empty, zero or false are left out."""
     fields = {OPERATION: request.op()}
-    for member in request.__struct_fields__:
-        value = getattr(request, member)
+    for member, attribute in zip(request.__struct_encode_fields__, request.__struct_fields__, strict=True):
+        value = getattr(request, attribute)
         if not value:
             continue
         if isinstance(value, bytes):
             fields[f"target_{member}_sha256"] = sha256(value).hexdigest()
-        elif member in request.hashed:
+        elif attribute in request.hashed:
             fields[f"target_{member}_sha256"] = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
         else:
             fields[f"target_{member}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -11,14 +11,17 @@ from typing import Any
 import asyncssh
 import pytest
 
+from hsmd.client import Connection
 from hsmd.client.enrolment import enrol
-from hsmd.errors import Refused, RefusedHere
+from hsmd.errors import Refused, RefusedHere, Unavailable
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import EnrolmentToken
 from hsmd.protocol.frames import Kind
 from hsmd.protocol.messages import Request
-from tests.support.daemon import AUDITOR, MAIL, OPERATOR, WEB, Daemon, public_line
+from hsmd.purposes import Purpose
+from tests.support.daemon import AUDITOR, MAIL, OPERATOR, WEB, Daemon, public_line, run_aside
 from tests.support.ssh_peer import assert_cut_off, certificate, ssh, wire
+from tests.support.tls_bytes import P256, TLS13
 
 pytestmark = pytest.mark.timeout(120)
 VICTIM, THIEF = "victim", "thief"
@@ -177,21 +180,16 @@ def test_roles_are_accepted_only_on_their_addresses(open_daemon: Callable[..., D
     there: dict[str, Any] = {"host": "127.0.0.2", "port": apart}
 
     async def identity_of(client: str, **address: Any) -> str:
-        from hsmd.client import Connection
-
         async with Connection(daemon.endpoint(client, **address)) as connection:
             answer: messages.Identity = await connection.control(messages.WhoAmI(), timeout_s=5)
             return answer.client
-
-    from hsmd.errors import Unavailable
-    from tests.support.daemon import run_aside
 
     for client, address in ((WEB, {}), (MAIL, {}), (OPERATOR, there), (AUDITOR, there)):
         assert run_aside(lambda c=client, p=address: identity_of(c, **p)) == client  # type: ignore[misc]
     for client, address in ((WEB, there), (MAIL, there), (OPERATOR, {}), (AUDITOR, {})):
         with pytest.raises(Unavailable, match="does not accept the identity"):
             run_aside(lambda c=client, p=address: identity_of(c, **p))  # type: ignore[misc]
-    ticket = run_aside(lambda: _ticket(daemon, there))
+    ticket = run_aside(lambda: _ticket(daemon, there, messages.ClientEnroll("ann", role="operator")))
     assert ticket.address == f"127.0.0.2:{apart}"
     token = EnrolmentToken.parse(ticket.token)
     host, port = daemon.address
@@ -207,8 +205,57 @@ def test_roles_are_accepted_only_on_their_addresses(open_daemon: Callable[..., D
     assert run_aside(lambda: identity_of(OPERATOR)) == OPERATOR
 
 
-async def _ticket(daemon: Daemon, there: dict[str, Any]) -> messages.EnrolmentTicket:
-    from hsmd.client import Connection
+@pytest.mark.parametrize("roles", [["operator", "front-end"], ["auditor", "owner"]])
+def test_a_client_has_at_an_address_only_the_roles_that_it_admits(
+    open_daemon: Callable[..., Daemon], roles: list[str]
+) -> None:
+    """And a token for one that is, among other things, an operator or auditor is of use only where these are admitted."""
+    daemon = open_daemon()
+    key = daemon.add_key("site")
+    daemon.write('operator_addresses = ["127.0.0.2:0"]')
+    assert daemon.reload() == "done"
+    apart = int(daemon.logged("reload.done")[-1]["address"].rpartition(":")[2])
+    there: dict[str, Any] = {"host": "127.0.0.2", "port": apart}
+    ticket = run_aside(lambda: _ticket(daemon, there, messages.ClientEnroll("ann", roles[0], role_set=roles)))
+    token = EnrolmentToken.parse(ticket.token)
+    assert token.address == f"127.0.0.2:{apart}"
+    mine = daemon.keys["ann"] = asyncssh.generate_private_key("ssh-ed25519")
+    host, port = daemon.address
+    with pytest.raises(RefusedHere):
+        run_aside(lambda: enrol(replace(token, address=f"{host}:{port}"), public_line(mine)))
+    answer = run_aside(lambda: enrol(token, public_line(mine)))
+    assert (answer.client, answer.role, answer.roles) == ("ann", roles[0], roles)
+    daemon._write_key("ann", mine)
 
+    async def at(**address: Any) -> tuple[list[str], bool, bool]:
+        """The roles there, whether the state of the daemon is shown, and whether a key is used."""
+        async with Connection(daemon.endpoint("ann", **address)) as connection:
+            found: messages.Identity = await connection.control(messages.WhoAmI(), timeout_s=5)
+            shown = used = True
+            try:
+                await connection.control(messages.Status(), timeout_s=5)
+            except Refused:
+                shown = False
+            try:
+                await connection.use_key(key, Purpose.TLS13_SERVER, P256, TLS13, timeout_s=5)
+            except Refused:
+                used = False
+            return found.roles, shown, used
+
+    if roles[1] == "front-end":
+        grant = messages.GrantAdd("ann", "site", ["tls-server"])
+        run_aside(lambda: _asked(daemon, there, grant))
+    assert run_aside(lambda: at(**there)) == (roles[:1], True, False)
+    assert run_aside(lambda: at()) == (roles[1:], False, roles[1] == "front-end")
+
+
+async def _ticket(
+    daemon: Daemon, there: dict[str, Any], request: messages.ClientEnroll
+) -> messages.EnrolmentTicket:
+    answer: messages.EnrolmentTicket = await _asked(daemon, there, request)
+    return answer
+
+
+async def _asked(daemon: Daemon, there: dict[str, Any], request: Request) -> Any:
     async with Connection(daemon.endpoint(OPERATOR, **there)) as connection:
-        return await connection.control(messages.ClientEnroll("ann", role="operator"), timeout_s=5)  # type: ignore[return-value]
+        return await connection.control(request, timeout_s=5)

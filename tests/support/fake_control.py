@@ -153,7 +153,9 @@ class FakeControl:
         return messages.PemDocument(self.chains[request.key])
 
     def on_client_add(self, request: messages.ClientAdd) -> messages.ClientInfo:
-        info = self.clients.setdefault(request.name, messages.ClientInfo(request.name, request.role, [], NOW))
+        info = self.clients.setdefault(
+            request.name, messages.ClientInfo(request.name, request.role, [], NOW, request.role_set)
+        )
         info.fingerprints += [f"SHA256:{len(info.fingerprints)}"] if request.public_key else []
         return info
 
@@ -166,6 +168,18 @@ class FakeControl:
         if self.clients.pop(request.name, None) is None:
             raise NotFound(f"there is no client {request.name!r}")
         return messages.Done()
+
+    def on_client_role_add(self, request: messages.ClientRoleAdd) -> messages.Done:
+        held = self.clients[request.name].roles
+        changed = request.role not in held
+        held += [request.role] * changed
+        return messages.Done(changed)
+
+    def on_client_role_remove(self, request: messages.ClientRoleRemove) -> messages.Done:
+        held = self.clients[request.name].roles
+        changed = request.role in held
+        self.clients[request.name].roles = [role for role in held if role != request.role]
+        return messages.Done(changed)
 
     def on_client_trust_ca(self, request: messages.ClientTrustCa) -> messages.Done:
         return messages.Done()

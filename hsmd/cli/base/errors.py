@@ -65,7 +65,7 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
     (errors.ConfigurationError, "correct the file and run the command again", Exit.USAGE),
     (
         errors.Refused,
-        "you may not do this, or the name does not exist; `hsmd status` shows your identity and role",
+        "you may not do this, or the name does not exist; `hsmd status` shows your identity and roles",
         Exit.FAILED,
     ),
     (errors.NotFound, "check the name or number", Exit.FAILED),
@@ -129,6 +129,7 @@ _OPTION_OF_MEMBER = {
     "public_key": "public key: ",
     "purposes": "--purpose: ",
     "role": "--role: ",
+    "roles": "--role: ",
     "serial": "--serial: ",
     "since": "--since: ",
     "token": "--token: ",

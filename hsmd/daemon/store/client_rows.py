@@ -17,6 +17,7 @@ from hsmd.daemon.store.tables import (
     client_roles,
     clients,
     credentials,
+    enrolments,
     grant_uses,
     grants,
     key_history,
@@ -73,12 +74,18 @@ class Clients:
             )
 
     def add_role(self, name: str, role: Role) -> bool:
-        """Give a client a further role; return whether it is new. Raises NotFound, BadRequest for a set that may not be."""
+        """Give a client a further role; return whether it is new. Raises NotFound, BadRequest for a set that may not be.
+
+        Its enrolment token is void then: it was made for other roles, perhaps to be used where this one is not admitted.
+        """
         client = self.row(name)
         held = self.roles_of(client)
+        if role in held:
+            return False
         check_roles(held | {role})
         self._write_roles(client.id, held | {role})
-        return role not in held
+        self._connection.execute(delete(enrolments).where(enrolments.c.client_id == client.id))
+        return True
 
     def remove_role(self, name: str, role: Role) -> bool:
         """Take a role from a client; return whether it had it.

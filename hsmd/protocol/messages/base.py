@@ -24,6 +24,7 @@ __all__ = [
     "PurposeOrGroupLabel",
     "Request",
     "RoleName",
+    "RoleNames",
     "Subject",
     "Text",
 ]
@@ -35,6 +36,7 @@ Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}\Z")]
 Text = Annotated[str, Meta(max_length=256)]
 KeyTypeName = Annotated[Text, KEY_TYPE.meta]
 RoleName = Annotated[Text, ROLE.meta]
+RoleNames = Annotated[list[RoleName], Meta(max_length=16)]
 PurposeLabel = Annotated[str, Meta(max_length=32), PURPOSE.meta]
 PurposeOrGroupLabel = Annotated[str, Meta(max_length=32), PURPOSE_OR_GROUP.meta]
 PublicKeyLine = Annotated[str, Meta(max_length=2_000)]
@@ -89,6 +91,10 @@ class Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=
         for declared in ("Result", "roles", "changes", "subject"):
             if not hasattr(cls, declared):
                 raise TypeError(f"control request {cls.__name__} does not declare `{declared}`")
+        if "roles" in cls.__annotations__:
+            raise TypeError(
+                f"control request {cls.__name__}: a member called `roles` needs a field of another name (msgspec.field)"
+            )
         if not cls.roles:
             raise TypeError(f"control request {cls.__name__}: `roles` is empty")
         for member in {*cls.hashed, cls.subject.key, cls.subject.client} - {""}:

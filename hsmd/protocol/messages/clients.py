@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from hsmd.protocol.messages.base import (
     ANY_ROLE,
@@ -19,6 +19,7 @@ from hsmd.protocol.messages.base import (
     PurposeOrGroupLabel,
     Request,
     RoleName,
+    RoleNames,
     Subject,
     Text,
 )
@@ -35,6 +36,8 @@ __all__ = [
     "ClientRename",
     "ClientRevoke",
     "ClientRevoked",
+    "ClientRoleAdd",
+    "ClientRoleRemove",
     "ClientRotateKey",
     "ClientTrustCa",
     "EnrolmentTicket",
@@ -54,6 +57,10 @@ class ClientInfo(Struct):
     created_at: datetime
     roles: list[Annotated[str, ROLE.meta]] = []
     """All its roles; `role` is the first."""
+
+    def __post_init__(self) -> None:
+        if self.role and not self.roles:  # from a daemon of a release with one role per client
+            self.roles = [self.role]
 
 
 class ClientPage(Struct):
@@ -78,6 +85,8 @@ class ClientAdd(Request, tag="client.add"):
     """For a client that exists: the role that it has."""
     public_key: PublicKeyLine = ""
     """One OpenSSH public key line; empty for a client that logs in with certificates only."""
+    role_set: RoleNames = field(default_factory=list, name="roles")
+    """All roles of a client with several; `role` is the first of them, in the order of [Role](#role)."""
 
 
 class ClientList(Request, tag="client.list"):
@@ -114,6 +123,37 @@ class ClientRename(Request, tag="client.rename"):
 
     name: Name
     new_name: Name
+
+
+class ClientRoleAdd(Request, tag="client.role.add"):
+    """Give a client a further role, which it has on the connections that it opens from then on.
+
+    An enrolment token of the client that was not used is void then.
+    """
+
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(client="name")
+
+    name: Name
+    role: RoleName
+
+
+class ClientRoleRemove(Request, tag="client.role.remove"):
+    """Take a role from a client, and close the connections that have it.
+
+    With the role `front-end` a client loses its grants. Nobody can remove a role of the client that they are connected as, or
+    the only role of a client.
+    """
+
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = Subject(client="name")
+
+    name: Name
+    role: RoleName
 
 
 class ClientTrustCa(Request, tag="client.trust-ca"):
@@ -248,3 +288,5 @@ class ClientEnroll(Request, tag="client.enroll"):
     """Grants that the client gets at once."""
     address: Annotated[str, Meta(max_length=270)] = ""
     """Where the new client reaches the daemon; empty for the daemon's first listening address."""
+    role_set: RoleNames = field(default_factory=list, name="roles")
+    """All roles of a client with several; `role` is the first of them, in the order of [Role](#role)."""

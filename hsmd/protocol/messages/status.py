@@ -29,6 +29,10 @@ class Identity(Struct, omit_defaults=True):
     roles: list[Annotated[str, ROLE.meta]] = []
     """From a daemon: all roles that the client has at this address; `role` is the first."""
 
+    def __post_init__(self) -> None:
+        if self.role != "agent" and not self.roles:  # from a daemon of a release with one role per client
+            self.roles = [self.role]
+
 
 class WhoAmI(Request, tag="whoami"):
     """Return the identity of the caller."""

@@ -177,6 +177,42 @@ def test_client_add_refuses_a_private_key(run: Run, daemon: FakeControl, home: P
     assert "c2VjcmV0" not in ran.err
 
 
+def test_a_client_gets_several_roles(run: Run, daemon: FakeControl) -> None:
+    """One role is sent as to releases that know no others."""
+    made = _document(run, "client", "add", "bob", "--role", "checker", "--role", "owner")
+    assert (made["role"], made["roles"]) == ("owner", ["owner", "checker"])
+    _document(run, "client", "add", "ann", "--role", "owner")
+    assert messages.encode_request(daemon.asked[0]) == (
+        b'{"op":"client.add","name":"bob","role":"owner","roles":["owner","checker"]}'
+    )
+    assert messages.encode_request(daemon.asked[1]) == b'{"op":"client.add","name":"ann","role":"owner"}'
+    assert "owner, checker" in run("client", "list").out
+
+
+def test_roles_are_added_and_removed(run: Run, daemon: FakeControl) -> None:
+    run("client", "add", "bob", "--role", "owner")
+    expected = {"client": "bob", "role": "node", "changed": True}
+    assert _document(run, "client", "role", "add", "bob", "node") == expected
+    assert run("client", "role", "add", "bob", "node").out == "bob already had the role node.\n"
+    assert daemon.clients["bob"].roles == ["owner", "node"]
+    assert _document(run, "client", "role", "remove", "bob", "node") == expected
+    assert run("client", "role", "remove", "bob", "node").out == "bob did not have the role node.\n"
+    assert daemon.asked[-1] == messages.ClientRoleRemove("bob", "node")
+    assert run("client", "role", "add", "bob", "king").code == 2
+
+
+def test_roles_of_a_daemon_with_one_role_per_client() -> None:
+    old = messages.decode_result(
+        b'{"name":"a","role":"auditor","fingerprints":[],"created_at":"2030-01-02T03:04:05Z"}',
+        messages.ClientInfo,
+    )
+    assert old.roles == ["auditor"]
+    agent = messages.decode_result(
+        b'{"client":"a","role":"agent","credential":"c","daemon":"d"}', messages.Identity
+    )
+    assert agent.roles == []
+
+
 def test_clients_are_listed_and_removed(run: Run, daemon: FakeControl) -> None:
     for name in "abc":
         run("client", "add", name)
@@ -293,6 +329,7 @@ def test_status(run: Run, daemon: FakeControl) -> None:
         "role": "operator",
         "credential": "SHA256:abc",
         "daemon": "hsm-1",
+        "roles": ["operator"],
     }
     text = run("status").out
     assert "alice (operator)" in text

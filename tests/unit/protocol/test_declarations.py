@@ -39,6 +39,8 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "client.rename": ("o", CHANGE, "", "name"),
     "client.revoke": ("o", CHANGE, "", ""),
     "client.revoked": ("oa", QUERY, "", ""),
+    "client.role.add": ("o", CHANGE, "", "name"),
+    "client.role.remove": ("o", CHANGE, "", "name"),
     "client.rotate-key": ("oafwcnd", CHANGE, "", "", "public_key"),
     "client.trust-ca": ("o", CHANGE, "", "", "public_key"),
     "events.follow": ("oafwcnd", QUERY, "", ""),
@@ -105,6 +107,16 @@ def test_a_contradictory_declaration_is_refused(declared: dict[str, object], err
     members = {"__annotations__": {"name": str, "chain": str}}
     with pytest.raises(TypeError, match=error):
         type(Request)("Careless", (Request,), {**members, **good, **declared})
+
+
+def test_a_member_called_roles_needs_a_field_of_another_name() -> None:
+    good = {"Result": messages.Done, "roles": OPERATOR, "changes": False, "subject": NO_SUBJECT}
+    with pytest.raises(TypeError, match="Careless: a member called `roles`"):
+        type(Request)("Careless", (Request,), {**good, "__annotations__": {"roles": list[str]}})
+    request = messages.ClientAdd("web", role_set=["owner", "node"])
+    assert b'"roles":["owner","node"]' in messages.encode_request(request)
+    assert fields_of(request)["target_roles"] == "owner,node"
+    assert messages.ClientAdd.roles == OPERATOR
 
 
 def test_bytes_are_always_hashed_in_records() -> None:

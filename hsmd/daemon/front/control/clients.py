@@ -15,7 +15,7 @@ from hsmd.daemon.store import ClientRecord, RevocationRecord, Transaction
 from hsmd.errors import BadRequest, Conflict, NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
-from hsmd.protocol.roles import Role, in_order
+from hsmd.protocol.roles import Role, check_roles, in_order
 
 
 class ClientHandlers:
@@ -43,6 +43,8 @@ class ClientHandlers:
             messages.ClientList: self.list,
             messages.ClientRemove: self.remove,
             messages.ClientRename: self.rename,
+            messages.ClientRoleAdd: self.add_role,
+            messages.ClientRoleRemove: self.remove_role,
             messages.ClientRotateKey: self.rotate_key,
             messages.ClientTrustCa: self.trust_ca,
             messages.ClientDistrustCa: self.distrust_ca,
@@ -82,8 +84,34 @@ class ClientHandlers:
     ) -> messages.Done:
         if request.name == identity.client:
             raise BadRequest("name: you cannot remove the client you are connected as; use another operator")
-        await self._cache.change(lambda tx: tx.clients.remove(request.name))
+
+        def change(tx: Transaction) -> None:
+            _check_is_operator(tx, identity)
+            tx.clients.remove(request.name)
+
+        await self._cache.change(change)
         return messages.Done()
+
+    async def add_role(
+        self, identity: Identity, request: messages.ClientRoleAdd, deadline: float
+    ) -> messages.Done:
+        role = _role_named(request.role)
+        return messages.Done(await self._cache.change(lambda tx: tx.clients.add_role(request.name, role)))
+
+    async def remove_role(
+        self, identity: Identity, request: messages.ClientRoleRemove, deadline: float
+    ) -> messages.Done:
+        role = _role_named(request.role)
+        if request.name == identity.client and role in identity.roles:
+            raise BadRequest(
+                "name: you cannot remove a role of the client you are connected as; use another operator"
+            )
+
+        def change(tx: Transaction) -> bool:
+            _check_is_operator(tx, identity)
+            return tx.clients.remove_role(request.name, role)
+
+        return messages.Done(await self._cache.change(change))
 
     async def trust_ca(
         self, identity: Identity, request: messages.ClientTrustCa, deadline: float
@@ -150,7 +178,12 @@ class ClientHandlers:
 
 def roles_named(request: messages.ClientAdd | messages.ClientEnroll) -> frozenset[Role]:
     """The roles in a request that adds a client. Raises BadRequest."""
-    return frozenset({_role_named(request.role)})
+    roles = frozenset(map(_role_named, request.role_set or [request.role]))
+    check_roles(roles)
+    first = in_order(roles)[0].value
+    if request.role != first:
+        raise BadRequest(f"role: it must be the first of the roles, {first}")
+    return roles
 
 
 def _role_named(name: str) -> Role:
@@ -169,6 +202,19 @@ def _revocation(request: messages.ClientRevoke, now: datetime) -> RevocationReco
     if (kind == "key") == bool(request.ca):
         raise BadRequest("ca: the fingerprint of the CA goes with serial and key_id, and with nothing else")
     return RevocationRecord(kind, request.ca, value, now)
+
+
+def _check_is_operator(tx: Transaction, identity: Identity) -> None:
+    """Raises Refused if the caller, which the snapshot takes for an operator, is none any more.
+
+    No operator can remove itself, and with this check no two can remove each other: one is always left.
+    """
+    try:
+        held = tx.clients.get(identity.client).roles
+    except NotFound:
+        held = frozenset()
+    if Role.OPERATOR not in held:
+        raise Refused(detail="the caller is not an operator any more")
 
 
 def _exists(tx: Transaction, name: str) -> bool:

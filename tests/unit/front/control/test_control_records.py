@@ -28,9 +28,10 @@ ANN, STRANGER = (
 )
 
 
-def filled(shape: shapes.StructType) -> Any:
-    """The struct with a value for every member, made from the member's name."""
-    return shape.cls(**{field.name: value(field.type, field.name) for field in shape.fields})
+def filled(shape: shapes.StructType, leave_out: str = "") -> Any:
+    """The struct with a value for every member, made from the member's name, but for the field `leave_out`."""
+    fields = [field for field in shape.fields if field.name != leave_out]
+    return shape.cls(**{field.name: value(field.type, field.encode_name) for field in fields})
 
 
 def value(shape: shapes.Type, name: str) -> Any:
@@ -62,6 +63,8 @@ REQUESTS = {
         ["purposes-1 \u00e9\n\udc80", "purposes-2 \u00e9\n\udc80"],
     ),
     "key.adopt, bare": messages.KeyAdopt("bare"),
+    "client.add, one role": filled(shapes.type_info(messages.ClientAdd), leave_out="role_set"),  # type: ignore[arg-type]
+    "client.enroll, one role": filled(shapes.type_info(messages.ClientEnroll), leave_out="role_set"),  # type: ignore[arg-type]
     "client.rotate-key, bare": messages.ClientRotateKey(),
     "cert.self-signed, long": messages.CertificateSelfSigned("k" * 3_000, ["d" * 200] * 100),
 }
