@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import venv
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -129,6 +130,23 @@ def unpack_wheel(directory: Path) -> Release:
         packed.extractall(wheel)
     installed = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
     return Release((sys.executable, "-S", "-P"), (wheel, *installed), directory)
+
+
+def install_wheel(directory: Path) -> Release:
+    """The previous release in a virtual environment of its own, so that its daemon's processes are of that release too.
+
+    They are started without PYTHONPATH. The dependencies come from the directories of this interpreter: a line in a .pth
+    file adds a directory without the .pth files in it, and so without the import hook of an editable install.
+    """
+    venv.create(directory / "venv", with_pip=False)
+    python = directory / "venv" / "bin" / "python"
+    where = [str(python), "-P", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.check_output(where, text=True, timeout=COMMAND_S).strip())
+    with zipfile.ZipFile(VECTORS / EXPECTED["wheel"]) as packed:
+        packed.extractall(packages)
+    installed = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(installed) + "\n")
+    return Release((str(python), "-P"), (), directory)
 
 
 def unpack(name: str, parent: Path, changes: Mapping[str, str]) -> Path:
