@@ -196,3 +196,36 @@ token.close()
 print("closed")
 """
     assert run(tmp_path, token, program) == "closed"
+
+
+def test_a_refused_pin_is_in_no_exception(tmp_path: Path, token: SoftHsmToken) -> None:
+    """Not in its text, and not in the variables of its traceback, which programs log."""
+    write_settings(tmp_path, token, f'pin_file = "{token.pin_file}"')
+    token.pin_file.write_text("wrong-pin\n")
+    program = """
+from pathlib import Path
+from hsmd.errors import HsmdError
+from hsmd.pkcs11.session import open_token
+from hsmd.pkcs11.settings_file import read_token_file
+
+def everything(error):
+    while error is not None:
+        yield repr(error)
+        traceback = error.__traceback__
+        while traceback is not None:
+            yield from map(repr, traceback.tb_frame.f_locals.values())
+            traceback = traceback.tb_next
+        error = error.__context__
+
+def opened():
+    settings = read_token_file(Path("owner.toml"))
+    open_token(settings)
+
+try:
+    opened()
+except HsmdError as error:
+    found = list(everything(error))
+    assert any(str(Path.cwd()) in text for text in found), "the variables are looked at"
+    print(sum("wrong-pin" in text for text in found))
+"""
+    assert run(tmp_path, token, program) == "0"
