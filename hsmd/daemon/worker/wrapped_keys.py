@@ -25,7 +25,7 @@ from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Kind, Suite
 from hsmd.envelopes.rsa_aes_kwp import Parts
 from hsmd.errors import BadRequest, Conflict, EnvelopeInvalid, TokenFailure
-from hsmd.pkcs11 import templates, wrapping
+from hsmd.pkcs11 import templates, wrapping, wrapping_probe
 from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.pkcs11.wrapping import Wrapping, temporary
 from hsmd.purposes import KeyUse, Purpose, check_ceiling, use_of
@@ -47,8 +47,14 @@ class WrappedKeys:
         self._session = session
         self._wrapping = found
 
+    def _try_again(self) -> None:
+        """Try what the token can do once more if nothing was found: it may have failed for a moment."""
+        if not self._wrapping.suites:
+            self._wrapping = wrapping_probe.probe(self._session)
+
     def unwrap(self, request: worker_messages.Unwrap, purposes: frozenset[Purpose], now: float) -> Ceiling:
         """Open an envelope and store its key under a ceiling; with `keep` false only show that it can be opened."""
+        self._try_again()
         half = _half(request.public_key, "public_key")
         if request.keep:
             self._check_new(half, purposes, now)
@@ -64,6 +70,7 @@ class WrappedKeys:
             raise BadRequest(
                 "key_type: give either the type of a new key, or the envelope that holds the key"
             )
+        self._try_again()
         recipient = _half(request.recipient, "recipient")
         suite = _suite(request.suite)
         self._wrapping.need(suite)

@@ -402,6 +402,18 @@ def test_a_token_that_imports_no_private_key_is_tried_with_a_pair_of_its_own(
     assert ready.wrapping == ["rsa-oaep-sha1", "aes-kwp-0x210a", "aes-key-wrap"]
 
 
+def test_a_token_that_failed_for_a_moment_is_tried_again(
+    start, fresh_token: SoftHsmToken, faults: FaultModule
+) -> None:
+    rule = faults.rule(Function.UNWRAP_KEY, Action.RETURN, CKR.DEVICE_ERROR)
+    worker = start(faults.before(fresh_token), control=True)
+    ready = worker.event()
+    assert isinstance(ready, worker_messages.Ready)
+    assert ready.wrapping == []
+    rule.clear()
+    worker.control(Wrap(recipient=spki(make("rsa-2048")), suite=SUITE.value, key_type="p-256"))
+
+
 # --- errors and kills on the way ---
 
 STEPS = [
