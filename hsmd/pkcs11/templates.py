@@ -99,12 +99,6 @@ def extractable_private_key() -> Template:
     )
 
 
-def passing_private_key() -> Template:
-    """Attributes of a private key that comes out of one envelope to be put into another."""
-    template = unwrapped_private_key(frozenset({Purpose.SIGN_MESSAGE}))
-    return {**template, Attribute.EXTRACTABLE: True}
-
-
 def checking_copy() -> Template:
     """Attributes of a private key that is unwrapped to see whether it is the right one, and destroyed."""
     return unwrapped_private_key(frozenset({Purpose.SIGN_MESSAGE}))

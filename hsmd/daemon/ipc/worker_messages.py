@@ -185,19 +185,16 @@ class WrappedKey(Struct, frozen=True):
 
 
 class Wrap(TokenRequest, tag="wrap", frozen=True):
-    """Seal a private key to `recipient`, an RSA key, with `suite` and `about` in the envelope's header.
+    """Generate a key pair for an envelope to `recipient`, an RSA key, with `suite` and `about` in the envelope's header.
 
-    The key is generated for this, of `key_type`; or it comes out of `envelope`, which is sealed to a key of this token for
-    `unwrap-key` and holds the private key of `public_key`. It does not stay in the token.
+    The private key does not stay in the token. If it shall, seal it to a key of the token and unwrap the envelope.
     """
 
     Result: ClassVar = WrappedKey
+    key_type: Text
     recipient: Spki
     suite: Text
     about: dict[str, Any] = {}
-    key_type: Text = ""
-    envelope: Envelope = b""
-    public_key: Spki = b""
 
 
 AnyRequest = Generate | Adopt | Destroy | Describe | Candidates | Unwrap | Wrap

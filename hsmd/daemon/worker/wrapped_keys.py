@@ -1,8 +1,8 @@
 """Keys that enter and leave the token in envelopes: opening one to an unwrapping key of the token, and making one.
 
-What comes out is compared with the public key that the caller expects before it is stored or passed on. All objects on the
-way are session objects, and a key that shall stay is marked while it is stored (`unfinished_keys`), so that neither an error
-nor a killed worker leaves anything behind.
+What comes out is compared with the public key that the caller expects before it is stored. All objects on the way are
+session objects, and a key that shall stay is marked while it is stored (`unfinished_keys`), so that neither an error nor a
+killed worker leaves anything behind.
 """
 
 from __future__ import annotations
@@ -47,11 +47,6 @@ class WrappedKeys:
         self._session = session
         self._wrapping = found
 
-    def _try_again(self) -> None:
-        """Try what the token can do once more if nothing was found: it may have failed for a moment."""
-        if not self._wrapping.suites:
-            self._wrapping = wrapping_probe.probe(self._session)
-
     def unwrap(self, request: worker_messages.Unwrap, purposes: frozenset[Purpose], now: float) -> Ceiling:
         """Open an envelope and store its key under a ceiling; with `keep` false only show that it can be opened."""
         self._try_again()
@@ -65,30 +60,38 @@ class WrappedKeys:
         return Ceiling(half, b"", frozenset(), b"")
 
     def wrap(self, request: worker_messages.Wrap) -> worker_messages.WrappedKey:
-        """Make an envelope with a key that is generated for it, or that comes out of another envelope."""
-        if bool(request.key_type) == bool(request.envelope):
-            raise BadRequest(
-                "key_type: give either the type of a new key, or the envelope that holds the key"
-            )
+        """Make an envelope with a key that is generated for it."""
         self._try_again()
+        key_type, suite = _key_type(request.key_type), _suite(request.suite)
         recipient = _half(request.recipient, "recipient")
-        suite = _suite(request.suite)
         self._wrapping.need(suite)
-        with self._source(request) as (private, half):
-            try:
-                envelope = wrapping.seal_private_key(
-                    self._session, private, half, recipient, suite, request.about, self._wrapping, _prove
-                )
-            except pkcs11.KeyNotWrappable:
-                raise BadRequest(
-                    f"key_type: the token does not wrap {half.key_type.value} keys; choose another type"
-                ) from None
+        public, private = key_objects.generate_temporary(self._session, key_type)
+        with temporary(public), temporary(private):
+            half = key_objects.generated_half(public, key_type)
+            envelope = self._seal(private, half, recipient, suite, request.about)
         if recipient.digest in ceilings.read_all(self._session):
             with self._opened(envelope.encode(), half) as opened:
                 self._try_out(opened)
         return worker_messages.WrappedKey(
             half.digest.hex(), half.key_type.value, half.spki, envelope.encode()
         )
+
+    def _seal(
+        self, private: Any, half: PublicHalf, recipient: PublicHalf, suite: Suite, about: dict[str, Any]
+    ) -> Envelope:
+        try:
+            return wrapping.seal_private_key(
+                self._session, private, half, recipient, suite, about, self._wrapping, _prove
+            )
+        except pkcs11.KeyNotWrappable:
+            raise BadRequest(
+                f"key_type: the token does not wrap {half.key_type.value} keys; choose another type"
+            ) from None
+
+    def _try_again(self) -> None:
+        """Try what the token can do once more if nothing was found: it may have failed for a moment."""
+        if not self._wrapping.suites:
+            self._wrapping = wrapping_probe.probe(self._session)
 
     # --- opening ---
 
@@ -151,25 +154,6 @@ class WrappedKeys:
             key_objects.prove_pair(private, half)
             key_objects.write_public_key(self._session, name, half, cka_id, purposes)
             return ceilings.write(self._session, half, cka_id, purposes)
-
-    # --- sealing ---
-
-    @contextmanager
-    def _source(self, request: worker_messages.Wrap) -> Iterator[tuple[Any, PublicHalf]]:
-        """An extractable private key as a session object, and its public half."""
-        if request.envelope:
-            half = _half(request.public_key, "public_key")
-            with self._opened(request.envelope, half) as opened:
-                private = self._unwrap(opened, templates.passing_private_key())
-            with temporary(private):
-                with wrapping.content_refused(self._session):
-                    _prove(private, half)
-                yield private, half
-            return
-        key_type = _key_type(request.key_type)
-        public, private = key_objects.generate_temporary(self._session, key_type)
-        with temporary(public), temporary(private):
-            yield private, key_objects.generated_half(public, key_type)
 
 
 def _prove(private: Any, half: PublicHalf) -> None:
