@@ -504,6 +504,57 @@ def test_the_old_worker_passes_over_ceilings_that_it_does_not_know(old: Release,
     assert run_python(old, read, written) == "[True, False, False, False]\n"
 
 
+def test_a_running_old_daemon_takes_limited_grants_for_none(
+    old: Release, new: Release, tmp_path: Path
+) -> None:
+    """During an upgrade it reads, and writes, the store that the new release has migrated."""
+    url = f"sqlite:///{tmp_path}/store.db"
+    write = (
+        "from datetime import UTC, datetime\n"
+        "from hsmd.algorithms import KeyType\n"
+        "from hsmd.daemon.store import CredentialRecord, KeyRecord, Limits, Store\n"
+        "from hsmd.protocol.roles import Role\n"
+        "from hsmd.purposes import AllowedNames, Purpose as P, expand, with_daemon_purposes\n"
+        f"store, now = Store({url!r}), datetime.now(UTC)\n"
+        "store.migrate()\n"
+        "purposes = with_daemon_purposes(expand(['tls-server']))\n"
+        "names = AllowedNames.of(['*.example.com']).to_json()\n"
+        "with store.write() as tx:\n"
+        "    tx.keys.add(KeyRecord('site', KeyType.P256, b'k' * 32, b'x', purposes, 'main', now))\n"
+        "    for client in ('free', 'bound'):\n"
+        "        credential = CredentialRecord('SHA256:' + client.ljust(43, 'x'), 'line')\n"
+        "        tx.clients.add(client, frozenset({Role.FRONT_END}), now, credential)\n"
+        "    tx.grants.add('free', 'site', [P.TLS13_SERVER])\n"
+        "    tx.limited_grants.add('bound', 'site', [P.TLS13_SERVER], Limits(max_uses=3), now)\n"
+        "    tx.limited_grants.add('bound', 'site', [P.X509_REQUEST], Limits(constraints=names), now)"
+    )
+    decide = (
+        "from datetime import UTC, datetime\n"
+        "from hsmd.daemon.access import Grant, Snapshot\n"
+        "from hsmd.daemon.store import Store\n"
+        "from hsmd.purposes import Purpose as P\n"
+        f"store = Store({url!r})\n"
+        "snapshot = Snapshot.build(store.load())\n"
+        "for client in ('free', 'bound'):\n"
+        "    identity = snapshot.identify_key(client, 'SHA256:' + client.ljust(43, 'x'))\n"
+        "    for purpose in (P.TLS13_SERVER, P.X509_REQUEST):\n"
+        "        print(isinstance(snapshot.decide(identity, b'k' * 32, purpose, datetime.now(UTC)), Grant))\n"
+        "store.rename_client('bound', 'still-bound')\n"
+        "store.rename_key('site', 'shop')"
+    )
+    count = (
+        "from datetime import UTC, datetime\n"
+        "from hsmd.daemon.store import Store\n"
+        f"store, now = Store({url!r}), datetime.now(UTC)\n"
+        "grants = store.load().limited_grants\n"
+        "with store.write(versioned=False) as tx:\n"
+        "    print([(each.client, each.key, tx.limited_grants.count(each.id, now)) for each in grants])"
+    )
+    run_python(new, write)
+    assert run_python(old, decide).split() == ["True", "False", "False", "False"]
+    assert run_python(new, count) == "[('still-bound', 'shop', 1), ('still-bound', 'shop', 1)]\n"
+
+
 def run_python(release: Release, program: str, given: str = "") -> str:
     return subprocess.run(
         [*release.python, "-c", program],
