@@ -6,7 +6,21 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.event_rows import Events
@@ -20,6 +34,30 @@ from hsmd.purposes import WITH_ALLOWED_NAMES, AllowedNames, Purpose, check_grant
 
 EXHAUSTED_EVENT = "grant.exhausted"
 """Appended with the last use; read by operators, auditors and the client."""
+
+
+def _counting() -> ReturningUpdate[Any]:
+    """The statement that decides about one use and counts it; returns its number and the limit."""
+    grant_id = bindparam("grant_id", type_=Integer)
+    not_ended = or_(limited_grants.c.not_after.is_(None), limited_grants.c.not_after > bindparam("at"))
+    within = (
+        select(limited_grants.c.uses_id, limited_grants.c.max_uses)
+        .where(limited_grants.c.id == grant_id, not_ended)
+        .with_for_update(read=True)
+        .cte("within")
+    )
+    left = and_(~grant_uses.c.held, grant_uses.c.used < within.c.max_uses)
+    limit = select(limited_grants.c.max_uses).where(limited_grants.c.id == grant_id).scalar_subquery()
+    return (
+        update(grant_uses)
+        .where(grant_uses.c.id == within.c.uses_id, or_(within.c.max_uses.is_(None), left))
+        .values(used=grant_uses.c.used + 1)
+        .returning(grant_uses.c.used, limit)
+    )
+
+
+_COUNT = _counting()
+"""Made once: to build it takes longer than to run it."""
 
 
 class LimitedGrants:
@@ -55,21 +93,7 @@ class LimitedGrants:
         The grant's row is locked against changes until the transaction ends, so what is decided is true when it is
         counted: under READ COMMITTED the statement alone would see the limits as they were when it began.
         """
-        within = (
-            select(limited_grants.c.uses_id, limited_grants.c.max_uses)
-            .where(limited_grants.c.id == grant_id, _not_expired(now))
-            .with_for_update(read=True)
-            .cte("within")
-        )
-        left = and_(~grant_uses.c.held, grant_uses.c.used < within.c.max_uses)
-        limit = select(limited_grants.c.max_uses).where(limited_grants.c.id == grant_id).scalar_subquery()
-        statement = (
-            update(grant_uses)
-            .where(grant_uses.c.id == within.c.uses_id, or_(within.c.max_uses.is_(None), left))
-            .values(used=grant_uses.c.used + 1)
-            .returning(grant_uses.c.used, limit)
-        )
-        counted = self._connection.execute(statement).one_or_none()
+        counted = self._connection.execute(_COUNT, {"grant_id": grant_id, "at": now}).one_or_none()
         if counted is None:
             return self._why_not(grant_id, now)
         number, max_uses = counted
@@ -203,10 +227,6 @@ def _check(wanted: frozenset[Purpose], limits: Limits, now: datetime) -> None:
         if others := wanted - WITH_ALLOWED_NAMES:
             raise BadRequest(f"names: they limit x509-request only, not {', '.join(labels(others))}")
         AllowedNames.parse(limits.constraints)
-
-
-def _not_expired(now: datetime) -> Any:
-    return or_(limited_grants.c.not_after.is_(None), limited_grants.c.not_after > now)
 
 
 def _rows() -> Select[Any]:
