@@ -52,9 +52,9 @@ def restore(
         users = Users.from_settings(loaded.users.front, loaded.users.workers)
         _host_key(archive, loaded, users, undo)
         count = _audit(archive, loaded, users, undo)
-        _store(archive, loaded, users, undo)
+        held = _store(archive, loaded, users, undo)
         undo.pop_all()
-    steps = _steps(loaded, count)
+    steps = _steps(loaded, count, held)
     described = {
         **archive_report.document(file, archive.manifest),
         "config": str(config_path),
@@ -108,7 +108,8 @@ def _audit(archive: Archive, config: Config, users: Users, undo: ExitStack) -> i
     return count
 
 
-def _store(archive: Archive, config: Config, users: Users, undo: ExitStack) -> None:
+def _store(archive: Archive, config: Config, users: Users, undo: ExitStack) -> int:
+    """Restore the store; return how many limited grants it now refuses."""
     from hsmd.daemon.backup.archive import STORE
     from hsmd.daemon.store import Store
 
@@ -123,18 +124,20 @@ def _store(archive: Archive, config: Config, users: Users, undo: ExitStack) -> N
     store = Store(config.store_url)
     try:
         store.restore(rows)
+        held = sum(grant.left == 0 and grant.held for grant in store.load().limited_grants)
     finally:
         store.close()
     if database is not None:
         for path in (database.parent, database):
             users.give_to_front(path)
+    return held
 
 
 def _sqlite_path(url: str) -> Path | None:
     return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
 
 
-def _steps(config: Config, audit_files: int) -> list[str]:
+def _steps(config: Config, audit_files: int, held_grants: int) -> list[str]:
     """The remaining steps."""
     steps = [
         f"Check that the token and its PIN are available: {', '.join(token.name for token in config.tokens)}"
@@ -148,5 +151,11 @@ def _steps(config: Config, audit_files: int) -> list[str]:
     steps.append(
         f"Declare that the audit log {change} the one that agents have seen: hsmd audit discontinuity --help"
     )
+    if held_grants:
+        steps.append(
+            f"Limited grants that are refused until you state their limits anew, because uses after the backup are not "
+            f"known: {held_grants}. List them with hsmd grant list, count their later uses in the old daemon's log with "
+            f"hsmd audit show, then: hsmd grant add CLIENT KEY --purpose PURPOSE --max-uses TOTAL"
+        )
     steps.append("Check the result: hsmd status, hsmd key list, hsmd client list")
     return steps

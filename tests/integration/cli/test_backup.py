@@ -27,7 +27,7 @@ from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
 from hsmd.system.log_files import log_lines
 from hsmd.transparency.verification import verify_log
-from tests.support.daemon import WEB, Daemon, run_aside
+from tests.support.daemon import MAIL, WEB, Daemon, run_aside
 from tests.support.postgresql import Cluster
 from tests.support.ssh_peer import ssh, wire
 
@@ -70,8 +70,8 @@ def only_grantee_can_use(built: Daemon, key: bytes) -> bool:
     return run_aside(lambda: use(WEB)) == Kind.RESULT and run_aside(lambda: use("mail-1")) == Kind.ERROR
 
 
-CHANGED_BY_A_RESTORE = ("ledger", "ledger_epochs", "leases")
-"""Tables with the epoch and the terms that tell what was given out after the backup was made."""
+CHANGED_BY_A_RESTORE = ("ledger", "ledger_epochs", "leases", "grant_uses")
+"""Tables with the epoch, the terms and the counts that tell what was given out or used after the backup was made."""
 
 
 def exported(url: str) -> dict[str, list[dict[str, Any]]]:
@@ -104,6 +104,7 @@ def test_a_restored_daemon_serves_with_the_same_host_key(
     built.start()
     key = built.add_key("www")
     assert only_grantee_can_use(built, key)
+    built.ask(messages.GrantAdd(MAIL, "www", ["tls13-server"], max_uses=5))
     host_key = built.notice["host_key"]
     made = hsmd(capsys, "backup", archive, "--config", built.config, "--host-key", "--audit")
     names = {entry["name"] for entry in made["files"]}  # type: ignore[attr-defined]
@@ -117,6 +118,7 @@ def test_a_restored_daemon_serves_with_the_same_host_key(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     restored = hsmd(capsys, "restore", archive, "--config", other.config)
     assert "discontinuity" in json.dumps(restored["next"])
+    assert "not known: 1. List them with hsmd grant list" in json.dumps(restored["next"])
     try:
         other.start()
         assert other.notice["host_key"] == host_key
