@@ -28,6 +28,7 @@ from hsmd.protocol.frames import (
     encode_key_operation,
 )
 from hsmd.protocol.roles import Role
+from tests.support.polling import eventually
 
 HELLO = encode_hello(3)
 
@@ -322,3 +323,68 @@ async def test_reading_pauses_briefly_for_a_client_above_its_rate(parts: Parts) 
     async with asyncio.timeout(5):
         while parts.transport.calls[-1] != "resume_reading":
             await asyncio.sleep(0.005)
+
+
+# --- events ---
+
+
+def follow(number: int = 7) -> bytes:
+    return encode_control_request(number, 1_000, b'{"op":"events.follow"}')
+
+
+async def test_following_begins_behind_the_answer(parts: Parts) -> None:
+    parts.result = messages.EventsFollowed("5f3a9c1e.7")
+    parts.session.received(HELLO + follow())
+    parts.wait.set()
+    await eventually(lambda: ("start", "5f3a9c1e.7") in parts.following.calls)
+    await eventually(lambda: Kind.CONTROL_RESULT in parts.kinds())
+
+
+async def test_following_is_refused_without_the_capability_and_beyond_the_limit(parts: Parts) -> None:
+    parts.session.received(encode_hello(1) + follow())
+    await eventually(lambda: Kind.ERROR in parts.kinds())
+    assert b"capability for events" in parts.transport.written
+    assert parts.following.calls == []
+
+    full = Parts()
+    full.following.full = True
+    full.session.received(HELLO + follow())
+    await eventually(lambda: Kind.ERROR in full.kinds())
+    assert decode_error(full.transport.frames[-1][2]).code == ErrorCode.OVERLOADED
+    assert full.following.calls == []
+
+
+async def test_pushed_events_end_with_a_ping_whose_pong_tells_that_they_were_read(parts: Parts) -> None:
+    parts.session.received(HELLO)
+    read = parts.session.push([b"{}", b"{}"])
+    (event, _, _), _, (ping, number, _) = parts.transport.frames[1:]
+    assert (event, ping) == (Kind.EVENT, Kind.PING)
+    parts.session.received(encode(Kind.PONG, number + 1))
+    assert not read.done()
+    parts.session.received(encode(Kind.PONG, number))
+    assert read.done()
+    parts.session.received(encode(Kind.PONG, number))
+    parts.now += UNREAD_S + 1
+    parts.session.check(parts.now)
+    assert "abort" not in parts.transport.calls
+
+
+async def test_a_peer_that_does_not_answer_the_ping_is_dropped(parts: Parts) -> None:
+    parts.session.received(HELLO)
+    parts.session.push([b"{}"])
+    parts.now += UNREAD_S
+    parts.session.check(parts.now)
+    assert "abort" not in parts.transport.calls
+    parts.now += 0.1
+    parts.session.check(parts.now)
+    assert parts.transport.calls.count("abort") == 1
+
+
+async def test_the_end_of_a_session_ends_what_it_follows(parts: Parts) -> None:
+    parts.session.received(HELLO)
+    parts.session.lost()
+    assert ("stop",) in parts.following.calls
+
+    broken = Parts()
+    broken.session.received(HELLO + b"\xff" * 20)
+    assert ("stop",) in broken.following.calls
