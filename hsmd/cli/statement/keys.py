@@ -69,7 +69,7 @@ def keys(
         raise CheckFailed
 
 
-_HEADERS = ("key", "state", "accepted", "verifier key")
+_HEADERS = ("KEY", "STATE", "ACCEPTED", "VERIFIER KEY")
 
 
 class _Row:

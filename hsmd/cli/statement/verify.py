@@ -15,6 +15,7 @@ from hsmd.cli.base.output import Output, fields, note
 from hsmd.cli.base.statement_pins import pins_of
 from hsmd.cli.statement.options import app
 from hsmd.errors import BadRequest, ConfigurationError, HsmdError, ProtocolError
+from hsmd.purposes.statement import KINDS
 
 if TYPE_CHECKING:
     from hsmd.transparency.note import Verifier
@@ -40,7 +41,7 @@ def verify(
         typer.Option(
             "--kind",
             metavar="KIND",
-            help="The kind it must have: vault-answer, deposit-receipt or rollover-command.",
+            help=f"The kind it must have, one of {', '.join(sorted(KINDS))}.",
             show_default=False,
         ),
     ] = "",

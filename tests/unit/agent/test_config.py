@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pwd
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from hsmd.agent.config import KEEP, load, parse
 from hsmd.errors import ConfigurationError
+from hsmd.transparency.note import key_id
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -158,3 +160,14 @@ def test_a_file_that_is_too_large_is_refused_and_not_truncated(tmp_path: Path) -
 
 def test_an_empty_client_name_is_refused() -> None:
     assert faults(MINIMAL.replace("web-1", "")) == ["agent.client: must be a string that is not empty"]
+
+
+def test_statement_keys_are_pinned_and_checked() -> None:
+    key = "hsmd.statement/fra-1+{}+AVXbMaNQKT0hFpOcUoAmty1abYe5iI9nRYEfm0gniSfX"
+    raw = base64.b64decode(key.rpartition("+")[2])
+    good = key.format(key_id("hsmd.statement/fra-1", raw[0], raw[1:]).hex())
+    assert parse(MINIMAL).statement_keys == ()
+    pinned = MINIMAL.replace("[[daemon]]", f'statement_keys = ["{good}"]\n[[daemon]]')
+    assert [each.vkey for each in parse(pinned).statement_keys] == [good]
+    (fault,) = faults(pinned.replace("fra-1", "lon-1"))
+    assert "statement_keys" in fault and "not a verifier key" in fault

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hsmd.cli.base import profile as profiles
+from hsmd.cli.base import agent_toml, profile as profiles
 from hsmd.cli.base.errors import Exit
 from hsmd.cli.base.profile import Profile
 from hsmd.transparency.note import Verifier, signed, to_be_signed
@@ -130,3 +131,15 @@ def test_nothing_in_a_statement_reaches_the_terminal_unescaped(run: Run, tmp_pat
     file.write_text(NOTE.replace("00ff", "\x1b[31m"))
     ran = run("statement", "verify", str(file), "--key", verifier().vkey)
     assert ran.code == Exit.MALFORMED and "\x1b" not in ran.out + ran.err
+
+
+def test_a_profile_and_an_agents_file_without_statement_keys_are_as_earlier_releases_read_them() -> None:
+    """They refuse names that they do not know, so the new ones are written only when there is a key to pin."""
+    profile = Profile("192.0.2.1:7440", "ann", Path("id"), ("line",), operator_keys=("ssh-ed25519 AAAA",))
+    assert "_keys" not in profiles.render(profile).replace("host_keys", "")
+    local = agent_toml.Local(Path("/sock"), Path("/state"), ("root",))
+    pinned = agent_toml.Pinned("192.0.2.1", ("line",), "web-1", Path("/id"), ("ssh-ed25519 AAAA",))
+    assert "statement" not in agent_toml.render(local, pinned)
+    keys = (verifier().vkey,)
+    assert verifier().vkey in profiles.render(replace(profile, statement_keys=keys))
+    assert verifier().vkey in agent_toml.render(local, replace(pinned, statement_keys=keys))
