@@ -17,6 +17,7 @@ import pytest
 from hsmd.algorithms import KeyType, SignatureScheme
 from hsmd.daemon.ipc import worker_messages as token_messages
 from hsmd.daemon.ipc.worker_messages import AnyRequest, KeyDescription
+from hsmd.envelopes.header import Suite
 from hsmd.errors import BadRequest, Conflict, HsmdError, PurposeMismatch, Refused
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from hsmd.protocol import messages
@@ -67,9 +68,11 @@ show({"keys": made, "secret": len(list(session.get_objects({A.CLASS: C.SECRET_KE
 
 
 def test_no_request_has_a_member_for_a_mechanism_or_an_attribute() -> None:
-    """All that a caller can specify for a key: names, one of seven types, purposes from the table, a certificate."""
+    """All that a caller can specify for a key: names, one of seven types, purposes from the table, a certificate; of an envelope
+    its bytes, the public keys, a suite of the table and what its header says."""
     allowed = {
         "name", "key_type", "purposes", "cka_id", "cka_label", "key", "certificate", "accept_unsafe",
+        "envelope", "public_key", "keep", "recipient", "suite", "about",
     }  # fmt: skip
     for request in AnyRequest.__args__:
         assert set(request.__struct_fields__) <= allowed, request
@@ -98,6 +101,11 @@ def test_random_requests_leave_only_safe_keys(
     try:
         names = [purpose.label for purpose in Purpose]
         alive: list[str] = []
+        from_envelopes: list[str] = []
+        vault = control.control(token_messages.Generate("vault", "rsa-2048", ["unwrap-key"]))
+        alive.append(vault.key)
+        suite = Suite.RSA_OAEP_SHA1_KWP.value
+        sealed = control.control(token_messages.Wrap("p-256", vault.public_key, suite))
         for number in range(200):
             made_name = f"key-{number}"
             purposes = choose.sample(names, choose.choice([1, 1, 1, 2, 3]))
@@ -112,8 +120,12 @@ def test_random_requests_leave_only_safe_keys(
                     token_messages.Adopt(
                         made_name, purposes, key=choose.choice([*alive, "00" * 32]), accept_unsafe=True
                     ),
-                    token_messages.Destroy(choose.choice([*alive[:1], "11" * 32, "22" * 32])),
+                    token_messages.Destroy(choose.choice([*alive[1:2], "11" * 32, "22" * 32])),
                     token_messages.Candidates(),
+                    token_messages.Wrap(choose.choice(["p-256", "ed25519"]), vault.public_key, suite),
+                    token_messages.Unwrap(
+                        made_name, sealed.envelope, sealed.public_key, purposes, choose.choice([True, False])
+                    ),
                 ]
             )
             try:
@@ -122,12 +134,18 @@ def test_random_requests_leave_only_safe_keys(
                 continue
             if isinstance(ask, token_messages.Generate):
                 alive.append(result.key)
+            elif isinstance(ask, token_messages.Unwrap) and ask.keep:
+                alive.append(result.key)
+                from_envelopes.append(made_name)
+                sealed = control.control(token_messages.Wrap("p-256", vault.public_key, suite))
+            elif isinstance(ask, token_messages.Wrap):
+                sealed = result
             elif isinstance(ask, token_messages.Destroy) and ask.key in alive:
                 alive.remove(ask.key)
         last = (["tls-server"], ["tls12-rsa-premaster"], ["unwrap-key"])
         for kind, purposes in itertools.product(("rsa-2048",), last):
             alive.append(control.control(token_messages.Generate(f"last-{purposes[0]}", kind, purposes)).key)
-        assert len(alive) > 5
+        assert len(alive) > 5 and from_envelopes
     finally:
         control.close()
     found = in_token(fresh_token, READ_BACK)
@@ -136,7 +154,9 @@ def test_random_requests_leave_only_safe_keys(
     for name, key in found["keys"].items():
         private, public = key["private"], key["public"]
         assert not any(private.get(flag) for flag in NEVER), (name, private)
-        assert private["SENSITIVE"] and private["ALWAYS_SENSITIVE"] and private["NEVER_EXTRACTABLE"], name
+        made_here = name not in from_envelopes
+        assert private["SENSITIVE"], name
+        assert private["ALWAYS_SENSITIVE"] is private["NEVER_EXTRACTABLE"] is made_here, name
         used = [use for use in USES if private.get(use)]
         assert len(used) == 1, f"{name} signs, decrypts or unwraps, never two of them or none: {used}"
         assert [use for use in USES.values() if public.get(use)] == [USES[used[0]]], (name, public)
