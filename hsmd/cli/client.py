@@ -28,12 +28,11 @@ from hsmd.protocol.messages import (
     EnrolmentTicket,
     WantedGrant,
 )
+from hsmd.protocol.messages.enumerations import ROLE
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role, in_order
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_ROLES = f"One of {', '.join(role.value for role in Role)}."
 
 app = group(
     """Clients of the daemon.
@@ -45,12 +44,17 @@ role_app = group(
     """Roles of clients.
 
     A client has one or several roles, and may do what any of them allows. An operator cannot be a depositary, because what takes
-    both must take two parties. `hsmd client list` shows the roles."""
+    both must take two parties. `hsmd client list` shows the roles of each client.
+
+    """
+    + "\n\n".join(f"{role}: {meaning}." for role, meaning in ROLE.values.items())
 )
 app.add_typer(role_app, name="role")
 
 Roles = Annotated[list[Role], typer.Option("--role", help="Role of the client; may be repeated.")]
-OneRole = Annotated[Role, typer.Argument(metavar="ROLE", help=_ROLES, show_default=False)]
+OneRole = Annotated[
+    Role, typer.Argument(metavar="ROLE", help="The role; see `hsmd client role --help`.", show_default=False)
+]
 
 
 @command(

@@ -162,7 +162,7 @@ class Clients:
         if Role.FRONT_END not in self.roles_of(found):
             raise BadRequest(
                 f"client: {name!r} is not a front end, and only a front end can hold a grant; "
-                f"give it the role: `hsmd client role add {name} front-end`"
+                "add the role front-end to its roles"
             )
         return found
 
