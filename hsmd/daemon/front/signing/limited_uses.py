@@ -18,17 +18,28 @@ from hsmd.daemon.front.access.rules import Rule
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.store import NotCounted
-from hsmd.errors import AuditFailure, DeadlineExceeded, HsmdError, InternalFault, Refused, StoreFailure
+from hsmd.errors import (
+    AuditFailure,
+    DeadlineExceeded,
+    HsmdError,
+    InternalFault,
+    Overloaded,
+    Refused,
+    StoreFailure,
+)
 from hsmd.transparency.records import GRANT_USED_EVENT
 
 COUNT_TIMEOUT_S = 5.0
 """The store is taken for away if it does not answer within this time."""
+MAX_WAITING = 1_000
+"""Uses of all clients that wait for the next transaction; the clients' allowances limit those of each."""
 MAX_IN_TRANSACTION = 200
 """Uses counted in one transaction, whose locks others wait for."""
 COUNTED = "the use of the grant is counted, and not repeated"
 _MAY_BE_COUNTED = "the store did not answer in time; the use may be counted"
 _NOT_ASKED = "the caller has gone, or its deadline has passed; the use is not counted"
 _TICK_S = 0.05
+_RETRY_S = 0.1
 _RULES = {
     NotCounted.REMOVED: Rule.NO_GRANT,
     NotCounted.EXPIRED: Rule.GRANT_EXPIRED,
@@ -72,11 +83,16 @@ class LimitedUses:
         self._store_is_late = False
 
     def begin(self, requests: list[SigningRequest]) -> None:
-        """Have the store decide about these requests; fail them at once while it does not answer."""
+        """Have the store decide about these requests; fail them at once while it does not answer, or too many wait."""
         if self._store_is_late:
             self._end_all(requests, "not-performed", _away(), "the store is away; the use is not counted")
             return
-        self._waiting += requests
+        room = max(0, MAX_WAITING - len(self._waiting))
+        self._waiting += requests[:room]
+        overload = Overloaded.retry_in(_RETRY_S)
+        self._end_all(
+            requests[room:], "not-performed", overload, "too many uses wait for the store; it is not counted"
+        )
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 

@@ -17,7 +17,7 @@ from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
-from hsmd.daemon.front.signing.limited_uses import COUNT_TIMEOUT_S
+from hsmd.daemon.front.signing.limited_uses import COUNT_TIMEOUT_S, MAX_IN_TRANSACTION, MAX_WAITING
 from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
@@ -286,6 +286,21 @@ async def test_a_store_that_hangs_fails_requests_in_time_and_later_ones_at_once(
     harness.ask(4)
     await harness.submitted(1)
     assert harness.used == 2
+
+
+async def test_the_number_of_uses_that_wait_for_the_store_is_limited(harness: Harness) -> None:
+    harness.limit(Limits(max_uses=10_000))
+    harness.cache.gate.clear()
+    caller = harness.ask(0)
+    await eventually(lambda: harness.cache.batches)
+    harness.ask(*range(1, MAX_WAITING + 3), caller=caller)
+    assert isinstance(caller.replies[MAX_WAITING + 1], Overloaded)
+    assert isinstance(caller.replies[MAX_WAITING + 2], Overloaded)
+    assert harness.outcomes == [("not-performed", "too many uses wait for the store; it is not counted")] * 2
+    harness.cache.gate.set()
+    await harness.submitted(MAX_WAITING + 1)
+    assert harness.used == MAX_WAITING + 1
+    assert max(harness.cache.batches) == MAX_IN_TRANSACTION
 
 
 async def test_no_caller_waits_for_the_store_past_its_deadline(harness: Harness) -> None:
