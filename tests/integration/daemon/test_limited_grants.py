@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.errors import BadRequest, Conflict, ErrorCode, HsmdError, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error, encode_error
 from hsmd.purposes import Purpose
-from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, running_daemon
+from hsmd.system.log_files import log_lines
+from hsmd.transparency.verification import verify_log
+from tests.support.daemon import MAIL, OPERATOR, ROOT, WEB, Daemon, running_daemon
 from tests.support.ssh_peer import ssh, wire
 from tests.support.tls_bytes import tls13
 
@@ -167,3 +175,17 @@ def test_a_use_is_bound_to_its_attempt_in_the_log(daemon: Daemon, key: str) -> N
     assert event["fields"]["key"] == attempt["key"]
     (outcome,) = [each for each in records.values() if each.get("attempt") == attempt["index"]]
     assert attempt["index"] < event["index"] < outcome["index"]
+
+
+def test_both_verifiers_accept_a_log_with_limited_uses(daemon: Daemon, key: str, tmp_path: Path) -> None:
+    grant(daemon, key, CSR, names=["example.com"])
+    daemon.ask(messages.KeyRequest(key, dns_names=["example.com"]), WEB)
+    log, verifier = tmp_path / "log", tmp_path / "key"
+    public_key = Ed25519PrivateKey.generate().public_key()  # there are no checkpoints
+    verifier.write_bytes(public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    shutil.copytree(daemon.audit_path.parent, log)
+    assert '"event":"grant.used"' in (log / "audit.jsonl").read_text()
+    assert verify_log(log_lines(log), None).intact
+    command = [sys.executable, ROOT / "scripts" / "verify-audit", log, "--public-key", verifier]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
