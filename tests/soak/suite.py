@@ -100,6 +100,15 @@ SCENARIOS = {
             "HSMD_TEST_LOG_EDITS": lambda minutes: int(minutes * 320)
         },  # for each of two keys and four attackers
     ),
+    "ledger": Scenario(
+        ("tests/faults/test_ledger_load.py",),
+        {
+            "HSMD_TEST_LEDGER_ROUNDS": lambda minutes: int(minutes * 3),
+            "HSMD_TEST_LEDGER_S": lambda minutes: 10,
+            "HSMD_TEST_LEDGER_PERCENT": lambda minutes: 110,
+        },
+        SHOW_FIGURES,
+    ),
     "outages": Scenario(
         ("tests/e2e/test_outages.py", "tests/e2e/test_restarts.py"),
         {

@@ -60,30 +60,45 @@ class Daemon:
     """More for the processes' environment."""
     store_url: str = ""
     """SQLite in the directory, if not given."""
+    name: str = "test"
+    beside: Daemon | None = None
+    """Another daemon of the same fleet, whose token, store, host key and clients this one shares; give it another name."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config = self.directory / "hsmd.toml"
         self.log_path = self.directory / "log"
         self.audit_path = self.directory / "audit" / "audit.jsonl"
-        self.token = self.before(make_token(self.directory / "softhsm"))
+        if self.beside is None:
+            self.token = self.before(make_token(self.directory / "softhsm"))
+            self.keys = {name: asyncssh.generate_private_key("ssh-ed25519") for name in ROLES}
+            self.host_key = asyncssh.generate_private_key("ssh-ed25519")
+            self.store_url = self.store_url or f"sqlite:///{self.directory / 'store.sqlite'}"
+        else:
+            self.token, self.keys, self.host_key = (
+                self.beside.token,
+                self.beside.keys,
+                self.beside.host_key,
+            )
+            self.store_url = self.beside.store_url
         self.pin_file = self.token.pin_file
-        self.keys = {name: asyncssh.generate_private_key("ssh-ed25519") for name in ROLES}
-        self.host_key = asyncssh.generate_private_key("ssh-ed25519")
         self._write_key("host_key", self.host_key)
         for name, key in self.keys.items():
             self._write_key(name, key)
-        self.store_url = self.store_url or f"sqlite:///{self.directory / 'store.sqlite'}"
+        if self.beside is None:
+            self._make_store()
+        self.host_certificate = ""
+        self.write()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.notice: dict[str, Any] = {}
+
+    def _make_store(self) -> None:
         store = Store(self.store_url)
         store.migrate()
         with store.write() as tx:
             for name, role in ROLES.items():
                 tx.clients.add(name, frozenset({role}), datetime.now(UTC), credential(self.keys[name]))
         store.close()
-        self.host_certificate = ""
-        self.write()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.notice: dict[str, Any] = {}
 
     def _write_key(self, name: str, key: asyncssh.SSHKey) -> None:
         path = self.directory / name
@@ -99,7 +114,7 @@ class Daemon:
         certificate = f'host_certificate = "{self.host_certificate}"' if self.host_certificate else ""
         self.config.write_text(
             f"""\
-name = "test"
+name = "{self.name}"
 [listen]
 addresses = {json.dumps(self.addresses)}
 host_key = "host_key"
