@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
-from sqlalchemy import Column, Connection, DateTime, Dialect, Integer, String, Table, TypeDecorator
+from sqlalchemy import Column, DateTime, Dialect, Integer, String, Table, TypeDecorator
 from sqlalchemy.dialects import postgresql, sqlite
+
+S = TypeVar("S")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -37,6 +41,10 @@ def row_id() -> Column[int]:
     return Column("id", Integer, primary_key=True, autoincrement=True)
 
 
-def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT of the database's dialect, which has `on_conflict_do_update` and `on_conflict_do_nothing`."""
-    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
+Upsert = postgresql.Insert | sqlite.Insert
+"""An INSERT of a database's dialect, which has `on_conflict_do_update` and `on_conflict_do_nothing`."""
+
+
+def upserts(table: Table, make: Callable[[Upsert], S]) -> dict[str, S]:
+    """A statement by the name of the dialect, made once: making it costs more than running it."""
+    return {"postgresql": make(postgresql.insert(table)), "sqlite": make(sqlite.insert(table))}

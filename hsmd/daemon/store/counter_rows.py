@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from typing import Any
 
-from hsmd.daemon.store.columns import upsert
+from sqlalchemy import Connection, bindparam, select
+
+from hsmd.daemon.store.columns import Upsert, upserts
 from hsmd.daemon.store.lock_order import Lock, LockOrder
 from hsmd.daemon.store.tables import counters
 
@@ -34,12 +36,20 @@ class Counters:
         if by > highest:
             return None
         self._order.take(Lock.COUNTER, name)
-        change = upsert(self._connection, counters).values(name=name, value=by)
         counted: int | None = self._connection.scalar(
-            change.on_conflict_do_update(
-                index_elements=[counters.c.name],
-                set_={"value": counters.c.value + by},
-                where=counters.c.value <= highest - by,
-            ).returning(counters.c.value)
+            _STEP[self._connection.dialect.name],
+            {"counter": name, "first": by, "by": by, "highest_before": highest - by},
         )
         return counted
+
+
+def _step(statement: Upsert) -> Any:
+    new = statement.values(name=bindparam("counter"), value=bindparam("first"))
+    return new.on_conflict_do_update(
+        index_elements=[counters.c.name],
+        set_={"value": counters.c.value + bindparam("by")},
+        where=counters.c.value <= bindparam("highest_before"),
+    ).returning(counters.c.value)
+
+
+_STEP = upserts(counters, _step)

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, insert, select, union, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, union, update
 
-from hsmd.daemon.store.columns import upsert
+from hsmd.daemon.store.columns import upserts
 from hsmd.daemon.store.lock_order import Lock, LockOrder
 from hsmd.daemon.store.records import EventPage, EventRecord, Gap, Readers
 from hsmd.daemon.store.tables import event_keys, event_readers, events, ledger, ledger_epochs
@@ -28,6 +28,15 @@ KEPT_EVENTS = 100_000
 KEYS_KEPT_FOR = timedelta(days=400)
 PRUNE_STEP = 1_000
 """Rows that one transaction removes, so that events which are appended meanwhile wait for milliseconds."""
+
+# Made once: making a statement costs more than running it, and the front does both beside the key operations.
+_ADVANCE = (
+    update(ledger).values(last=ledger.c.last + bindparam("by")).returning(ledger.c.last, ledger.c.epoch)
+)
+_INSERT_KEYS = upserts(
+    event_keys, lambda statement: statement.on_conflict_do_nothing().returning(event_keys.c.key)
+)
+_INSERT_EVENTS, _INSERT_READERS = insert(events), insert(event_readers)
 
 _LONGEST_KIND, _LONGEST_SUBJECT, _LONGEST_KEY = 64, 256, 256
 
@@ -84,11 +93,6 @@ class Events:
         if len(new) < len(appended):
             last, epoch = self._advance(len(new) - len(appended))
         self._insert(new, last - len(new), epoch)
-
-    def seen(self, kind: str, dedup: str) -> bool:
-        """Whether an event of this kind was appended with this key; the answer holds for 400 days."""
-        query = select(event_keys.c.key).where(event_keys.c.key == f"{kind} {dedup}")
-        return self._connection.scalar(query) is not None
 
     def head(self) -> Cursor:
         """The position after the newest event: one row, cheap enough to ask often."""
@@ -147,8 +151,7 @@ class Events:
     def _advance(self, by: int) -> tuple[int, str]:
         """Lock the ledger until the commit, and take the next numbers; return the last of them and the epoch."""
         self._order.take(Lock.LEDGER)
-        change = update(ledger).values(last=ledger.c.last + by).returning(ledger.c.last, ledger.c.epoch)
-        row = self._connection.execute(change).one_or_none()
+        row = self._connection.execute(_ADVANCE, {"by": by}).one_or_none()
         if row is None:
             raise _damaged()
         return row.last, row.epoch
@@ -158,8 +161,7 @@ class Events:
         rows = [{"key": event.key, "at": event.at} for event in appended if event.key]
         if not rows:
             return appended
-        change = upsert(self._connection, event_keys).on_conflict_do_nothing().returning(event_keys.c.key)
-        new = set(self._connection.scalars(change, rows))
+        new = set(self._connection.scalars(_INSERT_KEYS[self._connection.dialect.name], rows))
         return [event for event in appended if not event.key or event.key in new]
 
     def _insert(self, appended: list[_Appended], number: int, epoch: str) -> None:
@@ -178,9 +180,9 @@ class Events:
             )
             readers += [{"reader": reader, "number": number} for reader in sorted(event.readers)]
         if rows:
-            self._connection.execute(insert(events), rows)
+            self._connection.execute(_INSERT_EVENTS, rows)
         if readers:
-            self._connection.execute(insert(event_readers), readers)
+            self._connection.execute(_INSERT_READERS, readers)
 
     # --- reading ---
 

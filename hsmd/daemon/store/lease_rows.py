@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, Update, or_, select, update
+from sqlalchemy import Connection, Update, bindparam, or_, select, update
 
-from hsmd.daemon.store.columns import upsert
+from hsmd.daemon.store.columns import Upsert, UtcDateTime, upserts
 from hsmd.daemon.store.lock_order import Lock, LockOrder
 from hsmd.daemon.store.records import Lease
 from hsmd.daemon.store.tables import leases
@@ -39,13 +40,9 @@ class Leases:
         """
         self._order.take(Lock.LEASE, name)
         until = now + hold
-        taken = upsert(self._connection, leases).values(name=name, holder=holder, term=1, until=until)
         term: int | None = self._connection.scalar(
-            taken.on_conflict_do_update(
-                index_elements=[leases.c.name],
-                set_={"holder": holder, "term": leases.c.term + 1, "until": until},
-                where=or_(leases.c.until.is_(None), leases.c.until <= now, leases.c.holder == holder),
-            ).returning(leases.c.term)
+            _ACQUIRE[self._connection.dialect.name],
+            {"lease": name, "by": holder, "end": until, "at": now},
         )
         return None if term is None else Lease(name, holder, term, until)
 
@@ -81,3 +78,23 @@ class Leases:
         held = (leases.c.name == lease.name, leases.c.term == lease.term, leases.c.until.is_not(None))
         if self._connection.execute(change.where(*held)).rowcount == 0:
             raise LeaseLost
+
+
+def _acquire(statement: Upsert) -> Any:
+    new = {"holder": bindparam("by"), "until": bindparam("end", type_=UtcDateTime)}
+    return (
+        statement.values(name=bindparam("lease"), term=1, **new)
+        .on_conflict_do_update(
+            index_elements=[leases.c.name],
+            set_={**new, "term": leases.c.term + 1},
+            where=or_(
+                leases.c.until.is_(None),
+                leases.c.until <= bindparam("at", type_=UtcDateTime),
+                leases.c.holder == bindparam("by"),
+            ),
+        )
+        .returning(leases.c.term)
+    )
+
+
+_ACQUIRE = upserts(leases, _acquire)
