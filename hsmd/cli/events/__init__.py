@@ -17,6 +17,7 @@ from hsmd.cli.events.cursor_file import CursorFile, default_file
 from hsmd.cli.events.program import DEFAULT_TIMEOUT_S, Program
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import MAX_PAGE, MISSED, NOW, Event, EventPage, EventsRead, missed_event
+from hsmd.protocol.messages.enumerations import EVENT_KIND
 
 app = typer.Typer(add_completion=False)
 
@@ -90,16 +91,26 @@ def events(
     behind it. After a crash the program may get one event twice, with the same id. Events that are not kept any more are
     reported as one event of the kind `events.missed`.
     """
+    _check_kinds(kind or [])
     if not (follow or program or state):
         _show(session, since, frozenset(kind or ()))
         return
     runner = Program(program, exec_timeout) if program else None
-    file = state or (default_file(session.profile(), runner.name) if runner else None)
+    file = state or (default_file(session.profile(), runner.command) if runner else None)
     with CursorFile(file) as saved:
         begin = _begin(session, since or (NOW if file is None else ""), saved)
         source = _follow(session, begin) if follow else _stored(session, begin)
         take: Take = runner.run if runner else partial(_print, session)
         _deal_with(source, frozenset(kind or ()), take, saved)
+
+
+def _check_kinds(kinds: list[str]) -> None:
+    """Point out what may be a typing error; a daemon of a later release may know more kinds."""
+    for kind in kinds:
+        if kind not in EVENT_KIND.values:
+            note(
+                f"hsmd: --kind {kind} is none that this release knows, which are: {', '.join(EVENT_KIND.values)}"
+            )
 
 
 def _begin(session: Session, since: str, saved: CursorFile) -> str:
@@ -108,7 +119,9 @@ def _begin(session: Session, since: str, saved: CursorFile) -> str:
         if since:
             note(f"hsmd: {saved.path} says to go on behind {saved.cursor}; --since is for the first start")
         return saved.cursor
-    if since == NOW:
+    if saved.path is not None and not since:
+        note(f"hsmd: no cursor is saved in {saved.path} yet: beginning with the oldest event that is kept")
+    if since == NOW and saved.path is not None:
         since = session.ask(EventsRead(since=NOW, limit=1), EventPage).cursor
         saved.save(since)
     return since

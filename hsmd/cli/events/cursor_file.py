@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
@@ -14,12 +16,18 @@ from hsmd.cli.base.profile import Profile
 from hsmd.system import atomic_file
 
 MAX_BYTES = 128
+READABLE = 100
+"""Characters of the name of a file that tell people what it is for."""
 
 
-def default_file(profile: Profile, program: str) -> Path:
-    """Where the cursor of a program is saved: one file for each daemon, client and program."""
-    name = f"{profile.daemon}-{profile.user}-{program}"
-    return invoking_user().state / "events" / re.sub(r"[^A-Za-z0-9._-]", "_", name)
+def default_file(profile: Profile, command: Sequence[str]) -> Path:
+    """Where the cursor of a program is saved: one file for each daemon, client and command, arguments included.
+
+    The arguments are only hashed: they may be longer than a name, or not meant for a list of files.
+    """
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{profile.daemon}-{profile.user}-{Path(command[0]).name}")
+    digest = sha256(repr(list(command)).encode()).hexdigest()
+    return invoking_user().state / "events" / f"{readable[:READABLE]}-{digest[:8]}"
 
 
 class CursorFile:
@@ -34,6 +42,8 @@ class CursorFile:
     def __enter__(self) -> CursorFile:
         """Raises CommandError if another process uses the file, or it holds no cursor, and OSError."""
         if self.path is not None:
+            if self.path.exists() and not self.path.is_file():
+                raise CommandError(f"{self.path} is not a file", "name another one with --state", Exit.USAGE)
             self.path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
             self._take_lock(self.path.with_name(f"{self.path.name}.lock"))
             self.cursor = self._read(self.path)

@@ -33,14 +33,15 @@ class Program:
 
     def __init__(self, text: str, timeout_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
         """Raises CommandError if there is no such program."""
-        self._command = _split(text)
+        self.command = _split(text)
+        """The path of the program, and its arguments."""
         self._timeout_s = timeout_s
         self._sleep = sleep
 
     @property
     def name(self) -> str:
         """Name of the program's file."""
-        return Path(self._command[0]).name
+        return Path(self.command[0]).name
 
     def run(self, event: Event) -> None:
         """Run the program with this event on its standard input until it exits with 0."""
@@ -54,7 +55,7 @@ class Program:
         """What went wrong; empty if the program exited with 0."""
         try:
             child = subprocess.Popen(
-                self._command,
+                self.command,
                 stdin=subprocess.PIPE,
                 start_new_session=True,  # so that all that it started can be ended
                 preexec_fn=die_with_parent,  # so that after a crash of this process no two runs overlap

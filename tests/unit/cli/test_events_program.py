@@ -130,6 +130,12 @@ def test_one_process_at_a_time_uses_a_file(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("path", ["/dev/null", "/"])
+def test_what_is_no_file_is_never_replaced(path: str) -> None:
+    with pytest.raises(CommandError, match="is not a file"):
+        CursorFile(Path(path)).__enter__()
+
+
 @pytest.mark.parametrize("content", [b"", b"two words", b"x" * 65, b"\xff" * 300])
 def test_a_file_that_holds_something_else_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cursor").write_bytes(content)
@@ -142,13 +148,13 @@ def test_daemons_users_and_programs_have_files_of_their_own(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.delenv("SUDO_UID", raising=False)
-    one = Profile("[2001:db8::1]:7440", "ann")
-    files = {
-        default_file(one, "a"),
-        default_file(one, "b"),
-        default_file(Profile("192.0.2.1:7440", "ann"), "a"),
-    }
-    assert len(files) == 3
+    one, other = Profile("[2001:db8::1]:7440", "ann"), Profile("192.0.2.1:7440", "ann")
+    commands = (["/usr/bin/python3", "a.py"], ["/usr/bin/python3", "b.py"], ["/bin/" + "x" * 300])
+    files = {default_file(profile, command) for profile in (one, other) for command in commands}
+    assert len(files) == 6
+    assert default_file(one, commands[0]).name.startswith("_2001_db8_1_7440-ann-python3-")
+    assert "a.py" not in default_file(one, commands[0]).name
+    assert max(len(file.name) for file in files) < 128
     assert all(file.parent == tmp_path / "hsmd" / "events" for file in files)
 
 
