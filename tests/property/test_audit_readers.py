@@ -32,7 +32,7 @@ keys = st.sampled_from(range(len(DIGESTS)))
 steps = st.one_of(
     st.tuples(st.just("attempt"), clients, keys, names),
     st.tuples(st.just("outcome"), st.integers(0, 3)),
-    st.tuples(st.just("used"), st.integers(0, 3), st.sampled_from(("", *CLIENTS))),
+    st.tuples(st.just("used"), st.integers(0, 3), st.sampled_from(("", *CLIENTS)), st.booleans()),
     st.tuples(st.just("refusal"), clients, keys),
     st.tuples(
         st.just("control"), st.sampled_from(OPERATIONS), clients, clients, names, st.none() | keys
@@ -40,7 +40,7 @@ steps = st.one_of(
     st.tuples(st.just("own")),
     st.tuples(st.just("seal")),
 )
-moments = st.none() | st.integers(0, STEPS)
+moments = st.none() | st.integers(0, 12)
 spans = st.lists(st.tuples(moments, moments), min_size=1, max_size=2)
 held = st.dictionaries(keys, spans)
 """Keys that belong to a client, or that it is a reader of, and the times in which they did."""
@@ -66,7 +66,9 @@ def reader(client: str, everything: bool, since: int, mine: Any, called: Any) ->
     return made, (client, everything, since, mine, called)
 
 
-readers_of = st.builds(reader, clients, st.booleans(), st.integers(0, STEPS), held, named)
+readers_of = st.builds(
+    reader, clients, st.sampled_from((False, False, False, True)), st.integers(0, 12), held, named
+)
 
 
 class Written:
@@ -76,19 +78,20 @@ class Written:
         self.directory = directory
         self.log = AuditLog.open(directory / "audit", clock=lambda: BEGIN + timedelta(seconds=self.log.size))
         self.open: list[int] = []
-        self.attempts: list[int] = []
+        self.attempts: list[tuple[int, int]] = []
 
     async def write(self, kind: str, *of: Any) -> None:
         log = self.log
         if kind == "attempt":
             client, key, name = of
             self.open.append(log.attempt(client, "cred", name, DIGESTS[key], "tls13-server", 0x0403, b""))
-            self.attempts.append(self.open[-1])
+            self.attempts.append((self.open[-1], key))
         elif kind == "outcome" and self.open:
             log.outcome(self.open.pop(of[0] % len(self.open)), "performed", b"x")
         elif kind == "used" and self.attempts:
-            attempt = self.attempts[of[0] % len(self.attempts)]
-            log.event("grant.used", of[1], attempt=attempt, grant=7, number=1)
+            attempt, key = self.attempts[of[0] % len(self.attempts)]
+            digest = {"key": DIGESTS[key].hex()} if of[2] else {}
+            log.event("grant.used", of[1], attempt=attempt, grant=7, number=1, **digest)
         elif kind == "refusal":
             log.refusal(of[0], "cred", DIGESTS[of[1]], "tls13-server", 0x0403, b"", "no-grant")
         elif kind == "control":
@@ -133,9 +136,9 @@ def for_reader(lines: list[str], rights: Any) -> list[int]:
             return True
         if record["event"] == "outcome":
             return concerns(records[record["attempt"]])
-        if record["event"] == "grant.used":
-            return concerns(records[fields["attempt"]])
-        digest = record.get("key") or fields.get("target_digest")
+        if record["event"] == "grant.used" and concerns(records[fields["attempt"]]):
+            return True
+        digest = record.get("key") or fields.get("target_digest") or fields.get("key")
         if digest and during(mine.get(DIGESTS.index(bytes.fromhex(digest)), []), moment):
             return True
         assert index == records[index]["index"]

@@ -52,7 +52,8 @@ class Reader:
         subject = subject_of(record.fields)
         if self._is(subject.client, record.time):
             return True
-        if digest := record.fields.get(KEY_DIGEST):
+        digest = record.fields.get("key" if record.event == GRANT_USED_EVENT else KEY_DIGEST)
+        if digest:
             return _within(self.keys.get(str(digest)), record.time)
         # Without a digest: written by an earlier release, or when there was no key of this name.
         return bool(subject.key) and _within(self.names.get(subject.key), record.time)
