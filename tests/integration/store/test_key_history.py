@@ -169,6 +169,16 @@ def test_destroyed_keys_are_listed_in_pages(
     assert [each.names[0].name for each in past(store, "team")] == ["k1", "k3", "k5"]
 
 
+def test_events_about_a_key_concern_its_owner_too(
+    store: Store, pay: KeyRecord, make_key: Callable[..., KeyRecord], now: datetime
+) -> None:
+    store.change(lambda tx: tx.keys.add(make_key("site")))
+    store.change(lambda tx: tx.clients.add("web", FRONT_END, now))
+    store.change(lambda tx: tx.readers.add("pay", "web"))
+    audience = {name: store.query(lambda tx: tx.audience_of_key(name)).clients for name in ("pay", "site")}
+    assert audience == {"pay": {id_of(store, "team"), id_of(store, "web")}, "site": set()}
+
+
 # --- daemons of the release before ---
 
 
