@@ -28,6 +28,7 @@ class FakeControl:
         self.clients: dict[str, messages.ClientInfo] = {}
         self.grants: dict[tuple[str, str], set[str]] = {}
         self.limits: dict[tuple[str, str, str], messages.GrantLimit] = {}
+        self.past: list[messages.PastKey] = []
         self.chains: dict[str, str] = {}
         self.lines: list[bytes] = []
         self.asked: list[Request] = []
@@ -130,6 +131,18 @@ class FakeControl:
         if request.name not in self.keys:
             raise NotFound(f"there is no key {request.name!r}")
         return self.keys[request.name]
+
+    def on_audit_about(self, request: messages.AuditAbout) -> messages.AuditLines:
+        """The records that name web1, two at a time; one of the first ones is away."""
+        first = min(request.first, len(self.lines))
+        following = min(first + 2, len(self.lines))
+        lines = [line.decode() for line in self.lines[first:following] if b'"web1"' in line]
+        away = [messages.AuditRange(1, 3)] if first == 0 else []
+        return messages.AuditLines(lines, following, len(self.lines), away, undecided=len(away))
+
+    def on_key_history(self, request: messages.KeyHistory) -> messages.KeyHistoryPage:
+        found = [key for key in self.past if key.number > request.after]
+        return messages.KeyHistoryPage(found[: self.page_size], len(found) > self.page_size)
 
     def on_key_destroy(self, request: messages.KeyDestroy) -> messages.Done:
         self.on_key_show(messages.KeyShow(request.name))

@@ -54,7 +54,9 @@ def readable(session: Session, first: int = 0) -> Iterator[str]:
             break
         first = page.next
     if undecided:
-        note(f"{undecided} records are left out: the attempts that they follow from are in such an archive.")
+        note(
+            f"Left out, because their attempts are in such an archive: outcomes and uses of grants ({undecided})."
+        )
 
 
 def content(path: Path) -> bytes:

@@ -23,11 +23,11 @@ ReadPage = Callable[[int, int], AuditPage]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Selects records; empty members match everything. `digest` is that of `key`, which may have had other names."""
+    """Selects records; empty members match everything. `digests` are those of `key`, which may have had other names."""
 
     client: str = ""
     key: str = ""
-    digest: str = ""
+    digests: frozenset[str] = frozenset()
 
     def fits(self, record: Record) -> bool:
         """Whether the record is about the client and the key."""
@@ -40,8 +40,8 @@ class Filter:
         )
 
     def _names_digest(self, record: Record) -> bool:
-        named = (record.key, record.fields.get("key"), record.fields.get(KEY_DIGEST))
-        return bool(self.digest) and self.digest in named
+        named = {record.key, str(record.fields.get("key")), str(record.fields.get(KEY_DIGEST))}
+        return not self.digests.isdisjoint(named)
 
 
 @dataclass(frozen=True, slots=True)

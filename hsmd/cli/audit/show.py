@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
@@ -13,8 +14,20 @@ from hsmd.cli.audit.options import app, read_page, readable
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.output import table
-from hsmd.errors import NotFound, Refused
-from hsmd.protocol.messages import AuditAbout, AuditLines, AuditRead, Identity, KeyInfo, KeyShow, WhoAmI
+from hsmd.cli.base.paging import destroyed_keys_of, keys_of
+from hsmd.errors import BadRequest, NotFound
+from hsmd.protocol.messages import (
+    AuditAbout,
+    AuditLines,
+    AuditRead,
+    Identity,
+    KeyHistory,
+    KeyInfo,
+    KeyList,
+    KeyShow,
+    Request,
+    WhoAmI,
+)
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -35,7 +48,7 @@ def show(
         typer.Option(
             "--key",
             metavar="NAME|DIGEST",
-            help="Only records about this key; one that was destroyed is best named by its digest.",
+            help="Only records about this key, which may have been destroyed.",
             show_default=False,
         ),
     ] = "",
@@ -46,27 +59,42 @@ def show(
     An attempt and its outcome are one row. The result "open" means that no outcome has been recorded (yet). Operators and
     auditors see all records, others those that `hsmd audit about` prints.
     """
-    wanted = rows.Filter(client, key, _digest_of(session, key) if key else "")
-    found, size = _newest(session, wanted, count)
+    caller = session.ask(WhoAmI(), Identity)
+    roles = {caller.role, *caller.roles}
+    wanted = rows.Filter(client, key, _digests_of(session, key, roles) if key else frozenset())
+    found, size = _newest(session, wanted, count, roles)
     session.output.show(
         {"size": size, "records": [row.document for row in found]},
         lambda: table(rows.HEADERS, [row.cells for row in found]),
     )
 
 
-def _newest(session: Session, wanted: rows.Filter, count: int) -> tuple[list[rows.Row], int]:
-    caller = session.ask(WhoAmI(), Identity)
-    if {role.value for role in AuditRead.roles} & {caller.role, *caller.roles}:
+def _newest(session: Session, wanted: rows.Filter, count: int, roles: set[str]) -> tuple[list[rows.Row], int]:
+    if _allow(AuditRead, roles):
         return rows.newest(partial(read_page, session), wanted, count)
     found = rows.newest_of(readable(session), wanted, count)
     return found, session.ask(AuditAbout(first=(1 << 53) - 1, limit=1), AuditLines).size
 
 
-def _digest_of(session: Session, key: str) -> str:
-    """The key's digest; empty if there is no such key that the caller may see."""
+def _digests_of(session: Session, key: str, roles: set[str]) -> frozenset[str]:
+    """The digest of the key with this name, or of those that had it before they were destroyed.
+
+    It asks for nothing that is refused: refusals are records, too.
+    """
     if _DIGEST.fullmatch(key):
-        return key
-    try:
-        return session.ask(KeyShow(name=key), KeyInfo).digest
-    except (NotFound, Refused):
-        return ""
+        return frozenset({key})
+    found: set[str] = set()
+    if _allow(AuditRead, roles):
+        with suppress(NotFound):
+            found.add(session.ask(KeyShow(name=key), KeyInfo).digest)
+    elif _allow(KeyList, roles):
+        found.update(each.digest for each in keys_of(session) if each.name == key)
+    if not found and _allow(KeyHistory, roles):
+        with suppress(BadRequest):  # a daemon of an earlier release
+            past = destroyed_keys_of(session)
+            found.update(each.digest for each in past if key in [name.name for name in each.names])
+    return frozenset(found)
+
+
+def _allow(request: type[Request], roles: set[str]) -> bool:
+    return not roles.isdisjoint(role.value for role in request.roles)

@@ -126,6 +126,7 @@ _OPTION_OF_MEMBER = {
     "names": "--allow-name: ",
     "new_name": "",
     "not_after": "--not-after: ",
+    "owner": "--owner: ",
     "public_key": "public key: ",
     "purposes": "--purpose: ",
     "role": "--role: ",

@@ -59,7 +59,7 @@ def _present(keys: list[KeyInfo]) -> RenderableType:
 def _destroyed(keys: list[PastKey]) -> RenderableType:
     rows = [
         (
-            "\n".join(each.name for each in key.names),
+            ", ".join(each.name for each in key.names),
             key.digest[:16],
             owner_text(key.owner, removed=key.owner_removed),
             when(key.made_at),

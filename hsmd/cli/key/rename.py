@@ -14,7 +14,7 @@ from hsmd.protocol.messages import (
 
 @command(app, "rename", example="hsmd key rename www www-2026")
 def rename(session: Session, name: KeyName, new_name: NewName) -> None:
-    """Rename a key. It keeps its grants and certificate.
+    """Rename a key. It keeps its grants and certificate, and its owner.
 
     Exported key files contain the old name: export them again.
     """

@@ -131,7 +131,7 @@ def test_an_owner_sees_its_keys_and_reads_about_them_after_their_end(daemon: Dae
     readers = operate(daemon, "key", "reader", "list")["readers"]
     assert readers == [{"key": "pay", "client": "front-end"}]
     assert operate(daemon, "key", "owner", "list")["owners"] == readers, "the former words go on working"
-    assert " owner " not in run("key", "--help")[1]
+    assert "│ owner " not in run("key", "--help")[1]
     assert operate(daemon, "key", "owner", "remove", "pay", "front-end")["changed"]
 
     digest = operate(daemon, "key", "show", "pay")["digest"]

@@ -11,7 +11,7 @@ import pytest
 from hsmd.errors import NotFound
 from hsmd.protocol import messages
 from tests.support.cli import Run
-from tests.support.fake_control import FakeControl
+from tests.support.fake_control import NOW, FakeControl
 
 
 @pytest.fixture
@@ -49,6 +49,36 @@ def test_filters_and_count(run: Run, log: FakeControl) -> None:
 def test_filter_finds_control_operations_on_a_key(run: Run, log: FakeControl) -> None:
     log.event("control.done", "alice", op="key.generate", target_name="shop")
     assert _rows(run, "--key", "shop")[-1]["event"] == "control.done"
+
+
+def test_a_destroyed_key_is_found_by_each_of_its_names_and_by_its_digest(run: Run, log: FakeControl) -> None:
+    """Its records have the name that it had, or none; a key of another page has the name now and then."""
+    for number, names in enumerate((["a"], ["b"], ["c"], ["old", "older"]), 1):
+        spans = [messages.KeyNameSpan(name, NOW, NOW) for name in names]
+        log.past.append(messages.PastKey(number, f"{number}" * 64, "", False, NOW, NOW, spans))
+    log.event("control.done", "alice", op="key.rename", target_name="older", target_digest="4" * 64)
+    log.event("control.done", "alice", op="key.destroy", target_name="old", target_digest="4" * 64)
+    log.event("control.done", "alice", op="key.destroy", target_name="b", target_digest="2" * 64)
+    for key in ("old", "older", "4" * 64):
+        assert [row["fields"]["op"] for row in _rows(run, "--key", key)] == ["key.rename", "key.destroy"]
+
+
+@pytest.mark.parametrize("role", ["owner", "front-end", "node"])
+def test_other_clients_see_the_newest_of_the_records_that_they_may_read(
+    run: Run, log: FakeControl, role: str
+) -> None:
+    log.role = role
+    assert [row["client"] for row in _rows(run, "--count", "3")] == ["web1"] * 3
+    assert [row["index"] for row in _rows(run, "--count", "1")] == [17]
+    assert _rows(run, "--client", "web2") == []
+    ran = run("audit", "show")
+    assert "Records 1 to 2 are in an archive that the daemon cannot read." in ran.err
+    assert (
+        "Left out, because their attempts are in such an archive: outcomes and uses of grants (1)." in ran.err
+    )
+    assert not [each for each in log.asked if isinstance(each, messages.AuditRead)], (
+        "it would be refused and recorded"
+    )
 
 
 def test_verify_asks_for_every_record(run: Run, log: FakeControl) -> None:
