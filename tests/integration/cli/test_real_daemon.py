@@ -94,7 +94,6 @@ def _issue(request: x509.CertificateSigningRequest) -> x509.Certificate:
     return builder.sign(ca, hashes.SHA256())
 
 
-@pytest.mark.parametrize("passphrase", [b"", b"a passphrase"], ids=["plain", "encrypted"])
 def as_client(daemon: Daemon, directory: Path, name: str, *arguments: str) -> tuple[int, str, str]:
     """Exit code, output and standard error of a command line of another client, with its own profile."""
     profile = directory / name / "operator.toml"
@@ -150,6 +149,7 @@ def test_an_owner_sees_its_keys_and_reads_about_them_after_their_end(daemon: Dae
     assert "key.destroy" in about and "www" not in about
 
 
+@pytest.mark.parametrize("passphrase", [b"", b"a passphrase"], ids=["plain", "encrypted"])
 def test_an_imported_key_is_in_no_arguments_and_no_environment(
     daemon: Daemon, tmp_path: Path, passphrase: bytes
 ) -> None:
@@ -282,10 +282,12 @@ def test_a_front_end_cannot_manage_the_daemon(daemon: Daemon) -> None:
     ]
     code, status, _ = hsmd(None, "status", *options)
     assert (code, status["identity"]["role"], status["daemon"]) == (0, "front-end", None)
-    for arguments in (["key", "generate", "x"], ["client", "list"], ["grant", "list"], ["audit", "show"]):
+    for arguments in (["key", "generate", "x"], ["client", "list"], ["grant", "list"], ["audit", "seal"]):
         code, document, errors = hsmd(None, *arguments, *options)
         assert (code, document["error"]["text"]) == (1, "refused")
         assert "hsmd status" in errors
+    _, shown, _ = hsmd(None, "audit", "show", *options)
+    assert shown["records"] and "front-end" in str(shown["records"][0])
 
 
 def test_a_command_does_not_connect_to_a_daemon_that_is_not_pinned(daemon: Daemon) -> None:
