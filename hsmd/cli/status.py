@@ -40,9 +40,10 @@ def status(session: Session) -> None:
 
 def _text_output(identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate]) -> TextOutput:
     roles = ", ".join(identity.roles or [identity.role])
+    which = "roles" if len(identity.roles) > 1 else "role"
     you = ("you", f"{identity.client} ({roles}), {identity.credential}")
     if daemon is None:
-        return fields([("daemon", identity.daemon), you, ("state", f"not available to the role {roles}")])
+        return fields([("daemon", identity.daemon), you, ("state", f"not available to the {which} {roles}")])
     return (
         fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
         *(f"token {token.name}: {_problem(token)}" for token in daemon.tokens if _problem(token)),

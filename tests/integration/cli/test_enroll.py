@@ -153,3 +153,17 @@ def test_wrong_use_is_explained(
     assert made.returncode == 2, made.stderr
     assert message in made.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_with_several_roles_enrols_and_has_all_of_them(daemon: Daemon, tmp_path: Path) -> None:
+    made = hsmd(daemon, "client", "enroll", "olga", "--role", "checker", "--role", "owner", manage=True)
+    assert "run `hsmd enroll -` on the other host" in made.stderr
+    mine = tmp_path / "olga.toml"
+    done = hsmd(daemon, "enroll", "-", "--profile", str(mine), "--json", given=made.stdout)
+    document = json.loads(done.stdout)
+    assert (document["role"], document["roles"]) == ("owner", ["owner", "checker"])
+    shown = hsmd(daemon, "status", "--profile", str(mine))
+    assert "olga (owner, checker)" in shown.stdout
+    assert "not available to the roles owner, checker" in shown.stdout
+    refused = hsmd(daemon, "client", "list", "--profile", str(mine))
+    assert refused.returncode == 1 and "identity and roles" in refused.stderr
