@@ -231,6 +231,14 @@ def test_status_and_audit_agree(daemon: Daemon) -> None:
     assert (row["purpose"], row["outcome"]["result"]) == ("x509-self-signed", "performed")
 
 
+def test_what_the_token_does_with_wrapped_keys_is_shown(daemon: Daemon) -> None:
+    [token] = operate(daemon, "token", "list")["tokens"]
+    assert token["wrapping"] == ["rsa-oaep-sha1", "aes-kwp-0x210a", "aes-key-wrap"]
+    assert {"ECDSA", "RSA_PKCS_OAEP"} <= set(token["abilities"])
+    [of_status] = operate(daemon, "status")["daemon"]["tokens"]
+    assert (of_status["wrapping"], of_status["abilities"]) == (token["wrapping"], token["abilities"])
+
+
 def test_the_log_on_disk_verifies_and_a_flipped_bit_is_found(daemon: Daemon, tmp_path: Path) -> None:
     log = daemon.directory / "audit" / "audit.jsonl"
     copy = tmp_path / "log"
