@@ -156,15 +156,13 @@ class Clients:
             raise unknown("client", name)
         return found
 
-    def front_end(self, name: str) -> Row[Any]:
-        """The row of a client that may hold grants. Raises NotFound, BadRequest if it is not a front end."""
-        found = self.row(name)
-        if Role.FRONT_END not in self.roles_of(found):
+    def check_is_front_end(self, client: Row[Any]) -> None:
+        """Raises BadRequest for a client that cannot hold grants."""
+        if Role.FRONT_END not in self.roles_of(client):
             raise BadRequest(
-                f"client: {name!r} is not a front end, and only a front end can hold a grant; "
+                f"client: {client.name!r} is not a front end, and only a front end can hold a grant; "
                 "add the role front-end to its roles"
             )
-        return found
 
     def find_id(self, name: str) -> int:
         """The row id of a client. Raises NotFound."""

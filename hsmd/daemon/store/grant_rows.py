@@ -36,8 +36,9 @@ class Grants:
         Raises NotFound (client, key), BadRequest (not a front end; purposes outside the ceiling or not grantable).
         """
         wanted = frozenset(purposes)
-        client_row = self._clients.front_end(client)
+        client_row = self._clients.row(client)
         key_record = self._keys.get(key)
+        self._clients.check_is_front_end(client_row)
         check_grantable(key_record.purposes, wanted)
         if named := wanted & WITH_ALLOWED_NAMES:
             raise needs_names(named)

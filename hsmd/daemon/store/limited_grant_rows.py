@@ -77,8 +77,9 @@ class LimitedGrants:
         allow nothing), Conflict if a grant without limits exists.
         """
         wanted = frozenset(purposes)
-        client_row = self._clients.front_end(client)
+        client_row = self._clients.row(client)
         key_record = self._keys.get(key)
+        self._clients.check_is_front_end(client_row)
         check_grantable(key_record.purposes, wanted)
         _check(wanted, limits, now)
         key_id = self._keys.find_id(key)
