@@ -143,3 +143,23 @@ async def test_a_token_that_goes_and_comes_back_is_told(
     away, back = seen
     assert (away.subject, away.payload["daemon"]) == ("main", "test")
     assert away.payload["reason"] and not back.payload["reason"]
+
+
+def test_a_refused_pin_and_a_disk_that_is_nearly_full_are_told(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "daemon")
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace("[audit]\n", f"[audit]\nwarn_free_mib = {2**30}\n"))
+    daemon.pin_file.write_text("wrong-pin-1234\n")
+    try:
+        daemon.begin()
+
+        def told() -> dict[str, Event]:
+            return {event.kind: event for event in daemon.ask(messages.EventsRead()).events}
+
+        wait_until(lambda: {"logins.stopped", "log.nearly-full"} <= told().keys(), "both events", 30)
+        stopped, nearly_full = told()["logins.stopped"], told()["log.nearly-full"]
+        assert (stopped.subject, set(stopped.payload)) == ("main", {"daemon", "reason"})
+        assert (nearly_full.subject, set(nearly_full.payload)) == ("test", {"daemon", "free_mib"})
+        assert "wrong-pin" not in str(told())
+    finally:
+        daemon.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,17 @@ from hsmd.cli.base.output import escape, note, table, when
 from hsmd.cli.events.cursor_file import CursorFile, default_file
 from hsmd.cli.events.program import DEFAULT_TIMEOUT_S, Program
 from hsmd.errors import HsmdError
-from hsmd.protocol.messages import MAX_PAGE, MISSED, NOW, Event, EventPage, EventsRead, missed_event
+from hsmd.protocol.messages import (
+    MAX_PAGE,
+    MISSED,
+    NOW,
+    POSITION,
+    Event,
+    EventPage,
+    EventsRead,
+    missed_event,
+    position_event,
+)
 from hsmd.protocol.messages.enumerations import EVENT_KIND
 
 app = typer.Typer(add_completion=False)
@@ -130,6 +141,9 @@ def _begin(session: Session, since: str, saved: CursorFile) -> str:
 def _deal_with(source: Iterator[Event], kinds: frozenset[str], take: Take, saved: CursorFile) -> None:
     """Have each event dealt with, one after the other, and save its cursor after that."""
     for event in source:
+        if event.kind == POSITION:
+            saved.save(event.id)
+            continue
         if event.kind == MISSED:
             note(f"hsmd: {_missed(event.payload.get('reason', ''))}")
         if not kinds or event.kind in kinds or event.kind == MISSED:
@@ -153,14 +167,9 @@ def _pages(session: Session, since: str) -> Iterator[EventPage]:
 def _stored(session: Session, since: str) -> Iterator[Event]:
     for page in _pages(session, since):
         if page.missed:
-            yield _stand_in(page)
+            yield missed_event(page.begins, page.missed, datetime.now(UTC))
         yield from page.events
-
-
-def _stand_in(page: EventPage) -> Event:
-    from datetime import UTC, datetime
-
-    return missed_event(page.begins, page.missed, datetime.now(UTC))
+        yield position_event(page.cursor, datetime.now(UTC))
 
 
 def _follow(session: Session, since: str) -> Iterator[Event]:

@@ -132,6 +132,7 @@ EVENT_KIND = Enumeration(
         "grant.exhausted": "a limited grant has been used for the last time",
         "client.enrolled": "a client has registered its key with a one-time token",
         "events.missed": "events are missing here: see `reason` in its payload",
+        "events.position": "nothing happened that the follower may read; it can go on from here",
     },
 )
 EVENTS_MISSED = Enumeration(

@@ -13,12 +13,14 @@ from hsmd.protocol.messages.enumerations import EVENT_KIND, EVENTS_MISSED
 __all__ = [
     "MISSED",
     "NOW",
+    "POSITION",
     "Event",
     "EventPage",
     "EventsFollow",
     "EventsFollowed",
     "EventsRead",
     "missed_event",
+    "position_event",
 ]
 
 NOW = "now"
@@ -98,3 +100,12 @@ MISSED = "events.missed"
 def missed_event(cursor: str, reason: str, now: datetime) -> Event:
     """The event that stands in place of those that are missing before `cursor`."""
     return Event(cursor, MISSED, "", now, {"reason": reason})
+
+
+POSITION = "events.position"
+"""Kind of an event that no ledger holds: a follower has got all that it may read before this cursor."""
+
+
+def position_event(cursor: str, now: datetime) -> Event:
+    """The event that keeps the cursor of a follower new while others are told much and it is told nothing."""
+    return Event(cursor, POSITION, "", now, {})

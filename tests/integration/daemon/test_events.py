@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hsmd.client import Connection
+from hsmd.client import Client, Connection
 from hsmd.daemon.front.ledger.followers import MAX_OF_CLIENT, PAGE
 from hsmd.daemon.front.ssh.session import UNREAD_S
 from hsmd.daemon.store import Readers, Store
-from hsmd.errors import BadRequest, Overloaded
+from hsmd.errors import BadRequest, Conflict, Overloaded
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, encode_hello
 from hsmd.protocol.messages import Event
@@ -140,6 +140,31 @@ async def test_certificates_and_enrolments_are_told_to_those_whom_they_concern(s
         assert mail == []
     for client, count in ((OPERATOR, 2), (AUDITOR, 2), (WEB, 2), (MAIL, 0)):
         assert len((await asyncio.to_thread(read, daemon, client, begin)).events) == count
+
+
+def test_programs_without_an_event_loop_follow_too(shared_daemon: Daemon) -> None:
+    begin = read(shared_daemon, since="now").cursor
+    append(shared_daemon, "a", "b")
+    with Client.connect(shared_daemon.endpoint(OPERATOR)) as client:
+        events = client.events(begin)
+        assert [next(events).subject, next(events).subject] == ["a", "b"]
+        append(shared_daemon, "c")
+        assert next(events).subject == "c"
+        events.close()  # type: ignore[attr-defined]
+        assert client.control(messages.WhoAmI()).client == OPERATOR
+        again = client.events(begin)
+        assert next(again).subject == "a"
+
+
+async def test_a_connection_follows_once_at_a_time(shared_daemon: Daemon) -> None:
+    await asyncio.to_thread(append, shared_daemon, "a")
+    async with shared_daemon.connection(OPERATOR) as connection:
+        first = connection.events()
+        await anext(first)
+        with pytest.raises(Conflict, match="followed already"):
+            await anext(connection.events())
+        await first.aclose()
+        assert await anext(connection.events())
 
 
 @pytest.fixture

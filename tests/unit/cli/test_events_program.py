@@ -15,7 +15,7 @@ from hsmd.cli.base.profile import Profile
 from hsmd.cli.events import _deal_with
 from hsmd.cli.events.cursor_file import CursorFile, default_file
 from hsmd.cli.events.program import LONGEST_PAUSE_S, Program
-from hsmd.protocol.messages import Event, missed_event
+from hsmd.protocol.messages import Event, missed_event, position_event
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 
@@ -177,6 +177,12 @@ def test_an_event_that_was_dealt_with_but_not_saved_comes_again(tmp_path: Path) 
         assert file.cursor == "5f3a9c1e.1"
         _deal_with(iter([event(2), event(3)]), frozenset(), lambda one: seen.append(one.id), file)
     assert seen == [f"5f3a9c1e.{number}" for number in (1, 2, 2, 3)]
+
+
+def test_a_position_is_saved_and_shown_to_nobody(tmp_path: Path) -> None:
+    with CursorFile(tmp_path / "cursor") as file:
+        _deal_with(iter([position_event("5f3a9c1e.80", NOW)]), frozenset(), pytest.fail, file)
+    assert (tmp_path / "cursor").read_text() == "5f3a9c1e.80\n"
 
 
 def test_other_kinds_are_passed_over_but_not_what_is_missing(

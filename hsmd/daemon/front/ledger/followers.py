@@ -16,7 +16,8 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.ledger.event_reader import EventReader
 from hsmd.errors import HsmdError, Overloaded, StoreFailure
 from hsmd.protocol import messages
-from hsmd.protocol.messages import missed_event
+from hsmd.protocol.cursor import Cursor
+from hsmd.protocol.messages import missed_event, position_event
 
 POLL_S = 1.0
 """How often the store is asked for events of other daemons, while there are followers."""
@@ -24,6 +25,10 @@ REST_S = 0.25
 """Shortest time between two readings of the store by one follower that has read everything."""
 PAGE = 100
 """Events that are under way to one follower at a time."""
+POSITION_S = 3600.0
+POSITION_EVENTS = 10_000
+"""A follower that is told nothing is told its position after this time, or when others were told so many events: its cursor
+would expire otherwise, although it has missed nothing."""
 MAX_OF_CLIENT = 8
 MAX_FOLLOWERS = 128
 """Sessions of one client, and of all clients, that follow at a time."""
@@ -116,6 +121,7 @@ class Followers:
     async def _follow(self, peer: Peer, cursor: str) -> None:
         """Ends with the session, and when its identity is no longer valid."""
         clock = asyncio.get_running_loop().time
+        told, told_at = cursor, clock()
         while self._knows(peer.identity):
             news, read_at = self._news, clock()
             try:
@@ -127,8 +133,11 @@ class Followers:
                 log.warning("events.follower_ended", client=peer.identity.client, error=error.text)
                 return
             documents = self._documents(page)
+            if not documents and _is_far(told, page.cursor, clock() - told_at):
+                documents = [messages.encode_result(position_event(page.cursor, self._now()))]
             if documents:
                 await peer.push(documents)
+                told, told_at = page.cursor, clock()
             cursor = page.cursor
             if not page.more:
                 await news.wait()
@@ -139,3 +148,11 @@ class Followers:
         if page.missed:
             events = [missed_event(page.begins, page.missed, self._now()), *events]
         return [messages.encode_result(event) for event in events]
+
+
+def _is_far(told: str, reached: str, after_s: float) -> bool:
+    """Whether a follower that was told a cursor so long ago is to be told the one that it has reached."""
+    if told == reached:
+        return False
+    passed = Cursor.parse(reached).number - Cursor.parse(told).number
+    return after_s >= POSITION_S or passed >= POSITION_EVENTS

@@ -29,11 +29,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(followers, "PAGE", 3)
 
 
+def cursor(number: int) -> str:
+    return f"5f3a9c1e.{number}"
+
+
 class Ledger:
     """Events 1 to `size`, of which those up to `pruned` are no longer kept. Stands for an `EventReader`."""
 
     def __init__(self) -> None:
         self.size, self.pruned = 0, 0
+        self.shown = True
         self.away: Exception | None = None
         self.reads = 0
 
@@ -47,11 +52,14 @@ class Ledger:
         await asyncio.sleep(0)
         if self.away is not None:
             raise self.away
-        begin = max(int(since), self.pruned)
+        asked = int(since.partition(".")[2])
+        begin = max(asked, self.pruned)
         end = min(begin + limit, self.size)
-        events = [Event(str(number), "k", "s", NOW, {}) for number in range(begin + 1, end + 1)]
-        missed = "expired" if begin > int(since) else ""
-        return EventPage(events, str(begin), str(end), end < self.size, missed)
+        events = [
+            Event(cursor(number), "k", "s", NOW, {}) for number in range(begin + 1, end + 1) if self.shown
+        ]
+        missed = "expired" if begin > asked else ""
+        return EventPage(events, cursor(begin), cursor(end), end < self.size, missed)
 
 
 class Peer:
@@ -66,7 +74,7 @@ class Peer:
 
     def push(self, documents: Sequence[bytes]) -> asyncio.Future[None]:
         events = [msgspec.json.decode(document, type=Event) for document in documents]
-        self.pages.append([event.id for event in events])
+        self.pages.append([event.id.partition(".")[2] for event in events])
         self.kinds += [event.kind for event in events]
         self.pong = asyncio.get_running_loop().create_future()
         if self.reads:
@@ -101,7 +109,7 @@ def numbers(first: int, last: int) -> list[str]:
 async def test_events_come_in_order_page_by_page_and_then_as_they_happen(parts: Parts) -> None:
     peer = Peer()
     parts.ledger.size = 7
-    parts.followers.start(peer, "2")
+    parts.followers.start(peer, cursor(2))
     await eventually(lambda: peer.seen == numbers(3, 7))
     assert [len(page) for page in peer.pages] == [3, 2]
     parts.ledger.size = 8
@@ -115,7 +123,7 @@ async def test_the_next_page_waits_for_the_peer_and_other_peers_do_not(parts: Pa
     stuck, other = Peer(reads=False), Peer()
     parts.ledger.size = 9
     for peer in (stuck, other):
-        parts.followers.start(peer, "0")
+        parts.followers.start(peer, cursor(0))
     await eventually(lambda: other.seen == numbers(1, 9))
     assert stuck.seen == numbers(1, 3)
     stuck.reads = True
@@ -127,7 +135,7 @@ async def test_the_next_page_waits_for_the_peer_and_other_peers_do_not(parts: Pa
 async def test_events_that_were_removed_meanwhile_are_told(parts: Parts) -> None:
     peer = Peer(reads=False)
     parts.ledger.size = 9
-    parts.followers.start(peer, "0")
+    parts.followers.start(peer, cursor(0))
     await eventually(lambda: peer.seen == numbers(1, 3))
     parts.ledger.pruned = 7
     peer.reads = True
@@ -139,7 +147,7 @@ async def test_events_that_were_removed_meanwhile_are_told(parts: Parts) -> None
 
 async def test_followers_wait_while_the_store_is_away_and_catch_up(parts: Parts) -> None:
     peer = Peer()
-    parts.followers.start(peer, "0")
+    parts.followers.start(peer, cursor(0))
     parts.ledger.away = StoreFailure()
     parts.ledger.size = 2
     parts.followers.wake()
@@ -151,7 +159,7 @@ async def test_followers_wait_while_the_store_is_away_and_catch_up(parts: Parts)
 
 async def test_a_follower_ends_when_its_identity_is_no_longer_valid(parts: Parts) -> None:
     peer = Peer()
-    parts.followers.start(peer, "0")
+    parts.followers.start(peer, cursor(0))
     await eventually(lambda: parts.ledger.reads == 1)
     parts.valid = False
     parts.ledger.size = 1
@@ -162,16 +170,16 @@ async def test_a_follower_ends_when_its_identity_is_no_longer_valid(parts: Parts
 
 async def test_a_follower_that_may_not_read_any_more_ends(parts: Parts) -> None:
     parts.ledger.away = Refused()
-    parts.followers.start(Peer(), "0")
+    parts.followers.start(Peer(), cursor(0))
     await eventually(lambda: len(parts.followers) == 0)
 
 
 async def test_a_session_follows_once_and_its_end_ends_that(parts: Parts) -> None:
     peer = Peer()
     parts.ledger.size = 2
-    parts.followers.start(peer, "0")
+    parts.followers.start(peer, cursor(0))
     await eventually(lambda: peer.seen == numbers(1, 2))
-    parts.followers.start(peer, "1")
+    parts.followers.start(peer, cursor(1))
     await eventually(lambda: peer.seen == ["1", "2", "2"])
     assert len(parts.followers) == 1
     parts.followers.stop(peer)
@@ -185,13 +193,13 @@ async def test_a_client_and_all_clients_have_a_limited_number_of_followers(parts
     peers = [Peer("web") for _ in range(MAX_OF_CLIENT)]
     for peer in peers:
         parts.followers.admit(peer)
-        parts.followers.start(peer, "0")
+        parts.followers.start(peer, cursor(0))
     with pytest.raises(Overloaded):
         parts.followers.admit(Peer("web"))
     parts.followers.admit(peers[0])  # a session that follows already takes no other place
     for number in range(MAX_FOLLOWERS - MAX_OF_CLIENT):
         parts.followers.admit(other := Peer(f"c{number}"))
-        parts.followers.start(other, "0")
+        parts.followers.start(other, cursor(0))
     with pytest.raises(Overloaded) as refused:
         parts.followers.admit(Peer("new"))
     assert refused.value.retry_after_ms > 0
@@ -211,5 +219,34 @@ async def test_without_followers_the_store_is_not_asked(parts: Parts) -> None:
     parts.ledger.head = counted  # type: ignore[method-assign]
     await asyncio.sleep(0.05)
     assert asked == 0
-    parts.followers.start(Peer(), "0")
+    parts.followers.start(Peer(), cursor(0))
     await eventually(lambda: asked > 1)  # positive control
+
+
+async def test_a_follower_that_nothing_concerns_is_told_its_position(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followers, "POSITION_EVENTS", 10)
+    peer = Peer()
+    parts.ledger.shown = False
+    parts.followers.start(peer, cursor(0))
+    for size, told in ((9, []), (10, ["10"]), (19, ["10"]), (25, ["10", "22"])):
+        parts.ledger.size = size
+        before = parts.ledger.reads
+        parts.followers.wake()
+        await eventually(lambda: parts.ledger.reads > before)
+        await eventually(lambda: peer.seen == told)
+    assert set(peer.kinds) == {"events.position"}
+
+
+async def test_a_position_is_told_after_a_time_if_it_has_changed(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followers, "POSITION_S", 0.05)
+    peer = Peer()
+    parts.ledger.shown = False
+    parts.followers.start(peer, cursor(0))
+    await asyncio.sleep(0.1)
+    assert peer.seen == []
+    parts.ledger.size = 1
+    await eventually(lambda: peer.seen == ["1"])
