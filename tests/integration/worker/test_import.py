@@ -86,6 +86,28 @@ def test_every_type_and_form(token: SoftHsmToken, start, tmp_path: Path) -> None
         verify(key.public_key, scheme, signature, SERVER_KEY_EXCHANGE)
 
 
+@pytest.mark.parametrize(
+    ("purpose", "uses"),
+    [
+        ("tls-server", ["SIGN", "VERIFY"]),
+        ("tls12-rsa-premaster", ["DECRYPT", "ENCRYPT"]),
+        ("unwrap-key", ["UNWRAP", "WRAP"]),
+    ],
+)
+def test_both_halves_of_an_imported_key_have_one_use(
+    fresh_token: SoftHsmToken, tmp_path: Path, purpose: str, uses: list[str]
+) -> None:
+    """A token gives a public key the uses that its template leaves out; SoftHSM all of them."""
+    run(fresh_token, tmp_path, pem_of(rsa_key()), purposes=(purpose,))
+    script = """
+key, = list(session.get_objects({A.CLASS: C.PRIVATE_KEY}))
+public, = list(session.get_objects({A.CLASS: C.PUBLIC_KEY}))
+show([[name for name in names if bool(item[getattr(A, name)])] for item, names in (
+    (key, ("SIGN", "SIGN_RECOVER", "DECRYPT", "UNWRAP", "DERIVE")), (public, ("VERIFY", "ENCRYPT", "WRAP")))])
+"""
+    assert in_token(fresh_token, script) == [[uses[0]], [uses[1]]]
+
+
 def test_an_imported_key_cannot_be_read_and_has_its_ceiling(
     fresh_token: SoftHsmToken, tmp_path: Path
 ) -> None:
