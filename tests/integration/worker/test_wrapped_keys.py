@@ -26,6 +26,7 @@ from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Header, Kind, Suite
 from hsmd.envelopes.sealing import open_envelope, seal_private_key, seal_secret_key
 from hsmd.errors import BadRequest, Conflict, EnvelopeInvalid, HsmdError, TokenFailure
+from hsmd.pkcs11.public_keys import big_integer
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from hsmd.protocol import frames
 from hsmd.purposes import Purpose
@@ -234,8 +235,8 @@ def test_an_rsa_key_with_the_right_modulus_and_a_wrong_exponent_is_refused(vault
     private = make("rsa-2048")
     assert isinstance(private, rsa.RSAPrivateKey)
     der, numbers = bytearray(pkcs8(private)), private.private_numbers()
-    for exponent in (numbers.d.to_bytes(256, "big"), numbers.dmp1.to_bytes(128, "big")):
-        der[bytes(der).index(exponent) + 100] ^= 0x55
+    for exponent in (numbers.d, numbers.dmp1):
+        der[bytes(der).index(big_integer(exponent)) + 100] ^= 0x55
     assert refused(vault, forged(vault, bytes(der), spki(private)), spki(private)).text == DEFAULT_TEXT
 
 
