@@ -25,12 +25,6 @@ class InvokingUser:
         own = os.environ.get("XDG_CONFIG_HOME") if self.uid == os.geteuid() else None
         return (Path(own) if own else self.home / ".config") / "hsmd"
 
-    @property
-    def state(self) -> Path:
-        """The user's directory for what hsmd remembers between runs; $XDG_STATE_HOME applies only without sudo."""
-        own = os.environ.get("XDG_STATE_HOME") if self.uid == os.geteuid() else None
-        return (Path(own) if own else self.home / ".local" / "state") / "hsmd"
-
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Access files with this user's privileges, so that root follows no link in the home directory."""

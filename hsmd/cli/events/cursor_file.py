@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -11,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 
 from hsmd.cli.base.errors import CommandError, Exit
-from hsmd.cli.base.invoking_user import invoking_user
 from hsmd.cli.base.profile import Profile
 from hsmd.system import atomic_file
 
@@ -27,7 +27,16 @@ def default_file(profile: Profile, command: Sequence[str]) -> Path:
     """
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{profile.daemon}-{profile.user}-{Path(command[0]).name}")
     digest = sha256(repr(list(command)).encode()).hexdigest()
-    return invoking_user().state / "events" / f"{readable[:READABLE]}-{digest[:8]}"
+    return _state_directory() / "events" / f"{readable[:READABLE]}-{digest[:8]}"
+
+
+def _state_directory() -> Path:
+    """The directory for what hsmd remembers between runs: behind sudo that of root, which follows no link of the user."""
+    trusted = "SUDO_UID" not in os.environ
+    own = os.environ.get("XDG_STATE_HOME") if trusted else None
+    home = os.environ.get("HOME") if trusted else None
+    base = Path(own) if own else Path(home or pwd.getpwuid(os.geteuid()).pw_dir) / ".local" / "state"
+    return base / "hsmd"
 
 
 class CursorFile:

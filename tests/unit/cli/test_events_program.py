@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,6 +157,9 @@ def test_daemons_users_and_programs_have_files_of_their_own(
     assert "a.py" not in default_file(one, commands[0]).name
     assert max(len(file.name) for file in files) < 128
     assert all(file.parent == tmp_path / "hsmd" / "events" for file in files)
+    monkeypatch.setenv("SUDO_UID", "1000")
+    own = Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".local" / "state" / "hsmd" / "events"
+    assert default_file(one, commands[0]).parent == own
 
 
 def test_an_event_that_was_dealt_with_but_not_saved_comes_again(tmp_path: Path) -> None:
