@@ -37,13 +37,17 @@ EXHAUSTED_EVENT = "grant.exhausted"
 
 
 def _counting() -> ReturningUpdate[Any]:
-    """The statement that decides about one use and counts it; returns its number and the limit."""
+    """The statement that decides about one use and counts it; returns its number and the limit.
+
+    The lock is FOR NO KEY UPDATE on PostgreSQL. Locks FOR SHARE would be granted to later uses while a change waits, so
+    that daemons with many uses could put off the removal of a grant for ever.
+    """
     grant_id = bindparam("grant_id", type_=Integer)
     not_ended = or_(limited_grants.c.not_after.is_(None), limited_grants.c.not_after > bindparam("at"))
     within = (
         select(limited_grants.c.uses_id, limited_grants.c.max_uses)
         .where(limited_grants.c.id == grant_id, not_ended)
-        .with_for_update(read=True)
+        .with_for_update(key_share=True)
         .cte("within")
     )
     left = and_(~grant_uses.c.held, grant_uses.c.used < within.c.max_uses)

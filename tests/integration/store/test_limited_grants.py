@@ -336,8 +336,26 @@ def test_a_change_that_was_committed_first_counts(
         assert counting.result(30) == [expected]
 
 
-def waits(store: Store, done: Callable[[], bool]) -> None:
-    """Return when the other transaction waits for this one: on PostgreSQL the server says so, on SQLite it has begun."""
+def test_uses_do_not_overtake_a_change_that_waits(
+    make_store: Callable[[], Store], add: Add, now: datetime
+) -> None:
+    """Or daemons that count uses in turn would put off the removal of the grant for ever."""
+    grant = add(Limits(max_uses=1))
+    use(make_store(), grant, now)
+    first, operator, second = make_store(), make_store(), make_store()
+    with ThreadPoolExecutor(2) as pool:
+        with first.write(versioned=False) as tx:
+            assert tx.limited_grants.count(grant.id, now) is NotCounted.EXHAUSTED
+            removing = pool.submit(operator.change, lambda tx: tx.grants.remove("web1", "site"))
+            waits(first, removing.done)
+            counting = pool.submit(use, second, grant, now)
+            waits(first, counting.done, others=2)
+        assert removing.result(30)
+        assert counting.result(30)[0] in (NotCounted.EXHAUSTED, NotCounted.REMOVED)
+
+
+def waits(store: Store, done: Callable[[], bool], others: int = 1) -> None:
+    """Return when so many other transactions wait: on PostgreSQL the server says so, on SQLite this one has begun."""
     if "postgresql" not in repr(store):
         time.sleep(0)
         assert not done()
@@ -345,7 +363,7 @@ def waits(store: Store, done: Callable[[], bool]) -> None:
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
     def waiting() -> bool:
-        return bool(store.query(lambda tx: tx.connection.exec_driver_sql(query).scalar()))
+        return bool(store.query(lambda tx: tx.connection.exec_driver_sql(query).scalar()) == others)
 
     wait_until(waiting, "the counting statement to wait")
 
