@@ -23,7 +23,7 @@ from hsmd.daemon.store.tables import (
     key_history,
     limited_grants,
 )
-from hsmd.daemon.store.use_counts import keep_name
+from hsmd.daemon.store.use_counts import keep_name, wait_for_uses
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role, check_roles, in_order
@@ -111,6 +111,7 @@ class Clients:
             )
         self._write_roles(client.id, held - {role})
         if role is Role.FRONT_END:
+            wait_for_uses(self._connection, limited_grants.c.client_id == client.id)
             for kind in (grants, limited_grants):
                 self._connection.execute(delete(kind).where(kind.c.client_id == client.id))
         return True
@@ -189,9 +190,9 @@ class Clients:
 
         Raises NotFound.
         """
-        removed = self._connection.execute(delete(clients).where(clients.c.name == searchable(name)))
-        if removed.rowcount == 0:
-            raise unknown("client", name)
+        client_id = self.find_id(name)
+        wait_for_uses(self._connection, limited_grants.c.client_id == client_id)
+        self._connection.execute(delete(clients).where(clients.c.id == client_id))
         still_trusted = select(ca_clients.c.ca_fingerprint)
         self._connection.execute(delete(cas).where(cas.c.fingerprint.not_in(still_trusted)))
 

@@ -15,7 +15,8 @@ from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.history_rows import IS_PRESENT, OWNER_COLUMNS, KeyHistory, owner_of
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import KeyRecord, Page
-from hsmd.daemon.store.tables import clients, key_history, key_purposes, keys
+from hsmd.daemon.store.tables import clients, key_history, key_purposes, keys, limited_grants
+from hsmd.daemon.store.use_counts import wait_for_uses
 from hsmd.errors import Conflict, NotFound, StoreFailure
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, check_ceiling
@@ -101,10 +102,10 @@ class Keys:
 
     def remove(self, name: str, now: datetime | None = None) -> None:
         """Remove a key with its certificate, grants and readers; its history stays. Raises NotFound."""
-        removed = delete(keys).where(keys.c.name == searchable(name)).returning(keys.c.digest)
-        digest = self._connection.scalar(removed)
-        if digest is None:
-            raise unknown("key", name)
+        key_id = self.find_id(name)
+        wait_for_uses(self._connection, limited_grants.c.key_id == key_id)
+        removed = delete(keys).where(keys.c.id == key_id).returning(keys.c.digest)
+        digest = self._connection.execute(removed).scalar_one()
         self._history.end(bytes(digest), now or datetime.now(UTC))
 
     def rename(self, name: str, new_name: str, now: datetime | None = None) -> None:

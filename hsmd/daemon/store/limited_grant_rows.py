@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Integer,
     Row,
@@ -27,7 +28,7 @@ from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.key_rows import Keys, known_purpose
 from hsmd.daemon.store.records import KeyRecord, LimitedGrantRecord, Limits, NotCounted, Readers
 from hsmd.daemon.store.tables import clients, grant_uses, grants, keys, limited_grants
-from hsmd.daemon.store.use_counts import UseCounts
+from hsmd.daemon.store.use_counts import UseCounts, wait_for_uses
 from hsmd.errors import BadRequest, Conflict
 from hsmd.protocol.roles import Role
 from hsmd.purposes import WITH_ALLOWED_NAMES, AllowedNames, Purpose, check_grantable, labels
@@ -88,7 +89,7 @@ class LimitedGrants:
         _check(wanted, limits, now)
         key_id = self._keys.find_id(key)
         self._check_no_unlimited(client_row, key, key_id, wanted)
-        self._lock(client_row.id, key_id)
+        wait_for_uses(self._connection, _held_by(client_row.id, key_id))
         for purpose in sorted(wanted):
             self._add(client_row, key_record, key_id, purpose, limits, now)
 
@@ -139,7 +140,7 @@ class LimitedGrants:
         statement = delete(limited_grants).filter_by(client_id=client_id, key_id=key_id)
         if chosen := list(codes):
             statement = statement.where(limited_grants.c.purpose.in_(chosen))
-        self._lock(client_id, key_id)
+        wait_for_uses(self._connection, _held_by(client_id, key_id))
         return self._connection.execute(statement).rowcount > 0
 
     def _add(
@@ -174,11 +175,6 @@ class LimitedGrants:
             self._connection.execute(
                 insert(limited_grants).values(**held, **new, uses_id=counted.id, created_at=now)
             )
-
-    def _lock(self, client_id: int, key_id: int) -> None:
-        """Wait for uses that are being counted, in the order in which they lock the grants."""
-        query = select(limited_grants.c.id).filter_by(client_id=client_id, key_id=key_id)
-        self._connection.execute(query.order_by(limited_grants.c.id).with_for_update()).all()
 
     def _check_no_unlimited(
         self, client: Row[Any], key: str, key_id: int, wanted: frozenset[Purpose]
@@ -216,6 +212,11 @@ class LimitedGrants:
         if found.not_after is not None and found.not_after <= now:
             return NotCounted.EXPIRED
         return NotCounted.HELD if found.held else NotCounted.EXHAUSTED
+
+
+def _held_by(client_id: int, key_id: int) -> ColumnElement[bool]:
+    """The grants of a client on a key."""
+    return and_(limited_grants.c.client_id == client_id, limited_grants.c.key_id == key_id)
 
 
 def needs_names(purposes: frozenset[Purpose]) -> BadRequest:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.daemon.store import KeyRecord, LimitedGrantRecord, Limits, NotCounted, Readers, Store
+from hsmd.daemon.store import KeyRecord, LimitedGrantRecord, Limits, NotCounted, Readers, Store, Transaction
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.roles import Role
 from hsmd.purposes import AllowedNames, Purpose, expand
@@ -310,6 +310,42 @@ def test_many_daemons_never_count_beyond_the_limit(
     numbers = sorted(each for each in results if isinstance(each, int))
     assert numbers == list(range(1, 11))
     assert only(stores[0]).used == 10
+
+
+REMOVALS: dict[str, Callable[[Transaction], object]] = {
+    "grant": lambda tx: tx.grants.remove("web1", "site"),
+    "role": lambda tx: tx.clients.remove_role("web1", Role.FRONT_END),
+    "client": lambda tx: tx.clients.remove("web1"),
+    "key": lambda tx: tx.keys.remove("site"),
+}
+
+
+@pytest.mark.parametrize("removal", REMOVALS.values(), ids=list(REMOVALS))
+def test_uses_without_end_prevent_no_removal(
+    make_store: Callable[[], Store], now: datetime, removal: Callable[[Transaction], object]
+) -> None:
+    """While it is being removed the client uses its grants at six daemons, several in one transaction."""
+    store, patience = make_store(), time.monotonic() + 20
+    store.change(lambda tx: tx.clients.add_role("web1", Role.AUDITOR))
+    for purpose in (TLS12, TLS13):
+        with store.write() as tx:
+            tx.limited_grants.add("web1", "site", [purpose], Limits(max_uses=10**9), now)
+    ids = [grant.id for grant in store.load().limited_grants] * 2
+    counted: list[int | NotCounted] = []
+
+    def count(daemon: Store) -> None:
+        while NotCounted.REMOVED not in counted and time.monotonic() < patience:
+            counted.extend(daemon.change(lambda tx: tx.limited_grants.count_all(ids, now), versioned=False))
+
+    with ThreadPoolExecutor(6) as pool:
+        counting = [pool.submit(count, make_store()) for _ in range(6)]
+        wait_until(lambda: len(counted) > 100, "uses to be counted")
+        store.change(removal)
+        removed_in_time = time.monotonic() < patience
+        for each in counting:
+            each.result(30)
+    assert removed_in_time
+    assert store.load().limited_grants == ()
 
 
 @pytest.mark.parametrize("change", ["remove", "limit", "client"])
