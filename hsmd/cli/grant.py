@@ -10,7 +10,7 @@ import typer
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CheckFailed
-from hsmd.cli.base.names import ClientName, KeyName
+from hsmd.cli.base.names import ClientName, KeyName, not_empty
 from hsmd.cli.base.output import table, when
 from hsmd.cli.base.paging import grants_of
 from hsmd.cli.base.times import moment
@@ -64,6 +64,7 @@ def add(
             metavar="TIME",
             help="When the grant ends: 8h or 30d from now on, 2026-12-24 (at 00:00 UTC), or 2026-12-24T18:30Z.",
             show_default=False,
+            callback=not_empty,
         ),
     ] = "",
     max_uses: Annotated[
@@ -83,6 +84,7 @@ def add(
             metavar="TEXT",
             help="Note what caused a limited grant, such as a ticket.",
             show_default=False,
+            callback=not_empty,
         ),
     ] = "",
     allow_name: Annotated[

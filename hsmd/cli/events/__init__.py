@@ -13,6 +13,7 @@ import typer
 
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
+from hsmd.cli.base.names import not_empty
 from hsmd.cli.base.output import escape, note, table, when
 from hsmd.cli.events.cursor_file import CursorFile, default_file
 from hsmd.cli.events.program import DEFAULT_TIMEOUT_S, Program
@@ -74,6 +75,7 @@ def events(
             "--exec",
             metavar="PROGRAM",
             help="Run this for each event, until it exits with 0. It gets the event as JSON on its standard input.",
+            callback=not_empty,
         ),
     ] = "",
     exec_timeout: Annotated[

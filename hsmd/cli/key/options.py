@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hsmd.cli.base.commands import group
+from hsmd.cli.base.names import not_empty
 
 app = group(
     """Keys in the token.
@@ -44,5 +45,6 @@ Owner = Annotated[
         help="Client to which the key belongs, with the role owner: it can always read all audit records about the key. "
         "Cannot be changed later.",
         show_default=False,
+        callback=not_empty,
     ),
 ]

@@ -279,6 +279,25 @@ def test_allowed_names_are_for_certificate_requests(run: Run, daemon: FakeContro
     assert ran.out == "web1 may use www for x509-request: 2 used; names *.example.com, example.org.\n"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["grant", "add", "web1", "www", "--not-after"],
+        ["grant", "add", "web1", "www", "--max-uses", "1", "--request"],
+        ["key", "generate", "www", "--owner"],
+        ["key", "adopt", "www", "--label", "www", "--owner"],
+        ["events", "--exec"],
+    ],
+    ids=lambda line: f"{line[0]} {line[-1]}",
+)
+def test_an_unset_variable_of_a_script_is_not_taken_for_no_option(
+    run: Run, daemon: FakeControl, line: list[str]
+) -> None:
+    ran = run(*line, "")
+    assert (ran.code, daemon.asked) == (2, [])
+    assert f"'{line[-1]}': the value is empty" in ran.err
+
+
 def test_a_grant_that_a_restore_holds_says_what_to_do(run: Run, daemon: FakeControl) -> None:
     run("grant", "add", "web1", "www", "-p", "tls13-server", "--max-uses", "10")
     daemon.limits["web1", "www", "tls13-server"].held = True
