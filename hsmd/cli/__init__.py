@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "hsmd"
-        message = error.format_message().replace("Value error, ", "").strip().rstrip(".")
+        message = _in_plain_words(error.format_message())
         if message:  # empty if a group without a command has printed its help
             complain(f"hsmd: {message} - see: {path} --help")
         return Exit.USAGE
@@ -39,3 +39,15 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout = open("/dev/null", "w")  # noqa: SIM115  the reader is gone, and the interpreter flushes at exit
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.OK
+
+
+def _in_plain_words(message: str) -> str:
+    """An error about an argument or option without the phrases of the libraries that check them."""
+    for phrase, words in (
+        ("Value error, ", ""),
+        (", unable to parse string as an integer", ""),
+        (", unable to parse string as a number", ""),
+        ("Input should be", "it must be"),
+    ):
+        message = message.replace(phrase, words)
+    return message.strip().rstrip(".")

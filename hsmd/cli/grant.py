@@ -104,7 +104,7 @@ def add(
     adding it again does not give uses back.
     """
     purposes = purpose or (["x509-request"] if allow_name else ["tls-server"])
-    end = moment(not_after, datetime.now(UTC)) if not_after else None
+    end = moment("--not-after", not_after, datetime.now(UTC)) if not_after else None
     info = session.ask(
         GrantAdd(
             client=client,

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 from hsmd import errors
@@ -114,6 +115,7 @@ _OPTION_OF_MEMBER = {
     "cka_label": "--label: ",
     "client": "",
     "clients": "--client: ",
+    "common_name": "--common-name: ",
     "days": "--days: ",
     "dns_names": "--dns: ",
     "index": "",
@@ -126,16 +128,24 @@ _OPTION_OF_MEMBER = {
     "names": "--allow-name: ",
     "new_name": "",
     "not_after": "--not-after: ",
+    "organization": "--organization: ",
     "owner": "--owner: ",
     "public_key": "public key: ",
     "purposes": "--purpose: ",
-    "role": "--role: ",
+    "request": "--request: ",
+    "role": "",
+    "role_set": "--role: ",
     "roles": "--role: ",
     "serial": "--serial: ",
     "since": "--since: ",
     "token": "--token: ",
 }
 """What replaces the member of a control request at the start of an error."""
+
+_BOUND = re.compile(
+    r"control request: Expected `(?:int|str)` (of length )?([<>]=) ([0-9]+) - at `\$\.(\w+)(?:\[[0-9.]*\])?`"
+)
+_UNKNOWN_MEMBER = re.compile(r"control request: Object contains unknown field `(\w+)`")
 
 
 def command_error(error: HsmdError) -> CommandError:
@@ -152,6 +162,14 @@ def command_error(error: HsmdError) -> CommandError:
 
 
 def _in_users_words(text: str) -> str:
+    if bound := _BOUND.fullmatch(text):
+        limit = (
+            f"{'at most' if bound[2] == '<=' else 'at least'} {bound[3]}{' characters' if bound[1] else ''}"
+        )
+        return f"{_OPTION_OF_MEMBER.get(bound[4], f'{bound[4]}: ')}{limit}"
+    if unknown := _UNKNOWN_MEMBER.fullmatch(text):
+        option = _OPTION_OF_MEMBER.get(unknown[1], "").removesuffix(": ") or unknown[1]
+        return f"the daemon is of a release that does not know {option}; upgrade it, or leave that out"
     member, colon, rest = text.partition(": ")
     return _OPTION_OF_MEMBER[member] + rest if colon and member in _OPTION_OF_MEMBER else text
 

@@ -11,10 +11,10 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SPAN = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
 
 
-def moment(text: str, now: datetime) -> datetime:
+def moment(option: str, text: str, now: datetime) -> datetime:
     """The time that a user means, in UTC: `8h` from `now` on, `2026-12-24` (its beginning), or `2026-12-24T18:30Z`.
 
-    Raises CommandError. A time without zone is UTC.
+    Raises CommandError that names the option. A time without zone is UTC.
     """
     try:
         if span := _SPAN.fullmatch(text):
@@ -22,6 +22,8 @@ def moment(text: str, now: datetime) -> datetime:
         given = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise CommandError(
-            f"{text!r} is not a time", "give for example 8h, 2d, 2026-12-24 or 2026-12-24T18:30Z", Exit.USAGE
+            f"{option}: {text!r} is not a time",
+            "give for example 8h, 2d, 2026-12-24 or 2026-12-24T18:30Z",
+            Exit.USAGE,
         ) from None
     return (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)

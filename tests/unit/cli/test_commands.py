@@ -306,11 +306,29 @@ def test_a_grant_that_a_restore_holds_says_what_to_do(run: Run, daemon: FakeCont
     )
 
 
+@pytest.mark.parametrize(
+    ("number", "rule"),
+    [
+        ("0", "it must be greater than or equal to 1"),
+        ("x", "it must be a valid integer"),
+        ("", "it must be a valid integer"),
+    ],
+)
+def test_what_is_no_number_is_refused_in_plain_words(
+    run: Run, daemon: FakeControl, number: str, rule: str
+) -> None:
+    ran = run("grant", "add", "web1", "www", "--max-uses", number)
+    assert (ran.code, ran.err) == (
+        2,
+        f"hsmd: Invalid value for '--max-uses': {rule} - see: hsmd grant add --help\n",
+    )
+
+
 @pytest.mark.parametrize("time", ["tomorrow", "8", "8y", "0h", "999999w", "2030-13-01", ""])
 def test_what_is_no_time_is_refused(run: Run, daemon: FakeControl, time: str) -> None:
     ran = run("grant", "add", "web1", "www", "--not-after", time or " ")
     assert ran.code == 2
-    assert "is not a time - give for example 8h" in ran.err
+    assert ran.err.startswith(f"hsmd: --not-after: {time or ' '!r} is not a time - give for example 8h")
     assert daemon.asked == []
 
 
@@ -328,7 +346,7 @@ def test_what_is_no_time_is_refused(run: Run, daemon: FakeControl, time: str) ->
     ],
 )
 def test_times_are_spans_dates_and_times(text: str, expected: datetime) -> None:
-    assert moment(text, datetime(2030, 1, 1, 12, 0, 0, 5, tzinfo=UTC)) == expected
+    assert moment("--not-after", text, datetime(2030, 1, 1, 12, 0, 0, 5, tzinfo=UTC)) == expected
 
 
 def test_explain_prints_the_rule_and_ends_with_4_when_refused(run: Run, daemon: FakeControl) -> None:
@@ -418,6 +436,22 @@ def test_a_closed_pipe_ends_a_command_without_a_message(
         ),
         ("name: 'a; b' is taken; choose another name", "hsmd: 'a; b' is taken - choose another name\n"),
         ("chain: it is empty; give PEM", "hsmd: chain: it is empty - give PEM\n"),
+        (
+            "control request: Expected `int` <= 9007199254740991 - at `$.max_uses`",
+            "hsmd: --max-uses: at most 9007199254740991 - correct it and try again; --help shows an example\n",
+        ),
+        (
+            "control request: Expected `str` of length <= 253 - at `$.names[0]`",
+            "hsmd: --allow-name: at most 253 characters - correct it and try again; --help shows an example\n",
+        ),
+        (
+            "control request: Object contains unknown field `max_uses`",
+            "hsmd: the daemon is of a release that does not know --max-uses - upgrade it, or leave that out\n",
+        ),
+        (
+            "role: owner is the only role of 'bob'; add one",
+            "hsmd: owner is the only role of 'bob' - add one\n",
+        ),
         ("serial: 2^64", "hsmd: --serial: 2^64 - correct it and try again; --help shows an example\n"),
     ],
 )
