@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _PIPE_WIDTH = 4_000
 """Columns in a pipe: tables are not wrapped there, so that grep finds whole rows."""
+_ROOM = 20
+"""Columns of a terminal that a column which is not folded leaves for the others."""
 
 
 def escape(text: str) -> str:
@@ -76,16 +78,22 @@ class Output:
             yield
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
-    """A table of escaped cells; `(none)` without rows."""
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, whole: int = 0) -> RenderableType:
+    """A table of escaped cells; `(none)` without rows.
+
+    Of the first `whole` columns, those that leave room for the others are not folded.
+    """
     from rich.table import Table
 
+    cells = [[_plain(cell) for cell in row] for row in rows]
+    left = _console(sys.stdout).width
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for header in headers:
-        made.add_column(header, overflow="fold")
-    for row in rows:
-        made.add_row(*(_plain(cell) for cell in row))
-    return made if made.row_count else _plain("(none)")
+    for column, header in enumerate(headers):
+        left -= max(len(header), *(row[column].cell_len for row in cells), 0) + 2
+        made.add_column(header, overflow="fold", no_wrap=column < whole and left >= _ROOM)
+    for row in cells:
+        made.add_row(*row)
+    return made if cells else _plain("(none)")
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -39,6 +40,8 @@ _WHY = {
     "restored": "the daemon's store was restored from a backup",
     "unknown": "the cursor is not of this daemon's store, so all that are kept follow",
 }
+
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z")
 
 Take = Callable[[Event], None]
 """Deals with one event; it returns when that is done."""
@@ -121,9 +124,7 @@ def _check_kinds(kinds: list[str]) -> None:
     """Point out what may be a typing error; a daemon of a later release may know more kinds."""
     for kind in kinds:
         if kind not in EVENT_KIND.values:
-            note(
-                f"hsmd: --kind {kind} is none that this release knows, which are: {', '.join(EVENT_KIND.values)}"
-            )
+            note(f"hsmd: this release knows no kind {kind!r}; it knows {', '.join(EVENT_KIND.values)}")
 
 
 def _begin(session: Session, since: str, saved: CursorFile) -> str:
@@ -205,7 +206,7 @@ def _show(session: Session, since: str, kinds: frozenset[str]) -> None:
             found += events
         elif events or not (shown or page.more):
             rows = [_cells(event) for event in events]
-            session.output.show(None, partial(table, HEADERS, rows))
+            session.output.show(None, partial(table, HEADERS, rows, whole=3))
     if session.output.as_json:
         session.output.show({"events": found, "cursor": cursor, "missed": missed}, str)
     elif cursor:
@@ -232,8 +233,12 @@ def _cells(event: Event) -> list[str]:
 
 
 def _short(value: object) -> str:
-    """A value for people: of a digest, what is enough to recognise it."""
+    """A value for people: times as elsewhere, lists without quotes, of a digest what is enough to recognise it."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     text = str(value)
+    if _TIME.fullmatch(text):
+        return f"{text[:19].replace('T', ' ')}Z"
     return text[:16] if len(text) == 64 and text.isalnum() else text
 
 

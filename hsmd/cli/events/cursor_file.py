@@ -13,6 +13,8 @@ from types import TracebackType
 
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.profile import Profile
+from hsmd.errors import BadRequest
+from hsmd.protocol.cursor import Cursor
 from hsmd.system import atomic_file
 
 MAX_BYTES = 128
@@ -88,10 +90,11 @@ class CursorFile:
                 text = file.read(MAX_BYTES + 1).decode("ascii", "replace").strip()
         except FileNotFoundError:
             return ""
-        if len(text) > 64 or len(text.split()) != 1:
+        try:
+            return str(Cursor.parse(text))
+        except BadRequest:
             raise CommandError(
                 f"{path} holds no cursor",
                 "remove it to begin anew, or name another file with --state",
                 Exit.USAGE,
-            )
-        return text
+            ) from None

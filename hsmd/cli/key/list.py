@@ -67,7 +67,7 @@ def _destroyed(keys: list[PastKey]) -> RenderableType:
         )
         for key in keys
     ]
-    return table(("NAMES", "DIGEST", "OWNER", "MADE", "DESTROYED"), rows)
+    return table(("NAMES", "DIGEST", "OWNER", "MADE", "DESTROYED"), rows, whole=2)
 
 
 def _grantable(key: KeyInfo) -> str:

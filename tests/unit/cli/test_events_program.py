@@ -13,7 +13,7 @@ import pytest
 
 from hsmd.cli.base.errors import CommandError
 from hsmd.cli.base.profile import Profile
-from hsmd.cli.events import _deal_with
+from hsmd.cli.events import _cells, _deal_with
 from hsmd.cli.events.cursor_file import CursorFile, default_file
 from hsmd.cli.events.program import LONGEST_PAUSE_S, Program
 from hsmd.protocol.messages import Event, missed_event, position_event
@@ -110,6 +110,17 @@ def test_what_is_no_program_is_refused_before_anything_is_read(text: str) -> Non
         Program(text, 1.0)
 
 
+def test_details_are_shown_as_people_read_them() -> None:
+    payload = {
+        "roles": ["owner", "node"],
+        "at": "2030-01-02T03:04:05.678901Z",
+        "key": "ab" * 32,
+        "previous": "",
+    }
+    shown = _cells(Event("5f3a9c1e.1", "test.event", "www", NOW, payload))
+    assert shown[-1] == "roles owner node, at 2030-01-02 03:04:05Z, key abababababababab"
+
+
 # --- the cursor ---
 
 
@@ -137,7 +148,7 @@ def test_what_is_no_file_is_never_replaced(path: str) -> None:
         CursorFile(Path(path)).__enter__()
 
 
-@pytest.mark.parametrize("content", [b"", b"two words", b"x" * 65, b"\xff" * 300])
+@pytest.mark.parametrize("content", [b"", b"two words", b"junk", b"5f3a9c1e", b"x" * 65, b"\xff" * 300])
 def test_a_file_that_holds_something_else_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cursor").write_bytes(content)
     with pytest.raises(CommandError, match="holds no cursor"):

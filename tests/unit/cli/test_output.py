@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hsmd import errors
-from hsmd.cli.base.output import Output, escape, to_json
+from hsmd.cli.base.output import Output, escape, table, to_json
 from tests.support.cli import Run
 from tests.support.fake_control import FakeControl
 
@@ -72,6 +72,22 @@ def test_hostile_error_text_is_one_harmless_line(run: Run, daemon: FakeControl) 
     ran = run("key", "show", "k")
     assert ran.err.endswith("\n")
     assert ran.err[:-1].isprintable()
+
+
+@pytest.mark.parametrize(("width", "folded"), [(80, 0), (50, 1), (30, 2)])
+def test_columns_are_kept_whole_while_they_leave_room(
+    monkeypatch: pytest.MonkeyPatch, width: int, folded: int
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    cells = ["x" * 20, "y" * 20, "long text " * 9]
+    Output(as_json=False).show(None, lambda: table(("A", "B", "C"), [cells], whole=2))
+    assert [cell in sys.stdout.getvalue() for cell in cells[:2]].count(False) == folded
+    assert sys.stdout.getvalue().count("long") == 9, "nothing is cut off"
 
 
 def test_spinner_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
