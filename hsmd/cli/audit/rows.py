@@ -11,7 +11,7 @@ import msgspec
 from hsmd.errors import NotFound, ProtocolError
 from hsmd.protocol.audit_fields import KEY_DIGEST, subject_of
 from hsmd.protocol.messages import MAX_PAGE, AuditPage
-from hsmd.transparency.records import CHECKPOINT_EVENT, Record, parse_record
+from hsmd.transparency.records import CHECKPOINT_EVENT, GRANT_USED_EVENT, Record, parse_record
 
 HEADERS = ("INDEX", "TIME", "CLIENT", "OPERATION", "KEY", "RESULT")
 
@@ -51,6 +51,10 @@ class Row:
     record: Record
     outcome: Record | None
 
+    def fits(self, wanted: Filter) -> bool:
+        """Whether one of its records fits: only the end of `key.generate` has the digest of the key that was made."""
+        return wanted.fits(self.record) or (self.outcome is not None and wanted.fits(self.outcome))
+
     @property
     def document(self) -> dict[str, Any]:
         """The row as a JSON document: the record, with its outcome as a member."""
@@ -80,6 +84,8 @@ class Row:
 
     def _key(self) -> str:
         record = self.record
+        if record.event == GRANT_USED_EVENT:
+            return str(record.fields.get("key", ""))[:16]
         return record.key_name or record.key[:16] or subject_of(record.fields).key
 
     def _result(self) -> str:
@@ -91,15 +97,15 @@ class Row:
         if record.event == CHECKPOINT_EVENT:
             return f"covers the first {record.fields.get('size')} records"
         if "op" not in record.fields:
-            return ", ".join(f"{name} {value}" for name, value in record.fields.items())
+            in_its_column = "key" if record.event == GRANT_USED_EVENT else ""
+            return ", ".join(
+                f"{name} {value}" for name, value in record.fields.items() if name != in_its_column
+            )
         end = self.outcome if record.event == _BEGUN else record
-        stage = "open" if end is None else _text(_stage(end), str(end.fields.get("error", "")))
-        return ", ".join([stage, *self._subject()])
-
-    def _subject(self) -> list[str]:
-        """The client that a control operation concerns; the key has its own column."""
-        client = subject_of(self.record.fields).client
-        return [f"client {client}"] if client else []
+        client = subject_of(record.fields).client
+        stage = "open" if end is None else _stage(end)
+        concerned = f"{stage}, client {client}" if client else stage
+        return _text(concerned, "" if end is None else str(end.fields.get("error", "")))
 
 
 def _stage(record: Record) -> str:
@@ -139,10 +145,8 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
             begun = _begin_of(record)
             if begun is not None:
                 outcomes[begun] = record
-            elif wanted.fits(record):
-                rows.append(Row(record, outcomes.pop(record.index, None)))
-            else:
-                outcomes.pop(record.index, None)
+            elif (row := Row(record, outcomes.pop(record.index, None))).fits(wanted):
+                rows.append(row)
         end = first
     return rows[:count][::-1], size
 
@@ -150,16 +154,22 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
 def newest_of(lines: Iterable[str], wanted: Filter, count: int) -> list[Row]:
     """As `newest`, of records that are given oldest first. Raises ProtocolError for invalid ones."""
     rows: dict[int, Row] = {}
+    open_: dict[int, Record] = {}
     for line in lines:
         record = parse_record(line.encode("utf-8", "surrogatepass"))
         begun = _begin_of(record)
         if begun is not None and begun in rows:
             rows[begun] = Row(rows[begun].record, record)
-        elif wanted.fits(record):
-            rows[record.index] = Row(record, None)
+            continue
+        begin = None if begun is None else open_.pop(begun, None)
+        row = Row(record, None) if begin is None else Row(begin, record)
+        if row.fits(wanted):
+            rows[row.record.index] = row
             if len(rows) > count:
-                del rows[next(iter(rows))]
-    return list(rows.values())
+                del rows[min(rows)]
+        elif record.event == _BEGUN:
+            open_[record.index] = record
+    return [rows[index] for index in sorted(rows)]
 
 
 def one_line(line: str) -> str:

@@ -65,7 +65,7 @@ def show(
     found, size = _newest(session, wanted, count, roles)
     session.output.show(
         {"size": size, "records": [row.document for row in found]},
-        lambda: table(rows.HEADERS, [row.cells for row in found]),
+        lambda: table(rows.HEADERS, [row.cells for row in found], whole=4),
     )
 
 

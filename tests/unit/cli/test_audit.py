@@ -63,6 +63,29 @@ def test_a_destroyed_key_is_found_by_each_of_its_names_and_by_its_digest(run: Ru
         assert [row["fields"]["op"] for row in _rows(run, "--key", key)] == ["key.rename", "key.destroy"]
 
 
+@pytest.mark.parametrize("role", ["operator", "owner"])
+def test_the_making_of_a_key_is_found_by_its_digest(run: Run, log: FakeControl, role: str) -> None:
+    """Its begin names no digest, because there was no key."""
+    log.role = role
+    log.event("control.begun", "alice", op="key.generate", target_name="other")
+    log.event("control.begun", "alice", op="key.generate", target_name="pay", target_owner="web1")
+    made = {"op": "key.generate", "target_name": "pay", "target_owner": "web1", "target_digest": "7" * 64}
+    log.event("control.done", "alice", begun=21, **made)
+    rows = _rows(run, "--key", "7" * 64)
+    assert [(row["index"], row["outcome"]["index"]) for row in rows] == [(21, 22)]
+
+
+def test_a_row_names_the_client_before_the_error_and_the_key_in_its_column(
+    run: Run, daemon: FakeControl
+) -> None:
+    grant = {"target_client": "web1", "target_key": "www"}
+    daemon.event("control.failed", "alice", op="grant.add", error="it has passed; give a later time", **grant)
+    daemon.event("grant.used", "web1", attempt=7, grant=2, key="ab" * 32, number=1)
+    lines = run("audit", "show").out.splitlines()
+    assert lines[1].endswith("www               failed, client web1: it has passed; give a later time")
+    assert lines[2].endswith("abababababababab  attempt 7, grant 2, number 1")
+
+
 @pytest.mark.parametrize("role", ["owner", "front-end", "node"])
 def test_other_clients_see_the_newest_of_the_records_that_they_may_read(
     run: Run, log: FakeControl, role: str
