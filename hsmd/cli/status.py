@@ -9,8 +9,8 @@ import typer
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.output import fields, table, when
+from hsmd.cli.base.permissions import may
 from hsmd.cli.base.rates import UseRate, by_rate, use_rates, use_table
-from hsmd.errors import Refused
 from hsmd.protocol.messages import DaemonStatus, Identity, Metrics, MetricsRead, TokenStatus, WhoAmI
 
 if TYPE_CHECKING:
@@ -25,13 +25,11 @@ app = typer.Typer(add_completion=False)
 def status(session: Session) -> None:
     """Show the daemon's status and your identity: version, tokens and their workers, operations, audit log.
 
-    Rates are averages of the last seconds; `hsmd top` shows them live. A front end sees only its identity.
+    Rates are averages of the last seconds; `hsmd top` shows them live. Clients that are neither operators nor auditors see
+    only their identity.
     """
     identity = session.ask(WhoAmI(), Identity)
-    try:
-        metrics = session.ask(MetricsRead(), Metrics)
-    except Refused:
-        metrics = None
+    metrics = session.ask(MetricsRead(), Metrics) if may(identity, MetricsRead) else None
     daemon = metrics.status if metrics is not None else None
     uses = use_rates(metrics, None, 1.0) if metrics is not None else []
     document = {"identity": identity, "daemon": daemon, "uses": uses}

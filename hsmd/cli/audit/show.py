@@ -15,6 +15,7 @@ from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.output import table
 from hsmd.cli.base.paging import destroyed_keys_of, keys_of
+from hsmd.cli.base.permissions import may
 from hsmd.errors import BadRequest, NotFound
 from hsmd.protocol.messages import (
     AuditAbout,
@@ -25,7 +26,6 @@ from hsmd.protocol.messages import (
     KeyInfo,
     KeyList,
     KeyShow,
-    Request,
     WhoAmI,
 )
 
@@ -60,23 +60,24 @@ def show(
     auditors see all records, others those that `hsmd audit about` prints.
     """
     caller = session.ask(WhoAmI(), Identity)
-    roles = {caller.role, *caller.roles}
-    wanted = rows.Filter(client, key, _digests_of(session, key, roles) if key else frozenset())
-    found, size = _newest(session, wanted, count, roles)
+    wanted = rows.Filter(client, key, _digests_of(session, key, caller) if key else frozenset())
+    found, size = _newest(session, wanted, count, caller)
     session.output.show(
         {"size": size, "records": [row.document for row in found]},
         lambda: table(rows.HEADERS, [row.cells for row in found], whole=4),
     )
 
 
-def _newest(session: Session, wanted: rows.Filter, count: int, roles: set[str]) -> tuple[list[rows.Row], int]:
-    if _allow(AuditRead, roles):
+def _newest(
+    session: Session, wanted: rows.Filter, count: int, caller: Identity
+) -> tuple[list[rows.Row], int]:
+    if may(caller, AuditRead):
         return rows.newest(partial(read_page, session), wanted, count)
     found = rows.newest_of(readable(session), wanted, count)
     return found, session.ask(AuditAbout(first=(1 << 53) - 1, limit=1), AuditLines).size
 
 
-def _digests_of(session: Session, key: str, roles: set[str]) -> frozenset[str]:
+def _digests_of(session: Session, key: str, caller: Identity) -> frozenset[str]:
     """The digest of the key with this name, or of those that had it before they were destroyed.
 
     It asks for nothing that is refused: refusals are records, too.
@@ -84,17 +85,13 @@ def _digests_of(session: Session, key: str, roles: set[str]) -> frozenset[str]:
     if _DIGEST.fullmatch(key):
         return frozenset({key})
     found: set[str] = set()
-    if _allow(AuditRead, roles):
+    if may(caller, AuditRead):
         with suppress(NotFound):
             found.add(session.ask(KeyShow(name=key), KeyInfo).digest)
-    elif _allow(KeyList, roles):
+    elif may(caller, KeyList):
         found.update(each.digest for each in keys_of(session) if each.name == key)
-    if not found and _allow(KeyHistory, roles):
+    if not found and may(caller, KeyHistory):
         with suppress(BadRequest):  # a daemon of an earlier release
             past = destroyed_keys_of(session)
             found.update(each.digest for each in past if key in [name.name for name in each.names])
     return frozenset(found)
-
-
-def _allow(request: type[Request], roles: set[str]) -> bool:
-    return not roles.isdisjoint(role.value for role in request.roles)

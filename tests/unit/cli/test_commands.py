@@ -373,16 +373,13 @@ def test_status(run: Run, daemon: FakeControl) -> None:
     assert "4711" in text
 
 
-def test_status_of_a_front_end_shows_its_identity(
-    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
+def test_status_of_a_front_end_shows_its_identity_and_provokes_no_refusal(
+    run: Run, daemon: FakeControl
 ) -> None:
-    def refuse(_: object) -> None:
-        raise errors.Refused
-
     daemon.role = "front-end"
-    monkeypatch.setattr(daemon, "on_status", refuse)
     assert _document(run, "status")["daemon"] is None
     assert "not available to the role front-end" in run("status").out
+    assert {type(each) for each in daemon.asked} == {messages.WhoAmI}
 
 
 # --- exit codes and errors ---
