@@ -43,7 +43,10 @@ class Grant:
 
 
 class Snapshot:
-    """Decides from the store's contents at `version`. Made by `build`; safe to share between threads."""
+    """Decides from the store's contents at `version`. Made by `build`; safe to share between threads.
+
+    It changes in one thing: it learns which limited grants the store refuses (`note_refused`).
+    """
 
     __slots__ = (
         "_certificates",
@@ -55,6 +58,7 @@ class Snapshot:
         "_limited_of",
         "_owned",
         "_owners",
+        "_refused",
         "_revoked",
         "_roles",
         "_rows",
@@ -83,6 +87,11 @@ class Snapshot:
         self._revoked = frozenset(revocation.mark for revocation in contents.revocations)
         self._grants = _grants(contents, self._keys, self._roles)
         self._limited = _limited(contents, self._keys, self._roles)
+        self._refused = {
+            each.id: Rule.GRANT_HELD if each.held else Rule.GRANT_EXHAUSTED
+            for each in contents.limited_grants
+            if each.left == 0
+        }
         for limited in self._limited.keys() & self._grants.keys():  # added by a daemon of an earlier release
             del self._grants[limited]
         self._visible = _visible(self._grants)
@@ -212,7 +221,18 @@ class Snapshot:
         grant = None if key is None else self._limited.get((client, key.digest, purpose))
         if grant is None:
             return Denial(self._reason(client, key, purpose, now, GRANTABLE))
-        return Denial(Rule.GRANT_EXPIRED) if grant.has_ended(now) else grant
+        if grant.has_ended(now):
+            return Denial(Rule.GRANT_EXPIRED)
+        refused = self._refused.get(grant.limit or 0)
+        return grant if refused is None else Denial(refused)
+
+    def note_refused(self, limit: int, rule: Rule) -> None:
+        """The store has refused a use of the limited grant with this id: that holds until the contents change.
+
+        Uses are never given back, and limits change with the version. So whoever has no uses left is refused like a client
+        without a grant, and can neither fill the disk nor keep the store busy.
+        """
+        self._refused[limit] = rule
 
     # --- control requests ---
 

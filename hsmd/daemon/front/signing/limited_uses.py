@@ -15,6 +15,7 @@ from typing import NamedTuple
 from hsmd import observe
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.rules import Rule
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.store import NotCounted
@@ -114,6 +115,9 @@ class LimitedUses:
         return [request for request in batch if not request.replied]
 
     async def _count(self, batch: list[SigningRequest]) -> None:
+        snapshot = (
+            self._cache.snapshot
+        )  # as it is before the store is asked: what it refuses is true of this version
         ids = [request.grant.limit or 0 for request in batch]
         counting = asyncio.ensure_future(self._cache.count_uses(ids, self._now()))
         try:
@@ -125,7 +129,7 @@ class LimitedUses:
             log.error("grant.count_failed", exc_info=error)
             self._end_all(batch, "not-performed", InternalFault(), _MAY_BE_COUNTED)
         else:
-            self._counted(batch, numbers)
+            self._counted(batch, numbers, snapshot)
 
     async def _wait(
         self, counting: asyncio.Future[list[int | NotCounted]], batch: list[SigningRequest]
@@ -154,12 +158,15 @@ class LimitedUses:
         late = [request for request in requests if request.job.deadline <= now]
         self._end_all(late, "not-performed", DeadlineExceeded(), reason)
 
-    def _counted(self, batch: list[SigningRequest], numbers: Sequence[int | NotCounted]) -> None:
+    def _counted(
+        self, batch: list[SigningRequest], numbers: Sequence[int | NotCounted], snapshot: Snapshot
+    ) -> None:
         """Record the uses that were counted; submit those whose callers still wait, and end the others."""
         go: list[SigningRequest] = []
         ended: list[Ended] = []
         for request, number in zip(batch, numbers, strict=True):
             if isinstance(number, NotCounted):
+                snapshot.note_refused(request.grant.limit or 0, _RULES[number])
                 if not request.replied:
                     ended.append(Ended(request, "refused", _RULES[number].value, Refused()))
                 continue

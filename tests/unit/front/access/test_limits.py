@@ -53,6 +53,42 @@ def test_at_its_end_a_grant_has_ended(until: Snapshot, site: bytes, now: datetim
     assert until.explain("web1", "site", TLS13, end).rule.startswith("grant-expired: ")
 
 
+@pytest.mark.parametrize(("used", "held", "rule"), [(3, False, "exhausted"), (0, True, "held")])
+def test_a_grant_whose_uses_the_store_would_refuse_is_refused_without_it(
+    contents: Contents,
+    csr_grant: LimitedGrantRecord,
+    site: bytes,
+    now: datetime,
+    used: int,
+    held: bool,
+    rule: str,
+) -> None:
+    grant = replace(csr_grant, purpose=TLS13, limits=Limits(max_uses=3), used=used, held=held)
+    csr = replace(csr_grant, limits=replace(csr_grant.limits, max_uses=3), used=used, held=held, id=7)
+    snapshot = Snapshot.build(replace(contents, grants=(), limited_grants=(grant, csr)))
+    denial = Denial(Rule(f"grant-{rule}"))
+    assert snapshot.decide(WEB1, site, TLS13, now) == denial
+    assert snapshot.decide_request(WEB1, messages.KeyRequest("site"), now) == denial
+    assert snapshot.explain("web1", "site", TLS13, now).rule.startswith(f"grant-{rule}: ")
+
+
+def test_a_held_count_does_not_limit_a_grant_without_a_number_of_uses(
+    contents: Contents, csr_grant: LimitedGrantRecord, site: bytes, now: datetime
+) -> None:
+    grant = replace(csr_grant, purpose=TLS13, limits=Limits(not_after=now + HOUR), used=9, held=True)
+    snapshot = Snapshot.build(replace(contents, grants=(), limited_grants=(grant,)))
+    assert isinstance(snapshot.decide(WEB1, site, TLS13, now), Grant)
+
+
+def test_what_the_store_has_refused_is_refused_until_the_contents_change(
+    until: Snapshot, contents: Contents, site: bytes, now: datetime
+) -> None:
+    until.note_refused(6, Rule.GRANT_EXHAUSTED)
+    assert until.decide(WEB1, site, TLS13, now) == Denial(Rule.GRANT_EXHAUSTED)
+    assert until.decide_request(WEB1, messages.KeyRequest("site"), now) is None, "another grant"
+    assert isinstance(Snapshot.build(contents).decide(WEB1, site, TLS13, now), Grant)
+
+
 def test_with_its_last_grant_a_key_disappears(until: Snapshot, site: bytes, now: datetime) -> None:
     show, csr = messages.KeyShow("site"), messages.KeyRequest("site")
     assert until.keys_of("web1", now) == {site}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.audit.refusals import BURST
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
@@ -207,6 +208,48 @@ async def test_beyond_the_limit_callers_are_refused_as_without_a_grant(harness: 
     assert [event["fields"]["number"] for event in harness.records("grant.used")] == [1, 2, 3]
     assert harness.outcomes == [("refused", "grant-exhausted")] * 2
     assert harness.used == 3
+
+
+async def test_a_client_whose_uses_are_used_up_costs_neither_the_store_nor_the_log_much(
+    harness: Harness,
+) -> None:
+    """Or a grant of one use would allow what no client without a grant can: to fill the disk, and to keep the store busy."""
+    await answered(harness.ask(*range(1, 5)), 4)
+    batches, attempts = list(harness.cache.batches), len(harness.records("attempt"))
+    caller = harness.ask(*range(10, 1_010))
+    assert {str(each) for each in caller.replies.values()} == {str(Refused())}
+    assert len(caller.replies) == 1_000
+    assert (harness.cache.batches, len(harness.records("attempt"))) == (batches, attempts)
+    refusals = harness.records("refusal")
+    assert len(refusals) == BURST
+    assert {record["rule"] for record in refusals} == {"grant-exhausted"}
+
+
+async def test_a_higher_total_takes_effect_at_once(harness: Harness) -> None:
+    await answered(harness.ask(*range(1, 5)), 4)
+    harness.limit(Limits(max_uses=4))
+    await harness.cache.refresh()
+    harness.ask(5)
+    await harness.submitted(4)
+
+
+async def test_a_refusal_that_comes_after_the_total_was_raised_is_not_remembered(harness: Harness) -> None:
+    harness.ask(1, 2, 3)
+    await harness.submitted(3)
+    caller = harness.ask(4)
+    count = harness.cache.count_uses
+
+    async def late(ids: Sequence[int], now: datetime) -> list[int | NotCounted]:
+        numbers = await count(ids, now)
+        harness.limit(Limits(max_uses=4))
+        await harness.cache.refresh()
+        return numbers
+
+    harness.cache.count_uses = late  # type: ignore[method-assign]
+    assert isinstance((await answered(caller, 4))[0], Refused)
+    harness.cache.count_uses = count  # type: ignore[method-assign]
+    harness.ask(5)
+    await harness.submitted(4)
 
 
 async def test_grants_without_limits_do_not_wait_for_the_store(harness: Harness) -> None:
