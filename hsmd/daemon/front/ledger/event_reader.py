@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
@@ -35,9 +34,10 @@ class EventReader:
             end = str(await self.head())
             return messages.EventPage([], end, end)
         begin = Cursor.parse(since) if since else None
-        async with self._turn(identity.client):
-            page = await self._cache.read(lambda tx: tx.events.page(readers, begin, limit))
-        return _result(page, begin)
+        turn = await self._turn(identity.client)
+        reading = asyncio.ensure_future(self._cache.read(lambda tx: tx.events.page(readers, begin, limit)))
+        reading.add_done_callback(partial(self._end_turn, identity.client, turn))
+        return _result(await asyncio.shield(reading), begin)
 
     async def head(self) -> Cursor:
         """The position behind the newest event of all."""
@@ -50,17 +50,33 @@ class EventReader:
             raise Refused(detail="the client is no longer known")
         return Readers(identity.roles, frozenset({row}))
 
-    @asynccontextmanager
-    async def _turn(self, client: str) -> AsyncIterator[None]:
+    async def _turn(self, client: str) -> _Turn:
+        """Wait for a client's turn. It ends with the reading, in a thread that goes on when the caller has gone."""
         turn = self._turns.setdefault(client, _Turn())
-        turn.waiting += 1
+        turn.users += 1
         try:
-            async with turn.lock, self._reads:
-                yield
-        finally:
-            turn.waiting -= 1
-            if not turn.waiting:
-                del self._turns[client]
+            await turn.lock.acquire()
+            try:
+                await self._reads.acquire()
+            except BaseException:
+                turn.lock.release()
+                raise
+        except BaseException:
+            self._leave(client, turn)
+            raise
+        return turn
+
+    def _end_turn(self, client: str, turn: _Turn, reading: asyncio.Future[EventPage]) -> None:
+        self._reads.release()
+        turn.lock.release()
+        self._leave(client, turn)
+        if not reading.cancelled():
+            reading.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it
+
+    def _leave(self, client: str, turn: _Turn) -> None:
+        turn.users -= 1
+        if not turn.users:
+            del self._turns[client]
 
 
 class _Turn:
@@ -68,7 +84,7 @@ class _Turn:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.waiting = 0
+        self.users = 0
 
 
 def _result(page: EventPage, since: Cursor | None) -> messages.EventPage:
