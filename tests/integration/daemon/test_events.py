@@ -238,6 +238,16 @@ async def test_a_client_may_follow_on_a_limited_number_of_sessions(shared_daemon
     assert error.retry_after_ms > 0
 
 
+async def test_of_many_sessions_that_ask_to_follow_at_the_same_time_no_more_may(
+    shared_daemon: Daemon, raw: Raw
+) -> None:
+    channels = [await raw(shared_daemon, MAIL) for _ in range(MAX_OF_CLIENT + 4)]
+    answers = await asyncio.gather(
+        *(channel.control(1, messages.EventsFollow("now")) for channel in channels)
+    )
+    assert [kind for kind, _ in answers].count(Kind.CONTROL_RESULT) == MAX_OF_CLIENT
+
+
 async def test_a_follower_whose_client_is_removed_is_closed_and_sent_nothing_more(
     open_daemon: Callable[..., Daemon], raw: Raw
 ) -> None:

@@ -62,6 +62,8 @@ class Followers:
         self._knows = knows
         self._now = now
         self._tasks: dict[Peer, asyncio.Task[None]] = {}
+        self._asking: dict[Peer, int] = {}
+        """How many requests to follow each session has open: their places are taken."""
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
@@ -70,20 +72,35 @@ class Followers:
     # --- called by sessions ---
 
     def admit(self, peer: Peer) -> None:
-        """Raises Overloaded if this session may not follow, because too many others do."""
-        others = [other.identity.client for other in self._tasks if other is not peer]
+        """Keep a place for a session that asks to follow, until `start`, `decline` or `stop`.
+
+        Raises Overloaded if it may not follow, because too many others do, or have asked to.
+        """
+        others = [other.identity.client for other in {*self._tasks, *self._asking} if other is not peer]
         if len(others) >= MAX_FOLLOWERS or others.count(peer.identity.client) >= MAX_OF_CLIENT:
             raise Overloaded("too many sessions follow events", retry_after_ms=round(RETRY_S * 1000))
+        self._asking[peer] = self._asking.get(peer, 0) + 1
+
+    def decline(self, peer: Peer) -> None:
+        """A session that was admitted does not follow because of that request."""
+        left = self._asking.pop(peer, 0) - 1
+        if left > 0:
+            self._asking[peer] = left
 
     def start(self, peer: Peer, cursor: str) -> None:
         """Push events after `cursor` to a session, in place of what it followed before."""
-        self.stop(peer)
+        self.decline(peer)
+        self._end(peer)
         task = asyncio.get_running_loop().create_task(self._follow(peer, cursor))
         self._tasks[peer] = task
         task.add_done_callback(lambda done: self._ended(peer, done))
 
     def stop(self, peer: Peer) -> None:
-        """A session has ended, or follows from elsewhere on."""
+        """A session has ended."""
+        self._asking.pop(peer, None)
+        self._end(peer)
+
+    def _end(self, peer: Peer) -> None:
         task = self._tasks.pop(peer, None)
         if task is not None:
             task.cancel()

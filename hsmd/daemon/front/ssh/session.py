@@ -67,7 +67,10 @@ class Following(Protocol):
     """What sends events to the sessions that asked for them; see `front/ledger/followers.py`."""
 
     def admit(self, session: Session) -> None:
-        """Raises Overloaded if this session may not follow, because too many do."""
+        """Keep a place until `start`, `decline` or `stop`. Raises Overloaded if this session may not follow: too many do."""
+
+    def decline(self, session: Session) -> None:
+        """A session that was admitted does not follow because of that request."""
 
     def start(self, session: Session, cursor: str) -> None:
         """Push events after `cursor` to this session, in place of what it followed before."""
@@ -290,15 +293,28 @@ class Session:
                 raise BadRequest(
                     "op: events.follow needs the capability for events in the hello of this channel"
                 )
-            self._following.admit(self)
-        result = await self._dispatch(self.identity, request, self._clock() + timeout_s)
-        if isinstance(result, messages.EventsFollowed):
-            # The task that this makes runs after the answer, which is written in the next turn of the loop.
-            asyncio.get_running_loop().call_soon(self._follow, result.cursor)
+            return await self._carry_out_follow(request, timeout_s)
+        return await self._dispatch(self.identity, request, self._clock() + timeout_s)
+
+    async def _carry_out_follow(
+        self, request: messages.EventsFollow, timeout_s: float
+    ) -> messages.EventsFollowed:
+        self._following.admit(self)
+        try:
+            result: messages.EventsFollowed = await self._dispatch(
+                self.identity, request, self._clock() + timeout_s
+            )
+        except BaseException:
+            self._following.decline(self)
+            raise
+        # The task that this makes runs after the answer, which is written in the next turn of the loop.
+        asyncio.get_running_loop().call_soon(self._follow, result.cursor)
         return result
 
     def _follow(self, cursor: str) -> None:
-        if not self._closed:
+        if self._closed:
+            self._following.decline(self)
+        else:
             self._following.start(self, cursor)
 
     def _control_answered(self, frame: bytes) -> None:

@@ -207,6 +207,34 @@ async def test_a_client_and_all_clients_have_a_limited_number_of_followers(parts
         parts.followers.stop(peer)
 
 
+async def test_sessions_that_have_asked_to_follow_take_a_place_until_they_are_answered(parts: Parts) -> None:
+    """Otherwise any number that ask at the same time would be admitted, because none of them follows yet."""
+    asking = [Peer("web") for _ in range(MAX_OF_CLIENT)]
+    for peer in [*asking, asking[0]]:
+        parts.followers.admit(peer)
+    late = Peer("web")
+    with pytest.raises(Overloaded):
+        parts.followers.admit(late)
+    parts.followers.decline(asking[0])  # one of its two requests
+    with pytest.raises(Overloaded):
+        parts.followers.admit(late)
+    parts.followers.start(asking[0], cursor(0))
+    with pytest.raises(Overloaded):
+        parts.followers.admit(late)
+    parts.followers.decline(asking[1])
+    parts.followers.admit(late)
+    with pytest.raises(Overloaded):
+        parts.followers.admit(asking[1])
+    parts.followers.stop(late)  # its session has ended before the answer, which declines once more
+    parts.followers.decline(late)
+    parts.followers.admit(asking[1])
+    parts.followers.stop(asking[0])
+    assert len(parts.followers) == 0
+    for peer in asking:
+        parts.followers.stop(peer)
+    assert parts.followers._asking == {}
+
+
 async def test_without_followers_the_store_is_not_asked(parts: Parts) -> None:
     asked = 0
     head = parts.ledger.head

@@ -15,7 +15,7 @@ from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
 from hsmd.daemon.front.tokens.jobs import Job
-from hsmd.errors import DeadlineExceeded, ErrorCode, NotFound, Overloaded, ProtocolError
+from hsmd.errors import BadRequest, DeadlineExceeded, ErrorCode, NotFound, Overloaded, ProtocolError
 from hsmd.protocol import messages
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
@@ -80,10 +80,15 @@ class Following:
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
         self.full = False
+        self.places = 0
 
     def admit(self, session: Session) -> None:
         if self.full:
             raise Overloaded
+        self.places += 1
+
+    def decline(self, session: Session) -> None:
+        self.places -= 1
 
     def start(self, session: Session, cursor: str) -> None:
         self.calls.append(("start", cursor))
@@ -338,6 +343,18 @@ async def test_following_begins_behind_the_answer(parts: Parts) -> None:
     parts.wait.set()
     await eventually(lambda: ("start", "5f3a9c1e.7") in parts.following.calls)
     await eventually(lambda: Kind.CONTROL_RESULT in parts.kinds())
+    assert parts.following.places == 1
+
+
+async def test_a_request_to_follow_that_fails_or_is_cancelled_gives_its_place_back(parts: Parts) -> None:
+    parts.session.received(HELLO + follow(1) + follow(2))
+    await eventually(lambda: parts.following.places == 2)
+    parts.session.received(encode(Kind.CANCEL, 1))
+    await eventually(lambda: parts.following.places == 1)
+    parts.result = BadRequest("since: x")
+    parts.wait.set()
+    await eventually(lambda: parts.following.places == 0)
+    assert parts.following.calls == []
 
 
 async def test_following_is_refused_without_the_capability_and_beyond_the_limit(parts: Parts) -> None:
