@@ -8,7 +8,8 @@ asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -33,12 +34,15 @@ from hsmd.transparency.records import GRANT_USED_EVENT
 COUNT_TIMEOUT_S = 5.0
 """The store is taken for away if it does not answer within this time."""
 MAX_WAITING = 1_000
-"""Uses of all clients that wait for the next transaction; the clients' allowances limit those of each."""
+"""Uses of all clients that wait for the next transaction ..."""
+MAX_WAITING_OF_ONE = 250
+"""... and of one client. Each client in turn gets a place in the transaction, so that none can take all."""
 MAX_IN_TRANSACTION = 200
 """Uses counted in one transaction, whose locks others wait for."""
 COUNTED = "the use of the grant is counted, and not repeated"
 _MAY_BE_COUNTED = "the store did not answer in time; the use may be counted"
 _NOT_ASKED = "the caller has gone, or its deadline has passed; the use is not counted"
+_NOT_COUNTED = "the store is away; the use is not counted"
 _TICK_S = 0.05
 _RETRY_S = 0.1
 _RULES = {
@@ -60,6 +64,38 @@ class Ended(NamedTuple):
     error: HsmdError
 
 
+class _Waiting:
+    """The requests that wait for the next transaction, by client."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, deque[SigningRequest]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values()))
+
+    def __iter__(self) -> Iterator[SigningRequest]:
+        return (request for queue in self._of.values() for request in queue)
+
+    def of(self, client: str) -> int:
+        """How many requests of this client wait."""
+        return len(self._of.get(client, ()))
+
+    def add(self, request: SigningRequest) -> None:
+        """Put a request behind those of its client."""
+        self._of.setdefault(request.grant.client, deque()).append(request)
+
+    def take(self, most: int) -> list[SigningRequest]:
+        """At most so many requests, one of each client in turn."""
+        taken: list[SigningRequest] = []
+        while self._of and len(taken) < most:
+            client, queue = next(iter(self._of.items()))
+            taken.append(queue.popleft())
+            del self._of[client]
+            if queue:
+                self._of[client] = queue  # behind the other clients
+        return taken
+
+
 class LimitedUses:
     """Counts uses whose attempts are recorded; each request is then submitted or ended, once."""
 
@@ -79,21 +115,29 @@ class LimitedUses:
         self._now = now
         self._submit = submit
         self._end = end
-        self._waiting: list[SigningRequest] = []
+        self._waiting = _Waiting()
         self._task: asyncio.Task[None] | None = None
         self._store_is_late = False
 
-    def begin(self, requests: list[SigningRequest]) -> None:
-        """Have the store decide about these requests; fail them at once while it does not answer, or too many wait."""
+    def refused(self, requests: list[SigningRequest]) -> list[tuple[SigningRequest, HsmdError]]:
+        """Those that must not begin, because the store does not answer or too many wait. Ask before recording them."""
         if self._store_is_late:
-            self._end_all(requests, "not-performed", _away(), "the store is away; the use is not counted")
-            return
-        room = max(0, MAX_WAITING - len(self._waiting))
-        self._waiting += requests[:room]
-        overload = Overloaded.retry_in(_RETRY_S)
-        self._end_all(
-            requests[room:], "not-performed", overload, "too many uses wait for the store; it is not counted"
-        )
+            return [(request, _away()) for request in requests]
+        refused: list[tuple[SigningRequest, HsmdError]] = []
+        room, mine = MAX_WAITING - len(self._waiting), Counter[str]()
+        for request in requests:
+            client = request.grant.client
+            if room <= 0 or self._waiting.of(client) + mine[client] >= MAX_WAITING_OF_ONE:
+                refused.append((request, Overloaded.retry_in(_RETRY_S)))
+            else:
+                room -= 1
+                mine[client] += 1
+        return refused
+
+    def begin(self, requests: list[SigningRequest]) -> None:
+        """Have the store decide about these requests, none of which was `refused`."""
+        for request in requests:
+            self._waiting.add(request)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -109,7 +153,7 @@ class LimitedUses:
     def _next_batch(self) -> list[SigningRequest]:
         """The requests that wait for the next transaction, without those whose caller no longer waits."""
         now = self._clock()
-        batch, self._waiting = self._waiting[:MAX_IN_TRANSACTION], self._waiting[MAX_IN_TRANSACTION:]
+        batch = self._waiting.take(MAX_IN_TRANSACTION)
         gone = [request for request in batch if request.abandoned or request.job.deadline <= now]
         self._end_all(gone, "not-performed", DeadlineExceeded(), _NOT_ASKED)
         return [request for request in batch if not request.replied]
@@ -124,7 +168,7 @@ class LimitedUses:
             await self._wait(counting, batch)
             numbers = counting.result()
         except HsmdError as error:
-            self._end_all(batch, "not-performed", error, "the store is away; the use is not counted")
+            self._end_all(batch, "not-performed", error, _NOT_COUNTED)
         except Exception as error:
             log.error("grant.count_failed", exc_info=error)
             self._end_all(batch, "not-performed", InternalFault(), _MAY_BE_COUNTED)
@@ -147,14 +191,12 @@ class LimitedUses:
                 if now >= patience and not self._store_is_late:
                     self._store_is_late = True
                     self._end_all(batch, "not-performed", _away(), _MAY_BE_COUNTED)
-                    waiting, self._waiting = self._waiting, []
-                    self._end_all(
-                        waiting, "not-performed", _away(), "the store is away; the use is not counted"
-                    )
+                    waiting = self._waiting.take(MAX_WAITING)
+                    self._end_all(waiting, "not-performed", _away(), _NOT_COUNTED)
         finally:
             self._store_is_late = False
 
-    def _end_late(self, requests: list[SigningRequest], now: float, reason: str) -> None:
+    def _end_late(self, requests: Iterable[SigningRequest], now: float, reason: str) -> None:
         late = [request for request in requests if request.job.deadline <= now]
         self._end_all(late, "not-performed", DeadlineExceeded(), reason)
 

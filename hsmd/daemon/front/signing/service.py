@@ -227,30 +227,37 @@ class KeyService:
         allowance = self._limits.of(grant.client, request.arrived)
         if wait_s := allowance.take(self._limits.limits):
             raise Overloaded.retry_in(wait_s)
-        pool = self._pools.get(grant.token)
-        for _, error in pool.refused([job]) if pool is not None else ():
+        request.allowance = allowance
+        for error in self._overload([request]).values():
             allowance.open -= 1
             raise error
-        request.allowance = allowance
 
     def _without_overload(self, requests: list[SigningRequest]) -> list[SigningRequest]:
         """Fail the requests that their tokens cannot take, and return the others.
 
         Nothing is recorded about those that fail here: they use no key.
         """
-        by_token: dict[str, list[Job]] = {}
-        for request in requests:
-            by_token.setdefault(request.grant.token, []).append(request.job)
-        refused: dict[SigningRequest, HsmdError] = {}
-        for token, jobs in by_token.items():
-            pool = self._pools.get(token)
-            if pool is not None:
-                refused |= {job.context: error for job, error in pool.refused(jobs)}
+        refused = self._overload(requests)
         for request, error in refused.items():
             if request.allowance is not None:
                 request.allowance.open -= 1
             self._fail(request.caller, request.request_id, request.grant, request.job.body[0], error)
         return [request for request in requests if request not in refused] if refused else requests
+
+    def _overload(self, requests: list[SigningRequest]) -> dict[SigningRequest, HsmdError]:
+        """The requests that their tokens, or the store for limited grants, cannot take now, each with its error."""
+        by_token: dict[str, list[Job]] = {}
+        limited: list[SigningRequest] = []
+        for request in requests:
+            by_token.setdefault(request.grant.token, []).append(request.job)
+            if request.grant.limit is not None:
+                limited.append(request)
+        refused = dict(self._limited_uses.refused(limited)) if limited else {}
+        for token, jobs in by_token.items():
+            pool = self._pools.get(token)
+            if pool is not None:
+                refused |= {job.context: error for job, error in pool.refused(jobs)}
+        return refused
 
     def _fail(self, caller: Caller, request_id: int, grant: Grant, purpose: int, error: HsmdError) -> None:
         """Answer with an error although there is a grant; the audit log has no record of it."""

@@ -18,7 +18,12 @@ from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
-from hsmd.daemon.front.signing.limited_uses import COUNT_TIMEOUT_S, MAX_IN_TRANSACTION, MAX_WAITING
+from hsmd.daemon.front.signing.limited_uses import (
+    COUNT_TIMEOUT_S,
+    MAX_IN_TRANSACTION,
+    MAX_WAITING,
+    MAX_WAITING_OF_ONE,
+)
 from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
@@ -133,6 +138,14 @@ class Harness:
 
     def limit(self, limits: Limits, purpose: Purpose = TLS13) -> None:
         self.store.change(lambda tx: tx.limited_grants.add("web", "site", [purpose], limits, NOON))
+
+    def add_client(self, name: str) -> Identity:
+        """A further client that may use the key for tls13-server a thousand times."""
+        credential = CredentialRecord("SHA256:" + name.ljust(43, "m"), "line")
+        roles, limits = frozenset({Role.FRONT_END}), Limits(max_uses=1_000)
+        self.store.change(lambda tx: tx.clients.add(name, roles, NOON, credential))
+        self.store.change(lambda tx: tx.limited_grants.add(name, "site", [TLS13], limits, NOON))
+        return Identity(name, roles, KeyCredential(credential.fingerprint))
 
     def ask(
         self, *ids: int, purpose: Purpose = TLS13, ms: int = 60_000, caller: Caller | None = None
@@ -321,8 +334,8 @@ async def test_a_store_that_hangs_fails_requests_in_time_and_later_ones_at_once(
     assert harness.outcomes == [
         ("not-performed", "the store did not answer in time; the use may be counted"),
         ("not-performed", "the store is away; the use is not counted"),
-        ("not-performed", "the store is away; the use is not counted"),
     ]
+    assert len(harness.records("attempt")) == 2, "the third was refused before anything was recorded about it"
     harness.cache.gate.set()
     await eventually(lambda: harness.records("grant.used"))
     assert (harness.used, harness.pool.jobs) == (1, []), "it counted after all: recorded, and not performed"
@@ -336,14 +349,44 @@ async def test_the_number_of_uses_that_wait_for_the_store_is_limited(harness: Ha
     harness.cache.gate.clear()
     caller = harness.ask(0)
     await eventually(lambda: harness.cache.batches)
-    harness.ask(*range(1, MAX_WAITING + 3), caller=caller)
-    assert isinstance(caller.replies[MAX_WAITING + 1], Overloaded)
-    assert isinstance(caller.replies[MAX_WAITING + 2], Overloaded)
-    assert harness.outcomes == [("not-performed", "too many uses wait for the store; it is not counted")] * 2
+    harness.ask(*range(1, MAX_WAITING_OF_ONE + 3), caller=caller)
+    assert isinstance(caller.replies[MAX_WAITING_OF_ONE + 1], Overloaded)
+    assert isinstance(caller.replies[MAX_WAITING_OF_ONE + 2], Overloaded)
+    assert len(harness.records("attempt")) == MAX_WAITING_OF_ONE + 1, "nothing is recorded about the others"
+    assert harness.limits.of("web", harness.now).open == MAX_WAITING_OF_ONE + 1
     harness.cache.gate.set()
-    await harness.submitted(MAX_WAITING + 1)
-    assert harness.used == MAX_WAITING + 1
+    await harness.submitted(MAX_WAITING_OF_ONE + 1)
+    assert harness.used == MAX_WAITING_OF_ONE + 1
     assert max(harness.cache.batches) == MAX_IN_TRANSACTION
+
+
+async def test_a_client_that_floods_takes_no_other_clients_place(harness: Harness) -> None:
+    """Each client in turn gets a place in the transaction, and none can have all that may wait."""
+    harness.limit(Limits(max_uses=10_000))
+    mail = Caller(harness.add_client("mail"))
+    await harness.cache.refresh()
+    harness.cache.gate.clear()
+    caller = harness.ask(0)
+    await eventually(lambda: harness.cache.batches)
+    harness.ask(*range(1, MAX_WAITING + 3), caller=caller)
+    harness.ask(1, 2, caller=mail)
+    harness.cache.gate.set()
+    jobs = await harness.submitted(1 + MAX_IN_TRANSACTION)
+    assert [job.client for job in jobs[: 1 + MAX_IN_TRANSACTION]].count("mail") == 2
+
+
+async def test_the_number_of_uses_of_all_clients_that_wait_is_limited(harness: Harness) -> None:
+    harness.limit(Limits(max_uses=10_000))
+    clients = [harness.add_client(f"web{number}") for number in range(MAX_WAITING // MAX_WAITING_OF_ONE)]
+    await harness.cache.refresh()
+    harness.cache.gate.clear()
+    harness.ask(0)
+    await eventually(lambda: harness.cache.batches)
+    for identity in clients:
+        harness.ask(*range(MAX_WAITING_OF_ONE), caller=Caller(identity))
+    assert isinstance(harness.ask(1).replies[1], Overloaded)
+    harness.cache.gate.set()
+    await harness.submitted(1 + MAX_WAITING)
 
 
 async def test_no_caller_waits_for_the_store_past_its_deadline(harness: Harness) -> None:
