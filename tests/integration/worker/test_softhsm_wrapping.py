@@ -1,7 +1,7 @@
 """What the installed SoftHSM does with wrapped and derived keys, beyond what its mechanisms are called.
 
 hsmd relies on some of this and guards against the rest. A test that fails with a newer SoftHSM says which decision to look at
-again: docs/adr/0008, docs/adr/0011, `hsmd/pkcs11/wrapping.py`, `hsmd/pkcs11/templates.py`.
+again: docs/adr/0008, docs/adr/0017, `hsmd/pkcs11/wrapping.py`, `hsmd/pkcs11/templates.py`.
 """
 
 from __future__ import annotations
@@ -339,7 +339,7 @@ show([error_of(lambda: set_to(False)), error_of(lambda: set_to(True)), private[A
 
 
 def test_an_unmodifiable_extractable_key_stays_extractable(run: Any) -> None:
-    """So a key cannot be deposited and then be locked; it has to come out of its own deposit (docs/adr/0011)."""
+    """So a key cannot be deposited and then be locked; it has to come out of its own deposit (docs/adr/0017)."""
     assert (
         run("""
 locked = session.generate_keypair(K.RSA, 2048, store=False, private_template={A.EXTRACTABLE: True, A.MODIFIABLE: False})[1]
