@@ -93,7 +93,7 @@ async def test_an_owner_sees_the_keys_that_it_owns(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("role", FEW)
 async def test_a_role_reads_no_records_of_others(daemon: Daemon, role: str) -> None:
-    """An owner reads those about its key, nobody those about another one, which operators read."""
+    """An owner reads the records about its key. Only operators read those about another key."""
     found, everything = [
         {
             each["fields"]["target_name"]

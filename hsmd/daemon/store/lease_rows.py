@@ -27,7 +27,7 @@ class Leases:
         self._order = order
 
     def find(self, name: str) -> Lease | None:
-        """The lease as it stands, or None if nobody holds it; it may have expired."""
+        """The lease as it stands, or None if it is free; it may have expired."""
         row = self._connection.execute(select(leases).where(leases.c.name == name)).one_or_none()
         if row is None or row.until is None:
             return None
@@ -47,7 +47,7 @@ class Leases:
         return None if term is None else Lease(name, holder, term, until)
 
     def renew(self, lease: Lease, now: datetime, hold: timedelta) -> Lease:
-        """Prolong a lease until `now` + `hold`, even an expired one that nobody took. Raises LeaseLost."""
+        """Prolong a lease until `now` + `hold`, even an expired one that was not taken. Raises LeaseLost."""
         renewed = replace(lease, until=now + hold)
         self._change(lease, update(leases).values(until=renewed.until))
         return renewed
@@ -63,7 +63,7 @@ class Leases:
         self._connection.execute(ended.values(holder="", until=None, term=leases.c.term + 1))
 
     def fence(self, lease: Lease) -> None:
-        """Let this transaction commit only while the lease has its term: lock its row, so that nobody takes it meanwhile.
+        """Let this transaction commit only while the lease has its term: lock its row, so that it is not taken meanwhile.
 
         Raises LeaseLost if it was released, or taken since.
         """

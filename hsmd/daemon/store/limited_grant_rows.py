@@ -41,7 +41,7 @@ def _counting() -> ReturningUpdate[Any]:
     """The statement that decides about one use and counts it; returns its number and the limit.
 
     The lock is FOR NO KEY UPDATE on PostgreSQL. Locks FOR SHARE would be granted to later uses while a change waits, so
-    that daemons with many uses could put off the removal of a grant for ever.
+    that daemons with many uses could put off the removal of a grant without end.
     """
     grant_id = bindparam("grant_id", type_=Integer)
     not_ended = or_(limited_grants.c.not_after.is_(None), limited_grants.c.not_after > bindparam("at"))

@@ -29,8 +29,8 @@ _TERMS_OF_ANOTHER_TIME = 2**32
 class Document(msgspec.Struct, frozen=True):
     """The schema's revision, and the rows by table; bytes and times are objects with one member named after the type.
 
-    `ids`: the highest row id that was given out, by table. Rows that were removed count: their ids stand for them for ever,
-    as those of owners of keys do.
+    `ids`: the highest row id that was given out, by table. Rows that were removed count, because their ids, for example
+    of owners of keys, are never given out again.
     """
 
     revision: str

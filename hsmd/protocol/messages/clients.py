@@ -143,8 +143,8 @@ class ClientRoleAdd(Request, tag="client.role.add"):
 class ClientRoleRemove(Request, tag="client.role.remove"):
     """Take a role from a client, and close the connections that have it.
 
-    With the role `front-end` a client loses its grants. Nobody can remove a role of the client that they are connected as, or
-    the only role of a client.
+    With the role `front-end` a client loses its grants. Refused for a role of the client that makes the request, and for the
+    only role of a client.
     """
 
     Result = Done

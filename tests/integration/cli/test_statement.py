@@ -122,7 +122,7 @@ def test_an_operator_replaces_the_key_and_clients_follow(daemon: Daemon, tmp_pat
     assert "`hsmd statement keys` fetches keys" in unknown.stderr
 
     daemon.start()
-    # Ann enrolled before bob, so bob pinned her key with the daemon's; nobody pinned the key of an operator who came later.
+    # Ann enrolled before bob, so bob pinned her key with the daemon's; no client pinned the key of an operator who came later.
     listed = hsmd("statement", "keys", "--profile", bob, "--json")
     assert listed.returncode == 0, listed.stderr
     rows = json.loads(listed.stdout)["keys"]

@@ -36,7 +36,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def key(daemon: Daemon) -> str:
-    """The name of a new key, on which nobody has a grant."""
+    """The name of a new key, on which no client has a grant."""
     name = f"key-{os.urandom(4).hex()}"
     daemon.add_key(name, grant_to=())
     return name

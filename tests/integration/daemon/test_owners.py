@@ -1,4 +1,4 @@
-"""The owner of a key on a real daemon: it reads the key's whole history with proofs, and nobody inherits that."""
+"""The owner of a key on a real daemon: it reads the key's whole history with proofs, and no other client inherits that."""
 
 from __future__ import annotations
 

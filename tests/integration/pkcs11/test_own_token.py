@@ -124,7 +124,7 @@ def test_a_wrong_pin_is_tried_once_and_the_next_question_warns(tmp_path: Path, t
     assert "opened owner" in shown
 
 
-def test_without_a_terminal_nobody_is_asked(tmp_path: Path, token: SoftHsmToken) -> None:
+def test_without_a_terminal_nothing_is_asked(tmp_path: Path, token: SoftHsmToken) -> None:
     write_settings(tmp_path, token, "prompt = true")
     shown = run(tmp_path, token, OPEN)
     assert shown.startswith(

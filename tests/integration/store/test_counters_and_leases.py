@@ -109,7 +109,7 @@ def test_a_restore_ends_every_lease_with_terms_of_its_own(
     later = [acquire(store, "a") for _ in range(3)]
     new = restored(document)
     mine = acquire(new, "b")
-    assert mine is not None, "nobody holds it"
+    assert mine is not None, "it is free"
     for lease in later:
         assert lease is not None and lease.term < mine.term
         with pytest.raises(LeaseLost):

@@ -62,7 +62,7 @@ def test_a_reader_sees_its_own_events_only(store: Store) -> None:
     start = head(store)
     append(store, "for-7", readers=Readers(clients=frozenset({7})))
     append(store, "for-auditors", readers=Readers(roles=frozenset({Role.AUDITOR})))
-    append(store, "for-nobody", readers=Readers())
+    append(store, "for-no-reader", readers=Readers())
     append(store, "for-both")
     assert subjects(page(store, start)) == ["for-both"]
     assert subjects(page(store, start, readers=Readers(clients=frozenset({7})))) == ["for-7", "for-both"]

@@ -289,7 +289,7 @@ def test_only_front_ends_hold_limited_grants(add: Add) -> None:
     with pytest.raises(BadRequest, match="only a front end can hold a grant"):
         add(Limits(max_uses=1), client="ann")
     with pytest.raises(NotFound):
-        add(Limits(max_uses=1), client="nobody")
+        add(Limits(max_uses=1), client="unknown")
 
 
 def test_names_are_kept(store: Store, add: Add, now: datetime) -> None:
@@ -375,7 +375,7 @@ def test_a_change_that_was_committed_first_counts(
 def test_uses_do_not_overtake_a_change_that_waits(
     make_store: Callable[[], Store], add: Add, now: datetime
 ) -> None:
-    """Or daemons that count uses in turn would put off the removal of the grant for ever."""
+    """Otherwise daemons that count uses in turn would put off the removal of the grant without end."""
     grant = add(Limits(max_uses=1))
     use(make_store(), grant, now)
     first, operator, second = make_store(), make_store(), make_store()

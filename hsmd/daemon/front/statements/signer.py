@@ -1,4 +1,4 @@
-"""Signs statements of this daemon, for the parts of the front that owe somebody a proof: vault, deposits, rollover."""
+"""Signs statements of this daemon, for vault, deposits and rollover to come."""
 
 from __future__ import annotations
 
