@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -23,6 +22,7 @@ DEFAULT_TIMEOUT_S = 300.0
 """After this time a run is ended."""
 STOP_S = 5.0
 """Time that a program has to end by itself after SIGTERM."""
+_LOOK_S = 0.02
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 """The pause after a run that failed doubles from the first to the longest."""
@@ -69,7 +69,7 @@ class Program:
         finally:
             _end(child)
         if child.returncode < 0:
-            return f"was ended by {signal.Signals(-child.returncode).name}"
+            return f"was ended by {_name(-child.returncode)}"
         return f"exited with {child.returncode}" if child.returncode else ""
 
 
@@ -89,11 +89,35 @@ def _split(text: str) -> list[str]:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a program that still runs: SIGTERM to all of its session, SIGKILL after `STOP_S`. No effect if it has ended."""
-    for sign, patience_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, None)):
-        if child.poll() is not None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, sign)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(patience_s)
+    """End a program that still runs, and what it has started in its session: SIGTERM, and SIGKILL after `STOP_S`.
+
+    No effect if it has ended by itself: what it has left behind is meant to run.
+    """
+    if child.poll() is not None:
+        return
+    _signal(child, signal.SIGTERM)
+    patience = time.monotonic() + STOP_S
+    while _signal(child, 0) and time.monotonic() < patience:
+        time.sleep(_LOOK_S)
+        child.poll()
+    _signal(child, signal.SIGKILL)
+    child.wait()
+
+
+def _signal(child: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to the processes in the session of a program, 0 for none; return whether there are any."""
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user by now
+        pass
+    return True
+
+
+def _name(number: int) -> str:
+    """The name of a signal; most of those for real-time use have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

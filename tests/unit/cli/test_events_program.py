@@ -17,6 +17,7 @@ from hsmd.cli.events import _cells, _deal_with
 from hsmd.cli.events.cursor_file import CursorFile, default_file
 from hsmd.cli.events.program import LONGEST_PAUSE_S, Program
 from hsmd.protocol.messages import Event, missed_event, position_event
+from tests.support.polling import wait_until
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 
@@ -87,6 +88,31 @@ def test_a_program_that_ignores_its_end_is_killed(tmp_path: Path, monkeypatch: p
     script = Script(tmp_path, f"{first}\ntrap '' TERM\nwhile :; do sleep 0.1; done")
     script.program(timeout_s=0.3).run(event(1))
     assert len(script.runs) == 2
+
+
+def test_what_a_program_has_started_is_killed_though_it_ends_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would go on beside the next run."""
+    monkeypatch.setattr("hsmd.cli.events.program.STOP_S", 0.5)
+    first = f'[ "$(wc -l < "{tmp_path}/notes")" -gt 1 ] && exit 0'
+    child = f'sh -c \'trap "" TERM; echo $$ > "{tmp_path}/child"; while :; do sleep 0.1; done\' &'
+    script = Script(tmp_path, f"{first}\n{child}\nwait")
+    script.program(timeout_s=1.0).run(event(1))
+    assert len(script.runs) == 2
+    number = (tmp_path / "child").read_text().strip()
+    status = Path(f"/proc/{number}/stat")
+    wait_until(lambda: not status.exists() or " Z " in status.read_text(), f"process {number} to end")
+
+
+@pytest.mark.parametrize(("number", "words"), [(9, "SIGKILL"), (40, "signal 40")])
+def test_a_program_that_a_signal_ends_is_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, words: str
+) -> None:
+    script = Script(tmp_path, f'[ "$(wc -l < "{tmp_path}/notes")" -gt 1 ] || kill -{number} $$')
+    script.program().run(event(1))
+    assert len(script.runs) == 2
+    assert f"program was ended by {words}" in capsys.readouterr().err
 
 
 def test_arguments_are_split_without_a_shell(tmp_path: Path) -> None:
