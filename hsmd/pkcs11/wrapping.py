@@ -141,7 +141,8 @@ def _check_object(private: Any, half: PublicHalf, template: templates.Template, 
 
 def unwrap_aes(unwrapping_key: Any, suite: Suite, oaep: bytes, *, extractable: bool = False) -> Any:
     """The AES key in the OAEP part, as a session object that only unwraps. Raises PKCS11Error."""
-    # Without CKA_VALUE_LEN: SoftHSM shows 0 and takes what is there; a key of another length fails at its first use.
+    # Without CKA_VALUE_LEN: SoftHSM shows 0 and takes what is there, also 16 or 24 bytes (docs/envelopes.md, section 3). A key
+    # that AES does not have fails at its first use.
     return unwrapping_key.unwrap_key(
         ObjectClass.SECRET_KEY,
         KeyKind.AES,
