@@ -14,7 +14,7 @@ from hsmd.client.endpoint import Endpoint, parse_address
 from hsmd.client.statement_keys import parse_pins
 from hsmd.errors import BadRequest, ConfigurationError, ProtocolError
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
-from hsmd.transparency.discontinuity import operator_verifier
+from hsmd.transparency.declaration import operator_verifier
 from hsmd.transparency.note import Verifier
 
 DEFAULT_SOCKET = "/run/hsmd/agent.sock"

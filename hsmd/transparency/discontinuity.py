@@ -10,21 +10,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hsmd.errors import BadRequest, ProofInvalid, ProtocolError
+from hsmd.errors import BadRequest, ProtocolError
+from hsmd.transparency import declaration
 from hsmd.transparency.merkle import HASH_BYTES
-from hsmd.transparency.note import Note, Verifier, signed, to_be_signed
+from hsmd.transparency.note import Note, Verifier
 
 EVENT = "log.discontinuity"
-OPERATOR = "hsmd/operator"
-"""The name operators sign under; the key id distinguishes their keys."""
-MAX_REASON_CHARACTERS = 200
 _TITLE = "hsmd discontinuity v1"
 _MEMBERS = ("origin", "old", "new", "key", "time", "reason")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,15})\Z")
 
 
@@ -55,14 +50,7 @@ class Discontinuity:
     reason: str
 
     def __post_init__(self) -> None:
-        if (
-            not self.reason.strip()
-            or len(self.reason) > MAX_REASON_CHARACTERS
-            or not self.reason.isprintable()
-        ):
-            raise BadRequest(f"reason: give one printable line of at most {MAX_REASON_CHARACTERS} characters")
-        if not _TIME.match(self.time):
-            raise BadRequest(f"time: {self.time[:40]!r} is not UTC with microseconds")
+        declaration.check_reason_and_time(self.reason, self.time)
         if Verifier.from_vkey(self.key).name != self.origin:
             raise BadRequest(f"key: not a verifier key of {self.origin[:80]}")
         if any(len(state.root) != HASH_BYTES for state in (self.old, self.new) if state):
@@ -72,20 +60,12 @@ class Discontinuity:
         """The text of the note."""
         old = "unknown" if self.old is None else str(self.old)
         values = (self.origin, old, str(self.new), self.key, self.time, self.reason)
-        return "".join(
-            [f"{_TITLE}\n", *(f"{name} {value}\n" for name, value in zip(_MEMBERS, values, strict=True))]
-        )
+        return declaration.write(_TITLE, dict(zip(_MEMBERS, values, strict=True)))
 
 
 def parse_text(text: str) -> Discontinuity:
     """The discontinuity in the text of a note. Raises ProtocolError."""
-    lines = text.removesuffix("\n").split("\n")
-    pairs = [line.partition(" ")[::2] for line in lines[1:]]
-    if lines[0] != _TITLE or tuple(name for name, _ in pairs) != _MEMBERS:
-        raise ProtocolError(
-            f"not a discontinuity: it begins with {_TITLE!r} and has the lines {', '.join(_MEMBERS)}"
-        )
-    values = dict(pairs)
+    values = declaration.read(text, _TITLE, _MEMBERS, "a discontinuity")
     old = None if values["old"] == "unknown" else _state(values["old"])
     try:
         found = Discontinuity(
@@ -98,22 +78,9 @@ def parse_text(text: str) -> Discontinuity:
     return found
 
 
-def operator_verifier(public_key_line: str) -> Verifier:
-    """The key of an operator, from an OpenSSH public key line. Raises ProtocolError unless it is Ed25519."""
-    try:
-        key = load_ssh_public_key(" ".join(public_key_line.split()[:2]).encode())
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ProtocolError("an operator's key is an OpenSSH Ed25519 public key: ssh-ed25519 AAAA...")
-    return Verifier.from_public_key(OPERATOR, key)
-
-
 def sign(discontinuity: Discontinuity, key: Ed25519PrivateKey) -> Note:
     """The note, signed with an operator's key."""
-    verifier = Verifier.from_public_key(OPERATOR, key.public_key())
-    text = discontinuity.text()
-    return signed(text, verifier, [key.sign(to_be_signed(text))])
+    return declaration.sign(discontinuity.text(), key)
 
 
 def verify(note: str | Note, operators: Iterable[Verifier]) -> Discontinuity:
@@ -121,15 +88,8 @@ def verify(note: str | Note, operators: Iterable[Verifier]) -> Discontinuity:
 
     Raises ProtocolError if it is not such a note, ProofInvalid if none of the keys signed it.
     """
-    if isinstance(note, str):
-        note = Note.parse(note)
-    known = {operator.key_id: operator for operator in operators}
-    mine = [known[one.key_id] for one in note.signatures if one.name == OPERATOR and one.key_id in known]
-    if not mine:
-        raise ProofInvalid("the discontinuity is not signed by an operator whose key is pinned here")
-    for operator in mine:
-        operator.verify(note)
-    return parse_text(note.text)
+    unknown = "the discontinuity is not signed by an operator whose key is pinned here"
+    return parse_text(declaration.verify(note, operators, unknown))
 
 
 def to_fields(note: Note) -> dict[str, str | int]:

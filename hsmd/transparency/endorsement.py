@@ -7,19 +7,17 @@ key it knows.
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hsmd.errors import BadRequest, ProofInvalid, ProtocolError
-from hsmd.transparency.discontinuity import MAX_REASON_CHARACTERS, OPERATOR
-from hsmd.transparency.note import Note, Verifier, signed, to_be_signed
+from hsmd.transparency import declaration
+from hsmd.transparency.note import Note, Verifier
 
 _TITLE = "hsmd statement-key v1"
 _MEMBERS = ("old", "new", "time", "reason")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")
 _ANY = "any"
 
 
@@ -37,14 +35,7 @@ class Endorsement:
     reason: str
 
     def __post_init__(self) -> None:
-        if (
-            not self.reason.strip()
-            or len(self.reason) > MAX_REASON_CHARACTERS
-            or not self.reason.isprintable()
-        ):
-            raise BadRequest(f"reason: give one printable line of at most {MAX_REASON_CHARACTERS} characters")
-        if not _TIME.match(self.time):
-            raise BadRequest(f"time: {self.time[:40]!r} is not UTC with microseconds")
+        declaration.check_reason_and_time(self.reason, self.time)
         if self.old == self.new:
             raise BadRequest("new: it is the old key")
         for name, material in (("old", self.old), ("new", self.new)):
@@ -54,9 +45,7 @@ class Endorsement:
     def text(self) -> str:
         """The text of the note."""
         values = (self.old, self.new, self.time, self.reason)
-        return "".join(
-            [f"{_TITLE}\n", *(f"{name} {value}\n" for name, value in zip(_MEMBERS, values, strict=True))]
-        )
+        return declaration.write(_TITLE, dict(zip(_MEMBERS, values, strict=True)))
 
 
 def material_of(key: Verifier) -> str:
@@ -66,14 +55,9 @@ def material_of(key: Verifier) -> str:
 
 def parse_text(text: str) -> Endorsement:
     """The endorsement in the text of a note. Raises ProtocolError."""
-    lines = text.removesuffix("\n").split("\n")
-    pairs = [line.partition(" ")[::2] for line in lines[1:]]
-    if lines[0] != _TITLE or tuple(name for name, _ in pairs) != _MEMBERS:
-        raise ProtocolError(
-            f"not an endorsement: it begins with {_TITLE!r} and has the lines {', '.join(_MEMBERS)}"
-        )
+    values = declaration.read(text, _TITLE, _MEMBERS, "an endorsement")
     try:
-        found = Endorsement(*(value for _, value in pairs))
+        found = Endorsement(**values)
     except BadRequest as problem:
         raise ProtocolError(f"not an endorsement: {problem.text}") from None
     if found.text() != text:
@@ -83,9 +67,7 @@ def parse_text(text: str) -> Endorsement:
 
 def sign(endorsement: Endorsement, key: Ed25519PrivateKey) -> Note:
     """The note, signed with an operator's key."""
-    text = endorsement.text()
-    verifier = Verifier.from_public_key(OPERATOR, key.public_key())
-    return signed(text, verifier, [key.sign(to_be_signed(text))])
+    return declaration.sign(endorsement.text(), key)
 
 
 def verify(note: str | Note, operators: Iterable[Verifier]) -> Endorsement:
@@ -93,15 +75,8 @@ def verify(note: str | Note, operators: Iterable[Verifier]) -> Endorsement:
 
     Raises ProtocolError if it is not such a note, ProofInvalid if none of the keys signed it.
     """
-    if isinstance(note, str):
-        note = Note.parse(note)
-    known = {operator.key_id: operator for operator in operators}
-    mine = [known[one.key_id] for one in note.signatures if one.name == OPERATOR and one.key_id in known]
-    if not mine:
-        raise ProofInvalid("the endorsement is not signed by an operator whose key is known here")
-    for operator in mine:
-        operator.verify(note)
-    return parse_text(note.text)
+    unknown = "the endorsement is not signed by an operator whose key is known here"
+    return parse_text(declaration.verify(note, operators, unknown))
 
 
 def accepted(

@@ -64,7 +64,7 @@ def public_file(private_file: Path) -> Path:
 
 def operator_keys(identity: Path | None) -> list[Verifier]:
     """The operator's own key, read from the .pub file beside `identity`; empty if missing or not Ed25519."""
-    from hsmd.transparency.discontinuity import operator_verifier
+    from hsmd.transparency.declaration import operator_verifier
 
     if identity is None:
         return []

@@ -17,7 +17,7 @@ def pins_of(profile: Profile, file: Path) -> StatementKeyPins:
     """The accepted keys of the profile in `file`. Raises CommandError for malformed keys in it."""
     from hsmd.cli.base.ssh_keys import operator_keys
     from hsmd.client.statement_keys import StatementKeyPins, parse_pins
-    from hsmd.transparency.discontinuity import operator_verifier
+    from hsmd.transparency.declaration import operator_verifier
 
     try:
         pinned = parse_pins(profile.statement_keys)

@@ -17,7 +17,7 @@ from hsmd.daemon.store import AuditHead, Store
 from hsmd.errors import AuditFailure, BadRequest, Conflict, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.enrolment import EnrolmentToken
-from hsmd.transparency.discontinuity import OPERATOR as OPERATOR_SIGNS, operator_verifier
+from hsmd.transparency.declaration import OPERATOR as OPERATOR_SIGNS, operator_verifier
 from hsmd.transparency.endorsement import Endorsement, accepted, sign
 from hsmd.transparency.lines import format_time
 from hsmd.transparency.note import Verifier

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hsmd.client.statement_keys import StatementKeyPins
 from hsmd.errors import ConfigurationError, ProtocolError
 from hsmd.protocol.messages import StatementKey, StatementKeyList
-from hsmd.transparency.discontinuity import OPERATOR
+from hsmd.transparency.declaration import OPERATOR
 from hsmd.transparency.endorsement import Endorsement, material_of, sign
 from hsmd.transparency.note import Verifier
 from hsmd.transparency.statement import signer_of

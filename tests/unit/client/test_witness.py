@@ -17,7 +17,8 @@ from hsmd.client.witness import LogRefused, Witness
 from hsmd.errors import BadRequest, ConfigurationError, ProofInvalid, ProtocolError, Refused, Unavailable
 from hsmd.protocol.messages import AuditCheckpoint, SignedCheckpoint
 from hsmd.transparency import discontinuity as discontinuities
-from hsmd.transparency.discontinuity import OPERATOR, Discontinuity, State
+from hsmd.transparency.declaration import OPERATOR
+from hsmd.transparency.discontinuity import Discontinuity, State
 from hsmd.transparency.note import Signature, SignatureType, Verifier
 from tests.support.audit_logs import LogMaker, Signer
 

@@ -8,13 +8,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hsmd.errors import BadRequest, ProofInvalid, ProtocolError
 from hsmd.purposes.statement import fault_of
-from hsmd.transparency import discontinuity, endorsement
+from hsmd.transparency import declaration, discontinuity, endorsement
 from hsmd.transparency.endorsement import Endorsement, accepted, material_of, parse_text, sign, verify
 from hsmd.transparency.note import Verifier, signed
 from hsmd.transparency.statement import signer_of
 
 ALICE, MALLORY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-OPERATORS = [Verifier.from_public_key(discontinuity.OPERATOR, ALICE.public_key())]
+OPERATORS = [Verifier.from_public_key(declaration.OPERATOR, ALICE.public_key())]
 TIME = "2026-01-02T03:04:05.000006Z"
 
 

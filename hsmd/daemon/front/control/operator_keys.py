@@ -5,7 +5,7 @@ from __future__ import annotations
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.errors import ProtocolError
-from hsmd.transparency.discontinuity import operator_verifier
+from hsmd.transparency.declaration import operator_verifier
 from hsmd.transparency.note import Verifier
 
 
