@@ -1,4 +1,4 @@
-"""Rows of the history of keys: whose each key is or was, and its names, also after its destruction; within one transaction."""
+"""Rows of the history of keys: owner and names of each key, also after its destruction; within one transaction."""
 
 from __future__ import annotations
 
@@ -167,15 +167,6 @@ def owner_of(row: Row[Any]) -> KeyOwner | None:
     if row.owner_id is None:
         return None
     return KeyOwner(row.owner_now or row.owner_name, removed=row.owner_now is None)
-
-
-def owner_id_of(key_id: int) -> Select[tuple[int]]:
-    """Selects the row id of the owner of a key that is served, given by its own row id; nothing if it has none."""
-    return (
-        select(key_history.c.owner_id)
-        .join(keys, IS_PRESENT)
-        .where(keys.c.id == key_id, key_history.c.owner_id.is_not(None))
-    )
 
 
 def _past_key(row: Row[Any], names: Iterable[NameSpan]) -> PastKey:
