@@ -142,7 +142,11 @@ def _too_long(number: int, frame: object) -> None:
 
 def _line(document: dict[str, Any]) -> str:
     told = {"step", "ok", "shows", "at_s", "took_s"}
-    seen = ", ".join(f"{name} {value}" for name, value in document.items() if name not in told)
+    seen = ", ".join(f"{name} {_text(value)}" for name, value in document.items() if name not in told)
     mark = "ok    " if document["ok"] else "FAILED"
     shown = f"{document['at_s']:6.1f} s  {mark}  {document['step']}: {document['shows']}"
     return escape(f"{shown}  ({seen})" if seen else shown)
+
+
+def _text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
