@@ -1,6 +1,6 @@
 """What a statement key signs: a text whose first line names its kind and whose second line names the daemon.
 
-docs/protocol.md, section 9. The first 18 bytes are those of no other format that hsmd or a TLS server signs.
+docs/protocol.md, section 9. No other format that hsmd or a TLS server signs begins with its first 18 bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Statements: signed notes in which a daemon states something; the first line names the kind, the second the daemon.
 
-docs/protocol.md, section 9. The worker signs only texts that `hsmd.purposes.statement` accepts, with a key for nothing else.
+docs/protocol.md, section 9. The worker signs only texts that `hsmd.purposes.statement` accepts, with a key that has no other
+purpose.
 """
 
 from __future__ import annotations

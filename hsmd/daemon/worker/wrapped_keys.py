@@ -1,7 +1,7 @@
 """Keys that enter and leave the token in envelopes: opening one to an unwrapping key of the token, and making one.
 
 What comes out is compared with the public key that the caller expects before it is stored. All objects on the way are
-session objects, and a key that shall stay is marked while it is stored (`unfinished_keys`), so that neither an error nor a
+session objects, and a key that is to stay is marked while it is stored (`unfinished_keys`), so that neither an error nor a
 killed worker leaves anything behind.
 """
 
