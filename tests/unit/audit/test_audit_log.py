@@ -322,7 +322,7 @@ def test_the_memory_of_the_meter_is_bounded():
     meter = RefusalMeter()
     for number in range(25_000):
         assert meter.admit(f"client-{number}", 0.0)
-    assert len(meter._buckets) <= 10_002
+    assert len(meter._rate._buckets) <= 10_002
 
 
 @pytest.mark.parametrize("sync", ["group", "always"])

@@ -16,13 +16,14 @@ from typing import Any, NoReturn
 from msgspec import Struct
 
 from hsmd.daemon.audit.log import AuditLog
-from hsmd.daemon.audit.refusals import REFUSALS_EVENT, RefusalMeter
+from hsmd.daemon.audit.refusals import REFUSALS_EVENT, RecordRate, RefusalMeter
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.errors import AuditFailure, HsmdError, Overloaded, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.audit_fields import fields_of, key_fields, key_named_by
 from hsmd.protocol.messages import Request
+from hsmd.protocol.roles import Role
 
 Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
 """Carries out one request of a caller that may make it; the deadline is a monotonic time."""
@@ -53,6 +54,7 @@ class Dispatcher:
         self._now = now
         self._clock = clock
         self._refusals = RefusalMeter()
+        self._change_rate = RecordRate()
         self._changes: dict[asyncio.Task[Struct], str] = {}
         """The changes that are under way, each with the client that requested it."""
 
@@ -72,6 +74,10 @@ class Dispatcher:
         # A change is carried out and its outcome recorded even if the caller disconnects or cancels; so the limit on the open
         # requests of a session does not limit changes.
         if list(self._changes.values()).count(identity.client) >= MAX_CHANGES:
+            raise Overloaded.retry_in(RETRY_S)
+        # Changes are recorded even if they fail. Operators are trusted with the disk, other clients are not.
+        by_operator = Role.OPERATOR in identity.roles
+        if not by_operator and not self._change_rate.take(identity.client, self._clock()):
             raise Overloaded.retry_in(RETRY_S)
         change = asyncio.get_running_loop().create_task(self._change(handler, identity, request, deadline))
         self._changes[change] = identity.client

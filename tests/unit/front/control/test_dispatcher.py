@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.audit.refusals import BURST, PER_SECOND
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import MAX_CHANGES, Dispatcher
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, KeyRecord
-from hsmd.errors import AuditFailure, Conflict, Overloaded, Refused
+from hsmd.errors import AuditFailure, BadRequest, Conflict, Overloaded, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
 from tests.support.store import key_record
@@ -256,3 +257,24 @@ async def test_refusals_above_a_rate_are_counted_in_one_record(daemon: Daemon) -
     assert daemon.events()[100:] == ["log.refusals"] + ["control.refused"] * 10
     assert daemon.records()[100]["fields"] == {"count": 900}
     assert daemon.seen == []
+
+
+async def test_changes_of_a_client_that_is_no_operator_are_limited_to_the_rate_of_refusals(
+    daemon: Daemon,
+) -> None:
+    """Each is recorded twice even if it fails: any client could fill the disk with requests for its next key."""
+    daemon.error = BadRequest("public_key: not a key")
+    for number in range(1_000):
+        with pytest.raises(Overloaded if number >= BURST else BadRequest):
+            await daemon.dispatcher.dispatch(WEB, messages.ClientRotateKey("x"), 9.0)
+    assert daemon.events() == ["control.begun", "control.failed"] * BURST
+    daemon.now += 1.0
+    errors = []
+    for _ in range(50):
+        with pytest.raises((BadRequest, Overloaded)) as caught:
+            await daemon.dispatcher.dispatch(WEB, messages.ClientRotateKey("x"), 9.0)
+        errors.append(caught.type)
+    assert errors.count(BadRequest) == PER_SECOND
+    for _ in range(BURST + 1):
+        with pytest.raises(BadRequest):
+            await daemon.dispatcher.dispatch(ANN, messages.ClientRotateKey("x"), 9.0)
