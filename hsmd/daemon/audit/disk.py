@@ -254,6 +254,11 @@ class Syncer:
         self._thread.start()
 
     @property
+    def durable_size(self) -> int:
+        """Number of records that are on disk; those since the last good sync do not count."""
+        return self._durable.head.size
+
+    @property
     def stalled(self) -> bool:
         """Whether the sync under way takes longer than `STALL_S`."""
         since = self._busy_since

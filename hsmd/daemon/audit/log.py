@@ -299,6 +299,11 @@ class AuditLog:
         return self._mark.head.size
 
     @property
+    def durable_size(self) -> int:
+        """Number of records that are known to be on disk."""
+        return self.size if self._strict else self._syncer.durable_size
+
+    @property
     def head(self) -> str:
         """Leaf hash of the last committed record, in hex; zeros for an empty log."""
         return self._mark.head.head

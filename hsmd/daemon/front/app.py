@@ -79,6 +79,7 @@ class Front:
         self._start_task(parts.log_guard.follow())
         self._start_task(parts.reconciler.follow())
         self._start_task(parts.followers.poll())
+        self._start_task(parts.service.limited_uses.follow())
         self._start_task(parts.housekeeping.follow())
         self._start_task(parts.endings.follow())
         self._start_task(parts.conditions.follow())
@@ -111,6 +112,7 @@ class Front:
         await parts.tokens.close(1.0)
         await asyncio.sleep(0)  # the pools report what they have given up
         await self._record("daemon.stopped")
+        await parts.service.limited_uses.close()
         try:
             await parts.audit.close()
         except AuditFailure as error:

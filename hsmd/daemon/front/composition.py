@@ -94,6 +94,7 @@ class Parts:
         self.service = KeyService(
             cache=self.cache,
             audit=self.audit,
+            origin=origin_of(config.name),
             pools=self.tokens.pools,
             clock=time.monotonic,
             counters=self.counters,

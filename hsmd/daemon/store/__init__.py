@@ -5,6 +5,7 @@ from hsmd.daemon.store.records import (
     CertificateRecord,
     ClientRecord,
     Contents,
+    CountedUse,
     CredentialRecord,
     EnrolmentRecord,
     EventPage,
@@ -27,7 +28,9 @@ from hsmd.daemon.store.records import (
     Readers,
     ReadingRights,
     RevocationRecord,
+    UseId,
     UserCaRecord,
+    WantedUse,
 )
 from hsmd.daemon.store.store import Store
 from hsmd.daemon.store.transaction import Transaction
@@ -37,6 +40,7 @@ __all__ = [
     "CertificateRecord",
     "ClientRecord",
     "Contents",
+    "CountedUse",
     "CredentialRecord",
     "EnrolmentRecord",
     "EventPage",
@@ -61,5 +65,7 @@ __all__ = [
     "RevocationRecord",
     "Store",
     "Transaction",
+    "UseId",
     "UserCaRecord",
+    "WantedUse",
 ]

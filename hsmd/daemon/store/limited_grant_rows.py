@@ -24,9 +24,18 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.counted_use_rows import CountedUses
 from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.key_rows import Keys, known_purpose
-from hsmd.daemon.store.records import KeyRecord, LimitedGrantRecord, Limits, NotCounted, Readers
+from hsmd.daemon.store.records import (
+    CountedUse,
+    KeyRecord,
+    LimitedGrantRecord,
+    Limits,
+    NotCounted,
+    Readers,
+    WantedUse,
+)
 from hsmd.daemon.store.tables import clients, grant_uses, grants, keys, limited_grants
 from hsmd.daemon.store.use_counts import UseCounts, wait_for_uses
 from hsmd.errors import BadRequest, Conflict
@@ -38,12 +47,13 @@ EXHAUSTED_EVENT = "grant.exhausted"
 
 
 def _counting() -> ReturningUpdate[Any]:
-    """The statement that decides about one use and counts it; returns its number and the limit.
+    """The statement that decides about some uses, and counts all or none; returns the last number and the limit.
 
     The lock is FOR NO KEY UPDATE on PostgreSQL. Locks FOR SHARE would be granted to later uses while a change waits, so
     that daemons with many uses could put off the removal of a grant without end.
     """
     grant_id = bindparam("grant_id", type_=Integer)
+    uses = bindparam("uses", type_=Integer)
     not_ended = or_(limited_grants.c.not_after.is_(None), limited_grants.c.not_after > bindparam("at"))
     within = (
         select(limited_grants.c.uses_id, limited_grants.c.max_uses)
@@ -51,12 +61,12 @@ def _counting() -> ReturningUpdate[Any]:
         .with_for_update(key_share=True)
         .cte("within")
     )
-    left = and_(~grant_uses.c.held, grant_uses.c.used < within.c.max_uses)
+    left = and_(~grant_uses.c.held, grant_uses.c.used + uses <= within.c.max_uses)
     limit = select(limited_grants.c.max_uses).where(limited_grants.c.id == grant_id).scalar_subquery()
     return (
         update(grant_uses)
         .where(grant_uses.c.id == within.c.uses_id, or_(within.c.max_uses.is_(None), left))
-        .values(used=grant_uses.c.used + 1)
+        .values(used=grant_uses.c.used + uses)
         .returning(grant_uses.c.used, limit)
     )
 
@@ -68,11 +78,19 @@ _COUNT = _counting()
 class LimitedGrants:
     """The purposes for which clients may use keys within limits, each with a limit and a count of its own."""
 
-    def __init__(self, connection: Connection, client_rows: Clients, key_rows: Keys, events: Events) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        client_rows: Clients,
+        key_rows: Keys,
+        events: Events,
+        counted_uses: CountedUses,
+    ) -> None:
         self._connection = connection
         self._clients = client_rows
         self._keys = key_rows
         self._events = events
+        self._counted_uses = counted_uses
         self._counts = UseCounts(connection)
 
     def add(self, client: str, key: str, purposes: Iterable[Purpose], limits: Limits, now: datetime) -> None:
@@ -93,26 +111,28 @@ class LimitedGrants:
         for purpose in sorted(wanted):
             self._add(client_row, key_record, key_id, purpose, limits, now)
 
-    def count(self, grant_id: int, now: datetime) -> int | NotCounted:
-        """Decide about one use, in the statement that counts it; return its number, or why it must not take place.
+    def count(self, uses: Sequence[WantedUse], now: datetime) -> list[CountedUse | NotCounted]:
+        """Decide about each use, in the statement that counts it; return them counted, or why they must not take place.
 
         The grant's row is locked against changes until the transaction ends, so what is decided is true when it is
-        counted: under READ COMMITTED the statement alone would see the limits as they were when it began.
+        counted: under READ COMMITTED the statement alone would see the limits as they were when it began. Grants are
+        locked in the order of their ids, so that transactions do not wait for each other in a circle. What was counted
+        is kept in `counted_uses`.
         """
-        counted = self._connection.execute(_COUNT, {"grant_id": grant_id, "at": now}).one_or_none()
-        if counted is None:
-            return self._why_not(grant_id, now)
-        number, max_uses = counted
-        if number == max_uses:
-            self._tell_exhausted(grant_id, now)
-        return int(number)
-
-    def count_all(self, grant_ids: Sequence[int], now: datetime) -> list[int | NotCounted]:
-        """`count` for each, in the order of the ids, so that transactions do not wait for each other in a circle."""
-        results: dict[int, int | NotCounted] = {}
-        for position in sorted(range(len(grant_ids)), key=grant_ids.__getitem__):
-            results[position] = self.count(grant_ids[position], now)
-        return [results[position] for position in range(len(grant_ids))]
+        positions: dict[int, list[int]] = {}
+        for position, use in enumerate(uses):
+            positions.setdefault(use.grant, []).append(position)
+        results: dict[int, CountedUse | NotCounted] = {}
+        for grant_id in sorted(positions):
+            numbers = self._count(grant_id, len(positions[grant_id]), now)
+            for position, number in zip(positions[grant_id], numbers, strict=True):
+                if not isinstance(number, NotCounted):
+                    results[position] = CountedUse(uses[position], number, now)
+                else:
+                    results[position] = number
+        decided = [results[position] for position in range(len(uses))]
+        self._counted_uses.add(use for use in decided if isinstance(use, CountedUse))
+        return decided
 
     def of(self, client: str, key: str) -> list[LimitedGrantRecord]:
         """The limited grants of a client on a key, in order of purpose. Raises NotFound."""
@@ -187,6 +207,27 @@ class LimitedGrants:
                 f"{client.name} may use {key} for {what} without limits already; remove that grant first "
                 f"(hsmd grant remove), then add the limited one"
             )
+
+    def _count(self, grant_id: int, uses: int, now: datetime) -> list[int | NotCounted]:
+        """The numbers of so many uses of a grant: counted at once if all of them are left, or else one after the other."""
+        if numbers := self._count_at_once(grant_id, uses, now):
+            return list(numbers)
+        results: list[int | NotCounted] = []
+        while uses > 1 and len(results) < uses and (numbers := self._count_at_once(grant_id, 1, now)):
+            results += numbers
+        return results + [self._why_not(grant_id, now)] * (uses - len(results))
+
+    def _count_at_once(self, grant_id: int, uses: int, now: datetime) -> range:
+        """The numbers of so many uses; none if not all of them are left."""
+        counted = self._connection.execute(
+            _COUNT, {"grant_id": grant_id, "uses": uses, "at": now}
+        ).one_or_none()
+        if counted is None:
+            return range(0)
+        last, max_uses = counted
+        if last == max_uses:
+            self._tell_exhausted(grant_id, now)
+        return range(last - uses + 1, last + 1)
 
     def _tell_exhausted(self, grant_id: int, now: datetime) -> None:
         row = self._connection.execute(_rows().where(limited_grants.c.id == grant_id)).one()

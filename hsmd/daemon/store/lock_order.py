@@ -14,6 +14,7 @@ class Lock(IntEnum):
     LEASE = 2
     COUNTER = 3
     LEDGER = 4
+    COUNTED_USES = 5
 
 
 class LockOrder:

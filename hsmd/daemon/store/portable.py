@@ -88,7 +88,8 @@ def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[
     """The rows of a restored store, which gives out other events and terms than the old one did after the backup.
 
     A new epoch makes cursors of the old one known as such; leases end, with terms above those that were given out.
-    Counts of uses are held, because those after the backup are not known.
+    Counts of uses are held, because those after the backup are not known; uses that were counted just before it are in the
+    old daemon's log.
     """
     if not tables.get("ledger"):
         return tables  # of a revision without a ledger; the one that makes it begins an epoch
@@ -103,6 +104,7 @@ def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[
                 for lease in tables["leases"]
             ],
             "grant_uses": [{**count, "held": True} for count in tables.get("grant_uses", [])],
+            "counted_uses": [],
         }
     except (KeyError, TypeError):
         raise StoreFailure("the backup of the store is damaged", detail="its ledger is malformed") from None

@@ -220,6 +220,36 @@ class NotCounted(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class WantedUse:
+    """A use of a limited grant that the store is asked to count; `attempt` is the index of its attempt in the log `origin`."""
+
+    grant: int
+    origin: str
+    attempt: int
+    client: str
+    key_digest: bytes
+    purpose: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountedUse:
+    """A use that was counted, and which one of its grant it is."""
+
+    wanted: WantedUse
+    number: int
+    counted_at: datetime
+
+    @property
+    def id(self) -> UseId:
+        """What no other use has."""
+        return self.wanted.grant, self.number
+
+
+UseId = tuple[int, int]
+"""The limited grant and the number of a use."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoginStop:
     """No daemon in the fleet logs in to this token until an operator clears it; `token` is its name in hsmd.toml."""
 

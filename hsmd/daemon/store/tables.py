@@ -186,6 +186,21 @@ limited_grants = Table(
     sqlite_autoincrement=True,
 )
 
+# Uses that were counted, until their daemon (`origin` is its log) has them in its log and a later transaction removes them.
+# They stay when grant, client or key are removed, so they refer to none of them.
+counted_uses = Table(
+    "counted_uses",
+    metadata,
+    Column("grant_id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("origin", text_key(128), nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("client", String(64), nullable=False),
+    Column("key_digest", LargeBinary(32), nullable=False),
+    Column("purpose", SmallInteger, nullable=False),
+    Column("counted_at", UtcDateTime, nullable=False),
+)
+
 # Tokens by their names in hsmd.toml, where all daemons in a fleet use the same name for a token. Holds nothing about PINs.
 token_logins = Table(
     "token_logins",

@@ -8,6 +8,7 @@ from hsmd.daemon.store import audience
 from hsmd.daemon.store.audit_rows import AuditLogs
 from hsmd.daemon.store.certificate_rows import Certificates
 from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.counted_use_rows import CountedUses
 from hsmd.daemon.store.counter_rows import Counters
 from hsmd.daemon.store.endorsement_rows import StatementEndorsements
 from hsmd.daemon.store.enrolment_rows import Enrolments
@@ -40,7 +41,10 @@ class Transaction:
         self.certificates = Certificates(connection, self.keys)
         self.user_cas = UserCas(connection)
         self.events = Events(connection, order)
-        self.limited_grants = LimitedGrants(connection, self.clients, self.keys, self.events)
+        self.counted_uses = CountedUses(connection, order)
+        self.limited_grants = LimitedGrants(
+            connection, self.clients, self.keys, self.events, self.counted_uses
+        )
         self.grants = Grants(connection, self.clients, self.keys, self.limited_grants)
         self.readers = KeyReaders(connection, self.clients, self.keys, self.history)
         self.enrolments = Enrolments(connection, self.clients)
@@ -68,6 +72,7 @@ class Transaction:
     def finish(self) -> None:
         """Last step of a write, before the commit."""
         self.events.finish()
+        self.counted_uses.finish()
 
     def contents(self) -> Contents:
         """Everything that decisions and the snapshot need."""

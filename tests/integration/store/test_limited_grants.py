@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.daemon.store import KeyRecord, LimitedGrantRecord, Limits, NotCounted, Readers, Store, Transaction
+from hsmd.daemon.store import (
+    KeyRecord,
+    LimitedGrantRecord,
+    Limits,
+    NotCounted,
+    Readers,
+    Store,
+    Transaction,
+    WantedUse,
+)
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.roles import Role
 from hsmd.purposes import AllowedNames, Purpose, expand
@@ -46,9 +55,17 @@ def only(store: Store) -> LimitedGrantRecord:
 
 
 def use(store: Store, grant: LimitedGrantRecord, now: datetime, times: int = 1) -> list[int | NotCounted]:
-    return [
-        store.change(lambda tx: tx.limited_grants.count(grant.id, now), versioned=False) for _ in range(times)
-    ]
+    return [count(store, [wanted(grant)], now)[0] for _ in range(times)]
+
+
+def wanted(grant: LimitedGrantRecord, attempt: int = 0) -> WantedUse:
+    return WantedUse(grant.id, "a.example/log", attempt, grant.client, grant.key_digest, int(grant.purpose))
+
+
+def count(store: Store, uses: list[WantedUse], now: datetime) -> list[int | NotCounted]:
+    """The numbers, or why a use was not counted."""
+    decided = store.change(lambda tx: tx.limited_grants.count(uses, now), versioned=False)
+    return [use if isinstance(use, NotCounted) else use.number for use in decided]
 
 
 Add = Callable[..., LimitedGrantRecord]
@@ -330,15 +347,15 @@ def test_uses_without_end_prevent_no_removal(
     for purpose in (TLS12, TLS13):
         with store.write() as tx:
             tx.limited_grants.add("web1", "site", [purpose], Limits(max_uses=10**9), now)
-    ids = [grant.id for grant in store.load().limited_grants] * 2
+    uses = [wanted(grant) for grant in store.load().limited_grants] * 2
     counted: list[int | NotCounted] = []
 
-    def count(daemon: Store) -> None:
+    def count_on(daemon: Store) -> None:
         while NotCounted.REMOVED not in counted and time.monotonic() < patience:
-            counted.extend(daemon.change(lambda tx: tx.limited_grants.count_all(ids, now), versioned=False))
+            counted.extend(count(daemon, uses, now))
 
     with ThreadPoolExecutor(6) as pool:
-        counting = [pool.submit(count, make_store()) for _ in range(6)]
+        counting = [pool.submit(count_on, make_store()) for _ in range(6)]
         wait_until(lambda: len(counted) > 100, "uses to be counted")
         store.change(removal)
         removed_in_time = time.monotonic() < patience
@@ -381,7 +398,7 @@ def test_uses_do_not_overtake_a_change_that_waits(
     first, operator, second = make_store(), make_store(), make_store()
     with ThreadPoolExecutor(2) as pool:
         with first.write(versioned=False) as tx:
-            assert tx.limited_grants.count(grant.id, now) is NotCounted.EXHAUSTED
+            assert tx.limited_grants.count([wanted(grant)], now) == [NotCounted.EXHAUSTED]
             removing = pool.submit(operator.change, lambda tx: tx.grants.remove("web1", "site"))
             waits(first, removing.done)
             counting = pool.submit(use, second, grant, now)

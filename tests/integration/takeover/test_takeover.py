@@ -544,11 +544,13 @@ def test_a_running_old_daemon_takes_limited_grants_for_none(
     )
     count = (
         "from datetime import UTC, datetime\n"
-        "from hsmd.daemon.store import Store\n"
+        "from hsmd.daemon.store import Store, WantedUse\n"
         f"store, now = Store({url!r}), datetime.now(UTC)\n"
         "grants = store.load().limited_grants\n"
+        "uses = [WantedUse(each.id, 'a', 0, each.client, each.key_digest, 1) for each in grants]\n"
         "with store.write(versioned=False) as tx:\n"
-        "    print([(each.client, each.key, tx.limited_grants.count(each.id, now)) for each in grants])"
+        "    uses = tx.limited_grants.count(uses, now)\n"
+        "print([(each.client, each.key, use.number) for each, use in zip(grants, uses)])"
     )
     run_python(new, write)
     assert run_python(old, decide).split() == ["True", "False", "False", "False"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from hsmd import observe
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.store import NotCounted, Store, Transaction
+from hsmd.daemon.store import CountedUse, NotCounted, Store, Transaction, UseId, WantedUse
 from hsmd.errors import HsmdError, StoreFailure
 
 POLL_S = 1.0
@@ -58,9 +58,16 @@ class SnapshotCache:
         """Run an action in a write transaction that changes nothing that the snapshot holds."""
         return await asyncio.to_thread(self._store.change, action, versioned=False)
 
-    async def count_uses(self, grant_ids: Sequence[int], now: datetime) -> list[int | NotCounted]:
-        """Decide about one use of each of these limited grants, and count it (LimitedGrants.count_all)."""
-        return await self.change_unversioned(lambda tx: tx.limited_grants.count_all(grant_ids, now))
+    async def count_uses(
+        self, uses: Sequence[WantedUse], recorded: Collection[UseId], now: datetime
+    ) -> list[CountedUse | NotCounted]:
+        """Decide about each of these uses, and count it (LimitedGrants.count); forget those that are in the log."""
+
+        def count(tx: Transaction) -> list[CountedUse | NotCounted]:
+            tx.counted_uses.remove(recorded)
+            return tx.limited_grants.count(uses, now)
+
+        return await self.change_unversioned(count)
 
     async def read(self, action: Callable[[Transaction], R]) -> R:
         """Run an action in a read transaction."""

@@ -1,8 +1,8 @@
 """Uses of limited grants: the store decides about each and counts it, between the attempt's record and the token.
 
 One transaction at a time runs in a thread; what arrives meanwhile goes into the next one. A use that was counted is
-recorded as `grant.used` before the token is asked, and is never repeated. Without an answer of the store the token is not
-asked.
+recorded as `grant.used` before the token is asked (use_records.py), and is never repeated. Without an answer of the store
+the token is not asked.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hsmd import observe
-from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.rules import Rule
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.signing.signing_request import SigningRequest
-from hsmd.daemon.store import NotCounted
+from hsmd.daemon.front.signing.use_records import UseRecords
+from hsmd.daemon.store import CountedUse, NotCounted, WantedUse
 from hsmd.errors import (
     AuditFailure,
     DeadlineExceeded,
@@ -29,7 +29,6 @@ from hsmd.errors import (
     Refused,
     StoreFailure,
 )
-from hsmd.transparency.records import GRANT_USED_EVENT
 
 COUNT_TIMEOUT_S = 5.0
 """The store is taken for away if it does not answer within this time."""
@@ -39,8 +38,12 @@ MAX_WAITING_OF_ONE = 250
 """... and of one client. Each client in turn gets a place in the transaction, so that none can take all."""
 MAX_IN_TRANSACTION = 200
 """Uses counted in one transaction, whose locks others wait for."""
+SETTLE_S = 1.0
+"""Uses that no later transaction removes from the store are removed after this time."""
+CLOSE_TIMEOUT_S = 2.0
 COUNTED = "the use of the grant is counted, and not repeated"
 _MAY_BE_COUNTED = "the store did not answer in time; the use may be counted"
+_FAILED = "the store failed; the use is counted only if grant.used follows"
 _NOT_ASKED = "the caller has gone, or its deadline has passed; the use is not counted"
 _NOT_COUNTED = "the store is away; the use is not counted"
 _TICK_S = 0.05
@@ -103,14 +106,14 @@ class LimitedUses:
         self,
         *,
         cache: SnapshotCache,
-        audit: AuditLog,
+        records: UseRecords,
         clock: Callable[[], float],
         now: Callable[[], datetime],
         submit: Callable[[list[SigningRequest]], None],
         end: Callable[[list[Ended]], None],
     ) -> None:
         self._cache = cache
-        self._audit = audit
+        self._records = records
         self._clock = clock
         self._now = now
         self._submit = submit
@@ -118,6 +121,7 @@ class LimitedUses:
         self._waiting = _Waiting()
         self._task: asyncio.Task[None] | None = None
         self._store_is_late = False
+        self._settling_fails = False
 
     def refused(self, requests: list[SigningRequest]) -> list[tuple[SigningRequest, HsmdError]]:
         """Those that must not begin, because the store does not answer or too many wait. Ask before recording them."""
@@ -139,16 +143,61 @@ class LimitedUses:
         for request in requests:
             self._waiting.add(request)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._start()
 
-    async def _run(self) -> None:
+    async def follow(self) -> None:
+        """Settle what the last run of this daemon left, and what was recorded since; runs until cancelled."""
+        while True:
+            if self._task is None and self._records.unsettled:
+                self._start(settle=True)
+            await asyncio.sleep(SETTLE_S)
+
+    async def close(self) -> None:
+        """Settle, so that nothing of a daemon that was stopped is left in the store; what is left costs nothing but that."""
+        if self._task is None and self._records.unsettled:
+            self._start(settle=True)
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
+
+    def _start(self, *, settle: bool = False) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(settle))
+
+    async def _run(self, settle: bool) -> None:
         try:
-            while self._waiting:
+            while settle or self._waiting:
+                if (settle or self._records.in_doubt) and not await self._settle():
+                    return
+                settle = False
                 batch = self._next_batch()
                 if batch:
                     await self._count(batch)
         finally:
             self._task = None
+
+    async def _settle(self) -> bool:
+        """Whether all earlier uses are in the log, or known; otherwise nothing is counted."""
+        settling = asyncio.ensure_future(self._records.settle())
+        try:
+            await self._wait(settling, [])
+            settling.result()
+        except HsmdError as error:
+            if not self._settling_fails:
+                log.warning("grant.not_settled", error=error.text)
+            self._settling_fails = True
+            self._fail_waiting(error)
+        except Exception as error:
+            log.error("grant.not_settled", exc_info=error)
+            self._fail_waiting(InternalFault())
+        else:
+            self._settling_fails = False
+            return True
+        return False
+
+    def _fail_waiting(self, error: HsmdError) -> None:
+        waiting = self._waiting.take(MAX_WAITING)
+        self._end_all(
+            waiting, "not-performed", error, "earlier uses are not recorded; this one is not counted"
+        )
 
     def _next_batch(self) -> list[SigningRequest]:
         """The requests that wait for the next transaction, without those whose caller no longer waits."""
@@ -162,22 +211,24 @@ class LimitedUses:
         snapshot = (
             self._cache.snapshot
         )  # as it is before the store is asked: what it refuses is true of this version
-        ids = [request.grant.limit or 0 for request in batch]
-        counting = asyncio.ensure_future(self._cache.count_uses(ids, self._now()))
+        wanted = [_wanted(request, self._records.origin) for request in batch]
+        recorded = self._records.in_log()
+        counting = asyncio.ensure_future(self._cache.count_uses(wanted, recorded, self._now()))
         try:
             await self._wait(counting, batch)
-            numbers = counting.result()
+            decided = counting.result()
         except HsmdError as error:
-            self._end_all(batch, "not-performed", error, _NOT_COUNTED)
+            self._records.in_doubt = True
+            self._end_all(batch, "not-performed", error, _FAILED)
         except Exception as error:
+            self._records.in_doubt = True
             log.error("grant.count_failed", exc_info=error)
-            self._end_all(batch, "not-performed", InternalFault(), _MAY_BE_COUNTED)
+            self._end_all(batch, "not-performed", InternalFault(), _FAILED)
         else:
-            self._counted(batch, numbers, snapshot)
+            self._records.removed(recorded)
+            self._counted(batch, decided, snapshot)
 
-    async def _wait(
-        self, counting: asyncio.Future[list[int | NotCounted]], batch: list[SigningRequest]
-    ) -> None:
+    async def _wait(self, counting: asyncio.Future[Any], batch: list[SigningRequest]) -> None:
         """Wait for the store, and meanwhile end the requests whose time is over; after a while, all of them."""
         patience = self._clock() + COUNT_TIMEOUT_S
         try:
@@ -201,18 +252,18 @@ class LimitedUses:
         self._end_all(late, "not-performed", DeadlineExceeded(), reason)
 
     def _counted(
-        self, batch: list[SigningRequest], numbers: Sequence[int | NotCounted], snapshot: Snapshot
+        self, batch: list[SigningRequest], decided: Sequence[CountedUse | NotCounted], snapshot: Snapshot
     ) -> None:
         """Record the uses that were counted; submit those whose callers still wait, and end the others."""
         go: list[SigningRequest] = []
         ended: list[Ended] = []
-        for request, number in zip(batch, numbers, strict=True):
-            if isinstance(number, NotCounted):
-                snapshot.note_refused(request.grant.limit or 0, _RULES[number])
+        for request, use in zip(batch, decided, strict=True):
+            if isinstance(use, NotCounted):
+                snapshot.note_refused(request.grant.limit or 0, _RULES[use])
                 if not request.replied:
-                    ended.append(Ended(request, "refused", _RULES[number].value, Refused()))
+                    ended.append(Ended(request, "refused", _RULES[use].value, Refused()))
                 continue
-            self._note_use(request, number)
+            self._records.add(use)
             if request.replied:
                 continue
             if request.abandoned or request.job.deadline <= self._clock():
@@ -220,7 +271,7 @@ class LimitedUses:
             else:
                 go.append(request)
         try:
-            self._audit.commit()
+            self._records.commit()
         except AuditFailure as error:
             self._end_all(go, "not-performed", error, COUNTED)
         else:
@@ -228,21 +279,17 @@ class LimitedUses:
         if ended:
             self._end(ended)
 
-    def _note_use(self, request: SigningRequest, number: int) -> None:
-        grant = request.grant
-        self._audit.event(
-            GRANT_USED_EVENT,
-            grant.client,
-            attempt=request.attempt,
-            grant=grant.limit or 0,
-            key=grant.key.hex(),
-            number=number,
-        )
-
     def _end_all(self, requests: list[SigningRequest], result: str, error: HsmdError, reason: str) -> None:
         open_requests = [Ended(request, result, reason, error) for request in requests if not request.replied]
         if open_requests:
             self._end(open_requests)
+
+
+def _wanted(request: SigningRequest, origin: str) -> WantedUse:
+    grant = request.grant
+    return WantedUse(
+        grant.limit or 0, origin, request.attempt, grant.client, grant.key, int(request.job.body[0])
+    )
 
 
 def _away() -> StoreFailure:

@@ -21,6 +21,7 @@ from hsmd.daemon.front.signing.hold import KeyHold
 from hsmd.daemon.front.signing.limited_uses import COUNTED, Ended, LimitedUses
 from hsmd.daemon.front.signing.rate_limits import Allowance, RateLimit, RateLimits
 from hsmd.daemon.front.signing.signing_request import Caller, SigningRequest
+from hsmd.daemon.front.signing.use_records import UseRecords
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
     AuditFailure,
@@ -56,6 +57,7 @@ class KeyService:
         *,
         cache: SnapshotCache,
         audit: AuditLog,
+        origin: str,
         pools: Mapping[str, TokenPool],
         clock: Callable[[], float],
         now: Callable[[], datetime] = utc_now,
@@ -63,6 +65,7 @@ class KeyService:
         limits: RateLimits | None = None,
         hold: KeyHold | None = None,
     ) -> None:
+        """`origin` names the audit log in the store."""
         self.counters = counters or Counters()
         self.draining = False
         """Whether no new operations are accepted because the daemon stops."""
@@ -74,8 +77,13 @@ class KeyService:
         self._limits = limits or RateLimits(RateLimit(1_000_000, 1_000_000))
         self._hold = hold or KeyHold()
         self._penalties = CrashPenalties(clock)
-        self._limited_uses = LimitedUses(
-            cache=cache, audit=audit, clock=clock, now=now, submit=self._submit_all, end=self._end_unperformed
+        self.limited_uses = LimitedUses(
+            cache=cache,
+            records=UseRecords(origin, audit, cache),
+            clock=clock,
+            now=now,
+            submit=self._submit_all,
+            end=self._end_unperformed,
         )
 
     def drain(self) -> None:
@@ -252,7 +260,7 @@ class KeyService:
             by_token.setdefault(request.grant.token, []).append(request.job)
             if request.grant.limit is not None:
                 limited.append(request)
-        refused = dict(self._limited_uses.refused(limited)) if limited else {}
+        refused = dict(self.limited_uses.refused(limited)) if limited else {}
         for token, jobs in by_token.items():
             pool = self._pools.get(token)
             if pool is not None:
@@ -317,7 +325,7 @@ class KeyService:
             return
         limited = [request for request in requests if request.grant.limit is not None]
         if limited:
-            self._limited_uses.begin(limited)
+            self.limited_uses.begin(limited)
             requests = [request for request in requests if request.grant.limit is None]
         self._submit_all(requests)
 

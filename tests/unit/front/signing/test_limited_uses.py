@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -29,7 +29,16 @@ from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.pki import build_request_info
-from hsmd.daemon.store import CredentialRecord, Limits, NotCounted, Store
+from hsmd.daemon.store import (
+    CountedUse,
+    CredentialRecord,
+    Limits,
+    NotCounted,
+    Store,
+    Transaction,
+    UseId,
+    WantedUse,
+)
 from hsmd.errors import (
     AuditFailure,
     DeadlineExceeded,
@@ -52,6 +61,8 @@ NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 TLS13, TLS12, CSR = Purpose.TLS13_SERVER, Purpose.TLS12_SERVER, Purpose.X509_REQUEST
 SITE = key_record("site")
 WEB = Identity("web", frozenset({Role.FRONT_END}), KeyCredential("SHA256:" + "w" * 43))
+R = TypeVar("R")
+ORIGIN = "front.example/log"
 NAMES = AllowedNames.of(["*.example.com"]).to_json()
 
 
@@ -80,14 +91,26 @@ class Cache(SnapshotCache):
         self.gate = asyncio.Event()
         self.gate.set()
         self.fault: Exception | None = None
+        self.counts_first = False
+        self.settling_fault: Exception | None = None
         self.batches: list[int] = []
 
-    async def count_uses(self, grant_ids: Sequence[int], now: datetime) -> list[int | NotCounted]:
-        self.batches.append(len(grant_ids))
+    async def count_uses(
+        self, uses: Sequence[WantedUse], recorded: Collection[UseId], now: datetime
+    ) -> list[CountedUse | NotCounted]:
+        self.batches.append(len(uses))
         await self.gate.wait()
+        if self.fault is not None and not self.counts_first:
+            raise self.fault
+        decided = await super().count_uses(uses, recorded, now)
         if self.fault is not None:
             raise self.fault
-        return await super().count_uses(grant_ids, now)
+        return decided
+
+    async def change_unversioned(self, action: Callable[[Transaction], R]) -> R:
+        if self.settling_fault is not None:
+            raise self.settling_fault
+        return await super().change_unversioned(action)
 
 
 @dataclass
@@ -130,6 +153,7 @@ class Harness:
         self.service = KeyService(
             cache=self.cache,
             audit=self.audit,
+            origin=ORIGIN,
             pools={"main": self.pool},  # type: ignore[dict-item]
             clock=lambda: self.now,
             now=lambda: self.date,
@@ -167,6 +191,10 @@ class Harness:
     @property
     def used(self) -> int:
         return self.store.load().limited_grants[0].used
+
+    @property
+    def kept(self) -> int:
+        return len(self.store.change(lambda tx: tx.counted_uses.all_of(ORIGIN), versioned=False))
 
     @property
     def outcomes(self) -> list[tuple[str, str]]:
@@ -252,11 +280,13 @@ async def test_a_refusal_that_comes_after_the_total_was_raised_is_not_remembered
     caller = harness.ask(4)
     count = harness.cache.count_uses
 
-    async def late(ids: Sequence[int], now: datetime) -> list[int | NotCounted]:
-        numbers = await count(ids, now)
+    async def late(
+        uses: Sequence[WantedUse], recorded: Collection[UseId], now: datetime
+    ) -> list[CountedUse | NotCounted]:
+        decided = await count(uses, recorded, now)
         harness.limit(Limits(max_uses=4))
         await harness.cache.refresh()
-        return numbers
+        return decided
 
     harness.cache.count_uses = late  # type: ignore[method-assign]
     assert isinstance((await answered(caller, 4))[0], Refused)
@@ -307,7 +337,9 @@ async def test_without_the_store_nothing_reaches_the_token(harness: Harness) -> 
     (error,) = await answered(harness.ask(1), 1)
     assert isinstance(error, StoreFailure)
     assert (harness.pool.jobs, harness.records("grant.used")) == ([], [])
-    assert harness.outcomes == [("not-performed", "the store is away; the use is not counted")]
+    assert harness.outcomes == [
+        ("not-performed", "the store failed; the use is counted only if grant.used follows")
+    ]
     harness.cache.fault = None
     harness.ask(2)
     await harness.submitted(1)
@@ -432,6 +464,58 @@ async def test_a_use_that_cannot_be_recorded_is_not_performed(harness: Harness) 
     harness.now += 1.0
     harness.audit.commit()
     assert harness.outcomes == [("not-performed", "the use of the grant is counted, and not repeated")]
+    following = asyncio.create_task(harness.service.limited_uses.follow())
+    await eventually(lambda: [event["fields"]["number"] for event in harness.records("grant.used")] == [1])
+    await eventually(lambda: harness.kept == 0)
+    following.cancel()
+
+
+async def test_a_use_that_was_counted_without_an_answer_is_recorded_before_the_next_one(
+    harness: Harness,
+) -> None:
+    """The store committed, and its answer was lost."""
+    harness.cache.fault, harness.cache.counts_first = StoreFailure("the connection was lost"), True
+    (error,) = await answered(harness.ask(1), 1)
+    assert isinstance(error, StoreFailure)
+    assert harness.outcomes == [
+        ("not-performed", "the store failed; the use is counted only if grant.used follows")
+    ]
+    harness.cache.fault = None
+    harness.ask(2)
+    await harness.submitted(1)
+    assert [event["fields"]["number"] for event in harness.records("grant.used")] == [1, 2]
+
+
+async def test_nothing_is_counted_while_earlier_uses_cannot_be_settled(harness: Harness) -> None:
+    harness.cache.settling_fault = StoreFailure("the store is away")
+    caller = harness.ask(1, 2)
+    errors = await answered(caller, 1, 2)
+    assert all(isinstance(each, StoreFailure) for each in errors)
+    assert (harness.cache.batches, harness.used, harness.pool.jobs) == ([], 0, [])
+    assert (
+        harness.outcomes == [("not-performed", "earlier uses are not recorded; this one is not counted")] * 2
+    )
+    harness.cache.settling_fault = None
+    harness.ask(3)
+    await harness.submitted(1)
+    assert harness.used == 1
+
+
+async def test_a_daemon_that_is_stopped_leaves_no_uses_in_the_store(harness: Harness) -> None:
+    harness.ask(1, 2)
+    await harness.submitted(2)
+    assert harness.kept == 2
+    await harness.audit.commit_durable()
+    await harness.service.limited_uses.close()
+    assert harness.kept == 0
+
+
+async def test_a_daemon_whose_store_is_away_stops_all_the_same(harness: Harness) -> None:
+    harness.ask(1)
+    await harness.submitted(1)
+    harness.cache.settling_fault = StoreFailure("the store is away")
+    await harness.service.limited_uses.close()
+    assert harness.kept == 1
 
 
 @pytest.mark.parametrize("status", [Status.UNKNOWN, Status.NOT_PERFORMED])

@@ -113,6 +113,7 @@ class Harness:
         self.service = KeyService(
             cache=SimpleNamespace(snapshot=self.snapshot),  # type: ignore[arg-type]
             audit=self.audit,
+            origin="hsmd.example/log",
             pools={"main": self.pool},  # type: ignore[dict-item]
             clock=lambda: self.now,
             now=lambda: NOON,
