@@ -19,7 +19,8 @@ class Leases:
     """Turns that one holder has at a time, for a limited time.
 
     A holder that was stopped or cut off may believe that it still has a lease. Times do not decide that, because the
-    clocks of holders differ: a write for which the lease is needed starts with `fence`, which compares terms.
+    clocks of holders differ: a write for which the lease is needed starts with `fence`, which compares terms. It compares
+    holders, too: after a restore terms can be given out again that the backup does not know.
     """
 
     def __init__(self, connection: Connection, order: LockOrder) -> None:
@@ -68,14 +69,23 @@ class Leases:
         Raises LeaseLost if it was released, or taken since.
         """
         self._order.take(Lock.LEASE, lease.name)
-        query = select(leases.c.term, leases.c.until).where(leases.c.name == lease.name).with_for_update()
+        query = (
+            select(leases.c.holder, leases.c.term, leases.c.until)
+            .where(leases.c.name == lease.name)
+            .with_for_update()
+        )
         row = self._connection.execute(query).one_or_none()
-        if row is None or row.until is None or row.term != lease.term:
+        if row is None or row.until is None or (row.holder, row.term) != (lease.holder, lease.term):
             raise LeaseLost
 
     def _change(self, lease: Lease, change: Update) -> None:
         self._order.take(Lock.LEASE, lease.name)
-        held = (leases.c.name == lease.name, leases.c.term == lease.term, leases.c.until.is_not(None))
+        held = (
+            leases.c.name == lease.name,
+            leases.c.holder == lease.holder,
+            leases.c.term == lease.term,
+            leases.c.until.is_not(None),
+        )
         if self._connection.execute(change.where(*held)).rowcount == 0:
             raise LeaseLost
 

@@ -116,6 +116,31 @@ def test_a_restore_ends_every_lease_with_terms_of_its_own(
             fence(new, lease)
 
 
+@pytest.mark.parametrize("held_before", [False, True])
+def test_another_holder_of_the_same_term_is_fenced_off(
+    store: Store, restored: Callable[[bytes], Store], held_before: bool
+) -> None:
+    """Terms are given out twice after a restore of a backup that does not know the lease, or was restored before."""
+    if held_before:
+        acquire(store, "a")
+    document = store.export()
+    earlier = restored(document) if held_before else store
+    lease = acquire(earlier, "a")
+    assert lease is not None
+    fence(earlier, lease)
+    new = restored(document)
+    mine = acquire(new, "b")
+    assert mine is not None and mine.term == lease.term
+    for late in (
+        lambda tx: tx.leases.fence(lease),
+        lambda tx: tx.leases.renew(lease, NOW, HOLD),
+        lambda tx: tx.leases.release(lease),
+    ):
+        with pytest.raises(LeaseLost):
+            new.change(late, versioned=False)
+    fence(new, mine)
+
+
 def test_locks_are_taken_in_one_order(store: Store) -> None:
     store.change(lambda tx: (tx.counters.step("a"), tx.counters.step("a"), tx.counters.step("b")))
     for wrong in (
