@@ -93,8 +93,14 @@ class StatementKeyPins:
             raise ConfigurationError("statement keys", [fault]) from None
 
     def _write(self, memory: _Memory) -> None:
+        content = msgspec.json.encode(memory)
+        if len(content) > MAX_FILE_BYTES:  # it could not be read again
+            fault = (
+                f"{self._file} would have more than {MAX_FILE_BYTES} bytes: the daemon shows too many keys"
+            )
+            raise ConfigurationError("statement keys", [f"{fault}; find out why"])
         try:
-            atomic_file.replace(self._file, msgspec.json.encode(memory))
+            atomic_file.replace(self._file, content)
         except OSError as error:
             raise ConfigurationError("statement keys", [f"{self._file}: {error.strerror}"]) from None
 

@@ -98,6 +98,16 @@ def test_a_daemon_cannot_fill_the_file(tmp_path: Path) -> None:
     assert (len(document["keys"]), len(document["endorsements"])) == (2, 1)
 
 
+def test_a_file_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    """A daemon can show one accepted key under any number of names."""
+    known = pins(tmp_path)
+    known.learn(shown(OLD))
+    names = [Verifier(signer_of(f"{'x' * 50}-{n}"), OLD.kind, OLD.key) for n in range(10_000)]
+    with pytest.raises(ConfigurationError, match="the daemon shows too many keys"):
+        known.learn(shown(*names))
+    assert known.accepted() == [OLD]
+
+
 def test_a_damaged_file_and_malformed_keys_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError):
         pins(tmp_path).learn(StatementKeyList([StatementKey("a", "signs", "", ["x"])], []))
