@@ -35,8 +35,8 @@ def read_pin(path: Path, opened: int = -1) -> tuple[str, str]:
 
     One line end is removed. The version changes with every change of the file. Raises ConfigurationError with the fix.
     """
-    try:
-        fd = opened if opened >= 0 else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:  # O_NONBLOCK: otherwise a pipe would keep this waiting before it is refused
+        fd = opened if opened >= 0 else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
     with os.fdopen(fd, "rb") as file:

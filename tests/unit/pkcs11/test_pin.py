@@ -1,15 +1,17 @@
-"""The PIN that a person types: what is refused before a token gets it."""
+"""The PIN that a person types or a file holds: what is refused before a token gets it."""
 
 from __future__ import annotations
 
 import getpass
+import os
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from hsmd.errors import ConfigurationError
-from hsmd.pkcs11.pin import ask_pin
+from hsmd.pkcs11.pin import ask_pin, read_pin
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,9 @@ def test_an_echoing_fallback_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(getpass, "getpass", fall_back)
     with pytest.raises(ConfigurationError, match="no terminal"):
         ask_pin("PIN: ")
+
+
+def test_a_pipe_in_place_of_the_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pin", 0o600)
+    with pytest.raises(ConfigurationError, match="is not a regular file"):
+        read_pin(tmp_path / "pin")
