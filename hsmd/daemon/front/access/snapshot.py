@@ -254,7 +254,7 @@ class Snapshot:
         key = self._keys_by_name.get(getattr(request, request.subject.key))
         if key is None:
             return Denial(Rule.UNKNOWN_KEY)
-        if request.needs is not None:
+        if request.needs is not None and Role.FRONT_END in identity.roles & request.roles:
             decision = self._decide_limited(identity.client, key, request.needs, now)
             return decision if isinstance(decision, Denial) else None
         return None if key.digest in visible else Denial(Rule.NO_GRANT)

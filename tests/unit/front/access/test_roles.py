@@ -205,6 +205,30 @@ def test_a_role_that_makes_the_request_brings_its_own_condition(snapshot: Snapsh
     assert snapshot.decide_request(CLIENTS[Role.OPERATOR], ForFrontEnds("nothing"), now) is None
 
 
+def test_a_grant_counts_only_where_front_ends_may_make_the_request(
+    contents: Contents, csr_grant: LimitedGrantRecord, now: datetime
+) -> None:
+    """An owner that is also a front end must own the key where owners are asked for, whatever was granted to it."""
+
+    class ForOwners(Request, tag="for.owners"):
+        Result = messages.Done
+        roles = frozenset({Role.OPERATOR, Role.OWNER})
+        changes = False
+        subject = messages.Subject(key="name")
+        needs = Purpose.X509_REQUEST
+
+        name: str
+
+    both = client_with("web1", Role.OWNER, Role.FRONT_END)
+    clients = tuple(both if each.name == "web1" else each for each in contents.clients)
+    snapshot = Snapshot.build(replace(contents, clients=clients, limited_grants=(csr_grant,)))
+    identity = replace(
+        CLIENTS[Role.FRONT_END], roles=both.roles, credential=KeyCredential(both.credentials[0].fingerprint)
+    )
+    assert snapshot.decide_request(identity, messages.KeyRequest("site"), now) is None
+    assert snapshot.decide_request(identity, ForOwners("site"), now) == Denial(Rule.NO_GRANT)
+
+
 # --- identities at an address, and after a change of roles ---
 
 
