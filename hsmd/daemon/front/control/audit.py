@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -45,6 +45,8 @@ class AuditHandlers:
         self._log_guard = log_guard
         self._cache = cache
         self._scans = asyncio.Semaphore(SCANS)
+        self._reading = asyncio.Semaphore(1)
+        """To find out what a client may read: it takes a thread for half a second if the client owns 10,000 keys."""
         self._readers: dict[tuple[str, bool], tuple[int, Reader]] = {}
         """What clients may read, with the version of the store at which that was read: kept between the pages of one client."""
 
@@ -139,19 +141,31 @@ class AuditHandlers:
     async def _reader(self, identity: Identity) -> Reader:
         if not identity.roles.isdisjoint(messages.AuditRead.roles):
             return Reader(identity.client, everything=True)
-        version, asking = self._cache.snapshot.version, (identity.client, Role.OWNER in identity.roles)
-        known = self._readers.get(asking)
-        if known is None or known[0] != version:
-            known = self._readers[asking] = version, await self._read_rights(*asking)
-            if len(self._readers) > MAX_READERS:
-                del self._readers[next(iter(self._readers))]
-        return known[1]
+        asking = identity.client, Role.OWNER in identity.roles
+        known = self._known(asking)
+        if known is not None:
+            return known
+        await self._reading.acquire()
+        known = self._known(asking)
+        if known is not None:
+            self._reading.release()
+            return known
+        return await _until_done(self._reading, self._read_rights(*asking))
+
+    def _known(self, asking: tuple[str, bool]) -> Reader | None:
+        version, reader = self._readers.get(asking, (None, None))
+        return reader if version == self._cache.snapshot.version else None
 
     async def _read_rights(self, client: str, owns: bool) -> Reader:
+        version = self._cache.snapshot.version
         rights = await self._cache.read(lambda tx: tx.readers.rights_of(client, owns=owns))
         keys = [(each.digest.hex(), each.since, each.until) for each in rights.keys]
         names = [(each.name, each.since, each.until) for each in rights.names]
-        return Reader(client, False, format_time(rights.since), _spans(keys), _spans(names))
+        reader = Reader(client, False, format_time(rights.since), _spans(keys), _spans(names))
+        self._readers[client, owns] = version, reader
+        if len(self._readers) > MAX_READERS:
+            del self._readers[next(iter(self._readers))]
+        return reader
 
     async def _scan(self, read: Callable[[FilesAtHand], R]) -> R:
         """Read the log in a thread, few at a time; one that is slow counts until it ends, also when its caller has gone."""
@@ -161,14 +175,20 @@ class AuditHandlers:
         except BaseException:
             self._scans.release()
             raise
-        scan = asyncio.get_running_loop().create_task(asyncio.to_thread(_read, view, read))
-        scan.add_done_callback(self._scanned)
-        return await asyncio.shield(scan)
+        return await _until_done(self._scans, asyncio.to_thread(_read, view, read))
 
-    def _scanned(self, scan: asyncio.Task[Any]) -> None:
-        self._scans.release()
-        if not scan.cancelled():
-            scan.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it
+
+async def _until_done(places: asyncio.Semaphore, work: Coroutine[Any, Any, R]) -> R:
+    """Wait for work, which keeps its place until it ends, also when its caller has gone: no thread can be stopped."""
+
+    def ended(task: asyncio.Task[R]) -> None:
+        places.release()
+        if not task.cancelled():
+            task.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it
+
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(ended)
+    return await asyncio.shield(task)
 
 
 def _spans(found: Iterable[tuple[str, datetime | None, datetime | None]]) -> dict[str, Spans]:

@@ -42,9 +42,12 @@ class Cache:
     rights: ReadingRights = field(default_factory=lambda: ReadingRights(NOON))
     snapshot: Snapshot = field(default_factory=Snapshot)
     reads: int = 0
+    gate: asyncio.Event | None = None
 
     async def read(self, action: Any) -> ReadingRights:
         self.reads += 1
+        if self.gate is not None:
+            await self.gate.wait()
         return self.rights
 
 
@@ -119,6 +122,22 @@ async def test_a_scan_that_hangs_counts_until_it_ends_although_its_caller_has_go
         released.set()
     assert await asyncio.gather(*asked[SCANS:]) == [[]] * SCANS
     assert len(running) == 2 * SCANS
+
+
+async def test_what_clients_may_read_is_read_for_one_at_a_time(parts: Parts) -> None:
+    """It takes a while for an owner of many keys, which could ask again and again, and take up all threads."""
+    parts.cache.gate = asyncio.Event()
+    asked = [asyncio.create_task(parts.about()) for _ in range(6)]
+    assert await parts_are_waiting(asked)
+    for task in asked[:3]:
+        task.cancel()
+    await asyncio.gather(*asked[:3], return_exceptions=True)
+    asked.append(asyncio.create_task(parts.about("web")))
+    assert await parts_are_waiting(asked[3:])
+    assert parts.cache.reads == 1
+    parts.cache.gate.set()
+    assert len(await asyncio.gather(*asked[3:])) == 4
+    assert parts.cache.reads == 2, "one for each client"
 
 
 async def parts_are_waiting(tasks: list[asyncio.Task[Any]]) -> bool:
