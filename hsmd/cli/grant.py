@@ -217,6 +217,8 @@ def _limits(limit: GrantLimit) -> str:
         parts.append(f"{limit.left} of {limit.max_uses} uses left")
     else:
         parts.append(f"{limit.uses} used")
+    if limit.unrecorded:
+        parts.append(f"{limit.unrecorded} used by a daemon that is away, and in no log before it is back")
     if limit.not_after is not None:
         parts.append(f"until {when(limit.not_after)}")
     if limit.names:

@@ -57,6 +57,8 @@ class GrantLimit(Struct):
     """The request that caused it."""
     names: list[str] = []
     """The names for which certificates may be requested."""
+    unrecorded: int = 0
+    """How many of the uses are in no log, a minute after they were counted: until their daemon is back and records them."""
 
 
 class GrantInfo(Struct, omit_defaults=True):

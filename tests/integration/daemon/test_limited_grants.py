@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hsmd.daemon.store import Store, WantedUse
 from hsmd.errors import BadRequest, Conflict, ErrorCode, HsmdError, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error, encode_error
@@ -189,3 +190,27 @@ def test_both_verifiers_accept_a_log_with_limited_uses(daemon: Daemon, key: str,
     command = [sys.executable, ROOT / "scripts" / "verify-audit", log, "--public-key", verifier]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_operators_see_uses_that_a_daemon_that_is_away_has_not_recorded(daemon: Daemon, key: str) -> None:
+    """As the daemon would leave them that is killed between count and record, and does not come back."""
+    info = grant(daemon, key, "tls13-server", max_uses=5)
+    store = Store(daemon.store_url)
+    digest = store.query(lambda tx: tx.keys.get(key)).digest
+    now = datetime.now(UTC)
+
+    def count(at: datetime) -> None:
+        use = WantedUse(info.limits[0].id, "away.example/log", 7, WEB, digest, int(Purpose.TLS13_SERVER))
+        store.change(lambda tx: tx.limited_grants.count([use], at), versioned=False)
+
+    def unrecorded() -> tuple[int, int]:
+        (listed,) = daemon.ask(messages.GrantList(key=key)).grants
+        explained = daemon.ask(messages.GrantExplain(WEB, key, "tls13-server")).limit
+        return listed.limits[0].unrecorded, explained.unrecorded
+
+    count(now)
+    assert unrecorded() == (0, 0), "a daemon that runs records it soon"
+    count(now - timedelta(minutes=2))
+    assert unrecorded() == (1, 1)
+    assert grant(daemon, key, "tls13-server", max_uses=6).limits[0].unrecorded == 1
+    store.close()

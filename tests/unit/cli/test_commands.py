@@ -265,6 +265,17 @@ def test_a_grant_within_limits(run: Run, daemon: FakeControl) -> None:
     assert f"limits: {limits}" in run("grant", "explain", "web1", "www", "tls13-server").out
 
 
+def test_uses_that_are_in_no_log_are_listed(run: Run, daemon: FakeControl) -> None:
+    run("grant", "add", "web1", "www", "-p", "tls13-server", "--max-uses", "10")
+    for limit in daemon.limits.values():
+        limit.unrecorded = 2
+    says = "8 of 10 uses left; 2 used by a daemon that is away, and in no log before it is back"
+    assert says in run("grant", "list").out
+    assert f"limits: {says}" in run("grant", "explain", "web1", "www", "tls13-server").out
+    (listed,) = json.loads(run("grant", "list", "--json").out)["grants"]
+    assert listed["limits"][0]["unrecorded"] == 2
+
+
 def test_grants_without_limits_are_listed_as_before(run: Run, daemon: FakeControl) -> None:
     run("grant", "add", "web1", "www")
     assert [line.split() for line in run("grant", "list").out.splitlines()] == [

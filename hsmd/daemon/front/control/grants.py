@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.rules import Explanation, Rule
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
-from hsmd.daemon.store import GrantRecord, LimitedGrantRecord, Limits, Transaction
+from hsmd.daemon.store import GrantRecord, LimitedGrantRecord, Limits, Page, Transaction
 from hsmd.errors import BadRequest, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import AllowedNames, Purpose, expand, labels, purpose_from_label
+
+RECORDED_WITHIN = timedelta(minutes=1)
+"""A daemon that runs has its uses in its log by then, and the store has forgotten them."""
 
 
 class GrantHandlers:
@@ -41,22 +44,25 @@ class GrantHandlers:
         constraints = AllowedNames.of(request.names).to_json() if request.names else ""
         limits = Limits(request.not_after, request.max_uses, request.request, constraints)
 
-        def change(tx: Transaction) -> GrantRecord:
+        def change(tx: Transaction) -> tuple[GrantRecord, dict[int, int]]:
             if limits == Limits():
                 tx.grants.add(request.client, request.key, purposes)
             else:
                 tx.limited_grants.add(request.client, request.key, purposes, limits, self._now())
-            return tx.grants.get(request.client, request.key)
+            grant = tx.grants.get(request.client, request.key)
+            return grant, self._unrecorded(tx, grant.limited)
 
-        return _grant(await self._cache.change(change))
+        return _grant(*await self._cache.change(change))
 
     async def list(
         self, identity: Identity, request: messages.GrantList, deadline: float
     ) -> messages.GrantPage:
-        page = await self._cache.read(
-            lambda tx: tx.grants.page(request.client, request.key, request.after, request.limit)
-        )
-        return messages.GrantPage(grants=[_grant(grant) for grant in page.items], more=page.more)
+        def read(tx: Transaction) -> tuple[Page[GrantRecord], dict[int, int]]:
+            page = tx.grants.page(request.client, request.key, request.after, request.limit)
+            return page, self._unrecorded(tx, (each for grant in page.items for each in grant.limited))
+
+        page, unrecorded = await self._cache.read(read)
+        return messages.GrantPage(grants=[_grant(grant, unrecorded) for grant in page.items], more=page.more)
 
     async def remove(
         self, identity: Identity, request: messages.GrantRemove, deadline: float
@@ -71,34 +77,47 @@ class GrantHandlers:
         purpose = purpose_from_label(request.purpose)
         now = self._now()
         explanation = self._cache.snapshot.explain(request.client, request.key, purpose, now)
-        limited = await self._limited(request, purpose)
+        limited, unrecorded = await self._limited(request, purpose)
         if explanation.allowed and limited is not None and limited.left == 0:
             explanation = Explanation.of(Rule.GRANT_HELD if limited.held else Rule.GRANT_EXHAUSTED)
         return messages.Explanation(
             allowed=explanation.allowed,
             rule=explanation.rule,
-            limit=None if limited is None else _limit(limited),
+            limit=None if limited is None else _limit(limited, unrecorded),
         )
 
-    async def _limited(self, request: messages.GrantExplain, purpose: Purpose) -> LimitedGrantRecord | None:
+    async def _limited(
+        self, request: messages.GrantExplain, purpose: Purpose
+    ) -> tuple[LimitedGrantRecord | None, dict[int, int]]:
+        """The limited grant, if there is one, and how many of its uses are in no log."""
+
+        def read(tx: Transaction) -> tuple[LimitedGrantRecord | None, dict[int, int]]:
+            grants = tx.limited_grants.of(request.client, request.key)
+            found = [grant for grant in grants if grant.purpose is purpose]
+            return (found[0], self._unrecorded(tx, found)) if found else (None, {})
+
         try:
-            found = await self._cache.read(lambda tx: tx.limited_grants.of(request.client, request.key))
+            return await self._cache.read(read)
         except NotFound:
-            return None
-        return next((grant for grant in found if grant.purpose is purpose), None)
+            return None, {}
+
+    def _unrecorded(self, tx: Transaction, grants: Iterable[LimitedGrantRecord]) -> dict[int, int]:
+        """How many uses of these grants are in no log although there was time enough."""
+        ids = [grant.id for grant in grants]
+        return tx.counted_uses.left_over(ids, self._now() - RECORDED_WITHIN) if ids else {}
 
 
-def _grant(grant: GrantRecord) -> messages.GrantInfo:
+def _grant(grant: GrantRecord, unrecorded: Mapping[int, int]) -> messages.GrantInfo:
     limited = {each.purpose for each in grant.limited}
     return messages.GrantInfo(
         client=grant.client,
         key=grant.key,
         purposes=labels(grant.purposes | limited),
-        limits=[_limit(each) for each in grant.limited],
+        limits=[_limit(each, unrecorded) for each in grant.limited],
     )
 
 
-def _limit(grant: LimitedGrantRecord) -> messages.GrantLimit:
+def _limit(grant: LimitedGrantRecord, unrecorded: Mapping[int, int]) -> messages.GrantLimit:
     limits = grant.limits
     return messages.GrantLimit(
         id=grant.id,
@@ -110,6 +129,7 @@ def _limit(grant: LimitedGrantRecord) -> messages.GrantLimit:
         held=grant.held and limits.max_uses is not None,
         request=limits.request,
         names=_names(limits.constraints),
+        unrecorded=unrecorded.get(grant.id, 0),
     )
 
 
