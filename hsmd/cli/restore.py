@@ -153,8 +153,8 @@ def _steps(config: Config, audit_files: int, held_grants: int) -> list[str]:
     )
     if held_grants:
         steps.append(
-            f"Limited grants that are refused until you state their limits anew, because uses after the backup are not "
-            f"known: {held_grants}. List them with hsmd grant list, count their later uses in the old daemon's log with "
+            f"State the limits of limited grants anew ({held_grants}): these are refused until then, because their uses after "
+            f"the backup are not known. List them with hsmd grant list, count their later uses in the old daemon's log with "
             f"hsmd audit show, then: hsmd grant add CLIENT KEY --purpose PURPOSE --max-uses TOTAL"
         )
     steps.append("Check the result: hsmd status, hsmd key list, hsmd client list")

@@ -132,6 +132,7 @@ _OPTION_OF_MEMBER = {
     "owner": "--owner: ",
     "public_key": "public key: ",
     "purposes": "--purpose: ",
+    "reason": "--reason: ",
     "request": "--request: ",
     "role": "",
     "role_set": "--role: ",

@@ -11,6 +11,7 @@ from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.names import KeyName
+from hsmd.cli.base.output import note as hint
 from hsmd.cli.statement.options import app, listed
 from hsmd.errors import ProtocolError
 from hsmd.protocol.messages import Done, StatementEndorse, StatementKeyList
@@ -58,6 +59,10 @@ def endorse(
     session.ask(StatementEndorse(note=note), Done)
     document = {"name": name, "old": before, "new": new, "note": note}
     session.output.show(document, lambda: note.rstrip("\n"))
+    if not session.output.as_json:
+        hint(
+            f"The daemons sign with {name} from now on. Keep the old key while statements by it are verified."
+        )
 
 
 def _new(shown: StatementKeyList, name: str) -> str:

@@ -118,7 +118,7 @@ def test_a_restored_daemon_serves_with_the_same_host_key(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     restored = hsmd(capsys, "restore", archive, "--config", other.config)
     assert "discontinuity" in json.dumps(restored["next"])
-    assert "not known: 1. List them with hsmd grant list" in json.dumps(restored["next"])
+    assert "State the limits of limited grants anew (1)" in json.dumps(restored["next"])
     try:
         other.start()
         assert other.notice["host_key"] == host_key

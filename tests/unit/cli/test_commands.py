@@ -460,6 +460,7 @@ def test_a_closed_pipe_ends_a_command_without_a_message(
             "role: owner is the only role of 'bob'; add one",
             "hsmd: owner is the only role of 'bob' - add one\n",
         ),
+        ("reason: give one line; keep it short", "hsmd: --reason: give one line - keep it short\n"),
         ("serial: 2^64", "hsmd: --serial: 2^64 - correct it and try again; --help shows an example\n"),
     ],
 )
