@@ -1,6 +1,6 @@
 """Store and snapshot against an independent model: same grants, same identities, same decisions.
 
-Clients, roles, credentials, CAs, keys, grants, owners, readers, renames and revocations in any order, with names that are reused after a removal or
+Clients, roles, credentials, CAs, keys, grants, grants that end, owners, readers, renames and revocations in any order, with names that are reused after a removal or
 rename, and names that look alike. Hypothesis drives few long runs: after every change, all identities seen so far
 request every key and purpose. A seeded generator drives many short ones, which request some.
 `HSMD_MODEL_EXAMPLES`, `HSMD_MODEL_STEPS` and `HSMD_MODEL_SEQUENCES` raise the counts.
@@ -26,7 +26,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access import Grant, Identity, Snapshot
 from hsmd.daemon.front.access.identity import NO_END
-from hsmd.daemon.store import CredentialRecord, KeyOwner, KeyRecord, RevocationRecord, Store, Transaction
+from hsmd.daemon.store import (
+    CredentialRecord,
+    KeyOwner,
+    KeyRecord,
+    Limits,
+    RevocationRecord,
+    Store,
+    Transaction,
+)
 from hsmd.errors import HsmdError
 from hsmd.protocol.messages import ClientRemove, KeyShow
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
@@ -37,6 +45,7 @@ from tests.support.access_model import (
     CERTIFICATES,
     CODES,
     DIGESTS,
+    ENDS_S,
     FINGERPRINTS,
     GOOD_NAMES,
     LIFETIME_S,
@@ -161,6 +170,21 @@ class Pair:
         ceiling = CEILINGS[0] if number is None else self.model.ceiling[number]
         self.add_grant(client, key, frozenset(purpose for purpose in ceiling if purpose < 0x80))
 
+    def limit_grant(self, client: str, key: str, purposes: frozenset[Purpose], end_s: int) -> None:
+        """Grant until an end, which may be over: it was granted the day before."""
+        expected = self.model.add_grant(client, key, purposes, end_s)
+        limits = Limits(not_after=NOW + timedelta(seconds=end_s))
+        self.both(
+            expected, lambda tx: tx.limited_grants.add(client, key, purposes, limits, NOW - timedelta(days=1))
+        )
+
+    def limit_grant_of_all(self, client: str, key: str, end_s: int) -> None:
+        """As `add_grant_of_all`, instead of what was granted before."""
+        self.remove_grant(client, key, frozenset())
+        number = self.model.keys.get(key)
+        ceiling = CEILINGS[0] if number is None else self.model.ceiling[number]
+        self.limit_grant(client, key, frozenset(purpose for purpose in ceiling if purpose < 0x80), end_s)
+
     def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> None:
         expected = self.model.remove_grant(client, key, purposes)
         self.both(expected, lambda tx: tx.grants.remove(client, key, purposes))
@@ -205,7 +229,8 @@ class Pair:
         expected = self.model.may_use(identity.client, anchor, made, identity.roles, pair, code)
         assert isinstance(decision, Grant) is expected, (identity, pair, code, decision)
         late = self.snapshot.decide(identity, DIGESTS[pair], code, NOW + CERTIFICATE_END)
-        assert isinstance(late, Grant) is (expected and identity.expires_at == NO_END)
+        still = self.model.may_use(identity.client, anchor, made, identity.roles, pair, code, LIFETIME_S)
+        assert isinstance(late, Grant) is (still and identity.expires_at == NO_END)
         self.decisions += 2
         self.allowed += expected
 
@@ -314,6 +339,14 @@ class AccessMachine(RuleBasedStateMachine):
     def add_grant_of_all(self, client: str, key: str) -> None:
         self.pair.add_grant_of_all(client, key)
 
+    @rule(client=names, key=names, purposes=some_purposes, end_s=st.sampled_from(ENDS_S))
+    def limit_grant(self, client: str, key: str, purposes: frozenset[Purpose], end_s: int) -> None:
+        self.pair.limit_grant(client, key, purposes, end_s)
+
+    @rule(client=good_names, key=good_names, end_s=st.sampled_from(ENDS_S))
+    def limit_grant_of_all(self, client: str, key: str, end_s: int) -> None:
+        self.pair.limit_grant_of_all(client, key, end_s)
+
     @rule(client=names, key=names, purposes=some_purposes)
     def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> None:
         self.pair.remove_grant(client, key, purposes)
@@ -415,6 +448,8 @@ class Sequences:
                 lambda: both.rename_key(name(), name()),
                 lambda: both.add_grant(name(), name(), self.purposes()),
                 lambda: both.add_grant_of_all(name(), name()),
+                lambda: both.limit_grant(name(), name(), self.purposes(), pick(ENDS_S)),
+                lambda: both.limit_grant_of_all(name(), name(), pick(ENDS_S)),
                 lambda: both.remove_grant(name(), name(), self.purposes()),
             )
         )()

@@ -25,6 +25,8 @@ CEILINGS = (
 CODES = (1, 3, 5, 8, 9, 0x80, 2, 6, 255)
 LIFETIME_S = 3_600
 """Validity of every certificate in these tests."""
+ENDS_S = (-1, 0, 1, LIFETIME_S, LIFETIME_S + 1)
+"""When limited grants end, from the moment at which is decided; a second decision is at the end of the certificates."""
 
 
 ROLE_SETS = (
@@ -76,6 +78,8 @@ class Model:
         self.pair: dict[int, bytes] = {}
         self.ceiling: dict[int, frozenset[Purpose]] = {}
         self.grants: set[tuple[int, int, int]] = set()
+        self.limited: dict[tuple[int, int, int], int] = {}
+        """Grants that end, and when; none is in `grants` too."""
 
     def add_client(self, name: str, roles: frozenset[Role], fingerprint: str | None) -> str:
         if name not in GOOD_NAMES or not self.may_be(roles):
@@ -110,6 +114,7 @@ class Model:
             return "Conflict"
         if role in self.roles[number] and role is Role.FRONT_END:
             self.grants = {each for each in self.grants if each[0] != number}
+            self.limited = {each: end for each, end in self.limited.items() if each[0] != number}
         self.roles[number] -= {role}
         return "done"
 
@@ -183,26 +188,44 @@ class Model:
     def remove_key(self, name: str) -> str:
         return "NotFound" if self.keys.pop(name, None) is None else "done"
 
-    def add_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> str:
+    def add_grant(self, client: str, key: str, purposes: frozenset[Purpose], end: int | None = None) -> str:
+        """Grant without limits, or until an end."""
         if client not in self.clients or key not in self.keys:
             return "NotFound"
         client_id, key_id = self.clients[client], self.keys[key]
-        valid = (
-            bool(purposes)
-            and purposes <= self.ceiling[key_id]
-            and all(purpose < 0x80 for purpose in purposes)
-        )
-        if Role.FRONT_END not in self.roles[client_id] or not valid:
+        if (
+            Role.FRONT_END not in self.roles[client_id]
+            or not purposes
+            or not purposes <= self.ceiling[key_id]
+        ):
             return "BadRequest"
-        self.grants |= {(client_id, key_id, int(purpose)) for purpose in purposes}
+        wanted = {(client_id, key_id, int(purpose)) for purpose in purposes}
+        without_names = Purpose.X509_REQUEST in purposes
+        if without_names and end is None:
+            return "BadRequest"
+        if wanted & (self.limited.keys() if end is None else self.grants):
+            return "Conflict"
+        if without_names:
+            return "BadRequest"
+        if end is None:
+            self.grants |= wanted
+        else:
+            self.limited |= dict.fromkeys(wanted, end)
         return "done"
 
     def remove_grant(self, client: str, key: str, purposes: frozenset[Purpose]) -> str:
         if client not in self.clients or key not in self.keys:
             return "NotFound"
         client_id, key_id = self.clients[client], self.keys[key]
-        self.grants -= {(client_id, key_id, code) for code in (purposes or range(256))}
+        for code in purposes or range(256):
+            self.grants.discard((client_id, key_id, code))
+            self.limited.pop((client_id, key_id, code), None)
         return "done"
+
+    def granted(self, client_id: int, key_id: int, code: int, at: int) -> bool:
+        """Whether there is a grant at a time, in seconds from the moment at which is decided."""
+        grant = (client_id, key_id, code)
+        return grant in self.grants or self.limited.get(grant, at) > at
 
     def by_key(self, user: str, fingerprint: str) -> int | None:
         owner = self.credential.get(fingerprint)
@@ -240,13 +263,20 @@ class Model:
         return client_id is not None and all(role in self.roles[client_id] for role in roles)
 
     def may_use(
-        self, user: str, anchor: str, made: Made | None, roles: frozenset[Role], pair: bytes, code: int
+        self,
+        user: str,
+        anchor: str,
+        made: Made | None,
+        roles: frozenset[Role],
+        pair: bytes,
+        code: int,
+        at: int = 0,
     ) -> bool:
         if not self.stands(user, anchor, made, roles) or Role.FRONT_END not in roles:
             return False
         client_id = self.clients[user]
         return any(
-            self.pair[key_id] == pair and (client_id, key_id, code) in self.grants
+            self.pair[key_id] == pair and self.granted(client_id, key_id, code, at)
             for key_id in self.keys.values()
         )
 
@@ -262,6 +292,8 @@ class Model:
         client_id, key_id = self.clients[user], self.keys.get(key)
         if Role.OWNER in roles and (client_id, key_id) in self.owned:
             return True
-        return Role.FRONT_END in roles and any(
-            (client_id, key_id, code) in self.grants for code in range(256)
+        return (
+            Role.FRONT_END in roles
+            and key_id is not None
+            and any(self.granted(client_id, key_id, code, 0) for code in range(256))
         )
