@@ -153,8 +153,8 @@ class LimitedUses:
             await asyncio.sleep(SETTLE_S)
 
     async def close(self) -> None:
-        """Settle, so that nothing of a daemon that was stopped is left in the store; what is left costs nothing but that."""
-        if self._task is None and self._records.unsettled:
+        """Have the store forget the uses that are recorded; one that does not answer keeps them until the next start."""
+        if self._task is None and self._records.in_log():
             self._start(settle=True)
         if self._task is not None:
             await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
