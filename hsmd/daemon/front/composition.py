@@ -32,6 +32,7 @@ from hsmd.daemon.front.ledger.endings import Endings
 from hsmd.daemon.front.ledger.event_reader import EventReader
 from hsmd.daemon.front.ledger.followers import Followers
 from hsmd.daemon.front.ledger.housekeeping import Housekeeping
+from hsmd.daemon.front.ledger.producers import LONGEST_REASON
 from hsmd.daemon.front.metrics import MetricsEndpoint
 from hsmd.daemon.front.signing.counters import Counters
 from hsmd.daemon.front.signing.hold import KeyHold
@@ -157,7 +158,7 @@ class Parts:
         for token in self.tokens.pools.values():
             status = token.status()
             away = status.breaker != BreakerState.CLOSED.value
-            payload = {"daemon": daemon, "reason": status.reason if away else ""}
+            payload = {"daemon": daemon, "reason": status.reason[:LONGEST_REASON] if away else ""}
             found.append(Condition("token.away", "token.back", status.name, away, payload))
         disk = {"daemon": daemon, "free_mib": self.log_guard.free_bytes >> 20}
         return [*found, Condition("log.nearly-full", "", daemon, bool(self.log_guard.warning), disk)]

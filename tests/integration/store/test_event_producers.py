@@ -187,6 +187,18 @@ async def test_a_key_that_was_removed_meanwhile_is_passed_over(store: Store) -> 
 # --- in the transaction of what they tell ---
 
 
+async def test_a_certificate_that_cannot_be_read_is_passed_over(store: Store) -> None:
+    """It was stored by a release whose library could; an error here would end the front, again and again."""
+    put(store, "shop", chain(90 * DAY))
+    put(store, "old", chain(90 * DAY))
+    with store.write() as tx:
+        tx.certificates.set(
+            "old", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", NOW + 90 * DAY
+        )
+    await checked(store, Clock(NOW + 89 * DAY))
+    assert thresholds(store) == ["1-day"]
+
+
 def test_an_event_exists_exactly_if_its_certificate_does(store: Store) -> None:
     pem = chain(90 * DAY)
     put(store, "shop", pem)
@@ -261,13 +273,13 @@ class Watched:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.away, self.now = False, 0.0
+        self.away, self.now, self.reason = False, 0.0, ""
         self.conditions = Conditions(
             store, self.observed, lambda: None, now=lambda: NOW, clock=lambda: self.now
         )
 
     def observed(self) -> list[Condition]:
-        return [Condition("token.away", "token.back", "main", self.away, {"daemon": "east"})]
+        return [Condition("token.away", "token.back", "main", self.away, {"reason": self.reason})]
 
     async def becomes(self, away: bool) -> None:
         self.away = away
@@ -320,6 +332,23 @@ async def test_what_is_noticed_while_the_store_is_away_is_appended_later(
     await watched.conditions.check()
     assert len(watched.kinds()) == MAX_WAITING
     assert watched.kinds()[-2:] == ["token.away", "token.back"]
+
+
+async def test_what_cannot_be_appended_keeps_nothing_back(store: Store) -> None:
+    """An error that ends the task would end the front, and the next one too while the condition holds."""
+    watched = Watched(store)
+    watched.reason = "x" * 5_000
+    await watched.becomes(True)
+    watched.reason = ""
+    await watched.becomes(False)
+    assert watched.kinds() == ["token.back"]
+
+
+def test_a_long_reason_does_not_prevent_that_logins_are_stopped(store: Store) -> None:
+    stop = LoginStop(token="main", at=NOW, by="fra-1", reason="\x01" * 5_000)
+    assert store.change(lambda tx: stop_logins(tx, stop, 0))
+    (event,) = events(store, "logins.stopped")
+    assert event.payload["reason"] == "\x01" * 500
 
 
 # --- what is removed ---

@@ -16,7 +16,7 @@ from typing import Any
 from hsmd import observe
 from hsmd.daemon.store import Readers, Store, Transaction
 from hsmd.daemon.store.audience import WATCHING
-from hsmd.errors import StoreFailure
+from hsmd.errors import HsmdError, StoreFailure
 
 CHECK_S = 1.0
 MAX_WAITING = 100
@@ -98,7 +98,14 @@ class Conditions:
             self._note(condition)
         while self._waiting:
             first = self._waiting[0]
-            await asyncio.to_thread(self._append, first)
+            try:
+                await asyncio.to_thread(self._append, first)
+            except StoreFailure:
+                raise
+            except HsmdError as error:  # one that cannot be appended must not keep back the others
+                log.error(
+                    "events.lost", reason=f"{first.kind} of {first.subject}: {error.detail or error.text}"
+                )
             if self._waiting and self._waiting[0] is first:
                 self._waiting.popleft()
             self._appended()

@@ -13,7 +13,7 @@ from hsmd import observe
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.ledger.producers import digest_of_leaf
 from hsmd.daemon.store import Transaction
-from hsmd.errors import NotFound, StoreFailure
+from hsmd.errors import HsmdError, NotFound
 from hsmd.transparency.lines import format_time
 
 CHECK_S = 60.0
@@ -90,7 +90,7 @@ class Endings:
             wait_s = CHECK_S
             try:
                 wait_s = await self.check()
-            except StoreFailure as error:
+            except HsmdError as error:
                 log.warning("events.endings_wait", error=error.text)
             try:
                 async with asyncio.timeout(wait_s):
@@ -141,6 +141,8 @@ def _leaves(tx: Transaction, names: Iterable[str]) -> dict[str, Leaf]:
             found[name] = Leaf.of(tx.certificates.get(name).chain_pem)
         except NotFound:
             continue  # the key or its certificate was removed; the next snapshot shows that
+        except (ValueError, OverflowError) as error:  # stored by a release that could read it
+            log.warning("events.certificate_unreadable", key=name, reason=str(error))
     return found
 
 

@@ -14,6 +14,9 @@ from hsmd.errors import NotFound
 from hsmd.protocol.roles import in_order
 from hsmd.transparency.lines import format_time
 
+LONGEST_REASON = 500
+"""Characters of a reason, which may name paths and tokens, so that a payload with it is never too long."""
+
 
 def replace_certificate(
     tx: Transaction, key: KeyRecord, chain_pem: str, not_after: datetime, now: datetime
@@ -50,7 +53,7 @@ def stop_logins(tx: Transaction, stop: LoginStop, clearances: int) -> bool:
         return True
     if not tx.logins.stop(stop, clearances):
         return False
-    payload = {"daemon": stop.by, "reason": stop.reason}
+    payload = {"daemon": stop.by, "reason": stop.reason[:LONGEST_REASON]}
     tx.events.append("logins.stopped", stop.token, readers=Readers(WATCHING), payload=payload, now=stop.at)
     return True
 
