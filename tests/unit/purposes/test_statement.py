@@ -14,6 +14,7 @@ from hsmd.algorithms import KeyType, SignatureScheme, schemes_for
 from hsmd.errors import PurposeMismatch
 from hsmd.purposes import Purpose, PurposeCheck
 from hsmd.purposes.asn1 import could_be_signed_structure
+from hsmd.purposes.check import NOTE_SCHEMES
 from hsmd.purposes.checkpoint import check_checkpoint
 from hsmd.purposes.statement import KINDS, MAX_BYTES, MAX_LINE_BYTES, check_statement
 from hsmd.transparency.checkpoint import Checkpoint, origin_of
@@ -160,3 +161,22 @@ def test_only_schemes_of_signed_notes_sign_statements(key_type: KeyType, of_note
             continue
         accepted.add(scheme)
     assert accepted == of_notes
+
+
+@pytest.mark.parametrize("key_type", [KeyType.P256, KeyType.ED25519])
+@pytest.mark.parametrize("purpose", [Purpose.STATEMENT, Purpose.CHECKPOINT])
+def test_a_key_for_notes_of_the_daemon_signs_nothing_else(key_type: KeyType, purpose: Purpose) -> None:
+    """What the worker asks before each signature, not only the rule behind it."""
+    texts = {
+        Purpose.STATEMENT: GOOD,
+        Purpose.CHECKPOINT: Checkpoint(origin_of("fra-1"), 7, bytes(32)).text().encode(),
+        Purpose.TLS13_SERVER: b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + b"h" * 32,
+        Purpose.SIGN_MESSAGE: b"x",
+        Purpose.SIGN_DIGEST: bytes(32),
+    }
+    check = PurposeCheck(key_type, b"")
+    (scheme,) = NOTE_SCHEMES & set(schemes_for(key_type))
+    check.check(purpose, scheme, texts.pop(purpose))
+    for other in texts.values():
+        with pytest.raises(PurposeMismatch):
+            check.check(purpose, scheme, other)
