@@ -118,6 +118,8 @@ def test_a_grant_for_certificate_requests_is_for_no_frame(
         {"key_digest": b"\xff" * 32},
         {"purpose": Purpose.SIGN_MESSAGE},
         {"purpose": Purpose.X509_SELF_SIGNED},
+        {"purpose": Purpose.SIGN_MESSAGE, "limits": Limits(max_uses=3)},
+        {"purpose": Purpose.X509_SELF_SIGNED, "limits": Limits(max_uses=3)},
         {"limits": Limits(max_uses=3)},
         {"limits": Limits(constraints='{"hosts":["example.com"]}')},
         {"limits": Limits(constraints="x")},
