@@ -200,7 +200,13 @@ def _spans(found: Iterable[tuple[str, datetime | None, datetime | None]]) -> dic
 
 
 def _line(files: FilesAtHand, index: int, reader: Reader) -> str:
-    line = files.line(index)
+    try:
+        line = files.line(index)
+    except NotFound:
+        if reader.everything:
+            raise
+        # Without the directory, which is for operators and auditors.
+        raise NotFound(f"index: record {index} was archived to where the daemon cannot read it") from None
     if not may_read(files, line, reader):
         raise NotFound(f"index: there is no record {index} about you or your keys")
     return text_of(line)

@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from hsmd.daemon.audit.files_at_hand import FilesAtHand
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.control import audit as handlers
 from hsmd.daemon.front.control.audit import MAX_READERS, SCANS, AuditHandlers
 from hsmd.daemon.store import KeySpan, ReadingRights
+from hsmd.errors import NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
 from tests.support.polling import eventually
@@ -138,6 +141,21 @@ async def test_what_clients_may_read_is_read_for_one_at_a_time(parts: Parts) -> 
     parts.cache.gate.set()
     assert len(await asyncio.gather(*asked[3:])) == 4
     assert parts.cache.reads == 2, "one for each client"
+
+
+@pytest.mark.parametrize(("role", "told"), [(Role.NODE, False), (Role.OWNER, False), (Role.AUDITOR, True)])
+async def test_only_operators_and_auditors_learn_where_a_record_was_archived(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, role: Role, told: bool
+) -> None:
+    def away(files: Any, index: int) -> bytes:
+        raise NotFound("record 0 was archived to /srv/archive")
+
+    monkeypatch.setattr(FilesAtHand, "line", away)
+    newest = SimpleNamespace(checkpoint=SimpleNamespace(size=1))
+    monkeypatch.setattr(parts.handlers, "_checkpointer", SimpleNamespace(newest=newest))
+    with pytest.raises(NotFound, match="archived") as caught:
+        await parts.handlers.prove(identity("web", role), messages.AuditProve(index=0), 9.0)
+    assert ("/srv" in caught.value.text) == told
 
 
 async def parts_are_waiting(tasks: list[asyncio.Task[Any]]) -> bool:
