@@ -210,9 +210,8 @@ def _limits(limit: GrantLimit) -> str:
     """The limits of a grant, and what is left of it."""
     parts = []
     if limit.held:
-        parts.append(
-            f"no use before you state --max-uses anew, because a backup was restored ({limit.uses} uses were counted)"
-        )
+        counted = f"{limit.uses} of {limit.max_uses} uses were counted"
+        parts.append(f"no use before you state --max-uses anew, because a backup was restored ({counted})")
     elif limit.max_uses is not None:
         parts.append(f"{limit.left} of {limit.max_uses} uses left")
     else:
