@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, select, update
 
+from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import ClientRecord, CredentialRecord, Page
 from hsmd.daemon.store.tables import (
@@ -35,8 +36,9 @@ _OLD_ROLES = frozenset({Role.OPERATOR, Role.AUDITOR, Role.FRONT_END})
 class Clients:
     """The clients and the public keys that identify them."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, order: LockOrder) -> None:
         self._connection = connection
+        self._order = order
 
     def add(
         self, name: str, roles: frozenset[Role], now: datetime, credential: CredentialRecord | None = None
@@ -111,7 +113,7 @@ class Clients:
             )
         self._write_roles(client.id, held - {role})
         if role is Role.FRONT_END:
-            wait_for_uses(self._connection, limited_grants.c.client_id == client.id)
+            wait_for_uses(self._connection, self._order, limited_grants.c.client_id == client.id)
             for kind in (grants, limited_grants):
                 self._connection.execute(delete(kind).where(kind.c.client_id == client.id))
         return True
@@ -191,7 +193,7 @@ class Clients:
         Raises NotFound.
         """
         client_id = self.find_id(name)
-        wait_for_uses(self._connection, limited_grants.c.client_id == client_id)
+        wait_for_uses(self._connection, self._order, limited_grants.c.client_id == client_id)
         self._connection.execute(delete(clients).where(clients.c.id == client_id))
         still_trusted = select(ca_clients.c.ca_fingerprint)
         self._connection.execute(delete(cas).where(cas.c.fingerprint.not_in(still_trusted)))

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 from hsmd.algorithms import KeyType
 from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.history_rows import IS_PRESENT, OWNER_COLUMNS, KeyHistory, owner_of
+from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import KeyRecord, Page
 from hsmd.daemon.store.tables import clients, key_history, key_purposes, keys, limited_grants
@@ -34,8 +35,11 @@ _KNOWN_PURPOSES = frozenset(int(purpose) for purpose in Purpose)
 class Keys:
     """The keys that the daemons serve."""
 
-    def __init__(self, connection: Connection, client_rows: Clients, history: KeyHistory) -> None:
+    def __init__(
+        self, connection: Connection, client_rows: Clients, history: KeyHistory, order: LockOrder
+    ) -> None:
         self._connection = connection
+        self._order = order
         self._clients = client_rows
         self._history = history
 
@@ -103,7 +107,7 @@ class Keys:
     def remove(self, name: str, now: datetime | None = None) -> None:
         """Remove a key with its certificate, grants and readers; its history stays. Raises NotFound."""
         key_id = self.find_id(name)
-        wait_for_uses(self._connection, limited_grants.c.key_id == key_id)
+        wait_for_uses(self._connection, self._order, limited_grants.c.key_id == key_id)
         removed = delete(keys).where(keys.c.id == key_id).returning(keys.c.digest)
         digest = self._connection.execute(removed).scalar_one()
         self._history.end(bytes(digest), now or datetime.now(UTC))

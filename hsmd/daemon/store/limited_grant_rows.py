@@ -27,6 +27,7 @@ from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.counted_use_rows import CountedUses
 from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.key_rows import Keys, known_purpose
+from hsmd.daemon.store.lock_order import Lock, LockOrder
 from hsmd.daemon.store.records import (
     CountedUse,
     KeyRecord,
@@ -85,8 +86,10 @@ class LimitedGrants:
         key_rows: Keys,
         events: Events,
         counted_uses: CountedUses,
+        order: LockOrder,
     ) -> None:
         self._connection = connection
+        self._order = order
         self._clients = client_rows
         self._keys = key_rows
         self._events = events
@@ -107,7 +110,7 @@ class LimitedGrants:
         _check(wanted, limits, now)
         key_id = self._keys.find_id(key)
         self._check_no_unlimited(client_row, key, key_id, wanted)
-        wait_for_uses(self._connection, _held_by(client_row.id, key_id))
+        wait_for_uses(self._connection, self._order, _held_by(client_row.id, key_id))
         for purpose in sorted(wanted):
             self._add(client_row, key_record, key_id, purpose, limits, now)
 
@@ -124,6 +127,7 @@ class LimitedGrants:
             positions.setdefault(use.grant, []).append(position)
         results: dict[int, CountedUse | NotCounted] = {}
         for grant_id in sorted(positions):
+            self._order.take(Lock.GRANT, f"{grant_id:020}")
             numbers = self._count(grant_id, len(positions[grant_id]), now)
             for position, number in zip(positions[grant_id], numbers, strict=True):
                 if not isinstance(number, NotCounted):
@@ -160,7 +164,7 @@ class LimitedGrants:
         statement = delete(limited_grants).filter_by(client_id=client_id, key_id=key_id)
         if chosen := list(codes):
             statement = statement.where(limited_grants.c.purpose.in_(chosen))
-        wait_for_uses(self._connection, _held_by(client_id, key_id))
+        wait_for_uses(self._connection, self._order, _held_by(client_id, key_id))
         return self._connection.execute(statement).rowcount > 0
 
     def _add(

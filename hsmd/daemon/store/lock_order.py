@@ -12,9 +12,10 @@ class Lock(IntEnum):
 
     STATE = 1
     LEASE = 2
-    COUNTER = 3
-    LEDGER = 4
-    COUNTED_USES = 5
+    GRANT = 3
+    COUNTER = 4
+    LEDGER = 5
+    COUNTED_USES = 6
 
 
 class LockOrder:

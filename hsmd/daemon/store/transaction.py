@@ -35,15 +35,15 @@ class Transaction:
         self.connection = connection
         order = LockOrder()
         self._state = StateRow(connection, order)
-        self.clients = Clients(connection)
+        self.clients = Clients(connection, order)
         self.history = KeyHistory(connection)
-        self.keys = Keys(connection, self.clients, self.history)
+        self.keys = Keys(connection, self.clients, self.history, order)
         self.certificates = Certificates(connection, self.keys)
         self.user_cas = UserCas(connection)
         self.events = Events(connection, order)
         self.counted_uses = CountedUses(connection, order)
         self.limited_grants = LimitedGrants(
-            connection, self.clients, self.keys, self.events, self.counted_uses
+            connection, self.clients, self.keys, self.events, self.counted_uses, order
         )
         self.grants = Grants(connection, self.clients, self.keys, self.limited_grants)
         self.readers = KeyReaders(connection, self.clients, self.keys, self.history)

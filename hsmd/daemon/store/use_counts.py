@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, literal, select, update
 
+from hsmd.daemon.store.lock_order import Lock, LockOrder
 from hsmd.daemon.store.tables import grant_use_names, grant_uses, limited_grants
 from hsmd.purposes import Purpose
 
@@ -60,12 +61,13 @@ class UseCounts:
         self._connection.execute(insert(grant_uses).values(**row, used=used or 0, held=held > 0))
 
 
-def wait_for_uses(connection: Connection, of_grants: ColumnElement[bool]) -> None:
+def wait_for_uses(connection: Connection, order: LockOrder, of_grants: ColumnElement[bool]) -> None:
     """Lock limited grants (a condition on them), in the order in which uses that are being counted lock theirs.
 
     First step of what removes grants or releases their counts: a use locks its grant, then its count. Whoever locked the
     count first, as the removal of a client does, or the grants in another order, would wait in a circle.
     """
+    order.take(Lock.GRANT)
     query = select(limited_grants.c.id).where(of_grants).order_by(limited_grants.c.id)
     connection.execute(query.with_for_update()).all()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hsmd.daemon.store import CountedUse, KeyRecord, Limits, NotCounted, Readers, Store, UseId, WantedUse
+from hsmd.errors import InternalFault
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 from tests.support.polling import wait_until
@@ -175,3 +176,15 @@ def test_daemons_that_count_settle_and_exhaust_at_once_do_not_wait_in_a_circle(
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, range(60)))
     assert [grant.used for grant in stores[0].load().limited_grants] == [5, 2]
+
+
+def test_a_grant_is_not_locked_after_what_others_lock_behind_it(
+    store: Store, grant_ids: tuple[int, int], now: datetime
+) -> None:
+    with pytest.raises(InternalFault), store.write(versioned=False) as tx:
+        tx.counters.step("uses")
+        tx.limited_grants.count([wanted(grant_ids[0], 1)], now)
+    with pytest.raises(InternalFault), store.write() as tx:
+        tx.limited_grants.count([wanted(grant_ids[0], 1)], now)
+        tx.clients.remove("web1")
+    assert [grant.used for grant in store.load().limited_grants] == [0, 0]
