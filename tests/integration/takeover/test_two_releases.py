@@ -165,7 +165,7 @@ def test_the_earlier_daemon_refuses_several_roles_by_name(fleet: Fleet, new: Rel
     """It adds no client with only some of them."""
     newer = operator(new, tmp_path, fleet.earlier)
     done = newer.run("client", "add", "half", "--role", "operator", "--role", "owner")
-    assert done.returncode == 1 and "roles" in done.stderr
+    assert done.returncode == 1 and "--role" in done.stderr
     assert newer.run("client", "role", "add", "operator", "owner").returncode == 1
     assert "half" not in [each["name"] for each in newer.ask("client", "list")["clients"]]
 
