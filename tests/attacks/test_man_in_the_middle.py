@@ -125,11 +125,15 @@ class Relay:
         self.target = target
         self.edit = edit
         self.writers: list[asyncio.StreamWriter] = []
-        self.tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[Any]] = []
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepting = asyncio.current_task()
+        assert accepting is not None
+        self.tasks.append(accepting)
+        self.writers.append(writer)
         there, back = await asyncio.open_connection(*self.target)
-        self.writers += [writer, back]
+        self.writers.append(back)
         self.tasks += [
             asyncio.create_task(self.copy(reader, back, 0)), asyncio.create_task(self.copy(there, writer, 2))
         ]  # fmt: skip
@@ -145,6 +149,14 @@ class Relay:
         for writer in self.writers:
             writer.close()
 
+    async def end(self) -> None:
+        """Close everything, also what a connection that is just being accepted opens."""
+        while self.tasks:
+            self.cut()
+            tasks, self.tasks = self.tasks, []
+            await asyncio.gather(*tasks)
+        await asyncio.gather(*(writer.wait_closed() for writer in self.writers), return_exceptions=True)
+
 
 @asynccontextmanager
 async def relay(
@@ -156,9 +168,7 @@ async def relay(
         yield server.sockets[0].getsockname()[1], made
     finally:
         server.close()
-        made.cut()
-        await asyncio.gather(*made.tasks)
-        await asyncio.gather(*(writer.wait_closed() for writer in made.writers), return_exceptions=True)
+        await made.end()
 
 
 # --- three kinds of callers ---
