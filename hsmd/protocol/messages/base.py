@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -102,6 +103,10 @@ class Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=
                 raise TypeError(
                     f"control request {cls.__name__}: `hashed` or `subject` names {member!r}, not a member"
                 )
+
+    def implied(self) -> Sequence[Request]:
+        """Further requests that this one carries out; each is recorded as well, for the readers of its own subject."""
+        return ()
 
     @classmethod
     def op(cls) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from hsmd.protocol.messages.base import (
     Text,
 )
 from hsmd.protocol.messages.enumerations import REVOCATION_KIND, ROLE
+from hsmd.protocol.messages.grants import GrantAdd
 
 __all__ = [
     "ClientAdd",
@@ -290,3 +292,7 @@ class ClientEnroll(Request, tag="client.enroll"):
     """Where the new client reaches the daemon; empty for the daemon's first listening address."""
     role_set: RoleNames = field(default_factory=list, name="roles")
     """All roles of a client with several; `role` is the first of them, in the order of [Role](#role)."""
+
+    def implied(self) -> Sequence[Request]:
+        """The grants: each concerns the owner of its key."""
+        return [GrantAdd(self.name, grant.key, grant.purposes) for grant in self.grants]

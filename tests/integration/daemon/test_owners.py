@@ -17,9 +17,11 @@ from hsmd.errors import BadRequest, Conflict, NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
 from hsmd.transparency import checkpoint
+from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import verify_inclusion
 from hsmd.transparency.note import Verifier
+from hsmd.transparency.verification import verify_log
 from tests.support.daemon import AUDITOR, MAIL, ROOT, WEB, Daemon, public_line, run_aside, running_daemon
 from tests.support.polling import wait_until
 from tests.support.ssh_peer import ssh, wire
@@ -105,8 +107,8 @@ def assert_proven(daemon: Daemon, client: str, lines: list[str]) -> None:
         verify_inclusion(index, at.size, leaf_hash(line.encode()), proven.proof, at.root)
 
 
-def verify_independently(daemon: Daemon, directory: Path) -> None:
-    """Run the verifier that shares no code with hsmd on the log, with its archive put back."""
+def verify_twice(daemon: Daemon, directory: Path) -> None:
+    """Run the verifier that shares no code with hsmd on the log, with its archive put back, and that of hsmd."""
     shutil.copytree(daemon.directory / "audit", directory)
     for path in (daemon.directory / "archive").iterdir():
         shutil.copy(path, directory / "segments")
@@ -117,6 +119,8 @@ def verify_independently(daemon: Daemon, directory: Path) -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    lines = (f"{line}\n".encode() for line in whole_log(daemon))
+    assert verify_log(lines, KeyRing.parse(key.read_bytes())).first_bad is None
 
 
 def about_other_than(lines: list[str], client: str) -> list[dict[str, Any]]:
@@ -163,7 +167,7 @@ def test_the_owner_reads_the_whole_history_of_a_destroyed_key_with_proofs(tmp_pa
         assert len(found) == len(set(found))
         assert not set(found) & set(history_of(whole_log(daemon), other)), "another key with the same name"
         assert_proven(daemon, "payments-team", expected)
-        verify_independently(daemon, tmp_path / "together")
+        verify_twice(daemon, tmp_path / "together")
 
         (past,) = daemon.ask(messages.KeyHistory(), "payments-team").keys
         assert (past.digest, [each.name for each in past.names]) == (digest, ["pay", "pay-2025"])
@@ -199,3 +203,46 @@ def test_an_owner_must_have_the_role_and_keeps_it(shared_daemon: Daemon) -> None
         shared_daemon.ask(messages.KeyShow("for-none"))
     with pytest.raises(BadRequest):
         shared_daemon.ask(messages.KeyGenerate("for-none", "p-256", ["tls-server"], owner="o" * 300))
+
+
+def test_the_owner_reads_that_its_key_was_granted_with_an_enrolment(tmp_path: Path) -> None:
+    with running_daemon(tmp_path / "daemon", checkpoint_s=1) as daemon:
+        digests = {}
+        for owner, key in ((OWNER, "pay"), (RIVAL, "rival-key")):
+            add_owner(daemon, owner)
+            digests[owner] = daemon.ask(
+                messages.KeyGenerate(key, "p-256", ["tls-server"], owner=owner)
+            ).digest
+        before = {owner: read_about(daemon, owner) for owner in digests}
+        pay, other, absent = (
+            messages.WantedGrant(key, ["tls-server"]) for key in ("pay", "rival-key", "no-such-key")
+        )
+        daemon.ask(messages.ClientEnroll("web-9", grants=[pay, other]))
+        with pytest.raises(NotFound, match="no-such-key"):
+            daemon.ask(messages.ClientEnroll("web-10", grants=[pay, absent]))
+        size = len(whole_log(daemon))
+        wait_until(lambda: daemon.status().audit_covered >= size, "a checkpoint of all records", 20)
+
+        shown = [line for line in read_about(daemon, OWNER) if line not in before[OWNER]]
+        assert [summary(line) for line in shown] == [
+            ("control.begun", "grant.add", "web-9", digests[OWNER]),
+            ("control.done", "grant.add", "web-9", digests[OWNER]),
+            ("control.begun", "grant.add", "web-10", digests[OWNER]),
+            ("control.failed", "grant.add", "web-10", digests[OWNER]),
+        ]
+        assert not [line for line in shown if "rival-key" in line or "no-such-key" in line]
+        assert_proven(daemon, OWNER, shown)
+        shown_to_rival = [line for line in read_about(daemon, RIVAL) if line not in before[RIVAL]]
+        assert [summary(line) for line in shown_to_rival] == [
+            ("control.begun", "grant.add", "web-9", digests[RIVAL]),
+            ("control.done", "grant.add", "web-9", digests[RIVAL]),
+        ]
+        assert archived_away(daemon) > 0
+        verify_twice(daemon, tmp_path / "together")
+
+
+def summary(line: str) -> tuple[str, ...]:
+    """The event, operation, client and key of a control record."""
+    record = json.loads(line)
+    fields = record["fields"]
+    return record["event"], fields["op"], fields["target_client"], fields["target_digest"]

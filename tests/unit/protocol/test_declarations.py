@@ -81,6 +81,20 @@ def test_a_request_declares_the_values_of_the_table(op: str) -> None:
     assert request.any_key == ANY_KEY
 
 
+def test_only_an_enrolment_implies_other_requests_and_they_are_no_wider() -> None:
+    assert [each.op() for each in messages.REQUESTS if each.implied is not Request.implied] == [
+        "client.enroll"
+    ]
+    grants = [messages.WantedGrant("www", ["tls-server"]), messages.WantedGrant("shop", ["tls-client"])]
+    request = messages.ClientEnroll("web", grants=grants)
+    assert list(request.implied()) == [
+        messages.GrantAdd("web", "www", ["tls-server"]), messages.GrantAdd("web", "shop", ["tls-client"])
+    ]  # fmt: skip
+    for each in request.implied():
+        assert (each.changes, list(each.implied())) == (True, [])
+        assert request.roles <= each.roles
+
+
 def test_the_table_is_complete() -> None:
     assert [request.op() for request in messages.REQUESTS] == list(DECLARED)
 

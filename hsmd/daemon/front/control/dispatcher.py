@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn
@@ -31,6 +32,20 @@ Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
 MAX_CHANGES = 16
 """Most changes of one client at a time. Every role can request some, and each is recorded and waits for the store."""
 RETRY_S = 0.100
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A request of which the begin is recorded, at `index`.
+
+    `key`: the digest (hexadecimal) of its key, empty if there was none; `part_of`: the index of the begin of the request
+    that implies this one.
+    """
+
+    request: Request
+    key: str
+    index: int
+    part_of: Mapping[str, int]
 
 
 class Dispatcher:
@@ -105,10 +120,9 @@ class Dispatcher:
     async def _change(
         self, handler: Handler, identity: Identity, request: Request, deadline: float
     ) -> Struct:
-        key = self._key_of(request)
-        begun = self._note("control.begun", identity, request, key)
+        begun = self._begin(identity, request)
         await self._audit.commit_durable()
-        end = partial(self._end, identity, request, key, begun=begun)
+        end = partial(self._end, identity, begun)
         try:
             result = await handler(identity, request, deadline)
         except HsmdError as error:
@@ -120,14 +134,27 @@ class Dispatcher:
         await end("control.done")
         return result
 
-    async def _end(
-        self, identity: Identity, request: Request, key: str, event: str, **more: str | int
-    ) -> None:
+    def _begin(self, identity: Identity, request: Request) -> list[_Begun]:
+        """Note that a request begins, and so do those that it implies."""
+        first = self._note_begin(identity, request, {})
+        part_of = {"part_of": first.index}
+        return [first, *(self._note_begin(identity, each, part_of) for each in request.implied())]
+
+    def _note_begin(self, identity: Identity, request: Request, part_of: Mapping[str, int]) -> _Begun:
+        key = self._key_of(request)
+        index = self._note("control.begun", identity, request, key, **part_of)
+        return _Begun(request, key, index, part_of)
+
+    async def _end(self, identity: Identity, begun: list[_Begun], event: str, **more: str) -> None:
         """Record how a change ended. Raises AuditFailure with a text that says that it has ended.
 
         A key that did not exist at the begin may exist now; one that is gone is still the one that the request was about.
         """
-        self._note(event, identity, request, key or self._key_of(request), **more)
+        for each in begun:
+            # The reason of a failure can name keys whose owners are others: it is only in the record of the whole request.
+            told = each.part_of or more
+            key = each.key or self._key_of(each.request)
+            self._note(event, identity, each.request, key, begun=each.index, **told)
         try:
             await self._audit.commit_durable()
         except AuditFailure as error:

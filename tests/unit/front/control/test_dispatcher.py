@@ -18,7 +18,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import MAX_CHANGES, Dispatcher
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, KeyRecord
-from hsmd.errors import AuditFailure, BadRequest, Conflict, Overloaded, Refused
+from hsmd.errors import AuditFailure, BadRequest, Conflict, NotFound, Overloaded, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
 from tests.support.store import key_record
@@ -142,6 +142,64 @@ async def test_records_of_failures_and_refusals_tell_which_key_it_was_about(daem
     with pytest.raises(Conflict):
         await daemon.dispatcher.dispatch(ANN, messages.KeyRename("other", "www"), 9.0)
     assert digests(daemon) == [*[www.digest.hex()] * 3, None, None]
+
+
+ENROLMENT = messages.ClientEnroll(
+    "web-9",
+    grants=[messages.WantedGrant("www", ["tls-server"]), messages.WantedGrant("shop", ["tls-client"])],
+)
+
+
+def grants_recorded(daemon: Daemon) -> list[tuple[object, ...]]:
+    members = ("begun", "part_of", "target_client", "target_key", "target_digest", "target_purposes", "error")
+    return [
+        (record["event"], record["client"], *(record["fields"].get(each) for each in members))
+        for record in daemon.records()
+        if record["fields"]["op"] == "grant.add"
+    ]
+
+
+async def test_a_grant_that_comes_with_an_enrolment_is_recorded_as_one_of_its_key(daemon: Daemon) -> None:
+    """The owner of the key reads records about the key; those of the enrolment are about the new client."""
+    www, shop = key_record("www"), key_record("shop")
+    daemon.snapshot = snapshot_with(www, shop)
+    await daemon.dispatcher.dispatch(ANN, ENROLMENT, 9.0)
+    assert daemon.seen == [["control.begun"] * 3], "all are on disk before the change"
+    assert daemon.events() == ["control.begun"] * 3 + ["control.done"] * 3
+    of_www = "web-9", "www", www.digest.hex(), "tls-server", None
+    of_shop = "web-9", "shop", shop.digest.hex(), "tls-client", None
+    assert grants_recorded(daemon) == [
+        ("control.begun", "ann", None, 0, *of_www),
+        ("control.begun", "ann", None, 0, *of_shop),
+        ("control.done", "ann", 1, 0, *of_www),
+        ("control.done", "ann", 2, 0, *of_shop),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [(NotFound("no key shop"), "control.failed"), (ZeroDivisionError("bug"), "control.unknown")],
+)
+async def test_grants_of_an_enrolment_that_did_not_succeed_end_like_it(
+    daemon: Daemon, error: Exception, event: str
+) -> None:
+    """Without the reason, which can name other keys than the one whose owner reads it."""
+    www = key_record("www")
+    daemon.snapshot, daemon.error = snapshot_with(www), error
+    with pytest.raises(type(error)):
+        await daemon.dispatcher.dispatch(ANN, ENROLMENT, 9.0)
+    of_www = "web-9", "www", www.digest.hex(), "tls-server", None
+    of_shop = "web-9", "shop", None, "tls-client", None
+    assert grants_recorded(daemon)[2:] == [(event, "ann", 1, 0, *of_www), (event, "ann", 2, 0, *of_shop)]
+    assert daemon.events() == ["control.begun"] * 3 + [event] * 3
+
+
+async def test_a_refused_enrolment_is_one_record(daemon: Daemon) -> None:
+    """Records of refusals are limited in number, and an enrolment can have 100 grants."""
+    daemon.snapshot = snapshot_with(key_record("www"))
+    with pytest.raises(Refused):
+        await daemon.dispatcher.dispatch(WEB, ENROLMENT, 9.0)
+    assert daemon.events() == ["control.refused"]
 
 
 def test_no_member_of_a_request_collides_with_the_digest() -> None:
