@@ -1,5 +1,7 @@
 """Makes each front process write to the ledger at a steady rate while a file exists.
 
+It also counts how often the front loads the contents of the store: a byte for each in the file HSMD_TEST_LEDGER_LOADS.
+
 Python imports this at the start of a launcher whose PYTHONPATH names this directory, and then of its front. A writer in the
 front shares the interpreter with the requests, as the writes of handlers do. HSMD_TEST_LEDGER_URL: the store;
 HSMD_TEST_LEDGER_SWITCH: the file; HSMD_TEST_LEDGER_RATE: writes per second and front.
@@ -30,6 +32,20 @@ def start_with_this_file(self: Any, args: Any, *more: Any, **options: Any) -> No
     _popen(self, args, *more, **options)
 
 
+def count_loads(file: Path) -> None:
+    """The database's own statistics would show a load of an idle connection only after ten seconds."""
+    from hsmd.daemon.store import Transaction
+
+    contents = Transaction.contents
+
+    def counted(transaction: Transaction) -> Any:
+        with file.open("ab", buffering=0) as count:
+            count.write(b".")
+        return contents(transaction)
+
+    Transaction.contents = counted  # type: ignore[method-assign]
+
+
 def write_steadily(url: str, switch: Path, rate: float) -> None:
     """Append one event and step one counter in each transaction; unsteady commits are made up for."""
     from hsmd.daemon.store import Readers, Store, Transaction
@@ -52,9 +68,10 @@ def write_steadily(url: str, switch: Path, rate: float) -> None:
             time.sleep(max(0.0, began + done / rate - time.monotonic()))
 
 
-def report_failure(url: str, switch: Path, rate: float) -> None:
+def report_failure(loads: Path, url: str, switch: Path, rate: float) -> None:
     """A failed writer is seen in the daemon's log; the test counts what was written."""
     try:
+        count_loads(loads)
         write_steadily(url, switch, rate)
     except BaseException:
         traceback.print_exc()
@@ -64,6 +81,7 @@ if "serve" in sys.orig_argv:
     subprocess.Popen.__init__ = start_with_this_file  # type: ignore[method-assign]
 if FRONT in sys.orig_argv:
     settings = (
+        Path(os.environ["HSMD_TEST_LEDGER_LOADS"]),
         os.environ["HSMD_TEST_LEDGER_URL"],
         Path(os.environ["HSMD_TEST_LEDGER_SWITCH"]),
         float(os.environ["HSMD_TEST_LEDGER_RATE"]),
