@@ -371,6 +371,11 @@ results = {
     "inet6": attempt(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()),
     "packet": attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()),
     "alg": attempt(lambda: socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET).close()),
+    "packet with upper bits": call("socket", 1 << 32 | socket.AF_PACKET, socket.SOCK_RAW, 0),
+    "alg with upper bits": call("socket", 1 << 40 | socket.AF_ALG, socket.SOCK_SEQPACKET, 0),
+    "vsock with all upper bits": call("socket", -(1 << 32) | socket.AF_VSOCK, socket.SOCK_STREAM, 0),
+    "inet with upper bits": call("socket", 1 << 32 | socket.AF_INET, socket.SOCK_STREAM, 0),
+    "fork with upper bits": call("clone", 1 << 32 | 17, 0, 0, 0, 0),
     "unix": attempt(lambda: socket.socket(socket.AF_UNIX).close()),
 }
 go.set()
@@ -417,6 +422,7 @@ def test_a_module_that_needs_the_network_gets_only_ip(token: SoftHsmToken) -> No
         "token",
         "inet",
         "inet6",
+        "inet with upper bits",
     }
 
 

@@ -66,6 +66,8 @@ UNFILTERED = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 DENIED = (*OTHER_PROGRAMS, *OTHER_PROCESSES, *KEYRINGS, *KERNEL, *NAMESPACES, *UNFILTERED)
 
 _CLONE_THREAD = 0x00010000
+_INT = 0xFFFF_FFFF
+"""A filter compares registers of 64 bits, of which the kernel takes the lower half for an argument that is an int."""
 _ODD_FAMILIES = (socket.AF_PACKET, socket.AF_ALG, socket.AF_VSOCK)
 """Address families that a module which communicates over IP does not need either."""
 
@@ -122,7 +124,7 @@ def _build(seccomp: Any, *, network: bool) -> Any:
     rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
     if network:
         for family in _ODD_FAMILIES:
-            rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.EQ, family))
+            rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.MASKED_EQ, _INT, family))
     else:
         rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.NE, socket.AF_UNIX))
     return rules
