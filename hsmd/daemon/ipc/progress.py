@@ -8,11 +8,14 @@ even if a stopped worker continues before it is killed.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 
 _STARTED, _FINISHED, _FENCE = range(3)
 _PAGE_BYTES = 24
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""The page keeps its size (memfd_create(2)): the front would be killed by SIGBUS if it read a page that a worker cut off."""
 
 
 class ProgressPage:
@@ -30,9 +33,10 @@ class ProgressPage:
 
     @staticmethod
     def create() -> int:
-        """A file descriptor of a new page of zeros, closed on exec."""
-        fd = os.memfd_create("hsmd-progress", os.MFD_CLOEXEC)
+        """A file descriptor of a new page of zeros whose size is fixed, closed on exec."""
+        fd = os.memfd_create("hsmd-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, _PAGE_BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         return fd
 
     @property

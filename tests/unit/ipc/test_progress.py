@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+
+import pytest
 
 from hsmd.daemon.ipc.progress import ProgressPage
 
@@ -19,3 +22,18 @@ def test_both_ends_see_the_same_page() -> None:
     assert worker.counters[ProgressPage.FENCE] == 1
     worker.close()
     front.close()
+
+
+@pytest.mark.parametrize("size", [0, 8, 1 << 20])
+def test_a_worker_cannot_change_the_size_of_the_page(size: int) -> None:
+    """Reading what was cut off would end the front by SIGBUS."""
+    fd = ProgressPage.create()
+    front = ProgressPage(fd)
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    front.fence()
+    assert front.counters[ProgressPage.FENCE] == 1
+    front.close()
+    os.close(fd)
