@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import pwd
 import random
 import stat
 import time
@@ -23,6 +24,8 @@ LOCK_WAIT_S = 15.0
 """Longest wait for other workers: a start takes about 0.1 s, and the pool kills a worker that hangs."""
 _POLL_S = (0.005, 0.025)
 _MAX_NOTE_BYTES = 512
+_RUN_TIME_DIRECTORIES = Path("/run/user")
+_TEMPORARY = Path("/tmp")
 
 
 class StartLock:
@@ -86,13 +89,52 @@ def lock_path(settings: TokenSettings) -> Path:
 
 
 def _own_directory() -> Path:
-    """systemd's run-time directory, the user's, or a directory in /tmp that only this user can write to."""
-    for candidate in (os.environ.get("RUNTIME_DIRECTORY", ""), f"/run/user/{os.getuid()}"):
+    """A directory that only this user can write to, the same for all its processes.
+
+    That is systemd's run-time directory, the user's own, one in the user's cache directory, or one in /tmp. The last comes
+    last because another user can take its name.
+    """
+    for candidate in (os.environ.get("RUNTIME_DIRECTORY", ""), str(_RUN_TIME_DIRECTORIES / str(os.getuid()))):
         if candidate and os.access(candidate, os.W_OK):
             return Path(candidate)
-    directory = Path(f"/tmp/hsmd-{os.getuid()}")
+    if (cache := _cache_directory()) is not None:
+        return cache
+    directory = _TEMPORARY / f"hsmd-{os.getuid()}"
     directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise Unavailable(f"{directory} belongs to another user or is writable for others; set lock_file")
+    if not _is_private(directory):
+        raise Unavailable(
+            f"{directory} belongs to another user or is writable for others: remove it, or set lock_file of the token "
+            "to a path that this user can write"
+        )
     return directory
+
+
+def _cache_directory() -> Path | None:
+    """hsmd's directory below the user's home; None if it cannot be had.
+
+    Workers inherit no HOME or XDG_CACHE_HOME, so the account's home comes first: all processes must find the same directory.
+    """
+    directory = Path(_home(), ".cache", "hsmd")
+    if not directory.is_absolute() or not _is_private(directory.parents[1]):
+        return None
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory if _is_private(directory) and os.access(directory, os.W_OK) else None
+    except OSError:
+        return None
+
+
+def _home() -> str:
+    """The home directory of this user; empty if there is none. In containers a user may have no account."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return os.environ.get("HOME", "")
+
+
+def _is_private(directory: Path) -> bool:
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022

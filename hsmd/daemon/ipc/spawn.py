@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 import hsmd
+from hsmd.daemon.ipc import run_time_directory
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 
@@ -88,6 +89,8 @@ def start_worker_module(
     Of this process's environment it inherits only what a module may need besides `environment`.
     """
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    if settings.user and "RUNTIME_DIRECTORY" not in inherited:
+        inherited["RUNTIME_DIRECTORY"] = run_time_directory.for_user(settings.user)
     with _open_credential(settings) as (settings, credential):
         process = start_python(
             module,

@@ -108,6 +108,8 @@ def outcome_at_front(packet: bytes) -> AnyToFront | None:
         {},
         [],
         None,
+        5,
+        {"token": {}},
         {"message": "unknown"},
         {"message": 1},
         {"message": "reload", "more": 1},
