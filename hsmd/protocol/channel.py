@@ -5,6 +5,7 @@ No I/O and no clock: each end passes in what it has received, and writes what it
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 
 from hsmd.errors import ProtocolError, VersionMismatch
@@ -23,17 +24,24 @@ from hsmd.protocol.frames import (
     decode_welcome,
 )
 
+ALL = sys.maxsize
+"""A number of frames that is never reached."""
+
 
 class FrameDecoder:
-    """Cuts a byte stream into frames; holds at most one unfinished frame of `max_length` bytes."""
+    """Cuts a byte stream into frames; holds at most one unfinished frame of `max_length` bytes, and what was left over."""
 
     def __init__(self, max_length: int) -> None:
         self._max_length = max_length
         self.rest = b""
-        """What has been received of an unfinished frame."""
+        """What has been received and is not decoded: an unfinished frame, or what the last call was told to leave."""
+        self.more = False
+        """Whether `rest` begins with a complete frame, which the next call returns."""
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises ProtocolError for a length outside 9 to the limit.
+    def feed(self, data: bytes, at_most: int = ALL) -> list[Frame]:
+        """The frames that `data` completes, or the first `at_most` of them.
+
+        Raises ProtocolError for a length outside 9 to the limit.
 
         The length is checked as soon as its four bytes are there, before the frame's body is kept.
         """
@@ -42,11 +50,15 @@ class FrameDecoder:
         frames: list[Frame] = []
         at, size = 0, len(data)
         unpack = HEADER.unpack_from
+        self.more = False
         while size - at >= HEADER_BYTES:
             length, kind, request_id = unpack(data, at)
             self._check(length)
             end = at + 4 + length
             if end > size:
+                break
+            if len(frames) >= at_most:
+                self.more = True
                 break
             frames.append((kind, request_id, data[at + HEADER_BYTES : end]))
             at = end
@@ -91,17 +103,31 @@ class _Channel:
         self.state = State.GREETING
         self.unfinished = True
         """Whether the peer owes the rest of a frame, or its greeting."""
+        self.taken = 0
+        """How many frames the last call of `receive` decoded, those that it skipped among them."""
         self._decoder = FrameDecoder(max_length)
 
-    def receive(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes, each legal in its state; the greeting itself is among them.
+    @property
+    def more(self) -> bool:
+        """Whether the last call of `receive` left complete frames for the next one."""
+        return self._decoder.more
 
+    @property
+    def held(self) -> int:
+        """Bytes that were received and are not decoded."""
+        return len(self._decoder.rest)
+
+    def receive(self, data: bytes, at_most: int = ALL) -> list[Frame]:
+        """The frames that `data` completes, or the first `at_most` of them, each legal in its state.
+
+        The greeting itself is among them. `more` tells whether frames were left for the next call, which may pass no data.
         Raises ProtocolError or VersionMismatch; the channel is closed from then on.
         """
         if self.state is State.CLOSED:
             return []
         try:
-            frames = self._decoder.feed(data)
+            frames = self._decoder.feed(data, at_most)
+            self.taken = len(frames)
             greeted = 0
             while self.state is State.GREETING and greeted < len(frames):
                 self._greet(frames[greeted])
@@ -110,7 +136,8 @@ class _Channel:
         except (ProtocolError, VersionMismatch):
             self.close()
             raise
-        self.unfinished = self.state is State.GREETING or bool(self._decoder.rest)
+        decoder = self._decoder
+        self.unfinished = self.state is State.GREETING or (bool(decoder.rest) and not decoder.more)
         return [frame for frame in frames if frame[0] < _OPTIONAL_FROM or frame[0] in self._receives]
 
     def close(self) -> None:

@@ -74,6 +74,15 @@ def test_requests_may_follow_the_hello_in_one_write() -> None:
     assert isinstance(channel, ServerChannel) and channel.hello == Hello(1, 1, BOTH)
 
 
+def test_a_peer_owes_nothing_while_its_frames_are_left_for_later() -> None:
+    channel = make("server", State.GREETING)
+    skipped = frames.encode(0xEE, 9, b"of a later version")
+    channel.receive(HELLO + skipped + frames.encode(Kind.PING, 5) + b"\0", 2)
+    assert (channel.taken, channel.more, channel.unfinished) == (2, True, False)
+    assert [frame[0] for frame in channel.receive(b"", 2)] == [Kind.PING]
+    assert (channel.taken, channel.more, channel.unfinished, channel.held) == (1, False, True, 1)
+
+
 def test_answers_may_follow_the_welcome_in_one_write() -> None:
     channel = make("client", State.GREETING)
     result = frames.encode(Kind.RESULT, 5, b"x")

@@ -79,6 +79,17 @@ def test_ten_thousand_tiny_frames_in_one_read_are_decoded_in_order() -> None:
     assert decoded == [(Kind.PING, number, b"") for number in range(1, 10_001)]
 
 
+def test_frames_beyond_a_number_are_left_for_the_next_call() -> None:
+    wire = b"".join(frames.encode(Kind.PING, number) for number in range(1, 6)) + b"\0\0"
+    decoder = FrameDecoder(MAX_REQUEST_LENGTH)
+    taken = [decoder.feed(wire, 2), decoder.feed(b"", 2)]
+    assert [[number for _, number, _ in each] for each in taken] == [[1, 2], [3, 4]]
+    assert decoder.more
+    assert decoder.feed(b"", 2) == [(Kind.PING, 5, b"")]
+    assert not decoder.more, "the two bytes behind the fifth are an unfinished frame"
+    assert decoder.rest == b"\0\0"
+
+
 def test_a_frame_that_arrives_byte_by_byte_is_one_frame() -> None:
     decoder = FrameDecoder(MAX_REQUEST_LENGTH)
     frame = frames.encode(Kind.RESULT, 7, b"signature")
