@@ -14,10 +14,22 @@ from typing import Any, NamedTuple
 SUBSYSTEM = "hsmd"
 KEX_ALGORITHMS = ("mlkem768x25519-sha256", "curve25519-sha256")
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+"""Never in use, because AES-GCM authenticates itself; yet every list of a KEXINIT is read by scanners and auditors."""
 HOST_KEY_ALGORITHMS = ("ssh-ed25519-cert-v01@openssh.com", "ssh-ed25519")
 IDENTITY_ALGORITHM = "ssh-ed25519"
 WINDOW_BYTES = 1 << 20
 REKEY_SECONDS = 3_600
+
+ALGORITHMS: Mapping[str, Any] = MappingProxyType(
+    {
+        "kex_algs": KEX_ALGORITHMS,
+        "encryption_algs": CIPHERS,
+        "mac_algs": MACS,
+        "compression_algs": ("none",),
+    }
+)
+"""Options of both ends: every list of algorithms in a KEXINIT (RFC 4253, section 7.1) but that of host keys."""
 
 CLOSED: Mapping[str, Any] = MappingProxyType(
     {
@@ -33,9 +45,7 @@ CLOSED: Mapping[str, Any] = MappingProxyType(
         "gss_auth": False,
         "disable_trivial_auth": True,
         "send_env": [],
-        "kex_algs": KEX_ALGORITHMS,
-        "encryption_algs": CIPHERS,
-        "compression_algs": ["none"],
+        **ALGORITHMS,
         "signature_algs": [IDENTITY_ALGORITHM],
         "keepalive_interval": 0,
         "client_version": "hsmd",

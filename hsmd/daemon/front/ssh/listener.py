@@ -19,7 +19,7 @@ from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
 from hsmd.errors import ConfigurationError
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
-from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
+from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
 KEEPALIVE_S = 1.0
@@ -138,9 +138,7 @@ class SshListener:
             "server_host_keys": [key if certificate is None else (key, certificate)],
             "server_version": "hsmd",
             "config": [],
-            "kex_algs": KEX_ALGORITHMS,
-            "encryption_algs": CIPHERS,
-            "compression_algs": ["none"],
+            **ALGORITHMS,
             "signature_algs": SIGNATURE_ALGORITHMS,
             # Only for enrolment tokens: see `SshConnection.password_auth_supported`.
             "password_auth": self._enrolments is not None,
