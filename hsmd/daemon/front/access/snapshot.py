@@ -116,6 +116,15 @@ class Snapshot:
         identity = Identity(owner, self._roles[owner], KeyCredential(fingerprint), marks=marks)
         return None if self._is_revoked(identity) else identity
 
+    def refuse_ca(self, user_name: str, ca_fingerprint: str) -> Denial | None:
+        """Why no certificate of this CA can be this client's, before anything else is read of one; None if it can."""
+        trusted = self._trusted.get(ca_fingerprint)
+        if trusted is None:
+            return Denial(Rule.UNKNOWN_CA)
+        if user_name not in self._roles:
+            return Denial(Rule.UNKNOWN_CLIENT)
+        return None if user_name in trusted else Denial(Rule.CA_NOT_FOR_CLIENT)
+
     def identify_certificate(
         self,
         user_name: str,

@@ -1,8 +1,8 @@
 """Which identity a public key or user certificate stands for that a peer logs in with.
 
 asyncssh checks a certificate's CA, validity and principals only loosely: it takes an empty principal list for any user, tells the
-application neither principals nor serial, and verifies signatures with SHA-1 whatever it announces. So the blob is decoded and
-checked here, before asyncssh checks certificate and signature itself.
+application neither principals nor serial, verifies signatures with SHA-1 whatever it announces, and verifies a certificate with
+any key that comes in it. So the blob is checked before asyncssh sees it, and nothing is computed with keys that are not known.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 
 import asyncssh
 from asyncssh.packet import String
-from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
+from asyncssh.public_key import decode_ssh_certificate
 
 from hsmd.daemon.front.access.identity import NO_END, Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.daemon.front.ssh.key_blobs import fingerprint_of, is_bounded, is_certificate, keys_of_certificate
 from hsmd.system.ssh_profile import certificate_terms
 
 SIGNATURE_ALGORITHMS = (
@@ -33,7 +34,8 @@ _ACCEPTED = frozenset(SIGNATURE_ALGORITHMS) | {
 }
 """Accepted under login requests and certificates: a certified key may be in a hardware token."""
 WEAK_SIGNATURE = "signed with an algorithm that is not accepted"
-
+UNREADABLE = "unreadable certificate, or one with an unknown critical option"
+OVERSIZED = "an RSA key with a modulus or an exponent that is too long"
 
 _CRITICAL = frozenset({"force-command", "source-address"})
 """The critical options that asyncssh knows; it does not decode a certificate with any other."""
@@ -41,15 +43,12 @@ _CRITICAL = frozenset({"force-command", "source-address"})
 
 def identify(snapshot: Snapshot, username: str, blob: bytes, address: str) -> Identity | str:
     """The identity that the key or certificate stands for if the peer can sign with it, or why there is none."""
-    try:
-        return _identify_certificate(snapshot, username, decode_ssh_certificate(blob), blob, address)
-    except asyncssh.KeyImportError:  # raised for a plain key, too
-        pass
-    try:
-        key = decode_ssh_public_key(blob)
-    except asyncssh.KeyImportError:
-        return "unreadable certificate, or one with an unknown critical option"
-    return snapshot.identify_key(username, key.get_fingerprint()) or "no such client with this key"
+    if is_certificate(blob):
+        return _identify_certificate(snapshot, username, blob, address)
+    identity = snapshot.identify_key(username, fingerprint_of(blob))
+    if identity is None:
+        return "no such client with this key"
+    return identity if is_bounded(blob) else OVERSIZED
 
 
 def signed_acceptably(signature: bytes) -> bool:
@@ -57,11 +56,20 @@ def signed_acceptably(signature: bytes) -> bool:
     return _string(signature).decode("ascii", "replace") in _ACCEPTED
 
 
-def _identify_certificate(
-    snapshot: Snapshot, username: str, certificate: Any, blob: bytes, address: str
-) -> Identity | str:
-    if certificate.is_x509_chain:
-        return "X.509 certificate"
+def _identify_certificate(snapshot: Snapshot, username: str, blob: bytes, address: str) -> Identity | str:
+    try:
+        keys = keys_of_certificate(blob)
+    except ValueError:
+        return UNREADABLE
+    denial = snapshot.refuse_ca(username, fingerprint_of(keys.ca))
+    if denial is not None:
+        return denial.rule.value
+    if not (keys.certified_is_bounded and is_bounded(keys.ca)):
+        return OVERSIZED
+    try:
+        certificate: Any = decode_ssh_certificate(blob)  # verifies the CA's signature
+    except asyncssh.KeyImportError:
+        return UNREADABLE
     if not signed_acceptably(_signature_of(certificate, blob)):
         return WEAK_SIGNATURE
     terms = certificate_terms(certificate)

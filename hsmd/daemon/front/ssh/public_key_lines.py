@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncssh
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from hsmd.daemon.front.ssh.key_blobs import MAX_EXPONENT_BITS, MAX_RSA_BITS, is_bounded
 from hsmd.daemon.store.records import CredentialRecord
 from hsmd.errors import BadRequest
 
@@ -26,5 +27,10 @@ def parse_public_key(member: str, line: str) -> CredentialRecord:
         raise BadRequest(f"{member}: this is not an OpenSSH public key line") from None
     if isinstance(key.pyca_key, RSAPublicKey) and key.pyca_key.key_size < MIN_RSA_BITS:
         raise BadRequest(f"{member}: an RSA key needs at least {MIN_RSA_BITS} bits; better use ssh-ed25519")
+    if not is_bounded(key.public_data):
+        raise BadRequest(
+            f"{member}: an RSA key may have at most {MAX_RSA_BITS} bits and an exponent of {MAX_EXPONENT_BITS} bits, "
+            "because any peer can make the daemon compute with it; better use ssh-ed25519"
+        )
     algorithm, data = key.export_public_key("openssh").decode("ascii").split()[:2]
     return CredentialRecord(key.get_fingerprint(), f"{algorithm} {data}")
