@@ -1,7 +1,8 @@
 """Admission: limits on unauthenticated and authenticated connections, checked before a connection costs anything.
 
-asyncssh has no such limits. When one is reached, addresses share the unauthenticated connections, and clients the authenticated
-ones, so that none of them can take all. Connections from penalised sources are closed at once (`source_penalties.py`).
+asyncssh has no such limits. When one is reached, sources (`sources.py`) share the unauthenticated connections, and clients the
+authenticated ones, so that none of them can take all. Connections from penalised sources are closed at once
+(`source_penalties.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.front.ssh.source_penalties import SourcePenalties
+from hsmd.daemon.front.ssh.sources import source_of
 
 CLIENT_SHARE = 4
 """One client may hold at most one in this many of the allowed connections ..."""
@@ -26,8 +28,8 @@ class Starting(Protocol):
 
     peer: str
 
-    def drop(self, reason: str) -> None:
-        """End the connection at once."""
+    def drop(self, reason: str, *, blamed: bool = True) -> None:
+        """End the connection at once; `blamed`: it counts against its source."""
 
 
 class Admission:
@@ -57,13 +59,13 @@ class Admission:
     def may_start(self, newcomer: Starting) -> bool:
         """Decide on a new connection, not authenticated yet. If admitted, `started` or `stopped` must follow.
 
-        When the limit is reached, the oldest connection of the address with the most of them is dropped, unless that is the
-        newcomer's own address. Between equals a random draw decides, so that idle connections cannot block logins.
+        When the limit is reached, the oldest connection of the source with the most of them is dropped, unless that is the
+        newcomer's own source. Between equals a random draw decides, so that idle connections cannot block logins.
         """
         if not self._admits(newcomer.peer):
             self.refused += 1
             return False
-        self._starting.setdefault(newcomer.peer, {})[newcomer] = None
+        self._starting.setdefault(source_of(newcomer.peer), {})[newcomer] = None
         self.starting += 1
         return True
 
@@ -73,12 +75,13 @@ class Admission:
 
     def stopped(self, connection: Starting) -> None:
         """A connection ended before it was authenticated; does nothing for one that was not admitted."""
-        group = self._starting.get(connection.peer, {})
+        source = source_of(connection.peer)
+        group = self._starting.get(source, {})
         if connection in group:
             del group[connection]
             self.starting -= 1
             if not group:
-                del self._starting[connection.peer]
+                del self._starting[source]
 
     def started(self, connection: Starting, client: str) -> bool:
         """A connection was authenticated; return whether it is admitted. If so, `ended` must follow."""
@@ -109,7 +112,7 @@ class Admission:
     def _drop_another(self, peer: str) -> bool:
         most = max(len(group) for group in self._starting.values())
         groups = [group for group in self._starting.values() if len(group) == most]
-        then_mine = len(self._starting.get(peer, ())) + 1
+        then_mine = len(self._starting.get(source_of(peer), ())) + 1
         if most < then_mine:
             return False
         chosen = self._draw(len(groups) + (most == then_mine))
@@ -118,5 +121,5 @@ class Admission:
         group = groups[chosen]
         oldest = next(iter(group))
         self.stopped(oldest)
-        oldest.drop("others want to log in")
+        oldest.drop("others want to log in", blamed=most > 1)
         return True

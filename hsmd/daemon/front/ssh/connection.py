@@ -108,9 +108,9 @@ class SshConnection(asyncssh.SSHServer):
         """Send the reason, and close."""
         self._conn.disconnect(asyncssh.DISC_BY_APPLICATION, reason)
 
-    def drop(self, reason: str) -> None:
-        """Close at once, without sending what is still buffered."""
-        self._may_start = False
+    def drop(self, reason: str, *, blamed: bool = True) -> None:
+        """Close at once, without sending what is still buffered; `blamed`: before the login it counts against its source."""
+        self._may_start = self._may_start and blamed
         log.warning("connection.dropped", address=self.peer, reason=reason)
         self._conn.abort()
 

@@ -1,4 +1,4 @@
-"""Source penalties: addresses whose connections are refused for a while because logins from them failed.
+"""Source penalties: sources (`sources.py`) whose connections are refused for a while because logins from them failed.
 
 Each offence adds seconds to the penalty of its source, which expire as time passes. A source is refused while more than
 `TOLERATED_S` are left: a few mistakes are free, and a source that goes on gets one try whenever an offence has expired.
@@ -7,16 +7,17 @@ Each offence adds seconds to the penalty of its source, which expire as time pas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, ip_address
 
 from hsmd.daemon.config.settings import Network
+from hsmd.daemon.front.ssh.sources import source_of
 
 LOGIN_FAILED_S = 5.0
 """The peer offered keys, certificates or tokens, and none was accepted."""
 LOGIN_TIMED_OUT_S = 10.0
 """The peer kept the connection without logging in until the time was up."""
 LEFT_S = 2.0
-"""The peer disconnected before the login, or did not speak SSH."""
+"""The peer disconnected before the login, did not speak SSH, or was dropped because its source had the most logins open."""
 TOLERATED_S = 15.0
 MOST_S = 60.0
 KNOWN_S = 600.0
@@ -26,7 +27,7 @@ MANY = 4_096
 
 
 class SourcePenalties:
-    """Penalties by source: an IPv4 address, or the /64 network of an IPv6 address, because one host has all of that."""
+    """Penalties by source."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -54,17 +55,6 @@ class SourcePenalties:
 
     def _known(self, source: str) -> bool:
         return self._known_until.get(source, 0.0) > self._clock()
-
-
-def source_of(peer: str) -> str:
-    """The source of an address: itself for IPv4, also mapped into IPv6, and the /64 network for IPv6."""
-    if ":" not in peer:
-        return peer
-    address = ip_address(peer.partition("%")[0])
-    assert isinstance(address, IPv6Address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def _within(peer: str, networks: Sequence[Network]) -> bool:

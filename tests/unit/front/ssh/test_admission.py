@@ -28,9 +28,10 @@ LIMITS = LimitsConfig(
 class Newcomer:
     peer: str
     dropped: str = ""
+    blamed: bool = False
 
-    def drop(self, reason: str) -> None:
-        self.dropped = reason
+    def drop(self, reason: str, *, blamed: bool = True) -> None:
+        self.dropped, self.blamed = reason, blamed
 
 
 def test_the_number_of_pending_logins_is_limited() -> None:
@@ -159,3 +160,30 @@ def test_a_source_that_keeps_failing_is_refused_at_once() -> None:
     assert refused == [False, False, False, True]
     assert admission.refused == 1
     assert admission.may_start(Newcomer("192.0.2.2"))
+
+
+@pytest.mark.parametrize("crowd", ["2001:db8:1:2::{}", "::ffff:192.0.2.1", "fe80::{}%eth0"])
+def test_all_addresses_of_one_source_share_what_one_source_gets(crowd: str) -> None:
+    """A host with a /64 opens connections from a new address each time, and never logs in."""
+    admission = Admission(LIMITS)
+    idle: list[Newcomer] = []
+    for number in range(1, 400):
+        newcomer = Newcomer(crowd.format(f"{number:x}"))
+        if admission.may_start(newcomer):
+            idle.append(newcomer)
+        if number % 10 == 0:
+            other = Newcomer("2001:db8:9::1")
+            assert admission.may_start(other), f"after {number}"
+            assert admission.started(other, "web")
+            admission.ended("web", other.peer)
+    evicted = [each for each in idle if each.dropped]
+    assert len(evicted) == 39
+    assert all(each.blamed for each in evicted), "each counts against its source"
+
+
+def test_a_source_is_not_blamed_for_the_luck_of_the_draw() -> None:
+    admission = Admission(LIMITS, draw=lambda below: 0)
+    earlier = [Newcomer(f"2001:db8:0:{number}::1") for number in range(4)]
+    assert all(admission.may_start(each) for each in earlier)
+    assert admission.may_start(Newcomer("2001:db8:0:9::1"))
+    assert (bool(earlier[0].dropped), earlier[0].blamed) == (True, False)

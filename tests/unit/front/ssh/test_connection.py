@@ -159,3 +159,15 @@ async def test_a_peer_that_already_disconnected_has_no_address() -> None:
     connection.connection_made(Gone())  # type: ignore[arg-type]
     connection.connection_lost(None)
     assert (connection.peer, admission.starting) == ("", 0)
+
+
+@pytest.mark.parametrize("blamed", [True, False])
+async def test_a_connection_that_is_dropped_before_its_login_counts_if_it_is_to_blame(blamed: bool) -> None:
+    admission, refused = Admission(LIMITS, clock=lambda: 0.0), []
+    for _ in range(9):
+        connection = SshConnection(Snapshot, admission, lambda *_: None, set())  # type: ignore[arg-type,return-value]
+        connection.connection_made(Conn())  # type: ignore[arg-type]
+        connection.drop("others want to log in", blamed=blamed)
+        connection.connection_lost(None)
+        refused.append(admission.refused)
+    assert refused == ([0] * 8 + [1] if blamed else [0] * 9)

@@ -13,8 +13,8 @@ from hsmd.daemon.front.ssh.source_penalties import (
     MOST_S,
     TOLERATED_S,
     SourcePenalties,
-    source_of,
 )
+from hsmd.daemon.front.ssh.sources import source_of
 
 
 class Clock:
@@ -87,8 +87,14 @@ def test_exempt_networks_are_never_refused(clock: Clock, peer: str, network: str
         ("192.0.2.1", "192.0.2.1"),
         ("::ffff:192.0.2.1", "192.0.2.1"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
+        ("2001:DB8:1:2::", "2001:db8:1:2::/64"),
+        ("::1", "::/64"),
+        ("::ffff:c000:201", "192.0.2.1"),
+        ("::ffff:192.0.2.1%eth0", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::/64%eth0"),
+        ("fe80::2%eth1", "fe80::/64%eth1"),
         ("", ""),
+        ("unix:/run/x", "unix:/run/x"),
     ],
 )
 def test_ipv6_sources_are_counted_by_network(peer: str, source: str) -> None:
