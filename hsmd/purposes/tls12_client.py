@@ -23,6 +23,15 @@ _SUPPORTED_VERSIONS = 43
 _SHORTEST_BYTES = 202
 """One more than the longest ServerKeyExchange form, so that no bytes pass as both. Real transcripts are far longer."""
 
+MAX_CERTIFICATES = 100
+"""In one list: OpenSSL verifies no longer chains. Servers send about ten at most."""
+MAX_EXTENSIONS = 100
+"""In one hello. About 70 types are registered, and browsers send about 20."""
+MAX_SCHEMES = 128
+"""That a server offers. OpenSSL 3.5 offers 30."""
+MAX_AUTHORITIES = 1_000
+"""That a server names: the 144 of Debian's ca-certificates are 15 kB, so a transcript of 64 kB has room for about 600."""
+
 _POINT_BYTES = frozenset(group.point_bytes for group in NAMED_GROUPS)
 
 
@@ -91,9 +100,13 @@ def _extensions(body: VectorReader) -> set[int]:
         return types
     extensions = body.vector(2)
     body.finish()
-    while not extensions.at_end():
+    for _ in range(MAX_EXTENSIONS):
+        if extensions.at_end():
+            return types
         types.add(extensions.uint(2))
         extensions.vector(2)
+    if not extensions.at_end():
+        raise body.mismatch(f"more than {MAX_EXTENSIONS} extensions")
     return types
 
 
@@ -112,18 +125,16 @@ def _first_certificate(body: VectorReader) -> bytes:
     certificates = body.vector(3, least=1)
     body.finish()
     first = certificates.vector(3, least=1).rest()
-    while not certificates.at_end():
-        certificates.vector(3, least=1)
+    certificates.count_vectors(3, most=MAX_CERTIFICATES - 1, what="certificates behind the first")
     return first
 
 
 def _certificate_request(body: VectorReader, expected: _Expected) -> None:
     body.vector(1, least=1)  # certificate_types
-    offered = body.vector(2, least=2, multiple_of=2)
+    offered = body.vector(2, least=2, most=2 * MAX_SCHEMES, multiple_of=2)
     authorities = body.vector(2)
     body.finish()
-    while not authorities.at_end():
-        authorities.vector(2, least=1)
+    authorities.count_vectors(2, most=MAX_AUTHORITIES, what="certification authorities")
     schemes = offered.rest()
     if expected.scheme not in {int.from_bytes(schemes[at : at + 2]) for at in range(0, len(schemes), 2)}:
         raise body.mismatch("the server did not offer this signature scheme")

@@ -54,6 +54,26 @@ class VectorReader:
         begin = self._advance(length)
         return VectorReader(self._data, self._what, begin, self._at)
 
+    def count_vectors(self, prefix_bytes: int, *, most: int, what: str) -> int:
+        """Read all that is left as vectors that are not empty; returns how many. `what` names them in the plural.
+
+        No more than `most` are read, so that long input costs no more than honest input does.
+        """
+        data, at, end = self._data, self._at, self._end
+        count = 0
+        while at < end:
+            content = at + prefix_bytes
+            at = content + int.from_bytes(data[at:content])
+            if at > end or content > end:
+                raise self.mismatch("it ends early")
+            if at == content:
+                raise self.mismatch("a vector of 0 bytes where that cannot be")
+            count += 1
+            if count > most:
+                raise self.mismatch(f"more than {most} {what}")
+        self._at = end
+        return count
+
     def rest(self) -> bytes:
         """All unread bytes."""
         return self.take(self._end - self._at)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hsmd.algorithms import KeyType
 from hsmd.errors import PurposeMismatch
 from hsmd.purposes import Purpose, PurposeCheck
+from hsmd.purposes.tls12_client import MAX_AUTHORITIES, MAX_CERTIFICATES, MAX_EXTENSIONS, MAX_SCHEMES
 
 VALID = json.loads((Path(__file__).resolve().parents[2] / "vectors" / "purposes" / "valid.json").read_text())
 CHECK = PurposeCheck(KeyType.P256, base64.b64decode(VALID["keys"]["p-256"]))
@@ -168,3 +171,80 @@ def test_no_bytes_as_long_as_a_server_key_exchange_are_a_transcript(size):
     """Both formats begin with arbitrary bytes; their lengths distinguish them."""
     with pytest.raises(PurposeMismatch, match="too short"):
         CHECK.check(Purpose.TLS12_CLIENT, 0x0403, b"".join(real_messages().values())[:size])
+
+
+# --- what a check costs ---
+
+OWN = real_messages()["certificate"][10:]
+
+
+def client_hello(extensions: int) -> bytes:
+    block = bytes(4 * extensions)
+    return message(1, HELLO_HEAD + b"\0\2\xc0\x2b" + b"\1\0" + len(block).to_bytes(2) + block)
+
+
+def server_hello(extensions: int) -> bytes:
+    block = bytes(4 * extensions)
+    return message(2, HELLO_HEAD + b"\xc0\x2b\0" + len(block).to_bytes(2) + block)
+
+
+def request(schemes: int, authorities: int) -> bytes:
+    offered, named = b"\4\3" * schemes, b"\0\1n" * authorities
+    return message(13, b"\1\x40" + len(offered).to_bytes(2) + offered + len(named).to_bytes(2) + named)
+
+
+LISTS = {
+    "server certificates": (MAX_CERTIFICATES, lambda n: {"server_certificate": certificates(*[b"x"] * n)}),
+    "client certificates": (
+        MAX_CERTIFICATES,
+        lambda n: {"certificate": certificates(OWN, *[b"x"] * (n - 1))},
+    ),
+    "client extensions": (MAX_EXTENSIONS, lambda n: {"hello": client_hello(n)}),
+    "server extensions": (MAX_EXTENSIONS, lambda n: {"server_hello": server_hello(n)}),
+    "schemes": (MAX_SCHEMES, lambda n: {"request": request(n, 0)}),
+    "authorities": (MAX_AUTHORITIES, lambda n: {"request": request(1, n)}),
+}
+"""The longest list of each kind, and a list of any length of its shortest elements."""
+
+
+def steps_of(changed: dict[str, bytes]) -> int:
+    """Lines of Python that one check executes, whatever its result."""
+    data = b"".join((real_messages() | changed).values())
+    steps = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        CHECK.check(Purpose.TLS12_CLIENT, 0x0403, data)
+    except PurposeMismatch:
+        pass
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_are_bounded_far_beyond_honest_ones(kind):
+    most, changed = LISTS[kind]
+    check(**changed(most))
+    with pytest.raises(PurposeMismatch, match=r"more than|that cannot be"):
+        check(**changed(most + 1))
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_no_transcript_of_64_kilobytes_costs_more_than_the_longest_honest_lists(kind):
+    """The worker checks it beside the key, and other clients wait meanwhile."""
+    honest, flood = steps_of({}), steps_of(LISTS[kind][1](15_000))
+    assert honest < 2_000
+    assert flood < honest + 8 * MAX_AUTHORITIES
+
+
+def test_the_certification_authorities_of_a_whole_distribution_pass():
+    """As many names, and as long, as the root certificates of Debian have."""
+    names = b"".join((100).to_bytes(2) + b"\x30\x62" + bytes(98) for _ in range(150))
+    check(request=message(13, b"\1\x40\0\2\4\3" + len(names).to_bytes(2) + names))
