@@ -67,6 +67,11 @@ SCENARIOS = {
         ("tests/faults/test_daemon_floods.py",),
         {"HSMD_TEST_TINY_FRAMES": lambda minutes: int(minutes * 500_000)},
     ),
+    "transcripts": Scenario(
+        ("tests/soak/transcript_flood.py",),
+        {"HSMD_LONG_ROUNDS": lambda minutes: int(minutes * 2)},
+        SHOW_FIGURES,
+    ),
     "purposes": Scenario(
         ("tests/integration/daemon/test_requests.py", "tests/integration/daemon/test_hostile_worker.py"),
         {"HSMD_TEST_HOSTILE": lambda minutes: int(minutes * 600)},

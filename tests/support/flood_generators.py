@@ -1,9 +1,11 @@
 """Load generators, each a separate process: one client far above its share, and idle connections that never log in.
 
     python flood_generators.py ops HOST PORT IDENTITY USER KEY_HEX SECONDS IN_FLIGHT
+    python flood_generators.py long HOST PORT IDENTITY USER KEY_HEX SECONDS IN_FLIGHT
     python flood_generators.py idle HOST PORT COUNT SECONDS
     python flood_generators.py sink              a server that accepts the same connections and discards the frames
 
+`long` sends TLS 1.2 client transcripts: always the bytes on standard input.
 The sink replaces the daemon where a test measures the load that the generators themselves put on the same cores.
 """
 
@@ -29,15 +31,16 @@ from hsmd.protocol.frames import (
 )
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, SUBSYSTEM
 
-P256, TLS13_SERVER = 0x0403, 1
+P256, TLS13_SERVER, TLS12_CLIENT = 0x0403, 1, 4
 DATA = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)
 
 
 class _Flooder(asyncssh.SSHClientSession[bytes]):
     """Sends requests as fast as the channel accepts them, with up to `in_flight` unanswered ones."""
 
-    def __init__(self, key: bytes, in_flight: int) -> None:
+    def __init__(self, key: bytes, in_flight: int, purpose: int, data: bytes) -> None:
         self._key, self._in_flight = key, in_flight
+        self._purpose, self._data = purpose, data
         self._decoder = FrameDecoder(1 << 20)
         self._next, self.sent, self.answered, self.refused = 1, 0, 0, 0
 
@@ -56,7 +59,7 @@ class _Flooder(asyncssh.SSHClientSession[bytes]):
     def ask(self) -> None:
         frames = []
         while self.sent - self.answered - self.refused < self._in_flight:
-            frames.append(encode_key_operation(self._next, 500, TLS13_SERVER, P256, self._key, DATA))
+            frames.append(encode_key_operation(self._next, 500, self._purpose, P256, self._key, self._data))
             self._next += 1
             self.sent += 1
         if frames:
@@ -64,7 +67,15 @@ class _Flooder(asyncssh.SSHClientSession[bytes]):
 
 
 async def operations(
-    host: str, port: int, identity: str, user: str, key: bytes, seconds: float, in_flight: int
+    host: str,
+    port: int,
+    identity: str,
+    user: str,
+    key: bytes,
+    seconds: float,
+    in_flight: int,
+    purpose: int = TLS13_SERVER,
+    data: bytes = DATA,
 ) -> None:
     """Flood one daemon, or a sink, on four channels; print the numbers of answers and refusals."""
     connection = await asyncssh.connect(
@@ -82,7 +93,7 @@ async def operations(
     flooders = []
     for _ in range(4):
         _, flooder = await connection.create_session(
-            lambda: _Flooder(key, in_flight // 4), subsystem=SUBSYSTEM, encoding=None
+            lambda: _Flooder(key, in_flight // 4, purpose, data), subsystem=SUBSYSTEM, encoding=None
         )
         flooders.append(flooder)
     print("ready", flush=True)
@@ -179,6 +190,20 @@ def main(arguments: list[str]) -> None:
             asyncio.run(
                 operations(
                     host, int(port), identity, user, bytes.fromhex(key), float(seconds), int(in_flight)
+                )
+            )
+        case ["long", host, port, identity, user, key, seconds, in_flight]:
+            asyncio.run(
+                operations(
+                    host,
+                    int(port),
+                    identity,
+                    user,
+                    bytes.fromhex(key),
+                    float(seconds),
+                    int(in_flight),
+                    TLS12_CLIENT,
+                    sys.stdin.buffer.read(),
                 )
             )
         case ["idle", host, port, count, seconds]:

@@ -22,6 +22,7 @@ from hsmd.daemon.front.signing.limited_uses import COUNTED, Ended, LimitedUses
 from hsmd.daemon.front.signing.rate_limits import Allowance, RateLimit, RateLimits
 from hsmd.daemon.front.signing.signing_request import Caller, SigningRequest
 from hsmd.daemon.front.signing.use_records import UseRecords
+from hsmd.daemon.front.tokens.jobs import job_cost
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
     AuditFailure,
@@ -129,7 +130,9 @@ class KeyService:
         hold = self._hold.error
         if hold is not None and purpose is not Purpose.CHECKPOINT:
             raise hold
-        job = Job((purpose, scheme, grant.key, data), deadline, client=grant.client, cost=grant.cost)
+        job = Job(
+            (purpose, scheme, grant.key, data), deadline, client=grant.client, cost=job_cost(grant.cost, data)
+        )
         job.context = request = SigningRequest(caller, 1, grant, self._clock(), job)
         if grant.limit is not None:
             self._admit(request)
@@ -218,7 +221,8 @@ class KeyService:
             self._fail(caller, request_id, grant, purpose, Overloaded.retry_in(wait_s))
         else:
             deadline = arrived + deadline_ms / 1000
-            job = Job((purpose, scheme, key, data), deadline, False, None, grant.client, grant.cost)
+            cost = job_cost(grant.cost, data)
+            job = Job((purpose, scheme, key, data), deadline, False, None, grant.client, cost)
             job.context = request = SigningRequest(caller, request_id, grant, arrived, job, allowance)
             return request
         return None

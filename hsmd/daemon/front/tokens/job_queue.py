@@ -12,14 +12,18 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
-from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
+from hsmd.daemon.front.tokens.jobs import LONG_BYTES, Completion, Job, Status
 from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.errors import DeadlineExceeded, HsmdError
 
 ACTIVE_S = 1.0
 """A client counts as active for this long after its last job."""
 SHARED_WINDOW = 8
-"""Jobs that a worker holds while several clients are active: what waits behind them is still handed out fairly."""
+"""Jobs that a worker holds while several clients are active: what waits behind them is still handed out fairly.
+
+A job with long data counts as several, one more for each LONG_BYTES.
+"""
+_NO_LIMIT = 1 << 62
 _MANY = 1_000
 """Names whose next turn is remembered at most while they do not wait."""
 
@@ -166,19 +170,23 @@ class JobQueue:
 
     def hand_out(self, workers: list[WorkerChannel], window: int, now: float) -> None:
         """Fill the workers up to `window` jobs each, the least busy one first, with one write to each."""
+        long_bytes = _NO_LIMIT
         if self._shared(now):
-            window = min(window, SHARED_WINDOW)
+            window, long_bytes = min(window, SHARED_WINDOW), LONG_BYTES
         if self._alone:
             self._hand_out_alone(workers, now)
         batches: dict[WorkerChannel, list[tuple[int, Job]]] = {}
         loads = {worker: len(worker.jobs) for worker in workers if not worker.alone}
+        if long_bytes is LONG_BYTES:
+            for worker in loads:
+                loads[worker] += sum([len(job.body[3]) // LONG_BYTES for job in worker.jobs.values()])
         while self.size > len(self._alone) and loads:
             worker = min(loads, key=loads.__getitem__) if len(loads) > 1 else next(iter(loads))
             if loads[worker] >= window:
                 break
             job = self._take()
             if job is not None and self._wanted(job, now):
-                loads[worker] += 1
+                loads[worker] += 1 + len(job.body[3]) // long_bytes
                 self._last_id += 1
                 batches.setdefault(worker, []).append((self._last_id, job))
         for worker, batch in batches.items():

@@ -9,6 +9,9 @@ from msgspec import Struct
 
 from hsmd.errors import HsmdError
 
+LONG_BYTES = 8_192
+"""Copying, checking and hashing so many bytes costs at most as much as a P-256 signature. Handshakes sign far less."""
+
 
 class Status(Enum):
     """How a job ended, or that its deadline passed before it did."""
@@ -30,7 +33,7 @@ class Job(Struct, eq=False):
     """One key operation. The fields up to `cost` are the submitter's, the others the pool's.
 
     `body` is (purpose, scheme, key digest, data); `deadline` is on the pool's clock. With `alone` the worker is given nothing
-    else meanwhile. `context` is not looked at. `client` is charged `cost` for it (1: a P-256 signature).
+    else meanwhile. `context` is not looked at. `client` is charged `cost` for it (1: a P-256 signature; see `job_cost`).
     """
 
     body: tuple[int, int, bytes, bytes]
@@ -46,6 +49,11 @@ class Job(Struct, eq=False):
     expired: bool = False
 
     __repr__ = object.__repr__  # a Struct's own would show the data, and recurse through `context`
+
+
+def job_cost(work: float, data: bytes) -> float:
+    """What a client is charged for a use of a key (KeyFacts.work) with so much data."""
+    return work + len(data) // LONG_BYTES
 
 
 class Completion(NamedTuple):

@@ -194,6 +194,13 @@ async def test_outcomes_are_written_before_answers_are_sent(harness: Harness) ->
     assert (caller.replies, caller.flushes) == ([(1, b"one"), (2, b"two")], 1)
 
 
+async def test_long_data_costs_more(harness: Harness) -> None:
+    ask(harness, 1)
+    body = key_operation_body(1_000, Purpose.TLS13_SERVER, 0x0403, KEY, bytes(60_000))
+    harness.service.use(Caller(), [(2, body)])
+    assert [each.cost for each in harness.pool.jobs] == [1.0, 8.0]
+
+
 async def test_each_caller_is_flushed_once_per_batch(harness: Harness) -> None:
     callers = [ask(harness, 1, 2), ask(harness, 1, 2)]
     harness.complete(*((job, Status.ANSWERED, b"x") for job in harness.pool.jobs))

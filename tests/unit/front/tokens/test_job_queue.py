@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from hsmd.daemon.front.tokens.job_queue import ACTIVE_S, FairQueue, JobQueue
-from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
+from hsmd.daemon.front.tokens.job_queue import ACTIVE_S, SHARED_WINDOW, FairQueue, JobQueue
+from hsmd.daemon.front.tokens.jobs import LONG_BYTES, Completion, Job, Status, job_cost
 from hsmd.daemon.front.tokens.load_shedding import LEAST_SHARE, Load, LoadShedder
 from hsmd.errors import Overloaded, Unavailable
 
@@ -39,6 +39,11 @@ def job(client: str = "ann", key: bytes = b"k1", cost: float = 1.0, deadline: fl
     return Job((1, 0x0403, key, b""), deadline, False, None, client, cost)
 
 
+def long_job(client: str, size: int = 60_000) -> Job:
+    data = bytes(size)
+    return Job((4, 0x0403, b"k1", data), 1e9, False, None, client, job_cost(1.0, data))
+
+
 def served(queue: JobQueue, how_many: int) -> list[Job]:
     channel = Channel()
     queue.hand_out([channel], how_many, 0.0)  # type: ignore[list-item]
@@ -63,6 +68,40 @@ def test_turns_are_shared_by_cost() -> None:
         queue.add(job("bob", cost=9.0))
     shares = Counter(each.client for each in served(queue, 500))
     assert 8 <= shares["ann"] / shares["bob"] <= 10
+
+
+def test_long_data_costs_more_turns() -> None:
+    """One client that has 60 kB checked and hashed for each signature gets an eighth of the operations."""
+    queue = JobQueue(lambda done: None)
+    for _ in range(900):
+        queue.add(job("ann"))
+        queue.add(long_job("eve"))
+    shares = Counter(each.client for each in served(queue, 500))
+    assert 7 <= shares["ann"] / shares["eve"] <= 9
+
+
+def test_the_data_of_a_handshake_costs_nothing_more() -> None:
+    assert job_cost(9.0, bytes(4_000)) == 9.0
+    assert job_cost(9.0, bytes(10 * LONG_BYTES)) == 19.0
+
+
+def test_a_worker_that_several_clients_share_holds_little_long_data() -> None:
+    """Otherwise a client waits behind all that a worker holds, although its turn comes first."""
+    queue = JobQueue(lambda done: None)
+    channel = Channel()
+    for client in ("eve", "ann"):
+        queue.note_active(client, 0.0)
+    for _ in range(50):
+        queue.add(long_job("eve"))
+    queue.hand_out([channel], 64, 0.0)  # type: ignore[list-item]
+    held = [each for each in channel.jobs.values() if each.client == "eve"]
+    assert sum(1 + len(each.body[3]) // LONG_BYTES for each in held) <= SHARED_WINDOW
+    queue.add(job("ann"))
+    queue.hand_out([channel], 64, 0.0)  # type: ignore[list-item]
+    assert len(channel.jobs) <= 2
+    channel.jobs.clear()
+    queue.hand_out([channel], 64, 0.0)  # type: ignore[list-item]
+    assert "ann" in {each.client for each in channel.sent[-2:]}
 
 
 def test_the_keys_of_a_client_take_turns() -> None:
