@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import grp
-import pwd
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from hsmd.agent.policy import ALL_USERS, Rules, Users
 from hsmd.client.endpoint import Endpoint, parse_address
 from hsmd.client.statement_keys import parse_pins
 from hsmd.errors import BadRequest, ConfigurationError, ProtocolError
+from hsmd.system import host_users
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
 from hsmd.transparency.declaration import operator_verifier
 from hsmd.transparency.note import Verifier
@@ -101,8 +100,8 @@ def _socket(agent: TomlTable) -> SocketConfig:
     if not _MODE.match(mode):
         agent.fault("mode", f"{mode[:20]!r} is not a mode like 0660")
         mode = "0"
-    owner = _id(agent, "owner", lambda name: pwd.getpwnam(name).pw_uid)
-    group = _id(agent, "group", lambda name: grp.getgrnam(name).gr_gid)
+    owner = _id(agent, "owner", host_users.uid_of)
+    group = _id(agent, "group", host_users.gid_of)
     return SocketConfig(path, int(mode, 8), owner, group)
 
 
@@ -124,25 +123,15 @@ def _statement_keys(agent: TomlTable) -> tuple[Verifier, ...]:
         return ()
 
 
-def _id(table: TomlTable, name: str, find: Callable[[str], int]) -> int:
+def _id(table: TomlTable, name: str, find: Callable[[str], int | None]) -> int:
     text = table.text(name)
     if not text:
         return KEEP
-    number = _number(text, find)
+    number = find(text)
     if number is None:
         table.fault(name, f"this host has no {'user' if name == 'owner' else name} {text[:64]!r}")
         return KEEP
     return number
-
-
-def _number(text: str, find: Callable[[str], int]) -> int | None:
-    """The id that a name or a decimal number stands for; None for an unknown name."""
-    if text.isascii() and text.isdigit() and len(text) <= 10:
-        return int(text)
-    try:
-        return find(text)
-    except (KeyError, ValueError):
-        return None
 
 
 def _daemons(top: TomlTable, client: str, identity: Path, certificate: Path | None) -> tuple[Endpoint, ...]:
@@ -193,7 +182,7 @@ def _users(table: TomlTable, *, required: bool = False) -> Users:
     names = table.strings("users", None if required else (), may_be_empty=True)
     if "*" in names:
         return ALL_USERS
-    numbers = {name: _number(name, lambda name: pwd.getpwnam(name).pw_uid) for name in names}
+    numbers = {name: host_users.uid_of(name) for name in names}
     for name in (name for name, number in numbers.items() if number is None):
         table.fault("users", f"this host has no user {name[:64]!r}")
     return frozenset(number for number in numbers.values() if number is not None)

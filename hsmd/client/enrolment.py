@@ -25,7 +25,12 @@ from hsmd.protocol.enrolment import (
     decode_answer,
     encode,
 )
-from hsmd.system.ssh_profile import CLOSED, require_host_principals, without_ignore_packets
+from hsmd.system.ssh_profile import (
+    CLOSED,
+    need_no_user_entry,
+    require_host_principals,
+    without_ignore_packets,
+)
 
 LIMIT_S = 15.0
 """Time limit for the whole enrolment."""
@@ -37,6 +42,7 @@ async def enrol(token: EnrolmentToken, public_key: str) -> EnrolmentAnswer:
     Raises Unavailable (not reachable), ProtocolError (not the daemon of the token), Refused (token wrong, used or too
     old: the daemon does not tell which), BadRequest.
     """
+    need_no_user_entry()
     host, port = parse_address(token.address)
     connection = None
     try:

@@ -22,6 +22,7 @@ from hsmd.system.ssh_profile import (
     REKEY_SECONDS,
     SUBSYSTEM,
     WINDOW_BYTES,
+    need_no_user_entry,
     require_host_principals,
     without_ignore_packets,
 )
@@ -68,6 +69,7 @@ class _Host(asyncssh.SSHClient):
 
 async def open_ssh(endpoint: Endpoint, receiver: Receiver) -> Wire:
     """See `transport.open_wire`."""
+    need_no_user_entry()
     options = _options(endpoint)
     connection = host = None
     try:

@@ -2,12 +2,16 @@
 
 The client's transport and the daemon's listener share it, so that the two ends cannot drift apart. The functions read or
 replace what asyncssh does not offer as an interface; `tests/unit/system/test_asyncssh_canaries.py` fails if a release of
-asyncssh changes one of these parts. This module does not import asyncssh itself.
+asyncssh changes one of these parts. Importing this module does not import asyncssh.
 """
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path, PosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -58,6 +62,38 @@ _MSG_IGNORE = 2
 
 
 # --- both ends ---
+
+
+def need_no_user_entry() -> None:
+    """Let asyncssh work for a user without an entry in the user database, as in containers (replaces two of its imports).
+
+    For every connection it looks up the local user's name and home directory, for configuration files that it is told not
+    to read, and raises ValueError or RuntimeError if there is none. For all other users nothing changes.
+    """
+    import asyncssh.config
+    import asyncssh.connection
+
+    vars(asyncssh.connection)["getpass"] = _UserName
+    vars(asyncssh.config)["Path"] = _PathWithoutHome
+
+
+class _UserName:
+    """Stands for the module getpass."""
+
+    @staticmethod
+    def getuser() -> str:
+        with suppress(KeyError, OSError):
+            return getpass.getuser()
+        return str(os.getuid())
+
+
+class _PathWithoutHome(PosixPath):
+    """A path that keeps its `~` if there is no home directory."""
+
+    def expanduser(self) -> Path:
+        with suppress(RuntimeError):
+            return super().expanduser()
+        return self
 
 
 def without_ignore_packets(connection: Any) -> None:

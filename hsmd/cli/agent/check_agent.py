@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hsmd.cli.agent.check_results import Finding, bad, good
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.errors import ConfigurationError, HsmdError, NotFound, Refused
 from hsmd.protocol.messages import Identity, KeyInfo, KeyShow, WhoAmI
+from hsmd.system import host_users
 
 LOG_REFUSED = (
     "find out why on the key host (hsmd audit verify): an audit log never shrinks or changes. After a restore from backup, an"
@@ -46,24 +46,23 @@ def _socket(path: Path) -> Finding:
 
 def _reachable_for(path: Path, user: str) -> Finding:
     """Check that `user` may enter all directories and write to the socket (unix(7)), according to the mode bits."""
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
+    account = host_users.find(user)
+    if account is None:
         return bad("permissions", f"there is no user {user}", "give the user that the TLS server runs as")
-    groups = set(os.getgrouplist(user, entry.pw_gid))
+    groups = host_users.groups_of(account)
     for step in [*reversed(path.parents), path]:
         wanted = stat.S_IWOTH if step == path else stat.S_IXOTH
         try:
             status = step.stat()
         except OSError as error:
             return bad("permissions", f"{step}: {error.strerror}", "run the check as root")
-        if not _may(status, entry.pw_uid, groups, wanted):
+        if not _may(status, account.uid, groups, wanted):
             fix = f"change its group to one of {user} (for the socket: `group` in agent.toml), or add {user} to its group"
             return bad("permissions", f"{user} may not {'use' if step == path else 'enter'} {step}", fix)
     return good("permissions", f"{user} may use {path}")
 
 
-def _may(status: os.stat_result, uid: int, groups: set[int], wanted: int) -> bool:
+def _may(status: os.stat_result, uid: int, groups: frozenset[int], wanted: int) -> bool:
     if uid == 0:
         return True
     if status.st_uid == uid:
@@ -106,12 +105,11 @@ def check_policy(config: Path, key: str, user: str) -> list[Finding]:
     """Check that agent.toml allows `user` to use the key; empty if there is no user to check or the file is not readable."""
     from hsmd.agent.config import load
 
-    if not user or not os.access(config, os.R_OK):
-        return []
+    uid = host_users.uid_of(user)
+    if uid is None or not os.access(config, os.R_OK):
+        return []  # `permissions` has reported an unknown user
     try:
-        allowed = load(config).rules.allow(pwd.getpwnam(user).pw_uid, key)
-    except KeyError:
-        return []  # `permissions` has reported it
+        allowed = load(config).rules.allow(uid, key)
     except ConfigurationError as error:
         return [bad("agent.toml", "; ".join(error.faults), f"correct {config}")]
     if not allowed:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 from pathlib import Path
 
 from hsmd.cli.base.agent_toml import Local
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.invoking_user import invoking_user
+from hsmd.system import host_users
 
 SYSTEM_DIRECTORY = Path("/etc/hsmd")
 SYSTEM_STATE = Path("/var/lib/hsmd-agent")
@@ -32,24 +31,17 @@ def choose(config: Path, socket: Path | None, allowed: tuple[str, ...]) -> Local
     """Choose socket, state directory, users and group. Raises CommandError for an unknown user."""
     users = allowed or _default_users()
     for user in users:
-        if user != "*" and not _exists(user):
+        if user != "*" and host_users.uid_of(user) is None:
             raise CommandError(f"--allow: there is no user {user}", "correct the name", Exit.USAGE)
     state = SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
     return Local((socket or socket_for(config)).absolute(), state, users, _group(users))
 
 
 def _default_users() -> tuple[str, ...]:
-    own = pwd.getpwuid(os.geteuid()).pw_name
-    servers = tuple(user for user in _SERVER_USERS if _exists(user)) if os.geteuid() == 0 else ()
-    return (own, *servers)
-
-
-def _exists(user: str) -> bool:
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        return False
-    return True
+    own = host_users.by_uid(os.geteuid()).name
+    if os.geteuid() != 0:
+        return (own,)
+    return (own, *(user for user in _SERVER_USERS if host_users.uid_of(user) is not None))
 
 
 def _group(users: tuple[str, ...]) -> str:
@@ -57,6 +49,7 @@ def _group(users: tuple[str, ...]) -> str:
     if os.geteuid() != 0:
         return ""
     for user in users:
-        if user not in ("*", "root"):
-            return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+        account = None if user in ("*", "root") else host_users.find(user)
+        if account is not None:
+            return host_users.group_name(account.gid)
     return ""

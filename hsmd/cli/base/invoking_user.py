@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from hsmd.system import host_users
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,6 @@ def invoking_user() -> InvokingUser:
     """The user who called sudo, otherwise the user of this process."""
     behind = os.environ.get("SUDO_UID", "")
     uid = int(behind) if os.geteuid() == 0 and behind.isdecimal() else os.geteuid()
-    entry = pwd.getpwuid(uid)
-    home = os.environ.get("HOME") if uid == os.geteuid() and not behind else None
-    return InvokingUser(entry.pw_name, uid, entry.pw_gid, Path(home or entry.pw_dir))
+    found = host_users.by_uid(uid)
+    home = host_users.own_home() if uid == os.geteuid() and not behind else found.home
+    return InvokingUser(found.name, uid, found.gid, home)

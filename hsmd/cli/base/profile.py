@@ -9,6 +9,7 @@ from typing import Any
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.invoking_user import invoking_user
 from hsmd.errors import ConfigurationError
+from hsmd.system.host_users import expand_home
 from hsmd.system.toml_table import TomlTable, parse_text, read_readable
 
 PROFILE_NAME = "operator.toml"
@@ -52,7 +53,7 @@ def load(path: Path) -> Profile:
         profile = Profile(
             daemon=table.text("daemon"),
             user=table.text("user"),
-            identity=path.parent / Path(identity).expanduser() if identity else None,
+            identity=path.parent / expand_home(identity) if identity else None,
             host_keys=tuple(table.strings("host_keys", ())),
             operator_keys=tuple(table.strings("operator_keys", ())),
             statement_keys=tuple(table.strings("statement_keys", ())),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pwd
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -15,7 +14,7 @@ from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.profile import Profile
 from hsmd.errors import BadRequest
 from hsmd.protocol.cursor import Cursor
-from hsmd.system import atomic_file
+from hsmd.system import atomic_file, host_users
 
 MAX_BYTES = 128
 READABLE = 100
@@ -36,9 +35,8 @@ def _state_directory() -> Path:
     """The directory for what hsmd remembers between runs: behind sudo that of root, which follows no link of the user."""
     trusted = "SUDO_UID" not in os.environ
     own = os.environ.get("XDG_STATE_HOME") if trusted else None
-    home = os.environ.get("HOME") if trusted else None
-    base = Path(own) if own else Path(home or pwd.getpwuid(os.geteuid()).pw_dir) / ".local" / "state"
-    return base / "hsmd"
+    home = host_users.own_home() if trusted else host_users.by_uid(os.geteuid()).home
+    return (Path(own) if own else home / ".local" / "state") / "hsmd"
 
 
 class CursorFile:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import getpass
 import inspect
 import re
 from collections.abc import AsyncIterator
@@ -16,7 +17,11 @@ from typing import Any
 
 import asyncssh
 import pytest
-from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
+from asyncssh.connection import (
+    SSHClientConnectionOptions,
+    SSHServerConnection,
+    SSHServerConnectionOptions,
+)
 from asyncssh.packet import String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate
 
@@ -24,7 +29,13 @@ from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.system import ssh_profile as asyncssh_profile
-from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
+from hsmd.system.ssh_profile import (
+    CIPHERS,
+    CLOSED,
+    KEX_ALGORITHMS,
+    need_no_user_entry,
+    without_ignore_packets,
+)
 from tests.support.ssh_peer import certificate
 
 pytestmark = pytest.mark.timeout(30)
@@ -307,3 +318,21 @@ async def test_the_options_leave_one_way_to_log_in(plain: Plain) -> None:
     assert [bytes(name) for name in made.encryption_algs] == [name.encode() for name in CIPHERS]
     assert [bytes(name) for name in made.kex_algs] == [name.encode() for name in KEX_ALGORITHMS]
     assert made.compression_algs == [b"none"]
+
+
+def test_asyncssh_asks_the_user_database_and_ours_answers_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise KeyError("no such user")
+
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr(asyncssh.connection, "getpass", getpass)
+    monkeypatch.setattr(asyncssh.config, "Path", Path)
+    with pytest.raises(ValueError, match="Unknown local username"):
+        SSHClientConnectionOptions(config=[])
+    with pytest.raises(RuntimeError, match="home directory"):
+        SSHServerConnectionOptions(config=[])
+    need_no_user_entry()
+    SSHClientConnectionOptions(**CLOSED, username="web1", known_hosts=([], [], []))
+    SSHServerConnectionOptions(config=[])

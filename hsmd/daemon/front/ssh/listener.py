@@ -19,7 +19,7 @@ from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
 from hsmd.errors import ConfigurationError
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
-from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES
+from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES, need_no_user_entry
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
 KEEPALIVE_S = 1.0
@@ -109,6 +109,7 @@ class SshListener:
 
     async def _open(self, wanted: dict[ListenAddress, dict[str, Any]]) -> dict[ListenAddress, Any]:
         """Listen on all of these addresses, or on none of them if one cannot be bound."""
+        need_no_user_entry()
         opened: dict[ListenAddress, Any] = {}
         for address, options in wanted.items():
             try:
