@@ -241,11 +241,18 @@ def _first_address(text: str, layout: Layout) -> str:
     from hsmd.daemon.config.reader import parse
 
     try:
-        return str(parse(text, layout.config).listen.addresses[0])
+        address = parse(text, layout.config).listen.addresses[0]
     except ConfigurationError as error:
         raise CommandError(
             "; ".join(error.faults), "correct the options; nothing was written", Exit.USAGE
         ) from None
+    if address.port == 0:
+        raise CommandError(
+            f"--listen {address}: front ends cannot reach a port that changes with every start",
+            "give a port from 1 to 65535; nothing was written",
+            Exit.USAGE,
+        )
+    return str(address)
 
 
 def _operator(

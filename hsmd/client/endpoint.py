@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.errors import BadRequest, ConfigurationError
-from hsmd.system.addresses import is_host, join_address, split_address
+from hsmd.system.addresses import host_fault, join_address, split_address
 
 MAX_IDENTITY_BYTES = 64 * 1024
 _HOST_KEY_TYPE = b"ssh-ed25519"
@@ -55,8 +55,8 @@ class Endpoint:
 
     def _faults(self) -> list[str]:
         faults = []
-        if not is_host(self.host):
-            faults.append(f"host: {self.host[:80]!r} is neither an IP address nor a host name")
+        if fault := host_fault(self.host):
+            faults.append(f"host: {self.host[:80]!r}: {fault}")
         if not 0 < self.port < 65_536:
             faults.append(f"port: {self.port} is not between 1 and 65535")
         if not _NAME.match(self.user):
@@ -85,12 +85,10 @@ def parse_address(text: str) -> tuple[str, int]:
     """Host and port of `host`, `host:port` or `[v6]:port`; the port is 7440 unless given. Raises BadRequest."""
     try:
         host, port = split_address(text)
-    except ValueError:
-        host, port = "", 0
-    if text.endswith(":") or not is_host(host) or port == 0:
-        raise BadRequest(
-            f"{text[:80]!r} is not an address; write it like 192.0.2.1:7440 or [2001:db8::1]:7440"
-        )
+    except ValueError as error:
+        raise BadRequest(f"{error}; an address looks like 192.0.2.1:7440 or [2001:db8::1]:7440") from None
+    if port == 0:
+        raise BadRequest(f"{text[:80]!r} is not an address: it has no valid port; give one from 1 to 65535")
     return host, port
 
 

@@ -130,7 +130,7 @@ def parse_address(text: str, default_port: int = DEFAULT_PORT) -> ListenAddress:
     try:
         ip_address(host)
     except ValueError:
-        raise ValueError(f"{text!r} must be a literal IP address and port") from None
+        raise ValueError(f"{text!r} is a host name; give the literal IP address that it stands for") from None
     return ListenAddress(host, port)
 
 

@@ -142,6 +142,8 @@ def test_a_failure_half_way_leaves_nothing(
     [
         (["--listen", "0.0.0.0:7440"], "every network"),
         (["--listen", "hsm.example:7440"], "literal IP address"),
+        (["--listen", "::1:7440"], "write [::1]:7440"),
+        (["--listen", "127.0.0.1:0"], "a port from 1 to 65535"),
         (["--operator", "no spaces please"], "name"),
         (["--module", "nowhere.so"], "nowhere.so"),
         (["--operator-key", "ssh-ed25519 AAAA"], "public key"),
