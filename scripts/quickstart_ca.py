@@ -20,7 +20,7 @@ class Authority:
     """Issues certificates for localhost; writes its own certificate to `file` when it issues the first one."""
 
     def __init__(
-        self, file: Path, *, before: timedelta = timedelta(minutes=5), lifetime: timedelta = LIFETIME
+        self, file: Path, *, before: timedelta = timedelta(hours=1), lifetime: timedelta = LIFETIME
     ) -> None:
         """Its certificates are valid from `before` before now on, and for `lifetime` from now on."""
         self.file = file

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import asyncssh
@@ -56,6 +57,8 @@ def test_a_key_from_generation_to_destruction(shared_daemon: Daemon, ask: Ask) -
     pem = ask(messages.CertificateSelfSigned("life", ["life.test"], days=9)).pem
     certificate = x509.load_pem_x509_certificate(pem.encode())
     certificate.verify_directly_issued_by(certificate)
+    term = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    assert term == timedelta(days=9, hours=1), "clients whose clock is behind accept it at once"
     assert ask(messages.CertificateExport("life")).pem == pem
     assert ask(messages.KeyShow("life")).certificate_not_after == certificate.not_valid_after_utc
     assert ask(messages.CertificateImport("life", pem)).name == "life"

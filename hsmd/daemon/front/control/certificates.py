@@ -27,6 +27,9 @@ from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, labels
 
+BACKDATED = timedelta(hours=1)
+"""How long before the present a self-signed certificate begins: clocks of clients may be behind."""
+
 
 class CertificateHandlers:
     """Signs certificate requests and self-signed certificates with keys, and keeps the chains of keys in the store."""
@@ -83,13 +86,13 @@ class CertificateHandlers:
     ) -> messages.PemDocument:
         key = await self._cache.read(lambda tx: tx.keys.get(request.key))
         scheme = pki.default_scheme(key.key_type)
-        not_before = self._now().replace(microsecond=0)
+        now = self._now().replace(microsecond=0)
         tbs = pki.build_self_signed_tbs(
             key.public_key,
             request.dns_names,
             request.ip_addresses,
-            not_before,
-            not_before + timedelta(days=request.days),
+            now - BACKDATED,
+            now + timedelta(days=request.days),
             randbits(159),
             scheme,
         )
