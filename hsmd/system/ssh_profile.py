@@ -11,9 +11,9 @@ import getpass
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from pathlib import Path, PosixPath
+from pathlib import PosixPath
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 SUBSYSTEM = "hsmd"
 KEX_ALGORITHMS = ("mlkem768x25519-sha256", "curve25519-sha256")
@@ -90,7 +90,7 @@ class _UserName:
 class _PathWithoutHome(PosixPath):
     """A path that keeps its `~` if there is no home directory."""
 
-    def expanduser(self) -> Path:
+    def expanduser(self) -> Self:
         with suppress(RuntimeError):
             return super().expanduser()
         return self
