@@ -63,8 +63,14 @@ ROOTS = {"hsmd", "hsmd.daemon"}
 """Packages that only hold others."""
 
 HOMES = {
-    # The raw loop of the benchmark is the library without anything of ours.
-    "pkcs11": ("hsmd.pkcs11", "hsmd.daemon.worker", "hsmd.cli.bench.raw"),
+    # The loops of the benchmark are the library without anything of ours.
+    "pkcs11": (
+        "hsmd.pkcs11",
+        "hsmd.daemon.worker",
+        "hsmd.cli.bench.raw",
+        "hsmd.cli.bench.scale.fill",
+        "hsmd.cli.bench.scale.bare_signer",
+    ),
     "asn1crypto": ("hsmd.pkcs11", "hsmd.daemon.worker"),
     "sqlalchemy": ("hsmd.daemon.store",),
     "alembic": ("hsmd.daemon.store",),
@@ -380,6 +386,13 @@ def reached_from(module: str) -> set[str]:
 WITHOUT_DAEMON_PACKAGES = """
 import importlib, pkgutil, sys
 
+SEPARATE_PROGRAMS = {
+    "hsmd.cli.bench.raw",
+    "hsmd.cli.bench.scale.fill",
+    "hsmd.cli.bench.scale.bare_generator",
+    "hsmd.cli.bench.scale.bare_signer",
+}
+
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"pkcs11", "asn1crypto", "sqlalchemy", "alembic", "psycopg", "pytest"}:
@@ -391,7 +404,7 @@ import hsmd.provider
 for part in ("hsmd.client", "hsmd.agent", "hsmd.protocol", "hsmd.cli"):
     package = importlib.import_module(part)
     for module in pkgutil.walk_packages(package.__path__, part + "."):
-        if not module.name.endswith("__main__") and module.name != "hsmd.cli.bench.raw":  # a separate program
+        if not module.name.endswith("__main__") and module.name not in SEPARATE_PROGRAMS:
             importlib.import_module(module.name)
             seen += 1
 from hsmd.cli import run

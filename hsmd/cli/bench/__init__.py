@@ -68,18 +68,42 @@ class Handshakes:
     handshakes_per_s: float
 
 
-@command(app, "bench", example="hsmd bench --quick\nhsmd bench --json > bench.json")
+@command(
+    app,
+    "bench",
+    example="hsmd bench --quick\nhsmd bench --json > bench.json\nhsmd bench --scale --keys 100 --keys 1000",
+)
 def bench(
     output: Output,
     quick: Annotated[
         bool, typer.Option("--quick", help="Shorter measurements, less than 50 seconds in total.")
     ] = False,
+    scale: Annotated[
+        bool,
+        typer.Option("--scale", help="Measure instead what many keys cost: starts, gaps, lists, memory."),
+    ] = False,
+    keys: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--keys",
+            metavar="N",
+            min=1,
+            max=99_999,
+            help="With --scale: number of keys; may be repeated.  [default: 100, 1000, 3000, 10000]",
+        ),
+    ] = None,
 ) -> None:
     """Measure operations per second: raw token, hsmd over SSH, and nginx with and without hsmd.
 
     It uses temporary daemons with a software token on loopback, and nginx and wrk of the distribution. Compare the ratios; the
-    absolute figures depend mostly on the machine. The raw rate is that of a single python-pkcs11 process.
+    absolute figures depend mostly on the machine. The raw rate is that of a single python-pkcs11 process. With --scale it
+    measures a daemon with many keys instead, which takes some minutes; the token is in a memory file system.
     """
+    if scale:
+        from hsmd.cli.bench import scale as many_keys
+
+        many_keys.run(output, keys or many_keys.SIZES)
+        return
     seconds = QUICK_SECONDS if quick else SECONDS
     raw: dict[str, list[float]] = {key.name: [] for key in KEYS}
     measured: list[dict[str, Any]] = []

@@ -119,15 +119,15 @@ def _start(
     with_agent: bool,
 ) -> Ready:
     layout = Layout(directory / "hsmd.toml", directory)
-    host = _prepare(layout, workers)
-    address = _start_daemon(resources, layout, children, log)
+    host = prepare(layout, workers)
+    address = start_daemon(resources, layout, children, log)
     profile = profiles.Profile(address, OPERATOR, directory / OPERATOR, (host,))
     profile_file = directory / profiles.PROFILE_NAME
     write_new(profile_file, profiles.render(profile), PRIVATE)
     with connect(profile) as client:
-        _wait_for_token(client, children[0])
+        wait_for_token(client, children[0])
         ready_keys = [_make(client, key, directory) for key in keys]
-    socket = _start_agent(resources, directory, profile, children, log) if with_agent else ""
+    socket = start_agent(resources, directory, profile, children, log) if with_agent else ""
     return Ready(
         address=address,
         host_key=host,
@@ -143,7 +143,7 @@ def _start(
     )
 
 
-def _prepare(layout: Layout, workers: int) -> str:
+def prepare(layout: Layout, workers: int) -> str:
     """Create token, host key, store with two clients, and configuration; return the host key line."""
     from hsmd.daemon.store import CredentialRecord, Store
     from hsmd.pkcs11.softhsm import make_token
@@ -168,7 +168,7 @@ def _prepare(layout: Layout, workers: int) -> str:
     return host.line
 
 
-def _start_daemon(
+def start_daemon(
     resources: ExitStack, layout: Layout, children: list[subprocess.Popen[bytes]], log: int
 ) -> str:
     """Start the daemon; return its address, with the port that the system chose."""
@@ -194,7 +194,9 @@ def _has_line(pipe: Any, notice: bytearray) -> bool:
     return notice.endswith(b"\n")
 
 
-def _wait_for_token(client: Client, child: subprocess.Popen[bytes]) -> None:
+def wait_for_token(client: Client, child: subprocess.Popen[bytes], seconds: float = READY_S) -> None:
+    """Wait until all workers are ready. Raises CommandError after `seconds`."""
+
     def ready() -> bool:
         tokens = client.control(Status(), timeout_s=READY_S).tokens
         return (
@@ -203,7 +205,7 @@ def _wait_for_token(client: Client, child: subprocess.Popen[bytes]) -> None:
             and bool(tokens[0].workers)
         )
 
-    child_processes.wait_for(ready, "the token", seconds=READY_S, child=child)
+    child_processes.wait_for(ready, "the token", seconds=seconds, child=child)
 
 
 def _make(client: Client, key: KeySpec, directory: Path) -> ReadyKey:
@@ -224,13 +226,14 @@ def _make(client: Client, key: KeySpec, directory: Path) -> ReadyKey:
     return ReadyKey(info.name, info.key_type, info.digest, str(made.reference), str(made.chain or ""))
 
 
-def _start_agent(
+def start_agent(
     resources: ExitStack,
     directory: Path,
     profile: profiles.Profile,
     children: list[subprocess.Popen[bytes]],
     log: int,
 ) -> str:
+    """Start an agent for all local users; return its socket once it is connected."""
     socket = directory / "agent.sock"
     config = directory / "agent.toml"
     pinned = agent_toml.Pinned(profile.daemon, profile.host_keys, FRONT_END, directory / FRONT_END)
