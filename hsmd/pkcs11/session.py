@@ -20,6 +20,7 @@ import pkcs11
 from pkcs11 import Mechanism, TokenFlag
 
 from hsmd.errors import Unavailable
+from hsmd.pkcs11.attributes import TolerantMapper
 from hsmd.pkcs11.errors import name_of
 from hsmd.pkcs11.mechanisms import USED
 from hsmd.pkcs11.pin import ask_pin, pin_path, read_pin
@@ -208,7 +209,7 @@ def _question(token: Any) -> str:
 def _log_in(settings: TokenSettings, token: Any, pin: str, what: str) -> OpenToken:
     """One try to log in; `what` names the PIN in errors."""
     try:
-        session = token.open(rw=settings.read_write, user_pin=pin)
+        session = token.open(rw=settings.read_write, user_pin=pin, attribute_mapper=TolerantMapper())
     except _LOGIN_REFUSALS as error:
         raise LoginRefused(f"the token refused {what}: {name_of(error)}; {_tries_left(token)}") from None
     except pkcs11.PKCS11Error as error:

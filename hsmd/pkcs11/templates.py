@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pkcs11
 from pkcs11 import Attribute, KeyType as KeyKind, MechanismFlag, ObjectClass
 from pkcs11.attributes import AttributeMapper
 from pkcs11.constants import DEFAULT
 
+from hsmd.pkcs11.attributes import flag
 from hsmd.pkcs11.public_keys import PublicHalf, public_attributes
 from hsmd.purposes import KeyUse, Purpose, use_of
 
@@ -193,11 +193,3 @@ def other_uses(key: Any, use: KeyUse) -> list[str]:
 def may(key: Any, attribute: Attribute) -> bool:
     """Whether a boolean attribute exists and is true."""
     return flag(key, attribute) is True
-
-
-def flag(key: Any, attribute: Attribute) -> bool | None:
-    """The value of a boolean attribute, None if the token does not have it or does not show it."""
-    try:
-        return bool(key[attribute])
-    except (pkcs11.AttributeTypeInvalid, pkcs11.AttributeSensitive, pkcs11.FunctionFailed):
-        return None

@@ -22,6 +22,7 @@ from hsmd.envelopes.header import Header, Kind, Suite
 from hsmd.envelopes.rsa_aes_kwp import AES_KEY_BYTES, MAC_MESSAGE, Parts
 from hsmd.errors import BadRequest, EnvelopeInvalid
 from hsmd.pkcs11 import templates
+from hsmd.pkcs11.attributes import flag
 from hsmd.pkcs11.errors import Fault, classify
 from hsmd.pkcs11.mechanisms import KIND_OF_FAMILY
 from hsmd.pkcs11.public_keys import PublicHalf
@@ -132,9 +133,9 @@ def _check_object(private: Any, half: PublicHalf, template: templates.Template, 
     if (
         private[Attribute.CLASS] is not ObjectClass.PRIVATE_KEY
         or private[Attribute.KEY_TYPE] is not KIND_OF_FAMILY[half.key_type.facts.family]
-        or any(templates.flag(private, name) not in (value, None) for name, value in expected.items())
-        or templates.flag(private, Attribute.SENSITIVE) is not True
-        or templates.flag(private, Attribute.EXTRACTABLE) is not expected[Attribute.EXTRACTABLE]
+        or any(flag(private, name) not in (value, None) for name, value in expected.items())
+        or flag(private, Attribute.SENSITIVE) is not True
+        or flag(private, Attribute.EXTRACTABLE) is not expected[Attribute.EXTRACTABLE]
     ):
         raise EnvelopeInvalid
 

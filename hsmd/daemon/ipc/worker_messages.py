@@ -73,7 +73,10 @@ class TokenRequest(Struct, tag_field="op", forbid_unknown_fields=True, frozen=Tr
 
 
 class KeyDescription(Struct, frozen=True):
-    """A key that the token serves; `key` is its digest in hex, `public_key` the DER SubjectPublicKeyInfo."""
+    """A key with a ceiling; `key` is its digest in hex, `public_key` the DER SubjectPublicKeyInfo.
+
+    `problem` says why the token does not serve it, empty if it does; it is among the `warnings` too.
+    """
 
     key: str
     key_type: str
@@ -82,6 +85,7 @@ class KeyDescription(Struct, frozen=True):
     cka_id: str
     cka_label: str
     warnings: list[str] = []
+    problem: str = ""
 
 
 class Generate(TokenRequest, tag="generate", frozen=True):
@@ -118,7 +122,7 @@ class Destroy(TokenRequest, tag="destroy", frozen=True):
 
 
 NO_PRIVATE_KEY = "the private key is not in the token"
-"""A warning in the description of a ceiling whose private key is missing."""
+"""The problem of a ceiling whose private key is missing."""
 
 
 class KeyDescriptions(Struct, frozen=True):

@@ -16,7 +16,9 @@ from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.worker_messages import AnyRequest, KeyDescription
 from hsmd.daemon.worker import ceilings, key_adoption, key_objects, unfinished_keys
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_index import private_keys_by_id, the_private_key
+from hsmd.daemon.worker.key_index import private_keys_by_id
+from hsmd.daemon.worker.key_pairs import KeyPairs, Unproven
+from hsmd.daemon.worker.public_halves import PublicHalves
 from hsmd.daemon.worker.wrapped_keys import WrappedKeys
 from hsmd.errors import BadRequest
 from hsmd.pkcs11 import mechanisms, templates, wrapping_probe
@@ -69,16 +71,16 @@ class ControlOperations:
         return describe(ceiling, request.name, [])
 
     def _adopt(self, request: worker_messages.Adopt) -> KeyDescription:
-        private = key_adoption.find_private(
+        digest, purposes = _digest(request), expand(request.purposes)
+        private, half = key_adoption.find_pair(
             self._session,
             cka_id=bytes.fromhex(request.cka_id),
             cka_label=request.cka_label,
-            digest=_digest(request),
+            digest=digest,
+            certified=_certified(request.certificate) if request.certificate else None,
         )
-        purposes = expand(request.purposes)
-        certified = _certified(request.certificate) if request.certificate else None
         ceiling, unsafe = key_adoption.adopt(
-            self._session, private, certified, purposes, accept_unsafe=request.accept_unsafe
+            self._session, private, half, purposes, accept_unsafe=request.accept_unsafe
         )
         return describe(ceiling, private[Attribute.LABEL], unsafe)
 
@@ -89,24 +91,26 @@ class ControlOperations:
     def _describe(self) -> worker_messages.KeyDescriptions:
         found = ceilings.read_all(self._session)
         privates = private_keys_by_id(self._session)
-        described = []
+        pairs, described = KeyPairs(), []
         for digest in sorted(found):
             ceiling = found[digest]
-            private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
-            if private is None:
-                described.append(describe(ceiling, "", [worker_messages.NO_PRIVATE_KEY]))
+            served = pairs.private_key(ceiling, privates.get(ceiling.cka_id, []))
+            if served.private is None:
+                described.append(describe(ceiling, "", [], served.problem))
             else:
-                described.append(
-                    describe(ceiling, private[Attribute.LABEL], templates.unsafe_attributes(private))
-                )
+                label, unsafe = served.private[Attribute.LABEL], templates.unsafe_attributes(served.private)
+                described.append(describe(ceiling, label, unsafe))
         return worker_messages.KeyDescriptions(described)
 
     def _candidates(self) -> worker_messages.CandidateList:
-        served = ceilings.read_all(self._session)
+        served, pairs, halves = ceilings.read_all(self._session), KeyPairs(), PublicHalves.of(self._session)
         found = []
         for cka_id, privates in sorted(private_keys_by_id(self._session).items()):
             for private in privates:
-                half = key_adoption.shown_half(self._session, private)
+                try:
+                    half = key_adoption.shown_half(pairs, private, halves)
+                except Unproven:
+                    half = None
                 if half is not None and half.digest in served:
                     continue
                 found.append(
@@ -127,8 +131,8 @@ class ControlOperations:
             raise BadRequest(f"key_type: the token has no {names}; choose another type or purpose")
 
 
-def describe(ceiling: Ceiling, cka_label: str, warnings: list[str]) -> KeyDescription:
-    """The description of a served key that is sent to the front."""
+def describe(ceiling: Ceiling, cka_label: str, warnings: list[str], problem: str = "") -> KeyDescription:
+    """The description of a key with a ceiling that is sent to the front; `problem` says why it is not served."""
     half = ceiling.half
     return KeyDescription(
         key=half.digest.hex(),
@@ -137,7 +141,8 @@ def describe(ceiling: Ceiling, cka_label: str, warnings: list[str]) -> KeyDescri
         purposes=labels(ceiling.purposes),
         cka_id=ceiling.cka_id.hex(),
         cka_label=cka_label,
-        warnings=warnings,
+        warnings=[*warnings, *([problem] if problem else [])],
+        problem=problem,
     )
 
 

@@ -9,28 +9,27 @@ from pkcs11 import Attribute
 from hsmd.daemon.worker import ceilings
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_index import private_keys_by_id
-from hsmd.daemon.worker.key_objects import prove_pair, public_keys
-from hsmd.daemon.worker.signatures import FaultySignature
+from hsmd.daemon.worker.key_pairs import MAX_SHARING, KeyPairs, Unproven
+from hsmd.daemon.worker.public_halves import PublicHalves
 from hsmd.errors import BadRequest, Conflict
 from hsmd.pkcs11 import templates
-from hsmd.pkcs11.public_keys import PublicHalf, private_fits, read_public_half
+from hsmd.pkcs11.attributes import read
+from hsmd.pkcs11.public_keys import PublicHalf, private_fits
 from hsmd.purposes import KeyUse, Purpose, check_ceiling, labels, use_of
 
 
 def adopt(
     session: Any,
     private: Any,
-    certified: PublicHalf | None,
+    half: PublicHalf,
     purposes: frozenset[Purpose],
     *,
     accept_unsafe: bool,
 ) -> tuple[Ceiling, list[str]]:
     """Give a private key a ceiling, or find the one it has; returns it and the key's unsafe attributes.
 
-    `certified` is the public half from a certificate. Raises BadRequest, Conflict, TokenFailure, PKCS11Error.
+    The key has proved that it belongs to `half`. Raises BadRequest, Conflict, PKCS11Error.
     """
-    cka_id: bytes = private[Attribute.ID]
-    half = public_half_of(session, private, certified)
     unsafe = templates.unsafe_attributes(private)
     existing = ceilings.read_all(session).get(half.digest)
     if existing is not None:
@@ -43,68 +42,87 @@ def adopt(
     _check_capability(private, purposes)
     if unsafe and not accept_unsafe:
         raise BadRequest(f"accept_unsafe: the key is {', '.join(unsafe)}; generate a new one, or accept that")
-    _check_alone(session, cka_id, half)
-    try:
-        prove_pair(private, half)
-    except FaultySignature:
-        raise BadRequest("certificate: it is for another key, or the token's public key object is") from None
-    return ceilings.write(session, half, cka_id, purposes), unsafe
+    return ceilings.write(session, half, read(private, Attribute.ID) or b"", purposes), unsafe
 
 
-def find_private(session: Any, *, cka_id: bytes, cka_label: str, digest: bytes) -> Any:
-    """The one private key with this CKA_ID, CKA_LABEL or digest (exactly one is given).
+def find_pair(
+    session: Any, *, cka_id: bytes, cka_label: str, digest: bytes, certified: PublicHalf | None
+) -> tuple[Any, PublicHalf]:
+    """The one private key with this CKA_ID, CKA_LABEL or digest (exactly one is given), and its public half, proved.
 
-    Raises BadRequest if there is none, or more than one.
+    `certified` is the public half from a certificate; it decides among private keys that share a name. Raises BadRequest if
+    there is no such key, or more than one, or if it cannot be paired.
     """
+    found = _named(session, cka_id, cka_label, digest)
+    pairs = KeyPairs()
+    if certified is not None:
+        return _of_certificate(pairs, found, certified), certified
+    if len(found) > 1:
+        raise BadRequest(
+            f"{len(found)} private keys have this name; give the certificate of the one you mean, or a name that only one has"
+        )
+    try:
+        half = _half_in_token(session, pairs, found[0])
+    except Unproven as unproven:
+        raise BadRequest(f"cka_id: the key cannot be used: {unproven.text}; adopt another one") from None
+    if half is None:
+        raise BadRequest(
+            "certificate: the token shows no public key that belongs to this private key, or its type is not served; give its "
+            "certificate"
+        )
+    return found[0], half
+
+
+def shown_half(pairs: KeyPairs, private: Any, halves: PublicHalves) -> PublicHalf | None:
+    """The public half of a private key as the token shows it, proved only where more than one fits; None if there is none.
+
+    Raises Unproven if the key would have to prove itself and cannot, PKCS11Error.
+    """
+    return pairs.half_of(private, halves.near(private))
+
+
+def _named(session: Any, cka_id: bytes, cka_label: str, digest: bytes) -> list[Any]:
     everything = [key for keys in private_keys_by_id(session).values() for key in keys]
     if cka_id:
         found = [key for key in everything if key[Attribute.ID] == cka_id]
     elif cka_label:
-        found = [key for key in everything if key[Attribute.LABEL] == cka_label]
+        found = [key for key in everything if read(key, Attribute.LABEL) == cka_label]
     else:
-        found = [key for key in everything if _has_digest(session, key, digest)]
+        halves, pairs = PublicHalves.of(session), KeyPairs()
+        found = [key for key in everything if _has_digest(pairs, key, halves, digest)]
     if not found:
         raise BadRequest(
             "the token has no such private key; `hsmd key candidates` lists those that can be adopted"
         )
-    if len(found) > 1:
-        raise BadRequest(f"{len(found)} private keys fit; name the key by a CKA_ID that only one has")
-    return found[0]
+    return found
 
 
-def public_half_of(session: Any, private: Any, certified: PublicHalf | None) -> PublicHalf:
-    """The public half of a private key: shown by itself, by its public object, or given by a certificate.
-
-    Raises BadRequest if there is none that hsmd serves, or if the certificate is for another key.
-    """
-    shown = shown_half(session, private)
-    if shown is not None and certified is not None and shown.digest != certified.digest:
-        raise BadRequest("certificate: it is for another key")
-    half = shown or certified
-    if half is None:
-        raise BadRequest(
-            "certificate: the token does not show the public key, or its type is not served; give a certificate"
-        )
-    if not private_fits(private, half):
-        raise BadRequest("certificate: it is for another type of key")
-    return half
-
-
-def shown_half(session: Any, private: Any) -> PublicHalf | None:
-    """The public half of a private key as the token shows it, or None."""
-    half = read_public_half(private)
-    if half is not None:
-        return half
-    for public in public_keys(session, private[Attribute.ID]):
-        half = read_public_half(public)
-        if half is not None and private_fits(private, half):
-            return half
-    return None
-
-
-def _has_digest(session: Any, private: Any, digest: bytes) -> bool:
-    half = shown_half(session, private)
+def _has_digest(pairs: KeyPairs, private: Any, halves: PublicHalves, digest: bytes) -> bool:
+    try:
+        half = shown_half(pairs, private, halves)
+    except Unproven:
+        return False
     return half is not None and half.digest == digest
+
+
+def _of_certificate(pairs: KeyPairs, privates: list[Any], certified: PublicHalf) -> Any:
+    """The private key that proves to be that of a certificate."""
+    problem = "certificate: it is for another key"
+    fitting = [private for private in privates if private_fits(private, certified)]
+    for private in fitting[:MAX_SHARING]:
+        try:
+            if pairs.proves(private, certified):
+                return private
+        except Unproven as unproven:
+            problem = f"cka_id: the key cannot be used: {unproven.text}; adopt another one"
+    raise BadRequest(problem)
+
+
+def _half_in_token(session: Any, pairs: KeyPairs, private: Any) -> PublicHalf | None:
+    """The public half that the private key proves to have: first among objects with its CKA_ID, then in the whole token."""
+    near = PublicHalves.of(session, read(private, Attribute.ID) or b"").near(private)
+    half = pairs.half_of(private, near, prove=True)
+    return half or pairs.half_of(private, PublicHalves.of(session).all_for(private), prove=True)
 
 
 def _same_ceiling(existing: Ceiling, purposes: frozenset[Purpose]) -> Ceiling:
@@ -126,13 +144,4 @@ def _check_capability(private: Any, purposes: frozenset[Purpose]) -> None:
         raise BadRequest(
             f"purposes: a key that unwraps must do nothing else, and the token lets this one {' and '.join(others)}; "
             "generate a new key"
-        )
-
-
-def _check_alone(session: Any, cka_id: bytes, half: PublicHalf) -> None:
-    """Refuse a key that shares CKA_ID and type with another: they could not be told apart later."""
-    fitting = [key for key in private_keys_by_id(session).get(cka_id, []) if private_fits(key, half)]
-    if len(fitting) != 1:
-        raise BadRequest(
-            f"cka_id: {len(fitting)} private keys of this type share it; give the key a CKA_ID of its own"
         )

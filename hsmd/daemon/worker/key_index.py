@@ -1,6 +1,6 @@
 """The keys that a worker serves: resolved once from ceilings and private keys, then looked up by digest.
 
-A key is resolved by its CKA_ID and its public half together. It is served only if exactly one private key object matches.
+A key is resolved by its CKA_ID and its public half together (`key_pairs`). It is served only if one private key object matches.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pkcs11 import (
 
 from hsmd.daemon.worker import ceilings
 from hsmd.daemon.worker.ceilings import Ceiling
+from hsmd.daemon.worker.key_pairs import KeyPairs
 from hsmd.daemon.worker.operations import OpenKey, open_key
 from hsmd.errors import TokenFailure
-from hsmd.pkcs11.public_keys import private_fits
 
 HALF_WRITTEN = (
     AttributeTypeInvalid,
@@ -59,11 +59,14 @@ class KeyIndex:
         self._scanned_at = self._clock()
         privates = private_keys_by_id(self._session)
         keys: dict[bytes, OpenKey] = {}
+        pairs = KeyPairs()
         witness = None
         gone: Exception | None = None
         for digest, ceiling in ceilings.read_all(self._session).items():
             try:
-                private = the_private_key(privates.get(ceiling.cka_id, []), ceiling)
+                known = self.keys.get(digest)
+                proven = known.handle if known is not None and known.ceiling.value == ceiling.value else None
+                private = pairs.private_key(ceiling, privates.get(ceiling.cka_id, []), proven).private
                 if private is None:
                     continue
                 keys[digest] = self._kept(digest, ceiling, private) or open_key(
@@ -129,9 +132,3 @@ def private_keys_by_id(session: Any) -> dict[bytes, list[Any]]:
     if unclear is not None and not by_id:
         raise unclear
     return by_id
-
-
-def the_private_key(candidates: list[Any], ceiling: Ceiling) -> Any | None:
-    """The private key of a ceiling; None if there is none, or more than one that matches."""
-    fitting = [private for private in candidates if private_fits(private, ceiling.half)]
-    return fitting[0] if len(fitting) == 1 else None

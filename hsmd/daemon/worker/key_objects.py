@@ -12,11 +12,11 @@ from typing import Any
 
 from pkcs11 import Attribute, MechanismFlag, ObjectClass
 
-from hsmd.algorithms import Family, KeyType, schemes_for
+from hsmd.algorithms import Family, KeyType
 from hsmd.daemon.worker import ceilings
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_index import private_keys_by_id, the_private_key
-from hsmd.daemon.worker.operations import signing_operation
+from hsmd.daemon.worker.key_index import private_keys_by_id
+from hsmd.daemon.worker.key_pairs import KeyPairs, prove_pair
 from hsmd.errors import Conflict, TokenFailure
 from hsmd.pkcs11 import templates
 from hsmd.pkcs11.mechanisms import KIND_OF_FAMILY, generation
@@ -24,7 +24,6 @@ from hsmd.pkcs11.public_keys import (
     CURVE_OIDS,
     ED25519_PARAMS,
     PublicHalf,
-    private_fits,
     public_attributes,
     read_public_half,
 )
@@ -148,25 +147,6 @@ def public_keys(session: Any, cka_id: bytes) -> list[Any]:
     return list(session.get_objects(templates.checked(template)))
 
 
-def prove_pair(private: Any, half: PublicHalf) -> None:
-    """Raises TokenFailure unless the private key belongs to the public one.
-
-    RSA private keys show their modulus. Others sign a random challenge that is the digest of no useful message.
-    """
-    if not private_fits(private, half):
-        raise TokenFailure("the private key does not belong to the public key")
-    if half.key_type.facts.family is not Family.RSA:
-        prove_by_signature(private, half)
-
-
-def prove_by_signature(private: Any, half: PublicHalf) -> None:
-    """Raises TokenFailure unless a signature by the private key, which must be able to sign, verifies with the public one."""
-    scheme = schemes_for(half.key_type)[0]
-    challenge = hashlib.sha512(b"hsmd: do private and public key belong together?" + os.urandom(32)).digest()
-    prove = signing_operation(private, half, scheme, hashed=True, verify="all")
-    prove.run(challenge[: scheme.facts.hash_bytes or len(challenge)])
-
-
 def destroy(session: Any, digest: bytes) -> bool:
     """Destroy private key, public key and ceiling, in this order; return whether a ceiling was there. Raises PKCS11Error.
 
@@ -175,9 +155,9 @@ def destroy(session: Any, digest: bytes) -> bool:
     ceiling = ceilings.read_all(session).get(digest)
     changed = False
     if ceiling is not None:
-        private = the_private_key(private_keys_by_id(session).get(ceiling.cka_id, []), ceiling)
-        if private is not None:
-            private.destroy()
+        found = KeyPairs().private_key(ceiling, private_keys_by_id(session).get(ceiling.cka_id, []))
+        if found.private is not None:
+            found.private.destroy()
         for public in public_keys(session, ceiling.cka_id):
             half = read_public_half(public)
             if half is not None and half.digest == digest:

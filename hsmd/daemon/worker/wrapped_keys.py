@@ -19,7 +19,8 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.worker import ceilings, key_objects, unfinished_keys
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_index import private_keys_by_id, the_private_key
+from hsmd.daemon.worker.key_index import private_keys_by_id
+from hsmd.daemon.worker.key_pairs import KeyPairs, prove_pair
 from hsmd.envelopes import rsa_aes_kwp
 from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Kind, Suite
@@ -114,10 +115,10 @@ class WrappedKeys:
             raise BadRequest(
                 f"envelope: it is sealed to {digest.hex()}, and the token has no such key for unwrap-key"
             )
-        private = the_private_key(private_keys_by_id(self._session).get(ceiling.cka_id, []), ceiling)
-        if private is None:
-            raise TokenFailure(f"the private key of {digest.hex()} is not in the token")
-        return ceiling.half, private
+        found = KeyPairs().private_key(ceiling, private_keys_by_id(self._session).get(ceiling.cka_id, []))
+        if found.private is None:
+            raise TokenFailure(f"the key {digest.hex()} cannot be used: {found.problem}")
+        return ceiling.half, found.private
 
     def _unwrap(self, opened: _Opened, template: templates.Template, **stored: Any) -> Any:
         kwp = self._wrapping.kwp
@@ -151,18 +152,18 @@ class WrappedKeys:
         with unfinished_keys.marked(self._session, half.digest, cka_id, now):
             template = templates.unwrapped_private_key(purposes)
             private = self._unwrap(opened, template, name=name, cka_id=cka_id, store=True)
-            key_objects.prove_pair(private, half)
+            prove_pair(private, half)
             key_objects.write_public_key(self._session, name, half, cka_id, purposes)
             return ceilings.write(self._session, half, cka_id, purposes)
 
 
 def _prove(private: Any, half: PublicHalf) -> None:
     try:
-        key_objects.prove_by_signature(private, half)
+        proven = KeyPairs().proves(private, half)
     except TokenFailure:
-        raise EnvelopeInvalid(
-            detail="what came out is not the private key of the expected public key"
-        ) from None
+        proven = False
+    if not proven:
+        raise EnvelopeInvalid(detail="what came out is not the private key of the expected public key")
 
 
 def _half(spki: bytes, member: str) -> PublicHalf:

@@ -279,12 +279,3 @@ show(spki.hex())
     worker.use(
         Purpose.TLS13_SERVER, SignatureScheme.ECDSA_SHA256, bytes.fromhex(adopted.key), CERTIFICATE_VERIFY
     )
-
-
-def test_indistinguishable_keys_are_not_adopted(fresh_token: SoftHsmToken, start) -> None:
-    in_token(fresh_token, FOREIGN + 'ec_pair("one", b"9"); ec_pair("two", b"9")')
-    control = start(fresh_token, control=True).ready()
-    with pytest.raises(BadRequest, match="2 private keys"):
-        control.control(Adopt(name="www", cka_id="39", purposes=["tls-server"]))
-    with pytest.raises(BadRequest, match="share it"):
-        control.control(Adopt(name="www", cka_label="one", purposes=["tls-server"]))

@@ -44,13 +44,14 @@ class TokenWithKeys:
         found_ceilings = {digest: SimpleNamespace(cka_id=digest, value=b"") for digest in found}
         monkeypatch.setattr(key_index.ceilings, "read_all", lambda session: found_ceilings)
         monkeypatch.setattr(key_index, "private_keys_by_id", lambda session: {d: [found[d]] for d in found})
-        monkeypatch.setattr(key_index, "the_private_key", self._fitting)
+        monkeypatch.setattr(key_index.KeyPairs, "private_key", self._fitting)
         monkeypatch.setattr(key_index, "open_key", lambda private, ceiling, verify: ceiling)
 
-    def _fitting(self, candidates: list[bool], ceiling: object) -> object:
+    @staticmethod
+    def _fitting(pairs: object, ceiling: object, candidates: list[bool], proven: int | None) -> object:
         if candidates[0]:
             raise ObjectHandleInvalid
-        return SimpleNamespace(handle=1)
+        return SimpleNamespace(private=SimpleNamespace(handle=1))
 
 
 def test_a_key_that_is_destroyed_during_a_search_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

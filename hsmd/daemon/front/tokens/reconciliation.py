@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from hsmd import observe
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.tokens.pool import TokenPool
-from hsmd.daemon.ipc.worker_messages import NO_PRIVATE_KEY, Describe, KeyDescription, KeyDescriptions
+from hsmd.daemon.ipc.worker_messages import Describe, KeyDescription, KeyDescriptions
 from hsmd.errors import HsmdError
 
 INTERVAL_S = 300.0
@@ -37,7 +37,7 @@ class Differences:
 
 def compare(stored: Mapping[bytes, str], described: Iterable[KeyDescription], at: datetime) -> Differences:
     """`stored`: names, by digest, of the keys that the store lists for the token."""
-    served = {bytes.fromhex(key.key) for key in described if NO_PRIVATE_KEY not in key.warnings}
+    served = {bytes.fromhex(key.key) for key in described if not key.problem}
     missing = sorted(name for digest, name in stored.items() if digest not in served)
     return Differences(tuple(missing), tuple(sorted(digest.hex() for digest in served - stored.keys())), at)
 

@@ -11,14 +11,14 @@ KEY = b"\1" * 32
 
 
 def test_differences_between_store_and_token_are_found() -> None:
-    def described(digest: bytes, *warnings: str) -> KeyDescription:
-        return KeyDescription(digest.hex(), "p-256", b"", ["tls-server"], "01", "", list(warnings))
+    def described(digest: bytes, warning: str = "", problem: str = "") -> KeyDescription:
+        return KeyDescription(digest.hex(), "p-256", b"", ["tls-server"], "01", "", [warning], problem)
 
     at = datetime.now(UTC)
     there, empty, foreign = b"\3" * 32, b"\4" * 32, b"\5" * 32
     found = compare(
         {KEY: "gone", there: "there", empty: "empty"},
-        [described(there, "extractable"), described(empty, NO_PRIVATE_KEY), described(foreign)],
+        [described(there, "extractable"), described(empty, problem=NO_PRIVATE_KEY), described(foreign)],
         at,
     )
     assert found.missing == ("empty", "gone")
