@@ -71,6 +71,24 @@ class Action(IntEnum):
     TRUNCATE = 8  # to this number of bytes of that output
 
 
+class About(IntEnum):
+    """Which calls a rule applies to."""
+
+    ANYTHING = 0
+    MARKED_KEY = 1  # those with the key whose label `mark_key` was given
+    MARKED_SLOT = 2  # those about the slot that `mark_slot` was given
+
+
+class Garbled(IntEnum):
+    """What the token makes of its texts."""
+
+    NOT = 0
+    PADDED_WITH_NUL = 1  # its label
+    NOT_UTF8 = (
+        2  # label, manufacturer and model begin with bytes that are not UTF-8 and with escape sequences
+    )
+
+
 class CKR(IntEnum):
     """Return values that tests use."""
 
@@ -84,6 +102,7 @@ class CKR(IntEnum):
     DEVICE_REMOVED = 0x32
     FUNCTION_NOT_SUPPORTED = 0x54
     KEY_HANDLE_INVALID = 0x60
+    KEY_FUNCTION_NOT_PERMITTED = 0x68
     MECHANISM_INVALID = 0x70
     OBJECT_HANDLE_INVALID = 0x82
     OPERATION_ACTIVE = 0x90
@@ -92,6 +111,7 @@ class CKR(IntEnum):
     SESSION_COUNT = 0xB1
     SESSION_HANDLE_INVALID = 0xB3
     TOKEN_NOT_PRESENT = 0xE0
+    TOKEN_NOT_RECOGNIZED = 0xE1
     USER_NOT_LOGGED_IN = 0x101
     CRYPTOKI_NOT_INITIALIZED = 0x190
 
@@ -104,7 +124,12 @@ _PAGE = struct.Struct("<IIQ6I8Q")
 _PROCESSES, _HIDDEN, _RULES = 64, 8, 32
 _RULE = struct.Struct("<8I4Q")
 _RULES_AT = _PAGE.size + 8 * _PROCESSES
-_SIZE = _RULES_AT + _RULE.size * _RULES
+_HIDDEN_ATTRIBUTES_AT = _RULES_AT + _RULE.size * _RULES
+_WRITE_PROTECTED_AT = _HIDDEN_ATTRIBUTES_AT + 8 * _HIDDEN
+_GARBLED_AT = _WRITE_PROTECTED_AT + 4
+_MARKED_SLOT_AT = _GARBLED_AT + 4
+_MARKED_LABEL_AT, _LABEL = _MARKED_SLOT_AT + 8, 56
+_SIZE = _MARKED_LABEL_AT + _LABEL
 _LIFE_AT, _ABSENT_AT, _SESSION_CAP_AT, _PIN_TRIES_AT, _WRONG_TRIES_AT, _WRONG_TOTAL_AT = range(16, 40, 4)
 _HIDDEN_AT = 40
 _RECORD = struct.Struct("<IIQQQQQQQQIIII")
@@ -242,15 +267,16 @@ class FaultModule:
         probability: float = 1.0,
         seed: int = 0,
         pid: int = 0,
+        about: About = About.ANYTHING,
     ) -> Rule:
         """Apply `action` to calls of `function`: not to the first `skip`, at most `count` times, with `probability`.
 
-        `pid` restricts it to one process. The same `seed` and order of calls give the same faults.
+        `pid` restricts it to one process, `about` to calls about the marked key or slot. The same `seed` and order of calls give the same faults.
         """
         number = next(number for number in range(_RULES) if not self._get(_RULES_AT + number * _RULE.size))
         at = _RULES_AT + number * _RULE.size
         chance = ALWAYS if probability >= 1 else int(probability * ALWAYS)
-        values: tuple[Any, ...] = (0, function, action, pid, chance, skip, count, 0, argument, seed, 0, 0)
+        values: tuple[Any, ...] = (0, function, action, pid, chance, skip, count, about, argument, seed, 0, 0)
         _RULE.pack_into(self.page, at, *values)
         self.put(at, 1)
         return Rule(self, number)
@@ -291,6 +317,30 @@ class FaultModule:
     def wrong_logins(self) -> int:
         """Number of wrong PINs the token has ever received."""
         return self._get(_WRONG_TOTAL_AT)
+
+    def mark_key(self, label: str) -> None:
+        """The key that rules about the marked key apply to, by its CKA_LABEL."""
+        self.page[_MARKED_LABEL_AT : _MARKED_LABEL_AT + _LABEL] = label.encode().ljust(_LABEL, b"\0")
+
+    def mark_slot(self, slot: int) -> None:
+        """The slot that rules about the marked slot apply to."""
+        struct.pack_into("<Q", self.page, _MARKED_SLOT_AT, slot)
+
+    def protect_from_writing(self, protected: bool = True) -> None:
+        """Have the token refuse read-write sessions, and show the flag."""
+        self.put(_WRITE_PROTECTED_AT, protected)
+
+    def garble(self, how: Garbled) -> None:
+        """Have the token show its texts in another form."""
+        self.put(_GARBLED_AT, how)
+
+    def hide_attributes(self, *attributes: int, object_class: int | None = None) -> None:
+        """Have the token hide these attributes of all objects, or of those of one class."""
+        assert len(attributes) <= _HIDDEN
+        shown = [0, 0] * (_HIDDEN - len(attributes))
+        pairs = [(0 if object_class is None else object_class + 1, attribute + 1) for attribute in attributes]
+        values = [value for pair in pairs for value in pair] + shown
+        struct.pack_into(f"<{2 * _HIDDEN}I", self.page, _HIDDEN_ATTRIBUTES_AT, *values)
 
     def hide_mechanisms(self, *mechanisms: int) -> None:
         """Have the token refuse these mechanisms and not list them."""

@@ -39,6 +39,12 @@ typedef struct {
 } CK_MECHANISM;
 
 typedef struct {
+    CK_ULONG type;
+    void *value;
+    CK_ULONG length;
+} CK_ATTRIBUTE;
+
+typedef struct {
     CK_BYTE description[64], manufacturer[32];
     CK_FLAGS flags;
     CK_BYTE versions[4];
@@ -67,10 +73,14 @@ enum {
     CKR_PIN_LOCKED = 0xa4,
     CKR_SESSION_COUNT = 0xb1,
     CKR_SESSION_HANDLE_INVALID = 0xb3,
+    CKR_ATTRIBUTE_TYPE_INVALID = 0x12,
+    CKR_TOKEN_WRITE_PROTECTED = 0xe2,
     CKR_TOKEN_NOT_PRESENT = 0xe0,
     CKR_CRYPTOKI_NOT_INITIALIZED = 0x190,
 };
-enum { CKF_TOKEN_PRESENT = 0x1 };
+enum { CKF_TOKEN_PRESENT = 0x1, CKF_WRITE_PROTECTED = 0x2, CKF_RW_SESSION = 0x2 };
+enum { CKA_CLASS = 0x0, CKA_LABEL = 0x3 };
+#define CK_UNAVAILABLE_INFORMATION (~0UL)
 enum { CKF_USER_PIN_COUNT_LOW = 0x10000, CKF_USER_PIN_FINAL_TRY = 0x20000, CKF_USER_PIN_LOCKED = 0x40000 };
 
 /* Indices in the function list. */
@@ -86,7 +96,9 @@ enum {
 
 /* --- the control page --- */
 
-enum { MAGIC = 0x48534d46, RULES = 32, PROCESSES = 64, HIDDEN = 8, OWN_SESSIONS = 256 };
+enum { MAGIC = 0x48534d46, RULES = 32, PROCESSES = 64, HIDDEN = 8, OWN_SESSIONS = 256, LABEL = 56 };
+enum about { ANYTHING = 0, MARKED_KEY, MARKED_SLOT };
+enum garbled { PADDED_WITH_NUL = 1, NOT_UTF8 };
 #define UNLIMITED UINT32_MAX
 #define ALWAYS UINT32_MAX
 #define ANY_BIT UINT64_MAX
@@ -98,7 +110,7 @@ struct rule {
     uint32_t function, action, pid; /* pid 0: every process */
     uint32_t probability;           /* out of UINT32_MAX */
     _Atomic uint32_t skip, left;
-    uint32_t unused;
+    uint32_t about;
     uint64_t argument; /* a CK_RV, milliseconds, a bit, or a number of bytes */
     uint64_t seed;
     _Atomic uint64_t drawn, hits;
@@ -117,6 +129,12 @@ struct page {
     _Atomic uint64_t hidden[HIDDEN];           /* mechanisms the token pretends not to have; UINT64_MAX: none */
     struct process processes[PROCESSES];
     struct rule rules[RULES];
+    struct {
+        uint32_t object_class, attribute; /* each plus one; class 0: of every object, attribute 0: none */
+    } hidden_attributes[HIDDEN];
+    _Atomic uint32_t write_protected, garbled;
+    uint64_t marked_slot;
+    char marked_label[LABEL]; /* CKA_LABEL of the key that rules about the marked key apply to */
 };
 
 struct record {
@@ -126,7 +144,7 @@ struct record {
 };
 
 _Static_assert(sizeof(struct rule) == 64, "control.py knows the layout");
-_Static_assert(sizeof(struct page) == 104 + 8 * PROCESSES + 64 * RULES, "control.py knows the layout");
+_Static_assert(sizeof(struct page) == 104 + 8 * PROCESSES + 64 * RULES + 8 * HIDDEN + 16 + LABEL, "control.py knows the layout");
 _Static_assert(sizeof(struct record) == 88, "control.py knows the layout");
 
 static CK_FUNCTION_LIST ours;
@@ -183,9 +201,30 @@ static bool take_one(_Atomic uint32_t *counter)
     return false;
 }
 
+/* What the call that begins is about; rules may apply to calls about one key or slot only. */
+static CK_SLOT_ID about_slot = CK_UNAVAILABLE_INFORMATION;
+static CK_SESSION_HANDLE about_session;
+static CK_OBJECT_HANDLE about_key = CK_UNAVAILABLE_INFORMATION;
+
+static bool is_marked_key(void)
+{
+    typedef CK_RV (*get)(CK_SESSION_HANDLE, CK_OBJECT_HANDLE, CK_ATTRIBUTE *, CK_ULONG);
+    char label[LABEL] = {0};
+    CK_ATTRIBUTE wanted = {CKA_LABEL, label, sizeof label};
+    return about_key != CK_UNAVAILABLE_INFORMATION &&
+           ((get)real->functions[GET_ATTRIBUTE_VALUE])(about_session, about_key, &wanted, 1) == CKR_OK &&
+           memcmp(label, page->marked_label, sizeof label) == 0;
+}
+
+static bool is_about(enum about about)
+{
+    return about == ANYTHING || (about == MARKED_SLOT && about_slot == page->marked_slot) ||
+           (about == MARKED_KEY && is_marked_key());
+}
+
 static bool applies(struct rule *rule, uint32_t function)
 {
-    if (!atomic_load(&rule->active) || rule->function != function)
+    if (!atomic_load(&rule->active) || rule->function != function || !is_about(rule->about))
         return false;
     if (rule->pid != 0 && rule->pid != (uint32_t)getpid())
         return false;
@@ -270,6 +309,14 @@ static int own_session(CK_SESSION_HANDLE handle)
     return -1;
 }
 
+static struct call begin_at(uint32_t function, CK_SLOT_ID slot)
+{
+    about_slot = slot;
+    struct call call = begin(function);
+    about_slot = CK_UNAVAILABLE_INFORMATION;
+    return call;
+}
+
 /* Steps 1 and 2 for functions of a session, which ends with the life of the token. */
 static struct call begin_in(uint32_t function, CK_SESSION_HANDLE handle)
 {
@@ -279,6 +326,15 @@ static struct call begin_in(uint32_t function, CK_SESSION_HANDLE handle)
         decide(&call, CKR_DEVICE_REMOVED);
     else if (own >= 0 && sessions[own].life != atomic_load(&page->life))
         decide(&call, CKR_SESSION_HANDLE_INVALID);
+    return call;
+}
+
+static struct call begin_with(uint32_t function, CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
+{
+    about_session = session;
+    about_key = key;
+    struct call call = begin_in(function, session);
+    about_key = CK_UNAVAILABLE_INFORMATION;
     return call;
 }
 
@@ -335,9 +391,6 @@ IN_SESSION(logout, LOGOUT, (CK_SESSION_HANDLE session), session)
 IN_SESSION(create_object, CREATE_OBJECT, (CK_SESSION_HANDLE session, void *values, CK_ULONG count, void *made),
            session, values, count, made)
 IN_SESSION(destroy_object, DESTROY_OBJECT, (CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object), session, object)
-IN_SESSION(get_attribute_value, GET_ATTRIBUTE_VALUE,
-           (CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object, void *values, CK_ULONG count),
-           session, object, values, count)
 IN_SESSION(find_objects_init, FIND_OBJECTS_INIT, (CK_SESSION_HANDLE session, void *values, CK_ULONG count),
            session, values, count)
 IN_SESSION(find_objects, FIND_OBJECTS, (CK_SESSION_HANDLE session, void *found, CK_ULONG most, CK_ULONG *count),
@@ -352,6 +405,33 @@ IN_SESSION(generate_key, GENERATE_KEY,
            session, mechanism, values, count, made)
 IN_SESSION(generate_random, GENERATE_RANDOM, (CK_SESSION_HANDLE session, CK_BYTE *bytes, CK_ULONG length),
            session, bytes, length)
+
+static bool is_hidden(CK_ULONG attribute, CK_ULONG object_class)
+{
+    for (int n = 0; n < HIDDEN; n++)
+        if (page->hidden_attributes[n].attribute == attribute + 1 &&
+            (page->hidden_attributes[n].object_class == 0 ||
+             page->hidden_attributes[n].object_class == object_class + 1))
+            return true;
+    return false;
+}
+
+static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object, CK_ATTRIBUTE *values, CK_ULONG count)
+{
+    typedef CK_RV (*get)(CK_SESSION_HANDLE, CK_OBJECT_HANDLE, CK_ATTRIBUTE *, CK_ULONG);
+    struct call call = begin_with(GET_ATTRIBUTE_VALUE, session, object);
+    PASS(call, GET_ATTRIBUTE_VALUE, (CK_SESSION_HANDLE, CK_OBJECT_HANDLE, CK_ATTRIBUTE *, CK_ULONG),
+         session, object, values, count);
+    CK_ULONG object_class = CK_UNAVAILABLE_INFORMATION;
+    CK_ATTRIBUTE wanted = {CKA_CLASS, &object_class, sizeof object_class};
+    (void)((get)real->functions[GET_ATTRIBUTE_VALUE])(session, object, &wanted, 1);
+    for (CK_ULONG n = 0; !call.decided && n < count; n++)
+        if (is_hidden(values[n].type, object_class)) {
+            values[n].length = CK_UNAVAILABLE_INFORMATION;
+            call.rv = CKR_ATTRIBUTE_TYPE_INVALID;
+        }
+    return end(&call);
+}
 
 static CK_RV finalize(void *reserved)
 {
@@ -384,16 +464,31 @@ static CK_RV get_slot_list(CK_BYTE token_present, CK_SLOT_ID *slots, CK_ULONG *c
 
 static CK_RV get_slot_info(CK_SLOT_ID slot, CK_SLOT_INFO *info)
 {
-    struct call call = begin(GET_SLOT_INFO);
+    struct call call = begin_at(GET_SLOT_INFO, slot);
     PASS(call, GET_SLOT_INFO, (CK_SLOT_ID, CK_SLOT_INFO *), slot, info);
     if (call.rv == CKR_OK && atomic_load(&page->absent))
         info->flags &= ~(CK_FLAGS)CKF_TOKEN_PRESENT;
     return end(&call);
 }
 
+static void garble(CK_TOKEN_INFO *info)
+{
+    static const char not_utf8[] = "caf\xe9\x1b[31m\xe2\x80\xae";
+    if (atomic_load(&page->write_protected))
+        info->flags |= CKF_WRITE_PROTECTED;
+    if (atomic_load(&page->garbled) == PADDED_WITH_NUL)
+        for (size_t n = sizeof info->label; n-- > 0 && info->label[n] == ' ';)
+            info->label[n] = 0;
+    if (atomic_load(&page->garbled) == NOT_UTF8) {
+        memcpy(info->label, not_utf8, sizeof not_utf8 - 1);
+        memcpy(info->manufacturer, not_utf8, sizeof not_utf8 - 1);
+        memcpy(info->model, not_utf8, sizeof not_utf8 - 1);
+    }
+}
+
 static CK_RV get_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO *info)
 {
-    struct call call = begin(GET_TOKEN_INFO);
+    struct call call = begin_at(GET_TOKEN_INFO, slot);
     if (atomic_load(&page->absent))
         decide(&call, CKR_TOKEN_NOT_PRESENT);
     PASS(call, GET_TOKEN_INFO, (CK_SLOT_ID, CK_TOKEN_INFO *), slot, info);
@@ -404,6 +499,8 @@ static CK_RV get_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO *info)
         info->flags |= wrong + 1 == tries ? CKF_USER_PIN_FINAL_TRY : 0;
         info->flags |= wrong >= tries ? CKF_USER_PIN_LOCKED : 0;
     }
+    if (call.rv == CKR_OK && !call.decided)
+        garble(info);
     return end(&call);
 }
 
@@ -417,7 +514,7 @@ static bool hidden(CK_ULONG mechanism)
 
 static CK_RV get_mechanism_list(CK_SLOT_ID slot, CK_ULONG *mechanisms, CK_ULONG *count)
 {
-    struct call call = begin(GET_MECHANISM_LIST);
+    struct call call = begin_at(GET_MECHANISM_LIST, slot);
     if (atomic_load(&page->absent))
         decide(&call, CKR_TOKEN_NOT_PRESENT);
     PASS(call, GET_MECHANISM_LIST, (CK_SLOT_ID, CK_ULONG *, CK_ULONG *), slot, mechanisms, count);
@@ -490,13 +587,15 @@ static uint32_t open_sessions(void)
 
 static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, void *context, void *notify, CK_SESSION_HANDLE *handle)
 {
-    struct call call = begin(OPEN_SESSION);
+    struct call call = begin_at(OPEN_SESSION, slot);
     struct process *process = own_process();
     uint32_t cap = atomic_load(&page->session_cap), life = atomic_load(&page->life);
     if (atomic_load(&page->absent))
         decide(&call, CKR_TOKEN_NOT_PRESENT);
     else if (cap != 0 && open_sessions() >= cap)
         decide(&call, CKR_SESSION_COUNT);
+    else if (atomic_load(&page->write_protected) && flags & CKF_RW_SESSION)
+        decide(&call, CKR_TOKEN_WRITE_PROTECTED);
     PASS(call, OPEN_SESSION, (CK_SLOT_ID, CK_FLAGS, void *, void *, CK_SESSION_HANDLE *),
          slot, flags, context, notify, handle);
     if (call.rv == CKR_OK && !call.decided) {
@@ -557,7 +656,7 @@ static CK_RV login(CK_SESSION_HANDLE session, CK_ULONG user, CK_BYTE *pin, CK_UL
 
 static CK_RV key_init(uint32_t function, CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key)
 {
-    struct call call = begin_in(function, session);
+    struct call call = begin_with(function, session, key);
     call.argument = mechanism->mechanism;
     call.object = key;
     if (hidden(mechanism->mechanism))
@@ -589,8 +688,8 @@ static CK_RV key_use(uint32_t function, CK_SESSION_HANDLE session, CK_BYTE *aske
         return ((use)real->functions[function])(session, asked, asked_length, NULL, length);
     if (watched != NULL)
         (void)stat(watched, &status);
-    struct call call = begin_in(function, session);
     int own = own_session(session);
+    struct call call = begin_with(function, session, own >= 0 ? sessions[own].key : CK_UNAVAILABLE_INFORMATION);
     if (own >= 0) {
         call.argument = sessions[own].mechanism;
         call.object = sessions[own].key;
