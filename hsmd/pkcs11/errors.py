@@ -21,6 +21,8 @@ class Fault(Enum):
     """Only this operation failed; the session is usable."""
     UNCLEAR = "unclear"
     """CKR_GENERAL_ERROR and similar: probe the session to find out."""
+    DOUBTFUL = "doubtful"
+    """This key wants more than others, or the session is no longer logged in: a use of another key tells."""
     POISONED = "poisoned"
     """The session is no longer usable."""
 
@@ -43,6 +45,7 @@ _UNMAPPED = re.compile(r"Unmapped error code 0x([0-9a-f]+)")
 _CKR_ACTION_PROHIBITED = 0x1B
 _CKR_KEY_FUNCTION_NOT_PERMITTED = 0x68
 _UNMAPPED_OPERATION = frozenset({_CKR_ACTION_PROHIBITED, _CKR_KEY_FUNCTION_NOT_PERMITTED})
+_CKR_VENDOR_DEFINED = 0x8000_0000
 
 
 def classify(error: Exception) -> Fault:
@@ -53,8 +56,11 @@ def classify(error: Exception) -> Fault:
         return Fault.OPERATION
     if isinstance(error, _UNCLEAR):
         return Fault.UNCLEAR
-    if return_value(error) in _UNMAPPED_OPERATION:
+    value = return_value(error)
+    if value in _UNMAPPED_OPERATION:
         return Fault.OPERATION
+    if isinstance(error, pkcs11.UserNotLoggedIn) or (value is not None and value >= _CKR_VENDOR_DEFINED):
+        return Fault.DOUBTFUL
     return Fault.POISONED
 
 

@@ -201,8 +201,7 @@ def _of_this_key(use: Callable[[], Any]) -> Any:
     try:
         return use()
     except pkcs11.PKCS11Error as error:
-        own = isinstance(error, pkcs11.UserNotLoggedIn)  # what a key answers that wants the PIN for each use
-        if classify(error) in (Fault.KEY_GONE, Fault.POISONED) and not own:
+        if classify(error) in (Fault.KEY_GONE, Fault.POISONED):
             raise
         raise Unproven(f"the token answered {name_of(error)}") from None
 

@@ -16,7 +16,7 @@ from pkcs11 import Attribute
 from hsmd.algorithms import SCHEMES, Family, SignatureScheme, schemes_for
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.premaster import Premaster
-from hsmd.daemon.worker.signatures import checked_size, ecdsa_signature, verifier
+from hsmd.daemon.worker.signatures import FaultySignature, WrongKey, checked_size, ecdsa_signature, verifier
 from hsmd.errors import PurposeMismatch
 from hsmd.pkcs11.mechanisms import DIGEST_INFO, HASHES, RAW_RSA, signing
 from hsmd.pkcs11.public_keys import PublicHalf
@@ -104,7 +104,35 @@ def _signing_table(
             table[int(purpose), int(scheme)] = signing_operation(
                 private, half, scheme, hashed=purpose is Purpose.SIGN_DIGEST, verify=verify
             )
+    if verify != "all" and half.key_type.facts.family is not Family.RSA:
+        _prove_at_first_use(table, half)
     return table
+
+
+def _prove_at_first_use(table: dict[tuple[int, int], Operation], half: PublicHalf) -> None:
+    """Verify signatures until the first good one: an object of another key may have taken the place of the key's own.
+
+    What an EC private key shows does not tell. Afterwards the table holds operations that do not verify, so that later uses
+    cost nothing.
+    """
+    plain = dict(table)
+
+    def proving(operation: Operation, scheme: int) -> Operation:
+        verified = _verified(lambda prepared, signature: signature, half, SignatureScheme(scheme))
+
+        def finish(prepared: bytes, raw: bytes) -> bytes:
+            signature = operation.finish(prepared, raw)
+            try:
+                verified(prepared, signature)
+            except FaultySignature as error:
+                raise WrongKey(detail=error.detail) from None
+            table.update(plain)
+            return signature
+
+        return operation._replace(finish=finish)
+
+    for (purpose, scheme), operation in plain.items():
+        table[purpose, scheme] = proving(operation, scheme)
 
 
 def signing_operation(

@@ -27,6 +27,12 @@ class FaultySignature(TokenFailure):
     """The token returned an invalid signature."""
 
 
+class WrongKey(TokenFailure):
+    """The private key object is not that of the ceiling's public half: another one took its place in the token."""
+
+    default_text = "the private key in the token is not the one that was adopted"
+
+
 def ecdsa_signature(raw: bytes, size: int) -> bytes:
     """DER Ecdsa-Sig-Value (RFC 3279, section 2.2.3) from r and s, `size` bytes each.
 

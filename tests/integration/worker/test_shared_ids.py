@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.daemon.ipc.worker_messages import Adopt, Candidates, Describe
-from hsmd.errors import BadRequest, Refused
+from hsmd.errors import BadRequest, Refused, TokenFailure
 from hsmd.pkcs11.softhsm import SoftHsmToken
 from tests.support.messy_tokens import OBJECTS, certificate_pem, handshake_signature
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
-from tests.support.tokens import in_token
+from tests.support.tokens import generate, in_token
 
 
 def digest(spki: str) -> str:
@@ -126,3 +126,21 @@ def test_a_key_that_took_the_place_of_another_is_not_served(fresh_token: SoftHsm
     assert (
         "none of 2 private keys with its CKA_ID and type belongs to its public key" in described.warnings[0]
     )
+
+
+def test_a_single_key_that_took_the_place_of_another_signs_nothing(fresh_token: SoftHsmToken, start) -> None:
+    """What an EC private key shows does not tell: its first signature is verified."""
+    made = in_token(fresh_token, OBJECTS + 'show(spki(ec_pair("own", b"9")[0]))')
+    control = start(fresh_token, control=True).ready()
+    control.control(Adopt(name="w", cka_id="39", purposes=["tls-server"]))
+    other = generate(control, "other", "p-256", ["tls-server"])
+    replace = (
+        "for key in list(session.get_objects({A.CLASS: C.PRIVATE_KEY, A.ID: b'9'})): key.destroy()\n"
+        'ec_pair("own", b"9")'
+    )
+    in_token(fresh_token, OBJECTS + replace)
+    worker = start(fresh_token).ready()
+    for _ in range(3):
+        with pytest.raises(TokenFailure, match="not the one that was adopted"):
+            handshake_signature(worker, digest(made))
+        assert handshake_signature(worker, other.key)

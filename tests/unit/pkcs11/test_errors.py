@@ -15,5 +15,7 @@ def test_errors_are_classified() -> None:
     assert errors.classify(pkcs11.DeviceRemoved()) is Fault.POISONED
     assert errors.classify(pkcs11.PKCS11Error("Unmapped error code 0x68")) is Fault.OPERATION
     assert errors.classify(pkcs11.PKCS11Error("Unmapped error code 0x54321")) is Fault.POISONED
+    assert errors.classify(pkcs11.UserNotLoggedIn()) is Fault.DOUBTFUL
+    assert errors.classify(pkcs11.PKCS11Error("Unmapped error code 0x80000068")) is Fault.DOUBTFUL
     assert errors.classify(RuntimeError("Unmapped error code 0x68")) is Fault.POISONED
     assert errors.name_of(pkcs11.PKCS11Error("Unmapped error code 0x68")) == "CKR 0x68"

@@ -16,7 +16,7 @@ from hsmd.daemon.worker import loop
 from hsmd.daemon.worker.loop import Recycle, WorkerLoop
 from hsmd.daemon.worker.operations import OpenKey, Operation
 from hsmd.daemon.worker.session_guard import MAX_UNCLEAR_IN_A_ROW
-from hsmd.daemon.worker.signatures import FaultySignature
+from hsmd.daemon.worker.signatures import FaultySignature, WrongKey
 from hsmd.errors import ErrorCode, ProtocolError
 from hsmd.protocol import frames
 from hsmd.protocol.channel import FrameDecoder
@@ -53,6 +53,19 @@ class Rig:
         self.backend.keys = {KEY: self.key}
         self.loop = WorkerLoop(worker, self.backend, self.progress, None)
 
+    def add_other(self, use: Callable[[bytes], bytes], always: Exception | None = None) -> bytes:
+        """Another key that the token shows; with `always`, each of its uses fails."""
+        digest = bytes([len(self.backend.keys)]) * 32
+        ceiling: Any = SimpleNamespace(half=SimpleNamespace(digest=digest))
+        operation = Operation(bytes, use if always is None else _raising(always), lambda prepared, raw: raw)
+        self.backend.keys[digest] = OpenKey(ceiling, 2, lambda *_: None, {(1, 1): operation})
+        self.backend.held = dict(self.backend.keys)
+        return digest
+
+    def all_fail(self, error: Exception) -> None:
+        for key in self.backend.keys.values():
+            key.operations = {(1, 1): Operation(bytes, _raising(error), lambda prepared, raw: raw)}
+
     def run(self, *data: bytes) -> list[tuple[int, int, bytes]]:
         """Run the loop on one batch of jobs until the socket is closed; return its answers."""
         jobs = (frames.encode_key_operation(n, 1000, 1, 1, KEY, item) for n, item in enumerate(data, 1))
@@ -78,6 +91,13 @@ class Rig:
     def close(self) -> None:
         self.front.close()
         self.worker.close()
+
+
+def _raising(error: Exception) -> Callable[[bytes], bytes]:
+    def use(data: bytes) -> bytes:
+        raise error
+
+    return use
 
 
 @pytest.fixture
@@ -120,6 +140,49 @@ def test_errors_that_a_caller_can_cause_recycle_no_worker(make, error: Exception
     rig.run(b"one", b"bad", b"three", b"bad", b"five")
     assert {request_id for _, request_id, _ in rig.answers} == {1, 2, 3, 4, 5}
     assert rig.errors() == {2: ErrorCode.TOKEN, 4: ErrorCode.TOKEN}
+
+
+OF_ONE_KEY = [
+    pkcs11.UserNotLoggedIn(),
+    pkcs11.PKCS11Error("Unmapped error code 0x80000068"),
+    pkcs11.GeneralError(),
+    pkcs11.FunctionFailed(),
+    pkcs11.KeyHandleInvalid(),
+    pkcs11.PKCS11Error("Unmapped error code 0x68"),
+    WrongKey(),
+]
+
+
+@pytest.mark.parametrize("error", OF_ONE_KEY, ids=lambda error: f"{type(error).__name__} {error}")
+def test_a_key_that_always_fails_ends_no_worker_while_another_works(make, error: Exception) -> None:
+    rig = make(failing(error))
+    rig.add_other(lambda data: data)
+    rig.run(*[b"bad"] * (3 * MAX_UNCLEAR_IN_A_ROW), b"good")
+    answered = {request_id for _, request_id, _ in rig.answers}
+    assert answered == set(range(1, 3 * MAX_UNCLEAR_IN_A_ROW + 2))
+    assert set(rig.errors().values()) == {ErrorCode.TOKEN}
+    assert rig.backend.scans <= 1, "a key that fails makes the worker search again and again"
+
+
+@pytest.mark.parametrize("error", OF_ONE_KEY[:5], ids=lambda error: f"{type(error).__name__} {error}")
+def test_a_session_in_which_no_other_key_works_is_replaced(make, error: Exception) -> None:
+    rig = make(failing(error))
+    rig.add_other(bytes, always=error)
+    with pytest.raises(Recycle):
+        rig.run(*[b"bad"] * (3 * MAX_UNCLEAR_IN_A_ROW))
+    assert len(rig.answers) < MAX_UNCLEAR_IN_A_ROW
+
+
+def test_a_session_that_breaks_later_is_replaced_at_the_next_key_that_fails(make) -> None:
+    rig = make(failing(pkcs11.UserNotLoggedIn()))
+    other = rig.add_other(lambda data: data)
+    rig.add_other(lambda data: data)
+    rig.front.sendall(frames.encode_key_operation(90, 1000, 1, 1, KEY, b"bad"))
+    rig.loop._work(FrameDecoder(1 << 20).feed(rig.worker.recv(1 << 16)), time.monotonic())
+    assert not rig.loop._guard.recycle
+    rig.all_fail(pkcs11.UserNotLoggedIn())
+    rig.loop._guard.use_failed(pkcs11.UserNotLoggedIn(), other)
+    assert rig.loop._guard.recycle
 
 
 def test_a_general_error_and_a_failing_probe_recycle(make) -> None:
