@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from hsmd.daemon.pki import der
+from hsmd.daemon.pki.distinguished_names import normalised, same_name, shown
 from hsmd.errors import BadRequest
 
 MAX_CERTIFICATES = 10
@@ -45,6 +48,7 @@ def check_chain(chain_pem: str, public_key: PublicKeyTypes, now: datetime | None
     """
     documents = _documents(chain_pem)
     chain = [_certificate(position, document) for position, document in enumerate(documents, 1)]
+    _check_different(chain, documents)
     _check_leaf(chain, public_key)
     for position in range(1, len(chain)):
         _check_issued(chain, position)
@@ -73,8 +77,6 @@ def _documents(chain_pem: str) -> list[bytes]:
             raise BadRequest(f"chain: at most {MAX_CERTIFICATES} certificates; give those of the chain only")
     if not documents:
         raise BadRequest("chain: it contains no certificate; give PEM, the certificate of the key first")
-    if len(set(documents)) != len(documents):
-        raise BadRequest("chain: it contains a certificate twice; remove one")
     return documents
 
 
@@ -100,16 +102,47 @@ def _certificate(position: int, document: bytes) -> x509.Certificate:
     return certificate
 
 
+def refuse_pss(certificate_pem: str) -> None:
+    """Raise BadRequest if the first certificate is for an RSA-PSS key, which TLS servers cannot use with hsmd."""
+    try:
+        certificates = x509.load_pem_x509_certificates(certificate_pem.encode())
+    except ValueError:
+        return  # the worker says what is wrong with it
+    if certificates and certificates[0].public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+        raise BadRequest(f"certificate: {_PSS}")
+
+
+_PSS = (
+    "it is for an RSA-PSS key (id-RSASSA-PSS), with which TLS servers do not work with hsmd; use a certificate for an "
+    "rsaEncryption key"
+)
+
+
+def _check_different(chain: Sequence[x509.Certificate], documents: Sequence[bytes]) -> None:
+    for position, document in enumerate(documents):
+        first = documents.index(document)
+        if first != position:
+            raise BadRequest(
+                f"chain: certificates {first + 1} and {position + 1} ({shown(chain[first].subject)}) are the same,"
+                " so one is there twice; remove one"
+            )
+
+
 def _check_leaf(chain: Sequence[x509.Certificate], public_key: PublicKeyTypes) -> None:
     ours = [_is_for(certificate, public_key) for certificate in chain]
-    if not ours[0]:
-        if any(ours):
-            raise BadRequest(
-                "chain: the certificate of the key is not the first; put the leaf first, then its issuers"
-            )
+    if ours[0]:
+        return
+    if any(ours):
         raise BadRequest(
-            "chain: it contains no certificate of this key; create a request with `hsmd key csr` and have it signed"
+            f"chain: the certificate of the key is {_named(chain, ours.index(True) + 1)} and not the first; put the leaf"
+            " first, then its issuers"
         )
+    if chain[0].public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+        raise BadRequest(f"chain: it contains no certificate of this key: of the first, {_PSS}")
+    raise BadRequest(
+        f"chain: it contains no certificate of this key, the first is {shown(chain[0].subject)}; create a request with"
+        " `hsmd key csr` and have it signed"
+    )
 
 
 def _is_for(certificate: x509.Certificate, public_key: PublicKeyTypes) -> bool:
@@ -120,24 +153,96 @@ def _is_for(certificate: x509.Certificate, public_key: PublicKeyTypes) -> bool:
 
 
 def _check_issued(chain: Sequence[x509.Certificate], position: int) -> None:
-    try:
-        chain[position - 1].verify_directly_issued_by(chain[position])
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    """Check that the certificate at `position`, counted from 1, was issued by the one behind it. Raises BadRequest."""
+    issued, issuer = chain[position - 1], chain[position]
+    fault = f"chain: certificate {position + 1} did not issue certificate {position}"
+    if not same_name(issued.issuer, issuer.subject):
         raise BadRequest(
-            f"chain: certificate {position + 1} did not issue certificate {position}; put the leaf first,"
-            " and each issuer behind the certificate that it issued"
+            f"{fault}, which names {shown(issued.issuer)} as its issuer and not {shown(issuer.subject)};"
+            f" {_right_order(chain, position)}"
+        )
+    if (weak := _weak_hash(issued)) is not None:
+        raise BadRequest(
+            f"chain: {_named(chain, position)} is signed with {weak}, which TLS clients refuse; have it issued anew"
+            " with SHA-256"
+        )
+    try:
+        _verify(issued, issuer.public_key())
+    except UnsupportedAlgorithm:
+        raise BadRequest(
+            f"chain: {_named(chain, position)} is signed with an algorithm that hsmd does not know"
+            f" ({issued.signature_algorithm_oid.dotted_string}); use another issuer"
         ) from None
+    except (ValueError, TypeError, InvalidSignature):
+        raise BadRequest(
+            f"{fault}: its name {shown(issuer.subject)} is right, but the signature is not by its key; give the CA's"
+            " present certificate, or issue the leaf anew"
+        ) from None
+
+
+def _right_order(chain: Sequence[x509.Certificate], position: int) -> str:
+    wanted = normalised(chain[position - 1].issuer)
+    for other, certificate in enumerate(chain, 1):
+        if other != position and normalised(certificate.subject) == wanted:
+            return f"that is certificate {other}: put each issuer behind the certificate that it issued"
+    return "put the leaf first, and each issuer behind the certificate that it issued"
+
+
+def _weak_hash(certificate: x509.Certificate) -> str | None:
+    """The name of a hash that clients refuse in signatures of certificates, if this one is signed with it."""
+    try:
+        found = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return _OLD_SIGNATURES.get(certificate.signature_algorithm_oid.dotted_string)
+    return None if found is None else _WEAK_HASHES.get(found.name)
+
+
+_WEAK_HASHES = {"sha1": "SHA-1", "md5": "MD5"}
+_OLD_SIGNATURES = {"1.2.840.113549.1.1.2": "MD2", "1.2.840.113549.1.1.4": "MD5"}
+
+
+def _verify(issued: x509.Certificate, public_key: PublicKeyTypes) -> None:
+    """Raises InvalidSignature, ValueError, TypeError or UnsupportedAlgorithm unless the key signed the certificate."""
+    parameters = issued.signature_algorithm_parameters
+    signature, document, digest = (
+        issued.signature,
+        issued.tbs_certificate_bytes,
+        issued.signature_hash_algorithm,
+    )
+    if isinstance(public_key, rsa.RSAPublicKey) and digest is not None:
+        if not isinstance(parameters, padding.PKCS1v15 | padding.PSS):
+            raise TypeError
+        public_key.verify(signature, document, parameters, digest)
+    elif isinstance(public_key, ec.EllipticCurvePublicKey):
+        if not isinstance(parameters, ec.ECDSA):
+            raise TypeError
+        public_key.verify(signature, document, parameters)
+    elif isinstance(public_key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey) and digest is None:
+        public_key.verify(signature, document)
+    else:
+        raise TypeError
+
+
+def _named(chain: Sequence[x509.Certificate], position: int) -> str:
+    return f"certificate {position} ({shown(chain[position - 1].subject)})"
 
 
 def _warnings(chain: Sequence[x509.Certificate], now: datetime) -> list[str]:
     leaf = chain[0]
     warnings: list[str] = []
     for position, certificate in enumerate(chain, 1):
-        warnings += _validity_warnings(certificate, position, now)
-    if any(issuer.not_valid_after_utc < leaf.not_valid_after_utc for issuer in chain[1:]):
-        warnings.append("an issuer's certificate ends before the leaf's")
-    if len(chain) > 1 and chain[-1].issuer == chain[-1].subject:
-        warnings.append("the chain contains the root, which clients have already; remove it")
+        warnings += _validity_warnings(certificate, _named(chain, position), now)
+    for position, issuer in enumerate(chain[1:], 2):
+        warnings += _issuer_warnings(issuer, _named(chain, position), position - 2)
+    ending = [
+        at for at, issuer in enumerate(chain[1:], 2) if issuer.not_valid_after_utc < leaf.not_valid_after_utc
+    ]
+    if ending:
+        warnings.append(f"an issuer's certificate ends before the leaf's: {_named(chain, ending[0])}")
+    if len(chain) > 1 and same_name(chain[-1].issuer, chain[-1].subject):
+        warnings.append(
+            f"the chain contains the root, which clients have already; remove {_named(chain, len(chain))}"
+        )
     if _value(leaf, x509.SubjectAlternativeName) is None:
         warnings.append("the leaf has no subject alternative name, and clients ignore the common name")
     constraints = _value(leaf, x509.BasicConstraints)
@@ -149,12 +254,26 @@ def _warnings(chain: Sequence[x509.Certificate], now: datetime) -> list[str]:
     return warnings
 
 
-def _validity_warnings(certificate: x509.Certificate, position: int, now: datetime) -> list[str]:
+def _validity_warnings(certificate: x509.Certificate, name: str, now: datetime) -> list[str]:
     if now > certificate.not_valid_after_utc:
-        return [f"certificate {position} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"]
+        return [f"{name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"]
     if now < certificate.not_valid_before_utc:
-        return [f"certificate {position} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"]
+        return [f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"]
     return []
+
+
+def _issuer_warnings(issuer: x509.Certificate, name: str, below: int) -> list[str]:
+    """What makes clients refuse an issuer with `below` intermediate certificates under it (RFC 5280, section 6.1.4)."""
+    constraints = _value(issuer, x509.BasicConstraints)
+    if not isinstance(constraints, x509.BasicConstraints) or not constraints.ca:
+        return [f"{name} is not a CA certificate, so clients refuse what it issued"]
+    warnings = []
+    if constraints.path_length is not None and below > constraints.path_length:
+        warnings.append(f"{name} allows {constraints.path_length} CA certificates below it, and has {below}")
+    usage = _value(issuer, x509.KeyUsage)
+    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+        warnings.append(f"{name} may not sign certificates, according to its key usage")
+    return warnings
 
 
 def _value(certificate: x509.Certificate, kind: type[x509.ExtensionType]) -> x509.ExtensionType | None:
