@@ -53,15 +53,29 @@ def import_pem(
     purpose: Purposes = ["tls-server"],  # noqa: B006  read only
     token: Token = "",
     owner: Owner = "",
+    accept_weak: Annotated[
+        bool,
+        typer.Option("--accept-weak", help="Import a key that others could find; it is recorded why."),
+    ] = False,
 ) -> None:
     """Import a private key from a PEM file into the token.
 
     Run the command on the token's own host, as a user with read access to the daemon's configuration and the PIN: the key is
     written directly to the token and never sent over the network. Destroy the file afterwards. The key is only as safe as the
-    file was.
+    file was. Keys that are known to be weak are refused: a small public exponent, close primes, small private values, ROCA.
     """
     with session.output.working("importing the key into the token"):
-        info = import_key(session, name, pem, passphrase_file, config.absolute(), token, purpose, owner)
+        info = import_key(
+            session,
+            name,
+            pem,
+            passphrase_file,
+            config.absolute(),
+            token,
+            purpose,
+            owner,
+            accept_weak=accept_weak,
+        )
     session.output.show(info, lambda: describe(info))
     if not session.output.as_json:
         note(f"Next: destroy the file, for example: shred -u {pem}")
@@ -76,6 +90,8 @@ def import_key(
     token_name: str,
     purposes: Sequence[str],
     owner: str = "",
+    *,
+    accept_weak: bool = False,
 ) -> KeyInfo:
     """Import the key with a separate worker process, then have the daemon adopt it. Raises HsmdError or CommandError.
 
@@ -95,9 +111,16 @@ def import_key(
         passphrase=passphrase,
         name=name,
         purposes=purposes,
+        accept_weak=accept_weak,
     )
     try:
-        request = KeyAdopt(name=name, token=token.name, cka_id=described.cka_id, owner=owner)
+        request = KeyAdopt(
+            name=name,
+            token=token.name,
+            cka_id=described.cka_id,
+            owner=owner,
+            weaknesses=described.warnings,
+        )
         return session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     except HsmdError as error:
         what = f"the key is in the token, but the daemon does not serve it yet: {error.text}"

@@ -19,15 +19,17 @@ from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.errors import BadRequest, TokenFailure, from_wire
 from hsmd.protocol.messages import Name, PurposeLabel
 from hsmd.purposes import expand, labels, with_daemon_purposes
+from hsmd.system.input_files import open_file
 
 IMPORT_TIMEOUT_S = 60.0
 
 
 class ImportOrder(msgspec.Struct, frozen=True):
-    """The name of the new key and its ceiling."""
+    """The name of the new key, its ceiling, and whether a weak one is imported."""
 
     name: Name
     purposes: list[PurposeLabel]
+    accept_weak: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -46,14 +48,18 @@ def import_key(
     passphrase: Path | None,
     name: str,
     purposes: Sequence[str],
+    accept_weak: bool = False,
 ) -> KeyDescription:
     """Import the private key in `pem` into the token that `settings` choose.
 
-    `purposes` are labels; the purposes that the daemon needs for certificates are added. Raises BadRequest naming the fix,
+    `purposes` are labels; the purposes that the daemon needs for certificates are added. A weak key is refused unless
+    `accept_weak`; then its weaknesses are warnings of the description. Raises BadRequest naming the fix,
     Conflict, Unavailable, or TokenFailure.
     """
     ceiling = with_daemon_purposes(expand(purposes))
-    order = msgspec.convert({"name": name, "purposes": labels(ceiling)}, type=ImportOrder)
+    order = msgspec.convert(
+        {"name": name, "purposes": labels(ceiling), "accept_weak": accept_weak}, type=ImportOrder
+    )
     descriptors = [_open(pem, "pem")]
     try:
         arguments = ["--pem-fd", str(descriptors[0])]
@@ -109,6 +115,6 @@ def _result(output: bytes) -> KeyDescription:
 
 def _open(path: Path, what: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return open_file(path)
     except OSError as error:
         raise BadRequest(f"{what}: {path} cannot be read: {error.strerror}; check the path") from None

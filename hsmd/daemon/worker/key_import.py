@@ -23,7 +23,8 @@ from hsmd.daemon.worker import key_objects
 from hsmd.daemon.worker.control import describe
 from hsmd.daemon.worker.main import EXIT_CRASHED, read_settings
 from hsmd.daemon.worker.memory_lock import lock_memory
-from hsmd.daemon.worker.pem_keys import MAX_PEM_BYTES, read_private_key
+from hsmd.daemon.worker.pem_keys import read_private_key
+from hsmd.daemon.worker.pem_text import MAX_PEM_BYTES
 from hsmd.errors import HsmdError, TokenFailure
 from hsmd.pkcs11.errors import name_of
 from hsmd.pkcs11.session import open_token
@@ -70,19 +71,20 @@ def _import(settings: WorkerSettings, order: ImportOrder) -> KeyDescription:
         passphrase = (
             _read(arguments.passphrase_fd, _MAX_PASSPHRASE_BYTES).removesuffix(b"\n").removesuffix(b"\r")
         )
-    half, attributes = read_private_key(_read(arguments.pem_fd, MAX_PEM_BYTES + 1), passphrase)
+    content = _read(arguments.pem_fd, MAX_PEM_BYTES + 1)
+    key = read_private_key(content, passphrase, accept_weak=order.accept_weak)
     purposes = expand(order.purposes)
     lock_memory(settings)
     install_sandbox = sandbox.prepare(settings)
     token = open_token(settings.token)
     install_sandbox()
     try:
-        ceiling = key_objects.import_pair(token.session, order.name, half, attributes, purposes)
+        ceiling = key_objects.import_pair(token.session, order.name, key.half, key.attributes, purposes)
     except HsmdError:
         raise
     except Exception as error:
         raise TokenFailure(f"the token refused the key: {name_of(error)}") from None
-    return describe(ceiling, order.name, [])
+    return describe(ceiling, order.name, [f"accepted although weak: {each}" for each in key.weaknesses])
 
 
 def _read(fd: int, limit: int) -> bytes:

@@ -1,11 +1,11 @@
-"""Private keys in PEM files: finding the one in a file, reading it, and converting it to PKCS#11 attributes.
+"""Private keys in PEM files: reading the one in a file, and converting it to PKCS#11 attributes.
 
 Used only by the one-shot import worker on the token's own host. Every error names the fix; none contains file content.
 """
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,81 +14,99 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_der_private_key,
     load_pem_private_key,
 )
 from pkcs11 import Attribute
 
-from hsmd.algorithms import KeyType
+from hsmd.daemon.worker import pem_text, pkcs8_encryption
+from hsmd.daemon.worker.pem_text import KeyBlock
+from hsmd.daemon.worker.private_key_der import Checked, PrivateKey, from_pkcs1, from_pkcs8, from_sec1
 from hsmd.errors import BadRequest
 from hsmd.pkcs11.public_keys import PublicHalf, big_integer, public_attributes
 
-MAX_PEM_BYTES = 65_536
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----\r?\n.*?-----END \1-----", re.DOTALL)
-_READABLE = (b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
+_TRADITIONAL = {pem_text.RSA: from_pkcs1, pem_text.EC: from_sec1}
 
 
-def read_private_key(pem: bytes, passphrase: bytes | None) -> tuple[PublicHalf, dict[Attribute, Any]]:
-    """(public half, private attributes) of the one private key in `pem`; other PEM blocks are ignored.
+@dataclass(frozen=True, slots=True)
+class KeyToImport:
+    """A private key for the token: public half, private attributes, and why it is weak, if that was accepted."""
 
-    Accepts PKCS#8 and the traditional RSA and EC formats, encrypted or not. Raises BadRequest naming the fix.
+    half: PublicHalf
+    attributes: dict[Attribute, Any]
+    weaknesses: list[str]
+
+
+def read_private_key(content: bytes, passphrase: bytes | None, *, accept_weak: bool = False) -> KeyToImport:
+    """The one private key in a PEM file; other PEM blocks are ignored.
+
+    Accepts PKCS#8 and the traditional RSA and EC formats, encrypted or not. Raises BadRequest naming the fix, also for a weak
+    key unless `accept_weak`.
     """
-    block = _the_block(pem)
-    try:
-        private = load_pem_private_key(block, passphrase)
-    except TypeError:
-        raise BadRequest(_passphrase_advice(passphrase)) from None
-    except (ValueError, UnsupportedAlgorithm):
-        if passphrase is not None:
-            raise BadRequest(
-                "passphrase: it is wrong, or the key is damaged; check it with `openssl pkey -in FILE`"
-            ) from None
+    checked = _checked(pem_text.the_private_key(content), passphrase)
+    half = PublicHalf.of(checked.private.public_key())
+    assert half is not None, "other types are refused with their name"
+    if checked.weaknesses and not accept_weak:
         raise BadRequest(
-            "pem: the private key is damaged; check it with `openssl pkey -in FILE -check`"
-        ) from None
-    half = PublicHalf.of(private.public_key())
-    if half is None:
-        served = ", ".join(kind.value for kind in KeyType)
-        raise BadRequest(f"pem: hsmd does not serve keys of this type or size; it serves {served}")
-    return half, _private_attributes(private, half)
-
-
-def _the_block(pem: bytes) -> bytes:
-    if len(pem) > MAX_PEM_BYTES:
-        raise BadRequest(
-            f"pem: the file is larger than {MAX_PEM_BYTES} bytes; give one with the private key alone"
+            f"pem: the key is weak: {', and '.join(checked.weaknesses)}; make a new key, or repeat with --accept-weak"
         )
-    found = {match[1]: match[0] for match in _BLOCK.finditer(pem) if match[1] in _READABLE}
-    count = sum(match[1] in _READABLE for match in _BLOCK.finditer(pem))
-    if count == 1:
-        return next(iter(found.values()))
-    if count > 1:
-        raise BadRequest(f"pem: the file holds {count} private keys; give a file with one")
-    raise BadRequest(_why_none(pem))
+    return KeyToImport(half, _private_attributes(checked.private, half), checked.weaknesses)
 
 
-def _why_none(pem: bytes) -> str:
-    labels = {match[1] for match in _BLOCK.finditer(pem)}
-    if b"OPENSSH PRIVATE KEY" in labels:
-        return "pem: this is an OpenSSH private key; convert a copy with `ssh-keygen -p -m PKCS8 -f COPY`"
-    if b"HSMD KEY REFERENCE" in labels:
-        return "pem: this is a reference to a key in a token, not a private key; there is nothing to import"
-    if labels:
-        held = ", ".join(sorted(label.decode() for label in labels))
-        return f"pem: the file holds {held} and no private key; give the file with the private key"
-    if pem[:1] == b"\x30":
-        return "pem: this is DER; convert it with `openssl pkey -inform DER -in FILE -out FILE.pem`"
-    return "pem: the file is not PEM; it must hold a block that begins with -----BEGIN PRIVATE KEY-----"
-
-
-def _passphrase_advice(passphrase: bytes | None) -> str:
-    if passphrase is None:
-        return (
+def _checked(block: KeyBlock, passphrase: bytes | None) -> Checked:
+    if passphrase == b"":
+        raise BadRequest("passphrase: the passphrase file is empty; write the passphrase into it")
+    if (block.der is None or block.label == pem_text.ENCRYPTED_PKCS8) and passphrase is None:
+        raise BadRequest(
             "passphrase: the private key is encrypted; give the file with its passphrase (--passphrase-file)"
         )
-    return "passphrase: the private key is not encrypted; leave the passphrase out"
+    if block.der is not None and block.label != pem_text.ENCRYPTED_PKCS8:
+        if passphrase is not None:
+            raise BadRequest("passphrase: the private key is not encrypted; leave the passphrase out")
+        return _TRADITIONAL.get(block.label, from_pkcs8)(block.der)
+    assert passphrase is not None
+    return _decrypted(block, passphrase)
 
 
-def _private_attributes(private: Any, half: PublicHalf) -> dict[Attribute, Any]:
+def _decrypted(block: KeyBlock, passphrase: bytes) -> Checked:
+    try:
+        if block.der is None:
+            return from_pkcs8(_encoded(load_pem_private_key(block.pem, passphrase)))
+        return from_pkcs8(_pkcs8(block.der, passphrase))
+    except UnsupportedAlgorithm:
+        raise BadRequest(
+            "pem: the private key is encrypted with a cipher that hsmd does not read; encrypt a copy anew with "
+            "`openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out COPY`"
+        ) from None
+    except (ValueError, TypeError):
+        raise BadRequest(_wrong_passphrase(passphrase)) from None
+
+
+def _pkcs8(document: bytes, passphrase: bytes) -> bytes:
+    """The DER PrivateKeyInfo in an encrypted one; of older kinds of encryption, as cryptography encodes it."""
+    try:
+        return pkcs8_encryption.decrypt(document, passphrase)
+    except UnsupportedAlgorithm:
+        return _encoded(load_der_private_key(document, passphrase))
+
+
+def _encoded(private: Any) -> bytes:
+    der: bytes = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return der
+
+
+def _wrong_passphrase(passphrase: bytes) -> str:
+    hint = ""
+    if passphrase.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        hint = " (the passphrase file begins with a byte order mark: remove it)"
+    elif b"\n" in passphrase:
+        hint = " (the passphrase file has more than one line)"
+    elif passphrase != passphrase.strip():
+        hint = " (the passphrase file has white space at an end)"
+    return f"passphrase: it is wrong{hint}, or the key is damaged; check it with `openssl pkey -in FILE`"
+
+
+def _private_attributes(private: PrivateKey, half: PublicHalf) -> dict[Attribute, Any]:
     public = public_attributes(half)
     public.pop(Attribute.EC_POINT, None)
     if isinstance(private, rsa.RSAPrivateKey):

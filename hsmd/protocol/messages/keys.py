@@ -157,6 +157,8 @@ class KeyAdopt(Request, tag="key.adopt"):
     """Adopt the key although it has unsafe attributes (extractable, not sensitive, may sign and decrypt, ...)."""
     owner: Text = ""
     """The client, with the role `owner`, to which the key belongs from now on; this cannot be changed. May be empty."""
+    weaknesses: list[Text] = []
+    """Why the key is weak, if it was imported although it is; they are among the key's warnings from then on."""
 
 
 class KeyList(Request, tag="key.list"):

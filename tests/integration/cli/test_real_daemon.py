@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -173,6 +173,22 @@ def test_an_imported_key_is_in_no_arguments_and_no_environment(
     assert any(b"worker.key_import" in line for line in seen), "the worker was watched"
     for secret in [*secrets, *([passphrase] if passphrase else [])]:
         assert not any(secret in line for line in seen)
+
+
+def test_a_weak_key_is_refused_and_imported_with_a_record(daemon: Daemon, tmp_path: Path) -> None:
+    pem = tmp_path / "weak.pem"
+    key = rsa.generate_private_key(3, 2048)
+    pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    arguments = ("key", "import", "weak", str(pem), "--config", str(daemon.directory / "hsmd.toml"))
+    code, _, errors = hsmd(daemon, *arguments)
+    assert code == 1
+    assert "public exponent is small (3)" in errors
+    assert "--accept-weak" in errors
+    accepted = "accepted although weak: its public exponent is small (3)"
+    assert operate(daemon, *arguments, "--accept-weak")["warnings"] == [accepted]
+    assert operate(daemon, "key", "show", "weak")["warnings"] == [accepted]
+    records = operate(daemon, "audit", "show", "--key", "weak")["records"]
+    assert records[0]["fields"]["target_weaknesses"] == accepted
 
 
 def _public_pem(info: dict[str, Any]) -> bytes:

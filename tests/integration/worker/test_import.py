@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -143,39 +144,48 @@ def test_a_key_is_imported_once(fresh_token: SoftHsmToken, tmp_path: Path) -> No
     assert count == 1, "the same key twice would get round its ceiling"
 
 
-def bad_pems() -> list[Any]:
-    private = ec.generate_private_key(ec.SECP256R1())
-    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    good = pem_of(private)
-    lines = good.splitlines(keepends=True)
-    encrypted = pem_of(private, PKCS8, b"sesame")
-    openssh = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    der = private.private_bytes(Encoding.DER, PKCS8, NoEncryption())
-    return [
-        pytest.param(b"", None, "not PEM", id="empty"),
-        pytest.param(b"hello", None, "not PEM", id="text"),
-        pytest.param(der, None, "this is DER", id="der"),
-        pytest.param(public, None, "PUBLIC KEY and no private key", id="public"),
-        pytest.param(openssh, None, "ssh-keygen", id="openssh"),
-        pytest.param(block("HSMD KEY REFERENCE"), None, "nothing to import", id="reference"),
-        pytest.param(good + pem_of(rsa_key()), None, "2 private keys", id="two"),
-        pytest.param(lines[0] + lines[1][::-1] + b"".join(lines[2:]), None, "damaged", id="damaged"),
-        pytest.param(encrypted, None, "give the file with its passphrase", id="no passphrase"),
-        pytest.param(encrypted, b"wrong", "it is wrong", id="wrong passphrase"),
-        pytest.param(good, b"sesame", "not encrypted", id="needless passphrase"),
-        pytest.param(pem_of(ec.generate_private_key(ec.SECP256K1())), None, "p-256", id="curve"),
-        pytest.param(pem_of(rsa.generate_private_key(65537, 1024)), None, "rsa-2048", id="short"),
-        pytest.param(pem_of(dsa.generate_private_key(2048)), None, "rsa-2048", id="dsa"),
-        pytest.param(b"x" * 70_000, None, "larger than", id="large"),
-    ]
-
-
-@pytest.mark.parametrize(("pem", "passphrase", "fix"), bad_pems())
-def test_a_bad_file_is_refused_with_the_fix(
-    token: SoftHsmToken, tmp_path: Path, pem: bytes, passphrase: bytes | None, fix: str
+@pytest.mark.parametrize(
+    ("make", "passphrase", "fix"),
+    [
+        (lambda: pem_of(rsa_key()), b"sesame", "not encrypted"),
+        (lambda: block("HSMD KEY REFERENCE"), None, "nothing to import"),
+        (lambda: b"x" * 70_000, None, "larger than"),
+        (lambda: SHORT_ED25519, None, "has 32 bytes, and this one has 31"),
+    ],
+)
+def test_the_worker_reports_what_is_wrong_with_a_file(
+    token: SoftHsmToken, tmp_path: Path, capfd, make, passphrase: bytes | None, fix: str
 ) -> None:
+    """tests/unit/worker/test_pem_keys.py has all kinds of bad files."""
     with pytest.raises(BadRequest, match=fix):
-        run(token, tmp_path, pem, passphrase)
+        run(token, tmp_path, make(), passphrase)
+    assert capfd.readouterr().err == "", "no traceback"
+
+
+SHORT_ED25519 = (
+    b"-----BEGIN PRIVATE KEY-----\nMC0CAQAwBQYDK2VwBCEEHwABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhsc\nHR4=\n"
+    b"-----END PRIVATE KEY-----\n"
+)
+
+
+@pytest.mark.parametrize("named", ["pem", "passphrase"])
+def test_a_named_pipe_or_a_directory_is_refused_and_does_not_hang(
+    token: SoftHsmToken, tmp_path: Path, named: str
+) -> None:
+    files = {"pem": tmp_path / "key.pem", "passphrase": tmp_path / "words"}
+    for path in files.values():
+        path.write_bytes(pem_of(rsa_key()))
+    for make, what in ((os.mkfifo, "a named pipe"), (os.mkdir, "a directory")):
+        made = tmp_path / make.__name__
+        make(made)
+        with pytest.raises(BadRequest, match=f"{named}: .* cannot be read: it is {what}"):
+            import_key(
+                settings_of(token, control=True),
+                environment=token.environment,
+                name="never",
+                purposes=["tls-server"],
+                **(files | {named: made}),
+            )
 
 
 def test_a_ceiling_that_no_key_may_have_is_refused(token: SoftHsmToken, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.algorithms import KeyType, key_type_of
+from hsmd.daemon import pki
 from hsmd.daemon.front.access.identity import DAEMON, Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
@@ -125,6 +126,8 @@ class KeyHandlers:
             raise BadRequest(
                 f"cka_id: {request.cka_id[:64]!r} is not hexadecimal; `hsmd key candidates` shows the CKA_ID of each key"
             )
+        if request.certificate:
+            pki.refuse_pss(request.certificate)
         token, pool = self._token(request.token)
         adopt = worker_messages.Adopt(
             name=request.name,
@@ -137,7 +140,7 @@ class KeyHandlers:
         async with self._making:
             await self._require_free(request.name, request.owner)
             adopted = await pool.control(adopt, deadline - self._clock())
-            return await self._register(request.name, token, adopted, request.owner)
+            return await self._register(request.name, token, adopted, request.owner, request.weaknesses)
 
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
         digests = self._cache.snapshot.keys_for(identity, type(request), self._now())
@@ -200,7 +203,12 @@ class KeyHandlers:
         await self._cache.read(lambda tx: _check_is_free(tx, name, owner))
 
     async def _register(
-        self, name: str, token: str, made: worker_messages.KeyDescription, owner: str
+        self,
+        name: str,
+        token: str,
+        made: worker_messages.KeyDescription,
+        owner: str,
+        warnings: Sequence[str] = (),
     ) -> messages.KeyInfo:
         key_type = key_type_of(load_der_public_key(made.public_key))
         if key_type is None:
@@ -213,7 +221,7 @@ class KeyHandlers:
             purposes=expand(made.purposes),
             token=token,
             created_at=self._now(),
-            warnings=tuple(made.warnings),
+            warnings=(*made.warnings, *warnings),
             owner=KeyOwner(owner) if owner else None,
         )
         await self._cache.change(lambda tx: tx.keys.add(record))
