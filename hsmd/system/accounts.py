@@ -21,14 +21,16 @@ class Tariff:
     """Earned in a second."""
     burst: float
     """Most that is saved while a client is quiet."""
-    byte: float
-    frame: float
+    byte: float = 0.0
+    frame: float = 0.0
     """A frame that touches no key, with its answer if it has one at once."""
-    refusal: float
+    refusal: float = 0.0
     """A key operation that was answered with an error at once."""
-    control_request: float
-    key_operation: float
+    control_request: float = 0.0
+    key_operation: float = 0.0
     """A key operation that was accepted. Its rate and its place in the queue are limited elsewhere."""
+    packet: float = 0.0
+    """A packet, or a read, that brings no key operation that is accepted."""
 
 
 class Account:
@@ -74,6 +76,11 @@ class Account:
         """Seconds until the account is no longer overdrawn; 0.0 if it is not."""
         missing = -(self._balance + (now - self._filled_at) * self._tariff.share)
         return missing / self._tariff.share if missing > 0 else 0.0
+
+    @property
+    def packet(self) -> float:
+        """The price of a packet."""
+        return self._tariff.packet
 
     def is_full(self, now: float) -> bool:
         """Whether nothing has to be remembered of this account: a new one would be the same."""

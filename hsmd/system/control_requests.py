@@ -11,9 +11,14 @@ from hsmd import observe
 from hsmd.errors import BadRequest, DeadlineExceeded, HsmdError, InternalFault
 from hsmd.protocol import messages
 from hsmd.protocol.frames import ID_AND_KIND_BYTES, MAX_ANSWER_LENGTH, Kind, encode, encode_error
+from hsmd.system.intake import Intake, paying
 
 MAX_CONTROL_REQUESTS = 8
 """Control requests that one session may have open: operators and scripts make a few at a time."""
+MAX_CONTROL_REQUESTS_OF_CLIENT = 32
+"""Control requests that all sessions of one client may have open: their answers can be long."""
+ANSWER_BYTE = 0.01
+"""What each byte of an answer costs a client, in microseconds: to collect, to encode, to encrypt and to send it."""
 MAX_RESULT_BYTES = MAX_ANSWER_LENGTH - ID_AND_KIND_BYTES
 """The longest document that every client accepts in a frame."""
 
@@ -24,10 +29,23 @@ log = observe.logger()
 
 
 class ControlRequests:
-    """Calls `carry_out` for each request and `answer` with the frame that answers it; `peer` is added to log events."""
+    """Calls `carry_out` for each request and `answer` with the frame that answers it; `peer` is added to log events.
 
-    def __init__(self, carry_out: CarryOut, answer: Callable[[bytes], None], **peer: Any) -> None:
+    `intake` is the client's: it counts the open requests of all its sessions, and pays for the answers.
+    """
+
+    def __init__(
+        self,
+        carry_out: CarryOut,
+        answer: Callable[[bytes], None],
+        *,
+        intake: Intake | None = None,
+        **peer: Any,
+    ) -> None:
         self.open: dict[int, asyncio.Task[bytes]] = {}
+        self.started = 0
+        """How many were started, all in all."""
+        self._intake = intake
         self._carry_out = carry_out
         self._answer = answer
         self._peer = peer
@@ -35,12 +53,18 @@ class ControlRequests:
     @property
     def full(self) -> bool:
         """Whether no further request may be started."""
-        return len(self.open) >= MAX_CONTROL_REQUESTS
+        intake = self._intake
+        return len(self.open) >= MAX_CONTROL_REQUESTS or (
+            intake is not None and intake.control_requests >= MAX_CONTROL_REQUESTS_OF_CLIENT
+        )
 
     def start(self, request_id: int, deadline_ms: int, document: bytes) -> None:
         """Carry out the request in `document` (JSON). `answer` is called exactly once, never from within this call."""
         answer = self._answer_to(request_id, deadline_ms / 1000, document)
         task = self.open[request_id] = asyncio.get_running_loop().create_task(answer)
+        self.started += 1
+        if self._intake is not None:
+            self._intake.control_requests += 1
         task.add_done_callback(
             partial(self._done, request_id)
         )  # called also if cancelled before its first step
@@ -59,9 +83,14 @@ class ControlRequests:
     def _done(self, request_id: int, task: asyncio.Task[bytes]) -> None:
         del self.open[request_id]
         cancelled = task.cancelled()
-        self._answer(encode_error(request_id, DeadlineExceeded("cancelled")) if cancelled else task.result())
+        frame = encode_error(request_id, DeadlineExceeded("cancelled")) if cancelled else task.result()
+        if self._intake is not None:
+            self._intake.control_requests -= 1
+            self._intake.spend(len(frame) * ANSWER_BYTE)
+        self._answer(frame)
 
     async def _answer_to(self, request_id: int, timeout_s: float, document: bytes) -> bytes:
+        paying.set(self._intake)
         try:
             async with asyncio.timeout(timeout_s):
                 request = messages.decode_request(document)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from itertools import islice
 from typing import Any, Protocol
 
@@ -29,6 +30,12 @@ class Loop(Protocol):
 
     def call_soon(self, callback: Callable[[], object]) -> Any: ...
     def call_later(self, delay: float, callback: Callable[[], object]) -> Any: ...
+
+
+class Threads(Protocol):
+    """Threads that work for clients; see `client_threads.py`."""
+
+    async def run(self, client: Hashable, call: Callable[[], Any]) -> Any: ...
 
 
 class Turns:
@@ -54,10 +61,15 @@ class Turns:
 class Intake:
     """What the connections of one client may still have handled in this turn, and which of them wait for the next."""
 
-    def __init__(self, account: Account, turns: Turns, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, account: Account, turns: Turns, clock: Callable[[], float], threads: Threads | None = None
+    ) -> None:
         self.account = account
+        self.threads = threads
         self.connections = 0
         """How many connections the client has; see `Intakes`."""
+        self.control_requests = 0
+        """How many control requests of the client are open; see `ControlRequests`."""
         self._turns = turns
         self._clock = clock
         self._turn = -1
@@ -66,6 +78,7 @@ class Intake:
         self._waiting: deque[Callable[[], None]] = deque()
         self._timer: Any = None
         self._resuming = False
+        self._unpaid = False
         self.paused_s = 0.0
         """For how long this client was not read, all in all, because its account was overdrawn."""
 
@@ -74,6 +87,14 @@ class Intake:
         if self._waiting and not self._resuming:
             return 0
         return self._frames()
+
+    def take_packet(self) -> bool:
+        """Whether a packet may be handled now; if not, the caller has to `wait`. It is paid for with the next one."""
+        if self._unpaid:
+            self._unpaid = False
+            self.spend(self.account.packet)
+        self._unpaid = self.frames_now() > 0
+        return self._unpaid
 
     def _frames(self) -> int:
         turn = self._turns.current()
@@ -92,8 +113,13 @@ class Intake:
         control_requests: int = 0,
         key_operations: int = 0,
     ) -> None:
-        """Charge what was handled (see `Account.charge`) to the account and to this turn."""
-        self._frames_left -= frames
+        """Charge what was handled (see `Account.charge`) to the account and to this turn.
+
+        Nothing is charged for a packet that brought a key operation that was accepted.
+        """
+        if key_operations:
+            self._unpaid = False
+        self._frames_left -= frames + key_operations
         self._cost_left -= self.account.charge(
             self._clock(),
             byte_count=byte_count,
@@ -139,11 +165,22 @@ class Intake:
                 self._schedule()
 
 
+paying: ContextVar[Intake | None] = ContextVar("paying", default=None)
+"""The client for which the current task works; None while a server works for itself."""
+
+
 class Intakes:
     """The intakes of all clients that are connected, and of those that left before their accounts had recovered."""
 
-    def __init__(self, tariff: Tariff, clock: Callable[[], float], loop: Loop | None = None) -> None:
+    def __init__(
+        self,
+        tariff: Tariff,
+        clock: Callable[[], float],
+        loop: Loop | None = None,
+        threads: Threads | None = None,
+    ) -> None:
         """`loop`: the one that is running when the first client joins, if it is not given."""
+        self._threads = threads
         self._tariff = tariff
         self._clock = clock
         self._turns = Turns(loop) if loop else None
@@ -161,7 +198,7 @@ class Intakes:
             if self._turns is None:
                 self._turns = Turns(asyncio.get_running_loop())
             account = Account(self._tariff, self._clock())
-            intake = self._intakes[client] = Intake(account, self._turns, self._clock)
+            intake = self._intakes[client] = Intake(account, self._turns, self._clock, self._threads)
         intake.connections += 1
         self._left.pop(client, None)
         return intake

@@ -42,6 +42,7 @@ from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.bound_addresses import BoundAddresses
 from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.daemon.front.ssh.sessions import Sessions
+from hsmd.daemon.front.ssh.tariff import TARIFF
 from hsmd.daemon.front.statements.signer import StatementSigner
 from hsmd.daemon.front.tokens.circuit_breaker import BreakerState
 from hsmd.daemon.front.tokens.login_guard import LoginGuard
@@ -50,6 +51,8 @@ from hsmd.daemon.front.tokens.reconciliation import Reconciler
 from hsmd.daemon.ipc.launcher_messages import ReplaceWorker
 from hsmd.daemon.store import LoginStop, Store
 from hsmd.errors import AuditFailure
+from hsmd.system.client_threads import ClientThreads
+from hsmd.system.intake import Intakes
 from hsmd.transparency.checkpoint import origin_of
 
 
@@ -166,6 +169,7 @@ class Parts:
     def _build_control(self, config: Config) -> None:
         """Everything that answers control requests, and what it reports on."""
         self.admission = Admission(config.limits)
+        self.intakes = Intakes(TARIFF, time.monotonic, threads=ClientThreads())
         self.sessions = Sessions(self.service, config.limits, following=self.followers)
         self.bound = BoundAddresses()
         self.clients = ClientHandlers(cache=self.cache, key_rotation=config.listen.client_key_rotation)
@@ -222,6 +226,7 @@ class Parts:
             snapshot=self._snapshot,
             admission=self.admission,
             make_session=partial(self.sessions.open, self.dispatcher.dispatch),
+            intakes=self.intakes,
             enrolments=self.enrolments,
             bound=self.bound,
         )

@@ -2,7 +2,8 @@
 
 asyncssh ignores a transport that is full, so it would buffer answers without limit for a peer that never reads. It handles all
 packets of a read in one turn of the loop, so a peer that sends many tiny ones would delay all others. `Flow` stops reading from
-the socket for a while in both cases, and drops a peer that keeps exchanging keys.
+the socket for a while in both cases, and drops a peer that keeps exchanging keys. From the login on each packet is charged to
+the client, whatever it contains, and handled as the intake of the client allows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import asyncssh
 
 from hsmd.daemon.front.ssh.session import Session, Transport
+from hsmd.system.intake import Intake
 from hsmd.system.ssh_profile import (
     SUBSYSTEM,
     packet_handling,
@@ -40,7 +42,10 @@ class Flow:
         self._handle_packet = original.handle_packet
         self._loop = asyncio.get_running_loop()
         self._left = PACKETS_A_TURN
+        self._intake: Intake | None = None
         self._waiting = False
+        self._held = 0
+        self._deferred = False
         self._answer_kexinit = original.exchange_keys
         self._drop = drop
         self._exchanges, self._exchanges_since = 0, time.monotonic()
@@ -52,16 +57,41 @@ class Flow:
             resume_writing=self._peer_reads,
         )
 
+    def admitted(self, intake: Intake) -> None:
+        """The peer has logged in: its packets are charged to its client from now on."""
+        self._intake = intake
+
+    def hold(self) -> None:
+        """Handle no packet until `release` was called as often: what has come is not finished."""
+        self._held += 1
+        self._apply()
+
+    def release(self) -> None:
+        self._held -= 1
+        if not self._held and self._deferred:
+            self._wait()
+        self._apply()
+
     def _packet(self) -> bool:
         """In place of asyncssh's: handle one packet, or return False for "not now"."""
-        if self._left > 0:
+        if self._held:
+            self._deferred = True
+            return False
+        if self._waiting:
+            return False
+        if self._left > 0 and (self._intake is None or self._intake.take_packet()):
             self._left -= 1
             return bool(self._handle_packet())
-        if not self._waiting:
-            self._waiting = True
-            self._apply()
-            self._loop.call_soon(self._next_turn)
+        self._wait()
+        self._apply()
         return False
+
+    def _wait(self) -> None:
+        self._waiting = True
+        if self._intake is None:
+            self._loop.call_soon(self._next_turn)
+        else:
+            self._intake.wait(self._next_turn)
 
     def _kexinit(self) -> None:
         """In place of asyncssh's: begin or answer a key exchange (RFC 4253, section 9)."""
@@ -75,7 +105,7 @@ class Flow:
         self._answer_kexinit()
 
     def _next_turn(self) -> None:
-        self._left, self._waiting = PACKETS_A_TURN, False
+        self._left, self._waiting, self._deferred = PACKETS_A_TURN, False, False
         if not self._transport.is_closing():
             self._handle_packets()
         self._apply()
@@ -91,7 +121,7 @@ class Flow:
     def _apply(self) -> None:
         if self._transport.is_closing():
             return
-        if self._waiting or self.unread_since is not None:
+        if self._waiting or self._held or self.unread_since is not None:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
@@ -103,11 +133,13 @@ class SshChannel(asyncssh.SSHServerSession[bytes]):
     def __init__(
         self,
         open_session: Callable[[Transport], Session],
+        flow: Flow,
         drop: Callable[[str], None],
         closed: Callable[[SshChannel], None],
     ) -> None:
         """`drop` ends the connection for a reason; `closed` is called when the channel has ended."""
         self._open_session = open_session
+        self.hold, self.release = flow.hold, flow.release
         self._drop = drop
         self._closed = closed
         self._session: Session | None = None

@@ -25,6 +25,7 @@ from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
 from hsmd.daemon.front.ssh.source_penalties import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role
+from hsmd.system.intake import Intake, Intakes
 from hsmd.system.ssh_profile import (
     ValidateKey,
     guard_login,
@@ -34,7 +35,7 @@ from hsmd.system.ssh_profile import (
 
 log = observe.logger()
 
-MakeSession = Callable[[Identity, Transport], Session]
+MakeSession = Callable[[Identity, Intake, Transport], Session]
 
 
 class SshConnection(asyncssh.SSHServer):
@@ -46,6 +47,7 @@ class SshConnection(asyncssh.SSHServer):
         admission: Admission,
         make_session: MakeSession,
         connections: set[SshConnection],
+        intakes: Intakes,
         enrolments: Enrolments | None = None,
         roles: frozenset[Role] = frozenset(Role),
     ) -> None:
@@ -53,6 +55,8 @@ class SshConnection(asyncssh.SSHServer):
         self._admission = admission
         self._make_session = make_session
         self._connections = connections
+        self._intakes = intakes
+        self._intake: Intake | None = None
         self._enrolments = enrolments
         self._roles = roles
         self._password = ""
@@ -83,6 +87,7 @@ class SshConnection(asyncssh.SSHServer):
         if self._admitted_as:
             self._admission.ended(self._admitted_as, self.peer)
             self._connections.discard(self)
+            self._intakes.leave(self._admitted_as)
             log.info("connection.closed", client=self._admitted_as, address=self.peer)
             return
         self._admission.stopped(self)
@@ -154,8 +159,7 @@ class SshConnection(asyncssh.SSHServer):
             self._refused = "too many connections"
         else:
             self._identity = identity
-            self._admitted_as = identity.client
-            self._connections.add(self)
+            self._admit_as(identity.client)
             log.info(
                 "connection.opened",
                 client=identity.client,
@@ -164,6 +168,12 @@ class SshConnection(asyncssh.SSHServer):
             )
             return
         self._conn.abort()
+
+    def _admit_as(self, client: str) -> None:
+        self._admitted_as = client
+        self._intake = self._intakes.join(client)
+        self._flow.admitted(self._intake)
+        self._connections.add(self)
 
     # --- enrolment (docs/protocol.md, section 8): a token instead of a key, and one request instead of sessions ---
 
@@ -189,8 +199,7 @@ class SshConnection(asyncssh.SSHServer):
         elif not self._admission.started(self, ENROLMENT_USER):
             self._refused = "too many connections"
         else:
-            self._admitted_as = ENROLMENT_USER
-            self._connections.add(self)
+            self._admit_as(ENROLMENT_USER)
             log.info("connection.opened", client=ENROLMENT_USER, address=self.peer)
             asyncio.get_running_loop().call_later(TALK_S, self._conn.abort)
             return
@@ -243,8 +252,14 @@ class SshConnection(asyncssh.SSHServer):
     def session_requested(self) -> asyncssh.SSHServerSession[bytes] | bool:
         if self._password:
             return self._enrolment_channel()
-        if self._identity is None or len(self._channels) >= self._admission.limits.channels_per_connection:
+        intake = self._intake
+        if (
+            self._identity is None
+            or intake is None
+            or len(self._channels) >= self._admission.limits.channels_per_connection
+        ):
             return False
-        channel = SshChannel(partial(self._make_session, self._identity), self.drop, self._channels.discard)
+        open_session = partial(self._make_session, self._identity, intake)
+        channel = SshChannel(open_session, self._flow, self.drop, self._channels.discard)
         self._channels.add(channel)
         return channel

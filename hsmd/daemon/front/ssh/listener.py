@@ -19,6 +19,7 @@ from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
 from hsmd.errors import ConfigurationError
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
+from hsmd.system.intake import Intakes
 from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES, need_no_user_entry
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
@@ -39,6 +40,7 @@ class SshListener:
         snapshot: Callable[[], Snapshot],
         admission: Admission,
         make_session: MakeSession,
+        intakes: Intakes,
         enrolments: Enrolments | None = None,
         bound: BoundAddresses | None = None,
     ) -> None:
@@ -47,6 +49,7 @@ class SshListener:
         self._snapshot = snapshot
         self._admission = admission
         self._make_session = make_session
+        self._intakes = intakes
         self._enrolments = enrolments
         self._acceptors: dict[ListenAddress, asyncssh.SSHAcceptor] = {}
         self._ports: dict[ListenAddress, int] = {}
@@ -133,6 +136,7 @@ class SshListener:
                 self._admission,
                 self._make_session,
                 self._connections,
+                self._intakes,
                 self._enrolments,
                 roles,
             ),

@@ -1,6 +1,7 @@
 """One session: the server's end of a protocol channel, over any transport.
 
-It limits open requests and control requests, how long a frame may stay unfinished, and how long answers may stay unread.
+It handles frames as the intake of its client allows, and limits open requests and control requests, how long a frame may stay
+unfinished, and how long answers may stay unread.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from hsmd.protocol.frames import (
     encode_welcome,
 )
 from hsmd.system.control_requests import ControlRequests
+from hsmd.system.intake import Intake
 
 HALF_FRAME_S = 10.0
 """How long a peer may take to finish a frame, or to send its hello."""
@@ -52,6 +54,10 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
+    def hold(self) -> None:
+        """Take nothing more from the whole connection until `release` was called as often."""
+
+    def release(self) -> None: ...
     def close(self) -> None:
         """Close after what was written has been sent."""
 
@@ -87,6 +93,7 @@ class Session:
         identity: Identity,
         transport: Transport,
         *,
+        intake: Intake,
         service: KeyService,
         dispatch: Dispatch,
         following: Following,
@@ -95,6 +102,7 @@ class Session:
         ended: Callable[[Session], object],
     ) -> None:
         self.identity = identity
+        self._intake = intake
         self._ended = ended
         self._transport = transport
         self._service = service
@@ -104,29 +112,29 @@ class Session:
         self._clock = clock
         self._channel = ServerChannel(Capability.CONTROL | Capability.EVENTS, max_open_requests)
         self.open_requests: dict[int, SigningRequest | None] = {}
-        self._control = ControlRequests(self._carry_out, self._control_answered, client=identity.client)
+        self._control = ControlRequests(
+            self._carry_out, self._control_answered, intake=intake, client=identity.client
+        )
         self._out: list[bytes] = []
         self._unfinished_since: float | None = clock()
         self._unread_since: float | None = None
         self._pings = 0
         self._pong: asyncio.Future[None] | None = None
         self._pushed_at = 0.0
+        self._waiting = False
         self._paused = False
         self._closed = False
+        self._refusals = 0
+        """Requests that failed; to charge those that failed at once."""
 
     # --- called by the transport ---
 
     def received(self, data: bytes) -> None:
-        """Take bytes from the peer."""
-        greeting = self._channel.state is State.GREETING
+        """Take the bytes of one packet from the peer."""
         try:
-            frames = self._channel.receive(data)
-            if frames:
-                self._unfinished_since = None
-            if greeting and self._channel.state is State.OPEN:
-                self._out.append(encode_welcome(self._channel.welcome()))
-                del frames[0]
-            self._handle(frames)
+            self._receive(data)
+            while self._channel.more and not self._waiting:
+                self._receive(b"")
         except (ProtocolError, VersionMismatch) as error:
             self._break(error)
             return
@@ -135,6 +143,31 @@ class Session:
         else:
             self._unfinished_since = None
         self.flush()
+
+    def _receive(self, data: bytes) -> None:
+        """Handle as many frames as the intake allows now; for the others, wait."""
+        channel, intake = self._channel, self._intake
+        at_most = 0 if self._waiting else intake.frames_now()
+        greeting = channel.state is State.GREETING
+        frames = channel.receive(data, at_most)
+        if frames:
+            self._unfinished_since = None
+        if greeting and channel.state is State.OPEN:
+            self._out.append(encode_welcome(channel.welcome()))
+            del frames[0]
+        if channel.taken or data:
+            self._handle(frames, len(data), channel.taken)
+        if channel.more and not self._waiting and not (at_most and intake.frames_now()):
+            self._waiting = True
+            self._transport.hold()
+            intake.wait(self._continue)
+
+    def _continue(self) -> None:
+        """Handle what was left when the turn of this client had ended."""
+        self._waiting = False
+        self._transport.release()
+        if not self._closed:
+            self.received(b"")
 
     def pause_writing(self) -> None:
         """The peer does not read its answers fast enough: read nothing from it until it does."""
@@ -145,8 +178,7 @@ class Session:
         """The peer has read its answers."""
         if not self._closed:
             self._unread_since = None
-        if not self._paused:
-            self._transport.resume_reading()
+        self._transport.resume_reading()
 
     def lost(self) -> None:
         """The transport is closed: abandon the open requests."""
@@ -212,6 +244,7 @@ class Session:
             self._out.append(encode(Kind.RESULT, request_id, answer))
 
     def failed(self, request_id: int, error: HsmdError) -> None:
+        self._refusals += 1
         if not self._closed:
             self.open_requests.pop(request_id, None)
             self._out.append(encode_error(request_id, error))
@@ -227,7 +260,24 @@ class Session:
 
     # --- frames ---
 
-    def _handle(self, frames: list[tuple[int, int, bytes]]) -> None:
+    def _handle(self, frames: list[tuple[int, int, bytes]], byte_count: int, taken: int) -> None:
+        """Handle frames, of `taken` with those that were skipped, and charge the client for them."""
+        refusals, control_requests, operations = self._refusals, self._control.started, 0
+        try:
+            operations = self._handle_each(frames)
+        finally:
+            refusals = self._refusals - refusals
+            accepted = max(operations - refusals, 0)
+            self._intake.charge(
+                byte_count=byte_count,
+                frames=taken - accepted,
+                refusals=refusals,
+                control_requests=self._control.started - control_requests,
+                key_operations=accepted,
+            )
+
+    def _handle_each(self, frames: list[tuple[int, int, bytes]]) -> int:
+        """Return how many key operations were passed to the service."""
         operations: list[tuple[int, bytes]] = []
         for kind, request_id, body in frames:
             if kind == Kind.KEY_OPERATION:
@@ -244,6 +294,7 @@ class Session:
                 self._take_pong(request_id)
         if operations and not self._service.use(self, operations):
             self._pause()
+        return len(operations)
 
     def _take_pong(self, ping: int) -> None:
         if self._pong is not None and ping == self._pings and not self._pong.done():
@@ -253,13 +304,12 @@ class Session:
         """Read nothing from this peer for a moment."""
         if not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            self._transport.hold()
             asyncio.get_running_loop().call_later(PAUSE_S, self._resume)
 
     def _resume(self) -> None:
         self._paused = False
-        if not self._closed and self._unread_since is None:
-            self._transport.resume_reading()
+        self._transport.release()
 
     def _admit(self, request_id: int) -> bool:
         if request_id in self.open_requests or request_id in self._control.open:

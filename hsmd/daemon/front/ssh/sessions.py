@@ -9,6 +9,7 @@ from hsmd.daemon.config.settings import LimitsConfig
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.ssh.session import Dispatch, Following, Session, Transport
+from hsmd.system.intake import Intake
 
 
 class Sessions:
@@ -35,11 +36,12 @@ class Sessions:
         """Use these limits for sessions that are opened from now on."""
         self._limits = limits
 
-    def open(self, dispatch: Dispatch, identity: Identity, transport: Transport) -> Session:
+    def open(self, dispatch: Dispatch, identity: Identity, intake: Intake, transport: Transport) -> Session:
         """A new session of a client, whose control requests go to `dispatch`."""
         session = Session(
             identity,
             transport,
+            intake=intake,
             service=self._service,
             dispatch=dispatch,
             following=self._following,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import asyncssh
@@ -14,7 +15,9 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.channel import SshChannel
 from hsmd.daemon.front.ssh.connection import SshConnection
+from hsmd.daemon.front.ssh.tariff import TARIFF
 from hsmd.protocol.roles import Role
+from hsmd.system.intake import Intakes
 
 LIMITS = LimitsConfig(4, 10, 3, 40, 2, 512, 20_000, 1_024, 4_096, 10)
 SIGNATURE = String("ssh-ed25519") + String("signature")
@@ -63,7 +66,9 @@ class Conn:
 @pytest.fixture
 async def parts() -> tuple[SshConnection, Any, Snapshot]:
     conn, snapshot = Conn(), Snapshot()
-    connection = SshConnection(lambda: snapshot, Admission(LIMITS), lambda *_: None, set())  # type: ignore[arg-type,return-value]
+    connection = SshConnection(
+        lambda: snapshot, Admission(LIMITS), lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
+    )  # type: ignore[arg-type,return-value]
     connection.connection_made(conn)  # type: ignore[arg-type]
     return connection, conn, snapshot
 
@@ -143,7 +148,9 @@ async def test_without_the_hooked_methods_every_login_fails(missing: str) -> Non
                 raise AttributeError(name)
             return super().__getattribute__(name)
 
-    connection = SshConnection(Snapshot, Admission(LIMITS), lambda *_: None, set())  # type: ignore[arg-type,return-value]
+    connection = SshConnection(
+        Snapshot, Admission(LIMITS), lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
+    )  # type: ignore[arg-type,return-value]
     with pytest.raises(AttributeError):
         connection.connection_made(Changed())  # type: ignore[arg-type]
     assert connection.session_requested() is False
@@ -155,7 +162,7 @@ async def test_a_peer_that_already_disconnected_has_no_address() -> None:
             return None
 
     admission = Admission(LIMITS)
-    connection = SshConnection(Snapshot, admission, lambda *_: None, set())  # type: ignore[arg-type,return-value]
+    connection = SshConnection(Snapshot, admission, lambda *_: None, set(), Intakes(TARIFF, time.monotonic))  # type: ignore[arg-type,return-value]
     connection.connection_made(Gone())  # type: ignore[arg-type]
     connection.connection_lost(None)
     assert (connection.peer, admission.starting) == ("", 0)
@@ -165,7 +172,9 @@ async def test_a_peer_that_already_disconnected_has_no_address() -> None:
 async def test_a_connection_that_is_dropped_before_its_login_counts_if_it_is_to_blame(blamed: bool) -> None:
     admission, refused = Admission(LIMITS, clock=lambda: 0.0), []
     for _ in range(9):
-        connection = SshConnection(Snapshot, admission, lambda *_: None, set())  # type: ignore[arg-type,return-value]
+        connection = SshConnection(
+            Snapshot, admission, lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
+        )  # type: ignore[arg-type,return-value]
         connection.connection_made(Conn())  # type: ignore[arg-type]
         connection.drop("others want to log in", blamed=blamed)
         connection.connection_lost(None)

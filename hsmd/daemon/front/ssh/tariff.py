@@ -1,0 +1,15 @@
+"""What a client may cost the front process, and what it pays for."""
+
+from hsmd.system.accounts import SECOND, Tariff
+
+TARIFF = Tariff(
+    share=0.2 * SECOND,
+    burst=0.05 * SECOND,
+    byte=0.005,
+    frame=3.0,
+    refusal=70.0,
+    control_request=400.0,
+    key_operation=1.0,
+    packet=40.0,
+)
+"""Key operations have limits of their own (`client_rate`), so they cost next to nothing here: `client_rate` may be raised."""
