@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -102,6 +103,8 @@ class AuditLog:
         self._monotonic = monotonic
         self._strict = strict
         self._mark = tail.mark
+        self._sealing = threading.Lock()
+        """Held while the live file is replaced, so that no thread sees the new file with the size of the old one."""
         self._segment_bytes = 0
         self._open = tail.open_attempts
         self._next_log_mark = tail.last_mark + MARK_EVERY
@@ -345,8 +348,9 @@ class AuditLog:
             raise AuditFailure(detail=f"reading {self._file.path} failed: {problem}") from problem
 
     def view(self) -> LogView:
-        """All committed records that are present; it may be read in any thread, and the caller closes it."""
-        return self._file.view(self._mark.size_bytes)
+        """All committed records that are present; for any thread, which closes it."""
+        with self._sealing:
+            return self._file.view(self._mark.size_bytes)
 
     @property
     def position_now(self) -> Head:
@@ -382,11 +386,12 @@ class AuditLog:
             self._file.sync()
             with self.view() as view:
                 first = view.first_live
-            self._file.seal(first)
+            with self._sealing:
+                self._file.seal(first)
+                self._mark = Mark(0, self._mark.head)
         except OSError as problem:
             self._syncer = self._syncer.restarted()
             raise AuditFailure(f"{self._file.path} cannot be sealed: {problem}") from problem
-        self._mark = Mark(0, self._mark.head)
         self._syncer = Syncer(self._file, self._mark, self._monotonic)
         first_behind = self.size
         self._next_log_mark = 0  # a mark allows segments without open attempts to be archived

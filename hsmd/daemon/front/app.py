@@ -39,6 +39,8 @@ CHECK_S = 1.0
 """How often sessions, connections, the audit log and the age of the grants are checked."""
 ORPHANED_S = 1.0
 """Time for open requests when the launcher has died: its successor needs the addresses and the audit log."""
+SWITCH_S = 0.001
+"""How long a thread that reads the log or the store may keep the interpreter from the event loop."""
 EXIT_FAULT = 70
 """EX_SOFTWARE of sysexits.h: a fault of the front; the launcher starts another one."""
 EXIT_CANNOT_START = 78
@@ -245,6 +247,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     harden()
     run_as_batch()
+    sys.setswitchinterval(SWITCH_S)
     try:
         config = configuration.load(options.config)
         observe.configure("front", config.log_level)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from hsmd import observe
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.store import CountedUse, NotCounted, Store, Transaction, UseId, WantedUse
 from hsmd.errors import HsmdError, StoreFailure
+from hsmd.system.client_threads import in_thread
+from hsmd.system.intake import paying
 
 POLL_S = 1.0
 
@@ -50,13 +53,14 @@ class SnapshotCache:
 
         Raises what `action` raises, and StoreFailure if the store was lost after the change; `follow` catches up then.
         """
-        result = await asyncio.to_thread(self._store.change, action)
+        result: R = await in_thread(self._store.change, action)
         await self.refresh()
         return result
 
     async def change_unversioned(self, action: Callable[[Transaction], R]) -> R:
         """Run an action in a write transaction that changes nothing that the snapshot holds."""
-        return await asyncio.to_thread(self._store.change, action, versioned=False)
+        result: R = await in_thread(self._store.change, action, versioned=False)
+        return result
 
     async def count_uses(
         self, uses: Sequence[WantedUse], recorded: Collection[UseId], now: datetime
@@ -71,7 +75,8 @@ class SnapshotCache:
 
     async def read(self, action: Callable[[Transaction], R]) -> R:
         """Run an action in a read transaction."""
-        return await asyncio.to_thread(self._store.query, action)
+        result: R = await in_thread(self._store.query, action)
+        return result
 
     @property
     def age_s(self) -> float:
@@ -84,8 +89,13 @@ class SnapshotCache:
             snapshot = await asyncio.to_thread(self._load)
             if snapshot.version != self.snapshot.version:
                 self.snapshot = snapshot
-                for changed in self._listeners:
-                    changed()
+                copy_context().run(self._tell)
+
+    def _tell(self) -> None:
+        """Call the listeners. What they do is not for the client whose change was the reason."""
+        paying.set(None)
+        for changed in self._listeners:
+            changed()
 
     def _load(self) -> Snapshot:
         contents = self._store.load()

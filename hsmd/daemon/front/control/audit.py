@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hsmd.daemon.audit.files_at_hand import FilesAtHand
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.paging import text_of
 from hsmd.daemon.audit.readers import BEGIN, END, Reader, Spans, about, may_read
-from hsmd.daemon.audit.view import LogView
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
@@ -22,6 +21,7 @@ from hsmd.errors import AuditFailure, BadRequest, NotFound, ProofInvalid, Protoc
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role
+from hsmd.system.client_threads import ClientThreads
 from hsmd.transparency.discontinuity import verify
 from hsmd.transparency.lines import format_time
 from hsmd.transparency.note import Note
@@ -30,8 +30,8 @@ R = TypeVar("R")
 
 MAX_NOTES = 100
 MAX_READERS = 16
-SCANS = 2
-"""Searches for records at a time: each takes the interpreter's time from key operations."""
+THREADS = 2
+"""Reads of the log at a time. An archive that does not answer can keep these threads, and no others."""
 
 
 class AuditHandlers:
@@ -44,9 +44,9 @@ class AuditHandlers:
         self._checkpointer = checkpointer
         self._log_guard = log_guard
         self._cache = cache
-        self._scans = asyncio.Semaphore(SCANS)
-        self._reading = asyncio.Semaphore(1)
-        """To find out what a client may read: it takes a thread for half a second if the client owns 10,000 keys."""
+        self._threads = ClientThreads(THREADS)
+        self._asking: dict[tuple[str, bool], asyncio.Task[Reader]] = {}
+        """What is being found out: it takes a thread for half a second if the client owns 10,000 keys."""
         self._readers: dict[tuple[str, bool], tuple[int, Reader]] = {}
         """What clients may read, with the version of the store at which that was read: kept between the pages of one client."""
 
@@ -66,7 +66,7 @@ class AuditHandlers:
         self, identity: Identity, request: messages.AuditRead, deadline: float
     ) -> messages.AuditPage:
         first = self._audit.position(request.first)
-        lines = self._audit.read(first, request.limit)
+        lines = await self._threads.run(identity.client, lambda: self._audit.read(first, request.limit))
         return messages.AuditPage(first=first, lines=lines, size=self._audit.size)
 
     async def checkpoint(
@@ -91,7 +91,7 @@ class AuditHandlers:
                 f"index: the newest checkpoint covers only the first {size} records; ask again after the next one"
             )
         reader = await self._reader(identity)
-        line = await self._scan(lambda files: _line(files, request.index, reader))
+        line = await self._scan(identity, lambda files: _line(files, request.index, reader))
         proof = await self._checkpointer.inclusion(request.index, size)
         return messages.InclusionProof(request.index, size, line, proof, newest.note)
 
@@ -99,7 +99,9 @@ class AuditHandlers:
         self, identity: Identity, request: messages.AuditAbout, deadline: float
     ) -> messages.AuditLines:
         reader, size = await self._reader(identity), self._audit.size
-        found = await self._scan(lambda files: about(files, size, request.first, request.limit, reader))
+        found = await self._scan(
+            identity, lambda files: about(files, size, request.first, request.limit, reader)
+        )
         return messages.AuditLines(
             lines=found.lines,
             next=found.following,
@@ -145,12 +147,18 @@ class AuditHandlers:
         known = self._known(asking)
         if known is not None:
             return known
-        await self._reading.acquire()
-        known = self._known(asking)
-        if known is not None:
-            self._reading.release()
-            return known
-        return await _until_done(self._reading, self._read_rights(*asking))
+        finding = self._asking.get(asking)
+        if finding is None:  # once for all requests of a client; it goes on when they are cancelled
+            finding = self._asking[asking] = asyncio.get_running_loop().create_task(
+                self._read_rights(*asking)
+            )
+            finding.add_done_callback(lambda done: self._found(asking, done))
+        return await asyncio.shield(finding)
+
+    def _found(self, asking: tuple[str, bool], done: asyncio.Task[Reader]) -> None:
+        del self._asking[asking]
+        if not done.cancelled():
+            done.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it
 
     def _known(self, asking: tuple[str, bool]) -> Reader | None:
         version, reader = self._readers.get(asking, (None, None))
@@ -167,28 +175,17 @@ class AuditHandlers:
             del self._readers[next(iter(self._readers))]
         return reader
 
-    async def _scan(self, read: Callable[[FilesAtHand], R]) -> R:
-        """Read the log in a thread, few at a time; one that is slow counts until it ends, also when its caller has gone."""
-        await self._scans.acquire()
+    async def _scan(self, identity: Identity, read: Callable[[FilesAtHand], R]) -> R:
+        """Search the log in a thread."""
+        return await self._threads.run(identity.client, lambda: self._read(read))
+
+    def _read(self, read: Callable[[FilesAtHand], R]) -> R:
+        """In a thread: whatever is opened here is closed here, and a call that never begins opens nothing."""
         try:
-            view = self._audit.view()
-        except BaseException:
-            self._scans.release()
-            raise
-        return await _until_done(self._scans, asyncio.to_thread(_read, view, read))
-
-
-async def _until_done(places: asyncio.Semaphore, work: Coroutine[Any, Any, R]) -> R:
-    """Wait for work, which keeps its place until it ends, also when its caller has gone: no thread can be stopped."""
-
-    def ended(task: asyncio.Task[R]) -> None:
-        places.release()
-        if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it
-
-    task = asyncio.get_running_loop().create_task(work)
-    task.add_done_callback(ended)
-    return await asyncio.shield(task)
+            with self._audit.view() as view, FilesAtHand(view) as files:
+                return read(files)
+        except OSError as problem:
+            raise AuditFailure(detail=f"reading the audit log failed: {problem}") from problem
 
 
 def _spans(found: Iterable[tuple[str, datetime | None, datetime | None]]) -> dict[str, Spans]:
@@ -210,12 +207,3 @@ def _line(files: FilesAtHand, index: int, reader: Reader) -> str:
     if not may_read(files, line, reader):
         raise NotFound(f"index: there is no record {index} about you or your keys")
     return text_of(line)
-
-
-def _read(view: LogView, read: Callable[[FilesAtHand], R]) -> R:
-    with view:
-        try:
-            with FilesAtHand(view) as files:
-                return read(files)
-        except OSError as problem:
-            raise AuditFailure(detail=f"reading the audit log failed: {problem}") from problem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from secrets import randbits
@@ -26,6 +25,7 @@ from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, labels
+from hsmd.system.client_threads import in_thread
 
 BACKDATED = timedelta(hours=1)
 """How long before the present a self-signed certificate begins: clocks of clients may be behind."""
@@ -120,7 +120,7 @@ class CertificateHandlers:
     async def _store_chain(self, key: KeyRecord, chain: str) -> tuple[str, ...]:
         """Check and store the chain of a key; return what is doubtful about it."""
         public_key = load_der_public_key(key.public_key)
-        facts = await asyncio.to_thread(pki.check_chain, chain, public_key)
+        facts = await in_thread(pki.check_chain, chain, public_key)
         now = self._now()
         await self._cache.change(
             lambda tx: replace_certificate(tx, key, facts.chain_pem, facts.not_after, now)

@@ -1,9 +1,6 @@
-"""Reading events for clients: what their roles and their row allow, in threads, a few at a time."""
+"""Reading events for clients: what their roles and their row allow."""
 
 from __future__ import annotations
-
-import asyncio
-from functools import partial
 
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
@@ -12,17 +9,12 @@ from hsmd.errors import Refused
 from hsmd.protocol import messages
 from hsmd.protocol.cursor import Cursor
 
-READS = 2
-"""Pages that are read at a time, of different clients: each takes a thread, and the interpreter's time from key operations."""
-
 
 class EventReader:
-    """Pages of events. One client's pages are read one after the other, so that it takes no more than its turn."""
+    """Pages of events, read in the threads for clients (`system/client_threads.py`)."""
 
     def __init__(self, cache: SnapshotCache) -> None:
         self._cache = cache
-        self._reads = asyncio.Semaphore(READS)
-        self._turns: dict[str, _Turn] = {}
 
     async def page(self, identity: Identity, since: str, limit: int) -> messages.EventPage:
         """Events that this client may read behind the cursor `since` ("": from the oldest on; `now`: none).
@@ -34,10 +26,7 @@ class EventReader:
             end = str(await self.head())
             return messages.EventPage([], end, end)
         begin = Cursor.parse(since) if since else None
-        turn = await self._turn(identity.client)
-        reading = asyncio.ensure_future(self._cache.read(lambda tx: tx.events.page(readers, begin, limit)))
-        reading.add_done_callback(partial(self._end_turn, identity.client, turn))
-        return _result(await asyncio.shield(reading), begin)
+        return _result(await self._cache.read(lambda tx: tx.events.page(readers, begin, limit)), begin)
 
     async def head(self) -> Cursor:
         """The position behind the newest event of all."""
@@ -49,42 +38,6 @@ class EventReader:
         if row is None:
             raise Refused(detail="the client is no longer known")
         return Readers(identity.roles, frozenset({row}))
-
-    async def _turn(self, client: str) -> _Turn:
-        """Wait for a client's turn. It ends with the reading, in a thread that goes on when the caller has gone."""
-        turn = self._turns.setdefault(client, _Turn())
-        turn.users += 1
-        try:
-            await turn.lock.acquire()
-            try:
-                await self._reads.acquire()
-            except BaseException:
-                turn.lock.release()
-                raise
-        except BaseException:
-            self._leave(client, turn)
-            raise
-        return turn
-
-    def _end_turn(self, client: str, turn: _Turn, reading: asyncio.Future[EventPage]) -> None:
-        self._reads.release()
-        turn.lock.release()
-        self._leave(client, turn)
-        if not reading.cancelled():
-            reading.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it
-
-    def _leave(self, client: str, turn: _Turn) -> None:
-        turn.users -= 1
-        if not turn.users:
-            del self._turns[client]
-
-
-class _Turn:
-    """One client's turn to read, and how many of its requests wait for it or have it."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
 
 
 def _result(page: EventPage, since: Cursor | None) -> messages.EventPage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.control import audit as handlers
-from hsmd.daemon.front.control.audit import MAX_READERS, SCANS, AuditHandlers
+from hsmd.daemon.front.control.audit import MAX_READERS, THREADS, AuditHandlers
 from hsmd.daemon.store import KeySpan, ReadingRights
 from hsmd.errors import NotFound
 from hsmd.protocol import messages
@@ -113,21 +114,63 @@ async def test_a_scan_that_hangs_counts_until_it_ends_although_its_caller_has_go
         return scan(*arguments)
 
     monkeypatch.setattr(handlers, "about", slow)
-    asked = [asyncio.create_task(parts.about()) for _ in range(2 * SCANS)]
+    clients = [f"client-{number}" for number in range(2 * THREADS)]
+    asked = [asyncio.create_task(parts.about(client)) for client in clients]
     try:
-        await eventually(lambda: len(running) == SCANS)
-        for task in asked[:SCANS]:
+        await eventually(lambda: len(running) == THREADS)
+        for task in asked[:THREADS]:
             task.cancel()
-        await asyncio.gather(*asked[:SCANS], return_exceptions=True)
-        assert await parts_are_waiting(asked[SCANS:])
-        assert len(running) == SCANS
+        await asyncio.gather(*asked[:THREADS], return_exceptions=True)
+        assert await parts_are_waiting(asked[THREADS:])
+        assert len(running) == THREADS
     finally:
         released.set()
-    assert await asyncio.gather(*asked[SCANS:]) == [[]] * SCANS
-    assert len(running) == 2 * SCANS
+    assert await asyncio.gather(*asked[THREADS:]) == [[]] * THREADS
+    assert len(running) == 2 * THREADS
 
 
-async def test_what_clients_may_read_is_read_for_one_at_a_time(parts: Parts) -> None:
+async def test_a_search_that_is_cancelled_before_it_begins_opens_nothing(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, opened = threading.Event(), []
+    view = parts.log.view
+
+    def open_view() -> Any:
+        opened.append(view())
+        released.wait(20)
+        return opened[-1]
+
+    monkeypatch.setattr(parts.log, "view", open_view)
+    before = descriptors()
+    asked = [asyncio.create_task(parts.about("web")) for _ in range(9)]
+    try:
+        await eventually(lambda: len(opened) == 1)
+        assert descriptors() == before + 1, "what runs has the log open"
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    finally:
+        released.set()
+    await eventually(lambda: descriptors() == before)
+    assert await parts.about("web") != []
+    assert len(opened) == 2
+
+
+async def test_records_are_read_in_a_thread(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    read = parts.log.read
+
+    def watched(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return read(*arguments)
+
+    monkeypatch.setattr(parts.log, "read", watched)
+    page = await parts.handlers.read(identity("ann", Role.AUDITOR), messages.AuditRead(first=0), 9.0)
+    assert len(page.lines) == 1
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_what_a_client_may_read_is_found_out_once_for_all_its_requests(parts: Parts) -> None:
     """It takes a while for an owner of many keys, which could ask again and again, and take up all threads."""
     parts.cache.gate = asyncio.Event()
     asked = [asyncio.create_task(parts.about()) for _ in range(6)]
@@ -137,7 +180,6 @@ async def test_what_clients_may_read_is_read_for_one_at_a_time(parts: Parts) -> 
     await asyncio.gather(*asked[:3], return_exceptions=True)
     asked.append(asyncio.create_task(parts.about("web")))
     assert await parts_are_waiting(asked[3:])
-    assert parts.cache.reads == 1
     parts.cache.gate.set()
     assert len(await asyncio.gather(*asked[3:])) == 4
     assert parts.cache.reads == 2, "one for each client"
@@ -156,6 +198,10 @@ async def test_only_operators_and_auditors_learn_where_a_record_was_archived(
     with pytest.raises(NotFound, match="archived") as caught:
         await parts.handlers.prove(identity("web", role), messages.AuditProve(index=0), 9.0)
     assert ("/srv" in caught.value.text) == told
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 async def parts_are_waiting(tasks: list[asyncio.Task[Any]]) -> bool:
