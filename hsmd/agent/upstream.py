@@ -21,6 +21,8 @@ log = observe.logger()
 
 _ELSEWHERE = frozenset({int(ErrorCode.UNAVAILABLE), int(ErrorCode.DRAINING)})
 """Error codes after which the request is sent to another daemon."""
+PROBE_S = 0.1
+"""How long a request waits for a daemon that was silent before it, and may be gone, until it is sent to another one."""
 
 
 class Cancellable(Protocol):
@@ -142,9 +144,9 @@ def _address(connection: Connection) -> str:
 
 
 class _Attempt:
-    """A request that is sent once more, to another daemon, if the first is lost. A signature may be made twice."""
+    """A request that is sent once more, to another daemon, if the first is lost or silent. A signature may be made twice."""
 
-    __slots__ = ("_answered", "_body", "_connection", "_deadline", "_ticket", "_upstream")
+    __slots__ = ("_answered", "_body", "_connection", "_deadline", "_probe", "_ticket", "_upstream")
 
     def __init__(
         self, upstream: Upstream, connection: Connection, body: bytes, deadline: float, answered: Answered
@@ -155,8 +157,12 @@ class _Attempt:
         self._deadline = deadline
         self._answered = answered
         self._ticket = self._send(connection, self._first)
+        self._probe: asyncio.TimerHandle | None = None
+        if connection.probing:
+            self._probe = asyncio.get_running_loop().call_later(PROBE_S, self._probed)
 
     def cancel(self) -> None:
+        self._end_probe()
         self._ticket.cancel()
 
     def _send(self, connection: Connection, answered: Answered) -> Cancellable:
@@ -164,12 +170,31 @@ class _Attempt:
         return connection.forward(with_deadline(self._body, left_ms), left_ms, answered)
 
     def _first(self, kind: int, body: bytes) -> None:
-        if kind == Kind.ERROR and error_code(body) in _ELSEWHERE:
-            other = self._upstream.elsewhere(self._connection)
-            if other is not None and self._upstream._clock() < self._deadline:
-                try:
-                    self._ticket = self._send(other, self._answered)
-                    return
-                except HsmdError:
-                    pass  # the other daemon does not accept it either: return the first answer
+        """The first daemon has answered."""
+        self._end_probe()
+        if kind == Kind.ERROR and error_code(body) in _ELSEWHERE and self._send_elsewhere():
+            return
         self._answered(kind, body)
+
+    def _probed(self) -> None:
+        """The first daemon has had its time: if it was not heard, another one gets the request."""
+        self._probe = None
+        first = self._ticket
+        if self._connection.probing and self._send_elsewhere():
+            first.cancel()
+
+    def _end_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+
+    def _send_elsewhere(self) -> bool:
+        """Send the request to another daemon; return False if none accepts it."""
+        other = self._upstream.elsewhere(self._connection)
+        if other is None or self._upstream._clock() >= self._deadline:
+            return False
+        try:
+            self._ticket = self._send(other, self._answered)
+        except HsmdError:
+            return False
+        return True

@@ -2,11 +2,15 @@
 
 Written for the hot path: a request costs one dictionary entry and two list entries, all frames of one turn of the event loop
 are sent in one write, and timers belong to the channel, not to requests.
+
+Whether the server is alive is asked as often as something depends on it: at once with a request after a silence, soon while an
+answer is awaited, and every few seconds on an idle channel. A thousand idle clients cost a daemon next to nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -37,13 +41,21 @@ from hsmd.protocol.frames import (
 from hsmd.system.process import let_others_ask
 
 CHECK_S = 0.05
-"""Interval of the liveness check."""
+"""Interval of the liveness check while an answer is awaited."""
 PING_AFTER_S = 0.1
-"""Silence after which the server is sent a ping."""
+"""Silence after which the server is sent a ping while an answer is awaited."""
+PING_LATEST_S = 1.0
+"""While the server answers pings, but not the requests that are open, the silence before each ping doubles up to this."""
+ANSWER_PING_S = 0.2
+"""The least time that the server has for its answer to a ping, before another one is sent."""
 SILENT_AFTER_S = 0.3
-"""Silence after which the server counts as unavailable; open requests stay open."""
+"""Silence after which the server counts as unavailable if an answer is awaited; open requests stay open."""
 LOST_AFTER_S = 2.0
-"""Silence after which the channel is closed."""
+"""Silence after which the channel is closed if an answer is awaited."""
+IDLE_AFTER_S = 1.0
+"""Time without a request after which a channel is idle: its next request takes a ping along, and checks stop until then."""
+IDLE_PING_S = (15.0, 30.0)
+"""An idle channel is sent a ping after a random time in this range: short enough for firewalls, and not all at once."""
 SWEEP_S = 0.01
 """Shortest interval between two checks of the deadlines."""
 OWED_S = 60.0
@@ -97,7 +109,10 @@ class ChannelOwner(Protocol):
 
 
 class Channel:
-    """A channel from its hello to its end. `alive`: something was received within the last 300 ms."""
+    """A channel from its hello to its end.
+
+    `alive`: nothing has been unanswered for 300 ms. `probing`: a ping was sent, and nothing was heard since.
+    """
 
     def __init__(
         self, owner: ChannelOwner, *, patient: bool = False, clock: Callable[[], float] = time.monotonic
@@ -111,7 +126,8 @@ class Channel:
         self._open: dict[int, Ticket] = {}
         self._out: list[bytes] = []
         self._last_id = 0
-        self._heard = self._checked = clock()
+        self._heard = self._awaited_since = self._check_due = self._pinged = self._probing_since = clock()
+        self._ping_after = PING_AFTER_S
         self._next_deadline = _NEVER
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._alive_timer: asyncio.TimerHandle | None = None
@@ -119,6 +135,8 @@ class Channel:
         self._max_open = 0
         self._max_length = 0
         self._greeted: asyncio.Future[Welcome] = self._loop.create_future()
+        self._idle = False
+        self.probing = False
         self.alive = False
         self.draining = False
         self.ended = False
@@ -144,14 +162,19 @@ class Channel:
         if len(self._open) >= self._max_open or length > self._max_length:
             raise self._limit_error(length)
         self._last_id = request_id = self._last_id + 1
-        deadline = self._clock() + timeout_s
+        now = self._clock()
+        deadline = now + timeout_s
         ticket = Ticket(self, request_id, answer_kind, deadline, answered)
+        first = not self._open
         self._open[request_id] = ticket
         out = self._out
         if not out:
             self._loop.call_soon(self._send)
         out.append(HEADER.pack(length, kind, request_id))
         out.append(body)
+        self._ping_after = PING_AFTER_S
+        if first:
+            self._await(now)
         if deadline < self._next_deadline:
             self._schedule(deadline, timeout_s)
         return ticket
@@ -189,6 +212,7 @@ class Channel:
     def received(self, data: bytes) -> None:
         """Bytes from the server."""
         self._heard = self._clock()
+        self.probing = False
         if not self.alive and self._greeted.done() and not self.ended:
             self._set_alive()
         try:
@@ -240,8 +264,7 @@ class Channel:
         self._max_length = welcome.max_length
         if not self._greeted.done():
             self._greeted.set_result(welcome)
-        self._checked = self._clock()
-        self._alive_timer = self._loop.call_later(CHECK_S, self._check_alive)
+        self._check_later(self._clock(), CHECK_S)
         self._set_alive()
 
     def _drain(self, grace_ms: int) -> None:
@@ -280,24 +303,65 @@ class Channel:
         answered(Kind.ERROR, _DEADLINE)
         return not self.ended
 
+    def _await(self, now: float) -> None:
+        """The first of the open requests was made."""
+        if not self.probing:
+            self._awaited_since = now
+        if self._idle:
+            self._check_later(now, CHECK_S)
+        if now - self._heard > IDLE_AFTER_S and not self.probing:
+            self._ping(now)
+
+    def _ping(self, now: float) -> None:
+        """Ask the server for a sign of life."""
+        if not self.probing:
+            self.probing, self._probing_since = True, now
+            if not self._open:
+                self._awaited_since = now
+        self._pinged = now
+        self._last_id += 1
+        self._write(encode(Kind.PING, self._last_id))
+
+    def _check_later(self, now: float, after_s: float, *, idle: bool = False) -> None:
+        if self._alive_timer is not None:
+            self._alive_timer.cancel()
+        self._idle = idle
+        self._check_due = now + after_s
+        self._alive_timer = self._loop.call_later(after_s, self._check_alive)
+
     def _check_alive(self) -> None:
         """Judge by the time of the last byte whether the server is alive, and ping it if it has been silent."""
         now = self._clock()
-        if now - self._checked > 4 * CHECK_S:
+        if now - self._check_due > 3 * CHECK_S:
             # This process was held up: what the server sent meanwhile is still unread.
             self._heard = now
-        self._checked = now
-        silence = now - self._heard
+        if self._open or self.probing:
+            self._check_silence(now)
+        elif self._idle:
+            self._ping(now)
+        elif now - self._awaited_since >= IDLE_AFTER_S:
+            self._check_later(now, random.uniform(*IDLE_PING_S), idle=True)
+            return
+        if not self.ended:
+            self._check_later(now, CHECK_S)
+
+    def _check_silence(self, now: float) -> None:
+        """An answer is awaited."""
+        silence = now - max(self._heard, self._awaited_since)
         if silence >= LOST_AFTER_S:
             self.close(f"nothing heard for {LOST_AFTER_S:g} s")
             return
-        if silence >= PING_AFTER_S:
-            self._last_id += 1
-            self._write(encode(Kind.PING, self._last_id))
-        if silence >= SILENT_AFTER_S and self.alive:
+        if (
+            self.alive
+            and self.probing
+            and silence >= SILENT_AFTER_S
+            and now - self._probing_since >= ANSWER_PING_S
+        ):
             self.alive = False
             self._owner.channel_alive(self, False)
-        self._alive_timer = self._loop.call_later(CHECK_S, self._check_alive)
+        if silence >= self._ping_after and not (self.probing and now - self._pinged < ANSWER_PING_S):
+            self._ping_after = min(2 * self._ping_after, PING_LATEST_S)
+            self._ping(now)
 
     def _set_alive(self) -> None:
         self.alive = True

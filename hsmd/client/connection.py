@@ -53,9 +53,9 @@ R = TypeVar("R", bound=Struct)
 class Connection:
     """One multiplexed connection. Belongs to the event loop it is started on; not thread-safe.
 
-    `available`: a request may be sent now, that is, the server is connected, not draining, and was heard within 300 ms.
-    Requests made while it is False fail at once with Unavailable. Requests that are open when the connection is lost are
-    answered Unavailable and not repeated.
+    `available`: a request may be sent now, that is, the server is connected, not draining, and has not left a request or ping
+    unanswered for 300 ms. Requests made while it is False fail at once with Unavailable. Requests that are open when the
+    connection is lost are answered Unavailable and not repeated. `probing`: a ping was sent, and nothing was heard since.
 
     `examine`, if given, is awaited with a function that sends control requests, after each connect and before first use; an
     exception ends that connection. `patient` is for processes that forward requests of others: see `Channel`.
@@ -87,6 +87,10 @@ class Connection:
         self._stream: EventStream | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
+
+    @property
+    def probing(self) -> bool:
+        return self._channel is not None and self._channel.probing
 
     # --- start and end ---
 

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hsmd.agent.upstream import PROBE_S
 from hsmd.client import Connection
 from hsmd.client.keyref import KeyReference, encode
 from hsmd.errors import Conflict, DeadlineExceeded, NotFound, PurposeMismatch, Refused, Unavailable
@@ -177,11 +178,48 @@ async def test_requests_fail_at_once_when_the_daemon_stops_answering(agent_site:
     agent_site.daemon.faults.silent = True
     agent = agent_site.agent
     assert agent is not None
+    unanswered = asyncio.create_task(agent_site.sign(timeout_s=0.5))
     await eventually(lambda: agent._upstream.available is None, within_s=0.8)
     began = time.monotonic()
     with pytest.raises(Unavailable):
         await agent_site.sign(timeout_s=30)
     assert time.monotonic() - began < 0.2
+    with pytest.raises(DeadlineExceeded):
+        await unanswered
+
+
+async def test_the_first_request_after_a_silence_moves_to_another_daemon_in_time(
+    agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first daemon has vanished without a word while the agent was idle."""
+    monkeypatch.setattr("hsmd.client.channel.IDLE_AFTER_S", 0.1)
+    second = await second_daemon(agent_site)
+    agent = await agent_site.start()
+    await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
+    await agent_site.sign()
+    await eventually(lambda: agent._upstream._connections[0]._channel._idle)  # type: ignore[union-attr]
+    agent_site.daemon.faults.silent = True
+    assert await agent_site.sign(timeout_s=0.5)
+    assert len(second.operations) == 1
+    left_ms = second.operations[0].deadline_ms
+    assert left_ms <= 400, "the first one had its time"
+
+
+async def test_a_request_after_a_silence_stays_with_a_daemon_that_answers_the_ping(
+    agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hsmd.client.channel.IDLE_AFTER_S", 0.1)
+    second = await second_daemon(agent_site)
+    agent = await agent_site.start()
+    await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
+    await eventually(lambda: agent._upstream._connections[0]._channel._idle)  # type: ignore[union-attr]
+    agent_site.daemon.faults.hold = True  # it answers pings, and takes its time for the signature
+    asked = asyncio.create_task(agent_site.sign(timeout_s=5))
+    await eventually(lambda: agent_site.daemon.operations)
+    await asyncio.sleep(3 * PROBE_S)  # nothing may happen in this time
+    agent_site.daemon.release()
+    assert await asked
+    assert second.operations == []
 
 
 async def test_requests_in_flight_fail_at_once_when_the_connection_is_lost(agent_site: AgentSite) -> None:

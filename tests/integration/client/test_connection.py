@@ -337,6 +337,7 @@ async def test_silence_and_its_end_are_noticed(daemon: FakeDaemon, connection: C
     answer_all(daemon)
     daemon.faults.silent = True
     began = time.monotonic()
+    unanswered = asyncio.create_task(use(connection, timeout_s=1.5))
     await eventually(lambda: not connection.available, within_s=2.0)
     noticed_s = time.monotonic() - began
     assert SILENT_AFTER_S - 0.15 < noticed_s < SILENT_AFTER_S + 0.3
@@ -345,6 +346,8 @@ async def test_silence_and_its_end_are_noticed(daemon: FakeDaemon, connection: C
         await use(connection, timeout_s=30)
     assert time.monotonic() - began < 0.05
     daemon.faults.silent = False
+    with pytest.raises(DeadlineExceeded):
+        await unanswered
     await eventually(lambda: connection.available, within_s=1.0)
     assert await use(connection) == b"signed data"
     assert daemon.logins == 1
@@ -368,6 +371,8 @@ async def test_a_stall_of_the_client_is_not_taken_for_silence(
 
 async def test_a_connection_to_a_silent_peer_is_replaced(daemon: FakeDaemon, connection: Connection) -> None:
     daemon.faults.silent = True
+    with pytest.raises(DeadlineExceeded):
+        await use(connection, timeout_s=0.1)
     await eventually(lambda: len(daemon.connections) == 0, within_s=4.0)
     daemon.faults.silent = False
     await eventually(lambda: connection.available, within_s=2.0)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -16,6 +17,7 @@ from hsmd.errors import Unavailable
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
 from tests.support.daemon import MAIL, OPERATOR, WEB, Daemon, public_line
+from tests.support.polling import eventually
 from tests.support.ssh_peer import (
     MSG_USERAUTH_FAILURE,
     MSG_USERAUTH_PK_OK,
@@ -343,6 +345,23 @@ async def test_environment_variables_are_not_kept(shared_daemon: Daemon) -> None
                 assert not await channel.channel._make_request(b"env", String("LAST"), String(""))
         assert (await channel.control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
         assert shared_daemon.front_rss() - before < 10 << 20
+
+
+async def test_the_kernel_watches_the_peers(shared_daemon: Daemon) -> None:
+    """The daemon's end of a connection has a keep-alive timer of the kernel (ss -o; proc_net_tcp.txt: timer 02)."""
+    async with await ssh(shared_daemon, WEB) as connection:
+        here = f"{connection.get_extra_info('sockname')[1]:04X}"
+        there = f"{shared_daemon.address[1]:04X}"
+        await eventually(lambda: timer_of(there, here) == "02")
+
+
+def timer_of(local_port: str, remote_port: str) -> str:
+    """The kind of timer of a TCP connection over IPv4."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, _, timer, *_ = line.split()
+        if (local[-4:], remote[-4:]) == (local_port, remote_port):
+            return timer[:2]
+    return ""
 
 
 # --- limits ---

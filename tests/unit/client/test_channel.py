@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from hsmd.client.channel import OWED_S, Channel
+from hsmd.client.channel import (
+    CHECK_S,
+    IDLE_AFTER_S,
+    IDLE_PING_S,
+    LOST_AFTER_S,
+    OWED_S,
+    PING_LATEST_S,
+    Channel,
+)
 from hsmd.errors import Overloaded, ProtocolError, Unavailable
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
@@ -194,22 +203,95 @@ async def test_an_idle_channel_closes_when_drained(harness: Harness) -> None:
     assert harness.closed == 1
 
 
-async def test_a_silent_server_is_pinged_then_suspected_then_lost(harness: Harness) -> None:
-    def beats(seconds: float) -> None:
-        for _ in range(round(seconds / 0.05)):
-            harness.now += 0.05
+def beat(harness: Harness, seconds: float) -> None:
+    """Let the checks run for this time; in the test the event loop's own timers are too late for its clock."""
+    for _ in range(round(seconds / CHECK_S)):
+        harness.now += CHECK_S
+        if harness.now >= harness.channel._check_due - 1e-6:
             harness.channel._check_alive()
 
-    beats(0.15)
-    assert Kind.PING in [kind for kind, _, _ in await harness.frames()]
-    assert harness.channel.alive
-    beats(0.2)
+
+async def pings(harness: Harness) -> int:
+    return [kind for kind, _, _ in await harness.frames()].count(Kind.PING)
+
+
+async def test_a_server_that_owes_an_answer_is_pinged_then_suspected_then_lost(harness: Harness) -> None:
+    harness.ask(timeout_s=30)
+    assert await pings(harness) == 0, "it was heard a moment ago"
+    beat(harness, 0.15)
+    assert await pings(harness) == 1
+    assert harness.channel.alive and harness.channel.probing
+    beat(harness, 0.25)
     assert harness.notes[-1] == ("alive", False)
-    harness.channel.received(encode(Kind.PONG, 1))
+    with pytest.raises(Unavailable):
+        harness.ask()
+    harness.channel.received(encode(Kind.PONG, 2))
     assert harness.notes[-1] == ("alive", True)
-    beats(2.1)
+    beat(harness, 2.4)
     assert harness.notes[-1][0] == "lost"
     assert harness.closed == 1
+
+
+async def test_a_server_that_takes_long_and_answers_pings_is_pinged_less_and_less(harness: Harness) -> None:
+    harness.ask(timeout_s=30)
+    sent = []
+    for _ in range(400):  # 20 seconds
+        beat(harness, CHECK_S)
+        if await pings(harness):
+            sent.append(harness.now)
+            harness.channel.received(encode(Kind.PONG, 2))
+    assert harness.channel.alive
+    gaps = [later - earlier for earlier, later in pairwise(sent)]
+    assert gaps[0] < 0.3 and 20 <= len(sent) <= 26
+    assert all(PING_LATEST_S - 0.1 < gap < PING_LATEST_S + 0.1 for gap in gaps[5:])
+    harness.ask(timeout_s=30)
+    beat(harness, 0.15)
+    assert await pings(harness) == 1, "another request is at stake"
+
+
+async def test_an_idle_channel_is_pinged_every_few_seconds(harness: Harness) -> None:
+    harness.ask()
+    await harness.frames()
+    harness.channel.received(encode(Kind.RESULT, 1, b""))
+    sent = []
+    for _ in range(20 * 60 * 10):  # ten minutes
+        beat(harness, CHECK_S)
+        if await pings(harness):
+            sent.append(harness.now)
+            harness.channel.received(encode(Kind.PONG, 2))
+    gaps = [later - earlier for earlier, later in pairwise(sent)]
+    assert IDLE_PING_S[0] <= min(gaps) and max(gaps) < IDLE_PING_S[1] + IDLE_AFTER_S + 0.2
+    assert len({round(gap, 1) for gap in gaps}) > 5, "with jitter"
+    assert ("alive", False) not in harness.notes
+
+
+async def test_a_server_that_vanishes_while_a_channel_is_idle_is_noticed(harness: Harness) -> None:
+    beat(harness, IDLE_AFTER_S + IDLE_PING_S[1] + LOST_AFTER_S + 0.2)
+    assert [note[0] for note in harness.notes[-2:]] == ["alive", "lost"]
+
+
+async def test_the_first_request_after_a_silence_takes_a_ping_along(harness: Harness) -> None:
+    beat(harness, IDLE_AFTER_S + 3)
+    assert await pings(harness) == 0
+    harness.ask()
+    assert harness.channel.probing
+    assert [kind for kind, _, _ in await harness.frames()] == [Kind.KEY_OPERATION, Kind.PING]
+    harness.ask()
+    assert await pings(harness) == 0, "one ping is enough"
+    beat(harness, 0.25)
+    assert harness.channel.alive, "the silence before the request is no evidence"
+    beat(harness, 0.15)
+    assert harness.notes[-1] == ("alive", False)
+
+
+async def test_a_request_soon_after_an_answer_sends_no_ping(harness: Harness) -> None:
+    for number in range(1, 40):
+        harness.ask()
+        await harness.frames()
+        harness.channel.received(encode(Kind.RESULT, number, b""))
+        beat(harness, 0.5)
+        assert await pings(harness) == 0
+    assert harness.channel.alive
 
 
 async def test_a_loss_is_reported_once(harness: Harness) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +24,9 @@ from hsmd.system.intake import Intakes
 from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES, need_no_user_entry
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
-KEEPALIVE_S = 1.0
-KEEPALIVE_MISSES = 3
+GONE_AFTER_S = 30
+"""Time after which the kernel drops a peer whose host or link has gone, with this connection's share of the limits."""
+PROBE_AFTER_S, PROBE_INTERVAL_S, PROBES = 15, 5, 3
 OTHER_FILES = 256
 """Open files besides connections: log, store, workers, and connections that are closing."""
 
@@ -116,9 +118,11 @@ class SshListener:
         opened: dict[ListenAddress, Any] = {}
         for address, options in wanted.items():
             try:
-                opened[address] = await asyncssh.listen(
+                opened[address] = acceptor = await asyncssh.listen(
                     address.host, address.port, reuse_address=True, **options
                 )
+                for each in acceptor.sockets:
+                    _watch_peers(each)
             except OSError as error:
                 for acceptor in opened.values():
                     acceptor.close()
@@ -159,11 +163,25 @@ class SshListener:
             "line_editor": False,  # it would wrap every channel in an object of its own
             "encoding": None,
             "login_timeout": limits.login_s,
-            "keepalive_interval": KEEPALIVE_S,
-            "keepalive_count_max": KEEPALIVE_MISSES,
+            "keepalive_interval": 0,  # see `_watch_peers`
             "rekey_seconds": REKEY_SECONDS,
             "window": WINDOW_BYTES,
         }
+
+
+def _watch_peers(listening: Any) -> None:
+    """Let the kernel notice peers that have gone without a word: the sockets that it accepts inherit these options (tcp(7)).
+
+    Keep-alives of SSH would wake this process, and the peer's, for each of thousands of idle connections.
+    """
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, PROBE_AFTER_S),
+        (socket.TCP_KEEPINTVL, PROBE_INTERVAL_S),
+        (socket.TCP_KEEPCNT, PROBES),
+        (socket.TCP_USER_TIMEOUT, GONE_AFTER_S * 1000),
+    ):
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _roles(config: ListenConfig) -> dict[ListenAddress, frozenset[Role]]:
