@@ -15,6 +15,9 @@ from hsmd.errors import ConfigurationError
 from hsmd.pkcs11.settings import TokenSettings
 
 MAX_PIN_BYTES = 255
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_INVISIBLE = frozenset("\ufeff\u200b\u200c\u200d\u2060")
+"""Characters of no width (ZERO WIDTH NO-BREAK SPACE and its kind)."""
 
 
 def pin_path(settings: TokenSettings) -> Path:
@@ -38,21 +41,51 @@ def read_pin(path: Path, opened: int = -1) -> tuple[str, str]:
     try:  # O_NONBLOCK: otherwise a pipe would keep this waiting before it is refused
         fd = opened if opened >= 0 else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
-    with os.fdopen(fd, "rb") as file:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}; no PIN was tried"]) from None
+    try:
         found = os.fstat(fd)
         _check_mode(path, found)
-        content = file.read(MAX_PIN_BYTES + 2)
+    except BaseException:
+        os.close(fd)
+        raise
+    with os.fdopen(fd, "rb") as file:
+        content = file.read(MAX_PIN_BYTES + 5)  # with a byte order mark and a line end it is not yet too long
     pin = content.removesuffix(b"\n").removesuffix(b"\r")
-    if not 1 <= len(pin) <= MAX_PIN_BYTES or b"\n" in pin or b"\0" in pin:
-        raise ConfigurationError(
-            str(path), [f"must hold the PIN alone, on one line of at most {MAX_PIN_BYTES} bytes"]
-        )
+    if fault := _fault_of(pin):
+        raise ConfigurationError(str(path), [fault])
+    return (
+        pin.decode(),
+        f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}",
+    )
+
+
+def _fault_of(pin: bytes) -> str:
+    """Why a token cannot have this PIN, without any of it; empty if it may."""
+    alone = f"write the PIN alone into it, on one line of at most {MAX_PIN_BYTES} bytes"
+    if pin.startswith(_BYTE_ORDER_MARKS):
+        return f"begins with a byte order mark, which an editor added; {alone}, as UTF-8 without a mark"
+    if not pin:
+        return f"is empty; {alone}"
+    if len(pin) > MAX_PIN_BYTES:
+        return f"is longer than a PIN can be; {alone}"
+    if b"\n" in pin or b"\r" in pin:
+        return f"has more than one line; {alone}"
+    if any(byte < 0x20 or byte == 0x7F for byte in pin):
+        return f"holds a control character; {alone}"
     try:
-        text = pin.decode("utf-8")
+        text = pin.decode()
     except UnicodeDecodeError:
-        raise ConfigurationError(str(path), ["the PIN is not UTF-8"]) from None
-    return text, f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+        return "the PIN is not UTF-8"
+    if not text.strip():
+        return f"holds nothing but white space; {alone}"
+    if _INVISIBLE.intersection(text):
+        return f"holds an invisible character, which an editor added; {alone}"
+    return ""
+
+
+def has_outer_space(pin: str) -> bool:
+    """Whether a PIN begins or ends with white space: it may be right, but an editor may have added it."""
+    return pin != pin.strip()
 
 
 def ask_pin(question: str) -> str:
@@ -75,6 +108,10 @@ def ask_pin(question: str) -> str:
     if len(pin.encode("utf-8", "surrogateescape")) > MAX_PIN_BYTES or "\0" in pin:
         raise ConfigurationError(
             source, [f"must be one line of at most {MAX_PIN_BYTES} bytes; none was tried"]
+        )
+    if _INVISIBLE.intersection(pin):
+        raise ConfigurationError(
+            source, ["holds an invisible character, such as a byte order mark; none was tried"]
         )
     if any("\ud800" <= character <= "\udfff" for character in pin):
         raise ConfigurationError(source, ["is not UTF-8; none was tried"])
