@@ -46,6 +46,12 @@ def clear(
 
 def _facts(token: TokenInfo) -> list[tuple[str, str]]:
     facts = [("token", token.name), ("state", token.state), ("breaker", token.breaker)]
+    if token.serial:
+        facts.insert(1, ("serial", token.serial))
+    if token.write_protected:
+        facts.append(
+            ("writing", "WRITE-PROTECTED: its keys are used, but none can be made, adopted or destroyed")
+        )
     if token.reason:
         facts.append(("reason", token.reason))
     if token.stopped_at is not None:
@@ -61,4 +67,5 @@ def _facts(token: TokenInfo) -> list[tuple[str, str]]:
         facts.append(("missing", f"in the store but not in the token: {', '.join(token.missing)}"))
     if token.unknown:
         facts.append(("unknown", f"in the token but not in the store: {', '.join(token.unknown)}"))
+    facts += [("not served", f"{each.key or each.digest}: {each.problem}") for each in token.not_served]
     return facts

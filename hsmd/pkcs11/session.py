@@ -20,11 +20,12 @@ import pkcs11
 from pkcs11 import Mechanism, TokenFlag
 
 from hsmd.errors import Unavailable
-from hsmd.pkcs11.attributes import TolerantMapper
+from hsmd.pkcs11.attributes import TolerantMapper, printable
 from hsmd.pkcs11.errors import name_of
 from hsmd.pkcs11.mechanisms import USED
-from hsmd.pkcs11.pin import ask_pin, pin_path, read_pin
+from hsmd.pkcs11.pin import ask_pin, has_outer_space, pin_path, read_pin
 from hsmd.pkcs11.settings import TokenSettings
+from hsmd.pkcs11.slots import slots_of
 from hsmd.pkcs11.start_lock import StartLock, lock_path
 
 TRIES = 5
@@ -48,13 +49,15 @@ class LoginRefused(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class OpenToken:
-    """A token with its one logged-in session; as a context manager it closes the session."""
+    """A token with its one logged-in session; as a context manager it closes the session. Its texts are printable."""
 
     label: str
     serial: str
     model: str
     mechanisms: frozenset[Mechanism]
     session: Any
+    write_protected: bool = False
+    """A read-write session was wanted and refused: this one only reads."""
 
     @property
     def abilities(self) -> list[str]:
@@ -76,7 +79,7 @@ class OpenToken:
 
 
 def open_token(settings: TokenSettings) -> OpenToken:
-    """Open the token that `settings` choose and log in, with a read-write session if `read_write` is set.
+    """Open the token that `settings` choose and log in, with a read-write session if `read_write` is set and the token allows it.
 
     Raises LoginRefused, or Unavailable if the token cannot be reached, or ConfigurationError for a bad PIN file or if there is
     no terminal to ask at. A process can have one token open.
@@ -98,7 +101,10 @@ def _find(settings: TokenSettings) -> Any:
             if attempt:
                 library.reinitialize()
             return _choose(library, settings)
-        except (pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
+        except pkcs11.MultipleTokensReturned as error:
+            failure = str(error)
+            break
+        except pkcs11.NoSuchToken as error:
             failure = str(error)
         except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
             failure = name_of(error) if isinstance(error, pkcs11.PKCS11Error) else str(error)
@@ -106,23 +112,35 @@ def _find(settings: TokenSettings) -> Any:
 
 
 def _choose(library: Any, settings: TokenSettings) -> Any:
-    """The one token with the label, serial number or slot; python-pkcs11's search does not support slots."""
+    """The one token with the label, serial number or slot; python-pkcs11's search does not support slots.
+
+    A slot that fails is left out: it takes no other slot's token away.
+    """
     found, others = [], []
-    for slot in library.get_slots(token_present=True):
+    for slot in slots_of(library):
+        if settings.slot is not None and slot.slot_id != settings.slot:
+            others.append(f"a token in slot {slot.slot_id}")
+            continue
         try:
             token = slot.get_token()
         except (pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
             continue
+        except pkcs11.PKCS11Error as error:
+            others.append(f"slot {slot.slot_id}, which answers {name_of(error)}")
+            continue
         if _fits(token, settings):
             found.append(token)
         else:
-            others.append(f"{token.label!r} (serial {_serial(token)}, slot {token.slot.slot_id})")
+            others.append(_named(token))
+    found = [token for token in found if token.flags & TokenFlag.TOKEN_INITIALIZED] or found
     if not found:
         shown = f"it shows {', '.join(others[:_MOST_SHOWN])}" if others else "it shows no token"
-        raise pkcs11.NoSuchToken(f"no token has {_selection(settings)}; {shown}")
+        more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
+        raise pkcs11.NoSuchToken(f"no token has {_selection(settings)}; {shown}{more}")
     if len(found) > 1:
         raise pkcs11.MultipleTokensReturned(
-            f"{len(found)} tokens have {_selection(settings)}; choose by serial or slot"
+            f"{len(found)} tokens have {_selection(settings)}: {', '.join(map(_named, found[:_MOST_SHOWN]))}; choose one by "
+            f'`serial = "..."` in place of the label, or by `slot`'
         )
     return found[0]
 
@@ -132,12 +150,21 @@ def _fits(token: Any, settings: TokenSettings) -> bool:
         return bool(token.slot.slot_id == settings.slot)
     if settings.serial:
         return _serial(token) == settings.serial
-    return bool(token.label == settings.label)
+    return settings.label in (token.label, _label(token))
+
+
+def _label(token: Any) -> str:
+    """The label, printable and without its padding, which is of NULs with some tokens."""
+    return printable(token.label.rstrip("\0 ").encode())
 
 
 def _serial(token: Any) -> str:
     serial: bytes = token.serial
-    return serial.decode("ascii", "replace")
+    return printable(serial.rstrip(b"\0 "))
+
+
+def _named(token: Any) -> str:
+    return f"'{_label(token)}' (serial {_serial(token)}, slot {token.slot.slot_id})"
 
 
 def _selection(settings: TokenSettings) -> str:
@@ -203,26 +230,57 @@ def _open_at_prompt(settings: TokenSettings) -> OpenToken:
 def _question(token: Any) -> str:
     warned = token.flags & TokenFlag.USER_PIN_COUNT_LOW
     warning = "The last PIN that this token got was wrong. " if warned else ""
-    return f"{warning}PIN of token {token.label!r} (serial {_serial(token)!r}): "
+    return f"{warning}PIN of token '{_label(token)}' (serial '{_serial(token)}'): "
 
 
 def _log_in(settings: TokenSettings, token: Any, pin: str, what: str) -> OpenToken:
     """One try to log in; `what` names the PIN in errors."""
     try:
-        session = token.open(rw=settings.read_write, user_pin=pin, attribute_mapper=TolerantMapper())
+        session = _open_session(token, pin, read_write=settings.read_write)
     except _LOGIN_REFUSALS as error:
-        raise LoginRefused(f"the token refused {what}: {name_of(error)}; {_tries_left(token)}") from None
+        space = (
+            "; the PIN begins or ends with white space, which may not belong to it"
+            if has_outer_space(pin)
+            else ""
+        )
+        raise LoginRefused(
+            f"the token refused {what}: {name_of(error)}; {_tries_left(token)}{space}"
+        ) from None
     except pkcs11.PKCS11Error as error:
         raise Unavailable(f"login failed: {name_of(error)}") from None
     finally:
         del pin
     return OpenToken(
-        label=token.label,
+        label=_label(token),
         serial=_serial(token),
-        model=token.model,
+        model=printable(token.model.encode()),
         mechanisms=frozenset(found for found in token.slot.get_mechanisms() if isinstance(found, Mechanism)),
         session=session,
+        write_protected=settings.read_write and not session.rw,
     )
+
+
+def _open_session(token: Any, pin: str, *, read_write: bool) -> Any:
+    """A session with one try to log in; read-only if the token is write-protected, which it says before it gets the PIN."""
+    try:
+        return token.open(rw=read_write, user_pin=pin, attribute_mapper=TolerantMapper())
+    except (pkcs11.TokenWriteProtected, pkcs11.SessionReadOnly):
+        if not read_write:
+            raise
+        return token.open(rw=False, user_pin=pin, attribute_mapper=TolerantMapper())
+    finally:
+        del pin
+
+
+def can_write(session: Any) -> bool:
+    """Whether the token would now open a read-write session, in a process that is logged in."""
+    try:
+        opened = session.token.open(rw=True)
+    except pkcs11.PKCS11Error:
+        return False
+    with suppress(pkcs11.PKCS11Error):
+        opened.close()
+    return True
 
 
 def _tries_left(token: Any) -> str:

@@ -29,7 +29,8 @@ PROBE = b'{"event":"probe"}'
 class Ready(Struct, tag_field="event", tag="ready", frozen=True):
     """The worker is logged in and serves `keys` keys; `abilities` are the names of the token's mechanisms that hsmd uses.
 
-    `wrapping` is from the control worker: what it tried with wrapped keys and what works (`hsmd.pkcs11.wrapping_probe`).
+    `wrapping` is from the control worker: what it tried with wrapped keys and what works (`hsmd.pkcs11.wrapping_probe`). So is
+    `write_protected`: the token refused a session that could make keys.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Ready(Struct, tag_field="event", tag="ready", frozen=True):
     abilities: list[str]
     keys: int
     wrapping: list[str] = []
+    write_protected: bool = False
 
 
 class Failed(Struct, tag_field="event", tag="failed", frozen=True):

@@ -13,36 +13,67 @@ from pkcs11 import Attribute
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import worker_messages
-from hsmd.daemon.ipc.worker_messages import AnyRequest, KeyDescription
+from hsmd.daemon.ipc.worker_messages import AnyRequest, Destroy, Generate, KeyDescription, Unwrap
 from hsmd.daemon.worker import ceilings, key_adoption, key_objects, unfinished_keys
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_index import private_keys_by_id
 from hsmd.daemon.worker.key_pairs import KeyPairs, Unproven
 from hsmd.daemon.worker.public_halves import PublicHalves
 from hsmd.daemon.worker.wrapped_keys import WrappedKeys
-from hsmd.errors import BadRequest
+from hsmd.errors import BadRequest, TokenFailure
 from hsmd.pkcs11 import mechanisms, templates, wrapping_probe
 from hsmd.pkcs11.public_keys import PublicHalf
-from hsmd.pkcs11.session import OpenToken
+from hsmd.pkcs11.session import OpenToken, can_write
 from hsmd.protocol.messages import Done
 from hsmd.purposes import Purpose, check_ceiling, expand, labels
 
+WRITE_PROTECTED = (
+    "the token is write-protected, so no key can be made, adopted or destroyed in it: remove the protection with the tool of its "
+    "vendor, then try again. Keys that have a ceiling are served"
+)
+
 
 class ControlOperations:
-    """Carries out control requests on a read-write session. Raises HsmdError and PKCS11Error."""
+    """Carries out control requests on a read-write session, or what a write-protected token allows on a read-only one.
+
+    Raises HsmdError and PKCS11Error."""
 
     def __init__(self, token: OpenToken, wall_clock: Callable[[], float] = time.time) -> None:
         """Tries what the token does with wrapped keys, and destroys what killed workers have left."""
         self._token = token
         self._session = token.session
         self._wall_clock = wall_clock
+        self._outdated = ""
         found = wrapping_probe.probe(token.session)
         self.wrapping = list(found.abilities)
         self._wrapped_keys = WrappedKeys(token.session, found)
-        self.cleaned = _clean(token.session, wall_clock())
+        self.cleaned = 0 if token.write_protected else _clean(token.session, wall_clock())
+
+    @property
+    def outdated(self) -> str:
+        """Why a fresh worker must replace this one, empty if none need."""
+        return self._outdated
 
     def handle(self, request: AnyRequest) -> object:
         """The result of a request."""
+        try:
+            if isinstance(request, Generate | Destroy) or (isinstance(request, Unwrap) and request.keep):
+                self._require_writable()
+            return self._handle(request)
+        except (pkcs11.SessionReadOnly, pkcs11.TokenWriteProtected):
+            self._require_writable()
+            raise TokenFailure(WRITE_PROTECTED) from None
+
+    def _require_writable(self) -> None:
+        """Raises TokenFailure if the session only reads. If the protection is gone, the next worker's session can write."""
+        if not self._token.write_protected:
+            return
+        if can_write(self._session):
+            self._outdated = "the token is no longer write-protected"
+            raise TokenFailure("the token was write-protected until now and no longer is: try again")
+        raise TokenFailure(WRITE_PROTECTED)
+
+    def _handle(self, request: AnyRequest) -> object:
         match request:
             case worker_messages.Generate():
                 return self._generate(request)

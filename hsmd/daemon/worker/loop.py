@@ -197,6 +197,7 @@ class WorkerLoop:
         try:
             result = control.handle(worker_messages.decode_request(document))
         except HsmdError as error:
+            self._guard.recycle = self._guard.recycle or control.outdated
             return encode_error(request_id, error)
         except Exception as error:
             return encode_error(request_id, self._guard.control_failed(error))

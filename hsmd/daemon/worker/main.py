@@ -117,6 +117,7 @@ def _make_loop(
         token.abilities,
         len(index.keys),
         control.wrapping if control is not None else [],
+        token.write_protected,
     )
     front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(ready)))
     return WorkerLoop(front, index, progress, control)

@@ -73,6 +73,8 @@ class TokenStatus(Struct):
     wrapping: list[str] = []
     """What the token was found to do with wrapped keys when its control worker started: `rsa-oaep-HASH`, `aes-kwp-NUMBER`
     (RFC 5649, by the mechanism with this number), `aes-key-wrap` (RFC 3394)."""
+    write_protected: bool = False
+    """Whether the token refused a session that could make keys. Its keys are used nevertheless."""
 
 
 class DaemonStatus(Struct):

@@ -10,7 +10,17 @@ from msgspec import Struct
 from hsmd.protocol.messages.base import AUDITOR, NO_SUBJECT, OPERATOR, Done, Request, Text
 from hsmd.protocol.messages.enumerations import BREAKER_STATE, TOKEN_STATE
 
-__all__ = ["TokenClear", "TokenInfo", "TokenInfoList", "TokenList"]
+__all__ = ["KeyProblem", "TokenClear", "TokenInfo", "TokenInfoList", "TokenList"]
+
+
+class KeyProblem(Struct):
+    """A key with a ceiling that its token does not serve."""
+
+    key: str
+    """Its name in the store; empty if the store does not know it."""
+    digest: str
+    """Hexadecimal."""
+    problem: str
 
 
 class TokenInfo(Struct):
@@ -37,6 +47,12 @@ class TokenInfo(Struct):
     """Names of the PKCS#11 mechanisms that the daemon can use, without `CKM_`."""
     wrapping: list[str] = []
     """What the token was found to do with wrapped keys, as in the answer of `status`."""
+    write_protected: bool = False
+    """Whether the token refused a session that could make keys. Its keys are used nevertheless."""
+    serial: str = ""
+    """Its serial number; empty until a worker has opened it."""
+    not_served: list[KeyProblem] = []
+    """Keys with a ceiling in the token that it does not serve, and why: at most 100 of them."""
 
 
 class TokenInfoList(Struct):

@@ -53,6 +53,8 @@ class TokenHandlers:
             status.reason,
             abilities=status.abilities,
             wrapping=status.wrapping,
+            write_protected=status.write_protected,
+            serial=status.serial,
         )
         stop = self._logins.stop_of(status.name)
         if stop is not None:
@@ -60,4 +62,5 @@ class TokenHandlers:
         found = self._differences.get(status.name)
         if found is not None:
             info.missing, info.unknown, info.compared_at = list(found.missing), list(found.unknown), found.at
+            info.not_served = [messages.KeyProblem(*each) for each in found.not_served]
         return info

@@ -179,11 +179,16 @@ class TokenPool:
             breaker=self._health.state.value,
             reason=self._health.reason,
             wrapping=self._wrapping(),
+            write_protected=self._write_protected(),
         )
 
     def _wrapping(self) -> list[str]:
         control = self._control.worker
         return list(control.ready.wrapping) if control is not None and control.ready is not None else []
+
+    def _write_protected(self) -> bool:
+        control = self._control.worker
+        return control is not None and control.ready is not None and control.ready.write_protected
 
     def ended(self, pid: int, by_signal: int) -> None:
         """A worker's process ended, by a signal or by itself (0), as the launcher reports."""

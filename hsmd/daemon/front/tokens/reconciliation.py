@@ -22,24 +22,37 @@ INTERVAL_S = 300.0
 RETRY_S = 5.0
 """How soon a token that could not be asked is asked again."""
 TIMEOUT_S = 60.0
+MOST_PROBLEMS = 100
 
 log = observe.logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """`missing`: names of keys in the store that the token does not serve; `unknown`: digests of served keys not in the store."""
+    """`missing`: names of keys in the store that the token does not serve; `unknown`: digests of served keys not in the store.
+
+    `not_served`: name (empty if unknown), digest and problem of the first keys that have a ceiling and are not served.
+    """
 
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     at: datetime
+    not_served: tuple[tuple[str, str, str], ...] = ()
 
 
 def compare(stored: Mapping[bytes, str], described: Iterable[KeyDescription], at: datetime) -> Differences:
     """`stored`: names, by digest, of the keys that the store lists for the token."""
-    served = {bytes.fromhex(key.key) for key in described if not key.problem}
-    missing = sorted(name for digest, name in stored.items() if digest not in served)
-    return Differences(tuple(missing), tuple(sorted(digest.hex() for digest in served - stored.keys())), at)
+    served: set[bytes] = set()
+    problems: list[tuple[str, str, str]] = []
+    for key in described:
+        digest = bytes.fromhex(key.key)
+        if key.problem:
+            problems.append((stored.get(digest, ""), key.key, key.problem))
+        else:
+            served.add(digest)
+    missing = tuple(sorted(name for digest, name in stored.items() if digest not in served))
+    unknown = tuple(sorted(digest.hex() for digest in served - stored.keys()))
+    return Differences(missing, unknown, at, tuple(sorted(problems)[:MOST_PROBLEMS]))
 
 
 class Reconciler:
