@@ -187,6 +187,12 @@ class Clients:
         roles, found = self._roles(), self._credentials(select(credentials))
         return [_record(each, roles, found) for each in rows]
 
+    def of_rows(self, client_ids: Sequence[int]) -> list[ClientRecord]:
+        """The clients with these row ids, of at most a chunk; those that are gone are left out."""
+        return self._records(
+            self._connection.execute(select(clients).where(clients.c.id.in_(client_ids))).all()
+        )
+
     def remove(self, name: str) -> None:
         """Remove a client with its credentials, grants and trust in CAs, and CAs left without a client.
 

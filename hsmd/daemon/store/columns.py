@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -10,6 +10,10 @@ from sqlalchemy import Column, DateTime, Dialect, Integer, String, Table, TypeDe
 from sqlalchemy.dialects import postgresql, sqlite
 
 S = TypeVar("S")
+V = TypeVar("V")
+
+_CHUNK = 500
+"""Values in one IN list; both databases have a limit, at least 32,766."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -48,3 +52,9 @@ Upsert = postgresql.Insert | sqlite.Insert
 def upserts(table: Table, make: Callable[[Upsert], S]) -> dict[str, S]:
     """A statement by the name of the dialect, made once: making it costs more than running it."""
     return {"postgresql": make(postgresql.insert(table)), "sqlite": make(sqlite.insert(table))}
+
+
+def chunks(values: Sequence[V]) -> Iterator[Sequence[V]]:
+    """The values in parts that fit into an IN list."""
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, insert, select, update
 
+from hsmd.daemon.store.columns import chunks
 from hsmd.daemon.store.records import KeyOwner, KeySpan, NameSpan, Page, PastKey
 from hsmd.daemon.store.tables import clients, key_history, key_names, keys
 
@@ -81,6 +82,21 @@ class KeyHistory:
     def behind(self) -> bool:
         """Whether keys were made, renamed or destroyed without a note here."""
         return any(self._connection.execute(query.limit(1)).first() for query in _UNNOTED)
+
+    def is_behind_of(self, key_ids: Sequence[int]) -> bool:
+        """Whether keys with these row ids were made, renamed or destroyed without a note here.
+
+        A key that is gone is known by its row id only; so one that is looks for any key that was destroyed without a note.
+        """
+        gone, renamed, new = _UNNOTED
+        for chunk in chunks(sorted(key_ids)):
+            ids = keys.c.id.in_(chunk)
+            if any(self._connection.execute(query.where(ids).limit(1)).first() for query in (renamed, new)):
+                return True
+            present = self._connection.scalar(select(func.count()).select_from(keys).where(ids))
+            if present != len(chunk) and self._connection.execute(gone.limit(1)).first():
+                return True
+        return False
 
     def catch_up(self, now: datetime) -> None:
         """Note such changes, as made now, or before another key got the same name."""
@@ -166,7 +182,7 @@ def owner_of(row: Row[Any]) -> KeyOwner | None:
     """The owner in a row with `OWNER_COLUMNS`."""
     if row.owner_id is None:
         return None
-    return KeyOwner(row.owner_now or row.owner_name, removed=row.owner_now is None)
+    return KeyOwner(row.owner_now or row.owner_name, removed=row.owner_now is None, row=row.owner_id)
 
 
 def _past_key(row: Row[Any], names: Iterable[NameSpan]) -> PastKey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.columns import chunks
 from hsmd.daemon.store.history_rows import IS_PRESENT, OWNER_COLUMNS, KeyHistory, owner_of
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
@@ -22,8 +23,6 @@ from hsmd.errors import Conflict, NotFound, StoreFailure
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, check_ceiling
 
-_CHUNK = 500
-"""Values in one IN list; both databases have a limit, at least 32,766."""
 _KEYS = (
     select(keys, *OWNER_COLUMNS)
     .outerjoin(key_history, IS_PRESENT)
@@ -104,6 +103,10 @@ class Keys:
         rows = self._connection.execute(_KEYS.order_by(keys.c.name))
         return [_record(row, ceilings[row.id]) for row in rows]
 
+    def of_rows(self, key_ids: Sequence[int]) -> list[KeyRecord]:
+        """The keys with these row ids, of at most a chunk; those that are gone are left out."""
+        return self._records(self._connection.execute(_KEYS.where(keys.c.id.in_(key_ids))).all())
+
     def remove(self, name: str, now: datetime | None = None) -> None:
         """Remove a key with its certificate, grants and readers; its history stays. Raises NotFound."""
         key_id = self.find_id(name)
@@ -130,13 +133,13 @@ class Keys:
 
     def _of_digests(self, query: Select[Any], digests: Collection[bytes]) -> list[Row[Any]]:
         rows: list[Row[Any]] = []
-        for chunk in _chunks(sorted(digests)):
+        for chunk in chunks(sorted(digests)):
             rows.extend(self._connection.execute(query.where(keys.c.digest.in_(chunk))))
         return sorted(rows, key=lambda row: str(row.name))
 
     def _records(self, rows: Sequence[Row[Any]]) -> list[KeyRecord]:
         ceilings: dict[int, set[Purpose]] = defaultdict(set)
-        for chunk in _chunks([row.id for row in rows]):
+        for chunk in chunks([row.id for row in rows]):
             ceilings.update(self._ceilings(select(key_purposes).where(key_purposes.c.key_id.in_(chunk))))
         return [_record(row, ceilings[row.id]) for row in rows]
 
@@ -151,11 +154,6 @@ class Keys:
 def known_purpose(code: int) -> Purpose | None:
     """The purpose of a stored code; None for one of a newer release, which is not served."""
     return Purpose(code) if code in _KNOWN_PURPOSES else None
-
-
-def _chunks(values: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]
 
 
 def _columns(key: KeyRecord) -> dict[str, Any]:
@@ -188,4 +186,5 @@ def _record(row: Row[Any], purposes: set[Purpose]) -> KeyRecord:
         created_at=row.created_at,
         warnings=warnings,
         owner=owner_of(row),
+        row=row.id,
     )

@@ -152,6 +152,11 @@ class LimitedGrants:
                 found[row.client_id, row.key_id].append(record)
         return found
 
+    def of_rows(self, grant_ids: Sequence[int]) -> list[tuple[tuple[int, int], LimitedGrantRecord]]:
+        """The limited grants with these row ids, of at most a chunk, each with its pair (client id, key id)."""
+        rows = self._connection.execute(_rows().where(limited_grants.c.id.in_(grant_ids)))
+        return [((row.client_id, row.key_id), record) for row in rows if (record := _record(row)) is not None]
+
     def all(self) -> list[LimitedGrantRecord]:
         """All limited grants in order of client, key and purpose."""
         rows = self._connection.execute(

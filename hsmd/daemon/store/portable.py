@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-from sqlalchemy import Connection, MetaData, Table, func, select, text
+from sqlalchemy import Connection, MetaData, Table, func, inspect, select, text
 
 from hsmd.errors import Conflict, StoreFailure
 from hsmd.protocol.cursor import EPOCH_DIGITS
 
 _REVISION_TABLE = "alembic_version"
+_NOTES_TABLE = "changes"
+"""Notes for daemons that have read this store before, written by triggers; a restored store has no such daemon."""
 _BYTES, _TIME = "bytes", "time"
 _ONE_ROW_TABLES = ("state", "ledger")
 """Tables whose row is created by the revision that makes the table."""
@@ -82,6 +84,14 @@ def fill(connection: Connection, document: Document) -> None:
             connection.execute(table.delete())
             connection.execute(table.insert(), rows)
         _advance_ids(connection, table, document.ids.get(table.name, 0))
+    _forget_notes(connection)
+
+
+def _forget_notes(connection: Connection) -> None:
+    """Forget what the triggers noted of these rows: it does not tell how a daemon's older contents differ from them."""
+    if inspect(connection).has_table(_NOTES_TABLE):
+        connection.execute(text(f"DELETE FROM {_NOTES_TABLE}"))
+        connection.execute(text("UPDATE state SET noted_after = version"))
 
 
 def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -114,7 +124,8 @@ def _tables(connection: Connection) -> list[Table]:
     """The tables of the store, in an order in which rows can be inserted."""
     found = MetaData()
     found.reflect(connection)
-    return [table for table in found.sorted_tables if table.name not in (_REVISION_TABLE, "sqlite_sequence")]
+    left_out = (_REVISION_TABLE, _NOTES_TABLE, "sqlite_sequence")
+    return [table for table in found.sorted_tables if table.name not in left_out]
 
 
 def _highest_id(connection: Connection, table: Table) -> int:

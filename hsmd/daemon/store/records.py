@@ -25,6 +25,8 @@ class KeyOwner:
 
     name: str
     removed: bool = False
+    row: int = field(default=0, compare=False)
+    """The row id of the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class KeyRecord:
     created_at: datetime
     warnings: tuple[str, ...] = ()
     owner: KeyOwner | None = None
+    row: int = field(default=0, compare=False)
+    """Its row id, which no later key of that name gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +376,69 @@ class Contents:
     statement_endorsements: tuple[str, ...] = ()
     """Operators' notes about the keys that sign statements, newest last."""
     history_behind: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Which state of the contents was read: a version, and the epoch of the ledger, which a restore ends."""
+
+    version: int
+    epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateMark:
+    """The end of a stored certificate, and a number that another chain would not have."""
+
+    not_after: datetime
+    mark: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a client may do with a key: the codes of purposes without limits, and the limited grants without their names."""
+
+    purposes: frozenset[int] = frozenset()
+    limited: tuple[LimitedGrantRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedCa:
+    """The row ids of the clients for which a user CA is trusted, and `max_lifetime_s` as in `UserCaRecord`."""
+
+    clients: frozenset[int]
+    max_lifetime_s: int
+
+
+@dataclass(slots=True)
+class Difference:
+    """Rows that are others at `standing` than they were before, by row ids; None: the row is gone.
+
+    `whole`: all rows there are, for a reader that knows none.
+    """
+
+    standing: Standing
+    whole: bool = False
+    clients: dict[int, ClientRecord | None] = field(default_factory=dict)
+    keys: dict[int, KeyRecord | None] = field(default_factory=dict)
+    """Of their owners only the row."""
+    certificates: dict[int, CertificateMark | None] = field(default_factory=dict)
+    """By the row id of the key."""
+    grants: dict[tuple[int, int], Held | None] = field(default_factory=dict)
+    """By the row ids of client and key."""
+    user_cas: dict[str, TrustedCa | None] = field(default_factory=dict)
+    """By the fingerprint."""
+    revoked: frozenset[str] = frozenset()
+    """`RevocationRecord.mark` of each further revocation; none is ever removed."""
+    endorsements: tuple[str, ...] | None = None
+    """All notes about the keys that sign statements, if there are others than before."""
+    history_behind: bool = False
+    """As in `Contents`."""
+
+    @property
+    def changes_identities(self) -> bool:
+        """Whether a client that has logged in may be another one, or none, from now on."""
+        return bool(self.whole or self.clients or self.user_cas or self.revoked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,14 @@ class StateRow:
         """A number that each write of the contents changes, of every daemon that shares the store."""
         return _number(self._connection.scalar(select(state.c.version)))
 
-    def increment(self) -> None:
-        """First statement of a write of the contents: lock the row, so that these writes run one after the other."""
+    def increment(self) -> int:
+        """First statement of a write of the contents: lock the row, so that these writes run one after the other.
+
+        Returns the new version.
+        """
         self._order.take(Lock.STATE)
         changed = update(state).values(version=state.c.version + 1).returning(state.c.version)
-        _number(self._connection.scalar(changed))
+        return _number(self._connection.scalar(changed))
 
     def lock(self) -> None:
         """Run after the writes of the contents under way and before later ones, without a new version."""

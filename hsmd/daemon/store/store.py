@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from hsmd.daemon.store import portable
+from hsmd.daemon.store.difference_rows import Pause, no_pause
 from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, translated
 from hsmd.daemon.store.migrate import migrate, newest_revision, revision_of
-from hsmd.daemon.store.records import Contents
+from hsmd.daemon.store.records import Contents, Difference, Standing
 from hsmd.daemon.store.transaction import Transaction
 from hsmd.errors import Conflict, StoreFailure
 
@@ -94,8 +95,12 @@ class Store:
         return self.query(Transaction.version)
 
     def load(self) -> Contents:
-        """Everything that decisions and the snapshot need, from one consistent read."""
+        """Everything that decisions need, from one consistent read."""
         return self.query(Transaction.contents)
+
+    def difference(self, known: Standing | None, pause: Pause = no_pause) -> Difference:
+        """What is different from the contents at `known`, from one consistent read (Transaction.difference)."""
+        return self.query(lambda tx: tx.difference(known, pause))
 
     # --- backup ---
 

@@ -34,12 +34,24 @@ metadata = MetaData(
 )
 
 # One row. Every write starts by incrementing its version and so waits for the previous write: what it then reads
-# stays true until it commits.
+# stays true until it commits. `noted_after`: what later versions changed stands in `changes`.
 state = Table(
     "state",
     metadata,
     Column("id", Integer, CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
     Column("version", BigInteger, nullable=False),
+    Column("noted_after", BigInteger, nullable=False, server_default="0"),
+)
+
+# What each of the newest versions changed, for daemons that have read the contents before. Triggers write it (revision
+# 0011), so it holds the changes of daemons of earlier releases too, and all that a removal takes along. A revision that
+# makes one of these tables anew on SQLite makes its triggers again.
+changes = Table(
+    "changes",
+    metadata,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", text_key(16), primary_key=True),
+    Column("item", text_key(512), primary_key=True),
 )
 
 keys = Table(

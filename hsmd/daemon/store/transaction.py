@@ -7,9 +7,11 @@ from sqlalchemy import Connection
 from hsmd.daemon.store import audience
 from hsmd.daemon.store.audit_rows import AuditLogs
 from hsmd.daemon.store.certificate_rows import Certificates
+from hsmd.daemon.store.change_notes import ChangeNotes
 from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.counted_use_rows import CountedUses
 from hsmd.daemon.store.counter_rows import Counters
+from hsmd.daemon.store.difference_rows import Differences, Pause, no_pause
 from hsmd.daemon.store.endorsement_rows import StatementEndorsements
 from hsmd.daemon.store.enrolment_rows import Enrolments
 from hsmd.daemon.store.event_rows import Events
@@ -21,7 +23,7 @@ from hsmd.daemon.store.limited_grant_rows import LimitedGrants
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.login_rows import Logins
 from hsmd.daemon.store.reader_rows import KeyReaders
-from hsmd.daemon.store.records import Contents, Readers
+from hsmd.daemon.store.records import Contents, Difference, Readers, Standing
 from hsmd.daemon.store.revocation_rows import Revocations
 from hsmd.daemon.store.rotation_rows import Rotations
 from hsmd.daemon.store.state_row import StateRow
@@ -35,6 +37,8 @@ class Transaction:
         self.connection = connection
         order = LockOrder()
         self._state = StateRow(connection, order)
+        self._notes = ChangeNotes(connection)
+        self._version: int | None = None
         self.clients = Clients(connection, order)
         self.history = KeyHistory(connection)
         self.keys = Keys(connection, self.clients, self.history, order)
@@ -67,10 +71,12 @@ class Transaction:
     def begin(self, *, versioned: bool) -> None:
         """First step of a write; one of the contents is versioned, and waits for the previous one."""
         if versioned:
-            self._state.increment()
+            self._version = self._state.increment()
 
     def finish(self) -> None:
         """Last step of a write, before the commit."""
+        if self._version is not None:
+            self._notes.prune(self._version)
         self.events.finish()
         self.counted_uses.finish()
 
@@ -88,3 +94,16 @@ class Transaction:
             statement_endorsements=tuple(self.statement_endorsements.all()),
             history_behind=self.history.behind,
         )
+
+    def difference(self, known: Standing | None, pause: Pause = no_pause) -> Difference:
+        """What is different from the contents at `known`; all rows if that is None, or too long ago to be remembered."""
+        differences = Differences(
+            self.connection,
+            self._notes,
+            self.clients,
+            self.keys,
+            self.history,
+            self.limited_grants,
+            self.statement_endorsements,
+        )
+        return differences.since(known, pause)
