@@ -1,5 +1,7 @@
 """Store and snapshot against an independent model: same grants, same identities, same decisions.
 
+Snapshots are brought up to date by differences, after each change and after several ones, and compared with whole ones.
+
 Clients, roles, credentials, CAs, keys, grants, grants that end, owners, readers, renames and revocations in any order, with names that are reused after a removal or
 rename, and names that look alike. Hypothesis drives few long runs: after every change, all identities seen so far
 request every key and purpose. A seeded generator drives many short ones, which request some.
@@ -63,6 +65,8 @@ SEQUENCES = int(os.environ.get("HSMD_MODEL_SEQUENCES", "300"))
 FRONT_END = frozenset({Role.FRONT_END})
 CHANGES = 8
 """Changes in each short sequence, after a start with a client, a key and a grant."""
+LATE = 5
+"""Changes that another daemon reads at once."""
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A directory in memory, where syncing costs nothing."""
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -87,7 +91,7 @@ class Pair:
         """Start with a new model, for an empty store."""
         self.model = Model()
         self.identities: dict[Identity, tuple[str, Made | None]] = {}
-        self.snapshot = Snapshot.build(self.store.load())
+        self.snapshot = self.late = Snapshot.of(self.store.difference(None))
 
     def close(self) -> None:
         self.store.close()
@@ -100,8 +104,20 @@ class Pair:
         except HsmdError as error:
             outcome = type(error).__name__
         assert outcome == expected
-        self.snapshot = Snapshot.build(self.store.load())
+        self.refresh()
         self.steps += 1
+
+    def refresh(self) -> None:
+        """Follow the store as daemons do, some of which poll rarely; each must then decide from the same as one that starts."""
+        self.snapshot = self.snapshot.updated(self.store.difference(self.snapshot.standing))
+        whole = Snapshot.of(self.store.difference(None))
+        assert self.snapshot.index == whole.index
+        assert Snapshot.build(self.store.load()).grant_count == whole.grant_count
+        if self.steps % LATE == 0:
+            difference = self.store.difference(self.late.standing)
+            assert not difference.whole
+            self.late = self.late.updated(difference)
+            assert self.late.index == whole.index
 
     # --- changes ---
 

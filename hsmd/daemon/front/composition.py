@@ -49,7 +49,7 @@ from hsmd.daemon.front.tokens.login_guard import LoginGuard
 from hsmd.daemon.front.tokens.pools import TokenPools
 from hsmd.daemon.front.tokens.reconciliation import Reconciler
 from hsmd.daemon.ipc.launcher_messages import ReplaceWorker
-from hsmd.daemon.store import LoginStop, Store
+from hsmd.daemon.store import Difference, LoginStop, Store
 from hsmd.errors import AuditFailure
 from hsmd.system.client_threads import ClientThreads
 from hsmd.system.intake import Intakes
@@ -152,8 +152,7 @@ class Parts:
         self.housekeeping = Housekeeping(self.store, holder(config))
         self.endings = Endings(self.cache, self.followers.wake)
         self.conditions = Conditions(self.store, partial(self._conditions, config.name), self.followers.wake)
-        self.cache.on_change(self.followers.wake)
-        self.cache.on_change(self.endings.store_changed)
+        self.cache.on_change(lambda _: self.followers.wake())
 
     def _conditions(self, daemon: str) -> list[Condition]:
         """What this daemon reports of its tokens and its disk."""
@@ -230,8 +229,13 @@ class Parts:
             enrolments=self.enrolments,
             bound=self.bound,
         )
-        self.cache.on_change(self.listener.recheck)
-        self.cache.on_change(self.logins.store_changed)
+        self.cache.on_change(self._recheck)
+        self.cache.on_change(lambda _: self.logins.store_changed())
+
+    def _recheck(self, difference: Difference) -> None:
+        """Close connections whose client is another one now; it takes milliseconds with thousands of them."""
+        if difference.changes_identities:
+            self.listener.recheck()
 
     def apply_tokens(self, config: Config) -> None:
         """Serve the tokens of this configuration."""

@@ -1,6 +1,7 @@
 """Makes each front process write to the ledger at a steady rate while a file exists.
 
-It also counts how often the front loads the contents of the store: a byte for each in the file HSMD_TEST_LEDGER_LOADS.
+It also counts how often the front reads the contents of the store, or what is different in them: a byte for each in the file
+HSMD_TEST_LEDGER_LOADS.
 
 Python imports this at the start of a launcher whose PYTHONPATH names this directory, and then of its front. A writer in the
 front shares the interpreter with the requests, as the writes of handlers do. HSMD_TEST_LEDGER_URL: the store;
@@ -36,14 +37,14 @@ def count_loads(file: Path) -> None:
     """The database's own statistics would show a load of an idle connection only after ten seconds."""
     from hsmd.daemon.store import Transaction
 
-    contents = Transaction.contents
+    difference = Transaction.difference
 
-    def counted(transaction: Transaction) -> Any:
+    def counted(transaction: Transaction, *arguments: Any) -> Any:
         with file.open("ab", buffering=0) as count:
             count.write(b".")
-        return contents(transaction)
+        return difference(transaction, *arguments)
 
-    Transaction.contents = counted  # type: ignore[method-assign]
+    Transaction.difference = counted  # type: ignore[method-assign]
 
 
 def write_steadily(url: str, switch: Path, rate: float) -> None:

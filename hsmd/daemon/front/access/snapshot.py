@@ -1,109 +1,93 @@
-"""The snapshot: all that decisions need, read from the store in one transaction and immutable."""
+"""The snapshot: decides about identities, key operations and control requests from one state of the store's contents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import MAXYEAR, UTC, datetime
 
-from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access.certificates import broken_rule
 from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
+from hsmd.daemon.front.access.grant import Grant
 from hsmd.daemon.front.access.identity import NO_END, Identity
+from hsmd.daemon.front.access.index import Index, KeyUse, no_pause
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
-from hsmd.daemon.store.records import Contents, KeyRecord
-from hsmd.errors import BadRequest
+from hsmd.daemon.store.records import (
+    CertificateMark,
+    Contents,
+    Difference,
+    Held,
+    KeyRecord,
+    Standing,
+    TrustedCa,
+)
 from hsmd.protocol.messages import Request
 from hsmd.protocol.messages.base import FRONT_END
 from hsmd.protocol.roles import Role
-from hsmd.purposes import GRANTABLE, OF_KEY_OPERATIONS, WITH_ALLOWED_NAMES, AllowedNames, Purpose
+from hsmd.purposes import GRANTABLE, OF_KEY_OPERATIONS, Purpose
 
+__all__ = ["Grant", "Snapshot"]
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Permission of one client to use one key for one purpose; key operations are carried out for a grant only."""
-
-    client: str
-    key_name: str
-    key: bytes
-    purpose: int
-    token: str
-    key_type: KeyType
-    cost: float
-    """What one use counts when the token is shared fairly among clients (KeyFacts.work)."""
-    limit: int | None = None
-    """The id of a limited grant, whose uses the store decides about and counts; None without limits."""
-    not_after: datetime | None = None
-    allowed: AllowedNames | None = None
-    """The names for which certificates may be requested."""
-
-    def has_ended(self, now: datetime) -> bool:
-        """Whether the time until which it was granted has passed."""
-        return self.not_after is not None and self.not_after <= now
+_NO_GRANTS: Mapping[KeyUse, Grant] = {}
 
 
 class Snapshot:
-    """Decides from the store's contents at `version`. Made by `build`; safe to share between threads.
+    """Decides from the store's contents at one version. Safe to share between threads.
 
     It changes in one thing: it learns which limited grants the store refuses (`note_refused`).
     """
 
     __slots__ = (
-        "_certificates",
+        "_by_digest",
+        "_by_name",
+        "_clients",
         "_grants",
-        "_keys",
-        "_keys_by_name",
-        "_lifetimes",
+        "_index",
         "_limited",
-        "_limited_of",
-        "_owned",
         "_owners",
-        "_refused",
         "_revoked",
-        "_roles",
         "_rows",
-        "_trusted",
-        "_visible",
-        "statement_endorsements",
-        "version",
     )
 
-    def __init__(self, contents: Contents) -> None:
-        self.version = contents.version
-        self.statement_endorsements = contents.statement_endorsements
-        """Operators' notes about the keys that sign statements, newest last."""
-        self._keys = {key.digest: key for key in contents.keys}
-        self._keys_by_name = {key.name: key for key in contents.keys}
-        self._certificates = {
-            each.key: (each.not_after, hash(each.chain_pem)) for each in contents.certificates
-        }
-        self._roles = {client.name: client.roles for client in contents.clients}
-        self._rows = {client.name: client.row for client in contents.clients}
-        self._owners = {
-            each.fingerprint: client.name for client in contents.clients for each in client.credentials
-        }
-        self._trusted = {ca.fingerprint: ca.clients & self._roles.keys() for ca in contents.user_cas}
-        self._lifetimes = {ca.fingerprint: ca.max_lifetime_s for ca in contents.user_cas}
-        self._revoked = frozenset(revocation.mark for revocation in contents.revocations)
-        self._grants = _grants(contents, self._keys, self._roles)
-        self._limited = _limited(contents, self._keys, self._roles)
-        self._refused = {
-            each.id: Rule.GRANT_HELD if each.held else Rule.GRANT_EXHAUSTED
-            for each in contents.limited_grants
-            if each.left == 0
-        }
-        for limited in self._limited.keys() & self._grants.keys():  # added by a daemon of an earlier release
-            del self._grants[limited]
-        self._visible = _visible(self._grants)
-        self._limited_of: dict[str, list[Grant]] = {}
-        for grant in self._limited.values():
-            self._limited_of.setdefault(grant.client, []).append(grant)
-        self._owned = _owned(contents.keys)
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._by_digest, self._by_name = index.by_digest, index.by_name
+        self._clients, self._rows, self._owners = index.clients, index.rows, index.owners
+        self._grants, self._limited, self._revoked = index.grants, index.limited, index.revoked
+
+    @classmethod
+    def of(cls, difference: Difference, pause: Callable[[], None] = no_pause) -> Snapshot:
+        """The snapshot of a whole `Difference`. For `pause` see Index.updated."""
+        return cls(Index(difference.standing)).updated(difference, pause)
+
+    def updated(self, difference: Difference, pause: Callable[[], None] = no_pause) -> Snapshot:
+        """The snapshot of the contents that differ from those of this one; what is the same is shared."""
+        return Snapshot(self._index.updated(difference, pause))
 
     @classmethod
     def build(cls, contents: Contents) -> Snapshot:
-        """A snapshot of what `Store.load` returned."""
-        return cls(contents)
+        """A snapshot of what `Store.load` returned, or of contents that were in no store."""
+        return cls.of(_difference(contents))
+
+    @property
+    def index(self) -> Index:
+        """All that it decides from."""
+        return self._index
+
+    @property
+    def standing(self) -> Standing:
+        """Which state of the store it shows."""
+        return self._index.standing
+
+    @property
+    def version(self) -> int:
+        """The version of the contents."""
+        return self._index.standing.version
+
+    @property
+    def statement_endorsements(self) -> tuple[str, ...]:
+        """Operators' notes about the keys that sign statements, newest last."""
+        return self._index.endorsements
 
     # --- identifying clients ---
 
@@ -113,17 +97,19 @@ class Snapshot:
         if owner is None or owner != user_name:
             return None
         marks = frozenset({f"key  {fingerprint}"})
-        identity = Identity(owner, self._roles[owner], KeyCredential(fingerprint), marks=marks)
+        identity = Identity(
+            owner, self._clients[self._rows[owner]].roles, KeyCredential(fingerprint), marks=marks
+        )
         return None if self._is_revoked(identity) else identity
 
     def refuse_ca(self, user_name: str, ca_fingerprint: str) -> Denial | None:
         """Why no certificate of this CA can be this client's, before anything else is read of one; None if it can."""
-        trusted = self._trusted.get(ca_fingerprint)
-        if trusted is None:
+        ca, row = self._index.cas.get(ca_fingerprint), self._rows.get(user_name)
+        if ca is None:
             return Denial(Rule.UNKNOWN_CA)
-        if user_name not in self._roles:
+        if row is None:
             return Denial(Rule.UNKNOWN_CLIENT)
-        return None if user_name in trusted else Denial(Rule.CA_NOT_FOR_CLIENT)
+        return None if row in ca.clients else Denial(Rule.CA_NOT_FOR_CLIENT)
 
     def identify_certificate(
         self,
@@ -145,8 +131,8 @@ class Snapshot:
         `key_fingerprint` is that of the certified key. Times are aware UTC; a `valid_before` in the year 9999 means no
         end. The denial is for the log.
         """
-        trusted = self._trusted.get(ca_fingerprint)
-        if trusted is None:
+        ca = self._index.cas.get(ca_fingerprint)
+        if ca is None:
             return Denial(Rule.UNKNOWN_CA)
         rule = broken_rule(
             user_name,
@@ -159,17 +145,18 @@ class Snapshot:
         )
         if rule is not None:
             return Denial(rule)
-        if user_name not in self._roles:
+        row = self._rows.get(user_name)
+        if row is None:
             return Denial(Rule.UNKNOWN_CLIENT)
-        if user_name not in trusted:
+        if row not in ca.clients:
             return Denial(Rule.CA_NOT_FOR_CLIENT)
-        longest = self._lifetimes[ca_fingerprint]
+        longest = ca.max_lifetime_s
         if longest and (valid_before - valid_after).total_seconds() > longest:
             return Denial(Rule.LIFETIME_TOO_LONG)
         expires_at = NO_END if valid_before.year == MAXYEAR else valid_before.astimezone(UTC)
         identity = Identity(
             user_name,
-            self._roles[user_name],
+            self._clients[row].roles,
             CertificateCredential(serial, ca_fingerprint),
             expires_at,
             _marks(ca_fingerprint, serial, key_id, key_fingerprint),
@@ -193,12 +180,14 @@ class Snapshot:
             return Denial(rule)
         if not identity.roles >= FRONT_END:
             return Denial(Rule.WRONG_ROLE)
-        grant = self._grants.get((identity.client, key, purpose))
+        grant = self._grants.get(identity.client, _NO_GRANTS).get((key, purpose))
         if grant is not None:
             return grant
         if purpose not in OF_KEY_OPERATIONS:
-            return Denial(self._reason(identity.client, self._keys.get(key), purpose, now, OF_KEY_OPERATIONS))
-        return self._decide_limited(identity.client, self._keys.get(key), purpose, now)
+            return Denial(
+                self._reason(identity.client, self._by_digest.get(key), purpose, now, OF_KEY_OPERATIONS)
+            )
+        return self._decide_limited(identity.client, self._by_digest.get(key), purpose, now)
 
     def decide_for_request(
         self, identity: Identity, key_name: str, purpose: Purpose, now: datetime
@@ -209,17 +198,17 @@ class Snapshot:
             return Denial(rule)
         if not identity.roles >= FRONT_END:
             return Denial(Rule.WRONG_ROLE)
-        return self._decide_limited(identity.client, self._keys_by_name.get(key_name), purpose, now)
+        return self._decide_limited(identity.client, self._by_name.get(key_name), purpose, now)
 
     def explain(self, client: str, key_name: str, purpose: int, now: datetime) -> Explanation:
         """Explain what `decide` or `decide_for_request` would decide for this client with a valid credential.
 
         The store alone knows how many uses of a limited grant are left.
         """
-        if client not in self._roles:
+        if client not in self._rows:
             return Explanation.of(Rule.UNKNOWN_CLIENT)
-        key = self._keys_by_name.get(key_name)
-        if key is not None and (client, key.digest, purpose) in self._grants:
+        key = self._by_name.get(key_name)
+        if key is not None and (key.digest, purpose) in self._grants.get(client, _NO_GRANTS):
             return Explanation.of(Rule.GRANTED)
         limited = self._decide_limited(client, key, purpose, now)
         return Explanation.of(limited.rule if isinstance(limited, Denial) else Rule.GRANTED)
@@ -227,12 +216,12 @@ class Snapshot:
     def _decide_limited(
         self, client: str, key: KeyRecord | None, purpose: int, now: datetime
     ) -> Grant | Denial:
-        grant = None if key is None else self._limited.get((client, key.digest, purpose))
+        grant = None if key is None else self._limited.get(client, _NO_GRANTS).get((key.digest, purpose))
         if grant is None:
             return Denial(self._reason(client, key, purpose, now, GRANTABLE))
         if grant.has_ended(now):
             return Denial(Rule.GRANT_EXPIRED)
-        refused = self._refused.get(grant.limit or 0)
+        refused = self._index.refused.get(grant.limit or 0)
         return grant if refused is None else Denial(refused)
 
     def note_refused(self, limit: int, rule: Rule) -> None:
@@ -241,7 +230,7 @@ class Snapshot:
         Uses are never given back, and limits change with the version. So whoever has no uses left is refused like a client
         without a grant, and can neither fill the disk nor keep the store busy.
         """
-        self._refused[limit] = rule
+        self._index.refused[limit] = rule
 
     # --- control requests ---
 
@@ -257,16 +246,30 @@ class Snapshot:
             return Denial(rule)
         if identity.roles.isdisjoint(request.roles):
             return Denial(Rule.WRONG_ROLE)
-        visible = self.keys_for(identity, type(request), now)
-        if visible is None or not request.subject.key:
+        roles = identity.roles & request.roles
+        if roles & request.any_key or not request.subject.key:
             return None
-        key = self._keys_by_name.get(getattr(request, request.subject.key))
+        key = self._by_name.get(getattr(request, request.subject.key))
         if key is None:
             return Denial(Rule.UNKNOWN_KEY)
-        if request.needs is not None and Role.FRONT_END in identity.roles & request.roles:
+        if request.needs is not None and Role.FRONT_END in roles:
             decision = self._decide_limited(identity.client, key, request.needs, now)
             return decision if isinstance(decision, Denial) else None
-        return None if key.digest in visible else Denial(Rule.NO_GRANT)
+        return None if self._sees(identity.client, roles, key, now) else Denial(Rule.NO_GRANT)
+
+    def _sees(self, client: str, roles: frozenset[Role], key: KeyRecord, now: datetime) -> bool:
+        """Whether a front end has a grant on a key, or an owner owns it."""
+        if Role.OWNER in roles and key.digest in self.keys_owned_by(client):
+            return True
+        return Role.FRONT_END in roles and self._may_use(client, key, now)
+
+    def _may_use(self, client: str, key: KeyRecord, now: datetime) -> bool:
+        """Whether there is a grant for any purpose that has not ended."""
+        if key.digest in self._index.visible.get(client, ()):
+            return True
+        limited = self._limited.get(client, _NO_GRANTS)
+        found = (limited.get((key.digest, int(purpose))) for purpose in key.purposes)
+        return any(grant is not None and not grant.has_ended(now) for grant in found)
 
     def keys_for(self, identity: Identity, request: type[Request], now: datetime) -> frozenset[bytes] | None:
         """Digests of the keys that this client may name in such a request; None for all, even keys that do not exist.
@@ -285,67 +288,70 @@ class Snapshot:
 
     def keys_of(self, client: str, now: datetime) -> frozenset[bytes]:
         """Digests of the keys on which a client has a grant that has not ended."""
-        keys = self._visible.get(client, frozenset[bytes]())
-        limited = self._limited_of.get(client)
+        keys = self._index.visible.get(client, frozenset[bytes]())
+        limited = self._limited.get(client)
         if limited is None:
             return keys
-        return keys | {grant.key for grant in limited if not grant.has_ended(now)}
+        return keys | {grant.key for grant in limited.values() if not grant.has_ended(now)}
 
     def keys_owned_by(self, client: str) -> frozenset[bytes]:
         """Digests of the keys that belong to a client."""
-        return self._owned.get(client, frozenset())
+        row = self._rows.get(client)
+        return frozenset() if row is None else self._index.owned.get(row, frozenset())
 
     def certificate_not_after(self, key_name: str) -> datetime | None:
         """When the certificate stored for a key ends; None if there is none."""
-        found = self._certificates.get(key_name)
-        return None if found is None else found[0]
+        key = self._by_name.get(key_name)
+        found = None if key is None else self._index.certificates.get(key.row)
+        return None if found is None else found.not_after
 
-    def certificates(self) -> Iterator[tuple[str, datetime, int]]:
-        """(name of the key, end of its certificate, a number that another chain would not have) of each certificate."""
-        return ((key, not_after, mark) for key, (not_after, mark) in self._certificates.items())
+    def certificate_of(self, key_row: int) -> tuple[str, CertificateMark] | None:
+        """The name of the key with this row id, and its certificate; None if there is none."""
+        key, found = self._index.keys.get(key_row), self._index.certificates.get(key_row)
+        return None if key is None or found is None else (key.name, found)
+
+    def certificates(self) -> Collection[tuple[int, CertificateMark]]:
+        """(row id of the key, certificate) of each certificate."""
+        return self._index.certificates.items()
 
     def digest_of(self, key_name: str) -> str:
         """The digest (hexadecimal) of the key with this name; empty if there is none."""
-        record = self._keys_by_name.get(key_name)
+        record = self._by_name.get(key_name)
         return "" if record is None else record.digest.hex()
 
     def key_name(self, key: bytes) -> str:
         """The name of the key with this digest; empty if there is none."""
-        record = self._keys.get(key)
+        record = self._by_digest.get(key)
         return "" if record is None else record.name
 
     def keys_in(self, token: str) -> dict[bytes, str]:
         """Names of the keys that are in this token according to the store, by digest."""
-        return {digest: key.name for digest, key in self._keys.items() if key.token == token}
+        return {digest: key.name for digest, key in self._by_digest.items() if key.token == token}
 
     @property
     def checkpoint_keys(self) -> list[KeyRecord]:
         """The keys that sign checkpoints of the audit log; the first one is to be used."""
-        return self._newest_of(Purpose.CHECKPOINT)
+        return list(self._index.of_daemon.get(Purpose.CHECKPOINT, ()))
 
     @property
     def statement_keys(self) -> list[KeyRecord]:
         """The keys that sign statements; the newest comes first."""
-        return self._newest_of(Purpose.STATEMENT)
-
-    def _newest_of(self, purpose: Purpose) -> list[KeyRecord]:
-        found = [key for key in self._keys.values() if purpose in key.purposes]
-        return sorted(found, key=lambda key: (key.created_at, key.name), reverse=True)
+        return list(self._index.of_daemon.get(Purpose.STATEMENT, ()))
 
     @property
     def key_count(self) -> int:
         """How many keys there are."""
-        return len(self._keys)
+        return len(self._by_name)
 
     @property
     def client_count(self) -> int:
         """How many clients there are."""
-        return len(self._roles)
+        return len(self._rows)
 
     @property
     def grant_count(self) -> int:
         """How many combinations of client, key and purpose are granted."""
-        return len(self._grants) + len(self._limited)
+        return self._index.grant_count
 
     def _invalid(self, identity: Identity, now: datetime) -> Rule | None:
         return Rule.EXPIRED_CERTIFICATE if now >= identity.expires_at else self._withdrawn(identity)
@@ -356,23 +362,24 @@ class Snapshot:
     def _withdrawn(self, identity: Identity) -> Rule | None:
         if self._is_revoked(identity):
             return Rule.REVOKED
-        roles = self._roles.get(identity.client)
-        if roles is None:
+        row = self._rows.get(identity.client)
+        if row is None:
             return Rule.UNKNOWN_CLIENT
         credential = identity.credential
         if isinstance(credential, KeyCredential):
             trusted = self._owners.get(credential.fingerprint) == identity.client
         elif isinstance(credential, CertificateCredential):
-            trusted = identity.client in self._trusted.get(credential.ca_fingerprint, ())
+            ca = self._index.cas.get(credential.ca_fingerprint)
+            trusted = ca is not None and row in ca.clients
         else:
             trusted = False
-        return None if trusted and identity.roles <= roles else Rule.WITHDRAWN_CREDENTIAL
+        return None if trusted and identity.roles <= self._clients[row].roles else Rule.WITHDRAWN_CREDENTIAL
 
     def _reason(
         self, client: str, key: KeyRecord | None, purpose: int, now: datetime, grantable: frozenset[Purpose]
     ) -> Rule:
         """The first rule because of which there is no grant."""
-        if Role.FRONT_END not in self._roles[client]:
+        if Role.FRONT_END not in self._clients[self._rows[client]].roles:
             return Rule.WRONG_ROLE
         if key is None:
             return Rule.UNKNOWN_KEY
@@ -380,7 +387,7 @@ class Snapshot:
             return Rule.PURPOSE_NOT_GRANTABLE
         if purpose not in key.purposes:
             return Rule.PURPOSE_OUTSIDE_CEILING
-        return Rule.PURPOSE_NOT_GRANTED if key.digest in self.keys_of(client, now) else Rule.NO_GRANT
+        return Rule.PURPOSE_NOT_GRANTED if self._may_use(client, key, now) else Rule.NO_GRANT
 
 
 def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) -> frozenset[str]:
@@ -395,64 +402,48 @@ def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) 
     )
 
 
-def _grants(
-    contents: Contents, keys: Mapping[bytes, KeyRecord], roles: Mapping[str, frozenset[Role]]
-) -> dict[tuple[str, bytes, int], Grant]:
-    grants: dict[tuple[str, bytes, int], Grant] = {}
-    for record in contents.grants:
-        key = keys.get(record.key_digest)
-        if key is None or Role.FRONT_END not in roles.get(record.client, ()):
-            continue
-        for purpose in map(int, record.purposes & key.purposes & OF_KEY_OPERATIONS):
-            grant = Grant(
-                record.client, key.name, key.digest, purpose, key.token, key.key_type, key.key_type.facts.work
+def _difference(contents: Contents) -> Difference:
+    """Contents as a whole difference. Where records have no row ids, because they were in no store, they get some."""
+    clients = {each.row or number: each for number, each in enumerate(contents.clients, 1)}
+    rows = {client.name: row for row, client in clients.items()}
+    keys = {each.row or number: each for number, each in enumerate(contents.keys, 1)}
+    key_rows, digests = (
+        {getattr(each, name): row for row, each in keys.items()} for name in ("name", "digest")
+    )
+    grants: dict[tuple[int, int], Held | None] = {}
+    for grant in contents.grants:
+        if grant.client in rows and grant.key_digest in digests:
+            pair = rows[grant.client], digests[grant.key_digest]
+            grants[pair] = Held(frozenset(map(int, grant.purposes)))
+    for limited in contents.limited_grants:
+        if limited.client in rows and limited.key_digest in digests:
+            pair = rows[limited.client], digests[limited.key_digest]
+            held = grants.get(pair) or Held()
+            grants[pair] = Held(held.purposes, (*held.limited, limited))
+    return Difference(
+        Standing(contents.version),
+        whole=True,
+        clients=dict(clients.items()),
+        keys={row: _of_row(key, row, rows) for row, key in keys.items()},
+        certificates={
+            key_rows[each.key]: CertificateMark(each.not_after, hash(each.chain_pem))
+            for each in contents.certificates
+            if each.key in key_rows
+        },
+        grants=grants,
+        user_cas={
+            ca.fingerprint: TrustedCa(
+                frozenset(rows[name] for name in ca.clients if name in rows), ca.max_lifetime_s
             )
-            grants[(record.client, key.digest, purpose)] = grant
-    return grants
+            for ca in contents.user_cas
+        },
+        revoked=frozenset(each.mark for each in contents.revocations),
+        endorsements=contents.statement_endorsements,
+    )
 
 
-def _limited(
-    contents: Contents, keys: Mapping[bytes, KeyRecord], roles: Mapping[str, frozenset[Role]]
-) -> dict[tuple[str, bytes, int], Grant]:
-    """Limited grants in the same way, without those whose constraints this release does not know."""
-    grants: dict[tuple[str, bytes, int], Grant] = {}
-    for record in contents.limited_grants:
-        key = keys.get(record.key_digest)
-        if key is None or Role.FRONT_END not in roles.get(record.client, ()):
-            continue
-        if record.purpose not in key.purposes & GRANTABLE:
-            continue
-        try:
-            allowed = AllowedNames.parse(record.limits.constraints) if record.limits.constraints else None
-        except BadRequest:
-            continue
-        if (allowed is not None) != (record.purpose in WITH_ALLOWED_NAMES):
-            continue
-        grants[(record.client, key.digest, int(record.purpose))] = Grant(
-            client=record.client,
-            key_name=key.name,
-            key=key.digest,
-            purpose=int(record.purpose),
-            token=key.token,
-            key_type=key.key_type,
-            cost=key.key_type.facts.work,
-            limit=record.id,
-            not_after=record.limits.not_after,
-            allowed=allowed,
-        )
-    return grants
-
-
-def _visible(grants: Mapping[tuple[str, bytes, int], Grant]) -> dict[str, frozenset[bytes]]:
-    digests: dict[str, set[bytes]] = {}
-    for client, digest, _ in grants:
-        digests.setdefault(client, set()).add(digest)
-    return {client: frozenset(found) for client, found in digests.items()}
-
-
-def _owned(keys: Sequence[KeyRecord]) -> dict[str, frozenset[bytes]]:
-    digests: dict[str, set[bytes]] = {}
-    for key in keys:
-        if key.owner is not None and not key.owner.removed:
-            digests.setdefault(key.owner.name, set()).add(key.digest)
-    return {client: frozenset(found) for client, found in digests.items()}
+def _of_row(key: KeyRecord, row: int, rows: Mapping[str, int]) -> KeyRecord:
+    owner = key.owner
+    if owner is not None and not owner.row:
+        owner = replace(owner, row=0 if owner.removed else rows.get(owner.name, 0))
+    return replace(key, row=row, owner=owner)

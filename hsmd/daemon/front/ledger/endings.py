@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from heapq import heapify, heappop, heappush
 
 from cryptography import x509
 
 from hsmd import observe
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.ledger.producers import digest_of_leaf
-from hsmd.daemon.store import Transaction
+from hsmd.daemon.store import CertificateMark, Difference, Transaction
 from hsmd.errors import HsmdError, NotFound
 from hsmd.transparency.lines import format_time
 
@@ -26,6 +27,8 @@ LONG = timedelta(days=60)
 """A certificate that is valid for less has thresholds that are parts of that time."""
 AT_ONCE = 100
 """Certificates of one transaction."""
+MOST_REPLACED = 1_000
+"""Certificates that were replaced and are still in the heap, beside as many as there are, before it is made anew."""
 
 log = observe.logger()
 
@@ -56,13 +59,25 @@ class Leaf:
         )
         return (*((self.not_after - left, name) for left, name in parts), (self.not_after, "end"))
 
+    def next_threshold(self, now: datetime) -> datetime | None:
+        """When the next threshold is passed; None if all are."""
+        return next((at for at, _ in self.thresholds if at > now), None)
+
     def passed(self, now: datetime) -> str:
         """The newest threshold that was passed; empty if none was."""
         return next((name for at, name in reversed(self.thresholds) if at <= now), "")
 
 
+Due = tuple[datetime, int, int]
+"""When to look at a certificate, the row id of its key, and its mark: a certificate that was replaced has another one."""
+
+
 class Endings:
-    """One for each daemon. `appended` is called when there is a new event."""
+    """One for each daemon. `appended` is called when there is a new event.
+
+    A heap holds the time of the next look at each certificate. A change of the store costs as much as it has changed
+    certificates, and a check as much as are due; no check goes through all of them.
+    """
 
     def __init__(
         self,
@@ -74,17 +89,29 @@ class Endings:
         self._cache = cache
         self._appended = appended
         self._now = now
-        self._leaves: dict[str, tuple[int, Leaf]] = {}
-        self._told: dict[str, str] = {}
-        """The newest threshold that is in the ledger, by digest of the certificate."""
         self._changed = asyncio.Event()
+        self._coming: list[Due] = []
+        self._watch(cache.snapshot.certificates())
+        cache.on_change(self._store_changed)
 
-    def store_changed(self) -> None:
-        """There may be other certificates: check soon."""
+    def _store_changed(self, difference: Difference) -> None:
+        changed = {row: found for row, found in difference.certificates.items() if found is not None}
+        if not changed:
+            return
+        certificates = self._cache.snapshot.certificates()
+        if difference.whole or len(self._coming) > MOST_REPLACED + 2 * len(certificates):
+            self._coming.clear()
+            self._watch(certificates)
+        else:
+            self._watch(changed.items())
         self._changed.set()
 
+    def _watch(self, certificates: Iterable[tuple[int, CertificateMark]]) -> None:
+        self._coming += [(found.not_after - AHEAD, row, found.mark) for row, found in certificates]
+        heapify(self._coming)
+
     async def follow(self) -> None:
-        """Check when a threshold is passed or the store has changed; runs until cancelled."""
+        """Check when a threshold is passed or certificates have changed; runs until cancelled."""
         while True:
             self._changed.clear()
             wait_s = CHECK_S
@@ -100,38 +127,41 @@ class Endings:
             await asyncio.sleep(SHORTEST_S)
 
     async def check(self) -> float:
-        """Report what has been passed and is not in the ledger; return the seconds until the next threshold, or check."""
+        """Report what has been passed and was not reported; return the seconds until the next threshold, or check.
+
+        The ledger tells apart what was reported before, by whichever daemon.
+        """
         now = self._now()
-        due = {name: mark for name, at, mark in self._cache.snapshot.certificates() if at - now <= AHEAD}
-        await self._learn(due)
-        new = [
-            name
-            for name, (_, leaf) in self._leaves.items()
-            if self._told.get(leaf.digest) != leaf.passed(now)
-        ]
-        for begin in range(0, len(new), AT_ONCE):
-            await self._report(new[begin : begin + AT_ONCE], now)
-        coming = (at for _, leaf in self._leaves.values() for at, _ in leaf.thresholds if at > now)
-        return max(SHORTEST_S, min([CHECK_S, *((at - now).total_seconds() for at in coming)]))
+        while self._coming and self._coming[0][0] <= now:
+            due = [
+                heappop(self._coming) for _ in range(AT_ONCE) if self._coming and self._coming[0][0] <= now
+            ]
+            try:
+                coming = await self._report(due, now)
+            except HsmdError:
+                coming = due  # the next check tries again
+                raise
+            finally:
+                for each in coming:
+                    heappush(self._coming, each)
+        until_next = (self._coming[0][0] - now).total_seconds() if self._coming else CHECK_S
+        return max(SHORTEST_S, min(CHECK_S, until_next))
 
-    async def _learn(self, due: dict[str, int]) -> None:
-        """Read the certificates that are due and were not read, or are others by now; forget those that are not due."""
-        self._leaves = {name: found for name, found in self._leaves.items() if due.get(name) == found[0]}
-        missing = [name for name in due if name not in self._leaves]
-        for begin in range(0, len(missing), AT_ONCE):
-            names = missing[begin : begin + AT_ONCE]
-            leaves = await self._cache.read(lambda tx, names=names: _leaves(tx, names))  # type: ignore[misc]
-            self._leaves |= {name: (due[name], leaf) for name, leaf in leaves.items()}
-        known = {leaf.digest for _, leaf in self._leaves.values()}
-        self._told = {digest: told for digest, told in self._told.items() if digest in known}
-
-    async def _report(self, names: list[str], now: datetime) -> None:
-        leaves = {name: self._leaves[name][1] for name in names}
-        reported = {name: leaf for name, leaf in leaves.items() if leaf.passed(now)}
-        if reported:
-            await self._cache.change_unversioned(lambda tx: _append(tx, reported, now))
+    async def _report(self, due: Sequence[Due], now: datetime) -> list[Due]:
+        """Report the newest threshold that each of these certificates has passed; return when to look at them next."""
+        snapshot = self._cache.snapshot
+        found = ((snapshot.certificate_of(row), row, mark) for _, row, mark in due)
+        standing = {each[0]: (row, mark) for each, row, mark in found if each and each[1].mark == mark}
+        leaves = await self._cache.read(lambda tx: _leaves(tx, standing))
+        passed = {name: leaf for name, leaf in leaves.items() if leaf.passed(now)}
+        if passed:
+            await self._cache.change_unversioned(lambda tx: _append(tx, passed, now))
             self._appended()
-        self._told |= {leaf.digest: leaf.passed(now) for leaf in leaves.values()}
+        return [
+            (next_at, *standing[name])
+            for name, leaf in leaves.items()
+            if (next_at := leaf.next_threshold(now)) is not None
+        ]
 
 
 def _leaves(tx: Transaction, names: Iterable[str]) -> dict[str, Leaf]:

@@ -1,8 +1,10 @@
-"""The catalogue knows how old its snapshot is: a store that cannot be asked makes it older, one that answers does not."""
+"""The snapshot cache: how old its snapshot is, which refreshes are shared, and what listeners are told."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import pytest
 
 from hsmd.daemon.front.access import snapshot_cache
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
-from hsmd.daemon.store import Store
+from hsmd.daemon.store import Difference, Store
 from hsmd.errors import StoreFailure
+from hsmd.protocol.roles import Role
+from hsmd.purposes import Purpose
 from tests.support.polling import eventually
+from tests.support.store import NOW, key_record
 
 
 async def test_the_age_grows_only_while_the_store_fails(
@@ -54,3 +59,76 @@ async def test_the_age_grows_only_while_the_store_fails(
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     store.close()
+
+
+async def test_requests_that_wait_share_one_refresh_that_began_after_them(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'store'}")
+    store.migrate()
+    cache = SnapshotCache(store)
+    loads: list[int] = []
+    may_go_on, difference = threading.Event(), store.difference
+
+    def slow(*arguments: Any) -> Difference:
+        found = difference(*arguments)
+        loads.append(found.standing.version)
+        may_go_on.wait(10)
+        return found
+
+    store.difference = slow  # type: ignore[method-assign]
+    first = asyncio.create_task(cache.refresh())
+    await eventually(lambda: bool(loads))
+    for number in range(5):
+        store.change(lambda tx, name=f"c{number}": tx.clients.add(name, frozenset({Role.AUDITOR}), NOW))  # type: ignore[misc]
+    others = [asyncio.create_task(cache.refresh()) for _ in range(5)]
+    await asyncio.sleep(0)
+    may_go_on.set()
+    await asyncio.gather(first, *others)
+    assert loads == [1, 6]
+    assert (cache.snapshot.version, cache.snapshot.client_count) == (6, 5)
+    store.close()
+
+
+async def test_a_refresh_that_failed_is_not_shared(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'store'}")
+    store.migrate()
+    cache = SnapshotCache(store)
+    loads, difference = 0, store.difference
+
+    def failing(*arguments: Any) -> Difference:
+        nonlocal loads
+        loads += 1
+        if loads == 1:
+            raise StoreFailure
+        return difference(*arguments)
+
+    store.difference = failing  # type: ignore[method-assign]
+    results = await asyncio.gather(cache.refresh(), cache.refresh(), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreFailure, type(None)]
+    assert loads == 2
+    store.close()
+
+
+async def test_listeners_are_told_what_is_different(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'store'}")
+    store.migrate()
+    cache = SnapshotCache(store)
+    told: list[Difference] = []
+    cache.on_change(told.append)
+    await cache.change(lambda tx: tx.clients.add("web", frozenset({Role.FRONT_END}), NOW))
+    await cache.change(lambda tx: tx.keys.add(key_record("shop")))
+    await cache.change(lambda tx: tx.grants.add("web", "shop", {Purpose.TLS13_SERVER}))
+    await cache.refresh()
+    assert [each.changes_identities for each in told] == [True, False, False]
+    assert [len(each.grants) for each in told] == [0, 0, 1]
+    store.close()
+
+
+def test_long_work_pauses_after_each_millisecond() -> None:
+    pauses, at = [], time.perf_counter()
+    pause = snapshot_cache.Breath()
+    while time.perf_counter() - at < 20 * snapshot_cache.WORK_S:
+        begun = time.perf_counter()
+        pause()
+        if time.perf_counter() - begun >= snapshot_cache.PAUSE_S:
+            pauses.append(begun)
+    assert pauses
