@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
+from hsmd.daemon.front.ledger import endings
 from hsmd.daemon.front.ledger.conditions import AT_ONCE, MAX_WAITING, REFILL_S, Condition, Conditions
 from hsmd.daemon.front.ledger.endings import AHEAD, CHECK_S, Endings, Leaf
 from hsmd.daemon.front.ledger.housekeeping import TURN, Housekeeping
@@ -152,6 +153,39 @@ async def test_a_certificate_with_the_same_end_is_noticed(store: Store) -> None:
     await cache.refresh()
     await endings.check()
     assert thresholds(store) == ["30-days", "30-days"]
+
+
+async def test_a_certificate_that_was_replaced_is_not_looked_at_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "shop", chain(90 * DAY))
+    clock, cache = Clock(), SnapshotCache(store)
+    looked: list[str] = []
+    read = endings._leaves
+    monkeypatch.setattr(endings, "_leaves", lambda tx, names: looked.extend(names) or read(tx, names))
+    watching = Endings(cache, lambda: None, now=clock)
+    for _ in range(3):
+        put(store, "shop", chain(900 * DAY))
+        await cache.refresh()
+    clock.at = NOW + 61 * DAY
+    await watching.check()
+    assert looked == []
+    clock.at = NOW + 871 * DAY
+    await watching.check()
+    assert looked == ["shop"]
+
+
+async def test_certificates_that_were_replaced_do_not_pile_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "MOST_REPLACED", 3)
+    put(store, "shop", chain(90 * DAY))
+    cache = SnapshotCache(store)
+    watching = Endings(cache, lambda: None, now=Clock())
+    for _ in range(20):
+        put(store, "shop", chain(90 * DAY))
+        await cache.refresh()
+    assert len(watching._coming) <= 6
 
 
 async def test_the_next_check_is_at_the_next_threshold(store: Store) -> None:
