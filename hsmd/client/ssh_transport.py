@@ -12,9 +12,10 @@ from typing import Any
 
 import asyncssh
 
-from hsmd.client.endpoint import Endpoint, read_identity, split_host_key
+from hsmd.client.endpoint import MAX_IDENTITY_BYTES, Endpoint, read_identity, split_host_key
 from hsmd.client.wire import LOGIN_S, REACH_S, Receiver, Wire
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError, Unavailable
+from hsmd.system.input_files import read_file
 from hsmd.system.ssh_profile import (
     CLOSED,
     HOST_KEY_ALGORITHMS,
@@ -134,7 +135,7 @@ def _identity(endpoint: Endpoint) -> Any:
 
 def _certificate(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, MAX_IDENTITY_BYTES)
     except OSError as error:
         raise ConfigurationError("identity", [f"{path}: {error.strerror}"]) from None
 

@@ -14,6 +14,7 @@ import msgspec
 from hsmd.errors import ConfigurationError, ProofInvalid, ProtocolError
 from hsmd.protocol.messages import StatementKeyList
 from hsmd.system import atomic_file
+from hsmd.system.input_files import read_file
 from hsmd.transparency.endorsement import accepted, verify
 from hsmd.transparency.note import Verifier
 
@@ -84,8 +85,7 @@ class StatementKeyPins:
 
     def _read(self) -> _Memory:
         try:
-            with self._file.open("rb") as file:
-                return msgspec.json.decode(file.read(MAX_FILE_BYTES), type=_Memory)
+            return msgspec.json.decode(read_file(self._file, MAX_FILE_BYTES), type=_Memory)
         except FileNotFoundError:
             return _Memory()
         except (OSError, msgspec.MsgspecError) as error:

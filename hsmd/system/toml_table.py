@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hsmd.errors import ConfigurationError
+from hsmd.system.input_files import open_file, text_fault
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -30,17 +31,15 @@ def read_text(path: Path, missing_hint: str = "", check: Check | None = None) ->
 
 def read_readable(path: Path, check: Check | None = None) -> str:
     """As `read_text`, but raises OSError for a file that cannot be read."""
-    with path.open("rb") as file:
+    with open(open_file(path), "rb") as file:
         if check is not None:
             check(os.fstat(file.fileno()))
         content = file.read(MAX_FILE_BYTES + 1)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigurationError(str(path), ["is not UTF-8"]) from None
+    if fault := text_fault(content[:MAX_FILE_BYTES]).removeprefix("it "):
+        raise ConfigurationError(str(path), [fault])
     if len(content) > MAX_FILE_BYTES:
         raise ConfigurationError(str(path), [f"has more than {MAX_FILE_BYTES} bytes"])
-    return text
+    return content.decode("utf-8")
 
 
 def parse_text(text: str, source: str) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from hsmd.cli.agent.check_results import Finding, bad, good
 from hsmd.client.keyref import KeyReference, decode
 from hsmd.errors import BadRequest
 from hsmd.protocol.messages import KeyInfo
+from hsmd.system.input_files import read_file
 
 SOON = timedelta(days=14)
 """A certificate that expires sooner is reported as a problem, while there is time to renew it."""
+MAX_FILE_BYTES = 1 << 20
 _REFERENCE = "key reference"
 _CERTIFICATE = "certificate"
 
@@ -23,7 +25,7 @@ def check_reference(path: Path, name: str, key: KeyInfo | None) -> list[Finding]
     """Check that the reference to key `name` is valid and refers to `key`, the daemon's description of it; None if unknown."""
     again = f"write it again: hsmd agent export {name}"
     try:
-        reference = decode(path.read_text(encoding="ascii", errors="replace"))
+        reference = decode(read_file(path, MAX_FILE_BYTES).decode("ascii", "replace"))
     except OSError as error:
         return [bad(_REFERENCE, f"{path}: {error.strerror}", again)]
     except BadRequest as error:
@@ -43,7 +45,7 @@ def check_certificate(path: Path, name: str, key: KeyInfo | None, now: datetime)
     """Check that the leaf of key `name` is valid now, does not expire soon, and is for `key` unless that is None."""
     again = f"write it again: hsmd agent export {name}"
     try:
-        leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
+        leaf = x509.load_pem_x509_certificates(read_file(path, MAX_FILE_BYTES))[0]
     except OSError as error:
         return [bad(_CERTIFICATE, f"{path}: {error.strerror}", again)]
     except (ValueError, IndexError):

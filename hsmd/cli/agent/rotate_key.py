@@ -21,6 +21,7 @@ from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
+from hsmd.client.endpoint import read_identity
 from hsmd.protocol.messages import ClientRotateKey, WhoAmI
 from hsmd.system import atomic_file
 
@@ -86,7 +87,7 @@ def _ask(daemon: Endpoint, request: ClientRotateKey | WhoAmI) -> None:
 
 def _public_line(private_file: Path) -> str:
     """Derived from the private key: after a crash the .pub file may be missing."""
-    key = load_ssh_private_key(private_file.read_bytes(), password=None)
+    key = load_ssh_private_key(read_identity(private_file), password=None)
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 

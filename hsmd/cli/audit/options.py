@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hsmd.cli.base import input_files
 from hsmd.cli.base.commands import group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CommandError, Exit
@@ -59,14 +60,12 @@ def readable(session: Session, first: int = 0) -> Iterator[str]:
         )
 
 
+MAX_FILE_BYTES = 1 << 20
+
+
 def content(path: Path) -> bytes:
     """Read a file that an option names. Raises CommandError."""
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise CommandError(
-            f"{path} cannot be read: {problem.strerror}", "name a readable file", Exit.USAGE
-        ) from None
+    return input_files.content(path, MAX_FILE_BYTES)
 
 
 def key_ring(path: Path) -> KeyRing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +18,7 @@ from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CheckFailed
 from hsmd.cli.base.output import Output, fields
 from hsmd.errors import ProofInvalid, ProtocolError
+from hsmd.system.input_files import open_file
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import verify_inclusion
@@ -44,7 +46,7 @@ def verify_export(
     Exit code 4 means that verification failed.
     """
     keys = key_ring(public_key)
-    source = sys.stdin.buffer if str(file) == "-" else file.open("rb")
+    source = sys.stdin.buffer if str(file) == "-" else os.fdopen(open_file(file), "rb")
     with source:
         try:
             document = _verified(iter(partial(source.readline, 2 * MAX_LINE_BYTES), b""), keys)

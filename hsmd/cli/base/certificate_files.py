@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from pathlib import Path
 
 from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.input_files import content_or_input
+from hsmd.system.input_files import text_fault
 
 MAX_CERTIFICATE_BYTES = 60_000
+MAX_FILE_BYTES = 1 << 20
+_BEGIN = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 
 
 def certificate_text(path: Path) -> str:
@@ -15,9 +19,11 @@ def certificate_text(path: Path) -> str:
 
     Raises CommandError if the file contains a private key or no certificate, or is too large for a control request.
     """
-    source = sys.stdin.buffer if str(path) == "-" else path.open("rb")
-    with source:
-        content = source.read(MAX_CERTIFICATE_BYTES + 1)
+    content = content_or_input(path, MAX_FILE_BYTES, "give the chain as PEM, leaf first")
+    if fault := _kind_fault(content):
+        raise CommandError(
+            f"{path} contains no PEM certificate: {fault}", "give the chain as PEM, leaf first", Exit.USAGE
+        )
     text = content.decode("ascii", "replace")
     if "PRIVATE KEY-----" in text:
         raise CommandError(
@@ -26,8 +32,11 @@ def certificate_text(path: Path) -> str:
             Exit.USAGE,
         )
     if "-----BEGIN CERTIFICATE-----" not in text:
+        held = ", ".join(sorted(set(_BEGIN.findall(text))))
         raise CommandError(
-            f"{path} contains no PEM certificate", "give the chain as PEM, leaf first", Exit.USAGE
+            f"{path} contains no PEM certificate" + (f", but {held}" if held else ""),
+            "give the chain as PEM, leaf first",
+            Exit.USAGE,
         )
     if len(content) > MAX_CERTIFICATE_BYTES:
         raise CommandError(
@@ -36,3 +45,12 @@ def certificate_text(path: Path) -> str:
             Exit.USAGE,
         )
     return text
+
+
+def _kind_fault(content: bytes) -> str:
+    if content[:1] == b"\x30":
+        return "it is DER; convert it with `openssl x509 -inform DER -in FILE -out FILE.pem`"
+    if not content.strip():
+        return "it is empty"
+    fault = text_fault(content)
+    return "" if fault == "it is not UTF-8" and b"-----BEGIN" in content else fault

@@ -12,6 +12,7 @@ import typer
 
 from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.input_files import text
 from hsmd.errors import BadRequest, HsmdError, ProtocolError, Refused
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_LINE = 1_000
 """Maximum number of characters of a token line."""
+MAX_FILE = 65_536
 
 
 def read_token(source: str) -> EnrolmentToken:
@@ -43,8 +45,16 @@ def read_token(source: str) -> EnrolmentToken:
 
 def _read(source: str) -> str:
     if source != "-":
-        with Path(source).open(encoding="utf-8", errors="replace") as file:
-            return file.read(MAX_LINE)
+        lines = text(Path(source), MAX_FILE, "name the file with the token, or give `-` and paste it").split(
+            "\n"
+        )
+        if len([line for line in lines if line.strip()]) > 1:
+            raise CommandError(
+                f"{source} has more than one line, and a token is one",
+                "keep the line of the token only",
+                Exit.USAGE,
+            )
+        return next((line for line in lines if line.strip()), "")
     if sys.stdin.isatty():
         return str(typer.prompt("Token", hide_input=True, err=True))
     return sys.stdin.readline(MAX_LINE)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -16,15 +17,19 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_ssh_private_key,
-    load_ssh_public_key,
 )
 
+from hsmd.cli.base import input_files
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
+from hsmd.cli.base.public_key_lines import one_key
 from hsmd.errors import ProtocolError
+from hsmd.system.input_files import read_file
 
 if TYPE_CHECKING:
     from hsmd.transparency.note import Verifier
+
+MAX_KEY_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,8 @@ def operator_keys(identity: Path | None) -> list[Verifier]:
     if identity is None:
         return []
     try:
-        return [operator_verifier(public_file(identity).read_text(encoding="utf-8", errors="replace"))]
+        text = read_file(public_file(identity), MAX_KEY_BYTES).decode("utf-8", "replace")
+        return [operator_verifier(text)]
     except (OSError, ProtocolError):
         return []
 
@@ -77,8 +83,13 @@ def operator_keys(identity: Path | None) -> list[Verifier]:
 def signing_key(identity: Path | None) -> Ed25519PrivateKey:
     """The operator's private key, to sign a declaration with. Raises CommandError unless it is Ed25519 without a passphrase."""
     try:
-        key = load_ssh_private_key(identity.read_bytes() if identity else b"", password=None)
-    except (ValueError, TypeError):
+        held = (
+            input_files.content(identity, MAX_KEY_BYTES, "name your SSH key (--identity)")
+            if identity
+            else b""
+        )
+        key = load_ssh_private_key(held, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise CommandError(
@@ -90,30 +101,33 @@ def signing_key(identity: Path | None) -> Ed25519PrivateKey:
 
 
 def read(path: Path) -> PublicLine:
-    """Read the public key in `path`, a .pub file. Raises CommandError if there is none."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if "PRIVATE KEY" in text:
+    """Read the public key in `path`, a .pub file. Raises CommandError if it does not hold exactly one."""
+    text = input_files.text(path, MAX_KEY_BYTES, "give a file with one OpenSSH public key")
+    if "PRIVATE KEY-----" in text:
         raise CommandError(
-            f"{path} is a private key", f"give the public half, {public_file(path)}", Exit.USAGE
+            f"{path} is a private key; nothing was sent",
+            f"give the public half, {public_file(path)}",
+            Exit.USAGE,
         )
     return parse(text, source=str(path))
 
 
 def line_or_file(text: str) -> PublicLine:
     """The public key in `text`, a key line or the name of a .pub file. Raises CommandError if there is none."""
-    if text.lstrip().startswith(("ssh-", "ecdsa-", "sk-")) and " " in text.strip():
+    if len(text.split()) > 1 and not _is_file(text):
         return parse(text)
     return read(Path(text))
 
 
-def parse(text: str, *, source: str = "the public key") -> PublicLine:
-    """Parse an OpenSSH public key line. Raises CommandError if it is invalid."""
-    words = text.split()[:2]
+def _is_file(text: str) -> bool:
     try:
-        load_ssh_public_key(" ".join(words).encode())
-    except Exception:
-        raise CommandError(
-            f"{source} is not an OpenSSH public key", "give a line such as: ssh-ed25519 AAAA...", Exit.USAGE
-        ) from None
-    digest = hashlib.sha256(base64.b64decode(words[1])).digest()
-    return PublicLine(" ".join(words), "SHA256:" + base64.b64encode(digest).decode().rstrip("="))
+        return Path(text).exists()
+    except (OSError, ValueError):  # no name of a file: too long, or with a NUL
+        return False
+
+
+def parse(text: str, *, source: str = "the public key") -> PublicLine:
+    """Parse an OpenSSH public key line. Raises CommandError if it is invalid, or more than one key."""
+    line = one_key(text, source)
+    digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
+    return PublicLine(line, "SHA256:" + base64.b64encode(digest).decode().rstrip("="))

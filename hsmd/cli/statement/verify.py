@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.base import profile as profiles
+from hsmd.cli.base import input_files, profile as profiles
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
 from hsmd.cli.base.output import Output, fields, note
@@ -16,6 +16,7 @@ from hsmd.cli.base.statement_pins import pins_of
 from hsmd.cli.statement.options import app
 from hsmd.errors import BadRequest, ConfigurationError, HsmdError, ProtocolError
 from hsmd.purposes.statement import KINDS
+from hsmd.system.input_files import open_file
 
 if TYPE_CHECKING:
     from hsmd.transparency.note import Verifier
@@ -135,7 +136,7 @@ def _read(file: Path) -> str:
     if str(file) == "-":
         data = sys.stdin.buffer.read(_MAX_BYTES)
     else:
-        with file.open("rb") as source:
+        with open(open_file(file), "rb") as source:
             data = source.read(_MAX_BYTES)
     return data.decode("utf-8", "surrogateescape")
 
@@ -159,7 +160,8 @@ def _given(options: list[str]) -> list[Verifier]:
 
 
 def _lines(path: Path) -> list[str]:
-    lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    text = input_files.text(path, _MAX_BYTES, "name a file with verifier keys")
+    lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise CommandError(
             f"--key: {path} is empty", "give a file with a verifier key on each line", Exit.USAGE

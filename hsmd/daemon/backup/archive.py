@@ -24,6 +24,7 @@ from typing import IO
 import msgspec
 
 from hsmd.errors import BadRequest, Conflict
+from hsmd.system.input_files import open_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -101,7 +102,7 @@ class Archive:
         return manifest
 
     def _members(self) -> Iterator[tuple[str, IO[bytes]]]:
-        with tarfile.open(self._path, "r:") as tar:
+        with open(open_file(self._path), "rb") as archive, tarfile.open(fileobj=archive, mode="r:") as tar:
             for member in tar:
                 # With holes in a sparse member, a small archive could fill the disk.
                 file = tar.extractfile(member) if member.isreg() and not member.issparse() else None

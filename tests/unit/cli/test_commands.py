@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from datetime import UTC, datetime
@@ -492,16 +493,16 @@ def test_a_profile_is_opened_once_because_it_may_be_a_pipe(
 ) -> None:
     path = tmp_path / "operator.toml"
     path.write_text('daemon = "10.0.0.1:7440"\n')
-    opened: list[Path] = []
-    open_path = Path.open
+    opened: list[str] = []
+    open_path = os.open
 
-    def note(self: Path, *arguments: Any, **options: Any) -> Any:
-        opened.append(self)
-        return open_path(self, *arguments, **options)
+    def note(name: Any, *arguments: Any, **options: Any) -> Any:
+        opened.append(str(name))
+        return open_path(name, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", note)
+    monkeypatch.setattr(os, "open", note)
     assert profile.load(path).daemon == "10.0.0.1:7440"
-    assert opened == [path]
+    assert opened == [str(path)]
 
 
 def test_without_a_profile_the_options_that_are_missing_are_named(run: Run) -> None:

@@ -20,10 +20,12 @@ from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
 from hsmd.errors import ConfigurationError
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
+from hsmd.system.input_files import read_file
 from hsmd.system.intake import Intakes
 from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES, need_no_user_entry
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
+MAX_KEY_BYTES = 65_536
 GONE_AFTER_S = 30
 """Time after which the kernel drops a peer whose host or link has gone, with this connection's share of the limits."""
 PROBE_AFTER_S, PROBE_INTERVAL_S, PROBES = 15, 5, 3
@@ -217,13 +219,13 @@ def _host_key(config: ListenConfig) -> tuple[Any, Any]:
     """The host key, and its certificate or None. Raises ConfigurationError if clients could not use them."""
     where, path = "listen.host_key", config.host_key
     try:
-        key = asyncssh.read_private_key(path)
+        key = asyncssh.import_private_key(read_file(path, MAX_KEY_BYTES))
         if key.get_algorithm() != HOST_KEY_ALGORITHM:
             raise ValueError("it is not an Ed25519 key")
         certificate = None
         if config.host_certificate is not None:
             where, path = "listen.host_certificate", config.host_certificate
-            certificate = asyncssh.read_certificate(path)
+            certificate = asyncssh.import_certificate(read_file(path, MAX_KEY_BYTES))
             _check_host_certificate(key, certificate)
     except OSError as error:
         raise ConfigurationError("hsmd.toml", [f"{where}: {path} cannot be read: {error.strerror}"]) from None
