@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -78,15 +79,15 @@ class OpenToken:
         self.close()
 
 
-def open_token(settings: TokenSettings) -> OpenToken:
+def open_token(settings: TokenSettings, waiting: Callable[[], None] = lambda: None) -> OpenToken:
     """Open the token that `settings` choose and log in, with a read-write session if `read_write` is set and the token allows it.
 
     Raises LoginRefused, or Unavailable if the token cannot be reached, or ConfigurationError for a bad PIN file or if there is
-    no terminal to ask at. A process can have one token open.
+    no terminal to ask at. A process can have one token open. `waiting` is called now and then while others start.
     """
     if settings.prompt:
         return _open_at_prompt(settings)
-    with StartLock(lock_path(settings)) as lock:
+    with StartLock(lock_path(settings), waiting) as lock:
         return _log_in_from_file(settings, _find(settings), lock)
 
 

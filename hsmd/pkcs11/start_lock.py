@@ -14,14 +14,15 @@ import pwd
 import random
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from hsmd.errors import Unavailable
 from hsmd.pkcs11.settings import TokenSettings
 
-LOCK_WAIT_S = 15.0
-"""Longest wait for other workers: a start takes about 0.1 s, and the pool kills a worker that hangs."""
+LOCK_WAIT_S = 60.0
+"""Longest wait for other workers: a start takes 0.1 s, with 10,000 keys in SoftHSM seconds. The pool kills one that hangs."""
 _POLL_S = (0.005, 0.025)
 _MAX_NOTE_BYTES = 512
 _RUN_TIME_DIRECTORIES = Path("/run/user")
@@ -31,8 +32,10 @@ _TEMPORARY = Path("/tmp")
 class StartLock:
     """Held while a worker initialises the module and logs in."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waiting: Callable[[], None] = lambda: None) -> None:
+        """`waiting` is called now and then while others hold the lock."""
         self._path = path
+        self._waiting = waiting
         self._fd = -1
 
     def __enter__(self) -> StartLock:
@@ -74,6 +77,7 @@ class StartLock:
                     raise Unavailable(
                         f"another process has been starting the token for {LOCK_WAIT_S:.0f} s; it holds {self._path}"
                     ) from None
+                self._waiting()
                 time.sleep(random.uniform(*_POLL_S))
 
 

@@ -17,9 +17,10 @@ import pkcs11
 from hsmd.algorithms import KeyType, SignatureScheme
 from hsmd.daemon.worker import key_objects
 from hsmd.daemon.worker.backend import Backend, Key
-from hsmd.daemon.worker.key_index import RESCAN_INTERVAL_S, KeyIndex
+from hsmd.daemon.worker.key_index import FIND_INTERVAL_S, KeyIndex
 from hsmd.errors import PurposeMismatch, TokenFailure
 from hsmd.pkcs11.errors import Fault, classify
+from hsmd.pkcs11.search import finish
 from hsmd.pkcs11.session import open_token
 from hsmd.pkcs11.settings import TokenSettings
 from hsmd.purposes import Purpose
@@ -98,11 +99,54 @@ def a_search_finds_new_keys_and_keeps_open_ones(site: Site) -> None:
     assert (opened.digest, opened.pace_s) == (first, 0.25)
 
 
+def a_search_in_slices_changes_keys_at_its_end(site: Site) -> None:
+    first = site.make()
+    site.backend.scan()
+    opened, second = site.backend.keys[first], site.make()
+    search = site.backend.scanning()
+    next(search)
+    assert set(site.backend.keys) == {first}
+    assert opened.operations[ECDSA].run(CERTIFICATE_VERIFY), "keys can be used between slices"
+    finish(search)
+    assert set(site.backend.keys) == {first, second}
+    assert site.backend.keys[first] is opened
+
+
+def one_key_is_looked_up_or_forgotten_by_itself(site: Site) -> None:
+    first = site.make()
+    site.backend.scan()
+    opened, second, third = site.backend.keys[first], site.make(), site.make()
+    finish(site.backend.looking_up(second))
+    assert set(site.backend.keys) == {first, second}
+    assert site.backend.keys[second].operations[ECDSA].run(CERTIFICATE_VERIFY)
+    finish(site.backend.looking_up(second))
+    finish(site.backend.looking_up(bytes(32)))
+    assert set(site.backend.keys) == {first, second}
+    site.destroy(second)
+    finish(site.backend.looking_up(second))
+    assert set(site.backend.keys) == {first}, "what is no longer there is forgotten"
+    site.backend.forget(first)
+    assert set(site.backend.keys) == set()
+    site.backend.scan()
+    assert set(site.backend.keys) == {first, third}
+    assert opened.digest == first
+
+
+def a_key_that_is_found_during_a_search_stays(site: Site) -> None:
+    first = site.make()
+    search = site.backend.scanning()
+    next(search)
+    second = site.make()
+    finish(site.backend.looking_up(second))
+    finish(search)
+    assert set(site.backend.keys) >= {first, second}
+
+
 def an_unknown_key_causes_at_most_one_search_a_second(site: Site) -> None:
     site.backend.scan()
     digest = site.make()
     assert site.backend.find(digest) is None
-    site.now += RESCAN_INTERVAL_S
+    site.now += FIND_INTERVAL_S
     found = site.backend.find(digest)
     assert found is not None
     assert site.backend.keys[digest] is found
@@ -174,7 +218,7 @@ def a_lost_session_fails_every_call(site: Site) -> None:
     site.lose_session()
     for call in (site.backend.ping, site.backend.probe, site.backend.scan):
         assert classify(failure(call)) is Fault.POISONED
-    site.now += RESCAN_INTERVAL_S
+    site.now += FIND_INTERVAL_S
     assert classify(failure(lambda: site.backend.find(bytes(32)))) is Fault.POISONED
     assert classify(failure(lambda: key.operations[ECDSA].run(CERTIFICATE_VERIFY))) is Fault.POISONED
 
@@ -183,6 +227,9 @@ PROMISES = {
     promise.__name__: promise
     for promise in (
         a_search_finds_new_keys_and_keeps_open_ones,
+        a_search_in_slices_changes_keys_at_its_end,
+        one_key_is_looked_up_or_forgotten_by_itself,
+        a_key_that_is_found_during_a_search_stays,
         an_unknown_key_causes_at_most_one_search_a_second,
         the_three_steps_make_every_signature_of_the_ceiling_and_no_other,
         bytes_are_checked_against_the_purpose,

@@ -14,10 +14,11 @@ from pkcs11 import Attribute, Mechanism
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_index import RESCAN_INTERVAL_S
+from hsmd.daemon.worker.key_index import FIND_INTERVAL_S
 from hsmd.daemon.worker.operations import OpenKey, open_key
 from hsmd.errors import TokenFailure
 from hsmd.pkcs11.public_keys import PublicHalf
+from hsmd.pkcs11.search import Slices, finish
 from hsmd.purposes import Purpose
 
 _HASH_OF_LENGTH: dict[int, hashes.HashAlgorithm] = {
@@ -32,26 +33,47 @@ class FakeBackend:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._scanned_at = 0.0
+        self._searched_at = 0.0
         self.held: dict[bytes, OpenKey] = {}
         self.keys: dict[bytes, OpenKey] = {}
-        self.scans = 0
+        self.scans = self.lookups = 0
         self.session_error: Exception | None = None
         """What the session answers to everything but uses of keys that a test has defined."""
         self.search_error: Exception | None = None
 
     def scan(self) -> None:
+        finish(self.scanning())
+
+    def scanning(self) -> Slices[None]:
         self.scans += 1
-        self._scanned_at = self._clock()
+        self._search()
+        held = dict(self.held)
+        yield
+        yield
+        self.keys = {**{d: k for d, k in self.keys.items() if d in self.held}, **held}
+
+    def looking_up(self, digest: bytes) -> Slices[None]:
+        self.lookups += 1
+        self._search()
+        yield
+        if digest in self.held:
+            self.keys[digest] = self.held[digest]
+        else:
+            self.keys.pop(digest, None)
+
+    def forget(self, digest: bytes) -> None:
+        self.keys.pop(digest, None)
+
+    def find(self, digest: bytes) -> OpenKey | None:
+        if self._clock() - self._searched_at >= FIND_INTERVAL_S:
+            finish(self.looking_up(digest))
+        return self.keys.get(digest)
+
+    def _search(self) -> None:
+        self._searched_at = self._clock()
         self.ping()
         if self.search_error is not None:
             raise self.search_error
-        self.keys = dict(self.held)
-
-    def find(self, digest: bytes) -> OpenKey | None:
-        if self._clock() - self._scanned_at >= RESCAN_INTERVAL_S:
-            self.scan()
-        return self.keys.get(digest)
 
     def ping(self) -> None:
         if self.session_error is not None:

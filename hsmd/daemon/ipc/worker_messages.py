@@ -23,6 +23,24 @@ HexId = Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{2}){0,64}\Z")]
 PROBE = b'{"event":"probe"}'
 """The event by which the front requests a probe of the token; the answer is `Probed`."""
 
+KEYS_CHANGED = b'{"event":"keys-changed"}'
+"""What fronts of earlier releases send: the worker searches the whole token at once. It may be newer than a running front."""
+
+# --- events, front to worker ---
+
+
+class LookUp(Struct, tag_field="event", tag="look-up", frozen=True):
+    """Keys (digests in hex) that are new in the token. The worker looks for them between other work, and sends `LookedUp`."""
+
+    keys: list[HexDigest]
+
+
+class Forget(Struct, tag_field="event", tag="forget", frozen=True):
+    """Keys (digests in hex) that were destroyed."""
+
+    keys: list[HexDigest]
+
+
 # --- events, worker to front ---
 
 
@@ -62,7 +80,14 @@ class Faulty(Struct, tag_field="event", tag="faulty", frozen=True):
     text: str
 
 
-AnyEvent = Ready | Failed | Probed | Faulty
+class LookedUp(Struct, tag_field="event", tag="looked-up", frozen=True):
+    """The oldest `LookUp` that was not answered yet is done; `missing` are those of its keys that the token does not serve."""
+
+    missing: list[str]
+
+
+AnyEvent = Ready | Failed | Probed | Faulty | LookedUp
+AnyNotice = LookUp | Forget
 
 
 # --- control requests, front to control worker ---
@@ -205,12 +230,10 @@ class Wrap(TokenRequest, tag="wrap", frozen=True):
 
 AnyRequest = Generate | Adopt | Destroy | Describe | Candidates | Unwrap | Wrap
 
-CHANGES = (Generate, Adopt, Destroy, Unwrap)
-"""Requests after which signing workers search the token for keys again."""
-
 _encoder = msgspec.json.Encoder()
 _request_decoder = msgspec.json.Decoder(AnyRequest)
 _event_decoder = msgspec.json.Decoder(AnyEvent)
+_notice_decoder = msgspec.json.Decoder(AnyNotice)
 
 
 def encode(value: Struct) -> bytes:
@@ -234,3 +257,12 @@ def decode_event(document: bytes) -> AnyEvent:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ProtocolError(f"worker event: {error}") from None
     return event
+
+
+def decode_notice(document: bytes) -> AnyNotice:
+    """What the front tells a worker, besides `PROBE` and `KEYS_CHANGED`. Raises ProtocolError."""
+    try:
+        notice: AnyNotice = _notice_decoder.decode(document)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"event from the front: {error}") from None
+    return notice

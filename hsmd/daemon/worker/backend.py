@@ -11,6 +11,7 @@ from typing import Protocol
 
 from hsmd.daemon.worker.operations import Operation
 from hsmd.errors import PurposeMismatch
+from hsmd.pkcs11.search import Slices
 
 
 class Key(Protocol):
@@ -45,8 +46,17 @@ class Backend(Protocol):
     def scan(self) -> None:
         """Search the token for keys; a key that is unchanged stays the same object. Raises PKCS11Error."""
 
+    def scanning(self) -> Slices[None]:
+        """`scan` in slices, between which keys can be used. Raises PKCS11Error."""
+
+    def looking_up(self, digest: bytes) -> Slices[None]:
+        """Look for one key, in slices: afterwards it is among `keys` if the token serves it. Raises PKCS11Error."""
+
+    def forget(self, digest: bytes) -> None:
+        """Remove a key from `keys`: it was destroyed."""
+
     def find(self, digest: bytes) -> Key | None:
-        """A key that is not among `keys`; searches the token at most once a second. Raises PKCS11Error."""
+        """A key that is not among `keys`; looks for it at most once a second. Raises PKCS11Error."""
 
     def ping(self) -> None:
         """Use the session. Raises PKCS11Error if it is unusable."""

@@ -17,14 +17,18 @@ import pkcs11
 from pkcs11 import Attribute, ObjectClass
 
 from hsmd.errors import BadRequest
+from hsmd.pkcs11 import search
+from hsmd.pkcs11.attributes import UNREADABLE, read
 from hsmd.pkcs11.public_keys import PublicHalf
+from hsmd.pkcs11.search import Slices
 from hsmd.pkcs11.templates import checked
 from hsmd.purposes import Purpose, check_ceiling, expand, is_unwrapping, labels
 from hsmd.purposes.ceiling_constraints import ConstraintDocuments, check_constraints, constraints_by_label
 
 APPLICATION = "hsmd"
 MAX_VALUE_BYTES = 16_384
-_FIND = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION}
+_CLASS = {Attribute.CLASS: ObjectClass.DATA}
+_FIND = {**_CLASS, Attribute.APPLICATION: APPLICATION}
 _NONE: ConstraintDocuments = {}
 
 
@@ -113,38 +117,78 @@ def _needs_version_2(purposes: frozenset[Purpose], constraints: ConstraintDocume
 
 
 def read_all(session: Any) -> dict[bytes, Ceiling]:
-    """All valid ceilings by key digest.
+    """All valid ceilings by key digest. Raises PKCS11Error.
 
     Objects that are not valid ceilings are ignored, and so are keys with two different ceilings: such keys are not served.
     """
-    found: dict[bytes, Ceiling] = {}
-    contradicted: set[bytes] = set()
-    for data_object in list(session.get_objects(_FIND)):
-        ceiling = _read(data_object)
-        if ceiling is None:
-            continue
-        if ceiling.contradicts(found.setdefault(ceiling.half.digest, ceiling)):
-            contradicted.add(ceiling.half.digest)
-    return {digest: ceiling for digest, ceiling in found.items() if digest not in contradicted}
+    return search.finish(reading_all(session))
+
+
+def reading_all(session: Any) -> Slices[dict[bytes, Ceiling]]:
+    """`read_all` in slices."""
+    found = _Found()
+    yield from search.in_slices(search.find(session, _FIND), found.add)
+    return found.agreeing()
+
+
+def of_key(session: Any, digest: bytes) -> Ceiling | None:
+    """The ceiling of one key, as `read_all` would find it. Raises PKCS11Error.
+
+    It is found by its label, in one search. Some tokens change labels: if there is none with this label, and one of those
+    that there are has another label than it was given, all are read.
+    """
+    found = _Found()
+    for data_object in objects_of(session, digest):
+        found.add(data_object)
+    if not found.by_digest:
+        found.add_all_if_labels_differ(session)
+    return found.agreeing().get(digest)
 
 
 def objects_of(session: Any, digest: bytes) -> Iterator[Any]:
     """The data objects with the label of this key, valid or not."""
-    yield from list(session.get_objects(checked({**_FIND, Attribute.LABEL: digest.hex()})))
+    yield from list(search.find(session, {**_CLASS, Attribute.LABEL: digest.hex(), **_FIND}))
+
+
+class _Found:
+    """The ceilings that some data objects hold."""
+
+    def __init__(self) -> None:
+        self.by_digest: dict[bytes, Ceiling] = {}
+        self._contradicted: set[bytes] = set()
+
+    def add(self, data_object: Any) -> None:
+        ceiling = _read(data_object)
+        if ceiling is None:
+            return
+        if ceiling.contradicts(self.by_digest.setdefault(ceiling.half.digest, ceiling)):
+            self._contradicted.add(ceiling.half.digest)
+
+    def agreeing(self) -> dict[bytes, Ceiling]:
+        """Those of keys that have no two different ones."""
+        return {
+            digest: ceiling for digest, ceiling in self.by_digest.items() if digest not in self._contradicted
+        }
+
+    def add_all_if_labels_differ(self, session: Any) -> None:
+        for data_object in (objects := search.find(session, _FIND)):
+            ceiling = _read(data_object)
+            if ceiling is None:
+                continue
+            if read(data_object, Attribute.LABEL) == ceiling.half.digest.hex():
+                return
+            self.add(data_object)
+            for other in objects:
+                self.add(other)
 
 
 def _read(data_object: Any) -> Ceiling | None:
     try:
-        value: bytes = data_object[Attribute.VALUE]
-        private = data_object[Attribute.PRIVATE]
-    except (
-        pkcs11.AttributeTypeInvalid,
-        pkcs11.AttributeSensitive,
-        pkcs11.FunctionFailed,
-        pkcs11.ObjectHandleInvalid,
-    ):
+        attributes = data_object.get_attributes((Attribute.VALUE, Attribute.PRIVATE))
+    except (*UNREADABLE, pkcs11.ObjectHandleInvalid):
         return None
-    if not private or len(value) > MAX_VALUE_BYTES:
+    value: bytes | None = attributes.get(Attribute.VALUE)
+    if value is None or not attributes.get(Attribute.PRIVATE) or len(value) > MAX_VALUE_BYTES:
         return None
     return parse(value)
 

@@ -14,9 +14,8 @@ from pkcs11 import Attribute
 from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.worker_messages import AnyRequest, Destroy, Generate, KeyDescription, Unwrap
-from hsmd.daemon.worker import ceilings, key_adoption, key_objects, unfinished_keys
+from hsmd.daemon.worker import ceilings, key_adoption, key_objects, private_keys, unfinished_keys
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_index import private_keys_by_id
 from hsmd.daemon.worker.key_pairs import KeyPairs, Unproven
 from hsmd.daemon.worker.public_halves import PublicHalves
 from hsmd.daemon.worker.wrapped_keys import WrappedKeys
@@ -121,7 +120,7 @@ class ControlOperations:
 
     def _describe(self) -> worker_messages.KeyDescriptions:
         found = ceilings.read_all(self._session)
-        privates = private_keys_by_id(self._session)
+        privates = private_keys.by_id(self._session)
         pairs, described = KeyPairs(), []
         for digest in sorted(found):
             ceiling = found[digest]
@@ -136,7 +135,7 @@ class ControlOperations:
     def _candidates(self) -> worker_messages.CandidateList:
         served, pairs, halves = ceilings.read_all(self._session), KeyPairs(), PublicHalves.of(self._session)
         found = []
-        for cka_id, privates in sorted(private_keys_by_id(self._session).items()):
+        for cka_id, privates in sorted(private_keys.by_id(self._session).items()):
             for private in privates:
                 try:
                     half = key_adoption.shown_half(pairs, private, halves)

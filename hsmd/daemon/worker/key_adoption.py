@@ -6,9 +6,8 @@ from typing import Any
 
 from pkcs11 import Attribute
 
-from hsmd.daemon.worker import ceilings
+from hsmd.daemon.worker import ceilings, private_keys
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_index import private_keys_by_id
 from hsmd.daemon.worker.key_pairs import MAX_SHARING, KeyPairs, Unproven
 from hsmd.daemon.worker.public_halves import PublicHalves
 from hsmd.errors import BadRequest, Conflict
@@ -31,7 +30,7 @@ def adopt(
     The key has proved that it belongs to `half`. Raises BadRequest, Conflict, PKCS11Error.
     """
     unsafe = templates.unsafe_attributes(private)
-    existing = ceilings.read_all(session).get(half.digest)
+    existing = ceilings.of_key(session, half.digest)
     if existing is not None:
         return _same_ceiling(existing, purposes), unsafe
     if not purposes:
@@ -82,19 +81,25 @@ def shown_half(pairs: KeyPairs, private: Any, halves: PublicHalves) -> PublicHal
 
 
 def _named(session: Any, cka_id: bytes, cka_label: str, digest: bytes) -> list[Any]:
-    everything = [key for keys in private_keys_by_id(session).values() for key in keys]
     if cka_id:
-        found = [key for key in everything if key[Attribute.ID] == cka_id]
+        found = private_keys.with_id(session, cka_id)
     elif cka_label:
-        found = [key for key in everything if read(key, Attribute.LABEL) == cka_label]
+        # As `hsmd key candidates` shows it, which is not always what the token holds.
+        found = private_keys.with_label(session, cka_label) or [
+            key for key in _everything(session) if read(key, Attribute.LABEL) == cka_label
+        ]
     else:
         halves, pairs = PublicHalves.of(session), KeyPairs()
-        found = [key for key in everything if _has_digest(pairs, key, halves, digest)]
+        found = [key for key in _everything(session) if _has_digest(pairs, key, halves, digest)]
     if not found:
         raise BadRequest(
             "the token has no such private key; `hsmd key candidates` lists those that can be adopted"
         )
     return found
+
+
+def _everything(session: Any) -> list[Any]:
+    return [key for keys in private_keys.by_id(session).values() for key in keys]
 
 
 def _has_digest(pairs: KeyPairs, private: Any, halves: PublicHalves, digest: bytes) -> bool:

@@ -9,35 +9,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pkcs11 import (
-    Attribute,
-    AttributeSensitive,
-    AttributeTypeInvalid,
-    AttributeValueInvalid,
-    FunctionFailed,
-    GeneralError,
-    KeyHandleInvalid,
-    ObjectClass,
-    ObjectHandleInvalid,
-)
+from pkcs11 import Attribute, KeyHandleInvalid, ObjectHandleInvalid
 
-from hsmd.daemon.worker import ceilings
+from hsmd.daemon.worker import ceilings, private_keys
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_pairs import KeyPairs
 from hsmd.daemon.worker.operations import OpenKey, open_key
 from hsmd.errors import TokenFailure
+from hsmd.pkcs11.search import OBJECTS_A_SLICE, Slices, finish, underlying
 
-HALF_WRITTEN = (
-    AttributeTypeInvalid,
-    AttributeSensitive,
-    AttributeValueInvalid,
-    FunctionFailed,
-    GeneralError,
-    ObjectHandleInvalid,
-)
-"""Errors of reading an object that was written incompletely or has just been destroyed; such objects are ignored."""
-RESCAN_INTERVAL_S = 1.0
-"""An unknown digest makes the worker search the token again, but not more often than this."""
+FIND_INTERVAL_S = 1.0
+"""An operation with a key that was not found before makes the worker look for it, but not more often than this..."""
+FIND_SHARE = 20
+"""... and so that it takes at most this fraction of the worker's time: with 10,000 keys SoftHSM takes a second."""
+MISSING_S = 64.0
+"""A key that is not there is looked for again after 1 s, then 2, 4 and so on up to this."""
+MAX_MISSING = 1_000
+"""Keys of which it is remembered that they are not there."""
+
+_Gone = (KeyHandleInvalid, ObjectHandleInvalid)
 
 
 class KeyIndex:
@@ -47,8 +37,10 @@ class KeyIndex:
         self._session = session
         self._verify = verify
         self._clock = clock
-        self._scanned_at = 0.0
         self._witness: Any = None
+        self._find_at = 0.0
+        self._missing: dict[bytes, tuple[float, float]] = {}
+        self._added: dict[bytes, OpenKey] = {}
         self.keys: dict[bytes, OpenKey] = {}
 
     def scan(self) -> None:
@@ -56,29 +48,54 @@ class KeyIndex:
 
         Raises PKCS11Error, also if no key is left of those that were found, because then the token itself may have failed.
         """
-        self._scanned_at = self._clock()
-        privates = private_keys_by_id(self._session)
+        finish(self.scanning())
+
+    def scanning(self) -> Slices[None]:
+        """`scan` in slices: keys that are found meanwhile stay, and all others change at the end."""
+        self._added = {}
+        privates = yield from private_keys.reading_by_id(self._session)
+        found = yield from ceilings.reading_all(self._session)
         keys: dict[bytes, OpenKey] = {}
         pairs = KeyPairs()
         witness = None
         gone: Exception | None = None
-        for digest, ceiling in ceilings.read_all(self._session).items():
+        for number, (digest, ceiling) in enumerate(found.items(), start=1):
             try:
-                known = self.keys.get(digest)
-                proven = known.handle if known is not None and known.ceiling.value == ceiling.value else None
-                private = pairs.private_key(ceiling, privates.get(ceiling.cka_id, []), proven).private
+                private = self._paired(pairs, ceiling, privates.get(ceiling.cka_id, []))
                 if private is None:
                     continue
-                keys[digest] = self._kept(digest, ceiling, private) or open_key(
-                    private, ceiling, verify=self._verify
-                )
-                witness = private
-            except (KeyHandleInvalid, ObjectHandleInvalid) as error:
+                keys[digest] = self._opened(private, ceiling)
+                witness = underlying(private)
+            except _Gone as error:
                 gone = error
+            if number % OBJECTS_A_SLICE == 0:
+                yield
         if gone is not None and not keys:
             raise gone
-        self.keys = keys
+        self.keys = {**self._added, **keys}
         self._witness = witness
+        self._note_search(self._clock())
+
+    def looking_up(self, digest: bytes) -> Slices[None]:
+        """Look for one key, in slices: open it, or forget it if it is not there. Raises PKCS11Error."""
+        ceiling = ceilings.of_key(self._session, digest)
+        yield
+        private = None
+        if ceiling is not None:
+            candidates = private_keys.with_id(self._session, ceiling.cka_id)
+            yield
+            private = self._paired(KeyPairs(), ceiling, candidates)
+        if ceiling is None or private is None:
+            self.forget(digest)
+            return
+        self._missing.pop(digest, None)
+        self.keys[digest] = self._added[digest] = self._opened(private, ceiling)
+        self._witness = underlying(private)
+
+    def forget(self, digest: bytes) -> None:
+        """A key was destroyed."""
+        self.keys.pop(digest, None)
+        self._added.pop(digest, None)
 
     def ping(self) -> None:
         """Use the session. Raises PKCS11Error if it is unusable."""
@@ -95,40 +112,41 @@ class KeyIndex:
             return
         try:
             _ = self._witness[Attribute.ID]
-        except (KeyHandleInvalid, ObjectHandleInvalid):  # this one may have been destroyed
+        except _Gone:  # this one may have been destroyed
             self.scan()
             if not self.keys:
                 raise TokenFailure("none of its keys is left") from None
 
     def find(self, digest: bytes) -> OpenKey | None:
-        """A key that was missing at the last search, or None. Raises PKCS11Error."""
-        if self._clock() - self._scanned_at >= RESCAN_INTERVAL_S:
-            self.scan()
-        return self.keys.get(digest)
+        """A key that was missing before, or None. Looks for it now and then: see `FIND_INTERVAL_S`. Raises PKCS11Error."""
+        now = self._clock()
+        until, pause_s = self._missing.get(digest, (0.0, FIND_INTERVAL_S / 2))
+        if now < self._find_at or now < until:
+            return None
+        finish(self.looking_up(digest))
+        self._note_search(now)
+        key = self.keys.get(digest)
+        if key is None:
+            self._note_missing(digest, min(2 * pause_s, MISSING_S))
+        return key
 
-    def _kept(self, digest: bytes, ceiling: Ceiling, private: Any) -> OpenKey | None:
-        known = self.keys.get(digest)
+    def _note_search(self, begun: float) -> None:
+        now = self._clock()
+        self._find_at = now + max(FIND_INTERVAL_S, FIND_SHARE * (now - begun))
+
+    def _note_missing(self, digest: bytes, pause_s: float) -> None:
+        while len(self._missing) >= MAX_MISSING:
+            del self._missing[next(iter(self._missing))]
+        self._missing[digest] = self._clock() + pause_s, pause_s
+
+    def _paired(self, pairs: KeyPairs, ceiling: Ceiling, candidates: list[Any]) -> Any | None:
+        """The private key of a ceiling; None if there is none."""
+        known = self.keys.get(ceiling.half.digest)
+        proven = known.handle if known is not None and known.ceiling.value == ceiling.value else None
+        return pairs.private_key(ceiling, candidates, proven).private
+
+    def _opened(self, private: Any, ceiling: Ceiling) -> OpenKey:
+        known = self.keys.get(ceiling.half.digest)
         if known is not None and known.handle == private.handle and known.ceiling.value == ceiling.value:
             return known
-        return None
-
-
-def private_keys_by_id(session: Any) -> dict[bytes, list[Any]]:
-    """All private key objects of the token by CKA_ID.
-
-    Incomplete ones are ignored. Raises PKCS11Error, also if none can be read, because then the token itself has failed.
-    """
-    by_id: dict[bytes, list[Any]] = {}
-    unclear: Exception | None = None
-    for private in list(
-        session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.TOKEN: True})
-    ):
-        try:
-            cka_id = private[Attribute.ID]
-        except HALF_WRITTEN as error:
-            unclear = error if isinstance(error, GeneralError | FunctionFailed) else unclear
-            continue
-        by_id.setdefault(cka_id, []).append(private)
-    if unclear is not None and not by_id:
-        raise unclear
-    return by_id
+        return open_key(private, ceiling, verify=self._verify)

@@ -13,9 +13,8 @@ from typing import Any
 from pkcs11 import Attribute, MechanismFlag, ObjectClass
 
 from hsmd.algorithms import Family, KeyType
-from hsmd.daemon.worker import ceilings
+from hsmd.daemon.worker import ceilings, private_keys
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_index import private_keys_by_id
 from hsmd.daemon.worker.key_pairs import KeyPairs, prove_pair
 from hsmd.errors import Conflict, TokenFailure
 from hsmd.pkcs11 import templates
@@ -103,7 +102,7 @@ def import_pair(
 ) -> Ceiling:
     """Store a key pair in the token. Raises BadRequest, Conflict, TokenFailure, PKCS11Error."""
     check_ceiling(half.key_type, purposes)
-    if half.digest in ceilings.read_all(session):
+    if ceilings.of_key(session, half.digest) is not None:
         raise Conflict(
             "this key is in the token already and keeps its purposes; `hsmd key list` or `hsmd key candidates` shows it"
         )
@@ -152,10 +151,10 @@ def destroy(session: Any, digest: bytes) -> bool:
 
     Calling it again completes a destruction that was interrupted.
     """
-    ceiling = ceilings.read_all(session).get(digest)
+    ceiling = ceilings.of_key(session, digest)
     changed = False
     if ceiling is not None:
-        found = KeyPairs().private_key(ceiling, private_keys_by_id(session).get(ceiling.cka_id, []))
+        found = KeyPairs().private_key(ceiling, private_keys.with_id(session, ceiling.cka_id))
         if found.private is not None:
             found.private.destroy()
         for public in public_keys(session, ceiling.cka_id):

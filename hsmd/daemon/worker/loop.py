@@ -10,6 +10,8 @@ of all jobs at hand, judged by the key's previous uses: RSA jobs are answered on
 from __future__ import annotations
 
 import socket
+from collections import deque
+from socket import MSG_DONTWAIT
 from time import monotonic
 from typing import Any
 
@@ -21,6 +23,7 @@ from hsmd.daemon.worker.operations import Operation
 from hsmd.daemon.worker.session_guard import SessionGuard
 from hsmd.daemon.worker.signatures import FaultySignature
 from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, PurposeMismatch, Refused, TokenFailure
+from hsmd.pkcs11.search import Slices
 from hsmd.protocol import frames
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
@@ -38,6 +41,8 @@ GROUP_SHARE = 1 / 8
 """... or, if that is longer, this share of the expected duration of all jobs at hand."""
 SMALL_GROUP = 4
 """A group this small is not split: waking the front twice would cost more than the first answer gains."""
+MANY_NEW_KEYS = 4
+"""More keys than these are looked for in one search of the whole token: each one by itself takes two searches."""
 
 
 _Prepared = tuple[int, int, Key, Operation, Any]
@@ -60,19 +65,30 @@ class WorkerLoop:
     ) -> None:
         self._front = front
         self._backend = backend
+        self._progress = progress
         self._counters = progress.counters
         self._guard = SessionGuard(backend)
         self._control = control
         self._decoder = FrameDecoder(MAX_REQUEST_LENGTH)
         self._answers: list[bytes] = []
+        self._searches: deque[tuple[Slices[None], worker_messages.LookUp | None]] = deque()
         self._number = 0
 
     def run(self) -> None:
         """Run until the front closes the socket. Raises Recycle, ProtocolError, or OSError if the front is gone."""
         receive, feed = self._front.recv, self._decoder.feed
-        while data := receive(READ_BYTES):
+        while True:
+            try:
+                data = receive(READ_BYTES, MSG_DONTWAIT if self._searches else 0)
+            except BlockingIOError:
+                self._search()
+                continue
+            if not data:
+                return
             self._work(feed(data), monotonic())
             self._flush()
+            if self._searches:
+                self._search()
 
     def _work(self, batch: list[frames.Frame], received: float) -> None:
         group: list[_Prepared] = []
@@ -115,7 +131,7 @@ class WorkerLoop:
             self._answers.append(encode_error(request_id, DeadlineExceeded()))
             return None
         try:
-            key = self._backend.keys.get(digest) or self._guard.find(digest)
+            key = self._backend.keys.get(digest) or self._find(digest)
             operation = key.operations.get((purpose, scheme))
             if operation is None:
                 raise key.refusal(purpose, scheme, data)
@@ -169,28 +185,69 @@ class WorkerLoop:
             answer = operation.finish(prepared, result)
         except FaultySignature as error:
             self._guard.recycle = error.detail
-            event = worker_messages.encode(worker_messages.Faulty(key.digest.hex(), error.detail))
             answer = encode_error(request_id, TokenFailure("the token made a faulty signature"))
-            return encode(Kind.EVENT, 0, event) + answer
+            return _event(worker_messages.Faulty(key.digest.hex(), error.detail)) + answer
         except Exception as error:
             failure = self._guard.use_failed(error, key.digest)
             return b"" if self._guard.recycle else encode_error(request_id, failure)
         self._guard.succeeded()
         return encode(Kind.RESULT, request_id, answer)
 
+    # --- searches for keys, between other work ---
+
+    def _find(self, digest: bytes) -> Key:
+        """A key that is not open. Raises Refused, TokenFailure."""
+        with self._progress.slice_of_search():
+            return self._guard.find(digest)
+
+    def _search(self) -> None:
+        """Do the next slice of the oldest search; its end is reported if the front asked for it."""
+        search, asked = self._searches[0]
+        with self._progress.slice_of_search():
+            ended = self._guard.advance(search)
+        if ended:
+            self._searches.popleft()
+            if asked is not None:
+                missing = [key for key in asked.keys if bytes.fromhex(key) not in self._backend.keys]
+                self._answers.append(_event(worker_messages.LookedUp(missing)))
+        self._flush()
+
+    def _looking_up(self, keys: list[str]) -> Slices[None]:
+        if len(keys) > MANY_NEW_KEYS:
+            yield from self._backend.scanning()
+            return
+        for key in keys:
+            yield from self._backend.looking_up(bytes.fromhex(key))
+            yield
+
+    def _forgetting(self, keys: list[str]) -> Slices[None]:
+        for key in keys:
+            self._backend.forget(bytes.fromhex(key))
+        yield
+
     # --- everything else ---
 
     def _other(self, kind: int, request_id: int, body: bytes) -> bytes:
         if kind == Kind.EVENT:
-            if body == worker_messages.PROBE:
-                return encode(
-                    Kind.EVENT, 0, worker_messages.encode(worker_messages.Probed(self._guard.probe()))
-                )
-            self._guard.rescan()  # the front reports that keys were made or destroyed; the token shows which
-            return b""
+            return self._notice(body)
         if kind == Kind.CONTROL_REQUEST and self._control is not None:
             return self._handle_control(self._control, request_id, body)
         raise ProtocolError(f"a frame of kind 0x{kind:02x} is not for this worker")
+
+    def _notice(self, body: bytes) -> bytes:
+        """Take what the front tells; return what is to be answered at once. Searches are done in the order of their notices."""
+        if body == worker_messages.PROBE:
+            return _event(worker_messages.Probed(self._guard.probe()))
+        if body == worker_messages.KEYS_CHANGED:
+            with self._progress.slice_of_search():
+                self._guard.rescan()  # the next job may be for a new key
+            return b""
+        match notice := worker_messages.decode_notice(body):
+            case worker_messages.LookUp():
+                self._searches.append((self._looking_up(notice.keys), notice))
+            case worker_messages.Forget():
+                self._searches.append((self._forgetting(notice.keys), None))
+        return b""
 
     def _handle_control(self, control: ControlOperations, request_id: int, body: bytes) -> bytes:
         _, document = frames.decode_control_request(body)
@@ -202,3 +259,7 @@ class WorkerLoop:
         except Exception as error:
             return encode_error(request_id, self._guard.control_failed(error))
         return encode(Kind.CONTROL_RESULT, request_id, worker_messages.encode(result))  # type: ignore[arg-type]
+
+
+def _event(event: worker_messages.AnyEvent) -> bytes:
+    return encode(Kind.EVENT, 0, worker_messages.encode(event))

@@ -78,7 +78,7 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
         if reason := lock_memory(settings):
             print(f"hsmd worker {os.getpid()}: memory may be swapped: {reason}", file=sys.stderr)
         install_sandbox = sandbox.prepare(settings)
-        token = open_token(settings.token)
+        token = open_token(settings.token, lambda: _beat(progress))
         install_sandbox()
         loop = _make_loop(settings, token, front, progress)
     except LoginRefused as error:
@@ -103,7 +103,7 @@ def _make_loop(
 ) -> WorkerLoop:
     index = KeyIndex(token.session, verify=settings.verify)
     if not settings.control:
-        index.scan()
+        _scan(index, progress)
     control = ControlOperations(token) if settings.control else None
     if control is not None and control.cleaned:
         print(
@@ -121,6 +121,21 @@ def _make_loop(
     )
     front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(ready)))
     return WorkerLoop(front, index, progress, control)
+
+
+def _beat(progress: ProgressPage) -> None:
+    """Show the front that this worker goes on."""
+    with progress.slice_of_search():
+        pass
+
+
+def _scan(index: KeyIndex, progress: ProgressPage) -> None:
+    """Find all keys; the front sees in the progress page that it goes on."""
+    search = index.scanning()
+    with suppress(StopIteration):
+        while True:
+            with progress.slice_of_search():
+                next(search)
 
 
 def _fail(front: socket.socket, error: HsmdError, status: int) -> int:

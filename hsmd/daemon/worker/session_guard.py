@@ -14,13 +14,16 @@ from hsmd.daemon.worker.backend import Backend, Key
 from hsmd.daemon.worker.signatures import WrongKey
 from hsmd.errors import HsmdError, Refused, TokenFailure
 from hsmd.pkcs11.errors import Fault, classify, name_of
+from hsmd.pkcs11.search import Slices
 
 MAX_UNCLEAR_IN_A_ROW = 8
 """After so many general errors in a row a session is kept only if another key works in it, not because its probe succeeds."""
 OTHERS_TRIED = 3
 """Other keys that are used, one after the other, until one works."""
 CHECK_INTERVAL_S = 1.0
-"""A key that keeps failing makes the worker use other keys, or search the token, at most this often."""
+"""A key that keeps failing makes the worker use other keys, or look for this one in the token, at most this often..."""
+SEARCH_SHARE = 20
+"""... and so that looking for it takes at most this fraction of the worker's time."""
 _CHALLENGE_BYTES = 32
 
 
@@ -32,7 +35,7 @@ class SessionGuard:
         self._clock = clock
         self._unclear = 0
         self._checked_at, self._checked_for = 0.0, b""
-        self._searched_at = float("-inf")
+        self._search_at = float("-inf")
         self.recycle = ""
 
     def succeeded(self) -> None:
@@ -73,10 +76,20 @@ class SessionGuard:
 
     def rescan(self) -> None:
         """Search the token for keys again."""
+        search = self._backend.scanning()
+        while not self.advance(search):
+            pass
+
+    def advance(self, search: Slices[None]) -> bool:
+        """Do the next slice of a search for keys; return whether it was the last one."""
         try:
-            self._backend.scan()
+            next(search)
+        except StopIteration:
+            return True
         except Exception as error:
             self.recycle = _search_failed(error)
+            return True
+        return False
 
     def probe(self) -> str:
         """Use each part of the token that signing needs. Returns the fault, empty if none."""
@@ -103,9 +116,9 @@ class SessionGuard:
     def _key_gone(self, error: Exception, digest: bytes) -> HsmdError:
         """The handle became invalid: the key was destroyed, or the session is no longer usable."""
         now = self._clock()
-        if now - self._searched_at >= CHECK_INTERVAL_S or digest not in self._backend.keys:
-            self.rescan()
-            self._searched_at = now
+        if now >= self._search_at or digest not in self._backend.keys:
+            self._look_up(digest)
+            self._search_at = now + max(CHECK_INTERVAL_S, SEARCH_SHARE * (self._clock() - now))
         if self.recycle:
             return TokenFailure()
         if digest in self._backend.keys:
@@ -114,7 +127,15 @@ class SessionGuard:
             # Destroyed keys are announced. If all disappear at once, the token may have been removed: a new session shows.
             self.recycle = "the token no longer shows any of its keys"
             return TokenFailure()
-        return Refused(detail="the key is gone")
+        return TokenFailure() if self.probe() else Refused(detail="the key is gone")
+
+    def _look_up(self, digest: bytes) -> None:
+        """Look for one key, and for all if none is left without it."""
+        search = self._backend.looking_up(digest)
+        while not self.advance(search):
+            pass
+        if not self._backend.keys:
+            self.rescan()
 
     def _another_works(self, digest: bytes) -> bool:
         """Whether one of a few other keys can be used. Nothing leaves the worker, and what is signed is random."""

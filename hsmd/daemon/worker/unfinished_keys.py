@@ -18,7 +18,7 @@ import msgspec
 from pkcs11 import Attribute, ObjectClass
 
 from hsmd.daemon.worker import ceilings
-from hsmd.daemon.worker.key_index import HALF_WRITTEN
+from hsmd.daemon.worker.private_keys import HALF_WRITTEN
 from hsmd.pkcs11.templates import checked
 
 APPLICATION = "hsmd-unfinished"
@@ -85,7 +85,7 @@ def clean(session: Any, now: float) -> int:
         if mark is None or not _dead(mark, now):
             continue
         digest, cka_id = bytes.fromhex(mark.key), bytes.fromhex(mark.cka_id)
-        finished = ceilings.read_all(session).get(digest)
+        finished = ceilings.of_key(session, digest)
         if finished is None or finished.cka_id != cka_id:
             _destroy_all(session, cka_id)
             cleaned += 1

@@ -17,9 +17,8 @@ import pkcs11
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.ipc import worker_messages
-from hsmd.daemon.worker import ceilings, key_objects, unfinished_keys
+from hsmd.daemon.worker import ceilings, key_objects, private_keys, unfinished_keys
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_index import private_keys_by_id
 from hsmd.daemon.worker.key_pairs import KeyPairs, prove_pair
 from hsmd.envelopes import rsa_aes_kwp
 from hsmd.envelopes.envelope import Envelope
@@ -70,7 +69,7 @@ class WrappedKeys:
         with temporary(public), temporary(private):
             half = key_objects.generated_half(public, key_type)
             envelope = self._seal(private, half, recipient, suite, request.about)
-        if recipient.digest in ceilings.read_all(self._session):
+        if ceilings.of_key(self._session, recipient.digest) is not None:
             with self._opened(envelope.encode(), half) as opened:
                 self._try_out(opened)
         return worker_messages.WrappedKey(
@@ -110,12 +109,12 @@ class WrappedKeys:
             yield _Opened(aes_key, parts.kwp, half)
 
     def _unwrapping_key(self, digest: bytes) -> tuple[PublicHalf, Any]:
-        ceiling = ceilings.read_all(self._session).get(digest)
+        ceiling = ceilings.of_key(self._session, digest)
         if ceiling is None or use_of(ceiling.purposes) is not KeyUse.UNWRAP:
             raise BadRequest(
                 f"envelope: it is sealed to {digest.hex()}, and the token has no such key for unwrap-key"
             )
-        found = KeyPairs().private_key(ceiling, private_keys_by_id(self._session).get(ceiling.cka_id, []))
+        found = KeyPairs().private_key(ceiling, private_keys.with_id(self._session, ceiling.cka_id))
         if found.private is None:
             raise TokenFailure(f"the key {digest.hex()} cannot be used: {found.problem}")
         return ceiling.half, found.private
@@ -142,7 +141,7 @@ class WrappedKeys:
                 "purposes: a key that was outside the token cannot have unwrap-key; generate one in the token"
             )
         unfinished_keys.clean(self._session, now)
-        if half.digest in ceilings.read_all(self._session):
+        if ceilings.of_key(self._session, half.digest) is not None:
             raise Conflict(
                 "this key is in the token already and keeps its purposes; `hsmd key list` shows it"
             )

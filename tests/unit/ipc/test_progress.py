@@ -37,3 +37,25 @@ def test_a_worker_cannot_change_the_size_of_the_page(size: int) -> None:
     assert front.counters[ProgressPage.FENCE] == 1
     front.close()
     os.close(fd)
+
+
+def test_a_page_of_an_earlier_launcher_counts_no_searches() -> None:
+    """It runs on while the software of its workers is upgraded."""
+    fd = os.memfd_create("page")
+    os.ftruncate(fd, 24)
+    page = ProgressPage(fd)
+    with page.slice_of_search():
+        assert page.searches == 0
+    page.close()
+    os.close(fd)
+
+
+def test_a_slice_of_a_search_is_seen() -> None:
+    fd = ProgressPage.create()
+    worker, front = ProgressPage(fd), ProgressPage(fd)
+    with worker.slice_of_search():
+        assert front.searches == 1
+    assert front.searches == 2
+    worker.close()
+    front.close()
+    os.close(fd)

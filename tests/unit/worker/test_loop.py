@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ from typing import Any
 
 import pkcs11
 import pytest
+from msgspec import Struct
 
+from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
+from hsmd.daemon.ipc.worker_messages import Forget, LookedUp, LookUp
 from hsmd.daemon.worker import loop
 from hsmd.daemon.worker.loop import Recycle, WorkerLoop
 from hsmd.daemon.worker.operations import OpenKey, Operation
@@ -215,10 +219,11 @@ def test_a_faulty_signature_is_not_returned_and_ends_the_worker(make) -> None:
 
 def test_a_removed_key_is_refused(make) -> None:
     rig = make(failing(pkcs11.ObjectHandleInvalid()))
+    rig.backend.keys[b"\1" * 32] = rig.key
     rig.backend.held = {b"\1" * 32: rig.key}
     rig.run(b"bad", b"after")
     assert rig.errors() == {1: ErrorCode.REFUSED} | ({2: ErrorCode.REFUSED} if 2 in rig.errors() else {})
-    assert rig.backend.scans == 1
+    assert (rig.backend.lookups, rig.backend.scans) == (1, 0)
 
 
 def test_a_worker_is_recycled_if_the_token_lost_all_its_keys(make) -> None:
@@ -288,3 +293,82 @@ def test_deadlines_are_measured_from_receipt(make, monkeypatch: pytest.MonkeyPat
     rig.run(b"late")
     assert rig.errors() == {1: ErrorCode.DEADLINE}
     assert rig.progress.started == 0
+
+
+# --- searches between other work ---
+
+
+def notice(event: Struct) -> bytes:
+    return frames.encode(Kind.EVENT, 0, worker_messages.encode(event))
+
+
+def key_operation(request_id: int) -> bytes:
+    return frames.encode_key_operation(request_id, 1000, 1, 1, KEY, b"data")
+
+
+def searched(rig: Rig, data: bytes, answers: int = 1) -> list[tuple[int, int, bytes]]:
+    """Run the loop on this until it has sent so many answers to it, and to an empty look-up behind it."""
+    running = threading.Thread(target=rig.loop.run)
+    rig.front.sendall(data + notice(LookUp([])))
+    running.start()
+    rig.front.settimeout(10)
+    decoder, found = FrameDecoder(1 << 20), []
+    while len(found) <= answers:
+        found += decoder.feed(rig.front.recv(1 << 16))
+    rig.front.shutdown(socket.SHUT_WR)
+    running.join(10)
+    assert worker_messages.decode_event(found.pop()[2]) == LookedUp([])
+    return found
+
+
+def test_new_keys_are_looked_up_one_by_one_and_reported(make) -> None:
+    rig = make(lambda data: data)
+    rig.backend.held = {KEY: rig.key, b"\1" * 32: rig.key}
+    ((_, _, body),) = searched(rig, notice(LookUp(["01" * 32, "02" * 32])))
+    assert worker_messages.decode_event(body) == LookedUp(["02" * 32])
+    assert set(rig.backend.keys) == {KEY, b"\1" * 32}
+    assert (rig.backend.scans, rig.backend.lookups) == (0, 2)
+
+
+def test_many_new_keys_take_one_search(make) -> None:
+    rig = make(lambda data: data)
+    rig.backend.held = {bytes([number]) * 32: rig.key for number in range(100)}
+    searched(rig, notice(LookUp([digest.hex() for digest in rig.backend.held])))
+    assert (rig.backend.scans, rig.backend.lookups) == (1, 0)
+    assert len(rig.backend.keys) == 100
+
+
+def test_jobs_are_done_between_slices_of_a_search(make) -> None:
+    rig = make(lambda data: data)
+    slices = []
+
+    def looking_up(digest: bytes) -> Iterator[None]:
+        for number in range(5):
+            slices.append(number)
+            if number < 3:
+                rig.front.sendall(key_operation(number + 1))
+            yield
+
+    rig.backend.looking_up = looking_up
+    answers = searched(rig, notice(LookUp(["01" * 32])), answers=4)
+    assert [(kind, request_id) for kind, request_id, _ in answers] == [
+        (Kind.RESULT, 1), (Kind.RESULT, 2), (Kind.RESULT, 3), (Kind.EVENT, 0),
+    ]  # fmt: skip
+    assert slices == list(range(5))
+    assert rig.progress.searches % 2 == 0 and rig.progress.searches >= 10
+
+
+def test_a_destroyed_key_is_forgotten_without_a_search(make) -> None:
+    rig = make(lambda data: data)
+    rig.backend.held = {KEY: rig.key}
+    assert searched(rig, notice(Forget([KEY.hex()])), answers=0) == []
+    assert rig.backend.keys == {}
+    assert (rig.backend.scans, rig.backend.lookups) == (0, 0)
+
+
+def test_a_search_that_fails_ends_the_worker(make) -> None:
+    rig = make(lambda data: data)
+    rig.backend.search_error = pkcs11.DeviceError()
+    with pytest.raises(Recycle):
+        rig.run_bytes(notice(LookUp(["01" * 32])))
+    assert rig.progress.searches == 2

@@ -22,12 +22,24 @@ from hsmd.daemon.front.tokens.control_channel import ControlChannel
 from hsmd.daemon.front.tokens.crash_attribution import CrashAttribution
 from hsmd.daemon.front.tokens.job_queue import JobQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
+from hsmd.daemon.front.tokens.key_announcements import KeyAnnouncements
 from hsmd.daemon.front.tokens.load_shedding import Load, LoadShedder
 from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.daemon.front.tokens.worker_rotation import UNBOUNDED, WorkerRotation
-from hsmd.daemon.ipc.worker_messages import CHANGES, Failed, Faulty, Probed, Ready, TokenRequest, decode_event
+from hsmd.daemon.ipc.worker_messages import (
+    Adopt,
+    Destroy,
+    Failed,
+    Faulty,
+    Generate,
+    LookedUp,
+    Probed,
+    Ready,
+    TokenRequest,
+    Unwrap,
+    decode_event,
+)
 from hsmd.errors import DeadlineExceeded, Draining, HsmdError, ProtocolError, Unavailable
-from hsmd.protocol.frames import Kind, encode
 from hsmd.protocol.messages import TokenStatus, WorkerStatus
 
 __all__ = ["Completion", "Job", "Status", "TokenPool"]
@@ -36,14 +48,12 @@ SWEEP_S = 0.010
 """How often deadlines and stalls are checked while there are jobs."""
 IDLE_SWEEP_S = 0.250
 START_LIMIT_S = 20.0
-"""A worker that is not ready by then is replaced. It may have to wait until others have started, 0.3 s each."""
+"""A worker that is starting and has made no progress for this long is replaced."""
 AWAY_S = 2.0
 """When there has been no worker for this long, jobs are refused at once instead of queued."""
 _NEVER = float("inf")
 PROBE_S = 20.0
 """An idle worker probes the token this often, unless configured otherwise."""
-
-_KEYS_CHANGED = encode(Kind.EVENT, 0, b'{"event":"keys-changed"}')
 
 
 class TokenPool:
@@ -95,6 +105,7 @@ class TokenPool:
             chance=random.Random(),
         )
         self._ready = self._rotation.working
+        self._keys = KeyAnnouncements(self._rotation, clock)
         self._crashes = CrashAttribution(crashed)
         self._control = ControlChannel(event=self._event, lost=self._control_lost)
         self._queue = JobQueue(self._finish_soon)
@@ -155,11 +166,21 @@ class TokenPool:
         """
         if self._closing:
             raise Draining
+        ends = self._clock() + timeout_s
         result = await self._control.ask(request, timeout_s)
-        if isinstance(request, CHANGES):
-            for worker in self._rotation.ready:
-                worker.send(_KEYS_CHANGED)
+        match request:
+            case Generate() | Adopt() | Unwrap(keep=True):
+                await self._announce(result.key, ends - self._clock())
+            case Destroy():
+                self._keys.destroyed(request.key)
         return result
+
+    async def _announce(self, key: str, timeout_s: float) -> None:
+        """Tell the workers of a new key, and wait until they serve it; those that take longer than this serve it later."""
+        self._keys.made([key])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(timeout_s, 0)):
+                await self._keys.until_told(key)
 
     def status(self) -> TokenStatus:
         """The state of token and workers for `hsmd status`."""
@@ -275,37 +296,62 @@ class TokenPool:
     def _event(self, worker: WorkerChannel, body: bytes) -> None:
         """What a worker reports by itself. Raises ProtocolError for an event that was not to be expected."""
         event = decode_event(body)
-        if isinstance(event, Ready):
-            if worker.ready is not None:
-                raise ProtocolError("it was ready before")
-            worker.ready = event
-            worker.moved_at = self._clock()
-            if not worker.control:
-                self._rotation.add(worker, worker.moved_at)
-                self._pump_soon()
-            self._log.info("worker.ready", token=self._name, pid=worker.pid)
-            self._health.ready()
-        elif isinstance(event, Failed):
-            worker.failed = True
-            self._log.error("worker.failed", token=self._name, pid=worker.pid, reason=event.text)
-            if event.login_refused:
-                self._health.login_refused(event.text)
-            else:
-                self._health.not_started(event.text, others=bool(self._rotation.ready))
-                self._probe()
-        elif isinstance(event, Faulty):
-            self._log.critical(
-                "token.faulty_signature", token=self._name, pid=worker.pid, key=event.key, reason=event.text
-            )
-        elif isinstance(event, Probed):
-            if not worker.probing:
-                raise ProtocolError("it was not asked to probe the token")
-            # With a fault it sends its answers and exits by itself.
-            if event.fault and self._rotation.remove(worker):
-                self._note_away()
-            self._health.answered(worker, event, others=bool(self._rotation.ready))
-            if event.fault:
-                self._probe()
+        match event:
+            case Ready():
+                self._started(worker, event)
+            case Failed():
+                self._not_started(worker, event)
+            case Faulty():
+                self._log.critical(
+                    "token.faulty_signature",
+                    token=self._name,
+                    pid=worker.pid,
+                    key=event.key,
+                    reason=event.text,
+                )
+            case LookedUp():
+                self._looked_up(worker, event)
+            case Probed():
+                self._probed(worker, event)
+
+    def _started(self, worker: WorkerChannel, event: Ready) -> None:
+        if worker.ready is not None:
+            raise ProtocolError("it was ready before")
+        worker.ready = event
+        worker.moved_at = self._clock()
+        if not worker.control:
+            self._rotation.add(worker, worker.moved_at)
+            self._keys.ready(worker)
+            self._pump_soon()
+        self._log.info("worker.ready", token=self._name, pid=worker.pid)
+        self._health.ready()
+
+    def _not_started(self, worker: WorkerChannel, event: Failed) -> None:
+        worker.failed = True
+        self._log.error("worker.failed", token=self._name, pid=worker.pid, reason=event.text)
+        if event.login_refused:
+            self._health.login_refused(event.text)
+        else:
+            self._health.not_started(event.text, others=bool(self._rotation.ready))
+            self._probe()
+
+    def _looked_up(self, worker: WorkerChannel, event: LookedUp) -> None:
+        if not self._keys.looked_up(worker):
+            raise ProtocolError("it was not asked to look for keys")
+        if event.missing:
+            missing = len(event.missing)
+            self._log.warning("token.new_keys_missing", token=self._name, pid=worker.pid, count=missing)
+        self._pump_soon()
+
+    def _probed(self, worker: WorkerChannel, event: Probed) -> None:
+        if not worker.probing:
+            raise ProtocolError("it was not asked to probe the token")
+        # With a fault it sends its answers and exits by itself.
+        if event.fault and self._rotation.remove(worker):
+            self._note_away()
+        self._health.answered(worker, event, others=bool(self._rotation.ready))
+        if event.fault:
+            self._probe()
 
     # --- reporting ---
 
@@ -357,8 +403,10 @@ class TokenPool:
         self._health.ask_idle(self._rotation.ready, now)
         self._recycle(now)
         control = self._control.worker
-        if control is not None and control.ready is None and now - control.attached_at >= self._start_limit_s:
-            self._control.lose("it did not get ready in time")
+        if control is not None and control.ready is None:
+            control.moved(now)
+            if now - control.moved_at >= self._start_limit_s:
+                self._control.lose("it did not get ready in time")
         if not self._ready and self._away():
             self._queue.clear(Status.FAILED, self._unavailable())
         if self._outstanding():
@@ -382,16 +430,16 @@ class TokenPool:
         self._deliver(expired)
 
     def _watch(self, worker: WorkerChannel, now: float) -> None:
+        worker.moved(now)
         if worker.ready is None:
-            if now - worker.attached_at >= self._start_limit_s:
+            if now - worker.moved_at >= self._start_limit_s:
                 worker.failed = True
                 self._lose(worker, "it did not get ready in time")
                 self._health.not_started(
                     "a worker did not get ready in time", others=bool(self._rotation.ready)
                 )
             return
-        worker.moved(now)
-        if (worker.jobs or worker.probing) and now - worker.moved_at >= self._stall_s:
+        if worker.stalled(now, self._stall_s):
             probed = worker.probing and not worker.jobs
             self._lose(worker, f"it made no progress for {self._stall_s} s")
             if probed:
@@ -406,6 +454,7 @@ class TokenPool:
             worker.close()
             self._workers.remove(worker)
             self._rotation.remove(worker)
+            self._keys.lost(worker)
             worker.progress.close()
             self._log.info("worker.recycled", token=self._name, pid=worker.pid, count=worker.sent)
             self._request_replacement(worker.pid)
@@ -420,6 +469,7 @@ class TokenPool:
         self._workers.remove(worker)
         if self._rotation.remove(worker):
             self._note_away()
+        self._keys.lost(worker)
         # Read after close() has set the fence: what has not begun by now never will.
         started = worker.progress.started
         if worker.ready is not None and started > worker.progress.finished:

@@ -24,6 +24,8 @@ from hsmd.protocol.frames import (
 )
 
 READ_BYTES = 262_144
+SEARCH_LIMIT_S = 20.0
+"""A call that searches the token may take this long: with 10,000 keys SoftHSM takes half a second on an idle processor."""
 
 
 class WorkerChannel:
@@ -36,6 +38,7 @@ class WorkerChannel:
         "decoder",
         "failed",
         "jobs",
+        "looking_up",
         "loop",
         "lost",
         "moved_at",
@@ -77,7 +80,9 @@ class WorkerChannel:
         self.attached_at = self.moved_at = self.probed_at = self.read_at = now
         self.probing = False
         """It was asked to probe the token and has not answered yet."""
-        self.seen = (0, 0)
+        self.looking_up = False
+        """It was asked to look for new keys and has not answered yet."""
+        self.seen = (0, 0, 0)
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
     @property
@@ -145,12 +150,28 @@ class WorkerChannel:
         self.unsent = data
         self._write()
 
+    @property
+    def busy(self) -> bool:
+        """Whether it is expected to make progress."""
+        return bool(self.jobs) or self.probing or self.looking_up or self.ready is None
+
+    def begin_look_up(self, now: float) -> None:
+        """It is asked to look for new keys."""
+        if not self.busy:
+            self.moved_at = now
+        self.looking_up = True
+
     def moved(self, now: float) -> None:
         """Note whether the worker has made progress since the last call."""
-        seen = (self.progress.started, self.progress.finished)
-        if seen != self.seen or not (self.jobs or self.probing):
+        seen = (self.progress.started, self.progress.finished, self.progress.searches)
+        if seen != self.seen or not self.busy:
             self.seen = seen
             self.moved_at = now
+
+    def stalled(self, now: float, stall_s: float) -> bool:
+        """Whether it has made no progress for so long, or for `SEARCH_LIMIT_S` in a search, at the last call of `moved`."""
+        searching = self.seen[2] % 2 == 1
+        return self.busy and now - self.moved_at >= (max(stall_s, SEARCH_LIMIT_S) if searching else stall_s)
 
     def close(self) -> None:
         """Give the worker up: it begins no further job, and ends when it sees the socket close."""

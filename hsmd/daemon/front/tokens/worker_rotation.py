@@ -35,11 +35,12 @@ class WorkerRotation:
         self.working: list[WorkerChannel] = []
         self.spares: list[WorkerChannel] = []
         self.leaving: list[WorkerChannel] = []
+        self.aside: list[WorkerChannel] = []
 
     @property
     def ready(self) -> list[WorkerChannel]:
-        """The working ones and the spares."""
-        return [*self.working, *self.spares]
+        """The working ones, the spares, and what is set aside."""
+        return [*self.working, *self.spares, *self.aside]
 
     def add(self, worker: WorkerChannel, now: float) -> None:
         """Add a worker that is ready."""
@@ -52,7 +53,7 @@ class WorkerRotation:
     def remove(self, worker: WorkerChannel) -> bool:
         """Remove a worker, and return whether it was working."""
         self._ends.pop(worker, None)
-        for group in (self.spares, self.leaving):
+        for group in (self.spares, self.leaving, self.aside):
             if worker in group:
                 group.remove(worker)
         if worker not in self.working:
@@ -60,6 +61,20 @@ class WorkerRotation:
         self.working.remove(worker)
         self._promote()
         return True
+
+    def set_aside(self, worker: WorkerChannel) -> None:
+        """Give a working one no jobs until `take_back`, if another one is working or can take its place."""
+        if worker in self.working and (self.spares or len(self.working) > 1):
+            self.working.remove(worker)
+            self.aside.append(worker)
+            self._promote()
+
+    def take_back(self, worker: WorkerChannel) -> None:
+        """Give one that was set aside jobs again, or make it a spare."""
+        if worker in self.aside:
+            self.aside.remove(worker)
+            self.spares.append(worker)
+            self._promote()
 
     def retire_due(self, now: float) -> None:
         """Retire one worker that has served its time, if another can replace it or it is idle."""
@@ -81,3 +96,5 @@ class WorkerRotation:
     def _promote(self) -> None:
         while self.spares and len(self.working) < self._size:
             self.working.append(self.spares.pop(0))
+        if self.aside and not self.working:
+            self.working.append(self.aside.pop(0))  # better late answers than none

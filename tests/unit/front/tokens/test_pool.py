@@ -15,6 +15,7 @@ from hsmd.daemon.front.tokens import pool
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
+from hsmd.daemon.ipc.worker_messages import Forget, LookedUp, LookUp, TokenRequest
 from hsmd.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -31,6 +32,7 @@ from hsmd.protocol.frames import Frame, Kind
 
 READY = worker_messages.Ready("label", "serial", "model", ["ECDSA"], 1)
 KEY = bytes(range(32))
+NEW_KEY = "ab" * 32
 
 
 class Log:
@@ -132,6 +134,12 @@ class Rig:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 await asyncio.sleep(0.001)
+
+    async def sweep(self, now: list[float], seconds: float) -> None:
+        """Let this time pass on the clock of the pool, and have it look at its workers."""
+        now[0] += seconds
+        self.pool._sweep()
+        await asyncio.sleep(0)
 
     async def sent_to(self, worker: FakeWorker, count: int) -> list[Frame]:
         found: list[Frame] = []
@@ -487,15 +495,136 @@ async def test_control_requests_are_sent_one_at_a_time(make) -> None:
         await asked[1]
 
 
-async def test_signing_workers_are_notified_of_changed_keys(make) -> None:
+async def changing(rig: Rig, control: FakeWorker, request: TokenRequest, result: bytes) -> asyncio.Task[Any]:
+    """A control request that the control worker has answered."""
+    asked = asyncio.ensure_future(rig.pool.control(request, 5))
+    ((_, request_id, _),) = await rig.sent_to(control, 1)
+    control.send(frames.encode(Kind.CONTROL_RESULT, request_id, result))
+    return asked
+
+
+async def generating(rig: Rig, control: FakeWorker) -> asyncio.Task[Any]:
+    """`generate`, which has made NEW_KEY."""
+    made = worker_messages.KeyDescription(NEW_KEY, "p-256", b"", [], "", "")
+    request = worker_messages.Generate("name", "p-256", [])
+    return await changing(rig, control, request, worker_messages.encode(made))
+
+
+async def look_up(rig: Rig, worker: FakeWorker) -> None:
+    """The worker is asked for NEW_KEY, and nothing else."""
+    ((kind, _, body),) = await rig.sent_to(worker, 1)
+    assert (kind, worker_messages.decode_notice(body)) == (Kind.EVENT, LookUp([NEW_KEY]))
+
+
+def looked_up(worker: FakeWorker) -> None:
+    worker.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(LookedUp([]))))
+
+
+async def test_workers_look_for_a_new_key_one_at_a_time_and_without_jobs(make) -> None:
+    rig = make(workers=2, spare=True)
+    first, second, spare = [await rig.worker() for _ in range(3)]
+    control = await rig.worker(control=True)
+    rig.pool.submit([job()])
+    busy, idle = first, second
+    await rig.sent_to(busy, 1)
+    asked = await generating(rig, control)
+    await look_up(rig, spare)
+    await asyncio.sleep(0.02)
+    assert idle.received() == busy.received() == [], "the spare looks first, and alone"
+    looked_up(spare)
+    await look_up(rig, idle)
+    rig.pool.submit([job() for _ in range(6)])
+    assert len(await rig.sent_to(spare, 1)) >= 1, "the spare is given its jobs"
+    assert idle.received() == []
+    assert not asked.done()
+    looked_up(idle)
+    await is_asked(rig, busy)
+    looked_up(busy)
+    assert (await asked).key == NEW_KEY
+
+
+async def is_asked(rig: Rig, worker: FakeWorker) -> None:
+    """The worker is asked for NEW_KEY, among other things."""
+    found: list[Frame] = []
+
+    def asked() -> bool:
+        found.extend(worker.received())
+        asked = worker_messages.encode(LookUp([NEW_KEY]))
+        return any(body == asked for _, _, body in found)
+
+    await rig.until(asked)
+
+
+async def test_the_only_worker_goes_on_while_it_looks_for_a_key(make) -> None:
     rig = make()
     worker, control = await rig.worker(), await rig.worker(control=True)
-    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Destroy(key="00" * 32), 5))
-    ((_, request_id, _),) = await rig.sent_to(control, 1)
-    control.send(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"changed":true}'))
+    asked = await generating(rig, control)
+    await look_up(rig, worker)
+    rig.pool.submit([job()])
+    assert len(await rig.sent_to(worker, 1)) == 1
+    looked_up(worker)
     await asked
+
+
+async def test_a_worker_that_was_starting_looks_for_keys_that_it_may_have_missed(make) -> None:
+    rig = make()
+    early = await rig.worker(ready=False)
+    control = await rig.worker(control=True)
+    assert (await (await generating(rig, control))).key == NEW_KEY
+    late = await rig.worker()
+    early.ready()
+    await look_up(rig, early)
+    looked_up(early)
+    await asyncio.sleep(0.02)
+    assert late.received() == [], "it began to search after the key was made"
+
+
+async def test_a_worker_that_is_lost_while_it_looks_holds_up_nothing(make) -> None:
+    rig = make()
+    first, second = await rig.worker(), await rig.worker()
+    control = await rig.worker(control=True)
+    asked = await generating(rig, control)
+    await look_up(rig, first)
+    first.socket.close()
+    await is_asked(rig, second)
+    looked_up(second)
+    await asked
+
+
+async def test_workers_are_told_of_destroyed_keys(make) -> None:
+    rig = make()
+    worker, control = await rig.worker(), await rig.worker(control=True)
+    await (await changing(rig, control, worker_messages.Destroy(key=NEW_KEY), b'{"changed":true}'))
     ((kind, _, body),) = await rig.sent_to(worker, 1)
-    assert (kind, body) == (Kind.EVENT, b'{"event":"keys-changed"}')
+    assert (kind, worker_messages.decode_notice(body)) == (Kind.EVENT, Forget([NEW_KEY]))
+
+
+async def test_a_search_may_take_longer_than_a_signature(make) -> None:
+    now = [100.0]
+    rig = make(stall_s=2.0, clock=lambda: now[0])
+    worker = await rig.worker()
+    rig.pool.submit([job(1e9)])
+    await rig.sent_to(worker, 1)
+    with worker.progress.slice_of_search():
+        await rig.sweep(now, 1.0)
+        await rig.sweep(now, 10.0)
+        assert rig.replaced == []
+        await rig.sweep(now, 15.0)
+        assert rig.replaced == [worker.pid]
+
+
+async def test_a_worker_that_starts_slowly_is_replaced_only_when_it_stops(make) -> None:
+    now = [100.0]
+    rig = make(clock=lambda: now[0])
+    worker = await rig.worker(ready=False)
+    for _ in range(20):
+        with worker.progress.slice_of_search():
+            pass
+        await rig.sweep(now, 15.0)
+    assert rig.replaced == []
+    await rig.sweep(now, 15.0)
+    await rig.sweep(now, 15.0)
+    assert rig.replaced == [worker.pid]
 
 
 async def test_a_control_worker_that_hangs_is_replaced(make) -> None:
@@ -614,7 +743,7 @@ async def test_a_faulty_signature_is_logged(make) -> None:
 
 
 def test_time_limits_are_in_order() -> None:
-    """Sweeps are much shorter than stalls, and a start may wait for the start lock."""
+    """Sweeps are much shorter than stalls, and a worker that hangs with the start lock is replaced before others give up."""
     assert pool.SWEEP_S <= 0.02
-    assert start_lock.LOCK_WAIT_S < pool.START_LIMIT_S
+    assert pool.START_LIMIT_S < start_lock.LOCK_WAIT_S
     assert time.get_clock_info("monotonic").monotonic
