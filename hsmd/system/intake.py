@@ -21,6 +21,8 @@ COST_A_TURN = 1_000.0
 """Once a client has cost this many microseconds in a turn, the rest is handled in the next ones."""
 FRAMES_AT_A_TIME = 16
 """Frames handled before the account of a client is looked at again, if it is near its limit."""
+MOST_HELD_BYTES = 32 << 20
+"""Most that all connections of one client may make a server hold: frames that are not complete, and answers that are not read."""
 SHORTEST_PAUSE_S = 0.005
 """How long a client is not read at least once its account is overdrawn: to pause and to resume cost time as well."""
 
@@ -70,6 +72,8 @@ class Intake:
         """How many connections the client has; see `Intakes`."""
         self.control_requests = 0
         """How many control requests of the client are open; see `ControlRequests`."""
+        self.held_bytes = 0
+        """What is held for the client, as its connections count it; see `hold`."""
         self._turns = turns
         self._clock = clock
         self._turn = -1
@@ -133,6 +137,11 @@ class Intake:
         """Charge what has no price in the tariff, in microseconds."""
         self._cost_left -= cost
         self.account.spend(cost, self._clock())
+
+    def hold(self, change: int) -> bool:
+        """Change the number of bytes that are held for the client; return False if they are too many."""
+        self.held_bytes += change
+        return self.held_bytes <= MOST_HELD_BYTES
 
     def wait(self, resume: Callable[[], None]) -> None:
         """Call `resume` once, when frames may be handled again. The caller reads nothing until then, and waits only once."""

@@ -185,6 +185,16 @@ def _refuse(packet: Any) -> bool:
     return False
 
 
+def exchanges_keys(connection: Any) -> bool:
+    """Whether a key exchange has begun and is not complete (`_kex_complete`): packets that are sent wait, without limit."""
+    return not connection._kex_complete
+
+
+def deliver_at_once(channel: Any) -> None:
+    """Have data that a peer sends before its request for a subsystem delivered, and so dropped, not kept up to the window."""
+    channel.resume_reading()
+
+
 class PacketHandling(NamedTuple):
     """The parts of an asyncssh connection that handle received bytes."""
 

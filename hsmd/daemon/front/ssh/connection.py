@@ -21,7 +21,7 @@ from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.channel import Flow, SshChannel
 from hsmd.daemon.front.ssh.credentials import WEAK_SIGNATURE, identify, signed_acceptably
 from hsmd.daemon.front.ssh.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments
-from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
+from hsmd.daemon.front.ssh.session import Session, Transport
 from hsmd.daemon.front.ssh.source_penalties import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role
@@ -76,7 +76,7 @@ class SshConnection(asyncssh.SSHServer):
         self.peer = str((conn.get_extra_info("peername") or ("",))[0])  # empty if the peer has gone already
         without_ignore_packets(conn)
         guard_login(conn, admit_try=self._admit_try, validate_with=self._validate_with)
-        self._flow = Flow(conn, self.drop)
+        self._flow = Flow(conn, self.drop, self._channels)
         self._may_start = self._admission.may_start(self)
         if not self._may_start:
             conn.abort()
@@ -87,6 +87,7 @@ class SshConnection(asyncssh.SSHServer):
         if self._admitted_as:
             self._admission.ended(self._admitted_as, self.peer)
             self._connections.discard(self)
+            self._flow.lost()
             self._intakes.leave(self._admitted_as)
             log.info("connection.closed", client=self._admitted_as, address=self.peer)
             return
@@ -126,9 +127,8 @@ class SshConnection(asyncssh.SSHServer):
 
     def check(self, now: float) -> None:
         """Close if the certificate has ended, or if the peer has not read for too long (`now`: monotonic)."""
-        unread_since = self._flow.unread_since
-        if unread_since is not None and now - unread_since > UNREAD_S:
-            self.drop("answers were left unread for too long")
+        if reason := self._flow.check(now):
+            self.drop(reason)
         elif self._identity is not None and datetime.now(UTC) >= self._identity.expires_at:
             self.disconnect("the certificate has ended")
 

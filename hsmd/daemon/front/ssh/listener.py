@@ -15,6 +15,7 @@ from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfi
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.bound_addresses import BoundAddresses
+from hsmd.daemon.front.ssh.channel import WINDOW_BYTES
 from hsmd.daemon.front.ssh.connection import MakeSession, SshConnection
 from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
@@ -22,7 +23,7 @@ from hsmd.errors import ConfigurationError
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
 from hsmd.system.input_files import read_file
 from hsmd.system.intake import Intakes
-from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, WINDOW_BYTES, need_no_user_entry
+from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, need_no_user_entry
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
 MAX_KEY_BYTES = 65_536

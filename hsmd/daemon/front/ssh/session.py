@@ -216,6 +216,11 @@ class Session:
         """Whether no request is open."""
         return not self.open_requests and not self._control.open
 
+    @property
+    def held_bytes(self) -> int:
+        """What was received and is not handled, such as half a frame."""
+        return self._channel.held
+
     def close(self) -> None:
         """Close once what is written has been sent."""
         self.flush()

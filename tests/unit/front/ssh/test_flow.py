@@ -1,11 +1,25 @@
-"""Flow control on a connection without a peer: packets in turns, and no reading while the peer does not read."""
+"""Flow control on a connection without a peer: packets in turns, what they cost, and no reading while the peer does not read."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
-from hsmd.daemon.front.ssh.channel import KEY_EXCHANGES, PACKETS_A_TURN, Flow
+from hsmd.daemon.front.ssh.channel import (
+    EXCHANGE_S,
+    KEY_EXCHANGES,
+    PACKETS_A_TURN,
+    PACKETS_BEFORE_LOGIN,
+    UNREAD_BYTES,
+    WINDOW_BYTES,
+    Flow,
+    SshChannel,
+)
+from hsmd.daemon.front.ssh.session import UNREAD_S
+from hsmd.daemon.front.ssh.tariff import TARIFF
+from hsmd.system.intake import COST_A_TURN, MOST_HELD_BYTES, Intakes
+from tests.support.polling import eventually
 
 
 class Connection:
@@ -14,8 +28,13 @@ class Connection:
     def __init__(self, packets: int) -> None:
         self.packets, self.handled, self.calls, self.closing = packets, 0, [], False
         self._transport: Any = self
+        self._kex_complete = True
+        self.unsent = 0
 
     calls: list[str]
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def is_closing(self) -> bool:
         return self.closing
@@ -86,3 +105,181 @@ async def test_a_peer_that_keeps_exchanging_keys_is_disconnected() -> None:
     assert connection.calls == ["key exchange"] * KEY_EXCHANGES
     connection._send_kexinit()
     assert connection.calls[KEY_EXCHANGES:] == ["too many key exchanges"]
+
+
+# --- what a client pays for and holds ---
+
+
+class Site:
+    """Connections of one client, whose clock the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.intakes = Intakes(TARIFF, lambda: self.now)
+
+    def connection(self, packets: int, client: str = "web") -> tuple[Any, Flow]:
+        connection: Any = Connection(packets)
+        flow = Flow(connection, connection.calls.append)
+        flow.admitted(self.intakes.join(client))
+        return connection, flow
+
+
+async def turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_packets_of_ssh_itself_cost_their_price_whatever_they_contain() -> None:
+    site = Site()
+    connection, _ = site.connection(10_000)
+    connection._recv_data()
+    await turns(100)
+    affordable = (TARIFF.burst + COST_A_TURN) / TARIFF.packet
+    assert TARIFF.burst / TARIFF.packet <= connection.handled <= affordable
+    assert connection.calls[-1] == "pause"
+    handled = connection.handled
+    site.now += 1.0
+    await eventually(lambda: connection.handled > handled)
+
+
+async def test_the_connections_of_a_client_share_each_turn() -> None:
+    site = Site()
+    first, second, other = (site.connection(1_000, client)[0] for client in ("web", "web", "mail"))
+    for connection in (first, second, other):
+        connection._recv_data()
+    a_turn = int(COST_A_TURN / TARIFF.packet)
+    assert (first.handled, second.handled, other.handled) == (a_turn, 0, a_turn)
+    await turns(6)
+    assert abs(first.handled - second.handled) <= a_turn
+    assert other.handled > second.handled
+
+
+async def test_a_packet_with_an_accepted_key_operation_is_free() -> None:
+    site = Site()
+    intake = site.intakes.join("web")
+    for _ in range(10_000):
+        assert intake.take_packet()
+        intake.charge(key_operations=1)
+        await turns(1) if intake._frames_left < 2 else None
+    assert intake.account.ample
+
+
+async def test_a_connection_that_is_held_handles_and_reads_nothing() -> None:
+    site = Site()
+    connection, flow = site.connection(2)
+    flow.hold()
+    flow.hold()
+    connection._recv_data()
+    flow.release()
+    await turns()
+    assert (connection.handled, connection.calls[-1]) == (0, "pause")
+    flow.release()
+    await turns()
+    assert (connection.handled, connection.calls[-1]) == (2, "resume")
+
+
+async def test_packets_before_the_login_are_limited() -> None:
+    connection: Any = Connection(PACKETS_BEFORE_LOGIN + 10)
+    Flow(connection, connection.calls.append)
+    connection._recv_data()
+    await turns(20)
+    assert connection.handled == PACKETS_BEFORE_LOGIN
+    assert "too many packets before the login" in connection.calls
+
+
+async def test_a_key_exchange_that_is_not_completed_ends_the_connection() -> None:
+    connection, flow = Site().connection(0)
+    connection._send_kexinit()
+    connection._kex_complete = False
+    began = time.monotonic()
+    assert flow.check(began + EXCHANGE_S - 0.1) == ""
+    assert flow.check(began + EXCHANGE_S + 1) == "a key exchange took too long"
+    connection._kex_complete = True
+    assert flow.check(began + EXCHANGE_S + 1) == ""
+
+
+async def test_answers_that_wait_for_a_key_exchange_are_counted() -> None:
+    connection, flow = Site().connection(0)
+    connection._kex_complete = False
+    for _ in range(32):
+        flow.written(1 << 20)
+    assert "its client leaves too much unread or unfinished" not in connection.calls
+    flow.written(1)
+    assert connection.calls[-1] == "its client leaves too much unread or unfinished"
+
+
+async def test_a_client_that_leaves_too_much_unread_is_dropped_and_others_are_not() -> None:
+    site = Site()
+    others = [site.connection(0, client) for client in ("mail", "web", "web")]
+    (other, mail), (first, _), (second, web) = others
+    for connection, unsent in ((other, 1 << 20), (first, MOST_HELD_BYTES), (second, 1)):
+        connection.unsent = unsent
+        connection.pause_writing()
+    assert (other.calls, first.calls) == (["pause"], ["pause"])
+    assert second.calls[0] == "its client leaves too much unread or unfinished"
+    web.lost()
+    assert site.intakes.join("web").held_bytes == MOST_HELD_BYTES
+    mail.lost()
+    assert site.intakes.join("mail").held_bytes == 0
+    first.unsent = 0
+    first.resume_writing()
+    assert site.intakes.join("web").held_bytes == 0
+
+
+class Unread:
+    """A channel of asyncssh whose peer has not taken all answers."""
+
+    def __init__(self) -> None:
+        self.unsent = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def write(self, data: bytes) -> None:
+        self.unsent += len(data)
+
+
+class HalfFrames:
+    """A session that has half a frame of its peer."""
+
+    held_bytes = 0
+
+    def received(self, data: bytes) -> None:
+        self.held_bytes += len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+async def test_half_frames_and_unread_answers_of_a_channel_are_held_for_its_client() -> None:
+    site = Site()
+    channels: list[SshChannel] = []
+    connection: Any = Connection(0)
+    flow = Flow(connection, connection.calls.append, channels)
+    intake = site.intakes.join("web")
+    flow.admitted(intake)
+    session: Any = HalfFrames()
+    channels.append(SshChannel(lambda _: session, flow, connection.calls.append, channels.remove))
+    channels[0].connection_made(Unread())
+    channels[0].data_received(b"before the request for the subsystem", None)
+    assert intake.held_bytes == 0
+    channels[0].session_started()
+    channels[0].data_received(b"\0" * 50, None)
+    assert intake.held_bytes == 50
+    channels[0].write(b"a" * UNREAD_BYTES)
+    channels[0].pause_writing()
+    assert intake.held_bytes == 50 + UNREAD_BYTES + WINDOW_BYTES
+    channels[0].write(b"a" * 1_000)
+    assert intake.held_bytes == 50 + UNREAD_BYTES + WINDOW_BYTES + 1_000
+    channels[0].connection_lost(None)
+    assert intake.held_bytes == 0
+
+
+async def test_a_peer_that_does_not_read_for_too_long_is_dropped() -> None:
+    connection, flow = Site().connection(0)
+    connection.pause_writing()
+    assert flow.check(time.monotonic() + UNREAD_S - 1) == ""
+    assert flow.check(time.monotonic() + UNREAD_S + 1) == "answers were left unread for too long"
