@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select
@@ -33,6 +34,16 @@ class Certificates:
         if row is None:
             raise NotFound(f"no certificate is stored for the key {key!r}; store one with `hsmd cert import`")
         return CertificateRecord(key, row.chain_pem, row.not_after)
+
+    def of(self, names: Collection[str]) -> list[CertificateRecord]:
+        """Those of these keys that have one, in no particular order."""
+        query = select(keys.c.name, certificates.c.chain_pem, certificates.c.not_after).join(
+            keys, keys.c.id == certificates.c.key_id
+        )
+        return [
+            CertificateRecord(*row)
+            for row in self._connection.execute(query.where(keys.c.name.in_(list(names))))
+        ]
 
     def all(self) -> list[CertificateRecord]:
         """All certificates in order of their keys' names."""

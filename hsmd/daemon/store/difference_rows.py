@@ -29,6 +29,7 @@ from hsmd.daemon.store.records import (
     LimitedGrantRecord,
     Standing,
     TrustedCa,
+    chain_mark,
 )
 from hsmd.daemon.store.tables import (
     ca_clients,
@@ -201,7 +202,7 @@ class Differences:
     def _certificates(self, which: Any) -> dict[int, CertificateMark]:
         query: Select[Any] = select(certificates).where(which)
         return {
-            row.key_id: CertificateMark(row.not_after, hash(row.chain_pem))
+            row.key_id: CertificateMark(row.not_after, chain_mark(row.chain_pem))
             for row in self._connection.execute(query)
         }
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 from hsmd.algorithms import KeyType
@@ -99,6 +100,16 @@ class CertificateRecord:
     key: str
     chain_pem: str
     not_after: datetime
+
+    @property
+    def mark(self) -> str:
+        """A text that another chain would not have."""
+        return chain_mark(self.chain_pem)
+
+
+def chain_mark(chain_pem: str) -> str:
+    """A text that another chain would not have, in whichever process."""
+    return sha256(chain_pem.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,10 +399,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class CertificateMark:
-    """The end of a stored certificate, and a number that another chain would not have."""
+    """The end of a stored certificate, and a text that another chain would not have."""
 
     not_after: datetime
-    mark: int
+    mark: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from hsmd.protocol.messages.base import (
     AUDITOR,
     FRONT_END,
+    MAX_PAGE,
+    NO_SUBJECT,
     OPERATOR,
     OWNER,
     DnsName,
@@ -20,7 +22,14 @@ from hsmd.protocol.messages.base import (
 )
 from hsmd.protocol.messages.keys import KeyInfo, PemDocument
 
-__all__ = ["CertificateExport", "CertificateImport", "CertificateSelfSigned"]
+__all__ = [
+    "CertificateChains",
+    "CertificateExport",
+    "CertificateImport",
+    "CertificateSelfSigned",
+    "ChainPage",
+    "KeyChain",
+]
 
 
 class CertificateImport(Request, tag="cert.import"):
@@ -61,3 +70,34 @@ class CertificateExport(Request, tag="cert.export"):
     subject = Subject(key="key")
 
     key: Name
+
+
+class KeyChain(Struct):
+    """The stored certificate chain of a key."""
+
+    key: str
+    pem: str
+    mark: str
+    """The member `certificate_mark` of the key (`KeyInfo`)."""
+
+
+class ChainPage(Struct):
+    """Chains in the order in which they were asked for."""
+
+    chains: list[KeyChain]
+    answered: int
+    """How many of the keys, from the first one on, were looked at; ask again for the others."""
+
+
+class CertificateChains(Request, tag="cert.chains"):
+    """Return the stored certificate chains of several keys, as many as fit into an answer.
+
+    Keys that have none are left out, and so are keys on which a front end has no grant, or which an owner does not own.
+    """
+
+    Result = ChainPage
+    roles = OPERATOR | AUDITOR | FRONT_END | OWNER
+    changes = False
+    subject = NO_SUBJECT
+
+    keys: Annotated[list[Name], Meta(min_length=1, max_length=MAX_PAGE)]

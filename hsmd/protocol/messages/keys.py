@@ -75,6 +75,8 @@ class KeyInfo(Struct):
     """The client to which the key belongs; empty if it has no owner."""
     owner_removed: bool = False
     """Whether that client was removed; a client that has its name now is not the owner."""
+    certificate_mark: str = ""
+    """Changes whenever the stored chain changes; empty if there is none, and from earlier versions."""
 
 
 class KeyPage(Struct):

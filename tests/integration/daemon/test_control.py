@@ -41,6 +41,29 @@ def refused(ask: Ask, error: type[HsmdError], request: Request, about: str = "")
 # --- each request once ---
 
 
+def test_chains_of_several_keys(shared_daemon: Daemon, ask: Ask) -> None:
+    """A front end gets those of keys on which it has a grant; the mark tells when a chain has changed."""
+    for name in ("chains-a", "chains-b", "chains-c"):
+        ask(messages.KeyGenerate(name, "p-256", ["tls-server"]))
+    ask(messages.GrantAdd(WEB, "chains-a", ["tls-server"]))
+    pems = {
+        name: ask(messages.CertificateSelfSigned(name, ["x.test"])).pem for name in ("chains-a", "chains-b")
+    }
+    wanted = messages.CertificateChains(["chains-b", "nothing", "chains-c", "chains-a"])
+    page = ask(wanted)
+    assert [(chain.key, chain.pem) for chain in page.chains] == [
+        ("chains-b", pems["chains-b"]),
+        ("chains-a", pems["chains-a"]),
+    ]
+    assert page.answered == 4
+    for chain in page.chains:
+        assert ask(messages.KeyShow(chain.key)).certificate_mark == chain.mark
+    assert ask(messages.KeyShow("chains-c")).certificate_mark == ""
+    assert [chain.key for chain in ask(wanted, client=WEB).chains] == ["chains-a"]
+    ask(messages.CertificateSelfSigned("chains-a", ["x.test"]))
+    assert ask(messages.KeyShow("chains-a")).certificate_mark != page.chains[1].mark
+
+
 def test_a_key_from_generation_to_destruction(shared_daemon: Daemon, ask: Ask) -> None:
     info = ask(messages.KeyGenerate("life", "p-256", ["tls-server"]))
     public = load_der_public_key(info.public_key)

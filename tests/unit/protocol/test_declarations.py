@@ -28,6 +28,7 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "audit.read": ("oa", QUERY, "", ""),
     "audit.seal": ("o", CHANGE, "", ""),
     "audit.stand": ("oa", QUERY, "", ""),
+    "cert.chains": ("oafw", QUERY, "", ""),
     "cert.export": ("oafw", QUERY, "key", ""),
     "cert.import": ("o", CHANGE, "key", "", "chain"),
     "cert.self-signed": ("o", CHANGE, "key", ""),

@@ -305,6 +305,12 @@ class Snapshot:
         found = None if key is None else self._index.certificates.get(key.row)
         return None if found is None else found.not_after
 
+    def certificate_mark(self, key_name: str) -> str:
+        """A text that changes whenever the chain stored for a key changes; empty if there is none."""
+        key = self._by_name.get(key_name)
+        found = None if key is None else self._index.certificates.get(key.row)
+        return "" if found is None else found.mark
+
     def certificate_of(self, key_row: int) -> tuple[str, CertificateMark] | None:
         """The name of the key with this row id, and its certificate; None if there is none."""
         key, found = self._index.keys.get(key_row), self._index.certificates.get(key_row)
@@ -426,7 +432,7 @@ def _difference(contents: Contents) -> Difference:
         clients=dict(clients.items()),
         keys={row: _of_row(key, row, rows) for row, key in keys.items()},
         certificates={
-            key_rows[each.key]: CertificateMark(each.not_after, hash(each.chain_pem))
+            key_rows[each.key]: CertificateMark(each.not_after, each.mark)
             for each in contents.certificates
             if each.key in key_rows
         },

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from secrets import randbits
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -19,16 +20,22 @@ from hsmd.daemon.front.control.keys import key_info, visible_key
 from hsmd.daemon.front.ledger.producers import replace_certificate
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
 from hsmd.daemon.front.signing.service import KeyService
-from hsmd.daemon.store.records import KeyRecord
+from hsmd.daemon.store import Transaction
+from hsmd.daemon.store.records import CertificateRecord, KeyRecord
 from hsmd.errors import BadRequest, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, labels
 from hsmd.system.client_threads import in_thread
+from hsmd.system.control_requests import MAX_RESULT_BYTES
 
 BACKDATED = timedelta(hours=1)
 """How long before the present a self-signed certificate begins: clocks of clients may be behind."""
+CHAINS_AT_A_TIME = 50
+"""Chains that one read of the store returns."""
+CHAIN_FRAME_BYTES = 200
+"""More than a chain takes in an answer beside its text, whose line feeds JSON writes as two bytes."""
 
 
 class CertificateHandlers:
@@ -52,6 +59,7 @@ class CertificateHandlers:
             messages.CertificateImport: self.import_certificate,
             messages.CertificateSelfSigned: self.self_signed,
             messages.CertificateExport: self.export_certificate,
+            messages.CertificateChains: self.export_chains,
         }
 
     async def certificate_request(
@@ -117,6 +125,33 @@ class CertificateHandlers:
         certificate = await self._cache.read(lambda tx: tx.certificates.get(key.name))
         return messages.PemDocument(pem=certificate.chain_pem)
 
+    async def export_chains(
+        self, identity: Identity, request: messages.CertificateChains, deadline: float
+    ) -> messages.ChainPage:
+        """Chains are read in small parts, because they are of very different sizes and an answer is bounded by its bytes."""
+        chains: list[messages.KeyChain] = []
+        answered = size = 0
+        for names in _parts(request.keys):
+            wanted = self._visible(identity, request, names)
+            found = {each.key: each for each in await self._cache.read(partial(_chains_of, names=wanted))}
+            for name in names:
+                chain = found.get(name)
+                if chain is not None:
+                    size += len(chain.chain_pem) + chain.chain_pem.count("\n") + CHAIN_FRAME_BYTES
+                    if size > MAX_RESULT_BYTES and chains:
+                        return messages.ChainPage(chains, answered)
+                    chains.append(messages.KeyChain(name, chain.chain_pem, chain.mark))
+                answered += 1
+        return messages.ChainPage(chains, answered)
+
+    def _visible(self, identity: Identity, request: Request, names: Iterable[str]) -> list[str]:
+        """Those of these keys that the caller may name in this request."""
+        snapshot = self._cache.snapshot
+        visible = snapshot.keys_for(identity, type(request), self._now())
+        if visible is None:
+            return list(names)
+        return [name for name in names if bytes.fromhex(snapshot.digest_of(name)) in visible]
+
     async def _store_chain(self, key: KeyRecord, chain: str) -> tuple[str, ...]:
         """Check and store the chain of a key; return what is doubtful about it."""
         public_key = load_der_public_key(key.public_key)
@@ -142,3 +177,11 @@ class CertificateHandlers:
                 f"key: the purposes of {key.name!r}, fixed as {', '.join(labels(key.purposes))}, do not include {purpose.label}"
             )
         return await sign_as_daemon(self._service, identity, key, purpose, scheme, data, deadline, grant)
+
+
+def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[at : at + CHAINS_AT_A_TIME] for at in range(0, len(names), CHAINS_AT_A_TIME))
+
+
+def _chains_of(tx: Transaction, names: list[str]) -> list[CertificateRecord]:
+    return tx.certificates.of(names)

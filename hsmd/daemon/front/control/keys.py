@@ -251,6 +251,7 @@ def key_info(key: KeyRecord, snapshot: Snapshot) -> messages.KeyInfo:
         warnings=list(key.warnings),
         owner=key.owner.name if key.owner else "",
         owner_removed=key.owner is not None and key.owner.removed,
+        certificate_mark=snapshot.certificate_mark(key.name),
     )
 
 

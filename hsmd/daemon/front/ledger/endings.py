@@ -68,7 +68,7 @@ class Leaf:
         return next((name for at, name in reversed(self.thresholds) if at <= now), "")
 
 
-Due = tuple[datetime, int, int]
+Due = tuple[datetime, int, str]
 """When to look at a certificate, the row id of its key, and its mark: a certificate that was replaced has another one."""
 
 
