@@ -15,6 +15,8 @@ from hsmd.protocol.frames import Capability, Kind, decode_error, encode, encode_
 
 _REQUEST_ID = 1
 _READ_BYTES = 65_536
+BACKLOG_RETRY_S = 0.001
+"""A full backlog gives EAGAIN, and the socket cannot be polled then: sleep so long, and try again until the deadline."""
 
 
 def ask(path: Path, kind: int, answer_kind: int, body: bytes, *, ends: float) -> bytes:
@@ -24,8 +26,7 @@ def ask(path: Path, kind: int, answer_kind: int, body: bytes, *, ends: float) ->
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(_left(ends))
-            sock.connect(str(path))
+            _connect(sock, path, ends)
             sock.settimeout(_left(ends))
             sock.sendall(encode_hello(Capability.CONTROL) + encode(kind, _REQUEST_ID, body))
             return _answer(sock, answer_kind, ends)
@@ -33,6 +34,17 @@ def ask(path: Path, kind: int, answer_kind: int, body: bytes, *, ends: float) ->
         raise DeadlineExceeded("the agent did not answer in time") from None
     except OSError as error:
         raise Unavailable(f"agent at {path}: {error.strerror or error}; is the agent running?") from None
+
+
+def _connect(sock: socket.socket, path: Path, ends: float) -> None:
+    while True:
+        sock.settimeout(_left(ends))
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:
+            time.sleep(min(BACKLOG_RETRY_S, _left(ends)))
+        else:
+            return
 
 
 def _answer(sock: socket.socket, answer_kind: int, ends: float) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
+from hsmd.client.agent_call import BACKLOG_RETRY_S
 from hsmd.client.endpoint import AgentEndpoint, Endpoint
 from hsmd.client.wire import REACH_S, Receiver, Wire
 from hsmd.errors import Unavailable
@@ -45,11 +47,29 @@ class _SocketWire(asyncio.Protocol):
         await self._gone.wait()
 
 
+async def _connected(path: str) -> socket.socket:
+    """A socket connected to `path`; waits while the backlog is full, which event loops take for an error."""
+    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connecting.setblocking(False)
+    try:
+        while True:
+            try:
+                connecting.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(BACKLOG_RETRY_S)
+            else:
+                return connecting
+    except BaseException:
+        connecting.close()
+        raise
+
+
 async def _open_socket(endpoint: AgentEndpoint, receiver: Receiver) -> Wire:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(REACH_S):
-            _, wire = await loop.create_unix_connection(lambda: _SocketWire(receiver), str(endpoint.path))
+            connected = await _connected(str(endpoint.path))
+            _, wire = await loop.create_unix_connection(lambda: _SocketWire(receiver), sock=connected)
     except TimeoutError:
         raise Unavailable(f"{endpoint} does not accept connections") from None
     except OSError as error:
