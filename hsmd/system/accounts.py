@@ -29,6 +29,8 @@ class Tariff:
     control_request: float = 0.0
     key_operation: float = 0.0
     """A key operation that was accepted. Its rate and its place in the queue are limited elsewhere."""
+    turn: float = 1_000.0
+    """Once a client has cost this much in a turn of the event loop, the rest is handled in the next ones."""
     packet: float = 0.0
     """A packet, or a read, that brings no key operation that is accepted."""
 
@@ -76,6 +78,11 @@ class Account:
         """Seconds until the account is no longer overdrawn; 0.0 if it is not."""
         missing = -(self._balance + (now - self._filled_at) * self._tariff.share)
         return missing / self._tariff.share if missing > 0 else 0.0
+
+    @property
+    def turn(self) -> float:
+        """What the client may cost in a turn of the event loop."""
+        return self._tariff.turn
 
     @property
     def packet(self) -> float:

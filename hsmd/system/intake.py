@@ -17,8 +17,6 @@ from hsmd.system.accounts import Account, Tariff
 
 FRAMES_A_TURN = 256
 """Frames of one client handled in one turn of the loop: as many as a busy front end has under way."""
-COST_A_TURN = 1_000.0
-"""Once a client has cost this many microseconds in a turn, the rest is handled in the next ones."""
 FRAMES_AT_A_TIME = 16
 """Frames handled before the account of a client is looked at again, if it is near its limit."""
 MOST_HELD_BYTES = 32 << 20
@@ -103,7 +101,7 @@ class Intake:
     def _frames(self) -> int:
         turn = self._turns.current()
         if turn != self._turn:
-            self._turn, self._frames_left, self._cost_left = turn, FRAMES_A_TURN, COST_A_TURN
+            self._turn, self._frames_left, self._cost_left = turn, FRAMES_A_TURN, self.account.turn
         if self._frames_left <= 0 or self._cost_left <= 0 or self.account.recovery_s(self._clock()) > 0:
             return 0
         return self._frames_left if self.account.ample else min(self._frames_left, FRAMES_AT_A_TIME)

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from hsmd.system.accounts import Tariff
 from hsmd.system.intake import (
-    COST_A_TURN,
     FRAMES_A_TURN,
     FRAMES_AT_A_TIME,
     SHORTEST_PAUSE_S,
     Intake,
     Intakes,
 )
+from tests.support.fake_loop import FakeLoop
 
 TARIFF = Tariff(
     share=200_000, burst=50_000, byte=0, frame=1, refusal=70, control_request=400, key_operation=0
 )
-
-
-class FakeLoop:
-    """An event loop whose turns and time the test controls."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._soon: list[Callable[[], object]] = []
-        self._later: list[tuple[float, Callable[[], object]]] = []
-
-    def call_soon(self, callback: Callable[[], object]) -> None:
-        self._soon.append(callback)
-
-    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
-        self._later.append((self.now + delay, callback))
-
-    def turn(self) -> None:
-        due = [each for each in self._later if each[0] <= self.now]
-        self._later = [each for each in self._later if each not in due]
-        ready, self._soon = self._soon + [callback for _, callback in due], []
-        for callback in ready:
-            callback()
-
-    @property
-    def next_timer(self) -> float | None:
-        return min((at for at, _ in self._later), default=None)
 
 
 class Backlog:
@@ -160,7 +132,7 @@ def test_a_pause_is_worth_its_own_cost(loop: FakeLoop, intakes: Intakes) -> None
 
 def test_a_fault_of_one_connection_does_not_stop_the_others(loop: FakeLoop, intakes: Intakes) -> None:
     intake = intakes.join("web")
-    intake.spend(COST_A_TURN)
+    intake.spend(TARIFF.turn)
     handled: list[str] = []
 
     def fault() -> None:
