@@ -12,6 +12,7 @@ from typing import Any
 
 from hsmd import observe
 from hsmd.agent import cache as caches, config as configs
+from hsmd.agent.acceptor import Acceptor
 from hsmd.agent.config import AgentConfig
 from hsmd.agent.listener import Listener, inherited, listen
 from hsmd.agent.service import Service
@@ -53,7 +54,7 @@ class Agent:
         self._sessions = Sessions(clock=clock)
         self._stopping = asyncio.Event()
         self._listener: Listener | None = None
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- start, reload and stop ---
@@ -70,7 +71,7 @@ class Agent:
         ]
         try:
             self._upstream.apply(self._config.daemons)
-            self._server = await self._serve(self._listener)
+            self._acceptor = self._serve(self._listener)
             log.info("agent.ready", path=str(self._config.socket.path), count=len(self._cache.names()))
             ready()
             await self._stopping.wait()
@@ -100,7 +101,7 @@ class Agent:
                 and self._listener is not None
                 and self._listener.path is not None
             ):
-                await self._move(config)
+                self._move(config)
         except HsmdError as error:
             log.error("agent.reload_refused", error=error.text)
             return
@@ -113,29 +114,28 @@ class Agent:
         self._outdated.set()
         log.info("agent.reloaded", path=str(self._config_path))
 
-    async def _move(self, config: AgentConfig) -> None:
+    def _move(self, config: AgentConfig) -> None:
         """Apply new settings of the socket; at a new path, the new socket is ready before the old one is closed."""
         assert self._listener is not None
-        assert self._server is not None
+        assert self._acceptor is not None
         if config.socket.path == self._listener.path:
             self._listener.protect(config.socket)
             return
-        old_listener, old_server = self._listener, self._server
+        old_listener, old_acceptor = self._listener, self._acceptor
         self._listener = listen(config.socket)
-        self._server = await self._serve(self._listener)
-        old_server.close()
+        self._acceptor = self._serve(self._listener)
+        old_acceptor.close()
         old_listener.close()
 
-    async def _serve(self, listener: Listener) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-        return await loop.create_unix_server(
-            lambda: Session(self._service, self._sessions), sock=listener.socket
+    def _serve(self, listener: Listener) -> Acceptor:
+        return Acceptor(
+            listener.socket, self._sessions, lambda user: Session(self._service, self._sessions, user)
         )
 
     async def _drain(self) -> None:
-        assert self._server is not None
+        assert self._acceptor is not None
         assert self._listener is not None
-        self._server.close()
+        self._acceptor.close()
         self._listener.close()
         self._sessions.drain(round(DRAIN_S * 1000))
         with contextlib.suppress(TimeoutError):

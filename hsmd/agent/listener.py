@@ -17,7 +17,6 @@ from pathlib import Path
 from hsmd.agent.config import SocketConfig
 from hsmd.errors import ConfigurationError, Conflict
 
-BACKLOG = 1024
 _PROBE_S = 1.0
 _FIRST_PASSED_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of systemd's socket activation protocol."""
@@ -160,7 +159,7 @@ def _bind(config: SocketConfig, lock: int) -> Listener:
     try:
         listening.bind(str(temporary))
         _protect(temporary, config)
-        listening.listen(BACKLOG)
+        listening.listen()
         inode = temporary.lstat().st_ino
         temporary.replace(config.path)
     except BaseException:

@@ -1,17 +1,53 @@
-"""The local connections of all users: how many connections and open requests each user may hold, and draining them all."""
+"""The local connections of all users: what each user may hold and may still cost, and draining them all."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
+
+from hsmd.system.accounts import SECOND, Tariff
+from hsmd.system.intake import Intake, Intakes, Loop
 
 MAX_CONNECTIONS = 8_192
 MAX_CONNECTIONS_OF_USER = 2_048
 MAX_OPEN_OF_USER = 256
 """Open requests of one user: half of what a daemon accepts by default, so that one user cannot block the others."""
+MAX_OPEN = 4_096
+"""More open requests than any daemon accepts from one client by default."""
+MAX_HELD_OF_USER = 8 << 20
+"""Bytes of one user that were read and not handled: half frames, and frames that wait for their turn."""
+MAX_UNREAD_OF_USER = 16 << 20
+"""Bytes of answers that one user has not read."""
+READ_BYTES = 16 << 10
+"""Most bytes read from a connection at a time: about a hundred requests for a signature."""
+
+RETRY_S = 0.020
+"""After this time a user with too many connections or open requests may try again."""
+
+TARIFF = Tariff(
+    share=0.6 * SECOND,
+    burst=0.1 * SECOND,
+    turn=500.0,
+    byte=0.002,
+    frame=8.0,
+    refusal=30.0,
+    control_request=400.0,
+    key_operation=4.0,
+)
+"""What a local user pays (hsmd/system/accounts.py). What no server needs in numbers costs three times the processor's time that
+it takes: a ping takes 2.5 us, a refused operation 12 us, a control request 150 us. What servers do costs less than it takes,
+because daemon and token limit its rate: a server may make more operations and short connections in a second than an agent can
+forward, and is bounded only in each turn of the event loop."""
+CONNECTION = 100.0
+"""Price of a connection, in microseconds."""
+ASKED_OF_DAEMON = 5_000.0
+"""Price of a request that the agent passes to the daemon, where all its users share one account."""
+BROKEN = 5_000.0
+"""Price of a connection that is ended because of what the user sent: it takes a line of the agent's log."""
+LEAST_WINDOW = 16
+"""Operations that users may have open at a daemon which refuses more, together."""
 
 
 class Connected(Protocol):
@@ -22,38 +58,95 @@ class Connected(Protocol):
     def close(self) -> None: ...
 
 
+class LocalUser:
+    """What one user of this host holds at the agent, over all its connections."""
+
+    __slots__ = ("connections", "held", "intake", "open_requests", "uid", "unread")
+
+    def __init__(self, uid: int, intake: Intake) -> None:
+        self.uid = uid
+        self.intake = intake
+        """Its account, and its part of each turn of the event loop."""
+        self.connections = 0
+        self.open_requests = 0
+        self.held = 0
+        """Bytes that were read and not handled."""
+        self.unread = 0
+        """Bytes of answers that wait in this process because the user does not read them."""
+
+
 class Sessions:
     """All sessions and what their users hold. `drained` is set once, after `drain`, no request is open."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, loop: Loop | None = None) -> None:
+        """`loop`: see `Intakes`."""
         self.clock = clock
         self.draining = False
         self.drained = asyncio.Event()
-        self.open_requests: Counter[int] = Counter()
-        self._connections: Counter[int] = Counter()
+        self.open_requests = 0
+        self._window = float(MAX_OPEN)
+        """How many operations the daemon takes at a time, learned from what it refuses."""
+        self._users_with_open = 0
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
+        """All connections are read into this buffer, one after the other."""
+        self._intakes = Intakes(TARIFF, clock, loop)
+        self._users: dict[int, LocalUser] = {}
+        self._connections = 0
         self._all: set[Connected] = set()
 
-    def admit(self, session: Connected, uid: int) -> bool:
-        """Count a new connection of this user; return False, without counting it, if there are too many."""
-        if len(self._all) >= MAX_CONNECTIONS or self._connections[uid] >= MAX_CONNECTIONS_OF_USER:
-            return False
-        self._all.add(session)
-        self._connections[uid] += 1
-        return True
+    def admit(self, uid: int) -> LocalUser | None:
+        """Count a new connection of this user, which `release` must follow; None, without counting it, if there are too many."""
+        user = self._users.get(uid)
+        held = 0 if user is None else user.connections
+        if self._connections >= MAX_CONNECTIONS or held >= MAX_CONNECTIONS_OF_USER:
+            return None
+        intake = self._intakes.join(uid)
+        if user is None:
+            user = self._users[uid] = LocalUser(uid, intake)
+        user.connections += 1
+        self._connections += 1
+        return user
 
-    def remove(self, session: Connected, uid: int) -> None:
+    def release(self, user: LocalUser) -> None:
         """An admitted connection has ended."""
-        self._all.discard(session)
-        self._connections[uid] -= 1
-        if not self._connections[uid]:
-            del self._connections[uid]
+        self._connections -= 1
+        user.connections -= 1
+        if not user.connections:
+            del self._users[user.uid]
+        self._intakes.leave(user.uid)
 
-    def count(self, uid: int, change: int) -> None:
+    def add(self, session: Connected) -> None:
+        """The session of an admitted connection begins."""
+        self._all.add(session)
+
+    def remove(self, session: Connected) -> None:
+        """It has ended."""
+        self._all.discard(session)
+
+    def count(self, user: LocalUser, change: int) -> None:
         """Change the number of a user's open requests."""
-        self.open_requests[uid] += change
-        if not self.open_requests[uid]:
-            del self.open_requests[uid]
-            self._check_drained()
+        before, user.open_requests = user.open_requests, user.open_requests + change
+        self._users_with_open += bool(user.open_requests) - bool(before)
+        self.open_requests += change
+        self._check_drained()
+
+    # --- the daemon's capacity, which all users share ---
+
+    def may_open(self, user: LocalUser) -> bool:
+        """Whether one more operation of this user may be sent: there is room, or the user has less open than its equal part."""
+        if self.open_requests < self._window:
+            return True
+        users = self._users_with_open + (not user.open_requests)
+        return user.open_requests < self._window / users
+
+    def overloaded(self) -> None:
+        """The daemon refused an operation because it has too many."""
+        self._window = max(LEAST_WINDOW, min(self._window, self.open_requests) * 0.8)
+
+    def served(self) -> None:
+        """The daemon has carried out an operation."""
+        if self._window < MAX_OPEN:
+            self._window += 0.25
 
     def check(self) -> None:
         """Enforce the time limits; called about once a second."""
@@ -78,4 +171,5 @@ class Sessions:
             self.drained.set()
 
     def __len__(self) -> int:
-        return len(self._all)
+        """The number of connections."""
+        return self._connections
