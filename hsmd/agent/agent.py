@@ -27,6 +27,11 @@ from hsmd.system.sd_notify import notify
 REFRESH_S = 60.0
 """Longest interval between two comparisons of the cache with the daemon."""
 REFRESH_AT_MOST_EVERY_S = 1.0
+STORE_AT_MOST_EVERY_S = 1.0
+REST = 10
+"""Comparing and storing many keys takes time: pause this many times as long as it took before it is done again,"""
+MOST_PAUSE_S = 20.0
+"""but no longer than this."""
 CHECK_S = 1.0
 WITNESS_S = 60.0
 """Interval of the checks of the daemons' audit logs; they are also checked on each new connection."""
@@ -67,7 +72,8 @@ class Agent:
         self._cache.load()
         self._listener = inherited() or listen(self._config.socket)
         tasks = [
-            asyncio.create_task(task()) for task in (self._keep_cache, self._keep_limits, self._keep_witness)
+            asyncio.create_task(task())
+            for task in (self._keep_cache, self._keep_file, self._keep_limits, self._keep_witness)
         ]
         try:
             self._upstream.apply(self._config.daemons)
@@ -82,6 +88,8 @@ class Agent:
             self._sessions.close()
             await self._upstream.close()
             await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
+            if self._cache.unstored.is_set():
+                await self._cache.store()
             self._listener.close()
             log.info("agent.stopped", client=self._config.client)
 
@@ -172,8 +180,24 @@ class Agent:
                 async with asyncio.timeout(REFRESH_S):
                     await self._outdated.wait()
             self._outdated.clear()
-            await self._service.refresh()
-            await asyncio.sleep(REFRESH_AT_MOST_EVERY_S)
+            began = time.monotonic()
+            compared = await self._service.refresh()
+            await asyncio.sleep(
+                _pause_s(REFRESH_AT_MOST_EVERY_S, began) if compared else REFRESH_AT_MOST_EVERY_S
+            )
+
+    async def _keep_file(self) -> None:
+        """Write the cache's file after changes. It is written as a whole, so changes that follow each other are collected."""
+        while True:
+            await self._cache.unstored.wait()
+            began = time.monotonic()
+            await self._cache.store()
+            await asyncio.sleep(_pause_s(STORE_AT_MOST_EVERY_S, began))
+
+
+def _pause_s(least_s: float, began: float) -> float:
+    """How long to pause after work that began then (monotonic) and has just been done."""
+    return min(MOST_PAUSE_S, max(least_s, (time.monotonic() - began) * REST))
 
 
 def _witness(config: AgentConfig) -> Witness:

@@ -5,31 +5,24 @@ With it, TLS servers can start while the daemon is not reachable.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from hsmd import observe
-from hsmd.client.connection import Connection
-from hsmd.errors import ConfigurationError, NotFound, ProtocolError, Refused
-from hsmd.protocol.messages import (
-    MAX_PAGE,
-    CertificateExport,
-    KeyInfo,
-    KeyList,
-    KeyPage,
-    KeyShow,
-    PemDocument,
-)
+from hsmd.errors import ConfigurationError, ProtocolError
+from hsmd.protocol.messages import KeyInfo
 from hsmd.system import atomic_file
 
 FILE_NAME = "keys.json"
-MAX_KEYS = 10_000
-MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 1 << 30
+"""More than `MAX_KEYS` keys (hsmd/agent/fetch.py) with the longest chains take."""
 _PRIVATE_DIRECTORY = 0o700
 
 log = observe.logger()
@@ -57,13 +50,16 @@ class _File(msgspec.Struct):
 class Cache:
     """The keys by name, in memory and in the state directory. `complete`: all of them were fetched at least once.
 
-    A failure to write the file is logged; the keys in memory remain usable.
+    `unstored` is set when the file is to be written: see `store`.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._keys: dict[str, CachedKey] = {}
+        self._names: list[str] = []
+        self._digests: dict[str, bytes] = {}
         self.complete = False
+        self.unstored = asyncio.Event()
 
     def load(self) -> None:
         """Read what an earlier run stored; a damaged file is ignored.
@@ -78,7 +74,9 @@ class Cache:
             stored = msgspec.json.decode(path.read_bytes(), type=_File)
             if stored.version != 1:
                 raise ValueError("unknown version")
-            self._keys = _checked(stored.keys)
+            for key in stored.keys:
+                check(key)
+            self._take({key.info.name: key for key in stored.keys})
             self.complete = True
         except FileNotFoundError:
             return
@@ -86,28 +84,34 @@ class Cache:
             log.warning("cache.unusable", path=str(path), error=str(error))
 
     def replace(self, keys: Iterable[CachedKey]) -> bool:
-        """Replace all keys by those of a daemon; return whether anything changed. Raises ProtocolError for a wrong digest."""
-        fresh = _checked(keys)
+        """Replace all keys by those of a daemon, which were checked; return whether anything changed."""
+        fresh = {key.info.name: key for key in keys}
         changed = fresh != self._keys or not self.complete
-        self._keys, self.complete = fresh, True
+        self.complete = True
         if changed:
-            self._store()
+            self._take(fresh)
+            self.unstored.set()
         return changed
 
     def put(self, key: CachedKey) -> bool:
-        """Add or replace one key; return whether anything changed. Raises ProtocolError for a wrong digest."""
-        name = next(iter(_checked([key])))
+        """Add or replace one key, which was checked; return whether anything changed."""
+        name = key.info.name
         changed = self._keys.get(name) != key
         if changed:
+            if name not in self._keys:
+                insort(self._names, name)
             self._keys[name] = key
-            self._store()
+            self._digests[name] = key.digest
+            self.unstored.set()
         return changed
 
     def forget(self, name: str) -> bool:
         """Remove a key that the daemon no longer has or grants; return whether it was in the cache."""
         known = self._keys.pop(name, None) is not None
         if known:
-            self._store()
+            del self._digests[name]
+            del self._names[bisect_left(self._names, name)]
+            self.unstored.set()
         return known
 
     def get(self, name: str) -> CachedKey | None:
@@ -115,58 +119,45 @@ class Cache:
         return self._keys.get(name)
 
     def names(self) -> list[str]:
-        """All names, sorted."""
-        return sorted(self._keys)
+        """All names, sorted. The caller does not change the list."""
+        return self._names
 
-    def digests(self) -> list[tuple[str, bytes]]:
+    def names_after(self, name: str) -> Iterator[str]:
+        """The names that follow `name`, sorted."""
+        return (self._names[at] for at in range(bisect_right(self._names, name), len(self._names)))
+
+    def digests(self) -> Collection[tuple[str, bytes]]:
         """(name, digest) of all keys."""
-        return [(name, key.digest) for name, key in self._keys.items()]
+        return self._digests.items()
 
-    def _store(self) -> None:
-        content = msgspec.json.encode(_File(1, [self._keys[name] for name in self.names()]))
+    def _take(self, keys: dict[str, CachedKey]) -> None:
+        self._keys = keys
+        self._names = sorted(keys)
+        self._digests = {name: key.digest for name, key in keys.items()}
+
+    async def store(self) -> None:
+        """Write the file, in a thread. A failure is logged; the keys in memory remain usable."""
+        self.unstored.clear()
+        keys = [self._keys[name] for name in self._names]
         try:
-            atomic_file.replace(self._directory / FILE_NAME, content)
+            await asyncio.to_thread(atomic_file.replace, self._directory / FILE_NAME, _document(keys))
         except OSError as error:
             log.error("cache.not_stored", path=str(self._directory), error=str(error))
 
 
-async def fetch_one(connection: Connection, name: str, *, timeout_s: float) -> CachedKey:
-    """One key, if the daemon shows it to this client. Raises HsmdError."""
-    info: KeyInfo = await connection.control(KeyShow(name=name), timeout_s=timeout_s)
-    return CachedKey(info, await _chain(connection, info, timeout_s))
+def check(key: CachedKey) -> None:
+    """Raises ProtocolError if a digest is not that of its public key."""
+    if hashlib.sha256(key.info.public_key).hexdigest() != key.info.digest:
+        raise ProtocolError(f"the digest of key {key.info.name[:64]} is not that of its public key")
 
 
-async def fetch(connection: Connection, *, timeout_s: float) -> list[CachedKey]:
-    """All keys that the daemon shows to this client. Raises HsmdError."""
-    keys: list[CachedKey] = []
-    after, more = "", True
-    while more:
-        page: KeyPage = await connection.control(KeyList(after=after, limit=MAX_PAGE), timeout_s=timeout_s)
-        if not page.keys or page.keys[0].name <= after or len(keys) > MAX_KEYS:
-            break
-        keys += [CachedKey(info, await _chain(connection, info, timeout_s)) for info in page.keys]
-        after, more = page.keys[-1].name, page.more
-    return keys
-
-
-async def _chain(connection: Connection, info: KeyInfo, timeout_s: float) -> str:
-    if info.certificate_not_after is None:
-        return ""
-    try:
-        document: PemDocument = await connection.control(
-            CertificateExport(key=info.name), timeout_s=timeout_s
-        )
-    except (NotFound, Refused):
-        return ""
-    return document.pem
-
-
-def _checked(keys: Iterable[CachedKey]) -> dict[str, CachedKey]:
-    """Keys by name. Raises ProtocolError if a digest is not that of its public key."""
-    for key in (checked := list(keys)):
-        if hashlib.sha256(key.info.public_key).hexdigest() != key.info.digest:
-            raise ProtocolError(f"the digest of key {key.info.name[:64]} is not that of its public key")
-    return {key.info.name: key for key in checked}
+def _document(keys: list[CachedKey]) -> Iterator[bytes]:
+    """The JSON of a `_File` in pieces, so that a thread that encodes it does not keep the event loop waiting."""
+    encoder = msgspec.json.Encoder()
+    yield b'{"version":1,"keys":['
+    for number, key in enumerate(keys):
+        yield (b"," if number else b"") + encoder.encode(key)
+    yield b"]}"
 
 
 def _prepare(directory: Path) -> None:

@@ -5,21 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from itertools import islice
 from typing import Any
 
 from hsmd import observe
 from hsmd.agent import cache as caches
 from hsmd.agent.config import AgentConfig
+from hsmd.agent.fetch import MAX_KEYS, fetch, fetch_one
 from hsmd.agent.upstream import Upstream
 from hsmd.client.endpoint import Endpoint
 from hsmd.client.witness import Witness
 from hsmd.errors import HsmdError, NotFound, Refused, RefusedHere, Unavailable
 from hsmd.protocol import messages
+from hsmd.protocol.chain_pages import ChainPageBuilder
+from hsmd.system.control_requests import MAX_RESULT_BYTES
 
 FETCH_S = 10.0
 """Time-out of each request of a comparison of all keys."""
 ASK_S = 2.0
 """Time-out of each request about one key that a user waits for."""
+
+_CUT = (
+    f"the daemon shows {{}} more than {MAX_KEYS:,} keys; the agent keeps the first {MAX_KEYS:,} by name, and the others "
+    "cannot be used"
+)
 
 log = observe.logger()
 
@@ -41,6 +50,10 @@ class Service:
         self._witness = witness
         self._outdated = outdated
         self._allowed: dict[int, frozenset[bytes]] = {}
+        self._cut = False
+        """Whether the daemon has more keys for this client than an agent keeps."""
+        self._updates: dict[str, asyncio.Task[None]] = {}
+        """What is asked of the daemon about one key, by its name, for all users that wait for it."""
         self.forward = upstream.forward
         """Send the body of a key operation to a daemon: see `Upstream.forward`."""
 
@@ -50,17 +63,23 @@ class Service:
         self._witness = witness
         self._allowed.clear()
 
-    async def refresh(self) -> None:
-        """Compare the cache with the daemon in use, if there is one. Failures are logged."""
+    async def refresh(self) -> bool:
+        """Compare the cache with the daemon in use, if there is one; return whether that was done. Failures are logged."""
         connection = self._upstream.available
         if connection is None:
-            return
+            return False
         try:
-            if self._cache.replace(await caches.fetch(connection, timeout_s=FETCH_S)):
-                self._allowed.clear()
-                log.info("cache.changed", count=len(self._cache.names()))
+            fetched = await fetch(connection, self._cache.get, timeout_s=FETCH_S)
         except HsmdError as error:
             log.warning("cache.not_fetched", error=error.text)
+            return False
+        if self._cache.replace(fetched.keys):
+            self._allowed.clear()
+            log.info("cache.changed", count=len(self._cache.names()))
+        if fetched.cut and not self._cut:
+            log.warning("cache.cut", count=MAX_KEYS)
+        self._cut = fetched.cut
+        return True
 
     # --- key operations ---
 
@@ -107,6 +126,8 @@ class Service:
                     f"key {request.key} has no certificate; `hsmd cert import` on the key host stores one"
                 )
             return messages.PemDocument(key.chain)
+        if isinstance(request, messages.CertificateChains):
+            return self._chain_page(uid, request)
         raise Refused  # without a detail, which would be logged for each request of any user
 
     def _identity(self, uid: int) -> messages.Identity:
@@ -115,7 +136,13 @@ class Service:
         endpoint = None if connection is None else connection.endpoint
         daemon = endpoint.address if isinstance(endpoint, Endpoint) else ""
         return messages.Identity(
-            self._config.client, "agent", f"uid:{uid}", daemon, self._upstream.problems, self._notices()
+            self._config.client,
+            "agent",
+            f"uid:{uid}",
+            daemon,
+            self._upstream.problems,
+            self._notices(),
+            warnings=[_CUT.format(self._config.client)] if self._cut else [],
         )
 
     def _notices(self) -> list[str]:
@@ -125,9 +152,18 @@ class Service:
         return []
 
     def _key_page(self, uid: int, request: messages.KeyList) -> messages.KeyPage:
-        names = [name for name in self._cache.names() if name > request.after and self._may_see(uid, name)]
+        visible = (name for name in self._cache.names_after(request.after) if self._may_see(uid, name))
+        names = list(islice(visible, request.limit + 1))
         keys = [key.info for name in names[: request.limit] if (key := self._cache.get(name)) is not None]
         return messages.KeyPage(keys, len(names) > request.limit)
+
+    def _chain_page(self, uid: int, request: messages.CertificateChains) -> messages.ChainPage:
+        page = ChainPageBuilder(MAX_RESULT_BYTES)
+        for name in request.keys:
+            key = self._cache.get(name) if self._may_see(uid, name) else None
+            if not page.add(name, key.chain if key else "", key.info.certificate_mark if key else ""):
+                break
+        return page.page()
 
     async def _visible(self, uid: int, name: str) -> caches.CachedKey:
         """The key as the daemon has it now or, if it cannot be reached, as it is in the cache. Raises Refused or Unavailable."""
@@ -146,11 +182,19 @@ class Service:
         return Unavailable("the list of keys is not known yet: no daemon could be reached")
 
     async def _update(self, name: str) -> None:
+        """Ask the daemon for one key, once for all users that ask for it meanwhile."""
+        update = self._updates.get(name)
+        if update is None:
+            update = self._updates[name] = asyncio.create_task(self._fetch_one(name))
+            update.add_done_callback(lambda _: self._updates.pop(name))
+        await asyncio.shield(update)
+
+    async def _fetch_one(self, name: str) -> None:
         connection = self._upstream.available
         if connection is None:
             return
         try:
-            changed = self._cache.put(await caches.fetch_one(connection, name, timeout_s=ASK_S))
+            changed = self._cache.put(await fetch_one(connection, name, self._cache.get, timeout_s=ASK_S))
         except (NotFound, Refused):
             changed = self._cache.forget(name)
         except HsmdError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,8 @@ _CANNOT_SYNC = (errno.EACCES, errno.EINVAL)
 """A directory without read permission, or on a file system that does not sync directories, as some network file systems."""
 
 
-def replace(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
-    """Replace the file at `path`, if any, and sync it to disk. Raises OSError."""
+def replace(path: Path, content: str | bytes | Iterable[bytes], mode: int = PRIVATE) -> None:
+    """Replace the file at `path`, if any, and sync it to disk. Raises OSError. A long `content` may come in pieces."""
     with _staged(path, content, mode) as staged:
         staged.replace(path)
     _sync_if_possible(path.parent)
@@ -50,7 +50,7 @@ def _sync_if_possible(path: Path) -> None:
 
 
 @contextmanager
-def _staged(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
+def _staged(path: Path, content: str | bytes | Iterable[bytes], mode: int) -> Iterator[Path]:
     """A complete, synced file beside `path`, removed when the block ends; readable by its owner only until complete."""
     staged = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
@@ -61,7 +61,9 @@ def _staged(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from None  # the caller knows no staged file
     try:
         with open(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            if isinstance(content, str):
+                content = content.encode()
+            file.writelines([content] if isinstance(content, bytes) else content)
             os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())

@@ -22,6 +22,7 @@ from hsmd.algorithms import Family, Padding, SignatureScheme, key_type_of
 from hsmd.client.endpoint import Endpoint
 from hsmd.errors import Draining, HsmdError, NotFound, Refused
 from hsmd.protocol import messages
+from hsmd.protocol.chain_pages import ChainPageBuilder
 from hsmd.protocol.channel import ServerChannel, State
 from hsmd.protocol.frames import (
     Capability,
@@ -35,6 +36,7 @@ from hsmd.protocol.frames import (
     encode_welcome,
 )
 from hsmd.purposes import Purpose
+from hsmd.system.control_requests import MAX_RESULT_BYTES
 from hsmd.system.ssh_profile import CIPHERS, KEX_ALGORITHMS, without_ignore_packets
 from tests.support.audit_logs import LogMaker
 
@@ -61,6 +63,7 @@ class SoftKey:
     private: PrivateKeyTypes
     purposes: list[str] = field(default_factory=lambda: ["tls13-server", "tls12-server"])
     chain: str = ""
+    marked: bool = True  # False: as daemons of earlier versions show it
 
     @property
     def public_der(self) -> bytes:
@@ -84,6 +87,9 @@ class SoftKey:
             "soft",
             WHEN,
             expires,
+            certificate_mark=hashlib.sha256(self.chain.encode()).hexdigest()
+            if self.chain and self.marked
+            else "",
         )
 
 
@@ -330,6 +336,15 @@ class _Session(asyncssh.SSHServerSession[bytes]):
             and keys[request.key].chain
         ):
             return messages.PemDocument(keys[request.key].chain)
+        if isinstance(request, messages.CertificateChains):
+            page = ChainPageBuilder(MAX_RESULT_BYTES)
+            for name in request.keys:
+                info = keys[name].info if name in keys else None
+                if not page.add(
+                    name, keys[name].chain if info else "", info.certificate_mark if info else ""
+                ):
+                    break
+            return page.page()
         raise Refused
 
 

@@ -28,6 +28,8 @@ class Identity(Struct, omit_defaults=True):
     """From an agent: breaks of audit logs that it accepted because an operator declared them."""
     roles: list[Annotated[str, ROLE.meta]] = []
     """From a daemon: all roles that the client has at this address; `role` is the first."""
+    warnings: list[str] = []
+    """From an agent: what it does not serve."""
 
     def __post_init__(self) -> None:
         if self.role != "agent" and not self.roles:  # from a daemon of a release with one role per client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from hsmd.agent.cache import FILE_NAME, Cache, CachedKey
+from hsmd.agent.cache import FILE_NAME, Cache, CachedKey, check
 from hsmd.errors import ConfigurationError, ProtocolError
 from tests.support.fake_daemon import SoftKey
 
@@ -18,6 +19,12 @@ KEYS = [
     CachedKey(SoftKey(name, ed25519.Ed25519PrivateKey.generate()).info, f"chain of {name}")
     for name in ("b", "a")
 ]
+
+
+def stored(cache: Cache) -> None:
+    assert cache.unstored.is_set()
+    asyncio.run(cache.store())
+    assert not cache.unstored.is_set()
 
 
 def opened(directory: Path) -> Cache:
@@ -30,6 +37,7 @@ def test_stored_keys_are_read_again(tmp_path: Path) -> None:
     cache = opened(tmp_path / "state")
     assert not cache.complete
     assert cache.replace(KEYS)
+    stored(cache)
     again = opened(tmp_path / "state")
     assert again.complete
     assert again.names() == ["a", "b"]
@@ -38,7 +46,9 @@ def test_stored_keys_are_read_again(tmp_path: Path) -> None:
 
 
 def test_directory_and_file_are_private(tmp_path: Path) -> None:
-    opened(tmp_path / "state").replace(KEYS)
+    cache = opened(tmp_path / "state")
+    cache.replace(KEYS)
+    stored(cache)
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "state" / FILE_NAME).stat().st_mode) == 0o600
     assert os.listdir(tmp_path / "state") == [FILE_NAME]
@@ -52,6 +62,7 @@ def test_each_method_returns_whether_the_cache_changed(tmp_path: Path) -> None:
     assert not cache.put(KEYS[0])
     assert cache.forget("b")
     assert not cache.forget("b")
+    stored(cache)
     assert opened(tmp_path / "state").names() == []
 
 
@@ -62,16 +73,15 @@ def test_a_damaged_file_counts_as_missing(tmp_path: Path, content: bytes) -> Non
     cache = opened(tmp_path / "state")
     assert not cache.complete
     assert cache.replace(KEYS)
+    stored(cache)
     assert opened(tmp_path / "state").complete
 
 
 def test_digests_must_match_the_public_keys(tmp_path: Path) -> None:
     wrong = CachedKey(msgspec.structs.replace(KEYS[0].info, digest="00" * 32))
-    cache = opened(tmp_path / "state")
-    for taken in (lambda: cache.replace([wrong]), lambda: cache.put(wrong)):
-        with pytest.raises(ProtocolError, match="digest"):
-            taken()
-    assert not cache.complete
+    with pytest.raises(ProtocolError, match="digest"):
+        check(wrong)
+    opened(tmp_path / "state")
     (tmp_path / "state" / FILE_NAME).write_bytes(msgspec.json.encode({"version": 1, "keys": [wrong]}))
     assert opened(tmp_path / "state").names() == []
 
@@ -80,7 +90,20 @@ def test_a_file_that_cannot_be_written_does_not_stop_the_service(tmp_path: Path)
     cache = opened(tmp_path / "state")
     (tmp_path / "state" / "keys.new").mkdir()
     assert cache.replace(KEYS)
+    stored(cache)
     assert cache.names() == ["a", "b"]
+
+
+def test_names_and_digests_follow_each_change(tmp_path: Path) -> None:
+    cache = opened(tmp_path / "state")
+    cache.replace(KEYS)
+    other = CachedKey(SoftKey("ab", ed25519.Ed25519PrivateKey.generate()).info)
+    cache.put(other)
+    assert cache.names() == ["a", "ab", "b"]
+    assert list(cache.names_after("a")) == ["ab", "b"]
+    assert dict(cache.digests())["ab"].hex() == other.info.digest
+    cache.forget("a")
+    assert cache.names() == ["ab", "b"] == sorted(dict(cache.digests()))
 
 
 def test_unsafe_state_directories_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from hsmd.daemon.store import Transaction
 from hsmd.daemon.store.records import CertificateRecord, KeyRecord
 from hsmd.errors import BadRequest, Refused
 from hsmd.protocol import messages
+from hsmd.protocol.chain_pages import ChainPageBuilder
 from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, labels
@@ -34,8 +35,6 @@ BACKDATED = timedelta(hours=1)
 """How long before the present a self-signed certificate begins: clocks of clients may be behind."""
 CHAINS_AT_A_TIME = 50
 """Chains that one read of the store returns."""
-CHAIN_FRAME_BYTES = 200
-"""More than a chain takes in an answer beside its text, whose line feeds JSON writes as two bytes."""
 
 
 class CertificateHandlers:
@@ -129,20 +128,16 @@ class CertificateHandlers:
         self, identity: Identity, request: messages.CertificateChains, deadline: float
     ) -> messages.ChainPage:
         """Chains are read in small parts, because they are of very different sizes and an answer is bounded by its bytes."""
-        chains: list[messages.KeyChain] = []
-        answered = size = 0
+        page = ChainPageBuilder(MAX_RESULT_BYTES)
         for names in _parts(request.keys):
             wanted = self._visible(identity, request, names)
             found = {each.key: each for each in await self._cache.read(partial(_chains_of, names=wanted))}
             for name in names:
                 chain = found.get(name)
-                if chain is not None:
-                    size += len(chain.chain_pem) + chain.chain_pem.count("\n") + CHAIN_FRAME_BYTES
-                    if size > MAX_RESULT_BYTES and chains:
-                        return messages.ChainPage(chains, answered)
-                    chains.append(messages.KeyChain(name, chain.chain_pem, chain.mark))
-                answered += 1
-        return messages.ChainPage(chains, answered)
+                taken = page.add(name, chain.chain_pem, chain.mark) if chain else page.add(name, "", "")
+                if not taken:
+                    return page.page()
+        return page.page()
 
     def _visible(self, identity: Identity, request: Request, names: Iterable[str]) -> list[str]:
         """Those of these keys that the caller may name in this request."""
