@@ -18,6 +18,9 @@ app = group(
     token."""
 )
 
+MOST_SHOWN = 20
+"""Keys that a line names."""
+
 
 @command(app, "list", example="hsmd token list\nhsmd token list --json | jq '.tokens[].stop_reason'")
 def list_tokens(session: Session) -> None:
@@ -64,8 +67,17 @@ def _facts(token: TokenInfo) -> list[tuple[str, str]]:
     if token.wrapping:
         facts.append(("wrapped keys", ", ".join(token.wrapping)))
     if token.missing:
-        facts.append(("missing", f"in the store but not in the token: {', '.join(token.missing)}"))
+        named = _named(token.missing, token.missing_count)
+        facts.append(("missing", f"in the store but not in the token: {named}"))
     if token.unknown:
-        facts.append(("unknown", f"in the token but not in the store: {', '.join(token.unknown)}"))
+        named = _named(token.unknown, token.unknown_count)
+        facts.append(("unknown", f"in the token but not in the store: {named}"))
     facts += [("not served", f"{each.key or each.digest}: {each.problem}") for each in token.not_served]
     return facts
+
+
+def _named(keys: list[str], count: int) -> str:
+    """The first of these keys, and how many there are (0 from daemons of earlier releases, which send all)."""
+    more = max(count, len(keys)) - MOST_SHOWN
+    shown = ", ".join(keys[:MOST_SHOWN])
+    return f"{shown} and {more:,} more; --json names up to 1,000" if more > 0 else shown

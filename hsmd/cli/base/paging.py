@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from hsmd.cli.base.connection import Session
+from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
 from hsmd.protocol.messages import (
     MAX_PAGE,
     ClientInfo,
@@ -15,6 +15,8 @@ from hsmd.protocol.messages import (
     GrantInfo,
     GrantList,
     GrantPage,
+    KeyCandidateList,
+    KeyCandidates,
     KeyHistory,
     KeyHistoryPage,
     KeyInfo,
@@ -36,6 +38,17 @@ def keys_of(session: Session) -> list[KeyInfo]:
         return answer.keys, answer.more
 
     return list(_all(page, lambda key: key.name))
+
+
+def candidates_of(session: Session, token: str) -> KeyCandidateList:
+    """All private keys in a token that could be adopted."""
+    found = session.ask(KeyCandidates(token=token), KeyCandidateList, timeout_s=SLOW_TIMEOUT_S)
+    while found.cursor:
+        wanted = KeyCandidates(token=token, cursor=found.cursor)
+        page = session.ask(wanted, KeyCandidateList, timeout_s=SLOW_TIMEOUT_S)
+        found.keys += page.keys
+        found.cursor = page.cursor
+    return found
 
 
 def destroyed_keys_of(session: Session) -> list[PastKey]:

@@ -152,16 +152,25 @@ NO_PRIVATE_KEY = "the private key is not in the token"
 """The problem of a ceiling whose private key is missing."""
 
 
-class KeyDescriptions(Struct, frozen=True):
-    """All keys that have a ceiling."""
+class KeyDescriptions(Struct, frozen=True, omit_defaults=True):
+    """A page of the keys that have a ceiling. `cursor` asks for the next page; it is empty if there is none."""
 
     keys: list[KeyDescription]
+    cursor: str = ""
 
 
-class Describe(TokenRequest, tag="describe", frozen=True):
-    """Describe the keys that the token serves, after searching it again."""
+Cursor = Annotated[str, Meta(max_length=64)]
+
+
+class Describe(TokenRequest, tag="describe", frozen=True, omit_defaults=True):
+    """Describe the keys that the token serves, in pages; without a `cursor` the token is searched again.
+
+    With `brief` the descriptions have neither public key nor CKA_LABEL nor warnings about attributes.
+    """
 
     Result: ClassVar = KeyDescriptions
+    cursor: Cursor = ""
+    brief: bool = False
 
 
 class Candidate(Struct, frozen=True):
@@ -174,16 +183,18 @@ class Candidate(Struct, frozen=True):
     unsafe: list[str]
 
 
-class CandidateList(Struct, frozen=True):
-    """Private keys that could be adopted."""
+class CandidateList(Struct, frozen=True, omit_defaults=True):
+    """A page of private keys that could be adopted. `cursor` asks for the next page; it is empty if there is none."""
 
     keys: list[Candidate]
+    cursor: str = ""
 
 
-class Candidates(TokenRequest, tag="candidates", frozen=True):
-    """List the private keys of the token that could be adopted, with their unsafe attributes."""
+class Candidates(TokenRequest, tag="candidates", frozen=True, omit_defaults=True):
+    """List the private keys of the token that could be adopted, with their unsafe attributes, in pages."""
 
     Result: ClassVar = CandidateList
+    cursor: Cursor = ""
 
 
 Envelope = Annotated[bytes, Meta(max_length=MAX_ENVELOPE_BYTES)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pkcs11
@@ -17,6 +17,7 @@ from hsmd.daemon.ipc.worker_messages import AnyRequest, Destroy, Generate, KeyDe
 from hsmd.daemon.worker import ceilings, key_adoption, key_objects, private_keys, unfinished_keys
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_pairs import KeyPairs, Unproven
+from hsmd.daemon.worker.listings import Listings
 from hsmd.daemon.worker.public_halves import PublicHalves
 from hsmd.daemon.worker.wrapped_keys import WrappedKeys
 from hsmd.errors import BadRequest, TokenFailure
@@ -43,6 +44,8 @@ class ControlOperations:
         self._session = token.session
         self._wall_clock = wall_clock
         self._outdated = ""
+        self._descriptions: Listings[KeyDescription] = Listings()
+        self._candidate_lists: Listings[worker_messages.Candidate] = Listings()
         found = wrapping_probe.probe(token.session)
         self.wrapping = list(found.abilities)
         self._wrapped_keys = WrappedKeys(token.session, found)
@@ -81,9 +84,9 @@ class ControlOperations:
             case worker_messages.Destroy():
                 return Done(changed=key_objects.destroy(self._session, bytes.fromhex(request.key)))
             case worker_messages.Describe():
-                return self._describe()
+                return self._describe(request)
             case worker_messages.Candidates():
-                return self._candidates()
+                return self._candidates(request)
             case worker_messages.Unwrap():
                 return self._unwrap(request)
             case worker_messages.Wrap():
@@ -118,41 +121,15 @@ class ControlOperations:
         ceiling = self._wrapped_keys.unwrap(request, expand(request.purposes), self._wall_clock())
         return describe(ceiling, request.name if request.keep else "", [])
 
-    def _describe(self) -> worker_messages.KeyDescriptions:
-        found = ceilings.read_all(self._session)
-        privates = private_keys.by_id(self._session)
-        pairs, described = KeyPairs(), []
-        for digest in sorted(found):
-            ceiling = found[digest]
-            served = pairs.private_key(ceiling, privates.get(ceiling.cka_id, []))
-            if served.private is None:
-                described.append(describe(ceiling, "", [], served.problem))
-            else:
-                label, unsafe = served.private[Attribute.LABEL], templates.unsafe_attributes(served.private)
-                described.append(describe(ceiling, label, unsafe))
-        return worker_messages.KeyDescriptions(described)
+    def _describe(self, request: worker_messages.Describe) -> worker_messages.KeyDescriptions:
+        page = self._descriptions.page(
+            request.cursor, lambda: _descriptions(self._session, brief=request.brief), whole=not request.brief
+        )
+        return worker_messages.KeyDescriptions(page.items, page.cursor)
 
-    def _candidates(self) -> worker_messages.CandidateList:
-        served, pairs, halves = ceilings.read_all(self._session), KeyPairs(), PublicHalves.of(self._session)
-        found = []
-        for cka_id, privates in sorted(private_keys.by_id(self._session).items()):
-            for private in privates:
-                try:
-                    half = key_adoption.shown_half(pairs, private, halves)
-                except Unproven:
-                    half = None
-                if half is not None and half.digest in served:
-                    continue
-                found.append(
-                    worker_messages.Candidate(
-                        cka_id=cka_id.hex(),
-                        cka_label=private[Attribute.LABEL],
-                        key_type=half.key_type.value if half else "",
-                        key=half.digest.hex() if half else "",
-                        unsafe=templates.unsafe_attributes(private),
-                    )
-                )
-        return worker_messages.CandidateList(found)
+    def _candidates(self, request: worker_messages.Candidates) -> worker_messages.CandidateList:
+        page = self._candidate_lists.page(request.cursor, lambda: _candidates(self._session))
+        return worker_messages.CandidateList(page.items, page.cursor)
 
     def _check_ability(self, key_type: KeyType, purposes: frozenset[Purpose]) -> None:
         needed = mechanisms.needed(key_type, purposes) | {mechanisms.generation(key_type)}
@@ -161,19 +138,62 @@ class ControlOperations:
             raise BadRequest(f"key_type: the token has no {names}; choose another type or purpose")
 
 
-def describe(ceiling: Ceiling, cka_label: str, warnings: list[str], problem: str = "") -> KeyDescription:
-    """The description of a key with a ceiling that is sent to the front; `problem` says why it is not served."""
+def describe(
+    ceiling: Ceiling, cka_label: str, warnings: list[str], problem: str = "", *, brief: bool = False
+) -> KeyDescription:
+    """The description of a key with a ceiling that is sent to the front; `problem` says why it is not served.
+
+    With `brief` without the public key.
+    """
     half = ceiling.half
     return KeyDescription(
         key=half.digest.hex(),
         key_type=half.key_type.value,
-        public_key=half.spki,
+        public_key=b"" if brief else half.spki,
         purposes=labels(ceiling.purposes),
         cka_id=ceiling.cka_id.hex(),
         cka_label=cka_label,
         warnings=[*warnings, *([problem] if problem else [])],
         problem=problem,
     )
+
+
+def _descriptions(session: Any, *, brief: bool) -> Iterator[KeyDescription | None]:
+    """The keys that have a ceiling, in order of digest."""
+    found = yield from ceilings.reading_all(session)
+    privates = yield from private_keys.reading_by_id(session)
+    pairs = KeyPairs()
+    for digest in sorted(found):
+        ceiling = found[digest]
+        served = pairs.private_key(ceiling, privates.get(ceiling.cka_id, []))
+        if brief or served.private is None:
+            yield describe(ceiling, "", [], served.problem, brief=brief)
+        else:
+            label, unsafe = served.private[Attribute.LABEL], templates.unsafe_attributes(served.private)
+            yield describe(ceiling, label, unsafe)
+
+
+def _candidates(session: Any) -> Iterator[worker_messages.Candidate | None]:
+    """The private keys that could be adopted, in order of CKA_ID."""
+    served = yield from ceilings.reading_all(session)
+    privates = yield from private_keys.reading_by_id(session)
+    pairs, halves = KeyPairs(), PublicHalves.of(session)
+    for cka_id, same_id in sorted(privates.items()):
+        for private in same_id:
+            try:
+                half = key_adoption.shown_half(pairs, private, halves)
+            except Unproven:
+                half = None
+            if half is not None and half.digest in served:
+                yield None
+                continue
+            yield worker_messages.Candidate(
+                cka_id=cka_id.hex(),
+                cka_label=private[Attribute.LABEL],
+                key_type=half.key_type.value if half else "",
+                key=half.digest.hex() if half else "",
+                unsafe=templates.unsafe_attributes(private),
+            )
 
 
 def _clean(session: Any, now: float) -> int:

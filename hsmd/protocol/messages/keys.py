@@ -118,10 +118,12 @@ class KeyCandidate(Struct):
 
 
 class KeyCandidateList(Struct):
-    """The keys of one token that could be adopted."""
+    """The keys of one token that could be adopted, or as many of them as fit."""
 
     token: str
     keys: list[KeyCandidate]
+    cursor: str = ""
+    """Asks for the others; empty if there are none."""
 
 
 class KeyCandidates(Request, tag="key.candidates"):
@@ -134,6 +136,8 @@ class KeyCandidates(Request, tag="key.candidates"):
 
     token: Text = ""
     """May be empty if the daemon has only one token."""
+    cursor: Text = ""
+    """From the last answer, to get the next ones; empty to search the token."""
 
 
 class KeyAdopt(Request, tag="key.adopt"):

@@ -38,9 +38,9 @@ class TokenInfo(Struct):
     """The daemon whose login was refused, and its host."""
     stop_reason: str = ""
     missing: list[str] = []
-    """Names of keys that the store knows and the token does not serve."""
+    """Names of keys that the store knows and the token does not serve: at most 1,000 of them."""
     unknown: list[str] = []
-    """Digests (hexadecimal) of keys with a ceiling that the store does not know."""
+    """Digests (hexadecimal) of keys with a ceiling that the store does not know: at most 1,000 of them."""
     compared_at: datetime | None = None
     """When `missing` and `unknown` were found; null before the first comparison."""
     abilities: list[str] = []
@@ -53,6 +53,10 @@ class TokenInfo(Struct):
     """Its serial number; empty until a worker has opened it."""
     not_served: list[KeyProblem] = []
     """Keys with a ceiling in the token that it does not serve, and why: at most 100 of them."""
+    missing_count: int = 0
+    """How many keys `missing` is about, also of those that it does not name."""
+    unknown_count: int = 0
+    """How many keys `unknown` is about, also of those that it does not name."""
 
 
 class TokenInfoList(Struct):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
+import msgspec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsmd.algorithms import KeyType, key_type_of
@@ -27,6 +28,8 @@ from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_pu
 
 CHECKPOINT_KEY, STATEMENT_KEY = "hsmd-checkpoint", "hsmd-statement"
 """Names of the keys with which the daemons of one store sign checkpoints and statements."""
+ANSWER_BYTES = 400_000
+"""An answer with candidates ends after the page of the control worker that goes beyond this; see `MAX_ANSWER_LENGTH`."""
 _CKA_ID = re.compile(r"([0-9a-fA-F]{2}){0,64}")
 _EDWARDS = {"EDDSA", "EC_EDWARDS_KEY_PAIR_GEN"}
 """Mechanisms that a token needs for Ed25519 (PKCS #11 3.0, section 6.3.15)."""
@@ -107,12 +110,18 @@ class KeyHandlers:
         self, identity: Identity, request: messages.KeyCandidates, deadline: float
     ) -> messages.KeyCandidateList:
         token, pool = self._token(request.token)
-        found = await pool.control(worker_messages.Candidates(), deadline - self._clock())
-        keys = [
-            messages.KeyCandidate(key.cka_id, key.cka_label, key.key_type, list(key.unsafe))
-            for key in found.keys
-        ]
-        return messages.KeyCandidateList(token=token, keys=keys)
+        answer = messages.KeyCandidateList(token=token, keys=[], cursor=request.cursor)
+        room = ANSWER_BYTES
+        while room > 0:
+            wanted = worker_messages.Candidates(cursor=answer.cursor)
+            page = await pool.control(wanted, deadline - self._clock())
+            keys = [_candidate(key) for key in page.keys]
+            answer.keys += keys
+            answer.cursor = page.cursor
+            room -= len(msgspec.json.encode(keys))
+            if not page.cursor:
+                break
+        return answer
 
     async def adopt(
         self, identity: Identity, request: messages.KeyAdopt, deadline: float
@@ -253,6 +262,10 @@ def key_info(key: KeyRecord, snapshot: Snapshot) -> messages.KeyInfo:
         owner_removed=key.owner is not None and key.owner.removed,
         certificate_mark=snapshot.certificate_mark(key.name),
     )
+
+
+def _candidate(key: worker_messages.Candidate) -> messages.KeyCandidate:
+    return messages.KeyCandidate(key.cka_id, key.cka_label, key.key_type, list(key.unsafe))
 
 
 def _past_key(key: PastKey) -> messages.PastKey:

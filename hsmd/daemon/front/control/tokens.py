@@ -13,6 +13,9 @@ from hsmd.daemon.front.tokens.reconciliation import Differences
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Done, Request
 
+MOST_NAMED = 1_000
+"""Missing and unknown keys that an answer names of one token: with all of them it would not fit into a frame."""
+
 
 class TokenHandlers:
     """Shows tokens, and allows logins again after a refused PIN."""
@@ -61,6 +64,8 @@ class TokenHandlers:
             info.stopped_at, info.stopped_by, info.stop_reason = stop.at, stop.by, stop.reason
         found = self._differences.get(status.name)
         if found is not None:
-            info.missing, info.unknown, info.compared_at = list(found.missing), list(found.unknown), found.at
+            info.missing, info.missing_count = list(found.missing[:MOST_NAMED]), len(found.missing)
+            info.unknown, info.unknown_count = list(found.unknown[:MOST_NAMED]), len(found.unknown)
+            info.compared_at = found.at
             info.not_served = [messages.KeyProblem(*each) for each in found.not_served]
         return info

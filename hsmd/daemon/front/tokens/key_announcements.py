@@ -40,10 +40,10 @@ class KeyAnnouncements:
         now = self._clock()
         for key in keys:
             self._recent.append((now, key))
-            workers = set(self._rotation.ready)
+            workers = self._rotation.ready
             _, told = self._told.pop(key, (set(), asyncio.Event()))
             if workers:
-                self._told[key] = (workers, told)
+                self._told[key] = (set(workers), told)
             else:
                 told.set()
             for worker in workers:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
+
+from msgspec.structs import replace
 
 from hsmd.daemon.front.tokens.circuit_breaker import HealthListener, NoListener, TokenHealth
 from hsmd.daemon.front.tokens.control_channel import ControlChannel
@@ -28,6 +30,8 @@ from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.daemon.front.tokens.worker_rotation import UNBOUNDED, WorkerRotation
 from hsmd.daemon.ipc.worker_messages import (
     Adopt,
+    Candidates,
+    Describe,
     Destroy,
     Failed,
     Faulty,
@@ -174,6 +178,19 @@ class TokenPool:
             case Destroy():
                 self._keys.destroyed(request.key)
         return result
+
+    async def pages(self, request: Describe | Candidates, timeout_s: float) -> AsyncIterator[list[Any]]:
+        """Have the control worker list keys, page by page; other requests are carried out in between.
+
+        `timeout_s` is for the whole list. Raises as `control`, and BadRequest if the list has to be begun again.
+        """
+        ends = self._clock() + timeout_s
+        while True:
+            answer = await self.control(request, ends - self._clock())
+            yield answer.keys
+            if not answer.cursor:
+                return
+            request = replace(request, cursor=answer.cursor)
 
     async def _announce(self, key: str, timeout_s: float) -> None:
         """Tell the workers of a new key, and wait until they serve it; those that take longer than this serve it later."""

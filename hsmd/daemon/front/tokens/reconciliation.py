@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from hsmd import observe
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.tokens.pool import TokenPool
-from hsmd.daemon.ipc.worker_messages import Describe, KeyDescription, KeyDescriptions
+from hsmd.daemon.ipc.worker_messages import Describe, KeyDescription
 from hsmd.errors import HsmdError
 
 INTERVAL_S = 300.0
@@ -40,19 +40,33 @@ class Differences:
     not_served: tuple[tuple[str, str, str], ...] = ()
 
 
-def compare(stored: Mapping[bytes, str], described: Iterable[KeyDescription], at: datetime) -> Differences:
-    """`stored`: names, by digest, of the keys that the store lists for the token."""
-    served: set[bytes] = set()
-    problems: list[tuple[str, str, str]] = []
-    for key in described:
-        digest = bytes.fromhex(key.key)
-        if key.problem:
-            problems.append((stored.get(digest, ""), key.key, key.problem))
-        else:
-            served.add(digest)
-    missing = tuple(sorted(name for digest, name in stored.items() if digest not in served))
-    unknown = tuple(sorted(digest.hex() for digest in served - stored.keys()))
-    return Differences(missing, unknown, at, tuple(sorted(problems)[:MOST_PROBLEMS]))
+class Comparison:
+    """What the token serves, taken in pages: of the keys only what the differences need."""
+
+    def __init__(self) -> None:
+        self._served: set[bytes] = set()
+        self._problems: list[tuple[bytes, str]] = []
+
+    def add(self, described: Iterable[KeyDescription]) -> None:
+        """Some of the keys that have a ceiling in the token."""
+        for key in described:
+            if not key.problem:
+                self._served.add(bytes.fromhex(key.key))
+            elif len(self._problems) < MOST_PROBLEMS:
+                self._problems.append((bytes.fromhex(key.key), key.problem))
+
+    def with_stored(
+        self, before: Mapping[bytes, str], after: Mapping[bytes, str], at: datetime
+    ) -> Differences:
+        """`before`, `after`: names, by digest, of the keys that the store listed for the token before and after the search.
+
+        A key that was made or destroyed meanwhile is no difference.
+        """
+        served = self._served
+        missing = sorted(name for digest, name in after.items() if digest in before and digest not in served)
+        unknown = sorted(digest.hex() for digest in served if digest not in before and digest not in after)
+        problems = sorted((after.get(digest, ""), digest.hex(), text) for digest, text in self._problems)
+        return Differences(tuple(missing), tuple(unknown), at, tuple(problems[:MOST_PROBLEMS]))
 
 
 class Reconciler:
@@ -73,11 +87,15 @@ class Reconciler:
 
     async def _compare(self, name: str, pool: TokenPool) -> bool:
         """Compare one token; return whether it could be asked."""
+        before_search = self._snapshot().keys_in(name)
+        comparison = Comparison()
         try:
-            answer: KeyDescriptions = await pool.control(Describe(), TIMEOUT_S)
+            async for keys in pool.pages(Describe(brief=True), TIMEOUT_S):
+                comparison.add(keys)
         except HsmdError:
             return False
-        found = compare(self._snapshot().keys_in(name), answer.keys, datetime.now(UTC))
+        after_search = self._snapshot().keys_in(name)
+        found = comparison.with_stored(before_search, after_search, datetime.now(UTC))
         before = self.found.get(name)
         if (found.missing, found.unknown) != ((before.missing, before.unknown) if before else ((), ())):
             log.warning(
