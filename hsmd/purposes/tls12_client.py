@@ -1,7 +1,8 @@
 """What a TLS 1.2 client's CertificateVerify signs: the handshake from ClientHello to ClientKeyExchange.
 
 RFC 5246, section 7.4.8 (section 7.3 for the order of messages). The transcript must show that the server requested a
-certificate and offered this signature scheme, and that the client sent the certificate of this key.
+certificate and offered this signature scheme, and that the client sent the certificate of this key. A transcript that can be
+read as another signed format is refused (other_formats.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from hsmd.algorithms import SignatureScheme
 from hsmd.purposes.named_groups import NAMED_CURVE, NAMED_GROUPS
+from hsmd.purposes.other_formats import other_format
 from hsmd.purposes.vectors import VectorReader
 from hsmd.purposes.x509 import public_key_of_certificate
 
@@ -51,6 +53,8 @@ def check_client_transcript(spki: bytes, scheme: SignatureScheme, data: bytes) -
         elif not step.optional:
             raise handshake.mismatch(f"no {step.name} where one must be")
     handshake.finish()
+    if other := other_format(data):
+        raise handshake.mismatch(f"it can be read as another signed format: {other}")
 
 
 @dataclass(frozen=True, slots=True)

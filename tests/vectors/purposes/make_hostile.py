@@ -1,6 +1,6 @@
-"""Writes hostile.json: payloads that a key with TLS purposes must never sign, from valid.json and by hand.
+"""Writes hostile.json: payloads that a key with TLS purposes must never sign, from valid.json, disguised.json and by hand.
 
-Run by hand after make_valid.py or a change here; the same input gives the same output.
+Run by hand after make_valid.py, make_disguised.py or a change here; the same input gives the same output.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "hostile.json")
     output = parser.parse_args().output
     valid = json.loads((HERE / "valid.json").read_text())
+    others = json.loads((HERE / "disguised.json").read_text())
     payloads = [
         {"name": name, "keys": keys, "data": base64.b64encode(data).decode()}
-        for name, keys, data in hostile(valid)
+        for name, keys, data in hostile(valid, others)
     ]
     assert len({payload["name"] for payload in payloads}) == len(payloads)
     output.write_text(json.dumps(payloads, indent=0) + "\n")
     print(f"{len(payloads)} hostile payloads")
 
 
-def hostile(valid: dict) -> Iterator[tuple[str, list[str], bytes]]:
+def hostile(valid: dict, others: dict) -> Iterator[tuple[str, list[str], bytes]]:
     """(name, keys for which it is hostile, bytes)."""
     everyone = list(valid["keys"])
-    for name, data in [*other_formats(), *x509(valid), *near_misses(valid)]:
+    for name, data in [*other_formats(), *accepted(others), *x509(valid), *near_misses(valid)]:
         yield name, everyone, data
     own = transcript(valid, "p-256")
     for other in everyone:
@@ -61,6 +62,13 @@ def hostile(valid: dict) -> Iterator[tuple[str, list[str], bytes]]:
                 [key for key in everyone if key != other],
                 transcript(valid, other),
             )
+
+
+def accepted(others: dict) -> Iterator[Payload]:
+    """What independent readers accepted (make_disguised.py), whatever key signs it."""
+    for record in others["records"]:
+        if record["purpose"] == "tls12-server":
+            yield f"accepted: {record['name']}", base64.b64decode(record["data"])
 
 
 def x509(valid: dict) -> Iterator[Payload]:
