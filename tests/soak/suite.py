@@ -73,8 +73,16 @@ SCENARIOS = {
         SHOW_FIGURES,
     ),
     "purposes": Scenario(
-        ("tests/integration/daemon/test_requests.py", "tests/integration/daemon/test_hostile_worker.py"),
-        {"HSMD_TEST_HOSTILE": lambda minutes: int(minutes * 600)},
+        (
+            "tests/integration/daemon/test_requests.py",
+            "tests/integration/daemon/test_hostile_worker.py",
+            "tests/unit/purposes/test_honest_randoms.py",
+        ),
+        {
+            "HSMD_TEST_HOSTILE": lambda minutes: int(minutes * 600),
+            "HSMD_TEST_HONEST": lambda minutes: int(minutes * 2_000_000),
+        },
+        SHOW_FIGURES,
     ),
     "oracle": Scenario(
         ("tests/attacks/test_premaster_oracle.py",),
