@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
 from hsmd.cli.agent.options import Config, app, default_config
@@ -22,6 +23,7 @@ from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
 from hsmd.client.endpoint import read_identity
+from hsmd.protocol import key_proofs
 from hsmd.protocol.messages import ClientRotateKey, WhoAmI
 from hsmd.system import atomic_file
 
@@ -65,8 +67,9 @@ def _rotate(daemons: tuple[Endpoint, ...], identity: Path, next_identity: Path) 
         ssh_keys.make(next_identity, "hsmd agent")
     _own_like(identity, next_identity)
     line = _public_line(next_identity)
+    current = ssh_keys.parse(_public_line(identity)).fingerprint
     for daemon in daemons:
-        _ask(daemon, ClientRotateKey(public_key=line))
+        _register(daemon, line, _proof(next_identity, daemon.user, current, ssh_keys.parse(line).fingerprint))
     for daemon in daemons:
         _ask(replace(daemon, identity_file=next_identity), WhoAmI())
     os.replace(next_identity, identity)
@@ -83,6 +86,25 @@ def _ask(daemon: Endpoint, request: ClientRotateKey | WhoAmI) -> None:
 
     with Client.connect(daemon) as client:
         client.control(request, timeout_s=ASK_S)
+
+
+def _register(daemon: Endpoint, line: str, proof: str) -> None:
+    """Register the next key; a daemon of an earlier release neither knows the proof nor needs it."""
+    from hsmd.errors import BadRequest
+
+    try:
+        _ask(daemon, ClientRotateKey(public_key=line, proof=proof))
+    except BadRequest as error:
+        if "unknown field `proof`" not in error.text:
+            raise
+        _ask(daemon, ClientRotateKey(public_key=line))
+
+
+def _proof(private_file: Path, client: str, current: str, successor: str) -> str:
+    key = load_ssh_private_key(read_identity(private_file), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise CommandError(f"{private_file} is not an Ed25519 key", "remove it, and run the command again")
+    return key_proofs.encode_ed25519(key.sign(key_proofs.rotation_statement(client, current, successor)))
 
 
 def _public_line(private_file: Path) -> str:

@@ -216,7 +216,9 @@ class Parts:
             statements,
         )
         handlers = {request: handler for group in groups for request, handler in group.handlers().items()}
-        self.dispatcher = Dispatcher(snapshot=self._snapshot, audit=self.audit, handlers=handlers)
+        self.dispatcher = Dispatcher(
+            snapshot=self._snapshot, audit=self.audit, handlers=handlers, settlers=self.clients.settlers()
+        )
 
     def _build_network(self) -> None:
         """What listens on the network, and what it closes when grants change."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -47,6 +47,26 @@ def open_engine(url: URL) -> Engine:
 def begin_immediately(connection: Connection) -> Connection:
     """Make transactions of this connection take the write lock at their beginning on SQLite; no effect on PostgreSQL."""
     return connection.execution_options(hsmd_immediate=True)
+
+
+@contextmanager
+def rows_written(connection: Connection) -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether a statement on this connection has written a row since.
+
+    A statement in plain SQL, and a driver that does not tell the number of rows, count as such a statement.
+    """
+    found = False
+
+    def executed(conn: Any, cursor: Any, statement: Any, parameters: Any, context: Any, many: Any) -> None:
+        nonlocal found
+        writes = context.isinsert or context.isupdate or context.isdelete or context.compiled is None
+        found = found or (writes and cursor.rowcount != 0)
+
+    event.listen(connection, "after_cursor_execute", executed)
+    try:
+        yield lambda: found
+    finally:
+        event.remove(connection, "after_cursor_execute", executed)
 
 
 def _sqlite(path: str) -> Engine:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.records import ClientRecord, CredentialRecord, EnrolmentRecord
 from hsmd.daemon.store.tables import clients, enrolments
-from hsmd.errors import NotFound
+from hsmd.errors import Conflict, NotFound
 from hsmd.protocol.roles import Role, admitted
 
 MAX_TRIES = 5
@@ -71,13 +71,16 @@ class Enrolments:
     ) -> ClientRecord:
         """Use a token: remove it and add the credential to its client.
 
-        Raises NotFound if there is no such valid token, Conflict if any client has that key already; the token
-        stays valid then.
+        Raises NotFound if there is no such valid token, Conflict, which does not name it, if any client has that key already;
+        the token stays valid then.
         """
         client = self._spend(enrolment_id, secret_sha256, now)
         if client is None:
             raise NotFound("no such enrolment")
-        self._clients.add_credential(client, credential)
+        try:
+            self._clients.add_credential(client, credential)
+        except Conflict:
+            raise Conflict("public_key: this key cannot be registered; generate a new one") from None
         return self._clients.get(client)
 
     def _spend(self, enrolment_id: str, secret_sha256: bytes, now: datetime) -> str | None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from hsmd.daemon.store import portable
 from hsmd.daemon.store.difference_rows import Pause, no_pause
-from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, translated
+from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, rows_written, translated
 from hsmd.daemon.store.migrate import migrate, newest_revision, revision_of
 from hsmd.daemon.store.records import Contents, Difference, Standing
 from hsmd.daemon.store.transaction import Transaction
@@ -68,17 +68,23 @@ class Store:
         """A transaction that is committed at the end of the block; an exception rolls it back.
 
         Changes `version`, unless `versioned` is false: for rows that are not part of `Contents`, such as those of the
-        ledger. Such a write waits for others only where both lock the same row (lock_order.py).
+        ledger. Such a write waits for others only where both lock the same row (lock_order.py). A versioned one that writes
+        no row is rolled back, so that no daemon reads its contents again for nothing.
         """
         with (
             translated(self._url, conflict=_DUPLICATE),
             begin_immediately(self._engine.connect()) as connection,
-            connection.begin(),
+            connection.begin() as commit,
         ):
             transaction = Transaction(connection)
             transaction.begin(versioned=versioned)
-            yield transaction
-            transaction.finish()
+            with rows_written(connection) as written:
+                yield transaction
+                transaction.finish()
+            if versioned and not written():
+                commit.rollback()
+            else:
+                transaction.prune()
 
     def query(self, action: Callable[[Transaction], R]) -> R:
         """Run an action in a read transaction: `read` as one call, for `asyncio.to_thread`."""

@@ -74,11 +74,14 @@ class Transaction:
             self._version = self._state.increment()
 
     def finish(self) -> None:
-        """Last step of a write, before the commit."""
-        if self._version is not None:
-            self._notes.prune(self._version)
+        """Last step of a write but for `prune`, before the commit."""
         self.events.finish()
         self.counted_uses.finish()
+
+    def prune(self) -> None:
+        """Forget what changed long ago; last step of a write that has written something else."""
+        if self._version is not None:
+            self._notes.prune(self._version)
 
     def contents(self) -> Contents:
         """Everything that decisions and the snapshot need."""

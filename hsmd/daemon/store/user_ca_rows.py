@@ -29,7 +29,10 @@ class UserCas:
         Raises NotFound if a client is unknown.
         """
         check_fingerprint(fingerprint)
-        client_ids = [self._client_id(name) for name in sorted(set(names))]
+        wanted = UserCaRecord(fingerprint, public_key, frozenset(names), max_lifetime_s)
+        client_ids = [self._client_id(name) for name in sorted(wanted.clients)]
+        if wanted in self.all():
+            return
         self._connection.execute(delete(cas).where(cas.c.fingerprint == fingerprint))
         if client_ids:
             row = {"fingerprint": fingerprint, "public_key": public_key, "max_lifetime_s": max_lifetime_s}

@@ -16,6 +16,7 @@ __all__ = [
     "MAX_PAGE",
     "DnsName",
     "Done",
+    "KeyProof",
     "KeyTypeName",
     "Name",
     "Page",
@@ -41,6 +42,7 @@ RoleNames = Annotated[list[RoleName], Meta(max_length=16)]
 PurposeLabel = Annotated[str, Meta(max_length=32), PURPOSE.meta]
 PurposeOrGroupLabel = Annotated[str, Meta(max_length=32), PURPOSE_OR_GROUP.meta]
 PublicKeyLine = Annotated[str, Meta(max_length=2_000)]
+KeyProof = Annotated[str, Meta(max_length=4_000)]
 """A public key as OpenSSH writes it: type, base64, comment."""
 Pem = Annotated[str, Meta(max_length=60_000)]
 DnsName = Annotated[str, Meta(max_length=253)]

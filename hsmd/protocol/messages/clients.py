@@ -14,6 +14,7 @@ from hsmd.protocol.messages.base import (
     NO_SUBJECT,
     OPERATOR,
     Done,
+    KeyProof,
     Name,
     Page,
     PublicKeyLine,
@@ -243,17 +244,22 @@ class ClientRotateKey(Request, tag="client.rotate-key"):
     """Replace the caller's own public key, in two requests.
 
     The first, over a connection made with the old key, names the next one in `public_key`; both keys are valid then. The
-    second, without `public_key` and over a connection made with the next key, removes the old one.
+    second, without `public_key` and over a connection made with the next key, removes the old one. A request that changes
+    nothing is not recorded; a client may make ten changes at once and then one every ten seconds.
     """
 
     Result = Done
     roles = ANY_ROLE
     changes = True
     subject = NO_SUBJECT
-    hashed = frozenset({"public_key"})
+    hashed = frozenset({"public_key", "proof"})
 
     public_key: PublicKeyLine = ""
     """One OpenSSH public key line."""
+    proof: KeyProof = ""
+    """Required with `public_key`: base64 of an SSH signature by that key (RFC 4253, section 6.6) over the 28 bytes `hsmd client
+    key rotation v1` and zero, and as SSH strings the client's name and the fingerprints of its current and its next key, as
+    OpenSSH prints them. Daemons of earlier releases do not know this member, and need none."""
 
 
 class WantedGrant(Struct, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -17,9 +18,10 @@ from hsmd.cli.agent import rotate_key
 from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.errors import CommandError
 from hsmd.client import Endpoint
-from hsmd.errors import BadRequest, Conflict, HsmdError, Refused, Unavailable
-from hsmd.protocol import messages
-from tests.support.daemon import OPERATOR, WEB, Daemon, public_line, running_daemon
+from hsmd.daemon.store import Store
+from hsmd.errors import BadRequest, Conflict, Refused, Unavailable
+from hsmd.protocol import key_proofs, messages
+from tests.support.daemon import AUDITOR, MAIL, OPERATOR, WEB, Daemon, public_line, running_daemon
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -89,19 +91,84 @@ def test_a_rotation_continues_after_a_crash(
     rotate_key._ask(agent, messages.WhoAmI())
 
 
+def rotation(daemon: Daemon, client: str, key: Any, *, of: str = "", replaces: Any = None) -> Any:
+    """The request to make `key` the next one of `client`; the proof may be for another client or another current key."""
+    current = (replaces or daemon.keys[client]).get_fingerprint()
+    statement = key_proofs.rotation_statement(of or client, current, key.get_fingerprint())
+    proof = base64.b64encode(
+        key.sign(statement, b"rsa-sha2-256" if key.algorithm == b"ssh-rsa" else key.algorithm)
+    ).decode()
+    return messages.ClientRotateKey(public_line(key), proof)
+
+
 def test_a_client_can_add_one_key_and_only_to_itself(daemon: Daemon) -> None:
-    first, second = (public_line(asyncssh.generate_private_key("ssh-ed25519")) for _ in range(2))
-    assert daemon.ask(messages.ClientRotateKey(first), WEB).changed
-    assert not daemon.ask(messages.ClientRotateKey(first), WEB).changed
-    with pytest.raises(Conflict, match="has a next key already"):
-        daemon.ask(messages.ClientRotateKey(second), WEB)
-    with pytest.raises(HsmdError):
-        daemon.ask(messages.ClientRotateKey(public_line(daemon.keys[OPERATOR])), WEB)
+    first, second, rsa = (
+        asyncssh.generate_private_key(kind) for kind in ("ssh-ed25519", "ssh-ed25519", "ssh-rsa")
+    )
     with pytest.raises(BadRequest):
         daemon.ask(messages.ClientRotateKey("nonsense"), WEB)
+    assert daemon.ask(rotation(daemon, WEB, first), WEB).changed
+    assert not daemon.ask(rotation(daemon, WEB, first), WEB).changed
+    for other in (second, rsa):
+        with pytest.raises(Conflict, match="has a next key already"):
+            daemon.ask(rotation(daemon, WEB, other), WEB)
     assert not daemon.ask(messages.ClientRotateKey(), WEB).changed, "the old key cannot finish the rotation"
     assert len(keys_of(daemon, WEB)) == 2
     assert [record for record in daemon.audit("control.done") if "client.rotate-key" in json.dumps(record)]
+
+
+def test_a_rotation_that_changes_nothing_is_neither_recorded_nor_a_new_version(daemon: Daemon) -> None:
+    """Each record is synced, and each version makes every daemon read its contents again."""
+
+    def records() -> int:
+        return len([each for each in daemon.audit() if "client.rotate-key" in json.dumps(each)])
+
+    before, store = records(), Store(daemon.store_url)
+    version = store.version()
+    for _ in range(3):
+        assert not daemon.ask(messages.ClientRotateKey(), MAIL).changed
+        with pytest.raises(BadRequest):
+            daemon.ask(messages.ClientRotateKey("nonsense"), MAIL)
+    assert (records(), store.version()) == (before, version)
+    assert daemon.ask(rotation(daemon, MAIL, asyncssh.generate_private_key("ssh-ed25519")), MAIL).changed
+    assert (records(), store.version()) == (before + 2, version + 1)
+    store.close()
+
+
+def test_a_client_learns_nothing_about_the_keys_of_others_and_takes_none(daemon: Daemon) -> None:
+    """Without the private key, a key of another client and one that no client has are refused alike."""
+    taken, free = daemon.keys[OPERATOR], asyncssh.generate_private_key("ssh-ed25519")
+    texts = set()
+    for key in (taken, free):
+        line = public_line(key)
+        elsewhere = rotation(daemon, AUDITOR, key, of=WEB).proof
+        replayed = rotation(daemon, AUDITOR, key, replaces=free).proof
+        by_another = rotation(daemon, AUDITOR, asyncssh.generate_private_key("ssh-ed25519")).proof
+        for proof in ("", "!", "AAAA", elsewhere, replayed, by_another):
+            with pytest.raises(BadRequest) as caught:
+                daemon.ask(messages.ClientRotateKey(line, proof), AUDITOR)
+            texts.add((bool(proof), caught.value.text))
+    assert len(texts) == 2, "one text without a proof, and one for all that prove nothing"
+    with pytest.raises(BadRequest, match="in use or was revoked") as caught:
+        daemon.ask(rotation(daemon, AUDITOR, taken), AUDITOR)
+    assert OPERATOR not in caught.value.text
+    daemon.ask(messages.ClientAdd("owner-of-free", "front-end", public_line(free)))
+
+
+def test_a_daemon_of_an_earlier_release_gets_no_proof(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def ask(daemon: Any, request: Any) -> None:
+        asked.append(request)
+        if request.proof:
+            raise BadRequest("control request: Object contains unknown field `proof`")
+
+    monkeypatch.setattr(rotate_key, "_ask", ask)
+    rotate_key._register(None, "line", "proof")  # type: ignore[arg-type]
+    assert [each.proof for each in asked] == ["proof", ""]
+    assert b"proof" not in messages.encode_request(asked[1])
 
 
 def test_files_are_on_disk_before_the_daemon_acts_on_them(

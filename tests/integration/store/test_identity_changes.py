@@ -9,7 +9,15 @@ from hashlib import sha256
 
 import pytest
 
-from hsmd.daemon.store import CredentialRecord, EnrolmentRecord, KeyRecord, RevocationRecord, Store
+from hsmd.daemon.front.ledger.producers import replace_certificate
+from hsmd.daemon.store import (
+    CredentialRecord,
+    EnrolmentRecord,
+    KeyRecord,
+    RevocationRecord,
+    Store,
+    Transaction,
+)
 from hsmd.daemon.store.enrolment_rows import MAX_TRIES
 from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound, Refused
 from hsmd.protocol.roles import Role
@@ -287,3 +295,34 @@ def test_of_two_racing_enrolments_one_wins(
             thread.join()
         assert sorted(outcomes) == ["done", "refused", "refused", "refused"]
     assert len(stores[0].query(lambda tx: tx.clients.get("web1")).credentials) == 5
+
+
+def test_a_write_that_changes_no_row_is_no_new_version(
+    store: Store, make_credential: MakeCredential, make_key: MakeKey, now: datetime
+) -> None:
+    """Each version makes every daemon read its contents again."""
+    key = make_key("www")
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now, make_credential("a")))
+    store.change(lambda tx: tx.keys.add(key))
+    store.change(lambda tx: tx.grants.add("web1", "www", [Purpose.TLS13_SERVER]))
+    store.change(lambda tx: tx.user_cas.trust(CA, "line", ["web1"]))
+    store.change(lambda tx: tx.revocations.add(RevocationRecord("serial", CA, "7", now)))
+    store.change(lambda tx: tx.certificates.set("www", "chain", now))
+    version = store.version()
+    current = make_credential("a").fingerprint
+    idle: dict[str, Callable[[Transaction], object]] = {
+        "grant": lambda tx: tx.grants.add("web1", "www", [Purpose.TLS13_SERVER]),
+        "no such grant": lambda tx: tx.grants.remove("web1", "www", [Purpose.TLS12_SERVER]),
+        "role": lambda tx: tx.clients.add_role("web1", Role.FRONT_END),
+        "no such role": lambda tx: tx.clients.remove_role("web1", Role.AUDITOR),
+        "CA": lambda tx: tx.user_cas.trust(CA, "line", ["web1"]),
+        "revocation": lambda tx: tx.revocations.add(RevocationRecord("serial", CA, "7", now)),
+        "chain": lambda tx: replace_certificate(tx, key, "chain", now, now),
+        "rotation": lambda tx: tx.rotations.finish("web1", current),
+        "nothing": lambda tx: None,
+    }
+    for name, action in idle.items():
+        store.change(action)
+        assert store.version() == version, name
+    store.change(lambda tx: tx.clients.add_role("web1", Role.AUDITOR))
+    assert store.version() == version + 1

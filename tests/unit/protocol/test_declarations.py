@@ -42,7 +42,7 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "client.revoked": ("oa", QUERY, "", ""),
     "client.role.add": ("o", CHANGE, "", "name"),
     "client.role.remove": ("o", CHANGE, "", "name"),
-    "client.rotate-key": ("oafwcnd", CHANGE, "", "", "public_key"),
+    "client.rotate-key": ("oafwcnd", CHANGE, "", "", "proof", "public_key"),
     "client.trust-ca": ("o", CHANGE, "", "", "public_key"),
     "events.follow": ("oafwcnd", QUERY, "", ""),
     "events.read": ("oafwcnd", QUERY, "", ""),

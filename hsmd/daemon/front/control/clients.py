@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from hsmd.daemon.audit.refusals import RecordRate
 from hsmd.daemon.config.settings import ListenConfig
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
-from hsmd.daemon.front.control.dispatcher import Handler
-from hsmd.daemon.front.ssh.public_key_lines import parse_public_key
-from hsmd.daemon.store import ClientRecord, RevocationRecord, Transaction
-from hsmd.errors import BadRequest, Conflict, NotFound, Refused
-from hsmd.protocol import messages
+from hsmd.daemon.front.control.dispatcher import Handler, Settle
+from hsmd.daemon.front.ssh.public_key_lines import has_signed, parse_public_key
+from hsmd.daemon.store import ClientRecord, CredentialRecord, RevocationRecord, Transaction
+from hsmd.errors import BadRequest, Conflict, NotFound, Overloaded, Refused
+from hsmd.protocol import key_proofs, messages
+from hsmd.protocol.key_proofs import rotation_statement
 from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role, check_roles, in_order
+
+ROTATIONS = 10
+ROTATION_RETRY_S = 10.0
+"""A client may change its keys this many times at once, and then once in this time: each time every daemon reads the store."""
 
 
 class ClientHandlers:
@@ -27,7 +34,10 @@ class ClientHandlers:
         cache: SnapshotCache,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         key_rotation: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
+        self._rotations = RecordRate(ROTATIONS, 1 / ROTATION_RETRY_S)
         self._key_rotation = key_rotation
         self._cache = cache
         self._now = now
@@ -51,6 +61,10 @@ class ClientHandlers:
             messages.ClientRevoke: self.revoke_credential,
             messages.ClientRevoked: self.revoked,
         }
+
+    def settlers(self) -> dict[type[Request], Settle]:
+        """The method that decides before a request is recorded, for those that any client may make."""
+        return {messages.ClientRotateKey: self.settle_rotation}
 
     async def add(
         self, identity: Identity, request: messages.ClientAdd, deadline: float
@@ -141,21 +155,66 @@ class ClientHandlers:
         await self._cache.change(lambda tx: tx.clients.rename(request.name, request.new_name, self._now()))
         return messages.Done()
 
+    async def settle_rotation(
+        self, identity: Identity, request: messages.ClientRotateKey
+    ) -> messages.Done | None:
+        """Decide about a new key before anything is recorded: the result if nothing would change. Raises HsmdError."""
+        me, current, successor = (
+            identity.client,
+            self._rotating_key(identity),
+            self._proven(identity, request),
+        )
+        if successor is None:
+            settled = await self._cache.read(lambda tx: tx.rotations.is_finished(me, current))
+        else:
+            new = successor.fingerprint
+            settled = await self._cache.read(lambda tx: tx.rotations.is_begun(me, current, new))
+        if settled:
+            return messages.Done(changed=False)
+        if not self._rotations.take(me, self._clock()):
+            raise Overloaded.retry_in(ROTATION_RETRY_S)
+        return None
+
     async def rotate_key(
         self, identity: Identity, request: messages.ClientRotateKey, deadline: float
     ) -> messages.Done:
+        me, current, successor = (
+            identity.client,
+            self._rotating_key(identity),
+            self._proven(identity, request),
+        )
+        if successor is None:
+            return messages.Done(
+                changed=await self._cache.change(lambda tx: tx.rotations.finish(me, current))
+            )
+        changed = await self._cache.change(lambda tx: tx.rotations.begin(me, current, successor))
+        return messages.Done(changed=changed)
+
+    def _rotating_key(self, identity: Identity) -> str:
+        """The fingerprint of the key that a client connected with, and may replace. Raises HsmdError."""
         if not self._key_rotation:
             raise Refused(detail="listen.client_key_rotation is off")
         if not isinstance(identity.credential, KeyCredential):
             raise BadRequest("you logged in with a certificate; have the CA issue one for the next key")
-        me, current = identity.client, identity.credential.fingerprint
+        return identity.credential.fingerprint
+
+    def _proven(self, identity: Identity, request: messages.ClientRotateKey) -> CredentialRecord | None:
+        """The next key in a request, if the caller has proven that it has the private key. Raises BadRequest.
+
+        Without proof a client could learn who has a key, and take a key that another one is about to register.
+        """
         if not request.public_key:
-            return messages.Done(
-                changed=await self._cache.change(lambda tx: tx.rotations.finish(me, current))
-            )
+            return None
         successor = parse_public_key("public_key", request.public_key)
-        changed = await self._cache.change(lambda tx: tx.rotations.begin(me, current, successor))
-        return messages.Done(changed=changed)
+        if not request.proof:
+            raise BadRequest(
+                "proof: this daemon wants a signature by the new key, which the client's release of hsmd does not make; "
+                "upgrade hsmd there, and run `hsmd agent rotate-key` again"
+            )
+        statement = rotation_statement(identity.client, self._rotating_key(identity), successor.fingerprint)
+        if not has_signed(successor, statement, key_proofs.decode(request.proof)):
+            raise BadRequest("proof: it is not a signature by this key for this client and its current key")
+        return successor
 
     async def revoke_credential(
         self, identity: Identity, request: messages.ClientRevoke, deadline: float

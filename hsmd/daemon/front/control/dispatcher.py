@@ -1,7 +1,8 @@
 """The dispatcher of control requests: decides whether the caller may make a request, records it, and calls its handler.
 
 The record of a request that changes state is on disk before the handler runs, and the outcome is recorded after. Requests that
-change nothing are not recorded; refused ones are, up to a rate.
+change nothing are not recorded; refused ones are, up to a rate. A change that any client may request is decided first, so that
+none is recorded that has no effect.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -28,6 +30,9 @@ from hsmd.protocol.roles import Role
 
 Handler = Callable[[Identity, Any, float], Awaitable[Struct]]
 """Carries out one request of a caller that may make it; the deadline is a monotonic time."""
+
+Settle = Callable[[Identity, Any], Awaitable[Struct | None]]
+"""Decides about a change before it is recorded: the result if nothing would change, None if it is to be carried out."""
 
 MAX_CHANGES = 16
 """Most changes of one client at a time. Every role can request some, and each is recorded and waits for the store."""
@@ -57,6 +62,7 @@ class Dispatcher:
         snapshot: Callable[[], Snapshot],
         audit: AuditLog,
         handlers: Mapping[type[Request], Handler],
+        settlers: Mapping[type[Request], Settle] = MappingProxyType({}),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -66,6 +72,7 @@ class Dispatcher:
         self._snapshot = snapshot
         self._audit = audit
         self._handlers = handlers
+        self._settlers = settlers
         self._now = now
         self._clock = clock
         self._refusals = RefusalMeter()
@@ -94,6 +101,9 @@ class Dispatcher:
         by_operator = Role.OPERATOR in identity.roles
         if not by_operator and not self._change_rate.take(identity.client, self._clock()):
             raise Overloaded.retry_in(RETRY_S)
+        settle = self._settlers.get(type(request))
+        if settle is not None and (settled := await settle(identity, request)) is not None:
+            return settled
         change = asyncio.get_running_loop().create_task(self._change(handler, identity, request, deadline))
         self._changes[change] = identity.client
         change.add_done_callback(self._changed)

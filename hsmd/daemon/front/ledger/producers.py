@@ -21,11 +21,11 @@ LONGEST_REASON = 500
 def replace_certificate(
     tx: Transaction, key: KeyRecord, chain_pem: str, not_after: datetime, now: datetime
 ) -> None:
-    """Store the chain of a key; append `certificate.replaced` if it was another one, or none."""
+    """Store the chain of a key, and append `certificate.replaced`, unless it is the one that is stored."""
     before = _chain_of(tx, key.name)
-    tx.certificates.set(key.name, chain_pem, not_after)
     if before == chain_pem:
         return
+    tx.certificates.set(key.name, chain_pem, not_after)
     payload = {
         "key": key.digest.hex(),
         "certificate": digest_of_leaf(chain_pem),

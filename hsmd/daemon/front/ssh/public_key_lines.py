@@ -1,10 +1,11 @@
-"""Checks OpenSSH public key lines that operators send, and reduces them to key and fingerprint."""
+"""Checks OpenSSH public key lines, reduces them to key and fingerprint, and verifies that a peer has the private key of one."""
 
 from __future__ import annotations
 
 import asyncssh
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from hsmd.daemon.front.ssh.credentials import signed_acceptably
 from hsmd.daemon.front.ssh.key_blobs import MAX_EXPONENT_BITS, MAX_RSA_BITS, is_bounded
 from hsmd.daemon.store.records import CredentialRecord
 from hsmd.errors import BadRequest
@@ -34,3 +35,11 @@ def parse_public_key(member: str, line: str) -> CredentialRecord:
         )
     algorithm, data = key.export_public_key("openssh").decode("ascii").split()[:2]
     return CredentialRecord(key.get_fingerprint(), f"{algorithm} {data}")
+
+
+def has_signed(credential: CredentialRecord, statement: bytes, signature: bytes) -> bool:
+    """Whether the key of this credential made this SSH signature (RFC 4253, section 6.6) over the statement."""
+    if not signed_acceptably(signature):
+        return False
+    key = asyncssh.import_public_key(credential.public_key)
+    return bool(key.verify(statement, signature))
