@@ -310,7 +310,7 @@ def _report(output: Output, layout: Layout, host: PublicLine, operator: Operator
             ("profile", "" if operator.profile is None else str(operator.profile)),
         ]
     )
-    output.show(document, lambda: (made, _next_steps(layout, host, operator, address)))
+    output.show(document, lambda: made, hints=_next_steps(layout, host, operator, address))
 
 
 def _next_steps(layout: Layout, host: PublicLine, operator: Operator, address: str) -> str:

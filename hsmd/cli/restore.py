@@ -63,7 +63,9 @@ def restore(
     }
     lines = "\n".join(f"  {number}. {step}" for number, step in enumerate(steps, 1))
     output.show(
-        described, lambda: (fields(archive_report.rows(config_path, archive.manifest)), f"\nNext:\n{lines}\n")
+        described,
+        lambda: fields(archive_report.rows(config_path, archive.manifest)),
+        hints=f"\nNext:\n{lines}\n",
     )
 
 

@@ -43,7 +43,8 @@ def clear(
     done = session.ask(TokenClear(name=name), Done)
     session.output.show(
         {"token": name, "changed": done.changed},
-        lambda: f"Daemons may log in to {name} again. See: hsmd token list",
+        lambda: f"Daemons may log in to {name} again.",
+        hints="See: hsmd token list",
     )
 
 

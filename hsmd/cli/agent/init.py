@@ -207,4 +207,4 @@ def _report_init(
         "  3. For each key:      hsmd agent export KEY\n"
         "  4. For the server:    hsmd agent install nginx --key KEY\n"
     )
-    output.show(document, lambda: (made, steps))
+    output.show(document, lambda: made, hints=steps)

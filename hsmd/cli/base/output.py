@@ -50,11 +50,17 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
-    def show(self, document: object, text: Callable[[], TextOutput]) -> None:
-        """Print the result: `document` as JSON, or the return value of `text`."""
+    def show(self, document: object, text: Callable[[], TextOutput], *, hints: str = "") -> None:
+        """Print the result: `document` as JSON, or the return value of `text`; then, with text, `hints` for the user."""
         if self.as_json:
             print(to_json(document))
             return
+        self._show_text(text)
+        if hints:
+            sys.stdout.flush()  # in a terminal, the hints come behind the result
+            note(hints)
+
+    def _show_text(self, text: Callable[[], TextOutput]) -> None:
         shown = text()
         for part in shown if isinstance(shown, tuple) else (shown,):
             if isinstance(part, str):
@@ -123,8 +129,8 @@ def complain(line: str) -> None:
 
 
 def note(line: str) -> None:
-    """Print a hint on standard error, so that a pipe receives only the result."""
-    print(escape(line), file=sys.stderr)
+    """Print a hint of one or more lines on standard error, so that a pipe or file receives only the result."""
+    print("\n".join(escape(each) for each in line.splitlines()), file=sys.stderr)
 
 
 def _plain(text: str) -> Any:

@@ -277,12 +277,17 @@ def _announce(output: Output, ready: Ready, one_line: bool) -> None:
     if one_line:
         print(json.dumps(json.loads(to_json(ready)), ensure_ascii=True), flush=True)
         return
-    output.show(asdict(ready), lambda: _text_output(ready))
+    output.show(
+        asdict(ready),
+        lambda: _text_output(ready),
+        hints=f"\nManage it:  hsmd key list --profile {ready.profile}\n"
+        "Stop it:    Ctrl-C; the directory is then removed.",
+    )
     sys.stdout.flush()
 
 
 def _text_output(ready: Ready) -> TextOutput:
-    facts = fields(
+    return fields(
         [
             ("daemon", ready.address),
             ("keys", ", ".join(f"{key.name} ({key.key_type})" for key in ready.keys)),
@@ -290,8 +295,4 @@ def _text_output(ready: Ready) -> TextOutput:
             ("openssl", ready.openssl_configuration and f"OPENSSL_CONF={ready.openssl_configuration}"),
             ("directory", ready.directory),
         ]
-    )
-    return (
-        facts,
-        f"\nManage it:  hsmd key list --profile {ready.profile}\nStop it:    Ctrl-C; the directory is then removed.",
     )

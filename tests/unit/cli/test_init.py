@@ -97,7 +97,7 @@ def test_an_operator_on_another_host_is_added_by_public_key(run: Run, home: Path
 
 
 def test_next_steps_pin_the_host_key(run: Run, home: Path, token: list[str]) -> None:
-    out = run("init", *token).out
+    out = run("init", *token).err
     line = ssh_keys.read(home / "host_ed25519.pub").line
     assert f"--host-key '{line}'" in out
     assert "hsmd serve --config" in out
