@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hsmd.agent.config import SocketConfig
 from hsmd.errors import ConfigurationError, Conflict
+from hsmd.system import directories
 
 _PROBE_S = 1.0
 _FIRST_PASSED_DESCRIPTOR = 3
@@ -59,7 +60,7 @@ def listen(config: SocketConfig) -> Listener:
     Raises ConfigurationError (the directory is unsafe or not writable) or Conflict (another agent uses the socket).
     """
     with contextlib.suppress(OSError):
-        config.path.parent.mkdir(mode=0o755)
+        directories.make(config.path.parent, directories.SHARED)
     _check_directory(config.path.parent)
     lock = _lock(config.path)
     try:

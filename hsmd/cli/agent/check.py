@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hsmd.cli.agent import check_agent, check_files, check_openssl, check_results, server_files
+from hsmd.cli.agent import check_access, check_agent, check_files, check_openssl, check_results, server_files
+from hsmd.cli.agent.check_access import Wanted
 from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.names import KeyName
@@ -54,8 +55,8 @@ def check(
 ) -> None:
     """Check everything between a TLS server and its key, and report how to fix each problem.
 
-    Checks the socket and its permissions, agent, daemon, grant, key reference, certificate and its expiry, and OpenSSL with its
-    providers. Exit code 4 means that there is a problem.
+    Checks the socket, agent, daemon, grant, key reference, certificate and its expiry, and OpenSSL with its
+    providers; with --user also whether that user may use these files. Exit code 4 means that there is a problem.
     """
     path = socket_of(socket, config)
     reference = file or default_keys(config) / f"{key}.key"
@@ -64,5 +65,11 @@ def check(
     found += check_agent.check_policy(config or default_config(), key, user)
     found += check_files.check_reference(reference, key, info)
     found += check_files.check_certificate(chain, key, info, datetime.now(UTC))
+    if user:
+        found += [
+            check_access.check(user, Wanted(file, "read", "-r"))
+            for file in (reference, chain, openssl, *check_openssl.provider_modules(openssl))
+            if file.exists()
+        ]
     found += check_openssl.check_openssl(openssl, reference)
     check_results.report(output, found)

@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+from hsmd.cli.agent import check_access
+from hsmd.cli.agent.check_access import Wanted
 from hsmd.cli.agent.check_results import Finding, bad, good
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.errors import ConfigurationError, HsmdError, NotFound, Refused
@@ -22,7 +24,7 @@ def check_agent(socket: Path, key: str, user: str) -> tuple[list[Finding], KeyIn
     """Check socket, agent, daemon and grant; also return the key's properties if the daemon answered."""
     found = [_socket(socket)]
     if user:
-        found.append(_reachable_for(socket, user))
+        found.append(check_access.check(user, Wanted(socket, "use", "-w")))
     if not found[0].ok:
         return found, None
     upstream, identity = _daemon(socket)
@@ -42,32 +44,6 @@ def _socket(path: Path) -> Finding:
     if not stat.S_ISSOCK(mode):
         return bad("socket", f"{path} is not a socket", "remove it, then " + start)
     return good("socket", str(path))
-
-
-def _reachable_for(path: Path, user: str) -> Finding:
-    """Check that `user` may enter all directories and write to the socket (unix(7)), according to the mode bits."""
-    account = host_users.find(user)
-    if account is None:
-        return bad("permissions", f"there is no user {user}", "give the user that the TLS server runs as")
-    groups = host_users.groups_of(account)
-    for step in [*reversed(path.parents), path]:
-        wanted = stat.S_IWOTH if step == path else stat.S_IXOTH
-        try:
-            status = step.stat()
-        except OSError as error:
-            return bad("permissions", f"{step}: {error.strerror}", "run the check as root")
-        if not _may(status, account.uid, groups, wanted):
-            fix = f"change its group to one of {user} (for the socket: `group` in agent.toml), or add {user} to its group"
-            return bad("permissions", f"{user} may not {'use' if step == path else 'enter'} {step}", fix)
-    return good("permissions", f"{user} may use {path}")
-
-
-def _may(status: os.stat_result, uid: int, groups: frozenset[int], wanted: int) -> bool:
-    if uid == 0:
-        return True
-    if status.st_uid == uid:
-        return bool(status.st_mode & (wanted << 6))
-    return bool(status.st_mode & (wanted << 3 if status.st_gid in groups else wanted))
 
 
 def _daemon(socket: Path) -> tuple[list[Finding], Identity | None]:

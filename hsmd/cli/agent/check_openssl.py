@@ -7,9 +7,12 @@ import subprocess
 from pathlib import Path
 
 from hsmd.cli.agent.check_results import Finding, bad, good
+from hsmd.system.input_files import read_file
 
 _SUBJECT = "OpenSSL"
 TIMEOUT_S = 10.0
+MAX_FILE_BYTES = 1 << 20
+_MODULE = re.compile(r"^[ \t]*module[ \t]*=[ \t]*(/[^\s#]+)", re.MULTILINE)
 _PROVIDER = re.compile(r"^  (\S+)$", re.MULTILINE)
 
 
@@ -39,6 +42,15 @@ def check_openssl(configuration: Path, reference: Path | None) -> list[Finding]:
             )
         ]
     return findings
+
+
+def provider_modules(configuration: Path) -> list[Path]:
+    """The modules that an OpenSSL configuration names by absolute paths; empty if it cannot be read."""
+    try:
+        text = read_file(configuration, MAX_FILE_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [Path(path) for path in _MODULE.findall(text)]
 
 
 def _providers(configuration: Path) -> Finding:

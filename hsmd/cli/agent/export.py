@@ -13,6 +13,7 @@ from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.cli.base.key_files import export_key
 from hsmd.cli.base.names import KeyName
 from hsmd.cli.base.output import Output, fields, note
+from hsmd.system.directories import make_shared
 
 
 @command(app, "export", example="hsmd agent export www --out /etc/hsmd/keys")
@@ -39,7 +40,7 @@ def export(
     from hsmd.client import AgentEndpoint, Client
 
     directory = (out or default_keys(config)).absolute()
-    directory.mkdir(parents=True, exist_ok=True)
+    make_shared(directory)
     with Client.connect(AgentEndpoint(socket_of(socket, config))) as agent:
         made = export_key(agent, key, directory, timeout_s=DEFAULT_TIMEOUT_S)
     document = {

@@ -12,6 +12,7 @@ from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
 from hsmd.cli.base.system_users import system_user
 from hsmd.system import atomic_file
+from hsmd.system.directories import make_shared
 
 OPENSSL_CONFIGURATION = Path("/etc/hsmd/openssl.cnf")
 _UNIT = Path("/etc/systemd/system/nginx.service.d/hsmd.conf")
@@ -99,11 +100,12 @@ def install(
     if not only_print:
         for file in files:
             target = _below(root, file)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_shared(target.parent)
             atomic_file.replace(target, file.content, PUBLIC)
     output.show(
         document,
-        lambda: "\n".join([*_lines(files, root, only_print), "", "Next:", *(f"  {step}" for step in steps)]),
+        lambda: "\n".join(_lines(files, root, only_print)),
+        hints="\n".join(["", "Next:", *(f"  {step}" for step in steps)]),
     )
 
 

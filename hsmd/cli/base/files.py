@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from hsmd.cli.base.errors import CommandError
-from hsmd.system import atomic_file
+from hsmd.system import atomic_file, directories
 
 PRIVATE = 0o600
 PUBLIC = 0o644
 PRIVATE_DIRECTORY = 0o700
-SHARED_DIRECTORY = 0o755
+SHARED_DIRECTORY = directories.SHARED
 """For directories that also contain public files, which other users of the host read."""
 
 
@@ -28,6 +28,12 @@ def exists(path: Path) -> CommandError:
 
 
 def make_directory(path: Path, mode: int = PRIVATE_DIRECTORY) -> None:
-    """Create `path` with `mode`, and its parents with the default mode; leave an existing directory unchanged."""
+    """Create `path` with `mode`; leave an existing directory unchanged.
+
+    Missing parents of a shared directory are shared too, those of a private one have the default mode.
+    """
+    if mode == SHARED_DIRECTORY:
+        directories.make_shared(path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=mode, exist_ok=True)
+    directories.make(path, mode)

@@ -10,6 +10,8 @@ import pwd
 import stat
 from pathlib import Path
 
+from hsmd.system import directories
+
 _PARENT = Path("/run/hsmd-workers")
 
 
@@ -18,7 +20,7 @@ def for_user(user: str) -> str:
     account = pwd.getpwnam(user)
     directory = _PARENT / user
     try:
-        _PARENT.mkdir(mode=0o755, exist_ok=True)
+        directories.make(_PARENT, directories.SHARED)
         if not _is_private_of(os.geteuid(), _PARENT):
             return ""
         directory.mkdir(mode=0o700, exist_ok=True)

@@ -8,6 +8,8 @@ import pwd
 import socket
 import stat
 import tomllib
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,13 +21,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from hsmd import provider
-from hsmd.agent import config as agent_config
-from hsmd.cli.agent import check_agent, check_files
-from hsmd.cli.base import agent_toml, ssh_keys
+from hsmd.agent import config as agent_config, listener
+from hsmd.cli.agent import check_agent, check_files, export
+from hsmd.cli.base import agent_toml, key_files, ssh_keys
 from hsmd.client.keyref import KeyReference, encode
 from hsmd.protocol.messages import KeyInfo
+from hsmd.system import atomic_file, directories
 from tests.support.cli import Run
-from tests.support.fake_control import NOW
+from tests.support.fake_control import NOW, FakeControl
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"
 INIT = [
@@ -63,7 +66,7 @@ def test_init_writes_a_configuration_the_agent_accepts(run: Run, home: Path) -> 
 
 
 def test_init_prints_the_command_for_the_operator(run: Run, home: Path) -> None:
-    out = run(*INIT).out
+    out = run(*INIT).err
     line = ssh_keys.read(home / "front" / "agent_ed25519.pub").line
     assert f"hsmd client add web1 --key '{line}'" in out
 
@@ -260,6 +263,88 @@ def test_permissions_are_checked_for_another_user(home: Path) -> None:
         assert f"may not enter {inner}" in _permission(path, "nobody")
         assert f"{me} may use" in _permission(path, me)
         assert "no user" in _permission(path, "no-such-user-here")
+
+
+@pytest.fixture
+def strict_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_files_for_servers_are_readable_whatever_the_umask(
+    run: Run, home: Path, fake_control: FakeControl, strict_umask: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hsmd.client import Client
+
+    monkeypatch.setattr(Client, "connect", lambda *_: closing(fake_control))
+    monkeypatch.setattr(export, "export_key", lambda *a, **_: _written(a[2]))
+    for line in (
+        ("agent", "install", "nginx", "--key", "www", "--socket", "/run/a.sock", "--root", "root"),
+        ("agent", "export", "www", "--out", "root/a/b/keys", "--socket", "/run/a.sock"),
+    ):
+        assert run(*line).code == 0
+    made = [home / "root", *(home / "root").rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_dir()} == {0o755}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_file()} == {0o644}
+    assert home / "root" / "a" / "b" / "keys" / "www.key" in made
+    listener.listen(agent_config.SocketConfig(home / "run" / "a.sock", 0o660, -1, -1)).close()
+    assert stat.S_IMODE((home / "run").stat().st_mode) == 0o755
+
+
+def _written(directory: Path) -> key_files.Exported:
+    atomic_file.replace(directory / "www.key", "reference", 0o644)
+    return key_files.Exported("www", directory / "www.key", None)
+
+
+def test_an_existing_directory_keeps_its_mode(home: Path) -> None:
+    (home / "private").mkdir(mode=0o700)
+    directories.make_shared(home / "private" / "new")
+    assert stat.S_IMODE((home / "private").stat().st_mode) == 0o700
+    (home / "file").touch()
+    with pytest.raises(OSError):
+        directories.make_shared(home / "file")
+
+
+def test_files_are_checked_for_the_user_of_the_server(run: Run, home: Path, fake_agent_openssl: Path) -> None:
+    for parent in (home, *home.parents[:-1]):
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    keys = home / "keys"
+    keys.mkdir(mode=0o755)
+    reference = keys / "www.key"
+    reference.touch(mode=0o644)
+    check = (
+        "agent",
+        "check",
+        "www",
+        "--user",
+        "nobody",
+        "--file",
+        str(reference),
+        "--socket",
+        "/nonexistent",
+    )
+    openssl = ("--openssl", str(fake_agent_openssl))
+    assert f"permissions: nobody may read {reference}" in run(*check, *openssl).out
+    assert f"permissions: nobody may read {fake_agent_openssl}" in run(*check, *openssl).out
+    assert f"nobody may not enter {home / 'private'}" in run(*check, *openssl).out, "for the module"
+    reference.chmod(0o600)
+    assert (
+        f"nobody may not read {reference}\n          to fix it: run: chmod o+r" in run(*check, *openssl).out
+    )
+    keys.chmod(0o700)
+    assert f"nobody may not enter {keys}\n          to fix it: run: chmod o+x" in run(*check, *openssl).out
+
+
+@pytest.fixture
+def fake_agent_openssl(home: Path) -> Path:
+    (home / "private").mkdir(mode=0o700)
+    (home / "private" / "hsmd.so").touch(mode=0o644)
+    made = home / "openssl.cnf"
+    made.write_text(f"[hsmd]\nmodule = {home}/private/hsmd.so\n")
+    made.chmod(0o644)
+    return made
 
 
 def _permission(path: Path, user: str) -> str:
