@@ -74,8 +74,8 @@ def test_a_certificate_for_another_key_is_found(site: Site) -> None:
     assert problem["subject"] == "certificate" and "is not for the key p256" in problem["text"]
 
 
-def test_a_certificate_for_an_unknown_key_is_found(site: Site, tmp_path: Path) -> None:
-    other = tmp_path / "other.pem"
+def test_a_certificate_for_an_unknown_key_is_found(site: Site) -> None:
+    other = site.directory / "other.pem"
     other.write_text(site.authority.issue(ec.generate_private_key(ec.SECP256R1()).public_key(), "p256.test"))
     (problem,) = the_problems(site, "p256", "--certificate", other)
     assert problem["subject"] == "certificate"
@@ -111,9 +111,9 @@ def test_the_user_is_not_allowed(site: Site) -> None:
     assert "local policy" in {problem["subject"] for problem in problems}
 
 
-def test_providers_in_the_wrong_order_are_found(site: Site, tmp_path: Path) -> None:
+def test_providers_in_the_wrong_order_are_found(site: Site) -> None:
     text = site.openssl.read_text()
-    wrong = tmp_path / "openssl.cnf"
+    wrong = site.directory / "wrong.cnf"
     wrong.write_text(
         text.replace(
             "default = hsmd_default\nhsmd = hsmd_self\n", "hsmd = hsmd_self\ndefault = hsmd_default\n"
@@ -125,8 +125,8 @@ def test_providers_in_the_wrong_order_are_found(site: Site, tmp_path: Path) -> N
     assert "list `default` before `hsmd`" in problems[0]["mend"]
 
 
-def test_a_provider_that_is_not_loaded_is_found(site: Site, tmp_path: Path) -> None:
-    without = tmp_path / "openssl.cnf"
+def test_a_provider_that_is_not_loaded_is_found(site: Site) -> None:
+    without = site.directory / "without.cnf"
     without.write_text("")
     problems = the_problems(site, openssl=without)
     assert {problem["subject"] for problem in problems} == {"OpenSSL"}
