@@ -54,6 +54,11 @@ SCENARIOS = {
         },
         SHOW_FIGURES,
     ),
+    "imports": Scenario(
+        ("tests/faults/test_imports.py",),
+        {"HSMD_TEST_IMPORTS": lambda minutes: max(2, int(minutes * 14.4))},
+        SHOW_FIGURES,
+    ),
     "token-faults": Scenario(
         ("tests/faults/test_token_away.py",),
         {

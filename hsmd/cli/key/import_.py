@@ -99,21 +99,23 @@ def import_key(
     """
     from hsmd.daemon.config import reader as configuration
     from hsmd.daemon.ipc import key_import
+    from hsmd.daemon.ipc.import_turn import import_turn
     from hsmd.daemon.ipc.worker_settings import worker_settings
 
     config = configuration.load(config_file)
     token = _token(config, token_name)
     _check_name_is_free(session, name)
-    described = key_import.import_key(
-        worker_settings(config, token, control=True),
-        environment=dict(token.environment),
-        pem=pem,
-        passphrase=passphrase,
-        name=name,
-        purposes=purposes,
-        accept_weak=accept_weak,
-    )
-    try:
+    settings = worker_settings(config, token, control=True)
+    with import_turn(settings.token):
+        described = key_import.import_key(
+            settings,
+            environment=dict(token.environment),
+            pem=pem,
+            passphrase=passphrase,
+            name=name,
+            purposes=purposes,
+            accept_weak=accept_weak,
+        )
         request = KeyAdopt(
             name=name,
             token=token.name,
@@ -121,11 +123,17 @@ def import_key(
             owner=owner,
             weaknesses=described.warnings,
         )
+        return _adopt(session, request)
+
+
+def _adopt(session: Session, request: KeyAdopt) -> KeyInfo:
+    """Have the daemon serve a key that is in the token now. Raises CommandError, with the command that repeats it."""
+    try:
         return session.ask(request, KeyInfo, timeout_s=SLOW_TIMEOUT_S)
     except HsmdError as error:
         what = f"the key is in the token, but the daemon does not serve it yet: {error.text}"
-        belongs = f" --owner {owner}" if owner else ""
-        again = f"hsmd key adopt {name} --id {described.cka_id}{belongs}"
+        belongs = f" --owner {request.owner}" if request.owner else ""
+        again = f"hsmd key adopt {request.name} --id {request.cka_id}{belongs}"
         raise CommandError(what, f"fix this, then: {again}") from error
 
 
