@@ -106,6 +106,7 @@ class Parts:
             hold=self.hold,
         )
         self.tokens.report_to(self.service.completed, self.service.crashed, self.logins)
+        self.cache.on_change(self.tokens.store_changed)
         self.reconciler = Reconciler(pools=self.tokens.pools, snapshot=self._snapshot)
 
     def _build_checkpoints(self, config: Config) -> None:

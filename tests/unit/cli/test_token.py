@@ -44,3 +44,13 @@ def test_status_names_an_open_breaker_and_its_reason() -> None:
     assert _problem(healthy) == ""
     away = TokenStatus("main", "hsmd", "s1", "away", 0, [], [], breaker="open", reason="NoSuchToken")
     assert _problem(away) == "breaker open: NoSuchToken; see hsmd token list"
+
+
+def test_many_differences_are_counted_and_some_of_them_named() -> None:
+    names = [f"key-{number:04d}" for number in range(1_000)]
+    info = TokenInfo("main", "ready", "closed", "", missing=names, missing_count=12_345)
+    line = dict(_facts(info))["missing"]
+    assert "key-0019 and 12,325 more" in line
+    assert "key-0020" not in line
+    of_an_earlier_daemon = dict(_facts(TokenInfo("main", "ready", "closed", "", missing=names)))
+    assert "and 980 more" in of_an_earlier_daemon["missing"]

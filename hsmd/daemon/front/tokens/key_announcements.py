@@ -8,7 +8,6 @@ when a key was made may have missed it, and looks for it when it is ready.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
@@ -32,14 +31,15 @@ class KeyAnnouncements:
         self._waiting: dict[WorkerChannel, dict[str, None]] = {}
         self._looking: WorkerChannel | None = None
         self._asked: list[str] = []
-        self._recent: deque[tuple[float, str]] = deque()
+        self._recent: dict[str, float] = {}
         self._told: dict[str, tuple[set[WorkerChannel], asyncio.Event]] = {}
 
     def made(self, keys: Iterable[str]) -> None:
         """These keys (digests in hex) are new in the token."""
         now = self._clock()
         for key in keys:
-            self._recent.append((now, key))
+            self._recent.pop(key, None)
+            self._recent[key] = now
             workers = self._rotation.ready
             _, told = self._told.pop(key, (set(), asyncio.Event()))
             if workers:
@@ -48,9 +48,12 @@ class KeyAnnouncements:
                 told.set()
             for worker in workers:
                 self._waiting.setdefault(worker, {})[key] = None
-        while self._recent and (now - self._recent[0][0] > KEPT_S or len(self._recent) > MAX_KEPT):
-            self._recent.popleft()
+        self._forget_old(now)
         self._next()
+
+    def knows(self, key: str) -> bool:
+        """Whether this key was announced not long ago."""
+        return key in self._recent
 
     async def until_told(self, key: str) -> None:
         """Return when each worker that was ready when the key was announced has looked for it, or was lost."""
@@ -59,13 +62,13 @@ class KeyAnnouncements:
 
     def destroyed(self, key: str) -> None:
         """This key was destroyed."""
-        self._recent = deque(each for each in self._recent if each[1] != key)
+        self._recent.pop(key, None)
         for worker in self._rotation.ready:
             _send(worker, Forget([key]))
 
     def ready(self, worker: WorkerChannel) -> None:
         """A worker is ready; what was made since it was started it may not have seen."""
-        missed = {key: None for made_at, key in self._recent if made_at >= worker.attached_at}
+        missed = {key: None for key, made_at in self._recent.items() if made_at >= worker.attached_at}
         if missed:
             self._waiting.setdefault(worker, {}).update(missed)
             self._next()
@@ -88,6 +91,13 @@ class KeyAnnouncements:
             self._end(worker)
         self._note_told(worker, keys)
         self._next()
+
+    def _forget_old(self, now: float) -> None:
+        while self._recent:
+            oldest = next(iter(self._recent))
+            if now - self._recent[oldest] <= KEPT_S and len(self._recent) <= MAX_KEPT:
+                return
+            del self._recent[oldest]
 
     def _next(self) -> None:
         """Have another worker look, if none does."""

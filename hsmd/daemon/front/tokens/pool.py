@@ -192,6 +192,11 @@ class TokenPool:
                 return
             request = replace(request, cursor=answer.cursor)
 
+    def note_new_key(self, key: str) -> None:
+        """The store has a new key (digest in hex): tell the workers, unless they were told when it was made here."""
+        if not self._keys.knows(key):
+            self._keys.made([key])
+
     async def _announce(self, key: str, timeout_s: float) -> None:
         """Tell the workers of a new key, and wait until they serve it; those that take longer than this serve it later."""
         self._keys.made([key])

@@ -12,17 +12,21 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from hsmd import observe
 from hsmd.daemon.config.settings import TokenConfig
 from hsmd.daemon.front.tokens.circuit_breaker import HealthListener
 from hsmd.daemon.front.tokens.pool import Completion, Job, TokenPool
 from hsmd.daemon.ipc.launcher_messages import WorkerEnded, WorkerStarted
+from hsmd.daemon.store.records import Difference
 
 WORKER_WINDOW = 32
 """Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
 CHECK_S = 0.05
 """How often the pool of a new generation is checked."""
+NEW_KEY = timedelta(minutes=10)
+"""A key of the store that was made within this time is new; it may have been made by a daemon whose clock differs."""
 HANDED_OVER_S = 60.0
 """Time for the jobs of the old generation: the longest deadline there is."""
 
@@ -45,9 +49,11 @@ class TokenPools:
         *,
         max_queue: int,
         request_replacement: Callable[[int], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """For the parameters see `TokenPool`. Call `report_to` before `apply`."""
         self._max_queue = max_queue
+        self._now = now
         self._request_replacement = request_replacement
         self._settings: dict[str, TokenConfig] = {}
         self._current: dict[str, _Generation] = {}
@@ -101,6 +107,18 @@ class TokenPools:
         for generations in (self._current, self._coming):
             if name in generations:
                 generations[name].pool.hold(reason)
+
+    def store_changed(self, difference: Difference) -> None:
+        """Tell workers of keys that other daemons have made, so that no signature waits until a worker looks for its key."""
+        if difference.whole:
+            return
+        new_since = self._now() - NEW_KEY
+        for key in difference.keys.values():
+            if key is None or key.created_at < new_since:
+                continue
+            for generations in (self._current, self._coming):
+                if key.token in generations:
+                    generations[key.token].pool.note_new_key(key.digest.hex())
 
     async def follow(self) -> None:
         """Let each new generation take over as soon as it is ready; runs until cancelled."""

@@ -579,6 +579,21 @@ async def test_a_worker_that_was_starting_looks_for_keys_that_it_may_have_missed
     assert late.received() == [], "it began to search after the key was made"
 
 
+async def test_workers_look_for_a_key_that_another_daemon_has_made(make) -> None:
+    rig = make()
+    worker, control = await rig.worker(), await rig.worker(control=True)
+    rig.pool.note_new_key(NEW_KEY)
+    await look_up(rig, worker)
+    looked_up(worker)
+    asked = await generating(rig, control)
+    await look_up(rig, worker)
+    looked_up(worker)
+    await asked
+    rig.pool.note_new_key(NEW_KEY)
+    await asyncio.sleep(0.02)
+    assert worker.received() == [], "what was made here is known"
+
+
 async def test_a_worker_that_is_lost_while_it_looks_holds_up_nothing(make) -> None:
     rig = make()
     first, second = await rig.worker(), await rig.worker()

@@ -61,6 +61,18 @@ class Rotations(RuleBasedStateMachine):
         at_work = worker in self.rotation.working
         assert self.rotation.remove(worker) is at_work
 
+    @precondition(lambda self: self.rotation.ready and not self.rotation.aside)
+    @rule(which=st.integers(0, 9))
+    def one_is_set_aside(self, which: int) -> None:
+        self.rotation.set_aside(self.rotation.ready[which % len(self.rotation.ready)])
+
+    @precondition(lambda self: self.alive)
+    @rule(which=st.integers(0, 9))
+    def one_is_taken_back(self, which: int) -> None:
+        worker = self.alive[which % len(self.alive)]
+        self.rotation.take_back(worker)
+        assert worker not in self.rotation.aside
+
     @rule(seconds=st.integers(0, 60))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
@@ -86,7 +98,8 @@ class Rotations(RuleBasedStateMachine):
     def places_are_filled(self) -> None:
         rotation = self.rotation
         assert sorted(map(id, [*rotation.ready, *rotation.leaving])) == sorted(map(id, self.alive))
-        assert len(rotation.working) == min(SIZE, len(rotation.ready))
+        assert len(rotation.working) == min(SIZE, len(rotation.ready) - len(rotation.aside))
+        assert rotation.working or not rotation.ready, "jobs would wait although there is a worker"
         assert len(rotation.leaving) <= 1
 
 
@@ -124,3 +137,17 @@ def test_zero_disables_retirement() -> None:
     worker.sent = 1 << 50
     rotation.retire_due(1e12)
     assert rotation.working == [worker]
+
+
+def test_the_last_worker_is_never_set_aside() -> None:
+    rotation = WorkerRotation(2, spare=True, operations=0, age_s=0, chance=random.Random(3))
+    first: Any = Worker()
+    second: Any = Worker()
+    rotation.add(first, 0.0)
+    rotation.set_aside(first)
+    assert rotation.working == [first]
+    rotation.add(second, 0.0)
+    rotation.set_aside(first)
+    assert (rotation.working, rotation.aside) == ([second], [first])
+    rotation.remove(second)
+    assert rotation.working == [first], "it is needed again"
