@@ -31,6 +31,8 @@ class FakeControl:
         self.past: list[messages.PastKey] = []
         self.chains: dict[str, str] = {}
         self.lines: list[bytes] = []
+        self.candidates: list[messages.KeyCandidate] = []
+        self.tokens: list[messages.TokenInfo] = []
         self.asked: list[Request] = []
         self.timeouts: list[float] = []
         self.fail_with: HsmdError | None = None
@@ -120,6 +122,12 @@ class FakeControl:
         return self.on_key_generate(
             messages.KeyGenerate(request.name, "p-256", request.purposes, request.token)
         )
+
+    def on_key_candidates(self, request: messages.KeyCandidates) -> messages.KeyCandidateList:
+        return messages.KeyCandidateList("main", self.candidates)
+
+    def on_token_list(self, request: messages.TokenList) -> messages.TokenInfoList:
+        return messages.TokenInfoList(self.tokens)
 
     def on_key_list(self, request: messages.KeyList) -> messages.KeyPage:
         names = [name for name in sorted(self.keys) if name > request.after]

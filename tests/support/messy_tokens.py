@@ -12,13 +12,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from cryptography.x509.oid import NameOID
 
 from hsmd.algorithms import SignatureScheme
+from hsmd.daemon.ipc.worker_messages import Candidate, Candidates
 from hsmd.purposes import Purpose
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
 from tests.support.tokens import RawWorker
 
 OBJECTS = """
 from pkcs11.util.ec import encode_ec_public_key
-from pkcs11.util.rsa import encode_rsa_public_key
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 P256 = bytes.fromhex("06082a8648ce3d030107")
 SAFE = {A.SENSITIVE: True, A.EXTRACTABLE: False, A.MODIFIABLE: False, A.DERIVE: False}
 
@@ -44,7 +46,10 @@ def certificate_object(cka_id, der, label="certificate"):
                                   A.PRIVATE: False, A.ID: cka_id, A.LABEL: label, A.SUBJECT: b"", A.VALUE: der})
 
 def spki(public):
-    return (encode_ec_public_key if public.key_type is K.EC else encode_rsa_public_key)(public).hex()
+    if public.key_type is K.EC:
+        return encode_ec_public_key(public).hex()
+    numbers = [int.from_bytes(public[each], "big") for each in (A.PUBLIC_EXPONENT, A.MODULUS)]
+    return RSAPublicNumbers(*numbers).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex()
 """
 """Functions that make objects, for the beginning of a script."""
 
@@ -61,6 +66,16 @@ def certificate_for(spki: str | Any) -> x509.Certificate:
 def certificate_pem(spki: str | Any) -> str:
     """The same in PEM."""
     return certificate_for(spki).public_bytes(Encoding.PEM).decode()
+
+
+def candidates(control: RawWorker, *, served: bool = False) -> list[Candidate]:
+    """All pages of the private keys that are not served; with `served` also the others."""
+    page = control.control(Candidates(served=served))
+    found: list[Candidate] = page.keys
+    while page.cursor:
+        page = control.control(Candidates(cursor=page.cursor, served=served))
+        found += page.keys
+    return found
 
 
 def handshake_signature(worker: RawWorker, key: str, scheme: int = SignatureScheme.ECDSA_SHA256) -> bytes:

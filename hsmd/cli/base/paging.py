@@ -40,11 +40,11 @@ def keys_of(session: Session) -> list[KeyInfo]:
     return list(_all(page, lambda key: key.name))
 
 
-def candidates_of(session: Session, token: str) -> KeyCandidateList:
-    """All private keys in a token that could be adopted."""
-    found = session.ask(KeyCandidates(token=token), KeyCandidateList, timeout_s=SLOW_TIMEOUT_S)
+def candidates_of(session: Session, token: str, *, served: bool = False) -> KeyCandidateList:
+    """All private keys in a token that are not served; with `served` also the others."""
+    found = session.ask(KeyCandidates(token=token, served=served), KeyCandidateList, timeout_s=SLOW_TIMEOUT_S)
     while found.cursor:
-        wanted = KeyCandidates(token=token, cursor=found.cursor)
+        wanted = KeyCandidates(token=token, cursor=found.cursor, served=served)
         page = session.ask(wanted, KeyCandidateList, timeout_s=SLOW_TIMEOUT_S)
         found.keys += page.keys
         found.cursor = page.cursor

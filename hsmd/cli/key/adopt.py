@@ -24,7 +24,8 @@ from hsmd.protocol.messages import (
     app,
     "adopt",
     example="hsmd key adopt www --id 3a0f --purpose tls-server\n"
-    "hsmd key adopt www --label web-2024 --purpose tls-server --certificate www.pem",
+    "hsmd key adopt www --label web-2024 --purpose tls-server --certificate www.pem\n"
+    "hsmd key adopt www --certificate www.pem --purpose tls-server",
 )
 def adopt(
     session: Session,
@@ -35,12 +36,21 @@ def adopt(
     cka_label: Annotated[
         str, typer.Option("--label", metavar="TEXT", help="CKA_LABEL of the key.", show_default=False)
     ] = "",
+    digest: Annotated[
+        str,
+        typer.Option(
+            "--digest",
+            metavar="HEX",
+            help="SHA-256 of its public key, as `hsmd key candidates --json` shows it.",
+            show_default=False,
+        ),
+    ] = "",
     certificate: Annotated[
         Path | None,
         typer.Option(
             "--certificate",
             metavar="PEM",
-            help="Certificate with the public key, if the token does not have it.",
+            help="Certificate of the key, if the token has no public key of it, or to choose among keys of one CKA_ID.",
         ),
     ] = None,
     purpose: Purposes = [],  # noqa: B006  read only
@@ -56,14 +66,15 @@ def adopt(
 ) -> None:
     """Start serving a key that is already in the token.
 
-    Select the key with --id or --label, and give its permitted uses with --purpose. A key that hsmd generated, imported or
-    adopted before has its purposes in the token and needs none. A key with unsafe attributes (extractable, not sensitive, may
-    sign and decrypt, ...) is refused unless you give --accept-unsafe.
+    Select the key with --id, --label or --digest, or by its certificate alone, and give its permitted uses with --purpose. A key
+    that hsmd generated, imported or adopted before has its purposes in the token and needs none. A key with unsafe attributes
+    (extractable, not sensitive, may sign and decrypt, ...) is refused unless you give --accept-unsafe.
     """
-    if bool(cka_id) == bool(cka_label):
+    named = sum([bool(cka_id), bool(cka_label), bool(digest)])
+    if named > 1 or (named == 0 and certificate is None):
         raise CommandError(
             "the key must be selected by one option",
-            "give --id or --label, as listed by `hsmd key candidates`",
+            "give --id or --label, as listed by `hsmd key candidates`, or --digest, or its --certificate alone",
             Exit.USAGE,
         )
     request = KeyAdopt(
@@ -72,6 +83,7 @@ def adopt(
         token=token,
         cka_id=cka_id.replace(":", "").lower(),
         cka_label=cka_label,
+        key_digest=digest.replace(":", "").lower(),
         certificate=certificate_text(certificate) if certificate else "",
         accept_unsafe=accept_unsafe,
         owner=owner,

@@ -174,27 +174,36 @@ class Describe(TokenRequest, tag="describe", frozen=True, omit_defaults=True):
 
 
 class Candidate(Struct, frozen=True):
-    """A private key without a ceiling. `key_type` and `key` are empty where the token does not show the public half."""
+    """A private key object. `key_type` and `key` are empty where the token does not show the public half.
+
+    `finding` is one of `FINDING` in the control protocol, with `why` and `next_step` in words; `shared` is the number of other
+    private key objects with its CKA_ID.
+    """
 
     cka_id: str
     cka_label: str
     key_type: str
     key: str
     unsafe: list[str]
+    finding: str = ""
+    why: str = ""
+    next_step: str = ""
+    shared: int = 0
 
 
 class CandidateList(Struct, frozen=True, omit_defaults=True):
-    """A page of private keys that could be adopted. `cursor` asks for the next page; it is empty if there is none."""
+    """A page of private keys of the token. `cursor` asks for the next page; it is empty if there is none."""
 
     keys: list[Candidate]
     cursor: str = ""
 
 
 class Candidates(TokenRequest, tag="candidates", frozen=True, omit_defaults=True):
-    """List the private keys of the token that could be adopted, with their unsafe attributes, in pages."""
+    """List the private keys of the token that are not served, and what is made of each; with `served` all of them. In pages."""
 
     Result: ClassVar = CandidateList
     cursor: Cursor = ""
+    served: bool = False
 
 
 Envelope = Annotated[bytes, Meta(max_length=MAX_ENVELOPE_BYTES)]

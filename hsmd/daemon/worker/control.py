@@ -16,9 +16,9 @@ from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.worker_messages import AnyRequest, Destroy, Generate, KeyDescription, Unwrap
 from hsmd.daemon.worker import ceilings, key_adoption, key_objects, private_keys, unfinished_keys
 from hsmd.daemon.worker.ceilings import Ceiling
-from hsmd.daemon.worker.key_pairs import KeyPairs, Unproven
+from hsmd.daemon.worker.key_findings import key_findings
+from hsmd.daemon.worker.key_pairs import KeyPairs
 from hsmd.daemon.worker.listings import Listings
-from hsmd.daemon.worker.public_halves import PublicHalves
 from hsmd.daemon.worker.wrapped_keys import WrappedKeys
 from hsmd.errors import BadRequest, TokenFailure
 from hsmd.pkcs11 import mechanisms, templates, wrapping_probe
@@ -128,7 +128,9 @@ class ControlOperations:
         return worker_messages.KeyDescriptions(page.items, page.cursor)
 
     def _candidates(self, request: worker_messages.Candidates) -> worker_messages.CandidateList:
-        page = self._candidate_lists.page(request.cursor, lambda: _candidates(self._session))
+        page = self._candidate_lists.page(
+            request.cursor, lambda: key_findings(self._session, served=request.served)
+        )
         return worker_messages.CandidateList(page.items, page.cursor)
 
     def _check_ability(self, key_type: KeyType, purposes: frozenset[Purpose]) -> None:
@@ -173,29 +175,6 @@ def _descriptions(session: Any, *, brief: bool) -> Iterator[KeyDescription | Non
             yield describe(ceiling, label, unsafe)
 
 
-def _candidates(session: Any) -> Iterator[worker_messages.Candidate | None]:
-    """The private keys that could be adopted, in order of CKA_ID."""
-    served = yield from ceilings.reading_all(session)
-    privates = yield from private_keys.reading_by_id(session)
-    pairs, halves = KeyPairs(), PublicHalves.of(session)
-    for cka_id, same_id in sorted(privates.items()):
-        for private in same_id:
-            try:
-                half = key_adoption.shown_half(pairs, private, halves)
-            except Unproven:
-                half = None
-            if half is not None and half.digest in served:
-                yield None
-                continue
-            yield worker_messages.Candidate(
-                cka_id=cka_id.hex(),
-                cka_label=private[Attribute.LABEL],
-                key_type=half.key_type.value if half else "",
-                key=half.digest.hex() if half else "",
-                unsafe=templates.unsafe_attributes(private),
-            )
-
-
 def _clean(session: Any, now: float) -> int:
     """The number of unfinished keys that were destroyed. A token that fails here shows it again at the next request."""
     try:
@@ -205,7 +184,8 @@ def _clean(session: Any, now: float) -> int:
 
 
 def _digest(request: worker_messages.Adopt) -> bytes:
-    if sum([bool(request.cka_id), bool(request.cka_label), bool(request.key)]) != 1:
+    named = sum([bool(request.cka_id), bool(request.cka_label), bool(request.key)])
+    if named != 1 and not (named == 0 and request.certificate):
         raise BadRequest("cka_id: name the key by exactly one of cka_id, cka_label and key")
     try:
         return bytes.fromhex(request.key)

@@ -47,12 +47,12 @@ def adopt(
 def find_pair(
     session: Any, *, cka_id: bytes, cka_label: str, digest: bytes, certified: PublicHalf | None
 ) -> tuple[Any, PublicHalf]:
-    """The one private key with this CKA_ID, CKA_LABEL or digest (exactly one is given), and its public half, proved.
+    """The one private key with this CKA_ID, CKA_LABEL or digest (at most one is given), and its public half, proved.
 
     `certified` is the public half from a certificate; it decides among private keys that share a name. Raises BadRequest if
     there is no such key, or more than one, or if it cannot be paired.
     """
-    found = _named(session, cka_id, cka_label, digest)
+    found = _named(session, cka_id, cka_label, digest, certified)
     pairs = KeyPairs()
     if certified is not None:
         return _of_certificate(pairs, found, certified), certified
@@ -80,7 +80,9 @@ def shown_half(pairs: KeyPairs, private: Any, halves: PublicHalves) -> PublicHal
     return pairs.half_of(private, halves.near(private))
 
 
-def _named(session: Any, cka_id: bytes, cka_label: str, digest: bytes) -> list[Any]:
+def _named(
+    session: Any, cka_id: bytes, cka_label: str, digest: bytes, certified: PublicHalf | None
+) -> list[Any]:
     if cka_id:
         found = private_keys.with_id(session, cka_id)
     elif cka_label:
@@ -88,6 +90,8 @@ def _named(session: Any, cka_id: bytes, cka_label: str, digest: bytes) -> list[A
         found = private_keys.with_label(session, cka_label) or [
             key for key in _everything(session) if read(key, Attribute.LABEL) == cka_label
         ]
+    elif certified is not None and digest in (b"", certified.digest):
+        found = [key for key in _everything(session) if private_fits(key, certified)]
     else:
         halves, pairs = PublicHalves.of(session), KeyPairs()
         found = [key for key in _everything(session) if _has_digest(pairs, key, halves, digest)]

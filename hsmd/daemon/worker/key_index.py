@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pkcs11 import Attribute, KeyHandleInvalid, ObjectHandleInvalid
+from pkcs11 import Attribute, KeyHandleInvalid, ObjectHandleInvalid, PKCS11Error
 
 from hsmd.daemon.worker import ceilings, private_keys
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_pairs import KeyPairs
 from hsmd.daemon.worker.operations import OpenKey, open_key
 from hsmd.errors import TokenFailure
+from hsmd.pkcs11.errors import Fault, classify
 from hsmd.pkcs11.search import OBJECTS_A_SLICE, Slices, finish, underlying
 
 FIND_INTERVAL_S = 1.0
@@ -66,7 +67,9 @@ class KeyIndex:
                     continue
                 keys[digest] = self._opened(private, ceiling)
                 witness = underlying(private)
-            except _Gone as error:
+            except PKCS11Error as error:  # this key may be destroyed, or fail alone
+                if classify(error) is Fault.POISONED:
+                    raise
                 gone = error
             if number % OBJECTS_A_SLICE == 0:
                 yield
@@ -88,8 +91,15 @@ class KeyIndex:
         if ceiling is None or private is None:
             self.forget(digest)
             return
+        try:
+            opened = self._opened(private, ceiling)
+        except PKCS11Error as error:
+            if classify(error) in (Fault.POISONED, Fault.KEY_GONE):
+                raise
+            self.forget(digest)
+            return
         self._missing.pop(digest, None)
-        self.keys[digest] = self._added[digest] = self._opened(private, ceiling)
+        self.keys[digest] = self._added[digest] = opened
         self._witness = underlying(private)
 
     def forget(self, digest: bytes) -> None:

@@ -99,6 +99,19 @@ BREAKER_STATE = Enumeration(
         "probing": "a worker is started to probe the token; requests fail at once",
     },
 )
+KEY_FINDING = Enumeration(
+    "KeyFinding",
+    "What the daemon makes of a private key object in a token.",
+    {
+        "adoptable": "it can be adopted",
+        "unsafe": "it can be adopted if its unsafe attributes are accepted",
+        "served": "it has a ceiling and is served",
+        "not-served": "it belongs to a key with a ceiling and is not the object that is served",
+        "public-key-missing": "the token shows no public key that belongs to it; its certificate is needed",
+        "unusable": "the token lets it do nothing that hsmd needs, or wants the PIN for each use",
+        "unsupported": "hsmd serves no keys of its type",
+    },
+)
 WORKER_STATE = Enumeration(
     "WorkerState",
     "The state of a worker process.",

@@ -24,7 +24,7 @@ from hsmd.protocol.messages.base import (
     Subject,
     Text,
 )
-from hsmd.protocol.messages.enumerations import KEY_TYPE, PURPOSE
+from hsmd.protocol.messages.enumerations import KEY_FINDING, KEY_TYPE, PURPOSE
 from hsmd.purposes import Purpose
 
 __all__ = [
@@ -106,7 +106,7 @@ class KeyGenerate(Request, tag="key.generate"):
 
 
 class KeyCandidate(Struct):
-    """A private key in the token that the daemon does not serve yet."""
+    """A private key object in the token, and what the daemon makes of it."""
 
     cka_id: str
     """Hexadecimal."""
@@ -115,10 +115,19 @@ class KeyCandidate(Struct):
     """Empty if its public half is unknown."""
     unsafe: list[str]
     """Its unsafe attributes, in words."""
+    finding: Annotated[str, KEY_FINDING.meta] = ""
+    why: str = ""
+    """The reason of the finding, in words; may be empty."""
+    next_step: str = ""
+    """What to do, as a command or in words; empty if there is nothing to do."""
+    digest: str = ""
+    """SHA-256 of its public key, in hexadecimal; empty if that is unknown."""
+    shared: int = 0
+    """The number of other private key objects with its CKA_ID."""
 
 
 class KeyCandidateList(Struct):
-    """The keys of one token that could be adopted, or as many of them as fit."""
+    """Private keys of one token, or as many of them as fit."""
 
     token: str
     keys: list[KeyCandidate]
@@ -127,7 +136,7 @@ class KeyCandidateList(Struct):
 
 
 class KeyCandidates(Request, tag="key.candidates"):
-    """List the private keys in the token that could be adopted, and what is unsafe about each."""
+    """List the private keys in the token that are not served, and what the daemon makes of each."""
 
     Result = KeyCandidateList
     roles = OPERATOR
@@ -138,10 +147,12 @@ class KeyCandidates(Request, tag="key.candidates"):
     """May be empty if the daemon has only one token."""
     cursor: Text = ""
     """From the last answer, to get the next ones; empty to search the token."""
+    served: bool = False
+    """List the keys that are served too."""
 
 
 class KeyAdopt(Request, tag="key.adopt"):
-    """Serve a key that is in the token already. Give its CKA_ID or its CKA_LABEL, or both."""
+    """Serve a key that is in the token already. Give its CKA_ID, its CKA_LABEL, its digest, or its certificate alone."""
 
     Result = KeyInfo
     roles = OPERATOR
@@ -158,7 +169,9 @@ class KeyAdopt(Request, tag="key.adopt"):
     """Hexadecimal."""
     cka_label: Text = ""
     certificate: Pem = ""
-    """A PEM certificate with the public half, for tokens that hold none."""
+    """A PEM certificate with the public half, for tokens that hold none. It decides among keys that share a CKA_ID."""
+    key_digest: Text = ""
+    """SHA-256 of its public key, in hexadecimal, for keys that no CKA_ID and no label names."""
     accept_unsafe: bool = False
     """Adopt the key although it has unsafe attributes (extractable, not sensitive, may sign and decrypt, ...)."""
     owner: Text = ""

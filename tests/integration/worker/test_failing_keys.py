@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.daemon.ipc.worker_messages import Adopt, Candidates, Describe
+from hsmd.daemon.ipc.worker_messages import Adopt, Describe
 from hsmd.errors import BadRequest, Refused, TokenFailure
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
+from hsmd.purposes import Purpose
 from tests.support.fault_module.control import CKR, About, Action, FaultModule, FaultyToken, Function
-from tests.support.messy_tokens import OBJECTS, handshake_signature
+from tests.support.messy_tokens import OBJECTS, candidates, handshake_signature
 from tests.support.tokens import generate, in_token
 
 
@@ -47,6 +48,22 @@ def test_one_key_fails_and_the_other_signs_in_the_same_worker(
     assert handshake_signature(worker, bad.key)
 
 
+@pytest.mark.parametrize("rv", [CKR.USER_NOT_LOGGED_IN, CKR.FUNCTION_FAILED], ids=lambda rv: rv.name)
+def test_a_key_that_fails_when_it_is_opened_is_left_out(
+    token: FaultyToken, fault_module: FaultModule, start, rv: CKR
+) -> None:
+    control = start(token, control=True).ready()
+    bad = generate(control, "bad", "rsa-2048", ["tls12-rsa-premaster"])
+    good = generate(control, "good", "p-256", ["tls-server"])
+    fault_module.mark_key("bad")
+    fault_module.rule(Function.DECRYPT_INIT, Action.RETURN, rv, about=About.MARKED_KEY)
+    worker = start(token).ready()
+    for _ in range(3):
+        with pytest.raises(Refused):
+            worker.use(Purpose.TLS12_RSA_PREMASTER, 0, bytes.fromhex(bad.key), bytes(256))
+        assert handshake_signature(worker, good.key)
+
+
 def test_a_session_that_fails_with_every_key_is_replaced(
     token: FaultyToken, fault_module: FaultModule, start
 ) -> None:
@@ -73,7 +90,7 @@ def test_a_key_that_wants_the_pin_for_each_use_is_refused_at_adoption(
     with pytest.raises(BadRequest, match="requires the PIN for each use"):
         control.control(adopt)
     assert control.control(Describe()).keys == []
-    (candidate,) = control.control(Candidates()).keys
+    (candidate,) = candidates(control)
     assert "requires the PIN for each use" in candidate.unsafe
 
 

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmd.daemon.ipc.worker_messages import Adopt, Candidates, Describe
+from hsmd.daemon.ipc.worker_messages import Adopt, Describe
 from hsmd.errors import BadRequest, Refused, TokenFailure
 from hsmd.pkcs11.softhsm import SoftHsmToken
-from tests.support.messy_tokens import OBJECTS, certificate_pem, handshake_signature
+from tests.support.messy_tokens import OBJECTS, candidates, certificate_pem, handshake_signature
 from tests.support.tls_bytes import CERTIFICATE_VERIFY
 from tests.support.tokens import generate, in_token
 
@@ -38,7 +38,7 @@ def test_the_public_key_that_fits_is_adopted(
     own = 'own = spki(ec_pair("own", b"\\x90")[0])\n'
     made = in_token(fresh_token, OBJECTS + (foreign + own if foreign_first else own + foreign) + "show(own)")
     control = start(fresh_token, control=True).ready()
-    (candidate,) = control.control(Candidates()).keys
+    (candidate,) = candidates(control)
     assert candidate.key == digest(made)
     pem = certificate_pem(made) if certificate else ""
     adopted = control.control(Adopt(name="w", cka_id="90", purposes=["tls-server"], certificate=pem))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from hsmd.daemon.ipc import worker_messages
-from hsmd.daemon.ipc.worker_messages import Adopt, Candidates, Describe, Destroy
+from hsmd.daemon.ipc.worker_messages import Adopt, Describe, Destroy
 from hsmd.errors import TokenFailure
 from hsmd.pkcs11.softhsm import make_token
 from tests.support.fault_module.control import FaultModule, FaultyToken
-from tests.support.messy_tokens import OBJECTS, handshake_signature
+from tests.support.messy_tokens import OBJECTS, candidates, handshake_signature
 from tests.support.tokens import generate, in_token
 
 
@@ -31,7 +31,7 @@ def test_a_write_protected_token_is_read(token: FaultyToken, fault_module: Fault
     assert isinstance(ready, worker_messages.Ready) and ready.write_protected
     assert handshake_signature(start(token).ready(), made.key)
     assert [key.key for key in control.control(Describe()).keys] == [made.key]
-    assert [key.cka_label for key in control.control(Candidates()).keys] == ["foreign"]
+    assert [key.cka_label for key in candidates(control)] == ["foreign"]
     assert control.control(Adopt(name="again", cka_id=made.cka_id)).key == made.key
     for change in (
         lambda: generate(control, "new", "p-256", ["tls-server"]),

@@ -63,6 +63,49 @@ def test_adopt_requires_an_id_and_normalises_it(run: Run, daemon: FakeControl) -
     assert (ran.code, "--id or --label" in ran.err) == (2, True)
 
 
+def test_adopt_names_a_key_by_its_digest_or_its_certificate(
+    run: Run, daemon: FakeControl, tmp_path: Path
+) -> None:
+    _document(run, "key", "adopt", "www", "--digest", "AB:CD", "-p", "tls13-server")
+    assert daemon.asked[-1] == messages.KeyAdopt("www", ["tls13-server"], key_digest="abcd")
+    (tmp_path / "www.pem").write_text(PEM)
+    _document(run, "key", "adopt", "shop", "--certificate", str(tmp_path / "www.pem"))
+    assert daemon.asked[-1] == messages.KeyAdopt("shop", certificate=PEM)
+    assert run("key", "adopt", "www", "--digest", "ab", "--id", "01").code == 2
+
+
+def test_candidates_shows_findings_on_stdout_and_next_steps_on_stderr(run: Run, daemon: FakeControl) -> None:
+    labels = ("www\\x0a", "a\u202eb")
+    found = [
+        messages.KeyCandidate("01", labels[0], "p-256", [], "adoptable", "", "hsmd key adopt NAME --id 01"),
+        messages.KeyCandidate(
+            "", labels[1], "", [], "unusable", "it requires the PIN for each use", "generate"
+        ),
+    ]
+    daemon.candidates = found
+    ran = run("key", "candidates", "--all")
+    assert daemon.asked[-1] == messages.KeyCandidates(served=True)
+    assert "FINDING" in ran.out and "adoptable" in ran.out and "PIN for each use" in ran.out
+    assert "hsmd key adopt" not in ran.out
+    assert "www\\x0a: hsmd key adopt NAME --id 01" in ran.err
+    assert "\u202e" not in ran.out + ran.err
+    document = _document(run, "key", "candidates")
+    assert daemon.asked[-1] == messages.KeyCandidates()
+    assert [key["finding"] for key in document["keys"]] == ["adoptable", "unusable"]  # type: ignore[attr-defined]
+
+
+def test_the_token_list_says_what_is_not_served_and_why(run: Run, daemon: FakeControl) -> None:
+    daemon.tokens = [
+        messages.TokenInfo(
+            "main", "ready", "closed", "", serial="08a1", write_protected=True,
+            not_served=[messages.KeyProblem("www", "00" * 32, "it requires the PIN for each use")],
+        )
+    ]  # fmt: skip
+    ran = run("token", "list")
+    assert "08a1" in ran.out and "WRITE-PROTECTED" in ran.out
+    assert "www: it requires the PIN for each use" in ran.out
+
+
 def test_list_fetches_every_page(run: Run, daemon: FakeControl) -> None:
     for name in "abcde":
         run("key", "generate", name)

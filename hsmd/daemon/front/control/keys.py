@@ -113,7 +113,7 @@ class KeyHandlers:
         answer = messages.KeyCandidateList(token=token, keys=[], cursor=request.cursor)
         room = ANSWER_BYTES
         while room > 0:
-            wanted = worker_messages.Candidates(cursor=answer.cursor)
+            wanted = worker_messages.Candidates(served=request.served, cursor=answer.cursor)
             page = await pool.control(wanted, deadline - self._clock())
             keys = [_candidate(key) for key in page.keys]
             answer.keys += keys
@@ -129,7 +129,7 @@ class KeyHandlers:
         purposes = (
             with_daemon_purposes(expand(request.purposes)) if request.purposes else frozenset[Purpose]()
         )
-        if not request.cka_id and not request.cka_label:
+        if not (request.cka_id or request.cka_label or request.key_digest or request.certificate):
             raise BadRequest("cka_id: name the key by its CKA_ID in hex, or by its CKA_LABEL")
         if not _CKA_ID.fullmatch(request.cka_id):
             raise BadRequest(
@@ -143,6 +143,7 @@ class KeyHandlers:
             purposes=labels(purposes),
             cka_id=request.cka_id,
             cka_label=request.cka_label,
+            key=request.key_digest,
             certificate=request.certificate,
             accept_unsafe=request.accept_unsafe,
         )
@@ -265,7 +266,17 @@ def key_info(key: KeyRecord, snapshot: Snapshot) -> messages.KeyInfo:
 
 
 def _candidate(key: worker_messages.Candidate) -> messages.KeyCandidate:
-    return messages.KeyCandidate(key.cka_id, key.cka_label, key.key_type, list(key.unsafe))
+    return messages.KeyCandidate(
+        key.cka_id,
+        key.cka_label,
+        key.key_type,
+        list(key.unsafe),
+        key.finding,
+        key.why,
+        key.next_step,
+        key.key,
+        key.shared,
+    )
 
 
 def _past_key(key: PastKey) -> messages.PastKey:
