@@ -68,7 +68,7 @@ SCENARIOS = {
         },
         SHOW_FIGURES,
     ),
-    "floods": Scenario(
+    "tiny-frames": Scenario(
         ("tests/faults/test_daemon_floods.py",),
         {"HSMD_TEST_TINY_FRAMES": lambda minutes: int(minutes * 500_000)},
     ),

@@ -1,8 +1,8 @@
-"""Floods of one client with a login, each a separate process: frames that use no key, packets of SSH itself, half frames.
+"""Floods of one client with a login, in a separate process: frames that use no key, packets of SSH itself, half frames.
 
-    python flood_kinds.py KIND HOST PORT IDENTITY USER CONNECTIONS
+    python flood_kinds.py KIND[,KIND...] HOST PORT IDENTITY USER CONNECTIONS
 
-Prints `ready` when all connections have sent something, and then, once a second, how many pieces it has sent. It connects
+Several kinds are sent at once, on so many connections each. Prints `ready` when all connections have sent something, and then, once a second, how many pieces it has sent. It connects
 again whenever the daemon disconnects it. `KINDS` names what there is.
 """
 
@@ -252,13 +252,12 @@ KINDS: dict[str, Step] = {
 class Flood:
     """A number of connections of one kind."""
 
-    def __init__(self, kind: str, host: str, port: int, identity: str, user: str) -> None:
-        self._step = KINDS[kind]
+    def __init__(self, host: str, port: int, identity: str, user: str) -> None:
         self._host, self._port, self._user = host, port, user
         self._key = asyncssh.read_private_key(identity)
         self.sent = self.connected = 0
 
-    async def keep(self) -> None:
+    async def keep(self, step: Step) -> None:
         """Keep one connection flooding."""
         while True:
             with suppress(OSError, asyncssh.Error, TimeoutError):
@@ -268,7 +267,7 @@ class Flood:
                     self.connected += 1
                     while True:
                         await peer.room()
-                        self.sent += await self._step(peer)
+                        self.sent += await step(peer)
                         await asyncio.sleep(0)
                 finally:
                     connection.abort()
@@ -289,12 +288,13 @@ class Flood:
         )
 
 
-async def main(kind: str, host: str, port: str, identity: str, user: str, connections: str) -> None:
+async def main(kinds: str, host: str, port: str, identity: str, user: str, connections: str) -> None:
     """Flood until killed."""
-    flood = Flood(kind, host, int(port), identity, user)
-    tasks = [asyncio.create_task(flood.keep()) for _ in range(int(connections))]
+    flood = Flood(host, int(port), identity, user)
+    steps = [KINDS[kind] for kind in kinds.split(",")] * int(connections)
+    tasks = [asyncio.create_task(flood.keep(step)) for step in steps]
     began = time.monotonic()
-    while flood.connected < int(connections) and time.monotonic() - began < 30:
+    while flood.connected < len(steps) and time.monotonic() - began < 30:
         await asyncio.sleep(0.02)
     print("ready", flush=True)
     while not any(task.done() for task in tasks):

@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import asyncssh
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import AUDITOR, MAIL, WEB, Daemon, running_daemon
+from tests.support.flood_kinds import KINDS
 from tests.support.load import Load
 from tests.support.polling import eventually
 
@@ -112,3 +114,60 @@ async def settled(pid: int, before: Held, within_s: float = SETTLE_S) -> Held:
 def percentile(values: list[float], part: float) -> float:
     """The value that this part of sorted values does not exceed."""
     return values[min(int(len(values) * part), len(values) - 1)]
+
+
+class Site(Protocol):
+    """Two servers of the same kind, of which one is watched while either is flooded."""
+
+    kinds: Sequence[str]
+
+    @property
+    def pid(self) -> int:
+        """The process that is watched."""
+
+    def flood(self, kind: str, connections: int, *, elsewhere: bool) -> AbstractContextManager[Any]:
+        """A flood that is under way, of the watched server or of the other one."""
+
+    async def latencies(self, seconds: float) -> list[float]:
+        """Sorted latencies of another client of the watched server."""
+
+    async def log_in(self) -> float:
+        """Have another client connect to the watched server; return the seconds it took. Raises if it fails."""
+
+
+class DaemonSite:
+    """Two daemons with twenty keys each, of which a front end floods one."""
+
+    kinds = tuple(KINDS)
+    KEYS = 20
+
+    def __init__(self, directory: Path) -> None:
+        self._stack = ExitStack()
+        self.watched, self.other = (
+            self._stack.enter_context(running_daemon(directory / name, workers=1))
+            for name in ("watched", "other")
+        )
+        self.key = self.watched.add_key("mail", grant_to=(MAIL,))
+        for daemon in (self.watched, self.other):
+            for number in range(self.KEYS):
+                daemon.add_key(f"web-{number}", grant_to=(WEB,))
+
+    def __enter__(self) -> DaemonSite:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def pid(self) -> int:
+        return self.watched.front_pid
+
+    def flood(self, kind: str, connections: int, *, elsewhere: bool) -> AbstractContextManager[Any]:
+        client = AUDITOR if kind == "audit-read" else WEB
+        return flood(kind, self.other if elsewhere else self.watched, client, connections)
+
+    async def latencies(self, seconds: float) -> list[float]:
+        return await latencies(self.watched, MAIL, self.key, seconds)
+
+    async def log_in(self) -> float:
+        return await log_in(self.watched, MAIL)
