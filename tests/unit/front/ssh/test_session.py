@@ -16,7 +16,15 @@ from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
 from hsmd.daemon.front.ssh.tariff import TARIFF
 from hsmd.daemon.front.tokens.jobs import Job
-from hsmd.errors import BadRequest, DeadlineExceeded, ErrorCode, NotFound, Overloaded, ProtocolError
+from hsmd.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    ErrorCode,
+    NotFound,
+    Overloaded,
+    ProtocolError,
+    Refused,
+)
 from hsmd.protocol import messages
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
@@ -29,7 +37,8 @@ from hsmd.protocol.frames import (
     encode_key_operation,
 )
 from hsmd.protocol.roles import Role
-from hsmd.system.intake import Intakes
+from hsmd.system.control_requests import ANSWER_BYTE, MAX_CONTROL_REQUESTS_OF_CLIENT
+from hsmd.system.intake import FRAMES_A_TURN, FRAMES_AT_A_TIME, Intakes
 from tests.support.polling import eventually
 
 HELLO = encode_hello(3)
@@ -65,10 +74,14 @@ class Service:
         self.spent = False
         self.abandoned: list[SigningRequest] = []
         self.fault: ProtocolError | None = None
+        self.refuses = False
 
     def use(self, session: Session, requests: list[tuple[int, bytes]]) -> bool:
         for request_id, _ in requests:
             self.used.append(request_id)
+            if self.refuses:
+                session.failed(request_id, Refused())
+                continue
             session.open_requests[request_id] = SigningRequest(session, request_id, GRANT, 0.0, JOB)
         if self.fault:
             raise self.fault
@@ -102,14 +115,15 @@ class Following:
 class Parts:
     """A session, with a fake transport and a fake service."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: str = "web", intakes: Intakes | None = None) -> None:
         self.now = 0.0
         self.transport, self.service, self.following = Transport(), Service(), Following()
         self.ended: list[Session] = []
-        self.intake = Intakes(TARIFF, lambda: self.now).join("web")
+        self.intakes = intakes or Intakes(TARIFF, lambda: self.now)
+        self.intake = self.intakes.join(client)
         self.answer: Coroutine[Any, Any, Any] | None = None
         self.session = Session(
-            Identity("web", frozenset({Role.FRONT_END}), KeyCredential("F")),
+            Identity(client, frozenset({Role.FRONT_END}), KeyCredential("F")),
             self.transport,
             intake=self.intake,
             service=self.service,  # type: ignore[arg-type]
@@ -127,6 +141,14 @@ class Parts:
         if isinstance(self.result, BaseException):
             raise self.result
         return self.result
+
+    def another(self, client: str) -> Parts:
+        """Another session of this or another client of the same server."""
+        return Parts(client, self.intakes)
+
+    def spent(self) -> float:
+        """What the client has paid since it was here, less what it has earned: the clock stands still."""
+        return -self.intake.account._balance
 
     def kinds(self) -> list[int]:
         return [kind for kind, _, _ in self.transport.frames]
@@ -327,6 +349,126 @@ async def test_reading_pauses_briefly_for_a_client_above_its_rate(parts: Parts) 
     parts.session.received(op(2))
     assert parts.transport.calls == ["hold"], "once for any number of batches"
     await eventually(lambda: parts.transport.calls == ["hold", "release"])
+
+
+# --- what a client pays for ---
+
+
+def pings(first: int, count: int) -> bytes:
+    return b"".join(encode(Kind.PING, number) for number in range(first, first + count))
+
+
+def pongs(parts: Parts) -> list[int]:
+    return [number for kind, number, _ in parts.transport.frames if kind == Kind.PONG]
+
+
+async def test_frames_of_one_read_are_handled_in_turns_and_in_order(parts: Parts) -> None:
+    parts.session.received(HELLO)
+    await settle()
+    parts.session.received(pings(1, 2 * FRAMES_A_TURN) + op(9_000) + pings(5_000, 3))
+    assert pongs(parts) == list(range(1, FRAMES_A_TURN + 1))
+    assert parts.transport.calls == ["hold"], "the connection is not read meanwhile"
+    parts.session.received(pings(6_000, 2))
+    assert len(pongs(parts)) == FRAMES_A_TURN, "what comes meanwhile is handled later"
+    await settle()
+    assert pongs(parts) == [*range(1, 2 * FRAMES_A_TURN + 1), 5_000, 5_001, 5_002, 6_000, 6_001]
+    assert parts.service.used == [9_000]
+    assert parts.transport.calls.count("hold") == parts.transport.calls.count("release") >= 1
+
+
+async def test_sessions_of_one_client_share_a_turn_and_those_of_others_do_not(parts: Parts) -> None:
+    second, other = parts.another("web"), parts.another("mail")
+    for each in (parts, second, other):
+        each.session.received(HELLO + pings(1, FRAMES_A_TURN - 2))
+    assert [len(pongs(each)) for each in (parts, second, other)] == [FRAMES_A_TURN - 2, 0, FRAMES_A_TURN - 2]
+    await settle()
+    assert len(pongs(second)) == FRAMES_A_TURN - 2
+
+
+@pytest.mark.parametrize(
+    ("frame", "price"),
+    [
+        (lambda number: encode(Kind.PING, number), TARIFF.frame),
+        (lambda number: encode(Kind.PONG, number), TARIFF.frame),
+        (lambda number: encode(Kind.CANCEL, number), TARIFF.frame),
+        (lambda number: encode(0xEE, number), TARIFF.frame),
+        (lambda number: op(number), TARIFF.frame + TARIFF.refusal),
+        (lambda number: ask(number), TARIFF.frame + TARIFF.control_request),
+        (lambda number: ask(number, b"not JSON"), TARIFF.frame + TARIFF.control_request),
+    ],
+    ids=["ping", "pong", "cancel", "skipped", "refused", "control", "malformed"],
+)
+async def test_each_kind_of_frame_has_its_price(parts: Parts, frame: Any, price: float) -> None:
+    parts.service.refuses = True
+    parts.session.received(HELLO)
+    spent = parts.spent()
+    parts.session.received(frame(7))
+    assert parts.spent() - spent == pytest.approx(price + len(frame(7)) * TARIFF.byte)
+
+
+async def test_an_accepted_key_operation_costs_next_to_nothing(parts: Parts) -> None:
+    parts.session.received(HELLO)
+    spent = parts.spent()
+    parts.session.received(op(7))
+    assert parts.spent() - spent == pytest.approx(TARIFF.key_operation + len(op(7)) * TARIFF.byte)
+
+
+async def test_the_answer_to_a_control_request_costs_by_its_length(parts: Parts) -> None:
+    parts.result = messages.Done()
+    parts.wait.set()
+    parts.session.received(HELLO + ask(7))
+    spent = parts.spent()
+    await eventually(lambda: Kind.CONTROL_RESULT in parts.kinds())
+    answer = encode(Kind.CONTROL_RESULT, 7, messages.encode_result(messages.Done()))
+    assert parts.spent() - spent == pytest.approx(len(answer) * ANSWER_BYTE)
+
+
+async def test_a_client_that_is_overdrawn_is_handled_again_when_it_has_recovered(parts: Parts) -> None:
+    parts.service.refuses = True
+    parts.session.received(HELLO)
+    parts.intake.spend(TARIFF.burst)
+    parts.session.received(encode(Kind.PING, 1) + encode(Kind.PING, 2))
+    parts.session.received(encode(Kind.PING, 3))
+    await settle()
+    assert pongs(parts) == []
+    parts.now += 1.0
+    await eventually(lambda: pongs(parts) == [1, 2, 3])
+
+
+async def test_refused_operations_near_the_limit_are_handled_a_few_at_a_time(parts: Parts) -> None:
+    parts.service.refuses, parts.session._max_open_requests = True, 1_000
+    parts.session.received(HELLO)
+    parts.intake.spend(TARIFF.burst * 0.6)
+    await settle()
+    parts.session.received(b"".join(op(number) for number in range(1, 100)))
+    assert parts.kinds().count(Kind.ERROR) == FRAMES_AT_A_TIME
+    await settle()
+    assert parts.kinds().count(Kind.ERROR) > FRAMES_AT_A_TIME
+
+
+async def test_control_requests_of_a_client_are_limited_over_all_its_sessions(parts: Parts) -> None:
+    sessions = [parts, *(parts.another("web") for _ in range(4))]
+    for each in sessions:
+        each.session.received(HELLO)
+        for number in range(1, 9):
+            each.session.received(ask(number))
+            await settle()
+    refused = [each.kinds().count(Kind.ERROR) for each in sessions]
+    assert refused == [0, 0, 0, 0, 8]
+    assert parts.intake.control_requests == 4 * 8 == MAX_CONTROL_REQUESTS_OF_CLIENT
+    other = parts.another("mail")
+    other.session.received(HELLO + ask(1))
+    assert Kind.ERROR not in other.kinds()
+    parts.session.lost()
+    await eventually(lambda: parts.intake.control_requests == 3 * 8)
+
+
+async def test_a_session_that_ends_while_its_frames_wait_handles_no_more(parts: Parts) -> None:
+    parts.session.received(HELLO + pings(1, FRAMES_A_TURN + 5))
+    parts.session.lost()
+    await settle()
+    assert len(pongs(parts)) < FRAMES_A_TURN + 5
+    assert parts.transport.calls == ["hold", "release"]
 
 
 # --- events ---
