@@ -18,7 +18,7 @@ from hsmd.system.accounts import SECOND, Account, Tariff
 from hsmd.system.intake import paying
 
 THREADS = 4
-TARIFF = Tariff(share=0.2 * SECOND, burst=0.5 * SECOND)
+TARIFF = Tariff(share=0.1 * SECOND, burst=0.5 * SECOND)
 """Threads take the interpreter from key operations, so each client has a share of the time; a few pages always fit into it."""
 
 R = TypeVar("R")
