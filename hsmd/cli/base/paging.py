@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
+from hsmd.errors import BadRequest
 from hsmd.protocol.messages import (
     MAX_PAGE,
     ClientInfo,
@@ -21,6 +22,9 @@ from hsmd.protocol.messages import (
     KeyHistoryPage,
     KeyInfo,
     KeyList,
+    KeyOwner,
+    KeyOwnerList,
+    KeyOwners,
     KeyPage,
     PastKey,
     Revocation,
@@ -61,6 +65,21 @@ def destroyed_keys_of(session: Session) -> list[PastKey]:
         found += answer.keys
         if not answer.more or not answer.keys:
             return found
+
+
+def readers_of(session: Session) -> list[KeyOwner]:
+    """The readers of all keys. A daemon of an earlier release knows no pages, and gives all at once."""
+
+    def page(after: str) -> tuple[list[KeyOwner], bool]:
+        try:
+            answer = session.ask(KeyOwnerList(after=after, limit=MAX_PAGE), KeyOwners)
+        except BadRequest:
+            if after:
+                raise
+            answer = session.ask(KeyOwnerList(), KeyOwners)
+        return answer.owners, answer.more
+
+    return list(_all(page, lambda reader: f"{reader.key}/{reader.client}"))
 
 
 def clients_of(session: Session) -> list[ClientInfo]:

@@ -10,8 +10,9 @@ from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.names import KeyName
 from hsmd.cli.base.output import table
+from hsmd.cli.base.paging import readers_of
 from hsmd.cli.key.options import app
-from hsmd.protocol.messages import Done, KeyOwnerAdd, KeyOwnerList, KeyOwnerRemove, KeyOwners
+from hsmd.protocol.messages import Done, KeyOwnerAdd, KeyOwnerRemove
 
 owner = group(
     """Former name of `hsmd key reader`. The owner of a key is given when the key is made: `hsmd key generate --owner`."""
@@ -40,7 +41,7 @@ def remove(session: Session, name: KeyName, client: Client) -> None:
 @command(owner, "list", example="hsmd key owner list")
 def list_owners(session: Session) -> None:
     """List the readers of all keys, as `hsmd key reader list` does."""
-    found = session.ask(KeyOwnerList(), KeyOwners)
+    found = readers_of(session)
     session.output.show(
-        found, lambda: table(("KEY", "OWNER"), [(each.key, each.client) for each in found.owners])
+        {"owners": found}, lambda: table(("KEY", "OWNER"), [(each.key, each.client) for each in found])
     )

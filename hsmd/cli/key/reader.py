@@ -6,8 +6,9 @@ from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.names import ClientName, KeyName
 from hsmd.cli.base.output import table
+from hsmd.cli.base.paging import readers_of
 from hsmd.cli.key.options import app
-from hsmd.protocol.messages import Done, KeyOwnerAdd, KeyOwnerList, KeyOwnerRemove, KeyOwners
+from hsmd.protocol.messages import Done, KeyOwnerAdd, KeyOwnerRemove
 
 reader = group(
     """Readers of keys: clients that may read all audit records about a key.
@@ -38,7 +39,7 @@ def remove(session: Session, name: KeyName, client: ClientName) -> None:
 @command(reader, "list", example="hsmd key reader list")
 def list_readers(session: Session) -> None:
     """List the readers of all keys; owners are in `hsmd key list`."""
-    found = session.ask(KeyOwnerList(), KeyOwners).owners
+    found = readers_of(session)
     session.output.show(
         {"readers": found}, lambda: table(("KEY", "READER"), [(each.key, each.client) for each in found])
     )

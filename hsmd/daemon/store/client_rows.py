@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, or_, select, update
 
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
@@ -186,6 +186,16 @@ class Clients:
         rows = self._connection.execute(select(clients).order_by(clients.c.name)).all()
         roles, found = self._roles(), self._credentials(select(credentials))
         return [_record(each, roles, found) for each in rows]
+
+    def with_role(self, role: Role) -> list[ClientRecord]:
+        """The clients with a role, in order of name."""
+        holders = select(client_roles.c.client_id).where(client_roles.c.role == role.value)
+        found = self._connection.execute(
+            select(clients)
+            .where(or_(clients.c.id.in_(holders), clients.c.role == role.value))
+            .order_by(clients.c.name)
+        )
+        return [client for client in self._records(found.all()) if role in client.roles]
 
     def of_rows(self, client_ids: Sequence[int]) -> list[ClientRecord]:
         """The clients with these row ids, of at most a chunk; those that are gone are left out."""

@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from sqlalchemy import Column, DateTime, Dialect, Integer, String, Table, TypeDecorator
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Integer,
+    String,
+    Table,
+    TypeDecorator,
+    and_,
+    tuple_,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 S = TypeVar("S")
@@ -58,3 +69,14 @@ def chunks(values: Sequence[V]) -> Iterator[Sequence[V]]:
     """The values in parts that fit into an IN list."""
     for start in range(0, len(values), _CHUNK):
         yield values[start : start + _CHUNK]
+
+
+def in_pairs(
+    first: ColumnElement[int], second: ColumnElement[int], pairs: Sequence[tuple[int, int]]
+) -> ColumnElement[bool]:
+    """Whether two columns are one of at most a chunk of pairs. SQLite uses an index only if each column is compared, too."""
+    return and_(
+        first.in_({each for each, _ in pairs}),
+        second.in_({each for _, each in pairs}),
+        tuple_(first, second).in_(pairs),
+    )

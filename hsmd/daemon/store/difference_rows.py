@@ -15,7 +15,7 @@ from sqlalchemy import Column, Connection, Select, select, tuple_
 
 from hsmd.daemon.store.change_notes import ChangeNotes, Kind
 from hsmd.daemon.store.client_rows import Clients
-from hsmd.daemon.store.columns import chunks
+from hsmd.daemon.store.columns import chunks, in_pairs
 from hsmd.daemon.store.endorsement_rows import StatementEndorsements
 from hsmd.daemon.store.history_rows import KeyHistory
 from hsmd.daemon.store.key_rows import Keys
@@ -116,7 +116,7 @@ class Differences:
     def _held(self, pairs: Sequence[Pair]) -> dict[Pair, Held]:
         """What stands in the rows of these clients and keys."""
         codes: dict[Pair, set[int]] = defaultdict(set)
-        query = select(grants).where(tuple_(grants.c.client_id, grants.c.key_id).in_(pairs))
+        query = select(grants).where(in_pairs(grants.c.client_id, grants.c.key_id, pairs))
         for client_id, key_id, code in self._connection.execute(query):
             codes[client_id, key_id].add(code)
         limited = {pair: of for pair, of in self._limited.of_pairs(pairs).items() if of}

@@ -10,13 +10,17 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, Table, delete, insert, select, tuple_, union
 
 from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.columns import in_pairs
 from hsmd.daemon.store.key_rows import Keys, known_purpose
 from hsmd.daemon.store.limited_grant_rows import LimitedGrants, needs_names
-from hsmd.daemon.store.names import is_name
+from hsmd.daemon.store.names import pair_after
 from hsmd.daemon.store.records import GrantRecord, Page
 from hsmd.daemon.store.tables import clients, grants, keys, limited_grants
-from hsmd.errors import BadRequest, Conflict
+from hsmd.errors import Conflict
 from hsmd.purposes import WITH_ALLOWED_NAMES, Purpose, check_grantable, labels
+
+_CLIENTS = 50
+"""Clients whose grants are looked at together for a page of all grants."""
 
 
 class Grants:
@@ -73,13 +77,32 @@ class Grants:
         """
         client_id = self._clients.find_id(client) if client else None
         key_id = self._keys.find_id(key) if key else None
-        position = _position(after)
-        pairs = union(
-            *(_pairs(kind, client_id, key_id, position) for kind in (grants, limited_grants))
-        ).subquery()
-        chosen = select(pairs).order_by(pairs.c.client, pairs.c.key).limit(limit + 1)
-        rows = self._connection.execute(chosen).all()
+        position = pair_after(after, "client/key of the last grant")
+        if client_id is None and key_id is None:
+            rows: Sequence[Row[Any]] = self._pairs_of_all(position, limit + 1)
+        else:
+            rows = self._pairs(client_id, key_id, position, limit + 1)
         return Page.cut(self._of_pairs(rows), limit)
+
+    def _pairs_of_all(self, position: tuple[str, str], limit: int) -> list[Row[Any]]:
+        """The next pairs of all clients; only the grants of a few clients, in order of their names, are looked at."""
+        found: list[Row[Any]] = []
+        query = select(clients.c.id, clients.c.name).order_by(clients.c.name).limit(_CLIENTS)
+        some = self._connection.execute(query.where(clients.c.name >= position[0])).all()
+        while some and len(found) < limit:
+            found += self._pairs([row.id for row in some], None, position, limit - len(found))
+            some = self._connection.execute(query.where(clients.c.name > some[-1].name)).all()
+        return found
+
+    def _pairs(
+        self, client_ids: int | list[int] | None, key_id: int | None, position: tuple[str, str], limit: int
+    ) -> Sequence[Row[Any]]:
+        """The next pairs of these clients (None: of all) and this key (None: of all)."""
+        kinds = (_pairs_in(kind, client_ids, key_id, position) for kind in (grants, limited_grants))
+        pairs = union(*kinds).subquery()
+        return self._connection.execute(
+            select(pairs).order_by(pairs.c.client, pairs.c.key).limit(limit)
+        ).all()
 
     def get(self, client: str, key: str) -> GrantRecord:
         """All that a client has on a key, limited or not. Raises NotFound for an unknown client or key."""
@@ -96,7 +119,7 @@ class Grants:
         ids = [(pair.client_id, pair.key_id) for pair in pairs]
         purposes: dict[tuple[int, int], set[int]] = defaultdict(set)
         for row in self._connection.execute(
-            select(grants).where(tuple_(grants.c.client_id, grants.c.key_id).in_(ids))
+            select(grants).where(in_pairs(grants.c.client_id, grants.c.key_id, ids))
         ):
             purposes[row.client_id, row.key_id].add(row.purpose)
         limited = self._limited.of_pairs(ids)
@@ -122,14 +145,9 @@ class Grants:
         return _known(self._connection.scalars(query))
 
 
-def _position(after: str) -> tuple[str, str]:
-    client, separator, key = after.partition("/")
-    if after and not (separator and is_name(client) and is_name(key)):
-        raise BadRequest("after: must be client/key of the last grant of the previous page, or empty")
-    return client, key
-
-
-def _pairs(kind: Table, client_id: int | None, key_id: int | None, position: tuple[str, str]) -> Select[Any]:
+def _pairs_in(
+    kind: Table, client_ids: int | list[int] | None, key_id: int | None, position: tuple[str, str]
+) -> Select[Any]:
     query = (
         select(
             clients.c.name.label("client"),
@@ -142,8 +160,10 @@ def _pairs(kind: Table, client_id: int | None, key_id: int | None, position: tup
         .join(keys, keys.c.id == kind.c.key_id)
         .where(tuple_(clients.c.name, keys.c.name) > tuple_(*position))
     )
-    if client_id is not None:
-        query = query.where(kind.c.client_id == client_id)
+    if isinstance(client_ids, int):
+        query = query.where(kind.c.client_id == client_ids)
+    elif client_ids is not None:
+        query = query.where(kind.c.client_id.in_(client_ids))
     return query if key_id is None else query.where(kind.c.key_id == key_id)
 
 

@@ -23,6 +23,10 @@ from hsmd.errors import Conflict, NotFound, StoreFailure
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, check_ceiling
 
+_FEW = 500
+"""Digests that one query names."""
+_LOOKED_AT = 1_000
+"""Keys that are looked at together for a page of many keys, but not of all."""
 _KEYS = (
     select(keys, *OWNER_COLUMNS)
     .outerjoin(key_history, IS_PRESENT)
@@ -94,8 +98,24 @@ class Keys:
         """
         query = _KEYS.where(keys.c.name > check_after(after)).order_by(keys.c.name).limit(limit + 1)
         if digests is None:
-            return Page.cut(self._records(self._connection.execute(query).all()), limit)
-        return Page.cut(self._records(self._of_digests(query, digests)[: limit + 1]), limit)
+            rows = self._connection.execute(query).all()
+        elif len(digests) <= _FEW:
+            rows = self._connection.execute(query.where(keys.c.digest.in_(digests))).all()
+        else:
+            rows = self._some_of_all(after, limit + 1, digests)
+        return Page.cut(self._records(rows), limit)
+
+    def _some_of_all(self, after: str, limit: int, digests: Collection[bytes]) -> list[Row[Any]]:
+        """The next keys with these digests, which are too many for one query: found among all, which are gone through once."""
+        wanted = frozenset(digests)
+        query = select(keys.c.id, keys.c.name, keys.c.digest).order_by(keys.c.name).limit(_LOOKED_AT)
+        ids: list[int] = []
+        some = self._connection.execute(query.where(keys.c.name > after)).all()
+        while some and len(ids) < limit:
+            ids += (row.id for row in some if bytes(row.digest) in wanted)
+            some = self._connection.execute(query.where(keys.c.name > some[-1].name)).all()
+        chosen = _KEYS.where(keys.c.id.in_(ids[:limit])).order_by(keys.c.name)
+        return list(self._connection.execute(chosen).all())
 
     def all(self) -> list[KeyRecord]:
         """All keys in order of name."""
@@ -130,12 +150,6 @@ class Keys:
     def _check_is_free(self, name: str) -> None:
         if self._connection.scalar(select(keys.c.id).where(keys.c.name == name)) is not None:
             raise Conflict(f"a key named {name} exists already; choose another name")
-
-    def _of_digests(self, query: Select[Any], digests: Collection[bytes]) -> list[Row[Any]]:
-        rows: list[Row[Any]] = []
-        for chunk in chunks(sorted(digests)):
-            rows.extend(self._connection.execute(query.where(keys.c.digest.in_(chunk))))
-        return sorted(rows, key=lambda row: str(row.name))
 
     def _records(self, rows: Sequence[Row[Any]]) -> list[KeyRecord]:
         ceilings: dict[int, set[Purpose]] = defaultdict(set)

@@ -18,12 +18,12 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.columns import in_pairs
 from hsmd.daemon.store.counted_use_rows import CountedUses
 from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.key_rows import Keys, known_purpose
@@ -146,7 +146,7 @@ class LimitedGrants:
     def of_pairs(self, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[LimitedGrantRecord]]:
         """The limited grants of at most a page of pairs (client id, key id), in order of purpose."""
         found: dict[tuple[int, int], list[LimitedGrantRecord]] = {pair: [] for pair in pairs}
-        query = _rows().where(tuple_(limited_grants.c.client_id, limited_grants.c.key_id).in_(pairs))
+        query = _rows().where(in_pairs(limited_grants.c.client_id, limited_grants.c.key_id, pairs))
         for row in self._connection.execute(query.order_by(limited_grants.c.purpose)):
             if (record := _record(row)) is not None:
                 found[row.client_id, row.key_id].append(record)

@@ -37,6 +37,14 @@ def searchable(name: str) -> str:
     return name if is_name(name) else "?"
 
 
+def pair_after(after: str, what: str) -> tuple[str, str]:
+    """The position in a list of pairs of names: "name/name", or "". Raises BadRequest for anything else."""
+    first, separator, second = after.partition("/")
+    if after and not (separator and is_name(first) and is_name(second)):
+        raise BadRequest(f"after: must be {what} of the previous page, or empty")
+    return first, second
+
+
 def check_after(name: str) -> str:
     """The position in a list: the last name of the previous page or "". Raises BadRequest for anything else."""
     if name and not is_name(name):

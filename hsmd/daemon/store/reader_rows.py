@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, and_, delete, insert, or_, select
 
 from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.history_rows import KeyHistory
 from hsmd.daemon.store.key_rows import Keys
-from hsmd.daemon.store.records import KeySpan, ReaderRecord, ReadingRights
+from hsmd.daemon.store.names import pair_after
+from hsmd.daemon.store.records import KeySpan, Page, ReaderRecord, ReadingRights
 from hsmd.daemon.store.tables import clients, key_owners, keys
+
+_PAGE = 500
 
 
 class KeyReaders:
@@ -35,16 +38,33 @@ class KeyReaders:
         removed = self._connection.execute(delete(key_owners).filter_by(**self._ids(key, client)))
         return removed.rowcount > 0
 
-    def all(self) -> list[ReaderRecord]:
-        """All readers in order of key and client."""
+    def page(self, after: str, limit: int) -> Page[ReaderRecord]:
+        """At most `limit` readers in order of key and client.
+
+        `after` is "key/client" of the last one of the page before, "" for the first page. Raises BadRequest if it is
+        anything else.
+        """
+        key, client = pair_after(after, "key/client of the last reader")
+        behind = or_(keys.c.name > key, and_(keys.c.name == key, clients.c.name > client))
         query = (
             select(keys.c.name, keys.c.digest, clients.c.name)
             .join(key_owners, key_owners.c.key_id == keys.c.id)
             .join(clients, clients.c.id == key_owners.c.client_id)
+            .where(keys.c.name >= key, behind)
             .order_by(keys.c.name, clients.c.name)
+            .limit(limit + 1)
         )
         rows = self._connection.execute(query)
-        return [ReaderRecord(key, bytes(digest), client) for key, digest, client in rows]
+        return Page.cut([ReaderRecord(key, bytes(digest), client) for key, digest, client in rows], limit)
+
+    def all(self) -> list[ReaderRecord]:
+        """All readers in order of key and client."""
+        found: list[ReaderRecord] = []
+        page = self.page("", _PAGE)
+        while page.items:
+            found += page.items
+            page = self.page(f"{found[-1].key}/{found[-1].client}", _PAGE)
+        return found
 
     def rights_of(self, client: str, *, owns: bool) -> ReadingRights:
         """What a client may read in audit logs; about its own keys only if it `owns` any by its role. Raises NotFound."""

@@ -7,11 +7,12 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, insert, select
 
 from hsmd.daemon.store.client_rows import check_fingerprint
-from hsmd.daemon.store.records import RevocationRecord
+from hsmd.daemon.store.records import Page, RevocationRecord
 from hsmd.daemon.store.rotation_rows import Rotations
 from hsmd.daemon.store.tables import revocations
 from hsmd.errors import BadRequest
 
+_ORDERED = select(revocations).order_by(revocations.c.kind, revocations.c.ca_fingerprint, revocations.c.value)
 MAX_SERIAL = 2**64 - 1
 MAX_KEY_ID = 256
 
@@ -42,11 +43,22 @@ class Revocations:
         self._connection.execute(insert(revocations).values(row))
         return True
 
+    def holds_key(self, fingerprint: str) -> bool:
+        """Whether the public key with this fingerprint is revoked."""
+        same = (revocations.c.kind == "key") & (revocations.c.value == fingerprint)
+        return self._connection.execute(select(revocations.c.kind).where(same).limit(1)).first() is not None
+
+    def page(self, skipped: int, limit: int) -> Page[RevocationRecord]:
+        """At most `limit` revocations in order of kind, CA and value, behind the first `skipped` ones.
+
+        None is ever removed, so further ones that come between two pages make a page repeat some and miss none.
+        """
+        rows = self._connection.execute(_ORDERED.offset(skipped).limit(limit + 1)).all()
+        return Page.cut([_record(row) for row in rows], limit)
+
     def all(self) -> list[RevocationRecord]:
         """All revocations in order of kind, CA and value."""
-        columns = (revocations.c.kind, revocations.c.ca_fingerprint, revocations.c.value)
-        rows = self._connection.execute(select(revocations).order_by(*columns))
-        return [_record(row) for row in rows]
+        return [_record(row) for row in self._connection.execute(_ORDERED)]
 
 
 def _check(revocation: RevocationRecord) -> None:

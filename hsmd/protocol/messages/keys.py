@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from hsmd.protocol.messages.base import (
     AUDITOR,
     FRONT_END,
+    MAX_PAGE,
     NO_SUBJECT,
     OPERATOR,
     OWNER,
@@ -314,6 +315,8 @@ class KeyOwners(Struct):
     """Readers in the order of keys and clients."""
 
     owners: list[KeyOwner]
+    more: bool = False
+    """Whether there are further ones."""
 
 
 class KeyOwnerAdd(Request, tag="key.owner.add"):
@@ -347,3 +350,8 @@ class KeyOwnerList(Request, tag="key.owner.list"):
     roles = OPERATOR | AUDITOR
     changes = False
     subject = NO_SUBJECT
+
+    after: Text = ""
+    """Where the page starts: behind the reader `KEY/CLIENT`, the last one of the page before."""
+    limit: Annotated[int, Meta(ge=0, le=MAX_PAGE)] = 0
+    """0 for all in one answer, which is refused if it would be too long."""

@@ -19,6 +19,7 @@ from hsmd.protocol import key_proofs, messages
 from hsmd.protocol.key_proofs import rotation_statement
 from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import Role, check_roles, in_order
+from hsmd.system.pages import fitting
 
 ROTATIONS = 10
 ROTATION_RETRY_S = 10.0
@@ -91,7 +92,7 @@ class ClientHandlers:
         self, identity: Identity, request: messages.ClientList, deadline: float
     ) -> messages.ClientPage:
         page = await self._cache.read(lambda tx: tx.clients.page(request.after, request.limit))
-        return messages.ClientPage(clients=[_client(client) for client in page.items], more=page.more)
+        return messages.ClientPage(*fitting([_client(client) for client in page.items], page.more))
 
     async def remove(
         self, identity: Identity, request: messages.ClientRemove, deadline: float
@@ -227,12 +228,12 @@ class ClientHandlers:
     async def revoked(
         self, identity: Identity, request: messages.ClientRevoked, deadline: float
     ) -> messages.RevocationPage:
-        found = (await self._cache.read(lambda tx: tx.revocations.all()))[request.after :]
-        page = [
+        page = await self._cache.read(lambda tx: tx.revocations.page(request.after, request.limit))
+        revocations = [
             messages.Revocation(each.kind, each.ca_fingerprint, each.value, each.created_at)
-            for each in found[: request.limit]
+            for each in page.items
         ]
-        return messages.RevocationPage(revocations=page, more=len(found) > request.limit)
+        return messages.RevocationPage(*fitting(revocations, page.more))
 
 
 def roles_named(request: messages.ClientAdd | messages.ClientEnroll) -> frozenset[Role]:

@@ -193,13 +193,12 @@ def _use(
 
 def _operator_keys(tx: Transaction) -> list[str]:
     """The Ed25519 public keys of operators, which may sign declarations about the audit log."""
-    revoked = {revocation.value for revocation in tx.revocations.all() if revocation.kind == "key"}
     return [
         credential.public_key
-        for client in tx.clients.all()
-        if Role.OPERATOR in client.roles
+        for client in tx.clients.with_role(Role.OPERATOR)
         for credential in client.credentials
-        if credential.public_key.startswith("ssh-ed25519 ") and credential.fingerprint not in revoked
+        if credential.public_key.startswith("ssh-ed25519 ")
+        and not tx.revocations.holds_key(credential.fingerprint)
     ]
 
 

@@ -14,6 +14,7 @@ from hsmd.errors import BadRequest, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import AllowedNames, Purpose, expand, labels, purpose_from_label
+from hsmd.system.pages import fitting
 
 RECORDED_WITHIN = timedelta(minutes=1)
 """A daemon that runs has its uses in its log by then, and the store has forgotten them."""
@@ -62,7 +63,7 @@ class GrantHandlers:
             return page, self._unrecorded(tx, (each for grant in page.items for each in grant.limited))
 
         page, unrecorded = await self._cache.read(read)
-        return messages.GrantPage(grants=[_grant(grant, unrecorded) for grant in page.items], more=page.more)
+        return messages.GrantPage(*fitting([_grant(grant, unrecorded) for grant in page.items], page.more))
 
     async def remove(
         self, identity: Identity, request: messages.GrantRemove, deadline: float

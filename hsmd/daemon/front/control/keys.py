@@ -25,6 +25,7 @@ from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
+from hsmd.system.pages import MAX_PAGE_BYTES, fitting
 
 CHECKPOINT_KEY, STATEMENT_KEY = "hsmd-checkpoint", "hsmd-statement"
 """Names of the keys with which the daemons of one store sign checkpoints and statements."""
@@ -33,6 +34,9 @@ ANSWER_BYTES = 400_000
 _CKA_ID = re.compile(r"([0-9a-fA-F]{2}){0,64}")
 _EDWARDS = {"EDDSA", "EC_EDWARDS_KEY_PAIR_GEN"}
 """Mechanisms that a token needs for Ed25519 (PKCS #11 3.0, section 6.3.15)."""
+
+MAX_UNPAGED = MAX_PAGE_BYTES // len('{"key":"k","client":"c"}')
+"""More readers than that do not fit into the answer that clients of earlier releases ask for."""
 
 
 class KeyHandlers:
@@ -156,7 +160,7 @@ class KeyHandlers:
         digests = self._cache.snapshot.keys_for(identity, type(request), self._now())
         page = await self._cache.read(lambda tx: tx.keys.page(request.after, request.limit, digests))
         return messages.KeyPage(
-            keys=[key_info(key, self._cache.snapshot) for key in page.items], more=page.more
+            *fitting([key_info(key, self._cache.snapshot) for key in page.items], page.more)
         )
 
     async def show(self, identity: Identity, request: messages.KeyShow, deadline: float) -> messages.KeyInfo:
@@ -186,7 +190,7 @@ class KeyHandlers:
     ) -> messages.KeyHistoryPage:
         owner = identity.client if identity.roles.isdisjoint(request.any_key) else ""
         page = await self._cache.read(lambda tx: tx.history.page(request.after, request.limit, owner))
-        return messages.KeyHistoryPage(keys=[_past_key(key) for key in page.items], more=page.more)
+        return messages.KeyHistoryPage(*fitting([_past_key(key) for key in page.items], page.more))
 
     # Readers were called owners when these requests were named.
 
@@ -205,8 +209,15 @@ class KeyHandlers:
     async def list_owners(
         self, identity: Identity, request: messages.KeyOwnerList, deadline: float
     ) -> messages.KeyOwners:
-        owners = await self._cache.read(lambda tx: tx.readers.all())
-        return messages.KeyOwners([messages.KeyOwner(each.key, each.client) for each in owners])
+        limit = request.limit or MAX_UNPAGED
+        page = await self._cache.read(lambda tx: tx.readers.page(request.after, limit))
+        readers = [messages.KeyOwner(each.key, each.client) for each in page.items]
+        owners, more = fitting(readers, page.more)
+        if more and not request.limit:
+            raise BadRequest(
+                "limit: the list is too long for one answer; install a newer hsmd, which asks for pages"
+            )
+        return messages.KeyOwners(owners, more)
 
     async def _require_free(self, name: str, owner: str) -> None:
         """Check before the token is asked what the store will check: that the name is free and the owner can own keys."""

@@ -8,6 +8,7 @@ from hsmd.daemon.store import EventPage, EventRecord, Gap, Readers
 from hsmd.errors import Refused
 from hsmd.protocol import messages
 from hsmd.protocol.cursor import Cursor
+from hsmd.system.pages import fitting
 
 
 class EventReader:
@@ -49,7 +50,9 @@ def _result(page: EventPage, since: Cursor | None) -> messages.EventPage:
     else:
         begins = page.cursor
     missed = "" if page.gap is Gap.NONE else page.gap.value
-    return messages.EventPage(events, str(begins), str(page.cursor), page.more, missed)
+    fits, more = fitting(events, page.more)
+    cursor = str(page.cursor) if len(fits) == len(events) else fits[-1].id
+    return messages.EventPage(fits, str(begins), cursor, more, missed)
 
 
 def _event(event: EventRecord) -> messages.Event:
