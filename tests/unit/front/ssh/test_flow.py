@@ -18,7 +18,7 @@ from hsmd.daemon.front.ssh.channel import (
 )
 from hsmd.daemon.front.ssh.session import UNREAD_S
 from hsmd.daemon.front.ssh.tariff import TARIFF
-from hsmd.system.intake import COST_A_TURN, MOST_HELD_BYTES, Intakes
+from hsmd.system.intake import MOST_HELD_BYTES, Intakes
 from tests.support.polling import eventually
 
 
@@ -134,7 +134,7 @@ async def test_packets_of_ssh_itself_cost_their_price_whatever_they_contain() ->
     connection, _ = site.connection(10_000)
     connection._recv_data()
     await turns(100)
-    affordable = (TARIFF.burst + COST_A_TURN) / TARIFF.packet
+    affordable = (TARIFF.burst + TARIFF.turn) / TARIFF.packet
     assert TARIFF.burst / TARIFF.packet <= connection.handled <= affordable
     assert connection.calls[-1] == "pause"
     handled = connection.handled
@@ -147,7 +147,7 @@ async def test_the_connections_of_a_client_share_each_turn() -> None:
     first, second, other = (site.connection(1_000, client)[0] for client in ("web", "web", "mail"))
     for connection in (first, second, other):
         connection._recv_data()
-    a_turn = int(COST_A_TURN / TARIFF.packet)
+    a_turn = int(TARIFF.turn / TARIFF.packet)
     assert (first.handled, second.handled, other.handled) == (a_turn, 0, a_turn)
     await turns(6)
     assert abs(first.handled - second.handled) <= a_turn
