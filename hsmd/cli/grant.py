@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+from msgspec.structs import replace
 
+from hsmd.cli.base import name_patterns
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.errors import CheckFailed
+from hsmd.cli.base.errors import CheckFailed, CommandError
 from hsmd.cli.base.names import ClientName, KeyName, not_empty
-from hsmd.cli.base.output import table, when
-from hsmd.cli.base.paging import grants_of
+from hsmd.cli.base.output import note, table, when
+from hsmd.cli.base.paging import grants_of, keys_of
 from hsmd.cli.base.times import moment
+from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.messages import (
     Done,
     Explanation,
@@ -26,6 +31,20 @@ from hsmd.protocol.messages import (
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+T = TypeVar("T")
+Keys = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="KEY...",
+        help="Names of keys, or patterns such as 'site-*'.",
+        show_default=False,
+        callback=name_patterns.check,
+    ),
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Do not ask whether the keys of a pattern are the right ones.")
+]
 
 app = group(
     """Grants: the keys that a client may use, and for which purposes.
@@ -41,12 +60,13 @@ app = group(
     example="hsmd grant add web1 www\n"
     "hsmd grant add web1 legacy --purpose tls12-rsa-premaster\n"
     "hsmd grant add web1 www --not-after 8h --max-uses 10 --request TICKET-17\n"
-    "hsmd grant add web1 www --allow-name '*.example.com' --not-after 2026-12-24",
+    "hsmd grant add web1 www --allow-name '*.example.com' --not-after 2026-12-24\n"
+    "hsmd grant add web1 'site-*' --yes",
 )
 def add(
     session: Session,
     client: ClientName,
-    key: KeyName,
+    keys: Keys,
     purpose: Annotated[
         list[str],
         typer.Option(
@@ -97,27 +117,38 @@ def add(
             show_default=False,
         ),
     ] = [],  # noqa: B006  read only
+    yes: Yes = False,
 ) -> None:
     """Allow a client to use a key for these purposes, in addition to those already granted.
 
     To change the limits of a grant, add it again: limits that are not given stay as they are. Removing a grant and
     adding it again does not give uses back.
+
+    A pattern stands for the keys that there are now; it grants nothing on keys that are made later. Each key gets a grant of
+    its own, which is recorded on its own.
     """
     purposes = purpose or (["x509-request"] if allow_name else ["tls-server"])
     end = moment("--not-after", not_after, datetime.now(UTC)) if not_after else None
-    info = session.ask(
-        GrantAdd(
-            client=client,
-            key=key,
-            purposes=purposes,
-            not_after=end,
-            max_uses=max_uses,
-            request=request,
-            names=allow_name,
-        ),
-        GrantInfo,
+    wanted = GrantAdd(
+        client=client,
+        key=keys[0],
+        purposes=purposes,
+        not_after=end,
+        max_uses=max_uses,
+        request=request,
+        names=allow_name,
     )
-    session.output.show(info, lambda: "\n".join(_sentences(info)))
+    if name_patterns.is_one(keys):
+        info = session.ask(wanted, GrantInfo)
+        session.output.show(info, lambda: "\n".join(_sentences(info)))
+        return
+    names = _selected(session, keys, f"{client} may use for {', '.join(purposes)}", yes)
+    made, failed = _for_each(names, lambda key: session.ask(replace(wanted, key=key), GrantInfo))
+    session.output.show(
+        {"grants": made, "failed": failed},
+        lambda: f"{client} may use {name_patterns.count(made)} for {', '.join(purposes)}.",
+    )
+    _complain(failed)
 
 
 @command(app, "list", example="hsmd grant list\nhsmd grant list --client web1")
@@ -136,28 +167,48 @@ def list_grants(
 
 
 @command(
-    app, "remove", example="hsmd grant remove web1 www\nhsmd grant remove web1 www --purpose tls12-server"
+    app,
+    "remove",
+    example="hsmd grant remove web1 www\nhsmd grant remove web1 www --purpose tls12-server\n"
+    "hsmd grant remove web1 'site-*' --yes",
 )
 def remove(
     session: Session,
     client: ClientName,
-    key: KeyName,
+    keys: Keys,
     purpose: Annotated[
         list[str],
         typer.Option(
             "--purpose", "-p", metavar="PURPOSE", help="Purpose to remove; may be repeated. Default: all."
         ),
     ] = [],  # noqa: B006  read only
+    yes: Yes = False,
 ) -> None:
     """Remove purposes from a grant, or the whole grant. This also applies to open connections at once."""
-    done = session.ask(GrantRemove(client=client, key=key, purposes=purpose), Done)
     what = ", ".join(purpose) or "any purpose"
-    text = (
-        f"{client} may no longer use {key} for {what}."
-        if done.changed
-        else f"{client} has no such grant for {key}; nothing was changed."
+    if name_patterns.is_one(keys):
+        key = keys[0]
+        done = session.ask(GrantRemove(client=client, key=key, purposes=purpose), Done)
+        text = (
+            f"{client} may no longer use {key} for {what}."
+            if done.changed
+            else f"{client} has no such grant for {key}; nothing was changed."
+        )
+        session.output.show({"client": client, "key": key, "changed": done.changed}, lambda: text)
+        return
+    granted = [grant.key for grant in grants_of(session, client, "")]
+    names = name_patterns.select(keys, granted)
+    _agree(
+        names, f"{client} may no longer use for {what}", yes, asked=any(map(name_patterns.is_pattern, keys))
     )
-    session.output.show({"client": client, "key": key, "changed": done.changed}, lambda: text)
+    removed, failed = _for_each(
+        names, lambda key: session.ask(GrantRemove(client=client, key=key, purposes=purpose), Done)
+    )
+    session.output.show(
+        {"client": client, "keys": [name for name in names if name not in failed], "failed": failed},
+        lambda: f"{client} may no longer use {name_patterns.count(removed)} for {what}.",
+    )
+    _complain(failed)
 
 
 @command(app, "explain", example="hsmd grant explain web1 www tls13-server")
@@ -181,6 +232,48 @@ def explain(
     session.output.show(explanation, lambda: f"{verdict} ({rule}): {reason}{limits}")
     if not explanation.allowed:
         raise CheckFailed
+
+
+def _selected(session: Session, keys: Sequence[str], what: str, yes: bool) -> list[str]:
+    """The names of the keys that were named on the command line, once the operator has agreed to what patterns stand for."""
+    names = name_patterns.select(keys, [key.name for key in keys_of(session)])
+    _agree(names, what, yes, asked=any(map(name_patterns.is_pattern, keys)))
+    return names
+
+
+def _agree(names: Sequence[str], what: str, yes: bool, *, asked: bool) -> None:
+    """Tell what will be done, and ask whether to do it if it was not spelled out. Raises CommandError."""
+    name_patterns.plan(what, names)
+    if yes or not asked:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(
+            "a pattern needs a confirmation; nothing was changed", "check the list above, then add --yes"
+        )
+    if not typer.confirm("Do this?", err=True):
+        raise CommandError("nothing was changed", "")
+
+
+def _for_each(names: Sequence[str], ask: Callable[[str], T]) -> tuple[list[T], dict[str, str]]:
+    """The answers for these keys, and by key the errors. An error that is about no key in particular ends the work."""
+    done: list[T] = []
+    failed: dict[str, str] = {}
+    progress = name_patterns.Progress("done:", len(names))
+    for name in names:
+        try:
+            done.append(ask(name))
+        except (BadRequest, NotFound, Conflict) as error:
+            failed[name] = error.text
+        progress.step()
+    return done, failed
+
+
+def _complain(failed: Mapping[str, str]) -> None:
+    """Raises CommandError if there is anything to complain about."""
+    for name, error in failed.items():
+        note(f"{name}: {error}")
+    if failed:
+        raise CommandError(f"{name_patterns.count(failed)} left unchanged", "see the reasons above")
 
 
 def _sentences(info: GrantInfo) -> list[str]:

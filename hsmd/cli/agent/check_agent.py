@@ -46,6 +46,9 @@ def _socket(path: Path) -> Finding:
     return good("socket", str(path))
 
 
+TOO_MANY_KEYS = "spread the grants over several clients, each with an agent of its own"
+
+
 def _daemon(socket: Path) -> tuple[list[Finding], Identity | None]:
     """Check that the agent answers and is connected; also return its identity if it answered."""
     try:
@@ -55,6 +58,7 @@ def _daemon(socket: Path) -> tuple[list[Finding], Identity | None]:
     assert isinstance(identity, Identity)
     found = [good("agent", f"running as client {identity.client}")]
     found += [good("audit log", f"a break was accepted: {_one_line(notice)}") for notice in identity.notices]
+    found += [bad("keys", warning, TOO_MANY_KEYS) for warning in identity.warnings]
     if identity.daemon:
         found += [bad("audit log", problem, LOG_REFUSED) for problem in identity.problems]
         return [*found, good("daemon", f"connected to {identity.daemon}")], identity

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +13,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.cli.base.files import PUBLIC
-from hsmd.errors import NotFound, ProtocolError
-from hsmd.protocol.messages import CertificateExport, KeyInfo, KeyShow
+from hsmd.errors import BadRequest, NotFound, ProtocolError
+from hsmd.protocol.messages import (
+    MAX_PAGE,
+    CertificateChains,
+    CertificateExport,
+    ChainPage,
+    KeyInfo,
+    KeyShow,
+)
 from hsmd.system import atomic_file
 
 if TYPE_CHECKING:
     from hsmd.client import Client
+
+
+WRITERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +45,82 @@ def export_key(source: Client, name: str, directory: Path, *, timeout_s: float) 
 
     Raises HsmdError. If digest, public key and certificate do not match: ProtocolError, and nothing is written.
     """
+    info: KeyInfo = source.control(KeyShow(name), timeout_s=timeout_s)
+    if info.name != name:
+        raise ProtocolError(f"the key received for {name} is another one")
+    return write_key(info, _chain(source, info, timeout_s), directory)
+
+
+def export_keys(
+    source: Client, infos: Sequence[KeyInfo], directory: Path, *, timeout_s: float
+) -> Iterator[Exported]:
+    """As `export_key` for many keys, whose chains are fetched together. Files that are as they should be are not written."""
+    with ThreadPoolExecutor(WRITERS) as writers:  # most of the time is that of syncing files
+        for page in _pages(infos):
+            chains = _chains(source, page, timeout_s)
+            yield from writers.map(
+                lambda info, chains=chains: write_key(info, chains.get(info.name, ""), directory), page
+            )
+
+
+def write_key(info: KeyInfo, chain: str, directory: Path) -> Exported:
+    """Write the files of a key; `chain` is empty if it has none. Raises ProtocolError, without writing, if they do not match."""
     from hsmd.client.keyref import KeyReference, encode
 
-    info: KeyInfo = source.control(KeyShow(name), timeout_s=timeout_s)
-    if hashlib.sha256(info.public_key).hexdigest() != info.digest or info.name != name:
-        raise ProtocolError(f"the public key received for {name} does not match its digest")
-    chain = _chain(source, info, timeout_s)
-    reference = directory / f"{name}.key"
-    chain_file = directory / f"{name}.pem" if chain else None
+    if hashlib.sha256(info.public_key).hexdigest() != info.digest:
+        raise ProtocolError(f"the public key received for {info.name} does not match its digest")
+    _check_chain(info, chain)
+    reference = directory / f"{info.name}.key"
+    chain_file = directory / f"{info.name}.pem" if chain else None
     if chain_file is not None:
-        atomic_file.replace(chain_file, chain, PUBLIC)
-    atomic_file.replace(reference, encode(KeyReference(name, info.public_key)), PUBLIC)
-    return Exported(name, reference, chain_file)
+        _write(chain_file, chain)
+    _write(reference, encode(KeyReference(info.name, info.public_key)))
+    return Exported(info.name, reference, chain_file)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        if path.stat().st_mode & 0o777 == PUBLIC and not path.is_symlink() and path.read_text() == text:
+            return
+    except (OSError, UnicodeDecodeError):
+        pass
+    atomic_file.replace(path, text, PUBLIC)
+
+
+def _check_chain(info: KeyInfo, pem: str) -> None:
+    if not pem:
+        return
+    try:
+        leaf = x509.load_pem_x509_certificates(pem.encode())[0]
+    except (ValueError, IndexError):
+        raise ProtocolError(f"the chain received for {info.name} is not a PEM certificate") from None
+    if leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != info.public_key:
+        raise ProtocolError(f"the chain received is not for the key {info.name}")
 
 
 def _chain(source: Client, key: KeyInfo, timeout_s: float) -> str:
     try:
         pem: str = source.control(CertificateExport(key.name), timeout_s=timeout_s).pem
-        leaf = x509.load_pem_x509_certificates(pem.encode())[0]
     except NotFound:
         return ""
-    except (ValueError, IndexError):
-        raise ProtocolError(f"the chain received for {key.name} is not a PEM certificate") from None
-    if leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != key.public_key:
-        raise ProtocolError(f"the chain received is not for the key {key.name}")
     return pem
+
+
+def _chains(source: Client, infos: Sequence[KeyInfo], timeout_s: float) -> dict[str, str]:
+    """The chains of these keys, from an agent of an earlier version one after the other."""
+    wanted = [info.name for info in infos if info.certificate_not_after is not None]
+    found: dict[str, str] = {}
+    try:
+        while wanted:
+            page: ChainPage = source.control(CertificateChains(wanted), timeout_s=timeout_s)
+            if page.answered < 1:
+                raise ProtocolError("a page of certificate chains answers nothing")
+            found |= {chain.key: chain.pem for chain in page.chains}
+            wanted = wanted[page.answered :]
+    except BadRequest:
+        return {info.name: _chain(source, info, timeout_s) for info in infos if info.name in wanted}
+    return found
+
+
+def _pages(infos: Sequence[KeyInfo]) -> Iterator[Sequence[KeyInfo]]:
+    return (infos[at : at + MAX_PAGE] for at in range(0, len(infos), MAX_PAGE))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
 from hsmd.errors import BadRequest
@@ -31,6 +31,9 @@ from hsmd.protocol.messages import (
     RevocationPage,
 )
 
+if TYPE_CHECKING:
+    from hsmd.client import Client
+
 T = TypeVar("T")
 
 
@@ -53,6 +56,16 @@ def candidates_of(session: Session, token: str, *, served: bool = False) -> KeyC
         found.keys += page.keys
         found.cursor = page.cursor
     return found
+
+
+def keys_at(agent: Client, timeout_s: float) -> list[KeyInfo]:
+    """All keys that an agent shows to this user."""
+
+    def page(after: str) -> tuple[list[KeyInfo], bool]:
+        answer: KeyPage = agent.control(KeyList(after=after, limit=MAX_PAGE), timeout_s=timeout_s)
+        return answer.keys, answer.more
+
+    return list(_all(page, lambda key: key.name))
 
 
 def destroyed_keys_of(session: Session) -> list[PastKey]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from hsmd.agent import fetch, service
+from hsmd.cli.agent import check_agent
 from hsmd.protocol.messages import (
     CertificateChains,
     CertificateExport,
@@ -15,9 +22,11 @@ from hsmd.protocol.messages import (
     Identity,
     KeyList,
     KeyPage,
+    KeyShow,
     WhoAmI,
 )
 from tests.support.agent_site import AgentSite
+from tests.support.cli import Run
 from tests.support.polling import eventually
 
 
@@ -94,6 +103,8 @@ async def test_keys_beyond_the_most_that_an_agent_keeps_are_told(
     identity = await agent_site.control(WhoAmI())
     assert isinstance(identity, Identity)
     assert identity.warnings == [service._CUT.format("web-1")]
+    found, _ = await asyncio.to_thread(check_agent._daemon, agent_site.socket)
+    assert any("the others cannot be used" in str(finding) for finding in found), "`hsmd agent check` says so"
     del agent_site.daemon.keys[
         next(digest for digest, key in agent_site.daemon.keys.items() if key.name == "a")
     ]
@@ -121,9 +132,59 @@ async def test_users_get_the_chains_of_their_keys_in_pages(agent_site: AgentSite
 
 
 async def test_users_that_ask_for_the_same_key_share_one_request(agent_site: AgentSite) -> None:
-    from hsmd.protocol.messages import KeyShow
-
     agent = await agent_site.start()
     agent_site.daemon.requests.clear()
     await asyncio.gather(*(agent._service.control(0, KeyShow(name="www")) for _ in range(20)))
     assert len(asked(agent_site, KeyShow)) == 1
+
+
+def self_signed(agent_site: AgentSite, name: str) -> str:
+    private = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(subject, subject, private.public_key(), 1, now, now + timedelta(days=9))
+    chain = builder.sign(private, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+    agent_site.daemon.add_key(name, private, chain=chain)
+    return chain
+
+
+async def test_all_keys_are_exported_or_those_of_a_pattern(agent_site: AgentSite, run: Run) -> None:
+    chains = {name: self_signed(agent_site, name) for name in ("site-1", "site-2", "mail")}
+    await agent_site.start()
+    out, socket = agent_site.root / "keys", str(agent_site.socket)
+    common = ("--out", str(out), "--socket", socket)
+    ran = await asyncio.to_thread(run, "agent", "export", "site-*", *common)
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "site-1.key",
+        "site-1.pem",
+        "site-2.key",
+        "site-2.pem",
+    ]
+    ran = await asyncio.to_thread(run, "agent", "export", "--all", *common, "--json")
+    assert [key["key"] for key in json.loads(ran.out)["keys"]] == ["mail", "site-1", "site-2", "www"]
+    for name, chain in chains.items():
+        assert (out / f"{name}.pem").read_text() == chain
+    assert not (out / "www.pem").exists(), "it has no certificate"
+    ran = await asyncio.to_thread(run, "agent", "export", "--all", *common)
+    assert "4 keys exported" in ran.out
+    assert "No certificate is stored for 1 key: www" in ran.err
+    for wrong in ((), ("www", "--all")):
+        assert (await asyncio.to_thread(run, "agent", "export", *wrong, *common)).code == 2
+    ran = await asyncio.to_thread(run, "agent", "export", "none-*", *common)
+    assert (ran.code, "no key matches 'none-*'" in ran.err) == (1, True)
+
+
+async def test_files_that_are_as_they_should_be_are_not_written_again(
+    agent_site: AgentSite, run: Run
+) -> None:
+    self_signed(agent_site, "site-1")
+    await agent_site.start()
+    out = agent_site.root / "keys"
+    common = ("--all", "--out", str(out), "--socket", str(agent_site.socket))
+    await asyncio.to_thread(run, "agent", "export", *common)
+    before = {path.name: path.stat().st_ino for path in out.iterdir()}
+    (out / "site-1.pem").write_text("damaged")
+    await asyncio.to_thread(run, "agent", "export", *common)
+    after = {path.name: path.stat().st_ino for path in out.iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"site-1.pem"}
