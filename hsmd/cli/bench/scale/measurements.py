@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsmd.cli.bench.scale import key_generate, key_list, memory, worker_start
+from hsmd.cli.bench.scale import agent, key_generate, key_list, memory, worker_start
 from hsmd.cli.bench.scale.row import Measurement, Row
 
 __all__ = ["MEASUREMENTS", "Row"]
@@ -11,5 +11,6 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     worker_start.MEASUREMENT,
     key_generate.MEASUREMENT,
     key_list.MEASUREMENT,
+    agent.MEASUREMENT,
     memory.MEASUREMENT,
 )

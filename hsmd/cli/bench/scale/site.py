@@ -46,6 +46,8 @@ class Site:
         self.keys = 0
         self.layout = Layout(directory / "hsmd.toml", directory)
         self.log = directory / "log"
+        self.agent_started = 0.0
+        """When the last agent was started (`time.perf_counter()`)."""
         self.daemon_start_s = 0.0
         """How long the daemon took at its last start until all workers were ready."""
         self.host_key = environment.prepare(self.layout, WORKERS)
@@ -131,14 +133,19 @@ class Site:
         return front
 
     @contextmanager
-    def agent(self) -> Iterator[tuple[Path, int]]:
-        """An agent of the client `front-end` inside the block: its socket and process id. It is connected."""
+    def agent(self, *, fresh: bool = True) -> Iterator[tuple[Path, int]]:
+        """An agent of the client `front-end` inside the block: its socket and process id. It is connected.
+
+        `fresh`: without what an earlier one has stored.
+        """
         with ExitStack() as resources:
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE)
             resources.callback(os.close, log)
             for name in ("agent.toml", "agent.sock"):
                 (self.directory / name).unlink(missing_ok=True)
-            shutil.rmtree(self.directory / "agent", ignore_errors=True)
+            if fresh:
+                shutil.rmtree(self.directory / "agent", ignore_errors=True)
+            self.agent_started = time.perf_counter()
             children: list[subprocess.Popen[bytes]] = []
             socket = environment.start_agent(resources, self.directory, self._profile, children, log)
             yield Path(socket), children[0].pid
