@@ -14,8 +14,8 @@ from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.key_files import Exported, export_key, export_keys
 from hsmd.cli.base.output import Output, fields, note
-from hsmd.system.directories import make_shared
 from hsmd.cli.base.paging import keys_at
+from hsmd.system.directories import make_shared
 
 if TYPE_CHECKING:
     from hsmd.client import Client
