@@ -222,7 +222,7 @@ def test_a_user_that_leaves_too_much_unread_loses_the_connection(
 
 def test_half_a_frame_that_grows_byte_by_byte_ends_too(host: Host) -> None:
     peer = host.connect(ALICE)
-    peer.send(b"\0\0")
+    peer.send((1_000).to_bytes(4, "big"))
     for _ in range(3):
         host.loop.now += sessions_of_users.HALF_FRAME_S * 0.4
         host.loop.turn()
