@@ -75,6 +75,15 @@ def init(
     token_label: Annotated[
         str, typer.Option("--token-label", metavar="LABEL", help="Label of the token.", show_default=False)
     ] = "",
+    token_serial: Annotated[
+        str,
+        typer.Option(
+            "--token-serial",
+            metavar="SERIAL",
+            help="Serial number of the token, in place of its label, if several have one label.",
+            show_default=False,
+        ),
+    ] = "",
     pin_file: Annotated[
         Path | None, typer.Option("--pin-file", metavar="FILE", help="File with the user PIN.")
     ] = None,
@@ -158,7 +167,7 @@ def init(
     with ExitStack() as undo:
         make_directory(layout.config.parent, SHARED_DIRECTORY)
         make_directory(layout.state)
-        token = _softhsm(layout, undo) if softhsm else _hardware(module, token_label, pin_file)
+        token = _softhsm(layout, undo) if softhsm else _hardware(module, token_label, token_serial, pin_file)
         if service is not None and not softhsm:
             token = replace(token, credential=token.pin_file.name)
         text = render(name or _host_name(), layout, listen, token, front_user, worker_user)
@@ -217,8 +226,12 @@ def _softhsm(layout: Layout, undo: ExitStack) -> TokenChoice:
     return TokenChoice(made.module, made.label, made.pin_file, made.environment, name="softhsm")
 
 
-def _hardware(module: Path | None, label: str, pin_file: Path | None) -> TokenChoice:
-    given = {"--module": module, "--token-label": label, "--pin-file": pin_file}
+def _hardware(module: Path | None, label: str, serial: str, pin_file: Path | None) -> TokenChoice:
+    if label and serial:
+        raise CommandError(
+            "--token-label and --token-serial both choose a token", "give one of them", Exit.USAGE
+        )
+    given = {"--module": module, "--token-label": label or serial, "--pin-file": pin_file}
     missing = [option for option, value in given.items() if not value]
     if module is None or pin_file is None or missing:
         raise CommandError(
@@ -233,7 +246,7 @@ def _hardware(module: Path | None, label: str, pin_file: Path | None) -> TokenCh
         raise CommandError(
             f"other users can read the PIN in {pin_file}", f"run: chmod 600 {pin_file}", Exit.USAGE
         )
-    return TokenChoice(module.absolute(), label, pin_file.absolute())
+    return TokenChoice(module.absolute(), label, pin_file.absolute(), serial=serial)
 
 
 def _first_address(text: str, layout: Layout) -> str:

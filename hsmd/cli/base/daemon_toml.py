@@ -11,7 +11,7 @@ from hsmd.cli.base.toml import quote
 
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
-    """The token of a new configuration: module, CKA label, file with the PIN, environment of its workers."""
+    """The token of a new configuration: module, label or serial number, file with the PIN, environment of its workers."""
 
     module: Path
     label: str
@@ -21,6 +21,8 @@ class TokenChoice:
     workers: int = 1
     credential: str = ""
     """Name of the systemd credential with the PIN; empty if workers read the file themselves."""
+    serial: str = ""
+    """In place of the label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ name = {quote(token.name)}
 # PKCS#11 module of the token's vendor.
 module = {quote(str(token.module))}
 # Selects the token; exactly one of label, serial and slot.
-label = {quote(token.label)}
+{f"serial = {quote(token.serial)}" if token.serial else f"label = {quote(token.label)}"}
 {_pin(token)}
 # Workers start one after the other with this lock file; by default in the run-time directory of their user.
 #lock_file = ""

@@ -20,7 +20,7 @@ from hsmd.daemon.ipc.key_import import Failure, ImportOrder
 from hsmd.daemon.ipc.worker_messages import KeyDescription
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.worker import key_objects
-from hsmd.daemon.worker.control import describe
+from hsmd.daemon.worker.control import WRITE_PROTECTED, describe
 from hsmd.daemon.worker.main import EXIT_CRASHED, read_settings
 from hsmd.daemon.worker.memory_lock import lock_memory
 from hsmd.daemon.worker.pem_keys import read_private_key
@@ -78,6 +78,8 @@ def _import(settings: WorkerSettings, order: ImportOrder) -> KeyDescription:
     install_sandbox = sandbox.prepare(settings)
     token = open_token(settings.token)
     install_sandbox()
+    if token.write_protected:
+        raise TokenFailure(WRITE_PROTECTED)
     try:
         ceiling = key_objects.import_pair(token.session, order.name, key.half, key.attributes, purposes)
     except HsmdError:

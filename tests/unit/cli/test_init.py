@@ -44,6 +44,14 @@ def test_init_writes_a_configuration_the_daemon_accepts(run: Run, home: Path, to
     assert config.tokens[0].settings.pin_file == str(home / "pin")
 
 
+def test_a_token_is_chosen_by_its_serial_number(run: Run, home: Path, token: list[str]) -> None:
+    by_serial = ["--token-serial" if each == "--token-label" else each for each in token]
+    assert run("init", *token, "--token-serial", "08a1").code == 2
+    assert run("init", *by_serial).code == 0
+    settings = configuration.load(home / "hsmd.toml").tokens[0].settings
+    assert (settings.serial, settings.label) == ("tls", "")
+
+
 def test_commented_settings_are_the_defaults(run: Run, home: Path, token: list[str]) -> None:
     run("init", *token)
     text = (home / "hsmd.toml").read_text()
