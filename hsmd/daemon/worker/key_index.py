@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from pkcs11 import Attribute, KeyHandleInvalid, ObjectHandleInvalid, PKCS11Error
@@ -28,6 +29,9 @@ MISSING_S = 64.0
 MAX_MISSING = 1_000
 """Keys of which it is remembered that they are not there."""
 
+KEYS_READ = 4
+"""Keys that a probe tries to read before it searches the token."""
+
 _Gone = (KeyHandleInvalid, ObjectHandleInvalid)
 
 
@@ -38,7 +42,7 @@ class KeyIndex:
         self._session = session
         self._verify = verify
         self._clock = clock
-        self._witness: Any = None
+        self._privates: dict[bytes, Any] = {}
         self._find_at = 0.0
         self._missing: dict[bytes, tuple[float, float]] = {}
         self._added: dict[bytes, OpenKey] = {}
@@ -57,8 +61,8 @@ class KeyIndex:
         privates = yield from private_keys.reading_by_id(self._session)
         found = yield from ceilings.reading_all(self._session)
         keys: dict[bytes, OpenKey] = {}
+        opened: dict[bytes, Any] = {}
         pairs = KeyPairs()
-        witness = None
         gone: Exception | None = None
         for number, (digest, ceiling) in enumerate(found.items(), start=1):
             try:
@@ -66,7 +70,7 @@ class KeyIndex:
                 if private is None:
                     continue
                 keys[digest] = self._opened(private, ceiling)
-                witness = underlying(private)
+                opened[digest] = underlying(private)
             except PKCS11Error as error:  # this key may be destroyed, or fail alone
                 if classify(error) is Fault.POISONED:
                     raise
@@ -75,8 +79,8 @@ class KeyIndex:
                 yield
         if gone is not None and not keys:
             raise gone
-        self.keys = {**self._added, **keys}
-        self._witness = witness
+        opened = {**{digest: self._privates[digest] for digest in self._added}, **opened}
+        self.keys, self._privates = {**self._added, **keys}, opened
         self._note_search(self._clock())
 
     def looking_up(self, digest: bytes) -> Slices[None]:
@@ -100,12 +104,12 @@ class KeyIndex:
             return
         self._missing.pop(digest, None)
         self.keys[digest] = self._added[digest] = opened
-        self._witness = underlying(private)
+        self._privates[digest] = underlying(private)
 
     def forget(self, digest: bytes) -> None:
         """A key was destroyed."""
-        self.keys.pop(digest, None)
-        self._added.pop(digest, None)
+        for known in (self.keys, self._added, self._privates):
+            known.pop(digest, None)
 
     def ping(self) -> None:
         """Use the session. Raises PKCS11Error if it is unusable."""
@@ -118,14 +122,19 @@ class KeyIndex:
         self._read_one_key()
 
     def _read_one_key(self) -> None:
-        if self._witness is None:
+        """Some may have been destroyed; if none of a few can be read, all are searched for."""
+        if not self._privates:
             return
-        try:
-            _ = self._witness[Attribute.ID]
-        except _Gone:  # this one may have been destroyed
-            self.scan()
-            if not self.keys:
-                raise TokenFailure("none of its keys is left") from None
+        for digest, private in list(islice(self._privates.items(), KEYS_READ)):
+            try:
+                _ = private[Attribute.ID]
+            except _Gone:
+                self.forget(digest)
+            else:
+                return
+        self.scan()
+        if not self.keys:
+            raise TokenFailure("none of its keys is left")
 
     def find(self, digest: bytes) -> OpenKey | None:
         """A key that was missing before, or None. Looks for it now and then: see `FIND_INTERVAL_S`. Raises PKCS11Error."""

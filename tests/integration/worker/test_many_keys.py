@@ -12,7 +12,7 @@ import pytest
 
 from hsmd.algorithms import SignatureScheme
 from hsmd.daemon.ipc import worker_messages
-from hsmd.daemon.ipc.worker_messages import Destroy, LookedUp, LookUp
+from hsmd.daemon.ipc.worker_messages import Destroy, Forget, LookedUp, LookUp, Probed
 from hsmd.pkcs11.softhsm import make_token
 from hsmd.protocol import frames
 from hsmd.protocol.frames import Kind
@@ -44,8 +44,9 @@ class Site:
     def __init__(self, token: FaultyToken, faults: FaultModule, start: Callable[..., RawWorker]) -> None:
         self.faults = faults
         self.control = start(token, control=True).ready()
-        self.signing = start(token).ready()
         self.keys: list[str] = []
+        self.fill(FEW)
+        self.signing = start(token).ready()
 
     def fill(self, count: int) -> None:
         while len(self.keys) < count:
@@ -79,18 +80,24 @@ class Site:
             "look up": looked_up,
             "sign": self.calls(lambda: self.sign(new)),
             "destroy": self.calls(lambda: self.control.control(Destroy(key=self.keys.pop()))),
+            "forget and probe": self.calls(lambda: self.forget_and_probe(new)),
         }
+
+    def forget_and_probe(self, key: str) -> None:
+        forget = frames.encode(Kind.EVENT, 0, worker_messages.encode(Forget([key])))
+        self.signing.send(forget + frames.encode(Kind.EVENT, 0, worker_messages.PROBE))
+        assert self.signing.event() == Probed("")
 
 
 def test_the_calls_of_one_operation_do_not_grow_with_the_number_of_keys(
     token: FaultyToken, faults: FaultModule, start: Callable[..., RawWorker]
 ) -> None:
     site = Site(token, faults, start)
-    site.fill(FEW)
     few = site.counted()
     site.fill(MANY)
     assert site.counted() == few
     assert few["generate"][Function.FIND_OBJECTS_INIT] == 0
+    assert few["forget and probe"][Function.FIND_OBJECTS_INIT] == 0
     assert few["look up"][Function.FIND_OBJECTS_INIT] == 2
     assert few["sign"] == {Function.SIGN: few["sign"][Function.SIGN]}
 
