@@ -77,6 +77,11 @@ SCENARIOS = {
         {"HSMD_LONG_ROUNDS": lambda minutes: int(minutes * 2)},
         SHOW_FIGURES,
     ),
+    "honest-tls12": Scenario(
+        ("tests/soak/honest_tls12.py",),
+        {"HSMD_HONEST_EACH": lambda minutes: int(minutes * 200)},
+        SHOW_FIGURES,
+    ),
     "purposes": Scenario(
         (
             "tests/integration/daemon/test_requests.py",
