@@ -51,7 +51,7 @@ class Key:
 class Daemon:
     """A temporary daemon, with an agent unless `agent` is false; stopped and removed when the block ends.
 
-    `keys` are texts like `www:p-256:tls-server` (name, type, purposes). After entering: `address`, `host_key`, `directory`,
+    `keys` are texts like `www:p-256:tls13-server` (name, type, purposes). After entering: `address`, `host_key`, `directory`,
     `keys` by name, `operator_profile`, `agent_socket` and `openssl_configuration` (None without agent or provider module).
     """
 

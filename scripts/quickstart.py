@@ -21,9 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/quickstart")
     parser.add_argument("--dir", type=Path, default=default_directory())
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--tls12", action="store_true")
     parser.add_argument("--down", action="store_true")
     given = parser.parse_args()
-    deployment = Deployment(given.dir.expanduser().absolute())
+    deployment = Deployment(given.dir.expanduser().absolute(), tls12=given.tls12)
     try:
         deployment.remove()
         if given.down:
@@ -45,7 +46,7 @@ def run(deployment: Deployment, as_json: bool) -> bool:
     say(f"setting up {deployment.directory}")
     deployment.start(say)
     seen = []
-    for wanted in handshakes.WANTED:
+    for wanted in handshakes.WANTED_TLS13 + (handshakes.WANTED_TLS12 if deployment.tls12 else ()):
         say(f"handshake {wanted.name}")
         found = handshakes.make(deployment, wanted)
         seen.append(found)

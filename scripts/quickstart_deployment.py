@@ -27,6 +27,11 @@ READY_S = 30.0
 EXIT_TRY_AGAIN = 3
 
 KEYS = {
+    "p256": ("p-256", "tls13-server"),
+    "rsa": ("rsa-2048", "tls13-server"),
+    "ed25519": ("ed25519", "tls13-server"),
+}
+TLS12_KEYS = {
     "p256": ("p-256", "tls-server"),
     "rsa": ("rsa-2048", "tls-server"),
     "ed25519": ("ed25519", "tls-server"),
@@ -59,6 +64,7 @@ http {{
 {servers}
 }}
 """
+TLS13_ONLY = "ssl_protocols TLSv1.3;"
 ANY_VERSION = "ssl_protocols TLSv1.2 TLSv1.3;"
 RSA_KEY_EXCHANGE = "ssl_protocols TLSv1.2; ssl_ciphers AES128-GCM-SHA256:AES128-SHA256;"
 
@@ -72,8 +78,10 @@ class Deployment:
 
     CLIENT = "quickstart"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tls12: bool = False) -> None:
         self.directory = directory
+        self.tls12 = tls12
+        self.plans = TLS12_KEYS if tls12 else KEYS
         self.profile = directory / "operator.toml"
         self.keys = directory / "keys"
         self.ca = Authority(directory / "ca.pem")
@@ -89,7 +97,7 @@ class Deployment:
         self._prepare_directory()
         say("daemon: a SoftHSM token, a host key, a store, the first operator (hsmd init --softhsm)")
         address, host_key = self._start_daemon()
-        for key, (key_type, purpose) in KEYS.items():
+        for key, (key_type, purpose) in self.plans.items():
             say(
                 f"key {key}: {key_type} for {purpose}, generated in the token; certificate from a temporary CA"
             )
@@ -160,7 +168,7 @@ class Deployment:
 
     def _make_key(self, key: str, key_type: str, purpose: str) -> None:
         info = self._until_done(["key", "generate", key, "--type", key_type, "--purpose", purpose], bool)
-        if purpose == "tls-server":
+        if purpose != "tls12-rsa-premaster":
             request = self.hsmd("key", "csr", key, "--dns", "localhost", "--ip", "127.0.0.1")["pem"]
             chain = self.ca.sign_request(request.encode())
         else:  # a key that only decrypts cannot sign a request: the CA uses its public half
@@ -187,10 +195,10 @@ class Deployment:
             operator=False,
         )
         self.hsmd("client", "add", self.CLIENT, "--key", made["public_key"])
-        for key, (_, purpose) in KEYS.items():
+        for key, (_, purpose) in self.plans.items():
             self.hsmd("grant", "add", self.CLIENT, key, "--purpose", purpose)
         self._start("agent", [HSMD, "agent", "run", "--config", self._agent])
-        for key in KEYS:
+        for key in self.plans:
             export: list[str | Path] = ["agent", "export", key, "--out", self.keys, "--config", self._agent]
             self._until_done(export, bool, operator=False)
 
@@ -198,13 +206,14 @@ class Deployment:
         return ["--allow", "www-data", "--allow", "root"] if os.geteuid() == 0 else []
 
     def _start_nginx(self) -> None:
-        self.ports = dict(zip(KEYS, free_ports(len(KEYS)), strict=True))
+        signing = ANY_VERSION if self.tls12 else TLS13_ONLY
+        self.ports = dict(zip(self.plans, free_ports(len(self.plans)), strict=True))
         servers = "".join(
             SERVER.format(
                 port=port,
                 keys=self.keys,
                 key=key,
-                settings=RSA_KEY_EXCHANGE if key == "rsa-kx" else ANY_VERSION,
+                settings=RSA_KEY_EXCHANGE if key == "rsa-kx" else signing,
             )
             for key, port in self.ports.items()
         )

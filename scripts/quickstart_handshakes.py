@@ -41,10 +41,12 @@ class Handshake:
 _TLS13 = (("-tls1_3",), ("--tlsv1.3",))
 _TLS12 = (("-tls1_2",), ("--tlsv1.2", "--tls-max", "1.2"))
 _RSA_KX = ((*_TLS12[0], "-cipher", "AES128-GCM-SHA256"), (*_TLS12[1], "--ciphers", "AES128-GCM-SHA256"))
-WANTED = (
+WANTED_TLS13 = (
     Wanted("tls13-ecdsa-p256", "p256", "tls13-server", *_TLS13),
     Wanted("tls13-rsa-pss", "rsa", "tls13-server", *_TLS13),
     Wanted("tls13-ed25519", "ed25519", "tls13-server", *_TLS13),
+)
+WANTED_TLS12 = (
     Wanted("tls12-ecdhe-ecdsa", "p256", "tls12-server", *_TLS12),
     Wanted("tls12-ecdhe-rsa", "rsa", "tls12-server", *_TLS12),
     Wanted("tls12-rsa-kx", "rsa-kx", "tls12-rsa-premaster", *_RSA_KX),

@@ -80,7 +80,7 @@ def run(tour: Tour) -> None:
     """The tour."""
     directory = Path(tour.resources.enter_context(TemporaryDirectory(prefix="hsmd-tour-")))
     with tour.step("daemon", "a temporary daemon with a software token and the key www") as seen:
-        daemon = tour.daemon("www:p-256:tls-server")
+        daemon = tour.daemon("www:p-256:tls13-server")
         seen["address"] = daemon.address
     scene = Scene(tour, daemon, directory)
     grant_that_runs_out(scene)

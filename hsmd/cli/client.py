@@ -115,7 +115,7 @@ def rename(session: Session, name: ClientName, new_name: NewName) -> None:
     app,
     "enroll",
     example="hsmd client enroll web1 --grant www\n"
-    "hsmd client enroll web1 --grant www:tls13-server,tls12-server --address 10.9.0.1:7440\n"
+    "hsmd client enroll web1 --grant www:tls13-server --address 10.9.0.1:7440\n"
     "hsmd client enroll bob --role operator",
 )
 def enroll(

@@ -57,9 +57,9 @@ app = group(
 @command(
     app,
     "add",
-    example="hsmd grant add web1 www\n"
+    example="hsmd grant add web1 www --purpose tls13-server\n"
     "hsmd grant add web1 legacy --purpose tls12-rsa-premaster\n"
-    "hsmd grant add web1 www --not-after 8h --max-uses 10 --request TICKET-17\n"
+    "hsmd grant add web1 www --purpose tls13-server --not-after 8h --max-uses 10 --request TICKET-17\n"
     "hsmd grant add web1 www --allow-name '*.example.com' --not-after 2026-12-24\n"
     "hsmd grant add web1 'site-*' --yes",
 )
@@ -141,6 +141,7 @@ def add(
     if name_patterns.is_one(keys):
         info = session.ask(wanted, GrantInfo)
         session.output.show(info, lambda: "\n".join(_sentences(info)))
+        _say_limits_of(purposes)
         return
     names = _selected(session, keys, f"{client} may use for {', '.join(purposes)}", yes)
     made, failed = _for_each(names, lambda key: session.ask(replace(wanted, key=key), GrantInfo))
@@ -148,6 +149,8 @@ def add(
         {"grants": made, "failed": failed},
         lambda: f"{client} may use {name_patterns.count(made)} for {', '.join(purposes)}.",
     )
+    if made:
+        _say_limits_of(purposes)
     _complain(failed)
 
 
@@ -274,6 +277,22 @@ def _complain(failed: Mapping[str, str]) -> None:
         note(f"{name}: {error}")
     if failed:
         raise CommandError(f"{name_patterns.count(failed)} left unchanged", "see the reasons above")
+
+
+def _say_limits_of(purposes: Sequence[str]) -> None:
+    """Say what signatures for these purposes, which were just granted, cannot exclude."""
+    from hsmd.purposes import GROUPS
+
+    granted = {*purposes} | {purpose.label for group in purposes for purpose in GROUPS.get(group, ())}
+    weak = [label for label in ("tls12-server", "tls12-client") if label in granted]
+    if not weak:
+        return
+    better = " and ".join(label.replace("tls12", "tls13") for label in weak)
+    note(
+        f"note: for {' and '.join(weak)} a dishonest front end chooses most of the signed bytes. The daemon refuses "
+        "other signed formats that it recognises; it cannot recognise signatures over raw content, such as CMS. "
+        f"Where all peers speak TLS 1.3, grant {better} alone."
+    )
 
 
 def _sentences(info: GrantInfo) -> list[str]:

@@ -19,16 +19,26 @@ app = typer.Typer(add_completion=False)
 @command(
     app,
     "dev",
-    example="hsmd dev\nhsmd dev --key www --key shop:rsa-2048 --agent\nhsmd dev --json-ready < /dev/null > ready.json &",
+    example="hsmd dev\nhsmd dev --key www --key shop:rsa-2048 --agent\nhsmd dev --tls12 --agent\n"
+    "hsmd dev --json-ready < /dev/null > ready.json &",
 )
 def dev(
     output: Output,
     key: Annotated[
         list[str],
         typer.Option(
-            "--key", "-k", metavar="NAME[:TYPE[:PURPOSE,...]]", help="Key to generate; may be repeated."
+            "--key",
+            "-k",
+            metavar="NAME[:TYPE[:PURPOSE,...]]",
+            help="Key to generate; may be repeated. Type p-256 and purpose tls13-server if not given.",
         ),
-    ] = ["www:p-256:tls-server"],  # noqa: B006  read only
+    ] = ["www"],  # noqa: B006  read only
+    tls12: Annotated[
+        bool,
+        typer.Option(
+            "--tls12", help="Keys without a given purpose are for TLS 1.2 servers, too (tls-server)."
+        ),
+    ] = False,
     agent: Annotated[
         bool, typer.Option("--agent", help="Also start an agent, for OpenSSL and other local programs.")
     ] = False,
@@ -51,7 +61,7 @@ def dev(
     """
     from hsmd.cli.dev import environment
 
-    keys = [_key_spec(text) for text in key]
+    keys = [_key_spec(text, "tls-server" if tls12 else "tls13-server") for text in key]
     names = [spec.name for spec in keys]
     if len(set(names)) < len(names):
         raise CommandError("two keys have the same name", "give each --key a different name", Exit.USAGE)
@@ -60,9 +70,9 @@ def dev(
     )
 
 
-def _key_spec(text: str) -> KeySpec:
+def _key_spec(text: str, default_purpose: str) -> KeySpec:
     from hsmd.cli.dev.environment import KeySpec
 
     name, _, rest = text.partition(":")
     key_type, _, purposes = rest.partition(":")
-    return KeySpec(name, key_type or "p-256", tuple((purposes or "tls-server").split(",")))
+    return KeySpec(name, key_type or "p-256", tuple((purposes or default_purpose).split(",")))

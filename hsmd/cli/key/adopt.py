@@ -23,9 +23,9 @@ from hsmd.protocol.messages import (
 @command(
     app,
     "adopt",
-    example="hsmd key adopt www --id 3a0f --purpose tls-server\n"
-    "hsmd key adopt www --label web-2024 --purpose tls-server --certificate www.pem\n"
-    "hsmd key adopt www --certificate www.pem --purpose tls-server",
+    example="hsmd key adopt www --id 3a0f --purpose tls13-server\n"
+    "hsmd key adopt www --label web-2024 --purpose tls13-server --certificate www.pem\n"
+    "hsmd key adopt www --certificate www.pem --purpose tls13-server",
 )
 def adopt(
     session: Session,

@@ -25,7 +25,8 @@ _NOT_GRANTED = {purpose.label for purpose in frozenset(Purpose) - GRANTABLE}
 @command(
     app,
     "generate",
-    example="hsmd key generate www --type p-256\nhsmd key generate shop --type rsa-2048 --purpose tls-server\n"
+    example="hsmd key generate www --type p-256 --purpose tls13-server\n"
+    "hsmd key generate shop --type rsa-2048 --purpose tls-server\n"
     "hsmd key generate pay --owner payments",
 )
 def generate(

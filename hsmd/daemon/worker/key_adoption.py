@@ -35,7 +35,7 @@ def adopt(
         return _same_ceiling(existing, purposes), unsafe
     if not purposes:
         raise BadRequest(
-            "purposes: the key has no purposes yet; give what it may be used for, for example tls-server"
+            "purposes: the key has no purposes yet; give what it may be used for, for example tls13-server"
         )
     check_ceiling(half.key_type, purposes)
     _check_capability(private, purposes)

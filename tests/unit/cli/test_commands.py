@@ -286,6 +286,15 @@ def test_grants(run: Run, daemon: FakeControl) -> None:
     assert _document(run, "grant", "remove", "web1", "www")["changed"] is False
 
 
+def test_a_grant_for_tls_12_says_what_cannot_be_excluded(run: Run, daemon: FakeControl) -> None:
+    for purpose, named in (("tls-server", "tls13-server"), ("tls12-client", "tls13-client")):
+        ran = run("grant", "add", "web1", "www", "-p", purpose, "--json")
+        assert "cannot recognise signatures over raw content" in ran.err
+        assert f"grant {named} alone" in ran.err
+        assert json.loads(ran.out)["client"] == "web1"
+    assert run("grant", "add", "web1", "www", "-p", "tls13-server").err == ""
+
+
 def test_a_grant_within_limits(run: Run, daemon: FakeControl) -> None:
     ran = run(
         "grant", "add", "web1", "www", "-p", "tls13-server", "--not-after", "2030-12-24T19:30+01:00",
