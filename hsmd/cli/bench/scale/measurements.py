@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsmd.cli.bench.scale import agent, key_generate, key_list, memory, worker_start
+from hsmd.cli.bench.scale import agent, grant_change, key_generate, key_list, memory, worker_start
 from hsmd.cli.bench.scale.row import Measurement, Row
 
 __all__ = ["MEASUREMENTS", "Row"]
@@ -11,6 +11,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     worker_start.MEASUREMENT,
     key_generate.MEASUREMENT,
     key_list.MEASUREMENT,
+    grant_change.MEASUREMENT,
     agent.MEASUREMENT,
     memory.MEASUREMENT,
 )
