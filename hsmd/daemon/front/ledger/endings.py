@@ -27,6 +27,8 @@ LONG = timedelta(days=60)
 """A certificate that is valid for less has thresholds that are parts of that time."""
 AT_ONCE = 100
 """Certificates of one transaction."""
+REST_S = 0.05
+"""Time between two such transactions, so that thousands of certificates that end at once leave others their turn."""
 MOST_REPLACED = 1_000
 """Certificates that were replaced and are still in the heap, beside as many as there are, before it is made anew."""
 
@@ -144,6 +146,8 @@ class Endings:
             finally:
                 for each in coming:
                     heappush(self._coming, each)
+            if self._coming and self._coming[0][0] <= now:
+                await asyncio.sleep(REST_S)
         until_next = (self._coming[0][0] - now).total_seconds() if self._coming else CHECK_S
         return max(SHORTEST_S, min(CHECK_S, until_next))
 
