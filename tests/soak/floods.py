@@ -20,13 +20,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from tests.support.agent_flood_site import AgentFloodSite
 from tests.support.flood_site import DaemonSite, Held, Site, percentile, settled
 
 TURN_S = 10.0
 FIRST_S = 3.0
 LOGIN_EVERY_S = 1.0
 
-SITES: dict[str, Callable[[Path], AbstractContextManager[Site]]] = {"daemon": DaemonSite}
+SITES: dict[str, Callable[[Path], AbstractContextManager[Site]]] = {
+    "daemon": DaemonSite,
+    "agent": AgentFloodSite,
+}
 
 
 class Run:
