@@ -229,16 +229,19 @@ class Connection:
 
     async def _keep_connected(self) -> None:
         attempt = 0
+        busy_s = 0.0
         began = self._clock()
         while True:
             await self._needed.wait()
             if self._clock() - began > STEADY_S:
                 attempt = 0
-            await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt)))
-            attempt = min(attempt + 1, 16)
+            longest_s = max(busy_s, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt))
+            await asyncio.sleep(random.uniform(0, longest_s))
+            attempt, busy_s = min(attempt + 1, 16), 0.0
             try:
                 await self._connect()
             except HsmdError as error:
+                busy_s = error.retry_after_ms / 1000
                 self._note(error)
             began = self._clock()
 

@@ -7,6 +7,7 @@ it trusts are those of the endpoint, and it never asks a user.
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from hsmd.system.ssh_profile import (
     require_host_principals,
     without_ignore_packets,
 )
+
+TURNED_AWAY_MS = 2_500
+"""The pause before another attempt at a busy daemon is random, and at most this: an attempt costs the daemon time as well."""
 
 
 class _SshWire(asyncssh.SSHClientSession[bytes]):
@@ -102,7 +106,8 @@ def _options(endpoint: Endpoint) -> dict[str, Any]:
         "preferred_auth": "publickey",
         "server_host_key_algs": HOST_KEY_ALGORITHMS,
         "login_timeout": LOGIN_S,
-        "rekey_seconds": REKEY_SECONDS,
+        # Clients that connected together, after a restart of the daemon, must not all exchange keys together.
+        "rekey_seconds": random.uniform(REKEY_SECONDS / 2, REKEY_SECONDS),
     }
 
 
@@ -157,4 +162,5 @@ def _explain(endpoint: Endpoint, error: Exception, *, reached: bool) -> HsmdErro
             return Unavailable(f"{endpoint} does not offer the subsystem {SUBSYSTEM}: {reason}")
         case TimeoutError():
             return Unavailable(f"{endpoint} did not complete the login within {LOGIN_S:g} s")
-    return Unavailable(f"{endpoint} ended the connection: {reason}")
+    # Before the login: many clients want to log in. The daemon closes a connection at once when too many others are doing so.
+    return Unavailable(f"{endpoint} ended the connection: {reason}", retry_after_ms=TURNED_AWAY_MS)
