@@ -120,7 +120,7 @@ directory = {quote(str(layout.audit))}
 
 [limits]
 # Connections that have not logged in yet, and the time they have for it (s).
-#startups = 32
+#startups = 100
 #login_s = 10
 # Networks without penalties for failed logins, such as relays that many clients share.
 #penalty_exempt = ["127.0.0.0/8", "::1/128"]

@@ -207,7 +207,7 @@ def _audit(table: TomlTable) -> AuditConfig:
 
 def _limits(table: TomlTable) -> LimitsConfig:
     config = LimitsConfig(
-        startups=table.number("startups", 32, 1, 10_000),
+        startups=table.number("startups", 100, 1, 10_000),
         login_s=table.number("login_s", 10, 1, 120),
         auth_tries=table.number("auth_tries", 6, 1, 100),
         connections=table.number("connections", 1_000, 1, 100_000),

@@ -7,6 +7,7 @@ authenticated ones, so that none of them can take all. Connections from penalise
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hsmd.daemon.config.settings import LimitsConfig
+from hsmd.daemon.front.ssh.login_turns import LoginTurns
 from hsmd.daemon.front.ssh.source_penalties import SourcePenalties
 from hsmd.daemon.front.ssh.sources import source_of
 
@@ -21,6 +23,11 @@ CLIENT_SHARE = 4
 """One client may hold at most one in this many of the allowed connections ..."""
 CLIENT_FLOOR = 8
 """... but always this many, while the total allows it."""
+
+
+LOGIN_GRACE_S = 1.0
+"""Between equals, a connection that awaits its login this long may be dropped for another one. When many clients come back at
+once, they would otherwise end each other's logins, and few would complete one."""
 
 
 class Starting(Protocol):
@@ -45,11 +52,15 @@ class Admission:
         self.limits = limits
         self.refused = 0
         """New connections that were closed at once."""
+        self.turns = LoginTurns(asyncio.get_running_loop)
+        """In which packets of connections that await their login are handled."""
         self._draw = draw
+        self._clock = clock
         self._sources = SourcePenalties(clock)
         self.starting = 0
         self.connections = 0
-        self._starting: dict[str, dict[Starting, None]] = {}
+        self._starting: dict[str, dict[Starting, float]] = {}
+        """By source, with the time when each connection was made."""
         self._per_client: Counter[str] = Counter()
 
     def apply(self, limits: LimitsConfig) -> None:
@@ -60,12 +71,13 @@ class Admission:
         """Decide on a new connection, not authenticated yet. If admitted, `started` or `stopped` must follow.
 
         When the limit is reached, the oldest connection of the source with the most of them is dropped, unless that is the
-        newcomer's own source. Between equals a random draw decides, so that idle connections cannot block logins.
+        newcomer's own source. Between the newcomer and equals that have had their time a random draw decides, so that idle
+        connections cannot block logins.
         """
         if not self._admits(newcomer.peer):
             self.refused += 1
             return False
-        self._starting.setdefault(source_of(newcomer.peer), {})[newcomer] = None
+        self._starting.setdefault(source_of(newcomer.peer), {})[newcomer] = self._clock()
         self.starting += 1
         return True
 
@@ -115,7 +127,10 @@ class Admission:
         then_mine = len(self._starting.get(source_of(peer), ())) + 1
         if most < then_mine:
             return False
-        chosen = self._draw(len(groups) + (most == then_mine))
+        if most == then_mine:
+            late = self._clock() - LOGIN_GRACE_S
+            groups = [group for group in groups if next(iter(group.values())) <= late]
+        chosen = self._draw(len(groups) + (most == then_mine)) if groups else 0
         if chosen == len(groups):
             return False
         group = groups[chosen]

@@ -2,8 +2,9 @@
 
 asyncssh ignores a transport that is full, so it would buffer answers without limit for a peer that never reads. It handles all
 packets of a read in one turn of the loop, so a peer that sends many tiny ones would delay all others. `Flow` stops reading from
-the socket for a while in both cases, and drops a peer that keeps exchanging keys. From the login on each packet is charged to
-the client, whatever it contains, and handled as the intake of the client allows.
+the socket for a while in both cases, and drops a peer that keeps exchanging keys. Before the login, packets wait for their turns
+(`login_turns.py`); from the login on each is charged to the client, whatever it contains, and handled as the client's intake
+allows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import asyncssh
 
+from hsmd.daemon.front.ssh.login_turns import LoginTurns
 from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
 from hsmd.system.intake import Intake
 from hsmd.system.ssh_profile import (
@@ -44,8 +46,20 @@ UNREAD_BYTES = 16 << 10
 class Flow:
     """Flow control of one asyncssh connection. `unread_since` (monotonic) is when the peer stopped reading, None if it reads."""
 
-    def __init__(self, conn: Any, drop: Callable[[str], None], channels: Collection[SshChannel] = ()) -> None:
-        """`drop` ends the connection for a reason; `channels` are those that are open."""
+    def __init__(
+        self,
+        conn: Any,
+        drop: Callable[[str], None],
+        channels: Collection[SshChannel] = (),
+        turns: LoginTurns | None = None,
+        source: str = "",
+    ) -> None:
+        """`drop` ends the connection for a reason; `channels` are those that are open.
+
+        `turns`: those of connections that have not logged in, which packets from this `source` wait for until `admitted`.
+        """
+        self._turns = turns
+        self._source = source
         self.unread_since: float | None = None
         self.exchanging_since: float | None = None
         """When the key exchange began that is not complete."""
@@ -123,7 +137,7 @@ class Flow:
             return False
         if self._waiting:
             return False
-        if self._left > 0 and (self._intake is None or self._intake.take_packet()):
+        if self._left > 0 and self._take():
             self._left -= 1
             if self._intake is None and not self._may_log_in():
                 return False
@@ -140,12 +154,20 @@ class Flow:
         self._drop("too many packets before the login")
         return False
 
+    def _take(self) -> bool:
+        """Whether a packet may be handled now."""
+        if self._intake is not None:
+            return self._intake.take_packet()
+        return self._turns is None or self._turns.take()
+
     def _wait(self) -> None:
         self._waiting = True
-        if self._intake is None:
-            self._loop.call_soon(self._next_turn)
-        else:
+        if self._intake is not None:
             self._intake.wait(self._next_turn)
+        elif self._turns is not None:
+            self._turns.wait(self._source, self._next_turn)
+        else:
+            self._loop.call_soon(self._next_turn)
 
     def _kexinit(self) -> None:
         """In place of asyncssh's: begin or answer a key exchange (RFC 4253, section 9)."""

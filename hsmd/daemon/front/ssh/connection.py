@@ -23,6 +23,7 @@ from hsmd.daemon.front.ssh.credentials import WEAK_SIGNATURE, identify, signed_a
 from hsmd.daemon.front.ssh.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChannel, Enrolments
 from hsmd.daemon.front.ssh.session import Session, Transport
 from hsmd.daemon.front.ssh.source_penalties import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
+from hsmd.daemon.front.ssh.sources import source_of
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role
 from hsmd.system.intake import Intake, Intakes
@@ -74,12 +75,13 @@ class SshConnection(asyncssh.SSHServer):
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._conn = conn
         self.peer = str((conn.get_extra_info("peername") or ("",))[0])  # empty if the peer has gone already
-        without_ignore_packets(conn)
-        guard_login(conn, admit_try=self._admit_try, validate_with=self._validate_with)
-        self._flow = Flow(conn, self.drop, self._channels)
         self._may_start = self._admission.may_start(self)
         if not self._may_start:
             conn.abort()
+            return
+        without_ignore_packets(conn)
+        guard_login(conn, admit_try=self._admit_try, validate_with=self._validate_with)
+        self._flow = Flow(conn, self.drop, self._channels, self._admission.turns, source_of(self.peer))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and not isinstance(exc, asyncssh.Error | OSError):

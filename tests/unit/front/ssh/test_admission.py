@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hsmd.daemon.config.settings import LimitsConfig
-from hsmd.daemon.front.ssh.admission import Admission
+from hsmd.daemon.front.ssh.admission import LOGIN_GRACE_S, Admission
 
 LIMITS = LimitsConfig(
     startups=4,
@@ -131,9 +131,12 @@ def test_idle_connections_from_many_addresses_block_no_client() -> None:
         drawn.append(below)
         return (len(drawn) * 3) % below
 
-    admission = Admission(LIMITS, draw=draw)
+    now = [0.0]
+    admission = Admission(LIMITS, draw=draw, clock=lambda: now[0])
     earlier = [Newcomer(f"10.0.0.{number}") for number in range(4)]
     assert all(admission.may_start(each) for each in earlier)
+    assert not admission.may_start(Newcomer("10.0.1.0")), "a login gets some time"
+    now[0] = LOGIN_GRACE_S
     assert admission.may_start(Newcomer("10.0.1.1")), "the fourth of five is dropped"
     assert drawn == [5]
     assert [bool(each.dropped) for each in earlier] == [False, False, False, True]
@@ -141,9 +144,11 @@ def test_idle_connections_from_many_addresses_block_no_client() -> None:
 
 
 def test_the_newcomer_may_be_the_one_that_is_dropped() -> None:
-    admission = Admission(LIMITS, draw=lambda below: below - 1)
+    now = [0.0]
+    admission = Admission(LIMITS, draw=lambda below: below - 1, clock=lambda: now[0])
     earlier = [Newcomer(f"10.0.0.{number}") for number in range(4)]
     assert all(admission.may_start(each) for each in earlier)
+    now[0] = LOGIN_GRACE_S
     assert not admission.may_start(Newcomer("10.0.1.1"))
     assert not any(each.dropped for each in earlier)
     assert admission.refused == 1
@@ -182,8 +187,27 @@ def test_all_addresses_of_one_source_share_what_one_source_gets(crowd: str) -> N
 
 
 def test_a_source_is_not_blamed_for_the_luck_of_the_draw() -> None:
-    admission = Admission(LIMITS, draw=lambda below: 0)
+    now = [0.0]
+    admission = Admission(LIMITS, draw=lambda below: 0, clock=lambda: now[0])
     earlier = [Newcomer(f"2001:db8:0:{number}::1") for number in range(4)]
     assert all(admission.may_start(each) for each in earlier)
+    now[0] = LOGIN_GRACE_S
     assert admission.may_start(Newcomer("2001:db8:0:9::1"))
     assert (bool(earlier[0].dropped), earlier[0].blamed) == (True, False)
+
+
+def test_clients_that_come_back_together_do_not_end_each_others_logins() -> None:
+    """Each has an address of its own, and a login takes a tenth of a second."""
+    now = [0.0]
+    admission = Admission(LIMITS, clock=lambda: now[0])
+    clients = [Newcomer(f"10.0.0.{number}") for number in range(200)]
+    waiting, logging_in, logged_in = list(clients), list[Newcomer](), 0
+    while now[0] < 10.0 and logged_in < len(clients):
+        now[0] += 0.1
+        for each in logging_in:
+            assert not each.dropped
+            admission.stopped(each)
+        logged_in += len(logging_in)
+        logging_in = [each for each in waiting if admission.may_start(each)]
+        waiting = [each for each in waiting if each not in logging_in]
+    assert logged_in == len(clients)
