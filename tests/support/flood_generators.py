@@ -3,9 +3,11 @@
     python flood_generators.py ops HOST PORT IDENTITY USER KEY_HEX SECONDS IN_FLIGHT
     python flood_generators.py long HOST PORT IDENTITY USER KEY_HEX SECONDS IN_FLIGHT
     python flood_generators.py idle HOST PORT COUNT SECONDS
+    python flood_generators.py agents HOST PORT DIRECTORY HOST_KEY COUNT USER...
     python flood_generators.py sink              a server that accepts the same connections and discards the frames
 
 `long` sends TLS 1.2 client transcripts: always the bytes on standard input.
+`agents` keeps COUNT connections of real clients open, of these users in turn, and prints `ready` and the seconds whenever all are.
 The sink replaces the daemon where a test measures the load that the generators themselves put on the same cores.
 """
 
@@ -15,10 +17,15 @@ import asyncio
 import socket
 import sys
 import time
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import asyncssh
+import uvloop
 
+from hsmd.client import Connection, Endpoint
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
     Capability,
@@ -134,6 +141,29 @@ def _open(one: socket.socket) -> bool:
     return False
 
 
+async def agents(
+    host: str, port: int, directory: Path, host_key: str, count: int, users: Sequence[str]
+) -> None:
+    """Keep connections of clients that request nothing; print how long it took whenever all are connected."""
+    available, began = 0, time.monotonic()
+
+    def changed(on: bool) -> None:
+        nonlocal available, began
+        if available == count:
+            began = time.monotonic()
+        available += 1 if on else -1
+        if available == count:
+            print(f"ready {time.monotonic() - began:.3f}", flush=True)
+
+    connections = [
+        Connection(Endpoint(host, port, (host_key,), user, directory / user), on_state=changed)
+        for user in islice(cycle(users), count)
+    ]
+    for connection in connections:
+        connection.begin()
+    await asyncio.Event().wait()
+
+
 class _Discard(asyncssh.SSHServerSession[bytes]):
     """Sends a welcome, then answers every operation with the same bytes."""
 
@@ -208,6 +238,8 @@ def main(arguments: list[str]) -> None:
             )
         case ["idle", host, port, count, seconds]:
             idle(host, int(port), int(count), float(seconds))
+        case ["agents", host, port, directory, host_key, count, *users]:
+            uvloop.run(agents(host, int(port), Path(directory), host_key, int(count), users))
         case ["sink"]:
             asyncio.run(sink())
 

@@ -1,0 +1,206 @@
+"""What 1,000 idle agents cost a daemon and its other clients, and how they come back after a restart; for `scripts/soak agents`.
+
+With and without the agents is measured in turns in one run: while they are suspended, they cost nothing. They are real client
+connections in processes of their own, whose time is not the daemon's, but which share the machine with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from hsmd.protocol import messages  # noqa: E402
+from tests.support.daemon import MAIL, OPERATOR, Daemon, public_line, running_daemon  # noqa: E402
+from tests.support.load import Load  # noqa: E402
+from tests.support.polling import wait_until  # noqa: E402
+
+AGENTS, PROCESSES, CLIENTS = 1_000, 2, 20
+GENERATOR = ROOT / "tests" / "support" / "flood_generators.py"
+ROUNDS = 3
+PARALLEL = 8
+READY_S = 120.0
+SETTLED_S = 3.0
+"""Time after which an idle client has stopped to check."""
+
+MOST_CPU = 0.02
+LEAST_RATE = 0.95
+MOST_GROWTH = 25 << 20
+MOST_RECONNECT_S = 10.0
+MOST_DISTURBED_S = 1.0
+
+
+class Crowd:
+    """The agents' processes."""
+
+    def __init__(self, built: Daemon, users: list[str], stack: ExitStack) -> None:
+        host, port = built.address
+        key = built.notice["host_key"]
+        count = str(AGENTS // PROCESSES)
+        command = [sys.executable, GENERATOR, "agents", host, str(port), built.directory, key, count, *users]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._processes = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+            for _ in range(PROCESSES)
+        ]
+        for process in self._processes:
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+
+    def wait_ready(self) -> float:
+        """Wait until all agents are connected; return how long it took since the first one was not."""
+        took = []
+        for process in self._processes:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, "a generator ended"
+            took.append(float(line.split()[1]))
+        return max(took)
+
+    def signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            process.send_signal(number)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle_cpu(built: Daemon, seconds: float) -> float:
+    """The share of a core that the front uses while nothing is requested."""
+    before, began = cpu_s(built.front_pid), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_s(built.front_pid) - before) / (time.monotonic() - began)
+
+
+async def rate(built: Daemon, key: bytes, seconds: float) -> float:
+    """Signatures a second of a client that keeps some requests open."""
+    async with Load(built, MAIL, key, parallel=PARALLEL, timeout_s=5) as load:
+        await load.more(100)
+        before, began = len(load.done), time.monotonic()
+        await asyncio.sleep(seconds)
+        done = (len(load.done) - before) / (time.monotonic() - began)
+    assert not load.failures, load.failures[:3]
+    return done
+
+
+async def disturbed(built: Daemon, key: bytes, crowd: Crowd) -> tuple[float, float]:
+    """(seconds until all agents are back, the longest time that a client, connected before them, waited for a signature)."""
+    async with Load(built, MAIL, key, parallel=1, timeout_s=20) as load:
+        await load.more(20)
+        first = len(load.done)
+        crowd.signal(signal.SIGCONT)
+        took = await asyncio.to_thread(crowd.wait_ready)
+    assert not load.failures, load.failures[:3]
+    return took, max(done.took_s for done in load.done[first:])
+
+
+def add_clients(built: Daemon) -> list[str]:
+    """Clients for the agents: one client may have only a part of all connections."""
+    import asyncssh
+
+    users = [f"agent-{number}" for number in range(CLIENTS)]
+    for user in users:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        path = built.directory / user
+        path.touch(mode=0o600)
+        key.write_private_key(path)
+        built.ask(messages.ClientAdd(user, "front-end", public_line(key)), OPERATOR)
+    return users
+
+
+def measure(built: Daemon, seconds: float) -> bool:
+    key, users = built.add_key("site", grant_to=(MAIL,)), add_clients(built)
+    asyncio.run(rate(built, key, 1.0))  # warm
+    memory, alone = built.front_rss(), idle_cpu(built, seconds)
+    with ExitStack() as stack:
+        crowd = Crowd(built, users, stack)
+        first = crowd.wait_ready()
+        time.sleep(SETTLED_S)
+        growth = built.front_rss() - memory
+        together, with_them, without = [], [], []
+        for _ in range(ROUNDS):
+            together.append(idle_cpu(built, seconds))
+            with_them.append(asyncio.run(rate(built, key, seconds)))
+            with crowd.suspended():
+                without.append(asyncio.run(rate(built, key, seconds)))
+        crowd.signal(signal.SIGSTOP)
+        restart_front(built)
+        back, longest = asyncio.run(disturbed(built, key, crowd))
+    cpu, ratio = statistics.median(together), statistics.median(with_them) / statistics.median(without)
+    results = (
+        (f"{AGENTS} agents connected in {first:.1f} s", True),
+        (f"idle: {cpu:.1%} of a core, {alone:.1%} without them", cpu - alone <= MOST_CPU),
+        (f"rate of others: {ratio:.2f} of that without them", ratio >= LEAST_RATE),
+        (f"memory of the front: {growth / 2**20:+.1f} MiB", growth <= MOST_GROWTH),
+        (f"all back after a restart in {back:.1f} s", back <= MOST_RECONNECT_S),
+        (f"longest wait of a client that was there: {longest:.2f} s", longest <= MOST_DISTURBED_S),
+    )
+    for text, good in results:
+        print(("      " if good else "BAD   ") + text, flush=True)
+    print("rates with:", [round(each) for each in with_them], "without:", [round(each) for each in without])
+    return all(good for _, good in results)
+
+
+def restart_front(built: Daemon) -> None:
+    before = built.front_pid
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: before not in built.pids() and listens(built), "another front listens", 20)
+    built.wait_for_workers()
+
+
+def listens(built: Daemon) -> bool:
+    with suppress(OSError), socket.create_connection(built.address, timeout=1):
+        return True
+    return False
+
+
+def free_port() -> int:
+    """A port of this machine: after its restart the front must listen where it did before."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def main() -> None:
+    """Exit with code 1 if a figure is out of bounds. The seed has no effect here."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    given = parser.parse_args()
+    seconds = max(3.0, given.minutes * 60 / (3 * ROUNDS + 3))
+    limits = {"connections": 2 * AGENTS, "client_rate": 100_000}
+    with (
+        tempfile.TemporaryDirectory(prefix="hsmd-agents-", dir="/dev/shm") as directory,
+        running_daemon(
+            Path(directory) / "daemon", workers=1, limits=limits, addresses=[f"127.0.0.1:{free_port()}"]
+        ) as built,
+    ):
+        sys.exit(0 if measure(built, seconds) else 1)
+
+
+if __name__ == "__main__":
+    main()
