@@ -70,6 +70,10 @@ class Crowd:
             took.append(float(line.split()[1]))
         return max(took)
 
+    def cpu_s(self) -> float:
+        """Processor time that they have used."""
+        return sum(cpu_s(process.pid) for process in self._processes)
+
     def signal(self, number: signal.Signals) -> None:
         for process in self._processes:
             process.send_signal(number)
@@ -149,7 +153,9 @@ def measure(built: Daemon, seconds: float) -> bool:
                 without.append(asyncio.run(rate(built, key, seconds)))
         crowd.signal(signal.SIGSTOP)
         restart_front(built)
+        front_s, agents_s = cpu_s(built.front_pid), crowd.cpu_s()
         back, longest = asyncio.run(disturbed(built, key, crowd))
+        front_s, agents_s = cpu_s(built.front_pid) - front_s, crowd.cpu_s() - agents_s
     cpu, ratio = statistics.median(together), statistics.median(with_them) / statistics.median(without)
     results = (
         (f"{AGENTS} agents connected in {first:.1f} s", True),
@@ -161,6 +167,9 @@ def measure(built: Daemon, seconds: float) -> bool:
     )
     for text, good in results:
         print(("      " if good else "BAD   ") + text, flush=True)
+    print(
+        f"processor time of the return: front {front_s:.1f} s, agents {agents_s:.1f} s; load {os.getloadavg()[0]:.1f}"
+    )
     print("rates with:", [round(each) for each in with_them], "without:", [round(each) for each in without])
     return all(good for _, good in results)
 
