@@ -29,6 +29,8 @@ from hsmd.system.pages import MAX_PAGE_BYTES, fitting
 
 CHECKPOINT_KEY, STATEMENT_KEY = "hsmd-checkpoint", "hsmd-statement"
 """Names of the keys with which the daemons of one store sign checkpoints and statements."""
+PAGE_S = 5.0
+"""With less time than this left, an answer ends with what there is: the caller asks for the next one."""
 ANSWER_BYTES = 400_000
 """An answer with candidates ends after the page of the control worker that goes beyond this; see `MAX_ANSWER_LENGTH`."""
 _CKA_ID = re.compile(r"([0-9a-fA-F]{2}){0,64}")
@@ -123,7 +125,7 @@ class KeyHandlers:
             answer.keys += keys
             answer.cursor = page.cursor
             room -= len(msgspec.json.encode(keys))
-            if not page.cursor:
+            if not page.cursor or deadline - self._clock() < PAGE_S:
                 break
         return answer
 

@@ -13,6 +13,9 @@ from hsmd.daemon.ipc.worker_messages import TokenRequest, encode
 from hsmd.errors import DeadlineExceeded, ProtocolError, TokenFailure
 from hsmd.protocol.frames import MAX_DEADLINE_MS, Frame, Kind, decode_error, encode_control_request
 
+PATIENCE_S = 10.0
+"""A worker that had this long for a request, or half of the request's time, is replaced if it has not answered then."""
+
 
 class ControlChannel:
     """Sends requests to the control worker that there is at the time."""
@@ -32,19 +35,22 @@ class ControlChannel:
     async def ask(self, request: TokenRequest, timeout_s: float) -> Any:
         """The answer to one request. Raises DeadlineExceeded, TokenFailure if the worker is lost, or its error.
 
-        A worker that has been sent the request and does not answer in time is replaced, because it may hang.
+        A worker that has been sent the request and does not answer in time is replaced, because it may hang; not if most of
+        the time was over before the worker was free or ready.
         """
-        handed_over = False
+        now = asyncio.get_running_loop().time
+        handed_over_at: float | None = None
         try:
             async with asyncio.timeout(max(timeout_s, 0)), self._turn:
                 while not self._ready.is_set():
                     await self._ready.wait()
-                handed_over = True
+                handed_over_at = now()
                 answer = await self._exchange(request, timeout_s)
         except TimeoutError:
-            if not handed_over:
+            if handed_over_at is None:
                 raise DeadlineExceeded("no control worker was free in time") from None
-            self.lose("it did not answer in time")
+            if now() - handed_over_at >= min(PATIENCE_S, timeout_s / 2):
+                self.lose("it did not answer in time")
             raise DeadlineExceeded(
                 "the token did not do it in time; check what is there before asking again"
             ) from None

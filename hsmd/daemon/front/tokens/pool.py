@@ -53,6 +53,8 @@ SWEEP_S = 0.010
 IDLE_SWEEP_S = 0.250
 START_LIMIT_S = 20.0
 """A worker that is starting and has made no progress for this long is replaced."""
+PAGE_S = 10.0
+"""Each page of a list gets this long: a worker that does not answer in time is taken for one that hangs."""
 AWAY_S = 2.0
 """When there has been no worker for this long, jobs are refused at once instead of queued."""
 _NEVER = float("inf")
@@ -186,10 +188,12 @@ class TokenPool:
         """
         ends = self._clock() + timeout_s
         while True:
-            answer = await self.control(request, ends - self._clock())
+            answer = await self.control(request, max(ends - self._clock(), PAGE_S))
             yield answer.keys
             if not answer.cursor:
                 return
+            if self._clock() >= ends:
+                raise DeadlineExceeded("the list of keys was not complete in time")
             request = replace(request, cursor=answer.cursor)
 
     def note_new_key(self, key: str) -> None:

@@ -658,6 +658,37 @@ async def test_a_control_worker_that_hangs_is_replaced(make) -> None:
     assert await asked == worker_messages.KeyDescriptions([])
 
 
+async def test_a_control_worker_is_not_replaced_for_time_that_others_took(make) -> None:
+    rig = make()
+    control = await rig.worker(control=True)
+    first = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 30))
+    ((_, request_id, _),) = await rig.sent_to(control, 1)
+    second = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 1))
+    await asyncio.sleep(0.6)  # more than half of its time
+    control.send(frames.encode(Kind.CONTROL_RESULT, request_id, b'{"keys":[]}'))
+    assert await first == worker_messages.KeyDescriptions([])
+    with pytest.raises(DeadlineExceeded):
+        await second
+    assert rig.replaced == []
+
+
+async def test_a_list_of_keys_is_taken_page_by_page(make) -> None:
+    rig = make()
+    control = await rig.worker(control=True)
+
+    async def listed() -> list[list[Any]]:
+        return [keys async for keys in rig.pool.pages(worker_messages.Describe(brief=True), 5)]
+
+    asked = asyncio.ensure_future(listed())
+    for cursor, next_cursor in (("", "second"), ("second", "")):
+        ((_, request_id, body),) = await rig.sent_to(control, 1)
+        request = worker_messages.decode_request(frames.decode_control_request(body)[1])
+        assert request == worker_messages.Describe(brief=True, cursor=cursor)
+        answer = worker_messages.KeyDescriptions([], next_cursor)
+        control.send(frames.encode(Kind.CONTROL_RESULT, request_id, worker_messages.encode(answer)))
+    assert await asked == [[], []]
+
+
 async def test_a_lost_control_worker_fails_its_request(make) -> None:
     rig = make()
     control = await rig.worker(control=True)
