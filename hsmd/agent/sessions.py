@@ -31,12 +31,12 @@ TARIFF = Tariff(
     burst=0.1 * SECOND,
     turn=500.0,
     byte=0.002,
-    frame=8.0,
-    refusal=30.0,
-    control_request=400.0,
+    frame=20.0,
+    refusal=80.0,
+    control_request=1_000.0,
     key_operation=4.0,
 )
-"""What a local user pays (hsmd/system/accounts.py). What no server needs in numbers costs three times the processor's time that
+"""What a local user pays (hsmd/system/accounts.py). What no server needs in numbers costs seven times the processor's time that
 it takes: a ping takes 2.5 us, a refused operation 12 us, a control request 150 us. What servers do costs less than it takes,
 because daemon and token limit its rate: a server may make more operations and short connections in a second than an agent can
 forward, and is bounded only in each turn of the event loop."""
