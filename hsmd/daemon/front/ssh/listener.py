@@ -27,6 +27,8 @@ from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, need_no_user_entr
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"
 MAX_KEY_BYTES = 65_536
+BACKLOG = 1_024
+"""Connections that the kernel accepts for the daemon while it is busy; beyond that a peer tries again after a second."""
 GONE_AFTER_S = 30
 """Time after which the kernel drops a peer whose host or link has gone, with this connection's share of the limits."""
 PROBE_AFTER_S, PROBE_INTERVAL_S, PROBES = 15, 5, 3
@@ -122,7 +124,7 @@ class SshListener:
         for address, options in wanted.items():
             try:
                 opened[address] = acceptor = await asyncssh.listen(
-                    address.host, address.port, reuse_address=True, **options
+                    address.host, address.port, reuse_address=True, backlog=BACKLOG, **options
                 )
                 for each in acceptor.sockets:
                     _watch_peers(each)
