@@ -14,6 +14,7 @@ from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
+from hsmd.daemon.front.ssh.tariff import LONG_BYTES, LONG_TIMES
 from hsmd.errors import (
     BadRequest,
     Draining,
@@ -125,6 +126,7 @@ class Session:
         self._paused = False
         self._closed = False
         self._refusals = 0
+        self._long_bytes = 0
         """Requests that failed; to charge those that failed at once."""
 
     # --- called by the transport ---
@@ -268,13 +270,14 @@ class Session:
     def _handle(self, frames: list[tuple[int, int, bytes]], byte_count: int, taken: int) -> None:
         """Handle frames, of `taken` with those that were skipped, and charge the client for them."""
         refusals, control_requests, operations = self._refusals, self._control.started, 0
+        self._long_bytes = 0
         try:
             operations = self._handle_each(frames)
         finally:
             refusals = self._refusals - refusals
             accepted = max(operations - refusals, 0)
             self._intake.charge(
-                byte_count=byte_count,
+                byte_count=byte_count + LONG_TIMES * self._long_bytes,
                 frames=taken - accepted,
                 refusals=refusals,
                 control_requests=self._control.started - control_requests,
@@ -289,6 +292,8 @@ class Session:
                 if self._admit(request_id):
                     self.open_requests[request_id] = None
                     operations.append((request_id, body))
+                    if len(body) > LONG_BYTES:
+                        self._long_bytes += len(body)
             elif kind == Kind.PING:
                 self._out.append(encode(Kind.PONG, request_id))
             elif kind == Kind.CONTROL_REQUEST:

@@ -13,3 +13,8 @@ TARIFF = Tariff(
     packet=40.0,
 )
 """Key operations have limits of their own (`client_rate`), so they cost next to nothing here: `client_rate` may be raised."""
+
+LONG_BYTES = 4_096
+"""Key operations beyond this, such as the longest transcripts of TLS 1.2 clients, are long..."""
+LONG_TIMES = 7
+"""... and each of their bytes costs so many bytes more: it is also hashed, copied to a worker, checked and hashed again."""
