@@ -83,7 +83,7 @@ ELSEWHERE = {
     "key owner remove": "as key reader remove",
     "key reader add": "one line",
     "key reader remove": "one line",
-    "restore": "test_hints_of_a_restore_go_to_standard_error",
+    "restore": "fields only; its next steps are hints",
     "serve": "writes its log to standard error",
     "statement endorse": "a signed note only",
     "statement keys": "a table; hints are notes",
