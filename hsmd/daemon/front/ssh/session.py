@@ -126,8 +126,9 @@ class Session:
         self._paused = False
         self._closed = False
         self._refusals = 0
-        self._long_bytes = 0
         """Requests that failed; to charge those that failed at once."""
+        self._long_bytes = 0
+        """Bytes of long key operations in the frames that are handled now."""
 
     # --- called by the transport ---
 

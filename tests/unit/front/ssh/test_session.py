@@ -14,7 +14,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.session import HALF_FRAME_S, UNREAD_S, Session
-from hsmd.daemon.front.ssh.tariff import TARIFF
+from hsmd.daemon.front.ssh.tariff import LONG_BYTES, LONG_TIMES, TARIFF
 from hsmd.daemon.front.tokens.jobs import Job
 from hsmd.errors import (
     BadRequest,
@@ -411,6 +411,22 @@ async def test_an_accepted_key_operation_costs_next_to_nothing(parts: Parts) -> 
     spent = parts.spent()
     parts.session.received(op(7))
     assert parts.spent() - spent == pytest.approx(TARIFF.key_operation + len(op(7)) * TARIFF.byte)
+
+
+async def test_bytes_of_long_key_operations_cost_several_times_as_much(parts: Parts) -> None:
+    """They are also hashed, copied to a worker, checked and hashed again there."""
+
+    def spent(data: bytes) -> float:
+        before = parts.spent()
+        frame = encode_key_operation(7, 1_000, 1, 0x0403, b"\1" * 32, data)
+        parts.session.received(frame)
+        parts.session.answered(7, b"")
+        return parts.spent() - before - len(frame) * TARIFF.byte - TARIFF.key_operation
+
+    parts.session.received(HELLO)
+    assert spent(b"x" * (LONG_BYTES - 100)) == pytest.approx(0.0, abs=1e-6)
+    assert spent(b"x" * 60_000) == pytest.approx(60_000 * LONG_TIMES * TARIFF.byte, rel=0.01)
+    assert spent(b"") == pytest.approx(0.0, abs=1e-6)
 
 
 async def test_the_answer_to_a_control_request_costs_by_its_length(parts: Parts) -> None:
