@@ -426,7 +426,6 @@ async def test_bytes_of_long_key_operations_cost_several_times_as_much(parts: Pa
     parts.session.received(HELLO)
     assert spent(b"x" * (LONG_BYTES - 100)) == pytest.approx(0.0, abs=1e-6)
     assert spent(b"x" * 60_000) == pytest.approx(60_000 * LONG_TIMES * TARIFF.byte, rel=0.01)
-    assert spent(b"") == pytest.approx(0.0, abs=1e-6)
 
 
 async def test_the_answer_to_a_control_request_costs_by_its_length(parts: Parts) -> None:
