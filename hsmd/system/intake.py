@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from itertools import islice
 from typing import Any, Protocol
 
@@ -174,6 +174,13 @@ class Intake:
 
 paying: ContextVar[Intake | None] = ContextVar("paying", default=None)
 """The client for which the current task works; None while a server works for itself."""
+
+
+def for_all_clients() -> Context:
+    """The context of a task that works for all clients: none of them pays, whichever client's request begins it."""
+    context = copy_context()
+    context.run(paying.set, None)
+    return context
 
 
 class Intakes:

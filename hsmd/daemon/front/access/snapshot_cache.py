@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -19,7 +18,7 @@ from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.store import CountedUse, Difference, NotCounted, Store, Transaction, UseId, WantedUse
 from hsmd.errors import HsmdError, StoreFailure
 from hsmd.system.client_threads import in_thread
-from hsmd.system.intake import paying
+from hsmd.system.intake import for_all_clients
 
 POLL_S = 1.0
 WORK_S = 0.001
@@ -101,12 +100,11 @@ class SnapshotCache:
             difference, snapshot = await asyncio.to_thread(self._load, known)
             if snapshot.standing != known.standing:
                 self.snapshot = snapshot
-                copy_context().run(self._tell, difference)
+                for_all_clients().run(self._tell, difference)
             self._done = self._begun
 
     def _tell(self, difference: Difference) -> None:
         """Call the listeners. What they do is not for the client whose change was the reason."""
-        paying.set(None)
         for changed in self._listeners:
             changed(difference)
 

@@ -29,6 +29,7 @@ from hsmd.errors import (
     Refused,
     StoreFailure,
 )
+from hsmd.system.intake import for_all_clients
 
 COUNT_TIMEOUT_S = 5.0
 """The store is taken for away if it does not answer within this time."""
@@ -160,7 +161,9 @@ class LimitedUses:
             await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT_S)
 
     def _start(self, *, settle: bool = False) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(settle))
+        # The request that begins this may be a control request, whose client has only a share of the threads.
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._run(settle), context=for_all_clients())
 
     async def _run(self, settle: bool) -> None:
         try:

@@ -54,6 +54,8 @@ from hsmd.errors import (
 from hsmd.protocol.frames import key_operation_body
 from hsmd.protocol.roles import Role
 from hsmd.purposes import AllowedNames, Purpose
+from hsmd.system.accounts import Tariff
+from hsmd.system.intake import Intake, Intakes, paying
 from tests.support.polling import eventually
 from tests.support.store import key_record
 
@@ -94,11 +96,13 @@ class Cache(SnapshotCache):
         self.counts_first = False
         self.settling_fault: Exception | None = None
         self.batches: list[int] = []
+        self.payers: list[Intake | None] = []
 
     async def count_uses(
         self, uses: Sequence[WantedUse], recorded: Collection[UseId], now: datetime
     ) -> list[CountedUse | NotCounted]:
         self.batches.append(len(uses))
+        self.payers.append(paying.get())
         await self.gate.wait()
         if self.fault is not None and not self.counts_first:
             raise self.fault
@@ -315,6 +319,16 @@ async def test_what_arrives_while_the_store_counts_shares_the_next_transaction(h
     await harness.submitted(11)
     assert harness.cache.batches == [1, 10]
     assert [event["fields"]["number"] for event in harness.records("grant.used")] == list(range(1, 12))
+
+
+async def test_uses_of_all_clients_are_not_counted_in_the_threads_of_one(harness: Harness) -> None:
+    """Or all would wait until the client whose request came first has its share of the threads again."""
+    intake = Intakes(Tariff(share=1.0, burst=1.0), lambda: harness.now).join("web")
+    token = paying.set(intake)
+    harness.ask(1)
+    paying.reset(token)
+    await harness.submitted(1)
+    assert harness.cache.payers == [None]
 
 
 async def test_a_grant_that_was_removed_meanwhile_is_not_used(harness: Harness) -> None:
