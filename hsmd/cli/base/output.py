@@ -22,6 +22,8 @@ _PIPE_WIDTH = 4_000
 """Columns in a pipe: tables are not wrapped there, so that grep finds whole rows."""
 _ROOM = 20
 """Columns of a terminal that a column which is not folded leaves for the others."""
+_LEAST = 8
+"""Columns of a terminal that a column keeps when others can give way."""
 
 
 def escape(text: str) -> str:
@@ -87,19 +89,59 @@ class Output:
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, whole: int = 0) -> RenderableType:
     """A table of escaped cells; `(none)` without rows.
 
-    Of the first `whole` columns, those that leave room for the others are not folded.
+    Of the first `whole` columns, those that leave room for the others are not folded. No column breaks words while others can
+    give way.
     """
     from rich.table import Table
 
     cells = [[_plain(cell) for cell in row] for row in rows]
-    left = _console(sys.stdout).width
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column, header in enumerate(headers):
-        left -= max(len(header), *(row[column].cell_len for row in cells), 0) + 2
-        made.add_column(header, overflow="fold", no_wrap=column < whole and left >= _ROOM)
+    columns = [[header, *(row[at].plain for row in cells)] for at, header in enumerate(headers)]
+    for header, width in zip(headers, _widths(columns, _console(sys.stdout).width, whole), strict=True):
+        made.add_column(header, overflow="fold", width=width)
     for row in cells:
         made.add_row(*row)
     return made if cells else _plain("(none)")
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int, whole: int) -> list[int]:
+    """Widths of the columns of a table, with two blanks between them.
+
+    Columns with lines of several words, or with words that are too long anyway, give way first, the widest of them. What is
+    left goes to the columns that need the most lines.
+    """
+    needed = [max(map(_cells, column)) for column in columns]
+    room -= 2 * (len(columns) - 1)
+    if sum(needed) <= room:
+        return needed
+    words = [_longest_word(column) for column in columns]
+    widths = [min(width, _ROOM) for width in needed]
+    kept = set()
+    left = room
+    for at in range(whole):
+        left -= needed[at]
+        if left >= _ROOM:
+            kept.add(at)
+            widths[at] = needed[at]
+    every = range(len(columns))
+    foldable = [at for at in every if at not in kept]
+    while sum(widths) > room and max(widths) > 1:
+        first = [at for at in foldable if widths[at] > _LEAST and (at < whole or widths[at] != words[at])]
+        widths[max(first or foldable or every, key=widths.__getitem__)] -= 1
+    for _ in range(room - sum(widths)):
+        widths[max(every, key=lambda at: needed[at] / widths[at])] += 1
+    return widths
+
+
+def _cells(text: str) -> int:
+    """The columns of a terminal that `text` takes."""
+    from rich.cells import cell_len
+
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    return max((_cells(word) for text in texts for word in text.split()), default=1)
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> RenderableType:

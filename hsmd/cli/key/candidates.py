@@ -37,9 +37,7 @@ def candidates(
         (key.cka_id, key.cka_label, key.key_type or "?", key.finding, key.why or ", ".join(key.unsafe))
         for key in found.keys
     ]
-    session.output.show(
-        found, lambda: table(("CKA_ID", "CKA_LABEL", "TYPE", "FINDING", "WHY"), rows, whole=1)
-    )
+    session.output.show(found, lambda: table(("CKA_ID", "CKA_LABEL", "TYPE", "FINDING", "WHY"), rows))
     for line in _next_steps(found.keys):
         note(line)
 

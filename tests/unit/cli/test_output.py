@@ -74,14 +74,15 @@ def test_hostile_error_text_is_one_harmless_line(run: Run, daemon: FakeControl) 
     assert ran.err[:-1].isprintable()
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(("width", "folded"), [(80, 0), (50, 1), (30, 2)])
 def test_columns_are_kept_whole_while_they_leave_room(
     monkeypatch: pytest.MonkeyPatch, width: int, folded: int
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(sys, "stdout", Terminal())
     cells = ["x" * 20, "y" * 20, "long text " * 9]
@@ -90,11 +91,33 @@ def test_columns_are_kept_whole_while_they_leave_room(
     assert sys.stdout.getvalue().count("long") == 9, "nothing is cut off"
 
 
-def test_spinner_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_tables_break_words_only_where_nothing_else_gives_way(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    words = ["no", "public", "key", "or", "certificate", "with", "its", "CKA_ID", "belongs", "to", "it"]
+    row = (
+        "0a" * 32,
+        "label of a vendor's own management tool",
+        "rsa-2048",
+        "public-key-missing",
+        " ".join(words),
+    )
+    Output(as_json=False).show(
+        None, lambda: table(("CKA_ID", "CKA_LABEL", "TYPE", "FINDING", "WHY"), [row, ("", "", "?", "", "")])
+    )
+    lines = sys.stdout.getvalue().splitlines()
+    assert max(map(len, lines)) <= width + len("\x1b[1m\x1b[0m") * 10, "headers are bold"
+    assert max(map(len, lines[-2:])) <= width
+    shown = sys.stdout.getvalue().split()
+    if width >= 80:
+        assert {*words, "rsa-2048", "public-key-missing", "management"} <= {*shown}, "no word is broken"
+    assert sum(line.count("0a") for line in lines) >= 16, "nothing is cut off"
 
+
+def test_spinner_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream, expected in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
         with Output(as_json=False).working("making a key"):
