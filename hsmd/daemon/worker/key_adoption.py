@@ -66,8 +66,8 @@ def find_pair(
         raise BadRequest(f"cka_id: the key cannot be used: {unproven.text}; adopt another one") from None
     if half is None:
         raise BadRequest(
-            "certificate: the token shows no public key that belongs to this private key, or its type is not served; give its "
-            "certificate"
+            "certificate: the token shows no public key that belongs to this private key, or its type is not served; "
+            "give its certificate if `hsmd key candidates` calls it public-key-missing"
         )
     return found[0], half
 

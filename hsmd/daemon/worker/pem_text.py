@@ -24,7 +24,8 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 _OTHER_BLOCKS = {
-    b"OPENSSH PRIVATE KEY": "this is an OpenSSH private key; convert a copy with `ssh-keygen -p -m PKCS8 -f COPY`",
+    b"OPENSSH PRIVATE KEY": "this is an OpenSSH private key; convert a copy of an RSA or ECDSA key with "
+    "`ssh-keygen -p -m PKCS8 -f COPY`, and make a new key in place of an Ed25519 key, which ssh-keygen does not convert",
     b"HSMD KEY REFERENCE": "this is a reference to a key in a token, not a private key; there is nothing to import",
     b"DSA PRIVATE KEY": "this is a DSA private key, which TLS no longer uses; make a new key",
     b"PGP PRIVATE KEY BLOCK": "this is an OpenPGP private key; give a key made for TLS",

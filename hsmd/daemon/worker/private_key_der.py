@@ -197,8 +197,8 @@ def _refuse_other_algorithm(oid: str) -> None:
         return
     if oid == _RSA_PSS:
         raise BadRequest(
-            "pem: this is an RSA-PSS key (id-RSASSA-PSS), with which TLS servers do not work with hsmd; if its certificate is"
-            " for rsaEncryption, convert the key with `openssl rsa -in FILE -out NEW`, otherwise make a new RSA key"
+            "pem: this is an RSA-PSS key (id-RSASSA-PSS), with which TLS servers do not work with hsmd; make a new key "
+            "of plain RSA (`openssl genrsa`, or `hsmd key generate`) and have a certificate issued for it"
         )
     if oid == _RSA_OAEP:
         raise BadRequest(

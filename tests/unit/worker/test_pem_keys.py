@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 from collections.abc import Callable
 from functools import cache
 from math import gcd, lcm, prod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,6 +218,25 @@ def test_other_keys_are_called_by_their_names(make: Callable[[], bytes], name: s
     assert "damaged" not in text
 
 
+@pytest.mark.parametrize(
+    ("key_type", "first_line"), [("ecdsa", "PRIVATE KEY"), ("ed25519", "OPENSSH PRIVATE KEY")]
+)
+def test_ssh_keygen_converts_what_the_advice_says(tmp_path: Path, key_type: str, first_line: str) -> None:
+    file = tmp_path / "copy"
+    subprocess.run(["ssh-keygen", "-q", "-t", key_type, "-N", "", "-f", file], check=True)
+    (advised,) = re.findall("`ssh-keygen (.*) -f COPY`", refusal(file.read_bytes()))
+    subprocess.run(
+        ["ssh-keygen", "-q", "-N", "", *advised.split(), "-f", file], check=True, capture_output=True
+    )
+    assert file.read_text().startswith(f"-----BEGIN {first_line}-----")
+
+
+def test_no_command_is_advised_that_keeps_an_rsa_pss_key_what_it_is() -> None:
+    text = refusal(openssl("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"))
+    assert "make a new key of plain RSA" in text
+    assert "openssl rsa" not in text
+
+
 def test_an_encrypted_rsa_pss_key_is_recognised() -> None:
     plain = openssl("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048")
     encrypted = openssl("pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", "pass:sesame", given=plain)
@@ -274,7 +295,7 @@ FILES = [
     (pem(b"\x30\0", "CERTIFICATE"), "CERTIFICATE and no private key"),
     (pem(b"\x30\0", "CERTIFICATE REQUEST"), "a certificate request"),
     (pem(b"\x30\0", "PUBLIC KEY"), "PUBLIC KEY and no private key"),
-    (pem(b"\x30\0", "OPENSSH PRIVATE KEY"), "ssh-keygen -p -m PKCS8"),
+    (pem(b"\x30\0", "OPENSSH PRIVATE KEY"), "make a new key in place of an Ed25519 key"),
     (pem(b"\x30\0", "DH PARAMETERS"), "Diffie-Hellman parameters"),
     (pem(b"\x30\0", "DSA PRIVATE KEY"), "a DSA private key"),
     (pem(b"\x30\0", "HSMD KEY REFERENCE"), "nothing to import"),
