@@ -11,6 +11,8 @@ from hsmd.system.input_files import text_fault
 
 MAX_CERTIFICATE_BYTES = 60_000
 MAX_FILE_BYTES = 1 << 20
+_PKCS12 = re.compile(rb"\x30(?:[\x00-\x80]|\x81.|\x82..|\x83...|\x84....)\x02\x01\x03\x30", re.DOTALL)
+"""The begin of a PFX: SEQUENCE, version 3, SEQUENCE (RFC 7292, section 4)."""
 _BEGIN = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 
 
@@ -48,6 +50,8 @@ def certificate_text(path: Path) -> str:
 
 
 def _kind_fault(content: bytes) -> str:
+    if _PKCS12.match(content):
+        return "it is PKCS#12; extract the chain with `openssl pkcs12 -in FILE -nokeys -out FILE.pem`"
     if content[:1] == b"\x30":
         return "it is DER; convert it with `openssl x509 -inform DER -in FILE -out FILE.pem`"
     if not content.strip():

@@ -104,9 +104,10 @@ def read(path: Path) -> PublicLine:
     """Read the public key in `path`, a .pub file. Raises CommandError if it does not hold exactly one."""
     text = input_files.text(path, MAX_KEY_BYTES, "give a file with one OpenSSH public key")
     if "PRIVATE KEY-----" in text:
+        public = public_file(path)
         raise CommandError(
             f"{path} is a private key; nothing was sent",
-            f"give the public half, {public_file(path)}",
+            f"give the public half, {public if public.exists() else 'in the format of OpenSSH'}",
             Exit.USAGE,
         )
     return parse(text, source=str(path))

@@ -141,3 +141,23 @@ def test_a_token_file_with_more_than_the_token_is_refused(run: Run, home: Path) 
     ran = run("agent", "init", "--enroll", str(home / "token"))
     assert ran.code == 2
     assert "has more than one line" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("begin", "command"),
+    [("30820a000201033082", "openssl pkcs12 -in"), ("30820a003082", "openssl x509 -inform DER")],
+)
+def test_a_chain_in_another_format_is_called_by_its_name(
+    begin: str, command: str, run: Run, home: Path, daemon: FakeControl
+) -> None:
+    (home / "chain.p12").write_bytes(bytes.fromhex(begin) + b"\xff" * 40)
+    ran = run("cert", "import", "www", str(home / "chain.p12"))
+    assert ran.code == 2
+    assert command in ran.err
+
+
+def test_no_file_is_advised_that_does_not_exist(run: Run, home: Path, daemon: FakeControl) -> None:
+    (home / "tls.pem").write_text("-----BEGIN PRIVATE KEY-----\n")
+    assert "tls.pem.pub" not in run("client", "add", "web1", "--key", str(home / "tls.pem")).err
+    (home / "tls.pem.pub").write_text("")
+    assert "tls.pem.pub" in run("client", "add", "web1", "--key", str(home / "tls.pem")).err
