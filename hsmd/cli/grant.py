@@ -18,7 +18,7 @@ from hsmd.cli.base.names import ClientName, KeyName, not_empty
 from hsmd.cli.base.output import note, table, when
 from hsmd.cli.base.paging import grants_of, keys_of
 from hsmd.cli.base.times import moment
-from hsmd.errors import BadRequest, Conflict, NotFound
+from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound
 from hsmd.protocol.messages import (
     Done,
     Explanation,
@@ -143,7 +143,7 @@ def add(
         session.output.show(info, lambda: "\n".join(_sentences(info)))
         _say_limits_of(purposes)
         return
-    names = _selected(session, keys, f"{client} may use for {', '.join(purposes)}", yes)
+    names = _selected(session, keys, f"grant {client}, for {', '.join(purposes)},", yes)
     made, failed = _for_each(names, lambda key: session.ask(replace(wanted, key=key), GrantInfo))
     session.output.show(
         {"grants": made, "failed": failed},
@@ -201,9 +201,7 @@ def remove(
         return
     granted = [grant.key for grant in grants_of(session, client, "")]
     names = name_patterns.select(keys, granted)
-    _agree(
-        names, f"{client} may no longer use for {what}", yes, asked=any(map(name_patterns.is_pattern, keys))
-    )
+    _agree(names, f"take from {client}, for {what},", yes, asked=any(map(name_patterns.is_pattern, keys)))
     removed, failed = _for_each(
         names, lambda key: session.ask(GrantRemove(client=client, key=key, purposes=purpose), Done)
     )
@@ -258,16 +256,25 @@ def _agree(names: Sequence[str], what: str, yes: bool, *, asked: bool) -> None:
 
 
 def _for_each(names: Sequence[str], ask: Callable[[str], T]) -> tuple[list[T], dict[str, str]]:
-    """The answers for these keys, and by key the errors. An error that is about no key in particular ends the work."""
+    """The answers for these keys, and by key the errors.
+
+    An error that is about no key in particular, or an interruption, ends the work; then it is told how far it is.
+    """
     done: list[T] = []
     failed: dict[str, str] = {}
     progress = name_patterns.Progress("done:", len(names))
-    for name in names:
-        try:
-            done.append(ask(name))
-        except (BadRequest, NotFound, Conflict) as error:
-            failed[name] = error.text
-        progress.step()
+    try:
+        for name in names:
+            try:
+                done.append(ask(name))
+            except (BadRequest, NotFound, Conflict) as error:
+                failed[name] = error.text
+            progress.step()
+    except (HsmdError, CommandError, KeyboardInterrupt):
+        note(
+            f"stopped after {len(done):,} of {name_patterns.count(names)}; repeat the command for the others"
+        )
+        raise
     return done, failed
 
 

@@ -49,6 +49,11 @@ def select(texts: Sequence[str], keys: Iterable[str]) -> list[str]:
     return [name for name in known if name in wanted]
 
 
+def matches(texts: Sequence[str], name: str) -> bool:
+    """Whether `texts` stand for `name`; without any they stand for all."""
+    return not texts or any(fnmatchcase(name, text) for text in texts)
+
+
 def count(keys: Sized) -> str:
     """How many keys these are, in words."""
     return "1 key" if len(keys) == 1 else f"{len(keys):,} keys"
@@ -61,7 +66,7 @@ def plan(verb: str, names: Sequence[str]) -> None:
 
 
 class Progress:
-    """Tells on standard error, every few seconds, how far long work is."""
+    """Tells on standard error, every few seconds, how far long work is. A `total` of 0 is not known."""
 
     def __init__(self, what: str, total: int, every_s: float = 2.0) -> None:
         from time import monotonic
@@ -70,9 +75,9 @@ class Progress:
         self._what, self._total, self._every_s = what, total, every_s
         self._done, self._told_at = 0, monotonic()
 
-    def step(self) -> None:
-        """One more is done."""
-        self._done += 1
-        if self._clock() - self._told_at >= self._every_s and self._done < self._total:
+    def step(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self._done += count
+        if self._clock() - self._told_at >= self._every_s and self._done != self._total:
             self._told_at = self._clock()
-            note(f"{self._what} {self._done:,} of {self._total:,}")
+            note(f"{self._what} {self._done:,} {f'of {self._total:,}' if self._total else 'so far'}")

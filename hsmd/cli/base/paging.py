@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, Session
+from hsmd.cli.base.name_patterns import Progress
 from hsmd.errors import BadRequest
 from hsmd.protocol.messages import (
     MAX_PAGE,
@@ -126,7 +128,11 @@ def grants_of(session: Session, client: str, key: str) -> list[GrantInfo]:
 
 
 def _all(page: Callable[[str], tuple[list[T], bool]], position: Callable[[T], str]) -> Iterator[T]:
-    """Every item. Ends at an empty page even if it announces more, so that no server can keep a client in a loop."""
+    """Every item. Ends at an empty page even if it announces more, so that no server can keep a client in a loop.
+
+    On a terminal it tells how far it is, if that takes long.
+    """
+    progress = Progress("read:", 0)
     after = ""
     while True:
         items, more = page(after)
@@ -134,3 +140,5 @@ def _all(page: Callable[[str], tuple[list[T], bool]], position: Callable[[T], st
         if not more or not items:
             return
         after = position(items[-1])
+        if sys.stderr.isatty():
+            progress.step(len(items))

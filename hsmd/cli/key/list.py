@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hsmd.cli.base import name_patterns
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.key_details import owner_text
@@ -24,10 +25,19 @@ if TYPE_CHECKING:
 @command(
     app,
     "list",
-    example="hsmd key list\nhsmd key list --json | jq -r '.keys[].name'\nhsmd key list --destroyed",
+    example="hsmd key list\nhsmd key list 'site-*'\nhsmd key list --json | jq -r '.keys[].name'\nhsmd key list --destroyed",
 )
 def list_keys(
     session: Session,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[KEY...]",
+            help="Names of keys, or patterns such as 'site-*'. Default: all.",
+            show_default=False,
+            callback=name_patterns.check,
+        ),
+    ] = [],  # noqa: B006  read only
     destroyed: Annotated[
         bool, typer.Option("--destroyed", help="List the keys that were destroyed, with all their names.")
     ] = False,
@@ -37,10 +47,14 @@ def list_keys(
     Operators and auditors see all keys; a front end sees the keys that it has a grant for, an owner those that belong to it.
     """
     if destroyed:
-        past = destroyed_keys_of(session)
+        past = [
+            key
+            for key in destroyed_keys_of(session)
+            if any(name_patterns.matches(names, each.name) for each in key.names)
+        ]
         session.output.show({"keys": past}, lambda: _destroyed(past))
         return
-    keys = keys_of(session)
+    keys = [key for key in keys_of(session) if name_patterns.matches(names, key.name)]
     session.output.show({"keys": keys}, lambda: _present(keys))
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hsmd.cli.base import name_patterns
-from hsmd.errors import BadRequest
+from hsmd.errors import BadRequest, Unavailable
 from hsmd.protocol import messages
 from tests.support.cli import Run
 from tests.support.fake_control import FakeControl
@@ -28,7 +28,7 @@ def test_a_pattern_grants_each_key_on_its_own(run: Run, daemon: FakeControl) -> 
     assert (ran.code, granted(daemon)) == (0, {("web1", f"site-{number}") for number in (1, 2, 10)})
     asked = [request for request in daemon.asked if isinstance(request, messages.GrantAdd)]
     assert [request.key for request in asked] == ["site-1", "site-10", "site-2"]
-    assert "web1 may use for tls13-server 3 keys: site-1, site-10, site-2" in ran.err
+    assert "grant web1, for tls13-server, 3 keys: site-1, site-10, site-2" in ran.err
     assert ran.out == "web1 may use 3 keys for tls13-server.\n"
 
 
@@ -75,6 +75,41 @@ def test_keys_that_fail_are_named_and_the_others_done(
     assert "site-10: purposes: beyond the key's ceiling" in ran.err
     assert "1 key left unchanged" in ran.err
     assert granted(daemon) == {("web1", "site-1"), ("web1", "site-2")}
+
+
+def test_work_that_ends_early_tells_how_far_it_is(
+    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = daemon.on_grant_add
+    for error in (Unavailable("the store is away"), KeyboardInterrupt()):
+
+        def end_early(request: messages.GrantAdd, error: BaseException = error) -> messages.GrantInfo:
+            if request.key == "site-2":
+                raise error
+            return add(request)
+
+        monkeypatch.setattr(daemon, "on_grant_add", end_early)
+        ran = run("grant", "add", "web1", "site-*", "--yes")
+        assert ran.code != 0
+        assert "stopped after 2 of 3 keys; repeat the command for the others" in ran.err
+
+
+def test_lists_of_keys_take_patterns(run: Run, daemon: FakeControl) -> None:
+    def listed(*arguments: str) -> list[str]:
+        return [key["name"] for key in json.loads(run("key", "list", *arguments, "--json").out)["keys"]]
+
+    assert len(listed()) == 5
+    assert listed("site-*") == ["site-1", "site-10", "site-2"]
+    assert listed("site-?", "www") == ["site-1", "site-2", "www"]
+    assert listed("nothing-*") == []
+    assert run("key", "list", "a b").code == 2
+
+
+def test_long_lists_tell_how_far_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = name_patterns.Progress("read:", 0, every_s=0.0)
+    progress.step(1000)
+    progress.step(1000)
+    assert capsys.readouterr().err.splitlines() == ["read: 1,000 so far", "read: 2,000 so far"]
 
 
 def test_a_pattern_removes_what_the_client_has(run: Run, daemon: FakeControl) -> None:
