@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import asyncssh
 import pytest
 from asyncssh.packet import Boolean, String
 
+from hsmd.daemon.front.ssh.listener import PROBE_AFTER_S
 from hsmd.errors import Unavailable
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind
@@ -348,20 +350,26 @@ async def test_environment_variables_are_not_kept(shared_daemon: Daemon) -> None
 
 
 async def test_the_kernel_watches_the_peers(shared_daemon: Daemon) -> None:
-    """The daemon's end of a connection has a keep-alive timer of the kernel (ss -o; proc_net_tcp.txt: timer 02)."""
+    """The daemon's end of a connection has a keep-alive timer of the kernel (ss -o) that runs out within seconds, not hours."""
     async with await ssh(shared_daemon, WEB) as connection:
         here = f"{connection.get_extra_info('sockname')[1]:04X}"
         there = f"{shared_daemon.address[1]:04X}"
-        await eventually(lambda: timer_of(there, here) == "02")
+
+        def watched() -> bool:
+            kind, after_s = timer_of(there, here)
+            return kind == "02" and after_s <= PROBE_AFTER_S
+
+        await eventually(watched)
 
 
-def timer_of(local_port: str, remote_port: str) -> str:
-    """The kind of timer of a TCP connection over IPv4."""
+def timer_of(local_port: str, remote_port: str) -> tuple[str, float]:
+    """The kind of timer of a TCP connection over IPv4, and when it runs out (proc_net_tcp.txt: 02 is keep-alive)."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, _, _, timer, *_ = line.split()
         if (local[-4:], remote[-4:]) == (local_port, remote_port):
-            return timer[:2]
-    return ""
+            kind, _, ticks = timer.partition(":")
+            return kind, int(ticks, 16) / os.sysconf("SC_CLK_TCK")
+    return "", 0.0
 
 
 # --- limits ---
