@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import PosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
@@ -109,6 +109,26 @@ def without_ignore_packets(connection: Any) -> None:
             send_packet(packet_type, *payload, **options)
 
     connection.send_packet = send
+
+
+@contextmanager
+def sent_together(connection: Any) -> Iterator[None]:
+    """Have all packets that asyncssh sends meanwhile written at once (replaces `_send`).
+
+    It writes each packet by itself, and each write is a system call, which wakes the peer: the answer to a key agreement is
+    three packets (RFC 4253, sections 7.3 and 8; RFC 8308). The transport is the one of now: asyncssh forgets its own when it
+    ends a connection, after the packet that tells the peer why.
+    """
+    packets: list[bytes] = []
+    transport = connection._transport
+    connection._send = packets.append
+    try:
+        yield
+    finally:
+        del connection._send  # the method of its class counts again
+        if packets and transport is not None and not transport.is_closing():
+            with suppress(ConnectionError):
+                transport.write(b"".join(packets))
 
 
 # --- clients ---

@@ -11,6 +11,7 @@ import getpass
 import inspect
 import re
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from hsmd.system.ssh_profile import (
     CLOSED,
     KEX_ALGORITHMS,
     need_no_user_entry,
+    sent_together,
     without_ignore_packets,
 )
 from tests.support.ssh_peer import certificate
@@ -181,6 +183,44 @@ async def test_the_guard_removes_all_ignore_packets(plain: Plain) -> None:
         channel.write(b"x")
     assert connection._send_seq - before == 10  # type: ignore[attr-defined]
     connection.abort()
+
+
+@pytest.mark.parametrize(("together", "writes"), [(False, 3), (True, 1)])
+async def test_the_answer_to_a_key_agreement_is_still_three_writes_and_is_one_by_the_guard(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch, together: bool, writes: int
+) -> None:
+    """The reply, SSH_MSG_NEWKEYS and SSH_MSG_EXT_INFO are sent while the client's SSH_MSG_KEX_ECDH_INIT is handled."""
+    written: list[bytes] = []
+    handle_packet = SSHServerConnection._recv_packet
+
+    def handle(self: Any) -> bool:
+        exchanging = self._kex is not None and not written
+        if exchanging:
+            monkeypatch.setattr(self, "_transport", Transport(self._transport, written))
+        with sent_together(self) if together else nullcontext():
+            handled = handle_packet(self)
+        if exchanging:
+            self._transport = self._transport.inner
+        return handled
+
+    monkeypatch.setattr(SSHServerConnection, "_recv_packet", handle)
+    async with await connect(plain):
+        assert len(written) == writes
+    assert b"".join(written)[5] == 31, "the reply to a key agreement is the first"
+
+
+class Transport:
+    """Notes what is written to another transport."""
+
+    def __init__(self, inner: Any, written: list[bytes]) -> None:
+        self.inner, self.written = inner, written
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+        self.inner.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
 
 async def test_environment_variables_are_still_kept_without_a_limit(plain: Plain) -> None:

@@ -26,6 +26,7 @@ from hsmd.system.ssh_profile import (
     packet_handling,
     refuse_environment,
     replace_packet_handling,
+    sent_together,
 )
 
 PACKETS_A_TURN = 32
@@ -139,9 +140,9 @@ class Flow:
             return False
         if self._left > 0 and self._take():
             self._left -= 1
-            if self._intake is None and not self._may_log_in():
-                return False
-            return bool(self._handle_packet())
+            if self._intake is not None:
+                return bool(self._handle_packet())
+            return self._may_log_in() and self._handle_before_login()
         self._wait()
         self._apply()
         return False
@@ -153,6 +154,10 @@ class Flow:
             return True
         self._drop("too many packets before the login")
         return False
+
+    def _handle_before_login(self) -> bool:
+        with sent_together(self._conn):
+            return bool(self._handle_packet())
 
     def _take(self) -> bool:
         """Whether a packet may be handled now."""

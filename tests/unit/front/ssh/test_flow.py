@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 from hsmd.daemon.front.ssh.channel import (
     EXCHANGE_S,
     KEY_EXCHANGES,
@@ -105,6 +107,58 @@ async def test_a_peer_that_keeps_exchanging_keys_is_disconnected() -> None:
     assert connection.calls == ["key exchange"] * KEY_EXCHANGES
     connection._send_kexinit()
     assert connection.calls[KEY_EXCHANGES:] == ["too many key exchanges"]
+
+
+class Answering(Connection):
+    """Answers each packet with two, each of which it sends by itself."""
+
+    def __init__(self, packets: int) -> None:
+        super().__init__(packets)
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def _send(self, data: bytes) -> None:
+        self.write(data)
+
+    def _recv_packet(self) -> bool:
+        handled = super()._recv_packet()
+        if handled:
+            self._send(b"answer %d" % self.handled)
+            self._send(b", more")
+        return handled
+
+
+async def test_the_answer_to_a_packet_before_the_login_is_written_at_once() -> None:
+    connection = Answering(2)
+    Flow(connection, connection.calls.append)
+    connection._recv_data()
+    assert connection.writes == [b"answer 1, more", b"answer 2, more"]
+    connection._send(b"later")
+    assert connection.writes[2:] == [b"later"]
+
+
+async def test_what_is_sent_before_a_fault_is_written() -> None:
+    """A connection that ends because of a packet has told its peer why."""
+
+    class Faulty(Answering):
+        def _recv_packet(self) -> bool:
+            self._send(b"the reason")
+            self._transport = None
+            raise ValueError
+
+    connection = Faulty(1)
+    Flow(connection, connection.calls.append)
+    with pytest.raises(ValueError):
+        connection._recv_packet()
+    assert connection.writes == [b"the reason"]
+    closed = Faulty(1)
+    Flow(closed, closed.calls.append)
+    closed.closing = True
+    with pytest.raises(ValueError):
+        closed._recv_packet()
+    assert closed.writes == []
 
 
 # --- what a client pays for and holds ---
