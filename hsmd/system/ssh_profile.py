@@ -175,6 +175,19 @@ def guard_login(
     connection.validate_public_key = validate_with(connection.validate_public_key)
 
 
+def keep_options(connection: Any) -> None:
+    """Stop asyncssh from making the options anew for each login (replaces `reload_config`).
+
+    It reads configuration files again, in a thread, for what they say about the user who logs in, and keeps the result for each
+    connection. We have it read none.
+    """
+    connection.reload_config = _nothing
+
+
+async def _nothing() -> None:
+    pass
+
+
 def requested_user(connection: Any) -> str:
     """The user name of the newest authentication request (`_username`); public only after the login has succeeded."""
     return str(connection._username)
@@ -203,6 +216,27 @@ def refuse_environment(channel: Any) -> None:
 
 def _refuse(packet: Any) -> bool:
     return False
+
+
+def forget_login(connection: Any) -> None:
+    """Free what asyncssh keeps for each connection and a server needs no more once a client has logged in.
+
+    Sets that only clients fill, and the messages that a completed key exchange has signed; the next exchange makes its own.
+    """
+    for name in _OF_CLIENTS:
+        setattr(connection, name, _EMPTY)
+    if connection._kex_complete:
+        connection._client_kexinit = connection._server_kexinit = b""
+
+
+_EMPTY: frozenset[Any] = frozenset()
+_OF_CLIENTS = (
+    "_trusted_host_keys",
+    "_trusted_ca_keys",
+    "_revoked_host_keys",
+    "_x509_revoked_certs",
+    "_server_sig_algs",
+)
 
 
 def exchanges_keys(connection: Any) -> bool:

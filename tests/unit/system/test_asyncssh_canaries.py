@@ -34,6 +34,8 @@ from hsmd.system.ssh_profile import (
     CIPHERS,
     CLOSED,
     KEX_ALGORITHMS,
+    forget_login,
+    keep_options,
     need_no_user_entry,
     sent_together,
     without_ignore_packets,
@@ -221,6 +223,41 @@ class Transport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_options_are_still_made_anew_for_each_login_and_are_kept_by_the_guard(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    made: list[Any] = []
+    begin = SSHServerConnection._connection_made
+
+    def note(self: Any) -> None:
+        made.append(self._options)
+        if kept:
+            keep_options(self)
+        begin(self)
+
+    monkeypatch.setattr(SSHServerConnection, "_connection_made", note)
+    async with await connect(plain):
+        assert (plain.connections[0]._options is made[0]) == kept
+
+
+async def test_keys_are_exchanged_anew_after_the_login_was_forgotten(plain: Plain) -> None:
+    async with await connect(plain) as connection:
+        (served,) = plain.connections
+        assert served._client_kexinit
+        assert served._server_kexinit
+        before = {name: getattr(served, name) for name in asyncssh_profile._OF_CLIENTS}
+        assert not any(before.values()), "they are empty on a server"
+        forget_login(served)
+        assert not served._client_kexinit
+        assert not served._server_kexinit
+        first, served._rekey_bytes_sent = served._recv_encryption, served._rekey_bytes
+        await connection.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
+        assert served._recv_encryption is not first
+        await connection.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
+        assert served._session_id, "that of the first exchange stays (RFC 4253, section 7.2)"
 
 
 async def test_environment_variables_are_still_kept_without_a_limit(plain: Plain) -> None:

@@ -29,7 +29,9 @@ from hsmd.protocol.roles import Role
 from hsmd.system.intake import Intake, Intakes
 from hsmd.system.ssh_profile import (
     ValidateKey,
+    forget_login,
     guard_login,
+    keep_options,
     requested_user,
     without_ignore_packets,
 )
@@ -80,6 +82,7 @@ class SshConnection(asyncssh.SSHServer):
             conn.abort()
             return
         without_ignore_packets(conn)
+        keep_options(conn)
         guard_login(conn, admit_try=self._admit_try, validate_with=self._validate_with)
         self._flow = Flow(conn, self.drop, self._channels, self._admission.turns, source_of(self.peer))
 
@@ -176,6 +179,7 @@ class SshConnection(asyncssh.SSHServer):
         self._intake = self._intakes.join(client)
         self._flow.admitted(self._intake)
         self._connections.add(self)
+        forget_login(self._conn)
 
     # --- enrolment (docs/protocol.md, section 8): a token instead of a key, and one request instead of sessions ---
 

@@ -48,7 +48,7 @@ class Conn:
         self.username = "web"
         self.requests = 0
         self.send_packet = self._send_kexinit = self._recv_data = self._recv_packet = lambda *_: None
-        self._transport, self._username = None, "web"
+        self._transport, self._username, self._kex_complete = None, "web", True
 
     def get_extra_info(self, name: str) -> Any:
         return ("192.0.2.7", 1) if name == "peername" else self.username
