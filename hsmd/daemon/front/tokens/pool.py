@@ -26,6 +26,7 @@ from hsmd.daemon.front.tokens.job_queue import JobQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.front.tokens.key_announcements import KeyAnnouncements
 from hsmd.daemon.front.tokens.load_shedding import Load, LoadShedder
+from hsmd.daemon.front.tokens.token_changes import TokenChanges
 from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.daemon.front.tokens.worker_rotation import UNBOUNDED, WorkerRotation
 from hsmd.daemon.ipc.worker_messages import (
@@ -112,6 +113,7 @@ class TokenPool:
         )
         self._ready = self._rotation.working
         self._keys = KeyAnnouncements(self._rotation, clock)
+        self._changes = TokenChanges(clock)
         self._crashes = CrashAttribution(crashed)
         self._control = ControlChannel(event=self._event, lost=self._control_lost)
         self._queue = JobQueue(self._finish_soon)
@@ -173,7 +175,8 @@ class TokenPool:
         if self._closing:
             raise Draining
         ends = self._clock() + timeout_s
-        result = await self._control.ask(request, timeout_s)
+        with self._changes.made_by(request):
+            result = await self._control.ask(request, timeout_s)
         match request:
             case Generate() | Adopt() | Unwrap(keep=True):
                 await self._announce(result.key, ends - self._clock())
@@ -199,7 +202,12 @@ class TokenPool:
     def note_new_key(self, key: str) -> None:
         """The store has a new key (digest in hex): tell the workers, unless they were told when it was made here."""
         if not self._keys.knows(key):
+            self._changes.note()
             self._keys.made([key])
+
+    def note_change(self) -> None:
+        """Another daemon may have changed the token."""
+        self._changes.note()
 
     async def _announce(self, key: str, timeout_s: float) -> None:
         """Tell the workers of a new key, and wait until they serve it; those that take longer than this serve it later."""
@@ -372,6 +380,7 @@ class TokenPool:
     def _probed(self, worker: WorkerChannel, event: Probed) -> None:
         if not worker.probing:
             raise ProtocolError("it was not asked to probe the token")
+        worker.used_at = self._clock()
         # With a fault it sends its answers and exits by itself.
         if event.fault and self._rotation.remove(worker):
             self._note_away()
@@ -465,9 +474,9 @@ class TokenPool:
                     "a worker did not get ready in time", others=bool(self._rotation.ready)
                 )
             return
-        if worker.stalled(now, self._stall_s):
+        if self._changes.stalled(worker, now, self._stall_s):
             probed = worker.probing and not worker.jobs
-            self._lose(worker, f"it made no progress for {self._stall_s} s")
+            self._lose(worker, f"it made no progress for {now - worker.moved_at:.1f} s")
             if probed:
                 self._health.stalled(others=bool(self._rotation.ready))
 

@@ -114,11 +114,20 @@ class TokenPools:
             return
         new_since = self._now() - NEW_KEY
         for key in difference.keys.values():
-            if key is None or key.created_at < new_since:
+            if key is None:
+                self._note_change()
+                continue
+            if key.created_at < new_since:
                 continue
             for generations in (self._current, self._coming):
                 if key.token in generations:
                     generations[key.token].pool.note_new_key(key.digest.hex())
+
+    def _note_change(self) -> None:
+        """A key was removed from the store, so it may have been destroyed in its token."""
+        for generations in (self._current, self._coming):
+            for generation in generations.values():
+                generation.pool.note_change()
 
     async def follow(self) -> None:
         """Let each new generation take over as soon as it is ready; runs until cancelled."""

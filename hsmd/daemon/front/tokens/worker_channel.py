@@ -26,6 +26,8 @@ from hsmd.protocol.frames import (
 READ_BYTES = 262_144
 SEARCH_LIMIT_S = 20.0
 """A call that searches the token may take this long: with 10,000 keys SoftHSM takes half a second on an idle processor."""
+SETTLED_S = 5.0
+"""A use of the token that ended this long after a change of it has taken the change into account."""
 
 
 class WorkerChannel:
@@ -52,6 +54,7 @@ class WorkerChannel:
         "sent",
         "socket",
         "unsent",
+        "used_at",
     )
 
     def __init__(
@@ -78,6 +81,8 @@ class WorkerChannel:
         self.alone = False
         """It has, or is reserved for, a job that must have a worker to itself."""
         self.attached_at = self.moved_at = self.probed_at = self.read_at = now
+        self.used_at = now
+        """When the last use of the token that has ended was noticed."""
         self.probing = False
         """It was asked to probe the token and has not answered yet."""
         self.looking_up = False
@@ -164,14 +169,21 @@ class WorkerChannel:
     def moved(self, now: float) -> None:
         """Note whether the worker has made progress since the last call."""
         seen = (self.progress.started, self.progress.finished, self.progress.searches)
+        if seen[1] != self.seen[1] or seen[2] // 2 != self.seen[2] // 2:
+            self.used_at = now
         if seen != self.seen or not self.busy:
             self.seen = seen
             self.moved_at = now
 
-    def stalled(self, now: float, stall_s: float) -> bool:
-        """Whether it has made no progress for so long, or for `SEARCH_LIMIT_S` in a search, at the last call of `moved`."""
-        searching = self.seen[2] % 2 == 1
-        return self.busy and now - self.moved_at >= (max(stall_s, SEARCH_LIMIT_S) if searching else stall_s)
+    def may_read_again(self, changed_at: float) -> bool:
+        """Whether the use of the token that goes on may be its first one after a change, for which SoftHSM reads all it holds."""
+        return self.used_at <= changed_at + SETTLED_S
+
+    def stalled(self, now: float, stall_s: float, changed_at: float) -> bool:
+        """Whether it has made no progress for so long at the last call of `moved`, or for `SEARCH_LIMIT_S` where the token has
+        to read all it holds: in a search, and at the first use after a change, the last of which was at `changed_at`."""
+        reading = self.seen[2] % 2 == 1 or self.may_read_again(changed_at)
+        return self.busy and now - self.moved_at >= (max(stall_s, SEARCH_LIMIT_S) if reading else stall_s)
 
     def close(self) -> None:
         """Give the worker up: it begins no further job, and ends when it sees the socket close."""

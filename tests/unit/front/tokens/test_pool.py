@@ -628,6 +628,96 @@ async def test_a_search_may_take_longer_than_a_signature(make) -> None:
         assert rig.replaced == [worker.pid]
 
 
+async def with_a_job(rig: Rig) -> FakeWorker:
+    """A worker that has begun a job, and was seen to have."""
+    worker = await rig.worker()
+    rig.pool.submit([job(1e9)])
+    await rig.sent_to(worker, 1)
+    worker.begun(1, 0)
+    return worker
+
+
+async def end_job(rig: Rig, now: list[float], worker: FakeWorker) -> None:
+    """It ends its job and begins another one."""
+    worker.begun(2, 1)
+    await rig.sweep(now, 0.1)
+
+
+async def test_a_worker_may_be_slow_while_the_token_is_changed(make) -> None:
+    now = [100.0]
+    rig = make(stall_s=2.0, clock=lambda: now[0])
+    worker, control = await with_a_job(rig), await rig.worker(control=True)
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Destroy(key=NEW_KEY), 5))
+    await rig.sent_to(control, 1)
+    await end_job(rig, now, worker)
+    await rig.sweep(now, 10.0)
+    assert rig.replaced == [], "the change is under way"
+    await rig.sweep(now, 10.0)
+    assert rig.replaced == [worker.pid]
+    asked.cancel()
+
+
+async def test_the_first_use_of_a_token_after_a_change_may_be_slow(make) -> None:
+    now = [100.0]
+    rig = make(stall_s=2.0, clock=lambda: now[0])
+    worker, control = await rig.worker(), await rig.worker(control=True)
+    await (await changing(rig, control, worker_messages.Destroy(key=NEW_KEY), b'{"changed":true}'))
+    await rig.sent_to(worker, 1)
+    await rig.sweep(now, 600.0)
+    rig.pool.submit([job(1e9)])
+    await rig.sent_to(worker, 1)
+    worker.begun(1, 0)
+    await rig.sweep(now, 0.1)
+    await rig.sweep(now, 10.0)
+    assert rig.replaced == [], "it has not used the token since"
+    await end_job(rig, now, worker)
+    await rig.sweep(now, 2.0)
+    assert rig.replaced == [worker.pid], "it has used the token once"
+
+
+async def test_a_worker_that_hangs_without_a_change_is_replaced_soon(make) -> None:
+    now = [100.0]
+    rig = make(stall_s=2.0, clock=lambda: now[0])
+    worker, control = await with_a_job(rig), await rig.worker(control=True)
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Describe(), 5))
+    await rig.sent_to(control, 1)
+    await rig.sweep(now, 0.1)
+    await rig.sweep(now, 2.0)
+    assert rig.replaced == [worker.pid], "a list of keys changes nothing"
+    asked.cancel()
+
+
+async def test_a_key_that_another_daemon_has_made_or_removed_may_slow_workers_down(make) -> None:
+    now = [100.0]
+    rig = make(stall_s=2.0, clock=lambda: now[0])
+    worker = await with_a_job(rig)
+    for change in (lambda: rig.pool.note_new_key(NEW_KEY), rig.pool.note_change):
+        await end_job(rig, now, worker)
+        change()
+        await rig.sweep(now, 10.0)
+        assert rig.replaced == []
+        worker.begun(2, 2)
+        await rig.sweep(now, 10.0)
+
+
+async def test_workers_that_are_slow_after_a_change_are_replaced_one_at_a_time(make) -> None:
+    now = [100.0]
+    rig = make(stall_s=2.0, clock=lambda: now[0])
+    first, second = await rig.worker(), await rig.worker()
+    rig.pool.submit([job(1e9), job(1e9)])
+    for worker in (first, second):
+        await rig.sent_to(worker, 1)
+        worker.begun(1, 0)
+    rig.pool.note_change()
+    await rig.sweep(now, 0.1)
+    await rig.sweep(now, 20.0)
+    assert rig.replaced == [first.pid]
+    await rig.sweep(now, 10.0)
+    assert rig.replaced == [first.pid]
+    await rig.sweep(now, 10.0)
+    assert rig.replaced == [first.pid, second.pid]
+
+
 async def test_a_worker_that_starts_slowly_is_replaced_only_when_it_stops(make) -> None:
     now = [100.0]
     rig = make(clock=lambda: now[0])

@@ -19,6 +19,10 @@ class NotedPool:
 
     def __init__(self) -> None:
         self.keys: list[str] = []
+        self.changes = 0
+
+    def note_change(self) -> None:
+        self.changes += 1
 
     def note_new_key(self, key: str) -> None:
         self.keys.append(key)
@@ -30,17 +34,28 @@ def key(number: int, token: str = "main", made_at: datetime = NOW) -> KeyRecord:
 
 def told(*keys: KeyRecord | None, whole: bool = False) -> list[str]:
     """The keys of which the workers of `main` are told."""
+    return noted(*keys, whole=whole).keys
+
+
+def noted(*keys: KeyRecord | None, whole: bool = False) -> NotedPool:
+    """What the pool of `main` is told when these keys have changed in the store; None for one that was removed."""
     found = TokenPools(max_queue=1, request_replacement=lambda pid: None, now=lambda: NOW)
     pool: Any = NotedPool()
     found._current["main"] = pools._Generation(0, pool)
     standing: Any = None
     found.store_changed(Difference(standing, whole, keys=dict(enumerate(keys))))
-    return list(pool.keys)
+    noted_pool: NotedPool = pool
+    return noted_pool
 
 
 def test_workers_are_told_of_new_keys_of_their_token() -> None:
     old = key(3, made_at=NOW - timedelta(hours=1))
     assert told(key(1), key(2, token="other"), old, None) == ["01" * 32]
+
+
+def test_a_key_that_was_removed_changes_its_token() -> None:
+    assert noted(None).changes == 1
+    assert noted(key(1)).changes == 0, "the pool notes it with the new key"
 
 
 def test_at_the_start_nothing_is_new() -> None:
