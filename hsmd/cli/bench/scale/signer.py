@@ -16,6 +16,7 @@ import uvloop
 
 from hsmd.cli.bench.load import TLS13_SERVER
 from hsmd.client import Connection, Endpoint
+from hsmd.errors import Overloaded, Unavailable
 from hsmd.protocol.frames import Kind
 from hsmd.purposes import Purpose
 
@@ -23,6 +24,8 @@ DEADLINE_MS = 500
 """As OpenSSL servers wait for one (`timeout-ms` of the provider)."""
 _SCHEME = 0x0403
 _WARM_UP = 50
+_PAUSE_S = 0.01
+"""After a request that could not be sent, because the connection is lost or full."""
 
 
 class _Loop:
@@ -50,15 +53,22 @@ class _Loop:
     def _send(self) -> None:
         self._open += 1
         data = TLS13_SERVER + self.signatures.to_bytes(32, "big")
-        self._connection.submit(DEADLINE_MS, Purpose.TLS13_SERVER, _SCHEME, self._key, data, self._answered)
+        try:
+            self._connection.submit(
+                DEADLINE_MS, Purpose.TLS13_SERVER, _SCHEME, self._key, data, self._answered
+            )
+        except (Unavailable, Overloaded):
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._answered, Kind.ERROR, b"")
 
     def _answered(self, kind: int, body: bytes) -> None:
-        now = time.perf_counter()
-        self.longest_s = max(self.longest_s, now - self._before)
-        self._before = now
         self._open -= 1
-        self.signatures += kind == Kind.RESULT
-        self.failed += kind != Kind.RESULT
+        if kind == Kind.RESULT:
+            now = time.perf_counter()
+            self.longest_s = max(self.longest_s, now - self._before)
+            self._before = now
+            self.signatures += 1
+        else:
+            self.failed += 1
         if not self._ending:
             self._send()
         elif not self._open:

@@ -52,7 +52,7 @@ def _running(site: Site, program: str, order: dict[str, object]) -> Iterator[Fou
         yield found
         assert child.stdin is not None
         child.stdin.close()
+        child.stdin = None  # what is left to close when the block ends
         for name, value in json.loads(line(child)).items():
             setattr(found, name, value)
         child.wait()
-        child.stdin = None
