@@ -215,6 +215,7 @@ def test_client_add_refuses_an_invalid_key(run: Run, daemon: FakeControl, key: s
 
 def test_client_add_refuses_a_private_key(run: Run, daemon: FakeControl, home: Path) -> None:
     (home / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
+    (home / "id.pub").write_text("")
     ran = run("client", "add", "web1", "--key", "id")
     assert (ran.code, daemon.asked) == (2, [])
     assert "id.pub" in ran.err
