@@ -25,7 +25,9 @@ FOR_ALL = {
     messages.AuditAbout, messages.AuditCheckpoint, messages.AuditProve, messages.ClientRotateKey, messages.EventsFollow,
     messages.EventsRead, messages.StatementKeys, messages.WhoAmI,
 }  # fmt: skip
-FOR_OWNERS = {messages.CertificateExport, messages.KeyHistory, messages.KeyList, messages.KeyShow}
+FOR_OWNERS = {
+    messages.CertificateChains, messages.CertificateExport, messages.KeyHistory, messages.KeyList, messages.KeyShow,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
             built.ask(messages.ClientAdd(role, role, public_line(built.keys[role])))
         for name, owner in (("site", "owner"), ("other", "")):
             info = built.ask(messages.KeyGenerate(name, "p-256", ["tls-server"], owner=owner))
+            built.ask(messages.CertificateSelfSigned(name, [f"{name}.test"]))
             built.ask(messages.GrantAdd(MAIL, name, ["tls-server"]))
             built.digests[name] = bytes.fromhex(info.digest)
         yield built
@@ -89,6 +92,9 @@ async def test_an_owner_sees_the_keys_that_it_owns(daemon: Daemon) -> None:
             (messages.KeyShow("other"), messages.KeyShow("nothing"), messages.CertificateExport("other")), 1
         ):
             assert (await channel.error_of_control(number, request)).code == ErrorCode.REFUSED
+        _, body = await channel.control(13, messages.CertificateChains(["other", "site", "nothing"]))
+        page = messages.decode_result(body, messages.ChainPage)
+        assert ([chain.key for chain in page.chains], page.answered) == (["site"], 3)
 
 
 @pytest.mark.parametrize("role", FEW)
