@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import stat
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -121,10 +121,6 @@ class Cache:
     def names(self) -> list[str]:
         """All names, sorted. The caller does not change the list."""
         return self._names
-
-    def names_after(self, name: str) -> Iterator[str]:
-        """The names that follow `name`, sorted."""
-        return (self._names[at] for at in range(bisect_right(self._names, name), len(self._names)))
 
     def digests(self) -> Collection[tuple[str, bytes]]:
         """(name, digest) of all keys."""

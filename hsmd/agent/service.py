@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from itertools import islice
+from bisect import bisect_right
 from typing import Any
 
 from hsmd import observe
@@ -50,6 +50,8 @@ class Service:
         self._witness = witness
         self._outdated = outdated
         self._allowed: dict[int, frozenset[bytes]] = {}
+        self._seen: dict[int, list[str]] = {}
+        """Names of the keys that users may see, sorted: to go through all keys for each page takes milliseconds."""
         self._cut = False
         """Whether the daemon has more keys for this client than an agent keeps."""
         self._updates: dict[str, asyncio.Task[None]] = {}
@@ -61,7 +63,7 @@ class Service:
         """Use other settings from now on."""
         self._config = config
         self._witness = witness
-        self._allowed.clear()
+        self._forget_rights()
 
     async def refresh(self) -> bool:
         """Compare the cache with the daemon in use, if there is one; return whether that was done. Failures are logged."""
@@ -74,12 +76,16 @@ class Service:
             log.warning("cache.not_fetched", error=error.text)
             return False
         if self._cache.replace(fetched.keys):
-            self._allowed.clear()
+            self._forget_rights()
             log.info("cache.changed", count=len(self._cache.names()))
         if fetched.cut and not self._cut:
             log.warning("cache.cut", count=MAX_KEYS)
         self._cut = fetched.cut
         return True
+
+    def _forget_rights(self) -> None:
+        self._allowed.clear()
+        self._seen.clear()
 
     # --- key operations ---
 
@@ -152,10 +158,17 @@ class Service:
         return []
 
     def _key_page(self, uid: int, request: messages.KeyList) -> messages.KeyPage:
-        visible = (name for name in self._cache.names_after(request.after) if self._may_see(uid, name))
-        names = list(islice(visible, request.limit + 1))
+        visible = self._names_for(uid)
+        start = bisect_right(visible, request.after)
+        names = visible[start : start + request.limit + 1]
         keys = [key.info for name in names[: request.limit] if (key := self._cache.get(name)) is not None]
         return messages.KeyPage(keys, len(names) > request.limit)
+
+    def _names_for(self, uid: int) -> list[str]:
+        names = self._seen.get(uid)
+        if names is None:
+            names = self._seen[uid] = [name for name in self._cache.names() if self._may_see(uid, name)]
+        return names
 
     def _chain_page(self, uid: int, request: messages.CertificateChains) -> messages.ChainPage:
         page = ChainPageBuilder(MAX_RESULT_BYTES)
@@ -201,7 +214,7 @@ class Service:
             log.warning("cache.not_fetched", error=error.text)
             return
         if changed:
-            self._allowed.clear()
+            self._forget_rights()
 
     def _may_see(self, uid: int, name: str) -> bool:
         """Public halves are shown to users of the key, and to root and the agent's own user."""

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from hsmd.agent import fetch, service
+from hsmd.agent.policy import Rules
 from hsmd.cli.agent import check_agent
 from hsmd.protocol.messages import (
     CertificateChains,
@@ -65,6 +66,36 @@ async def test_chains_are_fetched_together_and_only_when_they_have_changed(agent
     b.chain = ""
     await refreshed(agent_site)
     assert agent._cache.get("b").chain == ""
+
+
+async def test_the_keys_that_a_user_may_see_are_found_once_until_they_change(
+    agent_site: AgentSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a user that may see none of many keys makes the agent go through all of them with each request for a page."""
+    add(agent_site, "a", "b", "c", "d")
+    agent_site.extra = "".join(f"[keys.{name}]\nusers = ['12345']\n" for name in "ac")
+    agent_site.users = "[]"
+    agent = await agent_site.start()
+    looked_at: list[str] = []
+    allow = Rules.allow
+    monkeypatch.setattr(
+        Rules, "allow", lambda rules, uid, name: (looked_at.append(name), allow(rules, uid, name))[1]
+    )
+
+    async def listed(uid: int, after: str = "") -> list[str]:
+        page = await agent._service.control(uid, KeyList(after=after, limit=1))
+        assert isinstance(page, KeyPage)
+        return [key.name for key in page.keys] + ["..."] * page.more
+
+    assert (await listed(12345), await listed(12345, "a"), await listed(54321)) == (["a", "..."], ["c"], [])
+    looked_at.clear()
+    assert (await listed(12345), await listed(12345, "b"), await listed(54321)) == (["a", "..."], ["c"], [])
+    assert not looked_at
+    agent_site.daemon.keys = {
+        digest: key for digest, key in agent_site.daemon.keys.items() if key.name != "a"
+    }
+    await refreshed(agent_site)
+    assert await listed(12345) == ["c"]
 
 
 async def test_what_an_earlier_run_stored_is_not_fetched_again(agent_site: AgentSite) -> None:
