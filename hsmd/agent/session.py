@@ -17,6 +17,7 @@ from hsmd.agent.sessions import (
     MAX_HELD_OF_USER,
     MAX_OPEN_OF_USER,
     MAX_UNREAD_OF_USER,
+    REFUSED_BY_DAEMON,
     RETRY_S,
     LocalUser,
     Sessions,
@@ -121,10 +122,8 @@ class Session(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._channel.close()
         for ticket in self._open.values():
-            ticket.cancel()
-        if self._open:
-            self._sessions.count(self._user, -len(self._open))
-            self._open.clear()
+            self._give_up(ticket)
+        self._open.clear()
         self._control.cancel_all()
         self._user.held -= self._held
         self._user.unread -= self._unread
@@ -242,11 +241,12 @@ class Session(asyncio.BufferedProtocol):
             self._sessions.count(self._user, 1)
 
     def _answered(self, request_id: int, purpose: int, kind: int, body: bytes) -> None:
-        del self._open[request_id]
-        self._sessions.count(self._user, -1)
+        ticket = self._open.pop(request_id)
         if kind != Kind.ERROR:
+            self._sessions.count(self._user, -1)
             self._sessions.served()
         else:
+            self._release(ticket)
             body = self._failed(purpose, body)
         self._write(encode(kind, request_id, body))
 
@@ -257,6 +257,7 @@ class Session(asyncio.BufferedProtocol):
             self._sessions.overloaded()
         if code != ErrorCode.REFUSED:
             return body
+        self._user.intake.spend(REFUSED_BY_DAEMON)
         return error_body(self._service.refused(_PURPOSES.get(purpose, f"purpose {purpose}")))
 
     def _admit(self, request_id: int) -> bool:
@@ -279,11 +280,25 @@ class Session(asyncio.BufferedProtocol):
         """Answer at once: the protocol requires an answer to every request."""
         ticket = self._open.pop(request_id, None)
         if ticket is not None:
-            ticket.cancel()
-            self._sessions.count(self._user, -1)
+            self._give_up(ticket)
             self._write(encode_error(request_id, DeadlineExceeded("cancelled")))
         else:
             self._control.cancel(request_id)
+
+    def _give_up(self, ticket: Cancellable) -> None:
+        ticket.cancel()
+        self._release(ticket)
+
+    def _release(self, ticket: Cancellable) -> None:
+        """Count a request until the daemon has answered: what was cancelled or is late has a place there until then."""
+        if not ticket.when_settled(self._settled):
+            self._sessions.count(self._user, -1)
+
+    def _settled(self, kind: int, body: bytes) -> None:
+        """The daemon has answered what nobody awaits any more."""
+        if kind == Kind.ERROR and error_code(body) == ErrorCode.REFUSED:
+            self._user.intake.spend(REFUSED_BY_DAEMON)
+        self._sessions.count(self._user, -1)
 
     def _control_request(self, request_id: int, body: bytes) -> None:
         deadline_ms, document = decode_control_request(body)

@@ -44,6 +44,9 @@ CONNECTION = 100.0
 """Price of a connection, in microseconds."""
 ASKED_OF_DAEMON = 5_000.0
 """Price of a request that the agent passes to the daemon, where all its users share one account."""
+REFUSED_BY_DAEMON = 1_000.0
+"""Price of an operation that the daemon refused: its account is one for all users of the agent, and pays much more for that than
+for an operation."""
 BROKEN = 5_000.0
 """Price of a connection that is ended because of what the user sent: it takes a line of the agent's log."""
 LEAST_WINDOW = 16
@@ -100,9 +103,8 @@ class Sessions:
         held = 0 if user is None else user.connections
         if self._connections >= MAX_CONNECTIONS or held >= MAX_CONNECTIONS_OF_USER:
             return None
-        intake = self._intakes.join(uid)
         if user is None:
-            user = self._users[uid] = LocalUser(uid, intake)
+            user = self._users[uid] = LocalUser(uid, self._intakes.join(uid))
         user.connections += 1
         self._connections += 1
         return user
@@ -111,9 +113,7 @@ class Sessions:
         """An admitted connection has ended."""
         self._connections -= 1
         user.connections -= 1
-        if not user.connections:
-            del self._users[user.uid]
-        self._intakes.leave(user.uid)
+        self._forget(user)
 
     def add(self, session: Connected) -> None:
         """The session of an admitted connection begins."""
@@ -128,7 +128,15 @@ class Sessions:
         before, user.open_requests = user.open_requests, user.open_requests + change
         self._users_with_open += bool(user.open_requests) - bool(before)
         self.open_requests += change
+        if not user.connections:
+            self._forget(user)
         self._check_drained()
+
+    def _forget(self, user: LocalUser) -> None:
+        """Forget a user that has neither connections nor requests that a daemon works for."""
+        if not user.connections and not user.open_requests:
+            del self._users[user.uid]
+            self._intakes.leave(user.uid)
 
     # --- the daemon's capacity, which all users share ---
 

@@ -29,6 +29,8 @@ class Cancellable(Protocol):
     """An open request."""
 
     def cancel(self) -> None: ...
+    def when_settled(self, settled: Answered) -> bool:
+        """As `Ticket.when_settled`."""
 
 
 class Upstream:
@@ -164,6 +166,9 @@ class _Attempt:
     def cancel(self) -> None:
         self._end_probe()
         self._ticket.cancel()
+
+    def when_settled(self, settled: Answered) -> bool:
+        return self._ticket.when_settled(settled)
 
     def _send(self, connection: Connection, answered: Answered) -> Cancellable:
         left_ms = max(1, round((self._deadline - self._upstream._clock()) * 1000))

@@ -91,6 +91,13 @@ class Ticket:
             self.answered = None
             self.channel.abandon(self)
 
+    def when_settled(self, settled: Answered) -> bool:
+        """Call `settled` with the answer that the server still owes to this request, though nobody awaits it any more.
+
+        Return False if it owes none.
+        """
+        return self.channel.when_settled(self, settled)
+
 
 class ChannelOwner(Protocol):
     """Called with what happens to a channel."""
@@ -124,6 +131,8 @@ class Channel:
         self._send = self._flush_after_others if patient else self._flush
         self._protocol = ClientChannel()
         self._open: dict[int, Ticket] = {}
+        self._settled: dict[int, Answered] = {}
+        """What to call when requests that nobody awaits any more are answered."""
         self._out: list[bytes] = []
         self._last_id = 0
         self._heard = self._awaited_since = self._check_due = self._pinged = self._probing_since = clock()
@@ -185,6 +194,13 @@ class Channel:
             ticket.deadline = self._clock() + OWED_S
             self._write(encode(Kind.CANCEL, ticket.request_id))
 
+    def when_settled(self, ticket: Ticket, settled: Answered) -> bool:
+        """See `Ticket.when_settled`."""
+        if ticket.request_id not in self._open:
+            return False
+        self._settled[ticket.request_id] = settled
+        return True
+
     def _limit_error(self, length: int) -> HsmdError:
         if length > self._max_length:
             return BadRequest(f"data: {length - self._max_length} bytes more than the server accepts")
@@ -243,6 +259,8 @@ class Channel:
         if answered is not None:
             ticket.answered = None
             answered(kind, body)
+        elif (settled := self._settled.pop(request_id, None)) is not None:
+            settled(kind, body)
 
     def _handle_other(self, kind: int, request_id: int, body: bytes) -> None:
         """A frame that answers no request."""
@@ -404,3 +422,6 @@ class Channel:
             answered, ticket.answered = ticket.answered, None
             if answered is not None:
                 answered(Kind.ERROR, body)
+        settled, self._settled = list(self._settled.values()), {}
+        for each in settled:
+            each(Kind.ERROR, body)

@@ -23,7 +23,7 @@ from hsmd.protocol.frames import (
     encode_key_operation,
 )
 
-P256, TLS13_SERVER = 0x0403, 1
+P256, TLS13_SERVER, TLS12_CLIENT = 0x0403, 1, 4
 DATA = b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + bytes(32)
 COUNT = 1_000
 """Frames of one block."""
@@ -48,6 +48,15 @@ BLOCKS: dict[str, Callable[[bytes, str], bytes]] = {
     ),
     "operations": lambda key, name: _numbered(
         lambda number: encode_key_operation(number, 500, TLS13_SERVER, P256, key, DATA), 32
+    ),
+    "refused-by-daemon": lambda key, name: _numbered(
+        lambda number: encode_key_operation(number, 500, TLS12_CLIENT, P256, key, DATA), 64
+    ),
+    "given-up": lambda key, name: _numbered(
+        lambda number: (
+            encode_key_operation(number, 500, TLS13_SERVER, P256, key, DATA) + encode(Kind.CANCEL, number)
+        ),
+        256,
     ),
     "whoami": lambda key, name: _control('{"op":"whoami"}'),
     "invalid": lambda key, name: _control("[" * 50),

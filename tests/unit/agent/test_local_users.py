@@ -11,7 +11,7 @@ import pytest
 from hsmd.agent import session as sessions_of_users, sessions as limits
 from hsmd.agent.session import Session
 from hsmd.agent.sessions import TARIFF, Sessions
-from hsmd.errors import ErrorCode, Overloaded, RefusedHere
+from hsmd.errors import DeadlineExceeded, ErrorCode, Overloaded, Refused, RefusedHere
 from hsmd.protocol.frames import Kind, decode_error, encode, encode_error, encode_hello, encode_key_operation
 from tests.support.fake_loop import FakeLoop
 
@@ -50,6 +50,8 @@ class Service:
 
     def __init__(self) -> None:
         self.forwarded: list[tuple[bytes, Callable[[int, bytes], None]]] = []
+        self.owed: list[Callable[[int, bytes], object]] = []
+        self.owes = False
         self.full = False
 
     def keys_for(self, uid: int) -> frozenset[bytes]:
@@ -62,7 +64,15 @@ class Service:
         if self.full:
             raise Overloaded("too many requests are open")
         self.forwarded.append((body, answered))
-        return SimpleNamespace(cancel=lambda: None)
+        return SimpleNamespace(cancel=lambda: None, when_settled=self._when_settled)
+
+    def _when_settled(self, settled: Callable[[int, bytes], object]) -> bool:
+        if self.owes:
+            self.owed.append(settled)
+        return self.owes
+
+    def refused(self, purpose: str) -> RefusedHere:
+        return RefusedHere(f"not for {purpose}")
 
 
 class Host:
@@ -254,6 +264,70 @@ def test_when_the_daemon_has_enough_each_user_has_an_equal_part(host: Host) -> N
     before = len(host.service.forwarded)
     other.send(use(1))
     assert len(host.service.forwarded) == before + 1, "a user below its part is served"
+
+
+@pytest.mark.parametrize("end", ["cancel", "close", "expire"])
+def test_what_a_user_gave_up_counts_until_the_daemon_has_answered_it(host: Host, end: str) -> None:
+    """Or one user could fill all places at the daemon with operations that nobody awaits."""
+    host.service.owes = True
+    late = encode_error(1, DeadlineExceeded())[13:]
+    for _ in range(limits.MAX_OPEN_OF_USER // 32 + 2):
+        peer = host.connect(ALICE)
+        host.loop.now += 1.0
+        host.loop.turn()
+        began = len(host.service.forwarded)
+        peer.send(b"".join(use(number) for number in range(1, 33)))
+        for _ in range(4):
+            host.loop.turn()
+        if end == "cancel":
+            peer.send(b"".join(encode(Kind.CANCEL, number) for number in range(1, 33)))
+        elif end == "close":
+            peer.session.connection_lost(None)
+        else:
+            for _, answered in host.service.forwarded[began:]:
+                answered(Kind.ERROR, late)
+    assert len(host.service.forwarded) == len(host.service.owed) == limits.MAX_OPEN_OF_USER
+    other = host.connect(BOB)
+    other.send(use(1))
+    assert len(host.service.forwarded) == limits.MAX_OPEN_OF_USER + 1, "another user has its places"
+    for settled in host.service.owed:
+        settled(Kind.ERROR, late)
+    assert host.sessions.open_requests == 1
+    host.loop.now += 1.0
+    host.loop.turn()
+    host.connect(ALICE).send(use(1))
+    assert len(host.service.forwarded) == limits.MAX_OPEN_OF_USER + 2
+
+
+def test_a_user_that_left_is_forgotten_when_the_daemon_has_answered(host: Host) -> None:
+    host.service.owes = True
+    peer = host.connect(ALICE)
+    peer.send(use(1))
+    peer.session.connection_lost(None)
+    assert (len(host.sessions), list(host.sessions._users)) == (0, [ALICE])
+    host.service.owed[0](Kind.RESULT, b"")
+    assert not host.sessions._users
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "given up before"])
+def test_a_user_pays_for_operations_that_the_daemon_refuses(host: Host, late: bool) -> None:
+    """The daemon's account is one for all users: refusals of one must not use it up for the others."""
+    host.service.owes = late
+    peer, other = host.connect(ALICE), host.connect(BOB)
+    refused = encode_error(1, Refused())[13:]
+    sent = 0
+    for _ in range(1_000):
+        host.loop.turn()
+        if not peer.transport.reads:
+            break
+        peer.send(use(1) + encode(Kind.CANCEL, 1) * late)
+        if host.service.forwarded:
+            _, answered = host.service.forwarded.pop()
+            (host.service.owed.pop() if late else answered)(Kind.ERROR, refused)
+            sent += 1
+    assert 0 < sent <= TARIFF.burst / limits.REFUSED_BY_DAEMON + 1
+    other.send(use(1))
+    assert len(host.service.forwarded) == 1
 
 
 def test_what_the_daemon_takes_at_a_time_is_learned_again(host: Host) -> None:

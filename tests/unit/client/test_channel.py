@@ -17,6 +17,7 @@ from hsmd.client.channel import (
     OWED_S,
     PING_LATEST_S,
     Channel,
+    Ticket,
 )
 from hsmd.errors import Overloaded, ProtocolError, Unavailable
 from hsmd.protocol.channel import FrameDecoder
@@ -72,7 +73,7 @@ class Harness:
         await greeting
         self.written = b""
 
-    def ask(self, timeout_s: float = 1.0) -> object:
+    def ask(self, timeout_s: float = 1.0) -> Ticket:
         return self.channel.request(
             Kind.KEY_OPERATION,
             Kind.RESULT,
@@ -184,6 +185,30 @@ async def test_expired_requests_count_until_answered_or_owed_too_long(harness: H
     harness.channel._sweep()
     assert ("lost", "the server owes answers") in harness.notes
     assert len(harness.answers) == 5
+
+
+async def test_who_gave_up_a_request_gets_the_answer_that_the_server_owes(harness: Harness) -> None:
+    settled: list[tuple[int, bytes]] = []
+    cancelled, expired, lost, answered = (harness.ask(timeout_s) for timeout_s in (9.0, 0.5, 9.0, 9.0))
+
+    def settles(ticket: Ticket) -> bool:
+        return ticket.when_settled(lambda kind, body: settled.append((kind, body)))
+
+    cancelled.cancel()
+    lost.cancel()
+    harness.now += 0.6
+    harness.channel._sweep()
+    assert settles(cancelled)
+    assert settles(expired)
+    assert settles(lost)
+    harness.channel.received(encode(Kind.RESULT, answered.request_id, b"in time"))
+    assert not settles(answered)
+    harness.channel.received(encode(Kind.ERROR, cancelled.request_id, b"error"))
+    harness.channel.received(encode(Kind.RESULT, expired.request_id, b"late"))
+    assert settled == [(Kind.ERROR, b"error"), (Kind.RESULT, b"late")]
+    harness.channel.lost("gone")
+    assert [kind for kind, _ in settled[2:]] == [Kind.ERROR]
+    assert not settles(lost)
 
 
 async def test_a_draining_channel_accepts_no_requests_and_closes_when_done(harness: Harness) -> None:
