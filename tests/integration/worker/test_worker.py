@@ -190,7 +190,8 @@ def test_one_wrong_pin_stops_all_workers(start, fresh_token: SoftHsmToken) -> No
         (b"", 0o600, "one line"),
         (b"12\n34\n", 0o600, "one line"),
         (b"x" * 300, 0o600, "255 bytes"),
-        (b"\xff\xfe", 0o600, "not UTF-8"),
+        (b"\xe9123\n", 0o600, "not UTF-8"),
+        (b"\xff\xfe1\x002\x003\x004\x00", 0o600, "byte order mark"),
     ],
 )
 def test_a_bad_pin_file_is_named_and_no_login_is_tried(
