@@ -53,14 +53,16 @@ def begin_immediately(connection: Connection) -> Connection:
 def rows_written(connection: Connection) -> Iterator[Callable[[], bool]]:
     """Yields a function that tells whether a statement on this connection has written a row since.
 
-    A statement in plain SQL, and a driver that does not tell the number of rows, count as such a statement.
+    A statement in plain SQL, one that returns rows (SQLite counts them only once they are read), and a driver that does not
+    tell the number of rows, count as such a statement.
     """
     found = False
 
     def executed(conn: Any, cursor: Any, statement: Any, parameters: Any, context: Any, many: Any) -> None:
         nonlocal found
-        writes = context.isinsert or context.isupdate or context.isdelete or context.compiled is None
-        found = found or (writes and cursor.rowcount != 0)
+        invoked = context.invoked_statement
+        reads = invoked is not None and invoked.is_select
+        found = found or (not reads and (cursor.description is not None or cursor.rowcount != 0))
 
     event.listen(connection, "after_cursor_execute", executed)
     try:
