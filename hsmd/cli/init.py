@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from contextlib import ExitStack
@@ -246,7 +247,22 @@ def _hardware(module: Path | None, label: str, serial: str, pin_file: Path | Non
         raise CommandError(
             f"other users can read the PIN in {pin_file}", f"run: chmod 600 {pin_file}", Exit.USAGE
         )
+    if os.access(pin_file, os.R_OK):
+        _check_pin(pin_file)
     return TokenChoice(module.absolute(), label, pin_file.absolute(), serial=serial)
+
+
+def _check_pin(pin_file: Path) -> None:
+    """Raises CommandError if workers would refuse the file: an operator learns that before anything is written."""
+    from hsmd.pkcs11.pin import read_pin
+
+    try:
+        read_pin(pin_file)
+    except ConfigurationError as error:
+        what, _, next_step = error.faults[0].partition("; ")
+        raise CommandError(
+            f"--pin-file: {pin_file}: {what}", next_step or "correct the file", Exit.USAGE
+        ) from None
 
 
 def _first_address(text: str, layout: Layout) -> str:

@@ -175,6 +175,21 @@ def test_without_a_token_init_says_how_to_make_one(run: Run) -> None:
     assert "hsmd init --softhsm" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b"\xef\xbb\xbf1234", "byte order mark"), (b"12\n34\n", "more than one line")],
+)
+def test_a_pin_file_that_workers_would_refuse_is_refused(
+    run: Run, home: Path, token: list[str], content: bytes, reason: str
+) -> None:
+    (home / "pin").write_bytes(content)
+    ran = run("init", *token)
+    assert ran.code == 2
+    assert "--pin-file: pin: " in ran.err and reason in ran.err
+    assert "write the PIN alone" in ran.err
+    assert not (home / "hsmd.toml").exists()
+
+
 def test_a_pin_file_readable_by_other_users_is_refused(run: Run, home: Path, token: list[str]) -> None:
     (home / "pin").chmod(0o644)
     ran = run("init", *token)
