@@ -27,7 +27,8 @@ CLIENT_FLOOR = 8
 
 LOGIN_GRACE_S = 1.0
 """Between equals, a connection that awaits its login this long may be dropped for another one. When many clients come back at
-once, they would otherwise end each other's logins, and few would complete one."""
+once, they would otherwise end each other's logins, and few would complete one. Sources that clients have logged in from need not
+wait for others, who could keep all places by connections that are younger than this."""
 
 
 class Starting(Protocol):
@@ -127,10 +128,11 @@ class Admission:
         then_mine = len(self._starting.get(source_of(peer), ())) + 1
         if most < then_mine:
             return False
+        first = False
         if most == then_mine:
-            late = self._clock() - LOGIN_GRACE_S
-            groups = [group for group in groups if next(iter(group.values())) <= late]
-        chosen = self._draw(len(groups) + (most == then_mine)) if groups else 0
+            groups, first = self._replaceable(groups, source_of(peer))
+        with_newcomer = most == then_mine and not first
+        chosen = self._draw(len(groups) + with_newcomer) if groups else 0
         if chosen == len(groups):
             return False
         group = groups[chosen]
@@ -138,3 +140,14 @@ class Admission:
         self.stopped(oldest)
         oldest.drop("others want to log in", blamed=most > 1)
         return True
+
+    def _replaceable(
+        self, equals: list[dict[Starting, float]], source: str
+    ) -> tuple[list[dict[Starting, float]], bool]:
+        """Which of those that have as many connections as this source may lose one to it, and whether it goes before them."""
+        strangers = [each for each in equals if not self._sources.knows(source_of(next(iter(each)).peer))]
+        first = bool(strangers) and self._sources.knows(source)
+        if first:
+            return strangers, True
+        late = self._clock() - LOGIN_GRACE_S
+        return [each for each in strangers or equals if next(iter(each.values())) <= late], False

@@ -38,7 +38,7 @@ class SourcePenalties:
         """Whether a new connection from this address is refused. `exempt`: networks that never are."""
         if self._penalty_ends.get(source_of(peer), 0.0) - self._clock() <= TOLERATED_S:
             return False
-        return not self._known(source_of(peer)) and not _within(peer, exempt)
+        return not self.knows(source_of(peer)) and not _within(peer, exempt)
 
     def offended(self, peer: str, seconds: float) -> bool:
         """Add to the penalty of a source; return whether it is refused from now on and was not before."""
@@ -46,14 +46,15 @@ class SourcePenalties:
         left = max(0.0, self._penalty_ends.get(source, 0.0) - now)
         more = min(MOST_S, left + seconds)
         _remember(self._penalty_ends, source, now + more, now)
-        return left <= TOLERATED_S < more and not self._known(source)
+        return left <= TOLERATED_S < more and not self.knows(source)
 
     def trust(self, peer: str) -> None:
         """A client logged in from this address, or a connection ended on which it had."""
         now = self._clock()
         _remember(self._known_until, source_of(peer), now + KNOWN_S, now)
 
-    def _known(self, source: str) -> bool:
+    def knows(self, source: str) -> bool:
+        """Whether a client has logged in from this source not long ago."""
         return self._known_until.get(source, 0.0) > self._clock()
 
 

@@ -196,6 +196,20 @@ def test_a_source_is_not_blamed_for_the_luck_of_the_draw() -> None:
     assert (bool(earlier[0].dropped), earlier[0].blamed) == (True, False)
 
 
+def test_a_source_that_a_client_logged_in_from_goes_before_strangers() -> None:
+    """Strangers with a network each, whose connections are all young, keep no client out that was here before."""
+    admission = Admission(LIMITS, draw=lambda below: below - 1, clock=lambda: 0.0)
+    known = Newcomer("192.0.2.1")
+    admission.may_start(known)
+    admission.started(known, "web")
+    strangers = [Newcomer(f"2001:db8:0:{number}::1") for number in range(5)]
+    assert [admission.may_start(each) for each in strangers] == [True] * 4 + [False]
+    again = Newcomer("192.0.2.1")
+    assert admission.may_start(again)
+    assert sum(bool(each.dropped) for each in strangers) == 1
+    assert not admission.may_start(Newcomer("192.0.2.1")), "it gets no more connections than others"
+
+
 def test_clients_that_come_back_together_do_not_end_each_others_logins() -> None:
     """Each has an address of its own, and a login takes a tenth of a second."""
     now = [0.0]
