@@ -17,6 +17,10 @@ PATIENCE_S = 10.0
 """A worker that had this long for a request, or half of the request's time, is replaced if it has not answered then."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class ControlChannel:
     """Sends requests to the control worker that there is at the time."""
 
@@ -32,8 +36,12 @@ class ControlChannel:
         self._waiting: tuple[int, asyncio.Future[bytes]] | None = None
         self.worker: WorkerChannel | None = None
 
-    async def ask(self, request: TokenRequest, timeout_s: float) -> Any:
+    async def ask(
+        self, request: TokenRequest, timeout_s: float, sending: Callable[[], None] = _nothing
+    ) -> Any:
         """The answer to one request. Raises DeadlineExceeded, TokenFailure if the worker is lost, or its error.
+
+        `sending` is called when it is this request's turn.
 
         A worker that has been sent the request and does not answer in time is replaced, because it may hang; not if most of
         the time was over before the worker was free or ready.
@@ -45,6 +53,7 @@ class ControlChannel:
                 while not self._ready.is_set():
                     await self._ready.wait()
                 handed_over_at = now()
+                sending()
                 answer = await self._exchange(request, timeout_s)
         except TimeoutError:
             if handed_over_at is None:

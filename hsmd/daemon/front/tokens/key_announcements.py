@@ -1,8 +1,9 @@
 """Tells the signing workers of one token which keys are new in it and which were destroyed.
 
 Looking for a key takes a worker as long as two searches of the token, a second with 10,000 keys in SoftHSM. So one worker looks
-at a time, the spares first, and one that is given jobs is set aside meanwhile if there is another one. A worker that was starting
-when a key was made may have missed it, and looks for it when it is ready.
+at a time, the spares first, and one that is given jobs is set aside meanwhile if there is another one. The first one waits until
+those that have jobs have used the changed token once, and takes no processor from them. A worker that was starting when a key was
+made may have missed it, and looks for it when it is ready.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+from hsmd.daemon.front.tokens.token_changes import TokenChanges
 from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
 from hsmd.daemon.front.tokens.worker_rotation import WorkerRotation
 from hsmd.daemon.ipc.worker_messages import AnyNotice, Forget, LookUp, encode as encode_notice
@@ -25,8 +27,9 @@ MAX_IN_NOTICE = 500
 class KeyAnnouncements:
     """What each ready worker has still to look for. Call everything from the event loop."""
 
-    def __init__(self, rotation: WorkerRotation, clock: Callable[[], float]) -> None:
+    def __init__(self, rotation: WorkerRotation, changes: TokenChanges, clock: Callable[[], float]) -> None:
         self._rotation = rotation
+        self._changes = changes
         self._clock = clock
         self._waiting: dict[WorkerChannel, dict[str, None]] = {}
         self._looking: WorkerChannel | None = None
@@ -49,7 +52,7 @@ class KeyAnnouncements:
             for worker in workers:
                 self._waiting.setdefault(worker, {})[key] = None
         self._forget_old(now)
-        self._next()
+        self.proceed()
 
     def knows(self, key: str) -> bool:
         """Whether this key was announced not long ago."""
@@ -71,7 +74,7 @@ class KeyAnnouncements:
         missed = {key: None for key, made_at in self._recent.items() if made_at >= worker.attached_at}
         if missed:
             self._waiting.setdefault(worker, {}).update(missed)
-            self._next()
+            self.proceed()
 
     def looked_up(self, worker: WorkerChannel) -> bool:
         """A worker has done what it was asked; return false if it was not asked."""
@@ -80,7 +83,7 @@ class KeyAnnouncements:
         asked = self._asked
         self._end(worker)
         self._note_told(worker, asked)
-        self._next()
+        self.proceed()
         return True
 
     def lost(self, worker: WorkerChannel) -> None:
@@ -90,7 +93,7 @@ class KeyAnnouncements:
             keys += self._asked
             self._end(worker)
         self._note_told(worker, keys)
-        self._next()
+        self.proceed()
 
     def _forget_old(self, now: float) -> None:
         while self._recent:
@@ -99,9 +102,11 @@ class KeyAnnouncements:
                 return
             del self._recent[oldest]
 
-    def _next(self) -> None:
-        """Have another worker look, if none does."""
+    def proceed(self) -> None:
+        """Have another worker look, if none does, and unless signatures wait for workers that the change has slowed down."""
         if self._looking is not None or not self._waiting:
+            return
+        if not self._changes.read_again_by_all(self._rotation.working):
             return
         worker = min(self._waiting, key=self._preference)
         waiting = self._waiting[worker]

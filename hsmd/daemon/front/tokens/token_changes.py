@@ -6,11 +6,19 @@ With 10,000 keys this takes 0.2 s of CPU, and seconds on a machine that has no p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from hsmd.daemon.front.tokens.worker_channel import SEARCH_LIMIT_S, WorkerChannel
 from hsmd.daemon.ipc.worker_messages import Adopt, Destroy, Generate, TokenRequest, Unwrap
+
+MANY_KEYS = 1_000
+"""With fewer in the token, reading them again takes no longer than the pause that would spare it."""
+
+
+def is_quick_change(request: TokenRequest) -> bool:
+    """Whether the request makes several objects within milliseconds, all of which workers can read again at once."""
+    return isinstance(request, Generate) and not request.key_type.startswith("rsa")
 
 
 class TokenChanges:
@@ -38,6 +46,13 @@ class TokenChanges:
     def note(self) -> None:
         """The token was changed, by this daemon or by others."""
         self._ended_at = self._clock()
+
+    def read_again_by_all(self, workers: Iterable[WorkerChannel]) -> bool:
+        """Whether those of the workers that have jobs have used the token since the last change, or have had enough time."""
+        at = self._ended_at
+        return self._clock() - at >= SEARCH_LIMIT_S or all(
+            not each.jobs or each.used_at > at for each in workers
+        )
 
     def stalled(self, worker: WorkerChannel, now: float, stall_s: float) -> bool:
         """Whether a worker is to be given up for having made no progress.

@@ -64,7 +64,7 @@ class WorkerRotation:
 
     def set_aside(self, worker: WorkerChannel) -> None:
         """Give a working one no jobs until `take_back`, if another one is working or can take its place."""
-        if worker in self.working and (self.spares or len(self.working) > 1):
+        if worker in self.working:
             self.working.remove(worker)
             self.aside.append(worker)
             self._promote()

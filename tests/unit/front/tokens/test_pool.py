@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hsmd.daemon.front.tokens import pool
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
+from hsmd.daemon.front.tokens.token_changes import MANY_KEYS
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.worker_messages import Forget, LookedUp, LookUp, TokenRequest
@@ -527,7 +529,13 @@ async def test_workers_look_for_a_new_key_one_at_a_time_and_without_jobs(make) -
     rig.pool.submit([job()])
     busy, idle = first, second
     await rig.sent_to(busy, 1)
+    busy.begun(1, 0)
     asked = await generating(rig, control)
+    await asyncio.sleep(0.03)
+    assert spare.received() == [], (
+        "the busy one has the processor to itself until it has used the changed token"
+    )
+    busy.begun(1, 1)
     await look_up(rig, spare)
     await asyncio.sleep(0.02)
     assert idle.received() == busy.received() == [], "the spare looks first, and alone"
@@ -541,6 +549,53 @@ async def test_workers_look_for_a_new_key_one_at_a_time_and_without_jobs(make) -
     await is_asked(rig, busy)
     looked_up(busy)
     assert (await asked).key == NEW_KEY
+
+
+async def making_a_key(rig: Rig, key_type: str, keys: int) -> tuple[FakeWorker, Callable[[], None]]:
+    """A worker of a token with so many keys, while the control worker makes another, and a function that ends this."""
+    worker, control = await rig.worker(ready=False), await rig.worker(control=True)
+    worker.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(replace(READY, keys=keys))))
+    await rig.until(lambda: "worker.ready" in rig.log.events)
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Generate("name", key_type, []), 5))
+    ((_, request_id, _),) = await rig.sent_to(control, 1)
+
+    def answer() -> None:
+        made = worker_messages.KeyDescription(NEW_KEY, key_type, b"", [], "", "")
+        control.send(frames.encode(Kind.CONTROL_RESULT, request_id, worker_messages.encode(made)))
+        assert not asked.done()
+
+    return worker, answer
+
+
+async def test_jobs_wait_while_a_key_is_made_in_a_token_with_many(make, monkeypatch) -> None:
+    monkeypatch.setattr(pool, "PAUSE_S", 60.0)
+    rig = make()
+    worker, answer = await making_a_key(rig, "p-256", MANY_KEYS)
+    rig.pool.submit([job()])
+    await asyncio.sleep(0.02)
+    assert worker.received() == []
+    answer()
+    ((kind, _, _),) = await rig.sent_to(worker, 1)
+    assert kind == Kind.KEY_OPERATION, "before it looks for the new key"
+
+
+async def test_jobs_do_not_wait_long_while_a_key_is_made(make, monkeypatch) -> None:
+    monkeypatch.setattr(pool, "PAUSE_S", 0.02)
+    rig = make()
+    worker, _ = await making_a_key(rig, "p-256", MANY_KEYS)
+    rig.pool.submit([job()])
+    await rig.sent_to(worker, 1)
+
+
+@pytest.mark.parametrize(("key_type", "keys"), [("rsa-4096", MANY_KEYS), ("p-256", MANY_KEYS - 1)])
+async def test_jobs_do_not_wait_for_what_takes_long_or_spares_nothing(
+    make, monkeypatch, key_type, keys
+) -> None:
+    monkeypatch.setattr(pool, "PAUSE_S", 60.0)
+    rig = make()
+    worker, _ = await making_a_key(rig, key_type, keys)
+    rig.pool.submit([job()])
+    await rig.sent_to(worker, 1)
 
 
 async def is_asked(rig: Rig, worker: FakeWorker) -> None:
