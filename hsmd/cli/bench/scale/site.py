@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 WORKERS = 2
 """Besides these there is a spare, as in a daemon with default settings, and the control worker."""
-READY_S = 180.0
+READY_S = 600.0
 REQUEST_S = 60.0
 """The longest deadline of a request."""
-FILL_S = 600.0
+FILL_S = 1800.0
+"""10,000 keys take 45 s of CPU: many times as long on a busy machine or without a file system in memory."""
 _MEMORY = Path("/dev/shm")
 
 
