@@ -81,6 +81,7 @@ class KeyAnnouncements:
         if worker is not self._looking:
             return False
         asked = self._asked
+        worker.keys += len(asked)
         self._end(worker)
         self._note_told(worker, asked)
         self.proceed()

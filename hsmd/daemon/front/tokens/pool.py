@@ -26,8 +26,8 @@ from hsmd.daemon.front.tokens.job_queue import JobQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.front.tokens.key_announcements import KeyAnnouncements
 from hsmd.daemon.front.tokens.load_shedding import Load, LoadShedder
-from hsmd.daemon.front.tokens.token_changes import MANY_KEYS, TokenChanges, is_quick_change
-from hsmd.daemon.front.tokens.worker_channel import WorkerChannel
+from hsmd.daemon.front.tokens.token_changes import TokenChanges, is_quick_change
+from hsmd.daemon.front.tokens.worker_channel import MANY_KEYS, WorkerChannel
 from hsmd.daemon.front.tokens.worker_rotation import UNBOUNDED, WorkerRotation
 from hsmd.daemon.ipc.worker_messages import (
     Adopt,
@@ -212,9 +212,7 @@ class TokenPool:
             request = replace(request, cursor=answer.cursor)
 
     def _has_many_keys(self) -> bool:
-        return any(
-            worker.ready is not None and worker.ready.keys >= MANY_KEYS for worker in self._rotation.ready
-        )
+        return any(worker.keys >= MANY_KEYS for worker in self._rotation.ready)
 
     def _pause(self) -> None:
         """Hand out no jobs for a moment: a worker that uses a key while objects are made has to read the token twice."""
@@ -384,7 +382,7 @@ class TokenPool:
     def _started(self, worker: WorkerChannel, event: Ready) -> None:
         if worker.ready is not None:
             raise ProtocolError("it was ready before")
-        worker.ready = event
+        worker.ready, worker.keys = event, event.keys
         worker.moved_at = self._clock()
         if not worker.control:
             self._rotation.add(worker, worker.moved_at)

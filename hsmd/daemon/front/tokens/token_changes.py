@@ -12,9 +12,6 @@ from contextlib import contextmanager
 from hsmd.daemon.front.tokens.worker_channel import SEARCH_LIMIT_S, WorkerChannel
 from hsmd.daemon.ipc.worker_messages import Adopt, Destroy, Generate, TokenRequest, Unwrap
 
-MANY_KEYS = 1_000
-"""With fewer in the token, reading them again takes no longer than the pause that would spare it."""
-
 
 def is_quick_change(request: TokenRequest) -> bool:
     """Whether the request makes several objects within milliseconds, all of which workers can read again at once."""

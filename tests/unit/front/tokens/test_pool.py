@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from hsmd.daemon.front.tokens import pool
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
-from hsmd.daemon.front.tokens.token_changes import MANY_KEYS
+from hsmd.daemon.front.tokens.worker_channel import MANY_KEYS
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.worker_messages import Forget, LookedUp, LookUp, TokenRequest
@@ -66,8 +66,8 @@ class FakeWorker:
         self.socket.sendall(data)
         self.socket.setblocking(False)
 
-    def ready(self) -> None:
-        self.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(READY)))
+    def ready(self, keys: int = 1) -> None:
+        self.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(replace(READY, keys=keys))))
 
     def received(self) -> list[Frame]:
         """Frames received so far, without waiting."""
@@ -122,12 +122,12 @@ class Rig:
         self.reports += 1
         self.done += completions
 
-    async def worker(self, *, ready: bool = True, control: bool = False) -> FakeWorker:
+    async def worker(self, *, ready: bool = True, control: bool = False, keys: int = 1) -> FakeWorker:
         worker = FakeWorker(1000 + len(self.workers), control)
         self.workers.append(worker)
         self.pool.attach(worker.front, worker.progress_fd, worker.pid, control)
         if ready:
-            worker.ready()
+            worker.ready(keys)
             await self.until(lambda: "worker.ready" in self.log.events)
             self.log.events.remove("worker.ready")
         return worker
@@ -553,9 +553,7 @@ async def test_workers_look_for_a_new_key_one_at_a_time_and_without_jobs(make) -
 
 async def making_a_key(rig: Rig, key_type: str, keys: int) -> tuple[FakeWorker, Callable[[], None]]:
     """A worker of a token with so many keys, while the control worker makes another, and a function that ends this."""
-    worker, control = await rig.worker(ready=False), await rig.worker(control=True)
-    worker.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(replace(READY, keys=keys))))
-    await rig.until(lambda: "worker.ready" in rig.log.events)
+    worker, control = await rig.worker(keys=keys), await rig.worker(control=True)
     asked = asyncio.ensure_future(rig.pool.control(worker_messages.Generate("name", key_type, []), 5))
     ((_, request_id, _),) = await rig.sent_to(control, 1)
 
@@ -683,9 +681,9 @@ async def test_a_search_may_take_longer_than_a_signature(make) -> None:
         assert rig.replaced == [worker.pid]
 
 
-async def with_a_job(rig: Rig) -> FakeWorker:
-    """A worker that has begun a job, and was seen to have."""
-    worker = await rig.worker()
+async def with_a_job(rig: Rig, keys: int = MANY_KEYS) -> FakeWorker:
+    """A worker with so many keys that has begun a job."""
+    worker = await rig.worker(keys=keys)
     rig.pool.submit([job(1e9)])
     await rig.sent_to(worker, 1)
     worker.begun(1, 0)
@@ -715,7 +713,7 @@ async def test_a_worker_may_be_slow_while_the_token_is_changed(make) -> None:
 async def test_the_first_use_of_a_token_after_a_change_may_be_slow(make) -> None:
     now = [100.0]
     rig = make(stall_s=2.0, clock=lambda: now[0])
-    worker, control = await rig.worker(), await rig.worker(control=True)
+    worker, control = await rig.worker(keys=MANY_KEYS), await rig.worker(control=True)
     await (await changing(rig, control, worker_messages.Destroy(key=NEW_KEY), b'{"changed":true}'))
     await rig.sent_to(worker, 1)
     await rig.sweep(now, 600.0)
@@ -742,6 +740,16 @@ async def test_a_worker_that_hangs_without_a_change_is_replaced_soon(make) -> No
     asked.cancel()
 
 
+async def test_a_worker_with_few_keys_has_no_reason_to_be_slow_after_a_change(make) -> None:
+    now = [100.0]
+    rig = make(stall_s=2.0, clock=lambda: now[0])
+    worker = await with_a_job(rig, MANY_KEYS - 1)
+    rig.pool.note_change()
+    await rig.sweep(now, 0.1)
+    await rig.sweep(now, 2.0)
+    assert rig.replaced == [worker.pid]
+
+
 async def test_a_key_that_another_daemon_has_made_or_removed_may_slow_workers_down(make) -> None:
     now = [100.0]
     rig = make(stall_s=2.0, clock=lambda: now[0])
@@ -758,7 +766,7 @@ async def test_a_key_that_another_daemon_has_made_or_removed_may_slow_workers_do
 async def test_workers_that_are_slow_after_a_change_are_replaced_one_at_a_time(make) -> None:
     now = [100.0]
     rig = make(stall_s=2.0, clock=lambda: now[0])
-    first, second = await rig.worker(), await rig.worker()
+    first, second = await rig.worker(keys=MANY_KEYS), await rig.worker(keys=MANY_KEYS)
     rig.pool.submit([job(1e9), job(1e9)])
     for worker in (first, second):
         await rig.sent_to(worker, 1)
