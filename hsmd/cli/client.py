@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hsmd.cli.base import names, ssh_keys
+from hsmd.cli.base import names, server_purposes, ssh_keys
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CommandError, Exit
@@ -127,7 +127,7 @@ def enroll(
         typer.Option(
             "--grant",
             metavar="KEY[:PURPOSE,...]",
-            help="Grant the use of a key, by default for tls-server; may be repeated.",
+            help="Grant the use of a key, by default for those of tls-server that it has; may be repeated.",
         ),
     ] = [],  # noqa: B006
     address: Annotated[
@@ -148,7 +148,9 @@ def enroll(
     if address:
         parse_address(address)  # report an invalid address here rather than on the other host
     ticket = session.ask(
-        ClientEnroll(name=name, grants=[_wanted(text) for text in grant], address=address, **_members(role)),
+        ClientEnroll(
+            name=name, grants=[_wanted(session, text) for text in grant], address=address, **_members(role)
+        ),
         EnrolmentTicket,
     )
     agent = Role.FRONT_END in role and AT_OPERATOR_ADDRESSES.isdisjoint(role)
@@ -301,9 +303,12 @@ def _fingerprint(text: str) -> str:
     return ssh_keys.line_or_file(text).fingerprint if text and not text.startswith("SHA256:") else text
 
 
-def _wanted(text: str) -> WantedGrant:
+def _wanted(session: Session, text: str) -> WantedGrant:
     key, _, purposes = text.partition(":")
-    return WantedGrant(key=names.check(key), purposes=(purposes or "tls-server").split(","))
+    name = names.check(key)
+    return WantedGrant(
+        key=name, purposes=purposes.split(",") if purposes else server_purposes.of_key(session, name)
+    )
 
 
 def _describe(info: ClientInfo) -> RenderableType:

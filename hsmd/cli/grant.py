@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from msgspec.structs import replace
 
-from hsmd.cli.base import name_patterns
+from hsmd.cli.base import name_patterns, server_purposes
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CheckFailed, CommandError
@@ -73,7 +73,8 @@ def add(
             "--purpose",
             "-p",
             metavar="PURPOSE",
-            help="Permitted purpose; may be repeated. Default: tls-server; with --allow-name x509-request.",
+            help="Permitted purpose; may be repeated. Default: those of tls-server that the key has; with --allow-name "
+            "x509-request.",
             show_default=False,
         ),
     ] = [],  # noqa: B006  read only
@@ -127,7 +128,7 @@ def add(
     A pattern stands for the keys that there are now; it grants nothing on keys that are made later. Each key gets a grant of
     its own, which is recorded on its own.
     """
-    purposes = purpose or (["x509-request"] if allow_name else ["tls-server"])
+    purposes = purpose or (["x509-request"] if allow_name else [])
     end = moment("--not-after", not_after, datetime.now(UTC)) if not_after else None
     wanted = GrantAdd(
         client=client,
@@ -139,18 +140,24 @@ def add(
         names=allow_name,
     )
     if name_patterns.is_one(keys):
+        if not purposes:
+            wanted = replace(wanted, purposes=server_purposes.of_key(session, keys[0]))
         info = session.ask(wanted, GrantInfo)
         session.output.show(info, lambda: "\n".join(_sentences(info)))
-        _say_limits_of(purposes)
+        _say_limits_of(wanted.purposes)
         return
-    names = _selected(session, keys, f"grant {client}, for {', '.join(purposes)},", yes)
-    made, failed = _for_each(names, lambda key: session.ask(replace(wanted, key=key), GrantInfo))
+    known = {key.name: key for key in keys_of(session)}
+    what = ", ".join(purposes) or "TLS servers"
+    names = _selected(known, keys, f"grant {client}, for {what},", yes)
+    wanted_of = {
+        key: replace(wanted, key=key, purposes=purposes or server_purposes.of(known[key])) for key in names
+    }
+    made, failed = _for_each(names, lambda key: session.ask(wanted_of[key], GrantInfo))
     session.output.show(
         {"grants": made, "failed": failed},
-        lambda: f"{client} may use {name_patterns.count(made)} for {', '.join(purposes)}.",
+        lambda: f"{client} may use {name_patterns.count(made)} for {what}.",
     )
-    if made:
-        _say_limits_of(purposes)
+    _say_limits_of([each for grant in made for each in wanted_of[grant.key].purposes])
     _complain(failed)
 
 
@@ -235,9 +242,9 @@ def explain(
         raise CheckFailed
 
 
-def _selected(session: Session, keys: Sequence[str], what: str, yes: bool) -> list[str]:
+def _selected(known: Collection[str], keys: Sequence[str], what: str, yes: bool) -> list[str]:
     """The names of the keys that were named on the command line, once the operator has agreed to what patterns stand for."""
-    names = name_patterns.select(keys, [key.name for key in keys_of(session)])
+    names = name_patterns.select(keys, list(known))
     _agree(names, what, yes, asked=any(map(name_patterns.is_pattern, keys)))
     return names
 

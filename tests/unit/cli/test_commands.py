@@ -287,6 +287,32 @@ def test_grants(run: Run, daemon: FakeControl) -> None:
     assert _document(run, "grant", "remove", "web1", "www")["changed"] is False
 
 
+@pytest.mark.parametrize(
+    ("of_key", "granted"),
+    [
+        ("tls13-server", "tls13-server"),
+        ("tls12-server", "tls12-server"),
+        ("tls-server", "tls-server"),
+        ("tls13-client", "tls-server"),
+    ],
+)
+def test_a_grant_is_for_the_purposes_of_servers_that_the_key_has(
+    run: Run, daemon: FakeControl, of_key: str, granted: str
+) -> None:
+    run("key", "generate", "www", "-p", of_key)
+    daemon.asked.clear()
+    run("grant", "add", "web1", "www")
+    run("grant", "add", "web1", "ww*", "--yes")
+    run("client", "enroll", "web1", "--grant", "www")
+    asked = [each for each in daemon.asked if isinstance(each, messages.GrantAdd | messages.ClientEnroll)]
+    wanted = messages.GrantAdd("web1", "www", [granted])
+    assert asked == [
+        wanted,
+        wanted,
+        messages.ClientEnroll("web1", grants=[messages.WantedGrant("www", [granted])]),
+    ]
+
+
 def test_a_grant_for_tls_12_says_what_cannot_be_excluded(run: Run, daemon: FakeControl) -> None:
     for purpose, named in (("tls-server", "tls13-server"), ("tls12-client", "tls13-client")):
         ran = run("grant", "add", "web1", "www", "-p", purpose, "--json")
