@@ -33,7 +33,7 @@ class FakeBackend:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._searched_at = 0.0
+        self._missing_until: dict[bytes, float] = {}
         self.held: dict[bytes, OpenKey] = {}
         self.keys: dict[bytes, OpenKey] = {}
         self.scans = self.lookups = 0
@@ -65,12 +65,12 @@ class FakeBackend:
         self.keys.pop(digest, None)
 
     def find(self, digest: bytes) -> OpenKey | None:
-        if self._clock() - self._searched_at >= FIND_INTERVAL_S:
+        if self._clock() >= self._missing_until.get(digest, self._clock()):
             finish(self.looking_up(digest))
+            self._missing_until[digest] = self._clock() + FIND_INTERVAL_S
         return self.keys.get(digest)
 
     def _search(self) -> None:
-        self._searched_at = self._clock()
         self.ping()
         if self.search_error is not None:
             raise self.search_error

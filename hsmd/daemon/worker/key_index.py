@@ -21,9 +21,12 @@ from hsmd.pkcs11.errors import Fault, classify
 from hsmd.pkcs11.search import OBJECTS_A_SLICE, Slices, finish, underlying
 
 FIND_INTERVAL_S = 1.0
-"""An operation with a key that was not found before makes the worker look for it, but not more often than this..."""
+"""A key that was not found is not looked for again before this; see `MISSING_S`."""
 FIND_SHARE = 20
-"""... and so that it takes at most this fraction of the worker's time: with 10,000 keys SoftHSM takes a second."""
+"""Looking for keys that the worker does not know takes at most this fraction of its time..."""
+FIND_BURST_S = 2.0
+"""... of which this much can be saved: a key that another daemon has just made is found at once. With 10,000 keys SoftHSM takes
+a second for each."""
 MISSING_S = 64.0
 """A key that is not there is looked for again after 1 s, then 2, 4 and so on up to this."""
 MAX_MISSING = 1_000
@@ -43,7 +46,8 @@ class KeyIndex:
         self._verify = verify
         self._clock = clock
         self._privates: dict[bytes, Any] = {}
-        self._find_at = 0.0
+        self._find_budget_s = FIND_BURST_S
+        self._budgeted_at = clock()
         self._missing: dict[bytes, tuple[float, float]] = {}
         self._added: dict[bytes, OpenKey] = {}
         self.keys: dict[bytes, OpenKey] = {}
@@ -81,7 +85,6 @@ class KeyIndex:
             raise gone
         opened = {**{digest: self._privates[digest] for digest in self._added}, **opened}
         self.keys, self._privates = {**self._added, **keys}, opened
-        self._note_search(self._clock())
 
     def looking_up(self, digest: bytes) -> Slices[None]:
         """Look for one key, in slices: open it, or forget it if it is not there. Raises PKCS11Error."""
@@ -137,21 +140,25 @@ class KeyIndex:
             raise TokenFailure("none of its keys is left")
 
     def find(self, digest: bytes) -> OpenKey | None:
-        """A key that was missing before, or None. Looks for it now and then: see `FIND_INTERVAL_S`. Raises PKCS11Error."""
+        """A key that this worker does not know, or None. Looks for it within limits: see `FIND_SHARE`. Raises PKCS11Error."""
         now = self._clock()
         until, pause_s = self._missing.get(digest, (0.0, FIND_INTERVAL_S / 2))
-        if now < self._find_at or now < until:
+        if now < until or not self._may_search(now):
             return None
-        finish(self.looking_up(digest))
-        self._note_search(now)
+        try:
+            finish(self.looking_up(digest))
+        finally:
+            self._find_budget_s -= self._clock() - now
         key = self.keys.get(digest)
         if key is None:
             self._note_missing(digest, min(2 * pause_s, MISSING_S))
         return key
 
-    def _note_search(self, begun: float) -> None:
-        now = self._clock()
-        self._find_at = now + max(FIND_INTERVAL_S, FIND_SHARE * (now - begun))
+    def _may_search(self, now: float) -> bool:
+        earned_s = (now - self._budgeted_at) / FIND_SHARE
+        self._find_budget_s = min(FIND_BURST_S, self._find_budget_s + earned_s)
+        self._budgeted_at = now
+        return self._find_budget_s > 0
 
     def _note_missing(self, digest: bytes, pause_s: float) -> None:
         while len(self._missing) >= MAX_MISSING:

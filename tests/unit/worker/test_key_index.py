@@ -35,18 +35,15 @@ class EmptyToken:
         return key_index.KeyIndex(None, verify="rsa", clock=lambda: self.now)
 
 
-def test_unknown_keys_cause_at_most_one_search_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_not_there_is_looked_for_at_once_but_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another daemon may have made it a moment ago."""
     token = EmptyToken(monkeypatch)
     keys = token.index()
     keys.scan()
     searches = token.searches
     for _ in range(50):
         assert keys.find(bytes(32)) is None
-    assert token.searches == searches
-    token.now += 1.0
-    for number in range(50):
-        keys.find(bytes([number]) * 32)
-    assert token.searches - searches <= 2, "one key was looked for, by its ceiling"
+    assert token.searches - searches <= 2, "it was looked for once, by its ceiling"
 
 
 def test_a_key_that_is_not_there_is_looked_for_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +68,7 @@ def test_looking_for_unknown_keys_takes_a_small_share_of_the_time(monkeypatch: p
     for number in range(10_000):
         keys.find(number.to_bytes(32, "big"))
         token.now += 0.1
-    assert 10 <= token.searches * token.takes_s <= 1_100 / key_index.FIND_SHARE
+    assert 10 <= token.searches * token.takes_s <= 1_100 / key_index.FIND_SHARE + key_index.FIND_BURST_S
 
 
 def at_once(value: R) -> Slices[R]:
