@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.daemon import MAIL, WEB, Daemon, running_daemon
 from tests.support.flood_kinds import KINDS
-from tests.support.flood_site import Held, flood, latencies, log_in, settled
+from tests.support.flood_site import Held, flood, latencies, log_in, open_files, settled
 from tests.support.polling import eventually
 from tests.support.ssh_peer import ssh, wire
 
@@ -43,8 +43,10 @@ async def test_no_flood_leaves_anything_behind_or_stops_others(built: Daemon) ->
     assert took[-1] < 5.0, "no operation of another client failed"
     assert during.descriptors > before.descriptors + 20, "the flood was there"
     assert during.memory < before.memory + 64 * MIB
-    after = await settled(built.front_pid, before)
-    assert after.is_back_at(before, memory=0.15), f"before {before}, after {after}"
+    after = await settled(built.front_pid, before, memory=0.15)
+    assert after.is_back_at(before, memory=0.15), (
+        f"before {before}, after {after}: {open_files(built.front_pid)}"
+    )
 
 
 async def test_what_is_left_behind_would_be_seen(built: Daemon) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -53,6 +54,15 @@ class Held:
             and self.threads <= before.threads + threads
             and self.memory <= before.memory * (1 + memory)
         )
+
+
+def open_files(pid: int) -> dict[str, int]:
+    """How many descriptors of a process belong to each file, or kind of what is no file."""
+    names = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            names.append(os.readlink(entry).partition(":[")[0])
+    return dict(Counter(names))
 
 
 @contextmanager
@@ -104,10 +114,10 @@ async def log_in(daemon: Daemon, client: str) -> float:
     return took
 
 
-async def settled(pid: int, before: Held, within_s: float = SETTLE_S) -> Held:
-    """What a process holds once it is back at what it held before, or after `within_s`."""
+async def settled(pid: int, before: Held, within_s: float = SETTLE_S, memory: float = 0.1) -> Held:
+    """What a process holds once it is back at what it held before (see `is_back_at`), or after `within_s`."""
     with suppress(TimeoutError):
-        await eventually(lambda: Held.by(pid).is_back_at(before), within_s)
+        await eventually(lambda: Held.by(pid).is_back_at(before, memory=memory), within_s)
     return Held.by(pid)
 
 

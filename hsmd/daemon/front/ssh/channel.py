@@ -19,6 +19,7 @@ import asyncssh
 from hsmd.daemon.front.ssh.login_turns import LoginTurns
 from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
 from hsmd.system.intake import Intake
+from hsmd.system.sockets import peer_has_closed
 from hsmd.system.ssh_profile import (
     SUBSYSTEM,
     deliver_at_once,
@@ -188,6 +189,8 @@ class Flow:
 
     def check(self, now: float) -> str:
         """Why the connection has to end at this time (monotonic); empty if it has not."""
+        if self._is_paused and peer_has_closed(self._transport):
+            return "its peer has closed it, and what it sent before is not worth reading"
         if self.unread_since is not None and now - self.unread_since > UNREAD_S:
             return "answers were left unread for too long"
         if self.exchanging_since is None or not exchanges_keys(self._conn):
@@ -212,10 +215,14 @@ class Flow:
         self.count()
         self._apply()
 
+    @property
+    def _is_paused(self) -> bool:
+        return self._waiting or self._held > 0 or self.unread_since is not None
+
     def _apply(self) -> None:
         if self._transport.is_closing():
             return
-        if self._waiting or self._held or self.unread_since is not None:
+        if self._is_paused:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hsmd.daemon.front.ssh import channel
 from hsmd.daemon.front.ssh.channel import (
     EXCHANGE_S,
     KEY_EXCHANGES,
@@ -337,3 +338,15 @@ async def test_a_peer_that_does_not_read_for_too_long_is_dropped() -> None:
     connection.pause_writing()
     assert flow.check(time.monotonic() + UNREAD_S - 1) == ""
     assert flow.check(time.monotonic() + UNREAD_S + 1) == "answers were left unread for too long"
+
+
+async def test_a_connection_that_is_not_read_ends_when_its_peer_has_closed_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it sent before would otherwise keep its descriptor until its client's account has paid for all of it."""
+    site = Site()
+    connection, flow = site.connection(2)
+    monkeypatch.setattr(channel, "peer_has_closed", lambda transport: transport is connection)
+    assert flow.check(0.0) == "", "a connection that is read sees the end itself"
+    flow.hold()
+    assert "has closed it" in flow.check(0.0)

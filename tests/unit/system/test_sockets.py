@@ -1,0 +1,28 @@
+"""A TCP connection whose peer has gone is noticed while nothing is read from it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from hsmd.system.sockets import peer_has_closed
+from tests.support.polling import eventually
+
+
+async def test_a_peer_that_has_closed_is_noticed_although_nothing_is_read() -> None:
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        accepted.put_nowait(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    peer = socket.create_connection(server.sockets[0].getsockname())
+    writer = await accepted.get()
+    peer.sendall(bytes(1000))
+    assert not peer_has_closed(writer.transport)
+    peer.close()
+    await eventually(lambda: peer_has_closed(writer.transport))
+    writer.transport.abort()
+    await eventually(lambda: not peer_has_closed(writer.transport))
+    server.close()
