@@ -295,7 +295,7 @@ class Session(asyncio.BufferedProtocol):
             self._sessions.count(self._user, -1)
 
     def _settled(self, kind: int, body: bytes) -> None:
-        """The daemon has answered what nobody awaits any more."""
+        """The daemon has answered what is not awaited any more."""
         if kind == Kind.ERROR and error_code(body) == ErrorCode.REFUSED:
             self._user.intake.spend(REFUSED_BY_DAEMON)
         self._sessions.count(self._user, -1)

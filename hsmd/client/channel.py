@@ -92,7 +92,7 @@ class Ticket:
             self.channel.abandon(self)
 
     def when_settled(self, settled: Answered) -> bool:
-        """Call `settled` with the answer that the server still owes to this request, though nobody awaits it any more.
+        """Call `settled` with the answer that the server still owes to this request, though it is not awaited any more.
 
         Return False if it owes none.
         """
@@ -132,7 +132,7 @@ class Channel:
         self._protocol = ClientChannel()
         self._open: dict[int, Ticket] = {}
         self._settled: dict[int, Answered] = {}
-        """What to call when requests that nobody awaits any more are answered."""
+        """What to call when requests that are not awaited any more are answered."""
         self._out: list[bytes] = []
         self._last_id = 0
         self._heard = self._awaited_since = self._check_due = self._pinged = self._probing_since = clock()

@@ -1,6 +1,6 @@
 """Proof that a client has the private half of a public key that it registers for itself.
 
-It is a signature over a statement that names the client and both keys, so it serves nobody else and for nothing else.
+It is a signature over a statement that names the client and both keys, so it serves no other client and no other end.
 """
 
 from __future__ import annotations

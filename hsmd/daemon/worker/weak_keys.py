@@ -1,4 +1,4 @@
-"""Private keys that others could find: checks of the numbers of a key that somebody made elsewhere. Pure.
+"""Private keys that others could find: checks of the numbers of a key that was made elsewhere. Pure.
 
 An honest key fails one of them with a probability below 2 to the -60th, except for the small public exponent, which its maker
 chose. Keys of the Debian random number generator (CVE-2008-0166) are not recognised: that takes large lists.

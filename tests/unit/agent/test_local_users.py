@@ -268,7 +268,7 @@ def test_when_the_daemon_has_enough_each_user_has_an_equal_part(host: Host) -> N
 
 @pytest.mark.parametrize("end", ["cancel", "close", "expire"])
 def test_what_a_user_gave_up_counts_until_the_daemon_has_answered_it(host: Host, end: str) -> None:
-    """Or one user could fill all places at the daemon with operations that nobody awaits."""
+    """Or one user could fill all places at the daemon with operations that are not awaited."""
     host.service.owes = True
     late = encode_error(1, DeadlineExceeded())[13:]
     for _ in range(limits.MAX_OPEN_OF_USER // 32 + 2):

@@ -1,4 +1,4 @@
-"""Listings of the control worker: pages by size and by time, and what becomes of listings that nobody ends."""
+"""Listings of the control worker: pages by size and by time, and what becomes of listings that are not ended."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Snapshot:
 
 
 def under(ca: Any, *, certified: Any = KEY) -> bytes:
-    """A certificate that names `ca` as its issuer, and that nobody has signed."""
+    """A certificate that names `ca` as its issuer, and that is not signed."""
     _, blob = certificate(CA, certified, ["web"])
     made: bytes = blob[: blob.rindex(String(CA.public_data))] + String(ca.public_data)
     if certified is not KEY:
