@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
 import asyncssh
+from asyncssh.constants import OPEN_RESOURCE_SHORTAGE
 
 from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity
@@ -255,17 +256,23 @@ class SshConnection(asyncssh.SSHServer):
 
     # --- channels ---
 
-    def session_requested(self) -> asyncssh.SSHServerSession[bytes] | bool:
+    def session_requested(self) -> asyncssh.SSHServerSession[bytes] | Awaitable[SshChannel] | bool:
         if self._password:
             return self._enrolment_channel()
-        intake = self._intake
-        if (
-            self._identity is None
-            or intake is None
-            or len(self._channels) >= self._admission.limits.channels_per_connection
-        ):
+        if self._identity is None or self._intake is None:
             return False
-        open_session = partial(self._make_session, self._identity, intake)
-        channel = SshChannel(open_session, self._flow, self.drop, self._channels.discard)
+        return self._channel_for(self._identity, self._intake)
+
+    async def _channel_for(self, identity: Identity, intake: Intake) -> SshChannel:
+        """A new channel of a client. Raises ChannelOpenError if the connection has as many as it may.
+
+        asyncssh runs this in the turn of the event loop after the request. It answers a CLOSE (RFC 4254, section 5.3) at once but
+        ends the channel in the next turn, and a peer that has read the answer may ask for another channel before that.
+        """
+        if len(self._channels) >= self._admission.limits.channels_per_connection:
+            raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "the connection has too many channels")
+        channel = SshChannel(
+            partial(self._make_session, identity, intake), self._flow, self.drop, self._channels.discard
+        )
         self._channels.add(channel)
         return channel

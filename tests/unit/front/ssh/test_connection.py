@@ -40,6 +40,13 @@ class Snapshot:
         return not self.withdrawn
 
 
+class Transport:
+    """A transport whose peer reads everything."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
 class Conn:
     """A connection of asyncssh that accepts every login."""
 
@@ -48,7 +55,7 @@ class Conn:
         self.username = "web"
         self.requests = 0
         self.send_packet = self._send_kexinit = self._recv_data = self._recv_packet = lambda *_: None
-        self._transport, self._username, self._kex_complete = None, "web", True
+        self._transport, self._username, self._kex_complete = Transport(), "web", True
 
     def get_extra_info(self, name: str) -> Any:
         return ("192.0.2.7", 1) if name == "peername" else self.username
@@ -64,7 +71,7 @@ class Conn:
 
 
 @pytest.fixture
-async def parts() -> tuple[SshConnection, Any, Snapshot]:
+async def parts() -> tuple[Any, Any, Snapshot]:
     conn, snapshot = Conn(), Snapshot()
     connection = SshConnection(
         lambda: snapshot, Admission(LIMITS), lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
@@ -73,7 +80,7 @@ async def parts() -> tuple[SshConnection, Any, Snapshot]:
     return connection, conn, snapshot
 
 
-Parts = tuple[SshConnection, Any, Snapshot]
+Parts = tuple[Any, Any, Snapshot]
 
 
 async def test_a_signature_admits_the_owner_of_its_key(parts: Parts) -> None:
@@ -81,7 +88,20 @@ async def test_a_signature_admits_the_owner_of_its_key(parts: Parts) -> None:
     assert await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
     connection.auth_completed()
     assert not conn.aborted
-    assert isinstance(connection.session_requested(), SshChannel)
+    assert isinstance(await connection.session_requested(), SshChannel)
+
+
+async def test_a_channel_that_ends_in_the_turn_of_a_request_makes_room_for_it(parts: Parts) -> None:
+    """asyncssh answers a CLOSE at once and ends the channel in the next turn; the peer may have read the answer before."""
+    connection, conn, _ = parts
+    assert await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
+    connection.auth_completed()
+    channels = [await connection.session_requested() for _ in range(LIMITS.channels_per_connection)]
+    with pytest.raises(asyncssh.ChannelOpenError, match="too many channels"):
+        await connection.session_requested()
+    asked = connection.session_requested()
+    channels[0].connection_lost(None)
+    assert isinstance(await asked, SshChannel)
 
 
 async def test_a_key_without_a_signature_admits_no_client(parts: Parts) -> None:
