@@ -11,8 +11,10 @@ _CLOSE_WAIT = 8
 
 def peer_has_closed(transport: asyncio.Transport) -> bool:
     """Whether the peer has closed its end, also if what it sent before has not been read: a paused transport does not notice."""
+    if transport.is_closing():  # uvloop raises ValueError for the socket of a transport that is closed
+        return False
     try:
         connection = transport.get_extra_info("socket")
         return bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT)
-    except (AttributeError, OSError):  # no TCP connection, or closed already
+    except (AttributeError, OSError):  # no TCP connection
         return False

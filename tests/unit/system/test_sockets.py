@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import closing
+from typing import Any
+
+import pytest
+import uvloop
 
 from hsmd.system.sockets import peer_has_closed
 from tests.support.polling import eventually
 
 
-async def test_a_peer_that_has_closed_is_noticed_although_nothing_is_read() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_peer_that_has_closed_is_noticed_although_nothing_is_read(run: Any) -> None:
+    """The front runs on uvloop, programs that use the client on the loop of Python as well."""
+    run(_peer_closes())
+
+
+async def _peer_closes() -> None:
     accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -19,10 +30,11 @@ async def test_a_peer_that_has_closed_is_noticed_although_nothing_is_read() -> N
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     peer = socket.create_connection(server.sockets[0].getsockname())
     writer = await accepted.get()
-    peer.sendall(bytes(1000))
-    assert not peer_has_closed(writer.transport)
-    peer.close()
-    await eventually(lambda: peer_has_closed(writer.transport))
-    writer.transport.abort()
-    await eventually(lambda: not peer_has_closed(writer.transport))
-    server.close()
+    with closing(server), closing(peer), closing(writer.transport):
+        peer.sendall(bytes(1000))
+        assert not peer_has_closed(writer.transport)
+        peer.close()
+        await eventually(lambda: peer_has_closed(writer.transport))
+        writer.transport.abort()
+        await writer.wait_closed()
+        assert not peer_has_closed(writer.transport)

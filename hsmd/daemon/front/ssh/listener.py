@@ -115,7 +115,11 @@ class SshListener:
             self._reported += refused
             log.warning("connection.turned_away", count=refused)
         for connection in list(self._connections):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception as error:  # what is wrong with one connection must not end those of all others
+                log.error("connection.fault", address=connection.peer, exc_info=error)
+                connection.drop("it cannot be checked")
 
     async def _open(self, wanted: dict[ListenAddress, dict[str, Any]]) -> dict[ListenAddress, Any]:
         """Listen on all of these addresses, or on none of them if one cannot be bound."""
