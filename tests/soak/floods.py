@@ -1,12 +1,13 @@
 """Floods of one client, kind after kind: what another client feels of each, and what the process holds before and after.
 
-    python tests/soak/floods.py --minutes N --seed N [--site SITE] [--kinds A,B] [--connections N] [--ratio R]
+    python tests/soak/floods.py --minutes N --seed N [--site SITE] [--kinds A,B] [--connections N] [--ratio R] [--only-here]
 
 `--minutes` is the time of each kind at the watched server; the same flood is aimed at another one on the same host as often,
 in turns, so that what the machine itself suffers is in both figures. A kind passes if the latencies of the other client, at the
 median and at the 99th percentile, are at most `--ratio` times as long as elsewhere, none of its logins failed, and the process
-holds no more afterwards than before (a tenth more memory at most). Before is after a first short flood: what a server keeps
-ready, such as threads, is not what a flood leaves behind. The order of the kinds is drawn with the seed.
+holds no more afterwards than before (a tenth more memory at most). Before is after honest work and a first short flood: what a
+server keeps ready, such as threads, is not what a flood leaves behind. The order of the kinds is drawn with the seed. With
+`--only-here` no turn is spent elsewhere, and latencies are printed but not judged: for long runs of several kinds at the same time.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tests.support.agent_flood_site import AgentFloodSite
 from tests.support.flood_site import DaemonSite, Held, Site, percentile, settled
 
 TURN_S = 10.0
+WARM_S = 45.0
+"""Honest work before the first kind: until then a daemon grows by some 9 MiB, and then no more."""
 FIRST_S = 3.0
 LOGIN_EVERY_S = 1.0
 
@@ -36,8 +39,11 @@ SITES: dict[str, Callable[[Path], AbstractContextManager[Site]]] = {
 class Run:
     """One kind of flood."""
 
-    def __init__(self, site: Site, kind: str, connections: int, seconds: float) -> None:
+    def __init__(
+        self, site: Site, kind: str, connections: int, seconds: float, *, only_here: bool = False
+    ) -> None:
         self.site, self.kind, self.connections, self.seconds = site, kind, connections, seconds
+        self.only_here = only_here
         self.here: list[float] = []
         self.elsewhere: list[float] = []
         self.logins = self.failed = 0
@@ -50,7 +56,8 @@ class Run:
         left = self.seconds
         while left > 0:
             turn = min(left, TURN_S)
-            self.elsewhere += await self._turn(turn, elsewhere=True)
+            if not self.only_here:
+                self.elsewhere += await self._turn(turn, elsewhere=True)
             self.here += await self._turn(turn, elsewhere=False)
             left -= turn
         self.during = self._held
@@ -81,8 +88,8 @@ class Run:
             await asyncio.sleep(LOGIN_EVERY_S)
 
     def ratio(self, part: float) -> float:
-        """How much longer operations take than elsewhere, at this percentile."""
-        return percentile(self.here, part) / percentile(self.elsewhere, part)
+        """How much longer operations take than elsewhere, at this percentile; 0 if none were made there."""
+        return percentile(self.here, part) / percentile(self.elsewhere, part) if self.elsewhere else 0.0
 
     def passed(self, ratio: float) -> bool:
         """Whether this flood is felt no more than it may be, and has left nothing behind."""
@@ -90,15 +97,17 @@ class Run:
         return not felt and not self.failed and self.after.is_back_at(self.before)
 
     def __str__(self) -> str:
-        figures = "  ".join(
-            f"p{part * 100:.0f} {percentile(self.here, part) * 1e3:.1f} ms,"
-            f" {self.ratio(part):.1f} times {percentile(self.elsewhere, part) * 1e3:.1f}"
-            for part in (0.5, 0.99)
-        )
+        figures = "  ".join(self._latency(part) for part in (0.5, 0.99))
         return (
             f"{self.kind:18} {figures}  {len(self.here)} operations, {self.logins} logins, {self.failed} failed\n"
             f"{'':18} before {self.before}; during {self.during}; after {self.after}"
         )
+
+    def _latency(self, part: float) -> str:
+        here = f"p{part * 100:.0f} {percentile(self.here, part) * 1e3:.1f} ms"
+        if not self.elsewhere:
+            return here
+        return f"{here}, {self.ratio(part):.1f} times {percentile(self.elsewhere, part) * 1e3:.1f}"
 
 
 async def run(site: Site, options: argparse.Namespace) -> bool:
@@ -106,8 +115,9 @@ async def run(site: Site, options: argparse.Namespace) -> bool:
     kinds = options.kinds.split(",") if options.kinds else list(site.kinds)
     random.Random(options.seed).shuffle(kinds)
     failed = []
+    await site.latencies(WARM_S)
     for kind in kinds:
-        one = Run(site, kind, options.connections, options.minutes * 60)
+        one = Run(site, kind, options.connections, options.minutes * 60, only_here=options.only_here)
         await one.run()
         good = one.passed(options.ratio)
         print(f"{one}\n{'':18} {'passed' if good else 'FAILED'}", flush=True)
@@ -126,6 +136,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="")
     parser.add_argument("--connections", type=int, default=30)
     parser.add_argument("--ratio", type=float, default=2.0)
+    parser.add_argument("--only-here", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, SITES[options.site](Path(directory)) as site:
         sys.exit(not asyncio.run(run(site, options)))
