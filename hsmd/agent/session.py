@@ -19,10 +19,12 @@ from hsmd.agent.sessions import (
     MAX_UNREAD_OF_USER,
     REFUSED_BY_DAEMON,
     RETRY_S,
+    UNUSED_CONNECTION,
     LocalUser,
     Sessions,
 )
 from hsmd.agent.upstream import Cancellable
+from hsmd.client.channel import Answered
 from hsmd.errors import (
     DeadlineExceeded,
     Draining,
@@ -89,6 +91,7 @@ class Session(asyncio.BufferedProtocol):
         self._unfinished_since: float | None = self._heard
         self._held = 0
         self._waiting = False
+        self._used = False
         self._unread = 0
         self._unread_since: float | None = None
         self._closed_since: float | None = None
@@ -121,7 +124,8 @@ class Session(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._channel.close()
-        for ticket in self._open.values():
+        # The latest first: what waits in the agent would otherwise be sent in place of what is at a daemon.
+        for ticket in reversed(self._open.values()):
             self._give_up(ticket)
         self._open.clear()
         self._control.cancel_all()
@@ -129,6 +133,8 @@ class Session(asyncio.BufferedProtocol):
         self._user.unread -= self._unread
         self._held = self._unread = 0
         self._sessions.remove(self)
+        if not self._used:
+            self._intake.spend(UNUSED_CONNECTION)
         self._sessions.release(self._user)
 
     # --- turns ---
@@ -230,15 +236,21 @@ class Session(asyncio.BufferedProtocol):
             return
         try:
             answered = partial(self._answered, request_id, purpose)
-            self._open[request_id] = self._service.forward(body, deadline_ms, answered)
+            self._open[request_id] = self._forward(body, deadline_ms, answered)
         except HsmdError as error:
             if isinstance(error, Overloaded):
                 self._sessions.overloaded()
             self._refusals += 1
             self._write(encode_error(request_id, error))
         else:
+            self._used = True
             self._forwarded += 1
             self._sessions.count(self._user, 1)
+
+    def _forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Cancellable:
+        if self._user.line or not self._sessions.may_send(self._user):
+            return self._user.line.add(self._service.forward, body, deadline_ms, answered)
+        return self._service.forward(body, deadline_ms, answered)
 
     def _answered(self, request_id: int, purpose: int, kind: int, body: bytes) -> None:
         ticket = self._open.pop(request_id)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from hsmd.agent.waiting import Line
 from hsmd.system.accounts import SECOND, Tariff
 from hsmd.system.intake import Intake, Intakes, Loop
 
@@ -49,8 +50,14 @@ REFUSED_BY_DAEMON = 1_000.0
 for an operation."""
 BROKEN = 5_000.0
 """Price of a connection that is ended because of what the user sent: it takes a line of the agent's log."""
+UNUSED_CONNECTION = 1_500.0
+"""Price of a connection that ends without an operation: no server needs many of them."""
 LEAST_WINDOW = 16
 """Operations that users may have open at a daemon which refuses more, together."""
+AT_DAEMON_BESIDE_OTHERS = 16
+"""Operations that a user has at a daemon at a time while other users make some, too: they keep a token busy."""
+BESIDE_OTHERS_S = 1.0
+"""How long a user counts as making operations after one."""
 
 
 class Connected(Protocol):
@@ -64,14 +71,17 @@ class Connected(Protocol):
 class LocalUser:
     """What one user of this host holds at the agent, over all its connections."""
 
-    __slots__ = ("connections", "held", "intake", "open_requests", "uid", "unread")
+    __slots__ = ("connections", "held", "intake", "line", "open_requests", "uid", "unread")
 
-    def __init__(self, uid: int, intake: Intake) -> None:
+    def __init__(self, uid: int, intake: Intake, line: Line) -> None:
         self.uid = uid
         self.intake = intake
         """Its account, and its part of each turn of the event loop."""
         self.connections = 0
         self.open_requests = 0
+        """At daemons, and waiting for one."""
+        self.line = line
+        """Its operations that wait."""
         self.held = 0
         """Bytes that were read and not handled."""
         self.unread = 0
@@ -90,6 +100,9 @@ class Sessions:
         self._window = float(MAX_OPEN)
         """How many operations the daemon takes at a time, learned from what it refuses."""
         self._users_with_open = 0
+        self._latest_uid = -1
+        """The user that has opened the latest request."""
+        self._shared_until = 0.0
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         """All connections are read into this buffer, one after the other."""
         self._intakes = Intakes(TARIFF, clock, loop)
@@ -104,7 +117,7 @@ class Sessions:
         if self._connections >= MAX_CONNECTIONS or held >= MAX_CONNECTIONS_OF_USER:
             return None
         if user is None:
-            user = self._users[uid] = LocalUser(uid, self._intakes.join(uid))
+            user = self._users[uid] = LocalUser(uid, self._intakes.join(uid), Line(self.clock))
         user.connections += 1
         self._connections += 1
         return user
@@ -128,6 +141,10 @@ class Sessions:
         before, user.open_requests = user.open_requests, user.open_requests + change
         self._users_with_open += bool(user.open_requests) - bool(before)
         self.open_requests += change
+        if change > 0:
+            self._note_use(user.uid)
+        elif user.line:
+            user.line.go_on(lambda: self.may_send(user))
         if not user.connections:
             self._forget(user)
         self._check_drained()
@@ -147,6 +164,19 @@ class Sessions:
         users = self._users_with_open + (not user.open_requests)
         return user.open_requests < self._window / users
 
+    def _note_use(self, uid: int) -> None:
+        if uid != self._latest_uid:
+            if self._latest_uid >= 0:
+                self._shared_until = self.clock() + BESIDE_OTHERS_S
+            self._latest_uid = uid
+
+    def may_send(self, user: LocalUser) -> bool:
+        """Whether an operation of this user may go to a daemon now, or has to wait: other users do not wait for many of one."""
+        return (
+            user.open_requests - len(user.line) < AT_DAEMON_BESIDE_OTHERS
+            or self.clock() >= self._shared_until
+        )
+
     def overloaded(self) -> None:
         """The daemon refused an operation because it has too many."""
         self._window = max(LEAST_WINDOW, min(self._window, self.open_requests) * 0.8)
@@ -161,6 +191,8 @@ class Sessions:
         now = self.clock()
         for session in list(self._all):
             session.check(now)
+        for user in list(self._users.values()):
+            user.line.expire()
 
     def drain(self, grace_ms: int) -> None:
         """Refuse new requests, and announce to all clients that the agent stops."""

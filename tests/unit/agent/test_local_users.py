@@ -11,8 +11,18 @@ import pytest
 from hsmd.agent import session as sessions_of_users, sessions as limits
 from hsmd.agent.session import Session
 from hsmd.agent.sessions import TARIFF, Sessions
-from hsmd.errors import DeadlineExceeded, ErrorCode, Overloaded, Refused, RefusedHere
-from hsmd.protocol.frames import Kind, decode_error, encode, encode_error, encode_hello, encode_key_operation
+from hsmd.errors import DeadlineExceeded, ErrorCode, Overloaded, Refused, RefusedHere, Unavailable
+from hsmd.protocol.channel import FrameDecoder
+from hsmd.protocol.frames import (
+    MAX_ANSWER_LENGTH,
+    Kind,
+    decode_error,
+    decode_key_operation_head,
+    encode,
+    encode_error,
+    encode_hello,
+    encode_key_operation,
+)
 from tests.support.fake_loop import FakeLoop
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -121,7 +131,7 @@ def pings(count: int) -> bytes:
 
 
 def use(number: int, key: bytes = KEY) -> bytes:
-    return encode_key_operation(number, 1000, 1, 0x0403, key, b"data")
+    return encode_key_operation(number, 5_000, 1, 0x0403, key, b"data")
 
 
 A_TURN = int(TARIFF.turn / TARIFF.frame)
@@ -340,3 +350,114 @@ def test_what_the_daemon_takes_at_a_time_is_learned_again(host: Host) -> None:
     for _ in range(100):
         host.sessions.served()
     assert host.sessions.may_open(user)
+
+
+@pytest.mark.parametrize("makes_operations", [False, True])
+def test_connections_without_an_operation_are_paid_for(host: Host, makes_operations: bool) -> None:
+    """TLS servers may open one for each handshake; what opens them for nothing is not served for a while."""
+    watched = host.connect(ALICE)
+    for _ in range(int(TARIFF.burst / limits.UNUSED_CONNECTION) + 1):
+        peer = host.connect(ALICE)
+        if makes_operations:
+            peer.send(use(1))
+            host.service.forwarded.pop()[1](Kind.RESULT, b"signature")
+        peer.session.connection_lost(None)
+        host.loop.turn()
+    watched.send(encode(Kind.PING, 1))
+    assert watched.transport.reads is makes_operations
+
+
+# --- operations that wait in the agent ---
+
+
+def answers(peer: Peer) -> list[tuple[int, int]]:
+    """(kind, request id) of each answer."""
+    return [
+        (kind, number) for kind, number, _ in FrameDecoder(MAX_ANSWER_LENGTH).feed(peer.transport.written)
+    ]
+
+
+FEW = limits.AT_DAEMON_BESIDE_OTHERS
+MANY = FEW + 14
+
+
+@pytest.fixture
+def shared(host: Host) -> tuple[Host, Peer, Peer]:
+    """Two users that both make operations; the first has MANY open, which the daemon has not answered."""
+    busy, other = host.connect(ALICE), host.connect(BOB)
+    for peer in (other, busy):
+        peer.send(use(1))
+        host.service.forwarded.pop()[1](Kind.RESULT, b"signature")
+        peer.transport.written = b""
+    busy.send(b"".join(use(number) for number in range(101, 101 + MANY)))
+    host.loop.turn()
+    return host, busy, other
+
+
+Shared = tuple[Host, Peer, Peer]
+
+
+def test_a_user_that_shares_a_daemon_has_few_operations_there(shared: Shared) -> None:
+    host, busy, other = shared
+    assert (len(host.service.forwarded), host.sessions.open_requests) == (FEW, MANY)
+    busy.send(encode(Kind.PING, 1))
+    assert answers(busy) == [(Kind.PONG, 1)], "what touches no key does not wait"
+    other.send(use(2))
+    assert len(host.service.forwarded) == FEW + 1, "another user does not wait for them"
+
+
+def test_what_waits_goes_in_its_order_and_with_the_time_that_is_left(shared: Shared) -> None:
+    host, busy, _ = shared
+    host.loop.now += 0.3
+    for sent in range(MANY):
+        body, answered = host.service.forwarded[sent]
+        left_ms, *_ = decode_key_operation_head(body)
+        assert left_ms == (5_000 if sent < FEW else 4_700)
+        answered(Kind.RESULT, b"signature")
+    assert len(host.service.forwarded) == MANY
+    assert answers(busy) == [(Kind.RESULT, 101 + number) for number in range(MANY)]
+    assert not host.sessions.open_requests
+
+
+def test_a_user_alone_has_all_its_operations_at_the_daemon(shared: Shared) -> None:
+    host, busy, _ = shared
+    host.loop.now += limits.BESIDE_OTHERS_S
+    host.service.forwarded[0][1](Kind.RESULT, b"signature")
+    assert len(host.service.forwarded) == MANY, "the other user has made none for a while"
+    busy.send(b"".join(use(number) for number in range(201, 211)))
+    assert len(host.service.forwarded) == MANY + 10
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_what_is_given_up_while_it_waits_never_reaches_a_daemon(shared: Shared, end: str) -> None:
+    host, busy, _ = shared
+    if end == "cancel":
+        busy.send(b"".join(encode(Kind.CANCEL, 101 + number) for number in range(FEW, MANY)))
+    else:
+        busy.session.connection_lost(None)
+    for _, answered in host.service.forwarded if end == "cancel" else []:
+        answered(Kind.RESULT, b"signature")
+    assert (len(host.service.forwarded), host.sessions.open_requests) == (FEW, 0)
+
+
+def test_what_waits_too_long_is_answered_so(shared: Shared) -> None:
+    host, busy, _ = shared
+    host.loop.now += 5.0
+    host.sessions.check()
+    late = [(Kind.ERROR, 101 + number) for number in range(FEW, MANY)]
+    assert sorted(answers(busy)) == late
+    assert (len(host.service.forwarded), host.sessions.open_requests) == (FEW, FEW)
+
+
+def test_when_the_daemon_is_gone_all_that_waits_fails(shared: Shared) -> None:
+    """Each failure makes room for the next one, which fails as well."""
+    host, busy, _ = shared
+    for peer in (busy, *(host.connect(ALICE) for _ in range(3))):
+        peer.send(b"".join(use(number) for number in range(301, 331)))
+        host.loop.turn()
+        host.loop.turn()
+    waiting = host.sessions.open_requests - FEW
+    assert waiting > 100
+    host.service.full = True
+    host.service.forwarded[0][1](Kind.ERROR, encode_error(1, Unavailable())[13:])
+    assert host.sessions.open_requests == FEW - 1
