@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hsmd.daemon.front.tokens import pool
+from hsmd.daemon.front.tokens import pool, token_requests
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.daemon.front.tokens.worker_channel import MANY_KEYS
 from hsmd.daemon.ipc import worker_messages
@@ -566,7 +566,7 @@ async def making_a_key(rig: Rig, key_type: str, keys: int) -> tuple[FakeWorker, 
 
 
 async def test_jobs_wait_while_a_key_is_made_in_a_token_with_many(make, monkeypatch) -> None:
-    monkeypatch.setattr(pool, "PAUSE_S", 60.0)
+    monkeypatch.setattr(token_requests, "PAUSE_S", 60.0)
     rig = make()
     worker, answer = await making_a_key(rig, "p-256", MANY_KEYS)
     rig.pool.submit([job()])
@@ -578,7 +578,7 @@ async def test_jobs_wait_while_a_key_is_made_in_a_token_with_many(make, monkeypa
 
 
 async def test_jobs_do_not_wait_long_while_a_key_is_made(make, monkeypatch) -> None:
-    monkeypatch.setattr(pool, "PAUSE_S", 0.02)
+    monkeypatch.setattr(token_requests, "PAUSE_S", 0.02)
     rig = make()
     worker, _ = await making_a_key(rig, "p-256", MANY_KEYS)
     rig.pool.submit([job()])
@@ -589,7 +589,7 @@ async def test_jobs_do_not_wait_long_while_a_key_is_made(make, monkeypatch) -> N
 async def test_jobs_do_not_wait_for_what_takes_long_or_spares_nothing(
     make, monkeypatch, key_type, keys
 ) -> None:
-    monkeypatch.setattr(pool, "PAUSE_S", 60.0)
+    monkeypatch.setattr(token_requests, "PAUSE_S", 60.0)
     rig = make()
     worker, _ = await making_a_key(rig, key_type, keys)
     rig.pool.submit([job()])
