@@ -147,6 +147,13 @@ class Intake:
         if self._timer is None and not self._resuming:
             self._schedule()
 
+    async def turn(self) -> None:
+        """Return when something may be handled for the client."""
+        if not self.frames_now():
+            resumed = asyncio.Event()
+            self.wait(resumed.set)
+            await resumed.wait()
+
     def _schedule(self) -> None:
         loop = self._turns.loop
         pause_s = self.account.recovery_s(self._clock())

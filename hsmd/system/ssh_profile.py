@@ -59,6 +59,8 @@ CLOSED: Mapping[str, Any] = MappingProxyType(
 
 _MSG_IGNORE = 2
 """SSH_MSG_IGNORE (RFC 4253, section 11.2)."""
+_EMPTY_STRING = bytes(4)
+"""An empty string (RFC 4251, section 5)."""
 
 
 # --- both ends ---
@@ -109,6 +111,11 @@ def without_ignore_packets(connection: Any) -> None:
             send_packet(packet_type, *payload, **options)
 
     connection.send_packet = send
+
+
+def send_ignore_packet(connection: Any) -> None:
+    """Send an SSH_MSG_IGNORE (RFC 4253, section 11.2): no peer answers it, and where there is no peer left, its kernel does."""
+    type(connection).send_packet(connection, _MSG_IGNORE, _EMPTY_STRING)
 
 
 @contextmanager

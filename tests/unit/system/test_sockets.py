@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -38,3 +38,24 @@ async def _peer_closes() -> None:
         writer.transport.abort()
         await writer.wait_closed()
         assert not peer_has_closed(writer.transport)
+
+
+async def test_a_peer_that_had_more_to_send_has_closed_once_something_was_sent_to_it() -> None:
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        accepted.put_nowait(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    peer = socket.create_connection(server.sockets[0].getsockname())
+    writer = await accepted.get()
+    with closing(server), closing(peer), closing(writer.transport):
+        peer.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                peer.send(bytes(1 << 20))
+        peer.close()
+        assert not peer_has_closed(writer.transport), "or what it had sent is not enough"
+        writer.write(b"is it there")
+        await eventually(lambda: peer_has_closed(writer.transport))

@@ -27,6 +27,7 @@ from hsmd.system.ssh_profile import (
     packet_handling,
     refuse_environment,
     replace_packet_handling,
+    send_ignore_packet,
     sent_together,
 )
 
@@ -189,8 +190,10 @@ class Flow:
 
     def check(self, now: float) -> str:
         """Why the connection has to end at this time (monotonic); empty if it has not."""
-        if self._is_paused and peer_has_closed(self._transport):
-            return "its peer has closed it, and what it sent before is not worth reading"
+        if self._is_paused:
+            if peer_has_closed(self._transport):
+                return "its peer has closed it, and what it sent before is not worth reading"
+            self._ask_for_peer()
         if self.unread_since is not None and now - self.unread_since > UNREAD_S:
             return "answers were left unread for too long"
         if self.exchanging_since is None or not exchanges_keys(self._conn):
@@ -198,6 +201,11 @@ class Flow:
         elif now - self.exchanging_since > EXCHANGE_S:
             return "a key exchange took too long"
         return ""
+
+    def _ask_for_peer(self) -> None:
+        """Find out by the next check whether the peer is there: what it sent and we do not read may hide that it has gone."""
+        if self._intake is not None and self.unread_since is None and not exchanges_keys(self._conn):
+            send_ignore_packet(self._conn)
 
     def _next_turn(self) -> None:
         self._left, self._waiting, self._deferred = PACKETS_A_TURN, False, False

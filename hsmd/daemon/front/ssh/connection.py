@@ -25,6 +25,7 @@ from hsmd.daemon.front.ssh.enrolment import MAX_AT_ONCE, TALK_S, EnrolmentChanne
 from hsmd.daemon.front.ssh.session import Session, Transport
 from hsmd.daemon.front.ssh.source_penalties import LEFT_S, LOGIN_FAILED_S, LOGIN_TIMED_OUT_S
 from hsmd.daemon.front.ssh.sources import source_of
+from hsmd.daemon.front.ssh.tariff import LOGIN
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role
 from hsmd.system.intake import Intake, Intakes
@@ -249,10 +250,20 @@ class SshConnection(asyncssh.SSHServer):
                 self._refused = "the signature does not verify" if message else self._refused
                 return False
             if message:  # without one, the peer only asks whether the key would be accepted
+                await self._pay_login(identity.client)
                 self._proven = identity
             return True
 
         return validate_known
+
+    async def _pay_login(self, client: str) -> None:
+        """Charge a login to the account of its client, and wait until that is not overdrawn: logins of one delay no others."""
+        intake = self._intakes.join(client)
+        try:
+            intake.spend(LOGIN)
+            await intake.turn()
+        finally:
+            self._intakes.leave(client)
 
     # --- channels ---
 

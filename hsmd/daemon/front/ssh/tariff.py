@@ -18,3 +18,6 @@ LONG_BYTES = 4_096
 """Key operations beyond this, such as the longest transcripts of TLS 1.2 clients, are long..."""
 LONG_TIMES = 7
 """... and each of their bytes costs so many bytes more: it is also hashed, copied to a worker, checked and hashed again."""
+
+LOGIN = 3_000.0
+"""Price of a login: two key agreements' and two signatures' worth of processor time, and the objects of a connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.channel import SshChannel
 from hsmd.daemon.front.ssh.connection import SshConnection
-from hsmd.daemon.front.ssh.tariff import TARIFF
+from hsmd.daemon.front.ssh.tariff import LOGIN, TARIFF
 from hsmd.protocol.roles import Role
 from hsmd.system.intake import Intakes
 
@@ -102,6 +103,21 @@ async def test_a_channel_that_ends_in_the_turn_of_a_request_makes_room_for_it(pa
     asked = connection.session_requested()
     channels[0].connection_lost(None)
     assert isinstance(await asked, SshChannel)
+
+
+async def test_logins_of_a_client_wait_until_its_account_pays_for_them(parts: Parts) -> None:
+    connection, conn, _ = parts
+    now = 100.0
+    connection._intakes = Intakes(TARIFF, lambda: now)
+    for _ in range(int(TARIFF.burst / LOGIN)):
+        assert await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
+    assert await conn.validate_public_key("web", WEB.public_data, b"", b""), "a question is no login"
+    waiting = asyncio.ensure_future(conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE))
+    await asyncio.sleep(0)
+    assert await conn.validate_public_key("ann", OPERATOR.public_data, b"message", SIGNATURE)
+    assert not waiting.done(), "it waits, and another client does not"
+    now += LOGIN / TARIFF.share
+    assert await waiting
 
 
 async def test_a_key_without_a_signature_admits_no_client(parts: Parts) -> None:

@@ -58,6 +58,9 @@ class Connection:
     def _send_kexinit(self) -> None:
         self.calls.append("key exchange")
 
+    def send_packet(self, kind: int, *payload: bytes) -> None:
+        self.calls.append(f"packet {kind}")
+
     def _recv_data(self) -> None:
         while self._recv_packet():
             pass
@@ -350,3 +353,20 @@ async def test_a_connection_that_is_not_read_ends_when_its_peer_has_closed_it(
     assert flow.check(0.0) == "", "a connection that is read sees the end itself"
     flow.hold()
     assert "has closed it" in flow.check(0.0)
+
+
+async def test_a_peer_that_is_not_read_is_sent_something_that_its_kernel_answers_if_it_has_gone() -> None:
+    """The end of a peer that had more to send than the kernel takes does not arrive."""
+    connection, flow = Site().connection(2)
+    asked = "packet 2"  # SSH_MSG_IGNORE
+    flow.check(0.0)
+    assert asked not in connection.calls, "a connection that is read sees the end itself"
+    flow.hold()
+    flow.check(1.0)
+    assert connection.calls.count(asked) == 1
+    connection._kex_complete = False
+    flow.check(2.0)
+    connection._kex_complete = True
+    connection.pause_writing()
+    flow.check(time.monotonic())
+    assert connection.calls.count(asked) == 1, "what would only wait here is not sent"
