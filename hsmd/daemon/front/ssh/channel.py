@@ -18,6 +18,7 @@ import asyncssh
 
 from hsmd.daemon.front.ssh.login_turns import LoginTurns
 from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
+from hsmd.daemon.front.ssh.tariff import KEY_EXCHANGE
 from hsmd.system.intake import Intake
 from hsmd.system.sockets import peer_has_closed
 from hsmd.system.ssh_profile import (
@@ -186,6 +187,8 @@ class Flow:
             self._drop("too many key exchanges")
             return
         self.exchanging_since = now
+        if self._intake is not None:
+            self._intake.spend(KEY_EXCHANGE)
         self._answer_kexinit()
 
     def check(self, now: float) -> str:

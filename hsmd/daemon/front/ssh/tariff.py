@@ -20,4 +20,6 @@ LONG_TIMES = 7
 """... and each of their bytes costs so many bytes more: it is also hashed, copied to a worker, checked and hashed again."""
 
 LOGIN = 3_000.0
-"""Price of a login: two key agreements' and two signatures' worth of processor time, and the objects of a connection."""
+"""Price of a login: a key agreement, two signatures, and the objects of a connection."""
+KEY_EXCHANGE = 2_500.0
+"""Price of a further key exchange of a connection."""

@@ -20,7 +20,7 @@ from hsmd.daemon.front.ssh.channel import (
     SshChannel,
 )
 from hsmd.daemon.front.ssh.session import UNREAD_S
-from hsmd.daemon.front.ssh.tariff import TARIFF
+from hsmd.daemon.front.ssh.tariff import KEY_EXCHANGE, TARIFF
 from hsmd.system.intake import MOST_HELD_BYTES, Intakes
 from tests.support.polling import eventually
 
@@ -254,6 +254,19 @@ async def test_a_key_exchange_that_is_not_completed_ends_the_connection() -> Non
     assert flow.check(began + EXCHANGE_S + 1) == "a key exchange took too long"
     connection._kex_complete = True
     assert flow.check(began + EXCHANGE_S + 1) == ""
+
+
+async def test_key_exchanges_are_paid_for_by_the_client() -> None:
+    site = Site()
+    for _ in range(int(TARIFF.burst / KEY_EXCHANGE) + 1):
+        exchanging, _ = site.connection(0)
+        exchanging._send_kexinit()
+        assert exchanging.calls == ["key exchange"]
+    connection, _ = site.connection(1)
+    connection._recv_data()
+    assert connection.handled == 0
+    site.now += KEY_EXCHANGE / TARIFF.share
+    await eventually(lambda: connection.handled == 1)
 
 
 async def test_answers_that_wait_for_a_key_exchange_are_counted() -> None:
