@@ -175,9 +175,10 @@ class Session(asyncio.BufferedProtocol):
             del received[0]
         self._refusals = self._forwarded = 0
         self._handle(received)
-        # A read, too, costs what a frame does, unless it brings an operation.
-        frames = self._channel.taken - self._forwarded + (bool(data) and not self._forwarded)
+        frames = self._channel.taken - self._forwarded
         self._intake.charge(frames=frames, refusals=self._refusals, key_operations=self._forwarded)
+        if data and not self._forwarded:
+            self._intake.spend(self._intake.account.packet)
 
     def _go_on(self) -> None:
         """The user has its turn again."""
@@ -299,12 +300,19 @@ class Session(asyncio.BufferedProtocol):
 
     def _give_up(self, ticket: Cancellable) -> None:
         ticket.cancel()
-        self._release(ticket)
+        if not self._release(ticket):
+            # No daemon has seen it, whose limits would bound how many there are.
+            self._intake.charge(refusals=1)
 
-    def _release(self, ticket: Cancellable) -> None:
-        """Count a request until the daemon has answered: what was cancelled or is late has a place there until then."""
-        if not ticket.when_settled(self._settled):
+    def _release(self, ticket: Cancellable) -> bool:
+        """Count a request until the daemon has answered: what was cancelled or is late has a place there until then.
+
+        Return whether the daemon still owes an answer.
+        """
+        owed = ticket.when_settled(self._settled)
+        if not owed:
             self._sessions.count(self._user, -1)
+        return owed
 
     def _settled(self, kind: int, body: bytes) -> None:
         """The daemon has answered what is not awaited any more."""

@@ -36,11 +36,12 @@ TARIFF = Tariff(
     refusal=80.0,
     control_request=1_000.0,
     key_operation=4.0,
+    packet=100.0,
 )
 """What a local user pays (hsmd/system/accounts.py). What no server needs in numbers costs seven times the processor's time that
-it takes: a ping takes 2.5 us, a refused operation 12 us, a control request 150 us. What servers do costs less than it takes,
-because daemon and token limit its rate: a server may make more operations and short connections in a second than an agent can
-forward, and is bounded only in each turn of the event loop."""
+it takes: a ping takes 2.5 us, a read 15 us, a refused operation 12 us, a control request 150 us. What servers do costs less than
+it takes, because daemon and token limit its rate: a server may make more operations and short connections in a second than an
+agent can forward, and is bounded only in each turn of the event loop."""
 CONNECTION = 100.0
 """Price of a connection, in microseconds."""
 ASKED_OF_DAEMON = 5_000.0
@@ -50,7 +51,7 @@ REFUSED_BY_DAEMON = 1_000.0
 for an operation."""
 BROKEN = 5_000.0
 """Price of a connection that is ended because of what the user sent: it takes a line of the agent's log."""
-UNUSED_CONNECTION = 1_500.0
+UNUSED_CONNECTION = 1_000.0
 """Price of a connection that ends without an operation: no server needs many of them."""
 LEAST_WINDOW = 16
 """Operations that users may have open at a daemon which refuses more, together."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,16 @@ async def test_a_connection_that_ended_while_it_waited_costs_no_session(listenin
     listening.now += 10.0
     await eventually(lambda: len(listening.sessions) == 1)
     assert not listening.begun
+
+
+async def test_a_turn_of_the_loop_accepts_a_bounded_number_of_connections(listening: Listening) -> None:
+    """A flood of connections of one user takes little of each turn; those of others are accepted in between."""
+    with ExitStack() as stack:
+        for _ in range(acceptors.ACCEPTED_A_TURN * 2 + 1):
+            stack.enter_context(listening.connect())
+        listening.acceptor._accept()
+        assert len(listening.sessions) == acceptors.ACCEPTED_A_TURN
+        await eventually(lambda: len(listening.begun) == acceptors.ACCEPTED_A_TURN * 2 + 1)
 
 
 async def test_too_many_connections_of_a_user_are_refused(

@@ -440,6 +440,17 @@ def test_what_is_given_up_while_it_waits_never_reaches_a_daemon(shared: Shared, 
     assert (len(host.service.forwarded), host.sessions.open_requests) == (FEW, 0)
 
 
+def test_what_is_given_up_while_it_waits_costs_what_a_refusal_does(shared: Shared) -> None:
+    """No daemon bounds how many there are."""
+    host, busy, _ = shared
+    given_up = 0
+    while busy.transport.reads and given_up < 10_000:
+        busy.send(use(7) + encode(Kind.CANCEL, 7))
+        given_up += 1
+        host.loop.turn()
+    assert given_up <= TARIFF.burst / TARIFF.refusal
+
+
 def test_what_waits_too_long_is_answered_so(shared: Shared) -> None:
     host, busy, _ = shared
     host.loop.now += 5.0
