@@ -264,7 +264,8 @@ class TokenPool:
     def _pump(self) -> None:
         self._pumping = False
         if self._queue.size and not self._requests.pausing:
-            self._queue.hand_out(self._ready, self._window, self._clock())
+            workers = self._changes.to_be_given_jobs(self._ready)
+            self._queue.hand_out(workers, self._window, self._clock())
 
     def _outstanding(self) -> int:
         return self._queue.size + self._workers.in_hand
@@ -283,6 +284,8 @@ class TokenPool:
         except ProtocolError as error:
             why = f"it broke the protocol: {error.text}"
         now = worker.moved_at = self._clock()
+        if self._changes.recent:
+            worker.moved(now)  # it may be the one that others wait for
         if worker.alone and not worker.jobs:
             worker.alone = False
         if done:
@@ -353,6 +356,8 @@ class TokenPool:
                 self._control.lose("it did not get ready in time")
         if self._workers.away:
             self._queue.clear(Status.FAILED, self._unavailable())
+        if self._queue.size and not self._changes.recent:
+            self._pump_soon()
         if self._outstanding():
             self._sweep_later(SWEEP_S)
         elif self._workers.all or self._control.worker is not None:

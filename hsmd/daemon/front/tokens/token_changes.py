@@ -6,11 +6,14 @@ With 10,000 keys this takes 0.2 s of CPU, and seconds on a machine that has no p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hsmd.daemon.front.tokens.worker_channel import SEARCH_LIMIT_S, WorkerChannel
+from hsmd.daemon.front.tokens.worker_channel import MANY_KEYS, SEARCH_LIMIT_S, WorkerChannel
 from hsmd.daemon.ipc.worker_messages import Adopt, Destroy, Generate, TokenRequest, Unwrap
+
+ONE_AT_A_TIME_S = 1.0
+"""For this long after a change, workers that have to read what the token holds are given jobs one at a time."""
 
 
 def is_quick_change(request: TokenRequest) -> bool:
@@ -44,12 +47,39 @@ class TokenChanges:
         """The token was changed, by this daemon or by others."""
         self._ended_at = self._clock()
 
-    def read_again_by_all(self, workers: Iterable[WorkerChannel]) -> bool:
-        """Whether those of the workers that have jobs have used the token since the last change, or have had enough time."""
+    def read_again_by_all(self, workers: list[WorkerChannel]) -> bool:
+        """Whether those of the workers that have jobs have used the token since the last change, or have had enough time.
+
+        For a moment after it those that have none count as well, if others have some: they will be given theirs.
+        """
         at = self._ended_at
-        return self._clock() - at >= SEARCH_LIMIT_S or all(
-            not each.jobs or each.used_at > at for each in workers
-        )
+        if self._clock() - at >= SEARCH_LIMIT_S:
+            return True
+        busy = [each for each in workers if each.jobs]
+        if busy and self.recent and self._to_read(workers):
+            return False
+        return all(each.used_at > at for each in busy)
+
+    @property
+    def recent(self) -> bool:
+        """Whether the token was changed a moment ago."""
+        return self._clock() - self._ended_at < ONE_AT_A_TIME_S
+
+    def to_be_given_jobs(self, workers: list[WorkerChannel]) -> list[WorkerChannel]:
+        """Those of the workers that have read what a token with many keys holds since its last change, and one that has not.
+
+        Two that read at the same time take each other's processor, and the jobs of both wait twice as long.
+        """
+        if not self.recent:
+            return workers
+        to_read = self._to_read(workers)
+        if len(to_read) < 2:
+            return workers
+        first = next((each for each in to_read if each.jobs), to_read[0])
+        return [each for each in workers if each is first or each not in to_read]
+
+    def _to_read(self, workers: list[WorkerChannel]) -> list[WorkerChannel]:
+        return [each for each in workers if each.keys >= MANY_KEYS and each.used_at <= self._ended_at]
 
     def stalled(self, worker: WorkerChannel, now: float, stall_s: float) -> bool:
         """Whether a worker is to be given up for having made no progress.

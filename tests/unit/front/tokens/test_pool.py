@@ -763,6 +763,56 @@ async def test_a_key_that_another_daemon_has_made_or_removed_may_slow_workers_do
         await rig.sweep(now, 10.0)
 
 
+async def test_workers_read_a_changed_token_with_many_keys_one_at_a_time(make) -> None:
+    """Each takes a processor for 0.2 s then, and so the jobs of two would wait for both."""
+    now = [100.0]
+    rig = make(window=8, clock=lambda: now[0])
+    first, second = await rig.worker(keys=MANY_KEYS), await rig.worker(keys=MANY_KEYS)
+    rig.pool.note_change()
+    rig.pool.submit([job(1e9) for _ in range(4)])
+    sent = await rig.sent_to(first, 4)
+    assert second.received() == []
+    now[0] += 0.2
+    first.begun(1, 1)
+    first.answer(sent[0][1])
+    await rig.until(lambda: rig.done)
+    rig.pool.submit([job(1e9) for _ in range(4)])
+    await rig.sent_to(second, 3)
+
+
+async def test_no_worker_looks_for_a_key_before_all_that_get_jobs_have_read_the_token(make) -> None:
+    now = [100.0]
+    rig = make(window=8, clock=lambda: now[0])
+    first, second = await rig.worker(keys=MANY_KEYS), await rig.worker(keys=MANY_KEYS)
+    rig.pool.submit([job(1e9)])
+    sent = await rig.sent_to(first, 1)
+    rig.pool.note_new_key(NEW_KEY)
+    now[0] += 0.2
+    first.begun(1, 1)
+    first.answer(sent[0][1])
+    await rig.until(lambda: rig.done)
+    rig.pool.submit([job(1e9)])
+    await rig.sent_to(first, 1)
+    await rig.sweep(now, 0.1)
+    assert second.received() == [], "it will be given jobs soon, and then has to read the token as well"
+    await rig.sweep(now, 1.0)
+    ((kind, _, _),) = await rig.sent_to(second, 1)
+    assert kind == Kind.EVENT
+
+
+async def test_a_worker_that_hangs_in_a_changed_token_keeps_jobs_from_others_for_a_moment_only(make) -> None:
+    now = [100.0]
+    rig = make(window=4, clock=lambda: now[0])
+    first, second = await rig.worker(keys=MANY_KEYS), await rig.worker(keys=MANY_KEYS)
+    rig.pool.note_change()
+    rig.pool.submit([job(1e9) for _ in range(6)])
+    await rig.sent_to(first, 4)
+    await rig.sweep(now, 0.5)
+    assert second.received() == []
+    await rig.sweep(now, 0.5)
+    await rig.sent_to(second, 2)
+
+
 async def test_workers_that_are_slow_after_a_change_are_replaced_one_at_a_time(make) -> None:
     now = [100.0]
     rig = make(stall_s=2.0, clock=lambda: now[0])
