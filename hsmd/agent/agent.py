@@ -88,8 +88,7 @@ class Agent:
             self._sessions.close()
             await self._upstream.close()
             await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
-            if self._cache.unstored.is_set():
-                await self._cache.store()
+            await self._cache.settle()
             self._listener.close()
             log.info("agent.stopped", client=self._config.client)
 

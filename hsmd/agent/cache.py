@@ -60,6 +60,7 @@ class Cache:
         self._digests: dict[str, bytes] = {}
         self.complete = False
         self.unstored = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
 
     def load(self) -> None:
         """Read what an earlier run stored; a damaged file is ignored.
@@ -132,11 +133,25 @@ class Cache:
         self._digests = {name: key.digest for name, key in keys.items()}
 
     async def store(self) -> None:
-        """Write the file, in a thread. A failure is logged; the keys in memory remain usable."""
+        """Write the file, in a thread. A failure is logged; the keys in memory remain usable.
+
+        The thread goes on if the caller is cancelled; `settle` waits for it.
+        """
         self.unstored.clear()
         keys = [self._keys[name] for name in self._names]
+        self._writing = asyncio.create_task(self._write(_document(keys)))
+        await asyncio.shield(self._writing)
+
+    async def settle(self) -> None:
+        """Return when everything is in the file, or could not be written."""
+        if self._writing is not None:
+            await self._writing
+        if self.unstored.is_set():
+            await self.store()
+
+    async def _write(self, document: Iterator[bytes]) -> None:
         try:
-            await asyncio.to_thread(atomic_file.replace, self._directory / FILE_NAME, _document(keys))
+            await asyncio.to_thread(atomic_file.replace, self._directory / FILE_NAME, document)
         except OSError as error:
             log.error("cache.not_stored", path=str(self._directory), error=str(error))
 

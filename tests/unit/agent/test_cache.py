@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from hsmd.agent.cache import FILE_NAME, Cache, CachedKey, check
 from hsmd.errors import ConfigurationError, ProtocolError
+from hsmd.system import atomic_file
 from tests.support.fake_daemon import SoftKey
 
 KEYS = [
@@ -117,3 +120,30 @@ def test_unsafe_state_directories_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError):
         opened(tmp_path / "file")
+
+
+async def test_a_write_goes_on_when_its_caller_is_cancelled_and_is_waited_for_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that stops while it writes: one that starts after it finds all keys."""
+    begun, may_go_on = threading.Event(), threading.Event()
+    replace = atomic_file.replace
+
+    def slowly(*arguments: Any) -> None:
+        begun.set()
+        assert may_go_on.wait(5)
+        replace(*arguments)
+
+    monkeypatch.setattr(atomic_file, "replace", slowly)
+    cache = opened(tmp_path / "state")
+    cache.put(KEYS[0])
+    storing = asyncio.create_task(cache.store())
+    await asyncio.to_thread(begun.wait, 5)
+    storing.cancel()
+    await asyncio.wait([storing])
+    settling = asyncio.create_task(cache.settle())
+    await asyncio.sleep(0)
+    assert not settling.done()
+    may_go_on.set()
+    await settling
+    assert opened(tmp_path / "state").names() == [KEYS[0].info.name]
