@@ -171,13 +171,16 @@ def test_many_connections_of_a_user_share_its_turn_and_others_have_theirs(host: 
 )
 def test_a_user_beyond_its_share_is_not_read_for_a_while(host: Host, flood: bytes) -> None:
     peer, other = host.connect(ALICE), host.connect(BOB)
+    sent = 0
     for _ in range(10_000):
         host.loop.turn()
         if peer.transport.reads:
             peer.send(flood)
+            sent += 1
         elif host.loop.next_timer is not None:
             break
     assert not peer.transport.reads
+    assert sent <= TARIFF.burst / TARIFF.frame / 100 + 1, "each of the hundred frames has its price"
     host.loop.turn()
     assert not peer.transport.reads
     other.send(use(1))
