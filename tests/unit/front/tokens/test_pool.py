@@ -554,7 +554,7 @@ async def test_workers_look_for_a_new_key_one_at_a_time_and_without_jobs(make) -
 async def making_a_key(rig: Rig, key_type: str, keys: int) -> tuple[FakeWorker, Callable[[], None]]:
     """A worker of a token with so many keys, while the control worker makes another, and a function that ends this."""
     worker, control = await rig.worker(keys=keys), await rig.worker(control=True)
-    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Generate("name", key_type, []), 5))
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Generate("name", key_type, []), 60))
     ((_, request_id, _),) = await rig.sent_to(control, 1)
 
     def answer() -> None:
