@@ -63,14 +63,14 @@ class LoadShedder:
         """Learn from `jobs`, which a worker that was busy all the time answered in `took_s` seconds.
 
         Nothing is learned from a stall. The estimate follows a faster token sooner than a slower one, so that a slow period
-        that is over causes no refusals.
+        that is over causes no refusals; at first it is 0, because the first use of a token takes longer than those that follow.
         """
         if any(job.expired for job in jobs):
             return
         cost = sum([job.cost for job in jobs])
         unit_s = took_s / cost
         believed = _FASTER if unit_s < self._unit_s else _SLOWER
-        self._unit_s += believed * (unit_s - self._unit_s) if self._unit_s else unit_s
+        self._unit_s += believed * (unit_s - self._unit_s)
         self._mean_cost += _SMOOTHING * (cost / len(jobs) - self._mean_cost)
 
     def _ahead_s(self, clients: int, own_cost: float, load: Load) -> float:
