@@ -125,7 +125,7 @@ def _start(
     profile_file = directory / profiles.PROFILE_NAME
     write_new(profile_file, profiles.render(profile), PRIVATE)
     with connect(profile) as client:
-        wait_for_token(client, children[0])
+        wait_for_token(client, children[0], workers)
         ready_keys = [_make(client, key, directory) for key in keys]
     socket = start_agent(resources, directory, profile, children, log) if with_agent else ""
     return Ready(
@@ -194,16 +194,18 @@ def _has_line(pipe: Any, notice: bytearray) -> bool:
     return notice.endswith(b"\n")
 
 
-def wait_for_token(client: Client, child: subprocess.Popen[bytes], seconds: float = READY_S) -> None:
-    """Wait until all workers are ready. Raises CommandError after `seconds`."""
+def wait_for_token(
+    client: Client, child: subprocess.Popen[bytes], workers: int, seconds: float = READY_S
+) -> None:
+    """Wait until all workers are ready: those that sign, of which there are `workers`, the spare and the control worker.
+
+    Raises CommandError after `seconds`.
+    """
 
     def ready() -> bool:
         tokens = client.control(Status(), timeout_s=READY_S).tokens
-        return (
-            bool(tokens)
-            and all(worker.state in ("ready", "spare") for worker in tokens[0].workers)
-            and bool(tokens[0].workers)
-        )
+        states = [worker.state for worker in tokens[0].workers] if tokens else []
+        return len(states) == workers + 2 and all(state in ("ready", "spare") for state in states)
 
     child_processes.wait_for(ready, "the token", seconds=seconds, child=child)
 

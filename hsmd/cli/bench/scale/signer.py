@@ -81,10 +81,10 @@ async def _run(order: dict[str, Any]) -> None:
     )
     end = asyncio.Event()
     async with Connection(endpoint) as connection:
-        warm, warmed = _Loop(connection, bytes.fromhex(order["key"])), asyncio.Event()
-        warmed.set()
         for _ in range(_WARM_UP):
-            await warm.until(warmed, 1)
+            warmed = asyncio.Event()
+            warmed.set()
+            await _Loop(connection, bytes.fromhex(order["key"])).until(warmed, 1)
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), end.set)
         loop = _Loop(connection, bytes.fromhex(order["key"]))
         print("ready", flush=True)

@@ -118,7 +118,7 @@ class Site:
     def wait_for_workers(self) -> None:
         """Wait until all workers are ready. Raises CommandError."""
         with self.operator() as client:
-            environment.wait_for_token(client, self._children[0], READY_S)
+            environment.wait_for_token(client, self._children[0], WORKERS, READY_S)
 
     def workers(self) -> tuple[list[int], int]:
         """Process ids: of the signing workers with the spare, and of the control worker."""
