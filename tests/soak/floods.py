@@ -7,7 +7,8 @@ in turns, so that what the machine itself suffers is in both figures. A kind pas
 median and at the 99th percentile, are at most `--ratio` times as long as elsewhere, none of its logins failed, and the process
 holds no more afterwards than before (a tenth more memory at most). Before is after honest work and a first short flood: what a
 server keeps ready, such as threads, is not what a flood leaves behind. The order of the kinds is drawn with the seed. With
-`--only-here` no turn is spent elsewhere, and latencies are printed but not judged: for long runs of several kinds at the same time.
+`--only-here` the flood is begun once and no time is spent elsewhere, and latencies are printed but not judged: for long runs of
+several kinds at the same time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import asyncio
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,7 +32,7 @@ WARM_S = 45.0
 FIRST_S = 3.0
 LOGIN_EVERY_S = 1.0
 MEASURED_S = 1.0
-"""Honest work in each turn of several kinds at the same time: the processor is for the floods."""
+"""Honest work in each ten seconds of several kinds at the same time: the processor is for the floods."""
 
 SITES: dict[str, Callable[[Path], AbstractContextManager[Site]]] = {
     "daemon": DaemonSite,
@@ -57,7 +59,7 @@ class Run:
         self.before = await settled(self.site.pid, before_all)
         left = self.seconds
         while left > 0:
-            turn = min(left, TURN_S)
+            turn = left if self.only_here else min(left, TURN_S)
             if not self.only_here:
                 self.elsewhere += await self._turn(turn, elsewhere=True)
             self.here += await self._turn(turn, elsewhere=False)
@@ -68,17 +70,27 @@ class Run:
         self.elsewhere.sort()
 
     async def _turn(self, seconds: float, *, elsewhere: bool) -> list[float]:
-        with self.site.flood(self.kind, self.connections, elsewhere=elsewhere):
+        with self.site.flood(self.kind, self.connections, elsewhere=elsewhere) as flood:
             logins = None if elsewhere else asyncio.create_task(self._log_in())
             try:
-                measured = min(seconds, MEASURED_S) if self.only_here else seconds
-                took = await self.site.latencies(measured)
-                await asyncio.sleep(seconds - measured)
+                took = await self._latencies(seconds)
+                assert flood.poll() is None, f"the flood {self.kind} ended by itself"
                 self._held = Held.by(self.site.pid)
             finally:
                 if logins is not None:
                     logins.cancel()
                     await asyncio.gather(logins, return_exceptions=True)
+        return took
+
+    async def _latencies(self, seconds: float) -> list[float]:
+        """Those of the whole time; with `only_here` those of one second in ten."""
+        if not self.only_here:
+            return await self.site.latencies(seconds)
+        took = []
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            took += await self.site.latencies(min(left, MEASURED_S))
+            await asyncio.sleep(min(ends - time.monotonic(), TURN_S - MEASURED_S))
         return took
 
     async def _log_in(self) -> None:

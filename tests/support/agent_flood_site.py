@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from hsmd.client import AgentEndpoint, Client
 from hsmd.errors import HsmdError
@@ -59,7 +58,9 @@ class AgentFloodSite:
     def pid(self) -> int:
         return self._watched.process.pid
 
-    def flood(self, kind: str, connections: int, *, elsewhere: bool) -> AbstractContextManager[Any]:
+    def flood(
+        self, kind: str, connections: int, *, elsewhere: bool
+    ) -> AbstractContextManager[subprocess.Popen[str]]:
         if elsewhere:
             return _flood(kind, self._other, connections, self._other_key)
         return _flood(kind, self._watched, connections, self._flooded_key)
@@ -76,7 +77,7 @@ class AgentFloodSite:
 
 
 @contextmanager
-def _flood(kind: str, agent: AgentProcess, connections: int, key: bytes) -> Iterator[None]:
+def _flood(kind: str, agent: AgentProcess, connections: int, key: bytes) -> Iterator[subprocess.Popen[str]]:
     uid = FLOODER if os.geteuid() == 0 else os.geteuid()
     process = subprocess.Popen(
         [
@@ -90,7 +91,7 @@ def _flood(kind: str, agent: AgentProcess, connections: int, key: bytes) -> Iter
     try:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "ready", f"the flood {kind} did not begin"
-        yield
+        yield process
     finally:
         process.kill()
         process.communicate()

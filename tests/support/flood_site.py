@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import asyncssh
 
@@ -135,7 +135,9 @@ class Site(Protocol):
     def pid(self) -> int:
         """The process that is watched."""
 
-    def flood(self, kind: str, connections: int, *, elsewhere: bool) -> AbstractContextManager[Any]:
+    def flood(
+        self, kind: str, connections: int, *, elsewhere: bool
+    ) -> AbstractContextManager[subprocess.Popen[str]]:
         """A flood that is under way, of the watched server or of the other one."""
 
     async def latencies(self, seconds: float) -> list[float]:
@@ -172,7 +174,9 @@ class DaemonSite:
     def pid(self) -> int:
         return self.watched.front_pid
 
-    def flood(self, kind: str, connections: int, *, elsewhere: bool) -> AbstractContextManager[Any]:
+    def flood(
+        self, kind: str, connections: int, *, elsewhere: bool
+    ) -> AbstractContextManager[subprocess.Popen[str]]:
         client = AUDITOR if kind == "audit-read" else WEB
         return flood(kind, self.other if elsewhere else self.watched, client, connections)
 
