@@ -24,6 +24,7 @@ DEADLINE_MS = 500
 """As OpenSSL servers wait for one (`timeout-ms` of the provider)."""
 _SCHEME = 0x0403
 _WARM_UP = 50
+"""Rounds with as many requests open as later: each worker that will sign has read the token if another program changed it."""
 _PAUSE_S = 0.01
 """After a request that could not be sent, because the connection is lost or full."""
 
@@ -84,7 +85,7 @@ async def _run(order: dict[str, Any]) -> None:
         for _ in range(_WARM_UP):
             warmed = asyncio.Event()
             warmed.set()
-            await _Loop(connection, bytes.fromhex(order["key"])).until(warmed, 1)
+            await _Loop(connection, bytes.fromhex(order["key"])).until(warmed, order["in_flight"])
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), end.set)
         loop = _Loop(connection, bytes.fromhex(order["key"]))
         print("ready", flush=True)
