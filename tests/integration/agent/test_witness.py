@@ -89,6 +89,7 @@ async def test_another_daemon_serves_meanwhile(agent_site: AgentSite, log: LogMa
     other.keys = agent_site.daemon.keys
     agent_site.more_daemons.append(await other.start())
     agent = await agent_site.start()
+    await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
     await eventually(agent._witness.memories.all)
     await roll_back(agent_site, log)
     await eventually(lambda: problems(agent_site))
