@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from time import monotonic, sleep
+from typing import Any, cast
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -18,6 +20,7 @@ from hsmd.errors import ConfigurationError, Conflict, StoreFailure
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 10
 STATEMENT_TIMEOUT_S = 20
+LOCK_RETRIES_S = (0.001, 0.005)
 POOL_SIZE = 4
 _HELP = "use sqlite:////var/lib/hsmd/store.db or postgresql+psycopg://user:password@host/database"
 
@@ -97,8 +100,31 @@ def _sqlite(path: str) -> Engine:
 
 def _begin_sqlite(connection: Connection) -> None:
     """Begin explicitly: sqlite3 would begin only before the first write, and reads would be inconsistent."""
-    immediate = connection.get_execution_options().get("hsmd_immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    if connection.get_execution_options().get("hsmd_immediate", False):
+        _take_write_lock(cast("sqlite3.Connection", connection.connection.dbapi_connection))
+    else:
+        connection.exec_driver_sql("BEGIN")
+
+
+def _take_write_lock(connection: sqlite3.Connection) -> None:
+    """Begin with the write lock. Raises sqlite3.OperationalError if others hold it for LOCK_TIMEOUT_S.
+
+    SQLite keeps no queue. Its busy handler comes back only each 0.1 s once it has waited for 0.3 s, and a writer that does so
+    is overtaken for seconds by others that write without a pause. Short random pauses find the lock free soon.
+    """
+    patience = monotonic() + LOCK_TIMEOUT_S
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > patience:
+                    raise
+            sleep(random.uniform(*LOCK_RETRIES_S))
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT_S * 1000)}")
 
 
 def _postgresql(url: URL) -> Engine:

@@ -124,6 +124,28 @@ def test_waiting_for_a_writer_ends_after_a_timeout(
     store.close()
 
 
+def test_a_waiting_writer_looks_for_a_free_lock_each_few_milliseconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: datetime
+) -> None:
+    """Later than that it would be overtaken by others that write without a pause."""
+    store = Store(f"sqlite:///{tmp_path}/store.db")
+    store.migrate()
+    holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 200:
+            holder.close()
+
+    monkeypatch.setattr(engine, "sleep", pause)
+    store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
+    assert len(pauses) == 200
+    assert max(pauses) <= 0.005
+    store.close()
+
+
 def test_postgresql_ends_a_wait_for_a_writer(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, now: datetime
 ) -> None:
