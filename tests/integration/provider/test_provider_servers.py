@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,10 @@ def handshake(
     version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     ciphers: str | None = None,
 ) -> str:
-    """Do a handshake and request a page; return the name of the cipher. Raises ssl.SSLError or OSError."""
+    """Do a handshake and request a page; return the name of the cipher once the server has closed the connection.
+
+    Raises ssl.SSLError or OSError.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(identity.certificate)
     context.minimum_version = context.maximum_version = version
@@ -54,7 +58,16 @@ def handshake(
         assert tls.recv(4096).startswith(b"HTTP/1")
         chosen = tls.cipher()
         assert chosen is not None
+        wait_for_end(tls)
         return chosen[0]
+
+
+def wait_for_end(tls: ssl.SSLSocket) -> None:
+    """Read until the server has closed its socket, which it does after its close_notify."""
+    while tls.recv(4096):
+        pass
+    with suppress(ConnectionResetError, BrokenPipeError), tls.unwrap() as raw:
+        assert raw.recv(1) == b""
 
 
 def is_listening(port: int) -> bool:
