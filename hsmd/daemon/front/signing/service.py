@@ -160,6 +160,7 @@ class KeyService:
                     self._acquit(request)
                 if not request.replied:
                     replies.append((request, answer))
+                job.context = None  # nothing follows; a cycle would stay until the garbage collector runs
             elif status is Status.EXPIRED:
                 replies.append((request, DeadlineExceeded()))
             else:
