@@ -27,8 +27,8 @@ from tests.support.agent_flood_site import AgentFloodSite
 from tests.support.flood_site import DaemonSite, Held, Site, percentile, settled
 
 TURN_S = 10.0
-WARM_S = 45.0
-"""Honest work before the first kind: until then a daemon grows by some 9 MiB, and then no more."""
+WARM_S = 20.0
+"""Honest work before the first kind: until then a daemon grows by a few MiB, and then no more."""
 FIRST_S = 3.0
 LOGIN_EVERY_S = 1.0
 MEASURED_S = 1.0
