@@ -97,7 +97,7 @@ class TokenWorkers:
         """A worker's state, as `hsmd status` names it."""
         if worker.ready is None:
             return "starting"
-        if worker in self._rotation.spares:
+        if self._rotation.is_spare(worker):
             return "spare"
         if not worker.jobs:
             return "ready"

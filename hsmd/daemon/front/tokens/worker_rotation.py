@@ -42,6 +42,10 @@ class WorkerRotation:
         """The working ones, the spares, and what is set aside."""
         return [*self.working, *self.spares, *self.aside]
 
+    def is_spare(self, worker: WorkerChannel) -> bool:
+        """Whether it waits for the place of another one, or would if it were not set aside."""
+        return worker in self.spares or (worker in self.aside and len(self.working) >= self._size)
+
     def add(self, worker: WorkerChannel, now: float) -> None:
         """Add a worker that is ready."""
         share = 1 - JITTER * self._chance.random()
@@ -63,11 +67,12 @@ class WorkerRotation:
         return True
 
     def set_aside(self, worker: WorkerChannel) -> None:
-        """Give a working one no jobs until `take_back`, if another one is working or can take its place."""
-        if worker in self.working:
-            self.working.remove(worker)
-            self.aside.append(worker)
-            self._promote()
+        """Give a worker no jobs until `take_back`, if another one is working or can take its place."""
+        for group in (self.working, self.spares):
+            if worker in group:
+                group.remove(worker)
+                self.aside.append(worker)
+                self._promote()
 
     def take_back(self, worker: WorkerChannel) -> None:
         """Give one that was set aside jobs again, or make it a spare."""

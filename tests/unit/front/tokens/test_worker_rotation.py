@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -151,3 +151,18 @@ def test_the_last_worker_is_never_set_aside() -> None:
     assert (rotation.working, rotation.aside) == ([second], [first])
     rotation.remove(second)
     assert rotation.working == [first], "it is needed again"
+
+
+def test_a_spare_that_is_set_aside_takes_the_place_of_no_lost_worker() -> None:
+    """It looks for keys, and jobs would wait behind its search."""
+    rotation = WorkerRotation(2, spare=True, operations=0, age_s=0, chance=random.Random(3))
+    first, second, spare = workers = [cast("Any", Worker()) for _ in range(3)]
+    for worker in workers:
+        rotation.add(worker, 0.0)
+    rotation.set_aside(spare)
+    assert [rotation.is_spare(worker) for worker in workers] == [False, False, True]
+    rotation.remove(first)
+    assert not rotation.is_spare(spare), "it is needed"
+    assert (rotation.working, rotation.aside) == ([second], [spare])
+    rotation.take_back(spare)
+    assert rotation.working == [second, spare]
