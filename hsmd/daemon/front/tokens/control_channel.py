@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -15,10 +15,6 @@ from hsmd.protocol.frames import MAX_DEADLINE_MS, Frame, Kind, decode_error, enc
 
 PATIENCE_S = 10.0
 """A worker that had this long for a request, or half of the request's time, is replaced if it has not answered then."""
-
-
-def _nothing() -> None:
-    pass
 
 
 class ControlChannel:
@@ -37,11 +33,11 @@ class ControlChannel:
         self.worker: WorkerChannel | None = None
 
     async def ask(
-        self, request: TokenRequest, timeout_s: float, sending: Callable[[], None] = _nothing
+        self, request: TokenRequest, timeout_s: float, prepare: Callable[[], Awaitable[None]] | None = None
     ) -> Any:
         """The answer to one request. Raises DeadlineExceeded, TokenFailure if the worker is lost, or its error.
 
-        `sending` is called when it is this request's turn.
+        `prepare` is carried out when it is this request's turn, and before it is sent.
 
         A worker that has been sent the request and does not answer in time is replaced, because it may hang; not if most of
         the time was over before the worker was free or ready.
@@ -50,10 +46,11 @@ class ControlChannel:
         handed_over_at: float | None = None
         try:
             async with asyncio.timeout(max(timeout_s, 0)), self._turn:
-                while not self._ready.is_set():
-                    await self._ready.wait()
+                await self._until_ready()
+                if prepare is not None:
+                    await prepare()
+                    await self._until_ready()  # the worker may have been lost meanwhile
                 handed_over_at = now()
-                sending()
                 answer = await self._exchange(request, timeout_s)
         except TimeoutError:
             if handed_over_at is None:
@@ -67,6 +64,10 @@ class ControlChannel:
             return msgspec.json.decode(answer, type=request.Result)
         except msgspec.MsgspecError as error:
             raise TokenFailure(detail=f"control worker: {error}") from None
+
+    async def _until_ready(self) -> None:
+        while not self._ready.is_set():
+            await self._ready.wait()
 
     def attach(self, worker: WorkerChannel) -> None:
         """Use a control worker that was started, in place of the one before it if there is one."""

@@ -16,6 +16,7 @@ from typing import Any
 from hsmd.daemon.front.tokens.circuit_breaker import HealthListener, NoListener, TokenHealth
 from hsmd.daemon.front.tokens.control_channel import ControlChannel
 from hsmd.daemon.front.tokens.crash_attribution import CrashAttribution
+from hsmd.daemon.front.tokens.job_pause import JobPause
 from hsmd.daemon.front.tokens.job_queue import JobQueue
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
 from hsmd.daemon.front.tokens.key_announcements import KeyAnnouncements
@@ -107,7 +108,8 @@ class TokenPool:
             log=log,
         )
         self._control = ControlChannel(event=self._workers.event, lost=self._workers.control_lost)
-        self._requests = TokenRequests(self._control, self._workers, self._changes, keys, clock, self._pump)
+        self._pause = JobPause(self._workers, self._pump)
+        self._requests = TokenRequests(self._control, self._workers, self._changes, keys, clock, self._pause)
         self._start_limit_s = start_limit_s
         self._retry_after_ms = int(away_s * 500)
         self._queue = JobQueue(self._finish_soon)
@@ -263,7 +265,7 @@ class TokenPool:
 
     def _pump(self) -> None:
         self._pumping = False
-        if self._queue.size and not self._requests.pausing:
+        if self._queue.size and not self._pause.active:
             workers = self._changes.to_be_given_jobs(self._ready)
             self._queue.hand_out(workers, self._window, self._clock())
 
@@ -292,6 +294,8 @@ class TokenPool:
             self._shedder.served([completion.job for completion in done], now - worker.read_at)
             worker.read_at = now
             self._report(done)
+            if self._pause.active:
+                self._pause.note_done()
         if why:
             self._workers.lose(worker, why)
         elif self._queue.size:
@@ -300,6 +304,7 @@ class TokenPool:
     def _gave_up(self, done: list[Completion]) -> None:
         """A worker was given up, with these jobs."""
         self._deliver(done)
+        self._pause.note_done()
         if self._queue.size:
             self._pump_soon()
 

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from hsmd.daemon.front.tokens.control_channel import ControlChannel
+from hsmd.daemon.front.tokens.job_pause import JobPause
 from hsmd.daemon.front.tokens.key_announcements import KeyAnnouncements
 from hsmd.daemon.front.tokens.token_changes import TokenChanges, is_quick_change
 from hsmd.daemon.front.tokens.token_workers import TokenWorkers
@@ -26,12 +27,6 @@ from hsmd.errors import DeadlineExceeded
 
 PAGE_S = 10.0
 """Each page of a list gets this long: a worker that does not answer in time is taken for one that hangs."""
-PAUSE_S = 0.1
-"""Longest pause of jobs while a key is made. With SoftHSM it takes 5 ms, on a busy machine 100 ms."""
-
-
-def _no_pause() -> None:
-    pass
 
 
 class TokenRequests:
@@ -44,33 +39,26 @@ class TokenRequests:
         changes: TokenChanges,
         keys: KeyAnnouncements,
         clock: Callable[[], float],
-        go_on: Callable[[], None],
+        pause: JobPause,
     ) -> None:
-        """`go_on` is called when a pause of jobs has ended; `clock` is monotonic."""
+        """`clock` is monotonic."""
         self._control = control
         self._workers = workers
         self._changes = changes
         self._keys = keys
         self._clock = clock
-        self._go_on = go_on
-        self._paused: asyncio.TimerHandle | None = None
-
-    @property
-    def pausing(self) -> bool:
-        """Whether no jobs are to be handed out now: a worker that uses a key while objects are made reads the token twice."""
-        return self._paused is not None
+        self._pause = pause
 
     async def carry_out(self, request: TokenRequest, timeout_s: float) -> Any:
         """One request, one at a time. Returns `request.Result`. Raises as `TokenPool.control`."""
         ends = self._clock() + timeout_s
         with self._changes.made_by(request):
+            pause = is_quick_change(request) and self._workers.have_many_keys()
             try:
-                pause = (
-                    self._pause if is_quick_change(request) and self._workers.have_many_keys() else _no_pause
-                )
-                result = await self._control.ask(request, timeout_s, pause)
+                result = await self._control.ask(request, timeout_s, self._pause.begin if pause else None)
             finally:
-                self._end_pause()
+                if pause:
+                    self._pause.end()
             self._workers.note_progress()  # what has ended by now has not used what is new
         match request:
             case Generate() | Adopt() | Unwrap(keep=True):
@@ -103,13 +91,3 @@ class TokenRequests:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(timeout_s, 0)):
                 await self._keys.until_told(key)
-
-    def _pause(self) -> None:
-        self._end_pause()
-        self._paused = asyncio.get_running_loop().call_later(PAUSE_S, self._end_pause)
-
-    def _end_pause(self) -> None:
-        if self._paused is not None:
-            self._paused.cancel()
-            self._paused = None
-            self._go_on()

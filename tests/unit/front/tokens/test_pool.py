@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hsmd.daemon.front.tokens import pool, token_requests
+from hsmd.daemon.front.tokens import job_pause, pool
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.daemon.front.tokens.worker_channel import MANY_KEYS
 from hsmd.daemon.ipc import worker_messages
@@ -566,7 +566,7 @@ async def making_a_key(rig: Rig, key_type: str, keys: int) -> tuple[FakeWorker, 
 
 
 async def test_jobs_wait_while_a_key_is_made_in_a_token_with_many(make, monkeypatch) -> None:
-    monkeypatch.setattr(token_requests, "PAUSE_S", 60.0)
+    monkeypatch.setattr(job_pause, "PAUSE_S", 60.0)
     rig = make()
     worker, answer = await making_a_key(rig, "p-256", MANY_KEYS)
     rig.pool.submit([job()])
@@ -577,8 +577,38 @@ async def test_jobs_wait_while_a_key_is_made_in_a_token_with_many(make, monkeypa
     assert kind == Kind.KEY_OPERATION, "before it looks for the new key"
 
 
+async def test_a_key_is_made_when_jobs_that_workers_have_are_done(make, monkeypatch) -> None:
+    """A worker that uses a key meanwhile reads the token twice, and its jobs miss their deadline."""
+    monkeypatch.setattr(job_pause, "PAUSE_S", 60.0)
+    monkeypatch.setattr(job_pause, "IDLE_S", 60.0)
+    rig = make()
+    workers = [await rig.worker(keys=MANY_KEYS) for _ in range(2)]
+    control = await rig.worker(control=True)
+    rig.pool.submit([job(), job()])
+    open_jobs = [(await rig.sent_to(worker, 1))[0][1] for worker in workers]
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Generate("name", "p-256", []), 60))
+    await asyncio.sleep(0.02)
+    workers[0].answer(open_jobs[0])
+    await rig.until(rig.statuses)
+    assert control.received() == []
+    workers[1].close()
+    await rig.sent_to(control, 1)
+    asked.cancel()
+
+
+async def test_a_key_is_made_soon_although_workers_have_jobs(make, monkeypatch) -> None:
+    monkeypatch.setattr(job_pause, "IDLE_S", 0.02)
+    rig = make()
+    worker, control = await rig.worker(keys=MANY_KEYS), await rig.worker(control=True)
+    rig.pool.submit([job()])
+    await rig.sent_to(worker, 1)
+    asked = asyncio.ensure_future(rig.pool.control(worker_messages.Generate("name", "p-256", []), 60))
+    await rig.sent_to(control, 1)
+    asked.cancel()
+
+
 async def test_jobs_do_not_wait_long_while_a_key_is_made(make, monkeypatch) -> None:
-    monkeypatch.setattr(token_requests, "PAUSE_S", 0.02)
+    monkeypatch.setattr(job_pause, "PAUSE_S", 0.02)
     rig = make()
     worker, _ = await making_a_key(rig, "p-256", MANY_KEYS)
     rig.pool.submit([job()])
@@ -589,7 +619,7 @@ async def test_jobs_do_not_wait_long_while_a_key_is_made(make, monkeypatch) -> N
 async def test_jobs_do_not_wait_for_what_takes_long_or_spares_nothing(
     make, monkeypatch, key_type, keys
 ) -> None:
-    monkeypatch.setattr(token_requests, "PAUSE_S", 60.0)
+    monkeypatch.setattr(job_pause, "PAUSE_S", 60.0)
     rig = make()
     worker, _ = await making_a_key(rig, key_type, keys)
     rig.pool.submit([job()])
