@@ -120,7 +120,8 @@ def _take_write_lock(connection: sqlite3.Connection) -> None:
                 connection.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > patience:
+                primary = error.sqlite_errorcode & 0xFF  # SQLITE_BUSY_RECOVERY passes as well
+                if primary != sqlite3.SQLITE_BUSY or monotonic() > patience:
                     raise
             sleep(random.uniform(*LOCK_RETRIES_S))
     finally:

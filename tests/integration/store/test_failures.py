@@ -6,8 +6,10 @@ import logging
 import sqlite3
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import pytest
 from sqlalchemy import text
@@ -144,6 +146,26 @@ def test_a_waiting_writer_looks_for_a_free_lock_each_few_milliseconds(
     assert len(pauses) == 200
     assert max(pauses) <= 0.005
     store.close()
+
+
+@pytest.mark.parametrize(("code", "tries"), [(sqlite3.SQLITE_BUSY_RECOVERY, 3), (sqlite3.SQLITE_IOERR, 1)])
+def test_a_writer_waits_while_another_process_recovers_the_store(code: int, tries: int) -> None:
+    """As after the end of a daemon by SIGKILL."""
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = code
+    outcomes = iter([error, error, None])
+    asked: list[str] = []
+
+    class Recovering:
+        def execute(self, statement: str) -> None:
+            asked.append(statement)
+            if statement == "BEGIN IMMEDIATE" and (failure := next(outcomes)):
+                raise failure
+
+    with suppress(sqlite3.OperationalError):
+        engine._take_write_lock(cast("sqlite3.Connection", Recovering()))
+    assert asked.count("BEGIN IMMEDIATE") == tries
+    assert asked[-1] == "PRAGMA busy_timeout = 10000"
 
 
 def test_postgresql_ends_a_wait_for_a_writer(
