@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -33,11 +34,14 @@ class ControlChannel:
         self.worker: WorkerChannel | None = None
 
     async def ask(
-        self, request: TokenRequest, timeout_s: float, prepare: Callable[[], Awaitable[None]] | None = None
+        self,
+        request: TokenRequest,
+        timeout_s: float,
+        around: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Any:
         """The answer to one request. Raises DeadlineExceeded, TokenFailure if the worker is lost, or its error.
 
-        `prepare` is carried out when it is this request's turn, and before it is sent.
+        `around` is entered when it is this request's turn, and left when it is over.
 
         A worker that has been sent the request and does not answer in time is replaced, because it may hang; not if most of
         the time was over before the worker was free or ready.
@@ -47,11 +51,10 @@ class ControlChannel:
         try:
             async with asyncio.timeout(max(timeout_s, 0)), self._turn:
                 await self._until_ready()
-                if prepare is not None:
-                    await prepare()
+                async with around():
                     await self._until_ready()  # the worker may have been lost meanwhile
-                handed_over_at = now()
-                answer = await self._exchange(request, timeout_s)
+                    handed_over_at = now()
+                    answer = await self._exchange(request, timeout_s)
         except TimeoutError:
             if handed_over_at is None:
                 raise DeadlineExceeded("no control worker was free in time") from None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 from hsmd.daemon.front.tokens.token_workers import TokenWorkers
 
 PAUSE_S = 0.1
-"""Longest pause. With SoftHSM a key is made in 5 ms, on a busy machine in 100 ms."""
+"""Longest pause while a key is made. With SoftHSM this takes 5 ms, on a busy machine 100 ms."""
 IDLE_S = 0.05
-"""The longest part of it in which workers do what they were given before."""
+"""Longest pause before it, in which workers do what they were given."""
 
 
 class JobPause:
@@ -29,23 +29,32 @@ class JobPause:
         """Whether no jobs are to be handed out now."""
         return self._timer is not None
 
-    async def begin(self) -> None:
-        """Pause, and return when the workers have done what they were given, or after IDLE_S."""
-        self.end()
-        self._timer = asyncio.get_running_loop().call_later(PAUSE_S, self.end)
-        self._idle.clear()
-        self.note_done()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(IDLE_S):
-                await self._idle.wait()
+    @asynccontextmanager
+    async def for_a_key(self) -> AsyncIterator[None]:
+        """Pause for the block, PAUSE_S at most, once the workers have done what they were given, or after IDLE_S."""
+        self._pause(IDLE_S + PAUSE_S)
+        try:
+            self._idle.clear()
+            self.note_done()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_S):
+                    await self._idle.wait()
+            self._pause(PAUSE_S)
+            yield
+        finally:
+            self._end()
 
     def note_done(self) -> None:
         """Workers have done or lost jobs."""
         if not self._workers.in_hand:
             self._idle.set()
 
-    def end(self) -> None:
-        """End the pause if there is one."""
+    def _pause(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end)
+
+    def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

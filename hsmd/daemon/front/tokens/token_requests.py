@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -54,11 +54,9 @@ class TokenRequests:
         ends = self._clock() + timeout_s
         with self._changes.made_by(request):
             pause = is_quick_change(request) and self._workers.have_many_keys()
-            try:
-                result = await self._control.ask(request, timeout_s, self._pause.begin if pause else None)
-            finally:
-                if pause:
-                    self._pause.end()
+            result = await self._control.ask(
+                request, timeout_s, self._pause.for_a_key if pause else nullcontext
+            )
             self._workers.note_progress()  # what has ended by now has not used what is new
         match request:
             case Generate() | Adopt() | Unwrap(keep=True):
