@@ -51,7 +51,7 @@ let_others_ask = os.sched_yield
 def tune_garbage_collection() -> None:
     """Exclude all existing objects from garbage collection, and bound what waits for it. Call once the long-lived objects exist.
 
-    Requests leave no cycles, but each connection of asyncssh is one of 16 kB.
+    Key operations leave no cycles, but each connection of asyncssh is one of 16 kB.
     """
     gc.collect()
     gc.freeze()

@@ -22,7 +22,7 @@ from hsmd.daemon.front.signing.limited_uses import COUNTED, Ended, LimitedUses
 from hsmd.daemon.front.signing.rate_limits import Allowance, RateLimit, RateLimits
 from hsmd.daemon.front.signing.signing_request import Caller, SigningRequest
 from hsmd.daemon.front.signing.use_records import UseRecords
-from hsmd.daemon.front.tokens.jobs import job_cost
+from hsmd.daemon.front.tokens.jobs import job_cost, let_go
 from hsmd.daemon.front.tokens.pool import Completion, Job, Status, TokenPool
 from hsmd.errors import (
     AuditFailure,
@@ -160,11 +160,12 @@ class KeyService:
                     self._acquit(request)
                 if not request.replied:
                     replies.append((request, answer))
-                job.context = None  # nothing follows; a cycle would stay until the garbage collector runs
             elif status is Status.EXPIRED:
                 replies.append((request, DeadlineExceeded()))
             else:
                 self._unanswered(request, status, error, again, replies)
+            if status is not Status.EXPIRED and status is not Status.UNKNOWN:
+                let_go(job)
         self._deliver(replies)
         if again:
             for request in again:
@@ -255,6 +256,7 @@ class KeyService:
             if request.allowance is not None:
                 request.allowance.open -= 1
             self._fail(request.caller, request.request_id, request.grant, request.job.body[0], error)
+            let_go(request.job)
         return [request for request in requests if request not in refused] if refused else requests
 
     def _overload(self, requests: list[SigningRequest]) -> dict[SigningRequest, HsmdError]:
@@ -327,6 +329,8 @@ class KeyService:
             self._audit.commit()
         except AuditFailure as error:
             self._deliver([(request, error) for request in requests], recorded=False)
+            for request in requests:
+                let_go(request.job)
             return
         limited = [request for request in requests if request.grant.limit is not None]
         if limited:
@@ -345,6 +349,7 @@ class KeyService:
         """Record and answer requests of limited grants that do not reach the token."""
         for request, result, reason, _ in ended:
             self._audit.outcome(request.attempt, result, None, reason)
+            let_go(request.job)
         self._deliver([(request, error) for request, _, _, error in ended])
 
     def _submit(self, token: str, jobs: list[Job]) -> None:

@@ -51,6 +51,11 @@ class Job(Struct, eq=False):
     __repr__ = object.__repr__  # a Struct's own would show the data, and recurse through `context`
 
 
+def let_go(job: Job) -> None:
+    """The submitter expects nothing more of a job: leave no cycle, which would stay until the garbage collector runs."""
+    job.context = None
+
+
 def job_cost(work: float, data: bytes) -> float:
     """What a client is charged for a use of a key (KeyFacts.work) with so much data."""
     return work + len(data) // LONG_BYTES
