@@ -33,6 +33,7 @@ from hsmd.daemon.ipc.launcher_messages import (
     WorkerStarted,
 )
 from hsmd.errors import AuditFailure, ConfigurationError, HsmdError, StoreFailure
+from hsmd.system.free_memory import FreeMemory
 from hsmd.system.process import harden, run_as_batch, tune_garbage_collection
 
 CHECK_S = 1.0
@@ -197,9 +198,10 @@ class Front:
     # --- regular checks ---
 
     async def _check_regularly(self) -> None:
-        parts = self._parts
+        parts, memory = self._parts, FreeMemory()
         while True:
             await asyncio.sleep(CHECK_S)
+            memory.check()
             parts.sessions.check()
             parts.listener.check()
             parts.counters.tick(time.monotonic())
