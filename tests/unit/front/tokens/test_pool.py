@@ -587,7 +587,6 @@ async def test_a_key_is_made_when_jobs_that_workers_have_are_done(make, monkeypa
     rig.pool.submit([job(), job()])
     open_jobs = [(await rig.sent_to(worker, 1))[0][1] for worker in workers]
     asked = asyncio.ensure_future(rig.pool.control(worker_messages.Generate("name", "p-256", []), 60))
-    await asyncio.sleep(0.02)
     workers[0].answer(open_jobs[0])
     await rig.until(rig.statuses)
     assert control.received() == []
