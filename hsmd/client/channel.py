@@ -136,6 +136,7 @@ class Channel:
         self._out: list[bytes] = []
         self._last_id = 0
         self._heard = self._awaited_since = self._check_due = self._pinged = self._probing_since = clock()
+        self._used = self._heard
         self._ping_after = PING_AFTER_S
         self._next_deadline = _NEVER
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -323,6 +324,7 @@ class Channel:
 
     def _await(self, now: float) -> None:
         """The first of the open requests was made."""
+        self._used = now
         if not self.probing:
             self._awaited_since = now
         if self._idle:
@@ -357,7 +359,7 @@ class Channel:
             self._check_silence(now)
         elif self._idle:
             self._ping(now)
-        elif now - self._awaited_since >= IDLE_AFTER_S:
+        elif now - self._used >= IDLE_AFTER_S:
             self._check_later(now, random.uniform(*IDLE_PING_S), idle=True)
             return
         if not self.ended:

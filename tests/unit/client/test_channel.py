@@ -290,6 +290,26 @@ async def test_an_idle_channel_is_pinged_every_few_seconds(harness: Harness) -> 
     assert ("alive", False) not in harness.notes
 
 
+async def test_an_answered_ping_of_an_idle_channel_costs_one_more_check(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat(harness, IDLE_AFTER_S + CHECK_S)
+    checks = 0
+    check = harness.channel._check_alive
+
+    def counted() -> None:
+        nonlocal checks
+        checks += 1
+        check()
+
+    monkeypatch.setattr(harness.channel, "_check_alive", counted)
+    while not await pings(harness):
+        beat(harness, CHECK_S)
+    harness.channel.received(encode(Kind.PONG, 1))
+    beat(harness, 2 * IDLE_AFTER_S)
+    assert checks == 2
+
+
 async def test_a_server_that_vanishes_while_a_channel_is_idle_is_noticed(harness: Harness) -> None:
     beat(harness, IDLE_AFTER_S + IDLE_PING_S[1] + LOST_AFTER_S + 0.2)
     assert [note[0] for note in harness.notes[-2:]] == ["alive", "lost"]
