@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from hsmd.errors import PurposeMismatch
+from hsmd.purposes.asn1 import SEQUENCE, DerReader
+
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha1": hashes.SHA1(),
     "sha224": hashes.SHA224(),
@@ -43,9 +46,20 @@ def decrypt(document: bytes, passphrase: bytes) -> bytes:
         decryptor = Cipher(cipher, modes.CBC(algorithm.encryption_iv)).decryptor()
         padded = decryptor.update(info["encrypted_data"].native) + decryptor.finalize()
         unpadder = padding.PKCS7(cipher.block_size).unpadder()
-        return unpadder.update(padded) + unpadder.finalize()
+        return _sequence(unpadder.update(padded) + unpadder.finalize())
     except (KeyError, TypeError) as error:  # how asn1crypto reports what it does not know
         raise UnsupportedAlgorithm(str(error)) from None
+
+
+def _sequence(decrypted: bytes) -> bytes:
+    """What was decrypted, if it is one SEQUENCE: a wrong passphrase leaves padding that looks right once in 256 times."""
+    reader = DerReader(decrypted, "a private key")
+    try:
+        reader.enter(SEQUENCE)
+        reader.finish()
+    except PurposeMismatch:
+        raise ValueError("not a PrivateKeyInfo") from None
+    return decrypted
 
 
 def _derive(algorithm: EncryptedPrivateKeyInfo, passphrase: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import subprocess
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asn1crypto import pem as asn1_pem
+from asn1crypto.keys import EncryptedPrivateKeyInfo
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x448, x25519
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -333,6 +337,19 @@ def test_wrong_passphrases_say_what_may_be_wrong(passphrase: bytes | None, reaso
     assert reason in refusal(encrypted(), passphrase)
     if passphrase is not None:
         assert ("is empty" if not passphrase else "is not encrypted") in refusal(good(), passphrase)
+
+
+def test_a_wrong_passphrase_that_leaves_right_padding_is_called_wrong() -> None:
+    """One wrong passphrase in 256 does; here it is the passphrase of a document that holds no key."""
+    passphrase = b"sesame "
+    document = written(ed25519.Ed25519PrivateKey.generate(), PKCS8, passphrase)
+    info = EncryptedPrivateKeyInfo.load(asn1_pem.unarmor(document)[2])
+    used = info["encryption_algorithm"]
+    key = hashlib.pbkdf2_hmac(used.kdf_hmac, passphrase, used.kdf_salt, used.kdf_iterations, used.key_length)
+    encryptor = Cipher(algorithms.AES(key), modes.CBC(used.encryption_iv)).encryptor()
+    info["encrypted_data"] = encryptor.update(random_bytes(47) + b"\1")
+    reason = refusal(pem(info.dump(), "ENCRYPTED PRIVATE KEY"), passphrase)
+    assert reason.startswith("passphrase: it is wrong (the passphrase file has white space")
 
 
 # --- weak keys ---
