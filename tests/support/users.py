@@ -1,4 +1,4 @@
-"""A daemon whose processes run as different users, as docs/operations.md recommends, and the files these can access."""
+"""A daemon whose processes run as different users, as docs/reference.md recommends, and the files these can access."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.daemon import Daemon
 
 
 def set_owners(built: Daemon, directory: Path, front: pwd.struct_passwd, workers: pwd.struct_passwd) -> None:
-    """Set owners and modes as docs/operations.md recommends; other users must be able to traverse `directory`."""
+    """Set owners and modes as docs/reference.md recommends; other users must be able to traverse `directory`."""
     built.directory.chmod(0o711)
     built.config.chmod(0o644)
     audit = built.directory / "audit"

@@ -17,7 +17,7 @@ from hsmd.cli.base.errors import CommandError
 from tests.support.cli import Run
 
 MOST = 2.0
-"""The exposure level that docs/operations.md promises (from 0, hardened, to 10)."""
+"""The exposure level that docs/install.md promises (from 0, hardened, to 10)."""
 
 
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Metric families: the daemon's counters under the names that docs/operations.md lists, which are part of our interface."""
+"""Metric families: the daemon's counters under the names that docs/monitoring.md lists, which are part of our interface."""
 
 from __future__ import annotations
 
