@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 
 DEFAULT_PORT = 7440
 """Where a daemon listens unless it is configured otherwise."""
@@ -17,6 +18,17 @@ _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?\Z")
 _ZONE = re.compile(r"[a-zA-Z0-9_.-]{1,15}\Z")
 """Name or number of a network interface; Linux has names of at most 15 characters."""
 _NUMERIC = re.compile(r"([0-9]+|0[xX][0-9a-fA-F]*)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """One address that a process listens on; `host` is a literal IP address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return join_address(self.host, self.port)
 
 
 def split_address(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:

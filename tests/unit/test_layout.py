@@ -35,7 +35,6 @@ FRONT = (
     "hsmd.daemon.front.statements",
     "hsmd.daemon.front.ssh",
     "hsmd.daemon.front.control",
-    "hsmd.daemon.front.metrics",
     "hsmd.daemon.front",
 )
 PROCESSES = ("hsmd.daemon.launcher", "hsmd.daemon.front", "hsmd.daemon.worker")
@@ -44,6 +43,7 @@ ORDER = (
     *PURE,
     "hsmd.observe",
     "hsmd.system",
+    "hsmd.metrics",
     "hsmd.pkcs11",
     *CLIENT_SIDE,
     "hsmd.daemon.config",
@@ -80,7 +80,7 @@ HOMES = {
     "rich": ("hsmd.cli",),
     "structlog": ("hsmd.observe",),
     "pytest": ("hsmd.testing",),
-    "prometheus_client": ("hsmd.daemon.front.metrics",),
+    "prometheus_client": ("hsmd.metrics",),
     "pyseccomp": ("hsmd.daemon.ipc",),
 }
 """Third-party libraries and the only packages that import them."""

@@ -18,7 +18,6 @@ from hsmd.daemon.config.settings import (
     AuditConfig,
     Config,
     LimitsConfig,
-    ListenAddress,
     ListenConfig,
     MetricsConfig,
     Network,
@@ -28,7 +27,7 @@ from hsmd.daemon.config.settings import (
 from hsmd.errors import ConfigurationError
 from hsmd.pkcs11.settings import TokenSettings
 from hsmd.pkcs11.settings_file import read_token_selection
-from hsmd.system.addresses import DEFAULT_PORT, split_address
+from hsmd.system.addresses import DEFAULT_PORT, ListenAddress, split_address
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
 
 METRICS_PORT = 9444

@@ -9,21 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from hsmd.pkcs11.settings import TokenSettings
-from hsmd.system.addresses import join_address
+from hsmd.system.addresses import ListenAddress
 
 Network = IPv4Network | IPv6Network
 LOOPBACK = ("127.0.0.0/8", "::1/128")
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """One address that the daemon listens on; `host` is a literal IP address."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return join_address(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,6 @@ from hsmd.daemon.front.ledger.event_reader import EventReader
 from hsmd.daemon.front.ledger.followers import Followers
 from hsmd.daemon.front.ledger.housekeeping import Housekeeping
 from hsmd.daemon.front.ledger.producers import LONGEST_REASON
-from hsmd.daemon.front.metrics import MetricsEndpoint
 from hsmd.daemon.front.signing.counters import Counters
 from hsmd.daemon.front.signing.hold import KeyHold
 from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
@@ -51,6 +50,7 @@ from hsmd.daemon.front.tokens.reconciliation import Reconciler
 from hsmd.daemon.ipc.launcher_messages import ReplaceWorker
 from hsmd.daemon.store import Difference, LoginStop, Store
 from hsmd.errors import AuditFailure
+from hsmd.metrics import MetricsEndpoint
 from hsmd.system.client_threads import ClientThreads
 from hsmd.system.intake import Intakes
 from hsmd.transparency.checkpoint import origin_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hsmd.daemon.config.settings import ListenAddress
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
+from hsmd.system.addresses import ListenAddress
 
 
 @dataclass(slots=True)

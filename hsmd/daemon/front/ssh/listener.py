@@ -11,7 +11,7 @@ from typing import Any
 import asyncssh
 
 from hsmd import observe
-from hsmd.daemon.config.settings import LimitsConfig, ListenAddress, ListenConfig
+from hsmd.daemon.config.settings import LimitsConfig, ListenConfig
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.bound_addresses import BoundAddresses
@@ -21,6 +21,7 @@ from hsmd.daemon.front.ssh.credentials import SIGNATURE_ALGORITHMS
 from hsmd.daemon.front.ssh.enrolment import Enrolments
 from hsmd.errors import ConfigurationError
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
+from hsmd.system.addresses import ListenAddress
 from hsmd.system.input_files import read_file
 from hsmd.system.intake import Intakes
 from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, need_no_user_entry

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hsmd.daemon.config.settings import ListenAddress
-from hsmd.daemon.front.metrics.endpoint import MAX_CONNECTIONS, MAX_REQUEST_BYTES, MetricsEndpoint
+from hsmd.metrics.endpoint import MAX_CONNECTIONS, MAX_REQUEST_BYTES, MetricsEndpoint
+from hsmd.system.addresses import ListenAddress
 from tests.support.metrics import numbers_of
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)

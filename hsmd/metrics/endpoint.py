@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 
 from hsmd import observe
-from hsmd.daemon.config.settings import ListenAddress
-from hsmd.daemon.front.metrics.exposition import CONTENT_TYPE, Process, pieces
-from hsmd.daemon.front.metrics.families import families
+from hsmd.metrics.daemon_families import families
+from hsmd.metrics.exposition import CONTENT_TYPE, Process, pieces
 from hsmd.protocol.messages import Metrics
+from hsmd.system.addresses import ListenAddress
 
 MAX_CONNECTIONS = 8
 MAX_REQUEST_BYTES = 8_192

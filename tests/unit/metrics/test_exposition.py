@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from hsmd.daemon.front.metrics.exposition import Process, pieces
-from hsmd.daemon.front.metrics.families import families
+from hsmd.metrics.daemon_families import families
+from hsmd.metrics.exposition import Process, pieces
 from hsmd.protocol.messages import Metrics, UseCount
 from tests.support.metrics import numbers_of
 
