@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given, strategies as st
@@ -93,7 +94,11 @@ def test_a_thousand_series_are_produced_in_short_pieces() -> None:
     assert min(slowest) < 0.02, f"the slowest piece took {min(slowest) * 1e3:.1f} ms"
 
 
-def test_the_process_is_described() -> None:
-    text = b"".join(pieces(Process().families()))
-    assert b"process_resident_memory_bytes" in text
-    assert b"process_open_fds" in text
+def test_the_process_is_described_where_proc_shows_only_processes(tmp_path: Path) -> None:
+    """ProcSubset=pid of systemd hides /proc/stat and everything else that is not about a process."""
+    (tmp_path / "self").symlink_to("/proc/self")
+    text = b"".join(pieces(Process(str(tmp_path)).families())).decode()
+    found = {family.name: family.samples[0].value for family in text_string_to_metric_families(text)}
+    assert found["process_resident_memory_bytes"] > 1 << 20
+    assert found["process_open_fds"] > 0
+    assert time.time() - 86_400 < found["process_start_time_seconds"] < time.time() + 5
