@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hsmd.agent.policy import ALL_USERS, Rules, Users
@@ -28,12 +28,14 @@ _MODE = re.compile(r"0?[0-7]{3}\Z")
 
 @dataclass(frozen=True, slots=True)
 class SocketConfig:
-    """The local socket: its path and permissions. `owner` and `group` are ids, -1 for the agent's own."""
+    """The local socket: its path and permissions. `owner` and `group` are ids, -1 for the agent's own; `users` may connect
+    whatever the mode says."""
 
     path: Path
     mode: int
     owner: int
     group: int
+    users: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def _config(top: TomlTable) -> AgentConfig:
     daemons = _daemons(top, client, identity, certificate if certificate.name else None)
     rules = _rules(top)
     top.end()
+    socket = replace(socket, users=rules.named_users())
     return AgentConfig(client, socket, state, daemons, rules, operators, statement_keys)
 
 

@@ -14,14 +14,19 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.agent.config import SocketConfig
+from hsmd import observe
+from hsmd.agent.config import KEEP, SocketConfig
 from hsmd.errors import ConfigurationError, Conflict
-from hsmd.system import directories
+from hsmd.system import access_list, directories
 
 _PROBE_S = 1.0
 _FIRST_PASSED_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of systemd's socket activation protocol."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_CONNECT = 0o6
+"""Permissions on a Unix socket to connect to it (unix(7))."""
+
+log = observe.logger()
 
 
 @dataclass(slots=True)
@@ -34,7 +39,7 @@ class Listener:
     _lock: int = -1
 
     def protect(self, config: SocketConfig) -> None:
-        """Set owner, group and mode, which decide which users may connect. Raises ConfigurationError."""
+        """Set owner, group, mode and access list, which decide which users may connect. Raises ConfigurationError."""
         assert self.path is not None
         try:
             _protect(self.path, config)
@@ -171,13 +176,21 @@ def _bind(config: SocketConfig, lock: int) -> Listener:
 
 
 def _protect(path: Path, config: SocketConfig) -> None:
-    """Set owner and mode through a descriptor, so that they apply to the file checked even if its name is replaced meanwhile."""
+    """Set owner and mode through a descriptor, so that they apply to the file checked even if its name is replaced meanwhile.
+
+    The users that agent.toml names are in the access list: servers of several groups share one socket, and those that drop their
+    supplementary groups, as HAProxy does, need none.
+    """
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
-        os.chown(f"/proc/self/fd/{descriptor}", config.owner, config.group)
-        os.chmod(f"/proc/self/fd/{descriptor}", config.mode)
+        name = f"/proc/self/fd/{descriptor}"
+        if (config.owner, config.group) != (KEEP, KEEP):
+            os.chown(name, config.owner, config.group)
+        users = config.users - {0, os.geteuid()}
+        if not access_list.allow(name, config.mode, users, _CONNECT):
+            log.warning("socket.no_access_list", path=str(config.path))
     finally:
         os.close(descriptor)
 

@@ -23,6 +23,12 @@ class Rules:
         users = self.by_key.get(key_name, self.default)
         return users is None or uid in users
 
+    def named_users(self) -> frozenset[int]:
+        """All users that may use some key, those that `ALL_USERS` stands for aside."""
+        return frozenset().union(
+            *(users for users in (self.default, *self.by_key.values()) if users is not None)
+        )
+
     def keys_for(self, uid: int, keys: Iterable[tuple[str, bytes]]) -> frozenset[bytes]:
         """The digests of those keys, given as (name, digest) pairs, that this user may use."""
         return frozenset(digest for name, digest in keys if self.allow(uid, name))

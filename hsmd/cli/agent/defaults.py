@@ -1,4 +1,4 @@
-"""Default paths, users and group of an agent."""
+"""Default paths and users of an agent."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def socket_for(config: Path) -> Path:
 
 
 def choose(config: Path, socket: Path | None, allowed: tuple[str, ...]) -> Local:
-    """Choose socket, state directory, users and group. Raises CommandError for an unknown user."""
+    """Choose socket, state directory and users. Raises CommandError for an unknown user."""
     users = allowed or _default_users()
     for user in users:
         if user != "*" and host_users.uid_of(user) is None:
             raise CommandError(f"--allow: there is no user {user}", "correct the name", Exit.USAGE)
     state = SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
-    return Local((socket or socket_for(config)).absolute(), state, users, _group(users))
+    return Local((socket or socket_for(config)).absolute(), state, users)
 
 
 def _default_users() -> tuple[str, ...]:
@@ -42,14 +42,3 @@ def _default_users() -> tuple[str, ...]:
     if os.geteuid() != 0:
         return (own,)
     return (own, *(user for user in _SERVER_USERS if host_users.uid_of(user) is not None))
-
-
-def _group(users: tuple[str, ...]) -> str:
-    """The group of the socket: that of the first server user; empty if only the agent's own user connects."""
-    if os.geteuid() != 0:
-        return ""
-    for user in users:
-        account = None if user in ("*", "root") else host_users.find(user)
-        if account is not None:
-            return host_users.group_name(account.gid)
-    return ""

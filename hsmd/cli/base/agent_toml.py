@@ -23,12 +23,11 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """The agent on its host: socket, state directory, users that it serves, group of the socket."""
+    """The agent on its host: socket, state directory, users that it serves."""
 
     socket: Path
     state: Path
     users: tuple[str, ...]
-    group: str = ""
 
 
 def render(local: Local, daemon: Pinned) -> str:
@@ -42,10 +41,10 @@ client = {quote(daemon.client)}
 identity = {quote(str(daemon.identity))}
 # OpenSSH user certificate for it, if the daemons trust a user CA.
 #certificate = "/etc/hsmd/agent_ed25519-cert.pub"
-# Socket for the TLS servers of this host, and its permissions.
+# Socket for the TLS servers of this host. The users named below may connect; `mode` and `group` allow further ones to.
 socket = {quote(str(local.socket))}
 mode = "0660"
-{_group(local.group)}
+#group = "www-data"
 # Cache of public keys and certificates, so that TLS servers can start while no daemon is reachable.
 state = {quote(str(local.state))}
 # Operator keys whose discontinuity declarations are accepted (Ed25519 lines, as in .pub files).
@@ -74,10 +73,6 @@ def _statement_keys(lines: tuple[str, ...]) -> str:
         "# Keys with which the daemons sign statements; the operators above may endorse new ones.\n"
         f"statement_keys = {_list(lines)}\n"
     )
-
-
-def _group(group: str) -> str:
-    return f"group = {quote(group)}" if group else '#group = "www-data"'
 
 
 def _list(texts: tuple[str, ...]) -> str:

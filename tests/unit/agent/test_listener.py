@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
+import struct
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +44,26 @@ def connects(path: Path) -> bool:
         return sock.connect_ex(str(path)) == 0
 
 
+def may_connect(path: Path, *users: int) -> tuple[bool, ...]:
+    """Which of these users, without any groups of their own, can connect; only root can try it, others look at the list."""
+    if os.geteuid() == 0:
+        return tuple(connects_as(user, path) for user in users)
+    listed = (
+        os.getxattr(path, "system.posix_acl_access")
+        if "system.posix_acl_access" in os.listxattr(path)
+        else b""
+    )
+    return tuple(struct.pack("<HHI", 0x02, 0o6, user) in listed for user in users)
+
+
+def connects_as(user: int, path: Path) -> bool:
+    script = "import socket, sys; sys.exit(socket.socket(socket.AF_UNIX).connect_ex(sys.argv[1]) != 0)"
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", script, str(path)], user=user, group=user, extra_groups=[], check=False
+    )
+    return done.returncode == 0
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
 def test_the_mode_is_exact_for_any_umask(path: Path, opened: list[Listener], mode: int) -> None:
     before = os.umask(0o077)
@@ -55,6 +79,43 @@ def test_owner_and_group(path: Path, opened: list[Listener]) -> None:
     owner, group = (12345, 54321) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
     opened.append(listen(config(path, owner=owner, group=group)))
     assert (path.stat().st_uid, path.stat().st_gid) == (owner, group)
+
+
+def test_named_users_connect_whatever_their_groups(opened: list[Listener]) -> None:
+    named, other = 12345, 12346
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        path = Path(made) / "agent.sock"
+        opened.append(listen(SocketConfig(path, 0o600, KEEP, KEEP, frozenset({named}))))
+        assert may_connect(path, named, other) == (True, False)
+        opened[0].protect(SocketConfig(path, 0o660, KEEP, KEEP, frozenset({other})))
+        assert may_connect(path, named, other) == (False, True)
+        opened[0].protect(config(path, 0o660))
+        assert may_connect(path, named, other) == (False, False)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_without_access_lists_the_mode_is_set(
+    path: Path, opened: list[Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "setxattr", unsupported)
+    opened.append(listen(SocketConfig(path, 0o640, KEEP, KEEP, frozenset({12345}))))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_owner_and_group_are_left_alone_unless_they_are_set(
+    path: Path, opened: list[Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service's system call filter has no chown(2)."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", refused)
+    opened.append(listen(config(path)))
 
 
 def test_no_connection_is_accepted_before_the_socket_is_complete(
@@ -177,7 +238,7 @@ def test_a_failed_start_leaves_no_files(path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(listeners.os, "chown", refuse)
     with pytest.raises(ConfigurationError, match="Operation not permitted"):
-        listen(config(path))
+        listen(config(path, group=os.getegid()))
     monkeypatch.undo()
     assert [path.name for path in path.parent.iterdir()] == [".agent.sock.lock"]
     listen(config(path)).close()
