@@ -138,6 +138,10 @@ address = "127.0.0.1:9444"
 # Maximum number of operation series (client, key, purpose, outcome); further series are aggregated as "other".
 #series = 1000
 
+[certificates]
+# A certificate is reported as ending soon so many days before its end, or in the last fifth of its term if that is less.
+#warn_days = 14
+
 [users]
 # When started as root: the users that the front process and the workers run as.
 {_setting("front", front_user, "hsmd")}

@@ -16,6 +16,7 @@ from msgspec import structs
 from hsmd.daemon.config.settings import (
     LOOPBACK,
     AuditConfig,
+    CertificatesConfig,
     Config,
     LimitsConfig,
     ListenConfig,
@@ -64,6 +65,7 @@ def _config(top: TomlTable, path: Path) -> Config:
         limits=_limits(top.table("limits")),
         users=_users(top.table("users")),
         metrics=_metrics(top.table("metrics")),
+        certificates=_certificates(top.table("certificates")),
     )
     top.end()
     return config
@@ -246,6 +248,12 @@ def _metrics(table: TomlTable) -> MetricsConfig:
             f"{text} would show names of clients and keys to a network; use 127.0.0.1, or set allow_network = true",
         )
     config = MetricsConfig(address, allow_network, table.number("series", 1_000, 10, 100_000))
+    table.end()
+    return config
+
+
+def _certificates(table: TomlTable) -> CertificatesConfig:
+    config = CertificatesConfig(table.number("warn_days", 14, 0, 365))
     table.end()
     return config
 

@@ -96,6 +96,13 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificatesConfig:
+    """[certificates]: how many days before its end a certificate is reported as ending soon."""
+
+    warn_days: int
+
+
+@dataclass(frozen=True, slots=True)
 class UsersConfig:
     """[users]: users of the front process and the workers if the launcher may change users; empty for no change."""
 
@@ -118,3 +125,4 @@ class Config:
     limits: LimitsConfig
     users: UsersConfig
     metrics: MetricsConfig
+    certificates: CertificatesConfig

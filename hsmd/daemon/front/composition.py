@@ -10,6 +10,7 @@ from functools import partial
 
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.config.settings import Config, LimitsConfig
+from hsmd.daemon.front.access.certificate_ends import CertificateEnds
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
@@ -73,6 +74,7 @@ class Parts:
         self.store = Store(config.store_url)
         self.store.migrate()
         self.cache = SnapshotCache(self.store)
+        self.certificate_ends = CertificateEnds(self.cache, config.certificates.warn_days)
         self.audit = AuditLog.open(
             config.audit.directory, sync=config.audit.sync, segment_bytes=config.audit.segment_mib << 20
         )
@@ -111,7 +113,12 @@ class Parts:
 
     def _build_checkpoints(self, config: Config) -> None:
         """Signatures over the audit log and over statements, and the keys that make them."""
-        self.keys = KeyHandlers(cache=self.cache, pools=self.tokens.pools, clock=time.monotonic)
+        self.keys = KeyHandlers(
+            cache=self.cache,
+            pools=self.tokens.pools,
+            clock=time.monotonic,
+            certificate_state=self.certificate_ends.state,
+        )
         origin = origin_of(config.name)
         continuity = Continuity(
             origin,
@@ -191,6 +198,7 @@ class Parts:
             log_guard=self.log_guard,
             admission=self.admission,
             sessions=self.sessions,
+            certificate_ends=self.certificate_ends,
         )
         tokens = TokenHandlers(
             cache=self.cache,
@@ -201,7 +209,9 @@ class Parts:
         audit = AuditHandlers(
             audit=self.audit, checkpointer=self.checkpointer, log_guard=self.log_guard, cache=self.cache
         )
-        certificates = CertificateHandlers(cache=self.cache, service=self.service)
+        certificates = CertificateHandlers(
+            cache=self.cache, service=self.service, certificate_state=self.certificate_ends.state
+        )
         grants = GrantHandlers(cache=self.cache)
         events = EventHandlers(EventReader(self.cache))
         groups = (
@@ -251,6 +261,7 @@ class Parts:
         self.sessions.apply(config.limits)
         self.rate_limits.apply(rate_limit(config.limits))
         self.clients.apply(config.listen)
+        self.certificate_ends.apply(config.certificates.warn_days)
         self.apply_tokens(config)
 
     def _snapshot(self) -> Snapshot:

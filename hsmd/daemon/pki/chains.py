@@ -33,11 +33,12 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CertificateFacts:
-    """When the leaf ends (aware UTC), the chain in normalised PEM, and warnings for the operator."""
+    """When the leaf begins and ends (aware UTC), the chain in normalised PEM, and warnings for the operator."""
 
     not_after: datetime
     chain_pem: str
     warnings: tuple[str, ...]
+    not_before: datetime
 
 
 def check_chain(chain_pem: str, public_key: PublicKeyTypes, now: datetime | None = None) -> CertificateFacts:
@@ -54,7 +55,8 @@ def check_chain(chain_pem: str, public_key: PublicKeyTypes, now: datetime | None
         _check_issued(chain, position)
     warnings = _warnings(chain, now or datetime.now(UTC))
     clean = "".join(der.pem(_LABEL, document) for document in documents)
-    return CertificateFacts(chain[0].not_valid_after_utc, clean, tuple(warnings))
+    leaf = chain[0]
+    return CertificateFacts(leaf.not_valid_after_utc, clean, tuple(warnings), leaf.not_valid_before_utc)
 
 
 def _documents(chain_pem: str) -> list[bytes]:

@@ -202,7 +202,7 @@ class Differences:
     def _certificates(self, which: Any) -> dict[int, CertificateMark]:
         query: Select[Any] = select(certificates).where(which)
         return {
-            row.key_id: CertificateMark(row.not_after, chain_mark(row.chain_pem))
+            row.key_id: CertificateMark(row.not_after, chain_mark(row.chain_pem), row.not_before)
             for row in self._connection.execute(query)
         }
 

@@ -95,11 +95,12 @@ class ReadingRights:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRecord:
-    """The chain (PEM, leaf first) stored for a key; `not_after` is the leaf's."""
+    """The chain (PEM, leaf first) stored for a key; the times are the leaf's. Of earlier releases `not_before` is None."""
 
     key: str
     chain_pem: str
     not_after: datetime
+    not_before: datetime | None = None
 
     @property
     def mark(self) -> str:
@@ -399,10 +400,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class CertificateMark:
-    """The end of a stored certificate, and a text that another chain would not have."""
+    """The end of a stored certificate, a text that another chain would not have, and the begin if it is known."""
 
     not_after: datetime
     mark: str
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ certificates = Table(
     Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True),
     Column("chain_pem", Text, nullable=False),
     Column("not_after", UtcDateTime, nullable=False),
+    Column("not_before", UtcDateTime, nullable=True),
 )
 
 # `role` is for running daemons of releases that know one role per client, and only these three: client_rows.py.

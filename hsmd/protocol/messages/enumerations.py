@@ -123,6 +123,17 @@ WORKER_STATE = Enumeration(
         "stalled": "has not finished an operation for a long time, and will be replaced",
     },
 )
+CERTIFICATE_STATE = Enumeration(
+    "CertificateState",
+    "How the certificate that is stored for a key stands, by the clock of the daemon.",
+    {
+        "not-yet-valid": "it begins later",
+        "valid": "",
+        "ending": "it ends within the days of the daemon's setting `certificates.warn_days`, or in the last fifth of its term "
+        "if that is less",
+        "ended": "it is not valid any more",
+    },
+)
 REVOCATION_KIND = Enumeration(
     "RevocationKind",
     "What a revocation names.",

@@ -25,7 +25,7 @@ from hsmd.protocol.messages.base import (
     Subject,
     Text,
 )
-from hsmd.protocol.messages.enumerations import KEY_FINDING, KEY_TYPE, PURPOSE
+from hsmd.protocol.messages.enumerations import CERTIFICATE_STATE, KEY_FINDING, KEY_TYPE, PURPOSE
 from hsmd.purposes import Purpose
 
 __all__ = [
@@ -78,6 +78,8 @@ class KeyInfo(Struct):
     """Whether that client was removed; a client that has its name now is not the owner."""
     certificate_mark: str = ""
     """Changes whenever the stored chain changes; empty if there is none, and from earlier versions."""
+    certificate_state: Annotated[str, CERTIFICATE_STATE.meta] = ""
+    """Empty if there is none, and from earlier versions."""
 
 
 class KeyPage(Struct):

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from hsmd.protocol.messages.base import AUDITOR, NO_SUBJECT, OPERATOR, Request
 from hsmd.protocol.messages.enumerations import KEY_TYPE, OUTCOME, PURPOSE
-from hsmd.protocol.messages.status import DaemonStatus
+from hsmd.protocol.messages.status import CertificateEnd, DaemonStatus
 
 __all__ = ["Latency", "Metrics", "MetricsRead", "UseCount"]
 
@@ -49,6 +49,8 @@ class Metrics(Struct):
     bounds_s: list[float]
     """Upper bounds of the histograms in `latencies`, rising."""
     latencies: list[Latency]
+    certificate_ends: list[CertificateEnd] = []
+    """The certificates that end first, at most 500, in that order."""
 
 
 class MetricsRead(Request, tag="metrics.read"):

@@ -8,9 +8,16 @@ from typing import Annotated
 from msgspec import Struct
 
 from hsmd.protocol.messages.base import ANY_ROLE, AUDITOR, NO_SUBJECT, OPERATOR, Request
-from hsmd.protocol.messages.enumerations import BREAKER_STATE, CALLER_ROLE, ROLE, TOKEN_STATE, WORKER_STATE
+from hsmd.protocol.messages.enumerations import (
+    BREAKER_STATE,
+    CALLER_ROLE,
+    CERTIFICATE_STATE,
+    ROLE,
+    TOKEN_STATE,
+    WORKER_STATE,
+)
 
-__all__ = ["DaemonStatus", "Identity", "Status", "TokenStatus", "WhoAmI", "WorkerStatus"]
+__all__ = ["CertificateEnd", "DaemonStatus", "Identity", "Status", "TokenStatus", "WhoAmI", "WorkerStatus"]
 
 
 class Identity(Struct, omit_defaults=True):
@@ -79,6 +86,14 @@ class TokenStatus(Struct):
     """Whether the token refused a session that could make keys. Its keys are used nevertheless."""
 
 
+class CertificateEnd(Struct):
+    """When the certificate that is stored for a key ends."""
+
+    key: str
+    not_after: datetime
+    state: Annotated[str, CERTIFICATE_STATE.meta]
+
+
 class DaemonStatus(Struct):
     """The state of a daemon. Counters run since its start."""
 
@@ -111,6 +126,14 @@ class DaemonStatus(Struct):
     """Free space on the file system of the log."""
     audit_warning: str = ""
     """That space for the log is short, or why keys are not used although the log can be written."""
+    certificates: int = 0
+    """Keys for which a certificate is stored."""
+    certificates_ended: int = 0
+    """Those whose certificate has ended."""
+    certificates_ending: int = 0
+    """Those whose certificate ends soon ([CertificateState](#certificatestate) `ending`)."""
+    first_certificate_ends: list[CertificateEnd] = []
+    """The certificates that end first, at most 10, in that order; those that have ended come before the others."""
 
 
 class Status(Request, tag="status"):

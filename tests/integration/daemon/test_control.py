@@ -83,7 +83,15 @@ def test_a_key_from_generation_to_destruction(shared_daemon: Daemon, ask: Ask) -
     term = certificate.not_valid_after_utc - certificate.not_valid_before_utc
     assert term == timedelta(days=9, hours=1), "clients whose clock is behind accept it at once"
     assert ask(messages.CertificateExport("life")).pem == pem
-    assert ask(messages.KeyShow("life")).certificate_not_after == certificate.not_valid_after_utc
+    shown = ask(messages.KeyShow("life"))
+    assert (shown.certificate_not_after, shown.certificate_state) == (
+        certificate.not_valid_after_utc,
+        "valid",
+    )
+    status = ask(messages.Status())
+    assert status.certificates > 0
+    assert "life" in [each.key for each in status.first_certificate_ends]
+    assert ask(messages.MetricsRead()).certificate_ends[0] == status.first_certificate_ends[0]
     assert ask(messages.CertificateImport("life", pem)).name == "life"
 
     granted = ask(messages.GrantAdd(WEB, "life", ["tls13-server"]))

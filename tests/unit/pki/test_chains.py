@@ -94,7 +94,7 @@ Check = Callable[[str], CertificateFacts]
 
 def test_a_good_chain_is_accepted(authority: Authority, check: Check, now: datetime) -> None:
     chain = authority.leaf + authority.intermediate
-    assert check(chain) == CertificateFacts(now + 90 * DAY, chain, ())
+    assert check(chain) == CertificateFacts(now + 90 * DAY, chain, (), now - DAY)
     assert check(authority.leaf).chain_pem == authority.leaf
 
 

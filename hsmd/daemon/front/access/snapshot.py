@@ -299,6 +299,11 @@ class Snapshot:
         row = self._rows.get(client)
         return frozenset() if row is None else self._index.owned.get(row, frozenset())
 
+    def certificate_of_key(self, key_name: str) -> CertificateMark | None:
+        """The certificate stored for a key; None if there is none."""
+        key = self._by_name.get(key_name)
+        return None if key is None else self._index.certificates.get(key.row)
+
     def certificate_not_after(self, key_name: str) -> datetime | None:
         """When the certificate stored for a key ends; None if there is none."""
         key = self._by_name.get(key_name)
@@ -432,7 +437,7 @@ def _difference(contents: Contents) -> Difference:
         clients=dict(clients.items()),
         keys={row: _of_row(key, row, rows) for row, key in keys.items()},
         certificates={
-            key_rows[each.key]: CertificateMark(each.not_after, each.mark)
+            key_rows[each.key]: CertificateMark(each.not_after, each.mark, each.not_before)
             for each in contents.certificates
             if each.key in key_rows
         },

@@ -45,10 +45,12 @@ class CertificateHandlers:
         *,
         cache: SnapshotCache,
         service: KeyService,
+        certificate_state: Callable[[str], str],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cache = cache
         self._service = service
+        self._certificate_state = certificate_state
         self._now = now
 
     def handlers(self) -> dict[type[Request], Handler]:
@@ -113,7 +115,7 @@ class CertificateHandlers:
     ) -> messages.KeyInfo:
         key = await self._cache.read(lambda tx: tx.keys.get(request.key))
         warnings = await self._store_chain(key, request.chain)
-        info = key_info(key, self._cache.snapshot)
+        info = key_info(key, self._cache.snapshot, self._certificate_state(key.name))
         info.warnings = [*info.warnings, *warnings]
         return info
 
@@ -153,7 +155,7 @@ class CertificateHandlers:
         facts = await in_thread(pki.check_chain, chain, public_key)
         now = self._now()
         await self._cache.change(
-            lambda tx: replace_certificate(tx, key, facts.chain_pem, facts.not_after, now)
+            lambda tx: replace_certificate(tx, key, facts.chain_pem, facts.not_after, now, facts.not_before)
         )
         return tuple(facts.warnings)
 

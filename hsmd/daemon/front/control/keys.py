@@ -50,9 +50,12 @@ class KeyHandlers:
         cache: SnapshotCache,
         pools: Mapping[str, TokenPool],
         clock: Callable[[], float],
+        certificate_state: Callable[[str], str],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`certificate_state` tells how the certificate of the key of a name stands (CertificateEnds.state)."""
         self._cache = cache
+        self._certificate_state = certificate_state
         self._pools = pools
         self._clock = clock
         self._now = now
@@ -161,14 +164,10 @@ class KeyHandlers:
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
         digests = self._cache.snapshot.keys_for(identity, type(request), self._now())
         page = await self._cache.read(lambda tx: tx.keys.page(request.after, request.limit, digests))
-        return messages.KeyPage(
-            *fitting([key_info(key, self._cache.snapshot) for key in page.items], page.more)
-        )
+        return messages.KeyPage(*fitting([self._info(key) for key in page.items], page.more))
 
     async def show(self, identity: Identity, request: messages.KeyShow, deadline: float) -> messages.KeyInfo:
-        return key_info(
-            await visible_key(self._cache, identity, request, request.name, self._now()), self._cache.snapshot
-        )
+        return self._info(await visible_key(self._cache, identity, request, request.name, self._now()))
 
     async def destroy(
         self, identity: Identity, request: messages.KeyDestroy, deadline: float
@@ -248,7 +247,10 @@ class KeyHandlers:
             owner=KeyOwner(owner) if owner else None,
         )
         await self._cache.change(lambda tx: tx.keys.add(record))
-        return key_info(record, self._cache.snapshot)
+        return self._info(record)
+
+    def _info(self, key: KeyRecord) -> messages.KeyInfo:
+        return key_info(key, self._cache.snapshot, self._certificate_state(key.name))
 
     def _token(self, name: str) -> tuple[str, TokenPool]:
         if not name and len(self._pools) == 1:
@@ -260,7 +262,7 @@ class KeyHandlers:
         return name, pool
 
 
-def key_info(key: KeyRecord, snapshot: Snapshot) -> messages.KeyInfo:
+def key_info(key: KeyRecord, snapshot: Snapshot, certificate_state: str) -> messages.KeyInfo:
     """What control results say of a key."""
     return messages.KeyInfo(
         name=key.name,
@@ -275,6 +277,7 @@ def key_info(key: KeyRecord, snapshot: Snapshot) -> messages.KeyInfo:
         owner=key.owner.name if key.owner else "",
         owner_removed=key.owner is not None and key.owner.removed,
         certificate_mark=snapshot.certificate_mark(key.name),
+        certificate_state=certificate_state,
     )
 
 

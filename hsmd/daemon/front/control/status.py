@@ -8,6 +8,7 @@ from datetime import datetime
 
 import hsmd
 from hsmd.daemon.audit.log import AuditLog
+from hsmd.daemon.front.access.certificate_ends import CertificateEnds
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
@@ -20,6 +21,9 @@ from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.protocol.roles import in_order
+
+ENDS_IN_STATUS, ENDS_IN_METRICS = 10, 500
+"""Certificates that are named, those that end first."""
 
 
 class StatusHandlers:
@@ -38,6 +42,7 @@ class StatusHandlers:
         log_guard: LogGuard,
         admission: Admission,
         sessions: Sized,
+        certificate_ends: CertificateEnds,
     ) -> None:
         self._name = name
         self._started_at = started_at
@@ -49,6 +54,7 @@ class StatusHandlers:
         self._log_guard = log_guard
         self._admission = admission
         self._sessions = sessions
+        self._certificate_ends = certificate_ends
 
     def handlers(self) -> dict[type[Request], Handler]:
         """The method that carries out each request."""
@@ -83,6 +89,7 @@ class StatusHandlers:
     def state(self) -> messages.DaemonStatus:
         """The present state of the daemon."""
         snapshot, newest = self._cache.snapshot, self._checkpointer.newest
+        certificates = self._certificate_ends.counts()
         return messages.DaemonStatus(
             version=hsmd.__version__,
             started_at=self._started_at,
@@ -102,6 +109,10 @@ class StatusHandlers:
             audit_warning=self._log_guard.held or self._log_guard.warning,
             sessions=len(self._sessions),
             starting=self._admission.starting,
+            certificates=certificates.stored,
+            certificates_ended=certificates.ended,
+            certificates_ending=certificates.ending,
+            first_certificate_ends=self._ends(ENDS_IN_STATUS),
         )
 
     def numbers(self, now: float) -> messages.Metrics:
@@ -118,4 +129,11 @@ class StatusHandlers:
                 messages.Latency(purpose, key_type, list(histogram.counts), histogram.total_s)
                 for (purpose, key_type), histogram in counters.latencies.items()
             ],
+            certificate_ends=self._ends(ENDS_IN_METRICS),
         )
+
+    def _ends(self, number: int) -> list[messages.CertificateEnd]:
+        return [
+            messages.CertificateEnd(each.key, each.not_after, each.state.value)
+            for each in self._certificate_ends.first(number)
+        ]

@@ -19,13 +19,18 @@ LONGEST_REASON = 500
 
 
 def replace_certificate(
-    tx: Transaction, key: KeyRecord, chain_pem: str, not_after: datetime, now: datetime
+    tx: Transaction,
+    key: KeyRecord,
+    chain_pem: str,
+    not_after: datetime,
+    now: datetime,
+    not_before: datetime | None = None,
 ) -> None:
     """Store the chain of a key, and append `certificate.replaced`, unless it is the one that is stored."""
     before = _chain_of(tx, key.name)
     if before == chain_pem:
         return
-    tx.certificates.set(key.name, chain_pem, not_after)
+    tx.certificates.set(key.name, chain_pem, not_after, not_before)
     payload = {
         "key": key.digest.hex(),
         "certificate": digest_of_leaf(chain_pem),

@@ -57,7 +57,7 @@ async def test_token_list_names_some_of_many_differences() -> None:
 
 async def test_candidates_come_in_answers_that_fit() -> None:
     pools: Any = {"main": Pool()}
-    handlers = KeyHandlers(cache=IDENTITY, pools=pools, clock=lambda: 0.0)
+    handlers = KeyHandlers(cache=IDENTITY, pools=pools, clock=lambda: 0.0, certificate_state=lambda _: "")
     found, request, answers = [], messages.KeyCandidates(), 0
     while True:
         answer = await handlers.candidates(IDENTITY, request, 60.0)
