@@ -22,6 +22,7 @@ PURE = (
     "hsmd.protocol",
     "hsmd.transparency",
     "hsmd.envelopes",
+    "hsmd.health",
 )
 """No I/O, no clock, no logging."""
 CLIENT_SIDE = ("hsmd.client", "hsmd.agent", "hsmd.provider")

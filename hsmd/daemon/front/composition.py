@@ -196,6 +196,7 @@ class Parts:
             audit=self.audit,
             checkpointer=self.checkpointer,
             log_guard=self.log_guard,
+            hold=self.hold,
             admission=self.admission,
             sessions=self.sessions,
             certificate_ends=self.certificate_ends,

@@ -21,6 +21,7 @@ from hsmd.protocol.messages.certificates import *
 from hsmd.protocol.messages.clients import *
 from hsmd.protocol.messages.events import *
 from hsmd.protocol.messages.grants import *
+from hsmd.protocol.messages.health import *
 from hsmd.protocol.messages.keys import *
 from hsmd.protocol.messages.metrics import *
 from hsmd.protocol.messages.statements import *

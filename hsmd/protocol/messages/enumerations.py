@@ -134,6 +134,68 @@ CERTIFICATE_STATE = Enumeration(
         "ended": "it is not valid any more",
     },
 )
+WORKER_ROLE = Enumeration(
+    "WorkerRole",
+    "What a worker process is for.",
+    {
+        "signing": "it uses keys, or is a spare",
+        "control": "it makes, lists and destroys keys",
+    },
+)
+SEVERITY = Enumeration(
+    "Severity",
+    "How much a finding matters.",
+    {
+        "failing": "handshakes fail",
+        "partial": "some handshakes fail: those with the keys that it names",
+        "degraded": "handshakes work, but may not for long",
+    },
+)
+LEVEL = Enumeration(
+    "Level",
+    "The health of a daemon or an agent: the worst [Severity](#severity) of its findings.",
+    {"well": "there are no findings", **SEVERITY.values},
+)
+CONDITION = Enumeration(
+    "Condition",
+    "What a finding is.",
+    {
+        # of a daemon
+        "stopping": "the daemon or agent is stopping and accepts nothing new",
+        "token-away": "the token, or its PKCS#11 module, cannot be used",
+        "token-starting": "no worker is logged in to the token yet",
+        "pin-refused": "the token refused the PIN; no worker logs in until an operator clears it",
+        "logins-stopped": "the token refused the PIN of a daemon; workers that are logged in go on",
+        "log-not-writable": "the audit log cannot be written, so no key is used",
+        "log-broken": "the audit log does not continue the one that the store knows, so no key is used",
+        "disk-full": "too little disk space is left for the audit log, so no key is used",
+        "disk-low": "little disk space is left for the audit log",
+        "checkpoints-late": "records of the audit log are not covered by a signed checkpoint",
+        "store-stale": "the store has been away for so long that no key is used",
+        "store-away": "the store cannot be reached; nothing can be changed, and keys are used for a limited time",
+        # of both
+        "certificate-ended": "the certificate of a key is not valid any more",
+        "certificate-ending": "the certificate of a key ends soon",
+        # of an agent
+        "no-daemon": "no daemon is connected",
+        "daemon-away": "one of several daemons is not connected",
+        "daemon-failing": "a daemon reports that handshakes fail, or may soon",
+        "log-refused": "the audit log of a daemon does not continue what was seen of it, so it is not used",
+        "no-key": "the agent knows no key that its client may use",
+        "key-not-granted": "agent.toml names a key that is not granted to the agent's client",
+        "keys-left-out": "the daemon grants more keys than an agent keeps",
+    },
+)
+DAEMON_LINK_STATE = Enumeration(
+    "DaemonLinkState",
+    "How an agent stands with a daemon.",
+    {
+        "in-use": "connected; requests go there",
+        "connected": "connected; requests go there if the daemon in use fails",
+        "away": "not connected",
+        "refused": "not used, because its audit log does not continue what was seen of it",
+    },
+)
 REVOCATION_KIND = Enumeration(
     "RevocationKind",
     "What a revocation names.",

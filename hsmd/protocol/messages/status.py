@@ -12,10 +12,14 @@ from hsmd.protocol.messages.enumerations import (
     BREAKER_STATE,
     CALLER_ROLE,
     CERTIFICATE_STATE,
+    CONDITION,
+    LEVEL,
     ROLE,
     TOKEN_STATE,
+    WORKER_ROLE,
     WORKER_STATE,
 )
+from hsmd.protocol.messages.health import Finding
 
 __all__ = ["CertificateEnd", "DaemonStatus", "Identity", "Status", "TokenStatus", "WhoAmI", "WorkerStatus"]
 
@@ -61,6 +65,8 @@ class WorkerStatus(Struct):
     """Operations that the worker has and has not answered."""
     restarts: int
     """Workers of this token that were lost and replaced; the same number for all its workers."""
+    role: Annotated[str, WORKER_ROLE.meta] = ""
+    """Empty from earlier versions."""
 
 
 class TokenStatus(Struct):
@@ -134,6 +140,16 @@ class DaemonStatus(Struct):
     """Those whose certificate ends soon ([CertificateState](#certificatestate) `ending`)."""
     first_certificate_ends: list[CertificateEnd] = []
     """The certificates that end first, at most 10, in that order; those that have ended come before the others."""
+    audit_fault: str = ""
+    """Why the log cannot be written; empty if it can."""
+    held: list[Annotated[str, CONDITION.meta]] = []
+    """The conditions, of [Condition](#condition), for which no key is used: `log-broken`, `disk-full`, `store-stale`."""
+    store_away_s: int = 0
+    """Seconds since the store was last reached; 0 if it can be reached."""
+    level: Annotated[str, LEVEL.meta] = ""
+    """The daemon's health; empty from earlier versions."""
+    findings: list[Finding] = []
+    """What it follows from, the worst first."""
 
 
 class Status(Request, tag="status"):

@@ -50,6 +50,7 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "grant.explain": ("oa", QUERY, "key", "client"),
     "grant.list": ("oa", QUERY, "key", "client"),
     "grant.remove": ("o", CHANGE, "key", "client"),
+    "health.read": ("oafwcnd", QUERY, "", ""),
     "key.adopt": ("o", CHANGE, "name", "owner", "certificate"),
     "key.candidates": ("o", QUERY, "", ""),
     "key.csr": ("of", CHANGE, "name", ""),

@@ -15,11 +15,15 @@ from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.signing.counters import BOUNDS_S
+from hsmd.daemon.front.signing.hold import KeyHold
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.tokens.pool import TokenPool
+from hsmd.health.daemon import STORE_AWAY_S, judge
+from hsmd.health.levels import level_of
 from hsmd.protocol import messages
-from hsmd.protocol.messages import Request
+from hsmd.protocol.messages import Finding, Request
+from hsmd.protocol.messages.base import AUDITOR, OPERATOR
 from hsmd.protocol.roles import in_order
 
 ENDS_IN_STATUS, ENDS_IN_METRICS = 10, 500
@@ -40,6 +44,7 @@ class StatusHandlers:
         audit: AuditLog,
         checkpointer: Checkpointer,
         log_guard: LogGuard,
+        hold: KeyHold,
         admission: Admission,
         sessions: Sized,
         certificate_ends: CertificateEnds,
@@ -52,6 +57,7 @@ class StatusHandlers:
         self._audit = audit
         self._checkpointer = checkpointer
         self._log_guard = log_guard
+        self._hold = hold
         self._admission = admission
         self._sessions = sessions
         self._certificate_ends = certificate_ends
@@ -62,6 +68,7 @@ class StatusHandlers:
             messages.WhoAmI: self.who_am_i,
             messages.Status: self.status,
             messages.MetricsRead: self.metrics,
+            messages.HealthRead: self.health,
         }
 
     async def who_am_i(
@@ -86,10 +93,26 @@ class StatusHandlers:
     ) -> messages.Metrics:
         return self.numbers(time.monotonic())
 
+    async def health(
+        self, identity: Identity, request: messages.HealthRead, deadline: float
+    ) -> messages.Health:
+        status = self.state()
+        shown = status.findings
+        if not identity.roles & (OPERATOR | AUDITOR):
+            shown = [Finding(finding.condition, finding.severity) for finding in shown]
+        return messages.Health(status.level, shown)
+
     def state(self) -> messages.DaemonStatus:
-        """The present state of the daemon."""
+        """The present state of the daemon, with what follows from it for its health."""
+        status = self._facts()
+        status.findings = judge(status)
+        status.level = level_of(status.findings)
+        return status
+
+    def _facts(self) -> messages.DaemonStatus:
         snapshot, newest = self._cache.snapshot, self._checkpointer.newest
         certificates = self._certificate_ends.counts()
+        away_s = round(self._cache.age_s)
         return messages.DaemonStatus(
             version=hsmd.__version__,
             started_at=self._started_at,
@@ -107,6 +130,9 @@ class StatusHandlers:
             audit_uncovered_s=round(self._checkpointer.age_s),
             audit_free_bytes=self._log_guard.free_bytes,
             audit_warning=self._log_guard.held or self._log_guard.warning,
+            audit_fault="" if self._audit.writable else self._audit.fault or "syncing fails",
+            held=self._hold.conditions,
+            store_away_s=away_s if away_s > STORE_AWAY_S else 0,
             sessions=len(self._sessions),
             starting=self._admission.starting,
             certificates=certificates.stored,

@@ -17,6 +17,18 @@ class Reason(IntEnum):
     STORE = 2
     """The store has been unreachable for so long that grants may have been revoked unnoticed."""
 
+    @property
+    def condition(self) -> str:
+        """Its name in the daemon's status."""
+        return _CONDITIONS[self]
+
+
+_CONDITIONS = {
+    Reason.CONTINUITY: "log-broken",
+    Reason.DISK: "disk-full",
+    Reason.STORE: "store-stale",
+}
+
 
 class KeyHold:
     """The reasons that apply now. `error` is what a use of a key fails with, None while keys may be used."""
@@ -24,6 +36,11 @@ class KeyHold:
     def __init__(self) -> None:
         self.error: HsmdError | None = None
         self._errors: dict[Reason, HsmdError] = {}
+
+    @property
+    def conditions(self) -> list[str]:
+        """The names of all that apply now."""
+        return [reason.condition for reason in sorted(self._errors)]
 
     def set(self, reason: Reason, error: HsmdError | None) -> bool:
         """Have uses of keys fail with `error`, or end this reason with None; return whether the reason began or ended."""

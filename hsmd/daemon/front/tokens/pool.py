@@ -199,7 +199,11 @@ class TokenPool:
             queued=self._queue.size,
             workers=[
                 WorkerStatus(
-                    worker.pid, self._workers.state_of(worker), len(worker.jobs), self._workers.restarts
+                    worker.pid,
+                    self._workers.state_of(worker),
+                    len(worker.jobs),
+                    self._workers.restarts,
+                    "control" if worker.control else "signing",
                 )
                 for worker in workers
             ],
