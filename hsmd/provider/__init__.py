@@ -10,6 +10,8 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
+from hsmd.provider.site_configuration import SiteConfiguration, read
+
 __all__ = ["DEFAULT_SOCKET", "MODULE_NAME", "module_path", "openssl_configuration"]
 
 DEFAULT_SOCKET = "/run/hsmd/agent.sock"
@@ -44,12 +46,13 @@ def openssl_configuration(
     module: Path | None = None,
     include: str | None = "/etc/ssl/openssl.cnf",
 ) -> str:
-    """Return the text of an OpenSSL configuration file that loads the provider (see config(5)).
+    """Return the text of an OpenSSL configuration file that loads the provider (see config(5)), and keeps what the site's sets.
 
     `socket` is the absolute path of the agent's socket, `timeout_ms` the milliseconds a whole operation may take, `module`
-    the provider module if it is not this package's own, `include` the system's configuration file, or None for none.
+    the provider module if it is not this package's own, `include` the site's configuration file, or None for none; the text
+    adds to the sections that this file has now.
     A service gets the file by OPENSSL_CONF in its environment. Raises ValueError for a value that OpenSSL would misread or
-    the provider would refuse, FileNotFoundError if the module has not been built.
+    the provider would refuse, FileNotFoundError if the module has not been built, OSError without OpenSSL 3.
     """
     if len(socket.encode()) > SOCKET_BYTES_MAX:
         raise ValueError(f"socket must be at most {SOCKET_BYTES_MAX} bytes long")
@@ -57,27 +60,63 @@ def openssl_configuration(
         raise ValueError(
             f"timeout_ms must be from {TIMEOUT_MS.start} to {TIMEOUT_MS.stop - 1}, not {timeout_ms}"
         )
-    module_text = _plain_path("module", str(module_path() if module is None else module))
-    lines = [] if include is None else [f".include {_plain_path('include', include)}"]
-    # After .include the last section of the included file is open: without [default] the next line would belong to it.
-    # The default provider must be active, and first: OpenSSL makes ephemeral keys with the first provider.
-    lines += [
-        "[default]",
-        "openssl_conf = hsmd_init",
-        "[hsmd_init]",
-        "providers = hsmd_providers",
-        "[hsmd_providers]",
-        "default = hsmd_default",
-        "hsmd = hsmd_self",
-        "[hsmd_default]",
-        "activate = 1",
-        "[hsmd_self]",
-        f"module = {module_text}",
-        f"socket = {_plain_path('socket', socket)}",
-        f"timeout-ms = {timeout_ms}",
-        "activate = 1",
-    ]
-    return "\n".join(lines) + "\n"
+    own = {
+        "module": _plain_path("module", str(module_path() if module is None else module)),
+        "socket": _plain_path("socket", socket),
+        "timeout-ms": str(timeout_ms),
+        "activate": "1",
+    }
+    site = SiteConfiguration()
+    included = []
+    if include is not None:
+        included = [f".include {_plain_path('include', include)}"]
+        site = read(include) if Path(include).exists() else site
+    if "hsmd" in site.listed:
+        raise ValueError(f"include: {include} loads the provider itself; remove that")
+    sections = [*_providers(site), *_server_preference(site), ("hsmd_self", own)]
+    lines = (
+        line
+        for section, values in sections
+        for line in (f"[{section}]", *(f"{name} = {value}" for name, value in values.items()))
+    )
+    return "\n".join([*included, *lines]) + "\n"
+
+
+_Section = tuple[str, dict[str, str]]
+"""Name of a section, and what is added to it: OpenSSL adds to a section that appears again."""
+
+
+def _providers(site: SiteConfiguration) -> list[_Section]:
+    """Add the provider to the site's list, or to one of our own.
+
+    The default provider must be active, and first: OpenSSL makes ephemeral keys with the first provider. It is active by itself
+    only while no other is, so it is activated unless the site has activated others instead, such as the FIPS provider.
+    """
+    sections: list[_Section] = []
+    init, providers = site.init or "hsmd_init", site.providers or "hsmd_providers"
+    if not site.init:
+        sections.append(("default", {"openssl_conf": init}))
+    if not site.providers:
+        sections.append((init, {"providers": providers}))
+    default = site.listed.get("default", "hsmd_default")
+    if site.activated:
+        return [*sections, (providers, {"hsmd": "hsmd_self"})]
+    listed = {} if "default" in site.listed else {"default": default}
+    return [*sections, (providers, {**listed, "hsmd": "hsmd_self"}), (default, {"activate": "1"})]
+
+
+def _server_preference(site: SiteConfiguration) -> list[_Section]:
+    """Make servers choose the cipher suite: in OpenSSL's order those that a signing key can serve, ECDHE, come first.
+
+    The prefix allows the site to have `Options` in the same section (SSL_CONF_cmd(3)).
+    """
+    sections: list[_Section] = []
+    ssl, tls = site.ssl or "hsmd_ssl", site.system_default or "hsmd_tls"
+    if not site.ssl:
+        sections.append((site.init or "hsmd_init", {"ssl_conf": ssl}))
+    if not site.system_default:
+        sections.append((ssl, {"system_default": tls}))
+    return [*sections, (tls, {"hsmd.Options": "ServerPreference"})]
 
 
 def _plain_path(field: str, path: str) -> str:

@@ -37,7 +37,8 @@ def openssl_files(socket: Path) -> list[Installed]:
     except FileNotFoundError as error:
         raise CommandError(str(error), "install hsmd from a wheel, which contains it") from None
     except ValueError as error:
-        raise CommandError(str(error), "choose another --socket", Exit.USAGE) from None
+        step = "choose another --socket" if str(error).startswith("socket") else "then run the command again"
+        raise CommandError(str(error), step, Exit.USAGE) from None
 
 
 def nginx_files(key: str, directory: Path) -> list[Installed]:

@@ -105,12 +105,19 @@ def test_module_is_found_in_any_directory_of_the_package(
 
 def test_configuration_text(tmp_path: Path) -> None:
     text = openssl_configuration(SOCKET, 250, tmp_path / "hsmd.so")
-    assert text == (
-        ".include /etc/ssl/openssl.cnf\n[default]\nopenssl_conf = hsmd_init\n[hsmd_init]\nproviders = hsmd_providers\n"
-        "[hsmd_providers]\ndefault = hsmd_default\nhsmd = hsmd_self\n[hsmd_default]\nactivate = 1\n[hsmd_self]\n"
-        f"module = {tmp_path}/hsmd.so\nsocket = {SOCKET}\ntimeout-ms = 250\nactivate = 1\n"
+    own = (
+        "[hsmd_providers]\ndefault = hsmd_default\nhsmd = hsmd_self\n[hsmd_default]\nactivate = 1\n"
+        "[{init}]\nssl_conf = hsmd_ssl\n[hsmd_ssl]\nsystem_default = hsmd_tls\n[hsmd_tls]\nhsmd.Options = ServerPreference\n"
+        f"[hsmd_self]\nmodule = {tmp_path}/hsmd.so\nsocket = {SOCKET}\ntimeout-ms = 250\nactivate = 1\n"
     )
-    assert openssl_configuration(SOCKET, 250, tmp_path / "hsmd.so", include=None) == text.split("\n", 1)[1]
+    assert text == (
+        ".include /etc/ssl/openssl.cnf\n[openssl_init]\nproviders = hsmd_providers\n"
+        + own.format(init="openssl_init")
+    ), "Debian's configuration has an empty section openssl_init"
+    assert openssl_configuration(SOCKET, 250, tmp_path / "hsmd.so", include=None) == (
+        "[default]\nopenssl_conf = hsmd_init\n[hsmd_init]\nproviders = hsmd_providers\n"
+        + own.format(init="hsmd_init")
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,4 +166,4 @@ def test_standard_library_alone() -> None:
         check=True,
         timeout=30,
     )
-    assert done.stdout.strip() == "['hsmd', 'hsmd.provider']"
+    assert done.stdout.strip() == "['hsmd', 'hsmd.provider.site_configuration', 'hsmd.provider']"
