@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from contextlib import ExitStack
@@ -16,25 +17,27 @@ import typer
 from hsmd.cli.base import profile as profiles, ssh_keys, systemd
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.daemon_toml import Layout, TokenChoice, render
-from hsmd.cli.base.daemon_users import Users
+from hsmd.cli.base.daemon_users import FRONT_USER, UserNames, Users, names_of_separate_users
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import (
     PRIVATE,
     PUBLIC,
     SHARED_DIRECTORY,
     exists,
-    make_directory,
+    make_directory_for_now,
     write_new,
 )
 from hsmd.cli.base.invoking_user import InvokingUser, invoking_user
-from hsmd.cli.base.output import Output, fields
+from hsmd.cli.base.output import Output, fields, note
 from hsmd.cli.base.ssh_keys import PublicLine
+from hsmd.cli.base.system_users import requires_root
 from hsmd.errors import ConfigurationError
 
 app = typer.Typer(add_completion=False)
 
 DEFAULT_LISTEN = "127.0.0.1:7440"
 SOFTHSM_LABEL = "hsmd"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,14 @@ def init(
     pin_file: Annotated[
         Path | None, typer.Option("--pin-file", metavar="FILE", help="File with the user PIN.")
     ] = None,
+    environment: Annotated[
+        list[str],
+        typer.Option(
+            "--environment",
+            metavar="NAME=VALUE",
+            help="Environment variable that the module needs; set in its workers only. May be repeated.",
+        ),
+    ] = [],  # noqa: B006  read only
     softhsm: Annotated[
         bool, typer.Option("--softhsm", help="Create a software token (SoftHSM), for tests.")
     ] = False,
@@ -96,7 +107,7 @@ def init(
         typer.Option(
             "--front-user",
             metavar="USER",
-            help="When started as root, run the front process, which serves the network, as this user.",
+            help="When started as root, run the front process, which serves the network, as this user. Default for root: hsmd.",
             show_default=False,
         ),
     ] = "",
@@ -105,10 +116,19 @@ def init(
         typer.Option(
             "--worker-user",
             metavar="USER",
-            help="When started as root, run the workers, which have the PIN, as this user.",
+            help="When started as root, run the workers, which have the PIN, as this user. Default for root: hsmd-token.",
             show_default=False,
         ),
     ] = "",
+    create_users: Annotated[
+        bool, typer.Option("--create-users", help="Create these users if they do not exist.")
+    ] = False,
+    run_as_root: Annotated[
+        bool,
+        typer.Option(
+            "--run-as-root", help="Run all processes as root, without separate users: only for tests."
+        ),
+    ] = False,
     unit: Annotated[
         Path | None,
         typer.Option(
@@ -155,23 +175,29 @@ def init(
 ) -> None:
     """Create what a daemon needs: commented configuration, host key, store, and the first operator.
 
-    Existing files are not overwritten; if a step fails, files that were created before it are removed. With --softhsm it also
-    creates a software token, to try hsmd without hardware.
+    Existing files are not overwritten; if a step fails, what was created before it is removed. Started by root, the daemon runs
+    its processes as the users hsmd and hsmd-token. With --softhsm it also creates a software token, to try hsmd without hardware.
     """
     layout = Layout(config.absolute(), (state or config.parent).absolute())
-    users = Users.from_options(front_user, worker_user)
+    if not softhsm:
+        token = _hardware(module, token_label, token_serial, pin_file, environment)
+    names = _user_names(front_user, worker_user, create_users, run_as_root, softhsm)
     user = invoking_user()
     operator = operator or _own_name(user)
     where = (profile or user.configuration / profiles.PROFILE_NAME).absolute()
     service = None if unit is None else (unit / systemd.DAEMON_UNIT).absolute()
     _refuse_existing(layout, None if operator_key else where, service)
     with ExitStack() as undo:
-        make_directory(layout.config.parent, SHARED_DIRECTORY)
-        make_directory(layout.state)
-        token = _softhsm(layout, undo) if softhsm else _hardware(module, token_label, token_serial, pin_file)
+        if create_users:
+            names.create_missing(undo)
+        users = Users.from_options(names.front, names.workers)
+        make_directory_for_now(undo, layout.config.parent, SHARED_DIRECTORY)
+        make_directory_for_now(undo, layout.state)
+        if softhsm:
+            token = _softhsm(layout, undo)
         if service is not None and not softhsm:
             token = replace(token, credential=token.pin_file.name)
-        text = render(name or _host_name(), layout, listen, token, front_user, worker_user)
+        text = render(name or _host_name(), layout, listen, token, names.front, names.workers)
         address = _first_address(text, layout)
         host = ssh_keys.make_for_now(undo, layout.host_key, "hsmd host key")
         first = _operator(undo, user, operator, operator_key, where, host, address)
@@ -184,7 +210,23 @@ def init(
         write_new(layout.config, text, PRIVATE)  # last: if it exists, the set-up is complete
         users.let_front_read(layout.config)
         undo.pop_all()
-    _report(output, layout, host, first, address)
+    _report(output, layout, host, first, address, _start_step(layout, service, names))
+    if os.geteuid() == 0 and not names.front:
+        note("Warning: front process and workers will run as root, which is only for tests.")
+
+
+def _user_names(front: str, workers: str, create: bool, as_root: bool, softhsm: bool) -> UserNames:
+    """The users of front process and workers. Raises CommandError unless root separates them, or wants it otherwise."""
+    if as_root and (front or workers or create):
+        raise CommandError(
+            "--run-as-root excludes the options that name or create users", "omit one", Exit.USAGE
+        )
+    named = front or workers or create
+    if as_root or (os.geteuid() != 0 and not create) or (softhsm and not named):
+        return UserNames(front, workers)
+    if os.geteuid() != 0:
+        raise requires_root("--create-users", front or FRONT_USER)
+    return names_of_separate_users(front, workers, create=create)
 
 
 def _own_name(user: InvokingUser) -> str:
@@ -227,7 +269,9 @@ def _softhsm(layout: Layout, undo: ExitStack) -> TokenChoice:
     return TokenChoice(made.module, made.label, made.pin_file, made.environment, name="softhsm")
 
 
-def _hardware(module: Path | None, label: str, serial: str, pin_file: Path | None) -> TokenChoice:
+def _hardware(
+    module: Path | None, label: str, serial: str, pin_file: Path | None, environment: list[str]
+) -> TokenChoice:
     if label and serial:
         raise CommandError(
             "--token-label and --token-serial both choose a token", "give one of them", Exit.USAGE
@@ -249,7 +293,20 @@ def _hardware(module: Path | None, label: str, serial: str, pin_file: Path | Non
         )
     if os.access(pin_file, os.R_OK):
         _check_pin(pin_file)
-    return TokenChoice(module.absolute(), label, pin_file.absolute(), serial=serial)
+    return TokenChoice(
+        module.absolute(), label, pin_file.absolute(), _environment(environment), serial=serial
+    )
+
+
+def _environment(given: list[str]) -> dict[str, str]:
+    found = dict(each.split("=", 1) for each in given if _VARIABLE.match(each))
+    if len(found) != len(given):
+        raise CommandError(
+            "--environment: give NAME=VALUE, each name once",
+            "for example SOFTHSM2_CONF=/etc/softhsm2.conf",
+            Exit.USAGE,
+        )
+    return found
 
 
 def _check_pin(pin_file: Path) -> None:
@@ -297,7 +354,7 @@ def _operator(
         return Operator(name, ssh_keys.line_or_file(given_key), None)
     identity = _identity(profile)
     with user.acting():
-        make_directory(profile.parent)
+        make_directory_for_now(undo, profile.parent)
         key = ssh_keys.make_for_now(undo, identity, f"{name}, operator of hsmd")
         text = profiles.render(profiles.Profile(address, name, Path(identity.name), (host.line,)))
         write_new(profile, text, PRIVATE)
@@ -321,7 +378,9 @@ def _store(undo: ExitStack, layout: Layout, operator: Operator) -> None:
         store.close()
 
 
-def _report(output: Output, layout: Layout, host: PublicLine, operator: Operator, address: str) -> None:
+def _report(
+    output: Output, layout: Layout, host: PublicLine, operator: Operator, address: str, start: str
+) -> None:
     document = {
         "config": str(layout.config),
         "daemon": address,
@@ -339,21 +398,34 @@ def _report(output: Output, layout: Layout, host: PublicLine, operator: Operator
             ("profile", "" if operator.profile is None else str(operator.profile)),
         ]
     )
-    output.show(document, lambda: made, hints=_next_steps(layout, host, operator, address))
+    output.show(document, lambda: made, hints=_next_steps(host, operator, address, start))
 
 
-def _next_steps(layout: Layout, host: PublicLine, operator: Operator, address: str) -> str:
-    manage = "hsmd status"
-    profile = ""
-    if operator.profile is not None and operator.profile != profiles.default_path().absolute():
-        profile = f" --profile {operator.profile}"
-        manage += profile
+def _start_step(layout: Layout, service: Path | None, names: UserNames) -> str:
+    """The command that starts the daemon, as it was set up."""
+    if service is not None:
+        return "systemctl daemon-reload && systemctl enable --now hsmd"
+    run = f"hsmd serve --config {layout.config}"
+    if not names.front:
+        return run
+    install = f"hsmd systemd install --config {layout.config} && systemctl daemon-reload && systemctl enable --now hsmd"
+    return f"{install}\n{' ' * 25}(without systemd, as root: {run})"
+
+
+def _next_steps(host: PublicLine, operator: Operator, address: str, start: str) -> str:
+    options = ""
+    where = ""
     if operator.profile is None:
-        manage += f" --daemon {address} --user {operator.name} --identity KEY --host-key '{host.line}'"
+        where = f" (on the computer of {operator.name})"
+        options = f" --daemon {address} --user {operator.name} --identity KEY --host-key '{host.line}'"
+    elif operator.profile != profiles.default_path().absolute():
+        options = f" --profile {operator.profile}"
     return f"""
 Next:
-  1. Start the daemon:   hsmd serve --config {layout.config}
-  2. Check its status:   {manage}
-  3. Generate a key:     hsmd key generate www{profile} && hsmd cert self-signed www --dns localhost{profile}
-  4. On each front end:  hsmd agent init --daemon {address} --client NAME --host-key '{host.line}'
+  1. Start the daemon:   {start}
+  2. Check its status:   hsmd status{options}{where}
+  3. Generate a key:     hsmd key generate www{options}
+  4. Its certificate:    hsmd key csr www --dns www.example.org{options}   (or, to try it: hsmd cert self-signed)
+  5. Add a front end:    hsmd client enroll web1 --grant www{options}
+                         and there, with the line that this prints: hsmd agent init --enroll -
 """

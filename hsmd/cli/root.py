@@ -29,6 +29,7 @@ ENTRIES: dict[str, Entry] = {
         "hsmd.cli.init", "Create what a daemon needs: configuration, host key, store, first operator.", _START
     ),
     "serve": Entry("hsmd.cli.serve", "Run the daemon.", _START),
+    "systemd": Entry("hsmd.cli.systemd", "Write the service that runs the daemon.", _START),
     "backup": Entry(
         "hsmd.cli.backup", "Back up store, configuration and newest checkpoint to one archive.", _START
     ),

@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,8 @@ slots.removable = false
 slots.mechanisms = ALL
 library.reset_on_fork = true
 """
+SYSTEM_CONFIGURATION = Path("/etc/softhsm/softhsm2.conf")
+"""Where Debian's SoftHSM looks if SOFTHSM2_CONF is not set."""
 _TIMEOUT_S = 20.0
 
 
@@ -76,6 +80,24 @@ def softhsm_module() -> Path:
         if module.exists():
             return module
     raise ConfigurationError("softhsm", ["SoftHSM is not installed; on Debian: apt install softhsm2"])
+
+
+def configuration_file(module: Path, environment: Mapping[str, str]) -> Path | None:
+    """The configuration that SoftHSM reads with this environment; None for other modules."""
+    if "softhsm" not in module.name:
+        return None
+    return Path(environment.get("SOFTHSM2_CONF") or SYSTEM_CONFIGURATION)
+
+
+def token_directory(module: Path, environment: Mapping[str, str]) -> Path | None:
+    """The directory to which SoftHSM writes; None for other modules, or if its configuration does not tell."""
+    file = configuration_file(module, environment)
+    try:
+        text = file.read_text("utf-8") if file is not None else ""
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"^\s*directories\.tokendir\s*=\s*(/\S*)", text, re.MULTILINE)
+    return Path(found[1]) if found else None
 
 
 def _initialise(token: SoftHsmToken, *, so_pin: str, pin: str) -> None:

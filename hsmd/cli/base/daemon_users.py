@@ -4,11 +4,52 @@ from __future__ import annotations
 
 import os
 import pwd
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.cli.base.daemon_toml import Layout
-from hsmd.cli.base.system_users import requires_root, system_user
+from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.system_users import create_for_now, is_user, requires_root, system_user
+
+FRONT_USER, WORKER_USER = "hsmd", "hsmd-token"
+"""The users of a daemon that root sets up, unless others are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserNames:
+    """The names of the users of front process and workers; empty for the user who starts the daemon."""
+
+    front: str
+    workers: str
+
+    def create_missing(self, undo: ExitStack) -> None:
+        """Create those that do not exist; `undo` removes them. Raises CommandError."""
+        for name in dict.fromkeys((self.front, self.workers)):
+            if name and not is_user(name):
+                create_for_now(undo, name)
+
+
+def names_of_separate_users(front: str, workers: str, *, create: bool) -> UserNames:
+    """The users of a daemon that root sets up: those named, otherwise `FRONT_USER` and `WORKER_USER`.
+
+    Raises CommandError if one does not exist and none are to be created, or if both are the same or one is root.
+    """
+    names = UserNames(front or FRONT_USER, workers or WORKER_USER)
+    if names.front == names.workers:
+        raise CommandError(
+            f"front process and workers would both run as {names.front}, and the front process could read the PIN",
+            "name two users with --front-user and --worker-user",
+            Exit.USAGE,
+        )
+    missing = [name for name in (names.front, names.workers) if not is_user(name)]
+    if missing and not create:
+        raise CommandError(
+            f"there is no user {' and no user '.join(missing)} for front process and workers, which must not run as root",
+            "add --create-users, or name other users with --front-user and --worker-user",
+            Exit.USAGE,
+        )
+    return names
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hsmd.cli.base.errors import CommandError
@@ -37,3 +38,15 @@ def make_directory(path: Path, mode: int = PRIVATE_DIRECTORY) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     directories.make(path, mode)
+
+
+def make_directory_for_now(undo: ExitStack, path: Path, mode: int = PRIVATE_DIRECTORY) -> None:
+    """As `make_directory`; `undo` removes the directories that it made, if they are empty then."""
+    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        undo.callback(_remove_empty, missing)
+    make_directory(path, mode)
+
+
+def _remove_empty(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()

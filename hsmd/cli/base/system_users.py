@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pwd
+import shutil
+import subprocess
+from contextlib import ExitStack
 
 from hsmd.cli.base.errors import CommandError, Exit
 
@@ -24,3 +27,33 @@ def requires_root(option: str, name: str) -> CommandError:
         "run the command with sudo, or omit the option",
         Exit.USAGE,
     )
+
+
+def is_user(name: str) -> bool:
+    """Whether this host has a user of this name."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def create_for_now(undo: ExitStack, name: str) -> None:
+    """Create a system user with a group of its own, which cannot log in; `undo` removes it. Raises CommandError."""
+    _run(
+        "useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
+        "--shell", "/usr/sbin/nologin", name,
+    )  # fmt: skip
+    undo.callback(_run, "userdel", name)
+
+
+def _run(program: str, *arguments: str) -> None:
+    path = shutil.which(program, path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if path is None:
+        raise CommandError(f"{program} is not installed", "create the users with the tools of this system")
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = "; ".join(done.stderr.split("\n")).strip("; ")
+        raise CommandError(
+            f"{program} {arguments[-1]} failed: {reason}", "create the user, and run the command again"
+        )

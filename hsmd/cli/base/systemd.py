@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,18 +12,41 @@ from hsmd.cli.base.errors import CommandError, Exit
 
 DAEMON_UNIT = "hsmd.service"
 AGENT_UNIT = "hsmd-agent.service"
+ARCHIVE_UNIT = "hsmd-archive.service"
+ARCHIVE_TIMER = "hsmd-archive.timer"
+DIRECTORY = Path("/etc/systemd/system")
 
 
-def daemon_unit(config: Path, state: Path, pin_file: Path | None) -> str:
-    """The unit of the daemon; `pin_file` becomes a credential with the name of the file."""
-    credential = (
-        f"LoadCredential={pin_file.name}:{_plain(pin_file)}"
+def daemon_unit(
+    config: Path,
+    state: Path,
+    pin_file: Path | None,
+    *,
+    credential: str = "",
+    written_by_module: Sequence[Path] = (),
+) -> str:
+    """The unit of the daemon, which writes below `state`; `pin_file` becomes a credential, by default of the file's name.
+
+    Its PKCS#11 modules may write below the directories `written_by_module` too, if they exist when the daemon starts.
+    """
+    passed = (
+        f"LoadCredential={credential or pin_file.name}:{_plain(pin_file)}"
         if pin_file
-        else "# hsmd.toml names the file with the PIN."
+        else "# hsmd.toml names the file with the PIN, which the launcher opens for the workers."
     )
+    writable = " ".join([_plain(state), *(f"-{_plain(path)}" for path in written_by_module)])
     return _template(DAEMON_UNIT).format(
-        program=_program(), config=_plain(config), state=_plain(state), credential=credential
+        program=_program(), config=_plain(config), state=writable, credential=passed
     )
+
+
+def archive_units(log: Path, to: Path, user: str, *, remove: bool) -> dict[str, str]:
+    """Service and timer that copy sealed segments of the audit log every day, by name."""
+    arguments = f"--log {_plain(log)} --to {_plain(to)}{' --remove' if remove else ''}"
+    service = _template(ARCHIVE_UNIT).format(
+        program=_program(), arguments=arguments, user=user, writable=f"{_plain(log)} {_plain(to)}"
+    )
+    return {ARCHIVE_UNIT: service, ARCHIVE_TIMER: _template(ARCHIVE_TIMER)}
 
 
 def agent_unit(config: Path, user: str, group: str) -> str:

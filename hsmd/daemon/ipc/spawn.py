@@ -91,13 +91,14 @@ def start_worker_module(
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     if settings.user and "RUNTIME_DIRECTORY" not in inherited:
         inherited["RUNTIME_DIRECTORY"] = run_time_directory.for_user(settings.user)
-    with _open_credential(settings) as (settings, credential):
+    with _open_pin(settings) as (settings, credential):
         process = start_python(
             module,
             arguments,
             environment={**inherited, **environment},
             descriptors=[*descriptors, *credential],
             user=settings.user,
+            all_groups=True,  # files of a PKCS#11 module often belong to a group of their own, as SoftHSM's do
             stdin=subprocess.PIPE,
             stdout=stdout,
         )
@@ -118,12 +119,14 @@ def start_python(
     environment: Mapping[str, str],
     descriptors: Sequence[int],
     user: str = "",
+    all_groups: bool = False,
     stdin: int = subprocess.DEVNULL,
     stdout: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `python -m module` in a process group of its own, so that Ctrl-C reaches only this process.
 
-    It runs as `user` with that user's group, or as this process's user if empty. Raises OSError.
+    It runs as `user` with that user's group, and with the user's further groups if `all_groups` is set; or as this
+    process's user if `user` is empty. Raises OSError.
     """
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],  # -P: import nothing from the current directory
@@ -134,23 +137,28 @@ def start_python(
         process_group=0,
         user=user or None,
         group=pwd.getpwnam(user).pw_gid if user else None,
-        extra_groups=[] if user else None,
+        extra_groups=_groups(user, all_groups) if user else None,
     )
 
 
-@contextmanager
-def _open_credential(settings: WorkerSettings) -> Iterator[tuple[WorkerSettings, list[int]]]:
-    """Open the PIN's credential for a worker that changes its user: systemd lets only the unit's user read it.
+def _groups(user: str, all_groups: bool) -> list[int]:
+    """The supplementary groups of a process that becomes `user`; with `all_groups` what a login would give it."""
+    return os.getgrouplist(user, pwd.getpwnam(user).pw_gid) if all_groups else []
 
-    It is not read here. If it is missing, the worker reports that.
+
+@contextmanager
+def _open_pin(settings: WorkerSettings) -> Iterator[tuple[WorkerSettings, list[int]]]:
+    """Open the file with the PIN for a worker that changes its user, if only this process's user can read it.
+
+    It is not read here. If it cannot be opened, the worker reports that.
     """
-    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if not (settings.user and settings.token.pin_credential and directory):
+    path = _private_pin_file(settings)
+    if path is None:
         yield settings, []
         return
-    try:
-        descriptor = os.open(Path(directory, settings.token.pin_credential), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    try:  # O_NONBLOCK: a pipe would keep this waiting
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
         yield settings, []
         return
     try:
@@ -158,3 +166,20 @@ def _open_credential(settings: WorkerSettings) -> Iterator[tuple[WorkerSettings,
         yield msgspec.structs.replace(settings, token=token), [descriptor]
     finally:
         os.close(descriptor)
+
+
+def _private_pin_file(settings: WorkerSettings) -> Path | None:
+    """The file with the PIN, if the worker's user is another one than its owner: a credential of systemd, or root's file."""
+    if not settings.user:
+        return None
+    if settings.token.pin_file:
+        path = Path(settings.token.pin_file)
+        with suppress(OSError):
+            return path if path.stat().st_uid == os.geteuid() else None
+        return None
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return (
+        Path(directory, settings.token.pin_credential)
+        if directory and settings.token.pin_credential
+        else None
+    )

@@ -73,7 +73,11 @@ def directory() -> Iterator[Path]:
         yield Path(name)
 
 
-async def test_the_daemon_runs_within_its_unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("source", ["credential", "file"])
+async def test_the_daemon_runs_within_its_unit(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """The PIN is a credential of systemd, or in a file of root's; only root can read either."""
     unit = systemd.daemon_unit(Path("/etc/hsmd/hsmd.toml"), Path("/var/lib/hsmd"), Path("/etc/hsmd/pin"))
     is_root = os.geteuid() == 0
     built = Daemon(directory / "daemon", users=("nobody", "daemon") if is_root else ("", ""))
@@ -84,8 +88,12 @@ async def test_the_daemon_runs_within_its_unit(directory: Path, monkeypatch: pyt
     built.pin_file.rename(credentials / "pin")
     os.chown(credentials / "pin", os.geteuid(), os.getegid())
     (credentials / "pin").chmod(0o400)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
-    built.config.write_text(re.sub(r'pin_file = ".*"', 'pin_credential = "pin"', built.config.read_text()))
+    if source == "credential":
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+        setting = 'pin_credential = "pin"'
+    else:
+        setting = f'pin_file = "{credentials}/pin"'
+    built.config.write_text(re.sub(r'pin_file = ".*"', setting, built.config.read_text()))
     bounding = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
     assert bounding is not None
     wrapper = directory / "restricted-python"

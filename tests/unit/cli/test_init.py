@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from hsmd.cli.base import ssh_keys
+from hsmd.cli.base import daemon_users, ssh_keys, system_users
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.store import Store
 from hsmd.protocol.roles import Role
 from tests.support.cli import Run
+
+AS_TESTED = ("--run-as-root",) if os.geteuid() == 0 else ()
+"""What root gives to run a daemon without users of its own."""
 
 
 @pytest.fixture
@@ -22,15 +26,16 @@ def token(home: Path) -> list[str]:
     (home / "module.so").touch()
     (home / "pin").write_text("1234\n")
     (home / "pin").chmod(0o600)
-    return ["--module", "module.so", "--token-label", "tls", "--pin-file", "pin"]
+    return ["--module", "module.so", "--token-label", "tls", "--pin-file", "pin", *AS_TESTED]
 
 
 def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def _tree(home: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+def _tree(home: Path) -> dict[str, bytes | None]:
+    """All files with their content, and all directories."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in home.rglob("*")}
 
 
 def test_init_writes_a_configuration_the_daemon_accepts(run: Run, home: Path, token: list[str]) -> None:
@@ -104,11 +109,28 @@ def test_an_operator_on_another_host_is_added_by_public_key(run: Run, home: Path
     assert not (home / ".config").exists()
 
 
-def test_next_steps_pin_the_host_key(run: Run, home: Path, token: list[str]) -> None:
-    out = run("init", *token).err
+def test_next_steps_enrol_front_ends_and_fit_the_options(run: Run, home: Path, token: list[str]) -> None:
+    steps = run("init", "--profile", "fra.toml", *token).err
+    assert f"hsmd serve --config {home}/hsmd.toml" in steps
+    for line in ("hsmd status", "hsmd key generate www", "hsmd client enroll web1 --grant www"):
+        assert f"{line} --profile {home}/fra.toml" in steps
+    assert "hsmd agent init --enroll -" in steps
+    assert "--host-key" not in steps
+
+
+def test_next_steps_of_an_operator_elsewhere_pin_the_host_key(run: Run, home: Path, token: list[str]) -> None:
+    ssh_keys.make(home / "id", "alice")
+    steps = run("init", "--operator", "alice", "--operator-key", "id.pub", *token).err
     line = ssh_keys.read(home / "host_ed25519.pub").line
-    assert f"--host-key '{line}'" in out
-    assert "hsmd serve --config" in out
+    assert f"hsmd status --daemon 127.0.0.1:7440 --user alice --identity KEY --host-key '{line}'" in steps
+    assert "on the computer of alice" in steps
+
+
+def test_next_steps_start_the_service_that_was_written(run: Run, home: Path, token: list[str]) -> None:
+    (home / "units").mkdir()
+    steps = run("init", "--systemd", "units", *token).err
+    assert "systemctl daemon-reload && systemctl enable --now hsmd" in steps
+    assert "hsmd serve" not in steps
 
 
 @pytest.mark.parametrize(
@@ -140,7 +162,7 @@ def test_a_failure_half_way_leaves_nothing(
 
     before = _tree(home)
     monkeypatch.setattr(Store, "write", fail)
-    ran = run("init", *token)
+    ran = run("init", "--config", "etc/hsmd/hsmd.toml", "--state", "var/lib/hsmd", *token)
     assert (ran.code, "No space left" in ran.err) == (1, True)
     assert _tree(home) == before
 
@@ -155,7 +177,7 @@ def test_a_failure_half_way_leaves_nothing(
         (["--operator", "no spaces please"], "name"),
         (["--module", "nowhere.so"], "nowhere.so"),
         (["--operator-key", "ssh-ed25519 AAAA"], "public key"),
-        (["--front-user", "no-such-user-here"], "no-such-user-here"),
+        (["--environment", "SOFTHSM2_CONF"], "NAME=VALUE"),
     ],
 )
 def test_wrong_options_change_nothing(
@@ -203,3 +225,77 @@ def test_softhsm_makes_the_token_that_the_configuration_names(run: Run, home: Pa
     assert token.environment["SOFTHSM2_CONF"] == str(home / "softhsm" / "softhsm2.conf")
     assert _mode(Path(token.settings.pin_file)) == 0o600
     assert run("init", "--softhsm", "--config", "other/hsmd.toml", "--state", ".").code == 1
+
+
+def test_the_environment_of_the_module_is_written(run: Run, home: Path, token: list[str]) -> None:
+    ran = run("init", "--environment", "CONF=/etc/vendor=1.conf", "--environment", "DEBUG=", *token)
+    assert ran.code == 0, ran.err
+    assert configuration.load(home / "hsmd.toml").tokens[0].environment == {
+        "CONF": "/etc/vendor=1.conf",
+        "DEBUG": "",
+    }
+
+
+# --- users ---
+
+HARDWARE = ("--module", "module.so", "--token-label", "tls", "--pin-file", "pin")
+
+
+@pytest.fixture
+def created(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The programs that were run to create users, which are not created."""
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(system_users, "_run", lambda *arguments: ran.append(arguments))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return ran
+
+
+def test_root_is_told_how_to_separate_users(
+    run: Run, home: Path, token: list[str], created: list[tuple[str, ...]]
+) -> None:
+    before = _tree(home)
+    ran = run("init", "--front-user", "no-such-user-here", *HARDWARE)
+    assert ran.code == 2
+    assert "no user no-such-user-here" in ran.err and "--create-users" in ran.err
+    assert (_tree(home), created) == (before, [])
+
+
+def test_users_are_created_when_asked_for_and_removed_if_a_later_step_fails(
+    run: Run, home: Path, token: list[str], created: list[tuple[str, ...]]
+) -> None:
+    before = _tree(home)
+    ran = run("init", "--create-users", "--front-user", "no-such-1", "--worker-user", "no-such-2", *HARDWARE)
+    assert ran.code == 2  # they were not created
+    assert [(command[0], command[-1]) for command in created] == [
+        ("useradd", "no-such-1"), ("useradd", "no-such-2"), ("userdel", "no-such-2"), ("userdel", "no-such-1"),
+    ]  # fmt: skip
+    assert _tree(home) == before
+
+
+def test_users_that_exist_are_used(
+    run: Run, home: Path, token: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda *_, **__: None)
+    monkeypatch.setattr(daemon_users, "FRONT_USER", "nobody")
+    monkeypatch.setattr(daemon_users, "WORKER_USER", "daemon")
+    ran = run("init", *HARDWARE)
+    assert ran.code == 0, ran.err
+    users = configuration.load(home / "hsmd.toml").users
+    assert (users.front, users.workers) == ("nobody", "daemon")
+    assert "hsmd systemd install --config" in ran.err
+    assert "Warning" not in ran.err
+
+
+def test_one_user_for_both_is_refused(run: Run, home: Path, token: list[str], created: object) -> None:
+    ran = run("init", "--front-user", "nobody", "--worker-user", "nobody", *HARDWARE)
+    assert (ran.code, "could read the PIN" in ran.err) == (2, True)
+
+
+def test_all_processes_run_as_root_only_on_request_and_with_a_warning(
+    run: Run, home: Path, token: list[str], created: object
+) -> None:
+    ran = run("init", "--run-as-root", *HARDWARE)
+    assert ran.code == 0, ran.err
+    assert "Warning: front process and workers will run as root" in ran.err
+    assert configuration.load(home / "hsmd.toml").users.front == ""
