@@ -1,6 +1,7 @@
 """The fields of audit records that hold a control request. The daemon writes them; audit readers and the command line use them.
 
 A member that is set is a field `target_MEMBER`; of a hashed member there is the SHA-256 (hexadecimal), `target_MEMBER_sha256`.
+The text of a list is that of its items, with commas between them.
 If the request is about a key, `target_digest` is the key's digest: names can be given to another key later.
 """
 
@@ -23,12 +24,13 @@ def fields_of(request: Request) -> dict[str, str]:
         value = getattr(request, attribute)
         if not value:
             continue
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         if isinstance(value, bytes):
             fields[f"target_{member}_sha256"] = sha256(value).hexdigest()
         elif attribute in request.hashed:
-            fields[f"target_{member}_sha256"] = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+            fields[f"target_{member}_sha256"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         else:
-            fields[f"target_{member}"] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            fields[f"target_{member}"] = text
     return fields
 
 

@@ -24,6 +24,7 @@ from hsmd.daemon.front.control.enrolment import EnrolmentHandlers
 from hsmd.daemon.front.control.events import EventHandlers
 from hsmd.daemon.front.control.grants import GrantHandlers
 from hsmd.daemon.front.control.keys import KeyHandlers
+from hsmd.daemon.front.control.served_certificates import ServedCertificateHandlers
 from hsmd.daemon.front.control.statements import StatementHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
 from hsmd.daemon.front.control.tokens import TokenHandlers
@@ -213,12 +214,14 @@ class Parts:
         certificates = CertificateHandlers(
             cache=self.cache, service=self.service, certificate_state=self.certificate_ends.state
         )
+        served = ServedCertificateHandlers(cache=self.cache)
         grants = GrantHandlers(cache=self.cache)
         events = EventHandlers(EventReader(self.cache))
         groups = (
             tokens,
             self.keys,
             certificates,
+            served,
             self.clients,
             grants,
             self.enrolments,
@@ -229,7 +232,10 @@ class Parts:
         )
         handlers = {request: handler for group in groups for request, handler in group.handlers().items()}
         self.dispatcher = Dispatcher(
-            snapshot=self._snapshot, audit=self.audit, handlers=handlers, settlers=self.clients.settlers()
+            snapshot=self._snapshot,
+            audit=self.audit,
+            handlers=handlers,
+            settlers={**self.clients.settlers(), **served.settlers()},
         )
 
     def _build_network(self) -> None:

@@ -108,6 +108,15 @@ class CertificateRecord:
         return chain_mark(self.chain_pem)
 
 
+@dataclass(frozen=True, slots=True)
+class ServedRecord:
+    """A front end with a grant on a key, and the SHA-256 of the leaf that it reported to serve; without a report empty."""
+
+    client: str
+    certificate: bytes
+    since: datetime | None
+
+
 def chain_mark(chain_pem: str) -> str:
     """A text that another chain would not have, in whichever process."""
     return sha256(chain_pem.encode()).hexdigest()[:32]

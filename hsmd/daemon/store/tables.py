@@ -84,6 +84,16 @@ certificates = Table(
     Column("not_before", UtcDateTime, nullable=True),
 )
 
+# What front ends report that they serve: the SHA-256 of the leaf, and since when.
+served_certificates = Table(
+    "served_certificates",
+    metadata,
+    Column("client_id", ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
+    Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("certificate", LargeBinary(32), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+)
+
 # `role` is for running daemons of releases that know one role per client, and only these three: client_rows.py.
 clients = Table(
     "clients",

@@ -26,6 +26,7 @@ from hsmd.daemon.store.reader_rows import KeyReaders
 from hsmd.daemon.store.records import Contents, Difference, Readers, Standing
 from hsmd.daemon.store.revocation_rows import Revocations
 from hsmd.daemon.store.rotation_rows import Rotations
+from hsmd.daemon.store.served_rows import ServedCertificates
 from hsmd.daemon.store.state_row import StateRow
 from hsmd.daemon.store.user_ca_rows import UserCas
 
@@ -43,6 +44,7 @@ class Transaction:
         self.history = KeyHistory(connection)
         self.keys = Keys(connection, self.clients, self.history, order)
         self.certificates = Certificates(connection, self.keys)
+        self.served = ServedCertificates(connection, self.clients, self.keys)
         self.user_cas = UserCas(connection)
         self.events = Events(connection, order)
         self.counted_uses = CountedUses(connection, order)

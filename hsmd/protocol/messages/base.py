@@ -87,7 +87,7 @@ class Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=
     needs: ClassVar[Purpose | None] = None
     """The purpose for which a front end needs the grant on the key of the subject; None: any."""
     hashed: ClassVar[frozenset[str]] = frozenset()
-    """String members of which audit records hold the SHA-256 only, as they always do of members of type bytes."""
+    """Strings and lists of which audit records hold the SHA-256 only, as they always do of members of type bytes."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

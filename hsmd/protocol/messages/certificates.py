@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -14,21 +15,29 @@ from hsmd.protocol.messages.base import (
     OPERATOR,
     OWNER,
     DnsName,
+    Done,
     Name,
+    Page,
     Pem,
     Request,
     Subject,
     Text,
 )
+from hsmd.protocol.messages.enumerations import SERVED_STATE
 from hsmd.protocol.messages.keys import KeyInfo, PemDocument
 
 __all__ = [
     "CertificateChains",
     "CertificateExport",
     "CertificateImport",
+    "CertificateReport",
     "CertificateSelfSigned",
+    "CertificateServed",
     "ChainPage",
     "KeyChain",
+    "ServedBy",
+    "ServedByPage",
+    "ServedCertificate",
 ]
 
 
@@ -101,3 +110,64 @@ class CertificateChains(Request, tag="cert.chains"):
     subject = NO_SUBJECT
 
     keys: Annotated[list[Name], Meta(min_length=1, max_length=MAX_PAGE)]
+
+
+class ServedCertificate(Struct, forbid_unknown_fields=True):
+    """The certificate that a front end serves for a key."""
+
+    key: Name
+    certificate: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """SHA-256 of the leaf (DER), hexadecimal."""
+
+    def __str__(self) -> str:
+        return f"{self.key}:{self.certificate}"
+
+
+class CertificateReport(Request, tag="cert.report"):
+    """Report which certificates this front end serves. Keys on which it has no grant are passed over.
+
+    It is recorded only if it differs from what was reported before; reports of other keys stay.
+    """
+
+    Result = Done
+    roles = FRONT_END
+    changes = True
+    subject = NO_SUBJECT
+    hashed = frozenset({"served"})
+
+    served: Annotated[list[ServedCertificate], Meta(min_length=1, max_length=MAX_PAGE)]
+
+
+class ServedBy(Struct):
+    """A front end that has a grant on a key, and the certificate that it has reported to serve."""
+
+    client: str
+    state: Annotated[str, SERVED_STATE.meta]
+    certificate: str = ""
+    """SHA-256 of the leaf (DER), hexadecimal; empty if it has reported none."""
+    since: datetime | None = None
+    """When it reported that for the first time."""
+
+
+class ServedByPage(Struct):
+    """Front ends in the order of their names."""
+
+    certificate: str
+    """SHA-256 of the leaf (DER) that is stored for the key, hexadecimal; empty if there is none."""
+    clients: list[ServedBy]
+    more: bool
+    """Whether there are further ones."""
+
+
+class CertificateServed(Request, tag="cert.served"):
+    """List the front ends that have a grant on a key, and which certificate each of them serves."""
+
+    Result = ServedByPage
+    roles = OPERATOR | AUDITOR
+    changes = False
+    subject = Subject(key="key")
+
+    key: Name
+    after: Text = ""
+    """Where the page starts: behind the client of this name, the last one of the page before."""
+    limit: Page = 100

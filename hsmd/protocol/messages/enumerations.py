@@ -196,6 +196,15 @@ DAEMON_LINK_STATE = Enumeration(
         "refused": "not used, because its audit log does not continue what was seen of it",
     },
 )
+SERVED_STATE = Enumeration(
+    "ServedState",
+    "Which certificate a front end serves for a key, as it has reported.",
+    {
+        "current": "the one that is stored for the key",
+        "other": "another one, such as the one before",
+        "unreported": "it has reported none; agents of earlier releases report nothing",
+    },
+)
 REVOCATION_KIND = Enumeration(
     "RevocationKind",
     "What a revocation names.",

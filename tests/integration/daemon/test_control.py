@@ -14,6 +14,7 @@ import asyncssh
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from hsmd.errors import BadRequest, Conflict, DeadlineExceeded, ErrorCode, HsmdError, NotFound, Refused
@@ -62,6 +63,33 @@ def test_chains_of_several_keys(shared_daemon: Daemon, ask: Ask) -> None:
     assert [chain.key for chain in ask(wanted, client=WEB).chains] == ["chains-a"]
     ask(messages.CertificateSelfSigned("chains-a", ["x.test"]))
     assert ask(messages.KeyShow("chains-a")).certificate_mark != page.chains[1].mark
+
+
+def test_front_ends_report_which_certificate_they_serve(shared_daemon: Daemon, ask: Ask) -> None:
+    """A report that says nothing new is not recorded, and keys without a grant are passed over."""
+    ask(messages.KeyGenerate("served", "p-256", ["tls-server"]))
+    ask(messages.GrantAdd(WEB, "served", ["tls-server"]))
+    pem = ask(messages.CertificateSelfSigned("served", ["x.test"])).pem
+    leaf = x509.load_pem_x509_certificate(pem.encode()).fingerprint(SHA256()).hex()
+    report = messages.CertificateReport([messages.ServedCertificate("served", leaf)])
+    other = messages.CertificateReport(
+        [messages.ServedCertificate("served", "0" * 64), messages.ServedCertificate("nothing", leaf)]
+    )
+    page = ask(messages.CertificateServed("served"))
+    assert (page.certificate, page.clients) == (leaf, [messages.ServedBy(WEB, "unreported")])
+    for request, state in ((other, "other"), (report, "current")):
+        assert ask(request, client=WEB).changed
+        (found,) = ask(messages.CertificateServed("served")).clients
+        assert (found.client, found.state, found.certificate) == (WEB, state, request.served[0].certificate)
+        records = ask(messages.Status()).audit_records
+        assert not ask(request, client=WEB).changed
+        assert ask(messages.Status()).audit_records == records
+    with pytest.raises(Refused):
+        ask(report)
+    with pytest.raises(Refused):
+        ask(messages.CertificateServed("served"), client=WEB)
+    malformed = messages.CertificateReport([messages.ServedCertificate("served", leaf.upper())])
+    refused(ask, BadRequest, malformed)
 
 
 def test_a_key_from_generation_to_destruction(shared_daemon: Daemon, ask: Ask) -> None:

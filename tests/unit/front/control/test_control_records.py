@@ -23,7 +23,7 @@ from hsmd.protocol.roles import Role
 RECORDS: dict[str, Any] = json.loads(Path(__file__).with_name("control_records.json").read_text())
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 ANN, STRANGER = (
-    Identity("ann", frozenset({Role.OPERATOR}), KeyCredential("FA")),
+    Identity("ann", frozenset({Role.OPERATOR, Role.FRONT_END}), KeyCredential("FA")),
     Identity("stranger", frozenset({Role.OPERATOR}), KeyCredential("FS")),
 )
 
@@ -79,7 +79,7 @@ async def test_the_records_of_a_request_are_unchanged(label: str, tmp_path: Path
 async def recorded(request: messages.Request, directory: Path) -> list[Any]:
     """(event, client, fields in their order) of a refused request, and of one that is carried out."""
     audit = AuditLog.open(directory)
-    client = ClientRecord("ann", frozenset({Role.OPERATOR}), (CredentialRecord("FA", "line"),), NOON)
+    client = ClientRecord("ann", ANN.roles, (CredentialRecord("FA", "line"),), NOON)
     snapshot = Snapshot.build(
         Contents(version=1, keys=(), certificates=(), clients=(client,), user_cas=(), grants=())
     )

@@ -1,0 +1,114 @@
+"""Rows of the certificates that front ends serve, as they report them; within one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, select, union
+
+from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.columns import chunks, upserts
+from hsmd.daemon.store.key_rows import Keys
+from hsmd.daemon.store.names import check_after
+from hsmd.daemon.store.records import Page, ServedRecord
+from hsmd.daemon.store.tables import clients, grants, keys, limited_grants, served_certificates
+
+_REPORTED = upserts(
+    served_certificates,
+    lambda statement: statement.on_conflict_do_update(
+        index_elements=["client_id", "key_id"],
+        set_={"certificate": statement.excluded.certificate, "since": statement.excluded.since},
+    ),
+)
+
+
+class ServedCertificates:
+    """What front ends report. It decides nothing about the use of keys, so a report makes no new version of the contents."""
+
+    def __init__(self, connection: Connection, client_rows: Clients, key_rows: Keys) -> None:
+        self._connection = connection
+        self._clients = client_rows
+        self._keys = key_rows
+
+    def differing(self, client: str, served: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Those of these certificates (SHA-256 by the name of the key) that are not what the client reported last.
+
+        Keys that are unknown, or on which the client has no grant, are left out. Raises NotFound for an unknown client.
+        """
+        client_id = self._clients.find_id(client)
+        return {
+            row.name: served[row.name]
+            for row in self._rows(client_id, served)
+            if row.certificate is None or bytes(row.certificate) != served[row.name]
+        }
+
+    def report(self, client: str, served: Mapping[str, bytes], now: datetime) -> bool:
+        """Note what a client serves since now, where that differs; return whether it does anywhere. Raises NotFound."""
+        client_id = self._clients.find_id(client)
+        differing = self.differing(client, served)
+        rows = [
+            {
+                "client_id": client_id,
+                "key_id": row.id,
+                "certificate": differing[row.name],
+                "since": now,
+            }
+            for row in self._rows(client_id, differing)
+        ]
+        # In the order of the keys: two reports, or a report and a change of keys, do not wait for each other in a circle.
+        rows.sort(key=lambda row: row["key_id"])
+        if rows:
+            self._connection.execute(_REPORTED[self._connection.dialect.name], rows)
+        return bool(rows)
+
+    def of_key(self, key: str, after: str, limit: int) -> Page[ServedRecord]:
+        """The clients that have a grant on a key, in order of their names after `after`, with what they reported.
+
+        Raises NotFound for an unknown key, BadRequest for an invalid `after`.
+        """
+        key_id = self._keys.find_id(key)
+        reported = and_(
+            served_certificates.c.client_id == clients.c.id, served_certificates.c.key_id == key_id
+        )
+        query = (
+            select(clients.c.name, served_certificates.c.certificate, served_certificates.c.since)
+            .outerjoin(served_certificates, reported)
+            .where(clients.c.id.in_(_granted_on(key_id)), clients.c.name > check_after(after))
+            .order_by(clients.c.name)
+            .limit(limit + 1)
+        )
+        found = [
+            ServedRecord(row.name, bytes(row.certificate or b""), row.since)
+            for row in self._connection.execute(query)
+        ]
+        return Page.cut(found, limit)
+
+    def _rows(self, client_id: int, served: Mapping[str, bytes]) -> list[Any]:
+        """(id, name, certificate that was reported or None) of those of these keys on which the client has a grant."""
+        reported = and_(
+            served_certificates.c.key_id == keys.c.id,
+            served_certificates.c.client_id == bindparam("client", client_id),
+        )
+        query = select(keys.c.id, keys.c.name, served_certificates.c.certificate).outerjoin(
+            served_certificates, reported
+        )
+        query = query.where(keys.c.id.in_(_granted_to(client_id)))
+        found: list[Any] = []
+        names: Sequence[str] = list(served)
+        for chunk in chunks(names):
+            found += self._connection.execute(query.where(keys.c.name.in_(chunk))).all()
+        return found
+
+
+def _granted_on(key_id: int) -> Any:
+    return union(
+        *(select(table.c.client_id).where(table.c.key_id == key_id) for table in (grants, limited_grants))
+    )
+
+
+def _granted_to(client_id: int) -> Any:
+    return union(
+        *(select(table.c.key_id).where(table.c.client_id == client_id) for table in (grants, limited_grants))
+    )
