@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import time
@@ -71,7 +72,7 @@ class SegmentDirectory:
         live = None if live_fd is None else os.fstat(live_fd)
         found = []
         for name in os.listdir(self.fd):
-            if match := _SEGMENT.match(name):
+            if (match := _SEGMENT.match(name)) and name == segment_name(int(match[1])):
                 with contextlib.suppress(FileNotFoundError):  # archived and removed meanwhile
                     status = os.stat(name, dir_fd=self.fd)
                     if live is None or not os.path.samestat(status, live):
@@ -131,7 +132,8 @@ def lines_from(read: Read, offset: int, end: int) -> Iterator[tuple[int, bytes]]
 def log_lines(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
     """The lines of a log (a file, or a directory with segments), each with its line feed.
 
-    The last line has no line feed if it was never finished; an overlong line is cut and the last of its file. Raises OSError.
+    The last line has no line feed if it was never finished; an overlong line is cut and the last of its file. A directory
+    with segments may lack the live file: a daemon that was stopped while it sealed that leaves none. Raises OSError.
     """
     with contextlib.ExitStack() as opened:
         for fd in _opened(path, opened):
@@ -147,12 +149,19 @@ def _opened(path: Path, opened: contextlib.ExitStack) -> list[int]:
 
     if not path.is_dir():
         return [kept(os.open(path, os.O_RDONLY | os.O_CLOEXEC))]
-    live = kept(os.open(path / LIVE_NAME, os.O_RDONLY | os.O_CLOEXEC))
+    live: list[int] = []
+    with contextlib.suppress(FileNotFoundError):
+        live = [kept(os.open(path / LIVE_NAME, os.O_RDONLY | os.O_CLOEXEC))]
+    sealed: list[int] = []
     try:
         directory = opened.enter_context(SegmentDirectory(path, links=True))
     except FileNotFoundError:
-        return [live]
-    return [*(kept(directory.open(segment)) for segment in directory.list(live)), live]
+        pass
+    else:
+        sealed = [kept(directory.open(segment)) for segment in directory.list(live[0] if live else None)]
+    if not (sealed or live):
+        raise FileNotFoundError(errno.ENOENT, "neither audit.jsonl nor segments", str(path))
+    return sealed + live
 
 
 def _lines(fd: int, clock: Callable[[], float]) -> Iterator[bytes]:

@@ -8,10 +8,12 @@ import re
 from dataclasses import dataclass
 
 from hsmd.errors import ProofInvalid, ProtocolError
+from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.merkle import HASH_BYTES
 from hsmd.transparency.note import Note, Verifier
 
 _OF_DAEMONS = "hsmd/"
+_ORIGIN = re.compile(r"hsmd/[A-Za-z0-9._-]{1,64}\Z", re.ASCII)
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,15})\Z", re.ASCII)
 
 
@@ -23,6 +25,11 @@ def origin_of(daemon_name: str) -> str:
 def daemon_of(origin: str) -> str:
     """The name of the daemon whose log has this origin; empty if no daemon's log has it."""
     return origin.removeprefix(_OF_DAEMONS) if origin.startswith(_OF_DAEMONS) else ""
+
+
+def is_origin(text: str) -> bool:
+    """Whether `text` can be the origin of a daemon's log."""
+    return _ORIGIN.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +59,31 @@ def parse(note: str | Note, verifier: Verifier) -> Checkpoint:
     return checkpoint
 
 
+def parse_signed(note: str | bytes, keys: KeyRing) -> Checkpoint:
+    """The checkpoint in a note that one of `keys` has signed under the log's own name.
+
+    Signatures of other keys, and those under other names, such as a witness's, are ignored wherever they stand; a wrong one
+    by a known key invalidates the note. Raises ProtocolError if it is not a checkpoint, ProofInvalid for its signatures.
+    """
+    parsed = Note.parse(note)
+    checkpoint = parse_text(parsed.text)
+    signers = [keys.find(one.name, one.key_id) for one in parsed.signatures if one.name == checkpoint.origin]
+    known = [verifier for verifier in signers if verifier is not None]
+    if not known:
+        raise ProofInvalid(f"no signature by a key that was given, under the name {checkpoint.origin}")
+    for verifier in known:
+        verifier.verify(parsed)
+    return checkpoint
+
+
 def parse_text(text: str) -> Checkpoint:
     """The checkpoint in the text of a note. Raises ProtocolError.
 
     Extension lines, which hsmd never writes, are refused: their content cannot be verified.
     """
     lines = text.removesuffix("\n").split("\n")
-    if len(lines) != 3 or not lines[0] or not _SIZE.match(lines[1]):
-        raise ProtocolError("not a checkpoint: it has three lines, origin, size and root")
+    if len(lines) != 3 or not is_origin(lines[0]) or not _SIZE.match(lines[1]):
+        raise ProtocolError("not a checkpoint: it has three lines, the origin hsmd/NAME, size and root")
     checkpoint = Checkpoint(lines[0], int(lines[1]), _root(lines[2]))
     if checkpoint.text() != text:
         raise ProtocolError("not a checkpoint: its root is not in canonical base64")

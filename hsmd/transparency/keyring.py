@@ -30,13 +30,19 @@ class KeyRing:
             raise ProtocolError("no public key: give a PEM public key or a verifier key line")
         return cls(named, unnamed)
 
-    def verifier(self, name: str, key_id: bytes) -> Verifier:
-        """The key that signs under `name` with this key id. Raises ProofInvalid if it is not known."""
+    def find(self, name: str, key_id: bytes) -> Verifier | None:
+        """The key that signs under `name` with this key id, None if it is not known."""
         key = self._named.get((name, key_id))
         if key is None:
             renamed = (replace(one, name=name) for one in self._unnamed)
             key = next((one for one in renamed if one.key_id == key_id), None)
+            if key is not None:
+                self._named[name, key_id] = key
+        return key
+
+    def verifier(self, name: str, key_id: bytes) -> Verifier:
+        """The same. Raises ProofInvalid if it is not known."""
+        key = self.find(name, key_id)
         if key is None:
             raise ProofInvalid(f"signed under the name {name} with key {key_id.hex()}, which was not given")
-        self._named[name, key_id] = key
         return key

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from hsmd.errors import ProofInvalid, ProtocolError
 
-MAX_NOTE_BYTES = 65_536
-MAX_SIGNATURES = 32
+MAX_NOTE_BYTES = 131_072
+"""Room for the 16 signatures of nearly 5 kB, in base64, that C2SP signed-note wants a verifier to accept."""
+MAX_SIGNATURES = 100
 KEY_ID_BYTES = 4
 _DASH = "\u2014 "
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
@@ -65,11 +66,12 @@ class Note:
     signatures: tuple[Signature, ...]
 
     @classmethod
-    def parse(cls, note: str) -> Note:
+    def parse(cls, note: str | bytes) -> Note:
         """The note in its written form. Raises ProtocolError if it is not a note."""
-        if len(note) > MAX_NOTE_BYTES or not _well_formed(note):
-            raise ProtocolError("not a signed note: too long, or with control characters")
-        text, separator, lines = note.rpartition("\n\n")
+        written = _text(note)
+        if not _well_formed(written):
+            raise ProtocolError("not a signed note: it has control characters")
+        text, separator, lines = written.rpartition("\n\n")
         if not separator or not lines.endswith("\n"):
             raise ProtocolError("not a signed note: no signature lines at its end")
         signature_lines = lines.removesuffix("\n").split("\n")
@@ -191,6 +193,17 @@ class Verifier:
 def signed(text: str, verifier: Verifier, signatures: Iterable[bytes]) -> Note:
     """The note of a text and signatures that the key of `verifier` made over `to_be_signed(text)`."""
     return Note(text, tuple(Signature(verifier.name, verifier.key_id, made) for made in signatures))
+
+
+def _text(note: str | bytes) -> str:
+    try:
+        data = note.encode() if isinstance(note, str) else note
+        text = data.decode()
+    except UnicodeError:
+        raise ProtocolError("not a signed note: not UTF-8") from None
+    if len(data) > MAX_NOTE_BYTES:
+        raise ProtocolError(f"not a signed note: longer than {MAX_NOTE_BYTES:,} bytes")
+    return text
 
 
 def _parse_signature(line: str) -> Signature:

@@ -8,6 +8,7 @@ like another record, and the values of a record determine its bytes.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -104,6 +105,7 @@ def parse_record(line: bytes) -> Record:
     if to_wire(record) != line:
         raise ProtocolError("not an audit record: not in canonical form")
     _check_shape(record)
+    _check_time(record.time)
     return record
 
 
@@ -115,6 +117,13 @@ def _check_shape(record: Record) -> None:
         raise ProtocolError(f"not an audit record: {record.event} with wrong members: {wrong}")
     if record.event == "outcome" and record.result not in RESULTS:
         raise ProtocolError("not an audit record: unknown result of an outcome")
+
+
+def _check_time(time: str) -> None:
+    try:
+        datetime.fromisoformat(time.removesuffix("Z"))
+    except ValueError as problem:
+        raise ProtocolError(f"not an audit record: there is no such time: {problem}") from None
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.transparency import records
-from hsmd.transparency.checkpoint import Checkpoint, parse
+from hsmd.transparency.checkpoint import Checkpoint, is_origin, parse
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.lines import NO_HEAD, START, leaf_hash
 from hsmd.transparency.merkle import Frontier
@@ -21,6 +21,15 @@ MAX_LAG = 100_000
 """Most records between those that a checkpoint covers and its own record: they are written while the token signs."""
 
 _FIELDS = {"origin", "size", "root", "signature"}
+_COUNTS = {
+    "log.torn": ("bytes",),
+    "log.recovered": ("dropped",),
+    "log.refusals": ("count",),
+    "log.segment": ("first",),
+    "log.discontinuity": ("old_size", "new_size"),
+    records.GRANT_USED_EVENT: ("attempt", "grant", "number"),
+}
+"""Fields that count, of events that the log writes about itself and of uses of grants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,8 @@ class _Walk:
                 self._check_mark(record)
             case records.CHECKPOINT_EVENT:
                 self._check_checkpoint(record)
+            case event if event in _COUNTS:
+                self._check_counts(record)
 
     def _close(self, record: Record) -> None:
         assert record.attempt is not None
@@ -177,8 +188,18 @@ class _Walk:
     def _check_mark(self, record: Record) -> None:
         oldest = record.fields.get("oldest_open")
         still_open = min(self._open, default=record.index)
-        if set(record.fields) != {"oldest_open"} or not isinstance(oldest, int) or oldest > still_open:
+        if (
+            set(record.fields) != {"oldest_open"}
+            or not isinstance(oldest, int)
+            or not 0 <= oldest <= still_open
+        ):
             self._suspect(record.index, f"record {record.index} is wrong about the oldest open attempt")
+
+    def _check_counts(self, record: Record) -> None:
+        for name in _COUNTS[record.event]:
+            count = record.fields.get(name, 0)
+            if not isinstance(count, int) or count < 0:
+                self._suspect(record.index, f"record {record.index}: {name} is not a count")
 
     # --- the tree ---
 
@@ -207,8 +228,9 @@ class _Walk:
         origin, size, root, signature = (fields.get(name) for name in ("origin", "size", "root", "signature"))
         if (
             set(fields) != _FIELDS
+            or record.client
             or not (isinstance(origin, str) and isinstance(size, int))
-            or not origin
+            or not is_origin(origin)
             or not (isinstance(root, str) and isinstance(signature, str) and _is_digest(root))
         ):
             self._suspect(record.index, f"record {record.index} is a malformed checkpoint")

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hsmd.daemon.audit.refusals import REFUSALS_EVENT
+from hsmd.daemon.front.access.rules import Rule
+from hsmd.transparency import discontinuity
+from hsmd.transparency.records import CHECKPOINT_EVENT, GRANT_USED_EVENT, MARK_EVENT
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -76,6 +81,19 @@ def test_the_architecture_page_names_files_that_exist() -> None:
     named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text))
     assert len(named) > 20
     assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []
+
+
+def test_the_page_about_the_audit_log_lists_every_event_and_every_rule() -> None:
+    page = (ROOT / "docs" / "audit.md").read_text()
+    sources = [path.read_text() for path in (ROOT / "hsmd" / "daemon").rglob("*.py")]
+    call = re.compile(
+        r'(?:[._]audit\.event|self\.event|event_tail|_record|_note|\bend)\(\s*"([a-z]+\.[a-z-]+)"'
+    )
+    written = {name for source in sources for name in call.findall(source)}
+    written |= {REFUSALS_EVENT, MARK_EVENT, CHECKPOINT_EVENT, GRANT_USED_EVENT, discontinuity.EVENT}
+    assert {"control.unknown", "enrolment.begun", "worker.crashed", "daemon.stopped", "log.torn"} <= written
+    assert {name for name in written if f"`{name}`" not in page} == set()
+    assert [rule for rule in Rule if rule is not Rule.GRANTED and f"`{rule}`" not in page] == []
 
 
 def test_the_tests_of_the_requirements_exist() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hsmd.cli.audit.options import PublicKey, app, key_ring
-from hsmd.cli.audit.signed_checkpoints import newest_checkpoint, signed_checkpoint
+from hsmd.cli.audit.signed_checkpoints import newest_checkpoint
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.output import fields
@@ -32,7 +32,7 @@ def prove(
     """
     proven = session.ask(AuditProve(index=index), InclusionProof)
     if public_key is not None:
-        found = signed_checkpoint(proven.note, key_ring(public_key))
+        found = checkpoints.parse_signed(proven.note, key_ring(public_key))
     else:
         found = checkpoints.parse(proven.note, Verifier.from_vkey(newest_checkpoint(session)[0].verifier_key))
     if (proven.index, proven.size) != (index, found.size):

@@ -1,4 +1,4 @@
-"""Fetching and verifying signed checkpoints."""
+"""Fetching the newest checkpoint, verified with the key that the daemon names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from hsmd.cli.base.errors import CommandError
 from hsmd.protocol.messages import AuditCheckpoint, SignedCheckpoint
 from hsmd.transparency import checkpoint as checkpoints
 from hsmd.transparency.checkpoint import Checkpoint
-from hsmd.transparency.keyring import KeyRing
-from hsmd.transparency.note import Note, Verifier
+from hsmd.transparency.note import Verifier
 
 
 def newest_checkpoint(session: Session) -> tuple[SignedCheckpoint, Checkpoint]:
@@ -19,10 +18,3 @@ def newest_checkpoint(session: Session) -> tuple[SignedCheckpoint, Checkpoint]:
             "the daemon has no checkpoint yet", "it signs one a few seconds after the first record; try again"
         )
     return answer, checkpoints.parse(answer.note, Verifier.from_vkey(answer.verifier_key))
-
-
-def signed_checkpoint(text: str, keys: KeyRing) -> Checkpoint:
-    """A checkpoint of any origin, signed by one of `keys`. Raises ProofInvalid or ProtocolError."""
-    note = Note.parse(text)
-    signature = note.signatures[0]
-    return checkpoints.parse(note, keys.verifier(signature.name, signature.key_id))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsmd.cli.audit.options import PublicKey, app, content, key_ring, read_page
-from hsmd.cli.audit.signed_checkpoints import signed_checkpoint
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
@@ -100,9 +99,9 @@ def verify(
 
 
 def _seen(path: Path, keys: KeyRing | None) -> Checkpoint:
-    text = content(path).decode("utf-8", "replace")
+    note = content(path)
     try:
-        return signed_checkpoint(text, keys) if keys else checkpoints.parse_text(Note.parse(text).text)
+        return checkpoints.parse_signed(note, keys) if keys else checkpoints.parse_text(Note.parse(note).text)
     except (ProofInvalid, ProtocolError) as problem:
         raise CommandError(
             f"{path}: {problem.text}", "give a file written by `hsmd audit checkpoint --out`", Exit.USAGE

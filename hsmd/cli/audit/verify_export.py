@@ -13,12 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from hsmd.cli.audit.options import EXPORT_FORMAT, app, key_ring
-from hsmd.cli.audit.signed_checkpoints import signed_checkpoint
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CheckFailed
 from hsmd.cli.base.output import Output, fields
 from hsmd.errors import ProofInvalid, ProtocolError
 from hsmd.system.input_files import open_file
+from hsmd.transparency import checkpoint as checkpoints
 from hsmd.transparency.keyring import KeyRing
 from hsmd.transparency.lines import leaf_hash
 from hsmd.transparency.merkle import verify_inclusion
@@ -63,7 +63,7 @@ def _shown(value: object) -> str:
 
 def _verified(lines: Iterator[bytes], keys: KeyRing) -> dict[str, Any]:
     head = _head(next(lines, b""))
-    found = signed_checkpoint(str(head["note"]), keys)
+    found = checkpoints.parse_signed(str(head["note"]), keys)
     index, before = int(head["first"]), ""
     for line in lines:
         record = parse_record(line.removesuffix(b"\n"))

@@ -69,7 +69,7 @@ def _start_of_examination(file: LogView, end: int) -> tuple[int, int]:
         return 0, 0
     offset, record = found
     oldest = record.fields.get("oldest_open")
-    if not isinstance(oldest, int) or oldest > record.index:
+    if not isinstance(oldest, int) or not 0 <= oldest <= record.index:
         raise AuditFailure(
             f"{file.path}: the mark in record {record.index} is wrong; run `hsmd audit verify`"
         )

@@ -258,9 +258,29 @@ def test_sealing_while_the_second_verifier_reads_is_not_an_error(directory: Path
 
 def test_wrong_arguments_of_the_command_are_refused(directory: Path) -> None:
     log = directory / "audit.jsonl"
-    assert command(log).returncode == 2
-    assert command(log, "--public-key", directory / "nowhere").returncode == 2
-    assert command(log, "--public-key", log).returncode == 2
-    assert command(directory / "nowhere", "--public-key", directory / "key").returncode == 2
-    done = command(log, "--public-key", directory / "key", "--checkpoint", directory / "forged")
-    assert done.returncode == 2 and "no good signature" in done.stderr
+    other = directory / "other"
+    other.write_text("this is a note about the key\n")
+    for arguments, problem in {
+        (log,): "the following arguments are required: --public-key",
+        (
+            log,
+            "--public-key",
+            directory / "nowhere",
+        ): f"{directory}/nowhere cannot be read: No such file or directory",
+        (log, "--public-key", directory): f"{directory} cannot be read: Is a directory",
+        (log, "--public-key", other): f"{other}: 'this is a note about the key' is no verifier key",
+        (log, "--public-key", Path("/dev/zero")): "/dev/zero: longer than",
+        (directory / "nowhere", "--public-key", directory / "key"): f"{directory}/nowhere cannot be read",
+        (
+            log,
+            "--public-key",
+            directory / "key",
+            "--checkpoint",
+            directory / "forged",
+        ): "forged: no signature by",
+        (log, "--public-key", directory / "key", "--checkpoint", other): "other: not a signed note",
+    }.items():
+        done = command(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("verify-audit: error: ") and problem in last
