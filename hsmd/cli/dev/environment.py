@@ -20,7 +20,7 @@ from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
 from hsmd.cli.base.key_files import export_key
 from hsmd.cli.base.output import Output, fields, to_json
 from hsmd.cli.dev import child_processes, temporary_directory
-from hsmd.errors import BadRequest
+from hsmd.errors import BadRequest, Conflict
 from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status
 
 if TYPE_CHECKING:
@@ -215,8 +215,8 @@ def _make(client: Client, key: KeySpec, directory: Path) -> ReadyKey:
     request = KeyGenerate(key.name, key.key_type, list(key.purposes))
     try:
         info: KeyInfo = client.control(request, timeout_s=SLOW_TIMEOUT_S)
-    except BadRequest as error:
-        raise BadRequest(f"--key {key.name}:{key.key_type}: {error.text}") from None
+    except (BadRequest, Conflict) as error:
+        raise type(error)(f"--key {key.name}:{key.key_type}: {error.text}") from None
     if "x509-self-signed" in info.purposes:
         names = ["localhost", f"{key.name}.test"]
         client.control(

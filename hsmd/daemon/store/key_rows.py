@@ -55,7 +55,7 @@ class Keys:
         check_name("name", key.name)
         owner = None if key.owner is None else self.check_owner(key.owner.name)
         check_ceiling(key.key_type, key.purposes)
-        self._check_is_free(key.name)
+        self.check_is_free(key.name)
         same_key = select(keys.c.name).where(keys.c.digest == key.digest)
         if present := self._connection.scalar(same_key):
             raise Conflict(f"this key is served already, under the name {present}")
@@ -142,12 +142,13 @@ class Keys:
         """
         key_id = self.find_id(name)
         check_name("new_name", new_name)
-        self._check_is_free(new_name)
+        self.check_is_free(new_name)
         renamed = update(keys).where(keys.c.id == key_id).values(name=new_name).returning(keys.c.digest)
         digest = bytes(self._connection.execute(renamed).scalar_one())
         self._history.rename(digest, new_name, now or datetime.now(UTC))
 
-    def _check_is_free(self, name: str) -> None:
+    def check_is_free(self, name: str) -> None:
+        """Raise Conflict if there is a key of this name."""
         if self._connection.scalar(select(keys.c.id).where(keys.c.name == name)) is not None:
             raise Conflict(f"a key named {name} exists already; choose another name")
 

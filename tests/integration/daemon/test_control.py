@@ -202,7 +202,8 @@ def test_an_adopted_key_is_served(open_daemon: Callable[..., Daemon]) -> None:
     made = daemon.ask(messages.KeyGenerate("first", "p-256", ["tls-server"]))
     refused(daemon.ask, Conflict, messages.KeyAdopt("second", cka_label="first"), "first")
     refused(daemon.ask, BadRequest, messages.KeyAdopt("second"), "cka_id")
-    refused(daemon.ask, BadRequest, messages.KeyAdopt("first", cka_label="first"), "already")
+    refused(daemon.ask, Conflict, messages.KeyAdopt("first", cka_label="first"), "already")
+    refused(daemon.ask, Conflict, messages.KeyGenerate("first", "p-256", ["tls-server"]), "already")
     refused(daemon.ask, HsmdError, messages.KeyAdopt("second", cka_id="zz"))  # type: ignore[type-abstract]
     refused(daemon.ask, HsmdError, messages.KeyAdopt("second", cka_id="00" * 20))  # type: ignore[type-abstract]
     from hsmd.daemon.store import Store

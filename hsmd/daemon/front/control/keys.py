@@ -21,7 +21,7 @@ from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.store.names import unknown
 from hsmd.daemon.store.records import KeyOwner, KeyRecord, PastKey
 from hsmd.daemon.store.transaction import Transaction
-from hsmd.errors import BadRequest, Conflict, NotFound
+from hsmd.errors import BadRequest, Conflict
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
@@ -310,11 +310,7 @@ def _past_key(key: PastKey) -> messages.PastKey:
 def _check_is_free(tx: Transaction, name: str, owner: str) -> None:
     if owner:
         tx.keys.check_owner(owner)
-    try:
-        tx.keys.get(name)
-    except NotFound:
-        return
-    raise BadRequest(f"name: there is a key called {name!r} already; choose another name")
+    tx.keys.check_is_free(name)
 
 
 async def visible_key(
