@@ -47,8 +47,10 @@ def decode_request(document: bytes) -> Request:
     """Raises BadRequest naming the wrong member."""
     try:
         request: Request = _request_decoder.decode(document)
-    except msgspec.MsgspecError as error:
+    except msgspec.ValidationError as error:
         raise BadRequest(f"control request: {error}") from None
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"control request: not one complete JSON object: {error}") from None
     except UnicodeDecodeError:  # msgspec does not catch it, and its text holds bytes that the peer sent
         raise BadRequest("control request: a string is not UTF-8") from None
     except RecursionError:
