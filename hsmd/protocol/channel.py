@@ -90,6 +90,7 @@ _OPTIONAL_FROM = 0x80
 _WITHOUT_REQUEST = frozenset({Kind.ERROR, Kind.DRAIN, Kind.EVENT})
 """Kinds that may carry request id 0: an `error` with id 0 is about the channel itself."""
 _NEVER_OF_A_REQUEST = _WITHOUT_REQUEST - {Kind.ERROR}
+_WITHOUT_BODY = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL})
 
 
 class _Channel:
@@ -160,7 +161,7 @@ class _Channel:
 
     def _check(self, frames: list[Frame]) -> None:
         receives = self._receives
-        for kind, request_id, _ in frames:
+        for kind, request_id, body in frames:
             if kind not in receives:
                 if kind >= _OPTIONAL_FROM:
                     continue
@@ -170,6 +171,8 @@ class _Channel:
                     raise ProtocolError(f"a frame of kind 0x{kind:02x} needs a request id other than 0")
             elif kind in _NEVER_OF_A_REQUEST:
                 raise ProtocolError(f"a frame of kind 0x{kind:02x} must have request id 0")
+            if body and kind in _WITHOUT_BODY:
+                raise ProtocolError(f"a frame of kind 0x{kind:02x} has no body")
 
 
 class ServerChannel(_Channel):

@@ -59,6 +59,8 @@ async def others_are_served(agent_site: AgentSite) -> None:
         encode_hello(0) + encode_hello(0),
         encode_hello(0) + encode(Kind.RESULT, 1),
         encode_hello(0) + encode(Kind.PING, 0),
+        encode_hello(0) + encode(Kind.PING, 1, b"x"),
+        encode_hello(0) + encode(Kind.CANCEL, 1, b"x"),
         encode_hello(0) + encode(0x7F, 1),
         encode_hello(0) + encode(Kind.KEY_OPERATION, 1, b"short"),
         encode_hello(0) + encode(Kind.KEY_OPERATION, 1, bytes(39)),

@@ -313,6 +313,8 @@ async def test_malformed_premaster_secrets_are_indistinguishable(open_daemon: Ca
         (encode_hello(0) + operation(0, b"\7" * 32), ErrorCode.PROTOCOL),
         (encode_hello(0) + operation(1, b"\7" * 32, deadline_ms=0), ErrorCode.PROTOCOL),
         (encode_hello(0) + operation(1, b"\7" * 32, deadline_ms=60_001), ErrorCode.PROTOCOL),
+        (encode_hello(0) + encode(Kind.PING, 1, b"x"), ErrorCode.PROTOCOL),
+        (encode_hello(0) + encode(Kind.CANCEL, 1, b"x"), ErrorCode.PROTOCOL),
         (encode_hello(0) + b"\xff\xff\xff\xff", ErrorCode.PROTOCOL),
         (encode_hello(0) + b"\0\0\0\0", ErrorCode.PROTOCOL),
         (b"GET / HTTP/1.1\r\n\r\n", ErrorCode.PROTOCOL),
@@ -342,6 +344,25 @@ async def test_optional_frames_are_skipped_and_pings_answered(shared_daemon: Dae
         channel = await wire(connection)
         channel.write(encode(0x99, 77, b"x" * 100) + encode(Kind.PING, 8) + encode(Kind.CANCEL, 12345))
         assert await channel.answer(8) == (Kind.PONG, b"")
+
+
+async def test_ids_of_pings_are_apart_from_those_of_requests(shared_daemon: Daemon) -> None:
+    """As docs/protocol.md says: a ping may have the id of an open request, and a pong that nothing asked for is ignored."""
+    async with await ssh(shared_daemon, WEB) as connection:
+        channel = await wire(connection)
+        key = digest_of(shared_daemon, "web")
+        channel.write(encode(Kind.PONG, 3) + operation(5, key) + encode(Kind.PING, 5))
+        assert await channel.answer(5) == (Kind.PONG, b"")
+        channel.frames.remove((Kind.PONG, 5, b""))
+        assert (await channel.answer(5))[0] == Kind.RESULT
+
+
+async def test_control_requests_need_no_capability_in_hello(shared_daemon: Daemon) -> None:
+    """`hello` with bit 0 is not needed, so that clients that leave it out go on working."""
+    async with await ssh(shared_daemon, WEB) as connection:
+        channel = await wire(connection, hello=False)
+        channel.write(encode_hello(0))
+        assert (await channel.control(1, messages.WhoAmI()))[0] == Kind.CONTROL_RESULT
 
 
 async def test_more_open_requests_than_welcome_allows_are_refused(

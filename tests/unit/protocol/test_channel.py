@@ -66,6 +66,23 @@ def test_every_kind_is_handled_in_every_state(end: str, state: State) -> None:
                     assert channel.state is State.CLOSED, described
 
 
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        ("server", Kind.PING),
+        ("server", Kind.PONG),
+        ("server", Kind.CANCEL),
+        ("client", Kind.PING),
+        ("client", Kind.PONG),
+    ],
+)
+def test_pings_their_answers_and_cancellations_have_no_body(end: str, kind: Kind) -> None:
+    channel = make(end, State.OPEN)
+    with pytest.raises(ProtocolError, match="has no body"):
+        channel.receive(frames.encode(kind, 7, b"x"))
+    assert channel.state is State.CLOSED
+
+
 def test_requests_may_follow_the_hello_in_one_write() -> None:
     channel = make("server", State.GREETING)
     ping = frames.encode(Kind.PING, 5)
