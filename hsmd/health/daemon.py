@@ -7,6 +7,23 @@ from collections.abc import Iterator, Sequence
 from hsmd.health.levels import DEGRADED, FAILING, PARTIAL, ordered
 from hsmd.protocol.messages import DaemonStatus, Finding, TokenStatus
 
+CONDITIONS = (
+    "stopping",
+    "token-away",
+    "token-starting",
+    "pin-refused",
+    "logins-stopped",
+    "log-not-writable",
+    "log-broken",
+    "disk-full",
+    "disk-low",
+    "checkpoints-late",
+    "store-stale",
+    "store-away",
+    "certificate-ended",
+    "certificate-ending",
+)
+"""What findings about a daemon there can be."""
 CHECKPOINT_LATE_S = 60
 STORE_AWAY_S = 5
 """A store that is away for less is not reported: it is asked every second, and may take its time to answer."""

@@ -8,15 +8,20 @@ from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from hsmd.health.daemon import CONDITIONS
+from hsmd.metrics.health_families import health_families
 from hsmd.protocol.messages import DaemonStatus, Metrics, TokenStatus
 from hsmd.protocol.messages.enumerations import BREAKER_STATE, TOKEN_STATE, WORKER_STATE
 
 
 def families(numbers: Metrics) -> Iterator[Metric]:
     """All families; those with the most series come last."""
+    status = numbers.status
+    yield from health_families("hsmd", status.level, status.findings, CONDITIONS)
     yield from _daemon(numbers.status)
     yield from _audit(numbers.status)
     yield from _tokens(numbers.status.tokens)
+    yield from _certificates(numbers)
     yield _latencies(numbers)
     yield _operations(numbers)
 
@@ -58,6 +63,14 @@ def _audit(status: DaemonStatus) -> Iterator[Metric]:
     yield _gauge(
         "audit_uncovered_seconds", "Age of the oldest records without a checkpoint.", status.audit_uncovered_s
     )
+    yield _gauge(
+        "audit_free_bytes", "Free space on the file system of the audit log.", status.audit_free_bytes
+    )
+    yield _gauge(
+        "store_away_seconds",
+        "How long ago the store was last reached; 0 while it can be reached.",
+        status.store_away_s,
+    )
 
 
 def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:
@@ -83,6 +96,21 @@ def _tokens(tokens: Iterable[TokenStatus]) -> Iterator[Metric]:
             workers.add_metric([token.name, name], found[name])
         restarts.add_metric([token.name], max((worker.restarts for worker in token.workers), default=0))
     yield from (state, breaker, queue, in_flight, workers, restarts)
+
+
+def _certificates(numbers: Metrics) -> Iterator[Metric]:
+    status = numbers.status
+    yield _gauge("certificates", "Keys for which a certificate is stored.", status.certificates)
+    yield _gauge("certificates_ended", "Certificates that have ended.", status.certificates_ended)
+    yield _gauge("certificates_ending", "Certificates that end soon.", status.certificates_ending)
+    family = GaugeMetricFamily(
+        "hsmd_certificate_not_after_timestamp_seconds",
+        "When the certificate of a key ends, Unix time; of the certificates that end first.",
+        labels=["key"],
+    )
+    for each in numbers.certificate_ends:
+        family.add_metric([each.key], each.not_after.timestamp())
+    yield family
 
 
 def _latencies(numbers: Metrics) -> Metric:

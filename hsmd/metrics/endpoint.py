@@ -1,4 +1,4 @@
-"""The metrics endpoint: answers GET /metrics over HTTP/1.1 and nothing else.
+"""The HTTP endpoint of a daemon or agent: GET /metrics, /healthz and /readyz over HTTP/1.1, and nothing else.
 
 It runs on the event loop that serves handshakes. So it accepts few connections, short requests and one request on each
 connection, has a deadline, and lets the loop run between pieces of the text.
@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable, Iterable
 
 from prometheus_client.core import Metric
 
 from hsmd import observe
-from hsmd.metrics.daemon_families import families
+from hsmd.health.levels import FAILING
 from hsmd.metrics.exposition import CONTENT_TYPE, Process, pieces
-from hsmd.protocol.messages import Metrics
+from hsmd.protocol.messages import Health
 from hsmd.system.addresses import ListenAddress
 
 MAX_CONNECTIONS = 8
 MAX_REQUEST_BYTES = 8_192
 """Request line and header fields."""
+STOPPING = "stopping"
+"""The condition of a process that accepts nothing new."""
 DEADLINE_S = 5.0
 """From the connection to the last byte of the answer."""
 
@@ -28,10 +31,21 @@ log = observe.logger()
 
 
 class MetricsEndpoint:
-    """Listens on the address that `apply` sets. `numbers` returns the present state and counters."""
+    """Listens on the address that `apply` sets.
 
-    def __init__(self, numbers: Callable[[], Metrics], *, deadline_s: float = DEADLINE_S) -> None:
-        self._numbers = numbers
+    `families` returns the present numbers, `health` the present health. Of findings only what /metrics shows, too, is shown:
+    no texts, which hold reasons of the operating system and of modules.
+    """
+
+    def __init__(
+        self,
+        families: Callable[[], Iterable[Metric]],
+        health: Callable[[], Health],
+        *,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._families = families
+        self._health = health
         self._deadline_s = deadline_s
         self._process = Process()
         self._server: asyncio.Server | None = None
@@ -101,29 +115,61 @@ class MetricsEndpoint:
             writer.write(_plain("400 Bad Request", b"use HTTP/1.1\n"))
         elif method not in (b"GET", b"HEAD"):
             writer.write(_plain("405 Method Not Allowed", b"use GET\n", "Allow: GET, HEAD\r\n"))
-        elif path.partition(b"?")[0] != b"/metrics":
-            writer.write(_plain("404 Not Found", b"metrics are at /metrics\n"))
         else:
-            await self._metrics(writer, body=method == b"GET")
+            await self._get(writer, path.partition(b"?")[0], body=method == b"GET")
+
+    async def _get(self, writer: asyncio.StreamWriter, path: bytes, *, body: bool) -> None:
+        if path == b"/metrics":
+            await self._metrics(writer, body=body)
+        elif path == b"/healthz":
+            health = self._health()
+            serving = all(finding.condition != STOPPING for finding in health.findings)
+            writer.write(_document({"serving": serving}, good=serving, body=body))
+        elif path == b"/readyz":
+            health = self._health()
+            writer.write(_document(_shown(health), good=health.level != FAILING, body=body))
+        else:
+            writer.write(
+                _plain("404 Not Found", b"metrics are at /metrics, health at /healthz and /readyz\n")
+            )
 
     async def _metrics(self, writer: asyncio.StreamWriter, *, body: bool) -> None:
         # The end of the connection ends the text (RFC 9112, section 6.3), because its length is not known beforehand.
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE}\r\nConnection: close\r\n\r\n".encode())
         if not body:
             return
-        for piece in pieces(self._families()):
+        for piece in pieces(self._all_families()):
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0)
 
-    def _families(self) -> Iterable[Metric]:
+    def _all_families(self) -> Iterable[Metric]:
         yield from self._process.families()
-        yield from families(self._numbers())
+        yield from self._families()
+
+
+def _shown(health: Health) -> dict[str, object]:
+    findings = [
+        {"condition": each.condition, "severity": each.severity, "subject": each.subject}
+        for each in health.findings
+    ]
+    return {"level": health.level, "findings": findings}
+
+
+def _document(document: dict[str, object], *, good: bool, body: bool) -> bytes:
+    """An answer in JSON: 200 or, if it is not `good`, 503."""
+    text = json.dumps(document, ensure_ascii=True).encode() + b"\n"
+    status = "200 OK" if good else "503 Service Unavailable"
+    return _answer(status, "application/json", text, "Cache-Control: no-store\r\n", body=body)
 
 
 def _plain(status: str, text: bytes, more: str = "") -> bytes:
+    return _answer(status, "text/plain; charset=utf-8", text, more, body=True)
+
+
+def _answer(status: str, content_type: str, content: bytes, more: str, *, body: bool) -> bytes:
     head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n{more}"
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(content)}\r\n{more}"
         "Connection: close\r\n\r\n"
     )
-    return head.encode() + text
+    return head.encode() + (content if body else b"")

@@ -53,6 +53,7 @@ from hsmd.daemon.ipc.launcher_messages import ReplaceWorker
 from hsmd.daemon.store import Difference, LoginStop, Store
 from hsmd.errors import AuditFailure
 from hsmd.metrics import MetricsEndpoint
+from hsmd.metrics.daemon_families import families
 from hsmd.system.client_threads import ClientThreads
 from hsmd.system.intake import Intakes
 from hsmd.transparency.checkpoint import origin_of
@@ -240,7 +241,9 @@ class Parts:
 
     def _build_network(self) -> None:
         """What listens on the network, and what it closes when grants change."""
-        self.metrics = MetricsEndpoint(lambda: self.status.numbers(time.monotonic()))
+        self.metrics = MetricsEndpoint(
+            lambda: families(self.status.numbers(time.monotonic())), self.status.level_and_findings
+        )
         self.listener = SshListener(
             snapshot=self._snapshot,
             admission=self.admission,

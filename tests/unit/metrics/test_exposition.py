@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hsmd.metrics.daemon_families import families
 from hsmd.metrics.exposition import Process, pieces
-from hsmd.protocol.messages import Metrics, UseCount
-from tests.support.metrics import numbers_of
+from hsmd.protocol.messages import CertificateEnd, Finding, Metrics, UseCount
+from tests.support.metrics import NOON, numbers_of
 
 
 def read(numbers: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -28,6 +28,11 @@ def read(numbers: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], floa
 
 
 def test_all_numbers_are_exposed(numbers: Metrics) -> None:
+    status = numbers.status
+    status.audit_free_bytes = 7 << 20
+    status.certificates, status.certificates_ended, status.certificates_ending = 5, 1, 2
+    status.level, status.findings = "partial", [Finding("certificate-ended", "partial")]
+    numbers.certificate_ends = [CertificateEnd("www", NOON, "ended")]
     found = read(numbers)
     expected = {
         ("hsmd_build_info", (("version", "0.1.0"),)): 1,
@@ -43,6 +48,16 @@ def test_all_numbers_are_exposed(numbers: Metrics) -> None:
         ("hsmd_audit_records", ()): 44,
         ("hsmd_audit_records_covered", ()): 40,
         ("hsmd_audit_uncovered_seconds", ()): 6,
+        ("hsmd_audit_free_bytes", ()): 7 << 20,
+        ("hsmd_store_away_seconds", ()): 0,
+        ("hsmd_certificates", ()): 5,
+        ("hsmd_certificates_ended", ()): 1,
+        ("hsmd_certificates_ending", ()): 2,
+        ("hsmd_certificate_not_after_timestamp_seconds", (("key", "www"),)): NOON.timestamp(),
+        ("hsmd_health", (("level", "partial"),)): 1,
+        ("hsmd_health", (("level", "well"),)): 0,
+        ("hsmd_health_findings", (("condition", "certificate-ended"),)): 1,
+        ("hsmd_health_findings", (("condition", "token-away"),)): 0,
         ("hsmd_token_state", (("state", "ready"), ("token", "main"))): 1,
         ("hsmd_token_state", (("state", "away"), ("token", "main"))): 0,
         ("hsmd_token_breaker", (("state", "closed"), ("token", "main"))): 1,

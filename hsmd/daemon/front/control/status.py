@@ -96,11 +96,15 @@ class StatusHandlers:
     async def health(
         self, identity: Identity, request: messages.HealthRead, deadline: float
     ) -> messages.Health:
-        status = self.state()
-        shown = status.findings
+        health = self.level_and_findings()
         if not identity.roles & (OPERATOR | AUDITOR):
-            shown = [Finding(finding.condition, finding.severity) for finding in shown]
-        return messages.Health(status.level, shown)
+            health.findings = [Finding(each.condition, each.severity) for each in health.findings]
+        return health
+
+    def level_and_findings(self) -> messages.Health:
+        """The daemon's health, with all that an operator may read."""
+        status = self.state()
+        return messages.Health(status.level, status.findings)
 
     def state(self) -> messages.DaemonStatus:
         """The present state of the daemon, with what follows from it for its health."""
