@@ -24,6 +24,8 @@ HSMD = Path(sys.executable).with_name("hsmd")
 MARK = ".hsmd-quickstart"
 """Marks a directory of this script; --down removes no other."""
 READY_S = 30.0
+EXIT_HEALTH = (4, 5)
+"""With which `hsmd status` ends while the token is starting, or something needs attention."""
 EXIT_TRY_AGAIN = 3
 
 KEYS = {
@@ -283,9 +285,9 @@ class Deployment:
         deadline = time.monotonic() + READY_S
         while True:
             done = self._run(arguments, operator)
-            if done.returncode == 0 and good(answer := json.loads(done.stdout)):
+            if done.returncode in (0, *EXIT_HEALTH) and good(answer := json.loads(done.stdout)):
                 return answer
-            if done.returncode not in (0, EXIT_TRY_AGAIN) or time.monotonic() > deadline:
+            if done.returncode not in (0, EXIT_TRY_AGAIN, *EXIT_HEALTH) or time.monotonic() > deadline:
                 name = "daemon" if operator else "agent"
                 raise StepFailed(
                     f"hsmd {' '.join(map(str, arguments))}: {done.stderr.strip()}; {self._log_tail(name)}"

@@ -1,4 +1,4 @@
-"""`hsmd status`: the daemon's status and the caller's identity."""
+"""`hsmd status`: whether handshakes work now, the daemon's status and the caller's identity."""
 
 from __future__ import annotations
 
@@ -8,10 +8,24 @@ import typer
 
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
+from hsmd.cli.base.health import end, health_text
 from hsmd.cli.base.output import fields, table, when
 from hsmd.cli.base.permissions import may
 from hsmd.cli.base.rates import UseRate, by_rate, use_rates, use_table
-from hsmd.protocol.messages import DaemonStatus, Identity, Metrics, MetricsRead, TokenStatus, WhoAmI
+from hsmd.errors import BadRequest, Refused
+from hsmd.health.daemon import judge
+from hsmd.health.levels import level_of
+from hsmd.protocol.messages import (
+    DaemonStatus,
+    Health,
+    HealthRead,
+    Identity,
+    Metrics,
+    MetricsRead,
+    TokenStatus,
+    WhoAmI,
+    WorkerStatus,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,57 +37,78 @@ app = typer.Typer(add_completion=False)
 
 @command(app, "status", example="hsmd status\nhsmd status --json | jq .daemon.tokens[0].state")
 def status(session: Session) -> None:
-    """Show the daemon's status and your identity: version, tokens and their workers, operations, audit log.
+    """Show whether handshakes work now and what to do if not; then version, tokens and workers, operations, audit log.
 
-    Rates are averages of the last seconds; `hsmd top` shows them live. Clients that are neither operators nor auditors see
-    only their identity.
+    Exit code 0: handshakes work, and nothing needs attention. 5: they work, but may not for long. 4: handshakes fail, all or
+    some. 3: the daemon cannot be reached. Rates are averages of the last seconds; `hsmd top` shows them live. Clients that are
+    neither operators nor auditors see the health without reasons, and their identity.
     """
     identity = session.ask(WhoAmI(), Identity)
     metrics = session.ask(MetricsRead(), Metrics) if may(identity, MetricsRead) else None
     daemon = metrics.status if metrics is not None else None
+    health = _health_of(daemon) if daemon is not None else _health_alone(session)
     uses = use_rates(metrics, None, 1.0) if metrics is not None else []
-    document = {"identity": identity, "daemon": daemon, "uses": uses}
-    session.output.show(document, lambda: _text_output(identity, daemon, uses))
+    document = {"identity": identity, "daemon": daemon, "uses": uses, "health": health}
+    session.output.show(document, lambda: _text_output(identity, daemon, uses, health))
+    if health is not None:
+        end(health.level)
 
 
-def _text_output(identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate]) -> TextOutput:
+def _health_of(daemon: DaemonStatus) -> Health:
+    """As the daemon judges itself. One of an earlier release does not; what it tells is judged here then."""
+    if daemon.level:
+        return Health(daemon.level, daemon.findings)
+    findings = judge(daemon)
+    return Health(level_of(findings), findings)
+
+
+def _health_alone(session: Session) -> Health | None:
+    """What any client may know; None from a daemon of an earlier release."""
+    try:
+        return session.ask(HealthRead(), Health)
+    except (BadRequest, Refused):
+        return None
+
+
+def _text_output(
+    identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate], health: Health | None
+) -> TextOutput:
     roles = ", ".join(identity.roles or [identity.role])
     which = "roles" if len(identity.roles) > 1 else "role"
     you = ("you", f"{identity.client} ({roles}), {identity.credential}")
+    first = () if health is None else health_text(health.level, health.findings)
     if daemon is None:
-        return fields([("daemon", identity.daemon), you, ("state", f"not available to the {which} {roles}")])
+        unknown = ("status", f"not available to the {which} {roles}")
+        return (*first, fields([("daemon", identity.daemon), you, unknown]))
     return (
+        *first,
         fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
-        *(f"token {token.name}: {_problem(token)}" for token in daemon.tokens if _problem(token)),
         _workers(daemon.tokens),
         *(["", use_table(sorted(uses, key=by_rate))] if uses else []),
     )
 
 
-def _problem(token: TokenStatus) -> str:
-    """The reason why requests for the token's keys fail; empty if they do not."""
-    if token.breaker == "closed" and not token.reason:
-        return ""
-    return f"breaker {token.breaker}: {token.reason or 'no reason given'}; see hsmd token list"
-
-
 def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
-    audit = f"{daemon.audit_records} records, head {daemon.audit_head[:16]}"
     return [
-        ("state", "draining" if daemon.draining else "running"),
         ("since", when(daemon.started_at)),
         ("connections", f"{daemon.connections} ({daemon.starting} logging in), {daemon.sessions} sessions"),
         ("store", f"keys {daemon.keys}, clients {daemon.clients}, grants {daemon.grants}"),
-        ("audit warning", daemon.audit_warning),
-        (
-            "audit",
-            audit if daemon.audit_writable else f"NOT WRITABLE, all key operations are refused; {audit}",
-        ),
+        ("certificates", _certificates(daemon)),
+        ("audit", f"{daemon.audit_records} records, head {daemon.audit_head[:16]}"),
         (
             "operations",
             ", ".join(f"{name} {count}" for name, count in sorted(daemon.operations.items())) or "none yet",
         ),
     ]
+
+
+def _certificates(daemon: DaemonStatus) -> str:
+    """How many there are, and which ends first; empty if there are none."""
+    if not daemon.certificates:
+        return ""
+    ends = [each for each in daemon.first_certificate_ends if each.state != "ended"]
+    first = f"; next to end: {ends[0].key}, {when(ends[0].not_after)}" if ends else ""
+    return f"{daemon.certificates}, of which {daemon.certificates_ended} ended, {daemon.certificates_ending} end soon{first}"
 
 
 def _workers(tokens: list[TokenStatus]) -> RenderableType:
@@ -84,6 +119,7 @@ def _workers(tokens: list[TokenStatus]) -> RenderableType:
             token.state,
             str(token.queued),
             str(worker.pid),
+            worker_role(worker),
             worker.state,
             str(worker.in_flight),
             str(worker.restarts),
@@ -92,10 +128,14 @@ def _workers(tokens: list[TokenStatus]) -> RenderableType:
         for worker in token.workers
     ]
     rows += [
-        (token.name, token.label, token.state, str(token.queued), "-", "none", "-", "-")
+        (token.name, token.label, token.state, str(token.queued), "-", "-", "none", "-", "-")
         for token in tokens
         if not token.workers
     ]
-    return table(
-        ("TOKEN", "LABEL", "STATE", "QUEUED", "WORKER", "WORKER STATE", "IN FLIGHT", "RESTARTS"), rows
-    )
+    headers = ("TOKEN", "LABEL", "STATE", "QUEUED", "WORKER", "FOR", "WORKER STATE", "IN FLIGHT", "RESTARTS")
+    return table(headers, rows)
+
+
+def worker_role(worker: WorkerStatus) -> str:
+    """What a worker is for: signing, spare or control; empty from daemons of earlier releases."""
+    return "spare" if worker.state == "spare" else worker.role

@@ -6,6 +6,7 @@ import json
 import select
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +17,13 @@ import typer
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.health import health_line
 from hsmd.cli.base.output import escape, fields
 from hsmd.cli.base.rates import LatencyView, UseRate, by_rate, latency_views, use_rates, use_table
+from hsmd.cli.status import worker_role
 from hsmd.errors import ErrorCode, HsmdError
+from hsmd.health.daemon import judge
+from hsmd.health.levels import level_of
 from hsmd.protocol.messages import DaemonStatus, Metrics, MetricsRead, TokenStatus
 
 if TYPE_CHECKING:
@@ -32,7 +37,10 @@ SORTS: dict[str, Callable[[UseRate], Any]] = {
     "total": lambda use: (-use.performed - use.failed, use.client, use.key, use.purpose),
     "name": lambda use: (use.client, use.key, use.purpose),
 }
-_RESERVED_LINES = 4
+_UP = ("ready", "busy", "spare")
+MOST_FINDINGS = 3
+"""Findings that are shown."""
+_RESERVED_LINES = 5
 """Screen lines for headings, blank lines and the line about keyboard shortcuts."""
 _TEMPORARY = (ErrorCode.UNAVAILABLE, ErrorCode.DRAINING, ErrorCode.DEADLINE, ErrorCode.OVERLOADED)
 """Errors after which the live view tries again."""
@@ -202,16 +210,14 @@ def _facts(reading: Reading) -> tuple[RenderableType, ...]:
 
 
 def _daemon(status: DaemonStatus) -> list[tuple[str, str]]:
-    state = "draining" if status.draining else "running"
-    audit = f"{status.audit_records} records, {status.audit_covered} covered by a signed checkpoint"
+    findings = status.findings if status.level else judge(status)
+    sessions = f"{status.connections} connections ({status.starting} logging in), {status.sessions} sessions"
     return [
-        (
-            "daemon",
-            f"{state}, {status.connections} connections ({status.starting} logging in), {status.sessions} sessions",
-        ),
+        ("health", health_line(status.level or level_of(findings), findings[:MOST_FINDINGS])),
+        ("daemon", sessions),
         (
             "audit",
-            audit if status.audit_writable else f"NOT WRITABLE, all key operations are refused; {audit}",
+            f"{status.audit_records} records, {status.audit_covered} covered by a signed checkpoint",
         ),
     ]
 
@@ -219,14 +225,18 @@ def _daemon(status: DaemonStatus) -> list[tuple[str, str]]:
 def _token(token: TokenStatus) -> tuple[str, str]:
     in_flight = sum(worker.in_flight for worker in token.workers)
     restarts = max((worker.restarts for worker in token.workers), default=0)
-    ready = sum(worker.state in ("ready", "busy", "spare") for worker in token.workers)
     work = f"{token.queued} queued, {in_flight} in flight, {restarts} restarts"
-    breaker = (
-        ""
-        if token.breaker == "closed"
-        else f" (breaker {token.breaker}: {token.reason or 'no reason given'})"
-    )
-    return "token", f"{token.name} {token.state}{breaker}, {ready} of {len(token.workers)} workers up, {work}"
+    return "token", f"{token.name} {token.state}, {_workers_up(token)}, {work}"
+
+
+def _workers_up(token: TokenStatus) -> str:
+    """How many workers of each kind are up: `2 of 2 signing workers up, spare up, control up`."""
+    up = Counter(worker_role(worker) for worker in token.workers if worker.state in _UP)
+    all_of = Counter(worker_role(worker) for worker in token.workers)
+    if not all_of.keys() <= {"signing", "spare", "control"}:  # a daemon of an earlier release
+        return f"{up.total()} of {all_of.total()} workers up"
+    others = "".join(f", {role} up" for role in ("spare", "control") if up[role])
+    return f"{up['signing']} of {all_of['signing']} signing workers up{others}"
 
 
 def _latency(view: LatencyView) -> tuple[str, str]:

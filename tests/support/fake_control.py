@@ -39,6 +39,9 @@ class FakeControl:
         self.page_size = 2
         self.role = "operator"
         self.uses = 100
+        self.level = "well"
+        self.audit_writable = True
+        self.findings: list[messages.Finding] = []
         self._chain = Follower()
 
     # --- the interface of hsmd.client.Client ---
@@ -76,12 +79,19 @@ class FakeControl:
 
     # --- requests ---
 
+    def on_health_read(self, _: Any) -> messages.Health:
+        return messages.Health(self.level, self.findings)
+
     def on_whoami(self, _: Any) -> messages.Identity:
         return messages.Identity("alice", self.role, "SHA256:abc", "hsm-1")
 
     def on_status(self, _: Any) -> messages.DaemonStatus:
-        worker = messages.WorkerStatus(4711, "ready", 0, 0)
-        token = messages.TokenStatus("main", "hsmd", "s1", "ready", 0, [worker], ["ecdsa"])
+        workers = [
+            messages.WorkerStatus(4711, "ready", 0, 0, "signing"),
+            messages.WorkerStatus(4712, "spare", 0, 0, "signing"),
+            messages.WorkerStatus(4713, "ready", 0, 0, "control"),
+        ]
+        token = messages.TokenStatus("main", "hsmd", "s1", "ready", 0, workers, ["ecdsa"])
         counts = (len(self.keys), len(self.clients), len(self.grants))
         return messages.DaemonStatus(
             "0.1.0",
@@ -92,8 +102,10 @@ class FakeControl:
             *counts,
             len(self.lines),
             self._chain.head,
-            True,
+            self.audit_writable,
             {"performed": 7},
+            level=self.level,
+            findings=self.findings,
         )
 
     def on_metrics_read(self, _: Any) -> messages.Metrics:

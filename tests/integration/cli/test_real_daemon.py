@@ -323,6 +323,21 @@ def test_a_command_does_not_connect_to_a_daemon_that_is_not_pinned(daemon: Daemo
     assert "does not have the pinned host key" in done.stderr
 
 
+@pytest.mark.parametrize("command", [["status"], ["--help"]], ids=str)
+def test_a_reader_that_has_gone_is_no_error_worth_a_line(daemon: Daemon, command: list[str]) -> None:
+    """As with `hsmd status | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "hsmd.cli", *command]
+    if "--help" not in command:
+        line += ["--profile", str(daemon.operator_profile)]
+    try:
+        done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_an_unreachable_daemon_is_exit_code_3(daemon: Daemon) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -469,7 +469,7 @@ def test_status_of_a_front_end_shows_its_identity_and_provokes_no_refusal(
     daemon.role = "front-end"
     assert _document(run, "status")["daemon"] is None
     assert "not available to the role front-end" in run("status").out
-    assert {type(each) for each in daemon.asked} == {messages.WhoAmI}
+    assert {type(each) for each in daemon.asked} == {messages.WhoAmI, messages.HealthRead}
 
 
 # --- exit codes and errors ---

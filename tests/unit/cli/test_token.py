@@ -1,12 +1,11 @@
-"""What `hsmd token` and `hsmd status` show about a token with problems."""
+"""What `hsmd token` shows about a token with problems."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from hsmd.cli.status import _problem
 from hsmd.cli.token import _facts
-from hsmd.protocol.messages import TokenInfo, TokenStatus
+from hsmd.protocol.messages import TokenInfo
 
 
 def test_a_stopped_token_shows_its_cause_and_the_next_step() -> None:
@@ -37,13 +36,6 @@ def test_a_healthy_token_shows_only_its_state() -> None:
 def test_what_was_tried_with_wrapped_keys_is_shown() -> None:
     info = TokenInfo("main", "ready", "closed", "", wrapping=["rsa-oaep-sha1", "aes-kwp-0x210a"])
     assert dict(_facts(info))["wrapped keys"] == "rsa-oaep-sha1, aes-kwp-0x210a"
-
-
-def test_status_names_an_open_breaker_and_its_reason() -> None:
-    healthy = TokenStatus("main", "hsmd", "s1", "ready", 0, [], [])
-    assert _problem(healthy) == ""
-    away = TokenStatus("main", "hsmd", "s1", "away", 0, [], [], breaker="open", reason="NoSuchToken")
-    assert _problem(away) == "breaker open: NoSuchToken; see hsmd token list"
 
 
 def test_many_differences_are_counted_and_some_of_them_named() -> None:
