@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.hosts import Bed, requirements
+import pytest
+
+from tests.support.hosts import Bed, requirements, roots
+from tests.support.hosts.site import Site
 from tests.support.polling import wait_until
 from tests.support.processes import ROOT
 
@@ -51,3 +55,65 @@ def test_nothing_is_left_of_a_test_that_was_killed() -> None:
     wait_until(lambda: not os.path.exists(f"/proc/{init}"), "the host ends with the test")
     with Bed():
         assert left_by(test.pid) == []
+
+
+UNITS = {"key": ["hsmd"], "front": ["hsmd-agent", "nginx"]}
+STRICT = "[Service]\nSystemCallErrorNumber=\n"
+"""The process gets SIGSYS for a system call that its unit forbids, not an error that it may swallow."""
+NGINX = """
+hsmd agent export www
+hsmd agent install nginx --key www
+rm -f /etc/nginx/sites-enabled/*
+cat >/etc/nginx/conf.d/www.conf <<END
+server { listen 443 ssl; server_name www.example.org; include snippets/hsmd-www.conf; return 200 served; }
+END
+systemctl daemon-reload
+systemctl restart nginx
+"""
+FORBIDDEN = ("not permitted", "Permission denied", "Read-only file system", "status=31/SYS")
+"""What a journal says when a unit forbids what its program does."""
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Site]:
+    """A key host and a front end, set up by the commands of docs/install.md; nginx serves the documents' key."""
+    with Bed() as bed:
+        site = Site(bed, "gate", {"key": roots.machine(), "front": roots.machine()})
+        bed.boot()
+        for host, unit in ((site.key, "hsmd"), (site.front, "hsmd-agent")):
+            host.install_hsmd()
+            host.write(f"/etc/systemd/system/{unit}.service.d/strict.conf", STRICT)
+        site.make_token()
+        site.do("setup")
+        site.front.sh(NGINX)
+        yield site
+
+
+def check(site: Site) -> None:
+    """All units run, a client makes a handshake, and nothing was forbidden."""
+    wait_until(lambda: site.handshake().returncode == 0, "a handshake succeeds")
+    for name, units in UNITS.items():
+        for unit in units:
+            host = site.hosts[name]
+            journal = host.journal(unit)
+            assert host.active(unit), journal
+            assert [line for line in journal.splitlines() if any(text in line for text in FORBIDDEN)] == []
+
+
+def test_the_units_start_and_forbid_nothing_that_their_programs_do(hosts: Site) -> None:
+    check(hosts)
+    hosts.key.run("systemctl", "reload", "hsmd")
+    hosts.front.run("systemctl", "reload", "hsmd-agent")
+    check(hosts)
+
+
+def test_a_group_for_the_socket_is_set_by_the_agent_under_its_unit(hosts: Site) -> None:
+    front = hosts.front
+    front.sh("""
+        sed -i 's/^\\[agent\\]$/&\\ngroup = "www-data"/' /etc/hsmd/agent.toml
+        hsmd agent install systemd --user hsmd-agent
+        systemctl daemon-reload
+        systemctl restart hsmd-agent
+    """)
+    assert front.sh("stat -c %G /run/hsmd/agent.sock") == "www-data\n"
+    check(hosts)

@@ -44,11 +44,18 @@ class Bed:
         return Network(self._switch, f"net{self._networks}", own)
 
     def host(
-        self, name: str, root: Root, networks: Mapping[Network, str], binds: Mapping[Path, str] | None = None
+        self,
+        name: str,
+        root: Root,
+        networks: Mapping[Network, str],
+        binds: Mapping[Path, str] | None = None,
+        log: str = "",
     ) -> Host:
-        """A host with its address in each network; `binds` are directories of this machine that it sees read-only."""
+        """A host with its address in each network; `binds` are directories of this machine that it sees read-only. Its
+        keeper's log is called `log`, by default as the host.
+        """
         cgroup = self._cgroups / f"{_NAME}-{os.getpid()}-{next(_numbers)}"
-        host = Host(name, root, cgroup, self.directory / f"{name}.log", binds or {})
+        host = Host(name, root, cgroup, self.directory / f"{log or name}.log", binds or {})
         self.hosts.append(host)
         for network, address in networks.items():
             host.plug(network, address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -228,27 +229,23 @@ class Host:
     def put(self, source: Path, target: str | Path) -> None:
         """Copy a file or directory of this machine to the path `target`, as root's."""
         self.run("mkdir", "-p", Path(target).parent)
-        packed = subprocess.Popen(
-            [
-                "tar",
-                "--create",
-                "--directory",
-                source.parent,
-                f"--transform=s,^{source.name},{Path(target).name},",
-                source.name,
-            ],
-            stdout=subprocess.PIPE,
+        renamed = f"--transform=s,^{re.escape(source.name)},{Path(target).name},"
+        pack = ["tar", "--create", "--directory", source.parent, renamed, source.name]
+        unpack = [
+            *self.prefix(),
+            "tar",
+            "--extract",
+            "--no-same-owner",
+            "--directory",
+            str(Path(target).parent),
+        ]
+        with subprocess.Popen(pack, stdout=subprocess.PIPE) as packed:
+            done = subprocess.run(
+                unpack, stdin=packed.stdout, capture_output=True, text=True, timeout=120, check=False
+            )
+        assert (packed.returncode, done.returncode) == (0, 0), (
+            f"{self.name}: {source} not copied: {done.stderr}"
         )
-        unpack = ["tar", "--extract", "--no-same-owner", "--directory", str(Path(target).parent)]
-        done = subprocess.run(
-            [*self.prefix(), *unpack],
-            stdin=packed.stdout,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert (packed.wait(), done.returncode) == (0, 0), f"{self.name}: {source} not copied: {done.stderr}"
 
     def copy(self, other: Host, source: str | Path, target: str | Path, mode: str = "644") -> None:
         """Copy a text file to another host."""

@@ -1,0 +1,73 @@
+"""A key host and a front end that the documents set up: addresses, token and the client of the public side."""
+
+from __future__ import annotations
+
+import subprocess
+
+from tests.support.hosts.bed import Bed
+from tests.support.hosts.documents import ADDRESSES, MODULE, SECRETS, TOKEN_LABEL, Step, carry_out, steps
+from tests.support.hosts.host import Host
+from tests.support.hosts.roots import Root
+from tests.support.processes import program
+
+PUBLIC = "198.51.100"
+"""The first three numbers of the network on which TLS clients reach front ends (RFC 5737)."""
+_LAST = {name: address.rpartition(".")[2] for name, address in ADDRESSES.items()}
+
+
+class Site:
+    """Hosts with the names and addresses of the documents. Several sites in one bed do not see each other."""
+
+    def __init__(self, bed: Bed, name: str, roots: dict[str, Root]) -> None:
+        self.bed = bed
+        self.name = name
+        self.dedicated = bed.network("10.9.0.254/24")
+        self.public = bed.network(f"{PUBLIC}.254/24")
+        self.hosts: dict[str, Host] = {host: self._made(host, root) for host, root in roots.items()}
+
+    def _made(self, name: str, root: Root) -> Host:
+        networks = {self.dedicated: ADDRESSES[name]}
+        if name == "front":
+            networks[self.public] = f"{PUBLIC}.{_LAST[name]}"
+        return self.bed.host(name, root, networks, log=f"{self.name}-{name}")
+
+    @property
+    def key(self) -> Host:
+        """The key host."""
+        return self.hosts["key"]
+
+    @property
+    def front(self) -> Host:
+        """The front end."""
+        return self.hosts["front"]
+
+    @property
+    def public_address(self) -> str:
+        """Where TLS clients find the front end."""
+        return f"{PUBLIC}.{_LAST['front']}"
+
+    def make_token(self, host: str = "key") -> None:
+        """What comes with a token: its module at the documents' path, a user that may use it, and, as docs/install.md says, a
+        drop-in because the module writes outside of the daemon's directories.
+        """
+        self.hosts[host].sh(f"""
+            install -d "$(dirname {MODULE})"
+            ln -sf "$(ls /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null | head -n 1)" {MODULE}
+            useradd --system --user-group --no-create-home --shell /usr/sbin/nologin --groups softhsm hsmd-token
+            runuser -u hsmd-token -- softhsm2-util --init-token --free --label {TOKEN_LABEL} --pin {SECRETS["PIN"]} --so-pin so-pin-1234
+            install -d /etc/systemd/system/hsmd.service.d
+            printf '[Service]\\nReadWritePaths=/var/lib/softhsm/tokens\\n' >/etc/systemd/system/hsmd.service.d/module.conf
+        """)
+
+    def do(self, journey: str) -> list[tuple[Step, str]]:
+        """Carry out the steps of a journey on the hosts that this site has; return them with what they printed."""
+        return [(step, carry_out(step, self.hosts)) for step in steps(journey) if step.host in self.hosts]
+
+    def handshake(
+        self, port: int = 443, name: str = "www.example.org", *options: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A handshake of an ordinary client on the public side (openssl s_client)."""
+        return self.public.run(
+            program("openssl"), "s_client", "-connect", f"{self.public_address}:{port}", "-servername", name, "-brief", *options,
+            timeout_s=20,
+        )  # fmt: skip
