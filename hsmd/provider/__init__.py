@@ -7,6 +7,7 @@ nor the daemon, so that configuration-management scripts can use it.
 
 from __future__ import annotations
 
+import os
 import string
 from pathlib import Path
 
@@ -26,14 +27,15 @@ PLAIN_CHARACTERS = frozenset(string.ascii_letters + string.digits + "/._-+@:,=~%
 def module_path() -> Path:
     """Return the absolute path of the built provider module.
 
-    Searches every directory of this package, because an editable install keeps sources and built files apart.
+    Searches every directory of this package, because an editable install keeps sources and built files apart. If the module
+    there is a link, as in a Debian package, the file itself is named: its path does not change with the version of Python.
     Raises FileNotFoundError, naming the directories, if the module has not been built.
     """
     directories = [Path(entry).absolute() for entry in __path__]
     for directory in directories:
         module = directory / MODULE_NAME
         if module.is_file():
-            return module
+            return Path(os.path.normpath(directory / module.readlink())) if module.is_symlink() else module
     searched = ", ".join(str(directory) for directory in directories)
     raise FileNotFoundError(
         f"the OpenSSL provider {MODULE_NAME} is in none of: {searched}; install hsmd from a wheel, or build it with pip"

@@ -103,6 +103,16 @@ def test_module_is_found_in_any_directory_of_the_package(
     assert module_path() == tmp_path / "built" / "hsmd.so"
 
 
+def test_a_linked_module_is_named_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that names it then outlives an upgrade of Python."""
+    for directory in ("python3.13/provider", "ossl-modules"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "ossl-modules" / "hsmd.so").touch()
+    (tmp_path / "python3.13" / "provider" / "hsmd.so").symlink_to("../../ossl-modules/hsmd.so")
+    monkeypatch.setattr(hsmd.provider, "__path__", [str(tmp_path / "python3.13" / "provider")])
+    assert module_path() == tmp_path / "ossl-modules" / "hsmd.so"
+
+
 def test_configuration_text(tmp_path: Path) -> None:
     text = openssl_configuration(SOCKET, 250, tmp_path / "hsmd.so")
     own = (
