@@ -1,0 +1,122 @@
+"""The Debian packages, as far as their sources show it: units, maintainer scripts, dependencies. `scripts/soak packages` builds them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hsmd.cli.base import systemd
+
+ROOT = Path(__file__).parents[2]
+DEBIAN = ROOT / "debian"
+MAINTAINER_SCRIPTS = sorted(
+    path for path in DEBIAN.iterdir() if path.suffix in (".preinst", ".postinst", ".prerm", ".postrm")
+)
+SHELL_PROGRAMS = [ROOT / "scripts" / "package", DEBIAN / "install-files"]
+
+
+def paragraphs(file: Path) -> dict[str, dict[str, str]]:
+    """The binary packages of debian/control by name, each with its fields."""
+    found = {}
+    for paragraph in file.read_text().split("\n\n"):
+        fields = dict(re.findall(r"^(\S+): (.*)$", paragraph, re.MULTILINE))
+        if "Package" in fields:
+            found[fields["Package"]] = fields
+    return found
+
+
+def test_the_key_hosts_package_builds_on_that_of_front_ends() -> None:
+    """They share one environment and one command, so they are of one version."""
+    packages = paragraphs(DEBIAN / "control")
+    assert set(packages) == {"hsmd-agent", "hsmd"}
+    assert "hsmd-agent (= ${binary:Version})" in packages["hsmd"]["Depends"]
+    assert "libseccomp2" in packages["hsmd"]["Depends"]
+    assert "adduser" in packages["hsmd-agent"]["Depends"]
+    assert "${hsmd:Depends}" in packages["hsmd-agent"]["Depends"]  # Python and OpenSSL of the release
+
+
+def test_units_are_those_of_other_installations_with_a_condition(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, DEBIAN / "generate-units", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    others = {
+        "hsmd.service": systemd.daemon_unit(Path("/etc/hsmd/hsmd.toml"), Path("/var/lib/hsmd"), None),
+        "hsmd-agent.service": systemd.agent_unit(Path("/etc/hsmd/agent.toml"), "hsmd-agent", ""),
+    }
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+    for name, other in others.items():
+        unit = (tmp_path / name).read_text()
+        config = "hsmd.toml" if name == "hsmd.service" else "agent.toml"
+        added = set(unit.splitlines()) - set(other.splitlines())
+        assert f"ConditionPathExists=/etc/hsmd/{config}" in added
+        assert {line.split("=")[0] for line in added if not line.startswith("#")} == {
+            "ConditionPathExists",
+            "ExecStart",
+        }
+        assert re.search(r"^ExecStart=/usr/bin/hsmd \S+", unit, re.MULTILINE)
+        assert unit.index("ConditionPathExists=") < unit.index("[Service]")
+
+
+@pytest.mark.parametrize("script", [*MAINTAINER_SCRIPTS, *SHELL_PROGRAMS], ids=lambda path: path.name)
+def test_shell_programs_have_no_findings(script: Path) -> None:
+    assert shutil.which("shellcheck"), "shellcheck is not installed; on Debian: apt install shellcheck"
+    done = subprocess.run(
+        ["shellcheck", "--external-sources", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_shellcheck_finds_something(tmp_path: Path) -> None:
+    (tmp_path / "postinst").write_text("#!/bin/sh\nrm -rf $1/*\n")
+    done = subprocess.run(
+        ["shellcheck", tmp_path / "postinst"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("script", MAINTAINER_SCRIPTS, ids=lambda path: path.name)
+def test_maintainer_scripts_stop_at_errors_and_leave_room_for_debhelper(script: Path) -> None:
+    """Policy, 10.4; debhelper(7): what starts and stops the services is inserted."""
+    lines = script.read_text().splitlines()
+    assert lines[:2] == ["#!/bin/sh", "set -e"]
+    assert lines[-1] == "#DEBHELPER#"
+
+
+def test_help_of_the_build_names_its_options() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "package", "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert all(
+        option in done.stdout for option in ("--out DIR", "--roots DIR", "--lintian", "bookworm, trixie")
+    )
+
+
+def test_a_message_tells_pip_users_what_to_change() -> None:
+    """The command in the message changes a unit so that the message does not come again."""
+    script = (DEBIAN / "hsmd.postinst").read_text()
+    unit = systemd.daemon_unit(Path("/etc/hsmd/hsmd.toml"), Path("/var/lib/hsmd"), None)
+    edit = re.search(r"sed -i '([^']+)' \$unit", script)
+    wanted = re.search(r"^ours='(.*)'$", script, re.MULTILINE)
+    assert edit and wanted
+    unit = re.sub(r"^ExecStart=\S+", "ExecStart=/opt/hsmd/bin/hsmd", unit, flags=re.MULTILINE)
+    grep = ["grep", "-q", wanted[1]]
+    assert subprocess.run(grep, input=unit, text=True, check=False).returncode == 1
+    changed = subprocess.run(["sed", edit[1]], input=unit, text=True, capture_output=True, check=True).stdout
+    assert subprocess.run(grep, input=changed, text=True, check=False).returncode == 0
+    assert len([line for line in changed.splitlines() if line not in unit.splitlines()]) == 1
