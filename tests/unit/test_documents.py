@@ -10,8 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from hsmd.algorithms import KeyType
 from hsmd.daemon.audit.refusals import REFUSALS_EVENT
 from hsmd.daemon.front.access.rules import Rule
+from hsmd.errors import PurposeMismatch
+from hsmd.protocol.frames import (
+    MAX_REQUEST_LENGTH,
+    Capability,
+    Kind,
+    Welcome,
+    encode,
+    encode_hello,
+    encode_welcome,
+)
+from hsmd.purposes import Purpose, PurposeCheck
 from hsmd.transparency import discontinuity
 from hsmd.transparency.records import CHECKPOINT_EVENT, GRANT_USED_EVENT, MARK_EVENT
 
@@ -27,11 +39,16 @@ def test_the_page_of_control_requests_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_link_within_the_page_of_control_requests_has_one_target() -> None:
-    page = (ROOT / "docs" / "control.md").read_text()
-    anchors = [heading.lower().replace(".", "") for heading in re.findall(r"^#+ (\S+)$", page, re.MULTILINE)]
-    assert len(set(anchors)) == len(anchors)
-    assert set(re.findall(r"\(#([^)]+)\)", page)) <= set(anchors)
+def test_no_two_sections_of_the_page_of_control_requests_have_the_same_link() -> None:
+    found = anchors((ROOT / "docs" / "control.md").read_text())
+    assert len(set(found)) == len(found)
+
+
+def anchors(page: str) -> list[str]:
+    """The targets of links to the headings of a page, as Markdown renderers make them; code blocks have none."""
+    text = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def prose(page: Path) -> Iterator[tuple[int, str]]:
@@ -50,10 +67,15 @@ def test_prose_ends_below_120_columns(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_have_targets(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_links_have_targets(page: Path) -> None:
+    text = page.read_text()
+    for file, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text)):
+        if file.startswith(("http:", "https:")):
+            continue
+        target = page.parent / file if file else page
+        assert target.exists(), f"{page.name}: {file}"
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{page.name}: {file}#{anchor}"
 
 
 def test_the_architecture_page_names_every_package() -> None:
@@ -94,6 +116,51 @@ def test_the_page_about_the_audit_log_lists_every_event_and_every_rule() -> None
     assert {"control.unknown", "enrolment.begun", "worker.crashed", "daemon.stopped", "log.torn"} <= written
     assert {name for name in written if f"`{name}`" not in page} == set()
     assert [rule for rule in Rule if rule is not Rule.GRANTED and f"`{rule}`" not in page] == []
+
+
+def test_the_table_of_schemes_is_what_workers_check() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| `0[468][0-9a-f]{2}`", line)]
+    tls13 = {Purpose.TLS13_SERVER, Purpose.TLS13_CLIENT}
+    others = {Purpose.TLS12_SERVER, Purpose.TLS12_CLIENT, Purpose.SIGN_MESSAGE}
+    listed = set()
+    for schemes, family, of_tls13, of_others, of_digests in rows:
+        for scheme in (int(code, 16) for code in re.findall(r"`(0[0-9a-f]{3})`", schemes)):
+            for key_type in KeyType:
+                if not key_type.value.startswith({"RSA": "rsa", "EC": "p-", "Ed25519": "ed25519"}[family]):
+                    continue
+                pair = f"`{scheme:04x}` with {key_type.value.upper()}"
+                if of_tls13 == "yes" or pair in of_tls13:
+                    listed |= {(key_type, scheme, purpose) for purpose in tls13}
+                if of_others.startswith("yes"):
+                    listed |= {(key_type, scheme, purpose) for purpose in others}
+                if "32, 48, 64" in of_digests:
+                    listed.add((key_type, scheme, Purpose.SIGN_DIGEST))
+    taken = set()
+    for key_type in KeyType:
+        check = PurposeCheck(key_type, b"")
+        for scheme in range(1, 0x1000):
+            for purpose in tls13 | others | {Purpose.SIGN_DIGEST}:
+                try:
+                    check.check(purpose, scheme, b"")
+                except PurposeMismatch as fault:
+                    if "signature scheme" in fault.text:
+                        continue
+                taken.add((key_type, scheme, purpose))
+    assert len(rows) == 4
+    assert listed == taken
+
+
+def test_the_example_of_frames_is_made_so() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    lines = re.findall(r"^(client|daemon) ((?: [0-9a-f]+)+)$", page, re.MULTILINE)
+    written = [bytes.fromhex(frame.replace(" ", "")) for _, frame in lines]
+    assert written == [
+        encode_hello(Capability.CONTROL),
+        encode(Kind.PING, 1),
+        encode_welcome(Welcome(1, Capability.CONTROL | Capability.EVENTS, MAX_REQUEST_LENGTH, 512)),
+        encode(Kind.PONG, 1),
+    ]
 
 
 def test_the_tests_of_the_requirements_exist() -> None:
