@@ -67,13 +67,30 @@ STATEMENT_KEY_STATE = Enumeration(
 )
 PURPOSE = Enumeration(
     "Purpose",
-    "What a key may be used for; the data that each purpose accepts is in [protocol.md](protocol.md), section 3.",
-    {each.label: "" for each in Purpose},
+    "What a key may be used for; the data that each purpose accepts is in [protocol.md](protocol.md), section 3. A key "
+    "signs, decrypts or unwraps: purposes of different kinds are not combined, nor `sign-message` and `sign-digest` with "
+    "those of TLS.",
+    {
+        Purpose.TLS13_SERVER.label: "signatures of TLS 1.3 servers",
+        Purpose.TLS13_CLIENT.label: "signatures of TLS 1.3 clients",
+        Purpose.TLS12_SERVER.label: "signatures of TLS 1.2 servers",
+        Purpose.TLS12_CLIENT.label: "signatures of TLS 1.2 clients",
+        Purpose.TLS12_RSA_PREMASTER.label: "decryption for RSA key exchange of TLS 1.2, by RSA keys",
+        Purpose.SIGN_MESSAGE.label: "signatures over any bytes",
+        Purpose.SIGN_DIGEST.label: "signatures over digests, by keys other than `ed25519`",
+        Purpose.X509_REQUEST.label: "certificate requests that the daemon makes, for `key.csr`; granted with `names` only. Keys "
+        "that sign for TLS or sign messages always have it",
+        Purpose.X509_SELF_SIGNED.label: "certificates that the daemon makes, for `cert.self-signed`; never granted. Keys that "
+        "sign for TLS or sign messages always have it",
+        Purpose.CHECKPOINT.label: "checkpoints of the audit log, by a key of the daemon that has no other purpose; never granted",
+        Purpose.STATEMENT.label: "statements, by a key of the daemon that has no other purpose; never granted",
+        Purpose.UNWRAP_KEY.label: "unwrapping of other keys inside the token, by RSA keys; never granted",
+    },
 )
 PURPOSE_OR_GROUP = Enumeration(
     "PurposeOrGroup",
-    "A [Purpose](#purpose), or a group of them.",
-    {**PURPOSE.values, **{name: ", ".join(labels(members)) for name, members in GROUPS.items()}},
+    "A [Purpose](#purpose), or a group that stands for several of them:",
+    {name: " and ".join(f"`{label}`" for label in labels(members)) for name, members in GROUPS.items()},
 )
 OUTCOME = Enumeration(
     "Outcome",

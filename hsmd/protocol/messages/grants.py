@@ -115,7 +115,9 @@ class GrantList(Request, tag="grant.list"):
     subject = Subject(client="client", key="key")
 
     client: Text = ""
+    """Only grants of this client; empty for those of all."""
     key: Text = ""
+    """Only grants on this key; empty for those on all."""
     after: Text = ""
     """Where the page starts: behind the grant `CLIENT/KEY`, the last one of the page before."""
     limit: Page = 100

@@ -10,7 +10,9 @@ from hsmd.protocol import messages
 from hsmd.protocol.audit_fields import fields_of, subject_of
 from hsmd.protocol.messages import Request, Subject
 from hsmd.protocol.messages.base import NO_SUBJECT, OPERATOR
+from hsmd.protocol.messages.enumerations import PURPOSE, PURPOSE_OR_GROUP
 from hsmd.protocol.roles import Role
+from hsmd.purposes import GROUPS, Purpose
 
 QUERY, CHANGE = False, True
 INITIALS = {
@@ -167,3 +169,9 @@ def test_bytes_are_always_hashed_in_records() -> None:
 )
 def test_the_subject_of_a_record(fields: dict[str, str | int], subject: Subject) -> None:
     assert subject_of(fields) == subject
+
+
+def test_the_page_explains_every_purpose_and_group() -> None:
+    assert set(PURPOSE.values) == {purpose.label for purpose in Purpose}
+    assert set(PURPOSE_OR_GROUP.values) == set(GROUPS)
+    assert all(PURPOSE.values.values())
