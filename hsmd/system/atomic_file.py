@@ -14,9 +14,18 @@ _CANNOT_SYNC = (errno.EACCES, errno.EINVAL)
 """A directory without read permission, or on a file system that does not sync directories, as some network file systems."""
 
 
-def replace(path: Path, content: str | bytes | Iterable[bytes], mode: int = PRIVATE) -> None:
-    """Replace the file at `path`, if any, and sync it to disk. Raises OSError. A long `content` may come in pieces."""
-    with _staged(path, content, mode) as staged:
+def replace(
+    path: Path,
+    content: str | bytes | Iterable[bytes],
+    mode: int = PRIVATE,
+    *,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Replace the file at `path`, if any, and sync it to disk. Raises OSError. A long `content` may come in pieces.
+
+    `owner` are the ids of user and group, without it those of this process.
+    """
+    with _staged(path, content, mode, owner) as staged:
         staged.replace(path)
     _sync_if_possible(path.parent)
 
@@ -50,7 +59,9 @@ def _sync_if_possible(path: Path) -> None:
 
 
 @contextmanager
-def _staged(path: Path, content: str | bytes | Iterable[bytes], mode: int) -> Iterator[Path]:
+def _staged(
+    path: Path, content: str | bytes | Iterable[bytes], mode: int, owner: tuple[int, int] | None = None
+) -> Iterator[Path]:
     """A complete, synced file beside `path`, removed when the block ends; readable by its owner only until complete."""
     staged = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
@@ -65,6 +76,8 @@ def _staged(path: Path, content: str | bytes | Iterable[bytes], mode: int) -> It
                 content = content.encode()
             file.writelines([content] if isinstance(content, bytes) else content)
             os.fchmod(file.fileno(), mode)
+            if owner is not None and owner != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), *owner)
             file.flush()
             os.fsync(file.fileno())
         yield staged

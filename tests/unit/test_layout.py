@@ -25,7 +25,7 @@ PURE = (
     "hsmd.health",
 )
 """No I/O, no clock, no logging."""
-CLIENT_SIDE = ("hsmd.client", "hsmd.agent", "hsmd.provider")
+CLIENT_SIDE = ("hsmd.client", "hsmd.deployment", "hsmd.agent", "hsmd.provider")
 """What runs away from the HSM."""
 FRONT = (
     "hsmd.daemon.front.access",

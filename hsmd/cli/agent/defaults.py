@@ -27,14 +27,25 @@ def socket_for(config: Path) -> Path:
     return Path(DEFAULT_SOCKET) if config.parent == SYSTEM_DIRECTORY else config.parent / "agent.sock"
 
 
+def state_for(config: Path) -> Path:
+    """The state directory of an agent with this configuration file."""
+    return SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
+
+
+def report_for(config: Path) -> Path:
+    """The file in which `agent deploy` says what it has installed."""
+    from hsmd.deployment.installed import DEFAULT
+
+    return DEFAULT if config.parent == SYSTEM_DIRECTORY else state_for(config) / DEFAULT.name
+
+
 def choose(config: Path, socket: Path | None, allowed: tuple[str, ...]) -> Local:
     """Choose socket, state directory and users. Raises CommandError for an unknown user."""
     users = allowed or _default_users()
     for user in users:
         if user != "*" and host_users.uid_of(user) is None:
             raise CommandError(f"--allow: there is no user {user}", "correct the name", Exit.USAGE)
-    state = SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
-    return Local((socket or socket_for(config)).absolute(), state, users)
+    return Local((socket or socket_for(config)).absolute(), state_for(config), users)
 
 
 def _default_users() -> tuple[str, ...]:

@@ -61,8 +61,12 @@ def count(keys: Sized) -> str:
 
 def plan(verb: str, names: Sequence[str]) -> None:
     """Tell on standard error what a pattern stands for."""
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
-    note(f"{verb} {count(names)}: {shown}")
+    note(f"{verb} {count(names)}: {shortened(names)}")
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The names, or the first of them and how many there are besides."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
 class Progress:

@@ -56,6 +56,7 @@ LINES = [
 ]
 ELSEWHERE = {
     "agent check": "its findings with what to do are the result",
+    "agent deploy": "what it did is the result",
     "agent export": "writes files, and says where; its hint is a note",
     "agent rotate-key": "tests/integration/cli/test_rotate_key.py",
     "agent run": "writes its log to standard error",
