@@ -13,6 +13,7 @@ from typing import Any
 from hsmd import observe
 from hsmd.agent import cache as caches, config as configs
 from hsmd.agent.acceptor import Acceptor
+from hsmd.agent.certificates import Certificates
 from hsmd.agent.config import AgentConfig
 from hsmd.agent.listener import Listener, inherited, listen
 from hsmd.agent.service import Service
@@ -21,6 +22,7 @@ from hsmd.agent.sessions import Sessions
 from hsmd.agent.upstream import Upstream
 from hsmd.client.connection import Connection
 from hsmd.client.witness import Witness
+from hsmd.deployment.versions import CertificateVersions
 from hsmd.errors import HsmdError
 from hsmd.system.sd_notify import notify
 
@@ -47,6 +49,7 @@ class Agent:
         self._config_path = config_path
         self._config = configs.load(config_path)
         self._cache = caches.Cache(self._config.state)
+        self._certificates = Certificates(self._cache, CertificateVersions(self._config.state))
         self._witness = _witness(self._config)
         self._outdated = outdated = asyncio.Event()
         self._upstream = Upstream(
@@ -73,7 +76,13 @@ class Agent:
         self._listener = inherited() or listen(self._config.socket)
         tasks = [
             asyncio.create_task(task())
-            for task in (self._keep_cache, self._keep_file, self._keep_limits, self._keep_witness)
+            for task in (
+                self._keep_cache,
+                self._keep_file,
+                self._certificates.keep,
+                self._keep_limits,
+                self._keep_witness,
+            )
         ]
         try:
             self._upstream.apply(self._config.daemons)
@@ -88,6 +97,7 @@ class Agent:
             self._sessions.close()
             await self._upstream.close()
             await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
+            await self._certificates.settle()
             await self._cache.settle()
             self._listener.close()
             log.info("agent.stopped", client=self._config.client)

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from hsmd import observe
-from hsmd.errors import ConfigurationError, ProtocolError
+from hsmd.deployment.pair import check_name
+from hsmd.errors import BadRequest, ConfigurationError, ProtocolError
 from hsmd.protocol.messages import KeyInfo
 from hsmd.system import atomic_file
 
@@ -50,7 +51,7 @@ class _File(msgspec.Struct):
 class Cache:
     """The keys by name, in memory and in the state directory. `complete`: all of them were fetched at least once.
 
-    `unstored` is set when the file is to be written: see `store`.
+    `unstored` is set when the file is to be written: see `store`; `unpublished` when servers may have to get other certificates.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -60,6 +61,7 @@ class Cache:
         self._digests: dict[str, bytes] = {}
         self.complete = False
         self.unstored = asyncio.Event()
+        self.unpublished = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
     def load(self) -> None:
@@ -91,7 +93,7 @@ class Cache:
         self.complete = True
         if changed:
             self._take(fresh)
-            self.unstored.set()
+            self._note_change()
         return changed
 
     def put(self, key: CachedKey) -> bool:
@@ -103,7 +105,7 @@ class Cache:
                 insort(self._names, name)
             self._keys[name] = key
             self._digests[name] = key.digest
-            self.unstored.set()
+            self._note_change()
         return changed
 
     def forget(self, name: str) -> bool:
@@ -112,8 +114,12 @@ class Cache:
         if known:
             del self._digests[name]
             del self._names[bisect_left(self._names, name)]
-            self.unstored.set()
+            self._note_change()
         return known
+
+    def _note_change(self) -> None:
+        self.unstored.set()
+        self.unpublished.set()
 
     def get(self, name: str) -> CachedKey | None:
         """The key of this name."""
@@ -122,6 +128,10 @@ class Cache:
     def names(self) -> list[str]:
         """All names, sorted. The caller does not change the list."""
         return self._names
+
+    def keys(self) -> list[CachedKey]:
+        """All keys, in no order."""
+        return list(self._keys.values())
 
     def digests(self) -> Collection[tuple[str, bytes]]:
         """(name, digest) of all keys."""
@@ -157,7 +167,13 @@ class Cache:
 
 
 def check(key: CachedKey) -> None:
-    """Raises ProtocolError if a digest is not that of its public key."""
+    """Raises ProtocolError if a digest is not that of its public key, or the name cannot be that of a file."""
+    try:
+        check_name(key.info.name)
+    except BadRequest:
+        raise ProtocolError(
+            f"the daemon has a key with the name {key.info.name[:64]!r}, which is none"
+        ) from None
     if hashlib.sha256(key.info.public_key).hexdigest() != key.info.digest:
         raise ProtocolError(f"the digest of key {key.info.name[:64]} is not that of its public key")
 
