@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.cli.base import systemd
+from hsmd.cli.base import server_list, systemd
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
@@ -16,7 +16,6 @@ from hsmd.system.directories import make_shared
 
 OPENSSL_CONFIGURATION = Path("/etc/hsmd/openssl.cnf")
 _UNIT = Path("/etc/systemd/system/nginx.service.d/hsmd.conf")
-_AGENT_UNIT = Path("/etc/systemd/system") / systemd.AGENT_UNIT
 _SNIPPETS = Path("/etc/nginx/snippets")
 
 
@@ -72,12 +71,18 @@ SYSTEMD_STEPS: tuple[str, ...] = (
 
 
 def systemd_files(config: Path, user: str) -> list[Installed]:
-    """The service of the agent. Raises CommandError for an unknown user; ConfigurationError for an invalid agent.toml."""
+    """The units of the agent and of what installs renewed certificates.
+
+    Raises CommandError for an unknown user; ConfigurationError for an invalid agent.toml.
+    """
     from hsmd.agent.config import KEEP, load
 
-    group = load(config).socket.group
+    settings = load(config)
+    group = settings.socket.group
     system_user(user, "--user")
-    return [Installed(_AGENT_UNIT, systemd.agent_unit(config, user, "" if group == KEEP else str(group)))]
+    units = {systemd.AGENT_UNIT: systemd.agent_unit(config, user, "" if group == KEEP else str(group))}
+    units |= systemd.deploy_units(settings.state, config.parent / "keys", server_list.beside(config))
+    return [Installed(systemd.DIRECTORY / name, text) for name, text in units.items()]
 
 
 def nginx_steps(key: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.cli.base.files import PUBLIC
+from hsmd.deployment import pair
 from hsmd.errors import BadRequest, NotFound, ProtocolError
 from hsmd.protocol.messages import (
     MAX_PAGE,
@@ -67,6 +68,10 @@ def write_key(info: KeyInfo, chain: str, directory: Path) -> Exported:
     """Write the files of a key; `chain` is empty if it has none. Raises ProtocolError, without writing, if they do not match."""
     from hsmd.client.keyref import KeyReference, encode
 
+    try:
+        pair.check_name(info.name)
+    except BadRequest:
+        raise ProtocolError(f"the name of the key {info.name[:64]!r} cannot be that of a file") from None
     if hashlib.sha256(info.public_key).hexdigest() != info.digest:
         raise ProtocolError(f"the public key received for {info.name} does not match its digest")
     _check_chain(info, chain)

@@ -12,6 +12,8 @@ from hsmd.cli.base.errors import CommandError, Exit
 
 DAEMON_UNIT = "hsmd.service"
 AGENT_UNIT = "hsmd-agent.service"
+DEPLOY_UNIT = "hsmd-agent-deploy.service"
+DEPLOY_PATH = "hsmd-agent-deploy.path"
 ARCHIVE_UNIT = "hsmd-archive.service"
 ARCHIVE_TIMER = "hsmd-archive.timer"
 DIRECTORY = Path("/etc/systemd/system")
@@ -53,6 +55,14 @@ def agent_unit(config: Path, user: str, group: str) -> str:
     """The unit of the agent, which runs as `user`; `group` owns its socket, empty for the user's own group."""
     groups = f"SupplementaryGroups={group}" if group else "# The socket belongs to the user's primary group."
     return _template(AGENT_UNIT).format(program=_program(), config=_plain(config), user=user, groups=groups)
+
+
+def deploy_units(state: Path, keys: Path, servers: Path) -> dict[str, str]:
+    """Service and path unit that install renewed certificates, by name; the directories are those of `hsmd agent deploy`."""
+    service = _template(DEPLOY_UNIT).format(
+        program=_program(), state=_plain(state), keys=_plain(keys), servers=_plain(servers)
+    )
+    return {DEPLOY_UNIT: service, DEPLOY_PATH: _template(DEPLOY_PATH).format(state=_plain(state))}
 
 
 def _template(name: str) -> str:

@@ -147,3 +147,10 @@ async def test_a_write_goes_on_when_its_caller_is_cancelled_and_is_waited_for_at
     may_go_on.set()
     await settling
     assert opened(tmp_path / "state").names() == [KEYS[0].info.name]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/www", "", ".www", "a/b"])
+def test_a_key_whose_name_is_a_path_is_refused(name: str) -> None:
+    """Names of keys become names of files, and a daemon may be under an attacker's control."""
+    with pytest.raises(ProtocolError, match="which is none"):
+        check(CachedKey(SoftKey(name, ed25519.Ed25519PrivateKey.generate()).info))

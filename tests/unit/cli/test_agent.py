@@ -19,12 +19,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+from msgspec.structs import replace
 
 from hsmd import provider
 from hsmd.agent import config as agent_config, listener
 from hsmd.cli.agent import check_agent, check_files, export
 from hsmd.cli.base import agent_toml, key_files, ssh_keys
 from hsmd.client.keyref import KeyReference, encode
+from hsmd.errors import ProtocolError
 from hsmd.protocol.messages import KeyInfo
 from hsmd.system import atomic_file, directories
 from tests.support.cli import Run
@@ -290,6 +292,14 @@ def test_files_for_servers_are_readable_whatever_the_umask(
     assert home / "root" / "a" / "b" / "keys" / "www.key" in made
     listener.listen(agent_config.SocketConfig(home / "run" / "a.sock", 0o660, -1, -1)).close()
     assert stat.S_IMODE((home / "run").stat().st_mode) == 0o755
+
+
+def test_a_key_whose_name_is_a_path_is_not_exported(home: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    (home / "keys").mkdir()
+    with pytest.raises(ProtocolError, match="cannot be that of a file"):
+        key_files.write_key(replace(_info(key), name="../www"), "", home / "keys")
+    assert key_files.write_key(_info(key), "", home / "keys").reference.exists()
+    assert not (home / "www.key").exists()
 
 
 def _written(directory: Path) -> key_files.Exported:

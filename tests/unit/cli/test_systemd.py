@@ -47,7 +47,10 @@ def units(tmp_path: Path) -> list[Path]:
     agent = systemd.agent_unit(Path("/etc/hsmd/agent.toml"), "daemon", "www-data")
     made = []
     archive = systemd.archive_units(Path("/var/lib/hsmd/audit"), Path("/srv/archive"), "daemon", remove=True)
-    made_from = {systemd.DAEMON_UNIT: daemon, systemd.AGENT_UNIT: agent, **archive}
+    deploy = systemd.deploy_units(
+        Path("/var/lib/hsmd-agent"), Path("/etc/hsmd/keys"), Path("/etc/hsmd/servers.d")
+    )
+    made_from = {systemd.DAEMON_UNIT: daemon, systemd.AGENT_UNIT: agent, **archive, **deploy}
     for name, text in made_from.items():
         path = tmp_path / name
         path.write_text(text)
