@@ -25,7 +25,7 @@ class KeyRing:
         """The keys in a file: PEM blocks, verifier key lines, or both. Raises ProtocolError if there are none."""
         unnamed = [Verifier.from_pem(_ANY, block) for block in _PEM.findall(data)]
         lines = _PEM.sub(b"", data).decode("utf-8", "replace").split("\n")
-        named = [Verifier.from_vkey(line) for line in lines if line.strip()]
+        named = [_named(line.strip()) for line in lines if line.strip()]
         if not (named or unnamed):
             raise ProtocolError("no public key: give a PEM public key or a verifier key line")
         return cls(named, unnamed)
@@ -46,3 +46,10 @@ class KeyRing:
         if key is None:
             raise ProofInvalid(f"signed under the name {name} with key {key_id.hex()}, which was not given")
         return key
+
+
+def _named(line: str) -> Verifier:
+    try:
+        return Verifier.from_vkey(line)
+    except ProtocolError as problem:
+        raise ProtocolError(f"{line[:80]!r} is {problem.text}") from None

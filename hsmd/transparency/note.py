@@ -116,7 +116,7 @@ class Verifier:
         match = _VKEY.match(line.strip())
         material = _strict_base64(match["key"]) if match else b""
         if match is None or not material or not _is_name(match["name"]):
-            raise ProtocolError("not a verifier key: it has the form <name>+<8 hex digits>+<base64>")
+            raise ProtocolError("not a verifier key, which has the form <name>+<8 hex digits>+<base64>")
         verifier = cls.from_material(match["name"], material)
         if verifier.key != material[1:] or verifier.key_id.hex() != match["id"]:
             raise ProtocolError("not a verifier key: its key id does not match its name and key")

@@ -162,8 +162,13 @@ def test_a_file_without_a_key_is_named_with_the_command_that_prints_one(
 ) -> None:
     (home / "log").write_bytes(b"")
     (home / "empty.key").write_bytes(b"")
+    (home / "other.key").write_text("an unrelated text\n")
     arguments = ["--log", "log"] if command == "verify" else ["log"]
-    for key, hint in (("empty.key", "hsmd audit key"), ("none.key", "name a readable file")):
+    for key, hint in (
+        ("empty.key", "hsmd audit key"),
+        ("none.key", "name a readable file"),
+        ("other.key", "'an unrelated text' is not a verifier key"),
+    ):
         ran = run("audit", command, *arguments, "--public-key", key)
         assert ran.code == 2
         assert key in ran.err and hint in ran.err
