@@ -149,6 +149,7 @@ class Service:
             self._upstream.problems,
             self._notices(),
             warnings=[_CUT.format(self._config.client)] if self._cut else [],
+            daemons=self._upstream.daemons,
         )
 
     def _notices(self) -> list[str]:

@@ -15,7 +15,7 @@ from hsmd.client.requests import Ask
 from hsmd.client.witness import LogRefused, Witness
 from hsmd.errors import ConfigurationError, ErrorCode, HsmdError, Unavailable
 from hsmd.protocol.frames import Kind, error_code, with_deadline
-from hsmd.protocol.messages import Request
+from hsmd.protocol.messages import Request, UpstreamDaemon
 
 log = observe.logger()
 
@@ -95,6 +95,13 @@ class Upstream:
             connection.problem.text
             for connection in self._connections
             if isinstance(connection.problem, (LogRefused, ConfigurationError)) and not connection.available
+        ]
+
+    @property
+    def daemons(self) -> list[UpstreamDaemon]:
+        """All daemons of the configuration in their order, and whether requests would be sent to them now."""
+        return [
+            UpstreamDaemon(_address(connection), connection.available) for connection in self._connections
         ]
 
     @property

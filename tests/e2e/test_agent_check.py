@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hsmd.protocol.messages import GrantAdd, GrantRemove
 from tests.support.agent_policy import policy
-from tests.support.front_end import server_user
+from tests.support.front_end import HOST, server_user
+from tests.support.network import free_port
 from tests.support.polling import wait_until
 from tests.support.processes import hsmd, run
-from tests.support.site import CLIENT, Site
+from tests.support.site import CLIENT, KEYS, Site
 
 PROBLEMS_FOUND = 4
 
@@ -131,3 +134,75 @@ def test_a_provider_that_is_not_loaded_is_found(site: Site) -> None:
     problems = the_problems(site, openssl=without)
     assert {problem["subject"] for problem in problems} == {"OpenSSL"}
     assert "does not load the provider" in problems[0]["text"]
+
+
+def test_without_a_key_every_exported_key_is_tried_with_handshakes(site: Site) -> None:
+    status, findings = check_all(site)
+    assert status == 0, findings
+    tried = {finding["text"] for finding in findings if finding["subject"] == "handshake"}
+    user = server_user()
+    assert f"p256: TLS 1.3, TLS 1.2 as {user}" in tried
+    assert f"rsakx: TLS 1.2 with RSA key exchange as {user}" in tried
+    assert len(tried) == len(site.keys)
+
+
+def test_a_token_that_is_away_is_found(site: Site) -> None:
+    tokens = next(site.daemon.directory.rglob("token.object")).parents[1]
+    away = tokens.with_name("away")
+    tokens.rename(away)
+    try:
+        for pid in site.daemon.workers():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not site.serves(), "handshakes fail")
+        problems = [finding for finding in check(site)[1] if not finding["ok"]]
+    finally:
+        away.rename(tokens)
+    assert {problem["subject"] for problem in problems} == {"handshake"}
+    assert "hsmd status" in problems[0]["mend"]
+    wait_until(site.serves, "the token serves again", 30)
+
+
+def test_a_purpose_that_is_not_granted_is_found(site: Site) -> None:
+    site.daemon.ask(GrantRemove(CLIENT, "p521"))
+    site.daemon.ask(GrantAdd(CLIENT, "p521", ["tls13-server"]))
+    try:
+        wait_until(lambda: site.serves("p521.test"), "the grant is in force")
+        (problem,) = the_problems(site, "p521")
+        assert problem["subject"] == "handshake" and "TLS 1.2" in problem["text"]
+        assert f"hsmd grant add {CLIENT} p521 --purpose tls12-server" in problem["mend"]
+        assert check(site, "p521", "--purpose", "tls13-server")[0] == 0
+    finally:
+        site.daemon.ask(GrantAdd(CLIENT, "p521", ["tls-server"]))
+
+
+def test_a_newer_certificate_of_the_daemon_is_noticed(site: Site) -> None:
+    plan = next(plan for plan in KEYS if plan.name == "p384")
+    site.certify(site.keys["p384"], plan)
+    (problem,) = the_problems(site, "p384")
+    assert problem["subject"] == "certificate" and "the daemon holds another chain" in problem["text"]
+    assert "hsmd agent export p384" in problem["mend"]
+    site.agent.export("p384")
+    assert check(site, "p384")[0] == 0
+
+
+def test_an_agent_names_each_daemon_that_it_is_not_connected_to(site: Site) -> None:
+    address = f"{HOST}:{free_port(HOST)}"
+    before = site.agent.config.read_text()
+    host_keys = next(line for line in before.splitlines() if line.startswith("host_keys"))
+    site.agent.config.write_text(f'{before}\n[[daemon]]\naddress = "{address}"\n{host_keys}\n')
+    site.agent.reload()
+    try:
+        wait_until(lambda: check(site)[0] == PROBLEMS_FOUND, "the second daemon is known")
+        (problem,) = the_problems(site)
+        assert problem["subject"] == "daemon" and f"not connected to {address}" in problem["text"]
+    finally:
+        site.agent.config.write_text(before)
+        site.agent.reload()
+        wait_until(lambda: check(site)[0] == 0, "there is one daemon again")
+
+
+def check_all(site: Site) -> tuple[int, list[dict[str, Any]]]:
+    """Exit status and findings for every exported key."""
+    options = ("--config", site.agent.config, "--openssl", site.openssl, "--user", server_user(), "--json")
+    done = run(hsmd("agent", "check", *options))
+    return done.returncode, json.loads(done.stdout)["findings"]

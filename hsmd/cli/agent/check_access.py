@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.cli.agent.check_results import Finding, bad, good
-from hsmd.system import host_users
+from hsmd.cli.agent.handshake import Actor
 from hsmd.system.host_users import Account
 
 _PERMISSIONS = "permissions"
@@ -26,31 +26,29 @@ class Wanted:
     operator: str
 
 
-def check(user: str, wanted: Wanted) -> Finding:
-    """Check that `user`, a name or a number, may enter all directories and use the file."""
-    account = host_users.find(user)
-    if account is None:
-        return bad(_PERMISSIONS, f"there is no user {user}", "give the user that the TLS server runs as")
+def check(actor: Actor, wanted: Wanted) -> Finding:
+    """Check that a server's user, with the groups that the server keeps, may enter all directories and use the file."""
+    assert actor.account is not None
+    account, user = actor.account, actor.account.name
     try:
-        refused = _first_refused(account, wanted)
+        refused = _first_refused(account, frozenset(actor.groups) | {account.gid}, wanted)
     except OSError as error:
         return bad(_PERMISSIONS, f"{error.filename}: {error.strerror}", "run the check as root")
     if refused is None:
         return good(_PERMISSIONS, f"{user} may {wanted.does} {wanted.path}")
     if refused == wanted.path and wanted.operator == "-w":
-        fix = f"change its group to one of {user} (`group` in agent.toml), or add {user} to its group"
+        fix = f"add {user} to `users` in agent.toml, then: systemctl reload hsmd-agent"
     elif refused == wanted.path:
         fix = f"run: chmod o+r {refused}"
     else:
-        fix = f"run: chmod o+x {refused}; or change its group to one of {user}, or add {user} to its group"
+        fix = f"run: chmod o+x {refused}"
     return bad(
         _PERMISSIONS, f"{user} may not {wanted.does if refused == wanted.path else 'enter'} {refused}", fix
     )
 
 
-def _first_refused(account: Account, wanted: Wanted) -> Path | None:
+def _first_refused(account: Account, groups: frozenset[int], wanted: Wanted) -> Path | None:
     """The first directory on the way that the user may not enter, or the file; None if it may do all."""
-    groups = host_users.groups_of(account)
     for step in [*reversed(wanted.path.parents), wanted.path]:
         status = step.stat()
         if not _may(account, groups, step, status, wanted.operator if step == wanted.path else "-x"):

@@ -56,6 +56,20 @@ def check_certificate(path: Path, name: str, key: KeyInfo | None, now: datetime)
     return findings
 
 
+def check_current(path: Path, name: str, pem: str) -> list[Finding]:
+    """Check that the exported chain is the one that the agent has now, `pem`; empty if either is unknown."""
+    try:
+        exported = x509.load_pem_x509_certificates(read_file(path, MAX_FILE_BYTES))
+        current = x509.load_pem_x509_certificates(pem.encode())
+    except (OSError, ValueError):
+        return []
+    if exported == current:
+        return [good(_CERTIFICATE, f"{path} is the chain that the daemon holds")]
+    until = f"{current[0].not_valid_after_utc:%Y-%m-%d}"
+    fix = f"run: hsmd agent export {name}, then reload the server"
+    return [bad(_CERTIFICATE, f"the daemon holds another chain than {path}, valid until {until}", fix)]
+
+
 def _belongs(path: Path, leaf: x509.Certificate, key: KeyInfo) -> Finding:
     public = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if public != key.public_key:

@@ -64,6 +64,11 @@ def export_keys(
             )
 
 
+def chains_of(source: Client, infos: Sequence[KeyInfo], *, timeout_s: float) -> dict[str, str]:
+    """The certificate chains of these keys by name, of those that have one. Raises HsmdError."""
+    return {name: chain for page in _pages(infos) for name, chain in _chains(source, page, timeout_s).items()}
+
+
 def write_key(info: KeyInfo, chain: str, directory: Path) -> Exported:
     """Write the files of a key; `chain` is empty if it has none. Raises ProtocolError, without writing, if they do not match."""
     from hsmd.client.keyref import KeyReference, encode

@@ -21,7 +21,24 @@ from hsmd.protocol.messages.enumerations import (
 )
 from hsmd.protocol.messages.health import Finding
 
-__all__ = ["CertificateEnd", "DaemonStatus", "Identity", "Status", "TokenStatus", "WhoAmI", "WorkerStatus"]
+__all__ = [
+    "CertificateEnd",
+    "DaemonStatus",
+    "Identity",
+    "Status",
+    "TokenStatus",
+    "UpstreamDaemon",
+    "WhoAmI",
+    "WorkerStatus",
+]
+
+
+class UpstreamDaemon(Struct):
+    """A daemon in the configuration of an agent."""
+
+    address: str
+    connected: bool
+    """Whether it would be sent requests now."""
 
 
 class Identity(Struct, omit_defaults=True):
@@ -41,6 +58,8 @@ class Identity(Struct, omit_defaults=True):
     """From a daemon: all roles that the client has at this address; `role` is the first."""
     warnings: list[str] = []
     """From an agent: what it does not serve."""
+    daemons: list[UpstreamDaemon] = []
+    """From an agent: the daemons of its configuration, in the order in which it tries them."""
 
     def __post_init__(self) -> None:
         if self.role != "agent" and not self.roles:  # from a daemon of a release with one role per client

@@ -28,6 +28,7 @@ from hsmd.protocol.messages import (
     KeyShow,
     PemDocument,
     Status,
+    UpstreamDaemon,
     WhoAmI,
 )
 from tests.support.agent_site import SCHEME, AgentSite
@@ -325,8 +326,9 @@ async def test_a_removed_grant_is_removed_from_the_cache(agent_site: AgentSite) 
 async def test_who_am_i(agent_site: AgentSite) -> None:
     await agent_site.start()
     identity = await agent_site.control(WhoAmI())
+    address = f"127.0.0.1:{agent_site.daemon.port}"
     assert identity == Identity(
-        "web-1", "agent", f"uid:{os.geteuid()}", f"127.0.0.1:{agent_site.daemon.port}"
+        "web-1", "agent", f"uid:{os.geteuid()}", address, daemons=[UpstreamDaemon(address, True)]
     )
     await agent_site.daemon.stop()
     agent = agent_site.agent
@@ -335,6 +337,7 @@ async def test_who_am_i(agent_site: AgentSite) -> None:
     identity = await agent_site.control(WhoAmI())
     assert isinstance(identity, Identity)
     assert identity.daemon == ""
+    assert identity.daemons == [UpstreamDaemon(address, False)]
 
 
 async def test_other_requests_are_refused_and_not_forwarded(agent_site: AgentSite) -> None:

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from hsmd import provider
 from hsmd.agent import config as agent_config, listener
 from hsmd.cli.agent import check_agent, check_files, export
+from hsmd.cli.agent.servers import actors
 from hsmd.cli.base import agent_toml, key_files, ssh_keys
 from hsmd.client.keyref import KeyReference, encode
 from hsmd.errors import ProtocolError
@@ -246,7 +247,7 @@ def test_missing_and_malformed_files_are_reported(
         assert found[0].fix == "write it again: hsmd agent export www"
 
 
-def test_permissions_are_checked_for_another_user(home: Path) -> None:
+def test_permissions_are_checked_for_another_user(run: Run, home: Path) -> None:
     inner = home / "run"
     inner.mkdir(mode=0o755)
     path = inner / "agent.sock"
@@ -264,7 +265,8 @@ def test_permissions_are_checked_for_another_user(home: Path) -> None:
         inner.chmod(0o700)
         assert f"may not enter {inner}" in _permission(path, "nobody")
         assert f"{me} may use" in _permission(path, me)
-        assert "no user" in _permission(path, "no-such-user-here")
+        unknown = run("agent", "check", "www", "--user", "no-such-user-here")
+        assert (unknown.code, "no user no-such-user-here" in unknown.out) == (4, True)
 
 
 @pytest.fixture
@@ -358,5 +360,5 @@ def fake_agent_openssl(home: Path) -> Path:
 
 
 def _permission(path: Path, user: str) -> str:
-    found, _ = check_agent.check_agent(path, "www", user)
+    found, _ = check_agent.check_agent(path, actors.of_user(user, Path("/nonexistent")), ["www"])
     return next(finding.text for finding in found if finding.subject == "permissions")

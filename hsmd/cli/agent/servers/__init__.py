@@ -1,0 +1,1 @@
+"""What each TLS server needs, as its Debian package runs it, to use the agent: one module per server."""
