@@ -10,7 +10,7 @@ from hsmd.protocol.messages import Request
 
 
 def minimal(request_type: type[Request]) -> Request:
-    """A request with only the required members; texts in it are `aaaa`."""
+    """A request with only the required members; texts in it are `aaaa`, digests 64 times `a`."""
     shape = shapes.type_info(request_type)
     assert isinstance(shape, shapes.StructType)
     return request_type(**{field.name: _value(field.type) for field in shape.fields if field.required})
@@ -20,6 +20,8 @@ def _value(shape: shapes.Type) -> Any:
     match shape:
         case shapes.Metadata(type=inner):
             return _value(inner)
+        case shapes.StrType(pattern=pattern) if pattern and "{64}" in pattern:
+            return "a" * 64
         case shapes.StrType():
             return "aaaa"
         case shapes.IntType():
@@ -30,4 +32,6 @@ def _value(shape: shapes.Type) -> Any:
             return b"aaaa"
         case shapes.ListType(item_type=item):
             return [_value(item)]
+        case shapes.StructType(cls=struct, fields=fields):
+            return struct(**{field.name: _value(field.type) for field in fields if field.required})
     raise TypeError(f"no value for {shape}")

@@ -110,7 +110,7 @@ async def test_unknown_and_reserved_purposes_are_refused(shared_daemon: Daemon, 
 FOR_FRONT_ENDS = {
     messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport, messages.ClientRotateKey,
     messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout, messages.KeyRequest, messages.EventsRead,
-    messages.EventsFollow, messages.StatementKeys, messages.CertificateChains,
+    messages.EventsFollow, messages.StatementKeys, messages.CertificateChains, messages.CertificateReport,
 }  # fmt: skip
 """An explicit list, so that permitting another request to front ends changes this test."""
 # Requests that are forbidden to front ends, some of them about keys with or without a grant for the front end.
