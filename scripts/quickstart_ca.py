@@ -62,7 +62,7 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return leaf.public_bytes(Encoding.PEM)
+        return leaf.public_bytes(Encoding.PEM) + self.file.read_bytes()
 
     def _own(self) -> bytes:
         certificate = (

@@ -38,12 +38,21 @@ def import_chain(
     chain: Annotated[
         Path, typer.Argument(metavar="CHAIN", help="PEM file, leaf first; - for standard input.")
     ],
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Store a chain that would be refused, such as an expired one; recorded in the audit log.",
+        ),
+    ] = False,
 ) -> None:
     """Store the certificate chain that a certificate authority issued for a key.
 
-    The leaf comes first and must be for this key. An existing chain is replaced.
+    The leaf comes first and must be for this key; the intermediate certificates follow. An existing chain is replaced. A chain
+    with which handshakes would fail is refused (expired, not valid yet, an issuer missing or wrong, not for TLS servers, SHA-1),
+    and so is a certificate that is older than the one that is stored.
     """
-    info = session.ask(CertificateImport(key=key, chain=certificate_text(chain)), KeyInfo)
+    info = session.ask(CertificateImport(key=key, chain=certificate_text(chain), force=force), KeyInfo)
     session.output.show(info, lambda: describe(info))
 
 

@@ -127,7 +127,7 @@ def end_soon(daemon: Daemon, key: str) -> None:
     builder = builder.serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now).not_valid_after(now + timedelta(seconds=8))
     made = builder.sign(issuer, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
-    daemon.ask(messages.CertificateImport(key, made))
+    daemon.ask(messages.CertificateImport(key, made, force=True))
 
 
 async def test_a_token_that_goes_and_comes_back_is_told(

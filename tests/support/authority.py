@@ -26,7 +26,14 @@ class Authority:
         self.file.write_bytes(self.certificate.public_bytes(Encoding.PEM))
         self.file.chmod(0o644)
 
-    def issue(self, public_key: Any, *names: str, decrypts: bool = False, client: bool = False) -> str:
+    def issue(
+        self,
+        public_key: Any,
+        *names: str,
+        decrypts: bool = False,
+        client: bool = False,
+        begun: dt.timedelta = dt.timedelta(hours=1),
+    ) -> str:
         """A certificate in PEM for a TLS server (or client) with these DNS names; `decrypts`: only for RSA key exchange."""
         purpose = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         extensions = [
@@ -36,7 +43,7 @@ class Authority:
             (x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False),
             (x509.SubjectKeyIdentifier.from_public_key(public_key), False),
         ]
-        made = self._build(_name(names[0]), public_key, dt.timedelta(days=60), extensions)
+        made = self._build(_name(names[0]), public_key, dt.timedelta(days=60), extensions, begun)
         return made.public_bytes(Encoding.PEM).decode()
 
     def _build(
@@ -45,6 +52,7 @@ class Authority:
         public_key: Any,
         term: dt.timedelta,
         extensions: list[tuple[x509.ExtensionType, bool]],
+        begun: dt.timedelta = dt.timedelta(hours=1),
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
         builder = (
@@ -53,7 +61,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_before(now - begun)
             .not_valid_after(now + term)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False

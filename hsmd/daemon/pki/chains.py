@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,94 +11,76 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import PublicKeyAlgorithmOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
 from hsmd.daemon.pki import der
+from hsmd.daemon.pki.chain_documents import LABEL, documents_in, parsed
 from hsmd.daemon.pki.distinguished_names import normalised, same_name, shown
 from hsmd.errors import BadRequest
+from hsmd.purposes import Purpose
 
-MAX_CERTIFICATES = 10
-"""TLS libraries reject longer chains, too."""
-MAX_CHAIN_CHARACTERS = 60_000
-_LABEL = "CERTIFICATE"
-_BLOCK = re.compile(
-    r"\s*-----BEGIN (?P<label>[A-Z0-9 ]{1,60})-----\r?\n"
-    r"(?P<body>[A-Za-z0-9+/=\r\n]*)"
-    r"-----END (?P=label)-----[ \t]*(?:\r?\n|\Z)"
+SERVING = frozenset({Purpose.TLS13_SERVER, Purpose.TLS12_SERVER, Purpose.TLS12_RSA_PREMASTER})
+CONNECTING = frozenset({Purpose.TLS13_CLIENT, Purpose.TLS12_CLIENT})
+FEWEST_RSA_BITS = 2048
+"""OpenSSL's security level 2, and so Debian, refuses shorter keys in a chain."""
+_NAMED = 5
+"""Names, or faults, that a message lists."""
+
+_USES = (
+    (SERVING, ExtendedKeyUsageOID.SERVER_AUTH, "TLS servers (serverAuth)"),
+    (CONNECTING, ExtendedKeyUsageOID.CLIENT_AUTH, "TLS clients (clientAuth)"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateFacts:
-    """When the leaf begins and ends (aware UTC), the chain in normalised PEM, and warnings for the operator."""
+    """When the leaf begins and ends (aware UTC), the chain in normalised PEM, and what is wrong with it.
+
+    With a chain that has `faults` handshakes fail; `warnings` are for the operator to know.
+    """
 
     not_after: datetime
     chain_pem: str
     warnings: tuple[str, ...]
     not_before: datetime
+    faults: tuple[str, ...] = ()
+
+    def refuse_faults(self, forced: str) -> None:
+        """Raise BadRequest if the chain has faults; `forced` is the command that stores it nevertheless."""
+        if self.faults:
+            more = len(self.faults) - _NAMED
+            text = "; ".join(self.faults[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+            raise BadRequest(f"chain: {text}. To store it nevertheless: {forced}")
 
 
-def check_chain(chain_pem: str, public_key: PublicKeyTypes, now: datetime | None = None) -> CertificateFacts:
-    """Check that a chain is the certificate of this key, followed by its issuers, each the issuer of the one before.
+def check_chain(
+    chain_pem: str,
+    public_key: PublicKeyTypes,
+    now: datetime | None = None,
+    *,
+    purposes: Collection[Purpose] = SERVING,
+    previous: str = "",
+) -> CertificateFacts:
+    """Check that a chain is the certificate of this key, and that TLS peers which trust its root accept it.
 
-    Whether clients trust the root is not checked. `now` (aware) is for the warnings; the default is the present time. Raises
-    BadRequest with the next step.
+    The certificate of the key comes first, each issuer behind the certificate that it issued; the root may be left out.
+    Whether peers trust the root is not checked. `purposes` are those of the key, `previous` is the chain that is stored for
+    the key now, and `now` (aware) defaults to the present time. cryptography's own verifier is for names of peers and the
+    profile of public CAs: it refuses chains of private ones that TLS libraries accept, and does not say what is wrong.
+    Raises BadRequest, with the next step, for what is no chain, or not of this key.
     """
-    documents = _documents(chain_pem)
-    chain = [_certificate(position, document) for position, document in enumerate(documents, 1)]
+    documents = documents_in(chain_pem)
+    chain = [parsed(position, document) for position, document in enumerate(documents, 1)]
     _check_different(chain, documents)
     _check_leaf(chain, public_key)
-    for position in range(1, len(chain)):
-        _check_issued(chain, position)
-    warnings = _warnings(chain, now or datetime.now(UTC))
-    clean = "".join(der.pem(_LABEL, document) for document in documents)
+    at = now or datetime.now(UTC)
+    faults = [*_faults(chain, at, purposes), *_older_than(chain, previous)]
+    warnings = [*_warnings(chain, at), *_missing_names(chain[0], previous)]
+    clean = "".join(der.pem(LABEL, document) for document in documents)
     leaf = chain[0]
-    return CertificateFacts(leaf.not_valid_after_utc, clean, tuple(warnings), leaf.not_valid_before_utc)
-
-
-def _documents(chain_pem: str) -> list[bytes]:
-    """The DER of each block. Other text between the blocks is refused, so that nothing unchecked is stored."""
-    if len(chain_pem) > MAX_CHAIN_CHARACTERS:
-        raise BadRequest(
-            f"chain: at most {MAX_CHAIN_CHARACTERS} characters; give the certificates of the chain only"
-        )
-    documents: list[bytes] = []
-    position = 0
-    while chain_pem[position:].strip():
-        block = _BLOCK.match(chain_pem, position)
-        if block is None:
-            raise BadRequest(
-                "chain: give only blocks from BEGIN CERTIFICATE to END CERTIFICATE, without other text"
-            )
-        documents.append(_document(block["label"], block["body"]))
-        position = block.end()
-        if len(documents) > MAX_CERTIFICATES:
-            raise BadRequest(f"chain: at most {MAX_CERTIFICATES} certificates; give those of the chain only")
-    if not documents:
-        raise BadRequest("chain: it contains no certificate; give PEM, the certificate of the key first")
-    return documents
-
-
-def _document(label: str, body: str) -> bytes:
-    if label.endswith("PRIVATE KEY"):
-        raise BadRequest(
-            "chain: it contains a private key; give certificates only, and consider that key compromised"
-        )
-    if label != _LABEL:
-        raise BadRequest(f"chain: it contains a {label} block; give certificates only")
-    try:
-        return base64.b64decode(body.replace("\r", "").replace("\n", ""), validate=True)
-    except binascii.Error:
-        raise BadRequest("chain: a certificate is not valid base64; copy the file again") from None
-
-
-def _certificate(position: int, document: bytes) -> x509.Certificate:
-    try:
-        certificate = x509.load_der_x509_certificate(document)
-        _ = certificate.extensions, certificate.subject, certificate.issuer
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
-        raise BadRequest(f"chain: certificate {position} is not a well-formed X.509 certificate") from None
-    return certificate
+    return CertificateFacts(
+        leaf.not_valid_after_utc, clean, tuple(warnings), leaf.not_valid_before_utc, tuple(faults)
+    )
 
 
 def refuse_pss(certificate_pem: str) -> None:
@@ -154,32 +133,154 @@ def _is_for(certificate: x509.Certificate, public_key: PublicKeyTypes) -> bool:
         return False
 
 
-def _check_issued(chain: Sequence[x509.Certificate], position: int) -> None:
-    """Check that the certificate at `position`, counted from 1, was issued by the one behind it. Raises BadRequest."""
+def _faults(chain: Sequence[x509.Certificate], now: datetime, purposes: Collection[Purpose]) -> Iterator[str]:
+    """What makes TLS peers refuse the chain, in the words of RFC 5280, sections 4.2.1 and 6.1."""
+    root = _root_at_the_end(chain)
+    for position, certificate in enumerate(chain, 1):
+        if not root or position < len(chain):  # peers use their own copy of the root
+            yield from _term_faults(certificate, _named(chain, position), now)
+    for position in range(1, len(chain)):
+        yield from _issuing_faults(chain, position)
+    yield from _incomplete(chain)
+    for position, issuer in enumerate(chain[1:], 2):
+        yield from _issuer_faults(issuer, _named(chain, position), position - 2)
+    for position, certificate in enumerate(chain if not root else chain[:-1], 1):
+        yield from _weakness(certificate, _named(chain, position))
+        yield from _use_faults(certificate, _named(chain, position), purposes)
+    yield from _leaf_faults(chain[0], self_signed=_is_self_signed(chain[0]))
+
+
+def _incomplete(chain: Sequence[x509.Certificate]) -> Iterator[str]:
+    """A leaf alone: peers that know only roots cannot find its issuer."""
+    if len(chain) == 1 and not _is_self_signed(chain[0]):
+        issuer = shown(chain[0].issuer)
+        yield (
+            f"it ends with {_named(chain, 1)}, and the certificate of its issuer {issuer} is missing: append it (the CA"
+            " offers it as intermediate, chain or bundle; if the issuer is a private root, append that)"
+        )
+
+
+def _root_at_the_end(chain: Sequence[x509.Certificate]) -> bool:
+    return len(chain) > 1 and _is_self_signed(chain[-1])
+
+
+def _is_self_signed(certificate: x509.Certificate) -> bool:
+    if not same_name(certificate.issuer, certificate.subject):
+        return False
+    try:
+        _verify(certificate, certificate.public_key())
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _term_faults(certificate: x509.Certificate, name: str, now: datetime) -> Iterator[str]:
+    if now > certificate.not_valid_after_utc:
+        yield f"{name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+    if now < certificate.not_valid_before_utc:
+        yield f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+
+
+def _issuing_faults(chain: Sequence[x509.Certificate], position: int) -> Iterator[str]:
+    """Why the certificate at `position`, counted from 1, was not issued by the one behind it."""
     issued, issuer = chain[position - 1], chain[position]
-    fault = f"chain: certificate {position + 1} did not issue certificate {position}"
+    fault = f"certificate {position + 1} did not issue certificate {position}"
     if not same_name(issued.issuer, issuer.subject):
-        raise BadRequest(
+        yield (
             f"{fault}, which names {shown(issued.issuer)} as its issuer and not {shown(issuer.subject)};"
             f" {_right_order(chain, position)}"
         )
-    if (weak := _weak_hash(issued)) is not None:
-        raise BadRequest(
-            f"chain: {_named(chain, position)} is signed with {weak}, which TLS clients refuse; have it issued anew"
-            " with SHA-256"
-        )
+        return
+    if _weak_hash(issued) is not None:
+        return  # said by `_weakness`; the library verifies no such signature
     try:
         _verify(issued, issuer.public_key())
     except UnsupportedAlgorithm:
-        raise BadRequest(
-            f"chain: {_named(chain, position)} is signed with an algorithm that hsmd does not know"
+        yield (
+            f"{_named(chain, position)} is signed with an algorithm that hsmd does not know"
             f" ({issued.signature_algorithm_oid.dotted_string}); use another issuer"
-        ) from None
+        )
     except (ValueError, TypeError, InvalidSignature):
-        raise BadRequest(
+        yield (
             f"{fault}: its name {shown(issuer.subject)} is right, but the signature is not by its key; give the CA's"
             " present certificate, or issue the leaf anew"
-        ) from None
+        )
+
+
+def _issuer_faults(issuer: x509.Certificate, name: str, below: int) -> Iterator[str]:
+    """What makes peers refuse an issuer with `below` intermediate certificates under it (RFC 5280, section 6.1.4)."""
+    constraints = _value(issuer, x509.BasicConstraints)
+    if not isinstance(constraints, x509.BasicConstraints) or not constraints.ca:
+        yield f"{name} is not a CA certificate, so TLS peers refuse what it issued"
+        return
+    if constraints.path_length is not None and below > constraints.path_length:
+        yield f"{name} allows {constraints.path_length} CA certificates below it, and has {below}"
+    usage = _value(issuer, x509.KeyUsage)
+    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+        yield f"{name} may not sign certificates, according to its key usage"
+
+
+def _weakness(certificate: x509.Certificate, name: str) -> Iterator[str]:
+    if (weak := _weak_hash(certificate)) is not None:
+        yield f"{name} is signed with {weak}, which TLS peers refuse; have it issued anew with SHA-256"
+    try:
+        public_key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return
+    if isinstance(public_key, rsa.RSAPublicKey) and public_key.key_size < FEWEST_RSA_BITS:
+        yield f"{name} is for an RSA key of {public_key.key_size} bits, which TLS peers refuse"
+
+
+def _use_faults(certificate: x509.Certificate, name: str, purposes: Collection[Purpose]) -> Iterator[str]:
+    """An extended key usage limits what a certificate, and what a CA has issued, is for (RFC 5280, section 4.2.1.12)."""
+    usage = _value(certificate, x509.ExtendedKeyUsage)
+    if not isinstance(usage, x509.ExtendedKeyUsage) or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage:
+        return
+    wanted = [(oid, words) for of, oid, words in _USES if not of.isdisjoint(purposes)]
+    if wanted and not any(oid in usage for oid, _ in wanted):
+        words = " or ".join(words for _, words in wanted)
+        yield f"{name} is not for {words}, according to its extended key usage"
+
+
+def _leaf_faults(leaf: x509.Certificate, *, self_signed: bool) -> Iterator[str]:
+    constraints = _value(leaf, x509.BasicConstraints)
+    if isinstance(constraints, x509.BasicConstraints) and constraints.ca and not self_signed:
+        yield "the leaf is a CA certificate"
+    usage = _value(leaf, x509.KeyUsage)
+    if isinstance(usage, x509.KeyUsage) and not (usage.digital_signature or usage.key_encipherment):
+        yield "the leaf's key usage does not allow TLS handshakes"
+
+
+def _older_than(chain: Sequence[x509.Certificate], previous: str) -> Iterator[str]:
+    """A certificate that was issued before the one that is stored: most likely the wrong file."""
+    stored, leaf = _stored_leaf(previous), chain[0]
+    if stored is None or stored == leaf or _is_self_signed(stored):
+        return
+    if leaf.not_valid_before_utc < stored.not_valid_before_utc:
+        yield (
+            f"certificate 1 is older than the one that is stored: it begins on {leaf.not_valid_before_utc:%Y-%m-%d %H:%M}"
+            f" UTC, the stored one on {stored.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+def _missing_names(leaf: x509.Certificate, previous: str) -> Iterator[str]:
+    stored = _stored_leaf(previous)
+    missing = sorted(_names_of(stored) - _names_of(leaf)) if stored is not None else []
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        yield f"the certificate before was also for {', '.join(missing[:_NAMED])}{more}"
+
+
+def _stored_leaf(chain_pem: str) -> x509.Certificate | None:
+    try:
+        return x509.load_pem_x509_certificate(chain_pem.encode())
+    except ValueError:  # none is stored, or one that a release before could read
+        return None
+
+
+def _names_of(certificate: x509.Certificate) -> set[str]:
+    names = _value(certificate, x509.SubjectAlternativeName)
+    return {str(name.value) for name in names} if isinstance(names, x509.SubjectAlternativeName) else set()
 
 
 def _right_order(chain: Sequence[x509.Certificate], position: int) -> str:
@@ -229,53 +330,22 @@ def _named(chain: Sequence[x509.Certificate], position: int) -> str:
     return f"certificate {position} ({shown(chain[position - 1].subject)})"
 
 
-def _warnings(chain: Sequence[x509.Certificate], now: datetime) -> list[str]:
+def _warnings(chain: Sequence[x509.Certificate], now: datetime) -> Iterator[str]:
     leaf = chain[0]
-    warnings: list[str] = []
-    for position, certificate in enumerate(chain, 1):
-        warnings += _validity_warnings(certificate, _named(chain, position), now)
-    for position, issuer in enumerate(chain[1:], 2):
-        warnings += _issuer_warnings(issuer, _named(chain, position), position - 2)
     ending = [
-        at for at, issuer in enumerate(chain[1:], 2) if issuer.not_valid_after_utc < leaf.not_valid_after_utc
+        at
+        for at, issuer in enumerate(chain[1:], 2)
+        if now <= issuer.not_valid_after_utc < leaf.not_valid_after_utc
     ]
     if ending:
-        warnings.append(f"an issuer's certificate ends before the leaf's: {_named(chain, ending[0])}")
-    if len(chain) > 1 and same_name(chain[-1].issuer, chain[-1].subject):
-        warnings.append(
-            f"the chain contains the root, which clients have already; remove {_named(chain, len(chain))}"
-        )
+        yield f"an issuer's certificate ends before the leaf's: {_named(chain, ending[0])}"
+    if len(chain) > 2 and _root_at_the_end(chain):
+        yield f"the chain contains the root, which clients have already; remove {_named(chain, len(chain))}"
     if _value(leaf, x509.SubjectAlternativeName) is None:
-        warnings.append("the leaf has no subject alternative name, and clients ignore the common name")
+        yield "the leaf has no subject alternative name, and clients ignore the common name"
     constraints = _value(leaf, x509.BasicConstraints)
-    if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
-        warnings.append("the leaf is a CA certificate")
-    usage = _value(leaf, x509.KeyUsage)
-    if isinstance(usage, x509.KeyUsage) and not (usage.digital_signature or usage.key_encipherment):
-        warnings.append("the leaf's key usage does not allow TLS handshakes")
-    return warnings
-
-
-def _validity_warnings(certificate: x509.Certificate, name: str, now: datetime) -> list[str]:
-    if now > certificate.not_valid_after_utc:
-        return [f"{name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"]
-    if now < certificate.not_valid_before_utc:
-        return [f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"]
-    return []
-
-
-def _issuer_warnings(issuer: x509.Certificate, name: str, below: int) -> list[str]:
-    """What makes clients refuse an issuer with `below` intermediate certificates under it (RFC 5280, section 6.1.4)."""
-    constraints = _value(issuer, x509.BasicConstraints)
-    if not isinstance(constraints, x509.BasicConstraints) or not constraints.ca:
-        return [f"{name} is not a CA certificate, so clients refuse what it issued"]
-    warnings = []
-    if constraints.path_length is not None and below > constraints.path_length:
-        warnings.append(f"{name} allows {constraints.path_length} CA certificates below it, and has {below}")
-    usage = _value(issuer, x509.KeyUsage)
-    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
-        warnings.append(f"{name} may not sign certificates, according to its key usage")
-    return warnings
+    if isinstance(constraints, x509.BasicConstraints) and constraints.ca and _is_self_signed(leaf):
+        yield "the leaf is a CA certificate"
 
 
 def _value(certificate: x509.Certificate, kind: type[x509.ExtensionType]) -> x509.ExtensionType | None:

@@ -42,7 +42,10 @@ __all__ = [
 
 
 class CertificateImport(Request, tag="cert.import"):
-    """Store the certificate chain of a key. The result's `warnings` include what is doubtful about the chain."""
+    """Store the certificate chain of a key. The result's `warnings` include what is doubtful about the chain.
+
+    A chain with which handshakes fail is refused, and so is a certificate that was issued before the one that is stored.
+    """
 
     Result = KeyInfo
     roles = OPERATOR
@@ -53,6 +56,8 @@ class CertificateImport(Request, tag="cert.import"):
     key: Name
     chain: Pem
     """PEM: the certificate of the key, then its issuers, each behind the certificate that it issued."""
+    force: bool = False
+    """Store the chain nevertheless; the reasons for a refusal are warnings then. It must be of this key all the same."""
 
 
 class CertificateSelfSigned(Request, tag="cert.self-signed"):

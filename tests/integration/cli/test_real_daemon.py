@@ -68,7 +68,11 @@ def test_a_key_is_generated_certified_granted_and_destroyed(daemon: Daemon, tmp_
     assert request.is_signature_valid
     chain = tmp_path / "chain.pem"
     chain.write_bytes(_issue(request).public_bytes(Encoding.PEM))
-    assert operate(daemon, "cert", "import", "life", str(chain))["certificate_not_after"] is not None
+    code, refusal, _ = hsmd(daemon, "cert", "import", "life", str(chain))
+    assert (code, "is missing: append it" in refusal["error"]["text"]) == (1, True), refusal
+    forced = operate(daemon, "cert", "import", "life", str(chain), "--force")
+    assert forced["certificate_not_after"] is not None
+    assert "is missing: append it" in forced["warnings"][0]
     assert operate(daemon, "cert", "export", "life")["pem"].strip() == chain.read_text().strip()
     operate(daemon, "grant", "add", "front-end", "life", "--purpose", "tls13-server")
     assert operate(daemon, "grant", "explain", "front-end", "life", "tls13-server")["allowed"]

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -21,6 +22,7 @@ from hsmd.errors import BadRequest, Conflict, DeadlineExceeded, ErrorCode, HsmdE
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, encode_control_request
 from hsmd.protocol.messages import Request
+from tests.support.authority import Authority
 from tests.support.daemon import AUDITOR, MAIL, OPERATOR, WEB, Daemon, public_line
 from tests.support.ssh_peer import operation, ssh, wire
 
@@ -90,6 +92,38 @@ def test_front_ends_report_which_certificate_they_serve(shared_daemon: Daemon, a
         ask(messages.CertificateServed("served"), client=WEB)
     malformed = messages.CertificateReport([messages.ServedCertificate("served", leaf.upper())])
     refused(ask, BadRequest, malformed)
+
+
+def test_a_chain_with_faults_is_stored_only_by_force(shared_daemon: Daemon, ask: Ask, tmp_path: Path) -> None:
+    """The reasons are warnings then, the audit log has the word, and an older certificate needs it too."""
+    info = ask(messages.KeyGenerate("checked", "p-256", ["tls-server"]))
+    authority = Authority(tmp_path)
+    public, root = load_der_public_key(info.public_key), authority.file.read_text()
+    older, newer = (
+        authority.issue(public, *names, begun=timedelta(days=days)) + root
+        for days, names in ((2, ["a.test", "b.test"]), (1, ["a.test"]))
+    )
+    alone = newer.partition(root)[0]
+    refused(ask, BadRequest, messages.CertificateImport("checked", alone), "is missing: append it")
+    assert ask(messages.KeyShow("checked")).certificate_not_after is None
+    (warning,) = ask(messages.CertificateImport("checked", alone, force=True)).warnings
+    assert "is missing: append it" in warning
+    last = json.loads(shared_daemon.audit_path.read_text().splitlines()[-1])["fields"]
+    assert (last["op"], last["target_force"]) == ("cert.import", "True")
+
+    refused(ask, BadRequest, messages.CertificateImport("checked", older), "is older than the one")
+    assert "is older" in ask(messages.CertificateImport("checked", older, force=True)).warnings[0]
+    assert ask(messages.CertificateImport("checked", newer)).warnings == [
+        "the certificate before was also for b.test"
+    ]
+    ask(messages.KeyGenerate("checked-client", "p-256", ["tls-client"]))
+    for_clients = load_der_public_key(ask(messages.KeyShow("checked-client")).public_key)
+    refused(
+        ask,
+        BadRequest,
+        messages.CertificateImport("checked-client", authority.issue(for_clients, "a.test") + root),
+        "not for TLS clients",
+    )
 
 
 def test_a_key_from_generation_to_destruction(shared_daemon: Daemon, ask: Ask) -> None:

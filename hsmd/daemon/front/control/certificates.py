@@ -107,14 +107,14 @@ class CertificateHandlers:
         )
         signature = await self._sign(identity, key, Purpose.X509_SELF_SIGNED, scheme, tbs, deadline)
         chain = pki.assemble_certificate(tbs, scheme, signature)
-        await self._store_chain(key, chain)
+        await self._store_chain(key, chain, force=True)
         return messages.PemDocument(pem=chain)
 
     async def import_certificate(
         self, identity: Identity, request: messages.CertificateImport, deadline: float
     ) -> messages.KeyInfo:
         key = await self._cache.read(lambda tx: tx.keys.get(request.key))
-        warnings = await self._store_chain(key, request.chain)
+        warnings = await self._store_chain(key, request.chain, force=request.force)
         info = key_info(key, self._cache.snapshot, self._certificate_state(key.name))
         info.warnings = [*info.warnings, *warnings]
         return info
@@ -149,15 +149,24 @@ class CertificateHandlers:
             return list(names)
         return [name for name in names if bytes.fromhex(snapshot.digest_of(name)) in visible]
 
-    async def _store_chain(self, key: KeyRecord, chain: str) -> tuple[str, ...]:
-        """Check and store the chain of a key; return what is doubtful about it."""
-        public_key = load_der_public_key(key.public_key)
-        facts = await in_thread(pki.check_chain, chain, public_key)
+    async def _store_chain(self, key: KeyRecord, chain: str, *, force: bool) -> tuple[str, ...]:
+        """Check and store the chain of a key; return what is doubtful about it. Raises BadRequest for faults, unless forced."""
         now = self._now()
+        stored = await self._cache.read(lambda tx: tx.certificates.of([key.name]))
+        facts = await in_thread(
+            pki.check_chain,
+            chain,
+            load_der_public_key(key.public_key),
+            now,
+            purposes=key.purposes,
+            previous=stored[0].chain_pem if stored else "",
+        )
+        if not force:
+            facts.refuse_faults("hsmd cert import --force")
         await self._cache.change(
             lambda tx: replace_certificate(tx, key, facts.chain_pem, facts.not_after, now, facts.not_before)
         )
-        return tuple(facts.warnings)
+        return (*facts.faults, *facts.warnings)
 
     async def _sign(
         self,
