@@ -21,6 +21,7 @@ import pkcs11
 from pkcs11 import Mechanism, TokenFlag
 
 from hsmd.errors import Unavailable
+from hsmd.pkcs11 import module_faults
 from hsmd.pkcs11.attributes import TolerantMapper, printable
 from hsmd.pkcs11.errors import name_of
 from hsmd.pkcs11.mechanisms import USED
@@ -101,15 +102,27 @@ def _find(settings: TokenSettings) -> Any:
             library = pkcs11.lib(settings.module)
             if attempt:
                 library.reinitialize()
+        except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
+            if module_faults.is_about_loading(error):
+                failure = module_faults.why_not_loaded(settings.module, error)
+                break
+            failure = module_faults.why_not_started(settings.module, error)
+            continue
+        try:
             return _choose(library, settings)
         except pkcs11.MultipleTokensReturned as error:
-            failure = str(error)
+            failure = f"{_not_found(settings)}: {error}"
             break
         except pkcs11.NoSuchToken as error:
-            failure = str(error)
+            failure = f"{_not_found(settings)}: {error}"
         except (pkcs11.PKCS11Error, RuntimeError, OSError) as error:
-            failure = name_of(error) if isinstance(error, pkcs11.PKCS11Error) else str(error)
-    raise Unavailable(f"token {settings.name!r} not found with {settings.module}: {failure}")
+            reason = name_of(error) if isinstance(error, pkcs11.PKCS11Error) else str(error)
+            failure = f"{_not_found(settings)}: {reason}"
+    raise Unavailable(failure)
+
+
+def _not_found(settings: TokenSettings) -> str:
+    return f"token {settings.name!r} not found with {settings.module}"
 
 
 def _choose(library: Any, settings: TokenSettings) -> Any:
@@ -137,7 +150,9 @@ def _choose(library: Any, settings: TokenSettings) -> Any:
     if not found:
         shown = f"it shows {', '.join(others[:_MOST_SHOWN])}" if others else "it shows no token"
         more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
-        raise pkcs11.NoSuchToken(f"no token has {_selection(settings)}; {shown}{more}")
+        raise pkcs11.NoSuchToken(
+            f"no token has {_selection(settings)}; {shown}{more}; insert it, or correct label, serial or slot"
+        )
     if len(found) > 1:
         raise pkcs11.MultipleTokensReturned(
             f"{len(found)} tokens have {_selection(settings)}: {', '.join(map(_named, found[:_MOST_SHOWN]))}; choose one by "

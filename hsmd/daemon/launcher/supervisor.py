@@ -5,15 +5,17 @@ It starts workers and watches their processes. Only the front knows whether a wo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from hsmd import observe
 from hsmd.daemon.config.settings import Config, TokenConfig
 from hsmd.daemon.ipc.launcher_messages import AnyToFront, Starts, WorkerEnded, WorkerStarted
-from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, SpawnedWorker, spawn_worker
+from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_TOKEN_UNAVAILABLE, SpawnedWorker, spawn_worker
 from hsmd.daemon.ipc.worker_settings import worker_settings
 from hsmd.daemon.launcher.backoff import Backoff
+from hsmd.system.repetition import Repetition
 
 log = observe.logger()
 
@@ -60,6 +62,7 @@ class Supervisor:
         self._slots: list[WorkerSlot] = []
         self._retired: list[WorkerSlot] = []
         self._permissions: dict[str, StartPermission] = {}
+        self._away = Repetition(time.monotonic)
         self.apply(config)
 
     def apply(self, config: Config) -> None:
@@ -171,8 +174,8 @@ class Supervisor:
     def _ended(self, slot: WorkerSlot, pid: int, status: int, now: float, stopping: bool) -> None:
         slot.worker = None
         self._send(WorkerEnded(slot.token.name, pid, signal=max(-status, 0)), [])
-        if not stopping and slot not in self._retired:
-            log.warning("worker.ended", token=slot.token.name, pid=pid, code=status)
+        if not stopping and slot not in self._retired and (count := self._to_be_logged(slot, status)):
+            log.warning("worker.ended", token=slot.token.name, pid=pid, code=status, count=count)
         if status == EXIT_LOGIN_REFUSED:
             name = slot.token.name
             log.error(
@@ -180,6 +183,10 @@ class Supervisor:
             )
             self._permissions[name] = StartPermission()
         slot.backoff.ended(now)
+
+    def _to_be_logged(self, slot: WorkerSlot, status: int) -> int:
+        """How many ended workers a line stands for; 0 for no line. Those that cannot reach the token end every second."""
+        return self._away.count(slot.token.name) if status == EXIT_TOKEN_UNAVAILABLE else 1
 
 
 def _slots_of(token: TokenConfig, generation: int) -> list[WorkerSlot]:

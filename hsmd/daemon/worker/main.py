@@ -139,11 +139,13 @@ def _scan(index: KeyIndex, progress: ProgressPage) -> None:
 
 
 def _fail(front: socket.socket, error: HsmdError, status: int) -> int:
+    """Tell the front, which logs it; if it is gone, say so here. The launcher gets the exit status."""
     text = error.detail or error.text
-    print(f"hsmd worker {os.getpid()}: {text}", file=sys.stderr)
     event = worker_messages.Failed(text, login_refused=status == EXIT_LOGIN_REFUSED)
-    with suppress(OSError):  # if the front is gone, the launcher still gets the exit status
+    try:
         front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(event)))
+    except OSError:
+        print(f"hsmd worker {os.getpid()}: {text}", file=sys.stderr)
     return status
 
 

@@ -13,11 +13,12 @@ from msgspec import structs
 from hsmd.daemon.config import reader as configuration
 from hsmd.daemon.config.settings import Config, TokenConfig
 from hsmd.daemon.ipc.launcher_messages import AnyToFront, Starts, WorkerEnded, WorkerStarted
-from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE
+from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE, EXIT_TOKEN_UNAVAILABLE
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.launcher import supervisor as module
 from hsmd.daemon.launcher.backoff import LONGEST_DELAY_S, next_delay
 from hsmd.daemon.launcher.supervisor import Supervisor
+from hsmd.system.repetition import Repetition
 from tests.support.daemon_config import GOOD
 
 
@@ -268,3 +269,17 @@ def test_the_front_is_informed_how_workers_end(harness: Harness) -> None:
 def test_delays_are_bounded() -> None:
     assert next_delay(100.0, 0.0) == LONGEST_DELAY_S
     assert next_delay(100.0, 1e9) == 0.0
+
+
+def test_workers_that_cannot_reach_the_token_are_not_all_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, logged, now = Harness(monkeypatch), [], [0.0]
+    monkeypatch.setattr(module.log, "warning", lambda event, **fields: logged.append(fields))
+    made.supervisor._away = Repetition(lambda: now[0])
+    for second in range(60):
+        now[0] = float(second)
+        made.supervisor.start_due(now[0])
+        for worker in made.workers:
+            worker.process.status = EXIT_TOKEN_UNAVAILABLE
+        made.supervisor.reap(now[0], stopping=False)
+    assert sum(fields["count"] for fields in logged) > 30
+    assert len(logged) < 10

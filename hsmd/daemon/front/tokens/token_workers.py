@@ -19,6 +19,7 @@ from hsmd.daemon.front.tokens.worker_channel import MANY_KEYS, WorkerChannel
 from hsmd.daemon.front.tokens.worker_rotation import WorkerRotation
 from hsmd.daemon.ipc.worker_messages import Failed, Faulty, LookedUp, Probed, Ready, decode_event
 from hsmd.errors import ProtocolError
+from hsmd.system.repetition import Repetition
 
 
 class TokenWorkers:
@@ -66,6 +67,7 @@ class TokenWorkers:
         self._usable = usable
         self._gave_up = gave_up
         self._log = log
+        self._failures = Repetition(clock)
 
     # --- what the pool asks ---
 
@@ -140,12 +142,14 @@ class TokenWorkers:
             self._rotation.add(worker, worker.moved_at)
             self._keys.ready(worker)
             self._usable()
+        self._failures.forget()
         self._log.info("worker.ready", token=self._name, pid=worker.pid)
         self._health.ready()
 
     def _not_started(self, worker: WorkerChannel, event: Failed) -> None:
-        worker.failed = True
-        self._log.error("worker.failed", token=self._name, pid=worker.pid, reason=event.text)
+        worker.failed = worker.told_why = True
+        if count := self._failures.count(event.text):
+            self._log.error("worker.failed", token=self._name, pid=worker.pid, reason=event.text, count=count)
         if event.login_refused:
             self._health.login_refused(event.text)
         else:
@@ -257,6 +261,7 @@ class TokenWorkers:
         self._replace(worker, why)
 
     def _replace(self, worker: WorkerChannel, why: str, **details: object) -> None:
-        self._log.warning("worker.lost", token=self._name, pid=worker.pid, reason=why, **details)
+        if not worker.told_why:
+            self._log.warning("worker.lost", token=self._name, pid=worker.pid, reason=why, **details)
         self.restarts += 1
         self._request_replacement(worker.pid)

@@ -58,6 +58,7 @@ class WorkerChannel:
         "seen",
         "sent",
         "socket",
+        "told_why",
         "unsent",
         "used_at",
     )
@@ -84,6 +85,8 @@ class WorkerChannel:
         """How many keys it serves, without regard to those that were destroyed."""
         self.failed = False
         """It reported that it cannot get ready, or took too long."""
+        self.told_why = False
+        """It reported why it cannot get ready: that it ends then is no loss of its own."""
         self.lost = False
         self.alone = False
         """It has, or is reserved for, a job that must have a worker to itself."""

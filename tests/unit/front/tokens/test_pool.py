@@ -980,6 +980,20 @@ async def test_jobs_fail_at_once_while_the_breaker_is_open(make) -> None:
     assert (rig.pool.status().breaker, rig.pool.status().state) == ("closed", "ready")
 
 
+async def test_starts_that_fail_for_one_reason_are_logged_once_at_first(make) -> None:
+    """A worker is started every second while the token cannot be used."""
+    now = [0.0]
+    rig = make(clock=lambda: now[0])
+    for number in range(20):
+        worker = await rig.worker(ready=False)
+        text = "the token is not there" if number else "the module does not exist"
+        worker.send(frames.encode(Kind.EVENT, 0, worker_messages.encode(worker_messages.Failed(text))))
+        worker.socket.close()
+        await rig.until(lambda number=number: len(rig.replaced) > number)
+    assert rig.log.events.count("worker.failed") == 2
+    assert "worker.lost" not in rig.log.events
+
+
 async def test_a_lost_worker_makes_the_others_probe_the_token(make) -> None:
     rig = make()
     first, second = await rig.worker(), await rig.worker()
