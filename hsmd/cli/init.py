@@ -129,6 +129,13 @@ def init(
             "--run-as-root", help="Run all processes as root, without separate users: only for tests."
         ),
     ] = False,
+    token_test: Annotated[
+        bool,
+        typer.Option(
+            "--token-test/--no-token-test",
+            help="Log in to the token once before anything is written; a wrong PIN is not tried again.",
+        ),
+    ] = True,
     unit: Annotated[
         Path | None,
         typer.Option(
@@ -191,6 +198,8 @@ def init(
         if create_users:
             names.create_missing(undo)
         users = Users.from_options(names.front, names.workers)
+        if token_test and not softhsm:
+            _test_token(output, token, names.workers)
         make_directory_for_now(undo, layout.config.parent, SHARED_DIRECTORY)
         make_directory_for_now(undo, layout.state)
         if softhsm:
@@ -307,6 +316,27 @@ def _environment(given: list[str]) -> dict[str, str]:
             Exit.USAGE,
         )
     return found
+
+
+def _test_token(output: Output, token: TokenChoice, user: str) -> None:
+    """Log in once, as the workers will: with their lock file, so that they do not try a PIN that is refused here."""
+    from hsmd.daemon.ipc.start_checks import check_token
+    from hsmd.daemon.ipc.worker_settings import WorkerSettings
+    from hsmd.pkcs11.settings import TokenSettings
+
+    settings = TokenSettings(
+        name=token.name,
+        module=str(token.module),
+        label=token.label,
+        serial=token.serial,
+        pin_file=str(token.pin_file),
+        cleared=True,  # a person is here, and has corrected the PIN if it was refused before
+    )
+    with output.working("logging in to the token"):
+        results = check_token(WorkerSettings(token=settings, user=user), token.environment, login=True)
+    for result in results:
+        if not result.ok:
+            raise CommandError(f"{result.subject}: {result.text}", f"{result.fix}; nothing was written")
 
 
 def _check_pin(pin_file: Path) -> None:

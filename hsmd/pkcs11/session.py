@@ -32,6 +32,9 @@ from hsmd.pkcs11.start_lock import StartLock, lock_path
 
 TRIES = 5
 _PAUSE_S = (0.05, 0.15)
+_COUNTED = " counted"
+"""Follows the version of a refused PIN file in the note, if the token showed that it had counted the refusal."""
+_WARNINGS = TokenFlag.USER_PIN_COUNT_LOW | TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED
 _MOST_SHOWN = 8
 """Tokens that the error about a missing one names."""
 
@@ -90,6 +93,19 @@ def open_token(settings: TokenSettings, waiting: Callable[[], None] = lambda: No
         return _open_at_prompt(settings)
     with StartLock(lock_path(settings), waiting) as lock:
         return _log_in_from_file(settings, _find(settings), lock)
+
+
+def check_without_login(settings: TokenSettings, version: str) -> str:
+    """Find the token and look at what it tells about its PIN; returns its description.
+
+    `version` is that of the PIN file. Raises as `open_token`, LoginRefused if workers would not try the PIN. Nothing is sent to
+    the token that it counts.
+    """
+    with StartLock(lock_path(settings)) as lock:
+        token = _find(settings)
+        _check_flags(token, cleared=False)
+        _check_note(lock, version, token, settings)
+        return f"found: {_named(token)}"
 
 
 def _find(settings: TokenSettings) -> Any:
@@ -207,19 +223,37 @@ def _check_flags(token: Any, *, cleared: bool) -> None:
         )
 
 
+def _check_note(lock: StartLock, version: str, token: Any, settings: TokenSettings) -> None:
+    """Raise LoginRefused if this version of the PIN file was refused: it is still the same PIN.
+
+    That an operator has cleared the token's logins does not matter, because the file may have been corrected and not the copy
+    of it that systemd made when the daemon started. If the token had counted the refusal and no longer shows that, its PIN was
+    set anew, or another program has logged in: then the file may be right after all.
+    """
+    refused, _, counted = lock.note.partition(" ")
+    if not version or refused != version:
+        return
+    if settings.cleared and counted and not token.flags & _WARNINGS:
+        return
+    if settings.pin_credential:
+        fix = "correct the PIN file, then restart the daemon, which has a copy from its start: systemctl restart hsmd"
+    else:
+        fix = f"write the right PIN into it, or, if the token's PIN was changed instead: touch {settings.pin_file}"
+    raise LoginRefused(
+        f"the PIN in {pin_path(settings)} is still the one that was refused, and was not tried again; {fix}"
+    )
+
+
 def _log_in_from_file(settings: TokenSettings, token: Any, lock: StartLock) -> OpenToken:
     path = pin_path(settings)
     pin, version = read_pin(path, settings.pin_fd)
     try:
         _check_flags(token, cleared=settings.cleared)
-        if lock.note == version and not settings.cleared:
-            raise LoginRefused(
-                f"{path} was refused before and has not changed since; write the right PIN into it"
-            )
+        _check_note(lock, version, token, settings)
         try:
             opened = _log_in(settings, token, pin, f"the PIN in {path}")
         except LoginRefused:
-            lock.write_note(version)
+            lock.write_note(version + (_COUNTED if _flags_now(token) & _WARNINGS else ""))
             raise
     finally:
         del pin  # otherwise the traceback of an error would keep it
@@ -301,10 +335,7 @@ def can_write(session: Any) -> bool:
 
 def _tries_left(token: Any) -> str:
     """What the token's flags tell now about tries; PKCS#11 has no number."""
-    try:
-        flags = token.slot.get_token().flags
-    except pkcs11.PKCS11Error:
-        flags = TokenFlag(0)
+    flags = _flags_now(token)
     if flags & TokenFlag.USER_PIN_LOCKED:
         return "its user PIN is locked now; unlock it with the SO PIN"
     if flags & TokenFlag.USER_PIN_FINAL_TRY:
@@ -312,3 +343,12 @@ def _tries_left(token: Any) -> str:
     if flags & TokenFlag.USER_PIN_COUNT_LOW:
         return "it counts wrong PINs and does not say how many tries are left"
     return "it does not say how many tries are left"
+
+
+def _flags_now(token: Any) -> TokenFlag:
+    """The token's flags as they are now; none if it does not answer."""
+    try:
+        flags: TokenFlag = token.slot.get_token().flags
+    except pkcs11.PKCS11Error:
+        return TokenFlag(0)
+    return flags

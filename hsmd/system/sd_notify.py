@@ -8,7 +8,7 @@ import socket
 
 
 def notify(state: str) -> None:
-    """Send `state` to the socket in NOTIFY_SOCKET, if it is set; errors are ignored."""
+    """Send `state`, lines of NAME=VALUE, to the socket in NOTIFY_SOCKET, if it is set; errors are ignored."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

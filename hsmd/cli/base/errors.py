@@ -6,7 +6,7 @@
 | 1 | failed, or the daemon refused |
 | 2 | usage error: arguments, options, or a configuration file |
 | 3 | the daemon or agent is unreachable or cannot accept the request now: try again later |
-| 4 | a check failed, or the answer is no (`agent check`, `audit verify`, `grant explain`); handshakes fail (`status`) |
+| 4 | a check failed (`agent check`, `audit verify`, `grant explain`, `serve --check`); handshakes fail (`status`) |
 | 5 | handshakes work, but something needs attention (`status`, `agent status`) |
 | 10, 11, 12, 13 | `statement verify`: altered; of another kind; of an unknown key; not a statement |
 | 130 | interrupted |

@@ -129,6 +129,7 @@ class _Launcher:
         except ConfigurationError as error:
             for fault in error.faults:
                 log.error("reload.refused", reason=fault)
+            notify(f"STATUS=reload refused: {error.faults[0]}")
             return
         if self._front is None:
             self._reloaded(True)
@@ -141,6 +142,13 @@ class _Launcher:
             self._config = config
             observe.configure("launcher", config.log_level)
             self._supervisor.apply(config)
+            notify(self._status())
+        elif config is not None:
+            notify("STATUS=reload refused, the settings before are in effect; the log has the reason")
+
+    def _status(self) -> str:
+        addresses = (*self._config.listen.addresses, *self._config.listen.operator_addresses)
+        return f"STATUS=serving at {', '.join(map(str, addresses))}"
 
     # --- processes ---
 
@@ -226,7 +234,7 @@ class _Launcher:
     def _announce(self, front: FrontReady) -> None:
         if not self._announced:
             self._announced = True
-            notify("READY=1")
+            notify(f"READY=1\n{self._status()}")
             self._on_ready({"addresses": front.addresses, "host_key": front.host_key})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
@@ -139,6 +140,8 @@ def _postgresql(url: URL) -> Engine:
         ),
     }
     chosen_by_operator = set(url.query)
+    if fault := _missing_driver():
+        raise ConfigurationError("store.url", [fault])
     return create_engine(
         url,
         isolation_level="READ COMMITTED",
@@ -148,6 +151,16 @@ def _postgresql(url: URL) -> Engine:
         hide_parameters=True,
         connect_args={name: value for name, value in settings.items() if name not in chosen_by_operator},
     )
+
+
+def _missing_driver() -> str:
+    """Why PostgreSQL cannot be used here; empty if it can."""
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:  # also if libpq is missing
+        reason = str(error).partition("\n")[0]
+        return f"PostgreSQL cannot be used: {reason}; run: {sys.prefix}/bin/pip install 'hsmd[daemon,postgresql]'"
+    return ""
 
 
 @contextmanager

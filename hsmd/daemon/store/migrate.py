@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
+from hsmd.errors import StoreFailure
+
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
@@ -33,6 +35,17 @@ def _upgrade_if_old(engine: Engine, target: str) -> None:
     from hsmd.daemon.store.upgrade import upgrade
 
     upgrade(engine, _SCRIPTS, target or "head")
+
+
+def is_old(engine: Engine) -> bool:
+    """Whether `migrate` would run revisions. Raises StoreFailure if the schema belongs to a newer release."""
+    found = _revision(engine)
+    if found is not None and found > newest_revision():
+        raise StoreFailure(
+            "the store belongs to a newer release of hsmd; install that release or restore a backup",
+            detail=f"schema revision {found}",
+        )
+    return found != newest_revision()
 
 
 def _revision(engine: Engine) -> str | None:

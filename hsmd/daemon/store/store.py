@@ -10,7 +10,7 @@ from typing import TypeVar
 from hsmd.daemon.store import portable
 from hsmd.daemon.store.difference_rows import Pause, no_pause
 from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, rows_written, translated
-from hsmd.daemon.store.migrate import migrate, newest_revision, revision_of
+from hsmd.daemon.store.migrate import is_old, migrate, newest_revision, revision_of
 from hsmd.daemon.store.records import Contents, Difference, Standing
 from hsmd.daemon.store.transaction import Transaction
 from hsmd.errors import Conflict, StoreFailure
@@ -46,6 +46,11 @@ class Store:
         """Upgrade the schema to this release's; does nothing if it is current."""
         with translated(self._url):
             migrate(self._engine, self._path)
+
+    def needs_upgrade(self) -> bool:
+        """Whether `migrate` would change the database. Raises StoreFailure, also if it is of a newer release."""
+        with translated(self._url):
+            return is_old(self._engine)
 
     @property
     def _path(self) -> Path | None:

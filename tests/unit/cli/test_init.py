@@ -16,8 +16,8 @@ from hsmd.daemon.store import Store
 from hsmd.protocol.roles import Role
 from tests.support.cli import Run
 
-AS_TESTED = ("--run-as-root",) if os.geteuid() == 0 else ()
-"""What root gives to run a daemon without users of its own."""
+AS_TESTED = ("--no-token-test", *(("--run-as-root",) if os.geteuid() == 0 else ()))
+"""No token is there, and root gives the daemon no users of its own."""
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_the_environment_of_the_module_is_written(run: Run, home: Path, token: l
 
 # --- users ---
 
-HARDWARE = ("--module", "module.so", "--token-label", "tls", "--pin-file", "pin")
+HARDWARE = ("--module", "module.so", "--token-label", "tls", "--pin-file", "pin", "--no-token-test")
 
 
 @pytest.fixture

@@ -70,8 +70,8 @@ class SshListener:
         Raises ConfigurationError, before anything has changed, if the host key cannot be used, an address cannot be bound, or the
         system allows fewer open files than there may be connections.
         """
-        _allow_files(limits)
-        key, certificate = _host_key(config)
+        allow_files(limits)
+        key, certificate = read_host_key(config)
         wanted = {
             address: self._options(key, certificate, limits, roles)
             for address, roles in _roles(config).items()
@@ -203,7 +203,7 @@ def _roles(config: ListenConfig) -> dict[ListenAddress, frozenset[Role]]:
     )
 
 
-def _allow_files(limits: LimitsConfig) -> None:
+def allow_files(limits: LimitsConfig) -> None:
     """Allow the process as many open files as the limits require (setrlimit(2), RLIMIT_NOFILE)."""
     needed = limits.connections + limits.startups + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -223,7 +223,7 @@ def _line(key: Any) -> str:
     return " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
 
 
-def _host_key(config: ListenConfig) -> tuple[Any, Any]:
+def read_host_key(config: ListenConfig) -> tuple[Any, Any]:
     """The host key, and its certificate or None. Raises ConfigurationError if clients could not use them."""
     where, path = "listen.host_key", config.host_key
     try:
