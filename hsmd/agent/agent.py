@@ -19,11 +19,14 @@ from hsmd.agent.listener import Listener, inherited, listen
 from hsmd.agent.service import Service
 from hsmd.agent.session import Session
 from hsmd.agent.sessions import Sessions
+from hsmd.agent.status import AgentStatus
 from hsmd.agent.upstream import Upstream
 from hsmd.client.connection import Connection
 from hsmd.client.witness import Witness
 from hsmd.deployment.versions import CertificateVersions
 from hsmd.errors import HsmdError
+from hsmd.metrics import MetricsEndpoint
+from hsmd.metrics.agent_families import agent_families
 from hsmd.system.sd_notify import notify
 
 REFRESH_S = 60.0
@@ -55,11 +58,18 @@ class Agent:
         self._upstream = Upstream(
             changed=lambda _: outdated.set(),
             event=lambda _: outdated.set(),
+            health_changed=lambda: self._status.choose_daemons(),
             witness=self._witness,
             clock=clock,
         )
-        self._service = Service(self._config, self._cache, self._upstream, self._witness, outdated)
         self._sessions = Sessions(clock=clock)
+        self._status = AgentStatus(self._config, self._cache, self._upstream, self._sessions, clock=clock)
+        self._service = Service(
+            self._config, self._cache, self._upstream, self._witness, outdated, self._status
+        )
+        self._metrics = MetricsEndpoint(
+            lambda: agent_families(self._status.numbers()), lambda: self._status.health()
+        )
         self._stopping = asyncio.Event()
         self._listener: Listener | None = None
         self._acceptor: Acceptor | None = None
@@ -82,11 +92,13 @@ class Agent:
                 self._certificates.keep,
                 self._keep_limits,
                 self._keep_witness,
+                self._upstream.health.follow,
             )
         ]
         try:
             self._upstream.apply(self._config.daemons)
             self._acceptor = self._serve(self._listener)
+            await self._metrics.apply(self._config.metrics)
             log.info("agent.ready", path=str(self._config.socket.path), count=len(self._cache.names()))
             ready()
             await self._stopping.wait()
@@ -95,6 +107,7 @@ class Agent:
             for task in tasks:
                 task.cancel()
             self._sessions.close()
+            await self._metrics.close()
             await self._upstream.close()
             await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
             await self._certificates.settle()
@@ -125,6 +138,8 @@ class Agent:
         self._config = config
         self._witness = _witness(config)
         self._service.apply(config, self._witness)
+        self._status.apply(config)
+        await self._metrics.apply(config.metrics)
         self._upstream.trust(self._witness)
         for removed in self._upstream.apply(config.daemons):
             self.spawn(self._close_later(removed))

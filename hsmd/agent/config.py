@@ -12,12 +12,15 @@ from hsmd.client.endpoint import Endpoint, parse_address
 from hsmd.client.statement_keys import parse_pins
 from hsmd.errors import BadRequest, ConfigurationError, ProtocolError
 from hsmd.system import host_users
+from hsmd.system.addresses import ListenAddress
+from hsmd.system.metrics_address import read_metrics_address
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
 from hsmd.transparency.declaration import operator_verifier
 from hsmd.transparency.note import Verifier
 
 DEFAULT_SOCKET = "/run/hsmd/agent.sock"
 DEFAULT_STATE = "/var/lib/hsmd-agent"
+METRICS_PORT = 9445
 MAX_SOCKET_PATH_BYTES = 100
 """Less than the 108 bytes of sun_path, because the socket is created under a longer temporary name."""
 KEEP = -1
@@ -50,6 +53,8 @@ class AgentConfig:
     rules: Rules
     operators: tuple[Verifier, ...] = ()
     statement_keys: tuple[Verifier, ...] = ()
+    metrics: ListenAddress | None = None
+    """Where metrics and health are served; None: nowhere."""
 
 
 def load(path: Path) -> AgentConfig:
@@ -77,10 +82,13 @@ def _config(top: TomlTable) -> AgentConfig:
     certificate = _path(agent, "certificate", "")
     agent.end()
     daemons = _daemons(top, client, identity, certificate if certificate.name else None)
+    metrics_table = top.table("metrics")
+    metrics, _ = read_metrics_address(metrics_table, METRICS_PORT)
+    metrics_table.end()
     rules = _rules(top)
     top.end()
     socket = replace(socket, users=rules.named_users())
-    return AgentConfig(client, socket, state, daemons, rules, operators, statement_keys)
+    return AgentConfig(client, socket, state, daemons, rules, operators, statement_keys, metrics)
 
 
 def _path(table: TomlTable, key: str, default: str | None = None) -> Path:

@@ -12,6 +12,7 @@ from hsmd import observe
 from hsmd.agent import cache as caches
 from hsmd.agent.config import AgentConfig
 from hsmd.agent.fetch import MAX_KEYS, fetch, fetch_one
+from hsmd.agent.status import AgentStatus
 from hsmd.agent.upstream import Upstream
 from hsmd.client.endpoint import Endpoint
 from hsmd.client.witness import Witness
@@ -43,6 +44,7 @@ class Service:
         upstream: Upstream,
         witness: Witness,
         outdated: asyncio.Event,
+        status: AgentStatus,
     ) -> None:
         self._config = config
         self._cache = cache
@@ -52,12 +54,13 @@ class Service:
         self._allowed: dict[int, frozenset[bytes]] = {}
         self._seen: dict[int, list[str]] = {}
         """Names of the keys that users may see, sorted: to go through all keys for each page takes milliseconds."""
-        self._cut = False
-        """Whether the daemon has more keys for this client than an agent keeps."""
+        self._status = status
         self._updates: dict[str, asyncio.Task[None]] = {}
         """What is asked of the daemon about one key, by its name, for all users that wait for it."""
         self.forward = upstream.forward
         """Send the body of a key operation to a daemon: see `Upstream.forward`."""
+        self.count = status.count
+        """Count a key operation by its error code; 0: it was performed."""
 
     def apply(self, config: AgentConfig, witness: Witness) -> None:
         """Use other settings from now on."""
@@ -78,9 +81,10 @@ class Service:
         if self._cache.replace(fetched.keys):
             self._forget_rights()
             log.info("cache.changed", count=len(self._cache.names()))
-        if fetched.cut and not self._cut:
+        if fetched.cut and not self._status.cut:
             log.warning("cache.cut", count=MAX_KEYS)
-        self._cut = fetched.cut
+        self._status.cut = fetched.cut
+        self._status.compared()
         return True
 
     def _forget_rights(self) -> None:
@@ -121,6 +125,8 @@ class Service:
         """The result of a request about keys, from the cache if no daemon can be reached. Raises HsmdError."""
         if isinstance(request, messages.WhoAmI):
             return self._identity(uid)
+        if isinstance(request, messages.HealthRead):
+            return self._status.health(keys=_sees_all(uid))
         if isinstance(request, messages.KeyList):
             return self._key_page(uid, request)
         if isinstance(request, messages.KeyShow):
@@ -148,7 +154,7 @@ class Service:
             daemon,
             self._upstream.problems,
             self._notices(),
-            warnings=[_CUT.format(self._config.client)] if self._cut else [],
+            warnings=[_CUT.format(self._config.client)] if self._status.cut else [],
             daemons=self._upstream.daemons,
         )
 
@@ -219,4 +225,8 @@ class Service:
 
     def _may_see(self, uid: int, name: str) -> bool:
         """Public halves are shown to users of the key, and to root and the agent's own user."""
-        return uid in (0, os.geteuid()) or self._config.rules.allow(uid, name)
+        return _sees_all(uid) or self._config.rules.allow(uid, name)
+
+
+def _sees_all(uid: int) -> bool:
+    return uid in (0, os.geteuid())

@@ -230,9 +230,11 @@ class Session(asyncio.BufferedProtocol):
         deadline_ms, purpose, _, key = decode_key_operation_head(body)
         if key not in self._service.keys_for(self._uid):
             self._refusals += 1
+            self._service.count(ErrorCode.REFUSED)
             self._write(encode_error(request_id, self._service.missed(self._uid)))
             return
         if not self._sessions.may_open(self._user):
+            self._service.count(ErrorCode.OVERLOADED)
             self._refuse(request_id, _OVERLOADED)
             return
         try:
@@ -241,6 +243,7 @@ class Session(asyncio.BufferedProtocol):
         except HsmdError as error:
             if isinstance(error, Overloaded):
                 self._sessions.overloaded()
+            self._service.count(error.code)
             self._refusals += 1
             self._write(encode_error(request_id, error))
         else:
@@ -258,6 +261,7 @@ class Session(asyncio.BufferedProtocol):
         if kind != Kind.ERROR:
             self._sessions.count(self._user, -1)
             self._sessions.served()
+            self._service.count(0)
         else:
             self._release(ticket)
             body = self._failed(purpose, body)
@@ -266,6 +270,7 @@ class Session(asyncio.BufferedProtocol):
     def _failed(self, purpose: int, body: bytes) -> bytes:
         """The error that the user gets for an error of the daemon."""
         code = error_code(body)
+        self._service.count(code)
         if code == ErrorCode.OVERLOADED:
             self._sessions.overloaded()
         if code != ErrorCode.REFUSED:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from hsmd import observe
+from hsmd.agent.daemon_health import DaemonHealth
 from hsmd.client.channel import Answered
 from hsmd.client.connection import Connection
 from hsmd.client.endpoint import Endpoint
@@ -36,7 +37,8 @@ class Cancellable(Protocol):
 class Upstream:
     """Connections to the daemons of the configuration, in its order.
 
-    `changed(connection)` is called when a connection becomes available, `event(document)` with each event of a daemon.
+    `changed(connection)` is called when a connection becomes available, `event(document)` with each event of a daemon,
+    `health_changed()` when a daemon reports another health.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Upstream:
         changed: Callable[[Connection], None],
         event: Callable[[dict[str, Any]], None],
         witness: Witness,
+        health_changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._changed = changed
@@ -52,6 +55,18 @@ class Upstream:
         self._witness = witness
         self._clock = clock
         self._connections: list[Connection] = []
+        self._failing: frozenset[Connection] = frozenset()
+        """Connected daemons that report that they can use no key of this agent."""
+        self.health = DaemonHealth(lambda: self._connections, health_changed)
+
+    @property
+    def connections(self) -> list[Connection]:
+        """One to each daemon of the configuration, in its order."""
+        return self._connections
+
+    def avoid(self, failing: Iterable[Connection]) -> None:
+        """Prefer other daemons to these."""
+        self._failing = frozenset(failing)
 
     def apply(self, endpoints: Iterable[Endpoint]) -> list[Connection]:
         """Connect to new daemons and keep existing connections; return those that are no longer configured."""
@@ -106,11 +121,14 @@ class Upstream:
 
     @property
     def available(self) -> Connection | None:
-        """The connection in use now."""
+        """The connection in use now: the first that is available, of a daemon that can use keys if there is one."""
+        found = None
         for connection in self._connections:
             if connection.available:
-                return connection
-        return None
+                if connection not in self._failing:
+                    return connection
+                found = found or connection
+        return found
 
     def forward(self, body: bytes, deadline_ms: int, answered: Answered) -> Cancellable:
         """Send the body of a key operation unchanged. `answered` as for `Connection.submit`. Raises HsmdError."""
@@ -131,6 +149,7 @@ class Upstream:
         def on_state(available: bool) -> None:
             if available:
                 self._changed(connection)
+                self.health.ask_soon()
 
         async def examine(ask: Ask) -> None:
             await self._witness.examine(endpoint.address, ask)

@@ -47,6 +47,14 @@ def split_address(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int
     return host, int(port)
 
 
+def listen_address(text: str, default_port: int = DEFAULT_PORT) -> ListenAddress:
+    """The address `192.0.2.1:7440` or `[2001:db8::1]:7440`; the port may be missing. Raises ValueError with the reason."""
+    host, port = split_address(text, default_port)
+    if _address(host.partition("%")[0]) is None:
+        raise ValueError(f"{text!r} is a host name; give the literal IP address that it stands for")
+    return ListenAddress(host, port)
+
+
 def _parts(text: str) -> tuple[str, str]:
     """Host and port, empty if there is none, of a text that may be an address. Raises ValueError."""
     if fault := _not_an_address(text):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.algorithms import Family, Padding, SignatureScheme, key_type_of
 from hsmd.client.endpoint import Endpoint
-from hsmd.errors import Draining, HsmdError, NotFound, Refused
+from hsmd.errors import BadRequest, Draining, HsmdError, NotFound, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.chain_pages import ChainPageBuilder
 from hsmd.protocol.channel import ServerChannel, State
@@ -115,6 +115,7 @@ class FakeDaemon:
         self.cancelled: list[int] = []
         self.log: LogMaker | None = None  # the log of its checkpoints; None: it has no checkpoint yet
         self.discontinuities: list[str] = []
+        self.health: messages.Health | None = None  # None: it is of a release that does not tell it
         self.logins = 0
         self.sessions: list[_Session] = []
         self.connections: list[Any] = []
@@ -303,6 +304,10 @@ class _Session(asyncssh.SSHServerSession[bytes]):
                 return encode(
                     Kind.CONTROL_RESULT, request_id, messages.encode_result(self._checkpoint(request.since))
                 )
+            if isinstance(request, messages.HealthRead):  # sent regularly
+                if self._daemon.health is None:
+                    raise BadRequest("control request: Invalid value 'health.read' - at `$.op`")
+                return encode(Kind.CONTROL_RESULT, request_id, messages.encode_result(self._daemon.health))
             self._daemon.requests.append(request)
             return encode(
                 Kind.CONTROL_RESULT, request_id, messages.encode_result(self._control_result(request))

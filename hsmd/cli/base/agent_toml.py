@@ -54,6 +54,11 @@ operator_keys = {_list(daemon.operator_keys)}
 # Users of this host that may use keys without a section of their own below. "*": every user that may connect.
 users = {_list(local.users)}
 
+# Metrics for Prometheus at /metrics, health at /healthz and /readyz. Other addresses than loopback need allow_network = true,
+# because the addresses of the daemons are shown there. One port for each agent of a host.
+[metrics]
+address = "127.0.0.1:9445"
+
 #[keys.www]
 #users = ["www-data"]
 

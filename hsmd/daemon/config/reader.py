@@ -28,7 +28,8 @@ from hsmd.daemon.config.settings import (
 from hsmd.errors import ConfigurationError
 from hsmd.pkcs11.settings import TokenSettings
 from hsmd.pkcs11.settings_file import read_token_selection
-from hsmd.system.addresses import DEFAULT_PORT, ListenAddress, split_address
+from hsmd.system.addresses import ListenAddress, listen_address
+from hsmd.system.metrics_address import read_metrics_address
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
 
 METRICS_PORT = 9444
@@ -110,7 +111,7 @@ def _addresses(
     addresses: list[ListenAddress] = []
     for text in texts:
         try:
-            address = parse_address(text)
+            address = listen_address(text)
         except ValueError as error:
             table.fault(name, str(error))
             continue
@@ -123,16 +124,6 @@ def _addresses(
             table.fault(name, f"{text} is given twice; name each address once")
         addresses.append(address)
     return addresses
-
-
-def parse_address(text: str, default_port: int = DEFAULT_PORT) -> ListenAddress:
-    """The address `192.0.2.1:7440` or `[2001:db8::1]:7440`; the port may be missing. Raises ValueError with the reason."""
-    host, port = split_address(text, default_port)
-    try:
-        ip_address(host)
-    except ValueError:
-        raise ValueError(f"{text!r} is a host name; give the literal IP address that it stands for") from None
-    return ListenAddress(host, port)
 
 
 def _store_url(table: TomlTable, base: Path) -> str:
@@ -235,18 +226,7 @@ def _networks(table: TomlTable, key: str, default: tuple[str, ...]) -> tuple[Net
 
 
 def _metrics(table: TomlTable) -> MetricsConfig:
-    text = table.text("address")
-    allow_network = table.flag("allow_network", False)
-    address = None
-    try:
-        address = parse_address(text, METRICS_PORT) if text else None
-    except ValueError as error:
-        table.fault("address", str(error))
-    if address is not None and not ip_address(address.host).is_loopback and not allow_network:
-        table.fault(
-            "address",
-            f"{text} would show names of clients and keys to a network; use 127.0.0.1, or set allow_network = true",
-        )
+    address, allow_network = read_metrics_address(table, METRICS_PORT)
     config = MetricsConfig(address, allow_network, table.number("series", 1_000, 10, 100_000))
     table.end()
     return config

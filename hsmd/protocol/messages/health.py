@@ -40,7 +40,7 @@ class DaemonLink(Struct):
 class Health(Struct, omit_defaults=True):
     """The health of a daemon or an agent, and the findings that it follows from, the worst first.
 
-    From a daemon to a client that is neither operator nor auditor: findings without subject, text and next step.
+    From a daemon to a client that is neither operator nor auditor: findings without text and next step.
     """
 
     level: Annotated[str, LEVEL.meta]

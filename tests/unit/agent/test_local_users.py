@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,7 @@ class Service:
     def __init__(self) -> None:
         self.forwarded: list[tuple[bytes, Callable[[int, bytes], None]]] = []
         self.owed: list[Callable[[int, bytes], object]] = []
+        self.outcomes: Counter[int] = Counter()
         self.owes = False
         self.full = False
 
@@ -80,6 +82,9 @@ class Service:
         if self.owes:
             self.owed.append(settled)
         return self.owes
+
+    def count(self, code: int) -> None:
+        self.outcomes[code] += 1
 
     def refused(self, purpose: str) -> RefusedHere:
         return RefusedHere(f"not for {purpose}")

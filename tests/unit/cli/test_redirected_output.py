@@ -60,6 +60,7 @@ ELSEWHERE = {
     "agent export": "writes files, and says where; its hint is a note",
     "agent rotate-key": "tests/integration/cli/test_rotate_key.py",
     "agent run": "writes its log to standard error",
+    "agent status": "its findings, with their fixes, are the result",
     "agent witness reset": "one line",
     "audit archive": "fields only",
     "audit checkpoint": "a signed note only",
@@ -89,6 +90,7 @@ ELSEWHERE = {
     "statement endorse": "a signed note only",
     "statement keys": "a table; hints are notes",
     "statement verify": "its findings are the result",
+    "systemd install": "fields only; its next steps are hints",
     "top": "a screen",
 }
 HINT = re.compile(

@@ -98,7 +98,9 @@ class StatusHandlers:
     ) -> messages.Health:
         health = self.level_and_findings()
         if not identity.roles & (OPERATOR | AUDITOR):
-            health.findings = [Finding(each.condition, each.severity) for each in health.findings]
+            health.findings = [
+                Finding(each.condition, each.severity, each.subject) for each in health.findings
+            ]
         return health
 
     def level_and_findings(self) -> messages.Health:

@@ -1,0 +1,77 @@
+"""What the connected daemons say of their health: asked regularly, and soon when something points to a fault."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from hsmd import observe
+from hsmd.client.connection import Connection
+from hsmd.errors import ErrorCode, HsmdError, Overloaded, Unavailable
+from hsmd.protocol.messages import Health, HealthRead
+
+ASK_EVERY_S = 10.0
+SOON_S = 1.0
+"""Interval while a daemon reports a fault."""
+TIMEOUT_S = 5.0
+POINTS_TO_A_FAULT = frozenset(
+    map(int, (ErrorCode.UNAVAILABLE, ErrorCode.TOKEN, ErrorCode.AUDIT, ErrorCode.STORE, ErrorCode.DEADLINE))
+)
+"""Errors of key operations after which daemons are asked at once."""
+
+log = observe.logger()
+
+
+class DaemonHealth:
+    """`of(connection)` is the newest answer, None from a daemon of an earlier release or one that was not asked yet."""
+
+    def __init__(self, connections: Callable[[], Iterable[Connection]], changed: Callable[[], None]) -> None:
+        """`changed` is called whenever the health of a daemon is another one."""
+        self._connections = connections
+        self._changed = changed
+        self._known: dict[Connection, Health | None] = {}
+        self._due = asyncio.Event()
+
+    def of(self, connection: Connection) -> Health | None:
+        """What a daemon said last, if it is connected."""
+        return self._known.get(connection) if connection.available else None
+
+    def ask_soon(self) -> None:
+        """Something points to a change: a new connection, or an error of a key operation."""
+        self._due.set()
+
+    def failed(self, code: int) -> None:
+        """A key operation ended with this error."""
+        if code in POINTS_TO_A_FAULT:
+            self._due.set()
+
+    async def follow(self) -> None:
+        """Ask regularly; runs until cancelled."""
+        while True:
+            self._due.clear()
+            await self.ask()
+            await asyncio.sleep(SOON_S)
+            faulty = any(found is not None and found.findings for found in self._known.values())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0 if faulty else ASK_EVERY_S):
+                    await self._due.wait()
+
+    async def ask(self) -> None:
+        """Ask all daemons that are connected, at the same time."""
+        connections = [each for each in self._connections() if each.available]
+        answers = await asyncio.gather(*map(self._ask, connections))
+        known = dict(zip(connections, answers, strict=True))
+        if known != self._known:
+            self._known = known
+            self._changed()
+
+    async def _ask(self, connection: Connection) -> Health | None:
+        try:
+            answer: Health = await connection.control(HealthRead(), timeout_s=TIMEOUT_S)
+        except (Unavailable, Overloaded):
+            return self._known.get(connection)
+        except HsmdError as error:  # a release that does not know the request
+            log.debug("health.not_told", daemon=str(connection.endpoint), error=error.text)
+            return None
+        return answer
