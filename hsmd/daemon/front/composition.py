@@ -29,12 +29,12 @@ from hsmd.daemon.front.control.statements import StatementHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
 from hsmd.daemon.front.control.tokens import TokenHandlers
 from hsmd.daemon.front.launcher_link import LauncherLink
-from hsmd.daemon.front.ledger.conditions import Condition, Conditions
+from hsmd.daemon.front.ledger.conditions import Conditions
 from hsmd.daemon.front.ledger.endings import Endings
 from hsmd.daemon.front.ledger.event_reader import EventReader
 from hsmd.daemon.front.ledger.followers import Followers
 from hsmd.daemon.front.ledger.housekeeping import Housekeeping
-from hsmd.daemon.front.ledger.producers import LONGEST_REASON
+from hsmd.daemon.front.ledger.observed import conditions
 from hsmd.daemon.front.signing.counters import Counters
 from hsmd.daemon.front.signing.hold import KeyHold
 from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
@@ -45,7 +45,6 @@ from hsmd.daemon.front.ssh.listener import SshListener
 from hsmd.daemon.front.ssh.sessions import Sessions
 from hsmd.daemon.front.ssh.tariff import TARIFF
 from hsmd.daemon.front.statements.signer import StatementSigner
-from hsmd.daemon.front.tokens.circuit_breaker import BreakerState
 from hsmd.daemon.front.tokens.login_guard import LoginGuard
 from hsmd.daemon.front.tokens.pools import TokenPools
 from hsmd.daemon.front.tokens.reconciliation import Reconciler
@@ -161,19 +160,7 @@ class Parts:
         )
         self.housekeeping = Housekeeping(self.store, holder(config))
         self.endings = Endings(self.cache, self.followers.wake)
-        self.conditions = Conditions(self.store, partial(self._conditions, config.name), self.followers.wake)
         self.cache.on_change(lambda _: self.followers.wake())
-
-    def _conditions(self, daemon: str) -> list[Condition]:
-        """What this daemon reports of its tokens and its disk."""
-        found = []
-        for token in self.tokens.pools.values():
-            status = token.status()
-            away = status.breaker != BreakerState.CLOSED.value
-            payload = {"daemon": daemon, "reason": status.reason[:LONGEST_REASON] if away else ""}
-            found.append(Condition("token.away", "token.back", status.name, away, payload))
-        disk = {"daemon": daemon, "free_mib": self.log_guard.free_bytes >> 20}
-        return [*found, Condition("log.nearly-full", "", daemon, bool(self.log_guard.warning), disk)]
 
     def _build_control(self, config: Config) -> None:
         """Everything that answers control requests, and what it reports on."""
@@ -202,6 +189,9 @@ class Parts:
             admission=self.admission,
             sessions=self.sessions,
             certificate_ends=self.certificate_ends,
+        )
+        self.conditions = Conditions(
+            self.store, lambda: conditions(config.name, self.status.state()), self.followers.wake
         )
         tokens = TokenHandlers(
             cache=self.cache,

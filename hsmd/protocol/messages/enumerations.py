@@ -241,6 +241,8 @@ EVENT_KIND = Enumeration(
         "token.back": "a daemon can use a token again",
         "logins.stopped": "a token refused the PIN; no daemon logs in until an operator clears it",
         "log.nearly-full": "little disk space is left for a daemon's audit log",
+        "health.finding": "something makes handshakes fail at a daemon, or may soon",
+        "health.cleared": "that has ended",
         "grant.exhausted": "a limited grant has been used for the last time",
         "client.enrolled": "a client has registered its key with a one-time token",
         "events.missed": "events are missing here: see `reason` in its payload",

@@ -330,6 +330,26 @@ async def test_a_token_that_goes_and_comes_back_is_reported(store: Store) -> Non
     assert watched.kinds() == ["token.away", "token.back"]
 
 
+async def test_conditions_of_one_daemon_are_told_apart(store: Store) -> None:
+    disk = {"full": True}
+    conditions = Conditions(
+        store,
+        lambda: [
+            Condition("health.finding", "health.cleared", "hsm-1", holds, {"condition": about}, about)
+            for about, holds in (("disk-full", disk["full"]), ("store-away", not disk["full"]))
+        ],
+        lambda: None,
+    )
+    for disk["full"] in (True, True, False):
+        await conditions.check()
+    told = [(event.kind, event.payload["condition"]) for event in events(store)]
+    assert told == [
+        ("health.finding", "disk-full"),
+        ("health.cleared", "disk-full"),
+        ("health.finding", "store-away"),
+    ]
+
+
 async def test_a_token_that_comes_and_goes_is_reported_at_a_limited_rate_and_as_it_is_then(
     store: Store,
 ) -> None:

@@ -36,6 +36,8 @@ class Condition:
     subject: str
     holds: bool
     payload: dict[str, Any]
+    about: str = ""
+    """Tells conditions apart that have the same kinds and subject."""
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ class Conditions:
         self._appended = appended
         self._now = now
         self._clock = clock
-        self._told: dict[tuple[str, str], _Told] = {}
+        self._told: dict[tuple[str, str, str], _Told] = {}
         self._waiting: deque[_Waiting] = deque()
 
     async def follow(self) -> None:
@@ -111,7 +113,9 @@ class Conditions:
             self._appended()
 
     def _note(self, condition: Condition) -> None:
-        told = self._told.setdefault((condition.begun, condition.subject), _Told(at=self._clock()))
+        told = self._told.setdefault(
+            (condition.begun, condition.subject, condition.about), _Told(at=self._clock())
+        )
         if condition.holds is told.holds or not told.may_report(self._clock()):
             return
         told.holds = condition.holds
