@@ -17,6 +17,7 @@ from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.ssh.tariff import LONG_BYTES, LONG_TIMES
 from hsmd.errors import (
     BadRequest,
+    DeadlineExceeded,
     Draining,
     HsmdError,
     Overloaded,
@@ -287,12 +288,12 @@ class Session:
 
     def _handle_each(self, frames: list[tuple[int, int, bytes]]) -> int:
         """Return how many key operations were passed to the service."""
-        operations: list[tuple[int, bytes]] = []
+        operations: dict[int, bytes] = {}
         for kind, request_id, body in frames:
             if kind == Kind.KEY_OPERATION:
                 if self._admit(request_id):
                     self.open_requests[request_id] = None
-                    operations.append((request_id, body))
+                    operations[request_id] = body
                     if len(body) > LONG_BYTES:
                         self._long_bytes += len(body)
             elif kind == Kind.PING:
@@ -300,10 +301,14 @@ class Session:
             elif kind == Kind.CONTROL_REQUEST:
                 self._control_request(request_id, body)
             elif kind == Kind.CANCEL:
-                self._cancel(request_id)
+                if operations.pop(request_id, None) is None:
+                    self._cancel(request_id)
+                else:
+                    self.open_requests.pop(request_id)
+                    self._out.append(encode_error(request_id, DeadlineExceeded("cancelled")))
             elif kind == Kind.PONG:
                 self._take_pong(request_id)
-        if operations and not self._service.use(self, operations):
+        if operations and not self._service.use(self, operations.items()):
             self._pause()
         return len(operations)
 

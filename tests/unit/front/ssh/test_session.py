@@ -285,6 +285,19 @@ async def test_key_operations_and_control_requests_can_be_cancelled(parts: Parts
     assert parts.session.idle
 
 
+async def test_what_is_cancelled_in_the_read_that_brought_it_is_not_begun(parts: Parts) -> None:
+    both = op(2) + encode(Kind.CANCEL, 2)
+    parts.session.received(HELLO + op(1) + both + both + op(3))
+    assert parts.service.used == [1, 3]
+    answers = [
+        (number, decode_error(body).code)
+        for kind, number, body in parts.transport.frames
+        if kind == Kind.ERROR
+    ]
+    assert answers == [(2, ErrorCode.DEADLINE)] * 2
+    assert sorted(parts.session.open_requests) == [1, 3]
+
+
 async def test_control_requests_end_with_their_deadline(parts: Parts) -> None:
     parts.session.received(HELLO + ask(1, ms=20))
     async with asyncio.timeout(5):
