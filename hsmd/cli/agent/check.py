@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,14 +19,14 @@ from hsmd.cli.agent import (
     check_handshake,
     check_openssl,
     check_results,
-    server_files,
 )
 from hsmd.cli.agent.check_access import Wanted
 from hsmd.cli.agent.check_agent import Seen
 from hsmd.cli.agent.check_results import Finding
 from hsmd.cli.agent.handshake import KINDS, Actor, Attempt
 from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
-from hsmd.cli.agent.servers import actors
+from hsmd.cli.agent.servers import actors, record
+from hsmd.cli.agent.servers.plan import OPENSSL_CONFIGURATION
 from hsmd.cli.base import names
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
@@ -56,7 +57,7 @@ class Purpose(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
+class Files:
     """The files of a key that a server loads."""
 
     reference: Path
@@ -96,7 +97,7 @@ def check(
     ] = None,
     openssl: Annotated[
         Path, typer.Option("--openssl", metavar="FILE", help="OpenSSL configuration of the server.")
-    ] = server_files.OPENSSL_CONFIGURATION,
+    ] = OPENSSL_CONFIGURATION,
     server: Annotated[
         Server | None,
         typer.Option(
@@ -126,36 +127,51 @@ def check(
     """Check everything between TLS servers and their keys, and report how to fix each problem.
 
     Checks the socket, agent, daemons, grants, key references, certificates and their expiry, and OpenSSL with its providers.
-    Then it makes a TLS handshake with itself for each purpose of each key; with --server or --user (and root) as that
-    server's user, in its chroot. Exit code 4 means that there is a problem.
+    Then it makes a TLS handshake with itself for each purpose of each key: as root in the way of the servers that were
+    installed, or of --server or --user, as that user and in its chroot. Exit code 4 means that there is a problem.
     """
     if not key and (file or certificate):
         raise CommandError("--file and --certificate are for one key", "name the key", Exit.USAGE)
     if user and host_users.find(user) is None:
         step = "give the user that the TLS server runs as"
         check_results.report(output, [check_results.bad("permissions", f"there is no user {user}", step)])
-    kind = server.value if server else "haproxy" if user == "haproxy" else ""
-    actor = actors.of_server(kind, openssl, user) if kind else actors.of_user(user, openssl)
+    given = [each.value for each in purpose]
+    listen, configuration = socket_of(socket, config), config or default_config()
+    found: list[Finding] = []
     if key:
         reference = file or default_keys(config) / f"{key}.key"
-        files = {key: _Files(reference, certificate or reference.with_suffix(".pem"))}
+        files = {key: Files(reference, certificate or reference.with_suffix(".pem"))}
     else:
         files = _exported(default_keys(config))
-    wanted = [each.value for each in purpose]
-    found = examine(files, actor, kind, wanted, socket_of(socket, config), config or default_config())
+    if not (server or user or file) and os.geteuid() == 0:
+        for each in record.load_all(Path("/")).values():
+            of_server = {
+                name: Files(*paths)
+                for name, paths in each.files.items()
+                if name in ([key] if key else each.files)
+            }
+            if of_server:
+                actor = actors.of_server(each.server, openssl)
+                found += examine(of_server, actor, each.server, given, listen, configuration)
+                files = {name: paths for name, paths in files.items() if name not in of_server}
+    if files:
+        kind = server.value if server else "haproxy" if user == "haproxy" else ""
+        actor = actors.of_server(kind, openssl, user) if kind else actors.of_user(user, openssl)
+        found += examine(files, actor, kind, given, listen, configuration)
+    found = list(dict.fromkeys(found))
     check_results.report(output, found if key else _shortened(found))
 
 
-def _exported(directory: Path) -> dict[str, _Files]:
+def _exported(directory: Path) -> dict[str, Files]:
     """The files of all exported keys by name. Raises CommandError if there is none."""
-    found = {path.stem: _Files(path, path.with_suffix(".pem")) for path in sorted(directory.glob("*.key"))}
+    found = {path.stem: Files(path, path.with_suffix(".pem")) for path in sorted(directory.glob("*.key"))}
     if not found:
         raise CommandError(f"{directory} holds no exported key", "export one: hsmd agent export KEY")
     return found
 
 
 def examine(
-    files: Mapping[str, _Files],
+    files: Mapping[str, Files],
     actor: Actor,
     server: str,
     purposes: Sequence[str],
@@ -190,7 +206,7 @@ _FIRST = frozenset({"socket", "permissions", "agent", "local policy", "OpenSSL"}
 """Subjects whose problems say already why a handshake would fail."""
 
 
-def _check_files(name: str, files: _Files, info: KeyInfo | None, current: str) -> tuple[list[Finding], bool]:
+def _check_files(name: str, files: Files, info: KeyInfo | None, current: str) -> tuple[list[Finding], bool]:
     """The findings, and whether reference and certificate can be read and are for this key."""
     reference = check_files.check_reference(files.reference, name, info)
     certificate = check_files.check_certificate(files.chain, name, info, datetime.now(UTC))

@@ -98,13 +98,14 @@ def _grants(
 ) -> tuple[list[Finding], dict[str, KeyInfo]]:
     """The keys of these names; of many, as the agent has them, without asking the daemon about each."""
     try:
-        keys = _shown(socket, names)
+        keys = shown(socket, names)
     except HsmdError as error:
         return [bad("grant", error.text, "fix the connection to the daemon first")], {}
     return [_grant(identity, name, keys.get(name)) for name in names], keys
 
 
-def _shown(socket: Path, names: Sequence[str]) -> dict[str, KeyInfo]:
+def shown(socket: Path, names: Sequence[str]) -> dict[str, KeyInfo]:
+    """What the agent shows of these keys by name, of those that it knows. Raises HsmdError."""
     from hsmd.client import AgentEndpoint, Client
 
     with Client.connect(AgentEndpoint(socket)) as agent:

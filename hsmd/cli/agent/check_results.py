@@ -32,10 +32,15 @@ def bad(subject: str, text: str, fix: str) -> Finding:
 def report(output: Output, findings: Sequence[Finding]) -> None:
     """Print all findings; raise CheckFailed (exit code 4) if there is a problem among them."""
     ok = all(finding.ok for finding in findings)
-    document = {"ok": ok, "findings": [_document(finding) for finding in findings]}
-    output.show(document, lambda: "\n".join(_line(finding) for finding in findings))
+    document = {"ok": ok, "findings": documents(findings)}
+    output.show(document, lambda: "\n".join(map(line, findings)))
     if not ok:
         raise CheckFailed
+
+
+def documents(findings: Sequence[Finding]) -> list[dict[str, object]]:
+    """The findings for --json."""
+    return [_document(finding) for finding in findings]
 
 
 def _document(finding: Finding) -> dict[str, object]:
@@ -43,7 +48,8 @@ def _document(finding: Finding) -> dict[str, object]:
     return {"subject": finding.subject, "ok": finding.ok, "text": finding.text, "mend": finding.fix}
 
 
-def _line(finding: Finding) -> str:
+def line(finding: Finding) -> str:
+    """A finding for people, and below it how to fix a problem."""
     mark = "ok      " if finding.ok else "PROBLEM "
     fix = f"\n          to fix it: {finding.fix}" if finding.fix else ""
     return f"{mark}  {finding.subject}: {finding.text}{fix}"

@@ -2,32 +2,69 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hsmd.cli.agent import server_files
+from hsmd.cli.agent import check, check_agent, check_results, reload_agent, server_files
+from hsmd.cli.agent.check_results import Finding
 from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
+from hsmd.cli.agent.servers import (
+    actors,
+    apache,
+    haproxy,
+    installation,
+    nginx,
+    openssl,
+    plan,
+    postgresql,
+    record,
+)
+from hsmd.cli.agent.servers.installation import Edit
+from hsmd.cli.agent.servers.plan import Plan, Request
+from hsmd.cli.agent.servers.record import Record
+from hsmd.cli.base import names
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.errors import CommandError, Exit
-from hsmd.cli.base.output import Output
+from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
+from hsmd.cli.base.output import Output, note
+from hsmd.errors import HsmdError
+
+_RELOAD_S = 5.0
+"""How long the agent may take to apply its new configuration."""
 
 
 class Server(Enum):
     """The servers that `install` supports."""
 
     NGINX = "nginx"
+    HAPROXY = "haproxy"
+    APACHE = "apache"
+    POSTGRESQL = "postgresql"
     OPENSSL = "openssl"
     SYSTEMD = "systemd"
+
+
+_PLANS: Mapping[Server, Callable[[Request, str], Plan]] = {
+    Server.NGINX: nginx.prepare,
+    Server.HAPROXY: haproxy.prepare,
+    Server.APACHE: apache.prepare,
+    Server.POSTGRESQL: postgresql.prepare,
+    Server.OPENSSL: openssl.prepare,
+}
+_AGENT_USER = "hsmd-agent"
+_DECRYPTS = "tls12-rsa-premaster"
 
 
 @command(
     app,
     "install",
-    example="hsmd agent install nginx --key www\nhsmd agent install nginx --key www --print\n"
-    "hsmd agent install openssl\nhsmd agent install systemd --user hsmd-agent",
+    example="hsmd agent install nginx --key www\nhsmd agent install haproxy --key www --print\n"
+    "hsmd agent install postgresql --key db --cluster 15/main\nhsmd agent install nginx --remove\n"
+    "hsmd agent install systemd --user hsmd-agent",
 )
 def install(
     output: Output,
@@ -35,45 +72,212 @@ def install(
         Server,
         typer.Argument(
             metavar="SERVER",
-            help="TLS server to configure, or systemd for a service that runs the agent.",
+            help="nginx, haproxy, apache, postgresql; openssl for any other program; systemd for services that run the agent.",
             show_default=False,
         ),
     ],
     key: Annotated[
-        str,
-        typer.Option("--key", metavar="KEY", help="For nginx: name of the exported key.", show_default=False),
-    ] = "",
+        list[str],
+        typer.Option(
+            "--key",
+            metavar="KEY",
+            help="Name of an exported key; may be repeated.",
+            show_default=False,
+            callback=lambda keys: [names.check(each) for each in keys],
+        ),
+    ] = [],  # noqa: B006  read only
     keys: Annotated[
         Path | None,
-        typer.Option("--keys", metavar="DIR", help="For nginx: directory that `agent export` wrote to."),
+        typer.Option("--keys", metavar="DIR", help="Directory that `agent export` wrote to."),
     ] = None,
     user: Annotated[
-        str, typer.Option("--user", metavar="NAME", help="For systemd: user that the agent runs as.")
-    ] = "hsmd-agent",
+        str,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="User of the server. Default: from its configuration. For systemd: user that the agent runs as (hsmd-agent).",
+            show_default=False,
+        ),
+    ] = "",
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster",
+            metavar="VERSION/NAME",
+            help="For postgresql: the cluster, if there are several.",
+            show_default=False,
+        ),
+    ] = "",
+    site: Annotated[
+        Path,
+        typer.Option(
+            "--site", metavar="FILE", help="OpenSSL configuration of this site, which hsmd's extends."
+        ),
+    ] = plan.SITE_CONFIGURATION,
     config: Config = None,
     socket: Socket = None,
     only_print: Annotated[
         bool, typer.Option("--print", help="Print the files instead of writing them.")
     ] = False,
+    remove: Annotated[
+        bool,
+        typer.Option("--remove", help="Take back what was installed for the server, with all its keys."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     root: Annotated[
         Path, typer.Option("--root", metavar="DIR", help="Write below this directory, for building images.")
     ] = Path("/"),
 ) -> None:
-    """Write the files that make a TLS server use the agent.
+    """Write what a TLS server, as Debian packages it, needs to use the agent; then make a handshake as that server.
 
-    nginx: an OpenSSL configuration that loads hsmd's provider, a systemd drop-in with OPENSSL_CONF, and a snippet with
-    certificate and key for a server block. openssl: only the OpenSSL configuration, for any other program that uses OpenSSL 3
-    (HAProxy, Apache, Python, ...) and is started with OPENSSL_CONF. systemd: a hardened service that runs the agent.
+    All: an OpenSSL configuration that extends the site's and loads hsmd's provider, OPENSSL_CONF for the service, the user in
+    agent.toml, and an entry for renewals. nginx: a snippet for a server block. haproxy: files under the names that it looks
+    for, and the agent's socket in its chroot. apache: a file for a virtual host. postgresql: settings of the cluster, and files
+    that it accepts. openssl: for any other program. systemd: services that run the agent and install renewed certificates.
+
+    Shows what changes, and asks on a terminal. --remove takes it back, unless a file was changed since.
     """
     if server is Server.SYSTEMD:
-        unit = server_files.systemd_files((config or default_config()).absolute(), user)
+        unit = server_files.systemd_files((config or default_config()).absolute(), user or _AGENT_USER)
         server_files.install(output, unit, server_files.SYSTEMD_STEPS, root, only_print=only_print)
         return
-    listen = socket_of(socket, config)
-    if server is Server.NGINX and not key:
-        raise CommandError("the key for nginx is not given", "add --key KEY", Exit.USAGE)
-    files, steps = server_files.openssl_files(listen), server_files.OPENSSL_STEPS
-    if server is Server.NGINX:
-        files += server_files.nginx_files(key, (keys or default_keys(config)).absolute())
-        steps = server_files.nginx_steps(key)
-    server_files.install(output, files, steps, root, only_print=only_print)
+    root = root.absolute()
+    records = record.load_all(root)
+    present = records.get(server.value, Record(server.value))
+    if remove:
+        if key:
+            raise CommandError("--remove is for all keys of a server", "omit --key", Exit.USAGE)
+        _remove(output, present, [each for each in records.values() if each != present], root, yes)
+        return
+    request = Request(
+        tuple(dict.fromkeys(key)),
+        (keys or default_keys(config)).absolute(),
+        socket_of(socket, config),
+        (config or default_config()).absolute(),
+        site.absolute(),
+        root,
+        cluster,
+        tuple(present.files),
+        _decrypting(socket_of(socket, config), key),
+    )
+    made = _PLANS[server](request, _user(server, user))
+    edits, traces = installation.planned(made.changes, root)
+    if (altered := installation.altered(edits, present, root)) and not yes and not sys.stdin.isatty():
+        step = "see the difference with --print, then run the command again with --yes, which replaces it"
+        raise CommandError(f"{altered} was changed since it was installed", step)
+    if only_print:
+        output.show(_document(made, edits, root, written=False), lambda: _texts(made, root))
+        return
+    _confirm(output, edits, yes)
+    installation.carry_out(edits)
+    record.store(root, present.with_changes(made.files, traces))
+    found = [] if root != Path("/") else _try(server, request, made, edits, user)
+    _report(output, made, edits, found, root)
+
+
+def _decrypting(socket: Path, keys: Sequence[str]) -> frozenset[str]:
+    """Those of the keys that are only for the RSA key exchange; none while the agent does not answer."""
+    try:
+        shown = check_agent.shown(socket, keys)
+    except HsmdError:
+        return frozenset()
+    return frozenset(name for name, info in shown.items() if info.purposes == [_DECRYPTS])
+
+
+def _user(server: Server, user: str) -> str:
+    """The user of a server, which may not be installed yet."""
+    try:
+        account = actors.of_server(server.value, plan.OPENSSL_CONFIGURATION, user).account
+    except CommandError:
+        if user or server is not Server.POSTGRESQL:
+            return user or _USERS[server]
+        raise
+    return account.name if account else ""
+
+
+_USERS = {Server.NGINX: "www-data", Server.APACHE: "www-data", Server.HAPROXY: "haproxy"}
+
+
+def _try(server: Server, request: Request, made: Plan, edits: Sequence[Edit], user: str) -> list[Finding]:
+    """Make handshakes as the server, once a running agent has read its new configuration."""
+    if any(edit.path == request.config for edit in edits) and reload_agent.reload(request.socket):
+        _wait_for_policy(request)
+    if not made.files:
+        return []
+    actor = actors.of_server(server.value, plan.OPENSSL_CONFIGURATION, user)
+    files = {key: check.Files(*paths) for key, paths in made.files.items()}
+    return check.examine(files, actor, server.value, (), request.socket, request.config)
+
+
+def _wait_for_policy(request: Request) -> None:
+    """Wait until the socket's permissions show that the agent has applied what it was told, or for a while."""
+    import time
+
+    before = request.socket.stat().st_ctime_ns
+    end = time.monotonic() + _RELOAD_S
+    while time.monotonic() < end:
+        try:
+            if request.socket.stat().st_ctime_ns != before:
+                return
+        except OSError:
+            return
+        time.sleep(0.05)
+
+
+def _remove(output: Output, present: Record, others: Sequence[Record], root: Path, yes: bool) -> None:
+    if not present.traces:
+        step = "see: hsmd agent install --help; files of an earlier release are removed by hand"
+        raise CommandError(f"nothing is recorded as installed for {present.server}", step)
+    edits, kept = installation.taken_back(present, others, root)
+    _confirm(output, edits, yes)
+    installation.carry_out(edits)
+    record.store(root, Record(present.server))
+    document = {"removed": [str(edit.path) for edit in edits], "kept": sorted(kept)}
+    output.show(
+        document,
+        lambda: "\n".join(
+            [
+                *(f"{'Removed' if edit.after is None else 'Restored'} {edit.path}" for edit in edits),
+                *(f"Kept {path}: another server uses it" for path in sorted(kept)),
+            ]
+        ),
+        hints="\nNext:\n  systemctl daemon-reload, take its keys out of the server's configuration, and restart it",
+    )
+
+
+def _confirm(output: Output, edits: Sequence[Edit], yes: bool) -> None:
+    """Show what will change; on a terminal, ask. Raises CommandError for a no."""
+    if output.as_json:
+        return
+    note("\n".join(line for edit in edits for line in edit.diff))
+    if edits and not yes and sys.stdin.isatty() and not typer.confirm("Change these files?", err=True):
+        raise CommandError("nothing was changed", "")
+
+
+def _report(output: Output, made: Plan, edits: Sequence[Edit], found: Sequence[Finding], root: Path) -> None:
+    lines = [f"Wrote {edit.path}" for edit in edits] or ["Everything was installed already"]
+    shown = [finding for finding in found if not finding.ok or finding.subject == "handshake"]
+    output.show(
+        _document(made, edits, root, written=True) | {"findings": check_results.documents(found)},
+        lambda: "\n".join([*lines, *map(check_results.line, shown)]),
+        hints="\n".join(["", "Next:", *(f"  {step}" for step in made.steps)]),
+    )
+    if any(not finding.ok for finding in found):
+        raise CheckFailed
+
+
+def _document(made: Plan, edits: Sequence[Edit], root: Path, *, written: bool) -> dict[str, object]:
+    texts = installation.texts(made.changes, root)
+    return {
+        "files": [{"path": str(path), "content": text} for path, text in texts.items()],
+        "written": written,
+        "changed": [str(edit.path) for edit in edits],
+        "steps": list(made.steps),
+    }
+
+
+def _texts(made: Plan, root: Path) -> str:
+    texts = installation.texts(made.changes, root)
+    return "\n".join(
+        line for path, text in texts.items() for line in (f"# ---- {path}", *text.splitlines(), "")
+    )

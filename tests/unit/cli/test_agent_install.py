@@ -1,0 +1,236 @@
+"""`hsmd agent install`: what it writes for each server below --root, and how that is taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hsmd import provider
+from hsmd.agent import config as agent_config
+from hsmd.cli.agent.servers import agent_users
+from hsmd.cli.base.errors import CommandError
+from hsmd.system import host_users
+from tests.support.cli import Ran, Run
+
+ENVVARS = "export APACHE_RUN_USER=www-data\n"
+ENVIRONMENT = "# variables\n"
+AGENT = """[agent]
+client = "web1"
+identity = "/etc/hsmd/agent_ed25519"
+[defaults]
+users = ["www-data"]  # servers
+[[daemon]]
+address = "10.9.0.1:7440"
+host_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIy2wz6cipyHlUlxaUp5RUJ/yHqBk2/jr7YXkA9ghGC9"]
+"""
+HAPROXY = "global\n chroot /var/lib/haproxy\n user haproxy\n group haproxy\ndefaults\n"
+FILES = {
+    "etc/apache2/envvars": ENVVARS,
+    "etc/postgresql/15/main/postgresql.conf": "",
+    "etc/postgresql/15/main/environment": ENVIRONMENT,
+    "etc/hsmd/agent.toml": AGENT,
+    "etc/hsmd/keys/www.pem": "chain\n",
+    "etc/hsmd/keys/www.key": "reference\n",
+    "etc/haproxy/haproxy.cfg": HAPROXY,
+    "etc/ssl/openssl.cnf": "openssl_conf = site\n[site]\n",
+}
+USERS = {"nginx": "www-data", "haproxy": "haproxy", "apache": "www-data", "postgresql": "postgres"}
+
+
+@pytest.fixture
+def root(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root file system with the files of the servers' packages, an agent, and an exported key."""
+    monkeypatch.setattr(provider, "module_path", lambda: Path("/opt/hsmd/hsmd.so"))
+    accounts = {name: host_users.Account(name, 1234, 0, Path("/")) for name in USERS.values()}
+    monkeypatch.setattr(host_users, "find", accounts.get)
+    made = home / "image"
+    for name, text in FILES.items():
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_text(text)
+    return made
+
+
+def install(run: Run, server: str, root: Path, *options: str, key: str = "www") -> Ran:
+    keys = () if "--remove" in options else ("--key", key)
+    paths = ("--config", "/etc/hsmd/agent.toml", "--socket", "/run/hsmd/agent.sock", "--root", str(root))
+    user = () if "--remove" in options else ("--user", USERS[server])
+    return run("agent", "install", server, *keys, *paths, *user, *options)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """The files below `root` by name, and where links lead."""
+    return {
+        str(path.relative_to(root)): f"-> {path.readlink()}" if path.is_symlink() else path.read_text()
+        for path in sorted(root.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.mark.parametrize("server", USERS)
+def test_what_is_installed_is_taken_back_to_the_last_byte(run: Run, root: Path, server: str) -> None:
+    ran = install(run, server, root)
+    assert ran.code == 0, ran.err
+    assert tree(root) != FILES
+    assert "+++ " in ran.err, "the difference is shown"
+    again = install(run, server, root)
+    assert (again.code, "installed already" in again.out) == (0, True)
+    removed = install(run, server, root, "--remove")
+    assert removed.code == 0, removed.err
+    assert tree(root) == FILES
+    assert not (root / "etc/hsmd/haproxy").exists() and not (root / "etc/hsmd/installed").exists()
+    assert install(run, server, root, "--remove").code == 1
+
+
+def test_haproxy_gets_its_names_and_the_socket_in_its_chroot(run: Run, root: Path) -> None:
+    assert install(run, "haproxy", root).code == 0
+    made = tree(root)
+    assert made["etc/hsmd/haproxy/www.pem"] == "-> ../keys/www.pem"
+    assert made["etc/hsmd/haproxy/www.pem.key"] == "-> ../keys/www.key"
+    assert (root / "etc/hsmd/haproxy/www.pem.key").read_text() == "reference\n"
+    unit = made["etc/systemd/system/haproxy.service.d/hsmd.conf"]
+    assert "\nBindReadOnlyPaths=-/run/hsmd:/var/lib/haproxy/run/hsmd\n" in unit
+    assert "\nEnvironment=OPENSSL_CONF=/etc/hsmd/openssl.cnf\n" in unit
+    assert 'users = ["www-data", "haproxy"]  # servers\n' in made["etc/hsmd/agent.toml"]
+
+
+def test_postgresql_gets_files_that_only_its_group_may_read(run: Run, root: Path) -> None:
+    assert install(run, "postgresql", root).code == 0
+    made = tree(root)
+    assert made["etc/hsmd/postgresql/www.key"] == "reference\n"
+    assert (root / "etc/hsmd/postgresql/www.key").stat().st_mode & 0o777 in (0o640, 0o600)
+    assert "OPENSSL_CONF = '/etc/hsmd/openssl.cnf'\n" in made["etc/postgresql/15/main/environment"]
+    assert "ssl_key_file = '/etc/hsmd/postgresql/www.key'" in made["etc/postgresql/15/main/conf.d/hsmd.conf"]
+    (root / "etc/hsmd/postgresql/www.pem").write_text("renewed\n")
+    assert install(run, "postgresql", root, "--remove").code == 0
+    assert tree(root) == FILES, "what renewals have replaced is removed, too"
+
+
+def test_a_second_cluster_must_be_named(run: Run, root: Path) -> None:
+    for name in ("postgresql.conf", "environment"):
+        (root / "etc/postgresql/15/two").mkdir(exist_ok=True)
+        (root / "etc/postgresql/15/two" / name).touch()
+    ran = install(run, "postgresql", root)
+    assert (ran.code, "15/main, 15/two" in ran.err) == (2, True)
+    assert install(run, "postgresql", root, "--cluster", "15/two").code == 0
+    assert (root / "etc/systemd/system/postgresql@15-two.service.d/hsmd.conf").exists()
+
+
+def test_servers_share_what_they_need(run: Run, root: Path) -> None:
+    for server in USERS:
+        assert install(run, server, root).code == 0
+    listed = ("etc/hsmd/openssl.cnf", "etc/hsmd/agent.toml")
+    assert '["www-data", "haproxy", "postgres"]' in tree(root)[listed[1]]
+    for server in ("postgresql", "nginx", "haproxy"):
+        ran = install(run, server, root, "--remove")
+        assert (ran.code, "Kept /etc/hsmd/openssl.cnf" in ran.out) == (0, True)
+    assert tree(root)[listed[1]] == AGENT
+    assert install(run, "apache", root, "--remove").code == 0
+    assert tree(root) == FILES
+
+
+def test_two_keys_of_one_server(run: Run, root: Path) -> None:
+    assert install(run, "nginx", root).code == 0
+    assert install(run, "nginx", root, key="shop").code == 0
+    assert 'keys = ["shop", "www"]' in tree(root)["etc/hsmd/servers.d/nginx.toml"]
+    assert install(run, "nginx", root, "--remove").code == 0
+    assert tree(root) == FILES
+
+
+@pytest.mark.parametrize(
+    ("server", "path", "text"),
+    [
+        ("nginx", "etc/nginx/snippets/hsmd-www.conf", "mine\n"),
+        ("nginx", "etc/hsmd/openssl.cnf", "mine\n"),
+        ("apache", "etc/apache2/envvars", "# hsmd agent install apache: begin\nmine\n"),
+        (
+            "postgresql",
+            "etc/postgresql/15/main/environment",
+            "# hsmd agent install postgresql: begin\nmine\n",
+        ),
+    ],
+)
+def test_a_file_that_was_changed_since_is_named_and_nothing_is_removed(
+    run: Run, root: Path, server: str, path: str, text: str
+) -> None:
+    assert install(run, server, root).code == 0
+    (root / path).write_text(text)
+    before = tree(root)
+    ran = install(run, server, root, "--remove")
+    assert (ran.code, f"{path} was changed since it was installed" in ran.err) == (1, True)
+    again = install(run, server, root)
+    assert (again.code, f"{path} was changed since" in again.err) == (1, True)
+    assert tree(root) == before
+    if server == "nginx":
+        assert install(run, server, root, "--yes").code == 0
+        assert install(run, server, root, "--remove").code == 0
+        assert tree(root) == FILES
+
+
+def test_what_is_added_beside_a_block_stays(run: Run, root: Path) -> None:
+    assert install(run, "apache", root).code == 0
+    envvars = root / "etc/apache2/envvars"
+    envvars.write_text(f"export FIRST=1\n{envvars.read_text()}export LAST=1\n")
+    assert install(run, "apache", root, "--remove").code == 0
+    assert envvars.read_text() == f"export FIRST=1\n{ENVVARS}export LAST=1\n"
+
+
+def test_a_server_that_sets_the_configuration_itself_is_refused(run: Run, root: Path) -> None:
+    (root / "etc/apache2/envvars").write_text("export OPENSSL_CONF=/etc/mine.cnf\n")
+    before = tree(root)
+    ran = install(run, "apache", root)
+    assert (ran.code, "--site" in ran.err, tree(root) == before) == (1, True, True)
+
+
+def test_print_writes_nothing(run: Run, root: Path) -> None:
+    ran = install(run, "haproxy", root, "--print", "--json")
+    files = {file["path"]: file["content"] for file in json.loads(ran.out)["files"]}
+    assert files["/etc/hsmd/haproxy/www.pem"] == "../keys/www.pem"
+    assert '"haproxy"' in files["/etc/hsmd/agent.toml"]
+    assert tree(root) == FILES
+
+
+@pytest.mark.parametrize("server", USERS)
+def test_the_printed_steps_set_the_configuration_for_commands_of_a_shell(
+    run: Run, root: Path, server: str
+) -> None:
+    """Apache's and PostgreSQL's own commands read the files that were changed."""
+    steps = install(run, server, root).err
+    for command in ("nginx -t &&", "haproxy -c -f"):
+        assert command not in steps or f"OPENSSL_CONF=/etc/hsmd/openssl.cnf {command}" in steps
+    assert f"--server {server}" in steps
+
+
+# --- users in agent.toml ---
+
+PATH = Path("/etc/hsmd/agent.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        AGENT,
+        AGENT.replace('[defaults]\nusers = ["www-data"]  # servers\n', ""),
+        AGENT.replace('users = ["www-data"]  # servers\n', ""),
+        AGENT + "[keys.www]\nusers = []\n",
+        AGENT + '[keys."www"]\nusers = ["root"]\n',
+    ],
+)  # fmt: skip
+def test_a_user_is_added_and_removed(text: str) -> None:
+    added = agent_users.add(PATH, text, "daemon", "www")
+    uid = host_users.uid_of("daemon")
+    assert uid is not None
+    assert agent_config.parse(added).rules.allow(uid, "www")
+    assert agent_users.add(PATH, added, "daemon", "www") == added
+    removed = agent_users.remove(PATH, added, "daemon", agent_users.table_of(text, "www"))
+    assert not agent_config.parse(removed).rules.allow(uid, "www")
+    assert removed == text or "users" not in text
+
+
+def test_users_that_only_an_editor_can_change_are_refused() -> None:
+    text = AGENT.replace('["www-data"]', '[\n  "www-data",\n]')
+    with pytest.raises(CommandError, match=r"add haproxy to `users` in its table \[defaults\]"):
+        agent_users.add(PATH, text, "haproxy", "www")
+    everyone = AGENT.replace('"www-data"', '"*"')
+    assert agent_users.add(PATH, everyone, "haproxy", "www") == everyone
