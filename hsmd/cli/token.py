@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
 
 from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session
+from hsmd.cli.base.errors import CommandError
 from hsmd.cli.base.output import fields, when
-from hsmd.protocol.messages import Done, TokenClear, TokenInfo, TokenInfoList, TokenList
+from hsmd.protocol.messages import Done, TokenClear, TokenInfo, TokenInfoList, TokenList, TokenStop
 
 app = group(
     """State of the tokens, and whether daemons log in to them.
@@ -18,6 +20,9 @@ app = group(
     token."""
 )
 
+LOGIN_S = 30.0
+"""How long `clear` waits for a login: a daemon may have to wait for its turn, and a token is slow."""
+LOOK_S = 0.3
 MOST_SHOWN = 20
 """Keys that a line names."""
 
@@ -35,17 +40,64 @@ def clear(
     name: Annotated[
         str, typer.Argument(metavar="TOKEN", help="Name of the token in hsmd.toml.", show_default=False)
     ],
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result of the login.")] = True,
 ) -> None:
-    """Let daemons log in again after a PIN was refused. Correct the PIN first.
+    """Let daemons log in again, after a PIN was refused or changed. Correct the PIN first.
 
-    One daemon attempts one login. If the token accepts it, the other daemons follow; otherwise logins stop again.
+    One daemon attempts one login, and the command waits for it. If the token accepts it, the other daemons follow; otherwise
+    logins stop again, and the exit code is 1. A PIN that was refused is not tried again while its file is unchanged.
     """
     done = session.ask(TokenClear(name=name), Done)
+    with session.output.working("waiting for the login"):
+        found = _after_login(session, name) if wait else None
+    if found is not None and found.stopped_at is not None:
+        raise CommandError(
+            f"logins to {name} are stopped again: {found.stop_reason}",
+            f"then run again: hsmd token clear {name}",
+        )
+    accepted = found is not None and found.logins in ("allowed", "") and found.state == "ready"
+    result = ": it accepts the PIN." if accepted else ", and none has been tried yet."
+    session.output.show(
+        {"token": name, "changed": done.changed, "accepted": accepted},
+        lambda: f"Daemons may log in to {name} again{result}",
+        hints="" if accepted else "See: hsmd token list",
+    )
+
+
+@command(app, "stop", example='hsmd token stop main --reason "the PIN is being changed"')
+def stop(
+    session: Session,
+    name: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="Name of the token in hsmd.toml.", show_default=False)
+    ],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why, for the log and other operators.")
+    ] = "the PIN is being changed",
+) -> None:
+    """Have no daemon log in to a token until `hsmd token clear`, so that its PIN can be changed.
+
+    Workers that are logged in go on, so handshakes do too. No try is lost on the old PIN, whatever happens meanwhile.
+    """
+    done = session.ask(TokenStop(name=name, reason=reason), Done)
+    result = "No daemon logs in to" if done.changed else "Logins were stopped before to"
     session.output.show(
         {"token": name, "changed": done.changed},
-        lambda: f"Daemons may log in to {name} again.",
-        hints="See: hsmd token list",
+        lambda: f"{result} {name}.",
+        hints=f"Change the PIN of the token, then the file with the PIN on each key host, then: hsmd token clear {name}",
     )
+
+
+def _after_login(session: Session, name: str) -> TokenInfo | None:
+    """The token once its login has succeeded or was refused, or after `LOGIN_S`; None if it is not there any more."""
+    ends = time.monotonic() + LOGIN_S
+    while True:
+        tokens = session.ask(TokenList(), TokenInfoList).tokens
+        found = next((token for token in tokens if token.name == name), None)
+        if found is None or found.stopped_at is not None or time.monotonic() >= ends:
+            return found
+        if found.state == "ready" and found.logins in ("allowed", ""):
+            return found
+        time.sleep(LOOK_S)
 
 
 def _facts(token: TokenInfo) -> list[tuple[str, str]]:
@@ -64,7 +116,7 @@ def _facts(token: TokenInfo) -> list[tuple[str, str]]:
             ("next step", f"correct the PIN, then: hsmd token clear {token.name}"),
         ]
     else:
-        facts.append(("logins", "allowed"))
+        facts.append(("logins", token.logins or "allowed"))
     if token.wrapping:
         facts.append(("wrapped keys", ", ".join(token.wrapping)))
     if token.missing:

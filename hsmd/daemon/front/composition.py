@@ -93,6 +93,7 @@ class Parts:
             tell=launcher.send,
             hold=self.tokens.hold,
             record=partial(_record_stop, self.audit),
+            try_login=self.tokens.try_login,
         )
         self.counters = Counters(config.metrics.series)
         self.counters.begin_window(time.monotonic())

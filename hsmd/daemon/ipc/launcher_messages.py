@@ -27,7 +27,7 @@ class Starts(Enum):
 
     NONE = "none"
     ONE = "one"
-    """Only the token's first signing worker."""
+    """A single worker of the token: the first one that is missing."""
     ALL = "all"
 
 

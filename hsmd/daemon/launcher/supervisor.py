@@ -46,6 +46,8 @@ class StartPermission:
 
     starts: Starts = Starts.NONE
     cleared: bool = False
+    only: WorkerSlot | None = None
+    """With `Starts.ONE`, the slot whose worker is started, once it has been chosen."""
 
 
 class Supervisor:
@@ -85,7 +87,9 @@ class Supervisor:
     def permit(self, token: str, starts: Starts, *, cleared: bool) -> None:
         """Replace a token's start permission. If all workers may now be started, missing ones are started without delay."""
         before = self._permission(token)
-        self._permissions[token] = StartPermission(starts, cleared)
+        self._permissions[token] = StartPermission(
+            starts, cleared, before.only if before.starts is starts else None
+        )
         if starts is Starts.ALL and before.starts is not Starts.ALL:
             for slot in self._slots:
                 if slot.token.name == token and slot.worker is None:
@@ -135,16 +139,16 @@ class Supervisor:
 
     def _startable(self) -> list[WorkerSlot]:
         """The slots without a worker that may get one."""
-        first: dict[str, WorkerSlot] = {}
-        for slot in self._slots:
-            first.setdefault(slot.token.name, slot)
-        startable = []
-        for slot in self._slots:
-            starts = self._permission(slot.token.name).starts
-            permitted = starts is Starts.ALL or (starts is Starts.ONE and first[slot.token.name] is slot)
-            if slot.worker is None and permitted:
-                startable.append(slot)
-        return startable
+        return [slot for slot in self._slots if slot.worker is None and self._is_permitted(slot)]
+
+    def _is_permitted(self, slot: WorkerSlot) -> bool:
+        """Whether a slot without a worker may get one. With `Starts.ONE` that is the first that misses one, and stays it."""
+        permission = self._permission(slot.token.name)
+        if permission.starts is not Starts.ONE:
+            return permission.starts is Starts.ALL
+        if permission.only not in self._slots:
+            self._permissions[slot.token.name] = permission = replace(permission, only=slot)
+        return permission.only is slot
 
     def _running(self) -> Iterator[tuple[WorkerSlot, SpawnedWorker]]:
         for slot in (*self._slots, *self._retired):

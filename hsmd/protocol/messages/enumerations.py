@@ -116,6 +116,16 @@ BREAKER_STATE = Enumeration(
         "probing": "a worker is started to probe the token; requests fail at once",
     },
 )
+LOGIN_STATE = Enumeration(
+    "LoginState",
+    "Whether a daemon logs in to a token.",
+    {
+        "waiting": "it waits for its turn to try the PIN",
+        "trying": "one worker tries the PIN",
+        "allowed": "the PIN was accepted; workers log in as they start",
+        "stopped": "no worker logs in until an operator clears it with `token.clear`",
+    },
+)
 KEY_FINDING = Enumeration(
     "KeyFinding",
     "What the daemon makes of a private key object in a token.",

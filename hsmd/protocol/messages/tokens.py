@@ -8,9 +8,9 @@ from typing import Annotated
 from msgspec import Struct
 
 from hsmd.protocol.messages.base import AUDITOR, NO_SUBJECT, OPERATOR, Done, Request, Text
-from hsmd.protocol.messages.enumerations import BREAKER_STATE, TOKEN_STATE
+from hsmd.protocol.messages.enumerations import BREAKER_STATE, LOGIN_STATE, TOKEN_STATE
 
-__all__ = ["KeyProblem", "TokenClear", "TokenInfo", "TokenInfoList", "TokenList"]
+__all__ = ["KeyProblem", "TokenClear", "TokenInfo", "TokenInfoList", "TokenList", "TokenStop"]
 
 
 class KeyProblem(Struct):
@@ -33,9 +33,9 @@ class TokenInfo(Struct):
     reason: str
     """Why requests fail; empty if they do not."""
     stopped_at: datetime | None = None
-    """When logins were stopped because the token refused the PIN; null if daemons may log in."""
+    """When logins were stopped because the token refused the PIN, or by an operator; null if daemons may log in."""
     stopped_by: str = ""
-    """The daemon whose login was refused, and its host."""
+    """The daemon whose login was refused, and its host, or the operator."""
     stop_reason: str = ""
     missing: list[str] = []
     """Names of keys that the store knows and the token does not serve: at most 1,000 of them."""
@@ -57,6 +57,8 @@ class TokenInfo(Struct):
     """How many keys `missing` is about, also of those that it does not name."""
     unknown_count: int = 0
     """How many keys `unknown` is about, also of those that it does not name."""
+    logins: Annotated[str, LOGIN_STATE.meta] = ""
+    """Empty from daemons of earlier releases."""
 
 
 class TokenInfoList(Struct):
@@ -83,3 +85,18 @@ class TokenClear(Request, tag="token.clear"):
     subject = NO_SUBJECT
 
     name: Text
+
+
+class TokenStop(Request, tag="token.stop"):
+    """Stop logins to a token until `token.clear`, to change its PIN: no daemon tries the old one meanwhile.
+
+    Workers that are logged in go on.
+    """
+
+    Result = Done
+    roles = OPERATOR
+    changes = True
+    subject = NO_SUBJECT
+
+    name: Text
+    reason: Text

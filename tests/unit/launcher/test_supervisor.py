@@ -144,6 +144,22 @@ def test_a_refused_pin_stops_the_token_until_the_front_permits_starts(harness: H
     assert [worker.settings.token.cleared for worker in harness.workers[3:]] == [True, False, False]
 
 
+def test_one_start_is_of_a_worker_that_is_missing(harness: Harness) -> None:
+    """Others are logged in: the first slot needs no start."""
+    harness.supervisor.start_due(0.0)
+    harness.workers[1].process.status = harness.workers[2].process.status = EXIT_LOGIN_REFUSED
+    harness.supervisor.reap(1.0, stopping=False)
+    harness.permit("one", cleared=True)
+    harness.supervisor.start_due(1e9)
+    assert [each.control for each in harness.started[3:]] == [False]
+    harness.permit("one")
+    harness.supervisor.start_due(1e9)
+    assert len(harness.running) == 2, "one at a time"
+    harness.permit("all")
+    harness.supervisor.start_due(1e9)
+    assert len(harness.running) == 3
+
+
 def test_an_operators_clearance_holds_for_one_start(harness: Harness) -> None:
     harness.permit("one", cleared=True)
     harness.supervisor.start_due(0.0)

@@ -73,6 +73,7 @@ DECLARED: dict[str, tuple[object, ...]] = {
     "status": ("oa", QUERY, "", ""),
     "token.clear": ("o", CHANGE, "", ""),
     "token.list": ("oa", QUERY, "", ""),
+    "token.stop": ("o", CHANGE, "", ""),
     "whoami": ("oafwcnd", QUERY, "", ""),
 }
 

@@ -10,7 +10,7 @@ reports late stops the logins all the same, unless an operator has cleared a sto
 there were: then the daemon waits for a turn again, so the token decides under the newest clearance.
 
     waiting --turn granted--> first --ready--> going
-    first --worker failed--> waiting            any --PIN refused, here or elsewhere--> stopped --cleared--> waiting
+    first --worker failed--> waiting      any --PIN refused, here or elsewhere, or an operator--> stopped --cleared--> waiting
 
 While a token is `going` its workers are replaced without asking the store, which may be away. The token's flags then keep two
 daemons from trying the same wrong PIN: a worker does not log in when they show a failed try (see `hsmd.pkcs11.session`).
@@ -73,10 +73,12 @@ class LoginGuard:
         tell: Callable[[PermitStarts], None],
         hold: Callable[[str, str], None],
         record: Callable[[LoginStop], None],
+        try_login: Callable[[str], None] = lambda token: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`holder` identifies this daemon in the store, `by` names it for operators. `tell` sends a message to the launcher;
         `hold(token, reason)` tells the token's pool ("" when logins are allowed); `record` writes a stop to the audit log.
+        `try_login(token)` has a worker start anew if all are logged in, so that the PIN is tried in this daemon's turn.
         """
         self._store = store
         self._holder = holder
@@ -84,6 +86,7 @@ class LoginGuard:
         self._tell = tell
         self._hold = hold
         self._record = record
+        self._try_login = try_login
         self._now = now
         self._tokens: dict[str, _Token] = {}
         self._wake = asyncio.Event()
@@ -99,6 +102,11 @@ class LoginGuard:
         """Something in the store has changed: read the stops again soon."""
         self._stops_due = True
         self._wake.set()
+
+    def phase_of(self, name: str) -> Phase:
+        """How far this daemon is with its logins to this token."""
+        token = self._tokens.get(name)
+        return token.phase if token else Phase.WAITING
 
     def stop_of(self, name: str) -> LoginStop | None:
         """Why logins to this token are stopped; None if they are not."""
@@ -235,6 +243,7 @@ class LoginGuard:
         elif claim.granted:
             token.phase, token.clearances = Phase.FIRST, claim.clearances
             self._tell_starts(name, token)
+            self._try_login(name)
 
     def _stop(self, name: str, token: _Token, stop: LoginStop) -> None:
         token.phase, token.stop, token.cleared = Phase.STOPPED, stop, False

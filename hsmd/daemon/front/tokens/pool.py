@@ -222,6 +222,12 @@ class TokenPool:
         control = self._control.worker
         return control is not None and control.ready is not None and control.ready.write_protected
 
+    def try_login(self) -> None:
+        """Replace the control worker, which no handshake waits for, so that the PIN is tried; not if it is starting anyway."""
+        control = self._control.worker
+        if control is not None and control.ready is not None:
+            self._control.lose("the PIN is tried, because an operator has cleared the logins")
+
     def ended(self, pid: int, by_signal: int) -> None:
         """A worker's process ended, by a signal or by itself (0), as the launcher reports."""
         self._crashes.ended(pid, by_signal)

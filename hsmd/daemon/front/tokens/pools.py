@@ -108,6 +108,12 @@ class TokenPools:
             if name in generations:
                 generations[name].pool.hold(reason)
 
+    def try_login(self, name: str) -> None:
+        """Have one worker of this token start anew, unless one is missing and will."""
+        for generations in (self._current, self._coming):
+            if name in generations:
+                generations[name].pool.try_login()
+
     def store_changed(self, difference: Difference) -> None:
         """Tell workers of keys that other daemons have made, so that no signature waits until a worker looks for its key."""
         if difference.whole:
