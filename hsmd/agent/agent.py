@@ -33,6 +33,8 @@ REFRESH_S = 60.0
 """Longest interval between two comparisons of the cache with the daemon."""
 REFRESH_AT_MOST_EVERY_S = 1.0
 STORE_AT_MOST_EVERY_S = 1.0
+ONE_BY_ONE = 16
+"""If more keys than this have another certificate, all keys are compared with the daemon."""
 REST = 10
 """Comparing and storing many keys takes time: pause this many times as long as it took before it is done again,"""
 MOST_PAUSE_S = 20.0
@@ -57,7 +59,8 @@ class Agent:
         self._outdated = outdated = asyncio.Event()
         self._upstream = Upstream(
             changed=lambda _: outdated.set(),
-            event=lambda _: outdated.set(),
+            replaced=self._note_replaced,
+            missed=outdated.set,
             health_changed=lambda: self._status.choose_daemons(),
             witness=self._witness,
             clock=clock,
@@ -74,6 +77,9 @@ class Agent:
         self._listener: Listener | None = None
         self._acceptor: Acceptor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._replaced: set[str] = set()
+        """Keys that have another certificate, of which the agent has not fetched it yet."""
+        self._some_replaced = asyncio.Event()
 
     # --- start, reload and stop ---
 
@@ -88,6 +94,7 @@ class Agent:
             asyncio.create_task(task())
             for task in (
                 self._keep_cache,
+                self._keep_replaced,
                 self._keep_file,
                 self._certificates.keep,
                 self._keep_limits,
@@ -177,7 +184,7 @@ class Agent:
     async def _close_later(self, connection: Connection) -> None:
         """Let a daemon that is no longer configured answer its open requests, then disconnect."""
         await asyncio.sleep(DRAIN_S)
-        await connection.close()
+        await self._upstream.end(connection)
 
     def spawn(self, coroutine: Any) -> None:
         """Run a coroutine in a task that `run` waits for."""
@@ -209,6 +216,22 @@ class Agent:
             await asyncio.sleep(
                 _pause_s(REFRESH_AT_MOST_EVERY_S, began) if compared else REFRESH_AT_MOST_EVERY_S
             )
+
+    def _note_replaced(self, name: str) -> None:
+        self._replaced.add(name)
+        self._some_replaced.set()
+
+    async def _keep_replaced(self) -> None:
+        """Fetch the certificates of keys that have another one, a few alone, and many with all keys."""
+        while True:
+            await self._some_replaced.wait()
+            self._some_replaced.clear()
+            names, self._replaced = self._replaced, set()
+            if len(names) > ONE_BY_ONE:
+                self._outdated.set()
+                continue
+            for name in names:
+                await self._service.update(name)
 
     async def _keep_file(self) -> None:
         """Write the cache's file after changes. It is written as a whole, so changes that follow each other are collected."""

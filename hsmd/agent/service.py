@@ -201,6 +201,13 @@ class Service:
     def _keys_unknown() -> HsmdError:
         return Unavailable("the list of keys is not known yet: no daemon could be reached")
 
+    async def update(self, name: str) -> None:
+        """Ask the daemon for what may have changed about a key. Failures are logged."""
+        if self._cache.get(name) is None:
+            self._outdated.set()
+        else:
+            await self._update(name)
+
     async def _update(self, name: str) -> None:
         """Ask the daemon for one key, once for all users that ask for it meanwhile."""
         update = self._updates.get(name)

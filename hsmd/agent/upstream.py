@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from hsmd import observe
 from hsmd.agent.daemon_health import DaemonHealth
+from hsmd.agent.news import News
 from hsmd.client.channel import Answered
 from hsmd.client.connection import Connection
 from hsmd.client.endpoint import Endpoint
@@ -37,24 +38,27 @@ class Cancellable(Protocol):
 class Upstream:
     """Connections to the daemons of the configuration, in its order.
 
-    `changed(connection)` is called when a connection becomes available, `event(document)` with each event of a daemon,
-    `health_changed()` when a daemon reports another health.
+    `changed(connection)` is called when a connection becomes available, `replaced(name)` when a daemon has another certificate
+    for a key, `missed()` when that may be so for any, and `health_changed()` when a daemon reports another health.
     """
 
     def __init__(
         self,
         *,
         changed: Callable[[Connection], None],
-        event: Callable[[dict[str, Any]], None],
+        replaced: Callable[[str], None],
+        missed: Callable[[], None],
         witness: Witness,
         health_changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._changed = changed
-        self._event = event
+        self._replaced = replaced
+        self._missed = missed
         self._witness = witness
         self._clock = clock
         self._connections: list[Connection] = []
+        self._news: dict[Connection, News] = {}
         self._failing: frozenset[Connection] = frozenset()
         """Connected daemons that report that they can use no key of this agent."""
         self.health = DaemonHealth(lambda: self._connections, health_changed)
@@ -77,9 +81,18 @@ class Upstream:
         ]
         return [connection for connection in present.values() if connection not in self._connections]
 
+    async def end(self, connection: Connection) -> None:
+        """End a connection that is no longer configured."""
+        news = self._news.pop(connection, None)
+        if news is not None:
+            await news.close()
+        await connection.close()
+
     async def close(self) -> None:
         """End all connections."""
         connections, self._connections = self._connections, []
+        await asyncio.gather(*(news.close() for news in self._news.values()))
+        self._news.clear()
         await asyncio.gather(*(connection.close() for connection in connections))
 
     def trust(self, witness: Witness) -> None:
@@ -159,10 +172,10 @@ class Upstream:
             patient=True,
             examine=examine,
             on_state=on_state,
-            on_event=self._event,
             clock=self._clock,
         )
         connection.begin()
+        self._news[connection] = News(connection, self._replaced, self._missed)
         return connection
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,4 +117,36 @@ def test_a_group_for_the_socket_is_set_by_the_agent_under_its_unit(hosts: Site) 
         systemctl restart hsmd-agent
     """)
     assert front.sh("stat -c %G /run/hsmd/agent.sock") == "www-data\n"
+    check(hosts)
+
+
+RENEWED_S = 10.0
+"""Within which docs/servers.md says that servers present a renewed certificate."""
+
+
+def certificate(site: Site) -> str:
+    """Serial number and end of the certificate that clients get; empty if the handshake fails."""
+    return site.front.run(
+        "bash", "-c",
+        "openssl s_client -connect 127.0.0.1:443 -servername www.example.org </dev/null 2>/dev/null"
+        " | openssl x509 -noout -serial -enddate",
+        check=False,
+    ).stdout  # fmt: skip
+
+
+def test_a_renewed_certificate_is_served_without_a_person(hosts: Site) -> None:
+    """The path unit starts what installs it, which reloads nginx: it was set up without any list of servers."""
+    before = certificate(hosts)
+    assert "serial=" in before
+    workers = hosts.front.run("pgrep", "--parent", hosts.front.property("nginx", "MainPID")).stdout
+    hosts.key.run("hsmd", "cert", "self-signed", "www", "--dns", "www.example.org", "--days", "77")
+    began = time.monotonic()
+    wait_until(lambda: certificate(hosts) not in ("", before), "nginx presents the new one", 30)
+    assert time.monotonic() - began < RENEWED_S
+    assert hosts.front.run("pgrep", "--parent", hosts.front.property("nginx", "MainPID")).stdout != workers
+    journal = hosts.front.journal("hsmd-agent-deploy")
+    assert "installed: www" in journal
+    assert "reloaded: nginx" in journal
+    assert [line for line in journal.splitlines() if any(text in line for text in FORBIDDEN)] == []
+    assert hosts.front.property("hsmd-agent-deploy", "Result") == "success"
     check(hosts)

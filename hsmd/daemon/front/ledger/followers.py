@@ -14,6 +14,7 @@ from typing import Protocol
 from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.ledger.event_reader import EventReader
+from hsmd.daemon.store.audience import WATCHING
 from hsmd.errors import HsmdError, Overloaded, StoreFailure
 from hsmd.protocol import messages
 from hsmd.protocol.cursor import Cursor
@@ -32,6 +33,9 @@ would expire otherwise, although it has missed nothing."""
 MAX_OF_CLIENT = 8
 MAX_FOLLOWERS = 128
 """Sessions of one client, and of all clients, that follow at a time."""
+KEPT_PLACES = 32
+"""Of them, those that only operators and auditors take: agents, which follow as long as they run, have another way to learn of
+what concerns them."""
 RETRY_S = 5.0
 """After this time a session that may not follow now may ask again."""
 
@@ -77,7 +81,8 @@ class Followers:
         Raises Overloaded if it may not follow, because too many others do, or have asked to.
         """
         others = [other.identity.client for other in {*self._tasks, *self._asking} if other is not peer]
-        if len(others) >= MAX_FOLLOWERS or others.count(peer.identity.client) >= MAX_OF_CLIENT:
+        places = MAX_FOLLOWERS - (0 if peer.identity.roles & WATCHING else KEPT_PLACES)
+        if len(others) >= places or others.count(peer.identity.client) >= MAX_OF_CLIENT:
             raise Overloaded("too many sessions follow events", retry_after_ms=round(RETRY_S * 1000))
         self._asking[peer] = self._asking.get(peer, 0) + 1
 

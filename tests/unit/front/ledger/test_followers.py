@@ -13,7 +13,7 @@ import pytest
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.ledger import followers
-from hsmd.daemon.front.ledger.followers import MAX_FOLLOWERS, MAX_OF_CLIENT, Followers
+from hsmd.daemon.front.ledger.followers import KEPT_PLACES, MAX_FOLLOWERS, MAX_OF_CLIENT, Followers
 from hsmd.errors import Overloaded, Refused, StoreFailure
 from hsmd.protocol.messages import Event, EventPage
 from hsmd.protocol.roles import Role
@@ -65,8 +65,8 @@ class Ledger:
 class Peer:
     """A session that reads, or not, as the test says."""
 
-    def __init__(self, client: str = "web", reads: bool = True) -> None:
-        self.identity = Identity(client, frozenset({Role.FRONT_END}), KeyCredential("F"))
+    def __init__(self, client: str = "web", reads: bool = True, role: Role = Role.FRONT_END) -> None:
+        self.identity = Identity(client, frozenset({role}), KeyCredential("F"))
         self.pages: list[list[str]] = []
         self.kinds: list[str] = []
         self.reads = reads
@@ -198,11 +198,25 @@ async def test_a_client_and_all_clients_have_a_limited_number_of_followers(parts
         parts.followers.admit(Peer("web"))
     parts.followers.admit(peers[0])  # a session that follows already takes no other place
     for number in range(MAX_FOLLOWERS - MAX_OF_CLIENT):
-        parts.followers.admit(other := Peer(f"c{number}"))
+        parts.followers.admit(other := Peer(f"c{number}", role=Role.AUDITOR))
         parts.followers.start(other, cursor(0))
     with pytest.raises(Overloaded) as refused:
-        parts.followers.admit(Peer("new"))
+        parts.followers.admit(Peer("new", role=Role.AUDITOR))
     assert refused.value.retry_after_ms > 0
+    for peer in list(parts.followers._tasks):
+        parts.followers.stop(peer)
+
+
+async def test_agents_leave_places_to_operators_and_auditors(parts: Parts) -> None:
+    for number in range(MAX_FOLLOWERS - KEPT_PLACES):
+        parts.followers.admit(agent := Peer(f"web{number}"))
+        parts.followers.start(agent, cursor(0))
+    with pytest.raises(Overloaded):
+        parts.followers.admit(Peer("new"))
+    for number in range(KEPT_PLACES):
+        parts.followers.admit(Peer(f"o{number}", role=Role.OPERATOR))
+    with pytest.raises(Overloaded):
+        parts.followers.admit(Peer("late", role=Role.OPERATOR))
     for peer in list(parts.followers._tasks):
         parts.followers.stop(peer)
 
