@@ -29,8 +29,10 @@ ADDRESSES = {"key": "10.9.0.1", "front": "10.9.0.2", "key2": "10.9.0.3", "operat
 MODULE = "/usr/lib/vendor/libpkcs11.so"
 TOKEN_LABEL = "tls"
 SECRETS = {"PIN": "secret-pin-1234", "NEW-PIN": "secret-pin-5678"}
+HSMD_SOURCE = "/srv/hsmd"
 SOURCES = {
-    "PIP_CONSTRAINT": "/srv/hsmd/constraints",  # hsmd @ file:///srv/hsmd/hsmd-....whl
+    "PIP_FIND_LINKS": HSMD_SOURCE,
+    "PIP_CONSTRAINT": f"{HSMD_SOURCE}/constraints",
     "DEBIAN_FRONTEND": "noninteractive",
 }
 """THE table of what differs between the documents and the test bed. The hosts have the addresses of the documents, and the

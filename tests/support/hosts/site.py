@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from tests.support.hosts.bed import Bed
 from tests.support.hosts.documents import ADDRESSES, MODULE, SECRETS, TOKEN_LABEL, Step, carry_out, steps
@@ -15,21 +21,37 @@ PUBLIC = "198.51.100"
 _LAST = {name: address.rpartition(".")[2] for name, address in ADDRESSES.items()}
 
 
+_CLIENT = Path(__file__).with_name("client_loop.py")
+
+
+@dataclass(slots=True)
+class Clients:
+    """What a loop of clients saw, when it has ended: see `Site.clients`."""
+
+    handshakes: int = 0
+    failures: Mapping[str, int] = ()  # type: ignore[assignment]
+    certificates: Mapping[str, tuple[float, float]] = ()  # type: ignore[assignment]
+    longest_s: float = 0.0
+
+
 class Site:
     """Hosts with the names and addresses of the documents. Several sites in one bed do not see each other."""
 
-    def __init__(self, bed: Bed, name: str, roots: dict[str, Root]) -> None:
+    def __init__(
+        self, bed: Bed, name: str, roots: Mapping[str, Root], binds: Mapping[Path, str] | None = None
+    ) -> None:
         self.bed = bed
         self.name = name
         self.dedicated = bed.network("10.9.0.254/24")
         self.public = bed.network(f"{PUBLIC}.254/24")
+        self._binds = binds or {}
         self.hosts: dict[str, Host] = {host: self._made(host, root) for host, root in roots.items()}
 
     def _made(self, name: str, root: Root) -> Host:
         networks = {self.dedicated: ADDRESSES[name]}
         if name == "front":
             networks[self.public] = f"{PUBLIC}.{_LAST[name]}"
-        return self.bed.host(name, root, networks, log=f"{self.name}-{name}")
+        return self.bed.host(name, root, networks, self._binds, log=f"{self.name}-{name}")
 
     @property
     def key(self) -> Host:
@@ -71,3 +93,21 @@ class Site:
             program("openssl"), "s_client", "-connect", f"{self.public_address}:{port}", "-servername", name, "-brief", *options,
             timeout_s=20,
         )  # fmt: skip
+
+    @contextmanager
+    def clients(self, port: int = 443, name: str = "www.example.org", version: str = "") -> Iterator[Clients]:
+        """Handshakes of a client on the public side, one after the other, while the block runs."""
+        seen = Clients()
+        words = [*self.public.prefix, sys.executable, str(_CLIENT), self.public_address, str(port), name]
+        with subprocess.Popen(
+            [*words, *([version] if version else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as loop:
+            try:
+                yield seen
+            finally:
+                out, _ = loop.communicate(timeout=30)
+        for member, value in json.loads(out).items():
+            setattr(seen, member, value)

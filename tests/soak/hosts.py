@@ -1,0 +1,110 @@
+"""Four hosts with systemd, Debian 12 and 13, set up by the operators' documents, and what operators do; for `scripts/soak hosts`.
+
+    scripts/soak hosts                       every journey
+    scripts/soak hosts --only restarts       set-up and one journey; may be repeated
+    scripts/soak hosts --suite trixie        one release
+    scripts/soak hosts --list                names of the journeys
+
+On each release a key host and a front end (and a second key host and an operator's computer, for the journeys that need
+them) start bare. What is done on them are the commands of docs/*.md, taken from their marked blocks; see
+tests/support/hosts/documents.py for the table of what differs. As root, with an apt mirror and a package index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.soak.hosts_journeys import JOURNEYS
+from tests.soak.hosts_steps import Report
+from tests.support.hosts import Bed, roots
+from tests.support.hosts.documents import HSMD_SOURCE
+from tests.support.hosts.site import Site
+
+ROOT = Path(__file__).parents[2]
+SUITES = ("bookworm", "trixie")
+
+
+def main() -> None:
+    """Exit with code 1 if a step failed."""
+    given = arguments()
+    if given.list:
+        print("\n".join(f"{name:14}{journey.__doc__.splitlines()[0]}" for name, journey in JOURNEYS.items()))
+        return
+    unknown = set(given.only) - set(JOURNEYS)
+    if unknown:
+        sys.exit(f"scripts/soak hosts: no such journey: {', '.join(sorted(unknown))}; --list shows them")
+    chosen = [name for name in JOURNEYS if not given.only or name == "setup" or name in given.only]
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="hsmd-wheel-") as directory, Bed() as bed:
+        with report.step("", "prepare", "wheel of this tree"):
+            wheel = build_wheel(Path(directory))
+        sites = [made(bed, suite, wheel, report) for suite in given.suite or SUITES]
+        with report.step("", "prepare", f"{len(bed.hosts)} hosts boot"):
+            bed.boot()
+        with ThreadPoolExecutor(len(sites)) as pool:
+            list(pool.map(lambda site: travelled(site, chosen, report), sites))
+    print(report.table())
+    sys.exit(1 if report.failed else 0)
+
+
+def arguments() -> argparse.Namespace:
+    """Minutes and seed are given by scripts/soak, and have no effect here."""
+    parser = argparse.ArgumentParser(prog="scripts/soak hosts", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", default=[], metavar="JOURNEY")
+    parser.add_argument("--suite", action="append", default=[], choices=SUITES)
+    parser.add_argument("--list", action="store_true")
+    for unused in ("--minutes", "--seed"):
+        parser.add_argument(unused, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def build_wheel(directory: Path) -> Path:
+    """A wheel of this tree, and a constraint that makes pip take its version; return the directory."""
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-build-isolation",
+        "--no-deps",
+        "--wheel-dir",
+        str(directory),
+        str(ROOT),
+    ]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"no wheel:\n{done.stderr[-3000:]}")
+    (wheel,) = directory.glob("hsmd-*.whl")
+    (directory / "constraints").write_text(f"hsmd=={wheel.name.split('-')[1]}\n")
+    directory.chmod(0o755)
+    return directory
+
+
+def made(bed: Bed, suite: str, wheel: Path, report: Report) -> Site:
+    """The bare hosts of a release. A key host has its vendor's module, a front end its TLS server."""
+    with report.step(suite, "prepare", "root file systems"):
+        files = {
+            "key": roots.debian(suite, "softhsm2"),
+            "key2": roots.debian(suite, "softhsm2"),
+            "front": roots.debian(suite, "nginx-light"),
+            "operator": roots.debian(suite),
+        }
+    return Site(bed, suite, files, {wheel: HSMD_SOURCE})
+
+
+def travelled(site: Site, chosen: list[str], report: Report) -> None:
+    """Do the journeys at a site. A failure ends a journey; without the set-up there are no others."""
+    for name in chosen:
+        good = report.journey(site.name, name, lambda name=name: JOURNEYS[name](site, report))
+        if name == "setup" and not good:
+            return
+
+
+if __name__ == "__main__":
+    main()
