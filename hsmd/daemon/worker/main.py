@@ -85,6 +85,8 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
         return _fail(front, error, EXIT_LOGIN_REFUSED)
     except HsmdError as error:
         return _fail(front, error, EXIT_TOKEN_UNAVAILABLE)
+    except ConnectionError:
+        return _front_is_gone()
     try:
         loop.run()
     except Recycle as reason:
@@ -94,7 +96,12 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
         print(f"hsmd worker {os.getpid()}: the front broke the protocol: {error.text}", file=sys.stderr)
         return EXIT_PROTOCOL
     except OSError:
-        print(f"hsmd worker {os.getpid()}: the front is gone", file=sys.stderr)
+        return _front_is_gone()
+    return 0
+
+
+def _front_is_gone() -> int:
+    print(f"hsmd worker {os.getpid()}: the front is gone", file=sys.stderr)
     return 0
 
 

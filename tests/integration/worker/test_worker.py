@@ -79,6 +79,12 @@ def test_a_worker_ends_when_its_front_ends(start, token: SoftHsmToken) -> None:
     assert worker.exit_status() == 0
 
 
+def test_a_worker_that_starts_while_its_front_ends_ends_in_good_order(start, token: SoftHsmToken) -> None:
+    worker = start(token)
+    worker.socket.shutdown(2)
+    assert worker.exit_status() == 0
+
+
 def test_a_fenced_worker_begins_nothing(start, token: SoftHsmToken, keys: dict[str, KeyDescription]) -> None:
     worker = start(token).ready()
     worker.progress.fence()
