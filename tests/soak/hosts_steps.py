@@ -72,6 +72,6 @@ class Report:
 
 
 def _shortened(error: Exception) -> str:
-    """The first line and the last ten of an error's text."""
+    """The first line and the last 25 of an error's text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return "\n    ".join([lines[0], *lines[1:][-10:]])
+    return "\n    ".join([lines[0], *lines[1:][-25:]])

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Self
 
 from tests.support.hosts import requirements
 from tests.support.hosts.host import Host, end, remove_cgroup, start_keeper
-from tests.support.hosts.networks import Network, Switch
+from tests.support.hosts.networks import Network
 from tests.support.hosts.roots import Root
 
 _NAME = "hsmd-hosts"
@@ -32,16 +33,13 @@ class Bed:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_NAME}-{os.getpid()}-"))
         """For logs and whatever a test wants to keep until the end."""
         self.hosts: list[Host] = []
-        self._networks = 0
-        self._holder = start_keeper(
-            ["unshare", "--net", "sleep", "infinity"], self.directory / "networks.log"
-        )
-        self._switch = Switch(self._holder.pid)
+        self._holders: list[subprocess.Popen[str]] = []
 
     def network(self, own: str) -> Network:
         """A network in which this machine has the address `own`, with prefix length: 10.9.0.254/24."""
-        self._networks += 1
-        return Network(self._switch, f"net{self._networks}", own)
+        holder = start_keeper(["unshare", "--net", "sleep", "infinity"], self.directory / "networks.log")
+        self._holders.append(holder)
+        return Network(holder.pid, own)
 
     def host(
         self,
@@ -73,7 +71,8 @@ class Bed:
         """Remove everything."""
         while self.hosts:
             self.hosts.pop().close()
-        end(self._holder)
+        while self._holders:
+            end(self._holders.pop())
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Self:
