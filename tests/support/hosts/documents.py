@@ -28,7 +28,7 @@ HOSTS = ("key", "key2", "front", "operator")
 ADDRESSES = {"key": "10.9.0.1", "front": "10.9.0.2", "key2": "10.9.0.3", "operator": "10.9.0.4"}
 MODULE = "/usr/lib/vendor/libpkcs11.so"
 TOKEN_LABEL = "tls"
-SECRETS = {"PIN": "secret-pin-1234", "NEW-PIN": "secret-pin-5678"}
+SECRETS = {"PIN": "secret-pin-1234", "NEWPIN": "secret-pin-5678"}
 HSMD_SOURCE = "/srv/hsmd"
 SOURCES = {
     "PIP_FIND_LINKS": HSMD_SOURCE,

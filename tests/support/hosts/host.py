@@ -265,6 +265,11 @@ class Host:
         """What a unit has logged, systemd's own lines about it included."""
         return self.run("journalctl", "--no-pager", "--output=short-monotonic", f"--unit={unit}").stdout
 
+    def news(self, unit: str) -> str:
+        """What a unit has logged since the last call."""
+        cursor = f"--cursor-file=/var/lib/misc/hsmd-test-{unit}"
+        return self.run("journalctl", "--no-pager", "--quiet", cursor, f"--unit={unit}").stdout
+
     # --- hsmd ---
 
     def install_hsmd(self) -> None:
