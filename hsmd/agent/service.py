@@ -16,7 +16,7 @@ from hsmd.agent.status import AgentStatus
 from hsmd.agent.upstream import Upstream
 from hsmd.client.endpoint import Endpoint
 from hsmd.client.witness import Witness
-from hsmd.errors import HsmdError, NotFound, Refused, RefusedHere, Unavailable
+from hsmd.errors import HsmdError, InternalFault, NotFound, Refused, RefusedHere, Unavailable
 from hsmd.protocol import messages
 from hsmd.protocol.chain_pages import ChainPageBuilder
 from hsmd.system.control_requests import MAX_RESULT_BYTES
@@ -123,6 +123,8 @@ class Service:
 
     async def control(self, uid: int, request: messages.Request) -> Any:
         """The result of a request about keys, from the cache if no daemon can be reached. Raises HsmdError."""
+        if not request.agents:
+            raise Refused  # without a detail, which would be logged for each request of any user
         if isinstance(request, messages.WhoAmI):
             return self._identity(uid)
         if isinstance(request, messages.HealthRead):
@@ -140,7 +142,7 @@ class Service:
             return messages.PemDocument(key.chain)
         if isinstance(request, messages.CertificateChains):
             return self._chain_page(uid, request)
-        raise Refused  # without a detail, which would be logged for each request of any user
+        raise InternalFault(detail=f"the agent does not carry out {request.op()}")
 
     def _identity(self, uid: int) -> messages.Identity:
         """Role and credential are the agent's own; `daemon` is the address of the daemon in use, empty if there is none."""

@@ -82,6 +82,8 @@ class Request(Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=
     changes: ClassVar[bool]
     """Whether it changes something; changes are recorded in the audit log before and after they take effect."""
     subject: ClassVar[Subject]
+    agents: ClassVar[bool] = False
+    """Whether agents answer it, too, to each local user."""
     any_key: ClassVar[frozenset[Role]] = OPERATOR | AUDITOR
     """Those of `roles` that may name any key as its subject. A front end needs a grant on it, an owner must own it."""
     needs: ClassVar[Purpose | None] = None

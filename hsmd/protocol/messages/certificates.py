@@ -82,6 +82,7 @@ class CertificateExport(Request, tag="cert.export"):
     roles = OPERATOR | AUDITOR | FRONT_END | OWNER
     changes = False
     subject = Subject(key="key")
+    agents = True
 
     key: Name
 
@@ -113,6 +114,7 @@ class CertificateChains(Request, tag="cert.chains"):
     roles = OPERATOR | AUDITOR | FRONT_END | OWNER
     changes = False
     subject = NO_SUBJECT
+    agents = True
 
     keys: Annotated[list[Name], Meta(min_length=1, max_length=MAX_PAGE)]
 

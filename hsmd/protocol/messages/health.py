@@ -60,9 +60,10 @@ class Health(Struct, omit_defaults=True):
 
 
 class HealthRead(Request, tag="health.read"):
-    """Return whether a handshake would work now, and what is in its way. Agents answer it, too."""
+    """Return whether a handshake would work now, and what is in its way."""
 
     Result = Health
     roles = ANY_ROLE
     changes = False
     subject = NO_SUBJECT
+    agents = True

@@ -190,6 +190,7 @@ class KeyList(Request, tag="key.list"):
     roles = OPERATOR | AUDITOR | FRONT_END | OWNER
     changes = False
     subject = NO_SUBJECT
+    agents = True
 
     after: Text = ""
     """Where the page starts: behind the key of this name, the last one of the page before."""
@@ -203,6 +204,7 @@ class KeyShow(Request, tag="key.show"):
     roles = OPERATOR | AUDITOR | FRONT_END | OWNER
     changes = False
     subject = Subject(key="name")
+    agents = True
 
     name: Name
 

@@ -73,6 +73,7 @@ class WhoAmI(Request, tag="whoami"):
     roles = ANY_ROLE
     changes = False
     subject = NO_SUBJECT
+    agents = True
 
 
 class WorkerStatus(Struct):

@@ -20,6 +20,7 @@ from hsmd.errors import Conflict, DeadlineExceeded, NotFound, PurposeMismatch, R
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import Kind, encode_hello, encode_key_operation
 from hsmd.protocol.messages import (
+    REQUESTS,
     CertificateExport,
     Identity,
     KeyInfo,
@@ -34,6 +35,7 @@ from hsmd.protocol.messages import (
 from tests.support.agent_site import SCHEME, AgentSite
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.polling import eventually
+from tests.support.requests import minimal
 
 Talk = Callable[[int, Path, bytes], Awaitable[bytes]]
 OTHER_USER = 54321 if os.geteuid() == 0 else os.geteuid()
@@ -345,6 +347,20 @@ async def test_other_requests_are_refused_and_not_forwarded(agent_site: AgentSit
     with pytest.raises(Refused):
         await agent_site.control(Status())
     assert not [request for request in agent_site.daemon.requests if isinstance(request, Status)]
+
+
+async def test_an_agent_answers_the_requests_that_say_so_and_no_others(agent_site: AgentSite) -> None:
+    agent_site.key.chain = "-----BEGIN CERTIFICATE-----"
+    await agent_site.start()
+    for request_type in REQUESTS:
+        request = minimal(request_type)
+        if not request.agents:
+            with pytest.raises(Refused):
+                await agent_site.control(request)
+            continue
+        if request.subject.key:
+            setattr(request, request.subject.key, "www")
+        assert isinstance(await agent_site.control(request), request.Result), request
 
 
 async def test_other_requests_leave_no_lines_in_the_log(

@@ -172,6 +172,11 @@ def test_the_subject_of_a_record(fields: dict[str, str | int], subject: Subject)
     assert subject_of(fields) == subject
 
 
+def test_agents_answer_what_is_about_keys_and_about_themselves() -> None:
+    answered = {request.op() for request in messages.REQUESTS if request.agents}
+    assert answered == {"cert.chains", "cert.export", "health.read", "key.list", "key.show", "whoami"}
+
+
 def test_the_page_explains_every_purpose_and_group() -> None:
     assert set(PURPOSE.values) == {purpose.label for purpose in Purpose}
     assert set(PURPOSE_OR_GROUP.values) == set(GROUPS)
