@@ -16,6 +16,7 @@ from hsmd.agent.acceptor import Acceptor
 from hsmd.agent.certificates import Certificates
 from hsmd.agent.config import AgentConfig
 from hsmd.agent.listener import Listener, inherited, listen
+from hsmd.agent.served_reports import ServedReports
 from hsmd.agent.service import Service
 from hsmd.agent.session import Session
 from hsmd.agent.sessions import Sessions
@@ -23,6 +24,7 @@ from hsmd.agent.status import AgentStatus
 from hsmd.agent.upstream import Upstream
 from hsmd.client.connection import Connection
 from hsmd.client.witness import Witness
+from hsmd.deployment import installed
 from hsmd.deployment.versions import CertificateVersions
 from hsmd.errors import HsmdError
 from hsmd.metrics import MetricsEndpoint
@@ -58,12 +60,15 @@ class Agent:
         self._witness = _witness(self._config)
         self._outdated = outdated = asyncio.Event()
         self._upstream = Upstream(
-            changed=lambda _: outdated.set(),
+            changed=self._note_connected,
             replaced=self._note_replaced,
             missed=outdated.set,
             health_changed=lambda: self._status.choose_daemons(),
             witness=self._witness,
             clock=clock,
+        )
+        self._reports = ServedReports(
+            installed.path_for(self._config.state), lambda: self._upstream.connections, clock=clock
         )
         self._sessions = Sessions(clock=clock)
         self._status = AgentStatus(self._config, self._cache, self._upstream, self._sessions, clock=clock)
@@ -97,6 +102,7 @@ class Agent:
                 self._keep_replaced,
                 self._keep_file,
                 self._certificates.keep,
+                self._reports.keep,
                 self._keep_limits,
                 self._keep_witness,
                 self._upstream.health.follow,
@@ -216,6 +222,10 @@ class Agent:
             await asyncio.sleep(
                 _pause_s(REFRESH_AT_MOST_EVERY_S, began) if compared else REFRESH_AT_MOST_EVERY_S
             )
+
+    def _note_connected(self, connection: Connection) -> None:
+        self._outdated.set()
+        self._reports.connected(connection)
 
     def _note_replaced(self, name: str) -> None:
         self._replaced.add(name)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
+from hsmd.protocol.messages import Name
 from hsmd.system import atomic_file
 from hsmd.system.input_files import read_file
 
-DEFAULT = Path("/var/lib/hsmd-agent-deploy/installed.json")
+FILE_NAME = "installed.json"
+_SYSTEM_STATE = Path("/var/lib/hsmd-agent")
+_SYSTEM_DIRECTORY = Path("/var/lib/hsmd-agent-deploy")
 MAX_BYTES = 16 << 20
 _PUBLIC = 0o644
 
@@ -17,8 +21,8 @@ _PUBLIC = 0o644
 class Certificate(msgspec.Struct, frozen=True):
     """What is served for a key: `leaf` is the SHA-256 of the leaf's DER, in hexadecimal."""
 
-    key: str
-    leaf: str
+    key: Name
+    leaf: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Installed(msgspec.Struct):
@@ -27,6 +31,11 @@ class Installed(msgspec.Struct):
     certificates: list[Certificate] = []
     pending: list[str] = []
     version: int = 1
+
+
+def path_for(state: Path) -> Path:
+    """The file for the agent with this state directory: root's own for the system's agent, otherwise in that directory."""
+    return (_SYSTEM_DIRECTORY if state == _SYSTEM_STATE else state) / FILE_NAME
 
 
 def read(path: Path) -> Installed:

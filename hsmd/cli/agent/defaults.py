@@ -32,13 +32,6 @@ def state_for(config: Path) -> Path:
     return SYSTEM_STATE if config.parent == SYSTEM_DIRECTORY else config.parent / "agent"
 
 
-def report_for(config: Path) -> Path:
-    """The file in which `agent deploy` says what it has installed."""
-    from hsmd.deployment.installed import DEFAULT
-
-    return DEFAULT if config.parent == SYSTEM_DIRECTORY else state_for(config) / DEFAULT.name
-
-
 def choose(config: Path, socket: Path | None, allowed: tuple[str, ...]) -> Local:
     """Choose socket, state directory and users. Raises CommandError for an unknown user."""
     users = allowed or _default_users()

@@ -67,15 +67,15 @@ def deploy(
     reference and be valid now. If a check fails, the files stay as they are and the exit code is 4; if a server cannot be
     reloaded, it is 1, and the next run reloads it.
     """
-    from hsmd.deployment import deploy as deployment
+    from hsmd.deployment import deploy as deployment, installed
 
     base = defaults.directory()
-    own_state = defaults.state_for(base / "agent.toml")
+    written = (state or defaults.state_for(base / "agent.toml")).absolute()
     places = deployment.Places(
-        state=(state or own_state).absolute(),
+        state=written,
         servers=(servers or base / server_list.DIRECTORY_NAME).absolute(),
         keys=(keys or base / "keys").absolute(),
-        report=(report or defaults.report_for(base / "agent.toml")).absolute(),
+        report=(report or installed.path_for(written)).absolute(),
     )
     try:
         done = deployment.deploy(places, datetime.now(UTC))

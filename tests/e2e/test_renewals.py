@@ -1,0 +1,138 @@
+"""A renewed certificate, and a new key for a name, reach a running nginx without a person and without a failed handshake.
+
+What the path unit does is done here by the test: it runs the command when the agent says that something was switched. With the
+unit itself: tests/e2e/test_hosts.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from hsmd.protocol.messages import CertificateImport, CertificateServed
+from tests.support.front_end import HOST
+from tests.support.polling import wait_until
+from tests.support.processes import hsmd, run
+from tests.support.site import CLIENT, Site
+from tests.support.tls_load import Lane, Load
+
+SERVED_WITHIN_S = 10.0
+NAME, KEY = "p256.test", "p256"
+
+
+class Root:
+    """What runs as root on the front end, for the agent and the nginx of the site."""
+
+    def __init__(self, site: Site, directory: Path) -> None:
+        self.state = site.agent.directory / "agent"
+        self.report = self.state / "installed.json"
+        self.servers = directory / "servers.d"
+        self.keys = site.agent.keys
+        self.servers.mkdir(mode=0o755)
+        (self.servers / "nginx.toml").write_text(
+            f'command = ["/bin/kill", "-HUP", "{site.nginx.pids()[0]}"]\n'
+        )
+        (self.servers / "nginx.toml").chmod(0o644)
+        self.ran: list[dict[str, object]] = []
+
+    def deploy(self) -> None:
+        """Run the command once."""
+        places = [
+            "--state",
+            self.state,
+            "--keys",
+            self.keys,
+            "--servers",
+            self.servers,
+            "--report",
+            self.report,
+        ]
+        done = run(hsmd("agent", "deploy", *places, "--json"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.ran.append(json.loads(done.stdout))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Run it whenever the agent has switched something, as hsmd-agent-deploy.path does."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(0.05):
+                if (self.state / "certificates.switched").exists():
+                    self.deploy()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+@pytest.fixture
+def root(site: Site, tmp_path: Path) -> Root:
+    return Root(site, tmp_path)
+
+
+def presented(site: Site) -> str:
+    """SHA-256 of the leaf that clients get."""
+    pem = ssl.get_server_certificate((HOST, site.nginx.port), timeout=5)
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+
+
+def renew(site: Site) -> str:
+    """Import a new certificate for the key; return the SHA-256 of it."""
+    public_key = load_der_public_key(site.keys[KEY].public_key)
+    chain = site.authority.issue(public_key, NAME)
+    site.daemon.ask(CertificateImport(KEY, chain, force=True))  # without the root
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(chain)).hexdigest()
+
+
+def test_a_renewed_certificate_is_served_within_seconds_and_no_handshake_fails(
+    site: Site, root: Root
+) -> None:
+    with (
+        root.watching(),
+        Load(
+            (HOST, site.nginx.port),
+            site.authority.file,
+            [(Lane(NAME, "1.2", interval_s=0.05), Lane(NAME, "1.3", interval_s=0.05))],
+            site.directory / "load",
+        ) as load,
+    ):
+        wait_until(lambda: len(load.samples()) > 20, "handshakes are made")
+        before = presented(site)
+        leaf = renew(site)
+        began = time.monotonic()
+        wait_until(lambda: presented(site) != before, "nginx presents another certificate", 30)
+        took_s = time.monotonic() - began
+        assert presented(site) == leaf
+        served = time.monotonic()
+        wait_until(lambda: len([one for one in load.samples() if one.began > served]) > 20, "and goes on")
+        load.check()
+    assert [sample.error for sample in load.samples() if sample.error] == []
+    assert took_s < SERVED_WITHIN_S
+    assert any(KEY in ran["installed"] and ran["reloaded"] == ["nginx"] for ran in root.ran)  # type: ignore[operator]
+    reported(site, leaf)
+
+
+def reported(site: Site, leaf: str) -> None:
+    """The daemon knows what this front end serves."""
+
+    def current() -> bool:
+        page = site.daemon.ask(CertificateServed(KEY))
+        return [(each.state, each.certificate) for each in page.clients if each.client == CLIENT] == [
+            ("current", leaf)
+        ]
+
+    wait_until(current, "the front end has reported what it serves")
