@@ -8,7 +8,7 @@ import typer
 
 from hsmd.cli.base import names, server_purposes, ssh_keys
 from hsmd.cli.base.commands import command, group
-from hsmd.cli.base.connection import Session
+from hsmd.cli.base.connection import Session, endpoint
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.names import ClientName, NewName
 from hsmd.cli.base.output import fields, note, table, when
@@ -282,6 +282,28 @@ def revoke(
     done = session.ask(request, Done)
     result = "Revoked." if done.changed else "It was already revoked."
     session.output.show({"changed": done.changed}, lambda: result)
+
+
+@command(
+    app,
+    "rotate-key",
+    example="hsmd client rotate-key\nhsmd client rotate-key --profile ~/.config/hsmd/fra.toml",
+)
+def rotate_key(session: Session) -> None:
+    """Replace your own SSH key, which your profile names, with a new one.
+
+    All daemons that share the store know it then. Run the command again if it was interrupted. For an agent, see `hsmd agent
+    rotate-key`; for a key that was stolen, `hsmd client revoke`.
+    """
+    from hsmd.cli.base import key_rotation
+
+    profile = session.profile()
+    key = key_rotation.rotate([endpoint(profile)], f"{profile.user}, client of hsmd")
+    session.output.show({"public_key": key.line}, lambda: f"Your key is now {key.fingerprint}.")
+    if not session.output.as_json:
+        note(
+            "If agents accept declarations of discontinuities by your old key (operator_keys in agent.toml), add the new one."
+        )
 
 
 @command(app, "revoked", example="hsmd client revoked")

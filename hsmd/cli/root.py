@@ -30,6 +30,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "serve": Entry("hsmd.cli.serve", "Run the daemon.", _START),
     "systemd": Entry("hsmd.cli.systemd", "Write the service that runs the daemon.", _START),
+    "host-key": Entry("hsmd.cli.host_key", "Replace the SSH host key of a daemon without downtime.", _START),
     "backup": Entry(
         "hsmd.cli.backup", "Back up store, configuration and newest checkpoint to one archive.", _START
     ),

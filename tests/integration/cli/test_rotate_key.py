@@ -14,13 +14,14 @@ from typing import Any
 import asyncssh
 import pytest
 
-from hsmd.cli.agent import rotate_key
-from hsmd.cli.base import ssh_keys
+from hsmd.cli.base import key_rotation, ssh_keys
 from hsmd.cli.base.errors import CommandError
+from hsmd.cli.base.profile import Profile, render
 from hsmd.client import Endpoint
 from hsmd.daemon.store import Store
 from hsmd.errors import BadRequest, Conflict, Refused, Unavailable
 from hsmd.protocol import key_proofs, messages
+from tests.support.cli import Run
 from tests.support.daemon import AUDITOR, MAIL, OPERATOR, WEB, Daemon, public_line, running_daemon
 
 pytestmark = pytest.mark.timeout(120)
@@ -48,7 +49,9 @@ def keys_of(daemon: Daemon, name: str) -> list[str]:
 
 
 def rotate(agent: Endpoint) -> str:
-    rotate_key._rotate((agent,), agent.identity_file, agent.identity_file.with_name("agent_ed25519.next"))
+    key_rotation._rotate(
+        (agent,), agent.identity_file, agent.identity_file.with_name("agent_ed25519.next"), "hsmd agent"
+    )
     return ssh_keys.read(ssh_keys.public_file(agent.identity_file)).fingerprint
 
 
@@ -77,18 +80,18 @@ def test_a_rotation_continues_after_a_crash(
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(rotate_key, "_ask", crashing(rotate_key._ask))
-        patched.setattr(rotate_key.os, "replace", crashing(rotate_key.os.replace))
+        patched.setattr(key_rotation, "_ask", crashing(key_rotation._ask))
+        patched.setattr(key_rotation.os, "replace", crashing(key_rotation.os.replace))
         patched.setattr(ssh_keys, "make", crashing(ssh_keys.make))
         if step < 7:
             with pytest.raises(KeyboardInterrupt):
                 rotate(agent)
         else:
             rotate(agent)
-    rotate_key._ask(agent, messages.WhoAmI())
+    key_rotation._ask(agent, messages.WhoAmI())
     after = rotate(agent)
     assert keys_of(daemon, agent.user) == [after]
-    rotate_key._ask(agent, messages.WhoAmI())
+    key_rotation._ask(agent, messages.WhoAmI())
 
 
 def rotation(daemon: Daemon, client: str, key: Any, *, of: str = "", replaces: Any = None) -> Any:
@@ -165,8 +168,8 @@ def test_a_daemon_of_an_earlier_release_gets_no_proof(
         if request.proof:
             raise BadRequest("control request: Object contains unknown field `proof`")
 
-    monkeypatch.setattr(rotate_key, "_ask", ask)
-    rotate_key._register(None, "line", "proof")  # type: ignore[arg-type]
+    monkeypatch.setattr(key_rotation, "_ask", ask)
+    key_rotation._register(None, "line", "proof")  # type: ignore[arg-type]
     assert [each.proof for each in asked] == ["proof", ""]
     assert b"proof" not in messages.encode_request(asked[1])
 
@@ -201,13 +204,57 @@ def test_files_are_on_disk_before_the_daemon_acts_on_them(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
-    monkeypatch.setattr(rotate_key, "_ask", asked)
+    monkeypatch.setattr(key_rotation, "_ask", asked)
     daemon = Endpoint(
         "192.0.2.1", 7440, (ssh_keys.read(ssh_keys.public_file(identity)).line,), "web", identity
     )
-    rotate_key._rotate((daemon,), identity, identity.with_name("agent_ed25519.next"))
+    key_rotation._rotate((daemon,), identity, identity.with_name("agent_ed25519.next"), "hsmd agent")
     steps = [step for step, _ in groupby(done)]
     assert steps == ["remove old", "sync", "register", "identify", "replace", "sync", "remove old"]
+
+
+def test_root_replaces_the_key_of_the_agents_user(
+    daemon: Daemon, root: Path, request: pytest.FixtureRequest
+) -> None:
+    """In the layout that `agent init --owner` makes: the directory is root's, the key is the agent's."""
+    identity = root / "agent_ed25519"
+    daemon.ask(messages.ClientAdd("of-another-user", "front-end", ssh_keys.make(identity, "first").line))
+    owner = 4_242 if os.geteuid() == 0 else os.geteuid()
+    os.chown(identity, owner, -1)
+    agent = daemon.endpoint("of-another-user", identity_file=identity)
+    made = key_rotation.rotate([agent], "hsmd agent")
+    assert keys_of(daemon, "of-another-user") == [made.fingerprint]
+    status = identity.stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (owner, 0o600)
+    assert os.geteuid() in (0, owner)
+
+
+def test_who_may_not_write_beside_the_key_is_told_who_may(daemon: Daemon, root: Path) -> None:
+    identity = root / "agent_ed25519"
+    ssh_keys.make(identity, "first")
+    root.chmod(0o555)
+    before = os.geteuid()
+    os.seteuid(4_242 if before == 0 else before)
+    try:
+        with pytest.raises(CommandError, match="run the command as root"):
+            key_rotation.rotate([daemon.endpoint("any", identity_file=identity)], "hsmd agent")
+    finally:
+        os.seteuid(before)
+        root.chmod(0o755)
+
+
+def test_an_operator_replaces_its_own_key(daemon: Daemon, tmp_path: Path, run: Run) -> None:
+    key = ssh_keys.make(tmp_path / "ann_ed25519", "first")
+    daemon.ask(messages.ClientAdd("ann", "operator", key.line))
+    host, port = daemon.address
+    pinned = Profile(f"{host}:{port}", "ann", Path("ann_ed25519"), (daemon.notice["host_key"],))
+    (tmp_path / "operator.toml").write_text(render(pinned))
+    ran = run("client", "rotate-key", "--profile", str(tmp_path / "operator.toml"))
+    assert ran.code == 0, ran.err
+    after = ssh_keys.read(tmp_path / "ann_ed25519.pub")
+    assert keys_of(daemon, "ann") == [after.fingerprint] != [key.fingerprint]
+    assert f"Your key is now {after.fingerprint}." in ran.out
+    assert run("status", "--profile", str(tmp_path / "operator.toml")).code in (0, 5)
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
@@ -225,7 +272,7 @@ def test_root_does_not_follow_links_in_the_agents_directory(
             os.chown(path, 4_242, 4_242)
     link(secret, directory / "agent_ed25519.next")
     with pytest.raises(CommandError):
-        rotate_key._rotate((), identity, directory / "agent_ed25519.next")
+        key_rotation._rotate((), identity, directory / "agent_ed25519.next", "hsmd agent")
     assert (secret.stat().st_uid, secret.read_text()) == (os.geteuid(), "root's")
 
 

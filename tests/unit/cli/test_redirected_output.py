@@ -52,6 +52,7 @@ LINES = [
     "key show www",
     "status",
     "token clear main",
+    "token stop main",
     "token list",
 ]
 ELSEWHERE = {
@@ -59,6 +60,11 @@ ELSEWHERE = {
     "agent deploy": "what it did is the result",
     "agent export": "writes files, and says where; its hint is a note",
     "agent rotate-key": "tests/integration/cli/test_rotate_key.py",
+    "client rotate-key": "tests/integration/cli/test_rotate_key.py",
+    "host-key new": "tests/unit/cli/test_host_key.py",
+    "host-key pin": "tests/unit/cli/test_host_key.py",
+    "host-key switch": "tests/unit/cli/test_host_key.py",
+    "host-key unpin": "tests/unit/cli/test_host_key.py",
     "agent run": "writes its log to standard error",
     "agent status": "its findings, with their fixes, are the result",
     "agent witness reset": "one line",
@@ -109,7 +115,9 @@ def answering(daemon: FakeControl, monkeypatch: pytest.MonkeyPatch) -> None:
         "key_owner_list": messages.KeyOwnerList.Result([]),
         "token_list": messages.TokenList.Result([messages.TokenInfo("main", ready, "closed", "")]),
         "grant_explain": messages.Explanation(True, "granted"),
-        **dict.fromkeys(("client_rename", "key_rename", "client_distrust_ca", "token_clear"), done),
+        **dict.fromkeys(
+            ("client_rename", "key_rename", "client_distrust_ca", "token_clear", "token_stop"), done
+        ),
     }
     for name, answer in answers.items():
         monkeypatch.setattr(
