@@ -40,6 +40,14 @@ class CachedKey(msgspec.Struct, frozen=True):
         """SHA-256 of the SubjectPublicKeyInfo."""
         return bytes.fromhex(self.info.digest)
 
+    @property
+    def rule_name(self) -> str:
+        """The name by which agent.toml allows its use: of a key whose name another key took over, still that name."""
+        replacement = self.info.replacement
+        if replacement is None or replacement.switched_at is None or replacement.key != self.info.name:
+            return self.info.name
+        return replacement.successor
+
 
 class _File(msgspec.Struct):
     """The file's content."""
@@ -58,7 +66,7 @@ class Cache:
         self._directory = directory
         self._keys: dict[str, CachedKey] = {}
         self._names: list[str] = []
-        self._digests: dict[str, bytes] = {}
+        self._digests: dict[str, tuple[str, bytes]] = {}
         self.complete = False
         self.unstored = asyncio.Event()
         self.unpublished = asyncio.Event()
@@ -104,7 +112,7 @@ class Cache:
             if name not in self._keys:
                 insort(self._names, name)
             self._keys[name] = key
-            self._digests[name] = key.digest
+            self._digests[name] = key.rule_name, key.digest
             self._note_change()
         return changed
 
@@ -134,13 +142,13 @@ class Cache:
         return list(self._keys.values())
 
     def digests(self) -> Collection[tuple[str, bytes]]:
-        """(name, digest) of all keys."""
-        return self._digests.items()
+        """(name by which agent.toml allows it, digest) of all keys."""
+        return self._digests.values()
 
     def _take(self, keys: dict[str, CachedKey]) -> None:
         self._keys = keys
         self._names = sorted(keys)
-        self._digests = {name: key.digest for name, key in keys.items()}
+        self._digests = {name: (key.rule_name, key.digest) for name, key in keys.items()}
 
     async def store(self) -> None:
         """Write the file, in a thread. A failure is logged; the keys in memory remain usable.

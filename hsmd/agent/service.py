@@ -223,7 +223,15 @@ class Service:
         if connection is None:
             return
         try:
-            changed = self._cache.put(await fetch_one(connection, name, self._cache.get, timeout_s=ASK_S))
+            key, known = (
+                await fetch_one(connection, name, self._cache.get, timeout_s=ASK_S),
+                self._cache.get(name),
+            )
+            if known is not None and known.digest != key.digest:
+                # The key that servers use now has another name: it must not be forgotten before that is known.
+                await self.refresh()
+                return
+            changed = self._cache.put(key)
         except (NotFound, Refused):
             changed = self._cache.forget(name)
         except HsmdError as error:
@@ -234,7 +242,10 @@ class Service:
 
     def _may_see(self, uid: int, name: str) -> bool:
         """Public halves are shown to users of the key, and to root and the agent's own user."""
-        return _sees_all(uid) or self._config.rules.allow(uid, name)
+        if _sees_all(uid):
+            return True
+        key = self._cache.get(name)
+        return self._config.rules.allow(uid, name if key is None else key.rule_name)
 
 
 def _sees_all(uid: int) -> bool:

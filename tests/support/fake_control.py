@@ -160,6 +160,9 @@ class FakeControl:
         away = [messages.AuditRange(1, 3)] if first == 0 else []
         return messages.AuditLines(lines, following, len(self.lines), away, undecided=len(away))
 
+    def on_cert_served(self, request: messages.CertificateServed) -> messages.ServedByPage:
+        return messages.ServedByPage("", [], False)
+
     def on_key_history(self, request: messages.KeyHistory) -> messages.KeyHistoryPage:
         found = [key for key in self.past if key.number > request.after]
         return messages.KeyHistoryPage(found[: self.page_size], len(found) > self.page_size)

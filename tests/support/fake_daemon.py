@@ -64,6 +64,7 @@ class SoftKey:
     purposes: list[str] = field(default_factory=lambda: ["tls13-server", "tls12-server"])
     chain: str = ""
     marked: bool = True  # False: as daemons of earlier versions show it
+    replacement: messages.KeyReplacement | None = None
 
     @property
     def public_der(self) -> bytes:
@@ -90,6 +91,7 @@ class SoftKey:
             certificate_mark=hashlib.sha256(self.chain.encode()).hexdigest()
             if self.chain and self.marked
             else "",
+            replacement=self.replacement,
         )
 
 

@@ -11,6 +11,7 @@ from hsmd.cli.base.name_patterns import Progress
 from hsmd.errors import BadRequest
 from hsmd.protocol.messages import (
     MAX_PAGE,
+    CertificateServed,
     ClientInfo,
     ClientList,
     ClientPage,
@@ -31,6 +32,8 @@ from hsmd.protocol.messages import (
     PastKey,
     Revocation,
     RevocationPage,
+    ServedBy,
+    ServedByPage,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +50,16 @@ def keys_of(session: Session) -> list[KeyInfo]:
         return answer.keys, answer.more
 
     return list(_all(page, lambda key: key.name))
+
+
+def front_ends_of(session: Session, key: str) -> list[ServedBy]:
+    """All front ends that have a grant on a key, with the certificates that they have reported to serve."""
+
+    def page(after: str) -> tuple[list[ServedBy], bool]:
+        answer = session.ask(CertificateServed(key=key, after=after, limit=MAX_PAGE), ServedByPage)
+        return answer.clients, answer.more
+
+    return list(_all(page, lambda front_end: front_end.client))
 
 
 def candidates_of(session: Session, token: str, *, served: bool = False) -> KeyCandidateList:

@@ -3,7 +3,7 @@
 # isort: off
 from hsmd.cli.key.options import app
 from hsmd.cli.key import generate, candidates, adopt, import_, csr
-from hsmd.cli.key import list as list_, show, reader, owner, rename, destroy
+from hsmd.cli.key import list as list_, show, reader, owner, rename, replace, destroy
 # isort: on
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "owner",
     "reader",
     "rename",
+    "replace",
     "show",
 ]

@@ -23,6 +23,7 @@ from hsmd.daemon.front.control.dispatcher import Dispatcher
 from hsmd.daemon.front.control.enrolment import EnrolmentHandlers
 from hsmd.daemon.front.control.events import EventHandlers
 from hsmd.daemon.front.control.grants import GrantHandlers
+from hsmd.daemon.front.control.key_replacement import KeyReplacementHandlers
 from hsmd.daemon.front.control.keys import KeyHandlers
 from hsmd.daemon.front.control.served_certificates import ServedCertificateHandlers
 from hsmd.daemon.front.control.statements import StatementHandlers
@@ -212,6 +213,7 @@ class Parts:
         groups = (
             tokens,
             self.keys,
+            KeyReplacementHandlers(cache=self.cache, keys=self.keys),
             certificates,
             served,
             self.clients,

@@ -109,6 +109,16 @@ class CertificateRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplacementRecord:
+    """The names that the old and the new key have now; from `switched_at` on the new one has that of the old one."""
+
+    key: str
+    successor: str
+    begun_at: datetime
+    switched_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class ServedRecord:
     """A front end with a grant on a key, and the SHA-256 of the leaf that it reported to serve; without a report empty."""
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, select, union
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, select, union
 
 from hsmd.daemon.store.client_rows import Clients
-from hsmd.daemon.store.columns import chunks, upserts
+from hsmd.daemon.store.columns import UtcDateTime, chunks, upserts
 from hsmd.daemon.store.key_rows import Keys
 from hsmd.daemon.store.names import check_after
 from hsmd.daemon.store.records import Page, ServedRecord
-from hsmd.daemon.store.tables import clients, grants, keys, limited_grants, served_certificates
+from hsmd.daemon.store.tables import (
+    clients,
+    grants,
+    key_replacements,
+    keys,
+    limited_grants,
+    served_certificates,
+)
 
 _REPORTED = upserts(
     served_certificates,
@@ -66,15 +73,23 @@ class ServedCertificates:
     def of_key(self, key: str, after: str, limit: int) -> Page[ServedRecord]:
         """The clients that have a grant on a key, in order of their names after `after`, with what they reported.
 
+        While a client has reported nothing of a key that has taken over a name, what it reported of the key before counts.
         Raises NotFound for an unknown key, BadRequest for an invalid `after`.
         """
         key_id = self._keys.find_id(key)
-        reported = and_(
-            served_certificates.c.client_id == clients.c.id, served_certificates.c.key_id == key_id
+        other = union(
+            select(key_replacements.c.key_id).where(key_replacements.c.successor_id == key_id),
+            select(key_replacements.c.successor_id).where(key_replacements.c.key_id == key_id),
         )
+        now, past = (served_certificates.alias(name) for name in ("now", "past"))
         query = (
-            select(clients.c.name, served_certificates.c.certificate, served_certificates.c.since)
-            .outerjoin(served_certificates, reported)
+            select(
+                clients.c.name,
+                func.coalesce(now.c.certificate, past.c.certificate).label("certificate"),
+                func.coalesce(now.c.since, past.c.since, type_=UtcDateTime).label("since"),
+            )
+            .outerjoin(now, and_(now.c.client_id == clients.c.id, now.c.key_id == key_id))
+            .outerjoin(past, and_(past.c.client_id == clients.c.id, past.c.key_id.in_(other)))
             .where(clients.c.id.in_(_granted_on(key_id)), clients.c.name > check_after(after))
             .order_by(clients.c.name)
             .limit(limit + 1)
@@ -84,6 +99,18 @@ class ServedCertificates:
             for row in self._connection.execute(query)
         ]
         return Page.cut(found, limit)
+
+    def forget_older(self, key_ids: Collection[int]) -> None:
+        """Of clients that reported several of these keys, which had the same name one after the other, keep the newest report."""
+        newer = served_certificates.alias("newer")
+        older = exists().where(
+            newer.c.client_id == served_certificates.c.client_id,
+            newer.c.key_id.in_(key_ids),
+            newer.c.since > served_certificates.c.since,
+        )
+        self._connection.execute(
+            delete(served_certificates).where(served_certificates.c.key_id.in_(key_ids), older)
+        )
 
     def _rows(self, client_id: int, served: Mapping[str, bytes]) -> list[Any]:
         """(id, name, certificate that was reported or None) of those of these keys on which the client has a grant."""

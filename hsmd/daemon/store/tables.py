@@ -84,6 +84,16 @@ certificates = Table(
     Column("not_before", UtcDateTime, nullable=True),
 )
 
+# A key, and the one that is to take over its name, or has done so. The row goes with either of them.
+key_replacements = Table(
+    "key_replacements",
+    metadata,
+    Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("successor_id", ForeignKey("keys.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("begun_at", UtcDateTime, nullable=False),
+    Column("switched_at", UtcDateTime, nullable=True),
+)
+
 # What front ends report that they serve: the SHA-256 of the leaf, and since when.
 served_certificates = Table(
     "served_certificates",

@@ -24,6 +24,7 @@ from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.login_rows import Logins
 from hsmd.daemon.store.reader_rows import KeyReaders
 from hsmd.daemon.store.records import Contents, Difference, Readers, Standing
+from hsmd.daemon.store.replacement_rows import Replacements
 from hsmd.daemon.store.revocation_rows import Revocations
 from hsmd.daemon.store.rotation_rows import Rotations
 from hsmd.daemon.store.served_rows import ServedCertificates
@@ -52,6 +53,7 @@ class Transaction:
             connection, self.clients, self.keys, self.events, self.counted_uses, order
         )
         self.grants = Grants(connection, self.clients, self.keys, self.limited_grants)
+        self.replacements = Replacements(connection, self.keys, self.limited_grants, self.served)
         self.readers = KeyReaders(connection, self.clients, self.keys, self.history)
         self.enrolments = Enrolments(connection, self.clients)
         self.rotations = Rotations(connection, self.clients)

@@ -47,11 +47,28 @@ __all__ = [
     "KeyOwners",
     "KeyPage",
     "KeyRename",
+    "KeyReplace",
+    "KeyReplaceBack",
+    "KeyReplaceSwitch",
+    "KeyReplaced",
+    "KeyReplacement",
     "KeyRequest",
     "KeyShow",
     "PastKey",
     "PemDocument",
 ]
+
+
+class KeyReplacement(Struct):
+    """A new key that is to take over the name of a key, or has done so. It ends when one of the two is destroyed."""
+
+    key: str
+    """The name of the old key."""
+    successor: str
+    """The name of the new key."""
+    begun_at: datetime
+    switched_at: datetime | None = None
+    """When the new key took over the name, and the old one got another; null if it has not yet."""
 
 
 class KeyInfo(Struct):
@@ -80,6 +97,8 @@ class KeyInfo(Struct):
     """Changes whenever the stored chain changes; empty if there is none, and from earlier versions."""
     certificate_state: Annotated[str, CERTIFICATE_STATE.meta] = ""
     """Empty if there is none, and from earlier versions."""
+    replacement: KeyReplacement | None = None
+    """The replacement in which it is the old or the new key; null if there is none."""
 
 
 class KeyPage(Struct):
@@ -277,6 +296,62 @@ class KeyRename(Request, tag="key.rename"):
 
     name: Name
     new_name: Name
+
+
+class KeyReplaced(Struct):
+    """A step of the replacement of a key."""
+
+    key: KeyInfo
+    """The key that has the name of the request now."""
+    other: KeyInfo
+    """The other one of the two."""
+    warnings: list[str] = []
+    """What is doubtful about the certificate chain, and which grants were not copied as they were."""
+
+
+class KeyReplace(Request, tag="key.replace"):
+    """Begin to replace a key: make one of the same type, purposes and owner in the same token. It has a name of its own yet.
+
+    Made again, it returns what the first one made.
+    """
+
+    Result = KeyReplaced
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="name")
+
+    name: Name
+
+
+class KeyReplaceSwitch(Request, tag="key.replace.switch"):
+    """Give the name of a key, copies of its grants and its readers to the new key, with this certificate chain.
+
+    The old key keeps its grants and its certificate, and gets another name. Of a grant with a limited number of uses the new
+    key gets as many as are left. The chain is checked as by [cert.import](#certimport).
+    """
+
+    Result = KeyReplaced
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="name")
+    hashed = frozenset({"chain"})
+
+    name: Name
+    chain: Pem
+    """PEM: the certificate of the new key, then its issuers, each behind the certificate that it issued."""
+    force: bool = False
+    """Store the chain in spite of faults."""
+
+
+class KeyReplaceBack(Request, tag="key.replace.back"):
+    """Give the name back to the old key. The new one keeps its grants and its certificate, and gets another name."""
+
+    Result = KeyReplaced
+    roles = OPERATOR
+    changes = True
+    subject = Subject(key="name")
+
+    name: Name
 
 
 class PemDocument(Struct):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from hsmd.protocol.messages import (
     KeyInfo,
     KeyList,
     KeyPage,
+    KeyReplacement,
     KeyShow,
     PemDocument,
     Status,
@@ -37,6 +39,7 @@ from tests.support.fake_daemon import FakeDaemon
 from tests.support.polling import eventually
 from tests.support.requests import minimal
 
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
 Talk = Callable[[int, Path, bytes], Awaitable[bytes]]
 OTHER_USER = 54321 if os.geteuid() == 0 else os.geteuid()
 
@@ -154,6 +157,31 @@ async def test_a_new_grant_is_found_after_a_refusal(agent_site: AgentSite) -> No
     assert agent is not None
     await eventually(lambda: agent._cache.get("fresh") is not None)
     assert await agent_site.sign(key=fresh.digest)
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked for the name", "compared"])
+async def test_a_key_is_used_on_when_another_one_has_taken_over_its_name(
+    agent_site: AgentSite, asked: bool
+) -> None:
+    """Servers that run use the old digest, by the rule for the name that the key had, until they have the new one."""
+    agent_site.users = "[]"
+    agent_site.extra = f'[keys.www]\nusers = ["{os.geteuid()}"]'
+    await agent_site.start()
+    assert await agent_site.sign()
+    old = agent_site.daemon.keys[agent_site.key.digest]
+    old.name = "www.replaced-2026-11-30"
+    new = agent_site.daemon.add_key("www")
+    for each in (old, new):
+        each.replacement = KeyReplacement(old.name, new.name, NOW, NOW)
+    agent = agent_site.agent
+    assert agent is not None
+    if asked:
+        shown = await agent_site.control(KeyShow(name="www"))
+        assert shown.digest == new.digest.hex()
+    else:
+        await agent._service.refresh()
+    assert await agent_site.sign(key=old.digest)
+    assert await agent_site.sign(key=new.digest)
 
 
 # --- the daemon is unavailable ---

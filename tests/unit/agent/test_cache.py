@@ -6,18 +6,22 @@ import asyncio
 import os
 import stat
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from msgspec.structs import replace
 
 from hsmd.agent.cache import FILE_NAME, Cache, CachedKey, check
 from hsmd.errors import ConfigurationError, ProtocolError
+from hsmd.protocol.messages import KeyReplacement
 from hsmd.system import atomic_file
 from tests.support.fake_daemon import SoftKey
 
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
 KEYS = [
     CachedKey(SoftKey(name, ed25519.Ed25519PrivateKey.generate()).info, f"chain of {name}")
     for name in ("b", "a")
@@ -154,3 +158,17 @@ def test_a_key_whose_name_is_a_path_is_refused(name: str) -> None:
     """Names of keys become names of files, and a daemon may be under an attacker's control."""
     with pytest.raises(ProtocolError, match="which is none"):
         check(CachedKey(SoftKey(name, ed25519.Ed25519PrivateKey.generate()).info))
+
+
+def test_the_rule_of_a_name_stays_with_the_key_that_had_it() -> None:
+    """A replaced key is used until servers have the new one, by whoever could use it under its old name."""
+    replacement = KeyReplacement("a.replaced", "a", NOW)
+    for info, switched, rule in (
+        ("a.replaced", True, "a"),
+        ("a.replaced", False, "a.replaced"),
+        ("a", True, "a"),
+    ):
+        at = NOW if switched else None
+        key = CachedKey(replace(KEYS[0].info, name=info, replacement=replace(replacement, switched_at=at)))
+        assert key.rule_name == rule
+    assert KEYS[0].rule_name == KEYS[0].info.name

@@ -94,6 +94,7 @@ ELSEWHERE = {
     "restore": "fields only; its next steps are hints",
     "serve": "writes its log to standard error",
     "statement endorse": "a signed note only",
+    "key replace": "tests/integration/cli/test_key_replace.py reads its request; what follows are notes",
     "statement keys": "a table; hints are notes",
     "statement verify": "its findings are the result",
     "systemd install": "fields only; its next steps are hints",

@@ -19,7 +19,7 @@ from hsmd.daemon.front.control.dispatcher import Handler
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.store.names import unknown
-from hsmd.daemon.store.records import KeyOwner, KeyRecord, PastKey
+from hsmd.daemon.store.records import KeyOwner, KeyRecord, Page, PastKey, ReplacementRecord
 from hsmd.daemon.store.transaction import Transaction
 from hsmd.errors import BadRequest, Conflict
 from hsmd.protocol import messages
@@ -81,6 +81,15 @@ class KeyHandlers:
     async def generate(
         self, identity: Identity, request: messages.KeyGenerate, deadline: float
     ) -> messages.KeyInfo:
+        return self.info(await self.make(request, deadline))
+
+    async def make(
+        self,
+        request: messages.KeyGenerate,
+        deadline: float,
+        also: Callable[[Transaction], None] = lambda _: None,
+    ) -> KeyRecord:
+        """Make the key, and put it into the store in one transaction with `also`."""
         key_type = _key_type(request.key_type)
         purposes = with_daemon_purposes(expand(request.purposes))
         check_ceiling(key_type, purposes)
@@ -92,7 +101,7 @@ class KeyHandlers:
             await self._require_free(request.name, request.owner)
             made = await pool.control(generate, deadline - self._clock())
             try:
-                return await self._register(request.name, token, made, request.owner)
+                return await self._register(request.name, token, made, request.owner, also=also)
             except Conflict:
                 # Another daemon took the name, or the owner was removed meanwhile. No client knows this key, so none has used it.
                 await pool.control(worker_messages.Destroy(key=made.key), deadline - self._clock())
@@ -159,15 +168,26 @@ class KeyHandlers:
         async with self._making:
             await self._require_free(request.name, request.owner)
             adopted = await pool.control(adopt, deadline - self._clock())
-            return await self._register(request.name, token, adopted, request.owner, request.weaknesses)
+            return self.info(
+                await self._register(request.name, token, adopted, request.owner, request.weaknesses)
+            )
 
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
         digests = self._cache.snapshot.keys_for(identity, type(request), self._now())
-        page = await self._cache.read(lambda tx: tx.keys.page(request.after, request.limit, digests))
-        return messages.KeyPage(*fitting([self._info(key) for key in page.items], page.more))
+
+        def read(tx: Transaction) -> tuple[Page[KeyRecord], dict[int, ReplacementRecord]]:
+            page = tx.keys.page(request.after, request.limit, digests)
+            return page, tx.replacements.of_keys([key.row for key in page.items])
+
+        page, replacements = await self._cache.read(read)
+        return messages.KeyPage(
+            *fitting([self.info(key, replacements.get(key.row)) for key in page.items], page.more)
+        )
 
     async def show(self, identity: Identity, request: messages.KeyShow, deadline: float) -> messages.KeyInfo:
-        return self._info(await visible_key(self._cache, identity, request, request.name, self._now()))
+        key = await visible_key(self._cache, identity, request, request.name, self._now())
+        replacements = await self._cache.read(lambda tx: tx.replacements.of_keys([key.row]))
+        return self.info(key, replacements.get(key.row))
 
     async def destroy(
         self, identity: Identity, request: messages.KeyDestroy, deadline: float
@@ -231,7 +251,8 @@ class KeyHandlers:
         made: worker_messages.KeyDescription,
         owner: str,
         warnings: Sequence[str] = (),
-    ) -> messages.KeyInfo:
+        also: Callable[[Transaction], None] = lambda _: None,
+    ) -> KeyRecord:
         key_type = key_type_of(load_der_public_key(made.public_key))
         if key_type is None:
             raise BadRequest("the key's type is not one that hsmd serves")
@@ -246,11 +267,17 @@ class KeyHandlers:
             warnings=(*made.warnings, *warnings),
             owner=KeyOwner(owner) if owner else None,
         )
-        await self._cache.change(lambda tx: tx.keys.add(record))
-        return self._info(record)
 
-    def _info(self, key: KeyRecord) -> messages.KeyInfo:
-        return key_info(key, self._cache.snapshot, self._certificate_state(key.name))
+        def add(tx: Transaction) -> None:
+            tx.keys.add(record)
+            also(tx)
+
+        await self._cache.change(add)
+        return record
+
+    def info(self, key: KeyRecord, replacement: ReplacementRecord | None = None) -> messages.KeyInfo:
+        """What control results say of a key."""
+        return key_info(key, self._cache.snapshot, self._certificate_state(key.name), replacement)
 
     def _token(self, name: str) -> tuple[str, TokenPool]:
         if not name and len(self._pools) == 1:
@@ -262,7 +289,12 @@ class KeyHandlers:
         return name, pool
 
 
-def key_info(key: KeyRecord, snapshot: Snapshot, certificate_state: str) -> messages.KeyInfo:
+def key_info(
+    key: KeyRecord,
+    snapshot: Snapshot,
+    certificate_state: str,
+    replacement: ReplacementRecord | None = None,
+) -> messages.KeyInfo:
     """What control results say of a key."""
     return messages.KeyInfo(
         name=key.name,
@@ -278,6 +310,11 @@ def key_info(key: KeyRecord, snapshot: Snapshot, certificate_state: str) -> mess
         owner_removed=key.owner is not None and key.owner.removed,
         certificate_mark=snapshot.certificate_mark(key.name),
         certificate_state=certificate_state,
+        replacement=None
+        if replacement is None
+        else messages.KeyReplacement(
+            replacement.key, replacement.successor, replacement.begun_at, replacement.switched_at
+        ),
     )
 
 

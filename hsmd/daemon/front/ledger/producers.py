@@ -31,15 +31,19 @@ def replace_certificate(
     if before == chain_pem:
         return
     tx.certificates.set(key.name, chain_pem, not_after, not_before)
+    certificate_replaced(tx, key.name, before, now)
+
+
+def certificate_replaced(tx: Transaction, name: str, previous_pem: str, now: datetime) -> None:
+    """Append `certificate.replaced` for a key that had this chain before, or another key of its name; empty for none."""
+    stored = tx.certificates.get(name)
     payload = {
-        "key": key.digest.hex(),
-        "certificate": digest_of_leaf(chain_pem),
-        "previous": digest_of_leaf(before) if before else "",
-        "not_after": format_time(not_after),
+        "key": tx.keys.get(name).digest.hex(),
+        "certificate": digest_of_leaf(stored.chain_pem),
+        "previous": digest_of_leaf(previous_pem) if previous_pem else "",
+        "not_after": format_time(stored.not_after),
     }
-    tx.events.append(
-        "certificate.replaced", key.name, readers=tx.audience_of_key(key.name), payload=payload, now=now
-    )
+    tx.events.append("certificate.replaced", name, readers=tx.audience_of_key(name), payload=payload, now=now)
 
 
 def client_enrolled(tx: Transaction, client: ClientRecord, fingerprint: str, now: datetime) -> None:
