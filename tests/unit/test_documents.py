@@ -23,6 +23,7 @@ from hsmd.protocol.frames import (
     encode_hello,
     encode_welcome,
 )
+from hsmd.protocol.messages.enumerations import EVENT_KIND
 from hsmd.purposes import Purpose, PurposeCheck
 from hsmd.transparency import discontinuity
 from hsmd.transparency.records import CHECKPOINT_EVENT, GRANT_USED_EVENT, MARK_EVENT
@@ -116,6 +117,11 @@ def test_the_page_about_the_audit_log_lists_every_event_and_every_rule() -> None
     assert {"control.unknown", "enrolment.begun", "worker.crashed", "daemon.stopped", "log.torn"} <= written
     assert {name for name in written if f"`{name}`" not in page} == set()
     assert [rule for rule in Rule if rule is not Rule.GRANTED and f"`{rule}`" not in page] == []
+
+
+def test_the_page_about_events_has_a_row_for_every_kind() -> None:
+    page = (ROOT / "docs" / "events.md").read_text()
+    assert re.findall(r"^\| `([a-z]+\.[a-z-]+)` \|", page, re.MULTILINE) == list(EVENT_KIND.values)
 
 
 def test_the_table_of_schemes_is_what_workers_check() -> None:
