@@ -46,6 +46,10 @@ class Server(Enum):
     POSTGRESQL = "postgresql"
 
 
+_SERVERS = {"haproxy": "haproxy", "postgres": "postgresql", "www-data": "nginx"}
+"""The servers that Debian runs as these users. Apache loads its keys as nginx does."""
+
+
 class Purpose(Enum):
     """The purposes that a handshake can be made for."""
 
@@ -137,29 +141,31 @@ def check(
         check_results.report(output, [check_results.bad("permissions", f"there is no user {user}", step)])
     given = [each.value for each in purpose]
     listen, configuration = socket_of(socket, config), config or default_config()
+    kind = server.value if server else _SERVERS.get(user, "")
+    installed = {} if file or certificate or os.geteuid() != 0 else record.load_all(Path("/"))
+    if kind or user:
+        installed = {name: each for name, each in installed.items() if name == kind}
     found: list[Finding] = []
-    if key:
-        reference = file or default_keys(config) / f"{key}.key"
-        files = {key: Files(reference, certificate or reference.with_suffix(".pem"))}
-    else:
-        files = _exported(default_keys(config))
-    if not (server or user or file) and os.geteuid() == 0:
-        for each in record.load_all(Path("/")).values():
-            of_server = {
-                name: Files(*paths)
-                for name, paths in each.files.items()
-                if name in ([key] if key else each.files)
-            }
-            if of_server:
-                actor = actors.of_server(each.server, openssl)
-                found += examine(of_server, actor, each.server, given, listen, configuration)
-                files = {name: paths for name, paths in files.items() if name not in of_server}
+    files = _files(key, file, certificate, default_keys(config))
+    for each in installed.values():
+        of_server = {name: Files(*paths) for name, paths in each.files.items() if name == key or not key}
+        if of_server:
+            actor = actors.of_server(each.server, openssl, user)
+            found += examine(of_server, actor, each.server, given, listen, configuration)
+            files = {name: paths for name, paths in files.items() if name not in of_server}
     if files:
-        kind = server.value if server else "haproxy" if user == "haproxy" else ""
         actor = actors.of_server(kind, openssl, user) if kind else actors.of_user(user, openssl)
         found += examine(files, actor, kind, given, listen, configuration)
     found = list(dict.fromkeys(found))
     check_results.report(output, found if key else _shortened(found))
+
+
+def _files(key: str, file: Path | None, certificate: Path | None, directory: Path) -> dict[str, Files]:
+    """The files that were named for a key or are the default; without a key, those of all exported ones."""
+    if not key:
+        return _exported(directory)
+    reference = file or directory / f"{key}.key"
+    return {key: Files(reference, certificate or reference.with_suffix(".pem"))}
 
 
 def _exported(directory: Path) -> dict[str, Files]:
@@ -187,9 +193,11 @@ def examine(
         info = seen.keys.get(name)
         of_key, fit = _check_files(name, each, info, current.get(name, ""))
         if actor.account is not None and not actor.loads_as_root:
+            group = host_users.group_name(actor.account.gid)
+            again = f"run: hsmd agent export {name} --group {group}"
             of_key += [
-                check_access.check(actor, Wanted(path, "read", "-r"))
-                for path in (each.reference, each.chain)
+                check_access.check(actor, Wanted(path, "read", "-r", fix))
+                for path, fix in ((each.reference, again), (each.chain, ""))
                 if path.exists()
             ]
         found += of_key

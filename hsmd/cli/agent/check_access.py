@@ -24,6 +24,8 @@ class Wanted:
     path: Path
     does: str
     operator: str
+    fix: str = ""
+    """What lets the user use the file. Default: permissions for all."""
 
 
 def check(actor: Actor, wanted: Wanted) -> Finding:
@@ -39,7 +41,7 @@ def check(actor: Actor, wanted: Wanted) -> Finding:
     if refused == wanted.path and wanted.operator == "-w":
         fix = f"add {user} to `users` in agent.toml, then: systemctl reload hsmd-agent"
     elif refused == wanted.path:
-        fix = f"run: chmod o+r {refused}"
+        fix = wanted.fix or f"run: chmod o+r {refused}"
     else:
         fix = f"run: chmod o+x {refused}"
     return bad(

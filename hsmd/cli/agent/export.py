@@ -12,7 +12,7 @@ from hsmd.cli.base import name_patterns
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.cli.base.errors import CommandError, Exit
-from hsmd.cli.base.key_files import Exported, export_key, export_keys
+from hsmd.cli.base.key_files import Exported, export_key, export_keys, readers
 from hsmd.cli.base.output import Output, fields, note
 from hsmd.cli.base.paging import keys_at
 from hsmd.system.directories import make_shared
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @command(
     app,
     "export",
-    example="hsmd agent export www --out /etc/hsmd/keys\nhsmd agent export 'site-*'\nhsmd agent export --all",
+    example="hsmd agent export www --out /etc/hsmd/keys\nhsmd agent export 'site-*'\nhsmd agent export --all\n"
+    "hsmd agent export db --group postgres",
 )
 def export(
     output: Output,
@@ -47,13 +48,23 @@ def export(
             help="Directory to write to. Default: `keys` beside the agent's configuration.",
         ),
     ] = None,
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group",
+            metavar="NAME",
+            help="Group of a server that reads keys as its own user. Default for root: ssl-cert, if there is one.",
+            show_default=False,
+        ),
+    ] = "",
     config: Config = None,
     socket: Socket = None,
 ) -> None:
     """Write the files that a TLS server loads: KEY.pem, the certificate chain, and KEY.key, a reference to the private key.
 
-    Both are fetched through the agent. Neither is secret: KEY.key contains the name of the key and its public half. Existing
-    files are replaced. After certificates have been renewed, run the command again and reload the server.
+    Both are fetched through the agent. Neither is secret: KEY.key contains the name of the key and its public half. Yet only
+    its owner and group may read it, because some programs refuse key files that all may read. Existing files are
+    replaced. After certificates have been renewed, run the command again and reload the server.
     """
     from hsmd.client import AgentEndpoint, Client
 
@@ -61,22 +72,25 @@ def export(
         raise CommandError(
             "name the keys to export, or give --all", "see: hsmd agent export --help", Exit.USAGE
         )
+    gid = readers(group)
     directory = (out or default_keys(config)).absolute()
     make_shared(directory)
     with Client.connect(AgentEndpoint(socket_of(socket, config))) as agent:
         if name_patterns.is_one(keys):
-            _show_one(output, export_key(agent, keys[0], directory, timeout_s=DEFAULT_TIMEOUT_S))
+            _show_one(output, export_key(agent, keys[0], directory, timeout_s=DEFAULT_TIMEOUT_S, group=gid))
         else:
-            _show_many(output, _export(agent, keys, directory), directory)
+            _show_many(output, _export(agent, keys, directory, gid), directory)
 
 
-def _export(agent: Client, wanted: list[str], directory: Path) -> list[Exported]:
+def _export(agent: Client, wanted: list[str], directory: Path, group: int) -> list[Exported]:
     """Export the keys of these names and patterns; without any, all."""
     infos = {info.name: info for info in keys_at(agent, DEFAULT_TIMEOUT_S)}
     names = name_patterns.select(wanted, infos) if wanted else list(infos)
     progress = name_patterns.Progress("exported", len(names))
     made = []
-    for each in export_keys(agent, [infos[name] for name in names], directory, timeout_s=DEFAULT_TIMEOUT_S):
+    for each in export_keys(
+        agent, [infos[name] for name in names], directory, timeout_s=DEFAULT_TIMEOUT_S, group=group
+    ):
         made.append(each)
         progress.step()
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PUBLIC
 from hsmd.deployment import pair
 from hsmd.errors import BadRequest, NotFound, ProtocolError
@@ -23,13 +25,27 @@ from hsmd.protocol.messages import (
     KeyInfo,
     KeyShow,
 )
-from hsmd.system import atomic_file
+from hsmd.system import atomic_file, host_users
 
 if TYPE_CHECKING:
     from hsmd.client import Client
 
 
 WRITERS = 8
+_OWNER_READS, _GROUP_READS = 0o600, 0o640
+_GROUP = "ssl-cert"
+"""Debian's group of programs that read the keys of TLS servers."""
+KEEP_GROUP = -1
+
+
+def readers(group: str) -> int:
+    """The id of a group that may read key references; KEEP_GROUP if `group` is empty. Raises CommandError for an unknown one."""
+    if not group:
+        return KEEP_GROUP
+    gid = host_users.gid_of(group)
+    if gid is None:
+        raise CommandError(f"--group: there is no group {group}", "correct the name", Exit.USAGE)
+    return gid
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +57,9 @@ class Exported:
     chain: Path | None
 
 
-def export_key(source: Client, name: str, directory: Path, *, timeout_s: float) -> Exported:
+def export_key(
+    source: Client, name: str, directory: Path, *, timeout_s: float, group: int = KEEP_GROUP
+) -> Exported:
     """Fetch key `name` and its chain, and write NAME.key (reference) and NAME.pem (chain) to `directory`.
 
     Raises HsmdError. If digest, public key and certificate do not match: ProtocolError, and nothing is written.
@@ -49,18 +67,18 @@ def export_key(source: Client, name: str, directory: Path, *, timeout_s: float) 
     info: KeyInfo = source.control(KeyShow(name), timeout_s=timeout_s)
     if info.name != name:
         raise ProtocolError(f"the key received for {name} is another one")
-    return write_key(info, _chain(source, info, timeout_s), directory)
+    return write_key(info, _chain(source, info, timeout_s), directory, group)
 
 
 def export_keys(
-    source: Client, infos: Sequence[KeyInfo], directory: Path, *, timeout_s: float
+    source: Client, infos: Sequence[KeyInfo], directory: Path, *, timeout_s: float, group: int = KEEP_GROUP
 ) -> Iterator[Exported]:
     """As `export_key` for many keys, whose chains are fetched together. Files that are as they should be are not written."""
     with ThreadPoolExecutor(WRITERS) as writers:  # most of the time is that of syncing files
         for page in _pages(infos):
             chains = _chains(source, page, timeout_s)
             yield from writers.map(
-                lambda info, chains=chains: write_key(info, chains.get(info.name, ""), directory), page
+                lambda info, chains=chains: write_key(info, chains.get(info.name, ""), directory, group), page
             )
 
 
@@ -69,8 +87,12 @@ def chains_of(source: Client, infos: Sequence[KeyInfo], *, timeout_s: float) -> 
     return {name: chain for page in _pages(infos) for name, chain in _chains(source, page, timeout_s).items()}
 
 
-def write_key(info: KeyInfo, chain: str, directory: Path) -> Exported:
-    """Write the files of a key; `chain` is empty if it has none. Raises ProtocolError, without writing, if they do not match."""
+def write_key(info: KeyInfo, chain: str, directory: Path, group: int = KEEP_GROUP) -> Exported:
+    """Write the files of a key; `chain` is empty if it has none. Raises ProtocolError, without writing, if they do not match.
+
+    A reference is no secret, but programs such as PostgreSQL and libpq refuse a key file that all may read: root and `group` may
+    (KEEP_GROUP: the group that it has, else ssl-cert), or only the user, if that is not root.
+    """
     from hsmd.client.keyref import KeyReference, encode
 
     try:
@@ -83,18 +105,33 @@ def write_key(info: KeyInfo, chain: str, directory: Path) -> Exported:
     reference = directory / f"{info.name}.key"
     chain_file = directory / f"{info.name}.pem" if chain else None
     if chain_file is not None:
-        _write(chain_file, chain)
-    _write(reference, encode(KeyReference(info.name, info.public_key)))
+        _write(chain_file, chain, PUBLIC, os.getegid())
+    text = encode(KeyReference(info.name, info.public_key))
+    if os.geteuid() != 0 and group == KEEP_GROUP:
+        _write(reference, text, _OWNER_READS, os.getegid())
+    else:
+        _write(reference, text, _GROUP_READS, _present_group(reference) if group == KEEP_GROUP else group)
     return Exported(info.name, reference, chain_file)
 
 
-def _write(path: Path, text: str) -> None:
+def _present_group(path: Path) -> int:
+    """The group that may read a file: as it is, for one that only its group may read."""
     try:
-        if path.stat().st_mode & 0o777 == PUBLIC and not path.is_symlink() and path.read_text() == text:
+        status = path.lstat()
+    except OSError:
+        return host_users.gid_of(_GROUP) or 0
+    return status.st_gid if status.st_mode & 0o777 == _GROUP_READS else host_users.gid_of(_GROUP) or 0
+
+
+def _write(path: Path, text: str, mode: int, group: int) -> None:
+    try:
+        status = path.lstat()
+        is_same = (status.st_mode & 0o777, status.st_gid) == (mode, group)
+        if is_same and not path.is_symlink() and path.read_text() == text:
             return
     except (OSError, UnicodeDecodeError):
         pass
-    atomic_file.replace(path, text, PUBLIC)
+    atomic_file.replace(path, text, mode, owner=(os.geteuid(), group))
 
 
 def _check_chain(info: KeyInfo, pem: str) -> None:

@@ -26,6 +26,7 @@ from hsmd.agent import config as agent_config, listener
 from hsmd.cli.agent import check_agent, check_files, export
 from hsmd.cli.agent.servers import actors
 from hsmd.cli.base import agent_toml, key_files, ssh_keys
+from hsmd.cli.base.errors import CommandError
 from hsmd.client.keyref import KeyReference, encode
 from hsmd.errors import ProtocolError
 from hsmd.protocol.messages import KeyInfo
@@ -296,6 +297,22 @@ def test_files_for_servers_are_readable_whatever_the_umask(
     assert stat.S_IMODE((home / "run").stat().st_mode) == 0o755
 
 
+def test_a_key_reference_is_for_its_owner_and_a_group(home: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """PostgreSQL and libpq accept 0600, and 0640 if root is the owner."""
+    is_root = os.geteuid() == 0
+    written = key_files.write_key(_info(key), "", home).reference
+    assert stat.S_IMODE(written.stat().st_mode) == (0o640 if is_root else 0o600)
+    group = os.getgroups()[-1] if not is_root else 12345
+    for wanted in (group, key_files.KEEP_GROUP) if is_root else (group,):
+        key_files.write_key(_info(key), "", home, wanted)
+        assert (stat.S_IMODE(written.stat().st_mode), written.stat().st_gid) == (0o640, group)
+    os.chmod(written, 0o644)
+    key_files.write_key(_info(key), "", home)
+    assert stat.S_IMODE(written.stat().st_mode) in (0o640, 0o600), "as earlier releases wrote it"
+    with pytest.raises(CommandError, match="there is no group no-such-group"):
+        key_files.readers("no-such-group")
+
+
 def test_a_key_whose_name_is_a_path_is_not_exported(home: Path, key: ec.EllipticCurvePrivateKey) -> None:
     (home / "keys").mkdir()
     with pytest.raises(ProtocolError, match="cannot be that of a file"):
@@ -343,7 +360,8 @@ def test_files_are_checked_for_the_user_of_the_server(run: Run, home: Path, fake
     assert f"nobody may not enter {home / 'private'}" in run(*check, *openssl).out, "for the module"
     reference.chmod(0o600)
     assert (
-        f"nobody may not read {reference}\n          to fix it: run: chmod o+r" in run(*check, *openssl).out
+        f"nobody may not read {reference}\n          to fix it: run: hsmd agent export www --group "
+        in run(*check, *openssl).out
     )
     keys.chmod(0o700)
     assert f"nobody may not enter {keys}\n          to fix it: run: chmod o+x" in run(*check, *openssl).out
