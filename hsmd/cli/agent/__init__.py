@@ -2,7 +2,19 @@
 
 # isort: off
 from hsmd.cli.agent.options import app
-from hsmd.cli.agent import init, run, status, export, install, check, deploy, rotate_key, witness
+from hsmd.cli.agent import init, run, status, export, install, check, deploy, daemon, rotate_key, witness
 # isort: on
 
-__all__ = ["app", "check", "deploy", "export", "init", "install", "rotate_key", "run", "status", "witness"]
+__all__ = [
+    "app",
+    "check",
+    "daemon",
+    "deploy",
+    "export",
+    "init",
+    "install",
+    "rotate_key",
+    "run",
+    "status",
+    "witness",
+]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.agent import defaults, file_owner
+from hsmd.cli.agent import defaults, file_owner, re_enrolment
 from hsmd.cli.agent.options import Config, Socket, app, default_config
 from hsmd.cli.base import agent_toml, enrolment, ssh_keys
 from hsmd.cli.base.commands import command
@@ -17,14 +17,13 @@ from hsmd.cli.base.files import (
     PRIVATE,
     PRIVATE_DIRECTORY,
     SHARED_DIRECTORY,
-    exists,
     make_directory,
     write_new,
 )
 from hsmd.cli.base.output import Output, fields
+from hsmd.system import host_users
 
 if TYPE_CHECKING:
-    from hsmd.cli.base.ssh_keys import PublicLine
     from hsmd.protocol.enrolment import EnrolmentToken
 
 
@@ -91,36 +90,47 @@ def init(
             help="Operator key (Ed25519 line or .pub file) whose discontinuity declarations are accepted; may be repeated.",
         ),
     ] = [],  # noqa: B006  read only
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Set up a host again that was set up before: with a new key, and with the socket, users and other settings that "
+            "it has. The files of before are kept beside the new ones. Without this option, the command asks.",
+        ),
+    ] = False,
     config: Config = None,
     socket: Socket = None,
 ) -> None:
     """Create the agent's key and configuration, with the daemon's host key pinned.
 
     With --enroll the agent registers its key with a one-time token. Without it, the command prints the line that an operator
-    runs to register the key. Existing files are not overwritten.
+    runs to register the key. On a host that was set up before, the command asks, and keeps the files that it replaces.
     """
     file = (config or default_config()).absolute()
     identity = file.parent / "agent_ed25519"
-    for path in (file, identity):
-        if path.exists() or path.is_symlink():
-            raise exists(path)
+    before = re_enrolment.before(file, identity, again=again)
     operators = tuple(ssh_keys.line_or_file(text).line for text in operator_key)
     local = defaults.choose(file, socket, tuple(allow))
     file_owner.check(owner)
     token = _token(enroll, daemon, client, host_key)
+    key_file = identity if before is None else re_enrolment.next_key(identity)
+
+    def checked(pinned: agent_toml.Pinned) -> str:
+        if before is None:
+            return _checked(local, pinned, file)
+        return re_enrolment.checked(before, pinned, socket, tuple(allow))
+
     with ExitStack() as undo:
         if token is None:
             pinned = agent_toml.Pinned(daemon, tuple(host_key), client, identity, operators)
-            text = _checked(local, pinned, file)
+            text = checked(pinned)
             _make_directory(file)
-            ssh_keys.make_for_now(undo, identity, f"{client}, hsmd agent")
+            ssh_keys.make_for_now(undo, key_file, f"{client}, hsmd agent")
         else:
             # Check everything before the token is used up.
-            _checked(
-                local, agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity, operators), file
-            )
+            checked(agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity, operators))
             _make_directory(file)
-            answer = enrolment.register(token, identity, undo)
+            answer = enrolment.register(token, key_file, undo)
             keys = operators or tuple(answer.operator_keys)
             pinned = agent_toml.Pinned(
                 token.address,
@@ -130,14 +140,18 @@ def init(
                 keys,
                 tuple(answer.statement_keys),
             )
-            text = _checked(local, pinned, file)
-        file_owner.give(identity, owner)
-        undo.callback(file.unlink, missing_ok=True)
-        write_new(file, text, PRIVATE)
-        file_owner.give(file, owner)
+            text = checked(pinned)
+        if before is None:
+            file_owner.give(identity, owner)
+            undo.callback(file.unlink, missing_ok=True)
+            write_new(file, text, PRIVATE)
+            file_owner.give(file, owner)
+            kept: list[Path] = []
+        else:
+            kept = re_enrolment.replace_files(before, identity, text, owner)
         undo.pop_all()
-    key = ssh_keys.read(ssh_keys.public_file(identity))
-    _report_init(output, file, local, pinned.client, key, enrolled=token is not None)
+    users = local.users if before is None or allow else _users(file)
+    _report_init(output, file, identity, users, owner, kept, enrolled=token is not None)
 
 
 def _token(source: str, daemon: str, client: str, host_key: list[str]) -> EnrolmentToken | None:
@@ -176,35 +190,67 @@ def _make_directory(file: Path) -> None:
     make_directory(file.parent, SHARED_DIRECTORY if system else PRIVATE_DIRECTORY)
 
 
+def _users(file: Path) -> tuple[str, ...]:
+    """The users that an agent.toml names."""
+    from hsmd.agent.config import load
+
+    return tuple(sorted(host_users.by_uid(uid).name for uid in load(file).socket.users)) or ("*",)
+
+
 def _report_init(
-    output: Output, file: Path, local: agent_toml.Local, client: str, key: PublicLine, *, enrolled: bool
+    output: Output,
+    file: Path,
+    identity: Path,
+    users: tuple[str, ...],
+    owner: str,
+    kept: list[Path],
+    *,
+    enrolled: bool,
 ) -> None:
-    line = f"hsmd client add {client} --key '{key.line}'"
+    from hsmd.agent.config import load
+
+    made = load(file)
+    key = ssh_keys.read(ssh_keys.public_file(identity))
+    line = f"hsmd client add {made.client} --key '{key.line}'"
     document = {
         "config": str(file),
-        "socket": str(local.socket),
-        "users": local.users,
-        "client": client,
+        "socket": str(made.socket.path),
+        "users": users,
+        "client": made.client,
         "public_key": key.line,
         "operator_runs": None if enrolled else line,
+        "kept": [str(path) for path in kept],
     }
-    made = fields(
-        [
-            ("configuration", str(file)),
-            ("socket", str(local.socket)),
-            ("users", ", ".join(local.users)),
-            ("key", key.fingerprint),
-        ]
+    shown = [
+        ("configuration", str(file)),
+        ("socket", str(made.socket.path)),
+        ("users", ", ".join(users)),
+        ("key", key.fingerprint),
+        ("kept of before", ", ".join(path.name for path in kept)),
+    ]
+    output.show(
+        document, lambda: fields(shown), hints=_steps(file, made.client, line, owner, enrolled, bool(kept))
     )
+
+
+def _steps(file: Path, client: str, line: str, owner: str, enrolled: bool, again: bool) -> str:
+    """What remains to be done, as the options of the command make it."""
     grant = f"hsmd grant add {client} KEY"
-    operator_commands = (
-        f"{grant}   (unless the token includes grants)" if enrolled else f"{line}\n{' ' * 24}{grant}"
-    )
-    steps = (
-        "\nNext:\n"
-        f"  1. An operator runs:  {operator_commands}\n"
-        f"  2. Start it here:     hsmd agent run --config {file}\n"
-        "  3. For each key:      hsmd agent export KEY\n"
-        "  4. For the server:    hsmd agent install nginx --key KEY\n"
-    )
-    output.show(document, lambda: made, hints=steps)
+    steps = [
+        (
+            "An operator runs:",
+            f"{grant}   (unless the token includes grants)" if enrolled else f"{line}\n{' ' * 24}{grant}",
+        )
+    ]
+    if again:
+        steps.append(("Load it:", "systemctl restart hsmd-agent    (or restart `hsmd agent run`)"))
+    elif owner:
+        steps.append(("As a service:", f"hsmd agent install systemd --user {owner}"))
+        steps.append(("Start it:", "systemctl daemon-reload && systemctl enable --now hsmd-agent"))
+    else:
+        steps.append(("Start it here:", f"hsmd agent run --config {file}"))
+    if not again:
+        steps.append(("For each key:", "hsmd agent export KEY"))
+        steps.append(("For the server:", "hsmd agent install nginx --key KEY    (or another: see --help)"))
+    lines = [f"  {number}. {what:<20} {then}" for number, (what, then) in enumerate(steps, 1)]
+    return "\nNext:\n" + "\n".join(lines) + "\n"

@@ -66,11 +66,15 @@ def register(token: EnrolmentToken, identity: Path, undo: ExitStack) -> Enrolmen
     If the daemon's answer is lost, the key may be registered although its file is removed. It is then unusable, and a new
     token replaces it.
     """
+    return register_key(token, ssh_keys.make_for_now(undo, identity, "hsmd, enrolled").line)
+
+
+def register_key(token: EnrolmentToken, line: str) -> EnrolmentAnswer:
+    """Register a public key (an OpenSSH line). Raises CommandError."""
     from hsmd.client.enrolment import enrol
 
-    key = ssh_keys.make_for_now(undo, identity, "hsmd, enrolled")
     try:
-        return asyncio.run(enrol(token, key.line))
+        return asyncio.run(enrol(token, line))
     except ProtocolError as error:
         raise CommandError(
             error.text, "do not continue: ask the operator whether the host key has changed"

@@ -17,7 +17,9 @@ from hsmd.agent.config import load
 from hsmd.cli.base import ssh_keys
 from hsmd.cli.base.enrolment import register
 from hsmd.cli.base.errors import CommandError
+from hsmd.client import Client
 from hsmd.protocol.enrolment import EnrolmentToken
+from hsmd.protocol.messages import WhoAmI
 from tests.support.daemon import OPERATOR, Daemon, public_line, running_daemon
 
 pytestmark = pytest.mark.timeout(120)
@@ -91,6 +93,53 @@ def test_a_front_end_enrols_with_a_token(daemon: Daemon, tmp_path: Path) -> None
     assert again.returncode == 1
     assert "wrong, used, or older" in again.stderr
     assert not list((tmp_path / "b").iterdir()), "a failed try leaves no files"
+
+
+def test_a_front_end_enrols_again(daemon: Daemon, tmp_path: Path) -> None:
+    """Its settings stay; the key of before works no longer at the daemon, which is told the new one."""
+    config = tmp_path / "agent" / "agent.toml"
+    options = ("agent", "init", "--enroll", "-", "--config", str(config))
+    first = hsmd(
+        daemon, *options, "--socket", str(tmp_path / "a.sock"), "--json", given=token(daemon, "web-12") + "\n"
+    )
+    assert first.returncode == 0, first.stderr
+    line = token(daemon, "web-12")
+    refused = hsmd(daemon, *options, given=line + "\n")
+    assert refused.returncode == 1
+    assert "--again" in refused.stderr
+    again = hsmd(daemon, *options, "--again", "--json", given=line + "\n")
+    assert again.returncode == 0, again.stderr
+    made, was = json.loads(again.stdout), json.loads(first.stdout)
+    assert (made["socket"], made["client"]) == (was["socket"], "web-12")
+    assert made["public_key"] != was["public_key"]
+    with Client.connect(load(config).daemons[0]) as client:
+        assert client.control(WhoAmI(), timeout_s=10).client == "web-12"
+
+
+def test_a_daemon_is_added_with_a_token_of_it(daemon: Daemon, tmp_path: Path) -> None:
+    """The agent of another daemon registers the key that it has, under its own name only."""
+    config = tmp_path / "agent" / "agent.toml"
+    for name in ("web-13", "web-14"):
+        made = hsmd(
+            daemon, "agent", "init", "--daemon", "192.0.2.1:7440", "--host-key", daemon.notice["host_key"],
+            "--client", "web-13", "--config", str(config), "--again",
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        line = token(daemon, name)
+        added = hsmd(
+            daemon, "agent", "daemon", "add", "--enroll", "-", "--config", str(config), given=line + "\n"
+        )
+        if name == "web-14":
+            assert added.returncode == 1
+            assert "the token is for the client web-14, and this agent is web-13" in added.stderr
+            continue
+        assert added.returncode == 0, added.stderr
+        (_, second) = load(config).daemons
+        assert (
+            public_line(daemon.keys[OPERATOR]) in tomllib.loads(config.read_text())["agent"]["operator_keys"]
+        )
+        with Client.connect(second) as client:
+            assert client.control(WhoAmI(), timeout_s=10).client == "web-13"
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ LINES = [
 ]
 ELSEWHERE = {
     "agent check": "its findings with what to do are the result",
+    "agent daemon add": "fields only; its next step is a hint",
+    "agent daemon remove": "fields only; its next step is a hint",
     "agent deploy": "what it did is the result",
     "agent export": "writes files, and says where; its hint is a note",
     "agent rotate-key": "tests/integration/cli/test_rotate_key.py",
