@@ -143,11 +143,9 @@ class Release:
         for host, files in ((key, self.files), (front, self.files[:1])):
             for file in files:
                 host.put(file, f"/root/{file.name}")
-        key.sh(
-            "cd && apt-get update -qq && apt-get install -qq -y --no-install-recommends ./*.deb",
-            online=True,
-            timeout_s=300,
-        )
+        key.run("apt-get", "update", "-qq", online=True, timeout_s=120)
+        for step in steps("install-packages"):
+            carry_out(step, self.site.hosts)
         front.sh("cd && dpkg -i ./*.deb")
         versions = {host.sh("hsmd --version").strip() for host in (key, front)}
         for host, users in ((key, ("hsmd", "hsmd-token", "hsmd-agent")), (front, ("hsmd-agent",))):
