@@ -249,8 +249,8 @@ class Release:
         warned = front.run("apt-get", "remove", "-qq", "-y", "hsmd-agent")
         assert "nginx.service.d/hsmd.conf" in warned.stderr + warned.stdout, warned
         key.run("apt-get", "remove", "-qq", "-y", "hsmd", "hsmd-agent")
-        for host, unit in ((key, "hsmd"), (front, "hsmd-agent")):
-            assert not host.active(unit)
+        for host, unit in ((key, "hsmd"), (front, "hsmd-agent"), (front, "hsmd-agent-deploy.path")):
+            assert not host.active(unit), unit
             assert not host.exists("/usr/bin/hsmd")
             assert not host.exists("/usr/lib/hsmd"), host.sh("find /usr/lib/hsmd")
         assert data(key) == kept

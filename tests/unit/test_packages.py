@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli.base import systemd
+from hsmd.cli.base import server_list, systemd
 
 ROOT = Path(__file__).parents[2]
 DEBIAN = ROOT / "debian"
@@ -50,22 +50,32 @@ def test_units_are_those_of_other_installations_with_a_condition(tmp_path: Path)
         env={"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
+    config, agent_config = Path("/etc/hsmd/hsmd.toml"), Path("/etc/hsmd/agent.toml")
     others = {
-        "hsmd.service": systemd.daemon_unit(Path("/etc/hsmd/hsmd.toml"), Path("/var/lib/hsmd"), None),
-        "hsmd-agent.service": systemd.agent_unit(Path("/etc/hsmd/agent.toml"), "hsmd-agent", ""),
+        "hsmd.service": systemd.daemon_unit(config, Path("/var/lib/hsmd"), None),
+        "hsmd-agent.service": systemd.agent_unit(agent_config, "hsmd-agent", ""),
     }
+    deploy = systemd.deploy_units(
+        Path("/var/lib/hsmd-agent"), Path("/etc/hsmd/keys"), server_list.beside(agent_config)
+    )
+    others |= {f"hsmd-agent.{name}": unit for name, unit in deploy.items()}
     assert {path.name for path in tmp_path.iterdir()} == set(others)
     for name, other in others.items():
         unit = (tmp_path / name).read_text()
-        config = "hsmd.toml" if name == "hsmd.service" else "agent.toml"
-        added = set(unit.splitlines()) - set(other.splitlines())
-        assert f"ConditionPathExists=/etc/hsmd/{config}" in added
-        assert {line.split("=")[0] for line in added if not line.startswith("#")} == {
-            "ConditionPathExists",
-            "ExecStart",
-        }
-        assert re.search(r"^ExecStart=/usr/bin/hsmd \S+", unit, re.MULTILINE)
-        assert unit.index("ConditionPathExists=") < unit.index("[Service]")
+        added = {line for line in unit.splitlines() if line not in other.splitlines() and line[:1] != "#"}
+        program = {line for line in added if re.match(r"ExecStart=/usr/bin/hsmd \S+", line)}
+        assert len(program) == other.count("ExecStart=")
+        waits = set() if "deploy" in name else {config if name == "hsmd.service" else agent_config}
+        assert added - program == {f"ConditionPathExists={path}" for path in waits}
+        assert "\nConditionPathExists=" not in unit.partition("[Service]")[2]
+
+
+def test_each_unit_is_packaged_or_needs_what_a_package_cannot_know() -> None:
+    """A timer that archives the log needs a place for it."""
+    script = (DEBIAN / "generate-units").read_text()
+    units = {path.name.partition(".")[0] for path in (Path(systemd.__file__).parents[1] / "units").iterdir()}
+    assert units == {"hsmd", "hsmd-agent", "hsmd-agent-deploy", "hsmd-archive"}
+    assert all(part in script for part in ("daemon_unit", "agent_unit", "deploy_units"))
 
 
 @pytest.mark.parametrize("script", [*MAINTAINER_SCRIPTS, *SHELL_PROGRAMS], ids=lambda path: path.name)
