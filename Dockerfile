@@ -1,11 +1,8 @@
-# The daemon, as an unprivileged user, on the host of the HSM and with the vendor's PKCS#11 module mounted:
+# The daemon, as an unprivileged user, on the host of the HSM and with the vendor's PKCS#11 module mounted. How to set it up
+# and run it: docs/install.md, "In a container".
 #
-#   docker build -t hsmd .
-#   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
-#     -v /etc/hsmd:/etc/hsmd:ro -v hsmd-state:/var/lib/hsmd -v /opt/vendor:/opt/vendor:ro -p 10.9.0.1:7440:7440 hsmd
-#
-# All processes run as one user: front and workers are separated by seccomp and by being undumpable, not by users. To lock
-# the workers' memory: --ulimit memlock=-1. For a software token in tests: --build-arg PACKAGES=softhsm2.
+# All processes run as one user: front and workers are separated by seccomp and by being undumpable, not by users. For a
+# software token in tests: --build-arg PACKAGES=softhsm2.
 
 FROM debian:12-slim AS build
 RUN apt-get update \
@@ -28,7 +25,7 @@ ARG PACKAGES=""
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 libseccomp2 $PACKAGES \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --home-dir /var/lib/hsmd --shell /usr/sbin/nologin hsmd \
+ && useradd --system --uid 990 --user-group --home-dir /var/lib/hsmd --shell /usr/sbin/nologin hsmd \
  && install --directory --owner hsmd --group hsmd --mode 0700 /var/lib/hsmd
 COPY --from=build /opt/hsmd /opt/hsmd
 ENV PATH=/opt/hsmd/bin:/usr/bin:/bin

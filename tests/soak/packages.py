@@ -49,6 +49,27 @@ COMPLETIONS = {
         print -r -- $seen
     """,
 }
+DEV = """
+cd ~
+mkfifo hold
+hsmd dev --agent --json-ready <hold >ready.json &
+exec 9>hold
+until [ -s ready.json ]; do kill -0 $!; sleep 0.1; done
+read -r chain reference openssl < <(/usr/lib/hsmd/bin/python3 -c '
+import json
+ready = json.load(open("ready.json"))
+key = ready["keys"][0]
+print(key["chain"], key["reference"], ready["openssl_configuration"])')
+OPENSSL_CONF=$openssl openssl s_server -quiet -accept 127.0.0.1:8443 -cert "$chain" -key "$reference" &
+server=$!
+for try in {1..50}; do
+    openssl s_client -connect 127.0.0.1:8443 -CAfile "$chain" -verify_return_error -brief </dev/null && done=yes && break
+    sleep 0.1
+done
+kill $server
+exec 9>&-
+[ "${done:-}" = yes ]
+"""
 NGINX = """
 hsmd agent export www
 hsmd agent install nginx --key www
@@ -122,6 +143,7 @@ class Release:
             self.install,
             self.read_manual,
             self.complete,
+            self.try_it,
             self.wait_for_configuration,
             self.set_up,
             self.upgrade,
@@ -178,6 +200,13 @@ class Release:
             seen = self.site.key.run(shell, *options, script).stdout
             assert "self-signed" in seen, f"{shell}: {seen!r}"
         return ", ".join(COMPLETIONS)
+
+    def try_it(self) -> str:
+        """`hsmd dev` as an ordinary user, and handshakes of OpenSSL with its key."""
+        key = self.site.key
+        key.run("useradd", "--create-home", "ann")
+        key.sh(DEV, user="ann", timeout_s=120)
+        return "handshake of openssl s_server"
 
     def wait_for_configuration(self) -> str:
         """Units are enabled, wait for their configuration, and are no failure."""
@@ -270,9 +299,8 @@ class Release:
         ), text
         assert data(key) == kept | {"/var/lib/hsmd/hsmd.toml.purged"}
         front.run("apt-get", "purge", "-qq", "-y", "hsmd-agent")
-        assert not front.exists("/etc/hsmd") and not front.exists("/var/lib/hsmd-agent"), front.sh(
-            "ls -lR /etc/hsmd"
-        )
+        left = front.sh("find /etc/hsmd /var/lib/hsmd-agent* -maxdepth 1 2>/dev/null || true")
+        assert left == "", left
         return "named what it keeps"
 
     def follow_pip(self) -> str:
