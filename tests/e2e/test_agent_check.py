@@ -206,3 +206,12 @@ def check_all(site: Site) -> tuple[int, list[dict[str, Any]]]:
     options = ("--config", site.agent.config, "--openssl", site.openssl, "--user", server_user(), "--json")
     done = run(hsmd("agent", "check", *options))
     return done.returncode, json.loads(done.stdout)["findings"]
+
+
+def test_the_suites_that_an_rsa_key_cannot_serve_are_named(site: Site) -> None:
+    for key, text in (("rsa", "!kRSA:!DHE"), ("rsakx", "offer RSA key exchange (kRSA)")):
+        status, findings = check(site, key)
+        assert status == 0
+        assert [text in finding["text"] for finding in findings if finding["subject"] == "cipher suites"] == [
+            True
+        ]

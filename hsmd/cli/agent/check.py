@@ -22,7 +22,7 @@ from hsmd.cli.agent import (
 )
 from hsmd.cli.agent.check_access import Wanted
 from hsmd.cli.agent.check_agent import Seen
-from hsmd.cli.agent.check_results import Finding
+from hsmd.cli.agent.check_results import Finding, good
 from hsmd.cli.agent.handshake import KINDS, Actor, Attempt
 from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
 from hsmd.cli.agent.servers import actors, record
@@ -204,6 +204,7 @@ def examine(
         if info is not None and fit:
             wanted = [purpose for purpose in purposes or info.purposes if purpose in KINDS]
             tried += check_handshake.attempts(name, wanted, each.chain, each.reference)
+    found += check_suites(seen.keys)
     found += _check_openssl(actor, next(iter(files.values())).reference)
     if tried and seen.connected and all(finding.ok for finding in found if finding.subject in _FIRST):
         found += check_handshake.check(actor, server, seen.client, tried)
@@ -221,6 +222,19 @@ def _check_files(name: str, files: Files, info: KeyInfo | None, current: str) ->
     fit = reference[0].ok and len(certificate) > 1 and certificate[0].ok
     newer = check_files.check_current(files.chain, name, current) if fit and current else []
     return [*reference, *certificate, *newer], fit
+
+
+def check_suites(keys: Mapping[str, KeyInfo]) -> list[Finding]:
+    """What the server must not offer with these keys; what it does offer is not looked at."""
+    found = []
+    for name, info in keys.items():
+        if "tls12-rsa-premaster" in info.purposes:
+            text = f"{name} only decrypts: offer RSA key exchange (kRSA) with it in TLS 1.2, and nothing else"
+            found.append(good("cipher suites", text))
+        elif info.key_type.startswith("rsa") and "tls12-server" in info.purposes:
+            text = f"{name} only signs: exclude RSA key exchange and DHE, as in HIGH:!aNULL:!MD5:!kRSA:!DHE"
+            found.append(good("cipher suites", text))
+    return found
 
 
 def _check_openssl(actor: Actor, reference: Path) -> list[Finding]:
@@ -250,5 +264,5 @@ def _current(socket: Path, seen: Seen) -> dict[str, str]:
 
 def _shortened(found: Sequence[Finding]) -> list[Finding]:
     """Of many keys, what is in order is shown by their handshakes alone."""
-    per_key = {"grant", "local policy", "key reference", "certificate", "permissions"}
+    per_key = {"grant", "local policy", "key reference", "certificate", "permissions", "cipher suites"}
     return [finding for finding in found if not finding.ok or finding.subject not in per_key]

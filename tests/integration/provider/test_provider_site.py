@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hsmd.client import keyref
 from hsmd.provider import openssl_configuration
 from tests.support.fake_agent import Agent
 from tests.support.network import free_port
@@ -131,21 +132,33 @@ def test_a_client_that_prefers_what_a_signing_key_cannot_do_gets_ecdhe(
     assert negotiate(plain, identity, identity.private, *ciphers) == preferred, "the client's own choice"
 
 
-def negotiate(configuration: Path, identity: Identity, key: Path, *options: str) -> str:
+def negotiate(
+    configuration: Path, identity: Identity, key: Path, *options: str, server: tuple[str, ...] = ()
+) -> str:
     """The cipher suite between `openssl s_server` with this configuration and `openssl s_client` without it."""
     port = free_port(HOST)
     with subprocess.Popen(
-        ["openssl", "s_server", "-accept", f"{HOST}:{port}", "-cert", identity.certificate, "-key", key],
+        [
+            "openssl",
+            "s_server",
+            "-accept",
+            f"{HOST}:{port}",
+            "-cert",
+            identity.certificate,
+            "-key",
+            key,
+            *server,
+        ],
         env={"PATH": "/usr/bin:/bin", "OPENSSL_CONF": str(configuration)},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    ) as server:
+    ) as running:
         client = ["openssl", "s_client", "-connect", f"{HOST}:{port}", *options]
         shown: list[str] = []
 
         def answered() -> bool:
-            assert server.poll() is None, "s_server has ended"
+            assert running.poll() is None, "s_server has ended"
             done = subprocess.run(client, input="", capture_output=True, text=True, timeout=20, check=False)
             shown[:] = [done.stdout]
             return "connect:errno" not in done.stderr
@@ -153,7 +166,35 @@ def negotiate(configuration: Path, identity: Identity, key: Path, *options: str)
         try:
             wait_until(answered, "s_server answers")
         finally:
-            server.kill()
+            running.kill()
     found = re.search(r"^New, \S+, Cipher is (\S+)$", shown[0], re.MULTILINE)
     assert found and found[1] != "(NONE)", "no cipher"
     return found[1]
+
+
+MIXED = ("-cipher", "ECDHE+ECDSA:kRSA+AES", "-sigalgs", "ECDSA+SHA256:ECDSA+SHA384:RSA+SHA256")
+"""What docs/servers.md says of a port with a key that signs and one that only decrypts."""
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        (("-tls1_3", "-sigalgs", "rsa_pss_rsae_sha256:ecdsa_secp256r1_sha256"), 1),
+        (("-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256"), 3),
+        (("-tls1_2", "-cipher", "AES128-GCM-SHA256"), 5),
+    ],
+    ids=["prefers RSA signatures", "prefers ECDHE-RSA", "RSA key exchange alone"],
+)
+def test_a_decrypting_key_beside_one_that_signs_is_used_only_to_decrypt(
+    environment: Environment,
+    agent: Agent,
+    identities: dict[str, Identity],
+    options: tuple[str, ...],
+    chosen: int,
+) -> None:
+    signs, decrypts = identities["p256"], identities["rsa"]
+    second = ("-dcert", str(decrypts.certificate), "-dkey", str(decrypts.reference), *MIXED)
+    negotiate(environment.configuration(), signs, signs.reference, *options, server=second)
+    assert [request.purpose for request in agent.requests] == [chosen]
+    digest = keyref.decode((decrypts if chosen == 5 else signs).reference.read_text()).digest
+    assert agent.requests[0].key == digest
