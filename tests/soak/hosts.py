@@ -3,6 +3,7 @@
     scripts/soak hosts                       every journey
     scripts/soak hosts --only restarts       set-up and one journey; may be repeated
     scripts/soak hosts --suite trixie        one release
+    scripts/soak hosts --quick               hsmd is copied to the hosts, not installed by the documents
     scripts/soak hosts --list                names of the journeys
 
 On each release a key host and a front end (and a second key host and an operator's computer, for the journeys that need
@@ -43,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hsmd-wheel-") as directory, Bed() as bed:
         with report.step("", "prepare", "wheel of this tree"):
             wheel = build_wheel(Path(directory))
-        sites = [made(bed, suite, wheel, report) for suite in given.suite or SUITES]
+        sites = [made(bed, suite, wheel, report, quick=given.quick) for suite in given.suite or SUITES]
         with report.step("", "prepare", f"{len(bed.hosts)} hosts boot"):
             bed.boot()
         with ThreadPoolExecutor(len(sites)) as pool:
@@ -57,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/soak hosts", description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", default=[], metavar="JOURNEY")
     parser.add_argument("--suite", action="append", default=[], choices=SUITES)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--list", action="store_true")
     for unused in ("--minutes", "--seed"):
         parser.add_argument(unused, help=argparse.SUPPRESS)
@@ -86,14 +88,16 @@ def build_wheel(directory: Path) -> Path:
     return directory
 
 
-def made(bed: Bed, suite: str, wheel: Path, report: Report) -> Site:
+def made(bed: Bed, suite: str, wheel: Path, report: Report, *, quick: bool) -> Site:
     """The bare hosts of a release. A key host has its vendor's module, a front end its TLS server."""
+    root = roots.with_hsmd if quick else roots.debian
     with report.step(suite, "prepare", "root file systems"):
         files = {
-            "key": roots.debian(suite, "softhsm2"),
-            "key2": roots.debian(suite, "softhsm2"),
-            "front": roots.debian(suite, "nginx-light"),
-            "operator": roots.debian(suite),
+            "key": root(suite, "softhsm2", "opensc"),
+            "key2": root(suite, "softhsm2", "opensc"),
+            "database": roots.debian(suite, "postgresql"),
+            "front": root(suite, "nginx-light"),
+            "operator": root(suite),
         }
     return Site(bed, suite, files, {wheel: HSMD_SOURCE})
 

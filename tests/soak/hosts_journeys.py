@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable
 
 from tests.soak.hosts_steps import Report
+from tests.support.hosts.documents import SECRETS, SOURCES
 from tests.support.hosts.host import Host, built_provider
 from tests.support.hosts.site import Site
 from tests.support.polling import wait_until
@@ -33,7 +35,12 @@ def setup(site: Site, report: Report) -> None:
     """From bare hosts to nginx that serves, by docs/install.md and docs/servers.md."""
     with report.step(site.name, "setup", "key: the vendor's module and a token"):
         site.make_token()
-    report.document(site, "install")
+    if is_quick(site):
+        with report.step(site.name, "setup", "hsmd is copied"):
+            for name in ("key", "front", "operator"):
+                site.hosts[name].install_hsmd()
+    else:
+        report.document(site, "install")
     with report.step(site.name, "setup", "what was installed is of this tree"):
         for host in (site.key, site.front):
             host.put(built_provider(), "/tmp/hsmd.so.expected")
@@ -59,6 +66,56 @@ def restarts(site: Site, report: Report) -> None:
             actions[first]()
             actions[second]()
             notes.append(f"serves after {wait_for_handshake(site):.1f} s")
+            healthy(site)
+
+
+def daemons(site: Site, report: Report) -> None:
+    """A second daemon on a shared database; one of the two is killed, stopped, cut off, while a client makes handshakes."""
+    with report.step(site.name, "daemons", "database: PostgreSQL"):
+        site.hosts["database"].sh(DATABASE)
+    with report.step(site.name, "daemons", "key: the store moves to PostgreSQL"):
+        pip_install(site, site.key, "hsmd[daemon,postgresql]")
+        site.key.sh(TO_POSTGRESQL)
+    serves(site, report, "daemons")
+    second = site.hosts["key2"]
+    with report.step(site.name, "daemons", "key2: a second daemon"):
+        pip_install(site, second, "hsmd[daemon,postgresql]")
+        site.key.copy(second, "/etc/hsmd/hsmd.toml", "/etc/hsmd/hsmd.toml")
+        second.write("/etc/hsmd/pin", SECRETS["PIN"] + "\n", "600")
+        second.sh(SECOND)
+    with report.step(site.name, "daemons", "front: knows both"):
+        host_key = second.read("/etc/hsmd/host_ed25519.pub").strip()
+        site.front.sh(f"""
+            printf '\\n[[daemon]]\\naddress = "10.9.0.3:7440"\\nhost_keys = ["%s"]\\n' '{host_key}' >>/etc/hsmd/agent.toml
+            systemctl reload hsmd-agent
+        """)
+        wait_until(lambda: both_connected(site), "the agent is connected to both daemons", SERVES_S)
+    for title, harm, cure in (
+        ("the first is killed", lambda: kill(site.key), lambda: None),
+        ("the second is killed", lambda: kill(second), lambda: None),
+        (
+            "the first is stopped",
+            lambda: site.key.run("systemctl", "stop", "hsmd"),
+            lambda: site.key.run("systemctl", "start", "hsmd"),
+        ),
+        (
+            "the second is stopped",
+            lambda: second.run("systemctl", "stop", "hsmd"),
+            lambda: second.run("systemctl", "start", "hsmd"),
+        ),
+        ("the first one's host reboots", site.key.reboot, lambda: None),
+        ("the first one's host loses its power", site.key.power_cut, site.key.boot),
+    ):
+        with report.step(site.name, "daemons", title) as notes:
+            with site.clients() as seen:
+                clients_at_work(site)
+                harm()
+                cure()
+                wait_until(lambda: both_connected(site), "the agent is connected to both daemons", 60.0)
+            assert not seen.failures, f"{seen.handshakes} handshakes, failed: {seen.failures}"
+            notes.append(
+                f"{seen.handshakes} handshakes, none failed, the longest {seen.longest_s * 1000:.0f} ms"
+            )
             healthy(site)
 
 
@@ -107,12 +164,87 @@ def removal(site: Site, report: Report) -> None:
         assert site.front.active("nginx")
 
 
+DATABASE = """
+cd /
+runuser -u postgres -- psql --quiet -c "CREATE ROLE hsmd LOGIN PASSWORD 'database-secret'"
+runuser -u postgres -- createdb --owner hsmd hsmd
+for directory in /etc/postgresql/*/main; do
+  echo "listen_addresses = '10.9.0.5'" >"$directory/conf.d/listen.conf"
+  echo "host hsmd hsmd 10.9.0.0/24 scram-sha-256" >>"$directory/pg_hba.conf"
+done
+systemctl restart postgresql
+"""
+TO_POSTGRESQL = """
+hsmd backup /root/move.tar --config /etc/hsmd/hsmd.toml
+systemctl stop hsmd
+sed -i 's|^url = .*|url = "postgresql+psycopg://hsmd:database-secret@10.9.0.5/hsmd"|' /etc/hsmd/hsmd.toml
+hsmd restore /root/move.tar --config /etc/hsmd/hsmd.toml
+systemctl start hsmd
+"""
+SECOND = """
+sed -i 's|^name = "key"|name = "key2"|; s|10.9.0.1:7440|10.9.0.3:7440|' /etc/hsmd/hsmd.toml
+useradd --system --user-group --no-create-home --shell /usr/sbin/nologin hsmd
+ssh-keygen -q -t ed25519 -N '' -f /etc/hsmd/host_ed25519
+chown hsmd: /etc/hsmd/host_ed25519
+chgrp hsmd /etc/hsmd/hsmd.toml
+chmod 640 /etc/hsmd/hsmd.toml
+install -d -o hsmd -g hsmd -m 700 /var/lib/hsmd /var/lib/hsmd/audit
+hsmd systemd install --config /etc/hsmd/hsmd.toml
+systemctl daemon-reload
+systemctl enable --now hsmd
+"""
+
+
+def pip_install(site: Site, host: Host, what: str) -> None:
+    """Install hsmd with extras in the documents' place."""
+    if is_quick(site):
+        host.install_hsmd()
+    else:
+        host.sh(
+            f"apt-get install -y python3-venv libseccomp2; python3 -m venv /opt/hsmd; /opt/hsmd/bin/pip install '{what}'; "
+            "ln -sf /opt/hsmd/bin/hsmd /usr/local/bin/hsmd",
+            online=True, variables=SOURCES, timeout_s=600,
+        )  # fmt: skip
+
+
+def both_connected(site: Site) -> bool:
+    """Whether the agent is connected to both daemons."""
+    status = json.loads(site.front.run("hsmd", "agent", "status", "--json", check=False).stdout or "{}")
+    return sum(each.get("state") == "connected" for each in status.get("daemons", [])) == 2
+
+
+def clients_at_work(site: Site) -> None:
+    """Let the clients make some handshakes first."""
+    before = site.front.run("stat", "--format=%s", "/var/log/nginx/access.log").stdout
+    wait_until(
+        lambda: site.front.run("stat", "--format=%s", "/var/log/nginx/access.log").stdout != before,
+        "clients are served",
+    )
+
+
+def kill(host: Host) -> None:
+    """Kill all processes of the daemon; systemd starts it again."""
+    before = host.property("hsmd", "NRestarts")
+    host.run("systemctl", "kill", "--signal=KILL", "hsmd")
+    wait_until(
+        lambda: host.property("hsmd", "NRestarts") != before and host.active("hsmd"),
+        "systemd restarts the daemon",
+        60.0,
+    )
+
+
 JOURNEYS: dict[str, Callable[[Site, Report], None]] = {
     "setup": setup,
     "restarts": restarts,
+    "daemons": daemons,
     "backup": backup,
     "removal": removal,
 }
+
+
+def is_quick(site: Site) -> bool:
+    """Whether the hosts came with a Python environment for hsmd."""
+    return site.key.exists("/opt/hsmd")
 
 
 def serves(site: Site, report: Report, journey: str) -> None:

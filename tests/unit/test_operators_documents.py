@@ -67,7 +67,7 @@ def test_commands_without_a_mark_are_found() -> None:
     ("mark", "body", "error"),
     [
         ("runs: key setup", "x", "a.md:1: 'runs' is none of run, type, carry, example"),
-        ("run: kez setup", "x", "a.md:1: 'kez' is none of the hosts key, key2, front, operator"),
+        ("run: kez setup", "x", "a.md:1: 'kez' is none of the hosts key, key2, database, front, operator"),
         ("run: key", "x", "a.md:1: run takes HOST JOURNEY"),
         ("type: key setup", "x", "a.md:1: type takes HOST JOURNEY WHAT"),
         ("type: key setup PASSWORD", "x", "a.md:1: 'PASSWORD' is none of PIN, NEWPIN"),

@@ -49,8 +49,8 @@ class Bed:
         binds: Mapping[Path, str] | None = None,
         log: str = "",
     ) -> Host:
-        """A host with its address in each network; `binds` are directories of this machine that it sees read-only. Its
-        keeper's log is called `log`, by default as the host.
+        """A host with its address in each network; `binds` are directories of this machine that it sees, read-only unless
+        their place in the host ends in `:rw`. Its keeper's log is called `log`, by default as the host.
         """
         cgroup = self._cgroups / f"{_NAME}-{os.getpid()}-{next(_numbers)}"
         host = Host(name, root, cgroup, self.directory / f"{log or name}.log", binds or {})

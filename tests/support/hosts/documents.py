@@ -2,7 +2,7 @@
 
 A comment before a fenced block says where the block is a step, and of which journey; several comments may precede it:
 
-    <!-- run: HOST JOURNEY -->                  bash runs it on HOST: key, key2 (the second daemon), front, operator
+    <!-- run: HOST JOURNEY -->                  bash runs it on HOST is one of HOSTS
     <!-- type: HOST JOURNEY WHAT -->            the same, and SECRETS[WHAT] is typed
     <!-- carry: HOST:PATH HOST:PATH JOURNEY --> what it does (scp, a USB stick) is done by copying the file
     <!-- example: WHY -->                       it is not run
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 
 DOCUMENTS = Path(__file__).resolve().parents[3] / "docs"
 PAGES = ("install.md", "servers.md", "monitoring.md", "day2.md", "troubleshooting.md")
-HOSTS = ("key", "key2", "front", "operator")
+HOSTS = ("key", "key2", "database", "front", "operator")
 
-ADDRESSES = {"key": "10.9.0.1", "front": "10.9.0.2", "key2": "10.9.0.3", "operator": "10.9.0.4"}
+ADDRESSES = {
+    "key": "10.9.0.1",
+    "front": "10.9.0.2",
+    "key2": "10.9.0.3",
+    "operator": "10.9.0.4",
+    "database": "10.9.0.5",
+}
 MODULE = "/usr/lib/vendor/libpkcs11.so"
 TOKEN_LABEL = "tls"
 SECRETS = {"PIN": "secret-pin-1234", "NEWPIN": "secret-pin-5678"}

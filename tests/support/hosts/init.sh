@@ -1,6 +1,6 @@
 # Turns the namespaces in which it runs, as their PID 1, into a host and becomes its systemd. Run by keeper.sh.
 #
-#   init ROOT CLEAN NAME [SOURCE=TARGET...]
+#   init ROOT CLEAN NAME [SOURCE=TARGET[:rw]...]
 set -euo pipefail
 root=$1 clean=$2 name=$3
 shift 3
@@ -34,9 +34,9 @@ ln -s fd/2 dev/stderr
 
 for bind in "$@"; do
   target=.${bind#*=}
-  mkdir -p "$target"
-  mount --bind "${bind%%=*}" "$target"
-  mount -o remount,bind,ro "$target"
+  mkdir -p "${target%:rw}"
+  mount --bind "${bind%%=*}" "${target%:rw}"
+  [[ "$target" = *:rw ]] || mount -o remount,bind,ro "$target"
 done
 
 hostname "$name"

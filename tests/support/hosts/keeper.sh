@@ -2,9 +2,9 @@
 # Keeps the disk of a host, and boots it whenever a line arrives on standard input. Runs as PID 1 of a namespace, so that
 # everything below ends with it.
 #
-#   keeper.sh CGROUP ROOT CLEAN NAME [SOURCE=TARGET...]
+#   keeper.sh CGROUP ROOT CLEAN NAME [SOURCE=TARGET[:rw]...]
 #
-# CGROUP: the host's; ROOT: its files; CLEAN: yes for a machine's own root; the rest: what is mounted read-only.
+# CGROUP: the host's; ROOT: its files; CLEAN: yes for a machine's own root; the rest: directories that the host sees, read-only without :rw.
 set -euo pipefail
 cgroup=$1 root=$2 clean=$3 name=$4
 shift 4

@@ -21,6 +21,14 @@ PUBLIC = "198.51.100"
 _LAST = {name: address.rpartition(".")[2] for name, address in ADDRESSES.items()}
 
 
+_TOKENS = "/var/lib/softhsm/tokens"
+SOFTHSM = "runuser -u hsmd-token -- softhsm2-util"
+_MODULE = f"""
+install -d "$(dirname {MODULE})" /etc/systemd/system/hsmd.service.d
+ln -sf "$(ls /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null | head -n 1)" {MODULE}
+useradd --system --uid 890 --user-group --no-create-home --shell /usr/sbin/nologin --groups softhsm hsmd-token
+printf '[Service]\\nReadWritePaths={_TOKENS}\\n' >/etc/systemd/system/hsmd.service.d/module.conf
+"""
 _CLIENT = Path(__file__).with_name("client_loop.py")
 
 
@@ -45,13 +53,18 @@ class Site:
         self.dedicated = bed.network("10.9.0.254/24")
         self.public = bed.network(f"{PUBLIC}.254/24")
         self._binds = binds or {}
+        self._tokens = bed.directory / f"{name}-tokens"  # key hosts share a token, as one on the network
+        self._tokens.mkdir()
         self.hosts: dict[str, Host] = {host: self._made(host, root) for host, root in roots.items()}
 
     def _made(self, name: str, root: Root) -> Host:
+        binds = dict(self._binds)
+        if name.startswith("key"):
+            binds[self._tokens] = f"{_TOKENS}:rw"
         networks = {self.dedicated: ADDRESSES[name]}
         if name == "front":
             networks[self.public] = f"{PUBLIC}.{_LAST[name]}"
-        return self.bed.host(name, root, networks, self._binds, log=f"{self.name}-{name}")
+        return self.bed.host(name, root, networks, binds, log=f"{self.name}-{name}")
 
     @property
     def key(self) -> Host:
@@ -68,17 +81,17 @@ class Site:
         """Where TLS clients find the front end."""
         return f"{PUBLIC}.{_LAST['front']}"
 
-    def make_token(self, host: str = "key") -> None:
+    def make_token(self) -> None:
         """What comes with a token: its module at the documents' path, a user that may use it, and, as docs/install.md says, a
         drop-in because the module writes outside of the daemon's directories.
         """
-        self.hosts[host].sh(f"""
-            install -d "$(dirname {MODULE})"
-            ln -sf "$(ls /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null | head -n 1)" {MODULE}
-            useradd --system --user-group --no-create-home --shell /usr/sbin/nologin --groups softhsm hsmd-token
-            runuser -u hsmd-token -- softhsm2-util --init-token --free --label {TOKEN_LABEL} --pin {SECRETS["PIN"]} --so-pin so-pin-1234
-            install -d /etc/systemd/system/hsmd.service.d
-            printf '[Service]\\nReadWritePaths=/var/lib/softhsm/tokens\\n' >/etc/systemd/system/hsmd.service.d/module.conf
+        for name, host in self.hosts.items():
+            if name.startswith("key"):
+                host.sh(_MODULE)
+        self.key.sh(f"""
+            chown root:softhsm {_TOKENS}
+            chmod 2770 {_TOKENS}
+            {SOFTHSM} --init-token --free --label {TOKEN_LABEL} --pin {SECRETS["PIN"]} --so-pin so-pin-1234
         """)
 
     def do(self, journey: str) -> list[tuple[Step, str]]:
