@@ -130,6 +130,16 @@ def test_configuration_text(tmp_path: Path) -> None:
     )
 
 
+def test_nothing_that_newer_openssl_refuses_to_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL 3.5 of Debian 13: every context of a client failed (error in system default config)."""
+    monkeypatch.setattr("ssl.OPENSSL_VERSION_INFO", (3, 5, 0, 9, 0))
+    assert "ServerPreference" not in openssl_configuration(SOCKET, 250, tmp_path / "hsmd.so")
+    monkeypatch.setattr("ssl.OPENSSL_VERSION_INFO", (3, 0, 0, 20, 0))
+    assert "ServerPreference" in openssl_configuration(SOCKET, 250, tmp_path / "hsmd.so")
+
+
 @pytest.mark.parametrize(
     ("socket", "timeout_ms", "include", "message"),
     [
