@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.agent.options import Config, Socket, app, default_keys, socket_of
-from hsmd.cli.base import name_patterns
+from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
+from hsmd.cli.base import name_patterns, server_list
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.key_files import Exported, export_key, export_keys, readers
+from hsmd.cli.base.near_names import near
 from hsmd.cli.base.output import Output, fields, note
 from hsmd.cli.base.paging import keys_at
+from hsmd.deployment import servers
+from hsmd.errors import NotFound, Refused
+from hsmd.protocol.messages import WhoAmI
 from hsmd.system.directories import make_shared
 
 if TYPE_CHECKING:
@@ -64,7 +68,7 @@ def export(
 
     Both are fetched through the agent. Neither is secret: KEY.key contains the name of the key and its public half. Yet only
     its owner and group may read it, because some programs refuse key files that all may read. Existing files are
-    replaced. After certificates have been renewed, run the command again and reload the server.
+    replaced. Renewed certificates are installed in the same directory, see `hsmd agent deploy`.
     """
     from hsmd.client import AgentEndpoint, Client
 
@@ -77,15 +81,52 @@ def export(
     make_shared(directory)
     with Client.connect(AgentEndpoint(socket_of(socket, config))) as agent:
         if name_patterns.is_one(keys):
-            _show_one(output, export_key(agent, keys[0], directory, timeout_s=DEFAULT_TIMEOUT_S, group=gid))
+            _show_one(output, _export_one(agent, keys[0], directory, gid))
         else:
             _show_many(output, _export(agent, keys, directory, gid), directory)
+    _list_directory((config or default_config()).absolute(), directory)
+
+
+def _list_directory(config: Path, directory: Path) -> None:
+    """Have renewed certificates installed there, if it is not where they are installed anyway."""
+    if directory == default_keys(config) or not config.exists():
+        return
+    listed = server_list.beside(config)
+    if any(directory in server.directories for server in servers.load(listed, default_keys(config))[0]):
+        return
+    name = "exports" + str(directory).replace("/", "-")
+    try:
+        file = server_list.record(listed, servers.Server(name, (directory,)))
+    except OSError as error:
+        note(f"Renewed certificates are not installed in {directory}: {listed}: {error.strerror}")
+        return
+    note(f'Renewed certificates are installed there, too. To reload a server then: unit = "..." in {file}')
+
+
+def _export_one(agent: Client, name: str, directory: Path, group: int) -> Exported:
+    """Export one key. Raises CommandError, with names that are like it, if there is none that this host may use."""
+    try:
+        return export_key(agent, name, directory, timeout_s=DEFAULT_TIMEOUT_S, group=group)
+    except (NotFound, Refused):
+        raise _unknown(agent, name) from None
+
+
+def _unknown(agent: Client, wanted: str) -> CommandError:
+    known = [info.name for info in keys_at(agent, DEFAULT_TIMEOUT_S)]
+    client = agent.control(WhoAmI(), timeout_s=DEFAULT_TIMEOUT_S).client
+    if similar := near(wanted, known):
+        step = f"did you mean {' or '.join(similar)}?"
+    elif known:
+        step = f"you may use: {name_patterns.shortened(known)}"
+    else:
+        step = f"an operator runs: hsmd grant add {client} {wanted}; agent.toml must allow you to use it, too"
+    return CommandError(f"there is no key {wanted!r} that {client} may use here", step)
 
 
 def _export(agent: Client, wanted: list[str], directory: Path, group: int) -> list[Exported]:
     """Export the keys of these names and patterns; without any, all."""
     infos = {info.name: info for info in keys_at(agent, DEFAULT_TIMEOUT_S)}
-    names = name_patterns.select(wanted, infos) if wanted else list(infos)
+    names = name_patterns.select(wanted, infos, see="hsmd agent export --help") if wanted else list(infos)
     progress = name_patterns.Progress("exported", len(names))
     made = []
     for each in export_keys(

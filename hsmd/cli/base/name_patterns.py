@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from hsmd.cli.base import names as key_names
 from hsmd.cli.base.errors import CommandError
+from hsmd.cli.base.near_names import near
 from hsmd.cli.base.output import note
 
 _SIGNS = frozenset("*?[]!")
@@ -34,8 +35,11 @@ def is_one(texts: Sequence[str]) -> bool:
     return len(texts) == 1 and not is_pattern(texts[0])
 
 
-def select(texts: Sequence[str], keys: Iterable[str]) -> list[str]:
-    """Those of `keys` that `texts` stand for, in the order of `keys`. Raises CommandError for one that stands for none."""
+def select(texts: Sequence[str], keys: Iterable[str], *, see: str = "hsmd key list") -> list[str]:
+    """Those of `keys` that `texts` stand for, in the order of `keys`.
+
+    Raises CommandError for one that stands for none, with names that are like it, or the command `see`.
+    """
     known = list(keys)
     wanted: set[str] = set()
     for text in texts:
@@ -44,7 +48,10 @@ def select(texts: Sequence[str], keys: Iterable[str]) -> list[str]:
         )
         if not found:
             what = "no key matches" if is_pattern(text) else "there is no key"
-            raise CommandError(f"{what} {text!r}", "see: hsmd key list")
+            similar = [] if is_pattern(text) else near(text, known)
+            raise CommandError(
+                f"{what} {text!r}", f"did you mean {' or '.join(similar)}?" if similar else f"see: {see}"
+            )
         wanted |= found
     return [name for name in known if name in wanted]
 
