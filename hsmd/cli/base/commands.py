@@ -172,7 +172,7 @@ def _guard(work: Callable[[], None], output: Output, debug: bool) -> None:
     """Run `work`; report an error as one line, with --json also as a document, and raise typer.Exit with the exit code."""
     try:
         work()
-    except (typer.Exit, BrokenPipeError):
+    except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except CheckFailed as failed:
         raise typer.Exit(int(failed.code)) from None

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-_STATES = {"ending": "ends soon", "ended": "ENDED", "not-yet-valid": "NOT VALID YET"}
 _SERVED = {
     "current": "the stored certificate",
     "other": "another certificate",
@@ -41,13 +40,22 @@ def describe(info: KeyInfo, served: Sequence[ServedBy] = ()) -> RenderableType:
     )
 
 
-def days_left(info: KeyInfo, now: datetime | None = None) -> str:
-    """Whole days until the certificate ends, marked if that is soon; empty without a certificate."""
+def time_left(info: KeyInfo, now: datetime | None = None) -> str:
+    """How long the certificate is still valid, with a word if that is not long; empty without a certificate."""
     if info.certificate_not_after is None:
         return ""
-    left = (info.certificate_not_after - (now or datetime.now(UTC))) // timedelta(days=1)
-    marked = _STATES.get(info.certificate_state)
-    return f"{left} {marked}" if marked else str(left)
+    left = info.certificate_not_after - (now or datetime.now(UTC))
+    if info.certificate_state == "ended" or left < timedelta(0):
+        return f"ENDED {_span(-left)} ago"
+    if info.certificate_state == "not-yet-valid":
+        return "NOT VALID YET"
+    return _span(left) + (", ENDS SOON" if info.certificate_state == "ending" else "")
+
+
+def _span(span: timedelta) -> str:
+    """In days, of less than two days in hours."""
+    hours = span // timedelta(hours=1)
+    return f"{hours // 24} d" if hours >= 48 else f"{hours} h"
 
 
 def served_table(front_ends: Sequence[ServedBy]) -> RenderableType:
@@ -60,10 +68,8 @@ def served_table(front_ends: Sequence[ServedBy]) -> RenderableType:
 
 
 def _until(info: KeyInfo) -> str:
-    marked = _STATES.get(info.certificate_state)
-    left = days_left(info).partition(" ")[0]
     until = when(info.certificate_not_after)
-    return f"{until} ({left} days{f', {marked}' if marked else ''})" if until else ""
+    return f"{until} ({time_left(info)})" if until else ""
 
 
 def _replacement(name: str, replacement: KeyReplacement | None) -> str:

@@ -9,7 +9,7 @@ import typer
 from hsmd.cli.base import name_patterns
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.key_details import days_left, owner_text
+from hsmd.cli.base.key_details import owner_text, time_left
 from hsmd.cli.base.output import table, when
 from hsmd.cli.base.paging import destroyed_keys_of, keys_of
 from hsmd.cli.key.options import app
@@ -59,16 +59,16 @@ def list_keys(
 
 
 def _present(keys: list[KeyInfo]) -> RenderableType:
-    heads = ["NAME", "TYPE", "PURPOSES", "TOKEN", "CERTIFICATE UNTIL", "DAYS LEFT"]
+    heads = ["NAME", "TYPE", "PURPOSES", "TOKEN", "CERTIFICATE UNTIL", "LEFT"]
     rows = [
-        [key.name, key.key_type, _grantable(key), key.token, when(key.certificate_not_after), days_left(key)]
+        [key.name, key.key_type, _grantable(key), key.token, when(key.certificate_not_after), time_left(key)]
         for key in keys
     ]
     if any(key.owner for key in keys):
         heads.append("OWNER")
         for row, key in zip(rows, keys, strict=True):
             row.append(owner_text(key.owner, removed=key.owner_removed))
-    return table(heads, rows)
+    return table(heads, rows, whole=1)
 
 
 def _destroyed(keys: list[PastKey]) -> RenderableType:

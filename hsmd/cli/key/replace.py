@@ -176,7 +176,7 @@ def _progress(session: Session, name: str, replacement: KeyReplacement) -> None:
         return
     finish = f"hsmd key replace {name} --finish destroys the old key {replacement.key}"
     if not waiting:
-        note(f"Every front end serves the new certificate. Next: {finish}")
+        note(f"{_all_serve(found)}. Next: {finish}")
     else:
         note(
             f"{_told(waiting)}. Front ends that deploy renewed certificates by themselves do so within seconds; on others:"
@@ -247,6 +247,10 @@ def _switched(name: str, replacement: KeyReplacement | None) -> KeyReplacement:
             f"first: hsmd key replace {replacement.key} --certificate CHAIN",
         )
     return replacement
+
+
+def _all_serve(front_ends: list[ServedBy]) -> str:
+    return "Every front end serves the new certificate" if front_ends else "No client has a grant on this key"
 
 
 def _told(front_ends: list[ServedBy]) -> str:

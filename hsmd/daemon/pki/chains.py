@@ -155,8 +155,8 @@ def _incomplete(chain: Sequence[x509.Certificate]) -> Iterator[str]:
     if len(chain) == 1 and not _is_self_signed(chain[0]):
         issuer = shown(chain[0].issuer)
         yield (
-            f"it ends with {_named(chain, 1)}, and the certificate of its issuer {issuer} is missing: append it (the CA"
-            " offers it as intermediate, chain or bundle; if the issuer is a private root, append that)"
+            f"behind {_named(chain, 1)} the certificate of its issuer {issuer} is missing: append it (CAs offer it as"
+            " intermediate, chain or bundle; append a root of your own, too)"
         )
 
 

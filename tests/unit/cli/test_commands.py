@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import typer
 
 from hsmd import errors
 from hsmd.cli.base import profile
@@ -131,6 +132,21 @@ def test_destroy_needs_the_exact_name(run: Run, daemon: FakeControl, typed: str)
     assert ran.code == 2
     assert "www" in daemon.keys
     assert not any(isinstance(each, messages.KeyDestroy) for each in daemon.asked)
+
+
+def test_a_prompt_that_is_interrupted_is_no_fault(
+    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, or the end of the input, at the prompt."""
+
+    def interrupted(name: str) -> str:
+        raise typer.Abort
+
+    run("key", "generate", "www")
+    monkeypatch.setattr("hsmd.cli.key.destroy._ask_for", interrupted)
+    ran = run("key", "destroy", "www")
+    assert (ran.code, ran.err) == (130, "hsmd: interrupted\n")
+    assert "www" in daemon.keys
 
 
 def test_destroy(run: Run, daemon: FakeControl) -> None:

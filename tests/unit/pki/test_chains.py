@@ -204,7 +204,7 @@ def faulty(authority: Authority) -> dict[str, tuple[str, str]]:
         "expired": (issue("leaf", 0, "intermediate", 2, begin=90, days=-3) + intermediate, "certificate 1 (CN=leaf) expired on 2026-03-01"),
         "not yet valid": (issue("leaf", 0, "intermediate", 2, begin=-2) + intermediate, "certificate 1 (CN=leaf) is not valid before 2026-03-06 05:06 UTC"),
         "issuer expired": (leaf + issue("intermediate", 2, "root", 1, ca=True, begin=90, days=-3), "certificate 2 (CN=intermediate) expired on 2026-03-01"),
-        "incomplete": (leaf, "it ends with certificate 1 (CN=leaf), and the certificate of its issuer CN=intermediate is missing: append it"),
+        "incomplete": (leaf, "behind certificate 1 (CN=leaf) the certificate of its issuer CN=intermediate is missing: append it"),
         "self-signed by name only": (issue("leaf", 0, "leaf", 2), "the certificate of its issuer CN=leaf is missing"),
         "another issuer": (leaf + root, "certificate 2 did not issue certificate 1, which names CN=intermediate as its issuer and not CN=root"),
         "another issuer behind": (leaf + intermediate + issue("leaf", 3, "intermediate", 2), "certificate 3 did not issue certificate 2"),
