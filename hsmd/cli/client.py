@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from hsmd.cli.base.commands import command, group
 from hsmd.cli.base.connection import Session, endpoint
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.names import ClientName, NewName
-from hsmd.cli.base.output import fields, note, table, when
+from hsmd.cli.base.output import fields, note, table, table_with_lines, when
 from hsmd.cli.base.paging import clients_of, revocations_of
 from hsmd.protocol.messages import (
     ClientAdd,
@@ -85,13 +86,40 @@ def add(
 
 @command(app, "list", example="hsmd client list")
 def list_clients(session: Session) -> None:
-    """List the clients with their roles and key fingerprints."""
+    """List the clients with their roles, their state at this daemon, and their key fingerprints.
+
+    A client is connected to one daemon at a time; it was last seen since this daemon started, or not at all. In a terminal that
+    is too narrow, the keys are on lines of their own.
+    """
     clients = clients_of(session)
     rows = [
-        (client.name, ", ".join(client.roles), "\n".join(client.fingerprints), when(client.created_at))
+        (
+            client.name,
+            ", ".join(client.roles),
+            _state(client),
+            when(client.last_seen),
+            ", ".join(_keys(client)),
+        )
         for client in clients
     ]
-    session.output.show({"clients": clients}, lambda: table(("NAME", "ROLES", "KEYS", "SINCE"), rows))
+    headers = ("NAME", "ROLES", "STATE", "LAST SEEN", "KEYS")
+    keys = [_keys(client) for client in clients]
+    session.output.show({"clients": clients}, lambda: table_with_lines(headers, rows, keys))
+
+
+def _state(client: ClientInfo) -> str:
+    """What an operator may have to know first."""
+    if client.connections:
+        return "connected" if client.connections == 1 else f"connected ({client.connections})"
+    if client.fingerprints and len(client.revoked) == len(client.fingerprints):
+        return "revoked"
+    if client.invited_until is not None:
+        return f"invited until {client.invited_until.astimezone(UTC):%H:%M}Z"
+    return "not connected"
+
+
+def _keys(client: ClientInfo) -> list[str]:
+    return [f"{key} (revoked)" if key in client.revoked else key for key in client.fingerprints]
 
 
 @command(app, "remove", example="hsmd client remove web1")
@@ -338,7 +366,7 @@ def _describe(info: ClientInfo) -> RenderableType:
         [
             ("name", info.name),
             ("roles", ", ".join(info.roles)),
-            ("keys", "\n".join(info.fingerprints) or "(certificates only)"),
+            ("keys", ", ".join(info.fingerprints) or "(certificates only)"),
             ("since", when(info.created_at)),
         ]
     )

@@ -124,7 +124,8 @@ def _facts(token: TokenInfo) -> list[tuple[str, str]]:
         facts.append(("missing", f"in the store but not in the token: {named}"))
     if token.unknown:
         named = _named(token.unknown, token.unknown_count)
-        facts.append(("unknown", f"in the token but not in the store: {named}"))
+        adopt = "`hsmd key candidates --all` shows their CKA_ID; then hsmd key adopt NAME --id CKA_ID"
+        facts.append(("unknown", f"in the token but not in the store: {named}; {adopt}"))
     facts += [("not served", f"{each.key or each.digest}: {each.problem}") for each in token.not_served]
     return facts
 

@@ -64,12 +64,19 @@ class _Host(asyncssh.SSHClient):
     def __init__(self, limit: asyncio.Timeout) -> None:
         self._limit = limit
         self.reached = False
+        self.shown = ""
+        """The fingerprint of a host key that is not pinned."""
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self.reached = True
         self._limit.reschedule(asyncio.get_running_loop().time() + LOGIN_S)
         without_ignore_packets(conn)
         require_host_principals(conn)
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Called for a key that is not pinned."""
+        self.shown = key.get_fingerprint()
+        return False
 
 
 async def open_ssh(endpoint: Endpoint, receiver: Receiver) -> Wire:
@@ -92,7 +99,7 @@ async def open_ssh(endpoint: Endpoint, receiver: Receiver) -> Wire:
         if connection is not None:
             connection.abort()
         if isinstance(error, (TimeoutError, OSError, ValueError, asyncssh.Error)):
-            raise _explain(endpoint, error, reached=host is not None and host.reached) from None
+            raise _explain(endpoint, error, host) from None
         raise
 
 
@@ -145,15 +152,23 @@ def _certificate(path: Path) -> bytes:
         raise ConfigurationError("identity", [f"{path}: {error.strerror}"]) from None
 
 
-def _explain(endpoint: Endpoint, error: Exception, *, reached: bool) -> HsmdError:
-    """The error that stands for an exception of asyncssh; `reached` says whether TCP connected."""
+def _pinned(endpoint: Endpoint) -> str:
+    """The fingerprints of the host keys and host CAs that are accepted."""
+    keys, cas, _ = _known_hosts(endpoint)
+    names = [key.get_fingerprint() for key in keys] + [f"the CA {key.get_fingerprint()}" for key in cas]
+    return " or ".join(names)
+
+
+def _explain(endpoint: Endpoint, error: Exception, host: _Host | None) -> HsmdError:
+    """The error that stands for an exception of asyncssh; `host` says whether TCP connected."""
     reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
-    if not reached:
+    if host is None or not host.reached:
         problem = f"no answer within {REACH_S:g} s" if isinstance(error, TimeoutError) else reason
         return Unavailable(f"{endpoint} cannot be reached: {problem}")
     match error:
         case asyncssh.HostKeyNotVerifiable():
-            return ProtocolError(f"{endpoint} does not have the pinned host key: {reason}")
+            found = f"it has {host.shown}, pinned is {_pinned(endpoint)}" if host.shown else reason
+            return ProtocolError(f"{endpoint} does not have the pinned host key: {found}")
         case asyncssh.KeyExchangeFailed():
             return ProtocolError(f"{endpoint} has no algorithm in common with this client: {reason}")
         case asyncssh.PermissionDenied():

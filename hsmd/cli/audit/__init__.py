@@ -3,7 +3,7 @@
 # isort: off
 from hsmd.cli.audit.options import app
 from hsmd.cli.audit import show, tail, about, verify, key, checkpoint, prove
-from hsmd.cli.audit import export, verify_export, seal, archive, discontinuity
+from hsmd.cli.audit import export, verify_export, seal, archive, discontinuity, witness
 # isort: on
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "tail",
     "verify",
     "verify_export",
+    "witness",
 ]

@@ -16,6 +16,8 @@ from hsmd.transparency.records import CHECKPOINT_EVENT, GRANT_USED_EVENT, Record
 HEADERS = ("INDEX", "TIME", "CLIENT", "OPERATION", "KEY", "RESULT")
 
 _BEGUN = "control.begun"
+_PERFORMED = "performed"
+_FAILURES = frozenset({"refusal", "control.refused", "control.failed"})
 
 ReadPage = Callable[[int, int], AuditPage]
 """(first index, number of records) -> page"""
@@ -28,9 +30,15 @@ class Filter:
     client: str = ""
     key: str = ""
     digests: frozenset[str] = frozenset()
+    since: str = ""
+    """The time of the earliest record, as records have it."""
+    failed: bool = False
+    """Only what was refused or failed."""
 
     def fits(self, record: Record) -> bool:
-        """Whether the record is about the client and the key."""
+        """Whether the record is about the client and the key, and late enough."""
+        if record.time < self.since:
+            return False
         if self.client and self.client not in (record.client, *record.fields.values()):
             return False
         return (
@@ -53,7 +61,14 @@ class Row:
 
     def fits(self, wanted: Filter) -> bool:
         """Whether one of its records fits: only the end of `key.generate` has the digest of the key that was made."""
+        if wanted.failed and not self._failed:
+            return False
         return wanted.fits(self.record) or (self.outcome is not None and wanted.fits(self.outcome))
+
+    @property
+    def _failed(self) -> bool:
+        end = self.outcome if self.outcome is not None else self.record
+        return end.event in _FAILURES or (end.event == "outcome" and end.result != _PERFORMED)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -147,6 +162,8 @@ def newest(read: ReadPage, wanted: Filter, count: int) -> tuple[list[Row], int]:
                 outcomes[begun] = record
             elif (row := Row(record, outcomes.pop(record.index, None))).fits(wanted):
                 rows.append(row)
+        if records and records[-1].time < wanted.since:
+            break
         end = first
     return rows[:count][::-1], size
 
@@ -167,7 +184,7 @@ def newest_of(lines: Iterable[str], wanted: Filter, count: int) -> list[Row]:
             rows[row.record.index] = row
             if len(rows) > count:
                 del rows[min(rows)]
-        elif record.event == _BEGUN:
+        elif record.event in (_BEGUN, "attempt"):
             open_[record.index] = record
     return [rows[index] for index in sorted(rows)]
 

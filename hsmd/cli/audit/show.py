@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from hsmd.cli.base.connection import Session
 from hsmd.cli.base.output import table
 from hsmd.cli.base.paging import destroyed_keys_of, keys_of
 from hsmd.cli.base.permissions import may
+from hsmd.cli.base.times import earlier
 from hsmd.errors import BadRequest, NotFound
 from hsmd.protocol.messages import (
     AuditAbout,
@@ -28,6 +30,7 @@ from hsmd.protocol.messages import (
     KeyShow,
     WhoAmI,
 )
+from hsmd.transparency.lines import format_time
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -35,7 +38,8 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 @command(
     app,
     "show",
-    example="hsmd audit show\nhsmd audit show --client web1 --count 200\nhsmd audit show --key www --json",
+    example="hsmd audit show\nhsmd audit show --client web1 --count 200\nhsmd audit show --key www --json\n"
+    "hsmd audit show --since 8h --failed",
 )
 def show(
     session: Session,
@@ -52,6 +56,16 @@ def show(
             show_default=False,
         ),
     ] = "",
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since",
+            metavar="TIME|8h",
+            help="Only records since this time, or of the last 8h, 2d.",
+            show_default=False,
+        ),
+    ] = "",
+    failed: Annotated[bool, typer.Option("--failed", help="Only what was refused or failed.")] = False,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=100_000, help="Number of rows.")] = 50,
 ) -> None:
     """Show the newest records in the order of the log.
@@ -60,7 +74,9 @@ def show(
     auditors see all records, others those that `hsmd audit about` prints.
     """
     caller = session.ask(WhoAmI(), Identity)
-    wanted = rows.Filter(client, key, _digests_of(session, key, caller) if key else frozenset())
+    digests = _digests_of(session, key, caller) if key else frozenset()
+    first = format_time(earlier("--since", since, datetime.now(UTC))) if since else ""
+    wanted = rows.Filter(client, key, digests, first, failed)
     found, size = _newest(session, wanted, count, caller)
     session.output.show(
         {"size": size, "records": [row.document for row in found]},

@@ -12,9 +12,10 @@ from msgspec import Struct
 
 from hsmd.cli.base import profile as profiles
 from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.missing_names import with_near_names
 from hsmd.cli.base.output import Output
 from hsmd.cli.base.statement_pins import pins_of
-from hsmd.errors import ConfigurationError, HsmdError, ProtocolError
+from hsmd.errors import ConfigurationError, HsmdError, NotFound, ProtocolError
 from hsmd.protocol.messages import Event, Request
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ SLOW_TIMEOUT_S = 60.0
 
 LOG_REFUSED_ADVICE = (
     "find out why before you continue: an audit log never shrinks or changes. After a restore from backup, declare it with "
-    "`hsmd audit discontinuity`; removing that file discards what was recorded about the log"
+    "`hsmd audit discontinuity`; if another operator has declared it, accept that with `hsmd audit witness reset`"
 )
 
 R = TypeVar("R", bound=Struct)
@@ -74,7 +75,10 @@ class Session:
 
     def ask(self, request: Request, answer: type[R], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> R:
         """The daemon's answer to `request`. Raises HsmdError or CommandError."""
-        return cast("R", self._connected().control(request, timeout_s=self._timeout_s or timeout_s))
+        try:
+            return cast("R", self._connected().control(request, timeout_s=self._timeout_s or timeout_s))
+        except NotFound as error:
+            raise with_near_names(error, self.ask) from None
 
     def events(self, since: str, waiting: Callable[[HsmdError], None]) -> Iterator[Event]:
         """Events from a cursor on, without end: see `Connection.events`. Raises HsmdError or CommandError."""
@@ -87,18 +91,25 @@ class Session:
         return self._client
 
     def _witness(self) -> Witness | None:
-        """The record of earlier checkpoints of the daemon in the profile; accepts breaks that this operator declared.
+        """The record of earlier checkpoints of the daemon in the profile; accepts breaks that an operator declared.
+
+        That is this operator, or one whose key the profile names.
 
         None for a daemon that only the options name: another daemon may have that address later.
         """
-        from hsmd.cli.base.ssh_keys import operator_keys
+        from hsmd.cli.base.ssh_keys import operator_keys, verifiers
         from hsmd.client.witness import Witness
 
         profile = self.profile()
         if profile.daemon != self._stored().daemon:
             return None
-        directory = self._file.absolute().parent / "witness"
-        return Witness(directory, operator_keys(profile.identity))
+        directory = self.witness_directory
+        return Witness(directory, [*operator_keys(profile.identity), *verifiers(profile.operator_keys)])
+
+    @property
+    def witness_directory(self) -> Path:
+        """Where checkpoints of the daemon in the profile are remembered."""
+        return self._file.absolute().parent / "witness"
 
     def statement_pins(self) -> StatementKeyPins | None:
         """The statement keys that the profile accepts; None for a daemon that only the options name."""

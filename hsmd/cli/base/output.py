@@ -104,6 +104,27 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, whole: int =
     return made if cells else _plain("(none)")
 
 
+def table_with_lines(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[Sequence[str]]
+) -> TextOutput:
+    """A table whose last column holds what is in `below`; in a terminal without room for it, on lines below each row."""
+    console = _console(sys.stdout)
+    rows = [[escape(cell) for cell in row] for row in rows]
+    columns = [[header, *(row[at] for row in rows)] for at, header in enumerate(headers)]
+    widths = [max(map(_cells, column)) for column in columns]
+    if not rows or sum(widths) + 2 * (len(widths) - 1) <= console.width:
+        return table(headers, rows)
+    lines = [_line(headers[:-1], widths)]
+    for row, further in zip(rows, below, strict=True):
+        lines += [_line(row[:-1], widths), *(f"  {escape(each)}" for each in further)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell + " " * (width - _cells(cell)) for cell, width in zip(cells, widths, strict=False)]
+    return "  ".join(padded).rstrip()
+
+
 def _widths(columns: Sequence[Sequence[str]], room: int, whole: int) -> list[int]:
     """Widths of the columns of a table, with two blanks between them.
 

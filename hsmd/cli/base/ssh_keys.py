@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,17 @@ def operator_keys(identity: Path | None) -> list[Verifier]:
         return [operator_verifier(text)]
     except (OSError, ProtocolError):
         return []
+
+
+def verifiers(lines: Iterable[str]) -> list[Verifier]:
+    """The keys in these OpenSSH lines, without those that are not Ed25519."""
+    from hsmd.transparency.declaration import operator_verifier
+
+    found = []
+    for line in lines:
+        with suppress(ProtocolError):
+            found.append(operator_verifier(line))
+    return found
 
 
 def signing_key(identity: Path | None) -> Ed25519PrivateKey:

@@ -11,6 +11,13 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SPAN = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
 
 
+def earlier(option: str, text: str, now: datetime) -> datetime:
+    """As `moment`, but `8h` is eight hours before `now`."""
+    if span := _SPAN.fullmatch(text):
+        return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+    return moment(option, text, now)
+
+
 def moment(option: str, text: str, now: datetime) -> datetime:
     """The time that a user means, in UTC: `8h` from `now` on, `2026-12-24` (its beginning), or `2026-12-24T18:30Z`.
 

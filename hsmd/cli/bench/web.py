@@ -118,7 +118,7 @@ def _wait(process: subprocess.Popen[bytes], sites: list[Site]) -> None:
 
 
 def _program(name: str, fallback: str = "") -> str:
-    found = shutil.which(name) or (fallback if Path(fallback).exists() else None)
+    found = shutil.which(name) or (fallback if fallback and Path(fallback).exists() else None)
     if found is None:
         raise CommandError(f"{name} was not found", f"install it: apt-get install {name}")
     return found

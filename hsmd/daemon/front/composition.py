@@ -170,7 +170,11 @@ class Parts:
         self.intakes = Intakes(TARIFF, time.monotonic, threads=ClientThreads())
         self.sessions = Sessions(self.service, config.limits, following=self.followers)
         self.bound = BoundAddresses()
-        self.clients = ClientHandlers(cache=self.cache, key_rotation=config.listen.client_key_rotation)
+        self.clients = ClientHandlers(
+            cache=self.cache,
+            key_rotation=config.listen.client_key_rotation,
+            activity=self.admission.activity,
+        )
         statements = StatementHandlers(cache=self.cache, signer=self.statements)
         self.enrolments = EnrolmentHandlers(
             cache=self.cache,

@@ -5,6 +5,7 @@ A token is found by its id, which is random too: without the id, its attempts ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from hmac import compare_digest
 
@@ -39,6 +40,15 @@ class Enrolments:
             "tries": 0,
         }
         self._connection.execute(insert(enrolments).values(row))
+
+    def ends(self, names: Sequence[str], now: datetime) -> dict[str, datetime]:
+        """When the valid tokens of these clients end, by client; without clients that have none."""
+        query = (
+            select(clients.c.name, enrolments.c.expires_at)
+            .join(clients, clients.c.id == enrolments.c.client_id)
+            .where(clients.c.name.in_(names), enrolments.c.expires_at > now, enrolments.c.tries < MAX_TRIES)
+        )
+        return {row.name: row.expires_at for row in self._connection.execute(query)}
 
     def check(
         self,

@@ -60,6 +60,14 @@ class ClientInfo(Struct):
     created_at: datetime
     roles: list[Annotated[str, ROLE.meta]] = []
     """All its roles; `role` is the first."""
+    revoked: list[str] = []
+    """Those of `fingerprints` that were revoked."""
+    connections: int = 0
+    """How many connections it has to this daemon now."""
+    last_seen: datetime | None = None
+    """When it last logged in to this daemon, or its last connection ended; null if it has not since the daemon started."""
+    invited_until: datetime | None = None
+    """When its unused enrolment token ends; null if there is none."""
 
     def __post_init__(self) -> None:
         if self.role and not self.roles:  # from a daemon of a release with one role per client

@@ -95,12 +95,14 @@ async def test_a_pinned_connection_does_not_follow_a_changed_host_key(tmp_path: 
     connection = Connection(daemon.endpoint())
     await connection.start()
     await daemon.stop()
+    pinned = daemon.host_key.get_fingerprint()
     daemon.host_key = asyncssh.generate_private_key("ssh-ed25519")
     await daemon.start()
     async with asyncio.timeout(5):
         while not isinstance(connection.problem, ProtocolError):
             await asyncio.sleep(0.01)
-    assert "does not have the pinned host key" in connection.problem.text
+    found = daemon.host_key.get_fingerprint()
+    assert f"does not have the pinned host key: it has {found}, pinned is {pinned}" in connection.problem.text
     assert daemon.logins == 1
     await connection.close()
     await daemon.stop()

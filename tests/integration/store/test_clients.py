@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
-from hsmd.daemon.store import ClientRecord, CredentialRecord, Store, UserCaRecord
+from hsmd.daemon.store import ClientRecord, CredentialRecord, EnrolmentRecord, Store, UserCaRecord
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.roles import Role
 
@@ -120,3 +120,16 @@ def test_a_ca_outlives_one_of_its_clients(store: Store, now: datetime) -> None:
     store.change(lambda tx: tx.clients.remove("web1"))
     store.change(lambda tx: tx.clients.add("web1", frozenset({Role.FRONT_END}), now))
     assert store.load().user_cas == (UserCaRecord(CA, "ca line", frozenset({"web2"})),)
+
+
+def test_the_end_of_an_invitation_is_known_until_it_is_used_or_over(
+    store: Store, make_credential: MakeCredential, now: datetime
+) -> None:
+    for name in ("web1", "web2"):
+        store.change(lambda tx, name=name: tx.clients.add(name, frozenset({Role.FRONT_END}), now))
+    token = EnrolmentRecord("t1", "web1", b"s" * 32, now + timedelta(minutes=15))
+    store.change(lambda tx: tx.enrolments.add(token, now))
+    assert store.query(lambda tx: tx.enrolments.ends(["web1", "web2"], now)) == {"web1": token.expires_at}
+    assert store.query(lambda tx: tx.enrolments.ends(["web1"], token.expires_at)) == {}
+    store.change(lambda tx: tx.enrolments.use("t1", b"s" * 32, make_credential("a"), now))
+    assert store.query(lambda tx: tx.enrolments.ends(["web1"], now)) == {}

@@ -172,3 +172,18 @@ def test_a_file_without_a_key_is_named_with_the_command_that_prints_one(
         ran = run("audit", command, *arguments, "--public-key", key)
         assert ran.code == 2
         assert key in ran.err and hint in ran.err
+
+
+def test_failures_and_recent_records_are_selected(run: Run, log: FakeControl) -> None:
+    log.event("control.refused", "web1", op="key.generate")
+    failed = _rows(run, "--failed")
+    assert [row.get("outcome", row).get("result") or row["event"] for row in failed] == [
+        "failed",
+        "control.refused",
+    ]
+    last = _rows(run)[-1]["time"]
+    assert _rows(run, "--since", "2999-01-01") == []
+    assert _rows(run, "--since", last)[-1]["time"] == last
+    assert len(_rows(run, "--since", "2000-01-01")) == len(_rows(run))
+    ran = run("audit", "show", "--since", "yesterday")
+    assert (ran.code, "is not a time" in ran.err) == (2, True)

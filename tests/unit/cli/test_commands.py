@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from hsmd import errors
-from hsmd.cli.base import profile
+from hsmd.cli.base import output, profile
 from hsmd.cli.base.output import Output
 from hsmd.cli.base.times import moment
 from hsmd.protocol import messages
@@ -615,3 +615,50 @@ def test_an_invalid_profile_is_named(run: Run, home: Path, content: str) -> None
     ran = run("key", "list", "--profile", "p.toml")
     assert ran.code == 2
     assert ran.err.startswith("hsmd: p.toml: ")
+
+
+KEY_1, KEY_2 = (f"SHA256:{letter * 43}" for letter in "ab")
+
+
+def _listed(daemon: FakeControl) -> None:
+    def info(name: str, keys: list[str], **more: Any) -> messages.ClientInfo:
+        return messages.ClientInfo(name, "front-end", keys, datetime(2030, 1, 1, tzinfo=UTC), **more)
+
+    clients = [
+        info("web1", [KEY_1], connections=2, last_seen=datetime(2030, 1, 2, tzinfo=UTC)),
+        info("web2", [KEY_1, KEY_2], revoked=[KEY_2]),
+        info("web3", [KEY_2], revoked=[KEY_2]),
+        info("web4", [], invited_until=datetime(2030, 1, 2, 12, 15, tzinfo=UTC)),
+    ]
+    daemon.on_client_list = lambda request: messages.ClientPage(clients, False)  # type: ignore[method-assign]
+
+
+def test_the_list_of_clients_shows_who_is_connected_invited_or_revoked(run: Run, daemon: FakeControl) -> None:
+    _listed(daemon)
+    lines = run("client", "list").out.splitlines()
+    assert lines[0].split("  ")[0] == "NAME" and len(lines) == 5
+    assert "connected (2) " in lines[1] and " 2030-01-02 00:00:00Z " in lines[1]
+    assert "not connected" in lines[2] and f"{KEY_1}, {KEY_2} (revoked)" in lines[2]
+    assert " revoked " in lines[3]
+    assert "invited until 12:15Z" in lines[4]
+
+
+def test_keys_have_lines_of_their_own_in_a_narrow_terminal(
+    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _listed(daemon)
+    monkeypatch.setattr(output, "_console", lambda stream: Mock(width=80))
+    shown = run("client", "list").out.splitlines()
+    assert max(map(len, shown)) <= 80
+    assert f"  {KEY_2} (revoked)" in shown
+
+
+@pytest.mark.parametrize(("command", "near"), [("key show ww", "www"), ("client remove wbe1", "web1")])
+def test_a_name_that_does_not_exist_is_answered_with_names_like_it(
+    run: Run, daemon: FakeControl, command: str, near: str
+) -> None:
+    run("key", "generate", "www")
+    run("client", "add", "web1")
+    ran = run(*command.split())
+    assert (ran.code, f"did you mean {near}?" in ran.err) == (1, True), ran.err
+    assert "did you mean" not in run("key", "show", "something-else").err

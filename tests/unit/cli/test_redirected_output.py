@@ -62,6 +62,8 @@ ELSEWHERE = {
     "agent deploy": "what it did is the result",
     "agent export": "writes files, and says where; its hint is a note",
     "agent rotate-key": "tests/integration/cli/test_rotate_key.py",
+    "audit witness list": "a table only",
+    "audit witness reset": "fields only",
     "client rotate-key": "tests/integration/cli/test_rotate_key.py",
     "host-key new": "tests/unit/cli/test_host_key.py",
     "host-key pin": "tests/unit/cli/test_host_key.py",

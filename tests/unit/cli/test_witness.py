@@ -12,7 +12,9 @@ from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
 from hsmd.client import Client
 from hsmd.client.witness import LogRefused
+from hsmd.client.witness_memory import Memories, Memory
 from hsmd.protocol.messages import Identity, WhoAmI
+from tests.support.cli import Run
 
 
 @pytest.fixture
@@ -66,3 +68,34 @@ def test_without_an_ed25519_public_key_no_operator_is_pinned(tmp_path: Path) -> 
     assert ssh_keys.operator_keys(None) == ssh_keys.operator_keys(tmp_path / "nothing") == []
     (tmp_path / "id.pub").write_text("ecdsa-sha2-nistp256 AAAA\n")
     assert ssh_keys.operator_keys(tmp_path / "id") == []
+
+
+def test_an_operator_forgets_a_log_with_a_command(run: Run, profile: Path) -> None:
+    """After another operator has declared a break."""
+    memories = Memories(profile.parent / "witness")
+    known = Memory(
+        origin="hsmd/east",
+        addresses=["127.0.0.1:7440"],
+        size=8,
+        root="ab" * 32,
+        note="note",
+        key="key",
+    )
+    memories.store(known, None)
+    of = ("--profile", str(profile))
+    assert "hsmd/east" in run("audit", "witness", "list", *of).out
+    assert run("audit", "witness", "reset", "hsmd/west", *of).code == 2
+    ran = run("audit", "witness", "reset", "hsmd/east", *of)
+    assert (ran.code, "--yes" in ran.err) == (2, True)
+    assert run("audit", "witness", "reset", "hsmd/east", "--yes", *of).code == 0
+    assert memories.all() == []
+
+
+def test_declarations_of_operators_in_the_profile_are_accepted(
+    profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ssh_keys.make(tmp_path / "other_ed25519", "other").line
+    profile.write_text(profile.read_text() + f'operator_keys = ["{other}"]\n')
+    own, theirs = Session(Output(as_json=False), profile=profile)._witness()._operators  # type: ignore[union-attr]
+    assert own == ssh_keys.operator_keys(tmp_path / "operator_ed25519")[0]
+    assert theirs == ssh_keys.operator_keys(tmp_path / "other_ed25519")[0]

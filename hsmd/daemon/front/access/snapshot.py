@@ -102,6 +102,19 @@ class Snapshot:
         )
         return None if self._is_revoked(identity) else identity
 
+    def is_revoked_key(self, fingerprint: str) -> bool:
+        """Whether a public key was revoked."""
+        return f"key  {fingerprint}" in self._revoked
+
+    def why_not_identified(self, user_name: str, fingerprint: str) -> str:
+        """Why `identify_key` finds no client, for the log."""
+        if self.is_revoked_key(fingerprint):
+            return "the key was revoked"
+        if user_name not in self._rows:
+            return "there is no client of that name"
+        owner = self._owners.get(fingerprint)
+        return f"the key is that of the client {owner}" if owner else "the client does not have this key"
+
     def refuse_ca(self, user_name: str, ca_fingerprint: str) -> Denial | None:
         """Why no certificate of this CA can be this client's, before anything else is read of one; None if it can."""
         ca, row = self._index.cas.get(ca_fingerprint), self._rows.get(user_name)
@@ -207,11 +220,23 @@ class Snapshot:
         """
         if client not in self._rows:
             return Explanation.of(Rule.UNKNOWN_CLIENT)
+        if self._has_no_valid_key(client):
+            return Explanation.of(Rule.REVOKED)
         key = self._by_name.get(key_name)
         if key is not None and (key.digest, purpose) in self._grants.get(client, _NO_GRANTS):
             return Explanation.of(Rule.GRANTED)
         limited = self._decide_limited(client, key, purpose, now)
         return Explanation.of(limited.rule if isinstance(limited, Denial) else Rule.GRANTED)
+
+    def _has_no_valid_key(self, client: str) -> bool:
+        """Whether all keys of a client were revoked, and no CA certifies others for it."""
+        row = self._rows[client]
+        keys = self._clients[row].credentials
+        return (
+            bool(keys)
+            and all(self.is_revoked_key(key.fingerprint) for key in keys)
+            and not any(row in ca.clients for ca in self._index.cas.values())
+        )
 
     def _decide_limited(
         self, client: str, key: KeyRecord | None, purpose: int, now: datetime

@@ -13,7 +13,7 @@ from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler, Settle
 from hsmd.daemon.front.ssh.public_key_lines import has_signed, parse_public_key
-from hsmd.daemon.store import ClientRecord, CredentialRecord, RevocationRecord, Transaction
+from hsmd.daemon.store import ClientRecord, CredentialRecord, Page, RevocationRecord, Transaction
 from hsmd.errors import BadRequest, Conflict, NotFound, Overloaded, Refused
 from hsmd.protocol import key_proofs, messages
 from hsmd.protocol.key_proofs import rotation_statement
@@ -36,8 +36,11 @@ class ClientHandlers:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         key_rotation: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        activity: Callable[[str], tuple[int, datetime | None]] = lambda client: (0, None),
     ) -> None:
+        """`activity(client)` returns its connections, and when it was last seen."""
         self._clock = clock
+        self._activity = activity
         self._rotations = RecordRate(ROTATIONS, 1 / ROTATION_RETRY_S)
         self._key_rotation = key_rotation
         self._cache = cache
@@ -86,13 +89,27 @@ class ClientHandlers:
                 tx.clients.add_credential(request.name, credential)
             return tx.clients.get(request.name)
 
-        return _client(await self._cache.change(change))
+        return self._described(await self._cache.change(change), {})
 
     async def list(
         self, identity: Identity, request: messages.ClientList, deadline: float
     ) -> messages.ClientPage:
-        page = await self._cache.read(lambda tx: tx.clients.page(request.after, request.limit))
-        return messages.ClientPage(*fitting([_client(client) for client in page.items], page.more))
+        now = self._now()
+
+        def read(tx: Transaction) -> tuple[Page[ClientRecord], dict[str, datetime]]:
+            page = tx.clients.page(request.after, request.limit)
+            return page, tx.enrolments.ends([client.name for client in page.items], now)
+
+        page, invited = await self._cache.read(read)
+        described = [self._described(client, invited) for client in page.items]
+        return messages.ClientPage(*fitting(described, page.more))
+
+    def _described(self, client: ClientRecord, invited: dict[str, datetime]) -> messages.ClientInfo:
+        info = _client(client)
+        info.revoked = [each for each in info.fingerprints if self._cache.snapshot.is_revoked_key(each)]
+        info.connections, info.last_seen = self._activity(client.name)
+        info.invited_until = invited.get(client.name)
+        return info
 
     async def remove(
         self, identity: Identity, request: messages.ClientRemove, deadline: float

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Protocol
 
 from hsmd.daemon.config.settings import LimitsConfig
@@ -49,8 +50,11 @@ class Admission:
         *,
         draw: Callable[[int], int] = secrets.randbelow,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.limits = limits
+        self._now = now
+        self._seen: dict[str, datetime] = {}
         self.refused = 0
         """New connections that were closed at once."""
         self.turns = LoginTurns(asyncio.get_running_loop)
@@ -104,8 +108,13 @@ class Admission:
             return False
         self.connections += 1
         self._per_client[client] += 1
+        self._seen[client] = self._now()
         self._sources.trust(connection.peer)
         return True
+
+    def activity(self, client: str) -> tuple[int, datetime | None]:
+        """How many connections a client has, and when it last logged in or its last connection ended, since the start."""
+        return self._per_client.get(client, 0), self._seen.get(client)
 
     def ended(self, client: str, peer: str) -> None:
         """An authenticated connection from the address `peer` ended."""
@@ -114,6 +123,7 @@ class Admission:
         self._per_client[client] -= 1
         if not self._per_client[client]:
             del self._per_client[client]
+            self._seen[client] = self._now()
 
     def _admits(self, peer: str) -> bool:
         if self.connections >= self.limits.connections:

@@ -45,9 +45,10 @@ def identify(snapshot: Snapshot, username: str, blob: bytes, address: str) -> Id
     """The identity that the key or certificate stands for if the peer can sign with it, or why there is none."""
     if is_certificate(blob):
         return _identify_certificate(snapshot, username, blob, address)
-    identity = snapshot.identify_key(username, fingerprint_of(blob))
+    fingerprint = fingerprint_of(blob)
+    identity = snapshot.identify_key(username, fingerprint)
     if identity is None:
-        return "no such client with this key"
+        return snapshot.why_not_identified(username, fingerprint)
     return identity if is_bounded(blob) else OVERSIZED
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hsmd.daemon.front.access import Denial, Identity, Rule, Snapshot
+from hsmd.daemon.front.access import Denial, Explanation, Identity, Rule, Snapshot
 from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
 from hsmd.daemon.front.access.identity import NO_END
 from hsmd.daemon.store.records import Contents, RevocationRecord
@@ -286,3 +286,25 @@ def test_a_revoked_key_is_nobodys_although_its_client_has_it(contents: Contents,
     assert after.identify_key("web1", "F1") is None
     assert not after.knows(before)
     assert after.identify_key("web1", "F1b") is not None
+
+
+def test_a_client_whose_keys_were_all_revoked_is_explained_and_logged(
+    contents: Contents, now: datetime
+) -> None:
+    """It kept its grants; `grant explain` called its requests allowed, and the log an unknown client."""
+    contents = replace(contents, user_cas=())
+    before = Snapshot.build(contents)
+    assert before.explain("web1", "site", 1, now).allowed
+    assert before.why_not_identified("web1", "F2") == "the key is that of the client web2"
+    assert before.why_not_identified("web1", "F9") == "the client does not have this key"
+    assert before.why_not_identified("nobody", "F9") == "there is no client of that name"
+    after = Snapshot.build(
+        replace(
+            contents,
+            revocations=(RevocationRecord("key", "", "F1", now), RevocationRecord("key", "", "F1b", now)),
+        )
+    )
+    assert after.is_revoked_key("F1") and not after.is_revoked_key("F2")
+    assert after.explain("web1", "site", 1, now) == Explanation.of(Rule.REVOKED)
+    assert after.why_not_identified("web1", "F1") == "the key was revoked"
+    assert after.explain("web2", "site", 1, now) == before.explain("web2", "site", 1, now)

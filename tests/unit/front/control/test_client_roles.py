@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.clients import ClientHandlers
-from hsmd.daemon.store import Store
+from hsmd.daemon.store import EnrolmentRecord, Store
 from hsmd.errors import BadRequest, Conflict, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
@@ -109,3 +109,21 @@ async def test_of_two_operators_that_remove_each_other_one_is_left(
     with pytest.raises(Refused):
         await clients.remove(BOB, messages.ClientRemove("ann"), 9.0)
     assert roles(store, "ann") == ["node", "operator"]
+
+
+async def test_the_list_tells_what_is_revoked_connected_and_invited(store: Store) -> None:
+    seen = {"web1": (2, NOON)}
+    handlers = ClientHandlers(
+        cache=SnapshotCache(store), now=lambda: NOON, activity=lambda client: seen.get(client, (0, None))
+    )
+    await handlers.add(ANN, messages.ClientAdd("web1", "front-end", LINE), 0.0)
+    token = EnrolmentRecord("t1", "bob", b"s" * 32, NOON + timedelta(minutes=15))
+    store.change(lambda tx: tx.enrolments.add(token, NOON))
+    page = await handlers.list(ANN, messages.ClientList(), 0.0)
+    web1, bob = (next(each for each in page.clients if each.name == name) for name in ("web1", "bob"))
+    assert (web1.connections, web1.last_seen, web1.revoked, web1.invited_until) == (2, NOON, [], None)
+    assert (bob.connections, bob.last_seen, bob.invited_until) == (0, None, token.expires_at)
+    [fingerprint] = web1.fingerprints
+    await handlers.revoke_credential(ANN, messages.ClientRevoke(fingerprint=fingerprint), 0.0)
+    page = await handlers.list(ANN, messages.ClientList(), 0.0)
+    assert next(each for each in page.clients if each.name == "web1").revoked == [fingerprint]

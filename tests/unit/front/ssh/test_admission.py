@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, strategies as st
@@ -225,3 +226,14 @@ def test_clients_that_come_back_together_do_not_end_each_others_logins() -> None
         logging_in = [each for each in waiting if admission.may_start(each)]
         waiting = [each for each in waiting if each not in logging_in]
     assert logged_in == len(clients)
+
+
+def test_it_is_known_who_is_connected_and_when_others_were() -> None:
+    now = [datetime(2026, 3, 4, tzinfo=UTC)]
+    admission = Admission(LIMITS, now=lambda: now[0])
+    assert admission.activity("web1") == (0, None)
+    assert admission.started(Newcomer("a"), "web1")
+    assert admission.activity("web1") == (1, now[0])
+    now[0] += timedelta(hours=1)
+    admission.ended("web1", "a")
+    assert admission.activity("web1") == (0, now[0])

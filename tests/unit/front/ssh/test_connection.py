@@ -37,6 +37,9 @@ class Snapshot:
         identity = Identity(client, frozenset({role}), KeyCredential(fingerprint))
         return identity if client and client == username else None
 
+    def why_not_identified(self, username: str, fingerprint: str) -> str:
+        return "unknown"
+
     def knows(self, identity: Identity) -> bool:
         return not self.withdrawn
 

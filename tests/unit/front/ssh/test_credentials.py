@@ -48,6 +48,9 @@ class Snapshot:
         known = user_name == "web" and fingerprint in self._keys
         return Identity("web", frozenset({Role.FRONT_END}), KeyCredential(fingerprint)) if known else None
 
+    def why_not_identified(self, user_name: str, fingerprint: str) -> str:
+        return "unknown"
+
     def refuse_ca(self, user_name: str, ca_fingerprint: str) -> Denial | None:
         return None if (user_name, ca_fingerprint) == ("web", self._ca) else Denial(Rule.UNKNOWN_CA)
 
@@ -111,7 +114,7 @@ def test_a_good_certificate_is_verified_and_identified() -> None:
 @pytest.mark.parametrize("key", [HUGE, LONG], ids=["huge exponent", "huge modulus"])
 def test_a_known_key_that_is_too_long_is_refused(key: Any) -> None:
     assert who(Snapshot(key), key.public_data) == OVERSIZED
-    assert who(Snapshot(), key.public_data) == "no such client with this key"
+    assert who(Snapshot(), key.public_data) == "unknown"
     with pytest.raises(BadRequest, match="at most 16384 bits"):
         parse_public_key("public_key", key.export_public_key("openssh").decode())
 
