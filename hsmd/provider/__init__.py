@@ -8,7 +8,6 @@ nor the daemon, so that configuration-management scripts can use it.
 from __future__ import annotations
 
 import os
-import ssl
 import string
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def openssl_configuration(
         site = read(include) if Path(include).exists() else site
     if "hsmd" in site.listed:
         raise ValueError(f"include: {include} loads the provider itself; remove that")
-    sections = [*_providers(site), *_server_preference(site), ("hsmd_self", own)]
+    sections = [*_providers(site), ("hsmd_self", own)]
     lines = (
         line
         for section, values in sections
@@ -106,27 +105,6 @@ def _providers(site: SiteConfiguration) -> list[_Section]:
         return [*sections, (providers, {"hsmd": "hsmd_self"})]
     listed = {} if "default" in site.listed else {"default": default}
     return [*sections, (providers, {**listed, "hsmd": "hsmd_self"}), (default, {"activate": "1"})]
-
-
-_LAST_TO_IGNORE = (3, 0)
-"""The last version of OpenSSL that is known to ignore settings for servers in contexts of clients."""
-
-
-def _server_preference(site: SiteConfiguration) -> list[_Section]:
-    """Make servers choose the cipher suite: in OpenSSL's order those that a signing key can serve, ECDHE, come first.
-
-    The prefix allows the site to have `Options` in the same section (SSL_CONF_cmd(3)). OpenSSL 3.0 ignores the setting in
-    contexts of clients; that of Debian 13 makes none with it, so there it is left to the servers' own configuration.
-    """
-    if ssl.OPENSSL_VERSION_INFO[:2] > _LAST_TO_IGNORE:
-        return []
-    sections: list[_Section] = []
-    ssl_conf, tls = site.ssl or "hsmd_ssl", site.system_default or "hsmd_tls"
-    if not site.ssl:
-        sections.append((site.init or "hsmd_init", {"ssl_conf": ssl_conf}))
-    if not site.system_default:
-        sections.append((ssl_conf, {"system_default": tls}))
-    return [*sections, (tls, {"hsmd.Options": "ServerPreference"})]
 
 
 def _plain_path(field: str, path: str) -> str:

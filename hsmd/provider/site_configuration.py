@@ -24,10 +24,6 @@ class SiteConfiguration:
     init: str = ""
     """The section that `openssl_conf` names."""
     providers: str = ""
-    ssl: str = ""
-    """The section that `ssl_conf` names."""
-    system_default: str = ""
-    """The section with settings for every SSL_CTX (SSL_CTX_config(3))."""
     listed: Mapping[str, str] = field(default_factory=dict)
     """The providers in their order, and the section of each."""
     activated: frozenset[str] = frozenset()
@@ -45,17 +41,14 @@ def read(path: str) -> SiteConfiguration:
 
 def _read(conf: _Conf) -> SiteConfiguration:
     init = conf.section("default").get("openssl_conf", "")
-    modules = conf.section(init)
-    providers, ssl = modules.get("providers", ""), modules.get("ssl_conf", "")
+    providers = conf.section(init).get("providers", "")
     listed = {_command(name): section for name, section in conf.section(providers).items()}
     activated = frozenset(
         name
         for name, section in listed.items()
         if conf.section(section).get("activate", "").lower() not in _OFF
     )
-    return SiteConfiguration(
-        init, providers, ssl, conf.section(ssl).get("system_default", ""), listed, activated
-    )
+    return SiteConfiguration(init, providers, listed, activated)
 
 
 def _command(name: str) -> str:

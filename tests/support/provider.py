@@ -79,7 +79,12 @@ class Environment:
         """Write an OpenSSL configuration; `tls` are settings for every SSL_CTX, as in SSL_CONF_cmd(3)."""
         text = openssl_configuration(str(self.socket), timeout_ms, module or self.module)
         if tls:
-            text += "[hsmd_tls]\n" + "".join(f"{line}\n" for line in tls)
+            text = text.replace(
+                "providers = hsmd_providers\n", "providers = hsmd_providers\nssl_conf = test_ssl\n"
+            )
+            text += "[test_ssl]\nsystem_default = test_tls\n[test_tls]\n" + "".join(
+                f"{line}\n" for line in tls
+            )
         path = self.directory / f"openssl-{len(list(self.directory.glob('openssl-*')))}.cnf"
         path.write_text(text)
         return path

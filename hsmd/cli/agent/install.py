@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from hsmd.cli.agent import check, check_agent, check_results, reload_agent, server_files
+from hsmd.cli.agent import check, check_agent, check_files, check_results, reload_agent, server_files
 from hsmd.cli.agent.check_results import Finding
 from hsmd.cli.agent.options import Config, Socket, app, default_config, default_keys, socket_of
 from hsmd.cli.agent.servers import (
@@ -31,7 +33,9 @@ from hsmd.cli.base import names
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
 from hsmd.cli.base.output import Output, note
-from hsmd.errors import HsmdError
+from hsmd.client.keyref import decode
+from hsmd.errors import BadRequest, HsmdError
+from hsmd.system.input_files import read_file
 
 _RELOAD_S = 5.0
 """How long the agent may take to apply its new configuration."""
@@ -149,16 +153,17 @@ def install(
             raise CommandError("--remove is for all keys of a server", "omit --key", Exit.USAGE)
         _remove(output, present, [each for each in records.values() if each != present], root, yes)
         return
+    exported = (keys or default_keys(config)).absolute()
     request = Request(
         tuple(dict.fromkeys(key)),
-        (keys or default_keys(config)).absolute(),
+        exported,
         socket_of(socket, config),
         (config or default_config()).absolute(),
         site.absolute(),
         root,
         cluster,
         tuple(present.files),
-        _decrypting(socket_of(socket, config), key),
+        _kinds(socket_of(socket, config), exported, key),
     )
     made = _PLANS[server](request, _user(server, user))
     edits, traces = installation.planned(made.changes, root)
@@ -175,13 +180,22 @@ def install(
     _report(output, made, edits, found, root)
 
 
-def _decrypting(socket: Path, keys: Sequence[str]) -> frozenset[str]:
-    """Those of the keys that are only for the RSA key exchange; none while the agent does not answer."""
+def _kinds(socket: Path, exported: Path, keys: Sequence[str]) -> dict[str, str]:
+    """What RSA keys can do: what the agent says; while it does not answer, exported ones are taken for signing keys."""
+    found = {key: "signs with RSA" for key in keys if _is_rsa(exported / f"{key}.key")}
+    with suppress(HsmdError):
+        for name, info in check_agent.shown(socket, keys).items():
+            if info.key_type.startswith("rsa"):
+                found[name] = "decrypts" if info.purposes == [_DECRYPTS] else "signs with RSA"
+    return found
+
+
+def _is_rsa(reference: Path) -> bool:
     try:
-        shown = check_agent.shown(socket, keys)
-    except HsmdError:
-        return frozenset()
-    return frozenset(name for name, info in shown.items() if info.purposes == [_DECRYPTS])
+        loaded = decode(read_file(reference, check_files.MAX_FILE_BYTES).decode("ascii", "replace")).load()
+    except (OSError, BadRequest):
+        return False
+    return isinstance(loaded, rsa.RSAPublicKey)
 
 
 def _user(server: Server, user: str) -> str:

@@ -479,7 +479,9 @@ def test_order_of_providers(
     lines = ["default = hsmd_default", "hsmd = hsmd_self"]
     text = text.replace("\n".join(lines), "\n".join(ORDERS[order]))
     if order != "default first":
-        text = text.replace("ssl_conf = hsmd_ssl\n", "ssl_conf = hsmd_ssl\nalg_section = test_evp\n")
+        text = text.replace(
+            "providers = hsmd_providers\n", "providers = hsmd_providers\nalg_section = test_evp\n"
+        )
         text += "[test_evp]\ndefault_properties = ?provider=default\n"
     configuration.write_text(text)
     certificates = {name: str(identities[name].certificate) for name in ("rsa", "p256")}
@@ -501,7 +503,7 @@ def test_a_mandatory_query_for_another_provider_fails_cleanly(
     """`provider=default` excludes hsmd's keys: an error without a crash or a request; software keys still work."""
     configuration = environment.configuration()
     text = configuration.read_text().replace(
-        "ssl_conf = hsmd_ssl\n", "ssl_conf = hsmd_ssl\nalg_section = test_evp\n"
+        "providers = hsmd_providers\n", "providers = hsmd_providers\nalg_section = test_evp\n"
     )
     configuration.write_text(text + "[test_evp]\ndefault_properties = provider=default\n")
     refused = environment.run(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hsmd.cli.agent.servers import plan
+from hsmd.cli.agent.servers.plan import Request
 from hsmd.client import keyref
 from hsmd.provider import openssl_configuration
 from tests.support.fake_agent import Agent
@@ -122,10 +124,12 @@ def test_a_configuration_that_cannot_be_extended_is_refused(
 def test_a_client_that_prefers_what_a_signing_key_cannot_do_gets_ecdhe(
     environment: Environment, agent: Agent, identities: dict[str, Identity], preferred: str
 ) -> None:
-    """Without the preference of the server, OpenSSL takes the client's first cipher, and the handshake fails."""
+    """With the list that `agent install` writes; otherwise OpenSSL takes the client's first cipher, and the handshake fails."""
     identity = identities["rsa"]
     ciphers = ("-tls1_2", "-cipher", f"{preferred}:ECDHE-RSA-AES128-GCM-SHA256")
-    chosen = negotiate(environment.configuration(), identity, identity.reference, *ciphers)
+    configuration = environment.configuration()
+    listed = ("-cipher", Request((), Path(), Path(), Path(), kinds={"www": "signs with RSA"}).ciphers("www"))
+    chosen = negotiate(configuration, identity, identity.reference, *ciphers, server=listed)
     assert chosen == "ECDHE-RSA-AES128-GCM-SHA256"
     plain = environment.directory / "plain.cnf"
     plain.write_text("")
@@ -172,8 +176,8 @@ def negotiate(
     return found[1]
 
 
-MIXED = ("-cipher", "ECDHE+ECDSA:kRSA+AES", "-sigalgs", "ECDSA+SHA256:ECDSA+SHA384:RSA+SHA256")
-"""What docs/servers.md says of a port with a key that signs and one that only decrypts."""
+MIXED = ("-cipher", plan.DECRYPTING_CIPHERS, "-sigalgs", plan.DECRYPTING_SIGNATURES)
+"""What `agent install` writes for a key that only decrypts, so that another one on its port can sign."""
 
 
 @pytest.mark.parametrize(

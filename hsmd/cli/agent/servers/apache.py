@@ -51,11 +51,17 @@ def prepare(request: Request, user: str) -> Plan:
 
 
 def _configuration(request: Request, key: str) -> str:
-    return (
-        f"# Use in a VirtualHost: Include conf-available/hsmd-{key}.conf. The .key file is a reference, not a private key.\n"
-        "SSLEngine on\n"
-        f"SSLCertificateFile {request.exported / f'{key}.pem'}\n"
-        f"SSLCertificateKeyFile {request.exported / f'{key}.key'}\n"
-        "# What the key can serve in TLS 1.2; other suites would fail.\n"
-        f"SSLCipherSuite {request.ciphers(key)}\n"
-    )
+    lines = [
+        f"# Use in a VirtualHost: Include conf-available/hsmd-{key}.conf. The .key file is a reference, not a private key.",
+        "SSLEngine on",
+        f"SSLCertificateFile {request.exported / f'{key}.pem'}",
+        f"SSLCertificateKeyFile {request.exported / f'{key}.key'}",
+    ]
+    if ciphers := request.ciphers(key):
+        lines += [
+            "# What the key can serve in TLS 1.2; other suites would fail.",
+            f"SSLCipherSuite {ciphers}",
+        ]
+    if signatures := request.signatures(key):
+        lines.append(f"SSLOpenSSLConfCmd SignatureAlgorithms {signatures}")
+    return "\n".join(lines) + "\n"

@@ -33,7 +33,7 @@ def prepare(request: Request, user: str) -> Plan:
             *plan.allowed(request, user),
         ),
         (
-            *(f"In haproxy.cfg:    bind :443 ssl crt {_DIRECTORY / f'{key}.pem'}" for key in request.keys),
+            *(f"In haproxy.cfg:    {_bind_line(request, key)}" for key in request.keys),
             f"Then:              systemctl daemon-reload && {test} && systemctl restart haproxy",
             "                   (a reload is not enough the first time, because environment and mounts change)",
             "Later:             systemctl reload haproxy",
@@ -49,6 +49,11 @@ def _bind(directory: Path, chroot: Path) -> str:
     The directory, and not the socket, because the agent makes a new one when it starts. `-`: HAProxy starts without it.
     """
     return f"BindReadOnlyPaths=-{directory}:{chroot / directory.relative_to('/')}"
+
+
+def _bind_line(request: Request, key: str) -> str:
+    ciphers = request.ciphers(key)
+    return f"bind :443 ssl crt {_DIRECTORY / f'{key}.pem'}" + (f" ciphers {ciphers}" if ciphers else "")
 
 
 def _links(request: Request, key: str) -> list[Change]:

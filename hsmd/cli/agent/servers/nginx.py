@@ -38,8 +38,13 @@ def prepare(request: Request, user: str) -> Plan:
 
 
 def _snippet(request: Request, key: str) -> str:
-    return (
-        f"# Use in a server block: include snippets/hsmd-{key}.conf; The .key file is a reference, not a private key.\n"
-        f"ssl_certificate {request.exported / f'{key}.pem'};\n"
-        f"ssl_certificate_key {request.exported / f'{key}.key'};\n"
-    )
+    lines = [
+        f"# Use in a server block: include snippets/hsmd-{key}.conf; The .key file is a reference, not a private key.",
+        f"ssl_certificate {request.exported / f'{key}.pem'};",
+        f"ssl_certificate_key {request.exported / f'{key}.key'};",
+    ]
+    if ciphers := request.ciphers(key):
+        lines += ["# What the key can serve in TLS 1.2; other suites would fail.", f"ssl_ciphers {ciphers};"]
+    if signatures := request.signatures(key):
+        lines.append(f"ssl_conf_command SignatureAlgorithms {signatures};")
+    return "\n".join(lines) + "\n"

@@ -16,9 +16,12 @@ OPENSSL_CONFIGURATION = Path("/etc/hsmd/openssl.cnf")
 SITE_CONFIGURATION = Path("/etc/ssl/openssl.cnf")
 UNITS = Path("/etc/systemd/system")
 ENVIRONMENT = f"OPENSSL_CONF={OPENSSL_CONFIGURATION}"
-_SIGNING = "HIGH:!aNULL:!MD5:!kRSA:!DHE"
-"""What a key that signs can serve: no RSA key exchange, and no DHE, whose parameters the daemon does not sign."""
-_DECRYPTING = "kRSA+AES:!aNULL"
+DECRYPTING_CIPHERS = "ECDHE+ECDSA:kRSA+AES"
+DECRYPTING_SIGNATURES = "ECDSA+SHA256:ECDSA+SHA384:RSA+SHA256"
+"""For a key that only decrypts: RSA key exchange with it, and what an ECDSA key on the same port can serve. Without RSA-PSS, TLS
+1.3 does not use it."""
+_SIGNING_CIPHERS = "HIGH:!aNULL:!MD5:!kRSA:!DHE"
+"""For an RSA key that signs: no RSA key exchange, and no DHE, whose parameters the daemon does not sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,18 @@ class Request:
     cluster: str = ""
     installed: tuple[str, ...] = ()
     """The keys that were installed for this server before."""
-    decrypting: frozenset[str] = frozenset()
-    """The keys, of those that the agent shows, that are only for the RSA key exchange of TLS 1.2."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """For RSA keys, as far as they are known: `signs with RSA`, or `decrypts`."""
 
     def ciphers(self, key: str) -> str:
-        """The cipher suites of TLS 1.2 that a key can serve, as in ciphers(1)."""
-        return _DECRYPTING if key in self.decrypting else _SIGNING
+        """The cipher suites of TLS 1.2 that a key can serve, as in ciphers(1); empty if it serves all that are chosen for it."""
+        return {"decrypts": DECRYPTING_CIPHERS, "signs with RSA": _SIGNING_CIPHERS}.get(
+            self.kinds.get(key, ""), ""
+        )
+
+    def signatures(self, key: str) -> str:
+        """The signature algorithms that a server may offer with a key; empty for all."""
+        return DECRYPTING_SIGNATURES if self.kinds.get(key) == "decrypts" else ""
 
     def below(self, path: Path) -> Path:
         """The path of a file of the running system, now."""

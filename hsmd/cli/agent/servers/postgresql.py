@@ -92,11 +92,15 @@ def _files(request: Request, key: str, user: str) -> list[Change]:
 
 
 def _settings(request: Request, key: str) -> str:
-    return (
-        "# Written by hsmd agent install postgresql. The .key file is a reference, not a private key.\n"
-        "ssl = on\n"
-        f"ssl_cert_file = '{_DIRECTORY / f'{key}.pem'}'\n"
-        f"ssl_key_file = '{_DIRECTORY / f'{key}.key'}'\n"
-        "# What the key can serve in TLS 1.2; other suites would fail.\n"
-        f"ssl_ciphers = '{request.ciphers(key)}'\n"
-    )
+    lines = [
+        "# Written by hsmd agent install postgresql. The .key file is a reference, not a private key.",
+        "ssl = on",
+        f"ssl_cert_file = '{_DIRECTORY / f'{key}.pem'}'",
+        f"ssl_key_file = '{_DIRECTORY / f'{key}.key'}'",
+    ]
+    if ciphers := request.ciphers(key):
+        lines += [
+            "# What the key can serve in TLS 1.2; other suites would fail.",
+            f"ssl_ciphers = '{ciphers}'",
+        ]
+    return "\n".join(lines) + "\n"
