@@ -1,9 +1,14 @@
-"""Carrying out the changes of an installation, and taking them back: shown as a diff first, then all or none that is refused."""
+"""Carrying out the changes of an installation, and taking them back: shown as a diff first, then all or none that is refused.
+
+Directories of servers may belong to their users, as those of PostgreSQL do: root reads and writes there as that user.
+"""
 
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +21,10 @@ from hsmd.cli.base.errors import CommandError
 from hsmd.cli.base.files import PUBLIC
 from hsmd.system import atomic_file
 from hsmd.system.directories import make_shared
+from hsmd.system.places import acting_for
 
 _GROUP_READS = 0o640
+_MAX_BYTES = 16 << 20
 _OURS = ("/etc/hsmd/haproxy", "/etc/hsmd/postgresql", "/etc/hsmd/installed")
 """Directories that are removed when they are empty, besides those of drop-ins."""
 
@@ -48,17 +55,34 @@ class Edit:
         return [f"-> {text}\n"] if self.is_link else text.splitlines(keepends=True)
 
 
-def read(path: Path) -> str | None:
-    """The text of a file, or where a link leads; None if there is none. Raises CommandError for what is neither."""
+def read(path: Path, *, is_link: bool = False) -> str | None:
+    """The text of a file, or with `is_link` where a link leads; None if there is none. Raises CommandError for all else."""
     try:
-        if path.is_symlink():
-            return os.readlink(path)
-        return path.read_text()
+        with acting_for(path):
+            if is_link and path.is_symlink():
+                return os.readlink(path)
+            return _text(path)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise CommandError(f"{path} cannot be read: {reason}", "see what it is, and move it away") from None
+        raise CommandError(
+            f"{path} cannot be read: {_reason(error)}", "see what it is, and move it away"
+        ) from None
+
+
+def _text(path: Path) -> str:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, encoding="utf-8") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
+            raise OSError(errno.EINVAL, "it is no regular file, or too long")
+        return file.read(_MAX_BYTES)
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text"
+    return "it is a link" if error.errno == errno.ELOOP else str(error.strerror)
 
 
 def planned(wanted: Sequence[Change], root: Path) -> tuple[list[Edit], list[Trace]]:
@@ -69,7 +93,7 @@ def planned(wanted: Sequence[Change], root: Path) -> tuple[list[Edit], list[Trac
     for change in wanted:
         path = root / change.path.relative_to("/")
         if path not in texts:
-            texts[path] = read(path)
+            texts[path] = read(path, is_link=change.is_link)
         if texts[path] is None and not change.is_own:
             raise CommandError(f"{path} does not exist", "install the server first")
         if trace := change.trace(texts[path]):
@@ -84,7 +108,8 @@ def texts(wanted: Sequence[Change], root: Path) -> dict[Path, str]:
     """The new texts of the files by their paths as the running system sees them; of links, where they lead."""
     found: dict[Path, str] = {}
     for change in wanted:
-        present = found.get(change.path) or read(root / change.path.relative_to("/"))
+        below = root / change.path.relative_to("/")
+        present = found.get(change.path) or read(below, is_link=change.is_link)
         found[change.path] = change.wanted(present)
     return found
 
@@ -114,11 +139,12 @@ def taken_back(record: Record, others: Sequence[Record], root: Path) -> tuple[li
         if _need(trace) in needed:
             kept.append(trace.path)
             continue
-        present = edits[path].after if path in edits else read(path)
+        is_link = trace.kind == "link"
+        present = edits[path].after if path in edits else read(path, is_link=is_link)
         if present is None:
             continue
         before = edits[path].before if path in edits else present
-        edits[path] = Edit(path, before, changes.undone(trace, present), is_link=trace.kind == "link")
+        edits[path] = Edit(path, before, changes.undone(trace, present), is_link=is_link)
     return [edit for edit in edits.values() if edit.before != edit.after], kept
 
 
@@ -130,29 +156,29 @@ def _need(trace: Trace) -> tuple[str, ...]:
 def carry_out(edits: Iterable[Edit]) -> None:
     """Write, replace and remove files. Raises OSError."""
     for edit in edits:
-        if edit.after is None:
-            edit.path.unlink()
-            _remove_if_empty(edit.path.parent)
-        elif edit.is_link:
-            _link(edit.path, edit.after)
-        else:
-            _write(edit, edit.after)
+        with acting_for(edit.path):
+            if edit.after is None:
+                edit.path.unlink()
+                _remove_if_empty(edit.path.parent)
+            elif edit.is_link:
+                _link(edit.path, edit.after)
+            else:
+                _write(edit, edit.after)
 
 
 def _write(edit: Edit, text: str) -> None:
+    """As root, with the owner that the file has, or root and the group that reads it."""
     make_shared(edit.path.parent)
-    if edit.group is not None and os.geteuid() == 0:
-        atomic_file.replace(edit.path, text)
-        os.chown(edit.path, 0, edit.group)
-        edit.path.chmod(_GROUP_READS)
+    is_root = os.geteuid() == 0
+    if edit.group is not None and is_root:
+        atomic_file.replace(edit.path, text, _GROUP_READS, owner=(0, edit.group))
         return
     if edit.before is None:
-        atomic_file.replace(edit.path, text, PUBLIC)
+        atomic_file.replace(edit.path, text, atomic_file.PRIVATE if edit.group is not None else PUBLIC)
         return
-    status = edit.path.stat()
-    atomic_file.replace(edit.path, text, status.st_mode & 0o7777)
-    if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(edit.path, status.st_uid, status.st_gid)
+    found = edit.path.lstat()
+    owner = (found.st_uid, found.st_gid) if is_root else None
+    atomic_file.replace(edit.path, text, stat.S_IMODE(found.st_mode), owner=owner)
 
 
 def _link(path: Path, target: str) -> None:
