@@ -75,6 +75,7 @@ class Export:
 
 def find(directory: Path) -> Iterator[Export]:
     """The exports in a directory, by name. Raises ConfigurationError if others can write there, or OSError."""
+    trusted.check_way(directory)
     trusted.check(directory, directory.stat())
     for name in sorted(os.listdir(directory)):
         if name.endswith(_REFERENCE) and name[0] != "." and name != _REFERENCE:

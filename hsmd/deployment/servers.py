@@ -44,6 +44,7 @@ def load(directory: Path, default: Path) -> tuple[list[Server], list[Configurati
     """
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(SUFFIX) and name[0] != ".")
+        trusted.check_way(directory)
         trusted.check(directory, directory.stat())
     except FileNotFoundError:
         return [], []

@@ -7,8 +7,19 @@ import stat
 from pathlib import Path
 
 from hsmd.errors import ConfigurationError
+from hsmd.system.places import directories_to
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def check_way(path: Path) -> None:
+    """As `check`, for all directories that lead to `path`: who can rename one, can put another in its place.
+
+    In a directory such as /tmp, others can replace only what is theirs (the sticky bit). Raises ConfigurationError or OSError.
+    """
+    for directory, found in directories_to(path):
+        if not found.st_mode & stat.S_ISVTX or found.st_uid not in (0, os.geteuid()):
+            check(directory, found)
 
 
 def check(path: Path, found: os.stat_result) -> None:

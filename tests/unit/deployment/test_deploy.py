@@ -251,6 +251,25 @@ def test_what_another_user_could_write_is_not_believed(front: FrontEnd, www: Key
     assert front.deploy().reloaded == ["nginx"]
 
 
+def test_a_directory_that_another_user_could_replace_is_not_believed(front: FrontEnd, www: Key) -> None:
+    """Who can rename a directory above can put links in its place between check and write."""
+    home = front.places.state.parent / "of-a-user"
+    (home / "keys").mkdir(parents=True)
+    front.list_server("nginx", f'directories = ["{front.places.state.parent}/link/keys"]\n')
+    (front.places.state.parent / "link").symlink_to("of-a-user")
+    for file in (front.export(www, www.chain()), front.places.keys / "www.pem"):
+        file.rename(home / "keys" / file.name)
+    front.renew(www.offer())
+    before = content(home / "keys")
+    home.chmod(0o757)
+    done = front.deploy()
+    assert (done.installed, len(done.faults)) == ([], 1)
+    assert f"{home}: other users than its owner may write it" in done.faults[0]
+    assert content(home / "keys") == before
+    home.chmod(0o1757)
+    assert front.deploy().installed == ["www"], "the positive control: as in /tmp, others cannot rename it"
+
+
 def test_a_file_of_another_owner_is_not_believed(front: FrontEnd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     path = front.list_server("nginx", 'unit = "nginx.service"\n')
