@@ -129,7 +129,7 @@ def test_configuration_text(tmp_path: Path) -> None:
 
 def test_nothing_that_newer_openssl_refuses_to_clients(tmp_path: Path) -> None:
     """OpenSSL 3.5 of Debian 13: with a setting for servers alone, every context of a client fails (SSL_CONF_cmd(3))."""
-    assert "ssl_conf" not in openssl_configuration(SOCKET, 250, tmp_path / "hsmd.so", include=None)
+    assert "system_default" not in openssl_configuration(SOCKET, 250, tmp_path / "hsmd.so", include=None)
 
 
 @pytest.mark.parametrize(
