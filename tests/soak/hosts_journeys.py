@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable
 
 from tests.soak.hosts_steps import Report
-from tests.support.hosts.documents import SECRETS, SOURCES
+from tests.support.hosts.documents import MODULE, SECRETS, SOURCES, TOKEN_LABEL, steps
 from tests.support.hosts.host import Host, built_provider
-from tests.support.hosts.site import Site
+from tests.support.hosts.site import Clients, Site
 from tests.support.polling import wait_until
 
 SERVES_S = 15.0
@@ -69,13 +69,76 @@ def restarts(site: Site, report: Report) -> None:
             healthy(site)
 
 
+def pin(site: Site, report: Report) -> None:
+    """A new PIN: no try is wasted, no handshake fails."""
+    with report.step(site.name, "pin", "clients at work"), site.clients() as seen:
+        clients_at_work(site)
+        for step in steps("pin"):
+            if step.kind == "type":
+                with report.step(site.name, "pin", "key: the vendor's tool changes the PIN"):
+                    site.key.run(
+                        "runuser", "--user", "hsmd-token", "--", "pkcs11-tool", "--module", MODULE, "--token-label", TOKEN_LABEL,
+                        "--login", "--pin", SECRETS["PIN"], "--change-pin", "--new-pin", SECRETS["NEWPIN"],
+                    )  # fmt: skip
+            report.done(site, step)
+    flawless(seen)
+    serves(site, report, "pin")
+
+
+def agent_key(site: Site, report: Report) -> None:
+    """A new key for the agent, while a client makes handshakes."""
+    with site.clients() as seen:
+        clients_at_work(site)
+        report.document(site, "rotate-agent")
+        wait_for_handshake(site)
+    with report.step(site.name, "agent-key", "clients") as notes:
+        notes.append(flawless(seen))
+    serves(site, report, "agent-key")
+
+
+def operator_key(site: Site, report: Report) -> None:
+    """A second operator on a computer of its own, who then gets a new key."""
+    report.document(site, "operator")
+    report.document(site, "rotate-operator")
+    with report.step(site.name, "operator-key", "operator: hsmd status"):
+        site.hosts["operator"].run("hsmd", "status")
+
+
+def host_key(site: Site, report: Report) -> None:
+    """A new host key for the daemon, pinned before it is used, while a client makes handshakes."""
+    with site.clients() as seen:
+        clients_at_work(site)
+        report.document(site, "rotate-host")
+        wait_for_handshake(site)
+    with report.step(site.name, "host-key", "clients") as notes:
+        notes.append(flawless(seen))
+    with report.step(site.name, "host-key", "front: the agent connects with the new key alone"):
+        site.front.run("systemctl", "restart", "hsmd-agent")
+    serves(site, report, "host-key")
+
+
+def enrolment(site: Site, report: Report) -> None:
+    """A front end that lost its key is enrolled again under its name."""
+    report.document(site, "reenrol")
+    serves(site, report, "enrolment")
+
+
+def archive(site: Site, report: Report) -> None:
+    """The timer that archives the audit log."""
+    report.document(site, "archive")
+    with report.step(site.name, "archive", "key: the service runs"):
+        site.key.run("systemctl", "start", "hsmd-archive.service")
+        assert site.key.property("hsmd-archive.service", "Result") == "success"
+    serves(site, report, "archive")
+
+
 def daemons(site: Site, report: Report) -> None:
     """A second daemon on a shared database; one of the two is killed, stopped, cut off, while a client makes handshakes."""
-    with report.step(site.name, "daemons", "database: PostgreSQL"):
+    with report.step(site.name, "daemons", "database: PostgreSQL listens to the key hosts"):
         site.hosts["database"].sh(DATABASE)
-    with report.step(site.name, "daemons", "key: the store moves to PostgreSQL"):
+    with report.step(site.name, "daemons", "key: psycopg is installed"):
         pip_install(site, site.key, "hsmd[daemon,postgresql]")
-        site.key.sh(TO_POSTGRESQL)
+    report.document(site, "postgresql")
     serves(site, report, "daemons")
     second = site.hosts["key2"]
     with report.step(site.name, "daemons", "key2: a second daemon"):
@@ -165,21 +228,11 @@ def removal(site: Site, report: Report) -> None:
 
 
 DATABASE = """
-cd /
-runuser -u postgres -- psql --quiet -c "CREATE ROLE hsmd LOGIN PASSWORD 'database-secret'"
-runuser -u postgres -- createdb --owner hsmd hsmd
 for directory in /etc/postgresql/*/main; do
-  echo "listen_addresses = '10.9.0.5'" >"$directory/conf.d/listen.conf"
+  echo "listen_addresses = '10.9.0.9'" >"$directory/conf.d/listen.conf"
   echo "host hsmd hsmd 10.9.0.0/24 scram-sha-256" >>"$directory/pg_hba.conf"
 done
 systemctl restart postgresql
-"""
-TO_POSTGRESQL = """
-hsmd backup /root/move.tar --config /etc/hsmd/hsmd.toml
-systemctl stop hsmd
-sed -i 's|^url = .*|url = "postgresql+psycopg://hsmd:database-secret@10.9.0.5/hsmd"|' /etc/hsmd/hsmd.toml
-hsmd restore /root/move.tar --config /etc/hsmd/hsmd.toml
-systemctl start hsmd
 """
 SECOND = """
 sed -i 's|^name = "key"|name = "key2"|; s|10.9.0.1:7440|10.9.0.3:7440|' /etc/hsmd/hsmd.toml
@@ -236,6 +289,12 @@ def kill(host: Host) -> None:
 JOURNEYS: dict[str, Callable[[Site, Report], None]] = {
     "setup": setup,
     "restarts": restarts,
+    "pin": pin,
+    "agent-key": agent_key,
+    "operator-key": operator_key,
+    "host-key": host_key,
+    "enrolment": enrolment,
+    "archive": archive,
     "daemons": daemons,
     "backup": backup,
     "removal": removal,
@@ -245,6 +304,13 @@ JOURNEYS: dict[str, Callable[[Site, Report], None]] = {
 def is_quick(site: Site) -> bool:
     """Whether the hosts came with a Python environment for hsmd."""
     return site.key.exists("/opt/hsmd")
+
+
+def flawless(seen: Clients) -> str:
+    """What clients saw. AssertionError if a handshake failed."""
+    assert not seen.failures, f"{seen.handshakes} handshakes, failed: {dict(seen.failures)}"
+    assert seen.handshakes
+    return f"{seen.handshakes} handshakes, none failed, the longest {seen.longest_s * 1000:.0f} ms"
 
 
 def serves(site: Site, report: Report, journey: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.support.hosts.documents import carry_out, steps
+from tests.support.hosts.documents import Step, carry_out, steps
 from tests.support.hosts.site import Site
 
 
@@ -34,11 +34,12 @@ class Report:
 
     def document(self, site: Site, journey: str) -> str:
         """Carry out the documents' steps of a journey; return what they printed."""
-        printed = []
-        for step in steps(journey):
-            with self.step(site.name, journey, f"{step.host}: {step.title}  [{step.place}]"):
-                printed.append(carry_out(step, site.hosts))
-        return "".join(printed)
+        return "".join(self.done(site, step) for step in steps(journey))
+
+    def done(self, site: Site, step: Step) -> str:
+        """Carry out one step of the documents; return what it printed."""
+        with self.step(site.name, step.journey, f"{step.host}: {step.title}  [{step.place}]"):
+            return carry_out(step, site.hosts)
 
     def journey(self, site: str, name: str, travel: Callable[[], None]) -> bool:
         """Do a journey; return whether nothing failed."""

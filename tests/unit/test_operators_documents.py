@@ -70,7 +70,7 @@ def test_commands_without_a_mark_are_found() -> None:
         ("run: kez setup", "x", "a.md:1: 'kez' is none of the hosts key, key2, database, front, operator"),
         ("run: key", "x", "a.md:1: run takes HOST JOURNEY"),
         ("type: key setup", "x", "a.md:1: type takes HOST JOURNEY WHAT"),
-        ("type: key setup PASSWORD", "x", "a.md:1: 'PASSWORD' is none of PIN, NEWPIN"),
+        ("type: key setup PASSWORD", "x", "a.md:1: 'PASSWORD' is none of PIN, NEWPIN, DATABASE"),
         ("run: key setup", "hsmd init ...", "a.md:1: a step has real commands"),
         ("carry: key:/a setup", "x", "a.md:1: carry takes HOST:PATH HOST:PATH JOURNEY"),
         ("carry: key:/a web:/b setup", "x", "a.md:1: 'web' is none of the hosts"),
