@@ -6,13 +6,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 
 def main() -> None:
     """Entry point of the `hsmd` script."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `hsmd status | head`: little output is written only here
+        _discard_output()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -36,9 +42,14 @@ def run(arguments: Sequence[str]) -> int:
         complain("hsmd: interrupted")
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115  the reader is gone, and the interpreter flushes at exit
+        _discard_output()
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.OK
+
+
+def _discard_output() -> None:
+    """The reader is gone, and the interpreter flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _in_plain_words(message: str) -> str:

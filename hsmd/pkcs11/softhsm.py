@@ -83,8 +83,8 @@ def softhsm_module() -> Path:
 
 
 def configuration_file(module: Path, environment: Mapping[str, str]) -> Path | None:
-    """The configuration that SoftHSM reads with this environment; None for other modules."""
-    if "softhsm" not in module.name:
+    """The configuration that SoftHSM reads with this environment; None for other modules. `module` may be a link to it."""
+    if "softhsm" not in f"{module.name} {module.resolve().name}":
         return None
     return Path(environment.get("SOFTHSM2_CONF") or SYSTEM_CONFIGURATION)
 

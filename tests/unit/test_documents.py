@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -175,3 +176,53 @@ def test_the_tests_of_the_requirements_exist() -> None:
     rows = [line for line in text.splitlines() if re.match(r"\| [KVRE]\d", line)]
     assert rows and all("::" in row for row in rows)
     assert [(file, name) for file, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []
+
+
+# --- troubleshooting by message ---
+
+LEAST = 4
+"""Characters of a piece of a message between what varies."""
+
+
+def texts_of_the_source() -> str:
+    """All string constants of the program; what varies in an f-string splits it."""
+    found: list[str] = []
+    for path in sorted((ROOT / "hsmd").rglob("*.py")):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        found += [
+            node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+    found += [path.read_text() for path in sorted((ROOT / "hsmd").rglob("*.c"))]
+    return "\0".join(found)
+
+
+def quoted_messages() -> list[str]:
+    """The first cells of the tables of messages."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    section = text.partition("## By message\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| `((?:[^`\\]|\\.)+)` \|", section, re.MULTILINE)
+
+
+def pieces(message: str) -> list[str]:
+    parts = (part.strip(" ;:'") for part in message.replace("\\`", "`").split("…"))
+    return [part for part in parts if len(part) >= LEAST]
+
+
+def test_each_quoted_message_is_one_that_the_program_has() -> None:
+    source, messages = texts_of_the_source(), quoted_messages()
+    assert len(messages) > 40
+    assert all(pieces(message) for message in messages)
+    missing = [(message, piece) for message in messages for piece in pieces(message) if piece not in source]
+    assert missing == []
+    assert "a message that no program has" not in source
+
+
+def test_each_line_of_the_tables_of_messages_quotes_one() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    section = text.partition("## By message\n")[2].partition("\n## ")[0]
+    rows = [
+        line
+        for line in section.splitlines()
+        if line.startswith("| ") and not line.startswith(("| message", "|---"))
+    ]
+    assert len(rows) == len(quoted_messages())

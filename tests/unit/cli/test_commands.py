@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -662,3 +663,19 @@ def test_a_name_that_does_not_exist_is_answered_with_names_like_it(
     ran = run(*command.split())
     assert (ran.code, f"did you mean {near}?" in ran.err) == (1, True), ran.err
     assert "did you mean" not in run("key", "show", "something-else").err
+
+
+def test_a_reader_that_has_gone_is_no_fault_of_the_interpreter() -> None:
+    """As in `hsmd status | head`; little output is written only when the interpreter ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "hsmd.cli", "--version"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -180,7 +180,8 @@ def test_the_module_may_write_where_softhsm_and_the_operator_say(
     run: Run, tmp_path: Path, config: Path
 ) -> None:
     (tmp_path / "softhsm2.conf").write_text("directories.tokendir = /var/lib/softhsm/tokens/\n")
-    text = config.read_text().replace("module.so", "libsofthsm2.so")
+    (tmp_path / "libpkcs11.so").symlink_to("libsofthsm2.so")  # as under a vendor's path
+    text = config.read_text().replace("module.so", "libpkcs11.so")
     environment = f'environment = {{ SOFTHSM2_CONF = "{tmp_path}/softhsm2.conf" }}'
     config.write_text(text.replace("environment = {  }", environment))
     ran = run(
