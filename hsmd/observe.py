@@ -6,14 +6,13 @@ only once a process calls `configure`, because the client is also a library insi
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 import structlog
 from structlog.processors import JSONRenderer
@@ -21,6 +20,7 @@ from structlog.stdlib import BoundLogger, ProcessorFormatter
 from structlog.typing import EventDict, Processor
 
 from hsmd.errors import BadRequest
+from hsmd.log_lines import format_time, priority, to_json
 
 FIELDS = frozenset(
     {
@@ -70,6 +70,9 @@ def logger() -> BoundLogger:
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes lines to a stream. A log that cannot be written must not stop the service; the audit log is separate."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        return priority(_level(record), self.stream) + super().format(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is that of the standard library
         pass
 
@@ -77,7 +80,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 def _formatter(process: str) -> ProcessorFormatter:
     """Makes lines of events and of records of libraries: allowed fields, bounded values, no bytes, no traceback."""
     return ProcessorFormatter(
-        processors=[partial(_line, process), JSONRenderer(_json, separators=(",", ":"))],
+        processors=[partial(_line, process), JSONRenderer(to_json, separators=(",", ":"))],
         foreign_pre_chain=[_library_event],
         use_get_message=False,
         pass_foreign_args=True,
@@ -104,10 +107,9 @@ def _line(process: str, _logger: object, _method: str, event: EventDict) -> Even
     record: logging.LogRecord = event.pop("_record")
     del event["_from_structlog"]
     error = _origin(event.pop("exc_info", None))
-    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     line: EventDict = {
-        "time": time.replace("+00:00", "Z"),
-        "level": _LEVELS[min(max(record.levelno // 10, 1), len(_LEVELS)) - 1],
+        "time": format_time(datetime.fromtimestamp(record.created, UTC)),
+        "level": _level(record),
         "process": process,
         "event": _bounded(event.pop("event", "")),
     }
@@ -120,9 +122,8 @@ def _line(process: str, _logger: object, _method: str, event: EventDict) -> Even
     return line
 
 
-def _json(line: EventDict, **options: Any) -> str:
-    """JSON escapes all but ASCII; DEL is the one control character that it leaves, and a terminal could obey it."""
-    return json.dumps(line, **options).replace("\x7f", "\\u007f")
+def _level(record: logging.LogRecord) -> str:
+    return _LEVELS[min(max(record.levelno // 10, 1), len(_LEVELS)) - 1]
 
 
 def _bounded(value: object) -> str | int | float | bool | None:

@@ -42,6 +42,7 @@ PROCESSES = ("hsmd.daemon.launcher", "hsmd.daemon.front", "hsmd.daemon.worker")
 """Each is a process of its own: the boundary between them guards the PIN."""
 ORDER = (
     *PURE,
+    "hsmd.log_lines",
     "hsmd.observe",
     "hsmd.system",
     "hsmd.metrics",

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from hsmd.log_lines import priority
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -188,7 +190,7 @@ def _print(shown: RenderableType) -> None:
 
 def complain(line: str) -> None:
     """Print an error on standard error."""
-    print(escape(line), file=sys.stderr)
+    print(f"{priority('error', sys.stderr)}{escape(line)}", file=sys.stderr)
 
 
 def note(line: str) -> None:

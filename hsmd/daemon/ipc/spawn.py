@@ -32,7 +32,14 @@ EXIT_RECYCLE = 5
 EXIT_PROTOCOL = 6
 """The front broke the protocol."""
 
-_INHERITED = ("CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY", "PATH", "LANG", "LD_LIBRARY_PATH")
+_INHERITED = (
+    "CREDENTIALS_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "PATH",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "JOURNAL_STREAM",
+)
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import msgspec
 
+from hsmd import log_lines
 from hsmd.daemon.ipc import sandbox, worker_messages
 from hsmd.daemon.ipc.progress import ProgressPage
 from hsmd.daemon.ipc.spawn import (
@@ -40,6 +41,8 @@ from hsmd.system.process import harden, run_as_batch
 
 _MAX_SETTINGS_BYTES = 65_536
 EXIT_CRASHED = 70
+MAX_PLACE = 4_000
+"""Characters of a traceback that are logged, the last ones."""
 
 
 def main() -> NoReturn:
@@ -53,8 +56,9 @@ def main() -> NoReturn:
         status = _run(
             settings, socket.socket(fileno=arguments.socket_fd), ProgressPage(arguments.progress_fd)
         )
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        place = "".join(traceback.format_tb(error.__traceback__))[-MAX_PLACE:]
+        _log("critical", "worker.fault", f"{type(error).__name__}\n{place}")  # its text may hold secrets
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -76,7 +80,7 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
     """Serve one front; returns the exit status."""
     try:
         if reason := lock_memory(settings):
-            print(f"hsmd worker {os.getpid()}: memory may be swapped: {reason}", file=sys.stderr)
+            _log("warning", "worker.memory_not_locked", reason)
         install_sandbox = sandbox.prepare(settings)
         token = open_token(settings.token, lambda: _beat(progress))
         install_sandbox()
@@ -90,10 +94,10 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
     try:
         loop.run()
     except Recycle as reason:
-        print(f"hsmd worker {os.getpid()}: recycled: {reason}", file=sys.stderr)
+        _log("warning", "worker.recycles_itself", str(reason))
         return EXIT_RECYCLE
     except ProtocolError as error:
-        print(f"hsmd worker {os.getpid()}: the front broke the protocol: {error.text}", file=sys.stderr)
+        _log("error", "worker.front_broke_protocol", error.text)
         return EXIT_PROTOCOL
     except OSError:
         return _front_is_gone()
@@ -101,7 +105,7 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
 
 
 def _front_is_gone() -> int:
-    print(f"hsmd worker {os.getpid()}: the front is gone", file=sys.stderr)
+    _log("info", "worker.front_gone", "its socket was closed")
     return 0
 
 
@@ -113,10 +117,7 @@ def _make_loop(
         _scan(index, progress)
     control = ControlOperations(token) if settings.control else None
     if control is not None and control.cleaned:
-        print(
-            f"hsmd worker {os.getpid()}: destroyed {control.cleaned} keys that a killed worker had not finished",
-            file=sys.stderr,
-        )
+        _log("warning", "worker.destroyed_unfinished", f"{control.cleaned} keys of a worker that was killed")
     ready = worker_messages.Ready(
         token.label,
         token.serial,
@@ -152,8 +153,12 @@ def _fail(front: socket.socket, error: HsmdError, status: int) -> int:
     try:
         front.sendall(frames.encode(Kind.EVENT, 0, worker_messages.encode(event)))
     except OSError:
-        print(f"hsmd worker {os.getpid()}: {text}", file=sys.stderr)
+        _log("error", "worker.failed", text)
     return status
+
+
+def _log(level: str, event: str, reason: str) -> None:
+    log_lines.write("worker", level, event, pid=os.getpid(), reason=reason)
 
 
 if __name__ == "__main__":
