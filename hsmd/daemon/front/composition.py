@@ -93,6 +93,7 @@ class Parts:
             by=f"{config.name} on {socket.gethostname()}",
             tell=launcher.send,
             hold=self.tokens.hold,
+            wait=self.tokens.wait,
             record=partial(_record_stop, self.audit),
             try_login=self.tokens.try_login,
         )

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -97,6 +97,18 @@ def test_a_late_refusal_stops_logins_though_another_daemon_has_the_turn(store: S
     assert len(stops(store)) == 1, "the token has refused a PIN, whoever has the turn now"
     with pytest.raises(LeaseLost):
         release(store, turn)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_daemon_that_waits_for_its_turn_says_so(store: Store) -> None:
+    """As after a daemon that was killed during its login: the turn ends by itself, 15 s after it began."""
+    turn = claim(store, "b", datetime.now(UTC) - NOW)
+    daemon = Watched(store, "a")
+    await daemon.go_on_until(lambda: bool(daemon.waited))
+    assert daemon.starts == []
+    assert "another login" in daemon.waited[0] and "15 s" in daemon.waited[0]
+    release(store, turn)
+    await daemon.go_on_until(lambda: daemon.starts == [Starts.ONE])
 
 
 def test_a_late_refusal_does_not_undo_a_clearance(store: Store) -> None:
@@ -217,6 +229,7 @@ class Watched:
     def __init__(self, store: Store, name: str) -> None:
         self.starts: list[Starts] = []
         self.recorded: list[LoginStop] = []
+        self.waited: list[str] = []
         self.guard = LoginGuard(
             store,
             holder=name,
@@ -224,6 +237,7 @@ class Watched:
             tell=lambda message: self.starts.append(message.starts),
             hold=lambda token, reason: None,
             record=self.recorded.append,
+            wait=lambda token, reason: self.waited.append(reason),
         )
         self.guard.apply([TOKEN])
 

@@ -97,6 +97,8 @@ class TokenHealth:
         self._silent = 0
         self.refusal = ""
         """Why the last login was refused; empty if it was not."""
+        self.waiting = ""
+        """Why no worker is started at present; empty if one is, or may be."""
 
     @property
     def state(self) -> BreakerState:
@@ -106,7 +108,7 @@ class TokenHealth:
     @property
     def reason(self) -> str:
         """Why requests fail; empty if they do not."""
-        return self.refusal or self._breaker.reason
+        return self.refusal or self._breaker.reason or self.waiting
 
     @property
     def refusing(self) -> bool:
@@ -117,6 +119,7 @@ class TokenHealth:
 
     def starting(self) -> None:
         """A worker was started."""
+        self.waiting = ""
         self._breaker.begin()
 
     def ready(self) -> None:

@@ -19,6 +19,7 @@ daemons from trying the same wrong PIN: a worker does not log in when they show 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,11 +30,17 @@ from hsmd.daemon.front.ledger.producers import stop_logins
 from hsmd.daemon.ipc.launcher_messages import PermitStarts, Starts
 from hsmd.daemon.store import Lease, LoginClaim, LoginStop, Store
 from hsmd.errors import LeaseLost, StoreFailure
+from hsmd.system.repetition import Repetition
 
 ASK_S = 0.5
 """How often the store is asked while a token waits for it."""
 HOLD = timedelta(seconds=15)
 """A turn that is not given back ends after this time; a worker starts in 0.3 s."""
+
+WAITING = (
+    "another login to the token is under way, or a daemon was stopped during one; this daemon logs in within"
+    f" {HOLD.seconds} s"
+)
 
 log = observe.logger()
 
@@ -57,6 +64,8 @@ class _Token:
     """The stop has not been written to the store yet."""
     lease: Lease | None = None
     """The turn, until it is given back."""
+    waiting: bool = False
+    """It was logged that the turn has another holder."""
     clearances: int = 0
     """How many clearances had been given when this daemon was allowed to log in, or last saw that it still is."""
 
@@ -74,11 +83,13 @@ class LoginGuard:
         hold: Callable[[str, str], None],
         record: Callable[[LoginStop], None],
         try_login: Callable[[str], None] = lambda token: None,
+        wait: Callable[[str, str], None] = lambda token, reason: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`holder` identifies this daemon in the store, `by` names it for operators. `tell` sends a message to the launcher;
         `hold(token, reason)` tells the token's pool ("" when logins are allowed); `record` writes a stop to the audit log.
-        `try_login(token)` has a worker start anew if all are logged in, so that the PIN is tried in this daemon's turn.
+        `try_login(token)` has a worker start anew if all are logged in, so that the PIN is tried in this daemon's turn;
+        `wait(token, reason)` tells the pool why no worker is started at present.
         """
         self._store = store
         self._holder = holder
@@ -87,6 +98,7 @@ class LoginGuard:
         self._hold = hold
         self._record = record
         self._try_login = try_login
+        self._wait = wait
         self._now = now
         self._tokens: dict[str, _Token] = {}
         self._wake = asyncio.Event()
@@ -115,12 +127,15 @@ class LoginGuard:
 
     async def follow(self) -> None:
         """Follow the store; runs until cancelled. While the store is away, tokens in use stay so, and no other becomes so."""
+        away = Repetition(time.monotonic)
         while True:
             self._wake.clear()
             try:
                 await self._step()
+                away.forget()
             except StoreFailure as error:
-                log.warning("token.logins_wait", error=error.text)
+                if count := away.count(error.text):
+                    log.warning("token.logins_wait", error=error.text, count=count)
             with_work = any(
                 token.phase is Phase.WAITING or token.unwritten or token.lease
                 for token in self._tokens.values()
@@ -241,9 +256,18 @@ class LoginGuard:
         if claim.stop is not None:
             self._stop(name, token, claim.stop)
         elif claim.granted:
-            token.phase, token.clearances = Phase.FIRST, claim.clearances
+            token.phase, token.clearances, token.waiting = Phase.FIRST, claim.clearances, False
             self._tell_starts(name, token)
             self._try_login(name)
+        else:
+            self._wait_for_turn(name, token)
+
+    def _wait_for_turn(self, name: str, token: _Token) -> None:
+        """Another daemon logs in, or one that was killed did: say so, and that it goes on by itself."""
+        self._wait(name, WAITING)
+        if not token.waiting:
+            log.info("token.login_waits", token=name, reason=WAITING)
+        token.waiting = True
 
     def _stop(self, name: str, token: _Token, stop: LoginStop) -> None:
         token.phase, token.stop, token.cleared = Phase.STOPPED, stop, False

@@ -236,6 +236,10 @@ class TokenPool:
         """Logins to the token are stopped for this reason; empty when they are allowed again. Ready workers continue."""
         self._health.refusal = reason
 
+    def wait(self, reason: str) -> None:
+        """No worker is started for this reason, until one is. Not told while others are logged in."""
+        self._health.waiting = "" if self._ready else reason
+
     async def close(self, grace_s: float) -> None:
         """Refuse new jobs, wait `grace_s` seconds at most for those that there are, then give the rest up."""
         self._closing = True

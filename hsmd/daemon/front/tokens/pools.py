@@ -114,6 +114,12 @@ class TokenPools:
             if name in generations:
                 generations[name].pool.try_login()
 
+    def wait(self, name: str, reason: str) -> None:
+        """No worker of this token is started for this reason, until one is."""
+        for generations in (self._current, self._coming):
+            if name in generations:
+                generations[name].pool.wait(reason)
+
     def store_changed(self, difference: Difference) -> None:
         """Tell workers of keys that other daemons have made, so that no signature waits until a worker looks for its key."""
         if difference.whole:
