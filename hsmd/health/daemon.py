@@ -102,14 +102,14 @@ def _log(status: DaemonStatus) -> Iterator[Finding]:
         yield Finding(
             "log-broken",
             FAILING,
-            text=f"no key is used: {_bounded(status.audit_warning)}",
+            text=f"the audit log is not the one that the store knows, so no key is used: {_bounded(status.audit_warning)}",
             next_step="find out why (hsmd audit verify); after a restore from a backup: hsmd audit discontinuity",
         )
     elif "disk-full" in status.held:
         yield Finding(
             "disk-full",
             FAILING,
-            text=f"no key is used: {status.audit_free_bytes >> 20} MiB are free for the audit log, too little",
+            text=f"too little disk space is left for the audit log, so no key is used: {status.audit_free_bytes >> 20} MiB",
             next_step="free disk space, or move old segments away: hsmd audit archive",
         )
     elif status.audit_warning:
@@ -133,7 +133,7 @@ def _store(status: DaemonStatus) -> Iterator[Finding]:
         yield Finding(
             "store-stale",
             FAILING,
-            text=f"no key is used: the store was last reached {status.store_away_s} s ago, and grants may have been withdrawn",
+            text=f"the store has been away for too long, so no key is used: it was last reached {status.store_away_s} s ago",
             next_step="make the store reachable; see the daemon's log for the reason",
         )
     elif status.store_away_s > STORE_AWAY_S:

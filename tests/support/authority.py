@@ -33,6 +33,7 @@ class Authority:
         decrypts: bool = False,
         client: bool = False,
         begun: dt.timedelta = dt.timedelta(hours=1),
+        left: dt.timedelta = dt.timedelta(days=60),
     ) -> str:
         """A certificate in PEM for a TLS server (or client) with these DNS names; `decrypts`: only for RSA key exchange."""
         purpose = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
@@ -43,7 +44,7 @@ class Authority:
             (x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False),
             (x509.SubjectKeyIdentifier.from_public_key(public_key), False),
         ]
-        made = self._build(_name(names[0]), public_key, dt.timedelta(days=60), extensions, begun)
+        made = self._build(_name(names[0]), public_key, left, extensions, begun)
         return made.public_bytes(Encoding.PEM).decode()
 
     def _build(
