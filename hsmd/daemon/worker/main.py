@@ -80,7 +80,7 @@ def _run(settings: WorkerSettings, front: socket.socket, progress: ProgressPage)
     """Serve one front; returns the exit status."""
     try:
         if reason := lock_memory(settings):
-            _log("warning", "worker.memory_not_locked", reason)
+            _log("warning", "worker.memory_not_locked", f"memory may be swapped: {reason}")
         install_sandbox = sandbox.prepare(settings)
         token = open_token(settings.token, lambda: _beat(progress))
         install_sandbox()
