@@ -150,3 +150,30 @@ def test_a_renewed_certificate_is_served_without_a_person(hosts: Site) -> None:
     assert [line for line in journal.splitlines() if any(text in line for text in FORBIDDEN)] == []
     assert hosts.front.property("hsmd-agent-deploy", "Result") == "success"
     check(hosts)
+
+
+def test_haproxy_serves_from_its_chroot_by_the_document(hosts: Site) -> None:
+    """And `agent check` finds what nothing else shows: HAProxy loads keys before it enters the chroot, and uses them after."""
+    front = hosts.front
+    front.run("systemctl", "stop", "nginx")
+    hosts.do("servers-haproxy")
+    wait_until(lambda: hosts.handshake().returncode == 0, "HAProxy serves")
+    front.run("systemctl", "restart", "hsmd-agent")
+    wait_until(lambda: hosts.handshake().returncode == 0, "HAProxy serves with a new socket")
+    front.sh("""
+        sed -i /^BindReadOnlyPaths/d /etc/systemd/system/haproxy.service.d/hsmd.conf
+        systemctl daemon-reload
+        systemctl restart haproxy
+    """)
+    assert hosts.handshake().returncode != 0
+    checked = front.run("hsmd", "agent", "check", check=False)
+    assert (checked.returncode, "the chroot hides the socket" in checked.stdout) == (4, True), checked.stdout
+    front.sh(
+        "hsmd agent install haproxy --key www --yes && systemctl daemon-reload && systemctl restart haproxy"
+    )
+    wait_until(lambda: hosts.handshake().returncode == 0, "HAProxy serves again")
+    hosts.do("servers-haproxy-remove")
+    assert front.sh("find /etc/hsmd/haproxy /etc/systemd/system/haproxy.service.d 2>/dev/null || true") == ""
+    front.run("systemctl", "stop", "haproxy")
+    front.run("systemctl", "start", "nginx")
+    check(hosts)
