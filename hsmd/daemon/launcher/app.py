@@ -39,6 +39,8 @@ from hsmd.errors import ConfigurationError
 from hsmd.system.process import harden
 from hsmd.system.sd_notify import notify
 
+READY_S = 10.0
+"""How long the service manager is not told that the daemon is ready, while its first workers log in to their tokens."""
 STOP_S = 3.0
 """Time for processes to end after the drain before they are killed."""
 
@@ -71,6 +73,8 @@ class _Launcher:
         self._reloading: Config | None = None
         self._stopping_until: float | None = None
         self._announced = False
+        self._announce_by: float | None = None
+        """When the service manager is told at the latest; None if there is nothing to tell."""
         self._exit_status = 0
 
     # --- life cycle ---
@@ -90,6 +94,7 @@ class _Launcher:
                     self._receive()
             self._reap()
             self._start_due()
+            self._tell_service_manager(time.monotonic())
         self._kill_everything()
         return self._exit_status
 
@@ -105,6 +110,8 @@ class _Launcher:
             until = self._backoff.next_start
         else:
             until = None if self._front.closed else self._supervisor.next_start()
+        if self._announce_by is not None:
+            until = self._announce_by if until is None else min(until, self._announce_by)
         return None if until is None else max(0.0, until - time.monotonic())
 
     def _handle_signals(self, numbers: bytes) -> None:
@@ -234,8 +241,17 @@ class _Launcher:
     def _announce(self, front: FrontReady) -> None:
         if not self._announced:
             self._announced = True
-            notify(f"READY=1\n{self._status()}")
+            self._announce_by = time.monotonic() + READY_S
             self._on_ready({"addresses": front.addresses, "host_key": front.host_key})
+
+    def _tell_service_manager(self, now: float) -> None:
+        """Say READY=1 when keys can be used, so that what is started or restarted after this daemon can rely on it.
+
+        A token that is away holds it up only for as long as it takes to notice that.
+        """
+        if self._announce_by is not None and (self._supervisor.settled or now >= self._announce_by):
+            self._announce_by = None
+            notify(f"READY=1\n{self._status()}")
 
 
 def _raise_memory_lock_limit() -> None:

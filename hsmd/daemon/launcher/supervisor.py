@@ -65,7 +65,13 @@ class Supervisor:
         self._retired: list[WorkerSlot] = []
         self._permissions: dict[str, StartPermission] = {}
         self._away = Repetition(time.monotonic)
+        self._settled: set[str] = set()
         self.apply(config)
+
+    @property
+    def settled(self) -> bool:
+        """Whether each token has been logged in to, or it is known that it could not be."""
+        return self._settled.issuperset(token.name for token in self._config.tokens)
 
     def apply(self, config: Config) -> None:
         """Run the workers that `config` asks for.
@@ -87,6 +93,8 @@ class Supervisor:
     def permit(self, token: str, starts: Starts, *, cleared: bool) -> None:
         """Replace a token's start permission. If all workers may now be started, missing ones are started without delay."""
         before = self._permission(token)
+        if starts is not Starts.ONE:  # of which one tries the token first
+            self._settled.add(token)
         self._permissions[token] = StartPermission(
             starts, cleared, before.only if before.starts is starts else None
         )
@@ -177,6 +185,7 @@ class Supervisor:
 
     def _ended(self, slot: WorkerSlot, pid: int, status: int, now: float, stopping: bool) -> None:
         slot.worker = None
+        self._settled.add(slot.token.name)
         self._send(WorkerEnded(slot.token.name, pid, signal=max(-status, 0)), [])
         if not stopping and slot not in self._retired and (count := self._to_be_logged(slot, status)):
             log.warning("worker.ended", token=slot.token.name, pid=pid, code=status, count=count)

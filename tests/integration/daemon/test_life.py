@@ -31,6 +31,23 @@ pytestmark = pytest.mark.timeout(90)
 Open = Callable[..., Daemon]
 
 
+# --- starting ---
+
+
+def test_the_service_manager_is_told_of_a_daemon_that_can_use_keys(tmp_path: Path) -> None:
+    """So that `systemctl restart hsmd` on one host after the other never leaves front ends without a daemon."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
+        notes.bind(str(tmp_path / "notify"))
+        notes.settimeout(30)
+        built = Daemon(tmp_path / "daemon", environment={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        try:
+            built.begin()
+            assert notes.recv(4096).startswith(b"READY=1\n")
+            assert "ready" in [worker.state for worker in built.status().tokens[0].workers]
+        finally:
+            built.end()
+
+
 # --- stopping ---
 
 

@@ -144,6 +144,21 @@ def test_a_refused_pin_stops_the_token_until_the_front_permits_starts(harness: H
     assert [worker.settings.token.cleared for worker in harness.workers[3:]] == [True, False, False]
 
 
+@pytest.mark.parametrize("end", ["logged in", "ended", "stopped"])
+def test_a_token_is_settled_when_it_is_known_whether_it_can_be_used(harness: Harness, end: str) -> None:
+    harness.supervisor = Supervisor(harness.config, lambda message, fds: None)
+    assert not harness.supervisor.settled
+    harness.permit("one")
+    harness.supervisor.start_due(0.0)
+    assert not harness.supervisor.settled
+    if end == "ended":
+        harness.workers[-1].process.status = EXIT_TOKEN_UNAVAILABLE
+        harness.supervisor.reap(1.0, stopping=False)
+    else:
+        harness.permit("all" if end == "logged in" else "none")
+    assert harness.supervisor.settled
+
+
 def test_one_start_is_of_a_worker_that_is_missing(harness: Harness) -> None:
     """Others are logged in: the first slot needs no start."""
     harness.supervisor.start_due(0.0)
