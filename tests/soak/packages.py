@@ -131,8 +131,8 @@ class Release:
             {
                 "key": roots.debian(suite, "softhsm2", *SHELLS),
                 "front": roots.debian(suite, *needed),
-                # Both in one, with hsmd in a virtual environment.
-                "key2": roots.with_hsmd(suite, "adduser", "softhsm2", "nginx-light"),
+                # Key host and front end in one, with hsmd in a virtual environment; `Site` gives hosts key* one token.
+                "operator": roots.with_hsmd(suite, "adduser", "softhsm2", "nginx-light"),
             },
         )
         bed.boot()
@@ -239,6 +239,8 @@ class Release:
             install -d "$(dirname {MODULE})"
             ln -sf "$(ls /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null | head -n 1)" {MODULE}
             usermod -aG softhsm hsmd-token
+            chown root:softhsm /var/lib/softhsm/tokens
+            chmod 2770 /var/lib/softhsm/tokens
             runuser -u hsmd-token -- softhsm2-util --init-token --free --label {TOKEN_LABEL} --pin {SECRETS["PIN"]} --so-pin so-pin-1234
             install -d /etc/systemd/system/hsmd.service.d
             printf '[Service]\\nReadWritePaths=/var/lib/softhsm/tokens\\n' >/etc/systemd/system/hsmd.service.d/module.conf
@@ -305,7 +307,7 @@ class Release:
 
     def follow_pip(self) -> str:
         """From a virtual environment to packages, by docs/day2.md, on a host that is both key host and front end."""
-        host = self.site.hosts["key2"]
+        host = self.site.hosts["operator"]
         host.install_hsmd()
         host.run("useradd", "--system", "hsmd-token")
         self.make_token(host)
@@ -337,7 +339,7 @@ class Release:
 
     def serves(self, host: Host) -> None:
         """A client makes a handshake with nginx on `host`."""
-        address = f"{self.site.hosts['key2'].addresses[self.site.dedicated]}:443"
+        address = f"{self.site.hosts['operator'].addresses[self.site.dedicated]}:443"
         client = ("openssl", "s_client", "-connect", address, "-servername", "www.example.org", "-brief")
         wait_until(
             lambda: self.site.dedicated.run(*client, timeout_s=20).returncode == 0, f"{host.name} serves", 20
@@ -379,8 +381,8 @@ def without_unneeded(step: Step) -> Step:
 
 
 def elsewhere(step: Step) -> Step:
-    """`step` with the address of the second key host."""
-    text = step.text.replace(ADDRESSES["key"], ADDRESSES["key2"])
+    """`step` with the address of the host that has all in one."""
+    text = step.text.replace(ADDRESSES["key"], ADDRESSES["operator"])
     return Step(step.place, step.kind, step.host, step.journey, text, step.typed, step.carried)
 
 
