@@ -150,7 +150,7 @@ def check(
     for each in installed.values():
         of_server = {name: Files(*paths) for name, paths in each.files.items() if name == key or not key}
         if of_server:
-            actor = actors.of_server(each.server, openssl, user)
+            actor = actors.of_server(each.server, openssl, user or each.user)
             found += examine(of_server, actor, each.server, given, listen, configuration)
             files = {name: paths for name, paths in files.items() if name not in of_server}
     if files:

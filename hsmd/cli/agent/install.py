@@ -85,7 +85,7 @@ def install(
         typer.Option(
             "--key",
             metavar="KEY",
-            help="Name of an exported key; may be repeated.",
+            help="Name of an exported key; may be repeated. Default: those that were installed before.",
             show_default=False,
             callback=lambda keys: [names.check(each) for each in keys],
         ),
@@ -154,8 +154,10 @@ def install(
         _remove(output, present, [each for each in records.values() if each != present], root, yes)
         return
     exported = (keys or default_keys(config)).absolute()
+    wanted = tuple(dict.fromkeys(key or present.files))
+    user = user or present.user
     request = Request(
-        tuple(dict.fromkeys(key)),
+        wanted,
         exported,
         socket_of(socket, config),
         (config or default_config()).absolute(),
@@ -163,19 +165,19 @@ def install(
         root,
         cluster,
         tuple(present.files),
-        _kinds(socket_of(socket, config), exported, key),
+        _kinds(socket_of(socket, config), exported, wanted),
     )
     made = _PLANS[server](request, _user(server, user))
     edits, traces = installation.planned(made.changes, root)
-    if (altered := installation.altered(edits, present, root)) and not yes and not sys.stdin.isatty():
-        step = "see the difference with --print, then run the command again with --yes, which replaces it"
-        raise CommandError(f"{altered} was changed since it was installed", step)
     if only_print:
         output.show(_document(made, edits, root, written=False), lambda: _texts(made, root))
         return
+    if (altered := installation.altered(edits, present, root)) and not yes and not sys.stdin.isatty():
+        step = "see the difference with --print, then run the command again with --yes, which replaces it"
+        raise CommandError(f"{altered} was changed since it was installed", step)
     _confirm(output, edits, yes)
+    record.store(root, present.with_changes(user, made.files, traces))  # first, so that all can be taken back
     installation.carry_out(edits)
-    record.store(root, present.with_changes(made.files, traces))
     found = [] if root != Path("/") else _try(server, request, made, edits, user)
     _report(output, made, edits, found, root)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hsmd.cli.agent.servers import agent_users
 from hsmd.cli.base.errors import CommandError
 from hsmd.system import host_users
 from tests.support.cli import Ran, Run
+from tests.support.terminal import run_in_terminal
 
 ENVVARS = "export APACHE_RUN_USER=www-data\n"
 ENVIRONMENT = "# variables\n"
@@ -36,6 +38,12 @@ FILES = {
     "etc/haproxy/haproxy.cfg": HAPROXY,
     "etc/ssl/openssl.cnf": "openssl_conf = site\n[site]\n",
 }
+RUN_WITH_MODULE = """
+from pathlib import Path
+from hsmd import cli, provider
+provider.module_path = lambda: Path("/opt/hsmd/hsmd.so")
+cli.main()
+"""
 USERS = {"nginx": "www-data", "haproxy": "haproxy", "apache": "www-data", "postgresql": "postgres"}
 
 
@@ -181,6 +189,54 @@ def test_a_server_that_sets_the_configuration_itself_is_refused(run: Run, root: 
     before = tree(root)
     ran = install(run, "apache", root)
     assert (ran.code, "--site" in ran.err, tree(root) == before) == (1, True, True)
+
+
+def test_the_keys_of_before_are_installed_again(run: Run, root: Path) -> None:
+    """As after an upgrade, when paths may have changed."""
+    assert install(run, "nginx", root).code == 0
+    (root / "etc/nginx/snippets/hsmd-www.conf").unlink()
+    again = run(
+        "agent",
+        "install",
+        "nginx",
+        "--config",
+        "/etc/hsmd/agent.toml",
+        "--socket",
+        "/run/hsmd/agent.sock",
+        "--root",
+        str(root),
+    )
+    assert (again.code, "hsmd-www.conf" in again.out) == (0, True)
+    assert install(run, "nginx", root, "--remove").code == 0
+    assert tree(root) == FILES
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n", 1), ("y", 0)])
+def test_on_a_terminal_the_difference_is_shown_and_nothing_is_written_without_a_yes(
+    root: Path, home: Path, answer: str, status: int
+) -> None:
+    (root / "etc/hsmd/agent.toml").unlink()
+    command = [
+        sys.executable,
+        "-c",
+        RUN_WITH_MODULE,
+        "agent",
+        "install",
+        "nginx",
+        "--key",
+        "www",
+        "--socket",
+        "/run/a.sock",
+    ]
+    code, shown = run_in_terminal(
+        [*command, "--config", "/etc/hsmd/agent.toml", "--root", str(root)],
+        [("Change these files?", answer)],
+        environment={"PATH": "/usr/bin:/bin", "HOME": str(home)},
+        cwd=home,
+    )
+    assert code == status
+    assert shown.index("ssl_certificate_key /etc/hsmd/keys/www.key;") < shown.index("Change these files?")
+    assert (root / "etc/nginx/snippets/hsmd-www.conf").exists() == (answer == "y")
 
 
 def test_print_writes_nothing(run: Run, root: Path) -> None:

@@ -19,16 +19,22 @@ DIRECTORY = Path("/etc/hsmd/installed")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An installation: its server, the files of each of its keys (reference and chain), and the traces of its changes."""
+    """An installation: its server, the files of each of its keys (reference and chain), and the traces of its changes.
+
+    `user` is the server's user if it was named, empty for the one of its configuration.
+    """
 
     server: str
     files: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
     traces: tuple[Trace, ...] = ()
+    user: str = ""
 
-    def with_changes(self, files: Mapping[str, tuple[Path, Path]], traces: Iterable[Trace]) -> Record:
+    def with_changes(
+        self, user: str, files: Mapping[str, tuple[Path, Path]], traces: Iterable[Trace]
+    ) -> Record:
         """The record after further changes; of two changes of the same kind to the same file, the later counts."""
         by_place = {_place(trace): trace for trace in (*self.traces, *traces)}
-        return Record(self.server, {**self.files, **files}, tuple(by_place.values()))
+        return Record(self.server, {**self.files, **files}, tuple(by_place.values()), user)
 
 
 def _place(trace: Trace) -> tuple[str, ...]:
@@ -47,7 +53,7 @@ def _load(path: Path) -> Record:
         found = json.loads(path.read_text())
         traces = tuple(Trace(**each) for each in found["traces"])
         files = {key: (Path(reference), Path(chain)) for key, (reference, chain) in found["files"].items()}
-        return Record(found["server"], files, traces)
+        return Record(found["server"], files, traces, found.get("user", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CommandError(
             f"{path} cannot be read: {error}", "restore it, or remove what it lists by hand"
@@ -65,6 +71,7 @@ def store(root: Path, record: Record) -> None:
     make_shared(path.parent)
     document = {
         "server": record.server,
+        "user": record.user,
         "files": {key: [str(path) for path in paths] for key, paths in record.files.items()},
         "traces": [asdict(trace) for trace in record.traces],
     }
