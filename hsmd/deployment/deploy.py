@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,9 @@ from hsmd.deployment.agent_directory import AgentDirectory
 from hsmd.deployment.exports import Export
 from hsmd.deployment.installed import Certificate, Installed
 from hsmd.deployment.servers import Server
+from hsmd.deployment.versions import WRITERS
 from hsmd.errors import BadRequest, ConfigurationError
+from hsmd.system import atomic_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +126,24 @@ def _renewal(export: Export, agent: AgentDirectory, now: datetime, done: Deploye
 def _install(found: Sequence[Export], renewals: Sequence[_Renewal], done: Deployed) -> list[Export]:
     """Replace the files; return all exports as they are then."""
     wanted = {renewal.export.reference: renewal for renewal in renewals}
-    now: list[Export] = []
-    for export in found:
+
+    def install(export: Export) -> Export:
         renewal = wanted.get(export.reference)
-        if renewal is not None:
-            try:
-                export = export.install(renewal.chain, renewal.reference)
-                done.installed.append(export.key)
-            except (OSError, ConfigurationError) as error:
-                done.refused[export.key] = f"cannot be installed: {error}"
-        now.append(export)
+        if renewal is None:
+            return export
+        try:
+            export = export.install(renewal.chain, renewal.reference)
+        except (OSError, ConfigurationError) as error:
+            done.refused[export.key] = f"cannot be installed: {error}"
+        else:
+            done.installed.append(export.key)
+        return export
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        now = list(writers.map(install, found))
+    for directory in {renewal.export.directory for renewal in renewals}:
+        atomic_file.sync_directory(directory)
+    done.installed.sort()
     return now
 
 

@@ -63,8 +63,8 @@ class Export:
     def install(self, chain: bytes, reference: bytes) -> Export:
         """Replace the files that differ, with owner and mode as they are; return the export as it is then.
 
-        Both belong to each other before and after; a server that starts between the two finds a pair that does not. Raises
-        OSError, or ConfigurationError if there is something else in the place of the chain.
+        Both belong to each other before and after; a server that starts between the two finds a pair that does not. The caller
+        syncs the directory. Raises OSError, or ConfigurationError if there is something else in the place of the chain.
         """
         return dataclasses.replace(
             self,
@@ -119,8 +119,8 @@ def _replace(path: Path, found: Found | None, content: bytes) -> Found:
             raise ConfigurationError(
                 str(path), ["is a link, or no regular file; remove it, and export again"]
             )
-        atomic_file.replace(path, content, _NEW_CHAIN_MODE)
+        atomic_file.replace(path, content, _NEW_CHAIN_MODE, sync_name=False)
         return Found(content, (os.geteuid(), os.getegid()), _NEW_CHAIN_MODE)
     if found.content != content:
-        atomic_file.replace(path, content, found.mode & _MOST_MODE, owner=found.owner)
+        atomic_file.replace(path, content, found.mode & _MOST_MODE, owner=found.owner, sync_name=False)
     return dataclasses.replace(found, content=content)

@@ -20,14 +20,16 @@ def replace(
     mode: int = PRIVATE,
     *,
     owner: tuple[int, int] | None = None,
+    sync_name: bool = True,
 ) -> None:
     """Replace the file at `path`, if any, and sync it to disk. Raises OSError. A long `content` may come in pieces.
 
-    `owner` are the ids of user and group, without it those of this process.
+    `owner` are the ids of user and group, without it those of this process. Without `sync_name` the caller syncs the directory.
     """
     with _staged(path, content, mode, owner) as staged:
         staged.replace(path)
-    _sync_if_possible(path.parent)
+    if sync_name:
+        _sync_if_possible(path.parent)
 
 
 def create(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
