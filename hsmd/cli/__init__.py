@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -49,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _discard_output() -> None:
     """The reader is gone, and the interpreter flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stdout = open("/dev/null", "w")  # noqa: SIM115
 
 
 def _in_plain_words(message: str) -> str:

@@ -47,15 +47,16 @@ def clear(
     One daemon attempts one login, and the command waits for it. If the token accepts it, the other daemons follow; otherwise
     logins stop again, and the exit code is 1. A PIN that was refused is not tried again while its file is unchanged.
     """
+    before = _token(session, name) if wait else None
     done = session.ask(TokenClear(name=name), Done)
     with session.output.working("waiting for the login"):
-        found = _after_login(session, name) if wait else None
-    if found is not None and found.stopped_at is not None:
+        found = _after_login(session, before) if before is not None else None
+    if found is not None and before is not None and found.stopped_at not in (None, before.stopped_at):
         raise CommandError(
             f"logins to {name} are stopped again: {found.stop_reason}",
             f"then run again: hsmd token clear {name}",
         )
-    accepted = found is not None and found.logins in ("allowed", "") and found.state == "ready"
+    accepted = found is not None and _is_logged_in(found)
     result = ": it accepts the PIN." if accepted else ", and none has been tried yet."
     session.output.show(
         {"token": name, "changed": done.changed, "accepted": accepted},
@@ -87,17 +88,29 @@ def stop(
     )
 
 
-def _after_login(session: Session, name: str) -> TokenInfo | None:
-    """The token once its login has succeeded or was refused, or after `LOGIN_S`; None if it is not there any more."""
+def _token(session: Session, name: str) -> TokenInfo | None:
+    tokens = session.ask(TokenList(), TokenInfoList).tokens
+    return next((token for token in tokens if token.name == name), None)
+
+
+def _after_login(session: Session, before: TokenInfo) -> TokenInfo | None:
+    """The token once its login has succeeded or was refused, or after `LOGIN_S`; None if it is not there any more.
+
+    The daemon may show the stop of `before` for a moment.
+    """
     ends = time.monotonic() + LOGIN_S
     while True:
-        tokens = session.ask(TokenList(), TokenInfoList).tokens
-        found = next((token for token in tokens if token.name == name), None)
-        if found is None or found.stopped_at is not None or time.monotonic() >= ends:
+        found = _token(session, before.name)
+        if found is None or _is_logged_in(found) or time.monotonic() >= ends:
             return found
-        if found.state == "ready" and found.logins in ("allowed", ""):
+        if found.stopped_at not in (None, before.stopped_at):
             return found
         time.sleep(LOOK_S)
+
+
+def _is_logged_in(token: TokenInfo) -> bool:
+    """Whether the token has accepted the PIN; daemons of earlier releases do not tell `logins`."""
+    return token.stopped_at is None and token.state == "ready" and token.logins in ("allowed", "")
 
 
 def _facts(token: TokenInfo) -> list[tuple[str, str]]:

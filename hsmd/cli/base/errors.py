@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from enum import IntEnum
 
 from hsmd import errors
@@ -113,26 +114,41 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
 
 _OPTION_OF_MEMBER = {
     "accept_unsafe": "--accept-unsafe: ",
+    "address": "--address: ",
+    "ca": "--ca: ",
+    "certificate": "--certificate: ",
+    "chain": "chain: ",
     "cka_id": "--id: ",
     "cka_label": "--label: ",
     "client": "",
     "clients": "--client: ",
     "common_name": "--common-name: ",
+    "confirm": "",
     "days": "--days: ",
     "dns_names": "--dns: ",
+    "fingerprint": "--key: ",
+    "force": "--force: ",
+    "grants": "--grant: ",
     "index": "",
     "ip_addresses": "--ip: ",
     "key": "",
+    "key_digest": "",
     "key_id": "--key-id: ",
     "key_type": "--type: ",
+    "max_lifetime_s": "--max-hours: ",
     "max_uses": "--max-uses: ",
     "name": "",
     "names": "--allow-name: ",
     "new_name": "",
     "not_after": "--not-after: ",
+    "note": "the note: ",
     "organization": "--organization: ",
     "owner": "--owner: ",
+    "passphrase": "the passphrase file: ",
+    "pem": "the key file: ",
+    "proof": "",
     "public_key": "public key: ",
+    "purpose": "",
     "purposes": "--purpose: ",
     "reason": "--reason: ",
     "request": "--request: ",
@@ -179,9 +195,10 @@ def _in_users_words(text: str) -> str:
 
 def missing_package(error: ModuleNotFoundError) -> CommandError:
     """The error of a command that needs a package that is not installed."""
+    extra = "token" if error.name == "pkcs11" else "daemon"
     return CommandError(
         f"this command needs the package {error.name}, which is not installed",
-        "run: pip install 'hsmd[daemon]'",
+        f"run: {sys.prefix}/bin/pip install 'hsmd[{extra}]'",
     )
 
 

@@ -111,6 +111,7 @@ FOR_FRONT_ENDS = {
     messages.WhoAmI, messages.KeyList, messages.KeyShow, messages.CertificateExport, messages.ClientRotateKey,
     messages.AuditCheckpoint, messages.AuditProve, messages.AuditAbout, messages.KeyRequest, messages.EventsRead,
     messages.EventsFollow, messages.StatementKeys, messages.CertificateChains, messages.CertificateReport,
+    messages.HealthRead,
 }  # fmt: skip
 """An explicit list, so that permitting another request to front ends changes this test."""
 # Requests that are forbidden to front ends, some of them about keys with or without a grant for the front end.
