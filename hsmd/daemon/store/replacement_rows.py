@@ -85,6 +85,7 @@ class Replacements:
         row = self._row(name)
         if row.switched_at is not None or row.name != name:
             raise Conflict(f"there is no new key that waits to take over the name {name}")
+        self._lock(row)
         kept = self._free(name, REPLACED.format(now))
         self._keys.rename(name, kept, now)
         self._keys.rename(row.successor, name, now)
@@ -99,6 +100,7 @@ class Replacements:
         row = self._row(name)
         if row.switched_at is None or row.successor != name:
             raise Conflict(f"no key has taken over the name {name}")
+        self._lock(row)
         successor = self._free(name, NEXT)
         self._keys.rename(name, successor, now)
         self._keys.rename(row.name, name, now)
@@ -112,6 +114,11 @@ class Replacements:
         if row is None:
             raise Conflict(f"the key {name} is not being replaced; begin with `hsmd key replace {name}`")
         return row
+
+    def _lock(self, row: Row[Any]) -> None:
+        """Lock both keys in the order in which a report of a front end locks them (served_rows.py)."""
+        both = keys.c.id.in_([row.key_id, row.successor_id])
+        self._connection.execute(select(keys.c.id).where(both).order_by(keys.c.id).with_for_update()).all()
 
     def _note_switch(self, row: Row[Any], at: datetime | None) -> None:
         switched = update(key_replacements).where(key_replacements.c.key_id == row.key_id)

@@ -64,11 +64,28 @@ class ServedCertificates:
             }
             for row in self._rows(client_id, differing)
         ]
-        # In the order of the keys: two reports, or a report and a change of keys, do not wait for each other in a circle.
-        rows.sort(key=lambda row: row["key_id"])
+        kept = self._lock(client_id, [row["key_id"] for row in rows]) if rows else frozenset()
+        rows = sorted((row for row in rows if row["key_id"] in kept), key=lambda row: row["key_id"])
         if rows:
             self._connection.execute(_REPORTED[self._connection.dialect.name], rows)
         return bool(rows)
+
+    def _lock(self, client_id: int, key_ids: Collection[int]) -> frozenset[int]:
+        """Keep client and keys as they are, before any row of this table is locked; return the keys that are still there.
+
+        What removes or renames them locks their rows first, and then those that refer to them. A report that came to a new row
+        after one that is only changed would wait for such a transaction in a circle.
+        """
+        found = [
+            self._connection.scalars(
+                select(table.c.id)
+                .where(table.c.id.in_(ids))
+                .order_by(table.c.id)
+                .with_for_update(read=True, key_share=True)
+            ).all()
+            for table, ids in ((clients, [client_id]), (keys, key_ids))
+        ]
+        return frozenset(found[1]) if found[0] else frozenset()
 
     def of_key(self, key: str, after: str, limit: int) -> Page[ServedRecord]:
         """The clients that have a grant on a key, in order of their names after `after`, with what they reported.

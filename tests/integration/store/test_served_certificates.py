@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 
 from hsmd.daemon.store import Store
 from hsmd.daemon.store.records import Limits, ServedRecord
-from hsmd.errors import BadRequest, NotFound
+from hsmd.errors import BadRequest, HsmdError, NotFound
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 from tests.support.store import NOW, key_record
@@ -86,3 +89,51 @@ def test_clients_come_in_pages(filled: Store) -> None:
     assert ([each.client for each in rest.items], rest.more) == (["web3"], False)
     with pytest.raises(BadRequest):
         filled.query(lambda tx: tx.served.of_key("shop", "no name!", 2))
+
+
+@pytest.mark.parametrize("rounds", [10])
+def test_reports_and_changes_of_keys_and_clients_do_not_wait_in_a_circle(
+    filled: Store, make_store: Callable[[], Store], rounds: int
+) -> None:
+    """A report of known and new keys, while the keys are switched and the client is removed and added again."""
+    with filled.write() as tx:
+        tx.keys.add(key_record("shop.next", seed="successor"))
+        tx.replacements.begin("shop", "shop.next", NOW)
+        tx.grants.add("web1", "shop.next", PURPOSE)
+    ended = threading.Event()
+    failures: list[Exception] = []
+    names = ("shop", "mail", "shop.next", f"shop.replaced-{NOW:%Y-%m-%d}")
+
+    def reporting() -> None:
+        other, number = make_store(), 0
+        while not ended.is_set():
+            number += 1
+            digest = number.to_bytes(32)
+            try:
+                report(other, "web1", dict.fromkeys(names[number % 2 :], digest))
+            except NotFound:
+                continue  # the client is removed at the moment
+            except Exception as error:
+                failures.append(error)
+
+    def changing() -> None:
+        for _ in range(rounds):
+            filled.change(lambda tx: tx.replacements.switch("shop", NOW))
+            filled.change(lambda tx: tx.replacements.switch_back("shop", NOW))
+            filled.change(lambda tx: tx.clients.remove("web1"))
+            with filled.write() as tx:
+                tx.clients.add("web1", frozenset({Role.FRONT_END}), NOW)
+                for name in ("shop", "mail", "shop.next"):
+                    tx.grants.add("web1", name, PURPOSE)
+
+    with ThreadPoolExecutor(3) as threads:
+        running = [threads.submit(reporting) for _ in range(2)]
+        try:
+            threads.submit(changing).result(60)
+        except HsmdError as error:
+            failures.append(error)
+        finally:
+            ended.set()
+        for each in running:
+            each.result(30)
+    assert [(each, each.detail) for each in failures] == []  # type: ignore[attr-defined]
