@@ -109,7 +109,7 @@ def _certificates(chain: bytes) -> Sequence[x509.Certificate]:
         raise BadRequest(f"the certificate chain has more than {MAX_CHAIN_BYTES} bytes")
     try:
         found = x509.load_pem_x509_certificates(chain)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise BadRequest("the certificate chain is damaged, or not PEM") from None
     if not 1 <= len(found) <= MAX_CERTIFICATES:
         raise BadRequest(f"the certificate chain has not 1 to {MAX_CERTIFICATES} certificates")

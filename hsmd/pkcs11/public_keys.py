@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from cryptography.x509 import load_der_x509_certificate
+from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 from pkcs11 import Attribute, KeyType as KeyKind, ObjectClass
 
 from hsmd.algorithms import Family, KeyType, key_type_of
@@ -104,7 +104,7 @@ def read_public_half(key_object: Any) -> PublicHalf | None:
         certificate = read(key_object, Attribute.VALUE) if _is_certificate(key_object) else None
         public_key = load_der_x509_certificate(certificate).public_key() if certificate else _read(key_object)
         return None if public_key is None else PublicHalf.of(public_key)
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, InvalidVersion, UnsupportedAlgorithm):
         return None
 
 

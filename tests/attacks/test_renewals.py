@@ -17,6 +17,7 @@ from hsmd.client.keyref import KeyReference
 from hsmd.deployment import pair
 from hsmd.deployment.versions import CHAIN, CURRENT, REFERENCE, SWITCHED
 from hsmd.errors import BadRequest
+from tests.support.certificate_versions import of_unknown_version
 from tests.support.renewals import FrontEnd, Key, content
 
 WWW = Key("www")
@@ -137,6 +138,10 @@ def chain_is_no_certificate(front: FrontEnd) -> None:
     (version(front) / CHAIN).write_text("root:x:0:0:root:/root:/bin/bash\n")
 
 
+def chain_is_of_an_unknown_version(front: FrontEnd) -> None:
+    (version(front) / CHAIN).write_text(of_unknown_version((version(front) / CHAIN).read_text())[0])
+
+
 ATTACKS: tuple[Callable[[FrontEnd], None], ...] = (
     current_leads_outside,
     current_leads_up,
@@ -153,6 +158,7 @@ ATTACKS: tuple[Callable[[FrontEnd], None], ...] = (
     pair_is_of_another_name,
     reference_is_a_private_key,
     chain_is_no_certificate,
+    chain_is_of_an_unknown_version,
 )
 
 

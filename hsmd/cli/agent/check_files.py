@@ -48,7 +48,7 @@ def check_certificate(path: Path, name: str, key: KeyInfo | None, now: datetime)
         leaf = x509.load_pem_x509_certificates(read_file(path, MAX_FILE_BYTES))[0]
     except OSError as error:
         return [bad(_CERTIFICATE, f"{path}: {error.strerror}", again)]
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, x509.InvalidVersion):
         return [bad(_CERTIFICATE, f"{path} contains no PEM certificate", again)]
     findings = [_term(path, name, leaf, now)]
     if key is not None:
@@ -61,7 +61,7 @@ def check_current(path: Path, name: str, pem: str) -> list[Finding]:
     try:
         exported = x509.load_pem_x509_certificates(read_file(path, MAX_FILE_BYTES))
         current = x509.load_pem_x509_certificates(pem.encode())
-    except (OSError, ValueError):
+    except (OSError, ValueError, x509.InvalidVersion):
         return []
     if exported == current:
         return [good(_CERTIFICATE, f"{path} is the chain that the daemon holds")]

@@ -139,7 +139,7 @@ def _check_chain(info: KeyInfo, pem: str) -> None:
         return
     try:
         leaf = x509.load_pem_x509_certificates(pem.encode())[0]
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, x509.InvalidVersion):
         raise ProtocolError(f"the chain received for {info.name} is not a PEM certificate") from None
     if leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != info.public_key:
         raise ProtocolError(f"the chain received is not for the key {info.name}")

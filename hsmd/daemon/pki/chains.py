@@ -87,7 +87,7 @@ def refuse_pss(certificate_pem: str) -> None:
     """Raise BadRequest if the first certificate is for an RSA-PSS key, which TLS servers cannot use with hsmd."""
     try:
         certificates = x509.load_pem_x509_certificates(certificate_pem.encode())
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return  # the worker says what is wrong with it
     if certificates and certificates[0].public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
         raise BadRequest(f"certificate: {_PSS}")
@@ -273,9 +273,11 @@ def _missing_names(leaf: x509.Certificate, previous: str) -> Iterator[str]:
 
 def _stored_leaf(chain_pem: str) -> x509.Certificate | None:
     try:
-        return x509.load_pem_x509_certificate(chain_pem.encode())
-    except ValueError:  # none is stored, or one that a release before could read
-        return None
+        stored = x509.load_pem_x509_certificate(chain_pem.encode())
+        _ = stored.extensions, stored.subject, stored.issuer
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm):
+        return None  # none is stored, or one that a release before could read
+    return stored
 
 
 def _names_of(certificate: x509.Certificate) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pkcs11
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import InvalidVersion, load_pem_x509_certificate
 from pkcs11 import Attribute
 
 from hsmd.algorithms import KeyType
@@ -196,7 +196,7 @@ def _digest(request: worker_messages.Adopt) -> bytes:
 def _certified(pem: str) -> PublicHalf:
     try:
         public_key = load_pem_x509_certificate(pem.encode()).public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, InvalidVersion, UnsupportedAlgorithm):
         raise BadRequest("certificate: is not an X.509 certificate in PEM") from None
     half = PublicHalf.of(public_key)
     if half is None:

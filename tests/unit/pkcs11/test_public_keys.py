@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from pkcs11 import Attribute
+from cryptography.hazmat.primitives.serialization import Encoding
+from pkcs11 import Attribute, ObjectClass
 
 from hsmd.algorithms import KeyType
 from hsmd.pkcs11.public_keys import PublicHalf, public_attributes, read_public_half
+from tests.support.certificate_versions import of_unknown_version
+from tests.support.renewals import Key
 
 PRIVATES = [
     rsa.generate_private_key(65537, 2048),
@@ -45,3 +49,13 @@ def test_a_point_off_the_curve_is_refused() -> None:
     point = bytearray(attributes[Attribute.EC_POINT])
     point[-1] ^= 1
     assert read_public_half({**attributes, Attribute.EC_POINT: bytes(point)}) is None
+
+
+def test_a_certificate_in_the_token_that_is_none_has_no_public_half() -> None:
+    """Else whoever can store a certificate there, which needs no PIN in some tokens, ends every search for keys."""
+    key = Key("www")
+    document = x509.load_pem_x509_certificate(key.chain().encode()).public_bytes(Encoding.DER)
+    certificate = {Attribute.CLASS: ObjectClass.CERTIFICATE, Attribute.VALUE: document}
+    assert read_public_half(certificate) == PublicHalf.from_spki(key.public_key)
+    for damaged in (document[:-1], of_unknown_version(key.chain())[1]):
+        assert read_public_half({**certificate, Attribute.VALUE: damaged}) is None

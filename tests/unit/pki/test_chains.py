@@ -19,6 +19,7 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.pki import CertificateFacts, check_chain, refuse_pss
 from hsmd.errors import BadRequest
 from hsmd.purposes import expand
+from tests.support.certificate_versions import of_unknown_version
 
 DAY = timedelta(days=1)
 
@@ -148,6 +149,7 @@ def test_refusals_name_the_fix(authority: Authority, check: Check, key: Callable
         leaf[:80] + leaf[81:]: "base64",
         "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n": "not a well-formed",
         "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n": "not a well-formed",
+        of_unknown_version(leaf)[0] + intermediate: "not a well-formed",
         "\n" * 60_001: "at most 60000 characters",
     }
     for chain, reason in cases.items():
@@ -303,6 +305,7 @@ def test_a_certificate_is_compared_with_the_one_before(
     first, second = (issue("leaf", 0, "intermediate", 2, begin=begin) for begin in (9, 3))
     assert compared(second, first).faults == ()
     assert compared(first, first).faults == compared(first, "").faults == compared(first, "?").faults == ()
+    assert compared(first, of_unknown_version(second)[0]).faults == ()
     assert "certificate 1 is older than the one that is stored" in compared(first, second).faults[0]
     assert compared(first, issue("leaf", 0, "leaf", 0)).faults == (), "a self-signed one was for tests"
     names = [f"n{number}.example" for number in range(8)]
