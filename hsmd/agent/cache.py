@@ -42,11 +42,14 @@ class CachedKey(msgspec.Struct, frozen=True):
 
     @property
     def rule_name(self) -> str:
-        """The name by which agent.toml allows its use: of a key whose name another key took over, still that name."""
+        """The name by which agent.toml allows its use: for both keys of a replacement, the name that it is about.
+
+        That is also so after a switch back, when the new key keeps its grants and its certificate.
+        """
         replacement = self.info.replacement
-        if replacement is None or replacement.switched_at is None or replacement.key != self.info.name:
+        if replacement is None:
             return self.info.name
-        return replacement.successor
+        return replacement.key if replacement.switched_at is None else replacement.successor
 
 
 class _File(msgspec.Struct):

@@ -165,10 +165,17 @@ def test_the_rule_of_a_name_stays_with_the_key_that_had_it() -> None:
     replacement = KeyReplacement("a.replaced", "a", NOW)
     for info, switched, rule in (
         ("a.replaced", True, "a"),
-        ("a.replaced", False, "a.replaced"),
         ("a", True, "a"),
     ):
         at = NOW if switched else None
         key = CachedKey(replace(KEYS[0].info, name=info, replacement=replace(replacement, switched_at=at)))
         assert key.rule_name == rule
     assert KEYS[0].rule_name == KEYS[0].info.name
+
+
+def test_a_new_key_that_gave_the_name_back_is_used_by_whom_the_name_was_for() -> None:
+    """Else the users of [defaults] could use it, with a certificate for the name."""
+    replacement = KeyReplacement("a", "a.next", NOW)
+    for name in ("a", "a.next"):
+        key = CachedKey(replace(KEYS[0].info, name=name, replacement=replacement))
+        assert key.rule_name == "a"
