@@ -62,6 +62,7 @@ def _may(account: Account, groups: frozenset[int], path: Path, status: os.stat_r
     if os.geteuid() == 0 and os.access(_TEST, os.X_OK):
         asked = subprocess.run(
             [_TEST, operator, str(path)],
+            env={},  # of a process of another user it could be read
             user=account.uid,
             group=account.gid,
             extra_groups=sorted(groups),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from hsmd.cli.agent import check_handshake
+from hsmd.cli.agent import check_access, check_handshake, check_openssl
 from hsmd.cli.agent.check_results import Finding
 from hsmd.cli.agent.handshake import KINDS, Actor
 from hsmd.cli.agent.servers import haproxy_settings
@@ -109,3 +110,47 @@ def test_settings_of_haproxy(tmp_path: Path, text: str, expected: Settings) -> N
     path.write_text(text)
     assert haproxy_settings.read(path) == expected
     assert haproxy_settings.read(tmp_path / "absent") == Settings()
+
+
+@pytest.mark.parametrize("writable", ["configuration", "included file", "module", "directory"])
+def test_root_loads_nothing_that_another_user_could_change(
+    environment: Environment, tmp_path: Path, writable: str
+) -> None:
+    """OpenSSL runs the code that its configuration names; the user of the server may be who wrote it."""
+    (tmp_path / "of-a-user").mkdir()
+    module = Path(shutil.copy(environment.module, tmp_path / "of-a-user/copy.so"))
+    site = tmp_path / "site.cnf"
+    site.touch(0o644)
+    configuration = environment.configuration(module=module)
+    configuration.write_text(f".include {site}\n{configuration.read_text()}")
+    for path in (configuration, site, module, module.parent):
+        path.chmod(0o755)
+    assert all(found.ok for found in check_openssl.check_openssl(configuration, None))
+    {
+        "configuration": configuration,
+        "included file": site,
+        "module": module,
+        "directory": module.parent,
+    }[writable].chmod(0o777)
+    found = check_openssl.check_openssl(configuration, None)
+    assert ("root must not load" in found[0].text) is IS_ROOT
+    assert (len(found) == 1) is IS_ROOT
+
+
+def test_another_user_sees_nothing_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc/PID/environ of a process can be read by the user whose process it is."""
+    probe = tmp_path / "probe"
+    probe.write_text('#!/bin/sh\n[ -z "$HSMD_SECRET" ]\n')
+    tmp_path.chmod(0o755)
+    for directory in tmp_path.parents:
+        if directory.stat().st_uid == os.geteuid() and directory not in (Path("/tmp"), Path("/")):
+            directory.chmod(directory.stat().st_mode | 0o011)
+    probe.chmod(0o755)
+    monkeypatch.setattr(check_access, "_TEST", str(probe))
+    monkeypatch.setenv("HSMD_SECRET", "for root")
+    account = host_users.find("nobody") if IS_ROOT else host_users.by_uid(os.geteuid())
+    assert account is not None
+    wanted = check_access.Wanted(probe, "read", "-r")
+    assert check_access.check(Actor(Path("/x"), account), wanted).ok
