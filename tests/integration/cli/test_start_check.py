@@ -118,6 +118,15 @@ def test_a_good_configuration_passes_and_no_pin_is_tried(built: Daemon, fault_mo
     assert (code, "token main" in found) == (0, False)
 
 
+def test_root_checks_no_daemon_that_another_user_runs(built: Daemon, fault_module: FaultModule) -> None:
+    """The module would run as root, and leave files that the daemon cannot use."""
+    if os.geteuid() == 0:
+        os.chown(built.directory / "host_key", 1, 1)
+    code, found = check(built.config, "--login")
+    refused = "PROBLEM the host key belongs to daemon" in found.get("users", "")
+    assert (refused, code, logins(fault_module)) == ((True, 4, 0) if os.geteuid() == 0 else (False, 0, 1))
+
+
 def test_each_problem_is_found_with_what_to_do(built: Daemon, fault_module: FaultModule) -> None:
     """All in one run, as an operator would meet them on a new host."""
     text = built.config.read_text()
