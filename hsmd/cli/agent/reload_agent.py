@@ -22,8 +22,18 @@ def reload(path: Path) -> bool:
             found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         except OSError:
             return False
-    pid, _, _ = _CREDENTIALS.unpack(found)
+    pid, uid, _ = _CREDENTIALS.unpack(found)
+    return _signal(pid, uid)
+
+
+def _signal(pid: int, uid: int) -> bool:
+    """Send SIGHUP, unless the process has ended since it made the socket, and another user's has its number."""
     with suppress(OSError):
-        os.kill(pid, signal.SIGHUP)
-        return True
+        process = os.pidfd_open(pid)
+        try:
+            if os.stat(f"/proc/{pid}").st_uid == uid:
+                signal.pidfd_send_signal(process, signal.SIGHUP)
+                return True
+        finally:
+            os.close(process)
     return False
