@@ -14,7 +14,9 @@ from hsmd.cli.base.daemon_users import Users
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import exists
 from hsmd.cli.base.output import Output
+from hsmd.cli.base.ssh_keys import PublicLine
 from hsmd.system import atomic_file
+from hsmd.system.places import acting_for, other_owner
 
 if TYPE_CHECKING:
     from hsmd.daemon.config.settings import Config
@@ -48,9 +50,11 @@ def new(output: Output, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Generate the next host key of a daemon, on the key host. The daemon does not use it yet."""
     settings = _load(config)
     current, following = _files(settings)
-    before = ssh_keys.read(ssh_keys.public_file(current))
-    made = ssh_keys.make(following, "hsmd host key")
-    Users.from_settings(settings.users.front, settings.users.workers).give_to_front(following)
+    with acting_for(following):
+        before = ssh_keys.read(ssh_keys.public_file(current))
+        made = ssh_keys.make(following, "hsmd host key")
+    if other_owner(following) is None:
+        Users.from_settings(settings.users.front, settings.users.workers).give_to_front(following)
     hints = f"""
 Next, on each front end as root, and as each operator:
   hsmd host-key pin '{made.line}' --beside '{before.line}'
@@ -68,20 +72,8 @@ def switch(output: Output, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """
     settings = _load(config)
     current, following = _files(settings)
-    if not following.exists():
-        raise CommandError(
-            f"there is no next host key {following}", "make it first: hsmd host-key new", Exit.USAGE
-        )
-    kept = current.with_name(current.name + ".old")
-    if kept.exists():
-        raise exists(kept)
-    before = ssh_keys.read(ssh_keys.public_file(current))
-    after = ssh_keys.read(ssh_keys.public_file(following))
-    os.link(current, kept)  # there is a host key at all times
-    os.replace(following, current)
-    os.replace(ssh_keys.public_file(current), ssh_keys.public_file(kept))
-    os.replace(ssh_keys.public_file(following), ssh_keys.public_file(current))
-    atomic_file.sync_directory(current.parent)
+    with acting_for(current):
+        before, after, kept = _switch(current, following)
     hints = f"""
 Next: systemctl reload hsmd
 When all clients work, on each front end as root, and as each operator: hsmd host-key unpin '{before.line}'
@@ -123,6 +115,25 @@ def unpin(output: Output, key: Key, file: Files = []) -> None:  # noqa: B006  re
     line = ssh_keys.line_or_file(key)
     changed = [path for path in _pinning_files(file) if host_key_pins.unpin(path, line.line)]
     _report(output, changed, f"{line.fingerprint} is not accepted")
+
+
+def _switch(current: Path, following: Path) -> tuple[PublicLine, PublicLine, Path]:
+    """Rename the files; return the public lines of before and after, and where the key of before is. Raises CommandError."""
+    if not following.exists():
+        raise CommandError(
+            f"there is no next host key {following}", "make it first: hsmd host-key new", Exit.USAGE
+        )
+    kept = current.with_name(current.name + ".old")
+    if kept.exists():
+        raise exists(kept)
+    before = ssh_keys.read(ssh_keys.public_file(current))
+    after = ssh_keys.read(ssh_keys.public_file(following))
+    os.link(current, kept)  # there is a host key at all times
+    os.replace(following, current)
+    os.replace(ssh_keys.public_file(current), ssh_keys.public_file(kept))
+    os.replace(ssh_keys.public_file(following), ssh_keys.public_file(current))
+    atomic_file.sync_directory(current.parent)
+    return before, after, kept
 
 
 def _report(output: Output, changed: list[Path], result: str) -> None:

@@ -15,11 +15,11 @@ _MOST_LINKS = 40
 
 
 def directories_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The directories that lead to `path`, an absolute one, the root first; through links, those behind them, too.
+    """The directories that lead to `path`, the root first; through links, those behind them, too.
 
     Ends where a directory does not exist. Raises OSError.
     """
-    here, rest, links = Path("/"), list(reversed(path.parent.parts[1:])), 0
+    here, rest, links = Path("/"), list(reversed(path.absolute().parent.parts[1:])), 0
     yield here, here.lstat()
     while rest:
         step = here / rest.pop()

@@ -14,6 +14,7 @@ from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.input_files import text as text_of
 from hsmd.cli.base.toml import quote
 from hsmd.system import atomic_file
+from hsmd.system.places import acting_for
 
 _MAX_BYTES = 1 << 20
 _ARRAY = re.compile(r"^(?P<start>[ \t]*host_keys[ \t]*=[ \t]*)(?P<array>\[[^\[\]]*\])", re.MULTILINE)
@@ -63,15 +64,16 @@ def _change(file: Path, change: Callable[[list[str]], list[str]]) -> bool:
     if after == before:
         return False
     tomllib.loads(after)
-    status = file.stat()
-    atomic_file.replace(file, after, stat.S_IMODE(status.st_mode))
-    if os.geteuid() == 0:
-        os.chown(file, status.st_uid, status.st_gid, follow_symlinks=False)
+    with acting_for(file):
+        status = file.stat()
+        owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
+        atomic_file.replace(file, after, stat.S_IMODE(status.st_mode), owner=owner)
     return True
 
 
 def _read(file: Path) -> str:
-    text = text_of(file, _MAX_BYTES)
+    with acting_for(file):
+        text = text_of(file, _MAX_BYTES)
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -61,6 +61,20 @@ def test_the_host_key_is_replaced_in_steps(run: Run, home: Path, daemon: Path) -
     assert profile.load(mine).host_keys == (line,)
 
 
+def test_root_works_as_the_user_whose_directory_has_the_key(run: Run, home: Path, daemon: Path) -> None:
+    """The front process's user may put links there, and may be under an attacker's control."""
+    owner = 4_242 if os.geteuid() == 0 else os.geteuid()
+    for directory in home.parents:
+        if directory.stat().st_uid == os.geteuid() and directory not in (Path("/tmp"), Path("/")):
+            directory.chmod(directory.stat().st_mode | 0o011)
+    for path in (home, home / "host_ed25519", home / "host_ed25519.pub"):
+        os.chown(path, owner, -1)
+    assert run("host-key", "new", "--config", str(daemon)).code == 0
+    assert (home / "host_ed25519.next").stat().st_uid == owner
+    ran = run("host-key", "switch", "--config", str(daemon))
+    assert (ran.code, (home / "host_ed25519").stat().st_uid) == (0, owner), ran.err
+
+
 def test_switching_needs_a_next_key(run: Run, home: Path, daemon: Path) -> None:
     ran = run("host-key", "switch", "--config", str(daemon))
     assert (ran.code, "hsmd host-key new" in ran.err) == (2, True)
