@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +32,9 @@ from hsmd.cli.base.output import Output, fields, note
 from hsmd.cli.base.ssh_keys import PublicLine
 from hsmd.cli.base.system_users import requires_root
 from hsmd.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hsmd.daemon.config.settings import Config
 
 app = typer.Typer(add_completion=False)
 
@@ -90,6 +93,14 @@ def init(
     ] = "",
     pin_file: Annotated[
         Path | None, typer.Option("--pin-file", metavar="FILE", help="File with the user PIN.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="FILE",
+            help="hsmd.toml of another daemon that serves the same keys: its store and its token, unless options name others.",
+        ),
     ] = None,
     environment: Annotated[
         list[str],
@@ -186,14 +197,15 @@ def init(
     its processes as the users hsmd and hsmd-token. With --softhsm it also creates a software token, to try hsmd without hardware.
     """
     layout = Layout(config.absolute(), (state or config.parent).absolute())
+    beside = None if like is None else _daemon_like(like, softhsm)
     if not softhsm:
-        token = _hardware(module, token_label, token_serial, pin_file, environment)
+        token = _hardware(module, token_label, token_serial, pin_file, environment, beside)
     names = _user_names(front_user, worker_user, create_users, run_as_root, softhsm)
     user = invoking_user()
     operator = operator or _own_name(user)
     where = (profile or user.configuration / profiles.PROFILE_NAME).absolute()
     service = None if unit is None else (unit / systemd.DAEMON_UNIT).absolute()
-    _refuse_existing(layout, None if operator_key else where, service)
+    _refuse_existing(layout, None if operator_key or beside else where, service)
     with ExitStack() as undo:
         if create_users:
             names.create_missing(undo)
@@ -206,11 +218,21 @@ def init(
             token = _softhsm(layout, undo)
         if service is not None and not softhsm:
             token = replace(token, credential=token.pin_file.name)
-        text = render(name or _host_name(), layout, listen, token, names.front, names.workers)
+        text = render(
+            name or _host_name(),
+            layout,
+            listen,
+            token,
+            names.front,
+            names.workers,
+            beside.store_url if beside else "",
+        )
         address = _first_address(text, layout)
         host = ssh_keys.make_for_now(undo, layout.host_key, "hsmd host key")
-        first = _operator(undo, user, operator, operator_key, where, host, address)
-        _store(undo, layout, first)
+        first = None
+        if beside is None:
+            first = _operator(undo, user, operator, operator_key, where, host, address)
+            _store(undo, layout, first)
         users.give_all(layout, layout.state / "softhsm" if softhsm else None)
         if service is not None:
             pin_as_credential = token.pin_file if token.credential else None
@@ -278,13 +300,55 @@ def _softhsm(layout: Layout, undo: ExitStack) -> TokenChoice:
     return TokenChoice(made.module, made.label, made.pin_file, made.environment, name="softhsm")
 
 
+def _daemon_like(file: Path, softhsm: bool) -> Config:
+    """The configuration of another daemon of the fleet. Raises CommandError if its store or token cannot be shared."""
+    from hsmd.daemon.config.reader import load
+    from hsmd.daemon.store import Store
+
+    config = load(file.absolute())
+    if softhsm:
+        raise CommandError("--softhsm makes a token of its own", "omit it, or --like", Exit.USAGE)
+    if config.store_url.startswith("sqlite:"):
+        raise CommandError(
+            f"the store in {file} is SQLite, which only the daemon of that host can use",
+            "move it to PostgreSQL first (docs/day2.md, several daemons)",
+            Exit.USAGE,
+        )
+    if len(config.tokens) != 1:
+        raise CommandError(
+            f"{file} has {len(config.tokens)} tokens, and --like is for one",
+            "copy and edit the file",
+            Exit.USAGE,
+        )
+    store = Store(config.store_url)
+    try:
+        store.needs_upgrade()
+    finally:
+        store.close()
+    return config
+
+
 def _hardware(
-    module: Path | None, label: str, serial: str, pin_file: Path | None, environment: list[str]
+    module: Path | None,
+    label: str,
+    serial: str,
+    pin_file: Path | None,
+    environment: list[str],
+    like: Config | None = None,
 ) -> TokenChoice:
     if label and serial:
         raise CommandError(
             "--token-label and --token-serial both choose a token", "give one of them", Exit.USAGE
         )
+    variables = _environment(environment)
+    name = "token"
+    if like is not None:
+        known = like.tokens[0]
+        name = known.name  # a refused PIN is known to all daemons by this name
+        module = module or Path(known.settings.module)
+        if not (label or serial):
+            label, serial = known.settings.label, known.settings.serial
+        variables = variables or dict(known.environment)
     given = {"--module": module, "--token-label": label or serial, "--pin-file": pin_file}
     missing = [option for option, value in given.items() if not value]
     if module is None or pin_file is None or missing:
@@ -302,9 +366,7 @@ def _hardware(
         )
     if os.access(pin_file, os.R_OK):
         _check_pin(pin_file)
-    return TokenChoice(
-        module.absolute(), label, pin_file.absolute(), _environment(environment), serial=serial
-    )
+    return TokenChoice(module.absolute(), label, pin_file.absolute(), variables, name=name, serial=serial)
 
 
 def _environment(given: list[str]) -> dict[str, str]:
@@ -409,26 +471,41 @@ def _store(undo: ExitStack, layout: Layout, operator: Operator) -> None:
 
 
 def _report(
-    output: Output, layout: Layout, host: PublicLine, operator: Operator, address: str, start: str
+    output: Output, layout: Layout, host: PublicLine, operator: Operator | None, address: str, start: str
 ) -> None:
     document = {
         "config": str(layout.config),
         "daemon": address,
         "host_key": host.line,
         "host_key_fingerprint": host.fingerprint,
-        "operator": operator.name,
-        "operator_key_fingerprint": operator.key.fingerprint,
-        "profile": None if operator.profile is None else str(operator.profile),
+        "operator": operator.name if operator else None,
+        "operator_key_fingerprint": operator.key.fingerprint if operator else None,
+        "profile": str(operator.profile) if operator and operator.profile else None,
     }
     made = fields(
         [
             ("configuration", str(layout.config)),
             ("host key", host.fingerprint),
-            ("operator", f"{operator.name}, {operator.key.fingerprint}"),
-            ("profile", "" if operator.profile is None else str(operator.profile)),
+            (
+                "operator",
+                f"{operator.name}, {operator.key.fingerprint}" if operator else "those of the store",
+            ),
+            ("profile", str(operator.profile) if operator and operator.profile else ""),
         ]
     )
-    output.show(document, lambda: made, hints=_next_steps(host, operator, address, start))
+    steps = (
+        _next_steps(host, operator, address, start) if operator else _steps_of_another(host, address, start)
+    )
+    output.show(document, lambda: made, hints=steps)
+
+
+def _steps_of_another(host: PublicLine, address: str, start: str) -> str:
+    return f"""
+Next:
+  1. Start the daemon:   {start}
+  2. On each front end:  hsmd agent daemon add {address} --host-key '{host.line}' && systemctl reload hsmd-agent
+  3. As an operator:     hsmd status --daemon {address} --host-key '{host.line}'
+"""
 
 
 def _start_step(layout: Layout, service: Path | None, names: UserNames) -> str:

@@ -55,8 +55,9 @@ def render(
     token: TokenChoice,
     front_user: str = "",
     worker_user: str = "",
+    store_url: str = "",
 ) -> str:
-    """The whole file."""
+    """The whole file; with the store of `layout` if no `store_url` is given."""
     addresses = ", ".join(quote(address) for address in listen)
     environment = ", ".join(f"{key} = {quote(value)}" for key, value in token.environment.items())
     return f"""\
@@ -80,7 +81,7 @@ host_key = {quote(str(layout.host_key))}
 
 [store]
 # SQLite for a single daemon; for several that share keys: "postgresql+psycopg://user@host/database".
-url = {quote(f"sqlite:///{layout.database}")}
+url = {quote(store_url or f"sqlite:///{layout.database}")}
 
 [[token]]
 name = {quote(token.name)}

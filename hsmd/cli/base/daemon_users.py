@@ -85,7 +85,8 @@ class Users:
     def give_all(self, layout: Layout, softhsm: Path | None) -> None:
         """Change owners: host key and store to the front process, a software token to the workers."""
         for path in (layout.state, layout.host_key, layout.database):
-            self.give_to_front(path)
+            if path.exists():  # a shared store is elsewhere
+                self.give_to_front(path)
         if softhsm is None or self.workers is None:
             return
         layout.state.chmod(0o711)  # workers need to enter it to reach their token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -299,3 +300,57 @@ def test_all_processes_run_as_root_only_on_request_and_with_a_warning(
     assert ran.code == 0, ran.err
     assert "Warning: front process and workers will run as root" in ran.err
     assert configuration.load(home / "hsmd.toml").users.front == ""
+
+
+# --- a further daemon ---
+
+
+@pytest.fixture
+def first(run: Run, home: Path, token: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of a daemon whose store is shared."""
+    ran = run(
+        "init",
+        "--config",
+        "first/hsmd.toml",
+        "--environment",
+        "CONF=/etc/vendor.conf",
+        "--profile",
+        "op.toml",
+        *token,
+    )
+    assert ran.code == 0, ran.err
+    file = home / "first" / "hsmd.toml"
+    url = re.search(r"sqlite:[^\"]*", file.read_text())
+    assert url is not None
+    file.write_text(
+        file.read_text()
+        .replace(url[0], "postgresql+psycopg://hsmd:secret@192.0.2.9/hsmd")
+        .replace('name = "token"', 'name = "main"')
+    )
+    monkeypatch.setattr(Store, "needs_upgrade", lambda self: False)
+    return file
+
+
+def test_a_further_daemon_takes_store_and_token_from_the_first(run: Run, home: Path, first: Path) -> None:
+    ran = run(
+        "init", "--config", "second/hsmd.toml", "--listen", "192.0.2.3:7440", "--name", "second", "--like", str(first),
+        "--pin-file", "pin", *AS_TESTED,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    before, made = configuration.load(first), configuration.load(home / "second" / "hsmd.toml")
+    assert (made.store_url, made.name) == (before.store_url, "second")
+    assert made.tokens[0].settings == before.tokens[0].settings
+    assert made.tokens[0].environment == before.tokens[0].environment
+    assert made.listen.host_key != before.listen.host_key
+    assert not list((home / "second").glob("*.sqlite"))
+    assert not (home / ".config").exists(), "its operators are in the store"
+    line = ssh_keys.read(home / "second" / "host_ed25519.pub").line
+    assert f"hsmd agent daemon add 192.0.2.3:7440 --host-key '{line}'" in ran.err
+    assert "secret" not in ran.err + ran.out
+
+
+def test_a_store_on_another_host_cannot_be_shared(run: Run, home: Path, token: list[str]) -> None:
+    assert run("init", "--config", "first/hsmd.toml", "--profile", "op.toml", *token).code == 0
+    ran = run("init", "--config", "second/hsmd.toml", "--like", "first/hsmd.toml", *token)
+    assert (ran.code, "is SQLite, which only the daemon of that host can use" in ran.err) == (2, True)
+    assert not (home / "second").exists()
