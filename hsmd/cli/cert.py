@@ -65,12 +65,15 @@ def self_signed(
         list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")
     ] = [],  # noqa: B006
     days: Annotated[int, typer.Option("--days", min=1, max=3660, help="Days of validity.")] = 30,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a certificate that a CA has issued and that is valid.")
+    ] = False,
 ) -> None:
     """Create, store and print a self-signed certificate, for tests.
 
     The certificate is signed by the key itself, in the token.
     """
-    request = CertificateSelfSigned(key=key, dns_names=dns, ip_addresses=ip, days=days)
+    request = CertificateSelfSigned(key=key, dns_names=dns, ip_addresses=ip, days=days, force=force)
     session.output.document("pem", session.ask(request, PemDocument).pem)
 
 

@@ -1,7 +1,7 @@
 """PKI: certificate requests and self-signed certificates for keys that sign in a token, and checks of certificate chains."""
 
 from hsmd.daemon.pki.certificates import assemble_certificate, build_self_signed_tbs
-from hsmd.daemon.pki.chains import CertificateFacts, check_chain, refuse_pss
+from hsmd.daemon.pki.chains import CertificateFacts, check_chain, is_valid_and_of_a_ca, refuse_pss
 from hsmd.daemon.pki.requests import assemble_request, build_request_info
 from hsmd.daemon.pki.schemes import default_scheme
 
@@ -13,5 +13,6 @@ __all__ = [
     "build_self_signed_tbs",
     "check_chain",
     "default_scheme",
+    "is_valid_and_of_a_ca",
     "refuse_pss",
 ]

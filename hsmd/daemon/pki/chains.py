@@ -83,6 +83,12 @@ def check_chain(
     )
 
 
+def is_valid_and_of_a_ca(chain_pem: str, now: datetime) -> bool:
+    """Whether the first certificate of a stored chain was issued by another key than its own, and has not ended."""
+    leaf = _stored_leaf(chain_pem)
+    return leaf is not None and now <= leaf.not_valid_after_utc and not _is_self_signed(leaf)
+
+
 def refuse_pss(certificate_pem: str) -> None:
     """Raise BadRequest if the first certificate is for an RSA-PSS key, which TLS servers cannot use with hsmd."""
     try:

@@ -61,7 +61,10 @@ class CertificateImport(Request, tag="cert.import"):
 
 
 class CertificateSelfSigned(Request, tag="cert.self-signed"):
-    """Make and store a self-signed certificate for a key."""
+    """Make and store a self-signed certificate for a key.
+
+    Refused if the stored certificate was issued by a CA and has not ended: clients would refuse the new one.
+    """
 
     Result = PemDocument
     roles = OPERATOR
@@ -73,6 +76,8 @@ class CertificateSelfSigned(Request, tag="cert.self-signed"):
     ip_addresses: list[Text] = []
     days: Annotated[int, Meta(ge=1, le=3660)] = 30
     """How long it is valid, from now on."""
+    force: bool = False
+    """Replace the certificate of a CA nevertheless."""
 
 
 class CertificateExport(Request, tag="cert.export"):

@@ -116,6 +116,11 @@ def test_a_chain_with_faults_is_stored_only_by_force(shared_daemon: Daemon, ask:
     assert ask(messages.CertificateImport("checked", newer)).warnings == [
         "the certificate before was also for b.test"
     ]
+    self_signed = messages.CertificateSelfSigned("checked", ["a.test"])
+    refused(ask, BadRequest, self_signed, "a CA has issued the certificate of checked, which is valid until")
+    self_signed.force = True
+    assert ask(self_signed).pem == ask(messages.CertificateExport("checked")).pem
+    assert ask(messages.CertificateSelfSigned("checked", ["b.test"])).pem, "in place of a self-signed one"
     ask(messages.KeyGenerate("checked-client", "p-256", ["tls-client"]))
     for_clients = load_der_public_key(ask(messages.KeyShow("checked-client")).public_key)
     refused(

@@ -96,6 +96,12 @@ class CertificateHandlers:
         key = await self._cache.read(lambda tx: tx.keys.get(request.key))
         scheme = pki.default_scheme(key.key_type)
         now = self._now().replace(microsecond=0)
+        stored = await self._cache.read(lambda tx: tx.certificates.of([key.name]))
+        if stored and not request.force and pki.is_valid_and_of_a_ca(stored[0].chain_pem, now):
+            raise BadRequest(
+                f"key: a CA has issued the certificate of {key.name}, which is valid until {stored[0].not_after:%Y-%m-%d}, and"
+                " clients refuse a self-signed one in its place. To store it nevertheless: hsmd cert self-signed --force"
+            )
         tbs = pki.build_self_signed_tbs(
             key.public_key,
             request.dns_names,

@@ -63,6 +63,10 @@ REQUESTS = {
         ["purposes-1 \u00e9\n\udc80", "purposes-2 \u00e9\n\udc80"],
     ),
     "cert.import, unforced": filled(shapes.type_info(messages.CertificateImport), leave_out="force"),  # type: ignore[arg-type]
+    "cert.self-signed, unforced": filled(
+        shapes.type_info(messages.CertificateSelfSigned),  # type: ignore[arg-type]
+        leave_out="force",
+    ),
     "key.adopt, bare": messages.KeyAdopt("bare"),
     "client.add, one role": filled(shapes.type_info(messages.ClientAdd), leave_out="role_set"),  # type: ignore[arg-type]
     "client.enroll, one role": filled(shapes.type_info(messages.ClientEnroll), leave_out="role_set"),  # type: ignore[arg-type]
