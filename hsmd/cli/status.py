@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import typer
@@ -33,18 +34,22 @@ if TYPE_CHECKING:
     from hsmd.cli.base.output import TextOutput
 
 app = typer.Typer(add_completion=False)
+START_S, PAUSE_S = 5.0, 0.2
+"""How long a token that is starting is waited for: `hsmd status` is often the first command after a start."""
+_ORDER = "signing spare control"
 
 
 @command(app, "status", example="hsmd status\nhsmd status --json | jq .daemon.tokens[0].state")
 def status(session: Session) -> None:
     """Show whether handshakes work now and what to do if not; then version, tokens and workers, operations, audit log.
 
-    Exit code 0: handshakes work, and nothing needs attention. 5: they work, but may not for long. 4: handshakes fail, all or
-    some. 3: the daemon cannot be reached. Rates are averages of the last seconds; `hsmd top` shows them live. Clients that are
-    neither operators nor auditors see the health without reasons, and their identity.
+    Exit code 0: handshakes work, and nothing needs attention. 5: they work, but may not for long. 4: handshakes fail, all
+    or some. 3: the daemon cannot be reached. A token that is just starting is waited for, up to 5 seconds. Rates are
+    averages of the last seconds; `hsmd top` shows them live. Clients that are neither operators nor auditors see the health
+    without reasons, and their identity.
     """
     identity = session.ask(WhoAmI(), Identity)
-    metrics = session.ask(MetricsRead(), Metrics) if may(identity, MetricsRead) else None
+    metrics = _metrics(session) if may(identity, MetricsRead) else None
     daemon = metrics.status if metrics is not None else None
     health = _health_of(daemon) if daemon is not None else _health_alone(session)
     uses = use_rates(metrics, None, 1.0) if metrics is not None else []
@@ -52,6 +57,17 @@ def status(session: Session) -> None:
     session.output.show(document, lambda: _text_output(identity, daemon, uses, health))
     if health is not None:
         end(health.level)
+
+
+def _metrics(session: Session) -> Metrics:
+    """Status and counters; a token that is just starting has a moment to become ready."""
+    until = time.monotonic() + START_S
+    while True:
+        metrics = session.ask(MetricsRead(), Metrics)
+        starting = {each.condition for each in metrics.status.findings} == {"token-starting"}
+        if not starting or time.monotonic() >= until:
+            return metrics
+        time.sleep(PAUSE_S)
 
 
 def _health_of(daemon: DaemonStatus) -> Health:
@@ -83,6 +99,7 @@ def _text_output(
     return (
         *first,
         fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
+        "",
         _workers(daemon.tokens),
         *(["", use_table(sorted(uses, key=by_rate))] if uses else []),
     )
@@ -125,7 +142,7 @@ def _workers(tokens: list[TokenStatus]) -> RenderableType:
             str(worker.restarts),
         )
         for token in tokens
-        for worker in token.workers
+        for worker in sorted(token.workers, key=lambda worker: _ORDER.find(worker_role(worker)))
     ]
     rows += [
         (token.name, token.label, token.state, str(token.queued), "-", "-", "none", "-", "-")

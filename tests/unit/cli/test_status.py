@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from hsmd.cli import status as command
 from hsmd.protocol.messages import Finding
 from tests.support.cli import Run
 from tests.support.fake_control import FakeControl
@@ -73,3 +74,30 @@ def test_each_worker_shows_what_it_is_for(run: Run, daemon: FakeControl) -> None
         ("4713", "control"),
     ]
     assert "1 of 1 signing workers up, spare up, control up" in run("top").out
+
+
+def test_a_token_that_is_starting_is_waited_for(
+    run: Run, daemon: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = Finding("token-starting", "failing", "main", "no worker is logged in yet", "wait")
+    daemon.level, daemon.findings = "failing", [starting]
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            daemon.level, daemon.findings = "well", []
+
+    monkeypatch.setattr(command.time, "sleep", pause)
+    assert run("status").code == 0
+    assert len(pauses) == 3
+
+    daemon.level, daemon.findings = "failing", [starting]
+    monkeypatch.setattr(command, "START_S", 0.0)
+    assert run("status").code == 4
+
+    daemon.findings = [AWAY, starting]
+    monkeypatch.setattr(command, "START_S", 5.0)
+    pauses.clear()
+    assert run("status").code == 4
+    assert pauses == []
