@@ -19,6 +19,7 @@ from hsmd.cli.agent import (
     check_handshake,
     check_openssl,
     check_results,
+    check_server,
 )
 from hsmd.cli.agent.check_access import Wanted
 from hsmd.cli.agent.check_agent import Seen
@@ -151,6 +152,7 @@ def check(
         of_server = {name: Files(*paths) for name, paths in each.files.items() if name == key or not key}
         if of_server:
             actor = actors.of_server(each.server, openssl, user or each.user)
+            found += check_server.check(each.unit, actor)
             found += examine(of_server, actor, each.server, given, listen, configuration)
             files = {name: paths for name, paths in files.items() if name not in of_server}
     if files:

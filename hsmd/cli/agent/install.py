@@ -176,7 +176,7 @@ def install(
         step = "see the difference with --print, then run the command again with --yes, which replaces it"
         raise CommandError(f"{altered} was changed since it was installed", step)
     _confirm(output, edits, yes)
-    record.store(root, present.with_changes(user, made.files, traces))  # first, so that all can be taken back
+    record.store(root, present.with_changes(made, user, traces))  # first, so that all can be taken back
     installation.carry_out(edits)
     found = [] if root != Path("/") else _try(server, request, made, edits, user)
     _report(output, made, edits, found, root)

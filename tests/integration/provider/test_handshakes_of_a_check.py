@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli.agent import check_access, check_handshake, check_openssl
+from hsmd.cli.agent import check_access, check_handshake, check_openssl, check_server
 from hsmd.cli.agent.check_results import Finding
 from hsmd.cli.agent.handshake import KINDS, Actor
 from hsmd.cli.agent.servers import haproxy_settings
@@ -92,6 +92,23 @@ def test_files_that_do_not_belong_together_are_found(actor: Actor, identities: d
     [found] = check_handshake.check(actor, "nginx", "web1", tried)
     assert (found.ok, "mismatch" in found.text) == (False, True)
     assert "hsmd agent export www" in found.fix
+
+
+def test_a_server_that_was_not_restarted_is_found(tmp_path: Path) -> None:
+    actor = Actor(Path("/etc/hsmd/openssl.cnf"), binds=((Path("/run/hsmd"), Path("/c/run/hsmd")),))
+    maps, mounts = tmp_path / "maps", tmp_path / "mountinfo"
+    maps.write_text("7f00 r-xp 00000000 fe:00 1 /usr/lib/libssl.so.3\n")
+    mounts.write_text("36 35 0:1 / / rw - ext4 /dev/vda rw\n")
+    [found] = check_server.check_process("haproxy.service", tmp_path, actor)
+    assert (found.ok, "has not loaded" in found.text) == (False, True)
+    assert "systemctl restart haproxy " in found.fix
+    maps.write_text(maps.read_text() + "7f01 r-xp 00000000 fe:00 2 /opt/hsmd/provider/hsmd.so\n")
+    [found] = check_server.check_process("haproxy.service", tmp_path, actor)
+    assert (found.ok, "does not see /c/run/hsmd" in found.text) == (False, True)
+    mounts.write_text(mounts.read_text() + "37 36 0:2 / /c/run/hsmd ro - tmpfs tmpfs rw\n")
+    [found] = check_server.check_process("haproxy.service", tmp_path, actor)
+    assert found.ok
+    assert check_server.check_process("x", tmp_path / "gone", actor) == []
 
 
 @pytest.mark.parametrize(

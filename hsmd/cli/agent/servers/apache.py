@@ -47,6 +47,7 @@ def prepare(request: Request, user: str) -> Plan:
             f"Check the set-up:    hsmd agent check {' '.join(request.keys[:1])} --server apache",
         ),
         {key: (request.exported / f"{key}.key", request.exported / f"{key}.pem") for key in request.keys},
+        UNIT,
     )
 
 

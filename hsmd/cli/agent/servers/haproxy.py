@@ -40,6 +40,7 @@ def prepare(request: Request, user: str) -> Plan:
             f"Check the set-up:  hsmd agent check {' '.join(request.keys[:1])} --server haproxy",
         ),
         {key: (_DIRECTORY / f"{key}.pem.key", _DIRECTORY / f"{key}.pem") for key in request.keys},
+        UNIT,
     )
 
 

@@ -34,6 +34,7 @@ def prepare(request: Request, user: str) -> Plan:
             f"Check the set-up:     hsmd agent check {' '.join(request.keys[:1])} --server nginx",
         ),
         {key: (request.exported / f"{key}.key", request.exported / f"{key}.pem") for key in request.keys},
+        UNIT,
     )
 
 

@@ -65,11 +65,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Changes in their order, the steps that remain, and the files of each key that the server reads: reference and chain."""
+    """Changes in their order, the steps that remain, the files of each key that the server reads (reference and chain), and its
+    systemd unit."""
 
     changes: tuple[Change, ...]
     steps: tuple[str, ...]
     files: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
+    unit: str = ""
 
 
 def openssl_configuration(request: Request) -> Change:

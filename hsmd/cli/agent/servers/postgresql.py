@@ -58,6 +58,7 @@ def prepare(request: Request, user: str) -> Plan:
             f"Check the set-up:  hsmd agent check {key} --server postgresql",
         ),
         {key: (_DIRECTORY / f"{key}.key", _DIRECTORY / f"{key}.pem")},
+        unit,
     )
 
 

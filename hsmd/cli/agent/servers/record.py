@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hsmd.cli.agent.servers.changes import Trace
+from hsmd.cli.agent.servers.plan import Plan
 from hsmd.cli.base.errors import CommandError
 from hsmd.cli.base.files import PUBLIC
 from hsmd.system import atomic_file
@@ -21,20 +22,19 @@ DIRECTORY = Path("/etc/hsmd/installed")
 class Record:
     """An installation: its server, the files of each of its keys (reference and chain), and the traces of its changes.
 
-    `user` is the server's user if it was named, empty for the one of its configuration.
+    `user` is the server's user if it was named, empty for the one of its configuration; `unit` its systemd unit.
     """
 
     server: str
     files: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
     traces: tuple[Trace, ...] = ()
     user: str = ""
+    unit: str = ""
 
-    def with_changes(
-        self, user: str, files: Mapping[str, tuple[Path, Path]], traces: Iterable[Trace]
-    ) -> Record:
+    def with_changes(self, plan: Plan, user: str, traces: Iterable[Trace]) -> Record:
         """The record after further changes; of two changes of the same kind to the same file, the later counts."""
         by_place = {_place(trace): trace for trace in (*self.traces, *traces)}
-        return Record(self.server, {**self.files, **files}, tuple(by_place.values()), user)
+        return Record(self.server, {**self.files, **plan.files}, tuple(by_place.values()), user, plan.unit)
 
 
 def _place(trace: Trace) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def _load(path: Path) -> Record:
         found = json.loads(path.read_text())
         traces = tuple(Trace(**each) for each in found["traces"])
         files = {key: (Path(reference), Path(chain)) for key, (reference, chain) in found["files"].items()}
-        return Record(found["server"], files, traces, found.get("user", ""))
+        return Record(found["server"], files, traces, found.get("user", ""), found.get("unit", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CommandError(
             f"{path} cannot be read: {error}", "restore it, or remove what it lists by hand"
@@ -72,6 +72,7 @@ def store(root: Path, record: Record) -> None:
     document = {
         "server": record.server,
         "user": record.user,
+        "unit": record.unit,
         "files": {key: [str(path) for path in paths] for key, paths in record.files.items()},
         "traces": [asdict(trace) for trace in record.traces],
     }
