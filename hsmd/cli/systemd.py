@@ -106,10 +106,14 @@ def install(
         "written": not only_print,
     }
     units = "hsmd" if archive_to is None else f"hsmd {systemd.ARCHIVE_TIMER}"
+    front = settings.users.front or "root"
+    before = (
+        "" if archive_to is None or archive_to.exists() else f"install -d -o {front} -m 700 {archive_to} && "
+    )
     output.show(
         document,
         lambda: "\n".join(_lines(files, root, only_print)),
-        hints=f"\nNext: systemctl daemon-reload && systemctl enable --now {units}\n",
+        hints=f"\nNext: {before}systemctl daemon-reload && systemctl enable --now {units}\n",
     )
 
 
