@@ -28,7 +28,7 @@ def actor(environment: Environment, agent: Agent, socket_path: Path) -> Actor:
             directory.chmod(directory.stat().st_mode | 0o011)
     socket_path.chmod(0o666)
     account = host_users.find("nobody") if IS_ROOT else None
-    return Actor(environment.configuration(timeout_ms=500), account, (), loads_as_root=True)
+    return Actor(environment.configuration(), account, (), loads_as_root=True)
 
 
 def check(actor: Actor, identity: Identity, *purposes: str) -> list[Finding]:
