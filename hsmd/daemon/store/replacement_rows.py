@@ -65,12 +65,18 @@ class Replacements:
         """A free name for the key that is to take over this name."""
         return self._free(name, NEXT)
 
-    def begin(self, name: str, successor: str, now: datetime) -> None:
-        """Note that the key `successor` is to take over the name of the other. Raises Conflict."""
+    def begin(self, name: str, digest: bytes, successor: str, now: datetime) -> None:
+        """Note that the key `successor` is to take over the name of the other, which has this digest. Raises Conflict.
+
+        Another key that has the name by now may have another owner and other purposes than those of the new one.
+        """
         try:
             key_id = self._keys.find_id(name)
+            is_same = self._keys.get(name).digest == digest
         except NotFound:
-            raise Conflict(f"the key {name} was removed or renamed meanwhile") from None
+            is_same = False
+        if not is_same:
+            raise Conflict(f"the key {name} was removed or renamed meanwhile")
         if key_id in self.of_keys([key_id]):
             raise Conflict(f"a replacement of {name} has begun meanwhile; try again")
         row = {"key_id": key_id, "successor_id": self._keys.find_id(successor), "begun_at": now}

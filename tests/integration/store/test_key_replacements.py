@@ -18,6 +18,7 @@ from tests.support.store import NOW, key_record
 LATER = NOW + timedelta(days=1)
 OLD, NEW = b"\x01" * 32, b"\x02" * 32
 TLS13, TLS12 = Purpose.TLS13_SERVER, Purpose.TLS12_SERVER
+SHOP = key_record("shop").digest
 KEPT = f"shop.replaced-{LATER:%Y-%m-%d}"
 
 
@@ -44,7 +45,7 @@ def filled(store: Store) -> Store:
 def begin(store: Store) -> None:
     with store.write() as tx:
         tx.keys.add(key_record("shop.next", seed="successor"))
-        tx.replacements.begin("shop", "shop.next", NOW)
+        tx.replacements.begin("shop", SHOP, "shop.next", NOW)
 
 
 def switch(store: Store, name: str = "shop") -> tuple[str, list[str]]:
@@ -128,9 +129,20 @@ def test_what_cannot_be_switched(filled: Store) -> None:
     with pytest.raises(Conflict, match="no new key that waits to take over the name shop"):
         switch(filled, "shop.next")
     with pytest.raises(Conflict):
-        filled.change(lambda tx: tx.replacements.begin("shop", "shop.next", NOW))
+        filled.change(lambda tx: tx.replacements.begin("shop", SHOP, "shop.next", NOW))
     with pytest.raises(Conflict):
-        filled.change(lambda tx: tx.replacements.begin("gone", "shop.next", NOW))
+        filled.change(lambda tx: tx.replacements.begin("gone", SHOP, "shop.next", NOW))
+
+
+def test_a_key_that_got_the_name_meanwhile_is_not_replaced(filled: Store) -> None:
+    """The new key was made for the owner and the purposes of the one before."""
+    with filled.write() as tx:
+        tx.keys.add(key_record("shop.next", seed="successor"))
+        tx.keys.rename("shop", "moved", NOW)
+        tx.keys.add(key_record("shop", seed="another"))
+    with pytest.raises(Conflict, match="removed or renamed meanwhile"):
+        filled.change(lambda tx: tx.replacements.begin("shop", SHOP, "shop.next", NOW))
+    filled.change(lambda tx: tx.replacements.begin("moved", SHOP, "shop.next", NOW))
 
 
 def test_names_fit_and_are_free(filled: Store) -> None:

@@ -98,7 +98,7 @@ def test_reports_and_changes_of_keys_and_clients_do_not_wait_in_a_circle(
     """A report of known and new keys, while the keys are switched and the client is removed and added again."""
     with filled.write() as tx:
         tx.keys.add(key_record("shop.next", seed="successor"))
-        tx.replacements.begin("shop", "shop.next", NOW)
+        tx.replacements.begin("shop", tx.keys.get("shop").digest, "shop.next", NOW)
         tx.grants.add("web1", "shop.next", PURPOSE)
     ended = threading.Event()
     failures: list[Exception] = []

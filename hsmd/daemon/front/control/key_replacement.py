@@ -82,7 +82,7 @@ class KeyReplacementHandlers:
         )
         now = self._now()
         await self._keys.make(
-            generate, deadline, also=lambda tx: tx.replacements.begin(key.name, successor, now)
+            generate, deadline, also=lambda tx: tx.replacements.begin(key.name, key.digest, successor, now)
         )
 
     async def switch(
