@@ -40,24 +40,26 @@ def directories_to(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
-def other_owner(path: Path) -> int | None:
+def other_owner(path: Path, below: Path = Path("/")) -> int | None:
     """The first user, neither root nor this one, who owns a directory on the way to `path`; None if there is none.
 
-    Nothing before that directory can be changed by others, and everything behind it by that user. Raises OSError.
+    Nothing before that directory can be changed by others, and everything behind it by that user. The way to `below`, and that
+    directory, are trusted. Raises OSError.
     """
-    for _, found in directories_to(path):
-        if found.st_uid not in (0, os.geteuid()):
+    trusted = {each for start in (below.absolute(), below.resolve()) for each in (start, *start.parents)}
+    for directory, found in directories_to(path):
+        if found.st_uid not in (0, os.geteuid()) and directory not in trusted:
             return found.st_uid
     return None
 
 
 @contextmanager
-def acting_for(path: Path) -> Iterator[None]:
+def acting_for(path: Path, below: Path = Path("/")) -> Iterator[None]:
     """As root, act as the user who could let `path` lead elsewhere, if there is one: links then give that user nothing.
 
-    For one thread at a time: the ids are those of the whole process. Raises OSError.
+    `below` as for `other_owner`. For one thread at a time: the ids are those of the whole process. Raises OSError.
     """
-    owner = other_owner(path) if os.geteuid() == 0 else None
+    owner = other_owner(path, below) if os.geteuid() == 0 else None
     if owner is None:
         yield
         return

@@ -117,3 +117,13 @@ def test_the_first_directory_that_another_user_owns_counts(
     for path in ("link/main/environment", "link/../15/main/x", "etc/postgresql/15/main/back/passwd"):
         assert places.other_owner(root / path) == OWNER
     assert places.other_owner(Path("/etc/passwd")) is None
+
+
+def test_an_image_in_a_users_directory_is_changed_as_root(root: Path) -> None:
+    """--root names it, so the way to it is trusted; files in it belong to root."""
+    (root / "etc").rename(root / "image")
+    image = root / "image"
+    os.chown(root, OWNER, -1)
+    edits, _ = installation.planned([changes.whole(Path("/systemd/x.conf"), "a\n")], image)
+    installation.carry_out(edits)
+    assert (image / "systemd/x.conf").stat().st_uid == os.geteuid()

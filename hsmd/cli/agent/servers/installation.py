@@ -38,6 +38,8 @@ class Edit:
     after: str | None
     is_link: bool = False
     group: int | None = None
+    root: Path = Path("/")
+    """The directory that it is written below: an image, which may be in a user's directory."""
 
     @property
     def diff(self) -> list[str]:
@@ -55,10 +57,10 @@ class Edit:
         return [f"-> {text}\n"] if self.is_link else text.splitlines(keepends=True)
 
 
-def read(path: Path, *, is_link: bool = False) -> str | None:
+def read(path: Path, *, is_link: bool = False, root: Path = Path("/")) -> str | None:
     """The text of a file, or with `is_link` where a link leads; None if there is none. Raises CommandError for all else."""
     try:
-        with acting_for(path):
+        with acting_for(path, root):
             if is_link and path.is_symlink():
                 return os.readlink(path)
             return _text(path)
@@ -93,14 +95,14 @@ def planned(wanted: Sequence[Change], root: Path) -> tuple[list[Edit], list[Trac
     for change in wanted:
         path = root / change.path.relative_to("/")
         if path not in texts:
-            texts[path] = read(path, is_link=change.is_link)
+            texts[path] = read(path, is_link=change.is_link, root=root)
         if texts[path] is None and not change.is_own:
             raise CommandError(f"{path} does not exist", "install the server first")
         if trace := change.trace(texts[path]):
             traces.append(trace)
         before = edits[path].before if path in edits else texts[path]
         texts[path] = change.wanted(texts[path])
-        edits[path] = Edit(path, before, texts[path], change.is_link, change.group)
+        edits[path] = Edit(path, before, texts[path], change.is_link, change.group, root)
     return [edit for edit in edits.values() if edit.before != edit.after], traces
 
 
@@ -109,7 +111,7 @@ def texts(wanted: Sequence[Change], root: Path) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for change in wanted:
         below = root / change.path.relative_to("/")
-        present = found.get(change.path) or read(below, is_link=change.is_link)
+        present = found.get(change.path) or read(below, is_link=change.is_link, root=root)
         found[change.path] = change.wanted(present)
     return found
 
@@ -140,11 +142,11 @@ def taken_back(record: Record, others: Sequence[Record], root: Path) -> tuple[li
             kept.append(trace.path)
             continue
         is_link = trace.kind == "link"
-        present = edits[path].after if path in edits else read(path, is_link=is_link)
+        present = edits[path].after if path in edits else read(path, is_link=is_link, root=root)
         if present is None:
             continue
         before = edits[path].before if path in edits else present
-        edits[path] = Edit(path, before, changes.undone(trace, present), is_link=is_link)
+        edits[path] = Edit(path, before, changes.undone(trace, present), is_link=is_link, root=root)
     return [edit for edit in edits.values() if edit.before != edit.after], kept
 
 
@@ -156,7 +158,7 @@ def _need(trace: Trace) -> tuple[str, ...]:
 def carry_out(edits: Iterable[Edit]) -> None:
     """Write, replace and remove files. Raises OSError."""
     for edit in edits:
-        with acting_for(edit.path):
+        with acting_for(edit.path, edit.root):
             if edit.after is None:
                 edit.path.unlink()
                 _remove_if_empty(edit.path.parent)
