@@ -20,7 +20,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.soak.hosts_journeys import JOURNEYS
+from tests.soak.hosts_journeys import JOURNEYS, NEEDS
 from tests.soak.hosts_steps import Report
 from tests.support.hosts import Bed, roots
 from tests.support.hosts.documents import HSMD_SOURCE
@@ -39,7 +39,9 @@ def main() -> None:
     unknown = set(given.only) - set(JOURNEYS)
     if unknown:
         sys.exit(f"scripts/soak hosts: no such journey: {', '.join(sorted(unknown))}; --list shows them")
-    chosen = [name for name in JOURNEYS if not given.only or name == "setup" or name in given.only]
+    wanted = {"setup", *(given.only or JOURNEYS)}
+    wanted |= {other for name in wanted for other in NEEDS.get(name, ())}
+    chosen = [name for name in JOURNEYS if name in wanted]
     report = Report()
     with tempfile.TemporaryDirectory(prefix="hsmd-wheel-") as directory, Bed() as bed:
         with report.step("", "prepare", "wheel of this tree"):

@@ -21,7 +21,9 @@ PATIENCE_S = 10.0
 
 
 def main() -> None:
-    """Print one JSON object: handshakes, failures by text, certificates by digest with the seconds of their first and last use."""
+    """Print one JSON object: handshakes, failures by text, certificates by digest with the seconds of their first and last use,
+    and the longest time without a good handshake while others failed.
+    """
     address, port, name, *version = sys.argv[1:]
     context = ssl.create_default_context()
     context.check_hostname = False
@@ -34,16 +36,17 @@ def main() -> None:
     began = time.monotonic()
     failures: Counter[str] = Counter()
     seen: dict[str, list[float]] = {}
-    done, longest = 0, 0.0
+    done, longest, outage, served = 0, 0.0, 0.0, 0.0
     while not ended.is_set():
         started = time.monotonic()
         try:
             certificate = handshake(context, address, int(port), name)
         except OSError as error:
             failures[f"{type(error).__name__}: {error}"] += 1
+            outage = max(outage, time.monotonic() - began - served)
             ended.wait(0.02)
         else:
-            now = time.monotonic() - began
+            served = now = time.monotonic() - began
             seen.setdefault(certificate, [now, now])[1] = now
         longest = max(longest, time.monotonic() - started)
         done += 1

@@ -30,7 +30,7 @@ ADDRESSES = {
     "front": "10.9.0.2",
     "key2": "10.9.0.3",
     "operator": "10.9.0.4",
-    "database": "10.9.0.5",
+    "database": "10.9.0.9",
 }
 MODULE = "/usr/lib/vendor/libpkcs11.so"
 TOKEN_LABEL = "tls"

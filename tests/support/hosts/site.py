@@ -40,6 +40,7 @@ class Clients:
     failures: Mapping[str, int] = ()  # type: ignore[assignment]
     certificates: Mapping[str, tuple[float, float]] = ()  # type: ignore[assignment]
     longest_s: float = 0.0
+    outage_s: float = 0.0
 
 
 class Site:
