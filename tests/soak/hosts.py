@@ -91,14 +91,14 @@ def build_wheel(directory: Path) -> Path:
 
 
 def made(bed: Bed, suite: str, wheel: Path, report: Report, *, quick: bool) -> Site:
-    """The bare hosts of a release. A key host has its vendor's module, a front end its TLS server."""
+    """The bare hosts of a release. A key host has its vendor's module, a front end its TLS servers."""
     root = roots.with_hsmd if quick else roots.debian
     with report.step(suite, "prepare", "root file systems"):
         files = {
             "key": root(suite, "softhsm2", "opensc"),
             "key2": root(suite, "softhsm2", "opensc"),
             "database": roots.debian(suite, "postgresql"),
-            "front": root(suite, "nginx-light"),
+            "front": root(suite, "nginx-light", "haproxy", "apache2", "postgresql"),
             "operator": root(suite),
         }
     return Site(bed, suite, files, {wheel: HSMD_SOURCE})

@@ -17,26 +17,18 @@ SERVES_S = 15.0
 """After everything has been restarted, handshakes succeed within this time."""
 OUTAGE_S = 3.0
 """The agent may be without its only daemon for this time when it connects again."""
+RENEWED_S = 10.0
+SERVERS = ("nginx", "haproxy", "postgresql", "apache2")
 UNITS = {"key": ["hsmd"], "front": ["hsmd-agent", "nginx"]}
 FORBIDDEN = ("not permitted", "Permission denied", "Read-only file system", "Traceback", "status=31/SYS")
 """What a journal says when a unit forbids what its program does, or a program has a fault."""
-
-NGINX = """
-hsmd agent export www
-hsmd agent install nginx --key www
-rm -f /etc/nginx/sites-enabled/*
-cat >/etc/nginx/conf.d/www.conf <<END
-server { listen 443 ssl; server_name www.example.org; include snippets/hsmd-www.conf; return 200 served; }
-END
-systemctl daemon-reload
-systemctl restart nginx
-"""
 
 
 def setup(site: Site, report: Report) -> None:
     """From bare hosts to nginx that serves, by docs/install.md and docs/servers.md."""
     with report.step(site.name, "setup", "key: the vendor's module and a token"):
         site.make_token()
+    site.front.run("systemctl", "disable", "--now", *SERVERS)
     if is_quick(site):
         with report.step(site.name, "setup", "hsmd is copied"):
             for name in ("key", "front", "operator"):
@@ -48,8 +40,7 @@ def setup(site: Site, report: Report) -> None:
             host.put(built_provider(), "/root/expected.so")
             host.sh("cmp /root/expected.so /opt/hsmd/lib/python3*/site-packages/hsmd/provider/hsmd.so")
     report.document(site, "setup")
-    with report.step(site.name, "setup", "front: nginx"):
-        site.front.sh(NGINX)
+    report.document(site, "servers-nginx")
     serves(site, report, "setup")
 
 
@@ -69,6 +60,46 @@ def restarts(site: Site, report: Report) -> None:
             actions[second]()
             notes.append(f"serves after {wait_for_handshake(site):.1f} s")
             healthy(site)
+
+
+def servers(site: Site, report: Report) -> None:
+    """HAProxy, Apache and PostgreSQL by docs/servers.md, each taken back again; then nginx anew."""
+    report.document(site, "servers-nginx-remove")
+    site.front.run("systemctl", "stop", "nginx")
+    for server in ("haproxy", "apache", "postgresql", "nginx"):
+        report.document(site, f"servers-{server}")
+        with report.step(site.name, "servers", f"client: a handshake with {server}"):
+            if server == "postgresql":
+                site.front.sh("openssl s_client -starttls postgres -connect 127.0.0.1:5432 -brief </dev/null")
+            else:
+                wait_for_handshake(site)
+        if server != "nginx":
+            report.document(site, f"servers-{server}-remove")
+            site.front.run("systemctl", "stop", SERVERS[-1] if server == "apache" else server)
+    serves(site, report, "servers")
+
+
+def renewal(site: Site, report: Report) -> None:
+    """A renewed certificate: served within ten seconds without a person, and no handshake fails."""
+    before = served(site)
+    with site.clients() as seen:
+        clients_at_work(site)
+        site.key.run("hsmd", "cert", "self-signed", "www", "--dns", "www.example.org")
+        with report.step(site.name, "renewal", "the front end serves the new certificate"):
+            wait_until(lambda: served(site) != before, "the new certificate is served", RENEWED_S)
+    with report.step(site.name, "renewal", "clients") as notes:
+        notes.append(flawless(seen))
+        assert len(seen.certificates) == 2
+    report.document(site, "renewal")
+    serves(site, report, "renewal")
+
+
+def served(site: Site) -> str:
+    """The certificate that the front end shows."""
+    done = site.public.run(
+        "openssl", "s_client", "-connect", f"{site.public_address}:443", "-servername", "www.example.org"
+    )
+    return done.stdout.partition("-----BEGIN CERTIFICATE-----")[2].partition("-----END")[0]
 
 
 def pin(site: Site, report: Report) -> None:
@@ -145,15 +176,12 @@ def daemons(site: Site, report: Report) -> None:
     second = site.hosts["key2"]
     with report.step(site.name, "daemons", "key2: a second daemon"):
         pip_install(site, second, "hsmd[daemon,postgresql]")
-        site.key.copy(second, "/etc/hsmd/hsmd.toml", "/etc/hsmd/hsmd.toml")
-        second.write("/etc/hsmd/pin", SECRETS["PIN"] + "\n", "600")
+        second.write("/etc/hsmd/pin", site.key.read("/etc/hsmd/pin"), "600")
         second.sh(SECOND)
     with report.step(site.name, "daemons", "front: knows both"):
         host_key = second.read("/etc/hsmd/host_ed25519.pub").strip()
-        site.front.sh(f"""
-            printf '\\n[[daemon]]\\naddress = "10.9.0.3:7440"\\nhost_keys = ["%s"]\\n' '{host_key}' >>/etc/hsmd/agent.toml
-            systemctl reload hsmd-agent
-        """)
+        site.front.run("hsmd", "agent", "daemon", "add", "10.9.0.3:7440", "--host-key", host_key)
+        site.front.run("systemctl", "reload", "hsmd-agent")
         wait_until(lambda: both_connected(site), "the agent is connected to both daemons", SERVES_S)
     for title, harm, cure in (
         ("the first is killed", lambda: kill(site.key), lambda: None),
@@ -204,17 +232,15 @@ def backup(site: Site, report: Report) -> None:
 
 def removal(site: Site, report: Report) -> None:
     """Everything removed: nothing of hsmd runs or is left, and nginx goes on with other keys."""
+    report.document(site, "servers-nginx-remove")
     with report.step(site.name, "removal", "key and front: services stopped, files and users removed"):
         site.front.sh("""
-            rm -f /etc/nginx/conf.d/www.conf
-            hsmd agent install nginx --remove --yes
-            systemctl daemon-reload
-            systemctl restart nginx
             systemctl disable --now hsmd-agent
-            hsmd agent install systemd --remove --yes
-            rm -rf /etc/hsmd /var/lib/hsmd-agent /opt/hsmd /usr/local/bin/hsmd
+            systemctl disable --now hsmd-agent-deploy.path
+            rm -rf /etc/systemd/system/hsmd-agent* /var/lib/hsmd-agent-deploy /etc/hsmd /var/lib/hsmd-agent /opt/hsmd /usr/local/bin/hsmd
             userdel hsmd-agent
             systemctl daemon-reload
+            systemctl restart nginx
         """)
         site.key.sh("""
             systemctl disable --now hsmd
@@ -240,14 +266,12 @@ done
 systemctl restart postgresql
 until pg_isready --quiet; do sleep 0.1; done
 """
-SECOND = """
-sed -i 's|^name = "key"|name = "key2"|; s|10.9.0.1:7440|10.9.0.3:7440|' /etc/hsmd/hsmd.toml
-useradd --system --user-group --no-create-home --shell /usr/sbin/nologin hsmd
-ssh-keygen -q -t ed25519 -N '' -f /etc/hsmd/host_ed25519
-chown hsmd: /etc/hsmd/host_ed25519
-chgrp hsmd /etc/hsmd/hsmd.toml
-chmod 640 /etc/hsmd/hsmd.toml
-install -d -o hsmd -g hsmd -m 700 /var/lib/hsmd /var/lib/hsmd/audit
+SECOND = f"""
+hsmd init --config /etc/hsmd/hsmd.toml --state /var/lib/hsmd --listen 10.9.0.3:7440 --name key2 \\
+    --module {MODULE} --token-label {TOKEN_LABEL} --pin-file /etc/hsmd/pin --create-users
+sed -i 's#^url = .*#url = "postgresql+psycopg://hsmd:database-secret@10.9.0.9/hsmd"#' /etc/hsmd/hsmd.toml
+rm -f /var/lib/hsmd/hsmd.sqlite /root/.config/hsmd/operator.toml
+hsmd serve --check --config /etc/hsmd/hsmd.toml
 hsmd systemd install --config /etc/hsmd/hsmd.toml
 systemctl daemon-reload
 systemctl enable --now hsmd
@@ -295,6 +319,8 @@ def kill(host: Host) -> None:
 JOURNEYS: dict[str, Callable[[Site, Report], None]] = {
     "setup": setup,
     "restarts": restarts,
+    "servers": servers,
+    "renewal": renewal,
     "pin": pin,
     "agent-key": agent_key,
     "operator-key": operator_key,
