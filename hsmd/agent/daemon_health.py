@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -11,9 +13,14 @@ from hsmd.client.connection import Connection
 from hsmd.errors import ErrorCode, HsmdError, Overloaded, Unavailable
 from hsmd.protocol.messages import Health, HealthRead
 
-ASK_EVERY_S = 10.0
+ASK_EVERY_S = 30.0
+"""While the agent is not asked for its health: a thousand idle agents cost a daemon next to nothing."""
 SOON_S = 1.0
 """Interval while a daemon reports a fault."""
+FRESH_S = 2.0
+"""An answer that is older is asked for again when the agent is asked for its health."""
+JITTER = 0.2
+"""The pause is shorter by up to this part of it, so that agents that were started together do not ask together."""
 TIMEOUT_S = 5.0
 POINTS_TO_A_FAULT = frozenset(
     map(int, (ErrorCode.UNAVAILABLE, ErrorCode.TOKEN, ErrorCode.AUDIT, ErrorCode.STORE, ErrorCode.DEADLINE))
@@ -26,12 +33,19 @@ log = observe.logger()
 class DaemonHealth:
     """`of(connection)` is the newest answer, None from a daemon of an earlier release or one that was not asked yet."""
 
-    def __init__(self, connections: Callable[[], Iterable[Connection]], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connections: Callable[[], Iterable[Connection]],
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`changed` is called whenever the health of a daemon is another one."""
         self._connections = connections
         self._changed = changed
         self._known: dict[Connection, Health | None] = {}
         self._due = asyncio.Event()
+        self._clock = clock
+        self._asked_at = clock()
 
     def of(self, connection: Connection) -> Health | None:
         """What a daemon said last, if it is connected."""
@@ -40,6 +54,11 @@ class DaemonHealth:
     def ask_soon(self) -> None:
         """Something points to a change: a new connection, or an error of a key operation."""
         self._due.set()
+
+    def look(self) -> None:
+        """The agent is asked for its health: what is not fresh is asked for, and told the next time."""
+        if self._clock() - self._asked_at >= FRESH_S:
+            self._due.set()
 
     def failed(self, code: int) -> None:
         """A key operation ended with this error."""
@@ -54,11 +73,12 @@ class DaemonHealth:
             await asyncio.sleep(SOON_S)
             faulty = any(found is not None and found.findings for found in self._known.values())
             with suppress(TimeoutError):
-                async with asyncio.timeout(0 if faulty else ASK_EVERY_S):
+                async with asyncio.timeout(0 if faulty else ASK_EVERY_S * (1 - JITTER * random.random())):
                     await self._due.wait()
 
     async def ask(self) -> None:
         """Ask all daemons that are connected, at the same time."""
+        self._asked_at = self._clock()
         connections = [each for each in self._connections() if each.available]
         answers = await asyncio.gather(*map(self._ask, connections))
         known = dict(zip(connections, answers, strict=True))

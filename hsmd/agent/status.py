@@ -84,6 +84,7 @@ class AgentStatus:
 
     def health(self, *, keys: bool = True) -> Health:
         """The present health. Without `keys`, findings that name keys are shown without their texts."""
+        self._upstream.health.look()
         facts = self._facts()
         findings = judge(facts)
         shown = [
