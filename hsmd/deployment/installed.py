@@ -9,6 +9,7 @@ import msgspec
 
 from hsmd.protocol.messages import Name
 from hsmd.system import atomic_file
+from hsmd.system.directories import make_shared
 from hsmd.system.input_files import read_file
 
 FILE_NAME = "installed.json"
@@ -54,4 +55,5 @@ def write(path: Path, installed: Installed) -> None:
             return
     except OSError:
         pass
+    make_shared(path.parent)
     atomic_file.replace(path, content, _PUBLIC)

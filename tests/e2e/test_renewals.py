@@ -6,7 +6,6 @@ unit itself: tests/e2e/test_hosts.py.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import ssl
 import threading
@@ -16,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from hsmd.deployment.pair import leaf_digest
 from hsmd.protocol.messages import CertificateImport, CertificateServed
-from tests.support.front_end import HOST
+from tests.support.front_end import HOST, Nginx, Served
 from tests.support.polling import wait_until
 from tests.support.processes import hsmd, run
-from tests.support.site import CLIENT, Site
+from tests.support.site import CLIENT, KeyPlan, Site
 from tests.support.tls_load import Lane, Load
 
 SERVED_WITHIN_S = 10.0
@@ -32,15 +33,13 @@ NAME, KEY = "p256.test", "p256"
 class Root:
     """What runs as root on the front end, for the agent and the nginx of the site."""
 
-    def __init__(self, site: Site, directory: Path) -> None:
+    def __init__(self, site: Site, directory: Path, nginx: Nginx) -> None:
         self.state = site.agent.directory / "agent"
         self.report = self.state / "installed.json"
         self.servers = directory / "servers.d"
         self.keys = site.agent.keys
         self.servers.mkdir(mode=0o755)
-        (self.servers / "nginx.toml").write_text(
-            f'command = ["/bin/kill", "-HUP", "{site.nginx.pids()[0]}"]\n'
-        )
+        (self.servers / "nginx.toml").write_text(f'command = ["/bin/kill", "-HUP", "{nginx.pids()[0]}"]\n')
         (self.servers / "nginx.toml").chmod(0o644)
         self.ran: list[dict[str, object]] = []
 
@@ -81,13 +80,13 @@ class Root:
 
 @pytest.fixture
 def root(site: Site, tmp_path: Path) -> Root:
-    return Root(site, tmp_path)
+    return Root(site, tmp_path, site.nginx)
 
 
-def presented(site: Site) -> str:
-    """SHA-256 of the leaf that clients get."""
-    pem = ssl.get_server_certificate((HOST, site.nginx.port), timeout=5)
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+def presented(nginx: Nginx) -> str:
+    """SHA-256 of the leaf that clients of the first name get."""
+    pem = ssl.get_server_certificate((HOST, nginx.port), timeout=5)
+    return leaf_digest(pem.encode())
 
 
 def renew(site: Site) -> str:
@@ -95,7 +94,7 @@ def renew(site: Site) -> str:
     public_key = load_der_public_key(site.keys[KEY].public_key)
     chain = site.authority.issue(public_key, NAME)
     site.daemon.ask(CertificateImport(KEY, chain, force=True))  # without the root
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(chain)).hexdigest()
+    return leaf_digest(chain.encode())
 
 
 def test_a_renewed_certificate_is_served_within_seconds_and_no_handshake_fails(
@@ -111,26 +110,59 @@ def test_a_renewed_certificate_is_served_within_seconds_and_no_handshake_fails(
         ) as load,
     ):
         wait_until(lambda: len(load.samples()) > 20, "handshakes are made")
-        before = presented(site)
+        before = presented(site.nginx)
         leaf = renew(site)
         began = time.monotonic()
-        wait_until(lambda: presented(site) != before, "nginx presents another certificate", 30)
+        wait_until(lambda: presented(site.nginx) != before, "nginx presents another certificate", 30)
         took_s = time.monotonic() - began
-        assert presented(site) == leaf
+        assert presented(site.nginx) == leaf
         served = time.monotonic()
         wait_until(lambda: len([one for one in load.samples() if one.began > served]) > 20, "and goes on")
         load.check()
     assert [sample.error for sample in load.samples() if sample.error] == []
     assert took_s < SERVED_WITHIN_S
     assert any(KEY in ran["installed"] and ran["reloaded"] == ["nginx"] for ran in root.ran)  # type: ignore[operator]
-    reported(site, leaf)
+    reported(site, KEY, leaf)
 
 
-def reported(site: Site, leaf: str) -> None:
+def test_a_new_key_takes_over_a_name_and_no_handshake_fails(site: Site, tmp_path: Path) -> None:
+    """From the switch until every front end has reported. A token that makes or destroys a key is busy, so that is done apart."""
+    name = "swap.test"
+    site.make_key(KeyPlan("swap", "p-256", ("tls-server",)))
+    files = site.agent.export("swap")
+    request = x509.load_pem_x509_csr(site.daemon.command("key", "replace", "swap")["pem"].encode())
+    chain = tmp_path / "chain.pem"
+    chain.write_text(site.authority.issue(request.public_key(), name) + site.authority.file.read_text())
+    leaf = leaf_digest(chain.read_bytes())
+    nginx = site.second_nginx("swap", [Served(name, *files)])
+    root = Root(site, tmp_path, nginx)
+    lanes = (Lane(name, "1.2", interval_s=0.05), Lane(name, "1.3", interval_s=0.05))
+    try:
+        with (
+            root.watching(),
+            Load((HOST, nginx.port), site.authority.file, [lanes], tmp_path / "load") as load,
+        ):
+            wait_until(lambda: len(load.samples()) > 20, "handshakes are made")
+            old = site.daemon.command("key", "replace", "swap", "--certificate", chain)["other"]["name"]
+            took_s = wait_until(lambda: presented(nginx) == leaf, "nginx presents the new key", 30)
+            reported(site, "swap", leaf)
+            load.check()
+        assert [sample.error for sample in load.samples() if sample.error] == []
+        assert took_s < SERVED_WITHIN_S
+        site.daemon.command("key", "replace", "swap", "--finish", "--confirm", old)
+        site.handshake(name, nginx=nginx)
+    finally:
+        nginx.stop()
+        site.daemon.command("key", "destroy", "swap", "--confirm", "swap")
+        for path in files:
+            path.unlink()
+
+
+def reported(site: Site, key: str, leaf: str) -> None:
     """The daemon knows what this front end serves."""
 
     def current() -> bool:
-        page = site.daemon.ask(CertificateServed(KEY))
+        page = site.daemon.ask(CertificateServed(key))
         return [(each.state, each.certificate) for each in page.clients if each.client == CLIENT] == [
             ("current", leaf)
         ]
