@@ -136,6 +136,19 @@ def test_a_client_that_prefers_what_a_signing_key_cannot_do_gets_ecdhe(
     assert negotiate(plain, identity, identity.private, *ciphers) == preferred, "the client's own choice"
 
 
+def test_without_these_settings_the_decrypting_key_is_asked_to_sign(
+    environment: Environment, agent: Agent, identities: dict[str, Identity]
+) -> None:
+    """The control: the client's preference decides which key TLS 1.3 uses."""
+    signs, decrypts = identities["p256"], identities["rsa"]
+    second = ("-dcert", str(decrypts.certificate), "-dkey", str(decrypts.reference))
+    preference = ("-tls1_3", "-sigalgs", "rsa_pss_rsae_sha256:ecdsa_secp256r1_sha256")
+    negotiate(environment.configuration(), signs, signs.reference, *preference, server=second)
+    assert [request.key for request in agent.requests] == [
+        keyref.decode(decrypts.reference.read_text()).digest
+    ]
+
+
 def negotiate(
     configuration: Path, identity: Identity, key: Path, *options: str, server: tuple[str, ...] = ()
 ) -> str:
