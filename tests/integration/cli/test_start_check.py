@@ -156,9 +156,21 @@ def test_an_address_in_use_is_a_problem_unless_by_hsmd(built: Daemon) -> None:
         other.listen()
         code, found = check(built.config, "--without-tokens")
     assert (code, "another program listens there" in found[f"address 127.0.0.1:{port[1]}"]) == (4, True)
-    built.start()
-    code, found = check(built.config, "--without-tokens")
-    assert (code, found[f"address 127.0.0.1:{port[1]}"]) == (0, "in use by a running hsmd daemon")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(20)
+        manager.bind(str(built.directory / "notify"))
+        built.environment["NOTIFY_SOCKET"] = str(built.directory / "notify")
+        built.start()
+        assert manager.recv(1000).decode() == f"READY=1\nSTATUS=serving at 127.0.0.1:{port[1]}"
+        code, found = check(built.config, "--without-tokens")
+        assert (code, found[f"address 127.0.0.1:{port[1]}"]) == (0, "in use by a running hsmd daemon")
+        good = built.config.read_text()
+        built.config.write_text(f"nonsense = 1\n{good}")
+        assert built.reload() == "refused"
+        assert manager.recv(1000).decode().startswith("STATUS=reload refused: nonsense: ")
+        built.config.write_text(good)
+        assert built.reload() == "done"
+        assert manager.recv(1000).decode() == f"STATUS=serving at 127.0.0.1:{port[1]}"
 
 
 def test_a_wrong_file_is_exit_code_2(built: Daemon) -> None:

@@ -152,6 +152,8 @@ def test_the_service_is_written_for_an_existing_configuration(run: Run, tmp_path
     assert f"serve --config {config}\n" in unit
     assert f"ReadWritePaths={tmp_path / 'state'}\n" in unit
     assert "LoadCredential" not in unit
+    check, signal = re.findall(r"^ExecReload=(.*)$", unit, re.MULTILINE)
+    assert check.endswith(f"serve --check --without-tokens --config {config}") and "kill -HUP" in signal
     assert "systemctl enable --now hsmd" in ran.err
 
 
