@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from hsmd.system import atomic_file
 from hsmd.system.host_users import Account
+from hsmd.system.places import acting_for
 
 _CHILD = Path(__file__).with_name("handshake_child.py")
 _AT_A_TIME = 64
@@ -110,6 +112,8 @@ def try_all(actor: Actor, attempts: Sequence[Attempt]) -> Iterator[Outcome]:
 
 def _try_some(actor: Actor, attempts: Sequence[Attempt], peer: Path) -> Iterator[Outcome]:
     account = actor.account if os.geteuid() == 0 else None
+    if os.geteuid() == 0:
+        _make_places(actor.binds)
     job = _Job(
         loads_as_root=actor.loads_as_root or account is None,
         chroot=str(actor.chroot or "") if os.geteuid() == 0 else "",
@@ -143,6 +147,14 @@ def _try_some(actor: Actor, attempts: Sequence[Attempt], peer: Path) -> Iterator
         raise RuntimeError((done.stderr.strip().splitlines() or ["it ended without a reason"])[-1])
     for attempt, outcome in zip(attempts, json.loads(done.stdout), strict=True):
         yield Outcome(attempt, outcome["error"], outcome["stage"])
+
+
+def _make_places(binds: Sequence[tuple[Path, Path]]) -> None:
+    """Make the directories at which others are shown, as systemd does; in those of the server's user, as that user."""
+    for source, target in binds:
+        if source.is_dir():
+            with suppress(OSError), acting_for(target):  # without one, the child says so
+                target.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def _peer_identity() -> bytes:

@@ -7,7 +7,6 @@ handshake.py describes what it reads.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -219,11 +218,10 @@ def _bind(binds: list[list[str]]) -> None:
     if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(*private) != 0:
         raise OSError(ctypes.get_errno(), "cannot make a mount namespace")
     for source, target in binds:
-        if os.path.isdir(source):
-            with contextlib.suppress(FileExistsError):
-                os.makedirs(target, mode=0o755)
-            if libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None) != 0:
-                raise OSError(ctypes.get_errno(), f"cannot bind {source} to {target}")
+        if not os.path.isdir(source):
+            continue
+        if libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot bind {source} to {target}")
 
 
 if __name__ == "__main__":

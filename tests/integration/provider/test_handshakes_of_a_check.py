@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,19 @@ def test_another_user_sees_nothing_of_the_environment(
     assert account is not None
     wanted = check_access.Wanted(probe, "read", "-r")
     assert check_access.check(Actor(Path("/x"), account), wanted).ok
+
+
+def test_root_makes_no_directory_where_the_servers_user_leads(
+    actor: Actor, identities: dict[str, Identity], tmp_path: Path, socket_path: Path
+) -> None:
+    """The chroot of HAProxy belongs to its user on Debian."""
+    chroot, elsewhere = tmp_path / "chroot", tmp_path / "elsewhere"
+    chroot.mkdir()
+    elsewhere.mkdir()
+    elsewhere.chmod(0o555)
+    if IS_ROOT:
+        os.chown(chroot, 4_242, 4_242)
+    (chroot / "run").symlink_to(elsewhere)
+    led = replace(actor, chroot=chroot, binds=((socket_path.parent, chroot / "run/hsmd"),))
+    check(led, identities["p256"], "tls13-server")
+    assert list(elsewhere.iterdir()) == []
