@@ -80,7 +80,7 @@ def check(
     key: Annotated[
         str,
         typer.Argument(
-            metavar="[KEY]",
+            metavar="KEY",
             help="Name of the key. Default: every exported key.",
             show_default=False,
             callback=lambda name: names.check(name) if name else name,

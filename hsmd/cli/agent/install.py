@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -146,6 +147,8 @@ def install(
         server_files.install(output, unit, server_files.SYSTEMD_STEPS, root, only_print=only_print)
         return
     root = root.absolute()
+    if root == Path("/") and os.geteuid() != 0 and not only_print:
+        raise CommandError("only root can change files of a server", "run it as root, or look with --print")
     records = record.load_all(root)
     present = records.get(server.value, Record(server.value))
     if remove:
