@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(120)
 FEW = ("owner", "checker", "node", "depositary")
 FOR_ALL = {
     messages.AuditAbout, messages.AuditCheckpoint, messages.AuditProve, messages.ClientRotateKey, messages.EventsFollow,
-    messages.EventsRead, messages.StatementKeys, messages.WhoAmI,
+    messages.EventsRead, messages.HealthRead, messages.StatementKeys, messages.WhoAmI,
 }  # fmt: skip
 FOR_OWNERS = {
     messages.CertificateChains, messages.CertificateExport, messages.KeyHistory, messages.KeyList, messages.KeyShow,

@@ -115,6 +115,7 @@ def test_only_operators_change_anything(daemon: Daemon, request_type: type[Reque
         "purposes": ["tls-server"], "clients": [THIEF], "public_key": public_line(daemon.keys[WEB]), "key_type": "p-256",
         "ca": "", "serial": "", "fingerprint": daemon.keys[THIEF].get_fingerprint(), "role": "front-end", "chain": "x",
         "dns_names": ["x"], "subject": "CN=x", "token": "main", "note": "x", "days": 1, "dns": ["x"], "common_name": "x",
+        "reason": "x",
     }  # fmt: skip
     request = request_type(
         **{name: values[name] for name in request_type.__struct_fields__ if name in values}
