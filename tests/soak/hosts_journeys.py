@@ -237,6 +237,7 @@ def removal(site: Site, report: Report) -> None:
         site.front.sh("""
             systemctl disable --now hsmd-agent
             systemctl disable --now hsmd-agent-deploy.path
+            rmdir --ignore-fail-on-non-empty --parents /var/lib/haproxy/run/hsmd 2>/dev/null || true
             rm -rf /etc/systemd/system/hsmd-agent* /var/lib/hsmd-agent-deploy /etc/hsmd /var/lib/hsmd-agent /opt/hsmd /usr/local/bin/hsmd
             userdel hsmd-agent
             systemctl daemon-reload
@@ -293,7 +294,7 @@ def pip_install(site: Site, host: Host, what: str) -> None:
 def both_connected(site: Site) -> bool:
     """Whether the agent is connected to both daemons."""
     status = json.loads(site.front.run("hsmd", "agent", "status", "--json", check=False).stdout or "{}")
-    return sum(each.get("state") == "connected" for each in status.get("daemons", [])) == 2
+    return sum(each.get("state") in ("in-use", "connected") for each in status.get("daemons", [])) == 2
 
 
 def clients_at_work(site: Site) -> None:
