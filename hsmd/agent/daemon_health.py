@@ -38,10 +38,12 @@ class DaemonHealth:
         connections: Callable[[], Iterable[Connection]],
         changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        asked: Callable[[Iterable[Connection]], None] = lambda connections: None,
     ) -> None:
-        """`changed` is called whenever the health of a daemon is another one."""
+        """`changed` is called whenever the health of a daemon is another one, `asked` before, with those that were asked."""
         self._connections = connections
         self._changed = changed
+        self._asked = asked
         self._known: dict[Connection, Health | None] = {}
         self._due = asyncio.Event()
         self._clock = clock
@@ -82,6 +84,7 @@ class DaemonHealth:
         connections = [each for each in self._connections() if each.available]
         answers = await asyncio.gather(*map(self._ask, connections))
         known = dict(zip(connections, answers, strict=True))
+        self._asked(connections)
         if known != self._known:
             self._known = known
             self._changed()

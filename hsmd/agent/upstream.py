@@ -61,7 +61,11 @@ class Upstream:
         self._news: dict[Connection, News] = {}
         self._failing: frozenset[Connection] = frozenset()
         """Connected daemons that report that they can use no key of this agent."""
-        self.health = DaemonHealth(lambda: self._connections, health_changed)
+        self._new: set[Connection] = set()
+        """Connections whose daemons have not been asked yet whether they can use keys: after a restart not at once."""
+        self.health = DaemonHealth(
+            lambda: self._connections, health_changed, asked=self._new.difference_update
+        )
 
     @property
     def connections(self) -> list[Connection]:
@@ -83,6 +87,7 @@ class Upstream:
 
     async def end(self, connection: Connection) -> None:
         """End a connection that is no longer configured."""
+        self._new.discard(connection)
         news = self._news.pop(connection, None)
         if news is not None:
             await news.close()
@@ -138,7 +143,7 @@ class Upstream:
         found = None
         for connection in self._connections:
             if connection.available:
-                if connection not in self._failing:
+                if connection not in self._failing and connection not in self._new:
                     return connection
                 found = found or connection
         return found
@@ -161,6 +166,7 @@ class Upstream:
     def _open(self, endpoint: Endpoint) -> Connection:
         def on_state(available: bool) -> None:
             if available:
+                self._new.add(connection)
                 self._changed(connection)
                 self.health.ask_soon()
 

@@ -17,6 +17,7 @@ from hsmd.protocol.frames import encode_control_request, encode_hello
 from hsmd.protocol.messages import Finding, Health, HealthRead
 from tests.support.agent_site import AgentSite
 from tests.support.fake_daemon import FakeDaemon
+from tests.support.polling import eventually
 
 OTHER_USER = 54321 if os.geteuid() == 0 else os.geteuid()
 FULL = Health("failing", [Finding("disk-full", "failing")])
@@ -125,6 +126,34 @@ async def test_a_daemon_that_reports_faults_is_used_only_if_there_is_no_other(ag
     first.health, first.faults.refuse = Health("well"), None
     await until(agent_site, lambda found: found.daemons[0].level == "well")
     await agent_site.sign()
+
+
+async def test_a_daemon_that_is_back_is_used_when_it_has_told_its_health(agent_site: AgentSite) -> None:
+    """After a restart its workers are not logged in yet, and what is sent there waits in vain."""
+    first, second = agent_site.daemon, await with_second(agent_site)
+    first.health = second.health = Health("well")
+    await agent_site.start()
+    await until(agent_site, lambda found: [each.level for each in found.daemons] == ["well", "well"])
+    assert agent_site.agent is not None
+    told = agent_site.agent._upstream.health
+    may_ask, ask = asyncio.Event(), told.ask
+
+    async def late() -> None:
+        await may_ask.wait()
+        await ask()
+
+    told.ask = late  # type: ignore[method-assign]
+    first.drop()
+    upstream = agent_site.agent._upstream
+    await eventually(lambda: not upstream.connections[0].available)
+    await eventually(lambda: upstream.connections[0].available)
+    await agent_site.sign()
+    assert (len(first.operations), len(second.operations)) == (0, 1)
+
+    may_ask.set()
+    await eventually(lambda: upstream.available is upstream.connections[0])
+    await agent_site.sign()
+    assert len(first.operations) == 1
 
 
 async def test_a_daemon_of_an_earlier_release_counts_as_well(agent_site: AgentSite) -> None:
