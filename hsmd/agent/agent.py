@@ -45,6 +45,8 @@ CHECK_S = 1.0
 WITNESS_S = 60.0
 """Interval of the checks of the daemons' audit logs; they are also checked on each new connection."""
 DRAIN_S = 5.0
+CONNECT_S = 3.0
+"""How long systemd is not told that the agent is ready because no daemon is connected; servers start without one, too."""
 
 log = observe.logger()
 
@@ -59,6 +61,7 @@ class Agent:
         self._certificates = Certificates(self._cache, CertificateVersions(self._config.state))
         self._witness = _witness(self._config)
         self._outdated = outdated = asyncio.Event()
+        self._connected = asyncio.Event()
         self._upstream = Upstream(
             changed=self._note_connected,
             replaced=self._note_replaced,
@@ -131,6 +134,12 @@ class Agent:
     def stop(self) -> None:
         """Refuse new requests, finish open ones, and end."""
         self._stopping.set()
+
+    async def connected(self, within_s: float) -> None:
+        """Return when a daemon has been available, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._connected.wait()
 
     async def reload(self) -> None:
         """Read the configuration again. Faults in it are logged, and then nothing changes.
@@ -224,6 +233,7 @@ class Agent:
             )
 
     def _note_connected(self, connection: Connection) -> None:
+        self._connected.set()
         self._outdated.set()
         self._reports.connected(connection)
 
@@ -272,8 +282,14 @@ async def run(config_path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
-    await agent.run(ready=lambda: notify("READY=1"))
+    await agent.run(ready=lambda: agent.spawn(_announce(agent)))
     notify("STOPPING=1")
+
+
+async def _announce(agent: Agent) -> None:
+    """Tell systemd that the agent is ready: what is started next may make handshakes at once."""
+    await agent.connected(CONNECT_S)
+    notify("READY=1")
 
 
 async def _reload(agent: Agent) -> None:

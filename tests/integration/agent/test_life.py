@@ -183,11 +183,22 @@ async def test_unusable_identity_is_a_problem_that_can_be_fixed_while_running(ec
     assert await echo.sign()
 
 
+async def test_an_agent_waits_for_a_daemon_only_so_long(echo: AgentSite) -> None:
+    agent = await echo.start(connected=False)
+    await agent.connected(10)
+    assert agent._upstream.available is not None
+    await echo.stop()
+    echo.daemon.identity.chmod(0o644)
+    alone = await echo.start(connected=False)
+    await alone.connected(0.05)
+    assert alone._upstream.available is None
+
+
 # --- the process ---
 
 
 async def test_the_process_handles_its_signals(echo: AgentSite) -> None:
-    """READY once it serves, SIGHUP with a typo and with a change, SIGTERM; no secret in its log."""
+    """READY once it serves and a daemon is there, SIGHUP with a typo and with a change, SIGTERM; no secret in its log."""
     notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notes.bind(str(echo.root / "notify"))
     notes.setblocking(False)
@@ -207,7 +218,7 @@ async def test_the_process_handles_its_signals(echo: AgentSite) -> None:
     )
     try:
         await notification(notes, "READY=1")
-        await eventually(lambda: echo.daemon.sessions, within_s=10)
+        assert echo.daemon.sessions
         await eventually_signs(echo)
         good = echo.config.read_text()
         echo.config.write_text("[agent")
