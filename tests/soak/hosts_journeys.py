@@ -41,6 +41,7 @@ def setup(site: Site, report: Report) -> None:
             host.sh("cmp /root/expected.so /opt/hsmd/lib/python3*/site-packages/hsmd/provider/hsmd.so")
     report.document(site, "setup")
     report.document(site, "servers-nginx")
+    site.front.run("systemctl", "enable", "nginx")  # as Debian's package does
     serves(site, report, "setup")
 
 
@@ -244,8 +245,8 @@ def removal(site: Site, report: Report) -> None:
             systemctl restart nginx
         """)
         site.key.sh("""
-            systemctl disable --now hsmd
-            rm -rf /etc/systemd/system/hsmd.service* /etc/hsmd /var/lib/hsmd /opt/hsmd /usr/local/bin/hsmd /root/.config/hsmd
+            systemctl disable --now hsmd hsmd-archive.timer || true
+            rm -rf /etc/systemd/system/hsmd* /srv/archive/hsmd /etc/hsmd /var/lib/hsmd /opt/hsmd /usr/local/bin/hsmd /root/.config/hsmd
             userdel hsmd
             userdel hsmd-token
             systemctl daemon-reload
@@ -328,8 +329,8 @@ JOURNEYS: dict[str, Callable[[Site, Report], None]] = {
     "host-key": host_key,
     "enrolment": enrolment,
     "archive": archive,
-    "daemons": daemons,
     "backup": backup,
+    "daemons": daemons,
     "removal": removal,
 }
 
