@@ -6,21 +6,21 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
 from hsmd import observe
 from hsmd.client.connection import Connection
 from hsmd.errors import ErrorCode, HsmdError, Overloaded, Unavailable
+from hsmd.health.levels import FAILING
 from hsmd.protocol.messages import Health, HealthRead
 
 ASK_EVERY_S = 30.0
 """While the agent is not asked for its health: a thousand idle agents cost a daemon next to nothing."""
-SOON_S = 1.0
-"""Interval while a daemon reports a fault."""
+SOON_S, FAULT_EVERY_S = 1.0, 10.0
+"""Intervals while handshakes fail: the first is doubled up to the second as long as nothing changes."""
 FRESH_S = 2.0
 """An answer that is older is asked for again when the agent is asked for its health."""
-JITTER = 0.2
-"""The pause is shorter by up to this part of it, so that agents that were started together do not ask together."""
+JITTER = 0.5
+"""The pause is longer by up to this part of it, so that agents that were started together do not ask together."""
 TIMEOUT_S = 5.0
 POINTS_TO_A_FAULT = frozenset(
     map(int, (ErrorCode.UNAVAILABLE, ErrorCode.TOKEN, ErrorCode.AUDIT, ErrorCode.STORE, ErrorCode.DEADLINE))
@@ -46,6 +46,9 @@ class DaemonHealth:
         self._asked = asked
         self._known: dict[Connection, Health | None] = {}
         self._due = asyncio.Event()
+        self._connected = asyncio.Event()
+        self._same = 0
+        """How many answers in a row, asked for soon after one another, were the same as before."""
         self._clock = clock
         self._asked_at = clock()
 
@@ -54,8 +57,9 @@ class DaemonHealth:
         return self._known.get(connection) if connection.available else None
 
     def ask_soon(self) -> None:
-        """Something points to a change: a new connection, or an error of a key operation."""
-        self._due.set()
+        """There is a new connection."""
+        self._same = 0
+        self._connected.set()
 
     def look(self) -> None:
         """The agent is asked for its health: what is not fresh is asked for, and told the next time."""
@@ -71,12 +75,26 @@ class DaemonHealth:
         """Ask regularly; runs until cancelled."""
         while True:
             self._due.clear()
+            self._connected.clear()
+            before = self._known
             await self.ask()
-            await asyncio.sleep(SOON_S)
-            faulty = any(found is not None and found.findings for found in self._known.values())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0 if faulty else ASK_EVERY_S * (1 - JITTER * random.random())):
-                    await self._due.wait()
+            self._same = self._same + 1 if self._known == before else 0
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait until daemons are asked again."""
+        least_s, more_s = self._pauses()
+        if await _set_within(self._connected, least_s) or not more_s:
+            return
+        if not await _set_within(self._due, more_s):
+            self._same = 0
+
+    def _pauses(self) -> tuple[float, float]:
+        """How long only a new connection is a reason to ask again, and how much longer nothing but an error is."""
+        least_s = min(SOON_S * 2 ** min(self._same, 10), FAULT_EVERY_S)
+        if any(found is not None and found.level == FAILING for found in self._known.values()):
+            return least_s, 0.0
+        return least_s, ASK_EVERY_S * random.uniform(1, 1 + JITTER)
 
     async def ask(self) -> None:
         """Ask all daemons that are connected, at the same time."""
@@ -98,3 +116,12 @@ class DaemonHealth:
             log.debug("health.not_told", daemon=str(connection.endpoint), error=error.text)
             return None
         return answer
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event was set in this time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

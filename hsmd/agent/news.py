@@ -8,15 +8,12 @@ from collections.abc import Callable
 
 from hsmd.client.connection import Connection
 from hsmd.errors import HsmdError, Overloaded
-from hsmd.protocol.messages import MISSED, NOW, Event, EventPage, EventsRead
+from hsmd.protocol.messages import MISSED, NOW, Event
 
 REPLACED = "certificate.replaced"
-READ_EVERY_S = 15.0
-"""How often events are read when too many others follow them already; half as long again at most."""
-ASK_S = 10.0
 AGAIN_S = 300.0
-"""After this time a daemon of an earlier release, which has no events, is asked again."""
-_PAGE = 100
+"""After this time, or half as long again at most, a daemon is asked again that has no place for another follower, or that is of
+an earlier release and has no events. Until then the agent compares all its keys now and then, as it does anyway."""
 
 
 class News:
@@ -42,24 +39,9 @@ class News:
                 async for event in self._connection.events(self._cursor, waiting=_give_up):
                     self._notice(event)
                     self._cursor = event.id
-            except Overloaded:
-                await self._read()
-                await asyncio.sleep(READ_EVERY_S * random.uniform(1, 1.5))
             except HsmdError:
-                await asyncio.sleep(AGAIN_S)
-
-    async def _read(self) -> None:
-        """Read what there is, in place of following it."""
-        request = EventsRead(since=self._cursor, limit=_PAGE)
-        try:
-            page: EventPage = await self._connection.control(request, timeout_s=ASK_S)
-        except HsmdError:
-            return
-        for event in page.events:
-            self._notice(event)
-        if page.more or page.missed:
-            self._missed()
-        self._cursor = NOW if page.more else page.cursor
+                await asyncio.sleep(AGAIN_S * random.uniform(1, 1.5))
+                self._missed()
 
     def _notice(self, event: Event) -> None:
         if event.kind == REPLACED:

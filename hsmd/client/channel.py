@@ -54,7 +54,7 @@ LOST_AFTER_S = 2.0
 """Silence after which the channel is closed if an answer is awaited."""
 IDLE_AFTER_S = 1.0
 """Time without a request after which a channel is idle: its next request takes a ping along, and checks stop until then."""
-IDLE_PING_S = (15.0, 30.0)
+IDLE_PING_S = (40.0, 60.0)
 """An idle channel is sent a ping after a random time in this range: short enough for firewalls, and not all at once."""
 SWEEP_S = 0.01
 """Shortest interval between two checks of the deadlines."""

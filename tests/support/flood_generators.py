@@ -7,7 +7,7 @@
     python flood_generators.py sink              a server that accepts the same connections and discards the frames
 
 `long` sends TLS 1.2 client transcripts: always the bytes on standard input.
-`agents` keeps COUNT connections of real clients open, of these users in turn, and prints `ready` and the seconds whenever all are.
+`agents` does what COUNT agents do whose hosts request nothing, of these users in turn, and prints `ready` and the seconds whenever all are.
 The sink replaces the daemon where a test measures the load that the generators themselves put on the same cores.
 """
 
@@ -17,7 +17,7 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from typing import Any
 import asyncssh
 import uvloop
 
+from hsmd.agent.daemon_health import DaemonHealth
+from hsmd.agent.news import News
 from hsmd.client import Connection, Endpoint
 from hsmd.protocol.channel import FrameDecoder
 from hsmd.protocol.frames import (
@@ -144,7 +146,7 @@ def _open(one: socket.socket) -> bool:
 async def agents(
     host: str, port: int, directory: Path, host_key: str, count: int, users: Sequence[str]
 ) -> None:
-    """Keep connections of clients that request nothing; print how long it took whenever all are connected."""
+    """Keep the connections of agents whose hosts request nothing; print how long it took whenever all are connected."""
     available, began = 0, time.monotonic()
 
     def changed(on: bool) -> None:
@@ -155,13 +157,27 @@ async def agents(
         if available == count:
             print(f"ready {time.monotonic() - began:.3f}", flush=True)
 
-    connections = [
-        Connection(Endpoint(host, port, (host_key,), user, directory / user), on_state=changed)
+    agents = [
+        _Agent(Endpoint(host, port, (host_key,), user, directory / user), changed)
         for user in islice(cycle(users), count)
     ]
-    for connection in connections:
-        connection.begin()
-    await asyncio.Event().wait()
+    for agent in agents:
+        agent.connection.begin()
+    await asyncio.gather(*(agent.health.follow() for agent in agents))
+
+
+class _Agent:
+    """What an agent with nothing to do asks of a daemon: its health, and its events."""
+
+    def __init__(self, endpoint: Endpoint, changed: Callable[[bool], None]) -> None:
+        def on_state(available: bool) -> None:
+            changed(available)
+            if available:
+                self.health.ask_soon()
+
+        self.connection = Connection(endpoint, on_state=on_state)
+        self.health = DaemonHealth(lambda: [self.connection], changed=lambda: None)
+        self._news = News(self.connection, replaced=lambda name: None, missed=lambda: None)
 
 
 class _Discard(asyncssh.SSHServerSession[bytes]):
