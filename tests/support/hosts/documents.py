@@ -39,7 +39,6 @@ SECRETS = {
     "NEWPIN": "secret-pin-5678",
     "DATABASE": "database-secret\ndatabase-secret",
 }
-REPLACED = {"PASSWORD": "database-secret"}
 HSMD_SOURCE = "/srv/hsmd"
 SOURCES = {
     "PIP_FIND_LINKS": HSMD_SOURCE,
@@ -47,8 +46,8 @@ SOURCES = {
     "DEBIAN_FRONTEND": "noninteractive",
 }
 """THE table of what differs between the documents and the test bed. The hosts have the addresses of the documents, and the
-module of their path (SoftHSM's). What is typed at a terminal is here (a new password twice), a word that stands for a secret,
-and where pip finds hsmd: in a wheel of this tree."""
+module of their path (SoftHSM's). What is typed at a terminal is here (a new password twice), and where pip finds hsmd: in a
+wheel of this tree."""
 ONLINE = re.compile(r"\b(apt-get|apt|pip)\b")
 """Steps that need servers of packages."""
 
@@ -108,9 +107,8 @@ def carry_out(step: Step, hosts: Mapping[str, Host]) -> str:
             return ""
         typed = SECRETS[step.typed] + "\n" if step.typed else ""
         online = ONLINE.search(step.text) is not None
-        script = re.sub(r"\b(" + "|".join(REPLACED) + r")\b", lambda word: REPLACED[word[0]], step.text)
         return hosts[step.host].sh(
-            f"cd\n{script}", text=typed, online=online, timeout_s=600.0, variables=SOURCES
+            f"cd\n{step.text}", text=typed, online=online, timeout_s=600.0, variables=SOURCES
         )
     except AssertionError as error:
         raise AssertionError(f"{step.place}: {error}") from None
