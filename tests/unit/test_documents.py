@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -13,6 +14,15 @@ import pytest
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.audit.refusals import REFUSALS_EVENT
+from hsmd.daemon.config.settings import (
+    AuditConfig,
+    CertificatesConfig,
+    LimitsConfig,
+    ListenConfig,
+    MetricsConfig,
+    TokenConfig,
+    UsersConfig,
+)
 from hsmd.daemon.front.access.rules import Rule
 from hsmd.errors import PurposeMismatch
 from hsmd.protocol.frames import (
@@ -24,7 +34,7 @@ from hsmd.protocol.frames import (
     encode_hello,
     encode_welcome,
 )
-from hsmd.protocol.messages.enumerations import EVENT_KIND
+from hsmd.protocol.messages.enumerations import EVENT_KIND, OUTCOME
 from hsmd.purposes import Purpose, PurposeCheck
 from hsmd.transparency import discontinuity
 from hsmd.transparency.records import CHECKPOINT_EVENT, GRANT_USED_EVENT, MARK_EVENT
@@ -176,6 +186,31 @@ def test_the_tests_of_the_requirements_exist() -> None:
     rows = [line for line in text.splitlines() if re.match(r"\| [KVRE]\d", line)]
     assert rows and all("::" in row for row in rows)
     assert [(file, name) for file, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []
+
+
+def test_the_metric_of_operations_has_every_outcome() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    row = re.search(r"^\| `hsmd_operations_total` .*$", page, re.MULTILINE)
+    assert row and set(OUTCOME.values) - set(re.findall(r"`([a-z-]+)`", row[0])) == set()
+
+
+def test_each_setting_is_in_the_written_file_or_on_the_page_of_settings() -> None:
+    sections = (
+        ListenConfig,
+        TokenConfig,
+        AuditConfig,
+        LimitsConfig,
+        MetricsConfig,
+        CertificatesConfig,
+        UsersConfig,
+    )
+    settings = {field.name for section in sections for field in dataclasses.fields(section)} | {"fresh_s"}
+    written = (ROOT / "hsmd" / "cli" / "base" / "daemon_toml.py").read_text()
+    in_file = set(re.findall(r"^#?([a-z_]+) = ", written, re.MULTILINE)) | {"front", "workers"}
+    page = (ROOT / "docs" / "reference.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    on_page = set(re.findall(r"`([a-z_]+)`", page))
+    assert {"startups", "stall_ms"} <= in_file
+    assert settings - {"settings"} - in_file - on_page == set()
 
 
 # --- troubleshooting by message ---
