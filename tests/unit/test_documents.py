@@ -90,6 +90,21 @@ def test_links_have_targets(page: Path) -> None:
             assert anchor in anchors(target.read_text()), f"{page.name}: {file}#{anchor}"
 
 
+LONG = 150
+"""Lines of a page from which on its sections are listed at its beginning."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_long_pages_begin_with_a_list_of_their_sections(page: Path) -> None:
+    text = page.read_text()
+    if page.name in ("CHANGELOG.md", "control.md") or len(text.splitlines()) <= LONG:
+        return  # a list of releases; a table of requests
+    head, *sections = re.split(r"^## (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), flags=re.M)
+    titles = [anchors(f"# {title}")[0] for title in sections[::2]]
+    assert len(titles) > 2
+    assert [link for link in re.findall(r"\]\(#([^)]+)\)", head) if link in titles] == titles
+
+
 def test_the_architecture_page_names_every_package() -> None:
     """Packages are named by their path in `hsmd`."""
     text = (ROOT / "docs" / "architecture.md").read_text()
