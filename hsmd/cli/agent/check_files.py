@@ -16,6 +16,8 @@ from hsmd.system.input_files import read_file
 
 SOON = timedelta(days=14)
 """A certificate that expires sooner is reported as a problem, while there is time to renew it."""
+PART_OF_TERM = 5
+"""One of short term is in the last fifth of it, as for the daemon: it would be a problem from its first day on."""
 MAX_FILE_BYTES = 1 << 20
 _REFERENCE = "key reference"
 _CERTIFICATE = "certificate"
@@ -89,6 +91,6 @@ def _term(path: Path, name: str, leaf: x509.Certificate, now: datetime) -> Findi
         )
     if now >= end:
         return bad(_CERTIFICATE, f"{path} expired on {end:%Y-%m-%d %H:%M}Z", renew)
-    if now + SOON >= end:
+    if end - now <= min(SOON, (end - begin) / PART_OF_TERM):
         return bad(_CERTIFICATE, f"{path} expires on {end:%Y-%m-%d %H:%M}Z", renew)
     return good(_CERTIFICATE, f"{path} is valid until {end.astimezone(UTC):%Y-%m-%d}")

@@ -204,7 +204,14 @@ def _certificate(path: Path, key: ec.EllipticCurvePrivateKey, begin: datetime, d
 
 @pytest.mark.parametrize(
     ("days", "at", "complaint"),
-    [(90, 1, ""), (90, 77, "expires on"), (90, 91, "expired on"), (90, -1, "not valid before")],
+    [
+        (90, 1, ""),
+        (90, 77, "expires on"),
+        (90, 91, "expired on"),
+        (90, -1, "not valid before"),
+        (10, 1, ""),  # of short term: the last fifth
+        (10, 9, "expires on"),
+    ],
 )
 def test_the_validity_of_a_certificate_is_checked(
     home: Path, key: ec.EllipticCurvePrivateKey, days: int, at: int, complaint: str
