@@ -82,7 +82,7 @@ def _belongs(path: Path, leaf: x509.Certificate, key: KeyInfo) -> Finding:
 
 def _term(path: Path, name: str, leaf: x509.Certificate, now: datetime) -> Finding:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    renew = f"renew it: hsmd key csr {name}, hsmd cert import {name} CHAIN, hsmd agent export {name}, then reload the server"
+    renew = f"renew it, as an operator: hsmd key csr {name}, hsmd cert import {name} CHAIN"
     if now < begin:
         return bad(
             _CERTIFICATE,
