@@ -24,7 +24,6 @@ app = group(
 
     For the agent of a front end: hsmd agent install systemd."""
 )
-app.callback()(lambda: None)  # a group, although it has one command
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +113,24 @@ def install(
         document,
         lambda: "\n".join(_lines(files, root, only_print)),
         hints=f"\nNext: {before}systemctl daemon-reload && systemctl enable --now {units}\n",
+    )
+
+
+@command(app, "remove", example="hsmd systemd remove")
+def remove(
+    output: Output,
+    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Remove below this directory.")] = Path(
+        "/"
+    ),
+) -> None:
+    """Remove the services that `hsmd systemd install` wrote. Drop-ins, configuration, store and log stay."""
+    removed = systemd.remove_units(systemd.DAEMON_UNITS, root)
+    output.show(
+        {"removed": [str(path) for path in removed]},
+        lambda: "\n".join(f"Removed {path}" for path in removed) or "There were no units of hsmd.",
+        hints="\nNext: systemctl daemon-reload; what still runs ends with: systemctl stop hsmd\n"
+        if removed
+        else "",
     )
 
 

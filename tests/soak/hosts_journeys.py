@@ -234,23 +234,10 @@ def backup(site: Site, report: Report) -> None:
 def removal(site: Site, report: Report) -> None:
     """Everything removed: nothing of hsmd runs or is left, and nginx goes on with other keys."""
     report.document(site, "servers-nginx-remove")
-    with report.step(site.name, "removal", "key and front: services stopped, files and users removed"):
-        site.front.sh("""
-            systemctl disable --now hsmd-agent
-            systemctl disable --now hsmd-agent-deploy.path
-            rmdir --ignore-fail-on-non-empty --parents /var/lib/haproxy/run/hsmd 2>/dev/null || true
-            rm -rf /etc/systemd/system/hsmd-agent* /var/lib/hsmd-agent-deploy /etc/hsmd /var/lib/hsmd-agent /opt/hsmd /usr/local/bin/hsmd
-            userdel hsmd-agent
-            systemctl daemon-reload
-            systemctl restart nginx
-        """)
-        site.key.sh("""
-            systemctl disable --now hsmd hsmd-archive.timer || true
-            rm -rf /etc/systemd/system/hsmd* /srv/archive/hsmd /etc/hsmd /var/lib/hsmd /opt/hsmd /usr/local/bin/hsmd /root/.config/hsmd
-            userdel hsmd
-            userdel hsmd-token
-            systemctl daemon-reload
-        """)
+    site.key.sh("systemctl disable --now hsmd-archive.timer || true; rm -rf /srv/archive/hsmd")
+    # The place in HAProxy's chroot at which systemd had mounted the directory of the agent's socket.
+    site.front.sh("rmdir --ignore-fail-on-non-empty --parents /var/lib/haproxy/run/hsmd 2>/dev/null || true")
+    report.document(site, "removal")
     with report.step(site.name, "removal", "nothing is left"):
         for host in (site.key, site.front):
             left = host.sh(

@@ -69,7 +69,7 @@ _DECRYPTS = "tls12-rsa-premaster"
     "install",
     example="hsmd agent install nginx --key www\nhsmd agent install haproxy --key www --print\n"
     "hsmd agent install postgresql --key db --cluster 15/main\nhsmd agent install nginx --remove\n"
-    "hsmd agent install systemd --user hsmd-agent",
+    "hsmd agent install systemd --user hsmd-agent\nhsmd agent install systemd --remove",
 )
 def install(
     output: Output,
@@ -143,6 +143,9 @@ def install(
     Shows what changes, and asks on a terminal. --remove takes it back, unless a file was changed since.
     """
     if server is Server.SYSTEMD:
+        if remove:
+            server_files.remove(output, root)
+            return
         unit = server_files.systemd_files((config or default_config()).absolute(), user or _AGENT_USER)
         server_files.install(output, unit, server_files.SYSTEMD_STEPS, root, only_print=only_print)
         return

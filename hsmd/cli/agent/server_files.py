@@ -63,6 +63,18 @@ def install(
     )
 
 
+def remove(output: Output, root: Path) -> None:
+    """Remove the units below `root`, and print the remaining steps. Raises CommandError for one that hsmd has not written."""
+    removed = systemd.remove_units(systemd.AGENT_UNITS, root)
+    output.show(
+        {"removed": [str(path) for path in removed]},
+        lambda: "\n".join(f"Removed {path}" for path in removed) or "There were no units of hsmd.",
+        hints="\nNext: systemctl daemon-reload; what still runs ends with: systemctl stop hsmd-agent hsmd-agent-deploy.path\n"
+        if removed
+        else "",
+    )
+
+
 def _below(root: Path, file: Installed) -> Path:
     return root / file.path.relative_to("/")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,11 @@ DEPLOY_UNIT = "hsmd-agent-deploy.service"
 DEPLOY_PATH = "hsmd-agent-deploy.path"
 ARCHIVE_UNIT = "hsmd-archive.service"
 ARCHIVE_TIMER = "hsmd-archive.timer"
+DAEMON_UNITS = (DAEMON_UNIT, ARCHIVE_UNIT, ARCHIVE_TIMER)
+AGENT_UNITS = (AGENT_UNIT, DEPLOY_UNIT, DEPLOY_PATH)
 DIRECTORY = Path("/etc/systemd/system")
+_WRITTEN_BY = "written by `hsmd "
+"""In the first line of each unit."""
 
 
 def daemon_unit(
@@ -63,6 +68,25 @@ def deploy_units(state: Path, keys: Path, servers: Path) -> dict[str, str]:
         program=_program(), state=_plain(state), keys=_plain(keys), servers=_plain(servers)
     )
     return {DEPLOY_UNIT: service, DEPLOY_PATH: _template(DEPLOY_PATH).format(state=_plain(state))}
+
+
+def remove_units(names: Sequence[str], root: Path) -> list[Path]:
+    """Remove those of these units that hsmd has written; return them. Raises CommandError for one that it has not, or OSError."""
+    found = [path for path in (_below(root, name) for name in names) if os.path.lexists(path)]
+    for path in found:
+        if (
+            path.is_symlink()
+            or not path.is_file()
+            or _WRITTEN_BY not in path.read_text("utf-8", "replace").partition("\n")[0]
+        ):
+            raise CommandError(f"{path} was not written by hsmd", "look at it, and remove it yourself")
+    for path in found:
+        path.unlink()
+    return found
+
+
+def _below(root: Path, name: str) -> Path:
+    return root / (DIRECTORY / name).relative_to("/")
 
 
 def _template(name: str) -> str:

@@ -102,6 +102,7 @@ ELSEWHERE = {
     "statement keys": "a table; hints are notes",
     "statement verify": "its findings are the result",
     "systemd install": "fields only; its next steps are hints",
+    "systemd remove": "paths only; its next step is a hint",
     "top": "a screen",
 }
 HINT = re.compile(

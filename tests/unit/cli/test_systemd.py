@@ -157,6 +157,46 @@ def test_the_service_is_written_for_an_existing_configuration(run: Run, tmp_path
     assert "systemctl enable --now hsmd" in ran.err
 
 
+def test_the_services_are_removed_again(run: Run, tmp_path: Path, config: Path) -> None:
+    root, units = tmp_path / "root", tmp_path / "root/etc/systemd/system"
+    assert (
+        run("systemd", "install", "--config", str(config), "--root", str(root), "--archive-to", "/srv/a").code
+        == 0
+    )
+    (units / "hsmd.service.d").mkdir()
+    (units / "other.service").touch()
+    ran = run("systemd", "remove", "--root", str(root))
+    assert (ran.code, ran.out.count("Removed ")) == (0, 3)
+    assert "systemctl daemon-reload" in ran.err
+    assert sorted(os.listdir(units)) == ["hsmd.service.d", "other.service"]
+    assert "There were no units" in run("systemd", "remove", "--root", str(root)).out
+
+
+@pytest.mark.parametrize("command", [("systemd", "remove"), ("agent", "install", "systemd", "--remove")])
+def test_a_unit_of_another_author_is_not_removed(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    units = tmp_path / "etc/systemd/system"
+    units.mkdir(parents=True)
+    names = ("hsmd.service", "hsmd-archive.timer", "hsmd-agent.service", "hsmd-agent-deploy.path")
+    for name in names[::2]:
+        (units / name).write_text("# The site's own\n[Unit]\nDescription=written by `hsmd` of another kind\n")
+    for name in names[1::2]:
+        (units / name).write_text("# written by `hsmd systemd install`\n")
+    ran = run(*command, "--root", str(tmp_path))
+    assert (ran.code, "was not written by hsmd" in ran.err) == (1, True)
+    assert sorted(os.listdir(units)) == sorted(names), "all or none"
+
+
+def test_the_services_of_an_agent_are_removed_again(run: Run, tmp_path: Path) -> None:
+    units = tmp_path / "etc/systemd/system"
+    units.mkdir(parents=True)
+    written = {systemd.AGENT_UNIT: systemd.agent_unit(Path("/etc/hsmd/agent.toml"), "daemon", "")}
+    written |= systemd.deploy_units(Path("/var/lib/a"), Path("/etc/hsmd/keys"), Path("/etc/hsmd/servers.d"))
+    for name, text in written.items():
+        (units / name).write_text(text)
+    ran = run("agent", "install", "systemd", "--remove", "--yes", "--root", str(tmp_path))
+    assert (ran.code, ran.out.count("Removed "), os.listdir(units)) == (0, 3, [])
+
+
 def test_print_writes_nothing(run: Run, tmp_path: Path, config: Path) -> None:
     ran = run("systemd", "install", "--config", str(config), "--root", str(tmp_path / "root"), "--print")
     assert "# ---- /etc/systemd/system/hsmd.service" in ran.out
