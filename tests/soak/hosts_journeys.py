@@ -95,6 +95,57 @@ def renewal(site: Site, report: Report) -> None:
     serves(site, report, "renewal")
 
 
+AUTHORITY = """
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /srv/ca.key -out /srv/ca.pem -days 30 \\
+    -subj '/CN=Test CA' -addext keyUsage=critical,keyCertSign
+"""
+ISSUE = """
+openssl x509 -req -in /root/www.csr -CA /srv/ca.pem -CAkey /srv/ca.key -days 20 -copy_extensions copy -out /srv/leaf.pem
+cat /srv/leaf.pem /srv/ca.pem >/root/fullchain.pem
+"""
+
+
+def replacement(site: Site, report: Report) -> None:
+    """A certificate of a CA, then a new key for the same name: no handshake fails, and the old key is destroyed."""
+    with report.step(site.name, "replacement", "key: a CA"):
+        site.key.sh(AUTHORITY)
+    with site.clients() as seen:
+        clients_at_work(site)
+        for steps_of_request, steps_of_answer in (
+            ("certificate-request", "certificate-import"),
+            ("replace-request", "replace-switch"),
+        ):
+            before = served(site)
+            report.document(site, steps_of_request)
+            site.key.sh(ISSUE)
+            report.document(site, steps_of_answer)
+            with report.step(site.name, "replacement", "the front end serves the new certificate") as notes:
+                took = wait_until(lambda old=before: served(site) != old, "it is served", RENEWED_S)
+                notes.append(f"after {took:.1f} s")
+        wait_until(lambda: reported(site), "the front end has reported it", SERVES_S)
+        report.document(site, "replace-progress")
+        with report.step(site.name, "replacement", "key: the old key is destroyed"):
+            shown = json.loads(site.key.run("hsmd", "key", "show", "www", "--json").stdout)
+            site.key.run(
+                "hsmd", "key", "replace", "www", "--finish", "--confirm", shown["replacement"]["key"]
+            )
+    with report.step(site.name, "replacement", "clients") as notes:
+        notes.append(flawless(seen))
+    serves(site, report, "replacement")
+
+
+def reported(site: Site) -> bool:
+    """Whether all front ends have reported that they serve the present certificate of www."""
+    shown = json.loads(site.key.run("hsmd", "key", "show", "www", "--json").stdout)
+    found = [each["state"] for each in shown["served_by"]]
+    return bool(found) and set(found) == {"current"}
+
+
+def monitoring(site: Site, report: Report) -> None:
+    """Health as docs/monitoring.md shows it."""
+    report.document(site, "monitoring")
+
+
 def served(site: Site) -> str:
     """The certificate that the front end shows."""
     done = site.public.run(
@@ -310,9 +361,11 @@ JOURNEYS: dict[str, Callable[[Site, Report], None]] = {
     "restarts": restarts,
     "servers": servers,
     "renewal": renewal,
+    "replacement": replacement,
     "pin": pin,
     "agent-key": agent_key,
     "operator-key": operator_key,
+    "monitoring": monitoring,
     "host-key": host_key,
     "enrolment": enrolment,
     "archive": archive,
@@ -342,7 +395,7 @@ def flawless(seen: Clients) -> str:
     return f"{seen.handshakes} handshakes, none failed, the longest {seen.longest_s * 1000:.0f} ms"
 
 
-NEEDS = {"host-key": ("operator-key",)}
+NEEDS = {"host-key": ("operator-key",), "monitoring": ("operator-key",)}
 """Journeys that others must come before."""
 
 
