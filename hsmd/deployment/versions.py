@@ -167,8 +167,13 @@ def _prune(home: Path, current: str) -> None:
         for entry in entries:
             if VERSION.fullmatch(entry.name):
                 versions.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
+            elif entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
             elif entry.name != CURRENT:
                 os.unlink(entry.path)
     old = [name for _, name in sorted(versions, reverse=True) if name != current]
     for name in old[KEPT - 1 :]:
-        shutil.rmtree(home / name)
+        # Half of a version would look like the newest one.
+        leaving = home / f".{name}.old"
+        os.rename(home / name, leaving)
+        shutil.rmtree(leaving)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import stat
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from hsmd.deployment import pair
-from hsmd.deployment.versions import CURRENT, KEPT, SWITCHED, CertificateVersions, Offer
+from hsmd.deployment.versions import CHAIN, CURRENT, KEPT, REFERENCE, SWITCHED, CertificateVersions, Offer
 from tests.support.renewals import DAY, NOW, Key, content
 
 
@@ -133,7 +134,7 @@ def test_a_full_disk_fails_only_what_it_fails(
     assert outcome.switched == ["b"]
 
 
-STEPS = ("mkdir", "open", "fsync", "replace", "symlink", "unlink", "rmdir")
+STEPS = ("mkdir", "open", "fsync", "replace", "symlink", "rename", "unlink", "rmdir")
 """The system calls of a switch, before each of which a process is killed."""
 
 
@@ -142,6 +143,7 @@ def killed_before(step: int, state: Path, offers: list[Offer]) -> str:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        gc.disable()  # finalizers of what other tests have left make system calls, too
         left = step
 
         def counted(name: str, call: Any) -> Any:
@@ -161,13 +163,15 @@ def killed_before(step: int, state: Path, offers: list[Offer]) -> str:
             written = CertificateVersions(state)
             assert written.write(offers, NOW).switched
             written.announce()
-        finally:
             os._exit(0)
+        finally:
+            os._exit(1)
     os.close(writing)
     with open(reading) as pipe:
         name = pipe.read()
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) == bool(name)
+    assert name or os.waitstatus_to_exitcode(status) == 0
     return name
 
 
@@ -191,5 +195,9 @@ def test_a_kill_at_any_step_leaves_a_complete_current(versions: CertificateVersi
         last = key.offer()
         versions.write([last], NOW)
         assert len(listed(tmp_path, key)) == KEPT + 1, point
+        home = tmp_path / "certificates" / key.name
+        assert all({CHAIN, REFERENCE} <= set(os.listdir(home / name)) for name in listed(tmp_path, key)), (
+            point
+        )
     assert set(points) == set(STEPS)
     assert (tmp_path / SWITCHED).exists()
