@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hsmd.agent import agent as agents
 from hsmd.cli import run
 from hsmd.cli.agent import check_agent
+from hsmd.cli.agent.handshake import Actor
 from hsmd.client import Client
 from hsmd.client.witness import LogRefused, Witness
 from hsmd.errors import Unavailable
@@ -69,7 +70,7 @@ async def test_a_rolled_back_log_makes_a_daemon_unavailable(
     identity = await agent_site.control(messages.WhoAmI())
     assert isinstance(identity, messages.Identity)
     assert (identity.daemon, identity.problems) == ("", problems(agent_site))
-    found, _ = await asyncio.to_thread(check_agent.check_agent, agent_site.socket, "www", "")
+    found, _ = await asyncio.to_thread(check_agent.check_agent, agent_site.socket, Actor(Path()), ["www"])
     (finding,) = [one for one in found if one.subject == "audit log"]
     assert not finding.ok and "it has 6 records" in finding.text and "witness reset" in finding.fix
 
@@ -132,7 +133,7 @@ async def test_a_declared_restore_is_accepted_where_the_operator_is_pinned(
     identity = await agent_site.control(messages.WhoAmI())
     assert isinstance(identity, messages.Identity)
     assert identity.problems == [] and "reason restored" in identity.notices[0]
-    found, _ = await asyncio.to_thread(check_agent.check_agent, agent_site.socket, "www", "")
+    found, _ = await asyncio.to_thread(check_agent.check_agent, agent_site.socket, Actor(Path()), ["www"])
     (finding,) = [one for one in found if one.subject == "audit log"]
     assert finding.ok and "reason restored" in finding.text
 

@@ -373,7 +373,7 @@ async def test_a_connection_to_a_silent_peer_is_replaced(daemon: FakeDaemon, con
     daemon.faults.silent = True
     with pytest.raises(DeadlineExceeded):
         await use(connection, timeout_s=0.1)
-    await eventually(lambda: len(daemon.connections) == 0, within_s=4.0)
+    await eventually(lambda: len(daemon.connections) == 0, within_s=10.0)
     daemon.faults.silent = False
     await eventually(lambda: connection.available, within_s=2.0)
 
