@@ -23,7 +23,8 @@ MORE = 24
 def test_no_handshake_fails_while_a_new_key_takes_over_a_name(site: Site, tmp_path: Path) -> None:
     """nginx runs, and is reloaded, with the old files after the switch; then it gets the new ones."""
     old = site.make_key(PLAN)
-    nginx = site.second_nginx("swap", [Served(PLAN.host, *site.agent.export(PLAN.name))])
+    files = site.agent.export(PLAN.name)
+    nginx = site.second_nginx("swap", [Served(PLAN.host, *files)])
     since = site.daemon.log_size
     try:
         with Load((HOST, nginx.port), site.authority.file, [LANES], tmp_path / "load") as load:
@@ -56,6 +57,8 @@ def test_no_handshake_fails_while_a_new_key_takes_over_a_name(site: Site, tmp_pa
         samples = load.samples()
     finally:
         nginx.stop()
+        for path in files:
+            path.unlink()
     assert [sample.error for sample in samples if sample.error] == []
     assert {use.key_name for use in site.daemon.uses(since)} >= {PLAN.name, kept}, "both keys were used"
     every_signature_is_in_the_log(site, since, samples)

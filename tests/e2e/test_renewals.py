@@ -127,14 +127,14 @@ def test_a_renewed_certificate_is_served_within_seconds_and_no_handshake_fails(
 
 def test_a_new_key_takes_over_a_name_and_no_handshake_fails(site: Site, tmp_path: Path) -> None:
     """From the switch until every front end has reported. A token that makes or destroys a key is busy, so that is done apart."""
-    name = "swap.test"
-    site.make_key(KeyPlan("swap", "p-256", ("tls-server",)))
-    files = site.agent.export("swap")
-    request = x509.load_pem_x509_csr(site.daemon.command("key", "replace", "swap")["pem"].encode())
+    name = "handover.test"
+    site.make_key(KeyPlan("handover", "p-256", ("tls-server",)))
+    files = site.agent.export("handover")
+    request = x509.load_pem_x509_csr(site.daemon.command("key", "replace", "handover")["pem"].encode())
     chain = tmp_path / "chain.pem"
     chain.write_text(site.authority.issue(request.public_key(), name) + site.authority.file.read_text())
     leaf = leaf_digest(chain.read_bytes())
-    nginx = site.second_nginx("swap", [Served(name, *files)])
+    nginx = site.second_nginx("handover", [Served(name, *files)])
     root = Root(site, tmp_path, nginx)
     lanes = (Lane(name, "1.2", interval_s=0.05), Lane(name, "1.3", interval_s=0.05))
     try:
@@ -143,17 +143,17 @@ def test_a_new_key_takes_over_a_name_and_no_handshake_fails(site: Site, tmp_path
             Load((HOST, nginx.port), site.authority.file, [lanes], tmp_path / "load") as load,
         ):
             wait_until(lambda: len(load.samples()) > 20, "handshakes are made")
-            old = site.daemon.command("key", "replace", "swap", "--certificate", chain)["other"]["name"]
+            old = site.daemon.command("key", "replace", "handover", "--certificate", chain)["other"]["name"]
             took_s = wait_until(lambda: presented(nginx) == leaf, "nginx presents the new key", 30)
-            reported(site, "swap", leaf)
+            reported(site, "handover", leaf)
             load.check()
         assert [sample.error for sample in load.samples() if sample.error] == []
         assert took_s < SERVED_WITHIN_S
-        site.daemon.command("key", "replace", "swap", "--finish", "--confirm", old)
+        site.daemon.command("key", "replace", "handover", "--finish", "--confirm", old)
         site.handshake(name, nginx=nginx)
     finally:
         nginx.stop()
-        site.daemon.command("key", "destroy", "swap", "--confirm", "swap")
+        site.daemon.command("key", "destroy", "handover", "--confirm", "handover")
         for path in files:
             path.unlink()
 
