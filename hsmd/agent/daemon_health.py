@@ -13,7 +13,7 @@ from hsmd.errors import ErrorCode, HsmdError, Overloaded, Unavailable
 from hsmd.health.levels import FAILING
 from hsmd.protocol.messages import Health, HealthRead
 
-ASK_EVERY_S = 30.0
+ASK_EVERY_S = 60.0
 """While the agent is not asked for its health: a thousand idle agents cost a daemon next to nothing."""
 SOON_S, FAULT_EVERY_S = 1.0, 10.0
 """Intervals while handshakes fail: the first is doubled up to the second as long as nothing changes."""
