@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from datetime import datetime
 
 import hsmd
@@ -28,6 +28,8 @@ from hsmd.protocol.roles import in_order
 
 ENDS_IN_STATUS, ENDS_IN_METRICS = 10, 500
 """Certificates that are named, those that end first."""
+JUDGED_FOR_S = 1.0
+"""One judgement answers all that ask within this time: it costs a millisecond, and a thousand agents ask for it."""
 
 
 class StatusHandlers:
@@ -48,6 +50,7 @@ class StatusHandlers:
         admission: Admission,
         sessions: Sized,
         certificate_ends: CertificateEnds,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._started_at = started_at
@@ -61,6 +64,9 @@ class StatusHandlers:
         self._admission = admission
         self._sessions = sessions
         self._certificate_ends = certificate_ends
+        self._clock = clock
+        self._judged: messages.Health | None = None
+        self._judged_at = 0.0
 
     def handlers(self) -> dict[type[Request], Handler]:
         """The method that carries out each request."""
@@ -97,16 +103,15 @@ class StatusHandlers:
         self, identity: Identity, request: messages.HealthRead, deadline: float
     ) -> messages.Health:
         health = self.level_and_findings()
-        if not identity.roles & (OPERATOR | AUDITOR):
-            health.findings = [
-                Finding(each.condition, each.severity, each.subject) for each in health.findings
-            ]
-        return health
+        return health if identity.roles & (OPERATOR | AUDITOR) else _without_text(health)
 
     def level_and_findings(self) -> messages.Health:
-        """The daemon's health, with all that an operator may read."""
-        status = self.state()
-        return messages.Health(status.level, status.findings)
+        """The daemon's health, with all that an operator may read; at most a second old."""
+        now = self._clock()
+        if self._judged is None or now - self._judged_at >= JUDGED_FOR_S:
+            status = self.state()
+            self._judged, self._judged_at = messages.Health(status.level, status.findings), now
+        return self._judged
 
     def state(self) -> messages.DaemonStatus:
         """The present state of the daemon, with what follows from it for its health."""
@@ -169,3 +174,9 @@ class StatusHandlers:
             messages.CertificateEnd(each.key, each.not_after, each.state.value)
             for each in self._certificate_ends.first(number)
         ]
+
+
+def _without_text(health: messages.Health) -> messages.Health:
+    """What those may read of it who are neither operator nor auditor."""
+    findings = [Finding(each.condition, each.severity, each.subject) for each in health.findings]
+    return messages.Health(health.level, findings)
