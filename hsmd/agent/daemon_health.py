@@ -19,8 +19,8 @@ SOON_S, FAULT_EVERY_S = 1.0, 10.0
 """Intervals while handshakes fail: the first is doubled up to the second as long as nothing changes."""
 FRESH_S = 2.0
 """An answer that is older is asked for again when the agent is asked for its health."""
-JITTER = 1.0
-"""The pause is longer by up to this part of it, so that agents that were started together do not ask together."""
+JITTER = 2.0
+"""The pause is longer by up to this many times it, so that agents that were started together do not ask together."""
 TIMEOUT_S = 5.0
 POINTS_TO_A_FAULT = frozenset(
     map(int, (ErrorCode.UNAVAILABLE, ErrorCode.TOKEN, ErrorCode.AUDIT, ErrorCode.STORE, ErrorCode.DEADLINE))

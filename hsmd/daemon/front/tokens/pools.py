@@ -24,7 +24,7 @@ from hsmd.daemon.store.records import Difference
 WORKER_WINDOW = 32
 """Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""
 CHECK_S = 0.05
-"""How often the pool of a new generation is checked."""
+"""How often the pool of a new generation is checked while there is one."""
 NEW_KEY = timedelta(minutes=10)
 """A key of the store that was made within this time is new; it may have been made by a daemon whose clock differs."""
 HANDED_OVER_S = 60.0
@@ -58,6 +58,8 @@ class TokenPools:
         self._settings: dict[str, TokenConfig] = {}
         self._current: dict[str, _Generation] = {}
         self._coming: dict[str, _Generation] = {}
+        self._expected = asyncio.Event()
+        """Set while a generation is coming."""
         self._closing: set[asyncio.Task[None]] = set()
         self.pools: dict[str, TokenPool] = {}
 
@@ -144,6 +146,7 @@ class TokenPools:
     async def follow(self) -> None:
         """Let each new generation take over as soon as it is ready; runs until cancelled."""
         while True:
+            await self._expected.wait()
             await asyncio.sleep(CHECK_S)
             for name, coming in list(self._coming.items()):
                 if coming.pool.status().state == "ready":
@@ -152,6 +155,8 @@ class TokenPools:
                     self._use(name, coming)
                     self._close_later(before, HANDED_OVER_S)
                     log.info("token.taken_over", token=name, count=coming.number)
+            if not self._coming:
+                self._expected.clear()
 
     async def close(self, grace_s: float) -> None:
         """Close all pools."""
@@ -190,6 +195,7 @@ class TokenPools:
         if coming is None or coming.number < number:
             self._drop_coming(name)
             coming = self._coming[name] = _Generation(number, self._pool(name))
+            self._expected.set()
         return coming.pool
 
     def _drop_coming(self, name: str) -> None:
