@@ -50,9 +50,14 @@ def main() -> None:
             seen.setdefault(certificate, [now, now])[1] = now
         longest = max(longest, time.monotonic() - started)
         done += 1
-    json.dump(
-        {"handshakes": done, "failures": failures, "certificates": seen, "longest_s": longest}, sys.stdout
-    )
+    found = {
+        "handshakes": done,
+        "failures": failures,
+        "certificates": seen,
+        "longest_s": longest,
+        "outage_s": outage,
+    }
+    json.dump(found, sys.stdout)
 
 
 def handshake(context: ssl.SSLContext, address: str, port: int, name: str) -> str:
