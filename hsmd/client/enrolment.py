@@ -11,8 +11,6 @@ import base64
 from hashlib import sha256
 from typing import Any
 
-import asyncssh
-
 from hsmd.client.endpoint import host_key_fault, parse_address, split_host_key
 from hsmd.errors import HsmdError, ProtocolError, RefusedHere, Unavailable
 from hsmd.protocol.enrolment import (
@@ -25,6 +23,7 @@ from hsmd.protocol.enrolment import (
     decode_answer,
     encode,
 )
+from hsmd.system.ssh_library import asyncssh
 from hsmd.system.ssh_profile import (
     CLOSED,
     need_no_user_entry,

@@ -11,12 +11,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-import asyncssh
-
 from hsmd.client.endpoint import MAX_IDENTITY_BYTES, Endpoint, read_identity, split_host_key
 from hsmd.client.wire import LOGIN_S, REACH_S, Receiver, Wire
 from hsmd.errors import ConfigurationError, HsmdError, ProtocolError, Unavailable
 from hsmd.system.input_files import read_file
+from hsmd.system.ssh_library import asyncssh
 from hsmd.system.ssh_profile import (
     CLOSED,
     HOST_KEY_ALGORITHMS,

@@ -77,7 +77,7 @@ HOMES = {
     "sqlalchemy": ("hsmd.daemon.store",),
     "alembic": ("hsmd.daemon.store",),
     "psycopg": ("hsmd.daemon.store",),
-    "asyncssh": ("hsmd.system.ssh_profile", "hsmd.client", "hsmd.daemon.front.ssh"),
+    "asyncssh": ("hsmd.system.ssh_library", "hsmd.system.ssh_profile"),
     "typer": ("hsmd.cli",),
     "rich": ("hsmd.cli",),
     "structlog": ("hsmd.observe",),
@@ -86,6 +86,7 @@ HOMES = {
     "pyseccomp": ("hsmd.daemon.ipc",),
 }
 """Third-party libraries and the only packages that import them."""
+ASYNCSSH = "hsmd.system.ssh_library"
 ASYNCSSH_INTERNALS = "hsmd.system.ssh_profile"
 IMPURE = {
     "asyncio",
@@ -303,7 +304,8 @@ def test_pure_packages_import_no_io() -> None:
 
 
 def test_only_the_ssh_profile_uses_internals_of_asyncssh() -> None:
-    users = {each.module for each in IMPORTS if inside(each.target, "asyncssh")}
+    users = {each.module for each in IMPORTS if inside(each.target, ASYNCSSH)}
+    assert "hsmd.client.ssh_transport" in users
     faults = [
         fault
         for module in sorted(users - {ASYNCSSH_INTERNALS})

@@ -14,6 +14,7 @@ from typing import Any
 
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.errors import Unavailable
+from hsmd.system.libraries import by_soname
 
 OTHER_PROGRAMS = ("execve", "execveat", "fork", "vfork")
 OTHER_PROCESSES = (
@@ -84,9 +85,8 @@ def missing() -> str:
 def prepare(settings: WorkerSettings) -> Callable[[], None]:
     """Build the filter. The returned function installs it permanently and needs no privilege.
 
-    Two steps, because searching for libseccomp starts a program, which must not happen once the module is initialised.
-    With sandbox = "off" nothing is installed. Both steps raise Unavailable: a worker never runs without a sandbox that is
-    required.
+    Two steps, so that a missing library is noticed before the module is initialised. With sandbox = "off" nothing is
+    installed. Both steps raise Unavailable: a worker never runs without a sandbox that is required.
     """
     if settings.sandbox == "off":
         return lambda: None
@@ -106,7 +106,8 @@ def _or_unavailable(step: Callable[[], Any]) -> Any:
 
 
 def _library() -> Any:
-    import pyseccomp
+    with by_soname():
+        import pyseccomp
 
     return pyseccomp
 

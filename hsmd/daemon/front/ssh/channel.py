@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-import asyncssh
-
 from hsmd.daemon.front.ssh.login_turns import LoginTurns
 from hsmd.daemon.front.ssh.session import UNREAD_S, Session, Transport
 from hsmd.daemon.front.ssh.tariff import KEY_EXCHANGE
 from hsmd.system.intake import Intake
 from hsmd.system.sockets import peer_has_closed
+from hsmd.system.ssh_library import asyncssh
 from hsmd.system.ssh_profile import (
     SUBSYSTEM,
     deliver_at_once,

@@ -12,9 +12,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
-import asyncssh
-from asyncssh.constants import OPEN_RESOURCE_SHORTAGE
-
 from hsmd import observe
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
@@ -29,6 +26,7 @@ from hsmd.daemon.front.ssh.tariff import LOGIN
 from hsmd.protocol.enrolment import USER as ENROLMENT_USER
 from hsmd.protocol.roles import Role
 from hsmd.system.intake import Intake, Intakes
+from hsmd.system.ssh_library import asyncssh
 from hsmd.system.ssh_profile import (
     ValidateKey,
     forget_login,
@@ -281,7 +279,9 @@ class SshConnection(asyncssh.SSHServer):
         ends the channel in the next turn, and a peer that has read the answer may ask for another channel before that.
         """
         if len(self._channels) >= self._admission.limits.channels_per_connection:
-            raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "the connection has too many channels")
+            raise asyncssh.ChannelOpenError(
+                asyncssh.constants.OPEN_RESOURCE_SHORTAGE, "the connection has too many channels"
+            )
         channel = SshChannel(
             partial(self._make_session, identity, intake), self._flow, self.drop, self._channels.discard
         )

@@ -10,13 +10,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncssh
-from asyncssh.packet import String
-from asyncssh.public_key import decode_ssh_certificate
-
 from hsmd.daemon.front.access.identity import NO_END, Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.key_blobs import fingerprint_of, is_bounded, is_certificate, keys_of_certificate
+from hsmd.system.ssh_library import asyncssh
 from hsmd.system.ssh_profile import certificate_terms
 
 SIGNATURE_ALGORITHMS = (
@@ -68,7 +65,7 @@ def _identify_certificate(snapshot: Snapshot, username: str, blob: bytes, addres
     if not (keys.certified_is_bounded and is_bounded(keys.ca)):
         return OVERSIZED
     try:
-        certificate: Any = decode_ssh_certificate(blob)  # verifies the CA's signature
+        certificate: Any = asyncssh.public_key.decode_ssh_certificate(blob)  # verifies the CA's signature
     except asyncssh.KeyImportError:
         return UNREADABLE
     if not signed_acceptably(_signature_of(certificate, blob)):
@@ -92,7 +89,7 @@ def _identify_certificate(snapshot: Snapshot, username: str, blob: bytes, addres
 
 def _signature_of(certificate: Any, blob: bytes) -> bytes:
     """The signature, which follows the CA's key at the end of a certificate that asyncssh has verified."""
-    return _string(blob.rpartition(String(certificate.signing_key.public_data))[2])
+    return _string(blob.rpartition(asyncssh.packet.String(certificate.signing_key.public_data))[2])
 
 
 def _string(data: bytes) -> bytes:

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import asyncssh
-
 from hsmd.protocol.enrolment import MAX_DOCUMENT_BYTES, SUBSYSTEM
 from hsmd.protocol.roles import Role
+from hsmd.system.ssh_library import asyncssh
 from hsmd.system.ssh_profile import refuse_environment
 
 TALK_S = 10.0

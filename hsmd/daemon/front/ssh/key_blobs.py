@@ -11,7 +11,7 @@ import base64
 from hashlib import sha256
 from typing import NamedTuple
 
-from asyncssh.packet import PacketDecodeError, SSHPacket
+from hsmd.system.ssh_library import asyncssh
 
 MAX_RSA_BITS = 16_384
 """The longest RSA modulus that OpenSSH makes and takes."""
@@ -51,26 +51,26 @@ def fingerprint_of(blob: bytes) -> str:
 
 def is_bounded(blob: bytes) -> bool:
     """Whether the blob is of an accepted type, and arithmetic on the key is cheap."""
-    packet = SSHPacket(blob)
+    packet = asyncssh.packet.SSHPacket(blob)
     try:
         algorithm = packet.get_string()
         return algorithm in _PARTS and _parts_are_bounded(packet, algorithm, _PARTS[algorithm])
-    except PacketDecodeError:
+    except asyncssh.packet.PacketDecodeError:
         return False
 
 
 def is_certificate(blob: bytes) -> bool:
     """Whether a blob says that it is a certificate, of whatever kind: no type of a plain key names one."""
     try:
-        algorithm = SSHPacket(blob).get_string()
-    except PacketDecodeError:
+        algorithm = asyncssh.packet.SSHPacket(blob).get_string()
+    except asyncssh.packet.PacketDecodeError:
         return False
     return b"-cert-v" in algorithm or algorithm.startswith(b"x509v3-")
 
 
 def keys_of_certificate(blob: bytes) -> CertificateKeys:
     """The keys of a user certificate. Raises ValueError for a blob that is not of an accepted type."""
-    packet = SSHPacket(blob)
+    packet = asyncssh.packet.SSHPacket(blob)
     try:
         key, parts = _CERTIFICATES[packet.get_string()]
         packet.get_string()  # nonce
@@ -82,11 +82,11 @@ def keys_of_certificate(blob: bytes) -> CertificateKeys:
         for _ in ("critical options", "extensions", "reserved"):
             packet.get_string()
         return CertificateKeys(bounded, packet.get_string())
-    except (KeyError, PacketDecodeError):
+    except (KeyError, asyncssh.packet.PacketDecodeError):
         raise ValueError("not a certificate of an accepted type") from None
 
 
-def _parts_are_bounded(packet: SSHPacket, algorithm: bytes, parts: int) -> bool:
+def _parts_are_bounded(packet: asyncssh.packet.SSHPacket, algorithm: bytes, parts: int) -> bool:
     """Read the parts of a key. For RSA they are exponent and modulus; in all other types the type fixes the size."""
     lengths = [len(packet.get_string().lstrip(b"\0")) * 8 for _ in range(parts)]
     return algorithm != _RSA or (lengths[0] <= MAX_EXPONENT_BITS and lengths[1] <= MAX_RSA_BITS)

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import asyncssh
-
 from hsmd import observe
 from hsmd.daemon.config.settings import LimitsConfig, ListenConfig
 from hsmd.daemon.front.access.snapshot import Snapshot
@@ -24,6 +22,7 @@ from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
 from hsmd.system.addresses import ListenAddress
 from hsmd.system.input_files import read_file
 from hsmd.system.intake import Intakes
+from hsmd.system.ssh_library import asyncssh
 from hsmd.system.ssh_profile import ALGORITHMS, REKEY_SECONDS, need_no_user_entry
 
 HOST_KEY_ALGORITHM = "ssh-ed25519"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncssh
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from hsmd.daemon.front.ssh.credentials import signed_acceptably
 from hsmd.daemon.front.ssh.key_blobs import MAX_EXPONENT_BITS, MAX_RSA_BITS, is_bounded
 from hsmd.daemon.store.records import CredentialRecord
 from hsmd.errors import BadRequest
+from hsmd.system.ssh_library import asyncssh
 
 _ACCEPTED = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 MIN_RSA_BITS = 2_048
