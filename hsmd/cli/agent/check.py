@@ -133,7 +133,8 @@ def check(
 
     Checks the socket, agent, daemons, grants, key references, certificates and their expiry, and OpenSSL with its providers.
     Then it makes a TLS handshake with itself for each purpose of each key: as root in the way of the servers that were
-    installed, or of --server or --user, as that user and in its chroot. Exit code 4 means that there is a problem.
+    installed, or of --server or --user, as that user and in its chroot. Exit code 4 means that there is a problem, 5 that
+    handshakes work nevertheless, as while one of several daemons is away.
     """
     if not key and (file or certificate):
         raise CommandError("--file and --certificate are for one key", "name the key", Exit.USAGE)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hsmd.cli.agent import check_access
 from hsmd.cli.agent.check_access import Wanted
-from hsmd.cli.agent.check_results import Finding, bad, good
+from hsmd.cli.agent.check_results import Finding, bad, good, warning
 from hsmd.cli.agent.handshake import Actor
 from hsmd.cli.base.connection import DEFAULT_TIMEOUT_S
 from hsmd.cli.base.paging import keys_at
@@ -73,8 +73,9 @@ def _daemon(socket: Path) -> tuple[list[Finding], Identity | None]:
     assert isinstance(identity, Identity)
     found = [good("agent", f"running as client {identity.client}")]
     found += [good("audit log", f"a break was accepted: {_one_line(notice)}") for notice in identity.notices]
-    found += [bad("keys", warning, TOO_MANY_KEYS) for warning in identity.warnings]
-    found += [bad("audit log", problem, LOG_REFUSED) for problem in identity.problems]
+    found += [bad("keys", text, TOO_MANY_KEYS) for text in identity.warnings]
+    refused = warning if identity.daemon else bad
+    found += [refused("audit log", problem, LOG_REFUSED) for problem in identity.problems]
     return [*found, *_upstreams(identity)], identity
 
 
@@ -88,7 +89,7 @@ def _upstreams(identity: Identity) -> list[Finding]:
     return [
         good("daemon", f"connected to {each.address}")
         if each.connected
-        else bad("daemon", f"not connected to {each.address}; {identity.daemon} serves meanwhile", fix)
+        else warning("daemon", f"not connected to {each.address}; {identity.daemon} serves meanwhile", fix)
         for each in daemons
     ]
 

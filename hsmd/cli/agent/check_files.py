@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsmd.cli.agent.check_results import Finding, bad, good
+from hsmd.cli.agent.check_results import Finding, bad, good, warning
 from hsmd.client.keyref import KeyReference, decode
 from hsmd.errors import BadRequest
 from hsmd.protocol.messages import KeyInfo
@@ -69,7 +69,7 @@ def check_current(path: Path, name: str, pem: str) -> list[Finding]:
         return [good(_CERTIFICATE, f"{path} is the chain that the daemon holds")]
     until = f"{current[0].not_valid_after_utc:%Y-%m-%d}"
     fix = f"run: hsmd agent export {name}, then reload the server"
-    return [bad(_CERTIFICATE, f"the daemon holds another chain than {path}, valid until {until}", fix)]
+    return [warning(_CERTIFICATE, f"the daemon holds another chain than {path}, valid until {until}", fix)]
 
 
 def _belongs(path: Path, leaf: x509.Certificate, key: KeyInfo) -> Finding:
@@ -92,5 +92,5 @@ def _term(path: Path, name: str, leaf: x509.Certificate, now: datetime) -> Findi
     if now >= end:
         return bad(_CERTIFICATE, f"{path} expired on {end:%Y-%m-%d %H:%M}Z", renew)
     if end - now <= min(SOON, (end - begin) / PART_OF_TERM):
-        return bad(_CERTIFICATE, f"{path} expires on {end:%Y-%m-%d %H:%M}Z", renew)
+        return warning(_CERTIFICATE, f"{path} expires on {end:%Y-%m-%d %H:%M}Z", renew)
     return good(_CERTIFICATE, f"{path} is valid until {end.astimezone(UTC):%Y-%m-%d}")

@@ -1,12 +1,13 @@
-"""Results of a check command: one per subject, with a fix for each problem."""
+"""Results of a check command: one per subject, with a fix for each problem, and the exit code that follows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hsmd.cli.base.errors import CheckFailed
+from hsmd.cli.base.health import end
 from hsmd.cli.base.output import Output
+from hsmd.health.levels import DEGRADED, FAILING, WELL
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,13 @@ class Finding:
     ok: bool
     text: str
     fix: str = ""
+    works: bool = False
+    """Whether handshakes work, although this is a problem."""
+
+    @property
+    def severity(self) -> str:
+        """What it is for `hsmd agent status`."""
+        return WELL if self.ok else DEGRADED if self.works else FAILING
 
 
 def good(subject: str, text: str) -> Finding:
@@ -25,17 +33,26 @@ def good(subject: str, text: str) -> Finding:
 
 
 def bad(subject: str, text: str, fix: str) -> Finding:
-    """A problem, and how to fix it."""
+    """A problem with which handshakes fail, and how to fix it."""
     return Finding(subject, False, text, fix)
 
 
+def warning(subject: str, text: str, fix: str) -> Finding:
+    """A problem with which handshakes still work, and how to fix it."""
+    return Finding(subject, False, text, fix, works=True)
+
+
 def report(output: Output, findings: Sequence[Finding]) -> None:
-    """Print all findings; raise CheckFailed (exit code 4) if there is a problem among them."""
-    ok = all(finding.ok for finding in findings)
-    document = {"ok": ok, "findings": documents(findings)}
+    """Print all findings; raise CheckFailed as `conclude` does."""
+    document = {"ok": all(finding.ok for finding in findings), "findings": documents(findings)}
     output.show(document, lambda: "\n".join(map(line, findings)))
-    if not ok:
-        raise CheckFailed
+    conclude(findings)
+
+
+def conclude(findings: Sequence[Finding]) -> None:
+    """Raise CheckFailed if there is a problem: with exit code 4, or 5 if handshakes work with all of them."""
+    severities = {finding.severity for finding in findings}
+    end(next((level for level in (FAILING, DEGRADED) if level in severities), WELL))
 
 
 def documents(findings: Sequence[Finding]) -> list[dict[str, object]]:
@@ -45,11 +62,17 @@ def documents(findings: Sequence[Finding]) -> list[dict[str, object]]:
 
 def _document(finding: Finding) -> dict[str, object]:
     """`mend` is the name that programs know for the fix."""
-    return {"subject": finding.subject, "ok": finding.ok, "text": finding.text, "mend": finding.fix}
+    return {
+        "subject": finding.subject,
+        "ok": finding.ok,
+        "severity": finding.severity,
+        "text": finding.text,
+        "mend": finding.fix,
+    }
 
 
 def line(finding: Finding) -> str:
     """A finding for people, and below it how to fix a problem."""
-    mark = "ok      " if finding.ok else "PROBLEM "
+    mark = {WELL: "ok      ", DEGRADED: "WARNING "}.get(finding.severity, "PROBLEM ")
     fix = f"\n          to fix it: {finding.fix}" if finding.fix else ""
     return f"{mark}  {finding.subject}: {finding.text}{fix}"

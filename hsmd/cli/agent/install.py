@@ -32,7 +32,7 @@ from hsmd.cli.agent.servers.plan import Plan, Request
 from hsmd.cli.agent.servers.record import Record
 from hsmd.cli.base import names
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
+from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output, note
 from hsmd.client.keyref import decode
 from hsmd.errors import BadRequest, HsmdError
@@ -284,8 +284,7 @@ def _report(output: Output, made: Plan, edits: Sequence[Edit], found: Sequence[F
         lambda: "\n".join([*lines, *map(check_results.line, shown)]),
         hints="\n".join(["", "Next:", *(f"  {step}" for step in made.steps)]),
     )
-    if any(not finding.ok for finding in found):
-        raise CheckFailed
+    check_results.conclude(found)
 
 
 def _document(made: Plan, edits: Sequence[Edit], root: Path, *, written: bool) -> dict[str, object]:

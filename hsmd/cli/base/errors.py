@@ -7,7 +7,7 @@
 | 2 | usage error: arguments, options, or a configuration file |
 | 3 | the daemon or agent is unreachable or cannot accept the request now: try again later |
 | 4 | a check failed (`agent check`, `audit verify`, `grant explain`, `serve --check`); handshakes fail (`status`) |
-| 5 | handshakes work, but something needs attention (`status`, `agent status`) |
+| 5 | handshakes work, but something needs attention (`status`, `agent status`, `agent check`) |
 | 10, 11, 12, 13 | `statement verify`: altered; of another kind; of an unknown key; not a statement |
 | 130 | interrupted |
 """
