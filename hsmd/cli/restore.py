@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsmd.cli.base import archive_report
+from hsmd.cli.base import archive_report, sqlite_store
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.daemon_users import Users
 from hsmd.cli.base.files import PRIVATE, SHARED_DIRECTORY, exists, make_directory, write_new
@@ -121,8 +121,7 @@ def _store(archive: Archive, config: Config, users: Users, undo: ExitStack) -> i
         if database.exists():
             raise exists(database)
         make_directory(database.parent)
-        for suffix in ("", "-wal", "-shm"):
-            undo.callback(database.with_name(database.name + suffix).unlink, missing_ok=True)
+        sqlite_store.remove_with(undo, database)
     store = Store(config.store_url)
     try:
         store.restore(rows)

@@ -9,16 +9,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsmd.cli.base import agent_toml, profile as profiles, ssh_keys
+from hsmd.cli.base import agent_toml, profile as profiles, sqlite_store, ssh_keys
 from hsmd.cli.base.connection import SLOW_TIMEOUT_S, connect
 from hsmd.cli.base.daemon_toml import Layout, TokenChoice, render
 from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
 from hsmd.cli.base.key_files import export_key
 from hsmd.cli.base.output import Output, fields, to_json
+from hsmd.cli.base.sqlite_store import FirstClient
 from hsmd.cli.dev import child_processes, temporary_directory
 from hsmd.errors import BadRequest, Conflict
 from hsmd.protocol.messages import CertificateSelfSigned, GrantAdd, KeyGenerate, KeyInfo, Status
@@ -145,22 +145,16 @@ def _start(
 
 def prepare(layout: Layout, workers: int) -> str:
     """Create token, host key, store with two clients, and configuration; return the host key line."""
-    from hsmd.daemon.store import CredentialRecord, Store
     from hsmd.pkcs11.softhsm import make_token
     from hsmd.protocol.roles import Role
 
     made = make_token(layout.state / "softhsm")
     host = ssh_keys.make(layout.host_key, "temporary host key")
-    store = Store(f"sqlite:///{layout.database}")
-    try:
-        store.migrate()
-        for name, role in ((OPERATOR, Role.OPERATOR), (FRONT_END, Role.FRONT_END)):
-            public = ssh_keys.make(layout.state / name, f"temporary {name}")
-            credential = CredentialRecord(public.fingerprint, public.line)
-            with store.write() as tx:
-                tx.clients.add(name, frozenset({role}), datetime.now(UTC), credential)
-    finally:
-        store.close()
+    clients = [
+        FirstClient(name, role, ssh_keys.make(layout.state / name, f"temporary {name}"))
+        for name, role in ((OPERATOR, Role.OPERATOR), (FRONT_END, Role.FRONT_END))
+    ]
+    sqlite_store.create(layout.database, clients)
     token = TokenChoice(
         made.module, made.label, made.pin_file, made.environment, name="softhsm", workers=workers
     )
