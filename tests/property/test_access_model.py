@@ -58,6 +58,7 @@ from tests.support.access_model import (
     Made,
     Model,
 )
+from tests.support.snapshots import snapshot_of
 
 EXAMPLES = int(os.environ.get("HSMD_MODEL_EXAMPLES", "8"))
 STEPS = int(os.environ.get("HSMD_MODEL_STEPS", "50"))
@@ -112,7 +113,7 @@ class Pair:
         self.snapshot = self.snapshot.updated(self.store.difference(self.snapshot.standing))
         whole = Snapshot.of(self.store.difference(None))
         assert self.snapshot.index == whole.index
-        assert Snapshot.build(self.store.load()).grant_count == whole.grant_count
+        assert snapshot_of(self.store.load()).grant_count == whole.grant_count
         if self.steps % LATE == 0:
             difference = self.store.difference(self.late.standing)
             assert not difference.whole
@@ -208,11 +209,11 @@ class Pair:
     # --- what must agree ---
 
     def connect_with_key(self, user: str, fingerprint: str) -> None:
-        identity = self.snapshot.identify_key(user, fingerprint)
+        identity = self.snapshot.identities.identify_key(user, fingerprint)
         self.compare(identity, self.model.by_key(user, fingerprint), user, fingerprint, None)
 
     def connect_with_certificate(self, user: str, ca: str, principals: list[str], made: Made) -> None:
-        decision = self.snapshot.identify_certificate(
+        decision = self.snapshot.identities.identify_certificate(
             user,
             ca_fingerprint=ca,
             principals=principals,
@@ -253,7 +254,7 @@ class Pair:
     def ask_for_control(self, identity: Identity, name: str) -> None:
         anchor, made = self.identities[identity]
         stands = self.model.stands(identity.client, anchor, made, identity.roles)
-        assert self.snapshot.knows(identity) is stands
+        assert self.snapshot.identities.knows(identity) is stands
         denial = self.snapshot.decide_request(identity, KeyShow(name), NOW)
         assert (denial is None) is self.model.may_see(identity.client, anchor, made, identity.roles, name)
         denial = self.snapshot.decide_request(identity, ClientRemove(name), NOW)

@@ -11,6 +11,7 @@ from functools import partial
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.config.settings import Config, LimitsConfig
 from hsmd.daemon.front.access.certificate_ends import CertificateEnds
+from hsmd.daemon.front.access.identification import Identities
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
@@ -159,7 +160,7 @@ class Parts:
     def _build_ledger(self, config: Config) -> None:
         """Events: what pushes them, what appends those that no request causes, and what removes old ones."""
         self.followers = Followers(
-            EventReader(self.cache), knows=lambda identity: self._snapshot().knows(identity)
+            EventReader(self.cache), knows=lambda identity: self._identities().knows(identity)
         )
         self.housekeeping = Housekeeping(self.store, holder(config))
         self.endings = Endings(self.cache, self.followers.wake)
@@ -243,7 +244,7 @@ class Parts:
             lambda: families(self.status.numbers(time.monotonic())), self.status.level_and_findings
         )
         self.listener = SshListener(
-            snapshot=self._snapshot,
+            identities=self._identities,
             admission=self.admission,
             make_session=partial(self.sessions.open, self.dispatcher.dispatch),
             intakes=self.intakes,
@@ -274,6 +275,9 @@ class Parts:
 
     def _snapshot(self) -> Snapshot:
         return self.cache.snapshot
+
+    def _identities(self) -> Identities:
+        return self.cache.snapshot.identities
 
 
 def holder(config: Config) -> str:

@@ -366,7 +366,7 @@ async def test_no_request_is_handled_between_the_signature_check_and_the_login(p
 def test_the_options_of_the_listener_exist_and_are_complete() -> None:
     limits = LimitsConfig(4, 10, 6, 40, 4, 512, 20_000, 1_024, 4_096, 10)
     listener = SshListener(
-        snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None, intakes=None
+        identities=lambda: None, admission=Admission(limits), make_session=lambda *_: None, intakes=None
     )  # type: ignore[arg-type,return-value]
     options = listener._options(KEY, None, limits)
     known = inspect.signature(SSHServerConnectionOptions.prepare).parameters
@@ -380,7 +380,7 @@ def test_the_options_of_the_listener_exist_and_are_complete() -> None:
 async def test_the_options_leave_one_way_to_log_in(plain: Plain) -> None:
     limits = LimitsConfig(4, 10, 6, 40, 4, 512, 20_000, 1_024, 4_096, 10)
     listener = SshListener(
-        snapshot=lambda: None, admission=Admission(limits), make_session=lambda *_: None, intakes=None
+        identities=lambda: None, admission=Admission(limits), make_session=lambda *_: None, intakes=None
     )  # type: ignore[arg-type,return-value]
     options = listener._options(KEY, None, limits) | {"server_factory": asyncssh.SSHServer}
     made = await SSHServerConnectionOptions.construct(**options)

@@ -13,7 +13,7 @@ NO_END = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """An authenticated client; only a `Snapshot` makes one for a connection.
+    """An authenticated client; only `Identities` makes one for a connection.
 
     `expires_at` (aware UTC) is when its certificate ends; it has expired at that moment, not only after it (OpenSSH
     PROTOCOL.certkeys). `NO_END` for public keys and certificates without end.

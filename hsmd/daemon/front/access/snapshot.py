@@ -1,25 +1,20 @@
-"""The snapshot: decides about identities, key operations and control requests from one state of the store's contents."""
+"""The snapshot: decides about key operations and control requests from one state of the store's contents, and shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from datetime import MAXYEAR, UTC, datetime
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 
-from hsmd.daemon.front.access.certificates import broken_rule
-from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
 from hsmd.daemon.front.access.grant import Grant
-from hsmd.daemon.front.access.identity import NO_END, Identity
+from hsmd.daemon.front.access.identification import Identities
+from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.index import Index, KeyUse, no_pause
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
 from hsmd.daemon.store.records import (
     CertificateMark,
-    Contents,
     Difference,
-    Held,
     KeyRecord,
     Standing,
-    TrustedCa,
 )
 from hsmd.protocol.messages import Request
 from hsmd.protocol.messages.base import FRONT_END
@@ -44,16 +39,16 @@ class Snapshot:
         "_grants",
         "_index",
         "_limited",
-        "_owners",
-        "_revoked",
         "_rows",
+        "identities",
     )
 
     def __init__(self, index: Index) -> None:
         self._index = index
         self._by_digest, self._by_name = index.by_digest, index.by_name
-        self._clients, self._rows, self._owners = index.clients, index.rows, index.owners
-        self._grants, self._limited, self._revoked = index.grants, index.limited, index.revoked
+        self._clients, self._rows = index.clients, index.rows
+        self._grants, self._limited = index.grants, index.limited
+        self.identities = Identities(index)
 
     @classmethod
     def of(cls, difference: Difference, pause: Callable[[], None] = no_pause) -> Snapshot:
@@ -63,11 +58,6 @@ class Snapshot:
     def updated(self, difference: Difference, pause: Callable[[], None] = no_pause) -> Snapshot:
         """The snapshot of the contents that differ from those of this one; what is the same is shared."""
         return Snapshot(self._index.updated(difference, pause))
-
-    @classmethod
-    def build(cls, contents: Contents) -> Snapshot:
-        """A snapshot of what `Store.load` returned, or of contents that were in no store."""
-        return cls.of(_difference(contents))
 
     @property
     def index(self) -> Index:
@@ -89,106 +79,11 @@ class Snapshot:
         """Operators' notes about the keys that sign statements, newest last."""
         return self._index.endorsements
 
-    # --- identifying clients ---
-
-    def identify_key(self, user_name: str, fingerprint: str) -> Identity | None:
-        """The client that has this public key, if its name is the SSH user name; None otherwise."""
-        owner = self._owners.get(fingerprint)
-        if owner is None or owner != user_name:
-            return None
-        marks = frozenset({f"key  {fingerprint}"})
-        identity = Identity(
-            owner, self._clients[self._rows[owner]].roles, KeyCredential(fingerprint), marks=marks
-        )
-        return None if self._is_revoked(identity) else identity
-
-    def is_revoked_key(self, fingerprint: str) -> bool:
-        """Whether a public key was revoked."""
-        return f"key  {fingerprint}" in self._revoked
-
-    def why_not_identified(self, user_name: str, fingerprint: str) -> str:
-        """Why `identify_key` finds no client, for the log."""
-        if self.is_revoked_key(fingerprint):
-            return "the key was revoked"
-        if user_name not in self._rows:
-            return "there is no client of that name"
-        owner = self._owners.get(fingerprint)
-        return f"the key is that of the client {owner}" if owner else "the client does not have this key"
-
-    def refuse_ca(self, user_name: str, ca_fingerprint: str) -> Denial | None:
-        """Why no certificate of this CA can be this client's, before anything else is read of one; None if it can."""
-        ca, row = self._index.cas.get(ca_fingerprint), self._rows.get(user_name)
-        if ca is None:
-            return Denial(Rule.UNKNOWN_CA)
-        if row is None:
-            return Denial(Rule.UNKNOWN_CLIENT)
-        return None if row in ca.clients else Denial(Rule.CA_NOT_FOR_CLIENT)
-
-    def identify_certificate(
-        self,
-        user_name: str,
-        *,
-        ca_fingerprint: str,
-        principals: Sequence[str],
-        critical_options: Mapping[str, object],
-        valid_after: datetime,
-        valid_before: datetime,
-        serial: int,
-        key_id: str,
-        key_fingerprint: str,
-        peer_address: str,
-        now: datetime,
-    ) -> Identity | Denial:
-        """The client that a user certificate proves. The caller has verified the certificate's signature.
-
-        `key_fingerprint` is that of the certified key. Times are aware UTC; a `valid_before` in the year 9999 means no
-        end. The denial is for the log.
-        """
-        ca = self._index.cas.get(ca_fingerprint)
-        if ca is None:
-            return Denial(Rule.UNKNOWN_CA)
-        rule = broken_rule(
-            user_name,
-            principals=principals,
-            critical_options=critical_options,
-            valid_after=valid_after,
-            valid_before=valid_before,
-            peer_address=peer_address,
-            now=now,
-        )
-        if rule is not None:
-            return Denial(rule)
-        row = self._rows.get(user_name)
-        if row is None:
-            return Denial(Rule.UNKNOWN_CLIENT)
-        if row not in ca.clients:
-            return Denial(Rule.CA_NOT_FOR_CLIENT)
-        longest = ca.max_lifetime_s
-        if longest and (valid_before - valid_after).total_seconds() > longest:
-            return Denial(Rule.LIFETIME_TOO_LONG)
-        expires_at = NO_END if valid_before.year == MAXYEAR else valid_before.astimezone(UTC)
-        identity = Identity(
-            user_name,
-            self._clients[row].roles,
-            CertificateCredential(serial, ca_fingerprint),
-            expires_at,
-            _marks(ca_fingerprint, serial, key_id, key_fingerprint),
-        )
-        return Denial(Rule.REVOKED) if self._is_revoked(identity) else identity
-
-    def knows(self, identity: Identity) -> bool:
-        """Whether an identity from an earlier snapshot is still valid: client, roles and credential."""
-        return self._withdrawn(identity) is None
-
-    def client_row(self, identity: Identity) -> int | None:
-        """The row id of a client in the store, which a namesake would not get; None for one that `knows` not."""
-        return self._rows[identity.client] if self.knows(identity) else None
-
     # --- key operations ---
 
     def decide(self, identity: Identity, key: bytes, purpose: int, now: datetime) -> Grant | Denial:
         """Decide whether this client may use the key with this digest, now, for the purpose with this code."""
-        rule = self._invalid(identity, now)
+        rule = self.identities.why_invalid(identity, now)
         if rule is not None:
             return Denial(rule)
         if not identity.roles >= FRONT_END:
@@ -206,7 +101,7 @@ class Snapshot:
         self, identity: Identity, key_name: str, purpose: Purpose, now: datetime
     ) -> Grant | Denial:
         """Decide whether a control request of this client may use a key for a purpose whose bytes the daemon builds."""
-        rule = self._invalid(identity, now)
+        rule = self.identities.why_invalid(identity, now)
         if rule is not None:
             return Denial(rule)
         if not identity.roles >= FRONT_END:
@@ -234,7 +129,7 @@ class Snapshot:
         keys = self._clients[row].credentials
         return (
             bool(keys)
-            and all(self.is_revoked_key(key.fingerprint) for key in keys)
+            and all(self.identities.is_revoked_key(key.fingerprint) for key in keys)
             and not any(row in ca.clients for ca in self._index.cas.values())
         )
 
@@ -266,7 +161,7 @@ class Snapshot:
         is among its `any_key`, the key must be one that such a role sees, and granted for the purpose that the request
         `needs`, if it declares one.
         """
-        rule = self._invalid(identity, now)
+        rule = self.identities.why_invalid(identity, now)
         if rule is not None:
             return Denial(rule)
         if identity.roles.isdisjoint(request.roles):
@@ -389,28 +284,6 @@ class Snapshot:
         """How many combinations of client, key and purpose are granted."""
         return self._index.grant_count
 
-    def _invalid(self, identity: Identity, now: datetime) -> Rule | None:
-        return Rule.EXPIRED_CERTIFICATE if now >= identity.expires_at else self._withdrawn(identity)
-
-    def _is_revoked(self, identity: Identity) -> bool:
-        return not self._revoked.isdisjoint(identity.marks)
-
-    def _withdrawn(self, identity: Identity) -> Rule | None:
-        if self._is_revoked(identity):
-            return Rule.REVOKED
-        row = self._rows.get(identity.client)
-        if row is None:
-            return Rule.UNKNOWN_CLIENT
-        credential = identity.credential
-        if isinstance(credential, KeyCredential):
-            trusted = self._owners.get(credential.fingerprint) == identity.client
-        elif isinstance(credential, CertificateCredential):
-            ca = self._index.cas.get(credential.ca_fingerprint)
-            trusted = ca is not None and row in ca.clients
-        else:
-            trusted = False
-        return None if trusted and identity.roles <= self._clients[row].roles else Rule.WITHDRAWN_CREDENTIAL
-
     def _reason(
         self, client: str, key: KeyRecord | None, purpose: int, now: datetime, grantable: frozenset[Purpose]
     ) -> Rule:
@@ -424,62 +297,3 @@ class Snapshot:
         if purpose not in key.purposes:
             return Rule.PURPOSE_OUTSIDE_CEILING
         return Rule.PURPOSE_NOT_GRANTED if self._may_use(client, key, now) else Rule.NO_GRANT
-
-
-def _marks(ca_fingerprint: str, serial: int, key_id: str, key_fingerprint: str) -> frozenset[str]:
-    """The marks of all revocations that would apply to a certificate, that of its CA's key included."""
-    return frozenset(
-        {
-            f"serial {ca_fingerprint} {serial}",
-            f"key-id {ca_fingerprint} {key_id}",
-            f"key  {key_fingerprint}",
-            f"key  {ca_fingerprint}",
-        }
-    )
-
-
-def _difference(contents: Contents) -> Difference:
-    """Contents as a whole difference. Where records have no row ids, because they were in no store, they get some."""
-    clients = {each.row or number: each for number, each in enumerate(contents.clients, 1)}
-    rows = {client.name: row for row, client in clients.items()}
-    keys = {each.row or number: each for number, each in enumerate(contents.keys, 1)}
-    key_rows, digests = (
-        {getattr(each, name): row for row, each in keys.items()} for name in ("name", "digest")
-    )
-    grants: dict[tuple[int, int], Held | None] = {}
-    for grant in contents.grants:
-        if grant.client in rows and grant.key_digest in digests:
-            pair = rows[grant.client], digests[grant.key_digest]
-            grants[pair] = Held(frozenset(map(int, grant.purposes)))
-    for limited in contents.limited_grants:
-        if limited.client in rows and limited.key_digest in digests:
-            pair = rows[limited.client], digests[limited.key_digest]
-            held = grants.get(pair) or Held()
-            grants[pair] = Held(held.purposes, (*held.limited, limited))
-    return Difference(
-        Standing(contents.version),
-        whole=True,
-        clients=dict(clients.items()),
-        keys={row: _of_row(key, row, rows) for row, key in keys.items()},
-        certificates={
-            key_rows[each.key]: CertificateMark(each.not_after, each.mark, each.not_before)
-            for each in contents.certificates
-            if each.key in key_rows
-        },
-        grants=grants,
-        user_cas={
-            ca.fingerprint: TrustedCa(
-                frozenset(rows[name] for name in ca.clients if name in rows), ca.max_lifetime_s
-            )
-            for ca in contents.user_cas
-        },
-        revoked=frozenset(each.mark for each in contents.revocations),
-        endorsements=contents.statement_endorsements,
-    )
-
-
-def _of_row(key: KeyRecord, row: int, rows: Mapping[str, int]) -> KeyRecord:
-    owner = key.owner
-    if owner is not None and not owner.row:
-        owner = replace(owner, row=0 if owner.removed else rows.get(owner.name, 0))
-    return replace(key, row=row, owner=owner)

@@ -106,7 +106,9 @@ class ClientHandlers:
 
     def _described(self, client: ClientRecord, invited: dict[str, datetime]) -> messages.ClientInfo:
         info = _client(client)
-        info.revoked = [each for each in info.fingerprints if self._cache.snapshot.is_revoked_key(each)]
+        info.revoked = [
+            each for each in info.fingerprints if self._cache.snapshot.identities.is_revoked_key(each)
+        ]
         info.connections, info.last_seen = self._activity(client.name)
         info.invited_until = invited.get(client.name)
         return info

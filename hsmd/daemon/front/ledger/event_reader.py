@@ -35,7 +35,7 @@ class EventReader:
 
     def _readers(self, identity: Identity) -> Readers:
         """By roles, and by row: a client that gets the name of a removed one is another row, and inherits nothing."""
-        row = self._cache.snapshot.client_row(identity)
+        row = self._cache.snapshot.identities.client_row(identity)
         if row is None:
             raise Refused(detail="the client is no longer known")
         return Readers(identity.roles, frozenset({row}))

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from functools import partial
 
 from hsmd import observe
+from hsmd.daemon.front.access.identification import Identities
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.channel import Flow, SshChannel
 from hsmd.daemon.front.ssh.credentials import WEAK_SIGNATURE, identify, signed_acceptably
@@ -46,7 +46,7 @@ class SshConnection(asyncssh.SSHServer):
 
     def __init__(
         self,
-        snapshot: Callable[[], Snapshot],
+        identities: Callable[[], Identities],
         admission: Admission,
         make_session: MakeSession,
         connections: set[SshConnection],
@@ -54,7 +54,7 @@ class SshConnection(asyncssh.SSHServer):
         enrolments: Enrolments | None = None,
         roles: frozenset[Role] = frozenset(Role),
     ) -> None:
-        self._snapshot = snapshot
+        self._identities = identities
         self._admission = admission
         self._make_session = make_session
         self._connections = connections
@@ -126,8 +126,8 @@ class SshConnection(asyncssh.SSHServer):
         self._conn.abort()
 
     def recheck(self) -> None:
-        """Close if the snapshot no longer knows the client by the credential of this connection."""
-        if self._identity is not None and not self._snapshot().knows(self._identity):
+        """Close if the store no longer knows the client by the credential of this connection."""
+        if self._identity is not None and not self._identities().knows(self._identity):
             self.disconnect("credential withdrawn")
 
     def check(self, now: float) -> None:
@@ -158,7 +158,7 @@ class SshConnection(asyncssh.SSHServer):
             return
         if identity is None or identity.client != self._conn.get_extra_info("username"):
             self._refused = self._refused or "not proven"
-        elif not self._snapshot().knows(identity):
+        elif not self._identities().knows(identity):
             self._refused = "credential withdrawn"
         elif not self._admission.started(self, identity.client):
             self._refused = "too many connections"
@@ -233,7 +233,7 @@ class SshConnection(asyncssh.SSHServer):
 
         async def validate_known(username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
             self._proven = None
-            identity = identify(self._snapshot(), username, key_data, self.peer)
+            identity = identify(self._identities(), username, key_data, self.peer)
             if isinstance(identity, Identity):
                 identity = identity.at(self._roles)
                 if not identity.roles:

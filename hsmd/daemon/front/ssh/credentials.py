@@ -10,8 +10,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from hsmd.daemon.front.access.identification import Identities
 from hsmd.daemon.front.access.identity import NO_END, Identity
-from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.ssh.key_blobs import fingerprint_of, is_bounded, is_certificate, keys_of_certificate
 from hsmd.system.ssh_library import asyncssh
 from hsmd.system.ssh_profile import certificate_terms
@@ -38,14 +38,14 @@ _CRITICAL = frozenset({"force-command", "source-address"})
 """The critical options that asyncssh knows; it does not decode a certificate with any other."""
 
 
-def identify(snapshot: Snapshot, username: str, blob: bytes, address: str) -> Identity | str:
+def identify(identities: Identities, username: str, blob: bytes, address: str) -> Identity | str:
     """The identity that the key or certificate stands for if the peer can sign with it, or why there is none."""
     if is_certificate(blob):
-        return _identify_certificate(snapshot, username, blob, address)
+        return _identify_certificate(identities, username, blob, address)
     fingerprint = fingerprint_of(blob)
-    identity = snapshot.identify_key(username, fingerprint)
+    identity = identities.identify_key(username, fingerprint)
     if identity is None:
-        return snapshot.why_not_identified(username, fingerprint)
+        return identities.why_not_identified(username, fingerprint)
     return identity if is_bounded(blob) else OVERSIZED
 
 
@@ -54,12 +54,12 @@ def signed_acceptably(signature: bytes) -> bool:
     return _string(signature).decode("ascii", "replace") in _ACCEPTED
 
 
-def _identify_certificate(snapshot: Snapshot, username: str, blob: bytes, address: str) -> Identity | str:
+def _identify_certificate(identities: Identities, username: str, blob: bytes, address: str) -> Identity | str:
     try:
         keys = keys_of_certificate(blob)
     except ValueError:
         return UNREADABLE
-    denial = snapshot.refuse_ca(username, fingerprint_of(keys.ca))
+    denial = identities.refuse_ca(username, fingerprint_of(keys.ca))
     if denial is not None:
         return denial.rule.value
     if not (keys.certified_is_bounded and is_bounded(keys.ca)):
@@ -71,7 +71,7 @@ def _identify_certificate(snapshot: Snapshot, username: str, blob: bytes, addres
     if not signed_acceptably(_signature_of(certificate, blob)):
         return WEAK_SIGNATURE
     terms = certificate_terms(certificate)
-    decision = snapshot.identify_certificate(
+    decision = identities.identify_certificate(
         username,
         ca_fingerprint=certificate.signing_key.get_fingerprint(),
         principals=tuple(certificate.principals),

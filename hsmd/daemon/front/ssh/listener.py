@@ -10,7 +10,7 @@ from typing import Any
 
 from hsmd import observe
 from hsmd.daemon.config.settings import LimitsConfig, ListenConfig
-from hsmd.daemon.front.access.snapshot import Snapshot
+from hsmd.daemon.front.access.identification import Identities
 from hsmd.daemon.front.ssh.admission import Admission
 from hsmd.daemon.front.ssh.bound_addresses import BoundAddresses
 from hsmd.daemon.front.ssh.channel import WINDOW_BYTES
@@ -44,7 +44,7 @@ class SshListener:
     def __init__(
         self,
         *,
-        snapshot: Callable[[], Snapshot],
+        identities: Callable[[], Identities],
         admission: Admission,
         make_session: MakeSession,
         intakes: Intakes,
@@ -53,7 +53,7 @@ class SshListener:
     ) -> None:
         """`bound` is kept up to date."""
         self._bound = bound or BoundAddresses()
-        self._snapshot = snapshot
+        self._identities = identities
         self._admission = admission
         self._make_session = make_session
         self._intakes = intakes
@@ -103,7 +103,7 @@ class SshListener:
             connection.disconnect("the daemon stops")
 
     def recheck(self) -> None:
-        """Close the connections of clients that the snapshot no longer knows by their credential."""
+        """Close the connections of clients that the store no longer knows by their credential."""
         for connection in list(self._connections):
             connection.recheck()
 
@@ -145,7 +145,7 @@ class SshListener:
         """Options for asyncssh; most disable what it would offer or read from the environment by default."""
         return {
             "server_factory": lambda: SshConnection(
-                self._snapshot,
+                self._identities,
                 self._admission,
                 self._make_session,
                 self._connections,

@@ -13,17 +13,18 @@ from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCrede
 from hsmd.daemon.store.records import Contents
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
+from tests.support.snapshots import snapshot_of
 
 Digests = dict[str, bytes]
 
 
 @pytest.fixture
 def snapshot(contents: Contents) -> Snapshot:
-    return Snapshot.build(contents)
+    return snapshot_of(contents)
 
 
 def identity_of(snapshot: Snapshot, name: str, fingerprint: str) -> Identity:
-    identity = snapshot.identify_key(name, fingerprint)
+    identity = snapshot.identities.identify_key(name, fingerprint)
     assert identity is not None
     return identity
 
@@ -82,10 +83,10 @@ def test_the_validity_of_a_certificate_is_checked_with_each_request(
 def test_an_identity_is_checked_with_each_request(
     contents: Contents, digests: Digests, now: datetime
 ) -> None:
-    identity = identity_of(Snapshot.build(contents), "web1", "F1")
+    identity = identity_of(snapshot_of(contents), "web1", "F1")
 
     def decide(**changes: object) -> Grant | Denial:
-        return Snapshot.build(replace(contents, **changes)).decide(identity, digests["site"], 1, now)  # type: ignore[arg-type]
+        return snapshot_of(replace(contents, **changes)).decide(identity, digests["site"], 1, now)  # type: ignore[arg-type]
 
     others = tuple(client for client in contents.clients if client.name != "web1")
     web1 = next(client for client in contents.clients if client.name == "web1")
@@ -109,7 +110,7 @@ def test_invalid_grant_rows_grant_nothing(contents: Contents, digests: Digests, 
         replace(site, purposes=frozenset({Purpose.SIGN_MESSAGE, Purpose.X509_REQUEST})),
         replace(site, key="mail"),  # the digest decides, not the name
     )
-    snapshot = Snapshot.build(replace(contents, grants=bad))
+    snapshot = snapshot_of(replace(contents, grants=bad))
     web1, ann = identity_of(snapshot, "web1", "F1"), identity_of(snapshot, "ann", "FA")
     gone = Identity("gone", frozenset({Role.FRONT_END}), KeyCredential("FG"))
 
@@ -171,10 +172,10 @@ def test_the_text_of_a_denial_has_no_placeholder() -> None:
 def test_a_snapshot_does_not_change_with_its_contents(
     contents: Contents, digests: Digests, now: datetime
 ) -> None:
-    snapshot = Snapshot.build(contents)
+    snapshot = snapshot_of(contents)
     with pytest.raises(AttributeError):
         snapshot.extra = 1  # type: ignore[attr-defined]
-    later = Snapshot.build(replace(contents, version=8, grants=()))
+    later = snapshot_of(replace(contents, version=8, grants=()))
     web1 = identity_of(snapshot, "web1", "F1")
     assert isinstance(later.decide(web1, digests["site"], 1, now), Denial)
     assert isinstance(snapshot.decide(web1, digests["site"], 1, now), Grant)

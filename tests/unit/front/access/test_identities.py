@@ -14,6 +14,7 @@ from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCrede
 from hsmd.daemon.front.access.identity import NO_END
 from hsmd.daemon.store.records import Contents, RevocationRecord
 from hsmd.protocol.roles import Role
+from tests.support.snapshots import snapshot_of
 
 HOUR = timedelta(hours=1)
 CYRILLIC_E = "w\u0435b1"
@@ -22,7 +23,7 @@ FULLWIDTH_ONE = "web\uff11"
 
 @pytest.fixture
 def snapshot(contents: Contents) -> Snapshot:
-    return Snapshot.build(contents)
+    return snapshot_of(contents)
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def good(now: datetime) -> dict[str, Any]:
 
 def identify(snapshot: Snapshot, certificate: dict[str, Any], **changes: Any) -> Identity | Denial:
     arguments = certificate | changes
-    return snapshot.identify_certificate(arguments.pop("user_name"), **arguments)
+    return snapshot.identities.identify_certificate(arguments.pop("user_name"), **arguments)
 
 
 def any_lifetime(contents: Contents) -> Contents:
@@ -65,7 +66,7 @@ def any_lifetime(contents: Contents) -> Contents:
     ],
 )
 def test_a_key_identifies_its_client(snapshot: Snapshot, user: str, fingerprint: str, role: Role) -> None:
-    assert snapshot.identify_key(user, fingerprint) == Identity(
+    assert snapshot.identities.identify_key(user, fingerprint) == Identity(
         user, frozenset({role}), KeyCredential(fingerprint)
     )
 
@@ -94,7 +95,7 @@ def test_a_key_identifies_its_client(snapshot: Snapshot, user: str, fingerprint:
     ],
 )
 def test_a_key_identifies_no_other_client(snapshot: Snapshot, user: str, fingerprint: str) -> None:
-    assert snapshot.identify_key(user, fingerprint) is None
+    assert snapshot.identities.identify_key(user, fingerprint) is None
 
 
 # --- certificates ---
@@ -115,7 +116,7 @@ def test_a_good_certificate_identifies_its_principal(
 def test_a_certificate_without_an_end_gives_an_identity_without_an_end(
     contents: Contents, good: dict[str, Any]
 ) -> None:
-    snapshot = Snapshot.build(any_lifetime(contents))
+    snapshot = snapshot_of(any_lifetime(contents))
     endless = identify(snapshot, good, valid_before=datetime.max.replace(tzinfo=UTC))
     assert endless == Identity("web1", frozenset({Role.FRONT_END}), CertificateCredential(42, "CA1"), NO_END)
 
@@ -208,13 +209,13 @@ def test_a_source_address_option_is_enforced(
 def test_an_identity_is_valid_while_its_credential_is(
     contents: Contents, good: dict[str, Any], now: datetime
 ) -> None:
-    before = Snapshot.build(contents)
-    by_key, by_certificate = before.identify_key("web1", "F1"), identify(before, good)
+    before = snapshot_of(contents)
+    by_key, by_certificate = before.identities.identify_key("web1", "F1"), identify(before, good)
     assert isinstance(by_key, Identity)
     assert isinstance(by_certificate, Identity)
 
     def still_valid(identity: Identity, **changes: Any) -> bool:
-        return Snapshot.build(replace(contents, **changes)).knows(identity)
+        return snapshot_of(replace(contents, **changes)).identities.knows(identity)
 
     others = tuple(client for client in contents.clients if client.name != "web1")
     web1 = next(client for client in contents.clients if client.name == "web1")
@@ -238,7 +239,7 @@ def test_a_ca_is_not_trusted_for_a_name_after_its_client_was_removed(
     contents: Contents, good: dict[str, Any]
 ) -> None:
     others = tuple(client for client in contents.clients if client.name != "web1")
-    snapshot = Snapshot.build(replace(contents, clients=others))
+    snapshot = snapshot_of(replace(contents, clients=others))
     assert identify(snapshot, good) == Denial(Rule.UNKNOWN_CLIENT)
 
 
@@ -250,7 +251,7 @@ def test_a_certificate_longer_than_its_ca_may_issue_is_refused(
     contents: Contents, good: dict[str, Any], longest_s: int, believed: bool
 ) -> None:
     cas = tuple(replace(ca, max_lifetime_s=longest_s) for ca in contents.user_cas)
-    decision = identify(Snapshot.build(replace(contents, user_cas=cas)), good)
+    decision = identify(snapshot_of(replace(contents, user_cas=cas)), good)
     assert decision == Denial(Rule.LIFETIME_TOO_LONG) if not believed else isinstance(decision, Identity)
 
 
@@ -272,20 +273,20 @@ def test_a_certificate_longer_than_its_ca_may_issue_is_refused(
 def test_a_revocation_applies_to_what_it_names(
     contents: Contents, good: dict[str, Any], now: datetime, kind: str, ca: str, value: str, hit: bool
 ) -> None:
-    before = identify(Snapshot.build(contents), good)
+    before = identify(snapshot_of(contents), good)
     assert isinstance(before, Identity)
-    after = Snapshot.build(replace(contents, revocations=(RevocationRecord(kind, ca, value, now),)))
-    assert after.knows(before) is not hit
+    after = snapshot_of(replace(contents, revocations=(RevocationRecord(kind, ca, value, now),)))
+    assert after.identities.knows(before) is not hit
     assert identify(after, good) == (Denial(Rule.REVOKED) if hit else before)
 
 
 def test_a_revoked_key_is_nobodys_although_its_client_has_it(contents: Contents, now: datetime) -> None:
-    before = Snapshot.build(contents).identify_key("web1", "F1")
+    before = snapshot_of(contents).identities.identify_key("web1", "F1")
     assert before is not None
-    after = Snapshot.build(replace(contents, revocations=(RevocationRecord("key", "", "F1", now),)))
-    assert after.identify_key("web1", "F1") is None
-    assert not after.knows(before)
-    assert after.identify_key("web1", "F1b") is not None
+    after = snapshot_of(replace(contents, revocations=(RevocationRecord("key", "", "F1", now),)))
+    assert after.identities.identify_key("web1", "F1") is None
+    assert not after.identities.knows(before)
+    assert after.identities.identify_key("web1", "F1b") is not None
 
 
 def test_a_client_whose_keys_were_all_revoked_is_explained_and_logged(
@@ -293,18 +294,18 @@ def test_a_client_whose_keys_were_all_revoked_is_explained_and_logged(
 ) -> None:
     """It kept its grants; `grant explain` called its requests allowed, and the log an unknown client."""
     contents = replace(contents, user_cas=())
-    before = Snapshot.build(contents)
+    before = snapshot_of(contents)
     assert before.explain("web1", "site", 1, now).allowed
-    assert before.why_not_identified("web1", "F2") == "the key is that of the client web2"
-    assert before.why_not_identified("web1", "F9") == "the client does not have this key"
-    assert before.why_not_identified("nobody", "F9") == "there is no client of that name"
-    after = Snapshot.build(
+    assert before.identities.why_not_identified("web1", "F2") == "the key is that of the client web2"
+    assert before.identities.why_not_identified("web1", "F9") == "the client does not have this key"
+    assert before.identities.why_not_identified("nobody", "F9") == "there is no client of that name"
+    after = snapshot_of(
         replace(
             contents,
             revocations=(RevocationRecord("key", "", "F1", now), RevocationRecord("key", "", "F1b", now)),
         )
     )
-    assert after.is_revoked_key("F1") and not after.is_revoked_key("F2")
+    assert after.identities.is_revoked_key("F1") and not after.identities.is_revoked_key("F2")
     assert after.explain("web1", "site", 1, now) == Explanation.of(Rule.REVOKED)
-    assert after.why_not_identified("web1", "F1") == "the key was revoked"
+    assert after.identities.why_not_identified("web1", "F1") == "the key was revoked"
     assert after.explain("web2", "site", 1, now) == before.explain("web2", "site", 1, now)

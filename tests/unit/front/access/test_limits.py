@@ -13,6 +13,7 @@ from hsmd.daemon.store.records import Contents, LimitedGrantRecord, Limits
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
+from tests.support.snapshots import snapshot_of
 
 WEB1 = Identity("web1", frozenset({Role.FRONT_END}), KeyCredential("F1"))
 TLS13, CSR = Purpose.TLS13_SERVER, Purpose.X509_REQUEST
@@ -29,7 +30,7 @@ def until(contents: Contents, csr_grant: LimitedGrantRecord, now: datetime) -> S
     """web1 has a limited grant for tls13-server and one for x509-request on site, both for an hour, and no other."""
     use = replace(csr_grant, id=6, purpose=TLS13, limits=Limits(not_after=now + HOUR, max_uses=3))
     csr = replace(csr_grant, limits=replace(csr_grant.limits, not_after=now + HOUR))
-    return Snapshot.build(replace(contents, grants=(), limited_grants=(use, csr)))
+    return snapshot_of(replace(contents, grants=(), limited_grants=(use, csr)))
 
 
 def test_a_limited_grant_has_the_id_that_is_counted(until: Snapshot, site: bytes, now: datetime) -> None:
@@ -40,7 +41,7 @@ def test_a_limited_grant_has_the_id_that_is_counted(until: Snapshot, site: bytes
 
 
 def test_a_grant_without_limits_has_none(contents: Contents, site: bytes, now: datetime) -> None:
-    grant = Snapshot.build(contents).decide(WEB1, site, TLS13, now)
+    grant = snapshot_of(contents).decide(WEB1, site, TLS13, now)
     assert isinstance(grant, Grant)
     assert grant.limit is None
 
@@ -65,7 +66,7 @@ def test_a_grant_whose_uses_the_store_would_refuse_is_refused_without_it(
 ) -> None:
     grant = replace(csr_grant, purpose=TLS13, limits=Limits(max_uses=3), used=used, held=held)
     csr = replace(csr_grant, limits=replace(csr_grant.limits, max_uses=3), used=used, held=held, id=7)
-    snapshot = Snapshot.build(replace(contents, grants=(), limited_grants=(grant, csr)))
+    snapshot = snapshot_of(replace(contents, grants=(), limited_grants=(grant, csr)))
     denial = Denial(Rule(f"grant-{rule}"))
     assert snapshot.decide(WEB1, site, TLS13, now) == denial
     assert snapshot.decide_request(WEB1, messages.KeyRequest("site"), now) == denial
@@ -76,7 +77,7 @@ def test_a_held_count_does_not_limit_a_grant_without_a_number_of_uses(
     contents: Contents, csr_grant: LimitedGrantRecord, site: bytes, now: datetime
 ) -> None:
     grant = replace(csr_grant, purpose=TLS13, limits=Limits(not_after=now + HOUR), used=9, held=True)
-    snapshot = Snapshot.build(replace(contents, grants=(), limited_grants=(grant,)))
+    snapshot = snapshot_of(replace(contents, grants=(), limited_grants=(grant,)))
     assert isinstance(snapshot.decide(WEB1, site, TLS13, now), Grant)
 
 
@@ -86,7 +87,7 @@ def test_what_the_store_has_refused_is_refused_until_the_contents_change(
     until.note_refused(6, Rule.GRANT_EXHAUSTED)
     assert until.decide(WEB1, site, TLS13, now) == Denial(Rule.GRANT_EXHAUSTED)
     assert until.decide_request(WEB1, messages.KeyRequest("site"), now) is None, "another grant"
-    assert isinstance(Snapshot.build(contents).decide(WEB1, site, TLS13, now), Grant)
+    assert isinstance(snapshot_of(contents).decide(WEB1, site, TLS13, now), Grant)
 
 
 def test_with_its_last_grant_a_key_disappears(until: Snapshot, site: bytes, now: datetime) -> None:
@@ -130,7 +131,7 @@ def test_rows_that_the_store_must_not_hold_grant_nothing(
     contents: Contents, csr_grant: LimitedGrantRecord, site: bytes, now: datetime, change: dict[str, object]
 ) -> None:
     bad = replace(csr_grant, **change)  # type: ignore[arg-type]
-    snapshot = Snapshot.build(replace(contents, grants=(), limited_grants=(bad,)))
+    snapshot = snapshot_of(replace(contents, grants=(), limited_grants=(bad,)))
     for client, fingerprint, role in (("web1", "F1", Role.FRONT_END), ("ann", "FA", Role.OPERATOR)):
         identity = Identity(client, frozenset({role}), KeyCredential(fingerprint))
         for purpose in Purpose:
@@ -143,7 +144,7 @@ def test_beside_a_grant_without_limits_the_limits_hold(
 ) -> None:
     """A daemon of an earlier release, which does not know limits, may have added the other grant."""
     use = replace(csr_grant, purpose=TLS13, limits=Limits(not_after=now))
-    snapshot = Snapshot.build(replace(contents, limited_grants=(use,)))
+    snapshot = snapshot_of(replace(contents, limited_grants=(use,)))
     assert snapshot.decide(WEB1, site, TLS13, now) == Denial(Rule.GRANT_EXPIRED)
     assert isinstance(snapshot.decide(WEB1, site, Purpose.TLS12_SERVER, now), Grant)
 

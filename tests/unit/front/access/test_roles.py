@@ -22,6 +22,7 @@ from hsmd.protocol.messages.base import NO_SUBJECT
 from hsmd.protocol.roles import AT_OPERATOR_ADDRESSES, Role
 from hsmd.purposes import Purpose
 from tests.support.requests import minimal
+from tests.support.snapshots import snapshot_of
 
 CLIENTS = {
     Role.OPERATOR: Identity("ann", frozenset({Role.OPERATOR}), KeyCredential("FA")),
@@ -62,7 +63,7 @@ def client_with(name: str, *roles: Role) -> ClientRecord:
 
 @pytest.fixture
 def snapshot(contents: Contents) -> Snapshot:
-    return Snapshot.build(contents)
+    return snapshot_of(contents)
 
 
 def about_site(request_type: type[Request]) -> Request:
@@ -79,7 +80,7 @@ def test_a_request_is_allowed_for_the_roles_it_declares(
     contents: Contents, csr_grant: LimitedGrantRecord, now: datetime, request_type: type[Request], role: Role
 ) -> None:
     """tests/unit/protocol/test_declarations.py spells out the roles of every request."""
-    snapshot = Snapshot.build(replace(contents, limited_grants=(csr_grant,)))
+    snapshot = snapshot_of(replace(contents, limited_grants=(csr_grant,)))
     denial = snapshot.decide_request(CLIENTS[role], about_site(request_type), now)
     assert denial == (None if role in request_type.roles else Denial(Rule.WRONG_ROLE))
 
@@ -170,9 +171,9 @@ def test_a_client_may_do_what_any_of_its_roles_allows(
     clients = tuple(
         replace(each, roles=both) if each.name in ("owen", "web2") else each for each in contents.clients
     )
-    snapshot = Snapshot.build(replace(contents, clients=clients))
-    owen = snapshot.identify_key("owen", "FO")
-    web2 = snapshot.identify_key("web2", "F2")
+    snapshot = snapshot_of(replace(contents, clients=clients))
+    owen = snapshot.identities.identify_key("owen", "FO")
+    web2 = snapshot.identities.identify_key("web2", "F2")
     assert owen is not None and web2 is not None and owen.roles == both
     assert isinstance(snapshot.decide(owen, digests["site"], Purpose.TLS13_SERVER, now), Grant)
     assert snapshot.keys_for(web2, messages.KeyShow, now) == {digests["mail"]}
@@ -193,9 +194,9 @@ def test_a_role_that_makes_the_request_brings_its_own_condition(snapshot: Snapsh
         key: str
 
     clients = (client_with("eve", Role.AUDITOR, Role.FRONT_END),)
-    both = Snapshot.build(Contents(1, clients=clients)).identify_key("eve", "FE")
+    both = snapshot_of(Contents(1, clients=clients)).identities.identify_key("eve", "FE")
     assert both is not None
-    here = Snapshot.build(Contents(1, clients=clients))
+    here = snapshot_of(Contents(1, clients=clients))
     assert here.decide_request(both, messages.KeyShow("site"), now) is None
     assert here.decide_request(both, ForFrontEnds("site"), now) == Denial(Rule.UNKNOWN_KEY)
     assert snapshot.decide_request(CLIENTS[Role.FRONT_END], ForFrontEnds("site"), now) is None
@@ -221,7 +222,7 @@ def test_a_grant_counts_only_where_front_ends_may_make_the_request(
 
     both = client_with("web1", Role.OWNER, Role.FRONT_END)
     clients = tuple(both if each.name == "web1" else each for each in contents.clients)
-    snapshot = Snapshot.build(replace(contents, clients=clients, limited_grants=(csr_grant,)))
+    snapshot = snapshot_of(replace(contents, clients=clients, limited_grants=(csr_grant,)))
     identity = replace(
         CLIENTS[Role.FRONT_END], roles=both.roles, credential=KeyCredential(both.credentials[0].fingerprint)
     )
@@ -237,8 +238,8 @@ def test_an_identity_has_the_roles_that_its_address_admits(
 ) -> None:
     both = frozenset({Role.OPERATOR, Role.FRONT_END})
     clients = tuple(replace(each, roles=both) if each.name == "web1" else each for each in contents.clients)
-    snapshot = Snapshot.build(replace(contents, clients=clients))
-    identity = snapshot.identify_key("web1", "F1")
+    snapshot = snapshot_of(replace(contents, clients=clients))
+    identity = snapshot.identities.identify_key("web1", "F1")
     assert identity is not None
     operator, front_end = (
         identity.at(AT_OPERATOR_ADDRESSES),
@@ -247,7 +248,7 @@ def test_an_identity_has_the_roles_that_its_address_admits(
     assert (operator.roles, front_end.roles) == ({Role.OPERATOR}, {Role.FRONT_END})
     assert identity.at(frozenset(Role)) == identity
     for each, used, listed in ((operator, False, True), (front_end, True, False), (identity, True, True)):
-        assert snapshot.knows(each)
+        assert snapshot.identities.knows(each)
         assert isinstance(snapshot.decide(each, digests["site"], Purpose.TLS13_SERVER, now), Grant) is used
         assert (snapshot.decide_request(each, messages.ClientList(), now) is None) is listed
     assert identity.at(frozenset({Role.NODE})).roles == frozenset()
@@ -262,15 +263,15 @@ def test_an_identity_stands_while_its_client_has_all_its_roles(contents: Content
             replace(each, roles=frozenset(roles)) if each.name == "web1" else each
             for each in contents.clients
         )
-        return Snapshot.build(replace(contents, clients=clients))
+        return snapshot_of(replace(contents, clients=clients))
 
-    alone = with_roles(Role.FRONT_END).identify_key("web1", "F1")
-    both = with_roles(Role.FRONT_END, Role.OWNER).identify_key("web1", "F1")
+    alone = with_roles(Role.FRONT_END).identities.identify_key("web1", "F1")
+    both = with_roles(Role.FRONT_END, Role.OWNER).identities.identify_key("web1", "F1")
     assert alone is not None and both is not None
-    assert with_roles(Role.FRONT_END, Role.OWNER).knows(alone), "a further role takes nothing away"
-    assert not with_roles(Role.FRONT_END).knows(both)
-    assert with_roles(Role.FRONT_END).knows(both.at(frozenset({Role.FRONT_END})))
-    assert not with_roles(Role.OWNER, Role.NODE).knows(alone)
+    assert with_roles(Role.FRONT_END, Role.OWNER).identities.knows(alone), "a further role takes nothing away"
+    assert not with_roles(Role.FRONT_END).identities.knows(both)
+    assert with_roles(Role.FRONT_END).identities.knows(both.at(frozenset({Role.FRONT_END})))
+    assert not with_roles(Role.OWNER, Role.NODE).identities.knows(alone)
 
 
 def test_control_requests_need_a_valid_identity(snapshot: Snapshot, now: datetime) -> None:
@@ -290,4 +291,4 @@ def test_control_requests_need_a_valid_identity(snapshot: Snapshot, now: datetim
         (gone, Rule.UNKNOWN_CLIENT),
     ):
         assert snapshot.decide_request(identity, whoami, now) == Denial(rule)
-        assert not snapshot.knows(identity)
+        assert not snapshot.identities.knows(identity)

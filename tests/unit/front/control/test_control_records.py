@@ -13,12 +13,12 @@ from msgspec import inspect as shapes
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import Dispatcher
 from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord
 from hsmd.errors import Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
+from tests.support.snapshots import snapshot_of
 
 RECORDS: dict[str, Any] = json.loads(Path(__file__).with_name("control_records.json").read_text())
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -85,7 +85,7 @@ async def recorded(request: messages.Request, directory: Path) -> list[Any]:
     """(event, client, fields in their order) of a refused request, and of one that is carried out."""
     audit = AuditLog.open(directory)
     client = ClientRecord("ann", ANN.roles, (CredentialRecord("FA", "line"),), NOON)
-    snapshot = Snapshot.build(
+    snapshot = snapshot_of(
         Contents(version=1, keys=(), certificates=(), clients=(client,), user_cas=(), grants=())
     )
 

@@ -21,6 +21,7 @@ from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, 
 from hsmd.errors import AuditFailure, BadRequest, Conflict, NotFound, Overloaded, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
+from tests.support.snapshots import snapshot_of
 from tests.support.store import key_record
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -35,7 +36,7 @@ def snapshot_with(*keys: KeyRecord) -> Snapshot:
         ClientRecord(each.client, each.roles, (CredentialRecord(each.credential.text, "line"),), NOON)
         for each in (ANN, WEB)
     )
-    return Snapshot.build(Contents(version=1, keys=keys, clients=clients))
+    return snapshot_of(Contents(version=1, keys=keys, clients=clients))
 
 
 class Daemon:

@@ -18,7 +18,7 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
-from hsmd.daemon.front.access.snapshot import Grant, Snapshot
+from hsmd.daemon.front.access.snapshot import Grant
 from hsmd.daemon.front.signing.hold import KeyHold, Reason
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
@@ -40,6 +40,7 @@ from hsmd.errors import (
 from hsmd.protocol.frames import key_operation_body
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose, expand, with_daemon_purposes
+from tests.support.snapshots import snapshot_of
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 KEY = b"\x11" * 32
@@ -107,7 +108,7 @@ class Harness:
         )
         client = ClientRecord("web", frozenset({Role.FRONT_END}), (CredentialRecord("F1", "line"),), NOON)
         grant = GrantRecord("web", "site", KEY, frozenset({Purpose.TLS13_SERVER}))
-        self.snapshot = Snapshot.build(
+        self.snapshot = snapshot_of(
             Contents(version=1, keys=(key,), certificates=(), clients=(client,), user_cas=(), grants=(grant,))
         )
         self.hold = KeyHold()

@@ -26,7 +26,7 @@ WEB, OPERATOR = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
 CLIENTS = {WEB.get_fingerprint(): ("web", Role.FRONT_END), OPERATOR.get_fingerprint(): ("ann", Role.OPERATOR)}
 
 
-class Snapshot:
+class Identities:
     """Identifies two clients by their keys, until they are withdrawn."""
 
     def __init__(self) -> None:
@@ -75,16 +75,16 @@ class Conn:
 
 
 @pytest.fixture
-async def parts() -> tuple[Any, Any, Snapshot]:
-    conn, snapshot = Conn(), Snapshot()
+async def parts() -> tuple[Any, Any, Identities]:
+    conn, identities = Conn(), Identities()
     connection = SshConnection(
-        lambda: snapshot, Admission(LIMITS), lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
+        lambda: identities, Admission(LIMITS), lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
     )  # type: ignore[arg-type,return-value]
     connection.connection_made(conn)  # type: ignore[arg-type]
-    return connection, conn, snapshot
+    return connection, conn, identities
 
 
-Parts = tuple[Any, Any, Snapshot]
+Parts = tuple[Any, Any, Identities]
 
 
 async def test_a_signature_admits_the_owner_of_its_key(parts: Parts) -> None:
@@ -155,9 +155,9 @@ async def test_a_login_without_any_proof_is_not_admitted(parts: Parts) -> None:
 
 
 async def test_a_client_removed_between_signature_and_login_is_not_admitted(parts: Parts) -> None:
-    connection, conn, snapshot = parts
+    connection, conn, identities = parts
     await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
-    snapshot.withdrawn = True
+    identities.withdrawn = True
     connection.auth_completed()
     assert conn.aborted
 
@@ -188,7 +188,7 @@ async def test_without_the_hooked_methods_every_login_fails(missing: str) -> Non
             return super().__getattribute__(name)
 
     connection = SshConnection(
-        Snapshot, Admission(LIMITS), lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
+        Identities, Admission(LIMITS), lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
     )  # type: ignore[arg-type,return-value]
     with pytest.raises(AttributeError):
         connection.connection_made(Changed())  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ async def test_a_peer_that_already_disconnected_has_no_address() -> None:
             return None
 
     admission = Admission(LIMITS)
-    connection = SshConnection(Snapshot, admission, lambda *_: None, set(), Intakes(TARIFF, time.monotonic))  # type: ignore[arg-type,return-value]
+    connection = SshConnection(Identities, admission, lambda *_: None, set(), Intakes(TARIFF, time.monotonic))  # type: ignore[arg-type,return-value]
     connection.connection_made(Gone())  # type: ignore[arg-type]
     connection.connection_lost(None)
     assert (connection.peer, admission.starting) == ("", 0)
@@ -212,7 +212,7 @@ async def test_a_connection_that_is_dropped_before_its_login_counts_if_it_is_to_
     admission, refused = Admission(LIMITS, clock=lambda: 0.0), []
     for _ in range(9):
         connection = SshConnection(
-            Snapshot, admission, lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
+            Identities, admission, lambda *_: None, set(), Intakes(TARIFF, time.monotonic)
         )  # type: ignore[arg-type,return-value]
         connection.connection_made(Conn())  # type: ignore[arg-type]
         connection.drop("others want to log in", blamed=blamed)

@@ -37,7 +37,7 @@ HUGE = rsa(exponent=_ODD - 2)
 LONG = rsa(modulus=1 << 20_000 | 1)
 
 
-class Snapshot:
+class Identities:
     """Trusts a CA for the client `web`, and knows keys of it."""
 
     def __init__(self, *keys: Any, ca: Any = CA) -> None:
@@ -72,8 +72,8 @@ def under(ca: Any, *, certified: Any = KEY) -> bytes:
     return made + String(String("ssh-rsa") + String(b"\1" * 384))
 
 
-def who(snapshot: Snapshot, blob: bytes) -> Identity | str:
-    return identify(snapshot, "web", blob, "192.0.2.1")  # type: ignore[arg-type]
+def who(identities: Identities, blob: bytes) -> Identity | str:
+    return identify(identities, "web", blob, "192.0.2.1")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -89,32 +89,32 @@ def no_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("ca", [HUGE, LONG, KEY], ids=["huge exponent", "huge modulus", "any"])
 @pytest.mark.usefixtures("no_arithmetic")
 def test_nothing_is_verified_with_a_ca_that_is_not_trusted(ca: Any) -> None:
-    assert who(Snapshot(), under(ca)) == Rule.UNKNOWN_CA.value
+    assert who(Identities(), under(ca)) == Rule.UNKNOWN_CA.value
 
 
 @pytest.mark.parametrize("ca", [HUGE, LONG], ids=["huge exponent", "huge modulus"])
 @pytest.mark.usefixtures("no_arithmetic")
 def test_a_trusted_ca_whose_key_is_too_long_is_not_used(ca: Any) -> None:
-    assert who(Snapshot(ca=ca), under(ca)) == OVERSIZED
+    assert who(Identities(ca=ca), under(ca)) == OVERSIZED
 
 
 @pytest.mark.parametrize("key", [HUGE, LONG], ids=["huge exponent", "huge modulus"])
 @pytest.mark.usefixtures("no_arithmetic")
 def test_a_certified_key_that_is_too_long_is_refused(key: Any) -> None:
-    assert who(Snapshot(), under(CA, certified=key)) == OVERSIZED
+    assert who(Identities(), under(CA, certified=key)) == OVERSIZED
 
 
 def test_a_good_certificate_is_verified_and_identified() -> None:
     _, good = certificate(CA, KEY, ["web"])
-    found = who(Snapshot(), good)
+    found = who(Identities(), good)
     assert isinstance(found, Identity) and found.credential.text == KEY.get_fingerprint()
-    assert who(Snapshot(), under(CA)) == UNREADABLE, "the signature of the CA is missing"
+    assert who(Identities(), under(CA)) == UNREADABLE, "the signature of the CA is missing"
 
 
 @pytest.mark.parametrize("key", [HUGE, LONG], ids=["huge exponent", "huge modulus"])
 def test_a_known_key_that_is_too_long_is_refused(key: Any) -> None:
-    assert who(Snapshot(key), key.public_data) == OVERSIZED
-    assert who(Snapshot(), key.public_data) == "unknown"
+    assert who(Identities(key), key.public_data) == OVERSIZED
+    assert who(Identities(), key.public_data) == "unknown"
     with pytest.raises(BadRequest, match="at most 16384 bits"):
         parse_public_key("public_key", key.export_public_key("openssh").decode())
 
@@ -125,7 +125,7 @@ def test_a_blob_is_recognised_as_asyncssh_recognises_it(kind: str) -> None:
     blob = key.public_data
     assert fingerprint_of(blob) == key.get_fingerprint()
     assert is_bounded(blob) and not is_certificate(blob)
-    assert isinstance(who(Snapshot(key), blob), Identity)
+    assert isinstance(who(Identities(key), blob), Identity)
     made = key.generate_user_certificate(key, "id", principals=["web"])
     assert is_certificate(made.public_data)
     assert keys_of_certificate(made.public_data) == (True, blob)
@@ -137,13 +137,13 @@ def test_other_types_are_not_used(kind: str) -> None:
     assert not is_bounded(key.public_data)
     made = key.generate_user_certificate(key, "id", principals=["web"])
     assert is_certificate(made.public_data)
-    assert who(Snapshot(ca=key), made.public_data) == UNREADABLE
+    assert who(Identities(ca=key), made.public_data) == UNREADABLE
 
 
 def test_every_shortened_blob_is_refused() -> None:
     _, good = certificate(CA, KEY, ["web"])
     for length in range(len(good)):
-        assert isinstance(who(Snapshot(KEY), good[:length]), str)
+        assert isinstance(who(Identities(KEY), good[:length]), str)
     for length in range(len(KEY.public_data)):
-        assert isinstance(who(Snapshot(KEY), KEY.public_data[:length]), str)
+        assert isinstance(who(Identities(KEY), KEY.public_data[:length]), str)
         assert not is_bounded(KEY.public_data[:length])

@@ -31,7 +31,7 @@ class Connection:
 
 
 def test_a_connection_that_cannot_be_checked_is_dropped_and_the_others_are_checked() -> None:
-    parts: Any = {"snapshot": None, "make_session": None, "intakes": None}
+    parts: Any = {"identities": None, "make_session": None, "intakes": None}
     listener = SshListener(admission=Admission(LIMITS), **parts)
     faulty, *others = connections = [
         Connection(ValueError("negative file descriptor")),
