@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hsmd.daemon.front.access.snapshot import Snapshot
-from hsmd.daemon.store.records import (
-    CertificateMark,
-    Contents,
-    Difference,
-    Held,
-    KeyRecord,
-    Standing,
-    TrustedCa,
-)
+from hsmd.daemon.store.contents import CertificateMark, Contents, Difference, Held, Standing, TrustedCa
+from hsmd.daemon.store.records import KeyRecord
 
 
 def snapshot_of(contents: Contents) -> Snapshot:

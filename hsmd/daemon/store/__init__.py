@@ -1,20 +1,17 @@
 """The store: keys, certificates, clients, user CAs, grants and the ledger in SQLite or PostgreSQL (SQLAlchemy, Alembic)."""
 
+from hsmd.daemon.store.contents import CertificateMark, Contents, Difference, Held, Standing, TrustedCa
 from hsmd.daemon.store.records import (
     AuditHead,
-    CertificateMark,
     CertificateRecord,
     ClientRecord,
-    Contents,
     CountedUse,
     CredentialRecord,
-    Difference,
     EnrolmentRecord,
     EventPage,
     EventRecord,
     Gap,
     GrantRecord,
-    Held,
     KeyOwner,
     KeyRecord,
     KeySpan,
@@ -31,8 +28,6 @@ from hsmd.daemon.store.records import (
     Readers,
     ReadingRights,
     RevocationRecord,
-    Standing,
-    TrustedCa,
     UseId,
     UserCaRecord,
     WantedUse,

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, delete, select, update
 
-from hsmd.daemon.store.records import Standing
+from hsmd.daemon.store.contents import Standing
 from hsmd.daemon.store.tables import changes, ledger, state
 from hsmd.errors import StoreFailure
 

@@ -16,21 +16,12 @@ from sqlalchemy import Column, Connection, Select, select, tuple_
 from hsmd.daemon.store.change_notes import ChangeNotes, Kind
 from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.columns import chunks, in_pairs
+from hsmd.daemon.store.contents import CertificateMark, Difference, Held, Standing, TrustedCa
 from hsmd.daemon.store.endorsement_rows import StatementEndorsements
 from hsmd.daemon.store.history_rows import KeyHistory
 from hsmd.daemon.store.key_rows import Keys
 from hsmd.daemon.store.limited_grant_rows import LimitedGrants
-from hsmd.daemon.store.records import (
-    CertificateMark,
-    Difference,
-    Held,
-    KeyOwner,
-    KeyRecord,
-    LimitedGrantRecord,
-    Standing,
-    TrustedCa,
-    chain_mark,
-)
+from hsmd.daemon.store.records import KeyOwner, KeyRecord, LimitedGrantRecord, chain_mark
 from hsmd.daemon.store.tables import (
     ca_clients,
     cas,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from hsmd.daemon.store import portable
+from hsmd.daemon.store.contents import Contents, Difference, Standing
 from hsmd.daemon.store.difference_rows import Pause, no_pause
 from hsmd.daemon.store.engine import begin_immediately, open_engine, parse_url, rows_written, translated
 from hsmd.daemon.store.migrate import is_old, migrate, newest_revision, revision_of
-from hsmd.daemon.store.records import Contents, Difference, Standing
 from hsmd.daemon.store.transaction import Transaction
 from hsmd.errors import Conflict, StoreFailure
 

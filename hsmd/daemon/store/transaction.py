@@ -9,6 +9,7 @@ from hsmd.daemon.store.audit_rows import AuditLogs
 from hsmd.daemon.store.certificate_rows import Certificates
 from hsmd.daemon.store.change_notes import ChangeNotes
 from hsmd.daemon.store.client_rows import Clients
+from hsmd.daemon.store.contents import Contents, Difference, Standing
 from hsmd.daemon.store.counted_use_rows import CountedUses
 from hsmd.daemon.store.counter_rows import Counters
 from hsmd.daemon.store.difference_rows import Differences, Pause, no_pause
@@ -23,7 +24,7 @@ from hsmd.daemon.store.limited_grant_rows import LimitedGrants
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.login_rows import Logins
 from hsmd.daemon.store.reader_rows import KeyReaders
-from hsmd.daemon.store.records import Contents, Difference, Readers, Standing
+from hsmd.daemon.store.records import Readers
 from hsmd.daemon.store.replacement_rows import Replacements
 from hsmd.daemon.store.revocation_rows import Revocations
 from hsmd.daemon.store.rotation_rows import Rotations

@@ -12,15 +12,8 @@ from typing import Generic, TypeVar
 
 from hsmd.daemon.front.access.grant import Grant, grant_of, limited_grant_of
 from hsmd.daemon.front.access.rules import Rule
-from hsmd.daemon.store.records import (
-    CertificateMark,
-    ClientRecord,
-    Difference,
-    Held,
-    KeyRecord,
-    Standing,
-    TrustedCa,
-)
+from hsmd.daemon.store.contents import CertificateMark, Difference, Held, Standing, TrustedCa
+from hsmd.daemon.store.records import ClientRecord, KeyRecord
 from hsmd.protocol.roles import Role
 from hsmd.purposes import OF_KEY_OPERATIONS, Purpose
 

@@ -10,12 +10,8 @@ from hsmd.daemon.front.access.identification import Identities
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.index import Index, KeyUse, no_pause
 from hsmd.daemon.front.access.rules import Denial, Explanation, Rule
-from hsmd.daemon.store.records import (
-    CertificateMark,
-    Difference,
-    KeyRecord,
-    Standing,
-)
+from hsmd.daemon.store.contents import CertificateMark, Difference, Standing
+from hsmd.daemon.store.records import KeyRecord
 from hsmd.protocol.messages import Request
 from hsmd.protocol.messages.base import FRONT_END
 from hsmd.protocol.roles import Role

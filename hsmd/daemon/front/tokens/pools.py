@@ -19,7 +19,7 @@ from hsmd.daemon.config.settings import TokenConfig
 from hsmd.daemon.front.tokens.circuit_breaker import HealthListener
 from hsmd.daemon.front.tokens.pool import Completion, Job, TokenPool
 from hsmd.daemon.ipc.launcher_messages import WorkerEnded, WorkerStarted
-from hsmd.daemon.store.records import Difference
+from hsmd.daemon.store.contents import Difference
 
 WORKER_WINDOW = 32
 """Jobs a worker holds at a time: enough to keep it busy between two wake-ups, few enough to lose little with it."""

@@ -8,10 +8,10 @@ from hashlib import sha256
 import pytest
 
 from hsmd.algorithms import KeyType
+from hsmd.daemon.store.contents import Contents
 from hsmd.daemon.store.records import (
     CertificateRecord,
     ClientRecord,
-    Contents,
     CredentialRecord,
     GrantRecord,
     KeyRecord,

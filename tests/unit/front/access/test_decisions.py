@@ -10,7 +10,7 @@ import pytest
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.access import Denial, Explanation, Grant, Identity, Rule, Snapshot
 from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
-from hsmd.daemon.store.records import Contents
+from hsmd.daemon.store.contents import Contents
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose
 from tests.support.snapshots import snapshot_of

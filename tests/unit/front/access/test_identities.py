@@ -12,7 +12,8 @@ import pytest
 from hsmd.daemon.front.access import Denial, Explanation, Identity, Rule, Snapshot
 from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
 from hsmd.daemon.front.access.identity import NO_END
-from hsmd.daemon.store.records import Contents, RevocationRecord
+from hsmd.daemon.store.contents import Contents
+from hsmd.daemon.store.records import RevocationRecord
 from hsmd.protocol.roles import Role
 from tests.support.snapshots import snapshot_of
 

@@ -9,7 +9,8 @@ import pytest
 
 from hsmd.daemon.front.access import Denial, Grant, Identity, Rule, Snapshot
 from hsmd.daemon.front.access.credentials import KeyCredential
-from hsmd.daemon.store.records import Contents, LimitedGrantRecord, Limits
+from hsmd.daemon.store.contents import Contents
+from hsmd.daemon.store.records import LimitedGrantRecord, Limits
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role
 from hsmd.purposes import Purpose

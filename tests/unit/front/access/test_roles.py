@@ -9,13 +9,8 @@ import pytest
 
 from hsmd.daemon.front.access import Denial, Grant, Identity, Rule, Snapshot
 from hsmd.daemon.front.access.credentials import CertificateCredential, KeyCredential
-from hsmd.daemon.store.records import (
-    ClientRecord,
-    Contents,
-    CredentialRecord,
-    KeyOwner,
-    LimitedGrantRecord,
-)
+from hsmd.daemon.store.contents import Contents
+from hsmd.daemon.store.records import ClientRecord, CredentialRecord, KeyOwner, LimitedGrantRecord
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.protocol.messages.base import NO_SUBJECT

@@ -14,7 +14,8 @@ from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.control.dispatcher import Dispatcher
-from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord
+from hsmd.daemon.store.contents import Contents
+from hsmd.daemon.store.records import ClientRecord, CredentialRecord
 from hsmd.errors import Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role

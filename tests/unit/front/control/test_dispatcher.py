@@ -17,7 +17,8 @@ from hsmd.daemon.front.access.credentials import KeyCredential
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.control.dispatcher import MAX_CHANGES, Dispatcher
-from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, KeyRecord
+from hsmd.daemon.store.contents import Contents
+from hsmd.daemon.store.records import ClientRecord, CredentialRecord, KeyRecord
 from hsmd.errors import AuditFailure, BadRequest, Conflict, NotFound, Overloaded, Refused
 from hsmd.protocol import messages
 from hsmd.protocol.roles import Role

@@ -23,7 +23,8 @@ from hsmd.daemon.front.signing.hold import KeyHold, Reason
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
-from hsmd.daemon.store.records import ClientRecord, Contents, CredentialRecord, GrantRecord, KeyRecord
+from hsmd.daemon.store.contents import Contents
+from hsmd.daemon.store.records import ClientRecord, CredentialRecord, GrantRecord, KeyRecord
 from hsmd.errors import (
     AuditFailure,
     DeadlineExceeded,

@@ -9,7 +9,7 @@ from hsmd.algorithms import KeyType
 from hsmd.daemon.front.tokens import pools
 from hsmd.daemon.front.tokens.pools import TokenPools
 from hsmd.daemon.store import KeyRecord
-from hsmd.daemon.store.records import Difference
+from hsmd.daemon.store.contents import Difference
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
