@@ -221,9 +221,10 @@ _FIRST = frozenset({"socket", "permissions", "agent", "local policy", "OpenSSL"}
 def _check_files(name: str, files: Files, info: KeyInfo | None, current: str) -> tuple[list[Finding], bool]:
     """The findings, and whether reference and certificate can be read and are for this key."""
     reference = check_files.check_reference(files.reference, name, info)
-    certificate = check_files.check_certificate(files.chain, name, info, datetime.now(UTC))
+    now = datetime.now(UTC)
+    certificate = check_files.check_certificate(files.chain, name, info, now)
     fit = reference[0].ok and len(certificate) > 1 and certificate[0].ok
-    newer = check_files.check_current(files.chain, name, current) if fit and current else []
+    newer = check_files.check_current(files.chain, name, current, now) if fit and current else []
     return [*reference, *certificate, *newer], fit
 
 

@@ -58,7 +58,7 @@ def check_certificate(path: Path, name: str, key: KeyInfo | None, now: datetime)
     return findings
 
 
-def check_current(path: Path, name: str, pem: str) -> list[Finding]:
+def check_current(path: Path, name: str, pem: str, now: datetime) -> list[Finding]:
     """Check that the exported chain is the one that the agent has now, `pem`; empty if either is unknown."""
     try:
         exported = x509.load_pem_x509_certificates(read_file(path, MAX_FILE_BYTES))
@@ -67,7 +67,11 @@ def check_current(path: Path, name: str, pem: str) -> list[Finding]:
         return []
     if exported == current:
         return [good(_CERTIFICATE, f"{path} is the chain that the daemon holds")]
-    until = f"{current[0].not_valid_after_utc:%Y-%m-%d}"
+    end = current[0].not_valid_after_utc
+    if now >= end:
+        text = f"the daemon's chain, another one than {path}, expired on {end:%Y-%m-%d %H:%M}Z"
+        return [bad(_CERTIFICATE, text, _renew(name))]
+    until = f"{end:%Y-%m-%d}"
     fix = f"run: hsmd agent export {name}, then reload the server"
     return [warning(_CERTIFICATE, f"the daemon holds another chain than {path}, valid until {until}", fix)]
 
@@ -82,7 +86,6 @@ def _belongs(path: Path, leaf: x509.Certificate, key: KeyInfo) -> Finding:
 
 def _term(path: Path, name: str, leaf: x509.Certificate, now: datetime) -> Finding:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    renew = f"renew it, as an operator: hsmd key csr {name}, hsmd cert import {name} CHAIN"
     if now < begin:
         return bad(
             _CERTIFICATE,
@@ -90,7 +93,11 @@ def _term(path: Path, name: str, leaf: x509.Certificate, now: datetime) -> Findi
             "check the clock of this host",
         )
     if now >= end:
-        return bad(_CERTIFICATE, f"{path} expired on {end:%Y-%m-%d %H:%M}Z", renew)
+        return bad(_CERTIFICATE, f"{path} expired on {end:%Y-%m-%d %H:%M}Z", _renew(name))
     if end - now <= min(SOON, (end - begin) / PART_OF_TERM):
-        return warning(_CERTIFICATE, f"{path} expires on {end:%Y-%m-%d %H:%M}Z", renew)
+        return warning(_CERTIFICATE, f"{path} expires on {end:%Y-%m-%d %H:%M}Z", _renew(name))
     return good(_CERTIFICATE, f"{path} is valid until {end.astimezone(UTC):%Y-%m-%d}")
+
+
+def _renew(name: str) -> str:
+    return f"renew it, as an operator: hsmd key csr {name}, hsmd cert import {name} CHAIN"

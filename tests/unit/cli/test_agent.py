@@ -222,6 +222,21 @@ def test_the_validity_of_a_certificate_is_checked(
     assert belongs.ok
     assert (term.ok, bool(term.fix)) == (not complaint, bool(complaint))
     assert complaint in term.text
+    severity = {"": "well", "expires on": "degraded"}.get(complaint, "failing")
+    assert term.severity == severity
+
+
+@pytest.mark.parametrize(("at", "severity"), [(1, "degraded"), (91, "failing")])
+def test_another_chain_of_the_daemon_is_worse_if_it_has_ended(
+    home: Path, key: ec.EllipticCurvePrivateKey, at: int, severity: str
+) -> None:
+    begin = datetime(2030, 1, 1, tzinfo=UTC)
+    path, now = _certificate(home / "www.pem", key, begin, 400), begin + timedelta(days=at)
+    held = _certificate(home / "held.pem", key, begin, 90).read_text()
+    (finding,) = check_files.check_current(path, "www", held, now)
+    assert finding.severity == severity
+    assert ("hsmd cert import www" in finding.fix) == (severity == "failing")
+    assert check_files.check_current(path, "www", path.read_text(), now)[0].ok
 
 
 def test_certificate_and_reference_of_another_key_are_found(
