@@ -134,12 +134,14 @@ def _facts(token: TokenInfo) -> list[tuple[str, str]]:
         facts.append(("wrapped keys", ", ".join(token.wrapping)))
     if token.missing:
         named = _named(token.missing, token.missing_count)
-        facts.append(("missing", f"in the store but not in the token: {named}"))
+        facts.append(("missing", f"in the store but not served by the token: {named}"))
     if token.unknown:
         named = _named(token.unknown, token.unknown_count)
-        adopt = "`hsmd key candidates --all` shows their CKA_ID; then hsmd key adopt NAME --id CKA_ID"
-        facts.append(("unknown", f"in the token but not in the store: {named}; {adopt}"))
+        facts.append(("unknown", f"in the token but not in the store: {named}"))
     facts += [("not served", f"{each.key or each.digest}: {each.problem}") for each in token.not_served]
+    if token.missing or token.unknown or token.not_served:
+        shown = f"hsmd key candidates --token {token.name}"
+        facts.append(("details", f"what the token holds of these keys, and the next step for each: {shown}"))
     return facts
 
 

@@ -18,6 +18,7 @@ from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_error
 from tests.support.daemon import MAIL, WEB, Daemon, running_daemon
 from tests.support.fault_module.control import Action, FaultModule, Function
+from tests.support.messy_tokens import OBJECTS
 from tests.support.polling import wait_until
 from tests.support.ssh_peer import operation, ssh, wire
 from tests.support.tls_bytes import tls13
@@ -181,22 +182,48 @@ def test_half_written_objects_are_ignored_reported_and_kept(open_daemon: Callabl
 
 
 def test_differences_between_store_and_token_are_reported(open_daemon: Callable[..., Daemon]) -> None:
+    """`token list` and `key candidates` name the same keys; objects that are no private keys of hsmd are no differences."""
     built = open_daemon()
-    built.add_key("forgotten")
-    digest = built.add_key("lost")
+    forgotten, without_ceiling, without_private_key = map(built.add_key, ("forgotten", "open", "lost"))
+    built.add_key("served")
     store = Store(f"sqlite:///{built.directory / 'store.sqlite'}")
     store.change(lambda tx: tx.keys.remove("forgotten"))
     store.close()
     in_token(
         built.token,
-        f"""
-for found in list(session.get_objects({{A.LABEL: {digest.hex()!r}}})): found.destroy()
+        f"""{OBJECTS}
+for found in list(session.get_objects({{A.LABEL: {without_ceiling.hex()!r}}})): found.destroy()
+for found in list(session.get_objects({{A.LABEL: "lost", A.CLASS: C.PRIVATE_KEY}})): found.destroy()
+foreign_public_key(b"public")
+certificate_object(b"certificate", b"der")
+session.generate_key(K.AES, 256, label="secret", store=True)
 """,
     )
     built.stop()
     built.start()
     wait_until(lambda: built.ask(messages.TokenList()).tokens[0].compared_at is not None, within_s=20)
     [token] = built.ask(messages.TokenList()).tokens
-    assert token.missing == ["lost"]
-    assert len(token.unknown) == 1
+    assert token.missing == ["lost", "open"]
+    assert token.unknown == [forgotten.hex()]
+    assert [each.key for each in token.not_served] == ["lost"]
     assert built.logged("token.differs")
+    listed = built.ask(messages.KeyCandidates()).keys
+    assert {key.digest: (key.finding, key.next_step) for key in listed} == {
+        forgotten.hex(): ("not-in-store", f"hsmd key adopt NAME --id {listed_id(listed, forgotten)}"),
+        without_ceiling.hex(): ("not-served", "restore the token from its backup"),
+        without_private_key.hex(): (
+            "private-key-missing",
+            "restore the token from its backup, or remove what is left: hsmd key destroy lost",
+        ),
+    }
+    everything = built.ask(messages.KeyCandidates(served=True)).keys
+    assert [key.finding for key in everything].count("served") == 1 and len(everything) == 4
+    adopted = built.ask(messages.KeyAdopt("again", [], cka_id=listed_id(listed, forgotten)))
+    assert adopted.digest == forgotten.hex()
+    assert built.ask(messages.KeyDestroy("lost", "lost")).changed
+    left = {key.digest for key in built.ask(messages.KeyCandidates()).keys}
+    assert left == {without_ceiling.hex()}
+
+
+def listed_id(listed: list[messages.KeyCandidate], digest: bytes) -> str:
+    return next(key.cka_id for key in listed if key.digest == digest.hex())

@@ -1,4 +1,4 @@
-"""`hsmd key candidates`: list the private keys in the token that are not served, and what hsmd makes of each."""
+"""`hsmd key candidates`: list what the token holds of keys that are not served, and what hsmd makes of each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def candidates(
     """List private keys in the token that are not served, with the reason and the next step for each.
 
     hsmd uses no key that it did not create until you adopt it. Keys that share a CKA_ID are told apart by a signature over
-    random data, which never leaves the daemon.
+    random data, which never leaves the daemon. Keys that the store does not list, and keys that the token has lost, are listed
+    too: all that `hsmd token list` names.
     """
     found = candidates_of(session, token, served=everything)
     rows = [

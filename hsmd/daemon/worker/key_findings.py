@@ -1,4 +1,7 @@
-"""What hsmd makes of each private key object in a token: whether it is served or could be, why not, and what to do."""
+"""What hsmd makes of each private key object in a token: whether it is served or could be, why not, and what to do.
+
+Ceilings whose private key is not in the token are findings too.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ MAX_NAMED_LABEL = 256
 def key_findings(session: Any, *, served: bool) -> Iterator[Candidate | None]:
     """A finding about each private key object that is not served, in the order of CKA_IDs; with `served` about the others too.
 
+    At the end those about ceilings to which no private key object belongs.
     None between them is a place to pause. Each object costs at most one signature, and only if it is ambiguous. Raises
     PKCS11Error.
     """
@@ -37,6 +41,7 @@ def key_findings(session: Any, *, served: bool) -> Iterator[Candidate | None]:
     for cka_id in sorted(privates):
         for private in privates[cka_id]:
             yield judge.of(cka_id, private) if served or not judge.serves(private) else None
+    yield from judge.of_lost_keys()
 
 
 class _Judge:
@@ -52,6 +57,8 @@ class _Judge:
         self._pairs = KeyPairs()
         self._problems: dict[bytes, str] = {}
         self._served: dict[int, Ceiling] = {}
+        self._paired: set[bytes] = set()
+        """Digests of the public halves that belong to one of the objects that were judged."""
         self._labels: Counter[str] = Counter()
         for objects in privates.values():
             self._labels.update(read(private, Attribute.LABEL) or "" for private in objects)
@@ -80,6 +87,8 @@ class _Judge:
                 half = self._pairs.half_of(private, self._halves.near(private))
             except Unproven as unproven:
                 trouble = unproven.text
+        if half is not None:
+            self._paired.add(half.digest)
         unsafe = templates.unsafe_attributes(private)
         finding, why = self._judge(private, half, trouble, unsafe, served=ceiling is not None)
         return Candidate(
@@ -93,6 +102,21 @@ class _Judge:
             next_step=self._next_step(finding, cka_id, private),
             shared=len(self._privates.get(cka_id, [])) - 1,
         )
+
+    def of_lost_keys(self) -> Iterator[Candidate]:
+        """Findings about the ceilings to which none of the objects that were judged belongs."""
+        for digest in sorted(self._problems.keys() - self._paired):
+            ceiling = self._ceilings[digest]
+            yield Candidate(
+                cka_id=ceiling.cka_id.hex(),
+                cka_label="",
+                key_type=ceiling.half.key_type.value,
+                key=digest.hex(),
+                unsafe=[],
+                finding="private-key-missing",
+                why=self._problems[digest],
+                shared=len(self._privates.get(ceiling.cka_id, [])),
+            )
 
     def _judge(
         self, private: Any, half: PublicHalf | None, trouble: str, unsafe: list[str], *, served: bool

@@ -128,7 +128,7 @@ class KeyGenerate(Request, tag="key.generate"):
 
 
 class KeyCandidate(Struct):
-    """A private key object in the token, and what the daemon makes of it."""
+    """A private key object in the token, and what the daemon makes of it; or a ceiling without a private key."""
 
     cka_id: str
     """Hexadecimal."""
@@ -158,7 +158,7 @@ class KeyCandidateList(Struct):
 
 
 class KeyCandidates(Request, tag="key.candidates"):
-    """List the private keys in the token that are not served, and what the daemon makes of each."""
+    """List what the token holds of keys that are not served, and what the daemon makes of each."""
 
     Result = KeyCandidateList
     roles = OPERATOR

@@ -33,6 +33,7 @@ def test_a_stopped_token_shows_its_cause_and_the_next_step() -> None:
     assert facts["next step"] == "correct the PIN, then: hsmd token clear main"
     assert "www" in facts["missing"]
     assert "ab" * 32 in facts["unknown"]
+    assert facts["details"].endswith(": hsmd key candidates --token main")
 
 
 def test_a_healthy_token_shows_only_its_state() -> None:

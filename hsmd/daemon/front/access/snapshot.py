@@ -251,6 +251,10 @@ class Snapshot:
         record = self._by_digest.get(key)
         return "" if record is None else record.name
 
+    def key_with(self, digest: bytes) -> KeyRecord | None:
+        """The key with this digest; None if there is none."""
+        return self._by_digest.get(digest)
+
     def keys_in(self, token: str) -> dict[bytes, str]:
         """Names of the keys that are in this token according to the store, by digest."""
         return {digest: key.name for digest, key in self._by_digest.items() if key.token == token}

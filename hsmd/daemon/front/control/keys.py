@@ -16,6 +16,7 @@ from hsmd.daemon.front.access.identity import DAEMON, Identity
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.control.dispatcher import Handler
+from hsmd.daemon.front.control.key_candidates import key_candidate
 from hsmd.daemon.front.tokens.pool import TokenPool
 from hsmd.daemon.ipc import worker_messages
 from hsmd.daemon.store.names import unknown
@@ -131,15 +132,20 @@ class KeyHandlers:
         answer = messages.KeyCandidateList(token=token, keys=[], cursor=request.cursor)
         room = ANSWER_BYTES
         while room > 0:
-            wanted = worker_messages.Candidates(served=request.served, cursor=answer.cursor)
+            # Those that the worker serves too: the store may not list all of them.
+            wanted = worker_messages.Candidates(served=True, cursor=answer.cursor)
             page = await pool.control(wanted, deadline - self._clock())
-            keys = [_candidate(key) for key in page.keys]
+            found = [key_candidate(each, self._record_of(each.key), token) for each in page.keys]
+            keys = [each for each in found if request.served or each.finding != "served"]
             answer.keys += keys
             answer.cursor = page.cursor
             room -= len(msgspec.json.encode(keys))
             if not page.cursor or deadline - self._clock() < PAGE_S:
                 break
         return answer
+
+    def _record_of(self, digest: str) -> KeyRecord | None:
+        return self._cache.snapshot.key_with(bytes.fromhex(digest))
 
     async def adopt(
         self, identity: Identity, request: messages.KeyAdopt, deadline: float
@@ -315,20 +321,6 @@ def key_info(
         else messages.KeyReplacement(
             replacement.key, replacement.successor, replacement.begun_at, replacement.switched_at
         ),
-    )
-
-
-def _candidate(key: worker_messages.Candidate) -> messages.KeyCandidate:
-    return messages.KeyCandidate(
-        key.cka_id,
-        key.cka_label,
-        key.key_type,
-        list(key.unsafe),
-        key.finding,
-        key.why,
-        key.next_step,
-        key.key,
-        key.shared,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,9 +13,11 @@ from hsmd.daemon.front.control.tokens import TokenHandlers
 from hsmd.daemon.front.tokens.login_guard import Phase
 from hsmd.daemon.front.tokens.reconciliation import Differences
 from hsmd.daemon.ipc.worker_messages import Candidate, CandidateList, Candidates
+from hsmd.daemon.store import Contents
 from hsmd.protocol import messages
 from hsmd.protocol.frames import MAX_ANSWER_LENGTH
 from hsmd.protocol.messages import TokenStatus
+from tests.support.snapshots import snapshot_of
 
 MANY = 10_000
 IDENTITY: Any = None
@@ -61,7 +64,8 @@ async def test_token_list_names_some_of_many_differences() -> None:
 
 async def test_candidates_come_in_answers_that_fit() -> None:
     pools: Any = {"main": Pool()}
-    handlers = KeyHandlers(cache=IDENTITY, pools=pools, clock=lambda: 0.0, certificate_state=lambda _: "")
+    cache: Any = SimpleNamespace(snapshot=snapshot_of(Contents(1)))
+    handlers = KeyHandlers(cache=cache, pools=pools, clock=lambda: 0.0, certificate_state=lambda _: "")
     found, request, answers = [], messages.KeyCandidates(), 0
     while True:
         answer = await handlers.candidates(IDENTITY, request, 60.0)
