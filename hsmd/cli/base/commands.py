@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hsmd.cli.base import programs
 from hsmd.cli.base.errors import CheckFailed, CommandError, command_error, missing_package
 from hsmd.cli.base.output import Output, complain, to_json
 from hsmd.errors import HsmdError
@@ -190,6 +191,8 @@ def _command_error(error: Exception) -> CommandError:
     if isinstance(error, ModuleNotFoundError):
         return missing_package(error)
     if isinstance(error, OSError):
+        if missing := programs.not_started(error):
+            return missing
         where = f"{error.filename}: " if error.filename else ""
         return CommandError(
             f"{where}{error.strerror or error}", "check the path, its permissions and the free space"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pwd
-import shutil
 import subprocess
 from contextlib import ExitStack
 
+from hsmd.cli.base import programs
 from hsmd.cli.base.errors import CommandError, Exit
 
 
@@ -48,9 +48,7 @@ def create_for_now(undo: ExitStack, name: str) -> None:
 
 
 def _run(program: str, *arguments: str) -> None:
-    path = shutil.which(program, path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if path is None:
-        raise CommandError(f"{program} is not installed", "create the users with the tools of this system")
+    path = programs.find(program, programs.SYSTEM_PATH)
     done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = "; ".join(done.stderr.split("\n")).strip("; ")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hsmd.cli.base import programs
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CommandError
 from hsmd.cli.base.output import Output, table
@@ -104,6 +105,8 @@ def bench(
 
         many_keys.run(output, keys or many_keys.SIZES)
         return
+    for program in web.PROGRAMS:
+        programs.find(program)
     seconds = QUICK_SECONDS if quick else SECONDS
     raw: dict[str, list[float]] = {key.name: [] for key in KEYS}
     measured: list[dict[str, Any]] = []
