@@ -218,6 +218,15 @@ class ConfigurationError(HsmdError):
         super().__init__("\n".join(f"{source}: {fault}" for fault in faults))
 
 
+class NotInstalled(ConfigurationError):
+    """A program or library of this host is missing; `package` is the one of Debian that contains it."""
+
+    def __init__(self, name: str, package: str) -> None:
+        self.name = name
+        self.package = package
+        super().__init__(name, [f"is not installed; on Debian: apt-get install {package}"])
+
+
 _BY_CODE: dict[int, type[HsmdError]] = {
     int(cls.code): cls
     for cls in (

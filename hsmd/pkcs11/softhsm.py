@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.errors import ConfigurationError
+from hsmd.errors import ConfigurationError, NotInstalled
 
 MODULES = (
     Path("/usr/lib/softhsm/libsofthsm2.so"),
@@ -58,7 +58,7 @@ class SoftHsmToken:
 def make_token(directory: Path, label: str = "hsmd") -> SoftHsmToken:
     """Make a token in `directory`, which is created if it does not exist.
 
-    Raises ConfigurationError if SoftHSM is not installed, the directory holds a token already, or initialising fails.
+    Raises NotInstalled without SoftHSM, ConfigurationError if the directory holds a token already, or initialising fails.
     """
     token = SoftHsmToken(label, softhsm_module(), directory / "pin", directory / "softhsm2.conf")
     if token.configuration.exists():
@@ -75,11 +75,11 @@ def make_token(directory: Path, label: str = "hsmd") -> SoftHsmToken:
 
 
 def softhsm_module() -> Path:
-    """The installed module. Raises ConfigurationError if there is none."""
+    """The installed module. Raises NotInstalled if there is none."""
     for module in MODULES:
         if module.exists():
             return module
-    raise ConfigurationError("softhsm", ["SoftHSM is not installed; on Debian: apt install softhsm2"])
+    raise NotInstalled("SoftHSM", "softhsm2")
 
 
 def configuration_file(module: Path, environment: Mapping[str, str]) -> Path | None:
@@ -115,9 +115,7 @@ def _initialise(token: SoftHsmToken, *, so_pin: str, pin: str) -> None:
             check=False,
         )
     except FileNotFoundError:
-        raise ConfigurationError(
-            "softhsm", ["softhsm2-util is not installed; on Debian: apt install softhsm2"]
-        ) from None
+        raise NotInstalled("softhsm2-util", "softhsm2") from None
     finally:
         os.close(keyboard)
         os.close(terminal)

@@ -170,6 +170,13 @@ _UNKNOWN_MEMBER = re.compile(r"control request: Object contains unknown field `(
 def command_error(error: HsmdError) -> CommandError:
     """`error` with the advice in its text (`problem; advice`), or the advice for its kind."""
     text = _one_line(error)
+    if isinstance(error, errors.NotInstalled):
+        return CommandError(
+            f"{error.name} is not installed",
+            f"install it: apt-get install {error.package}",
+            Exit.USAGE,
+            text=text,
+        )
     for kind, next_step, code in _ADVICE:
         if isinstance(error, kind):
             if kind in (errors.NotFound, errors.BadRequest, errors.Conflict):

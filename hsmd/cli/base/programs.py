@@ -10,7 +10,7 @@ from traceback import walk_tb
 from hsmd.cli.base.errors import CommandError
 
 SYSTEM_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
-PACKAGES = {"useradd": "passwd", "userdel": "passwd"}
+PACKAGES = {"useradd": "passwd", "userdel": "passwd", "softhsm2-util": "softhsm2"}
 """The packages of Debian with programs that have another name."""
 
 

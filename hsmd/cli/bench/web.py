@@ -48,9 +48,6 @@ _SERVER = """\
 """
 
 
-PROGRAMS = ("nginx", "wrk")
-
-
 @dataclass(frozen=True, slots=True)
 class Site:
     """A server block: the files that nginx loads, and its port."""

@@ -32,7 +32,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return only
 
 
-@pytest.mark.parametrize(("there", "missing"), [((), "nginx"), (("nginx",), "wrk")])
+@pytest.mark.parametrize(
+    ("there", "missing"), [(("softhsm2-util",), "nginx"), (("softhsm2-util", "nginx"), "wrk")]
+)
 def test_bench_names_the_program_that_it_lacks_before_it_measures(
     run: Run, installed: Callable[..., None], there: tuple[str, ...], missing: str
 ) -> None:
@@ -49,6 +51,13 @@ def test_a_program_with_a_name_of_its_own_is_looked_up_in_its_package(
         programs.find("useradd")
     installed("useradd")
     assert Path(programs.find("useradd")).name == "useradd"
+
+
+def test_a_software_token_needs_softhsm(run: Run, home: Path, installed: Callable[..., None]) -> None:
+    ran = run("init", "--softhsm")
+    error = "hsmd: softhsm2-util is not installed - install it: apt-get install softhsm2\n"
+    assert (ran.code, ran.err) == (2, error)
+    assert not list(home.glob("*.toml"))
 
 
 def _error(work: Callable[[], Any]) -> str:
