@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hsmd.cli.base import systemd
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
@@ -83,6 +84,9 @@ def _check(output: Output, config: Path, *, tokens: bool, login: bool) -> None:
     from hsmd.cli.agent.check_results import Finding, report
     from hsmd.daemon.launcher.start_check import check
 
+    outside = "CREDENTIALS_DIRECTORY" not in os.environ
     with output.working("checking"):
-        found = check(config, tokens=tokens, login=login)
+        found = check(
+            config, tokens=tokens, login=login, credentials=systemd.loaded_credentials() if outside else None
+        )
     report(output, [Finding(each.subject, each.ok, each.text, each.fix) for each in found])

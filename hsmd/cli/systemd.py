@@ -51,7 +51,8 @@ def install(
         typer.Option(
             "--pin-file",
             metavar="FILE",
-            help="File with the PIN, if hsmd.toml names a credential of systemd (pin_credential).",
+            help="File with the PIN, if hsmd.toml names a credential of systemd (pin_credential). Default: that of the "
+            "service that is replaced.",
         ),
     ] = None,
     module_writes: Annotated[
@@ -95,7 +96,7 @@ def install(
             "--archive-remove needs --archive-to", "say where to copy segments first", Exit.USAGE
         )
     settings = load(config.absolute())
-    files = [_daemon(settings, pin_file, module_writes)]
+    files = [_daemon(settings, pin_file or _pin_file_of_before(settings, root), module_writes)]
     if archive_to is not None:
         files += _archive(settings, archive_to, remove=archive_remove)
     if not only_print:
@@ -144,6 +145,14 @@ def _daemon(config: Config, pin_file: Path | None, module_writes: list[Path]) ->
         written_by_module=[*_other_state(config), *module_writes, *_token_directories(config)],
     )
     return UnitFile(systemd.DIRECTORY / systemd.DAEMON_UNIT, text)
+
+
+def _pin_file_of_before(config: Config, root: Path) -> Path | None:
+    """The file of the credential with the PIN in the unit that is replaced, as `hsmd init --systemd` or this command wrote it."""
+    loaded = systemd.loaded_credentials(root)
+    return next(
+        (loaded[name] for token in config.tokens if (name := token.settings.pin_credential) in loaded), None
+    )
 
 
 def _credential(config: Config, pin_file: Path | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -68,6 +69,14 @@ def deploy_units(state: Path, keys: Path, servers: Path) -> dict[str, str]:
         program=_program(), state=_plain(state), keys=_plain(keys), servers=_plain(servers)
     )
     return {DEPLOY_UNIT: service, DEPLOY_PATH: _template(DEPLOY_PATH).format(state=_plain(state))}
+
+
+def loaded_credentials(root: Path = Path("/")) -> dict[str, Path]:
+    """The files of the credentials of the daemon's unit that is there, by name."""
+    unit = _below(root, DAEMON_UNIT)
+    text = unit.read_text("utf-8", "replace") if unit.is_file() else ""
+    found = re.findall(r"^LoadCredential=([^:\s]+):(/\S+)$", text, re.MULTILINE)
+    return {name: Path(path) for name, path in found}
 
 
 def remove_units(names: Sequence[str], root: Path) -> list[Path]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+import msgspec
 
 from hsmd.daemon.config.settings import Config
 from hsmd.daemon.ipc.start_checks import CheckResult, bad, check_front, check_token, good
-from hsmd.daemon.ipc.worker_settings import worker_settings
+from hsmd.daemon.ipc.worker_settings import WorkerSettings, worker_settings
 from hsmd.daemon.launcher import config_check
 from hsmd.system import host_users
 
 
-def check(path: Path, *, tokens: bool, login: bool) -> list[CheckResult]:
-    """All results, with or without those of tokens. With `login`, log in once to each token.
+def check(
+    path: Path, *, tokens: bool, login: bool, credentials: Mapping[str, Path] | None = None
+) -> list[CheckResult]:
+    """All results, with or without those of tokens. With `login`, log in once to each token. `credentials` are the files that
+    systemd would pass, for a check outside of the service.
 
     Raises ConfigurationError if the file is wrong.
     """
@@ -23,8 +29,15 @@ def check(path: Path, *, tokens: bool, login: bool) -> list[CheckResult]:
     results = [good("configuration", str(path)), *check_front(config)]
     for token in config.tokens if tokens else ():
         settings = worker_settings(config, token, control=False, cleared=login)
+        if credentials and settings.token.pin_credential in credentials:
+            settings = _with_pin_file(settings, credentials[settings.token.pin_credential])
         results += check_token(settings, token.environment, login=login)
     return results
+
+
+def _with_pin_file(settings: WorkerSettings, file: Path) -> WorkerSettings:
+    token = msgspec.structs.replace(settings.token, pin_file=str(file), pin_credential="")
+    return msgspec.structs.replace(settings, token=token)
 
 
 def _other_user(config: Config) -> CheckResult | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hsmd.daemon.launcher import start_check
 from hsmd.daemon.store import Store
 from hsmd.pkcs11.softhsm import SoftHsmToken, make_token
 from tests.support.daemon import Daemon
@@ -116,6 +117,18 @@ def test_a_good_configuration_passes_and_no_pin_is_tried(built: Daemon, fault_mo
     assert "accepts the PIN" in found["token main"]
     code, found = check(built.config, "--without-tokens")
     assert (code, "token main" in found) == (0, False)
+
+
+def test_a_credential_of_the_service_is_checked_in_its_file(built: Daemon) -> None:
+    """Outside of the service systemd passes none, but its unit names the file."""
+    built.config.write_text(re.sub(r'pin_file = ".*"', 'pin_credential = "pin"', built.config.read_text()))
+    code, found = check(built.config)
+    assert (code, "passed no credentials" in found["PIN of token main"]) == (4, True)
+    results = start_check.check(
+        built.config, tokens=True, login=False, credentials={"pin": built.pin_file, "other": Path("/none")}
+    )
+    assert all(each.ok for each in results), results
+    assert str(built.pin_file) in next(each.text for each in results if each.subject == "PIN of token main")
 
 
 def test_root_checks_no_daemon_that_another_user_runs(built: Daemon, fault_module: FaultModule) -> None:

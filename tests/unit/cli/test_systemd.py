@@ -211,6 +211,24 @@ def test_a_credential_needs_the_file_that_it_is_read_from(run: Run, tmp_path: Pa
     assert "LoadCredential=tls-pin:/etc/hsmd/pin\n" in run(*install, "--pin-file", "/etc/hsmd/pin").out
 
 
+def test_the_file_of_a_credential_is_kept_when_the_service_is_replaced(
+    run: Run, tmp_path: Path, config: Path
+) -> None:
+    config.write_text(re.sub(r'\npin_file = ".*"', '\npin_credential = "tls-pin"', config.read_text()))
+    install = ("systemd", "install", "--config", str(config), "--root", str(tmp_path))
+    unit = tmp_path / "etc/systemd/system/hsmd.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(
+        "[Service]\nLoadCredential=other:/etc/other\nLoadCredential=tls-pin:/etc/hsmd/first-pin\n"
+    )
+    assert run(*install).code == 0
+    assert "\nLoadCredential=tls-pin:/etc/hsmd/first-pin\n" in unit.read_text()
+    assert run(*install, "--pin-file", "/etc/hsmd/pin").code == 0
+    assert "\nLoadCredential=tls-pin:/etc/hsmd/pin\n" in unit.read_text()
+    unit.write_text("[Service]\nLoadCredential=other:/etc/other\n")
+    assert run(*install).code == 2
+
+
 def test_a_pin_file_that_the_configuration_names_is_no_credential(
     run: Run, tmp_path: Path, config: Path
 ) -> None:
