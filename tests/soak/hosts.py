@@ -7,7 +7,7 @@
     scripts/soak hosts --list                names of the journeys
 
 On each release a key host and a front end (and a second key host and an operator's computer, for the journeys that need
-them) start bare. What is done on them are the commands of docs/*.md, taken from their marked blocks; see
+them) start bare. Upgrades have hosts of their own. What is done on them are the commands of docs/*.md, taken from their marked blocks; see
 tests/support/hosts/documents.py for the table of what differs. As root, with an apt mirror and a package index.
 """
 
@@ -17,9 +17,11 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.soak import hosts_upgrades
 from tests.soak.hosts_journeys import JOURNEYS, NEEDS
 from tests.soak.hosts_steps import Report
 from tests.support.hosts import Bed, roots
@@ -28,31 +30,59 @@ from tests.support.hosts.site import Site
 
 ROOT = Path(__file__).parents[2]
 SUITES = ("bookworm", "trixie")
+SEPARATE = hosts_upgrades.JOURNEYS
+"""Journeys with hosts of their own."""
 
 
 def main() -> None:
     """Exit with code 1 if a step failed."""
     given = arguments()
+    everything = JOURNEYS | SEPARATE
     if given.list:
-        print("\n".join(f"{name:14}{journey.__doc__.splitlines()[0]}" for name, journey in JOURNEYS.items()))
+        print("\n".join(f"{name:18}{what.__doc__.splitlines()[0]}" for name, what in everything.items()))
         return
-    unknown = set(given.only) - set(JOURNEYS)
+    unknown = set(given.only) - set(everything)
     if unknown:
         sys.exit(f"scripts/soak hosts: no such journey: {', '.join(sorted(unknown))}; --list shows them")
-    wanted = {"setup", *(given.only or JOURNEYS)}
+    wanted = set(given.only or everything)
     wanted |= {other for name in wanted for other in NEEDS.get(name, ())}
-    chosen = [name for name in JOURNEYS if name in wanted]
+    suites = given.suite or SUITES
     report = Report()
-    with tempfile.TemporaryDirectory(prefix="hsmd-wheel-") as directory, Bed() as bed:
+    with tempfile.TemporaryDirectory(prefix="hsmd-wheel-") as directory:
         with report.step("", "prepare", "wheel of this tree"):
             wheel = build_wheel(Path(directory))
-        sites = [made(bed, suite, wheel, report, quick=given.quick) for suite in given.suite or SUITES]
+        if wanted & set(JOURNEYS):
+            together(
+                [name for name in JOURNEYS if name in wanted | {"setup"}],
+                suites,
+                wheel,
+                report,
+                quick=given.quick,
+            )
+        for name in SEPARATE:
+            if name in wanted:
+                apart(name, suites, wheel, report)
+    print(report.table())
+    sys.exit(1 if report.failed else 0)
+
+
+def together(chosen: list[str], suites: Sequence[str], wheel: Path, report: Report, *, quick: bool) -> None:
+    """Journeys one after the other on the same hosts; releases side by side."""
+    with Bed() as bed:
+        sites = [made(bed, suite, wheel, report, quick=quick) for suite in suites]
         with report.step("", "prepare", f"{len(bed.hosts)} hosts boot"):
             bed.boot()
         with ThreadPoolExecutor(len(sites)) as pool:
             list(pool.map(lambda site: travelled(site, chosen, report), sites))
-    print(report.table())
-    sys.exit(1 if report.failed else 0)
+
+
+def apart(name: str, suites: Sequence[str], wheel: Path, report: Report) -> None:
+    """A journey with hosts of its own; releases side by side."""
+    with ThreadPoolExecutor(len(suites)) as pool:
+        travel = SEPARATE[name]
+        list(
+            pool.map(lambda suite: report.journey(suite, name, lambda: travel(suite, wheel, report)), suites)
+        )
 
 
 def arguments() -> argparse.Namespace:
