@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
-from hsmd.cli.base.health import end, health_text
-from hsmd.cli.base.output import fields, table, when
+from hsmd.cli.base.health import end, health_foot, health_text
+from hsmd.cli.base.output import fields, when
 from hsmd.cli.base.permissions import may
 from hsmd.cli.base.rates import UseRate, by_rate, use_rates, use_table
+from hsmd.cli.base.workers import all_up, token_line, worker_table
 from hsmd.errors import BadRequest, Refused
 from hsmd.health.daemon import judge
 from hsmd.health.levels import level_of
@@ -23,9 +24,7 @@ from hsmd.protocol.messages import (
     Identity,
     Metrics,
     MetricsRead,
-    TokenStatus,
     WhoAmI,
-    WorkerStatus,
 )
 
 if TYPE_CHECKING:
@@ -36,12 +35,24 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 START_S, PAUSE_S = 5.0, 0.2
 """How long a token that is starting is waited for: `hsmd status` is often the first command after a start."""
-_ORDER = "signing spare control"
+MOST_USES = 5
+"""Rows of uses that are shown. With them the status of a daemon that is well fits into a terminal of 24 lines."""
 
 
-@command(app, "status", example="hsmd status\nhsmd status --json | jq .daemon.tokens[0].state")
-def status(session: Session) -> None:
-    """Show whether handshakes work now and what to do if not; then version, tokens and workers, operations, audit log.
+@command(
+    app,
+    "status",
+    example="hsmd status\nhsmd status --workers\nhsmd status --json | jq .daemon.tokens[0].state",
+)
+def status(
+    session: Session,
+    workers: Annotated[
+        bool, typer.Option("--workers", help="Show each worker, also while all of them are up.")
+    ] = False,
+) -> None:
+    """Show whether handshakes work now and what to do if not; then version, tokens, operations, audit log and key uses.
+
+    Workers have a line each if one of their token is not up. Of the uses of keys the most frequent ones are shown.
 
     Exit code 0: handshakes work, and nothing needs attention. 5: they work, but may not for long. 4: handshakes fail, all
     or some. 3: the daemon cannot be reached. A token that is just starting is waited for, up to 5 seconds. Rates are
@@ -54,7 +65,7 @@ def status(session: Session) -> None:
     health = _health_of(daemon) if daemon is not None else _health_alone(session)
     uses = use_rates(metrics, None, 1.0) if metrics is not None else []
     document = {"identity": identity, "daemon": daemon, "uses": uses, "health": health}
-    session.output.show(document, lambda: _text_output(identity, daemon, uses, health))
+    session.output.show(document, lambda: _text_output(identity, daemon, uses, health, every_worker=workers))
     if health is not None:
         end(health.level)
 
@@ -87,27 +98,42 @@ def _health_alone(session: Session) -> Health | None:
 
 
 def _text_output(
-    identity: Identity, daemon: DaemonStatus | None, uses: list[UseRate], health: Health | None
+    identity: Identity,
+    daemon: DaemonStatus | None,
+    uses: list[UseRate],
+    health: Health | None,
+    *,
+    every_worker: bool,
 ) -> TextOutput:
     roles = ", ".join(identity.roles or [identity.role])
     which = "roles" if len(identity.roles) > 1 else "role"
     you = ("you", f"{identity.client} ({roles}), {identity.credential}")
     first = () if health is None else health_text(health.level, health.findings)
+    last = () if health is None else health_foot(health.level)
     if daemon is None:
         unknown = ("status", f"not available to the {which} {roles}")
         return (*first, fields([("daemon", identity.daemon), you, unknown]))
+    about = f"{identity.daemon}, version {daemon.version}, since {when(daemon.started_at)}"
+    told = [token for token in daemon.tokens if every_worker or not all_up(token)]
     return (
         *first,
-        fields([("daemon", f"{identity.daemon}, version {daemon.version}"), you, *_facts(daemon)]),
-        "",
-        _workers(daemon.tokens),
-        *(["", use_table(sorted(uses, key=by_rate))] if uses else []),
+        fields([("daemon", about), you, *_facts(daemon)]),
+        *(["", worker_table(told)] if told else []),
+        *_uses(uses),
+        *last,
     )
+
+
+def _uses(uses: list[UseRate]) -> tuple[str | RenderableType, ...]:
+    if not uses:
+        return ()
+    shown = use_table(sorted(uses, key=by_rate)[:MOST_USES])
+    more = len(uses) - MOST_USES
+    return ("", shown, f"and {more:,} more: hsmd top, hsmd status --json") if more > 0 else ("", shown)
 
 
 def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
     return [
-        ("since", when(daemon.started_at)),
         ("connections", f"{daemon.connections} ({daemon.starting} logging in), {daemon.sessions} sessions"),
         ("store", f"keys {daemon.keys}, clients {daemon.clients}, grants {daemon.grants}"),
         ("certificates", _certificates(daemon)),
@@ -116,6 +142,7 @@ def _facts(daemon: DaemonStatus) -> list[tuple[str, str]]:
             "operations",
             ", ".join(f"{name} {count}" for name, count in sorted(daemon.operations.items())) or "none yet",
         ),
+        *(("token", token_line(token)) for token in daemon.tokens),
     ]
 
 
@@ -125,34 +152,4 @@ def _certificates(daemon: DaemonStatus) -> str:
         return ""
     ends = [each for each in daemon.first_certificate_ends if each.state != "ended"]
     first = f"; next to end: {ends[0].key}, {when(ends[0].not_after)}" if ends else ""
-    return f"{daemon.certificates}, of which {daemon.certificates_ended} ended, {daemon.certificates_ending} end soon{first}"
-
-
-def _workers(tokens: list[TokenStatus]) -> RenderableType:
-    rows = [
-        (
-            token.name,
-            token.label,
-            token.state,
-            str(token.queued),
-            str(worker.pid),
-            worker_role(worker),
-            worker.state,
-            str(worker.in_flight),
-            str(worker.restarts),
-        )
-        for token in tokens
-        for worker in sorted(token.workers, key=lambda worker: _ORDER.find(worker_role(worker)))
-    ]
-    rows += [
-        (token.name, token.label, token.state, str(token.queued), "-", "-", "none", "-", "-")
-        for token in tokens
-        if not token.workers
-    ]
-    headers = ("TOKEN", "LABEL", "STATE", "QUEUED", "WORKER", "FOR", "WORKER STATE", "IN FLIGHT", "RESTARTS")
-    return table(headers, rows)
-
-
-def worker_role(worker: WorkerStatus) -> str:
-    """What a worker is for: signing, spare or control; empty from daemons of earlier releases."""
-    return "spare" if worker.state == "spare" else worker.role
+    return f"{daemon.certificates}, {daemon.certificates_ended} ended, {daemon.certificates_ending} end soon{first}"

@@ -6,7 +6,6 @@ import json
 import select
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,11 +19,11 @@ from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.health import health_line
 from hsmd.cli.base.output import escape, fields
 from hsmd.cli.base.rates import LatencyView, UseRate, by_rate, latency_views, use_rates, use_table
-from hsmd.cli.status import worker_role
+from hsmd.cli.base.workers import token_line
 from hsmd.errors import ErrorCode, HsmdError
 from hsmd.health.daemon import judge
 from hsmd.health.levels import level_of
-from hsmd.protocol.messages import DaemonStatus, Metrics, MetricsRead, TokenStatus
+from hsmd.protocol.messages import DaemonStatus, Metrics, MetricsRead
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +36,6 @@ SORTS: dict[str, Callable[[UseRate], Any]] = {
     "total": lambda use: (-use.performed - use.failed, use.client, use.key, use.purpose),
     "name": lambda use: (use.client, use.key, use.purpose),
 }
-_UP = ("ready", "busy", "spare")
 MOST_FINDINGS = 3
 """Findings that are shown."""
 _RESERVED_LINES = 5
@@ -206,7 +204,8 @@ def _screen(reading: Reading, sort: str, problem: str, height: int) -> Renderabl
 
 def _facts(reading: Reading) -> tuple[RenderableType, ...]:
     status = reading._taken().status
-    return (fields([*_daemon(status), *map(_token, status.tokens), *map(_latency, reading.latencies())]), "")
+    tokens = [("token", token_line(token)) for token in status.tokens]
+    return (fields([*_daemon(status), *tokens, *map(_latency, reading.latencies())]), "")
 
 
 def _daemon(status: DaemonStatus) -> list[tuple[str, str]]:
@@ -220,23 +219,6 @@ def _daemon(status: DaemonStatus) -> list[tuple[str, str]]:
             f"{status.audit_records} records, {status.audit_covered} covered by a signed checkpoint",
         ),
     ]
-
-
-def _token(token: TokenStatus) -> tuple[str, str]:
-    in_flight = sum(worker.in_flight for worker in token.workers)
-    restarts = max((worker.restarts for worker in token.workers), default=0)
-    work = f"{token.queued} queued, {in_flight} in flight, {restarts} restarts"
-    return "token", f"{token.name} {token.state}, {_workers_up(token)}, {work}"
-
-
-def _workers_up(token: TokenStatus) -> str:
-    """How many workers of each kind are up: `2 of 2 signing workers up, spare up, control up`."""
-    up = Counter(worker_role(worker) for worker in token.workers if worker.state in _UP)
-    all_of = Counter(worker_role(worker) for worker in token.workers)
-    if not all_of.keys() <= {"signing", "spare", "control"}:  # a daemon of an earlier release
-        return f"{up.total()} of {all_of.total()} workers up"
-    others = "".join(f", {role} up" for role in ("spare", "control") if up[role])
-    return f"{up['signing']} of {all_of['signing']} signing workers up{others}"
 
 
 def _latency(view: LatencyView) -> tuple[str, str]:

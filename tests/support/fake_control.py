@@ -39,6 +39,8 @@ class FakeControl:
         self.page_size = 2
         self.role = "operator"
         self.uses = 100
+        self.more_uses: list[messages.UseCount] = []
+        self.worker_state = "ready"
         self.level = "well"
         self.audit_writable = True
         self.findings: list[messages.Finding] = []
@@ -87,7 +89,7 @@ class FakeControl:
 
     def on_status(self, _: Any) -> messages.DaemonStatus:
         workers = [
-            messages.WorkerStatus(4711, "ready", 0, 0, "signing"),
+            messages.WorkerStatus(4711, self.worker_state, 0, 0, "signing"),
             messages.WorkerStatus(4712, "spare", 0, 0, "signing"),
             messages.WorkerStatus(4713, "ready", 0, 0, "control"),
         ]
@@ -114,6 +116,7 @@ class FakeControl:
             messages.UseCount("web1", "www", "tls13-server", "performed", self.uses, 30, 10.0),
             messages.UseCount("web1", "www", "tls13-server", "deadline", 2, 1, 10.0),
             messages.UseCount("mail1\x1b[2J", "mx\u202e", "tls12-server", "performed", 5, 0, 10.0),
+            *self.more_uses,
         ]
         latency = messages.Latency("tls13-server", "p-256", [self.uses, 1, 0], 0.1)
         return messages.Metrics(self.on_status(None), uses, [0.001, 0.01], [latency])

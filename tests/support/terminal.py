@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,14 @@ def run_in_terminal(
     environment: Mapping[str, str],
     cwd: Path,
     within_s: float = 30.0,
+    size: tuple[int, int] = (0, 0),
 ) -> tuple[int, str]:
-    """(exit status, everything on the terminal). Each answer is typed when its question has appeared after the previous one."""
+    """(exit status, everything on the terminal). Each answer is typed when its question has appeared after the previous one.
+
+    `size`: columns and lines of the terminal.
+    """
     keyboard, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (size[1], size[0]))
     process = subprocess.Popen(
         [command[0], "-c", _TAKE_TERMINAL, *command],
         stdin=terminal,

@@ -19,6 +19,11 @@ _HEADS = {
     PARTIAL: "SOME HANDSHAKES FAIL:",
     FAILING: "HANDSHAKES FAIL:",
 }
+_FEET = {
+    DEGRADED: "Handshakes work, but look at the first lines.",
+    PARTIAL: "SOME HANDSHAKES FAIL: see the first lines.",
+    FAILING: "HANDSHAKES FAIL: see the first lines.",
+}
 _CODES = {FAILING: Exit.PROBLEMS, PARTIAL: Exit.PROBLEMS, DEGRADED: Exit.DEGRADED}
 
 
@@ -30,6 +35,11 @@ def health_text(level: str, findings: Sequence[Finding]) -> tuple[RenderableType
         rows.append(("", f"next: {finding.next_step}" if finding.next_step else ""))
     head = _HEADS.get(level, f"Health: {level}")
     return (head, fields(rows), "") if rows else (head, "")
+
+
+def health_foot(level: str) -> tuple[str, ...]:
+    """The last lines of a status whose first ones may have left the screen; none if all is well."""
+    return ("", _FEET[level]) if level in _FEET else ()
 
 
 def health_line(level: str, findings: Sequence[Finding]) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 PERFORMED = "performed"
-_HEADERS = ("CLIENT", "KEY", "PURPOSE", "PER S", "FAILING/S", "PERFORMED", "FAILED")
+_HEADERS = ("CLIENT", "KEY", "PURPOSE", "PER S", "FAILED/S", "DONE", "FAILED")
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,6 +34,7 @@ from cryptography.x509.oid import NameOID
 
 from hsmd import cli
 from hsmd.testing import Daemon
+from tests.support.terminal import run_in_terminal
 
 PROVIDER = Path(__file__).resolve().parents[3] / "hsmd" / "provider"
 
@@ -326,6 +328,20 @@ def test_a_command_does_not_connect_to_a_daemon_that_is_not_pinned(daemon: Daemo
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "does not have the pinned host key" in done.stderr
+
+
+def test_the_status_fits_into_a_small_terminal(daemon: Daemon, tmp_path: Path) -> None:
+    """The line that was typed and the next prompt are on the screen, too."""
+    for number in range(5):
+        operate(daemon, "key", "generate", f"use-{number}")
+        operate(daemon, "cert", "self-signed", f"use-{number}", "--dns", "use.test")
+    line = [sys.executable, "-m", "hsmd.cli", "status", "--profile", str(daemon.operator_profile)]
+    environment = {**os.environ, "TERM": "xterm"}
+    code, shown = run_in_terminal(line, [], environment=environment, cwd=tmp_path, size=(80, 24))
+    lines = re.sub("\x1b\\[[0-9;]*m", "", shown).splitlines()
+    assert (code, lines[0]) == (0, "Handshakes work.")
+    assert lines[-1].endswith(" more: hsmd top, hsmd status --json")
+    assert len(lines) <= 22 and max(map(len, lines)) <= 80, shown
 
 
 @pytest.mark.parametrize("command", [["status"], ["--help"]], ids=str)

@@ -480,7 +480,7 @@ def test_status(run: Run, daemon: FakeControl) -> None:
     }
     text = run("status").out
     assert "alice (operator)" in text
-    assert "4711" in text
+    assert "main ready, 1 of 1 signing workers up" in text
 
 
 def test_status_of_a_front_end_shows_its_identity_and_provokes_no_refusal(

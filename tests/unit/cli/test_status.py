@@ -7,6 +7,7 @@ import json
 import pytest
 
 from hsmd.cli import status as command
+from hsmd.protocol import messages
 from hsmd.protocol.messages import Finding
 from tests.support.cli import Run
 from tests.support.fake_control import FakeControl
@@ -21,16 +22,16 @@ def tell(daemon: FakeControl, severity: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "first", "code"),
+    ("level", "first", "last", "code"),
     [
-        ("well", "Handshakes work.", 0),
-        ("degraded", "Handshakes work, but look at this:", 5),
-        ("partial", "SOME HANDSHAKES FAIL:", 4),
-        ("failing", "HANDSHAKES FAIL:", 4),
+        ("well", "Handshakes work.", "mail1", 0),
+        ("degraded", "Handshakes work, but look at this:", "Handshakes work, but look at the first", 5),
+        ("partial", "SOME HANDSHAKES FAIL:", "SOME HANDSHAKES FAIL: see", 4),
+        ("failing", "HANDSHAKES FAIL:", "HANDSHAKES FAIL: see", 4),
     ],
 )
-def test_the_first_line_and_the_exit_code_tell_the_same(
-    run: Run, daemon: FakeControl, level: str, first: str, code: int
+def test_the_first_line_the_last_and_the_exit_code_tell_the_same(
+    run: Run, daemon: FakeControl, level: str, first: str, last: str, code: int
 ) -> None:
     tell(daemon, level)
     ran = run("status")
@@ -40,6 +41,7 @@ def test_the_first_line_and_the_exit_code_tell_the_same(
         finding, fix = ran.out.splitlines()[1:3]
         assert finding.split(None, 1) == [level, AWAY.text]
         assert fix.strip() == "next: insert it"
+    assert ran.out.splitlines()[-1].startswith(last)
     ran = run("status", "--json")
     assert ran.code == code
     document = json.loads(ran.out)
@@ -66,14 +68,32 @@ def test_the_status_of_an_earlier_release_is_judged_here(run: Run, daemon: FakeC
     assert "the audit log cannot be written" in run("top").out.splitlines()[0]
 
 
-def test_each_worker_shows_what_it_is_for(run: Run, daemon: FakeControl) -> None:
-    rows = [line.split() for line in run("status").out.splitlines() if line.startswith("main ")]
-    assert [(row[4], row[5]) for row in rows] == [
-        ("4711", "signing"),
-        ("4712", "spare"),
-        ("4713", "control"),
+def _workers(text: str) -> list[tuple[str, str]]:
+    rows = [line.split() for line in text.splitlines() if line.startswith("main ")]
+    return [(row[4], row[5]) for row in rows]
+
+
+def test_workers_have_a_line_each_if_one_is_not_up(run: Run, daemon: FakeControl) -> None:
+    each = [("4711", "signing"), ("4712", "spare"), ("4713", "control")]
+    assert _workers(run("status", "--workers").out) == each
+    assert _workers(run("status").out) == []
+    for shown in (run("status").out, run("top").out):
+        assert "1 of 1 signing workers up, spare up, control up" in shown
+    daemon.worker_state = "stalled"
+    assert _workers(run("status").out) == each
+    assert "0 of 1 signing workers up, spare up, control up" in run("status").out
+
+
+def test_the_most_frequent_uses_are_shown_and_the_others_counted(run: Run, daemon: FakeControl) -> None:
+    daemon.more_uses = [
+        messages.UseCount("web1", f"key-{number}", "tls13-server", "performed", 1, number, 10.0)
+        for number in range(1_234)
     ]
-    assert "1 of 1 signing workers up, spare up, control up" in run("top").out
+    lines = run("status").out.splitlines()
+    shown = [line.split()[1] for line in lines if line.startswith("web1 ")]
+    assert shown == [f"key-{number}" for number in range(1_233, 1_228, -1)]
+    assert lines[-1].startswith("and 1,231 more: hsmd top")
+    assert len(json.loads(run("status", "--json").out)["uses"]) == 1_236
 
 
 def test_a_token_that_is_starting_is_waited_for(
