@@ -10,9 +10,10 @@ module is never finalised after a login, because C_Finalize can hang and the pro
 from __future__ import annotations
 
 import random
+import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -196,6 +197,8 @@ def _serial(token: Any) -> str:
 
 
 def _named(token: Any) -> str:
+    if not token.flags & TokenFlag.TOKEN_INITIALIZED:
+        return f"a token that is not initialised (slot {token.slot.slot_id})"
     return f"'{_label(token)}' (serial {_serial(token)}, slot {token.slot.slot_id})"
 
 
@@ -286,7 +289,8 @@ def _question(token: Any) -> str:
 def _log_in(settings: TokenSettings, token: Any, pin: str, what: str) -> OpenToken:
     """One try to log in; `what` names the PIN in errors."""
     try:
-        session = _open_session(token, pin, read_write=settings.read_write)
+        with _signals_held():
+            session = _open_session(token, pin, read_write=settings.read_write)
     except _LOGIN_REFUSALS as error:
         space = (
             "; the PIN begins or ends with white space, which may not belong to it"
@@ -308,6 +312,19 @@ def _log_in(settings: TokenSettings, token: Any, pin: str, what: str) -> OpenTok
         session=session,
         write_protected=settings.read_write and not session.rw,
     )
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Whoever ends this process waits until the block has ended, unless by SIGKILL.
+
+    SoftHSM writes its token's file anew at each login, and a process that ends meanwhile leaves it empty: the token is lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _open_session(token: Any, pin: str, *, read_write: bool) -> Any:

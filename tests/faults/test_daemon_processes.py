@@ -20,6 +20,7 @@ from hsmd.protocol.frames import Kind
 from tests.support.audit_logs import end_of_chain
 from tests.support.daemon import OPERATOR, WEB, Daemon, running_daemon
 from tests.support.daemon_process import alive
+from tests.support.fault_module.control import CKR, Action, FaultModule, Function
 from tests.support.load import Load, all_ready
 from tests.support.polling import eventually, wait_until
 from tests.support.ssh_peer import operation, ssh, wire
@@ -110,6 +111,26 @@ async def test_open_requests_complete_after_the_launcher_is_killed(
         answers = [(await channel.answer(number))[0] for number in range(2, 100)]
     assert set(answers) == {Kind.RESULT}
     await eventually(lambda: not any(alive(pid) for pid in pids), 8)
+
+
+@pytest.mark.parametrize("end", ["stopped", "front killed"])
+def test_a_login_is_not_cut_off(
+    open_daemon: Callable[..., Daemon], fault_module: FaultModule, end: str
+) -> None:
+    """SoftHSM writes its token's file anew at each login: a worker that is killed meanwhile may leave it empty."""
+    built = open_daemon(workers=2, before=fault_module.before)
+    built.stop()
+    before = len(fault_module.calls(Function.LOGIN))
+    slow = fault_module.rule(Function.LOGIN, Action.SLEEP, 700, skip=1)
+    built.begin()
+    wait_until(lambda: slow.hits == 1, "the second worker logs in", 20)
+    if end == "front killed":
+        os.kill(built.front_pid, signal.SIGKILL)
+        wait_until(lambda: slow.hits == 2, "a worker of the next front logs in", 20)
+    assert built.stop() == 0
+    logins = fault_module.calls(Function.LOGIN)[before:]
+    assert len(logins) == 1 + slow.hits, "each login that began has ended"
+    assert {login.rv for login in logins} == {CKR.OK}
 
 
 def test_a_wrong_pin_is_tried_only_once(open_daemon: Callable[..., Daemon]) -> None:

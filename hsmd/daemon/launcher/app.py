@@ -101,18 +101,21 @@ class _Launcher:
     def _finished(self) -> bool:
         if self._stopping_until is None:
             return False
-        return self._front is None or time.monotonic() >= self._stopping_until
+        ended = self._front is None and not self._supervisor.running
+        return ended or time.monotonic() >= self._stopping_until
 
     def _timeout_s(self) -> float | None:
-        if self._stopping_until is not None:
-            until: float | None = self._stopping_until
-        elif self._front is None:
-            until = self._backoff.next_start
-        else:
-            until = None if self._front.closed else self._supervisor.next_start()
-        if self._announce_by is not None:
-            until = self._announce_by if until is None else min(until, self._announce_by)
+        due = (self._next_step(), self._announce_by, self._supervisor.next_kill())
+        until = min((each for each in due if each is not None), default=None)
         return None if until is None else max(0.0, until - time.monotonic())
+
+    def _next_step(self) -> float | None:
+        """When the stop is over, or the next process is started."""
+        if self._stopping_until is not None:
+            return self._stopping_until
+        if self._front is None:
+            return self._backoff.next_start
+        return None if self._front.closed else self._supervisor.next_start()
 
     def _handle_signals(self, numbers: bytes) -> None:
         for number in numbers:
@@ -189,7 +192,7 @@ class _Launcher:
             self._selector.unregister(front.link)
         front.link.close()
         self._front = None
-        self._supervisor.start_over()
+        self._supervisor.start_over(now)
         if self._stopping_until is not None:
             return
         log.error("front.ended", pid=front.pid, code=status)
@@ -200,7 +203,7 @@ class _Launcher:
         """Start the front again later. If it never was ready, exit instead: an operator has to fix something."""
         if not self._announced:
             self._exit_status = status
-            self._stopping_until = now
+            self._stopping_until = now + STOP_S
             return
         self._backoff.ended(now)
 
@@ -234,7 +237,7 @@ class _Launcher:
             case Reloaded(applied):
                 self._reloaded(applied)
             case ReplaceWorker(pid):
-                self._supervisor.replace(pid)
+                self._supervisor.replace(pid, time.monotonic())
             case PermitStarts(token, starts, cleared):
                 self._supervisor.permit(token, starts, cleared=cleared)
 

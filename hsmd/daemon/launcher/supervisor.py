@@ -5,6 +5,7 @@ It starts workers and watches their processes. Only the front knows whether a wo
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,9 @@ from hsmd.daemon.launcher.backoff import Backoff
 from hsmd.system.repetition import Repetition
 
 log = observe.logger()
+
+END_S = 5.0
+"""Time for a worker to end before it is killed: it holds SIGTERM back while it logs in to the token."""
 
 SendToFront = Callable[[AnyToFront, Sequence[int]], None]
 """Sends a message with descriptors to the front."""
@@ -35,6 +39,19 @@ class WorkerSlot:
     generation: int
     worker: SpawnedWorker | None = None
     backoff: Backoff = field(default_factory=Backoff)
+    kill_at: float | None = None
+    """When the worker, which has been told to end, is killed."""
+
+    def end(self, now: float) -> None:
+        """Have the worker end: at once, or after its login. SIGCONT is for one that is stopped."""
+        if self.worker is not None:
+            self.worker.process.send_signal(signal.SIGTERM)
+            self.worker.process.send_signal(signal.SIGCONT)
+            self.kill_at = now + END_S
+
+    def ended(self) -> None:
+        """The worker is another's or no more."""
+        self.worker = self.kill_at = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,28 +130,42 @@ class Supervisor:
         """When `start_due` must be called next; None if no worker can be started."""
         return min((slot.backoff.next_start for slot in self._startable()), default=None)
 
-    def replace(self, pid: int) -> None:
-        """Kill a worker that the front has given up. Process ids that are not workers' are ignored."""
+    def next_kill(self) -> float | None:
+        """When `reap` must be called next; None if all workers that were told to end have ended."""
+        return min((slot.kill_at for slot, _ in self._running() if slot.kill_at is not None), default=None)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a worker, be it one that was told to end."""
+        return any(self._running())
+
+    def replace(self, pid: int, now: float) -> None:
+        """End a worker that the front has given up. Process ids that are not workers' are ignored."""
         for slot, worker in self._running():
             if worker.pid == pid:
                 log.warning("worker.replaced", token=slot.token.name, pid=pid)
-                worker.process.kill()
+                slot.end(now)
 
     def reap(self, now: float, *, stopping: bool) -> None:
-        """Collect workers that have ended and tell the front."""
+        """Collect workers that have ended and tell the front; kill those that were told to end and have not."""
         for slot, worker in list(self._running()):
             if (status := worker.process.poll()) is not None:
                 self._ended(slot, worker.pid, status, now, stopping)
+            elif slot.kill_at is not None and now >= slot.kill_at:
+                worker.process.kill()
+                slot.kill_at = None
         self._retired = [slot for slot in self._retired if slot.worker is not None]
 
-    def start_over(self) -> None:
-        """The front has ended: kill its workers. The next front gets new ones as soon as it permits them."""
-        self.kill()
+    def start_over(self, now: float) -> None:
+        """The front has ended: end its workers. The next front gets new ones as soon as it permits them."""
         self._permissions.clear()
+        for slot in self._retired:
+            slot.end(now)
         for slot in self._slots:
             if slot.worker is not None:
+                slot.end(now)
                 self._retired.append(replace(slot, backoff=Backoff()))
-            slot.worker = None
+            slot.ended()
             slot.backoff.reset()
 
     def kill(self) -> None:
@@ -184,7 +215,7 @@ class Supervisor:
         worker.release()
 
     def _ended(self, slot: WorkerSlot, pid: int, status: int, now: float, stopping: bool) -> None:
-        slot.worker = None
+        slot.ended()
         self._settled.add(slot.token.name)
         self._send(WorkerEnded(slot.token.name, pid, signal=max(-status, 0)), [])
         if not stopping and slot not in self._retired and (count := self._to_be_logged(slot, status)):

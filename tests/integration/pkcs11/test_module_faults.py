@@ -99,6 +99,7 @@ def test_each_fault_has_its_own_message_and_next_step(root: Path, answers: dict[
     assert f"cannot use its token directory {root}/locked" in answers["token directory"]
     assert "token 'main' not found with" in answers["no token"]
     assert "no token has label 'other'; it shows 'hsmd'" in answers["no token"]
+    assert ", a token that is not initialised (slot " in answers["no token"]
     assert "insert it, or correct label, serial or slot" in answers["no token"]
     assert "no PIN was tried" in answers["works"]
     assert len(set(answers.values())) == len(answers)

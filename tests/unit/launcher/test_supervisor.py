@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hsmd.daemon.ipc.spawn import EXIT_LOGIN_REFUSED, EXIT_RECYCLE, EXIT_TOKEN_U
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 from hsmd.daemon.launcher import supervisor as module
 from hsmd.daemon.launcher.backoff import LONGEST_DELAY_S, next_delay
-from hsmd.daemon.launcher.supervisor import Supervisor
+from hsmd.daemon.launcher.supervisor import END_S, Supervisor
 from hsmd.system.repetition import Repetition
 from tests.support.daemon_config import GOOD
 
@@ -26,9 +27,16 @@ from tests.support.daemon_config import GOOD
 class Process:
     status: int | None = None
     killed: bool = False
+    logging_in: bool = False
+    """Whether it holds SIGTERM back."""
 
     def poll(self) -> int | None:
         return self.status
+
+    def send_signal(self, number: int) -> None:
+        if number == signal.SIGTERM and not self.logging_in:
+            self.killed = True
+            self.status = -number
 
     def kill(self) -> None:
         self.killed = True
@@ -264,7 +272,7 @@ def test_a_wrong_pin_in_new_settings_leaves_the_old_workers_running(harness: Har
 
 def test_all_workers_are_replaced_after_the_front_ended(harness: Harness) -> None:
     harness.supervisor.start_due(0.0)
-    harness.supervisor.start_over()
+    harness.supervisor.start_over(0.0)
     assert harness.running == []
     harness.supervisor.reap(0.1, stopping=False)
     assert harness.supervisor.next_start() is None, "the next front has not permitted any start"
@@ -276,9 +284,25 @@ def test_all_workers_are_replaced_after_the_front_ended(harness: Harness) -> Non
 
 def test_a_stalled_worker_is_killed_and_other_processes_are_not(harness: Harness) -> None:
     harness.supervisor.start_due(0.0)
-    harness.supervisor.replace(2)
-    harness.supervisor.replace(os.getpid())
+    harness.supervisor.replace(2, 1.0)
+    harness.supervisor.replace(os.getpid(), 1.0)
     assert [worker.process.killed for worker in harness.workers] == [False, True, False]
+
+
+def test_a_login_is_not_cut_off_unless_it_hangs(harness: Harness) -> None:
+    """It may be SoftHSM's, which leaves an empty token behind; the next front's workers wait for the lock of the start."""
+    harness.supervisor.start_due(0.0)
+    harness.workers[1].process.logging_in = True
+    harness.supervisor.start_over(10.0)
+    harness.permit("all")
+    harness.supervisor.start_due(10.0)
+    harness.supervisor.reap(10.0 + END_S - 0.1, stopping=False)
+    assert harness.running == [2, 4, 5, 6]
+    assert harness.supervisor.next_kill() == 10.0 + END_S
+    harness.supervisor.reap(10.0 + END_S, stopping=False)
+    assert (harness.running, harness.supervisor.next_kill()) == ([4, 5, 6], None)
+    harness.supervisor.reap(20.0, stopping=False)
+    assert {each.pid for each in harness.ended} == {1, 2, 3}
 
 
 def test_a_failed_start_is_retried(harness: Harness) -> None:
