@@ -119,6 +119,14 @@ def start_worker_module(
     return process
 
 
+def environment_for(user: str) -> dict[str, str]:
+    """This process's environment for another of its processes that runs as `user`; empty for this process's user.
+
+    Libraries look for files in HOME: libpq gives up TLS, or the connection, if it may not look into root's.
+    """
+    return {**os.environ, "HOME": pwd.getpwnam(user).pw_dir} if user else dict(os.environ)
+
+
 def start_python(
     module: str,
     arguments: Sequence[str],

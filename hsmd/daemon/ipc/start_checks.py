@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from hsmd.daemon.config.settings import Config
-from hsmd.daemon.ipc.spawn import start_python, start_worker_module
+from hsmd.daemon.ipc.spawn import environment_for, start_python, start_worker_module
 from hsmd.daemon.ipc.worker_settings import WorkerSettings
 
 CHECK_TIMEOUT_S = 60.0
@@ -52,7 +52,7 @@ def check_front(config: Config) -> list[CheckResult]:
         process = start_python(
             "hsmd.daemon.front.start_check",
             ["--config", str(config.path)],
-            environment=os.environ,
+            environment=environment_for(user),
             descriptors=[],
             user=user,
             stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from hsmd.daemon.ipc.launcher_messages import (
     decode_for_launcher,
     encode,
 )
-from hsmd.daemon.ipc.spawn import start_python
+from hsmd.daemon.ipc.spawn import environment_for, start_python
 from hsmd.errors import ProtocolError
 
 log = observe.logger()
@@ -33,15 +33,16 @@ class FrontProcess:
     @classmethod
     def start(cls, config: Config) -> FrontProcess:
         """Start a front, as the configured user if this process may change users. Raises OSError."""
+        user = config.users.front if os.geteuid() == 0 else ""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
                 process = start_python(
                     "hsmd.daemon.front.app",
                     ["--config", str(config.path), "--launcher-fd", str(theirs.fileno())],
-                    environment=os.environ,
+                    environment=environment_for(user),
                     descriptors=[theirs.fileno()],
-                    user=config.users.front if os.geteuid() == 0 else "",
+                    user=user,
                 )
             except OSError:
                 ours.close()

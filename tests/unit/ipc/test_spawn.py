@@ -1,9 +1,10 @@
-"""Starting processes as other users: the groups that they have."""
+"""Starting processes as other users: the groups and the home that they have."""
 
 from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -39,3 +40,13 @@ def test_workers_keep_the_groups_of_their_user_and_the_front_does_not(
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert set(json.loads(out)) == (expected if user else set(os.getgroups()))
+
+
+def test_a_process_of_another_user_does_not_look_for_files_in_this_users_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libpq looks for a certificate in HOME, and fails if it may not."""
+    monkeypatch.setenv("HOME", "/root")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    assert spawn.environment_for("daemon") == {**os.environ, "HOME": pwd.getpwnam("daemon").pw_dir}
+    assert spawn.environment_for("") == os.environ
