@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -197,3 +198,40 @@ def test_combined_files(environment: Environment, agent: Agent, identities: dict
         cases.append(case(identity, "1.3") | {"certificate": str(path), "key": str(path)})
     assert succeeded(environment.handshakes(cases))
     assert len(agent.requests) == len(texts)
+
+
+ANSWER_TO_A_HELLO = """
+import os, ssl, struct, sys
+
+def answered(certificate, key, level):
+    '''What a server makes of a TLS 1.2 hello with one suite of RSA key exchange, and no signature algorithms.'''
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"ALL:@SECLEVEL={level}")
+    context.load_cert_chain(certificate, key)
+    hello = b"\\x03\\x03" + os.urandom(32) + b"\\0" + b"\\0\\2\\0\\x2f" + b"\\1\\0"
+    message = b"\\1" + struct.pack(">I", len(hello))[1:] + hello
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    there.write(b"\\x16\\3\\1" + struct.pack(">H", len(message)) + message)
+    try:
+        context.wrap_bio(there, back, server_side=True).do_handshake()
+    except ssl.SSLWantReadError:
+        return "goes on"
+    except ssl.SSLError as error:
+        return error.reason
+
+certificate, *keys = sys.argv[1:]
+print(*[answered(certificate, key, level) for level in (0, 1) for key in keys], sep=", ")
+"""
+
+
+def test_without_signature_algorithms_a_reference_is_asked_to_sign_sha1(
+    environment: Environment, identities: dict[str, Identity]
+) -> None:
+    """The limit that docs/servers.md names: at security level 0 a private key goes on, at level 1 no key does."""
+    rsa = identities["rsa"]
+    done = environment.run(
+        [sys.executable, "-c", ANSWER_TO_A_HELLO, rsa.certificate, rsa.private, rsa.reference]
+    )
+    refused = "NO_SUITABLE_SIGNATURE_ALGORITHM"
+    assert done.stdout.strip() == f"goes on, WRONG_SIGNATURE_TYPE, {refused}, {refused}", done.stderr
