@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed448, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -322,6 +322,36 @@ def test_chains_are_checked_at_the_current_time_by_default(
 ) -> None:
     ended = authority.issue("leaf", 0, "intermediate", 2, begin=9000, days=-8000)
     assert "expired" in check_chain(ended, key(KeyType.P256).public).faults[0]
+
+
+def test_a_certificate_without_an_end_is_accepted(authority: Authority, check: Check, now: datetime) -> None:
+    """The value for no well-defined end (RFC 5280, section 4.1.2.5)."""
+    end = datetime(9999, 12, 31, 23, 59, 59, tzinfo=now.tzinfo)
+    days = (end - now) // DAY
+    made = check(authority.issue("leaf", 0, "root", 1, days=days) + authority.root)
+    assert (made.faults, made.not_after.year) == ((), 9999)
+
+
+@pytest.mark.parametrize("kind", ["Ed448", "RSA-PSS"])
+def test_issuers_may_sign_with_what_no_key_of_hsmd_does(
+    kind: str, key: Callable[..., Any], now: datetime
+) -> None:
+    """An issuer's own key is never in use here."""
+    authority: Any = ed448.Ed448PrivateKey.generate() if kind == "Ed448" else key(KeyType.RSA_2048, 1).private
+    pss = padding.PSS(padding.MGF1(SHA256()), padding.PSS.DIGEST_LENGTH) if kind == "RSA-PSS" else None
+    chain = ""
+    for name, public in (("leaf", key(KeyType.P256).public), ("root", authority.public_key())):
+        builder = (
+            x509.CertificateBuilder().subject_name(_name(name)).issuer_name(_name("root")).public_key(public)
+        )
+        builder = builder.serial_number(5).not_valid_before(now - DAY).not_valid_after(now + 90 * DAY)
+        basic = x509.BasicConstraints(name == "root", None)
+        alternative = x509.SubjectAlternativeName([x509.DNSName("site.example")])
+        builder = builder.add_extension(basic, True).add_extension(alternative, False)
+        made = builder.sign(authority, None if kind == "Ed448" else SHA256(), rsa_padding=pss)
+        chain += made.public_bytes(Encoding.PEM).decode()
+    found = check_chain(chain, key(KeyType.P256).public, now)
+    assert (found.faults, found.warnings) == ((), ())
 
 
 @pytest.mark.parametrize("key_type", KeyType)
