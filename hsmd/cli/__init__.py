@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -24,8 +25,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; return its exit code. Never raises, and prints a traceback only with --debug."""
     import typer
 
-    from hsmd.cli.base.errors import Exit
-    from hsmd.cli.base.output import complain
+    from hsmd.cli.base.errors import CommandError, Exit
+    from hsmd.cli.base.output import complain, report
     from hsmd.cli.root import application
 
     try:
@@ -35,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
         path = context.command_path if context is not None else "hsmd"
         message = _in_plain_words(error.format_message())
         if message:  # empty if a group without a command has printed its help
-            complain(f"hsmd: {message} - see: {path} --help")
+            report(CommandError(message, f"see: {path} --help", Exit.USAGE), as_json=_wants_json(arguments))
         return Exit.USAGE
     except (typer.Abort, KeyboardInterrupt):
         complain("hsmd: interrupted")
@@ -44,6 +45,12 @@ def run(arguments: Sequence[str]) -> int:
         _discard_output()
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.OK
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether --json is among the options. The command line may be one that no parser understands."""
+    options = itertools.takewhile(lambda argument: argument != "--", arguments)
+    return "--json" in options
 
 
 def _discard_output() -> None:

@@ -17,7 +17,7 @@ import typer
 
 from hsmd.cli.base import programs
 from hsmd.cli.base.errors import CheckFailed, CommandError, command_error, missing_package
-from hsmd.cli.base.output import Output, complain, to_json
+from hsmd.cli.base.output import Output, report
 from hsmd.errors import HsmdError
 
 _OUTPUT = "Output"
@@ -203,7 +203,5 @@ def _command_error(error: Exception) -> CommandError:
 
 
 def _end(error: CommandError, output: Output) -> None:
-    if output.as_json:
-        print(to_json({"error": {"text": error.text, "next": error.next_step, "exit_code": int(error.code)}}))
-    complain(error.line)
+    report(error, as_json=output.as_json)
     raise typer.Exit(int(error.code))

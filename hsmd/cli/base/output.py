@@ -17,6 +17,8 @@ from hsmd.log_lines import priority
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from hsmd.cli.base.errors import CommandError
+
     TextOutput = RenderableType | str | tuple[RenderableType | str, ...]
     """Text output: tables, strings (whose lines are never wrapped, so that they can be copied), or several of these."""
 
@@ -191,6 +193,13 @@ def _print(shown: RenderableType) -> None:
 def complain(line: str) -> None:
     """Print an error on standard error."""
     print(f"{priority('error', sys.stderr)}{escape(line)}", file=sys.stderr)
+
+
+def report(error: CommandError, *, as_json: bool) -> None:
+    """Print an error: as a line on standard error, and with --json also as the document on standard output."""
+    if as_json:
+        print(to_json({"error": {"text": error.text, "next": error.next_step, "exit_code": int(error.code)}}))
+    complain(error.line)
 
 
 def note(line: str) -> None:

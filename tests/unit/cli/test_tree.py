@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -51,6 +52,43 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(run: Run, path: tuple[str, .
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.count("\n") == 1
     assert f"see: hsmd {' '.join(path)} --help" in ran.err
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_with_json_a_wrong_option_is_a_document_too(run: Run, path: tuple[str, ...]) -> None:
+    ran = run(*path, "--json", "--no-such-option")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    error = json.loads(ran.out)["error"]
+    assert "No such option: --no-such-option" in error["text"]
+    assert error["next"] == f"see: hsmd {' '.join(path)} --help"
+    assert error["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("kye list --json", "No such command 'kye'"),
+        ("key lsit --json", "No such command 'lsit'"),
+        ("--json", "No such option: --json"),
+        ("key --json", "No such option: --json"),
+        ("key show --json", "Missing argument 'KEY'"),
+        ("grant add a b --max-uses x --json", "Invalid value for '--max-uses'"),
+        ("key generate a/b --json", "Invalid value for 'KEY'"),
+        ("key generate --json", "Missing argument 'KEY'"),
+    ],
+)
+def test_with_json_every_usage_error_is_a_document(run: Run, line: str, text: str) -> None:
+    ran = run(*line.split())
+    assert ran.code == 2
+    error = json.loads(ran.out)["error"]
+    assert text in error["text"]
+    assert (error["exit_code"], error["next"][:10]) == (2, "see: hsmd ")
+    assert ran.err == f"hsmd: {error['text']} - {error['next']}\n"
+
+
+def test_what_is_for_another_program_asks_for_no_document(run: Run) -> None:
+    ran = run("events", "--no-such-option", "--", "program", "--json")
+    assert (ran.code, ran.out) == (2, "")
 
 
 def test_root_help_lists_every_group_and_imports_none_of_them() -> None:
