@@ -30,10 +30,10 @@ def why_not_loaded(module: str, error: Exception) -> str:
     path = Path(module)
     user = host_users.by_uid(os.geteuid()).name
     problem = f"the PKCS#11 module {module} "
-    if not _may(path.parent, os.X_OK) or (path.exists() and not _may(path, os.R_OK)):
-        return f"{problem}cannot be read by the user {user}; change its permissions{_group_hint(path, user)}"
-    if not path.exists():
+    if not _exists(path):
         return f"{problem}does not exist; install it, or correct `module`"
+    if not _may(path, os.R_OK):
+        return f"{problem}cannot be read by the user {user}; change its permissions{_group_hint(path, user)}"
     reason = str(error).rpartition(f"{module}: ")[2] or name_of(error)
     return f"{problem}cannot be loaded: {reason}; check that it is a PKCS#11 module for this machine"
 
@@ -67,7 +67,7 @@ def _exists(path: Path) -> bool:
     """Whether it exists; taken for granted where this user may not look."""
     try:
         path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True

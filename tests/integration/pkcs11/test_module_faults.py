@@ -61,6 +61,9 @@ def answers(root: Path) -> dict[str, str]:
     (root / "locked").chmod(0)
     cases = {
         "missing": (str(root / "missing.so"), "hsmd", {}),
+        "missing directory": (str(root / "none" / "lib" / "missing.so"), "hsmd", {}),
+        "a file on the way": (str(files["text.so"] / "missing.so"), "hsmd", {}),
+        "locked directory": (str(root / "locked" / "missing.so"), "hsmd", {}),
         "unreadable": (str(files["unreadable.so"]), "hsmd", {}),
         "not a library": (str(files["text.so"]), "hsmd", {}),
         "no configuration": (softhsm, "hsmd", {"SOFTHSM2_CONF": f"{root}/missing.conf"}),
@@ -84,6 +87,12 @@ def answers(root: Path) -> dict[str, str]:
 def test_each_fault_has_its_own_message_and_next_step(root: Path, answers: dict[str, str]) -> None:
     user = pwd.getpwuid(USER).pw_name
     assert "missing.so does not exist; install it" in answers["missing"]
+    assert "none/lib/missing.so does not exist; install it" in answers["missing directory"]
+    assert "text.so/missing.so does not exist; install it" in answers["a file on the way"]
+    assert (
+        f"locked/missing.so cannot be read by the user {user}; change its permissions"
+        in (answers["locked directory"])
+    )
     assert f"unreadable.so cannot be read by the user {user}; change its permissions" in answers["unreadable"]
     assert "text.so cannot be loaded: file too short" in answers["not a library"]
     assert (
