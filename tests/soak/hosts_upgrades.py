@@ -326,7 +326,7 @@ class PackagesUpgrade(Upgrade):
         with self.report.step(site.name, self.name, "what a purge leaves") as notes:
             left = data(key)
             assert kept - left == {"/etc/hsmd/hsmd.toml"}, kept - left
-            assert "/var/lib/hsmd/hsmd.toml.purged" in left
+            assert "/etc/hsmd/hsmd.toml.purged" in left
             leaves = front.sh("find /etc/hsmd /var/lib/hsmd-agent* -maxdepth 1 2>/dev/null || true")
             assert leaves == "", leaves
             notes.append(

@@ -299,7 +299,7 @@ class Release:
         assert all(
             f"  {path}\n" in text for path in ("/var/lib/hsmd", "/etc/hsmd/host_ed25519", "/etc/hsmd/pin")
         ), text
-        assert data(key) == kept | {"/var/lib/hsmd/hsmd.toml.purged"}
+        assert data(key) == kept | {"/etc/hsmd/hsmd.toml.purged"}
         front.run("apt-get", "purge", "-qq", "-y", "hsmd-agent")
         left = front.sh("find /etc/hsmd /var/lib/hsmd-agent* -maxdepth 1 2>/dev/null || true")
         assert left == "", left

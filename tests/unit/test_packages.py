@@ -108,6 +108,96 @@ def test_maintainer_scripts_stop_at_errors_and_leave_room_for_debhelper(script: 
     assert lines[-1] == "#DEBHELPER#"
 
 
+class Host:
+    """A root directory in which maintainer scripts run, without what debhelper inserts."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(self, path: str, text: str) -> None:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def purge(self, package: str) -> str:
+        """Run the script of a purge, which must not fail; what it says."""
+        script = re.sub(
+            r"(?<=[ (])/(etc|var)/",
+            lambda found: f"{self.root}/{found[1]}/",
+            (DEBIAN / f"{package}.postrm").read_text(),
+        )
+        assert str(self.root) in script and " /etc/" not in script
+        done = subprocess.run(
+            ["sh", "-c", script, "postrm", "purge"], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def files(self) -> dict[str, str]:
+        return {
+            str(path.relative_to(self.root)): path.read_text()
+            for path in self.root.rglob("*")
+            if path.is_file()
+        }
+
+
+def test_a_purge_keeps_what_cannot_be_made_again(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    kept = {f"etc/hsmd/{name}": name for name in ("host_ed25519", "host_ed25519.pub", "pin")}
+    kept |= {"var/lib/hsmd/hsmd.sqlite": "store", "var/lib/hsmd/audit/1": "log"}
+    for path, text in {**kept, "etc/hsmd/hsmd.toml": "first"}.items():
+        host.write(path, text)
+    said = host.purge("hsmd")
+    assert host.files() == {**kept, "etc/hsmd/hsmd.toml.purged": "first"}
+    for path in ("etc/hsmd/hsmd.toml.purged", "etc/hsmd/host_ed25519", "etc/hsmd/pin", "var/lib/hsmd"):
+        assert f"  {tmp_path}/{path}\n" in said
+    host.write("etc/hsmd/hsmd.toml", "second")
+    host.purge("hsmd")
+    again = {"etc/hsmd/hsmd.toml.purged": "second", "etc/hsmd/hsmd.toml.purged.~1~": "first"}
+    assert host.files() == {**kept, **again}, "nothing of the first purge is lost"
+    host.purge("hsmd-agent")
+    assert host.files() == {**kept, **again}
+
+
+def test_a_purge_writes_nowhere_else(tmp_path: Path) -> None:
+    """The user of the front process owns /var/lib/hsmd; what it puts there must not lead root."""
+    host = Host(tmp_path / "root")
+    host.write("etc/hsmd/hsmd.toml", "configuration")
+    (tmp_path / "elsewhere").mkdir()
+    host.write("var/lib/hsmd/hsmd.sqlite", "store")
+    for directory in ("var/lib/hsmd", "etc/hsmd"):
+        (host.root / directory / "hsmd.toml.purged").symlink_to(tmp_path / "elsewhere")
+    host.purge("hsmd")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert host.files()["etc/hsmd/hsmd.toml.purged"] == "configuration"
+
+
+@pytest.mark.parametrize("package", ["hsmd", "hsmd-agent"])
+@pytest.mark.parametrize(
+    "there", [(), ("etc/hsmd/pin",), ("var/lib/hsmd/hsmd.sqlite",), ("etc/hsmd/agent.toml",)], ids=str
+)
+def test_a_purge_of_what_is_half_removed_does_not_fail(
+    tmp_path: Path, package: str, there: tuple[str, ...]
+) -> None:
+    host = Host(tmp_path)
+    for path in there:
+        host.write(path, "")
+    host.purge(package)
+    host.purge(package)
+    left = set(host.files())
+    assert left == set(there) - ({"etc/hsmd/agent.toml"} if package == "hsmd-agent" else set())
+
+
+def test_a_purge_takes_links_for_directories_as_they_are(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.write("srv/hsmd/agent.toml", "")
+    host.write("srv/hsmd/other", "")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/hsmd").symlink_to(tmp_path / "srv/hsmd")
+    host.purge("hsmd-agent")
+    assert set(host.files()) == {"srv/hsmd/other"}
+
+
 def test_help_of_the_build_names_its_options() -> None:
     done = subprocess.run(
         [ROOT / "scripts" / "package", "--help"], capture_output=True, text=True, timeout=60, check=True
