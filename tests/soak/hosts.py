@@ -125,8 +125,8 @@ def made(bed: Bed, suite: str, wheel: Path, report: Report, *, quick: bool) -> S
     root = roots.with_hsmd if quick else roots.debian
     with report.step(suite, "prepare", "root file systems"):
         files = {
-            "key": root(suite, "softhsm2", "opensc"),
-            "key2": root(suite, "softhsm2", "opensc"),
+            "key": root(suite, "softhsm2", "opensc", "wget"),
+            "key2": root(suite, "softhsm2", "opensc", "wget"),
             "database": roots.debian(suite, "postgresql"),
             "front": root(suite, "nginx-light", "haproxy", "apache2", "postgresql"),
             "operator": root(suite),

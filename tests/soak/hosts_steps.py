@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ class Report:
     """Lines and results of all sites; used by several threads."""
 
     failed: int = 0
-    _journeys: dict[tuple[str, str], tuple[int, float, str]] = field(default_factory=dict)
+    _current: dict[str, str] = field(default_factory=dict)  # the journey that a site is on
+    _steps: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _results: dict[tuple[str, str], tuple[float, str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -45,6 +48,7 @@ class Report:
         """Do a journey; return whether nothing failed."""
         began = time.monotonic()
         result = "ok"
+        self._current[site] = name
         try:
             travel()
         except Exception as error:  # whatever it was, the other journeys are tried
@@ -52,24 +56,21 @@ class Report:
             with self._lock:
                 self.failed += 1
         with self._lock:
-            lines = self._journeys.get((site, name), (0, 0.0, ""))[0]
-            self._journeys[site, name] = (lines, time.monotonic() - began, result)
+            self._results[site, name] = (time.monotonic() - began, result)
         return result == "ok"
 
     def table(self) -> str:
-        """One line for each site and journey."""
+        """One line for each site and journey, in their order."""
         rows = [
-            f"{site:10}{name:16}{count:>6}{seconds:>9.1f} s  {result}"
-            for (site, name), (count, seconds, result) in sorted(self._journeys.items())
+            f"{site:10}{name:16}{self._steps[site, name]:>6}{seconds:>9.1f} s  {result}"
+            for (site, name), (seconds, result) in sorted(self._results.items(), key=lambda row: row[0][0])
         ]
         return "\n".join(["", f"{'release':10}{'journey':16}{'steps':>6}{'time':>9}    result", *rows])
 
     def _line(self, site: str, journey: str, title: str, seconds: float, notes: str) -> None:
         with self._lock:
             print(f"{site:10}{journey:14}{seconds:7.2f} s  {title}{'  ' if notes else ''}{notes}", flush=True)
-            count, _, result = self._journeys.get((site, journey), (0, 0.0, ""))
-            if site:
-                self._journeys[site, journey] = (count + 1, seconds, result)
+            self._steps[site, self._current.get(site, journey)] += 1
 
 
 def _shortened(error: Exception) -> str:

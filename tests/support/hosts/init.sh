@@ -15,6 +15,11 @@ mount -t sysfs -o ro sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=755 tmpfs dev
+# A boot of its own, by whose number systemd and journalctl know what an earlier one has left.
+cat proc/sys/kernel/random/uuid >run/boot-id
+mount --bind run/boot-id proc/sys/kernel/random/boot_id
+mount -o remount,bind,ro proc/sys/kernel/random/boot_id
+rm run/boot-id
 if [ "$clean" = yes ]; then   # a machine's own may be large: systemd-tmpfiles would take long to clear it
   mount -t tmpfs -o mode=1777 tmpfs tmp
   mount -t tmpfs -o mode=1777 tmpfs var/tmp

@@ -24,10 +24,9 @@ _LAST = {name: address.rpartition(".")[2] for name, address in ADDRESSES.items()
 _TOKENS = "/var/lib/softhsm/tokens"
 SOFTHSM = "runuser -u hsmd-token -- softhsm2-util"
 _MODULE = f"""
-install -d "$(dirname {MODULE})" /etc/systemd/system/hsmd.service.d
+install -d "$(dirname {MODULE})"
 ln -sf "$(ls /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null | head -n 1)" {MODULE}
 useradd --system --uid 890 --user-group --no-create-home --shell /usr/sbin/nologin --groups softhsm hsmd-token
-printf '[Service]\\nReadWritePaths={_TOKENS}\\n' >/etc/systemd/system/hsmd.service.d/module.conf
 """
 _CLIENT = Path(__file__).with_name("client_loop.py")
 
@@ -83,9 +82,7 @@ class Site:
         return f"{PUBLIC}.{_LAST['front']}"
 
     def make_token(self) -> None:
-        """What comes with a token: its module at the documents' path, a user that may use it, and, as docs/install.md says, a
-        drop-in because the module writes outside of the daemon's directories.
-        """
+        """What comes with a token: its module at the documents' path, and a user that may use it."""
         for name, host in self.hosts.items():
             if name.startswith("key"):
                 host.sh(_MODULE)
