@@ -17,6 +17,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -77,6 +78,9 @@ class Root:
             shown = chroot / str(agent).lstrip("/")
             shown.mkdir(parents=True, exist_ok=True)
         enter = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
             "unshare",
             "--mount",
             "--pid",
@@ -135,6 +139,9 @@ class Trial:
         variables = {"OPENSSL_CONF": str(self.site.openssl)}
         process = Process(whole, self.directory / "output", variables=variables)
         self.stack.callback(process.stop)
+        self.stack.callback(
+            process.signal, signal.SIGKILL
+        )  # unshare ignores others, and takes all processes with it
         end = time.monotonic() + START_S
         while not listens(self.port):
             process.check(str(command[0]))
