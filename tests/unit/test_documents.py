@@ -78,6 +78,22 @@ def test_prose_ends_below_120_columns(page: Path) -> None:
     assert [(number, line) for number, line in prose(page) if len(line) >= 120] == []
 
 
+UNCLEAR = re.compile(r"\b(nobody|somebody|anybody|mend(s|ed)?|for ever)\b", re.IGNORECASE)
+"""Words in whose place an actor or a plain verb belongs (CONTRIBUTING.md); not names of users and members, which are code."""
+CODE = re.compile(r"`[^`\n]*`|\"\w+\"")
+
+
+def unclear(text: str) -> list[str]:
+    return [found[0] for found in UNCLEAR.finditer(CODE.sub("", text))]
+
+
+def test_documents_and_code_name_the_actor() -> None:
+    files = [*PAGES, *(file for kind in ("*.py", "*.c", "*.h") for file in (ROOT / "hsmd").rglob(kind))]
+    assert len(files) > 400
+    assert {file.name: words for file in files if (words := unclear(file.read_text()))} == {}
+    assert unclear("Nobody mends `nobody` for ever.") == ["Nobody", "mends", "for ever"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_have_targets(page: Path) -> None:
     text = page.read_text()
