@@ -81,7 +81,7 @@ class Supervisor:
         self._slots: list[WorkerSlot] = []
         self._retired: list[WorkerSlot] = []
         self._permissions: dict[str, StartPermission] = {}
-        self._away = Repetition(time.monotonic)
+        self._repeated = Repetition(time.monotonic)
         self._settled: set[str] = set()
         self.apply(config)
 
@@ -143,7 +143,8 @@ class Supervisor:
         """End a worker that the front has given up. Process ids that are not workers' are ignored."""
         for slot, worker in self._running():
             if worker.pid == pid:
-                log.warning("worker.replaced", token=slot.token.name, pid=pid)
+                if count := self._to_be_logged(slot, "replaced"):
+                    log.warning("worker.replaced", token=slot.token.name, pid=pid, count=count)
                 slot.end(now)
 
     def reap(self, now: float, *, stopping: bool) -> None:
@@ -204,7 +205,8 @@ class Supervisor:
             )
             worker = spawn_worker(settings, environment=dict(slot.token.environment))
         except OSError as error:
-            log.error("worker.not_started", token=slot.token.name, error=error.strerror)
+            if count := self._to_be_logged(slot, "not started"):
+                log.error("worker.not_started", token=slot.token.name, error=error.strerror, count=count)
             slot.backoff.ended(now)
             return
         slot.worker = worker
@@ -228,9 +230,13 @@ class Supervisor:
             self._permissions[name] = StartPermission()
         slot.backoff.ended(now)
 
-    def _to_be_logged(self, slot: WorkerSlot, status: int) -> int:
-        """How many ended workers a line stands for; 0 for no line. Those that cannot reach the token end every second."""
-        return self._away.count(slot.token.name) if status == EXIT_TOKEN_UNAVAILABLE else 1
+    def _to_be_logged(self, slot: WorkerSlot, what: int | str) -> int:
+        """How many lines one stands for; 0 for no line. While the token is away, one worker after the other is tried and ends."""
+        name = slot.token.name
+        repeats = what in (EXIT_TOKEN_UNAVAILABLE, "not started")
+        if self._permission(name).starts is Starts.ALL and not repeats:
+            return 1
+        return self._repeated.count((name, what))
 
 
 def _slots_of(token: TokenConfig, generation: int) -> list[WorkerSlot]:

@@ -326,15 +326,60 @@ def test_delays_are_bounded() -> None:
     assert next_delay(100.0, 1e9) == 0.0
 
 
-def test_workers_that_cannot_reach_the_token_are_not_all_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, logged, now = Harness(monkeypatch), [], [0.0]
-    monkeypatch.setattr(module.log, "warning", lambda event, **fields: logged.append(fields))
-    made.supervisor._away = Repetition(lambda: now[0])
+class Log:
+    """The lines of a supervisor, whose clock is `now`."""
+
+    def __init__(self, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lines: list[tuple[str, int]] = []
+        self.now = 0.0
+        harness.supervisor._repeated = Repetition(lambda: self.now)
+        for level in ("info", "warning", "error", "critical"):
+            monkeypatch.setattr(module.log, level, self._note)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields.get("count", 1)))
+
+    def stands_for(self, event: str) -> int:
+        return sum(count for name, count in self.lines if name == event)
+
+
+@pytest.fixture
+def log(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Log:
+    return Log(harness, monkeypatch)
+
+
+@pytest.mark.parametrize("starts", ["one", "all"])
+def test_a_minute_without_the_token_is_a_few_lines(harness: Harness, log: Log, starts: str) -> None:
+    """A worker tells the front, which gives it up; it may have ended by then, or be ended by that."""
     for second in range(60):
-        now[0] = float(second)
-        made.supervisor.start_due(now[0])
-        for worker in made.workers:
-            worker.process.status = EXIT_TOKEN_UNAVAILABLE
-        made.supervisor.reap(now[0], stopping=False)
-    assert sum(fields["count"] for fields in logged) > 30
-    assert len(logged) < 10
+        log.now = float(second)
+        harness.permit(starts)
+        harness.supervisor.start_due(log.now)
+        harness.permit("none" if starts == "one" else "all")
+        for worker in harness.workers[-3:]:
+            if starts == "all" or second % 2:
+                worker.process.status = EXIT_TOKEN_UNAVAILABLE
+            if starts == "one":
+                harness.supervisor.replace(worker.pid, log.now)
+        harness.supervisor.reap(log.now, stopping=False)
+    assert len(harness.workers) >= 50
+    assert len(log.lines) <= 21, "seven of a kind: after 0, 1, 3, 7, 15, 31 seconds and the rest"
+    assert log.stands_for("worker.ended") > 30
+    assert log.stands_for("worker.replaced") > (30 if starts == "one" else -1)
+
+
+def test_a_worker_that_cannot_be_started_is_not_a_line_each_second(harness: Harness, log: Log) -> None:
+    harness.fail = True
+    for second in range(60):
+        log.now = float(second)
+        harness.supervisor.start_due(log.now)
+    assert len(log.lines) <= 7
+    assert log.stands_for("worker.not_started") > 60
+
+
+def test_each_worker_is_logged_that_is_given_up_while_the_token_works(harness: Harness, log: Log) -> None:
+    harness.supervisor.start_due(0.0)
+    for worker in list(harness.workers):
+        harness.supervisor.replace(worker.pid, 0.0)
+    harness.supervisor.reap(0.0, stopping=False)
+    assert log.lines == [("worker.replaced", 1)] * 3 + [("worker.ended", 1)] * 3
