@@ -263,12 +263,12 @@ def revoke(place: Place) -> None:
 
 
 def register(place: Place) -> None:
-    """Give the agent another key: a revoked one stays so."""
+    """Give the agent another key: a revoked one stays so. It gets it last, and so finds its grant when it connects."""
     key = asyncssh.generate_private_key("ssh-ed25519")
-    key.write_private_key(place.daemon.directory / WEB)
     place.daemon.ask(messages.ClientRemove(WEB))
     place.daemon.ask(messages.ClientAdd(WEB, public_key=public_line(key)))
     place.daemon.ask(messages.GrantAdd(WEB, KEY, ["tls-server"]))
+    key.write_private_key(place.daemon.directory / WEB)
 
 
 def add_twin(place: Place) -> None:
