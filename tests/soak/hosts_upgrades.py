@@ -6,6 +6,7 @@ is upgraded. It is built from its commit, so the history of the repository must 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
@@ -124,6 +125,8 @@ class Upgrade:
     """What all upgrades have in common: what must hold before and after."""
 
     name = ""
+    which = "hsmd --version"
+    """Says which hsmd is installed."""
 
     def __init__(self, site: Site, report: Report) -> None:
         self.site, self.report = site, report
@@ -137,7 +140,7 @@ class Upgrade:
             self.before = state(self.site.key)
         wait_for_handshake(self.site)
         self.site.key.run("hsmd", "audit", "checkpoint", "--out", "/root/checkpoint")
-        self.version = self.site.key.sh("hsmd --version").strip()
+        self.version = self.site.key.sh(self.which).strip()
 
     def upgrade(self, *journeys: str) -> None:
         """The documents' steps, while clients are at work."""
@@ -154,7 +157,7 @@ class Upgrade:
         """The new or the old hsmd serves; everything is still there; checks and the log are good."""
         with self.report.step(self.site.name, self.name, "keys, clients, grants, audit log") as notes:
             site = self.site
-            versions = {host.sh("hsmd --version").strip() for host in (site.key, site.front)}
+            versions = {host.sh(self.which).strip() for host in (site.key, site.front)}
             assert len(versions) == 1 and (self.version not in versions) == new, versions
             notes.append(versions.pop())
             wait_for_handshake(site)
@@ -257,6 +260,7 @@ class PackagesUpgrade(Upgrade):
     """From Debian packages to Debian packages."""
 
     name = "upgrade-packages"
+    which = "dpkg-query --show --showformat='${Version}' hsmd-agent"
 
     def __init__(self, site: Site, report: Report, old: list[Path], new: list[Path]) -> None:
         super().__init__(site, report)
@@ -356,20 +360,23 @@ def old_wheel(directory: Path) -> None:
 def packages_of(commit: str, suite: str) -> list[Path]:
     """The packages of a commit, built by its own scripts/package the first time."""
     directory = roots.CACHE / f"packages-{commit}-{suite}"
-    with tempfile.TemporaryDirectory(prefix="hsmd-old-") as parent:
-        if not directory.exists():
-            tree = Path(parent) / "tree"
+    if not directory.exists():
+        with tempfile.TemporaryDirectory(prefix="hsmd-old-", dir=roots.CACHE) as parent:
+            tree, made = Path(parent) / "tree", Path(parent) / "packages"
             subprocess.run(["git", "clone", "--quiet", "--shared", "--no-checkout", ROOT, tree], check=True)
             subprocess.run(["git", "-C", tree, "checkout", "--quiet", "--detach", commit], check=True)
-            built(tree, suite, Path(parent) / "packages")
-            shutil.copytree(Path(parent) / "packages", directory)
+            built(tree, suite, made)
+            if not directory.exists():
+                made.rename(directory)
     return sorted(directory.glob("*.deb"))
 
 
 def built(tree: Path, suite: str, directory: Path) -> list[Path]:
-    """Build the packages of a tree for one release: hsmd-agent and hsmd."""
+    """Build the packages of a tree for one release: hsmd-agent and hsmd. One process at a time builds in a root file system."""
     build = [tree / "scripts/package", "--roots", roots.CACHE / "packages", "--out", directory, suite]
-    done = subprocess.run(build, capture_output=True, text=True, timeout=1800, check=False)
+    with (roots.CACHE / f".packages-{suite}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(build, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, f"no packages:\n{done.stderr[-3000:]}"
     files = sorted(directory.glob("*.deb"))
     assert len(files) == 2, files
