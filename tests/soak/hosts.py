@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.soak import hosts_upgrades
+from tests.soak import hosts_readme, hosts_upgrades
 from tests.soak.hosts_journeys import JOURNEYS, NEEDS
 from tests.soak.hosts_steps import Report
 from tests.support.hosts import Bed, roots
@@ -30,7 +30,7 @@ from tests.support.hosts.site import Site
 
 ROOT = Path(__file__).parents[2]
 SUITES = ("bookworm", "trixie")
-SEPARATE = hosts_upgrades.JOURNEYS
+SEPARATE = hosts_readme.JOURNEYS | hosts_upgrades.JOURNEYS
 """Journeys with hosts of their own."""
 
 

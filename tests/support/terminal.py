@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 _TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
+os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
@@ -26,14 +27,15 @@ def run_in_terminal(
     within_s: float = 30.0,
     size: tuple[int, int] = (0, 0),
 ) -> tuple[int, str]:
-    """(exit status, everything on the terminal). Each answer is typed when its question has appeared after the previous one.
+    """(exit status, everything on the terminal). Each answer is typed when its question has appeared after the previous one,
+    or at once if its question is empty.
 
     `size`: columns and lines of the terminal.
     """
     keyboard, terminal = os.openpty()
     termios.tcsetwinsize(terminal, (size[1], size[0]))
     process = subprocess.Popen(
-        [command[0], "-c", _TAKE_TERMINAL, *command],
+        [sys.executable, "-c", _TAKE_TERMINAL, *command],
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -47,6 +49,9 @@ def run_in_terminal(
     try:
         while True:
             assert time.monotonic() < give_up, f"the program waits: {shown}"
+            if waiting and waiting[0][0] in shown[at:]:
+                at = len(shown)
+                os.write(keyboard, waiting.pop(0)[1].encode() + b"\n")
             if not select.select([keyboard], [], [], 0.1)[0]:
                 continue
             try:
@@ -55,10 +60,7 @@ def run_in_terminal(
                 data = b""
             if not data:
                 break
-            shown += data.decode()
-            if waiting and waiting[0][0] in shown[at:]:
-                at = len(shown)
-                os.write(keyboard, waiting.pop(0)[1].encode() + b"\n")
+            shown += data.decode(errors="replace")
         status = process.wait(within_s)
     finally:
         if process.poll() is None:

@@ -91,6 +91,11 @@ def test_a_mark_without_a_block_is_refused(text: str) -> None:
 
 def test_the_marks_of_the_documents_are_right() -> None:
     assert {step.journey for step in all_steps()} >= {"install", "setup"}
+    text = (DOCUMENTS.parent / "README.md").read_text()
+    assert {(step.host, step.journey) for step in read(text, "README.md")} >= {
+        ("key", "use-it"),
+        ("front", "use-it"),
+    }
 
 
 @pytest.mark.parametrize("page", ["install.md"])
