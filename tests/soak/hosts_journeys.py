@@ -264,18 +264,15 @@ def daemons(site: Site, report: Report) -> None:
 def backup(site: Site, report: Report) -> None:
     """The key host lost and restored from its backup, token and host key apart."""
     key = site.key
-    with report.step(site.name, "backup", "key: hsmd backup, then everything of the daemon is gone"):
+    report.document(site, "backup")
+    with report.step(site.name, "backup", "key: everything of the daemon is gone but the PIN file"):
         key.sh("""
-            hsmd backup /root/hsmd.tar --config /etc/hsmd/hsmd.toml --host-key
-            systemctl stop hsmd
-            rm -rf /var/lib/hsmd /etc/hsmd/hsmd.toml /etc/hsmd/host_ed25519*
+            systemctl disable --now hsmd
+            rm -rf /var/lib/hsmd /etc/hsmd/hsmd.toml /etc/hsmd/host_ed25519* /etc/systemd/system/hsmd.service
+            systemctl daemon-reload
+            mv /root/hsmd-*.tar /root/hsmd.tar
         """)
-    with report.step(site.name, "backup", "key: hsmd restore"):
-        key.sh("""
-            hsmd restore /root/hsmd.tar --config /etc/hsmd/hsmd.toml
-            systemctl start hsmd
-            hsmd audit discontinuity --reason 'restored from the backup'
-        """)
+    report.document(site, "restore")
     serves(site, report, "backup")
 
 
@@ -354,7 +351,7 @@ JOURNEYS: dict[str, Callable[[Site, Report], None]] = {
 
 def is_quick(site: Site) -> bool:
     """Whether the hosts came with a Python environment for hsmd."""
-    return site.key.exists("/opt/hsmd")
+    return site.key.exists("/opt/hsmd/requirements")  # of roots.with_hsmd
 
 
 def short_outage(seen: Clients) -> str:
