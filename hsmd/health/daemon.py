@@ -64,7 +64,7 @@ def _tokens(tokens: Sequence[TokenStatus]) -> Iterator[Finding]:
                 f"the token {token.name} refused the PIN: {reason}",
                 f"correct the PIN, then run: hsmd token clear {token.name}",
             )
-        elif token.state == "starting" and token.breaker == "closed":
+        elif token.breaker == "closed" and (token.state == "starting" or _waits_for_its_turn(token)):
             yield Finding(
                 "token-starting",
                 severity,
@@ -88,6 +88,11 @@ def _tokens(tokens: Sequence[TokenStatus]) -> Iterator[Finding]:
                 f"logins to the token {token.name} are stopped: {reason}; workers that are logged in go on",
                 f"correct the PIN, then run: hsmd token clear {token.name}",
             )
+
+
+def _waits_for_its_turn(token: TokenStatus) -> bool:
+    """Whether nothing is known against the token: the reason is then why no worker is started, and passes by itself."""
+    return token.state == "away" and bool(token.reason)
 
 
 def _log(status: DaemonStatus) -> Iterator[Finding]:

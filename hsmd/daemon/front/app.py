@@ -40,6 +40,8 @@ CHECK_S = 1.0
 """How often sessions, connections, the audit log and the age of the grants are checked."""
 ORPHANED_S = 1.0
 """Time for open requests when the launcher has died: its successor needs the addresses and the audit log."""
+TURN_S = 1.5
+"""Time for the first login to a token to end, and for the turn to be given back to the store."""
 SWITCH_S = 0.001
 """How long a thread that reads the log or the store may keep the interpreter from the event loop."""
 EXIT_FAULT = 70
@@ -105,6 +107,7 @@ class Front:
 
     async def _close(self) -> None:
         parts = self._parts
+        await parts.logins.close(TURN_S)
         for task in list(self._tasks):
             task.cancel()
         self._launcher.close()

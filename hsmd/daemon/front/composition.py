@@ -95,6 +95,7 @@ class Parts:
             tell=launcher.send,
             hold=self.tokens.hold,
             wait=self.tokens.wait,
+            starting=self.tokens.starting,
             record=partial(_record_stop, self.audit),
             try_login=self.tokens.try_login,
         )

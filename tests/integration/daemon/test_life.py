@@ -12,11 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncssh
 import pytest
 
+from hsmd.daemon.front.tokens.login_guard import claim_login
+from hsmd.daemon.store import Store
 from hsmd.errors import ErrorCode
 from hsmd.protocol import messages
 from hsmd.protocol.frames import Kind, decode_drain
@@ -48,7 +52,44 @@ def test_the_service_manager_is_told_of_a_daemon_that_can_use_keys(tmp_path: Pat
             built.end()
 
 
+def test_a_daemon_that_waits_for_its_turn_to_log_in_says_so_and_goes_on_by_itself(tmp_path: Path) -> None:
+    built = Daemon(tmp_path / "daemon")
+    store = Store(built.store_url)
+    turn = claim_login(store, "main", "another daemon", datetime.now(UTC) + timedelta(minutes=1)).lease
+    assert turn is not None
+    try:
+        built.begin()
+        wait_until(
+            lambda: "another login" in built.ask(messages.TokenList()).tokens[0].reason, "the reason", 10
+        )
+        (finding,) = built.status().findings
+        assert (finding.condition, finding.severity) == ("token-starting", "failing")
+        assert "another login to the token is under way" in finding.text
+        assert "wait a few seconds" in finding.next_step
+        store.change(lambda tx: tx.logins.release("main", turn), versioned=False)
+        built.wait_for_workers()
+        assert built.status().findings == []
+    finally:
+        built.end()
+        store.close()
+
+
 # --- stopping ---
+
+
+def test_a_stop_gives_the_turn_to_log_in_back(tmp_path: Path) -> None:
+    """Also while the workers cannot load their module, and one after the other is tried."""
+    missing = Path("/usr/lib/vendor/libpkcs11.so")
+    built = Daemon(tmp_path / "daemon", before=lambda token: replace(token, module=missing))
+    try:
+        built.begin()
+        wait_until(lambda: built.logged("worker.failed"), "a worker has failed", 10)
+        assert built.stop() == 0
+    finally:
+        built.end()
+    store = Store(built.store_url)
+    assert claim_login(store, "main", "another daemon", datetime.now(UTC)).granted
+    store.close()
 
 
 async def test_a_drain_answers_open_requests_and_notifies_clients(open_daemon: Open) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -14,8 +15,9 @@ import pytest
 from hsmd.daemon.front.tokens import login_guard as module
 from hsmd.daemon.front.tokens.login_guard import HOLD, LoginGuard, claim_login
 from hsmd.daemon.ipc.launcher_messages import PermitStarts, Starts
-from hsmd.daemon.store import Lease, LoginStop, Store
+from hsmd.daemon.store import Lease, LoginClaim, LoginStop, Store
 from hsmd.errors import LeaseLost, NotFound
+from tests.support.polling import eventually
 from tests.support.store import NOW
 
 TOKEN = "main"
@@ -39,6 +41,12 @@ def release(store: Store, lease: Lease, *, cleared: bool = False) -> None:
 
 def stop(store: Store, by: str, *, clearances: int = 0, reason: str = "PinIncorrect") -> bool:
     return store.change(lambda tx: tx.logins.stop(LoginStop(TOKEN, NOW, by, reason), clearances))
+
+
+def clearance(store: Store) -> None:
+    """Stop logins, and clear them: the next login may try the PIN whatever the token says."""
+    stop(store, "b on host", clearances=store.query(lambda tx: tx.logins.clearances(TOKEN)))
+    clear(store)
 
 
 def clear(store: Store) -> None:
@@ -109,6 +117,83 @@ async def test_a_daemon_that_waits_for_its_turn_says_so(store: Store) -> None:
     assert "another login" in daemon.waited[0] and "15 s" in daemon.waited[0]
     release(store, turn)
     await daemon.go_on_until(lambda: daemon.starts == [Starts.ONE])
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("failed", [False, True], ids=["first", "start-failed"])
+async def test_a_stop_gives_the_turn_back(store: Store, failed: bool) -> None:
+    """The next daemon, or this one with another configuration, logs in at once."""
+    daemon = Watched(store, "a")
+    following = await daemon.go_on_until_first()
+    assert not claim_login(store, TOKEN, "b", datetime.now(UTC)).granted
+    if failed:
+        daemon.guard.start_failed(TOKEN)
+    await daemon.guard.close(5)
+    await following
+    assert claim_login(store, TOKEN, "b", datetime.now(UTC)).granted
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stop_gives_a_clearance_back_only_if_it_was_not_used(store: Store) -> None:
+    for failed in (True, False):
+        clearance(store)
+        daemon = Watched(store, "a")
+        following = await daemon.go_on_until_first()
+        if failed:
+            daemon.guard.start_failed(TOKEN)
+        await daemon.guard.close(5)
+        await following
+        claimed = claim_login(store, TOKEN, "b", datetime.now(UTC))
+        assert (claimed.granted, claimed.cleared) == (True, failed)
+        assert claimed.lease is not None
+        release(store, claimed.lease)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stop_waits_for_a_login_and_stops_all_if_it_is_refused(store: Store) -> None:
+    """With a wrong PIN, the next daemon would try it a second time."""
+    daemon = Watched(store, "a")
+    following = await daemon.go_on_until_first()
+    daemon.logging_in = True
+    closing = asyncio.create_task(daemon.guard.close(5))
+    await asyncio.sleep(0)
+    daemon.guard.login_refused(TOKEN, "PinIncorrect")
+    daemon.logging_in = False
+    await closing
+    await following
+    assert [found.by for found in stops(store)] == ["a"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stop_keeps_the_turn_of_a_login_that_takes_long(store: Store) -> None:
+    daemon = Watched(store, "a")
+    following = await daemon.go_on_until_first()
+    daemon.logging_in = True
+    await daemon.guard.close(0.1)
+    following.cancel()
+    assert not claim_login(store, TOKEN, "b", datetime.now(UTC)).granted
+
+
+async def test_a_daemon_without_its_module_leaves_the_turn_to_the_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others ask every `ASK_S`; a daemon whose workers fail would have the turn nearly all the time."""
+    monkeypatch.setattr(module, "ASK_S", 0.2)
+    asked: list[float] = []
+
+    def claim_noted(*arguments: Any) -> LoginClaim:
+        asked.append(time.monotonic())
+        return claim_login(*arguments)
+
+    monkeypatch.setattr(module, "claim_login", claim_noted)
+    broken = Watched(store, "a")
+    following = await broken.go_on_until_first()
+    failed = time.monotonic()
+    broken.guard.start_failed(TOKEN)
+    await eventually(lambda: claim_login(store, TOKEN, "b", datetime.now(UTC)).granted)
+    await eventually(lambda: len(asked) == 2)
+    assert asked[1] - failed > 0.2
+    following.cancel()
 
 
 def test_a_late_refusal_does_not_undo_a_clearance(store: Store) -> None:
@@ -230,6 +315,7 @@ class Watched:
         self.starts: list[Starts] = []
         self.recorded: list[LoginStop] = []
         self.waited: list[str] = []
+        self.logging_in = False
         self.guard = LoginGuard(
             store,
             holder=name,
@@ -238,8 +324,15 @@ class Watched:
             hold=lambda token, reason: None,
             record=self.recorded.append,
             wait=lambda token, reason: self.waited.append(reason),
+            starting=lambda token: self.logging_in,
         )
         self.guard.apply([TOKEN])
+
+    async def go_on_until_first(self) -> asyncio.Task[None]:
+        """Follow the store from now on; return when it has its turn."""
+        following = asyncio.create_task(self.guard.follow())
+        await eventually(lambda: self.starts[-1:] == [Starts.ONE])
+        return following
 
     async def go_on_until(self, condition: Callable[[], bool]) -> None:
         """Follow the store until the condition holds; the daemon is suspended otherwise."""

@@ -36,7 +36,9 @@ def test_a_daemon_without_faults_has_no_findings() -> None:
     [
         ({"draining": True}, ("stopping", "failing", "")),
         ({"tokens": [token("away", breaker="open", reason="gone")]}, ("token-away", "failing", "main")),
+        ({"tokens": [token("away")]}, ("token-away", "failing", "main")),
         ({"tokens": [token("starting")]}, ("token-starting", "failing", "main")),
+        ({"tokens": [token("away", reason="another login")]}, ("token-starting", "failing", "main")),
         ({"tokens": [token("login-refused", reason="PIN")]}, ("pin-refused", "failing", "main")),
         ({"tokens": [token("ready", reason="PIN")]}, ("logins-stopped", "degraded", "main")),
         ({"audit_writable": False}, ("log-not-writable", "failing", "")),

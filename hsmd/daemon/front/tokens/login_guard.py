@@ -5,6 +5,9 @@ the store before its first login to a token, and starts a single worker; the oth
 is refused, a row in the store stops the token's logins everywhere until an operator clears it (`hsmd token clear`). Workers that
 are logged in go on.
 
+If a worker ends before it has tried the PIN, its daemon gives the turn back, and asks again later than the others do, so that one
+without its module keeps none of them waiting. A stop gives the turn back, too, unless a login is still under way.
+
 A turn is a lease. A daemon that was suspended beyond its term gives back neither the turn nor a clearance. A refusal that it
 reports late stops the logins all the same, unless an operator has cleared a stop since the daemon last knew how many clearances
 there were: then the daemon waits for a turn again, so the token decides under the newest clearance.
@@ -21,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -66,6 +70,8 @@ class _Token:
     """The turn, until it is given back."""
     waiting: bool = False
     """It was logged that the turn has another holder."""
+    ask_at: float = 0.0
+    """When it may ask for a turn again; monotonic."""
     clearances: int = 0
     """How many clearances had been given when this daemon was allowed to log in, or last saw that it still is."""
 
@@ -84,12 +90,14 @@ class LoginGuard:
         record: Callable[[LoginStop], None],
         try_login: Callable[[str], None] = lambda token: None,
         wait: Callable[[str, str], None] = lambda token, reason: None,
+        starting: Callable[[str], bool] = lambda token: False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`holder` identifies this daemon in the store, `by` names it for operators. `tell` sends a message to the launcher;
         `hold(token, reason)` tells the token's pool ("" when logins are allowed); `record` writes a stop to the audit log.
         `try_login(token)` has a worker start anew if all are logged in, so that the PIN is tried in this daemon's turn;
-        `wait(token, reason)` tells the pool why no worker is started at present.
+        `wait(token, reason)` tells the pool why no worker is started at present; `starting(token)` says whether a worker has
+        been started that may be logging in.
         """
         self._store = store
         self._holder = holder
@@ -99,10 +107,13 @@ class LoginGuard:
         self._record = record
         self._try_login = try_login
         self._wait = wait
+        self._starting = starting
         self._now = now
         self._tokens: dict[str, _Token] = {}
         self._wake = asyncio.Event()
         self._stops_due = True
+        self._closing = False
+        self._followed = asyncio.Event()
 
     def apply(self, names: Iterable[str]) -> None:
         """Serve these tokens; a new one waits for its turn."""
@@ -126,9 +137,9 @@ class LoginGuard:
         return token.stop if token else None
 
     async def follow(self) -> None:
-        """Follow the store; runs until cancelled. While the store is away, tokens in use stay so, and no other becomes so."""
+        """Follow the store; runs until `close`. While the store is away, tokens in use stay so, and no other becomes so."""
         away = Repetition(time.monotonic)
-        while True:
+        while not self._closing:
             self._wake.clear()
             try:
                 await self._step()
@@ -145,6 +156,22 @@ class LoginGuard:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+        await self._give_all_back()
+        self._followed.set()
+
+    async def close(self, limit_s: float) -> None:
+        """Give the turns back, so that the next daemon need not wait for their end; takes `limit_s` at most.
+
+        A login that is under way is awaited: if the PIN is refused, no other daemon is to try it. The turn of one that takes
+        longer ends by itself.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while any(self._is_logging_in(name) for name in self._tokens):  # noqa: ASYNC110  seldom
+                    await asyncio.sleep(0.02)
+                self._closing = True
+                self._wake.set()
+                await self._followed.wait()
 
     # --- called by the pools ---
 
@@ -171,8 +198,9 @@ class LoginGuard:
         """The first worker did not get as far as the PIN: give the turn back, for the next daemon that asks."""
         found = self._tokens.get(token)
         if found is not None and found.phase is Phase.FIRST:
-            found.phase = Phase.WAITING
+            found.phase, found.ask_at = Phase.WAITING, time.monotonic() + 2 * ASK_S
             self._tell_starts(token, found)
+            self._wake.set()
 
     def breaker_moved(self, token: str, closed: bool) -> None:
         """While the breaker is not closed, the token is tried by one worker at a time."""
@@ -196,11 +224,29 @@ class LoginGuard:
                 self._stops_due = True
                 raise
         for name, token in list(self._tokens.items()):
-            if token.lease is not None and token.phase is not Phase.FIRST:
-                await self._release(name, token.lease, cleared=token.cleared)
-                token.lease, token.cleared = None, False
-            if token.phase is Phase.WAITING:
+            if token.phase is not Phase.FIRST:
+                await self._give_back(name, token)
+            if token.phase is Phase.WAITING and time.monotonic() >= token.ask_at and not self._closing:
                 await self._ask_for_turn(name, token)
+
+    async def _give_all_back(self) -> None:
+        """What is not written yet, and the turns in which no worker is logging in."""
+        try:
+            await self._step()
+            for name, token in self._tokens.items():
+                if not self._is_logging_in(name):
+                    token.cleared = False  # it may have been used by a worker that ended without a word
+                    await self._give_back(name, token)
+        except StoreFailure as error:
+            log.warning("token.turn_kept", error=error.text)
+
+    async def _give_back(self, name: str, token: _Token) -> None:
+        if token.lease is not None:
+            await self._release(name, token.lease, cleared=token.cleared)
+            token.lease, token.cleared = None, False
+
+    def _is_logging_in(self, name: str) -> bool:
+        return self._tokens[name].phase is Phase.FIRST and self._starting(name)
 
     async def _write_stop(self, name: str, token: _Token, stop: LoginStop) -> None:
         clearances = token.clearances

@@ -122,6 +122,13 @@ class TokenPools:
             if name in generations:
                 generations[name].pool.wait(reason)
 
+    def starting(self, name: str) -> bool:
+        """Whether a worker of this token has been started and is not ready yet: it may be logging in."""
+        found = [
+            generations[name].pool for generations in (self._current, self._coming) if name in generations
+        ]
+        return any(worker.state == "starting" for pool in found for worker in pool.status().workers)
+
     def store_changed(self, difference: Difference) -> None:
         """Tell workers of keys that other daemons have made, so that no signature waits until a worker looks for its key."""
         if difference.whole:
