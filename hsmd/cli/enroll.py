@@ -11,7 +11,7 @@ import typer
 from hsmd.cli.base import profile as profiles
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.enrolment import read_token, register
-from hsmd.cli.base.files import PRIVATE, exists, make_directory, write_new
+from hsmd.cli.base.files import PRIVATE, exists, make_directory_for_now, write_new
 from hsmd.cli.base.invoking_user import invoking_user
 from hsmd.cli.base.output import Output, fields
 
@@ -49,8 +49,8 @@ def enroll(
         if new.exists() or new.is_symlink():
             raise exists(new)
     token = read_token(file)
-    with ExitStack() as undo, invoking_user().acting():
-        make_directory(path.parent)
+    with invoking_user().acting(), ExitStack() as undo:
+        make_directory_for_now(undo, path.parent)
         answer = register(token, identity, undo)
         pinned = profiles.Profile(
             token.address,

@@ -12,7 +12,7 @@ import typer
 from hsmd.cli.base import archive_report, sqlite_store
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.daemon_users import Users
-from hsmd.cli.base.files import PRIVATE, SHARED_DIRECTORY, exists, make_directory, write_new
+from hsmd.cli.base.files import PRIVATE, SHARED_DIRECTORY, exists, make_directory_for_now, write_new
 from hsmd.cli.base.output import Output, fields
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _configuration(archive: Archive, path: Path, undo: ExitStack) -> Config:
         return load(path)
     text = archive.read(CONFIGURATION).decode("utf-8")
     loaded = parse(text, path)
-    make_directory(path.parent, SHARED_DIRECTORY)
+    make_directory_for_now(undo, path.parent, SHARED_DIRECTORY)
     write_new(path, text, PRIVATE)
     undo.callback(path.unlink, missing_ok=True)
     Users.from_settings(loaded.users.front, loaded.users.workers).let_front_read(path)
@@ -90,7 +90,7 @@ def _host_key(archive: Archive, config: Config, users: Users, undo: ExitStack) -
     if HOST_KEY not in archive.names():
         return
     path = config.listen.host_key
-    make_directory(path.parent, SHARED_DIRECTORY)
+    make_directory_for_now(undo, path.parent, SHARED_DIRECTORY)
     write_new(path, archive.read(HOST_KEY), PRIVATE)
     undo.callback(path.unlink, missing_ok=True)
     users.give_to_front(path)
@@ -120,7 +120,7 @@ def _store(archive: Archive, config: Config, users: Users, undo: ExitStack) -> i
     if database is not None:
         if database.exists():
             raise exists(database)
-        make_directory(database.parent)
+        make_directory_for_now(undo, database.parent)
         sqlite_store.remove_with(undo, database)
     store = Store(config.store_url)
     try:

@@ -17,7 +17,7 @@ from hsmd.cli.base.files import (
     PRIVATE,
     PRIVATE_DIRECTORY,
     SHARED_DIRECTORY,
-    make_directory,
+    make_directory_for_now,
     write_new,
 )
 from hsmd.cli.base.output import Output, fields
@@ -124,12 +124,12 @@ def init(
         if token is None:
             pinned = agent_toml.Pinned(daemon, tuple(host_key), client, identity, operators)
             text = checked(pinned)
-            _make_directory(file)
+            _make_directory(undo, file)
             ssh_keys.make_for_now(undo, key_file, f"{client}, hsmd agent")
         else:
             # Check everything before the token is used up.
             checked(agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity, operators))
-            _make_directory(file)
+            _make_directory(undo, file)
             answer = enrolment.register(token, key_file, undo)
             keys = operators or tuple(answer.operator_keys)
             pinned = agent_toml.Pinned(
@@ -185,9 +185,9 @@ def _checked(local: agent_toml.Local, pinned: agent_toml.Pinned, file: Path) -> 
     return text
 
 
-def _make_directory(file: Path) -> None:
+def _make_directory(undo: ExitStack, file: Path) -> None:
     system = file.parent == defaults.SYSTEM_DIRECTORY
-    make_directory(file.parent, SHARED_DIRECTORY if system else PRIVATE_DIRECTORY)
+    make_directory_for_now(undo, file.parent, SHARED_DIRECTORY if system else PRIVATE_DIRECTORY)
 
 
 def _users(file: Path) -> tuple[str, ...]:

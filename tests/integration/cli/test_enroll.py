@@ -88,11 +88,18 @@ def test_a_front_end_enrols_with_a_token(daemon: Daemon, tmp_path: Path) -> None
     assert text["daemon"][0]["host_keys"] == [daemon.notice["host_key"]]
     assert public_line(daemon.keys[OPERATOR]) in text["agent"]["operator_keys"]
     again = hsmd(
-        daemon, "agent", "init", "--enroll", "-", "--config", str(tmp_path / "b" / "agent.toml"), given=line
+        daemon,
+        "agent",
+        "init",
+        "--enroll",
+        "-",
+        "--config",
+        str(tmp_path / "b" / "c" / "agent.toml"),
+        given=line,
     )
     assert again.returncode == 1
     assert "wrong, used, or older" in again.stderr
-    assert not list((tmp_path / "b").iterdir()), "a failed try leaves no files"
+    assert not (tmp_path / "b").exists(), "a failed try leaves no files and no directories"
 
 
 def test_a_front_end_enrols_again(daemon: Daemon, tmp_path: Path) -> None:
@@ -183,6 +190,10 @@ def test_an_operator_enrols_with_a_token(daemon: Daemon, tmp_path: Path) -> None
     listed = hsmd(daemon, "client", "list", "--profile", str(written), "--json")
     assert listed.returncode == 0, listed.stderr
     assert "bob" in [client["name"] for client in json.loads(listed.stdout)["clients"]]
+    used = hsmd(daemon, "enroll", str(file), "--profile", str(tmp_path / "b" / "c" / "operator.toml"))
+    assert used.returncode == 1
+    assert "wrong, used, or older" in used.stderr
+    assert not (tmp_path / "b").exists(), "a failed try leaves no files and no directories"
 
 
 @pytest.mark.parametrize(
