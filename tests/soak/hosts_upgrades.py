@@ -89,7 +89,8 @@ hsmd key destroy gone --confirm gone
 hsmd audit key >/root/audit-key
 """
 """More of what must still be there afterwards."""
-UNITS = ("/etc/systemd/system/hsmd.service", "/etc/systemd/system/hsmd-agent.service")
+MODULE_WRITES = "[Service]\nReadWritePaths=/var/lib/softhsm/tokens\n"
+"""The drop-in for a module that writes: SoftHSM's directory was not found by the earlier ones, nor is it by packages."""
 
 
 def upgrade_pip(suite: str, wheel: Path, report: Report) -> None:
@@ -191,6 +192,7 @@ class PipUpgrade(Upgrade):
         site, name = self.site, self.name
         with self.report.step(site.name, name, "key: the vendor's module and a token"):
             site.make_token()
+            site.key.write("/etc/systemd/system/hsmd.service.d/module.conf", MODULE_WRITES)
         for host, script, token in (
             ("key", OLD_KEY, ""),
             ("front", OLD_FRONT, "web1"),
@@ -288,6 +290,7 @@ class PackagesUpgrade(Upgrade):
         site, name = self.site, self.name
         with self.report.step(site.name, name, "key: the vendor's module and a token"):
             site.make_token()
+            site.key.write("/etc/systemd/system/hsmd.service.d/module.conf", MODULE_WRITES)
         self.deliver(self.old)
         with self.report.step(site.name, name, f"apt installs packages of {PACKAGES_COMMIT}"):
             for host in (site.key, site.front):
