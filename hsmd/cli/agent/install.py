@@ -171,7 +171,7 @@ def install(
         root,
         cluster,
         tuple(present.files),
-        _kinds(socket_of(socket, config), exported, wanted),
+        _kinds(socket_of(socket, config), root / exported.relative_to("/"), wanted),
     )
     made = _PLANS[server](request, _user(server, user))
     edits, traces = installation.planned(made.changes, root)

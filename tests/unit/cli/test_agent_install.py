@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec.structs import replace
 
 from hsmd import provider
 from hsmd.agent import config as agent_config
+from hsmd.cli.agent import check_agent
 from hsmd.cli.agent.servers import agent_users
 from hsmd.cli.base.errors import CommandError
+from hsmd.client import keyref
+from hsmd.protocol.messages import KeyInfo
 from hsmd.system import host_users
 from tests.support.cli import Ran, Run
 from tests.support.terminal import run_in_terminal
@@ -63,7 +72,7 @@ def root(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def install(run: Run, server: str, root: Path, *options: str, key: str = "www") -> Ran:
     keys = () if "--remove" in options else ("--key", key)
     paths = ("--config", "/etc/hsmd/agent.toml", "--socket", "/run/hsmd/agent.sock", "--root", str(root))
-    user = () if "--remove" in options else ("--user", USERS[server])
+    user = () if "--remove" in options else ("--user", USERS.get(server, "www-data"))
     return run("agent", "install", server, *keys, *paths, *user, *options)
 
 
@@ -256,6 +265,102 @@ def test_the_printed_steps_set_the_configuration_for_commands_of_a_shell(
     for command in ("nginx -t &&", "haproxy -c -f"):
         assert command not in steps or f"OPENSSL_CONF=/etc/hsmd/openssl.cnf {command}" in steps
     assert f"--server {server}" in steps
+
+
+def test_the_printed_steps_say_what_hooks_that_call_nginx_need(run: Run, root: Path) -> None:
+    """Such as those of ACME clients: nginx reads the configuration anew, with the variables of the shell."""
+    steps = " ".join(install(run, "nginx", root).err.split())
+    assert (
+        "Hooks that call `nginx -s reload` or `nginx -t` themselves need OPENSSL_CONF=/etc/hsmd/openssl.cnf, too"
+        in steps
+    )
+
+
+# --- what a key can serve ---
+
+SIGNING = "HIGH:!aNULL:!MD5:!kRSA:!DHE"
+DECRYPTING = "ECDHE+ECDSA:kRSA+AES"
+SIGNATURES = "ECDSA+SHA256:ECDSA+SHA384:RSA+SHA256"
+PLACES = {
+    "nginx": (
+        "etc/nginx/snippets/hsmd-www.conf",
+        "ssl_ciphers {};",
+        "ssl_conf_command SignatureAlgorithms {};",
+    ),
+    "apache": (
+        "etc/apache2/conf-available/hsmd-www.conf",
+        "SSLCipherSuite {}",
+        "SSLOpenSSLConfCmd SignatureAlgorithms {}",
+    ),
+    "postgresql": ("etc/postgresql/15/main/conf.d/hsmd.conf", "ssl_ciphers = '{}'", ""),
+    "haproxy": ("", "bind :443 ssl crt /etc/hsmd/haproxy/www.pem ciphers {}", ""),
+}
+"""The file in which each server is told, the line about cipher suites, and that about signatures; HAProxy's line is printed."""
+
+
+def told(run: Run, root: Path, server: str) -> str:
+    """What the server is told about the key www."""
+    ran = install(run, server, root)
+    assert ran.code == 0, ran.err
+    path = PLACES[server][0]
+    return (root / path).read_text() if path else ran.err
+
+
+def export(root: Path, key: Any) -> KeyInfo:
+    """Write the reference of a key as `hsmd agent export` does; return what an agent may show of it."""
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    (root / "etc/hsmd/keys/www.key").write_text(keyref.encode(keyref.KeyReference("www", public)))
+    digest = hashlib.sha256(public).hexdigest()
+    return KeyInfo("www", "rsa-2048", digest, public, ["tls-server"], "main", datetime.now(UTC))
+
+
+@pytest.mark.parametrize("server", USERS)
+def test_an_rsa_key_that_signs_offers_no_suites_in_which_it_would_decrypt(
+    run: Run, root: Path, server: str
+) -> None:
+    """Also while no agent answers that could tell what the key is for."""
+    export(root, rsa.generate_private_key(65537, 2048))
+    lines = told(run, root, server)
+    assert PLACES[server][1].format(SIGNING) in lines
+    assert "SignatureAlgorithms" not in lines
+
+
+@pytest.mark.parametrize("server", USERS)
+def test_an_rsa_key_that_only_decrypts_offers_no_suites_in_which_it_would_sign(
+    run: Run, root: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = replace(export(root, rsa.generate_private_key(65537, 2048)), purposes=["tls12-rsa-premaster"])
+    monkeypatch.setattr(check_agent, "shown", lambda socket, names: {"www": info})
+    lines = told(run, root, server)
+    _, suites, signatures = PLACES[server]
+    assert suites.format(DECRYPTING) in lines
+    assert signatures.format(SIGNATURES) in lines
+
+
+@pytest.mark.parametrize("server", USERS)
+def test_a_p256_key_serves_all_suites_that_are_chosen_for_it(run: Run, root: Path, server: str) -> None:
+    info = export(root, ec.generate_private_key(ec.SECP256R1()))
+    assert info.public_key
+    lines = told(run, root, server)
+    assert "iphers" not in lines and "CipherSuite" not in lines and "SignatureAlgorithms" not in lines
+
+
+# --- the site's OpenSSL configuration ---
+
+
+@pytest.mark.parametrize("site", ["/etc/ssl/openssl.cnf", "/etc/ssl/other.cnf"])
+def test_the_sites_openssl_configuration_is_included_and_its_section_extended(
+    run: Run, root: Path, site: str
+) -> None:
+    (root / "etc/ssl/other.cnf").write_text("openssl_conf = of_other\n[of_other]\n")
+    options = ("--site", site) if "other" in site else ()
+    ran = install(run, "openssl", root, *options)
+    assert ran.code == 0, ran.err
+    made = tree(root)["etc/hsmd/openssl.cnf"]
+    assert f".include {site}\n" in made
+    section = "of_other" if "other" in site else "site"
+    assert f"\n[{section}]\n" in made
+    assert str(root) not in made
 
 
 # --- users in agent.toml ---

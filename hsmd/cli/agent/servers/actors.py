@@ -14,6 +14,8 @@ from hsmd.system import host_users
 from hsmd.system.host_users import Account
 from hsmd.system.input_files import read_file
 
+_NGINX = Path("/etc/nginx/nginx.conf")
+_APACHE = Path("/etc/apache2/envvars")
 _UNITS = Path("/etc/systemd/system")
 _MAX_BYTES = 1 << 20
 _NGINX_USER = re.compile(r"^\s*user\s+([^\s;]+)", re.MULTILINE)
@@ -38,12 +40,12 @@ def of_server(server: str, openssl: Path, user: str = "") -> Actor:
 
 
 def _nginx(openssl: Path, user: str) -> Actor:
-    named = _first(_NGINX_USER, _text(Path("/etc/nginx/nginx.conf"))) or "www-data"
+    named = _first(_NGINX_USER, _text(_NGINX)) or "www-data"
     return replace(of_user(user or named, openssl), loads_as_root=True)
 
 
 def _apache(openssl: Path, user: str) -> Actor:
-    named = _first(_APACHE_USER, _text(Path("/etc/apache2/envvars"))) or "www-data"
+    named = _first(_APACHE_USER, _text(_APACHE)) or "www-data"
     return replace(of_user(user or named, openssl), loads_as_root=True)
 
 
