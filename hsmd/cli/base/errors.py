@@ -3,8 +3,8 @@
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | failed, or the daemon refused |
-| 2 | usage error: arguments, options, or a configuration file |
+| 1 | failed, or the daemon refused, also the value of an argument that only the daemon checks |
+| 2 | usage error: arguments, options, or a configuration file, refused before a daemon is asked |
 | 3 | the daemon or agent is unreachable or cannot accept the request now: try again later |
 | 4 | a check failed (`agent check`, `audit verify`, `grant explain`, `serve --check`); handshakes fail (`status`) |
 | 5 | handshakes work, but something needs attention (`status`, `agent status`, `agent check`) |
