@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -118,6 +118,22 @@ def test_list_fetches_every_page(run: Run, daemon: FakeControl) -> None:
     assert isinstance(keys, list)
     assert [key["name"] for key in keys] == list("abcde")
     assert len([each for each in daemon.asked if isinstance(each, messages.KeyList)]) == 3
+
+
+def test_the_list_shows_which_certificates_end_soon_and_the_days_that_are_left(
+    run: Run, daemon: FakeControl
+) -> None:
+    for name, state, days in (("ended", "ended", -3), ("ending", "ending", 5), ("valid", "valid", 90)):
+        run("key", "generate", name)
+        daemon.keys[name].certificate_state = state
+        daemon.keys[name].certificate_not_after = datetime.now(UTC) + timedelta(days=days, hours=1)
+    run("key", "generate", "without")
+    listed = run("key", "list").out
+    assert "LEFT" in listed.splitlines()[0]
+    left = {line.split()[0]: line.rpartition("Z  ")[2] for line in listed.splitlines()[1:]}
+    assert (left["ending"], left["valid"]) == ("5 d, ENDS SOON", "90 d")
+    assert left["ended"].startswith("ENDED 2 d ago")
+    assert "ENDS" not in left["without"]
 
 
 def test_list_prints_a_table_that_is_not_folded_in_a_pipe(run: Run, daemon: FakeControl) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from hsmd.cli.base import connection, ssh_keys
+from hsmd.cli import enroll
+from hsmd.cli.base import connection, profile as profiles, ssh_keys
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
 from hsmd.client import Client
 from hsmd.client.witness import LogRefused
 from hsmd.client.witness_memory import Memories, Memory
+from hsmd.protocol.enrolment import EnrolmentAnswer, EnrolmentToken
 from hsmd.protocol.messages import Identity, WhoAmI
 from tests.support.cli import Run
 
@@ -99,3 +101,18 @@ def test_declarations_of_operators_in_the_profile_are_accepted(
     own, theirs = Session(Output(as_json=False), profile=profile)._witness()._operators  # type: ignore[union-attr]
     assert own == ssh_keys.operator_keys(tmp_path / "operator_ed25519")[0]
     assert theirs == ssh_keys.operator_keys(tmp_path / "other_ed25519")[0]
+
+
+def test_an_enrolment_writes_the_keys_of_other_operators_into_the_profile(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ssh_keys.make(tmp_path / "other_ed25519", "other").line
+    statements = ["example+00000000+AAAA"]
+    answer = EnrolmentAnswer("me", "operator", [other], [other], statement_keys=statements)
+    token = EnrolmentToken(b"i" * 8, b"s" * 16, b"p" * 32, False, "192.0.2.1:7440")
+    monkeypatch.setattr(enroll, "read_token", lambda source: token)
+    monkeypatch.setattr(enroll, "register", lambda *_: answer)
+    made = tmp_path / "new" / "operator.toml"
+    assert run("enroll", "-", "--profile", str(made)).code == 0
+    written = profiles.load(made)
+    assert (written.operator_keys, written.statement_keys) == ((other,), tuple(statements))
