@@ -3,11 +3,47 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
 
 from hsmd.cli.base.rates import latency_views, use_rates
 from hsmd.errors import Refused
 from tests.support.cli import Run
+from tests.support.daemon import ROOT
 from tests.support.fake_control import FakeControl
+from tests.support.terminal import run_in_terminal
+
+RUN_WITH_FAKE = """
+from hsmd import cli
+from hsmd.cli.base import connection
+from tests.support.fake_control import FakeControl
+made = FakeControl()
+connection.connect = lambda profile, witness=None: made
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 50)], ids=str)
+@pytest.mark.usefixtures("fake_control")
+def test_in_a_terminal_all_is_on_the_screen_and_q_ends_it(home: Path, size: tuple[int, int]) -> None:
+    columns, lines = size
+    code, shown = run_in_terminal(
+        [sys.executable, "-c", RUN_WITH_FAKE, "top"],
+        [("q quit", "q")],
+        environment={"HOME": str(home), "PATH": "/usr/bin:/bin", "TERM": "xterm", "PYTHONPATH": str(ROOT)},
+        cwd=home,
+        size=size,
+    )
+    assert code == 0
+    first = shown.partition("\x1b[?1049h")[2].partition("q quit")
+    screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", first[0] + first[1]).splitlines()
+    assert len(screen) <= lines and max(len(line.rstrip()) for line in screen) <= columns, shown
+    text = "\n".join(screen)
+    for row in ("health", "token", "latency", "CLIENT", "web1", "mail1\\x1b[2J"):
+        assert row in text, shown
 
 
 def test_in_a_pipe_one_table_with_recent_rates_is_printed(run: Run, daemon: FakeControl) -> None:
