@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from hsmd.protocol.enrolment import PREFIX
 from tests.soak.hosts_journeys import serves
@@ -64,17 +70,37 @@ def follow_events(site: Site, report: Report) -> None:
     key.write("/usr/local/bin/renew", RENEW, "755")
     with report.step(site.name, NAME, f"key: {line}") as notes:
         loop = key.start("bash", "-c", line, log=site.bed.directory / "events.log")
-        key.sh("""
-            sed -i 's/^#warn_days = .*/warn_days = 365/' /etc/hsmd/hsmd.toml
-            systemctl reload hsmd
-            hsmd cert self-signed www --dns www.example.org --days 300 >/dev/null
-        """)
+        request = key.run("hsmd", "key", "csr", "www", "--dns", "www.example.org").stdout
+        key.write("/root/fullchain.pem", ending_soon(request))
+        key.run("hsmd", "cert", "import", "www", "/root/fullchain.pem")
         notes.append(
             f"run after {wait_until(lambda: key.exists('/srv/renewed'), 'the program is run', 90.0):.1f} s"
         )
         loop.terminate()
         loop.wait(20)
     assert "certificate.ending" in key.read("/srv/renewed")
+
+
+def ending_soon(request: str) -> str:
+    """The chain for a request, of a CA that issues for three months; the last has begun."""
+    now, day = datetime.now(UTC), timedelta(days=1)
+    asked = x509.load_pem_x509_csr(request.encode())
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Test CA")])
+    root = _certificate(ca, ca, ca_key.public_key(), now - 80 * day, now + 40 * day)
+    root = root.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    leaf = _certificate(asked.subject, ca, asked.public_key(), now - 70 * day, now + 20 * day)
+    for extension in asked.extensions:
+        leaf = leaf.add_extension(extension.value, extension.critical)
+    made = [each.sign(ca_key, hashes.SHA256()) for each in (leaf, root)]
+    return "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in made)
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: PublicKeyTypes, begin: datetime, end: datetime
+) -> x509.CertificateBuilder:
+    built = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)  # type: ignore[arg-type]
+    return built.serial_number(x509.random_serial_number()).not_valid_before(begin).not_valid_after(end)
 
 
 def lines(journey: str) -> Iterator[tuple[str, str]]:
