@@ -318,8 +318,9 @@ class PackagesUpgrade(Upgrade):
         with self.report.step(site.name, self.name, "nothing runs, and data is kept"):
             for host in (key, front):
                 assert not host.exists("/usr/bin/hsmd") and not host.exists("/usr/lib/hsmd"), host.name
-                assert host.sh("pgrep -fa '/usr/lib/hsmd/' || true") == ""
-            assert data(key) == kept
+                running = host.sh("pgrep -fa '^/usr/lib/hsmd/' || true")
+                assert running == "", f"{host.name}: {running}"
+            assert data(key) == kept, data(key) ^ kept
         with self.report.step(site.name, self.name, "packages are installed again"):
             for host in (front, key):
                 apt(host, "install", "./*.deb")
