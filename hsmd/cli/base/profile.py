@@ -90,13 +90,16 @@ def render(profile: Profile) -> str:
 
 
 def _pins(profile: Profile) -> str:
-    """What statements are verified with; nothing while there is no statement key, as earlier releases expect."""
-    if not profile.statement_keys:
-        return ""
-    return (
-        "# Keys with which the daemons sign statements, and operators whose endorsements of new ones are accepted.\n"
-        f"statement_keys = {_lines(profile.statement_keys)}"
+    """What statements, and operators' notes, are verified with."""
+    statement_keys = (
+        f"# Keys with which the daemons sign statements.\nstatement_keys = {_lines(profile.statement_keys)}"
+    )
+    operator_keys = (
+        "# Operators whose declarations about the audit log, and endorsements of statement keys, are accepted.\n"
         f"operator_keys = {_lines(profile.operator_keys)}"
+    )
+    return (statement_keys if profile.statement_keys else "") + (
+        operator_keys if profile.operator_keys else ""
     )
 
 

@@ -187,6 +187,8 @@ def test_an_operator_enrols_with_a_token(daemon: Daemon, tmp_path: Path) -> None
     written = tmp_path / "conf" / "operator.toml"
     made = hsmd(daemon, "enroll", str(file), "--profile", str(written))
     assert made.returncode == 0, made.stderr
+    # So that a break of the log that another operator declares stops neither.
+    assert public_line(daemon.keys[OPERATOR]) in tomllib.loads(written.read_text())["operator_keys"]
     listed = hsmd(daemon, "client", "list", "--profile", str(written), "--json")
     assert listed.returncode == 0, listed.stderr
     assert "bob" in [client["name"] for client in json.loads(listed.stdout)["clients"]]

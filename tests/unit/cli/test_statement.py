@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,10 +134,13 @@ def test_nothing_in_a_statement_reaches_the_terminal_unescaped(run: Run, tmp_pat
     assert ran.code == Exit.MALFORMED and "\x1b" not in ran.out + ran.err
 
 
-def test_a_profile_and_an_agents_file_without_statement_keys_are_as_earlier_releases_read_them() -> None:
-    """They refuse names that they do not know, so the new ones are written only when there is a key to pin."""
-    profile = Profile("192.0.2.1:7440", "ann", Path("id"), ("line",), operator_keys=("ssh-ed25519 AAAA",))
+def test_a_profile_and_an_agents_file_name_only_what_there_is_to_pin() -> None:
+    """Earlier releases refuse names that they do not know. Operators' keys are pinned also before the first statement."""
+    profile = Profile("192.0.2.1:7440", "ann", Path("id"), ("line",))
     assert "_keys" not in profiles.render(profile).replace("host_keys", "")
+    profile = replace(profile, operator_keys=("ssh-ed25519 AAAA",))
+    assert tomllib.loads(profiles.render(profile))["operator_keys"] == ["ssh-ed25519 AAAA"]
+    assert "statement_keys" not in profiles.render(profile)
     local = agent_toml.Local(Path("/sock"), Path("/state"), ("root",))
     pinned = agent_toml.Pinned("192.0.2.1", ("line",), "web-1", Path("/id"), ("ssh-ed25519 AAAA",))
     assert "statement" not in agent_toml.render(local, pinned)
