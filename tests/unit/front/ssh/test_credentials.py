@@ -83,7 +83,7 @@ def no_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(blob: bytes) -> None:
         pytest.fail("a certificate was verified")
 
-    monkeypatch.setattr(credentials, "decode_ssh_certificate", decode)
+    monkeypatch.setattr(credentials.asyncssh.public_key, "decode_ssh_certificate", decode)
 
 
 @pytest.mark.parametrize("ca", [HUGE, LONG, KEY], ids=["huge exponent", "huge modulus", "any"])
