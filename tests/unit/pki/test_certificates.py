@@ -61,9 +61,9 @@ def test_a_certificate_has_its_fields_and_extensions(
     assert certificate.serial_number == 2**159 - 1
     assert (certificate.not_valid_before_utc, certificate.not_valid_after_utc) == (now, now + MONTH)
     assert certificate.subject == certificate.issuer
-    output = openssl("x509", "-noout", "-text", document=pem)
+    output = openssl("x509", "-noout", "-text", "-nameopt", "RFC2253", document=pem)
     for line in (
-        "CN = site.example",
+        "Subject: CN=site.example",
         "X509v3 Basic Constraints: critical\n                CA:FALSE",
         "X509v3 Key Usage: critical\n                Digital Signature\n",
         "TLS Web Server Authentication, TLS Web Client Authentication",
