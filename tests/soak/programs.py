@@ -187,28 +187,16 @@ def listens(port: int) -> bool:
 
 
 def lighttpd(trial: Trial) -> None:
-    trial.directory.chmod(0o755)
-    configuration = trial.write(
-        "lighttpd.conf",
-        f"""
-server.modules = ("mod_openssl")
-server.bind = "{HOST}"
-server.port = {trial.port}
-server.document-root = "{trial.directory}"
-server.username = "www-data"
-server.groupname = "www-data"
-ssl.engine = "enable"
-ssl.pemfile = "{trial.chain}"
-ssl.privkey = "{trial.key}"
-ssl.openssl.ssl-conf-cmd = ("MinProtocol" => "TLSv1.2", "CipherString" => "{SIGNS_ONLY}")
-""",
-    )
-    trial.start("lighttpd", "-D", "-f", configuration)
+    _start_lighttpd(trial, f'server.document-root = "{trial.directory}"')
 
 
 def lighttpd_in_a_chroot(trial: Trial) -> None:
     trial.chroot = trial.directory / "root"
     trial.chroot.mkdir()
+    _start_lighttpd(trial, f'server.chroot = "{trial.chroot}"\nserver.document-root = "/"')
+
+
+def _start_lighttpd(trial: Trial, places: str) -> None:
     trial.directory.chmod(0o755)
     configuration = trial.write(
         "lighttpd.conf",
@@ -216,8 +204,7 @@ def lighttpd_in_a_chroot(trial: Trial) -> None:
 server.modules = ("mod_openssl")
 server.bind = "{HOST}"
 server.port = {trial.port}
-server.chroot = "{trial.chroot}"
-server.document-root = "/"
+{places}
 server.username = "www-data"
 server.groupname = "www-data"
 ssl.engine = "enable"
