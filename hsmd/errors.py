@@ -178,7 +178,7 @@ class StoreFailure(HsmdError):
 
 
 class ProofInvalid(HsmdError):
-    """A signature or proof of an audit log is invalid: the log was changed, or is another one than it claims to be."""
+    """A signature or proof is invalid: what it is about was changed, or is something else than it claims to be."""
 
     code = ErrorCode.PROTOCOL
     default_text = "the proof about the audit log is wrong"

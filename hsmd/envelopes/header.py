@@ -32,11 +32,18 @@ class Suite(StrEnum):
     HPKE_P256 = "hpke-p256-sha256-aes256gcm"
     HPKE_X25519 = "hpke-x25519-sha256-aes256gcm"
     HPKE_MLKEM768_X25519 = "hpke-mlkem768x25519-sha256-aes256gcm"
+    AES256_KWP = "aes256-kwp"
+    """To a symmetric key: the sender and the recipient are the same."""
 
     @property
     def is_rsa(self) -> bool:
-        """Whether an RSA key opens it; otherwise HPKE does."""
+        """Whether an RSA key opens it."""
         return self in (Suite.RSA_OAEP_SHA1_KWP, Suite.RSA_OAEP_SHA256_KWP)
+
+    @property
+    def is_hpke(self) -> bool:
+        """Whether HPKE opens it."""
+        return self in (Suite.HPKE_P256, Suite.HPKE_X25519, Suite.HPKE_MLKEM768_X25519)
 
 
 class Kind(StrEnum):
@@ -55,7 +62,7 @@ class Header:
     suite: Suite
     kind: Kind
     recipient: bytes
-    """SHA-256 of the recipient's public key as SubjectPublicKeyInfo in DER."""
+    """SHA-256 of the recipient's public key as SubjectPublicKeyInfo in DER; of a symmetric key, its check value."""
     spki: bytes = b""
     """The same of the sealed private key; empty for a symmetric key, whose digest would help to guess it."""
     about: Mapping[str, canonical_json.Value] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from hsmd.envelopes.recipients import (
     HybridPublicKey,
     PrivateKey,
     PublicKey,
+    SymmetricKey,
     check_recipient,
 )
 from hsmd.errors import EnvelopeInvalid
@@ -34,7 +35,7 @@ _KEMS = {
 def seal(header: Header, content: bytes, recipient: PublicKey) -> Envelope:
     """An envelope with `content`. Raises EnvelopeInvalid if the recipient's key is not of the suite."""
     check_key(header.suite, recipient)
-    assert not isinstance(recipient, rsa.RSAPublicKey), "check_key has passed"
+    assert not isinstance(recipient, rsa.RSAPublicKey | SymmetricKey), "check_key has passed"
     key = (
         hpke.MLKEM768X25519PublicKey(recipient.mlkem768, recipient.x25519)
         if isinstance(recipient, HybridPublicKey)
@@ -64,7 +65,7 @@ def unseal(envelope: Envelope, key: PrivateKey) -> bytes:
 def check_key(suite: Suite, key: object) -> None:
     """Raises EnvelopeInvalid unless the public key is of this suite."""
     if suite not in _KEMS:
-        raise EnvelopeInvalid(f"the suite {suite} takes an RSA key")
+        raise EnvelopeInvalid(f"the suite {suite} takes {'an RSA' if suite.is_rsa else 'a symmetric'} key")
     fits = {
         Suite.HPKE_P256: isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1),
         Suite.HPKE_X25519: isinstance(key, x25519.X25519PublicKey),

@@ -1,11 +1,13 @@
-"""Keys that envelopes are sealed to, and the digest that names one in a header."""
+"""Keys that envelopes are sealed to, and the 32 bytes that name one in a header."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -23,6 +25,20 @@ class HybridPublicKey:
     def spki(self) -> bytes:
         """SubjectPublicKeyInfo in DER with id-XWing: ML-KEM key, then X25519 key (draft-connolly-cfrg-xwing-kem)."""
         return _XWING_HEAD + self.mlkem768.public_bytes_raw() + self.x25519.public_bytes_raw()
+
+    @classmethod
+    def from_spki(cls, der: bytes) -> HybridPublicKey:
+        """The key of these bytes. Raises EnvelopeInvalid unless `spki` makes exactly these bytes of it."""
+        head, middle = len(_XWING_HEAD), len(_XWING_HEAD) + MLKEM768_BYTES
+        if len(der) != middle + X25519_BYTES or not der.startswith(_XWING_HEAD):
+            raise EnvelopeInvalid("not the SubjectPublicKeyInfo of a hybrid key of ML-KEM-768 and X25519")
+        try:
+            first = mlkem.MLKEM768PublicKey.from_public_bytes(der[head:middle])
+        except (ValueError, UnsupportedAlgorithm):
+            raise EnvelopeInvalid(
+                "the ML-KEM-768 key in this hybrid key is invalid, or the cryptography package here lacks ML-KEM"
+            ) from None
+        return cls(first, x25519.X25519PublicKey.from_public_bytes(der[middle:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +69,68 @@ class EcdhKey:
         return self.public
 
 
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | x25519.X25519PublicKey | HybridPublicKey
-PrivateKey = (
-    rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | EcdhKey | x25519.X25519PrivateKey | HybridPrivateKey
+@dataclass(frozen=True, slots=True)
+class SymmetricKey:
+    """An AES-256 key, which both seals and opens. Raises EnvelopeInvalid unless it has 32 bytes."""
+
+    key: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.key) != 32:
+            raise EnvelopeInvalid("a symmetric key that envelopes are sealed to has 32 bytes")
+
+    def public_key(self) -> SymmetricKey:
+        """The key itself: whoever seals to it can also open."""
+        return self
+
+    @property
+    def check_value(self) -> bytes:
+        """The 32 bytes that stand for the key: SHA-256(context || HMAC-SHA256(key, "check")).
+
+        It shows which key is meant, and nothing of a key that is random.
+        """
+        return sha256(_SYMMETRIC_CONTEXT + hmac.digest(self.key, b"check", "sha256")).digest()
+
+
+PublicKey = (
+    rsa.RSAPublicKey | ec.EllipticCurvePublicKey | x25519.X25519PublicKey | HybridPublicKey | SymmetricKey
 )
+"""What seals."""
+PrivateKey = (
+    rsa.RSAPrivateKey
+    | ec.EllipticCurvePrivateKey
+    | EcdhKey
+    | x25519.X25519PrivateKey
+    | HybridPrivateKey
+    | SymmetricKey
+)
+"""What opens."""
+MLKEM768_BYTES, X25519_BYTES = 1_184, 32
+"""Lengths of the two public keys in a hybrid one."""
+_SYMMETRIC_CONTEXT = b"hsmd vault symmetric v1\0"
 
 # SEQUENCE { SEQUENCE { OBJECT IDENTIFIER 1.3.6.1.4.1.62253.25722 }, BIT STRING of 1216 bytes }
 _XWING_HEAD = bytes.fromhex("308204d4300d060b2b0601040183e62d81c87a038204c100")
 
 
 def digest(key: PublicKey) -> bytes:
-    """SHA-256 of the key as SubjectPublicKeyInfo, in the one form that `cryptography` writes it in."""
+    """SHA-256 of the key as SubjectPublicKeyInfo, in the one form that `cryptography` writes it in.
+
+    Of a symmetric key, its check value.
+    """
+    if isinstance(key, SymmetricKey):
+        return key.check_value
     if isinstance(key, HybridPublicKey):
         return sha256(key.spki()).digest()
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
-def check_recipient(header: Header, key: PublicKey) -> None:
-    """Raises EnvelopeInvalid if the header names another key. This says nothing about the private key."""
-    if header.recipient != digest(key):
+def check_recipient(header: Header, key: PublicKey | bytes) -> None:
+    """Raises EnvelopeInvalid if the header names another key, given itself or as its `digest`.
+
+    This says nothing about the private key.
+    """
+    if header.recipient != (key if isinstance(key, bytes) else digest(key)):
         raise EnvelopeInvalid(
             f"the envelope is sealed to the key with SHA-256 {header.recipient.hex()}, not to this one"
         )

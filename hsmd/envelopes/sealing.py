@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from hsmd.envelopes import content as contents, hpke, recipients, rsa_aes_kwp
+from hsmd.envelopes import aes_kwp, content as contents, hpke, recipients, rsa_aes_kwp
 from hsmd.envelopes.canonical_json import Value
 from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Header, Kind, Suite
-from hsmd.envelopes.recipients import PrivateKey, PublicKey
+from hsmd.envelopes.recipients import PrivateKey, PublicKey, SymmetricKey
 from hsmd.errors import EnvelopeInvalid
 
 
@@ -43,6 +43,10 @@ def open_envelope(envelope: Envelope, key: PrivateKey) -> bytes:
         if not isinstance(key, rsa.RSAPrivateKey):
             raise EnvelopeInvalid(f"the suite {envelope.header.suite} takes an RSA key")
         return rsa_aes_kwp.unseal(envelope, key)
+    if not envelope.header.suite.is_hpke:
+        if not isinstance(key, SymmetricKey):
+            raise EnvelopeInvalid(f"the suite {envelope.header.suite} takes a symmetric key")
+        return aes_kwp.unseal(envelope, key)
     return hpke.unseal(envelope, key)
 
 
@@ -51,4 +55,8 @@ def _seal(header: Header, content: bytes, recipient: PublicKey) -> Envelope:
         rsa_aes_kwp.check_key(header.suite, recipient)
         assert isinstance(recipient, rsa.RSAPublicKey)
         return rsa_aes_kwp.seal(header, content, recipient)
+    if not header.suite.is_hpke:
+        aes_kwp.check_key(header.suite, recipient)
+        assert isinstance(recipient, SymmetricKey)
+        return aes_kwp.seal(header, content, recipient)
     return hpke.seal(header, content, recipient)

@@ -104,6 +104,18 @@ def checking_copy() -> Template:
     return unwrapped_private_key(frozenset({Purpose.SIGN_MESSAGE}))
 
 
+def own_private_key(use: Attribute) -> Template:
+    """Attributes of a private key in a token of an owner's: it cannot leave the token or be changed, and does one thing."""
+    uses = (*PRIVATE_USES.values(), Attribute.DERIVE)
+    return checked({**_PROTECTED, **{attribute: attribute is use for attribute in uses}})
+
+
+def own_public_key(use: Attribute | None) -> Template:
+    """Attributes of its public half, which does the opposite, or nothing."""
+    uses = {attribute: attribute is use for attribute in _PUBLIC_USES.values()}
+    return checked({Attribute.MODIFIABLE: False, Attribute.PRIVATE: False, **uses})
+
+
 def probing_private_key() -> Template:
     """Attributes of a session's private key that unwraps and does nothing else."""
     return checked(
@@ -117,9 +129,16 @@ def probing_private_key() -> Template:
     )
 
 
-def temporary_secret(*, extractable: bool) -> Template:
+def temporary_secret(*, extractable: bool, sensitive: bool = True) -> Template:
     """Attributes of a session's secret key, whose uses are given as capabilities."""
-    return checked({Attribute.PRIVATE: True, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: extractable})
+    return checked(
+        {Attribute.PRIVATE: True, Attribute.SENSITIVE: sensitive, Attribute.EXTRACTABLE: extractable}
+    )
+
+
+def readable_secret() -> Template:
+    """Attributes of a session's secret key whose value this process reads."""
+    return temporary_secret(extractable=True, sensitive=False)
 
 
 def wrappable_secret(value: bytes) -> Template:

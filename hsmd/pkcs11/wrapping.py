@@ -140,8 +140,13 @@ def _check_object(private: Any, half: PublicHalf, template: templates.Template, 
         raise EnvelopeInvalid
 
 
-def unwrap_aes(unwrapping_key: Any, suite: Suite, oaep: bytes, *, extractable: bool = False) -> Any:
-    """The AES key in the OAEP part, as a session object that only unwraps. Raises PKCS11Error."""
+def unwrap_aes(
+    unwrapping_key: Any, suite: Suite, oaep: bytes, *, extractable: bool = False, sensitive: bool = True
+) -> Any:
+    """The AES key in the OAEP part, as a session object that only unwraps. Raises PKCS11Error.
+
+    It can be read if it is extractable and not sensitive.
+    """
     # Without CKA_VALUE_LEN: SoftHSM shows 0 and takes what is there, also 16 or 24 bytes (docs/envelopes.md, section 3). A key
     # that AES does not have fails at its first use.
     return unwrapping_key.unwrap_key(
@@ -152,7 +157,7 @@ def unwrap_aes(unwrapping_key: Any, suite: Suite, oaep: bytes, *, extractable: b
         mechanism_param=OAEP[suite],
         store=False,
         capabilities=MechanismFlag.UNWRAP,
-        template=templates.temporary_secret(extractable=extractable),
+        template=templates.temporary_secret(extractable=extractable, sensitive=sensitive),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mlkem, rsa, x25519
@@ -14,13 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
 
 from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Suite
-from hsmd.envelopes.recipients import HybridPrivateKey, PrivateKey
+from hsmd.envelopes.recipients import HybridPrivateKey, PrivateKey, SymmetricKey
 from hsmd.envelopes.sealing import seal_private_key, seal_secret_key
 from tests.support.vectors import vectors
 
 ABOUT = {"record": 7, "owner": "anna", "modes": ["processing", "acquisition"]}
 RSA_SUITES = [suite for suite in Suite if suite.is_rsa]
-HPKE_SUITES = [suite for suite in Suite if not suite.is_rsa]
+HPKE_SUITES = [suite for suite in Suite if suite.is_hpke]
 
 
 def recipient(suite: Suite, number: int = 0) -> PrivateKey:
@@ -37,6 +38,8 @@ def rsa_key(number: int = 0, bits: int = 2048) -> rsa.RSAPrivateKey:
 def _recipient(suite: Suite, number: int) -> PrivateKey:
     if suite.is_rsa:
         return rsa_key(number)
+    if suite is Suite.AES256_KWP:
+        return SymmetricKey(os.urandom(32))
     if suite is Suite.HPKE_P256:
         return ec.generate_private_key(ec.SECP256R1())
     if suite is Suite.HPKE_X25519:
@@ -82,7 +85,7 @@ def golden() -> list[tuple[PrivateKey, Envelope, bytes]]:
     """The recipients, envelopes and keys of tests/vectors/envelopes/golden.json."""
     return [
         (
-            _golden_recipient(test["recipient"]),
+            stored_key(test["recipient"]),
             Envelope.decode(bytes.fromhex(test[name])),
             bytes.fromhex(test[f"{name}_content"]),
         )
@@ -91,11 +94,14 @@ def golden() -> list[tuple[PrivateKey, Envelope, bytes]]:
     ]
 
 
-def _golden_recipient(members: dict[str, str]) -> PrivateKey:
+def stored_key(members: dict[str, str]) -> PrivateKey:
+    """The private key in the members of a file of values."""
     if "pkcs8" in members:
         key = load_der_private_key(bytes.fromhex(members["pkcs8"]), None)
         assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey)
         return key
+    if "symmetric" in members:
+        return SymmetricKey(bytes.fromhex(members["symmetric"]))
     return HybridPrivateKey(
         mlkem.MLKEM768PrivateKey.from_seed_bytes(bytes.fromhex(members["mlkem768_seed"])),
         x25519.X25519PrivateKey.from_private_bytes(bytes.fromhex(members["x25519"])),

@@ -1,4 +1,4 @@
-"""The OpenSSL command opens envelopes of the RSA suites and makes them, with no code of ours."""
+"""The OpenSSL command opens envelopes of the RSA suites, and bare wrapped keys, and makes them, with no code of ours."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from hsmd.envelopes.bare import bare_of, open_bare
 from hsmd.envelopes.envelope import Envelope
-from hsmd.envelopes.header import Suite
+from hsmd.envelopes.header import Kind, Suite
 from hsmd.envelopes.sealing import open_envelope, seal_private_key, seal_secret_key
 from hsmd.errors import EnvelopeInvalid
 from tests.support.envelopes import ABOUT, RSA_SUITES, contents, pkcs8, rsa_key
@@ -100,3 +101,29 @@ def test_we_open_openssls(
     assert open_envelope(Envelope.decode(front + tag), rsa_key()) == pkcs8(key)
     with pytest.raises(EnvelopeInvalid):
         open_envelope(Envelope.decode(front + openssl.kwp("-e", aes_key, bytes(32))), rsa_key())
+
+
+# --- bare wrapped keys, `oaep || kwp`, as key management services import them ---
+
+
+@pytest.mark.parametrize("name", list(contents()))
+@pytest.mark.parametrize("suite", RSA_SUITES)
+def test_openssl_opens_our_bare_ones(suite: Suite, name: str, tmp_path: Path) -> None:
+    openssl = OpenSsl(tmp_path, suite)
+    bare = bare_of(seal_private_key(contents()[name], rsa_key().public_key(), suite, ABOUT))
+    assert openssl.kwp("-d", openssl.rsa("-decrypt", bare[:256]), bare[256:]) == contents()[name]
+
+
+@pytest.mark.parametrize("name", list(contents()))
+@pytest.mark.parametrize("suite", RSA_SUITES)
+def test_we_import_openssls_bare_ones(suite: Suite, name: str, tmp_path: Path) -> None:
+    """And seal what was in them to a management key of the owner."""
+    openssl, aes_key = OpenSsl(tmp_path, suite), os.urandom(32)
+    bare = openssl.rsa("-encrypt", aes_key) + openssl.kwp("-e", aes_key, contents()[name])
+    imported = open_bare(bare, rsa_key(), suite, Kind.PRIVATE_KEY)
+    assert imported == contents()[name]
+    to = ec.generate_private_key(ec.SECP256R1())
+    envelope = seal_private_key(imported, to.public_key(), Suite.HPKE_P256, ABOUT)
+    assert open_envelope(envelope, to) == contents()[name]
+    with pytest.raises(EnvelopeInvalid):
+        open_bare(bare[:-1] + bytes([bare[-1] ^ 1]), rsa_key(), suite, Kind.PRIVATE_KEY)

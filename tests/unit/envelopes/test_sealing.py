@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from hsmd.envelopes import content, hpke, recipients, rsa_aes_kwp
+from hsmd.envelopes import aes_kwp, content, hpke, recipients, rsa_aes_kwp
 from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Header, Kind, Suite
-from hsmd.envelopes.recipients import EcdhKey
+from hsmd.envelopes.recipients import EcdhKey, SymmetricKey
 from hsmd.envelopes.sealing import open_envelope, seal_private_key, seal_secret_key
 from hsmd.errors import EnvelopeInvalid, TokenFailure
 from tests.support.envelopes import (
@@ -199,6 +199,8 @@ def sealed_as_it_is(suite: Suite, header: Header, data: bytes) -> Envelope:
     key = recipient(suite).public_key()
     if isinstance(key, rsa.RSAPublicKey):
         return rsa_aes_kwp.seal(header, data or b"\0", key)
+    if isinstance(key, SymmetricKey):
+        return aes_kwp.seal(header, data or b"\0", key)
     return hpke.seal(header, data, key)
 
 
