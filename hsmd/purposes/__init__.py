@@ -5,8 +5,11 @@ the same purposes. The public functions are exported here; the other modules are
 """
 
 from hsmd.purposes.allowed_names import AllowedNames
+from hsmd.purposes.authority import AuthorityConstraints
+from hsmd.purposes.authority_check import Beside
 from hsmd.purposes.ceiling import check_ceiling, check_grantable, use_of, with_daemon_purposes
 from hsmd.purposes.check import PurposeCheck
+from hsmd.purposes.name_constraints import NameSet
 from hsmd.purposes.names import (
     GRANTABLE,
     GROUPS,
@@ -30,7 +33,10 @@ __all__ = [
     "TLS_SIGNING",
     "WITH_ALLOWED_NAMES",
     "AllowedNames",
+    "AuthorityConstraints",
+    "Beside",
     "KeyUse",
+    "NameSet",
     "Purpose",
     "PurposeCheck",
     "check_ceiling",

@@ -15,6 +15,8 @@ from hsmd.purposes.names import GRANTABLE, OF_KEY_OPERATIONS, TLS_SIGNING, KeyUs
 _UNBOUND = frozenset({Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST})
 _OF_THE_DAEMON = {Purpose.CHECKPOINT: "checkpoints", Purpose.STATEMENT: "statements"}
 """What the daemon's own keys sign. Each is the only purpose of its key, so that audited clients cannot use that key."""
+_ALONE = {**_OF_THE_DAEMON, Purpose.X509_AUTHORITY: "certificates"}
+"""Purposes that a key has alone."""
 _DAEMON_FOR_CERTIFIED_KEYS = frozenset({Purpose.X509_REQUEST, Purpose.X509_SELF_SIGNED})
 
 
@@ -25,9 +27,12 @@ def check_ceiling(key_type: KeyType, purposes: frozenset[Purpose]) -> None:
     """
     if not purposes:
         raise BadRequest("purposes: a key needs at least one purpose, for example tls-server")
+    for purpose, signed in _ALONE.items():
+        if purpose in purposes:
+            _check_alone(purposes, purpose, signed)
     for purpose, signed in _OF_THE_DAEMON.items():
         if purpose in purposes:
-            _check_daemon_key(key_type, purposes, purpose, signed)
+            _check_daemon_key(key_type, signed)
     _check_one_use(key_type, purposes)
     _check_unbound(key_type, purposes)
 
@@ -61,12 +66,16 @@ def check_grantable(ceiling: frozenset[Purpose], wanted: frozenset[Purpose]) -> 
         raise BadRequest(f"purposes: the key's purposes, fixed as {allowed}, do not include {_join(beyond)}")
 
 
-def _check_daemon_key(key_type: KeyType, purposes: frozenset[Purpose], purpose: Purpose, signed: str) -> None:
-    """A key that signs what the daemon states has no other purpose, and a type that signed notes have."""
+def _check_alone(purposes: frozenset[Purpose], purpose: Purpose, signed: str) -> None:
+    """A key that signs what the daemon states, or certificates, has no other purpose."""
     if others := purposes - {purpose}:
         raise BadRequest(
             f"purposes: a key that signs {signed} cannot have other purposes such as {_join(others)}"
         )
+
+
+def _check_daemon_key(key_type: KeyType, signed: str) -> None:
+    """A key that signs what the daemon states has a type that signed notes have."""
     if key_type not in (KeyType.ED25519, KeyType.P256):
         raise BadRequest(f"purposes: {signed} are signed by an ed25519 or p-256 key, not {key_type.value}")
 

@@ -12,10 +12,12 @@ import msgspec
 
 from hsmd.errors import BadRequest, PurposeMismatch
 from hsmd.purposes.allowed_names import AllowedNames
+from hsmd.purposes.authority import AuthorityConstraints
 from hsmd.purposes.names import Purpose, labels, purpose_from_label
 
 ConstraintDocuments = Mapping[Purpose, Mapping[str, Any]]
 """The JSON object that constrains each purpose; purposes without one are not constrained."""
+NO_CONSTRAINTS: ConstraintDocuments = {}
 Rule = Callable[[bytes], None]
 
 _SIGNS_ANYTHING = frozenset({Purpose.SIGN_MESSAGE, Purpose.SIGN_DIGEST})
@@ -28,7 +30,16 @@ def _allowed_names(document: str) -> Rule:
     return allowed.check_info
 
 
-_KNOWN: dict[Purpose, Callable[[str], Rule]] = {Purpose.X509_REQUEST: _allowed_names}
+def _authority(document: str) -> Rule:
+    """The rule itself needs more than the bytes, and is `authority_check.AuthorityCheck`."""
+    AuthorityConstraints.parse(document)
+    return lambda data: None
+
+
+_KNOWN: dict[Purpose, Callable[[str], Rule]] = {
+    Purpose.X509_REQUEST: _allowed_names,
+    Purpose.X509_AUTHORITY: _authority,
+}
 """By purpose: from a canonical JSON document to the check of the bytes to be signed, which raises PurposeMismatch.
 
 The documents are those of limited grants. Each function raises BadRequest for one that it does not understand completely.
@@ -40,6 +51,10 @@ def check_constraints(purposes: frozenset[Purpose], constraints: ConstraintDocum
     for purpose, document in constraints.items():
         _check_within(purposes, purpose)
         _rule(purpose, document)
+    if Purpose.X509_AUTHORITY in purposes and Purpose.X509_AUTHORITY not in constraints:
+        raise BadRequest(
+            "purposes: a key that signs certificates has constraints; make it with hsmd ca init, not with hsmd key"
+        )
 
 
 def constraints_by_label(
@@ -59,6 +74,21 @@ def constraint_rules(constraints: ConstraintDocuments) -> dict[Purpose, Rule]:
     return {purpose: _rule_or_refusal(purpose, document) for purpose, document in constraints.items()}
 
 
+def authority_constraints(constraints: ConstraintDocuments) -> AuthorityConstraints | None:
+    """What an authority's key may certify; None without it, or if this release does not know it."""
+    document = constraints.get(Purpose.X509_AUTHORITY)
+    if document is None:
+        return None
+    try:
+        return AuthorityConstraints.parse(_canonical(document))
+    except BadRequest:
+        return None
+
+
+def _canonical(document: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(document, order="deterministic").decode()
+
+
 def _check_within(purposes: frozenset[Purpose], purpose: Purpose) -> None:
     if purpose not in purposes:
         raise BadRequest(
@@ -74,7 +104,7 @@ def _rule(purpose: Purpose, document: Mapping[str, Any]) -> Rule:
     make = _KNOWN.get(purpose)
     if make is None:
         raise BadRequest(f"constraints: {purpose.label} has none")
-    return make(msgspec.json.encode(document, order="deterministic").decode())
+    return make(_canonical(document))
 
 
 def _rule_or_refusal(purpose: Purpose, document: Mapping[str, Any]) -> Rule:

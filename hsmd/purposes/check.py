@@ -11,7 +11,8 @@ from functools import partial
 
 from hsmd.algorithms import SCHEMES, Family, KeyType, SignatureScheme, schemes_for
 from hsmd.errors import PurposeMismatch
-from hsmd.purposes.ceiling_constraints import ConstraintDocuments, constraint_rules
+from hsmd.purposes.authority_check import AuthorityCheck, Beside
+from hsmd.purposes.ceiling_constraints import ConstraintDocuments, authority_constraints, constraint_rules
 from hsmd.purposes.checkpoint import check_checkpoint
 from hsmd.purposes.names import Purpose, is_unwrapping
 from hsmd.purposes.statement import check_statement
@@ -38,11 +39,23 @@ class PurposeCheck:
     __slots__ = ("_key_type", "_rules")
 
     def __init__(
-        self, key_type: KeyType, spki: bytes, constraints: ConstraintDocuments | None = None
+        self,
+        key_type: KeyType,
+        spki: bytes,
+        constraints: ConstraintDocuments | None = None,
+        beside: Beside | None = None,
     ) -> None:
-        """`spki` is the key's DER SubjectPublicKeyInfo (RFC 5280, section 4.1), `constraints` are those of its ceiling."""
+        """`spki` is the key's DER SubjectPublicKeyInfo (RFC 5280, section 4.1), `constraints` are those of its ceiling.
+
+        Without `beside` an authority's key signs nothing.
+        """
         self._key_type = key_type
         self._rules = _rules(key_type, spki)
+        authority = authority_constraints(constraints or {})
+        if authority is not None and beside is not None:
+            signs = AuthorityCheck(authority, spki, beside).check
+            for fitting in schemes_for(key_type):
+                self._rules[int(Purpose.X509_AUTHORITY), int(fitting)] = partial(signs, fitting)
         for constrained, within in constraint_rules(constraints or {}).items():
             for (purpose, scheme), rule in self._rules.items():
                 if purpose == constrained:

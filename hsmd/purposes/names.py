@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     CHECKPOINT = 0x82
     STATEMENT = 0x83
     UNWRAP_KEY = 0x84
+    X509_AUTHORITY = 0x85
 
     @property
     def label(self) -> str:

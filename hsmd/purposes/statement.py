@@ -11,7 +11,7 @@ from hsmd.errors import PurposeMismatch
 
 TITLE = "hsmd.statement/v1 "
 """Begin of the first line. A checkpoint begins with `hsmd/`, a note that an operator signs with `hsmd `."""
-KINDS = frozenset({"vault-answer", "deposit-receipt", "rollover-command"})
+KINDS = frozenset({"vault-answer", "vault-confirmation", "deposit-receipt", "rollover-command"})
 """What a daemon states. The worker signs no statement of another kind."""
 DAEMON = "daemon "
 """Begin of the second line, which is the same in every statement of a daemon."""

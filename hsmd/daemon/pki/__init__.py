@@ -1,18 +1,25 @@
-"""PKI: certificate requests and self-signed certificates for keys that sign in a token, and checks of certificate chains."""
+"""PKI: certificate requests, self-signed certificates and what authorities issue, for keys in tokens; checks of chains."""
 
-from hsmd.daemon.pki.certificates import assemble_certificate, build_self_signed_tbs
-from hsmd.daemon.pki.chains import CertificateFacts, check_chain, is_valid_and_of_a_ca, refuse_pss
-from hsmd.daemon.pki.requests import assemble_request, build_request_info
+from hsmd.daemon.pki.certificates import self_signed_certificate
+from hsmd.daemon.pki.chains import (
+    CertificateFacts,
+    check_authority_chain,
+    check_chain,
+    is_valid_and_of_a_ca,
+    refuse_pss,
+)
+from hsmd.daemon.pki.requests import certificate_request
 from hsmd.daemon.pki.schemes import default_scheme
+from hsmd.daemon.pki.two_pass import Unsigned
 
 __all__ = [
     "CertificateFacts",
-    "assemble_certificate",
-    "assemble_request",
-    "build_request_info",
-    "build_self_signed_tbs",
+    "Unsigned",
+    "certificate_request",
+    "check_authority_chain",
     "check_chain",
     "default_scheme",
     "is_valid_and_of_a_ca",
     "refuse_pss",
+    "self_signed_certificate",
 ]

@@ -1,4 +1,4 @@
-"""Self-signed certificates (RFC 5280): built and assembled here, signed by the caller in between."""
+"""Self-signed certificates (RFC 5280): built here, signed by the caller in between."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hsmd.algorithms import SignatureScheme
-from hsmd.daemon.pki import der
 from hsmd.daemon.pki.names import alternative_names, subject
-from hsmd.errors import BadRequest, TokenFailure
-from hsmd.purposes.x509 import ALGORITHM_IDENTIFIERS
+from hsmd.daemon.pki.two_pass import Unsigned
+from hsmd.errors import BadRequest
 
-_Extension = x509.Extension[x509.ExtensionType]
-
-_VERSION_3 = 2
 _MAX_SERIAL = 1 << 159
 """A serial number has at most 20 octets (RFC 5280, section 4.1.2.2)."""
 _LONGEST_COMMON_NAME = 64
 _NO_SHORT_NAME = "hsmd self-signed"
 
 
-def build_self_signed_tbs(
+def self_signed_certificate(
     spki: bytes,
     dns_names: Sequence[str],
     ip_addresses: Sequence[str],
@@ -33,8 +29,8 @@ def build_self_signed_tbs(
     not_after: datetime,
     serial: int,
     scheme: SignatureScheme,
-) -> bytes:
-    """The DER TBSCertificate that the key `spki` (DER SubjectPublicKeyInfo) has to sign with `scheme`.
+) -> Unsigned[x509.Certificate]:
+    """The certificate that the key `spki` (DER SubjectPublicKeyInfo) has to sign with `scheme`.
 
     Times are aware and are cut to seconds. Raises BadRequest naming the field.
     """
@@ -45,28 +41,36 @@ def build_self_signed_tbs(
         raise BadRequest("serial: must be positive and below 2 to the 159th")
     if not_before >= not_after:
         raise BadRequest("days: the certificate must end after it begins")
-    name = _name_for(names).public_bytes()
-    return der.sequence(
-        der.tlv(der.CONTEXT_0, der.integer(_VERSION_3)),
-        der.integer(serial),
-        ALGORITHM_IDENTIFIERS[scheme],
-        name,
-        der.sequence(der.time(not_before.astimezone(UTC)), der.time(not_after.astimezone(UTC))),
-        name,
-        spki,
-        der.tlv(der.CONTEXT_3, der.sequence(*map(der.extension, _extensions(spki, names)))),
+    name = _name_for(names)
+    public_key: CertificatePublicKeyTypes = load_der_public_key(spki)  # type: ignore[assignment]
+    builder = x509.CertificateBuilder(
+        issuer_name=name,
+        subject_name=name,
+        public_key=public_key,
+        serial_number=serial,
+        not_valid_before=not_before.astimezone(UTC).replace(tzinfo=None, microsecond=0),
+        not_valid_after=not_after.astimezone(UTC).replace(tzinfo=None, microsecond=0),
     )
+    for value, critical in _extensions(public_key, names):
+        builder = builder.add_extension(value, critical)
+    return Unsigned(builder, spki, scheme)
 
 
-def assemble_certificate(tbs: bytes, scheme: SignatureScheme, signature: bytes) -> str:
-    """The certificate in PEM. Raises TokenFailure if the signature is not that of the key for these bytes."""
-    document = der.sequence(tbs, ALGORITHM_IDENTIFIERS[scheme], der.bit_string(signature))
-    certificate = x509.load_der_x509_certificate(document)
-    try:
-        certificate.verify_directly_issued_by(certificate)
-    except InvalidSignature:
-        raise TokenFailure(detail="the signature of a self-signed certificate did not verify") from None
-    return der.pem("CERTIFICATE", document)
+def key_usage(
+    *, digital_signature: bool = False, key_encipherment: bool = False, certificates: bool = False
+) -> x509.KeyUsage:
+    """The key usage (RFC 5280, section 4.2.1.3) of a key for handshakes, or for certificates and revocation lists."""
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=key_encipherment,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=certificates,
+        crl_sign=certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _name_for(names: Sequence[x509.GeneralName]) -> x509.Name:
@@ -75,28 +79,15 @@ def _name_for(names: Sequence[x509.GeneralName]) -> x509.Name:
     return subject(first if len(first) <= _LONGEST_COMMON_NAME else _NO_SHORT_NAME, "")
 
 
-def _extensions(spki: bytes, names: Sequence[x509.GeneralName]) -> list[_Extension]:
-    key_id = x509.SubjectKeyIdentifier.from_public_key(load_der_public_key(spki))  # type: ignore[arg-type]
-    values: list[tuple[x509.ExtensionType, bool]] = [
+def _extensions(
+    public_key: CertificatePublicKeyTypes, names: Sequence[x509.GeneralName]
+) -> list[tuple[x509.ExtensionType, bool]]:
+    key_id = x509.SubjectKeyIdentifier.from_public_key(public_key)
+    return [
         (x509.SubjectAlternativeName(names), False),
         (x509.BasicConstraints(ca=False, path_length=None), True),
-        (_digital_signature(), True),
+        (key_usage(digital_signature=True), True),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False),
         (key_id, False),
         (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), False),
     ]
-    return [x509.Extension(value.oid, critical, value) for value, critical in values]
-
-
-def _digital_signature() -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ssl import DER_cert_to_PEM_cert
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -13,8 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
-from hsmd.daemon.pki import der
-from hsmd.daemon.pki.chain_documents import LABEL, documents_in, parsed
+from hsmd.daemon.pki.chain_documents import documents_in, parsed
 from hsmd.daemon.pki.distinguished_names import normalised, same_name, shown
 from hsmd.errors import BadRequest
 from hsmd.purposes import Purpose
@@ -76,11 +76,29 @@ def check_chain(
     at = now or datetime.now(UTC)
     faults = [*_faults(chain, at, purposes), *_older_than(chain, previous)]
     warnings = [*_warnings(chain, at), *_missing_names(chain[0], previous)]
-    clean = "".join(der.pem(LABEL, document) for document in documents)
+    clean = "".join(map(DER_cert_to_PEM_cert, documents))
     leaf = chain[0]
     return CertificateFacts(
         leaf.not_valid_after_utc, clean, tuple(warnings), leaf.not_valid_before_utc, tuple(faults)
     )
+
+
+def check_authority_chain(chain_pem: str, public_key: PublicKeyTypes, now: datetime) -> CertificateFacts:
+    """Check that a chain begins with a certificate that makes this key an authority. Raises BadRequest as `check_chain`."""
+    facts = check_chain(chain_pem, public_key, now, purposes=())
+    leaf = x509.load_pem_x509_certificates(facts.chain_pem.encode())[0]
+    constraints, usage = _value(leaf, x509.BasicConstraints), _value(leaf, x509.KeyUsage)
+    if not isinstance(constraints, x509.BasicConstraints) or not constraints.ca:
+        raise BadRequest(
+            "chain: the certificate of the key is not one of an authority (CA:true); ask for another one"
+        )
+    if isinstance(usage, x509.KeyUsage) and not (usage.key_cert_sign and usage.crl_sign):
+        raise BadRequest(
+            "chain: the key usage in the certificate allows no certificates, or no revocation lists"
+        )
+    if x509_faults := tuple(fault for fault in facts.faults if not fault.startswith("the leaf")):
+        raise BadRequest(f"chain: {'; '.join(x509_faults)}")
+    return facts
 
 
 def is_valid_and_of_a_ca(chain_pem: str, now: datetime) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, Pub
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.algorithms import Family, KeyType, Padding, SignatureScheme
+from hsmd.daemon.pki import Unsigned
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 _CURVES = {KeyType.P256: ec.SECP256R1(), KeyType.P384: ec.SECP384R1(), KeyType.P521: ec.SECP521R1()}
@@ -47,6 +49,10 @@ class RemoteKey:
             pss = padding.PSS(padding.MGF1(_HASHES[facts.hash]), facts.hash_bytes)
             return self.private.sign(data, pss, _HASHES[facts.hash])
         return self.private.sign(data, padding.PKCS1v15(), _HASHES[facts.hash])
+
+    def finish(self, unsigned: Unsigned[Any], scheme: SignatureScheme) -> str:
+        """The document in PEM, signed."""
+        return unsigned.signed_pem(self.sign(scheme, unsigned.to_be_signed))
 
 
 @cache

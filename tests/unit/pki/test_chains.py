@@ -170,7 +170,7 @@ def test_a_chain_has_a_bounded_length(authority: Authority, check: Check) -> Non
 
 
 def test_bytes_behind_a_certificate_are_refused(authority: Authority, check: Check) -> None:
-    from hsmd.daemon.pki import der
+    from tests.support import der
 
     document = x509.load_pem_x509_certificate(authority.leaf.encode()).public_bytes(Encoding.DER)
     assert check(der.pem("CERTIFICATE", document)).chain_pem == authority.leaf

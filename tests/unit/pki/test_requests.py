@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 
 from hsmd.algorithms import KeyType, schemes_for
-from hsmd.daemon.pki import assemble_request, build_request_info, default_scheme
+from hsmd.daemon.pki import certificate_request, default_scheme
 from hsmd.errors import BadRequest, PurposeMismatch, TokenFailure
 from hsmd.purposes.x509 import check_request
 
@@ -23,9 +23,9 @@ def test_openssl_verifies_a_request(
     key_type: KeyType, key: Callable[..., Any], openssl: Callable[..., str]
 ) -> None:
     signer, scheme = key(key_type), default_scheme(key_type)
-    info = build_request_info(signer.spki, "site.example", DNS, IPS, "Example GmbH & Co. Käse")
-    check_request(signer.spki, info)
-    pem = assemble_request(info, scheme, signer.sign(scheme, info))
+    unsigned = certificate_request(signer.spki, scheme, "site.example", DNS, IPS, "Example GmbH & Co. Käse")
+    check_request(signer.spki, unsigned.to_be_signed)
+    pem = signer.finish(unsigned, scheme)
     output = openssl("req", "-verify", "-noout", "-text", "-nameopt", "utf8", document=pem)
     assert "verify OK" in output
     assert "O=Example GmbH & Co. Käse, CN=site.example" in output
@@ -38,8 +38,7 @@ def test_openssl_verifies_a_request(
 @pytest.mark.parametrize("scheme", schemes_for(KeyType.RSA_2048))
 def test_every_scheme_verifies(scheme: Any, key: Callable[..., Any], openssl: Callable[..., str]) -> None:
     signer = key(KeyType.RSA_2048)
-    info = build_request_info(signer.spki, "", ["site.example"])
-    pem = assemble_request(info, scheme, signer.sign(scheme, info))
+    pem = signer.finish(certificate_request(signer.spki, scheme, "", ["site.example"]), scheme)
     assert "verify OK" in openssl("req", "-verify", "-noout", document=pem)
 
 
@@ -47,21 +46,21 @@ def test_with_an_empty_subject_the_alternative_names_are_critical(
     key: Callable[..., Any], openssl: Callable[..., str]
 ) -> None:
     signer, scheme = key(KeyType.P256), default_scheme(KeyType.P256)
-    info = build_request_info(signer.spki, dns_names=["site.example"])
-    request = x509.load_pem_x509_csr(assemble_request(info, scheme, signer.sign(scheme, info)).encode())
+    unsigned = certificate_request(signer.spki, scheme, dns_names=["site.example"])
+    request = x509.load_pem_x509_csr(signer.finish(unsigned, scheme).encode())
     assert request.subject == x509.Name([])
     assert request.extensions.get_extension_for_class(x509.SubjectAlternativeName).critical
 
 
 def test_a_common_name_alone_is_enough(key: Callable[..., Any], openssl: Callable[..., str]) -> None:
     signer, scheme = key(KeyType.ED25519), default_scheme(KeyType.ED25519)
-    info = build_request_info(signer.spki, "a device")
-    check_request(signer.spki, info)
-    pem = assemble_request(info, scheme, signer.sign(scheme, info))
+    unsigned = certificate_request(signer.spki, scheme, "a device")
+    check_request(signer.spki, unsigned.to_be_signed)
+    pem = signer.finish(unsigned, scheme)
     assert "verify OK" in openssl("req", "-verify", "-noout", document=pem)
 
 
-def test_cryptography_builds_the_same_bytes(key: Callable[..., Any]) -> None:
+def test_a_request_is_what_cryptography_signs_itself(key: Callable[..., Any]) -> None:
     signer = key(KeyType.P256)
     builder = x509.CertificateSigningRequestBuilder().subject_name(
         x509.Name(
@@ -76,22 +75,36 @@ def test_cryptography_builds_the_same_bytes(key: Callable[..., Any]) -> None:
     from cryptography.hazmat.primitives.hashes import SHA256
 
     expected = builder.sign(signer.private, SHA256()).tbs_certrequest_bytes
-    assert build_request_info(signer.spki, "cn", [name.value for name in names], [], "Org") == expected
+    unsigned = certificate_request(
+        signer.spki, default_scheme(KeyType.P256), "cn", [name.value for name in names], [], "Org"
+    )
+    assert unsigned.to_be_signed == expected
+
+
+def test_the_bytes_are_those_of_earlier_releases(key: Callable[..., Any]) -> None:
+    """They were assembled by hand there."""
+    spki, scheme = key(KeyType.P256).spki, default_scheme(KeyType.P256)
+    alternative = (
+        bytes.fromhex("302806092a864886f70d01090e311b301930170603551d110101ff040d300b8209") + b"a.example"
+    )
+    expected = bytes.fromhex("30818c0201003000") + spki + bytes.fromhex("a02a") + alternative
+    assert certificate_request(spki, scheme, "", ["a.example"]).to_be_signed == expected
+    without = certificate_request(spki, scheme, "a").to_be_signed
+    assert without == bytes.fromhex("306e020100300c310a300806035504030c0161") + spki + bytes.fromhex("a000")
 
 
 def test_a_wrong_signature_is_not_returned(key: Callable[..., Any]) -> None:
     scheme = default_scheme(KeyType.P256)
-    info = build_request_info(key(KeyType.P256).spki, "site")
-    with pytest.raises(TokenFailure):
-        assemble_request(info, scheme, key(KeyType.P256, 1).sign(scheme, info))
-    with pytest.raises(TokenFailure):
-        assemble_request(info, scheme, b"")
+    unsigned = certificate_request(key(KeyType.P256).spki, scheme, "site")
+    for wrong in (key(KeyType.P256, 1).sign(scheme, unsigned.to_be_signed), b""):
+        with pytest.raises(TokenFailure):
+            unsigned.signed(wrong)
 
 
 def test_the_purpose_check_refuses_a_request_for_another_key(key: Callable[..., Any]) -> None:
-    info = build_request_info(key(KeyType.P256).spki, "site")
+    unsigned = certificate_request(key(KeyType.P256).spki, default_scheme(KeyType.P256), "site")
     with pytest.raises(PurposeMismatch):
-        check_request(key(KeyType.P256, 1).spki, info)
+        check_request(key(KeyType.P256, 1).spki, unsigned.to_be_signed)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +151,7 @@ def test_the_purpose_check_refuses_a_request_for_another_key(key: Callable[..., 
 )
 def test_errors_name_the_field(key: Callable[..., Any], field: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match=f"^{field}: ") as failure:
-        build_request_info(key(KeyType.P256).spki, **arguments)
+        certificate_request(key(KeyType.P256).spki, default_scheme(KeyType.P256), **arguments)
     assert failure.value.text.isprintable()
     assert len(failure.value.text) < 200
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -9,7 +11,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from hsmd.daemon.pki import build_request_info
+from hsmd.algorithms import SignatureScheme
+from hsmd.daemon.pki import certificate_request
 from hsmd.errors import BadRequest, PurposeMismatch
 from hsmd.purposes.allowed_names import AllowedNames
 
@@ -19,6 +22,11 @@ SPKI = (
     .public_key()
     .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 )
+
+
+def request_for(*fields: Any, **named: Any) -> bytes:
+    """The bytes that are signed for a request with these fields."""
+    return certificate_request(SPKI, SignatureScheme.ECDSA_SHA256, *fields, **named).to_be_signed
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_fields_beyond_the_names_are_refused(
 )
 def test_requests_for_allowed_names_pass(fields: tuple[str, list[str]]) -> None:
     ALLOWED.check_fields(*fields, [], "")
-    ALLOWED.check_info(build_request_info(SPKI, *fields))
+    ALLOWED.check_info(request_for(*fields))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +149,7 @@ def test_requests_for_allowed_names_pass(fields: tuple[str, list[str]]) -> None:
 )
 def test_the_bytes_are_checked_as_well(fields: dict[str, object], says: str) -> None:
     with pytest.raises(PurposeMismatch, match=says):
-        ALLOWED.check_info(build_request_info(SPKI, **fields))  # type: ignore[arg-type]
+        ALLOWED.check_info(request_for(**fields))
 
 
 def test_bytes_with_anything_but_names_are_refused() -> None:
@@ -175,7 +183,7 @@ def test_bytes_with_anything_but_names_are_refused() -> None:
 
 
 def test_every_change_of_a_byte_of_a_name_is_refused_or_allowed_by_the_list() -> None:
-    data = build_request_info(SPKI, "www.example.com", ["mail.example.org"])
+    data = request_for("www.example.com", ["mail.example.org"])
     for position in range(len(data)):
         changed = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
         try:

@@ -88,7 +88,7 @@ def test_a_premaster_is_1_to_1024_bytes_for_rsa_keys_without_scheme(key_type):
         (0, 0x0403, "unknown purpose 0"),
         (6, 0x0403, "unknown purpose 6"),
         (7, 0, "unknown purpose 7"),
-        (0x85, 0x0403, "unknown purpose 133"),
+        (0x86, 0x0403, "unknown purpose 134"),
         (0x84, 0, "unwrap-key is not a key operation"),
         (0x84, 0x0403, "unwrap-key is not a key operation"),
         (0x83, 0x0503, "0x0503 does not suit statement"),

@@ -29,9 +29,10 @@ from hsmd.purposes import (
 CODES = {
     "tls13-server": 1, "tls13-client": 2, "tls12-server": 3, "tls12-client": 4, "tls12-rsa-premaster": 5,
     "sign-message": 8, "sign-digest": 9, "x509-request": 0x80, "x509-self-signed": 0x81, "checkpoint": 0x82,
-    "statement": 0x83, "unwrap-key": 0x84,
+    "statement": 0x83, "unwrap-key": 0x84, "x509-authority": 0x85,
 }  # fmt: skip
 OF_THE_DAEMON = (Purpose.CHECKPOINT, Purpose.STATEMENT)
+ALONE = (*OF_THE_DAEMON, Purpose.X509_AUTHORITY)
 EC_AND_RSA = [key_type for key_type in KeyType if key_type is not KeyType.ED25519]
 
 
@@ -107,7 +108,7 @@ def test_tls_purposes_can_be_combined_on_every_key(key_type):
 
 @pytest.mark.parametrize(
     "other",
-    [purpose for purpose in Purpose if purpose not in (Purpose.TLS12_RSA_PREMASTER, *OF_THE_DAEMON)],
+    [purpose for purpose in Purpose if purpose not in (Purpose.TLS12_RSA_PREMASTER, *ALONE)],
 )
 def test_a_key_either_signs_or_decrypts(other):
     with pytest.raises(BadRequest, match="either signs or decrypts"):
@@ -115,16 +116,16 @@ def test_a_key_either_signs_or_decrypts(other):
 
 
 @pytest.mark.parametrize(
-    "other", [purpose for purpose in Purpose if purpose not in (Purpose.UNWRAP_KEY, *OF_THE_DAEMON)]
+    "other", [purpose for purpose in Purpose if purpose not in (Purpose.UNWRAP_KEY, *ALONE)]
 )
 def test_a_key_that_unwraps_does_nothing_else(other):
     with pytest.raises(BadRequest, match="signs or decrypts or unwraps; unwrap-key cannot be combined"):
         check_ceiling(KeyType.RSA_2048, frozenset({Purpose.UNWRAP_KEY, other}))
 
 
-@pytest.mark.parametrize("own", OF_THE_DAEMON)
+@pytest.mark.parametrize("own", ALONE)
 @pytest.mark.parametrize("other", Purpose)
-def test_a_key_that_signs_for_the_daemon_has_no_other_purpose(own, other):
+def test_a_key_that_signs_for_the_daemon_or_certificates_has_no_other_purpose(own, other):
     check_ceiling(KeyType.P256, frozenset({own}))
     check_ceiling(KeyType.ED25519, frozenset({own}))
     if other is not own:

@@ -72,12 +72,18 @@ class CertificateHandlers:
             grant.allowed.check_fields(
                 request.common_name, request.dns_names, request.ip_addresses, request.organization
             )
-        info = pki.build_request_info(
-            key.public_key, request.common_name, request.dns_names, request.ip_addresses, request.organization
-        )
         scheme = pki.default_scheme(key.key_type)
-        signature = await self._sign(identity, key, Purpose.X509_REQUEST, scheme, info, deadline, grant)
-        return messages.PemDocument(pem=pki.assemble_request(info, scheme, signature))
+        unsigned = pki.certificate_request(
+            key.public_key,
+            scheme,
+            request.common_name,
+            request.dns_names,
+            request.ip_addresses,
+            request.organization,
+        )
+        data = unsigned.to_be_signed
+        signature = await self._sign(identity, key, Purpose.X509_REQUEST, scheme, data, deadline, grant)
+        return messages.PemDocument(pem=unsigned.signed_pem(signature))
 
     def _limited_grant(self, identity: Identity, request: messages.KeyRequest) -> Grant | None:
         """The grant with which a front end makes this request; None for operators, who need none. Raises Refused."""
@@ -102,7 +108,7 @@ class CertificateHandlers:
                 f"key: a CA has issued the certificate of {key.name}, which is valid until {stored[0].not_after:%Y-%m-%d}, and"
                 " clients refuse a self-signed one in its place. To store it nevertheless: hsmd cert self-signed --force"
             )
-        tbs = pki.build_self_signed_tbs(
+        unsigned = pki.self_signed_certificate(
             key.public_key,
             request.dns_names,
             request.ip_addresses,
@@ -111,8 +117,9 @@ class CertificateHandlers:
             randbits(159),
             scheme,
         )
-        signature = await self._sign(identity, key, Purpose.X509_SELF_SIGNED, scheme, tbs, deadline)
-        chain = pki.assemble_certificate(tbs, scheme, signature)
+        data = unsigned.to_be_signed
+        signature = await self._sign(identity, key, Purpose.X509_SELF_SIGNED, scheme, data, deadline)
+        chain = unsigned.signed_pem(signature)
         await self._store_chain(key, chain, force=True)
         return messages.PemDocument(pem=chain)
 

@@ -1,0 +1,503 @@
+"""What an authority's key signs: certificates, revocation lists, and the request for its own certificate (RFC 5280, 2986).
+
+The bytes are read again beside the key, and everything that is not expected is refused: the process that made them is reached
+from the network. A certificate has one of the profiles of the key's constraints, or is an authority's own one, or that of the
+key that replaces it or stands below it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+
+from hsmd.algorithms import SignatureScheme
+from hsmd.errors import BadRequest, PurposeMismatch
+from hsmd.purposes import asn1
+from hsmd.purposes.asn1 import DerReader
+from hsmd.purposes.authority import AuthorityConstraints
+from hsmd.purposes.host_names import host_name
+from hsmd.purposes.name_constraints import ANY, mailbox, name_constraints
+from hsmd.purposes.other_formats import ends_like_openpgp
+from hsmd.purposes.x509 import ALGORITHM_IDENTIFIERS, check_request
+
+SKEW = timedelta(hours=1)
+"""How far in the future something may begin: clocks differ."""
+_VERSION_3, _VERSION_1 = b"\2", b"\0"
+_MAX_SERIAL_BYTES = 20
+_BOOLEAN, _OCTET_STRING, _ENUMERATED, _UTF8_STRING, _PRINTABLE_STRING = 0x01, 0x04, 0x0A, 0x0C, 0x13
+_EMAIL, _DNS, _IP = 0x81, 0x82, 0x87
+_KEY_IDENTIFIER = 0x80
+_CONTEXT_3 = 0xA3
+_TRUE = b"\xff"
+_COMMON_NAME = bytes.fromhex("550403")
+_EMPTY = b"\x30\x00"
+
+BASIC_CONSTRAINTS = bytes.fromhex("551d13")
+KEY_USAGE = bytes.fromhex("551d0f")
+EXTENDED_KEY_USAGE = bytes.fromhex("551d25")
+SUBJECT_ALT_NAME = bytes.fromhex("551d11")
+SUBJECT_KEY_ID = bytes.fromhex("551d0e")
+AUTHORITY_KEY_ID = bytes.fromhex("551d23")
+NAME_CONSTRAINTS = bytes.fromhex("551d1e")
+DISTRIBUTION_POINTS = bytes.fromhex("551d1f")
+CRL_NUMBER = bytes.fromhex("551d14")
+REASON_CODE = bytes.fromhex("551d15")
+NEXT_KEY = bytes.fromhex("2b0601040183921b0201")
+"""id-ce-hashOfRootKey (RFC 8649, section 3)."""
+_SHA_256 = (bytes.fromhex("300b0609608648016503040201"), bytes.fromhex("300d06096086480165030402010500"))
+
+_CERTIFICATES_AND_LISTS = bytes.fromhex("03020106")
+"""KeyUsage keyCertSign and cRLSign (RFC 5280, section 4.2.1.3)."""
+_HANDSHAKES = frozenset(map(bytes.fromhex, ("03020780", "03020520", "030205a0")))
+"""KeyUsage digitalSignature, keyEncipherment, or both."""
+_USES = {
+    bytes.fromhex("300a06082b06010505070301"): "server",
+    bytes.fromhex("300a06082b06010505070302"): "client",
+    bytes.fromhex("301406082b0601050507030106082b06010505070302"): "server-client",
+}
+"""ExtendedKeyUsage by profile."""
+_MAX_URL_BYTES = 2_000
+_REASONS = frozenset({1, 2, 3, 4, 5, 9})
+"""CRLReason (RFC 5280, section 5.3.1) without those that undo or are not used: unspecified, hold, removal, AA compromise."""
+_MAX_CRL_NUMBER_BYTES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a check needs to know besides the bytes: which other authorities are in the token, and the time."""
+
+    constraints_of: Callable[[bytes], AuthorityConstraints | None]
+    """From the SHA-256 of a SubjectPublicKeyInfo to the constraints of that key's ceiling, None if it is no authority here."""
+    now: Callable[[], float]
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Extension:
+    critical: bool
+    value: bytes
+
+
+_Extensions = dict[bytes, _Extension]
+
+
+class AuthorityCheck:
+    """The check of one authority's key."""
+
+    def __init__(self, constraints: AuthorityConstraints, spki: bytes, beside: Beside) -> None:
+        """`spki` is the key's DER SubjectPublicKeyInfo."""
+        self._constraints = constraints
+        self._spki = spki
+        self._beside = beside
+
+    def check(self, scheme: SignatureScheme, data: bytes) -> None:
+        """Pass if the key may sign `data`: a TBSCertificate, a TBSCertList or a CertificationRequestInfo.
+
+        Raises PurposeMismatch, whose text says which rule was broken.
+        """
+        what = "what an authority signs"
+        DerReader(data, what).check_nesting()
+        if ends_like_openpgp(data):
+            raise PurposeMismatch(f"not {what}: it ends like an OpenPGP signature")
+        outer = DerReader(data, what)
+        members = outer.enter(asn1.SEQUENCE)
+        outer.finish()
+        if members.next_tag() == asn1.CONTEXT_0:
+            members.what = "a certificate that this authority may issue"
+            self._check_certificate(scheme, members)
+        elif members.content(asn1.INTEGER) == _VERSION_1:
+            self._check_request(data, members)
+        else:
+            members = DerReader(data, "a revocation list of this authority").enter(asn1.SEQUENCE)
+            self._check_list(scheme, members)
+
+    # --- certificates ---
+
+    def _check_certificate(self, scheme: SignatureScheme, tbs: DerReader) -> None:
+        if tbs.content(asn1.CONTEXT_0) != bytes([asn1.INTEGER, 1]) + _VERSION_3:
+            raise tbs.mismatch("the version is not v3")
+        _check_serial(tbs)
+        self._check_issuer(scheme, tbs)
+        term = self._check_term(tbs.enter(asn1.SEQUENCE))
+        subject = tbs.whole(asn1.SEQUENCE)
+        spki = tbs.whole(asn1.SEQUENCE)
+        extensions = _extensions(tbs.enter(_CONTEXT_3))
+        tbs.finish()
+        identified = _take_key_ids(tbs, extensions)
+        basic = _take(tbs, extensions, BASIC_CONSTRAINTS, critical=True)
+        if basic == _EMPTY:
+            self._check_leaf(tbs, term, subject, spki, extensions)
+        elif not identified:
+            raise tbs.mismatch("a certificate of an authority has a subject key identifier")
+        else:
+            self._check_authority(tbs, term, subject, spki, extensions, _path_length(tbs, basic))
+        if extensions:
+            raise tbs.mismatch(f"extension {next(iter(extensions)).hex()} has no place in it")
+
+    def _check_issuer(self, scheme: SignatureScheme, tbs: DerReader) -> None:
+        if tbs.whole(asn1.SEQUENCE) != ALGORITHM_IDENTIFIERS[scheme]:
+            raise tbs.mismatch("the signature algorithm in it is not the requested one")
+        if tbs.whole(asn1.SEQUENCE) != self._constraints.name:
+            raise tbs.mismatch("the issuer is not this authority")
+
+    def _check_term(self, validity: DerReader) -> timedelta:
+        begin, end = _time(validity), _time(validity)
+        validity.finish()
+        return self._term(validity, begin, end)
+
+    def _term(self, reader: DerReader, begin: datetime, end: datetime) -> timedelta:
+        if end <= begin:
+            raise reader.mismatch("it ends before it begins")
+        if begin > datetime.fromtimestamp(self._beside.now(), UTC) + SKEW:
+            raise reader.mismatch("it begins in the future")
+        return end - begin
+
+    def _check_leaf(
+        self, tbs: DerReader, term: timedelta, subject: bytes, spki: bytes, extensions: _Extensions
+    ) -> None:
+        """A certificate that is not an authority's."""
+        if spki == self._spki:
+            raise tbs.mismatch("the authority's own key is certified for something else")
+        if term > timedelta(seconds=self._constraints.leaf_s):
+            raise tbs.mismatch("its term is longer than the key's ceiling permits")
+        usage = _take(tbs, extensions, KEY_USAGE, critical=True)
+        if usage not in _HANDSHAKES:
+            raise tbs.mismatch("the key usage is not that of a TLS key")
+        profile = _USES.get(_take(tbs, extensions, EXTENDED_KEY_USAGE, critical=False), "")
+        if profile not in self._constraints.profiles:
+            raise tbs.mismatch(f"the profile {profile or '(another one)'} is not in the key's ceiling")
+        points = extensions.pop(DISTRIBUTION_POINTS, None)
+        if points is not None and (points.critical or len(points.value) > _MAX_URL_BYTES):
+            raise tbs.mismatch("the distribution points are critical, or too long")
+        self._check_names(tbs, profile, subject, extensions)
+
+    def _check_names(self, tbs: DerReader, profile: str, subject: bytes, extensions: _Extensions) -> None:
+        common_name = _common_name(DerReader(subject, tbs.what))
+        alternative = extensions.pop(SUBJECT_ALT_NAME, None)
+        hosts: list[str] = []
+        if alternative is not None:
+            if alternative.critical != (subject == _EMPTY):
+                raise tbs.mismatch(
+                    "alternative names must be critical if the subject is empty, and only then"
+                )
+            hosts = self._check_alternative_names(DerReader(alternative.value, tbs.what))
+        if profile != "client" and not hosts:
+            raise tbs.mismatch("a server's certificate has a DNS name or an address")
+        if common_name is None and alternative is None:
+            raise tbs.mismatch("it has no name")
+        if common_name is not None:
+            self._check_common_name(tbs, common_name, hosts)
+
+    def _check_alternative_names(self, outer: DerReader) -> list[str]:
+        """Check them; returns the DNS names and addresses."""
+        names = outer.enter(asn1.SEQUENCE)
+        outer.finish()
+        hosts: list[str] = []
+        while (tag := names.next_tag()) is not None:
+            content = names.content(tag)
+            if tag == _DNS:
+                hosts.append(self._check_dns_name(names, content))
+            elif tag == _IP:
+                hosts.append(self._check_address(names, content))
+            elif tag == _EMAIL:
+                self._check_email(names, content)
+            else:
+                raise names.mismatch("an alternative name that is no DNS name, address or e-mail address")
+        return hosts
+
+    def _check_dns_name(self, names: DerReader, content: bytes) -> str:
+        text = _ascii(names, content)
+        try:
+            name = host_name("name", text)
+        except BadRequest:
+            raise names.mismatch("a name that is not a host name") from None
+        if name != text or not self._permits_host(name):
+            raise names.mismatch(f"the key's ceiling does not permit the name {name}")
+        return name
+
+    def _permits_host(self, name: str) -> bool:
+        permitted, excluded = self._constraints.permitted, self._constraints.excluded
+        return permitted.has_dns(name) and not excluded.touches_dns(name)
+
+    def _check_address(self, names: DerReader, content: bytes) -> str:
+        if len(content) not in (4, 16):
+            raise names.mismatch("an address of another length than 4 or 16 bytes")
+        address = ip_address(content)
+        permitted, excluded = self._constraints.permitted, self._constraints.excluded
+        if not permitted.has_address(address) or excluded.has_address(address):
+            raise names.mismatch(f"the key's ceiling does not permit the address {address}")
+        return str(address)
+
+    def _check_email(self, names: DerReader, content: bytes) -> None:
+        text = _ascii(names, content)
+        try:
+            address = mailbox("name", text)
+        except BadRequest:
+            raise names.mismatch("a name that is not an e-mail address") from None
+        permitted, excluded = self._constraints.permitted, self._constraints.excluded
+        if address != text or not permitted.has_email(address) or excluded.has_email(address):
+            raise names.mismatch(f"the key's ceiling does not permit the e-mail address {address}")
+
+    def _check_common_name(self, tbs: DerReader, name: str, hosts: list[str]) -> None:
+        """One of the alternative names, a name in the ceiling, or with `*` any that no reader takes for a foreign host."""
+        if name in hosts or name in self._constraints.common_names:
+            return
+        looks_like_a_host = "." in name or "@" in name or ":" in name
+        if ANY not in self._constraints.common_names or looks_like_a_host:
+            raise tbs.mismatch(f"the key's ceiling does not permit the common name {name}")
+
+    # --- certificates of authorities ---
+
+    def _check_authority(
+        self,
+        tbs: DerReader,
+        term: timedelta,
+        subject: bytes,
+        spki: bytes,
+        extensions: _Extensions,
+        path_length: int,
+    ) -> None:
+        """The authority's own certificate, or that of the next one, or of another one in the token."""
+        if term > timedelta(seconds=self._constraints.authority_s):
+            raise tbs.mismatch("its term is longer than the key's ceiling permits")
+        if _take(tbs, extensions, KEY_USAGE, critical=True) != _CERTIFICATES_AND_LISTS:
+            raise tbs.mismatch("the key usage is not that of an authority")
+        next_key = _next_key(tbs, extensions)
+        names = extensions.pop(NAME_CONSTRAINTS, None)
+        if spki == self._spki:
+            if subject != self._constraints.name or path_length > self._constraints.path_length:
+                raise tbs.mismatch("name or path length are not those in the key's ceiling")
+            if next_key != self._constraints.next_key:
+                raise tbs.mismatch("the next key is not the one in the key's ceiling")
+        else:
+            self._check_other(tbs, subject, spki, next_key, path_length)
+            if names is None:
+                raise tbs.mismatch("a certificate of another authority has the name constraints of this one")
+        if names is not None and names != _Extension(True, self._name_constraints()):
+            raise tbs.mismatch("the name constraints are not those in the key's ceiling")
+
+    def _check_other(
+        self, tbs: DerReader, subject: bytes, spki: bytes, next_key: str, path_length: int
+    ) -> None:
+        if path_length >= self._constraints.path_length:
+            raise tbs.mismatch("its path length is not below that in the key's ceiling")
+        if subject in (_EMPTY, self._constraints.name):
+            raise tbs.mismatch("another authority has no name, or the name of this one")
+        digest = hashlib.sha256(spki).digest()
+        if digest.hex() == self._constraints.next_key:
+            return
+        other = self._beside.constraints_of(digest)
+        if other is None:
+            raise tbs.mismatch(
+                "the key's ceiling does not commit to that key, and the token has no such authority"
+            )
+        if not other.within(self._constraints):
+            raise tbs.mismatch("the ceiling of that authority permits more than that of this one")
+        if subject != other.name or next_key not in ("", other.next_key):
+            raise tbs.mismatch("its name or next key are not those in the ceiling of that authority")
+
+    def _name_constraints(self) -> bytes:
+        return name_constraints(self._constraints.permitted, self._constraints.excluded).public_bytes()
+
+    # --- requests and lists ---
+
+    def _check_request(self, data: bytes, info: DerReader) -> None:
+        check_request(self._spki, data)
+        info.what = "a request of this authority"
+        if info.whole(asn1.SEQUENCE) != self._constraints.name:
+            raise info.mismatch("the subject is not this authority")
+
+    def _check_list(self, scheme: SignatureScheme, tbs: DerReader) -> None:
+        if tbs.content(asn1.INTEGER) != b"\1":
+            raise tbs.mismatch("the version is not v2")
+        self._check_issuer(scheme, tbs)
+        begin, end = _time(tbs), _time(tbs)
+        if self._term(tbs, begin, end) > timedelta(seconds=self._constraints.leaf_s):
+            raise tbs.mismatch("its term is longer than the key's ceiling permits")
+        if tbs.next_tag() == asn1.SEQUENCE:
+            _check_revoked(tbs.enter(asn1.SEQUENCE))
+        extensions = _extensions(tbs.enter(asn1.CONTEXT_0))
+        tbs.finish()
+        number = DerReader(_take(tbs, extensions, CRL_NUMBER, critical=False), tbs.what)
+        if not 1 <= len(number.content(asn1.INTEGER)) <= _MAX_CRL_NUMBER_BYTES:
+            raise tbs.mismatch("its number is too long")
+        number.finish()
+        _check_authority_key_id(tbs, _take(tbs, extensions, AUTHORITY_KEY_ID, critical=False))
+        if extensions:
+            raise tbs.mismatch(f"extension {next(iter(extensions)).hex()} has no place in it")
+
+
+def _check_serial(reader: DerReader) -> None:
+    serial = reader.content(asn1.INTEGER)
+    positive = bool(serial) and serial[0] < 0x80 and any(serial)
+    if not positive or len(serial) > _MAX_SERIAL_BYTES or (serial[0] == 0 and serial[1] < 0x80):
+        raise reader.mismatch("the serial number is not positive and of at most 20 bytes")
+
+
+_UTC = re.compile(rb"[0-9]{12}Z")
+_GENERALIZED = re.compile(rb"[0-9]{14}Z")
+
+
+def _time(reader: DerReader) -> datetime:
+    """A Time as RFC 5280, section 4.1.2.5, demands it: UTCTime up to 2049, GeneralizedTime from 2050 on, in seconds."""
+    late = reader.next_tag() == asn1.GENERALIZED_TIME
+    content = reader.content(asn1.GENERALIZED_TIME if late else asn1.UTC_TIME)
+    if not (_GENERALIZED if late else _UTC).fullmatch(content):
+        raise reader.mismatch("a time that is not in seconds of UTC")
+    text = content.decode()
+    if not late:
+        text = ("19" if text >= "50" else "20") + text
+    try:
+        found = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise reader.mismatch("a time that does not exist") from None
+    if late and found.year < 2050:
+        raise reader.mismatch("a time before 2050 in the form of later ones")
+    return found
+
+
+def _extensions(outer: DerReader) -> _Extensions:
+    """Extensions by the content of their OID, each there once."""
+    found: _Extensions = {}
+    members = outer.enter(asn1.SEQUENCE)
+    outer.finish()
+    while members.next_tag() is not None:
+        extension = members.enter(asn1.SEQUENCE)
+        oid = extension.content(asn1.OBJECT_IDENTIFIER)
+        critical = extension.next_tag() == _BOOLEAN
+        if critical and extension.content(_BOOLEAN) != _TRUE:
+            raise members.mismatch("a BOOLEAN that is not DER")
+        value = extension.content(_OCTET_STRING)
+        extension.finish()
+        if oid in found:
+            raise members.mismatch(f"extension {oid.hex()} is there twice")
+        DerReader(value, outer.what).check_nesting()
+        found[oid] = _Extension(critical, value)
+    return found
+
+
+def _take(reader: DerReader, extensions: _Extensions, oid: bytes, *, critical: bool) -> bytes:
+    """The value of an extension that must be there, and is removed."""
+    extension = extensions.pop(oid, None)
+    if extension is None or extension.critical != critical:
+        state = "critical" if critical else "not critical"
+        raise reader.mismatch(f"extension {oid.hex()} must be there, and be {state}")
+    return extension.value
+
+
+def _take_key_ids(reader: DerReader, extensions: _Extensions) -> bool:
+    """Check and remove the key identifiers of authority and subject; returns whether that of the subject was there."""
+    if AUTHORITY_KEY_ID in extensions:
+        _check_authority_key_id(reader, _take(reader, extensions, AUTHORITY_KEY_ID, critical=False))
+    if SUBJECT_KEY_ID not in extensions:
+        return False
+    value = DerReader(_take(reader, extensions, SUBJECT_KEY_ID, critical=False), reader.what)
+    if not 1 <= len(value.content(_OCTET_STRING)) <= 64:
+        raise reader.mismatch("the subject key identifier has another length than 1 to 64")
+    value.finish()
+    return True
+
+
+def _check_authority_key_id(reader: DerReader, value: bytes) -> None:
+    """By the key's identifier only: issuer and serial number would defeat a link certificate."""
+    outer = DerReader(value, reader.what)
+    members = outer.enter(asn1.SEQUENCE)
+    outer.finish()
+    if not 1 <= len(members.content(_KEY_IDENTIFIER)) <= 64:
+        raise reader.mismatch("the authority key identifier has another length than 1 to 64")
+    members.finish()
+
+
+def _path_length(reader: DerReader, value: bytes) -> int:
+    outer = DerReader(value, reader.what)
+    members = outer.enter(asn1.SEQUENCE)
+    outer.finish()
+    if members.content(_BOOLEAN) != _TRUE:
+        raise reader.mismatch("a BOOLEAN that is not DER")
+    length = members.content(asn1.INTEGER)
+    members.finish()
+    if len(length) != 1 or length[0] > 0x7F:
+        raise reader.mismatch("the path length is not a small number")
+    return length[0]
+
+
+def _next_key(reader: DerReader, extensions: _Extensions) -> str:
+    """The hash of the next key (RFC 8649, section 3) in hex; empty if it is not there."""
+    extension = extensions.pop(NEXT_KEY, None)
+    if extension is None:
+        return ""
+    outer = DerReader(extension.value, reader.what)
+    members = outer.enter(asn1.SEQUENCE)
+    outer.finish()
+    algorithm, digest = members.whole(asn1.SEQUENCE), members.content(_OCTET_STRING)
+    members.finish()
+    if extension.critical or algorithm not in _SHA_256 or len(digest) != 32:
+        raise reader.mismatch("the hash of the next key is critical, or not a SHA-256")
+    return digest.hex()
+
+
+def _common_name(outer: DerReader) -> str | None:
+    """The common name of a subject that holds nothing else; None for an empty subject."""
+    subject = outer.enter(asn1.SEQUENCE)
+    outer.finish()
+    if subject.next_tag() is None:
+        return None
+    names = subject.enter(asn1.SET)
+    attribute = names.enter(asn1.SEQUENCE)
+    if attribute.content(asn1.OBJECT_IDENTIFIER) != _COMMON_NAME:
+        raise subject.mismatch("the subject holds more than a common name")
+    tag = attribute.next_tag()
+    if tag not in (_UTF8_STRING, _PRINTABLE_STRING):
+        raise subject.mismatch("the common name is in another kind of string than UTF8String")
+    content = attribute.content(tag)
+    for each in (attribute, names, subject):
+        each.finish()
+    try:
+        name = content.decode()
+    except UnicodeDecodeError:
+        raise subject.mismatch("the common name is not UTF-8") from None
+    if not 1 <= len(name) <= 64 or not name.isprintable():
+        raise subject.mismatch("the common name is not of 1 to 64 printable characters")
+    return name
+
+
+def common_name_of(name: bytes) -> str:
+    """The common name of a DER Name that holds nothing else. Raises PurposeMismatch."""
+    return _common_name(DerReader(name, "a name")) or ""
+
+
+def _ascii(reader: DerReader, content: bytes) -> str:
+    try:
+        return content.decode("ascii")
+    except UnicodeDecodeError:
+        raise reader.mismatch("a name that is not ASCII") from None
+
+
+def _check_revoked(entries: DerReader) -> None:
+    if entries.next_tag() is None:
+        raise entries.mismatch("an empty list of revoked certificates")
+    while entries.next_tag() is not None:
+        entry = entries.enter(asn1.SEQUENCE)
+        _check_serial(entry)
+        _time(entry)
+        if entry.next_tag() is not None:
+            _check_reason(entry)
+        entry.finish()
+
+
+def _check_reason(entry: DerReader) -> None:
+    extensions = entry.enter(asn1.SEQUENCE)
+    extension = extensions.enter(asn1.SEQUENCE)
+    extensions.finish()
+    if extension.content(asn1.OBJECT_IDENTIFIER) != REASON_CODE:
+        raise entry.mismatch("an entry has an extension other than the reason")
+    value = DerReader(extension.content(_OCTET_STRING), entry.what)
+    extension.finish()
+    reason = value.content(_ENUMERATED)
+    value.finish()
+    if len(reason) != 1 or reason[0] not in _REASONS:
+        raise entry.mismatch("an entry has a reason that is not given here")
