@@ -151,10 +151,18 @@ class Channel:
         self.draining = False
         self.ended = False
 
+    @property
+    def binding(self) -> bytes:
+        """See `Wire.binding`; empty before `greet`."""
+        return b"" if self._wire is None else self._wire.binding
+
     async def greet(self, wire: Wire) -> Welcome:
         """Send the hello over `wire` and return the server's welcome. Raises HsmdError if the channel ends instead."""
         self._wire = wire
-        wire.write(encode_hello(Capability.CONTROL | Capability.EVENTS))
+        try:
+            wire.write(encode_hello(Capability.CONTROL | Capability.EVENTS))
+        except OSError as error:  # the server has gone since the wire was opened
+            self.lost(str(error))
         return await self._greeted
 
     # --- requests ---

@@ -92,6 +92,14 @@ class Connection:
     def probing(self) -> bool:
         return self._channel is not None and self._channel.probing
 
+    @property
+    def channel_binding(self) -> bytes:
+        """What only both ends of the SSH connection in use know to be its own: a proof for it counts on no other one.
+
+        Empty for an agent. Another one after the connection was lost and made again. Raises Unavailable if there is none.
+        """
+        return self._connected().binding
+
     # --- start and end ---
 
     async def start(self) -> None:

@@ -25,6 +25,7 @@ from hsmd.system.ssh_profile import (
     WINDOW_BYTES,
     need_no_user_entry,
     require_host_principals,
+    session_identifier,
     without_ignore_packets,
 )
 
@@ -38,6 +39,7 @@ class _SshWire(asyncssh.SSHClientSession[bytes]):
     def __init__(self, connection: asyncssh.SSHClientConnection, receiver: Receiver) -> None:
         self._connection = connection
         self._receiver = receiver
+        self.binding = session_identifier(connection)
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self.write = chan.write

@@ -6,6 +6,7 @@ without a pin accepts what the first daemon shows, whose host key it has pinned.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hsmd.transparency.endorsement import accepted, verify
 from hsmd.transparency.note import Verifier
 
 MAX_FILE_BYTES = 1 << 20
+_MAY_NOT_WRITE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 WAITS = "waits"
 """The state of a key that no client accepts yet."""
 
@@ -53,7 +55,9 @@ class StatementKeyPins:
     def learn(self, shown: StatementKeyList) -> list[Verifier]:
         """Remember those of the keys shown that may be accepted; return them all, known or new.
 
-        Raises ConfigurationError if the file cannot be read or written, ProtocolError if the daemon's keys are malformed.
+        What follows from keys that are known is returned also to a user who may not write the file: it is proved again each
+        time. Raises ConfigurationError if the file cannot be read, or nothing is known yet and it cannot be written;
+        ProtocolError if the daemon's keys are malformed.
         """
         memory = self._read()
         offered = [
@@ -69,7 +73,7 @@ class StatementKeyPins:
             first=[key.vkey for key in first], keys=[key.vkey for key in followed], endorsements=notes
         )
         if fresh != memory:
-            self._write(fresh)
+            self._write(fresh, is_needed=not (self._pinned or memory.first))
         return _once([*(self._pinned or first), *followed])
 
     def _of_operators(self, notes: Sequence[str]) -> list[str]:
@@ -92,7 +96,7 @@ class StatementKeyPins:
             fault = f"{self._file} cannot be used: {error}; find out why, then remove the file and list the keys again"
             raise ConfigurationError("statement keys", [fault]) from None
 
-    def _write(self, memory: _Memory) -> None:
+    def _write(self, memory: _Memory, *, is_needed: bool) -> None:
         content = msgspec.json.encode(memory)
         if len(content) > MAX_FILE_BYTES:  # it could not be read again
             fault = (
@@ -102,7 +106,10 @@ class StatementKeyPins:
         try:
             atomic_file.replace(self._file, content)
         except OSError as error:
-            raise ConfigurationError("statement keys", [f"{self._file}: {error.strerror}"]) from None
+            if not is_needed and error.errno in _MAY_NOT_WRITE:
+                return
+            fault = f"{self._file} cannot be written: {error.strerror}; run this once as a user who may write there"
+            raise ConfigurationError("statement keys", [fault]) from None
 
 
 def parse_pins(lines: Sequence[str]) -> tuple[Verifier, ...]:

@@ -54,6 +54,11 @@ class Client:
         """The result of a control request, of the type `request.Result`. Raises HsmdError."""
         raise NotImplementedError
 
+    @property
+    def channel_binding(self) -> bytes:
+        """See `Connection.channel_binding`; of daemons only."""
+        raise BadRequest("a proof is bound to a connection to a daemon, not to an agent")
+
     def events(
         self, since: str = "", *, waiting: Callable[[HsmdError], None] | None = None
     ) -> Iterator[Event]:
@@ -128,8 +133,16 @@ class _DaemonClient(Client):
             while True:
                 yield self._run(following())
         finally:
-            with suppress(RuntimeError):  # the step that an interrupt cancelled is about to end it
-                self._run(found.aclose())
+            if not self._loop.is_closed():  # otherwise `_stop` has ended it
+                with suppress(RuntimeError):  # the step that an interrupt cancelled is about to end it
+                    self._run(found.aclose())
+
+    @property
+    def channel_binding(self) -> bytes:
+        async def read(connection: Connection) -> bytes:
+            return connection.channel_binding
+
+        return self._run(read(self._open()))
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -156,6 +169,7 @@ class _DaemonClient(Client):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(STOP_S)
         if not self._thread.is_alive():
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 

@@ -27,6 +27,8 @@ async def open_wire(endpoint: Endpoint | AgentEndpoint, receiver: Receiver) -> W
 class _SocketWire(asyncio.Protocol):
     """The agent's socket as a wire."""
 
+    binding = b""
+
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._gone = asyncio.Event()

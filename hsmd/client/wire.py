@@ -20,7 +20,13 @@ class Receiver(Protocol):
 
 
 class Wire(Protocol):
-    """An open channel: ordered bytes, until it is lost."""
+    """An open channel: ordered bytes, until it is lost.
+
+    `binding` is the session identifier of its SSH connection (RFC 4253, section 7.2), which no other connection has; empty
+    for a socket.
+    """
+
+    binding: bytes
 
     def write(self, data: bytes) -> None: ...
 

@@ -8,9 +8,10 @@ from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from hsmd.envelopes.vault.answers import Verdict
 from hsmd.health.daemon import CONDITIONS
 from hsmd.metrics.health_families import health_families
-from hsmd.protocol.messages import DaemonStatus, Metrics, TokenStatus
+from hsmd.protocol.messages import DaemonStatus, Metrics, TokenStatus, VaultNumbers
 from hsmd.protocol.messages.enumerations import BREAKER_STATE, TOKEN_STATE, WORKER_STATE
 
 
@@ -22,6 +23,8 @@ def families(numbers: Metrics) -> Iterator[Metric]:
     yield from _audit(numbers.status)
     yield from _tokens(numbers.status.tokens)
     yield from _certificates(numbers)
+    if numbers.vault is not None:
+        yield from _vault(numbers.vault)
     yield _latencies(numbers)
     yield _operations(numbers)
 
@@ -111,6 +114,37 @@ def _certificates(numbers: Metrics) -> Iterator[Metric]:
     for each in numbers.certificate_ends:
         family.add_metric([each.key], each.not_after.timestamp())
     yield family
+
+
+def _vault(numbers: VaultNumbers) -> Iterator[Metric]:
+    """Of all owners together: their names are no labels."""
+    acquisitions = CounterMetricFamily(
+        "hsmd_vault_acquisitions",
+        "Counted acquisitions of keys in the vault by how they ended.",
+        labels=["outcome"],
+    )
+    acquisitions.add_metric(["given"], numbers.given)
+    acquisitions.add_metric(["refused"], numbers.refused)
+    yield acquisitions
+    checks = CounterMetricFamily("hsmd_vault_checks", "Answered checks by verdict.", labels=["verdict"])
+    for verdict in Verdict:
+        checks.add_metric([verdict.value], numbers.checks.get(verdict.value, 0))
+    yield checks
+    yield CounterMetricFamily(
+        "hsmd_vault_checks_overloaded",
+        "Checks that were refused because there were too many.",
+        value=numbers.checks_overloaded,
+    )
+    yield _gauge(
+        "vault_management_keys_waiting",
+        "Management keys that wait for an operator's confirmation.",
+        numbers.keys_waiting,
+    )
+    yield _gauge(
+        "vault_management_keys_held",
+        "Active management keys that are held after a restore.",
+        numbers.keys_held,
+    )
 
 
 def _latencies(numbers: Metrics) -> Metric:

@@ -1,14 +1,19 @@
 """The fields of audit records that hold a control request. The daemon writes them; audit readers and the command line use them.
 
 A member that is set is a field `target_MEMBER`; of a hashed member there is the SHA-256 (hexadecimal), `target_MEMBER_sha256`.
-The text of a list is that of its items, with commas between them.
+The text of a list is that of its items, with commas between them; that of an object is its JSON in ASCII, with sorted members and
+without spaces.
 If the request is about a key, `target_digest` is the key's digest: names can be given to another key later.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from hashlib import sha256
+
+import msgspec
+from msgspec import Struct
 
 from hsmd.protocol.messages import OPERATIONS, Request, Subject
 
@@ -24,7 +29,7 @@ def fields_of(request: Request) -> dict[str, str]:
         value = getattr(request, attribute)
         if not value:
             continue
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = _whole(value)
         if isinstance(value, bytes):
             fields[f"target_{member}_sha256"] = sha256(value).hexdigest()
         elif attribute in request.hashed:
@@ -32,6 +37,12 @@ def fields_of(request: Request) -> dict[str, str]:
         else:
             fields[f"target_{member}"] = text
     return fields
+
+
+def _whole(value: object) -> str:
+    if isinstance(value, Struct):
+        return json.dumps(msgspec.to_builtins(value), sort_keys=True, separators=(",", ":"))
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def key_named_by(request: Request) -> str:

@@ -23,6 +23,8 @@ _UNFINISHED_S = 1.0
 """How long a daemon may take to finish the line it is writing."""
 _PAUSE_S = 0.01
 _CHUNK_BYTES = 1 << 20
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""A named pipe in place of a log is not waited for: it has no lines."""
 _INDEX = re.compile(rb'\{"index":([0-9]{1,19}),')
 _SEGMENT = re.compile(r"([0-9]{12,19})\.jsonl\Z")
 
@@ -81,7 +83,7 @@ class SegmentDirectory:
 
     def open(self, segment: Segment) -> int:
         """A descriptor for reading a segment; the caller closes it. Raises OSError."""
-        return os.open(segment.name, self._flags, dir_fd=self.fd)
+        return os.open(segment.name, self._flags | os.O_NONBLOCK, dir_fd=self.fd)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -140,6 +142,35 @@ def log_lines(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Ite
             yield from _lines(fd, clock)
 
 
+def ends_in_zeros(path: Path, offset: int) -> bool:
+    """Whether a log has only zero bytes from `offset` on, counted over its files in their order. Raises OSError."""
+    with contextlib.ExitStack() as opened:
+        for fd in _opened(path, opened):
+            size = os.fstat(fd).st_size
+            if not _is_zero(fd, min(offset, size), size):
+                return False
+            offset = max(0, offset - size)
+    return True
+
+
+def _is_zero(fd: int, at: int, end: int) -> bool:
+    """Whether a file has only zero bytes from `at` to `end`. Holes of sparse files are not read."""
+    while at < end:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a hole up to the end
+                return True
+            raise
+        chunk = os.pread(fd, min(_CHUNK_BYTES, end - at), at) if at < end else b""
+        if chunk.count(0) != len(chunk):
+            return False
+        if not chunk:  # the file has become shorter
+            return True
+        at += len(chunk)
+    return True
+
+
 def _opened(path: Path, opened: contextlib.ExitStack) -> list[int]:
     """Descriptors of the log's files in their order."""
 
@@ -148,10 +179,10 @@ def _opened(path: Path, opened: contextlib.ExitStack) -> list[int]:
         return fd
 
     if not path.is_dir():
-        return [kept(os.open(path, os.O_RDONLY | os.O_CLOEXEC))]
+        return [kept(os.open(path, _READ))]
     live: list[int] = []
     with contextlib.suppress(FileNotFoundError):
-        live = [kept(os.open(path / LIVE_NAME, os.O_RDONLY | os.O_CLOEXEC))]
+        live = [kept(os.open(path / LIVE_NAME, _READ))]
     sealed: list[int] = []
     try:
         directory = opened.enter_context(SegmentDirectory(path, links=True))

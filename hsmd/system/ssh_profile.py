@@ -118,6 +118,14 @@ def send_ignore_packet(connection: Any) -> None:
     type(connection).send_packet(connection, _MSG_IGNORE, _EMPTY_STRING)
 
 
+def session_identifier(connection: Any) -> bytes:
+    """The exchange hash of the first key exchange (`_session_id`; RFC 4253, section 7.2): 32 bytes that both ends know.
+
+    No other connection has the same one, and it stays when keys are exchanged anew. It is empty before the first exchange.
+    """
+    return bytes(connection._session_id)
+
+
 @contextmanager
 def sent_together(connection: Any) -> Iterator[None]:
     """Have all packets that asyncssh sends meanwhile written at once (replaces `_send`).

@@ -116,19 +116,24 @@ class KeyDescription(Struct, frozen=True):
 
 
 class Generate(TokenRequest, tag="generate", frozen=True):
-    """Generate a key pair in the token; `purposes` become its permanent ceiling."""
+    """Generate a key pair in the token; `purposes` and their `constraints`, by label, become its permanent ceiling.
+
+    With `reserve` it gets no ceiling: no daemon serves it until it is adopted.
+    """
 
     Result: ClassVar = KeyDescription
     name: Name
     key_type: Text
     purposes: list[PurposeLabel]
+    constraints: dict[PurposeLabel, dict[str, Any]] = {}
+    reserve: bool = False
 
 
 class Adopt(TokenRequest, tag="adopt", frozen=True):
     """Serve a key that is already in the token, identified by exactly one of CKA_ID, CKA_LABEL and digest.
 
-    A key that has a ceiling keeps it: `purposes` must be empty or the same. `certificate` (PEM) gives the public half if the
-    token does not show it. A key with unsafe attributes is refused unless `accept_unsafe`.
+    A key that has a ceiling keeps it: `purposes` and `constraints` must be empty or the same. `certificate` (PEM) gives the
+    public half if the token does not show it. A key with unsafe attributes is refused unless `accept_unsafe`.
     """
 
     Result: ClassVar = KeyDescription
@@ -139,6 +144,7 @@ class Adopt(TokenRequest, tag="adopt", frozen=True):
     key: Text = ""
     certificate: Pem = ""
     accept_unsafe: bool = False
+    constraints: dict[PurposeLabel, dict[str, Any]] = {}
 
 
 class Destroy(TokenRequest, tag="destroy", frozen=True):

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from hsmd.errors import BadRequest, ProtocolError
 from hsmd.protocol.messages.audit import *
+from hsmd.protocol.messages.authorities import *
 from hsmd.protocol.messages.base import *
 from hsmd.protocol.messages.base import Request
 from hsmd.protocol.messages.certificates import *
@@ -27,6 +28,11 @@ from hsmd.protocol.messages.metrics import *
 from hsmd.protocol.messages.statements import *
 from hsmd.protocol.messages.status import *
 from hsmd.protocol.messages.tokens import *
+from hsmd.protocol.messages.vault_checks import *
+from hsmd.protocol.messages.vault_keys import *
+from hsmd.protocol.messages.vault_records import *
+from hsmd.protocol.messages.vault_rekey import *
+from hsmd.protocol.messages.vault_types import *
 
 REQUESTS: tuple[type[Request], ...] = tuple(
     sorted(Request.__subclasses__(), key=lambda request: request.op())

@@ -37,8 +37,8 @@ ROLE = Enumeration(
         Role.OPERATOR.value: "manages keys, clients and grants; uses no keys",
         Role.AUDITOR.value: "reads the state of the daemon and its audit log",
         Role.FRONT_END.value: "uses the keys on which it has grants",
-        Role.OWNER.value: "reads what is known of the keys that it owns",
-        Role.CHECKER.value: "no rights beyond those of every client yet",
+        Role.OWNER.value: "reads what is known of the keys that it owns, and keeps keys in the vault",
+        Role.CHECKER.value: "checks public keys of the vault for owners that allow it to all checkers",
         Role.NODE.value: "no rights beyond those of every client yet",
         Role.DEPOSITARY.value: "no rights beyond those of every client yet; no operator can be one",
     },
@@ -85,6 +85,8 @@ PURPOSE = Enumeration(
         Purpose.CHECKPOINT.label: "checkpoints of the audit log, by a key of the daemon that has no other purpose; never granted",
         Purpose.STATEMENT.label: "statements, by a key of the daemon that has no other purpose; never granted",
         Purpose.UNWRAP_KEY.label: "unwrapping of other keys inside the token, by RSA keys; never granted",
+        Purpose.X509_AUTHORITY.label: "certificates, revocation lists and requests of an authority, by a key that has no other "
+        "purpose, within the constraints in its ceiling ([authority.md](authority.md)); never granted",
     },
 )
 PURPOSE_OR_GROUP = Enumeration(
@@ -161,6 +163,29 @@ CERTIFICATE_STATE = Enumeration(
         "ending": "it ends within the days of the daemon's setting `certificates.warn_days`, or in the last fifth of its term "
         "if that is less",
         "ended": "it is not valid any more",
+    },
+)
+CERTIFICATE_PROFILE = Enumeration(
+    "CertificateProfile",
+    "What a certificate that an authority issues is for.",
+    {
+        "server": "TLS servers (`serverAuth`)",
+        "client": "TLS clients (`clientAuth`)",
+        "server-client": "both",
+        "issuing": "another authority",
+    },
+)
+REVOCATION_REASON = Enumeration(
+    "RevocationReason",
+    "Why a certificate was revoked (RFC 5280, section 5.3.1); empty if it was not.",
+    {
+        "unspecified": "",
+        "key-compromise": "another party may have the private key",
+        "ca-compromise": "another party may have the private key of an authority",
+        "affiliation-changed": "names have changed",
+        "superseded": "another certificate has replaced it",
+        "cessation-of-operation": "it is not used any more",
+        "privilege-withdrawn": "its subject may not have it any more",
     },
 )
 WORKER_ROLE = Enumeration(
@@ -257,6 +282,19 @@ EVENT_KIND = Enumeration(
         "health.cleared": "that has ended",
         "grant.exhausted": "a limited grant has been used for the last time",
         "client.enrolled": "a client has registered its key with a one-time token",
+        "vault.registered": "a management key waits for an operator's confirmation",
+        "vault.confirmed": "an operator has confirmed a management key",
+        "vault.replaced": "an owner's management key is being replaced by the next one, or this is done",
+        "vault.held": "the store was restored, and an owner's keys in the vault are held until they are confirmed again",
+        "vault.expiring": "the term of a key in the vault ends soon",
+        "vault.expired": "it has ended",
+        "vault.exhausted": "a key in the vault has been given out as often as its owner allows",
+        "vault.over-use": "it was asked for once more, for the first time",
+        "vault.suspended": "the owner has suspended a key in the vault",
+        "vault.resumed": "the owner has resumed it",
+        "vault.revoked": "the owner has revoked a key in the vault",
+        "vault.compromised": "the owner has declared a key in the vault compromised",
+        "vault.destroyed": "the owner has destroyed a key in the vault",
         "events.missed": "events are missing here: see `reason` in its payload",
         "events.position": "nothing happened that the follower may read; it can go on from here",
     },

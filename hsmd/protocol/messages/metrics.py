@@ -10,7 +10,7 @@ from hsmd.protocol.messages.base import AUDITOR, NO_SUBJECT, OPERATOR, Request
 from hsmd.protocol.messages.enumerations import KEY_TYPE, OUTCOME, PURPOSE
 from hsmd.protocol.messages.status import CertificateEnd, DaemonStatus
 
-__all__ = ["Latency", "Metrics", "MetricsRead", "UseCount"]
+__all__ = ["Latency", "Metrics", "MetricsRead", "UseCount", "VaultNumbers"]
 
 
 class UseCount(Struct):
@@ -41,6 +41,23 @@ class Latency(Struct):
     """Sum of all their durations."""
 
 
+class VaultNumbers(Struct, omit_defaults=True):
+    """What the vault has done since the start of the daemon, and what waits in it, of all owners together."""
+
+    given: int = 0
+    """Acquisitions for which an envelope was given out."""
+    refused: int = 0
+    """Those that were counted and not given out: beyond their uses, outside of their term, suspended."""
+    checks: dict[str, int] = {}
+    """Answered checks by verdict."""
+    checks_overloaded: int = 0
+    """Checks that were refused because there were too many."""
+    keys_waiting: int = 0
+    """Management keys that wait for an operator's confirmation; at most a minute old."""
+    keys_held: int = 0
+    """Active management keys that are held after a restore, with what is sealed to them; at most a minute old."""
+
+
 class Metrics(Struct):
     """The state of the daemon and its counters, which run since its start."""
 
@@ -51,6 +68,8 @@ class Metrics(Struct):
     latencies: list[Latency]
     certificate_ends: list[CertificateEnd] = []
     """The certificates that end first, at most 500, in that order."""
+    vault: VaultNumbers | None = None
+    """None from a daemon of an earlier release."""
 
 
 class MetricsRead(Request, tag="metrics.read"):

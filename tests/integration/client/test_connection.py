@@ -25,6 +25,7 @@ from hsmd.errors import (
 from hsmd.protocol.frames import MAX_DATA_BYTES, Kind, decode_error
 from hsmd.protocol.messages import KeyList, KeyPage, KeyShow, WhoAmI
 from hsmd.purposes import Purpose
+from hsmd.system.ssh_profile import session_identifier
 from tests.support.fake_daemon import CLIENT, FakeDaemon
 from tests.support.polling import eventually
 
@@ -63,6 +64,15 @@ async def test_control_request_gives_typed_result(daemon: FakeDaemon, connection
     assert identity.client == CLIENT
     assert isinstance(page, KeyPage)
     assert [key.name for key in page.keys] == ["www"]
+
+
+async def test_a_proof_can_name_the_ssh_connection(daemon: FakeDaemon, connection: Connection) -> None:
+    bindings = [session_identifier(each) for each in daemon.connections]
+    assert bindings == [connection.channel_binding]
+    async with Connection(daemon.endpoint()) as other:
+        assert other.channel_binding not in bindings
+    with pytest.raises(Unavailable):
+        _ = Connection(daemon.endpoint()).channel_binding
 
 
 async def test_refusals_are_raised_with_their_type(daemon: FakeDaemon, connection: Connection) -> None:

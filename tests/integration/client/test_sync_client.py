@@ -56,6 +56,7 @@ def test_use_key_and_control(background: Background) -> None:
     with Client.connect(background.daemon.endpoint()) as client:
         assert client.use_key(KEY, 8, 0x0403, b"data", timeout_s=2) == b"signed data"
         assert client.control(WhoAmI(), timeout_s=2).client == CLIENT
+        assert len(client.channel_binding) == 32
 
 
 def test_errors_are_raised(background: Background) -> None:

@@ -37,6 +37,8 @@ WELCOME = encode_welcome(Welcome(1, 3, 65_536, 4))
 class Harness:
     """Transport, owner and clock of one channel."""
 
+    binding = b""
+
     def __init__(self) -> None:
         self.now = 1000.0
         self.written = b""
@@ -346,6 +348,18 @@ async def test_a_loss_is_reported_once(harness: Harness) -> None:
     harness.channel.received(encode(Kind.RESULT, 1, b""))
     assert [note for note in harness.notes if note[0] == "lost"] == [("lost", "gone")]
     assert len(harness.answers) == 1
+
+
+async def test_a_server_that_goes_before_the_hello_is_unavailable() -> None:
+    harness = Harness()
+
+    def broken(data: bytes) -> None:
+        raise BrokenPipeError("channel not open for sending")
+
+    harness.write = broken  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="before the welcome: channel not open"):
+        await harness.channel.greet(harness)
+    assert harness.closed == 1
 
 
 async def test_greet_raises_the_error_sent_before_the_welcome() -> None:

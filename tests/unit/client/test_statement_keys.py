@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hsmd.client.statement_keys import StatementKeyPins
 from hsmd.errors import ConfigurationError, ProtocolError
 from hsmd.protocol.messages import StatementKey, StatementKeyList
+from hsmd.system import atomic_file
 from hsmd.transparency.declaration import OPERATOR
 from hsmd.transparency.endorsement import Endorsement, material_of, sign
 from hsmd.transparency.note import Verifier
@@ -106,6 +108,31 @@ def test_a_file_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> N
     with pytest.raises(ConfigurationError, match="the daemon shows too many keys"):
         known.learn(shown(*names))
     assert known.accepted() == [OLD]
+
+
+def test_a_user_who_may_not_write_follows_what_is_known_and_begins_with_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the user of an SSH server's command: a new key that operators have endorsed must not end all logins."""
+    (tmp_path / "first").mkdir()
+    pins(tmp_path / "first").learn(shown(OLD))
+    refused = OSError(errno.EACCES, "Permission denied")
+
+    def replace(*_: object) -> None:
+        raise refused
+
+    monkeypatch.setattr(atomic_file, "replace", replace)
+    for mine in (pins(tmp_path, OLD), pins(tmp_path / "first")):
+        assert set(mine.learn(shown(NEW, OLD, notes=(note(OLD, NEW),)))) == {OLD, NEW}
+        assert mine.learn(shown(NEW, OLD, notes=(note(OLD, NEW, MALLORY),))) == [OLD]
+        assert mine.accepted() == [OLD]
+    with pytest.raises(
+        ConfigurationError, match="cannot be written: Permission denied; run this once as a user who"
+    ):
+        pins(tmp_path).learn(shown(OLD))
+    refused = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(ConfigurationError, match="No space left"):
+        pins(tmp_path, OLD).learn(shown(NEW, OLD, notes=(note(OLD, NEW),)))
 
 
 def test_a_damaged_file_and_malformed_keys_are_errors(tmp_path: Path) -> None:

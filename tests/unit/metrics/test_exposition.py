@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hsmd.metrics.daemon_families import families
 from hsmd.metrics.exposition import Process, pieces
-from hsmd.protocol.messages import CertificateEnd, Finding, Metrics, UseCount
+from hsmd.protocol.messages import CertificateEnd, Finding, Metrics, UseCount, VaultNumbers
 from tests.support.metrics import NOON, numbers_of
 
 
@@ -33,8 +33,18 @@ def test_all_numbers_are_exposed(numbers: Metrics) -> None:
     status.certificates, status.certificates_ended, status.certificates_ending = 5, 1, 2
     status.level, status.findings = "partial", [Finding("certificate-ended", "partial")]
     numbers.certificate_ends = [CertificateEnd("www", NOON, "ended")]
+    numbers.vault = VaultNumbers(7, 2, {"match": 5, "no-answer": 1}, 3, 4, 6)
     found = read(numbers)
     expected = {
+        ("hsmd_vault_acquisitions_total", (("outcome", "given"),)): 7,
+        ("hsmd_vault_acquisitions_total", (("outcome", "refused"),)): 2,
+        ("hsmd_vault_checks_total", (("verdict", "match"),)): 5,
+        ("hsmd_vault_checks_total", (("verdict", "match-previous"),)): 0,
+        ("hsmd_vault_checks_total", (("verdict", "mismatch"),)): 0,
+        ("hsmd_vault_checks_total", (("verdict", "no-answer"),)): 1,
+        ("hsmd_vault_checks_overloaded_total", ()): 3,
+        ("hsmd_vault_management_keys_waiting", ()): 4,
+        ("hsmd_vault_management_keys_held", ()): 6,
         ("hsmd_build_info", (("version", "0.1.0"),)): 1,
         ("hsmd_start_time_seconds", ()): numbers.status.started_at.timestamp(),
         ("hsmd_draining", ()): 0,

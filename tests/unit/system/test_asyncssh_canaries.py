@@ -38,6 +38,7 @@ from hsmd.system.ssh_profile import (
     keep_options,
     need_no_user_entry,
     sent_together,
+    session_identifier,
     without_ignore_packets,
 )
 from tests.support.ssh_peer import certificate
@@ -258,6 +259,20 @@ async def test_keys_are_exchanged_anew_after_the_login_was_forgotten(plain: Plai
         assert served._recv_encryption is not first
         await connection.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
         assert served._session_id, "that of the first exchange stays (RFC 4253, section 7.2)"
+
+
+async def test_both_ends_have_one_session_identifier_and_no_other_connection_has_it(plain: Plain) -> None:
+    async with await connect(plain) as first, await connect(plain) as second:
+        bindings = [session_identifier(connection) for connection in plain.connections]
+        assert [session_identifier(first), session_identifier(second)] == bindings
+        assert [len(each) for each in bindings] == [32, 32]
+        assert bindings[0] != bindings[1]
+        served = plain.connections[0]
+        before, served._rekey_bytes_sent = served._recv_encryption, served._rekey_bytes
+        await first.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
+        await first.create_session(asyncssh.SSHClientSession, subsystem="x", encoding=None)
+        assert served._recv_encryption is not before
+        assert session_identifier(served) == session_identifier(first) == bindings[0]
 
 
 async def test_environment_variables_are_still_kept_without_a_limit(plain: Plain) -> None:
