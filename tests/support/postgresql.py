@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,11 @@ class Cluster:
         ) as connection:
             connection.execute(statement.encode())
 
+    def dump(self, database: str) -> bytes:
+        """All that is in a database, as `pg_dump` writes it."""
+        command = [_binary("pg_dump"), "-h", self.sockets, "-U", "postgres", database]
+        return subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+
     def load(self, database: str, dump: Path) -> str:
         """Create a database from a plain dump; return its URL."""
         self.run(f"CREATE DATABASE {database}")
@@ -45,8 +50,13 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """A cluster without durability, which ends with the test process."""
+def running_cluster(
+    prepare: Callable[[Path], Mapping[str, object]] = lambda data: {},
+) -> Iterator[Cluster]:
+    """A cluster without durability, which ends with the test process.
+
+    `prepare` may put files into its data directory, and returns further settings.
+    """
     directory = Path(tempfile.mkdtemp(prefix="hsmd-pg-"))  # a short path: socket names have at most 107 bytes
     as_user = _unprivileged(directory)
     data = directory / "data"
@@ -54,24 +64,33 @@ def running_cluster() -> Iterator[Cluster]:
     collation = ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US"]
     initdb = [_binary("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N", *collation]
     subprocess.run([*as_user, *initdb], check=True, capture_output=True, cwd=directory, timeout=60)
-    settings = {
+    settings: dict[str, object] = {
         "listen_addresses": "",
         "unix_socket_directories": directory,
         "fsync": "off",
         "max_connections": 60,
     }
+    settings |= prepare(data)
+    _give_to_server(data)
     arguments = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen(
             [*as_user, _binary("postgres"), "-D", data, *arguments], stdout=log, stderr=log, cwd=directory
         )
     try:
-        _wait_for(server, directory)
+        _wait_for(server, directory, str(settings.get("port", 5432)))
         yield Cluster(directory)
     finally:
         server.send_signal(signal.SIGQUIT)
         server.wait(START_DEADLINE_S)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _give_to_server(data: Path) -> None:
+    """The server reads a private key only if the file is its own."""
+    if os.geteuid() == 0:
+        for path in data.iterdir():
+            shutil.chown(path, "postgres", "postgres")
 
 
 def _unprivileged(directory: Path) -> list[str]:
@@ -91,12 +110,12 @@ def _binary(name: str) -> str:
     return path
 
 
-def _wait_for(server: subprocess.Popen[bytes], directory: Path) -> None:
+def _wait_for(server: subprocess.Popen[bytes], directory: Path, port: str) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
     while True:
         try:
             psycopg.connect(
-                host=str(directory), user="postgres", dbname="postgres", connect_timeout=2
+                host=str(directory), port=port, user="postgres", dbname="postgres", connect_timeout=2
             ).close()
             return
         except psycopg.OperationalError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, or_, select, update
 
+from hsmd.daemon.store import vault_owner_locks as vault
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.names import check_after, check_name, searchable, unknown
 from hsmd.daemon.store.records import ClientRecord, CredentialRecord, Page
@@ -92,8 +93,8 @@ class Clients:
     def remove_role(self, name: str, role: Role) -> bool:
         """Take a role from a client; return whether it had it.
 
-        Raises NotFound, BadRequest for its only role, Conflict for the role of an owner to which keys belong or belonged: that
-        would take away its right to read about them.
+        Raises NotFound, BadRequest for its only role, Conflict for the role of an owner to which keys belong or belonged, in
+        a token or in the vault: that would take away its right to read about them.
 
         With the role of a front end it loses its grants: a daemon of a release with one role per client would go on using
         them, and they would be back with the role.
@@ -111,6 +112,8 @@ class Clients:
                 f"role: keys belong or belonged to {name!r}, which keeps its right to read about them; `hsmd key list` and "
                 "`hsmd key list --destroyed` show them"
             )
+        if role is Role.OWNER:
+            vault.keep_role(self._connection, self._order, client)
         self._write_roles(client.id, held - {role})
         if role is Role.FRONT_END:
             wait_for_uses(self._connection, self._order, limited_grants.c.client_id == client.id)
@@ -206,9 +209,11 @@ class Clients:
     def remove(self, name: str) -> None:
         """Remove a client with its credentials, grants and trust in CAs, and CAs left without a client.
 
-        Raises NotFound.
+        Raises NotFound, Conflict if it has keys in the vault.
         """
-        client_id = self.find_id(name)
+        client = self.row(name)
+        client_id = client.id
+        vault.leave(self._connection, self._order, client)
         wait_for_uses(self._connection, self._order, limited_grants.c.client_id == client_id)
         self._connection.execute(delete(clients).where(clients.c.id == client_id))
         still_trusted = select(ca_clients.c.ca_fingerprint)
@@ -217,11 +222,14 @@ class Clients:
     def rename(self, name: str, new_name: str, now: datetime | None = None) -> None:
         """Rename a client; credentials, grants, keys that it owns and trust in CAs stay with it.
 
-        Raises NotFound, BadRequest for an invalid new name, Conflict if it is taken.
+        Raises NotFound, BadRequest for an invalid new name, Conflict if it is taken, or if the client has something in the
+        vault.
         """
-        client_id = self.find_id(name)
+        client = self.row(name)
+        client_id = client.id
         _check_client_name("new_name", new_name)
         self._check_is_free(new_name)
+        vault.keep_name(self._connection, self._order, client)
         renamed = update(clients).where(clients.c.id == client_id)
         self._connection.execute(renamed.values(name=new_name, named_at=now or datetime.now(UTC)))
         keep_name(self._connection, new_name, grant_uses.c.client_id == client_id)

@@ -83,6 +83,11 @@ class Keys:
             raise unknown("key", name)
         return self._records(rows)[0]
 
+    def with_digest(self, digest: bytes) -> KeyRecord | None:
+        """The key with this digest; None if there is none."""
+        rows = self._connection.execute(_KEYS.where(keys.c.digest == digest)).all()
+        return self._records(rows)[0] if rows else None
+
     def find_id(self, name: str) -> int:
         """The row id of a key. Raises NotFound."""
         query = select(keys.c.id).where(keys.c.name == searchable(name))

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Integer,
@@ -74,6 +75,12 @@ def _counting() -> ReturningUpdate[Any]:
 
 _COUNT = _counting()
 """Made once: to build it takes longer than to run it."""
+_LEAST = bindparam("least", type_=BigInteger)
+_RAISE = (
+    update(grant_uses)
+    .where(grant_uses.c.id == bindparam("uses_row"), grant_uses.c.used < _LEAST)
+    .values(used=_LEAST)
+)
 
 
 class LimitedGrants:
@@ -137,6 +144,17 @@ class LimitedGrants:
         decided = [results[position] for position in range(len(uses))]
         self._counted_uses.add(use for use in decided if isinstance(use, CountedUse))
         return decided
+
+    def raise_counts(self, counts: Sequence[tuple[int, int]]) -> int:
+        """Raise counts of uses, given with the row ids of the counts, to at least these; return how many were lower.
+
+        For a restored store that no daemon uses yet: what is held stays so, and no grant is locked.
+        """
+        raised = 0
+        for uses_id, used in counts:
+            wanted = {"uses_row": uses_id, "least": used}
+            raised += self._connection.execute(_RAISE, wanted).rowcount
+        return raised
 
     def of(self, client: str, key: str) -> list[LimitedGrantRecord]:
         """The limited grants of a client on a key, in order of purpose. Raises NotFound."""

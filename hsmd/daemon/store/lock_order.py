@@ -12,10 +12,14 @@ class Lock(IntEnum):
 
     STATE = 1
     LEASE = 2
-    GRANT = 3
-    COUNTER = 4
-    LEDGER = 5
-    COUNTED_USES = 6
+    CLIENT = 3
+    VAULT_OWNER = 4
+    VAULT_VERSION = 5
+    GRANT = 6
+    COUNTER = 7
+    LEDGER = 8
+    COUNTED_USES = 9
+    VAULT_ACQUISITIONS = 10
 
 
 class LockOrder:

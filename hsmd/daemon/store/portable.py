@@ -25,6 +25,7 @@ _NOTES_TABLE = "changes"
 _BYTES, _TIME = "bytes", "time"
 _ONE_ROW_TABLES = ("state", "ledger")
 """Tables whose row is created by the revision that makes the table."""
+_KEYS_IN_USE = ("active", "replaced")
 _TERMS_OF_ANOTHER_TIME = 2**32
 
 
@@ -101,8 +102,9 @@ def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[
     """The rows of a restored store, which gives out other events and terms than the old one did after the backup.
 
     A new epoch makes cursors of the old one known as such; leases end, with terms above those that were given out.
-    Counts of uses are held, because those after the backup are not known; uses that were counted just before it are in the
-    old daemon's log.
+    Counts of uses are held, because those after the backup are not known, and so are versions of keys in the vault, and
+    their owners' management keys, which may have been replaced since; uses and acquisitions that were counted just before
+    it are in the old daemon's log.
     """
     if not tables.get("ledger"):
         return tables  # of a revision without a ledger; the one that makes it begins an epoch
@@ -118,9 +120,17 @@ def _in_another_time(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[
             ],
             "grant_uses": [{**count, "held": True} for count in tables.get("grant_uses", [])],
             "counted_uses": [],
+            "vault_versions": [{**version, "held": True} for version in tables.get("vault_versions", [])],
+            "vault_management_keys": [_held(key) for key in tables.get("vault_management_keys", [])],
+            "vault_acquisitions": [],
         }
     except (KeyError, TypeError):
         raise StoreFailure("the backup of the store is damaged", detail="its ledger is malformed") from None
+
+
+def _held(key: dict[str, Any]) -> dict[str, Any]:
+    """A management key as it is after a restore. One of a revision without holds gets its hold when that is upgraded."""
+    return {**key, "held": key["state"] in _KEYS_IN_USE} if "held" in key else key
 
 
 def _tables(connection: Connection) -> list[Table]:

@@ -52,6 +52,47 @@ class KeyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AuthorityRecord:
+    """A certificate authority: what its key's ceiling permits, as canonical JSON, and its newest revocation list.
+
+    `lists_at` are the URLs of its lists, each of which is for `list_s` seconds. `next_public_key` (DER SubjectPublicKeyInfo)
+    is the key that will replace it, in the token `next_token`; both are empty if none is fixed.
+    """
+
+    key: str
+    constraints: str
+    lists_at: tuple[str, ...]
+    list_s: int
+    next_token: str = ""
+    next_public_key: bytes = b""
+    list_number: int = 0
+    list_der: bytes = b""
+    list_ends: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedRecord:
+    """A certificate that an authority has issued, or was about to: then `certificate` (DER) is empty.
+
+    `serial` is in hex, `names` are its alternative names as texts, `key_digest` is the SHA-256 of the certified key.
+    """
+
+    authority: str
+    serial: str
+    profile: str
+    subject: str
+    names: tuple[str, ...]
+    key_digest: bytes
+    not_before: datetime
+    not_after: datetime
+    certificate: bytes = b""
+    revoked_at: datetime | None = None
+    reason: str = ""
+    row: int = field(default=0, compare=False)
+    """Its row id: later ones have higher ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class NameSpan:
     """A name of a key, and the time in which the key had it; `until` is None for the present name."""
 

@@ -123,7 +123,8 @@ class Store:
     def restore(self, document: bytes) -> None:
         """Fill an empty database from an export, and upgrade it to this release; begins an epoch of the ledger.
 
-        Limited grants refuse until an operator states their limits anew: their uses since the backup are not known.
+        Limited grants refuse until an operator states their limits anew, and keys in the vault until their owners do: their
+        uses since the backup are not known.
         Raises StoreFailure for a damaged document or one of a newer release, Conflict if the database holds a store.
         """
         content = portable.decode(document)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -82,6 +83,43 @@ certificates = Table(
     Column("chain_pem", Text, nullable=False),
     Column("not_after", UtcDateTime, nullable=False),
     Column("not_before", UtcDateTime, nullable=True),
+)
+
+# A key that is an authority's. `constraints` repeats its ceiling; the newest revocation list has the number `list_number`.
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("constraints", Text, nullable=False),
+    Column("lists_at", Text, nullable=False),
+    Column("list_s", BigInteger, nullable=False),
+    Column("list_number", BigInteger, nullable=False),
+    Column("list_der", LargeBinary, nullable=True),
+    Column("list_ends", UtcDateTime, nullable=True),
+    Column("next_token", String(256), nullable=False),
+    Column("next_public_key", LargeBinary, nullable=True),
+)
+
+# A row is there before the authority signs; `certificate` comes after it, and is missing if it was not signed, or a daemon
+# was killed just then.
+issued_certificates = Table(
+    "issued_certificates",
+    metadata,
+    row_id(),
+    Column("authority_id", ForeignKey("authorities.key_id", ondelete="CASCADE"), nullable=False),
+    Column("serial", text_key(40), nullable=False),
+    Column("profile", String(16), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("names", Text, nullable=False),
+    Column("key_digest", LargeBinary(32), nullable=False),
+    Column("not_before", UtcDateTime, nullable=False),
+    Column("not_after", UtcDateTime, nullable=False),
+    Column("certificate", LargeBinary, nullable=True),
+    Column("revoked_at", UtcDateTime, nullable=True),
+    Column("reason", String(32), nullable=False),
+    UniqueConstraint("authority_id", "serial"),
+    Index("ix_issued_certificates_authority_id_revoked_at", "authority_id", "revoked_at"),
+    sqlite_autoincrement=True,
 )
 
 # A key, and the one that is to take over its name, or has done so. The row goes with either of them.
@@ -401,4 +439,192 @@ leases = Table(
     Column("holder", String(512), nullable=False),
     Column("term", BigInteger, nullable=False),
     Column("until", UtcDateTime, nullable=True),
+)
+
+# --- vault ---
+
+# An owner of vaulted keys: `owner_id` is the row id of its client, which no other client gets. The row stays when the client
+# is removed, which `client_id` refuses as long as it is set. `versions` and `bytes` are for quotas: versions that are not
+# destroyed; envelopes, statements and public halves. Changes of an owner's keys lock this row.
+vault_owners = Table(
+    "vault_owners",
+    metadata,
+    Column("owner_id", Integer, primary_key=True, autoincrement=False),
+    Column("client_id", ForeignKey("clients.id", ondelete="RESTRICT"), nullable=True, unique=True),
+    Column("name", String(64), nullable=False),
+    Column("checkers", Boolean, nullable=False),
+    Column("versions", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
+
+# Statements about management keys. A row stays when its key is replaced. `held`: a backup was restored, so it is not known
+# whether the key was replaced since; it proves nothing until an operator confirms it again.
+vault_management_keys = Table(
+    "vault_management_keys",
+    metadata,
+    row_id(),
+    Column("owner_id", ForeignKey("vault_owners.owner_id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("suite", String(16), nullable=False),
+    Column(
+        "state",
+        String(16),
+        CheckConstraint("state IN ('pending', 'active', 'replaced', 'retired', 'lost')", name="known_state"),
+        nullable=False,
+    ),
+    Column("text", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("succession", LargeBinary, nullable=False),
+    Column("confirmation", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("held", Boolean, nullable=False, server_default=false()),
+    UniqueConstraint("owner_id", "number"),
+    UniqueConstraint("owner_id", "digest"),
+    sqlite_autoincrement=True,
+)
+_ACTIVE = text("state = 'active'")
+Index(
+    "uq_vault_management_keys_active",
+    vault_management_keys.c.owner_id,
+    unique=True,
+    sqlite_where=_ACTIVE,
+    postgresql_where=_ACTIVE,
+)
+
+vault_records = Table(
+    "vault_records",
+    metadata,
+    row_id(),
+    Column("owner_id", ForeignKey("vault_owners.owner_id"), nullable=False),
+    Column("name", text_key(64), nullable=False),
+    Column("newest", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("owner_id", "name"),
+    sqlite_autoincrement=True,
+)
+
+# Versions of records, as their newest statement (`number`, SHA-256 `head`) says, and what the store counts and notes of them.
+# `key_digest`: SHA-256 of the public half, or the check value of a secret key. `held`: a backup was restored, so counts and
+# statements since it was made are not known. `ended_at`: the end of the term was observed. `term_from`: from when to
+# `not_after` thresholds are placed, the next of which is passed at `due_at`. `told_uses`: the maximum whose crossing was
+# announced.
+vault_versions = Table(
+    "vault_versions",
+    metadata,
+    row_id(),
+    Column("record_id", ForeignKey("vault_records.id"), nullable=False),
+    Column("owner_id", ForeignKey("vault_owners.owner_id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("key_digest", LargeBinary(32), nullable=False),
+    Column("suite", String(64), nullable=False),
+    Column("management_id", ForeignKey("vault_management_keys.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("head", LargeBinary(32), nullable=False),
+    Column(
+        "standing",
+        String(16),
+        CheckConstraint("standing IN ('live', 'revoked', 'compromised', 'destroyed')", name="known_standing"),
+        nullable=False,
+    ),
+    Column("reason", String(256), nullable=False),
+    Column("compromised_at", UtcDateTime, nullable=True),
+    Column("suspended_at", UtcDateTime, nullable=True),
+    Column("suspended_reason", String(256), nullable=False),
+    Column("held", Boolean, nullable=False),
+    Column("not_before", UtcDateTime, nullable=True),
+    Column("not_after", UtcDateTime, nullable=True),
+    Column("ended_at", UtcDateTime, nullable=True),
+    Column("term_from", UtcDateTime, nullable=True),
+    Column("due_at", UtcDateTime, nullable=True, index=True),
+    Column("mode", String(8), nullable=False),
+    Column("max_uses", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("released", BigInteger, CheckConstraint("released <= requests", name="counted"), nullable=False),
+    Column("told_uses", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("spki", LargeBinary, nullable=False),
+    UniqueConstraint("record_id", "version"),
+    Index("ix_vault_versions_owner_id_key_digest", "owner_id", "key_digest"),
+    sqlite_autoincrement=True,
+)
+_SEALED = text("standing <> 'destroyed'")
+Index(
+    "ix_vault_versions_management_id",
+    vault_versions.c.management_id,
+    vault_versions.c.id,
+    sqlite_where=_SEALED,
+    postgresql_where=_SEALED,
+)
+
+# The envelope of a version until that is destroyed; apart, so that counting does not write it again.
+vault_envelopes = Table(
+    "vault_envelopes",
+    metadata,
+    Column("version_id", ForeignKey("vault_versions.id"), primary_key=True, autoincrement=False),
+    Column("envelope", LargeBinary, nullable=False),
+)
+
+# All statements of a version. `signer`: SHA-256 of the statement about the management key that signed.
+vault_statements = Table(
+    "vault_statements",
+    metadata,
+    Column("version_id", ForeignKey("vault_versions.id"), primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("text", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("signer", LargeBinary(32), nullable=False),
+)
+
+# Clients that may check keys of an owner, beside those with the role if `vault_owners.checkers` is set.
+vault_allowed = Table(
+    "vault_allowed",
+    metadata,
+    Column("owner_id", ForeignKey("vault_owners.owner_id"), primary_key=True, autoincrement=False),
+    Column(
+        "client_id",
+        ForeignKey("clients.id", ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+        autoincrement=False,
+    ),
+    Column("since", UtcDateTime, nullable=False),
+)
+
+# Who asked how often about an owner's keys, by day (UTC). Rows stay when the asker is removed.
+vault_check_sums = Table(
+    "vault_check_sums",
+    metadata,
+    row_id(),
+    Column("owner_id", ForeignKey("vault_owners.owner_id"), nullable=False),
+    Column("day", text_key(10), nullable=False, index=True),
+    Column("asker_id", Integer, nullable=False),
+    Column("asker", String(64), nullable=False),
+    Column("record", text_key(64), nullable=False),
+    Column("verdict", text_key(16), nullable=False),
+    Column("checks", BigInteger, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    UniqueConstraint("owner_id", "day", "asker_id", "record", "verdict"),
+    Index("ix_vault_check_sums_owner_id_id", "owner_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+# Acquisitions that were counted, until their daemon (`origin` is its log) has them in its log, as `counted_uses`. `request` is
+# the number of the request for this version, `released` that of the release; 0 if it was refused for the reason `refusal`.
+vault_acquisitions = Table(
+    "vault_acquisitions",
+    metadata,
+    Column("version_id", Integer, primary_key=True, autoincrement=False),
+    Column("request", BigInteger, primary_key=True, autoincrement=False),
+    Column("released", BigInteger, nullable=False),
+    Column("refusal", String(32), nullable=False),
+    Column("origin", text_key(128), nullable=False),
+    Column("ticket", String(64), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("record", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("counted_at", UtcDateTime, nullable=False),
 )

@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from hsmd.daemon.store import audience
 from hsmd.daemon.store.audit_rows import AuditLogs
+from hsmd.daemon.store.authority_rows import Authorities
 from hsmd.daemon.store.certificate_rows import Certificates
 from hsmd.daemon.store.change_notes import ChangeNotes
 from hsmd.daemon.store.client_rows import Clients
@@ -18,6 +19,7 @@ from hsmd.daemon.store.enrolment_rows import Enrolments
 from hsmd.daemon.store.event_rows import Events
 from hsmd.daemon.store.grant_rows import Grants
 from hsmd.daemon.store.history_rows import KeyHistory
+from hsmd.daemon.store.issued_rows import IssuedCertificates
 from hsmd.daemon.store.key_rows import Keys
 from hsmd.daemon.store.lease_rows import Leases
 from hsmd.daemon.store.limited_grant_rows import LimitedGrants
@@ -31,6 +33,16 @@ from hsmd.daemon.store.rotation_rows import Rotations
 from hsmd.daemon.store.served_rows import ServedCertificates
 from hsmd.daemon.store.state_row import StateRow
 from hsmd.daemon.store.user_ca_rows import UserCas
+from hsmd.daemon.store.vault_acquisition_rows import VaultAcquisitions
+from hsmd.daemon.store.vault_announcement_rows import VaultAnnouncements
+from hsmd.daemon.store.vault_check_sum_rows import VaultCheckSums
+from hsmd.daemon.store.vault_checker_rows import VaultCheckers
+from hsmd.daemon.store.vault_events import VaultEvents
+from hsmd.daemon.store.vault_management_rows import VaultKeys
+from hsmd.daemon.store.vault_owner_rows import VaultOwners
+from hsmd.daemon.store.vault_record_rows import VaultRecords
+from hsmd.daemon.store.vault_statement_rows import VaultStatements
+from hsmd.daemon.store.vault_version_rows import VaultVersions
 
 
 class Transaction:
@@ -46,6 +58,8 @@ class Transaction:
         self.history = KeyHistory(connection)
         self.keys = Keys(connection, self.clients, self.history, order)
         self.certificates = Certificates(connection, self.keys)
+        self.authorities = Authorities(connection, self.keys)
+        self.issued = IssuedCertificates(connection, self.authorities)
         self.served = ServedCertificates(connection, self.clients, self.keys)
         self.user_cas = UserCas(connection)
         self.events = Events(connection, order)
@@ -64,6 +78,25 @@ class Transaction:
         self.counters = Counters(connection, order)
         self.leases = Leases(connection, order)
         self.logins = Logins(connection, self._state, self.leases, self.counters)
+        self._begin_vault(connection, order)
+
+    def _begin_vault(self, connection: Connection, order: LockOrder) -> None:
+        told = VaultEvents(connection, self.events)
+        self.vault_owners = VaultOwners(connection, self.clients, order)
+        self.vault_keys = VaultKeys(connection, self.vault_owners, told)
+        self.vault_versions = VaultVersions(connection, self.vault_owners, order)
+        self.vault_statements = VaultStatements(connection)
+        self.vault_records = VaultRecords(
+            connection, self.vault_owners, self.vault_keys, self.vault_versions, self.vault_statements, told
+        )
+        self.vault_announcements = VaultAnnouncements(connection, self.vault_versions, told)
+        self.vault_acquisitions = VaultAcquisitions(
+            connection, self.vault_versions, self.vault_statements, self.vault_announcements, told, order
+        )
+        self.vault_checkers = VaultCheckers(
+            connection, self.clients, self.vault_owners, self.vault_versions, order
+        )
+        self.vault_check_sums = VaultCheckSums(connection, self.vault_owners)
 
     def audience_of_key(self, name: str) -> Readers:
         """The clients that an event about this key concerns. Raises NotFound."""
@@ -82,6 +115,7 @@ class Transaction:
         """Last step of a write but for `prune`, before the commit."""
         self.events.finish()
         self.counted_uses.finish()
+        self.vault_acquisitions.finish()
 
     def prune(self) -> None:
         """Forget what changed long ago; last step of a write that has written something else."""

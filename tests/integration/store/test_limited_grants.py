@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hsmd.daemon.backup.known_counts import KnownCounts
+from hsmd.daemon.backup.recount import Recount
 from hsmd.daemon.store import (
     KeyRecord,
     LimitedGrantRecord,
@@ -23,6 +25,8 @@ from hsmd.daemon.store import (
 from hsmd.errors import BadRequest, Conflict, NotFound
 from hsmd.protocol.roles import Role
 from hsmd.purposes import AllowedNames, Purpose, expand
+from hsmd.transparency.lines import event_tail
+from tests.support.audit_logs import rechained
 from tests.support.polling import wait_until
 
 TLS13, TLS12, CSR = Purpose.TLS13_SERVER, Purpose.TLS12_SERVER, Purpose.X509_REQUEST
@@ -217,6 +221,35 @@ def test_after_a_restore_the_count_is_held(store: Store, add: Add, tmp_path: Pat
     state_limit(Limits(max_uses=4))
     assert use(restored, grant, now, 3) == [3, 4, NotCounted.EXHAUSTED]
     restored.close()
+
+
+def test_after_a_restore_counts_rise_to_what_logs_tell_and_stay_held(
+    store: Store, add: Add, restored: Callable[[bytes], Store], tmp_path: Path, now: datetime
+) -> None:
+    grant = add(Limits(max_uses=9))
+    use(store, grant, now, 2)
+    document = store.export()
+    numbers = use(store, grant, now, 3)
+    key = grant.key_digest.hex()
+    tails = [
+        event_tail("grant.used", "web1", {"attempt": 0, "grant": grant.id, "key": key, "number": number})
+        for number in numbers
+    ]
+    (tmp_path / "log").write_bytes(b"".join(rechained(tails)))
+    (tmp_path / "old").write_bytes(b"".join(rechained(tails[:1])))
+    again = restored(document)
+
+    def recounted(log: str) -> int:
+        recount = Recount(KnownCounts.of(document))
+        recount.read(tmp_path / log)
+        return recount.apply(again).grants
+
+    assert [recounted("log"), recounted("log"), recounted("old")] == [1, 0, 0]
+    assert (only(again).used, only(again).held) == (5, True)
+    with pytest.raises(BadRequest, match="5 uses"):
+        again.change(lambda tx: tx.limited_grants.add("web1", "site", [TLS13], Limits(max_uses=5), now))
+    again.change(lambda tx: tx.limited_grants.add("web1", "site", [TLS13], Limits(max_uses=6), now))
+    assert use(again, grant, now, 2) == [6, NotCounted.EXHAUSTED]
 
 
 def test_removing_a_held_grant_or_its_client_does_not_release_it(

@@ -168,7 +168,8 @@ def _reads_all(step: str) -> bool:
     """Whether a step of a plan goes through a table, but for results of other steps and tables with one row."""
     scan = "Seq Scan" in step or (step.startswith("SCAN ") and " USING " not in step)
     return scan and not any(
-        name in step for name in ("CONSTANT ROW", "(subquery", "anon_1", "state", "ledger")
+        name in step
+        for name in ("CONSTANT ROW", "ROW VALUES CLAUSE", "(subquery", "anon_1", "state", "ledger")
     )
 
 
