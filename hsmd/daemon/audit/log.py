@@ -110,6 +110,8 @@ class AuditLog:
         self._next_log_mark = tail.last_mark + MARK_EVERY
         self._noted: list[str] = []
         self._dropped = 0
+        self.rollbacks = 0
+        """How often what was noted has been discarded: an index from before may be that of another record now."""
         self._overhang = False
         self._name_check_at = 0.0
         self._stems: dict[tuple[str, str, str, bytes, str, int], str] = {}
@@ -281,6 +283,7 @@ class AuditLog:
 
     def _roll_back(self, fault: str) -> None:
         """Discard what was noted, except for what has happened and must still be recorded."""
+        self.rollbacks += 1
         size = self._mark.head.size
         self._refusals.take_back(self._reporting)  # one sum, however long the log is unwritable
         self._reporting = {}

@@ -12,7 +12,7 @@ from hsmd.daemon.audit.files_at_hand import FilesAtHand
 from hsmd.daemon.audit.paging import MAX_PAGE_BYTES, json_bytes, text_of
 from hsmd.errors import AuditFailure, NotFound
 from hsmd.protocol.audit_fields import KEY_DIGEST, subject_of
-from hsmd.transparency.records import GRANT_USED_EVENT, Record
+from hsmd.transparency.records import GRANT_USED_EVENT, VAULT_EVENTS, Record
 
 MAX_SCANNED = 5_000
 """Most records that are scanned for one answer."""
@@ -50,7 +50,7 @@ class Reader:
         if record.key:
             return _within(self.keys.get(record.key), record.time)
         subject = subject_of(record.fields)
-        if self._is(subject.client, record.time):
+        if self._is(subject.client, record.time) or self._is(_vault_owner(record), record.time):
             return True
         digest = record.fields.get("key" if record.event == GRANT_USED_EVENT else KEY_DIGEST)
         if digest:
@@ -60,6 +60,11 @@ class Reader:
 
     def _is(self, client: str, at: str) -> bool:
         return client == self.client and at >= self.since
+
+
+def _vault_owner(record: Record) -> str:
+    """The owner of the vault that an event is about: it reads who has checked its keys, for one."""
+    return str(record.fields.get("owner", "")) if record.event.startswith(VAULT_EVENTS) else ""
 
 
 def _within(spans: Spans | None, at: str) -> bool:

@@ -88,6 +88,8 @@ class Front:
         self._start_task(parts.housekeeping.follow())
         self._start_task(parts.endings.follow())
         self._start_task(parts.conditions.follow())
+        for task in parts.vault.tasks():
+            self._start_task(task)
         self._start_task(parts.checkpointer.follow(self._config.audit.checkpoint_s))
         await self._stopping.wait()
         await self._drain()
@@ -119,6 +121,7 @@ class Front:
         await asyncio.sleep(0)  # the pools report what they have given up
         await self._record("daemon.stopped")
         await parts.service.limited_uses.close()
+        await parts.vault.close()
         try:
             await parts.audit.close()
         except AuditFailure as error:

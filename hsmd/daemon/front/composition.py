@@ -14,10 +14,13 @@ from hsmd.daemon.front.access.certificate_ends import CertificateEnds
 from hsmd.daemon.front.access.identification import Identities
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
+from hsmd.daemon.front.authorities.issuing import Issuing
+from hsmd.daemon.front.authorities.making import AuthorityMaker
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.continuity import Continuity
 from hsmd.daemon.front.checkpoints.log_guard import LogGuard
 from hsmd.daemon.front.control.audit import AuditHandlers
+from hsmd.daemon.front.control.authorities import AuthorityHandlers
 from hsmd.daemon.front.control.certificates import CertificateHandlers
 from hsmd.daemon.front.control.clients import ClientHandlers
 from hsmd.daemon.front.control.dispatcher import Dispatcher
@@ -30,6 +33,10 @@ from hsmd.daemon.front.control.served_certificates import ServedCertificateHandl
 from hsmd.daemon.front.control.statements import StatementHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
 from hsmd.daemon.front.control.tokens import TokenHandlers
+from hsmd.daemon.front.control.vault_checks import VaultCheckHandlers
+from hsmd.daemon.front.control.vault_keys import VaultKeyHandlers
+from hsmd.daemon.front.control.vault_records import VaultRecordHandlers
+from hsmd.daemon.front.control.vault_rekey import VaultRekeyHandlers
 from hsmd.daemon.front.launcher_link import LauncherLink
 from hsmd.daemon.front.ledger.conditions import Conditions
 from hsmd.daemon.front.ledger.endings import Endings
@@ -50,6 +57,7 @@ from hsmd.daemon.front.statements.signer import StatementSigner
 from hsmd.daemon.front.tokens.login_guard import LoginGuard
 from hsmd.daemon.front.tokens.pools import TokenPools
 from hsmd.daemon.front.tokens.reconciliation import Reconciler
+from hsmd.daemon.front.vault.parts import Vault
 from hsmd.daemon.ipc.launcher_messages import ReplaceWorker
 from hsmd.daemon.store import Difference, LoginStop, Store
 from hsmd.errors import AuditFailure
@@ -68,6 +76,7 @@ class Parts:
         self._build_signing(config, launcher)
         self._build_checkpoints(config)
         self._build_ledger(config)
+        self._build_vault()
         self._build_control(config)
         self._build_network()
         self.apply_tokens(config)
@@ -167,6 +176,34 @@ class Parts:
         self.endings = Endings(self.cache, self.followers.wake)
         self.cache.on_change(lambda _: self.followers.wake())
 
+    def _build_vault(self) -> None:
+        """Keys that clients deposit, and what owners and checkers may do with them."""
+        self.vault = Vault(
+            cache=self.cache, audit=self.audit, signer=self.statements, appended=self.followers.wake
+        )
+
+    def _vault_handlers(
+        self,
+    ) -> tuple[VaultKeyHandlers, VaultRekeyHandlers, VaultRecordHandlers, VaultCheckHandlers]:
+        vault, cache = self.vault, self.cache
+        return (
+            VaultKeyHandlers(challenger=vault.challenger, keys=vault.keys, changed=self.followers.wake),
+            VaultRekeyHandlers(keys=vault.keys, deposits=vault.deposits, changed=self.followers.wake),
+            VaultRecordHandlers(
+                cache=cache,
+                deposits=vault.deposits,
+                acquisitions=vault.acquisitions,
+                terms=vault.terms,
+                changed=self.followers.wake,
+            ),
+            VaultCheckHandlers(
+                cache=cache,
+                proofs=vault.proofs,
+                checks=vault.checks,
+                overloaded=vault.numbers.note_overload,
+            ),
+        )
+
     def _build_control(self, config: Config) -> None:
         """Everything that answers control requests, and what it reports on."""
         self.admission = Admission(config.limits)
@@ -198,6 +235,7 @@ class Parts:
             admission=self.admission,
             sessions=self.sessions,
             certificate_ends=self.certificate_ends,
+            vault=self.vault.numbers.read,
         )
         self.conditions = Conditions(
             self.store, lambda: conditions(config.name, self.status.state()), self.followers.wake
@@ -214,6 +252,11 @@ class Parts:
         certificates = CertificateHandlers(
             cache=self.cache, service=self.service, certificate_state=self.certificate_ends.state
         )
+        authorities = AuthorityHandlers(
+            cache=self.cache,
+            maker=AuthorityMaker(cache=self.cache, keys=self.keys, service=self.service),
+            issuing=Issuing(cache=self.cache, service=self.service),
+        )
         served = ServedCertificateHandlers(cache=self.cache)
         grants = GrantHandlers(cache=self.cache)
         events = EventHandlers(EventReader(self.cache))
@@ -222,6 +265,7 @@ class Parts:
             self.keys,
             KeyReplacementHandlers(cache=self.cache, keys=self.keys),
             certificates,
+            authorities,
             served,
             self.clients,
             grants,
@@ -230,6 +274,7 @@ class Parts:
             audit,
             events,
             statements,
+            *self._vault_handlers(),
         )
         handlers = {request: handler for group in groups for request, handler in group.handlers().items()}
         self.dispatcher = Dispatcher(

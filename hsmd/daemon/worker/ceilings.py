@@ -23,13 +23,17 @@ from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.pkcs11.search import Slices
 from hsmd.pkcs11.templates import checked
 from hsmd.purposes import Purpose, check_ceiling, expand, is_unwrapping, labels
-from hsmd.purposes.ceiling_constraints import ConstraintDocuments, check_constraints, constraints_by_label
+from hsmd.purposes.ceiling_constraints import (
+    NO_CONSTRAINTS,
+    ConstraintDocuments,
+    check_constraints,
+    constraints_by_label,
+)
 
 APPLICATION = "hsmd"
 MAX_VALUE_BYTES = 16_384
 _CLASS = {Attribute.CLASS: ObjectClass.DATA}
 _FIND = {**_CLASS, Attribute.APPLICATION: APPLICATION}
-_NONE: ConstraintDocuments = {}
 
 
 class _Value(msgspec.Struct, forbid_unknown_fields=True):
@@ -79,7 +83,7 @@ def write(
     half: PublicHalf,
     cka_id: bytes,
     purposes: frozenset[Purpose],
-    constraints: ConstraintDocuments = _NONE,
+    constraints: ConstraintDocuments = NO_CONSTRAINTS,
 ) -> Ceiling:
     """Create the ceiling of a key. Raises BadRequest if no key may have it, PKCS11Error if the token fails."""
     check_ceiling(half.key_type, purposes)
@@ -102,7 +106,10 @@ def write(
 
 
 def encode(
-    half: PublicHalf, cka_id: bytes, purposes: frozenset[Purpose], constraints: ConstraintDocuments = _NONE
+    half: PublicHalf,
+    cka_id: bytes,
+    purposes: frozenset[Purpose],
+    constraints: ConstraintDocuments = NO_CONSTRAINTS,
 ) -> bytes:
     """The JSON document of a ceiling, in the lowest version that holds it."""
     members = (half.digest.hex(), cka_id.hex(), labels(purposes), half.spki)

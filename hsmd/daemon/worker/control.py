@@ -26,6 +26,7 @@ from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.pkcs11.session import OpenToken, can_write
 from hsmd.protocol.messages import Done
 from hsmd.purposes import Purpose, check_ceiling, expand, labels
+from hsmd.purposes.ceiling_constraints import constraints_by_label
 
 WRITE_PROTECTED = (
     "the token is write-protected, so no key can be made, adopted or destroyed in it: remove the protection with the tool of its "
@@ -100,7 +101,11 @@ class ControlOperations:
         purposes = expand(request.purposes)
         check_ceiling(key_type, purposes)
         self._check_ability(key_type, purposes)
-        ceiling = key_objects.generate(self._session, request.name, key_type, purposes)
+        if request.reserve:
+            half, cka_id = key_objects.generate_reserve(self._session, request.name, key_type, purposes)
+            return describe(Ceiling(half, cka_id, purposes, b""), request.name, [])
+        constraints = constraints_by_label(purposes, request.constraints)
+        ceiling = key_objects.generate(self._session, request.name, key_type, purposes, constraints)
         return describe(ceiling, request.name, [])
 
     def _adopt(self, request: worker_messages.Adopt) -> KeyDescription:
@@ -113,7 +118,12 @@ class ControlOperations:
             certified=_certified(request.certificate) if request.certificate else None,
         )
         ceiling, unsafe = key_adoption.adopt(
-            self._session, private, half, purposes, accept_unsafe=request.accept_unsafe
+            self._session,
+            private,
+            half,
+            purposes,
+            accept_unsafe=request.accept_unsafe,
+            constraints=constraints_by_label(purposes, request.constraints),
         )
         return describe(ceiling, private[Attribute.LABEL], unsafe)
 

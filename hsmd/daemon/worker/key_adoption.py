@@ -15,6 +15,7 @@ from hsmd.pkcs11 import templates
 from hsmd.pkcs11.attributes import read
 from hsmd.pkcs11.public_keys import PublicHalf, private_fits
 from hsmd.purposes import KeyUse, Purpose, check_ceiling, labels, use_of
+from hsmd.purposes.ceiling_constraints import NO_CONSTRAINTS, ConstraintDocuments
 
 
 def adopt(
@@ -24,6 +25,7 @@ def adopt(
     purposes: frozenset[Purpose],
     *,
     accept_unsafe: bool,
+    constraints: ConstraintDocuments = NO_CONSTRAINTS,
 ) -> tuple[Ceiling, list[str]]:
     """Give a private key a ceiling, or find the one it has; returns it and the key's unsafe attributes.
 
@@ -32,7 +34,7 @@ def adopt(
     unsafe = templates.unsafe_attributes(private)
     existing = ceilings.of_key(session, half.digest)
     if existing is not None:
-        return _same_ceiling(existing, purposes), unsafe
+        return _same_ceiling(existing, purposes, constraints), unsafe
     if not purposes:
         raise BadRequest(
             "purposes: the key has no purposes yet; give what it may be used for, for example tls13-server"
@@ -41,7 +43,7 @@ def adopt(
     _check_capability(private, purposes)
     if unsafe and not accept_unsafe:
         raise BadRequest(f"accept_unsafe: the key is {', '.join(unsafe)}; generate a new one, or accept that")
-    return ceilings.write(session, half, read(private, Attribute.ID) or b"", purposes), unsafe
+    return ceilings.write(session, half, read(private, Attribute.ID) or b"", purposes, constraints), unsafe
 
 
 def find_pair(
@@ -134,10 +136,14 @@ def _half_in_token(session: Any, pairs: KeyPairs, private: Any) -> PublicHalf | 
     return half or pairs.half_of(private, PublicHalves.of(session).all_for(private), prove=True)
 
 
-def _same_ceiling(existing: Ceiling, purposes: frozenset[Purpose]) -> Ceiling:
+def _same_ceiling(
+    existing: Ceiling, purposes: frozenset[Purpose], constraints: ConstraintDocuments
+) -> Ceiling:
     if purposes and purposes != existing.purposes:
         fixed = ", ".join(labels(existing.purposes))
         raise Conflict(f"purposes: the key's purposes were fixed as {fixed}; omit them, or use another key")
+    if constraints and constraints != existing.constraints:
+        raise Conflict("constraints: what the key may certify was fixed otherwise; use another key")
     return existing
 
 

@@ -19,6 +19,8 @@ from hsmd.daemon.worker.operations import OpenKey, open_key
 from hsmd.errors import TokenFailure
 from hsmd.pkcs11.errors import Fault, classify
 from hsmd.pkcs11.search import OBJECTS_A_SLICE, Slices, finish, underlying
+from hsmd.purposes import AuthorityConstraints, Beside
+from hsmd.purposes.ceiling_constraints import authority_constraints
 
 FIND_INTERVAL_S = 1.0
 """A key that was not found is not looked for again before this; see `MISSING_S`."""
@@ -41,8 +43,16 @@ _Gone = (KeyHandleInvalid, ObjectHandleInvalid)
 class KeyIndex:
     """The keys of the token that have a ceiling: the `Backend` of a worker's loop."""
 
-    def __init__(self, session: Any, *, verify: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        session: Any,
+        *,
+        verify: str,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._session = session
+        self._beside = Beside(self._authority, wall_clock)
         self._verify = verify
         self._clock = clock
         self._privates: dict[bytes, Any] = {}
@@ -175,4 +185,9 @@ class KeyIndex:
         known = self.keys.get(ceiling.half.digest)
         if known is not None and known.handle == private.handle and known.ceiling.value == ceiling.value:
             return known
-        return open_key(private, ceiling, verify=self._verify)
+        return open_key(private, ceiling, verify=self._verify, beside=self._beside)
+
+    def _authority(self, digest: bytes) -> AuthorityConstraints | None:
+        """What the ceiling of a key of this token permits as an authority; None if it is not open, or is none."""
+        known = self.keys.get(digest)
+        return None if known is None else authority_constraints(known.ceiling.constraints)

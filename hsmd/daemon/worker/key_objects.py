@@ -27,23 +27,51 @@ from hsmd.pkcs11.public_keys import (
     read_public_half,
 )
 from hsmd.purposes import Purpose, check_ceiling
+from hsmd.purposes.ceiling_constraints import NO_CONSTRAINTS, ConstraintDocuments, check_constraints
 
 CKA_ID_BYTES = 16
 
 
-def generate(session: Any, name: str, key_type: KeyType, purposes: frozenset[Purpose]) -> Ceiling:
+def generate(
+    session: Any,
+    name: str,
+    key_type: KeyType,
+    purposes: frozenset[Purpose],
+    constraints: ConstraintDocuments = NO_CONSTRAINTS,
+) -> Ceiling:
     """Generate a key pair that never leaves the token. Raises BadRequest, TokenFailure, PKCS11Error."""
+    check_ceiling(key_type, purposes)
+    check_constraints(purposes, constraints)
+    cka_id = os.urandom(CKA_ID_BYTES)
+    public, private = _generate_pair(session, name, key_type, purposes, cka_id)
+    try:
+        half = generated_half(public, key_type)
+        prove_pair(private, half)
+        return ceilings.write(session, half, cka_id, purposes, constraints)
+    except BaseException:
+        private.destroy()
+        public.destroy()
+        raise
+
+
+def generate_reserve(
+    session: Any, name: str, key_type: KeyType, purposes: frozenset[Purpose]
+) -> tuple[PublicHalf, bytes]:
+    """Generate a pair without a ceiling, which is not served until it is adopted; returns its public half and CKA_ID.
+
+    Raises as `generate`.
+    """
     check_ceiling(key_type, purposes)
     cka_id = os.urandom(CKA_ID_BYTES)
     public, private = _generate_pair(session, name, key_type, purposes, cka_id)
     try:
         half = generated_half(public, key_type)
         prove_pair(private, half)
-        return ceilings.write(session, half, cka_id, purposes)
     except BaseException:
         private.destroy()
         public.destroy()
         raise
+    return half, cka_id
 
 
 def generate_temporary(session: Any, key_type: KeyType) -> tuple[Any, Any]:

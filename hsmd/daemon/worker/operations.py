@@ -21,7 +21,7 @@ from hsmd.errors import PurposeMismatch
 from hsmd.pkcs11.mechanisms import DIGEST_INFO, HASHES, RAW_RSA, signing
 from hsmd.pkcs11.public_keys import PublicHalf
 from hsmd.pkcs11.templates import may
-from hsmd.purposes import KeyUse, Purpose, PurposeCheck, use_of
+from hsmd.purposes import Beside, KeyUse, Purpose, PurposeCheck, use_of
 
 DECRYPTION_SCHEME = 0
 _BUFFER_BYTES = 1024
@@ -68,8 +68,10 @@ class OpenKey:
         return PurposeMismatch("the key's ceiling does not hold this purpose")
 
 
-def open_key(private: Any, ceiling: Ceiling, *, verify: str) -> OpenKey:
+def open_key(private: Any, ceiling: Ceiling, *, verify: str, beside: Beside | None = None) -> OpenKey:
     """Open a private key object and build its table, which is empty for a key that unwraps. `verify` is "rsa" or "all".
+
+    `beside` is what authorities need to know of the token.
 
     Raises PKCS11Error if the token fails (a decrypting key is used once, see `premaster`).
     """
@@ -80,7 +82,7 @@ def open_key(private: Any, ceiling: Ceiling, *, verify: str) -> OpenKey:
         operations[int(Purpose.TLS12_RSA_PREMASTER), DECRYPTION_SCHEME] = _premaster(private, half)
     if use is KeyUse.SIGN and may(private, Attribute.SIGN):
         operations = _signing_table(private, half, ceiling.purposes, verify)
-    check = PurposeCheck(half.key_type, half.spki, ceiling.constraints).check
+    check = PurposeCheck(half.key_type, half.spki, ceiling.constraints, beside).check
     return OpenKey(ceiling, private.handle, check, operations)
 
 

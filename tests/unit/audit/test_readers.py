@@ -71,3 +71,13 @@ def test_a_name_of_a_client_counts_from_the_time_at_which_it_got_it(second: int)
 def test_records_that_are_about_no_client_and_no_key_are_for_operators_and_auditors() -> None:
     for about in (record("log.checkpoint", 1), record("daemon.started", 1), control(1, "token.clear", by="")):
         assert not Reader("web", keys={KEY: ALWAYS}, names={"www": ALWAYS}).may_read(about)
+
+
+def test_the_owner_of_a_vault_reads_who_checked_its_keys() -> None:
+    checked = record("vault.checked", 10, client="web", fields={"owner": "owen", "verdict": "match"})
+    assert Reader("owen").may_read(checked)
+    assert Reader("web").may_read(checked)
+    assert not Reader("other").may_read(checked)
+    assert not Reader("owen", since=time(11)).may_read(checked), "its namesake before"
+    other = record("control.begun", 10, client="web", fields={"op": "x", "owner": "owen"})
+    assert not Reader("owen").may_read(other)

@@ -90,7 +90,7 @@ class TokenWithKeys:
         monkeypatch.setattr(key_index.ceilings, "reading_all", lambda session: at_once(found_ceilings))
         monkeypatch.setattr(key_index.private_keys, "reading_by_id", lambda session: at_once(by_id))
         monkeypatch.setattr(key_index.KeyPairs, "private_key", self._fitting)
-        monkeypatch.setattr(key_index, "open_key", lambda private, ceiling, verify: ceiling)
+        monkeypatch.setattr(key_index, "open_key", lambda private, ceiling, **_: ceiling)
 
     @staticmethod
     def _fitting(pairs: object, ceiling: object, candidates: list[bool], proven: int | None) -> object:

@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pkcs11 import Attribute
 
-from hsmd.daemon.pki import der
 from hsmd.daemon.worker import weak_keys
 from hsmd.daemon.worker.pem_keys import read_private_key
 from hsmd.errors import BadRequest
+from tests.support import der
 
 PKCS8, TRADITIONAL = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL
 RSA_ALGORITHM = bytes.fromhex("300d06092a864886f70d0101010500")

@@ -26,6 +26,8 @@ class Identity:
     expires_at: datetime = NO_END
     marks: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """What a revocation could name: see `RevocationRecord.mark`."""
+    binding: bytes = field(default=b"", compare=False, repr=False)
+    """The session identifier of the SSH connection (RFC 4253, section 7.2), which proofs of management keys name."""
 
     def at(self, admitted: frozenset[Role]) -> Identity:
         """The identity at an address that admits these roles; without any role if it admits none of the client's."""

@@ -26,6 +26,7 @@ from hsmd.errors import BadRequest, Conflict
 from hsmd.protocol import messages
 from hsmd.protocol.messages import Request
 from hsmd.purposes import Purpose, check_ceiling, expand, labels, with_daemon_purposes
+from hsmd.purposes.ceiling_constraints import NO_CONSTRAINTS, ConstraintDocuments as Constraints
 from hsmd.system.pages import MAX_PAGE_BYTES, fitting
 
 CHECKPOINT_KEY, STATEMENT_KEY = "hsmd-checkpoint", "hsmd-statement"
@@ -89,14 +90,18 @@ class KeyHandlers:
         request: messages.KeyGenerate,
         deadline: float,
         also: Callable[[Transaction], None] = lambda _: None,
+        constraints: Constraints = NO_CONSTRAINTS,
     ) -> KeyRecord:
-        """Make the key, and put it into the store in one transaction with `also`."""
+        """Make the key with these constraints in its ceiling, and put it into the store in one transaction with `also`."""
         key_type = _key_type(request.key_type)
         purposes = with_daemon_purposes(expand(request.purposes))
         check_ceiling(key_type, purposes)
         token, pool = self._token(request.token)
         generate = worker_messages.Generate(
-            name=request.name, key_type=key_type.value, purposes=labels(purposes)
+            name=request.name,
+            key_type=key_type.value,
+            purposes=labels(purposes),
+            constraints={purpose.label: dict(document) for purpose, document in constraints.items()},
         )
         async with self._making:
             await self._require_free(request.name, request.owner)
@@ -107,6 +112,27 @@ class KeyHandlers:
                 # Another daemon took the name, or the owner was removed meanwhile. No client knows this key, so none has used it.
                 await pool.control(worker_messages.Destroy(key=made.key), deadline - self._clock())
                 raise
+
+    async def make_reserve(
+        self, name: str, key_type: str, purpose: Purpose, token: str, deadline: float
+    ) -> worker_messages.KeyDescription:
+        """Make a key without a ceiling, which is not served until it is adopted. The store does not know it."""
+        _, pool = self._token(token)
+        generate = worker_messages.Generate(name, _key_type(key_type).value, [purpose.label], reserve=True)
+        made: worker_messages.KeyDescription = await pool.control(generate, deadline - self._clock())
+        return made
+
+    def tokens(self) -> Sequence[str]:
+        """The names of all tokens."""
+        return list(self._pools)
+
+    def token_of(self, name: str) -> str:
+        """The name of a token; the only one if `name` is empty. Raises BadRequest if there is no such token, or several."""
+        return self._token(name)[0]
+
+    async def require_free(self, name: str) -> None:
+        """Raises Conflict if a key has this name."""
+        await self._require_free(name, "")
 
     async def generate_checkpoint_key(self, deadline: float) -> None:
         """Make the key that signs checkpoints of the audit log, in the first token. Raises HsmdError if there is one already."""
@@ -150,6 +176,16 @@ class KeyHandlers:
     async def adopt(
         self, identity: Identity, request: messages.KeyAdopt, deadline: float
     ) -> messages.KeyInfo:
+        return self.info(await self.adopt_key(request, deadline))
+
+    async def adopt_key(
+        self,
+        request: messages.KeyAdopt,
+        deadline: float,
+        also: Callable[[Transaction], None] = lambda _: None,
+        constraints: Constraints = NO_CONSTRAINTS,
+    ) -> KeyRecord:
+        """Serve a key of the token with these constraints in its ceiling, and put it into the store, with `also`."""
         purposes = (
             with_daemon_purposes(expand(request.purposes)) if request.purposes else frozenset[Purpose]()
         )
@@ -170,13 +206,12 @@ class KeyHandlers:
             key=request.key_digest,
             certificate=request.certificate,
             accept_unsafe=request.accept_unsafe,
+            constraints={purpose.label: dict(document) for purpose, document in constraints.items()},
         )
         async with self._making:
             await self._require_free(request.name, request.owner)
             adopted = await pool.control(adopt, deadline - self._clock())
-            return self.info(
-                await self._register(request.name, token, adopted, request.owner, request.weaknesses)
-            )
+            return await self._register(request.name, token, adopted, request.owner, request.weaknesses, also)
 
     async def list(self, identity: Identity, request: messages.KeyList, deadline: float) -> messages.KeyPage:
         digests = self._cache.snapshot.keys_for(identity, type(request), self._now())

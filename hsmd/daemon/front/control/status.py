@@ -50,6 +50,7 @@ class StatusHandlers:
         admission: Admission,
         sessions: Sized,
         certificate_ends: CertificateEnds,
+        vault: Callable[[], messages.VaultNumbers],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -64,6 +65,7 @@ class StatusHandlers:
         self._admission = admission
         self._sessions = sessions
         self._certificate_ends = certificate_ends
+        self._vault = vault
         self._clock = clock
         self._judged: messages.Health | None = None
         self._judged_at = 0.0
@@ -167,6 +169,7 @@ class StatusHandlers:
                 for (purpose, key_type), histogram in counters.latencies.items()
             ],
             certificate_ends=self._ends(ENDS_IN_METRICS),
+            vault=self._vault(),
         )
 
     def _ends(self, number: int) -> list[messages.CertificateEnd]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -33,6 +34,7 @@ from hsmd.system.ssh_profile import (
     guard_login,
     keep_options,
     requested_user,
+    session_identifier,
     without_ignore_packets,
 )
 
@@ -163,7 +165,7 @@ class SshConnection(asyncssh.SSHServer):
         elif not self._admission.started(self, identity.client):
             self._refused = "too many connections"
         else:
-            self._identity = identity
+            self._identity = replace(identity, binding=session_identifier(self._conn))
             self._admit_as(identity.client)
             log.info(
                 "connection.opened",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from hsmd.algorithms import KeyType, SignatureScheme
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.front.access.identity import DAEMON
+from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.signing.daemon_keys import MakeKey, make_daemon_key
 from hsmd.daemon.front.signing.daemon_signing import sign_as_daemon
@@ -22,6 +23,9 @@ from hsmd.transparency.statement import Statement, signer_of
 
 SIGN_S = 5.0
 """Time for one statement, if its caller names no deadline. Making the key takes longer, once in the life of a store."""
+
+PROBE = "vault-answer"
+"""Kind of the statement that a probe signs; it has no line of an answer, and does not leave the daemon."""
 
 
 class StatementSigner:
@@ -45,6 +49,7 @@ class StatementSigner:
         self._make_key = make_key
         self._clock = clock
         self._making = asyncio.Lock()
+        self._sorted: tuple[Snapshot, StatementKeys] | None = None
 
     @property
     def daemon(self) -> str:
@@ -53,9 +58,11 @@ class StatementSigner:
 
     @property
     def keys(self) -> StatementKeys:
-        """The keys of the store."""
+        """The keys of the store. Each check of the vault asks, so they are sorted once for each snapshot."""
         snapshot = self._cache.snapshot
-        return sort_keys(snapshot.statement_keys, snapshot.statement_endorsements)
+        if self._sorted is None or self._sorted[0] is not snapshot:
+            self._sorted = snapshot, sort_keys(snapshot.statement_keys, snapshot.statement_endorsements)
+        return self._sorted[1]
 
     async def sign_statement(self, kind: str, lines: Sequence[str], deadline: float | None = None) -> str:
         """State `lines`; returns the signed note. `deadline` is monotonic.
@@ -67,6 +74,15 @@ class StatementSigner:
         if deadline is None:
             deadline = self._clock() + SIGN_S
         key = self._key() or await self._made_key(deadline)
+        return await self._signed(stated, key, deadline)
+
+    async def prove_held(self, key: KeyRecord) -> None:
+        """Pass if the token signs with this statement key, which is more than that the store has it. Raises HsmdError."""
+        probe = Statement(PROBE, self._daemon, (f"probe {key.name}",))
+        await self._signed(probe, key, self._clock() + SIGN_S)
+
+    async def _signed(self, stated: Statement, key: KeyRecord, deadline: float) -> str:
+        """The note of a statement, signed with this key and verified. Raises HsmdError."""
         text = stated.text()
         scheme = SignatureScheme.ED25519 if key.key_type is KeyType.ED25519 else SignatureScheme.ECDSA_SHA256
         signature = await sign_as_daemon(

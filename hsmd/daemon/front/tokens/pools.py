@@ -75,9 +75,12 @@ class TokenPools:
         self._listener = listener
 
     def apply(self, tokens: Sequence[TokenConfig]) -> None:
-        """Serve these tokens: make pools for new ones, and close those of tokens that are not among them."""
+        """Serve these tokens: make pools for new ones, and close those of tokens that are not among them.
+
+        New pools are in the order of `tokens`: the daemon's own keys are made in the first one.
+        """
         self._settings = {token.name: token for token in tokens}
-        for name in self._settings.keys() - self._current.keys():
+        for name in [name for name in self._settings if name not in self._current]:
             self._use(name, _Generation(0, self._pool(name)))
         for name in self._current.keys() - self._settings.keys():
             self._close_later(self._current.pop(name).pool, HANDED_OVER_S)

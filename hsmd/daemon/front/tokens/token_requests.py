@@ -59,7 +59,7 @@ class TokenRequests:
             )
             self._workers.note_progress()  # what has ended by now has not used what is new
         match request:
-            case Generate() | Adopt() | Unwrap(keep=True):
+            case Generate(reserve=False) | Adopt() | Unwrap(keep=True):
                 await self._announce(result.key, ends - self._clock())
             case Destroy():
                 self._keys.destroyed(request.key)

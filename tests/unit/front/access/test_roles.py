@@ -32,9 +32,13 @@ NEW = (Role.OWNER, Role.CHECKER, Role.NODE, Role.DEPOSITARY)
 OWNERS = {"site": "owen", "mail": "carl", "old": "nora"}
 FOR_ALL = {
     "audit.about", "audit.checkpoint", "audit.prove", "client.rotate-key", "events.follow", "events.read", "health.read",
-    "statement.keys", "whoami",
+    "statement.keys", "vault.check", "whoami",
 }  # fmt: skip
-FOR_OWNERS = FOR_ALL | {"cert.chains", "cert.export", "key.history", "key.list", "key.show"}
+FOR_OWNERS = (
+    FOR_ALL
+    | {"cert.chains", "cert.export", "key.history", "key.list", "key.show"}
+    | {request.op() for request in messages.REQUESTS if request.op().startswith("vault.")} - {"vault.confirm"}
+)
 """What the new roles may request. Each of their clients has a grant on the key `site`, which must have no effect."""
 
 

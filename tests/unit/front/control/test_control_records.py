@@ -24,7 +24,7 @@ from tests.support.snapshots import snapshot_of
 RECORDS: dict[str, Any] = json.loads(Path(__file__).with_name("control_records.json").read_text())
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 ANN, STRANGER = (
-    Identity("ann", frozenset({Role.OPERATOR, Role.FRONT_END}), KeyCredential("FA")),
+    Identity("ann", frozenset({Role.OPERATOR, Role.FRONT_END, Role.OWNER}), KeyCredential("FA")),
     Identity("stranger", frozenset({Role.OPERATOR}), KeyCredential("FS")),
 )
 
@@ -41,6 +41,8 @@ def value(shape: shapes.Type, name: str) -> Any:
             return value(inner, name)
         case shapes.StrType():
             return f"{name} \u00e9\n\udc80"
+        case shapes.BytesType():
+            return name.encode()
         case shapes.BoolType():
             return True
         case shapes.DateTimeType():

@@ -26,16 +26,17 @@ from tests.support.snapshots import snapshot_of
 from tests.support.store import key_record
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
-ANN, WEB = (
+ANN, WEB, OWEN = (
     Identity("ann", frozenset({Role.OPERATOR}), KeyCredential("FA")),
     Identity("web", frozenset({Role.FRONT_END}), KeyCredential("FW")),
+    Identity("owen", frozenset({Role.OWNER}), KeyCredential("FO")),
 )
 
 
 def snapshot_with(*keys: KeyRecord) -> Snapshot:
     clients = tuple(
         ClientRecord(each.client, each.roles, (CredentialRecord(each.credential.text, "line"),), NOON)
-        for each in (ANN, WEB)
+        for each in (ANN, WEB, OWEN)
     )
     return snapshot_of(Contents(version=1, keys=keys, clients=clients))
 
@@ -100,7 +101,7 @@ async def test_every_request_that_changes_something_is_recorded(
     daemon: Daemon, request_type: type[messages.Request]
 ) -> None:
     members = request_type.__struct_fields__
-    caller = ANN if Role.OPERATOR in request_type.roles else WEB
+    caller = next(each for each in (ANN, WEB, OWEN) if each.roles & request_type.roles)
     await daemon.dispatcher.dispatch(caller, request_type(**dict.fromkeys(members, "")), 9.0)
     assert daemon.events() == (["control.begun", "control.done"] if request_type.changes else [])
 

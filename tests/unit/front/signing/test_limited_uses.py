@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hsmd.algorithms import SignatureScheme
 from hsmd.daemon.audit.log import AuditLog
 from hsmd.daemon.audit.refusals import BURST
 from hsmd.daemon.front.access.credentials import KeyCredential
@@ -28,7 +31,7 @@ from hsmd.daemon.front.signing.rate_limits import RateLimit, RateLimits
 from hsmd.daemon.front.signing.service import KeyService
 from hsmd.daemon.front.signing.signing_request import SigningRequest
 from hsmd.daemon.front.tokens.jobs import Completion, Job, Status
-from hsmd.daemon.pki import build_request_info
+from hsmd.daemon.pki import certificate_request
 from hsmd.daemon.store import (
     CountedUse,
     CredentialRecord,
@@ -572,11 +575,17 @@ async def csr(harness: Harness, data: bytes) -> Caller:
     return caller
 
 
+def request_for(name: str) -> bytes:
+    """The bytes that are signed for a certificate request of some P-256 key."""
+    spki = ec.generate_private_key(ec.SECP256R1()).public_key()
+    encoded = spki.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return certificate_request(encoded, SignatureScheme.ECDSA_SHA256, "", [name]).to_be_signed
+
+
 async def test_a_certificate_request_is_counted_too(harness: Harness) -> None:
     harness.limit(Limits(max_uses=1, constraints=NAMES), CSR)
     await harness.cache.refresh()
-    spki = bytes.fromhex("3000")
-    data = build_request_info(spki, "", ["www.example.com"])
+    data = request_for("www.example.com")
     caller, second = Caller(), Caller()
     harness.service.use_for_daemon(caller, csr_grant(harness), CSR, 0x0403, data, harness.now + 60)
     (job,) = await harness.submitted(1)
@@ -591,13 +600,13 @@ async def test_the_bytes_of_a_certificate_request_are_checked_before_anything_is
     harness: Harness,
 ) -> None:
     with pytest.raises(PurposeMismatch, match=r"evil\.example is not allowed"):
-        await csr(harness, build_request_info(bytes.fromhex("3000"), "", ["evil.example"]))
+        await csr(harness, request_for("evil.example"))
     await asyncio.sleep(0)
     assert (harness.cache.batches, harness.pool.jobs, harness.path.read_text()) == ([], [], "")
 
 
 async def test_a_certificate_request_meets_the_limits_of_its_client(harness: Harness) -> None:
-    data = build_request_info(bytes.fromhex("3000"), "", ["www.example.com"])
+    data = request_for("www.example.com")
     harness.pool.full = Unavailable("the token is away")
     with pytest.raises(Unavailable):
         await csr(harness, data)

@@ -60,6 +60,7 @@ class Conn:
         self.requests = 0
         self.send_packet = self._send_kexinit = self._recv_data = self._recv_packet = lambda *_: None
         self._transport, self._username, self._kex_complete = Transport(), "web", True
+        self._session_id = bytes(range(32))
 
     def get_extra_info(self, name: str) -> Any:
         return ("192.0.2.7", 1) if name == "peername" else self.username
@@ -93,6 +94,18 @@ async def test_a_signature_admits_the_owner_of_its_key(parts: Parts) -> None:
     connection.auth_completed()
     assert not conn.aborted
     assert isinstance(await connection.session_requested(), SshChannel)
+
+
+async def test_the_identity_of_a_session_names_its_connection(parts: Parts) -> None:
+    connection, conn, _ = parts
+    made: list[Identity] = []
+    connection._make_session = lambda identity, *_: made.append(identity)
+    assert await conn.validate_public_key("web", WEB.public_data, b"message", SIGNATURE)
+    connection.auth_completed()
+    channel = await connection.session_requested()
+    channel._open_session(channel)
+    assert [identity.binding for identity in made] == [conn._session_id]
+    assert made[0] == Identity("web", frozenset({Role.FRONT_END}), KeyCredential(WEB.get_fingerprint()))
 
 
 async def test_a_channel_that_ends_in_the_turn_of_a_request_makes_room_for_it(parts: Parts) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from hsmd.algorithms import KeyType
 from hsmd.daemon.front.tokens import pools
@@ -60,3 +63,12 @@ def test_a_key_that_was_removed_changes_its_token() -> None:
 
 def test_at_the_start_nothing_is_new() -> None:
     assert told(key(1), whole=True) == []
+
+
+def test_pools_are_in_the_order_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's own keys are made in the first token, which must not depend on the seed of hashes."""
+    found = TokenPools(max_queue=1, request_replacement=lambda pid: None, now=lambda: NOW)
+    monkeypatch.setattr(found, "_pool", lambda name: NotedPool())
+    names = [f"token-{number}" for number in range(20)]
+    found.apply([SimpleNamespace(name=name) for name in names])  # type: ignore[misc]
+    assert list(found.pools) == names

@@ -1,0 +1,280 @@
+"""Issuing, renewing and revoking certificates. A serial number is in the store before the authority signs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hsmd.algorithms import key_type_of
+from hsmd.daemon.front.access.identity import Identity
+from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
+from hsmd.daemon.front.authorities.authority import Authority, aware_now, pem, sign
+from hsmd.daemon.front.ledger.producers import replace_certificate
+from hsmd.daemon.front.signing.service import KeyService
+from hsmd.daemon.pki import Unsigned
+from hsmd.daemon.pki.authority import (
+    REASONS,
+    USES,
+    Revoked,
+    Term,
+    authority_certificate,
+    leaf_certificate,
+    random_serial,
+    revocation_list,
+)
+from hsmd.daemon.pki.names import alternative_names, subject
+from hsmd.daemon.store import IssuedRecord, KeyRecord, Transaction
+from hsmd.errors import BadRequest, Conflict, PurposeMismatch
+from hsmd.protocol.frames import MAX_DATA_BYTES
+from hsmd.protocol.messages import CaIssue
+from hsmd.purposes import Purpose
+from hsmd.purposes.name_constraints import mailbox
+from hsmd.system.client_threads import in_thread
+
+ISSUING = "issuing"
+"""The profile of certificates of other authorities."""
+MAX_REVOKED = 1_200
+"""Entries of a revocation list, which is one key operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be certified: a key, and the names that it gets. `of` is the key record, if the daemon serves the key."""
+
+    profile: str
+    spki: bytes
+    digest: bytes
+    subject: x509.Name
+    names: tuple[x509.GeneralName, ...]
+    decrypts: bool = False
+    of: KeyRecord | None = None
+    below: Authority | None = None
+    """The authority that is certified, with the profile `issuing`."""
+
+
+class Issuing:
+    """What an authority certifies and revokes."""
+
+    def __init__(
+        self, *, cache: SnapshotCache, service: KeyService, now: Callable[[], datetime] = aware_now
+    ) -> None:
+        self._cache = cache
+        self._service = service
+        self._now = now
+
+    async def issue(self, identity: Identity, request: CaIssue, deadline: float) -> tuple[IssuedRecord, str]:
+        """A certificate and its chain in PEM. The chain is stored for a key that the daemon serves. Raises HsmdError."""
+        if bool(request.key) == bool(request.request):
+            raise BadRequest("key: give either the name of a key or a certificate request")
+        if request.profile not in (*USES, ISSUING):
+            raise BadRequest(f"profile: choose one of {', '.join((*USES, ISSUING))}")
+        authority = await self.read(request.authority)
+        if request.key:
+            wanted = await self._cache.read(lambda tx: _wanted_key(tx, request))
+        else:
+            wanted = await in_thread(_wanted_by_request, request)
+        term = authority.term(request.term_s, _longest(authority, wanted.profile), self._now())
+        return await self._issue(identity, authority, wanted, term, deadline)
+
+    async def renew(
+        self, identity: Identity, authority: Authority, serial: str, seconds: int, deadline: float
+    ) -> tuple[IssuedRecord, str]:
+        """The same certificate for a new term, of the length of the old one unless `seconds` says another. Raises HsmdError."""
+        old = await self._cache.read(lambda tx: tx.issued.get(authority.key.name, serial))
+        if not old.certificate:
+            raise Conflict("this certificate was not signed; issue it: hsmd ca issue")
+        if old.revoked_at is not None:
+            raise Conflict("this certificate is revoked; issue another one for a new key: hsmd ca issue")
+        wanted = await self._cache.read(lambda tx: _wanted_again(tx, old))
+        length = seconds or int((old.not_after - old.not_before).total_seconds())
+        term = authority.term(length, _longest(authority, wanted.profile), self._now())
+        return await self._issue(identity, authority, wanted, term, deadline)
+
+    async def revoke(
+        self, identity: Identity, authority: Authority, serial: str, reason: str, deadline: float
+    ) -> tuple[bool, str]:
+        """Whether it was not revoked before, and the new revocation list in PEM. Raises HsmdError."""
+        if reason not in REASONS:
+            raise BadRequest(f"reason: choose one of {', '.join(REASONS)}")
+        name, now = authority.key.name, self._now().replace(microsecond=0)
+        _ = authority.issuer  # before anything is changed
+        changed = await self._cache.change_unversioned(lambda tx: tx.issued.revoke(name, serial, reason, now))
+        return changed, await self.sign_list(identity, authority, deadline)
+
+    async def sign_list(self, identity: Identity, authority: Authority, deadline: float) -> str:
+        """A new revocation list in PEM; certificates that ended before the last one are left out. Raises HsmdError."""
+        name, record, now = authority.key.name, authority.record, self._now().replace(microsecond=0)
+        issuer, length = authority.issuer, timedelta(seconds=min(record.list_s, authority.constraints.leaf_s))
+
+        def begin(tx: Transaction) -> tuple[int, list[IssuedRecord]]:
+            number = tx.authorities.next_list_number(name)
+            return number, tx.issued.revoked(name, now - length, MAX_REVOKED + 1)
+
+        number, found = await self._cache.change_unversioned(begin)
+        revoked = [Revoked(int(each.serial, 16), each.revoked_at or now, each.reason) for each in found]
+        unsigned = await in_thread(revocation_list, issuer, number, now, now + length, revoked)
+        if len(found) > MAX_REVOKED or len(unsigned.to_be_signed) > MAX_DATA_BYTES:
+            raise Conflict(
+                f"more than {MAX_REVOKED} certificates of {name} are revoked and have not ended, which is too long for a"
+                " revocation list; replace the authority"
+            )
+        signature = await sign(self._service, identity, authority, unsigned.to_be_signed, deadline)
+        signed = await in_thread(unsigned.signed, signature)
+        document = signed.public_bytes(Encoding.DER)
+        await self._cache.change_unversioned(
+            lambda tx: tx.authorities.set_list(name, number, document, now + length)
+        )
+        return pem(signed)
+
+    async def read(self, name: str) -> Authority:
+        """The authority of this name. Raises NotFound."""
+        found: Authority = await self._cache.read(lambda tx: Authority.read(tx, name))
+        return found
+
+    async def _issue(
+        self, identity: Identity, authority: Authority, wanted: Wanted, term: Term, deadline: float
+    ) -> tuple[IssuedRecord, str]:
+        serial = random_serial()
+        unsigned = await in_thread(_unsigned, authority, wanted, term, serial)
+        name = authority.key.name
+        record = _record(name, wanted, term, serial)
+        await self._cache.change_unversioned(lambda tx: tx.issued.begin(record))
+        try:
+            signature = await sign(self._service, identity, authority, unsigned.to_be_signed, deadline)
+        except PurposeMismatch:
+            await self._cache.change_unversioned(lambda tx: tx.issued.discard(name, record.serial))
+            raise
+        signed = await in_thread(unsigned.signed, signature)
+        chain = pem(signed) + authority.chain_below()
+        document = signed.public_bytes(Encoding.DER)
+        finished = await self._finish(record, document, wanted, chain)
+        return finished, chain
+
+    async def _finish(
+        self, record: IssuedRecord, document: bytes, wanted: Wanted, chain: str
+    ) -> IssuedRecord:
+        """Store the certificate, and its chain for the key that the daemon serves."""
+        now = self._now()
+
+        def finish(tx: Transaction) -> IssuedRecord:
+            tx.issued.finish(record.authority, record.serial, document)
+            if wanted.of is not None and tx.keys.get(wanted.of.name).digest == wanted.digest:
+                replace_certificate(tx, wanted.of, chain, record.not_after, now, record.not_before)
+            return tx.issued.get(record.authority, record.serial)
+
+        if wanted.of is None:
+            return await self._cache.change_unversioned(finish)
+        found: IssuedRecord = await self._cache.change(finish)
+        return found
+
+
+def _longest(authority: Authority, profile: str) -> int:
+    constraints = authority.constraints
+    return constraints.authority_s if profile == ISSUING else constraints.leaf_s
+
+
+def _unsigned(authority: Authority, wanted: Wanted, term: Term, serial: int) -> Unsigned[x509.Certificate]:
+    if wanted.below is not None:
+        below = wanted.below.constraints
+        return authority_certificate(
+            authority.issuer, authority.constraints, wanted.subject, wanted.spki, term, serial,
+            path_length=min(below.path_length, max(authority.constraints.path_length - 1, 0)), next_key=below.next_key,
+        )  # fmt: skip
+    return leaf_certificate(
+        authority.issuer, wanted.profile, wanted.subject, wanted.names, wanted.spki, term, serial,
+        decrypts=wanted.decrypts, lists_at=authority.record.lists_at,
+    )  # fmt: skip
+
+
+def _record(authority: str, wanted: Wanted, term: Term, serial: int) -> IssuedRecord:
+    return IssuedRecord(
+        authority=authority,
+        serial=f"{serial:x}",
+        profile=wanted.profile,
+        subject=wanted.subject.rfc4514_string(),
+        names=tuple(str(name.value) for name in wanted.names),
+        key_digest=wanted.digest,
+        not_before=term.begins,
+        not_after=term.ends,
+    )
+
+
+def _wanted_key(tx: Transaction, request: CaIssue) -> Wanted:
+    """A key that the daemon serves."""
+    key = tx.keys.get(request.key)
+    if request.profile == ISSUING:
+        below = Authority.read(tx, request.key)
+        return Wanted(ISSUING, key.public_key, key.digest, below.name, (), of=key, below=below)
+    names = _names(request)
+    if not names and not request.common_name:
+        raise BadRequest("dns_names: give at least one host name or address for the certificate")
+    decrypts = Purpose.TLS12_RSA_PREMASTER in key.purposes
+    return Wanted(
+        request.profile, key.public_key, key.digest, subject(request.common_name, ""), names, decrypts, key
+    )
+
+
+def _wanted_by_request(request: CaIssue) -> Wanted:
+    """The key of a certificate request, which proves that its sender has it."""
+    if request.profile == ISSUING:
+        raise BadRequest(
+            "key: an authority is certified by the name of its key, which must be in the same token"
+        )
+    try:
+        csr = x509.load_pem_x509_csr(request.request.encode())
+        valid, public_key, csr_subject = csr.is_signature_valid, csr.public_key(), csr.subject
+        requested = _requested_names(csr)
+    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension):
+        raise BadRequest("request: is not a well-formed certificate request in PEM") from None
+    if not valid:
+        raise BadRequest("request: it is not signed by the key in it")
+    if key_type_of(public_key) is None:
+        raise BadRequest(
+            "request: its key is of a type that is not certified here; use p-256, rsa-2048 or another one"
+        )
+    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    names, common_name = _names(request), request.common_name
+    if not names and not common_name:
+        names, common_name = requested, _common_name(csr_subject)
+    return Wanted(request.profile, spki, sha256(spki).digest(), subject(common_name, ""), names)
+
+
+def _names(request: CaIssue) -> tuple[x509.GeneralName, ...]:
+    names = alternative_names(request.dns_names, request.ip_addresses)
+    return (*names, *(x509.RFC822Name(mailbox("emails", text)) for text in request.emails))
+
+
+def _requested_names(csr: x509.CertificateSigningRequest) -> tuple[x509.GeneralName, ...]:
+    try:
+        return tuple(csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return ()
+
+
+def _common_name(name: x509.Name) -> str:
+    found = name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+def _wanted_again(tx: Transaction, old: IssuedRecord) -> Wanted:
+    """What a certificate certifies."""
+    certificate = x509.load_der_x509_certificate(old.certificate)
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    key = tx.keys.with_digest(old.key_digest)
+    if old.profile == ISSUING:
+        if key is None:
+            raise Conflict("the authority that this certificate is for is not served any more")
+        return Wanted(
+            ISSUING, spki, old.key_digest, certificate.subject, (), of=key, below=Authority.read(tx, key.name)
+        )
+    try:
+        names = tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        names = ()
+    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    return Wanted(old.profile, spki, old.key_digest, certificate.subject, names, usage.key_encipherment, key)
