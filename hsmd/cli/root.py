@@ -39,9 +39,16 @@ ENTRIES: dict[str, Entry] = {
     "enroll": Entry("hsmd.cli.enroll", "Register as an operator or auditor with a one-time token.", _START),
     "key": Entry("hsmd.cli.key", "Generate, adopt, import, list and destroy keys.", _MANAGE),
     "cert": Entry("hsmd.cli.cert", "Create, import and export certificates.", _MANAGE),
+    "ca": Entry("hsmd.cli.ca", "Certificate authorities with keys in a token.", _MANAGE),
     "client": Entry("hsmd.cli.client", "Add and remove clients, trust user CAs, revoke keys.", _MANAGE),
     "grant": Entry("hsmd.cli.grant", "Allow clients to use keys for particular purposes.", _MANAGE),
+    "vault": Entry(
+        "hsmd.cli.vault", "Keep keys in a store that cannot open them; check public keys.", _MANAGE
+    ),
     "token": Entry("hsmd.cli.token", "Show tokens; resume logins after a refused PIN.", _MANAGE),
+    "rollover": Entry(
+        "hsmd.cli.rollover", "Plan how a fleet changes the key of its CA without a failed handshake.", _MANAGE
+    ),
     "status": Entry("hsmd.cli.status", "Show the daemon's status and your identity.", _WATCH),
     "top": Entry("hsmd.cli.top", "Watch the use of keys by client, with rates and latencies.", _WATCH),
     "events": Entry("hsmd.cli.events", "Show and follow events; run a program for each.", _WATCH),

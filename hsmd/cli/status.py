@@ -57,7 +57,7 @@ def status(
     Exit code 0: handshakes work, and nothing needs attention. 5: they work, but may not for long. 4: handshakes fail, all
     or some. 3: the daemon cannot be reached. A token that is just starting is waited for, up to 5 seconds. Rates are
     averages of the last seconds; `hsmd top` shows them live. Clients that are neither operators nor auditors see the health
-    without reasons, and their identity.
+    without reasons, and their identity; those that make no handshakes, such as owners and checkers, whether the daemon works.
     """
     identity = session.ask(WhoAmI(), Identity)
     metrics = _metrics(session) if may(identity, MetricsRead) else None
@@ -108,7 +108,11 @@ def _text_output(
     roles = ", ".join(identity.roles or [identity.role])
     which = "roles" if len(identity.roles) > 1 else "role"
     you = ("you", f"{identity.client} ({roles}), {identity.credential}")
-    first = () if health is None else health_text(health.level, health.findings)
+    first = (
+        ()
+        if health is None
+        else health_text(health.level, health.findings, handshakes=_makes_handshakes(identity))
+    )
     last = () if health is None else health_foot(health.level)
     if daemon is None:
         unknown = ("status", f"not available to the {which} {roles}")
@@ -122,6 +126,11 @@ def _text_output(
         *_uses(uses),
         *last,
     )
+
+
+def _makes_handshakes(identity: Identity) -> bool:
+    """Whether handshakes are what the client is there for, or looks after."""
+    return may(identity, MetricsRead) or bool({"front-end"} & {identity.role, *identity.roles})
 
 
 def _uses(uses: list[UseRate]) -> tuple[str | RenderableType, ...]:

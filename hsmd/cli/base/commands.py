@@ -175,6 +175,8 @@ def _guard(work: Callable[[], None], output: Output, debug: bool) -> None:
         work()
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
+    except KeyboardInterrupt:
+        raise typer.Abort from None  # typer itself would end the command without a word
     except CheckFailed as failed:
         raise typer.Exit(int(failed.code)) from None
     except Exception as error:

@@ -76,13 +76,22 @@ class Session:
     def ask(self, request: Request, answer: type[R], *, timeout_s: float = DEFAULT_TIMEOUT_S) -> R:
         """The daemon's answer to `request`. Raises HsmdError or CommandError."""
         try:
-            return cast("R", self._connected().control(request, timeout_s=self._timeout_s or timeout_s))
+            return cast("R", self._connected().control(request, timeout_s=self.timeout_s(timeout_s)))
         except NotFound as error:
             raise with_near_names(error, self.ask) from None
 
     def events(self, since: str, waiting: Callable[[HsmdError], None]) -> Iterator[Event]:
         """Events from a cursor on, without end: see `Connection.events`. Raises HsmdError or CommandError."""
         return self._connected().events(since, waiting=waiting)
+
+    def timeout_s(self, default: float = DEFAULT_TIMEOUT_S) -> float:
+        """How long to wait for an answer: the option, or the default."""
+        return self._timeout_s or default
+
+    @property
+    def client(self) -> Client:
+        """The connection. Raises CommandError as `connect`."""
+        return self._connected()
 
     def _connected(self) -> Client:
         if self._client is None:
@@ -109,7 +118,12 @@ class Session:
     @property
     def witness_directory(self) -> Path:
         """Where checkpoints of the daemon in the profile are remembered."""
-        return self._file.absolute().parent / "witness"
+        return self.directory / "witness"
+
+    @property
+    def directory(self) -> Path:
+        """Where the profile is, and what belongs to it."""
+        return self._file.absolute().parent
 
     def statement_pins(self) -> StatementKeyPins | None:
         """The statement keys that the profile accepts; None for a daemon that only the options name."""

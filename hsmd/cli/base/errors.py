@@ -6,8 +6,10 @@
 | 1 | failed, or the daemon refused, also the value of an argument that only the daemon checks |
 | 2 | usage error: arguments, options, or a configuration file, refused before a daemon is asked |
 | 3 | the daemon or agent is unreachable or cannot accept the request now: try again later |
-| 4 | a check failed (`agent check`, `audit verify`, `grant explain`, `serve --check`); handshakes fail (`status`) |
+| 4 | a check failed (`agent check`, `audit verify`, `grant explain`, `serve --check`, `vault get`); handshakes fail (`status`) |
+| 4 | also: no plan is safe, or the plan is not what its topology demands (`rollover plan`, `rollover show`) |
 | 5 | handshakes work, but something needs attention (`status`, `agent status`, `agent check`) |
+| 0, 3, 4, 5 | `vault check`, in place of the above: match and usable; mismatch; no answer; match, but not usable now |
 | 10, 11, 12, 13 | `statement verify`: altered; of another kind; of an unknown key; not a statement |
 | 130 | interrupted |
 """
@@ -115,6 +117,8 @@ _ADVICE: tuple[tuple[type[HsmdError], str, Exit], ...] = (
 _OPTION_OF_MEMBER = {
     "accept_unsafe": "--accept-unsafe: ",
     "address": "--address: ",
+    "adopt": "--adopt: ",
+    "authority": "",
     "ca": "--ca: ",
     "certificate": "--certificate: ",
     "chain": "chain: ",
@@ -123,9 +127,12 @@ _OPTION_OF_MEMBER = {
     "client": "",
     "clients": "--client: ",
     "common_name": "--common-name: ",
+    "common_names": "--subject: ",
     "confirm": "",
     "days": "--days: ",
     "dns_names": "--dns: ",
+    "emails": "--email: ",
+    "excluded": "",
     "fingerprint": "--key: ",
     "force": "--force: ",
     "grants": "--grant: ",
@@ -135,28 +142,40 @@ _OPTION_OF_MEMBER = {
     "key_digest": "",
     "key_id": "--key-id: ",
     "key_type": "--type: ",
+    "limits": "",
+    "list_s": "--list-every: ",
+    "lists_at": "--list-at: ",
     "max_lifetime_s": "--max-hours: ",
     "max_uses": "--max-uses: ",
     "name": "",
     "names": "--allow-name: ",
     "new_name": "",
+    "next_token": "--next-token: ",
     "not_after": "--not-after: ",
     "note": "the note: ",
     "organization": "--organization: ",
+    "outside": "--outside: ",
     "owner": "--owner: ",
     "passphrase": "the passphrase file: ",
     "pem": "the key file: ",
+    "permitted": "",
+    "permitted_dns": "--dns: ",
+    "profile": "--for: ",
+    "profiles": "--for: ",
     "proof": "",
     "public_key": "public key: ",
     "purpose": "",
     "purposes": "--purpose: ",
     "reason": "--reason: ",
+    "record": "",
     "request": "--request: ",
+    "revoked": "--revoked: ",
     "role": "",
     "role_set": "--role: ",
     "roles": "--role: ",
     "serial": "--serial: ",
     "since": "--since: ",
+    "term_s": "--term: ",
     "token": "--token: ",
 }
 """What replaces the member of a control request at the start of an error."""

@@ -23,6 +23,14 @@ def write_new(path: Path, content: str | bytes, mode: int) -> None:
         raise exists(path) from None
 
 
+def check_directory(path: Path) -> None:
+    """Raises CommandError unless the directory that `path` is to be in exists."""
+    if not path.parent.is_dir():
+        raise CommandError(
+            f"{path}: there is no directory {path.parent}", "make it, mount it, or choose another path"
+        )
+
+
 def exists(path: Path) -> CommandError:
     """The error for a path that would be overwritten."""
     return CommandError(f"{path} exists and is not overwritten", "move it away first, or choose another path")

@@ -19,6 +19,13 @@ _HEADS = {
     PARTIAL: "SOME HANDSHAKES FAIL:",
     FAILING: "HANDSHAKES FAIL:",
 }
+_OTHER_HEADS = {
+    WELL: "The daemon works.",
+    DEGRADED: "The daemon works, and its operators should look at it.",
+    PARTIAL: "THE DAEMON WORKS IN PART: some handshakes of its front ends fail.",
+    FAILING: "THE DAEMON DOES NOT DO ITS WORK: handshakes of its front ends fail.",
+}
+"""For clients that make no handshakes, such as owners and checkers."""
 _FEET = {
     DEGRADED: "Handshakes work, but look at the first lines.",
     PARTIAL: "SOME HANDSHAKES FAIL: see the first lines.",
@@ -27,13 +34,15 @@ _FEET = {
 _CODES = {FAILING: Exit.PROBLEMS, PARTIAL: Exit.PROBLEMS, DEGRADED: Exit.DEGRADED}
 
 
-def health_text(level: str, findings: Sequence[Finding]) -> tuple[RenderableType | str, ...]:
-    """The first lines of a status."""
+def health_text(
+    level: str, findings: Sequence[Finding], *, handshakes: bool = True
+) -> tuple[RenderableType | str, ...]:
+    """The first lines of a status; without `handshakes` for a client that makes none."""
     rows = []
     for finding in findings:
         rows.append((finding.severity, finding.text or finding.condition))
         rows.append(("", f"next: {finding.next_step}" if finding.next_step else ""))
-    head = _HEADS.get(level, f"Health: {level}")
+    head = (_HEADS if handshakes else _OTHER_HEADS).get(level, f"Health: {level}")
     return (head, fields(rows), "") if rows else (head, "")
 
 

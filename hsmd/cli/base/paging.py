@@ -11,6 +11,10 @@ from hsmd.cli.base.name_patterns import Progress
 from hsmd.errors import BadRequest
 from hsmd.protocol.messages import (
     MAX_PAGE,
+    AuthorityInfo,
+    AuthorityPage,
+    CaCertificates,
+    CaList,
     CertificateServed,
     ClientInfo,
     ClientList,
@@ -19,6 +23,8 @@ from hsmd.protocol.messages import (
     GrantInfo,
     GrantList,
     GrantPage,
+    IssuedInfo,
+    IssuedPage,
     KeyCandidateList,
     KeyCandidates,
     KeyHistory,
@@ -29,11 +35,22 @@ from hsmd.protocol.messages import (
     KeyOwnerList,
     KeyOwners,
     KeyPage,
+    ManagementKeyInfo,
+    ManagementKeyList,
     PastKey,
     Revocation,
     RevocationPage,
     ServedBy,
     ServedByPage,
+    VaultCheckPage,
+    VaultChecks,
+    VaultCheckSum,
+    VaultKeys,
+    VaultList,
+    VaultPage,
+    VaultShow,
+    VaultVersion,
+    VaultVersions,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +67,28 @@ def keys_of(session: Session) -> list[KeyInfo]:
         return answer.keys, answer.more
 
     return list(_all(page, lambda key: key.name))
+
+
+def authorities_of(session: Session) -> list[AuthorityInfo]:
+    """All certificate authorities."""
+
+    def page(after: str) -> tuple[list[AuthorityInfo], bool]:
+        answer = session.ask(CaList(after=after, limit=MAX_PAGE), AuthorityPage)
+        return answer.authorities, answer.more
+
+    return list(_all(page, lambda authority: authority.name))
+
+
+def issued_by(session: Session, authority: str, *, revoked: bool) -> list[IssuedInfo]:
+    """All certificates that an authority has issued, or those that are revoked."""
+    found: list[IssuedInfo] = []
+    while True:
+        after = found[-1].number if found else 0
+        wanted = CaCertificates(authority=authority, revoked=revoked, after=after, limit=MAX_PAGE)
+        answer = session.ask(wanted, IssuedPage)
+        found += answer.certificates
+        if not answer.more or not answer.certificates:
+            return found
 
 
 def front_ends_of(session: Session, key: str) -> list[ServedBy]:
@@ -138,6 +177,48 @@ def grants_of(session: Session, client: str, key: str) -> list[GrantInfo]:
         return answer.grants, answer.more
 
     return list(_all(page, lambda grant: f"{grant.client}/{grant.key}"))
+
+
+def records_of(session: Session) -> list[VaultVersion]:
+    """The newest version of each of the caller's records in the vault."""
+
+    def page(after: str) -> tuple[list[VaultVersion], bool]:
+        answer = session.ask(VaultList(after=after, limit=MAX_PAGE), VaultPage)
+        return answer.records, answer.more
+
+    return list(_all(page, lambda version: version.record))
+
+
+def versions_of(session: Session, record: str) -> list[VaultVersion]:
+    """All versions of a record in the vault, the newest first."""
+
+    def page(before: str) -> tuple[list[VaultVersion], bool]:
+        answer = session.ask(VaultShow(record, before=int(before or 0), limit=MAX_PAGE), VaultVersions)
+        return answer.versions, answer.more
+
+    return list(_all(page, lambda version: str(version.version)))
+
+
+def management_keys_of(session: Session, owner: str = "") -> list[ManagementKeyInfo]:
+    """All management keys of an owner (empty: the caller), the newest first."""
+
+    def page(before: str) -> tuple[list[ManagementKeyInfo], bool]:
+        answer = session.ask(VaultKeys(owner, before=int(before or 0), limit=MAX_PAGE), ManagementKeyList)
+        return answer.keys, answer.more
+
+    return list(_all(page, lambda key: str(key.number)))
+
+
+def checks_of(session: Session) -> list[VaultCheckSum]:
+    """All sums of checks against the caller's records."""
+    found: list[VaultCheckSum] = []
+    after = ""
+    while True:
+        answer = session.ask(VaultChecks(after=after, limit=MAX_PAGE), VaultCheckPage)
+        found += answer.sums
+        if not answer.more or not answer.sums or answer.cursor == after:
+            return found
+        after = answer.cursor
 
 
 def _all(page: Callable[[str], tuple[list[T], bool]], position: Callable[[T], str]) -> Iterator[T]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.profile import Profile
 from hsmd.errors import ProtocolError
+from hsmd.system.profile_file import remembered_keys
 
 if TYPE_CHECKING:
     from hsmd.client.statement_keys import StatementKeyPins
@@ -25,4 +26,4 @@ def pins_of(profile: Profile, file: Path) -> StatementKeyPins:
     except ProtocolError as error:
         raise CommandError(f"{file}: {error.text}", "correct the file, or enrol again", Exit.USAGE) from None
     operators += [key for key in operator_keys(profile.identity) if key not in operators]
-    return StatementKeyPins(file.absolute().with_name(f"{file.stem}.statement-keys.json"), pinned, operators)
+    return StatementKeyPins(remembered_keys(file), pinned, operators)

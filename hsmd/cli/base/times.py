@@ -11,6 +11,15 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SPAN = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
 
 
+def span_s(option: str, text: str) -> int:
+    """How many seconds a user means with `90d`, `36h`, `30m` or `2w`. Raises CommandError that names the option."""
+    if span := _SPAN.fullmatch(text):
+        return int(timedelta(**{_UNITS[span[2]]: int(span[1])}).total_seconds())
+    raise CommandError(
+        f"{option}: {text!r} is not a length of time", "give for example 90d, 36h or 30m", Exit.USAGE
+    )
+
+
 def earlier(option: str, text: str, now: datetime) -> datetime:
     """As `moment`, but `8h` is eight hours before `now`."""
     if span := _SPAN.fullmatch(text):

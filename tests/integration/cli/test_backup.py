@@ -30,6 +30,7 @@ from hsmd.transparency.verification import verify_log
 from tests.support.daemon import MAIL, WEB, Daemon, run_aside
 from tests.support.postgresql import Cluster
 from tests.support.ssh_peer import ssh, wire
+from tests.support.vault_store import Owner
 
 
 def hsmd(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, object]:
@@ -163,6 +164,89 @@ def test_a_daemon_is_restored_to_postgresql_and_back(
     assert {record.name: record.digest for record in store.load().keys} == {"www": key, "shop": added}
     store.close()
     assert exported(f"sqlite:///{third.parent / 'store.sqlite'}") == exported(cluster.url("drill"))
+
+
+def test_a_restore_says_how_many_management_keys_have_to_be_confirmed_again(
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(f"sqlite:///{built.directory / 'store.sqlite'}")
+    for name in ("ann", "bob"):
+        owner = Owner(store, name).enrol()
+        owner.begin()
+        owner.replace()
+    store.close()
+    hsmd(capsys, "backup", tmp_path / "backup.tar", "--config", built.config)
+    restored = hsmd(capsys, "restore", tmp_path / "backup.tar", "--config", tmp_path / "new" / "hsmd.toml")
+    steps = json.dumps(restored["next"])
+    assert "fingerprints of their management keys (2)" in steps
+    assert "hsmd vault confirm OWNER FINGERPRINT" in steps
+
+
+@pytest.mark.parametrize("what", ["garbage", "nothing", "empty", "own"])
+def test_a_log_that_cannot_be_used_stops_a_restore_which_leaves_nothing(
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Given with --log, or in the directory in hsmd.toml; uses would come back if it was passed over."""
+    archive, new = tmp_path / "backup.tar", tmp_path / "new"
+    hsmd(capsys, "backup", archive, "--config", built.config, "--host-key")
+    log = new / "audit" if what == "own" else tmp_path / "log"
+    if what != "nothing":
+        log.mkdir(parents=True)
+        (log / "audit.jsonl").write_text("" if what == "empty" else "garbage\n")
+    options = [] if what == "own" else ["--log", log]
+    text = refused(capsys, "restore", archive, "--config", new / "hsmd.toml", *options)
+    assert str(log) in text and " - " in text
+    assert what == "own" or not new.exists()
+    assert [path.name for path in new.rglob("*") if path.is_file()] == ["audit.jsonl"] * (what == "own")
+
+
+def test_the_log_in_a_backup_is_read_and_is_not_complete(
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built.start()
+    built.ask(messages.AuditSeal())
+    hsmd(capsys, "backup", tmp_path / "backup.tar", "--config", built.config, "--audit")
+    assert built.stop() == 0
+    again = ["restore", tmp_path / "backup.tar", "--config", tmp_path / "new" / "hsmd.toml"]
+    restored = hsmd(capsys, *again)
+    (log,) = restored["logs"]  # type: ignore[misc]
+    assert (log["origin"], log["from_backup"], log["complete"]) == ("hsmd/test", True, False)
+    assert log["path"] == str(tmp_path / "new" / "audit")
+    assert (restored["versions_raised"], restored["uncounted"]) == (0, ["hsmd/test"])
+    shutil.rmtree(tmp_path / "new")
+    kept = built.audit_path.parent
+    restored = hsmd(capsys, *again, "--log", kept, "--log", kept / ".." / kept.name)
+    assert [(each["path"], each["complete"]) for each in restored["logs"]] == [  # type: ignore[attr-defined]
+        (str(tmp_path / "new" / "audit"), False),
+        (str(kept / ".." / kept.name), True),
+    ]
+    assert restored["uncounted"] == []
+    shutil.rmtree(tmp_path / "new")
+    capsys.readouterr()
+    assert cli.run([*map(str, again), "--log", str(kept)]) == 0
+    shown = capsys.readouterr().out
+    assert "ends with the backup" in shown and f"{kept} of hsmd/test: " in shown
+
+
+def test_uses_of_a_limited_grant_after_the_backup_are_counted_from_the_log(
+    built: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built.start()
+    key = built.add_key("www", grant_to=())
+    built.ask(messages.GrantAdd(WEB, "www", ["tls13-server"], max_uses=5))
+    hsmd(capsys, "backup", tmp_path / "backup.tar", "--config", built.config)
+    assert only_grantee_can_use(built, key) and only_grantee_can_use(built, key)
+    assert built.stop() == 0
+    for path in built.directory.glob("store.sqlite*"):
+        path.unlink()
+    (built.directory / "host_key").rename(tmp_path / "host_key")
+    restored = hsmd(capsys, "restore", tmp_path / "backup.tar", "--config", built.config)
+    assert (restored["grants_raised"], restored["logs"][0]["grant_uses"]) == (1, 2)  # type: ignore[index]
+    assert "hsmd grant list shows what is counted" in json.dumps(restored["next"])
+    store = Store(f"sqlite:///{built.directory / 'store.sqlite'}")
+    (grant,) = store.load().limited_grants
+    assert (grant.used, grant.held) == (2, True)
+    store.close()
 
 
 def test_nothing_is_overwritten_and_a_failure_leaves_nothing(
@@ -323,11 +407,29 @@ def test_newer_archives_are_refused(
 def test_a_store_of_a_newer_release_is_refused(empty_url: str) -> None:
     rows = portable.Document("9999", {})
     with pytest.raises(StoreFailure, match="newer release"):
-        Store(empty_url).restore(msgspec.json.encode(rows))
+        restored(empty_url, msgspec.json.encode(rows))
+
+
+def rows_of(daemon: Daemon) -> bytes:
+    """The export of a daemon's store."""
+    store = Store(f"sqlite:///{daemon.directory / 'store.sqlite'}")
+    try:
+        return store.export()
+    finally:
+        store.close()
+
+
+def restored(url: str, document: bytes) -> None:
+    """Fill the store at `url`, and close it whatever happens."""
+    store = Store(url)
+    try:
+        store.restore(document)
+    finally:
+        store.close()
 
 
 def test_a_store_in_use_is_not_restored_to(built: Daemon, empty_url: str) -> None:
-    rows = Store(f"sqlite:///{built.directory / 'store.sqlite'}").export()
+    rows = rows_of(built)
     store = Store(empty_url)
     store.restore(rows)
     held = store.export()
@@ -339,7 +441,7 @@ def test_a_store_in_use_is_not_restored_to(built: Daemon, empty_url: str) -> Non
 
 def test_an_older_store_is_migrated(built: Daemon, empty_url: str) -> None:
     """Rows of the first release are restored to the current schema."""
-    now = portable.decode(Store(f"sqlite:///{built.directory / 'store.sqlite'}").export())
+    now = portable.decode(rows_of(built))
     first = {
         "keys",
         "key_purposes",

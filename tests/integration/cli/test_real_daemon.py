@@ -410,7 +410,7 @@ def test_check_names_each_problem_and_its_fix(daemon: Daemon, module: Path, tmp_
     from hsmd.provider import openssl_configuration
 
     agent = ["--config", str(daemon.directory / "agent.toml")]
-    text = openssl_configuration(str(daemon.agent_socket), module=module)
+    text = openssl_configuration(str(daemon.agent_socket), module=module, include=None)
     wrong_order = text.replace(
         "default = hsmd_default\nhsmd = hsmd_self", "hsmd = hsmd_self\ndefault = hsmd_default"
     )

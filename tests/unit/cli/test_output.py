@@ -120,6 +120,31 @@ def test_tables_break_words_only_where_nothing_else_gives_way(
 def test_spinner_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream, expected in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with Output(as_json=False).working("making a key"):
-            pass
+        with Output(as_json=False).working("making a key") as tell:
+            tell("3 of 50")
         assert ("making a key" in stream.getvalue()) is expected
+        assert ("making a key: 3 of 50" in stream.getvalue()) is expected
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12)), min_size=1, max_size=8
+    )
+)
+def test_a_table_that_fits_looks_as_one_that_is_laid_out(rows: list[tuple[str, str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    laid_out = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for header in ("A", "LONGER", "C"):
+        laid_out.add_column(header)
+    for row in rows:
+        laid_out.add_row(*(Text(escape(cell)) for cell in row))
+    lines = []
+    for shown in (table(("A", "LONGER", "C"), rows), laid_out):
+        console = Console(file=io.StringIO(), width=4_000, highlight=False)
+        console.print(shown)
+        assert isinstance(console.file, io.StringIO)
+        lines.append([line.rstrip() for line in console.file.getvalue().splitlines()])
+    assert lines[0] == lines[1]

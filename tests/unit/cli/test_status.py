@@ -58,6 +58,26 @@ def test_a_client_that_may_not_read_the_status_learns_the_level(run: Run, daemon
     assert ran.code == 4
 
 
+@pytest.mark.parametrize("role", ["owner", "checker"])
+@pytest.mark.parametrize(
+    ("level", "first", "code"),
+    [
+        ("well", "The daemon works.", 0),
+        ("degraded", "The daemon works, and its operators should look at it.", 5),
+        ("partial", "THE DAEMON WORKS IN PART: some handshakes of its front ends fail.", 4),
+        ("failing", "THE DAEMON DOES NOT DO ITS WORK: handshakes of its front ends fail.", 4),
+    ],
+)
+def test_a_client_that_makes_no_handshakes_learns_whether_the_daemon_works(
+    run: Run, daemon: FakeControl, role: str, level: str, first: str, code: int
+) -> None:
+    daemon.role = role
+    tell(daemon, level)
+    ran = run("status")
+    assert (ran.out.splitlines()[0], ran.code) == (first, code)
+    assert "Handshakes work" not in ran.out
+
+
 def test_the_status_of_an_earlier_release_is_judged_here(run: Run, daemon: FakeControl) -> None:
     daemon.level = ""
     assert run("status").code == 0

@@ -1,0 +1,8 @@
+"""`hsmd ca`: importing a file of the group registers its command, in the order of `hsmd ca --help`."""
+
+# isort: off
+from hsmd.cli.ca.options import app
+from hsmd.cli.ca import init, issue, renew, revoke, crl, show, list as list_
+# isort: on
+
+__all__ = ["app", "crl", "init", "issue", "list_", "renew", "revoke", "show"]

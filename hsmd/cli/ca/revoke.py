@@ -1,0 +1,37 @@
+"""`hsmd ca revoke`: revoke a certificate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.connection import Session
+from hsmd.cli.ca.options import AuthorityName, Out, Serial, app, give
+from hsmd.protocol.messages import CaRevoke, CertificateRevoked
+
+
+@command(app, "revoke", example="hsmd ca revoke root 5f0c0a --reason key-compromise > root.crl")
+def revoke(
+    session: Session,
+    authority: AuthorityName,
+    serial: Serial,
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason",
+            metavar="REASON",
+            help="key-compromise, superseded, cessation-of-operation, affiliation-changed, "
+            "privilege-withdrawn, ca-compromise or unspecified.",
+        ),
+    ] = "unspecified",
+    out: Out = None,
+) -> None:
+    """Revoke a certificate and print a new revocation list, for the place where verifiers fetch it.
+
+    It cannot be undone. Peers that do not look at revocation lists accept the certificate until it ends.
+    """
+    wanted = CaRevoke(authority=authority, serial=serial, reason=reason)
+    done = session.ask(wanted, CertificateRevoked)
+    give(session, done, done.revocation_list, out)
