@@ -1,7 +1,7 @@
 """What tours have in common: steps that are shown as they happen, a deadline, and an end that leaves nothing behind.
 
 A tour is a function that takes a `Tour`. It enters what it needs into `tour.resources`, which is released in reverse order when
-the tour ends: in good order, by a failure, by a signal, or after `LONGEST_S`.
+the tour ends: in good order, by a failure, by a signal, or because it takes too long.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ class StepFailed(Exception):
 class Tour:
     """The steps of one tour. `resources` holds what is to be released in the end."""
 
-    def __init__(self, resources: ExitStack, *, as_json: bool) -> None:
+    def __init__(self, resources: ExitStack, given: argparse.Namespace) -> None:
         self.resources = resources
-        self._as_json = as_json
+        self._given = given
+        self._as_json = bool(given.json)
         self._began = time.monotonic()
+
+    def given(self, flag: str) -> bool:
+        """Whether a flag of the tour's own was given."""
+        return bool(vars(self._given)[flag.removeprefix("--").replace("-", "_")])
 
     # --- steps ---
 
@@ -108,17 +113,28 @@ def stop(child: subprocess.Popen[str], sign: signal.Signals = signal.SIGTERM) ->
             stream.close()
 
 
-def main(name: str, run: Callable[[Tour], None], arguments: Sequence[str] | None = None) -> None:
-    """Entry point of a tour's program: exits with 0 if every step came out as described, 1 if not, 130 if interrupted."""
+def main(
+    name: str,
+    run: Callable[[Tour], None],
+    arguments: Sequence[str] | None = None,
+    *,
+    flags: Sequence[str] = (),
+    longest_s: int = LONGEST_S,
+) -> None:
+    """Entry point of a tour's program: exits with 0 if every step came out as described, 1 if not, 130 if interrupted.
+
+    `flags` are options of the tour's own, such as `--postgresql`. After `longest_s` it has failed.
+    """
     parser = argparse.ArgumentParser(prog=f"scripts/tour {name}")
-    parser.add_argument("--json", action="store_true")
+    for flag in ("--json", *flags):
+        parser.add_argument(flag, action="store_true")
     given = parser.parse_args(arguments)
     try:
         with terminated_by_signals(), ExitStack() as resources:
             signal.signal(signal.SIGALRM, _too_long)
-            signal.alarm(LONGEST_S)
+            signal.alarm(longest_s)
             try:
-                run(Tour(resources, as_json=given.json))
+                run(Tour(resources, given))
             finally:
                 _ignore_signals()
     except Terminated:
@@ -137,7 +153,7 @@ def _ignore_signals() -> None:
 
 
 def _too_long(number: int, frame: object) -> None:
-    raise StepFailed(f"the tour takes longer than {LONGEST_S} s")
+    raise StepFailed("the tour takes too long")
 
 
 def _line(document: dict[str, Any]) -> str:

@@ -25,8 +25,8 @@ from tests.support.fake_daemon import FakeDaemon
 from tests.support.fault_module.control import FaultModule
 from tests.support.postgresql import Cluster, running_cluster
 
-settings.register_profile("gate", derandomize=True)
-settings.register_profile("search", max_examples=2_000, print_blob=True)
+settings.register_profile("gate", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=2_000, print_blob=True, deadline=None)
 settings.load_profile("gate")
 
 

@@ -23,10 +23,15 @@ pytestmark = pytest.mark.timeout(120)
 FEW = ("owner", "checker", "node", "depositary")
 FOR_ALL = {
     messages.AuditAbout, messages.AuditCheckpoint, messages.AuditProve, messages.ClientRotateKey, messages.EventsFollow,
-    messages.EventsRead, messages.HealthRead, messages.StatementKeys, messages.WhoAmI,
+    messages.EventsRead, messages.HealthRead, messages.StatementKeys, messages.VaultCheck, messages.WhoAmI,
 }  # fmt: skip
 FOR_OWNERS = {
     messages.CertificateChains, messages.CertificateExport, messages.KeyHistory, messages.KeyList, messages.KeyShow,
+    messages.VaultAllow, messages.VaultAllowed, messages.VaultChallenge, messages.VaultChecks, messages.VaultDestroy,
+    messages.VaultDisallow, messages.VaultGet, messages.VaultKeys, messages.VaultLimits, messages.VaultList,
+    messages.VaultPut, messages.VaultRegister, messages.VaultRekeyBegin, messages.VaultRekeyFinish,
+    messages.VaultRekeyList, messages.VaultRekeyWrap, messages.VaultResume, messages.VaultRevoke, messages.VaultShow,
+    messages.VaultStatements, messages.VaultSuspend,
 }  # fmt: skip
 
 

@@ -125,12 +125,8 @@ def test_the_user_is_not_allowed(site: Site) -> None:
 def test_providers_in_the_wrong_order_are_found(site: Site) -> None:
     text = site.openssl.read_text()
     wrong = site.directory / "wrong.cnf"
-    wrong.write_text(
-        text.replace(
-            "default = hsmd_default\nhsmd = hsmd_self\n", "hsmd = hsmd_self\ndefault = hsmd_default\n"
-        )
-    )
-    assert wrong.read_text() != text
+    order = "[default]\nopenssl_conf = i\n[i]\nproviders = p\n[p]\nhsmd = hsmd_self\ndefault = d\n[d]\nactivate = 1\n"
+    wrong.write_text(order + text[text.index("[hsmd_self]") :])
     problems = the_problems(site, openssl=wrong)
     assert {problem["subject"] for problem in problems} == {"OpenSSL"}
     assert "list `default` before `hsmd`" in problems[0]["mend"]

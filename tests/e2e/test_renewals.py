@@ -110,12 +110,11 @@ def test_a_renewed_certificate_is_served_within_seconds_and_no_handshake_fails(
         ) as load,
     ):
         wait_until(lambda: len(load.samples()) > 20, "handshakes are made")
-        before = presented(site.nginx)
         leaf = renew(site)
         began = time.monotonic()
-        wait_until(lambda: presented(site.nginx) != before, "nginx presents another certificate", 30)
+        # For a moment the old worker processes of nginx accept connections beside the new ones.
+        wait_until(lambda: presented(site.nginx) == leaf, "nginx presents the new certificate", 30)
         took_s = time.monotonic() - began
-        assert presented(site.nginx) == leaf
         served = time.monotonic()
         wait_until(lambda: len([one for one in load.samples() if one.began > served]) > 20, "and goes on")
         load.check()

@@ -7,7 +7,6 @@ latencies and limits what the writes may add to the 99th percentile.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import statistics
 import time
@@ -24,19 +23,16 @@ from hsmd.daemon.store import Readers, Store
 from hsmd.errors import HsmdError
 from hsmd.protocol.cursor import Cursor
 from hsmd.protocol.roles import Role
-from hsmd.purposes import Purpose
 from tests.support.daemon import WEB, Daemon
 from tests.support.polling import eventually, wait_until
 from tests.support.postgresql import Cluster
-from tests.support.tls_bytes import P256, TLS13
+from tests.support.steady_signing import SIGNATURES_PER_S, percentile_99, sign_steadily
 
 ROUNDS = int(os.environ.get("HSMD_TEST_LEDGER_ROUNDS", "1"))
 SECONDS = float(os.environ.get("HSMD_TEST_LEDGER_S", "3"))
 PERCENT = int(os.environ.get("HSMD_TEST_LEDGER_PERCENT", "0"))
 """The 99th percentile with the writes, in percent of that without, is at most this; 0: no limit."""
 WRITES_PER_S = 10_000 / 60
-SIGNATURES_PER_S = 100
-"""Of each daemon."""
 LOAD = Path(__file__).parents[1] / "support" / "ledger_load"
 OPERATORS = Readers(roles=frozenset({Role.OPERATOR}))
 pytestmark = pytest.mark.timeout(int(ROUNDS * SECONDS * 4 + 180))
@@ -80,23 +76,6 @@ def fleet(tmp_path: Path, cluster: Cluster) -> Iterator[Fleet]:
             daemon.start()
         yield Fleet((first, second), first.add_key("www"), store, switch, counted)
     store.close()
-
-
-async def sign_steadily(connection: Connection, key: bytes, seconds: float) -> list[float]:
-    """Latencies of signatures that begin at a steady rate, as far as the previous one has ended."""
-    took: list[float] = []
-    began = time.monotonic()
-    for number in range(int(seconds * SIGNATURES_PER_S)):
-        await asyncio.sleep(max(0.0, began + number / SIGNATURES_PER_S - time.monotonic()))
-        asked = time.monotonic()
-        unique = hashlib.sha256(f"{asked} {id(connection)}".encode()).digest()
-        await connection.use_key(key, Purpose.TLS13_SERVER, P256, TLS13[:-32] + unique, timeout_s=10)
-        took.append(time.monotonic() - asked)
-    return took
-
-
-def percentile_99(took: list[float]) -> float:
-    return sorted(took)[int(len(took) * 0.99)]
 
 
 def show(rounds: dict[bool, list[list[float]]]) -> float:

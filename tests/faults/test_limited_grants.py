@@ -10,8 +10,6 @@ import hashlib
 import os
 import random
 import signal
-import sysconfig
-import venv
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field
@@ -34,6 +32,7 @@ from tests.support.fault_module.control import Action, FaultModule, Function
 from tests.support.fleet import free_port, twin_of
 from tests.support.polling import eventually, wait_until
 from tests.support.postgresql import Cluster
+from tests.support.start_hooks import python_with
 from tests.support.tls_bytes import tls13
 
 USES, CALLERS, FRONT_KILLS = 10, 32, 5
@@ -375,16 +374,6 @@ POINTS = {
     "between the count and its record": ("limited_uses.LimitedUses", "_counted"),
     "between the record and the token": ("service.KeyService", "_submit_all"),
 }
-
-
-def python_with(directory: Path, hook: str) -> str:
-    """An interpreter with the packages of this one, which runs `hook` when it starts."""
-    venv.create(directory, symlinks=True)
-    packages = Path(sysconfig.get_path("purelib", vars={"base": str(directory)}))
-    (packages / "start_hook.py").write_text(hook)
-    mine = sysconfig.get_path("purelib")
-    (packages / "hook.pth").write_text(f"import site; site.addsitedir({mine!r})\nimport start_hook\n")
-    return str(directory / "bin" / "python")
 
 
 def killed_at(point: str, armed: Path, directory: Path) -> str:

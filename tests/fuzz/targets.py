@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from pathlib import Path
 
 import msgspec
@@ -12,11 +13,22 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import inspect as shapes
 
 from hsmd.algorithms import KeyType
+from hsmd.anchors import certs_only, pem_bundle
+from hsmd.anchors.acceptance import accept
+from hsmd.anchors.problems import CertificatesInvalid, UpdateRefused
+from hsmd.anchors.root_update import RootUpdate, check_validity
 from hsmd.daemon.worker import ceilings
 from hsmd.envelopes import canonical_json, content
 from hsmd.envelopes.envelope import Envelope
 from hsmd.envelopes.header import Header
+from hsmd.envelopes.recipients import HybridPublicKey
 from hsmd.envelopes.sealing import open_envelope
+from hsmd.envelopes.vault.answers import Answer
+from hsmd.envelopes.vault.confirmations import Confirmation
+from hsmd.envelopes.vault.management_keys import ManagementKeyStatement, WrappingSuite
+from hsmd.envelopes.vault.proofs import checked_challenge
+from hsmd.envelopes.vault.public_keys import canonical_spki
+from hsmd.envelopes.vault.records import RecordStatement
 from hsmd.errors import (
     BadRequest,
     EnvelopeInvalid,
@@ -32,9 +44,14 @@ from hsmd.protocol.channel import ClientChannel, FrameDecoder, ServerChannel, St
 from hsmd.protocol.frames import MAX_REQUEST_LENGTH, Kind, Welcome
 from hsmd.purposes import Purpose, PurposeCheck, expand
 from hsmd.purposes.statement import fault_of
+from hsmd.rollover import approval, plan_document, topology_file
+from hsmd.rollover.problems import PlanInvalid, TopologyInvalid
 from hsmd.transparency import endorsement, statement as statements
 from hsmd.transparency.note import Verifier, signed
+from tests.support import anchors
 from tests.support.envelopes import golden
+from tests.support.rollover import as_toml, node, plans_of, topology
+from tests.support.vectors import vectors
 
 HELLO = frames.encode_hello(3)
 WELCOME = frames.encode_welcome(Welcome(1, 3, MAX_REQUEST_LENGTH, 16))
@@ -188,6 +205,57 @@ def envelopes_target(data: bytes) -> None:
         assert error.text
 
 
+_VAULT = vectors("vault/golden.json")
+
+
+def _lines(data: bytes) -> list[str]:
+    return data.decode("utf-8", "replace").split("\n")
+
+
+def _texts_of_the_vault() -> dict[str, tuple[Callable[[bytes], object], list[bytes]]]:
+    """What reads each kind of bytes and writes them again, and seeds."""
+    keys, records = _VAULT["management_keys"], _VAULT["records"]
+    spki = [ManagementKeyStatement.decode(each["text"].encode()) for each in keys]
+    challenges = [bytes.fromhex(each["envelope"]) for each in _VAULT["proof"]["challenges"]]
+    return {
+        "management key": (
+            lambda data: ManagementKeyStatement.decode(data).encode(),
+            [each["text"].encode() for each in keys],
+        ),
+        "record": (
+            lambda data: RecordStatement.decode(data).encode(),
+            [each["text"].encode() for each in records],
+        ),
+        "public key": (lambda data: canonical_spki(data).der, [each.signing for each in spki]),
+        "hybrid key": (
+            lambda data: HybridPublicKey.from_spki(data).spki(),
+            [each.wrapping for each in spki if each.suite is WrappingSuite.HYBRID],
+        ),
+        "challenge": (lambda data: checked_challenge(data, bytes(range(32))).encode(), challenges),
+        "answer": (
+            lambda data: "\n".join(Answer.from_lines(_lines(data)).lines()).encode(),
+            ["\n".join(lines).encode() for lines in _VAULT["answers"]],
+        ),
+        "confirmation": (
+            lambda data: "\n".join(Confirmation.from_lines(_lines(data)).lines()).encode(),
+            ["\n".join(_VAULT["confirmation"]).encode()],
+        ),
+    }
+
+
+_OF_THE_VAULT = _texts_of_the_vault()
+
+
+def vault_target(data: bytes) -> None:
+    """The first byte chooses what the rest is. What is accepted has one form, which is written again."""
+    kinds = list(_OF_THE_VAULT)
+    read, rest = _OF_THE_VAULT[kinds[data[0] % len(kinds) if data else 0]][0], data[1:]
+    try:
+        assert read(rest) == rest
+    except EnvelopeInvalid as error:
+        assert error.text
+
+
 def statements_target(data: bytes) -> None:
     """Statements, endorsements and the texts that the worker signs; what one side accepts the other one does, too."""
     text = data.decode("utf-8", "surrogateescape")
@@ -204,6 +272,64 @@ def statements_target(data: bytes) -> None:
             assert error.text
 
 
+def rollover_target(data: bytes) -> None:
+    """The first byte chooses: topology file, plan, or approval. What is accepted has one form, which is written again."""
+    kind, rest = data[0] % 3 if data else 0, data[1:]
+    try:
+        if kind == 0:
+            read = topology_file.parse(rest.decode("utf-8", "replace"), "x")
+            assert topology_file.from_document(read.document, "x") == read
+        elif kind == 1:
+            assert plan_document.encode(plan_document.decode(rest)) == rest
+        else:
+            text = rest.decode("utf-8", "replace")
+            assert approval.parse_text(text).text() == text
+    except (TopologyInvalid, PlanInvalid, ProtocolError) as error:
+        assert error.text
+
+
+def _rollover_seeds() -> Iterator[bytes]:
+    """A topology, its plans, and an approval."""
+    shown = topology([("a", "b", True), ("b", "c", False)], nodes={"a": node("a", "b")}, by_hand=["c"])
+    yield b"\0" + as_toml(shown).encode()
+    for found in plans_of(shown):
+        yield b"\1" + plan_document.encode(found)
+    approved = approval.Approval("0" * 64, shown.digest, "2026-01-02T03:04:05.000006Z", "why")
+    yield b"\2" + approved.text().encode()
+
+
+def anchors_target(data: bytes) -> None:
+    """The first byte chooses: PEM bundle, certs-only CMS, its body in EST, or an update, which a node takes only if it is genuine."""
+    kind, rest = data[0] % 4 if data else 0, data[1:]
+    try:
+        if kind == 0:
+            assert pem_bundle.parse(pem_bundle.encode(found := pem_bundle.parse(rest))) == found
+        elif kind in (1, 2):
+            found = certs_only.decode(rest) if kind == 1 else certs_only.decode_body(rest)
+            assert set(certs_only.decode(certs_only.encode(found))) == set(found)
+        else:
+            update = RootUpdate.decode(rest)
+            assert update.encode() == rest
+            _take(update)
+    except (CertificatesInvalid, UpdateRefused) as error:
+        assert error.text
+
+
+def _take(update: RootUpdate) -> None:
+    taken = accept([anchors.OLD_WITH_OLD], update, anchors.NOW.replace(tzinfo=UTC))
+    assert taken == anchors.NEW_WITH_NEW
+    check_validity(update, anchors.OLD_WITH_OLD)
+
+
+def _anchors_seeds() -> Iterator[bytes]:
+    """The certificates of two generations in each form."""
+    chosen = (anchors.OLD_WITH_OLD, anchors.NEW_WITH_OLD)
+    yield b"\0" + pem_bundle.encode(chosen)
+    yield b"\1" + certs_only.encode(chosen)
+    yield b"\2" + certs_only.encode_body(chosen)
+    yield b"\3" + anchors.UPDATE.encode()
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames_target,
     "channel": channel_target,
@@ -214,6 +340,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "ceilings": ceilings_target,
     "statements": statements_target,
     "envelopes": envelopes_target,
+    "vault": vault_target,
+    "rollover": rollover_target,
+    "anchors": anchors_target,
 }
 
 
@@ -226,8 +355,15 @@ def seeds(target: str) -> Iterator[bytes]:
             yield b"\0" + envelope.encode()
             yield from (bytes([part]) + envelope.header.encode() for part in (1, 2))
             yield b"\3" + key
+    elif target == "vault":
+        for number, (_, examples) in enumerate(_OF_THE_VAULT.values()):
+            yield from (bytes([number]) + each for each in examples)
     elif target == "statements":
         yield from _statement_seeds()
+    elif target == "rollover":
+        yield from _rollover_seeds()
+    elif target == "anchors":
+        yield from _anchors_seeds()
     elif target == "purposes":
         statement = b"hsmd.statement/v1 vault-answer\ndaemon fra-1\nkey 00ff\n"
         yield bytes([list(KeyType).index(KeyType.ED25519), Purpose.STATEMENT, 0x08, 0x07]) + statement

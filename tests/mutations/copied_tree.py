@@ -16,6 +16,8 @@ from pathlib import Path
 from tests.mutations.mitigations import ROOT, Mitigation
 
 TIMEOUT_S = 300.0
+_MADE_HERE = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+"""What commands make in the tree, as in .gitignore."""
 FAILED = 1
 """Exit status of pytest if tests were run and some failed."""
 
@@ -25,14 +27,10 @@ class CopiedTree:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, capture_output=True, check=True, text=True,
-        ).stdout  # fmt: skip
-        for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file():
-                (directory / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, directory / name)
+        if (ROOT / ".git").exists():
+            _copy_listed(directory)
+        else:  # an archive of the sources, on a machine that may have no git
+            shutil.copytree(ROOT, directory, ignore=_MADE_HERE, dirs_exist_ok=True)
         self._python = _link_environment(directory)
 
     def passes(self, tests: list[str]) -> subprocess.CompletedProcess[str]:
@@ -54,6 +52,18 @@ class CopiedTree:
             path.write_text(before)
         lines = (done.stdout + done.stderr).strip().splitlines()
         return done.returncode == FAILED, lines[-1] if lines else f"exit status {done.returncode}"
+
+
+def _copy_listed(directory: Path) -> None:
+    """Copy what the repository holds, and new files."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, check=True, text=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, directory / name)
 
 
 def _link_environment(directory: Path) -> Path:

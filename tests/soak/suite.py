@@ -123,6 +123,33 @@ SCENARIOS = {
             "HSMD_TEST_LOG_EDITS": lambda minutes: int(minutes * 320)
         },  # for each of two keys and four attackers
     ),
+    "vault-race": Scenario(
+        ("tests/faults/test_vault_race.py",),
+        {
+            "HSMD_VAULT_RACE_ROUNDS": lambda minutes: int(minutes * 2),
+            "HSMD_VAULT_RACE_KILLS": lambda minutes: 5,
+        },
+        SHOW_FIGURES,
+    ),
+    "vault-blindness": Scenario(
+        ("tests/attacks/test_vault_blindness.py",),
+        {"HSMD_VAULT_OPENER_THOROUGH": lambda minutes: 1},
+        SHOW_FIGURES,
+    ),
+    "vault-load": Scenario(
+        ("tests/faults/test_vault_load.py",),
+        {
+            "HSMD_VAULT_LOAD_OWNERS": lambda minutes: 100,
+            "HSMD_VAULT_LOAD_RECORDS": lambda minutes: 100,
+            "HSMD_VAULT_LOAD_REQUESTS": lambda minutes: 200,
+            "HSMD_VAULT_LOAD_MS": lambda minutes: 20,
+            "HSMD_VAULT_LOAD_ROUNDS": lambda minutes: int(minutes * 2),
+            "HSMD_VAULT_LOAD_S": lambda minutes: 10,
+            "HSMD_VAULT_LOAD_CHECKS": lambda minutes: 25,
+            "HSMD_VAULT_LOAD_PERCENT": lambda minutes: 120,
+        },
+        SHOW_FIGURES,
+    ),
     "ledger": Scenario(
         ("tests/faults/test_ledger_load.py",),
         {
@@ -130,6 +157,11 @@ SCENARIOS = {
             "HSMD_TEST_LEDGER_S": lambda minutes: 10,
             "HSMD_TEST_LEDGER_PERCENT": lambda minutes: 110,
         },
+        SHOW_FIGURES,
+    ),
+    "vault-rekey": Scenario(
+        ("tests/faults/test_vault_rekey.py",),
+        {"HSMD_TEST_REKEY_DEPOSITS": lambda minutes: int(minutes * 100)},
         SHOW_FIGURES,
     ),
     "outages": Scenario(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsmd.daemon.pki import der
+from tests.support import der
 
 _VERSION_3 = bytes.fromhex("a003020102")
 

@@ -56,6 +56,8 @@ class Daemon:
     """Wraps the token for the workers: `FaultModule.before`."""
     token_settings: dict[str, Any] = field(default_factory=dict)
     """More for the [[token]] section."""
+    more_tokens: dict[str, SoftHsmToken] = field(default_factory=dict)
+    """Further tokens, by name."""
     environment: dict[str, str] = field(default_factory=dict)
     """More for the processes' environment."""
     store_url: str = ""
@@ -144,6 +146,18 @@ stall_ms = {self.stall_ms}
 spare = {json.dumps(self.spare)}
 {settings}
 """
+            + "".join(
+                f"""\
+[[token]]
+name = "{name}"
+module = "{other.module}"
+label = "{other.label}"
+pin_file = "{other.pin_file}"
+environment = {{ {", ".join(f"{key} = {json.dumps(value)}" for key, value in other.environment.items())} }}
+workers = 1
+"""
+                for name, other in self.more_tokens.items()
+            )
         )
 
     # --- start and stop ---
@@ -166,7 +180,8 @@ spare = {json.dumps(self.spare)}
 
         def ready() -> bool:
             status = self.status()
-            states = [worker.state for worker in status.tokens[0].workers]
+            (main,) = (token for token in status.tokens if token.name == "main")
+            states = [worker.state for worker in main.workers]
             return len(states) == self.workers + 1 + self.spare and set(states) <= {"ready", "spare"}
 
         wait_until(ready, "all workers are ready", READY_S)

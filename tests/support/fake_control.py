@@ -191,6 +191,41 @@ class FakeControl:
             raise NotFound(f"key {request.key!r} has no certificate")
         return messages.PemDocument(self.chains[request.key])
 
+    # --- authorities ---
+
+    def authority(self) -> messages.AuthorityInfo:
+        return messages.AuthorityInfo(
+            "root", "CN=root", "ab" * 32, "main", "p-256", messages.AuthorityLimits(["server"], ["example.com"]),
+            "cd" * 32, "main", [], 604_800, 1, NOW, NOW,
+        )  # fmt: skip
+
+    def certificate(self) -> messages.IssuedInfo:
+        return messages.IssuedInfo(1, "1f", "server", "", ["a.example"], "ef" * 32, "www", NOW, NOW, True)
+
+    def on_ca_init(self, request: messages.CaInit) -> messages.AuthorityMade:
+        return messages.AuthorityMade(self.authority(), "" if request.outside else PEM, PEM * request.outside)
+
+    def on_ca_issue(self, request: messages.CaIssue) -> messages.IssuedCertificate:
+        return messages.IssuedCertificate(self.certificate(), PEM)
+
+    def on_ca_renew(self, request: messages.CaRenew) -> messages.IssuedCertificate:
+        return messages.IssuedCertificate(self.certificate(), PEM)
+
+    def on_ca_revoke(self, request: messages.CaRevoke) -> messages.CertificateRevoked:
+        return messages.CertificateRevoked(True, PEM)
+
+    def on_ca_crl(self, request: messages.CaCrl) -> messages.PemDocument:
+        return messages.PemDocument(PEM)
+
+    def on_ca_show(self, request: messages.CaShow) -> messages.AuthorityShown:
+        return messages.AuthorityShown(self.authority(), PEM, PEM)
+
+    def on_ca_list(self, request: messages.CaList) -> messages.AuthorityPage:
+        return messages.AuthorityPage([self.authority()] if not request.after else [], False)
+
+    def on_ca_certificates(self, request: messages.CaCertificates) -> messages.IssuedPage:
+        return messages.IssuedPage([self.certificate()] if not request.after else [], False)
+
     def on_client_add(self, request: messages.ClientAdd) -> messages.ClientInfo:
         info = self.clients.setdefault(
             request.name, messages.ClientInfo(request.name, request.role, [], NOW, request.role_set)

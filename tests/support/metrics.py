@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from hsmd.protocol.messages import DaemonStatus, Latency, Metrics, TokenStatus, UseCount, WorkerStatus
+from hsmd.protocol.messages import (
+    DaemonStatus,
+    Latency,
+    Metrics,
+    TokenStatus,
+    UseCount,
+    VaultNumbers,
+    WorkerStatus,
+)
 
 NOON = datetime(2030, 1, 2, 12, tzinfo=UTC)
 
@@ -35,4 +43,5 @@ def numbers_of(uses: int = 2) -> Metrics:
         UseCount(f"web-{number}", "www", "tls13-server", "performed", number, 0, 10.0)
         for number in range(uses)
     ]
-    return Metrics(status, counts, [0.001, 0.01], [Latency("tls13-server", "p-256", [5, 2, 1], 0.5)])
+    latencies = [Latency("tls13-server", "p-256", [5, 2, 1], 0.5)]
+    return Metrics(status, counts, [0.001, 0.01], latencies, vault=VaultNumbers())

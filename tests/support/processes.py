@@ -24,8 +24,13 @@ PACKAGES = {
     "softhsm2-util": "softhsm2",
     "ip": "iproute2",
     "ssh-keygen": "openssh-client",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
     "gcc": "gcc",
     "sudo": "sudo",
+    "certtool": "gnutls-bin",
+    "jq": "jq",
+    "java": "default-jdk-headless",
 }
 """Debian packages of the programs that tests run."""
 

@@ -20,10 +20,23 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from hsmd.provider import openssl_configuration
+from hsmd.provider.site_configuration import read
 from tests.support.provider_reference import reference_pem
 
 TIMEOUT_MS = 2000
 """Long enough for a loaded machine; tests of the deadline itself set their own."""
+SITE = "/etc/ssl/openssl.cnf"
+"""The configuration that the provider's includes, unless a test wants none."""
+
+
+def with_section(text: str, include: str | None, name: str, section: str) -> str:
+    """The configuration with a section that the initial one names; what is appended to the text belongs to it.
+
+    Which one is the initial section depends on the site's configuration: Debian 12 and 13 differ. OpenSSL adds to a section
+    that appears again (config(5)).
+    """
+    initial = (read(include).init if include else "") or "hsmd_init"
+    return f"{text}[{initial}]\n{name} = {section}\n[{section}]\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +87,17 @@ class Environment:
     module: Path
 
     def configuration(
-        self, timeout_ms: int = TIMEOUT_MS, tls: Sequence[str] = (), module: Path | None = None
+        self,
+        timeout_ms: int = TIMEOUT_MS,
+        tls: Sequence[str] = (),
+        module: Path | None = None,
+        include: str | None = SITE,
     ) -> Path:
         """Write an OpenSSL configuration; `tls` are settings for every SSL_CTX, as in SSL_CONF_cmd(3)."""
-        text = openssl_configuration(str(self.socket), timeout_ms, module or self.module)
+        text = openssl_configuration(str(self.socket), timeout_ms, module or self.module, include)
         if tls:
-            text = text.replace(
-                "providers = hsmd_providers\n", "providers = hsmd_providers\nssl_conf = test_ssl\n"
-            )
-            text += "[test_ssl]\nsystem_default = test_tls\n[test_tls]\n" + "".join(
-                f"{line}\n" for line in tls
-            )
+            text = with_section(text, include, "ssl_conf", "test_ssl")
+            text += "system_default = test_tls\n[test_tls]\n" + "".join(f"{line}\n" for line in tls)
         path = self.directory / f"openssl-{len(list(self.directory.glob('openssl-*')))}.cnf"
         path.write_text(text)
         return path

@@ -28,8 +28,8 @@ def _value(shape: shapes.Type) -> Any:
             return 1
         case shapes.BoolType():
             return False
-        case shapes.BytesType():
-            return b"aaaa"
+        case shapes.BytesType(min_length=least):
+            return b"a" * max(4, least or 0)
         case shapes.ListType(item_type=item):
             return [_value(item)]
         case shapes.StructType(cls=struct, fields=fields):

@@ -22,18 +22,22 @@ PURE = (
     "hsmd.protocol",
     "hsmd.transparency",
     "hsmd.envelopes",
+    "hsmd.rollover",
+    "hsmd.anchors",
     "hsmd.health",
 )
 """No I/O, no clock, no logging."""
-CLIENT_SIDE = ("hsmd.client", "hsmd.deployment", "hsmd.agent", "hsmd.provider")
+CLIENT_SIDE = ("hsmd.client", "hsmd.deployment", "hsmd.agent", "hsmd.holder", "hsmd.provider")
 """What runs away from the HSM."""
 FRONT = (
     "hsmd.daemon.front.access",
     "hsmd.daemon.front.ledger",
     "hsmd.daemon.front.tokens",
     "hsmd.daemon.front.signing",
+    "hsmd.daemon.front.authorities",
     "hsmd.daemon.front.checkpoints",
     "hsmd.daemon.front.statements",
+    "hsmd.daemon.front.vault",
     "hsmd.daemon.front.ssh",
     "hsmd.daemon.front.control",
     "hsmd.daemon.front",
@@ -395,6 +399,8 @@ SEPARATE_PROGRAMS = {
     "hsmd.cli.bench.scale.fill",
     "hsmd.cli.bench.scale.bare_generator",
     "hsmd.cli.bench.scale.bare_signer",
+    "hsmd.holder.management_token",  # needs the extra `token`
+    "hsmd.holder.token_keys",
 }
 
 class Blocked:
@@ -405,7 +411,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 seen = 0
 import hsmd.provider
-for part in ("hsmd.client", "hsmd.agent", "hsmd.protocol", "hsmd.cli"):
+for part in ("hsmd.client", "hsmd.agent", "hsmd.holder", "hsmd.protocol", "hsmd.cli"):
     package = importlib.import_module(part)
     for module in pkgutil.walk_packages(package.__path__, part + "."):
         if not module.name.endswith("__main__") and module.name not in SEPARATE_PROGRAMS:

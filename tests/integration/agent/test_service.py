@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hsmd.agent import Agent
 from hsmd.agent.upstream import PROBE_S
 from hsmd.client import Connection
 from hsmd.client.keyref import KeyReference, encode
@@ -226,7 +227,7 @@ async def test_the_first_request_after_a_silence_moves_to_another_daemon_in_time
     monkeypatch.setattr("hsmd.client.channel.IDLE_AFTER_S", 0.1)
     second = await second_daemon(agent_site)
     agent = await agent_site.start()
-    await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
+    await all_asked(agent)
     await agent_site.sign()
     await eventually(lambda: agent._upstream._connections[0]._channel._idle)  # type: ignore[union-attr]
     agent_site.daemon.faults.silent = True
@@ -242,7 +243,7 @@ async def test_a_request_after_a_silence_stays_with_a_daemon_that_answers_the_pi
     monkeypatch.setattr("hsmd.client.channel.IDLE_AFTER_S", 0.1)
     second = await second_daemon(agent_site)
     agent = await agent_site.start()
-    await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
+    await all_asked(agent)
     await eventually(lambda: agent._upstream._connections[0]._channel._idle)  # type: ignore[union-attr]
     agent_site.daemon.faults.hold = True  # it answers pings, and takes its time for the signature
     asked = asyncio.create_task(agent_site.sign(timeout_s=5))
@@ -427,10 +428,18 @@ async def second_daemon(agent_site: AgentSite) -> FakeDaemon:
     return second
 
 
+async def all_asked(agent: Agent) -> None:
+    """Wait until all daemons are connected, and the first is preferred: that is once it has been asked for its health."""
+    upstream = agent._upstream
+    await eventually(
+        lambda: all(each.available and each not in upstream._new for each in upstream._connections)
+    )
+
+
 async def test_the_first_available_daemon_serves(agent_site: AgentSite) -> None:
     second = await second_daemon(agent_site)
     agent = await agent_site.start()
-    await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
+    await all_asked(agent)
     await agent_site.sign()
     assert (len(agent_site.daemon.operations), len(second.operations)) == (1, 0)
     await agent_site.daemon.stop()
@@ -438,7 +447,7 @@ async def test_the_first_available_daemon_serves(agent_site: AgentSite) -> None:
     await agent_site.sign()
     assert len(second.operations) == 1
     await agent_site.daemon.start()
-    await eventually(lambda: agent._upstream._connections[0].available)
+    await all_asked(agent)
     await agent_site.sign()
     assert len(agent_site.daemon.operations) == 2
 
@@ -446,7 +455,7 @@ async def test_the_first_available_daemon_serves(agent_site: AgentSite) -> None:
 async def test_a_request_in_flight_moves_to_the_other_daemon(agent_site: AgentSite) -> None:
     second = await second_daemon(agent_site)
     agent = await agent_site.start()
-    await eventually(lambda: all(connection.available for connection in agent._upstream._connections))
+    await all_asked(agent)
     agent_site.daemon.faults.hold = True
     asked = asyncio.create_task(agent_site.sign())
     await eventually(lambda: agent_site.daemon.operations)
@@ -457,8 +466,6 @@ async def test_a_request_in_flight_moves_to_the_other_daemon(agent_site: AgentSi
 
 async def test_a_second_agent_is_refused_and_the_first_keeps_running(agent_site: AgentSite) -> None:
     await agent_site.start()
-    from hsmd.agent import Agent
-
     with pytest.raises(Conflict, match="an agent is running"):
         await Agent(agent_site.config).run()
     assert await agent_site.sign()

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.support.fake_agent import ECDSA, ED25519, RSA_PKCS1, RSA_PSS, Agent
-from tests.support.provider import Environment, Identity
+from tests.support.provider import SITE, Environment, Identity, with_section
 from tests.support.provider_reference import LABEL, pem, reference_der, subject_public_key_info
 
 KINDS = {"rsa": (6, 2048, 256), "p256": (408, 256, 72), "p384": (408, 384, 104), "p521": (408, 521, 139)}
@@ -474,15 +474,15 @@ def test_order_of_providers(
     environment: Environment, agent: Agent, identities: dict[str, Identity], order: str
 ) -> None:
     """Ephemeral P-256 keys must come from the default provider, which is first in the list or chosen by a property query."""
-    configuration = environment.configuration(tls=["Groups = P-256"])
+    configuration = environment.configuration(tls=["Groups = P-256"], include=None)
     text = configuration.read_text()
     lines = ["default = hsmd_default", "hsmd = hsmd_self"]
+    assert "\n".join(lines) in text
     text = text.replace("\n".join(lines), "\n".join(ORDERS[order]))
     if order != "default first":
-        text = text.replace(
-            "providers = hsmd_providers\n", "providers = hsmd_providers\nalg_section = test_evp\n"
+        text = (
+            with_section(text, None, "alg_section", "test_evp") + "default_properties = ?provider=default\n"
         )
-        text += "[test_evp]\ndefault_properties = ?provider=default\n"
     configuration.write_text(text)
     certificates = {name: str(identities[name].certificate) for name in ("rsa", "p256")}
     cases = [
@@ -502,10 +502,8 @@ def test_a_mandatory_query_for_another_provider_fails_cleanly(
 ) -> None:
     """`provider=default` excludes hsmd's keys: an error without a crash or a request; software keys still work."""
     configuration = environment.configuration()
-    text = configuration.read_text().replace(
-        "providers = hsmd_providers\n", "providers = hsmd_providers\nalg_section = test_evp\n"
-    )
-    configuration.write_text(text + "[test_evp]\ndefault_properties = provider=default\n")
+    text = with_section(configuration.read_text(), SITE, "alg_section", "test_evp")
+    configuration.write_text(text + "default_properties = provider=default\n")
     refused = environment.run(
         [evp_driver, "sign", identities["p256"].reference, "SHA256", "0", "text"], configuration
     )
