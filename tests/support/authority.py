@@ -16,11 +16,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 class Authority:
     """A root CA; its certificate is in `file`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "hsmd test authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name("hsmd test authority")
+        self._name = _name(name)
         self.certificate = self._build(
-            self._name, self._key.public_key(), dt.timedelta(days=90), [_is_ca(True), *_usage(ca=True)]
+            self._name,
+            self._key.public_key(),
+            dt.timedelta(days=90),
+            [
+                _is_ca(True),
+                *_usage(ca=True),
+                (x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False),
+            ],
         )
         self.file = directory / "authority.pem"
         self.file.write_bytes(self.certificate.public_bytes(Encoding.PEM))
@@ -46,6 +53,19 @@ class Authority:
         ]
         made = self._build(_name(names[0]), public_key, left, extensions, begun)
         return made.public_bytes(Encoding.PEM).decode()
+
+    def revocation_list(self, *certificates: str, made: dt.timedelta = dt.timedelta(hours=1)) -> str:
+        """A list in PEM with these certificates, which are in PEM; it was made this long ago."""
+        now = dt.datetime.now(dt.UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - made).next_update(now + dt.timedelta(days=1))
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
+        for pem in certificates:
+            serial = x509.load_pem_x509_certificate(pem.encode()).serial_number
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            builder = builder.add_revoked_certificate(revoked)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
     def _build(
         self,

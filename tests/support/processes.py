@@ -19,6 +19,8 @@ _PR_SET_PDEATHSIG = 1
 
 PACKAGES = {
     "nginx": "nginx-light",
+    "haproxy": "haproxy",
+    "apache2": "apache2-bin",
     "openssl": "openssl",
     "curl": "curl",
     "softhsm2-util": "softhsm2",
