@@ -5,6 +5,8 @@ from hsmd.daemon.pki.chains import (
     CertificateFacts,
     check_authority_chain,
     check_chain,
+    is_issued_by,
+    is_self_signed,
     is_valid_and_of_a_ca,
     refuse_pss,
 )
@@ -19,6 +21,8 @@ __all__ = [
     "check_authority_chain",
     "check_chain",
     "default_scheme",
+    "is_issued_by",
+    "is_self_signed",
     "is_valid_and_of_a_ca",
     "refuse_pss",
     "self_signed_certificate",

@@ -104,7 +104,7 @@ def check_authority_chain(chain_pem: str, public_key: PublicKeyTypes, now: datet
 def is_valid_and_of_a_ca(chain_pem: str, now: datetime) -> bool:
     """Whether the first certificate of a stored chain was issued by another key than its own, and has not ended."""
     leaf = _stored_leaf(chain_pem)
-    return leaf is not None and now <= leaf.not_valid_after_utc and not _is_self_signed(leaf)
+    return leaf is not None and now <= leaf.not_valid_after_utc and not is_self_signed(leaf)
 
 
 def refuse_pss(certificate_pem: str) -> None:
@@ -171,12 +171,12 @@ def _faults(chain: Sequence[x509.Certificate], now: datetime, purposes: Collecti
     for position, certificate in enumerate(chain if not root else chain[:-1], 1):
         yield from _weakness(certificate, _named(chain, position))
         yield from _use_faults(certificate, _named(chain, position), purposes)
-    yield from _leaf_faults(chain[0], self_signed=_is_self_signed(chain[0]))
+    yield from _leaf_faults(chain[0], self_signed=is_self_signed(chain[0]))
 
 
 def _incomplete(chain: Sequence[x509.Certificate]) -> Iterator[str]:
     """A leaf alone: peers that know only roots cannot find its issuer."""
-    if len(chain) == 1 and not _is_self_signed(chain[0]):
+    if len(chain) == 1 and not is_self_signed(chain[0]):
         issuer = shown(chain[0].issuer)
         yield (
             f"behind {_named(chain, 1)} the certificate of its issuer {issuer} is missing: append it (CAs offer it as"
@@ -185,14 +185,20 @@ def _incomplete(chain: Sequence[x509.Certificate]) -> Iterator[str]:
 
 
 def _root_at_the_end(chain: Sequence[x509.Certificate]) -> bool:
-    return len(chain) > 1 and _is_self_signed(chain[-1])
+    return len(chain) > 1 and is_self_signed(chain[-1])
 
 
-def _is_self_signed(certificate: x509.Certificate) -> bool:
-    if not same_name(certificate.issuer, certificate.subject):
+def is_self_signed(certificate: x509.Certificate) -> bool:
+    """Whether a certificate has its own name as issuer, and a signature of its own key."""
+    return is_issued_by(certificate, certificate)
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether a certificate has this issuer's name, and a signature of its key."""
+    if not same_name(certificate.issuer, issuer.subject):
         return False
     try:
-        _verify(certificate, certificate.public_key())
+        _verify(certificate, issuer.public_key())
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
@@ -278,7 +284,7 @@ def _leaf_faults(leaf: x509.Certificate, *, self_signed: bool) -> Iterator[str]:
 def _older_than(chain: Sequence[x509.Certificate], previous: str) -> Iterator[str]:
     """A certificate that was issued before the one that is stored: most likely the wrong file."""
     stored, leaf = _stored_leaf(previous), chain[0]
-    if stored is None or stored == leaf or _is_self_signed(stored):
+    if stored is None or stored == leaf or is_self_signed(stored):
         return
     if leaf.not_valid_before_utc < stored.not_valid_before_utc:
         yield (
@@ -370,7 +376,7 @@ def _warnings(chain: Sequence[x509.Certificate], now: datetime) -> Iterator[str]
     if _value(leaf, x509.SubjectAlternativeName) is None:
         yield "the leaf has no subject alternative name, and clients ignore the common name"
     constraints = _value(leaf, x509.BasicConstraints)
-    if isinstance(constraints, x509.BasicConstraints) and constraints.ca and _is_self_signed(leaf):
+    if isinstance(constraints, x509.BasicConstraints) and constraints.ca and is_self_signed(leaf):
         yield "the leaf is a CA certificate"
 
 

@@ -55,6 +55,11 @@ class Authorities:
         query = _AUTHORITIES.where(keys.c.name > check_after(after)).order_by(keys.c.name).limit(limit + 1)
         return Page.cut([_record(row) for row in self._connection.execute(query)], limit)
 
+    def has_next_key(self, public_key: bytes) -> bool:
+        """Whether this key (DER SubjectPublicKeyInfo) is the one that will replace an authority."""
+        query = select(authorities.c.key_id).where(authorities.c.next_public_key == public_key).limit(1)
+        return self._connection.scalar(query) is not None
+
     def next_list_number(self, key: str) -> int:
         """The number of the next revocation list; it is used once, also if the list is not signed. Raises NotFound."""
         authority = authorities.c.key_id == self.find_id(key)

@@ -24,6 +24,7 @@ from hsmd.daemon.store.tables import (
     grants,
     key_history,
     limited_grants,
+    node_permits,
 )
 from hsmd.daemon.store.use_counts import keep_name, wait_for_uses
 from hsmd.errors import BadRequest, Conflict, NotFound
@@ -97,7 +98,7 @@ class Clients:
         a token or in the vault: that would take away its right to read about them.
 
         With the role of a front end it loses its grants: a daemon of a release with one role per client would go on using
-        them, and they would be back with the role.
+        them, and they would be back with the role. With the role of a node it loses what authorities may issue to it.
         """
         client = self.row(name)
         held = self.roles_of(client)
@@ -119,6 +120,8 @@ class Clients:
             wait_for_uses(self._connection, self._order, limited_grants.c.client_id == client.id)
             for kind in (grants, limited_grants):
                 self._connection.execute(delete(kind).where(kind.c.client_id == client.id))
+        if role is Role.NODE:
+            self._connection.execute(delete(node_permits).where(node_permits.c.client_id == client.id))
         return True
 
     def roles_of(self, client: Row[Any]) -> frozenset[Role]:
@@ -207,7 +210,7 @@ class Clients:
         )
 
     def remove(self, name: str) -> None:
-        """Remove a client with its credentials, grants and trust in CAs, and CAs left without a client.
+        """Remove a client with its credentials, grants, permits and trust in CAs, and CAs left without a client.
 
         Raises NotFound, Conflict if it has keys in the vault.
         """
@@ -220,7 +223,7 @@ class Clients:
         self._connection.execute(delete(cas).where(cas.c.fingerprint.not_in(still_trusted)))
 
     def rename(self, name: str, new_name: str, now: datetime | None = None) -> None:
-        """Rename a client; credentials, grants, keys that it owns and trust in CAs stay with it.
+        """Rename a client; credentials, grants, permits, keys that it owns and trust in CAs stay with it.
 
         Raises NotFound, BadRequest for an invalid new name, Conflict if it is taken, or if the client has something in the
         vault.

@@ -10,22 +10,27 @@ import msgspec
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from hsmd.daemon.store.authority_rows import Authorities
+from hsmd.daemon.store.client_rows import Clients
 from hsmd.daemon.store.records import IssuedRecord, Page
-from hsmd.daemon.store.tables import issued_certificates as issued
+from hsmd.daemon.store.tables import clients, issued_certificates as issued
 from hsmd.errors import NotFound
 
 _SERIAL = re.compile(r"[0-9a-f]{1,40}")
+_ISSUED = select(issued, clients.c.name.label("client")).outerjoin(
+    clients, clients.c.id == issued.c.client_id
+)
 
 
 class IssuedCertificates:
     """What each authority has certified, and what it has revoked. Rows are not removed while their authority is there."""
 
-    def __init__(self, connection: Connection, authority_rows: Authorities) -> None:
+    def __init__(self, connection: Connection, authority_rows: Authorities, client_rows: Clients) -> None:
         self._connection = connection
         self._authorities = authority_rows
+        self._clients = client_rows
 
     def begin(self, certificate: IssuedRecord) -> None:
-        """Note a certificate that is about to be signed. Raises NotFound for an unknown authority."""
+        """Note a certificate that is about to be signed. Raises NotFound for an unknown authority or client."""
         row = {
             "authority_id": self._authorities.find_id(certificate.authority),
             "serial": certificate.serial,
@@ -36,6 +41,7 @@ class IssuedCertificates:
             "not_before": certificate.not_before,
             "not_after": certificate.not_after,
             "reason": "",
+            "client_id": self._clients.find_id(certificate.client) if certificate.client else None,
         }
         self._connection.execute(insert(issued).values(row))
 
@@ -50,7 +56,7 @@ class IssuedCertificates:
 
     def get(self, authority: str, serial: str) -> IssuedRecord:
         """Raises NotFound."""
-        query = select(issued).where(*self._is(authority, serial))
+        query = _ISSUED.where(*self._is(authority, serial))
         row = self._connection.execute(query).one_or_none()
         if row is None:
             raise _unknown(authority)
@@ -58,7 +64,7 @@ class IssuedCertificates:
 
     def page(self, authority: str, after: int, limit: int, *, revoked: bool) -> Page[IssuedRecord]:
         """At most `limit` certificates in the order in which they were issued, following the row `after`. Raises NotFound."""
-        query = select(issued).where(
+        query = _ISSUED.where(
             issued.c.authority_id == self._authorities.find_id(authority), issued.c.id > after
         )
         if revoked:
@@ -76,8 +82,7 @@ class IssuedCertificates:
     def revoked(self, authority: str, since: datetime, limit: int) -> list[IssuedRecord]:
         """At most `limit` revoked certificates that had not ended at `since`, those that were revoked first first."""
         query = (
-            select(issued)
-            .where(
+            _ISSUED.where(
                 issued.c.authority_id == self._authorities.find_id(authority),
                 issued.c.revoked_at.is_not(None),
                 issued.c.not_after > since,
@@ -116,5 +121,6 @@ def _record(authority: str, row: Row[Any]) -> IssuedRecord:
         certificate=bytes(row.certificate or b""),
         revoked_at=row.revoked_at,
         reason=row.reason,
+        client=row.client or "",
         row=row.id,
     )

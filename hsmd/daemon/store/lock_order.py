@@ -13,13 +13,14 @@ class Lock(IntEnum):
     STATE = 1
     LEASE = 2
     CLIENT = 3
-    VAULT_OWNER = 4
-    VAULT_VERSION = 5
-    GRANT = 6
-    COUNTER = 7
-    LEDGER = 8
-    COUNTED_USES = 9
-    VAULT_ACQUISITIONS = 10
+    NODE_PERMIT = 4
+    VAULT_OWNER = 5
+    VAULT_VERSION = 6
+    GRANT = 7
+    COUNTER = 8
+    LEDGER = 9
+    COUNTED_USES = 10
+    VAULT_ACQUISITIONS = 11
 
 
 class LockOrder:

@@ -75,6 +75,7 @@ class IssuedRecord:
     """A certificate that an authority has issued, or was about to: then `certificate` (DER) is empty.
 
     `serial` is in hex, `names` are its alternative names as texts, `key_digest` is the SHA-256 of the certified key.
+    `client` is the node that asked for it; empty if no node did, or the node is no client any more.
     """
 
     authority: str
@@ -88,8 +89,36 @@ class IssuedRecord:
     certificate: bytes = b""
     revoked_at: datetime | None = None
     reason: str = ""
+    client: str = ""
     row: int = field(default=0, compare=False)
     """Its row id: later ones have higher ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class PermitRecord:
+    """What certificates a client with the role `node` gets from an authority.
+
+    `term_s` is their term, 0 for the longest that the authority may issue. `since` does not count in comparisons.
+    """
+
+    authority: str
+    client: str
+    profile: str
+    common_name: str
+    dns_names: tuple[str, ...]
+    ip_addresses: tuple[str, ...]
+    emails: tuple[str, ...]
+    term_s: int
+    since: datetime = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PermitUse:
+    """Certificates of a client that have not ended: how many, and when the first and the last of them end."""
+
+    count: int
+    first_ends: datetime | None
+    last_ends: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

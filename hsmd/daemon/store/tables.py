@@ -101,7 +101,7 @@ authorities = Table(
 )
 
 # A row is there before the authority signs; `certificate` comes after it, and is missing if it was not signed, or a daemon
-# was killed just then.
+# was killed just then. `client_id`: the node that asked for it, whose row may be gone.
 issued_certificates = Table(
     "issued_certificates",
     metadata,
@@ -117,9 +117,39 @@ issued_certificates = Table(
     Column("certificate", LargeBinary, nullable=True),
     Column("revoked_at", UtcDateTime, nullable=True),
     Column("reason", String(32), nullable=False),
+    Column("client_id", Integer, nullable=True),
     UniqueConstraint("authority_id", "serial"),
     Index("ix_issued_certificates_authority_id_revoked_at", "authority_id", "revoked_at"),
+    Index(
+        "ix_issued_certificates_authority_id_client_id_not_after", "authority_id", "client_id", "not_after"
+    ),
     sqlite_autoincrement=True,
+)
+
+# What certificates a client with the role `node` gets from an authority. Names are JSON arrays; `term_s` 0: the longest term.
+node_permits = Table(
+    "node_permits",
+    metadata,
+    Column(
+        "authority_id",
+        ForeignKey("authorities.key_id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column(
+        "client_id",
+        ForeignKey("clients.id", ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+        autoincrement=False,
+    ),
+    Column("profile", String(16), nullable=False),
+    Column("common_name", Text, nullable=False),
+    Column("dns_names", Text, nullable=False),
+    Column("ip_addresses", Text, nullable=False),
+    Column("emails", Text, nullable=False),
+    Column("term_s", BigInteger, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
 )
 
 # A key, and the one that is to take over its name, or has done so. The row goes with either of them.

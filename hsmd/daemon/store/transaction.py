@@ -25,6 +25,7 @@ from hsmd.daemon.store.lease_rows import Leases
 from hsmd.daemon.store.limited_grant_rows import LimitedGrants
 from hsmd.daemon.store.lock_order import LockOrder
 from hsmd.daemon.store.login_rows import Logins
+from hsmd.daemon.store.permit_rows import Permits
 from hsmd.daemon.store.reader_rows import KeyReaders
 from hsmd.daemon.store.records import Readers
 from hsmd.daemon.store.replacement_rows import Replacements
@@ -59,7 +60,8 @@ class Transaction:
         self.keys = Keys(connection, self.clients, self.history, order)
         self.certificates = Certificates(connection, self.keys)
         self.authorities = Authorities(connection, self.keys)
-        self.issued = IssuedCertificates(connection, self.authorities)
+        self.issued = IssuedCertificates(connection, self.authorities, self.clients)
+        self.permits = Permits(connection, self.authorities, self.clients, order)
         self.served = ServedCertificates(connection, self.clients, self.keys)
         self.user_cas = UserCas(connection)
         self.events = Events(connection, order)
