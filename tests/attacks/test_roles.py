@@ -33,6 +33,7 @@ FOR_OWNERS = {
     messages.VaultRekeyList, messages.VaultRekeyWrap, messages.VaultResume, messages.VaultRevoke, messages.VaultShow,
     messages.VaultStatements, messages.VaultSuspend,
 }  # fmt: skip
+FOR_NODES = {messages.NodeCertificate, messages.NodeTrust}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def about(request_type: type[Request], key: str) -> Request:
 
 @pytest.mark.parametrize("role", FEW)
 async def test_a_role_has_its_own_requests_and_no_others(daemon: Daemon, role: str) -> None:
-    allowed = FOR_ALL | FOR_OWNERS if role == "owner" else FOR_ALL
+    allowed = FOR_ALL | {"owner": FOR_OWNERS, "node": FOR_NODES}.get(role, set())
     async with await ssh(daemon, role) as connection:
         channel = await wire(connection)
         for number, request_type in enumerate(set(messages.REQUESTS) - allowed, 1):

@@ -16,6 +16,7 @@ from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.authorities.issuing import Issuing
 from hsmd.daemon.front.authorities.making import AuthorityMaker
+from hsmd.daemon.front.authorities.nodes import NodeIssuing
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
 from hsmd.daemon.front.checkpoints.continuity import Continuity
 from hsmd.daemon.front.checkpoints.log_guard import LogGuard
@@ -29,6 +30,7 @@ from hsmd.daemon.front.control.events import EventHandlers
 from hsmd.daemon.front.control.grants import GrantHandlers
 from hsmd.daemon.front.control.key_replacement import KeyReplacementHandlers
 from hsmd.daemon.front.control.keys import KeyHandlers
+from hsmd.daemon.front.control.nodes import NodeHandlers
 from hsmd.daemon.front.control.served_certificates import ServedCertificateHandlers
 from hsmd.daemon.front.control.statements import StatementHandlers
 from hsmd.daemon.front.control.status import StatusHandlers
@@ -252,11 +254,13 @@ class Parts:
         certificates = CertificateHandlers(
             cache=self.cache, service=self.service, certificate_state=self.certificate_ends.state
         )
+        issuing = Issuing(cache=self.cache, service=self.service)
         authorities = AuthorityHandlers(
             cache=self.cache,
             maker=AuthorityMaker(cache=self.cache, keys=self.keys, service=self.service),
-            issuing=Issuing(cache=self.cache, service=self.service),
+            issuing=issuing,
         )
+        nodes = NodeHandlers(cache=self.cache, nodes=NodeIssuing(cache=self.cache, issuing=issuing))
         served = ServedCertificateHandlers(cache=self.cache)
         grants = GrantHandlers(cache=self.cache)
         events = EventHandlers(EventReader(self.cache))
@@ -266,6 +270,7 @@ class Parts:
             KeyReplacementHandlers(cache=self.cache, keys=self.keys),
             certificates,
             authorities,
+            nodes,
             served,
             self.clients,
             grants,

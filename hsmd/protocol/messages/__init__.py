@@ -25,6 +25,7 @@ from hsmd.protocol.messages.grants import *
 from hsmd.protocol.messages.health import *
 from hsmd.protocol.messages.keys import *
 from hsmd.protocol.messages.metrics import *
+from hsmd.protocol.messages.nodes import *
 from hsmd.protocol.messages.statements import *
 from hsmd.protocol.messages.status import *
 from hsmd.protocol.messages.tokens import *

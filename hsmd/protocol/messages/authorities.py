@@ -162,6 +162,8 @@ class IssuedInfo(Struct):
     """Whether the certificate is there: one that is not may have been signed when a daemon was killed."""
     revoked_at: datetime | None = None
     reason: Annotated[str, REVOCATION_REASON.meta] = ""
+    client: str = ""
+    """The node that asked for it; empty if an operator issued it, or the node was removed."""
 
 
 class IssuedCertificate(Struct):

@@ -52,6 +52,7 @@ OPERATOR = frozenset({Role.OPERATOR})
 AUDITOR = frozenset({Role.AUDITOR})
 FRONT_END = frozenset({Role.FRONT_END})
 OWNER = frozenset({Role.OWNER})
+NODE = frozenset({Role.NODE})
 ANY_ROLE = frozenset(Role)
 
 

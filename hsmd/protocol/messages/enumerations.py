@@ -39,7 +39,7 @@ ROLE = Enumeration(
         Role.FRONT_END.value: "uses the keys on which it has grants",
         Role.OWNER.value: "reads what is known of the keys that it owns, and keeps keys in the vault",
         Role.CHECKER.value: "checks public keys of the vault for owners that allow it to all checkers",
-        Role.NODE.value: "no rights beyond those of every client yet",
+        Role.NODE.value: "gets certificates and trust anchors from authorities that an operator has named for it",
         Role.DEPOSITARY.value: "no rights beyond those of every client yet; no operator can be one",
     },
 )

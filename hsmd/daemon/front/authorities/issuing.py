@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.algorithms import key_type_of
@@ -29,7 +30,7 @@ from hsmd.daemon.pki.authority import (
 )
 from hsmd.daemon.pki.names import alternative_names, subject
 from hsmd.daemon.store import IssuedRecord, KeyRecord, Transaction
-from hsmd.errors import BadRequest, Conflict, PurposeMismatch
+from hsmd.errors import BadRequest, Conflict, HsmdError, PurposeMismatch
 from hsmd.protocol.frames import MAX_DATA_BYTES
 from hsmd.protocol.messages import CaIssue
 from hsmd.purposes import Purpose
@@ -55,6 +56,8 @@ class Wanted:
     of: KeyRecord | None = None
     below: Authority | None = None
     """The authority that is certified, with the profile `issuing`."""
+    client: str = ""
+    """The node that asks for it."""
 
 
 class Issuing:
@@ -80,6 +83,22 @@ class Issuing:
             wanted = await in_thread(_wanted_by_request, request)
         term = authority.term(request.term_s, _longest(authority, wanted.profile), self._now())
         return await self._issue(identity, authority, wanted, term, deadline)
+
+    async def issue_to_node(
+        self,
+        identity: Identity,
+        authority: Authority,
+        wanted: Wanted,
+        seconds: int,
+        admit: Callable[[Transaction], None],
+        deadline: float,
+    ) -> tuple[IssuedRecord, str]:
+        """A certificate for a node, and its chain in PEM.
+
+        `admit` is called in the transaction that notes the certificate, and raises an HsmdError to refuse it. Raises HsmdError.
+        """
+        term = authority.term(seconds, _longest(authority, wanted.profile), self._now())
+        return await self._issue(identity, authority, wanted, term, deadline, admit)
 
     async def renew(
         self, identity: Identity, authority: Authority, serial: str, seconds: int, deadline: float
@@ -137,17 +156,31 @@ class Issuing:
         return found
 
     async def _issue(
-        self, identity: Identity, authority: Authority, wanted: Wanted, term: Term, deadline: float
+        self,
+        identity: Identity,
+        authority: Authority,
+        wanted: Wanted,
+        term: Term,
+        deadline: float,
+        admit: Callable[[Transaction], None] = lambda tx: None,
     ) -> tuple[IssuedRecord, str]:
         serial = random_serial()
         unsigned = await in_thread(_unsigned, authority, wanted, term, serial)
         name = authority.key.name
         record = _record(name, wanted, term, serial)
-        await self._cache.change_unversioned(lambda tx: tx.issued.begin(record))
+
+        def begin(tx: Transaction) -> None:
+            admit(tx)
+            tx.issued.begin(record)
+
+        await self._cache.change_unversioned(begin)
         try:
             signature = await sign(self._service, identity, authority, unsigned.to_be_signed, deadline)
-        except PurposeMismatch:
-            await self._cache.change_unversioned(lambda tx: tx.issued.discard(name, record.serial))
+        except HsmdError as error:
+            # This process has no signature, so there is no certificate. A node tries again: notes of what it did not get must
+            # not be what keeps it from a certificate.
+            if wanted.client or isinstance(error, PurposeMismatch):
+                await self._cache.change_unversioned(lambda tx: tx.issued.discard(name, record.serial))
             raise
         signed = await in_thread(unsigned.signed, signature)
         chain = pem(signed) + authority.chain_below()
@@ -201,6 +234,7 @@ def _record(authority: str, wanted: Wanted, term: Term, serial: int) -> IssuedRe
         key_digest=wanted.digest,
         not_before=term.begins,
         not_after=term.ends,
+        client=wanted.client,
     )
 
 
@@ -225,23 +259,36 @@ def _wanted_by_request(request: CaIssue) -> Wanted:
         raise BadRequest(
             "key: an authority is certified by the name of its key, which must be in the same token"
         )
+    csr, spki = proven_key(request.request)
+    names, common_name = _names(request), request.common_name
+    if not names and not common_name:
+        try:
+            names, common_name = _requested_names(csr), _common_name(csr.subject)
+        except (ValueError, TypeError, x509.DuplicateExtension):
+            raise _malformed() from None
+    return Wanted(request.profile, spki, sha256(spki).digest(), subject(common_name, ""), names)
+
+
+def proven_key(pem_request: str) -> tuple[x509.CertificateSigningRequest, bytes]:
+    """A certificate request that is signed by the key in it, and that key (DER SubjectPublicKeyInfo). Raises BadRequest."""
     try:
-        csr = x509.load_pem_x509_csr(request.request.encode())
-        valid, public_key, csr_subject = csr.is_signature_valid, csr.public_key(), csr.subject
-        requested = _requested_names(csr)
-    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension):
-        raise BadRequest("request: is not a well-formed certificate request in PEM") from None
-    if not valid:
-        raise BadRequest("request: it is not signed by the key in it")
-    if key_type_of(public_key) is None:
+        csr = x509.load_pem_x509_csr(pem_request.encode())
+        public_key = csr.public_key()
+        known = key_type_of(public_key) is not None
+        valid = known and csr.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        raise _malformed() from None
+    if not known:
         raise BadRequest(
             "request: its key is of a type that is not certified here; use p-256, rsa-2048 or another one"
         )
-    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    names, common_name = _names(request), request.common_name
-    if not names and not common_name:
-        names, common_name = requested, _common_name(csr_subject)
-    return Wanted(request.profile, spki, sha256(spki).digest(), subject(common_name, ""), names)
+    if not valid:
+        raise BadRequest("request: it is not signed by the key in it")
+    return csr, public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _malformed() -> BadRequest:
+    return BadRequest("request: is not a well-formed certificate request in PEM")
 
 
 def _names(request: CaIssue) -> tuple[x509.GeneralName, ...]:

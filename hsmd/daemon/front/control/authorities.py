@@ -188,6 +188,7 @@ class AuthorityHandlers:
             signed=bool(record.certificate),
             revoked_at=record.revoked_at,
             reason=record.reason,
+            client=record.client,
         )
 
     def _own(self, authority: Authority) -> messages.IssuedInfo:
