@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hsmd.agent.policy import ALL_USERS, Rules, Users
-from hsmd.client.endpoint import Endpoint, parse_address
-from hsmd.client.statement_keys import parse_pins
-from hsmd.errors import BadRequest, ConfigurationError, ProtocolError
+from hsmd.client.daemon_tables import absolute_path, daemons, login, operators, statement_keys
+from hsmd.client.endpoint import Endpoint
+from hsmd.errors import ConfigurationError
 from hsmd.system import host_users
 from hsmd.system.addresses import ListenAddress
 from hsmd.system.metrics_address import read_metrics_address
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
-from hsmd.transparency.declaration import operator_verifier
 from hsmd.transparency.note import Verifier
 
 DEFAULT_SOCKET = "/run/hsmd/agent.sock"
@@ -74,33 +73,22 @@ def parse(text: str, *, source: str = "agent.toml") -> AgentConfig:
 def _config(top: TomlTable) -> AgentConfig:
     agent = top.table("agent")
     socket = _socket(agent)
-    state = _path(agent, "state", DEFAULT_STATE)
-    client = agent.text("client", None)
-    operators = _operators(agent)
-    statement_keys = _statement_keys(agent)
-    identity = _path(agent, "identity")
-    certificate = _path(agent, "certificate", "")
+    state = absolute_path(agent, "state", DEFAULT_STATE)
+    who = login(agent)
+    accepted, pinned = operators(agent), statement_keys(agent)
     agent.end()
-    daemons = _daemons(top, client, identity, certificate if certificate.name else None)
+    upstream = daemons(top, who)
     metrics_table = top.table("metrics")
     metrics, _ = read_metrics_address(metrics_table, METRICS_PORT)
     metrics_table.end()
     rules = _rules(top)
     top.end()
     socket = replace(socket, users=rules.named_users())
-    return AgentConfig(client, socket, state, daemons, rules, operators, statement_keys, metrics)
-
-
-def _path(table: TomlTable, key: str, default: str | None = None) -> Path:
-    """An absolute path; an optional one (with an empty default) may be empty."""
-    text = table.text(key, default)
-    if not text.startswith("/") and (text or default):
-        table.fault(key, f"{text[:80]!r} must be an absolute path")
-    return Path(text)
+    return AgentConfig(who.client, socket, state, upstream, rules, accepted, pinned, metrics)
 
 
 def _socket(agent: TomlTable) -> SocketConfig:
-    path = _path(agent, "socket", DEFAULT_SOCKET)
+    path = absolute_path(agent, "socket", DEFAULT_SOCKET)
     if len(bytes(path)) > MAX_SOCKET_PATH_BYTES:
         agent.fault(
             "socket", f"longer than {MAX_SOCKET_PATH_BYTES} bytes, the limit for the path of a socket"
@@ -116,24 +104,6 @@ def _socket(agent: TomlTable) -> SocketConfig:
     return SocketConfig(path, int(mode, 8), owner, group)
 
 
-def _operators(agent: TomlTable) -> tuple[Verifier, ...]:
-    found = []
-    for line in agent.strings("operator_keys", ()):
-        try:
-            found.append(operator_verifier(line))
-        except ProtocolError as error:
-            agent.fault("operator_keys", error.text)
-    return tuple(found)
-
-
-def _statement_keys(agent: TomlTable) -> tuple[Verifier, ...]:
-    try:
-        return parse_pins(agent.strings("statement_keys", ()))
-    except ProtocolError as error:
-        agent.fault("statement_keys", error.text)
-        return ()
-
-
 def _id(table: TomlTable, name: str, find: Callable[[str], int | None]) -> int:
     text = table.text(name)
     if not text:
@@ -143,39 +113,6 @@ def _id(table: TomlTable, name: str, find: Callable[[str], int | None]) -> int:
         table.fault(name, f"this host has no {'user' if name == 'owner' else name} {text[:64]!r}")
         return KEEP
     return number
-
-
-def _daemons(top: TomlTable, client: str, identity: Path, certificate: Path | None) -> tuple[Endpoint, ...]:
-    found = (_daemon(table, client, identity, certificate) for table in top.tables("daemon"))
-    daemons = [daemon for daemon in found if daemon is not None]
-    addresses = [daemon.address for daemon in daemons]
-    for address in {address for address in addresses if addresses.count(address) > 1}:
-        top.fault("daemon", f"{address} is listed twice")
-    return tuple(daemons)
-
-
-def _daemon(table: TomlTable, client: str, identity: Path, certificate: Path | None) -> Endpoint | None:
-    """The endpoint, None if its faults have been noted."""
-    address = table.text("address", None)
-    host_keys = table.strings("host_keys", ())
-    table.end()
-    if not address or not client:
-        return None
-    try:
-        host, port = parse_address(address)
-        return Endpoint(host, port, tuple(host_keys), client, identity, certificate)
-    except BadRequest as error:
-        table.fault("address", error.text)
-    except ConfigurationError as error:
-        for fault in error.faults:
-            # Every daemon is given the same client name, which is a setting of [agent].
-            noted = _BAD_CLIENT if fault.startswith("user:") else table.where(fault)
-            if noted not in table.faults:
-                table.faults.append(noted)
-    return None
-
-
-_BAD_CLIENT = "agent.client: is not a client name (letters, digits, . _ -; at most 64)"
 
 
 def _rules(top: TomlTable) -> Rules:
