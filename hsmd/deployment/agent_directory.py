@@ -15,7 +15,8 @@ from types import TracebackType
 
 from hsmd.deployment import pair
 from hsmd.deployment.pair import Pair
-from hsmd.deployment.versions import CHAIN, CURRENT, DIRECTORY, REFERENCE, SWITCHED, VERSION
+from hsmd.deployment.version_directories import CURRENT, VERSION
+from hsmd.deployment.versions import CHAIN, DIRECTORY, REFERENCE, SWITCHED
 from hsmd.errors import BadRequest
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,18 +18,14 @@ from pathlib import Path
 
 from hsmd.client import keyref
 from hsmd.client.keyref import KeyReference
-from hsmd.deployment import pair
+from hsmd.deployment import pair, version_directories
 from hsmd.errors import BadRequest
 from hsmd.system import atomic_file
 
 DIRECTORY = "certificates"
 SWITCHED = "certificates.switched"
-CURRENT = "current"
 CHAIN = "chain.pem"
 REFERENCE = "key.pem"
-VERSION = re.compile(r"[0-9a-f]{32}")
-KEPT = 3
-"""Versions of a key that are kept, the current one among them."""
 WRITERS = 8
 """Most of the time is that of syncing files."""
 _PRIVATE_DIRECTORY = 0o700
@@ -124,56 +118,11 @@ class CertificateVersions:
         pair.check_name(offer.name)
         home = self._directory / offer.name
         version, files = offer.version, offer.files
-        if _is_current(home, version, files):
+        if version_directories.is_current(home, version, files):
             return False
         pair.of_key(offer.reference, files[CHAIN]).check_dates(now)
         home.mkdir(mode=_PRIVATE_DIRECTORY, exist_ok=True)
-        _store(home / version, files)
-        _switch(home, version)
-        _prune(home, version)
+        version_directories.store(home / version, files)
+        version_directories.switch(home, version)
+        version_directories.prune(home, version)
         return True
-
-
-def _is_current(home: Path, version: str, files: dict[str, bytes]) -> bool:
-    try:
-        return os.readlink(home / CURRENT) == version and _is_complete(home / version, files)
-    except OSError:
-        return False
-
-
-def _is_complete(directory: Path, files: dict[str, bytes]) -> bool:
-    return all((directory / name).read_bytes() == content for name, content in files.items())
-
-
-def _store(directory: Path, files: dict[str, bytes]) -> None:
-    """Write and sync the files. What a crash left incomplete, or the disk has damaged, is completed."""
-    directory.mkdir(mode=_PRIVATE_DIRECTORY, exist_ok=True)
-    for name, content in files.items():
-        atomic_file.replace(directory / name, content)
-
-
-def _switch(home: Path, version: str) -> None:
-    """Let `current` lead to a version that is complete on the disk."""
-    staged = home / f".{secrets.token_hex(8)}.new"
-    os.symlink(version, staged)
-    os.replace(staged, home / CURRENT)
-    atomic_file.sync_directory(home)
-
-
-def _prune(home: Path, current: str) -> None:
-    """Remove all but the newest versions, and what crashes have left."""
-    versions = []
-    with os.scandir(home) as entries:
-        for entry in entries:
-            if VERSION.fullmatch(entry.name):
-                versions.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
-            elif entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            elif entry.name != CURRENT:
-                os.unlink(entry.path)
-    old = [name for _, name in sorted(versions, reverse=True) if name != current]
-    for name in old[KEPT - 1 :]:
-        # Half of a version would look like the newest one.
-        leaving = home / f".{name}.old"
-        os.rename(home / name, leaving)
-        shutil.rmtree(leaving)

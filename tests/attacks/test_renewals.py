@@ -15,7 +15,8 @@ import pytest
 from hsmd.client import keyref
 from hsmd.client.keyref import KeyReference
 from hsmd.deployment import pair
-from hsmd.deployment.versions import CHAIN, CURRENT, REFERENCE, SWITCHED
+from hsmd.deployment.version_directories import CURRENT
+from hsmd.deployment.versions import CHAIN, REFERENCE, SWITCHED
 from hsmd.errors import BadRequest
 from tests.support.certificate_versions import of_unknown_version
 from tests.support.renewals import FrontEnd, Key, content

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from hsmd.deployment import pair
-from hsmd.deployment.versions import CHAIN, CURRENT, KEPT, REFERENCE, SWITCHED, CertificateVersions, Offer
+from hsmd.deployment.version_directories import CURRENT, KEPT
+from hsmd.deployment.versions import CHAIN, REFERENCE, SWITCHED, CertificateVersions, Offer
 from tests.support.renewals import DAY, NOW, Key, content
 
 
