@@ -30,7 +30,7 @@ from hsmd.cli.agent.servers import (
 from hsmd.cli.agent.servers.installation import Edit
 from hsmd.cli.agent.servers.plan import Plan, Request
 from hsmd.cli.agent.servers.record import Record
-from hsmd.cli.base import names
+from hsmd.cli.base import names, unit_files
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output, note
@@ -147,7 +147,7 @@ def install(
             server_files.remove(output, root)
             return
         unit = server_files.systemd_files((config or default_config()).absolute(), user or _AGENT_USER)
-        server_files.install(output, unit, server_files.SYSTEMD_STEPS, root, only_print=only_print)
+        unit_files.install(output, unit, server_files.SYSTEMD_STEPS, root, only_print=only_print)
         return
     root = root.absolute()
     if root == Path("/") and os.geteuid() != 0 and not only_print:

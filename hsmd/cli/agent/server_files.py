@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hsmd.cli.base import server_list, systemd
-from hsmd.cli.base.files import PUBLIC
 from hsmd.cli.base.output import Output
 from hsmd.cli.base.system_users import system_user
-from hsmd.system import atomic_file
-from hsmd.system.directories import make_shared
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """A file and its content; `path` as the running system sees it."""
-
-    path: Path
-    content: str
-
+from hsmd.cli.base.unit_files import Installed
 
 SYSTEMD_STEPS: tuple[str, ...] = (
     "Then:                 systemctl daemon-reload && systemctl enable --now hsmd-agent",
@@ -43,26 +30,6 @@ def systemd_files(config: Path, user: str) -> list[Installed]:
     return [Installed(systemd.DIRECTORY / name, text) for name, text in units.items()]
 
 
-def install(
-    output: Output, files: Sequence[Installed], steps: Sequence[str], root: Path, *, only_print: bool
-) -> None:
-    """Write the files below `root`, or print them, and print the remaining steps."""
-    document = {
-        "files": [{"path": str(file.path), "content": file.content} for file in files],
-        "written": not only_print,
-    }
-    if not only_print:
-        for file in files:
-            target = _below(root, file)
-            make_shared(target.parent)
-            atomic_file.replace(target, file.content, PUBLIC)
-    output.show(
-        document,
-        lambda: "\n".join(_lines(files, root, only_print)),
-        hints="\n".join(["", "Next:", *(f"  {step}" for step in steps)]),
-    )
-
-
 def remove(output: Output, root: Path) -> None:
     """Remove the units below `root`, and print the remaining steps. Raises CommandError for one that hsmd has not written."""
     removed = systemd.remove_units(systemd.AGENT_UNITS, root)
@@ -73,13 +40,3 @@ def remove(output: Output, root: Path) -> None:
         if removed
         else "",
     )
-
-
-def _below(root: Path, file: Installed) -> Path:
-    return root / file.path.relative_to("/")
-
-
-def _lines(files: Sequence[Installed], root: Path, only_print: bool) -> list[str]:
-    if not only_print:
-        return [f"Wrote {_below(root, file)}" for file in files]
-    return [line for file in files for line in (f"# ---- {file.path}", *file.content.splitlines(), "")]
