@@ -137,13 +137,13 @@ class TomlTable:
         value = self._take(key, {}, "a table", lambda value: isinstance(value, dict)) or {}
         return TomlTable(value, f"{self.where(key)}.", self.faults, self._base)
 
-    def tables(self, key: str) -> list[TomlTable]:
-        """An array of tables with at least one entry."""
+    def tables(self, key: str, *, may_be_missing: bool = False) -> list[TomlTable]:
+        """An array of tables with at least one entry, unless it `may_be_missing`."""
 
         def fits(value: Any) -> bool:
             return isinstance(value, list) and value != [] and all(isinstance(item, dict) for item in value)
 
-        values = self._take(key, None, f"one or more [[{key}]] tables", fits) or []
+        values = self._take(key, [] if may_be_missing else None, f"one or more [[{key}]] tables", fits) or []
         return [
             TomlTable(value, f"{self.where(key)}[{at}].", self.faults, self._base)
             for at, value in enumerate(values)
