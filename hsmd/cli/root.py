@@ -58,6 +58,9 @@ ENTRIES: dict[str, Entry] = {
     "audit": Entry("hsmd.cli.audit", "Read, verify and archive the audit log.", _WATCH),
     "bench": Entry("hsmd.cli.bench", "Measure operations per second.", _WATCH),
     "agent": Entry("hsmd.cli.agent", "Set up, run and check the agent of a TLS server.", _FRONT_END),
+    "node": Entry(
+        "hsmd.cli.node", "Keep certificate and trust anchors of a TLS server or client.", _FRONT_END
+    ),
 }
 
 

@@ -27,7 +27,7 @@ PURE = (
     "hsmd.health",
 )
 """No I/O, no clock, no logging."""
-CLIENT_SIDE = ("hsmd.client", "hsmd.deployment", "hsmd.agent", "hsmd.holder", "hsmd.provider")
+CLIENT_SIDE = ("hsmd.client", "hsmd.deployment", "hsmd.agent", "hsmd.holder", "hsmd.node", "hsmd.provider")
 """What runs away from the HSM."""
 FRONT = (
     "hsmd.daemon.front.access",

@@ -71,10 +71,10 @@ def test_units_are_those_of_other_installations_with_a_condition(tmp_path: Path)
 
 
 def test_each_unit_is_packaged_or_needs_what_a_package_cannot_know() -> None:
-    """A timer that archives the log needs a place for it."""
+    """A timer that archives the log needs a place for it; and a node, of which a host may have several, its configuration."""
     script = (DEBIAN / "generate-units").read_text()
     units = {path.name.partition(".")[0] for path in (Path(systemd.__file__).parents[1] / "units").iterdir()}
-    assert units == {"hsmd", "hsmd-agent", "hsmd-agent-deploy", "hsmd-archive"}
+    assert units == {"hsmd", "hsmd-agent", "hsmd-agent-deploy", "hsmd-archive", "hsmd-node"}
     assert all(part in script for part in ("daemon_unit", "agent_unit", "deploy_units"))
 
 

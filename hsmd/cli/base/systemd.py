@@ -1,4 +1,4 @@
-"""The systemd units of daemon and agent: the templates in `units/`, filled in for this host."""
+"""The systemd units of daemon, agent and node: the templates in `units/`, filled in for this host."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ DEPLOY_UNIT = "hsmd-agent-deploy.service"
 DEPLOY_PATH = "hsmd-agent-deploy.path"
 ARCHIVE_UNIT = "hsmd-archive.service"
 ARCHIVE_TIMER = "hsmd-archive.timer"
+NODE_UNIT = "hsmd-node.service"
 DAEMON_UNITS = (DAEMON_UNIT, ARCHIVE_UNIT, ARCHIVE_TIMER)
 AGENT_UNITS = (AGENT_UNIT, DEPLOY_UNIT, DEPLOY_PATH)
 DIRECTORY = Path("/etc/systemd/system")
@@ -61,6 +62,13 @@ def agent_unit(config: Path, user: str, group: str) -> str:
     """The unit of the agent, which runs as `user`; `group` owns its socket, empty for the user's own group."""
     groups = f"SupplementaryGroups={group}" if group else "# The socket belongs to the user's primary group."
     return _template(AGENT_UNIT).format(program=_program(), config=_plain(config), user=user, groups=groups)
+
+
+def node_unit(config: Path, state: Path, files: Path) -> str:
+    """The unit of a node, which runs as root and writes to the two directories."""
+    return _template(NODE_UNIT).format(
+        program=_program(), config=_plain(config), state=_plain(state), files=_plain(files)
+    )
 
 
 def deploy_units(state: Path, keys: Path, servers: Path) -> dict[str, str]:

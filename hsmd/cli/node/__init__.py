@@ -1,0 +1,8 @@
+"""`hsmd node`: importing a file of the group registers its command, in the order of `hsmd node --help`."""
+
+# isort: off
+from hsmd.cli.node.options import app
+from hsmd.cli.node import init, run, status, check, renew, install
+# isort: on
+
+__all__ = ["app", "check", "init", "install", "renew", "run", "status"]

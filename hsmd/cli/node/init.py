@@ -1,0 +1,202 @@
+"""`hsmd node init`: the node's own identity, its configuration, and its first certificate."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hsmd.cli.base import agent_toml, enrolment
+from hsmd.cli.base.commands import command
+from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.files import (
+    PRIVATE,
+    PRIVATE_DIRECTORY,
+    SHARED_DIRECTORY,
+    exists,
+    make_directory_for_now,
+    write_new,
+)
+from hsmd.cli.base.output import Output
+from hsmd.cli.node import node_toml
+from hsmd.cli.node.options import (
+    SYSTEM_DIRECTORY,
+    SYSTEM_FILES,
+    SYSTEM_STATE,
+    Config,
+    app,
+    document,
+    file_of,
+    text,
+)
+
+if TYPE_CHECKING:
+    from hsmd.cli.base.output import TextOutput
+    from hsmd.node.config import NodeConfig
+    from hsmd.node.documents import Kept
+    from hsmd.node.state import NodeState
+
+_ANY_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
+"""Stands in for the daemon's host key until the daemon has sent it."""
+
+
+@command(
+    app,
+    "init",
+    example="hsmd node init --enroll token --authority issuing --program nginx --probe 127.0.0.1:443=www.example.com",
+)
+def init(
+    output: Output,
+    enroll: Annotated[
+        str, typer.Option("--enroll", metavar="FILE", help="Enrolment token file (`-` for standard input).")
+    ],
+    authority: Annotated[
+        str, typer.Option("--authority", metavar="NAME", help="The authority that certifies this node.")
+    ],
+    program: Annotated[
+        str,
+        typer.Option("--program", metavar="KIND", help="nginx, haproxy, apache, postgresql, curl or python."),
+    ],
+    probe: Annotated[
+        list[str],
+        typer.Option(
+            "--probe",
+            metavar="ADDRESS[=NAME]",
+            help="A handshake to try: a door of the server, or a server of the client; may be repeated.",
+        ),
+    ] = [],  # noqa: B006  read only
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            "--files",
+            metavar="DIR",
+            help="Directory of the files. Default: /etc/hsmd-node for root, otherwise `node` beside the configuration.",
+        ),
+    ] = None,
+    unit: Annotated[
+        str,
+        typer.Option("--unit", metavar="UNIT", help="Systemd unit to reload. Default: that of the program."),
+    ] = "",
+    reload: Annotated[
+        str,
+        typer.Option(
+            "--reload", metavar="COMMAND", help="Command that reloads the program, in place of a unit."
+        ),
+    ] = "",
+    owner: Annotated[
+        str, typer.Option("--owner", metavar="USER", help="User that the files belong to.")
+    ] = "",
+    group: Annotated[
+        str, typer.Option("--group", metavar="GROUP", help="Group whose members read the private key.")
+    ] = "",
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Set the node up again: files of before are renamed, and anchors are taken from the daemon anew.",
+        ),
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Enrol this host as a node, write its configuration, and get its first certificate, anchors and revocation lists.
+
+    The trust anchors are taken from the daemon this once, over the connection whose host key is in the token. Afterwards they
+    change by a rollover only. The lines that are printed in the end go into the configuration of the program.
+    """
+    from hsmd.node import config as configuration, documents, state
+    from hsmd.node.daemons import Daemons
+    from hsmd.node.passes import Node
+
+    file = file_of(config)
+    identity = file.with_name(f"{file.stem}_ed25519")
+    wanted = _wanted(file, authority, program, probe, files, unit, reload, owner, group)
+
+    def checked(pinned: agent_toml.Pinned) -> str:
+        made = node_toml.render(wanted, pinned)
+        configuration.parse(made, source=str(file))
+        return made
+
+    token = enrolment.read_token(enroll)
+    checked(
+        agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity)
+    )  # before the token is used up
+    if again:
+        _rename(file, identity, wanted.files / "current")
+    for path in (file, identity):
+        if path.exists():
+            raise exists(path)
+    with ExitStack() as undo:
+        make_directory_for_now(
+            undo, file.parent, SHARED_DIRECTORY if file.parent == SYSTEM_DIRECTORY else PRIVATE_DIRECTORY
+        )
+        answer = enrolment.register(token, identity, undo)
+        pinned = agent_toml.Pinned(token.address, tuple(answer.host_keys), answer.client, identity)
+        write_new(file, checked(pinned), PRIVATE)
+        undo.pop_all()
+    settings = configuration.load(file)
+    with output.working("the first pass"), state.locked(settings.state), Daemons(settings.daemons) as daemons:
+        done = Node(settings).make_pass(daemons)
+    kept = documents.read(settings.files)
+    made = document(settings, kept, done) | {"config": str(file)}
+    output.show(made, lambda: _text(settings, kept, done), hints=_steps(file, settings, kept))
+
+
+def _wanted(
+    file: Path, authority: str, program: str, probes: list[str], files: Path | None, unit: str, reload: str, owner: str,
+    group: str,
+) -> node_toml.Wanted:  # fmt: skip
+    """The options. Raises CommandError."""
+    from hsmd.node.programs import PROGRAMS
+
+    if program not in PROGRAMS:
+        raise CommandError(
+            f"--program: choose one of {', '.join(PROGRAMS)}", "see: hsmd node init --help", Exit.USAGE
+        )
+    if unit and reload:
+        raise CommandError("give either --unit or --reload", "see: hsmd node init --help", Exit.USAGE)
+    system = file.parent == SYSTEM_DIRECTORY
+    pairs = [
+        (address, name or address.rpartition(":")[0] or address)
+        for address, _, name in (each.partition("=") for each in probes)
+    ]
+    return node_toml.Wanted(
+        authority=authority,
+        program=program,
+        state=SYSTEM_STATE if system else file.with_name(f"{file.stem}-state"),
+        files=(files or (SYSTEM_FILES if system else file.with_name(f"{file.stem}-files"))).absolute(),
+        unit=unit,
+        command=tuple(shlex.split(reload)),
+        owner=owner,
+        group=group,
+        probes=pairs,
+    )
+
+
+def _rename(*paths: Path) -> None:
+    """Keep what is there beside the new files."""
+    for path in paths:
+        if path.is_symlink() or path.exists():
+            path.replace(path.with_name(f"{path.name}.before"))
+
+
+def _text(settings: NodeConfig, kept: Kept | None, done: NodeState) -> TextOutput:
+    return text(settings, kept, done)
+
+
+def _steps(file: Path, settings: NodeConfig, kept: Kept | None) -> str:
+    """What remains to be done."""
+    if kept is None or not kept.chain:
+        allow = f"hsmd ca allow {settings.authority} {settings.client} --for server --dns NAME"
+        return f"\nNext: an operator runs: {allow}\nThen here: hsmd node renew\n"
+    where = "" if file == file_of(None) else f" --config {file}"
+    lines = settings.program.settings(settings.files / "current", kept.has_all_lists)
+    indented = "\n".join(f"    {line}" for line in lines.splitlines())
+    return (
+        f"\nNext:\n  1. In the configuration of {settings.program.name}:\n\n{indented}\n\n"
+        f"  2. Reload it, and try it:  hsmd node check{where}\n"
+        f"  3. Keep it up to date:     hsmd node install{where}    (or: hsmd node run{where})\n"
+        f"  TLS sessions of before a change: {settings.program.sessions}.\n"
+    )

@@ -1,0 +1,255 @@
+"""One pass of a node: ask for anchors and lists, renew what is due, switch the files, reload the program, and probe it.
+
+Each step can fail without the others: a daemon that is away does not keep a program from being probed. A crash between any two
+steps is made good by the next pass, because what the program has loaded is remembered only when it has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from cryptography import x509
+
+from hsmd import observe
+from hsmd.anchors import pem_bundle
+from hsmd.anchors.problems import CertificatesInvalid, UpdateRefused
+from hsmd.deployment import reloads, version_directories
+from hsmd.deployment.servers import Server
+from hsmd.errors import HsmdError
+from hsmd.node import documents, probe, renewal, state
+from hsmd.node.config import NodeConfig
+from hsmd.node.documents import Kept, RevocationLists
+from hsmd.node.probe import Outcome, Whose
+from hsmd.node.programs import ANCHORS
+from hsmd.node.state import NodeState, ProbeState
+from hsmd.node.tls_keys import TlsKey
+from hsmd.node.trust import refreshed
+from hsmd.protocol.messages import NodeAnchors, NodeCertificate, NodeDocuments, NodeTrust, Request
+from hsmd.system import directories
+
+SETTLE_S = 20.0
+"""How long a program that was reloaded is given to show its new certificate: servers reload in the background."""
+PAUSE_S = 0.2
+
+log = observe.logger()
+
+
+class Asks(Protocol):
+    """What answers requests: `Daemons`. `used` is the address of the daemon that answered last."""
+
+    used: str
+
+    def ask(self, request: Request) -> object:
+        """The result. Raises HsmdError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a user asks for besides what is due."""
+
+    renew: bool = False
+    new_key: bool = False
+
+
+class Node:
+    """Keeps the files of one program. Methods block; callers hold the lock of `state`."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        pause: Callable[[float], None] = time.sleep,
+        reload: Callable[[Server], str] = reloads.reload,
+    ) -> None:
+        self._config = config
+        self._now = now
+        self._pause = pause
+        self._reload = reload
+
+    def make_pass(self, daemons: Asks, wish: Wish = Wish()) -> NodeState:
+        """Make one pass; the new state is stored, and has what went wrong. Raises OSError if it cannot be stored."""
+        config = self._config
+        before = state.read(config.state)
+        found = _Found(before)
+        try:
+            kept = self._read(found)
+        except (OSError, CertificatesInvalid) as error:
+            return self._stop(
+                found, f"{error}; restore {ANCHORS}, or set the node up again: hsmd node init --again"
+            )
+        kept = self._ask(daemons, kept, found, wish)
+        version = self._write(kept, found) if kept is not None and kept.chain else ""
+        found = self._load(version, found)
+        if version and kept is not None:
+            found.note(probes=self._probe(kept, reloaded=found.reloaded))
+        done = self._finish(found, kept, daemons.used)
+        state.write(config.state, done)
+        _log(before, done)
+        return done
+
+    def probe(self) -> list[Outcome]:
+        """Make the handshakes of the configuration once. Raises OSError, CertificatesInvalid."""
+        kept = documents.read(self._config.files)
+        if kept is None:
+            return []
+        return probe.probe_all(self._config.probes, self._current, kept.leaf_digest)
+
+    # --- steps ---
+
+    @property
+    def _current(self) -> Path:
+        return self._config.files / version_directories.CURRENT
+
+    def _read(self, found: _Found) -> Kept | None:
+        """What is kept; of damaged files the anchors, for which there is no other source, and a new key.
+
+        Raises CertificatesInvalid and OSError if the anchors cannot be read: they are never taken from a daemon again.
+        """
+        try:
+            return documents.read(self._config.files)
+        except (OSError, CertificatesInvalid) as error:
+            anchors = documents.read_anchors(self._config.files)
+            found.note(files_error=f"files were damaged, and are made anew: {error}")
+            return Kept(TlsKey.generate(self._config.key_type), (), anchors)
+
+    def _ask(self, daemons: Asks, kept: Kept | None, found: _Found, wish: Wish) -> Kept | None:
+        """Anchors and lists as the daemon has them, and a new certificate if one is due. Failures are noted."""
+        offered: RevocationLists = ()
+        try:
+            kept, offered = self._refresh(daemons, kept, found)
+            if self._needs_certificate(kept, wish):
+                kept = self._renew(daemons, kept, wish)
+                found.note(renewed_at=self._now())
+        except (UpdateRefused, CertificatesInvalid) as error:
+            found.note(trust_error=error.text)
+        except HsmdError as error:
+            found.note(daemon_error=error.text)
+        # With the authorities of the chain that is there now: the first certificate brings some.
+        return None if kept is None else kept.with_lists(offered)
+
+    def _refresh(self, daemons: Asks, kept: Kept | None, found: _Found) -> tuple[Kept, RevocationLists]:
+        """Anchors as the daemon has them, and lists that are of no use unless an authority of the node has signed them."""
+        answer = daemons.ask(NodeTrust(self._config.authority))
+        assert isinstance(answer, NodeAnchors)
+        offered = pem_bundle.parse(answer.anchors.encode(), "the anchors that the daemon offers")
+        lists = documents.parse_lists(answer.revocation_lists.encode(), "the revocation lists of the daemon")
+        held = kept or Kept(TlsKey.generate(self._config.key_type), (), ())
+        try:
+            anchors = refreshed(held.anchors, offered)
+        except UpdateRefused as error:
+            found.note(trust_error=error.text)
+            anchors = held.anchors
+        refreshed_one = Kept(held.key, held.chain, anchors, held.lists)
+        return refreshed_one.with_lists(lists), lists
+
+    def _needs_certificate(self, kept: Kept, wish: Wish) -> bool:
+        if not kept.chain or wish.renew or wish.new_key or kept.is_revoked:
+            return True
+        leaf = kept.leaf
+        due = renewal.due(leaf.not_valid_before_utc, leaf.not_valid_after_utc, self._config.client)
+        return self._now() >= due
+
+    def _renew(self, daemons: Asks, kept: Kept, wish: Wish) -> Kept:
+        """A new certificate: for the same key, unless another is asked for, or it was revoked, or is of another type now."""
+        is_new = (
+            wish.new_key
+            or (bool(kept.chain) and kept.is_revoked)
+            or kept.key.key_type is not self._config.key_type
+        )
+        key = TlsKey.generate(self._config.key_type) if is_new else kept.key
+        answer = daemons.ask(NodeCertificate(self._config.authority, key.request()))
+        assert isinstance(answer, NodeDocuments)
+        chain = pem_bundle.parse(answer.chain.encode(), "the chain of the daemon")
+        documents.check_chain(chain, key, self._now())
+        documents.check_anchored(chain, kept.anchors)
+        return Kept(key, chain, kept.anchors, kept.lists)
+
+    def _write(self, kept: Kept, found: _Found) -> str:
+        """The version that is current then; empty if it cannot be written."""
+        config = self._config
+        try:
+            directories.make_shared(config.files)
+            return documents.write(config.files, kept.files(config.program), config.access)
+        except OSError as error:
+            found.note(files_error=f"{error.filename or config.files}: {error.strerror}")
+            return version_directories.current(config.files)
+
+    def _load(self, version: str, found: _Found) -> _Found:
+        """Have the program load the version, if it has not."""
+        if not version or version == found.before.loaded:
+            found.note(reload_error="" if not version else found.before.reload_error)
+            return found
+        fault = self._reload(self._config.server)
+        found.note(reload_error=fault, loaded=found.before.loaded if fault else version)
+        # A program that is not set up yet shows nothing, however long it is waited for.
+        found.reloaded = not fault and bool(found.before.loaded)
+        return found
+
+    def _probe(self, kept: Kept, *, reloaded: bool) -> tuple[ProbeState, ...]:
+        """Behind a reload the own certificate may take a moment to appear; otherwise one handshake is one answer."""
+        until = time.monotonic() + SETTLE_S
+        waiting = list(self._config.probes)
+        done: dict[str, str] = {}
+        while True:
+            outcomes = probe.probe_all(waiting, self._current, kept.leaf_digest)
+            done |= {each.probe: each.error for each in outcomes}
+            failed = {each.probe for each in outcomes if each.error}
+            waiting = [each for each in waiting if each.text in failed and each.whose is Whose.OWN]
+            if not reloaded or not waiting or time.monotonic() >= until:
+                return tuple(ProbeState(each.text, done[each.text]) for each in self._config.probes)
+            self._pause(PAUSE_S)
+
+    def _stop(self, found: _Found, fault: str) -> NodeState:
+        found.note(files_error=fault)
+        done = self._finish(found, None, "")
+        state.write(self._config.state, done)
+        _log(found.before, done)
+        return done
+
+    def _finish(self, found: _Found, kept: Kept | None, used: str) -> NodeState:
+        now = self._now()
+        failed = bool(found.values.get("daemon_error") or found.values.get("trust_error"))
+        begins, ends = (now, now) if kept is None or not kept.chain else _dates(kept.leaf)
+        next_at = renewal.next_look(begins, ends, now, failed=failed)
+        return found.state(passed_at=now, next_at=next_at, daemon=used or found.before.daemon)
+
+
+class _Found:
+    """What a pass has found out so far."""
+
+    def __init__(self, before: NodeState) -> None:
+        self.before = before
+        self.values: dict[str, object] = {}
+        self.reloaded = False
+
+    def note(self, **values: object) -> None:
+        self.values |= values
+
+    def state(self, **values: object) -> NodeState:
+        """The state after the pass: errors are those of this pass."""
+        fresh = {"daemon_error": "", "trust_error": "", "files_error": "", "reload_error": "", "probes": ()}
+        return msgspec.structs.replace(self.before, **{**fresh, **self.values, **values})
+
+
+def _dates(leaf: x509.Certificate) -> tuple[datetime, datetime]:
+    return leaf.not_valid_before_utc, leaf.not_valid_after_utc
+
+
+def _log(before: NodeState, done: NodeState) -> None:
+    """A line for what changed: a certificate, a reload, and each problem once."""
+    if done.renewed_at != before.renewed_at:
+        log.info("node.renewed", daemon=done.daemon)
+    if done.loaded != before.loaded:
+        log.info("node.loaded", version=done.loaded)
+    for text in done.problems:
+        if text not in before.problems:
+            log.warning("node.problem", error=text)
+    if before.problems and not done.problems:
+        log.info("node.well")

@@ -1,0 +1,98 @@
+"""What a node remembers beside its files: which version its program has loaded, and how its last pass came out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from hsmd.errors import Conflict
+from hsmd.system import atomic_file
+
+STATE, LOCK = "state.json", "lock"
+MAX_BYTES = 1 << 20
+LOCK_S = 120.0
+"""Longer than a pass takes that reloads a program and probes it."""
+_PAUSE_S = 0.1
+
+
+class ProbeState(msgspec.Struct, frozen=True):
+    """How a probe came out; `error` is empty for success."""
+
+    probe: str
+    error: str = ""
+
+
+class NodeState(msgspec.Struct, frozen=True):
+    """The state after a pass. Texts are empty for what went well."""
+
+    loaded: str = ""
+    """The version that the program has loaded."""
+    passed_at: datetime | None = None
+    next_at: datetime | None = None
+    renewed_at: datetime | None = None
+    daemon: str = ""
+    """The daemon that answered last."""
+    daemon_error: str = ""
+    trust_error: str = ""
+    files_error: str = ""
+    reload_error: str = ""
+    probes: tuple[ProbeState, ...] = ()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing went wrong."""
+        return not self.problems
+
+    @property
+    def problems(self) -> list[str]:
+        """What went wrong, in the order of the steps of a pass."""
+        found = [self.daemon_error, self.trust_error, self.files_error, self.reload_error]
+        return [text for text in found if text] + [
+            f"{each.probe}: {each.error}" for each in self.probes if each.error
+        ]
+
+
+def read(directory: Path) -> NodeState:
+    """The state; that of a new node if there is none, or a damaged one: then its program is reloaded once more."""
+    try:
+        with open(directory / STATE, "rb") as file:
+            return msgspec.json.decode(file.read(MAX_BYTES), type=NodeState)
+    except (OSError, msgspec.DecodeError):
+        return NodeState()
+
+
+def write(directory: Path, state: NodeState) -> None:
+    """Store the state. Raises OSError."""
+    atomic_file.replace(directory / STATE, msgspec.json.encode(state), 0o644)
+
+
+@contextmanager
+def locked(directory: Path, wait_s: float = LOCK_S) -> Iterator[None]:
+    """One pass at a time, by the service or by a command. Raises Conflict after `wait_s`, OSError."""
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        _take(descriptor, time.monotonic() + wait_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise Conflict(
+                    "another command or the service of this node is at work; try again when it has ended"
+                ) from None
+            time.sleep(_PAUSE_S)

@@ -1,0 +1,77 @@
+"""The key of a node's certificate, which the node makes itself and which stays in its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_private_key,
+)
+
+from hsmd.algorithms import KeyType, key_type_of
+from hsmd.anchors.problems import CertificatesInvalid
+
+_CURVES: dict[KeyType, type[ec.EllipticCurve]] = {KeyType.P256: ec.SECP256R1, KeyType.P384: ec.SECP384R1}
+_EXPONENT = 65_537
+
+
+@dataclass(frozen=True, slots=True)
+class TlsKey:
+    """A private key; `pem` is PKCS#8 without encryption, as servers load it, `public` its SubjectPublicKeyInfo in DER."""
+
+    pem: bytes = field(repr=False)
+    public: bytes
+
+    @classmethod
+    def generate(cls, key_type: KeyType) -> TlsKey:
+        """A new key: P-256, P-384, or RSA."""
+        curve = _CURVES.get(key_type)
+        private: Any = (
+            ec.generate_private_key(curve())
+            if curve is not None
+            else rsa.generate_private_key(_EXPONENT, key_type.facts.bits)
+        )
+        return cls(
+            private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            public_half(private.public_key()),
+        )
+
+    @classmethod
+    def read(cls, pem: bytes) -> TlsKey:
+        """The key in a file. Raises CertificatesInvalid, with nothing of the file in it."""
+        return cls(pem, public_half(_private(pem).public_key()))
+
+    @property
+    def key_type(self) -> KeyType | None:
+        """Its type; None for one that the configuration cannot name."""
+        return key_type_of(load_der_public_key(self.public))
+
+    def request(self) -> str:
+        """A certificate request (RFC 2986) in PEM, which proves possession and asks for no name: the daemon has the names."""
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        return builder.sign(_private(self.pem), hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def public_half(key: Any) -> bytes:
+    """The SubjectPublicKeyInfo of a public key in DER."""
+    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return encoded
+
+
+def _private(pem: bytes) -> Any:
+    try:
+        return load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise CertificatesInvalid(
+            "the private key file is damaged; remove it, and a new key is made: hsmd node renew --new-key"
+        ) from None

@@ -1,0 +1,131 @@
+"""`hsmd node`: what it shows of a node that is well, degraded or failing, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from hsmd.algorithms import KeyType
+from hsmd.deployment.version_directories import Access
+from hsmd.node import documents, state
+from hsmd.node.documents import Kept
+from hsmd.node.programs import PROGRAMS
+from hsmd.node.state import NodeState, ProbeState
+from hsmd.node.tls_keys import TlsKey
+from tests.support.cli import Run
+from tests.support.node_authority import Clock, NodeAuthority
+from tests.support.node_files import node_toml
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "node.toml"
+    path.write_text(node_toml(tmp_path))
+    (tmp_path / "state").mkdir()
+    return path
+
+
+def fill(directory: Path, left: timedelta = timedelta(hours=1), **told: object) -> None:
+    """A certificate that ends so long from now, and a state."""
+    (directory / "files").mkdir()
+    authority = NodeAuthority(
+        Clock(datetime.now(UTC).replace(microsecond=0)), term=left + timedelta(minutes=5)
+    )
+    key = TlsKey.generate(KeyType.P256)
+    leaf = authority.issue(load_pem_private_key(key.pem, None).public_key())
+    kept = Kept(key, (leaf,), tuple(authority.anchors), (authority.list(),))
+    documents.write(directory / "files", kept.files(PROGRAMS["haproxy"]), Access())
+    state.write(directory / "state", NodeState(passed_at=datetime.now(UTC), daemon="192.0.2.1:7440", **told))  # type: ignore[arg-type]
+
+
+def test_a_node_that_is_well(run: Run, file: Path) -> None:
+    fill(file.parent, probes=(ProbeState("www.example.com at 192.0.2.7:443"),))
+    ran = run("node", "status", "--config", str(file))
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("The node is well.")
+    for text in (
+        "web1, for haproxy, from root",
+        "CN=Example CA 1",
+        "0 revoked",
+        "www.example.com at 192.0.2.7:443  ok",
+    ):
+        assert text in ran.out
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "level"),
+    [
+        ({"daemon_error": "no daemon answers"}, 5, "degraded"),
+        ({"reload_error": "nginx: exit code 1"}, 5, "degraded"),
+        ({"probes": (ProbeState("www", "Connection refused"),)}, 4, "failing"),
+    ],
+)
+def test_problems_and_exit_codes(
+    run: Run, file: Path, told: dict[str, object], code: int, level: str
+) -> None:
+    fill(file.parent, **told)
+    ran = run("node", "status", "--config", str(file), "--json")
+    document = json.loads(ran.out)
+    assert (ran.code, document["level"]) == (code, level)
+    assert len(document["problems"]) == 1
+
+
+def test_a_certificate_that_has_ended_is_a_failure(run: Run, file: Path) -> None:
+    fill(file.parent, left=timedelta(seconds=-1))
+    assert run("node", "status", "--config", str(file)).code == 4
+
+
+def test_a_node_without_a_certificate(run: Run, file: Path) -> None:
+    ran = run("node", "status", "--config", str(file))
+    assert (ran.code, "(none yet)" in ran.out) == (4, True)
+    ran = run("node", "check", "--config", str(file))
+    assert "There is nothing to try" in ran.err
+
+
+def test_no_private_key_is_shown(run: Run, file: Path) -> None:
+    fill(file.parent)
+    secret = (file.parent / "files" / "current" / "key.pem").read_text().splitlines()[1]
+    for arguments in (["status"], ["status", "--json"], ["check", "--json"]):
+        ran = run("node", *arguments, "--config", str(file))
+        assert secret not in ran.out + ran.err
+
+
+def test_a_missing_configuration_says_how_it_is_made(run: Run, tmp_path: Path) -> None:
+    ran = run("node", "status", "--config", str(tmp_path / "node.toml"))
+    assert (ran.code, "hsmd node init" in ran.err) == (2, True)
+
+
+def test_a_program_that_is_not_known(run: Run, tmp_path: Path) -> None:
+    ran = run(
+        "node",
+        "init",
+        "--enroll",
+        "x",
+        "--authority",
+        "root",
+        "--program",
+        "exim",
+        "--config",
+        str(tmp_path / "node.toml"),
+    )
+    assert (ran.code, "choose one of nginx" in ran.err) == (2, True)
+
+
+def test_the_unit_names_what_the_service_writes(run: Run, file: Path) -> None:
+    ran = run("node", "install", "--print", "--config", str(file))
+    assert ran.code == 0, ran.err
+    assert "# ---- /etc/systemd/system/hsmd-node.service" in ran.out
+    assert f"node run --config {file}" in ran.out
+    assert f"ReadWritePaths=-{file.parent}/state -{file.parent}/files" in ran.out
+    other = file.rename(file.with_name("mail.toml"))
+    assert "hsmd-node-mail.service" in run("node", "install", "--print", "--config", str(other)).out
+
+
+def test_a_unit_is_written_below_a_root(run: Run, file: Path, tmp_path: Path) -> None:
+    ran = run("node", "install", "--root", str(tmp_path / "image"), "--config", str(file))
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "image/etc/systemd/system/hsmd-node.service").is_file()
