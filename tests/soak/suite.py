@@ -164,6 +164,11 @@ SCENARIOS = {
         {"HSMD_TEST_REKEY_DEPOSITS": lambda minutes: int(minutes * 100)},
         SHOW_FIGURES,
     ),
+    "nodes": Scenario(
+        ("tests/e2e/test_nodes.py",),
+        {"HSMD_TEST_NODE_SERVICES": lambda minutes: 1},
+        SHOW_FIGURES,
+    ),
     "outages": Scenario(
         ("tests/e2e/test_outages.py", "tests/e2e/test_restarts.py"),
         {
