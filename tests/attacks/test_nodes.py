@@ -30,12 +30,12 @@ NONE = "there is none of this name that issues certificates to this client"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An authority `issues` that certifies example.com; nodes `eve` and `victim`; an authority `other` for the victim alone."""
+    """An authority `issues` that certifies example.com; nodes `eve`, `victim` and `flood`; an authority `other` for the victim alone."""
     with running_daemon(tmp_path_factory.mktemp("nodes") / "daemon") as built:
         for name in ("issues", "other"):
             limits = messages.AuthorityLimits(["server", "client"], ["example.com"])
             built.ask(messages.CaInit(name, f"Example {name}", limits))
-        for client in ("eve", "victim"):
+        for client in ("eve", "victim", "flood"):
             add_node(built, client)
             built.ask(
                 messages.CaAllow(
@@ -159,25 +159,25 @@ def test_a_flood_ends_at_the_limit_and_leaves_others_theirs(daemon: Daemon) -> N
     """Twenty at most have not ended, whichever way they are asked for, and one request is under way at a time."""
 
     async def flood() -> list[Any]:
-        async with daemon.connection("eve") as one, daemon.connection("eve") as two:
+        async with daemon.connection("flood") as one, daemon.connection("flood") as two:
             asked = [each.control(wanted(), timeout_s=60) for each in (one, two) for _ in range(12)]
             return await asyncio.gather(*asked, return_exceptions=True)
 
     assert {type(each) for each in run_aside(flood)} <= {messages.NodeDocuments, Conflict, Overloaded}
     with contextlib.suppress(Conflict):
         while True:
-            daemon.ask(wanted(), client="eve")
-    mine = [each for each in issued(daemon) if each.client == "eve"]
+            daemon.ask(wanted(), client="flood")
+    mine = [each for each in issued(daemon) if each.client == "flood"]
     assert len(mine) == 20
     with pytest.raises(
         Conflict, match=r"has 20 certificates .* the next one ends at \d{4}-\d\d-\d\d"
     ) as caught:
-        daemon.ask(wanted(), client="eve")
+        daemon.ask(wanted(), client="flood")
     assert f"{min(each.not_after for each in mine):%H:%M:%S}" in caught.value.text
-    daemon.ask(messages.CaDisallow("issues", "eve"))
-    daemon.ask(messages.CaAllow("issues", "eve", "client", dns_names=["eve.example.com"], term_s=60))
+    daemon.ask(messages.CaDisallow("issues", "flood"))
+    daemon.ask(messages.CaAllow("issues", "flood", "client", dns_names=["flood.example.com"], term_s=60))
     with pytest.raises(Conflict, match="has 20 certificates"):
-        daemon.ask(wanted(), client="eve")
+        daemon.ask(wanted(), client="flood")
     assert daemon.ask(wanted(), client="victim").chain
 
 

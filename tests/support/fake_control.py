@@ -27,6 +27,7 @@ class FakeControl:
         self.keys: dict[str, messages.KeyInfo] = {}
         self.clients: dict[str, messages.ClientInfo] = {}
         self.grants: dict[tuple[str, str], set[str]] = {}
+        self.permits: dict[str, messages.NodePermit] = {}
         self.limits: dict[tuple[str, str, str], messages.GrantLimit] = {}
         self.past: list[messages.PastKey] = []
         self.chains: dict[str, str] = {}
@@ -225,6 +226,20 @@ class FakeControl:
 
     def on_ca_certificates(self, request: messages.CaCertificates) -> messages.IssuedPage:
         return messages.IssuedPage([self.certificate()] if not request.after else [], False)
+
+    def on_ca_allow(self, request: messages.CaAllow) -> messages.Done:
+        before = self.permits.get(request.client)
+        names = request.common_name, request.dns_names, request.ip_addresses, request.emails
+        permit = messages.NodePermit(request.client, request.profile, *names, request.term_s, NOW, 2, NOW)
+        self.permits[request.client] = permit
+        return messages.Done(before != permit)
+
+    def on_ca_disallow(self, request: messages.CaDisallow) -> messages.Done:
+        return messages.Done(self.permits.pop(request.client, None) is not None)
+
+    def on_ca_allowed(self, request: messages.CaAllowed) -> messages.NodePermitPage:
+        rest = [each for name, each in sorted(self.permits.items()) if name > request.after]
+        return messages.NodePermitPage(rest[:1], len(rest) > 1)
 
     def on_client_add(self, request: messages.ClientAdd) -> messages.ClientInfo:
         info = self.clients.setdefault(

@@ -13,6 +13,7 @@ from hsmd.protocol.messages import (
     MAX_PAGE,
     AuthorityInfo,
     AuthorityPage,
+    CaAllowed,
     CaCertificates,
     CaList,
     CertificateServed,
@@ -37,6 +38,8 @@ from hsmd.protocol.messages import (
     KeyPage,
     ManagementKeyInfo,
     ManagementKeyList,
+    NodePermit,
+    NodePermitPage,
     PastKey,
     Revocation,
     RevocationPage,
@@ -89,6 +92,17 @@ def issued_by(session: Session, authority: str, *, revoked: bool) -> list[Issued
         found += answer.certificates
         if not answer.more or not answer.certificates:
             return found
+
+
+def permits_of(session: Session, authority: str) -> list[NodePermit]:
+    """What an authority issues to nodes."""
+
+    def page(after: str) -> tuple[list[NodePermit], bool]:
+        wanted = CaAllowed(authority=authority, after=after, limit=MAX_PAGE)
+        answer = session.ask(wanted, NodePermitPage)
+        return answer.permits, answer.more
+
+    return list(_all(page, lambda permit: permit.client))
 
 
 def front_ends_of(session: Session, key: str) -> list[ServedBy]:

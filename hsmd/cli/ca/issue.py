@@ -11,7 +11,18 @@ from hsmd.cli.base import input_files
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.connection import Session
 from hsmd.cli.base.errors import CommandError, Exit
-from hsmd.cli.ca.options import AuthorityName, Out, Term, app, give, seconds
+from hsmd.cli.ca.options import (
+    AuthorityName,
+    CommonName,
+    Dns,
+    Email,
+    Ip,
+    Out,
+    Term,
+    app,
+    give,
+    seconds,
+)
 from hsmd.protocol.messages import CaIssue, IssuedCertificate
 
 MAX_REQUEST_BYTES = 60_000
@@ -46,16 +57,10 @@ def issue(
     use: Annotated[
         str, typer.Option("--for", metavar="PROFILE", help="server, client, server-client or issuing.")
     ] = "server",
-    common_name: Annotated[
-        str, typer.Option("--common-name", help="Common name of the subject.", show_default=False)
-    ] = "",
-    dns: Annotated[list[str], typer.Option("--dns", metavar="NAME", help="DNS name; may be repeated.")] = [],  # noqa: B006
-    ip: Annotated[
-        list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")
-    ] = [],  # noqa: B006
-    email: Annotated[
-        list[str], typer.Option("--email", metavar="ADDRESS", help="E-mail address; may be repeated.")
-    ] = [],  # noqa: B006
+    common_name: CommonName = "",
+    dns: Dns = [],  # noqa: B006  read only
+    ip: Ip = [],  # noqa: B006
+    email: Email = [],  # noqa: B006
     term: Term = "",
     out: Out = None,
 ) -> None:

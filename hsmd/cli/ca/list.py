@@ -63,13 +63,13 @@ def _certificates(issued: list[IssuedInfo]) -> RenderableType:
             each.serial,
             each.profile,
             each.subject or ", ".join(each.names),
-            each.key,
+            each.key or each.client,
             when(each.not_after),
             _state(each),
         ]
         for each in issued
     ]
-    return table(["SERIAL", "PROFILE", "NAME", "KEY", "UNTIL", "STATE"], rows, whole=1)
+    return table(["SERIAL", "PROFILE", "NAME", "KEY OR NODE", "UNTIL", "STATE"], rows, whole=1)
 
 
 def _state(certificate: IssuedInfo) -> str:

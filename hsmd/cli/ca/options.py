@@ -44,6 +44,14 @@ Term = Annotated[
         "--term", metavar="TIME", help="How long it is valid, for example 90d or 36h.", show_default=False
     ),
 ]
+CommonName = Annotated[
+    str, typer.Option("--common-name", help="Common name of the subject.", show_default=False)
+]
+Dns = Annotated[list[str], typer.Option("--dns", metavar="NAME", help="DNS name; may be repeated.")]
+Ip = Annotated[list[str], typer.Option("--ip", metavar="ADDRESS", help="IP address; may be repeated.")]
+Email = Annotated[
+    list[str], typer.Option("--email", metavar="ADDRESS", help="E-mail address; may be repeated.")
+]
 
 
 def seconds(option: str, text: str) -> int:
@@ -83,7 +91,9 @@ def describe(info: AuthorityInfo) -> RenderableType:
 
 
 def span(length_s: int) -> str:
-    """A length of time in days, or hours if that is less than two days."""
+    """A length of time in days, hours if that is less than two days, or minutes."""
+    if length_s < 3_600:
+        return f"{length_s / 60:g} minutes"
     return f"{length_s // 86_400} days" if length_s >= 2 * 86_400 else f"{length_s / 3_600:g} hours"
 
 

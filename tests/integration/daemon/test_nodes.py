@@ -81,7 +81,7 @@ def test_a_permit_is_listed_in_the_form_of_certificates(shared_daemon: Daemon, a
     [
         ({"profile": "issuing"}, "profile: choose one of server, client, server-client"),
         ({"profile": "server-client"}, "profile: node-issuing does not certify server-client; its ceiling has: client, server"),
-        ({"term_s": 31 * DAY}, "term_s: node-issuing certifies for 2592000 seconds at most"),
+        ({"term_s": 31 * DAY}, "term_s: node-issuing certifies for 30 days at most"),
         ({"dns_names": ["www.example.net"]}, "dns_names: the ceiling of node-issuing does not permit www.example.net"),
         ({"dns_names": ["a.secret.example.com"]}, "does not permit a.secret.example.com"),
         ({"dns_names": ["a_b.example.com"]}, "dns_names: "),

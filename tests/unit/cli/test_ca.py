@@ -99,6 +99,47 @@ def test_lists_are_complete(run: Run, daemon: FakeControl, monkeypatch: pytest.M
     assert json.loads(run("ca", "list", "--json").out)["authorities"][0]["name"] == "root"
 
 
+def test_what_a_node_gets_is_said_listed_and_taken_away(run: Run, daemon: FakeControl) -> None:
+    words = [
+        "--for",
+        "client",
+        "--common-name",
+        "alice",
+        "--dns",
+        "a.example",
+        "--ip",
+        "192.0.2.1",
+        "--email",
+        "a@b.example",
+        "--term",
+        "36h",
+    ]
+    ran = run("ca", "allow", "root", "web1", *words)
+    assert (
+        ran.out
+        == "web1 gets certificates of root for CN=alice, a.example, 192.0.2.1, a@b.example, each for 36 hours.\n"
+    )
+    assert daemon.asked == [
+        messages.CaAllow(
+            "root", "web1", "client", "alice", ["a.example"], ["192.0.2.1"], ["a@b.example"], 36 * 3_600
+        )
+    ]
+    assert "already" in run("ca", "allow", "root", "web1", *words).out
+    assert run("ca", "allow", "root", "db1", "--dns", "db1.example").code == 0
+    assert daemon.asked[-1] == messages.CaAllow("root", "db1", "server", dns_names=["db1.example"])
+    ran = run("ca", "allowed", "root")
+    assert [line.split()[0] for line in ran.out.splitlines()] == ["CLIENT", "db1", "web1"]
+    assert "longest" in ran.out and "36 hours" in ran.out and "CN=alice" in ran.out
+    assert [each["client"] for each in json.loads(run("ca", "allowed", "root", "--json").out)["permits"]] == [
+        "db1",
+        "web1",
+    ]
+    ran = run("ca", "disallow", "root", "web1")
+    assert "web1 gets no more certificates of root." in ran.out and "hsmd ca revoke root" in ran.err
+    ran = run("ca", "disallow", "root", "web1", "--json")
+    assert json.loads(ran.out) == {"authority": "root", "client": "web1", "changed": False}
+
+
 @pytest.mark.parametrize("length", ["90", "d", "0d", "1y", "-1d", ""])
 def test_a_length_of_time_has_a_unit(run: Run, daemon: FakeControl, length: str) -> None:
     ran = run(*INIT, "--longest", length)

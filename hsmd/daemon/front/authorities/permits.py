@@ -52,7 +52,7 @@ def check_permit(permit: PermitRecord, constraints: AuthorityConstraints) -> Non
         known = ", ".join(constraints.profiles) or "other authorities only"
         raise BadRequest(f"profile: {name} does not certify {permit.profile}; its ceiling has: {known}")
     if permit.term_s > constraints.leaf_s:
-        raise BadRequest(f"term_s: {name} certifies for {constraints.leaf_s} seconds at most")
+        raise BadRequest(f"term_s: {name} certifies for {_length(constraints.leaf_s)} at most")
     hosts = (*permit.dns_names, *permit.ip_addresses)
     if permit.profile != "client" and not hosts:
         raise BadRequest("dns_names: a server's certificate has at least one host name or address")
@@ -94,6 +94,11 @@ def _not_permitted(
     return BadRequest(
         f"{member}: the ceiling of {permit.authority} does not permit {name}; it permits: {permitted}{excepted}"
     )
+
+
+def _length(seconds: int) -> str:
+    days, rest = divmod(seconds, 86_400)
+    return f"{days} days" if days > 1 and not rest else f"{seconds / 3_600:g} hours"
 
 
 def _values(names: Sequence[x509.GeneralName], kind: type[x509.GeneralName]) -> tuple[str, ...]:
