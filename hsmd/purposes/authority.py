@@ -28,7 +28,7 @@ _DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 Seconds = Annotated[int, Meta(ge=SHORTEST_S, le=LONGEST_S)]
 
 
-class AuthorityConstraints(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class AuthorityConstraints(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
     """What one authority's key may sign. Made by `of` or `parse`; its JSON is canonical, sorted and without spaces."""
 
     name: Annotated[bytes, Meta(min_length=2, max_length=MAX_NAME_BYTES)]
@@ -47,6 +47,8 @@ class AuthorityConstraints(Struct, forbid_unknown_fields=True, frozen=True, kw_o
     """Longest term of certificates of authorities, its own one among them."""
     next_key: str
     """SHA-256, in hex, of the SubjectPublicKeyInfo of the key that will replace this one; empty if none is fixed."""
+    next_elsewhere: bool = False
+    """Whether that key was made in another token. Of one in the same token it is known what it may be adopted for."""
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class AuthorityConstraints(Struct, forbid_unknown_fields=True, frozen=True, kw_o
         leaf_s: int,
         authority_s: int,
         next_key: str = "",
+        next_elsewhere: bool = False,
     ) -> AuthorityConstraints:
         """The constraints that a user gives. Raises BadRequest naming the member at fault."""
         made = cls(
@@ -73,6 +76,7 @@ class AuthorityConstraints(Struct, forbid_unknown_fields=True, frozen=True, kw_o
             leaf_s=leaf_s,
             authority_s=authority_s,
             next_key=next_key,
+            next_elsewhere=next_elsewhere,
         )
         return cls.parse(made.to_json())
 
@@ -127,3 +131,5 @@ def _check(found: AuthorityConstraints) -> None:
         raise BadRequest("common_names: only printable characters are allowed, and no space at either end")
     if not _DIGEST.fullmatch(found.next_key):
         raise BadRequest("next_key: must be a SHA-256 in hexadecimal, or empty")
+    if found.next_elsewhere and not found.next_key:
+        raise BadRequest("next_elsewhere: there is no next key")

@@ -72,8 +72,15 @@ class Beside:
 
     constraints_of: Callable[[bytes], AuthorityConstraints | None]
     """From the SHA-256 of a SubjectPublicKeyInfo to the constraints of that key's ceiling, None if it is no authority here."""
+    reserve_of: Callable[[bytes], AuthorityConstraints | None]
+    """From the same to the most that a key may ever be adopted for, None if it is not marked as a reserve in this token."""
     now: Callable[[], float]
     """Seconds since 1970."""
+
+    def limits_of(self, digest: bytes) -> AuthorityConstraints | None:
+        """The most that a key of this token certifies, now or when it is adopted; None if that is not known."""
+        found = self.constraints_of(digest)
+        return self.reserve_of(digest) if found is None else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,17 +295,41 @@ class AuthorityCheck:
         if subject in (_EMPTY, self._constraints.name):
             raise tbs.mismatch("another authority has no name, or the name of this one")
         digest = hashlib.sha256(spki).digest()
-        if digest.hex() == self._constraints.next_key:
-            return
         other = self._beside.constraints_of(digest)
         if other is None:
+            self._check_committed(tbs, digest, next_key)
+            return
+        if not other.within(self._constraints):
+            raise tbs.mismatch("the ceiling of that authority permits more than that of this one")
+        if not self._binds_next(other):
+            raise tbs.mismatch(
+                "that authority commits to a key of which this token does not know that it permits no more"
+            )
+        if subject != other.name or next_key not in ("", other.next_key):
+            raise tbs.mismatch("its name or next key are not those in the ceiling of that authority")
+
+    def _check_committed(self, tbs: DerReader, digest: bytes, next_key: str) -> None:
+        """A key that is no authority here yet, or is in another token."""
+        if digest.hex() != self._constraints.next_key:
             raise tbs.mismatch(
                 "the key's ceiling does not commit to that key, and the token has no such authority"
             )
-        if not other.within(self._constraints):
-            raise tbs.mismatch("the ceiling of that authority permits more than that of this one")
-        if subject != other.name or next_key not in ("", other.next_key):
-            raise tbs.mismatch("its name or next key are not those in the ceiling of that authority")
+        if next_key:
+            raise tbs.mismatch("a link for the next key says nothing about the one after it")
+        if self._constraints.next_elsewhere:
+            return  # the token that it was made in has marked it
+        reserve = self._beside.reserve_of(digest)
+        if reserve is None or not reserve.within(self._constraints):
+            raise tbs.mismatch("the token does not know the next key as a reserve that permits no more")
+
+    def _binds_next(self, other: AuthorityConstraints) -> bool:
+        """Whether the key that another authority commits to can never certify more than this one."""
+        if not other.next_key:
+            return True
+        if other.next_elsewhere:
+            return False
+        limits = self._beside.limits_of(bytes.fromhex(other.next_key))
+        return limits is not None and limits.within(self._constraints)
 
     def _name_constraints(self) -> bytes:
         return name_constraints(self._constraints.permitted, self._constraints.excluded).public_bytes()

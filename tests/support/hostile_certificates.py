@@ -53,6 +53,7 @@ def constraints(**changes: Any) -> AuthorityConstraints:
         "leaf_s": 90 * 86_400,
         "authority_s": 3_650 * 86_400,
         "next_key": hashlib.sha256(spki_of(NEXT_KEY)).hexdigest(),
+        "next_elsewhere": "next_key" not in changes,
     }
     return AuthorityConstraints.of(**(members | changes))
 

@@ -118,7 +118,7 @@ class KeyDescription(Struct, frozen=True):
 class Generate(TokenRequest, tag="generate", frozen=True):
     """Generate a key pair in the token; `purposes` and their `constraints`, by label, become its permanent ceiling.
 
-    With `reserve` it gets no ceiling: no daemon serves it until it is adopted.
+    With `reserve` they become the most that it may be adopted for; no daemon serves it until then.
     """
 
     Result: ClassVar = KeyDescription

@@ -101,11 +101,9 @@ class ControlOperations:
         purposes = expand(request.purposes)
         check_ceiling(key_type, purposes)
         self._check_ability(key_type, purposes)
-        if request.reserve:
-            half, cka_id = key_objects.generate_reserve(self._session, request.name, key_type, purposes)
-            return describe(Ceiling(half, cka_id, purposes, b""), request.name, [])
         constraints = constraints_by_label(purposes, request.constraints)
-        ceiling = key_objects.generate(self._session, request.name, key_type, purposes, constraints)
+        make = key_objects.generate_reserve if request.reserve else key_objects.generate
+        ceiling = make(self._session, request.name, key_type, purposes, constraints)
         return describe(ceiling, request.name, [])
 
     def _adopt(self, request: worker_messages.Adopt) -> KeyDescription:

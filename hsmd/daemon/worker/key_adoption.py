@@ -6,7 +6,7 @@ from typing import Any
 
 from pkcs11 import Attribute
 
-from hsmd.daemon.worker import ceilings, private_keys
+from hsmd.daemon.worker import ceilings, private_keys, reserves
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_pairs import MAX_SHARING, KeyPairs, Unproven
 from hsmd.daemon.worker.public_halves import PublicHalves
@@ -35,11 +35,19 @@ def adopt(
     existing = ceilings.of_key(session, half.digest)
     if existing is not None:
         return _same_ceiling(existing, purposes, constraints), unsafe
+    if any(ceilings.objects_of(session, half.digest)):
+        raise Conflict(
+            "the token has a ceiling for this key that this release cannot read, or two that differ; use the release "
+            "that wrote it, or another key"
+        )
     if not purposes:
         raise BadRequest(
             "purposes: the key has no purposes yet; give what it may be used for, for example tls13-server"
         )
     check_ceiling(half.key_type, purposes)
+    reserve = reserves.of_key(session, half.digest)
+    if reserve is not None:
+        reserves.check_adoption(session, reserve, purposes, constraints)
     _check_capability(private, purposes)
     if unsafe and not accept_unsafe:
         raise BadRequest(f"accept_unsafe: the key is {', '.join(unsafe)}; generate a new one, or accept that")

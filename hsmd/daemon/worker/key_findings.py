@@ -13,13 +13,15 @@ from typing import Any
 from pkcs11 import Attribute, KeyType as KeyKind
 
 from hsmd.daemon.ipc.worker_messages import Candidate
-from hsmd.daemon.worker import private_keys
+from hsmd.daemon.worker import private_keys, reserves
 from hsmd.daemon.worker.ceilings import Ceiling, reading_all
 from hsmd.daemon.worker.key_pairs import KeyPairs, Unproven
 from hsmd.daemon.worker.public_halves import PublicHalves
+from hsmd.daemon.worker.reserves import Reserve
 from hsmd.pkcs11 import templates
 from hsmd.pkcs11.attributes import flag, read
 from hsmd.pkcs11.public_keys import PublicHalf, curve_of
+from hsmd.purposes.authority_check import common_name_of
 
 MAX_NAMED_LABEL = 256
 """Longest CKA_LABEL by which a key can be named in a request."""
@@ -34,7 +36,7 @@ def key_findings(session: Any, *, served: bool) -> Iterator[Candidate | None]:
     """
     ceilings = yield from reading_all(session)
     privates = yield from private_keys.reading_by_id(session)
-    judge = _Judge(ceilings, privates, PublicHalves.of(session))
+    judge = _Judge(ceilings, reserves.read_all(session), privates, PublicHalves.of(session))
     for ceiling in ceilings.values():
         judge.pair(ceiling)
         yield None
@@ -48,10 +50,15 @@ class _Judge:
     """Judges the objects of one search of the token."""
 
     def __init__(
-        self, ceilings: Mapping[bytes, Ceiling], privates: Mapping[bytes, list[Any]], halves: PublicHalves
+        self,
+        ceilings: Mapping[bytes, Ceiling],
+        reserved: Mapping[bytes, Reserve],
+        privates: Mapping[bytes, list[Any]],
+        halves: PublicHalves,
     ) -> None:
         """`privates`: all private key objects by CKA_ID."""
         self._ceilings = ceilings
+        self._reserved = reserved
         self._privates = privates
         self._halves = halves
         self._pairs = KeyPairs()
@@ -99,7 +106,9 @@ class _Judge:
             unsafe=unsafe,
             finding=finding,
             why=why,
-            next_step=self._next_step(finding, cka_id, private),
+            next_step=f"hsmd ca init NAME --common-name NEW-NAME --adopt {half.digest.hex()}"
+            if finding == "reserved" and half
+            else self._next_step(finding, cka_id, private),
             shared=len(self._privates.get(cka_id, [])) - 1,
         )
 
@@ -138,6 +147,11 @@ class _Judge:
             return "not-served", "it is a copy: another object of the same key is served"
         if not any(templates.may(private, attribute) for attribute in templates.PRIVATE_USES.values()):
             return "unusable", "the token lets it neither sign nor decrypt nor unwrap"
+        if reserve := self._reserved.get(half.digest):
+            return (
+                "reserved",
+                f"it is reserved for {common_name_of(reserve.limits.name)}, whose key it replaces",
+            )
         if unsafe:
             return "unsafe", f"it is {', '.join(unsafe)}"
         return "adoptable", ""

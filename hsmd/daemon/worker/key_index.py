@@ -12,12 +12,12 @@ from typing import Any
 
 from pkcs11 import Attribute, KeyHandleInvalid, ObjectHandleInvalid, PKCS11Error
 
-from hsmd.daemon.worker import ceilings, private_keys
+from hsmd.daemon.worker import ceilings, private_keys, reserves
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_pairs import KeyPairs
 from hsmd.daemon.worker.operations import OpenKey, open_key
 from hsmd.errors import TokenFailure
-from hsmd.pkcs11.errors import Fault, classify
+from hsmd.pkcs11.errors import Fault, classify, name_of
 from hsmd.pkcs11.search import OBJECTS_A_SLICE, Slices, finish, underlying
 from hsmd.purposes import AuthorityConstraints, Beside
 from hsmd.purposes.ceiling_constraints import authority_constraints
@@ -52,7 +52,7 @@ class KeyIndex:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._session = session
-        self._beside = Beside(self._authority, wall_clock)
+        self._beside = Beside(self._authority, self._reserve, wall_clock)
         self._verify = verify
         self._clock = clock
         self._privates: dict[bytes, Any] = {}
@@ -191,3 +191,14 @@ class KeyIndex:
         """What the ceiling of a key of this token permits as an authority; None if it is not open, or is none."""
         known = self.keys.get(digest)
         return None if known is None else authority_constraints(known.ceiling.constraints)
+
+    def _reserve(self, digest: bytes) -> AuthorityConstraints | None:
+        """The most that a reserve of this token may be adopted for. It is asked for links alone, so nothing is remembered.
+
+        Raises TokenFailure.
+        """
+        try:
+            reserve = reserves.read_all(self._session).get(digest)
+        except PKCS11Error as error:
+            raise TokenFailure(f"the token does not show its reserves: {name_of(error)}") from None
+        return None if reserve is None else reserve.limits

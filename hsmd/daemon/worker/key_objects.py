@@ -13,7 +13,7 @@ from typing import Any
 from pkcs11 import Attribute, MechanismFlag, ObjectClass
 
 from hsmd.algorithms import Family, KeyType
-from hsmd.daemon.worker import ceilings, private_keys
+from hsmd.daemon.worker import ceilings, private_keys, reserves
 from hsmd.daemon.worker.ceilings import Ceiling
 from hsmd.daemon.worker.key_pairs import KeyPairs, prove_pair
 from hsmd.errors import Conflict, TokenFailure
@@ -55,23 +55,29 @@ def generate(
 
 
 def generate_reserve(
-    session: Any, name: str, key_type: KeyType, purposes: frozenset[Purpose]
-) -> tuple[PublicHalf, bytes]:
-    """Generate a pair without a ceiling, which is not served until it is adopted; returns its public half and CKA_ID.
+    session: Any,
+    name: str,
+    key_type: KeyType,
+    purposes: frozenset[Purpose],
+    constraints: ConstraintDocuments,
+) -> Ceiling:
+    """Generate a pair that is not served until it is adopted, at most for these constraints.
 
-    Raises as `generate`.
+    Returns what describes it; its ceiling is written when it is adopted. Raises as `generate`.
     """
     check_ceiling(key_type, purposes)
+    check_constraints(purposes, constraints)
+    limits = reserves.limits_of(purposes, constraints)
     cka_id = os.urandom(CKA_ID_BYTES)
     public, private = _generate_pair(session, name, key_type, purposes, cka_id)
     try:
         half = generated_half(public, key_type)
         prove_pair(private, half)
+        return reserves.write(session, half, cka_id, limits).as_ceiling
     except BaseException:
         private.destroy()
         public.destroy()
         raise
-    return half, cka_id
 
 
 def generate_temporary(session: Any, key_type: KeyType) -> tuple[Any, Any]:
@@ -175,21 +181,36 @@ def public_keys(session: Any, cka_id: bytes) -> list[Any]:
 
 
 def destroy(session: Any, digest: bytes) -> bool:
-    """Destroy private key, public key and ceiling, in this order; return whether a ceiling was there. Raises PKCS11Error.
+    """Destroy private key, public key, and ceiling or mark of a reserve, in this order; return whether one was there.
 
-    Calling it again completes a destruction that was interrupted.
+    Calling it again completes a destruction that was interrupted. Raises Conflict if it cannot tell which private key is
+    meant: without what limits it, that key could be adopted for something else. Raises PKCS11Error.
     """
     ceiling = ceilings.of_key(session, digest)
-    changed = False
-    if ceiling is not None:
-        found = KeyPairs().private_key(ceiling, private_keys.with_id(session, ceiling.cka_id))
-        if found.private is not None:
-            found.private.destroy()
-        for public in public_keys(session, ceiling.cka_id):
-            half = read_public_half(public)
-            if half is not None and half.digest == digest:
-                public.destroy()
-    for data_object in ceilings.objects_of(session, digest):
+    reserve = reserves.of_key(session, digest)
+    known = ceiling or (reserve.as_ceiling if reserve is not None else None)
+    objects = list(ceilings.objects_of(session, digest))
+    if ceiling is None and objects:
+        raise Conflict(
+            "the token has a ceiling for this key that this release cannot read, or two that differ; destroy the key "
+            "with the release that wrote it, or with the token's own tools"
+        )
+    if known is None:
+        return False
+    _destroy_pair(session, known)
+    for data_object in objects:
         data_object.destroy()
-        changed = True
-    return changed
+    return bool(reserves.remove(session, digest) or objects)
+
+
+def _destroy_pair(session: Any, ceiling: Ceiling) -> None:
+    """Destroy both halves; an earlier call may have done a part. Raises Conflict, PKCS11Error."""
+    found = KeyPairs().private_key(ceiling, private_keys.with_id(session, ceiling.cka_id))
+    if found.private is None and found.shared:
+        raise Conflict(f"the key cannot be told from others, so nothing was destroyed: {found.problem}")
+    if found.private is not None:
+        found.private.destroy()
+    for public in public_keys(session, ceiling.cka_id):
+        half = read_public_half(public)
+        if half is not None and half.digest == ceiling.half.digest:
+            public.destroy()

@@ -53,7 +53,7 @@ class Unproven(TokenFailure):
 class Found:
     """The private key object of a ceiling, or None and the problem: why the key is not served.
 
-    `shared` is the number of private key objects that what they show did not tell apart.
+    `shared` is the number of private key objects that may be it: what they show did not tell them apart, nor did a proof.
     """
 
     private: Any = None
@@ -144,9 +144,7 @@ class KeyPairs:
                 reasons.append(unproven.text)
         if reasons:
             return Found(None, f"its private key could not prove itself: {reasons[0]}", shared)
-        return Found(
-            None, f"none of {_number(shared)} with its CKA_ID and type belongs to its public key", shared
-        )
+        return Found(None, f"none of {_number(shared)} with its CKA_ID and type belongs to its public key", 0)
 
     def _signature(self, private: Any) -> _Signed:
         """What this key signed, once. Raises Unproven, PKCS11Error."""

@@ -134,6 +134,7 @@ KEY_FINDING = Enumeration(
     {
         "adoptable": "it can be adopted",
         "unsafe": "it can be adopted if its unsafe attributes are accepted",
+        "reserved": "it is kept to replace the key of an authority, and can be adopted for nothing else",
         "served": "it has a ceiling and is served",
         "not-in-store": "the store does not list it as a key of this token, so no client can use it",
         "private-key-missing": "the token holds the ceiling of a key, and no private key that belongs to it",

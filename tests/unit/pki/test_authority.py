@@ -22,7 +22,9 @@ ALL = (KeyType.RSA_2048, KeyType.P256, KeyType.P384, KeyType.ED25519)
 
 def check_of(key_type: KeyType, spki: bytes, now: datetime) -> PurposeCheck:
     document = {Purpose.X509_AUTHORITY: constraints().document()}
-    return PurposeCheck(key_type, spki, document, Beside(lambda digest: None, now.timestamp))
+    return PurposeCheck(
+        key_type, spki, document, Beside(lambda digest: None, lambda digest: None, now.timestamp)
+    )
 
 
 @pytest.mark.parametrize("key_type", ALL)

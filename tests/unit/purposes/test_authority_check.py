@@ -16,7 +16,15 @@ from hsmd.errors import PurposeMismatch
 from hsmd.purposes import AuthorityConstraints, Beside, NameSet, Purpose, PurposeCheck, asn1
 from hsmd.purposes.asn1 import DerReader
 from tests.support import der
-from tests.support.hostile_certificates import NEXT_KEY, OTHER_KEY, Asked, constraints, named, spki_of
+from tests.support.hostile_certificates import (
+    LEAF_KEY,
+    NEXT_KEY,
+    OTHER_KEY,
+    Asked,
+    constraints,
+    named,
+    spki_of,
+)
 from tests.support.mutations import cuts_and_extensions, single_byte_changes
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -32,8 +40,23 @@ LATER = AuthorityConstraints.of(
 )  # fmt: skip
 
 
-def checking(other: AuthorityConstraints | None = None, **changes: Any) -> PurposeCheck:
-    beside = Beside({hashlib.sha256(spki_of(OTHER_KEY)).digest(): other}.get, NOW.timestamp)
+OTHER, THIRD = (hashlib.sha256(spki_of(key)).digest() for key in (OTHER_KEY, LEAF_KEY))
+"""Digests of a key that may be an authority's in the token, and of one that this one may commit to."""
+
+
+def nothing(digest: bytes) -> None:
+    """No key is an authority's."""
+
+
+def checking(
+    other: AuthorityConstraints | None = None,
+    third: AuthorityConstraints | None = None,
+    reserve: AuthorityConstraints | None = None,
+    **changes: Any,
+) -> PurposeCheck:
+    """`other` and `third` are the ceilings of those keys, `reserve` marks the third one, or the next key."""
+    reserves = {THIRD: reserve, bytes.fromhex(constraints().next_key): reserve}
+    beside = Beside({OTHER: other, THIRD: third}.get, reserves.get, NOW.timestamp)
     document = {Purpose.X509_AUTHORITY: constraints(**changes).document()}
     return PurposeCheck(KeyType.P256, SPKI, document, beside)
 
@@ -89,6 +112,32 @@ def _with(found: AuthorityConstraints, changes: dict[str, Any]) -> AuthorityCons
     return msgspec.structs.replace(found, **changes)
 
 
+def test_an_authority_in_the_same_token_is_certified_only_if_its_next_key_is_known_to_permit_no_more() -> (
+    None
+):
+    """Otherwise one that a front has made commits to a key of the front's, outside of every token."""
+    link = ASKED.link(OTHER_KEY)
+    committing = _with(LATER, {"next_key": THIRD.hex()})
+    wide = _with(LATER, {"permitted": NameSet.of("permitted", ["*"])})
+    assert not passes(link, other=committing)
+    assert not passes(link, other=_with(committing, {"next_elsewhere": True}), reserve=LATER)
+    assert not passes(link, other=committing, reserve=wide)
+    assert not passes(link, other=committing, third=wide)
+    assert not passes(link, other=committing, third=wide, reserve=LATER)
+    assert passes(link, other=committing, reserve=LATER)
+    assert passes(link, other=committing, third=LATER)
+
+
+def test_the_next_key_in_the_same_token_is_linked_only_if_it_may_be_adopted_for_no_more() -> None:
+    link = ASKED.link()
+    wide = constraints(permitted=NameSet.of("permitted", ["*"]), next_key="")
+    assert passes(link) and not passes(ASKED.link(next_key="ab" * 32))
+    assert not passes(link, next_elsewhere=False)
+    assert not passes(link, next_elsewhere=False, reserve=wide)
+    assert passes(link, next_elsewhere=False, reserve=constraints(next_key=""))
+    assert not passes(ASKED.link(next_key="ab" * 32), next_elsewhere=False, reserve=constraints(next_key=""))
+
+
 def test_an_authority_without_a_next_key_links_only_keys_of_its_token() -> None:
     assert not passes(ASKED.link(), next_key="")
     assert passes(ASKED.link(OTHER_KEY), next_key="", other=LATER)
@@ -110,7 +159,7 @@ def test_common_names_are_free_only_where_no_reader_takes_them_for_a_foreign_hos
 def test_without_constraints_or_surroundings_nothing_is_signed() -> None:
     document = {Purpose.X509_AUTHORITY: constraints().document()}
     unknown = {Purpose.X509_AUTHORITY: {**document[Purpose.X509_AUTHORITY], "later": 1}}
-    beside = Beside(lambda digest: None, NOW.timestamp)
+    beside = Beside(nothing, nothing, NOW.timestamp)
     for check in (
         PurposeCheck(KeyType.P256, SPKI, document),
         PurposeCheck(KeyType.P256, SPKI, {}, beside),
@@ -121,7 +170,7 @@ def test_without_constraints_or_surroundings_nothing_is_signed() -> None:
 
 
 def test_times_are_checked_against_the_clock_beside_the_key() -> None:
-    early = Beside(lambda digest: None, (NOW.replace(year=2025)).timestamp)
+    early = Beside(nothing, nothing, (NOW.replace(year=2025)).timestamp)
     document = {Purpose.X509_AUTHORITY: constraints().document()}
     check = PurposeCheck(KeyType.P256, SPKI, document, early)
     for what in ("a server", "a revocation list", "its own certificate"):

@@ -214,9 +214,11 @@ def _longest(authority: Authority, profile: str) -> int:
 def _unsigned(authority: Authority, wanted: Wanted, term: Term, serial: int) -> Unsigned[x509.Certificate]:
     if wanted.below is not None:
         below = wanted.below.constraints
+        is_next = wanted.digest.hex() == authority.constraints.next_key
         return authority_certificate(
             authority.issuer, authority.constraints, wanted.subject, wanted.spki, term, serial,
-            path_length=min(below.path_length, max(authority.constraints.path_length - 1, 0)), next_key=below.next_key,
+            path_length=min(below.path_length, max(authority.constraints.path_length - 1, 0)),
+            next_key="" if is_next else below.next_key,
         )  # fmt: skip
     return leaf_certificate(
         authority.issuer, wanted.profile, wanted.subject, wanted.names, wanted.spki, term, serial,

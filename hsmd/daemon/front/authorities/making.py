@@ -44,9 +44,12 @@ class KeyMaker(Protocol):
         """Raises Conflict if a key has this name."""
 
     async def make_reserve(
-        self, name: str, key_type: str, purpose: Purpose, token: str, deadline: float
+        self, name: str, key_type: str, token: str, constraints: ConstraintDocuments, deadline: float
     ) -> KeyDescription:
-        """A key without a ceiling, which the store does not know."""
+        """A key that may be adopted for these constraints at most, and that the store does not know."""
+
+    async def destroy_reserve(self, key: str, token: str, deadline: float) -> None:
+        """Destroy one of these keys, by its digest in hex."""
 
     async def make(
         self,
@@ -89,18 +92,20 @@ class AuthorityMaker:
         Raises HsmdError.
         """
         token = self._keys.token_of(request.token)
-        next_token = self._keys.token_of(request.next_token) if request.next_token else self._another(token)
+        next_token = self._next_token(request, token)
         constraints = _constraints(request)
         _check_urls(request.lists_at)
         await self._keys.require_free(request.name)
         reserve = await self._keys.make_reserve(
             request.name[: 64 - len(NEXT)] + NEXT,
             request.key_type,
-            Purpose.X509_AUTHORITY,
             next_token,
+            _ceiling(constraints),
             deadline,
         )
-        constraints = msgspec.structs.replace(constraints, next_key=reserve.key)
+        constraints = msgspec.structs.replace(
+            constraints, next_key=reserve.key, next_elsewhere=next_token != token
+        )
         record = AuthorityRecord(
             request.name,
             constraints.to_json(),
@@ -109,7 +114,11 @@ class AuthorityMaker:
             next_token,
             reserve.public_key,
         )
-        await self._make_key(request, token, record, constraints, deadline)
+        try:
+            await self._make_key(request, token, record, constraints, deadline)
+        except (BadRequest, Conflict):
+            await self._keys.destroy_reserve(reserve.key, next_token, deadline)
+            raise
         authority = await self._cache.read(lambda tx: Authority.read(tx, request.name))
         if request.outside:
             return authority, await self._request(identity, authority, deadline)
@@ -128,7 +137,7 @@ class AuthorityMaker:
         def add(tx: Transaction) -> None:
             tx.authorities.add(record)
 
-        label, ceiling = Purpose.X509_AUTHORITY.label, {Purpose.X509_AUTHORITY: constraints.document()}
+        label, ceiling = Purpose.X509_AUTHORITY.label, _ceiling(constraints)
         if not request.adopt:
             generate = KeyGenerate(request.name, request.key_type, [label], token)
             await self._keys.make(generate, deadline, also=add, constraints=ceiling)
@@ -140,8 +149,15 @@ class AuthorityMaker:
         )  # fmt: skip
         await self._keys.adopt_key(adopt, deadline, also=add, constraints=ceiling)
 
-    def _another(self, token: str) -> str:
-        """Another token than this one, where there is one."""
+    def _next_token(self, request: CaInit, token: str) -> str:
+        """Where the key that replaces this one is made: in another token, where there is one.
+
+        A reserve that is adopted now is followed by one in the same token, where it is known what that may be adopted for.
+        """
+        if request.next_token:
+            return self._keys.token_of(request.next_token)
+        if request.adopt:
+            return token
         return next((name for name in self._keys.tokens() if name != token), token)
 
     async def certify_itself(
@@ -184,6 +200,10 @@ class AuthorityMaker:
         return unsigned.signed_pem(
             await sign(self._service, identity, authority, unsigned.to_be_signed, deadline)
         )
+
+
+def _ceiling(constraints: AuthorityConstraints) -> ConstraintDocuments:
+    return {Purpose.X509_AUTHORITY: constraints.document()}
 
 
 def _same_key(tx: Transaction, key: KeyRecord) -> KeyRecord:

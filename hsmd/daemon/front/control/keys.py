@@ -114,13 +114,24 @@ class KeyHandlers:
                 raise
 
     async def make_reserve(
-        self, name: str, key_type: str, purpose: Purpose, token: str, deadline: float
+        self, name: str, key_type: str, token: str, constraints: Constraints, deadline: float
     ) -> worker_messages.KeyDescription:
-        """Make a key without a ceiling, which is not served until it is adopted. The store does not know it."""
+        """Make a key that is not served until it is adopted, for these constraints at most. The store does not know it."""
         _, pool = self._token(token)
-        generate = worker_messages.Generate(name, _key_type(key_type).value, [purpose.label], reserve=True)
+        generate = worker_messages.Generate(
+            name=name,
+            key_type=_key_type(key_type).value,
+            purposes=labels(frozenset(constraints)),
+            constraints={purpose.label: dict(document) for purpose, document in constraints.items()},
+            reserve=True,
+        )
         made: worker_messages.KeyDescription = await pool.control(generate, deadline - self._clock())
         return made
+
+    async def destroy_reserve(self, key: str, token: str, deadline: float) -> None:
+        """Destroy a key that was made as a reserve and belongs to no authority: `key` is its digest in hex."""
+        _, pool = self._token(token)
+        await pool.control(worker_messages.Destroy(key=key), deadline - self._clock())
 
     def tokens(self) -> Sequence[str]:
         """The names of all tokens."""
