@@ -94,12 +94,17 @@ class Node:
         _log(before, done)
         return done
 
-    def probe(self) -> list[Outcome]:
-        """Make the handshakes of the configuration once. Raises OSError, CertificatesInvalid."""
+    def check(self) -> list[Outcome]:
+        """Make the handshakes of the configuration once, and remember how they came out. Raises OSError, CertificatesInvalid."""
         kept = documents.read(self._config.files)
-        if kept is None:
+        if kept is None or not kept.chain:
             return []
-        return probe.probe_all(self._config.probes, self._current, kept.leaf_digest)
+        outcomes = probe.probe_all(self._config.probes, self._current, kept.leaf_digest)
+        probes = tuple(ProbeState(each.probe, each.error) for each in outcomes)
+        state.write(
+            self._config.state, msgspec.structs.replace(state.read(self._config.state), probes=probes)
+        )
+        return outcomes
 
     # --- steps ---
 

@@ -18,13 +18,16 @@ def check(output: Output, config: Config = None) -> None:
     """Make every handshake that the configuration names, with the files that are installed now.
 
     A server is asked for its own certificate, through each of its doors; a client makes a handshake with each of its servers,
-    with its own certificate and its own trust anchors. Nothing is resumed. Exit code 4 if one fails.
+    with its own certificate and its own trust anchors. Nothing is resumed. Exit code 4 if one fails. `hsmd node status` shows
+    the results, too.
     """
+    from hsmd.node import state
     from hsmd.node.passes import Node
 
     settings = load(config)
     try:
-        outcomes = Node(settings).probe()
+        with state.locked(settings.state):
+            outcomes = Node(settings).check()
     except (OSError, CertificatesInvalid) as error:
         raise CommandError(
             f"the files of the node cannot be read: {error}", "hsmd node renew", Exit.PROBLEMS

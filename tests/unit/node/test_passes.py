@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hsmd.node import documents, state
 from hsmd.node.config import NodeConfig
 from hsmd.node.documents import Kept
 from hsmd.node.passes import Node, Wish
+from hsmd.node.probe import Probe, Whose
 from hsmd.node.programs import ANCHORS, CHAIN, KEY
 from hsmd.node.renewal import due
 from hsmd.node.tls_keys import TlsKey
@@ -304,3 +306,14 @@ def test_one_pass_at_a_time(config: NodeConfig, tmp_path: Path) -> None:
         pass
     with state.locked(config.state, 0):
         pass
+
+
+def test_a_check_is_remembered(node: Node, config: NodeConfig, authority: NodeAuthority) -> None:
+    probed = replace(config, probes=(Probe(Whose.COUNTERPART, command=("/bin/false",)),))
+    again = Node(probed, now=authority.clock, reload=lambda _: "")
+    assert again.make_pass(authority).problems == ["/bin/false: exit code 1: it said nothing"]
+    well = Node(
+        replace(config, probes=(Probe(Whose.COUNTERPART, command=("/bin/true",)),)), reload=lambda _: ""
+    )
+    assert [each.error for each in well.check()] == [""]
+    assert state.read(config.state).is_well
