@@ -14,6 +14,7 @@ from cryptography import x509
 from msgspec import Meta, Struct
 
 from hsmd.errors import BadRequest
+from hsmd.purposes.common_names import check_authority_name, may_be_host_or_mailbox
 from hsmd.purposes.name_constraints import ANY, NameSet
 
 PROFILES = ("client", "server", "server-client")
@@ -109,14 +110,21 @@ class AuthorityConstraints(Struct, forbid_unknown_fields=True, frozen=True, kw_o
             set(self.profiles) <= set(other.profiles)
             and other.permitted.covers(self.permitted)
             and self.excluded.covers(other.excluded)
-            and (ANY in other.common_names or set(self.common_names) <= set(other.common_names))
+            and all(other._has_common_name(name) for name in self.common_names)
             and self.path_length <= other.path_length
             and self.leaf_s <= other.leaf_s
             and self.authority_s <= other.authority_s
         )
 
+    def _has_common_name(self, name: str) -> bool:
+        """Whether an entry of common names permits no more than those here; `*` permits nothing that may be a host."""
+        if name in self.common_names:
+            return True
+        return ANY in self.common_names and not may_be_host_or_mailbox(name)
+
 
 def _check(found: AuthorityConstraints) -> None:
+    check_authority_name(found.name)
     if not set(found.profiles) <= set(PROFILES) or found.profiles != sorted(set(found.profiles)):
         raise BadRequest(f"profiles: choose of {', '.join(PROFILES)}")
     if found.permitted.again("permitted") != found.permitted:

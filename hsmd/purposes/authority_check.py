@@ -19,6 +19,12 @@ from hsmd.errors import BadRequest, PurposeMismatch
 from hsmd.purposes import asn1
 from hsmd.purposes.asn1 import DerReader
 from hsmd.purposes.authority import AuthorityConstraints
+from hsmd.purposes.common_names import (
+    canonical,
+    common_name_of,
+    may_be_host_or_mailbox,
+    subject_common_name,
+)
 from hsmd.purposes.host_names import host_name
 from hsmd.purposes.name_constraints import ANY, mailbox, name_constraints
 from hsmd.purposes.other_formats import ends_like_openpgp
@@ -28,12 +34,11 @@ SKEW = timedelta(hours=1)
 """How far in the future something may begin: clocks differ."""
 _VERSION_3, _VERSION_1 = b"\2", b"\0"
 _MAX_SERIAL_BYTES = 20
-_BOOLEAN, _OCTET_STRING, _ENUMERATED, _UTF8_STRING, _PRINTABLE_STRING = 0x01, 0x04, 0x0A, 0x0C, 0x13
+_BOOLEAN, _OCTET_STRING, _ENUMERATED = 0x01, 0x04, 0x0A
 _EMAIL, _DNS, _IP = 0x81, 0x82, 0x87
 _KEY_IDENTIFIER = 0x80
 _CONTEXT_3 = 0xA3
 _TRUE = b"\xff"
-_COMMON_NAME = bytes.fromhex("550403")
 _EMPTY = b"\x30\x00"
 
 BASIC_CONSTRAINTS = bytes.fromhex("551d13")
@@ -183,7 +188,7 @@ class AuthorityCheck:
         self._check_names(tbs, profile, subject, extensions)
 
     def _check_names(self, tbs: DerReader, profile: str, subject: bytes, extensions: _Extensions) -> None:
-        common_name = _common_name(DerReader(subject, tbs.what))
+        common_name = subject_common_name(DerReader(subject, tbs.what))
         alternative = extensions.pop(SUBJECT_ALT_NAME, None)
         hosts: list[str] = []
         if alternative is not None:
@@ -253,8 +258,7 @@ class AuthorityCheck:
         """One of the alternative names, a name in the ceiling, or with `*` any that no reader takes for a foreign host."""
         if name in hosts or name in self._constraints.common_names:
             return
-        looks_like_a_host = "." in name or "@" in name or ":" in name
-        if ANY not in self._constraints.common_names or looks_like_a_host:
+        if ANY not in self._constraints.common_names or may_be_host_or_mailbox(name):
             raise tbs.mismatch(f"the key's ceiling does not permit the common name {name}")
 
     # --- certificates of authorities ---
@@ -292,8 +296,11 @@ class AuthorityCheck:
     ) -> None:
         if path_length >= self._constraints.path_length:
             raise tbs.mismatch("its path length is not below that in the key's ceiling")
-        if subject in (_EMPTY, self._constraints.name):
-            raise tbs.mismatch("another authority has no name, or the name of this one")
+        name = subject_common_name(DerReader(subject, tbs.what))
+        if name is None or canonical(name) == canonical(common_name_of(self._constraints.name)):
+            raise tbs.mismatch(
+                "another authority has no name, or what verifiers take for the name of this one"
+            )
         digest = hashlib.sha256(spki).digest()
         other = self._beside.constraints_of(digest)
         if other is None:
@@ -469,36 +476,6 @@ def _next_key(reader: DerReader, extensions: _Extensions) -> str:
     if extension.critical or algorithm not in _SHA_256 or len(digest) != 32:
         raise reader.mismatch("the hash of the next key is critical, or not a SHA-256")
     return digest.hex()
-
-
-def _common_name(outer: DerReader) -> str | None:
-    """The common name of a subject that holds nothing else; None for an empty subject."""
-    subject = outer.enter(asn1.SEQUENCE)
-    outer.finish()
-    if subject.next_tag() is None:
-        return None
-    names = subject.enter(asn1.SET)
-    attribute = names.enter(asn1.SEQUENCE)
-    if attribute.content(asn1.OBJECT_IDENTIFIER) != _COMMON_NAME:
-        raise subject.mismatch("the subject holds more than a common name")
-    tag = attribute.next_tag()
-    if tag not in (_UTF8_STRING, _PRINTABLE_STRING):
-        raise subject.mismatch("the common name is in another kind of string than UTF8String")
-    content = attribute.content(tag)
-    for each in (attribute, names, subject):
-        each.finish()
-    try:
-        name = content.decode()
-    except UnicodeDecodeError:
-        raise subject.mismatch("the common name is not UTF-8") from None
-    if not 1 <= len(name) <= 64 or not name.isprintable():
-        raise subject.mismatch("the common name is not of 1 to 64 printable characters")
-    return name
-
-
-def common_name_of(name: bytes) -> str:
-    """The common name of a DER Name that holds nothing else. Raises PurposeMismatch."""
-    return _common_name(DerReader(name, "a name")) or ""
 
 
 def _ascii(reader: DerReader, content: bytes) -> str:

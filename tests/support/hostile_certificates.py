@@ -168,6 +168,17 @@ class Asked:
         yield "an authority's certificate for a leaf's key", self.link(LEAF_KEY)
         yield "a link for a key without commitment", self.link(OTHER_KEY)
         yield "a link with the name of this authority", self.link(subject=NAME)
+        for text in ("EXAMPLE authority 1", " Example  authority 1 ", "\uff25xample authority 1"):
+            yield f"a link that is self-issued for some verifiers: {text!a}", self.link(subject=named(text))
+        yield "a link with its name in another kind of string", self.link(subject=printable(NAME))
+        yield (
+            "a link whose subject is an organization, too",
+            self.link(
+                subject=x509.Name(
+                    [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Bank"), *named("Example authority 2")]
+                )
+            ),
+        )
         yield "a link without a name", self.link(subject=named(""))
         yield "a link for more than ten years", self.link(days=3_700)
         yield "a link with the path length of this authority", self.link(path_length=1)
@@ -221,7 +232,7 @@ class Asked:
         )
         yield (
             "an issuer with the same text in another form",
-            self.leaf(issuer=authority.Issuer(_printable(NAME), self.spki, self.scheme, self.issuer.key_id)),
+            self.leaf(issuer=authority.Issuer(printable(NAME), self.spki, self.scheme, self.issuer.key_id)),
         )
         yield "a profile that is not in the ceiling", self.leaf("server-client")
         yield "code signing", self.made((x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), False))
@@ -269,7 +280,7 @@ def _swapped(asked: Asked) -> bytes:
     return data.replace(begins + b"\x17\x0d" + ends, ends + b"\x17\x0d" + begins)
 
 
-def _printable(name: x509.Name) -> x509.Name:
+def printable(name: x509.Name) -> x509.Name:
     return x509.Name(
         [x509.NameAttribute(each.oid, each.value, x509.name._ASN1Type.PrintableString) for each in name]
     )

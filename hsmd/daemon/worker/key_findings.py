@@ -21,7 +21,7 @@ from hsmd.daemon.worker.reserves import Reserve
 from hsmd.pkcs11 import templates
 from hsmd.pkcs11.attributes import flag, read
 from hsmd.pkcs11.public_keys import PublicHalf, curve_of
-from hsmd.purposes.authority_check import common_name_of
+from hsmd.purposes.common_names import common_name_of
 
 MAX_NAMED_LABEL = 256
 """Longest CKA_LABEL by which a key can be named in a request."""

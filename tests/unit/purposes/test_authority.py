@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography import x509
 from hypothesis import given, strategies as st
@@ -12,8 +13,9 @@ from hypothesis import given, strategies as st
 from hsmd.errors import BadRequest
 from hsmd.purposes import AuthorityConstraints, NameSet, Purpose
 from hsmd.purposes.ceiling_constraints import check_constraints
+from hsmd.purposes.common_names import canonical, may_be_host_or_mailbox
 from hsmd.purposes.name_constraints import name_constraints
-from tests.support.hostile_certificates import constraints
+from tests.support.hostile_certificates import constraints, named, printable
 
 AUTHORITY = frozenset({Purpose.X509_AUTHORITY})
 
@@ -135,3 +137,72 @@ def test_the_extension_closes_kinds_of_which_nothing_is_permitted() -> None:
     everything = name_constraints(NameSet.of("x", ["*"], ["0.0.0.0/0", "::/0"], ["*"]), NameSet())
     assert [str(each.value) for each in everything.permitted_subtrees or []] == ["0.0.0.0/0", "::/0"]
     assert everything.excluded_subtrees is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"\x30\x00",
+        b"\x00\x00",
+        bytes.fromhex("300a06082a8648ce3d040302"),
+        named(" a").public_bytes(),
+        named("a ").public_bytes(),
+        named("a  b").public_bytes(),
+        named("a\u00a0b").public_bytes(),
+        named("\u034f").public_bytes(),
+        printable(named("a")).public_bytes(),
+        x509.Name([*named("a"), *named("b")]).public_bytes(),
+        x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "a")]).public_bytes(),
+        x509.Name(
+            [x509.RelativeDistinguishedName([*named("a"), x509.NameAttribute(x509.NameOID.SURNAME, "b")])]
+        ).public_bytes(),
+        named("a").public_bytes() + b"\x05\x00",
+    ],
+)
+def test_an_authority_has_one_common_name(name: bytes) -> None:
+    """What is no name, or one that verifiers compare in another way, is never in a ceiling."""
+    assert AuthorityConstraints.parse(
+        msgspec.structs.replace(constraints(), name=named("a b").public_bytes()).to_json()
+    )
+    with pytest.raises(BadRequest, match="name: "):
+        AuthorityConstraints.parse(msgspec.structs.replace(constraints(), name=name).to_json())
+
+
+def test_any_common_name_covers_none_that_may_be_a_host() -> None:
+    """An authority with `*` refuses hosts, and so do those below it."""
+    outer = constraints(common_names=["*", "db.example.net"])
+    for within in (["*"], ["alice"], ["*", "alice"], ["db.example.net"]):
+        assert constraints(common_names=within).within(outer), within
+    for beyond in HOSTS:
+        assert not constraints(common_names=["*", beyond]).within(outer), beyond
+        assert not constraints(common_names=[beyond]).within(outer), beyond
+
+
+HOSTS = [
+    "www.victim.example", "admin@victim.example", "::1", "localhost", "LOCALHOST", "*victim", "www\u3002victim",
+    "www\uff0evictim", "www\uff61victim", "victim\u2024example", "admin\uff20victim", "a\uff1a1", "\uff0avictim",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*HOSTS, "*"])
+def test_hosts_and_mailboxes_are_known_in_every_form(name: str) -> None:
+    assert may_be_host_or_mailbox(name)
+
+
+@pytest.mark.parametrize("name", ["alice", "Alice Example", "O'Neil-Smith", "\u00e9ric"])
+def test_people_are_no_hosts(name: str) -> None:
+    assert not may_be_host_or_mailbox(name)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "EXAMPLE authority 1",
+        " Example  authority\u00a01 ",
+        "Example authority \ufe0f1",
+        "\uff25xample authority 1",
+    ],
+)
+def test_names_that_some_verifier_takes_for_the_same_are_the_same(other: str) -> None:
+    assert canonical(other) == canonical("Example authority 1")
+    assert canonical("Example authority 2") != canonical("Example authority 1")

@@ -18,7 +18,7 @@ from hsmd.daemon.pki.names import subject
 from hsmd.daemon.store import AuthorityRecord, KeyRecord, Transaction
 from hsmd.errors import Conflict
 from hsmd.purposes import AuthorityConstraints, Purpose
-from hsmd.purposes.authority_check import common_name_of
+from hsmd.purposes.common_names import common_name_of
 
 BACKDATED = timedelta(hours=1)
 """How long before the present a certificate begins, at most: clocks of peers may be behind."""
