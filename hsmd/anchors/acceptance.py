@@ -1,4 +1,7 @@
-"""When a node takes the next trust anchor: if a link by a key that it trusts leads to it, and not otherwise.
+"""When a node takes the next trust anchor: if a link by a key that it trusts leads to it, and that key is meant to follow.
+
+A link alone shows nothing: the certificate of any CA below the anchor looks the same, and whoever has the key of such a CA makes
+the other half of an update. So the anchor itself names the key that follows it (RFC 8649), or an operator has approved it.
 
 A link certificate is never a trust anchor itself. TLS libraries differ there: some trust whatever stands in the file of anchors.
 """
@@ -6,7 +9,8 @@ A link certificate is never a trust anchor itself. TLS libraries differ there: s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import TypeVar
 
 from cryptography import x509
@@ -20,11 +24,15 @@ from hsmd.anchors.certificates import check_list
 from hsmd.anchors.name_limits import permits_no_more
 from hsmd.anchors.problems import CertificatesInvalid, UpdateRefused
 from hsmd.anchors.root_update import RootUpdate
+from hsmd.errors import PurposeMismatch
+from hsmd.purposes import next_key
+from hsmd.purposes.next_key import read_next_key
 
 Kind = TypeVar("Kind", bound=x509.ExtensionType)
 
 ANCHOR = "the anchor"
 """How messages name the anchor that issued the link. Old ones may lack a key usage, which RFC 5280 requires of new ones."""
+_NEXT_KEY = x509.ObjectIdentifier(next_key.OID)
 FEWEST_RSA_BITS = 2048
 """TLS libraries refuse shorter keys in a chain."""
 _UNVERIFIED = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
@@ -41,12 +49,20 @@ def check_anchors(certificates: Sequence[x509.Certificate], what: str = "anchors
             )
 
 
-def accept(anchors: Sequence[x509.Certificate], update: RootUpdate, now: datetime) -> x509.Certificate:
+def accept(
+    anchors: Sequence[x509.Certificate], update: RootUpdate, now: datetime, approved: bytes = b""
+) -> x509.Certificate:
     """The new trust anchor that an update brings to a node that holds `anchors`; `now` is aware.
 
-    The link verifies under an anchor that is held, and the new certificate verifies under exactly the key in the link. All of
-    them are CA certificates that are valid now, name each other by their key identifiers, and the new one permits no more
-    than the link. Raises UpdateRefused if one of this is not so, CertificatesInvalid if an anchor is none.
+    The link verifies under an anchor that is held, and the new certificate verifies under exactly the key in the link. That
+    key is the one to which the anchor commits (RFC 8649, section 3), by SHA-256. Where the anchor has no commitment, it is
+    the key that an operator has approved: `approved` is the SHA-256 of its SubjectPublicKeyInfo, from a source that neither
+    the old CA nor the sender of the update can write, such as an approved plan. If both are there, both hold. The name
+    decides nothing: a subject that is that of the anchor, or of the next generation, is written by whoever has the link.
+
+    All of them are CA certificates that are valid now and name each other by their key identifiers. The new one permits no
+    more names and uses than link and anchor, no longer paths than the anchor, and is valid no longer than it is from
+    beginning to end. Raises UpdateRefused if one of this is not so, CertificatesInvalid if an anchor is none.
     """
     check_anchors(anchors)
     new, link = update.new_with_new, update.new_with_old
@@ -58,7 +74,9 @@ def accept(anchors: Sequence[x509.Certificate], update: RootUpdate, now: datetim
     for certificate, name in ((old, ANCHOR), (link, "newWithOld"), (new, "newWithNew")):
         _check_authority(certificate, name, now)
     _check_link(link, old)
+    _check_meant(link, old, approved)
     _check_new(new, link)
+    _check_limits(new, old)
     if update.old_with_new is not None:
         _check_back(update.old_with_new, old, new)
     return new
@@ -74,12 +92,13 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 
 def _anchor_of(anchors: Iterable[x509.Certificate], link: x509.Certificate) -> x509.Certificate:
-    for anchor in anchors:
-        if is_issued_by(link, anchor):
-            return anchor
-    raise UpdateRefused(
-        "newWithOld does not verify under an anchor that is held; it is of another CA, or altered"
-    )
+    """The anchor that issued the link: of several certificates of one key one with a commitment, and of those the last to end."""
+    found = [anchor for anchor in anchors if is_issued_by(link, anchor)]
+    if not found:
+        raise UpdateRefused(
+            "newWithOld does not verify under an anchor that is held; it is of another CA, or altered"
+        )
+    return max(found, key=lambda anchor: (_commitment(anchor) is not None, anchor.not_valid_after_utc))
 
 
 def _check_authority(certificate: x509.Certificate, name: str, now: datetime) -> None:
@@ -111,6 +130,58 @@ def _check_link(link: x509.Certificate, old: x509.Certificate) -> None:
     constraints = _value(old, x509.BasicConstraints)
     if constraints is not None and constraints.path_length == 0 and link.subject != old.subject:
         raise UpdateRefused("the anchor permits no CA below it (path length 0), so peers refuse newWithOld")
+
+
+def _check_meant(link: x509.Certificate, old: x509.Certificate, approved: bytes) -> None:
+    """Raise UpdateRefused unless the key in the link is the one that is to follow that of the anchor."""
+    digest, committed = sha256(_spki(link)).digest(), _commitment(old)
+    if committed is not None and committed != digest:
+        raise UpdateRefused("the anchor commits to another key than that of newWithOld (RFC 8649)")
+    if approved and approved != digest:
+        raise UpdateRefused("newWithOld is for another key than the one that was approved")
+    if committed is None and not approved:
+        raise UpdateRefused(
+            "the anchor does not commit to its next key (RFC 8649), and none was approved; any CA below it could have"
+            " made this update"
+        )
+
+
+def _commitment(anchor: x509.Certificate) -> bytes | None:
+    """The SHA-256 of the next key, None without the extension. Raises UpdateRefused for one that cannot be read."""
+    try:
+        extension = anchor.extensions.get_extension_for_oid(_NEXT_KEY)
+    except x509.ExtensionNotFound:
+        return None
+    try:
+        return read_next_key(extension.value.public_bytes(), "the commitment of the anchor")
+    except PurposeMismatch as mismatch:
+        raise UpdateRefused(f"{ANCHOR}: {mismatch.text}; only SHA-256 is known") from None
+
+
+def _check_limits(new: x509.Certificate, old: x509.Certificate) -> None:
+    """Raise UpdateRefused if the new anchor permits what the old one does not: names, uses, longer paths, or a longer term."""
+    if not permits_no_more(_value(new, x509.NameConstraints), _value(old, x509.NameConstraints)):
+        raise UpdateRefused("newWithNew permits names that the anchor does not (name constraints)")
+    uses = _value(old, x509.ExtendedKeyUsage)
+    if uses is not None and not _uses(new) <= set(uses):
+        raise UpdateRefused("newWithNew is for uses that the anchor is not for (extended key usage)")
+    most, path = (_path_length(certificate) for certificate in (old, new))
+    if most is not None and (path is None or path > most):
+        raise UpdateRefused(f"newWithNew permits longer paths than the anchor (path length {most})")
+    if _term(new) > _term(old):
+        raise UpdateRefused(
+            f"newWithNew is valid for {_term(new).days} days, longer than the anchor with {_term(old).days}; have it issued"
+            " for a term that is not longer"
+        )
+
+
+def _path_length(certificate: x509.Certificate) -> int | None:
+    constraints = _value(certificate, x509.BasicConstraints)
+    return None if constraints is None else constraints.path_length
+
+
+def _term(certificate: x509.Certificate) -> timedelta:
+    return certificate.not_valid_after_utc - certificate.not_valid_before_utc
 
 
 def _check_new(new: x509.Certificate, link: x509.Certificate) -> None:

@@ -27,6 +27,7 @@ from hsmd.purposes.common_names import (
 )
 from hsmd.purposes.host_names import host_name
 from hsmd.purposes.name_constraints import ANY, mailbox, name_constraints
+from hsmd.purposes.next_key import read_next_key
 from hsmd.purposes.other_formats import ends_like_openpgp
 from hsmd.purposes.x509 import ALGORITHM_IDENTIFIERS, check_request
 
@@ -53,7 +54,6 @@ CRL_NUMBER = bytes.fromhex("551d14")
 REASON_CODE = bytes.fromhex("551d15")
 NEXT_KEY = bytes.fromhex("2b0601040183921b0201")
 """id-ce-hashOfRootKey (RFC 8649, section 3)."""
-_SHA_256 = (bytes.fromhex("300b0609608648016503040201"), bytes.fromhex("300d06096086480165030402010500"))
 
 _CERTIFICATES_AND_LISTS = bytes.fromhex("03020106")
 """KeyUsage keyCertSign and cRLSign (RFC 5280, section 4.2.1.3)."""
@@ -468,14 +468,9 @@ def _next_key(reader: DerReader, extensions: _Extensions) -> str:
     extension = extensions.pop(NEXT_KEY, None)
     if extension is None:
         return ""
-    outer = DerReader(extension.value, reader.what)
-    members = outer.enter(asn1.SEQUENCE)
-    outer.finish()
-    algorithm, digest = members.whole(asn1.SEQUENCE), members.content(_OCTET_STRING)
-    members.finish()
-    if extension.critical or algorithm not in _SHA_256 or len(digest) != 32:
-        raise reader.mismatch("the hash of the next key is critical, or not a SHA-256")
-    return digest.hex()
+    if extension.critical:
+        raise reader.mismatch("the hash of the next key is critical")
+    return read_next_key(extension.value, reader.what).hex()
 
 
 def _ascii(reader: DerReader, content: bytes) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from hsmd.anchors.root_update import RootUpdate
@@ -67,13 +69,23 @@ def certificate(
     )
     for word, value in (extensions(of, by) | changed).items():
         if value is not None:
-            builder = builder.add_extension(value, critical=word not in ("subject", "issuer"))
+            builder = builder.add_extension(value, critical=word not in ("subject", "issuer", "commitment"))
     return builder.sign(signer or by, algorithm)
+
+
+def commitment(to: Ed25519PrivateKey) -> x509.UnrecognizedExtension:
+    """hashOfRootKey (RFC 8649, section 3) of the key that follows."""
+    spki = to.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    hashed = bytes.fromhex("302f300b06096086480165030402010420") + sha256(spki).digest()
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.51483.2.1"), hashed)
 
 
 OLD_WITH_OLD = certificate(OLD, OLD, begins=-900, ends=100)
 NEW_WITH_NEW = certificate(NEW, NEW, ends=1000)
 NEW_WITH_OLD = certificate(NEW, OLD, serial=2)
 OLD_WITH_NEW = certificate(OLD, NEW, begins=-900, ends=100, serial=3)
+UNCOMMITTED = certificate(OLD, OLD, begins=-950)
+COMMITTED = certificate(OLD, OLD, begins=-950, commitment=commitment(NEW))
+"""The old CA as an anchor, without and with a commitment to the new key."""
 OTHER_ROOT = certificate(OTHER, OTHER)
 UPDATE = RootUpdate(NEW_WITH_NEW, NEW_WITH_OLD, OLD_WITH_NEW)

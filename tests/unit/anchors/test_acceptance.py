@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from datetime import UTC, timedelta
+from hashlib import sha256
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hsmd.anchors.acceptance import accept, check_anchors
@@ -18,6 +20,7 @@ from hsmd.anchors.name_limits import permits_no_more
 from hsmd.anchors.problems import CertificatesInvalid, UpdateRefused
 from hsmd.anchors.root_update import RootUpdate
 from tests.support.anchors import (
+    COMMITTED,
     NAMES,
     NEW,
     NEW_WITH_NEW,
@@ -29,15 +32,17 @@ from tests.support.anchors import (
     OLD_WITH_OLD,
     OTHER,
     OTHER_ROOT,
+    UNCOMMITTED,
     UPDATE,
     certificate,
+    commitment,
     identifier,
     name,
 )
 from tests.support.mutations import single_byte_changes
 
 MOMENT = NOW.replace(tzinfo=UTC)
-ANCHORS = (OTHER_ROOT, OLD_WITH_OLD)
+ANCHORS = (OTHER_ROOT, COMMITTED)
 
 
 def refusal(update: RootUpdate, anchors: Any = ANCHORS, days: float = 0) -> str:
@@ -138,7 +143,7 @@ def test_identifier_of_its_own_issuer_may_be_left_out() -> None:
     [
         (-11, "newWithOld is not valid before"),
         (101, "the anchor expired"),
-        (-901, "the anchor is not valid before"),
+        (-951, "the anchor is not valid before"),
     ],
 )
 def test_what_is_not_valid_now_is_refused(days: int, fault: str) -> None:
@@ -149,6 +154,69 @@ def test_each_certificate_has_to_be_valid_now() -> None:
     assert "newWithOld expired" in refusal(link(ends=-1))
     assert "newWithNew expired" in refusal(new(ends=-1))
     assert "newWithNew is not valid before" in refusal(new(begins=1))
+
+
+def test_a_ca_below_the_anchor_is_not_its_next_generation() -> None:
+    """Its certificate is like a link, and its holder makes the rest: an anchor without limits, that is not revoked any more."""
+    below = RootUpdate(certificate(OTHER, OTHER), certificate(OTHER, OLD))
+    assert "commits to another key" in refusal(below, (COMMITTED,))
+    assert "does not commit to its next key" in refusal(below, (UNCOMMITTED,))
+    same = name(OLD)
+    named_so = RootUpdate(
+        x509.CertificateBuilder(
+            same, same, OTHER.public_key(), 5, NOW - timedelta(days=1), NOW + timedelta(days=9), _extensions()
+        ).sign(OTHER, None),
+        certificate(OTHER, OLD, subject_name=same),
+    )
+    assert "does not commit to its next key" in refusal(named_so, (UNCOMMITTED,))
+    assert "commits to another key" in refusal(below, (UNCOMMITTED, COMMITTED))
+    assert "commits to another key" in refusal(below, (COMMITTED, UNCOMMITTED))
+
+
+def test_an_anchor_without_a_commitment_needs_the_approved_key() -> None:
+    digests = [
+        sha256(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+        for key in (NEW, OTHER)
+    ]
+    assert "none was approved" in refusal(UPDATE, (UNCOMMITTED,))
+    assert accept((UNCOMMITTED,), UPDATE, MOMENT, digests[0]) == NEW_WITH_NEW
+    assert accept((COMMITTED,), UPDATE, MOMENT, digests[0]) == NEW_WITH_NEW
+    for anchor in (UNCOMMITTED, COMMITTED):
+        with pytest.raises(UpdateRefused, match="than the one that was approved"):
+            accept((anchor,), UPDATE, MOMENT, digests[1])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        commitment(NEW).value + b"\x05\x00",
+        commitment(NEW).value[:-1],
+        bytes.fromhex("301f300706052b0e03021a0414") + bytes(20),
+        b"\x05\x00",
+        b"",
+    ],
+)
+def test_a_commitment_that_cannot_be_read_leads_nowhere(value: bytes) -> None:
+    extension = x509.UnrecognizedExtension(commitment(NEW).oid, value)
+    anchor = certificate(OLD, OLD, begins=-950, commitment=extension)
+    assert "the anchor: " in refusal(UPDATE, (anchor,))
+
+
+def test_a_new_anchor_permits_no_more_than_the_old_one() -> None:
+    wide: Any = {
+        "constraints": x509.BasicConstraints(ca=True, path_length=None),
+        "names": None,
+        "uses": None,
+    }
+    own = certificate(OLD, OLD, begins=-950, commitment=commitment(NEW))
+    assert "longer paths" in refusal(new(constraints=wide["constraints"]), (own,))
+    assert "longer paths" in refusal(new(constraints=x509.BasicConstraints(ca=True, path_length=3)), (own,))
+    assert "longer than the anchor" in refusal(new(ends=1_100), (own,))
+    no_names = RootUpdate(certificate(NEW, NEW, names=None), certificate(NEW, OLD, names=None))
+    assert "names that the anchor does not" in refusal(no_names, (own,))
+    uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    of_servers = certificate(OLD, OLD, begins=-950, commitment=commitment(NEW), uses=uses)
+    assert "uses that the anchor is not for" in refusal(UPDATE, (of_servers,))
 
 
 def test_an_anchor_of_another_ca_leads_nowhere() -> None:
@@ -162,7 +230,9 @@ def test_an_anchor_of_another_ca_leads_nowhere() -> None:
 
 
 def test_a_path_length_that_peers_enforce_is_heeded() -> None:
-    short = certificate(OLD, OLD, constraints=x509.BasicConstraints(ca=True, path_length=0))
+    short = certificate(
+        OLD, OLD, constraints=x509.BasicConstraints(ca=True, path_length=0), commitment=commitment(NEW)
+    )
     assert "path length 0" in refusal(UPDATE, (short,))
     same = name(OLD)  # a CA that keeps its name is not counted (RFC 5280, section 4.2.1.9)
     kept = RootUpdate(
@@ -175,7 +245,7 @@ def test_a_path_length_that_peers_enforce_is_heeded() -> None:
 
 
 def _extensions() -> list[x509.Extension[Any]]:
-    return list(NEW_WITH_NEW.extensions)
+    return list(certificate(NEW, NEW, constraints=x509.BasicConstraints(ca=True, path_length=0)).extensions)
 
 
 def test_short_keys_are_refused() -> None:
