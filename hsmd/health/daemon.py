@@ -22,6 +22,8 @@ CONDITIONS = (
     "store-away",
     "certificate-ended",
     "certificate-ending",
+    "list-ended",
+    "list-ending",
 )
 """What findings about a daemon there can be."""
 CHECKPOINT_LATE_S = 60
@@ -37,7 +39,14 @@ MAX_TEXT = 400
 def judge(status: DaemonStatus) -> list[Finding]:
     """The findings that follow from a status, the worst first; `level` and `findings` of it are not looked at."""
     return ordered(
-        (*_daemon(status), *_tokens(status.tokens), *_log(status), *_store(status), *_certificates(status))
+        (
+            *_daemon(status),
+            *_tokens(status.tokens),
+            *_log(status),
+            *_store(status),
+            *_certificates(status),
+            *_lists(status),
+        )
     )
 
 
@@ -166,6 +175,24 @@ def _certificates(status: DaemonStatus) -> Iterator[Finding]:
             text=_certificates_that("ending", status, status.certificates_ending),
             next_step="renew it and store it: hsmd cert import KEY FILE",
         )
+
+
+def _lists(status: DaemonStatus) -> Iterator[Finding]:
+    """Verifiers that want a revocation list refuse all certificates of an authority without a current one."""
+    next_step = "see the daemon's log; sign one by hand: hsmd ca crl AUTHORITY --out FILE"
+    for condition, state, severity, what in (
+        ("list-ended", "ended", PARTIAL, "has ended, or is missing"),
+        ("list-ending", "ending", DEGRADED, "ends soon and was not replaced"),
+    ):
+        lists = [each for each in status.first_list_ends if each.state == state]
+        if lists:
+            named = ", ".join(
+                f"{each.authority} ({each.ends:%Y-%m-%d %H:%M})" if each.ends else each.authority
+                for each in lists[:MOST_NAMED]
+            )
+            more = f" and {len(lists) - MOST_NAMED} more" if len(lists) > MOST_NAMED else ""
+            text = f"the revocation list {what}, of: {named}{more}"
+            yield Finding(condition, severity, text=text, next_step=next_step)
 
 
 def _certificates_that(state: str, status: DaemonStatus, count: int) -> str:

@@ -114,6 +114,14 @@ def _certificates(numbers: Metrics) -> Iterator[Metric]:
     for each in numbers.certificate_ends:
         family.add_metric([each.key], each.not_after.timestamp())
     yield family
+    lists = GaugeMetricFamily(
+        "hsmd_authority_list_ends_timestamp_seconds",
+        "When the newest revocation list of an authority ends, Unix time; 0 if there is none.",
+        labels=["authority"],
+    )
+    for each_list in numbers.list_ends:
+        lists.add_metric([each_list.authority], each_list.ends.timestamp() if each_list.ends else 0)
+    yield lists
 
 
 def _vault(numbers: VaultNumbers) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from hsmd.protocol.messages import (
     DaemonStatus,
     Latency,
+    ListEnd,
     Metrics,
     TokenStatus,
     UseCount,
@@ -44,4 +45,5 @@ def numbers_of(uses: int = 2) -> Metrics:
         for number in range(uses)
     ]
     latencies = [Latency("tls13-server", "p-256", [5, 2, 1], 0.5)]
-    return Metrics(status, counts, [0.001, 0.01], latencies, vault=VaultNumbers())
+    lists = [ListEnd("root", "valid", NOON)]
+    return Metrics(status, counts, [0.001, 0.01], latencies, vault=VaultNumbers(), list_ends=lists)

@@ -12,7 +12,8 @@ from hsmd.protocol.messages import CaCrl, PemDocument
 def crl(session: Session, authority: AuthorityName, out: Out = None) -> None:
     """Sign a new revocation list and print it.
 
-    Run it from a timer, before the last one ends: verifiers that want a list refuse everything without a current one.
+    The daemon signs one by itself when two thirds of the time of the last one have passed; `hsmd ca show AUTHORITY --json`
+    has the newest one.
     """
     signed = session.ask(CaCrl(authority=authority), PemDocument)
     give(session, signed, signed.pem, out)

@@ -88,6 +88,7 @@ class Front:
         self._start_task(parts.housekeeping.follow())
         self._start_task(parts.endings.follow())
         self._start_task(parts.conditions.follow())
+        self._start_task(parts.list_keeper.follow())
         for task in parts.vault.tasks():
             self._start_task(task)
         self._start_task(parts.checkpointer.follow(self._config.audit.checkpoint_s))

@@ -15,6 +15,7 @@ from hsmd.daemon.front.access.identification import Identities
 from hsmd.daemon.front.access.snapshot import Snapshot
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.authorities.issuing import Issuing
+from hsmd.daemon.front.authorities.list_keeper import ListKeeper
 from hsmd.daemon.front.authorities.making import AuthorityMaker
 from hsmd.daemon.front.authorities.nodes import NodeIssuing
 from hsmd.daemon.front.checkpoints.checkpointer import Checkpointer
@@ -79,6 +80,7 @@ class Parts:
         self._build_checkpoints(config)
         self._build_ledger(config)
         self._build_vault()
+        self._build_authorities(config)
         self._build_control(config)
         self._build_network()
         self.apply_tokens(config)
@@ -206,6 +208,17 @@ class Parts:
             ),
         )
 
+    def _build_authorities(self, config: Config) -> None:
+        """What certificate authorities issue, and what keeps their revocation lists."""
+        self.issuing = Issuing(cache=self.cache, service=self.service)
+        self.list_keeper = ListKeeper(
+            cache=self.cache,
+            audit=self.audit,
+            issuing=self.issuing,
+            holder=holder(config),
+            can_sign=self.tokens.is_ready,
+        )
+
     def _build_control(self, config: Config) -> None:
         """Everything that answers control requests, and what it reports on."""
         self.admission = Admission(config.limits)
@@ -238,6 +251,7 @@ class Parts:
             sessions=self.sessions,
             certificate_ends=self.certificate_ends,
             vault=self.vault.numbers.read,
+            list_ends=self.list_keeper.first,
         )
         self.conditions = Conditions(
             self.store, lambda: conditions(config.name, self.status.state()), self.followers.wake
@@ -254,13 +268,12 @@ class Parts:
         certificates = CertificateHandlers(
             cache=self.cache, service=self.service, certificate_state=self.certificate_ends.state
         )
-        issuing = Issuing(cache=self.cache, service=self.service)
         authorities = AuthorityHandlers(
             cache=self.cache,
             maker=AuthorityMaker(cache=self.cache, keys=self.keys, service=self.service),
-            issuing=issuing,
+            issuing=self.issuing,
         )
-        nodes = NodeHandlers(cache=self.cache, nodes=NodeIssuing(cache=self.cache, issuing=issuing))
+        nodes = NodeHandlers(cache=self.cache, nodes=NodeIssuing(cache=self.cache, issuing=self.issuing))
         served = ServedCertificateHandlers(cache=self.cache)
         grants = GrantHandlers(cache=self.cache)
         events = EventHandlers(EventReader(self.cache))

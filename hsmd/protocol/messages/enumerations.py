@@ -228,6 +228,8 @@ CONDITION = Enumeration(
         "checkpoints-late": "records of the audit log are not covered by a signed checkpoint",
         "store-stale": "the store has been away for so long that no key is used",
         "store-away": "the store cannot be reached; nothing can be changed, and keys are used for a limited time",
+        "list-ended": "the newest revocation list of an authority is not valid any more, or there is none",
+        "list-ending": "the newest revocation list of an authority ends soon, and was not replaced",
         # of both
         "certificate-ended": "the certificate of a key is not valid any more",
         "certificate-ending": "the certificate of a key ends soon",

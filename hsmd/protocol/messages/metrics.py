@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from hsmd.protocol.messages.base import AUDITOR, NO_SUBJECT, OPERATOR, Request
 from hsmd.protocol.messages.enumerations import KEY_TYPE, OUTCOME, PURPOSE
-from hsmd.protocol.messages.status import CertificateEnd, DaemonStatus
+from hsmd.protocol.messages.status import CertificateEnd, DaemonStatus, ListEnd
 
 __all__ = ["Latency", "Metrics", "MetricsRead", "UseCount", "VaultNumbers"]
 
@@ -70,6 +70,8 @@ class Metrics(Struct):
     """The certificates that end first, at most 500, in that order."""
     vault: VaultNumbers | None = None
     """None from a daemon of an earlier release."""
+    list_ends: list[ListEnd] = []
+    """The revocation lists that end first, at most 500."""
 
 
 class MetricsRead(Request, tag="metrics.read"):

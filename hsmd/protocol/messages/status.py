@@ -25,6 +25,7 @@ __all__ = [
     "CertificateEnd",
     "DaemonStatus",
     "Identity",
+    "ListEnd",
     "Status",
     "TokenStatus",
     "UpstreamDaemon",
@@ -120,6 +121,16 @@ class CertificateEnd(Struct):
     state: Annotated[str, CERTIFICATE_STATE.meta]
 
 
+class ListEnd(Struct):
+    """When the newest revocation list of an authority ends."""
+
+    authority: str
+    state: Annotated[str, CERTIFICATE_STATE.meta]
+    """`ended` also if there is no list yet."""
+    ends: datetime | None = None
+    """Null if there is none."""
+
+
 class DaemonStatus(Struct):
     """The state of a daemon. Counters run since its start."""
 
@@ -170,6 +181,8 @@ class DaemonStatus(Struct):
     """The daemon's health; empty from earlier versions."""
     findings: list[Finding] = []
     """What it follows from, the worst first."""
+    first_list_ends: list[ListEnd] = []
+    """The revocation lists that end first, at most 10, of authorities whose lists are kept up to date."""
 
 
 class Status(Request, tag="status"):

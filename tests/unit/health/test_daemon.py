@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from hsmd.health.daemon import judge
 from hsmd.health.levels import level_of
-from hsmd.protocol.messages import CertificateEnd, DaemonStatus, Finding, TokenStatus
+from hsmd.protocol.messages import CertificateEnd, DaemonStatus, Finding, ListEnd, TokenStatus
 from hsmd.protocol.messages.enumerations import CONDITION, SEVERITY, TOKEN_STATE
 from tests.support.metrics import NOON, numbers_of
 
@@ -51,6 +51,9 @@ def test_a_daemon_without_faults_has_no_findings() -> None:
         ({"certificates": 1, "certificates_ended": 1}, ("certificate-ended", "failing", "")),
         ({"certificates": 2, "certificates_ended": 1}, ("certificate-ended", "partial", "")),
         ({"certificates": 2, "certificates_ending": 2}, ("certificate-ending", "degraded", "")),
+        ({"first_list_ends": [ListEnd("root", "ended", NOON)]}, ("list-ended", "partial", "")),
+        ({"first_list_ends": [ListEnd("root", "ended")]}, ("list-ended", "partial", "")),
+        ({"first_list_ends": [ListEnd("root", "ending", NOON)]}, ("list-ending", "degraded", "")),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -88,6 +91,15 @@ def test_the_first_certificates_are_named() -> None:
     assert "key-0 (2030-01-02), key-1 (2030-01-02), key-2 (2030-01-02) and 4 more" in finding.text
     (finding,) = judge(status(certificates=9, certificates_ended=1, first_certificate_ends=ends[:1]))
     assert finding.text == "the certificate of key-0 (2030-01-02) has ended"
+
+
+def test_the_first_lists_are_named_and_current_ones_are_no_finding() -> None:
+    assert judge(status(first_list_ends=[ListEnd("root", "valid", NOON)])) == []
+    ends = [ListEnd("missing", "ended"), *(ListEnd(f"ca-{number}", "ended", NOON) for number in range(4))]
+    (finding,) = judge(status(first_list_ends=ends))
+    assert finding.text == (
+        "the revocation list has ended, or is missing, of: missing, ca-0 (2030-01-02 12:00), ca-1 (2030-01-02 12:00) and 2 more"
+    )
 
 
 def test_reasons_are_shown_and_bounded() -> None:

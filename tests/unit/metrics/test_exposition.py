@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hsmd.metrics.daemon_families import families
 from hsmd.metrics.exposition import Process, pieces
-from hsmd.protocol.messages import CertificateEnd, Finding, Metrics, UseCount, VaultNumbers
+from hsmd.protocol.messages import CertificateEnd, Finding, ListEnd, Metrics, UseCount, VaultNumbers
 from tests.support.metrics import NOON, numbers_of
 
 
@@ -33,6 +33,7 @@ def test_all_numbers_are_exposed(numbers: Metrics) -> None:
     status.certificates, status.certificates_ended, status.certificates_ending = 5, 1, 2
     status.level, status.findings = "partial", [Finding("certificate-ended", "partial")]
     numbers.certificate_ends = [CertificateEnd("www", NOON, "ended")]
+    numbers.list_ends.append(ListEnd("none", "ended"))
     numbers.vault = VaultNumbers(7, 2, {"match": 5, "no-answer": 1}, 3, 4, 6)
     found = read(numbers)
     expected = {
@@ -64,6 +65,8 @@ def test_all_numbers_are_exposed(numbers: Metrics) -> None:
         ("hsmd_certificates_ended", ()): 1,
         ("hsmd_certificates_ending", ()): 2,
         ("hsmd_certificate_not_after_timestamp_seconds", (("key", "www"),)): NOON.timestamp(),
+        ("hsmd_authority_list_ends_timestamp_seconds", (("authority", "root"),)): NOON.timestamp(),
+        ("hsmd_authority_list_ends_timestamp_seconds", (("authority", "none"),)): 0,
         ("hsmd_health", (("level", "partial"),)): 1,
         ("hsmd_health", (("level", "well"),)): 0,
         ("hsmd_health_findings", (("condition", "certificate-ended"),)): 1,

@@ -27,7 +27,7 @@ from hsmd.protocol.messages.base import AUDITOR, OPERATOR
 from hsmd.protocol.roles import in_order
 
 ENDS_IN_STATUS, ENDS_IN_METRICS = 10, 500
-"""Certificates that are named, those that end first."""
+"""Certificates and revocation lists that are named, those that end first."""
 JUDGED_FOR_S = 1.0
 """One judgement answers all that ask within this time: it costs a millisecond, and a thousand agents ask for it."""
 
@@ -51,6 +51,7 @@ class StatusHandlers:
         sessions: Sized,
         certificate_ends: CertificateEnds,
         vault: Callable[[], messages.VaultNumbers],
+        list_ends: Callable[[int], list[messages.ListEnd]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -66,6 +67,7 @@ class StatusHandlers:
         self._sessions = sessions
         self._certificate_ends = certificate_ends
         self._vault = vault
+        self._list_ends = list_ends
         self._clock = clock
         self._judged: messages.Health | None = None
         self._judged_at = 0.0
@@ -152,6 +154,7 @@ class StatusHandlers:
             certificates_ended=certificates.ended,
             certificates_ending=certificates.ending,
             first_certificate_ends=self._ends(ENDS_IN_STATUS),
+            first_list_ends=self._list_ends(ENDS_IN_STATUS),
         )
 
     def numbers(self, now: float) -> messages.Metrics:
@@ -170,6 +173,7 @@ class StatusHandlers:
             ],
             certificate_ends=self._ends(ENDS_IN_METRICS),
             vault=self._vault(),
+            list_ends=self._list_ends(ENDS_IN_METRICS),
         )
 
     def _ends(self, number: int) -> list[messages.CertificateEnd]:

@@ -15,6 +15,8 @@ WITH_AN_EVENT = (
     "checkpoints-late",
     "store-stale",
     "store-away",
+    "list-ended",
+    "list-ending",
 )
 """Told as `health.finding` and `health.cleared`; the others have events of their own, or pass by themselves."""
 

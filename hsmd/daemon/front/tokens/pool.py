@@ -187,6 +187,11 @@ class TokenPool:
         """Another daemon may have changed the token."""
         self._changes.note()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the token can be used now."""
+        return self._workers.state() == "ready"
+
     def status(self) -> TokenStatus:
         """The state of token and workers for `hsmd status`."""
         workers = [*self._workers.all, *([self._control.worker] if self._control.worker else [])]

@@ -87,6 +87,11 @@ class TokenPools:
             del self.pools[name]
             self._drop_coming(name)
 
+    def is_ready(self, name: str) -> bool:
+        """Whether the token of this name is served and can be used now."""
+        pool = self.pools.get(name)
+        return pool is not None and pool.is_ready
+
     def attach(self, worker: WorkerStarted, descriptors: Sequence[int]) -> None:
         """Take over a worker that the launcher has started, with its stream socket and progress page."""
         name, number = worker.token, worker.generation

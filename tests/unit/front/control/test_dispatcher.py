@@ -26,17 +26,18 @@ from tests.support.snapshots import snapshot_of
 from tests.support.store import key_record
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
-ANN, WEB, OWEN = (
+ANN, WEB, OWEN, NINA = (
     Identity("ann", frozenset({Role.OPERATOR}), KeyCredential("FA")),
     Identity("web", frozenset({Role.FRONT_END}), KeyCredential("FW")),
     Identity("owen", frozenset({Role.OWNER}), KeyCredential("FO")),
+    Identity("nina", frozenset({Role.NODE}), KeyCredential("FN")),
 )
 
 
 def snapshot_with(*keys: KeyRecord) -> Snapshot:
     clients = tuple(
         ClientRecord(each.client, each.roles, (CredentialRecord(each.credential.text, "line"),), NOON)
-        for each in (ANN, WEB, OWEN)
+        for each in (ANN, WEB, OWEN, NINA)
     )
     return snapshot_of(Contents(version=1, keys=keys, clients=clients))
 
@@ -101,7 +102,7 @@ async def test_every_request_that_changes_something_is_recorded(
     daemon: Daemon, request_type: type[messages.Request]
 ) -> None:
     members = request_type.__struct_fields__
-    caller = next(each for each in (ANN, WEB, OWEN) if each.roles & request_type.roles)
+    caller = next(each for each in (ANN, WEB, OWEN, NINA) if each.roles & request_type.roles)
     await daemon.dispatcher.dispatch(caller, request_type(**dict.fromkeys(members, "")), 9.0)
     assert daemon.events() == (["control.begun", "control.done"] if request_type.changes else [])
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from hsmd.daemon.front.ledger.observed import WITH_AN_EVENT, conditions
 from hsmd.health.daemon import CONDITIONS, judge
-from hsmd.protocol.messages import DaemonStatus
+from hsmd.protocol.messages import DaemonStatus, ListEnd
 from hsmd.protocol.messages.enumerations import EVENT_KIND
 from tests.support.metrics import numbers_of
 
@@ -54,6 +54,7 @@ def test_every_condition_is_told_by_some_event() -> None:
         ({"audit_uncovered_s": 99}, [("health.finding", "hsm-1", "checkpoints-late")]),
         ({"store_away_s": 9}, [("health.finding", "hsm-1", "store-away")]),
         ({"held": ["store-stale"]}, [("health.finding", "hsm-1", "store-stale")]),
+        ({"first_list_ends": [ListEnd("root", "ended")]}, [("health.finding", "hsm-1", "list-ended")]),
     ],
 )  # fmt: skip
 def test_a_finding_is_a_condition(changes: dict[str, Any], expected: list[tuple[str, str, str]]) -> None:
