@@ -11,12 +11,14 @@ from hsmd.client.endpoint import Endpoint
 from hsmd.deployment.servers import LONGEST_TIMEOUT_S, TIMEOUT_S, Server
 from hsmd.deployment.version_directories import Access
 from hsmd.errors import BadRequest, ConfigurationError
+from hsmd.node.keys import AgentKeys, FileKeys, Keys, TokenKeys
 from hsmd.node.probe import Probe, Speech, Whose
 from hsmd.node.programs import PROGRAMS, Program
 from hsmd.system import host_users
 from hsmd.system.addresses import split_address
 from hsmd.system.toml_table import TomlTable, parse_text, read_text
 
+DEFAULT_SOCKET = "/run/hsmd/agent.sock"
 DEFAULT_STATE = "/var/lib/hsmd-node"
 KEY_TYPES = ("p-256", "p-384", "rsa-2048", "rsa-3072")
 PROBE_S = 10
@@ -35,7 +37,7 @@ class NodeConfig:
     daemons: tuple[Endpoint, ...]
     state: Path
     authority: str
-    key_type: KeyType
+    keys: Keys
     program: Program
     files: Path
     access: Access
@@ -64,7 +66,7 @@ def _config(top: TomlTable) -> NodeConfig:
     node.end()
     certificate = top.table("certificate")
     authority = certificate.text("authority", None)
-    key_type = certificate.choice("key_type", "p-256", KEY_TYPES)
+    keys = _keys(certificate)
     certificate.end()
     table = top.table("program")
     kind = table.choice("kind", "", tuple(PROGRAMS))
@@ -74,8 +76,18 @@ def _config(top: TomlTable) -> NodeConfig:
     probes = _probes(top, program)
     upstream = daemons(top, who)
     top.end()
-    found = KeyType(key_type) if key_type in KEY_TYPES else KeyType.P256
-    return NodeConfig(who.client, upstream, state, authority, found, program, files, access, server, probes)
+    return NodeConfig(who.client, upstream, state, authority, keys, program, files, access, server, probes)
+
+
+def _keys(table: TomlTable) -> Keys:
+    """Where the private key is: the settings of one of the three places, and no others."""
+    place = table.choice("key", "file", ("file", "token", "agent"))
+    if place == "token":
+        return TokenKeys(absolute_path(table, "token"), table.text("label", None))
+    if place == "agent":
+        return AgentKeys(absolute_path(table, "socket", DEFAULT_SOCKET), table.text("name", None))
+    key_type = table.choice("key_type", "p-256", KEY_TYPES)
+    return FileKeys(KeyType(key_type) if key_type in KEY_TYPES else KeyType.P256)
 
 
 def _files(table: TomlTable) -> Path:

@@ -76,8 +76,10 @@ class Kept:
     def files(self, program: Program) -> dict[str, bytes]:
         """The files by name."""
         chain, anchors = pem_bundle.encode(self.chain), pem_bundle.encode(self.anchors)
-        made = {KEY: self.key.pem, CHAIN: chain, ANCHORS: anchors}
-        if program.combined:
+        made = {CHAIN: chain, ANCHORS: anchors}
+        if self.key.pem:
+            made[KEY] = self.key.pem
+        if self.key.pem and program.combined:
             made[COMBINED] = chain + self.key.pem
         made[LISTS] = b"".join(each.public_bytes(Encoding.PEM) for each in self.lists)
         return made
@@ -96,11 +98,24 @@ def read(home: Path) -> Kept | None:
     if not version_directories.current(home):
         return None
     directory = home / version_directories.CURRENT
-    contents = {name: (directory / name).read_bytes() for name in (KEY, CHAIN, ANCHORS, LISTS)}
+    contents = {name: (directory / name).read_bytes() for name in (CHAIN, ANCHORS, LISTS)}
     chain = pem_bundle.parse(contents[CHAIN], CHAIN)
-    key = TlsKey.read(contents[KEY])
+    key = _key(directory / KEY, chain)
     check_chain(chain, key)
     return Kept(key, chain, pem_bundle.parse(contents[ANCHORS], ANCHORS), parse_lists(contents[LISTS], LISTS))
+
+
+def _key(path: Path, chain: Sequence[x509.Certificate]) -> TlsKey:
+    """The key in the file; without a file that of the chain, whose private half is in a token."""
+    try:
+        return TlsKey.read(path.read_bytes())
+    except FileNotFoundError:
+        try:
+            return TlsKey(b"", public_half(chain[0].public_key()))
+        except (ValueError, UnsupportedAlgorithm):
+            raise CertificatesInvalid(
+                f"{CHAIN}: its first certificate is for a key of an unknown kind"
+            ) from None
 
 
 def read_anchors(home: Path) -> Certificates:

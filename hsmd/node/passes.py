@@ -29,7 +29,7 @@ from hsmd.node.probe import Outcome, Whose
 from hsmd.node.programs import ANCHORS
 from hsmd.node.state import NodeState, ProbeState
 from hsmd.node.tls_keys import TlsKey
-from hsmd.node.trust import refreshed
+from hsmd.node.trust import Certificates, refreshed
 from hsmd.protocol.messages import NodeAnchors, NodeCertificate, NodeDocuments, NodeTrust, Request
 from hsmd.system import directories
 
@@ -122,14 +122,16 @@ class Node:
         except (OSError, CertificatesInvalid) as error:
             anchors = documents.read_anchors(self._config.files)
             found.note(files_error=f"files were damaged, and are made anew: {error}")
-            return Kept(TlsKey.generate(self._config.key_type), (), anchors)
+            return Kept(self._config.keys.new(), (), anchors)
 
     def _ask(self, daemons: Asks, kept: Kept | None, found: _Found, wish: Wish) -> Kept | None:
         """Anchors and lists as the daemon has them, and a new certificate if one is due. Failures are noted."""
         offered: RevocationLists = ()
         try:
             kept, offered = self._refresh(daemons, kept, found)
-            if self._needs_certificate(kept, wish):
+            if (served := self._config.keys.served()) is not None:
+                kept = self._follow(kept, *served, found)
+            elif self._needs_certificate(kept, wish):
                 kept = self._renew(daemons, kept, wish)
                 found.note(renewed_at=self._now())
         except (UpdateRefused, CertificatesInvalid) as error:
@@ -145,7 +147,7 @@ class Node:
         assert isinstance(answer, NodeAnchors)
         offered = pem_bundle.parse(answer.anchors.encode(), "the anchors that the daemon offers")
         lists = documents.parse_lists(answer.revocation_lists.encode(), "the revocation lists of the daemon")
-        held = kept or Kept(TlsKey.generate(self._config.key_type), (), ())
+        held = kept or Kept(self._config.keys.new(), (), ())
         try:
             anchors = refreshed(held.anchors, offered)
         except UpdateRefused as error:
@@ -163,15 +165,29 @@ class Node:
 
     def _renew(self, daemons: Asks, kept: Kept, wish: Wish) -> Kept:
         """A new certificate: for the same key, unless another is asked for, or it was revoked, or is of another type now."""
-        is_new = (
-            wish.new_key
-            or (bool(kept.chain) and kept.is_revoked)
-            or kept.key.key_type is not self._config.key_type
-        )
-        key = TlsKey.generate(self._config.key_type) if is_new else kept.key
-        answer = daemons.ask(NodeCertificate(self._config.authority, key.request()))
+        keys = self._config.keys
+        is_new = wish.new_key or (bool(kept.chain) and kept.is_revoked) or not keys.suits(kept.key)
+        key = keys.new() if is_new else kept.key
+        if is_new and kept.chain and key.public == kept.key.public:
+            why = "the certificate was revoked" if kept.is_revoked else "another key is asked for"
+            raise CertificatesInvalid(
+                f"{why}, and the node makes no second key in a token; give another label in its configuration"
+            )
+        answer = daemons.ask(NodeCertificate(self._config.authority, keys.request(key)))
         assert isinstance(answer, NodeDocuments)
         chain = pem_bundle.parse(answer.chain.encode(), "the chain of the daemon")
+        return self._with_chain(kept, key, chain)
+
+    def _follow(self, kept: Kept, key: TlsKey, chain: Certificates, found: _Found) -> Kept:
+        """The chain of a key that others certify, checked as one of the node's own."""
+        if (kept.key, kept.chain) == (key, chain):
+            return kept
+        followed = self._with_chain(kept, key, chain)
+        found.note(renewed_at=self._now())
+        return followed
+
+    def _with_chain(self, kept: Kept, key: TlsKey, chain: Certificates) -> Kept:
+        """The same with this key and chain. Raises CertificatesInvalid if they are of no use now."""
         documents.check_chain(chain, key, self._now())
         documents.check_anchored(chain, kept.anchors)
         return Kept(key, chain, kept.anchors, kept.lists)

@@ -110,7 +110,8 @@ def _connected(wanted: Probe, files: Path) -> ssl.SSLSocket:
     """A connection behind its handshake. Raises OSError, ssl.SSLError among them, and ProbeFailed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(files / ANCHORS)
-    context.load_cert_chain(files / CHAIN, files / KEY)
+    if _is_private_key(files / KEY):
+        context.load_cert_chain(files / CHAIN, files / KEY)
     plain = socket.create_connection((wanted.host, wanted.port), timeout=wanted.timeout_s)
     try:
         if wanted.speech is Speech.POSTGRESQL:
@@ -121,6 +122,14 @@ def _connected(wanted: Probe, files: Path) -> ssl.SSLSocket:
     except BaseException:
         plain.close()
         raise
+
+
+def _is_private_key(path: Path) -> bool:
+    """A key in a token, or behind an agent, is one of the program's: the probe has no certificate of its own then."""
+    try:
+        return b"PRIVATE KEY" in path.read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def _talk(connection: ssl.SSLSocket, wanted: Probe) -> None:

@@ -1,4 +1,4 @@
-"""The key of a node's certificate, which the node makes itself and which stays in its files."""
+"""The key of a node's certificate: a private key in its files, a reference to one behind an agent, or only the public half."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ from cryptography.hazmat.primitives.serialization import (
 
 from hsmd.algorithms import KeyType, key_type_of
 from hsmd.anchors.problems import CertificatesInvalid
+from hsmd.client import keyref
+from hsmd.errors import BadRequest
 
 _CURVES: dict[KeyType, type[ec.EllipticCurve]] = {KeyType.P256: ec.SECP256R1, KeyType.P384: ec.SECP384R1}
 _EXPONENT = 65_537
+_REFERENCE = f"BEGIN {keyref.LABEL}".encode()
 
 
 @dataclass(frozen=True, slots=True)
 class TlsKey:
-    """A private key; `pem` is PKCS#8 without encryption, as servers load it, `public` its SubjectPublicKeyInfo in DER."""
+    """`public` is its SubjectPublicKeyInfo in DER; `pem` what servers load: PKCS#8 without encryption, or a key reference.
+
+    `pem` is empty for a key in a token of the node's: the server is told of it by its own configuration.
+    """
 
     pem: bytes = field(repr=False)
     public: bytes
@@ -48,7 +54,9 @@ class TlsKey:
 
     @classmethod
     def read(cls, pem: bytes) -> TlsKey:
-        """The key in a file. Raises CertificatesInvalid, with nothing of the file in it."""
+        """The key, or reference, in a file. Raises CertificatesInvalid, with nothing of the file in it."""
+        if _REFERENCE in pem:
+            return cls(pem, _reference(pem))
         return cls(pem, public_half(_private(pem).public_key()))
 
     @property
@@ -66,6 +74,13 @@ def public_half(key: Any) -> bytes:
     """The SubjectPublicKeyInfo of a public key in DER."""
     encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return encoded
+
+
+def _reference(pem: bytes) -> bytes:
+    try:
+        return keyref.decode(pem.decode("ascii")).public_key
+    except (BadRequest, UnicodeDecodeError):
+        raise CertificatesInvalid("the key reference is damaged; it is written again") from None
 
 
 def _private(pem: bytes) -> Any:

@@ -82,6 +82,28 @@ def generate_signing_key(session: Any, label: str, cka_id: bytes) -> PublicHalf:
     return _generate_p256(session, label, cka_id, flags, Attribute.SIGN)
 
 
+def signing_key(session: Any, label: str) -> tuple[Any, PublicHalf] | None:
+    """The P-256 key with this label and its public half, None if there is none. Raises BadRequest (another key), PKCS11Error."""
+    privates = _labelled(session, ObjectClass.PRIVATE_KEY, label)
+    if not privates:
+        return None
+    halves = [read_public_half(each) for each in _labelled(session, ObjectClass.PUBLIC_KEY, label)]
+    fitting = [each for each in halves if each is not None and private_fits(privates[0], each)]
+    if len(privates) > 1 or not fitting or fitting[0].key_type is not KeyType.P256:
+        raise BadRequest(
+            f"the token has no P-256 key that alone has the label {label!r}, with its public half; choose another label"
+        )
+    prove(privates[0], fitting[0])
+    return privates[0], fitting[0]
+
+
+def make_signing_key(session: Any, label: str) -> tuple[Any, PublicHalf]:
+    """Generate such a key, which never leaves the token. Raises Conflict if the label is taken, PKCS11Error."""
+    cka_id = _new_id(session, label)
+    half = generate_signing_key(session, label, cka_id)
+    return private_key(session, cka_id, half), half
+
+
 def store_pair(session: Any, private: PrivateKey, use: Attribute, label: str, cka_id: bytes) -> Any:
     """Store a pair that was made elsewhere, for one use; the private object. Raises BadRequest, PKCS11Error.
 

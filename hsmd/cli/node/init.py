@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,6 +93,26 @@ def init(
     group: Annotated[
         str, typer.Option("--group", metavar="GROUP", help="Group whose members read the private key.")
     ] = "",
+    key_token: Annotated[
+        Path | None,
+        typer.Option(
+            "--token",
+            metavar="FILE",
+            help="Settings of a token ([token] with module, label and pin_file) that gets the private key.",
+        ),
+    ] = None,
+    label: Annotated[
+        str,
+        typer.Option("--label", metavar="TEXT", help="Label of the key in the token. Default: hsmd-node."),
+    ] = "",
+    agent_key: Annotated[
+        str,
+        typer.Option(
+            "--agent-key",
+            metavar="KEY",
+            help="Name of a key that the daemon serves through the agent of this host.",
+        ),
+    ] = "",
     again: Annotated[
         bool,
         typer.Option(
@@ -112,7 +133,11 @@ def init(
 
     file = file_of(config)
     identity = file.with_name(f"{file.stem}_ed25519")
+    _check_place(key_token, label, agent_key)
     wanted = _wanted(file, authority, program, probe, files, unit, reload, owner, group)
+    if key_token is not None:
+        wanted = replace(wanted, token=str(key_token.absolute()), label=label or "hsmd-node")
+    wanted = replace(wanted, served=agent_key)
 
     def checked(pinned: agent_toml.Pinned) -> str:
         made = node_toml.render(wanted, pinned)
@@ -173,6 +198,16 @@ def _wanted(
         group=group,
         probes=pairs,
     )
+
+
+def _check_place(token: Path | None, label: str, agent_key: str) -> None:
+    """Raises CommandError unless the key is in one place."""
+    if (token is not None and agent_key) or (label and token is None):
+        raise CommandError(
+            "--token (with --label) and --agent-key exclude each other",
+            "see: hsmd node init --help",
+            Exit.USAGE,
+        )
 
 
 def _rename(*paths: Path) -> None:

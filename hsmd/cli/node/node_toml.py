@@ -23,6 +23,11 @@ class Wanted:
     owner: str = ""
     group: str = ""
     probes: Sequence[tuple[str, str]] = ()
+    token: str = ""
+    """File with the settings of the token that has the key `label`."""
+    label: str = ""
+    served: str = ""
+    """Name of the key behind the agent of this host."""
 
 
 def render(wanted: Wanted, daemon: Pinned) -> str:
@@ -40,8 +45,7 @@ state = {quote(str(wanted.state))}
 [certificate]
 # The authority that certifies; an operator says which names it gets: hsmd ca allow
 authority = {quote(wanted.authority)}
-# p-256, p-384, rsa-2048 or rsa-3072, from the next new key on: hsmd node renew --new-key
-key_type = "p-256"
+{_key(wanted)}
 
 [program]
 # nginx, haproxy, apache, postgresql, curl or python
@@ -65,6 +69,23 @@ address = {quote(daemon.address)}
 # Accepted host keys, or host CAs with the prefix `cert-authority`.
 host_keys = [{", ".join(quote(line) for line in daemon.host_keys)}]
 """
+
+
+def _key(wanted: Wanted) -> str:
+    if wanted.token:
+        return (
+            "# The key is in this token, with this label; the program finds it there by its own configuration.\n"
+            f'key = "token"\ntoken = {quote(wanted.token)}\nlabel = {quote(wanted.label)}'
+        )
+    if wanted.served:
+        return (
+            "# The key is behind the agent of this host; whoever certifies it for the daemon renews it: hsmd ca issue\n"
+            f'key = "agent"\nname = {quote(wanted.served)}\n#socket = "/run/hsmd/agent.sock"'
+        )
+    return (
+        "# p-256, p-384, rsa-2048 or rsa-3072, from the next new key on: hsmd node renew --new-key\n"
+        'key_type = "p-256"'
+    )
 
 
 def _setting(name: str, value: str) -> str:

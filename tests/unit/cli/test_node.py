@@ -10,15 +10,19 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsmd.algorithms import KeyType
+from hsmd.cli.base.agent_toml import Pinned
+from hsmd.cli.node.node_toml import Wanted, render
 from hsmd.deployment.version_directories import Access
 from hsmd.node import documents, state
+from hsmd.node.config import parse
 from hsmd.node.documents import Kept
+from hsmd.node.keys import AgentKeys, FileKeys, TokenKeys
 from hsmd.node.programs import PROGRAMS
 from hsmd.node.state import NodeState, ProbeState
 from hsmd.node.tls_keys import TlsKey
 from tests.support.cli import Run
 from tests.support.node_authority import Clock, NodeAuthority
-from tests.support.node_files import node_toml
+from tests.support.node_files import HOST_KEY, node_toml
 
 
 @pytest.fixture
@@ -113,6 +117,43 @@ def test_a_program_that_is_not_known(run: Run, tmp_path: Path) -> None:
         str(tmp_path / "node.toml"),
     )
     assert (ran.code, "choose one of nginx" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        ({}, FileKeys(KeyType.P256)),
+        ({"token": "/etc/hsmd/token.toml", "label": "web1"}, TokenKeys(Path("/etc/hsmd/token.toml"), "web1")),
+        ({"served": "www"}, AgentKeys(Path("/run/hsmd/agent.sock"), "www")),
+    ],
+)
+def test_a_new_configuration_is_read_as_it_was_meant(given: dict[str, str], keys: object) -> None:
+    wanted = Wanted(
+        "root", "nginx", Path("/s"), Path("/f"), command=("/bin/true", 'a "b"'), probes=[("192.0.2.1:443", "www.example.com")],
+        **given,
+    )  # fmt: skip
+    config = parse(render(wanted, Pinned("192.0.2.9:7440", (HOST_KEY,), "web1", Path("/i"))))
+    assert (config.keys, config.client, config.authority) == (keys, "web1", "root")
+    assert config.server.command == ("/bin/true", 'a "b"')
+    assert [each.text for each in config.probes] == ["www.example.com at 192.0.2.1:443"]
+
+
+def test_a_key_is_in_one_place(run: Run, tmp_path: Path) -> None:
+    init = (
+        "node",
+        "init",
+        "--enroll",
+        "x",
+        "--authority",
+        "root",
+        "--program",
+        "nginx",
+        "--config",
+        str(tmp_path / "n"),
+    )
+    for options in (["--token", "a", "--agent-key", "b"], ["--label", "a"]):
+        ran = run(*init, *options)
+        assert (ran.code, "exclude each other" in ran.err) == (2, True)
 
 
 def test_the_unit_names_what_the_service_writes(run: Run, file: Path) -> None:
