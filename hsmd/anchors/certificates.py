@@ -19,7 +19,7 @@ MAX_CERTIFICATE_BYTES = 65_536
 MAX_BYTES = 1_048_576
 """Of one file or message, in any form."""
 
-_UNREADABLE = (
+UNREADABLE = (
     ValueError,
     TypeError,
     OverflowError,
@@ -28,6 +28,7 @@ _UNREADABLE = (
     x509.UnsupportedGeneralNameType,
     UnsupportedAlgorithm,
 )
+"""What `cryptography` raises for certificates, requests and their extensions that others have made."""
 
 
 def check_size(data: bytes, what: str) -> None:
@@ -53,7 +54,7 @@ def read(document: bytes, what: str) -> x509.Certificate:
         _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.version
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         again = certificate.public_bytes(Encoding.DER)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise CertificatesInvalid(f"{what} is not a well-formed X.509 certificate; copy it again") from None
     if again != document:
         raise CertificatesInvalid(f"{what} is not encoded as X.509 requires (DER); have it issued anew")

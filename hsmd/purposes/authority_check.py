@@ -33,6 +33,8 @@ from hsmd.purposes.x509 import ALGORITHM_IDENTIFIERS, check_request
 
 SKEW = timedelta(hours=1)
 """How far in the future something may begin: clocks differ."""
+NUMBERS_AHEAD = timedelta(days=1)
+"""How far the number of a revocation list may be ahead of the time in seconds: lists of one second have following numbers."""
 _VERSION_3, _VERSION_1 = b"\2", b"\0"
 _MAX_SERIAL_BYTES = 20
 _BOOLEAN, _OCTET_STRING, _ENUMERATED = 0x01, 0x04, 0x0A
@@ -68,7 +70,7 @@ _USES = {
 _MAX_URL_BYTES = 2_000
 _REASONS = frozenset({1, 2, 3, 4, 5, 9})
 """CRLReason (RFC 5280, section 5.3.1) without those that undo or are not used: unspecified, hold, removal, AA compromise."""
-_MAX_CRL_NUMBER_BYTES = 20
+_MAX_CRL_NUMBER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,13 +362,23 @@ class AuthorityCheck:
             _check_revoked(tbs.enter(asn1.SEQUENCE))
         extensions = _extensions(tbs.enter(asn1.CONTEXT_0))
         tbs.finish()
-        number = DerReader(_take(tbs, extensions, CRL_NUMBER, critical=False), tbs.what)
-        if not 1 <= len(number.content(asn1.INTEGER)) <= _MAX_CRL_NUMBER_BYTES:
-            raise tbs.mismatch("its number is too long")
-        number.finish()
+        self._check_number(tbs, _take(tbs, extensions, CRL_NUMBER, critical=False))
         _check_authority_key_id(tbs, _take(tbs, extensions, AUTHORITY_KEY_ID, critical=False))
         if extensions:
             raise tbs.mismatch(f"extension {next(iter(extensions)).hex()} has no place in it")
+
+    def _check_number(self, tbs: DerReader, value: bytes) -> None:
+        """Numbers are the time in seconds. After one from far in the future all honest lists would be older ones."""
+        reader = DerReader(value, tbs.what)
+        content = reader.content(asn1.INTEGER)
+        reader.finish()
+        most = self._beside.now() + NUMBERS_AHEAD.total_seconds()
+        if not content or len(content) > _MAX_CRL_NUMBER_BYTES or not 0 < _integer(content) <= most:
+            raise tbs.mismatch("its number is not positive, or that of a list of the future")
+
+
+def _integer(content: bytes) -> int:
+    return int.from_bytes(content, signed=True)
 
 
 def _check_serial(reader: DerReader) -> None:

@@ -102,12 +102,12 @@ class Asked:
             lists_at=["http://ca.example.com/1.crl"], decrypts=changes.get("decrypts", False),
         ).to_be_signed  # fmt: skip
 
-    def revocations(self, days: float = 7, issuer: authority.Issuer | None = None) -> bytes:
+    def revocations(self, days: float = 7, issuer: authority.Issuer | None = None, number: int = 7) -> bytes:
         revoked = [
             authority.Revoked(authority.random_serial(), self.now, reason) for reason in authority.REASONS
         ]
         return authority.revocation_list(
-            issuer or self.issuer, 7, self.now, self.now + timedelta(days=days), revoked
+            issuer or self.issuer, number, self.now, self.now + timedelta(days=days), revoked
         ).to_be_signed
 
     def request(self, name: str = "Example authority 1", spki: bytes = b"") -> bytes:
@@ -265,10 +265,18 @@ class Asked:
             ),
         )
         yield "a revocation list for a year", self.revocations(days=365)
+        for number in (0, 1 << 62, 1 << 158, int((self.now + 2 * DAY).timestamp())):
+            yield f"a revocation list with the number {number}", self.revocations(number=number)
+        negative = self.revocations().replace(_NUMBER_7, _NUMBER_7[:-1] + b"\xff")
+        yield "a revocation list with a negative number", negative
         yield "a request for another name", self.request("Another")
         yield "a request for another key", self.request(spki=spki_of(LEAF_KEY))
         yield "text", b"hello"
         yield "TLS 1.3", b" " * 64 + b"TLS 1.3, server CertificateVerify\0" + b"\0" * 32
+
+
+_NUMBER_7 = bytes.fromhex("0603551d140403020107")
+"""CRLNumber, and its value."""
 
 
 def _swapped(asked: Asked) -> bytes:

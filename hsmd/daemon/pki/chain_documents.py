@@ -7,8 +7,8 @@ import binascii
 import re
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
+from hsmd.anchors.certificates import UNREADABLE
 from hsmd.errors import BadRequest
 
 MAX_CERTIFICATES = 10
@@ -63,6 +63,6 @@ def parsed(position: int, document: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(document)
         _ = certificate.extensions, certificate.subject, certificate.issuer
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise BadRequest(f"chain: certificate {position} is not a well-formed X.509 certificate") from None
     return certificate

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
+from hsmd.anchors.certificates import UNREADABLE
 from hsmd.daemon.pki.chain_documents import documents_in, parsed
 from hsmd.daemon.pki.distinguished_names import normalised, same_name, shown
 from hsmd.errors import BadRequest
@@ -305,7 +306,7 @@ def _stored_leaf(chain_pem: str) -> x509.Certificate | None:
     try:
         stored = x509.load_pem_x509_certificate(chain_pem.encode())
         _ = stored.extensions, stored.subject, stored.issuer
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm):
+    except UNREADABLE:
         return None  # none is stored, or one that a release before could read
     return stored
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, case, insert, select, update
 
 from hsmd.daemon.store.key_rows import Keys
 from hsmd.daemon.store.names import check_after
@@ -60,13 +60,18 @@ class Authorities:
         query = select(authorities.c.key_id).where(authorities.c.next_public_key == public_key).limit(1)
         return self._connection.scalar(query) is not None
 
-    def next_list_number(self, key: str) -> int:
-        """The number of the next revocation list; it is used once, also if the list is not signed. Raises NotFound."""
+    def next_list_number(self, key: str, now: datetime) -> int:
+        """The number of the next revocation list; it is used once, also if the list is not signed. Raises NotFound.
+
+        It is the time in seconds since 1970, or one more than the last number: after a database was restored, which knows
+        an earlier number, none is used a second time.
+        """
         authority = authorities.c.key_id == self.find_id(key)
+        seconds, following = int(now.timestamp()), authorities.c.list_number + 1
         counted = (
             update(authorities)
             .where(authority)
-            .values(list_number=authorities.c.list_number + 1)
+            .values(list_number=case((following > seconds, following), else_=seconds))
             .returning(authorities.c.list_number)
         )
         return int(self._connection.execute(counted).scalar_one())

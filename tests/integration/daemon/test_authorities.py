@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound, PurposeMismatch
 from hsmd.pkcs11.softhsm import make_token
 from hsmd.protocol import messages
-from tests.support.daemon import AUDITOR, WEB, Daemon
+from tests.support.daemon import AUDITOR, WEB, Daemon, running_daemon
 from tests.support.polling import wait_until
 from tests.support.processes import program
 
@@ -212,6 +213,69 @@ def test_a_revoked_certificate_is_in_the_next_list(ask: Ask) -> None:
         if each.serial == issued.serial
     ]
     assert row.reason == "key-compromise" and row.revoked_at is not None
+
+
+def test_after_a_restore_numbers_of_lists_go_on(tmp_path: Path) -> None:
+    """Two lists with one number have to be the same (RFC 5280, section 5.2.3), and readers ignore an older one."""
+    with running_daemon(tmp_path / "daemon") as daemon:
+        daemon.ask(root("r"))
+        daemon.ask(messages.CaCrl("r"))
+        daemon.stop()
+        files = [each for each in daemon.directory.glob("store.sqlite*") if each.is_file()]
+        copies = {each.name: each.read_bytes() for each in files}
+        daemon.start()
+        before = [x509.load_pem_x509_crl(daemon.ask(messages.CaCrl("r")).pem.encode()) for _ in range(3)]
+        daemon.stop()
+        for each in daemon.directory.glob("store.sqlite*"):
+            each.unlink()
+        for name, content in copies.items():
+            (daemon.directory / name).write_bytes(content)
+        wait_until(lambda: time.time() > number_of(before[-1]), "the second of the last number")
+        daemon.start()
+        after = x509.load_pem_x509_crl(daemon.ask(messages.CaCrl("r")).pem.encode())
+    assert number_of(after) > max(map(number_of, before))
+
+
+def number_of(document: x509.CertificateRevocationList) -> int:
+    return document.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def test_what_cannot_be_read_is_a_declared_error(shared_daemon: Daemon, ask: Ask, tmp_path: Path) -> None:
+    """Names of kinds that the library does not know, and keys on curves that it does not have."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    edi_party = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), bytes.fromhex("3004a5028000"))
+    csr = x509.CertificateSigningRequestBuilder(x509.Name([])).add_extension(edi_party, False)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    now = datetime.now(UTC)
+    certificate = x509.CertificateBuilder(name, name, key.public_key(), 5, now, now + timedelta(days=9))
+    texts = [
+        each.sign(key, SHA256()).public_bytes(Encoding.PEM).decode()
+        for each in (csr, certificate.add_extension(edi_party, False))
+    ]
+    made = tmp_path / "key.pem"
+    curve = [
+        "openssl",
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:sect571r1",
+        "-out",
+        str(made),
+    ]
+    subprocess.run(curve, check=True, capture_output=True, timeout=60)
+    of_curve = subprocess.run(
+        ["openssl", "req", "-new", "-key", str(made), "-subj", "/CN=a"],
+        check=True, capture_output=True, text=True, timeout=60,
+    ).stdout  # fmt: skip
+    for wanted in (
+        messages.CaIssue("issuing", "server", request=texts[0]),
+        messages.CaIssue("issuing", "server", request=of_curve),
+        messages.CaRenew("issuing", chain=texts[1]),
+        messages.CertificateImport("site", texts[1]),
+    ):
+        with pytest.raises(BadRequest):
+            ask(wanted)
 
 
 # --- an authority that another one certifies ---

@@ -93,13 +93,22 @@ def test_only_a_certificate_that_was_not_signed_is_discarded(filled: Store) -> N
 
 
 def test_a_list_has_a_number_of_its_own_and_the_newest_stays(filled: Store) -> None:
-    numbers = [filled.change(lambda tx: tx.authorities.next_list_number("root")) for _ in range(3)]
-    assert numbers == [1, 2, 3]
+    numbers = [filled.change(lambda tx: tx.authorities.next_list_number("root", NOW)) for _ in range(3)]
+    first = int(NOW.timestamp())
+    assert numbers == [first, first + 1, first + 2]
     ends = NOW + timedelta(days=7)
-    assert filled.change(lambda tx: tx.authorities.set_list("root", 3, b"newest", ends))
-    assert not filled.change(lambda tx: tx.authorities.set_list("root", 2, b"older", ends))
+    assert filled.change(lambda tx: tx.authorities.set_list("root", numbers[2], b"newest", ends))
+    assert not filled.change(lambda tx: tx.authorities.set_list("root", numbers[1], b"older", ends))
     found = filled.query(lambda tx: tx.authorities.get("root"))
-    assert (found.list_number, found.list_der, found.list_ends) == (3, b"newest", ends)
+    assert (found.list_number, found.list_der, found.list_ends) == (numbers[2], b"newest", ends)
+
+
+def test_numbers_of_lists_go_on_whatever_the_clock_says_and_after_a_restore(filled: Store) -> None:
+    """The time carries them beyond those that a restored database has forgotten; a clock that is set back does not."""
+    later, earlier = NOW + timedelta(days=1), NOW - timedelta(days=1)
+    number = filled.change(lambda tx: tx.authorities.next_list_number("root", later))
+    assert number == int(later.timestamp())
+    assert filled.change(lambda tx: tx.authorities.next_list_number("root", earlier)) == number + 1
 
 
 def test_a_destroyed_key_takes_its_authority_along(filled: Store) -> None:

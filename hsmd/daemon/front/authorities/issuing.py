@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.algorithms import key_type_of
+from hsmd.anchors.certificates import UNREADABLE
 from hsmd.daemon.front.access.identity import Identity
 from hsmd.daemon.front.access.snapshot_cache import SnapshotCache
 from hsmd.daemon.front.authorities.authority import Authority, aware_now, pem, sign
@@ -131,7 +131,7 @@ class Issuing:
         issuer, length = authority.issuer, timedelta(seconds=min(record.list_s, authority.constraints.leaf_s))
 
         def begin(tx: Transaction) -> tuple[int, list[IssuedRecord]]:
-            number = tx.authorities.next_list_number(name)
+            number = tx.authorities.next_list_number(name, now)
             return number, tx.issued.revoked(name, now - length, MAX_REVOKED + 1)
 
         number, found = await self._cache.change_unversioned(begin)
@@ -266,7 +266,7 @@ def _wanted_by_request(request: CaIssue) -> Wanted:
     if not names and not common_name:
         try:
             names, common_name = _requested_names(csr), _common_name(csr.subject)
-        except (ValueError, TypeError, x509.DuplicateExtension):
+        except UNREADABLE:
             raise _malformed() from None
     return Wanted(request.profile, spki, sha256(spki).digest(), subject(common_name, ""), names)
 
@@ -278,7 +278,7 @@ def proven_key(pem_request: str) -> tuple[x509.CertificateSigningRequest, bytes]
         public_key = csr.public_key()
         known = key_type_of(public_key) is not None
         valid = known and csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+    except UNREADABLE:
         raise _malformed() from None
     if not known:
         raise BadRequest(
