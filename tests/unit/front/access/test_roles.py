@@ -134,7 +134,8 @@ def test_the_requests_of_the_new_roles_are_these(snapshot: Snapshot, now: dateti
         for request in messages.REQUESTS
         if snapshot.decide_request(CLIENTS[role], about_site(request), now) is None
     }
-    assert allowed == (FOR_OWNERS if role is Role.OWNER else FOR_ALL)
+    of_nodes = FOR_ALL | {"node.certificate", "node.trust"}
+    assert allowed == {Role.OWNER: FOR_OWNERS, Role.NODE: of_nodes}.get(role, FOR_ALL)
 
 
 @pytest.mark.parametrize("role", Role)
