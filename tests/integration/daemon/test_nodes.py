@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsmd.daemon.store import Store
 from hsmd.errors import BadRequest, Conflict, HsmdError, NotFound
 from hsmd.protocol import messages
-from tests.support.daemon import AUDITOR, WEB, Daemon
+from tests.support.daemon import AUDITOR, WEB, Daemon, running_daemon
 from tests.support.nodes import add_node, node_key, node_request
 from tests.support.polling import wait_until
 
@@ -258,3 +259,28 @@ def test_the_daemon_keeps_lists_up_to_date(open_daemon: Callable[..., Daemon]) -
     begun = [each for each in daemon.audit("control.begun") if each["fields"].get("op") == "ca.crl"]
     assert [each.get("client", "") for each in begun] == ["", ""]
     assert daemon.ask(messages.HealthRead()).level == "well"
+
+
+def test_one_of_two_daemons_signs_a_list(open_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Both share store and token; either tells how the list stands."""
+    one = open_daemon()
+    limits = messages.AuthorityLimits(["server"], ["example.com"])
+    with running_daemon(tmp_path / "second", beside=one, name="second") as two:
+        for number in range(3):
+            lists_at = ["http://a/1.crl"]
+            one.ask(messages.CaInit(f"ca-{number}", f"Example {number}", limits, lists_at=lists_at))
+        for each in (one, two):
+            wait_until(
+                lambda each=each: (
+                    [end.state for end in each.ask(messages.Status()).first_list_ends] == ["valid"] * 3
+                ),  # type: ignore[misc]
+                "the state of the lists",
+            )
+        assert [each.list_number for each in two.ask(messages.CaList()).authorities] == [1, 1, 1]
+        signed = [
+            record
+            for each in (one, two)
+            for record in each.audit("control.done")
+            if record["fields"].get("op") == "ca.crl"
+        ]
+        assert len(signed) == 3
