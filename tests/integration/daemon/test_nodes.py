@@ -245,14 +245,15 @@ def test_the_daemon_keeps_lists_up_to_date(open_daemon: Callable[..., Daemon]) -
     daemon.ask(messages.CaInit("lists", "Example lists", limits, lists_at=["http://a/1.crl"], list_s=HOUR))
     daemon.ask(messages.CaInit("none", "Example none", limits))
     shown = lambda name: daemon.ask(messages.CaShow(name)).authority  # noqa: E731
-    wait_until(lambda: shown("lists").list_number == 1 and shown("lists").list_ends, "the first list")
+    wait_until(lambda: shown("lists").list_number and shown("lists").list_ends, "the first list")
+    first = shown("lists").list_number
     soon = datetime.now(UTC) + timedelta(minutes=19)
     store = Store(daemon.store_url)
-    store.change(lambda tx: tx.authorities.set_list("lists", 1, b"", soon), versioned=False)
+    store.change(lambda tx: tx.authorities.set_list("lists", first, b"", soon), versioned=False)
     store.close()
     daemon.ask(messages.CaRenew("lists"))  # a certificate that is stored has the keeper look
     wait_until(lambda: shown("lists").list_ends > soon, "the next list")
-    assert (shown("lists").list_number, shown("none").list_number) == (2, 0)
+    assert (shown("lists").list_number > first, shown("none").list_number) == (True, 0)
     wait_until(lambda: daemon.ask(messages.Status()).first_list_ends, "the state of the lists")
     found = daemon.ask(messages.Status()).first_list_ends
     assert [(each.authority, each.state) for each in found] == [("lists", "valid")]
