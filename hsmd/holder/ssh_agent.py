@@ -23,11 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsmd.errors import BadRequest
+from hsmd.system.ssh_agent_messages import Message, receive, string, take
 
-MAX_MESSAGE_BYTES = 262_144
 MAX_CONNECTIONS = 16
 IDLE_S = 600.0
-_FAILURE, _LIST, _LISTED, _SIGN, _SIGNED = 5, 11, 12, 13, 14
 _RSA_SHA2_256, _RSA_SHA2_512 = 2, 4
 _PEER = struct.Struct("=iII")
 _CURVE_HASHES: dict[int, hashes.HashAlgorithm] = {
@@ -94,23 +93,28 @@ class OneKeyAgent:
                 if _uid_of(connection) != os.geteuid():
                     return
                 while True:
-                    connection.sendall(_string(self.answer(_message(connection))))
+                    connection.sendall(string(self.answer(receive(connection))))
         finally:
             self._places.release()
 
     def answer(self, message: bytes) -> bytes:
         """The answer to a message, both without their length. A malformed one gets a failure."""
         try:
-            if message[:1] == bytes([_LIST]):
-                return bytes([_LISTED]) + struct.pack(">I", 1) + _string(self._blob) + _string(self._comment)
-            if message[:1] == bytes([_SIGN]):
+            if message[:1] == bytes([Message.LIST]):
+                return (
+                    bytes([Message.LISTED])
+                    + struct.pack(">I", 1)
+                    + string(self._blob)
+                    + string(self._comment)
+                )
+            if message[:1] == bytes([Message.SIGN]):
                 blob, data, flags = _sign_request(message[1:])
                 if blob == self._blob:
                     made = self._sign(data, flags)
-                    return bytes([_SIGNED]) + _string(_string(made.algorithm) + _string(made.value))
+                    return bytes([Message.SIGNED]) + string(string(made.algorithm) + string(made.value))
         except ValueError:
             pass
-        return bytes([_FAILURE])
+        return bytes([Message.FAILURE])
 
     def _sign(self, data: bytes, flags: int) -> _Signature:
         """Raises ValueError for RSA with SHA-1, which OpenSSH has disabled."""
@@ -133,43 +137,14 @@ def _uid_of(connection: socket.socket) -> int:
     return int(_PEER.unpack(peer)[1])
 
 
-def _message(connection: socket.socket) -> bytes:
-    """The next message without its length. Raises EOFError at the end, and for one that is too long."""
-    (length,) = struct.unpack(">I", _exactly(connection, 4))
-    if not 0 < length <= MAX_MESSAGE_BYTES:
-        raise EOFError
-    return _exactly(connection, length)
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    received = bytearray()
-    while len(received) < count:
-        part = connection.recv(count - len(received))
-        if not part:
-            raise EOFError
-        received += part
-    return bytes(received)
-
-
 def _sign_request(body: bytes) -> tuple[bytes, bytes, int]:
-    blob, rest = _take(body)
-    data, rest = _take(rest)
+    blob, rest = take(body)
+    data, rest = take(rest)
     if len(rest) != 4:
         raise ValueError
     return blob, data, int.from_bytes(rest)
 
 
-def _take(body: bytes) -> tuple[bytes, bytes]:
-    length = int.from_bytes(body[:4])
-    if len(body) < 4 + length:
-        raise ValueError
-    return body[4 : 4 + length], body[4 + length :]
-
-
-def _string(content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + content
-
-
 def _integer(value: int) -> bytes:
     """An mpint (RFC 4251, section 5) of a positive number."""
-    return _string(value.to_bytes(value.bit_length() // 8 + 1))
+    return string(value.to_bytes(value.bit_length() // 8 + 1))

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hsmd.errors import BadRequest
 from hsmd.holder import ssh_agent
 from hsmd.holder.ssh_agent import OneKeyAgent
+from hsmd.system.ssh_agent_messages import MAX_MESSAGE_BYTES
 from tests.support.envelopes import rsa_key
 
 KEYS: dict[str, Any] = {
@@ -86,7 +87,7 @@ def test_a_message_that_is_too_long_ends_the_connection() -> None:
     with OneKeyAgent(KEYS["ed25519"], "x") as agent, socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)
         client.connect(str(agent.path))
-        client.sendall(struct.pack(">I", ssh_agent.MAX_MESSAGE_BYTES + 1))
+        client.sendall(struct.pack(">I", MAX_MESSAGE_BYTES + 1))
         assert client.recv(1) == b""
 
 
