@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from hsmd.errors import BadRequest, ProofInvalid, ProtocolError
@@ -16,6 +17,18 @@ OPERATOR = "hsmd/operator"
 """The name operators sign under; the key id distinguishes their keys."""
 MAX_REASON_CHARACTERS = 200
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")
+
+
+class OperatorKey(Protocol):
+    """What signs for an operator: an Ed25519 private key, or an agent that holds one."""
+
+    def public_key(self) -> Ed25519PublicKey:
+        """The public half."""
+        ...
+
+    def sign(self, data: bytes, /) -> bytes:
+        """The signature, 64 bytes."""
+        ...
 
 
 def operator_verifier(public_key_line: str) -> Verifier:
@@ -51,10 +64,17 @@ def read(text: str, title: str, names: Sequence[str], what: str) -> dict[str, st
     return dict(pairs)
 
 
-def sign(text: str, key: Ed25519PrivateKey) -> Note:
+def sign(text: str, key: OperatorKey) -> Note:
     """The note with this text, signed with an operator's key."""
     verifier = Verifier.from_public_key(OPERATOR, key.public_key())
     return signed(text, verifier, [key.sign(to_be_signed(text))])
+
+
+def signers(note: Note, operators: Iterable[Verifier]) -> list[Verifier]:
+    """The operators' keys that the signature lines of a note name, each once. The signatures are not verified here."""
+    known = {operator.key_id: operator for operator in operators}
+    named = [one.key_id for one in note.signatures if one.name == OPERATOR and one.key_id in known]
+    return [known[key_id] for key_id in dict.fromkeys(named)]
 
 
 def verify(note: str | Note, operators: Iterable[Verifier], unknown: str) -> str:
@@ -64,8 +84,7 @@ def verify(note: str | Note, operators: Iterable[Verifier], unknown: str) -> str
     """
     if isinstance(note, str):
         note = Note.parse(note)
-    known = {operator.key_id: operator for operator in operators}
-    mine = [known[one.key_id] for one in note.signatures if one.name == OPERATOR and one.key_id in known]
+    mine = signers(note, operators)
     if not mine:
         raise ProofInvalid(unknown)
     for operator in mine:

@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from hsmd.errors import BadRequest, ProtocolError
 from hsmd.transparency import declaration
 from hsmd.transparency.merkle import HASH_BYTES
@@ -78,7 +76,7 @@ def parse_text(text: str) -> Discontinuity:
     return found
 
 
-def sign(discontinuity: Discontinuity, key: Ed25519PrivateKey) -> Note:
+def sign(discontinuity: Discontinuity, key: declaration.OperatorKey) -> Note:
     """The note, signed with an operator's key."""
     return declaration.sign(discontinuity.text(), key)
 

@@ -10,8 +10,6 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from hsmd.errors import BadRequest, ProofInvalid, ProtocolError
 from hsmd.transparency import declaration
 from hsmd.transparency.note import Note, Verifier
@@ -65,7 +63,7 @@ def parse_text(text: str) -> Endorsement:
     return found
 
 
-def sign(endorsement: Endorsement, key: Ed25519PrivateKey) -> Note:
+def sign(endorsement: Endorsement, key: declaration.OperatorKey) -> Note:
     """The note, signed with an operator's key."""
     return declaration.sign(endorsement.text(), key)
 

@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_ssh_private_key,
+    load_ssh_public_key,
 )
 
 from hsmd.cli.base import input_files
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.files import PRIVATE, PUBLIC, write_new
 from hsmd.cli.base.public_key_lines import one_key
-from hsmd.errors import ProtocolError
+from hsmd.errors import BadRequest, ProtocolError
 from hsmd.system.input_files import read_file
 
 if TYPE_CHECKING:
+    from hsmd.transparency.declaration import OperatorKey
     from hsmd.transparency.note import Verifier
 
 MAX_KEY_BYTES = 65_536
@@ -92,24 +94,56 @@ def verifiers(lines: Iterable[str]) -> list[Verifier]:
     return found
 
 
-def signing_key(identity: Path | None) -> Ed25519PrivateKey:
-    """The operator's private key, to sign a declaration with. Raises CommandError unless it is Ed25519 without a passphrase."""
+def signing_key(identity: Path | None, option: str = "--identity") -> OperatorKey:
+    """What signs an operator's declarations: the key in a file, or in the user's SSH agent.
+
+    The agent signs if `identity` is a .pub file, or has a passphrase: its public half is then the .pub file beside it. `option`
+    names the file for the user. Raises CommandError unless the key is Ed25519, and BadRequest unless the agent holds it.
+    """
+    if identity is None:
+        raise CommandError("no SSH key is named", f"name yours with {option}", Exit.USAGE)
+    content = input_files.content(identity, MAX_KEY_BYTES, f"name your SSH key ({option})")
+    if b"PRIVATE KEY-----" not in content:
+        return _agent_key(identity, option)
     try:
-        held = (
-            input_files.content(identity, MAX_KEY_BYTES, "name your SSH key (--identity)")
-            if identity
-            else b""
-        )
-        key = load_ssh_private_key(held, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = load_ssh_private_key(content, password=None)
+    except TypeError:  # it has a passphrase
+        return _agent_key(public_file(identity), option, private=identity)
+    except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
+        raise _not_ed25519(identity, option)
+    return key
+
+
+def _agent_key(public: Path, option: str, private: Path | None = None) -> OperatorKey:
+    """The key in the agent whose public half is in the file `public`; `private` is its file, if that has a passphrase."""
+    from hsmd.system.agent_keys import AgentKey
+
+    if private is not None and not public.exists():
         raise CommandError(
-            f"{identity} is not an Ed25519 SSH key without a passphrase",
-            "use such a key (--identity)",
+            f"{private} has a passphrase, so an ssh-agent has to sign, and {public} is missing, which names the key there",
+            f"make it with: ssh-keygen -y -f {private} > {public}",
             Exit.USAGE,
         )
-    return key
+    key = load_ssh_public_key(read(public).line.encode())
+    if not isinstance(key, Ed25519PublicKey):
+        raise _not_ed25519(public, option)
+    try:
+        return AgentKey(key)
+    except BadRequest as problem:
+        if private is None:
+            raise
+        what, _, advice = problem.text.rpartition("; ")
+        raise CommandError(
+            f"{private} has a passphrase, so an ssh-agent has to sign, but {what}", advice
+        ) from None
+
+
+def _not_ed25519(path: Path, option: str) -> CommandError:
+    return CommandError(
+        f"{path} is not an Ed25519 SSH key", f"use such a key ({option}): ssh-keygen -t ed25519", Exit.USAGE
+    )
 
 
 def read(path: Path) -> PublicLine:
@@ -137,6 +171,12 @@ def _is_file(text: str) -> bool:
         return Path(text).exists()
     except (OSError, ValueError):  # no name of a file: too long, or with a NUL
         return False
+
+
+def fingerprint(ed25519: bytes) -> str:
+    """The fingerprint of an Ed25519 public key of 32 bytes, as printed by ssh-keygen."""
+    key = Ed25519PublicKey.from_public_bytes(ed25519)
+    return parse(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()).fingerprint
 
 
 def parse(text: str, *, source: str = "the public key") -> PublicLine:
