@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from hsmd.errors import BadRequest, ProtocolError
+from hsmd.errors import BadRequest, ErrorCode, HsmdError, ProofInvalid, ProtocolError
+from hsmd.rollover.plan import Plan
 from hsmd.transparency import declaration
 from hsmd.transparency.note import Note, Verifier
 
@@ -42,6 +41,24 @@ class Approval:
         return declaration.write(_TITLE, dict(zip(_MEMBERS, values, strict=True)))
 
 
+class ApprovalRefused(HsmdError):
+    """An approval does not count for a plan. `advice` is what to do."""
+
+    code = ErrorCode.PROTOCOL
+
+    def __init__(self, text: str, advice: str) -> None:
+        self.advice = advice
+        super().__init__(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """What was approved, and by which of the operators' keys: at least one, and all of their signatures are right."""
+
+    approval: Approval
+    operators: tuple[Verifier, ...]
+
+
 def parse_text(text: str) -> Approval:
     """The approval in the text of a note. Raises ProtocolError."""
     values = declaration.read(text, _TITLE, _MEMBERS, "an approval of a rollover plan")
@@ -54,7 +71,7 @@ def parse_text(text: str) -> Approval:
     return found
 
 
-def sign(approval: Approval, key: Ed25519PrivateKey) -> Note:
+def sign(approval: Approval, key: declaration.OperatorKey) -> Note:
     """The note, signed with an operator's key."""
     return declaration.sign(approval.text(), key)
 
@@ -66,3 +83,39 @@ def verify(note: str | Note, operators: Iterable[Verifier]) -> Approval:
     """
     unknown = "the plan is not approved by an operator whose key is known here"
     return parse_text(declaration.verify(note, operators, unknown))
+
+
+def check(note: bytes, operators: Iterable[Verifier], plan: Plan, digest: str) -> Approved:
+    """Who approved `plan`; `digest` is that of its bytes.
+
+    Raises ApprovalRefused if the note is no approval, is signed by none of the operators' keys, was altered, or approves
+    another plan. What the note says is looked at only after its signatures.
+    """
+    try:
+        parsed = Note.parse(note)
+    except ProtocolError as problem:
+        raise ApprovalRefused(
+            problem.text, "give the whole file that `hsmd rollover approve` wrote"
+        ) from None
+    named = declaration.signers(parsed, operators)
+    if not named:
+        raise ApprovalRefused(
+            "none of the operators' keys signed it",
+            "find out who did; if that operator may approve the plan, give the key with --operator-key",
+        )
+    try:
+        found = verify(parsed, named)
+    except ProofInvalid:
+        raise ApprovalRefused(
+            "it was altered after it was signed", "do not carry the plan out; get the original approval"
+        ) from None
+    except ProtocolError as problem:
+        raise ApprovalRefused(
+            problem.text, "it is another note of this operator; give the approval"
+        ) from None
+    if (found.plan, found.topology) != (digest, plan.topology.digest):
+        raise ApprovalRefused(
+            f"it approves another plan, whose digest is {found.plan}, and not {digest}",
+            "do not carry the plan out; look at it, and have it approved: hsmd rollover approve",
+        )
+    return Approved(found, tuple(named))
