@@ -7,7 +7,7 @@
 | 2 | usage error: arguments, options, or a configuration file, refused before a daemon is asked |
 | 3 | the daemon or agent is unreachable or cannot accept the request now: try again later |
 | 4 | a check failed (`agent check`, `audit verify`, `grant explain`, `serve --check`, `vault get`); handshakes fail (`status`) |
-| 4 | also: no plan is safe, or the plan is not what its topology demands (`rollover plan`, `rollover show`) |
+| 4 | also: no plan is safe; the plan is not what its topology demands, or not approved (`rollover plan`, `show`, `approve`) |
 | 5 | handshakes work, but something needs attention (`status`, `agent status`, `agent check`) |
 | 0, 3, 4, 5 | `vault check`, in place of the above: match and usable; mismatch; no answer; match, but not usable now |
 | 10, 11, 12, 13 | `statement verify`: altered; of another kind; of an unknown key; not a statement |

@@ -2,7 +2,7 @@
 
 # isort: off
 from hsmd.cli.rollover.options import app
-from hsmd.cli.rollover import plan, show
+from hsmd.cli.rollover import plan, show, approve
 # isort: on
 
-__all__ = ["app", "plan", "show"]
+__all__ = ["app", "approve", "plan", "show"]

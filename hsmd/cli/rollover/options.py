@@ -23,3 +23,12 @@ Svg = Annotated[
 Everything = Annotated[
     bool, typer.Option("--all", help="List every task, also of a large fleet, and not groups of nodes.")
 ]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="Operator profile. Default: ~/.config/hsmd/operator.toml.",
+        show_default=False,
+    ),
+]

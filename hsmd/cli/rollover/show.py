@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,8 @@ from hsmd.cli.base import input_files
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CommandError, Exit
 from hsmd.cli.base.output import Output
-from hsmd.cli.rollover import plan_output
-from hsmd.cli.rollover.options import Everything, Svg, app
+from hsmd.cli.rollover import approvals, plan_output
+from hsmd.cli.rollover.options import Everything, ProfileFile, Svg, app
 
 if TYPE_CHECKING:
     from hsmd.rollover.plan import Plan
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 @command(
     app,
     "show",
-    example="hsmd rollover show fleet.plan\nhsmd rollover show fleet.plan --topology fleet.toml --svg fleet.svg",
+    example="hsmd rollover show fleet.plan\nhsmd rollover show fleet.plan --topology fleet.toml --svg fleet.svg\n"
+    "hsmd rollover show fleet.plan --approval fleet.plan.approval --operator-key 'ssh-ed25519 AAAA...'",
 )
 def show(
     output: Output,
@@ -37,34 +39,45 @@ def show(
             show_default=False,
         ),
     ] = None,
+    approval: Annotated[
+        Path | None,
+        typer.Option(
+            "--approval",
+            metavar="FILE",
+            help="The approval that it must have; who approved it, when and why is shown.",
+            show_default=False,
+        ),
+    ] = None,
+    operator_key: Annotated[
+        list[str],
+        typer.Option(
+            "--operator-key",
+            metavar="LINE",
+            help="Key of an operator whose approval counts, an Ed25519 line or .pub file; may be repeated. Default: the"
+            " operator keys in your profile, and your own.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006  read only
+    profile: ProfileFile = None,
     svg: Svg = None,
     everything: Everything = False,
 ) -> None:
-    """Verify that a plan has the tasks and gates that its topology demands, and show it.
+    """Verify that a plan has the tasks and gates that its topology demands, and show it; with --approval, also who approved it.
 
-    The check does not use the planner. Exit codes: 2 the topology is not valid, 4 the plan is not what the topology demands.
+    The check does not use the planner. Exit codes: 2 the topology is not valid, 4 the plan is not what the topology demands, or
+    the approval is of another plan, was altered, or is by none of the operators' keys.
     """
-    from hsmd.rollover.plan_document import MAX_PLAN_BYTES
-
-    data = input_files.content_or_input(file, MAX_PLAN_BYTES, "name a plan")
+    if approval is None and operator_key:
+        raise CommandError("--operator-key is given without --approval", "name the approval, too", Exit.USAGE)
+    operators = approvals.operators(operator_key, profile) if approval else []
+    data = plan_output.read(file)
     with output.working("verifying"):
-        plan = _verified(data, file)
+        plan = plan_output.verified(data, file)
     if topology is not None:
         _check_topology(plan, topology)
+    approved = approvals.check(approval, operators, plan, sha256(data).hexdigest()) if approval else None
     plan_output.write(plan, data, None, svg)
-    plan_output.show(output, plan, data, everything=everything)
-
-
-def _verified(data: bytes, file: Path) -> Plan:
-    from hsmd.rollover.plan_document import decode
-    from hsmd.rollover.problems import PlanInvalid
-
-    try:
-        return decode(data)
-    except PlanInvalid as problem:
-        raise CommandError(
-            f"{file}: {problem.text}", "do not use it; make a plan with: hsmd rollover plan", Exit.PROBLEMS
-        ) from None
+    plan_output.show(output, plan, data, everything=everything, approved=approved)
 
 
 def _check_topology(plan: Plan, path: Path) -> None:

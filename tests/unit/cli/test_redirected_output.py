@@ -113,6 +113,7 @@ ELSEWHERE = {
     "node run": "writes its log to standard error",
     "node status": "its problems are the result",
     "restore": "fields only; its next steps are hints",
+    "rollover approve": "fields only; what is approved and the question are on standard error",
     "rollover plan": "fields and tables; its notes are on standard error",
     "rollover show": "as rollover plan",
     "serve": "writes its log to standard error",
